@@ -1,0 +1,1 @@
+"""Manifest and detector in, shards out: plan -> worker -> run."""

@@ -1,0 +1,40 @@
+"""One writer an output folder."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from pipeline.shards.errors import ShardError
+
+
+class LockedError(ShardError):
+    """Another process writes to the output folder."""
+
+
+@contextmanager
+def exclusive_writer(directory: Path) -> Iterator[None]:
+    """Hold the folder's lock; raise LockedError, naming the holder, where another process does.
+
+    The kernel frees the lock when its process ends, however it ends, so there are no stale locks.
+    """
+    path = directory / ".lock"
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = os.read(descriptor, 200).decode(errors="replace").strip() or "another process"
+            raise LockedError(
+                f"{directory}: {holder} is writing here; wait for it or stop it, or choose another --output"
+            ) from None
+        os.ftruncate(descriptor, 0)
+        os.write(descriptor, f"process {os.getpid()} on {socket.gethostname()}\n".encode())
+        yield
+        os.ftruncate(descriptor, 0)
+    finally:
+        os.close(descriptor)

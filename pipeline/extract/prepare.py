@@ -1,0 +1,75 @@
+"""One manifest row to pixels, or to the reason why not. This is the per-image boundary: no row stops a shard."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+import fsspec
+import numpy as np
+from numpy.typing import NDArray
+
+from extractors.decode import DecodedImage, DecodeSettings, ImageError, decode
+from manifests.record import ImageRecord
+from pipeline.shards.record import FailureRow
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Prepared:
+    """A row that is ready for the detector."""
+
+    row: int
+    record: ImageRecord
+    image: DecodedImage
+    sha256: str
+    """Of the image's bytes."""
+    boxes: NDArray[np.float32] | None
+    """[N, 4] given boxes, xyxy pixels."""
+
+
+def prepare(row: int, record: ImageRecord, settings: DecodeSettings) -> Prepared | FailureRow:
+    """Read, check and decode a row's image. Given boxes are in pixels as stored, so EXIF orientation is then not applied."""
+    try:
+        data = fetch(record.uri, settings.max_bytes)
+        digest = hashlib.sha256(data).hexdigest()
+        if record.sha256 is not None and record.sha256 != digest:
+            raise ImageError("sha256_mismatch", f"the manifest has {record.sha256}, the file {digest}")
+        image = decode(data, settings, apply_orientation=record.boxes_xyxy is None)
+        boxes = None if record.boxes_xyxy is None else given_boxes(record, *image.pixels.shape[:2])
+    except ImageError as error:
+        return failure(row, record, error)
+    return Prepared(row=row, record=record, image=image, sha256=digest, boxes=boxes)
+
+
+def failure(row: int, record: ImageRecord, error: ImageError) -> FailureRow:
+    """Return the line that a failed row gets in `failures/`."""
+    return FailureRow(row=row, image_id=record.image_id, uri=record.uri, reason=error.reason, detail=error.detail)
+
+
+def fetch(uri: str, max_bytes: int) -> bytes:
+    """Return the bytes behind a path or fsspec URL; raise ImageError where they cannot be had or are too many."""
+    try:
+        with fsspec.open(uri, "rb") as file:
+            data: bytes = file.read(max_bytes + 1)
+    except FileNotFoundError:
+        raise ImageError("missing_file", "there is no such file") from None
+    except Exception as error:  # file systems behind fsspec raise errors of their own kinds
+        raise ImageError("unreadable", f"{type(error).__name__}: {error}") from error
+    if len(data) > max_bytes:
+        raise ImageError("too_many_bytes", f"more than {max_bytes} bytes")
+    return data
+
+
+def given_boxes(record: ImageRecord, height: int, width: int) -> NDArray[np.float32]:
+    """Return a record's boxes as [N, 4]; raise ImageError where there are none or one is not inside the image."""
+    boxes_xyxy = np.asarray(record.boxes_xyxy, dtype=np.float32).reshape(-1, 4)
+    if not len(boxes_xyxy):
+        raise ImageError("bad_boxes", "the list of given boxes is empty")
+    left, top, right, bottom = boxes_xyxy.T
+    inside = (left >= 0) & (top >= 0) & (right <= width) & (bottom <= height) & (left < right) & (top < bottom)
+    if not inside.all():
+        wrong = int(np.argmin(inside))
+        raise ImageError(
+            "bad_boxes", f"box {wrong}, {boxes_xyxy[wrong].tolist()}, is not a box inside {width}x{height} pixels"
+        )
+    return boxes_xyxy

@@ -1,0 +1,40 @@
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from pipeline.extract.lock import LockedError, exclusive_writer
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from pipeline.extract.lock import exclusive_writer
+with exclusive_writer(Path(sys.argv[1])):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_second_writer_is_refused_and_told_who_the_first_is(tmp_path: Path) -> None:
+    with exclusive_writer(tmp_path), pytest.raises(LockedError, match=f"process {os.getpid()} on"):
+        with exclusive_writer(tmp_path):
+            pass
+    with exclusive_writer(tmp_path):
+        assert (tmp_path / ".lock").read_text().startswith(f"process {os.getpid()} on")
+
+
+def test_a_killed_writer_leaves_no_stale_lock(tmp_path: Path) -> None:
+    holder = subprocess.Popen([sys.executable, "-c", HOLD, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+    assert holder.stdout is not None
+    assert holder.stdout.readline() == "held\n"
+    with pytest.raises(LockedError, match=f"process {holder.pid}"), exclusive_writer(tmp_path):
+        pass
+    holder.send_signal(signal.SIGKILL)
+    holder.wait()
+    started = time.monotonic()
+    with exclusive_writer(tmp_path):
+        assert time.monotonic() - started < 5

@@ -1,0 +1,12 @@
+from pipeline.extract.plan import differences
+
+
+def test_differences_name_the_field_and_both_values() -> None:
+    was = {"shard_size": 8, "fingerprint_fields": {"extractor": {"precision": "fp32", "weights": "a" * 90}}}
+    now = {"shard_size": 8, "fingerprint_fields": {"extractor": {"precision": "bf16", "weights": "b" * 90}, "new": 1}}
+    assert list(differences(was, now)) == [
+        'extractor.precision: "fp32" in the data set, "bf16" asked for',
+        f'extractor.weights: "{"a" * 76}... in the data set, "{"b" * 76}... asked for',
+        "new: null in the data set, 1 asked for",
+    ]
+    assert list(differences(was, was)) == []
