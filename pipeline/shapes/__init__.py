@@ -1,0 +1,1 @@
+"""The shapes data set: generated scenes with annotations in the published formats."""

@@ -1,0 +1,91 @@
+"""Five captions of a scene, each from another point of view, all of them true."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from itertools import permutations
+
+from pipeline.shapes.draws import Draws, Stream
+from pipeline.shapes.facts import (
+    NUMBERS,
+    OPPOSITES,
+    VALUES,
+    Description,
+    article,
+    described,
+    furthest,
+    listed,
+    numbered,
+    relations,
+    spoken,
+)
+from pipeline.shapes.scene import Scene, SceneObject
+
+Objects = Sequence[SceneObject]
+
+
+def _loose(item: SceneObject, draws: Draws) -> Description:
+    """Return a description of `item` as a passer-by gives one: its shape and one to three attributes."""
+    said = draws.sample([name for name in VALUES if name != "shape"], draws.between(1, 3))
+    return described(item, [*said, "shape"])
+
+
+def _inventory(objects: Objects, draws: Draws) -> str:
+    """Say how many there are of each shape."""
+    counts = Counter(item.shape for item in objects)
+    parts = [numbered(Description(shape=shape), counts[shape]) for shape in draws.shuffled(sorted(counts))]
+    form = draws.choice(["{} on a plain background", "there {verb} {} in the picture", "an image of {}"])
+    return form.format(listed(parts), verb="is" if parts[0].startswith("one ") else "are")
+
+
+def _relation(objects: Objects, draws: Draws) -> str | None:
+    """Say how one object stands to another."""
+    pairs = [(a, b) for a, b in permutations(objects, 2) if relations(a, b)]
+    if not pairs:
+        return None
+    first, second = draws.choice(pairs)
+    relation = spoken(draws.choice(relations(first, second)), draws)
+    parts = [article(_loose(item, draws).phrase()) for item in (first, second)]
+    return draws.choice(["{} {} {}", "{} is {} {}", "there is {} {} {}"]).format(parts[0], relation, parts[1])
+
+
+def _catalogue(objects: Objects, draws: Draws) -> str:
+    """Name two or three of the objects."""
+    some = draws.sample(objects, min(len(objects), draws.between(2, 3)))
+    named = listed([article(_loose(item, draws).phrase()) for item in some])
+    return draws.choice(["{}", "a picture with {}", "you can see {}"]).format(named)
+
+
+def _share(objects: Objects, draws: Draws) -> str:
+    """Say how many of the objects have an attribute in common."""
+    attribute = draws.choice([name for name in VALUES if name != "shape"])
+    value = getattr(draws.choice(objects), attribute)
+    count = Description(**{attribute: value}).count(objects)
+    total = numbered(Description(), len(objects))
+    if count == len(objects):
+        return draws.choice([f"all {total} are {value}", f"{total}, all of them {value}"])
+    verb = "is" if count == 1 else "are"
+    return draws.choice(
+        [f"{NUMBERS[count]} of the {total} {verb} {value}", f"{total}, {NUMBERS[count]} of them {value}"]
+    )
+
+
+def _extreme(objects: Objects, draws: Draws) -> str | None:
+    """Say which object is the outermost on one side."""
+    sides = {"left of": "leftmost", "right of": "rightmost", "above": "topmost", "below": "lowest"}
+    found = [(sides[relation], item) for relation in OPPOSITES if (item := furthest(relation, objects))]
+    if not found:
+        return None
+    side, item = draws.choice(found)
+    return f"the {side} of the {numbered(Description(), len(objects))} is {article(_loose(item, draws).phrase())}"
+
+
+_VIEWS: tuple[Callable[[Objects, Draws], str | None], ...] = (_inventory, _relation, _catalogue, _share, _extreme)
+
+
+def captions(scene: Scene) -> list[str]:
+    """Return five captions, each a sentence with or without a full stop, as annotators write them."""
+    draws = Draws(scene.seed, scene.index, Stream.CAPTIONS)
+    said = [view(scene.objects, draws) or _catalogue(scene.objects, draws) for view in draws.shuffled(_VIEWS)]
+    return [caption[0].upper() + caption[1:] + ("." if draws.chance(60) else "") for caption in said]

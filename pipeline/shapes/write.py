@@ -1,0 +1,137 @@
+"""`vilbert shapes`: write the shapes data set, images and annotations in the published formats.
+
+All is written to a hidden folder beside the output and renamed at the end, so that what bears the output's name is
+whole.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from time import perf_counter
+
+from tyro.conf import Positional
+
+from pipeline.shapes.annotations import SCENES, json_files, line_files, rows
+from pipeline.shapes.files import JsonFile, LineFile, compact
+from pipeline.shapes.layout import image_path, metadata_path
+from pipeline.shapes.render import jpeg
+from pipeline.shapes.scene import make_scene
+from pipeline.shapes.task_rows import metadata
+
+log = logging.getLogger(__name__)
+
+FEWEST_SCENES = 10  # one of each split
+MOST_SCENES = 10_000_000  # ids of VCR and REFER stay below 2**31
+MOST_SEED = 2**63 - 1
+SCENES_A_LOG_LINE = 5000  # where there is no terminal for a progress bar
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShapesSettings:
+    """Write a small data set to try things on: pictures of coloured shapes, with captions, questions and answers.
+
+    The files have the names and formats of COCO, Conceptual Captions, VQA v2, VCR, RefCOCOg and Karpathy's split;
+    docs/shapes.md lists them. The same seed gives the same bytes, and more scenes begin with the fewer.
+    """
+
+    output: Positional[Path]
+    """The data set's folder."""
+    scenes: int = 1000
+    """How many pictures: of every ten, eight to train, one to validate, one to test."""
+    seed: int = 0
+    """Another seed, other scenes."""
+    overwrite: bool = False
+    """Replace a shapes data set that is there."""
+
+    def __post_init__(self) -> None:
+        if not FEWEST_SCENES <= self.scenes <= MOST_SCENES:
+            raise ValueError(f"--scenes {self.scenes}: give {FEWEST_SCENES} to {MOST_SCENES}")
+        if not 0 <= self.seed <= MOST_SEED:
+            raise ValueError(f"--seed {self.seed}: give 0 to {MOST_SEED}")
+
+
+def refusal(output: Path, overwrite: bool) -> str | None:
+    """Return why nothing may be written to `output`, or None where it may."""
+    if not output.exists():
+        return None
+    if not output.is_dir():
+        return f"{output} is a file; give a folder"
+    if not any(output.iterdir()):
+        return None
+    if not (output / SCENES).is_file():
+        return f"{output} holds something else than a shapes data set; give another folder"
+    return None if overwrite else f"{output} holds a shapes data set; give another folder, or --overwrite to replace it"
+
+
+@contextmanager
+def _renamed_when_whole(output: Path) -> Iterator[Path]:
+    """Give a folder to write in; put it in the place of `output` at the end, remove it where something fails."""
+    output = output.resolve()  # a name for `.`, and the folder behind a link
+    output.parent.mkdir(parents=True, exist_ok=True)
+    unfinished, old = (output.parent / f".{output.name}.{state}-{os.getpid()}" for state in ("unfinished", "old"))
+    shutil.rmtree(unfinished, ignore_errors=True)  # of a run that was killed: this process is another of the same id
+    unfinished.mkdir()
+    try:
+        yield unfinished
+        if output.exists():
+            output.rename(old)
+        unfinished.rename(output)
+        shutil.rmtree(old, ignore_errors=True)
+    finally:
+        if old.exists() and not output.exists():
+            old.rename(output)
+        shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def _write_scenes(folder: Path, settings: ShapesSettings, files: dict[str, JsonFile | LineFile]) -> None:
+    from tqdm import tqdm
+
+    for index in tqdm(range(settings.scenes), unit="scene", disable=None):
+        scene = make_scene(settings.seed, index)
+        (folder / image_path(index)).write_bytes(jpeg(scene))
+        (folder / metadata_path(index)).write_bytes(compact(metadata(scene)))
+        for row in rows(scene):
+            files[row.path].add(row.value, row.name)
+        if (index + 1) % SCENES_A_LOG_LINE == 0 and not sys.stderr.isatty():
+            log.info("%d of %d scenes", index + 1, settings.scenes)
+
+
+def _write(folder: Path, settings: ShapesSettings) -> None:
+    frames, lines = json_files(), line_files()
+    some_of_each = range(FEWEST_SCENES)
+    paths = [*map(Path, [*frames, *lines]), *map(image_path, some_of_each), *map(metadata_path, some_of_each)]
+    for parent in {folder / path.parent for path in paths}:
+        parent.mkdir(parents=True, exist_ok=True)
+    with ExitStack() as stack:
+        files: dict[str, JsonFile | LineFile] = {path: JsonFile(folder / path, frame) for path, frame in frames.items()}
+        files |= {path: LineFile(folder / path) for path in lines}
+        for file in files.values():
+            stack.callback(file.discard)
+        _write_scenes(folder, settings, files)
+        for file in files.values():
+            file.close()
+
+
+def write_shapes(settings: ShapesSettings) -> int:
+    """Write the data set; return 0, or 2 where the output is refused, or 1 where the disk fails."""
+    reason = refusal(settings.output, settings.overwrite)
+    if reason:
+        log.error("%s", reason)
+        return 2
+    start = perf_counter()
+    try:
+        with _renamed_when_whole(settings.output) as folder:
+            _write(folder, settings)
+    except OSError as error:
+        log.error("%s could not be written: %s; nothing is left of it", settings.output, error)
+        return 1
+    seconds = perf_counter() - start
+    log.info("%d scenes in %s, %.0f a second", settings.scenes, settings.output, settings.scenes / seconds)
+    return 0
