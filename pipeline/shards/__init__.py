@@ -1,0 +1,1 @@
+"""The data set on disk; FORMAT.md beside this file documents it."""

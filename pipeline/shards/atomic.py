@@ -1,0 +1,94 @@
+"""Files that appear whole or not at all.
+
+A file is written under a temporary name beside its final one, fsynced and renamed, and its folder is fsynced. What a
+killed run leaves behind is known by its name, `.FINAL.PID.UNIQUE.tmp`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import secrets
+from pathlib import Path
+from typing import BinaryIO
+
+from pipeline.shards.layout import FAILURES_FOLDER, SHARDS_FOLDER
+
+
+class HashingFile:
+    """A new file that counts and hashes (SHA-256) what is written to it."""
+
+    def __init__(self, path: Path) -> None:
+        """Create the file; FileExistsError where there is one."""
+        self.path = path
+        self.bytes = 0
+        self._hash = hashlib.sha256()
+        self._file: BinaryIO = path.open("xb")
+
+    def write(self, data: bytes) -> None:
+        """Append `data`."""
+        self._file.write(data)
+        self._hash.update(data)
+        self.bytes += len(data)
+
+    def sync(self) -> None:
+        """Put what was written on the disk."""
+        self._file.flush()
+        os.fsync(self._file.fileno())
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+    def discard(self) -> None:
+        """Close the file and delete it, whatever its state."""
+        with contextlib.suppress(OSError):  # a full disk refuses the last bytes once more; they are not wanted
+            self._file.close()
+        self.path.unlink(missing_ok=True)
+
+    @property
+    def sha256(self) -> str:
+        """Hex digest of what was written so far."""
+        return self._hash.hexdigest()
+
+
+def temporary_path(path: Path) -> Path:
+    """Return a name beside `path` that no other writer, thread or host takes."""
+    return path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
+
+
+def fsync_dir(directory: Path) -> None:
+    """Put a folder's entries on the disk, so that a rename in it survives a power cut."""
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_atomic(path: Path, data: bytes) -> None:
+    """Write a whole file, in the place of an older one if there is one; a kill leaves the old or the new."""
+    temporary = temporary_path(path)
+    try:
+        with temporary.open("xb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    fsync_dir(path.parent)
+
+
+def sweep_temporary(directory: Path) -> list[Path]:
+    """Delete what killed runs left unfinished in a data set, and return its paths.
+
+    Call it while no other process writes there: a live writer's temporary file looks the same.
+    """
+    folders = (directory, directory / SHARDS_FOLDER, directory / FAILURES_FOLDER)
+    stale = sorted(path for folder in folders for path in folder.glob(".*.tmp"))
+    for path in stale:
+        path.unlink(missing_ok=True)
+    return stale

@@ -1,0 +1,191 @@
+"""dataset.json: what a data set is, and once it is complete, what it amounts to."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pipeline.shards.atomic import write_atomic
+from pipeline.shards.canonical import encode_json
+from pipeline.shards.documents import (
+    Check,
+    check_fields,
+    is_count,
+    is_counts,
+    is_digest,
+    is_object,
+    is_text,
+    is_texts,
+    or_null,
+    parse_document,
+    read_bytes,
+)
+from pipeline.shards.errors import CorruptShardError, ShardError
+from pipeline.shards.layout import DATASET_FILE, StorageFormat
+from pipeline.shards.record import ShardRecord
+from pipeline.shards.sample import FIELDS
+from pipeline.shards.sample import FORMAT as FORMAT
+
+_REMEDY = "restore it from a copy, or extract into another folder"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Totals:
+    """What the shards that are done hold together."""
+
+    samples: int = 0
+    """Samples in all shards."""
+    failures: dict[str, int] = field(default_factory=dict)
+    """Failed rows by reason."""
+    bytes: int = 0
+    """Size of all files of samples."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DatasetInfo:
+    """The content of dataset.json. Shard i holds the manifest rows [i * shard_size, (i + 1) * shard_size)."""
+
+    format: int = FORMAT
+    """Number of the format of the whole data set."""
+    storage: StorageFormat
+    """How the shards are stored."""
+    shard_size: int
+    """Manifest rows a shard; the last may have fewer."""
+    rows: int
+    """Manifest rows that the data set covers, from the first on."""
+    limit: int | None = None
+    """The `--limit` that made `rows` less than the manifest has; None where all of it is meant."""
+    manifest: str
+    """Path of the manifest, as the command was given it."""
+    manifest_hash: str
+    """The manifest's content hash."""
+    fields: dict[str, dict[str, Any]]
+    """Arrays of a sample in stored order: dtype and shape by name, see `sample.describe_fields`."""
+    feature_dim: int
+    """D, channels of a region's feature."""
+    class_names: tuple[str, ...]
+    """Names by class id; 0 is the background."""
+    attribute_names: tuple[str, ...]
+    """Names by attribute id; empty where the detector knows none."""
+    fingerprint: str
+    """`fingerprint_digest(fingerprint_fields)`."""
+    fingerprint_fields: dict[str, Any]
+    """All that the regions depend on: weights, detector, decoding, selection, dtype, format number."""
+    software: dict[str, str]
+    """Versions that the first run used, by name; for people, not part of the fingerprint."""
+    complete: bool = False
+    """Whether all shards are done; what follows is as yet empty where not."""
+    splits: dict[str, int] = field(default_factory=dict)
+    """Samples by split."""
+    totals: Totals = field(default_factory=Totals)
+    """What all shards hold together."""
+    records_sha256: str | None = None
+    """`record.records_digest` of all records: one hash for the data set's content."""
+
+    def __post_init__(self) -> None:
+        if self.shard_size < 1:
+            raise ValueError(f"--shard-size {self.shard_size}: give at least 1")
+        if self.complete == (self.records_sha256 is None):
+            raise ValueError("records_sha256 is there exactly where the data set is complete")
+
+    @property
+    def shards(self) -> int:
+        """The number of shards when complete."""
+        return -(-self.rows // self.shard_size)
+
+    def shard_rows(self, shard: int) -> tuple[int, int]:
+        """Return the manifest rows [start, stop) that a shard covers; IndexError where there is no such shard."""
+        if not 0 <= shard < self.shards:
+            raise IndexError(f"shard {shard} of {self.shards}")
+        return shard * self.shard_size, min((shard + 1) * self.shard_size, self.rows)
+
+
+def fingerprint_digest(fields: Mapping[str, Any]) -> str:
+    """Return the hex SHA-256 of the fields as canonical JSON."""
+    return hashlib.sha256(encode_json(dict(fields))).hexdigest()
+
+
+def sum_splits(records: Iterable[ShardRecord]) -> dict[str, int]:
+    """Return the records' samples by split."""
+    splits: Counter[str] = Counter()
+    for record in records:
+        splits.update(record.splits)
+    return dict(sorted(splits.items()))
+
+
+def sum_records(records: Iterable[ShardRecord]) -> Totals:
+    """Return what the records' shards hold together."""
+    samples = size = 0
+    failures: Counter[str] = Counter()
+    for record in records:
+        samples += record.samples
+        size += record.bytes
+        failures.update(record.failures)
+    return Totals(samples=samples, failures=dict(sorted(failures.items())), bytes=size)
+
+
+def _is_fields(value: Any) -> bool:
+    return isinstance(value, dict) and all(
+        name in FIELDS and is_object(entry) and entry.keys() == {"dtype", "shape"} and isinstance(entry["shape"], list)
+        for name, entry in value.items()
+    )
+
+
+_CHECKS: dict[str, Check] = {
+    "storage": lambda value: value in ("tar", "lmdb"),
+    "shard_size": lambda value: is_count(value) and value > 0,
+    "rows": is_count,
+    "limit": or_null(is_count),
+    "manifest": is_text,
+    "manifest_hash": is_text,
+    "fields": _is_fields,
+    "feature_dim": is_count,
+    "class_names": is_texts,
+    "attribute_names": is_texts,
+    "fingerprint": is_digest,
+    "fingerprint_fields": is_object,
+    "software": lambda value: isinstance(value, dict) and is_texts(list(value.values())),
+    "complete": lambda value: isinstance(value, bool),
+    "splits": is_counts,
+    "totals": is_object,
+    "records_sha256": or_null(is_digest),
+}
+_TOTALS_CHECKS: dict[str, Check] = {"samples": is_count, "failures": is_counts, "bytes": is_count}
+
+
+def read_dataset(directory: Path) -> DatasetInfo:
+    """Return a data set's dataset.json.
+
+    Raises ShardError where there is none, UnsupportedFormatError for another format number, CorruptShardError for
+    damage.
+    """
+    path = directory / DATASET_FILE
+    if not path.is_file():
+        raise ShardError(f"{directory}: no {DATASET_FILE}: give a folder that `vilbert extract --output` wrote")
+    document = parse_document(read_bytes(path), _CHECKS, path=path, remedy=_REMEDY)
+    check_fields(document["totals"], _TOTALS_CHECKS, path=path, remedy=_REMEDY, place="totals: ")
+    document["fields"] = {name: document["fields"][name] for name in FIELDS if name in document["fields"]}
+    for name in ("class_names", "attribute_names"):
+        document[name] = tuple(document[name])
+    try:
+        info = DatasetInfo(**{**document, "totals": Totals(**document["totals"])})
+    except ValueError as error:
+        raise CorruptShardError(str(error), path=path, remedy=_REMEDY) from error
+    if info.fingerprint != fingerprint_digest(info.fingerprint_fields):
+        raise CorruptShardError("fingerprint is not that of fingerprint_fields", path=path, remedy=_REMEDY)
+    return info
+
+
+def encode_dataset(info: DatasetInfo) -> bytes:
+    """Return the bytes of dataset.json; the same for the same `info`."""
+    return encode_json(dataclasses.asdict(info), indent=2) + b"\n"
+
+
+def write_dataset(directory: Path, info: DatasetInfo) -> None:
+    """Write dataset.json in one step."""
+    write_atomic(directory / DATASET_FILE, encode_dataset(info))

@@ -1,0 +1,63 @@
+"""What can be wrong with a data set on disk."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+
+class ShardError(Exception):
+    """A data set that cannot be written or read as asked; says what, where and what to do."""
+
+
+class UnsupportedFormatError(ShardError):
+    """A file of a format number that this version does not know."""
+
+
+class FingerprintError(ShardError):
+    """An output folder that holds the results of other settings than those asked for."""
+
+
+class LockedError(ShardError):
+    """An output folder that another process is writing to."""
+
+
+class CorruptShardError(ShardError):
+    """A file of the data set that is not what its format says it must be."""
+
+    def __init__(
+        self,
+        problem: str,
+        *,
+        path: Path,
+        offset: int | None = None,
+        key: str | None = None,
+        remedy: str | None = None,
+    ) -> None:
+        """Say `problem` of the file at `path`; offset counts its bytes, key names the sample, where they are known."""
+        place = "".join(
+            [
+                str(path),
+                f", byte {offset}" if offset is not None else "",
+                f", key {key!r}" if key is not None else "",
+            ]
+        )
+        self.problem = problem
+        self.path = path
+        self.offset = offset
+        self.key = key
+        self.remedy = remedy or _remedy(path)
+        super().__init__(f"{place}: {problem}; {self.remedy}")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Let the error travel between processes; exceptions by default only take their positional arguments along."""
+        again = partial(
+            CorruptShardError, self.problem, path=self.path, offset=self.offset, key=self.key, remedy=self.remedy
+        )
+        return again, ()
+
+
+def _remedy(path: Path) -> str:
+    record = path.with_suffix(".json")
+    return f"delete {path.name} and {record.name} and run the same `vilbert extract` again: it makes this shard anew"

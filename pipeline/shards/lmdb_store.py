@@ -1,0 +1,215 @@
+"""Shards as LMDB files: one value a sample, and the value of the key `__meta__`, which says the order.
+
+The bytes depend on the samples alone. LMDB's own file would also tell how it was built (freed pages, the number of
+transactions), so it is built aside and copied compactly.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import lmdb
+from lmdb.verify import VerifyError, verify
+
+from pipeline.shards.atomic import temporary_path
+from pipeline.shards.canonical import decode_json, encode_json
+from pipeline.shards.errors import CorruptShardError, ShardError, UnsupportedFormatError
+from pipeline.shards.keys import is_key
+from pipeline.shards.lmdb_environments import environments
+from pipeline.shards.sample import FORMAT, Sample
+from pipeline.shards.tensors import decode_tensors, encode_tensors
+
+META_KEY = "__meta__"
+"""No sample has this key: `keys.is_key` refuses it."""
+_FIRST_MAP_BYTES = 64 << 20
+_BATCH_BYTES = 64 << 20
+_DATA_FORMAT = 0  # LMDB 0.9's, which every LMDB reads; 1.0's is closed to older ones
+
+
+class LmdbWriter:
+    """One new LMDB file."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._build_path = temporary_path(path)
+        self._keys: list[str] = []
+        self._fields: list[str] = []
+        self._batch: list[tuple[bytes, bytes]] = []
+        self._batch_bytes = 0
+        with _as_os_error():
+            self._env: lmdb.Environment = lmdb.open(
+                str(self._build_path), subdir=False, lock=False, sync=False, metasync=False, readahead=False,
+                map_size=_FIRST_MAP_BYTES, lib_version=_DATA_FORMAT,
+            )  # fmt: skip
+
+    def add(self, sample: Sample) -> None:
+        """Add the sample behind those before it."""
+        value = encode_tensors(sample)
+        self._fields = self._fields or list(sample.regions.arrays())
+        self._keys.append(sample.key)
+        self._batch.append((sample.key.encode(), value))
+        self._batch_bytes += len(value)
+        if self._batch_bytes >= _BATCH_BYTES:
+            with _as_os_error():
+                self._write_batch()
+
+    def _write_batch(self) -> None:
+        while True:
+            try:
+                with self._env.begin(write=True) as transaction:
+                    for key, value in self._batch:
+                        transaction.put(key, value, overwrite=False)
+                break
+            except lmdb.MapFullError:  # the transaction is undone; do it again in a larger map
+                self._env.set_mapsize(2 * self._env.info()["map_size"])
+        self._batch, self._batch_bytes = [], 0
+
+    def finish(self) -> tuple[int, str]:
+        """Write the order, put the file on the disk and close it; return its bytes and their SHA-256 in hex."""
+        meta = {"format": FORMAT, "count": len(self._keys), "fields": self._fields, "keys": self._keys}
+        self._batch.append((META_KEY.encode(), encode_json(meta)))
+        with self._path.open("xb+") as file, _as_os_error():
+            self._write_batch()
+            self._env.copyfd(file.fileno(), compact=True)
+            os.fsync(file.fileno())
+            file.seek(0)
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+            size = file.tell()
+        self._discard_build()
+        return size, digest
+
+    def abort(self) -> None:
+        """Delete what was written."""
+        self._discard_build()
+        self._path.unlink(missing_ok=True)
+
+    def _discard_build(self) -> None:
+        self._env.close()
+        self._build_path.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _as_os_error() -> Iterator[None]:
+    """Raise LMDB's errors, of a full disk above all, as the system's."""
+    try:
+        yield
+    except lmdb.Error as error:
+        raise OSError(error.code, str(error)) from error
+
+
+class LmdbReader:
+    """The samples of an LMDB shard, in the order of the manifest. May be inherited by a fork and sent to a process.
+
+    Opening checks the file's structure (`lmdb.verify`, which trusts no byte of it) and its keys and raises
+    CorruptShardError where they are wrong; what is inside a value is checked when its sample is read.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._environment: lmdb.Environment | None = None
+        try:
+            problems = verify(str(path), subdir=False)  # type: ignore[no-untyped-call]
+        except VerifyError as error:
+            raise CorruptShardError(f"is not an LMDB file: {error}", path=path) from error
+        if problems:
+            raise CorruptShardError(f"damaged LMDB structure: {'; '.join(problems[:3])}", path=path)
+        try:
+            self._open()
+            self._keys = self._read_keys()
+        except lmdb.Error as error:
+            self.close()
+            raise CorruptShardError(f"LMDB refuses it: {error}", path=path) from error
+        except ShardError:
+            self.close()
+            raise
+
+    def _open(self) -> None:
+        self._identity, self._environment = environments.acquire(self.path)
+        self._process = os.getpid()
+
+    def _read_keys(self) -> tuple[str, ...]:
+        keys = _parse_keys(self._get(META_KEY), self.path)
+        with self._current_environment().begin() as transaction:
+            stored = set(transaction.cursor().iternext(values=False))
+        expected = {key.encode() for key in (*keys, META_KEY)}
+        if stored != expected:
+            named = min(stored ^ expected)
+            raise CorruptShardError(
+                f"its keys are not those that {META_KEY} lists; the first is {named!r}", path=self.path
+            )
+        return keys
+
+    def _current_environment(self) -> lmdb.Environment:
+        if self._environment is None:
+            raise ShardError(f"{self.path}: the reader is closed; open the shard again")
+        if self._process != os.getpid():
+            self._open()
+        return self._environment
+
+    def _get(self, key: str) -> bytes:
+        try:
+            with self._current_environment().begin() as transaction:
+                value: bytes | None = transaction.get(key.encode())
+        except lmdb.Error as error:
+            raise CorruptShardError(f"LMDB cannot read it: {error}", path=self.path, key=key) from error
+        if value is None:
+            raise CorruptShardError("has no value", path=self.path, key=key)
+        return value
+
+    def __len__(self) -> int:
+        return len(self._keys)
+
+    def keys(self) -> tuple[str, ...]:
+        """Return the keys in the order of the manifest."""
+        return self._keys
+
+    def __getitem__(self, index: int) -> Sample:
+        key = self._keys[index]
+        return decode_tensors(key, self._get(key), path=self.path)
+
+    def __iter__(self) -> Iterator[Sample]:
+        return (self[index] for index in range(len(self)))
+
+    def close(self) -> None:
+        """Let go of the file; arrays already handed out stay valid."""
+        if self._environment is not None and self._process == os.getpid():
+            environments.release(self._identity)
+        self._environment = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __reduce__(self) -> tuple[type[LmdbReader], tuple[Path]]:
+        """Let a process started by `spawn` open the file for itself."""
+        return LmdbReader, (self.path,)
+
+
+def _parse_keys(value: bytes, path: Path) -> tuple[str, ...]:
+    """Return the keys that the value of `__meta__` lists, in its order."""
+    try:
+        meta = decode_json(value)
+    except ValueError as error:
+        raise CorruptShardError(f"is not JSON: {error}", path=path, key=META_KEY) from error
+    if isinstance(meta, dict) and meta.get("format") != FORMAT:
+        raise UnsupportedFormatError(
+            f"{path}: format {meta.get('format')!r}, this version reads {FORMAT}: update vilbert-pipeline"
+        )
+    match meta:
+        case {"keys": list(keys), "count": count, "fields": list()} if (
+            count == len(keys)
+            and all(isinstance(key, str) and is_key(key) for key in keys)
+            and len(set(keys)) == len(keys)
+        ):
+            return tuple(keys)
+    raise CorruptShardError("does not list the keys", path=path, key=META_KEY)

@@ -1,0 +1,59 @@
+"""Arrays as .npy files, version 1.0, the way NumPy writes them: little-endian, C order, never pickled.
+
+Reading is strict (only the header that NumPy writes for such an array), takes no copy, and allocates nothing on the
+word of a damaged file.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+_MAGIC = b"\x93NUMPY\x01\x00"
+_MAX_HEADER_BYTES = 256
+_HEADER = re.compile(
+    rb"\{'descr': '(<f2|<f4|<u2)', 'fortran_order': False, 'shape': \((\d{1,12}), ?(\d{0,12})\), \} *\n"
+)
+
+
+def encode_npy(array: NDArray[Any]) -> bytes:
+    """Return the array as a .npy file."""
+    buffer = io.BytesIO()
+    little_endian = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<"))
+    np.lib.format.write_array(buffer, little_endian, version=(1, 0), allow_pickle=False)
+    return buffer.getvalue()
+
+
+def decode_npy(data: memoryview | bytes) -> NDArray[Any]:
+    """Return a read-only view [N] or [N, M] of a .npy file's array, float16, float32 or uint16.
+
+    Raises ValueError where the bytes are not exactly such a file.
+    """
+    view = memoryview(data)
+    if bytes(view[:8]) != _MAGIC:
+        raise ValueError("is not a version 1.0 .npy file")
+    start = 10 + int.from_bytes(view[8:10], "little")
+    if start > _MAX_HEADER_BYTES or start % 64:
+        raise ValueError(f"has a .npy header of {start} bytes, expected a multiple of 64 up to {_MAX_HEADER_BYTES}")
+    match = _HEADER.fullmatch(bytes(view[10:start]))
+    if match is None:
+        raise ValueError("has a .npy header other than NumPy writes for float16, float32 or uint16 in one or two axes")
+    dtype = np.dtype(match[1].decode())
+    shape = (int(match[2]), int(match[3])) if match[3] else (int(match[2]),)
+    expected = dtype.itemsize * shape[0] * (shape[1] if len(shape) == 2 else 1)
+    if len(view) - start != expected:
+        raise ValueError(
+            f"holds {len(view) - start} bytes of data, its header's {list(shape)} {dtype} needs {expected}"
+        )
+    return read_only_view(view, dtype, shape, start)
+
+
+def read_only_view(data: memoryview, dtype: np.dtype[Any], shape: tuple[int, ...], offset: int) -> NDArray[Any]:
+    """Return an array over `data` without a copy; the caller has checked that its bytes suffice."""
+    array: NDArray[Any] = np.ndarray(shape, dtype, buffer=data, offset=offset)
+    array.flags.writeable = False
+    return array

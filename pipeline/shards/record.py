@@ -1,0 +1,157 @@
+"""A shard's record, the last file written of it: what the shard holds and by which hash it is known."""
+
+from __future__ import annotations
+
+import builtins
+import dataclasses
+import hashlib
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pipeline.shards.canonical import encode_json
+from pipeline.shards.documents import (
+    Check,
+    is_count,
+    is_counts,
+    is_digest,
+    is_text,
+    or_null,
+    parse_document,
+    read_bytes,
+)
+from pipeline.shards.errors import CorruptShardError
+from pipeline.shards.failures import FailureRow as FailureRow
+from pipeline.shards.keys import is_key
+from pipeline.shards.layout import SHARDS_FOLDER, failures_path, record_path, record_paths, shard_name
+from pipeline.shards.sample import FORMAT
+
+_REMEDY = "delete it and run the same `vilbert extract` again: it makes this shard anew"
+
+
+def _is_rows(value: Any) -> bool:
+    return isinstance(value, list) and len(value) == 2 and all(map(is_count, value)) and value[0] <= value[1]
+
+
+def _is_key(value: Any) -> bool:
+    return isinstance(value, str) and is_key(value)
+
+
+_CHECKS: dict[str, Check] = {
+    "shard": is_count,
+    "rows": _is_rows,
+    "file": is_text,
+    "samples": is_count,
+    "bytes": is_count,
+    "sha256": is_digest,
+    "first_key": or_null(_is_key),
+    "last_key": or_null(_is_key),
+    "splits": is_counts,
+    "failures": is_counts,
+    "failures_sha256": is_digest,
+    "fingerprint": is_digest,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardRecord:
+    """What one shard holds. It says nothing of when, where and by how many workers it was made."""
+
+    shard: int
+    """Its number, from 0."""
+    rows: tuple[int, int]
+    """The manifest rows [start, stop) that it covers."""
+    file: str
+    """Name of its file of samples, beside the record."""
+    samples: int
+    """How many samples it holds; with the failures, as many as rows."""
+    sha256: str
+    """Hex digest of the file of samples."""
+    first_key: str | None
+    """Key of the first sample; None where there is none."""
+    last_key: str | None
+    """Key of the last sample; None where there is none."""
+    splits: dict[str, int] = field(default_factory=dict)
+    """Number of samples by split."""
+    failures: dict[str, int] = field(default_factory=dict)
+    """Number of failed rows by reason; reasons without any are left out."""
+    failures_sha256: str
+    """Hex digest of the shard's file of failures."""
+    fingerprint: str
+    """Hex digest of the settings that made the shard, see dataset.json."""
+    bytes: int
+    """Size of the file of samples."""
+
+    def to_json(self) -> builtins.bytes:
+        """Return the record as the bytes of its file."""
+        return encode_json({"format": FORMAT, **dataclasses.asdict(self)}) + b"\n"
+
+    @classmethod
+    def from_json(cls, data: builtins.bytes, *, path: Path) -> ShardRecord:
+        """Return the record of its file's bytes; path names the file in what CorruptShardError says."""
+        fields = parse_document(data, _CHECKS, path=path, remedy=_REMEDY)
+        record = cls(**{**fields, "rows": tuple(fields["rows"])})
+        if problem := record._contradiction():
+            raise CorruptShardError(problem, path=path, remedy=_REMEDY)
+        return record
+
+    def _contradiction(self) -> str | None:
+        start, stop = self.rows
+        failed = sum(self.failures.values())
+        if self.file not in (f"{shard_name(self.shard)}.tar", f"{shard_name(self.shard)}.lmdb"):
+            return f"shard {self.shard} names the file {self.file}"
+        if self.samples + failed != stop - start:
+            return f"{self.samples} samples and {failed} failures do not add up to its {stop - start} rows"
+        if sum(self.splits.values()) != self.samples:
+            return f"splits {self.splits} do not add up to {self.samples} samples"
+        if (self.samples == 0) != (self.first_key is None) or (self.samples == 0) != (self.last_key is None):
+            return f"first_key {self.first_key!r} and last_key {self.last_key!r} do not go with {self.samples} samples"
+        return None
+
+
+def read_record(path: Path) -> ShardRecord:
+    """Return the record at `path`; raise CorruptShardError where it is damaged or another shard's."""
+    record = ShardRecord.from_json(read_bytes(path), path=path)
+    if path.name != f"{shard_name(record.shard)}.json":
+        raise CorruptShardError(f"is the record of shard {record.shard}", path=path, remedy=_REMEDY)
+    return record
+
+
+def read_records(directory: Path) -> dict[int, ShardRecord]:
+    """Return all records of a data set by shard, in order; raise CorruptShardError at the first damaged one."""
+    return {shard: read_record(path) for shard, path in record_paths(directory).items()}
+
+
+def records_digest(records: Iterable[ShardRecord]) -> str:
+    """Return the hex SHA-256 of the records' files one behind the other, in the order of their shards."""
+    digest = hashlib.sha256()
+    for record in sorted(records, key=lambda record: record.shard):
+        digest.update(record.to_json())
+    return digest.hexdigest()
+
+
+def is_done(directory: Path, shard: int) -> bool:
+    """Say whether a shard needs no more work: its record is there, whole, and agrees with the files beside it.
+
+    The file of samples is compared by size, the file of failures by hash. A damaged record counts as none.
+    UnsupportedFormatError where a newer version wrote it: it must not be overwritten.
+    """
+    if not record_path(directory, shard).exists():
+        return False
+    try:
+        record = read_record(record_path(directory, shard))
+    except CorruptShardError:
+        return False
+    try:
+        size = (directory / SHARDS_FOLDER / record.file).stat().st_size
+        failures = failures_path(directory, shard).read_bytes()
+    except FileNotFoundError:
+        return False
+    return size == record.bytes and hashlib.sha256(failures).hexdigest() == record.failures_sha256
+
+
+def count_names(names: Iterable[str]) -> dict[str, int]:
+    """Return how often each name occurs, sorted by name."""
+    return dict(sorted(Counter(names).items()))

@@ -1,0 +1,152 @@
+"""One image's sample: its regions, what is known of the image, and the files it becomes in a tar.
+
+Shapes: N regions of the image; D feature channels and K most probable classes, the same all over a data set.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from extractors.regions import Regions
+from pipeline.shards.canonical import decode_json, encode_json
+from pipeline.shards.errors import CorruptShardError, ShardError
+from pipeline.shards.keys import is_key
+from pipeline.shards.npy import decode_npy, encode_npy
+
+FORMAT = 1
+"""Number of the whole format: shards, records, dataset.json. FORMAT.md says when it changes."""
+
+
+class Field(NamedTuple):
+    """One array of a sample, as it lies on the disk."""
+
+    dtype: str
+    """NumPy's name."""
+    axes: tuple[str, ...]
+    """Letters of the legend above, or a number."""
+
+
+FIELDS: dict[str, Field] = {
+    "boxes": Field("float32", ("N", "4")),
+    "features": Field("float16", ("N", "D")),
+    "object_ids": Field("uint16", ("N",)),
+    "object_scores": Field("float32", ("N",)),
+    "class_ids": Field("uint16", ("N", "K")),
+    "class_probs": Field("float16", ("N", "K")),
+    "attribute_ids": Field("uint16", ("N",)),
+    "attribute_scores": Field("float32", ("N",)),
+}
+ATTRIBUTE_FIELDS = ("attribute_ids", "attribute_scores")
+_REGION_FIELDS = ("width", "height", "num_boxes")  # of KEY.json; they come from Regions, the rest from Sample.meta
+
+
+def field_names(*, attributes: bool) -> tuple[str, ...]:
+    """Return the names of a sample's arrays in the order in which they are stored."""
+    return tuple(name for name in FIELDS if attributes or name not in ATTRIBUTE_FIELDS)
+
+
+def member_names(*, attributes: bool) -> tuple[str, ...]:
+    """Return what follows `KEY.` in the names of a sample's members, in the order in which they are stored."""
+    return (*(f"{name}.npy" for name in field_names(attributes=attributes)), "json")
+
+
+def describe_fields(*, feature_dim: int, top_classes: int, attributes: bool) -> dict[str, dict[str, Any]]:
+    """Return the `fields` of dataset.json: dtype and shape by name, "N" standing for the number of regions."""
+    sizes: dict[str, int | str] = {"N": "N", "4": 4, "D": feature_dim, "K": top_classes}
+    return {
+        name: {"dtype": FIELDS[name].dtype, "shape": [sizes[axis] for axis in FIELDS[name].axes]}
+        for name in field_names(attributes=attributes)
+    }
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Sample:
+    """One image of a data set. Raises ShardError where it cannot be stored."""
+
+    key: str
+    """See `keys.sample_key`."""
+    regions: Regions
+    """What the detector found."""
+    meta: dict[str, Any]
+    """JSON values: image_id (a string, always there), captions, split, uri, sha256 of the image's bytes, …"""
+
+    def __post_init__(self) -> None:
+        if not is_key(self.key):
+            raise ShardError(f"key {self.key!r} does not fit a tar member's name: make keys with sample_key(image_id)")
+        if not isinstance(self.meta.get("image_id"), str):
+            raise ShardError(f"sample {self.key}: meta['image_id'] is {self.meta.get('image_id')!r}, expected a string")
+        taken = [name for name in _REGION_FIELDS if name in self.meta]
+        if taken:
+            raise ShardError(
+                f"sample {self.key}: meta names {', '.join(taken)}, which come from its regions: leave them out"
+            )
+
+
+def encode_metadata(sample: Sample) -> bytes:
+    """Return the sample's KEY.json: its meta with width, height and num_boxes, as canonical JSON."""
+    regions = sample.regions
+    document = {**sample.meta, "width": regions.width, "height": regions.height, "num_boxes": len(regions)}
+    try:
+        return encode_json(document)
+    except (ValueError, TypeError) as error:
+        raise ShardError(f"sample {sample.key}: its meta cannot be written as JSON ({error})") from error
+
+
+def encode_members(sample: Sample) -> list[tuple[str, bytes]]:
+    """Return the sample's members, (name behind `KEY.`, content), in the order of `member_names`."""
+    members = [(f"{name}.npy", encode_npy(array)) for name, array in sample.regions.arrays().items()]
+    return [*members, ("json", encode_metadata(sample))]
+
+
+def decode_members(key: str, members: Sequence[tuple[str, memoryview]], *, path: Path) -> Sample:
+    """Return the sample of `encode_members`' output; its arrays are read-only views of the members.
+
+    path: the shard, for the message of the CorruptShardError that anything unexpected raises.
+    """
+    names = tuple(name for name, _ in members)
+    if names not in (member_names(attributes=False), member_names(attributes=True)):
+        expected = ", ".join(member_names(attributes=True))
+        raise CorruptShardError(f"has members {', '.join(names)}; expected {expected}", path=path, key=key)
+    arrays: dict[str, NDArray[Any]] = {}
+    for name, content in members[:-1]:
+        try:
+            arrays[name.removesuffix(".npy")] = decode_npy(content)
+        except ValueError as error:
+            raise CorruptShardError(f"{name} {error}", path=path, key=key) from error
+    return build_sample(key, arrays, bytes(members[-1][1]), path=path)
+
+
+def build_sample(key: str, arrays: Mapping[str, NDArray[Any]], metadata: bytes, *, path: Path) -> Sample:
+    """Return a sample from its arrays and its KEY.json; raise CorruptShardError where they disagree with the format."""
+    for name, array in arrays.items():
+        expected = FIELDS[name]
+        if array.dtype != np.dtype(expected.dtype) or array.ndim != len(expected.axes):
+            raise CorruptShardError(
+                f"{name} is {array.dtype}{list(array.shape)}, expected {expected.dtype}[{', '.join(expected.axes)}]",
+                path=path,
+                key=key,
+            )
+    try:
+        document = decode_json(metadata)
+        if not isinstance(document, dict):
+            raise TypeError("is not an object")
+        width, height, num_boxes = (_take_count(document, name) for name in _REGION_FIELDS)
+        regions = Regions(**arrays, width=width, height=height)
+        if len(regions) != num_boxes:
+            raise ValueError(f"says {num_boxes} boxes where there are {len(regions)}")
+        return Sample(key=key, regions=regions, meta=document)
+    except (ValueError, TypeError, ShardError) as error:
+        raise CorruptShardError(f"metadata or arrays disagree: {error}", path=path, key=key) from error
+
+
+def _take_count(document: dict[str, Any], name: str) -> int:
+    value = document.pop(name, None)
+    if type(value) is not int or value < 0:
+        raise ValueError(f"{name} is {value!r}, expected a count")
+    return value

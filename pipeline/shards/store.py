@@ -1,0 +1,77 @@
+"""Open a shard for reading or writing, whichever way it is stored."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Protocol, Self
+
+from pipeline.shards.errors import ShardError
+from pipeline.shards.layout import StorageFormat
+from pipeline.shards.sample import Sample
+
+
+class ShardReader(Protocol):
+    """The samples of one shard, by their place in it. IndexError beyond the last; CorruptShardError for damage."""
+
+    path: Path
+
+    def __len__(self) -> int: ...
+
+    def keys(self) -> tuple[str, ...]:
+        """Return the keys in the order of the manifest."""
+
+    def __getitem__(self, index: int) -> Sample: ...
+
+    def __iter__(self) -> Iterator[Sample]: ...
+
+    def close(self) -> None:
+        """Let go of the file; arrays already handed out stay valid."""
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+
+class SampleWriter(Protocol):
+    """A new file of samples."""
+
+    def add(self, sample: Sample) -> None:
+        """Add the sample behind those before it."""
+
+    def finish(self) -> tuple[int, str]:
+        """Put the whole file on the disk and close it; return its bytes and the hex digest of their SHA-256."""
+
+    def abort(self) -> None:
+        """Delete what was written."""
+
+
+def open_shard(path: Path) -> ShardReader:
+    """Open a .tar or .lmdb shard; raise CorruptShardError where it is damaged, ShardError where it cannot be opened."""
+    try:
+        match path.suffix:
+            case ".tar":
+                from pipeline.shards.tar_store import TarReader
+
+                return TarReader(path)
+            case ".lmdb":
+                from pipeline.shards.lmdb_store import LmdbReader
+
+                return LmdbReader(path)
+    except OSError as error:
+        raise ShardError(f"{path}: cannot be opened ({error.strerror}); check the path and its permissions") from error
+    raise ShardError(f"{path}: a shard ends in .tar or .lmdb; give one of a data set's shards/ folder")
+
+
+def create_shard(path: Path, storage: StorageFormat) -> SampleWriter:
+    """Start a new file of samples at `path`, whatever its suffix; FileExistsError where there is one."""
+    if storage == "tar":
+        from pipeline.shards.tar_store import TarWriter
+
+        return TarWriter(path)
+    from pipeline.shards.lmdb_store import LmdbWriter
+
+    return LmdbWriter(path)

@@ -1,0 +1,139 @@
+"""Write one shard so that it is there whole or not at all.
+
+The order of the steps is the promise: failures, samples, folder, and the record last. Killed between any two, the
+shard has no record and is made again, from the same rows to the same bytes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from pipeline.shards.atomic import fsync_dir, temporary_path, write_atomic
+from pipeline.shards.errors import ShardError
+from pipeline.shards.failures import FailureRow, encode_failures
+from pipeline.shards.layout import (
+    FAILURES_FOLDER,
+    SHARDS_FOLDER,
+    StorageFormat,
+    data_path,
+    failures_path,
+    record_path,
+)
+from pipeline.shards.record import ShardRecord, count_names
+from pipeline.shards.sample import Sample
+from pipeline.shards.store import create_shard
+
+
+class ShardWriter:
+    """One shard of a data set in the making. Leave without `commit` and nothing of it remains.
+
+    Raises ShardError where the disk refuses, a sample does not go with the others, or the rows do not add up.
+    """
+
+    def __init__(self, directory: Path, *, shard: int, format: StorageFormat) -> None:
+        self._directory = directory
+        self._shard = shard
+        self._format: StorageFormat = format
+        self._path = data_path(directory, shard, format)
+        self._temporary = temporary_path(self._path)
+        self._keys: dict[str, None] = {}  # a dict for its order
+        self._splits: Counter[str] = Counter()
+        self._layout: tuple[tuple[str, tuple[int, ...]], ...] | None = None
+        with self._disk_errors():
+            for folder in (SHARDS_FOLDER, FAILURES_FOLDER):
+                (directory / folder).mkdir(parents=True, exist_ok=True)
+            fsync_dir(directory)
+            self._store = create_shard(self._temporary, format)
+        self._committed = False
+
+    def add(self, sample: Sample) -> None:
+        """Append the sample of the next row of the manifest that has one."""
+        if sample.key in self._keys:
+            raise ShardError(f"{self._path}: key {sample.key!r} comes twice: image ids must be unique in a manifest")
+        layout = tuple((name, array.shape[1:]) for name, array in sample.regions.arrays().items())
+        if self._layout is not None and layout != self._layout:
+            raise ShardError(
+                f"{self._path}: sample {sample.key} has the arrays {_describe(layout)}, those before have "
+                f"{_describe(self._layout)}: use one detector for a data set"
+            )
+        self._layout = layout
+        with self._disk_errors():
+            self._store.add(sample)
+        self._keys[sample.key] = None
+        self._splits[str(sample.meta.get("split", ""))] += 1
+
+    def commit(self, *, rows: tuple[int, int], failures: Sequence[FailureRow], fingerprint: str) -> ShardRecord:
+        """Make the shard part of the data set and return its record.
+
+        rows: the manifest rows [start, stop) that the shard covers; each is a sample added or one of `failures`.
+        """
+        self._check_rows(rows, failures)
+        with self._disk_errors():
+            size, digest = self._store.finish()
+            record_file = record_path(self._directory, self._shard)
+            if record_file.exists():  # of a shard that is made anew: it must not vouch for the new file
+                record_file.unlink()
+                fsync_dir(record_file.parent)
+            failure_lines = encode_failures(failures)
+            write_atomic(failures_path(self._directory, self._shard), failure_lines)
+            os.replace(self._temporary, self._path)
+            fsync_dir(self._path.parent)
+            keys = list(self._keys)
+            record = ShardRecord(
+                shard=self._shard,
+                rows=rows,
+                file=self._path.name,
+                samples=len(keys),
+                bytes=size,
+                sha256=digest,
+                first_key=keys[0] if keys else None,
+                last_key=keys[-1] if keys else None,
+                splits=dict(sorted(self._splits.items())),
+                failures=count_names(failure.reason for failure in failures),
+                failures_sha256=hashlib.sha256(failure_lines).hexdigest(),
+                fingerprint=fingerprint,
+            )
+            write_atomic(record_file, record.to_json())
+        self._committed = True
+        return record
+
+    def _check_rows(self, rows: tuple[int, int], failures: Sequence[FailureRow]) -> None:
+        start, stop = rows
+        failed = {failure.row for failure in failures}
+        if len(failed) != len(failures) or not all(start <= row < stop for row in failed):
+            raise ShardError(f"{self._path}: failures name rows twice, or rows outside of [{start}, {stop})")
+        if len(self._keys) + len(failed) != stop - start:
+            raise ShardError(
+                f"{self._path}: {len(self._keys)} samples and {len(failed)} failures for {stop - start} rows: "
+                "each row must be one or the other"
+            )
+
+    @contextlib.contextmanager
+    def _disk_errors(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise ShardError(
+                f"{self._path}: cannot be written ({error.strerror}); free space or check the folder's permissions, "
+                "then run the same command again: it goes on where it stopped"
+            ) from error
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if not self._committed:
+            self._store.abort()
+
+
+def _describe(layout: tuple[tuple[str, tuple[int, ...]], ...]) -> str:
+    return ", ".join(f"{name}{['N', *columns]}".replace("'", "") for name, columns in layout)

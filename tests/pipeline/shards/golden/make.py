@@ -1,0 +1,80 @@
+"""Write the golden data sets: `PYTHONPATH=. python tests/pipeline/shards/golden/make.py`, from the repository's root.
+
+They change with the format number only; FORMAT.md says how.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from extractors.regions import Regions
+from pipeline.shards.dataset import DatasetInfo, fingerprint_digest, sum_records, write_dataset
+from pipeline.shards.failures import FailureRow
+from pipeline.shards.keys import sample_key
+from pipeline.shards.record import records_digest
+from pipeline.shards.sample import Sample, describe_fields
+from pipeline.shards.writer import ShardWriter
+
+FEATURE_DIM = 512
+FINGERPRINT_FIELDS = {"decode": {"max_side": 4096}, "extractor": {"weights": "golden"}, "format": 1}
+
+
+def golden_samples() -> list[Sample]:
+    """Return two samples whose every number is exact in its dtype."""
+    ramp = np.arange(2 * FEATURE_DIM, dtype=np.float16).reshape(2, FEATURE_DIM)
+    two = Regions(
+        boxes=np.array([[0, 0, 320, 240], [10.5, 20.25, 100, 200]], np.float32),
+        features=ramp / np.float16(256),
+        object_ids=np.array([2, 1], np.uint16),
+        object_scores=np.array([0.875, 0.5], np.float32),
+        class_ids=np.array([[2, 0, 1], [1, 2, 0]], np.uint16),
+        class_probs=np.array([[0.875, 0.0625, 0.03125], [0.5, 0.25, 0.125]], np.float16),
+        attribute_ids=np.array([1, 0], np.uint16),
+        attribute_scores=np.array([0.75, 0.25], np.float32),
+        width=320,
+        height=240,
+    )
+    arrays = {name: array[1:] for name, array in two.arrays().items()}
+    one = Regions(**arrays, width=101, height=201)
+    first = {"captions": ["a cat on a mat", "un chat"], "image_id": "000000391895", "split": "train", "uri": "cat.jpg"}
+    second = {"captions": ["naïve 猫"], "image_id": "val/dog.v2.png", "split": "val", "uri": "val/dog.v2.png"}
+    return [Sample(key=sample_key(str(meta["image_id"])), regions=regions, meta=meta)
+            for meta, regions in ((first, two), (second, one))]  # fmt: skip
+
+
+def write_golden(directory: Path, storage: Literal["tar", "lmdb"]) -> None:
+    """Write a data set of one shard: rows 0 and 2 are samples, row 1 failed."""
+    failure = FailureRow(row=1, image_id="broken", uri="broken.jpg", reason="truncated", detail="ends after 3 bytes")
+    fingerprint = fingerprint_digest(FINGERPRINT_FIELDS)
+    with ShardWriter(directory, shard=0, format=storage) as writer:
+        for sample in golden_samples():
+            writer.add(sample)
+        record = writer.commit(rows=(0, 3), failures=[failure], fingerprint=fingerprint)
+    info = DatasetInfo(
+        storage=storage,
+        shard_size=1000,
+        rows=3,
+        manifest="m.parquet",
+        manifest_hash="0" * 64,
+        fields=describe_fields(feature_dim=FEATURE_DIM, top_classes=3, attributes=True),
+        feature_dim=FEATURE_DIM,
+        class_names=("__background__", "cat", "dog"),
+        attribute_names=("black", "white"),
+        fingerprint=fingerprint,
+        fingerprint_fields=FINGERPRINT_FIELDS,
+        software={"vilbert-pipeline": "0.1.0"},
+        complete=True,
+        splits={"train": 1, "val": 1},
+        totals=sum_records([record]),
+        records_sha256=records_digest([record]),
+    )
+    write_dataset(directory, info)
+
+
+if __name__ == "__main__":
+    for storage in ("tar", "lmdb"):
+        write_golden(Path(sys.argv[1] if len(sys.argv) > 1 else Path(__file__).parent) / storage, storage)

@@ -1,0 +1,54 @@
+"""The format does not drift: files committed here are written byte for byte and read value for value."""
+
+from __future__ import annotations
+
+import mmap
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline.shards.dataset import read_dataset
+from pipeline.shards.failures import read_failures
+from pipeline.shards.layout import data_path, failures_path
+from pipeline.shards.record import is_done, read_records, records_digest
+from pipeline.shards.sample import Sample
+from pipeline.shards.store import open_shard
+
+pages = pytest.mark.skipif(mmap.PAGESIZE != 4096, reason="LMDB lays files out in pages of the machine's size")
+STORAGES = ["tar", pytest.param("lmdb", marks=pages)]
+
+
+@pytest.mark.parametrize("storage", STORAGES)
+def test_the_bytes_written_are_those_committed(
+    tmp_path: Path, golden: Path, golden_maker: dict[str, Any], storage: str
+) -> None:
+    golden_maker["write_golden"](tmp_path, storage)
+    files = sorted(path.relative_to(golden / storage) for path in (golden / storage).rglob("*") if path.is_file())
+    assert [str(path) for path in files] == [
+        "dataset.json", "failures/000000.jsonl", "shards/000000.json", f"shards/000000.{storage}",
+    ]  # fmt: skip
+    for path in files:
+        assert (tmp_path / path).read_bytes() == (golden / storage / path).read_bytes(), path
+
+
+@pytest.mark.parametrize("storage", ["tar", "lmdb"])
+def test_what_is_committed_reads_as_it_was_meant(
+    golden: Path, golden_maker: dict[str, Any], assert_same: Callable[[Sample, Sample], None], storage: str
+) -> None:
+    directory = golden / storage
+    info = read_dataset(directory)
+    records = read_records(directory)
+    assert is_done(directory, 0)
+    assert (info.storage, info.rows, info.shards, info.complete) == (storage, 3, 1, True)
+    assert info.records_sha256 == records_digest(records.values())
+    assert info.totals.samples == records[0].samples == 2
+    assert [row.reason for row in read_failures(failures_path(directory, 0))] == ["truncated"]
+    with open_shard(data_path(directory, 0, storage)) as reader:
+        assert reader.keys() == ("000000391895", "val_dog_v2_png-7aa9e4d946b9128f")
+        for read, meant in zip(reader, golden_maker["golden_samples"](), strict=True):
+            assert_same(read, meant)
+        assert reader[0].regions.features[1, 0] == 2.0
+        assert reader[0].regions.boxes[1].tolist() == [10.5, 20.25, 100.0, 200.0]
+        assert reader[1].meta["captions"] == ["naïve 猫"]
