@@ -57,7 +57,10 @@ def config_arguments(path: str) -> list[str]:
     """
     import yaml  # JSON is YAML
 
-    settings = yaml.safe_load(Path(path).read_text())
+    try:
+        settings = yaml.safe_load(Path(path).read_text())
+    except yaml.YAMLError as error:
+        raise ValueError(f"--config {path}: is neither YAML nor JSON: {error}") from error
     if not isinstance(settings, dict):
         raise ValueError(f"--config {path}: expected a mapping of option names to values")
     arguments: list[str] = []
@@ -111,8 +114,29 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (ValueError, OSError) as error:
         print(f"vilbert {name}: {error}", file=sys.stderr)
         return 2
+    return call(name, settings)
+
+
+def call(name: str, settings: Any) -> int:
+    """Run command `name`; a problem that its user can solve becomes a message, never a traceback."""
+    from extractors.extractor import ExtractorError
+    from manifests.record import ManifestError
+    from pipeline.shards.errors import FingerprintError, LockedError, ShardError
+
     run: Callable[[Any], int] = getattr(importlib.import_module(COMMANDS[name].module), COMMANDS[name].function)
-    return run(settings)
+    try:
+        return run(settings)
+    except (ManifestError, ExtractorError, FingerprintError, LockedError) as error:
+        status = 2
+        message = str(error)
+    except (ShardError, OSError) as error:
+        status = 1
+        message = str(error)
+    except KeyboardInterrupt:
+        status = 130
+        message = "interrupted"
+    print(f"vilbert {name}: {message}", file=sys.stderr)
+    return status
 
 
 if __name__ == "__main__":

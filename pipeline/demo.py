@@ -54,7 +54,7 @@ def commands(output: Path, scenes: int) -> list[list[str]]:
     shapes, manifest, features = output / "shapes", output / "shapes.parquet", output / "features"
     return [
         ["shapes", str(shapes), "--scenes", str(scenes), "--seed", "0"],
-        ["manifest", str(shapes / "annotations"), "--images", str(shapes), "--output", str(manifest)],
+        ["manifest", str(shapes / "annotations" / "dataset_coco.json"), "--images", str(shapes), "--output", str(manifest)],
         ["extract", str(manifest), "--output", str(features), "--detector", "shapes", "--shard-size", "100"],
         ["verify", str(features), "--deep"],
         ["stats", str(features)],

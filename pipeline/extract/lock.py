@@ -9,11 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from pipeline.shards.errors import ShardError
-
-
-class LockedError(ShardError):
-    """Another process writes to the output folder."""
+from pipeline.shards.errors import LockedError
 
 
 @contextmanager

@@ -13,7 +13,14 @@ from typing import Any
 from manifests.manifest import Manifest
 from pipeline.extract.settings import ExtractSettings
 from pipeline.extract.worker import Description
-from pipeline.shards.dataset import DatasetInfo, fingerprint_digest, read_dataset, sum_records, write_dataset
+from pipeline.shards.dataset import (
+    DatasetInfo,
+    fingerprint_digest,
+    read_dataset,
+    sum_records,
+    sum_splits,
+    write_dataset,
+)
 from pipeline.shards.errors import FingerprintError, ShardError
 from pipeline.shards.layout import DATASET_FILE
 from pipeline.shards.record import is_done, read_records, records_digest
@@ -92,7 +99,7 @@ def finish_dataset(settings: ExtractSettings) -> DatasetInfo:
 
 
 def differences(was: Mapping[str, Any], now: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
-    """Yield a line for each field whose value differs: `extractor.precision: "fp32" in the data set, "bf16" asked for`."""
+    """Yield a line for each field that differs: `extractor.precision: "fp32" in the data set, "bf16" asked for`."""
     for name in sorted(was.keys() | now.keys()):
         old, new = was.get(name), now.get(name)
         if isinstance(old, Mapping) and isinstance(new, Mapping):

@@ -50,7 +50,7 @@ def extract(settings: ExtractSettings) -> int:
 
 
 def write_pending_shards(settings: ExtractSettings, manifest: Manifest) -> int:
-    """Start workers, check that the data set is theirs to go on with, write what is missing; return how many shards."""
+    """Start workers, check that the data set is theirs to go on with, write the missing shards; return their number."""
     with ExitStack() as stack:
         start_handle, number = stack.enter_context(backend(settings))
         stack.enter_context(terminate_like_interrupt())

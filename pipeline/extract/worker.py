@@ -18,6 +18,7 @@ from extractors.decode import ImageError
 from extractors.extractor import Extractor, ExtractorError, ExtractorSettings, build_extractor
 from extractors.regions import Regions
 from manifests.manifest import Manifest
+from pipeline import __version__
 from pipeline.extract.batches import group_by_shape, map_ahead
 from pipeline.extract.prepare import Prepared, failure, prepare
 from pipeline.extract.settings import ExtractSettings
@@ -86,8 +87,8 @@ class Worker:
             feature_dim=self._extractor.feature_dim,
             class_names=self._extractor.class_names,
             attribute_names=self._extractor.attribute_names,
-            software={"python": platform.python_version()}
-            | {name: version(name) for name in ("vilbert-pipeline", "torch", "torchvision", "pillow", "numpy")},
+            software={"vilbert-pipeline": __version__, "python": platform.python_version()}
+            | {name: version(name) for name in ("torch", "torchvision", "pillow", "numpy")},
         )
 
     def extract_shard(self, shard: int, rows: tuple[int, int]) -> ShardRecord:

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.extract.lock import LockedError, exclusive_writer
+from pipeline.extract.lock import exclusive_writer
+from pipeline.shards.errors import LockedError
 
 HOLD = """
 import sys, time

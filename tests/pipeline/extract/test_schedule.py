@@ -1,4 +1,4 @@
-"""The scheduling loop against workers that are plain objects: who gets what, and what becomes of a lost worker's shards."""
+"""The scheduling loop against plain objects as workers: who gets what, and what becomes of a lost worker's shards."""
 
 from collections import Counter, deque
 from collections.abc import Callable
@@ -88,6 +88,7 @@ def test_idle_workers_come_first_and_the_last_shards_are_not_hoarded() -> None:
     waiting = deque(range(2))
     assert [(worker is a, shard) for worker, shard in assign([a, b], [], waiting)] == [(True, 0), (False, 1)]
     waiting = deque(range(9))
-    assert [(worker is a, shard) for worker, shard in assign([a, b], [a], waiting)] == [(False, 0), (True, 1), (False, 2)]
+    given = [(worker is a, shard) for worker, shard in assign([a, b], [a], waiting)]
+    assert given == [(False, 0), (True, 1), (False, 2)]
     waiting = deque([7])
     assert list(assign([a, b], [a, b], waiting)) == []

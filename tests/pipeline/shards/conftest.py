@@ -8,6 +8,7 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,10 +19,12 @@ from manifests.manifest import Manifest, ManifestWriter
 from manifests.record import ImageRecord
 from pipeline.shards.dataset import DatasetInfo, fingerprint_digest, sum_records, sum_splits, write_dataset
 from pipeline.shards.failures import FailureRow
+from pipeline.shards.findings import Finding
 from pipeline.shards.keys import sample_key
-from pipeline.shards.layout import StorageFormat
+from pipeline.shards.layout import StorageFormat, data_path, record_path
 from pipeline.shards.record import read_records, records_digest
 from pipeline.shards.sample import Sample, describe_fields
+from pipeline.shards.verify import examine
 from pipeline.shards.writer import ShardWriter
 
 CLASS_NAMES = ("background", "sky", "tree", "dog", "boat", "lamp", "chair")
@@ -38,6 +41,28 @@ class SmallDataset:
     directory: Path
     manifest: Path
     info: DatasetInfo
+
+    def findings(self, *, deep: bool = False, **options: Any) -> tuple[Finding, ...]:
+        """Return what `vilbert verify` finds wrong."""
+        return examine(self.directory, deep=deep, **options).findings
+
+    def codes(self, *, deep: bool = False, **options: Any) -> set[str]:
+        """Return the codes of what `vilbert verify` finds wrong."""
+        return {finding.code for finding in self.findings(deep=deep, **options)}
+
+    def data_file(self, shard: int = 1) -> Path:
+        """Return the path of a shard's samples."""
+        return data_path(self.directory, shard, self.info.storage)
+
+    def record_file(self, shard: int = 1) -> Path:
+        """Return the path of a shard's record."""
+        return record_path(self.directory, shard)
+
+    def rewrite_record(self, shard: int = 1, **changes: Any) -> None:
+        """Forge a record, and dataset.json to go with it."""
+        record = replace(read_records(self.directory)[shard], **changes)
+        self.record_file(shard).write_bytes(record.to_json())
+        write_dataset(self.directory, completed(self.info, self.directory))
 
 
 def random_regions(seed: int, *, boxes: int = 4, width: int = WIDTH, height: int = HEIGHT) -> Regions:
@@ -95,16 +120,21 @@ def write_small_dataset(
                 else:
                     shard_writer.add(change(row, _sample(record, row)))
             shard_writer.commit(rows=(start, stop), failures=failures, fingerprint=info.fingerprint)
-    shard_records = read_records(directory).values()
-    info = replace(
-        info,
-        complete=True,
-        splits=sum_splits(shard_records),
-        totals=sum_records(shard_records),
-        records_sha256=records_digest(shard_records),
-    )
+    info = completed(info, directory)
     write_dataset(directory, info)
     return SmallDataset(directory=directory, manifest=manifest.path, info=info)
+
+
+def completed(info: DatasetInfo, directory: Path) -> DatasetInfo:
+    """Return `info` with what the records in `directory` add up to."""
+    records = read_records(directory).values()
+    return replace(
+        info,
+        complete=True,
+        splits=sum_splits(records),
+        totals=sum_records(records),
+        records_sha256=records_digest(records),
+    )
 
 
 def _record(folder: Path, row: int, image_id: str) -> ImageRecord:

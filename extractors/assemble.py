@@ -1,0 +1,84 @@
+"""From one image's proposals, class probabilities and features to its `Regions`: what every detector does last.
+
+Shapes: P proposals, C foreground classes (the softmax has C + 1 columns, background first), D feature channels,
+A attributes, N regions kept. Everything here is float32, whatever the precision of the network before it.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from extractors.regions import Regions
+from extractors.selection import SelectionSettings, select
+from extractors.soft_labels import top_classes as most_probable_classes
+
+
+def assemble_regions(
+    *,
+    proposals_xyxy: Tensor,  # [P, 4] pixels of the stored image
+    probs: Tensor,  # [P, C + 1] softmax, background first
+    features: Tensor,  # [P, D]
+    regressed_xyxy: Tensor | None,  # [P, C, 4] each foreground class's refined box, pixels of the stored image
+    height: int,
+    width: int,
+    selection: SelectionSettings | None,
+    top_classes: int,
+    attribute_probs: Tensor | None = None,  # [P, A] no column for "no attribute"
+) -> Regions:
+    """Select the regions of one image and return them on the CPU, in the dtypes of `Regions`.
+
+    selection: None where the boxes were given: all are kept, in their order, and saved as they are.
+    top_classes: how many of the most probable classes to keep of each region; all where there are fewer.
+
+    Boxes are clipped to the image, [0, width] x [0, height]. An object is named by its most probable foreground class,
+    also where that class's box was suppressed by a neighbour (as the published features have it; MILVLG
+    bottom-up-attention.pytorch issue 24).
+
+    A proposal with a value that is not finite, or a feature beyond the range of float16, is dropped before selection.
+    Given boxes are all or none, so that the i-th region stays the i-th box: one such value and no region is returned.
+    An empty result is the caller's to report.
+    """
+    proposals_xyxy, probs = proposals_xyxy.float(), probs.float()
+    boxes_xyxy = clip_boxes(proposals_xyxy, height, width)
+    features = features.to(torch.float16)
+    usable = torch.stack([values.isfinite().all(dim=1) for values in (proposals_xyxy, probs, features)]).all(dim=0)
+    if selection is not None:
+        candidates = usable.nonzero()[:, 0]
+        keep = candidates[select(boxes_xyxy[candidates], probs[candidates], selection)]
+    else:
+        keep = torch.arange(len(probs) if bool(usable.all()) else 0, device=probs.device)
+
+    probs = probs[keep]
+    object_scores, best_class = probs[:, 1:].max(dim=1)
+    boxes_xyxy = boxes_xyxy[keep]
+    if selection is not None and selection.saved_box == "regressed":
+        if regressed_xyxy is None:
+            raise ValueError("--saved-box regressed: this detector has no refined boxes; give --saved-box proposal")
+        refined_xyxy = regressed_xyxy[keep, best_class].float()
+        # A refinement that overflowed says nothing of the object; the proposal is where the feature was pooled.
+        refined = refined_xyxy.isfinite().all(dim=1, keepdim=True)
+        boxes_xyxy = torch.where(refined, clip_boxes(refined_xyxy, height, width), boxes_xyxy)
+    class_ids, class_probs = most_probable_classes(probs, top_classes)
+    attribute_scores, attribute_ids = (
+        (None, None) if attribute_probs is None else attribute_probs[keep].float().max(dim=1)
+    )
+    return Regions(
+        boxes=boxes_xyxy.cpu().numpy(),
+        features=features[keep].cpu().numpy(),
+        object_ids=(best_class + 1).cpu().numpy().astype(np.uint16),
+        object_scores=object_scores.cpu().numpy(),
+        class_ids=class_ids,
+        class_probs=class_probs,
+        width=width,
+        height=height,
+        attribute_ids=None if attribute_ids is None else attribute_ids.cpu().numpy().astype(np.uint16),
+        attribute_scores=None if attribute_scores is None else attribute_scores.cpu().numpy(),
+    )
+
+
+def clip_boxes(boxes_xyxy: Tensor, height: int, width: int) -> Tensor:
+    """Return boxes [..., 4] with x within [0, width] and y within [0, height]."""
+    limits = torch.tensor([width, height, width, height], dtype=boxes_xyxy.dtype, device=boxes_xyxy.device)
+    return torch.minimum(boxes_xyxy.clamp(min=0), limits)

@@ -1,0 +1,285 @@
+"""Region features from any stock Faster R-CNN of detectron2, C4 or FPN, in one pass over the image.
+
+detectron2 is driven part by part, where its own `inference` would pool the kept boxes again: backbone, proposals, the
+pooled regions' features, the predictor, and of all those the selection. Nothing needs its compiled extension.
+
+Shapes: B images, P regions of one of them, R regions of all, C foreground classes, D feature channels.
+
+Precision: `--precision` is that of the convolutions and fully connected layers. Maps are made float32 before regions
+are pooled, for detectron2's RoIAlign takes the coordinates to the map's dtype, and in bfloat16 a coordinate near 1000
+is off by up to 4 pixels. The predictor's layers, the decoding of boxes, softmax and NMS are float32 too.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from extractors.assemble import assemble_regions, clip_boxes
+from extractors.detectron2_config import CONFIG_ERRORS, class_names, config_values, load_config, require_detectron2
+from extractors.detectron2_weights import damp, load_into
+from extractors.extractor import DetectorSettings, ExtractorError
+from extractors.regions import Regions
+from extractors.selection import SelectionSettings
+from extractors.torchvision_frcnn import resolve_device, scale_boxes
+from extractors.torchvision_models import hash_tensors
+
+logger = logging.getLogger(__name__)
+
+ROIS_AT_ONCE = 512
+"""Regions pooled and put through the head together: 0.4 GB of 14x14 regions of 1024 channels in float32."""
+
+# The names of the field for detectron2's layers.
+_FC = {"fc6": "fc1", "fc7": "fc2"}
+_AUTOCAST = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def build(detector: DetectorSettings, selection: SelectionSettings) -> Detectron2Extractor:
+    """Build the extractor of a config file and its weights.
+
+    Raises ExtractorError where detectron2 cannot be imported, the config is not of a stock Faster R-CNN, the weights
+    are not the model's, or the device or feature layer is not there.
+    """
+    require_detectron2()
+    assert detector.config_file is not None  # DetectorSettings sees to it
+    config = load_config(detector.config_file, detector.opts)
+    device = resolve_device(detector.device)
+    model = _build_model(detector.config_file, config, detector.seed)
+    weights = _load(model, detector, config)
+    # cuDNN's convolutions of reduced precision are made for this layout; the CPU's choose their own.
+    layout = torch.channels_last if device.type == "cuda" else torch.preserve_format
+    return Detectron2Extractor(model.eval().to(device, memory_format=layout), config, detector, selection, weights)
+
+
+def _build_model(config_file: str, config: Any, seed: int) -> Any:
+    from detectron2.modeling import build_model
+
+    config = config.clone()
+    config.defrost()
+    # On the CPU whatever the device: a seed then gives the same random weights everywhere.
+    config.MODEL.DEVICE = "cpu"
+    with torch.random.fork_rng(devices=[]):
+        # Not torch.manual_seed, which would seed the GPU's generators as well.
+        torch.default_generator.manual_seed(seed)
+        try:
+            return build_model(config)
+        except CONFIG_ERRORS as error:
+            raise ExtractorError(f"--config-file {config_file}: cannot build its model: {error}") from error
+
+
+def _load(model: Any, detector: DetectorSettings, config: Any) -> str:
+    """Load or draw the weights and return their sha256."""
+    path = detector.weights or config.MODEL.WEIGHTS
+    if path == "random":
+        logger.warning("--weights random: the model is untrained (seed %d); its regions mean nothing", detector.seed)
+        damp(model)
+        return hash_tensors(model.state_dict())
+    if not path or "://" in path:
+        named = f"; the config names {path}: download it" if path else ""
+        raise ExtractorError(f"--detector detectron2 needs --weights, a file of trained weights, or `random`{named}")
+    return load_into(model, path)
+
+
+class Detectron2Extractor:
+    """A Faster R-CNN of detectron2 as an `Extractor`; `build` makes it."""
+
+    def __init__(
+        self, model: Any, config: Any, detector: DetectorSettings, selection: SelectionSettings, weights: str
+    ) -> None:
+        self._model = model
+        self._config = config
+        self._detector = detector
+        self._selection = selection
+        self._weights = weights
+        self._c4 = config.MODEL.ROI_HEADS.NAME == "Res5ROIHeads"
+        self._pooler = model.roi_heads.pooler if self._c4 else model.roi_heads.box_pooler
+        self._predictor = model.roi_heads.box_predictor
+        self._feature_dim = self._predictor.cls_score.in_features if self._c4 else self._fc_width()
+        self._feature_relu = _FC[detector.feature_layer].replace("fc", "fc_relu")
+        self._refines = selection.saved_box == "regressed"
+        self._class_names = class_names(config)
+
+    def _fc_width(self) -> int:
+        """Return the channels of the box head's layer that --feature-layer names: fc6 is its first, fc7 its second."""
+        layers = dict(self._model.roi_heads.box_head.named_children())
+        wanted = self._detector.feature_layer
+        if _FC[wanted] not in layers:
+            there = [name for name, layer in _FC.items() if layer in layers]
+            raise ExtractorError(
+                f"--feature-layer {wanted}: the box head of this config has {' and '.join(there) or 'no such layers'} "
+                f"(MODEL.ROI_BOX_HEAD.NUM_FC is {self._config.MODEL.ROI_BOX_HEAD.NUM_FC})"
+            )
+        return int(layers[_FC[wanted]].out_features)
+
+    @property
+    def feature_dim(self) -> int:
+        """D: 2048 of a C4 model, 1024 of an FPN model, where the config says nothing else."""
+        return self._feature_dim
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Names by class id; 0 is the background, which detectron2 itself counts last."""
+        return self._class_names
+
+    @property
+    def attribute_names(self) -> tuple[str, ...]:
+        """Empty: stock models have no attribute predictor."""
+        return ()
+
+    def fingerprint(self) -> dict[str, object]:
+        """Return all that the regions depend on."""
+        import detectron2
+
+        return {
+            "extractor": "detectron2",
+            "version": detectron2.__version__,
+            "weights_sha256": self._weights,
+            "config": config_values(self._config),
+            "selection": asdict(self._selection),
+            "feature_layer": "res5" if self._c4 else self._detector.feature_layer,
+            "precision": self._detector.precision,
+            "device": self._model.device.type,
+            "top_classes": self._detector.top_classes,
+        }
+
+    def resized_shape(self, height: int, width: int) -> tuple[int, int]:
+        """Return the (height, width) that detectron2's ResizeShortestEdge gives at test time, at least 1 pixel each."""
+        from detectron2.data.transforms import ResizeShortestEdge
+
+        inputs = self._config.INPUT
+        if inputs.MIN_SIZE_TEST == 0:  # detectron2: no resizing
+            return height, width
+        new_height, new_width = ResizeShortestEdge.get_output_shape(
+            height, width, inputs.MIN_SIZE_TEST, inputs.MAX_SIZE_TEST
+        )
+        return max(1, new_height), max(1, new_width)
+
+    @torch.inference_mode()
+    def extract(
+        self, images: Sequence[NDArray[np.uint8]], given_boxes: Sequence[NDArray[np.float32] | None]
+    ) -> list[Regions]:
+        """Return the regions of each image, as `Extractor.extract` says."""
+        if not images:
+            return []
+        resized = self._check(images, given_boxes)
+        batch = self._model.preprocess_image([{"image": self._input(image, resized)} for image in images])
+        with self._autocast():
+            maps = self._model.backbone(batch.tensor)
+
+        stored = [(image.shape[0], image.shape[1]) for image in images]
+        given = [None if boxes is None else torch.tensor(boxes, device=self._model.device) for boxes in given_boxes]
+        proposals = iter(self._propose(batch, maps, [row for row, boxes in enumerate(given) if boxes is None]))
+        # A given NaN is refused by assemble_regions; the pooler would read memory there.
+        rois = [
+            next(proposals)
+            if boxes is None
+            else scale_boxes(clip_boxes(boxes.float().nan_to_num(), *shape), shape, resized)
+            for boxes, shape in zip(given, stored, strict=True)
+        ]
+        outputs = self._describe(maps, rois)
+        return [
+            assemble_regions(
+                # Given boxes as they were given, not there and back through the resized image.
+                proposals_xyxy=scale_boxes(roi, resized, shape) if boxes is None else boxes,
+                probs=probs,
+                features=features,
+                regressed_xyxy=scale_boxes(self._refined(deltas, roi), resized, shape) if self._refines else None,
+                height=shape[0],
+                width=shape[1],
+                selection=self._selection if boxes is None else None,
+                top_classes=self._detector.top_classes,
+            )
+            for shape, boxes, roi, (features, probs, deltas) in zip(stored, given, rois, outputs, strict=True)
+        ]
+
+    def _check(
+        self, images: Sequence[NDArray[np.uint8]], given_boxes: Sequence[NDArray[np.float32] | None]
+    ) -> tuple[int, int]:
+        """Return the one resized shape of these images; ValueError where there are more, or boxes do not fit."""
+        if len(images) != len(given_boxes):
+            raise ValueError(f"{len(images)} images with {len(given_boxes)} entries of given boxes")
+        for boxes in given_boxes:
+            if boxes is not None and (boxes.ndim != 2 or boxes.shape[1] != 4):
+                raise ValueError(f"given boxes of shape {list(boxes.shape)}: expected [N, 4] xyxy")
+        shapes = {self.resized_shape(image.shape[0], image.shape[1]) for image in images}
+        if len(shapes) > 1:
+            raise ValueError(f"images of different resized shapes in one call: {sorted(shapes)}")
+        return shapes.pop()
+
+    def _autocast(self) -> torch.autocast:
+        dtype = _AUTOCAST[self._detector.precision]
+        return torch.autocast(self._model.device.type, dtype=dtype, enabled=dtype is not None)
+
+    def _input(self, image: NDArray[np.uint8], resized: tuple[int, int]) -> Tensor:
+        """Resize as detectron2's DefaultPredictor does, with PIL's bilinear filter; return uint8 [3, H, W]."""
+        if image.shape[:2] != resized:
+            image = np.asarray(Image.fromarray(image).resize(resized[::-1], Image.Resampling.BILINEAR))
+        if self._config.INPUT.FORMAT == "BGR":
+            image = image[:, :, ::-1]
+        return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
+
+    def _propose(self, batch: Any, maps: dict[str, Tensor], rows: list[int]) -> list[Tensor]:
+        """Return the proposals [P, 4] of the images in these rows of the batch, most object-like first."""
+        if not rows:
+            return []
+        rpn = self._model.proposal_generator
+        levels = [maps[name][rows] for name in rpn.in_features]
+        with self._autocast():
+            hidden = [rpn.rpn_head.conv(level) for level in levels]
+        # The 1x1 convolutions in float32: in bfloat16 many logits would be equal, and the order of proposals chance.
+        logits = [rpn.rpn_head.objectness_logits(level.float()) for level in hidden]
+        deltas = [rpn.rpn_head.anchor_deltas(level.float()) for level in hidden]
+        proposals = rpn.predict_proposals(
+            rpn.anchor_generator(levels),
+            [level.permute(0, 2, 3, 1).flatten(1) for level in logits],  # [B, H·W·anchors]
+            [level.unflatten(1, (-1, 4)).permute(0, 3, 4, 1, 2).flatten(1, 3) for level in deltas],  # [..., 4]
+            [batch.image_sizes[row] for row in rows],
+        )
+        return [found.proposal_boxes.tensor for found in proposals]
+
+    def _describe(self, maps: dict[str, Tensor], rois: Sequence[Tensor]) -> list[tuple[Tensor, ...]]:
+        """Return for each image its regions' features [P, D], class probabilities [P, C + 1] and box deltas.
+
+        The regions of all images go through the head together, in chunks so that memory is bounded.
+        """
+        from detectron2.structures import Boxes
+
+        levels = [maps[name].float() for name in self._model.roi_heads.in_features]
+        counts = [len(roi) for roi in rois]
+        every_roi = torch.cat(list(rois))
+        every_row = torch.repeat_interleave(torch.tensor(counts)).to(every_roi.device)
+        chunks = []
+        for chunk, rows in zip(*(torch.split(values, ROIS_AT_ONCE) for values in (every_roi, every_row)), strict=True):
+            pooled = self._pooler(levels, [Boxes(chunk[rows == row]) for row in range(len(rois))])
+            features, last = self._head(pooled)
+            logits, deltas = self._predictor(last)
+            # detectron2 counts the background last.
+            chunks.append((features, logits.softmax(dim=1).roll(1, dims=1), deltas))
+        outputs = (torch.split(torch.cat(parts), counts) for parts in zip(*chunks, strict=True))
+        return list(zip(*outputs, strict=True))
+
+    def _head(self, pooled: Tensor) -> tuple[Tensor, Tensor]:
+        """Return of pooled regions [R, channels, h, w] the feature [R, D], and what the predictor reads; float32."""
+        with self._autocast():
+            if self._c4:
+                mean = self._model.roi_heads.res5(pooled).float().mean(dim=(2, 3))
+                return mean, mean
+            x = features = pooled
+            for name, layer in self._model.roi_heads.box_head.named_children():
+                x = layer(x)
+                if name == self._feature_relu:
+                    features = x
+        return features.float(), x.float()
+
+    def _refined(self, deltas: Tensor, roi: Tensor) -> Tensor:
+        """Return each foreground class's box [P, C, 4]: the proposal, moved by the predictor's deltas."""
+        boxes: Tensor = self._predictor.box2box_transform.apply_deltas(deltas, roi).unflatten(1, (-1, 4))
+        return boxes.expand(-1, len(self._class_names) - 1, -1)  # class-agnostic models have one for all

@@ -1,0 +1,303 @@
+"""Any Faster R-CNN of torchvision's parts as an extractor: one pass from pixels to regions and their features.
+
+torchvision's own forward drops the link from a detection to its proposal. Here its parts run one after the other, so
+that the feature of a kept region is a row of what was computed, and nothing is pooled twice.
+
+Shapes: B images, R boxes of all images, C foreground classes, D feature channels, A attributes. `stored` is an image's
+(height, width) as decoded, `resized` the one that the network sees; `padded` is that, up to a multiple of the stride.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torchvision.models.detection import FasterRCNN
+from torchvision.models.detection.faster_rcnn import TwoMLPHead
+from torchvision.models.detection.image_list import ImageList
+from torchvision.models.detection.rpn import concat_box_prediction_layers
+
+from extractors.assemble import assemble_regions, clip_boxes
+from extractors.extractor import DetectorSettings, ExtractorError
+from extractors.regions import Regions
+from extractors.selection import SelectionSettings
+
+_AUTOCAST_DTYPES = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+class _HeadOutputs(NamedTuple):
+    """What the box head says of R boxes, all float32."""
+
+    features: Tensor  # [R, D]
+    probs: Tensor  # [R, C + 1]
+    regressed_xyxy: Tensor | None  # [R, C, 4] pixels of the resized image
+    attribute_probs: Tensor | None  # [R, A]
+
+    def split(self, counts: list[int]) -> list[_HeadOutputs]:
+        """Return the rows of each image."""
+        columns = ([None] * len(counts) if rows is None else torch.split(rows, counts) for rows in self)
+        return [_HeadOutputs(*parts) for parts in zip(*columns, strict=True)]
+
+
+class TorchvisionExtractor:
+    """A torchvision FasterRCNN that implements `extractors.extractor.Extractor`."""
+
+    def __init__(
+        self,
+        *,
+        model: FasterRCNN,
+        class_names: Sequence[str],
+        facts: Mapping[str, object],
+        detector: DetectorSettings,
+        selection: SelectionSettings,
+        attribute_head: nn.Module | None = None,
+        attribute_names: Sequence[str] = (),
+    ) -> None:
+        """Take the model over and move it to the device that the settings name.
+
+        class_names: by class id, the background first; as many as the box predictor has logits.
+        facts: what the fingerprint must say beside preprocessing and settings: the extractor's and model's names, the
+            weights' sha256.
+        attribute_head: the box head's output [R, D] to logits [R, A] over `attribute_names`.
+
+        Raises ExtractorError where there is no such device, ValueError where the names are not the model's.
+        """
+        logits = model.roi_heads.box_predictor.cls_score.out_features
+        if len(class_names) != logits:
+            raise ValueError(f"{len(class_names)} class names for a detector of {logits} classes")
+        self._device = resolve_device(detector.device)
+        # cuDNN's convolutions of reduced precision are made for this layout; the CPU's choose their own.
+        layout = torch.channels_last if self._device.type == "cuda" else torch.preserve_format
+        self._model = model.eval().requires_grad_(False).to(self._device, memory_format=layout)
+        self._attribute_head = attribute_head.eval().to(self._device) if attribute_head is not None else None
+        self._layout = layout
+        self._class_names = tuple(class_names)
+        self._attribute_names = tuple(attribute_names)
+        self._facts = dict(facts)
+        self._detector = detector
+        self._selection = selection
+
+    @property
+    def feature_dim(self) -> int:
+        """D, the channels of a region's feature."""
+        if self._feature_layer() == "fc6":
+            return int(self._model.roi_heads.box_head.fc6.out_features)
+        return int(self._model.roi_heads.box_predictor.cls_score.in_features)
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Names by class id; 0 is the background."""
+        return self._class_names
+
+    @property
+    def attribute_names(self) -> tuple[str, ...]:
+        """Names by attribute id; empty where the detector knows no attributes."""
+        return self._attribute_names
+
+    def fingerprint(self) -> dict[str, object]:
+        """Return, as JSON values, all that the regions depend on."""
+        transform, rpn = self._model.transform, self._model.rpn
+        pool = self._model.roi_heads.box_roi_pool
+        return {
+            **self._facts,
+            "resize_min": transform.min_size[-1],
+            "resize_max": transform.max_size,
+            "resize_fixed": None if transform.fixed_size is None else list(transform.fixed_size),
+            "pad_to_multiple_of": transform.size_divisible,
+            "image_mean": list(transform.image_mean),
+            "image_std": list(transform.image_std),
+            "anchor_sizes": [list(sizes) for sizes in rpn.anchor_generator.sizes],
+            "anchor_ratios": [list(ratios) for ratios in rpn.anchor_generator.aspect_ratios],
+            "rpn_pre_nms": rpn.pre_nms_top_n(),
+            "rpn_post_nms": rpn.post_nms_top_n(),
+            "rpn_nms": rpn.nms_thresh,
+            "rpn_score": rpn.score_thresh,
+            "rpn_min_size": rpn.min_size,
+            "roi_output_size": list(pool.output_size),
+            "roi_sampling_ratio": pool.sampling_ratio,
+            "box_weights": list(self._model.roi_heads.box_coder.weights),
+            "feature_layer": self._feature_layer(),
+            "precision": self._detector.precision,
+            "top_classes": self._detector.top_classes,
+            "selection": asdict(self._selection),
+            "device": self._device.type,
+        }
+
+    def resized_shape(self, height: int, width: int) -> tuple[int, int]:
+        """Return the (height, width) to which an image of this size is resized."""
+        transform = self._model.transform
+        if transform.fixed_size is not None:
+            return transform.fixed_size[1], transform.fixed_size[0]
+        # the arithmetic of torchvision's transform and of F.interpolate, to the last bit: floor is not forgiving
+        scale = min(transform.min_size[-1] / min(height, width), transform.max_size / max(height, width))
+        # a thread-like image keeps at least a pixel
+        return max(1, math.floor(height * scale)), max(1, math.floor(width * scale))
+
+    @torch.inference_mode()
+    def extract(
+        self,
+        images: Sequence[NDArray[np.uint8]],
+        given_boxes: Sequence[NDArray[np.float32] | None],
+    ) -> list[Regions]:
+        """Return the regions of each image.
+
+        images: RGB [H, W, 3] each, all of one `resized_shape` (ValueError otherwise).
+        given_boxes: for each image None, or [N, 4] xyxy pixels which then take the place of proposals and selection.
+        """
+        if len(images) != len(given_boxes):
+            raise ValueError(f"{len(images)} images with {len(given_boxes)} entries of given boxes")
+        if not images:
+            return []
+        stored = [(image.shape[0], image.shape[1]) for image in images]
+        shapes = {self.resized_shape(*shape) for shape in stored}
+        if len(shapes) > 1:
+            raise ValueError(f"images of different resized shapes in one call: {sorted(shapes)}")
+        resized = shapes.pop()
+        batch = self._batch(images, resized)
+        given = [None if boxes is None else torch.tensor(boxes, device=self._device) for boxes in given_boxes]
+
+        maps = self._feature_maps(batch)
+        boxes_xyxy = [
+            proposals if boxes is None else self._resize_given(boxes, shape, resized)
+            for proposals, boxes, shape in zip(self._proposals(batch, maps, resized, given), given, stored, strict=True)
+        ]
+        outputs = self._box_head(batch, maps, boxes_xyxy).split([len(boxes) for boxes in boxes_xyxy])
+        return [
+            self._regions(boxes, output, resized, shape, given_xyxy)
+            for boxes, output, shape, given_xyxy in zip(boxes_xyxy, outputs, stored, given, strict=True)
+        ]
+
+    def _batch(self, images: Sequence[NDArray[np.uint8]], resized: tuple[int, int]) -> Tensor:
+        """Return float32 [B, 3, *padded]: normalised, resized, zeros to the right and below."""
+        transform = self._model.transform
+        multiple = transform.size_divisible
+        padded = [math.ceil(side / multiple) * multiple for side in resized]
+        batch = torch.zeros(len(images), 3, *padded, device=self._device).contiguous(memory_format=self._layout)
+        for i, image in enumerate(images):
+            pixels = torch.from_numpy(np.array(image)).to(self._device)  # a copy: decoded images may be read-only
+            normalised = transform.normalize(pixels.permute(2, 0, 1).float() / 255)
+            batch[i, :, : resized[0], : resized[1]] = F.interpolate(
+                normalised[None], size=resized, mode="bilinear", align_corners=False
+            )[0]
+        return batch
+
+    def _autocast(self) -> torch.autocast:
+        dtype = _AUTOCAST_DTYPES[self._detector.precision]
+        return torch.autocast(self._device.type, dtype=dtype, enabled=dtype is not None)
+
+    def _feature_maps(self, batch: Tensor) -> OrderedDict[str, Tensor]:
+        with self._autocast():
+            maps = self._model.backbone(batch)
+        return OrderedDict([("0", maps)]) if isinstance(maps, Tensor) else maps
+
+    def _proposals(
+        self, batch: Tensor, maps: Mapping[str, Tensor], resized: tuple[int, int], given: Sequence[Tensor | None]
+    ) -> list[Tensor]:
+        """Return each image's proposals [P, 4] in pixels of the resized image, most object-like first."""
+        if all(boxes is not None for boxes in given):
+            return [batch.new_zeros(0, 4)] * len(given)
+        rpn = self._model.rpn
+        with self._autocast():
+            objectness, deltas = rpn.head(list(maps.values()))
+        image_list = ImageList(batch, [resized] * len(batch))
+        # anchors take the dtype of the maps, and coordinates need float32
+        anchors = rpn.anchor_generator(image_list, [level.float() for level in maps.values()])
+        anchors_per_level = [level[0].numel() for level in objectness]
+        objectness, deltas = concat_box_prediction_layers(
+            [level.float() for level in objectness], [level.float() for level in deltas]
+        )
+        proposals_xyxy = rpn.box_coder.decode(deltas, anchors).view(len(batch), -1, 4)
+        kept, _ = rpn.filter_proposals(proposals_xyxy, objectness, image_list.image_sizes, anchors_per_level)
+        return list(kept)
+
+    def _resize_given(self, boxes_xyxy: Tensor, stored: tuple[int, int], resized: tuple[int, int]) -> Tensor:
+        # What is not finite is refused by assemble_regions; the pooler would read memory at such a coordinate.
+        inside_xyxy = clip_boxes(boxes_xyxy.float().nan_to_num(), *stored)
+        return scale_boxes(inside_xyxy, stored, resized)
+
+    def _box_head(self, batch: Tensor, maps: Mapping[str, Tensor], boxes_xyxy: list[Tensor]) -> _HeadOutputs:
+        heads = self._model.roi_heads
+        pool = heads.box_roi_pool
+        # The pooler infers its scales from the first images it sees and keeps them. From padded shapes, whose sides are
+        # multiples of the strides, they are exact; forgetting them keeps an image apart from those before it.
+        pool.scales = pool.map_levels = None
+        padded = (batch.shape[2], batch.shape[3])
+        maps_fp32 = {name: level.float() for name, level in maps.items()}  # else RoI coordinates lose up to 4 pixels
+        pooled = pool(maps_fp32, boxes_xyxy, [padded] * len(batch))
+        with self._autocast():
+            features, last = self._fully_connected(pooled)
+        features, last = features.float(), last.float()
+        logits, deltas = heads.box_predictor(last)
+        regressed_xyxy = None
+        if self._selection.saved_box == "regressed":
+            regressed_xyxy = heads.box_coder.decode(deltas, boxes_xyxy).view(len(logits), -1, 4)[:, 1:]
+        attribute_probs = self._attribute_head(last).softmax(dim=1) if self._attribute_head else None
+        return _HeadOutputs(features, logits.softmax(dim=1), regressed_xyxy, attribute_probs)
+
+    def _fully_connected(self, pooled: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the feature wanted and the head's output, both after their ReLU, [R, D]."""
+        head = self._model.roi_heads.box_head
+        if self._feature_layer() != "fc6":
+            output = head(pooled)
+            return output, output
+        fc6 = F.relu(head.fc6(pooled.flatten(start_dim=1)))
+        return fc6, F.relu(head.fc7(fc6))
+
+    def _feature_layer(self) -> str:
+        """Return the layer that features are taken from: a head without fc6 and fc7 has one, its output."""
+        has_both = isinstance(self._model.roi_heads.box_head, TwoMLPHead)
+        return self._detector.feature_layer if has_both else "output"
+
+    def _regions(
+        self,
+        boxes_xyxy: Tensor,
+        output: _HeadOutputs,
+        resized: tuple[int, int],
+        stored: tuple[int, int],
+        given_xyxy: Tensor | None,
+    ) -> Regions:
+        regressed_xyxy = output.regressed_xyxy
+        return assemble_regions(
+            proposals_xyxy=scale_boxes(boxes_xyxy, resized, stored) if given_xyxy is None else given_xyxy,
+            probs=output.probs,
+            features=output.features,
+            regressed_xyxy=None if regressed_xyxy is None else scale_boxes(regressed_xyxy, resized, stored),
+            height=stored[0],
+            width=stored[1],
+            selection=self._selection if given_xyxy is None else None,
+            top_classes=self._detector.top_classes,
+            attribute_probs=output.attribute_probs,
+        )
+
+
+def scale_boxes(boxes_xyxy: Tensor, from_shape: tuple[int, int], to_shape: tuple[int, int]) -> Tensor:
+    """Return boxes [..., 4] of an image of one (height, width) in the pixels of the same image at another."""
+    factor_y, factor_x = (to / of for to, of in zip(to_shape, from_shape, strict=True))
+    return boxes_xyxy * boxes_xyxy.new_tensor([factor_x, factor_y, factor_x, factor_y])
+
+
+def resolve_device(wanted: str) -> torch.device:
+    """Return the device for `--device`; raise ExtractorError where a GPU is wanted and there is none."""
+    available = torch.cuda.is_available()
+    if wanted == "cuda" and not available:
+        raise ExtractorError("--device cuda: torch sees no GPU here; give --device cpu, or see `vilbert doctor`")
+    return torch.device("cpu" if wanted == "cpu" or not available else "cuda")
+
+
+def build(detector: DetectorSettings, selection: SelectionSettings) -> TorchvisionExtractor:
+    """Build the extractor of a model of torchvision's; raise ExtractorError where weights or device are not there."""
+    from extractors.torchvision_models import load_model
+
+    resolve_device(detector.device)  # before minutes of download
+    model, class_names, facts = load_model(detector)
+    return TorchvisionExtractor(
+        model=model, class_names=class_names, facts=facts, detector=detector, selection=selection
+    )

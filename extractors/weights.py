@@ -1,0 +1,259 @@
+"""Weights files, read as arrays and nothing else.
+
+A `.pth` or `.pkl` file is a pickle: a program that the reader runs. torch's own reader of tensors (`weights_only=True`)
+takes the first. For the second, detectron2's model zoo format, the pickle machine here meets nothing of numpy, only
+stand-ins of ours which write down what the file says of an array and check it. So a file can name no function that
+would run, and give no dtype or shape that numpy would have to trust.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import math
+import pickle
+import pickletools
+import re
+import struct
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from extractors.extractor import ExtractorError
+
+SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".pkl")
+
+_ARRAYS_ONLY = (
+    "a weights file holds arrays and nothing else; get it from its authors again, or ask them for safetensors"
+)
+# numpy 2 moved numpy.core to numpy._core; pickles of either name are about.
+_NUMPY_GLOBALS = {
+    f"numpy.{core}.{name}"
+    for core in ("core", "_core")
+    for name in ("multiarray._reconstruct", "multiarray.scalar", "numeric._frombuffer")
+}
+_GLOBALS = _NUMPY_GLOBALS | {
+    *("numpy.ndarray", "numpy.dtype", "collections.OrderedDict"),
+    # How Python 3 writes bytes, and empty bytes, in protocols that have none.
+    *("_codecs.encode", "builtins.bytes", "__builtin__.bytes"),
+}
+_DTYPES = ("f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "b1")
+# What pickle, safetensors and torch raise on bytes that are not theirs, beside their own errors.
+_DAMAGE = (
+    *(AssertionError, AttributeError, EOFError, LookupError, MemoryError, OSError, OverflowError, RuntimeError),
+    *(TypeError, ValueError, struct.error),
+)
+
+
+def load_weights(path: str | Path) -> tuple[dict[str, torch.Tensor], str]:
+    """Return a file's tensors by name, on the CPU, and the sha256 of its bytes in hex.
+
+    Takes safetensors, PyTorch's `.pth`, `.pt`, `.bin`, and detectron2's `.pkl` (arrays by name), bare or under `model`
+    or `state_dict`, with or without the `module.` of DistributedDataParallel. Raises ExtractorError where the file is
+    missing, damaged, holds anything but tensors, or is a backbone that detectron2 would match by guessing.
+    """
+    path = Path(path)
+    if path.suffix not in SUFFIXES:
+        raise ExtractorError(f"{path}: not a weights file by its name: expected one of {', '.join(SUFFIXES)}")
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise ExtractorError(f"{path}: cannot read the weights: {error.strerror}") from error
+    match path.suffix:
+        case ".safetensors":
+            content = _from_safetensors(path, data)
+        case ".pkl":
+            content = _from_pickle(path, data)
+        case _:
+            content = _from_torch(path, data)
+    return _state_dict(path, content), hashlib.sha256(data).hexdigest()
+
+
+def _damaged(path: Path, error: Exception) -> ExtractorError:
+    reason = str(error).partition("\n")[0] or type(error).__name__
+    return ExtractorError(f"{path}: the weights file is damaged or is not {path.suffix}: {reason}")
+
+
+def _from_safetensors(path: Path, data: bytes) -> object:
+    import safetensors
+    import safetensors.torch
+
+    try:
+        return safetensors.torch.load(data)
+    except (safetensors.SafetensorError, *_DAMAGE) as error:
+        raise _damaged(path, error) from error
+
+
+def _from_torch(path: Path, data: bytes) -> object:
+    try:
+        return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        # torch's own message goes on to recommend weights_only=False.
+        named = re.search(r"GLOBAL (\S+)", str(error))
+        if named:
+            raise ExtractorError(f"{path}: refused: it names {named[1]}; {_ARRAYS_ONLY}") from error
+        raise _damaged(path, error) from error
+    except _DAMAGE as error:
+        raise _damaged(path, error) from error
+
+
+def _from_pickle(path: Path, data: bytes) -> object:
+    try:
+        _check_sizes(data)
+        content = _ArrayUnpickler(io.BytesIO(data), encoding="latin1").load()
+    except _RefusedError as error:
+        raise ExtractorError(f"{path}: refused: it {error}; {_ARRAYS_ONLY}") from error
+    except (pickle.UnpicklingError, *_DAMAGE) as error:
+        raise _damaged(path, error) from error
+    if isinstance(content, dict) and (content.get("matching_heuristics") or "blobs" in content):
+        raise ExtractorError(
+            f"{path}: this is a backbone, not a detector: detectron2 would match its names by guessing. Give "
+            " the weights of a trained detector, such as the zoo's model_final_*.pkl"
+        )
+    return content
+
+
+def _check_sizes(data: bytes) -> None:
+    """Refuse numbers for which the pickle machine would set aside more memory than the file has bytes.
+
+    Python's own disassembler, which runs nothing, raises ValueError where a string is longer than the file.
+    """
+    for opcode, argument, _position in pickletools.genops(data):
+        if opcode.name in ("PUT", "BINPUT", "LONG_BINPUT") and cast(int, argument) > len(data):
+            raise _RefusedError(f"remembers an object under the number {argument}")
+
+
+def _state_dict(path: Path, content: object) -> dict[str, torch.Tensor]:
+    """Unwrap `model` or `state_dict`, drop `module.`, and see that every value is a tensor."""
+    for wrapper in ("model", "state_dict"):
+        if isinstance(content, Mapping) and isinstance(content.get(wrapper), Mapping):
+            content = content[wrapper]
+    if not isinstance(content, Mapping) or not content:
+        raise ExtractorError(f"{path}: holds no tensors by name but a {type(content).__name__}")
+    wrapped = all(str(name).startswith("module.") for name in content)
+    state: dict[str, torch.Tensor] = {}
+    for key, value in content.items():
+        tensor = _tensor(value) if isinstance(value, _ArrayRecord) else value
+        if not isinstance(key, str) or not isinstance(tensor, torch.Tensor):
+            raise ExtractorError(f"{path}: {key!r} is a {type(value).__name__}, expected tensors by name only")
+        state[key.removeprefix("module.") if wrapped else key] = tensor
+    return state
+
+
+def _tensor(record: _ArrayRecord) -> torch.Tensor | None:
+    if record.array is None:
+        return None
+    # A copy, for frombuffer's memory is read-only; in native byte order, for torch knows no other.
+    return torch.from_numpy(np.array(record.array, dtype=record.array.dtype.newbyteorder("="), order="C"))
+
+
+class _RefusedError(pickle.UnpicklingError):
+    """What a pickle does that a file of arrays would not."""
+
+
+class _ArrayUnpickler(pickle.Unpickler):
+    """A pickle machine that knows arrays, and answers every name it may look up with a stand-in."""
+
+    def find_class(self, module: str, name: str) -> _Global:
+        dotted = f"{module}.{name}"
+        if dotted not in _GLOBALS:
+            raise _RefusedError(f"names {dotted}")
+        return _Global(dotted)
+
+
+class _Record:
+    """What a stand-in returns: refuses the state that a pickle would set on it, but where a subclass reads it."""
+
+    __slots__ = ()
+
+    def __setstate__(self, state: Any) -> None:
+        raise _RefusedError(f"sets the state of {self!r}")
+
+
+class _Global(_Record):
+    """In place of a numpy function: called by the pickle machine, it writes down what was to be made."""
+
+    __slots__ = ("_name",)
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __repr__(self) -> str:
+        return self._name
+
+    def __call__(self, *args: Any) -> object:
+        match self._name.rpartition(".")[2]:
+            case "_reconstruct":
+                return _ArrayRecord()
+            case "_frombuffer":
+                raw, dtype, shape, order = args
+                return _ArrayRecord(_array(raw, dtype, shape, fortran=order == "F"))
+            case "scalar":
+                dtype, raw = args
+                return _ArrayRecord(_array(raw, dtype, (), fortran=False))
+            case "dtype":
+                return _DtypeRecord(args[0])
+            case "bytes" if not args:
+                return b""
+            case "encode":
+                text, encoding = args
+                return _latin1(text, encoding)
+            case "OrderedDict":
+                return dict(*args)
+        raise _RefusedError(f"calls {self._name}")
+
+
+class _DtypeRecord(_Record):
+    """A dtype of numbers, and its byte order; there is no way to write an object or structured one."""
+
+    __slots__ = ("byte_order", "code")
+
+    def __init__(self, code: object) -> None:
+        if code not in _DTYPES:
+            raise _RefusedError(f"holds an array of dtype {code!r}")
+        self.code = str(code)
+        self.byte_order = "="
+
+    def __setstate__(self, state: Any) -> None:
+        _version, byte_order, subarray, names, fields, *_sizes = state
+        if byte_order not in ("<", ">", "|", "=") or any(part is not None for part in (subarray, names, fields)):
+            raise _RefusedError("holds an array of a structured dtype")
+        self.byte_order = byte_order
+
+
+class _ArrayRecord(_Record):
+    """An array, once the pickle has given its state."""
+
+    __slots__ = ("array",)
+
+    def __init__(self, array: NDArray[Any] | None = None) -> None:
+        self.array = array
+
+    def __setstate__(self, state: Any) -> None:
+        *_version, shape, dtype, fortran, raw = state
+        self.array = _array(raw, dtype, shape, fortran=bool(fortran))
+
+
+def _array(raw: object, dtype: object, shape: object, *, fortran: bool) -> NDArray[Any]:
+    """Return the array of these bytes; refuse any disagreement of dtype, shape and length."""
+    if isinstance(raw, str):  # Python 2 wrote its bytes as str
+        raw = _latin1(raw, "latin1")
+    if not isinstance(raw, (bytes, bytearray)) or not isinstance(dtype, _DtypeRecord):
+        raise _RefusedError("holds an array that is not the bytes of numbers")
+    if not isinstance(shape, tuple) or not all(type(side) is int and side >= 0 for side in shape):
+        raise _RefusedError(f"holds an array of shape {shape!r}")
+    native = np.dtype(dtype.byte_order + dtype.code)
+    flat = np.frombuffer(raw, dtype=np.uint8)
+    if flat.nbytes != math.prod(shape) * native.itemsize:
+        raise _RefusedError(f"holds {flat.nbytes} bytes as an array of {list(shape)} {native}")
+    return flat.view(native).reshape(shape, order="F" if fortran else "C")
+
+
+def _latin1(text: object, encoding: object) -> bytes:
+    if not isinstance(text, str) or encoding not in ("latin1", "latin-1"):
+        raise _RefusedError(f"encodes {type(text).__name__} as {encoding!r}")
+    return text.encode("latin1")

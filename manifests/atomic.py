@@ -1,0 +1,26 @@
+"""Files that are either whole or not there, whenever the machine stops."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+
+def temporary_name(path: Path) -> Path:
+    """Return a hidden name beside `path`, so that the rename stays on one file system."""
+    return path.with_name(f".{path.name}.{os.getpid()}.tmp")
+
+
+def publish(temporary: Path, path: Path) -> None:
+    """Make a finished temporary file durable, then give it its name."""
+    _sync(temporary)
+    temporary.replace(path)
+    _sync(path.parent)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,69 @@
+"""The command `vilbert manifest`: sources in any published format become one manifest and a report of what was met."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+from pathlib import Path
+
+from manifests.atomic import publish, temporary_name
+from manifests.manifest import Manifest
+from manifests.record import ManifestError
+from manifests.report import Report
+from manifests.settings import ManifestSettings
+from manifests.sources import read_batches
+from manifests.unique import write_unique
+
+__all__ = ["ManifestSettings", "build_manifest"]
+
+log = logging.getLogger(__name__)
+
+
+def build_manifest(settings: ManifestSettings) -> int:
+    """Write the manifest and its report, log a summary, and return 0.
+
+    Raises ManifestError, and leaves no manifest behind, where a source cannot be read as asked.
+    """
+    output = settings.output
+    if output.exists() and not settings.overwrite:
+        raise ManifestError(f"--output {output} exists; choose another name, or replace it with --overwrite")
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ManifestError(f"--output {output}: cannot make its folder: {error.strerror}") from None
+    report = Report()
+    draft = temporary_name(output.with_suffix(".draft"))
+    try:
+        keep_first = settings.duplicate_ids == "first"
+        manifest = write_unique(read_batches(settings, report), draft, report, keep_first=keep_first)
+        if not manifest.rows:
+            sources = ", ".join(map(str, settings.sources))
+            raise ManifestError("\n".join([f"no rows in {sources}", *report.lines()]))
+        _write_report(settings, manifest, report)
+        publish(draft, output)
+    except OSError as error:
+        raise ManifestError(f"{error.filename or output}: {error.strerror or error}") from error
+    finally:
+        draft.unlink(missing_ok=True)
+    for line in report.lines():
+        log.warning("%s", line)
+    log.info("%s: %s rows, hash %s", output, f"{manifest.rows:,}", manifest.hash[:16])
+    return 0
+
+
+def report_path(output: Path) -> Path:
+    """Return where the report of a manifest is."""
+    return output.with_suffix(".report.json")
+
+
+def _write_report(settings: ManifestSettings, manifest: Manifest, report: Report) -> None:
+    path = report_path(settings.output)
+    content = {
+        "manifest": {"file": settings.output.name, "rows": manifest.rows, "hash": manifest.hash},
+        **report.to_json(),
+        "settings": dataclasses.asdict(settings),
+    }
+    temporary = temporary_name(path)
+    temporary.write_text(json.dumps(content, indent=2, ensure_ascii=False, default=str) + "\n", "utf-8")
+    publish(temporary, path)

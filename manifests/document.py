@@ -1,0 +1,59 @@
+"""Annotation files that are one JSON document: read whole, checked for the keys that a reader needs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from manifests.record import ManifestError
+
+
+def read_document(
+    path: Path, lists: Sequence[str], *, optional: Sequence[str] = (), drop: Sequence[str] = ()
+) -> dict[str, Any]:
+    """Return the JSON object in a file.
+
+    lists: names that must hold a list of objects. optional: names that do, or become an empty list.
+    drop: names thrown away wherever they stand, as the file is parsed (the polygons of an instances file take gigabytes
+    as Python lists).
+    Raises ManifestError naming the file and the place.
+    """
+
+    def without(value: dict[str, Any]) -> dict[str, Any]:
+        for name in drop:
+            value.pop(name, None)
+        return value
+
+    try:
+        with open(path, encoding="utf-8-sig") as file:
+            document = json.load(file, object_hook=without if drop else None)
+    except UnicodeDecodeError as error:
+        raise ManifestError(f"{path}: not UTF-8 at byte {error.start}") from None
+    except (ValueError, RecursionError) as error:
+        raise ManifestError(f"{path}: not valid JSON: {error}; is the download complete?") from None
+    if not isinstance(document, dict):
+        raise ManifestError(f"{path}: not a JSON object; see docs/manifests.md for the formats")
+    for key in (*lists, *optional):
+        rows = document.setdefault(key, []) if key in optional else document.get(key)
+        if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+            raise ManifestError(f"{path}: no list of objects under {key!r}; see docs/manifests.md for the formats")
+    return document
+
+
+def need(row: dict[str, Any], key: str, kind: type | tuple[type, ...], where: str) -> Any:
+    """Return row[key]; raise ManifestError where it is absent or of another type."""
+    value = row.get(key)
+    if not isinstance(value, kind) or isinstance(value, bool):
+        raise ManifestError(f"{where}: {key!r} is {value!r:.80}, expected {kind}")
+    return value
+
+
+def pixels(value: object) -> int | None:
+    """Return a width or height that is a positive whole number, given as a number or as its digits; else None."""
+    if isinstance(value, str) and value.isdecimal():
+        value = int(value)
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    return value if isinstance(value, int) and not isinstance(value, bool) and 0 < value < 2**31 else None

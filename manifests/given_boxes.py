@@ -1,0 +1,90 @@
+"""Boxes that are given instead of detected, joined to records by image id.
+
+From JSONL, `{"image_id": …, "boxes": [[x1, y1, x2, y2], …]}` (lines of one image add up), or from a COCO instances
+file, whose `bbox` is x, y, width, height. They are held in memory: 32 bytes a box and some 200 an image.
+"""
+
+from __future__ import annotations
+
+import json
+from array import array
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+
+from manifests.boxes import fit_boxes, parse_box, parse_boxes
+from manifests.document import need, read_document
+from manifests.record import Box, ImageRecord, ManifestError
+from manifests.report import Report
+from manifests.table import read_jsonl
+
+_HEAD = 1 << 20
+
+
+class GivenBoxes:
+    """Boxes by image id, and which of them found their image."""
+
+    def __init__(self, path: Path, report: Report) -> None:
+        self.path = path
+        self._boxes: defaultdict[str, array[float]] = defaultdict(lambda: array("d"))
+        self._met: set[str] = set()
+        for image_id, boxes in (_read_jsonl if is_jsonl(path) else _read_instances)(path, report):
+            for box in boxes:
+                self._boxes[image_id].extend(box)
+
+    def join(self, records: Iterator[ImageRecord], report: Report) -> Iterator[ImageRecord]:
+        """Yield the records with their boxes; count those without, and boxes outside their image."""
+        for record in records:
+            numbers = self._boxes.get(record.image_id)
+            if numbers is None:
+                report.count("no-given-boxes", record.image_id)
+                yield record
+                continue
+            self._met.add(record.image_id)
+            boxes: tuple[Box, ...] = tuple(zip(*[iter(numbers)] * 4, strict=True))
+            yield fit_boxes(record._replace(boxes_xyxy=boxes), report)
+
+    def count_unmet(self, report: Report) -> None:
+        """Count the images whose boxes no record took."""
+        for image_id in self._boxes.keys() - self._met:
+            report.count("boxes-without-image", f"{self.path}: image_id {image_id}")
+
+
+def is_jsonl(path: Path) -> bool:
+    """Say whether a file's first line alone is a JSON object with boxes."""
+    try:
+        with open(path, encoding="utf-8-sig") as file:
+            first = json.loads(file.readline(_HEAD))
+    except FileNotFoundError:
+        raise ManifestError(f"--given-boxes {path}: no such file") from None
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(first, dict) and "boxes" in first
+
+
+def _read_jsonl(path: Path, report: Report) -> Iterator[tuple[str, tuple[Box, ...]]]:
+    for where, row in read_jsonl(path, report):
+        if isinstance(image_id := row.get("image_id"), str | int) and "boxes" in row:
+            yield str(image_id), parse_boxes(row["boxes"], where, report)
+        else:
+            report.count("malformed-row", f"{where}: expected image_id and boxes")
+
+
+def _read_instances(path: Path, report: Report) -> Iterator[tuple[str, tuple[Box, ...]]]:
+    document = read_document(path, ["annotations"], drop=["segmentation"])
+    for i, row in enumerate(document["annotations"]):
+        where = f"{path}: annotations[{i}]"
+        image_id, xywh = str(need(row, "image_id", (int, str), where)), need(row, "bbox", list, where)
+        if row.get("iscrowd"):
+            report.count("crowd-box", f"{where}: image_id {image_id}")
+        elif (xyxy := _xyxy(xywh)) is None:
+            report.count("bad-box", f"{where}: {xywh!r:.80}")
+        else:
+            yield image_id, (xyxy,)
+
+
+def _xyxy(xywh: list[object]) -> Box | None:
+    match xywh:
+        case [int() | float() as x, int() | float() as y, int() | float() as width, int() | float() as height]:
+            return parse_box([x, y, x + width, y + height])
+    return None

@@ -1,0 +1,228 @@
+"""The manifest file: Parquet, one row an image, written and read in a stream, named by the hash of its rows.
+
+The content hash depends on the rows alone, so compression, row groups and Parquet versions may change without it. It is
+the sha256 of blocks of 32 768 rows, the last one shorter; of a block, its columns in order; of a column, the number of
+its values (8 bytes), a byte 1 or 0 a value for there or null, and then: of numbers, the values; of strings, their
+lengths in bytes (4 bytes each) and their UTF-8; of lists, their lengths and the items as a column. Numbers are
+little-endian, and a null counts as 0 or as empty. With the format number it stands in the Parquet footer.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+from manifests.atomic import publish, temporary_name
+from manifests.record import ImageRecord, ManifestError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+FORMAT = 1
+ROWS_PER_GROUP = 32_768  # part of the format; some 6 MB to read for a shard, 3 000 groups for 100 million rows
+COLUMNS = ("image_id", "uri", "captions", "split", "boxes", "sha256", "width", "height")
+
+
+def schema() -> Any:
+    """Return the manifest's pyarrow schema."""
+    import pyarrow as pa
+
+    types = (
+        pa.string(),
+        pa.string(),
+        pa.list_(pa.string()),
+        pa.string(),
+        pa.list_(pa.list_(pa.float64())),  # float64: a row read back must hash as the row written
+        pa.string(),
+        pa.int32(),
+        pa.int32(),
+    )
+    optional = ("boxes", "sha256", "width", "height")
+    return pa.schema([pa.field(name, kind, name in optional) for name, kind in zip(COLUMNS, types, strict=True)])
+
+
+def columns_of(records: Sequence[ImageRecord]) -> list[Any]:
+    """Return the records as pyarrow arrays in the order of COLUMNS; ManifestError where a text is not Unicode."""
+    import pyarrow as pa
+
+    try:
+        return [
+            pa.array(values, field.type) for field, values in zip(schema(), zip(*records, strict=True), strict=True)
+        ]
+    except UnicodeEncodeError as error:
+        raise ManifestError(f"a row holds text that UTF-8 cannot hold: {error.object!r:.200}") from None
+
+
+def hash_column(sha256: Any, column: Any) -> None:
+    """Add a pyarrow array to a running sha256, as the head of this file says."""
+    import numpy as np
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    sha256.update(len(column).to_bytes(8, "little"))
+    sha256.update(column.is_valid().to_numpy(zero_copy_only=False).astype(np.uint8).data)
+    if pa.types.is_list(column.type):
+        sha256.update(pc.list_value_length(column).fill_null(0).to_numpy().astype("<i4").data)
+        hash_column(sha256, column.flatten())
+    elif pa.types.is_string(column.type):
+        sha256.update(pc.binary_length(column).fill_null(0).to_numpy().astype("<i4").data)
+        offsets = np.frombuffer(column.buffers()[1], np.int32)[column.offset : column.offset + len(column) + 1]
+        if len(column) and offsets[-1] > offsets[0]:
+            sha256.update(memoryview(column.buffers()[2])[offsets[0] : offsets[-1]])
+    else:
+        values = column.fill_null(0).to_numpy()
+        sha256.update(values.astype(values.dtype.newbyteorder("<")).data)
+
+
+def content_hash(records: Sequence[ImageRecord]) -> str:
+    """Return the hash that a manifest of these records has."""
+    sha256 = hashlib.sha256()
+    for start in range(0, len(records), ROWS_PER_GROUP):
+        for column in columns_of(records[start : start + ROWS_PER_GROUP]):
+            hash_column(sha256, column)
+    return sha256.hexdigest()
+
+
+class ManifestWriter:
+    """Stream records into a manifest; leaving the `with` block without `commit` leaves no file behind."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.rows = 0
+        self._temporary = temporary_name(path)
+        self._pending: list[ImageRecord] = []
+        self._sha256 = hashlib.sha256()
+
+    def __enter__(self) -> Self:
+        import pyarrow.parquet as pq
+
+        # Ids, URLs and captions hardly repeat: a dictionary would cost time and memory and save nothing.
+        self._parquet = pq.ParquetWriter(self._temporary, schema(), compression="zstd", use_dictionary=["split"])
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._parquet.close()
+        self._temporary.unlink(missing_ok=True)
+
+    def write(self, records: Sequence[ImageRecord]) -> None:
+        """Append records, in order."""
+        self._pending.extend(records)
+        while len(self._pending) >= ROWS_PER_GROUP:
+            self._write_group(self._pending[:ROWS_PER_GROUP])
+            del self._pending[:ROWS_PER_GROUP]
+
+    def _write_group(self, records: Sequence[ImageRecord]) -> None:
+        import pyarrow as pa
+
+        columns = columns_of(records)
+        self._parquet.write_table(pa.table(columns, schema=schema()), row_group_size=ROWS_PER_GROUP)
+        for column in columns:
+            hash_column(self._sha256, column)
+        self.rows += len(records)
+
+    def commit(self) -> Manifest:
+        """Write what is left and the footer, publish the file under its name, and open it."""
+        if self._pending:
+            self._write_group(self._pending)
+            self._pending = []
+        footer = {"format": str(FORMAT), "rows": str(self.rows), "hash": self._sha256.hexdigest()}
+        self._parquet.add_key_value_metadata({f"vilbert.manifest.{name}": value for name, value in footer.items()})
+        self._parquet.close()
+        publish(self._temporary, self.path)
+        return Manifest.open(self.path)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """A manifest on disk. Holds its row counts only, so every worker may open it and any of them be sent to another."""
+
+    path: Path
+    rows: int
+    hash: str
+    """Content hash, 64 hex digits."""
+    group_starts: tuple[int, ...]
+    """First row of every Parquet row group, and the number of rows at the end."""
+
+    @classmethod
+    def open(cls, path: Path | str) -> Manifest:
+        """Read a manifest's footer; raise ManifestError where the file is not a manifest of this format."""
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        path = Path(path)
+        make_one = "make one with `vilbert manifest SOURCE --output FILE`"
+        try:
+            metadata = pq.read_metadata(path)
+        except FileNotFoundError:
+            raise ManifestError(f"{path}: no such manifest; {make_one}") from None
+        except (pa.ArrowException, OSError) as error:
+            raise ManifestError(f"{path}: not a manifest, or a damaged one ({error}); {make_one}") from None
+        footer = metadata.metadata or {}
+        found = footer.get(b"vilbert.manifest.format")
+        if found is None:
+            raise ManifestError(f"{path}: a Parquet file, but not a manifest; {make_one}")
+        if found != str(FORMAT).encode():
+            raise ManifestError(
+                f"{path}: manifest format {found.decode()}, this version reads format {FORMAT}; "
+                "make the manifest again with `vilbert manifest`"
+            )
+        groups = [metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)]
+        rows = int(footer[b"vilbert.manifest.rows"])
+        if rows != sum(groups) or not metadata.schema.to_arrow_schema().equals(schema()):
+            raise ManifestError(f"{path}: the footer disagrees with the rows or columns; make the manifest again")
+        starts = tuple(accumulate(groups, initial=0))
+        return cls(path=path, rows=rows, hash=footer[b"vilbert.manifest.hash"].decode(), group_starts=starts)
+
+    def read(self, start: int, stop: int) -> list[ImageRecord]:
+        """Return rows [start, stop), reading only the row groups that hold them; raise IndexError outside [0, rows]."""
+        if not 0 <= start <= stop <= self.rows:
+            raise IndexError(f"rows [{start}, {stop}) of {self.path}, which has {self.rows}")
+        groups = [i for i, (a, b) in enumerate(self._groups()) if a < stop and start < b]
+        if start == stop:
+            return []
+        table = self._read_groups(groups, None)
+        rows = table.slice(start - self.group_starts[groups[0]], stop - start).to_pydict()
+        return [
+            ImageRecord(
+                image_id=image_id,
+                uri=uri,
+                captions=tuple(captions),
+                split=split,
+                boxes_xyxy=None if boxes is None else tuple(tuple(box) for box in boxes),
+                sha256=sha256,
+                width=width,
+                height=height,
+            )
+            for image_id, uri, captions, split, boxes, sha256, width, height in zip(
+                *(rows[name] for name in COLUMNS), strict=True
+            )
+        ]
+
+    def values(self, column: str, rows: NDArray[np.int64]) -> Iterator[tuple[int, Any]]:
+        """Yield (row, value) of one column at ascending row numbers, reading only that column of the groups needed."""
+        for i, (start, stop) in enumerate(self._groups()):
+            wanted = rows[rows.searchsorted(start) : rows.searchsorted(stop)]
+            if len(wanted):
+                values = self._read_groups([i], [column])[column].take(wanted - start).to_pylist()
+                yield from zip(wanted.tolist(), values, strict=True)
+
+    def _groups(self) -> Iterator[tuple[int, int]]:
+        return zip(self.group_starts, self.group_starts[1:], strict=False)
+
+    def _read_groups(self, groups: list[int], columns: list[str] | None) -> Any:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        try:
+            with pq.ParquetFile(self.path) as file:
+                return file.read_row_groups(groups, columns=columns)
+        except (pa.ArrowException, OSError) as error:
+            raise ManifestError(f"{self.path}: cannot read row groups {groups} ({error}); make it again") from None

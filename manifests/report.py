@@ -1,0 +1,93 @@
+"""What a reader met that a user should know: counted by name, with the first examples, never dropped in silence."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import NamedTuple
+
+EXAMPLES = 10
+
+
+class Issue(NamedTuple):
+    """One kind of thing that is counted."""
+
+    left_out: bool
+    """Whether the row is absent from the manifest because of it."""
+    meaning: str
+
+
+ISSUES = {
+    "malformed-row": Issue(True, "rows that cannot be read: columns, JSON, id or URL missing"),
+    "excluded-id": Issue(True, "rows that --exclude-ids names"),
+    "duplicate-id": Issue(True, "rows whose id an earlier row has (--duplicate-ids first)"),
+    "failed-download": Issue(True, "rows that img2dataset could not download or resize"),
+    "unlisted-download": Issue(True, "rows that img2dataset's statistics count but its shard does not list"),
+    "incomplete-shard": Issue(True, "whole img2dataset shards without _stats.json (--incomplete-shards read)"),
+    "unreadable-name": Issue(True, "files whose name is not valid UTF-8"),
+    "other-file": Issue(True, "files that are no image by their name"),
+    "missing-file": Issue(False, "rows whose image file is not there; extraction will list them as failed"),
+    "duplicate-uri": Issue(False, "rows whose path or URL an earlier row has"),
+    "empty-caption": Issue(False, "captions with nothing but white space, left away from their row"),
+    "no-caption": Issue(False, "images without any caption annotation"),
+    "caption-without-image": Issue(False, "caption annotations of images that the file does not list"),
+    "replaced-characters": Issue(False, "rows with U+FFFD, which stands for bytes that are not valid UTF-8"),
+    "resized-image": Issue(False, "images smaller than the original: features of resized images differ"),
+    "no-given-boxes": Issue(False, "rows without given boxes; the detector will choose its own"),
+    "boxes-without-image": Issue(False, "images with given boxes but without a row"),
+    "crowd-box": Issue(False, "crowd annotations, not taken as given boxes"),
+    "bad-box": Issue(False, "given boxes that are no box (not four finite numbers, or empty), not taken"),
+    "box-outside": Issue(
+        False, "given boxes more than a pixel outside their image, which extraction refuses: are they xyxy?"
+    ),
+    "unmatched-exclusion": Issue(False, "ids of --exclude-ids that no row has"),
+}
+
+
+class Report:
+    """Counts by issue, the first examples of each, and the rows of every source before doubled ids were left out."""
+
+    def __init__(self) -> None:
+        self.counts: Counter[str] = Counter()
+        self.examples: dict[str, list[str]] = {}
+        self.sources: list[dict[str, object]] = []
+        self.rows: list[int] = []
+
+    def start_source(self, path: str, kind: str) -> None:
+        """Say which source the next rows come from."""
+        self.sources.append({"path": path, "kind": kind})
+        self.rows.append(0)
+
+    def add_rows(self, number: int) -> None:
+        """Add rows to the source that was started last."""
+        self.rows[-1] += number
+
+    def count(self, issue: str, example: str, number: int = 1) -> None:
+        """Add `number` to an issue of ISSUES; keep the example (where, what) while there are few."""
+        if issue not in ISSUES:
+            raise KeyError(issue)
+        self.counts[issue] += number
+        examples = self.examples.setdefault(issue, [])
+        if len(examples) < EXAMPLES:
+            examples.append(example)
+
+    def lines(self) -> list[str]:
+        """Return the counts for a human, one issue a line, what is left out first."""
+        found = [name for name in ISSUES if self.counts[name]]
+        return [
+            f"{self.counts[name]:>12,} {name} ({'left out' if ISSUES[name].left_out else 'kept'}): "
+            f"{ISSUES[name].meaning}; first: {self.examples[name][0]}"
+            for name in found
+        ]
+
+    def to_json(self) -> dict[str, object]:
+        """Return sources and counts as JSON values, in the order of ISSUES."""
+        sources = [{**source, "rows": rows} for source, rows in zip(self.sources, self.rows, strict=True)]
+        issues = {
+            side: {
+                name: {"count": self.counts[name], "meaning": issue.meaning, "examples": self.examples[name]}
+                for name, issue in ISSUES.items()
+                if issue.left_out is left_out and self.counts[name]
+            }
+            for side, left_out in (("left_out", True), ("kept", False))
+        }
+        return {"sources": sources, **issues}

@@ -1,0 +1,49 @@
+"""The options of `vilbert manifest`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from manifests.detect import Kind
+
+
+@dataclass(frozen=True, kw_only=True)
+class ManifestSettings:
+    """List the images and captions of a data set in one file, and report what is missing, doubled or damaged."""
+
+    sources: tyro.conf.Positional[Annotated[tuple[Path, ...], tyro.conf.arg(metavar="SOURCE ...")]]
+    """Conceptual Captions TSV, img2dataset folder, COCO captions or Karpathy JSON, folder of images, CSV or JSONL."""
+    output: Path
+    """The manifest to write (.parquet); the report goes beside it (.report.json)."""
+    kind: Kind | None = None
+    """What the sources are; by default, what their content shows."""
+    images: Path | None = None
+    """COCO, Karpathy: folder of the images, or of train2014, val2014, … CSV, JSONL: where relative paths start."""
+    given_boxes: Path | None = None
+    """Boxes to use instead of detected ones: JSONL {image_id, boxes (xyxy)}, or COCO instances JSON."""
+    exclude_ids: Path | None = None
+    """Image ids to leave out, such as another task's test images: one a line, a JSON list, or .npy."""
+    split: str | None = None
+    """Split of every row; by default, what the source says."""
+    limit: int | None = None
+    """Stop after this many rows."""
+    duplicate_ids: Literal["error", "first"] = "error"
+    """Where two rows have one id: refuse, or keep the first and count the others."""
+    check_files: bool = True
+    """Look whether every local image file is there; missing ones are counted, and kept."""
+    incomplete_shards: Literal["skip", "read"] = "skip"
+    """img2dataset shards without _stats.json: count and skip, or read what is there."""
+    overwrite: bool = False
+    """Replace the output where it exists."""
+
+    def __post_init__(self) -> None:
+        if not self.sources:
+            raise ValueError("SOURCES are missing: name at least one file or folder")
+        if self.limit is not None and self.limit < 1:
+            raise ValueError(f"--limit {self.limit}: give at least 1, or leave it out for all rows")
+        if self.output.suffix != ".parquet":
+            raise ValueError(f"--output {self.output}: a manifest is a Parquet file; end its name in .parquet")

@@ -1,0 +1,89 @@
+"""The rows of all sources, one after the other, after `--exclude-ids`, `--given-boxes` and `--limit`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+
+from manifests.coco import read_coco
+from manifests.conceptual_captions import read_conceptual_captions
+from manifests.detect import Kind, detect_kind
+from manifests.exclusion import Exclusion
+from manifests.folder import read_folder
+from manifests.given_boxes import GivenBoxes
+from manifests.images import ImageRoot
+from manifests.img2dataset import read_img2dataset
+from manifests.karpathy import read_karpathy
+from manifests.record import ImageRecord, ManifestError
+from manifests.report import Report
+from manifests.settings import ManifestSettings
+from manifests.table import read_table
+
+BATCH = 4096
+_WITH_IMAGES = ("coco", "karpathy", "csv", "jsonl")
+
+
+def source_kinds(settings: ManifestSettings) -> list[tuple[Path, Kind]]:
+    """Return every source with its kind; raise ManifestError for the first that is not there or not known."""
+    for path in settings.sources:
+        if not path.exists():
+            raise ManifestError(f"{path}: no such file or folder")
+        if not path.is_dir() and not path.is_file():  # a pipe would lose what detection reads
+            raise ManifestError(
+                f"{path}: neither a file nor a folder; sources are read twice, so write it to a file first"
+            )
+        if settings.kind is not None and path.is_dir() is not (settings.kind in ("img2dataset", "folder")):
+            what = "folder" if path.is_dir() else "file"
+            raise ManifestError(f"{path} is a {what}, which --kind {settings.kind} does not read")
+    kinds = [(path, settings.kind or detect_kind(path)) for path in settings.sources]
+    if settings.images is not None and not any(kind in _WITH_IMAGES for _, kind in kinds):
+        raise ManifestError(
+            f"--images {settings.images}: of no use to {', '.join(sorted({kind for _, kind in kinds}))}"
+        )
+    return kinds
+
+
+def read_source(
+    path: Path, kind: Kind, settings: ManifestSettings, images: ImageRoot | None, report: Report
+) -> Iterator[ImageRecord]:
+    """Return the records of one source, as its reader gives them."""
+    split, check_files = settings.split, settings.check_files
+    match kind:
+        case "conceptual-captions":
+            return read_conceptual_captions(path, report, split=split)
+        case "img2dataset":
+            incomplete = settings.incomplete_shards == "read"
+            return read_img2dataset(path, report, check_files=check_files, incomplete=incomplete, split=split)
+        case "coco":
+            return read_coco(path, report, images=images, split=split)
+        case "karpathy":
+            return read_karpathy(path, report, images=images, split=split)
+        case "folder":
+            return read_folder(path, report, split=split)
+        case "csv" | "jsonl":
+            jsonl, root = kind == "jsonl", settings.images
+            return read_table(path, report, jsonl=jsonl, images=root, check_files=check_files, split=split)
+
+
+def read_batches(settings: ManifestSettings, report: Report) -> Iterator[list[ImageRecord]]:
+    """Yield all rows of all sources in batches; a source that is not there or not known is raised before the first."""
+    kinds = source_kinds(settings)
+    images = ImageRoot(settings.images, check_files=settings.check_files) if settings.images else None
+    exclusion = Exclusion(settings.exclude_ids) if settings.exclude_ids else None
+    boxes = GivenBoxes(settings.given_boxes, report) if settings.given_boxes else None
+    left = settings.limit
+    for path, kind in kinds:
+        report.start_source(str(path), kind)
+        records = read_source(path, kind, settings, images, report)
+        if exclusion:
+            records = exclusion.filter(records, report)
+        if boxes:
+            records = boxes.join(records, report)
+        while batch := list(islice(records, BATCH if left is None else min(BATCH, left))):
+            report.add_rows(len(batch))
+            left = None if left is None else left - len(batch)
+            yield batch
+    for join in (exclusion, boxes):
+        if join:
+            join.count_unmet(report)

@@ -1,0 +1,208 @@
+"""`vilbert doctor`: say what this machine can do, and how to mend what it cannot."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import importlib.util
+import json
+import os
+import platform
+import shutil
+import sys
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+REQUIRED = (
+    "torch", "torchvision", "ray", "numpy", "pillow", "pyarrow", "lmdb", "webdataset", "safetensors", "fsspec",
+    "pyyaml", "tqdm", "tyro",
+)  # fmt: skip
+OPTIONAL = ("transformers", "detectron2", "pycocotools")
+PYTHONS = ((3, 11), (3, 14))
+"""From, and below."""
+GIB = 2**30
+INSTALL_DETECTRON2 = (
+    "only --detector detectron2 needs it: pip install --no-build-isolation "
+    "'git+https://github.com/facebookresearch/detectron2.git', see docs/extractors.md"
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DoctorSettings:
+    """Say what this machine can do: versions, devices, memory, and whether the parts work together.
+
+    Exits with 1 where something essential is broken.
+    """
+
+    json: bool = False
+    """Print one JSON object in place of the text."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Check:
+    """What one examination found."""
+
+    name: str
+    ok: bool
+    essential: bool
+    what: str
+    remedy: str = ""
+
+
+def version_of(package: str) -> str | None:
+    """Return an installed distribution's version, without importing it; None where it is not installed."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def memory_limit() -> int:
+    """Return the bytes of memory this process may use: the machine's, or the container's limit where that is less."""
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    for limit in (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes")):
+        if limit.is_file() and (text := limit.read_text().strip()).isdigit():
+            total = min(total, int(text))
+    return total
+
+
+def machine() -> dict[str, str]:
+    """Return the machine's resources as a user would write them down."""
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    rows = {
+        "system": platform.platform(),
+        "cpu": f"{usable} of {os.cpu_count()} cores usable",
+        "memory": f"{memory_limit() / GIB:.1f} GiB",
+    }
+    for name, path in (("/dev/shm", Path("/dev/shm")), ("disk here", Path.cwd())):  # noqa: S108 its size is read
+        if path.is_dir():
+            usage = shutil.disk_usage(path)
+            rows[name] = f"{usage.free / GIB:.1f} GiB free of {usage.total / GIB:.1f} GiB"
+    return rows
+
+
+def check_python() -> Check:
+    """Check that this Python is one that the project supports."""
+    lowest, above = PYTHONS
+    ok = lowest <= sys.version_info[:2] < above
+    remedy = "" if ok else f"use Python {lowest[0]}.{lowest[1]} to {above[0]}.{above[1] - 1}"
+    return Check(name="python", ok=ok, essential=True, what=platform.python_version(), remedy=remedy)
+
+
+def check_packages() -> Check:
+    """Check that every required package is installed."""
+    missing = [package for package in REQUIRED if version_of(package) is None]
+    return Check(
+        name="packages",
+        ok=not missing,
+        essential=True,
+        what=f"missing: {', '.join(missing)}" if missing else f"all {len(REQUIRED)} required ones are installed",
+        remedy=f"pip install {' '.join(missing)}" if missing else "",
+    )
+
+
+def check_import(name: str, *, essential: bool, remedy: str) -> Check:
+    """Check that a package can be imported; a broken shared library shows here and nowhere else."""
+    if importlib.util.find_spec(name) is None:
+        return Check(name=name, ok=False, essential=essential, what="not installed", remedy=remedy)
+    try:
+        module = importlib.import_module(name)
+    except (ImportError, OSError, RuntimeError, AttributeError) as error:
+        what = f"cannot be imported: {type(error).__name__}: {error}"
+        return Check(name=name, ok=False, essential=essential, what=what, remedy=remedy)
+    version = getattr(module, "__version__", None) or version_of(name) or "version unknown"
+    return Check(name=name, ok=True, essential=essential, what=f"{version}, can be imported")
+
+
+def cuda_devices() -> list[str]:
+    """Return the CUDA devices that torch sees, with their memory."""
+    import torch
+
+    names = []
+    for index in range(torch.cuda.device_count()):
+        device = torch.cuda.get_device_properties(index)
+        names.append(f"cuda:{index} {device.name}, {device.total_memory / GIB:.1f} GiB")
+    return names
+
+
+def check_nms(device: str, *, essential: bool) -> Check:
+    """Check on a device that torchvision's compiled operators load and give the right answer."""
+    name = f"torchvision.ops on {device}"
+    remedy = "torch and torchvision do not fit each other: install both anew, from one place (pytorch.org)"
+    try:
+        import torch
+        from torchvision.ops import nms
+
+        boxes = torch.tensor([[0.0, 0, 10, 10], [1, 1, 10, 10], [20, 20, 30, 30]], device=device)
+        kept = nms(boxes, torch.tensor([0.5, 0.9, 0.7], device=device), 0.5).tolist()
+    except (ImportError, RuntimeError, OSError, AttributeError, NotImplementedError) as error:
+        what = f"nms fails: {type(error).__name__}: {error}"
+        return Check(name=name, ok=False, essential=essential, what=what, remedy=remedy)
+    ok = kept == [1, 2]
+    what = "nms works" if ok else f"nms keeps boxes {kept}, [1, 2] are right"
+    return Check(name=name, ok=ok, essential=essential, what=what, remedy="" if ok else remedy)
+
+
+def check_gpu() -> list[Check]:
+    """Check what CUDA offers; a machine without a GPU is in order."""
+    import torch
+
+    devices = cuda_devices()
+    if not devices:
+        built = (
+            f"torch is built for CUDA {torch.version.cuda}" if torch.version.cuda else "torch is built for CPUs only"
+        )
+        return [Check(name="cuda", ok=False, essential=False, what=f"no device; {built}", remedy="the CPU is used")]
+    checks = [Check(name="cuda", ok=True, essential=False, what=name) for name in devices]
+    return [*checks, check_nms("cuda", essential=True)]
+
+
+def examine() -> list[Check]:
+    """Run every check, the cheap ones first."""
+    reinstall = "install it anew: pip install --force-reinstall {}"
+    checks = [check_python(), check_packages()]
+    torch = check_import("torch", essential=True, remedy=reinstall.format("torch torchvision"))
+    checks.append(torch)
+    if torch.ok:
+        checks += [check_nms("cpu", essential=True), *check_gpu()]
+    checks.append(check_import("ray", essential=True, remedy=reinstall.format("ray") + ", or use --backend local"))
+    checks.append(check_import("lmdb", essential=True, remedy=reinstall.format("lmdb")))
+    checks.append(check_import("detectron2", essential=False, remedy=INSTALL_DETECTRON2))
+    return checks
+
+
+def report(versions: dict[str, str | None], rows: dict[str, str], checks: list[Check]) -> str:
+    """Return the text that a person reads."""
+    width = max(map(len, [*versions, *rows, *(check.name for check in checks)]))
+    lines = ["versions"]
+    lines += [f"  {name:<{width}}  {version or 'not installed'}" for name, version in versions.items()]
+    lines += ["", "machine"]
+    lines += [f"  {name:<{width}}  {value}" for name, value in rows.items()]
+    lines += ["", "checks"]
+    for check in checks:
+        mark = "ok" if check.ok else "FAIL" if check.essential else "-"
+        lines.append(f"  {mark:<4} {check.name:<{width}}  {check.what}")
+        if check.remedy:
+            lines.append(f"       {'':<{width}}  {check.remedy}")
+    broken = [check.name for check in checks if check.essential and not check.ok]
+    lines += ["", f"broken: {', '.join(broken)}" if broken else "everything essential works"]
+    return "\n".join(lines)
+
+
+def doctor(settings: DoctorSettings) -> int:
+    """Print what this machine can do; return 1 where something essential is broken."""
+    versions = {"python": platform.python_version(), **{name: version_of(name) for name in (*REQUIRED, *OPTIONAL)}}
+    rows, checks = machine(), examine()
+    ok = all(check.ok for check in checks if check.essential)
+    if settings.json:
+        document: dict[str, Any] = {
+            "ok": ok,
+            "versions": versions,
+            "machine": rows,
+            "checks": [asdict(check) for check in checks],
+        }
+        print(json.dumps(document, indent=2))
+    else:
+        print(report(versions, rows, checks))
+    return 0 if ok else 1

@@ -1,0 +1,113 @@
+"""How well an extractor's regions find the objects of scenes, by the COCO evaluation (`pip install pycocotools`)."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from extractors.extractor import Extractor
+from extractors.regions import Regions
+from pipeline.shapes.render import jpeg
+from pipeline.shapes.scene import CLASS_NAMES, Scene
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measures:
+    """Fractions from 0 to 1, of all objects of the scenes."""
+
+    map50: float
+    """Mean over classes of the average precision at an intersection over union of 0.5; 100 regions an image at most."""
+    map50_95: float
+    """The same, averaged over thresholds from 0.5 to 0.95, as COCO reports it."""
+    recall: float
+    """Objects that a region of their class covers at 0.5."""
+    attributes: float
+    """Of those objects, the ones whose best such region has the right attribute."""
+
+
+def measure(extractor: Extractor, scenes: Sequence[Scene]) -> Measures:
+    """Extract the regions of scenes and compare them with their objects.
+
+    The extractor should keep many regions and save the regressed boxes: SelectionSettings(boxes="1-100",
+    confidence=0.05, saved_box="regressed").
+    """
+    pictures = [np.asarray(Image.open(io.BytesIO(jpeg(scene)))) for scene in scenes]  # as the data set has them
+    regions = [extractor.extract([picture], [None])[0] for picture in pictures]
+    map50_95, map50 = _average_precision(scenes, regions)
+    found = [
+        (name, extractor.attribute_names[int(seen.attribute_ids[row])] if seen.attribute_ids is not None else "")
+        for scene, seen in zip(scenes, regions, strict=True)
+        for name, row in _matches(scene, seen)
+    ]
+    return Measures(
+        map50=map50,
+        map50_95=map50_95,
+        recall=len(found) / sum(len(scene.objects) for scene in scenes),
+        attributes=sum(name == seen for name, seen in found) / max(1, len(found)),
+    )
+
+
+def iou(boxes_xyxy: NDArray[np.float32], box_xyxy: Sequence[float]) -> NDArray[np.float64]:
+    """Return [N] the intersection over union of each box with the one."""
+    one = np.asarray(box_xyxy, dtype=np.float64)
+    low, high = np.maximum(boxes_xyxy[:, :2], one[:2]), np.minimum(boxes_xyxy[:, 2:], one[2:])
+    shared = (high - low).clip(min=0).prod(axis=1)
+    areas = (boxes_xyxy[:, 2:] - boxes_xyxy[:, :2]).astype(np.float64).prod(axis=1) + (one[2:] - one[:2]).prod()
+    overlap: NDArray[np.float64] = shared / (areas - shared)
+    return overlap
+
+
+def _matches(scene: Scene, regions: Regions) -> list[tuple[str, int]]:
+    """Return the attribute of each object that a region of its class covers, and the most probable such region."""
+    matches = []
+    for item in scene.objects:
+        covering = (iou(regions.boxes, item.box_xyxy) >= 0.5) & (regions.object_ids == item.class_id)
+        if covering.any():
+            best = int(np.where(covering, regions.object_scores, -1).argmax())
+            matches.append((f"{item.size} {item.colour} {item.texture}", best))
+    return matches
+
+
+def _average_precision(scenes: Sequence[Scene], regions: Sequence[Regions]) -> tuple[float, float]:
+    """Return COCO's AP over thresholds 0.5 to 0.95, and at 0.5."""
+    from pycocotools.coco import COCO
+    from pycocotools.cocoeval import COCOeval
+
+    objects = [(image, item) for image, scene in enumerate(scenes) for item in scene.objects]
+    truth = COCO()
+    truth.dataset = {
+        "info": {},
+        "images": [{"id": image} for image in range(len(scenes))],
+        "categories": [{"id": number, "name": name} for number, name in enumerate(CLASS_NAMES, 1)],
+        "annotations": [
+            # The evaluation takes an annotation numbered 0 for none.
+            {"id": number, "image_id": image, "category_id": item.class_id, "bbox": _xywh(item.box_xyxy)}
+            | {"area": item.area, "iscrowd": 0}
+            for number, (image, item) in enumerate(objects, 1)
+        ],
+    }
+    results = [
+        {"image_id": image, "category_id": int(label), "bbox": _xywh(box), "score": float(score)}
+        for image, seen in enumerate(regions)
+        for box, label, score in zip(seen.boxes.tolist(), seen.object_ids, seen.object_scores, strict=True)
+    ]
+    if not results:  # which pycocotools does not take
+        return 0.0, 0.0
+    with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints its progress
+        truth.createIndex()
+        evaluation = COCOeval(truth, truth.loadRes(results), "bbox")
+        evaluation.evaluate()
+        evaluation.accumulate()
+        evaluation.summarize()
+    return float(evaluation.stats[0]), float(evaluation.stats[1])
+
+
+def _xywh(box_xyxy: Sequence[float]) -> list[float]:
+    left, top, right, bottom = box_xyxy
+    return [left, top, right - left, bottom - top]

@@ -1,0 +1,158 @@
+"""Check what no single shard can tell: the plan, stray files, the totals, keys over all shards, the manifest."""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Collection, Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from manifests.manifest import Manifest
+from pipeline.shards.check_shard import ENOUGH, ShardReport, key_hash
+from pipeline.shards.dataset import DatasetInfo, encode_dataset, sum_records, sum_splits
+from pipeline.shards.errors import ShardError
+from pipeline.shards.findings import RERUN, RESTORE, Finding
+from pipeline.shards.layout import (
+    DATASET_FILE,
+    FAILURES_FOLDER,
+    SHARDS_FOLDER,
+    data_path,
+    record_path,
+    shard_name,
+)
+from pipeline.shards.record import records_digest
+from pipeline.shards.sample import describe_fields
+from pipeline.shards.store import open_shard
+
+
+def check_info(directory: Path, info: DatasetInfo) -> Iterator[Finding]:
+    """Check dataset.json by itself: written the way it is written, and free of contradictions."""
+
+    def damaged(what: str) -> Finding:
+        return Finding(code="dataset-damaged", where=DATASET_FILE, what=what, remedy=RESTORE)
+
+    if (directory / DATASET_FILE).read_bytes() != encode_dataset(info):
+        yield damaged("is not written the way `vilbert extract` writes it: bytes were changed")
+    if info.fields != _described_fields(info):
+        yield damaged("its fields are not those of the format, or disagree with feature_dim")
+    if info.limit is not None and info.rows > info.limit:
+        yield damaged(f"{info.rows:,} rows are more than its limit of {info.limit:,}")
+
+
+def _described_fields(info: DatasetInfo) -> dict[str, dict[str, Any]]:
+    shape = info.fields.get("class_ids", {"shape": []})["shape"]
+    top_classes = shape[-1] if shape and isinstance(shape[-1], int) else 0
+    attributes = "attribute_ids" in info.fields
+    return describe_fields(feature_dim=info.feature_dim, top_classes=top_classes, attributes=attributes)
+
+
+def check_files(directory: Path, info: DatasetInfo) -> Iterator[Finding]:
+    """Find what does not belong into `shards/` and `failures/`, and what killed runs left of a complete data set."""
+    suffixes = {SHARDS_FOLDER: ("json", info.storage), FAILURES_FOLDER: ("jsonl",)}
+    for folder in (directory, directory / SHARDS_FOLDER, directory / FAILURES_FOLDER):
+        for path in sorted(folder.iterdir()) if folder.is_dir() else ():
+            where = path.relative_to(directory).as_posix()
+            if path.name.startswith(".") and path.name.endswith(".tmp"):
+                if info.complete:
+                    what = "a killed run left it behind"
+                    yield Finding(code="leftover", where=where, what=what, remedy="delete it, nothing needs it")
+            elif folder != directory and not _belongs(path, suffixes[folder.name], info.shards):
+                what = f"is no file of a data set of {info.shards:,} .{info.storage} shards"
+                yield Finding(code="foreign-file", where=where, what=what, remedy="move it away")
+
+
+def _belongs(path: Path, suffixes: Sequence[str], shards: int) -> bool:
+    number, _, suffix = path.name.partition(".")
+    if suffix not in suffixes or not re.fullmatch(r"[0-9]{6,}", number) or not path.is_file():
+        return False
+    return int(number) < shards and number == shard_name(int(number))
+
+
+def check_presence(directory: Path, info: DatasetInfo, present: Collection[int]) -> Iterator[Finding]:
+    """Find the shards of the plan that have no record, where `present` are those that have one."""
+    missing = info.shards - len(present)
+    if not info.complete:
+        what = f"{len(present):,} of {info.shards:,} shards are done"
+        yield Finding(code="incomplete", where=DATASET_FILE, what=what, remedy=RERUN)
+        return
+    for shard in islice((shard for shard in range(info.shards) if shard not in present), min(missing, ENOUGH)):
+        where = record_path(directory, shard).relative_to(directory).as_posix()
+        what = "there is no record, so the shard is not done"
+        yield Finding(code="record-missing", where=where, what=what, remedy=RERUN)
+    if missing > ENOUGH:
+        what = f"{missing:,} records are missing; the others are not listed"
+        yield Finding(code="more", where=f"{SHARDS_FOLDER}/", what=what, remedy=RERUN)
+
+
+def check_totals(info: DatasetInfo, reports: Sequence[ShardReport]) -> Iterator[Finding]:
+    """Compare a complete data set's totals with its records; nothing is said where records are missing."""
+    records = [report.record for report in reports if report.record is not None]
+    if len(records) < info.shards:
+        return
+    totals = sum_records(records)
+    where, remedy = DATASET_FILE, RERUN
+    if totals != info.totals:
+        yield Finding(
+            code="totals", where=where, what=f"totals are {info.totals}, the records add up to {totals}", remedy=remedy
+        )
+    rows = totals.samples + sum(totals.failures.values())
+    if rows != info.rows:
+        what = f"samples and failures are {rows:,}, the rows {info.rows:,}"
+        yield Finding(code="totals", where=where, what=what, remedy=remedy)
+    if records_digest(records) != info.records_sha256:
+        what = "records_sha256 is not that of the records: a record was changed, or dataset.json"
+        yield Finding(
+            code="records-changed", where=where, what=what, remedy="run `vilbert verify --deep`, it finds the shard"
+        )
+    if (splits := sum_splits(records)) != info.splits:
+        what = f"splits are {info.splits}, the records add up to {splits}"
+        yield Finding(code="totals", where=where, what=what, remedy=remedy)
+
+
+def repeated(hashes: Sequence[NDArray[np.uint64]]) -> NDArray[np.uint64]:
+    """Return the values that occur more than once, ascending; takes 16 bytes a value."""
+    ordered = np.concatenate([*hashes, np.empty(0, np.uint64)])
+    ordered.sort()
+    return np.unique(ordered[1:][ordered[1:] == ordered[:-1]])
+
+
+def check_duplicates(directory: Path, info: DatasetInfo, reports: Sequence[ShardReport]) -> Iterator[Finding]:
+    """Find keys that are in more than one shard: by their hashes, then by name in the few shards that are suspect."""
+    suspects = repeated([report.key_hashes for report in reports])
+    places: dict[str, list[str]] = defaultdict(list)
+    for report in reports if suspects.size else ():
+        if not np.isin(report.key_hashes, suspects).any():
+            continue
+        path = data_path(directory, report.shard, info.storage)
+        try:
+            with open_shard(path) as reader:
+                suspect_keys = [key for key in reader.keys() if key_hash(key) in suspects]  # noqa: SIM118 no mapping
+        except ShardError:
+            continue  # it was whole a moment ago, and is being replaced; the next verify reads it
+        for key in suspect_keys:
+            places[key].append(path.relative_to(directory).as_posix())
+    for key, shards in [item for item in places.items() if len(item[1]) > 1][:ENOUGH]:
+        yield Finding(
+            code="duplicate-key",
+            where=", ".join(shards),
+            what=f"key {key} is there {len(shards)} times",
+            remedy="give every image an id of its own in the manifest, and extract into a new folder",
+        )
+
+
+def check_manifest(info: DatasetInfo, manifest: Manifest) -> Iterator[Finding]:
+    """Compare the data set with the manifest as a whole."""
+    remedy = "give the manifest that the data set was made from, or extract into a new folder"
+    where = str(manifest.path)
+    if manifest.hash != info.manifest_hash:
+        what = f"its hash is {manifest.hash[:16]}…, the data set was made from {info.manifest_hash[:16]}…"
+        yield Finding(code="manifest-hash", where=where, what=what, remedy=remedy)
+    expected = min(manifest.rows, info.limit or manifest.rows)
+    if info.rows != expected:
+        what = f"has {manifest.rows:,} rows, which makes {expected:,} for the data set; it has {info.rows:,}"
+        yield Finding(code="manifest-rows", where=where, what=what, remedy=remedy)

@@ -1,0 +1,114 @@
+"""What must hold of one sample beyond its dtypes and shapes: pure functions that yield what is wrong.
+
+Legend: N regions, D feature channels, K most probable classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from extractors.regions import Regions
+from pipeline.shards.dataset import DatasetInfo
+from pipeline.shards.keys import sample_key
+from pipeline.shards.sample import Sample
+
+OUTSIDE = 0.01
+"""Pixels by which a box may pass the picture's edge: float32 rounding of a resized coordinate, no more."""
+PROBABILITY_SUM = 1.02
+"""Sum of the K most probable classes, at most: one, with the rounding of K float16 numbers."""
+
+
+def sample_problems(sample: Sample, info: DatasetInfo) -> Iterator[tuple[str, str]]:
+    """Yield (code, what) for each rule of FORMAT.md that the sample breaks."""
+    regions = sample.regions
+    yield from _shapes(regions, info)
+    yield from _numbers(regions)
+    if not np.isnan(regions.boxes).any():
+        yield from _boxes(regions)
+    yield from _ids(regions, info)
+    yield from _meta(sample)
+
+
+def not_finite(array: NDArray[Any]) -> int:
+    """Return how many NaNs and infinities an array holds."""
+    if array.dtype == np.float16:  # np.isfinite is four times slower on float16 than a look at the exponents
+        return int(np.count_nonzero((array.view(np.uint16) & 0x7C00) == 0x7C00))
+    return int(array.size - np.count_nonzero(np.isfinite(array)))
+
+
+def _shapes(regions: Regions, info: DatasetInfo) -> Iterator[tuple[str, str]]:
+    arrays = regions.arrays()
+    if list(arrays) != list(info.fields):
+        yield "fields", f"has the fields {', '.join(arrays)}, dataset.json says {', '.join(info.fields)}"
+        return
+    for name, array in arrays.items():
+        expected = [len(regions) if side == "N" else side for side in info.fields[name]["shape"]]
+        if list(array.shape) != expected or array.dtype != info.fields[name]["dtype"]:
+            said = f"{info.fields[name]['dtype']}{expected}"
+            yield "fields", f"{name} is {array.dtype}{list(array.shape)}, dataset.json says {said}"
+    if not len(regions):
+        yield "fields", "has no regions; an image without regions belongs to the failures"
+
+
+def _numbers(regions: Regions) -> Iterator[tuple[str, str]]:
+    for name, array in regions.arrays().items():
+        if array.dtype.kind == "f" and (count := not_finite(array)):
+            yield "not-finite", f"{name} holds {count} values that are NaN or infinite"
+    probabilities: dict[str, NDArray[Any]] = {
+        "object_scores": regions.object_scores,
+        "class_probs": regions.class_probs,
+    }
+    if regions.attribute_scores is not None:
+        probabilities["attribute_scores"] = regions.attribute_scores
+    for name, array in probabilities.items():
+        outside = int(np.count_nonzero((array < 0) | (array > 1)))
+        if outside:
+            yield "probability", f"{name} holds {outside} values outside 0 to 1"
+    if (np.diff(regions.class_probs, axis=1) > 0).any():
+        yield "probability", "class_probs is not sorted, most probable first"
+    sums = regions.class_probs.sum(axis=1, dtype=np.float32)
+    if (sums > PROBABILITY_SUM).any():
+        yield "probability", f"the class_probs of a region sum to {float(np.nanmax(sums)):.3f}, more than 1"
+
+
+def _boxes(regions: Regions) -> Iterator[tuple[str, str]]:
+    x1, y1, x2, y2 = regions.boxes.T
+    reversed_boxes = np.flatnonzero((x1 > x2) | (y1 > y2))
+    if reversed_boxes.size:
+        box = regions.boxes[reversed_boxes[0]].tolist()
+        yield "box", f"box {reversed_boxes[0]} {box} ends before it begins ({reversed_boxes.size} such boxes)"
+    width, height = regions.width + OUTSIDE, regions.height + OUTSIDE
+    outside = np.flatnonzero((regions.boxes < -OUTSIDE).any(axis=1) | (x2 > width) | (y2 > height))
+    if outside.size:
+        box = regions.boxes[outside[0]].tolist()
+        size = f"{regions.width}x{regions.height}"
+        yield "box", f"box {outside[0]} {box} leaves the picture of {size} ({outside.size} such boxes)"
+
+
+def _ids(regions: Regions, info: DatasetInfo) -> Iterator[tuple[str, str]]:
+    limits = [
+        ("object_ids", regions.object_ids, 1, len(info.class_names)),
+        ("class_ids", regions.class_ids, 0, len(info.class_names)),
+    ]
+    if regions.attribute_ids is not None:
+        limits.append(("attribute_ids", regions.attribute_ids, 0, len(info.attribute_names)))
+    for name, ids, lowest, above in limits:
+        wrong = ids[(ids < lowest) | (ids >= above)]
+        if wrong.size:
+            yield "ids", f"{name} holds {int(wrong.flat[0])}, outside {lowest} to {above - 1}"
+    ordered = np.sort(regions.class_ids, axis=1)
+    if (ordered[:, 1:] == ordered[:, :-1]).any():
+        yield "ids", "class_ids names a class twice for one region"
+
+
+def _meta(sample: Sample) -> Iterator[tuple[str, str]]:
+    image_id = sample.meta["image_id"]
+    if sample.key != sample_key(image_id):
+        yield "key", f"its image_id {image_id!r} has the key {sample_key(image_id)!r}"
+    captions = sample.meta.get("captions", [])
+    if not isinstance(captions, list) or not all(isinstance(caption, str) for caption in captions):
+        yield "meta", f"captions is {captions!r}, expected a list of strings"

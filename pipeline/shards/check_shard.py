@@ -1,0 +1,248 @@
+"""Check one shard against its record, its failures and, where asked, every byte of it and its rows of the manifest.
+
+Runs in a process of its own; what it returns is small, whatever the shard holds.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from manifests.manifest import Manifest
+from manifests.record import ImageRecord, ManifestError
+from pipeline.shards.check_sample import sample_problems
+from pipeline.shards.dataset import DatasetInfo
+from pipeline.shards.errors import CorruptShardError, ShardError
+from pipeline.shards.failures import FailureRow, read_failures
+from pipeline.shards.findings import Finding, remake
+from pipeline.shards.layout import data_path, failures_path, record_path, shard_name
+from pipeline.shards.record import ShardRecord, count_names, read_record
+from pipeline.shards.sample import Sample
+from pipeline.shards.store import ShardReader, open_shard
+
+ENOUGH = 20
+"""A shard with so many findings is to be made anew, whatever else is wrong with it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardTask:
+    """What a checking process is told of the data set."""
+
+    directory: Path
+    info: DatasetInfo
+    deep: bool
+    manifest: Manifest | None = None
+    """Compared row by row, in deep mode."""
+
+
+@dataclass(kw_only=True, eq=False)
+class ShardReport:
+    """What is known of one shard so far, and what is wrong with it."""
+
+    directory: Path
+    shard: int
+    findings: list[Finding] = field(default_factory=list)
+    record: ShardRecord | None = None
+    """None where there is none that can be read."""
+    key_hashes: NDArray[np.uint64] = field(default_factory=lambda: np.empty(0, np.uint64))
+    """[samples] `key_hash` of each key, in order; empty where the shard cannot be read."""
+
+    def add(self, code: str, path: Path, what: str, *, place: str = "") -> None:
+        """Note that something is wrong with the file at `path`; place says where in it."""
+        where = path.relative_to(self.directory).as_posix() + (f" {place}" if place else "")
+        self.findings.append(Finding(code=code, where=where, what=what, remedy=remake(shard_name(self.shard))))
+
+
+def key_hash(key: str) -> int:
+    """Return 64 bits of a key's hash: of 100 million keys, two share theirs by chance once in some 4000 data sets."""
+    return int.from_bytes(hashlib.blake2b(key.encode(), digest_size=8).digest(), "little")
+
+
+def problem_of(error: ShardError | ManifestError) -> str:
+    """Return what an error says is wrong, without the path and remedy that a finding has of its own."""
+    if not isinstance(error, CorruptShardError):
+        return str(error)
+    return error.problem if error.offset is None else f"byte {error.offset}: {error.problem}"
+
+
+def check_shard(task: ShardTask, shard: int) -> ShardReport:
+    """Return what is wrong with a shard that has a record."""
+    report = ShardReport(directory=task.directory, shard=shard)
+    path = record_path(task.directory, shard)
+    try:
+        report.record = record = read_record(path)
+    except ShardError as error:
+        report.add("record-damaged", path, problem_of(error))
+        return report
+    check_record(report, record, path, task.info)
+    failures = check_failures(report, record, failures_path(task.directory, shard))
+    data = data_path(task.directory, shard, task.info.storage)
+    if not file_is_whole(report, record, data, hashed=task.deep):
+        return report
+    records = read_rows(report, record, task.manifest) if task.deep else {}
+    check_failed_rows(report, failures, records)
+    try:
+        with open_shard(data) as reader:
+            check_keys(report, record, reader)
+            if task.deep:
+                splits = check_samples(report, task.info, reader, sample_rows(record, failures), records)
+                if splits != record.splits and not report.findings:  # else samples may be left out of the count
+                    report.add("count", data, f"its splits are {dict(splits)}, the record says {record.splits}")
+    except ShardError as error:
+        report.add("data-damaged", data, problem_of(error))
+    if len(report.findings) > ENOUGH:
+        del report.findings[ENOUGH:]
+        report.add("more", data, f"more than {ENOUGH} findings; the others are not listed")
+    return report
+
+
+def check_record(report: ShardReport, record: ShardRecord, path: Path, info: DatasetInfo) -> None:
+    """Compare a record with the plan that dataset.json makes."""
+    if path.read_bytes() != record.to_json():
+        report.add("record-damaged", path, "is not written the way records are: bytes were changed")
+    expected = info.shard_rows(report.shard)
+    if record.rows != expected:
+        report.add("rows", path, f"covers the rows {list(record.rows)}, the plan has {list(expected)}")
+    if record.fingerprint != info.fingerprint:
+        what = f"made with the settings {record.fingerprint[:16]}…, the data set's are {info.fingerprint[:16]}…"
+        report.add("fingerprint", path, what)
+    if not record.file.endswith(f".{info.storage}"):
+        report.add("record-damaged", path, f"names {record.file} in a data set of .{info.storage} files")
+
+
+def check_failures(report: ShardReport, record: ShardRecord, path: Path) -> Sequence[FailureRow]:
+    """Return a shard's failed rows, compared with its record; none where the file cannot be used."""
+    if not path.is_file():
+        report.add("failures-missing", path, "is not there; without failures it would be an empty file")
+        return ()
+    if hashlib.sha256(path.read_bytes()).hexdigest() != record.failures_sha256:
+        report.add("failures-changed", path, "its sha256 is not the record's")
+    try:
+        failures = read_failures(path)
+    except ShardError as error:
+        report.add("failures-damaged", path, problem_of(error))
+        return ()
+    reasons = count_names(failure.reason for failure in failures)
+    if reasons != record.failures:
+        report.add("failures-count", path, f"its reasons are {reasons}, the record has {record.failures}")
+    rows = [failure.row for failure in failures]
+    start, stop = record.rows
+    if rows != sorted(set(rows)) or not all(start <= row < stop for row in rows):
+        report.add("failures-rows", path, f"its rows do not ascend inside [{start}, {stop})")
+        return ()
+    return failures
+
+
+def file_is_whole(report: ShardReport, record: ShardRecord, path: Path, *, hashed: bool) -> bool:
+    """Compare a file of samples with its record, size and if asked hash; return whether it is worth reading on."""
+    if not path.is_file():
+        report.add("data-missing", path, "is not there")
+        return False
+    size = path.stat().st_size
+    if size != record.bytes:
+        report.add("data-size", path, f"has {size:,} bytes, the record says {record.bytes:,}")
+        return False
+    if hashed:
+        with path.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        if digest != record.sha256:
+            report.add("data-changed", path, f"its sha256 is {digest[:16]}…, the record has {record.sha256[:16]}…")
+            return False
+    return True
+
+
+def check_keys(report: ShardReport, record: ShardRecord, reader: ShardReader) -> None:
+    """Compare a shard's own index with its record, and note the hashes of its keys."""
+    keys = reader.keys()
+    report.key_hashes = np.fromiter(map(key_hash, keys), np.uint64, len(keys))
+    if len(keys) != record.samples:
+        report.add("count", reader.path, f"holds {len(keys)} samples, the record says {record.samples}")
+    ends = (keys[0], keys[-1]) if keys else (None, None)
+    if ends != (record.first_key, record.last_key):
+        what = (
+            f"begins with key {ends[0]} and ends with {ends[1]}, the record says {record.first_key}, {record.last_key}"
+        )
+        report.add("keys", reader.path, what)
+
+
+def sample_rows(record: ShardRecord, failures: Sequence[FailureRow]) -> list[int]:
+    """Return the manifest row of each sample, in order: the shard's rows without the failed ones."""
+    failed = {failure.row for failure in failures}
+    return [row for row in range(*record.rows) if row not in failed]
+
+
+def check_samples(
+    report: ShardReport,
+    info: DatasetInfo,
+    reader: ShardReader,
+    rows: Sequence[int],
+    records: Mapping[int, ImageRecord],
+) -> Counter[str]:
+    """Parse every sample, check its values, compare it with its row of the manifest; return the samples by split.
+
+    rows: the manifest row of each sample. records: the manifest's rows by number; empty where there is no manifest.
+    """
+    splits: Counter[str] = Counter()
+    aligned = bool(records) and len(rows) == len(reader)  # else it is not known which sample is which row
+    for index, key in enumerate(reader.keys()):
+        if len(report.findings) > ENOUGH:
+            break
+        try:
+            sample = reader[index]
+        except ShardError as error:
+            report.add("sample-damaged", reader.path, problem_of(error), place=f"key {key}")
+            continue
+        splits[str(sample.meta.get("split", ""))] += 1
+        for code, what in sample_problems(sample, info):
+            report.add(code, reader.path, what, place=f"key {key}")
+        if aligned:
+            for what in row_differences(sample, records[rows[index]]):
+                report.add("manifest-differs", reader.path, what, place=f"key {key}, row {rows[index]}")
+    return splits
+
+
+def check_failed_rows(report: ShardReport, failures: Sequence[FailureRow], records: Mapping[int, ImageRecord]) -> None:
+    """Compare the failed rows with those rows of the manifest."""
+    for failure in failures if records else ():
+        record = records[failure.row]
+        if (failure.image_id, failure.uri) != (record.image_id, record.uri):
+            found, expected = f"{failure.image_id!r}, {failure.uri!r}", f"{record.image_id!r}, {record.uri!r}"
+            path = failures_path(report.directory, report.shard)
+            report.add("manifest-differs", path, f"is {found}; the manifest has {expected}", place=f"row {failure.row}")
+
+
+def read_rows(report: ShardReport, record: ShardRecord, manifest: Manifest | None) -> dict[int, ImageRecord]:
+    """Return the shard's rows of the manifest, by number; none where there is no manifest or it has no such rows."""
+    start, stop = record.rows
+    if manifest is None or stop > manifest.rows:
+        return {}
+    try:
+        return dict(zip(range(start, stop), manifest.read(start, stop), strict=True))
+    except ManifestError as error:
+        where = f"{manifest.path}, rows [{start}, {stop})"
+        remedy = "make the manifest anew with `vilbert manifest`"
+        report.findings.append(Finding(code="manifest-damaged", where=where, what=str(error), remedy=remedy))
+        return {}
+
+
+def row_differences(sample: Sample, record: ImageRecord) -> Iterator[str]:
+    """Yield how a sample differs from its row of the manifest."""
+    expected = {
+        "image_id": record.image_id,
+        "uri": record.uri,
+        "captions": list(record.captions),
+        "split": record.split,
+    }
+    if record.sha256 is not None:
+        expected["sha256"] = record.sha256
+    for name, value in expected.items():
+        if sample.meta.get(name) != value:
+            yield f"{name} is {sample.meta.get(name)!r:.80}, the manifest has {value!r:.80}"
+    if record.boxes_xyxy is not None and len(record.boxes_xyxy) != len(sample.regions):
+        yield f"has {len(sample.regions)} regions, the manifest gives {len(record.boxes_xyxy)} boxes"

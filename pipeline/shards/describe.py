@@ -1,0 +1,172 @@
+"""A data set and a sample as JSON values, and those as the lines that a person reads: pure functions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from extractors.regions import Regions
+from pipeline.shards.dataset import DatasetInfo, sum_records, sum_splits
+from pipeline.shards.record import ShardRecord
+from pipeline.shards.sample import Sample
+
+LISTED_NAMES = 8
+"""Names of classes or attributes that the text lists."""
+VALUE_WIDTH = 90
+"""Characters of a setting that the text shows."""
+
+
+def describe_dataset(
+    info: DatasetInfo, records: Mapping[int, ShardRecord], first_samples: Sequence[Sample]
+) -> dict[str, Any]:
+    """Return what a data set is, as JSON values."""
+    totals = sum_records(records.values())
+    first = [
+        {"key": sample.key, "image_id": sample.meta["image_id"], "boxes": len(sample.regions)}
+        for sample in first_samples
+    ]
+    return {
+        "storage": info.storage,
+        "complete": info.complete,
+        "shards": {"done": len(records), "planned": info.shards, "rows_each": info.shard_size},
+        "rows": info.rows,
+        "samples": totals.samples,
+        "failures": totals.failures,
+        "splits": sum_splits(records.values()),
+        "bytes": totals.bytes,
+        "fields": info.fields,
+        "class_names": list(info.class_names),
+        "attribute_names": list(info.attribute_names),
+        "manifest": info.manifest,
+        "manifest_hash": info.manifest_hash,
+        "fingerprint": info.fingerprint,
+        "fingerprint_fields": info.fingerprint_fields,
+        "software": info.software,
+        "first_samples": first,
+    }
+
+
+def describe_sample(info: DatasetInfo, sample: Sample, max_boxes: int) -> dict[str, Any]:
+    """Return what is known of a sample, as JSON values; its best objects first."""
+    regions = sample.regions
+    return {
+        "key": sample.key,
+        "width": regions.width,
+        "height": regions.height,
+        "meta": sample.meta,
+        "fields": {name: _describe_array(array) for name, array in regions.arrays().items()},
+        "objects": [_describe_object(info, regions, int(box)) for box in best_boxes(regions, max_boxes)],
+    }
+
+
+def _describe_array(array: NDArray[Any]) -> dict[str, Any]:
+    document = {"dtype": str(array.dtype), "shape": list(array.shape)}
+    if not array.size:
+        return document
+    finite = array[np.isfinite(array)]
+    bounds = {"min": finite.min().item(), "max": finite.max().item()} if finite.size else {}
+    return {**document, **bounds, "not_finite": array.size - finite.size}
+
+
+def _describe_object(info: DatasetInfo, regions: Regions, box: int) -> dict[str, Any]:
+    document = {
+        "box": box,
+        "name": name_of(info.class_names, int(regions.object_ids[box])),
+        "score": round(float(regions.object_scores[box]), 4),
+        "xyxy": [round(side, 1) for side in regions.boxes[box].tolist()],
+    }
+    if regions.attribute_ids is not None and regions.attribute_scores is not None:
+        document["attribute"] = name_of(info.attribute_names, int(regions.attribute_ids[box]))
+        document["attribute_score"] = round(float(regions.attribute_scores[box]), 4)
+    return document
+
+
+def name_of(names: tuple[str, ...], index: int) -> str:
+    """Return a class's name, or its number where there is no name for it."""
+    return names[index] if index < len(names) else f"id {index}"
+
+
+def best_boxes(regions: Regions, count: int) -> NDArray[np.intp]:
+    """Return the indices of the boxes with the highest object scores, the highest first; ties in their order."""
+    return np.argsort(-regions.object_scores, kind="stable")[:count]
+
+
+def dataset_lines(directory: Path, document: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the text of `describe_dataset`."""
+    shards, failures = document["shards"], document["failures"]
+    state = "complete" if document["complete"] else "incomplete, run `vilbert extract` again"
+    reasons = ", ".join(f"{count:,} {reason}" for reason, count in failures.items())
+    rows = {
+        "samples": f"{document['samples']:,} of {document['rows']:,} rows",
+        "failures": f"{sum(failures.values()):,}" + (f" ({reasons})" if reasons else ""),
+        "shards": f"{shards['done']:,} of {shards['planned']:,}, {shards['rows_each']:,} rows each",
+        "splits": ", ".join(f"{name or '(none)'} {count:,}" for name, count in document["splits"].items()),
+        "size": f"{document['bytes']:,} bytes",
+        "manifest": f"{document['manifest']} ({document['manifest_hash'][:16]}…)",
+        "classes": _some(document["class_names"]),
+        "attributes": _some(document["attribute_names"]),
+        "software": ", ".join(f"{name} {version}" for name, version in document["software"].items()),
+    }
+    yield f"{directory}: {document['storage']} data set, {state}"
+    yield from _aligned(rows)
+    yield "fields of a sample, N regions"
+    yield from _aligned(
+        {name: f"{field['dtype']:<8} {_shape(field['shape'])}" for name, field in document["fields"].items()}
+    )
+    yield f"settings, fingerprint {document['fingerprint'][:16]}…"
+    yield from _aligned(dict(_flat(document["fingerprint_fields"])))
+    yield "first samples"
+    for number, sample in enumerate(document["first_samples"]):
+        yield f"  :{number}  #{sample['key']}  {sample['boxes']} boxes, image id {sample['image_id']}"
+
+
+def sample_lines(directory: Path, document: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the text of `describe_sample` with the sample's `number`, `shard` and `sample`."""
+    meta = document["meta"]
+    place = f"shard {document['shard']}, sample {document['sample']}"
+    yield f"{directory}:{document['number']}  #{document['key']}  ({place})"
+    rows = {name: str(value) for name, value in meta.items() if name != "captions"}
+    yield from _aligned({**rows, "size": f"{document['width']}x{document['height']} pixels"})
+    captions = meta.get("captions", [])
+    yield f"captions: {len(captions) or 'none'}"
+    yield from (f"  {caption}" for caption in captions)
+    yield "fields"
+    fields = {}
+    for name, field in document["fields"].items():
+        bounds = f"{field['min']:.6g} to {field['max']:.6g}" if "min" in field else ""
+        odd = f"  {field['not_finite']} NaN or infinite" if field.get("not_finite") else ""
+        fields[name] = f"{field['dtype']:<8} {_shape(field['shape']):<12} {bounds}{odd}".rstrip()
+    yield from _aligned(fields)
+    objects = document["objects"]
+    yield f"objects: the {len(objects)} with the highest scores"
+    names = [f"{thing['attribute']} {thing['name']}" if "attribute" in thing else thing["name"] for thing in objects]
+    width = max(map(len, names), default=0)
+    for name, thing in zip(names, objects, strict=True):
+        yield f"  {thing['score']:.3f}  {name:<{width}}  {' '.join(f'{side:7.1f}' for side in thing['xyxy'])}"
+
+
+def _aligned(rows: Mapping[str, str]) -> Iterator[str]:
+    width = max(map(len, rows), default=0)
+    yield from (f"  {name:<{width}}  {value}" for name, value in rows.items())
+
+
+def _shape(shape: Sequence[int | str]) -> str:
+    return f"[{', '.join(map(str, shape))}]"
+
+
+def _some(names: Sequence[str]) -> str:
+    shown = ", ".join(names[:LISTED_NAMES])
+    return f"{len(names):,}: {shown}{', …' if len(names) > LISTED_NAMES else ''}" if names else "none"
+
+
+def _flat(fields: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    for name, value in fields.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{name}.")
+        else:
+            text = str(value)
+            yield prefix + name, text if len(text) <= VALUE_WIDTH else text[: VALUE_WIDTH - 1] + "…"

@@ -1,0 +1,191 @@
+"""`vilbert inspect`: look at a data set, or at one of its samples, and draw its regions on the photograph."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from tyro.conf import Positional
+
+from pipeline.shards.dataset import DatasetInfo, read_dataset
+from pipeline.shards.describe import (
+    best_boxes,
+    dataset_lines,
+    describe_dataset,
+    describe_sample,
+    name_of,
+    sample_lines,
+)
+from pipeline.shards.errors import ShardError
+from pipeline.shards.keys import sample_key
+from pipeline.shards.layout import data_path
+from pipeline.shards.record import ShardRecord, read_records
+from pipeline.shards.sample import Sample
+from pipeline.shards.store import open_shard
+
+PICTURES = (".png", ".jpg", ".jpeg")
+FIRST_SAMPLES = 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class InspectSettings:
+    """Look at a data set (DIR), or at one sample: DIR:N is the N-th from 0, DIR#KEY names its key or image id.
+
+    Example: vilbert inspect features:0 --image sample.png
+    """
+
+    target: Positional[str]
+    """DIR, DIR:N or DIR#KEY (quote the # in a shell)."""
+    image: Path | None = None
+    """Draw the sample's boxes with their labels on its photograph, into this .png or .jpg file."""
+    max_boxes: int = 36
+    """How many objects to list and to draw, the best scores first."""
+    json: bool = False
+    """Print one JSON object in place of the text."""
+
+    def __post_init__(self) -> None:
+        if self.max_boxes < 1:
+            raise ValueError(f"--max-boxes {self.max_boxes}: give at least 1")
+        if self.image is not None and self.image.suffix.lower() not in PICTURES:
+            raise ValueError(f"--image {self.image}: give a file name that ends in {' or '.join(PICTURES)}")
+
+
+class Target(NamedTuple):
+    """What to look at."""
+
+    directory: Path
+    selector: int | str | None
+    """The number of a sample, its key or image id, or None for the whole data set."""
+
+
+class Place(NamedTuple):
+    """Where a sample lies."""
+
+    number: int
+    """In the data set, from 0."""
+    shard: int
+    sample: int
+    """In the shard, from 0."""
+
+
+def parse_target(text: str) -> Target:
+    """Return the folder and the selector of DIR, DIR:N or DIR#KEY; a folder's own name may hold : and #."""
+    if Path(text).is_dir():
+        return Target(Path(text), None)
+    for match in re.finditer("#", text):
+        if Path(text[: match.start()]).is_dir() and match.end() < len(text):
+            return Target(Path(text[: match.start()]), text[match.end() :])
+    match_number = re.fullmatch(r"(.+):(\d+)", text, re.DOTALL)
+    if match_number and Path(match_number[1]).is_dir():
+        return Target(Path(match_number[1]), int(match_number[2]))
+    return Target(Path(text), None)
+
+
+def inspect(settings: InspectSettings) -> int:
+    """Print a data set or one sample, and draw the sample where asked; return 2 where none is named to draw."""
+    directory, selector = parse_target(settings.target)
+    info = read_dataset(directory)
+    records = read_records(directory)
+    if selector is None:
+        if settings.image is not None:
+            print(f"--image {settings.image}: name a sample, {directory}:0 for the first", file=sys.stderr)
+            return 2
+        numbers = range(min(FIRST_SAMPLES, sum(record.samples for record in records.values())))
+        first = [read_sample(directory, info, find_sample(directory, info, records, number)) for number in numbers]
+        document = describe_dataset(info, records, first)
+        print(json.dumps(document, indent=2) if settings.json else "\n".join(dataset_lines(directory, document)))
+        return 0
+    place = find_sample(directory, info, records, selector)
+    sample = read_sample(directory, info, place)
+    document = {**place._asdict(), **describe_sample(info, sample, settings.max_boxes)}
+    print(json.dumps(document, indent=2) if settings.json else "\n".join(sample_lines(directory, document)))
+    if settings.image is not None:
+        draw_sample(info, sample, settings.image, settings.max_boxes)
+        print(f"drawn: {settings.image}", file=sys.stderr)
+    return 0
+
+
+def find_sample(directory: Path, info: DatasetInfo, records: dict[int, ShardRecord], selector: int | str) -> Place:
+    """Return where a sample lies; raise ShardError where there is no such sample."""
+    first = 0
+    for shard, record in records.items():
+        if isinstance(selector, int):
+            if selector < first + record.samples:
+                return Place(selector, shard, selector - first)
+        else:
+            with open_shard(data_path(directory, shard, info.storage)) as reader:
+                if (key := sample_key(selector)) in (keys := reader.keys()):
+                    return Place(first + keys.index(key), shard, keys.index(key))
+        first += record.samples
+    if isinstance(selector, int):
+        raise ShardError(f"{directory}:{selector}: there are {first:,} samples, numbered from 0")
+    raise ShardError(f"{directory}#{selector}: none of the {first:,} samples has this key or image id")
+
+
+def read_sample(directory: Path, info: DatasetInfo, place: Place) -> Sample:
+    """Return the sample at a place."""
+    path = data_path(directory, place.shard, info.storage)
+    with open_shard(path) as reader:
+        if place.sample >= len(reader):
+            raise ShardError(f"{path}: holds fewer samples than its record says; run `vilbert verify {directory}`")
+        return reader[place.sample]
+
+
+def draw_sample(info: DatasetInfo, sample: Sample, picture: Path, max_boxes: int) -> None:
+    """Draw a sample's best boxes on its photograph into the file `picture`.
+
+    Raises ShardError where the photograph cannot be read or is not the sample's, or the picture cannot be written.
+    """
+    from pipeline.shards.draw import draw_regions
+
+    regions = sample.regions
+    best = best_boxes(regions, max_boxes)
+    labels = [
+        f"{name_of(info.class_names, int(regions.object_ids[box]))} {regions.object_scores[box]:.2f}" for box in best
+    ]
+    image = draw_regions(read_photograph(sample), regions.boxes[best], labels)
+    try:
+        image.save(picture, quality=95, subsampling=0)  # JPEG's halved colour would smear thin lines
+    except OSError as error:
+        raise ShardError(f"--image {picture}: cannot be written ({error.strerror or error})") from error
+
+
+def read_photograph(sample: Sample) -> NDArray[np.uint8]:
+    """Return the [H, W, 3] RGB pixels that a sample's boxes lie on, turned as they were for the detector."""
+    from extractors.decode import DecodeSettings, ImageError, decode
+
+    uri = str(sample.meta.get("uri", ""))
+    data = fetch(uri)
+    if sample.meta.get("sha256") not in (None, hashlib.sha256(data).hexdigest()):
+        raise ShardError(f"{uri}: is not the file that the regions were extracted from, its sha256 is another")
+    limits = DecodeSettings(allow_truncated=True, min_side=1, max_aspect=1e9)
+    try:
+        pixels = decode(data, limits, apply_orientation=bool(sample.meta.get("transposed", True))).pixels
+    except ImageError as error:
+        raise ShardError(f"{uri}: cannot be decoded ({error})") from error
+    if pixels.shape[:2] != (sample.regions.height, sample.regions.width):
+        size = f"{sample.regions.width}x{sample.regions.height}"
+        raise ShardError(f"{uri}: is {pixels.shape[1]}x{pixels.shape[0]}, the regions are of a photograph of {size}")
+    return pixels
+
+
+def fetch(uri: str) -> bytes:
+    """Return the bytes behind a path or fsspec URL; raise ShardError where they cannot be had."""
+    import fsspec
+
+    try:
+        with fsspec.open(uri, "rb") as file:
+            data: bytes = file.read()
+    except Exception as error:  # file systems behind fsspec raise errors of their own kinds
+        raise ShardError(
+            f"cannot read the photograph {uri!r} ({type(error).__name__}: {error}); --image needs it where it was "
+            "for `vilbert extract`: relative paths start at the folder you are in"
+        ) from error
+    return data

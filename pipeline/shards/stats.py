@@ -1,0 +1,201 @@
+"""`vilbert stats`: count and summarise a data set, shard by shard."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from tyro.conf import Positional
+
+from pipeline.shards.dataset import DatasetInfo, Totals, read_dataset, sum_records
+from pipeline.shards.describe import name_of
+from pipeline.shards.documents import is_digest
+from pipeline.shards.histogram import bars, group_counts, mean
+from pipeline.shards.layout import data_path
+from pipeline.shards.parallel import map_shards, worker_count
+from pipeline.shards.record import read_records
+from pipeline.shards.store import open_shard
+
+SCORE_BINS = 10
+SHOWN_DUPLICATES = 5
+_NO_HASH = 0
+"""Stands for an image whose sha256 is not known."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StatsSettings:
+    """Count and summarise a data set: images, failures, boxes, scores, captions, classes, sizes and repeated images."""
+
+    directory: Positional[Path]
+    """The data set's folder."""
+    top_classes: int = 20
+    """How many of the most frequent object classes to list."""
+    num_workers: int = 0
+    """Processes that read shards side by side; 0: one a core, none for a small data set."""
+    json: bool = False
+    """Print one JSON object in place of the text."""
+
+    def __post_init__(self) -> None:
+        if self.top_classes < 0:
+            raise ValueError(f"--top-classes {self.top_classes}: give 0 or more")
+        if self.num_workers < 0:
+            raise ValueError(f"--num-workers {self.num_workers}: give a number of processes, or 0 for one a core")
+
+
+@dataclass(kw_only=True, eq=False)
+class Summary:
+    """What is counted of some shards; summaries of disjoint shards add up."""
+
+    splits: Counter[str] = field(default_factory=Counter)
+    """Images by split."""
+    boxes: Counter[int] = field(default_factory=Counter)
+    """Images by number of boxes."""
+    captions: Counter[int] = field(default_factory=Counter)
+    """Images by number of captions."""
+    words: Counter[int] = field(default_factory=Counter)
+    """Captions by number of words."""
+    classes: Counter[int] = field(default_factory=Counter)
+    """Boxes by object class id."""
+    scores: NDArray[np.int64] = field(default_factory=lambda: np.zeros(SCORE_BINS, np.int64))
+    """[SCORE_BINS] boxes by object score, from 0 to 1."""
+    image_hashes: dict[int, NDArray[np.uint64]] = field(default_factory=dict)
+    """By shard: [samples] the first 64 bits of the sha256 of each image's bytes."""
+
+    def add(self, other: Summary) -> None:
+        """Add another's counts."""
+        for name in ("splits", "boxes", "captions", "words", "classes"):
+            getattr(self, name).update(getattr(other, name))
+        self.scores += other.scores
+        self.image_hashes.update(other.image_hashes)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Duplicate:
+    """Image bytes that more than one sample was made from."""
+
+    count: int
+    sha256: str
+    image_id: str
+    """Of the first such sample."""
+
+
+def summarise_shard(directory: Path, info: DatasetInfo, shard: int) -> Summary:
+    """Return the summary of one shard; its features are not read."""
+    summary = Summary()
+    hashes: list[int] = []
+    with open_shard(data_path(directory, shard, info.storage)) as reader:
+        for sample in reader:
+            regions, captions = sample.regions, sample.meta.get("captions", [])
+            summary.splits[sample.meta.get("split", "")] += 1
+            summary.boxes[len(regions)] += 1
+            summary.captions[len(captions)] += 1
+            summary.words.update(len(caption.split()) for caption in captions)
+            summary.classes.update(regions.object_ids.tolist())
+            summary.scores += np.histogram(regions.object_scores, SCORE_BINS, (0.0, 1.0))[0]
+            digest: Any = sample.meta.get("sha256")
+            hashes.append(int(digest[:16], 16) if is_digest(digest) else _NO_HASH)
+    summary.image_hashes[shard] = np.array(hashes, np.uint64)
+    return summary
+
+
+def find_duplicates(directory: Path, info: DatasetInfo, summary: Summary) -> tuple[int, list[Duplicate]]:
+    """Return how many images share their bytes with another, and the most frequent of them, the most frequent first."""
+    hashes = np.concatenate([*summary.image_hashes.values(), np.empty(0, np.uint64)])
+    values, counts = np.unique(hashes[hashes != _NO_HASH], return_counts=True)
+    values, counts = values[counts > 1], counts[counts > 1]
+    order = np.lexsort((values, -counts))[:SHOWN_DUPLICATES]
+    duplicates = []
+    for value, count in zip(values[order], counts[order], strict=True):
+        shard = min(shard for shard, of_shard in summary.image_hashes.items() if value in of_shard)
+        index = int(np.flatnonzero(summary.image_hashes[shard] == value)[0])
+        with open_shard(data_path(directory, shard, info.storage)) as reader:
+            meta = reader[index].meta
+        duplicates.append(Duplicate(count=int(count), sha256=meta["sha256"], image_id=meta["image_id"]))
+    return int(counts.sum()), duplicates
+
+
+def stats(settings: StatsSettings) -> int:
+    """Print what a data set holds; of an unfinished one, what its finished shards hold."""
+    info = read_dataset(settings.directory)
+    records = read_records(settings.directory)
+    totals = sum_records(records.values())
+    summary = Summary()
+    function = partial(summarise_shard, settings.directory, info)
+    workers = worker_count(settings.num_workers, totals.bytes)
+    for of_shard in map_shards(function, list(records), workers=workers, label="stats"):
+        summary.add(of_shard)
+    document = describe(info, totals, summary, len(records), settings.top_classes)
+    repeated, duplicates = find_duplicates(settings.directory, info, summary)
+    document["duplicates"] = {"images": repeated, "most_frequent": [vars(duplicate) for duplicate in duplicates]}
+    if settings.json:
+        print(json.dumps(document, indent=2))
+    else:
+        print("\n".join(report(settings.directory, info, summary, document)))
+    return 0
+
+
+def describe(info: DatasetInfo, totals: Totals, summary: Summary, shards: int, top_classes: int) -> dict[str, Any]:
+    """Return the figures as JSON values, but for the duplicates."""
+    ordered = {name: dict(sorted(getattr(summary, name).items())) for name in ("splits", "boxes", "captions", "words")}
+    most_frequent = sorted(summary.classes.items(), key=lambda item: (-item[1], item[0]))[:top_classes]
+    return {
+        "complete": info.complete,
+        "shards": {"done": shards, "planned": info.shards},
+        "rows": info.rows,
+        "images": totals.samples,
+        "failures": totals.failures,
+        "splits": ordered["splits"],
+        "bytes": totals.bytes,
+        "bytes_per_image": round(totals.bytes / totals.samples) if totals.samples else 0,
+        "boxes_per_image": _distribution(ordered["boxes"]),
+        "object_scores": {"from": 0.0, "to": 1.0, "counts": summary.scores.tolist()},
+        "captions_per_image": _distribution(ordered["captions"]),
+        "words_per_caption": _distribution(ordered["words"]),
+        "images_without_captions": summary.captions[0],
+        "classes": [[name_of(info.class_names, index), count] for index, count in most_frequent],
+    }
+
+
+def _distribution(counts: dict[int, int]) -> dict[str, Any]:
+    return {"min": min(counts, default=0), "mean": mean(counts), "max": max(counts, default=0), "counts": counts}
+
+
+def report(directory: Path, info: DatasetInfo, summary: Summary, figures: dict[str, Any]) -> list[str]:
+    """Return the lines that a person reads."""
+    failures = figures["failures"]
+    state = "complete" if info.complete else "incomplete: run `vilbert extract` again"
+    done = figures["shards"]
+    lines = [
+        f"{directory}: {state}",
+        f"  shards    {done['done']:,} of {done['planned']:,}, {info.storage}",
+        f"  images    {figures['images']:,} of {figures['rows']:,} rows",
+        f"  failures  {sum(failures.values()):,}",
+        f"  size      {figures['bytes']:,} bytes, {figures['bytes_per_image']:,} an image",
+    ]
+    if failures:
+        lines += ["", "failures by reason", *bars(sorted(failures.items(), key=lambda item: (-item[1], item[0])))]
+    lines += ["", "images by split", *bars([(name or "(none)", count) for name, count in figures["splits"].items()])]
+    for name, counts in (("boxes_per_image", summary.boxes), ("captions_per_image", summary.captions)):
+        lines += ["", _heading(name.replace("_per_image", " an image"), figures[name]), *bars(group_counts(counts))]
+    lines += ["", _heading("words a caption", figures["words_per_caption"]), *bars(group_counts(summary.words))]
+    scores = [(f"{bin_ / SCORE_BINS:.1f}-{(bin_ + 1) / SCORE_BINS:.1f}", n) for bin_, n in enumerate(summary.scores)]
+    lines += ["", "boxes by object score", *bars([(label, int(count)) for label, count in scores])]
+    if figures["classes"]:
+        lines += ["", "boxes by object class", *bars([(name, count) for name, count in figures["classes"]])]
+    duplicates = figures["duplicates"]
+    lines += ["", f"images that share their bytes with another: {duplicates['images']:,}"]
+    for duplicate in duplicates["most_frequent"]:
+        lines.append(
+            f"  {duplicate['count']:,} times {duplicate['sha256'][:16]}…, the first is {duplicate['image_id']}"
+        )
+    return lines
+
+
+def _heading(title: str, distribution: dict[str, Any]) -> str:
+    return f"{title}: {distribution['min']} to {distribution['max']}, mean {distribution['mean']:.1f}"

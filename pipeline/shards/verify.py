@@ -1,0 +1,136 @@
+"""`vilbert verify`: prove that a data set is complete and undamaged, or list what is wrong with it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from functools import partial
+from itertools import chain
+from pathlib import Path
+
+from tyro.conf import Positional
+
+from manifests.manifest import Manifest
+from manifests.record import ManifestError
+from pipeline.shards.check_dataset import (
+    check_duplicates,
+    check_files,
+    check_info,
+    check_manifest,
+    check_presence,
+    check_totals,
+)
+from pipeline.shards.check_shard import ShardTask, check_shard, problem_of
+from pipeline.shards.dataset import DatasetInfo, read_dataset
+from pipeline.shards.errors import ShardError
+from pipeline.shards.findings import RESTORE, Finding
+from pipeline.shards.layout import DATASET_FILE, SHARDS_FOLDER, record_paths
+from pipeline.shards.parallel import map_shards, worker_count
+
+
+@dataclass(frozen=True, kw_only=True)
+class VerifySettings:
+    """Prove that a data set is complete and undamaged, or list what is wrong with it and exit with 1.
+
+    The fast check compares records, sizes, counts, keys and failures. --deep also hashes every byte, parses every
+    sample, checks its values, and compares all of it with the manifest in both directions.
+    """
+
+    directory: Positional[Path]
+    """The data set's folder."""
+    deep: bool = False
+    """Read every byte. A data set is proven only by this: a flipped bit in a feature shows nowhere else."""
+    manifest: Path | None = None
+    """The manifest to compare with; by default the one that dataset.json names, with --deep and where it is there."""
+    num_workers: int = 0
+    """Processes that check shards side by side; 0: one a core, none for a small data set."""
+    json: bool = False
+    """Print a JSON list of {code, where, what, remedy} in place of the text; it is empty where nothing is wrong."""
+
+    def __post_init__(self) -> None:
+        if self.num_workers < 0:
+            raise ValueError(f"--num-workers {self.num_workers}: give a number of processes, or 0 for one a core")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """What was checked, and what is wrong."""
+
+    findings: tuple[Finding, ...]
+    """In the order of the data set, then of its shards."""
+    proven: str
+    """One line; true only where there are no findings."""
+
+
+def verify(settings: VerifySettings) -> int:
+    """Check a data set, print what is wrong or what was proven, and return 1 or 0."""
+    verdict = examine(
+        settings.directory, deep=settings.deep, manifest=settings.manifest, num_workers=settings.num_workers
+    )
+    if settings.json:
+        print(json.dumps([asdict(finding) for finding in verdict.findings], indent=2))
+    else:
+        print(*verdict.findings, sep="\n", end="\n" if verdict.findings else "")
+        print(f"{settings.directory}: problems: {len(verdict.findings)}" if verdict.findings else verdict.proven)
+    return 1 if verdict.findings else 0
+
+
+def examine(directory: Path, *, deep: bool, manifest: Path | None = None, num_workers: int = 0) -> Verdict:
+    """Return what is wrong with a data set. Raises ManifestError where `manifest` is given and cannot be read."""
+    given = Manifest.open(manifest) if manifest is not None else None
+    if not (directory / DATASET_FILE).is_file():
+        remedy = "give a folder that `vilbert extract --output` wrote"
+        missing = Finding(code="dataset-missing", where=str(directory), what=f"has no {DATASET_FILE}", remedy=remedy)
+        return Verdict(findings=(missing,), proven="")
+    try:
+        info = read_dataset(directory)
+    except ShardError as error:
+        damaged = Finding(code="dataset-damaged", where=DATASET_FILE, what=problem_of(error), remedy=RESTORE)
+        return Verdict(findings=(damaged,), proven="")
+    findings = [*check_info(directory, info), *check_files(directory, info)]
+    compared = given
+    if compared is None and deep:
+        compared = recorded_manifest(info, findings)
+    if compared is not None:
+        findings += check_manifest(info, compared)
+    same = compared is not None and compared.hash == info.manifest_hash
+    task = ShardTask(directory=directory, info=info, deep=deep, manifest=compared if same else None)
+    present = sorted(shard for shard in record_paths(directory) if shard < info.shards)
+    findings += check_presence(directory, info, set(present))
+    stored = sum(path.stat().st_size for path in (directory / SHARDS_FOLDER).glob(f"*.{info.storage}"))
+    workers = worker_count(num_workers, stored)
+    reports = list(map_shards(partial(check_shard, task), present, workers=workers, label="verify"))
+    reports.sort(key=lambda report: report.shard)
+    findings += chain.from_iterable(report.findings for report in reports)
+    if info.complete:
+        findings += check_totals(info, reports)
+    findings += check_duplicates(directory, info, reports)
+    return Verdict(findings=tuple(findings), proven=proven(directory, info, deep=deep, manifest=compared))
+
+
+def recorded_manifest(info: DatasetInfo, findings: list[Finding]) -> Manifest | None:
+    """Return the manifest that dataset.json names; None where it is not there, or, with a finding, is damaged."""
+    if not Path(info.manifest).is_file():
+        return None
+    try:
+        return Manifest.open(info.manifest)
+    except ManifestError as error:
+        remedy = "make it anew, or name another copy with --manifest"
+        findings.append(Finding(code="manifest-damaged", where=info.manifest, what=str(error), remedy=remedy))
+        return None
+
+
+def proven(directory: Path, info: DatasetInfo, *, deep: bool, manifest: Manifest | None) -> str:
+    """Return the line that says what holds of a data set without findings."""
+    failed = sum(info.totals.failures.values())
+    text = (
+        f"{directory}: complete: {info.shards:,} shards, {info.totals.samples:,} samples + {failed:,} failed rows = "
+        f"{info.rows:,} rows; records, sizes, counts, keys and failures agree"
+    )
+    if deep:
+        text += f"; all {info.totals.bytes:,} bytes hashed, every sample parsed and within bounds, no key twice"
+    if manifest is not None:
+        return text + (f"; row by row as {manifest.path}" if deep else f"; made from {manifest.path}")
+    if deep:
+        return text + f"; not compared with a manifest ({info.manifest} is not there: name it with --manifest)"
+    return text + "; --deep also reads every byte"

@@ -1,0 +1,124 @@
+"""Given boxes from JSONL and from COCO instances, joined by image id."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from manifests.boxes import parse_box
+from manifests.given_boxes import GivenBoxes
+from manifests.record import ImageRecord, ManifestError
+from manifests.report import Report
+
+RECORDS = [ImageRecord(image_id=str(i), uri=f"{i}.jpg", width=100, height=80) for i in range(1, 4)]
+
+
+def join(path: Path, records: list[ImageRecord] = RECORDS) -> tuple[list[ImageRecord], Report]:
+    report = Report()
+    boxes = GivenBoxes(path, report)
+    joined = list(boxes.join(iter(records), report))
+    boxes.count_unmet(report)
+    return joined, report
+
+
+def instances(path: Path, annotations: list[dict[str, Any]]) -> Path:
+    common = {"segmentation": [[1.0, 2.0, 3.0, 4.0, 5.0, 6.0]], "area": 1.0, "category_id": 18}
+    rows = [{"id": i, "iscrowd": 0, **common, **row} for i, row in enumerate(annotations)]
+    path.write_text(json.dumps({"images": [], "categories": [], "annotations": rows}))
+    return path
+
+
+def test_jsonl(tmp_path: Path) -> None:
+    path = tmp_path / "boxes.jsonl"
+    path.write_text(
+        '{"image_id": 1, "boxes": [[0, 0, 10, 10], [5.5, 6, 100, 80]]}\n'
+        '{"image_id": "2", "boxes": [[1, 1, 2, 2]]}\n{"image_id": "2", "boxes": [[3, 3, 4, 4]]}\n'
+        '{"image_id": 9, "boxes": [[1, 1, 2, 2]]}\n{"boxes": []}\n'
+    )
+    joined, report = join(path)
+    assert [record.boxes_xyxy for record in joined] == [
+        ((0.0, 0.0, 10.0, 10.0), (5.5, 6.0, 100.0, 80.0)),
+        ((1.0, 1.0, 2.0, 2.0), (3.0, 3.0, 4.0, 4.0)),
+        None,
+    ]
+    assert report.counts == {"no-given-boxes": 1, "boxes-without-image": 1, "malformed-row": 1}
+
+
+def test_instances_are_xywh_and_crowds_are_no_boxes(tmp_path: Path) -> None:
+    path = instances(
+        tmp_path / "instances_val2017.json",
+        [
+            {"image_id": 1, "bbox": [10.0, 20.0, 30.5, 40.0]},
+            {"image_id": 1, "bbox": [0, 0, 100, 80], "iscrowd": 1, "segmentation": {"counts": [1], "size": [2, 2]}},
+            {"image_id": 1, "bbox": [1, 2, 3, 4]},
+            {"image_id": 2, "bbox": [5, 5, 0, 9]},
+            {"image_id": 7, "bbox": [1, 2, 3, 4]},
+        ],
+    )
+    joined, report = join(path)
+    assert joined[0].boxes_xyxy == ((10.0, 20.0, 40.5, 60.0), (1.0, 2.0, 4.0, 6.0))
+    assert joined[1].boxes_xyxy is None
+    assert report.counts == {"crowd-box": 1, "bad-box": 1, "no-given-boxes": 2, "boxes-without-image": 1}
+
+
+def test_rounding_at_the_border_is_clipped_and_more_is_counted(tmp_path: Path) -> None:
+    path = tmp_path / "boxes.jsonl"
+    path.write_text('{"image_id": 1, "boxes": [[-0.5, 0, 100.3, 80.99], [0, 0, 102, 80], [100, 0, 100.5, 9]]}\n')
+    joined, report = join(path, RECORDS[:1])
+    assert joined[0].boxes_xyxy == ((0.0, 0.0, 100.0, 80.0), (0.0, 0.0, 102.0, 80.0))
+    assert report.counts == {"box-outside": 1, "bad-box": 1}
+
+
+def test_boxes_stay_as_they_are_where_the_size_is_not_known(tmp_path: Path) -> None:
+    path = tmp_path / "boxes.jsonl"
+    path.write_text('{"image_id": 1, "boxes": [[-0.5, 0, 2000, 80]]}\n')
+    assert join(path, [ImageRecord(image_id="1", uri="1.jpg")])[0][0].boxes_xyxy == ((-0.5, 0.0, 2000.0, 80.0),)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[1, 2]", "not a JSON object"),
+        ('{"images": []}', "annotations"),
+        ('{"annotations": [{"image_id": 1}]}', "bbox"),
+    ],
+)
+def test_other_files_are_refused(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "b.json").write_text(text)
+    with pytest.raises(ManifestError, match=message):
+        join(tmp_path / "b.json")
+
+
+def test_absent_file(tmp_path: Path) -> None:
+    with pytest.raises(ManifestError, match="no such file"):
+        join(tmp_path / "none")
+
+
+@given(st.lists(st.one_of(st.floats(), st.integers(), st.none(), st.booleans(), st.text(max_size=2)), max_size=5))
+def test_a_parsed_box_has_an_area(value: list[object]) -> None:
+    box = parse_box(value)
+    if box is not None:
+        x1, y1, x2, y2 = box
+        assert x1 < x2
+        assert y1 < y2
+        assert list(box) == [float(number) for number in value]  # type: ignore[arg-type]
+
+
+def test_bad_values_are_no_boxes() -> None:
+    nan, infinity = float("nan"), float("inf")
+    for value in (
+        [0, 0, nan, 1],
+        [0, 0, infinity, 1],
+        [-infinity, 0, 1, 1],
+        [0, 0, 1],
+        [True, 0, 2, 2],
+        [0, 0, 10**400, 1],
+        3,
+    ):
+        assert parse_box(value) is None
+    assert parse_box([0, 0, 1, 1]) == (0.0, 0.0, 1.0, 1.0)

@@ -1,0 +1,64 @@
+"""Bytes behind uris: plain files, members of a tar read by many threads, and what is not there."""
+
+from __future__ import annotations
+
+import io
+import tarfile
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from manifests.uri import ImageReader, tar_index, tar_uri
+
+
+@pytest.fixture
+def tar(tmp_path: Path) -> Path:
+    path = tmp_path / "00000.tar"
+    with tarfile.open(path, "w") as file:
+        for i in range(200):
+            info = tarfile.TarInfo(f"part/{i:05d}.jpg")
+            info.size = 700 + i
+            file.addfile(info, io.BytesIO(bytes([i]) * info.size))
+    return path
+
+
+def test_threads_read_the_right_members(tar: Path) -> None:
+    reader = ImageReader()
+    order = [i * 37 % 200 for i in range(2000)]
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(lambda i: reader.read(tar_uri(tar, f"part/{i:05d}.jpg")), order))
+    assert found == [bytes([i]) * (700 + i) for i in order]
+
+
+def test_limit(tar: Path, tmp_path: Path) -> None:
+    (tmp_path / "a.jpg").write_bytes(b"0123456789")
+    for uri in (str(tmp_path / "a.jpg"), f"file://{tmp_path}/a.jpg"):
+        assert ImageReader().read(uri, 4) == b"0123"
+        assert ImageReader().read(uri) == b"0123456789"
+    assert ImageReader().read(tar_uri(tar, "part/00001.jpg"), 3) == b"\1\1\1"
+    assert len(ImageReader().read(tar_uri(tar, "part/00001.jpg"), 10_000)) == 701
+
+
+def test_more_tars_than_indexes_are_kept(tar: Path, tmp_path: Path) -> None:
+    reader, copies = ImageReader(), [tmp_path / f"copy{i}.tar" for i in range(20)]
+    for copy in copies:
+        copy.write_bytes(tar.read_bytes())
+    for copy in copies * 2:
+        assert reader.read(tar_uri(copy, "part/00009.jpg")) == bytes([9]) * 709
+
+
+@pytest.mark.parametrize(
+    "uri", ["{dir}/none.jpg", "tar://none.jpg::{tar}", "tar://a.jpg::{dir}/none.tar", "file://{dir}/none"]
+)
+def test_absent(tar: Path, tmp_path: Path, uri: str) -> None:
+    with pytest.raises(FileNotFoundError):
+        ImageReader().read(uri.format(tar=tar, dir=tmp_path))
+
+
+def test_index_agrees_with_tarfile(tar: Path) -> None:
+    with tarfile.open(tar) as file:
+        assert tar_index(tar) == {member.name: (member.offset_data, member.size) for member in file}
+    assert list(tar_index(tar, stop_at=lambda name: name == "part/00002.jpg")) == [
+        f"part/{i:05d}.jpg" for i in range(3)
+    ]

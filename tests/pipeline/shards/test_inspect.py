@@ -1,0 +1,223 @@
+"""`vilbert inspect` shows a data set and its samples, and draws on the right photograph."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pipeline.cli import main
+from pipeline.shards.draw import colour
+from pipeline.shards.errors import ShardError
+from pipeline.shards.inspect import InspectSettings, inspect, parse_target, read_photograph
+from pipeline.shards.keys import sample_key
+from pipeline.shards.layout import data_path
+from pipeline.shards.sample import Sample
+from pipeline.shards.store import open_shard
+
+MakeDataset = Callable[..., Any]
+ROWS = (0, 1, 3, 4, 7, 8, 9)
+"""The manifest rows of the samples of the default data set, in order."""
+
+
+def shown(target: str, capsys: pytest.CaptureFixture[str], **options: Any) -> dict[str, Any]:
+    assert inspect(InspectSettings(target=target, json=True, **options)) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+@pytest.mark.parametrize(
+    ("text", "directory", "selector"),
+    [
+        ("data", "data", None),
+        ("data:3", "data", 3),
+        ("data/:3", "data", 3),
+        ("data#key-1", "data", "key-1"),
+        ("data#img.jpg#0", "data", "img.jpg#0"),
+        ("data#a:3", "data", "a:3"),
+        ("odd:5", "odd:5", None),
+        ("odd:5:2", "odd:5", 2),
+        ("odd:5#k", "odd:5", "k"),
+        ("sharp#1", "sharp#1", None),
+        ("sharp#1:7", "sharp#1", 7),
+        ("sharp#1#k", "sharp#1", "k"),
+        ("nowhere:3", "nowhere:3", None),
+        ("s3://bucket/data:3", "s3://bucket/data:3", None),
+        ("data:x", "data:x", None),
+        ("data#", "data#", None),
+    ],
+)
+def test_targets(
+    text: str, directory: str, selector: int | str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("data", "odd:5", "sharp#1"):
+        (tmp_path / name).mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert parse_target(text) == (Path(directory), selector)
+
+
+def test_the_data_set(dataset: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    found = shown(str(dataset.directory), capsys)
+    assert found["complete"] is True
+    assert (found["samples"], found["rows"], found["failures"]) == (7, 10, {"corrupt": 2, "missing_file": 1})
+    assert found["fields"] == dataset.info.fields
+    assert found["fingerprint"] == dataset.info.fingerprint
+    assert [sample["image_id"] for sample in found["first_samples"]] == ["photo.000", "photo.001", "photo.003"]
+    assert inspect(InspectSettings(target=str(dataset.directory))) == 0
+    text = capsys.readouterr().out
+    for words in (dataset.info.storage, "complete", "float16  [N, 8]", "background, sky, tree", "made by hand"):
+        assert words in text
+
+
+def test_every_sample_by_number_by_key_and_by_image_id(dataset: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    for number, row in enumerate(ROWS):
+        image_id = f"photo.{row:03}"
+        found = shown(f"{dataset.directory}:{number}", capsys)
+        assert (found["number"], found["meta"]["image_id"]) == (number, image_id)
+        assert found == shown(f"{dataset.directory}#{sample_key(image_id)}", capsys)
+        assert found == shown(f"{dataset.directory}#{image_id}", capsys)
+
+
+def test_what_is_shown_is_what_is_stored(dataset: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    found = shown(f"{dataset.directory}:4", capsys, max_boxes=3)
+    with open_shard(data_path(dataset.directory, 1, dataset.info.storage)) as reader:
+        sample = reader[1]
+    regions = sample.regions
+    assert (found["shard"], found["sample"], found["key"]) == (1, 1, sample.key)
+    assert found["meta"] == sample.meta
+    for name, array in regions.arrays().items():
+        field = found["fields"][name]
+        assert (field["dtype"], field["shape"]) == (str(array.dtype), list(array.shape))
+        assert (field["min"], field["max"], field["not_finite"]) == (array.min(), array.max(), 0)
+    order = sorted(range(len(regions)), key=lambda box: -regions.object_scores[box])[:3]
+    assert [thing["box"] for thing in found["objects"]] == order
+    for thing in found["objects"]:
+        box = thing["box"]
+        assert thing["name"] == dataset.info.class_names[regions.object_ids[box]]
+        assert thing["attribute"] == dataset.info.attribute_names[regions.attribute_ids[box]]
+        assert thing["score"] == pytest.approx(regions.object_scores[box], abs=1e-4)
+        assert thing["xyxy"] == pytest.approx(regions.boxes[box].tolist(), abs=0.06)
+
+
+def test_the_text_of_a_sample(dataset: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    assert inspect(InspectSettings(target=f"{dataset.directory}#photo.008")) == 0
+    text = capsys.readouterr().out
+    assert "captions: 2\n  caption 0 of photograph 8\n  caption 1 of photograph 8\n" in text
+    assert f"#{sample_key('photo.008')}" in text
+    assert "120x90 pixels" in text
+
+
+def test_values_that_are_not_finite_are_counted(make_dataset: MakeDataset, capsys: pytest.CaptureFixture[str]) -> None:
+    def spoil(row: int, sample: Sample) -> Sample:
+        features = sample.regions.features.copy()
+        features[0, :2] = np.nan, np.inf
+        return replace(sample, regions=replace(sample.regions, features=features))
+
+    dataset = make_dataset(change=spoil)
+    field = shown(f"{dataset.directory}:0", capsys)["fields"]["features"]
+    assert field["not_finite"] == 2
+    assert abs(field["max"]) < 100
+    assert inspect(InspectSettings(target=f"{dataset.directory}:0")) == 0
+    assert "2 NaN or infinite" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg"])
+def test_boxes_are_drawn_on_the_photograph(dataset: Any, tmp_path: Path, suffix: str) -> None:
+    picture = tmp_path / f"out{suffix}"
+    assert inspect(InspectSettings(target=f"{dataset.directory}:3", image=picture, max_boxes=1)) == 0
+    with open_shard(data_path(dataset.directory, 1, dataset.info.storage)) as reader:
+        regions = reader[0].regions
+    with Image.open(picture) as image:
+        assert image.size == (720, 540)  # 120x90, enlarged six times
+        x1, _, x2, y2 = regions.boxes[regions.object_scores.argmax()] * 6
+        edge = image.getpixel((round((x1 + x2) / 2), round(y2)))
+        corner_colours = {image.getpixel((1, 1)), image.getpixel((718, 538))}
+    tolerance = 0 if suffix == ".png" else 60
+    assert np.abs(np.subtract(edge, colour(0))).max() <= tolerance
+    assert min(np.abs(np.subtract(pixel, (80, 128, 64))).max() for pixel in corner_colours) <= 3
+
+
+def test_orientation_is_applied_exactly_where_it_was_for_the_detector(make_dataset: MakeDataset) -> None:
+    """A photograph of 90x120 stored pixels that EXIF turns by a quarter, to 120x90."""
+    stored = Image.fromarray(np.arange(120 * 90 * 3, dtype=np.uint32).reshape(120, 90, 3).astype(np.uint8))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+
+    def turned(row: int, sample: Sample) -> Sample:
+        stored.save(sample.meta["uri"], exif=exif)
+        digest = hashlib.sha256(Path(sample.meta["uri"]).read_bytes()).hexdigest()
+        meta = {**sample.meta, "sha256": digest, "transposed": row != 1}
+        if row == 1:  # boxes were given in pixels as stored
+            return replace(sample, meta=meta, regions=replace(sample.regions, width=90, height=120))
+        return replace(sample, meta=meta)
+
+    dataset = make_dataset(change=turned)
+    with open_shard(data_path(dataset.directory, 0, "tar")) as reader:
+        upright, as_stored = read_photograph(reader[0]), read_photograph(reader[1])
+    assert upright.shape == (90, 120, 3)
+    assert np.array_equal(as_stored, np.asarray(stored))
+    assert np.array_equal(upright, np.rot90(as_stored, -1))
+
+
+def test_a_photograph_that_is_gone_changed_or_broken_is_said_to_be(
+    make_dataset: MakeDataset, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    dataset = make_dataset()
+    picture = tmp_path / "out.png"
+
+    def draw(number: int) -> None:
+        inspect(InspectSettings(target=f"{dataset.directory}:{number}", image=picture))
+
+    (tmp_path / "images/0.png").unlink()
+    with pytest.raises(ShardError, match=r"cannot read the photograph '.*0\.png'"):
+        draw(0)
+    Image.new("RGB", (120, 90)).save(tmp_path / "images/1.png")
+    with pytest.raises(ShardError, match="its sha256 is another"):
+        draw(1)
+    assert not picture.exists()
+
+
+def test_a_photograph_of_another_size_or_kind_is_refused(make_dataset: MakeDataset, tmp_path: Path) -> None:
+    def spoil(row: int, sample: Sample) -> Sample:
+        meta = {name: value for name, value in sample.meta.items() if name != "sha256"}
+        if row == 1:
+            meta["uri"] = "nosuchprotocol://x/y.png"
+        return replace(sample, meta=meta)
+
+    dataset = make_dataset(change=spoil)
+    (tmp_path / "images/0.png").write_text("<html>not found</html>")
+    Image.new("RGB", (90, 120)).save(tmp_path / "images/3.png")
+    with open_shard(data_path(dataset.directory, 0, "tar")) as reader:
+        for sample, message in zip(reader, ("cannot be decoded", "nosuchprotocol", "is 90x120"), strict=True):
+            with pytest.raises(ShardError, match=message):
+                read_photograph(sample)
+
+
+def test_a_picture_that_cannot_be_written_is_said_to_be(dataset: Any, tmp_path: Path) -> None:
+    settings = InspectSettings(target=f"{dataset.directory}:0", image=tmp_path / "no/such/folder/out.png")
+    with pytest.raises(ShardError, match="cannot be written"):
+        inspect(settings)
+
+
+def test_samples_that_are_not_there(dataset: Any) -> None:
+    with pytest.raises(ShardError, match="there are 7 samples"):
+        inspect(InspectSettings(target=f"{dataset.directory}:7"))
+    with pytest.raises(ShardError, match="none of the 7 samples"):
+        inspect(InspectSettings(target=f"{dataset.directory}#photo.002"))
+    with pytest.raises(ShardError, match=r"no dataset\.json"):
+        inspect(InspectSettings(target=f"{dataset.directory}-typo:7"))
+
+
+def test_usage_errors(dataset: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["inspect", str(dataset.directory), "--image", "out.png"]) == 2
+    assert "name a sample" in capsys.readouterr().err
+    for options in (["--max-boxes", "0"], ["--image", "out.tif"]):
+        with pytest.raises((SystemExit, ValueError)) as refused:
+            raise SystemExit(main(["inspect", f"{dataset.directory}:0", *options]))
+        assert refused.value.code == 2

@@ -1,0 +1,120 @@
+"""The command line itself: help, version, config files, mistakes."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pipeline import __version__
+from pipeline.cli import COMMANDS, config_arguments, main, parse
+
+HEAVY = ("torch", "torchvision", "ray", "pyarrow", "webdataset", "transformers", "detectron2")
+PROBE = """
+import sys
+from pipeline.cli import main
+try:
+    status = main(sys.argv[1:])
+except SystemExit as leaving:
+    status = leaving.code
+print("STATUS", status or 0, *sorted({name.partition(".")[0] for name in sys.modules} & set(HEAVY)))
+"""
+
+
+def run_in_child(*arguments: str) -> tuple[str, int, list[str]]:
+    """Return the output, exit status and imported heavy packages of a command line in a Python of its own."""
+    code = PROBE.replace("HEAVY", repr(HEAVY))
+    done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    text, _, last = done.stdout.rpartition("STATUS ")
+    status, *heavy = last.split()
+    return text + done.stderr, int(status), heavy
+
+
+@pytest.mark.parametrize("command", ["", *COMMANDS])
+def test_help_explains_and_imports_nothing_heavy(command: str) -> None:
+    text, status, heavy = run_in_child(*command.split(), "--help")
+    assert status == 0
+    assert heavy == []
+    if command:
+        assert f"vilbert {command}" in text
+    else:
+        assert all(name in text and row.summary in text for name, row in COMMANDS.items())
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"vilbert {__version__}\n"
+
+
+def test_no_command_prints_the_help_as_a_usage_error(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([]) == 2
+    assert "usage: vilbert COMMAND" in capsys.readouterr().out
+
+
+def test_an_unknown_command_is_named_beside_those_there_are(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["extrakt"]) == 2
+    message = capsys.readouterr().err
+    assert "extrakt" in message
+    assert "extract" in message
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["verify"],
+        ["verify", "somewhere", "--no-such-option"],
+        ["verify", "somewhere", "--num-workers", "many"],
+        ["verify", "somewhere", "--num-workers", "-1"],
+        ["verify", "somewhere", "--config"],
+        ["verify", "--config", "no/such/file.yaml"],
+    ],
+)
+def test_wrong_options_leave_with_status_2_and_no_traceback(arguments: list[str]) -> None:
+    text, status, _ = run_in_child(*arguments)
+    assert status == 2
+    assert text.strip()
+    assert "Traceback" not in text
+
+
+@pytest.mark.parametrize("suffix", ["json", "yaml"])
+def test_a_config_file_means_the_same_as_flags(suffix: str, tmp_path: Path) -> None:
+    config = tmp_path / f"verify.{suffix}"
+    settings = {"deep": True, "num_workers": 3, "json": False}
+    config.write_text(json.dumps(settings) if suffix == "json" else "deep: true\nnum_workers: 3\njson: false\n")
+    by_file = parse("verify", ["data", "--config", str(config)])
+    assert by_file == parse("verify", ["data", "--deep", "--num-workers", "3"])
+    assert by_file != parse("verify", ["data"])
+
+
+def test_flags_go_over_the_config_file(tmp_path: Path) -> None:
+    config = tmp_path / "verify.yaml"
+    config.write_text("deep: true\nnum-workers: 3\n")
+    settings = parse("verify", ["--config", str(config), "data", "--num-workers", "5", "--no-deep"])
+    assert (settings.num_workers, settings.deep) == (5, False)
+
+
+def test_config_values_of_every_kind(tmp_path: Path) -> None:
+    config = tmp_path / "all.yaml"
+    config.write_text("limit: 5\nopts: [A, 1]\nboxes: 10-100\ndry_run: true\njson: no\n")
+    expected = ["--limit", "5", "--opts", "A", "1", "--boxes", "10-100", "--dry-run", "--no-json"]
+    assert config_arguments(str(config)) == expected
+
+
+@pytest.mark.parametrize("text", ["- a\n- list\n", "just text", "detector: {name: x}\n"])
+def test_a_config_file_of_another_shape_is_refused(text: str, tmp_path: Path) -> None:
+    config = tmp_path / "wrong.yaml"
+    config.write_text(text)
+    with pytest.raises(ValueError, match=r"expected a mapping|options are flat"):
+        config_arguments(str(config))
+    assert main(["verify", "data", "--config", str(config)]) == 2
+
+
+def test_yaml_that_does_not_parse_is_a_usage_error(tmp_path: Path) -> None:
+    config = tmp_path / "torn.yaml"
+    config.write_text("deep: [true\n")
+    text, status, _ = run_in_child("verify", "data", "--config", str(config))
+    assert status == 2
+    assert "torn.yaml" in text
+    assert "Traceback" not in text
