@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
@@ -22,7 +22,8 @@ class DetectorSettings:
     """Which Faster R-CNN, with which weights, at which precision."""
 
     detector: Literal["torchvision", "detectron2", "shapes"] = "torchvision"
-    """torchvision: COCO classes, comes with the install. detectron2: any stock Faster R-CNN config file, installed by you. shapes: the small detector of the shapes data set, weights included."""
+    """torchvision: COCO classes, comes with the install. detectron2: any stock Faster R-CNN config file, installed by
+    you. shapes: the small detector of the shapes data set, weights included."""
     weights: str | None = None
     """A weights file (.pkl, .pth or .safetensors), or `random` for a trial; by default the detector's own."""
     seed: int = 0
@@ -36,7 +37,8 @@ class DetectorSettings:
     opts: tuple[str, ...] = ()
     """detectron2: KEY VALUE pairs over the config file, as detectron2's own tools take them."""
     feature_layer: Literal["fc6", "fc7"] = "fc7"
-    """FPN box heads: the fully connected layer whose output, after its ReLU, is the feature. C4 heads have one feature: the mean of res5."""
+    """FPN box heads: the fully connected layer whose output, after its ReLU, is the feature. C4 heads have one feature:
+    the mean of res5."""
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     """Autocast of the convolutions; RoI coordinates, softmax and NMS stay float32."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -69,10 +71,10 @@ class Extractor(Protocol):
         """Names by attribute id; empty where the detector knows no attributes."""
 
     def fingerprint(self) -> dict[str, object]:
-        """Return, as JSON values, all that the regions depend on: weights' sha256, config, preprocessing, selection, dtype."""
+        """Return, as JSON values, all that the regions depend on: weights' sha256, config, preprocessing, selection."""
 
     def resized_shape(self, height: int, width: int) -> tuple[int, int]:
-        """Return the (height, width) to which an image of this size is resized; `extract` takes images of one such shape."""
+        """Return the (height, width) to which an image of this size is resized."""
 
     def extract(
         self,
@@ -95,7 +97,11 @@ class ExtractorSettings:
 
 
 def build_extractor(settings: ExtractorSettings) -> Extractor:
-    """Build the detector that the settings name; raise ExtractorError where it is not installed or its weights are not there."""
+    """Build the detector that the settings name.
+
+    Raises ExtractorError where it is not installed or its weights are not there.
+    """
+    build: Callable[[DetectorSettings, SelectionSettings], Extractor]
     match settings.detector.detector:
         case "torchvision":
             from extractors.torchvision_frcnn import build

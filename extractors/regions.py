@@ -1,7 +1,7 @@
 """What a detector says of one image.
 
-Shapes: N regions, D feature channels, K most probable classes. Class 0 is the background, as ViLBERT counts
-(Lu et al. 2019, section 3.1; jiasenlu/vilbert_beta `concept_cap_dataset.py`), so `class_names[object_id]` names an object.
+Shapes: N regions, D feature channels, K most probable classes. Class 0 is the background, as ViLBERT counts (Lu et al.
+2019, section 3.1; jiasenlu/vilbert_beta `concept_cap_dataset.py`), so `class_names[object_id]` names an object.
 """
 
 from __future__ import annotations

@@ -6,7 +6,6 @@ commands need. Exit status: 0 fine, 1 problems found, 2 usage, 130 interrupted.
 
 from __future__ import annotations
 
-import dataclasses
 import importlib
 import logging
 import sys
@@ -27,15 +26,19 @@ class Command(NamedTuple):
 
 
 COMMANDS = {
-    "shapes": Command("pipeline.shapes.write", "ShapesSettings", "write_shapes", "make a small data set to try things on"),
-    "manifest": Command("manifests.build", "ManifestSettings", "build_manifest", "list the images and captions of a data set"),
-    "extract": Command("pipeline.extract.run", "ExtractSettings", "extract", "run a detector over a manifest, write shards"),
-    "verify": Command("pipeline.shards.verify", "VerifySettings", "verify", "prove that shards are complete and undamaged"),
-    "inspect": Command("pipeline.shards.inspect", "InspectSettings", "inspect", "look at a data set, a shard or one sample"),
+    "shapes": Command("pipeline.shapes.write", "ShapesSettings", "write_shapes", "draw a small data set to try"),
+    "manifest": Command(
+        "manifests.build", "ManifestSettings", "build_manifest", "list a data set's images and captions"
+    ),
+    "extract": Command(
+        "pipeline.extract.run", "ExtractSettings", "extract", "run a detector, write its regions to shards"
+    ),
+    "verify": Command("pipeline.shards.verify", "VerifySettings", "verify", "prove shards complete and undamaged"),
+    "inspect": Command("pipeline.shards.inspect", "InspectSettings", "inspect", "look at a data set or at one sample"),
     "stats": Command("pipeline.shards.stats", "StatsSettings", "stats", "count and summarise a data set"),
     "demo": Command("pipeline.demo", "DemoSettings", "demo", "run all of the above on the small data set"),
     "doctor": Command("pipeline.doctor", "DoctorSettings", "doctor", "say what this machine can do"),
-}  # fmt: skip
+}
 
 
 def help_text() -> str:

@@ -1,4 +1,4 @@
-"""Streams of one shard's images: read ahead in threads, grouped by shape. The order is that of the rows, never of time."""
+"""Streams of one shard's images: read ahead in threads, grouped by shape, in the order of rows and never of time."""
 
 from __future__ import annotations
 
@@ -46,7 +46,10 @@ def group_by_shape(
         groups.setdefault(shape, []).append(item)
         first_index.setdefault(shape, index)
         oldest = next(iter(groups))
-        for leaving, due in ((shape, len(groups[shape]) == batch_size), (oldest, index - first_index[oldest] >= max_lag)):
+        for leaving, due in (
+            (shape, len(groups[shape]) == batch_size),
+            (oldest, index - first_index[oldest] >= max_lag),
+        ):
             if due and leaving in groups:
                 del first_index[leaving]
                 yield groups.pop(leaving)

@@ -6,12 +6,12 @@ import hashlib
 import re
 from dataclasses import dataclass
 
-import fsspec
 import numpy as np
 from numpy.typing import NDArray
 
 from extractors.decode import DecodedImage, DecodeSettings, ImageError, decode
 from manifests.record import ImageRecord
+from manifests.uri import ImageReader
 from pipeline.shards.record import FailureRow
 
 
@@ -28,13 +28,13 @@ class Prepared:
     """[N, 4] given boxes, xyxy pixels."""
 
 
-def prepare(row: int, record: ImageRecord, settings: DecodeSettings) -> Prepared | FailureRow:
+def prepare(row: int, record: ImageRecord, settings: DecodeSettings, reader: ImageReader) -> Prepared | FailureRow:
     """Read, check and decode a row's image.
 
     Given boxes are in pixels as stored, so EXIF orientation is then not applied.
     """
     try:
-        data = fetch(record.uri, settings.max_bytes)
+        data = fetch(record.uri, settings.max_bytes, reader)
         digest = hashlib.sha256(data).hexdigest()
         if record.sha256 is not None and record.sha256 != digest:
             raise ImageError("sha256_mismatch", f"the manifest has {record.sha256}, the file {digest}")
@@ -51,11 +51,10 @@ def failure(row: int, record: ImageRecord, error: ImageError) -> FailureRow:
     return FailureRow(row=row, image_id=record.image_id, uri=record.uri, reason=error.reason, detail=detail)
 
 
-def fetch(uri: str, max_bytes: int) -> bytes:
-    """Return the bytes behind a path or fsspec URL; raise ImageError where they cannot be had or are too many."""
+def fetch(uri: str, max_bytes: int, reader: ImageReader) -> bytes:
+    """Return the bytes behind a record's uri; raise ImageError where they cannot be had or are too many."""
     try:
-        with fsspec.open(uri, "rb") as file:
-            data: bytes = file.read(max_bytes + 1)
+        data = reader.read(uri, max_bytes + 1)
     except FileNotFoundError:
         raise ImageError("missing_file", "there is no such file") from None
     except Exception as error:  # file systems behind fsspec raise errors of their own kinds

@@ -19,9 +19,10 @@ from pipeline.extract.settings import ExtractSettings
 from pipeline.extract.worker import SHARDS_IN_FLIGHT, Description, Worker
 from pipeline.shards.record import ShardRecord
 
+
 @contextmanager
 def ray_session(settings: ExtractSettings) -> Iterator[dict[str, float]]:
-    """Yield the cluster's resources. Join the cluster that the settings name, or start Ray on this machine on loopback, and leave it at the end."""
+    """Join the cluster that the settings name, or start Ray on this machine on loopback, and yield its resources."""
     # Ray asks at import whether its processes may be reached from other machines; a Ray for this machine alone may not.
     if settings.ray_address is None:
         os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"

@@ -36,13 +36,15 @@ def extract(settings: ExtractSettings) -> int:
         return 1
     settings.output.mkdir(parents=True, exist_ok=True)
     with exclusive_writer(settings.output):
-        sweep_temporary(settings.output)
+        sweep_temporary(settings.output)  # of a run that was killed
         try:
             written = write_pending_shards(settings, manifest)
         except KeyboardInterrupt:
             done = len(record_paths(settings.output))
             logger.warning("interrupted: %d shards are done and stay; run the same command again to go on", done)
             return 130
+        finally:
+            sweep_temporary(settings.output)  # of workers that were killed
         info = finish_dataset(settings)
     if not written:
         logger.info("nothing to do: %s is complete", settings.output)

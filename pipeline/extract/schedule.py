@@ -29,7 +29,10 @@ class Handle(Protocol):
         """Build the detector."""
 
     def extract_shard(self, shard: int, rows: tuple[int, int]) -> Future[ShardRecord]:
-        """Write the shard of the manifest rows [start, stop). The future raises WorkerLostError where the worker's process died."""
+        """Write the shard of the manifest rows [start, stop).
+
+        The future raises WorkerLostError where the worker's process died.
+        """
 
     def rows_in_flight(self) -> int:
         """Return, at once, how many rows were last known to be done of the worker's unfinished shards."""
@@ -52,7 +55,10 @@ def assign(workers: Sequence[Handle], busy: Sequence[Handle], waiting: deque[int
 
 
 def schedule(
-    start_worker: Callable[[], Handle], workers: list[Handle], shards: Mapping[int, tuple[int, int]], seconds_between_ticks: float = 1.0
+    start_worker: Callable[[], Handle],
+    workers: list[Handle],
+    shards: Mapping[int, tuple[int, int]],
+    seconds_between_ticks: float = 1.0,
 ) -> Iterator[ShardRecord | None]:
     """Yield the record of each shard as it gets done, and None now and then so that the caller can report progress.
 

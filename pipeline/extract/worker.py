@@ -18,6 +18,7 @@ from extractors.decode import ImageError
 from extractors.extractor import Extractor, ExtractorError, ExtractorSettings, build_extractor
 from extractors.regions import Regions
 from manifests.manifest import Manifest
+from manifests.uri import ImageReader
 from pipeline import __version__
 from pipeline.extract.batches import group_by_shape, map_ahead
 from pipeline.extract.prepare import Prepared, failure, prepare
@@ -68,6 +69,7 @@ class Worker:
         settings = self._settings
         torch.set_num_threads(settings.cpus_per_worker)
         self._manifest = Manifest.open(settings.manifest)
+        self._reader = ImageReader()
         self._decoders = ThreadPoolExecutor(settings.cpus_per_worker, thread_name_prefix="decode")
         self._extractor: Extractor = build_extractor(
             ExtractorSettings(detector=settings.detector, selection=settings.selection)
@@ -101,7 +103,7 @@ class Worker:
         records = self._manifest.read(start, stop)
         prepared = map_ahead(
             self._decoders,
-            lambda item: prepare(item[0], item[1], settings.decoding),
+            lambda item: prepare(*item, settings.decoding, self._reader),
             enumerate(records, start),
             window=2 * settings.batch_size,
         )
@@ -178,8 +180,11 @@ class Worker:
             return
         self._detector_errors = 0
         for item, found in zip(batch, regions, strict=True):
-            yield item.row, sample(item, found) if len(found) else failure(
-                item.row, item.record, ImageError("no_regions", "the detector proposed no region")
+            yield (
+                item.row,
+                sample(item, found)
+                if len(found)
+                else failure(item.row, item.record, ImageError("no_regions", "the detector proposed no region")),
             )
 
     @staticmethod

@@ -269,21 +269,10 @@ def test_attributes_come_from_the_head_given(loaded: LoadedModel) -> None:
 def test_fingerprint_is_json_and_changes_with_every_setting(loaded: LoadedModel) -> None:
     base = extractor(loaded).fingerprint()
     assert json.loads(json.dumps(base)) == base
-    others = [
-        extractor(loaded, feature_layer="fc6"),
-        extractor(loaded, precision="bf16"),
-        extractor(loaded, top_classes=5),
-        *(
-            extractor(loaded, SelectionSettings(**{"boxes": "10-100", **change}))
-            for change in (
-                {"boxes": "36"},
-                {"selection": "topk"},
-                {"confidence": 0.3},
-                {"nms": 0.5},
-                {"saved_box": "regressed"},
-            )
-        ),
-    ]
+    detectors = [{"feature_layer": "fc6"}, {"precision": "bf16"}, {"top_classes": 5}]
+    selections = [{"boxes": "36"}, {"selection": "topk"}, {"confidence": 0.3}, {"nms": 0.5}, {"saved_box": "regressed"}]
+    others = [extractor(loaded, **change) for change in detectors]
+    others += [extractor(loaded, SelectionSettings(**{"boxes": "10-100", **change})) for change in selections]
     prints = [json.dumps(other.fingerprint(), sort_keys=True) for other in others]
     assert len({json.dumps(base, sort_keys=True), *prints}) == 1 + len(others)
 

@@ -25,7 +25,7 @@ def test_every_item_is_in_one_batch_of_its_shape(shape_of_item: list[int], batch
 def test_no_item_waits_for_more_than_max_lag_others(shape_of_item: list[int], batch_size: int, max_lag: int) -> None:
     taken = 0
 
-    def stream():  # noqa: ANN202
+    def stream():
         nonlocal taken
         for item in enumerate(shape_of_item):
             taken += 1

@@ -21,9 +21,9 @@ with exclusive_writer(Path(sys.argv[1])):
 
 
 def test_second_writer_is_refused_and_told_who_the_first_is(tmp_path: Path) -> None:
-    with exclusive_writer(tmp_path), pytest.raises(LockedError, match=f"process {os.getpid()} on"):
-        with exclusive_writer(tmp_path):
-            pass
+    refused = pytest.raises(LockedError, match=f"process {os.getpid()} on")
+    with exclusive_writer(tmp_path), refused, exclusive_writer(tmp_path):
+        pytest.fail("two writers")
     with exclusive_writer(tmp_path):
         assert (tmp_path / ".lock").read_text().startswith(f"process {os.getpid()} on")
 

@@ -74,7 +74,7 @@ def test_boxes_are_held_against_the_size_of_their_own_picture(
         boxes[0, 2] = 118.6
         return replace(sample, regions=replace(sample.regions, boxes=boxes, width=width))
 
-    assert codes(make_dataset(change=narrow), deep=True) == expected
+    assert make_dataset(change=narrow).codes(deep=True) == expected
 
 
 @pytest.mark.parametrize(
@@ -98,7 +98,7 @@ def test_fields_that_dataset_json_does_not_know(make_dataset: MakeDataset) -> No
     def without_attributes(row: int, sample: Sample) -> Sample:
         return replace(sample, regions=replace(sample.regions, attribute_ids=None, attribute_scores=None))
 
-    assert codes(make_dataset(change=without_attributes), deep=True) == {"fields"}
+    assert make_dataset(change=without_attributes).codes(deep=True) == {"fields"}
 
 
 def test_a_shard_full_of_errors_is_cut_short(make_dataset: MakeDataset) -> None:
