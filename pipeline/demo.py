@@ -41,10 +41,10 @@ def demo(settings: DemoSettings) -> int:
         if status := main(command):
             return status
     print(
-        f"\nDone. {settings.scenes} scenes were drawn, a Faster R-CNN described 36 regions of each, and the shards\n"
-        f"in {output}/features were proved complete and undamaged. Look at {output}/regions.png: the detector's boxes and\n"
-        f"labels on one scene. {output}/features/dataset.json says what the features are and how they were made.\n"
-        "Run the commands above on your own images: the README says how."
+        f"\nDone. {settings.scenes} scenes were drawn, a Faster R-CNN described 36 regions of each, and the shards in\n"
+        f"{output}/features were proved complete and undamaged. Look at {output}/regions.png: the detector's\n"
+        f"boxes and labels on one scene. {output}/features/dataset.json says what the features are and how they\n"
+        "were made. Run the commands above on your own images: the README says how."
     )
     return 0
 
@@ -56,7 +56,7 @@ def commands(output: Path, scenes: int) -> list[list[str]]:
         ["shapes", str(shapes), "--scenes", str(scenes), "--seed", "0"],
         [
             "manifest",
-            str(shapes / "annotations" / "dataset_coco.json"),
+            str(shapes / "karpathy" / "dataset_coco.json"),
             "--images",
             str(shapes),
             "--output",
