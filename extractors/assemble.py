@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from extractors.boxes import clip_boxes
 from extractors.regions import Regions
 from extractors.selection import SelectionSettings, select
 from extractors.soft_labels import top_classes as most_probable_classes
@@ -76,9 +77,3 @@ def assemble_regions(
         attribute_ids=None if attribute_ids is None else attribute_ids.cpu().numpy().astype(np.uint16),
         attribute_scores=None if attribute_scores is None else attribute_scores.cpu().numpy(),
     )
-
-
-def clip_boxes(boxes_xyxy: Tensor, height: int, width: int) -> Tensor:
-    """Return boxes [..., 4] with x within [0, width] and y within [0, height]."""
-    limits = torch.tensor([width, height, width, height], dtype=boxes_xyxy.dtype, device=boxes_xyxy.device)
-    return torch.minimum(boxes_xyxy.clamp(min=0), limits)

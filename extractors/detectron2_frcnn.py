@@ -23,14 +23,15 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from extractors.assemble import assemble_regions, clip_boxes
+from extractors.assemble import assemble_regions
+from extractors.boxes import clip_boxes, scale_boxes
 from extractors.detectron2_config import CONFIG_ERRORS, class_names, config_values, load_config, require_detectron2
 from extractors.detectron2_weights import damp, load_into
+from extractors.device import resolve_device
 from extractors.extractor import DetectorSettings, ExtractorError
 from extractors.regions import Regions
 from extractors.selection import SelectionSettings
-from extractors.torchvision_frcnn import resolve_device, scale_boxes
-from extractors.torchvision_models import hash_tensors
+from extractors.weights import hash_tensors
 
 logger = logging.getLogger(__name__)
 

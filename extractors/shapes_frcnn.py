@@ -30,8 +30,8 @@ from torchvision.ops.misc import Conv2dNormActivation
 from extractors.extractor import DetectorSettings, ExtractorError
 from extractors.selection import SelectionSettings
 from extractors.torchvision_frcnn import TorchvisionExtractor
-from extractors.torchvision_models import hash_tensors, load_state, randomise
-from extractors.weights import load_weights
+from extractors.torchvision_models import load_state, randomise
+from extractors.weights import hash_tensors, load_weights
 
 logger = logging.getLogger(__name__)
 

@@ -25,8 +25,10 @@ from torchvision.models.detection.faster_rcnn import TwoMLPHead
 from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.rpn import concat_box_prediction_layers
 
-from extractors.assemble import assemble_regions, clip_boxes
-from extractors.extractor import DetectorSettings, ExtractorError
+from extractors.assemble import assemble_regions
+from extractors.boxes import clip_boxes, scale_boxes
+from extractors.device import resolve_device
+from extractors.extractor import DetectorSettings
 from extractors.regions import Regions
 from extractors.selection import SelectionSettings
 
@@ -276,20 +278,6 @@ class TorchvisionExtractor:
             top_classes=self._detector.top_classes,
             attribute_probs=output.attribute_probs,
         )
-
-
-def scale_boxes(boxes_xyxy: Tensor, from_shape: tuple[int, int], to_shape: tuple[int, int]) -> Tensor:
-    """Return boxes [..., 4] of an image of one (height, width) in the pixels of the same image at another."""
-    factor_y, factor_x = (to / of for to, of in zip(to_shape, from_shape, strict=True))
-    return boxes_xyxy * boxes_xyxy.new_tensor([factor_x, factor_y, factor_x, factor_y])
-
-
-def resolve_device(wanted: str) -> torch.device:
-    """Return the device for `--device`; raise ExtractorError where a GPU is wanted and there is none."""
-    available = torch.cuda.is_available()
-    if wanted == "cuda" and not available:
-        raise ExtractorError("--device cuda: torch sees no GPU here; give --device cpu, or see `vilbert doctor`")
-    return torch.device("cpu" if wanted == "cpu" or not available else "cuda")
 
 
 def build(detector: DetectorSettings, selection: SelectionSettings) -> TorchvisionExtractor:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 import http.client
 import logging
 import math
 import sys
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +18,7 @@ from torchvision.models.resnet import Bottleneck
 from torchvision.ops import SqueezeExcitation
 
 from extractors.extractor import DetectorSettings, ExtractorError
-from extractors.weights import load_weights
+from extractors.weights import hash_tensors, load_weights
 
 logger = logging.getLogger(__name__)
 
@@ -138,12 +137,3 @@ def _damp(module: nn.Module) -> None:
             module.block[-1][1].weight *= 0.1
         case SqueezeExcitation():
             module.fc2.bias += 3  # where the hard sigmoid reaches 1
-
-
-def hash_tensors(state: dict[str, Any]) -> str:
-    """Return the sha256 over names, dtypes, shapes and bytes of a model's tensors, in the order of their names."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(state.items()):
-        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
-        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()

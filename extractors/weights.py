@@ -257,3 +257,12 @@ def _latin1(text: object, encoding: object) -> bytes:
     if not isinstance(text, str) or encoding not in ("latin1", "latin-1"):
         raise _RefusedError(f"encodes {type(text).__name__} as {encoding!r}")
     return text.encode("latin1")
+
+
+def hash_tensors(state: dict[str, Any]) -> str:
+    """Return the sha256 over names, dtypes, shapes and bytes of a model's tensors, in the order of their names."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(state.items()):
+        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
+        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()

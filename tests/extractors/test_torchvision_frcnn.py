@@ -30,7 +30,8 @@ from extractors.extractor import DetectorSettings, Extractor, ExtractorError, Ex
 from extractors.regions import Regions
 from extractors.selection import SelectionSettings
 from extractors.torchvision_frcnn import TorchvisionExtractor
-from extractors.torchvision_models import LoadedModel, hash_tensors, load_model
+from extractors.torchvision_models import LoadedModel, load_model
+from extractors.weights import hash_tensors
 
 SMALL = DetectorSettings(torchvision_model="mobilenet_v3_large_320_fpn", weights="random", device="cpu")
 ALL_PROPOSALS = SelectionSettings(boxes="1000", selection="topk", nms=1.0)

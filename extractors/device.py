@@ -1,0 +1,15 @@
+"""Where a detector runs."""
+
+from __future__ import annotations
+
+import torch
+
+from extractors.extractor import ExtractorError
+
+
+def resolve_device(wanted: str) -> torch.device:
+    """Return the device for `--device`; raise ExtractorError where a GPU is wanted and there is none."""
+    available = torch.cuda.is_available()
+    if wanted == "cuda" and not available:
+        raise ExtractorError("--device cuda: torch sees no GPU here; give --device cpu, or see `vilbert doctor`")
+    return torch.device("cpu" if wanted == "cpu" or not available else "cuda")
