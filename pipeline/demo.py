@@ -65,5 +65,5 @@ def commands(output: Path, scenes: int) -> list[list[str]]:
         ["extract", str(manifest), "--output", str(features), "--detector", "shapes", "--shard-size", "100"],
         ["verify", str(features), "--deep"],
         ["stats", str(features)],
-        ["inspect", f"{features}:0", "--image", str(output / "regions.png")],
+        ["inspect", f"{features}:0", "--image", str(output / "regions.png"), "--max-boxes", "8"],
     ]

@@ -177,15 +177,13 @@ def read_photograph(sample: Sample) -> NDArray[np.uint8]:
 
 
 def fetch(uri: str) -> bytes:
-    """Return the bytes behind a path or fsspec URL; raise ShardError where they cannot be had."""
-    import fsspec
+    """Return the bytes behind a record's uri; raise ShardError where they cannot be had."""
+    from manifests.uri import ImageReader
 
     try:
-        with fsspec.open(uri, "rb") as file:
-            data: bytes = file.read()
+        return ImageReader().read(uri)
     except Exception as error:  # file systems behind fsspec raise errors of their own kinds
         raise ShardError(
             f"cannot read the photograph {uri!r} ({type(error).__name__}: {error}); --image needs it where it was "
             "for `vilbert extract`: relative paths start at the folder you are in"
         ) from error
-    return data
