@@ -22,6 +22,7 @@ from PIL.PngImagePlugin import PngImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
+from extractors.byte_size import ByteSize
 from extractors.images.container import Container
 from extractors.images.error import REASONS, ImageError
 from extractors.images.read import read_container
@@ -48,8 +49,8 @@ class DecodeSettings:
     """Turn photographs upright as their EXIF says; off for COCO and Visual Genome. Never done where boxes are given."""
     allow_truncated: bool = False
     """Take a JPEG that ends within its picture; what is missing is grey."""
-    max_bytes: int = 64 * 1024 * 1024
-    """Largest file, in bytes."""
+    max_bytes: ByteSize = 64 * 1024 * 1024
+    """Largest file: bytes, or a size such as 64MiB."""
     max_pixels: int = 50_000_000
     """Most pixels of an image. A decoder needs up to 32 bytes of memory for each."""
     max_side: int = 20_000
