@@ -11,6 +11,7 @@ import os
 from collections.abc import Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager, suppress
+from importlib.util import find_spec
 from typing import Any
 
 from extractors.extractor import ExtractorError
@@ -19,26 +20,31 @@ from pipeline.extract.settings import ExtractSettings
 from pipeline.extract.worker import SHARDS_IN_FLIGHT, Description, Worker
 from pipeline.shards.record import ShardRecord
 
+logger = logging.getLogger(__name__)
+
 
 @contextmanager
 def ray_session(settings: ExtractSettings) -> Iterator[dict[str, float]]:
     """Join the cluster that the settings name, or start Ray on this machine on loopback, and yield its resources."""
+    if settings.dashboard and find_spec("aiohttp_cors") is None:
+        raise ExtractorError("--dashboard needs more of Ray than is installed: pip install 'ray[default]'")
     # Ray asks at import whether its processes may be reached from other machines; a Ray for this machine alone may not.
     if settings.ray_address is None:
         os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
     import ray
 
     try:
-        ray.init(
+        session = ray.init(
             address=settings.ray_address or "local",
             include_dashboard=settings.dashboard if settings.ray_address is None else None,
-            log_to_driver=True,
             logging_level=logging.ERROR,
         )
-    except (ConnectionError, ImportError, ValueError) as error:
+    except (ConnectionError, RuntimeError, ValueError) as error:
         raise ExtractorError(
             f"Ray does not start: {error}; check --ray-address, or use --backend local for one worker in this process"
         ) from error
+    if settings.dashboard:
+        logger.info("Ray's dashboard: http://%s", session.dashboard_url)
     try:
         yield ray.cluster_resources()
     finally:
