@@ -8,6 +8,7 @@ their headers.
 from __future__ import annotations
 
 import os
+import stat
 import tarfile
 from collections import OrderedDict
 from collections.abc import Callable
@@ -56,7 +57,7 @@ class ImageReader:
         Raises OSError (FileNotFoundError, …) where they cannot be read, and what fsspec's file systems raise.
         """
         if "://" not in uri:
-            with open(uri, "rb") as file:
+            with open(uri, "rb", opener=_open_regular) as file:
                 return file.read(limit)
         member, chained, tar = uri.partition("::")
         if chained and member.startswith("tar://") and "://" not in tar:
@@ -85,6 +86,15 @@ class ImageReader:
         if len(data) != size:
             raise OSError(f"{tar} ends inside member {member}")
         return data
+
+
+def _open_regular(path: str, flags: int) -> int:
+    """Open a regular file; raise OSError for a pipe or device, which could keep its reader waiting for ever."""
+    descriptor = os.open(path, flags | os.O_NONBLOCK)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError("it is not a regular file")
+    return descriptor
 
 
 def _bytes(file: Any, limit: int) -> bytes:

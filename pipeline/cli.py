@@ -6,12 +6,15 @@ commands need. Exit status: 0 fine, 1 problems found, 2 usage, 130 interrupted.
 
 from __future__ import annotations
 
+import argparse
+import dataclasses
 import importlib
 import logging
+import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args, get_type_hints
 
 from pipeline import __version__
 
@@ -48,26 +51,31 @@ def help_text() -> str:
         "usage: vilbert COMMAND [OPTIONS]\n\n"
         "Region features from images, verified shards, and the models trained from them.\n\n"
         f"commands, in the order of a first run:\n{rows}\n\n"
-        "`vilbert COMMAND --help` lists a command's options. Each takes --config FILE (YAML or JSON) with the same\n"
-        "names; options on the command line go over it. Start with the README: `make demo`."
+        "`vilbert COMMAND --help` lists a command's options. Each takes --config FILE: YAML or JSON with the same\n"
+        "option names (positional arguments stay on the command line); options on the command line go over it.\n"
+        "Start with the README: `make demo`."
     )
 
 
-def config_arguments(path: str) -> list[str]:
+def config_arguments(path: str, options: Container[str]) -> list[str]:
     """Return a config file's settings as command-line arguments, so that a file and flags mean the same.
 
-    Raises ValueError where the file is not a mapping of option names to values.
+    options: the names there are, in underscores. Raises ValueError where the file is not a mapping of them to values.
     """
     import yaml  # JSON is YAML
 
     try:
-        settings = yaml.safe_load(Path(path).read_text())
+        settings = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"--config {path}: cannot be read: {error}") from error
     except yaml.YAMLError as error:
         raise ValueError(f"--config {path}: is neither YAML nor JSON: {error}") from error
     if not isinstance(settings, dict):
         raise ValueError(f"--config {path}: expected a mapping of option names to values")
     arguments: list[str] = []
     for name, value in settings.items():
+        if str(name).replace("-", "_") not in options:
+            raise ValueError(f"--config {path}: no option {name}; names are those of --help, without the dashes")
         option = "--" + str(name).replace("_", "-")
         match value:
             case bool():
@@ -81,21 +89,34 @@ def config_arguments(path: str) -> list[str]:
     return arguments
 
 
+def option_names(settings_class: type) -> set[str]:
+    """Return the names of a command's options: the fields of its settings and of the settings within them."""
+    from tyro.conf import Positional
+
+    names: set[str] = set()
+    for name, kind in get_type_hints(settings_class, include_extras=True).items():
+        if dataclasses.is_dataclass(kind) and isinstance(kind, type):
+            names |= option_names(kind)
+        elif not set(get_args(Positional[int])[1:]) & set(get_args(kind)[1:]):
+            names.add(name)
+    return names
+
+
 def parse(name: str, arguments: Sequence[str]) -> Any:
     """Return the settings of command `name`; leave with status 2 and a message where they are wrong."""
     import tyro
 
     command = COMMANDS[name]
     settings_class = getattr(importlib.import_module(command.module), command.settings)
-    arguments = list(arguments)
-    if "--config" in arguments:
-        at = arguments.index("--config")
-        if at + 1 == len(arguments):
-            raise ValueError("--config needs a file")
-        path = arguments[at + 1]
-        del arguments[at : at + 2]
-        arguments = config_arguments(path) + arguments
-    return tyro.cli(settings_class, prog=f"vilbert {name}", args=arguments, config=(tyro.conf.OmitArgPrefixes,))
+    config = argparse.ArgumentParser(prog=f"vilbert {name}", add_help=False, allow_abbrev=False)
+    config.add_argument("--config", metavar="FILE")
+    found, rest = config.parse_known_args(arguments)
+    if found.config is not None:
+        # Options of the file stand behind the command line's positionals, which a list would take in, and before its
+        # options, which go over them.
+        first = next((at for at, argument in enumerate(rest) if argument.startswith("-")), len(rest))
+        rest[first:first] = config_arguments(found.config, option_names(settings_class))
+    return tyro.cli(settings_class, prog=f"vilbert {name}", args=rest, config=(tyro.conf.OmitArgPrefixes,))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -117,6 +138,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (ValueError, OSError) as error:
         print(f"vilbert {name}: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        return 130
     return call(name, settings)
 
 
@@ -124,14 +147,17 @@ def call(name: str, settings: Any) -> int:
     """Run command `name`; a problem that its user can solve becomes a message, never a traceback."""
     from extractors.extractor import ExtractorError
     from manifests.record import ManifestError
-    from pipeline.shards.errors import FingerprintError, LockedError, ShardError
+    from pipeline.shards.errors import RefusedError, ShardError
 
     run: Callable[[Any], int] = getattr(importlib.import_module(COMMANDS[name].module), COMMANDS[name].function)
     try:
         return run(settings)
-    except (ManifestError, ExtractorError, FingerprintError, LockedError) as error:
+    except (ManifestError, ExtractorError, RefusedError) as error:
         status = 2
         message = str(error)
+    except BrokenPipeError:  # `vilbert stats DIR | head`: whoever read has read enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except (ShardError, OSError) as error:
         status = 1
         message = str(error)

@@ -11,6 +11,8 @@ from pathlib import Path
 
 from pipeline.shards.errors import LockedError
 
+LOCK_FILE = ".lock"
+
 
 @contextmanager
 def exclusive_writer(directory: Path) -> Iterator[None]:
@@ -18,7 +20,7 @@ def exclusive_writer(directory: Path) -> Iterator[None]:
 
     The kernel frees the lock when its process ends, however it ends, so there are no stale locks.
     """
-    path = directory / ".lock"
+    path = directory / LOCK_FILE
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
     try:
         try:

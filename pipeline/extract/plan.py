@@ -8,11 +8,14 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 from manifests.manifest import Manifest
+from pipeline.extract.lock import LOCK_FILE
 from pipeline.extract.settings import ExtractSettings
 from pipeline.extract.worker import Description
+from pipeline.shards.atomic import is_temporary
 from pipeline.shards.dataset import (
     DatasetInfo,
     fingerprint_digest,
@@ -21,7 +24,7 @@ from pipeline.shards.dataset import (
     sum_splits,
     write_dataset,
 )
-from pipeline.shards.errors import FingerprintError, ShardError
+from pipeline.shards.errors import FingerprintError, RefusedError, ShardError
 from pipeline.shards.layout import DATASET_FILE
 from pipeline.shards.record import is_done, read_records, records_digest
 from pipeline.shards.sample import describe_fields
@@ -38,7 +41,7 @@ def plan_dataset(settings: ExtractSettings, manifest: Manifest, description: Des
         shard_size=settings.shard_size,
         rows=min(manifest.rows, settings.limit or manifest.rows),
         limit=settings.limit,
-        manifest=str(settings.manifest),
+        manifest=str(settings.manifest.resolve()),
         manifest_hash=manifest.hash,
         fields=describe_fields(
             feature_dim=description.feature_dim,
@@ -54,18 +57,29 @@ def plan_dataset(settings: ExtractSettings, manifest: Manifest, description: Des
     )
 
 
+def make_folder(directory: Path) -> None:
+    """Make the output folder; raise RefusedError where it is a file, or a folder of other things than a data set."""
+    if directory.exists() and not directory.is_dir():
+        raise RefusedError(f"--output {directory}: is a file; name a folder")
+    directory.mkdir(parents=True, exist_ok=True)
+    if (directory / DATASET_FILE).exists():
+        return
+    # A run that was killed before dataset.json was there leaves its lock, and perhaps the file half written.
+    ours = (path for path in directory.iterdir() if path.name == LOCK_FILE or is_temporary(path))
+    strangers = sorted(path.name for path in set(directory.iterdir()) - set(ours))
+    if strangers:
+        raise RefusedError(
+            f"--output {directory}: holds {', '.join(strangers[:3])} but no {DATASET_FILE}; choose an empty folder"
+        )
+
+
 def begin_dataset(settings: ExtractSettings, planned: DatasetInfo) -> None:
     """Write dataset.json, or check that the one there is of the same settings.
 
-    Raises FingerprintError, naming every difference, where it is not; ShardError where the folder holds anything else.
+    Raises FingerprintError, naming every difference, where it is not.
     """
     directory = settings.output
     if not (directory / DATASET_FILE).exists():
-        strangers = sorted(path.name for path in directory.iterdir() if not path.name.startswith("."))
-        if strangers:
-            raise ShardError(
-                f"{directory}: holds {', '.join(strangers[:3])} but no {DATASET_FILE}; choose an empty --output"
-            )
         write_dataset(directory, planned)
         return
     found = read_dataset(directory)

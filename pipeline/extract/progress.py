@@ -46,7 +46,8 @@ class ProgressLine:
         )
         return meter
 
-    def close(self) -> None:
-        """End the line on a terminal."""
-        if self._stream.isatty():
-            self._stream.write("\n")
+    def close(self, done: int, failures: int) -> None:
+        """Show the line for the last time and leave it standing."""
+        lead, end = ("\r", "\033[K\n") if self._stream.isatty() else ("", "\n")
+        self._stream.write(lead + self.line(done, failures, time.monotonic() - self._started) + end)
+        self._stream.flush()

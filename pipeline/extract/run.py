@@ -9,12 +9,14 @@ import logging
 import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from types import FrameType
 
 from manifests.manifest import Manifest
 from pipeline.extract.lock import exclusive_writer
-from pipeline.extract.plan import begin_dataset, differences, finish_dataset, pending_shards, plan_dataset
+from pipeline.extract.plan import begin_dataset, differences, finish_dataset, make_folder, pending_shards, plan_dataset
 from pipeline.extract.progress import ProgressLine
 from pipeline.extract.schedule import Handle, WorkerLostError, schedule
 from pipeline.extract.settings import ExtractSettings
@@ -22,8 +24,8 @@ from pipeline.extract.worker import Description
 from pipeline.shards.atomic import sweep_temporary
 from pipeline.shards.dataset import DatasetInfo
 from pipeline.shards.errors import FingerprintError, ShardError
-from pipeline.shards.layout import record_paths
-from pipeline.shards.record import ShardRecord
+from pipeline.shards.layout import record_path, record_paths
+from pipeline.shards.record import ShardRecord, read_record
 
 logger = logging.getLogger(__name__)
 
@@ -34,7 +36,7 @@ def extract(settings: ExtractSettings) -> int:
     if manifest.rows == 0:
         logger.error("%s has no rows: there is nothing to extract", settings.manifest)
         return 1
-    settings.output.mkdir(parents=True, exist_ok=True)
+    make_folder(settings.output)
     with exclusive_writer(settings.output):
         sweep_temporary(settings.output)  # of a run that was killed
         try:
@@ -58,7 +60,7 @@ def write_pending_shards(settings: ExtractSettings, manifest: Manifest) -> int:
         stack.enter_context(terminate_like_interrupt())
         workers = [start_handle()]
         stack.callback(close_all, workers)
-        description = describe(workers[0])
+        description = started(workers[0].start())
         planned = plan_dataset(settings, manifest, description)
         begin_dataset(settings, planned)
         pending = pending_shards(settings, planned)
@@ -70,12 +72,18 @@ def write_pending_shards(settings: ExtractSettings, manifest: Manifest) -> int:
             check_alike([worker], description)
             return worker
 
-        report(planned, pending, workers, schedule(start_worker, workers, {i: planned.shard_rows(i) for i in pending}))
+        if pending:
+            rows = {shard: planned.shard_rows(shard) for shard in pending}
+            report(settings.output, planned, pending, workers, schedule(start_worker, workers, rows))
         return len(pending)
 
 
 def report(
-    planned: DatasetInfo, pending: Sequence[int], workers: Sequence[Handle], records: Iterator[ShardRecord | None]
+    output: Path,
+    planned: DatasetInfo,
+    pending: Sequence[int],
+    workers: Sequence[Handle],
+    records: Iterator[ShardRecord | None],
 ) -> None:
     """Drive the extraction to its end, keeping a progress line."""
 
@@ -83,16 +91,18 @@ def report(
         return rows[1] - rows[0]
 
     done = planned.rows - sum(length(planned.shard_rows(shard)) for shard in pending)
-    failures = 0
+    finished = sorted(set(range(planned.shards)) - set(pending))
+    failures = sum(sum(read_record(record_path(output, shard)).failures.values()) for shard in finished)
     line = ProgressLine(planned.rows, done)
     try:
         for record in records:
             if record is not None:
                 done += length(record.rows)
                 failures += sum(record.failures.values())
-            line.show(done + sum(worker.rows_in_flight() for worker in workers), failures)
+            # A worker's answer can be older than the record of its shard.
+            line.show(min(planned.rows, done + sum(worker.rows_in_flight() for worker in workers)), failures)
     finally:
-        line.close()
+        line.close(done, failures)
 
 
 def close_all(workers: Sequence[Handle]) -> None:
@@ -116,10 +126,10 @@ def backend(settings: ExtractSettings) -> Iterator[tuple[Callable[[], Handle], i
             yield lambda: RayHandle(settings, gpus), number
 
 
-def describe(worker: Handle) -> Description:
-    """Start a worker and return its description; raise ShardError where its process dies over it."""
+def started(starting: Future[Description]) -> Description:
+    """Return the description of a worker that is starting; raise ShardError where its process dies over it."""
     try:
-        return worker.start().result()
+        return starting.result()
     except WorkerLostError as error:
         raise ShardError(f"a worker died while it built the detector ({error}); is there memory enough?") from error
 
@@ -127,8 +137,7 @@ def describe(worker: Handle) -> Description:
 def check_alike(workers: Sequence[Handle], description: Description) -> None:
     """Start workers side by side; raise FingerprintError where one has another detector than the first worker."""
     starting = [worker.start() for worker in workers]
-    for started in starting:
-        found = started.result()
+    for found in map(started, starting):
         if found.fingerprint != description.fingerprint:
             lines = "; ".join(differences(description.fingerprint, found.fingerprint))
             raise FingerprintError(

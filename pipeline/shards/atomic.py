@@ -9,11 +9,14 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import re
 import secrets
 from pathlib import Path
 from typing import BinaryIO
 
 from pipeline.shards.layout import FAILURES_FOLDER, SHARDS_FOLDER
+
+_TEMPORARY_NAME = re.compile(r"\..+\.\d+\.[0-9a-f]{8}\.tmp")
 
 
 class HashingFile:
@@ -58,6 +61,11 @@ def temporary_path(path: Path) -> Path:
     return path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
 
 
+def is_temporary(path: Path) -> bool:
+    """Say whether a file has a name that `temporary_path` gives."""
+    return _TEMPORARY_NAME.fullmatch(path.name) is not None
+
+
 def fsync_dir(directory: Path) -> None:
     """Put a folder's entries on the disk, so that a rename in it survives a power cut."""
     descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
@@ -88,7 +96,7 @@ def sweep_temporary(directory: Path) -> list[Path]:
     Call it while no other process writes there: a live writer's temporary file looks the same.
     """
     folders = (directory, directory / SHARDS_FOLDER, directory / FAILURES_FOLDER)
-    stale = sorted(path for folder in folders for path in folder.glob(".*.tmp"))
+    stale = sorted(path for folder in folders for path in folder.glob(".*.tmp") if is_temporary(path))
     for path in stale:
         path.unlink(missing_ok=True)
     return stale

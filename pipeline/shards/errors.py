@@ -15,11 +15,15 @@ class UnsupportedFormatError(ShardError):
     """A file of a format number that this version does not know."""
 
 
-class FingerprintError(ShardError):
+class RefusedError(ShardError):
+    """An output folder that is not this run's to write to."""
+
+
+class FingerprintError(RefusedError):
     """An output folder that holds the results of other settings than those asked for."""
 
 
-class LockedError(ShardError):
+class LockedError(RefusedError):
     """An output folder that another process is writing to."""
 
 

@@ -99,15 +99,15 @@ def test_config_values_of_every_kind(tmp_path: Path) -> None:
     config = tmp_path / "all.yaml"
     config.write_text("limit: 5\nopts: [A, 1]\nboxes: 10-100\ndry_run: true\njson: no\n")
     expected = ["--limit", "5", "--opts", "A", "1", "--boxes", "10-100", "--dry-run", "--no-json"]
-    assert config_arguments(str(config)) == expected
+    assert config_arguments(str(config), {"limit", "opts", "boxes", "dry_run", "json"}) == expected
 
 
-@pytest.mark.parametrize("text", ["- a\n- list\n", "just text", "detector: {name: x}\n"])
+@pytest.mark.parametrize("text", ["- a\n- list\n", "just text", "deep: {name: x}\n"])
 def test_a_config_file_of_another_shape_is_refused(text: str, tmp_path: Path) -> None:
     config = tmp_path / "wrong.yaml"
     config.write_text(text)
     with pytest.raises(ValueError, match=r"expected a mapping|options are flat"):
-        config_arguments(str(config))
+        config_arguments(str(config), {"deep"})
     assert main(["verify", "data", "--config", str(config)]) == 2
 
 
@@ -118,3 +118,24 @@ def test_yaml_that_does_not_parse_is_a_usage_error(tmp_path: Path) -> None:
     assert status == 2
     assert "torn.yaml" in text
     assert "Traceback" not in text
+
+
+def test_a_config_file_with_a_list_beside_positionals(tmp_path: Path) -> None:
+    config = tmp_path / "lists.yaml"
+    config.write_text("opts: [A, B]\noutput: out\n")
+    settings = parse("extract", ["m.parquet", f"--config={config}"])
+    assert (settings.manifest, settings.detector.opts, settings.output) == (Path("m.parquet"), ("A", "B"), Path("out"))
+
+
+@pytest.mark.parametrize("name", ["nope", "manifest"])
+def test_a_name_that_is_no_option_is_named_with_its_file(name: str, tmp_path: Path) -> None:
+    config = tmp_path / "wrong.yaml"
+    config.write_text(f"{name}: 3\n")
+    with pytest.raises(ValueError, match=rf"wrong\.yaml: no option {name}"):
+        parse("extract", ["m.parquet", "--output", "out", "--config", str(config)])
+
+
+def test_output_cut_off_by_its_reader_is_no_error(tmp_path: Path) -> None:
+    command = f"'{sys.executable}' -m pipeline.cli doctor | true; exit ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stderr) == (0, "")

@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -20,7 +22,7 @@ from pipeline.extract.lock import exclusive_writer
 from pipeline.extract.run import extract
 from pipeline.extract.settings import ExtractSettings
 from pipeline.shards.dataset import read_dataset
-from pipeline.shards.errors import FingerprintError, LockedError, ShardError
+from pipeline.shards.errors import FingerprintError, LockedError, RefusedError, ShardError
 from pipeline.shards.record import read_records
 from pipeline.shards.store import open_shard
 
@@ -104,12 +106,33 @@ def test_other_settings_are_refused_and_each_difference_named(
     assert contents(undisturbed) == before
 
 
-def test_a_folder_of_other_things_is_refused(settings_for: Make) -> None:
+def test_a_folder_of_other_things_is_refused_and_left_as_it_was(settings_for: Make) -> None:
     settings = settings_for("taken")
-    settings.output.mkdir()
+    (settings.output / "shards").mkdir(parents=True)
     (settings.output / "thesis.tex").write_text("mine")
-    with pytest.raises(ShardError, match=r"holds thesis\.tex"):
+    (settings.output / "shards" / ".000000.tar.1.00000000.tmp").write_text("mine too")
+    before = {path: path.stat().st_mtime_ns for path in settings.output.rglob("*")}
+    with pytest.raises(RefusedError, match=r"holds shards, thesis\.tex"):
         extract(settings)
+    assert {path: path.stat().st_mtime_ns for path in settings.output.rglob("*")} == before
+
+
+def test_an_output_that_is_a_file_is_refused(settings_for: Make) -> None:
+    settings = settings_for("file")
+    settings.output.write_text("mine")
+    with pytest.raises(RefusedError, match="is a file"):
+        extract(settings)
+    assert settings.output.read_text() == "mine"
+
+
+def test_a_pipe_among_the_images_fails_and_does_not_hang(settings_for: Make, tmp_path: Path, images: Path) -> None:
+    (tmp_path / "pictures").mkdir()
+    shutil.copy(images / "scene00.png", tmp_path / "pictures" / "a.png")
+    os.mkfifo(tmp_path / "pictures" / "b.png")
+    assert main(["manifest", str(tmp_path / "pictures"), "--output", str(tmp_path / "m.parquet")]) == 0
+    settings = settings_for("pipe", manifest=tmp_path / "m.parquet")
+    assert extract(settings) == 0
+    assert list(failures(settings.output).values()) == ["unreadable"]
 
 
 def test_a_second_writer_is_refused(settings_for: Make) -> None:

@@ -6,6 +6,7 @@ from concurrent.futures import Future
 
 import pytest
 
+from pipeline.extract.run import started
 from pipeline.extract.schedule import ATTEMPTS, WorkerLostError, assign, schedule
 from pipeline.shards.errors import ShardError
 
@@ -92,3 +93,10 @@ def test_idle_workers_come_first_and_the_last_shards_are_not_hoarded() -> None:
     assert given == [(False, 0), (True, 1), (False, 2)]
     waiting = deque([7])
     assert list(assign([a, b], [a, b], waiting)) == []
+
+
+def test_a_worker_that_dies_while_it_builds_its_detector_is_no_traceback() -> None:
+    starting: Future = Future()
+    starting.set_exception(WorkerLostError("killed"))
+    with pytest.raises(ShardError, match="died while it built the detector"):
+        started(starting)

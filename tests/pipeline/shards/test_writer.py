@@ -292,9 +292,14 @@ def test_samples_that_do_not_go_together_are_refused(
 def test_sweep_takes_temporary_files_only(tmp_path: Path, make_sample: MakeSample) -> None:
     write_shard(tmp_path, make_sample, "tar")
     write_atomic(tmp_path / "dataset.json", b"{}")
-    (tmp_path / ".lock").write_text("")
+    for name in (".lock", ".notes.tmp", "shards/.mine.7.tmp"):
+        (tmp_path / name).write_text("")
     kept = tree(tmp_path)
-    stale = [".dataset.json.7.ab.tmp", "shards/.000004.tar.7.ab.tmp", "failures/.000004.jsonl.7.ab.tmp"]
+    stale = [
+        ".dataset.json.7.00abcdef.tmp",
+        "shards/.000004.tar.7.00abcdef.tmp",
+        "failures/.000004.jsonl.7.00abcdef.tmp",
+    ]
     for name in stale:
         (tmp_path / name).write_text("half")
     assert sorted(str(path.relative_to(tmp_path)) for path in sweep_temporary(tmp_path)) == sorted(stale)
