@@ -24,10 +24,11 @@ from PIL import Image
 from torch import Tensor
 
 from extractors.assemble import assemble_regions
-from extractors.boxes import clip_boxes, scale_boxes
+from extractors.batch import common_resized_shape
+from extractors.boxes import resize_given, scale_boxes
 from extractors.detectron2_config import CONFIG_ERRORS, class_names, config_values, load_config, require_detectron2
 from extractors.detectron2_weights import damp, load_into
-from extractors.device import resolve_device
+from extractors.device import autocast, resolve_device
 from extractors.extractor import DetectorSettings, ExtractorError
 from extractors.regions import Regions
 from extractors.selection import SelectionSettings
@@ -40,7 +41,6 @@ ROIS_AT_ONCE = 512
 
 # The names of the field for detectron2's layers.
 _FC = {"fc6": "fc1", "fc7": "fc2"}
-_AUTOCAST = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def build(detector: DetectorSettings, selection: SelectionSettings) -> Detectron2Extractor:
@@ -170,19 +170,16 @@ class Detectron2Extractor:
         """Return the regions of each image, as `Extractor.extract` says."""
         if not images:
             return []
-        resized = self._check(images, given_boxes)
+        resized = common_resized_shape(images, given_boxes, self.resized_shape)
         batch = self._model.preprocess_image([{"image": self._input(image, resized)} for image in images])
-        with self._autocast():
+        with autocast(self._model.device, self._detector.precision):
             maps = self._model.backbone(batch.tensor)
 
         stored = [(image.shape[0], image.shape[1]) for image in images]
         given = [None if boxes is None else torch.tensor(boxes, device=self._model.device) for boxes in given_boxes]
         proposals = iter(self._propose(batch, maps, [row for row, boxes in enumerate(given) if boxes is None]))
-        # A given NaN is refused by assemble_regions; the pooler would read memory there.
         rois = [
-            next(proposals)
-            if boxes is None
-            else scale_boxes(clip_boxes(boxes.float().nan_to_num(), *shape), shape, resized)
+            next(proposals) if boxes is None else resize_given(boxes, shape, resized)
             for boxes, shape in zip(given, stored, strict=True)
         ]
         outputs = self._describe(maps, rois)
@@ -201,24 +198,6 @@ class Detectron2Extractor:
             for shape, boxes, roi, (features, probs, deltas) in zip(stored, given, rois, outputs, strict=True)
         ]
 
-    def _check(
-        self, images: Sequence[NDArray[np.uint8]], given_boxes: Sequence[NDArray[np.float32] | None]
-    ) -> tuple[int, int]:
-        """Return the one resized shape of these images; ValueError where there are more, or boxes do not fit."""
-        if len(images) != len(given_boxes):
-            raise ValueError(f"{len(images)} images with {len(given_boxes)} entries of given boxes")
-        for boxes in given_boxes:
-            if boxes is not None and (boxes.ndim != 2 or boxes.shape[1] != 4):
-                raise ValueError(f"given boxes of shape {list(boxes.shape)}: expected [N, 4] xyxy")
-        shapes = {self.resized_shape(image.shape[0], image.shape[1]) for image in images}
-        if len(shapes) > 1:
-            raise ValueError(f"images of different resized shapes in one call: {sorted(shapes)}")
-        return shapes.pop()
-
-    def _autocast(self) -> torch.autocast:
-        dtype = _AUTOCAST[self._detector.precision]
-        return torch.autocast(self._model.device.type, dtype=dtype, enabled=dtype is not None)
-
     def _input(self, image: NDArray[np.uint8], resized: tuple[int, int]) -> Tensor:
         """Resize as detectron2's DefaultPredictor does, with PIL's bilinear filter; return uint8 [3, H, W]."""
         if image.shape[:2] != resized:
@@ -233,7 +212,7 @@ class Detectron2Extractor:
             return []
         rpn = self._model.proposal_generator
         levels = [maps[name][rows] for name in rpn.in_features]
-        with self._autocast():
+        with autocast(self._model.device, self._detector.precision):
             hidden = [rpn.rpn_head.conv(level) for level in levels]
         # The 1x1 convolutions in float32: in bfloat16 many logits would be equal, and the order of proposals chance.
         logits = [rpn.rpn_head.objectness_logits(level.float()) for level in hidden]
@@ -269,7 +248,7 @@ class Detectron2Extractor:
 
     def _head(self, pooled: Tensor) -> tuple[Tensor, Tensor]:
         """Return of pooled regions [R, channels, h, w] the feature [R, D], and what the predictor reads; float32."""
-        with self._autocast():
+        with autocast(self._model.device, self._detector.precision):
             if self._c4:
                 mean = self._model.roi_heads.res5(pooled).float().mean(dim=(2, 3))
                 return mean, mean

@@ -1,4 +1,4 @@
-"""Where a detector runs."""
+"""Where a detector runs, and at which precision."""
 
 from __future__ import annotations
 
@@ -13,3 +13,9 @@ def resolve_device(wanted: str) -> torch.device:
     if wanted == "cuda" and not available:
         raise ExtractorError("--device cuda: torch sees no GPU here; give --device cpu, or see `vilbert doctor`")
     return torch.device("cpu" if wanted == "cpu" or not available else "cuda")
+
+
+def autocast(device: torch.device, precision: str) -> torch.autocast:
+    """Return the context of `--precision`: fp32 leaves everything as it is."""
+    dtype = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
+    return torch.autocast(device.type, dtype=dtype, enabled=dtype is not None)

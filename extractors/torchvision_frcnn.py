@@ -26,13 +26,12 @@ from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.rpn import concat_box_prediction_layers
 
 from extractors.assemble import assemble_regions
-from extractors.boxes import clip_boxes, scale_boxes
-from extractors.device import resolve_device
+from extractors.batch import common_resized_shape
+from extractors.boxes import resize_given, scale_boxes
+from extractors.device import autocast, resolve_device
 from extractors.extractor import DetectorSettings
 from extractors.regions import Regions
 from extractors.selection import SelectionSettings
-
-_AUTOCAST_DTYPES = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class _HeadOutputs(NamedTuple):
@@ -154,21 +153,16 @@ class TorchvisionExtractor:
         images: RGB [H, W, 3] each, all of one `resized_shape` (ValueError otherwise).
         given_boxes: for each image None, or [N, 4] xyxy pixels which then take the place of proposals and selection.
         """
-        if len(images) != len(given_boxes):
-            raise ValueError(f"{len(images)} images with {len(given_boxes)} entries of given boxes")
         if not images:
             return []
+        resized = common_resized_shape(images, given_boxes, self.resized_shape)
         stored = [(image.shape[0], image.shape[1]) for image in images]
-        shapes = {self.resized_shape(*shape) for shape in stored}
-        if len(shapes) > 1:
-            raise ValueError(f"images of different resized shapes in one call: {sorted(shapes)}")
-        resized = shapes.pop()
         batch = self._batch(images, resized)
         given = [None if boxes is None else torch.tensor(boxes, device=self._device) for boxes in given_boxes]
 
         maps = self._feature_maps(batch)
         boxes_xyxy = [
-            proposals if boxes is None else self._resize_given(boxes, shape, resized)
+            proposals if boxes is None else resize_given(boxes, shape, resized)
             for proposals, boxes, shape in zip(self._proposals(batch, maps, resized, given), given, stored, strict=True)
         ]
         outputs = self._box_head(batch, maps, boxes_xyxy).split([len(boxes) for boxes in boxes_xyxy])
@@ -191,12 +185,8 @@ class TorchvisionExtractor:
             )[0]
         return batch
 
-    def _autocast(self) -> torch.autocast:
-        dtype = _AUTOCAST_DTYPES[self._detector.precision]
-        return torch.autocast(self._device.type, dtype=dtype, enabled=dtype is not None)
-
     def _feature_maps(self, batch: Tensor) -> OrderedDict[str, Tensor]:
-        with self._autocast():
+        with autocast(self._device, self._detector.precision):
             maps = self._model.backbone(batch)
         return OrderedDict([("0", maps)]) if isinstance(maps, Tensor) else maps
 
@@ -207,7 +197,7 @@ class TorchvisionExtractor:
         if all(boxes is not None for boxes in given):
             return [batch.new_zeros(0, 4)] * len(given)
         rpn = self._model.rpn
-        with self._autocast():
+        with autocast(self._device, self._detector.precision):
             objectness, deltas = rpn.head(list(maps.values()))
         image_list = ImageList(batch, [resized] * len(batch))
         # anchors take the dtype of the maps, and coordinates need float32
@@ -220,11 +210,6 @@ class TorchvisionExtractor:
         kept, _ = rpn.filter_proposals(proposals_xyxy, objectness, image_list.image_sizes, anchors_per_level)
         return list(kept)
 
-    def _resize_given(self, boxes_xyxy: Tensor, stored: tuple[int, int], resized: tuple[int, int]) -> Tensor:
-        # What is not finite is refused by assemble_regions; the pooler would read memory at such a coordinate.
-        inside_xyxy = clip_boxes(boxes_xyxy.float().nan_to_num(), *stored)
-        return scale_boxes(inside_xyxy, stored, resized)
-
     def _box_head(self, batch: Tensor, maps: Mapping[str, Tensor], boxes_xyxy: list[Tensor]) -> _HeadOutputs:
         heads = self._model.roi_heads
         pool = heads.box_roi_pool
@@ -234,7 +219,7 @@ class TorchvisionExtractor:
         padded = (batch.shape[2], batch.shape[3])
         maps_fp32 = {name: level.float() for name, level in maps.items()}  # else RoI coordinates lose up to 4 pixels
         pooled = pool(maps_fp32, boxes_xyxy, [padded] * len(batch))
-        with self._autocast():
+        with autocast(self._device, self._detector.precision):
             features, last = self._fully_connected(pooled)
         features, last = features.float(), last.float()
         logits, deltas = heads.box_predictor(last)

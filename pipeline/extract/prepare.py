@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from extractors.decode import DecodedImage, DecodeSettings, ImageError, decode
 from manifests.record import ImageRecord
 from manifests.uri import ImageReader
-from pipeline.shards.record import FailureRow
+from pipeline.shards.failures import FailureRow
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -23,10 +23,11 @@ from pipeline import __version__
 from pipeline.extract.batches import group_by_shape, map_ahead
 from pipeline.extract.prepare import Prepared, failure, prepare
 from pipeline.extract.settings import ExtractSettings
-from pipeline.shards.dataset import FORMAT, fingerprint_digest
+from pipeline.shards.dataset import fingerprint_digest
+from pipeline.shards.failures import FailureRow
 from pipeline.shards.keys import sample_key
-from pipeline.shards.record import FailureRow, ShardRecord
-from pipeline.shards.sample import Sample
+from pipeline.shards.record import ShardRecord
+from pipeline.shards.sample import FORMAT, Sample
 from pipeline.shards.writer import ShardWriter
 
 SHARDS_IN_FLIGHT = 2
