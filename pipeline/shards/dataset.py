@@ -28,8 +28,7 @@ from pipeline.shards.documents import (
 from pipeline.shards.errors import CorruptShardError, ShardError
 from pipeline.shards.layout import DATASET_FILE, StorageFormat
 from pipeline.shards.record import ShardRecord
-from pipeline.shards.sample import FIELDS
-from pipeline.shards.sample import FORMAT as FORMAT
+from pipeline.shards.sample import FIELDS, FORMAT
 
 _REMEDY = "restore it from a copy, or extract into another folder"
 

@@ -23,7 +23,6 @@ from pipeline.shards.documents import (
     read_bytes,
 )
 from pipeline.shards.errors import CorruptShardError
-from pipeline.shards.failures import FailureRow as FailureRow
 from pipeline.shards.keys import is_key
 from pipeline.shards.layout import SHARDS_FOLDER, failures_path, record_path, record_paths, shard_name
 from pipeline.shards.sample import FORMAT
