@@ -1,0 +1,1 @@
+"""The co-attention model: its configuration, layers, heads, losses and checkpoints. `model.vilbert` is the way in."""

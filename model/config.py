@@ -1,0 +1,204 @@
+"""The settings of a ViLBERT, under the names of the published json files, and the published configurations.
+
+A field's name is the key of the reference's json, so that a published `config.json` reads as it is
+(`ViLBertConfig.from_reference`). Text is configured by BERT's own names, the visual stream by the same with `v_`, and
+the co-attention layers between them by `bi_`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from huggingface_hub.dataclasses import strict
+from transformers import PreTrainedConfig
+
+# Keys of published files that no line of the reference reads, or that are arguments of a call here.
+IGNORED_KEYS = frozenset(
+    {
+        "bi_attention_type", "bi_intermediate_size", "fast_mode", "finetuning_task", "in_batch_pairs", "intra_gate",
+        "layer_norm", "num_labels", "objective", "output_attentions", "output_hidden_states", "pooling_method",
+        "torchscript", "v_initializer_range", "visualization",
+    }
+)  # fmt: skip
+
+
+@strict
+class ViLBertConfig(PreTrainedConfig):
+    """Describe one ViLBERT; the defaults are the published 6-layer model (Lu et al., NeurIPS 2019)."""
+
+    model_type = "vilbert"
+
+    vocab_size: int = 30522
+    """Word pieces of the tokenizer."""
+    hidden_size: int = 768
+    """Width of the text stream, H."""
+    num_hidden_layers: int = 12
+    """Text layers."""
+    num_attention_heads: int = 12
+    """Heads of a text layer."""
+    intermediate_size: int = 3072
+    """Inner width of the text stream's feed-forward blocks."""
+    hidden_act: str = "gelu"
+    """Activation of the text stream and of both pre-training heads; "gelu" is the exact one."""
+    hidden_dropout_prob: float | int = 0.1
+    """Dropout of the text stream and of the image embeddings, as in the reference."""
+    attention_probs_dropout_prob: float | int = 0.1
+    """Dropout on the attention over words."""
+    max_position_embeddings: int = 512
+    """Longest text, task token not counted."""
+    type_vocab_size: int = 2
+    """Token types (segments)."""
+    initializer_range: float = 0.02
+    """Standard deviation of the normal distribution that weights start from."""
+    layer_norm_eps: float = 1e-12
+    """Epsilon of every LayerNorm."""
+    pad_token_id: int | None = 0
+    """The padding word piece; its word embedding gets no gradient from the text. RoBERTa's is 1."""
+    tie_word_embeddings: bool = True
+    """Whether the masked-word head decodes with the word embeddings."""
+    v_feature_size: int = 2048
+    """Length of a region's feature vector."""
+    v_target_size: int = 1601
+    """Outputs of the masked-region head: the detector's classes with background, or `v_feature_size`."""
+    v_hidden_size: int = 1024
+    """Width of the visual stream."""
+    v_num_hidden_layers: int = 6
+    """Visual layers."""
+    v_num_attention_heads: int = 8
+    """Heads of a visual layer."""
+    v_intermediate_size: int = 1024
+    """Inner width of the visual stream's feed-forward blocks."""
+    v_hidden_act: str = "gelu"
+    """Activation of the visual stream's feed-forward blocks."""
+    v_hidden_dropout_prob: float | int = 0.1
+    """Dropout of the visual stream after its embeddings."""
+    v_attention_probs_dropout_prob: float | int = 0.1
+    """Dropout on the attention over regions."""
+    bi_hidden_size: int = 1024
+    """Width of co-attention, and of both pooled vectors."""
+    bi_num_attention_heads: int = 8
+    """Heads of co-attention."""
+    v_biattention_id: list[int] | tuple[int, ...] = (0, 1, 2, 3, 4, 5)
+    """Before which visual layer each co-attention layer comes."""
+    t_biattention_id: list[int] | tuple[int, ...] = (6, 7, 8, 9, 10, 11)
+    """Before which text layer each co-attention layer comes."""
+    with_coattention: bool = True
+    """False skips the co-attention layers, whose parameters stay: the ablation without exchange between the streams."""
+    dynamic_attention: bool = False
+    """Gate the queries and keys of visual layers by the mean of the words (12-in-1 code)."""
+    fixed_t_layer: int = 0
+    """Text layers below this one are frozen and run without gradients, as is what lies under them."""
+    fixed_v_layer: int = 0
+    """The same for visual layers."""
+    fusion_method: Literal["mul", "sum"] = "mul"
+    """How the two pooled vectors become one."""
+    text_model: Literal["bert", "roberta"] = "bert"
+    """Whose positions the text has: RoBERTa's begin after `pad_token_id` and skip padding."""
+    reference_positions: bool = False
+    """Count positions from 0 with RoBERTa too, which is what the published RoBERTa code did by mistake."""
+    task_specific_tokens: bool = False
+    """Put an embedding of the task behind [CLS] (12-in-1); texts come out one position longer."""
+    num_task_tokens: int = 20
+    """Rows of the task embedding."""
+    visual_target: Literal[0, 1, 2] = 0
+    """What masked regions are to give: 0 the detector's classes (KL), 1 features (squared error), 2 features (NCE)."""
+    num_negative: int = 128
+    """Negatives of a masked region where `visual_target` is 2."""
+    task_heads: Literal["beta", "multitask"] = "multitask"
+    """Whose task heads `ViLBertForTasks` has: those of vilbert_beta or of vilbert-multi-task."""
+    num_answers: int = 3129
+    """Outputs of `vil_prediction`: VQA v2's answers."""
+    num_gqa_answers: int = 1533
+    """Outputs of `vil_prediction_gqa`: GQA's answers."""
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        """Keep lists as lists, so that a config read from json equals the one that was saved."""
+        self.v_biattention_id = list(self.v_biattention_id)
+        self.t_biattention_id = list(self.t_biattention_id)
+        super().__post_init__(**kwargs)
+
+    def validate_architecture(self) -> None:
+        """Refuse sizes that make no model, naming the setting, its value and the remedy."""
+        for width, heads in (
+            ("hidden_size", "num_attention_heads"),
+            ("v_hidden_size", "v_num_attention_heads"),
+            ("bi_hidden_size", "bi_num_attention_heads"),
+        ):
+            if getattr(self, width) % getattr(self, heads):
+                raise ValueError(
+                    f"{width} {getattr(self, width)} is not a multiple of {heads} {getattr(self, heads)}: change either"
+                )
+        if self.visual_target != 0 and self.v_target_size != self.v_feature_size:
+            raise ValueError(
+                f"visual_target {self.visual_target} predicts features: set v_target_size to v_feature_size "
+                f"({self.v_feature_size}), not {self.v_target_size}"
+            )
+        if not self.v_biattention_id or len(self.v_biattention_id) != len(self.t_biattention_id):
+            raise ValueError(
+                f"v_biattention_id {self.v_biattention_id} and t_biattention_id {self.t_biattention_id} give the places "
+                "of the co-attention layers: as many in both, at least one"
+            )
+        for ids, layers, fixed in (
+            ("v_biattention_id", "v_num_hidden_layers", "fixed_v_layer"),
+            ("t_biattention_id", "num_hidden_layers", "fixed_t_layer"),
+        ):
+            places, last, frozen = getattr(self, ids), getattr(self, layers), getattr(self, fixed)
+            if list(places) != sorted(places) or places[0] < 0 or places[-1] >= last:
+                raise ValueError(f"{ids} {places}: expected ascending numbers of layers below {layers} {last}")
+            if not 0 <= frozen <= places[0]:
+                raise ValueError(f"{fixed} {frozen}: only layers below the first co-attention ({places[0]}) freeze")
+
+    @classmethod
+    def from_reference(cls, settings: Mapping[str, Any], **changes: Any) -> ViLBertConfig:
+        """Read the settings of a published `config.json` of either repository.
+
+        changes: fields of ours that go over them, such as `task_heads`. Keys without effect there are dropped
+        (`IGNORED_KEYS`). Raises ValueError naming any other key that is not a setting.
+        """
+        fields = {name: value for name, value in settings.items() if name not in IGNORED_KEYS}
+        if "model" in fields:
+            fields["text_model"] = fields.pop("model")
+        if fields.get("text_model") == "roberta":
+            fields.setdefault("pad_token_id", 1)
+        if fields.pop("predict_feature", False):
+            fields["visual_target"] = 1
+        unknown = sorted(name for name in fields if name not in cls.__dataclass_fields__)
+        if unknown:
+            raise ValueError(f"not a setting of ViLBERT: {', '.join(unknown)}")
+        return cls(**{**fields, **changes})
+
+
+def _connected(layers: int, connections: int, **sizes: Any) -> dict[str, Any]:
+    """Return a published configuration: the last text layers and as many visual layers are connected."""
+    return {
+        "num_hidden_layers": layers,
+        "v_num_hidden_layers": connections,
+        "v_biattention_id": list(range(connections)),
+        "t_biattention_id": list(range(layers - connections, layers)),
+        **sizes,
+    }
+
+
+_LARGE = {"hidden_size": 1024, "num_attention_heads": 16, "intermediate_size": 4096}
+_ROBERTA = {"text_model": "roberta", "vocab_size": 50265, "max_position_embeddings": 514, "type_vocab_size": 1}
+
+# The published configurations under the names of their files, and the ablation of the paper's design.
+PRESETS: dict[str, dict[str, Any]] = {
+    "bert_base_2layer_2conect": _connected(12, 2),
+    "bert_base_4layer_4conect": _connected(12, 4),
+    "bert_base_6layer_6conect": _connected(12, 6),
+    "bert_base_8layer_8conect": _connected(12, 8),
+    "bert_large_2layer_2conect": _connected(24, 2, **_LARGE),
+    "bert_large_4layer_4conect": _connected(24, 4, **_LARGE),
+    "bert_large_6layer_6conect": _connected(24, 6, **_LARGE),
+    "roberta_base_6layer_6connect": _connected(12, 6, **_ROBERTA, pad_token_id=1),
+    "bert_base_6layer_without_coattention": _connected(12, 6, with_coattention=False),
+}
+
+
+def preset(name: str, **changes: Any) -> ViLBertConfig:
+    """Return a published configuration with changes over it; raises ValueError naming those there are."""
+    if name not in PRESETS:
+        raise ValueError(f"no configuration {name!r}; there are {', '.join(PRESETS)}")
+    return ViLBertConfig(**{**PRESETS[name], **changes})

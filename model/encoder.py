@@ -1,0 +1,140 @@
+"""The order of the layers, and the encoder that follows it.
+
+For the published 6-layer model: text 0-5, then six times co-attention followed by a visual and a text layer. The
+picture is in docs/model.md.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from model.attention import scores_mask, seen_by_all
+from model.config import ViLBertConfig
+from model.layers import ConnectionLayer, StreamLayer, image_sizes, text_sizes
+from model.pairs import Pairing, Streams, pair
+
+
+class Step(NamedTuple):
+    """One layer to run: which kind, and its number among its kind."""
+
+    kind: Literal["text", "image", "connection"]
+    number: int
+
+
+def layer_order(config: ViLBertConfig) -> list[Step]:
+    """Return all layers in the order they run.
+
+    Before co-attention k come the text and visual layers below its places (`t_biattention_id`, `v_biattention_id`),
+    text first as in the multi-task code, where dynamic attention makes visual layers look at the words; after the last
+    one what remains, visual layers first.
+    """
+    order: list[Step] = []
+    text = image = 0
+    places = zip(config.t_biattention_id, config.v_biattention_id, strict=True)
+    for connection, (text_place, image_place) in enumerate(places):
+        order += [Step("text", index) for index in range(text, text_place)]
+        order += [Step("image", index) for index in range(image, image_place)]
+        order.append(Step("connection", connection))
+        text, image = text_place, image_place
+    order += [Step("image", index) for index in range(image, config.v_num_hidden_layers)]
+    order += [Step("text", index) for index in range(text, config.num_hidden_layers)]
+    return order
+
+
+@dataclass(kw_only=True)
+class Trace:
+    """What the encoder kept on its way: attention maps, and states after each layer, the embeddings first."""
+
+    text_states: list[Tensor] = field(default_factory=list)
+    image_states: list[Tensor] = field(default_factory=list)
+    text_maps: list[Tensor | None] = field(default_factory=list)
+    image_maps: list[Tensor | None] = field(default_factory=list)
+    co_maps: list[tuple[Tensor | None, Tensor | None]] = field(default_factory=list)
+
+
+class Masks(NamedTuple):
+    """What is added to attention scores: within a stream, and for the other stream that looks at this one."""
+
+    text: Tensor | None
+    image: Tensor | None
+    to_text: Tensor | None
+    to_image: Tensor | None
+
+
+def _masks(streams: Streams) -> Masks:
+    dtype = streams.text.dtype
+    return Masks(
+        text=scores_mask(streams.text_mask, dtype),
+        image=scores_mask(streams.image_mask, dtype),
+        to_text=scores_mask(seen_by_all(streams.text_mask), dtype),
+        to_image=scores_mask(seen_by_all(streams.image_mask), dtype),
+    )
+
+
+def _mean_word(streams: Streams) -> Tensor:
+    """Return the mean [B, H] of the words that are not masked; a text of nothing but padding has the mean of all."""
+    mask = seen_by_all(streams.text_mask)
+    if mask is None:
+        return streams.text.mean(1)
+    seen = torch.where(mask.any(1, keepdim=True), mask, torch.ones_like(mask))[..., None].to(streams.text.dtype)
+    return (streams.text * seen).sum(1) / seen.sum(1)
+
+
+class Encoder(nn.Module):
+    """Text layers, visual layers and co-attention layers, run in `layer_order`."""
+
+    def __init__(self, config: ViLBertConfig) -> None:
+        super().__init__()
+        text, image = text_sizes(config), image_sizes(config)
+        words = config.hidden_size if config.dynamic_attention else None
+        self.layer = nn.ModuleList(StreamLayer(text) for _ in range(config.num_hidden_layers))
+        self.v_layer = nn.ModuleList(StreamLayer(image, words) for _ in range(config.v_num_hidden_layers))
+        self.c_layer = nn.ModuleList(ConnectionLayer(config) for _ in config.v_biattention_id)
+        self.order = layer_order(config)
+        self.with_coattention = config.with_coattention
+        self.dynamic_attention = config.dynamic_attention
+        self.frozen = {"text": config.fixed_t_layer, "image": config.fixed_v_layer, "connection": 0}
+
+    def forward(self, streams: Streams, *, pairing: Pairing, eager: bool, keep_states: bool) -> tuple[Streams, Trace]:
+        """Return the last states of both streams and what was kept: maps where eager, states where keep_states.
+
+        Rows are paired right before the first co-attention layer. Frozen layers run without gradients.
+        """
+        masks, trace, paired = _masks(streams), Trace(), False
+        if keep_states:
+            trace.text_states.append(streams.text)
+            trace.image_states.append(streams.image)
+        for step in self.order:
+            if step.kind == "connection" and not paired:
+                streams, paired = pair(streams, pairing), True
+                masks = _masks(streams)
+            with torch.set_grad_enabled(torch.is_grad_enabled() and step.number >= self.frozen[step.kind]):
+                streams = self._run(step, streams, masks, trace, eager=eager)
+            ran = step.kind != "connection" or self.with_coattention
+            if keep_states and ran and step.kind != "image":
+                trace.text_states.append(streams.text)
+            if keep_states and ran and step.kind != "text":
+                trace.image_states.append(streams.image)
+        return streams, trace
+
+    def _run(self, step: Step, streams: Streams, masks: Masks, trace: Trace, *, eager: bool) -> Streams:
+        if step.kind == "text":
+            text, maps = self.layer[step.number](streams.text, masks.text, eager=eager)
+            trace.text_maps.append(maps)
+            return replace(streams, text=text)
+        if step.kind == "image":
+            words = _mean_word(streams) if self.dynamic_attention else None
+            image, maps = self.v_layer[step.number](streams.image, masks.image, words, eager=eager)
+            trace.image_maps.append(maps)
+            return replace(streams, image=image)
+        if not self.with_coattention:
+            return streams
+        image, text, co_maps = self.c_layer[step.number](
+            streams.image, masks.to_image, streams.text, masks.to_text, eager=eager
+        )
+        trace.co_maps.append(co_maps)
+        return replace(streams, image=image, text=text)

@@ -1,0 +1,245 @@
+"""The layers of the two streams, and the co-attention layer that joins them. Module names are those of published files.
+
+Shapes: B batch, T words, R regions, L positions of either stream, H its width, A the width of co-attention.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers.activations import ACT2FN
+from transformers.modeling_layers import GradientCheckpointingLayer
+
+from model.attention import attend, split_heads
+from model.config import ViLBertConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class StreamSizes:
+    """What a layer of one stream is made of: the text's fields of a config or the `v_` ones."""
+
+    hidden: int
+    heads: int
+    intermediate: int
+    activation: str
+    dropout: float
+    attention_dropout: float
+    layer_norm_eps: float
+
+
+def text_sizes(config: ViLBertConfig) -> StreamSizes:
+    """Return the sizes of the text stream."""
+    return StreamSizes(
+        hidden=config.hidden_size,
+        heads=config.num_attention_heads,
+        intermediate=config.intermediate_size,
+        activation=config.hidden_act,
+        dropout=config.hidden_dropout_prob,
+        attention_dropout=config.attention_probs_dropout_prob,
+        layer_norm_eps=config.layer_norm_eps,
+    )
+
+
+def image_sizes(config: ViLBertConfig) -> StreamSizes:
+    """Return the sizes of the visual stream."""
+    return StreamSizes(
+        hidden=config.v_hidden_size,
+        heads=config.v_num_attention_heads,
+        intermediate=config.v_intermediate_size,
+        activation=config.v_hidden_act,
+        dropout=config.v_hidden_dropout_prob,
+        attention_dropout=config.v_attention_probs_dropout_prob,
+        layer_norm_eps=config.layer_norm_eps,
+    )
+
+
+class SelfAttention(nn.Module):
+    """Attend within one stream; where text_width is given, gate queries and keys by the words (dynamic attention)."""
+
+    def __init__(self, sizes: StreamSizes, text_width: int | None = None) -> None:
+        super().__init__()
+        self.heads = sizes.heads
+        self.dropout = sizes.attention_dropout
+        self.query = nn.Linear(sizes.hidden, sizes.hidden)
+        self.key = nn.Linear(sizes.hidden, sizes.hidden)
+        self.value = nn.Linear(sizes.hidden, sizes.hidden)
+        self.dynamic = text_width is not None
+        if text_width is not None:
+            self.dyLinear_q = nn.Linear(text_width, sizes.hidden)
+            self.dyLinear_k = nn.Linear(text_width, sizes.hidden)
+
+    def forward(
+        self, states_BLH: Tensor, scores_mask: Tensor | None, words_BH: Tensor | None, *, eager: bool
+    ) -> tuple[Tensor, Tensor | None]:
+        query, key = self.query(states_BLH), self.key(states_BLH)
+        if self.dynamic:
+            query = query * (1 + torch.sigmoid(self.dyLinear_q(words_BH)))[:, None]
+            key = key * (1 + torch.sigmoid(self.dyLinear_k(words_BH)))[:, None]
+        return attend(
+            split_heads(query, self.heads),
+            split_heads(key, self.heads),
+            split_heads(self.value(states_BLH), self.heads),
+            scores_mask,
+            dropout=self.dropout if self.training else 0.0,
+            eager=eager,
+        )
+
+
+class Output(nn.Module):
+    """Project back to a stream, drop, add the residual, normalise."""
+
+    def __init__(self, width: int, sizes: StreamSizes) -> None:
+        super().__init__()
+        self.dense = nn.Linear(width, sizes.hidden)
+        self.LayerNorm = nn.LayerNorm(sizes.hidden, eps=sizes.layer_norm_eps)
+        self.dropout = nn.Dropout(sizes.dropout)
+
+    def forward(self, states: Tensor, residual: Tensor) -> Tensor:
+        return self.LayerNorm(self.dropout(self.dense(states)) + residual)
+
+
+class Intermediate(nn.Module):
+    """Widen and activate."""
+
+    def __init__(self, sizes: StreamSizes) -> None:
+        super().__init__()
+        self.dense = nn.Linear(sizes.hidden, sizes.intermediate)
+        self.activation = ACT2FN[sizes.activation]
+
+    def forward(self, states: Tensor) -> Tensor:
+        return self.activation(self.dense(states))
+
+
+class Attention(nn.Module):
+    """Self-attention with its output block."""
+
+    def __init__(self, sizes: StreamSizes, text_width: int | None) -> None:
+        super().__init__()
+        self.self = SelfAttention(sizes, text_width)
+        self.output = Output(sizes.hidden, sizes)
+
+    def forward(
+        self, states: Tensor, scores_mask: Tensor | None, words_BH: Tensor | None, *, eager: bool
+    ) -> tuple[Tensor, Tensor | None]:
+        context, maps = self.self(states, scores_mask, words_BH, eager=eager)
+        return self.output(context, states), maps
+
+
+class StreamLayer(GradientCheckpointingLayer):
+    """A layer of one stream: BERT's, with the residual before the normalisation."""
+
+    def __init__(self, sizes: StreamSizes, text_width: int | None = None) -> None:
+        super().__init__()
+        self.attention = Attention(sizes, text_width)
+        self.intermediate = Intermediate(sizes)
+        self.output = Output(sizes.intermediate, sizes)
+
+    def forward(
+        self, states_BLH: Tensor, scores_mask: Tensor | None, words_BH: Tensor | None = None, *, eager: bool = False
+    ) -> tuple[Tensor, Tensor | None]:
+        """Return the next states [B, L, H] and, where eager, the attention maps [B, heads, L, L].
+
+        words_BH: the mean of the words, which dynamic attention alone reads.
+        """
+        attended, maps = self.attention(states_BLH, scores_mask, words_BH, eager=eager)
+        return self.output(self.intermediate(attended), attended), maps
+
+
+class BiAttention(nn.Module):
+    """Let each stream look at the other: 1 is the image's side, 2 the text's."""
+
+    def __init__(self, config: ViLBertConfig) -> None:
+        super().__init__()
+        self.heads = config.bi_num_attention_heads
+        self.image_dropout = config.v_attention_probs_dropout_prob
+        self.text_dropout = config.attention_probs_dropout_prob
+        self.query1 = nn.Linear(config.v_hidden_size, config.bi_hidden_size)
+        self.key1 = nn.Linear(config.v_hidden_size, config.bi_hidden_size)
+        self.value1 = nn.Linear(config.v_hidden_size, config.bi_hidden_size)
+        self.query2 = nn.Linear(config.hidden_size, config.bi_hidden_size)
+        self.key2 = nn.Linear(config.hidden_size, config.bi_hidden_size)
+        self.value2 = nn.Linear(config.hidden_size, config.bi_hidden_size)
+
+    def forward(
+        self,
+        image: Tensor,
+        image_scores_mask: Tensor | None,
+        text: Tensor,
+        text_scores_mask: Tensor | None,
+        *,
+        eager: bool,
+    ) -> tuple[Tensor, Tensor, tuple[Tensor | None, Tensor | None]]:
+        """Return what regions read of words [B, R, A], what words read of regions [B, T, A], and (text, image) maps."""
+        to_image, text_maps = attend(
+            split_heads(self.query2(text), self.heads),
+            split_heads(self.key1(image), self.heads),
+            split_heads(self.value1(image), self.heads),
+            image_scores_mask,
+            dropout=self.image_dropout if self.training else 0.0,
+            eager=eager,
+        )
+        to_text, image_maps = attend(
+            split_heads(self.query1(image), self.heads),
+            split_heads(self.key2(text), self.heads),
+            split_heads(self.value2(text), self.heads),
+            text_scores_mask,
+            dropout=self.text_dropout if self.training else 0.0,
+            eager=eager,
+        )
+        return to_text, to_image, (text_maps, image_maps)
+
+
+class BiOutput(nn.Module):
+    """Add to each stream what it read of the other. Both residuals are the layer's inputs."""
+
+    def __init__(self, config: ViLBertConfig) -> None:
+        super().__init__()
+        self.dense1 = nn.Linear(config.bi_hidden_size, config.v_hidden_size)
+        self.LayerNorm1 = nn.LayerNorm(config.v_hidden_size, eps=config.layer_norm_eps)
+        self.q_dense1 = nn.Linear(config.bi_hidden_size, config.v_hidden_size)
+        self.dense2 = nn.Linear(config.bi_hidden_size, config.hidden_size)
+        self.LayerNorm2 = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.q_dense2 = nn.Linear(config.bi_hidden_size, config.hidden_size)
+        # Published files hold q_dense1 and q_dense2, which nothing uses: no optimizer and no DDP is to wait for them.
+        self.q_dense1.requires_grad_(False)
+        self.q_dense2.requires_grad_(False)
+        self.image_dropout = config.v_hidden_dropout_prob
+        self.text_dropout = config.hidden_dropout_prob
+
+    def forward(self, to_text: Tensor, image: Tensor, to_image: Tensor, text: Tensor) -> tuple[Tensor, Tensor]:
+        read_of_text = F.dropout(self.dense1(to_text), self.image_dropout, self.training)
+        read_of_image = F.dropout(self.dense2(to_image), self.text_dropout, self.training)
+        return self.LayerNorm1(read_of_text + image), self.LayerNorm2(read_of_image + text)
+
+
+class ConnectionLayer(GradientCheckpointingLayer):
+    """Co-attention: a whole transformer block for each stream, whose keys and values come from the other stream."""
+
+    def __init__(self, config: ViLBertConfig) -> None:
+        super().__init__()
+        image, text = image_sizes(config), text_sizes(config)
+        self.biattention = BiAttention(config)
+        self.biOutput = BiOutput(config)
+        self.v_intermediate = Intermediate(image)
+        self.v_output = Output(image.intermediate, image)
+        self.t_intermediate = Intermediate(text)
+        self.t_output = Output(text.intermediate, text)
+
+    def forward(
+        self,
+        image_BRV: Tensor,
+        image_scores_mask: Tensor | None,
+        text_BTH: Tensor,
+        text_scores_mask: Tensor | None,
+        *,
+        eager: bool = False,
+    ) -> tuple[Tensor, Tensor, tuple[Tensor | None, Tensor | None]]:
+        """Return image [B, R, V], text [B, T, H] and, where eager, the maps ([B, N, T, R], [B, N, R, T])."""
+        to_text, to_image, maps = self.biattention(
+            image_BRV, image_scores_mask, text_BTH, text_scores_mask, eager=eager
+        )
+        image, text = self.biOutput(to_text, image_BRV, to_image, text_BTH)
+        return self.v_output(self.v_intermediate(image), image), self.t_output(self.t_intermediate(text), text), maps

@@ -1,0 +1,71 @@
+"""Which texts meet which images: row by row, one text and many images, or every text and every image of a batch.
+
+The text layers before the first co-attention see no image, so they run once a text; only then are rows repeated.
+Shapes: B texts, C images, T words, R regions.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from torch import Tensor
+
+Pairing = Literal["rows", "one_text", "all"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Streams:
+    """The states of both streams and their masks of 1 (see) and 0 (hide), or None where nothing is masked."""
+
+    text: Tensor
+    """[B, T, H]."""
+    image: Tensor
+    """[C, R, V]."""
+    text_mask: Tensor | None
+    """[B, T] or [B, T, T]."""
+    image_mask: Tensor | None
+    """[C, R] or [C, R, R]."""
+
+
+def one_text_many_images(streams: Streams) -> Streams:
+    """Repeat the one text for each of C images (the reference's fast mode of retrieval)."""
+    images = len(streams.image)
+    if len(streams.text) != 1:
+        raise ValueError(f"pairing 'one_text' takes one text for {images} images, not {len(streams.text)}")
+    mask = streams.text_mask
+    return replace(
+        streams,
+        text=streams.text.expand(images, -1, -1),
+        text_mask=None if mask is None else mask.expand(images, *mask.shape[1:]),
+    )
+
+
+def all_pairs(streams: Streams) -> Streams:
+    """Pair each of B texts with each of C images: row text x C + image (the reference's in-batch pairs)."""
+    texts, images = len(streams.text), len(streams.image)
+
+    def tiled(tensor: Tensor | None) -> Tensor | None:
+        return None if tensor is None else tensor[None].expand(texts, *tensor.shape).flatten(0, 1)
+
+    def repeated(tensor: Tensor | None) -> Tensor | None:
+        return None if tensor is None else tensor.repeat_interleave(images, dim=0)
+
+    image, text = tiled(streams.image), repeated(streams.text)
+    assert image is not None
+    assert text is not None
+    return Streams(text=text, image=image, text_mask=repeated(streams.text_mask), image_mask=tiled(streams.image_mask))
+
+
+def pair(streams: Streams, pairing: Pairing) -> Streams:
+    """Return the streams with as many texts as images; raises ValueError where the pairing cannot make them so."""
+    if pairing == "one_text":
+        return one_text_many_images(streams)
+    if pairing == "all":
+        return all_pairs(streams)
+    if len(streams.text) != len(streams.image):
+        raise ValueError(
+            f"{len(streams.text)} texts and {len(streams.image)} images: give as many of both, or a pairing "
+            "('one_text' for one text and many images, 'all' for every pair)"
+        )
+    return streams

@@ -1,0 +1,404 @@
+"""ViLBERT (Lu et al., NeurIPS 2019): the two-stream model, with its pre-training heads and with its task heads.
+
+Parameter names and numbers are those of the published code: jiasenlu/vilbert_beta, facebookresearch/vilbert-multi-task.
+
+Shapes: B batch, T words, R regions with the global one at 0, F features of a region.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModel, AutoModelForPreTraining, PreTrainedModel
+from transformers import initialization as init
+from transformers.utils.generic import can_return_tuple
+
+from model.attention import MASKED_SCORE, seen_by_all
+from model.config import ViLBertConfig
+from model.embeddings import ImageEmbeddings, TextEmbeddings
+from model.encoder import Encoder, Trace
+from model.heads import POOLED_DROPOUT, BetaClassifier, Classifier, Pooler, PreTrainingHeads, WeightNormLinear, fuse
+from model.losses import (
+    LossSum,
+    alignment_loss,
+    masked_region_kl,
+    masked_region_nce,
+    masked_region_regression,
+    masked_word_loss,
+    nce_negatives,
+)
+from model.outputs import ViLBertForPreTrainingOutput, ViLBertForTasksOutput, ViLBertModelOutput
+from model.pairs import Pairing, Streams
+
+PRETRAINING_SCORES = ("vision_prediction", "linguisic_prediction")
+TASK_HEADS = {
+    "beta": ("vil_prediction", "vil_logit", "vil_binary_prediction", "vision_logit", "linguisic_logit"),
+    "multitask": (
+        "vil_prediction",
+        "vil_prediction_gqa",
+        "vil_logit",
+        "vil_binary_prediction",
+        "vil_tri_prediction",
+        "vision_logit",
+        "linguisic_logit",
+    ),
+}
+
+
+class ViLBertPreTrainedModel(PreTrainedModel):
+    """What all ViLBERT models share: how weights start, what may be tied, and what transformers may do with them."""
+
+    config: ViLBertConfig
+    config_class = ViLBertConfig
+    base_model_prefix = "bert"
+    main_input_name = "input_ids"
+    supports_gradient_checkpointing = True
+    _supports_sdpa = True
+    _no_split_modules = ["StreamLayer", "ConnectionLayer", "TextEmbeddings", "ImageEmbeddings"]  # noqa: RUF012 (inherited name)
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        """Draw the weights the reference starts from; the padding word's row is drawn too, as there."""
+        if isinstance(module, nn.Embedding):
+            init.normal_(module.weight, mean=0.0, std=self.config.initializer_range)
+        elif isinstance(module, WeightNormLinear):
+            init.kaiming_uniform_(module.weight_v, a=5**0.5)
+            init.copy_(module.weight_g, module.weight_v.norm())
+            init.zeros_(module.bias)
+        else:
+            super()._init_weights(module)
+            bias = getattr(module, "bias", None)
+            if isinstance(bias, nn.Parameter):
+                init.zeros_(bias)
+
+
+def _kept(trace: Trace, *, states: bool, maps: bool) -> dict[str, Any]:
+    """Return the fields of an output that hold states and maps."""
+    return {
+        "text_hidden_states": tuple(trace.text_states) if states else None,
+        "image_hidden_states": tuple(trace.image_states) if states else None,
+        "text_attentions": tuple(trace.text_maps) if maps else None,
+        "image_attentions": tuple(trace.image_maps) if maps else None,
+        "co_attentions": tuple(trace.co_maps) if maps else None,
+    }
+
+
+def _kept_of(encoded: ViLBertModelOutput) -> dict[str, Any]:
+    """Hand on the states and maps that the two streams kept."""
+    return {name: getattr(encoded, name) for name in _kept(Trace(), states=False, maps=False)}
+
+
+def _with_task_token(mask: Tensor | None) -> Tensor | None:
+    """Make room behind [CLS] in a mask [B, T] or [B, T, T] for a task token that all words see."""
+    if mask is None:
+        return None
+    mask = torch.cat([torch.ones_like(mask[..., :1]), mask], dim=-1)
+    return mask if mask.dim() == 2 else torch.cat([mask[:, :1], mask], dim=1)
+
+
+class ViLBertModel(ViLBertPreTrainedModel):
+    """The two streams without heads."""
+
+    def __init__(self, config: ViLBertConfig) -> None:
+        super().__init__(config)
+        self.embeddings = TextEmbeddings(config)
+        self.v_embeddings = ImageEmbeddings(config)
+        self.encoder = Encoder(config)
+        self.t_pooler = Pooler(config.hidden_size, config.bi_hidden_size)
+        self.v_pooler = Pooler(config.v_hidden_size, config.bi_hidden_size)
+        self.post_init()
+
+    def get_input_embeddings(self) -> nn.Module:
+        """Return the embedding of word pieces."""
+        return self.embeddings.word_embeddings
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        """Put another embedding of word pieces in place."""
+        self.embeddings.word_embeddings = value  # type: ignore[assignment] # the base class allows any module
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        image_feat: Tensor | None = None,
+        image_loc: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        image_attention_mask: Tensor | None = None,
+        task_ids: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        pairing: Pairing = "rows",
+        output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
+        **kwargs: Any,
+    ) -> ViLBertModelOutput:
+        """Encode texts and images.
+
+        input_ids: [B, T] int64, or inputs_embeds [B, T, H] in their place. image_feat: [B, R, F], region 0 the global
+        one. image_loc: [B, R, 5] (x1, y1, x2, y2, area), fractions of the image. Masks are 1 where seen, 0 where not:
+        [B, T] and [B, R], or one row for each position, [B, T, T] and [B, R, R]; then the other stream sees what every
+        position sees. task_ids: [B, 1] where the model has task tokens. pairing: "rows", "one_text" (B = 1 for many
+        images) or "all" (row text x images + image; every output then has that many rows). Attention maps are computed
+        by the eager path whichever is set. Raises ValueError where the inputs do not fit the model or one another.
+        """
+        states = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
+        maps = self.config.output_attentions if output_attentions is None else output_attentions
+        self._check(input_ids, inputs_embeds, image_feat, image_loc, task_ids)
+        streams = Streams(
+            text=self.embeddings(input_ids, token_type_ids, task_ids, inputs_embeds),
+            image=self.v_embeddings(image_feat, image_loc),
+            text_mask=attention_mask if task_ids is None else _with_task_token(attention_mask),
+            image_mask=image_attention_mask,
+        )
+        eager = bool(maps) or self.config._attn_implementation == "eager"
+        streams, trace = self.encoder(streams, pairing=pairing, eager=eager, keep_states=bool(states))
+        return ViLBertModelOutput(
+            text_output=streams.text,
+            image_output=streams.image,
+            pooled_text=self.t_pooler(streams.text),
+            pooled_image=self.v_pooler(streams.image),
+            **_kept(trace, states=bool(states), maps=bool(maps)),
+        )
+
+    def _check(
+        self,
+        input_ids: Tensor | None,
+        inputs_embeds: Tensor | None,
+        image_feat: Tensor | None,
+        image_loc: Tensor | None,
+        task_ids: Tensor | None,
+    ) -> None:
+        words = input_ids if inputs_embeds is None else inputs_embeds
+        if words is None or (input_ids is not None and inputs_embeds is not None):
+            raise ValueError("give either input_ids or inputs_embeds")
+        if image_feat is None or image_loc is None:
+            raise ValueError("give image_feat [B, R, features] and image_loc [B, R, 5]")
+        if image_feat.dim() != 3 or image_feat.shape[-1] != self.config.v_feature_size:
+            raise ValueError(f"image_feat {tuple(image_feat.shape)}: expected [B, R, {self.config.v_feature_size}]")
+        if image_loc.shape != (*image_feat.shape[:2], 5):
+            raise ValueError(f"image_loc {tuple(image_loc.shape)}: expected {(*image_feat.shape[:2], 5)}")
+        longest = self.config.max_position_embeddings
+        if self.embeddings.roberta_positions:
+            longest -= self.embeddings.pad_token_id + 1
+        if words.shape[1] > longest:
+            raise ValueError(f"a text of {words.shape[1]} word pieces: the model has {longest} positions; cut it")
+        if self.config.task_specific_tokens != (task_ids is not None):
+            raise ValueError(
+                "this model has task tokens: give task_ids [B, 1]"
+                if task_ids is None
+                else "task_ids: this model has no task tokens (task_specific_tokens)"
+            )
+
+
+class _WithWordHead(ViLBertPreTrainedModel):
+    """A model with the pre-training heads, whose word decoder is tied to the embeddings."""
+
+    _tied_weights_keys = {"cls.predictions.decoder.weight": "bert.embeddings.word_embeddings.weight"}  # noqa: RUF012 (inherited name)
+    bert: ViLBertModel
+    cls: PreTrainingHeads
+
+    def get_output_embeddings(self) -> nn.Module:
+        """Return the decoder of masked words."""
+        return self.cls.predictions.decoder
+
+    def set_output_embeddings(self, new_embeddings: nn.Linear) -> None:
+        """Put another decoder in place; the bias, which is none of its own, grows with zeros or is cut."""
+        self.cls.predictions.decoder = new_embeddings
+        old, size = self.cls.predictions.bias, new_embeddings.weight.shape[0]
+        if len(old) != size:
+            bias = old.new_zeros(size)
+            bias[: len(old)] = old.detach()[:size]
+            self.cls.predictions.bias = nn.Parameter(bias)
+
+
+class ViLBertForPreTraining(_WithWordHead):
+    """ViLBERT with the heads of its three pre-training tasks."""
+
+    def __init__(self, config: ViLBertConfig) -> None:
+        super().__init__(config)
+        self.bert = ViLBertModel(config)
+        self.cls = PreTrainingHeads(config)
+        self.post_init()
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        image_feat: Tensor | None = None,
+        image_loc: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        image_attention_mask: Tensor | None = None,
+        masked_lm_labels: Tensor | None = None,
+        image_label: Tensor | None = None,
+        image_target: Tensor | None = None,
+        next_sentence_label: Tensor | None = None,
+        task_ids: Tensor | None = None,
+        generator: torch.Generator | None = None,
+        **kwargs: Any,
+    ) -> ViLBertForPreTrainingOutput:
+        """Return the losses of what has labels and the scores of what has none.
+
+        The first six arguments, and pairing, output_hidden_states and output_attentions, are those of `ViLBertModel`.
+        masked_lm_labels: [B, T] the word piece behind each mask, -1 elsewhere. image_label: [B, R - 1] 1 where a region
+        is masked, of all but the global one; image_target: [B, R - 1, v_target_size] the detector's class
+        probabilities, or the unmasked features where `visual_target` is not 0. next_sentence_label: [B] 0 where text
+        and image match, 1 where not. generator: draws the negatives where `visual_target` is 2.
+        """
+        encoded: ViLBertModelOutput = self.bert(
+            input_ids,
+            image_feat,
+            image_loc,
+            token_type_ids,
+            attention_mask,
+            image_attention_mask,
+            task_ids,
+            **{**kwargs, "return_dict": True},
+        )
+        text, image = encoded.text_output, encoded.image_output
+        losses: dict[str, Any] = {}
+        scores: dict[str, Any] = {}
+        if masked_lm_labels is None:
+            scores["text_scores"] = self.cls.predictions(text)
+        else:
+            losses["masked_lm"] = self._masked_lm(text, masked_lm_labels)
+        if image_label is None or image_target is None:
+            scores["image_scores"] = self.cls.imagePredictions(image)
+        else:
+            losses["masked_image"] = self._masked_image(image, image_label, image_target, generator)
+        fused = fuse(encoded.pooled_text, encoded.pooled_image, self.config.fusion_method)
+        scores["alignment_scores"] = self.cls.alignment(fused)
+        if next_sentence_label is not None:
+            losses["alignment"] = alignment_loss(scores["alignment_scores"], next_sentence_label.flatten())
+        loss = torch.stack([part.mean for part in losses.values()]).sum() if losses else None
+        return ViLBertForPreTrainingOutput(loss=loss, **losses, **scores, **_kept_of(encoded))
+
+    def _masked_lm(self, text_BTH: Tensor, labels_BT: Tensor) -> LossSum:
+        if self.config.task_specific_tokens:  # the task's position has no label
+            labels_BT = torch.cat([labels_BT[:, :1], torch.full_like(labels_BT[:, :1], -1), labels_BT[:, 1:]], dim=1)
+        labelled = labels_BT >= 0
+        return masked_word_loss(self.cls.predictions(text_BTH[labelled]), labels_BT[labelled])
+
+    def _masked_image(
+        self, image_BRV: Tensor, label_BR: Tensor, target_BRC: Tensor, generator: torch.Generator | None
+    ) -> LossSum:
+        masked = label_BR == 1
+        predicted = self.cls.imagePredictions(image_BRV[:, 1:][masked])
+        if self.config.visual_target == 0:
+            return masked_region_kl(predicted, target_BRC[masked])
+        if self.config.visual_target == 1:
+            return masked_region_regression(predicted, target_BRC[masked])
+        if generator is None:
+            raise ValueError("visual_target 2 draws negatives: give a generator")
+        negatives = nce_negatives(label_BR, self.config.num_negative, generator)
+        return masked_region_nce(predicted, target_BRC, label_BR, negatives)
+
+
+class ViLBertForTasks(_WithWordHead):
+    """ViLBERT with the task heads of either repository (`task_heads`), and the pre-training heads their files carry."""
+
+    def __init__(self, config: ViLBertConfig) -> None:
+        super().__init__(config)
+        pooled = config.bi_hidden_size
+        self.bert = ViLBertModel(config)
+        self.dropout = nn.Dropout(POOLED_DROPOUT)
+        self.cls = PreTrainingHeads(config)
+        if config.task_heads == "beta":
+            self.vil_prediction: nn.Module = BetaClassifier(pooled, 2 * pooled, config.num_answers)
+        else:
+            eps = config.layer_norm_eps
+            self.vil_prediction = Classifier(pooled, 2 * pooled, config.num_answers, eps)
+            self.vil_prediction_gqa = Classifier(pooled, 2 * pooled, config.num_gqa_answers, eps)
+            self.vil_binary_prediction = Classifier(2 * pooled, 2 * pooled, 2, eps)
+            self.vil_tri_prediction = nn.Linear(pooled, 3)
+        self.vil_logit = nn.Linear(pooled, 1)
+        self.vision_logit = nn.Linear(config.v_hidden_size, 1)
+        self.linguisic_logit = nn.Linear(config.hidden_size, 1)
+        self.post_init()
+
+    def _chosen(self, heads: Collection[str] | None, batch: int) -> Collection[str]:
+        """Return the heads to run: by default all task heads that the batch allows."""
+        there = TASK_HEADS[self.config.task_heads]
+        paired = self.config.task_heads == "multitask" and batch % 2 == 1
+        if heads is None:
+            return [name for name in there if not (paired and name == "vil_binary_prediction")]
+        unknown = sorted(set(heads) - {*there, *PRETRAINING_SCORES})
+        if unknown:
+            raise ValueError(f"no head {', '.join(unknown)}; there are {', '.join((*there, *PRETRAINING_SCORES))}")
+        if paired and "vil_binary_prediction" in heads:
+            raise ValueError(f"vil_binary_prediction takes rows two by two: an even batch, not {batch}")
+        return heads
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        image_feat: Tensor | None = None,
+        image_loc: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        image_attention_mask: Tensor | None = None,
+        task_ids: Tensor | None = None,
+        heads: Collection[str] | None = None,
+        **kwargs: Any,
+    ) -> ViLBertForTasksOutput:
+        """Return the outputs of the heads that were asked for; the other arguments are those of `ViLBertModel`.
+
+        heads: by default all task heads, without `vision_prediction` and `linguisic_prediction`, the costly
+        pre-training scores. vil_prediction [B, num_answers], vil_prediction_gqa [B, num_gqa_answers], vil_logit [B, 1],
+        vil_tri_prediction [B, 3], vil_binary_prediction [B, 2] of the alignment head (beta) or [B / 2, 2] of rows
+        2i and 2i + 1 (multitask; not with an odd batch), vision_logit [B, R, 1] with masked regions at -10000 more,
+        linguisic_logit [B, T, 1]. Raises ValueError naming a head there is not.
+        """
+        encoded: ViLBertModelOutput = self.bert(
+            input_ids,
+            image_feat,
+            image_loc,
+            token_type_ids,
+            attention_mask,
+            image_attention_mask,
+            task_ids,
+            **{**kwargs, "return_dict": True},
+        )
+        text, image = encoded.text_output, encoded.image_output
+        both = fuse(encoded.pooled_text, encoded.pooled_image, self.config.fusion_method)
+        chosen = self._chosen(heads, len(both))
+        fused = self.dropout(both)
+        outputs: dict[str, Any] = {
+            name: self._head(name, fused, both, text, image, image_attention_mask) for name in chosen
+        }
+        return ViLBertForTasksOutput(**outputs, **_kept_of(encoded))
+
+    def _head(
+        self, name: str, fused_BA: Tensor, both_BA: Tensor, text: Tensor, image: Tensor, image_mask: Tensor | None
+    ) -> Tensor:
+        if name == "linguisic_prediction":
+            return self.cls.predictions(text)
+        if name == "vision_prediction":
+            return self.cls.imagePredictions(image)
+        if name == "linguisic_logit":
+            return self.linguisic_logit(self.dropout(text))
+        if name == "vision_logit":
+            return self._vision_logit(image, image_mask)
+        if name == "vil_binary_prediction":
+            if self.config.task_heads == "beta":
+                return self.cls.alignment(both_BA)  # with a dropout of its own, as in pre-training
+            return self.vil_binary_prediction(fused_BA.view(-1, 2 * fused_BA.shape[-1]))
+        head: nn.Module = getattr(self, name)
+        return head(fused_BA)
+
+    def _vision_logit(self, image: Tensor, image_mask: Tensor | None) -> Tensor:
+        logits = self.vision_logit(self.dropout(image))
+        seen = seen_by_all(image_mask)
+        if seen is None:
+            return logits
+        rows = seen.expand(len(logits), -1) if len(seen) == 1 else seen.repeat(len(logits) // len(seen), 1)
+        return logits + ((1.0 - rows.to(logits.dtype)) * MASKED_SCORE)[..., None]
+
+
+AutoConfig.register(ViLBertConfig.model_type, ViLBertConfig, exist_ok=True)
+AutoModel.register(ViLBertConfig, ViLBertModel, exist_ok=True)
+AutoModelForPreTraining.register(ViLBertConfig, ViLBertForPreTraining, exist_ok=True)
