@@ -7,6 +7,7 @@ the co-attention layers between them by `bi_`.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -163,7 +164,7 @@ class ViLBertConfig(PreTrainedConfig):
             fields.setdefault("pad_token_id", 1)
         if fields.pop("predict_feature", False):
             fields["visual_target"] = 1
-        unknown = sorted(name for name in fields if name not in cls.__dataclass_fields__)
+        unknown = sorted(fields.keys() - {field.name for field in dataclasses.fields(cls)})
         if unknown:
             raise ValueError(f"not a setting of ViLBERT: {', '.join(unknown)}")
         return cls(**{**fields, **changes})

@@ -21,17 +21,10 @@ from model.config import ViLBertConfig
 from model.embeddings import ImageEmbeddings, TextEmbeddings
 from model.encoder import Encoder, Trace
 from model.heads import POOLED_DROPOUT, BetaClassifier, Classifier, Pooler, PreTrainingHeads, WeightNormLinear, fuse
-from model.losses import (
-    LossSum,
-    alignment_loss,
-    masked_region_kl,
-    masked_region_nce,
-    masked_region_regression,
-    masked_word_loss,
-    nce_negatives,
-)
+from model.inputs import check_inputs
 from model.outputs import ViLBertForPreTrainingOutput, ViLBertForTasksOutput, ViLBertModelOutput
 from model.pairs import Pairing, Streams
+from model.pretraining import Heads, Labels, RegionTarget, losses_and_scores
 
 PRETRAINING_SCORES = ("vision_prediction", "linguisic_prediction")
 TASK_HEADS = {
@@ -86,7 +79,7 @@ def _kept(trace: Trace, *, states: bool, maps: bool) -> dict[str, Any]:
     }
 
 
-def _kept_of(encoded: ViLBertModelOutput) -> dict[str, Any]:
+def kept_of(encoded: ViLBertModelOutput) -> dict[str, Any]:
     """Hand on the states and maps that the two streams kept."""
     return {name: getattr(encoded, name) for name in _kept(Trace(), states=False, maps=False)}
 
@@ -97,6 +90,11 @@ def _with_task_token(mask: Tensor | None) -> Tensor | None:
         return None
     mask = torch.cat([torch.ones_like(mask[..., :1]), mask], dim=-1)
     return mask if mask.dim() == 2 else torch.cat([mask[:, :1], mask], dim=1)
+
+
+def _with_task_label(labels_BT: Tensor) -> Tensor:
+    """Make room behind [CLS] in masked words' labels: the task token has none."""
+    return torch.cat([labels_BT[:, :1], torch.full_like(labels_BT[:, :1], -1), labels_BT[:, 1:]], dim=1)
 
 
 class ViLBertModel(ViLBertPreTrainedModel):
@@ -146,7 +144,16 @@ class ViLBertModel(ViLBertPreTrainedModel):
         """
         states = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
         maps = self.config.output_attentions if output_attentions is None else output_attentions
-        self._check(input_ids, inputs_embeds, image_feat, image_loc, task_ids)
+        check_inputs(
+            input_ids,
+            inputs_embeds,
+            image_feat,
+            image_loc,
+            task_ids,
+            features=self.config.v_feature_size,
+            longest=self.longest_text,
+            task_tokens=self.config.task_specific_tokens,
+        )
         streams = Streams(
             text=self.embeddings(input_ids, token_type_ids, task_ids, inputs_embeds),
             image=self.v_embeddings(image_feat, image_loc),
@@ -163,42 +170,35 @@ class ViLBertModel(ViLBertPreTrainedModel):
             **_kept(trace, states=bool(states), maps=bool(maps)),
         )
 
-    def _check(
-        self,
-        input_ids: Tensor | None,
-        inputs_embeds: Tensor | None,
-        image_feat: Tensor | None,
-        image_loc: Tensor | None,
-        task_ids: Tensor | None,
-    ) -> None:
-        words = input_ids if inputs_embeds is None else inputs_embeds
-        if words is None or (input_ids is not None and inputs_embeds is not None):
-            raise ValueError("give either input_ids or inputs_embeds")
-        if image_feat is None or image_loc is None:
-            raise ValueError("give image_feat [B, R, features] and image_loc [B, R, 5]")
-        if image_feat.dim() != 3 or image_feat.shape[-1] != self.config.v_feature_size:
-            raise ValueError(f"image_feat {tuple(image_feat.shape)}: expected [B, R, {self.config.v_feature_size}]")
-        if image_loc.shape != (*image_feat.shape[:2], 5):
-            raise ValueError(f"image_loc {tuple(image_loc.shape)}: expected {(*image_feat.shape[:2], 5)}")
-        longest = self.config.max_position_embeddings
-        if self.embeddings.roberta_positions:
-            longest -= self.embeddings.pad_token_id + 1
-        if words.shape[1] > longest:
-            raise ValueError(f"a text of {words.shape[1]} word pieces: the model has {longest} positions; cut it")
-        if self.config.task_specific_tokens != (task_ids is not None):
-            raise ValueError(
-                "this model has task tokens: give task_ids [B, 1]"
-                if task_ids is None
-                else "task_ids: this model has no task tokens (task_specific_tokens)"
-            )
+    @property
+    def longest_text(self) -> int:
+        """Word pieces that there are positions for: RoBERTa's begin behind those of padding."""
+        positions = self.config.max_position_embeddings
+        return positions - self.embeddings.pad_token_id - 1 if self.embeddings.roberta_positions else positions
 
 
-class _WithWordHead(ViLBertPreTrainedModel):
+def lower_masked_regions(logits_BR1: Tensor, image_mask: Tensor | None) -> Tensor:
+    """Lower the logits of masked regions by 10000; the mask, [C, R] or [C, R, R], is one image's or repeats in B."""
+    seen = seen_by_all(image_mask)
+    if seen is None:
+        return logits_BR1
+    rows = seen.expand(len(logits_BR1), -1) if len(seen) == 1 else seen.repeat(len(logits_BR1) // len(seen), 1)
+    return logits_BR1 + ((1.0 - rows.to(logits_BR1.dtype)) * MASKED_SCORE)[..., None]
+
+
+def require_heads(names: Collection[str], there: Collection[str]) -> None:
+    """Raise ValueError naming the heads that are not there."""
+    unknown = sorted(set(names) - set(there))
+    if unknown:
+        raise ValueError(f"no head {', '.join(unknown)}; there are {', '.join(there)}")
+
+
+class WithWordHead(ViLBertPreTrainedModel):
     """A model with the pre-training heads, whose word decoder is tied to the embeddings."""
 
     _tied_weights_keys = {"cls.predictions.decoder.weight": "bert.embeddings.word_embeddings.weight"}  # noqa: RUF012 (inherited name)
-    bert: ViLBertModel
-    cls: PreTrainingHeads
+    bert: PreTrainedModel
+    cls: Heads
 
     def get_output_embeddings(self) -> nn.Module:
         """Return the decoder of masked words."""
@@ -214,7 +214,7 @@ class _WithWordHead(ViLBertPreTrainedModel):
             self.cls.predictions.bias = nn.Parameter(bias)
 
 
-class ViLBertForPreTraining(_WithWordHead):
+class ViLBertForPreTraining(WithWordHead):
     """ViLBERT with the heads of its three pre-training tasks."""
 
     def __init__(self, config: ViLBertConfig) -> None:
@@ -258,46 +258,25 @@ class ViLBertForPreTraining(_WithWordHead):
             task_ids,
             **{**kwargs, "return_dict": True},
         )
-        text, image = encoded.text_output, encoded.image_output
-        losses: dict[str, Any] = {}
-        scores: dict[str, Any] = {}
-        if masked_lm_labels is None:
-            scores["text_scores"] = self.cls.predictions(text)
-        else:
-            losses["masked_lm"] = self._masked_lm(text, masked_lm_labels)
-        if image_label is None or image_target is None:
-            scores["image_scores"] = self.cls.imagePredictions(image)
-        else:
-            losses["masked_image"] = self._masked_image(image, image_label, image_target, generator)
-        fused = fuse(encoded.pooled_text, encoded.pooled_image, self.config.fusion_method)
-        scores["alignment_scores"] = self.cls.alignment(fused)
-        if next_sentence_label is not None:
-            losses["alignment"] = alignment_loss(scores["alignment_scores"], next_sentence_label.flatten())
-        loss = torch.stack([part.mean for part in losses.values()]).sum() if losses else None
-        return ViLBertForPreTrainingOutput(loss=loss, **losses, **scores, **_kept_of(encoded))
-
-    def _masked_lm(self, text_BTH: Tensor, labels_BT: Tensor) -> LossSum:
-        if self.config.task_specific_tokens:  # the task's position has no label
-            labels_BT = torch.cat([labels_BT[:, :1], torch.full_like(labels_BT[:, :1], -1), labels_BT[:, 1:]], dim=1)
-        labelled = labels_BT >= 0
-        return masked_word_loss(self.cls.predictions(text_BTH[labelled]), labels_BT[labelled])
-
-    def _masked_image(
-        self, image_BRV: Tensor, label_BR: Tensor, target_BRC: Tensor, generator: torch.Generator | None
-    ) -> LossSum:
-        masked = label_BR == 1
-        predicted = self.cls.imagePredictions(image_BRV[:, 1:][masked])
-        if self.config.visual_target == 0:
-            return masked_region_kl(predicted, target_BRC[masked])
-        if self.config.visual_target == 1:
-            return masked_region_regression(predicted, target_BRC[masked])
-        if generator is None:
-            raise ValueError("visual_target 2 draws negatives: give a generator")
-        negatives = nce_negatives(label_BR, self.config.num_negative, generator)
-        return masked_region_nce(predicted, target_BRC, label_BR, negatives)
+        if masked_lm_labels is not None and self.config.task_specific_tokens:
+            masked_lm_labels = _with_task_label(masked_lm_labels)
+        fields = losses_and_scores(
+            self.cls,
+            encoded.text_output,
+            encoded.image_output,
+            fuse(encoded.pooled_text, encoded.pooled_image, self.config.fusion_method),
+            Labels(
+                masked_lm=masked_lm_labels,
+                image=image_label,
+                image_target=image_target,
+                alignment=next_sentence_label,
+            ),
+            RegionTarget(kind=self.config.visual_target, num_negative=self.config.num_negative, generator=generator),
+        )
+        return ViLBertForPreTrainingOutput(**fields, **kept_of(encoded))
 
 
-class ViLBertForTasks(_WithWordHead):
+class ViLBertForTasks(WithWordHead):
     """ViLBERT with the task heads of either repository (`task_heads`), and the pre-training heads their files carry."""
 
     def __init__(self, config: ViLBertConfig) -> None:
@@ -325,9 +304,7 @@ class ViLBertForTasks(_WithWordHead):
         paired = self.config.task_heads == "multitask" and batch % 2 == 1
         if heads is None:
             return [name for name in there if not (paired and name == "vil_binary_prediction")]
-        unknown = sorted(set(heads) - {*there, *PRETRAINING_SCORES})
-        if unknown:
-            raise ValueError(f"no head {', '.join(unknown)}; there are {', '.join((*there, *PRETRAINING_SCORES))}")
+        require_heads(heads, (*there, *PRETRAINING_SCORES))
         if paired and "vil_binary_prediction" in heads:
             raise ValueError(f"vil_binary_prediction takes rows two by two: an even batch, not {batch}")
         return heads
@@ -370,7 +347,7 @@ class ViLBertForTasks(_WithWordHead):
         outputs: dict[str, Any] = {
             name: self._head(name, fused, both, text, image, image_attention_mask) for name in chosen
         }
-        return ViLBertForTasksOutput(**outputs, **_kept_of(encoded))
+        return ViLBertForTasksOutput(**outputs, **kept_of(encoded))
 
     def _head(
         self, name: str, fused_BA: Tensor, both_BA: Tensor, text: Tensor, image: Tensor, image_mask: Tensor | None
@@ -382,21 +359,13 @@ class ViLBertForTasks(_WithWordHead):
         if name == "linguisic_logit":
             return self.linguisic_logit(self.dropout(text))
         if name == "vision_logit":
-            return self._vision_logit(image, image_mask)
+            return lower_masked_regions(self.vision_logit(self.dropout(image)), image_mask)
         if name == "vil_binary_prediction":
             if self.config.task_heads == "beta":
                 return self.cls.alignment(both_BA)  # with a dropout of its own, as in pre-training
             return self.vil_binary_prediction(fused_BA.view(-1, 2 * fused_BA.shape[-1]))
         head: nn.Module = getattr(self, name)
         return head(fused_BA)
-
-    def _vision_logit(self, image: Tensor, image_mask: Tensor | None) -> Tensor:
-        logits = self.vision_logit(self.dropout(image))
-        seen = seen_by_all(image_mask)
-        if seen is None:
-            return logits
-        rows = seen.expand(len(logits), -1) if len(seen) == 1 else seen.repeat(len(logits) // len(seen), 1)
-        return logits + ((1.0 - rows.to(logits.dtype)) * MASKED_SCORE)[..., None]
 
 
 AutoConfig.register(ViLBertConfig.model_type, ViLBertConfig, exist_ok=True)

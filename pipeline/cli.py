@@ -39,6 +39,9 @@ COMMANDS = {
     "verify": Command("pipeline.shards.verify", "VerifySettings", "verify", "prove shards complete and undamaged"),
     "inspect": Command("pipeline.shards.inspect", "InspectSettings", "inspect", "look at a data set or at one sample"),
     "stats": Command("pipeline.shards.stats", "StatsSettings", "stats", "count and summarise a data set"),
+    "convert-checkpoint": Command(
+        "pipeline.convert_checkpoint", "ConvertCheckpointSettings", "convert_checkpoint", "read a published ViLBERT"
+    ),
     "demo": Command("pipeline.demo", "DemoSettings", "demo", "run all of the above on the small data set"),
     "doctor": Command("pipeline.doctor", "DoctorSettings", "doctor", "say what this machine can do"),
 }
@@ -46,7 +49,7 @@ COMMANDS = {
 
 def help_text() -> str:
     """Return what `vilbert --help` prints."""
-    rows = "\n".join(f"  {name:<9} {command.summary}" for name, command in COMMANDS.items())
+    rows = "\n".join(f"  {name:<18} {command.summary}" for name, command in COMMANDS.items())
     return (
         "usage: vilbert COMMAND [OPTIONS]\n\n"
         "Region features from images, verified shards, and the models trained from them.\n\n"

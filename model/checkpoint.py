@@ -1,0 +1,234 @@
+"""Load a published checkpoint into a ViLBERT, say exactly what became of it, and write the reference's files back.
+
+    report = load_checkpoint(ViLBertForTasks(config), "pytorch_model_19.bin")
+    print(report)
+
+Files are read without running anything they contain (`model.tensor_files`); names are mapped by `model.layouts`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tarfile
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from model.layouts import Layout, detect_layout, is_head, is_known, is_unread, to_ours
+from model.load_report import LoadReport, shape, some
+from model.tensor_files import CheckpointError, read_torch_file
+
+__all__ = ["CheckpointError", "LoadReport", "load_checkpoint", "read_state_dict", "save_reference"]
+
+# What a folder or an archive is searched for, the first found being read.
+FILE_NAMES = ("model.safetensors", "pytorch_model.bin", "model.pth", "model.ckpt")
+# Where training checkpoints keep the state dict: vilbert-multi-task, VOLTA; MMF; MMF's zoo; lightning.
+_ENTRIES = ("model_state_dict", "model", "checkpoint", "state_dict")
+_DECODER, _WORDS = "cls.predictions.decoder.weight", "bert.embeddings.word_embeddings.weight"
+
+
+def read_state_dict(path: str | Path) -> dict[str, Tensor]:
+    """Return the tensors in a checkpoint, under the names it gives them, on the CPU.
+
+    path: a file of torch.save (`.bin`, `.tar`, `.pth`, `.ckpt`), of which a training checkpoint gives its model's part;
+    a `.safetensors`; a `.tar` or `.tar.gz` archive or a folder with one of `FILE_NAMES`. Raises CheckpointError where
+    it is damaged or holds no state dict, OSError where it cannot be opened.
+    """
+    path = Path(path)
+    if path.is_dir():
+        return _read_folder(path)
+    if path.suffix == ".safetensors":
+        try:
+            return dict(safetensors.torch.load_file(path))
+        except safetensors.SafetensorError as error:
+            raise CheckpointError(f"{path}: is no undamaged safetensors file: {error}; download it again") from error
+    with path.open("rb") as file:
+        if not file.read(1):
+            raise CheckpointError(f"{path}: is empty; download it again")
+    return _read_archive(path) if tarfile.is_tarfile(path) else _state_dict_in(read_torch_file(path), path)
+
+
+def _read_folder(folder: Path) -> dict[str, Tensor]:
+    for name in FILE_NAMES:
+        if (folder / name).is_file():
+            return read_state_dict(folder / name)
+        index = folder / f"{name}.index.json"
+        if index.is_file():
+            files = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+            return {key: value for file in files for key, value in read_state_dict(folder / Path(file).name).items()}
+    raise CheckpointError(f"{folder}: has none of {', '.join(FILE_NAMES)}; name the file to read")
+
+
+def _read_archive(path: Path) -> dict[str, Tensor]:
+    """Read the file of weights in an archive; only that member is written, under a name of ours."""
+    try:
+        with tarfile.open(path) as archive, tempfile.TemporaryDirectory() as scratch:
+            for member in archive:
+                name = Path(member.name).name
+                content = archive.extractfile(member) if name in FILE_NAMES else None
+                if content is not None:
+                    target = Path(scratch) / name
+                    with target.open("wb") as file:
+                        while chunk := content.read(1 << 24):
+                            file.write(chunk)
+                    # Read in full before the scratch folder goes: safetensors maps the file.
+                    return {key: tensor.clone() for key, tensor in read_state_dict(target).items()}
+    except (tarfile.TarError, EOFError) as error:
+        raise CheckpointError(f"{path}: the archive is damaged: {error}; download it again") from error
+    raise CheckpointError(f"{path}: the archive holds none of {', '.join(FILE_NAMES)}; unpack it and name the file")
+
+
+def _state_dict_in(found: Any, path: Path) -> dict[str, Tensor]:
+    """Return the state dict in what a file holds: all of it, or the model's part of a training checkpoint."""
+    if not isinstance(found, Mapping):
+        raise CheckpointError(
+            f"{path}: holds a {type(found).__name__}, not tensors by name; save model.state_dict() where it was made"
+        )
+    if found and all(isinstance(name, str) and isinstance(value, Tensor) for name, value in found.items()):
+        return dict(found)
+    for entry in _ENTRIES:
+        if isinstance(found.get(entry), Mapping):
+            return _state_dict_in(found[entry], path)
+    names = [str(name) for name in found]
+    raise CheckpointError(f"{path}: has no state dict under any of {', '.join(_ENTRIES)}; it holds: {some(names)}")
+
+
+def _own_names(model: PreTrainedModel) -> dict[str, str]:
+    """Return a model's state-dict names by the names files give them, with `bert.` before the backbone."""
+    prefix = "" if hasattr(model, model.base_model_prefix) else f"{model.base_model_prefix}."
+    return {f"{prefix}{name}": name for name in model.state_dict()}
+
+
+def load_checkpoint(
+    model: PreTrainedModel,
+    source: str | Path | Mapping[str, Tensor],
+    *,
+    layout: Layout | None = None,
+    allow_missing: bool = False,
+    allow_unexpected: bool = False,
+    skip_mismatched_heads: bool = False,
+) -> LoadReport:
+    """Load a checkpoint into a model, in place.
+
+    source: what `read_state_dict` reads, or a state dict. layout: whose names it has; found out by default. Missing
+    heads are reported; CheckpointError is raised where parameters of the backbone are missing (unless `allow_missing`),
+    where there are unknown names (unless `allow_unexpected`), where the backbone has another shape, and where a head
+    has (unless `skip_mismatched_heads`). Then the model is as it was before.
+    """
+    state = dict(source) if isinstance(source, Mapping) else read_state_dict(source)
+    layout = layout or detect_layout(state)
+    ids = model.config
+    names = to_ours(state, layout, t_biattention_id=ids.t_biattention_id, v_biattention_id=ids.v_biattention_id)
+    known = {ours: state[theirs] for theirs, ours in names.items() if ours is not None}
+    unused = tuple(theirs for theirs, ours in names.items() if ours is None)
+    return apply_tensors(
+        model,
+        known,
+        layout=layout,
+        unused=unused,
+        allow_missing=allow_missing,
+        allow_unexpected=allow_unexpected,
+        skip_mismatched_heads=skip_mismatched_heads,
+    )
+
+
+def apply_tensors(
+    model: PreTrainedModel,
+    tensors: Mapping[str, Tensor],
+    *,
+    layout: str,
+    unused: tuple[str, ...] = (),
+    allow_missing: bool = False,
+    allow_unexpected: bool = False,
+    skip_mismatched_heads: bool = False,
+) -> LoadReport:
+    """Copy tensors with names of ours into a model; the rules and errors are those of `load_checkpoint`."""
+    own, state = _own_names(model), model.state_dict()
+    tensors, expected = dict(tensors), set(own)
+    if _DECODER in own and model.config.tie_word_embeddings:
+        expected.discard(_DECODER)
+        _take_decoder(tensors)
+    mismatched = tuple(
+        (name, tuple(tensor.shape), tuple(state[own[name]].shape))
+        for name, tensor in tensors.items()
+        if name in expected and tensor.shape != state[own[name]].shape
+    )
+    wrong = {name for name, _, _ in mismatched}
+    absent = sorted(expected - set(tensors))
+    report = LoadReport(
+        layout=layout,
+        loaded=tuple(name for name in own if name in expected and name in tensors and name not in wrong),
+        missing=tuple(name for name in absent if not is_unread(name)),
+        unread=tuple(name for name in absent if is_unread(name)),
+        unexpected=tuple(sorted(name for name in tensors if name not in own and not is_known(name))),
+        mismatched=mismatched,
+        unused=tuple(sorted([*unused, *(name for name in tensors if name not in own and is_known(name))])),
+    )
+    _refuse(report, allow_missing, allow_unexpected, skip_mismatched_heads)
+    with torch.no_grad():
+        for name in report.loaded:
+            state[own[name]].copy_(tensors[name])
+    return report
+
+
+def _take_decoder(tensors: dict[str, Tensor]) -> None:
+    """Take the decoder that is tied to the word embeddings out of a checkpoint, which repeats it."""
+    decoder = tensors.pop(_DECODER, None)
+    words = tensors.get(_WORDS)
+    if decoder is not None and words is not None and not torch.equal(decoder, words):
+        raise CheckpointError(
+            f"{_DECODER} is not {_WORDS} in this checkpoint: make the model with tie_word_embeddings=False to keep both"
+        )
+
+
+def _refuse(report: LoadReport, allow_missing: bool, allow_unexpected: bool, skip_mismatched_heads: bool) -> None:
+    """Raise CheckpointError for what a report says is wrong and nobody allowed."""
+    problems = []
+    backbone = [name for name in report.missing if not is_head(name)]
+    if backbone and not allow_missing:
+        problems.append(
+            f"it lacks {len(backbone):,} parameters of the backbone: {some(backbone)}; allow_missing keeps them"
+        )
+    if report.unexpected and not allow_unexpected:
+        count = len(report.unexpected)
+        problems.append(
+            f"{count:,} names are in no layout of ViLBERT: {some(report.unexpected)}; allow_unexpected drops them"
+        )
+    wrong = [row for row in report.mismatched if not (skip_mismatched_heads and is_head(row[0]))]
+    if wrong:
+        shown = some([f"{name} {shape(theirs)}, not {shape(ours)}" for name, theirs, ours in wrong])
+        remedy = "skip_mismatched_heads leaves heads as they are" if all(is_head(row[0]) for row in wrong) else (
+            "make the model with the config of the checkpoint"
+        )  # fmt: skip
+        problems.append(f"{len(wrong):,} shapes differ: {shown}; {remedy}")
+    if problems:
+        raise CheckpointError(f"the checkpoint ({report.layout} layout) does not fit: " + ". Also ".join(problems))
+
+
+def save_reference(model: PreTrainedModel, path: str | Path) -> None:
+    """Write a model's parameters as the published files have them: `bert.` before the backbone, the tied decoder too.
+
+    path: `.safetensors`, or any other name for a file of torch.save, a plain dict of tensors. Replaces a file at once
+    or not at all.
+    """
+    path, state = Path(path), model.state_dict()
+    tensors = {name: state[own].detach().cpu().contiguous() for name, own in _own_names(model).items()}
+    scratch = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        if path.suffix == ".safetensors":  # which refuses tensors that share memory
+            if _DECODER in tensors:
+                tensors[_DECODER] = tensors[_DECODER].clone()
+            safetensors.torch.save_file(tensors, scratch, metadata={"format": "pt"})
+        else:
+            torch.save(tensors, scratch)
+        scratch.replace(path)
+    finally:
+        scratch.unlink(missing_ok=True)

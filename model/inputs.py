@@ -1,0 +1,40 @@
+"""What a model may be given. B batch, T words, R regions, F features of a region, H width of the text."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+
+def check_inputs(
+    input_ids: Tensor | None,
+    inputs_embeds: Tensor | None,
+    image_feat: Tensor | None,
+    image_loc: Tensor | None,
+    task_ids: Tensor | None,
+    *,
+    features: int,
+    longest: int,
+    task_tokens: bool,
+) -> None:
+    """Raise ValueError where inputs do not fit a model or one another, saying what was expected.
+
+    features: length of a region's vector. longest: word pieces the model has positions for. task_tokens: whether it
+    takes task_ids.
+    """
+    words = input_ids if inputs_embeds is None else inputs_embeds
+    if words is None or (input_ids is not None and inputs_embeds is not None):
+        raise ValueError("give either input_ids or inputs_embeds")
+    if image_feat is None or image_loc is None:
+        raise ValueError("give image_feat [B, R, features] and image_loc [B, R, 5]")
+    if image_feat.dim() != 3 or image_feat.shape[-1] != features:
+        raise ValueError(f"image_feat {tuple(image_feat.shape)}: expected [B, R, {features}]")
+    if image_loc.shape != (*image_feat.shape[:2], 5):
+        raise ValueError(f"image_loc {tuple(image_loc.shape)}: expected {(*image_feat.shape[:2], 5)}")
+    if words.shape[1] > longest:
+        raise ValueError(f"a text of {words.shape[1]} word pieces: the model has {longest} positions; cut it")
+    if task_tokens != (task_ids is not None):
+        raise ValueError(
+            "this model has task tokens: give task_ids [B, 1]"
+            if task_ids is None
+            else "task_ids: this model has no task tokens (task_specific_tokens)"
+        )

@@ -1,0 +1,96 @@
+"""From encoded words and regions to what pre-training returns: losses of what has labels, scores of what has none.
+
+Shapes: B batch, T words, R regions with the global one at 0, A the width of the fused vector, C outputs for a region.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from model.heads import RegionHead, WordHead
+from model.losses import (
+    LossSum,
+    alignment_loss,
+    masked_region_kl,
+    masked_region_nce,
+    masked_region_regression,
+    masked_word_loss,
+    nce_negatives,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Labels:
+    """What is to be learnt from a batch; None where nothing of a kind is."""
+
+    masked_lm: Tensor | None
+    """[B, T] the word piece behind each mask, -1 elsewhere."""
+    image: Tensor | None
+    """[B, R - 1] 1 where a region is masked."""
+    image_target: Tensor | None
+    """[B, R - 1, C] class probabilities or features."""
+    alignment: Tensor | None
+    """[B] 0 where text and image match, 1 where not."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RegionTarget:
+    """What masked regions are to give."""
+
+    kind: int
+    """0 the detector's classes (KL), 1 features (squared error), 2 features (NCE): the setting `visual_target`."""
+    num_negative: int
+    """Negatives of a masked region where kind is 2."""
+    generator: torch.Generator | None
+    """Draws the negatives."""
+
+
+class Heads(Protocol):
+    """The three pre-training heads."""
+
+    predictions: WordHead
+    imagePredictions: RegionHead  # noqa: N815 (published name)
+
+    def alignment(self, fused_BA: Tensor) -> Tensor:
+        """Return scores [B, 2]: class 0 says that text and image match."""
+
+
+def losses_and_scores(
+    heads: Heads, text_BTH: Tensor, image_BRV: Tensor, fused_BA: Tensor, labels: Labels, target: RegionTarget
+) -> dict[str, Any]:
+    """Return the fields of `ViLBertForPreTrainingOutput`; only labelled positions are projected where labels are."""
+    losses: dict[str, LossSum] = {}
+    scores: dict[str, Tensor] = {}
+    if labels.masked_lm is None:
+        scores["text_scores"] = heads.predictions(text_BTH)
+    else:
+        labelled = labels.masked_lm >= 0
+        losses["masked_lm"] = masked_word_loss(heads.predictions(text_BTH[labelled]), labels.masked_lm[labelled])
+    if labels.image is None or labels.image_target is None:
+        scores["image_scores"] = heads.imagePredictions(image_BRV)
+    else:
+        losses["masked_image"] = _masked_image(heads, image_BRV, labels.image, labels.image_target, target)
+    scores["alignment_scores"] = heads.alignment(fused_BA)
+    if labels.alignment is not None:
+        losses["alignment"] = alignment_loss(scores["alignment_scores"], labels.alignment.flatten())
+    loss = torch.stack([part.mean for part in losses.values()]).sum() if losses else None
+    return {"loss": loss, **losses, **scores}
+
+
+def _masked_image(
+    heads: Heads, image_BRV: Tensor, label_BR: Tensor, target_BRC: Tensor, target: RegionTarget
+) -> LossSum:
+    masked = label_BR == 1
+    predicted = heads.imagePredictions(image_BRV[:, 1:][masked])
+    if target.kind == 0:
+        return masked_region_kl(predicted, target_BRC[masked])
+    if target.kind == 1:
+        return masked_region_regression(predicted, target_BRC[masked])
+    if target.generator is None:
+        raise ValueError("visual_target 2 draws negatives: give a generator")
+    negatives = nce_negatives(label_BR, target.num_negative, target.generator)
+    return masked_region_nce(predicted, target_BRC, label_BR, negatives)

@@ -1,0 +1,160 @@
+"""`vilbert convert-checkpoint`: read a published ViLBERT in any known layout, write ours or the reference's."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from tyro.conf import Positional
+
+from pipeline.shards.errors import RefusedError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import PreTrainedModel
+
+    from model.config import ViLBertConfig
+
+DEFAULT_PRESET = "bert_base_6layer_6conect"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConvertCheckpointSettings:
+    """Convert a checkpoint of vilbert_beta, vilbert-multi-task, MMF, VOLTA or of ours; say what became of every
+    parameter.
+
+    Nothing in the file is run. The model has the heads that the file has.
+    """
+
+    source: Positional[Path]
+    """A .bin, .tar, .pth, .ckpt or .safetensors, a .tar.gz of one, or a folder."""
+    output: Path
+    """Folder to write to; new or empty."""
+    model_config: str | None = None
+    """A published configuration's name, or a config.json of the reference's or ours. By default SOURCE/config.json
+    where there is one, else bert_base_6layer_6conect. Heads and their sizes are read off the weights."""
+    to: Literal["ours", "reference"] = "ours"
+    """ours: what from_pretrained reads. reference: pytorch_model.bin with the published names."""
+    layout: Literal["reference", "mmf", "volta"] | None = None
+    """Whose names the file has; found out by default."""
+    task_heads: Literal["beta", "multitask"] | None = None
+    """Which repository's task heads to make, where the file does not say."""
+    allow_missing: bool = False
+    """Let parameters of the backbone that the file lacks start at random."""
+    allow_unexpected: bool = False
+    """Drop tensors with names that no layout has."""
+    skip_mismatched_heads: bool = False
+    """Let heads of another size start at random."""
+    seed: int = 0
+    """Of what starts at random."""
+    json: bool = False
+    """Print one JSON object in place of the text."""
+
+    def __post_init__(self) -> None:
+        """Refuse an output that is the source."""
+        if self.output.resolve() == self.source.resolve():
+            raise ValueError(f"--output {self.output} is the source: name another folder")
+
+
+def base_settings(settings: ConvertCheckpointSettings) -> ViLBertConfig:
+    """Return the configuration before the file's own heads; raises RefusedError where there is none of that name."""
+    from model.config import PRESETS, ViLBertConfig, preset
+
+    beside = settings.source / "config.json"
+    named = settings.model_config or (str(beside) if beside.is_file() else DEFAULT_PRESET)
+    if named in PRESETS:
+        return preset(named)
+    try:
+        found = json.loads(Path(named).read_text(encoding="utf-8"))
+        if found.get("model_type") == ViLBertConfig.model_type:
+            return ViLBertConfig(**found)
+        return ViLBertConfig.from_reference(found)
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        names = ", ".join(PRESETS)
+        raise RefusedError(
+            f"--model-config {named}: is no configuration ({error}); give a config.json, or one of {names}"
+        ) from error
+
+
+def build_model(config: ViLBertConfig, names: set[str], seed: int) -> PreTrainedModel:
+    """Return a model with the heads that parameters of these names are of, its weights drawn from a seed of its own."""
+    import torch
+
+    from model.vilbert import ViLBertForPreTraining, ViLBertForTasks, ViLBertModel
+
+    kinds = {name.partition(".")[0] for name in names}
+    heads = ViLBertForPreTraining if "cls" in kinds else ViLBertModel
+    model_class: type[PreTrainedModel] = ViLBertForTasks if kinds - {"bert", "cls"} else heads
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return model_class(config)
+
+
+def read_model(settings: ConvertCheckpointSettings, state: dict[str, Tensor]) -> tuple[PreTrainedModel, Any]:
+    """Return the model a state dict fits, loaded, and the report of it."""
+    from model.checkpoint import load_checkpoint
+    from model.layouts import detect_layout, inferred_settings, is_known, to_ours
+
+    base = base_settings(settings)
+    ids = {"t_biattention_id": base.t_biattention_id, "v_biattention_id": base.v_biattention_id}
+    layout = settings.layout or detect_layout(state)
+    mapped = to_ours(state, layout, **ids)
+    shapes = {ours: tuple(state[theirs].shape) for theirs, ours in mapped.items() if ours is not None}
+    changes = ({"task_heads": settings.task_heads} if settings.task_heads else {}) | inferred_settings(shapes)
+    try:
+        config = type(base)(**{**base.to_dict(), **changes})
+    except ValueError as error:
+        raise RefusedError(f"the heads of {settings.source} do not go with the configuration: {error}") from error
+    names = {name for name in shapes if name.startswith("bert.") or is_known(name)}
+    model = build_model(config, names, settings.seed)
+    report = load_checkpoint(
+        model,
+        state,
+        layout=layout,
+        allow_missing=settings.allow_missing,
+        allow_unexpected=settings.allow_unexpected,
+        skip_mismatched_heads=settings.skip_mismatched_heads,
+    )
+    return model, report
+
+
+def write_model(model: PreTrainedModel, output: Path, to: str) -> None:
+    """Write a model in our form, or as the reference has it: pytorch_model.bin and a config.json under its keys."""
+    from model.checkpoint import save_reference
+    from model.config import ViLBertConfig
+
+    output.mkdir(parents=True, exist_ok=True)
+    if to == "ours":
+        model.save_pretrained(output)
+        return
+    values = {name: getattr(model.config, name) for name in ViLBertConfig.__annotations__}
+    values["model"] = values.pop("text_model")
+    save_reference(model, output / "pytorch_model.bin")
+    (output / "config.json").write_text(json.dumps(values, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def convert_checkpoint(settings: ConvertCheckpointSettings) -> int:
+    """Convert a checkpoint and print the report; 1 where it is damaged or does not fit, with nothing written."""
+    from model.checkpoint import CheckpointError, read_state_dict
+
+    if not settings.source.exists():
+        raise RefusedError(f"{settings.source}: there is no such file or folder")
+    if settings.output.exists() and (not settings.output.is_dir() or any(settings.output.iterdir())):
+        raise RefusedError(f"--output {settings.output}: is there and not empty; name a new folder")
+    try:
+        model, report = read_model(settings, read_state_dict(settings.source))
+    except CheckpointError as error:
+        print(f"vilbert convert-checkpoint: {error}", file=sys.stderr)
+        return 1
+    write_model(model, settings.output, settings.to)
+    kind = type(model).__name__
+    if settings.json:
+        document = {"output": str(settings.output), "model": kind, "form": settings.to, **dataclasses.asdict(report)}
+        print(json.dumps(document, indent=2))
+    else:
+        print(f"{report}\nwrote {kind} to {settings.output} ({settings.to})")
+    return 0

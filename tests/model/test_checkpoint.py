@@ -1,0 +1,249 @@
+"""Checkpoints of every published form and layout load into the same model, and nothing in a file is run."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import safetensors.torch
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from model.checkpoint import CheckpointError, load_checkpoint, read_state_dict, save_reference
+from model.config import ViLBertConfig
+from model.vilbert import ViLBertForPreTraining, ViLBertForTasks, ViLBertModel
+
+GOLDEN = Path(__file__).resolve().parents[2].parent / "shared" / "golden"
+SIZES: dict[str, Any] = {
+    "vocab_size": 31, "hidden_size": 8, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 12,
+    "max_position_embeddings": 10, "v_feature_size": 6, "v_target_size": 5, "v_hidden_size": 4,
+    "v_num_hidden_layers": 2, "v_num_attention_heads": 2, "v_intermediate_size": 6, "bi_hidden_size": 4,
+    "bi_num_attention_heads": 2, "v_biattention_id": [0, 1], "t_biattention_id": [1, 2], "num_answers": 7,
+    "num_gqa_answers": 3,
+}  # fmt: skip
+KINDS = (ViLBertModel, ViLBertForPreTraining, ViLBertForTasks)
+
+
+def make(kind: type[PreTrainedModel] = ViLBertForTasks, seed: int = 0, **changes: Any) -> Any:
+    """A tiny model whose every parameter is drawn, biases and LayerNorms too."""
+    model = kind(ViLBertConfig(**{**SIZES, **changes}))
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.copy_(torch.randn(parameter.shape, generator=generator))
+    return model
+
+
+def copies(model: PreTrainedModel) -> dict[str, Tensor]:
+    return {name: tensor.clone() for name, tensor in model.state_dict().items()}
+
+
+def assert_same(model: PreTrainedModel, expected: dict[str, Tensor]) -> None:
+    found = model.state_dict()
+    assert set(found) == set(expected)
+    for name, tensor in expected.items():
+        assert torch.equal(found[name], tensor), name
+
+
+class Logger:
+    """What vilbert-multi-task pickles beside its tensors."""
+
+    def __init__(self) -> None:
+        self.path, self.values = "here", {"TASK1": [1.0, 2.0]}
+
+
+def bare(state: dict[str, Tensor]) -> Any:
+    return state
+
+
+def tasks(state: dict[str, Tensor]) -> Any:
+    return {"model_state_dict": state, "stop": {"TASK1": Logger()}, "tb_logger": Logger()}
+
+
+def pretraining(state: dict[str, Tensor]) -> Any:
+    return {
+        "model_state_dict": state,
+        "optimizer_state_dict": {"state": {0: {"exp_avg": torch.ones(2)}}},
+        "global_step": 3,
+    }
+
+
+def mmf(state: dict[str, Tensor]) -> Any:
+    return {"model": state, "optimizer": {}, "best_update": 2, "config/version": "1", "full_config": Logger()}
+
+
+@pytest.mark.parametrize("zipped", [True, False], ids=["zip", "legacy"])
+@pytest.mark.parametrize("wrap", [bare, tasks, pretraining, mmf])
+def test_every_form_of_torch_file(wrap: Callable[..., Any], zipped: bool, tmp_path: Path) -> None:
+    expected = copies(make(seed=1))
+    torch.save(wrap(expected), tmp_path / "c.tar", _use_new_zipfile_serialization=zipped)
+    model = make(seed=2)
+    report = load_checkpoint(model, tmp_path / "c.tar")
+    assert (report.missing, report.unexpected, report.mismatched, report.unused) == ((), (), (), ())
+    assert_same(model, expected)
+
+
+def test_archives_folders_and_safetensors(tmp_path: Path) -> None:
+    expected = copies(make(seed=1))
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    torch.save(expected, folder / "pytorch_model.bin")
+    with tarfile.open(tmp_path / "b.tar.gz", "w:gz") as archive:
+        archive.add(folder / "pytorch_model.bin", "../../x/pytorch_model.bin")
+    safetensors.torch.save_file(expected, tmp_path / "c.safetensors")
+    for path in (folder, tmp_path / "b.tar.gz", tmp_path / "c.safetensors"):
+        model = make(seed=2)
+        load_checkpoint(model, path)
+        assert_same(model, expected)
+    (tmp_path / "c.safetensors").write_bytes((tmp_path / "c.safetensors").read_bytes()[:300])
+    with pytest.raises(CheckpointError, match=r"c\.safetensors"):
+        read_state_dict(tmp_path / "c.safetensors")
+    with tarfile.open(tmp_path / "empty.tar", "w") as archive:
+        archive.addfile(tarfile.TarInfo("readme"), io.BytesIO())
+    with pytest.raises(CheckpointError, match=r"pytorch_model\.bin"):
+        read_state_dict(tmp_path / "empty.tar")
+    with pytest.raises(CheckpointError, match=r"has none of"):
+        read_state_dict(tmp_path)
+    torch.save({"weights": 3}, tmp_path / "no.bin")
+    with pytest.raises(CheckpointError, match=r"no state dict .* it holds: weights"):
+        read_state_dict(tmp_path / "no.bin")
+
+
+@pytest.mark.parametrize("flavour", ["beta", "multitask"])
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("suffix", [".bin", ".safetensors"])
+def test_the_references_form_comes_back_bit_for_bit(kind: Any, flavour: Any, suffix: str, tmp_path: Path) -> None:
+    source = make(kind, seed=1, task_heads=flavour, task_specific_tokens=True, dynamic_attention=True)
+    path = tmp_path / f"m{suffix}"
+    save_reference(source, path)
+    written = read_state_dict(path)
+    assert all(name.partition(".")[0] in {"bert", "cls", *dir(source)} for name in written)
+    assert any(name.startswith("bert.encoder.c_layer.1.") for name in written)
+    assert ("cls.predictions.decoder.weight" in written) is (kind is not ViLBertModel)
+    if suffix == ".bin":  # what the reference reads: a plain dict of tensors
+        assert type(torch.load(path, weights_only=True)) is dict
+    again = make(kind, seed=2, task_heads=flavour, task_specific_tokens=True, dynamic_attention=True)
+    report = load_checkpoint(again, path)
+    assert (report.missing, report.unread, report.unexpected, report.unused) == ((), (), (), ())
+    assert_same(again, copies(source))
+    assert os.listdir(tmp_path) == [path.name]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_our_own_folder(kind: Any, tmp_path: Path) -> None:
+    source, again = make(kind, seed=1), make(kind, seed=2)
+    source.save_pretrained(tmp_path)
+    assert load_checkpoint(again, tmp_path).missing == ()
+    assert_same(again, copies(source))
+
+
+@pytest.mark.parametrize("target", KINDS)
+@pytest.mark.parametrize("source", KINDS)
+def test_any_model_takes_what_any_other_has(source: Any, target: Any) -> None:
+    state, model = copies(make(source, seed=1)), make(target, seed=2)
+    before = copies(model)
+    report = load_checkpoint(model, state)
+    missing_heads = {ViLBertModel: 0, ViLBertForPreTraining: 1, ViLBertForTasks: 2}
+    assert bool(report.missing) is (missing_heads[target] > missing_heads[source])
+    assert bool(report.unused) is (missing_heads[target] < missing_heads[source])
+    theirs = {
+        name if name.startswith(("bert.", "cls.", "vil", "vision", "ling")) else f"bert.{name}": t
+        for name, t in state.items()
+    }
+    tied = {"cls.predictions.decoder.weight": theirs["bert.embeddings.word_embeddings.weight"]}
+    for name, tensor in model.state_dict().items():
+        full = f"bert.{name}" if target is ViLBertModel else name
+        assert torch.equal(tensor, {**theirs, **tied}.get(full, before[name])), name
+    assert all(not name.startswith("bert.") for name in report.missing)
+
+
+def test_a_lacking_backbone_is_an_error_unless_allowed() -> None:
+    state = copies(make(seed=1))
+    del state["bert.encoder.c_layer.0.biattention.query1.weight"]
+    model = make(seed=2)
+    before = copies(model)
+    with pytest.raises(
+        CheckpointError, match=r"lacks 1 parameters.*c_layer\.0\.biattention\.query1\.weight.*allow_missing"
+    ):
+        load_checkpoint(model, state)
+    assert_same(model, before)
+    report = load_checkpoint(model, state, allow_missing=True)
+    assert report.missing == ("bert.encoder.c_layer.0.biattention.query1.weight",)
+    expected = {**state, report.missing[0]: before[report.missing[0]]}
+    assert_same(model, expected)
+
+
+def test_parameters_that_nothing_reads_may_be_absent() -> None:
+    state = {name: tensor for name, tensor in copies(make(seed=1)).items() if "q_dense" not in name}
+    report = load_checkpoint(make(seed=2), state)
+    assert report.missing == ()
+    assert len(report.unread) == 2 * 2 * 2
+    assert all(".biOutput.q_dense" in name for name in report.unread)
+
+
+def test_unknown_names_are_an_error_unless_allowed() -> None:
+    state = copies(make(seed=1)) | {"bert.encoder.w_layer.0.x": torch.ones(1), "head.weight": torch.ones(1)}
+    model = make(seed=2)
+    with pytest.raises(CheckpointError, match=r"2 names are in no layout.*bert\.encoder\.w_layer\.0\.x, head\.weight"):
+        load_checkpoint(model, state)
+    report = load_checkpoint(model, state, allow_unexpected=True)
+    assert report.unexpected == ("bert.encoder.w_layer.0.x", "head.weight")
+    assert torch.equal(model.vil_logit.weight, state["vil_logit.weight"])
+
+
+def test_heads_of_another_size_are_skipped_only_where_asked() -> None:
+    state, model = copies(make(seed=1, num_answers=9)), make(seed=2)
+    before = copies(model)
+    with pytest.raises(CheckpointError, match=r"logit_fc\.3\.weight \[9, 8\], not \[7, 8\].*skip_mismatched_heads"):
+        load_checkpoint(model, state)
+    assert_same(model, before)
+    report = load_checkpoint(model, state, skip_mismatched_heads=True)
+    assert set(report.mismatched) == {
+        ("vil_prediction.logit_fc.3.weight", (9, 8), (7, 8)),
+        ("vil_prediction.logit_fc.3.bias", (9,), (7,)),
+    }
+    assert torch.equal(model.vil_prediction.logit_fc[3].weight, before["vil_prediction.logit_fc.3.weight"])
+    assert torch.equal(model.vil_prediction.logit_fc[0].weight, state["vil_prediction.logit_fc.0.weight"])
+    assert "2 skipped for their size: vil_prediction.logit_fc.3.weight [9, 8], not [7, 8]" in str(report)
+    assert json.loads(report.to_json())["mismatched"][0][1:] in ([[9, 8], [7, 8]], [[9], [7]])
+
+
+def test_a_backbone_of_another_size_is_always_an_error() -> None:
+    with pytest.raises(
+        CheckpointError, match=r"word_embeddings\.weight \[32, 8\], not \[31, 8\].*config of the checkpoint"
+    ):
+        load_checkpoint(make(), copies(make(vocab_size=32)), skip_mismatched_heads=True, allow_missing=True)
+
+
+def test_a_decoder_of_its_own_is_not_lost_in_silence() -> None:
+    state = copies(make(seed=1))
+    state["cls.predictions.decoder.weight"] = state["cls.predictions.decoder.weight"] + 1
+    with pytest.raises(CheckpointError, match=r"tie_word_embeddings=False"):
+        load_checkpoint(make(seed=2), state)
+    model = make(seed=2, tie_word_embeddings=False)
+    load_checkpoint(model, state)
+    assert_same(model, state)
+
+
+@pytest.mark.skipif(not GOLDEN.is_dir(), reason="the golden numbers of ../shared/golden are not here")
+@pytest.mark.parametrize("case", ["pretraining_beta", "pretraining_multitask", "tasks_beta", "tasks_multitask"])
+def test_golden_weights_load_in_full(case: str, tmp_path: Path) -> None:
+    config = ViLBertConfig.from_reference(
+        json.loads((GOLDEN / case / "config.json").read_text()),
+        task_heads=case.partition("_")[2], num_answers=11, num_gqa_answers=7,
+    )  # fmt: skip
+    model = (ViLBertForTasks if case.startswith("tasks") else ViLBertForPreTraining)(config)
+    weights = safetensors.torch.load_file(GOLDEN / case / "weights.safetensors")
+    report = load_checkpoint(model, GOLDEN / case / "weights.safetensors")
+    assert (report.missing, report.unread, report.unexpected, report.unused, report.mismatched) == ((), (), (), (), ())
+    save_reference(model, tmp_path / "m.bin")
+    written = torch.load(tmp_path / "m.bin", weights_only=True)
+    assert set(written) == set(weights)
+    assert all(torch.equal(written[name], weights[name]) for name in weights)
