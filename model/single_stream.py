@@ -154,7 +154,6 @@ class SingleStreamModel(ViLBertPreTrainedModel):
         pairing: Pairing = "rows",
         output_hidden_states: bool | None = None,
         output_attentions: bool | None = None,
-        **kwargs: Any,
     ) -> ViLBertModelOutput:
         """Encode texts and images; the arguments are those of `ViLBertModel`, without task tokens.
 

@@ -131,7 +131,6 @@ class ViLBertModel(ViLBertPreTrainedModel):
         pairing: Pairing = "rows",
         output_hidden_states: bool | None = None,
         output_attentions: bool | None = None,
-        **kwargs: Any,
     ) -> ViLBertModelOutput:
         """Encode texts and images.
 
