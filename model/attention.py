@@ -9,13 +9,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from model.packing import Packing
+
 # Added to the score of a masked key. Not -inf: where every key is masked the softmax falls back to the scores alone,
 # as in the reference, and stays finite. It can be held in float16.
 MASKED_SCORE = -10000.0
 
 
-def split_heads(states_BLA: Tensor, heads: int) -> Tensor:
-    """Return [B, L, heads x D] as [B, heads, L, D]."""
+def split_heads(states: Tensor, heads: int, packing: Packing | None = None) -> Tensor:
+    """Return [B, L, heads x D], or [W, heads x D] of packed positions, as [B, heads, L, D]."""
+    states_BLA = states if packing is None else packing.unpack(states)
     return states_BLA.unflatten(-1, (heads, -1)).transpose(1, 2)
 
 
@@ -27,8 +30,11 @@ def attend(
     *,
     dropout: float,
     eager: bool,
+    packing: Packing | None = None,
 ) -> tuple[Tensor, Tensor | None]:
     """Return the context [B, Q, N x D] and, where eager, the attention maps [B, N, Q, K] after dropout.
+
+    packing: of the queries' stream; the context is then [W, N x D].
 
     scores_mask: added to the scores, [B, 1, 1 or Q, K], or None where nothing is masked. The fused kernel
     (`scaled_dot_product_attention`) and the eager steps give the same numbers up to rounding.
@@ -41,7 +47,8 @@ def attend(
         context = maps @ value_BNKD
     else:
         context = F.scaled_dot_product_attention(query_BNQD, key_BNKD, value_BNKD, mask, dropout)
-    return context.transpose(1, 2).flatten(2), maps
+    context_BQA = context.transpose(1, 2).flatten(2)
+    return context_BQA if packing is None else packing.pack(context_BQA), maps
 
 
 def scores_mask(mask: Tensor | None, dtype: torch.dtype) -> Tensor | None:

@@ -5,11 +5,11 @@ A field's name is the key of the reference's json, so that a published `config.j
 the co-attention layers between them by `bi_`.
 """
 
-from __future__ import annotations
+# No `from __future__ import annotations`: the strict config reads its annotations to check values by them.
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
@@ -121,6 +121,12 @@ class ViLBertConfig(PreTrainedConfig):
 
     def validate_architecture(self) -> None:
         """Refuse sizes that make no model, naming the setting, its value and the remedy."""
+        for field in dataclasses.fields(self):
+            name, value = field.name, getattr(self, field.name)
+            if name.endswith(("_size", "_heads", "_layers", "_embeddings")) and type(value) is int and value < 1:
+                raise ValueError(f"{name} {value}: expected 1 or more")
+            if name.endswith("dropout_prob") and not 0 <= value <= 1:
+                raise ValueError(f"{name} {value}: expected a probability, 0 to 1")
         for width, heads in (
             ("hidden_size", "num_attention_heads"),
             ("v_hidden_size", "v_num_attention_heads"),
@@ -137,8 +143,8 @@ class ViLBertConfig(PreTrainedConfig):
             )
         if not self.v_biattention_id or len(self.v_biattention_id) != len(self.t_biattention_id):
             raise ValueError(
-                f"v_biattention_id {self.v_biattention_id} and t_biattention_id {self.t_biattention_id} give the places "
-                "of the co-attention layers: as many in both, at least one"
+                f"v_biattention_id {self.v_biattention_id} and t_biattention_id {self.t_biattention_id} place the "
+                "co-attention layers: as many in both, at least one"
             )
         for ids, layers, fixed in (
             ("v_biattention_id", "v_num_hidden_layers", "fixed_v_layer"),
@@ -151,7 +157,7 @@ class ViLBertConfig(PreTrainedConfig):
                 raise ValueError(f"{fixed} {frozen}: only layers below the first co-attention ({places[0]}) freeze")
 
     @classmethod
-    def from_reference(cls, settings: Mapping[str, Any], **changes: Any) -> ViLBertConfig:
+    def from_reference(cls, settings: Mapping[str, Any], **changes: Any) -> Self:
         """Read the settings of a published `config.json` of either repository.
 
         changes: fields of ours that go over them, such as `task_heads`. Keys without effect there are dropped

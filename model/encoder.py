@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from model.attention import scores_mask, seen_by_all
 from model.config import ViLBertConfig
 from model.layers import ConnectionLayer, StreamLayer, image_sizes, text_sizes
+from model.packing import Packing
 from model.pairs import Pairing, Streams, pair
 
 
@@ -78,10 +79,18 @@ def _masks(streams: Streams) -> Masks:
 def _mean_word(streams: Streams) -> Tensor:
     """Return the mean [B, H] of the words that are not masked; a text of nothing but padding has the mean of all."""
     mask = seen_by_all(streams.text_mask)
+    text = streams.text if streams.packing is None else streams.packing.unpack(streams.text)
     if mask is None:
-        return streams.text.mean(1)
-    seen = torch.where(mask.any(1, keepdim=True), mask, torch.ones_like(mask))[..., None].to(streams.text.dtype)
-    return (streams.text * seen).sum(1) / seen.sum(1)
+        return text.mean(1)
+    seen = torch.where(mask.any(1, keepdim=True), mask, torch.ones_like(mask))[..., None].to(text.dtype)
+    return (text * seen).sum(1) / seen.sum(1)
+
+
+class Kept(NamedTuple):
+    """Which positions of each stream the last layer returns, packed; None for all."""
+
+    text: Packing | None = None
+    image: Packing | None = None
 
 
 class Encoder(nn.Module):
@@ -99,7 +108,9 @@ class Encoder(nn.Module):
         self.dynamic_attention = config.dynamic_attention
         self.frozen = {"text": config.fixed_t_layer, "image": config.fixed_v_layer, "connection": 0}
 
-    def forward(self, streams: Streams, *, pairing: Pairing, eager: bool, keep_states: bool) -> tuple[Streams, Trace]:
+    def forward(
+        self, streams: Streams, *, pairing: Pairing, eager: bool, keep_states: bool, kept: Kept
+    ) -> tuple[Streams, Trace]:
         """Return the last states of both streams and what was kept: maps where eager, states where keep_states.
 
         Rows are paired right before the first co-attention layer. Frozen layers run without gradients.
@@ -113,7 +124,7 @@ class Encoder(nn.Module):
                 streams, paired = pair(streams, pairing), True
                 masks = _masks(streams)
             with torch.set_grad_enabled(torch.is_grad_enabled() and step.number >= self.frozen[step.kind]):
-                streams = self._run(step, streams, masks, trace, eager=eager)
+                streams = self._run(step, streams, masks, trace, kept, eager=eager)
             ran = step.kind != "connection" or self.with_coattention
             if keep_states and ran and step.kind != "image":
                 trace.text_states.append(streams.text)
@@ -121,20 +132,26 @@ class Encoder(nn.Module):
                 trace.image_states.append(streams.image)
         return streams, trace
 
-    def _run(self, step: Step, streams: Streams, masks: Masks, trace: Trace, *, eager: bool) -> Streams:
+    def _run(self, step: Step, streams: Streams, masks: Masks, trace: Trace, kept: Kept, *, eager: bool) -> Streams:
         if step.kind == "text":
-            text, maps = self.layer[step.number](streams.text, masks.text, eager=eager)
+            last = step.number == len(self.layer) - 1
+            text, maps = self.layer[step.number](
+                streams.text, masks.text, None, streams.packing, kept.text if last else None, eager=eager
+            )
             trace.text_maps.append(maps)
             return replace(streams, text=text)
         if step.kind == "image":
             words = _mean_word(streams) if self.dynamic_attention else None
-            image, maps = self.v_layer[step.number](streams.image, masks.image, words, eager=eager)
+            last = step.number == len(self.v_layer) - 1
+            image, maps = self.v_layer[step.number](
+                streams.image, masks.image, words, None, kept.image if last else None, eager=eager
+            )
             trace.image_maps.append(maps)
             return replace(streams, image=image)
         if not self.with_coattention:
             return streams
         image, text, co_maps = self.c_layer[step.number](
-            streams.image, masks.to_image, streams.text, masks.to_text, eager=eager
+            streams.image, masks.to_image, streams.text, masks.to_text, streams.packing, eager=eager
         )
         trace.co_maps.append(co_maps)
         return replace(streams, image=image, text=text)

@@ -15,6 +15,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from model.attention import attend, split_heads
 from model.config import ViLBertConfig
+from model.packing import Packing
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,20 +73,33 @@ class SelfAttention(nn.Module):
             self.dyLinear_k = nn.Linear(text_width, sizes.hidden)
 
     def forward(
-        self, states_BLH: Tensor, scores_mask: Tensor | None, words_BH: Tensor | None, *, eager: bool
+        self,
+        states_BLH: Tensor,
+        scores_mask: Tensor | None,
+        words_BH: Tensor | None,
+        queries: Tensor,
+        packing: Packing | None,
+        queries_packing: Packing | None,
+        *,
+        eager: bool,
     ) -> tuple[Tensor, Tensor | None]:
-        query, key = self.query(states_BLH), self.key(states_BLH)
+        query = split_heads(self.query(queries), self.heads, queries_packing)
+        key = split_heads(self.key(states_BLH), self.heads, packing)
         if self.dynamic:
-            query = query * (1 + torch.sigmoid(self.dyLinear_q(words_BH)))[:, None]
-            key = key * (1 + torch.sigmoid(self.dyLinear_k(words_BH)))[:, None]
+            query = query * self._gate(self.dyLinear_q, words_BH)
+            key = key * self._gate(self.dyLinear_k, words_BH)
         return attend(
-            split_heads(query, self.heads),
-            split_heads(key, self.heads),
-            split_heads(self.value(states_BLH), self.heads),
+            query,
+            key,
+            split_heads(self.value(states_BLH), self.heads, packing),
             scores_mask,
             dropout=self.dropout if self.training else 0.0,
             eager=eager,
+            packing=queries_packing,
         )
+
+    def _gate(self, linear: nn.Linear, words_BH: Tensor | None) -> Tensor:
+        return 1 + split_heads(torch.sigmoid(linear(words_BH))[:, None], self.heads)
 
 
 class Output(nn.Module):
@@ -122,10 +136,18 @@ class Attention(nn.Module):
         self.output = Output(sizes.hidden, sizes)
 
     def forward(
-        self, states: Tensor, scores_mask: Tensor | None, words_BH: Tensor | None, *, eager: bool
+        self,
+        states: Tensor,
+        scores_mask: Tensor | None,
+        words_BH: Tensor | None,
+        packing: Packing | None,
+        kept: Packing | None,
+        *,
+        eager: bool,
     ) -> tuple[Tensor, Tensor | None]:
-        context, maps = self.self(states, scores_mask, words_BH, eager=eager)
-        return self.output(context, states), maps
+        queries = states if kept is None else kept.pack(states if packing is None else packing.unpack(states))
+        context, maps = self.self(states, scores_mask, words_BH, queries, packing, kept or packing, eager=eager)
+        return self.output(context, queries), maps
 
 
 class StreamLayer(GradientCheckpointingLayer):
@@ -138,13 +160,21 @@ class StreamLayer(GradientCheckpointingLayer):
         self.output = Output(sizes.intermediate, sizes)
 
     def forward(
-        self, states_BLH: Tensor, scores_mask: Tensor | None, words_BH: Tensor | None = None, *, eager: bool = False
+        self,
+        states_BLH: Tensor,
+        scores_mask: Tensor | None,
+        words_BH: Tensor | None = None,
+        packing: Packing | None = None,
+        kept: Packing | None = None,
+        *,
+        eager: bool = False,
     ) -> tuple[Tensor, Tensor | None]:
         """Return the next states [B, L, H] and, where eager, the attention maps [B, heads, L, L].
 
-        words_BH: the mean of the words, which dynamic attention alone reads.
+        words_BH: the mean of the words, which dynamic attention alone reads. packing: states are [W, H] where given.
+        kept: the positions to return, [W, H], where not all of them are wanted.
         """
-        attended, maps = self.attention(states_BLH, scores_mask, words_BH, eager=eager)
+        attended, maps = self.attention(states_BLH, scores_mask, words_BH, packing, kept, eager=eager)
         return self.output(self.intermediate(attended), attended), maps
 
 
@@ -169,22 +199,24 @@ class BiAttention(nn.Module):
         image_scores_mask: Tensor | None,
         text: Tensor,
         text_scores_mask: Tensor | None,
+        packing: Packing | None,
         *,
         eager: bool,
     ) -> tuple[Tensor, Tensor, tuple[Tensor | None, Tensor | None]]:
         """Return what regions read of words [B, R, A], what words read of regions [B, T, A], and (text, image) maps."""
         to_image, text_maps = attend(
-            split_heads(self.query2(text), self.heads),
+            split_heads(self.query2(text), self.heads, packing),
             split_heads(self.key1(image), self.heads),
             split_heads(self.value1(image), self.heads),
             image_scores_mask,
             dropout=self.image_dropout if self.training else 0.0,
             eager=eager,
+            packing=packing,
         )
         to_text, image_maps = attend(
             split_heads(self.query1(image), self.heads),
-            split_heads(self.key2(text), self.heads),
-            split_heads(self.value2(text), self.heads),
+            split_heads(self.key2(text), self.heads, packing),
+            split_heads(self.value2(text), self.heads, packing),
             text_scores_mask,
             dropout=self.text_dropout if self.training else 0.0,
             eager=eager,
@@ -234,12 +266,16 @@ class ConnectionLayer(GradientCheckpointingLayer):
         image_scores_mask: Tensor | None,
         text_BTH: Tensor,
         text_scores_mask: Tensor | None,
+        packing: Packing | None = None,
         *,
         eager: bool = False,
     ) -> tuple[Tensor, Tensor, tuple[Tensor | None, Tensor | None]]:
-        """Return image [B, R, V], text [B, T, H] and, where eager, the maps ([B, N, T, R], [B, N, R, T])."""
+        """Return image [B, R, V], text [B, T, H] and, where eager, the maps ([B, N, T, R], [B, N, R, T]).
+
+        packing: the text is [W, H] where given.
+        """
         to_text, to_image, maps = self.biattention(
-            image_BRV, image_scores_mask, text_BTH, text_scores_mask, eager=eager
+            image_BRV, image_scores_mask, text_BTH, text_scores_mask, packing, eager=eager
         )
         image, text = self.biOutput(to_text, image_BRV, to_image, text_BTH)
         return self.v_output(self.v_intermediate(image), image), self.t_output(self.t_intermediate(text), text), maps

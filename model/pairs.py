@@ -11,6 +11,8 @@ from typing import Literal
 
 from torch import Tensor
 
+from model.packing import Packing
+
 Pairing = Literal["rows", "one_text", "all"]
 
 
@@ -19,13 +21,15 @@ class Streams:
     """The states of both streams and their masks of 1 (see) and 0 (hide), or None where nothing is masked."""
 
     text: Tensor
-    """[B, T, H]."""
+    """[B, T, H], or [W, H] where packed."""
     image: Tensor
     """[C, R, V]."""
     text_mask: Tensor | None
     """[B, T] or [B, T, T]."""
     image_mask: Tensor | None
     """[C, R] or [C, R, R]."""
+    packing: Packing | None = None
+    """Which words the text holds, where it leaves padding out."""
 
 
 def one_text_many_images(streams: Streams) -> Streams:
@@ -63,9 +67,10 @@ def pair(streams: Streams, pairing: Pairing) -> Streams:
         return one_text_many_images(streams)
     if pairing == "all":
         return all_pairs(streams)
-    if len(streams.text) != len(streams.image):
+    texts = len(streams.text) if streams.packing is None else streams.packing.batch
+    if texts != len(streams.image):
         raise ValueError(
-            f"{len(streams.text)} texts and {len(streams.image)} images: give as many of both, or a pairing "
+            f"{texts} texts and {len(streams.image)} images: give as many of both, or a pairing "
             "('one_text' for one text and many images, 'all' for every pair)"
         )
     return streams

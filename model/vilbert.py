@@ -11,6 +11,7 @@ from collections.abc import Collection
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, AutoModelForPreTraining, PreTrainedModel
 from transformers import initialization as init
@@ -19,10 +20,11 @@ from transformers.utils.generic import can_return_tuple
 from model.attention import MASKED_SCORE, seen_by_all
 from model.config import ViLBertConfig
 from model.embeddings import ImageEmbeddings, TextEmbeddings
-from model.encoder import Encoder, Trace
+from model.encoder import Encoder, Kept, Trace
 from model.heads import POOLED_DROPOUT, BetaClassifier, Classifier, Pooler, PreTrainingHeads, WeightNormLinear, fuse
 from model.inputs import check_inputs
 from model.outputs import ViLBertForPreTrainingOutput, ViLBertForTasksOutput, ViLBertModelOutput
+from model.packing import computed_positions, wanted_positions
 from model.pairs import Pairing, Streams
 from model.pretraining import Heads, Labels, RegionTarget, losses_and_scores
 
@@ -131,6 +133,8 @@ class ViLBertModel(ViLBertPreTrainedModel):
         pairing: Pairing = "rows",
         output_hidden_states: bool | None = None,
         output_attentions: bool | None = None,
+        wanted_words: Tensor | None = None,
+        wanted_regions: Tensor | None = None,
     ) -> ViLBertModelOutput:
         """Encode texts and images.
 
@@ -139,10 +143,15 @@ class ViLBertModel(ViLBertPreTrainedModel):
         [B, T] and [B, R], or one row for each position, [B, T, T] and [B, R, R]; then the other stream sees what every
         position sees. task_ids: [B, 1] where the model has task tokens. pairing: "rows", "one_text" (B = 1 for many
         images) or "all" (row text x images + image; every output then has that many rows). Attention maps are computed
-        by the eager path whichever is set. Raises ValueError where the inputs do not fit the model or one another.
+        by the eager path whichever is set. wanted_words, wanted_regions: [B, T] and [B, R] bool, the positions whose
+        last states are read, by default all; others but the first come out zero, and what only they need is not
+        computed (`model.packing`). Raises ValueError where the inputs do not fit the model or one another.
         """
         states = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
         maps = self.config.output_attentions if output_attentions is None else output_attentions
+        partial = wanted_words is not None or wanted_regions is not None
+        if partial and (states or maps or pairing != "rows"):
+            raise ValueError("wanted_words and wanted_regions go with no hidden states, attention maps or pairing")
         check_inputs(
             input_ids,
             inputs_embeds,
@@ -153,19 +162,31 @@ class ViLBertModel(ViLBertPreTrainedModel):
             longest=self.longest_text,
             task_tokens=self.config.task_specific_tokens,
         )
+        text = self.embeddings(input_ids, token_type_ids, task_ids, inputs_embeds)
+        text_mask = attention_mask if task_ids is None else _with_task_token(attention_mask)
+        packing = None
+        if wanted_words is not None and text_mask is not None and text_mask.dim() == 2:
+            packing = computed_positions(wanted_words, text_mask)
+        kept = Kept(
+            text=None if wanted_words is None else wanted_positions(wanted_words),
+            image=None if wanted_regions is None else wanted_positions(wanted_regions),
+        )
         streams = Streams(
-            text=self.embeddings(input_ids, token_type_ids, task_ids, inputs_embeds),
+            text=text if packing is None else packing.pack(text),
             image=self.v_embeddings(image_feat, image_loc),
-            text_mask=attention_mask if task_ids is None else _with_task_token(attention_mask),
+            text_mask=text_mask,
             image_mask=image_attention_mask,
+            packing=packing,
         )
         eager = bool(maps) or self.config._attn_implementation == "eager"
-        streams, trace = self.encoder(streams, pairing=pairing, eager=eager, keep_states=bool(states))
+        streams, trace = self.encoder(streams, pairing=pairing, eager=eager, keep_states=bool(states), kept=kept)
+        text = streams.text if kept.text is None else kept.text.unpack(streams.text)
+        image = streams.image if kept.image is None else kept.image.unpack(streams.image)
         return ViLBertModelOutput(
-            text_output=streams.text,
-            image_output=streams.image,
-            pooled_text=self.t_pooler(streams.text),
-            pooled_image=self.v_pooler(streams.image),
+            text_output=text,
+            image_output=image,
+            pooled_text=self.t_pooler(text),
+            pooled_image=self.v_pooler(image),
             **_kept(trace, states=bool(states), maps=bool(maps)),
         )
 
@@ -247,6 +268,10 @@ class ViLBertForPreTraining(WithWordHead):
         probabilities, or the unmasked features where `visual_target` is not 0. next_sentence_label: [B] 0 where text
         and image match, 1 where not. generator: draws the negatives where `visual_target` is 2.
         """
+        if masked_lm_labels is not None and self.config.task_specific_tokens:
+            masked_lm_labels = _with_task_label(masked_lm_labels)
+        if kwargs.keys() <= {"inputs_embeds"}:
+            kwargs |= self._wanted(masked_lm_labels, image_label, image_target)
         encoded: ViLBertModelOutput = self.bert(
             input_ids,
             image_feat,
@@ -257,8 +282,6 @@ class ViLBertForPreTraining(WithWordHead):
             task_ids,
             **{**kwargs, "return_dict": True},
         )
-        if masked_lm_labels is not None and self.config.task_specific_tokens:
-            masked_lm_labels = _with_task_label(masked_lm_labels)
         fields = losses_and_scores(
             self.cls,
             encoded.text_output,
@@ -273,6 +296,17 @@ class ViLBertForPreTraining(WithWordHead):
             RegionTarget(kind=self.config.visual_target, num_negative=self.config.num_negative, generator=generator),
         )
         return ViLBertForPreTrainingOutput(**fields, **kept_of(encoded))
+
+    def _wanted(
+        self, labels_BT: Tensor | None, image_label_BR: Tensor | None, image_target: Tensor | None
+    ) -> dict[str, Tensor | None]:
+        """Return which last states the losses read, where that is all that is asked for."""
+        if self.config.output_hidden_states or self.config.output_attentions or torch.compiler.is_compiling():
+            return {}  # how many positions there are is data, for which a compiled graph would have to break
+        regions = None
+        if image_label_BR is not None and image_target is not None:
+            regions = F.pad(image_label_BR == 1, (1, 0))  # the global region has no label
+        return {"wanted_words": None if labels_BT is None else labels_BT >= 0, "wanted_regions": regions}
 
 
 class ViLBertForTasks(WithWordHead):

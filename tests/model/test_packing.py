@@ -1,0 +1,97 @@
+"""Leaving out what nothing reads changes nothing that is read."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from model.config import ViLBertConfig
+from model.packing import computed_positions, packing_of, wanted_positions
+from model.vilbert import ViLBertForPreTraining, ViLBertModel
+
+from .tiny_model import TINY, batch, fill, labels, largest_difference
+
+
+def test_pack_and_unpack() -> None:
+    needed = torch.tensor([[True, False, True], [False, False, True]])
+    packing = packing_of(needed)
+    states = torch.arange(12.0).view(2, 3, 2)
+    packed = packing.pack(states)
+    assert torch.equal(packed, states[needed])
+    assert torch.equal(packing.unpack(packed), states * needed[..., None])
+
+
+def test_what_is_kept() -> None:
+    wanted = torch.tensor([[False, False, False, True], [False] * 4, [False] * 4])
+    mask = torch.tensor([[1, 1, 0, 0], [1, 0, 1, 0], [0, 0, 0, 0]])
+    assert wanted_positions(wanted).places.tolist() == [0, 3, 4, 8]
+    assert computed_positions(wanted, mask).places.tolist() == [0, 1, 3, 4, 6, 8, 9, 10, 11]
+
+
+@settings(max_examples=25, deadline=None)
+@given(data=st.data(), dynamic=st.booleans(), attention=st.sampled_from(["eager", "sdpa"]), frozen=st.booleans())
+def test_wanted_states_and_gradients_are_the_same(data: Any, dynamic: bool, attention: str, frozen: bool) -> None:
+    rows, words, regions = (data.draw(st.integers(1, 4)) for _ in range(3))
+    config = ViLBertConfig(**{**TINY, "dynamic_attention": dynamic, "fixed_t_layer": int(frozen)})
+    model = fill(ViLBertModel._from_config(config, attn_implementation=attention))
+    inputs = batch(rows, words, regions=regions)
+
+    def bits(width: int) -> torch.Tensor:
+        return torch.tensor(data.draw(st.lists(st.booleans(), min_size=rows * width, max_size=rows * width))).view(
+            rows, width
+        )
+
+    mask, wanted_words, wanted_regions = bits(words).long(), bits(words), bits(regions)
+    whole = model(**inputs, attention_mask=mask)
+    part = model(**inputs, attention_mask=mask, wanted_words=wanted_words, wanted_regions=wanted_regions)
+
+    def read(output: Any) -> tuple[torch.Tensor, ...]:
+        return (
+            output.text_output[wanted_words],
+            output.image_output[wanted_regions],
+            output.pooled_text,
+            output.pooled_image,
+        )
+
+    assert all(torch.allclose(one, other, atol=2e-5) for one, other in zip(read(whole), read(part), strict=True))
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    whole_gradients, part_gradients = (
+        torch.autograd.grad(sum(tensor.square().sum() for tensor in read(output)), parameters, allow_unused=True)
+        for output in (whole, part)
+    )
+    for one, other in zip(whole_gradients, part_gradients, strict=True):
+        if one is None or other is None:
+            assert one is None or not one.any()
+            assert other is None or not other.any()
+        else:
+            assert torch.allclose(one, other, rtol=1e-3, atol=1e-3 * max(1.0, one.abs().max().item()))
+
+
+@pytest.mark.parametrize("task_tokens", [False, True])
+def test_losses_are_those_of_all_scores(task_tokens: bool) -> None:
+    config = ViLBertConfig(**{**TINY, "task_specific_tokens": task_tokens})
+    model = fill(ViLBertForPreTraining(config))
+    inputs = batch(3, 6, regions=5)
+    inputs["attention_mask"] = torch.tensor([[1, 1, 1, 1, 0, 0], [1] * 6, [1, 1, 0, 0, 0, 0]])
+    inputs["image_attention_mask"] = torch.tensor([[1] * 5, [1, 1, 1, 0, 0], [1, 1, 0, 0, 0]])
+    if task_tokens:
+        inputs["task_ids"] = torch.tensor([[1], [2], [3]])
+    answers = labels(3, 6, 5)
+    lean = model(**inputs, **answers)
+    full = model(**inputs, **answers, output_hidden_states=True)  # which computes every position
+    for name in ("masked_lm", "masked_image", "alignment"):
+        assert lean[name].count == full[name].count
+        assert lean[name].sum.item() == pytest.approx(full[name].sum.item(), rel=1e-5)
+    assert largest_difference(lean.alignment_scores, full.alignment_scores) < 1e-5
+
+
+def test_partial_states_do_not_go_with_pairs_or_hidden_states() -> None:
+    model, inputs = fill(ViLBertModel(ViLBertConfig(**TINY))), batch(2, 5)
+    wanted = torch.zeros(2, 5, dtype=torch.bool)
+    for others in ({"pairing": "all"}, {"output_hidden_states": True}, {"output_attentions": True}):
+        with pytest.raises(ValueError, match="wanted_words"):
+            model(**inputs, wanted_words=wanted, **others)
