@@ -235,11 +235,14 @@ class BiOutput(nn.Module):
         self.dense2 = nn.Linear(config.bi_hidden_size, config.hidden_size)
         self.LayerNorm2 = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.q_dense2 = nn.Linear(config.bi_hidden_size, config.hidden_size)
-        # Published files hold q_dense1 and q_dense2, which nothing uses: no optimizer and no DDP is to wait for them.
-        self.q_dense1.requires_grad_(False)
-        self.q_dense2.requires_grad_(False)
         self.image_dropout = config.v_hidden_dropout_prob
         self.text_dropout = config.hidden_dropout_prob
+        self.freeze_unused()
+
+    def freeze_unused(self) -> None:
+        """Take q_dense1 and q_dense2, which published files hold and nothing uses, from optimizers and from DDP."""
+        self.q_dense1.requires_grad_(False)
+        self.q_dense2.requires_grad_(False)
 
     def forward(self, to_text: Tensor, image: Tensor, to_image: Tensor, text: Tensor) -> tuple[Tensor, Tensor]:
         read_of_text = F.dropout(self.dense1(to_text), self.image_dropout, self.training)

@@ -67,6 +67,8 @@ def pair(streams: Streams, pairing: Pairing) -> Streams:
         return one_text_many_images(streams)
     if pairing == "all":
         return all_pairs(streams)
+    if pairing != "rows":
+        raise ValueError(f"pairing {pairing!r}: expected 'rows', 'one_text' or 'all'")
     texts = len(streams.text) if streams.packing is None else streams.packing.batch
     if texts != len(streams.image):
         raise ValueError(

@@ -33,15 +33,8 @@ from model.outputs import ViLBertForPreTrainingOutput, ViLBertForTasksOutput, Vi
 from model.pairs import Pairing, Streams, pair
 from model.pretraining import Labels, RegionTarget, losses_and_scores
 from model.single_stream_config import SingleStreamConfig
-from model.vilbert import (
-    PRETRAINING_SCORES,
-    TASK_HEADS,
-    ViLBertPreTrainedModel,
-    WithWordHead,
-    kept_of,
-    lower_masked_regions,
-    require_heads,
-)
+from model.tasks import PRETRAINING_SCORES, TASK_HEADS, lower_masked_regions, require_heads
+from model.vilbert import ViLBertPreTrainedModel, WithWordHead, kept_of
 
 HEADS = TASK_HEADS["beta"]  # the baseline has those of the repository it comes from
 

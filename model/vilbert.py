@@ -1,4 +1,4 @@
-"""ViLBERT (Lu et al., NeurIPS 2019): the two-stream model, with its pre-training heads and with its task heads.
+"""ViLBERT (Lu et al., NeurIPS 2019): the two-stream model, bare and with its pre-training heads (tasks: `model.tasks`).
 
 Parameter names and numbers are those of the published code: jiasenlu/vilbert_beta, facebookresearch/vilbert-multi-task.
 
@@ -7,7 +7,6 @@ Shapes: B batch, T words, R regions with the global one at 0, F features of a re
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from typing import Any
 
 import torch
@@ -17,30 +16,16 @@ from transformers import AutoConfig, AutoModel, AutoModelForPreTraining, PreTrai
 from transformers import initialization as init
 from transformers.utils.generic import can_return_tuple
 
-from model.attention import MASKED_SCORE, seen_by_all
 from model.config import ViLBertConfig
 from model.embeddings import ImageEmbeddings, TextEmbeddings
 from model.encoder import Encoder, Kept, Trace
-from model.heads import POOLED_DROPOUT, BetaClassifier, Classifier, Pooler, PreTrainingHeads, WeightNormLinear, fuse
+from model.heads import Pooler, PreTrainingHeads, WeightNormLinear, fuse
 from model.inputs import check_inputs
-from model.outputs import ViLBertForPreTrainingOutput, ViLBertForTasksOutput, ViLBertModelOutput
+from model.layers import BiOutput
+from model.outputs import ViLBertForPreTrainingOutput, ViLBertModelOutput
 from model.packing import computed_positions, wanted_positions
 from model.pairs import Pairing, Streams
 from model.pretraining import Heads, Labels, RegionTarget, losses_and_scores
-
-PRETRAINING_SCORES = ("vision_prediction", "linguisic_prediction")
-TASK_HEADS = {
-    "beta": ("vil_prediction", "vil_logit", "vil_binary_prediction", "vision_logit", "linguisic_logit"),
-    "multitask": (
-        "vil_prediction",
-        "vil_prediction_gqa",
-        "vil_logit",
-        "vil_binary_prediction",
-        "vil_tri_prediction",
-        "vision_logit",
-        "linguisic_logit",
-    ),
-}
 
 
 class ViLBertPreTrainedModel(PreTrainedModel):
@@ -53,6 +38,16 @@ class ViLBertPreTrainedModel(PreTrainedModel):
     supports_gradient_checkpointing = True
     _supports_sdpa = True
     _no_split_modules = ["StreamLayer", "ConnectionLayer", "TextEmbeddings", "ImageEmbeddings"]  # noqa: RUF012 (inherited name)
+
+    @classmethod
+    def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
+        """Load as transformers does, and freeze again what is never used: loading makes new parameters of all."""
+        loaded = super().from_pretrained(*args, **kwargs)
+        model = loaded[0] if isinstance(loaded, tuple) else loaded  # with output_loading_info
+        for module in model.modules():
+            if isinstance(module, BiOutput):
+                module.freeze_unused()
+        return loaded
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
@@ -92,6 +87,12 @@ def _with_task_token(mask: Tensor | None) -> Tensor | None:
         return None
     mask = torch.cat([torch.ones_like(mask[..., :1]), mask], dim=-1)
     return mask if mask.dim() == 2 else torch.cat([mask[:, :1], mask], dim=1)
+
+
+def _require_positions(wanted: Tensor | None, states: Tensor | None, name: str) -> None:
+    """Raise ValueError where a mask of positions is not of the shape of its stream."""
+    if wanted is not None and states is not None and wanted.shape != states.shape[:2]:
+        raise ValueError(f"{name} {tuple(wanted.shape)}: expected {tuple(states.shape[:2])}")
 
 
 def _with_task_label(labels_BT: Tensor) -> Tensor:
@@ -143,7 +144,7 @@ class ViLBertModel(ViLBertPreTrainedModel):
         [B, T] and [B, R], or one row for each position, [B, T, T] and [B, R, R]; then the other stream sees what every
         position sees. task_ids: [B, 1] where the model has task tokens. pairing: "rows", "one_text" (B = 1 for many
         images) or "all" (row text x images + image; every output then has that many rows). Attention maps are computed
-        by the eager path whichever is set. wanted_words, wanted_regions: [B, T] and [B, R] bool, the positions whose
+        by the eager path whichever is set. wanted_words, wanted_regions: [B, T] (T + 1 with a task token) and [B, R] bool, the positions whose
         last states are read, by default all; others but the first come out zero, and what only they need is not
         computed (`model.packing`). Raises ValueError where the inputs do not fit the model or one another.
         """
@@ -164,6 +165,8 @@ class ViLBertModel(ViLBertPreTrainedModel):
         )
         text = self.embeddings(input_ids, token_type_ids, task_ids, inputs_embeds)
         text_mask = attention_mask if task_ids is None else _with_task_token(attention_mask)
+        _require_positions(wanted_words, text, "wanted_words")
+        _require_positions(wanted_regions, image_feat, "wanted_regions")
         packing = None
         if wanted_words is not None and text_mask is not None and text_mask.dim() == 2:
             packing = computed_positions(wanted_words, text_mask)
@@ -197,22 +200,6 @@ class ViLBertModel(ViLBertPreTrainedModel):
         return positions - self.embeddings.pad_token_id - 1 if self.embeddings.roberta_positions else positions
 
 
-def lower_masked_regions(logits_BR1: Tensor, image_mask: Tensor | None) -> Tensor:
-    """Lower the logits of masked regions by 10000; the mask, [C, R] or [C, R, R], is one image's or repeats in B."""
-    seen = seen_by_all(image_mask)
-    if seen is None:
-        return logits_BR1
-    rows = seen.expand(len(logits_BR1), -1) if len(seen) == 1 else seen.repeat(len(logits_BR1) // len(seen), 1)
-    return logits_BR1 + ((1.0 - rows.to(logits_BR1.dtype)) * MASKED_SCORE)[..., None]
-
-
-def require_heads(names: Collection[str], there: Collection[str]) -> None:
-    """Raise ValueError naming the heads that are not there."""
-    unknown = sorted(set(names) - set(there))
-    if unknown:
-        raise ValueError(f"no head {', '.join(unknown)}; there are {', '.join(there)}")
-
-
 class WithWordHead(ViLBertPreTrainedModel):
     """A model with the pre-training heads, whose word decoder is tied to the embeddings."""
 
@@ -231,7 +218,7 @@ class WithWordHead(ViLBertPreTrainedModel):
         if len(old) != size:
             bias = old.new_zeros(size)
             bias[: len(old)] = old.detach()[:size]
-            self.cls.predictions.bias = nn.Parameter(bias)
+            self.cls.predictions.bias = nn.Parameter(bias, requires_grad=old.requires_grad)
 
 
 class ViLBertForPreTraining(WithWordHead):
@@ -268,10 +255,11 @@ class ViLBertForPreTraining(WithWordHead):
         probabilities, or the unmasked features where `visual_target` is not 0. next_sentence_label: [B] 0 where text
         and image match, 1 where not. generator: draws the negatives where `visual_target` is 2.
         """
+        self._check_labels(input_ids, image_feat, masked_lm_labels, image_label, image_target, kwargs)
         if masked_lm_labels is not None and self.config.task_specific_tokens:
             masked_lm_labels = _with_task_label(masked_lm_labels)
-        if kwargs.keys() <= {"inputs_embeds"}:
-            kwargs |= self._wanted(masked_lm_labels, image_label, image_target)
+        if not (kwargs.get("output_hidden_states") or kwargs.get("output_attentions")):
+            kwargs |= self._wanted(masked_lm_labels, image_label, image_target, kwargs.get("pairing", "rows"))
         encoded: ViLBertModelOutput = self.bert(
             input_ids,
             image_feat,
@@ -297,108 +285,46 @@ class ViLBertForPreTraining(WithWordHead):
         )
         return ViLBertForPreTrainingOutput(**fields, **kept_of(encoded))
 
+    def _check_labels(
+        self,
+        input_ids: Tensor | None,
+        image_feat: Tensor | None,
+        masked_lm_labels: Tensor | None,
+        image_label: Tensor | None,
+        image_target: Tensor | None,
+        others: dict[str, Any],
+    ) -> None:
+        """Raise ValueError where labels are not of the shape of what they label."""
+        labelled = [label for label in (masked_lm_labels, image_label, image_target) if label is not None]
+        if labelled and others.get("pairing", "rows") != "rows":
+            raise ValueError("labels of words and regions go with pairing 'rows': label the pairs that you form")
+        words = input_ids if input_ids is not None else others.get("inputs_embeds")
+        if masked_lm_labels is not None and words is not None:
+            _require_positions(masked_lm_labels, words, "masked_lm_labels")
+        if image_feat is None:
+            return
+        regions = image_feat[:, 1:]  # the global region has no label
+        _require_positions(image_label, regions, "image_label")
+        if image_target is not None and image_target.shape != (*regions.shape[:2], self.config.v_target_size):
+            expected = (*regions.shape[:2], self.config.v_target_size)
+            raise ValueError(f"image_target {tuple(image_target.shape)}: expected {expected}")
+
     def _wanted(
-        self, labels_BT: Tensor | None, image_label_BR: Tensor | None, image_target: Tensor | None
+        self, labels_BT: Tensor | None, image_label_BR: Tensor | None, image_target: Tensor | None, pairing: Pairing
     ) -> dict[str, Tensor | None]:
         """Return which last states the losses read, where that is all that is asked for."""
-        if self.config.output_hidden_states or self.config.output_attentions or torch.compiler.is_compiling():
-            return {}  # how many positions there are is data, for which a compiled graph would have to break
+        config = self.config
+        if (
+            config.output_hidden_states
+            or config.output_attentions
+            or pairing != "rows"
+            or torch.compiler.is_compiling()
+        ):
+            return {}  # compiled, the number of positions, which is data, would break the graph in every layer
         regions = None
         if image_label_BR is not None and image_target is not None:
             regions = F.pad(image_label_BR == 1, (1, 0))  # the global region has no label
         return {"wanted_words": None if labels_BT is None else labels_BT >= 0, "wanted_regions": regions}
-
-
-class ViLBertForTasks(WithWordHead):
-    """ViLBERT with the task heads of either repository (`task_heads`), and the pre-training heads their files carry."""
-
-    def __init__(self, config: ViLBertConfig) -> None:
-        super().__init__(config)
-        pooled = config.bi_hidden_size
-        self.bert = ViLBertModel(config)
-        self.dropout = nn.Dropout(POOLED_DROPOUT)
-        self.cls = PreTrainingHeads(config)
-        if config.task_heads == "beta":
-            self.vil_prediction: nn.Module = BetaClassifier(pooled, 2 * pooled, config.num_answers)
-        else:
-            eps = config.layer_norm_eps
-            self.vil_prediction = Classifier(pooled, 2 * pooled, config.num_answers, eps)
-            self.vil_prediction_gqa = Classifier(pooled, 2 * pooled, config.num_gqa_answers, eps)
-            self.vil_binary_prediction = Classifier(2 * pooled, 2 * pooled, 2, eps)
-            self.vil_tri_prediction = nn.Linear(pooled, 3)
-        self.vil_logit = nn.Linear(pooled, 1)
-        self.vision_logit = nn.Linear(config.v_hidden_size, 1)
-        self.linguisic_logit = nn.Linear(config.hidden_size, 1)
-        self.post_init()
-
-    def _chosen(self, heads: Collection[str] | None, batch: int) -> Collection[str]:
-        """Return the heads to run: by default all task heads that the batch allows."""
-        there = TASK_HEADS[self.config.task_heads]
-        paired = self.config.task_heads == "multitask" and batch % 2 == 1
-        if heads is None:
-            return [name for name in there if not (paired and name == "vil_binary_prediction")]
-        require_heads(heads, (*there, *PRETRAINING_SCORES))
-        if paired and "vil_binary_prediction" in heads:
-            raise ValueError(f"vil_binary_prediction takes rows two by two: an even batch, not {batch}")
-        return heads
-
-    @can_return_tuple
-    def forward(
-        self,
-        input_ids: Tensor | None = None,
-        image_feat: Tensor | None = None,
-        image_loc: Tensor | None = None,
-        token_type_ids: Tensor | None = None,
-        attention_mask: Tensor | None = None,
-        image_attention_mask: Tensor | None = None,
-        task_ids: Tensor | None = None,
-        heads: Collection[str] | None = None,
-        **kwargs: Any,
-    ) -> ViLBertForTasksOutput:
-        """Return the outputs of the heads that were asked for; the other arguments are those of `ViLBertModel`.
-
-        heads: by default all task heads, without `vision_prediction` and `linguisic_prediction`, the costly
-        pre-training scores. vil_prediction [B, num_answers], vil_prediction_gqa [B, num_gqa_answers], vil_logit [B, 1],
-        vil_tri_prediction [B, 3], vil_binary_prediction [B, 2] of the alignment head (beta) or [B / 2, 2] of rows
-        2i and 2i + 1 (multitask; not with an odd batch), vision_logit [B, R, 1] with masked regions at -10000 more,
-        linguisic_logit [B, T, 1]. Raises ValueError naming a head there is not.
-        """
-        encoded: ViLBertModelOutput = self.bert(
-            input_ids,
-            image_feat,
-            image_loc,
-            token_type_ids,
-            attention_mask,
-            image_attention_mask,
-            task_ids,
-            **{**kwargs, "return_dict": True},
-        )
-        text, image = encoded.text_output, encoded.image_output
-        both = fuse(encoded.pooled_text, encoded.pooled_image, self.config.fusion_method)
-        chosen = self._chosen(heads, len(both))
-        fused = self.dropout(both)
-        outputs: dict[str, Any] = {
-            name: self._head(name, fused, both, text, image, image_attention_mask) for name in chosen
-        }
-        return ViLBertForTasksOutput(**outputs, **kept_of(encoded))
-
-    def _head(
-        self, name: str, fused_BA: Tensor, both_BA: Tensor, text: Tensor, image: Tensor, image_mask: Tensor | None
-    ) -> Tensor:
-        if name == "linguisic_prediction":
-            return self.cls.predictions(text)
-        if name == "vision_prediction":
-            return self.cls.imagePredictions(image)
-        if name == "linguisic_logit":
-            return self.linguisic_logit(self.dropout(text))
-        if name == "vision_logit":
-            return lower_masked_regions(self.vision_logit(self.dropout(image)), image_mask)
-        if name == "vil_binary_prediction":
-            if self.config.task_heads == "beta":
-                return self.cls.alignment(both_BA)  # with a dropout of its own, as in pre-training
-            return self.vil_binary_prediction(fused_BA.view(-1, 2 * fused_BA.shape[-1]))
-        head: nn.Module = getattr(self, name)
-        return head(fused_BA)
 
 
 AutoConfig.register(ViLBertConfig.model_type, ViLBertConfig, exist_ok=True)

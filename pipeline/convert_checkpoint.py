@@ -84,7 +84,8 @@ def build_model(config: ViLBertConfig, names: set[str], seed: int) -> PreTrained
     """Return a model with the heads that parameters of these names are of, its weights drawn from a seed of its own."""
     import torch
 
-    from model.vilbert import ViLBertForPreTraining, ViLBertForTasks, ViLBertModel
+    from model.tasks import ViLBertForTasks
+    from model.vilbert import ViLBertForPreTraining, ViLBertModel
 
     kinds = {name.partition(".")[0] for name in names}
     heads = ViLBertForPreTraining if "cls" in kinds else ViLBertModel

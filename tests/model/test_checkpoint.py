@@ -18,7 +18,8 @@ from transformers import PreTrainedModel
 
 from model.checkpoint import CheckpointError, load_checkpoint, read_state_dict, save_reference
 from model.config import ViLBertConfig
-from model.vilbert import ViLBertForPreTraining, ViLBertForTasks, ViLBertModel
+from model.tasks import ViLBertForTasks
+from model.vilbert import ViLBertForPreTraining, ViLBertModel
 
 GOLDEN = Path(__file__).resolve().parents[2].parent / "shared" / "golden"
 SIZES: dict[str, Any] = {

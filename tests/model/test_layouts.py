@@ -13,7 +13,8 @@ from torch import Tensor
 from model.checkpoint import CheckpointError, load_checkpoint
 from model.config import ViLBertConfig
 from model.layouts import clean, detect_layout, inferred_settings, inverse, to_ours
-from model.vilbert import ViLBertForPreTraining, ViLBertForTasks, ViLBertModel
+from model.tasks import ViLBertForTasks
+from model.vilbert import ViLBertForPreTraining, ViLBertModel
 
 # VOLTA's config/vilbert_base.json, which says what each of its sublayers is.
 VOLTA_TEXT_ATTENTION = (0, 2, 4, 6, 8, 10, 14, 18, 22, 26, 30, 34)

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from model.config import ViLBertConfig
 from model.pairs import Streams, all_pairs, one_text_many_images, pair
-from model.vilbert import ViLBertForTasks, ViLBertModel
+from model.tasks import ViLBertForTasks
+from model.vilbert import ViLBertModel
 
 from .tiny_model import TINY, batch, fill, largest_difference
 

@@ -9,7 +9,8 @@ import torch
 from torch import nn
 
 from model.config import PRESETS, preset
-from model.vilbert import ViLBertForPreTraining, ViLBertForTasks, ViLBertModel
+from model.tasks import ViLBertForTasks
+from model.vilbert import ViLBertForPreTraining, ViLBertModel
 
 COUNTS = {
     "bert_base_2layer_2conect": 160_782_973,

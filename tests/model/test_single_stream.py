@@ -18,7 +18,7 @@ from model.single_stream import (
     joint_mask,
 )
 from model.single_stream_config import PRESETS, SingleStreamConfig, single_stream_preset
-from model.vilbert import PRETRAINING_SCORES
+from model.tasks import PRETRAINING_SCORES
 
 from .tiny_model import TINY, batch, fill, labels, largest_difference
 

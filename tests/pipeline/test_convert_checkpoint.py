@@ -12,7 +12,8 @@ from torch import Tensor
 
 from model.checkpoint import read_state_dict, save_reference
 from model.config import ViLBertConfig
-from model.vilbert import ViLBertForPreTraining, ViLBertForTasks, ViLBertModel
+from model.tasks import ViLBertForTasks
+from model.vilbert import ViLBertForPreTraining, ViLBertModel
 from pipeline.cli import main
 
 REFERENCE: dict[str, Any] = {
