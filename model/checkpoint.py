@@ -62,7 +62,10 @@ def _read_folder(folder: Path) -> dict[str, Tensor]:
             return read_state_dict(folder / name)
         index = folder / f"{name}.index.json"
         if index.is_file():
-            files = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+            try:
+                files = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+            except (ValueError, KeyError, TypeError, AttributeError) as error:
+                raise CheckpointError(f"{index}: is no index of weights ({error!r}); download it again") from error
             return {key: value for file in files for key, value in read_state_dict(folder / Path(file).name).items()}
     raise CheckpointError(f"{folder}: has none of {', '.join(FILE_NAMES)}; name the file to read")
 

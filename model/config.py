@@ -13,6 +13,7 @@ from typing import Any, Literal, Self
 
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
+from transformers.activations import ACT2FN
 
 # Keys of published files that no line of the reference reads, or that are arguments of a call here.
 IGNORED_KEYS = frozenset(
@@ -50,7 +51,7 @@ class ViLBertConfig(PreTrainedConfig):
     """Longest text, task token not counted."""
     type_vocab_size: int = 2
     """Token types (segments)."""
-    initializer_range: float = 0.02
+    initializer_range: float | int = 0.02
     """Standard deviation of the normal distribution that weights start from."""
     layer_norm_eps: float = 1e-12
     """Epsilon of every LayerNorm."""
@@ -127,6 +128,11 @@ class ViLBertConfig(PreTrainedConfig):
                 raise ValueError(f"{name} {value}: expected 1 or more")
             if name.endswith("dropout_prob") and not 0 <= value <= 1:
                 raise ValueError(f"{name} {value}: expected a probability, 0 to 1")
+        for name in ("hidden_act", "v_hidden_act"):
+            if getattr(self, name) not in ACT2FN:
+                raise ValueError(f"{name} {getattr(self, name)!r}: expected one of {', '.join(sorted(ACT2FN))}")
+        if self.pad_token_id is not None and not 0 <= self.pad_token_id < self.vocab_size:
+            raise ValueError(f"pad_token_id {self.pad_token_id}: expected a word below vocab_size {self.vocab_size}")
         for width, heads in (
             ("hidden_size", "num_attention_heads"),
             ("v_hidden_size", "v_num_attention_heads"),

@@ -193,6 +193,7 @@ def _from_volta(name: str, sublayers: Mapping[tuple[int, str], Mapping[str, str]
 
 def inferred_settings(shapes: Mapping[str, Sequence[int]]) -> dict[str, Any]:
     """Return the settings that the shapes of parameters, under our names, say for certain: which heads, and sizes."""
+    shapes = {name: shape for name, shape in shapes.items() if len(shape)}  # a damaged one says nothing
     settings: dict[str, Any] = {}
     beta, multitask = "vil_prediction.main.3.bias", "vil_prediction.logit_fc.3.bias"
     if beta in shapes or multitask in shapes:

@@ -26,6 +26,11 @@ class Packing:
     length: int
     """L."""
 
+    @property
+    def whole(self) -> bool:
+        """Whether every position is kept, so that there is nothing to leave out."""
+        return len(self.places) == self.batch * self.length
+
     def pack(self, states_BLH: Tensor) -> Tensor:
         """Return the kept positions, [W, H]."""
         return states_BLH.flatten(0, 1).index_select(0, self.places)

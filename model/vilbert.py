@@ -143,10 +143,11 @@ class ViLBertModel(ViLBertPreTrainedModel):
         one. image_loc: [B, R, 5] (x1, y1, x2, y2, area), fractions of the image. Masks are 1 where seen, 0 where not:
         [B, T] and [B, R], or one row for each position, [B, T, T] and [B, R, R]; then the other stream sees what every
         position sees. task_ids: [B, 1] where the model has task tokens. pairing: "rows", "one_text" (B = 1 for many
-        images) or "all" (row text x images + image; every output then has that many rows). Attention maps are computed
-        by the eager path whichever is set. wanted_words, wanted_regions: [B, T] (T + 1 with a task token) and [B, R] bool, the positions whose
-        last states are read, by default all; others but the first come out zero, and what only they need is not
-        computed (`model.packing`). Raises ValueError where the inputs do not fit the model or one another.
+        images) or "all" (row text x images + image; what comes after has that many rows). Attention maps are computed
+        by the eager path whichever is set. wanted_words, wanted_regions: [B, T] (T + 1 with a task token) and [B, R]
+        bool, the positions whose last states are read, by default all; others but the first come out zero, and what
+        only they need is not computed (`model.packing`). Raises ValueError where the inputs do not fit the model or
+        one another.
         """
         states = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
         maps = self.config.output_attentions if output_attentions is None else output_attentions
@@ -170,6 +171,7 @@ class ViLBertModel(ViLBertPreTrainedModel):
         packing = None
         if wanted_words is not None and text_mask is not None and text_mask.dim() == 2:
             packing = computed_positions(wanted_words, text_mask)
+            packing = None if packing.whole else packing
         kept = Kept(
             text=None if wanted_words is None else wanted_positions(wanted_words),
             image=None if wanted_regions is None else wanted_positions(wanted_regions),

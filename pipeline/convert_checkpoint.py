@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import sys
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -58,10 +59,14 @@ class ConvertCheckpointSettings:
         """Refuse an output that is the source."""
         if self.output.resolve() == self.source.resolve():
             raise ValueError(f"--output {self.output} is the source: name another folder")
+        if self.source.is_dir() and self.source.resolve() in self.output.resolve().parents:
+            raise ValueError(f"--output {self.output} lies in the source: name a folder outside it")
 
 
 def base_settings(settings: ConvertCheckpointSettings) -> ViLBertConfig:
     """Return the configuration before the file's own heads; raises RefusedError where there is none of that name."""
+    from huggingface_hub.errors import StrictDataclassError
+
     from model.config import PRESETS, ViLBertConfig, preset
 
     beside = settings.source / "config.json"
@@ -73,7 +78,7 @@ def base_settings(settings: ConvertCheckpointSettings) -> ViLBertConfig:
         if found.get("model_type") == ViLBertConfig.model_type:
             return ViLBertConfig(**found)
         return ViLBertConfig.from_reference(found)
-    except (OSError, ValueError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, TypeError, AttributeError, StrictDataclassError) as error:
         names = ", ".join(PRESETS)
         raise RefusedError(
             f"--model-config {named}: is no configuration ({error}); give a config.json, or one of {names}"
@@ -97,6 +102,8 @@ def build_model(config: ViLBertConfig, names: set[str], seed: int) -> PreTrained
 
 def read_model(settings: ConvertCheckpointSettings, state: dict[str, Tensor]) -> tuple[PreTrainedModel, Any]:
     """Return the model a state dict fits, loaded, and the report of it."""
+    from huggingface_hub.errors import StrictDataclassError
+
     from model.checkpoint import load_checkpoint
     from model.layouts import detect_layout, inferred_settings, is_known, to_ours
 
@@ -108,7 +115,7 @@ def read_model(settings: ConvertCheckpointSettings, state: dict[str, Tensor]) ->
     changes = ({"task_heads": settings.task_heads} if settings.task_heads else {}) | inferred_settings(shapes)
     try:
         config = type(base)(**{**base.to_dict(), **changes})
-    except ValueError as error:
+    except (ValueError, StrictDataclassError) as error:
         raise RefusedError(f"the heads of {settings.source} do not go with the configuration: {error}") from error
     names = {name for name in shapes if name.startswith("bert.") or is_known(name)}
     model = build_model(config, names, settings.seed)
@@ -128,14 +135,18 @@ def write_model(model: PreTrainedModel, output: Path, to: str) -> None:
     from model.checkpoint import save_reference
     from model.config import ViLBertConfig
 
-    output.mkdir(parents=True, exist_ok=True)
-    if to == "ours":
-        model.save_pretrained(output)
-        return
-    values = {name: getattr(model.config, name) for name in ViLBertConfig.__annotations__}
-    values["model"] = values.pop("text_model")
-    save_reference(model, output / "pytorch_model.bin")
-    (output / "config.json").write_text(json.dumps(values, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    output.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{output.name}.", dir=output.parent) as scratch:
+        written = Path(scratch) / output.name
+        written.mkdir()
+        if to == "ours":
+            model.save_pretrained(written)
+        else:
+            values = {name: getattr(model.config, name) for name in ViLBertConfig.__annotations__}
+            values["model"] = values.pop("text_model")
+            save_reference(model, written / "pytorch_model.bin")
+            (written / "config.json").write_text(json.dumps(values, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+        written.replace(output)  # whole or not at all; an empty folder there gives way
 
 
 def convert_checkpoint(settings: ConvertCheckpointSettings) -> int:

@@ -109,7 +109,7 @@ def test_every_task_head(flavour: str, attention: str) -> None:
 
 
 @pytest.mark.parametrize("flavour", FLAVOURS)
-def test_float64_is_nearer_than_float32(flavour: str) -> None:
+def test_float32_loss_is_that_of_float64(flavour: str) -> None:
     single, inputs, _ = load(f"pretraining_{flavour}", "sdpa")
     double, double_inputs, _ = load(f"pretraining_{flavour}", "sdpa", torch.float64)
     assert single(**inputs).loss.item() == pytest.approx(double(**double_inputs).loss.item(), rel=1e-6)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -135,14 +134,13 @@ def learn(model: Any, parts: Callable[[], list[Any]], *, steps: int, floor: floa
 @pytest.mark.parametrize("kind", [0, 1, 2])
 def test_pretraining_learns_a_batch_by_heart(kind: int) -> None:
     model = fresh(ViLBertForPreTraining, config(**SMALL, visual_target=kind))
-    given, began = small_batch(kind), time.process_time()
+    given = small_batch(kind)
 
     def parts() -> list[Any]:
         output = model(**given)
         return [output.masked_lm.mean, output.masked_image.mean, output.alignment.mean]
 
     assert learn(model, parts, steps=400, floor=0.02)[-1] < 0.02
-    assert time.process_time() - began < 15
 
 
 def task_loss(name: str, logits: Tensor) -> Tensor:
