@@ -95,3 +95,37 @@ def test_partial_states_do_not_go_with_pairs_or_hidden_states() -> None:
     for others in ({"pairing": "all"}, {"output_hidden_states": True}, {"output_attentions": True}):
         with pytest.raises(ValueError, match="wanted_words"):
             model(**inputs, wanted_words=wanted, **others)
+
+
+def test_positions_and_labels_of_another_shape_are_refused() -> None:
+    model, inputs, answers = fill(ViLBertForPreTraining(ViLBertConfig(**TINY))), batch(3, 6, regions=5), labels(3, 6, 5)
+    with pytest.raises(ValueError, match=r"wanted_words \(3, 7\): expected \(3, 6\)"):
+        model.bert(**inputs, wanted_words=torch.ones(3, 7, dtype=torch.bool))
+    with pytest.raises(ValueError, match=r"image_label \(3, 5\): expected \(3, 4\)"):
+        model(**inputs, **{**answers, "image_label": torch.ones(3, 5, dtype=torch.long)})
+    with pytest.raises(ValueError, match="masked_lm_labels"):
+        model(**inputs, **{**answers, "masked_lm_labels": torch.ones(3, 7, dtype=torch.long)})
+    with pytest.raises(ValueError, match="image_target"):
+        model(**inputs, **{**answers, "image_target": torch.ones(3, 4, 9)})
+    with pytest.raises(ValueError, match="pairing 'rows'"):
+        model(**inputs, **answers, pairing="all")
+
+
+def test_no_label_at_all_gives_zero_and_gradients() -> None:
+    model, inputs = fill(ViLBertForPreTraining(ViLBertConfig(**TINY))), batch(2, 5)
+    answers = {name: torch.full_like(value, -1) for name, value in labels(2, 5, 4).items() if name != "image_target"}
+    output = model(**inputs, **answers, image_target=torch.ones(2, 3, TINY["v_target_size"]))
+    assert output.loss.item() == 0
+    output.loss.backward()
+    assert not model.cls.predictions.bias.grad.any()
+
+
+def test_autocast_leaves_the_same_out() -> None:
+    model, inputs, answers = fill(ViLBertForPreTraining(ViLBertConfig(**TINY))), batch(3, 6), labels(3, 6, 4)
+    inputs["attention_mask"] = torch.tensor([[1, 1, 1, 1, 0, 0], [1] * 6, [1, 1, 0, 0, 0, 0]])
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        lean = model(**inputs, **answers).loss
+        full = model(**inputs, **answers, output_hidden_states=True).loss
+    assert lean.item() == pytest.approx(full.item(), rel=2e-2)
+    lean.backward()
+    assert all(torch.isfinite(weight.grad).all() for weight in model.parameters() if weight.grad is not None)

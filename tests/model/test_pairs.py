@@ -116,3 +116,5 @@ def test_what_cannot_be_paired_is_refused(model: Any) -> None:
         pair(streams(2, 3), "rows")
     with pytest.raises(ValueError, match="2 texts and 3 images"):
         model(**batch(texts=2, images=3))
+    with pytest.raises(ValueError, match=r"pairing 'al': expected 'rows', 'one_text' or 'all'"):
+        pair(streams(2, 2), "al")  # type: ignore[arg-type]
