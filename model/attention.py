@@ -34,10 +34,9 @@ def attend(
 ) -> tuple[Tensor, Tensor | None]:
     """Return the context [B, Q, N x D] and, where eager, the attention maps [B, N, Q, K] after dropout.
 
-    packing: of the queries' stream; the context is then [W, N x D].
-
-    scores_mask: added to the scores, [B, 1, 1 or Q, K], or None where nothing is masked. The fused kernel
-    (`scaled_dot_product_attention`) and the eager steps give the same numbers up to rounding.
+    scores_mask: added to the scores, [B, 1, 1 or Q, K], or None where nothing is masked. packing: of the queries'
+    stream; the context is then [W, N x D]. The fused kernel (`scaled_dot_product_attention`) and the eager steps give
+    the same numbers up to rounding.
     """
     mask = None if scores_mask is None else scores_mask.to(query_BNQD.dtype)
     maps = None

@@ -38,3 +38,36 @@ def check_inputs(
             if task_ids is None
             else "task_ids: this model has no task tokens (task_specific_tokens)"
         )
+
+
+def check_labels(
+    words: Tensor | None,
+    image_feat: Tensor | None,
+    masked_lm_labels: Tensor | None,
+    image_label: Tensor | None,
+    image_target: Tensor | None,
+    *,
+    targets: int,
+    pairing: str,
+) -> None:
+    """Raise ValueError where labels are not of the shape of what they label.
+
+    words: ids [B, T] or embeddings [B, T, H]. targets: outputs of the masked-region head.
+    """
+    given = [label for label in (masked_lm_labels, image_label, image_target) if label is not None]
+    if given and pairing != "rows":
+        raise ValueError("labels of words and regions go with pairing 'rows': label the pairs that you form")
+    require_positions(masked_lm_labels, words, "masked_lm_labels")
+    if image_feat is None:
+        return
+    regions = image_feat[:, 1:]  # the global region has no label
+    require_positions(image_label, regions, "image_label")
+    expected = (*regions.shape[:2], targets)
+    if image_target is not None and image_target.shape != expected:
+        raise ValueError(f"image_target {tuple(image_target.shape)}: expected {expected}")
+
+
+def require_positions(wanted: Tensor | None, states: Tensor | None, name: str) -> None:
+    """Raise ValueError where a tensor [B, L] is not of the shape of its stream [B, L, ...]."""
+    if wanted is not None and states is not None and wanted.shape != states.shape[:2]:
+        raise ValueError(f"{name} {tuple(wanted.shape)}: expected {tuple(states.shape[:2])}")

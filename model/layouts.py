@@ -121,9 +121,8 @@ def to_ours(
     if layout == "volta":
         sublayers = volta_sublayers(prefixed.values(), t_biattention_id, v_biattention_id)
         prefixed = {name: _from_volta(ours, sublayers) for name, ours in prefixed.items()}
-    if (
-        "cls.predictions.bias" not in prefixed.values()
-    ):  # transformers may have saved the same bias under its other name
+    if "cls.predictions.bias" not in prefixed.values():
+        # transformers may have saved the same bias under its other name
         other = "cls.predictions.decoder.bias"
         prefixed = {name: "cls.predictions.bias" if ours == other else ours for name, ours in prefixed.items()}
     mapped: NameMap = {name: None if _NO_PLACE.match(ours) else ours for name, ours in prefixed.items()}

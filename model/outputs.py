@@ -9,6 +9,7 @@ every text layer and co-attention layer, `image_hidden_states` likewise; `text_a
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor
 from transformers.utils.generic import ModelOutput
@@ -75,3 +76,11 @@ class ViLBertForTasksOutput(ModelOutput):
     text_attentions: Maps | None = None
     image_attentions: Maps | None = None
     co_attentions: CoMaps | None = None
+
+
+KEPT = ("text_hidden_states", "image_hidden_states", "text_attentions", "image_attentions", "co_attentions")
+
+
+def kept_of(encoded: ViLBertModelOutput) -> dict[str, Any]:
+    """Return the fields of states and maps, for the output of a model with heads to hand on."""
+    return {name: getattr(encoded, name) for name in KEPT}

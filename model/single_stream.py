@@ -27,14 +27,14 @@ from model.attention import scores_mask, seen_by_all
 from model.config import ViLBertConfig
 from model.embeddings import ImageEmbeddings, TextEmbeddings
 from model.heads import POOLED_DROPOUT, BetaClassifier, RegionHead, WordHead
-from model.inputs import check_inputs
+from model.inputs import check_inputs, check_labels
 from model.layers import StreamLayer, text_sizes
-from model.outputs import ViLBertForPreTrainingOutput, ViLBertForTasksOutput, ViLBertModelOutput
+from model.outputs import ViLBertForPreTrainingOutput, ViLBertForTasksOutput, ViLBertModelOutput, kept_of
 from model.pairs import Pairing, Streams, pair
 from model.pretraining import Labels, RegionTarget, losses_and_scores
 from model.single_stream_config import SingleStreamConfig
 from model.tasks import PRETRAINING_SCORES, TASK_HEADS, lower_masked_regions, require_heads
-from model.vilbert import ViLBertPreTrainedModel, WithWordHead, kept_of
+from model.vilbert import ViLBertPreTrainedModel, WithWordHead
 
 HEADS = TASK_HEADS["beta"]  # the baseline has those of the repository it comes from
 
@@ -124,14 +124,6 @@ class SingleStreamModel(ViLBertPreTrainedModel):
         self.encoder = Encoder(sizes)
         self.pooler = TanhPooler(config.hidden_size)
         self.post_init()
-
-    def get_input_embeddings(self) -> nn.Module:
-        """Return the embedding of word pieces."""
-        return self.embeddings.word_embeddings
-
-    def set_input_embeddings(self, value: nn.Module) -> None:
-        """Put another embedding of word pieces in place."""
-        self.embeddings.word_embeddings = value  # type: ignore[assignment] # the base class allows any module
 
     @can_return_tuple
     def forward(
@@ -230,6 +222,15 @@ class SingleStreamForPreTraining(WithWordHead):
         **kwargs: Any,
     ) -> ViLBertForPreTrainingOutput:
         """Return the losses of what has labels and the scores of what has none, as `ViLBertForPreTraining` does."""
+        check_labels(
+            input_ids if input_ids is not None else kwargs.get("inputs_embeds"),
+            image_feat,
+            masked_lm_labels,
+            image_label,
+            image_target,
+            targets=self.config.v_target_size,
+            pairing=kwargs.get("pairing", "rows"),
+        )
         encoded: ViLBertModelOutput = self.bert(
             input_ids,
             image_feat,

@@ -14,8 +14,8 @@ from transformers.utils.generic import can_return_tuple
 from model.attention import MASKED_SCORE, seen_by_all
 from model.config import ViLBertConfig
 from model.heads import POOLED_DROPOUT, BetaClassifier, Classifier, PreTrainingHeads, fuse
-from model.outputs import ViLBertForTasksOutput, ViLBertModelOutput
-from model.vilbert import ViLBertModel, WithWordHead, kept_of
+from model.outputs import ViLBertForTasksOutput, ViLBertModelOutput, kept_of
+from model.vilbert import ViLBertModel, WithWordHead
 
 PRETRAINING_SCORES = ("vision_prediction", "linguisic_prediction")
 TASK_HEADS = {

@@ -56,8 +56,12 @@ def _fetch(source: str | Path, name: str) -> Path | None:
         raise CheckpointError(f"{source}: is neither a folder nor a model on the hub: {error}") from error
 
 
-def _settings(source: str | Path) -> dict[str, Any]:
-    """Return a BERT's or RoBERTa's config.json under our names, without what it does not say."""
+def text_settings(source: str | Path) -> dict[str, Any]:
+    """Return the settings of `ViLBertConfig` that make its text stream the shape of a BERT's or RoBERTa's.
+
+    source: a folder, or a hub name. Where there are other than 12 text layers, say also where co-attention is
+    (`t_biattention_id`). Raises CheckpointError where it is neither model.
+    """
     path = _fetch(source, "config.json")
     if path is None:
         raise CheckpointError(f"{source}: has no config.json; give a folder that save_pretrained wrote, or a hub name")
@@ -68,15 +72,6 @@ def _settings(source: str | Path) -> dict[str, Any]:
     defaults = {**_SIZES, "pad_token_id": 1 if kind == "roberta" else 0}
     sizes = {name: found.get(name, default) for name, default in defaults.items()}
     return {**sizes, "layer_norm_eps": found.get("layer_norm_eps", _EPS), "text_model": kind}
-
-
-def text_settings(source: str | Path) -> dict[str, Any]:
-    """Return the settings of `ViLBertConfig` that make its text stream the shape of a BERT's or RoBERTa's.
-
-    source: a folder, or a hub name. Where there are other than 12 text layers, say also where co-attention is
-    (`t_biattention_id`). Raises CheckpointError where it is neither model.
-    """
-    return _settings(source)
 
 
 def text_names(names: Iterable[str]) -> dict[str, str | None]:
@@ -108,7 +103,7 @@ def load_text_stream(model: PreTrainedModel, source: str | Path) -> LoadReport:
     the text states are then those of `BertModel` or `RobertaModel`. Raises CheckpointError naming every setting that
     differs in a way that changes shapes or positions; another layer_norm_eps is noted in the report.
     """
-    theirs = _settings(source)
+    theirs = text_settings(source)
     eps = theirs.pop("layer_norm_eps")
     if differences := _differences(model.config, theirs):
         raise CheckpointError(

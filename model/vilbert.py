@@ -18,11 +18,11 @@ from transformers.utils.generic import can_return_tuple
 
 from model.config import ViLBertConfig
 from model.embeddings import ImageEmbeddings, TextEmbeddings
-from model.encoder import Encoder, Kept, Trace
+from model.encoder import Encoder, Kept
 from model.heads import Pooler, PreTrainingHeads, WeightNormLinear, fuse
-from model.inputs import check_inputs
+from model.inputs import check_inputs, check_labels, require_positions
 from model.layers import BiOutput
-from model.outputs import ViLBertForPreTrainingOutput, ViLBertModelOutput
+from model.outputs import ViLBertForPreTrainingOutput, ViLBertModelOutput, kept_of
 from model.packing import computed_positions, wanted_positions
 from model.pairs import Pairing, Streams
 from model.pretraining import Heads, Labels, RegionTarget, losses_and_scores
@@ -35,6 +35,7 @@ class ViLBertPreTrainedModel(PreTrainedModel):
     config_class = ViLBertConfig
     base_model_prefix = "bert"
     main_input_name = "input_ids"
+    _input_embed_layer = "word_embeddings"
     supports_gradient_checkpointing = True
     _supports_sdpa = True
     _no_split_modules = ["StreamLayer", "ConnectionLayer", "TextEmbeddings", "ImageEmbeddings"]  # noqa: RUF012 (inherited name)
@@ -65,34 +66,12 @@ class ViLBertPreTrainedModel(PreTrainedModel):
                 init.zeros_(bias)
 
 
-def _kept(trace: Trace, *, states: bool, maps: bool) -> dict[str, Any]:
-    """Return the fields of an output that hold states and maps."""
-    return {
-        "text_hidden_states": tuple(trace.text_states) if states else None,
-        "image_hidden_states": tuple(trace.image_states) if states else None,
-        "text_attentions": tuple(trace.text_maps) if maps else None,
-        "image_attentions": tuple(trace.image_maps) if maps else None,
-        "co_attentions": tuple(trace.co_maps) if maps else None,
-    }
-
-
-def kept_of(encoded: ViLBertModelOutput) -> dict[str, Any]:
-    """Hand on the states and maps that the two streams kept."""
-    return {name: getattr(encoded, name) for name in _kept(Trace(), states=False, maps=False)}
-
-
 def _with_task_token(mask: Tensor | None) -> Tensor | None:
     """Make room behind [CLS] in a mask [B, T] or [B, T, T] for a task token that all words see."""
     if mask is None:
         return None
     mask = torch.cat([torch.ones_like(mask[..., :1]), mask], dim=-1)
     return mask if mask.dim() == 2 else torch.cat([mask[:, :1], mask], dim=1)
-
-
-def _require_positions(wanted: Tensor | None, states: Tensor | None, name: str) -> None:
-    """Raise ValueError where a mask of positions is not of the shape of its stream."""
-    if wanted is not None and states is not None and wanted.shape != states.shape[:2]:
-        raise ValueError(f"{name} {tuple(wanted.shape)}: expected {tuple(states.shape[:2])}")
 
 
 def _with_task_label(labels_BT: Tensor) -> Tensor:
@@ -111,14 +90,6 @@ class ViLBertModel(ViLBertPreTrainedModel):
         self.t_pooler = Pooler(config.hidden_size, config.bi_hidden_size)
         self.v_pooler = Pooler(config.v_hidden_size, config.bi_hidden_size)
         self.post_init()
-
-    def get_input_embeddings(self) -> nn.Module:
-        """Return the embedding of word pieces."""
-        return self.embeddings.word_embeddings
-
-    def set_input_embeddings(self, value: nn.Module) -> None:
-        """Put another embedding of word pieces in place."""
-        self.embeddings.word_embeddings = value  # type: ignore[assignment] # the base class allows any module
 
     @can_return_tuple
     def forward(
@@ -166,8 +137,8 @@ class ViLBertModel(ViLBertPreTrainedModel):
         )
         text = self.embeddings(input_ids, token_type_ids, task_ids, inputs_embeds)
         text_mask = attention_mask if task_ids is None else _with_task_token(attention_mask)
-        _require_positions(wanted_words, text, "wanted_words")
-        _require_positions(wanted_regions, image_feat, "wanted_regions")
+        require_positions(wanted_words, text, "wanted_words")
+        require_positions(wanted_regions, image_feat, "wanted_regions")
         packing = None
         if wanted_words is not None and text_mask is not None and text_mask.dim() == 2:
             packing = computed_positions(wanted_words, text_mask)
@@ -192,7 +163,11 @@ class ViLBertModel(ViLBertPreTrainedModel):
             image_output=image,
             pooled_text=self.t_pooler(text),
             pooled_image=self.v_pooler(image),
-            **_kept(trace, states=bool(states), maps=bool(maps)),
+            text_hidden_states=tuple(trace.text_states) if states else None,
+            image_hidden_states=tuple(trace.image_states) if states else None,
+            text_attentions=tuple(trace.text_maps) if maps else None,
+            image_attentions=tuple(trace.image_maps) if maps else None,
+            co_attentions=tuple(trace.co_maps) if maps else None,
         )
 
     @property
@@ -257,11 +232,21 @@ class ViLBertForPreTraining(WithWordHead):
         probabilities, or the unmasked features where `visual_target` is not 0. next_sentence_label: [B] 0 where text
         and image match, 1 where not. generator: draws the negatives where `visual_target` is 2.
         """
-        self._check_labels(input_ids, image_feat, masked_lm_labels, image_label, image_target, kwargs)
+        check_labels(
+            input_ids if input_ids is not None else kwargs.get("inputs_embeds"),
+            image_feat,
+            masked_lm_labels,
+            image_label,
+            image_target,
+            targets=self.config.v_target_size,
+            pairing=kwargs.get("pairing", "rows"),
+        )
         if masked_lm_labels is not None and self.config.task_specific_tokens:
             masked_lm_labels = _with_task_label(masked_lm_labels)
-        if not (kwargs.get("output_hidden_states") or kwargs.get("output_attentions")):
-            kwargs |= self._wanted(masked_lm_labels, image_label, image_target, kwargs.get("pairing", "rows"))
+        labels = Labels(
+            masked_lm=masked_lm_labels, image=image_label, image_target=image_target, alignment=next_sentence_label
+        )
+        kwargs |= self._wanted(labels, kwargs)
         encoded: ViLBertModelOutput = self.bert(
             input_ids,
             image_feat,
@@ -277,56 +262,26 @@ class ViLBertForPreTraining(WithWordHead):
             encoded.text_output,
             encoded.image_output,
             fuse(encoded.pooled_text, encoded.pooled_image, self.config.fusion_method),
-            Labels(
-                masked_lm=masked_lm_labels,
-                image=image_label,
-                image_target=image_target,
-                alignment=next_sentence_label,
-            ),
+            labels,
             RegionTarget(kind=self.config.visual_target, num_negative=self.config.num_negative, generator=generator),
         )
         return ViLBertForPreTrainingOutput(**fields, **kept_of(encoded))
 
-    def _check_labels(
-        self,
-        input_ids: Tensor | None,
-        image_feat: Tensor | None,
-        masked_lm_labels: Tensor | None,
-        image_label: Tensor | None,
-        image_target: Tensor | None,
-        others: dict[str, Any],
-    ) -> None:
-        """Raise ValueError where labels are not of the shape of what they label."""
-        labelled = [label for label in (masked_lm_labels, image_label, image_target) if label is not None]
-        if labelled and others.get("pairing", "rows") != "rows":
-            raise ValueError("labels of words and regions go with pairing 'rows': label the pairs that you form")
-        words = input_ids if input_ids is not None else others.get("inputs_embeds")
-        if masked_lm_labels is not None and words is not None:
-            _require_positions(masked_lm_labels, words, "masked_lm_labels")
-        if image_feat is None:
-            return
-        regions = image_feat[:, 1:]  # the global region has no label
-        _require_positions(image_label, regions, "image_label")
-        if image_target is not None and image_target.shape != (*regions.shape[:2], self.config.v_target_size):
-            expected = (*regions.shape[:2], self.config.v_target_size)
-            raise ValueError(f"image_target {tuple(image_target.shape)}: expected {expected}")
-
-    def _wanted(
-        self, labels_BT: Tensor | None, image_label_BR: Tensor | None, image_target: Tensor | None, pairing: Pairing
-    ) -> dict[str, Tensor | None]:
+    def _wanted(self, labels: Labels, others: dict[str, Any]) -> dict[str, Tensor | None]:
         """Return which last states the losses read, where that is all that is asked for."""
         config = self.config
-        if (
-            config.output_hidden_states
-            or config.output_attentions
-            or pairing != "rows"
-            or torch.compiler.is_compiling()
-        ):
-            return {}  # compiled, the number of positions, which is data, would break the graph in every layer
+        everything = (
+            *(config.output_hidden_states, config.output_attentions),
+            *(others.get("output_hidden_states"), others.get("output_attentions")),
+            others.get("pairing", "rows") != "rows",
+            torch.compiler.is_compiling(),  # how many positions there are is data: every layer would break the graph
+        )
+        if any(everything):
+            return {}
         regions = None
-        if image_label_BR is not None and image_target is not None:
-            regions = F.pad(image_label_BR == 1, (1, 0))  # the global region has no label
-        return {"wanted_words": None if labels_BT is None else labels_BT >= 0, "wanted_regions": regions}
+        if labels.image is not None and labels.image_target is not None:
+            regions = F.pad(labels.image == 1, (1, 0))  # the global region has no label
+        return {"wanted_words": None if labels.masked_lm is None else labels.masked_lm >= 0, "wanted_regions": regions}
 
 
 AutoConfig.register(ViLBertConfig.model_type, ViLBertConfig, exist_ok=True)
