@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from model.config import ViLBertConfig
+from model.linear import ONEDNN
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,6 +66,12 @@ def forward_flops(config: ViLBertConfig, shape: Shape) -> dict[str, int]:
 
 def counted_flops(forward: Callable[[], object]) -> int:
     """Return what torch's own counter sees of a forward pass; attention in plain steps, which it can count."""
-    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
+    products = {torch.ops.mkldnn._linear_pointwise: linear_flops} if ONEDNN else {}
+    with FlopCounterMode(display=False, custom_mapping=products) as counter, sdpa_kernel(SDPBackend.MATH):
         forward()
     return int(counter.get_total_flops())
+
+
+def linear_flops(rows: tuple[int, ...], weight: tuple[int, ...], *_: object, **__: object) -> int:
+    """Return the operations of oneDNN's product of rows [M, I] and weight [O, I], unknown to torch's counter."""
+    return 2 * rows[0] * rows[1] * weight[0]

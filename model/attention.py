@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from model.dropout import dropout as apply_dropout
 from model.packing import Packing
 
 # Added to the score of a masked key. Not -inf: where every key is masked the softmax falls back to the scores alone,
@@ -40,14 +41,15 @@ def attend(
     """
     mask = None if scores_mask is None else scores_mask.to(query_BNQD.dtype)
     maps = None
-    if eager:
-        scores = query_BNQD @ key_BNKD.transpose(-1, -2) * query_BNQD.shape[-1] ** -0.5
-        maps = F.dropout(torch.softmax(scores if mask is None else scores + mask, dim=-1), dropout)
+    if eager or (dropout and query_BNQD.device.type == "cpu"):  # where PyTorch has no fused kernel with dropout
+        scores = query_BNQD * query_BNQD.shape[-1] ** -0.5 @ key_BNKD.transpose(-1, -2)
+        probabilities = torch.softmax(scores if mask is None else scores + mask, dim=-1)
+        maps = apply_dropout(probabilities, dropout, training=True)
         context = maps @ value_BNKD
     else:
         context = F.scaled_dot_product_attention(query_BNQD, key_BNKD, value_BNKD, mask, dropout)
     context_BQA = context.transpose(1, 2).flatten(2)
-    return context_BQA if packing is None else packing.pack(context_BQA), maps
+    return context_BQA if packing is None else packing.pack(context_BQA), maps if eager else None
 
 
 def scores_mask(mask: Tensor | None, dtype: torch.dtype) -> Tensor | None:

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from model.config import ViLBertConfig
+from model.dropout import Dropout
+from model.linear import Linear
 
 
 class TextEmbeddings(nn.Module):
@@ -20,7 +22,7 @@ class TextEmbeddings(nn.Module):
         self.position_embeddings = nn.Embedding(config.max_position_embeddings, config.hidden_size)
         self.token_type_embeddings = nn.Embedding(config.type_vocab_size, config.hidden_size)
         self.LayerNorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+        self.dropout = Dropout(config.hidden_dropout_prob)
         if config.task_specific_tokens:
             self.task_embeddings = nn.Embedding(config.num_task_tokens, config.hidden_size)
         self.pad_token_id = config.pad_token_id or 0
@@ -58,10 +60,10 @@ class ImageEmbeddings(nn.Module):
 
     def __init__(self, config: ViLBertConfig) -> None:
         super().__init__()
-        self.image_embeddings = nn.Linear(config.v_feature_size, config.v_hidden_size)
-        self.image_location_embeddings = nn.Linear(5, config.v_hidden_size)
+        self.image_embeddings = Linear(config.v_feature_size, config.v_hidden_size)
+        self.image_location_embeddings = Linear(5, config.v_hidden_size)
         self.LayerNorm = nn.LayerNorm(config.v_hidden_size, eps=config.layer_norm_eps)
-        self.dropout = nn.Dropout(config.hidden_dropout_prob)  # not the v_ one: as published
+        self.dropout = Dropout(config.hidden_dropout_prob)  # not the v_ one: as published
 
     def forward(self, image_feat_BRF: Tensor, image_loc_BR5: Tensor) -> Tensor:
         """Return [B, R, v_hidden_size] of features and (x1, y1, x2, y2, area), all fractions of the image."""

@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from transformers.activations import ACT2FN
 
 from model.config import ViLBertConfig
+from model.dropout import Dropout
+from model.linear import Linear, linear
 
 POOLED_DROPOUT = 0.1  # a constant of the published code, not a setting
 
@@ -22,7 +24,7 @@ class Pooler(nn.Module):
 
     def __init__(self, width: int, pooled: int) -> None:
         super().__init__()
-        self.dense = nn.Linear(width, pooled)
+        self.dense = Linear(width, pooled)
 
     def forward(self, states_BLH: Tensor) -> Tensor:
         return F.relu(self.dense(states_BLH[:, 0]))
@@ -38,7 +40,7 @@ class Transform(nn.Module):
 
     def __init__(self, width: int, config: ViLBertConfig) -> None:
         super().__init__()
-        self.dense = nn.Linear(width, width)
+        self.dense = Linear(width, width)
         self.activation = ACT2FN[config.hidden_act]  # in the region head too: as published
         self.LayerNorm = nn.LayerNorm(width, eps=config.layer_norm_eps)
 
@@ -52,11 +54,11 @@ class WordHead(nn.Module):
     def __init__(self, config: ViLBertConfig) -> None:
         super().__init__()
         self.transform = Transform(config.hidden_size, config)
-        self.decoder = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.decoder: nn.Linear = Linear(config.hidden_size, config.vocab_size, bias=False)
         self.bias = nn.Parameter(torch.zeros(config.vocab_size))
 
     def forward(self, states: Tensor) -> Tensor:
-        return F.linear(self.transform(states), self.decoder.weight, self.bias)
+        return linear(self.transform(states), self.decoder.weight, self.bias)
 
 
 class RegionHead(nn.Module):
@@ -65,7 +67,7 @@ class RegionHead(nn.Module):
     def __init__(self, config: ViLBertConfig) -> None:
         super().__init__()
         self.transform = Transform(config.v_hidden_size, config)
-        self.decoder = nn.Linear(config.v_hidden_size, config.v_target_size)
+        self.decoder = Linear(config.v_hidden_size, config.v_target_size)
 
     def forward(self, states: Tensor) -> Tensor:
         return self.decoder(self.transform(states))
@@ -77,9 +79,9 @@ class PreTrainingHeads(nn.Module):
     def __init__(self, config: ViLBertConfig) -> None:
         super().__init__()
         self.predictions = WordHead(config)
-        self.bi_seq_relationship = nn.Linear(config.bi_hidden_size, 2)
+        self.bi_seq_relationship = Linear(config.bi_hidden_size, 2)
         self.imagePredictions = RegionHead(config)
-        self.dropout = nn.Dropout(POOLED_DROPOUT)
+        self.dropout = Dropout(POOLED_DROPOUT)
 
     def alignment(self, fused_BA: Tensor) -> Tensor:
         """Return scores [B, 2]: class 0 says that text and image match."""
@@ -104,7 +106,7 @@ class WeightNormLinear(nn.Module):
         self.bias.zero_()
 
     def forward(self, states: Tensor) -> Tensor:
-        return F.linear(states, self.weight_v * (self.weight_g / self.weight_v.norm()), self.bias)
+        return linear(states, self.weight_v * (self.weight_g / self.weight_v.norm()), self.bias)
 
 
 class BetaClassifier(nn.Module):
@@ -113,7 +115,7 @@ class BetaClassifier(nn.Module):
     def __init__(self, width: int, hidden: int, outputs: int) -> None:
         super().__init__()
         self.main = nn.Sequential(
-            WeightNormLinear(width, hidden), nn.ReLU(), nn.Dropout(0.5), WeightNormLinear(hidden, outputs)
+            WeightNormLinear(width, hidden), nn.ReLU(), Dropout(0.5), WeightNormLinear(hidden, outputs)
         )
 
     def forward(self, fused: Tensor) -> Tensor:
@@ -126,7 +128,7 @@ class Classifier(nn.Module):
     def __init__(self, width: int, hidden: int, outputs: int, layer_norm_eps: float) -> None:
         super().__init__()
         self.logit_fc = nn.Sequential(
-            nn.Linear(width, hidden), nn.GELU(), nn.LayerNorm(hidden, eps=layer_norm_eps), nn.Linear(hidden, outputs)
+            Linear(width, hidden), nn.GELU(), nn.LayerNorm(hidden, eps=layer_norm_eps), Linear(hidden, outputs)
         )
 
     def forward(self, fused: Tensor) -> Tensor:

@@ -8,13 +8,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers.activations import ACT2FN
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from model.attention import attend, split_heads
 from model.config import ViLBertConfig
+from model.dropout import Dropout, dropout
+from model.linear import Linear
 from model.packing import Packing
 
 
@@ -64,13 +65,13 @@ class SelfAttention(nn.Module):
         super().__init__()
         self.heads = sizes.heads
         self.dropout = sizes.attention_dropout
-        self.query = nn.Linear(sizes.hidden, sizes.hidden)
-        self.key = nn.Linear(sizes.hidden, sizes.hidden)
-        self.value = nn.Linear(sizes.hidden, sizes.hidden)
+        self.query = Linear(sizes.hidden, sizes.hidden)
+        self.key = Linear(sizes.hidden, sizes.hidden)
+        self.value = Linear(sizes.hidden, sizes.hidden)
         self.dynamic = text_width is not None
         if text_width is not None:
-            self.dyLinear_q = nn.Linear(text_width, sizes.hidden)
-            self.dyLinear_k = nn.Linear(text_width, sizes.hidden)
+            self.dyLinear_q = Linear(text_width, sizes.hidden)
+            self.dyLinear_k = Linear(text_width, sizes.hidden)
 
     def forward(
         self,
@@ -98,7 +99,7 @@ class SelfAttention(nn.Module):
             packing=queries_packing,
         )
 
-    def _gate(self, linear: nn.Linear, words_BH: Tensor | None) -> Tensor:
+    def _gate(self, linear: Linear, words_BH: Tensor | None) -> Tensor:
         return 1 + split_heads(torch.sigmoid(linear(words_BH))[:, None], self.heads)
 
 
@@ -107,9 +108,9 @@ class Output(nn.Module):
 
     def __init__(self, width: int, sizes: StreamSizes) -> None:
         super().__init__()
-        self.dense = nn.Linear(width, sizes.hidden)
+        self.dense = Linear(width, sizes.hidden)
         self.LayerNorm = nn.LayerNorm(sizes.hidden, eps=sizes.layer_norm_eps)
-        self.dropout = nn.Dropout(sizes.dropout)
+        self.dropout = Dropout(sizes.dropout)
 
     def forward(self, states: Tensor, residual: Tensor) -> Tensor:
         return self.LayerNorm(self.dropout(self.dense(states)) + residual)
@@ -120,7 +121,7 @@ class Intermediate(nn.Module):
 
     def __init__(self, sizes: StreamSizes) -> None:
         super().__init__()
-        self.dense = nn.Linear(sizes.hidden, sizes.intermediate)
+        self.dense = Linear(sizes.hidden, sizes.intermediate)
         self.activation = ACT2FN[sizes.activation]
 
     def forward(self, states: Tensor) -> Tensor:
@@ -186,12 +187,12 @@ class BiAttention(nn.Module):
         self.heads = config.bi_num_attention_heads
         self.image_dropout = config.v_attention_probs_dropout_prob
         self.text_dropout = config.attention_probs_dropout_prob
-        self.query1 = nn.Linear(config.v_hidden_size, config.bi_hidden_size)
-        self.key1 = nn.Linear(config.v_hidden_size, config.bi_hidden_size)
-        self.value1 = nn.Linear(config.v_hidden_size, config.bi_hidden_size)
-        self.query2 = nn.Linear(config.hidden_size, config.bi_hidden_size)
-        self.key2 = nn.Linear(config.hidden_size, config.bi_hidden_size)
-        self.value2 = nn.Linear(config.hidden_size, config.bi_hidden_size)
+        self.query1 = Linear(config.v_hidden_size, config.bi_hidden_size)
+        self.key1 = Linear(config.v_hidden_size, config.bi_hidden_size)
+        self.value1 = Linear(config.v_hidden_size, config.bi_hidden_size)
+        self.query2 = Linear(config.hidden_size, config.bi_hidden_size)
+        self.key2 = Linear(config.hidden_size, config.bi_hidden_size)
+        self.value2 = Linear(config.hidden_size, config.bi_hidden_size)
 
     def forward(
         self,
@@ -229,12 +230,12 @@ class BiOutput(nn.Module):
 
     def __init__(self, config: ViLBertConfig) -> None:
         super().__init__()
-        self.dense1 = nn.Linear(config.bi_hidden_size, config.v_hidden_size)
+        self.dense1 = Linear(config.bi_hidden_size, config.v_hidden_size)
         self.LayerNorm1 = nn.LayerNorm(config.v_hidden_size, eps=config.layer_norm_eps)
-        self.q_dense1 = nn.Linear(config.bi_hidden_size, config.v_hidden_size)
-        self.dense2 = nn.Linear(config.bi_hidden_size, config.hidden_size)
+        self.q_dense1 = Linear(config.bi_hidden_size, config.v_hidden_size)
+        self.dense2 = Linear(config.bi_hidden_size, config.hidden_size)
         self.LayerNorm2 = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-        self.q_dense2 = nn.Linear(config.bi_hidden_size, config.hidden_size)
+        self.q_dense2 = Linear(config.bi_hidden_size, config.hidden_size)
         self.image_dropout = config.v_hidden_dropout_prob
         self.text_dropout = config.hidden_dropout_prob
         self.freeze_unused()
@@ -245,8 +246,8 @@ class BiOutput(nn.Module):
         self.q_dense2.requires_grad_(False)
 
     def forward(self, to_text: Tensor, image: Tensor, to_image: Tensor, text: Tensor) -> tuple[Tensor, Tensor]:
-        read_of_text = F.dropout(self.dense1(to_text), self.image_dropout, self.training)
-        read_of_image = F.dropout(self.dense2(to_image), self.text_dropout, self.training)
+        read_of_text = dropout(self.dense1(to_text), self.image_dropout, self.training)
+        read_of_image = dropout(self.dense2(to_image), self.text_dropout, self.training)
         return self.LayerNorm1(read_of_text + image), self.LayerNorm2(read_of_image + text)
 
 

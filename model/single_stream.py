@@ -25,10 +25,12 @@ from transformers.utils.generic import can_return_tuple
 
 from model.attention import scores_mask, seen_by_all
 from model.config import ViLBertConfig
+from model.dropout import Dropout
 from model.embeddings import ImageEmbeddings, TextEmbeddings
 from model.heads import POOLED_DROPOUT, BetaClassifier, RegionHead, WordHead
 from model.inputs import check_inputs, check_labels
 from model.layers import StreamLayer, text_sizes
+from model.linear import Linear
 from model.outputs import ViLBertForPreTrainingOutput, ViLBertForTasksOutput, ViLBertModelOutput, kept_of
 from model.pairs import Pairing, Streams, pair
 from model.pretraining import Labels, RegionTarget, losses_and_scores
@@ -65,7 +67,7 @@ class TanhPooler(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.dense = nn.Linear(width, width)
+        self.dense = Linear(width, width)
 
     def forward(self, states_BLH: Tensor) -> Tensor:
         return torch.tanh(self.dense(states_BLH[:, 0]))
@@ -77,7 +79,7 @@ class SingleStreamHeads(nn.Module):
     def __init__(self, config: ViLBertConfig) -> None:
         super().__init__()
         self.predictions = WordHead(config)
-        self.seq_relationship = nn.Linear(config.hidden_size, 2)
+        self.seq_relationship = Linear(config.hidden_size, 2)
         self.imagePredictions = RegionHead(config)
 
     def alignment(self, fused_BA: Tensor) -> Tensor:
@@ -263,12 +265,12 @@ class SingleStreamForTasks(WithWordHead):
         super().__init__(config)
         width = config.hidden_size
         self.bert = SingleStreamModel(config)
-        self.dropout = nn.Dropout(POOLED_DROPOUT)
+        self.dropout = Dropout(POOLED_DROPOUT)
         self.cls = SingleStreamHeads(config.as_two_streams())
         self.vil_prediction = BetaClassifier(width, 2 * width, config.num_answers)
-        self.vil_logit = nn.Linear(width, 1)
-        self.vision_logit = nn.Linear(width, 1)
-        self.linguisic_logit = nn.Linear(width, 1)
+        self.vil_logit = Linear(width, 1)
+        self.vision_logit = Linear(width, 1)
+        self.linguisic_logit = Linear(width, 1)
         self.post_init()
 
     @can_return_tuple

@@ -13,7 +13,9 @@ from transformers.utils.generic import can_return_tuple
 
 from model.attention import MASKED_SCORE, seen_by_all
 from model.config import ViLBertConfig
+from model.dropout import Dropout
 from model.heads import POOLED_DROPOUT, BetaClassifier, Classifier, PreTrainingHeads, fuse
+from model.linear import Linear
 from model.outputs import ViLBertForTasksOutput, ViLBertModelOutput, kept_of
 from model.vilbert import ViLBertModel, WithWordHead
 
@@ -55,7 +57,7 @@ class ViLBertForTasks(WithWordHead):
         super().__init__(config)
         pooled = config.bi_hidden_size
         self.bert = ViLBertModel(config)
-        self.dropout = nn.Dropout(POOLED_DROPOUT)
+        self.dropout = Dropout(POOLED_DROPOUT)
         self.cls = PreTrainingHeads(config)
         if config.task_heads == "beta":
             self.vil_prediction: nn.Module = BetaClassifier(pooled, 2 * pooled, config.num_answers)
@@ -64,10 +66,10 @@ class ViLBertForTasks(WithWordHead):
             self.vil_prediction = Classifier(pooled, 2 * pooled, config.num_answers, eps)
             self.vil_prediction_gqa = Classifier(pooled, 2 * pooled, config.num_gqa_answers, eps)
             self.vil_binary_prediction = Classifier(2 * pooled, 2 * pooled, 2, eps)
-            self.vil_tri_prediction = nn.Linear(pooled, 3)
-        self.vil_logit = nn.Linear(pooled, 1)
-        self.vision_logit = nn.Linear(config.v_hidden_size, 1)
-        self.linguisic_logit = nn.Linear(config.hidden_size, 1)
+            self.vil_tri_prediction = Linear(pooled, 3)
+        self.vil_logit = Linear(pooled, 1)
+        self.vision_logit = Linear(config.v_hidden_size, 1)
+        self.linguisic_logit = Linear(config.hidden_size, 1)
         self.post_init()
 
     def _chosen(self, heads: Collection[str] | None, batch: int) -> Collection[str]:

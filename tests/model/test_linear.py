@@ -1,0 +1,79 @@
+"""Our linear layer is torch's: outputs and gradients, wherever oneDNN serves and wherever it does not."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from model import linear as linear_file
+from model.linear import Linear, linear
+
+
+def results(product: object, states: Tensor, layer: torch.nn.Linear) -> list[Tensor]:
+    """Return the output and all gradients of one way to multiply."""
+    inputs = states.clone().requires_grad_()
+    layer.zero_grad()
+    output = product(inputs, layer.weight, layer.bias)  # type: ignore[operator]
+    (output * torch.linspace(-1, 1, output.numel()).view_as(output)).sum().backward()
+    gradients = [inputs.grad, layer.weight.grad, *([] if layer.bias is None else [layer.bias.grad])]
+    return [output.detach(), *(gradient.clone() for gradient in gradients if gradient is not None)]
+
+
+@settings(deadline=None)
+@given(
+    shape=st.lists(st.integers(1, 5), max_size=3),
+    inputs=st.integers(1, 40),
+    outputs=st.integers(1, 40),
+    bias=st.booleans(),
+    transposed=st.booleans(),
+)
+def test_output_and_gradients_are_those_of_torch(
+    shape: list[int], inputs: int, outputs: int, bias: bool, transposed: bool
+) -> None:
+    torch.manual_seed(len(shape) + inputs + outputs)
+    layer = Linear(inputs, outputs, bias=bias)
+    states = torch.randn(*shape, inputs)
+    if transposed and len(shape) > 1:
+        states = states.transpose(0, 1).contiguous().transpose(0, 1)
+    expected = results(F.linear, states, layer)
+    assert expected[0].shape == (*shape, outputs)
+    for found, wanted in zip(results(linear, states, layer), expected, strict=True):
+        torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-5)
+
+
+def test_onednn_serves_float32_on_an_x86_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    if not linear_file.ONEDNN:
+        pytest.skip("this build of PyTorch has no oneDNN")
+    products = []
+    original = linear_file._product
+    monkeypatch.setattr(
+        linear_file, "_product", lambda *operands: products.append(len(operands)) or original(*operands)
+    )
+    layer = Linear(4, 3)
+    layer(torch.randn(2, 4, requires_grad=True)).sum().backward()
+    assert len(products) == 2, "one product forward, one for the gradient of the inputs"
+    with torch.autocast("cpu", torch.bfloat16):
+        assert layer(torch.randn(2, 4)).dtype == torch.bfloat16
+    assert layer.double()(torch.randn(2, 4).double()).dtype == torch.float64
+    assert len(products) == 2, "other types are torch's"
+
+
+def test_frozen_weights_get_no_gradient_and_pass_it_on() -> None:
+    layer = Linear(4, 3).requires_grad_(False)
+    states = torch.randn(2, 4, requires_grad=True)
+    layer(states).sum().backward()
+    assert layer.weight.grad is None
+    assert layer.bias.grad is None
+    torch.testing.assert_close(states.grad, layer.weight.sum(0).expand(2, 4))
+
+
+def test_no_rows_give_no_rows_and_zero_gradients() -> None:
+    layer = Linear(4, 3)
+    output = layer(torch.empty(0, 4, requires_grad=True))
+    output.sum().backward()
+    assert output.shape == (0, 3)
+    assert not layer.weight.grad.any()
