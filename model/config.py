@@ -77,6 +77,8 @@ class ViLBertConfig(PreTrainedConfig):
     """Dropout of the visual stream after its embeddings."""
     v_attention_probs_dropout_prob: float | int = 0.1
     """Dropout on the attention over regions."""
+    pooled_dropout_prob: float = 0.1
+    """Dropout of the fused and pooled vectors before the heads that read them; a constant of the published code."""
     bi_hidden_size: int = 1024
     """Width of co-attention, and of both pooled vectors."""
     bi_num_attention_heads: int = 8

@@ -16,8 +16,6 @@ from model.config import ViLBertConfig
 from model.dropout import Dropout
 from model.linear import Linear, linear
 
-POOLED_DROPOUT = 0.1  # a constant of the published code, not a setting
-
 
 class Pooler(nn.Module):
     """Project the first position, [CLS] or the global region, to the common width. ReLU, not BERT's tanh."""
@@ -81,7 +79,7 @@ class PreTrainingHeads(nn.Module):
         self.predictions = WordHead(config)
         self.bi_seq_relationship = Linear(config.bi_hidden_size, 2)
         self.imagePredictions = RegionHead(config)
-        self.dropout = Dropout(POOLED_DROPOUT)
+        self.dropout = Dropout(config.pooled_dropout_prob)
 
     def alignment(self, fused_BA: Tensor) -> Tensor:
         """Return scores [B, 2]: class 0 says that text and image match."""

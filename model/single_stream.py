@@ -27,7 +27,7 @@ from model.attention import scores_mask, seen_by_all
 from model.config import ViLBertConfig
 from model.dropout import Dropout
 from model.embeddings import ImageEmbeddings, TextEmbeddings
-from model.heads import POOLED_DROPOUT, BetaClassifier, RegionHead, WordHead
+from model.heads import BetaClassifier, RegionHead, WordHead
 from model.inputs import check_inputs, check_labels
 from model.layers import StreamLayer, text_sizes
 from model.linear import Linear
@@ -265,7 +265,7 @@ class SingleStreamForTasks(WithWordHead):
         super().__init__(config)
         width = config.hidden_size
         self.bert = SingleStreamModel(config)
-        self.dropout = Dropout(POOLED_DROPOUT)
+        self.dropout = Dropout(config.pooled_dropout_prob)
         self.cls = SingleStreamHeads(config.as_two_streams())
         self.vil_prediction = BetaClassifier(width, 2 * width, config.num_answers)
         self.vil_logit = Linear(width, 1)

@@ -32,6 +32,8 @@ class SingleStreamConfig(PreTrainedConfig):
     """Dropout everywhere but on attention."""
     attention_probs_dropout_prob: float | int = 0.1
     """Dropout on attention."""
+    pooled_dropout_prob: float = 0.1
+    """Dropout of the pooled vector before the task heads."""
     max_position_embeddings: int = 512
     """Longest text; regions have no positions."""
     type_vocab_size: int = 2

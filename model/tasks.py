@@ -14,7 +14,7 @@ from transformers.utils.generic import can_return_tuple
 from model.attention import MASKED_SCORE, seen_by_all
 from model.config import ViLBertConfig
 from model.dropout import Dropout
-from model.heads import POOLED_DROPOUT, BetaClassifier, Classifier, PreTrainingHeads, fuse
+from model.heads import BetaClassifier, Classifier, PreTrainingHeads, fuse
 from model.linear import Linear
 from model.outputs import ViLBertForTasksOutput, ViLBertModelOutput, kept_of
 from model.vilbert import ViLBertModel, WithWordHead
@@ -57,7 +57,7 @@ class ViLBertForTasks(WithWordHead):
         super().__init__(config)
         pooled = config.bi_hidden_size
         self.bert = ViLBertModel(config)
-        self.dropout = Dropout(POOLED_DROPOUT)
+        self.dropout = Dropout(config.pooled_dropout_prob)
         self.cls = PreTrainingHeads(config)
         if config.task_heads == "beta":
             self.vil_prediction: nn.Module = BetaClassifier(pooled, 2 * pooled, config.num_answers)

@@ -39,12 +39,18 @@ COMMANDS = {
     "verify": Command("pipeline.shards.verify", "VerifySettings", "verify", "prove shards complete and undamaged"),
     "inspect": Command("pipeline.shards.inspect", "InspectSettings", "inspect", "look at a data set or at one sample"),
     "stats": Command("pipeline.shards.stats", "StatsSettings", "stats", "count and summarise a data set"),
+    "pretrain": Command(
+        "pipeline.train.command", "PretrainSettings", "pretrain", "train ViLBERT on captions and regions"
+    ),
     "convert-checkpoint": Command(
         "pipeline.convert_checkpoint", "ConvertCheckpointSettings", "convert_checkpoint", "read a published ViLBERT"
     ),
     "demo": Command("pipeline.demo", "DemoSettings", "demo", "run all of the above on the small data set"),
     "doctor": Command("pipeline.doctor", "DoctorSettings", "doctor", "say what this machine can do"),
 }
+
+
+RECIPES = Path(__file__).parent / "recipes"
 
 
 def help_text() -> str:
@@ -55,9 +61,16 @@ def help_text() -> str:
         "Region features from images, verified shards, and the models trained from them.\n\n"
         f"commands, in the order of a first run:\n{rows}\n\n"
         "`vilbert COMMAND --help` lists a command's options. Each takes --config FILE: YAML or JSON with the same\n"
-        "option names (positional arguments stay on the command line); options on the command line go over it.\n"
+        "option names (positional arguments stay on the command line), or the name of settings that come with this\n"
+        "package, as `pretrain --config paper`; options on the command line go over it.\n"
         "Start with the README: `make demo`."
     )
+
+
+def shipped_config(command: str, name: str) -> str:
+    """Return the path of the settings that come with the package under `name`, where it is no file of the user's."""
+    shipped = RECIPES / command / f"{name}.yaml"
+    return str(shipped) if shipped.is_file() and not Path(name).is_file() else name
 
 
 def config_arguments(path: str, options: Container[str]) -> list[str]:
@@ -115,6 +128,7 @@ def parse(name: str, arguments: Sequence[str]) -> Any:
     config.add_argument("--config", metavar="FILE")
     found, rest = config.parse_known_args(arguments)
     if found.config is not None:
+        found.config = shipped_config(name, found.config)
         # Options of the file stand behind the command line's positionals, which a list would take in, and before its
         # options, which go over them.
         first = next((at for at, argument in enumerate(rest) if argument.startswith("-")), len(rest))
@@ -151,6 +165,7 @@ def call(name: str, settings: Any) -> int:
     from extractors.extractor import ExtractorError
     from manifests.record import ManifestError
     from pipeline.shards.errors import RefusedError, ShardError
+    from pipeline.train.errors import TrainingError
 
     run: Callable[[Any], int] = getattr(importlib.import_module(COMMANDS[name].module), COMMANDS[name].function)
     try:
@@ -161,7 +176,7 @@ def call(name: str, settings: Any) -> int:
     except BrokenPipeError:  # `vilbert stats DIR | head`: whoever read has read enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except (ShardError, OSError) as error:
+    except (ShardError, TrainingError, OSError) as error:
         status = 1
         message = str(error)
     except KeyboardInterrupt:

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from manifests.manifest import Manifest
-from pipeline.extract.lock import LOCK_FILE
 from pipeline.extract.settings import ExtractSettings
 from pipeline.extract.worker import Description
 from pipeline.shards.atomic import is_temporary
@@ -26,6 +25,7 @@ from pipeline.shards.dataset import (
 )
 from pipeline.shards.errors import FingerprintError, RefusedError, ShardError
 from pipeline.shards.layout import DATASET_FILE
+from pipeline.shards.lock import LOCK_FILE
 from pipeline.shards.record import is_done, read_records, records_digest
 from pipeline.shards.sample import describe_fields
 

@@ -6,12 +6,8 @@ are ours (`schedule.py`): Ray's own would run an image that kills its process fo
 
 from __future__ import annotations
 
-import logging
-import os
-from collections.abc import Iterator
 from concurrent.futures import Future
-from contextlib import contextmanager, suppress
-from importlib.util import find_spec
+from contextlib import suppress
 from typing import Any
 
 from extractors.extractor import ExtractorError
@@ -19,36 +15,6 @@ from pipeline.extract.schedule import WorkerLostError
 from pipeline.extract.settings import ExtractSettings
 from pipeline.extract.worker import SHARDS_IN_FLIGHT, Description, Worker
 from pipeline.shards.record import ShardRecord
-
-logger = logging.getLogger(__name__)
-
-
-@contextmanager
-def ray_session(settings: ExtractSettings) -> Iterator[dict[str, float]]:
-    """Join the cluster that the settings name, or start Ray on this machine on loopback, and yield its resources."""
-    if settings.dashboard and find_spec("aiohttp_cors") is None:
-        raise ExtractorError("--dashboard needs more of Ray than is installed: pip install 'ray[default]'")
-    # Ray asks at import whether its processes may be reached from other machines; a Ray for this machine alone may not.
-    if settings.ray_address is None:
-        os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
-    import ray
-
-    try:
-        session = ray.init(
-            address=settings.ray_address or "local",
-            include_dashboard=settings.dashboard if settings.ray_address is None else None,
-            logging_level=logging.ERROR,
-        )
-    except (ConnectionError, RuntimeError, ValueError) as error:
-        raise ExtractorError(
-            f"Ray does not start: {error}; check --ray-address, or use --backend local for one worker in this process"
-        ) from error
-    if settings.dashboard:
-        logger.info("Ray's dashboard: http://%s", session.dashboard_url)
-    try:
-        yield ray.cluster_resources()
-    finally:
-        ray.shutdown()
 
 
 def worker_resources(settings: ExtractSettings, cluster: dict[str, float]) -> tuple[float, int]:

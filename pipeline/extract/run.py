@@ -15,9 +15,8 @@ from pathlib import Path
 from types import FrameType
 
 from manifests.manifest import Manifest
-from pipeline.extract.lock import exclusive_writer
 from pipeline.extract.plan import begin_dataset, differences, finish_dataset, make_folder, pending_shards, plan_dataset
-from pipeline.extract.progress import ProgressLine
+from pipeline.extract.progress import ExtractProgress
 from pipeline.extract.schedule import Handle, WorkerLostError, schedule
 from pipeline.extract.settings import ExtractSettings
 from pipeline.extract.worker import Description
@@ -25,6 +24,7 @@ from pipeline.shards.atomic import sweep_temporary
 from pipeline.shards.dataset import DatasetInfo
 from pipeline.shards.errors import FingerprintError, ShardError
 from pipeline.shards.layout import record_path, record_paths
+from pipeline.shards.lock import exclusive_writer
 from pipeline.shards.record import ShardRecord, read_record
 
 logger = logging.getLogger(__name__)
@@ -93,7 +93,7 @@ def report(
     done = planned.rows - sum(length(planned.shard_rows(shard)) for shard in pending)
     finished = sorted(set(range(planned.shards)) - set(pending))
     failures = sum(sum(read_record(record_path(output, shard)).failures.values()) for shard in finished)
-    line = ProgressLine(planned.rows, done)
+    line = ExtractProgress(planned.rows, done)
     try:
         for record in records:
             if record is not None:
@@ -119,9 +119,11 @@ def backend(settings: ExtractSettings) -> Iterator[tuple[Callable[[], Handle], i
 
         yield lambda: LocalHandle(settings), 1
     else:
-        from pipeline.extract.ray_backend import RayHandle, ray_session, worker_resources
+        from pipeline.extract.ray_backend import RayHandle, worker_resources
+        from pipeline.ray_session import ray_session
 
-        with ray_session(settings) as cluster:
+        instead = "use --backend local for one worker in this process"
+        with ray_session(settings.ray_address, instead=instead, dashboard=settings.dashboard) as cluster:
             gpus, number = worker_resources(settings, cluster)
             yield lambda: RayHandle(settings, gpus), number
 

@@ -19,10 +19,13 @@ def encode_json(value: Any, *, indent: int | None = None) -> bytes:
 def decode_json(data: bytes) -> Any:
     """Return the value of UTF-8 JSON; raise ValueError for anything else, NaN and infinities included."""
     try:
-        return json.loads(data.decode("utf-8"), parse_constant=_refuse_constant)
+        return _DECODER.decode(data.decode("utf-8"))
     except RecursionError as error:
         raise ValueError("nested too deeply") from error
 
 
 def _refuse_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is not JSON")
+
+
+_DECODER = json.JSONDecoder(parse_constant=_refuse_constant)  # made once: a shard holds one document a sample

@@ -9,10 +9,10 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self, TypeVar
 
 import lmdb
 from lmdb.verify import VerifyError, verify
@@ -22,8 +22,11 @@ from pipeline.shards.canonical import decode_json, encode_json
 from pipeline.shards.errors import CorruptShardError, ShardError, UnsupportedFormatError
 from pipeline.shards.keys import is_key
 from pipeline.shards.lmdb_environments import environments
+from pipeline.shards.part import Part
 from pipeline.shards.sample import FORMAT, Sample
-from pipeline.shards.tensors import decode_tensors, encode_tensors
+from pipeline.shards.tensors import decode_part, decode_tensor_metadata, decode_tensors, encode_tensors
+
+_Decoded = TypeVar("_Decoded")
 
 META_KEY = "__meta__"
 """No sample has this key: `keys.is_key` refuses it."""
@@ -172,6 +175,27 @@ class LmdbReader:
     def __getitem__(self, index: int) -> Sample:
         key = self._keys[index]
         return decode_tensors(key, self._get(key), path=self.path)
+
+    def read(self, index: int, fields: Sequence[str]) -> Part:
+        """Return the named arrays and the metadata of a sample."""
+        key = self._keys[index]
+        return self._view(key, lambda value: decode_part(key, value, fields, path=self.path))
+
+    def metadata(self, index: int) -> dict[str, Any]:
+        """Return the metadata of a sample without touching its arrays."""
+        key = self._keys[index]
+        return self._view(key, lambda value: decode_tensor_metadata(key, value, path=self.path))
+
+    def _view(self, key: str, decode: Callable[[memoryview], _Decoded]) -> _Decoded:
+        """Decode a value where it lies; nothing of it may be kept, for the view ends with the transaction."""
+        try:
+            with self._current_environment().begin(buffers=True) as transaction:
+                value: memoryview | None = transaction.get(key.encode())
+                if value is None:
+                    raise CorruptShardError("has no value", path=self.path, key=key)
+                return decode(value)
+        except lmdb.Error as error:
+            raise CorruptShardError(f"LMDB cannot read it: {error}", path=self.path, key=key) from error
 
     def __iter__(self) -> Iterator[Sample]:
         return (self[index] for index in range(len(self)))

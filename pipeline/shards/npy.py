@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import re
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -39,17 +40,23 @@ def decode_npy(data: memoryview | bytes) -> NDArray[Any]:
     start = 10 + int.from_bytes(view[8:10], "little")
     if start > _MAX_HEADER_BYTES or start % 64:
         raise ValueError(f"has a .npy header of {start} bytes, expected a multiple of 64 up to {_MAX_HEADER_BYTES}")
-    match = _HEADER.fullmatch(bytes(view[10:start]))
-    if match is None:
-        raise ValueError("has a .npy header other than NumPy writes for float16, float32 or uint16 in one or two axes")
-    dtype = np.dtype(match[1].decode())
-    shape = (int(match[2]), int(match[3])) if match[3] else (int(match[2]),)
-    expected = dtype.itemsize * shape[0] * (shape[1] if len(shape) == 2 else 1)
+    dtype, shape, expected = _parse_header(bytes(view[10:start]))
     if len(view) - start != expected:
         raise ValueError(
             f"holds {len(view) - start} bytes of data, its header's {list(shape)} {dtype} needs {expected}"
         )
     return read_only_view(view, dtype, shape, start)
+
+
+@lru_cache(maxsize=4096)  # a data set has few different shapes
+def _parse_header(header: bytes) -> tuple[np.dtype[Any], tuple[int, ...], int]:
+    """Return the dtype, the shape and the bytes of data that a .npy header speaks of."""
+    match = _HEADER.fullmatch(header)
+    if match is None:
+        raise ValueError("has a .npy header other than NumPy writes for float16, float32 or uint16 in one or two axes")
+    dtype = np.dtype(match[1].decode())
+    shape = (int(match[2]), int(match[3])) if match[3] else (int(match[2]),)
+    return dtype, shape, dtype.itemsize * shape[0] * (shape[1] if len(shape) == 2 else 1)
 
 
 def read_only_view(data: memoryview, dtype: np.dtype[Any], shape: tuple[int, ...], offset: int) -> NDArray[Any]:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Protocol, Self
+from typing import Any, Protocol, Self
 
 from pipeline.shards.errors import ShardError
 from pipeline.shards.layout import StorageFormat
+from pipeline.shards.part import Part
 from pipeline.shards.sample import Sample
 
 
@@ -25,6 +26,12 @@ class ShardReader(Protocol):
     def __getitem__(self, index: int) -> Sample: ...
 
     def __iter__(self) -> Iterator[Sample]: ...
+
+    def read(self, index: int, fields: Sequence[str]) -> Part:
+        """Return the named arrays and the metadata of a sample; what is not asked for is neither read nor checked."""
+
+    def metadata(self, index: int) -> dict[str, Any]:
+        """Return the metadata of a sample, its KEY.json, without touching its arrays."""
 
     def close(self) -> None:
         """Let go of the file; arrays already handed out stay valid."""

@@ -8,41 +8,23 @@ from __future__ import annotations
 
 import mmap
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import NamedTuple, Self
+from typing import Any, NamedTuple, Self
+
+import numpy as np
 
 from pipeline.shards.atomic import HashingFile
 from pipeline.shards.errors import CorruptShardError, ShardError
 from pipeline.shards.keys import is_key
+from pipeline.shards.npy import decode_npy
+from pipeline.shards.part import Part, build_part, parse_metadata
 from pipeline.shards.sample import Sample, decode_members, encode_members, member_names
+from pipeline.shards.tar_scan import TarIndex, scan
+from pipeline.shards.ustar import BLOCK, RECORD, padding, ustar_header
 
-BLOCK = 512
-RECORD = 20 * BLOCK
-"""A tar file's length is a multiple of this (POSIX `pax`, ustar interchange format)."""
-_MAX_MEMBER_BYTES = 8**11 - 1
-_MODE_AND_OWNER = b"0000644\0" + b"0000000\0" * 2
-_TIME = b"00000000000\0"
-_REST = (b"0" + bytes(100) + b"ustar\0" + b"00").ljust(BLOCK - 156, b"\0")  # regular file, no link, magic, no names
-_REST_SUM = sum(_REST) + sum(b" " * 8)  # the checksum counts its own field as spaces
 _LAYOUTS = (member_names(attributes=False), member_names(attributes=True))
-
-
-def ustar_header(name: str, size: int) -> bytes:
-    """Return the 512 bytes before a regular file's content: mode 0644, owner 0, time 0, as `tarfile` writes them.
-
-    Raises ValueError for a name over 100 bytes or a size of 8 GiB and more, for which USTAR has no room.
-    """
-    encoded = name.encode("ascii")
-    if len(encoded) > 100 or size > _MAX_MEMBER_BYTES:
-        raise ValueError(f"USTAR has no room for {name} of {size} bytes")
-    before = encoded.ljust(100, b"\0") + _MODE_AND_OWNER + b"%011o\0" % size + _TIME
-    return before + b"%06o\0 " % (sum(before) + _REST_SUM) + _REST
-
-
-def _padding(size: int) -> int:
-    return -size % BLOCK
 
 
 class TarWriter:
@@ -55,7 +37,7 @@ class TarWriter:
         """Append the sample's members."""
         for name, content in encode_members(sample):
             header = ustar_header(f"{sample.key}.{name}", len(content))
-            self._file.write(header + content + bytes(_padding(len(content))))
+            self._file.write(header + content + bytes(padding(len(content))))
 
     def finish(self) -> tuple[int, str]:
         """End the archive, put it on the disk and close it; return its bytes and the hex digest of their SHA-256."""
@@ -94,9 +76,8 @@ class TarReader:
             if file.seek(0, 2) == 0:
                 raise CorruptShardError("is empty", path=path, offset=0)
             self._map: mmap.mmap | None = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        index = read_index(self._map, path)
-        self._keys = tuple(index)
-        self._members = tuple(index.values())
+        found = scan(self._map) or _place_members(read_index(self._map, path))
+        self._keys, self._names, self._starts, self._sizes = found
 
     def __len__(self) -> int:
         return len(self._keys)
@@ -106,12 +87,32 @@ class TarReader:
         return self._keys
 
     def __getitem__(self, index: int) -> Sample:
+        contents = [(name, self._content(index, column)) for column, name in enumerate(self._names)]
+        return decode_members(self._keys[index], contents, path=self.path)
+
+    def read(self, index: int, fields: Sequence[str]) -> Part:
+        """Return the named arrays and the metadata of a sample."""
+        key = self._keys[index]
+        arrays = {}
+        for name in fields:
+            if f"{name}.npy" not in self._names:
+                raise CorruptShardError(f"has no array {name}", path=self.path, key=key)
+            try:
+                arrays[name] = decode_npy(self._content(index, self._names.index(f"{name}.npy")))
+            except ValueError as error:
+                raise CorruptShardError(f"{name}.npy {error}", path=self.path, key=key) from error
+        return build_part(key, arrays, bytes(self._content(index, -1)), path=self.path)
+
+    def metadata(self, index: int) -> dict[str, Any]:
+        """Return the metadata of a sample without touching its arrays."""
+        return parse_metadata(self._keys[index], bytes(self._content(index, -1)), path=self.path)
+
+    def _content(self, index: int, column: int) -> memoryview:
+        """Return a member's content where it lies in the map."""
         if self._map is None:
             raise ShardError(f"{self.path}: the reader is closed; open the shard again")
-        key, members = self._keys[index], self._members[index]
-        view = memoryview(self._map)
-        contents = [(member.name, view[member.start : member.start + member.size]) for member in members]
-        return decode_members(key, contents, path=self.path)
+        start = int(self._starts[index, column])
+        return memoryview(self._map)[start : start + int(self._sizes[index, column])]
 
     def __iter__(self) -> Iterator[Sample]:
         return (self[index] for index in range(len(self)))
@@ -134,6 +135,14 @@ class TarReader:
         return TarReader, (self.path,)
 
 
+def _place_members(index: dict[str, tuple[Member, ...]]) -> TarIndex:
+    members = list(index.values())
+    names = tuple(member.name for member in members[0]) if members else _LAYOUTS[0]
+    places = np.array([[(member.start, member.size) for member in sample] for sample in members], dtype=np.int64)
+    places = places.reshape(len(members), len(names), 2)
+    return TarIndex(tuple(index), names, places[..., 0], places[..., 1])
+
+
 def read_index(data: mmap.mmap | bytes | bytearray, path: Path) -> dict[str, tuple[Member, ...]]:
     """Return the members of each sample by key, in the file's order, or raise CorruptShardError."""
     index: dict[str, tuple[Member, ...]] = {}
@@ -153,7 +162,7 @@ def read_index(data: mmap.mmap | bytes | bytearray, path: Path) -> dict[str, tup
         if member.name == "json":
             index[key] = _complete(members, index, path, offset, key)
             key, members = None, []
-        offset = member.start + member.size + _padding(member.size)
+        offset = member.start + member.size + padding(member.size)
     if key is not None:
         raise CorruptShardError("the archive ends inside the sample", path=path, offset=offset, key=key)
     expected = offset + 2 * BLOCK + -(offset + 2 * BLOCK) % RECORD
@@ -179,11 +188,11 @@ def _read_member(
         raise CorruptShardError(problem, path=path, offset=offset, key=key)
     start = offset + BLOCK
     end = start + size
-    if end + _padding(size) > len(data):
+    if end + padding(size) > len(data):
         raise CorruptShardError(
             f"the file is cut inside {name}, which has {size} bytes", path=path, offset=offset, key=key
         )
-    if data[end : end + _padding(size)].strip(b"\0"):
+    if data[end : end + padding(size)].strip(b"\0"):
         raise CorruptShardError(f"the padding behind {name} is not zeros", path=path, offset=end, key=key)
     return key, Member(name, start, size)
 

@@ -7,16 +7,18 @@ header or to one array.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from operator import itemgetter
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 from safetensors.numpy import save
 
 from pipeline.shards.canonical import decode_json
 from pipeline.shards.errors import CorruptShardError
 from pipeline.shards.npy import read_only_view
+from pipeline.shards.part import Part, build_part, parse_metadata
 from pipeline.shards.sample import Sample, build_sample, encode_metadata, field_names
 
 _DTYPES: dict[str, np.dtype[Any]] = {"F16": np.dtype("<f2"), "F32": np.dtype("<f4"), "U16": np.dtype("<u2")}
@@ -35,48 +37,83 @@ def decode_tensors(key: str, value: bytes, *, path: Path) -> Sample:
     path: the shard, for the message of the CorruptShardError that anything unexpected raises.
     """
     try:
-        arrays, metadata = _parse(value)
+        entries, metadata = _parse_header(value)
     except ValueError as error:
         raise CorruptShardError(f"its value {error}", path=path, key=key) from error
+    view = memoryview(value)
+    arrays = {entry.name: read_only_view(view, entry.dtype, entry.shape, entry.start) for entry in entries}
     if set(arrays) not in (set(field_names(attributes=False)), set(field_names(attributes=True))):
         expected = ", ".join(field_names(attributes=True))
         raise CorruptShardError(f"has arrays {', '.join(sorted(arrays))}; expected {expected}", path=path, key=key)
     return build_sample(key, arrays, metadata, path=path)
 
 
-def _parse(value: bytes) -> tuple[dict[str, NDArray[Any]], bytes]:
+def decode_part(key: str, value: memoryview, fields: Sequence[str], *, path: Path) -> Part:
+    """Return the named arrays, copied out of `value`, and the metadata of `encode_tensors`' output.
+
+    path: the shard, for the message of the CorruptShardError that anything unexpected raises.
+    """
+    try:
+        entries, metadata = _parse_header(value)
+    except ValueError as error:
+        raise CorruptShardError(f"its value {error}", path=path, key=key) from error
+    found = {entry.name: entry for entry in entries}
+    if missing := [name for name in fields if name not in found]:
+        raise CorruptShardError(f"has no array {missing[0]}", path=path, key=key)
+    arrays = {}
+    for name in fields:
+        entry = found[name]
+        arrays[name] = read_only_view(value, entry.dtype, entry.shape, entry.start).copy()
+        arrays[name].flags.writeable = False
+    return build_part(key, arrays, metadata, path=path)
+
+
+def decode_tensor_metadata(key: str, value: memoryview, *, path: Path) -> dict[str, Any]:
+    """Return the metadata of `encode_tensors`' output without touching its arrays; CorruptShardError as above."""
+    try:
+        _, metadata = _parse_header(value)
+    except ValueError as error:
+        raise CorruptShardError(f"its value {error}", path=path, key=key) from error
+    return parse_metadata(key, metadata, path=path)
+
+
+class _Entry(NamedTuple):
+    """One array of a value."""
+
+    start: int  # byte of the value; first, so that entries sort by it
+    size: int  # bytes
+    name: str
+    dtype: np.dtype[Any]
+    shape: tuple[int, ...]
+
+
+def _parse_header(value: bytes | memoryview) -> tuple[list[_Entry], bytes]:
+    """Return where the arrays lie, in their order, and the metadata; ValueError where a byte belongs to neither."""
     start = _LENGTH_BYTES + int.from_bytes(value[:_LENGTH_BYTES], "little")
     if start > len(value):
         raise ValueError(f"of {len(value)} bytes is cut inside its safetensors header")
-    header = decode_json(value[_LENGTH_BYTES:start])
+    header = decode_json(bytes(value[_LENGTH_BYTES:start]))
     metadata = header.pop("__metadata__", None) if isinstance(header, dict) else None
     if not isinstance(metadata, dict) or metadata.keys() != {"json"} or not isinstance(metadata["json"], str):
         raise ValueError("has no safetensors header with the one metadata entry `json`")
-    view = memoryview(value)
-    arrays = {}
+    entries = sorted((_entry(name, entry, start) for name, entry in header.items()), key=itemgetter(0, 1))
     offset = start
-    for name, entry in sorted(header.items(), key=_begin):
-        dtype, shape, begin, end = _entry(name, entry)
-        size = dtype.itemsize * math.prod(shape)
-        if start + begin != offset or end - begin != size or start + end > len(value):
-            raise ValueError(f"has array {name} of {size} bytes at [{begin}, {end}) of {len(value) - start}")
-        arrays[name] = read_only_view(view, dtype, shape, offset)
+    for entry in entries:
+        size = entry.dtype.itemsize * math.prod(entry.shape)
+        if entry.start != offset or entry.size != size or offset + size > len(value):
+            begin, end = entry.start - start, entry.start - start + entry.size
+            raise ValueError(f"has array {entry.name} of {size} bytes at [{begin}, {end}) of {len(value) - start}")
         offset += size
     if offset != len(value):
         raise ValueError(f"has {len(value) - offset} bytes that belong to no array")
-    return arrays, metadata["json"].encode("utf-8")
+    return entries, metadata["json"].encode("utf-8")
 
 
-def _begin(item: tuple[str, Any]) -> tuple[int, int]:
-    _, _, begin, end = _entry(*item)
-    return begin, end
-
-
-def _entry(name: str, entry: Any) -> tuple[np.dtype[Any], tuple[int, ...], int, int]:
-    """Return the dtype, shape, begin and end of one array of the header."""
+def _entry(name: str, entry: Any, first: int) -> _Entry:
+    """Return one array of the header; first: where the arrays begin."""
     match entry:
         case {"dtype": str(dtype), "shape": [*shape], "data_offsets": [begin, end]} if dtype in _DTYPES and all(
             type(number) is int and number >= 0 for number in (*shape, begin, end)
         ):
-            return _DTYPES[dtype], tuple(shape), begin, end
+            return _Entry(first + begin, end - begin, name, _DTYPES[dtype], tuple(shape))
     raise ValueError(f"describes array {name} as {entry!r:.200}")

@@ -18,11 +18,11 @@ from extractors.selection import SelectionSettings
 from manifests.manifest import Manifest
 from pipeline.cli import main
 from pipeline.extract import worker as worker_module
-from pipeline.extract.lock import exclusive_writer
 from pipeline.extract.run import extract
 from pipeline.extract.settings import ExtractSettings
 from pipeline.shards.dataset import read_dataset
 from pipeline.shards.errors import FingerprintError, LockedError, RefusedError, ShardError
+from pipeline.shards.lock import exclusive_writer
 from pipeline.shards.record import read_records
 from pipeline.shards.store import open_shard
 

@@ -20,7 +20,8 @@ from hypothesis import strategies as st
 from pipeline.shards.errors import CorruptShardError, ShardError
 from pipeline.shards.sample import Sample, encode_members
 from pipeline.shards.store import open_shard
-from pipeline.shards.tar_store import RECORD, TarWriter, read_index, ustar_header
+from pipeline.shards.tar_store import TarWriter, read_index
+from pipeline.shards.ustar import RECORD, ustar_header
 
 MakeSample = Callable[..., Sample]
 AssertSame = Callable[[Sample, Sample], None]

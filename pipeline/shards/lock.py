@@ -12,6 +12,17 @@ from pathlib import Path
 from pipeline.shards.errors import LockedError
 
 LOCK_FILE = ".lock"
+_held: set[int] = set()
+
+
+def _close_inherited() -> None:
+    # A forked child would keep the lock alive after its parent was killed.
+    for descriptor in _held:
+        os.close(descriptor)
+    _held.clear()
+
+
+os.register_at_fork(after_in_child=_close_inherited)
 
 
 @contextmanager
@@ -22,6 +33,7 @@ def exclusive_writer(directory: Path) -> Iterator[None]:
     """
     path = directory / LOCK_FILE
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    _held.add(descriptor)
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -35,4 +47,6 @@ def exclusive_writer(directory: Path) -> Iterator[None]:
         yield
         os.ftruncate(descriptor, 0)
     finally:
-        os.close(descriptor)
+        if descriptor in _held:
+            _held.discard(descriptor)
+            os.close(descriptor)

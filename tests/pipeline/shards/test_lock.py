@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.extract.lock import exclusive_writer
 from pipeline.shards.errors import LockedError
+from pipeline.shards.lock import exclusive_writer
 
 HOLD = """
 import sys, time
 from pathlib import Path
-from pipeline.extract.lock import exclusive_writer
+from pipeline.shards.lock import exclusive_writer
 with exclusive_writer(Path(sys.argv[1])):
     print("held", flush=True)
     time.sleep(60)
@@ -39,3 +39,29 @@ def test_a_killed_writer_leaves_no_stale_lock(tmp_path: Path) -> None:
     started = time.monotonic()
     with exclusive_writer(tmp_path):
         assert time.monotonic() - started < 5
+
+
+HOLD_WITH_CHILD = """
+import os, sys, time
+from pathlib import Path
+from pipeline.shards.lock import exclusive_writer
+with exclusive_writer(Path(sys.argv[1])):
+    if os.fork() == 0:
+        print(os.getpid(), flush=True)
+        time.sleep(60)
+        os._exit(0)
+    time.sleep(60)
+"""
+
+
+def test_a_forked_child_does_not_keep_the_lock_of_a_killed_writer(tmp_path: Path) -> None:
+    holder = subprocess.Popen([sys.executable, "-c", HOLD_WITH_CHILD, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+    assert holder.stdout is not None
+    child = int(holder.stdout.readline())
+    holder.send_signal(signal.SIGKILL)
+    holder.wait()
+    try:
+        with exclusive_writer(tmp_path):
+            os.kill(child, 0)  # it is alive, and the folder ours
+    finally:
+        os.kill(child, signal.SIGKILL)

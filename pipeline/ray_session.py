@@ -1,0 +1,42 @@
+"""Ray for the length of a `with` block: a cluster that is joined, or a Ray of this machine alone."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
+
+from pipeline.shards.errors import RefusedError
+
+logger = logging.getLogger(__name__)
+
+
+@contextmanager
+def ray_session(address: str | None, *, instead: str, dashboard: bool = False) -> Iterator[dict[str, float]]:
+    """Join the cluster at `address`, or start Ray on this machine on loopback, and yield its resources.
+
+    instead: how to do without Ray, for the message of the RefusedError that is raised where Ray does not start.
+    """
+    if dashboard and find_spec("aiohttp_cors") is None:
+        raise RefusedError("--dashboard needs more of Ray than is installed: pip install 'ray[default]'")
+    # Ray asks at import whether its processes may be reached from other machines; a Ray for this machine alone may not.
+    if address is None:
+        os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
+    import ray
+
+    try:
+        session = ray.init(
+            address=address or "local",
+            include_dashboard=dashboard if address is None else None,
+            logging_level=logging.ERROR,
+        )
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        raise RefusedError(f"Ray does not start: {error}; check --ray-address, or {instead}") from error
+    if dashboard:
+        logger.info("Ray's dashboard: http://%s", session.dashboard_url)
+    try:
+        yield ray.cluster_resources()
+    finally:
+        ray.shutdown()

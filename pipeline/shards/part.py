@@ -1,0 +1,63 @@
+"""Part of a sample: the arrays that a reader asks for, and the metadata. Training reads no more than that."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.shards.canonical import decode_json
+from pipeline.shards.errors import CorruptShardError
+from pipeline.shards.sample import FIELDS
+
+_DTYPES = {name: np.dtype(field.dtype) for name, field in FIELDS.items()}
+_COUNTS = ("width", "height", "num_boxes")
+
+
+class Part(NamedTuple):
+    """Some arrays of a sample and its metadata."""
+
+    arrays: dict[str, NDArray[Any]]
+    """Read-only arrays by field name."""
+    metadata: dict[str, Any]
+    """The object of KEY.json, width, height and num_boxes included."""
+
+
+def build_part(key: str, arrays: Mapping[str, NDArray[Any]], metadata: bytes, *, path: Path) -> Part:
+    """Return a part of a sample; raise CorruptShardError where its arrays or its KEY.json disagree with the format."""
+    document = parse_metadata(key, metadata, path=path)
+    boxes = document["num_boxes"]
+    columns: dict[str, int] = {"4": 4}
+    for name, array in arrays.items():
+        axes = FIELDS[name].axes
+        # Axes of one letter have one length: K of class_ids is that of class_probs.
+        fits = array.dtype == _DTYPES[name] and array.ndim == len(axes) and array.shape[0] == boxes
+        if fits and len(axes) == 2:
+            fits = columns.setdefault(axes[1], array.shape[1]) == array.shape[1]
+        if not fits:
+            raise CorruptShardError(
+                f"{name} is {array.dtype}{list(array.shape)}, expected {FIELDS[name].dtype}[{', '.join(axes)}] "
+                f"of {boxes} boxes",
+                path=path,
+                key=key,
+            )
+    return Part(dict(arrays), document)
+
+
+def parse_metadata(key: str, metadata: bytes, *, path: Path) -> dict[str, Any]:
+    """Return the object of a sample's KEY.json; raise CorruptShardError where a field that is always there is not."""
+    try:
+        document = decode_json(metadata)
+        if not isinstance(document, dict):
+            raise ValueError("is not an object")
+        if not isinstance(document.get("image_id"), str):
+            raise ValueError(f"image_id is {document.get('image_id')!r}, expected a string")
+        for name in _COUNTS:
+            if type(value := document.get(name)) is not int or value < 0:
+                raise ValueError(f"{name} is {value!r}, expected a count")
+    except ValueError as error:
+        raise CorruptShardError(f"its metadata: {error}", path=path, key=key) from error
+    return document

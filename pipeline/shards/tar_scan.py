@@ -1,0 +1,77 @@
+"""Find the members of a tar shard fast: what opening costs when a reader opens a shard every second."""
+
+from __future__ import annotations
+
+import mmap
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.shards.keys import is_key
+from pipeline.shards.sample import member_names
+from pipeline.shards.ustar import BLOCK, HEADER_END, RECORD, checksum_field, header_parts, padding
+
+_LAYOUTS = (member_names(attributes=False), member_names(attributes=True))
+
+
+class TarIndex(NamedTuple):
+    """Where the members of all samples lie."""
+
+    keys: tuple[str, ...]
+    names: tuple[str, ...]  # what follows `KEY.`, the same for all samples
+    starts: NDArray[np.int64]  # [samples, names] byte of the file
+    sizes: NDArray[np.int64]  # [samples, names] bytes
+
+
+def scan(data: mmap.mmap | bytes) -> TarIndex | None:
+    """Return what `tar_store.read_index` would, several times faster; None where that has something to say of the file.
+
+    A member's name and size follow from the sample's key and the 11 digits of its header, so its whole header does: it
+    is compared with one put together from parts that are made once.
+    """
+    keys: list[str] = []
+    places: list[int] = []
+    offset = 0
+    layout: tuple[str, ...] | None = None
+    while (start := data[offset : offset + 100]) and start[0]:
+        key = start.partition(b".")[0]
+        if not is_key(key.decode("latin-1")):
+            return None
+        for names in _LAYOUTS if layout is None else (layout,):
+            layout = names
+            if (found := _find_members(data, offset, key, names)) is not None:
+                break
+        if found is None:
+            return None
+        keys.append(key.decode())
+        places += found[:-1]
+        offset = found[-1]
+    if len(data) != offset + 2 * BLOCK + -(offset + 2 * BLOCK) % RECORD or data[offset:].strip(b"\0"):
+        return None
+    if len(set(keys)) != len(keys):
+        return None
+    names = layout or _LAYOUTS[0]
+    table = np.array(places, dtype=np.int64).reshape(len(keys), len(names), 2)
+    return TarIndex(tuple(keys), names, table[..., 0], table[..., 1])
+
+
+def _find_members(data: mmap.mmap | bytes, offset: int, key: bytes, names: tuple[str, ...]) -> list[int] | None:
+    """Return start and size of each member of the sample at `offset`, then where the next begins; None if it is odd."""
+    key_sum = sum(key)
+    found: list[int] = []
+    for name in names:
+        header = data[offset : offset + BLOCK]
+        digits = header[124:135]
+        if not digits.isdigit() or b"8" in digits or b"9" in digits:
+            return None
+        before, checksum, size = header_parts(name, digits, len(key))
+        if header != key + before + checksum_field(key_sum + checksum) + HEADER_END:
+            return None
+        found += (offset + BLOCK, size)
+        end = offset + BLOCK + size
+        offset = end + padding(size)
+        if offset > len(data) or data[end:offset].strip(b"\0"):
+            return None
+    found.append(offset)
+    return found

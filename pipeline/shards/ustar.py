@@ -1,0 +1,49 @@
+"""The plain USTAR headers of our tar shards, which are functions of a member's name and size alone."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+BLOCK = 512
+RECORD = 20 * BLOCK
+"""A tar file's length is a multiple of this (POSIX `pax`, ustar interchange format)."""
+_MAX_MEMBER_BYTES = 8**11 - 1
+_MODE_AND_OWNER = b"0000644\0" + b"0000000\0" * 2
+_TIME = b"00000000000\0"
+HEADER_END = (b"0" + bytes(100) + b"ustar\0" + b"00").ljust(
+    BLOCK - 156, b"\0"
+)  # regular file, no link, magic, no names
+_END_SUM = sum(HEADER_END) + sum(b" " * 8)  # the checksum counts its own field as spaces
+
+
+def ustar_header(name: str, size: int) -> bytes:
+    """Return the 512 bytes before a regular file's content: mode 0644, owner 0, time 0, as `tarfile` writes them.
+
+    Raises ValueError for a name over 100 bytes or a size of 8 GiB and more, for which USTAR has no room.
+    """
+    encoded = name.encode("ascii")
+    if len(encoded) > 100 or size > _MAX_MEMBER_BYTES:
+        raise ValueError(f"USTAR has no room for {name} of {size} bytes")
+    before = encoded.ljust(100, b"\0") + _MODE_AND_OWNER + b"%011o\0" % size + _TIME
+    return before + checksum_field(sum(before) + _END_SUM) + HEADER_END
+
+
+def checksum_field(checksum: int) -> bytes:
+    """Return the 8 bytes that a header has for the sum of all its bytes."""
+    return b"%06o\0 " % checksum
+
+
+def padding(size: int) -> int:
+    """Return how many zeros follow a content of `size` bytes."""
+    return -size % BLOCK
+
+
+@lru_cache(maxsize=65536)  # shapes of arrays are few, lengths of captions some thousand
+def header_parts(name: str, digits: bytes, key_length: int) -> tuple[bytes, int, int]:
+    """Return what a header holds between key and checksum, what all but the key adds to the checksum, and the size.
+
+    name: what follows `KEY.`. digits: 11 octal digits, the size as the header writes it. With these a whole header is
+    `key + between + checksum_field(sum(key) + rest) + HEADER_END`.
+    """
+    before = f".{name}".encode().ljust(100 - key_length, b"\0") + _MODE_AND_OWNER + digits + b"\0" + _TIME
+    return before, sum(before) + _END_SUM, int(digits, 8)

@@ -1,0 +1,229 @@
+"""From places in the training stream to the tensors of a batch.
+
+A global batch is a slice of the stream, cut into equal parts for the ranks; a rank sorts its part by length and cuts
+it into the micro-batches that it accumulates. What becomes of a sample is drawn from (seed, epoch, sample) alone, so
+the samples of a global batch, their masks and their labels are the same however many there are to share it.
+
+Shapes: B pairs, T word pieces of the longest caption, R regions of the image with most, without the global one,
+D features, K most probable classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from model.losses import IGNORED, MASKED, apply_objective
+from pipeline.train.draws import Stream, below, bits, keys, uniforms
+from pipeline.train.image_rows import ImageRows, lay_out
+from pipeline.train.item_settings import ItemSettings
+from pipeline.train.masking import RegionDraws, WordDraws, mask_words
+from pipeline.train.order import Order
+from pipeline.train.pairs import choose_captions, choose_images, pick
+from pipeline.train.words import replacement_ids, to_words
+
+if TYPE_CHECKING:
+    from pipeline.train.corpus import Corpus, Example
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Share:
+    """Which part of each global batch a rank makes. Raises ValueError where it does not divide evenly."""
+
+    rank: int
+    """Number of this process, from 0."""
+    world: int
+    """Number of processes."""
+    accumulation: int
+    """Micro-batches that a process works through one after the other before it updates the model."""
+    batch_size: int
+    """Samples of a global batch, over all processes and micro-batches."""
+
+    def __post_init__(self) -> None:
+        parts = self.world * self.accumulation
+        if self.batch_size < 1 or self.batch_size % parts:
+            raise ValueError(
+                f"--batch-size {self.batch_size} does not divide into {self.world} processes x --grad-accumulation "
+                f"{self.accumulation} equal parts: give a multiple of {parts}"
+            )
+
+    def positions(self, step: int) -> NDArray[np.int64]:
+        """Return the positions of the stream that the rank takes of global batch `step`."""
+        size = self.batch_size // self.world
+        start = step * self.batch_size + self.rank * size
+        return np.arange(start, start + size, dtype=np.int64)
+
+
+@dataclass(kw_only=True)
+class Batch:
+    """One micro-batch, on the CPU. Labels are -1 where there is nothing to learn; the objective is applied to them."""
+
+    input_ids: Tensor
+    """int64 [B, T], masked."""
+    attention_mask: Tensor
+    """int64 [B, T], 1 where a word is."""
+    masked_lm_labels: Tensor
+    """int64 [B, T], the word behind a mask."""
+    features: Tensor
+    """float16 [B, R, D], unmasked, without the global region; padding is 0."""
+    zeroed: Tensor
+    """bool [B, R], whose features the model may not see."""
+    divisor: Tensor
+    """float32 [B], what the sum of the seen features is divided by to give the global region."""
+    locations: Tensor
+    """float32 [B, R, 5], x1, y1, x2, y2 and area as shares of the image."""
+    region_mask: Tensor
+    """int64 [B, R], 1 where a region is."""
+    image_label: Tensor
+    """int64 [B, R], 1 where the region is to be predicted."""
+    class_ids: Tensor
+    """int32 [B, R, K]"""
+    class_probs: Tensor
+    """float16 [B, R, K]; padding is 0."""
+    next_sentence_label: Tensor
+    """int64 [B], 0 where text and image match, 1 where not."""
+    image_ids: tuple[str, ...]
+    """[B] whose regions they are; "" where there was nothing to read."""
+    unread: int
+    """Rows that could not be read. Nothing is learnt from them."""
+
+    def counts(self, visual_target: int, feature_dim: int) -> Tensor:
+        """Return what the three losses divide by, int64 [3]: labelled words, terms of masked regions, labelled pairs.
+
+        A region has as many terms as features where `visual_target` is 1 (regression), and one otherwise.
+        """
+        regions = (self.image_label == MASKED).sum() * (feature_dim if visual_target == 1 else 1)
+        return torch.stack(
+            [(self.masked_lm_labels != IGNORED).sum(), regions, (self.next_sentence_label != IGNORED).sum()]
+        )
+
+    def pin_memory(self) -> Batch:
+        """Return the batch in page-locked memory, from which a GPU copies while the CPU goes on."""
+        held = {field.name: getattr(self, field.name) for field in fields(self)}
+        pinned: dict[str, Any] = {name: it.pin_memory() for name, it in held.items() if isinstance(it, Tensor)}
+        return replace(self, **pinned)
+
+
+def make_batches(
+    corpus: Corpus,
+    order: Order,
+    tokenizer: PreTrainedTokenizerBase,
+    items: ItemSettings,
+    share: Share,
+    step: int,
+    *,
+    seed: int,
+    limit: int | None = None,
+) -> list[Batch]:
+    """Make a rank's micro-batches of global batch `step`.
+
+    limit: positions from here on are past the end (of an evaluation). They, and rows that cannot be read, become rows
+    of one zero region and no words, without labels. An image without captions has its regions learnt, nothing else.
+    Raises what reading the corpus raises.
+    """
+    positions = share.positions(step)
+    places = order.at(positions)
+    sample_keys = keys(seed, places.epoch, places.sample)
+    wanted = np.ones(len(positions), dtype=np.bool_) if limit is None else positions < limit
+    shown = places
+    if items.blind:
+        shown, found = choose_images(order, positions, places, sample_keys)
+        wanted &= found
+    examples = _at(wanted, corpus.read(pick(shown, np.flatnonzero(wanted))))
+    captions = [None if example is None else example.captions for example in examples]
+    if items.blind:
+        captions = _at(wanted, corpus.captions(pick(places, np.flatnonzero(wanted))))
+    own = [() if example is None else texts or () for example, texts in zip(examples, captions, strict=True)]
+    swap = 0.0 if items.objective == 2 else items.swap
+    texts, alignment = choose_captions(corpus, order, positions, places, sample_keys, own, swap=swap)
+    text = _mask_text(tokenizer, texts, sample_keys, items)
+    regions = RegionDraws(
+        uniforms(sample_keys, Stream.REGION_MASK, items.max_regions),
+        uniforms(sample_keys, Stream.REGION_ACTION, items.max_regions),
+    )
+    batches = []
+    for rows in np.split(np.argsort(text.lengths, kind="stable"), share.accumulation):
+        kept = [examples[row] for row in rows.tolist()]
+        unread = sum(example is None for example in kept) - int((~wanted[rows]).sum())
+        image = lay_out(corpus, kept, RegionDraws(*(part[rows] for part in regions)), items)
+        batches.append(_join(text, rows, image, alignment[rows], items.objective, kept, unread))
+    return batches
+
+
+def _at(wanted: NDArray[np.bool_], found: Sequence[T | None]) -> list[T | None]:
+    """Return one entry for each row: what was found of the wanted ones, None for the others."""
+    entries = iter(found)
+    return [next(entries) if is_wanted else None for is_wanted in wanted.tolist()]
+
+
+class _Text(NamedTuple):
+    """The captions of a rank's part of a global batch, padded to the longest of all."""
+
+    ids: NDArray[np.int64]
+    labels: NDArray[np.int64]
+    lengths: NDArray[np.int64]
+
+
+def _mask_text(
+    tokenizer: PreTrainedTokenizerBase,
+    texts: Sequence[str],
+    sample_keys: NDArray[np.uint64],
+    items: ItemSettings,
+) -> _Text:
+    words = to_words(tokenizer, texts, max_words=items.max_words)
+    width = words.ids.shape[1]
+    others = replacement_ids(tokenizer, special=items.random_special_words)
+    draws = WordDraws(
+        uniforms(sample_keys, Stream.WORD_MASK, width),
+        uniforms(sample_keys, Stream.WORD_ACTION, width),
+        others[below(bits(sample_keys, Stream.WORD_RANDOM, width), len(others))],
+    )
+    mask_id = tokenizer.mask_token_id
+    ids, labels = mask_words(words.ids, words.maskable, draws, mask_id=mask_id, share=items.word_mask)
+    return _Text(ids, labels, words.lengths)
+
+
+def _join(
+    text: _Text,
+    rows: NDArray[np.int64],
+    image: ImageRows,
+    alignment: NDArray[np.int64],
+    objective: int,
+    examples: Sequence[Example | None],
+    unread: int,
+) -> Batch:
+    """Make a micro-batch of some rows of the text and their regions."""
+    lengths = text.lengths[rows]
+    width = int(lengths.max())
+    # An image without a caption is no mismatch: its regions are learnt whatever the objective.
+    words, regions, pairs = apply_objective(
+        objective,
+        torch.from_numpy(text.labels[rows, :width]),
+        torch.from_numpy(image.masks.label),
+        torch.from_numpy(alignment).clamp(min=0),
+    )
+    return Batch(
+        input_ids=torch.from_numpy(text.ids[rows, :width]),
+        attention_mask=torch.from_numpy((np.arange(width) < lengths[:, None]).astype(np.int64)),
+        masked_lm_labels=words,
+        features=image.features,
+        zeroed=torch.from_numpy(image.masks.zeroed),
+        divisor=torch.from_numpy(image.masks.divisor),
+        locations=torch.from_numpy(image.locations),
+        region_mask=torch.from_numpy(image.region_mask),
+        image_label=regions,
+        class_ids=torch.from_numpy(image.class_ids),
+        class_probs=torch.from_numpy(image.class_probs),
+        next_sentence_label=pairs.masked_fill(torch.from_numpy(alignment < 0), IGNORED),
+        image_ids=tuple(example.image_id if example else "" for example in examples),
+        unread=unread,
+    )

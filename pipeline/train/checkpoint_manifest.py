@@ -1,0 +1,84 @@
+"""checkpoint.json: the files of a checkpoint, and by which hash each is known.
+
+    {"format": 1, "step": 1000, "files": {NAME: {"bytes", "sha256"}, ...}, "sha256"}
+
+The last "sha256" is that of the canonical JSON of the other fields, in this and in later formats.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from pipeline.shards.atomic import HashingFile
+from pipeline.shards.canonical import decode_json, encode_json
+from pipeline.shards.documents import is_count, is_digest
+from pipeline.shards.errors import ShardError, UnsupportedFormatError
+
+FORMAT = 1
+MANIFEST = "checkpoint.json"
+MODEL = "model.safetensors"
+OPTIMIZER = "optimizer.safetensors"
+INFO = "info.json"
+FILES = (MODEL, OPTIMIZER, INFO)
+
+
+class CheckpointError(ShardError):
+    """A checkpoint that is damaged or does not fit; says what, where and what to do."""
+
+
+def damaged(path: Path, problem: str) -> CheckpointError:
+    """Return the error of a checkpoint, with its remedy."""
+    return CheckpointError(
+        f"{path}: {problem}; go on from an older checkpoint (--resume PATH; auto takes the newest that is whole)"
+    )
+
+
+def _digest(fields: Mapping[str, Any]) -> str:
+    return hashlib.sha256(encode_json(fields)).hexdigest()
+
+
+def write_file(path: Path, parts: Iterable[bytes]) -> dict[str, Any]:
+    """Write a file to the disk and return its entry in checkpoint.json."""
+    file = HashingFile(path)
+    try:
+        for part in parts:
+            file.write(part)
+        file.sync()
+    finally:
+        file.close()
+    return {"bytes": file.bytes, "sha256": file.sha256}
+
+
+def write_manifest(path: Path, step: int, files: Mapping[str, Any]) -> None:
+    """Write checkpoint.json into a checkpoint's folder; files: what `write_file` returned, by name."""
+    fields = {"format": FORMAT, "step": step, "files": files}
+    write_file(path / MANIFEST, [encode_json({**fields, "sha256": _digest(fields)})])
+
+
+def read_manifest(path: Path) -> dict[str, Any]:
+    """Return what checkpoint.json says, all of it of its kind.
+
+    Raises CheckpointError where it is missing or damaged, UnsupportedFormatError where a newer version wrote it.
+    """
+    try:
+        fields = decode_json((path / MANIFEST).read_bytes())
+        own = fields.pop("sha256", None) if isinstance(fields, dict) else None
+        digest = _digest(fields)
+    except (OSError, ValueError) as error:
+        raise damaged(path, f"{MANIFEST} cannot be read ({error})") from error
+    if not isinstance(fields, dict) or own != digest:
+        raise damaged(path, f"{MANIFEST} does not have the hash that it says")
+    if fields.get("format") != FORMAT:
+        raise UnsupportedFormatError(
+            f"{path}: is a checkpoint of format {fields.get('format')!r}, this version knows {FORMAT}: use the version "
+            "of vilbert-pipeline that wrote it, or another --output"
+        )
+    files = fields.get("files")
+    if not is_count(fields.get("step")) or not isinstance(files, dict) or set(files) != set(FILES):
+        raise damaged(path, f"{MANIFEST} does not say its step and files")
+    if not all(isinstance(f, dict) and is_count(f.get("bytes")) and is_digest(f.get("sha256")) for f in files.values()):
+        raise damaged(path, f"{MANIFEST} does not say bytes and sha256 of its files")
+    return fields

@@ -1,0 +1,277 @@
+"""The data sets that a run trains on: samples by their place, from shards that are opened when they are needed."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.shards.errors import CorruptShardError, RefusedError
+from pipeline.shards.store import ShardReader, open_shard
+from pipeline.train.order import Places
+from pipeline.train.selection import Source, check_sources, read_source, usable_indices
+from pipeline.train.shard_cache import CacheFullError, ShardCache
+
+_log = logging.getLogger(__name__)
+_Item = TypeVar("_Item")
+_FIELDS = ("boxes", "features", "class_ids", "class_probs")
+DEFAULT_CACHE_BYTES = 50_000_000_000
+
+
+@dataclass(frozen=True, kw_only=True, eq=False, slots=True)
+class Example:
+    """What training reads of a sample. Arrays are read-only; those of a tar shard are views of the mapped file."""
+
+    image_id: str
+    """As in the manifest."""
+    captions: tuple[str, ...]
+    """As in the manifest; empty where it has none."""
+    width: int
+    """Pixels of the image."""
+    height: int
+    """Pixels of the image."""
+    boxes: NDArray[np.float32]
+    """[N, 4] xyxy in pixels."""
+    features: NDArray[np.float16]
+    """[N, D]."""
+    class_ids: NDArray[np.uint16]
+    """[N, K] most probable classes, most probable first; 0 is the background."""
+    class_probs: NDArray[np.float16]
+    """[N, K] their probabilities."""
+
+
+class Corpus:
+    """Samples of several data sets by their place.
+
+    It may be sent to another process or taken through a fork; each process opens shards for itself. One thread a
+    process may use it. What `read` returns depends on the files alone, not on what was read before.
+    """
+
+    def __init__(
+        self,
+        sources: Sequence[Source],
+        *,
+        on_corrupt: Literal["stop", "skip"],
+        cache: ShardCache | None,
+        open_shards: int,
+    ) -> None:
+        """Take data sets as `open` reads them."""
+        if open_shards < 1:
+            raise ValueError(f"open_shards {open_shards}: give at least 1")
+        self.sources = tuple(sources)
+        """The data sets, in the order given."""
+        self.skipped_shards: dict[str, str] = {}
+        """What was wrong with a shard, by its path; of this process."""
+        self._on_corrupt = on_corrupt
+        self._cache = cache
+        self._open_shards = open_shards
+        self._process = os.getpid()
+        self._readers: OrderedDict[tuple[int, int], ShardReader] = OrderedDict()
+        self._indices: dict[tuple[int, int], NDArray[np.uint32] | None] = {}
+        self._broken: dict[tuple[int, int], CorruptShardError] = {}
+
+    @classmethod
+    def open(
+        cls,
+        directories: Sequence[str],
+        *,
+        split: str | None,
+        on_corrupt: Literal["stop", "skip"] = "stop",
+        cache_dir: Path | None = None,
+        cache_bytes: int = DEFAULT_CACHE_BYTES,
+        open_shards: int = 64,
+    ) -> Corpus:
+        """Read what the data sets are; no shard is opened.
+
+        Args:
+            directories: folders that `vilbert extract` wrote, or fsspec URLs of them.
+            split: the split whose samples are used, None for all.
+            on_corrupt: stop raises the CorruptShardError of a damaged or missing shard, skip gives None for samples.
+            cache_dir: where files of remote data sets go.
+            cache_bytes: bytes of remote shards kept there.
+            open_shards: shards open at a time; more than a window of the order touches, or each is opened many times.
+
+        Raises:
+            RefusedError: data sets that are not complete or do not go together, or no sample of the split.
+        """
+        if not directories:
+            raise RefusedError("no data set: give one or more folders that `vilbert extract --output` wrote")
+        cache = None if cache_dir is None else ShardCache(folder=cache_dir, limit=cache_bytes)
+        sources = [read_source(name, split=split, cache=cache) for name in directories]
+        check_sources(sources)
+        return cls(sources, on_corrupt=on_corrupt, cache=cache, open_shards=open_shards)
+
+    @property
+    def shard_sizes(self) -> list[NDArray[np.int64]]:
+        """Usable samples of each shard, int64 [shards] for each data set, as `Order` takes them.
+
+        They are the records' numbers, so they are the same whether or not a shard can be read.
+        """
+        return [np.array([shard.usable for shard in source.shards], dtype=np.int64) for source in self.sources]
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Names by class id; 0 is the background."""
+        return self.sources[0].class_names
+
+    @property
+    def feature_dim(self) -> int:
+        """D, channels of a feature."""
+        return self.sources[0].feature_dim
+
+    @property
+    def top_classes(self) -> int:
+        """K, most probable classes of a region."""
+        return self.sources[0].top_classes
+
+    @property
+    def fingerprints(self) -> list[dict[str, Any]]:
+        """By what each data set is known: path, records_sha256, fingerprint and the number of samples used."""
+        return [
+            {
+                "path": source.name,
+                "records_sha256": source.records_sha256,
+                "fingerprint": source.fingerprint,
+                "samples": sum(shard.usable for shard in source.shards),
+            }
+            for source in self.sources
+        ]
+
+    def read(self, places: Places) -> list[Example | None]:
+        """Return the samples of places as `Order.at` gives them; None for one that is skipped as it cannot be read."""
+        return self._each(places, self._read_example)
+
+    def captions(self, places: Places) -> list[tuple[str, ...] | None]:
+        """Return the captions of places without touching their arrays; None as with `read`."""
+        return self._each(places, lambda source, reader, index: _take_captions(reader, index, reader.metadata(index)))
+
+    def close(self) -> None:
+        """Close all shards; arrays already handed out stay valid."""
+        while self._readers:
+            self._close_oldest()
+
+    def _each(self, places: Places, take: Callable[[Source, ShardReader, int], _Item]) -> list[_Item | None]:
+        """Call `take` for each place, shard by shard."""
+        items: list[_Item | None] = [None] * len(places.shard)
+        for row in np.lexsort((places.index, places.shard, places.dataset)).tolist():
+            dataset, shard, index = int(places.dataset[row]), int(places.shard[row]), int(places.index[row])
+            try:
+                reader = self._reader(dataset, shard)
+                indices = self._indices[dataset, shard]
+                items[row] = take(self.sources[dataset], reader, index if indices is None else int(indices[index]))
+            except CorruptShardError as error:
+                if self._on_corrupt == "stop":
+                    raise
+                self._note(self.sources[dataset].path(shard), error)
+        return items
+
+    def _note(self, path: Path, error: CorruptShardError) -> None:
+        if str(path) not in self.skipped_shards:
+            self.skipped_shards[str(path)] = str(error)
+            _log.warning("samples are skipped: %s", error)
+
+    def _reader(self, dataset: int, shard: int) -> ShardReader:
+        """Return the shard, opened if it is not; CorruptShardError for one that cannot be used, now and later."""
+        if self._process != os.getpid():
+            self.close()  # a fork took them along; a remote one may be deleted, and LMDB must open it again by its name
+            self._process = os.getpid()
+        name = dataset, shard
+        if name in self._readers:
+            self._readers.move_to_end(name)
+            return self._readers[name]
+        if name in self._broken:
+            raise self._broken[name].with_traceback(None)  # else it would grow with each raise
+        while len(self._readers) >= self._open_shards:
+            self._close_oldest()
+        try:
+            self._readers[name] = self._open(dataset, shard)
+        except CorruptShardError as error:
+            self._broken[name] = error
+            raise
+        return self._readers[name]
+
+    def _open(self, dataset: int, shard: int) -> ShardReader:
+        source, facts = self.sources[dataset], self.sources[dataset].shards[shard]
+        path = source.path(shard)
+        if source.url is None or self._cache is None:
+            _check_size(path, facts.bytes)
+            reader = open_shard(path)
+        else:
+            reader = self._open_remote(self._cache, source, shard)
+        try:
+            if (dataset, shard) not in self._indices:
+                self._indices[dataset, shard] = usable_indices(reader, facts, source.split)
+        except BaseException:
+            self._release(source, reader)
+            raise
+        return reader
+
+    def _open_remote(self, cache: ShardCache, source: Source, shard: int) -> ShardReader:
+        """Open a shard of the cache; where the cache is full of shards that are open here, close the oldest first."""
+        facts = source.shards[shard]
+        while True:
+            try:
+                return cache.open(str(source.url), source.path(shard), size=facts.bytes, sha256=facts.sha256)
+            except CacheFullError:
+                if not self._readers:
+                    raise
+                self._close_oldest()
+
+    def _close_oldest(self) -> None:
+        (dataset, _), reader = self._readers.popitem(last=False)
+        self._release(self.sources[dataset], reader)
+
+    def _release(self, source: Source, reader: ShardReader) -> None:
+        if source.url is not None and self._cache is not None:
+            self._cache.close(reader)
+        else:
+            reader.close()
+
+    def _read_example(self, source: Source, reader: ShardReader, index: int) -> Example:
+        arrays, metadata = reader.read(index, _FIELDS)
+        features, class_ids = arrays["features"], arrays["class_ids"]
+        if features.shape[1] != source.feature_dim or class_ids.shape[1] != source.top_classes:
+            problem = f"has features {list(features.shape)} and class_ids {list(class_ids.shape)}, dataset.json says "
+            problem += f"{source.feature_dim} channels and {source.top_classes} classes"
+            raise CorruptShardError(problem, path=reader.path, key=reader.keys()[index])
+        if class_ids.size and (largest := int(class_ids.max())) >= len(source.class_names):
+            problem = f"has class id {largest}, dataset.json names {len(source.class_names)} classes"
+            raise CorruptShardError(problem, path=reader.path, key=reader.keys()[index])
+        return Example(
+            image_id=metadata["image_id"],
+            captions=_take_captions(reader, index, metadata),
+            width=metadata["width"],
+            height=metadata["height"],
+            **arrays,
+        )
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave open shards behind: the process that takes over opens its own."""
+        return {**self.__dict__, "_readers": OrderedDict()}
+
+
+def _check_size(path: Path, expected: int) -> None:
+    """Raise CorruptShardError where a shard's file is missing or has another size than its record says."""
+    size = None
+    with contextlib.suppress(FileNotFoundError):
+        size = path.stat().st_size
+    if size is None:
+        raise CorruptShardError("is missing, though its record is there", path=path)
+    if size != expected:
+        raise CorruptShardError(f"has {size} bytes, its record says {expected}", path=path)
+
+
+def _take_captions(reader: ShardReader, index: int, metadata: dict[str, Any]) -> tuple[str, ...]:
+    captions = metadata.get("captions") or []
+    if not isinstance(captions, list) or not all(isinstance(caption, str) for caption in captions):
+        problem = f"captions is {captions!r:.100}, expected an array of strings"
+        raise CorruptShardError(problem, path=reader.path, key=reader.keys()[index])
+    return tuple(captions)

@@ -1,0 +1,125 @@
+"""The data of a run: what trains, what is held out, and the batches of each."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+from transformers import PreTrainedTokenizerBase
+
+from pipeline.shards.errors import RefusedError
+from pipeline.train.batch import Batch, Share, make_batches
+from pipeline.train.corpus import Corpus
+from pipeline.train.distributed import Group
+from pipeline.train.loader import batches
+from pipeline.train.order import Order
+from pipeline.train.settings import PretrainSettings
+
+CAPTIONS_AT_A_TIME = 4096
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingData:
+    """Opened data sets and their orders."""
+
+    corpus: Corpus
+    order: Order
+    held_out: Corpus | None
+    """None where nothing is held out."""
+    held_out_order: Order | None
+
+    @property
+    def num_classes(self) -> int:
+        """Classes of a soft label, the background included."""
+        return len(self.corpus.class_names)
+
+
+def open_data(settings: PretrainSettings) -> TrainingData:
+    """Open the data sets of a run; raise RefusedError where they do not go together."""
+    corpus = _open(settings, settings.data, settings.split)
+    order = Order(corpus.shard_sizes, seed=settings.seed, weights=settings.weights, window=settings.window)
+    held_out = None
+    if settings.eval_split != "none":
+        held_out = _open(settings, settings.eval_data or settings.data, settings.eval_split)
+        for name in ("feature_dim", "class_names"):
+            if getattr(held_out, name) != getattr(corpus, name):
+                raise RefusedError(f"--eval-data: has another {name} than the training data; extract both alike")
+    return TrainingData(
+        corpus=corpus,
+        order=order,
+        held_out=held_out,
+        held_out_order=Order(held_out.shard_sizes, seed=settings.seed, shuffle=False) if held_out else None,
+    )
+
+
+def _open(settings: PretrainSettings, directories: tuple[str, ...], split: str) -> Corpus:
+    return Corpus.open(
+        directories,
+        split=None if split == "all" else split,
+        on_corrupt=settings.on_corrupt,
+        cache_dir=settings.cache or settings.output / "cache",
+        cache_bytes=settings.cache_bytes,
+    )
+
+
+def all_captions(corpus: Corpus) -> Iterator[str]:
+    """Yield every caption of the samples used, in their natural order."""
+    order = Order(corpus.shard_sizes, seed=0, shuffle=False)
+    for start in range(0, order.epoch_size, CAPTIONS_AT_A_TIME):
+        places = order.at(np.arange(start, min(start + CAPTIONS_AT_A_TIME, order.epoch_size)))
+        for captions in corpus.captions(places):
+            yield from captions or ()
+
+
+def total_steps(settings: PretrainSettings, order: Order) -> int:
+    """Return the steps of a run: enough that every sample was seen `epochs` times."""
+    return settings.max_steps or -(-round(settings.epochs * order.epoch_size) // settings.batch_size)
+
+
+def share(settings: PretrainSettings, group: Group) -> Share:
+    """Return which part of each global batch this rank computes."""
+    try:
+        return Share(
+            rank=group.rank,
+            world=group.world,
+            accumulation=settings.grad_accumulation,
+            batch_size=settings.batch_size,
+        )
+    except ValueError as error:
+        raise RefusedError(str(error)) from error
+
+
+def train_batches(
+    settings: PretrainSettings, data: TrainingData, tokenizer: PreTrainedTokenizerBase, group: Group, steps: range
+) -> Iterator[list[Batch]]:
+    """Yield this rank's parts of each step's global batch."""
+    make = partial(
+        make_batches, data.corpus, data.order, tokenizer, settings.items, share(settings, group), seed=settings.seed
+    )
+    return _load(make, steps, settings, group)
+
+
+def eval_batches(
+    settings: PretrainSettings, data: TrainingData, tokenizer: PreTrainedTokenizerBase, group: Group
+) -> Iterator[list[Batch]]:
+    """Yield this rank's parts of the held-out samples, each sample once over all ranks."""
+    assert data.held_out is not None
+    assert data.held_out_order is not None
+    size = data.held_out_order.epoch_size
+    make = partial(
+        make_batches,
+        data.held_out,
+        data.held_out_order,
+        tokenizer,
+        settings.items,
+        share(settings, group),
+        seed=settings.seed,
+        limit=size,
+    )
+    return _load(make, range(-(-size // settings.batch_size)), settings, group)
+
+
+def _load(make: partial[list[Batch]], steps: range, settings: PretrainSettings, group: Group) -> Iterator[list[Batch]]:
+    return batches(make, steps, num_workers=settings.num_workers, pin_memory=group.device.type == "cuda")

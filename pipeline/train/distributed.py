@@ -1,0 +1,80 @@
+"""The processes that train together: one, or a group that torchrun or Ray Train started."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from pipeline.shards.errors import RefusedError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Group:
+    """This process among those that train together."""
+
+    rank: int
+    """Which one it is, from 0."""
+    world: int
+    """How many there are."""
+    device: torch.device
+    """Where its model lies."""
+
+    @property
+    def first(self) -> bool:
+        """Whether this is the process that writes files and prints."""
+        return self.rank == 0
+
+    def sum(self, values: Tensor) -> Tensor:
+        """Return the sum of a tensor over all processes, on the group's device."""
+        values = values.to(self.device)
+        if self.world > 1:
+            dist.all_reduce(values)
+        return values
+
+    def gather(self, value: Any) -> list[Any]:
+        """Return the small object that each process gave, by rank."""
+        if self.world == 1:
+            return [value]
+        gathered: list[Any] = [None] * self.world
+        dist.all_gather_object(gathered, value)
+        return gathered
+
+    def wait(self) -> None:
+        """Wait until all processes are here."""
+        if self.world > 1:
+            dist.barrier()
+
+
+def own_device(wanted: Literal["auto", "cpu", "cuda"]) -> torch.device:
+    """Return this process's device: of several GPUs that of its local rank. RefusedError where there is none."""
+    if wanted == "cuda" and not torch.cuda.is_available():
+        raise RefusedError("--device cuda: PyTorch sees no GPU; `vilbert doctor` says what this machine can do")
+    if wanted == "cpu" or not torch.cuda.is_available():
+        return torch.device("cpu")
+    # Under Ray each process sees its own GPU alone.
+    index = int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count()
+    torch.cuda.set_device(index)
+    return torch.device("cuda", index)
+
+
+@contextmanager
+def process_group(wanted: Literal["auto", "cpu", "cuda"]) -> Iterator[Group]:
+    """Yield the group that this process belongs to: nccl on GPUs, gloo on CPUs, and none for a lone process."""
+    device = own_device(wanted)
+    if dist.is_initialized():  # by Ray Train
+        yield Group(rank=dist.get_rank(), world=dist.get_world_size(), device=device)
+    elif int(os.environ.get("WORLD_SIZE", "1")) > 1:  # by torchrun
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+        try:
+            yield Group(rank=dist.get_rank(), world=dist.get_world_size(), device=device)
+        finally:
+            dist.destroy_process_group()
+    else:
+        yield Group(rank=0, world=1, device=device)

@@ -1,0 +1,144 @@
+"""How well a model does on held-out pairs: losses and accuracies of the three pre-training tasks.
+
+Every sample counts exactly once on any number of ranks, with the masks and swaps that (seed, sample) gives it, so two
+evaluations differ by the model alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from model.heads import fuse
+from model.pretraining import Labels, RegionTarget, losses_and_scores
+from model.vilbert import ViLBertForPreTraining
+from pipeline.train.batch import Batch
+from pipeline.train.distributed import Group
+from pipeline.train.inputs import to_model_inputs
+from pipeline.train.step import PARTS, Task, negatives_generator, seed_of
+
+HEAD_LABELS = ("masked_lm_labels", "image_label", "image_target", "next_sentence_label")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """What was counted over all held-out samples."""
+
+    sums: Tensor
+    """[3] float64, of the losses in the order of `step.PARTS`."""
+    counts: Tensor
+    """[3] int64."""
+    word_right: Tensor
+    """[V] int64: masked words of each vocabulary id that were predicted."""
+    word_count: Tensor
+    """[V] int64: masked words."""
+    class_right: Tensor
+    """[C] int64: masked regions, by their most probable class, whose class was predicted; [0] where features are."""
+    class_count: Tensor
+    """[C] int64: masked regions."""
+    aligned: Tensor
+    """[2] int64: pairs told right, and pairs."""
+    unread: Tensor
+    """[] int64: samples that could not be read."""
+
+    def figures(self) -> dict[str, float]:
+        """Return losses and accuracies by name; the majority is what naming the commonest class would give."""
+        figures = {
+            f"{name}_loss": value
+            for name, value in zip(PARTS, (self.sums / self.counts.clamp(1)).tolist(), strict=True)
+        }
+        figures["loss"] = sum(figures.values())
+        figures["masked_lm_accuracy"] = _share(self.word_right.sum(), self.word_count.sum())
+        if len(self.class_count):
+            figures["masked_image_accuracy"] = _share(self.class_right.sum(), self.class_count.sum())
+            figures["masked_image_majority"] = _share(self.class_count.max(), self.class_count.sum())
+        figures["alignment_accuracy"] = _share(self.aligned[0], self.aligned[1])
+        return figures
+
+
+def _share(part: Tensor, whole: Tensor) -> float:
+    return float(part) / max(float(whole), 1.0)
+
+
+def _nothing_yet(words: int, classes: int) -> Evaluation:
+    """Return the counts of no samples, which those of a rank are added to in place."""
+    word_right, word_count = torch.zeros(2, words, dtype=torch.int64)
+    class_right, class_count = torch.zeros(2, classes, dtype=torch.int64)
+    return Evaluation(
+        sums=torch.zeros(3, dtype=torch.float64),
+        counts=torch.zeros(3, dtype=torch.int64),
+        word_right=word_right,
+        word_count=word_count,
+        class_right=class_right,
+        class_count=class_count,
+        aligned=torch.zeros(2, dtype=torch.int64),
+        unread=torch.zeros((), dtype=torch.int64),
+    )
+
+
+@torch.no_grad()
+def evaluate(model: ViLBertForPreTraining, batches: Iterable[list[Batch]], task: Task, group: Group) -> Evaluation:
+    """Return what the model gives on this rank's batches and all other ranks', in evaluation mode.
+
+    model: not wrapped.
+    """
+    counted = _nothing_yet(model.config.vocab_size, task.num_classes if task.visual_target == 0 else 0)
+    was_training = model.training
+    model.train(False)
+    try:
+        for step, parts in enumerate(batches):
+            for number, part in enumerate(parts):
+                _count(counted, model, part, task, group, seed_of(task, step, group.rank, number))
+    finally:
+        model.train(was_training)
+    joined = {name: group.sum(value).cpu() for name, value in vars(counted).items()}
+    return Evaluation(**joined)
+
+
+def _count(counted: Evaluation, model: ViLBertForPreTraining, part: Batch, task: Task, group: Group, seed: int) -> None:
+    inputs = to_model_inputs(part, group.device, num_classes=task.num_classes, visual_target=task.visual_target)
+    labels = {name: inputs.pop(name) for name in HEAD_LABELS}
+    words, regions = labels["masked_lm_labels"] >= 0, labels["image_label"] == 1
+    with torch.autocast(group.device.type, torch.bfloat16, enabled=task.bfloat16):
+        encoded: Any = model.bert(**inputs, wanted_words=words, wanted_regions=F.pad(regions, (1, 0)))
+        fused = fuse(encoded.pooled_text, encoded.pooled_image, model.config.fusion_method)
+        fields = losses_and_scores(
+            model.cls,
+            encoded.text_output,
+            encoded.image_output,
+            fused,
+            Labels(
+                masked_lm=labels["masked_lm_labels"],
+                image=labels["image_label"],
+                image_target=labels["image_target"],
+                alignment=labels["next_sentence_label"],
+            ),
+            RegionTarget(
+                kind=task.visual_target,
+                num_negative=model.config.num_negative,
+                generator=negatives_generator(task, seed),
+            ),
+        )
+        word_scores = model.cls.predictions(encoded.text_output[words])
+        region_scores = model.cls.imagePredictions(encoded.image_output[:, 1:][regions])
+    counted.sums.add_(torch.stack([fields[name].sum.double() for name in PARTS]).cpu())
+    counted.counts.add_(torch.stack([fields[name].count for name in PARTS]).cpu())
+    _tally(counted.word_right, counted.word_count, word_scores, labels["masked_lm_labels"][words])
+    if task.visual_target == 0:
+        _tally(counted.class_right, counted.class_count, region_scores, labels["image_target"][regions].argmax(-1))
+    pairs = labels["next_sentence_label"] >= 0
+    right = fields["alignment_scores"].argmax(-1)[pairs] == labels["next_sentence_label"][pairs]
+    counted.aligned.add_(torch.stack([right.sum(), pairs.sum()]).cpu())
+    counted.unread.add_(part.unread)
+
+
+def _tally(right: Tensor, count: Tensor, scores: Tensor, true: Tensor) -> None:
+    """Add to `count` how often each class is true, and to `right` how often it has the highest of scores [N, K] too."""
+    hits = true[scores.argmax(-1) == true]
+    right += torch.bincount(hits.cpu(), minlength=len(right))
+    count += torch.bincount(true.cpu(), minlength=len(count))

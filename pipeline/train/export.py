@@ -1,0 +1,123 @@
+"""RUN/final: the trained model as a folder that `from_pretrained` reads, with its tokenizer and a card.
+
+The folder is made under a temporary name, put on the disk and renamed, so it is there whole or not at all.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from safetensors import SafetensorError
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from pipeline.shards.atomic import fsync_dir, temporary_path
+from pipeline.train.report import DATA_HEAD, data_rows, flat
+
+FINAL_FOLDER = "final"
+CARD_FILE = "README.md"
+
+_LOADING = """\
+import model.vilbert  # registers ViLBERT with transformers
+from model.vilbert import ViLBertForPreTraining
+from transformers import AutoTokenizer
+
+vilbert = ViLBertForPreTraining.from_pretrained("{folder}").eval()
+tokenizer = AutoTokenizer.from_pretrained("{folder}")
+"""
+
+
+def export_final(
+    run: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, facts: Mapping[str, Any]
+) -> Path:
+    """Write RUN/final, in the place of an older one if there is one, and return its path.
+
+    facts: what run.json says (`settings`, `model`, `data`, `eval_data`, `software`), `steps`, and `evaluation`, the
+    last one's journal entry or None. A kill leaves the older folder, the new one, or, in the moment between two
+    renames, none: exporting again mends that. OSError where the disk is full; the older folder then stays.
+    """
+    final = run / FINAL_FOLDER
+    sweep_unfinished(run)
+    temporary, older = temporary_path(final), temporary_path(final)
+    try:
+        temporary.mkdir()
+        try:
+            model.save_pretrained(temporary)
+        except SafetensorError as error:  # what it makes of a full disk
+            raise OSError(f"{temporary}: the model cannot be written: {error}") from error
+        tokenizer.save_pretrained(temporary)
+        (temporary / CARD_FILE).write_text(model_card(facts), encoding="utf-8")
+        _sync(temporary)
+        if final.exists():
+            final.rename(older)  # a folder does not go in the place of another that holds files
+        temporary.rename(final)
+    except BaseException:
+        if older.exists() and not final.exists():
+            older.rename(final)
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    fsync_dir(run)
+    shutil.rmtree(older, ignore_errors=True)
+    return final
+
+
+def sweep_unfinished(run: Path) -> None:
+    """Delete what killed exports left behind; call it while no other process exports there."""
+    for path in run.glob(f".{FINAL_FOLDER}.*.tmp"):
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def _sync(folder: Path) -> None:
+    for directory, _, names in os.walk(folder):
+        for name in names:
+            with (Path(directory) / name).open("rb") as file:
+                os.fsync(file.fileno())
+        fsync_dir(Path(directory))
+
+
+def model_card(facts: Mapping[str, Any]) -> str:
+    """Return the card: front matter for the hub, how to load the model, what it was trained on and how well it does."""
+    data, held_out = facts.get("data", []), facts.get("eval_data", [])
+    head = {
+        "library_name": "transformers",
+        "license": "apache-2.0",
+        "tags": ["vilbert", "vision-and-language", "pre-training"],
+        "datasets": sorted({_name(part) for part in data}),
+    }
+    evaluation = facts.get("evaluation") or {}
+    figures = [(name, value) for name, value in evaluation.items() if name not in ("kind", "not_finite")]
+    samples = sum(part.get("samples", 0) for part in data)
+    loading = _LOADING.format(folder="PATH/TO/THIS/FOLDER")
+    sections = [
+        f"---\n{yaml.safe_dump(head, sort_keys=False, allow_unicode=True)}---\n\n# ViLBERT, pre-trained",
+        f"Pre-trained for {facts['steps']:,} steps on region features and captions of {samples:,} samples: masked "
+        "words, masked regions, and whether text and image match (Lu et al., NeurIPS 2019).",
+        f"## How to load it\n\nWith vilbert-pipeline installed:\n\n```python\n{loading}```",
+        _section("Evaluation on held-out samples", ("figure", "value"), figures),
+        _section("Data sets", DATA_HEAD, data_rows(data)),
+        _section("Held-out data sets", DATA_HEAD, data_rows(held_out)),
+        _section("Training settings", ("setting", "value"), flat(facts.get("settings", {}))),
+        _section("Software", ("package", "version"), flat(facts.get("software", {}))),
+    ]
+    return "\n\n".join(section for section in sections if section) + "\n"
+
+
+def _name(part: Mapping[str, Any]) -> str:
+    return Path(str(part.get("path", ""))).name
+
+
+def _section(title: str, head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    if not rows:
+        return ""
+    lines = [head, ["---"] * len(head), *rows]
+    return f"## {title}\n\n" + "\n".join(f"| {' | '.join(map(_cell, line))} |" for line in lines)
+
+
+def _cell(value: object) -> str:
+    text = f"{value:.4g}" if isinstance(value, float) else str(value)
+    # A card is shown as a page: text must not end its cell nor become an element.
+    return " ".join(text.replace("&", "&amp;").replace("<", "&lt;").replace("|", "\\|").split())

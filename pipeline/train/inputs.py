@@ -1,0 +1,76 @@
+"""A batch becomes what the model takes, on the model's device.
+
+What is large is made here and not in the workers: float32 features of float16 ones, 1601 probabilities of 20.
+
+Shapes: B pairs, R regions without the global one, D features, K most probable classes, C classes.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from pipeline.train.batch import Batch
+
+SMALLEST = 2.0**-24  # of the float16 numbers above 0
+GLOBAL_LOCATION = (0.0, 0.0, 1.0, 1.0, 1.0)
+
+
+def to_model_inputs(
+    batch: Batch, device: torch.device | str, *, num_classes: int, visual_target: int
+) -> dict[str, Tensor]:
+    """Return the arguments of `ViLBertForPreTraining.forward`, on `device`.
+
+    image_feat float32 [B, R + 1, D], image_loc float32 [B, R + 1, 5] and image_attention_mask int64 [B, R + 1] begin
+    with the global region: the sum of the features that are seen over the batch's divisor, the whole image's location.
+    image_label [B, R] and image_target float32 do not have it. image_target is [B, R, num_classes], the detector's
+    distribution, where `visual_target` is 0, and [B, R, D], the unmasked features, where it is 1 or 2.
+
+    num_classes: the background included. Raises ValueError where the batch has a class id beyond them.
+    Source: `ConceptCapLoaderTrain.__iter__` of jiasenlu/vilbert_beta.
+    """
+    features = batch.features.to(device, non_blocking=True)
+    rows, regions, channels = features.shape
+    seen = torch.empty((rows, regions + 1, channels), dtype=torch.float32, device=device)
+    seen[:, 1:] = features
+    seen[:, 1:].masked_fill_(batch.zeroed.to(device, non_blocking=True)[..., None], 0)
+    seen[:, 0] = seen[:, 1:].sum(dim=1) / batch.divisor.to(device, non_blocking=True)[:, None]
+    target = dense_labels(batch, device, num_classes) if visual_target == 0 else features.float()
+    return {
+        "input_ids": batch.input_ids.to(device, non_blocking=True),
+        "image_feat": seen,
+        "image_loc": _with_global(batch.locations, GLOBAL_LOCATION).to(device, non_blocking=True),
+        "attention_mask": batch.attention_mask.to(device, non_blocking=True),
+        "image_attention_mask": _with_global(batch.region_mask[..., None], (1,))[..., 0].to(device, non_blocking=True),
+        "masked_lm_labels": batch.masked_lm_labels.to(device, non_blocking=True),
+        "image_label": batch.image_label.to(device, non_blocking=True),
+        "image_target": target,
+        "next_sentence_label": batch.next_sentence_label.to(device, non_blocking=True),
+    }
+
+
+def dense_labels(batch: Batch, device: torch.device | str, num_classes: int) -> Tensor:
+    """Return the detector's distributions, float32 [B, R, num_classes] on `device`; padding is 0 everywhere.
+
+    The same numbers as `extractors.soft_labels.dense_labels`, where the arithmetic is explained.
+    """
+    # Looked at before it goes to the device: there, a wrong id ends the process, and reading the largest waits for it.
+    largest = int(batch.class_ids.max()) if batch.class_ids.numel() else 0
+    if largest >= num_classes:
+        raise ValueError(f"class id {largest} in a distribution over {num_classes} classes")
+    class_ids = batch.class_ids.to(device, non_blocking=True).long()
+    probs = batch.class_probs.to(device, non_blocking=True).double()
+    total = probs.sum(dim=-1, keepdim=True)
+    others = num_classes - class_ids.shape[-1]
+    rest = (1 - total).clamp(min=0) / others if others else torch.zeros_like(total)
+    # Padding has a total of 0, and stays 0.
+    kept = probs / total.clamp(min=1.0 if others else SMALLEST)
+    rows, regions, _ = class_ids.shape
+    labels = rest.float().expand(rows, regions, num_classes).contiguous()
+    labels.scatter_(-1, class_ids, kept.float())
+    return labels.mul_(batch.region_mask.to(device, non_blocking=True)[..., None])
+
+
+def _with_global(values: Tensor, first: tuple[float, ...]) -> Tensor:
+    """Return [B, R + 1, n] of values [B, R, n] with `first` before each row's."""
+    return torch.cat((values.new_tensor(first).expand(len(values), 1, -1), values), dim=1)

@@ -1,0 +1,111 @@
+"""What a run measured, entry by entry: RUN/metrics.jsonl, and the same as events for TensorBoard.
+
+An entry is a line of JSON: `{"kind": "train", "step": 20, "loss": 5.25, ...}`. A number that is not finite has no place
+in JSON: it is written as null, and its name stands in the entry's list "not_finite" as "loss=nan", "loss=inf" or
+"loss=-inf". Lines are written in the order of steps, so a run that goes on at step n only keeps what came before its
+next step: steps after n are cut away. But for `TIMING`, an interrupted run then has the lines of an undisturbed one.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pipeline.shards.atomic import write_atomic
+from pipeline.shards.errors import ShardError
+
+METRICS_FILE = "metrics.jsonl"
+TENSORBOARD_FOLDER = "tensorboard"
+TIMING = frozenset({"samples_per_second", "waiting", "seconds"})
+"""Fields that say how fast a run was: the only ones in which the lines of two same runs differ."""
+
+
+class Journal:
+    """Writes a run's entries; rank 0 has the only one."""
+
+    def __init__(self, run: Path, *, resumed_at: int | None, tensorboard: bool) -> None:
+        """Open the journal in the folder `run`: anew, or, at step `resumed_at`, without what came after that step."""
+        run.mkdir(parents=True, exist_ok=True)
+        path = run / METRICS_FILE
+        if resumed_at is None:
+            write_atomic(path, b"")
+        else:
+            cut_back(path, resumed_at)
+        self._file = path.open("ab")
+        self._events = _events(run / TENSORBOARD_FOLDER, resumed_at) if tensorboard else None
+
+    def write(self, kind: str, step: int, values: Mapping[str, float]) -> None:
+        """Append an entry and hand it to the system: a kill of the process does not lose it."""
+        self._file.write(line(kind, step, values))
+        self._file.flush()
+        if self._events is not None:
+            for name, value in values.items():
+                self._events.add_scalar(f"{kind}/{name}", value, step)
+
+    def close(self) -> None:
+        """Close the files."""
+        self._file.close()
+        if self._events is not None:
+            self._events.close()
+
+
+def line(kind: str, step: int, values: Mapping[str, float]) -> bytes:
+    """Return an entry as a line of JSON, the same bytes for the same values."""
+    entry: dict[str, Any] = {"kind": kind, "step": step}
+    entry |= {name: value if math.isfinite(value) else None for name, value in values.items()}
+    not_finite = [f"{name}={float(value)}" for name, value in values.items() if not math.isfinite(value)]
+    if not_finite:
+        entry["not_finite"] = not_finite
+    return json.dumps(entry, allow_nan=False).encode() + b"\n"
+
+
+def read_journal(run: Path) -> list[dict[str, Any]]:
+    """Return a run's entries in order, none where there is no journal; a last line that a kill cut short is left out.
+
+    Raises ShardError where another line is no entry.
+    """
+    path = run / METRICS_FILE
+    if not path.exists():
+        return []
+    return [entry for _, entry in _entries(path)]
+
+
+def without_timing(entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the entries without what depends on the machine's speed: equal for a run and the same run resumed."""
+    return [{name: value for name, value in entry.items() if name not in TIMING} for entry in entries]
+
+
+def cut_back(path: Path, step: int) -> None:
+    """Leave only whole lines of steps up to `step` in a journal; a kill leaves the old file or the new."""
+    if not path.exists():
+        write_atomic(path, b"")
+        return
+    kept = b"".join(raw + b"\n" for raw, entry in _entries(path) if entry["step"] <= step)
+    if path.stat().st_size != len(kept):
+        write_atomic(path, kept)
+
+
+def _entries(path: Path) -> list[tuple[bytes, dict[str, Any]]]:
+    *lines, _unfinished = path.read_bytes().split(b"\n")  # a line is whole once its end is written
+    return [(raw, _entry(raw, path, number)) for number, raw in enumerate(lines, 1)]
+
+
+def _entry(raw: bytes, path: Path, number: int) -> dict[str, Any]:
+    try:
+        entry = json.loads(raw)
+    except ValueError:
+        entry = None
+    if not isinstance(entry, dict) or not isinstance(entry.get("kind"), str) or not isinstance(entry.get("step"), int):
+        raise ShardError(f"{path}, line {number}: is no entry with a kind and a step; delete that line")
+    return entry
+
+
+def _events(folder: Path, resumed_at: int | None) -> Any:
+    from torch.utils.tensorboard import SummaryWriter
+
+    # The events of the steps that are taken again are hidden, not rewritten: the writer only appends files.
+    purge_step = None if resumed_at is None else resumed_at + 1
+    return SummaryWriter(str(folder), purge_step=purge_step)

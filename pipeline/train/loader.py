@@ -1,0 +1,123 @@
+"""Batches of consecutive steps, made by worker processes while the model trains, and handed over in order.
+
+A batch is a function of its step, so workers share nothing, and which of them makes it does not matter. Any step can be
+the first: there is nothing to wind forward to.
+"""
+
+from __future__ import annotations
+
+import os
+import traceback
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, fields
+from multiprocessing.reduction import ForkingPickler
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from pipeline.train.batch import Batch
+from pipeline.train.shared_buffers import ReceivedBuffers, Sent, begin_worker, send_features
+
+Make = Callable[[int], list[Batch]]
+
+
+def batches(
+    make: Make, steps: range, *, num_workers: int, prefetch: int = 2, pin_memory: bool = False
+) -> Iterator[list[Batch]]:
+    """Yield `make(step)` for each of `steps`, in order.
+
+    num_workers: processes that make them; 0 makes them in this one, when they are asked for. prefetch: steps that a
+    worker is ahead. pin_memory: whether to hand them over in page-locked memory.
+    Raises what `make` raises, whichever process it happened in; the traceback of a worker is a note of the error. No
+    global generator is drawn from. Closing the iterator ends the workers.
+    """
+    if num_workers == 0:
+        for step in steps:
+            made = make(step)
+            yield [batch.pin_memory() for batch in made] if pin_memory else made
+        return
+    loader: DataLoader[Any] = DataLoader(
+        _Steps(make),
+        batch_size=None,
+        sampler=steps,
+        num_workers=num_workers,
+        prefetch_factor=prefetch,
+        worker_init_fn=_begin_worker,
+        collate_fn=_unchanged,
+        generator=torch.Generator().manual_seed(0),  # it seeds workers, and would take the global one
+    )
+    received = iter(loader)
+    buffers = ReceivedBuffers()
+    try:
+        for message in received:
+            made = _unpack(message, buffers)
+            yield [batch.pin_memory() for batch in made] if pin_memory else made
+    finally:
+        del received  # ends the workers: nothing else holds the loader's iterator
+
+
+def _begin_worker(number: int) -> None:
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # one worker, one core; and threads do not survive a fork
+    torch.set_num_threads(1)
+    begin_worker(number)
+
+
+def _unchanged(message: Any) -> Any:
+    return message
+
+
+@dataclass
+class _Failure:
+    """An error that happened in a worker, and where."""
+
+    error: Exception
+    trace: str
+
+
+class _Steps(Dataset[Any]):
+    """Steps by number, as messages to the training process."""
+
+    def __init__(self, make: Make) -> None:
+        self._make = make
+
+    def __getitem__(self, step: int) -> list[dict[str, Any]] | _Failure:
+        try:
+            return [_pack(batch) for batch in self._make(step)]
+        except Exception as error:  # it is raised again in the training process, as what it is
+            return _Failure(_sendable(error), traceback.format_exc())
+
+
+def _sendable(error: Exception) -> Exception:
+    """Return the error, or one that says the same where it does not survive being sent."""
+    try:
+        ForkingPickler.loads(ForkingPickler.dumps(error))
+    except Exception:  # a constructor of its own may raise anything
+        return RuntimeError(f"{type(error).__name__}: {error}")
+    return error
+
+
+def _pack(batch: Batch) -> dict[str, Any]:
+    """Return the fields of a batch to be sent.
+
+    Every tensor that is sent costs a file descriptor and a round trip. Features lie in memory that is shared for good;
+    all else is small and goes through the pipe as arrays.
+    """
+    values = {field.name: getattr(batch, field.name) for field in fields(batch)}
+    values["features"] = send_features(batch.features)
+    return {name: value.numpy() if isinstance(value, Tensor) else value for name, value in values.items()}
+
+
+def _unpack(message: list[dict[str, Any]] | _Failure, buffers: ReceivedBuffers) -> list[Batch]:
+    if isinstance(message, _Failure):
+        message.error.add_note(f"In a worker process:\n{message.trace}")
+        raise message.error
+    return [Batch(**{name: _receive(value, buffers) for name, value in values.items()}) for values in message]
+
+
+def _receive(value: Any, buffers: ReceivedBuffers) -> Any:
+    if isinstance(value, Sent):
+        return buffers.receive(value)
+    return torch.from_numpy(value) if isinstance(value, np.ndarray) else value

@@ -1,0 +1,263 @@
+"""The training loop: batches in their order, a step of the optimizer each, and now and then a line, an evaluation, a
+checkpoint.
+
+Everything that a step does is a function of the settings, the data and the step's number, so a run that was killed goes
+on from its newest whole checkpoint as if nothing had happened.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import AdamW
+
+from model.vilbert import ViLBertForPreTraining
+from pipeline.train.batch import Batch
+from pipeline.train.checkpoints import optimizer_tensors, prune, restore_optimizer, save_checkpoint
+from pipeline.train.distributed import Group
+from pipeline.train.errors import NonFiniteError
+from pipeline.train.evaluate import Evaluation, evaluate
+from pipeline.train.journal import Journal
+from pipeline.train.optimizer import clip_gradients, set_step
+from pipeline.train.progress import TrainProgress
+from pipeline.train.schedule import factor_at
+from pipeline.train.settings import PretrainSettings
+from pipeline.train.step import PARTS, Losses, Task, backward
+
+logger = logging.getLogger(__name__)
+
+MOST_SKIPPED_IN_A_ROW = 20
+IDS_IN_A_MESSAGE = 16
+TIED = "cls.predictions.decoder.weight"  # the word embeddings, once more
+
+
+@dataclass(kw_only=True)
+class Training:
+    """A run under way in this process: what a checkpoint holds, and what it takes to make a step."""
+
+    settings: PretrainSettings
+    group: Group
+    model: ViLBertForPreTraining
+    """Not wrapped: what is saved and evaluated."""
+    wrapped: nn.Module
+    """What goes forward: compiled, and under DistributedDataParallel where there are several processes."""
+    optimizer: AdamW
+    task: Task
+    total_steps: int
+    train_batches: Callable[[range], Iterator[list[Batch]]]
+    """Return this rank's parts of each step's global batch."""
+    eval_batches: Callable[[], Iterator[list[Batch]]] | None
+    """Return this rank's parts of the held-out samples; None where there are none."""
+    description: dict[str, Any]
+    """Content of run.json, kept in each checkpoint too."""
+    step: int = 0
+    """Steps done."""
+    unread: int = 0
+    """Rows that could not be read so far."""
+    skipped_steps: int = 0
+    """Steps left out so far, their loss or gradient being no number."""
+    skipped_in_a_row: int = 0
+    best: dict[str, float] = field(default_factory=dict)
+    """Step and loss of the best evaluation so far."""
+
+    @property
+    def run(self) -> Path:
+        """The run's folder."""
+        return self.settings.output
+
+
+def model_tensors(model: ViLBertForPreTraining) -> dict[str, Tensor]:
+    """Return the parameters by name, a tied one once."""
+    return {name: value for name, value in model.state_dict().items() if name != TIED}
+
+
+def save(training: Training) -> None:
+    """Write a checkpoint of the step just done and delete those no longer wanted."""
+    if training.group.first:
+        save_checkpoint(
+            training.run,
+            training.step,
+            model=model_tensors(training.model),
+            optimizer=optimizer_tensors(training.model, training.optimizer),
+            info={
+                "step": training.step,
+                "samples": training.step * training.settings.batch_size,
+                "unread": training.unread,
+                "skipped_steps": training.skipped_steps,
+                "skipped_in_a_row": training.skipped_in_a_row,
+                "best": training.best,
+                "run": training.description,
+            },
+        )
+        best = training.best.get("step")
+        prune(training.run, keep=training.settings.keep, best=None if best is None else int(best))
+    training.group.wait()
+
+
+def restore(training: Training, info: dict[str, Any], model: dict[str, Tensor], optimizer: dict[str, Tensor]) -> None:
+    """Put a checkpoint's content back, on whatever device the model is."""
+    training.model.load_state_dict({**model, TIED: model["bert.embeddings.word_embeddings.weight"]})
+    restore_optimizer(training.model, training.optimizer, optimizer)
+    training.step = info["step"]
+    training.unread, training.skipped_steps = info["unread"], info["skipped_steps"]
+    training.skipped_in_a_row, training.best = info["skipped_in_a_row"], info["best"]
+
+
+def run_steps(training: Training, journal: Journal | None, progress: TrainProgress | None) -> bool:
+    """Train from where `training` stands to its last step; return False where a signal ended it before.
+
+    Then the step under way was finished and a checkpoint of it written. journal, progress: of the first rank only.
+    """
+    settings = training.settings
+    batches = training.train_batches(range(training.step, training.total_steps))
+    clock = _Clock()
+    with interruption() as interrupted:
+        while training.step < training.total_steps:
+            parts = clock.fetch(batches)
+            losses, norm = train_step(training, parts)
+            training.step += 1
+            last = training.step == training.total_steps
+            stopping = bool(training.group.sum(torch.tensor(int(interrupted.is_set()))))
+            if journal is not None and (training.step % settings.log_every == 0 or last):
+                journal.write("train", training.step, {**train_figures(training, losses, norm), **clock.lap(settings)})
+            if progress is not None:
+                progress.show(training.step, float(losses.means.sum()), clock.waiting)
+            if training.step % settings.eval_every == 0 or last:
+                held_out(training, journal)
+            if training.step % settings.checkpoint_every == 0 or last or stopping:
+                save(training)
+            if stopping and not last:
+                return False
+    return True
+
+
+def train_step(training: Training, parts: list[Batch]) -> tuple[Losses, Tensor]:
+    """Make one step of the optimizer; return the losses and the gradient's norm before clipping."""
+    settings, optimizer = training.settings, training.optimizer
+    factor = factor_at(training.step, training.total_steps, settings.schedule)
+    set_step(optimizer, settings.optimizer, factor=factor, step=training.step - training.skipped_steps)
+    losses = backward(training.wrapped, parts, training.task, training.group, training.step)
+    norm = clip_gradients(training.model.parameters(), settings.optimizer)
+    training.unread += losses.unread
+    if bool(torch.isfinite(losses.sums).all() & torch.isfinite(norm)):
+        optimizer.step()
+        training.skipped_in_a_row = 0
+    else:
+        leave_out(training, parts, losses, norm)
+    optimizer.zero_grad(set_to_none=True)
+    return losses, norm
+
+
+def leave_out(training: Training, parts: list[Batch], losses: Losses, norm: Tensor) -> None:
+    """Count a step whose loss or gradient is no number, or raise NonFiniteError, as the policy says."""
+    ids = [
+        name for names in training.group.gather([name for part in parts for name in part.image_ids]) for name in names
+    ]
+    named = ", ".join(ids[:IDS_IN_A_MESSAGE]) + (
+        f" and {len(ids) - IDS_IN_A_MESSAGE} more" if len(ids) > IDS_IN_A_MESSAGE else ""
+    )
+    values = ", ".join(f"{part} {value:g}" for part, value in zip(PARTS, losses.means.tolist(), strict=True))
+    problem = f"step {training.step}: a loss or gradient is no finite number ({values}, gradient norm {float(norm):g}); images {named}"
+    training.skipped_steps += 1
+    training.skipped_in_a_row += 1
+    if training.settings.non_finite == "stop":
+        raise NonFiniteError(
+            f"{problem}. Look at these with `vilbert inspect`, lower --learning-rate, or give --non-finite skip"
+        )
+    if training.skipped_in_a_row >= MOST_SKIPPED_IN_A_ROW:
+        raise NonFiniteError(f"{problem}: the {MOST_SKIPPED_IN_A_ROW}th step in a row; lower --learning-rate")
+    if training.group.first:
+        logger.warning("%s; the step is left out", problem)
+
+
+def held_out(training: Training, journal: Journal | None) -> Evaluation | None:
+    """Evaluate, write it down and remember the best; None where nothing is held out."""
+    if training.eval_batches is None:
+        return None
+    found = evaluate(training.model, training.eval_batches(), training.task, training.group)
+    figures = found.figures()
+    if math.isfinite(figures["loss"]) and figures["loss"] < training.best.get("loss", math.inf):
+        training.best = {"step": training.step, "loss": figures["loss"]}
+    if journal is not None:
+        journal.write("eval", training.step, figures)
+    return found
+
+
+def train_figures(training: Training, losses: Losses, norm: Tensor) -> dict[str, float]:
+    """Return what metrics.jsonl says of a step but for times."""
+    means = dict(zip(PARTS, losses.means.tolist(), strict=True))
+    return {
+        "loss": sum(means.values()),
+        **{f"{name}_loss": value for name, value in means.items()},
+        "learning_rate": max(group["lr"] for group in training.optimizer.param_groups),
+        "gradient_norm": float(norm),
+        "samples": training.step * training.settings.batch_size,
+        "unread": training.unread,
+        "skipped_steps": training.skipped_steps,
+    }
+
+
+class _Clock:
+    """Times the loop: how long steps took, and how much of it was spent waiting for data."""
+
+    def __init__(self) -> None:
+        self._begun = self._lap_begun = time.perf_counter()
+        self._waited = self._lap_waited = 0.0
+        self._lap_steps = 0
+
+    def fetch(self, batches: Iterator[list[Batch]]) -> list[Batch]:
+        """Return the next batch."""
+        started = time.perf_counter()
+        parts = next(batches)
+        waited = time.perf_counter() - started
+        self._waited += waited
+        self._lap_waited += waited
+        self._lap_steps += 1
+        return parts
+
+    @property
+    def waiting(self) -> float:
+        """The share of all time so far that was spent waiting for data."""
+        return self._waited / max(time.perf_counter() - self._begun, 1e-9)
+
+    def lap(self, settings: PretrainSettings) -> dict[str, float]:
+        """Return the figures since the last lap, and begin another."""
+        seconds = max(time.perf_counter() - self._lap_begun, 1e-9)
+        figures = {
+            "samples_per_second": self._lap_steps * settings.batch_size / seconds,
+            "waiting": self._lap_waited / seconds,
+        }
+        self._lap_begun, self._lap_waited, self._lap_steps = time.perf_counter(), 0.0, 0
+        return figures
+
+
+@contextmanager
+def interruption() -> Iterator[threading.Event]:
+    """Yield an event that Ctrl-C or SIGTERM sets, so that the step under way can end; a second one ends it at once."""
+    event = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield event  # under Ray Train, which stops its workers itself
+        return
+
+    def note(signum: int, frame: object) -> None:
+        if event.is_set():
+            raise KeyboardInterrupt
+        event.set()
+
+    previous = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield event
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)

@@ -1,0 +1,125 @@
+"""Which words and regions the model has to predict, and what it sees in their place.
+
+Pure functions of random numbers that are given to them, over a whole batch at once.
+
+Shapes: B pairs, T word pieces, R regions without the global one.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.train.item_settings import OverlapMasking
+
+IGNORED = -1
+MASKED = 1
+SHARE_HIDDEN, SHARE_HIDDEN_OR_REPLACED = 0.8, 0.9  # of the words to predict
+SHARE_ZEROED = 0.9  # of the regions to predict
+OVERLAP = 0.4
+
+
+class WordDraws(NamedTuple):
+    """Random numbers for the words of a batch."""
+
+    choice: NDArray[np.float64]
+    """[B, T] in [0, 1): predicted where below the share of words to predict."""
+    action: NDArray[np.float64]
+    """[B, T] in [0, 1): hidden below 0.8, replaced below 0.9, kept above."""
+    replacement: NDArray[np.int64]
+    """[B, T] ids to replace by."""
+
+
+class RegionDraws(NamedTuple):
+    """Random numbers for the regions of a batch."""
+
+    choice: NDArray[np.float64]
+    """[B, R] in [0, 1): predicted where below the share of regions to predict."""
+    action: NDArray[np.float64]
+    """[B, R] in [0, 1): features zeroed below 0.9, kept above."""
+
+
+class RegionMasks(NamedTuple):
+    """What happens to the regions of a batch."""
+
+    label: NDArray[np.int64]
+    """[B, R] 1 where the region is to be predicted, -1 elsewhere."""
+    zeroed: NDArray[np.bool_]
+    """[B, R] whether the model sees zeros for its features; it sees its location all the same."""
+    divisor: NDArray[np.float32]
+    """[B] what the sum of the features is divided by to give the global region; at least 1."""
+
+
+def mask_words(
+    ids: NDArray[np.int64], maskable: NDArray[np.bool_], draws: WordDraws, *, mask_id: int, share: float
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return the ids that the model sees and the labels: the id where a word is to be predicted, -1 elsewhere.
+
+    ids: int64 [B, T]. maskable: [B, T], False for padding and special tokens. Returns two int64 [B, T].
+    Source: BERT (Devlin et al. 2019), section 3.1; `random_word` of jiasenlu/vilbert_beta.
+    """
+    chosen = maskable & (draws.choice < share)
+    hidden = chosen & (draws.action < SHARE_HIDDEN)
+    replaced = chosen & (draws.action >= SHARE_HIDDEN) & (draws.action < SHARE_HIDDEN_OR_REPLACED)
+    seen = np.where(hidden, mask_id, np.where(replaced, draws.replacement, ids))
+    return seen, np.where(chosen, ids, IGNORED)
+
+
+def mask_regions(
+    boxes_xyxy: NDArray[np.float32],
+    present: NDArray[np.bool_],
+    draws: RegionDraws,
+    *,
+    share: float,
+    overlap: OverlapMasking,
+    slots: int,
+) -> RegionMasks:
+    """Decide which regions are to be predicted and which the model sees as zeros.
+
+    boxes_xyxy: float32 [B, R, 4] in pixels. present: [B, R], False for padding. share: of the regions to predict.
+    slots: what an image is padded to; "divisor" counts the empty ones among them, as the published code does.
+
+    "none": the divisor is the number of regions, hidden or not. "divisor": it is the number of slots that overlap no
+    region to predict. "paper": regions that overlap one lose their features too, and the divisor is the number of
+    regions that kept theirs, so the global region is the mean of what is to be seen.
+
+    Source: `random_region` of jiasenlu/vilbert_beta ("none") and facebookresearch/vilbert-multi-task ("divisor");
+    12-in-1 (Lu et al. 2020), section 3.3 ("paper").
+    """
+    chosen = present & (draws.choice < share)
+    zeroed = chosen & (draws.action < SHARE_ZEROED)
+    if overlap == "none":
+        count = present.sum(axis=1)
+    else:
+        covered = _overlapping(boxes_xyxy, chosen) & present
+        if overlap == "divisor":
+            count = slots - covered.sum(axis=1)
+        else:
+            zeroed |= covered & ~chosen
+            count = (present & ~zeroed).sum(axis=1)
+    label = np.where(chosen, MASKED, IGNORED)
+    return RegionMasks(label.astype(np.int64), zeroed, np.maximum(count, 1).astype(np.float32))
+
+
+def _overlapping(boxes_xyxy: NDArray[np.float32], chosen: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Return [B, R]: whether a region overlaps a chosen one of its image, itself included."""
+    covered: NDArray[np.bool_] = np.logical_or.reduce(chosen[:, :, None] & (pixel_iou(boxes_xyxy) > OVERLAP), axis=1)
+    return covered
+
+
+def pixel_iou(boxes_xyxy: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return the overlap of each region with each of the same image, float32 [B, R, R], of boxes [B, R, 4].
+
+    A box holds its last pixel too, so its sides are one longer than the difference of its corners.
+    Source: `iou` of facebookresearch/vilbert-multi-task.
+    """
+    x1, y1, x2, y2 = np.moveaxis(boxes_xyxy, -1, 0)
+    width = np.minimum(x2[:, :, None], x2[:, None, :]) - np.maximum(x1[:, :, None], x1[:, None, :]) + 1
+    height = np.minimum(y2[:, :, None], y2[:, None, :]) - np.maximum(y1[:, :, None], y1[:, None, :]) + 1
+    both = np.maximum(width, 0) * np.maximum(height, 0)
+    area = (x2 - x1 + 1) * (y2 - y1 + 1)
+    either = area[:, :, None] + area[:, None, :] - both
+    overlap: NDArray[np.float32] = both / either
+    return overlap

@@ -1,0 +1,98 @@
+"""Which caption an image is shown with, and whether it is its own.
+
+The alignment task needs pairs that do not match. A partner comes from the same window of the stream, so its shard is
+open already, and no list of all captions is held in memory. A caption that is also one of the image's own would be a
+wrong label: it is never taken.
+
+Shapes: B samples.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.train.draws import Stream, below, bits, uniforms
+from pipeline.train.order import Order, Places
+
+if TYPE_CHECKING:
+    from pipeline.train.corpus import Corpus
+
+TRIES = 8
+"""Partners to look at before an image keeps its own caption: where all captions of a window are alike, none fits."""
+MATCHES, MISMATCHES, NO_PAIR = 0, 1, -1
+
+
+def choose_captions(
+    corpus: Corpus,
+    order: Order,
+    positions: NDArray[np.int64],
+    places: Places,
+    sample_keys: NDArray[np.uint64],
+    captions: Sequence[tuple[str, ...]],
+    *,
+    swap: float,
+) -> tuple[list[str], NDArray[np.int64]]:
+    """Return the text that each image is shown with, and int64 [B]: 0 where they match, 1 where not, -1 without text.
+
+    captions: each image's own. swap: share of the images with captions that get another image's.
+    """
+    own = np.array([len(texts) for texts in captions], dtype=np.int64)
+    drawn = below(bits(sample_keys, Stream.CAPTION, 1)[:, 0], np.maximum(own, 1))
+    chosen = [texts[which] if texts else "" for texts, which in zip(captions, drawn.tolist(), strict=True)]
+    label = np.where(own > 0, MATCHES, NO_PAIR)
+    left = np.flatnonzero((own > 0) & (uniforms(sample_keys, Stream.SWAP, 1)[:, 0] < swap))
+    left = left[(places.window_stop - places.window_start)[left] > 1]
+    known = {row: {_fold(text) for text in captions[row]} for row in left.tolist()}
+    words = bits(sample_keys, Stream.PARTNER, 2 * TRIES)
+    for attempt in range(TRIES):
+        if not len(left):
+            break
+        partners = order.at(_others(positions[left], pick(places, left), words[left, 2 * attempt]))
+        which = words[left, 2 * attempt + 1]
+        failed = []
+        for number, (row, texts) in enumerate(zip(left.tolist(), corpus.captions(partners), strict=True)):
+            text = texts[int(below(which[number], len(texts)))] if texts else ""
+            if not text or partners.sample[number] == places.sample[row] or _fold(text) in known[row]:
+                failed.append(row)
+            else:
+                chosen[row], label[row] = text, MISMATCHES
+        left = np.array(failed, dtype=np.int64)
+    return chosen, label
+
+
+def choose_images(
+    order: Order,
+    positions: NDArray[np.int64],
+    places: Places,
+    sample_keys: NDArray[np.uint64],
+) -> tuple[Places, NDArray[np.bool_]]:
+    """Return another image of the window for each, and bool [B]: whether there is one."""
+    words = bits(sample_keys, Stream.IMAGE, TRIES)
+    others = order.at(
+        _others(np.repeat(positions, TRIES), Places(*(np.repeat(part, TRIES) for part in places)), words.ravel())
+    )
+    # Where a data set is passed over more than once in an epoch, another position may hold the same image.
+    differs = others.sample.reshape(-1, TRIES) != places.sample[:, None]
+    first = differs.argmax(axis=1) + np.arange(len(positions)) * TRIES
+    return pick(others, first), differs.any(axis=1)
+
+
+def pick(places: Places, rows: NDArray[np.int64]) -> Places:
+    """Return some of the places."""
+    return Places(*(part[rows] for part in places))
+
+
+def _others(positions: NDArray[np.int64], places: Places, words: NDArray[np.uint64]) -> NDArray[np.int64]:
+    """Return positions uniform over those of the same window but one's own (which it is where there is no other)."""
+    drawn = places.window_start + below(words, np.maximum(places.window_stop - places.window_start - 1, 1))
+    past = (drawn >= positions) & (places.window_stop - places.window_start > 1)
+    return drawn + past
+
+
+def _fold(caption: str) -> str:
+    """Return what is left of a caption where case and spaces do not count."""
+    return " ".join(caption.casefold().split())

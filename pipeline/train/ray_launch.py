@@ -1,0 +1,160 @@
+"""The training function on many workers through Ray Train, started again when one of them dies.
+
+Ray starts the processes and joins them into a torch process group (gloo, or nccl with GPUs). What a run has learnt is
+in its own checkpoints, not in Ray's: a group that is started again calls the training function anew, and that goes on
+from the run's folder. A group takes as many workers as the cluster has room for, from one to the number asked for.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from pipeline.ray_session import ray_session
+from pipeline.shards.errors import RefusedError, ShardError
+
+logger = logging.getLogger(__name__)
+
+STORAGE_FOLDER = "ray"
+# What a worker raises when another one dies (torch's lost connections), or its machine fails; anything else would only
+# happen again.
+WORTH_ANOTHER_TRY = (RuntimeError, OSError)
+
+
+def launch(
+    train: Callable[[Any], int],
+    settings: Any,
+    *,
+    workers: int,
+    use_gpu: bool,
+    run: Path,
+    max_failures: int = 3,
+    address: str | None = None,
+) -> int:
+    """Run `train(settings)` on at most `workers` workers and return what it returns on rank 0, the exit status.
+
+    `train` runs in the folder that this process runs in, with torch.distributed set up, and must go on from what it
+    left in `run`; a worker that dies restarts the whole group, at most `max_failures` times. Paths must mean the same
+    on every machine of the cluster at `address`; by default Ray is started on this machine, on loopback.
+
+    Raises what `train` raised, with no other try unless it is worth one (`WORTH_ANOTHER_TRY`); ShardError where
+    workers die more often than allowed; RefusedError where not one worker fits, or ray[train] is not installed.
+    """
+    _require_ray_train()
+    with ray_session(address, instead="leave out --workers to train in this process") as cluster:
+        check_room(cluster, workers=workers, use_gpu=use_gpu)
+        storage = run.absolute() / STORAGE_FOLDER
+        try:
+            return _fit(_trainer(train, settings, storage, workers=workers, use_gpu=use_gpu, max_failures=max_failures))
+        finally:
+            shutil.rmtree(storage, ignore_errors=True)  # Ray's notes on this start, of no use to another
+
+
+def _require_ray_train() -> None:
+    # ray.train imports it, ray alone does not ask for it. Looked up only: ray_session decides how Ray is imported.
+    if find_spec("pandas") is None:
+        raise RefusedError("--workers needs more of Ray than is installed: pip install 'ray[train]'")
+
+
+def check_room(cluster: dict[str, float], *, workers: int, use_gpu: bool) -> None:
+    """Raise RefusedError where a cluster of these resources has no room for one worker; warn where not for all."""
+    cpus, gpus = int(cluster.get("CPU", 0)), int(cluster.get("GPU", 0))
+    fitting = min(cpus, gpus) if use_gpu else cpus
+    if fitting == 0:
+        raise RefusedError(
+            f"no worker fits a Ray with {cpus} CPUs and {gpus} GPUs: each takes a CPU{' and a GPU' * use_gpu}; "
+            "give Ray more, or leave out --workers" + (" or --use-gpu" * use_gpu)
+        )
+    if fitting < workers:
+        logger.warning(
+            "--workers %d: Ray has room for %d now; the same batches are shared by as many as there are",
+            workers,
+            fitting,
+        )
+
+
+def worker_error(failures: dict[int, Exception], *, tries: int) -> Exception:
+    """Return the error to leave with for the errors that the ranks of a group ended with, the telling one first.
+
+    When a rank raises, the others often fail of the broken connection: what is no such failure tells more.
+    """
+    errors = [getattr(error, "_base_exc", error) for _, error in sorted(failures.items())]
+    return next(
+        (error for error in errors if _is_final(error)),
+        ShardError(
+            f"training workers failed {tries} times, the last time with: {_first_line(errors)}; if one was killed, is "
+            "there memory enough? Run the same command again to go on from the last checkpoint"
+        ),
+    )
+
+
+def _is_final(error: BaseException) -> bool:
+    # Ray's own errors tell of lost workers (it has no public base class of them all); RefusedError and its kin, and
+    # slips in code, stay what they are.
+    return not isinstance(error, WORTH_ANOTHER_TRY) and type(error).__module__.partition(".")[0] != "ray"
+
+
+def _first_line(errors: list[Any]) -> str:
+    return (str(errors[0]) or repr(errors[0])).splitlines()[0] if errors else "nothing said"
+
+
+def _trainer(
+    train: Callable[[Any], int], settings: Any, storage: Path, *, workers: int, use_gpu: bool, max_failures: int
+) -> Any:
+    # Relative paths in the settings mean this folder; Ray would change to one of its own.
+    os.environ["RAY_CHDIR_TO_TRIAL_DIR"] = "0"
+    from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig, UserCallback
+    from ray.train.torch import TorchConfig, TorchTrainer
+
+    class StopOnFinalError(UserCallback):  # type: ignore[misc] # Ray has no types
+        """End the run at an error that another try would meet again; an error in a callback ends it."""
+
+        def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
+            errors = [getattr(error, "_base_exc", error) for _, error in sorted(worker_exceptions.items())]
+            final = next((error for error in errors if _is_final(error)), None)
+            if final is not None:
+                raise final
+            logger.warning("a training worker is lost, all are started again (%s)", _first_line(errors))
+
+    folder = str(Path.cwd())
+
+    def work() -> int:
+        logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
+        if Path(folder).is_dir():
+            os.chdir(folder)
+        return train(settings)
+
+    return TorchTrainer(
+        work,
+        torch_config=TorchConfig(backend="nccl" if use_gpu else "gloo"),
+        scaling_config=ScalingConfig(num_workers=(1, workers), use_gpu=use_gpu),
+        run_config=RunConfig(
+            storage_path=str(storage),
+            failure_config=FailureConfig(max_failures=max_failures, controller_failure_limit=max_failures),
+            callbacks=[StopOnFinalError()],
+            logging_config=LoggingConfig(log_level="CRITICAL"),  # its tracebacks; what matters is raised here
+        ),
+    )
+
+
+def _fit(trainer: Any) -> int:
+    from ray.train import ControllerError, WorkerGroupError
+
+    # In a thread: in the main one Ray takes Ctrl-C for itself and leaves with status 0.
+    pool = ThreadPoolExecutor(max_workers=1)
+    try:
+        result = pool.submit(trainer.fit).result()
+    except WorkerGroupError as error:
+        tries = trainer.run_config.failure_config.max_failures + 1
+        raise worker_error(error.worker_failures, tries=tries) from error
+    except ControllerError as error:
+        raise error.controller_failure from error
+    finally:
+        pool.shutdown(wait=False)
+    return int(result.return_value)

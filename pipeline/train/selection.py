@@ -1,0 +1,173 @@
+"""A data set as training sees it: its shards, and which samples of them are of the split."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.shards.dataset import DatasetInfo, read_dataset
+from pipeline.shards.errors import CorruptShardError, RefusedError
+from pipeline.shards.layout import DATASET_FILE, StorageFormat, data_path
+from pipeline.shards.record import ShardRecord, read_records, records_digest
+from pipeline.shards.store import ShardReader
+from pipeline.train.remote import is_remote, without_credentials
+from pipeline.train.shard_cache import ShardCache
+
+_log = logging.getLogger(__name__)
+
+
+class Shard(NamedTuple):
+    """What a shard's record says, as far as training needs it."""
+
+    samples: int
+    """All samples in it."""
+    usable: int
+    """Those of the split."""
+    bytes: int
+    """Size of its file."""
+    sha256: str
+    """Hex digest of its file."""
+
+
+class Source(NamedTuple):
+    """One data set, its shards and the split that is used of it. Small, and the same in every process."""
+
+    name: str
+    """As it was given, without credentials."""
+    url: str | None
+    """Where its shards come from, where that is not this machine."""
+    folder: Path
+    """Where its files lie; the cache's folder of a remote data set."""
+    storage: StorageFormat
+    """How shards are stored."""
+    split: str | None
+    """The split, None for all samples."""
+    shards: tuple[Shard, ...]
+    """By number."""
+    feature_dim: int
+    """D, channels of a feature."""
+    top_classes: int
+    """K, most probable classes kept."""
+    class_names: tuple[str, ...]
+    """Names by class id."""
+    fingerprint: str
+    """Of the settings that made it, see dataset.json."""
+    records_sha256: str
+    """One hash for its content."""
+    splits: dict[str, int]
+    """Samples by split."""
+
+    def path(self, shard: int) -> Path:
+        """Return where the file of a shard lies, or will once it is fetched."""
+        return data_path(self.folder, shard, self.storage)
+
+
+def read_source(name: str, *, split: str | None, cache: ShardCache | None) -> Source:
+    """Read a data set's dataset.json and records; shards are left alone.
+
+    name: a folder, or the URL of one. cache: where a remote data set's files go.
+
+    Raises RefusedError for a data set that is not complete, a URL that cannot be used or a remote one without a cache,
+    CorruptShardError where the records are not those that dataset.json was completed with.
+    """
+    url = name if is_remote(name) else None
+    if url is None:
+        folder = Path(url2pathname(urlsplit(name).path)) if name.startswith("file://") else Path(name)
+    elif cache is None:
+        raise RefusedError(f"{without_credentials(name)}: remote data needs a folder for its shards: give --cache")
+    else:
+        folder = cache.fetch_dataset(url)
+    shown = name if url is None else without_credentials(url)
+    info = read_dataset(folder)
+    if not info.complete or info.records_sha256 is None:
+        raise RefusedError(
+            f"{shown}: not complete: run the same `vilbert extract` again until it says that all shards are done"
+        )
+    records = _check_records(folder, info)
+    shards = tuple(
+        Shard(
+            samples=record.samples,
+            usable=record.samples if split is None else record.splits.get(split, 0),
+            bytes=record.bytes,
+            sha256=record.sha256,
+        )
+        for record in records
+    )
+    return Source(
+        name=shown,
+        url=url,
+        folder=folder,
+        storage=info.storage,
+        split=split,
+        shards=shards,
+        feature_dim=info.feature_dim,
+        top_classes=int(info.fields["class_ids"]["shape"][1]),
+        class_names=info.class_names,
+        fingerprint=info.fingerprint,
+        records_sha256=info.records_sha256,
+        splits=info.splits,
+    )
+
+
+def _check_records(folder: Path, info: DatasetInfo) -> list[ShardRecord]:
+    """Return the records in the order of their shards where they are those that dataset.json speaks of."""
+    records = read_records(folder)
+    if list(records) != list(range(info.shards)) or records_digest(records.values()) != info.records_sha256:
+        raise CorruptShardError(
+            "the records in shards/ are not those that it was completed with",
+            path=folder / DATASET_FILE,
+            remedy="run the same `vilbert extract` again, or restore the folder from a copy",
+        )
+    return list(records.values())
+
+
+def check_sources(sources: Sequence[Source]) -> None:
+    """Raise RefusedError where the data sets do not go together, or none has a sample of the split."""
+    first = sources[0]
+    for other in sources[1:]:
+        for what in ("feature_dim", "top_classes", "class_names"):
+            ours, theirs = getattr(first, what), getattr(other, what)
+            if ours != theirs:
+                raise RefusedError(
+                    f"{first.name} has {what} {_shorten(ours)}, {other.name} has {_shorten(theirs)}: "
+                    "train on data sets of one detector"
+                )
+    without = [source for source in sources if not any(shard.usable for shard in source.shards)]
+    if len(without) == len(sources):
+        there: Counter[str] = Counter()
+        for source in sources:
+            there.update(source.splits)
+        listing = ", ".join(f"{name!r} ({count} samples)" for name, count in sorted(there.items())) or "none"
+        names = ", ".join(source.name for source in sources)
+        raise RefusedError(f"split {first.split!r}: no sample of it in {names}; splits there are: {listing}")
+    for source in without:
+        _log.warning("%s: no sample of split %r, it is left out", source.name, source.split)
+
+
+def _shorten(value: object) -> str:
+    return f"{len(value)} names from {value[1:3]!r}" if isinstance(value, tuple) else repr(value)
+
+
+def usable_indices(reader: ShardReader, shard: Shard, split: str | None) -> NDArray[np.uint32] | None:
+    """Return which samples of an open shard are of the split, uint32 [usable]; None where all are.
+
+    A shard of one split is not read. CorruptShardError where the shard does not hold what its record says.
+    """
+    if len(reader) != shard.samples:
+        problem = f"holds {len(reader)} samples, its record says {shard.samples}"
+        raise CorruptShardError(problem, path=reader.path)
+    if shard.usable == shard.samples:
+        return None
+    found = [at for at in range(len(reader)) if str(reader.metadata(at).get("split", "")) == split]
+    if len(found) != shard.usable:
+        problem = f"holds {len(found)} samples of split {split!r}, its record says {shard.usable}"
+        raise CorruptShardError(problem, path=reader.path)
+    return np.array(found, dtype=np.uint32)

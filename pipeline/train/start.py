@@ -1,0 +1,101 @@
+"""What a run begins with: its tokenizer, its model, and the parameters that the model starts from."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from model.checkpoint import load_checkpoint
+from model.config import PRESETS, ViLBertConfig
+from model.tensor_files import CheckpointError
+from model.text_stream import load_text_stream, text_settings
+from model.vilbert import ViLBertForPreTraining
+from pipeline.shards.errors import RefusedError
+from pipeline.train.settings import PretrainSettings
+
+logger = logging.getLogger(__name__)
+
+SHIPPED = Path(__file__).parents[1] / "recipes" / "model"
+"""Configs that come with the package, beside the published ones of `model.config`."""
+TEXT_MODELS = ("bert", "roberta")
+
+
+def begins_from_text(init_from: str) -> bool:
+    """Say whether `--init-from` names a BERT or RoBERTa of transformers rather than a ViLBERT checkpoint."""
+    path = Path(init_from)
+    if not path.exists():
+        return not path.suffix and init_from != "none"  # a hub name; a missing file keeps its suffix
+    config = path / "config.json"
+    return config.is_file() and json.loads(config.read_text(encoding="utf-8")).get("model_type") in TEXT_MODELS
+
+
+def model_config(
+    settings: PretrainSettings, tokenizer: PreTrainedTokenizerBase, *, feature_dim: int, num_classes: int
+) -> ViLBertConfig:
+    """Return the model's config: the named one, with the sizes of its text stream, its data and its tokenizer.
+
+    Raises RefusedError where they make no model.
+    """
+    try:
+        named = _named_config(settings.model)
+        sizes: dict[str, Any] = {"vocab_size": len(tokenizer), "pad_token_id": tokenizer.pad_token_id}
+        if begins_from_text(settings.init_from):
+            sizes = text_settings(settings.init_from)
+        elif settings.init_from != "none":
+            sizes = {}  # a checkpoint has the vocabulary that it has
+        target = num_classes if named.get("visual_target", 0) == 0 else feature_dim
+        config = ViLBertConfig(**{**named, **sizes, "v_feature_size": feature_dim, "v_target_size": target})
+    except (ValueError, CheckpointError) as error:
+        raise RefusedError(f"--model {settings.model}: {error}") from error
+    if len(tokenizer) > config.vocab_size:
+        raise RefusedError(
+            f"--tokenizer {settings.tokenizer} has {len(tokenizer)} word pieces, the model embeds {config.vocab_size}: "
+            "give the tokenizer that --init-from was trained with"
+        )
+    positions = config.max_position_embeddings
+    if settings.items.max_words > positions:
+        raise RefusedError(f"--max-words {settings.items.max_words}: the model has {positions} positions")
+    return config
+
+
+def _named_config(name: str) -> dict[str, Any]:
+    if name in PRESETS:
+        return dict(PRESETS[name])
+    path = SHIPPED / f"{name}.json" if (SHIPPED / f"{name}.json").is_file() else Path(name)
+    if not path.is_file():
+        raise ValueError(
+            f"is no file and none of {', '.join([*PRESETS, *(p.stem for p in sorted(SHIPPED.glob('*.json')))])}"
+        )
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"is not JSON: {error}") from error
+    if not isinstance(found, dict):
+        raise ValueError("is not a mapping of settings")
+    if "model_type" not in found:
+        return ViLBertConfig.from_reference(found).to_diff_dict()
+    return {
+        key: value for key, value in found.items() if key not in ("model_type", "architectures", "transformers_version")
+    }
+
+
+def build_model(settings: PretrainSettings, config: ViLBertConfig) -> ViLBertForPreTraining:
+    """Return the model as training begins: drawn from the seed, then loaded from `--init-from`."""
+    torch.manual_seed(settings.seed)
+    config._attn_implementation = "sdpa"
+    model = ViLBertForPreTraining(config)
+    if settings.init_from == "none":
+        return model
+    load: Callable[..., object] = load_text_stream if begins_from_text(settings.init_from) else load_checkpoint
+    try:
+        report = load(model, settings.init_from)
+    except (CheckpointError, OSError) as error:
+        raise RefusedError(f"--init-from {settings.init_from}: {error}") from error
+    logger.info("%s", report)
+    return model

@@ -1,0 +1,143 @@
+"""Captions become word pieces: the tokenizer of a run, and the padded ids of a batch.
+
+A tokenizer comes from the hub or a folder, or is made of the captions at hand: a vocabulary of whole words, for data
+of few words, where BERT's pieces would only make captions longer.
+
+Shapes: B captions, T word pieces of the longest.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from itertools import chain
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
+from transformers import AutoTokenizer, BertTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
+
+from pipeline.shards.errors import RefusedError
+
+NEW = "new"
+SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+VOCABULARY_SIZE = 30_522  # BERT's; words beyond it are spelt from their characters
+LONGEST_WORD = 100  # WordPiece calls a longer word unknown without looking at it
+
+
+def load_tokenizer(source: str, captions: Iterable[str] | None) -> PreTrainedTokenizerFast:
+    """Load a fast tokenizer, or make one of `captions` where source is "new".
+
+    source: "new", a folder that `save_pretrained` wrote, or a name on the hub (its local copy is used where there is
+    one). The tokenizer has a classifier, a separator, a padding and a mask token.
+    Raises RefusedError where there is no such tokenizer, or it cannot mask words.
+    """
+    if source == NEW:
+        if captions is None:
+            raise RefusedError("tokenizer new: there are no captions to make a vocabulary of; name a tokenizer instead")
+        return new_tokenizer(captions)
+    tokenizer = _load_from_folder(source) if Path(source).is_dir() else _load_from_hub(source)
+    if not isinstance(tokenizer, PreTrainedTokenizerFast):
+        raise RefusedError(f"tokenizer {source}: is {type(tokenizer).__name__}, which has no fast form; name another")
+    missing = [name for name in ("cls", "sep", "pad", "mask") if getattr(tokenizer, f"{name}_token_id") is None]
+    if missing:
+        raise RefusedError(
+            f"tokenizer {source}: has no {', '.join(missing)} token, and training masks words: name one like "
+            "bert-base-uncased, or new"
+        )
+    return tokenizer
+
+
+def _load_from_folder(folder: str) -> Any:
+    try:
+        return AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    except (OSError, ValueError) as error:
+        raise RefusedError(
+            f"tokenizer {folder}: the folder holds no tokenizer ({_first_line(error)}); give one that holds "
+            "tokenizer.json and tokenizer_config.json"
+        ) from error
+
+
+def _load_from_hub(name: str) -> Any:
+    try:
+        return AutoTokenizer.from_pretrained(name, local_files_only=True)
+    except (OSError, ValueError):
+        pass  # not on this machine yet
+    try:
+        return AutoTokenizer.from_pretrained(name)
+    except (OSError, ValueError) as error:
+        raise RefusedError(
+            f"tokenizer {name}: is no folder, and the hub does not give it ({_first_line(error)}); offline, give a "
+            "folder that holds tokenizer.json and tokenizer_config.json, or new to make a vocabulary of the captions"
+        ) from error
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0].rstrip(":. ")
+
+
+def new_tokenizer(captions: Iterable[str], *, size: int = VOCABULARY_SIZE) -> PreTrainedTokenizerFast:
+    """Make a lower-case WordPiece tokenizer whose vocabulary is the words of `captions`.
+
+    The vocabulary is the five special tokens, the characters, the characters inside a word, then whole words, the
+    most frequent first and equally frequent ones by the alphabet, until it has `size` entries. It does not depend on
+    the order of the captions. A word that is not in it is spelt from its characters.
+    """
+    normalizer = normalizers.BertNormalizer(lowercase=True)
+    splitter = pre_tokenizers.BertPreTokenizer()
+    counts: Counter[str] = Counter()
+    for caption in captions:
+        counts.update(word for word, _ in splitter.pre_tokenize_str(normalizer.normalize_str(caption)))
+    characters = sorted(set(chain.from_iterable(counts)))
+    ranked = sorted((word for word in counts if 1 < len(word) <= LONGEST_WORD), key=lambda word: (-counts[word], word))
+    entries = [*SPECIAL, *characters, *(f"##{character}" for character in characters)]
+    entries += ranked[: max(size - len(entries), 0)]
+    vocabulary = {entry: number for number, entry in enumerate(entries)}
+    model = models.WordPiece(vocabulary, unk_token="[UNK]", max_input_chars_per_word=LONGEST_WORD)  # noqa: S106
+    tokenizer = Tokenizer(model)
+    tokenizer.normalizer = normalizer
+    tokenizer.pre_tokenizer = splitter
+    tokenizer.decoder = decoders.WordPiece()
+    tokenizer.post_processor = processors.BertProcessing(("[SEP]", vocabulary["[SEP]"]), ("[CLS]", vocabulary["[CLS]"]))
+    return BertTokenizer(tokenizer_object=tokenizer)
+
+
+class Words(NamedTuple):
+    """The captions of a batch as ids."""
+
+    ids: NDArray[np.int64]
+    """[B, T], each row its classifier token, the caption, its separator, then padding."""
+    lengths: NDArray[np.int64]
+    """[B] how many of a row are no padding."""
+    maskable: NDArray[np.bool_]
+    """[B, T] where a word of the caption stands."""
+
+
+def to_words(tokenizer: PreTrainedTokenizerBase, captions: Sequence[str], *, max_words: int) -> Words:
+    """Return the ids of captions, padded to the longest; what is over `max_words` is cut from the end."""
+    pieces = tokenizer(
+        list(captions),
+        add_special_tokens=False,
+        return_attention_mask=False,
+        return_token_type_ids=False,
+        verbose=False,  # it would warn of captions over the model's length, which are cut here
+    )["input_ids"]
+    kept = [ids[: max_words - 2] for ids in pieces]
+    counts = np.fromiter(map(len, kept), dtype=np.int64, count=len(kept))
+    places = np.arange(int(counts.max(initial=0)) + 2)
+    ids = np.full((len(kept), len(places)), tokenizer.pad_token_id, dtype=np.int64)
+    inside = (places >= 1) & (places <= counts[:, None])
+    ids[inside] = np.fromiter(chain.from_iterable(kept), dtype=np.int64, count=int(counts.sum()))
+    ids[:, 0] = tokenizer.cls_token_id
+    ids[np.arange(len(kept)), counts + 1] = tokenizer.sep_token_id
+    # A caption may spell a special token, such as "[SEP]"; it is no word to learn.
+    special = [tokenizer.cls_token_id, tokenizer.sep_token_id, tokenizer.pad_token_id, tokenizer.mask_token_id]
+    return Words(ids, counts + 2, inside & ~np.isin(ids, special))
+
+
+def replacement_ids(tokenizer: PreTrainedTokenizerBase, *, special: bool) -> NDArray[np.int64]:
+    """Return the ids that a random word may take, ascending: the vocabulary, with or without its special tokens."""
+    ids = np.arange(len(tokenizer), dtype=np.int64)
+    return ids if special else np.setdiff1d(ids, np.array(tokenizer.all_special_ids, dtype=np.int64))
