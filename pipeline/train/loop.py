@@ -161,14 +161,14 @@ def train_step(training: Training, parts: list[Batch]) -> tuple[Losses, Tensor]:
 
 def leave_out(training: Training, parts: list[Batch], losses: Losses, norm: Tensor) -> None:
     """Count a step whose loss or gradient is no number, or raise NonFiniteError, as the policy says."""
-    ids = [
-        name for names in training.group.gather([name for part in parts for name in part.image_ids]) for name in names
-    ]
-    named = ", ".join(ids[:IDS_IN_A_MESSAGE]) + (
-        f" and {len(ids) - IDS_IN_A_MESSAGE} more" if len(ids) > IDS_IN_A_MESSAGE else ""
-    )
+    by_rank = training.group.gather([name for part in parts for name in part.image_ids])
+    ids = [name for names in by_rank for name in names]
+    rest = f" and {len(ids) - IDS_IN_A_MESSAGE} more" if len(ids) > IDS_IN_A_MESSAGE else ""
     values = ", ".join(f"{part} {value:g}" for part, value in zip(PARTS, losses.means.tolist(), strict=True))
-    problem = f"step {training.step}: a loss or gradient is no finite number ({values}, gradient norm {float(norm):g}); images {named}"
+    problem = (
+        f"step {training.step}: a loss or gradient is no finite number ({values}, gradient norm {float(norm):g}); "
+        f"images {', '.join(ids[:IDS_IN_A_MESSAGE])}{rest}"
+    )
     training.skipped_steps += 1
     training.skipped_in_a_row += 1
     if training.settings.non_finite == "stop":

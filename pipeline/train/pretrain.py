@@ -83,7 +83,8 @@ def prepare(
     """Return a run before its first step."""
     config = model_config(settings, tokenizer, feature_dim=data.corpus.feature_dim, num_classes=data.num_classes)
     model = build_model(settings, config)
-    model.to(device=group.device).train()
+    torch.nn.Module.to(model, group.device)  # transformers' own has no types
+    model.train()
     optimizer = build_optimizer(model, settings.optimizer, from_bert=settings.init_from != "none")
     return Training(
         settings=settings,
@@ -132,8 +133,8 @@ def resume(training: Training) -> None:
         found, model, optimizer = load_checkpoint(path)
         if newest is not None and newest.step > found.step:
             raise RefusedError(
-                f"--resume {path}: {settings.output} has gone on to step {newest.step} since; delete the checkpoints behind "
-                f"step {found.step}, give another --output, or --resume auto"
+                f"--resume {path}: {settings.output} has gone on to step {newest.step} since; delete the checkpoints "
+                f"behind step {found.step}, give another --output, or --resume auto"
             )
         require_same_run(found.info["run"], training.description, where=path)
         restore(training, found.info, model, optimizer)

@@ -37,8 +37,8 @@ class PretrainSettings:
     eval_data: tuple[str, ...] = ()
     """Data sets to evaluate on; by default those that train."""
     model: str = "bert_base_6layer_6conect"
-    """A published configuration by name, `shapes`, or a config.json. Sizes that the data and the tokenizer decide (length
-    of features, classes, vocabulary) are set from them."""
+    """A published configuration by name, `shapes`, or a config.json. Sizes that the data and the tokenizer decide (of
+    features, classes, vocabulary) are set from them."""
     tokenizer: str = "bert-base-uncased"
     """A tokenizer's folder or hub name, or `new`: whole words of the training captions."""
     init_from: str = "bert-base-uncased"
@@ -74,7 +74,7 @@ class PretrainSettings:
     seed: int = 42
     """Decides the order, every mask and swap, dropout, and where parameters begin."""
     window: int = 8192
-    """Samples, at least, that are shuffled together: consecutive shards of a shuffled list, which are open at a time."""
+    """Samples, at least, that are shuffled together: those of consecutive shards of a shuffled list."""
     on_corrupt: Literal["stop", "skip"] = "stop"
     """What a shard that cannot be read does: stop the run, or leave its samples out and count them."""
     non_finite: Literal["stop", "skip"] = "stop"
