@@ -53,6 +53,9 @@ class ViLBertConfig(PreTrainedConfig):
     """Token types (segments)."""
     initializer_range: float | int = 0.02
     """Standard deviation of the normal distribution that weights start from."""
+    location_initializer_range: float | int | None = None
+    """The same for the five numbers of a box; `initializer_range` where None, as published. Beside features that are
+    hundreds of numbers, five start out unheard; short training needs them louder."""
     layer_norm_eps: float = 1e-12
     """Epsilon of every LayerNorm."""
     pad_token_id: int | None = 0

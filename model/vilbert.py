@@ -59,6 +59,8 @@ class ViLBertPreTrainedModel(PreTrainedModel):
             init.kaiming_uniform_(module.weight_v, a=5**0.5)
             init.copy_(module.weight_g, module.weight_v.norm())
             init.zeros_(module.bias)
+        elif isinstance(module, ImageEmbeddings) and self.config.location_initializer_range is not None:
+            init.normal_(module.image_location_embeddings.weight, std=self.config.location_initializer_range)
         else:
             super()._init_weights(module)
             bias = getattr(module, "bias", None)

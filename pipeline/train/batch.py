@@ -1,8 +1,9 @@
 """From places in the training stream to the tensors of a batch.
 
-A global batch is a slice of the stream, cut into equal parts for the ranks; a rank sorts its part by length and cuts
-it into the micro-batches that it accumulates. What becomes of a sample is drawn from (seed, epoch, sample) alone, so
-the samples of a global batch, their masks and their labels are the same however many there are to share it.
+A global batch is a slice of the stream, cut into parts for the ranks, as even as they come; a rank sorts its part by
+length and cuts it into the micro-batches that it accumulates. What becomes of a sample is drawn from (seed, epoch,
+sample) alone, so the samples of a global batch, their masks and their labels are the same however many there are to
+share it. Losses are sums divided by counts of the whole batch: uneven parts change nothing.
 
 Shapes: B pairs, T word pieces of the longest caption, R regions of the image with most, without the global one,
 D features, K most probable classes.
@@ -37,30 +38,23 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, kw_only=True)
 class Share:
-    """Which part of each global batch a rank makes. Raises ValueError where it does not divide evenly."""
+    """Which part of each global batch a rank makes. No rank has more than one row more than another."""
 
     rank: int
     """Number of this process, from 0."""
     world: int
     """Number of processes."""
     accumulation: int
-    """Micro-batches that a process works through one after the other before it updates the model."""
+    """Micro-batches that a process works through one after the other before it updates the model; fewer where it has
+    fewer rows, but one at least."""
     batch_size: int
     """Samples of a global batch, over all processes and micro-batches."""
 
-    def __post_init__(self) -> None:
-        parts = self.world * self.accumulation
-        if self.batch_size < 1 or self.batch_size % parts:
-            raise ValueError(
-                f"--batch-size {self.batch_size} does not divide into {self.world} processes x --grad-accumulation "
-                f"{self.accumulation} equal parts: give a multiple of {parts}"
-            )
-
     def positions(self, step: int) -> NDArray[np.int64]:
-        """Return the positions of the stream that the rank takes of global batch `step`."""
-        size = self.batch_size // self.world
-        start = step * self.batch_size + self.rank * size
-        return np.arange(start, start + size, dtype=np.int64)
+        """Return the positions of the stream that the rank takes of global batch `step`; none where ranks are more."""
+        first = step * self.batch_size
+        start, stop = (number * self.batch_size // self.world for number in (self.rank, self.rank + 1))
+        return np.arange(first + start, first + stop, dtype=np.int64)
 
 
 @dataclass(kw_only=True)
@@ -124,16 +118,15 @@ def make_batches(
     seed: int,
     limit: int | None = None,
 ) -> list[Batch]:
-    """Make a rank's micro-batches of global batch `step`.
+    """Make a rank's micro-batches of global batch `step`: `share.accumulation` of them, but none without a row.
 
     limit: positions from here on are past the end (of an evaluation). They, and rows that cannot be read, become rows
-    of one zero region and no words, without labels. An image without captions has its regions learnt, nothing else.
-    Raises what reading the corpus raises.
+    of one zero region and no words, without labels. A rank without a part has one such row: it takes part in the step
+    all the same. An image without captions has its regions learnt, nothing else. Raises what reading the corpus raises.
     """
-    positions = share.positions(step)
+    positions, wanted = _positions(share, step, limit)
     places = order.at(positions)
     sample_keys = keys(seed, places.epoch, places.sample)
-    wanted = np.ones(len(positions), dtype=np.bool_) if limit is None else positions < limit
     shown = places
     if items.blind:
         shown, found = choose_images(order, positions, places, sample_keys)
@@ -151,12 +144,20 @@ def make_batches(
         uniforms(sample_keys, Stream.REGION_ACTION, items.max_regions),
     )
     batches = []
-    for rows in np.split(np.argsort(text.lengths, kind="stable"), share.accumulation):
+    for rows in np.array_split(np.argsort(text.lengths, kind="stable"), min(share.accumulation, len(positions))):
         kept = [examples[row] for row in rows.tolist()]
         unread = sum(example is None for example in kept) - int((~wanted[rows]).sum())
         image = lay_out(corpus, kept, RegionDraws(*(part[rows] for part in regions)), items)
         batches.append(_join(text, rows, image, alignment[rows], items.objective, kept, unread))
     return batches
+
+
+def _positions(share: Share, step: int, limit: int | None) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    """Return a rank's positions, at least one, and which of them are to be read."""
+    positions = share.positions(step)
+    if not len(positions):
+        return np.array([step * share.batch_size], dtype=np.int64), np.zeros(1, dtype=np.bool_)
+    return positions, np.ones(len(positions), dtype=np.bool_) if limit is None else positions < limit
 
 
 def _at(wanted: NDArray[np.bool_], found: Sequence[T | None]) -> list[T | None]:

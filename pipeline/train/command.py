@@ -8,13 +8,18 @@ __all__ = ["PretrainSettings", "pretrain"]
 
 
 def pretrain(settings: PretrainSettings) -> int:
-    """Pre-train; return 0, or 130 where a signal ended it."""
-    from pipeline.train.pretrain import train
+    """Pre-train; return 0, or 130 where a signal ended it.
+
+    A signal ends this process, or those of torchrun, with a checkpoint of the step under way; under Ray the last
+    periodic one is what is left.
+    """
+    from pipeline.train.pretrain import begin_group, train
 
     if not settings.workers:
         return train(settings)
     from pipeline.train.ray_launch import launch
 
+    begin_group(settings)
     return launch(
         train,
         settings,

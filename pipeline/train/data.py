@@ -79,16 +79,17 @@ def total_steps(settings: PretrainSettings, order: Order) -> int:
 
 
 def share(settings: PretrainSettings, group: Group) -> Share:
-    """Return which part of each global batch this rank computes."""
+    """Return which part of each global batch this rank computes; RefusedError where there are too many ranks."""
     try:
-        return Share(
-            rank=group.rank,
-            world=group.world,
-            accumulation=settings.grad_accumulation,
-            batch_size=settings.batch_size,
-        )
+        settings.require_share(group.world)
     except ValueError as error:
         raise RefusedError(str(error)) from error
+    return Share(
+        rank=group.rank,
+        world=group.world,
+        accumulation=settings.grad_accumulation,
+        batch_size=settings.batch_size,
+    )
 
 
 def train_batches(

@@ -6,7 +6,8 @@ evaluations differ by the model alone.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +18,7 @@ from torch import Tensor
 from model.heads import fuse
 from model.pretraining import Labels, RegionTarget, losses_and_scores
 from model.vilbert import ViLBertForPreTraining
+from pipeline.shards.canonical import encode_json
 from pipeline.train.batch import Batch
 from pipeline.train.distributed import Group
 from pipeline.train.inputs import to_model_inputs
@@ -59,6 +61,25 @@ class Evaluation:
             figures["masked_image_majority"] = _share(self.class_count.max(), self.class_count.sum())
         figures["alignment_accuracy"] = _share(self.aligned[0], self.aligned[1])
         return figures
+
+
+def encode_evaluation(found: Evaluation, words: Sequence[str], classes: Sequence[str]) -> bytes:
+    """Return evaluation.json: the figures, and [right, masked] of each word piece and region class that was masked.
+
+    words: word pieces by id, of which there may be fewer than the model embeds. classes: region classes by id. A figure
+    that is no finite number becomes null.
+    """
+    document = {
+        "figures": {name: value if math.isfinite(value) else None for name, value in found.figures().items()},
+        "words": _table(words, found.word_right, found.word_count),
+        "classes": _table(classes, found.class_right, found.class_count),
+    }
+    return encode_json(document, indent=2) + b"\n"
+
+
+def _table(names: Sequence[str], right: Tensor, count: Tensor) -> dict[str, list[int]]:
+    seen = [at for at in range(min(len(names), len(count))) if count[at]]
+    return {names[at]: [int(right[at]), int(count[at])] for at in seen}
 
 
 def _share(part: Tensor, whole: Tensor) -> float:

@@ -16,7 +16,9 @@ from safetensors import SafetensorError
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from pipeline.shards.atomic import fsync_dir, temporary_path
+from pipeline.train.disk import naming
 from pipeline.train.report import DATA_HEAD, data_rows, flat
+from pipeline.train.words import save_tokenizer
 
 FINAL_FOLDER = "final"
 CARD_FILE = "README.md"
@@ -38,23 +40,24 @@ def export_final(
 
     facts: what run.json says (`settings`, `model`, `data`, `eval_data`, `software`), `steps`, and `evaluation`, the
     last one's journal entry or None. A kill leaves the older folder, the new one, or, in the moment between two
-    renames, none: exporting again mends that. OSError where the disk is full; the older folder then stays.
+    renames, none: exporting again mends that. OSError naming it where the disk is full; the older folder then stays.
     """
     final = run / FINAL_FOLDER
     sweep_unfinished(run)
     temporary, older = temporary_path(final), temporary_path(final)
     try:
         temporary.mkdir()
-        try:
-            model.save_pretrained(temporary)
-        except SafetensorError as error:  # what it makes of a full disk
-            raise OSError(f"{temporary}: the model cannot be written: {error}") from error
-        tokenizer.save_pretrained(temporary)
-        (temporary / CARD_FILE).write_text(model_card(facts), encoding="utf-8")
-        _sync(temporary)
-        if final.exists():
-            final.rename(older)  # a folder does not go in the place of another that holds files
-        temporary.rename(final)
+        with naming(final):
+            try:
+                model.save_pretrained(temporary)
+            except SafetensorError as error:  # what it makes of a full disk
+                raise OSError(f"the model cannot be written: {error}") from error
+            save_tokenizer(tokenizer, temporary)
+            (temporary / CARD_FILE).write_text(model_card(facts), encoding="utf-8")
+            sync_folder(temporary)
+            if final.exists():
+                final.rename(older)  # a folder does not go in the place of another that holds files
+            temporary.rename(final)
     except BaseException:
         if older.exists() and not final.exists():
             older.rename(final)
@@ -71,7 +74,8 @@ def sweep_unfinished(run: Path) -> None:
         shutil.rmtree(path, ignore_errors=True)
 
 
-def _sync(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
+    """Put a folder and all in it on the disk."""
     for directory, _, names in os.walk(folder):
         for name in names:
             with (Path(directory) / name).open("rb") as file:

@@ -8,6 +8,7 @@ next step: steps after n are cut away. But for `TIMING`, an interrupted run then
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 from collections.abc import Mapping
@@ -16,6 +17,7 @@ from typing import Any
 
 from pipeline.shards.atomic import write_atomic
 from pipeline.shards.errors import ShardError
+from pipeline.train.disk import naming
 
 METRICS_FILE = "metrics.jsonl"
 TENSORBOARD_FOLDER = "tensorboard"
@@ -29,21 +31,32 @@ class Journal:
     def __init__(self, run: Path, *, resumed_at: int | None, tensorboard: bool) -> None:
         """Open the journal in the folder `run`: anew, or, at step `resumed_at`, without what came after that step."""
         run.mkdir(parents=True, exist_ok=True)
-        path = run / METRICS_FILE
-        if resumed_at is None:
-            write_atomic(path, b"")
-        else:
-            cut_back(path, resumed_at)
-        self._file = path.open("ab")
+        self._path = run / METRICS_FILE
+        with naming(self._path):
+            if resumed_at is None:
+                write_atomic(self._path, b"")
+            else:
+                cut_back(self._path, resumed_at)
+        self._file = self._path.open("ab")
         self._events = _events(run / TENSORBOARD_FOLDER, resumed_at) if tensorboard else None
 
     def write(self, kind: str, step: int, values: Mapping[str, float]) -> None:
-        """Append an entry and hand it to the system: a kill of the process does not lose it."""
-        self._file.write(line(kind, step, values))
-        self._file.flush()
+        """Append an entry and hand it to the system: a kill of the process does not lose it.
+
+        Raises OSError naming the file where the disk refuses.
+        """
+        with naming(self._path):
+            try:
+                self._file.write(line(kind, step, values))
+                self._file.flush()
+            except OSError:
+                with contextlib.suppress(OSError):  # what is left of the line, refused once more
+                    self._file.close()
+                raise
         if self._events is not None:
-            for name, value in values.items():
-                self._events.add_scalar(f"{kind}/{name}", value, step)
+            with naming(self._path.with_name(TENSORBOARD_FOLDER)):
+                for name, value in values.items():
+                    self._events.add_scalar(f"{kind}/{name}", value, step)
 
     def close(self) -> None:
         """Close the files."""

@@ -70,6 +70,8 @@ class Training:
     skipped_in_a_row: int = 0
     best: dict[str, float] = field(default_factory=dict)
     """Step and loss of the best evaluation so far."""
+    evaluation: Evaluation | None = None
+    """What the last evaluation in this process counted."""
 
     @property
     def run(self) -> Path:
@@ -181,17 +183,17 @@ def leave_out(training: Training, parts: list[Batch], losses: Losses, norm: Tens
         logger.warning("%s; the step is left out", problem)
 
 
-def held_out(training: Training, journal: Journal | None) -> Evaluation | None:
-    """Evaluate, write it down and remember the best; None where nothing is held out."""
+def held_out(training: Training, journal: Journal | None) -> None:
+    """Evaluate where anything is held out, write it down and remember the best."""
     if training.eval_batches is None:
-        return None
+        return
     found = evaluate(training.model, training.eval_batches(), training.task, training.group)
+    training.evaluation = found
     figures = found.figures()
     if math.isfinite(figures["loss"]) and figures["loss"] < training.best.get("loss", math.inf):
         training.best = {"step": training.step, "loss": figures["loss"]}
     if journal is not None:
         journal.write("eval", training.step, figures)
-    return found
 
 
 def train_figures(training: Training, losses: Losses, norm: Tensor) -> dict[str, float]:

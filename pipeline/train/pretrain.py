@@ -6,6 +6,8 @@
 from __future__ import annotations
 
 import logging
+import shutil
+from collections.abc import Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -17,25 +19,38 @@ from torch.nn.parallel import DistributedDataParallel
 from transformers import PreTrainedTokenizerBase
 
 from model.vilbert import ViLBertForPreTraining
+from pipeline.shards.atomic import write_atomic
 from pipeline.shards.errors import RefusedError
-from pipeline.shards.lock import exclusive_writer
-from pipeline.train.checkpoints import load_checkpoint, newest_whole, sweep
+from pipeline.train.checkpoints import load_checkpoint, newest_whole, read_checkpoint, sweep
 from pipeline.train.corpus import Corpus
 from pipeline.train.data import TrainingData, all_captions, eval_batches, open_data, share, total_steps, train_batches
+from pipeline.train.disk import naming
 from pipeline.train.distributed import Group, process_group
-from pipeline.train.export import export_final
+from pipeline.train.evaluate import encode_evaluation
+from pipeline.train.export import export_final, sync_folder
 from pipeline.train.journal import Journal, read_journal
-from pipeline.train.loop import Training, restore, run_steps
+from pipeline.train.loop import Training, held_out, restore, run_steps
 from pipeline.train.optimizer import build_optimizer
 from pipeline.train.progress import TrainProgress
 from pipeline.train.report import write_report
-from pipeline.train.run_folder import describe_run, make_run_folder, read_run, require_same_run, write_run
+from pipeline.train.run_folder import (
+    RUN_FILE,
+    describe_run,
+    make_run_folder,
+    read_run,
+    require_same_run,
+    write_run,
+    writing,
+)
 from pipeline.train.settings import PretrainSettings, identity
 from pipeline.train.start import build_model, model_config
 from pipeline.train.step import Task
-from pipeline.train.words import load_tokenizer
+from pipeline.train.words import load_tokenizer, save_tokenizer
 
 logger = logging.getLogger(__name__)
+
+LAST_BREATH = 30.0  # seconds that a killed process may take to let go of the folder
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
 
 
 def train(settings: PretrainSettings) -> int:
@@ -43,15 +58,17 @@ def train(settings: PretrainSettings) -> int:
     with process_group(settings.device) as group, ExitStack() as stack:
         if group.first:
             make_run_folder(settings.output)
-            stack.enter_context(exclusive_writer(settings.output))
+            stack.enter_context(writing(settings.output, patience=LAST_BREATH if settings.workers else 0))
             sweep(settings.output)
         group.wait()
         data = open_data(settings)
-        share(settings, group)  # refuses a batch size that does not divide
+        share(settings, group)  # refuses more processes, or parts, than a batch has pairs
         tokenizer = shared_tokenizer(settings, data.corpus, group)
         training = prepare(settings, data, tokenizer, group)
         resume(training)
         finished = run(training, stack)
+        if finished and training.evaluation is None:
+            held_out(training, None)  # all steps were done before, by a process that was killed since
         if not group.first:
             return 0 if finished else 130
         if not finished:
@@ -61,18 +78,26 @@ def train(settings: PretrainSettings) -> int:
                 training.total_steps,
             )
             return 130
-        finish(training, tokenizer)
+        finish(training, tokenizer, data.corpus.class_names)
     return 0
 
 
 def shared_tokenizer(settings: PretrainSettings, corpus: Corpus, group: Group) -> PreTrainedTokenizerBase:
-    """Return the run's tokenizer, which the first process makes and keeps in RUN/tokenizer."""
+    """Return the run's tokenizer, which the first process makes and keeps in RUN/tokenizer.
+
+    It is made anew until run.json is there: a start that was refused may have asked for another.
+    """
     folder = settings.output / "tokenizer"
-    if group.first and not folder.is_dir():
+    is_whole = all((folder / name).is_file() for name in TOKENIZER_FILES)
+    if group.first and not (is_whole and (settings.output / RUN_FILE).is_file()):
         made = load_tokenizer(settings.tokenizer, all_captions(corpus) if settings.tokenizer == "new" else None)
         temporary = folder.with_name(".tokenizer.tmp")
-        made.save_pretrained(temporary)
-        temporary.rename(folder)
+        for left in (temporary, folder):
+            shutil.rmtree(left, ignore_errors=True)
+        with naming(folder):
+            save_tokenizer(made, temporary)
+            sync_folder(temporary)
+            temporary.rename(folder)
     group.wait()
     return load_tokenizer(str(folder), None)
 
@@ -122,20 +147,39 @@ def wrap(model: ViLBertForPreTraining, settings: PretrainSettings, group: Group)
     return wrapped
 
 
+def begin_group(settings: PretrainSettings) -> None:
+    """Refuse what a group of processes cannot do, before any is started: another writer is at work, or `--resume`."""
+    make_run_folder(settings.output)
+    with writing(settings.output, patience=0):
+        checkpoint_to_resume(settings, is_start=True)
+
+
+def checkpoint_to_resume(settings: PretrainSettings, *, is_start: bool) -> Path | None:
+    """Return the checkpoint to go on from, None where there is none: the run's newest, or an earlier run's to begin by.
+
+    is_start: False where a group is started again, which goes on from the newest whatever it began with. RefusedError
+    where `--resume` names a checkpoint of this run that it has gone on from since.
+    """
+    newest = newest_whole(settings.output)
+    if settings.resume == "auto":
+        return None if newest is None else newest.path
+    path = Path(settings.resume)
+    if newest is None or newest.step <= (asked := read_checkpoint(path, hashes=False)).step:
+        return path
+    if is_start and path.resolve().parent == newest.path.resolve().parent:
+        raise RefusedError(
+            f"--resume {path}: {settings.output} has gone on to step {newest.step} since; delete the checkpoints "
+            f"behind step {asked.step}, give another --output, or --resume auto"
+        )
+    return newest.path
+
+
 def resume(training: Training) -> None:
     """Put the checkpoint back that the settings ask for, if there is one; refuse one of another run."""
     settings, group = training.settings, training.group
-    newest = newest_whole(settings.output)
-    path = newest.path if newest is not None else None
-    if settings.resume != "auto":
-        path = Path(settings.resume)
+    path = checkpoint_to_resume(settings, is_start=not settings.workers)
     if path is not None:
         found, model, optimizer = load_checkpoint(path)
-        if newest is not None and newest.step > found.step:
-            raise RefusedError(
-                f"--resume {path}: {settings.output} has gone on to step {newest.step} since; delete the checkpoints "
-                f"behind step {found.step}, give another --output, or --resume auto"
-            )
         require_same_run(found.info["run"], training.description, where=path)
         restore(training, found.info, model, optimizer)
         if group.first:
@@ -159,8 +203,8 @@ def run(training: Training, stack: ExitStack) -> bool:
     return run_steps(training, journal, progress)
 
 
-def finish(training: Training, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Write RUN/final and RUN/report.html and say how the run went."""
+def finish(training: Training, tokenizer: PreTrainedTokenizerBase, classes: Sequence[str]) -> None:
+    """Write RUN/final, RUN/evaluation.json and RUN/report.html and say how the run went."""
     output = training.settings.output
     evaluations = [entry for entry in read_journal(output) if entry["kind"] == "eval"]
     facts: dict[str, Any] = {
@@ -169,6 +213,9 @@ def finish(training: Training, tokenizer: PreTrainedTokenizerBase) -> None:
         "evaluation": evaluations[-1] if evaluations else None,
     }
     export_final(output, training.model, tokenizer, facts)
+    if training.evaluation is not None:
+        words = tokenizer.convert_ids_to_tokens(list(range(len(tokenizer))))
+        write_atomic(output / "evaluation.json", encode_evaluation(training.evaluation, words, classes))
     write_report(output)
     logger.info(
         "%s: done after %d steps; the model is in %s, curves in %s",

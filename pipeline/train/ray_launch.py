@@ -7,11 +7,14 @@ from the run's folder. A group takes as many workers as the cluster has room for
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import shutil
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -25,6 +28,11 @@ STORAGE_FOLDER = "ray"
 # What a worker raises when another one dies (torch's lost connections), or its machine fails; anything else would only
 # happen again.
 WORTH_ANOTHER_TRY = (RuntimeError, OSError)
+# A full disk, or one that this user may not write to, is so for the next try too.
+NO_WAY = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
+INTERRUPTED = 130
+# A Ray started here otherwise repeats each second that it has no dashboard to ask. Read when Ray is imported.
+QUIET = {"RAY_LOGGER_LEVEL": "error", "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0"}
 
 
 def launch(
@@ -43,15 +51,21 @@ def launch(
     left in `run`; a worker that dies restarts the whole group, at most `max_failures` times. Paths must mean the same
     on every machine of the cluster at `address`; by default Ray is started on this machine, on loopback.
 
+    Ctrl-C and SIGTERM end the workers where they are, and give 130: what is left is the last periodic checkpoint.
     Raises what `train` raised, with no other try unless it is worth one (`WORTH_ANOTHER_TRY`); ShardError where
     workers die more often than allowed; RefusedError where not one worker fits, or ray[train] is not installed.
     """
     _require_ray_train()
+    for name, value in QUIET.items():
+        os.environ.setdefault(name, value)
     with ray_session(address, instead="leave out --workers to train in this process") as cluster:
         check_room(cluster, workers=workers, use_gpu=use_gpu)
         storage = run.absolute() / STORAGE_FOLDER
         try:
             return _fit(_trainer(train, settings, storage, workers=workers, use_gpu=use_gpu, max_failures=max_failures))
+        except KeyboardInterrupt:
+            logger.warning("interrupted; run the same command again to go on from the last checkpoint in %s", run)
+            return INTERRUPTED
         finally:
             shutil.rmtree(storage, ignore_errors=True)  # Ray's notes on this start, of no use to another
 
@@ -97,6 +111,8 @@ def worker_error(failures: dict[int, Exception], *, tries: int) -> Exception:
 def _is_final(error: BaseException) -> bool:
     # Ray's own errors tell of lost workers (it has no public base class of them all); RefusedError and its kin, and
     # slips in code, stay what they are.
+    if isinstance(error, OSError) and error.errno in NO_WAY:
+        return True
     return not isinstance(error, WORTH_ANOTHER_TRY) and type(error).__module__.partition(".")[0] != "ray"
 
 
@@ -143,18 +159,33 @@ def _trainer(
     )
 
 
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """Make Ctrl-C and SIGTERM end a fit as KeyboardInterrupt once Ray has ended the workers."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # a thread gets no signals
+        return
+    previous = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    # While it fits, Ray has a handler of its own for Ctrl-C, which ends the workers and leaves with status 0.
+    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    try:
+        yield
+    except SystemExit as end:
+        raise KeyboardInterrupt from end
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
 def _fit(trainer: Any) -> int:
     from ray.train import ControllerError, WorkerGroupError
 
-    # In a thread: in the main one Ray takes Ctrl-C for itself and leaves with status 0.
-    pool = ThreadPoolExecutor(max_workers=1)
     try:
-        result = pool.submit(trainer.fit).result()
+        with _interruptible():
+            result = trainer.fit()
     except WorkerGroupError as error:
         tries = trainer.run_config.failure_config.max_failures + 1
         raise worker_error(error.worker_failures, tries=tries) from error
     except ControllerError as error:
         raise error.controller_failure from error
-    finally:
-        pool.shutdown(wait=False)
     return int(result.return_value)

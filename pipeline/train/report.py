@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.shards.atomic import write_atomic
+from pipeline.train.disk import naming
 from pipeline.train.journal import read_journal
 from pipeline.train.run_folder import read_run
 
@@ -54,10 +55,13 @@ def write_report(run: Path) -> Path:
 
     Reads metrics.jsonl and run.json (`settings`, `model`, `data`, `eval_data`, `software`); what is missing is left
     out.
-    Raises ShardError where the journal is damaged, RefusedError where run.json is no run's.
+    Raises ShardError where the journal is damaged, RefusedError where run.json is no run's, OSError naming the file
+    where the disk refuses.
     """
     path = run / REPORT_FILE
-    write_atomic(path, page(run.resolve().name, read_journal(run), read_run(run) or {}).encode())
+    content = page(run.resolve().name, read_journal(run), read_run(run) or {}).encode()
+    with naming(path):
+        write_atomic(path, content)
     return path
 
 

@@ -6,15 +6,18 @@ RUN/run.json holds the settings that decide what is learnt, the model's config, 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from pipeline.shards.atomic import write_atomic
 from pipeline.shards.canonical import decode_json, encode_json
-from pipeline.shards.errors import FingerprintError, RefusedError
-from pipeline.shards.lock import LOCK_FILE
+from pipeline.shards.errors import FingerprintError, LockedError, RefusedError
+from pipeline.shards.lock import LOCK_FILE, exclusive_writer
+from pipeline.train.disk import naming
 
 RUN_FILE = "run.json"
 IDENTITY = ("settings", "model", "data", "eval_data")
@@ -49,19 +52,46 @@ def describe_run(
 
 
 def read_run(run: Path) -> dict[str, Any] | None:
-    """Return run.json, or None where there is none."""
+    """Return run.json, or None where there is none; RefusedError where it is damaged."""
     path = run / RUN_FILE
     if not path.is_file():
         return None
-    found = json.loads(path.read_text(encoding="utf-8"))
+    try:
+        found = json.loads(path.read_bytes())
+    except ValueError:
+        found = None
     if not isinstance(found, dict):
-        raise RefusedError(f"{path}: is not the file that a run writes; give another --output")
+        raise RefusedError(
+            f"{path}: is not the JSON that a run writes, it is damaged; a run with a checkpoint writes it anew when it "
+            "goes on: without one, give another --output or delete the folder"
+        )
     return found
 
 
 def write_run(run: Path, description: Mapping[str, Any]) -> None:
-    """Write run.json in one step."""
-    write_atomic(run / RUN_FILE, encode_json(dict(description), indent=2) + b"\n")
+    """Write run.json in one step; OSError naming it where the disk refuses."""
+    with naming(run / RUN_FILE):
+        write_atomic(run / RUN_FILE, encode_json(dict(description), indent=2) + b"\n")
+
+
+@contextmanager
+def writing(run: Path, *, patience: float) -> Iterator[None]:
+    """Hold the run's folder for one writer; raise LockedError, naming the holder, where it is another's.
+
+    patience: seconds to wait for the holder to end. When a group of processes is started again, the first of the group
+    before may be dying still, and the system frees its lock only when it is dead.
+    """
+    deadline = time.monotonic() + patience
+    with ExitStack() as stack:
+        while True:
+            try:
+                stack.enter_context(exclusive_writer(run))
+                break
+            except LockedError:
+                if time.monotonic() >= deadline:
+                    raise
+                time.sleep(0.1)
+        yield
 
 
 def require_same_run(before: Mapping[str, Any], now: Mapping[str, Any], *, where: Path) -> None:

@@ -45,8 +45,8 @@ class PretrainSettings:
     """Where parameters begin: a BERT or RoBERTa (folder or hub name) for the text stream, a ViLBERT checkpoint of any
     known layout, or `none`."""
     resume: str = "auto"
-    """auto: go on from the newest whole checkpoint of --output, if there is one. Or the path of a checkpoint to go on
-    from."""
+    """auto: go on from the newest whole checkpoint of --output, if there is one. Or the path of a checkpoint to begin
+    from, of the same settings and data; started again, the run goes on from its own newest."""
     batch_size: int = 512
     """Pairs in an optimizer's step, over all ranks and accumulated parts."""
     epochs: float = 10.0
@@ -54,7 +54,7 @@ class PretrainSettings:
     max_steps: int | None = None
     """Stop after so many steps instead, with the schedule fitted to them."""
     grad_accumulation: int = 1
-    """Parts that a rank's share of a batch is computed in, one after another."""
+    """Parts that a rank's share of a batch is computed in, one after another; as even as they come."""
     precision: Literal["fp32", "bf16"] = "fp32"
     """bf16: forward and backward under autocast; parameters, losses and the optimizer stay float32."""
     compile: bool = False
@@ -122,12 +122,23 @@ class PretrainSettings:
             raise ValueError(f"--epochs {self.epochs}: give more than 0")
         if self.max_steps is not None and self.max_steps < 1:
             raise ValueError(f"--max-steps {self.max_steps}: give at least 1")
-        if self.batch_size % self.grad_accumulation:
-            raise ValueError(
-                f"--batch-size {self.batch_size}: not a multiple of --grad-accumulation {self.grad_accumulation}"
-            )
+        self.require_share(max(self.workers, 1))
         if not self.workers and (self.use_gpu or self.ray_address):
             raise ValueError("--use-gpu and --ray-address belong to --workers; without it use --device")
+
+    def require_share(self, world: int) -> None:
+        """Raise ValueError where a rank of so many would have no pair of a batch, or fewer than it has parts."""
+        smallest = self.batch_size // world
+        if smallest == 0:
+            raise ValueError(
+                f"--batch-size {self.batch_size} for {world} processes: each needs a pair; start fewer, or give "
+                f"--batch-size {world} or more"
+            )
+        if smallest < self.grad_accumulation:
+            raise ValueError(
+                f"--grad-accumulation {self.grad_accumulation}: more parts than the {smallest} pairs of a batch that a "
+                f"process has (--batch-size {self.batch_size}, {world} of them); give at most {smallest}"
+            )
 
 
 # What may differ between a run and the one that goes on from its checkpoints: none of it changes what is learnt, up to

@@ -50,6 +50,16 @@ def load_tokenizer(source: str, captions: Iterable[str] | None) -> PreTrainedTok
     return tokenizer
 
 
+def save_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+    """Write a tokenizer as a folder that `load_tokenizer` reads; OSError where the disk refuses."""
+    try:
+        tokenizer.save_pretrained(folder)
+    except Exception as error:  # tokenizers raises a bare Exception of a full disk
+        if type(error) is not Exception and not isinstance(error, OSError):
+            raise
+        raise OSError(f"the tokenizer cannot be written: {error}") from error
+
+
 def _load_from_folder(folder: str) -> Any:
     try:
         return AutoTokenizer.from_pretrained(folder, local_files_only=True)
@@ -140,4 +150,4 @@ def to_words(tokenizer: PreTrainedTokenizerBase, captions: Sequence[str], *, max
 def replacement_ids(tokenizer: PreTrainedTokenizerBase, *, special: bool) -> NDArray[np.int64]:
     """Return the ids that a random word may take, ascending: the vocabulary, with or without its special tokens."""
     ids = np.arange(len(tokenizer), dtype=np.int64)
-    return ids if special else np.setdiff1d(ids, np.array(tokenizer.all_special_ids, dtype=np.int64))
+    return ids if special else np.delete(ids, tokenizer.all_special_ids)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import threading
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from pipeline.shards.errors import FingerprintError, RefusedError
-from pipeline.train.run_folder import describe_run, make_run_folder, read_run, require_same_run, write_run
+from pipeline.shards.errors import FingerprintError, LockedError, RefusedError
+from pipeline.train.run_folder import describe_run, make_run_folder, read_run, require_same_run, write_run, writing
 
 
 def description(**changes: Any) -> dict[str, Any]:
@@ -53,3 +55,13 @@ def test_what_a_run_killed_at_its_start_leaves_is_taken_over(tmp_path: Path) -> 
     for name in ("tokenizer", ".tokenizer.tmp"):
         (tmp_path / name).mkdir()
     make_run_folder(tmp_path)
+
+
+def test_a_writer_that_is_ending_is_waited_for_and_a_living_one_refused(tmp_path: Path) -> None:
+    holder = ExitStack()
+    holder.enter_context(writing(tmp_path, patience=0))
+    with pytest.raises(LockedError, match="is writing here"), writing(tmp_path, patience=0.2):
+        pytest.fail("two writers")
+    threading.Timer(0.3, holder.close).start()
+    with writing(tmp_path, patience=20):
+        assert "process" in (tmp_path / ".lock").read_text()

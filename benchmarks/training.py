@@ -1,0 +1,274 @@
+"""What the training loop costs beside the model: its speed, its memory, and the size of the index.
+
+speed: samples a second of `run_steps`, as `vilbert pretrain` runs it with one loader worker, over those of the bare
+step (forward, backward, clip, optimizer) on the same batches kept in memory. By turns in one run; the ratio is the
+median over turns. Evaluations and checkpoints, whose number is a setting, are left out; journal and progress line are
+in. Both begin from the same parameters.
+
+memory: resident memory of the process and its worker after 200 steps and after 2 000 of a small model.
+
+index: time to make a batch from an index of 10 thousand and of 10 million samples, by turns: the order's windows, the
+choice of partners, all that is read. What is read comes from one small data set, by places modulo its size.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+# Python looks in the folder of the file it runs first, where `model` would be that script and not the package.
+sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+import numpy as np  # noqa: E402
+import psutil  # type: ignore[import-untyped]  # noqa: E402
+import torch  # noqa: E402
+import tyro  # noqa: E402
+from numpy.typing import NDArray  # noqa: E402
+from transformers import PreTrainedTokenizerBase  # noqa: E402
+
+from benchmarks.loader import versions  # noqa: E402
+from benchmarks.model import cell, markdown  # noqa: E402
+from benchmarks.samples import SampleShape, draw_captions, draw_words, write_samples  # noqa: E402
+from pipeline.train.batch import Batch, make_batches  # noqa: E402
+from pipeline.train.corpus import Corpus  # noqa: E402
+from pipeline.train.data import open_data, share  # noqa: E402
+from pipeline.train.distributed import process_group  # noqa: E402
+from pipeline.train.item_settings import ItemSettings  # noqa: E402
+from pipeline.train.journal import Journal  # noqa: E402
+from pipeline.train.loop import Training, run_steps  # noqa: E402
+from pipeline.train.optimizer import clip_gradients  # noqa: E402
+from pipeline.train.order import Order, Places  # noqa: E402
+from pipeline.train.pretrain import prepare  # noqa: E402
+from pipeline.train.progress import TrainProgress  # noqa: E402
+from pipeline.train.settings import PretrainSettings  # noqa: E402
+from pipeline.train.step import backward  # noqa: E402
+from pipeline.train.words import new_tokenizer  # noqa: E402
+
+SPEED_LIMIT, GROWTH_LIMIT, INDEX_LIMIT = 0.97, 1.02, 1.1
+UNTIMED = 3  # steps at the beginning of a turn: what the worker had made before it is no measure
+NEVER = 1 << 40
+SMALL = SampleShape(regions=8, feature_dim=64, classes=50, top_classes=5)
+TINY_MODEL = {
+    "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32,
+    "max_position_embeddings": 40, "v_hidden_size": 32, "v_num_hidden_layers": 1, "v_num_attention_heads": 2,
+    "v_intermediate_size": 32, "bi_hidden_size": 32, "bi_num_attention_heads": 2, "v_biattention_id": [0],
+    "t_biattention_id": [1],
+}  # fmt: skip
+Part = Literal["speed", "memory", "index"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """What to measure."""
+
+    parts: tuple[Part, ...] = ("speed", "memory", "index")
+    """Which figures."""
+    model: str = "shapes"
+    """The model whose speed is measured: a shipped or published name, or a config.json."""
+    batch_size: int = 64
+    """Pairs in a step."""
+    threads: int = 2
+    """CPU threads."""
+    num_workers: int = 1
+    """Loader workers."""
+    turns: int = 7
+    """How often loop and bare step take turns; one more goes untimed."""
+    steps: int = 12
+    """Steps of a turn, the first three untimed."""
+    memory_steps: int = 2000
+    """Steps after which memory is read again."""
+    samples: int = 512
+    """Samples of the data set that is read."""
+    seed: int = 0
+    """Of everything drawn."""
+    json: bool = False
+    """Print one JSON object in place of the table."""
+
+
+def write_data(folder: Path, shape: SampleShape, settings: Settings) -> list[str]:
+    """Write a data set and return its captions."""
+    captions = draw_captions(draw_words(settings.seed), settings.samples, settings.seed)
+    write_samples(folder, captions, shape, seed=settings.seed, storage="tar", shard_size=128)
+    return captions
+
+
+def pretrain_settings(data: Path, output: Path, settings: Settings, *, steps: int) -> PretrainSettings:
+    """Return the settings of a run of so many steps without evaluations, and with one checkpoint at its end."""
+    return PretrainSettings(
+        data=(str(data),), output=output, eval_split="none", model=settings.model, tokenizer="new", init_from="none",
+        batch_size=settings.batch_size, max_steps=steps, device="cpu", num_workers=settings.num_workers,
+        seed=settings.seed, eval_every=NEVER, checkpoint_every=NEVER,
+    )  # fmt: skip
+
+
+def run(training: Training) -> None:
+    """Run all steps as `vilbert pretrain` does, its progress line and journal included."""
+    journal = Journal(training.run, resumed_at=None, tensorboard=training.settings.tensorboard)
+    progress = TrainProgress(training.total_steps, 0, training.settings.batch_size)
+    run_steps(training, journal, progress)
+    progress.close()
+    journal.close()
+
+
+def bare_step(training: Training, parts: list[Batch], step: int) -> None:
+    """Make a step and nothing else."""
+    backward(training.wrapped, parts, training.task, training.group, step)
+    clip_gradients(training.model.parameters(), training.settings.optimizer)
+    training.optimizer.step()
+    training.optimizer.zero_grad(set_to_none=True)
+
+
+def measure_speed(settings: Settings, folder: Path) -> dict[str, Any]:
+    """Return samples a second of the loop and of the bare step, and the median ratio."""
+    captions = write_data(folder / "data", SampleShape(), settings)
+    steps = (settings.turns + 1) * settings.steps + 1  # one more, so that the last one of a turn has an end
+    wanted = pretrain_settings(folder / "data", folder / "run", settings, steps=steps)
+    with process_group("cpu") as group:
+        data = open_data(wanted)
+        tokenizer = new_tokenizer(captions)
+        loop, bare = (prepare(wanted, data, tokenizer, group) for _ in range(2))
+        make = functools.partial(
+            make_batches, data.corpus, data.order, tokenizer, wanted.items, share(wanted, group), seed=wanted.seed
+        )
+        taken: list[tuple[float, float]] = []
+
+        def by_turns(every: range) -> Iterator[list[Batch]]:
+            """Yield batches to the loop; between turns, do without it what it did."""
+            made = source(every)
+            for start in range(0, steps - 1, settings.steps):
+                turn = range(start, start + settings.steps)
+                spent = []
+                for _ in turn:
+                    started = time.perf_counter()
+                    yield next(made)
+                    spent.append(time.perf_counter() - started)
+                kept = [make(step) for step in turn]
+                alone = []
+                for step, parts in zip(turn, kept, strict=True):
+                    started = time.perf_counter()
+                    bare_step(bare, parts, step)
+                    alone.append(time.perf_counter() - started)
+                taken.append((statistics.mean(spent[UNTIMED:]), statistics.mean(alone[UNTIMED:])))
+                print(f"loop {taken[-1][0]:.4f} s, bare {taken[-1][1]:.4f} s", file=sys.stderr, flush=True)
+            yield next(made)
+
+        source, loop.train_batches = loop.train_batches, by_turns
+        run(loop)
+    ratios = [alone / spent for spent, alone in taken[1:]]
+    speeds = [settings.batch_size / statistics.median(column) for column in zip(*taken[1:], strict=True)]
+    figures = {"figure": f"speed, {settings.model}, batch {settings.batch_size}: loop over bare step, samples/s"}
+    value, spread = statistics.median(ratios), (min(ratios), max(ratios))
+    return {**figures, "from": speeds[1], "to": speeds[0], "ratio": value, "limit": SPEED_LIMIT, "turns": spread}
+
+
+def resident() -> float:
+    """Return the resident memory of this process and its children in MB."""
+    own = psutil.Process()
+    return float(sum(each.memory_info().rss for each in (own, *own.children(recursive=True)))) / 1e6
+
+
+def measure_memory(settings: Settings, folder: Path) -> dict[str, Any]:
+    """Return the memory after 200 steps, when every shard was read and every buffer made, and at the end."""
+    captions = write_data(folder / "data", SMALL, settings)
+    (folder / "model.json").write_text(json.dumps(TINY_MODEL))
+    small = replace(settings, model=str(folder / "model.json"), batch_size=16)
+    wanted = pretrain_settings(folder / "data", folder / "run", small, steps=settings.memory_steps)
+    found: dict[int, float] = {}
+    with process_group("cpu") as group:
+        training = prepare(wanted, open_data(wanted), new_tokenizer(captions), group)
+
+        def watched(every: range) -> Iterator[list[Batch]]:
+            for step, parts in enumerate(source(every), start=1):
+                if step in (200, settings.memory_steps):
+                    found[step] = resident()
+                yield parts
+
+        source, training.train_batches = training.train_batches, watched
+        run(training)
+    before, after = found.values()
+    name = f"memory after 200 and after {settings.memory_steps} steps, MB"
+    return {"figure": name, "from": before, "to": after, "ratio": after / before, "limit": GROWTH_LIMIT, "turns": None}
+
+
+class FoldedOrder(Order):
+    """An order over more samples than there are: places are those of a small data set, modulo its size."""
+
+    def __init__(self, samples: int, corpus: Corpus, *, seed: int) -> None:
+        super().__init__([np.full(samples // 1000, 1000, dtype=np.int64)], seed=seed)
+        self._there = corpus.shard_sizes[0]
+
+    def at(self, positions: NDArray[np.int64]) -> Places:
+        """Return places that can be read; sample, epoch and window are those of the large index."""
+        places = super().at(positions)
+        shard = places.shard % len(self._there)
+        return places._replace(shard=shard, index=places.index % self._there[shard])
+
+
+def measure_index(settings: Settings, folder: Path) -> dict[str, Any]:
+    """Return milliseconds to make a batch at 10 thousand and at 10 million samples; what the first batch took beside.
+
+    A turn is 128 consecutive steps somewhere in an epoch, enough to work a window of the order out.
+    """
+    captions = write_data(folder / "data", SampleShape(), settings)
+    corpus = Corpus.open([str(folder / "data")], split="train")
+    tokenizer: PreTrainedTokenizerBase = new_tokenizer(captions)
+    wanted = pretrain_settings(folder / "data", folder / "run", settings, steps=1)
+    with process_group("cpu") as group:
+        part = share(wanted, group)
+    orders = {samples: FoldedOrder(samples, corpus, seed=settings.seed) for samples in (10_000, 10_000_000)}
+    taken: dict[int, list[float]] = {samples: [] for samples in orders}
+    for turn in range(settings.turns + 1):
+        for samples, order in orders.items():
+            first = turn * 997 * settings.batch_size % (samples // settings.batch_size - 128)
+            started = time.perf_counter()
+            for step in range(first, first + 128):
+                make_batches(corpus, order, tokenizer, ItemSettings(), part, step, seed=settings.seed)
+            taken[samples].append((time.perf_counter() - started) / 128 * 1000)
+    small, large = (statistics.median(spent[1:]) for spent in taken.values())
+    ratios = [after / before for before, after in zip(*taken.values(), strict=True)][1:]
+    name = "index of 10 thousand and of 10 million samples, ms a batch"
+    ratio, spread = statistics.median(ratios), (min(ratios), max(ratios))
+    return {"figure": name, "from": small, "to": large, "ratio": ratio, "limit": INDEX_LIMIT, "turns": spread}
+
+
+def missed(row: dict[str, Any]) -> bool:
+    """Say whether a figure is on the wrong side of its limit: speed may not fall below, the others not rise above."""
+    return bool(row["ratio"] < row["limit"] if row["limit"] < 1 else row["ratio"] > row["limit"])
+
+
+def main(settings: Settings) -> int:
+    """Print the table; return 1 where a limit is missed."""
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # no threads before the workers fork
+    torch.set_num_threads(settings.threads)
+    facts = {**versions(), "threads": str(settings.threads), "workers": str(settings.num_workers)}
+    measures = {"speed": measure_speed, "memory": measure_memory, "index": measure_index}
+    rows = []
+    for part in settings.parts:
+        with tempfile.TemporaryDirectory() as folder:
+            rows.append(measures[part](settings, Path(folder)))
+    failed = [row["figure"] for row in rows if missed(row)]
+    if settings.json:
+        print(json.dumps({**facts, "rows": rows, "missed": failed}))
+        return int(bool(failed))
+    print(", ".join(f"{name} {value}" for name, value in facts.items()) + "\n")
+    forms = {"from": ",.2f", "to": ",.2f", "ratio": ".3f", "limit": ""}
+    shown = [
+        [row["figure"], *(cell(row[key], forms[key]) for key in forms),
+         "" if row["turns"] is None else " to ".join(f"{value:.3f}" for value in row["turns"])]
+        for row in rows
+    ]  # fmt: skip
+    print(markdown(["figure", *forms, "over turns"], shown))
+    return int(bool(failed))
+
+
+if __name__ == "__main__":
+    sys.exit(main(tyro.cli(Settings)))

@@ -1,0 +1,23 @@
+"""What a disk refuses, said in a way that its user can act on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+GO_ON = "make room, or mend what is wrong there, and run the same command again: it goes on from the last checkpoint"
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Raise an OSError of the block as one that names `path` and says what to do.
+
+    Python names a file that cannot be opened, but none that cannot be written to, as on a full disk.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno is None:
+            raise OSError(f"{path}: {error}; {GO_ON}") from error
+        raise OSError(error.errno, f"{error.strerror}; {GO_ON}", str(path)) from error

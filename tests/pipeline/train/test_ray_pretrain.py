@@ -1,0 +1,159 @@
+"""`vilbert pretrain --workers 2`: one process's losses, whoever of the group is killed, and errors as they are."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from pipeline.cli import main
+from pipeline.train.journal import read_journal, without_timing
+from pipeline.train.ray_launch import QUIET
+from pipeline.train.run_folder import writing
+
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
+
+# Dropout's masks belong to (seed, step, rank, part): without it, losses are those of any number of processes.
+MODEL = {
+    "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 16,
+    "max_position_embeddings": 40, "v_hidden_size": 16, "v_num_hidden_layers": 1, "v_num_attention_heads": 2,
+    "v_intermediate_size": 16, "bi_hidden_size": 16, "bi_num_attention_heads": 2, "v_biattention_id": [0],
+    "t_biattention_id": [1], "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0,
+    "v_hidden_dropout_prob": 0.0, "v_attention_probs_dropout_prob": 0.0, "pooled_dropout_prob": 0.0,
+}  # fmt: skip
+STEPS = 150
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[str]:
+    """Start Ray once for all runs here, and return its address."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in {**QUIET, "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}.items():
+            patch.setenv(name, value)
+        import ray
+
+        session = ray.init(address="local", num_cpus=2, include_dashboard=False, logging_level="ERROR")
+        yield session.address_info["address"]
+        ray.shutdown()
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory, make_dataset: Callable[..., Path]) -> Path:
+    """Return a data set with a model's config beside it."""
+    folder = tmp_path_factory.mktemp("data")
+    make_dataset(folder / "a", samples=21, shard_size=5, splits=lambda row: "val" if row % 4 == 3 else "train")
+    (folder / "model.json").write_text(json.dumps(MODEL))
+    return folder
+
+
+def arguments(data: Path, output: Path, *more: str) -> list[str]:
+    return [
+        "pretrain", str(data / "a"), "--output", str(output), "--model", str(data / "model.json"), "--tokenizer",
+        "new", "--init-from", "none", "--batch-size", "7", "--max-steps", str(STEPS), "--log-every", "1",
+        "--eval-every", "50", "--checkpoint-every", "4", "--num-workers", "0", "--device", "cpu", "--no-tensorboard",
+        "--learning-rate", "0.01", "--window", "8", *more,
+    ]  # fmt: skip
+
+
+def start(command: list[str]) -> subprocess.Popen[str]:
+    return subprocess.Popen([sys.executable, "-m", "pipeline.cli", *command], stderr=subprocess.PIPE, text=True)
+
+
+def wait_for_step(run: Path, step: int, process: subprocess.Popen[str]) -> None:
+    """Wait until the journal has the line of a step, or the run has ended."""
+    deadline = time.monotonic() + 90
+    while process.poll() is None and not any(entry["step"] >= step for entry in read_journal(run)):
+        assert time.monotonic() < deadline, "nothing happens"
+        time.sleep(0.01)
+
+
+def first_worker(run: Path) -> int:
+    """Return the process that holds the run's folder: that of rank 0."""
+    return int((run / ".lock").read_text().split()[1])
+
+
+def other_worker(run: Path) -> int:
+    """Return the process of rank 1."""
+    first = first_worker(run)
+    children = psutil.Process().children(recursive=True)
+    found = [child.pid for child in children if "RayTrainWorker" in " ".join(child.cmdline()) and child.pid != first]
+    assert len(found) == 1
+    return found[0]
+
+
+def test_killed_and_interrupted_a_group_of_two_is_the_undisturbed_process(
+    data: Path, tmp_path: Path, cluster: str
+) -> None:
+    """Seven pairs for two ranks; each rank is killed once, then the command itself is interrupted."""
+    alone, both = tmp_path / "alone", tmp_path / "both"
+    command = arguments(data, both, "--workers", "2", "--ray-address", cluster)
+    process = start(command)
+    wait_for_step(both, 10, process)
+    os.kill(other_worker(both), signal.SIGKILL)
+    wait_for_step(both, 25, process)
+    interrupted_at = time.monotonic()
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130, said
+    assert time.monotonic() - interrupted_at < 20
+    assert "run the same command again to go on from the last checkpoint" in said
+    assert "all are started again" in said
+    assert not any(line.startswith("Traceback") for line in said.splitlines())  # Ray's own stand behind a prefix
+
+    reached = max(entry["step"] for entry in read_journal(both))
+    assert reached < STEPS - 20, "it was interrupted too late to show anything"
+    process = start([*command, "--num-workers", "1"])
+    wait_for_step(both, reached + 5, process)
+    os.kill(first_worker(both), signal.SIGKILL)
+    _, said = process.communicate(timeout=120)
+    assert process.returncode == 0, said
+    assert main(arguments(data, alone)) == 0
+    assert_same_losses(both, alone)
+
+
+def assert_same_losses(run: Path, other: Path) -> None:
+    """Compare two runs of any number of processes, rounding aside. Each loss is that of all parameters before it."""
+    ours, theirs = without_timing(read_journal(run)), without_timing(read_journal(other))
+    assert [entry["step"] for entry in ours if entry["kind"] == "train"] == list(range(1, STEPS + 1))
+    assert [(entry["kind"], entry["step"]) for entry in ours] == [(entry["kind"], entry["step"]) for entry in theirs]
+    for mine, others in zip(ours, theirs, strict=True):
+        assert mine.keys() == others.keys()
+        for name in mine.keys() - {"kind"}:
+            assert mine[name] == pytest.approx(others[name], rel=1e-5, abs=1e-6), (name, mine["step"])
+
+
+def test_a_loss_that_is_no_number_comes_out_as_it_is_and_is_not_tried_again(
+    data: Path, tmp_path: Path, cluster: str
+) -> None:
+    run = tmp_path / "run"
+    options = ["--learning-rate", "1e30", "--warmup", "0", "--clip", "0"]
+    process = start(arguments(data, run, *options, "--workers", "2", "--ray-address", cluster))
+    _, said = process.communicate(timeout=120)
+    assert process.returncode == 1, said
+    assert "vilbert pretrain: step 1: a loss or gradient is no finite number" in said
+    assert "photo." in said
+    assert "started again" not in said
+    assert not any(line.startswith("Traceback") for line in said.splitlines())  # Ray's own stand behind a prefix
+
+
+def test_what_can_be_refused_is_refused_before_ray_is_started(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def never(*_: Any, **__: Any) -> None:
+        pytest.fail("Ray was started")
+
+    monkeypatch.setattr("pipeline.train.ray_launch.launch", never)
+    (tmp_path / "run").mkdir()
+    command = arguments(data, tmp_path / "run", "--workers", "2")
+    with writing(tmp_path / "run", patience=0):
+        assert main(command) == 2
+    assert f"process {os.getpid()}" in capsys.readouterr().err
