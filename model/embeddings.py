@@ -55,13 +55,22 @@ class TextEmbeddings(nn.Module):
         return self.dropout(self.LayerNorm(embeddings))
 
 
+class LocationEmbeddings(Linear):
+    """Embed the five numbers of a box, with a deviation of their own for the weights that they start from."""
+
+    def __init__(self, config: ViLBertConfig) -> None:
+        super().__init__(5, config.v_hidden_size)
+        own = config.location_initializer_range
+        self.initializer_range = config.initializer_range if own is None else own
+
+
 class ImageEmbeddings(nn.Module):
     """Embed region features and boxes."""
 
     def __init__(self, config: ViLBertConfig) -> None:
         super().__init__()
         self.image_embeddings = Linear(config.v_feature_size, config.v_hidden_size)
-        self.image_location_embeddings = Linear(5, config.v_hidden_size)
+        self.image_location_embeddings = LocationEmbeddings(config)
         self.LayerNorm = nn.LayerNorm(config.v_hidden_size, eps=config.layer_norm_eps)
         self.dropout = Dropout(config.hidden_dropout_prob)  # not the v_ one: as published
 

@@ -17,7 +17,7 @@ from transformers import initialization as init
 from transformers.utils.generic import can_return_tuple
 
 from model.config import ViLBertConfig
-from model.embeddings import ImageEmbeddings, TextEmbeddings
+from model.embeddings import ImageEmbeddings, LocationEmbeddings, TextEmbeddings
 from model.encoder import Encoder, Kept
 from model.heads import Pooler, PreTrainingHeads, WeightNormLinear, fuse
 from model.inputs import check_inputs, check_labels, require_positions
@@ -59,8 +59,9 @@ class ViLBertPreTrainedModel(PreTrainedModel):
             init.kaiming_uniform_(module.weight_v, a=5**0.5)
             init.copy_(module.weight_g, module.weight_v.norm())
             init.zeros_(module.bias)
-        elif isinstance(module, ImageEmbeddings) and self.config.location_initializer_range is not None:
-            init.normal_(module.image_location_embeddings.weight, std=self.config.location_initializer_range)
+        elif isinstance(module, LocationEmbeddings):
+            init.normal_(module.weight, std=module.initializer_range)
+            init.zeros_(module.bias)
         else:
             super()._init_weights(module)
             bias = getattr(module, "bias", None)

@@ -26,15 +26,16 @@ Objects = Sequence[SceneObject]
 
 
 def _loose(item: SceneObject, draws: Draws) -> Description:
-    """Return a description of `item` as a passer-by gives one: its shape and one to three attributes."""
-    said = draws.sample([name for name in VALUES if name != "shape"], draws.between(1, 3))
-    return described(item, [*said, "shape"])
+    """Return a description of `item` as a passer-by gives one: its colour, its shape, and at times more."""
+    said = draws.sample([name for name in VALUES if name not in ("colour", "shape")], draws.between(0, 2))
+    return described(item, ["colour", *said, "shape"])
 
 
 def _inventory(objects: Objects, draws: Draws) -> str:
-    """Say how many there are of each shape."""
-    counts = Counter(item.shape for item in objects)
-    parts = [numbered(Description(shape=shape), counts[shape]) for shape in draws.shuffled(sorted(counts))]
+    """Say how many there are of each colour and shape."""
+    counts = Counter((item.colour, item.shape) for item in objects)
+    kinds = draws.shuffled(sorted(counts))
+    parts = [numbered(Description(colour=colour, shape=shape), counts[colour, shape]) for colour, shape in kinds]
     form = draws.choice(["{} on a plain background", "there {verb} {} in the picture", "an image of {}"])
     return form.format(listed(parts), verb="is" if parts[0].startswith("one ") else "are")
 
@@ -51,34 +52,36 @@ def _relation(objects: Objects, draws: Draws) -> str | None:
 
 
 def _catalogue(objects: Objects, draws: Draws) -> str:
-    """Name two or three of the objects."""
-    some = draws.sample(objects, min(len(objects), draws.between(2, 3)))
-    named = listed([article(_loose(item, draws).phrase()) for item in some])
+    """Name the objects, five at most."""
+    some = draws.sample(objects, min(len(objects), 5))
+    named = listed([article(described(item, ["colour", "shape"]).phrase()) for item in some])
     return draws.choice(["{}", "a picture with {}", "you can see {}"]).format(named)
 
 
 def _share(objects: Objects, draws: Draws) -> str:
-    """Say how many of the objects have an attribute in common."""
+    """Say how many of the objects have an attribute in common, and which they are."""
     attribute = draws.choice([name for name in VALUES if name != "shape"])
     value = getattr(draws.choice(objects), attribute)
-    count = Description(**{attribute: value}).count(objects)
+    having = [item for item in objects if getattr(item, attribute) == value]
     total = numbered(Description(), len(objects))
-    if count == len(objects):
-        return draws.choice([f"all {total} are {value}", f"{total}, all of them {value}"])
-    verb = "is" if count == 1 else "are"
+    which = listed([article(described(item, ["colour", "shape"]).phrase()) for item in having[:3]])
+    count = "all" if len(having) == len(objects) else NUMBERS[len(having)]
+    verb = "is" if len(having) == 1 else "are"
     return draws.choice(
-        [f"{NUMBERS[count]} of the {total} {verb} {value}", f"{total}, {NUMBERS[count]} of them {value}"]
+        [f"{count} of the {total} {verb} {value}: {which}", f"{total}, {count} of them {value}: {which}"]
     )
 
 
 def _extreme(objects: Objects, draws: Draws) -> str | None:
-    """Say which object is the outermost on one side."""
+    """Say which object is the outermost on one side, and which are the others."""
     sides = {"left of": "leftmost", "right of": "rightmost", "above": "topmost", "below": "lowest"}
     found = [(sides[relation], item) for relation in OPPOSITES if (item := furthest(relation, objects))]
     if not found:
         return None
     side, item = draws.choice(found)
-    return f"the {side} of the {numbered(Description(), len(objects))} is {article(_loose(item, draws).phrase())}"
+    others = draws.shuffled([other for other in objects if other is not item])[:4]
+    named = listed([article(described(other, ["colour", "shape"]).phrase()) for other in others])
+    return f"the {side} object is {article(_loose(item, draws).phrase())}, beside {named}"
 
 
 _VIEWS: tuple[Callable[[Objects, Draws], str | None], ...] = (_inventory, _relation, _catalogue, _share, _extreme)

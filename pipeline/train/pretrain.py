@@ -43,7 +43,7 @@ from pipeline.train.run_folder import (
     writing,
 )
 from pipeline.train.settings import PretrainSettings, identity
-from pipeline.train.start import build_model, model_config
+from pipeline.train.start import build_model, model_config, whiten_features
 from pipeline.train.step import Task
 from pipeline.train.words import load_tokenizer, save_tokenizer
 
@@ -108,6 +108,8 @@ def prepare(
     """Return a run before its first step."""
     config = model_config(settings, tokenizer, feature_dim=data.corpus.feature_dim, num_classes=data.num_classes)
     model = build_model(settings, config)
+    if settings.whiten_features:
+        whiten_features(model, data.corpus)
     torch.nn.Module.to(model, group.device)  # transformers' own has no types
     model.train()
     optimizer = build_optimizer(model, settings.optimizer, from_bert=settings.init_from != "none")

@@ -44,6 +44,8 @@ class PretrainSettings:
     init_from: str = "bert-base-uncased"
     """Where parameters begin: a BERT or RoBERTa (folder or hub name) for the text stream, a ViLBERT checkpoint of any
     known layout, or `none`."""
+    whiten_features: bool = False
+    """Begin with an embedding of regions that takes out the features' mean and covariance, for short runs."""
     resume: str = "auto"
     """auto: go on from the newest whole checkpoint of --output, if there is one. Or the path of a checkpoint to begin
     from, of the same settings and data; started again, the run goes on from its own newest."""

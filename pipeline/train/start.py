@@ -8,15 +8,19 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from transformers import PreTrainedTokenizerBase
 
 from model.checkpoint import load_checkpoint
 from model.config import PRESETS, ViLBertConfig
+from model.linear import Linear
 from model.tensor_files import CheckpointError
 from model.text_stream import load_text_stream, text_settings
 from model.vilbert import ViLBertForPreTraining
 from pipeline.shards.errors import RefusedError
+from pipeline.train.corpus import Corpus
+from pipeline.train.order import Order
 from pipeline.train.settings import PretrainSettings
 
 logger = logging.getLogger(__name__)
@@ -24,6 +28,8 @@ logger = logging.getLogger(__name__)
 SHIPPED = Path(__file__).parents[1] / "recipes" / "model"
 """Configs that come with the package, beside the published ones of `model.config`."""
 TEXT_MODELS = ("bert", "roberta")
+WHITENED_SAMPLES = 2048
+SMALLEST_VARIANCE = 1e-2  # of a direction, as a share of the mean: what varies less may be noise
 
 
 def begins_from_text(init_from: str) -> bool:
@@ -99,3 +105,27 @@ def build_model(settings: PretrainSettings, config: ViLBertConfig) -> ViLBertFor
         raise RefusedError(f"--init-from {settings.init_from}: {error}") from error
     logger.info("%s", report)
     return model
+
+
+def whiten_features(model: ViLBertForPreTraining, corpus: Corpus) -> None:
+    """Let the embedding of region features begin as one of features of mean 0 and covariance 1, in place.
+
+    A detector's features share a large mean, and vary most in what it was trained to tell apart; all else that they
+    say, such as an object's colour, is in directions that a model which is trained shortly does not come to hear. The
+    statistics are those of the first `WHITENED_SAMPLES` samples; the architecture stays what it was. Source: Kessy et
+    al., "Optimal whitening and decorrelation" (2018), ZCA.
+    """
+    order = Order(corpus.shard_sizes, seed=0, shuffle=False)
+    places = order.at(np.arange(min(WHITENED_SAMPLES, order.epoch_size)))
+    found = [example.features for example in corpus.read(places) if example is not None and len(example.features)]
+    if not found:
+        raise RefusedError("--whiten-features: none of the first samples has a region that can be read")
+    features = np.concatenate(found).astype(np.float64)
+    mean = features.mean(axis=0)
+    variances, directions = np.linalg.eigh(np.cov(features - mean, rowvar=False, bias=True))
+    least = SMALLEST_VARIANCE * variances.mean()
+    whitening = torch.from_numpy(directions / np.sqrt(np.maximum(variances, least)) @ directions.T).float()
+    embedding: Linear = model.bert.v_embeddings.image_embeddings  # type: ignore[assignment, union-attr]
+    with torch.no_grad():
+        embedding.weight.copy_(embedding.weight @ whitening)
+        embedding.bias.sub_(embedding.weight @ torch.from_numpy(mean).float())

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from model import linear as linear_file
-from model.linear import Linear, linear
+from model.linear import Linear, linear, rounded
 
 
 def results(product: object, states: Tensor, layer: torch.nn.Linear) -> list[Tensor]:
@@ -25,7 +25,7 @@ def results(product: object, states: Tensor, layer: torch.nn.Linear) -> list[Ten
 
 @settings(deadline=None)
 @given(
-    shape=st.lists(st.integers(1, 5), max_size=3),
+    shape=st.lists(st.integers(1, 13), max_size=3),
     inputs=st.integers(1, 40),
     outputs=st.integers(1, 40),
     bias=st.booleans(),
@@ -77,3 +77,11 @@ def test_no_rows_give_no_rows_and_zero_gradients() -> None:
     output.sum().backward()
     assert output.shape == (0, 3)
     assert not layer.weight.grad.any()
+
+
+def test_few_shapes_serve_all_numbers_of_rows() -> None:
+    """Each number of rows is its own program in oneDNN, which keeps a thousand of them."""
+    found = [rounded(rows) for rows in range(1, 4097)]
+    assert all(rows <= size <= rows * 1.0625 for rows, size in enumerate(found, start=1))
+    assert len(set(found)) <= 32 * 8
+    assert [rounded(rows) for rows in (1, 31, 64, 104, 296)] == [1, 31, 64, 104, 296]

@@ -69,37 +69,46 @@ def parts(text: str) -> list[str]:
     return re.split(r", | and ", text)
 
 
+def different_objects(phrases: list[str], objects: Objects) -> bool:
+    """Return whether the phrases fit as many different objects."""
+    return any(
+        all(item in meant(phrase, objects) for phrase, item in zip(phrases, chosen, strict=True))
+        for chosen in permutations(objects, len(phrases))
+    )
+
+
 def true_caption(caption: str, objects: Objects) -> bool:
     text = caption[0].lower() + caption[1:].rstrip(".")
     count = "|".join(NUMBERS)
-    if match := re.fullmatch(rf"the (\w+) of the ({count}) objects is (an? .*)", text):
-        side, number, phrase = match.groups()
+    if match := re.fullmatch(r"the (\w+) object is (an? .*?), beside (.*)", text):
+        side, phrase, others = match.groups()
         outermost = [
             item for item in objects if all(o is item or stands(SIDES[side], item, o) is True for o in objects)
         ]
-        return NUMBERS[number] == len(objects) and len(outermost) == 1 and outermost[0] in meant(phrase, objects)
-    if match := re.fullmatch(rf"all ({count}) objects are (\w+)|({count}) objects, all of them (\w+)", text):
-        number, value = (group for group in match.groups() if group)
-        return NUMBERS[number] == len(objects) == len(meant(value, objects))
-    if match := re.fullmatch(rf"({count}) of the ({count}) objects (?:is|are) (\w+)", text):
-        some, number, value = match.groups()
-        return NUMBERS[number] == len(objects) and NUMBERS[some] == len(meant(value, objects))
-    if match := re.fullmatch(rf"({count}) objects, ({count}) of them (\w+)", text):
-        number, some, value = match.groups()
-        return NUMBERS[number] == len(objects) and NUMBERS[some] == len(meant(value, objects))
+        rest = tuple(item for item in objects if item not in outermost)
+        named = parts(others)
+        every = len(named) == min(4, len(rest)) and different_objects(named, rest)
+        return every and len(outermost) == 1 and outermost[0] in meant(phrase, objects)
+    for form in (
+        rf"(?P<some>all|{count}) of the (?P<number>{count}) objects (?:is|are) (?P<value>\w+): (?P<which>.*)",
+        rf"(?P<number>{count}) objects, (?P<some>all|{count}) of them (?P<value>\w+): (?P<which>.*)",
+    ):
+        if match := re.fullmatch(form, text):
+            having = meant(match["value"], objects)
+            some = len(objects) if match["some"] == "all" else NUMBERS[match["some"]]
+            phrases = parts(match["which"])
+            counted = NUMBERS[match["number"]] == len(objects) and some == len(having)
+            return counted and len(phrases) == min(3, len(having)) and different_objects(phrases, tuple(having))
     if match := re.fullmatch(rf"(?:there is )?(an? .*?) (?:is )?{RELATION} (an? .*)", text):
         first, relation, second = match.groups()
         return any(stands(relation, a, b) is True for a in meant(first, objects) for b in meant(second, objects))
     forms = (r"there (?:is|are) (.*) in the picture", r"an image of (.*)", r"(.*) on a plain background")
     for form in forms:
         if match := re.fullmatch(form, text):
-            said = {singular(p.split()[1]): NUMBERS[p.split()[0]] for p in parts(match[1])}
-            return said == Counter(item.shape for item in objects)
+            said = {tuple(map(singular, p.split()[1:])): NUMBERS[p.split()[0]] for p in parts(match[1])}
+            return said == Counter((item.colour, item.shape) for item in objects)
     phrases = parts(re.sub("^(a picture with|you can see) ", "", text))
-    return any(
-        all(item in meant(phrase, objects) for phrase, item in zip(phrases, chosen, strict=True))
-        for chosen in permutations(objects, len(phrases))
-    )
+    return len(phrases) == min(5, len(objects)) and different_objects(phrases, objects)
 
 
 def test_captions_are_true_and_of_different_kinds(scenes: list[Scene]) -> None:
@@ -271,14 +280,14 @@ def test_an_expression_refers_to_one_object(scenes: list[Scene]) -> None:
     [
         ("A red star to the left of a small blue ring.", True),
         ("A red star to the right of a blue ring", False),
-        ("Two of the two objects are solid", False),
-        ("One of the two objects is solid.", True),
-        ("There is one star and one ring in the picture.", True),
-        ("There are two stars in the picture.", False),
+        ("Two of the two objects are solid: a red star and a blue ring", False),
+        ("One of the two objects is solid: a red star.", True),
+        ("There is one red star and one blue ring in the picture.", True),
+        ("There are two red stars in the picture.", False),
         ("A large star and a red star", False),
         ("You can see a ring and a red star", True),
-        ("The leftmost of the two objects is a striped star.", False),
-        ("All two objects are red", False),
+        ("The leftmost object is a striped star, beside a blue ring.", False),
+        ("All of the two objects are red: a red star and a red ring", False),
     ],
 )
 def test_the_checker_tells_true_from_false(caption: str, verdict: bool) -> None:

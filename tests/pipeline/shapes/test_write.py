@@ -17,7 +17,7 @@ from pipeline.shapes.scene import CLASS_NAMES, make_scene
 from pipeline.shapes.write import ShapesSettings, write_shapes
 
 SCENES = 40
-ANNOTATIONS_DIGEST = "3afe7c8c67a56188fe070b2d005764ac548349cb0b48a1e029c46e5f1b9f8646"
+ANNOTATIONS_DIGEST = "123fd17dd0d71b17ddeb40184e7f619bd924f56100c96f1124cad10f32ca37b3"
 FILES = [
     "annotations/captions_train2014.json",
     "annotations/captions_val2014.json",

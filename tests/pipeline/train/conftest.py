@@ -40,6 +40,7 @@ def write_dataset_folder(
     splits: Callable[[int], str] = lambda row: "train",
     captions: Callable[[int], Sequence[str]] = two_captions,
     image_id: Callable[[int], str] = lambda row: f"photo.{row:04}",
+    draw: Callable[[int], Regions] | None = None,
     failed: Collection[int] = (),
     complete: bool = True,
     seed: int = 0,
@@ -50,7 +51,8 @@ def write_dataset_folder(
 
     folder: is made where there is none. samples: rows of the manifest, of which those in `failed` give no sample.
     shard_size: rows a shard. feature_dim: D. regions: N, or N by row. top_classes: K. splits, captions, image_id: of a
-    row, counted from 0. complete: False leaves dataset.json as it is while an extraction is at work.
+    row, counted from 0. draw: gives a row's regions itself. complete: False leaves dataset.json as it is while an
+    extraction is at work.
     """
     fingerprint_fields = {"extractor": {"detector": "made by hand", "seed": seed}, "format": 1}
     info = DatasetInfo(
@@ -73,9 +75,17 @@ def write_dataset_folder(
             with ShardWriter(folder, shard=shard, format=storage) as writer:
                 for row in range(start, stop):
                     if row not in failed:
-                        boxes = regions if isinstance(regions, int) else regions(row)
-                        drawn = draw_regions(
-                            seed, row, boxes, feature_dim=feature_dim, top_classes=top_classes, classes=len(class_names)
+                        drawn = (
+                            draw(row)
+                            if draw
+                            else draw_regions(
+                                seed,
+                                row,
+                                regions if isinstance(regions, int) else regions(row),
+                                feature_dim=feature_dim,
+                                top_classes=top_classes,
+                                classes=len(class_names),
+                            )
                         )
                         meta = {"image_id": image_id(row), "captions": list(captions(row)), "split": splits(row)}
                         writer.add(Sample(key=f"row{row}", regions=drawn, meta=meta))

@@ -35,9 +35,7 @@ def parts(make_dataset: Callable[..., Path], tmp_path_factory: pytest.TempPathFa
     order = Order(corpus.shard_sizes, seed=1, shuffle=False)
     share = Share(rank=0, world=1, accumulation=1, batch_size=4)
     items = ItemSettings(word_mask=0.4, region_mask=0.4)
-    batches = [
-        make_batches(corpus, order, tokenizer, items, share, step, seed=1, limit=SAMPLES) for step in range(3)
-    ]
+    batches = [make_batches(corpus, order, tokenizer, items, share, step, seed=1, limit=SAMPLES) for step in range(3)]
     config = ViLBertConfig(
         vocab_size=len(tokenizer), hidden_size=8, num_hidden_layers=2, num_attention_heads=2, intermediate_size=8,
         v_feature_size=8, v_target_size=7, v_hidden_size=8, v_num_hidden_layers=1, v_num_attention_heads=2,
