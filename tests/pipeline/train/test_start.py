@@ -1,4 +1,4 @@
-"""What a run begins with: features of any mean and deviation are embedded as ones of mean 0 and deviation 1."""
+"""What a run begins with: features of any mean and covariance are embedded as ones of mean 0 and covariance 1."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def small_model() -> ViLBertForPreTraining:
     )  # fmt: skip
 
 
-def test_it_embeds_standardised_features_as_the_plain_embedding_would(
+def test_it_embeds_whitened_features_as_the_plain_embedding_would(
     make_dataset: Callable[..., Path], tmp_path: Path
 ) -> None:
     folder = make_dataset(tmp_path / "a", samples=30, shard_size=10)
@@ -38,10 +38,15 @@ def test_it_embeds_standardised_features_as_the_plain_embedding_would(
     features = np.concatenate([example.features for example in corpus.read(order.at(np.arange(30))) if example])
     plain, ours = small_model(), small_model()
     whiten_features(ours, corpus)
-    values = torch.from_numpy(features.astype(np.float32))
-    standard = (values - values.mean(0)) / values.std(0, correction=0)
-    expected = plain.bert.v_embeddings.image_embeddings(standard)
-    torch.testing.assert_close(ours.bert.v_embeddings.image_embeddings(values), expected, rtol=1e-4, atol=1e-5)
+    values = torch.from_numpy(features.astype(np.float64))
+    centred = values - values.mean(0)
+    left, spread, right = torch.linalg.svd(centred, full_matrices=False)
+    white = left @ right * len(values) ** 0.5  # the nearest matrix to it with covariance 1
+    torch.testing.assert_close(white.T @ white / len(values), torch.eye(8).double())
+    assert spread.min() > 0.1 * spread.max()
+    expected = plain.bert.v_embeddings.image_embeddings(white.float())
+    found = ours.bert.v_embeddings.image_embeddings(values.float())
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
 
 
 def test_a_data_set_without_regions_is_refused(make_dataset: Callable[..., Path], tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast, RobertaTokenizer
@@ -53,6 +53,7 @@ def test_the_vocabulary_is_cut_at_the_rarest_words() -> None:
 @settings(max_examples=60, deadline=None)
 def test_nothing_that_was_in_the_captions_is_unknown(captions: list[str]) -> None:
     tokenizer = new_tokenizer(captions)
+    assume(not any(tokenizer.unk_token in caption for caption in captions))  # who writes [UNK] gets it
     words = to_words(tokenizer, captions, max_words=200)
     assert not (words.ids == tokenizer.unk_token_id).any()
 
