@@ -75,7 +75,7 @@ def all_captions(corpus: Corpus) -> Iterator[str]:
 
 def total_steps(settings: PretrainSettings, order: Order) -> int:
     """Return the steps of a run: enough that every sample was seen `epochs` times."""
-    return settings.max_steps or -(-round(settings.epochs * order.epoch_size) // settings.batch_size)
+    return settings.max_steps or max(1, -(-round(settings.epochs * order.epoch_size) // settings.batch_size))
 
 
 def share(settings: PretrainSettings, group: Group) -> Share:

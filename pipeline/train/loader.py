@@ -7,6 +7,7 @@ the first: there is nothing to wind forward to.
 from __future__ import annotations
 
 import os
+import signal
 import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
@@ -60,6 +61,8 @@ def batches(
 
 
 def _begin_worker(number: int) -> None:
+    # Sent to the whole group by schedulers: the training process ends its step, for which it needs its workers.
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # one worker, one core; and threads do not survive a fork
     torch.set_num_threads(1)
     begin_worker(number)

@@ -137,7 +137,8 @@ def run_steps(training: Training, journal: Journal | None, progress: TrainProgre
                 progress.show(training.step, float(losses.means.sum()), clock.waiting)
             if training.step % settings.eval_every == 0 or last:
                 held_out(training, journal)
-            if training.step % settings.checkpoint_every == 0 or last or stopping:
+            is_best = training.best.get("step") == training.step  # it would be deleted with the others otherwise
+            if training.step % settings.checkpoint_every == 0 or is_best or last or stopping:
                 save(training)
             if stopping and not last:
                 return False

@@ -145,7 +145,12 @@ def wrap(model: ViLBertForPreTraining, settings: PretrainSettings, group: Group)
         wrapped = cast(nn.Module, torch.compile(wrapped, dynamic=True))
     if group.world > 1:
         devices = [group.device.index] if group.device.type == "cuda" else None
-        wrapped = DistributedDataParallel(wrapped, device_ids=devices, gradient_as_bucket_view=True)
+        wrapped = DistributedDataParallel(
+            wrapped,
+            device_ids=devices,
+            gradient_as_bucket_view=True,
+            find_unused_parameters=not model.config.with_coattention,  # then there are layers that nothing reads
+        )
     return wrapped
 
 

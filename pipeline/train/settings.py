@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -52,7 +53,7 @@ class PretrainSettings:
     batch_size: int = 512
     """Pairs in an optimizer's step, over all ranks and accumulated parts."""
     epochs: float = 10.0
-    """How often every sample is seen."""
+    """How often every sample is seen, where --weights says nothing else."""
     max_steps: int | None = None
     """Stop after so many steps instead, with the schedule fitted to them."""
     grad_accumulation: int = 1
@@ -104,8 +105,8 @@ class PretrainSettings:
             raise ValueError("no data set: give one or more folders that `vilbert extract` wrote")
         if self.weights and len(self.weights) != len(self.data):
             raise ValueError(f"--weights {self.weights}: give one for each of the {len(self.data)} data sets")
-        if any(weight <= 0 for weight in self.weights):
-            raise ValueError(f"--weights {self.weights}: each must be above 0")
+        if any(not 0 < weight < math.inf for weight in self.weights):
+            raise ValueError(f"--weights {self.weights}: each must be a number above 0")
         for name in (
             "batch_size",
             "grad_accumulation",
@@ -120,8 +121,10 @@ class PretrainSettings:
         for name in ("num_workers", "workers", "max_failures", "seed"):
             if getattr(self, name) < 0:
                 raise ValueError(f"--{name.replace('_', '-')} {getattr(self, name)}: give 0 or more")
-        if self.epochs <= 0:
-            raise ValueError(f"--epochs {self.epochs}: give more than 0")
+        if not 0 < self.epochs < math.inf:
+            raise ValueError(f"--epochs {self.epochs}: give a number above 0")
+        if self.seed >= 2**63:
+            raise ValueError(f"--seed {self.seed}: give less than 2**63")
         if self.max_steps is not None and self.max_steps < 1:
             raise ValueError(f"--max-steps {self.max_steps}: give at least 1")
         self.require_share(max(self.workers, 1))

@@ -100,6 +100,10 @@ def new_tokenizer(captions: Iterable[str], *, size: int = VOCABULARY_SIZE) -> Pr
     counts: Counter[str] = Counter()
     for caption in captions:
         counts.update(word for word, _ in splitter.pre_tokenize_str(normalizer.normalize_str(caption)))
+    if not counts:
+        raise RefusedError(
+            "--tokenizer new: the training samples have no captions to take words from; name a tokenizer"
+        )
     characters = sorted(set(chain.from_iterable(counts)))
     ranked = sorted((word for word in counts if 1 < len(word) <= LONGEST_WORD), key=lambda word: (-counts[word], word))
     entries = [*SPECIAL, *characters, *(f"##{character}" for character in characters)]

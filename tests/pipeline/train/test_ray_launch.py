@@ -47,17 +47,6 @@ def ray_processes(before: set[int]) -> list[str]:
 @pytest.mark.ray
 @pytest.mark.slow
 @pytest.mark.usefixtures("_no_ray_left_behind")
-def test_a_killed_worker_is_replaced_and_the_status_is_that_of_rank_0(tmp_path: Path) -> None:
-    assert launch(ray_functions.killed_once, tmp_path, workers=2, use_gpu=False, run=tmp_path) == 1 + 2
-    for rank in range(2):
-        starts = (tmp_path / f"starts-{rank}").read_text().splitlines()
-        assert starts == [f"{Path.cwd()} 2 gloo 127.0.0.1"] * 2
-    assert {path.name for path in tmp_path.iterdir()} == {"starts-0", "starts-1"}
-
-
-@pytest.mark.ray
-@pytest.mark.slow
-@pytest.mark.usefixtures("_no_ray_left_behind")
 def test_a_refusal_comes_through_without_another_try(tmp_path: Path) -> None:
     with pytest.raises(RefusedError, match=r"^the run is of other settings: give another --output$"):
         launch(ray_functions.refused_on_one_rank, tmp_path, workers=2, use_gpu=False, run=tmp_path)
