@@ -135,10 +135,10 @@ def run_steps(training: Training, journal: Journal | None, progress: TrainProgre
                 journal.write("train", training.step, {**train_figures(training, losses, norm), **clock.lap(settings)})
             if progress is not None:
                 progress.show(training.step, float(losses.means.sum()), clock.waiting)
+            saving = training.step % settings.checkpoint_every == 0 or last or stopping
             if training.step % settings.eval_every == 0 or last:
-                held_out(training, journal)
-            is_best = training.best.get("step") == training.step  # it would be deleted with the others otherwise
-            if training.step % settings.checkpoint_every == 0 or is_best or last or stopping:
+                held_out(training, journal, saving=saving)
+            if saving:
                 save(training)
             if stopping and not last:
                 return False
@@ -184,14 +184,14 @@ def leave_out(training: Training, parts: list[Batch], losses: Losses, norm: Tens
         logger.warning("%s; the step is left out", problem)
 
 
-def held_out(training: Training, journal: Journal | None) -> None:
-    """Evaluate where anything is held out, write it down and remember the best."""
+def held_out(training: Training, journal: Journal | None, *, saving: bool) -> None:
+    """Evaluate where anything is held out, write it down, and remember the best that a checkpoint is kept of."""
     if training.eval_batches is None:
         return
     found = evaluate(training.model, training.eval_batches(), training.task, training.group)
     training.evaluation = found
     figures = found.figures()
-    if math.isfinite(figures["loss"]) and figures["loss"] < training.best.get("loss", math.inf):
+    if saving and math.isfinite(figures["loss"]) and figures["loss"] < training.best.get("loss", math.inf):
         training.best = {"step": training.step, "loss": figures["loss"]}
     if journal is not None:
         journal.write("eval", training.step, figures)

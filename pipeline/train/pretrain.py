@@ -68,7 +68,7 @@ def train(settings: PretrainSettings) -> int:
         resume(training)
         finished = run(training, stack)
         if finished and training.evaluation is None:
-            held_out(training, None)  # all steps were done before, by a process that was killed since
+            held_out(training, None, saving=False)  # all steps were done before, by a process that was killed since
         if not group.first:
             return 0 if finished else 130
         if not finished:

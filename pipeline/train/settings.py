@@ -89,7 +89,7 @@ class PretrainSettings:
     checkpoint_every: int = 1000
     """Steps between checkpoints; the last step always has one."""
     keep: int = 3
-    """Newest checkpoints kept, beside the one with the best evaluation."""
+    """Newest checkpoints kept, beside the best of those whose step was evaluated."""
     tensorboard: bool = True
     """Write RUN/tensorboard too."""
     cache: Path | None = None

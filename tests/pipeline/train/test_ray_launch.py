@@ -84,4 +84,4 @@ def test_a_ray_without_its_training_part_is_refused_before_it_starts(
     monkeypatch.setattr(ray_launch, "find_spec", lambda name: None)
     monkeypatch.setattr(ray_launch, "ray_session", lambda *_, **__: pytest.fail("Ray was started"))
     with pytest.raises(RefusedError, match=r"pip install 'ray\[train\]'"):
-        launch(ray_functions.killed_once, tmp_path, workers=2, use_gpu=False, run=tmp_path)
+        launch(ray_functions.refused_on_one_rank, tmp_path, workers=2, use_gpu=False, run=tmp_path)
