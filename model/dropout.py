@@ -1,4 +1,4 @@
-"""Dropout, with masks drawn four times as cheaply on a CPU.
+"""Dropout, with masks that cost less to draw on a CPU.
 
 `F.dropout` draws a number of 32 bits and more for each element there, 4 % of a training step; here one draw of 64 bits
 decides four, so a rate is met to within 1/65,536. On other devices, and in `torch.compile`, it is `F.dropout`.
