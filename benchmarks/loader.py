@@ -12,7 +12,6 @@ import dataclasses
 import functools
 import json
 import os
-import platform
 import statistics
 import sys
 import tempfile
@@ -27,10 +26,10 @@ sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
-import transformers  # noqa: E402
 import tyro  # noqa: E402
 from torch import Tensor  # noqa: E402
 
+from benchmarks.machine import versions  # noqa: E402
 from benchmarks.model import cell, markdown  # noqa: E402
 from benchmarks.published_loader import Preprocess, Storage, WordByWord, published_batches, write_lmdb  # noqa: E402
 from benchmarks.samples import SampleShape, draw_captions, draw_samples, draw_words, write_samples  # noqa: E402
@@ -225,24 +224,16 @@ def measure(rows: list[Way], settings: Settings) -> list[dict[str, Any]]:
     ]
 
 
-def versions() -> dict[str, str]:
+def conditions() -> dict[str, str]:
     """Return what the figures depend on besides the code."""
-    names = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
-    return {
-        "chip": names[0].partition(": ")[2] if names else platform.processor(),
-        "CPUs": str(len(os.sched_getaffinity(0))),
-        "load": f"{os.getloadavg()[0]:.1f}",
-        "torch": torch.__version__,
-        "transformers": transformers.__version__,
-        "python": platform.python_version(),
-    }
+    return {**versions(), "CPUs": str(len(os.sched_getaffinity(0))), "load": f"{os.getloadavg()[0]:.1f}"}
 
 
 def main(settings: Settings) -> int:
     """Print the table; return 1 where a limit is missed."""
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # no threads before the workers fork
     torch.set_num_threads(1)
-    facts = versions()
+    facts = conditions()
     with tempfile.TemporaryDirectory() as folder:
         rows = measure(list(ways(Path(folder), settings)), settings)
     missed = [f"{row['way']}, {row['workers']} workers" for row in rows if row["limit"] and row["ratio"] < row["limit"]]

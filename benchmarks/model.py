@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
-import platform
 import resource
 import statistics
 import subprocess
@@ -23,11 +22,11 @@ from typing import Literal
 sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 import torch  # noqa: E402
-import transformers  # noqa: E402
 import tyro  # noqa: E402
 
 from benchmarks.batches import Batch, crop, make_batch  # noqa: E402
 from benchmarks.flops import Shape, counted_flops, forward_flops  # noqa: E402
+from benchmarks.machine import versions  # noqa: E402
 from benchmarks.passes import (  # noqa: E402
     Way,
     losses,
@@ -216,17 +215,9 @@ def check_flops(settings: Settings) -> int:
     return int(worst > 0.01)
 
 
-def versions(settings: Settings) -> dict[str, str]:
+def conditions(settings: Settings) -> dict[str, str]:
     """Return what the figures depend on besides the code."""
-    names = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
-    chip = torch.cuda.get_device_name() if settings.device == "cuda" else names[0].partition(": ")[2] if names else ""
-    return {
-        "chip": chip or platform.processor(),
-        "threads": str(settings.threads),
-        "torch": torch.__version__,
-        "transformers": transformers.__version__,
-        "python": platform.python_version(),
-    }
+    return {**versions(settings.device), "threads": str(settings.threads)}
 
 
 def measure(settings: Settings) -> list[dict[str, object]]:
@@ -280,9 +271,11 @@ def main(settings: Settings) -> int:
     rows = measure(settings)
     missed = [row["way"] for row in rows if row["ratio"] and row["limit"] and row["ratio"] < row["limit"]]  # type: ignore[operator]
     if settings.json:
-        print(json.dumps({**versions(settings), "captions": captions, "rows": rows, "flops": flops, "missed": missed}))
+        print(
+            json.dumps({**conditions(settings), "captions": captions, "rows": rows, "flops": flops, "missed": missed})
+        )
         return int(bool(missed))
-    print(", ".join(f"{name} {value}" for name, value in versions(settings).items()))
+    print(", ".join(f"{name} {value}" for name, value in conditions(settings).items()))
     print(", ".join(f"captions' {name} {value:.1f}" for name, value in captions.items()) + "\n")
     forms = {"seconds": ".3f", "ratio": ".2f", "limit": "", "peak_mb": ",.0f", "matrix_rate_share": ".1%"}
     shown = [name for name in forms if name in rows[0]]

@@ -35,7 +35,7 @@ import tyro  # noqa: E402
 from numpy.typing import NDArray  # noqa: E402
 from transformers import PreTrainedTokenizerBase  # noqa: E402
 
-from benchmarks.loader import versions  # noqa: E402
+from benchmarks.loader import conditions  # noqa: E402
 from benchmarks.model import cell, markdown  # noqa: E402
 from benchmarks.samples import SampleShape, draw_captions, draw_words, write_samples  # noqa: E402
 from pipeline.train.batch import Batch, make_batches  # noqa: E402
@@ -249,7 +249,7 @@ def main(settings: Settings) -> int:
     """Print the table; return 1 where a limit is missed."""
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # no threads before the workers fork
     torch.set_num_threads(settings.threads)
-    facts = {**versions(), "threads": str(settings.threads), "workers": str(settings.num_workers)}
+    facts = {**conditions(), "threads": str(settings.threads), "workers": str(settings.num_workers)}
     measures = {"speed": measure_speed, "memory": measure_memory, "index": measure_index}
     rows = []
     for part in settings.parts:

@@ -73,7 +73,8 @@ def losses_and_scores(
     if labels.image is None or labels.image_target is None:
         scores["image_scores"] = heads.imagePredictions(image_BRV)
     else:
-        losses["masked_image"] = _masked_image(heads, image_BRV, labels.image, labels.image_target, target)
+        predicted = heads.imagePredictions(image_BRV[:, 1:][labels.image == 1])
+        losses["masked_image"] = masked_image_loss(predicted, labels.image, labels.image_target, target)
     scores["alignment_scores"] = heads.alignment(fused_BA)
     if labels.alignment is not None:
         losses["alignment"] = alignment_loss(scores["alignment_scores"], labels.alignment.flatten())
@@ -81,16 +82,14 @@ def losses_and_scores(
     return {"loss": loss, **losses, **scores}
 
 
-def _masked_image(
-    heads: Heads, image_BRV: Tensor, label_BR: Tensor, target_BRC: Tensor, target: RegionTarget
-) -> LossSum:
+def masked_image_loss(predicted_MC: Tensor, label_BR: Tensor, target_BRC: Tensor, target: RegionTarget) -> LossSum:
+    """Return the loss of what is predicted for masked regions, in the order of `label_BR == 1`."""
     masked = label_BR == 1
-    predicted = heads.imagePredictions(image_BRV[:, 1:][masked])
     if target.kind == 0:
-        return masked_region_kl(predicted, target_BRC[masked])
+        return masked_region_kl(predicted_MC, target_BRC[masked])
     if target.kind == 1:
-        return masked_region_regression(predicted, target_BRC[masked])
+        return masked_region_regression(predicted_MC, target_BRC[masked])
     if target.generator is None:
         raise ValueError("visual_target 2 draws negatives: give a generator")
     negatives = nce_negatives(label_BR, target.num_negative, target.generator)
-    return masked_region_nce(predicted, target_BRC, label_BR, negatives)
+    return masked_region_nce(predicted_MC, target_BRC, label_BR, negatives)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import logging
 import signal
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import ExitStack, contextmanager
@@ -26,6 +25,7 @@ from pipeline.shards.errors import FingerprintError, ShardError
 from pipeline.shards.layout import record_path, record_paths
 from pipeline.shards.lock import exclusive_writer
 from pipeline.shards.record import ShardRecord, read_record
+from pipeline.signals import handling
 
 logger = logging.getLogger(__name__)
 
@@ -154,14 +154,8 @@ def terminate_like_interrupt() -> Iterator[None]:
     def interrupt(signum: int, frame: FrameType | None) -> None:
         raise KeyboardInterrupt
 
-    if threading.current_thread() is not threading.main_thread():
+    with handling(interrupt, signal.SIGTERM):
         yield
-        return
-    previous = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, previous)
 
 
 def summarise(settings: ExtractSettings, info: DatasetInfo) -> int:

@@ -11,10 +11,9 @@ from numpy.typing import NDArray
 
 from pipeline.shards.canonical import decode_json
 from pipeline.shards.errors import CorruptShardError
-from pipeline.shards.sample import FIELDS
+from pipeline.shards.sample import FIELDS, REGION_FIELDS
 
 _DTYPES = {name: np.dtype(field.dtype) for name, field in FIELDS.items()}
-_COUNTS = ("width", "height", "num_boxes")
 
 
 class Part(NamedTuple):
@@ -55,7 +54,7 @@ def parse_metadata(key: str, metadata: bytes, *, path: Path) -> dict[str, Any]:
             raise ValueError("is not an object")
         if not isinstance(document.get("image_id"), str):
             raise ValueError(f"image_id is {document.get('image_id')!r}, expected a string")
-        for name in _COUNTS:
+        for name in REGION_FIELDS:
             if type(value := document.get(name)) is not int or value < 0:
                 raise ValueError(f"{name} is {value!r}, expected a count")
     except ValueError as error:

@@ -43,7 +43,7 @@ FIELDS: dict[str, Field] = {
     "attribute_scores": Field("float32", ("N",)),
 }
 ATTRIBUTE_FIELDS = ("attribute_ids", "attribute_scores")
-_REGION_FIELDS = ("width", "height", "num_boxes")  # of KEY.json; they come from Regions, the rest from Sample.meta
+REGION_FIELDS = ("width", "height", "num_boxes")  # of KEY.json; they come from Regions, the rest from Sample.meta
 
 
 def field_names(*, attributes: bool) -> tuple[str, ...]:
@@ -54,6 +54,10 @@ def field_names(*, attributes: bool) -> tuple[str, ...]:
 def member_names(*, attributes: bool) -> tuple[str, ...]:
     """Return what follows `KEY.` in the names of a sample's members, in the order in which they are stored."""
     return (*(f"{name}.npy" for name in field_names(attributes=attributes)), "json")
+
+
+MEMBER_LAYOUTS = (member_names(attributes=False), member_names(attributes=True))
+"""The two that a data set may have, the fuller last."""
 
 
 def describe_fields(*, feature_dim: int, top_classes: int, attributes: bool) -> dict[str, dict[str, Any]]:
@@ -81,7 +85,7 @@ class Sample:
             raise ShardError(f"key {self.key!r} does not fit a tar member's name: make keys with sample_key(image_id)")
         if not isinstance(self.meta.get("image_id"), str):
             raise ShardError(f"sample {self.key}: meta['image_id'] is {self.meta.get('image_id')!r}, expected a string")
-        taken = [name for name in _REGION_FIELDS if name in self.meta]
+        taken = [name for name in REGION_FIELDS if name in self.meta]
         if taken:
             raise ShardError(
                 f"sample {self.key}: meta names {', '.join(taken)}, which come from its regions: leave them out"
@@ -110,8 +114,8 @@ def decode_members(key: str, members: Sequence[tuple[str, memoryview]], *, path:
     path: the shard, for the message of the CorruptShardError that anything unexpected raises.
     """
     names = tuple(name for name, _ in members)
-    if names not in (member_names(attributes=False), member_names(attributes=True)):
-        expected = ", ".join(member_names(attributes=True))
+    if names not in MEMBER_LAYOUTS:
+        expected = ", ".join(MEMBER_LAYOUTS[-1])
         raise CorruptShardError(f"has members {', '.join(names)}; expected {expected}", path=path, key=key)
     arrays: dict[str, NDArray[Any]] = {}
     for name, content in members[:-1]:
@@ -136,7 +140,7 @@ def build_sample(key: str, arrays: Mapping[str, NDArray[Any]], metadata: bytes, 
         document = decode_json(metadata)
         if not isinstance(document, dict):
             raise TypeError("is not an object")
-        width, height, num_boxes = (_take_count(document, name) for name in _REGION_FIELDS)
+        width, height, num_boxes = (_take_count(document, name) for name in REGION_FIELDS)
         regions = Regions(**arrays, width=width, height=height)
         if len(regions) != num_boxes:
             raise ValueError(f"says {num_boxes} boxes where there are {len(regions)}")

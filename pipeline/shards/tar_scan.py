@@ -9,10 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.shards.keys import is_key
-from pipeline.shards.sample import member_names
+from pipeline.shards.sample import MEMBER_LAYOUTS
 from pipeline.shards.ustar import BLOCK, HEADER_END, RECORD, checksum_field, header_parts, padding
-
-_LAYOUTS = (member_names(attributes=False), member_names(attributes=True))
 
 
 class TarIndex(NamedTuple):
@@ -38,7 +36,7 @@ def scan(data: mmap.mmap | bytes) -> TarIndex | None:
         key = start.partition(b".")[0]
         if not is_key(key.decode("latin-1")):
             return None
-        for names in _LAYOUTS if layout is None else (layout,):
+        for names in MEMBER_LAYOUTS if layout is None else (layout,):
             layout = names
             if (found := _find_members(data, offset, key, names)) is not None:
                 break
@@ -51,7 +49,7 @@ def scan(data: mmap.mmap | bytes) -> TarIndex | None:
         return None
     if len(set(keys)) != len(keys):
         return None
-    names = layout or _LAYOUTS[0]
+    names = layout or MEMBER_LAYOUTS[0]
     table = np.array(places, dtype=np.int64).reshape(len(keys), len(names), 2)
     return TarIndex(tuple(keys), names, table[..., 0], table[..., 1])
 

@@ -20,11 +20,9 @@ from pipeline.shards.errors import CorruptShardError, ShardError
 from pipeline.shards.keys import is_key
 from pipeline.shards.npy import decode_npy
 from pipeline.shards.part import Part, build_part, parse_metadata
-from pipeline.shards.sample import Sample, decode_members, encode_members, member_names
+from pipeline.shards.sample import MEMBER_LAYOUTS, Sample, decode_members, encode_members
 from pipeline.shards.tar_scan import TarIndex, scan
 from pipeline.shards.ustar import BLOCK, RECORD, padding, ustar_header
-
-_LAYOUTS = (member_names(attributes=False), member_names(attributes=True))
 
 
 class TarWriter:
@@ -137,7 +135,7 @@ class TarReader:
 
 def _place_members(index: dict[str, tuple[Member, ...]]) -> TarIndex:
     members = list(index.values())
-    names = tuple(member.name for member in members[0]) if members else _LAYOUTS[0]
+    names = tuple(member.name for member in members[0]) if members else MEMBER_LAYOUTS[0]
     places = np.array([[(member.start, member.size) for member in sample] for sample in members], dtype=np.int64)
     places = places.reshape(len(members), len(names), 2)
     return TarIndex(tuple(index), names, places[..., 0], places[..., 1])
@@ -203,7 +201,7 @@ def _complete(
     """Return a sample's members where they are those of the format, and of the samples before."""
     names = tuple(member.name for member in members)
     first = next(iter(index.values()), None)
-    allowed = _LAYOUTS if first is None else (tuple(member.name for member in first),)
+    allowed = MEMBER_LAYOUTS if first is None else (tuple(member.name for member in first),)
     if names not in allowed:
         problem = f"has members {', '.join(names)}; expected {', '.join(allowed[-1])}"
         raise CorruptShardError(problem, path=path, offset=offset, key=key)

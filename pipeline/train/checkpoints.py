@@ -68,9 +68,14 @@ class Checkpoint:
     """What was saved beside the tensors."""
 
     def read_tensors(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Return the model's and the optimizer's tensors, on the CPU; raise CheckpointError where they are damaged."""
-        _, model, optimizer = load_checkpoint(self.path)
-        return model, optimizer
+        """Return the model's and the optimizer's tensors, on the CPU; CheckpointError where they cannot be read.
+
+        Hashes are not compared: `newest_whole` and `read_checkpoint` have done it.
+        """
+        try:
+            return load_file(self.path / MODEL), load_file(self.path / OPTIMIZER)
+        except (SafetensorError, OSError) as error:
+            raise damaged(self.path, f"its tensors cannot be read ({error})") from error
 
 
 def save_checkpoint(
@@ -210,10 +215,7 @@ def load_checkpoint(path: Path) -> tuple[Checkpoint, dict[str, Tensor], dict[str
     Raises CheckpointError where it is damaged or none, UnsupportedFormatError where a newer version wrote it.
     """
     checkpoint = read_checkpoint(path, hashes=True)
-    try:
-        return checkpoint, load_file(path / MODEL), load_file(path / OPTIMIZER)
-    except (SafetensorError, OSError) as error:
-        raise damaged(path, f"its tensors cannot be read ({error})") from error
+    return checkpoint, *checkpoint.read_tensors()
 
 
 def prune(run: Path, *, keep: int, best: int | None) -> None:

@@ -16,9 +16,9 @@ from enum import IntEnum
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.train.mixing import mix64
+from pipeline.train.mixing import GOLDEN, mix64
 
-_COUNTER_STEP = np.uint64(0x9E3779B97F4A7C15)  # SplitMix64's, 2^64 over the golden ratio
+_COUNTER_STEP = np.uint64(GOLDEN)
 _STREAM_STEP = 0xD1342543DE82EF95  # another odd constant: streams must not lie on the line of counters
 _LOWER_64 = 0xFFFFFFFFFFFFFFFF
 _UNIT = 2.0**-53

@@ -16,7 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from model.heads import fuse
-from model.pretraining import Labels, RegionTarget, losses_and_scores
+from model.losses import alignment_loss, masked_word_loss
+from model.pretraining import RegionTarget, masked_image_loss
 from model.vilbert import ViLBertForPreTraining
 from pipeline.shards.canonical import encode_json
 from pipeline.train.batch import Batch
@@ -128,32 +129,24 @@ def _count(counted: Evaluation, model: ViLBertForPreTraining, part: Batch, task:
     with torch.autocast(group.device.type, torch.bfloat16, enabled=task.bfloat16):
         encoded: Any = model.bert(**inputs, wanted_words=words, wanted_regions=F.pad(regions, (1, 0)))
         fused = fuse(encoded.pooled_text, encoded.pooled_image, model.config.fusion_method)
-        fields = losses_and_scores(
-            model.cls,
-            encoded.text_output,
-            encoded.image_output,
-            fused,
-            Labels(
-                masked_lm=labels["masked_lm_labels"],
-                image=labels["image_label"],
-                image_target=labels["image_target"],
-                alignment=labels["next_sentence_label"],
-            ),
-            RegionTarget(
-                kind=task.visual_target,
-                num_negative=model.config.num_negative,
-                generator=negatives_generator(task, seed),
-            ),
-        )
         word_scores = model.cls.predictions(encoded.text_output[words])
         region_scores = model.cls.imagePredictions(encoded.image_output[:, 1:][regions])
-    counted.sums.add_(torch.stack([fields[name].sum.double() for name in PARTS]).cpu())
-    counted.counts.add_(torch.stack([fields[name].count for name in PARTS]).cpu())
+        pair_scores = model.cls.alignment(fused)
+    target = RegionTarget(
+        kind=task.visual_target, num_negative=model.config.num_negative, generator=negatives_generator(task, seed)
+    )
+    losses = (
+        masked_word_loss(word_scores, labels["masked_lm_labels"][words]),
+        masked_image_loss(region_scores, labels["image_label"], labels["image_target"], target),
+        alignment_loss(pair_scores, labels["next_sentence_label"]),
+    )
+    counted.sums.add_(torch.stack([loss.sum.double() for loss in losses]).cpu())
+    counted.counts.add_(torch.stack([loss.count for loss in losses]).cpu())
     _tally(counted.word_right, counted.word_count, word_scores, labels["masked_lm_labels"][words])
     if task.visual_target == 0:
         _tally(counted.class_right, counted.class_count, region_scores, labels["image_target"][regions].argmax(-1))
     pairs = labels["next_sentence_label"] >= 0
-    right = fields["alignment_scores"].argmax(-1)[pairs] == labels["next_sentence_label"][pairs]
+    right = pair_scores.argmax(-1)[pairs] == labels["next_sentence_label"][pairs]
     counted.aligned.add_(torch.stack([right.sum(), pairs.sum()]).cpu())
     counted.unread.add_(part.unread)
 

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from torch.optim import AdamW
 
 from model.vilbert import ViLBertForPreTraining
+from pipeline.signals import handling
 from pipeline.train.batch import Batch
 from pipeline.train.checkpoints import optimizer_tensors, prune, restore_optimizer, save_checkpoint
 from pipeline.train.distributed import Group
@@ -39,7 +40,6 @@ logger = logging.getLogger(__name__)
 
 MOST_SKIPPED_IN_A_ROW = 20
 IDS_IN_A_MESSAGE = 16
-TIED = "cls.predictions.decoder.weight"  # the word embeddings, once more
 
 
 @dataclass(kw_only=True)
@@ -81,7 +81,7 @@ class Training:
 
 def model_tensors(model: ViLBertForPreTraining) -> dict[str, Tensor]:
     """Return the parameters by name, a tied one once."""
-    return {name: value for name, value in model.state_dict().items() if name != TIED}
+    return {name: value for name, value in model.state_dict().items() if name not in model._tied_weights_keys}
 
 
 def save(training: Training) -> None:
@@ -109,7 +109,8 @@ def save(training: Training) -> None:
 
 def restore(training: Training, info: dict[str, Any], model: dict[str, Tensor], optimizer: dict[str, Tensor]) -> None:
     """Put a checkpoint's content back, on whatever device the model is."""
-    training.model.load_state_dict({**model, TIED: model["bert.embeddings.word_embeddings.weight"]})
+    tied = {name: model[source] for name, source in training.model._tied_weights_keys.items()}
+    training.model.load_state_dict({**model, **tied})
     restore_optimizer(training.model, training.optimizer, optimizer)
     training.step = info["step"]
     training.unread, training.skipped_steps = info["unread"], info["skipped_steps"]
@@ -247,20 +248,16 @@ class _Clock:
 
 @contextmanager
 def interruption() -> Iterator[threading.Event]:
-    """Yield an event that Ctrl-C or SIGTERM sets, so that the step under way can end; a second one ends it at once."""
+    """Yield an event that Ctrl-C or SIGTERM sets, so that the step under way can end; a second one ends it at once.
+
+    It is never set where training runs in a thread, as under Ray Train, which stops its workers itself.
+    """
     event = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield event  # under Ray Train, which stops its workers itself
-        return
 
     def note(signum: int, frame: object) -> None:
         if event.is_set():
             raise KeyboardInterrupt
         event.set()
 
-    previous = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
+    with handling(note, signal.SIGINT, signal.SIGTERM):
         yield event
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-_GOLDEN = 0x9E3779B97F4A7C15  # 2^64 / golden ratio, made odd: SplitMix64's step
+GOLDEN = 0x9E3779B97F4A7C15  # 2^64 / golden ratio, made odd: SplitMix64's step
 _MASK = (1 << 64) - 1
 
 
@@ -40,7 +40,7 @@ def derive_key(*words: int) -> int:
     """Return a 64-bit key for a sequence of integers; another sequence, another key, up to chance."""
     key = 0
     for word in words:
-        key = int(mix64(np.array([((key + _GOLDEN) & _MASK) ^ (word & _MASK)], dtype=np.uint64))[0])
+        key = int(mix64(np.array([((key + GOLDEN) & _MASK) ^ (word & _MASK)], dtype=np.uint64))[0])
     return key
 
 
@@ -51,5 +51,5 @@ def permutation(count: int, key: int) -> NDArray[np.int64]:
     bijections, so no tie is left to the sort.
     """
     steps = np.arange(1, count + 1, dtype=np.uint64)
-    hashes = mix64(steps * np.uint64(_GOLDEN) + np.uint64(key))
+    hashes = mix64(steps * np.uint64(GOLDEN) + np.uint64(key))
     return np.argsort(hashes, kind="stable").astype(np.int64, copy=False)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from model.losses import IGNORED, MATCHES
 from pipeline.train.draws import Stream, below, bits, uniforms
 from pipeline.train.order import Order, Places
 
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
 TRIES = 8
 """Partners to look at before an image keeps its own caption: where all captions of a window are alike, none fits."""
-MATCHES, MISMATCHES, NO_PAIR = 0, 1, -1
+MISMATCHES = 1
 
 
 def choose_captions(
@@ -43,7 +44,7 @@ def choose_captions(
     own = np.array([len(texts) for texts in captions], dtype=np.int64)
     drawn = below(bits(sample_keys, Stream.CAPTION, 1)[:, 0], np.maximum(own, 1))
     chosen = [texts[which] if texts else "" for texts, which in zip(captions, drawn.tolist(), strict=True)]
-    label = np.where(own > 0, MATCHES, NO_PAIR)
+    label = np.where(own > 0, MATCHES, IGNORED)
     left = np.flatnonzero((own > 0) & (uniforms(sample_keys, Stream.SWAP, 1)[:, 0] < swap))
     left = left[(places.window_stop - places.window_start)[left] > 1]
     known = {row: {_fold(text) for text in captions[row]} for row in left.tolist()}

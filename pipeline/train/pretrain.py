@@ -21,7 +21,7 @@ from transformers import PreTrainedTokenizerBase
 from model.vilbert import ViLBertForPreTraining
 from pipeline.shards.atomic import write_atomic
 from pipeline.shards.errors import RefusedError
-from pipeline.train.checkpoints import load_checkpoint, newest_whole, read_checkpoint, sweep
+from pipeline.train.checkpoints import Checkpoint, newest_whole, read_checkpoint, sweep
 from pipeline.train.corpus import Corpus
 from pipeline.train.data import TrainingData, all_captions, eval_batches, open_data, share, total_steps, train_batches
 from pipeline.train.disk import naming
@@ -43,7 +43,7 @@ from pipeline.train.run_folder import (
     writing,
 )
 from pipeline.train.settings import PretrainSettings, identity
-from pipeline.train.start import build_model, model_config, whiten_features
+from pipeline.train.start import build_model, load_start, model_config
 from pipeline.train.step import Task
 from pipeline.train.words import load_tokenizer, save_tokenizer
 
@@ -65,7 +65,7 @@ def train(settings: PretrainSettings) -> int:
         share(settings, group)  # refuses more processes, or parts, than a batch has pairs
         tokenizer = shared_tokenizer(settings, data.corpus, group)
         training = prepare(settings, data, tokenizer, group)
-        resume(training)
+        resume(training, data.corpus)
         finished = run(training, stack)
         if finished and training.evaluation is None:
             held_out(training, None, saving=False)  # all steps were done before, by a process that was killed since
@@ -108,8 +108,6 @@ def prepare(
     """Return a run before its first step."""
     config = model_config(settings, tokenizer, feature_dim=data.corpus.feature_dim, num_classes=data.num_classes)
     model = build_model(settings, config)
-    if settings.whiten_features:
-        whiten_features(model, data.corpus)
     torch.nn.Module.to(model, group.device)  # transformers' own has no types
     model.train()
     optimizer = build_optimizer(model, settings.optimizer, from_bert=settings.init_from != "none")
@@ -161,38 +159,39 @@ def begin_group(settings: PretrainSettings) -> None:
         checkpoint_to_resume(settings, is_start=True)
 
 
-def checkpoint_to_resume(settings: PretrainSettings, *, is_start: bool) -> Path | None:
-    """Return the checkpoint to go on from, None where there is none: the run's newest, or an earlier run's to begin by.
+def checkpoint_to_resume(settings: PretrainSettings, *, is_start: bool) -> Checkpoint | None:
+    """Return the checkpoint to go on from, its hashes compared: the run's newest, or an earlier run's to begin by.
 
-    is_start: False where a group is started again, which goes on from the newest whatever it began with. RefusedError
-    where `--resume` names a checkpoint of this run that it has gone on from since.
+    None where there is none. is_start: False where a group is started again, which goes on from the newest whatever it
+    began with. RefusedError where `--resume` names a checkpoint of this run that it has gone on from since.
     """
     newest = newest_whole(settings.output)
     if settings.resume == "auto":
-        return None if newest is None else newest.path
+        return newest
     path = Path(settings.resume)
     if newest is None or newest.step <= (asked := read_checkpoint(path, hashes=False)).step:
-        return path
+        return read_checkpoint(path, hashes=True)
     if is_start and path.resolve().parent == newest.path.resolve().parent:
         raise RefusedError(
             f"--resume {path}: {settings.output} has gone on to step {newest.step} since; delete the checkpoints "
             f"behind step {asked.step}, give another --output, or --resume auto"
         )
-    return newest.path
+    return newest
 
 
-def resume(training: Training) -> None:
-    """Put the checkpoint back that the settings ask for, if there is one; refuse one of another run."""
+def resume(training: Training, corpus: Corpus) -> None:
+    """Put the checkpoint back that the settings ask for, or begin where there is none; refuse one of another run."""
     settings, group = training.settings, training.group
-    path = checkpoint_to_resume(settings, is_start=not settings.workers)
-    if path is not None:
-        found, model, optimizer = load_checkpoint(path)
-        require_same_run(found.info["run"], training.description, where=path)
-        restore(training, found.info, model, optimizer)
+    found = checkpoint_to_resume(settings, is_start=not settings.workers)
+    if found is not None:
+        require_same_run(found.info["run"], training.description, where=found.path)
+        restore(training, found.info, *found.read_tensors())
         if group.first:
             logger.info("going on from step %d of %d", training.step, training.total_steps)
-    elif (before := read_run(settings.output)) is not None:
-        require_same_run(before, training.description, where=settings.output)
+    else:
+        if (before := read_run(settings.output)) is not None:
+            require_same_run(before, training.description, where=settings.output)
+        load_start(training.model, settings, corpus)
     group.wait()
     if group.first:
         write_run(settings.output, training.description)

@@ -12,7 +12,6 @@ import logging
 import os
 import shutil
 import signal
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
@@ -21,6 +20,7 @@ from typing import Any
 
 from pipeline.ray_session import ray_session
 from pipeline.shards.errors import RefusedError, ShardError
+from pipeline.signals import handling
 
 logger = logging.getLogger(__name__)
 
@@ -98,14 +98,20 @@ def worker_error(failures: dict[int, Exception], *, tries: int) -> Exception:
 
     When a rank raises, the others often fail of the broken connection: what is no such failure tells more.
     """
-    errors = [getattr(error, "_base_exc", error) for _, error in sorted(failures.items())]
-    return next(
-        (error for error in errors if _is_final(error)),
-        ShardError(
-            f"training workers failed {tries} times, the last time with: {_first_line(errors)}; if one was killed, is "
-            "there memory enough? Run the same command again to go on from the last checkpoint"
-        ),
+    return _final_error(failures) or ShardError(
+        f"training workers failed {tries} times, the last time with: {_first_line(failures)}; if one was killed, is "
+        "there memory enough? Run the same command again to go on from the last checkpoint"
     )
+
+
+def _causes(failures: dict[int, Exception]) -> list[Exception]:
+    """Return what the ranks raised, by rank, out of what Ray wraps it in."""
+    return [getattr(error, "_base_exc", error) for _, error in sorted(failures.items())]
+
+
+def _final_error(failures: dict[int, Exception]) -> Exception | None:
+    """Return the first error that another try would meet again, None where there is none."""
+    return next((error for error in _causes(failures) if _is_final(error)), None)
 
 
 def _is_final(error: BaseException) -> bool:
@@ -116,7 +122,8 @@ def _is_final(error: BaseException) -> bool:
     return not isinstance(error, WORTH_ANOTHER_TRY) and type(error).__module__.partition(".")[0] != "ray"
 
 
-def _first_line(errors: list[Any]) -> str:
+def _first_line(failures: dict[int, Exception]) -> str:
+    errors = _causes(failures)
     return (str(errors[0]) or repr(errors[0])).splitlines()[0] if errors else "nothing said"
 
 
@@ -132,11 +139,9 @@ def _trainer(
         """End the run at an error that another try would meet again; an error in a callback ends it."""
 
         def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
-            errors = [getattr(error, "_base_exc", error) for _, error in sorted(worker_exceptions.items())]
-            final = next((error for error in errors if _is_final(error)), None)
-            if final is not None:
+            if (final := _final_error(worker_exceptions)) is not None:
                 raise final
-            logger.warning("a training worker is lost, all are started again (%s)", _first_line(errors))
+            logger.warning("a training worker is lost, all are started again (%s)", _first_line(worker_exceptions))
 
     folder = str(Path.cwd())
 
@@ -162,19 +167,14 @@ def _trainer(
 @contextmanager
 def _interruptible() -> Iterator[None]:
     """Make Ctrl-C and SIGTERM end a fit as KeyboardInterrupt once Ray has ended the workers."""
-    if threading.current_thread() is not threading.main_thread():
-        yield  # a thread gets no signals
-        return
-    previous = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    # While it fits, Ray has a handler of its own for Ctrl-C, which ends the workers and leaves with status 0.
-    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
-    try:
-        yield
-    except SystemExit as end:
-        raise KeyboardInterrupt from end
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
+    # While it fits, Ray has a handler of its own for Ctrl-C, which ends the workers and leaves with status 0; after it
+    # the one of before is to be back.
+    before = signal.getsignal(signal.SIGINT)
+    with handling(before, signal.SIGINT), handling(lambda *_: signal.raise_signal(signal.SIGINT), signal.SIGTERM):
+        try:
+            yield
+        except SystemExit as end:
+            raise KeyboardInterrupt from end
 
 
 def _fit(trainer: Any) -> int:

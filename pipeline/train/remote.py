@@ -50,8 +50,7 @@ def read_files(urls: Sequence[str]) -> list[bytes]:
 
     Raises RemoteError where one is not there or the server fails three times.
     """
-    file_system, options = _file_system(urls[0])
-    del options
+    file_system, _ = _file_system(urls[0])
     paths = [file_system._strip_protocol(url) for url in urls]
 
     def fetch() -> list[bytes]:

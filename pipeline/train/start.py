@@ -92,19 +92,23 @@ def _named_config(name: str) -> dict[str, Any]:
 
 
 def build_model(settings: PretrainSettings, config: ViLBertConfig) -> ViLBertForPreTraining:
-    """Return the model as training begins: drawn from the seed, then loaded from `--init-from`."""
+    """Return the model with parameters drawn from the seed."""
     torch.manual_seed(settings.seed)
     config._attn_implementation = "sdpa"
-    model = ViLBertForPreTraining(config)
-    if settings.init_from == "none":
-        return model
-    load: Callable[..., object] = load_text_stream if begins_from_text(settings.init_from) else load_checkpoint
-    try:
-        report = load(model, settings.init_from)
-    except (CheckpointError, OSError) as error:
-        raise RefusedError(f"--init-from {settings.init_from}: {error}") from error
-    logger.info("%s", report)
-    return model
+    return ViLBertForPreTraining(config)
+
+
+def load_start(model: ViLBertForPreTraining, settings: PretrainSettings, corpus: Corpus) -> None:
+    """Give a model that has not trained yet what a run begins with: `--init-from`, and whitened features."""
+    if settings.init_from != "none":
+        load: Callable[..., object] = load_text_stream if begins_from_text(settings.init_from) else load_checkpoint
+        try:
+            report = load(model, settings.init_from)
+        except (CheckpointError, OSError) as error:
+            raise RefusedError(f"--init-from {settings.init_from}: {error}") from error
+        logger.info("%s", report)
+    if settings.whiten_features:
+        whiten_features(model, corpus)
 
 
 def whiten_features(model: ViLBertForPreTraining, corpus: Corpus) -> None:
@@ -124,8 +128,8 @@ def whiten_features(model: ViLBertForPreTraining, corpus: Corpus) -> None:
     mean = features.mean(axis=0)
     variances, directions = np.linalg.eigh(np.cov(features - mean, rowvar=False, bias=True))
     least = SMALLEST_VARIANCE * variances.mean()
-    whitening = torch.from_numpy(directions / np.sqrt(np.maximum(variances, least)) @ directions.T).float()
     embedding: Linear = model.bert.v_embeddings.image_embeddings  # type: ignore[assignment, union-attr]
+    whitening = torch.from_numpy(directions / np.sqrt(np.maximum(variances, least)) @ directions.T).to(embedding.weight)
     with torch.no_grad():
         embedding.weight.copy_(embedding.weight @ whitening)
-        embedding.bias.sub_(embedding.weight @ torch.from_numpy(mean).float())
+        embedding.bias.sub_(embedding.weight @ torch.from_numpy(mean).to(embedding.weight))

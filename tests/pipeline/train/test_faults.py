@@ -21,15 +21,11 @@ from safetensors.torch import load_file
 from pipeline.cli import main
 from pipeline.train import loop, pretrain
 from pipeline.train.checkpoints import newest_whole
-from pipeline.train.journal import Journal, read_journal, without_timing
+from pipeline.train.journal import Journal, read_journal
 from pipeline.train.run_folder import writing
 
-MODEL = {
-    "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 16,
-    "max_position_embeddings": 40, "v_hidden_size": 16, "v_num_hidden_layers": 1, "v_num_attention_heads": 2,
-    "v_intermediate_size": 16, "bi_hidden_size": 16, "bi_num_attention_heads": 2, "v_biattention_id": [0],
-    "t_biattention_id": [1],
-}  # fmt: skip
+from .tiny_runs import MODEL, journal, pretrain_arguments
+
 STEPS = 6
 
 
@@ -51,12 +47,8 @@ def data(tmp_path_factory: pytest.TempPathFactory, make_dataset: Callable[..., P
 
 
 def arguments(data: Path, output: Path, *more: str) -> list[str]:
-    return [
-        "pretrain", str(data / "a"), "--output", str(output), "--model", str(data / "model.json"), "--tokenizer",
-        "new", "--init-from", "none", "--batch-size", "4", "--max-steps", str(STEPS), "--log-every", "1",
-        "--eval-every", "3", "--checkpoint-every", "2", "--num-workers", "0", "--device", "cpu", "--no-tensorboard",
-        "--learning-rate", "0.01", "--window", "8", *more,
-    ]  # fmt: skip
+    sizes = {"steps": STEPS, "batch_size": 4, "eval_every": 3, "save_every": 2}
+    return [*pretrain_arguments([data / "a"], output, data / "model.json", **sizes), *more]
 
 
 @pytest.fixture(scope="module")
@@ -84,9 +76,7 @@ def back_to(run: Path, step: int) -> None:
 
 def assert_same_run(run: Path, other: Path, *, after: int = 0) -> None:
     """Compare what was journalled after a step, bit for bit, and the parameters that came of it."""
-    ours, theirs = (
-        [entry for entry in without_timing(read_journal(folder)) if entry["step"] > after] for folder in (run, other)
-    )
+    ours, theirs = ([entry for entry in journal(folder) if entry["step"] > after] for folder in (run, other))
     assert ours == theirs
     left, right = (load_file(folder / "final" / "model.safetensors") for folder in (run, other))
     assert all(torch.equal(value, right[name]) for name, value in left.items())

@@ -12,40 +12,11 @@ from torch import nn
 
 from model.config import ViLBertConfig
 from model.heads import BetaClassifier
-from model.single_stream import SingleStreamForPreTraining
-from model.single_stream_config import SingleStreamConfig
 from model.vilbert import ViLBertForPreTraining
 from pipeline.train.optimizer import clip_gradients, parameter_groups, trained_parameters
 from pipeline.train.optimizer_settings import OptimizerSettings
 
-TWO_STREAMS: dict[str, Any] = {
-    "vocab_size": 31, "hidden_size": 8, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 12,
-    "max_position_embeddings": 24, "v_feature_size": 5, "v_target_size": 4, "v_hidden_size": 12,
-    "v_num_hidden_layers": 2, "v_num_attention_heads": 3, "v_intermediate_size": 10, "bi_hidden_size": 8,
-    "bi_num_attention_heads": 4, "v_biattention_id": [0, 1], "t_biattention_id": [1, 2],
-}  # fmt: skip
-ONE_STREAM: dict[str, Any] = {
-    "vocab_size": 31, "hidden_size": 8, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 12,
-    "max_position_embeddings": 24, "v_feature_size": 5, "v_target_size": 4,
-}  # fmt: skip
-
-
-def two_streams() -> nn.Module:
-    torch.manual_seed(0)
-    return ViLBertForPreTraining(ViLBertConfig(**TWO_STREAMS))
-
-
-def one_stream() -> nn.Module:
-    torch.manual_seed(0)
-    return SingleStreamForPreTraining(SingleStreamConfig(**ONE_STREAM))
-
-
-BOTH = pytest.mark.parametrize("build", [two_streams, one_stream])
-
-
-def learning(model: nn.Module) -> dict[str, nn.Parameter]:
-    """Return the parameters that are not frozen: two dense layers of co-attention that nothing reads always are."""
-    return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+from .tiny_models import BOTH, TWO_STREAMS, learning, two_streams
 
 
 def group_of(groups: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:

@@ -11,21 +11,15 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
 from pipeline.cli import main
-from pipeline.train.journal import read_journal, without_timing
 
-MODEL = {
-    "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 16,
-    "max_position_embeddings": 40, "v_hidden_size": 16, "v_num_hidden_layers": 1, "v_num_attention_heads": 2,
-    "v_intermediate_size": 16, "bi_hidden_size": 16, "bi_num_attention_heads": 2, "v_biattention_id": [0],
-    "t_biattention_id": [1],
-}  # fmt: skip
+from .tiny_runs import MODEL, WITHOUT_DROPOUT, journal, pretrain_arguments
+
 STEPS = 8
 
 
@@ -40,12 +34,9 @@ def data(tmp_path_factory: pytest.TempPathFactory, make_dataset: Callable[..., P
 
 
 def arguments(data: Path, output: Path, *more: str) -> list[str]:
-    return [
-        "pretrain", str(data / "a"), str(data / "b"), "--output", str(output), "--model", str(data / "model.json"),
-        "--tokenizer", "new", "--init-from", "none", "--batch-size", "8", "--max-steps", str(STEPS), "--log-every", "1",
-        "--eval-every", "4", "--checkpoint-every", "2", "--num-workers", "0", "--device", "cpu", "--no-tensorboard",
-        "--learning-rate", "0.01", "--window", "8", *more,
-    ]  # fmt: skip
+    sets = [data / "a", data / "b"]
+    sizes = {"steps": STEPS, "batch_size": 8, "eval_every": 4, "save_every": 2}
+    return [*pretrain_arguments(sets, output, data / "model.json", **sizes), *more]
 
 
 @pytest.fixture(scope="module")
@@ -54,11 +45,6 @@ def undisturbed(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     output = tmp_path_factory.mktemp("runs") / "undisturbed"
     assert main(arguments(data, output)) == 0
     return output
-
-
-def journal(run: Path) -> list[dict[str, Any]]:
-    """Return what a run wrote down but for times."""
-    return without_timing(read_journal(run))
 
 
 def assert_same_run(run: Path, other: Path) -> None:
@@ -135,11 +121,8 @@ def test_accumulation_changes_nothing_but_rounding(data: Path, undisturbed: Path
 
 def no_dropout(folder: Path) -> list[str]:
     """Return options of a model without dropout, whose masks belong to (seed, step, rank, part)."""
-    rates = [
-        f"{part}_dropout_prob" for part in ("hidden", "attention_probs", "v_hidden", "v_attention_probs", "pooled")
-    ]
     path = folder / "no_dropout.json"
-    path.write_text(json.dumps({**MODEL, **dict.fromkeys(rates, 0.0)}))
+    path.write_text(json.dumps(WITHOUT_DROPOUT))
     return ["--model", str(path)]
 
 

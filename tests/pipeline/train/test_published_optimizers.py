@@ -14,24 +14,12 @@ import yaml
 from torch import Tensor, nn
 
 import pipeline
-from model.config import ViLBertConfig
-from model.single_stream import SingleStreamForPreTraining
-from model.single_stream_config import SingleStreamConfig
-from model.vilbert import ViLBertForPreTraining
 from pipeline.train.optimizer import build_optimizer, clip_gradients, parameter_groups, set_step
 from pipeline.train.optimizer_settings import OptimizerSettings
 from pipeline.train.schedule import ScheduleSettings, factor_at
 
-TWO_STREAMS: dict[str, Any] = {
-    "vocab_size": 31, "hidden_size": 8, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 12,
-    "max_position_embeddings": 24, "v_feature_size": 5, "v_target_size": 4, "v_hidden_size": 12,
-    "v_num_hidden_layers": 2, "v_num_attention_heads": 3, "v_intermediate_size": 10, "bi_hidden_size": 8,
-    "bi_num_attention_heads": 4, "v_biattention_id": [0, 1], "t_biattention_id": [1, 2],
-}  # fmt: skip
-ONE_STREAM: dict[str, Any] = {
-    "vocab_size": 31, "hidden_size": 8, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 12,
-    "max_position_embeddings": 24, "v_feature_size": 5, "v_target_size": 4,
-}  # fmt: skip
+from .tiny_models import BOTH, learning, two_streams
+
 BETA = OptimizerSettings(
     epsilon=1e-6, bias_correction=False, clip_by="parameter", learning_rate=1e-3, decay="biases_and_norms"
 )
@@ -40,24 +28,6 @@ MULTI_TASK = OptimizerSettings(
 )
 STEPS = 20
 RECIPES = Path(pipeline.__file__).parent / "recipes" / "pretrain"
-
-
-def two_streams() -> nn.Module:
-    torch.manual_seed(0)
-    return ViLBertForPreTraining(ViLBertConfig(**TWO_STREAMS))
-
-
-def one_stream() -> nn.Module:
-    torch.manual_seed(0)
-    return SingleStreamForPreTraining(SingleStreamConfig(**ONE_STREAM))
-
-
-BOTH = pytest.mark.parametrize("build", [two_streams, one_stream])
-
-
-def learning(model: nn.Module) -> dict[str, nn.Parameter]:
-    """Return the parameters that are not frozen: two dense layers of co-attention that nothing reads always are."""
-    return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
 
 
 def train(

@@ -16,20 +16,14 @@ import psutil
 import pytest
 
 from pipeline.cli import main
-from pipeline.train.journal import read_journal, without_timing
+from pipeline.train.journal import read_journal
 from pipeline.train.ray_launch import QUIET
 from pipeline.train.run_folder import writing
 
+from .tiny_runs import WITHOUT_DROPOUT, journal, pretrain_arguments
+
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
-# Dropout's masks belong to (seed, step, rank, part): without it, losses are those of any number of processes.
-MODEL = {
-    "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 16,
-    "max_position_embeddings": 40, "v_hidden_size": 16, "v_num_hidden_layers": 1, "v_num_attention_heads": 2,
-    "v_intermediate_size": 16, "bi_hidden_size": 16, "bi_num_attention_heads": 2, "v_biattention_id": [0],
-    "t_biattention_id": [1], "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0,
-    "v_hidden_dropout_prob": 0.0, "v_attention_probs_dropout_prob": 0.0, "pooled_dropout_prob": 0.0,
-}  # fmt: skip
 STEPS = 150
 
 
@@ -51,17 +45,13 @@ def data(tmp_path_factory: pytest.TempPathFactory, make_dataset: Callable[..., P
     """Return a data set with a model's config beside it."""
     folder = tmp_path_factory.mktemp("data")
     make_dataset(folder / "a", samples=21, shard_size=5, splits=lambda row: "val" if row % 4 == 3 else "train")
-    (folder / "model.json").write_text(json.dumps(MODEL))
+    (folder / "model.json").write_text(json.dumps(WITHOUT_DROPOUT))
     return folder
 
 
 def arguments(data: Path, output: Path, *more: str) -> list[str]:
-    return [
-        "pretrain", str(data / "a"), "--output", str(output), "--model", str(data / "model.json"), "--tokenizer",
-        "new", "--init-from", "none", "--batch-size", "7", "--max-steps", str(STEPS), "--log-every", "1",
-        "--eval-every", "50", "--checkpoint-every", "4", "--num-workers", "0", "--device", "cpu", "--no-tensorboard",
-        "--learning-rate", "0.01", "--window", "8", *more,
-    ]  # fmt: skip
+    sizes = {"steps": STEPS, "batch_size": 7, "eval_every": 50, "save_every": 4}
+    return [*pretrain_arguments([data / "a"], output, data / "model.json", **sizes), *more]
 
 
 def start(command: list[str]) -> subprocess.Popen[str]:
@@ -122,7 +112,7 @@ def test_killed_and_interrupted_a_group_of_two_is_the_undisturbed_process(
 
 def assert_same_losses(run: Path, other: Path) -> None:
     """Compare two runs of any number of processes, rounding aside. Each loss is that of all parameters before it."""
-    ours, theirs = without_timing(read_journal(run)), without_timing(read_journal(other))
+    ours, theirs = journal(run), journal(other)
     assert [entry["step"] for entry in ours if entry["kind"] == "train"] == list(range(1, STEPS + 1))
     assert [(entry["kind"], entry["step"]) for entry in ours] == [(entry["kind"], entry["step"]) for entry in theirs]
     for mine, others in zip(ours, theirs, strict=True):
