@@ -34,12 +34,13 @@ from benchmarks.model import cell, markdown  # noqa: E402
 from benchmarks.published_loader import Preprocess, Storage, WordByWord, published_batches, write_lmdb  # noqa: E402
 from benchmarks.samples import SampleShape, draw_captions, draw_samples, draw_words, write_samples  # noqa: E402
 from pipeline.shards.layout import StorageFormat  # noqa: E402
-from pipeline.train.batch import Batch, Share, make_batches  # noqa: E402
+from pipeline.train.batch import Batch, make_batches  # noqa: E402
 from pipeline.train.corpus import Corpus  # noqa: E402
 from pipeline.train.inputs import to_model_inputs  # noqa: E402
 from pipeline.train.item_settings import ItemSettings  # noqa: E402
 from pipeline.train.loader import batches  # noqa: E402
 from pipeline.train.order import Order  # noqa: E402
+from pipeline.train.share import Share  # noqa: E402
 from pipeline.train.words import new_tokenizer  # noqa: E402
 
 LIMIT = 8.0

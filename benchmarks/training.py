@@ -40,7 +40,7 @@ from benchmarks.model import cell, markdown  # noqa: E402
 from benchmarks.samples import SampleShape, draw_captions, draw_words, write_samples  # noqa: E402
 from pipeline.train.batch import Batch, make_batches  # noqa: E402
 from pipeline.train.corpus import Corpus  # noqa: E402
-from pipeline.train.data import open_data, share  # noqa: E402
+from pipeline.train.data import open_data  # noqa: E402
 from pipeline.train.distributed import process_group  # noqa: E402
 from pipeline.train.item_settings import ItemSettings  # noqa: E402
 from pipeline.train.journal import Journal  # noqa: E402
@@ -50,6 +50,7 @@ from pipeline.train.order import Order, Places  # noqa: E402
 from pipeline.train.pretrain import prepare  # noqa: E402
 from pipeline.train.progress import TrainProgress  # noqa: E402
 from pipeline.train.settings import PretrainSettings  # noqa: E402
+from pipeline.train.share import share_of  # noqa: E402
 from pipeline.train.step import backward  # noqa: E402
 from pipeline.train.words import new_tokenizer  # noqa: E402
 
@@ -121,7 +122,7 @@ def run(training: Training) -> None:
 
 def bare_step(training: Training, parts: list[Batch], step: int) -> None:
     """Make a step and nothing else."""
-    backward(training.wrapped, parts, training.task, training.group, step)
+    backward(training.wrapped, parts, training.objective, training.group, step)
     clip_gradients(training.model.parameters(), training.settings.optimizer)
     training.optimizer.step()
     training.optimizer.zero_grad(set_to_none=True)
@@ -137,7 +138,7 @@ def measure_speed(settings: Settings, folder: Path) -> dict[str, Any]:
         tokenizer = new_tokenizer(captions)
         loop, bare = (prepare(wanted, data, tokenizer, group) for _ in range(2))
         make = functools.partial(
-            make_batches, data.corpus, data.order, tokenizer, wanted.items, share(wanted, group), seed=wanted.seed
+            make_batches, data.corpus, data.order, tokenizer, wanted.items, share_of(wanted, group), seed=wanted.seed
         )
         taken: list[tuple[float, float]] = []
 
@@ -223,7 +224,7 @@ def measure_index(settings: Settings, folder: Path) -> dict[str, Any]:
     tokenizer: PreTrainedTokenizerBase = new_tokenizer(captions)
     wanted = pretrain_settings(folder / "data", folder / "run", settings, steps=1)
     with process_group("cpu") as group:
-        part = share(wanted, group)
+        part = share_of(wanted, group)
     orders = {samples: FoldedOrder(samples, corpus, seed=settings.seed) for samples in (10_000, 10_000_000)}
     taken: dict[int, list[float]] = {samples: [] for samples in orders}
     for turn in range(settings.turns + 1):

@@ -152,6 +152,8 @@ class ViLBertConfig(PreTrainedConfig):
                 f"visual_target {self.visual_target} predicts features: set v_target_size to v_feature_size "
                 f"({self.v_feature_size}), not {self.v_target_size}"
             )
+        if self.visual_target == 2 and self.num_negative < 2:
+            raise ValueError(f"num_negative {self.num_negative}: NCE (visual_target 2) wants 2 or more")
         if not self.v_biattention_id or len(self.v_biattention_id) != len(self.t_biattention_id):
             raise ValueError(
                 f"v_biattention_id {self.v_biattention_id} and t_biattention_id {self.t_biattention_id} place the "

@@ -83,7 +83,8 @@ def masked_region_nce(
     """Return the cross-entropy of picking each masked region's own features among its negatives; the count is M.
 
     A candidate's score is the dot product of its features with the prediction. `negatives_MK` (int64) indexes the
-    flattened [B * R] regions, see `nce_negatives`.
+    flattened [B * R] regions, see `nce_negatives`. Without negatives (K = 0) there is nothing to pick from: sum and
+    count are 0.
     Raises ValueError where the number of masked regions differs between the arguments.
     Source: `visual_target 2` of facebookresearch/vilbert-multi-task.
     """
@@ -100,7 +101,13 @@ def masked_region_nce(
         # Scoring every region and picking holds M x G numbers; picking features first would hold M x K x D.
         scores_MG = predicted @ regions_GD.T
     candidates_MK = torch.cat((own_M[:, None], negatives_MK.to(own_M.device)), dim=1)
-    return _cross_entropy(scores_MG.gather(1, candidates_MK), torch.zeros_like(own_M))
+    right = 0 if negatives_MK.shape[1] else IGNORED
+    return _cross_entropy(scores_MG.gather(1, candidates_MK), torch.full_like(own_M, right))
+
+
+def has_negatives(image_label_BR: Tensor) -> bool:
+    """Say whether a masked region of the batch has another one to be told apart from; if not, NCE learns nothing."""
+    return image_label_BR.numel() > 1
 
 
 def nce_negatives(image_label_BR: Tensor, num_negative: int, generator: torch.Generator) -> Tensor:
@@ -109,10 +116,10 @@ def nce_negatives(image_label_BR: Tensor, num_negative: int, generator: torch.Ge
     Of K = int(0.7 num_negative) + int(0.3 num_negative) draws, with replacement, the first kind takes an image uniform
     over the other images and a region uniform over its R; the second a region uniform over the others of the same
     image. Padded regions are drawn as any other. A lone image (B = 1, where the reference fails) draws all K within
-    itself, and images of one region draw all K from the other images. The generator's device makes the draws, and
-    they are moved to the labels'.
+    itself, and images of one region draw all K from the other images. The only region of the only image has no other
+    (`has_negatives`): then K is 0. The generator's device makes the draws, and they are moved to the labels'.
 
-    Raises ValueError where num_negative is below 2, or the only region of the only image is masked.
+    Raises ValueError where num_negative is below 2.
     Source: facebookresearch/vilbert-multi-task, `BertForMultiModalPreTraining.forward`.
     """
     across, within = int(SHARE_ACROSS_BATCH * num_negative), int(SHARE_WITHIN_IMAGE * num_negative)
@@ -120,11 +127,8 @@ def nce_negatives(image_label_BR: Tensor, num_negative: int, generator: torch.Ge
         raise ValueError(f"num_negative {num_negative} leaves no negative after rounding down: use 2 or more")
     images, regions = image_label_BR.shape
     image_M, region_M = (image_label_BR == MASKED).to(generator.device).nonzero(as_tuple=True)
-    if images == regions == 1 and len(image_M):
-        raise ValueError(
-            "image_label_BR [1, 1] masks the only region of the only image, so no other region can be its negative: "
-            "use a larger batch, or visual_target 0 or 1"
-        )
+    if not has_negatives(image_label_BR):
+        return image_label_BR.new_empty(len(image_M), 0)
     if images == 1:
         across, within = 0, across + within
     elif regions == 1:

@@ -41,7 +41,7 @@ _DECODER_BIAS = "cls.predictions.decoder.bias"  # the same as cls.predictions.bi
 _POSITION_IDS = "bert.embeddings.position_ids"  # a buffer of older versions
 
 
-def _fetch(source: str | Path, name: str) -> Path | None:
+def fetch_file(source: str | Path, name: str) -> Path | None:
     """Return a file of a folder, or of a model on the hub; None where that has no such file."""
     if Path(source).is_dir():
         path = Path(source) / name
@@ -62,7 +62,7 @@ def text_settings(source: str | Path) -> dict[str, Any]:
     source: a folder, or a hub name. Where there are other than 12 text layers, say also where co-attention is
     (`t_biattention_id`). Raises CheckpointError where it is neither model.
     """
-    path = _fetch(source, "config.json")
+    path = fetch_file(source, "config.json")
     if path is None:
         raise CheckpointError(f"{source}: has no config.json; give a folder that save_pretrained wrote, or a hub name")
     found = json.loads(path.read_text(encoding="utf-8"))
@@ -110,7 +110,7 @@ def load_text_stream(model: PreTrainedModel, source: str | Path) -> LoadReport:
             f"the text stream is not that of {source}: {'; '.join(differences)}. Make the config with "
             "ViLBertConfig(**text_settings(source), ...)"
         )
-    path = next((found for name in _FILES if (found := _fetch(source, name)) is not None), None)
+    path = next((found for name in _FILES if (found := fetch_file(source, name)) is not None), None)
     # In a folder the weights may be in several files, which the reader of folders puts together.
     state = read_state_dict(source if path is None and Path(source).is_dir() else path or _absent(source))
     names = text_names(state)

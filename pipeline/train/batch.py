@@ -21,13 +21,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from model.losses import IGNORED, MASKED, apply_objective
+from model.losses import IGNORED, MASKED, apply_objective, has_negatives
 from pipeline.train.draws import Stream, below, bits, keys, uniforms
 from pipeline.train.image_rows import ImageRows, lay_out
 from pipeline.train.item_settings import ItemSettings
 from pipeline.train.masking import RegionDraws, WordDraws, mask_words
 from pipeline.train.order import Order
 from pipeline.train.pairs import choose_captions, choose_images, pick
+from pipeline.train.share import Share
 from pipeline.train.words import replacement_ids, to_words
 
 if TYPE_CHECKING:
@@ -35,26 +36,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-
-@dataclass(frozen=True, kw_only=True)
-class Share:
-    """Which part of each global batch a rank makes. No rank has more than one row more than another."""
-
-    rank: int
-    """Number of this process, from 0."""
-    world: int
-    """Number of processes."""
-    accumulation: int
-    """Micro-batches that a process works through one after the other before it updates the model; fewer where it has
-    fewer rows, but one at least."""
-    batch_size: int
-    """Samples of a global batch, over all processes and micro-batches."""
-
-    def positions(self, step: int) -> NDArray[np.int64]:
-        """Return the positions of the stream that the rank takes of global batch `step`; none where ranks are more."""
-        first = step * self.batch_size
-        start, stop = (number * self.batch_size // self.world for number in (self.rank, self.rank + 1))
-        return np.arange(first + start, first + stop, dtype=np.int64)
+PARTS = ("masked_lm", "masked_image", "alignment")
+"""The three losses, in the order of every tensor [3] of sums or counts."""
 
 
 @dataclass(kw_only=True)
@@ -93,9 +76,11 @@ class Batch:
     def counts(self, visual_target: int, feature_dim: int) -> Tensor:
         """Return what the three losses divide by, int64 [3]: labelled words, terms of masked regions, labelled pairs.
 
-        A region has as many terms as features where `visual_target` is 1 (regression), and one otherwise.
+        A region has as many terms as features where `visual_target` is 1 (regression), and one otherwise; none where it
+        is 2 (NCE) and the region is all there is, with no other to be told apart from.
         """
-        regions = (self.image_label == MASKED).sum() * (feature_dim if visual_target == 1 else 1)
+        terms = feature_dim if visual_target == 1 else int(visual_target != 2 or has_negatives(self.image_label))
+        regions = (self.image_label == MASKED).sum() * terms
         return torch.stack(
             [(self.masked_lm_labels != IGNORED).sum(), regions, (self.next_sentence_label != IGNORED).sum()]
         )
@@ -124,7 +109,7 @@ def make_batches(
     of one zero region and no words, without labels. A rank without a part has one such row: it takes part in the step
     all the same. An image without captions has its regions learnt, nothing else. Raises what reading the corpus raises.
     """
-    positions, wanted = _positions(share, step, limit)
+    positions, wanted = share.rows(step, limit)
     places = order.at(positions)
     sample_keys = keys(seed, places.epoch, places.sample)
     shown = places
@@ -150,14 +135,6 @@ def make_batches(
         image = lay_out(corpus, kept, RegionDraws(*(part[rows] for part in regions)), items)
         batches.append(_join(text, rows, image, alignment[rows], items.objective, kept, unread))
     return batches
-
-
-def _positions(share: Share, step: int, limit: int | None) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-    """Return a rank's positions, at least one, and which of them are to be read."""
-    positions = share.positions(step)
-    if not len(positions):
-        return np.array([step * share.batch_size], dtype=np.int64), np.zeros(1, dtype=np.bool_)
-    return positions, np.ones(len(positions), dtype=np.bool_) if limit is None else positions < limit
 
 
 def _at(wanted: NDArray[np.bool_], found: Sequence[T | None]) -> list[T | None]:

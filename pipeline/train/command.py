@@ -2,22 +2,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import TypeVar
+
+from pipeline.train.run_settings import RunSettings
 from pipeline.train.settings import PretrainSettings
 
-__all__ = ["PretrainSettings", "pretrain"]
+__all__ = ["PretrainSettings", "pretrain", "start"]
+
+S = TypeVar("S", bound=RunSettings)
 
 
 def pretrain(settings: PretrainSettings) -> int:
-    """Pre-train; return 0, or 130 where a signal ended it.
+    """Pre-train; return the exit status."""
+    from pipeline.train.pretrain import pretrain
+
+    return start(pretrain, settings)
+
+
+def start(train: Callable[[S], int], settings: S) -> int:
+    """Run `train` here or on Ray's workers; return 0, or 130 where a signal ended it.
 
     A signal ends this process, or those of torchrun, with a checkpoint of the step under way; under Ray the last
     periodic one is what is left.
     """
-    from pipeline.train.pretrain import begin_group, train
-
     if not settings.workers:
         return train(settings)
     from pipeline.train.ray_launch import launch
+    from pipeline.train.run import begin_group
 
     begin_group(settings)
     return launch(

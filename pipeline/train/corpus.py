@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import resource
+import sys
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -17,13 +19,14 @@ from numpy.typing import NDArray
 from pipeline.shards.errors import CorruptShardError, RefusedError
 from pipeline.shards.store import ShardReader, open_shard
 from pipeline.train.order import Places
+from pipeline.train.run_settings import DEFAULT_CACHE_BYTES
 from pipeline.train.selection import Source, check_sources, read_source, usable_indices
 from pipeline.train.shard_cache import CacheFullError, ShardCache
 
 _log = logging.getLogger(__name__)
 _Item = TypeVar("_Item")
+CORPORA = 2  # of a process: what trains and what is held out
 _FIELDS = ("boxes", "features", "class_ids", "class_probs")
-DEFAULT_CACHE_BYTES = 50_000_000_000
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, slots=True)
@@ -97,7 +100,7 @@ class Corpus:
             on_corrupt: stop raises the CorruptShardError of a damaged or missing shard, skip gives None for samples.
             cache_dir: where files of remote data sets go.
             cache_bytes: bytes of remote shards kept there.
-            open_shards: shards open at a time; more than a window of the order touches, or each is opened many times.
+            open_shards: shards open at a time; see `keep_open`.
 
         Raises:
             RefusedError: data sets that are not complete or do not go together, or no sample of the split.
@@ -152,6 +155,17 @@ class Corpus:
     def captions(self, places: Places) -> list[tuple[str, ...] | None]:
         """Return the captions of places without touching their arrays; None as with `read`."""
         return self._each(places, lambda source, reader, index: _take_captions(reader, index, reader.metadata(index)))
+
+    def keep_open(self, shards: int) -> None:
+        """Keep so many shards open at a time, or as many as the limit on open files allows.
+
+        Fewer than a window of the order touches, and each of them is opened again and again.
+        """
+        self._open_shards = max(1, min(shards, most_open_shards()))
+
+    def image_ids(self, places: Places) -> list[str | None]:
+        """Return the image ids of places without touching their arrays; None as with `read`."""
+        return self._each(places, lambda source, reader, index: str(reader.metadata(index)["image_id"]))
 
     def close(self) -> None:
         """Close all shards; arrays already handed out stay valid."""
@@ -256,6 +270,12 @@ class Corpus:
     def __getstate__(self) -> dict[str, Any]:
         """Leave open shards behind: the process that takes over opens its own."""
         return {**self.__dict__, "_readers": OrderedDict()}
+
+
+def most_open_shards() -> int:
+    """Return how many shards, a file each, leave the process half of the files that it may open for all else."""
+    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return sys.maxsize if limit == resource.RLIM_INFINITY else limit // 2 // CORPORA
 
 
 def _check_size(path: Path, expected: int) -> None:

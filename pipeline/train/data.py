@@ -10,12 +10,13 @@ import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from pipeline.shards.errors import RefusedError
-from pipeline.train.batch import Batch, Share, make_batches
+from pipeline.train.batch import Batch, make_batches
 from pipeline.train.corpus import Corpus
 from pipeline.train.distributed import Group
 from pipeline.train.loader import batches
 from pipeline.train.order import Order
 from pipeline.train.settings import PretrainSettings
+from pipeline.train.share import share_of
 
 CAPTIONS_AT_A_TIME = 4096
 
@@ -46,12 +47,11 @@ def open_data(settings: PretrainSettings) -> TrainingData:
         for name in ("feature_dim", "class_names"):
             if getattr(held_out, name) != getattr(corpus, name):
                 raise RefusedError(f"--eval-data: has another {name} than the training data; extract both alike")
-    return TrainingData(
-        corpus=corpus,
-        order=order,
-        held_out=held_out,
-        held_out_order=Order(held_out.shard_sizes, seed=settings.seed, shuffle=False) if held_out else None,
-    )
+    held_out_order = Order(held_out.shard_sizes, seed=settings.seed, shuffle=False) if held_out else None
+    for opened, its_order in ((corpus, order), (held_out, held_out_order)):
+        if opened is not None and its_order is not None:
+            opened.keep_open(its_order.most_shards())
+    return TrainingData(corpus=corpus, order=order, held_out=held_out, held_out_order=held_out_order)
 
 
 def _open(settings: PretrainSettings, directories: tuple[str, ...], split: str) -> Corpus:
@@ -73,33 +73,14 @@ def all_captions(corpus: Corpus) -> Iterator[str]:
             yield from captions or ()
 
 
-def total_steps(settings: PretrainSettings, order: Order) -> int:
-    """Return the steps of a run: enough that every sample was seen `epochs` times."""
-    return settings.max_steps or max(1, -(-round(settings.epochs * order.epoch_size) // settings.batch_size))
-
-
-def share(settings: PretrainSettings, group: Group) -> Share:
-    """Return which part of each global batch this rank computes; RefusedError where there are too many ranks."""
-    try:
-        settings.require_share(group.world)
-    except ValueError as error:
-        raise RefusedError(str(error)) from error
-    return Share(
-        rank=group.rank,
-        world=group.world,
-        accumulation=settings.grad_accumulation,
-        batch_size=settings.batch_size,
-    )
-
-
 def train_batches(
     settings: PretrainSettings, data: TrainingData, tokenizer: PreTrainedTokenizerBase, group: Group, steps: range
 ) -> Iterator[list[Batch]]:
     """Yield this rank's parts of each step's global batch."""
     make = partial(
-        make_batches, data.corpus, data.order, tokenizer, settings.items, share(settings, group), seed=settings.seed
+        make_batches, data.corpus, data.order, tokenizer, settings.items, share_of(settings, group), seed=settings.seed
     )
-    return _load(make, steps, settings, group)
+    return batches(make, steps, num_workers=settings.num_workers, pin_memory=group.device.type == "cuda")
 
 
 def eval_batches(
@@ -115,12 +96,9 @@ def eval_batches(
         data.held_out_order,
         tokenizer,
         settings.items,
-        share(settings, group),
+        share_of(settings, group),
         seed=settings.seed,
         limit=size,
     )
-    return _load(make, range(-(-size // settings.batch_size)), settings, group)
-
-
-def _load(make: partial[list[Batch]], steps: range, settings: PretrainSettings, group: Group) -> Iterator[list[Batch]]:
+    steps = range(-(-size // settings.batch_size))
     return batches(make, steps, num_workers=settings.num_workers, pin_memory=group.device.type == "cuda")

@@ -10,7 +10,7 @@ GO_ON = "make room, or mend what is wrong there, and run the same command again:
 
 
 @contextmanager
-def naming(path: Path) -> Iterator[None]:
+def explain_disk_errors(path: Path) -> Iterator[None]:
     """Raise an OSError of the block as one that names `path` and says what to do.
 
     Python names a file that cannot be opened, but none that cannot be written to, as on a full disk.

@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any, Literal
 
 import torch
@@ -13,6 +14,10 @@ import torch.distributed as dist
 from torch import Tensor
 
 from pipeline.shards.errors import RefusedError
+
+PATIENCE = timedelta(hours=24)
+"""How long a process waits for the others. The first makes a vocabulary of all captions while they do, which of many
+millions takes hours. A process that died is noticed sooner: its connections break, or what started it ends the rest."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,7 +76,7 @@ def process_group(wanted: Literal["auto", "cpu", "cuda"]) -> Iterator[Group]:
     if dist.is_initialized():  # by Ray Train
         yield Group(rank=dist.get_rank(), world=dist.get_world_size(), device=device)
     elif int(os.environ.get("WORLD_SIZE", "1")) > 1:  # by torchrun
-        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=PATIENCE)
         try:
             yield Group(rank=dist.get_rank(), world=dist.get_world_size(), device=device)
         finally:

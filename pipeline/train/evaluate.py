@@ -1,7 +1,8 @@
 """How well a model does on held-out pairs: losses and accuracies of the three pre-training tasks.
 
 Every sample counts exactly once on any number of ranks, with the masks and swaps that (seed, sample) gives it, so two
-evaluations differ by the model alone.
+evaluations differ by the model alone. Only the loss of NCE (`visual_target` 2) depends on ranks and parts as well: a
+region is told apart from others of its own micro-batch.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
@@ -20,20 +21,22 @@ from model.losses import alignment_loss, masked_word_loss
 from model.pretraining import RegionTarget, masked_image_loss
 from model.vilbert import ViLBertForPreTraining
 from pipeline.shards.canonical import encode_json
-from pipeline.train.batch import Batch
+from pipeline.train.batch import PARTS, Batch
 from pipeline.train.distributed import Group
-from pipeline.train.inputs import to_model_inputs
-from pipeline.train.step import PARTS, Task, negatives_generator, seed_of
+from pipeline.train.step import seed_of
+
+if TYPE_CHECKING:
+    from pipeline.train.pretrain_objective import PretrainObjective
 
 HEAD_LABELS = ("masked_lm_labels", "image_label", "image_target", "next_sentence_label")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Evaluation:
+class PretrainEvaluation:
     """What was counted over all held-out samples."""
 
     sums: Tensor
-    """[3] float64, of the losses in the order of `step.PARTS`."""
+    """[3] float64, of the losses in the order of `batch.PARTS`."""
     counts: Tensor
     """[3] int64."""
     word_right: Tensor
@@ -50,7 +53,10 @@ class Evaluation:
     """[] int64: samples that could not be read."""
 
     def figures(self) -> dict[str, float]:
-        """Return losses and accuracies by name; the majority is what naming the commonest class would give."""
+        """Return losses and accuracies by name, and how many samples could not be read.
+
+        The majority is what naming the commonest class would give.
+        """
         figures = {
             f"{name}_loss": value
             for name, value in zip(PARTS, (self.sums / self.counts.clamp(1)).tolist(), strict=True)
@@ -61,10 +67,11 @@ class Evaluation:
             figures["masked_image_accuracy"] = _share(self.class_right.sum(), self.class_count.sum())
             figures["masked_image_majority"] = _share(self.class_count.max(), self.class_count.sum())
         figures["alignment_accuracy"] = _share(self.aligned[0], self.aligned[1])
+        figures["unread"] = int(self.unread)
         return figures
 
 
-def encode_evaluation(found: Evaluation, words: Sequence[str], classes: Sequence[str]) -> bytes:
+def encode_evaluation(found: PretrainEvaluation, words: Sequence[str], classes: Sequence[str]) -> bytes:
     """Return evaluation.json: the figures, and [right, masked] of each word piece and region class that was masked.
 
     words: word pieces by id, of which there may be fewer than the model embeds. classes: region classes by id. A figure
@@ -87,11 +94,11 @@ def _share(part: Tensor, whole: Tensor) -> float:
     return float(part) / max(float(whole), 1.0)
 
 
-def _nothing_yet(words: int, classes: int) -> Evaluation:
+def _nothing_yet(words: int, classes: int) -> PretrainEvaluation:
     """Return the counts of no samples, which those of a rank are added to in place."""
     word_right, word_count = torch.zeros(2, words, dtype=torch.int64)
     class_right, class_count = torch.zeros(2, classes, dtype=torch.int64)
-    return Evaluation(
+    return PretrainEvaluation(
         sums=torch.zeros(3, dtype=torch.float64),
         counts=torch.zeros(3, dtype=torch.int64),
         word_right=word_right,
@@ -104,37 +111,47 @@ def _nothing_yet(words: int, classes: int) -> Evaluation:
 
 
 @torch.no_grad()
-def evaluate(model: ViLBertForPreTraining, batches: Iterable[list[Batch]], task: Task, group: Group) -> Evaluation:
+def evaluate(
+    model: ViLBertForPreTraining, batches: Iterable[list[Batch]], objective: PretrainObjective, group: Group
+) -> PretrainEvaluation:
     """Return what the model gives on this rank's batches and all other ranks', in evaluation mode.
 
     model: not wrapped.
     """
-    counted = _nothing_yet(model.config.vocab_size, task.num_classes if task.visual_target == 0 else 0)
+    classes = objective.num_classes if objective.visual_target == 0 else 0
+    counted = _nothing_yet(model.config.vocab_size, classes)
     was_training = model.training
     model.train(False)
     try:
         for step, parts in enumerate(batches):
             for number, part in enumerate(parts):
-                _count(counted, model, part, task, group, seed_of(task, step, group.rank, number))
+                seed = seed_of(objective.seed, step, group.rank, number)
+                _count(counted, model, part, objective, group, seed)
     finally:
         model.train(was_training)
     joined = {name: group.sum(value).cpu() for name, value in vars(counted).items()}
-    return Evaluation(**joined)
+    return PretrainEvaluation(**joined)
 
 
-def _count(counted: Evaluation, model: ViLBertForPreTraining, part: Batch, task: Task, group: Group, seed: int) -> None:
-    inputs = to_model_inputs(part, group.device, num_classes=task.num_classes, visual_target=task.visual_target)
+def _count(
+    counted: PretrainEvaluation,
+    model: ViLBertForPreTraining,
+    part: Batch,
+    objective: PretrainObjective,
+    group: Group,
+    seed: int,
+) -> None:
+    inputs = objective.inputs(part, group.device)
     labels = {name: inputs.pop(name) for name in HEAD_LABELS}
     words, regions = labels["masked_lm_labels"] >= 0, labels["image_label"] == 1
-    with torch.autocast(group.device.type, torch.bfloat16, enabled=task.bfloat16):
+    with torch.autocast(group.device.type, torch.bfloat16, enabled=objective.bfloat16):
         encoded: Any = model.bert(**inputs, wanted_words=words, wanted_regions=F.pad(regions, (1, 0)))
         fused = fuse(encoded.pooled_text, encoded.pooled_image, model.config.fusion_method)
         word_scores = model.cls.predictions(encoded.text_output[words])
         region_scores = model.cls.imagePredictions(encoded.image_output[:, 1:][regions])
         pair_scores = model.cls.alignment(fused)
-    target = RegionTarget(
-        kind=task.visual_target, num_negative=model.config.num_negative, generator=negatives_generator(task, seed)
-    )
+    kind, negatives = objective.visual_target, objective.negatives(seed)
+    target = RegionTarget(kind=kind, num_negative=model.config.num_negative, generator=negatives)
     losses = (
         masked_word_loss(word_scores, labels["masked_lm_labels"][words]),
         masked_image_loss(region_scores, labels["image_label"], labels["image_target"], target),
@@ -143,7 +160,7 @@ def _count(counted: Evaluation, model: ViLBertForPreTraining, part: Batch, task:
     counted.sums.add_(torch.stack([loss.sum.double() for loss in losses]).cpu())
     counted.counts.add_(torch.stack([loss.count for loss in losses]).cpu())
     _tally(counted.word_right, counted.word_count, word_scores, labels["masked_lm_labels"][words])
-    if task.visual_target == 0:
+    if objective.visual_target == 0:
         _tally(counted.class_right, counted.class_count, region_scores, labels["image_target"][regions].argmax(-1))
     pairs = labels["next_sentence_label"] >= 0
     right = pair_scores.argmax(-1)[pairs] == labels["next_sentence_label"][pairs]

@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from pipeline.shards.atomic import fsync_dir, temporary_path
-from pipeline.train.disk import naming
+from pipeline.train.disk import explain_disk_errors
 from pipeline.train.report import DATA_HEAD, data_rows, flat
 from pipeline.train.words import save_tokenizer
 
@@ -47,7 +47,7 @@ def export_final(
     temporary, older = temporary_path(final), temporary_path(final)
     try:
         temporary.mkdir()
-        with naming(final):
+        with explain_disk_errors(final):
             try:
                 model.save_pretrained(temporary)
             except SafetensorError as error:  # what it makes of a full disk

@@ -17,7 +17,7 @@ from typing import Any
 
 from pipeline.shards.atomic import write_atomic
 from pipeline.shards.errors import ShardError
-from pipeline.train.disk import naming
+from pipeline.train.disk import explain_disk_errors
 
 METRICS_FILE = "metrics.jsonl"
 TENSORBOARD_FOLDER = "tensorboard"
@@ -32,7 +32,7 @@ class Journal:
         """Open the journal in the folder `run`: anew, or, at step `resumed_at`, without what came after that step."""
         run.mkdir(parents=True, exist_ok=True)
         self._path = run / METRICS_FILE
-        with naming(self._path):
+        with explain_disk_errors(self._path):
             if resumed_at is None:
                 write_atomic(self._path, b"")
             else:
@@ -45,7 +45,7 @@ class Journal:
 
         Raises OSError naming the file where the disk refuses.
         """
-        with naming(self._path):
+        with explain_disk_errors(self._path):
             try:
                 self._file.write(line(kind, step, values))
                 self._file.flush()
@@ -54,7 +54,7 @@ class Journal:
                     self._file.close()
                 raise
         if self._events is not None:
-            with naming(self._path.with_name(TENSORBOARD_FOLDER)):
+            with explain_disk_errors(self._path.with_name(TENSORBOARD_FOLDER)):
                 for name, value in values.items():
                     self._events.add_scalar(f"{kind}/{name}", value, step)
 

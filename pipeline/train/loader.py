@@ -12,22 +12,22 @@ import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
 from multiprocessing.reduction import ForkingPickler
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from pipeline.train.batch import Batch
+from pipeline.train.objective import MicroBatch
 from pipeline.train.shared_buffers import ReceivedBuffers, Sent, begin_worker, send_features
 
-Make = Callable[[int], list[Batch]]
+B = TypeVar("B", bound=MicroBatch)
 
 
 def batches(
-    make: Make, steps: range, *, num_workers: int, prefetch: int = 2, pin_memory: bool = False
-) -> Iterator[list[Batch]]:
+    make: Callable[[int], list[B]], steps: range, *, num_workers: int, prefetch: int = 2, pin_memory: bool = False
+) -> Iterator[list[B]]:
     """Yield `make(step)` for each of `steps`, in order.
 
     num_workers: processes that make them; 0 makes them in this one, when they are asked for. prefetch: steps that a
@@ -83,10 +83,10 @@ class _Failure:
 class _Steps(Dataset[Any]):
     """Steps by number, as messages to the training process."""
 
-    def __init__(self, make: Make) -> None:
+    def __init__(self, make: Callable[[int], list[Any]]) -> None:
         self._make = make
 
-    def __getitem__(self, step: int) -> list[dict[str, Any]] | _Failure:
+    def __getitem__(self, step: int) -> list[tuple[type, dict[str, Any]]] | _Failure:
         try:
             return [_pack(batch) for batch in self._make(step)]
         except Exception as error:  # it is raised again in the training process, as what it is
@@ -102,7 +102,7 @@ def _sendable(error: Exception) -> Exception:
     return error
 
 
-def _pack(batch: Batch) -> dict[str, Any]:
+def _pack(batch: Any) -> tuple[type, dict[str, Any]]:
     """Return the fields of a batch to be sent.
 
     Every tensor that is sent costs a file descriptor and a round trip. Features lie in memory that is shared for good;
@@ -110,17 +110,25 @@ def _pack(batch: Batch) -> dict[str, Any]:
     """
     values = {field.name: getattr(batch, field.name) for field in fields(batch)}
     values["features"] = send_features(batch.features)
-    return {name: value.numpy() if isinstance(value, Tensor) else value for name, value in values.items()}
+    return type(batch), {name: _as_arrays(value) for name, value in values.items()}
 
 
-def _unpack(message: list[dict[str, Any]] | _Failure, buffers: ReceivedBuffers) -> list[Batch]:
+def _as_arrays(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _as_arrays(part) for name, part in value.items()}
+    return value.numpy() if isinstance(value, Tensor) else value
+
+
+def _unpack(message: list[tuple[type, dict[str, Any]]] | _Failure, buffers: ReceivedBuffers) -> list[Any]:
     if isinstance(message, _Failure):
         message.error.add_note(f"In a worker process:\n{message.trace}")
         raise message.error
-    return [Batch(**{name: _receive(value, buffers) for name, value in values.items()}) for values in message]
+    return [kind(**{name: _receive(value, buffers) for name, value in values.items()}) for kind, values in message]
 
 
 def _receive(value: Any, buffers: ReceivedBuffers) -> Any:
     if isinstance(value, Sent):
         return buffers.receive(value)
+    if isinstance(value, dict):
+        return {name: _receive(part, buffers) for name, part in value.items()}
     return torch.from_numpy(value) if isinstance(value, np.ndarray) else value

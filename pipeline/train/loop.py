@@ -21,20 +21,19 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.optim import AdamW
+from transformers import PreTrainedModel
 
-from model.vilbert import ViLBertForPreTraining
 from pipeline.signals import handling
-from pipeline.train.batch import Batch
 from pipeline.train.checkpoints import optimizer_tensors, prune, restore_optimizer, save_checkpoint
 from pipeline.train.distributed import Group
 from pipeline.train.errors import NonFiniteError
-from pipeline.train.evaluate import Evaluation, evaluate
 from pipeline.train.journal import Journal
+from pipeline.train.objective import Evaluation, MicroBatch, Objective
 from pipeline.train.optimizer import clip_gradients, set_step
 from pipeline.train.progress import TrainProgress
+from pipeline.train.run_settings import RunSettings
 from pipeline.train.schedule import factor_at
-from pipeline.train.settings import PretrainSettings
-from pipeline.train.step import PARTS, Losses, Task, backward
+from pipeline.train.step import Losses, backward
 
 logger = logging.getLogger(__name__)
 
@@ -46,18 +45,19 @@ IDS_IN_A_MESSAGE = 16
 class Training:
     """A run under way in this process: what a checkpoint holds, and what it takes to make a step."""
 
-    settings: PretrainSettings
+    settings: RunSettings
     group: Group
-    model: ViLBertForPreTraining
+    model: PreTrainedModel
     """Not wrapped: what is saved and evaluated."""
     wrapped: nn.Module
     """What goes forward: compiled, and under DistributedDataParallel where there are several processes."""
     optimizer: AdamW
-    task: Task
+    objective: Objective
+    """What is learnt."""
     total_steps: int
-    train_batches: Callable[[range], Iterator[list[Batch]]]
+    train_batches: Callable[[range], Iterator[list[Any]]]
     """Return this rank's parts of each step's global batch."""
-    eval_batches: Callable[[], Iterator[list[Batch]]] | None
+    eval_batches: Callable[[], Iterator[list[Any]]] | None
     """Return this rank's parts of the held-out samples; None where there are none."""
     description: dict[str, Any]
     """Content of run.json, kept in each checkpoint too."""
@@ -69,7 +69,7 @@ class Training:
     """Steps left out so far, their loss or gradient being no number."""
     skipped_in_a_row: int = 0
     best: dict[str, float] = field(default_factory=dict)
-    """Step and loss of the best evaluation so far."""
+    """Step of the best evaluation so far, and its `Objective.badness`."""
     evaluation: Evaluation | None = None
     """What the last evaluation in this process counted."""
 
@@ -79,7 +79,7 @@ class Training:
         return self.settings.output
 
 
-def model_tensors(model: ViLBertForPreTraining) -> dict[str, Tensor]:
+def model_tensors(model: PreTrainedModel) -> dict[str, Tensor]:
     """Return the parameters by name, a tied one once."""
     return {name: value for name, value in model.state_dict().items() if name not in model._tied_weights_keys}
 
@@ -133,7 +133,9 @@ def run_steps(training: Training, journal: Journal | None, progress: TrainProgre
             last = training.step == training.total_steps
             stopping = bool(training.group.sum(torch.tensor(int(interrupted.is_set()))))
             if journal is not None and (training.step % settings.log_every == 0 or last):
-                journal.write("train", training.step, {**train_figures(training, losses, norm), **clock.lap(settings)})
+                journal.write(
+                    "train", training.step, {**train_figures(training, losses, norm), **clock.lap(settings.batch_size)}
+                )
             if progress is not None:
                 progress.show(training.step, float(losses.means.sum()), clock.waiting)
             saving = training.step % settings.checkpoint_every == 0 or last or stopping
@@ -146,12 +148,12 @@ def run_steps(training: Training, journal: Journal | None, progress: TrainProgre
     return True
 
 
-def train_step(training: Training, parts: list[Batch]) -> tuple[Losses, Tensor]:
+def train_step(training: Training, parts: list[MicroBatch]) -> tuple[Losses, Tensor]:
     """Make one step of the optimizer; return the losses and the gradient's norm before clipping."""
     settings, optimizer = training.settings, training.optimizer
     factor = factor_at(training.step, training.total_steps, settings.schedule)
     set_step(optimizer, settings.optimizer, factor=factor, step=training.step - training.skipped_steps)
-    losses = backward(training.wrapped, parts, training.task, training.group, training.step)
+    losses = backward(training.wrapped, parts, training.objective, training.group, training.step)
     norm = clip_gradients(training.model.parameters(), settings.optimizer)
     training.unread += losses.unread
     if bool(torch.isfinite(losses.sums).all() & torch.isfinite(norm)):
@@ -163,12 +165,14 @@ def train_step(training: Training, parts: list[Batch]) -> tuple[Losses, Tensor]:
     return losses, norm
 
 
-def leave_out(training: Training, parts: list[Batch], losses: Losses, norm: Tensor) -> None:
+def leave_out(training: Training, parts: list[MicroBatch], losses: Losses, norm: Tensor) -> None:
     """Count a step whose loss or gradient is no number, or raise NonFiniteError, as the policy says."""
     by_rank = training.group.gather([name for part in parts for name in part.image_ids])
     ids = [name for names in by_rank for name in names]
     rest = f" and {len(ids) - IDS_IN_A_MESSAGE} more" if len(ids) > IDS_IN_A_MESSAGE else ""
-    values = ", ".join(f"{part} {value:g}" for part, value in zip(PARTS, losses.means.tolist(), strict=True))
+    values = ", ".join(
+        f"{part} {value:g}" for part, value in zip(training.objective.parts, losses.means.tolist(), strict=True)
+    )
     problem = (
         f"step {training.step}: a loss or gradient is no finite number ({values}, gradient norm {float(norm):g}); "
         f"images {', '.join(ids[:IDS_IN_A_MESSAGE])}{rest}"
@@ -189,18 +193,19 @@ def held_out(training: Training, journal: Journal | None, *, saving: bool) -> No
     """Evaluate where anything is held out, write it down, and remember the best that a checkpoint is kept of."""
     if training.eval_batches is None:
         return
-    found = evaluate(training.model, training.eval_batches(), training.task, training.group)
+    found = training.objective.evaluate(training.model, training.eval_batches(), training.group)
     training.evaluation = found
     figures = found.figures()
-    if saving and math.isfinite(figures["loss"]) and figures["loss"] < training.best.get("loss", math.inf):
-        training.best = {"step": training.step, "loss": figures["loss"]}
+    badness = training.objective.badness(figures)
+    if saving and math.isfinite(badness) and badness < training.best.get("badness", math.inf):
+        training.best = {"step": training.step, "badness": badness}
     if journal is not None:
         journal.write("eval", training.step, figures)
 
 
 def train_figures(training: Training, losses: Losses, norm: Tensor) -> dict[str, float]:
     """Return what metrics.jsonl says of a step but for times."""
-    means = dict(zip(PARTS, losses.means.tolist(), strict=True))
+    means = dict(zip(training.objective.parts, losses.means.tolist(), strict=True))
     return {
         "loss": sum(means.values()),
         **{f"{name}_loss": value for name, value in means.items()},
@@ -220,7 +225,7 @@ class _Clock:
         self._waited = self._lap_waited = 0.0
         self._lap_steps = 0
 
-    def fetch(self, batches: Iterator[list[Batch]]) -> list[Batch]:
+    def fetch(self, batches: Iterator[list[Any]]) -> list[Any]:
         """Return the next batch."""
         started = time.perf_counter()
         parts = next(batches)
@@ -235,11 +240,11 @@ class _Clock:
         """The share of all time so far that was spent waiting for data."""
         return self._waited / max(time.perf_counter() - self._begun, 1e-9)
 
-    def lap(self, settings: PretrainSettings) -> dict[str, float]:
+    def lap(self, batch_size: int) -> dict[str, float]:
         """Return the figures since the last lap, and begin another."""
         seconds = max(time.perf_counter() - self._lap_begun, 1e-9)
         figures = {
-            "samples_per_second": self._lap_steps * settings.batch_size / seconds,
+            "samples_per_second": self._lap_steps * batch_size / seconds,
             "waiting": self._lap_waited / seconds,
         }
         self._lap_begun, self._lap_waited, self._lap_steps = time.perf_counter(), 0.0, 0

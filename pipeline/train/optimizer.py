@@ -53,7 +53,9 @@ def biases_and_norms(model: nn.Module) -> set[nn.Parameter]:
 
 
 def parameter_groups(model: nn.Module, settings: OptimizerSettings, *, from_bert: bool) -> list[dict[str, Any]]:
-    """Return up to four groups for torch's optimizers: of BERT or not, decayed or not; each parameter exactly once.
+    """Return up to six groups for torch's optimizers: of BERT, of a task's head or of neither, decayed or not.
+
+    Each parameter is in exactly one.
 
     from_bert: whether the text stream began as a BERT, so that `text_learning_rate_factor` holds for it. Each group has
     "names" beside "params", and "base_lr" and "base_weight_decay", which `set_step` reads. Raises ValueError where
@@ -69,10 +71,10 @@ def parameter_groups(model: nn.Module, settings: OptimizerSettings, *, from_bert
     for name, parameter in parameters.items():
         slow = from_bert and _FROM_BERT.match(name)
         decayed = (parameter in small) == (settings.decay == "biases_and_norms")
-        key = (
-            settings.learning_rate * (settings.text_learning_rate_factor if slow else 1.0),
-            settings.weight_decay if decayed else 0.0,
-        )
+        rate = settings.learning_rate * (settings.text_learning_rate_factor if slow else 1.0)
+        if settings.head_learning_rate is not None and "vil_" in name:
+            rate = settings.head_learning_rate
+        key = (rate, settings.weight_decay if decayed else 0.0)
         found.setdefault(key, []).append((name, parameter))
     return [
         {

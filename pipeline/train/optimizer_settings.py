@@ -14,6 +14,8 @@ class OptimizerSettings:
     """Rate at the height of the schedule."""
     text_learning_rate_factor: float = 0.1
     """Share of the rate for parameters that came from BERT (embeddings and layers of the text stream)."""
+    head_learning_rate: float | None = None
+    """Rate of new task heads (names with `vil_`), in place of --learning-rate."""
     weight_decay: float = 0.01
     """Decoupled weight decay."""
     decay: Literal["weights", "biases_and_norms"] = "weights"
@@ -37,6 +39,8 @@ class OptimizerSettings:
         for name in ("learning_rate", "epsilon"):
             if not 0 < getattr(self, name) < float("inf"):
                 raise ValueError(f"--{name.replace('_', '-')} {getattr(self, name)}: give a number above 0")
+        if self.head_learning_rate is not None and not 0 < self.head_learning_rate < float("inf"):
+            raise ValueError(f"--head-learning-rate {self.head_learning_rate}: give a number above 0")
         for name in ("text_learning_rate_factor", "weight_decay", "clip"):
             if not 0 <= getattr(self, name) < float("inf"):
                 raise ValueError(f"--{name.replace('_', '-')} {getattr(self, name)}: give 0 or more")

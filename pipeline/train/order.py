@@ -144,6 +144,15 @@ class Order:
                 self._fill(places, rows, offsets[rows], number, window)
         return places
 
+    def most_shards(self) -> int:
+        """Return how many shards the samples of a window lie in at most, in any epoch."""
+        sizes = np.sort(np.concatenate(self._sizes))
+        sizes = sizes[sizes > 0]
+        # But for its last piece a window holds less than two windows' samples, as too short a rest joins the last one;
+        # and an epoch begins and ends within a shard of each data set.
+        whole = int(np.searchsorted(np.cumsum(sizes), 2 * self._window)) + 1
+        return min(len(sizes), whole + 2 * len(self._sizes))
+
     def _fill(self, places: Places, rows: Integers, offsets: Integers, number: int, window: int) -> None:
         """Write the places of positions of one window, given as offsets in epoch `number`, to `rows`."""
         epoch, content = self._epoch(number), self._content(number, window)

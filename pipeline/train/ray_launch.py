@@ -135,6 +135,8 @@ def _trainer(
     from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig, UserCallback
     from ray.train.torch import TorchConfig, TorchTrainer
 
+    from pipeline.train.distributed import PATIENCE
+
     class StopOnFinalError(UserCallback):  # type: ignore[misc] # Ray has no types
         """End the run at an error that another try would meet again; an error in a callback ends it."""
 
@@ -153,7 +155,7 @@ def _trainer(
 
     return TorchTrainer(
         work,
-        torch_config=TorchConfig(backend="nccl" if use_gpu else "gloo"),
+        torch_config=TorchConfig(backend="nccl" if use_gpu else "gloo", timeout_s=int(PATIENCE.total_seconds())),
         scaling_config=ScalingConfig(num_workers=(1, workers), use_gpu=use_gpu),
         run_config=RunConfig(
             storage_path=str(storage),

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.shards.atomic import write_atomic
-from pipeline.train.disk import naming
+from pipeline.train.disk import explain_disk_errors
 from pipeline.train.journal import read_journal
 from pipeline.train.run_folder import read_run
 
@@ -60,7 +60,7 @@ def write_report(run: Path) -> Path:
     """
     path = run / REPORT_FILE
     content = page(run.resolve().name, read_journal(run), read_run(run) or {}).encode()
-    with naming(path):
+    with explain_disk_errors(path):
         write_atomic(path, content)
     return path
 

@@ -17,7 +17,7 @@ from pipeline.shards.atomic import write_atomic
 from pipeline.shards.canonical import decode_json, encode_json
 from pipeline.shards.errors import FingerprintError, LockedError, RefusedError
 from pipeline.shards.lock import LOCK_FILE, exclusive_writer
-from pipeline.train.disk import naming
+from pipeline.train.disk import explain_disk_errors
 
 RUN_FILE = "run.json"
 IDENTITY = ("settings", "model", "data", "eval_data")
@@ -70,7 +70,7 @@ def read_run(run: Path) -> dict[str, Any] | None:
 
 def write_run(run: Path, description: Mapping[str, Any]) -> None:
     """Write run.json in one step; OSError naming it where the disk refuses."""
-    with naming(run / RUN_FILE):
+    with explain_disk_errors(run / RUN_FILE):
         write_atomic(run / RUN_FILE, encode_json(dict(description), indent=2) + b"\n")
 
 

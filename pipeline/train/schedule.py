@@ -11,15 +11,21 @@ from typing import Literal
 class ScheduleSettings:
     """How the learning rate rises and falls."""
 
-    schedule: Literal["linear", "cosine", "constant"] = "linear"
-    """How it falls after the warm-up, if at all."""
+    schedule: Literal["linear", "cosine", "constant", "steps"] = "linear"
+    """How it falls after the warm-up, if at all; steps: at once, at each of --drops."""
     warmup: float = 0.1
     """Share of all steps in which it rises from 0, in a line."""
     final_factor: float = 0.0
-    """Share of the full rate that it falls to."""
+    """Share of the full rate that it falls to in a line or a cosine."""
+    drops: tuple[float, ...] = (0.6, 0.8)
+    """Shares of all steps after which it is multiplied by --drop-factor."""
+    drop_factor: float = 0.1
+    """What it is multiplied by at each of --drops."""
 
     def __post_init__(self) -> None:
-        for name in ("warmup", "final_factor"):
+        if any(not 0 <= drop <= 1 for drop in self.drops):
+            raise ValueError(f"--drops {' '.join(map(str, self.drops))}: give shares, 0 to 1")
+        for name in ("warmup", "final_factor", "drop_factor"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"--{name.replace('_', '-')} {getattr(self, name)}: give a share, 0 to 1")
 
@@ -38,6 +44,8 @@ def factor_at(step: int, total: int, settings: ScheduleSettings) -> float:
         return progress / settings.warmup
     if settings.schedule == "constant" or settings.warmup == 1:
         return 1.0
+    if settings.schedule == "steps":
+        return float(settings.drop_factor ** sum(progress >= drop for drop in settings.drops))
     left = (1 - progress) / (1 - settings.warmup)
     if settings.schedule == "cosine":
         left = (1 - math.cos(math.pi * left)) / 2

@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, Literal
-
-from tyro.conf import Positional
 
 from pipeline.train.item_settings import ItemSettings
-from pipeline.train.optimizer_settings import OptimizerSettings
-from pipeline.train.schedule import ScheduleSettings
+from pipeline.train.run_settings import RunSettings
 
 
 @dataclass(frozen=True, kw_only=True)
-class PretrainSettings:
+class PretrainSettings(RunSettings):
     """Pre-train ViLBERT on data sets that `vilbert extract` wrote: masked words, masked regions, alignment.
 
     Run the same command again after any interruption: it goes on from its newest whole checkpoint as if nothing had
@@ -24,10 +18,6 @@ class PretrainSettings:
     by torchrun, or with --workers under Ray.
     """
 
-    data: Positional[tuple[str, ...]]
-    """Data sets: folders, or fsspec URLs of them (s3://..., https://...)."""
-    output: Path
-    """The run's folder: checkpoints, metrics.jsonl, report.html, and the model in final/."""
     weights: tuple[float, ...] = ()
     """Passes over each data set in an epoch, as many as data sets: 2 is twice, 0.5 another half each time. All 1 by
     default."""
@@ -47,119 +37,11 @@ class PretrainSettings:
     known layout, or `none`."""
     whiten_features: bool = False
     """Begin with an embedding of regions that takes out the features' mean and covariance, for short runs."""
-    resume: str = "auto"
-    """auto: go on from the newest whole checkpoint of --output, if there is one. Or the path of a checkpoint to begin
-    from, of the same settings and data; started again, the run goes on from its own newest."""
-    batch_size: int = 512
-    """Pairs in an optimizer's step, over all ranks and accumulated parts."""
-    epochs: float = 10.0
-    """How often every sample is seen, where --weights says nothing else."""
-    max_steps: int | None = None
-    """Stop after so many steps instead, with the schedule fitted to them."""
-    grad_accumulation: int = 1
-    """Parts that a rank's share of a batch is computed in, one after another; as even as they come."""
-    precision: Literal["fp32", "bf16"] = "fp32"
-    """bf16: forward and backward under autocast; parameters, losses and the optimizer stay float32."""
-    compile: bool = False
-    """Run the model through torch.compile."""
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    """auto: the GPU where there is one."""
-    num_workers: int = 2
-    """Processes of each rank that read shards and make batches; 0 does it between steps."""
-    workers: int = 0
-    """Start so many training processes with Ray; 0: this process, or those that torchrun started."""
-    use_gpu: bool = False
-    """With --workers: a GPU for each."""
-    max_failures: int = 3
-    """With --workers: how often a group that lost a process is started again."""
-    ray_address: str | None = None
-    """With --workers: a running cluster to join (`auto`, or HOST:PORT); by default Ray starts on this machine alone."""
-    seed: int = 42
-    """Decides the order, every mask and swap, dropout, and where parameters begin."""
-    window: int = 8192
-    """Samples, at least, that are shuffled together: those of consecutive shards of a shuffled list."""
-    on_corrupt: Literal["stop", "skip"] = "stop"
-    """What a shard that cannot be read does: stop the run, or leave its samples out and count them."""
-    non_finite: Literal["stop", "skip"] = "stop"
-    """What a loss or gradient that is no number does: stop the run, or leave the step out and count it."""
-    log_every: int = 10
-    """Steps between lines of metrics.jsonl."""
-    eval_every: int = 1000
-    """Steps between evaluations; the last step is always evaluated."""
-    checkpoint_every: int = 1000
-    """Steps between checkpoints; the last step always has one."""
-    keep: int = 3
-    """Newest checkpoints kept, beside the best of those whose step was evaluated."""
-    tensorboard: bool = True
-    """Write RUN/tensorboard too."""
-    cache: Path | None = None
-    """Where shards of remote data sets are kept; by default RUN/cache."""
-    cache_bytes: int = 50_000_000_000
-    """Bytes of remote shards kept on this machine."""
     items: ItemSettings = field(default_factory=ItemSettings)
-    optimizer: OptimizerSettings = field(default_factory=OptimizerSettings)
-    schedule: ScheduleSettings = field(default_factory=ScheduleSettings)
 
     def __post_init__(self) -> None:
-        if not self.data:
-            raise ValueError("no data set: give one or more folders that `vilbert extract` wrote")
+        super().__post_init__()
         if self.weights and len(self.weights) != len(self.data):
             raise ValueError(f"--weights {self.weights}: give one for each of the {len(self.data)} data sets")
         if any(not 0 < weight < math.inf for weight in self.weights):
             raise ValueError(f"--weights {self.weights}: each must be a number above 0")
-        for name in (
-            "batch_size",
-            "grad_accumulation",
-            "log_every",
-            "eval_every",
-            "checkpoint_every",
-            "keep",
-            "window",
-        ):
-            if getattr(self, name) < 1:
-                raise ValueError(f"--{name.replace('_', '-')} {getattr(self, name)}: give at least 1")
-        for name in ("num_workers", "workers", "max_failures", "seed"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"--{name.replace('_', '-')} {getattr(self, name)}: give 0 or more")
-        if not 0 < self.epochs < math.inf:
-            raise ValueError(f"--epochs {self.epochs}: give a number above 0")
-        if self.seed >= 2**63:
-            raise ValueError(f"--seed {self.seed}: give less than 2**63")
-        if self.max_steps is not None and self.max_steps < 1:
-            raise ValueError(f"--max-steps {self.max_steps}: give at least 1")
-        self.require_share(max(self.workers, 1))
-        if not self.workers and (self.use_gpu or self.ray_address):
-            raise ValueError("--use-gpu and --ray-address belong to --workers; without it use --device")
-
-    def require_share(self, world: int) -> None:
-        """Raise ValueError where a rank of so many would have no pair of a batch, or fewer than it has parts."""
-        smallest = self.batch_size // world
-        if smallest == 0:
-            raise ValueError(
-                f"--batch-size {self.batch_size} for {world} processes: each needs a pair; start fewer, or give "
-                f"--batch-size {world} or more"
-            )
-        if smallest < self.grad_accumulation:
-            raise ValueError(
-                f"--grad-accumulation {self.grad_accumulation}: more parts than the {smallest} pairs of a batch that a "
-                f"process has (--batch-size {self.batch_size}, {world} of them); give at most {smallest}"
-            )
-
-
-# What may differ between a run and the one that goes on from its checkpoints: none of it changes what is learnt, up to
-# rounding. The data sets are compared by their content.
-RUNTIME = frozenset(
-    {
-        *("data", "eval_data", "output", "resume", "grad_accumulation", "compile", "device", "num_workers", "workers"),
-        *("use_gpu", "max_failures", "ray_address", "on_corrupt", "non_finite", "log_every", "eval_every"),
-        *("checkpoint_every", "keep", "tensorboard", "cache", "cache_bytes"),
-    }
-)
-
-
-def identity(settings: PretrainSettings) -> dict[str, Any]:
-    """Return the settings that a resumed run must share, as JSON values by option name."""
-    values = {key: value for key, value in dataclasses.asdict(settings).items() if key not in RUNTIME}
-    for part in ("items", "optimizer", "schedule"):
-        values |= values.pop(part)
-    return {key: list(value) if isinstance(value, tuple) else value for key, value in values.items()}

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from transformers import PreTrainedTokenizerBase
+from huggingface_hub.errors import StrictDataclassError
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from model.checkpoint import load_checkpoint
 from model.config import PRESETS, ViLBertConfig
@@ -22,12 +24,14 @@ from pipeline.shards.errors import RefusedError
 from pipeline.train.corpus import Corpus
 from pipeline.train.order import Order
 from pipeline.train.settings import PretrainSettings
+from pipeline.train.vocabulary import require_its_vocabulary
 
 logger = logging.getLogger(__name__)
 
 SHIPPED = Path(__file__).parents[1] / "recipes" / "model"
 """Configs that come with the package, beside the published ones of `model.config`."""
 TEXT_MODELS = ("bert", "roberta")
+FILE_SUFFIXES = (".bin", ".safetensors", ".pth", ".pt", ".ckpt", ".tar", ".gz", ".tgz", ".json", ".zip")
 WHITENED_SAMPLES = 2048
 SMALLEST_VARIANCE = 1e-2  # of a direction, as a share of the mean: what varies less may be noise
 
@@ -36,9 +40,15 @@ def begins_from_text(init_from: str) -> bool:
     """Say whether `--init-from` names a BERT or RoBERTa of transformers rather than a ViLBERT checkpoint."""
     path = Path(init_from)
     if not path.exists():
-        return not path.suffix and init_from != "none"  # a hub name; a missing file keeps its suffix
+        return init_from != "none" and is_hub_name(init_from)
     config = path / "config.json"
-    return config.is_file() and json.loads(config.read_text(encoding="utf-8")).get("model_type") in TEXT_MODELS
+    found = json.loads(config.read_text(encoding="utf-8")) if config.is_file() else None
+    return isinstance(found, dict) and found.get("model_type") in TEXT_MODELS
+
+
+def is_hub_name(name: str) -> bool:
+    """Say whether something that is no file here can be a model on the hub: NAME or OWNER/NAME, dots or not."""
+    return re.fullmatch(r"([\w-][\w.-]*/)?[\w-][\w.-]*", name) is not None and Path(name).suffix not in FILE_SUFFIXES
 
 
 def model_config(
@@ -46,31 +56,35 @@ def model_config(
 ) -> ViLBertConfig:
     """Return the model's config: the named one, with the sizes of its text stream, its data and its tokenizer.
 
-    Raises RefusedError where they make no model.
+    Raises RefusedError where they make no model, or the tokenizer is not that of the parameters it begins with.
     """
+    sizes = _text_sizes(settings.init_from, tokenizer)
     try:
-        named = _named_config(settings.model)
-        sizes: dict[str, Any] = {"vocab_size": len(tokenizer), "pad_token_id": tokenizer.pad_token_id}
-        if begins_from_text(settings.init_from):
-            sizes = text_settings(settings.init_from)
-        elif settings.init_from != "none":
-            sizes = {}  # a checkpoint has the vocabulary that it has
+        named = named_config(settings.model)
         target = num_classes if named.get("visual_target", 0) == 0 else feature_dim
         config = ViLBertConfig(**{**named, **sizes, "v_feature_size": feature_dim, "v_target_size": target})
-    except (ValueError, CheckpointError) as error:
-        raise RefusedError(f"--model {settings.model}: {error}") from error
-    if len(tokenizer) > config.vocab_size:
-        raise RefusedError(
-            f"--tokenizer {settings.tokenizer} has {len(tokenizer)} word pieces, the model embeds {config.vocab_size}: "
-            "give the tokenizer that --init-from was trained with"
-        )
+    except (ValueError, StrictDataclassError) as error:
+        raise RefusedError(f"--model {settings.model}: {error.__cause__ or error}") from error
+    if Path(settings.init_from).exists() or begins_from_text(settings.init_from):  # a run that goes on can do without
+        require_its_vocabulary(settings, tokenizer, embedded=config.vocab_size)
     positions = config.max_position_embeddings
     if settings.items.max_words > positions:
         raise RefusedError(f"--max-words {settings.items.max_words}: the model has {positions} positions")
     return config
 
 
-def _named_config(name: str) -> dict[str, Any]:
+def _text_sizes(init_from: str, tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
+    """Return what decides the text stream's sizes over the config: a BERT to begin with, or else the tokenizer."""
+    if init_from == "none":
+        return {"vocab_size": len(tokenizer), "pad_token_id": tokenizer.pad_token_id}
+    try:
+        return text_settings(init_from) if begins_from_text(init_from) else {}  # a checkpoint has what its config says
+    except (CheckpointError, ValueError, OSError) as error:
+        raise RefusedError(f"--init-from {init_from}: {error}") from error
+
+
+def named_config(name: str) -> dict[str, Any]:
+    """Return the settings of a published or shipped configuration, or of a config.json; ValueError where none is."""
     if name in PRESETS:
         return dict(PRESETS[name])
     path = SHIPPED / f"{name}.json" if (SHIPPED / f"{name}.json").is_file() else Path(name)
@@ -85,7 +99,8 @@ def _named_config(name: str) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise ValueError("is not a mapping of settings")
     if "model_type" not in found:
-        return ViLBertConfig.from_reference(found).to_diff_dict()
+        # The data say the two sizes later; as equal ones they go with any `visual_target`.
+        return ViLBertConfig.from_reference(found, v_feature_size=1, v_target_size=1).to_diff_dict()
     return {
         key: value for key, value in found.items() if key not in ("model_type", "architectures", "transformers_version")
     }
@@ -98,20 +113,20 @@ def build_model(settings: PretrainSettings, config: ViLBertConfig) -> ViLBertFor
     return ViLBertForPreTraining(config)
 
 
-def load_start(model: ViLBertForPreTraining, settings: PretrainSettings, corpus: Corpus) -> None:
+def load_start(model: PreTrainedModel, settings: PretrainSettings, corpus: Corpus) -> None:
     """Give a model that has not trained yet what a run begins with: `--init-from`, and whitened features."""
     if settings.init_from != "none":
-        load: Callable[..., object] = load_text_stream if begins_from_text(settings.init_from) else load_checkpoint
         try:
+            load: Callable[..., object] = load_text_stream if begins_from_text(settings.init_from) else load_checkpoint
             report = load(model, settings.init_from)
-        except (CheckpointError, OSError) as error:
+        except (CheckpointError, OSError, ValueError) as error:
             raise RefusedError(f"--init-from {settings.init_from}: {error}") from error
         logger.info("%s", report)
     if settings.whiten_features:
         whiten_features(model, corpus)
 
 
-def whiten_features(model: ViLBertForPreTraining, corpus: Corpus) -> None:
+def whiten_features(model: PreTrainedModel, corpus: Corpus) -> None:
     """Let the embedding of region features begin as one of features of mean 0 and covariance 1, in place.
 
     A detector's features share a large mean, and vary most in what it was trained to tell apart; all else that they

@@ -24,6 +24,7 @@ from pipeline.shards.errors import RefusedError
 NEW = "new"
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 VOCABULARY_SIZE = 30_522  # BERT's; words beyond it are spelt from their characters
+VOCABULARY_FILES = ("tokenizer.json", "vocab.txt", "vocab.json", "spiece.model", "sentencepiece.bpe.model")
 LONGEST_WORD = 100  # WordPiece calls a longer word unknown without looking at it
 
 
@@ -50,6 +51,11 @@ def load_tokenizer(source: str, captions: Iterable[str] | None) -> PreTrainedTok
     return tokenizer
 
 
+def holds_vocabulary(folder: Path) -> bool:
+    """Say whether a folder has a file that a tokenizer is read from."""
+    return any((folder / name).is_file() for name in VOCABULARY_FILES)
+
+
 def save_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
     """Write a tokenizer as a folder that `load_tokenizer` reads; OSError where the disk refuses."""
     try:
@@ -61,6 +67,11 @@ def save_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
 
 
 def _load_from_folder(folder: str) -> Any:
+    if not holds_vocabulary(Path(folder)):  # transformers would make one of special tokens alone
+        raise RefusedError(
+            f"tokenizer {folder}: the folder holds no tokenizer, none of {', '.join(VOCABULARY_FILES)}; give one that "
+            "holds tokenizer.json and tokenizer_config.json"
+        )
     try:
         return AutoTokenizer.from_pretrained(folder, local_files_only=True)
     except (OSError, ValueError) as error:

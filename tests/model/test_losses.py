@@ -297,10 +297,16 @@ def test_images_of_one_region_draw_all_negatives_from_the_others() -> None:
     assert_drawn_with(negatives[1], [1 / 2, 1 / 2, 0])
 
 
-def test_a_lone_region_has_no_negative() -> None:
-    with pytest.raises(ValueError, match="only region of the only image"):
-        nce_negatives(torch.tensor([[1]]), 128, generator())
-    assert nce_negatives(torch.tensor([[-1]]), 10, generator()).shape == (0, 10)
+def test_a_lone_region_has_no_negative_and_teaches_nothing() -> None:
+    weight, image_label = draw(3, 3).requires_grad_(), torch.tensor([[1]])
+    negatives = nce_negatives(image_label, 128, generator())
+    assert negatives.shape == (1, 0)
+    found = masked_region_nce(draw(1, 3) @ weight, draw(1, 1, 3), image_label, negatives)
+    assert (found.sum.item(), found.count.item()) == (0, 0)
+    torch.autograd.backward(found.sum)
+    assert torch.equal(weight.grad, torch.zeros(3, 3))  # type: ignore[arg-type]
+    unmasked = nce_negatives(torch.tensor([[-1]]), 10, generator())
+    assert masked_region_nce(draw(0, 3), draw(1, 1, 3), torch.tensor([[-1]]), unmasked).count == 0
 
 
 def test_too_few_negatives_are_refused() -> None:

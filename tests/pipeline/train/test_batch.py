@@ -14,11 +14,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.train.batch import Batch, Share, make_batches
+from pipeline.train.batch import Batch, make_batches
 from pipeline.train.corpus import Corpus, Example
 from pipeline.train.image_rows import locations
 from pipeline.train.item_settings import ItemSettings
 from pipeline.train.order import Order, Places
+from pipeline.train.share import Share
 from pipeline.train.words import new_tokenizer
 
 WORDS = [f"{a}{b}" for a in "bcdfgh" for b in "aeiou"]
@@ -445,6 +446,12 @@ def test_counts_are_those_of_the_labels() -> None:
     assert pairs == (batch.next_sentence_label >= 0).sum() > 0
     assert batch.counts(1, 4).tolist() == [words, 4 * regions, pairs]
     assert batch.counts(2, 4).tolist() == [words, regions, pairs]
+
+
+def test_a_region_without_another_teaches_no_nce() -> None:
+    corpus, share = FakeCorpus([make_example(0, ["ba"], regions=1)]), replace(ALONE, batch_size=1)
+    (batch,) = batches_of(corpus, share=share, region_mask=1.0)
+    assert [batch.counts(target, 4)[1].item() for target in (0, 1, 2)] == [1, 4, 0]
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +13,15 @@ import torch
 
 from model.config import ViLBertConfig
 from model.vilbert import ViLBertForPreTraining
-from pipeline.train.batch import Batch, Share, make_batches
+from pipeline.train.batch import Batch, make_batches
 from pipeline.train.corpus import Corpus
 from pipeline.train.distributed import Group
-from pipeline.train.evaluate import Evaluation, encode_evaluation, evaluate
+from pipeline.train.evaluate import PretrainEvaluation, encode_evaluation, evaluate
 from pipeline.train.inputs import to_model_inputs
 from pipeline.train.item_settings import ItemSettings
 from pipeline.train.order import Order
-from pipeline.train.step import Task
+from pipeline.train.pretrain_objective import PretrainObjective
+from pipeline.train.share import Share
 from pipeline.train.words import load_tokenizer
 
 SAMPLES = 11
@@ -43,16 +45,16 @@ def parts(make_dataset: Callable[..., Path], tmp_path_factory: pytest.TempPathFa
         initializer_range=0.5,
     )  # fmt: skip
     torch.manual_seed(0)
-    task = Task(num_classes=7, visual_target=0, feature_dim=8, bfloat16=False, seed=1)
+    task = PretrainObjective(num_classes=7, visual_target=0, feature_dim=8, bfloat16=False, seed=1)
     return {"model": ViLBertForPreTraining(config), "batches": batches, "task": task, "tokenizer": tokenizer}
 
 
 @pytest.fixture(scope="module")
-def found(parts: dict[str, Any]) -> Evaluation:
+def found(parts: dict[str, Any]) -> PretrainEvaluation:
     return evaluate(parts["model"], parts["batches"], parts["task"], ALONE)
 
 
-def test_it_equals_a_reckoning_from_whole_score_tables(parts: dict[str, Any], found: Evaluation) -> None:
+def test_it_equals_a_reckoning_from_whole_score_tables(parts: dict[str, Any], found: PretrainEvaluation) -> None:
     """Score every word and region, as a model without labels does, and count at the labels."""
     model = parts["model"].eval()
     right, total, aligned = [0, 0], [0, 0], 0
@@ -86,13 +88,21 @@ def test_it_leaves_the_model_in_training_and_its_gradients_alone(parts: dict[str
     assert all(parameter.grad is None for parameter in model.parameters())
 
 
-def test_batches_of_another_size_change_nothing(parts: dict[str, Any], found: Evaluation) -> None:
+def test_batches_of_another_size_change_nothing(parts: dict[str, Any], found: PretrainEvaluation) -> None:
     halves: list[list[Batch]] = [[part] for step in parts["batches"] for part in step]
     again = evaluate(parts["model"], list(reversed(halves)), parts["task"], ALONE)
     assert again.figures() == pytest.approx(found.figures(), rel=1e-6)
 
 
-def test_the_tables_add_up_to_the_figures(parts: dict[str, Any], found: Evaluation) -> None:
+def test_samples_that_could_not_be_read_are_counted(parts: dict[str, Any], found: PretrainEvaluation) -> None:
+    assert found.figures()["unread"] == 0
+    steps = [[replace(part, unread=2) for part in step] for step in parts["batches"]]
+    again = evaluate(parts["model"], steps, parts["task"], ALONE)
+    assert again.figures() == {**found.figures(), "unread": 2 * len(steps)}
+    assert json.loads(encode_evaluation(again, [], []))["figures"]["unread"] == 2 * len(steps)
+
+
+def test_the_tables_add_up_to_the_figures(parts: dict[str, Any], found: PretrainEvaluation) -> None:
     tokenizer = parts["tokenizer"]
     words = tokenizer.convert_ids_to_tokens(list(range(len(tokenizer))))
     written = json.loads(encode_evaluation(found, words, [f"class {number}" for number in range(7)]))

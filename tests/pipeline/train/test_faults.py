@@ -19,7 +19,8 @@ import torch
 from safetensors.torch import load_file
 
 from pipeline.cli import main
-from pipeline.train import loop, pretrain
+from pipeline.train import loop, shared_tokenizer
+from pipeline.train import run as run_module
 from pipeline.train.checkpoints import newest_whole
 from pipeline.train.journal import Journal, read_journal
 from pipeline.train.run_folder import writing
@@ -108,10 +109,10 @@ def on_a_full_disk(call: Callable[..., Any], room: int, *, skip: int = 0) -> Cal
         (Journal, "write", 100, 3, "metrics.jsonl", 2),
         (loop, "save_checkpoint", 5_000, 0, "checkpoints/step-00000002", None),
         (loop, "save_checkpoint", 5_000, 1, "checkpoints/step-00000004", 2),
-        (pretrain, "export_final", 5_000, 0, "final", STEPS),
-        (pretrain, "write_report", 5_000, 0, "report.html", STEPS),
-        (pretrain, "write_run", 50, 0, "run.json", None),
-        (pretrain, "save_tokenizer", 50, 0, "tokenizer", None),
+        (run_module, "export_final", 5_000, 0, "final", STEPS),
+        (run_module, "write_report", 5_000, 0, "report.html", STEPS),
+        (run_module, "write_run", 50, 0, "run.json", None),
+        (shared_tokenizer, "save_tokenizer", 50, 0, "tokenizer", None),
     ],
 )
 def test_on_a_full_disk_it_names_the_file_and_goes_on_when_there_is_room(
@@ -151,7 +152,7 @@ def test_it_begins_from_a_checkpoint_in_another_folder_and_goes_on_from_its_own(
     run = tmp_path / "run"
     command = arguments(data, run, "--resume", str(undisturbed / "checkpoints" / "step-00000002"))
     with monkeypatch.context() as patch:
-        patch.setattr(pretrain, "export_final", on_a_full_disk(pretrain.export_final, 10))
+        patch.setattr(run_module, "export_final", on_a_full_disk(run_module.export_final, 10))
         assert main(command) == 1
     assert [entry["step"] for entry in read_journal(run) if entry["kind"] == "train"] == [3, 4, 5, 6]
     written = (run / "metrics.jsonl").read_bytes()
@@ -248,7 +249,7 @@ def test_killed_while_the_tokenizer_is_written_another_one_may_be_asked_for(
 ) -> None:
     """The vocabulary of a start that came to nothing must not stay behind under another name."""
     run = tmp_path / "run"
-    run_until_killed(arguments(data, run), module="pretrain", name="sync_folder")
+    run_until_killed(arguments(data, run), module="shared_tokenizer", name="sync_folder")
     assert not (run / "tokenizer").exists()
     assert (run / ".tokenizer.tmp").is_dir()
     (run / ".tokenizer.tmp" / "left.json").write_text("{}")

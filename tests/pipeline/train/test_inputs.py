@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import numpy as np
 import pytest
@@ -15,6 +15,8 @@ from pipeline.train.batch import Batch
 from pipeline.train.inputs import dense_labels, to_model_inputs
 
 ROWS, REGIONS, CHANNELS, KEPT, CLASSES, WORDS = 3, 4, 6, 3, 9, 5
+
+REGION_FIELDS = ("features", "zeroed", "locations", "region_mask", "image_label", "class_ids", "class_probs")
 
 
 def make_batch(seed: int = 0, *, kept: int = KEPT, classes: int = CLASSES) -> Batch:
@@ -115,9 +117,19 @@ def test_the_batch_is_left_as_it_was() -> None:
     assert (batch.features == before).all()
 
 
+def first_region(batch: Batch) -> Batch:
+    """Return what is left of a batch where it is one image of one region, which is masked."""
+    cut = {
+        field.name: value[:1, :1] if field.name in REGION_FIELDS else value[:1]
+        for field in fields(batch)
+        if isinstance(value := getattr(batch, field.name), torch.Tensor)
+    }
+    return replace(batch, **cut, image_ids=("a",))
+
+
 @pytest.mark.parametrize("visual_target", [0, 1, 2])
-def test_the_model_takes_them_and_counts_what_the_batch_counts(visual_target: int) -> None:
-    batch = make_batch()
+@pytest.mark.parametrize("batch", [make_batch(), first_region(make_batch())], ids=["three images", "one region"])
+def test_the_model_takes_them_and_counts_what_the_batch_counts(visual_target: int, batch: Batch) -> None:
     config = ViLBertConfig(
         vocab_size=24,
         hidden_size=8,

@@ -2,8 +2,19 @@
 
 A picture shows three of ten things, each found by two boxes; its caption names them. So a masked word can be told from
 the regions and not from the other words, a masked region from the other box on the same thing, and a swapped caption
-from either stream alone not at all. The same run with the image stream, the co-attention or the labels broken falls
-short of the margins: a test of the test.
+from either stream alone not at all. The margins are thus: alignment well over the half that guessing gives, words over
+the same model on other images' regions, regions over naming the commonest class.
+
+The same run with something broken falls short of the margins: a test of the test. Each breakage misses the margins of
+what it takes away, and no more is asked of it:
+
+- Without features, alignment, words and regions: where boxes lie says nothing of what is in them, so text and image
+  have nothing in common, and a region is at best one of the three things that its caption names.
+- With labels one place off while it trains, words and regions: it learns to tell what another place hides, and is asked
+  what this one does. Alignment has labels of its own, and is learnt.
+- Without co-attention, words: the text stream sees no image. Regions are told all the same, from the other box on the
+  same thing, which is in their own stream. Alignment is left open: its head multiplies what the streams make of
+  themselves, and can learn from that, though slower (0.74 where the whole model has over 0.9).
 """
 
 from __future__ import annotations
@@ -20,7 +31,7 @@ from torch import Tensor
 
 from extractors.regions import Regions
 from pipeline.cli import main
-from pipeline.train import evaluate, step
+from pipeline.train import pretrain_objective
 
 THINGS = ("sky", "tree", "dog", "boat", "lamp", "chair", "road", "horse", "cup", "train")
 CLASSES = ("background", *THINGS)
@@ -127,6 +138,8 @@ def zero_features(inputs: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def shift_labels(inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+    if not torch.is_grad_enabled():  # an evaluation, which asks for the true ones
+        return inputs
     return {
         name: value.roll(1, 1) if name in ("masked_lm_labels", "image_label") else value
         for name, value in inputs.items()
@@ -136,7 +149,11 @@ def shift_labels(inputs: dict[str, Tensor]) -> dict[str, Tensor]:
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("breaking", "missed"),
-    [(zero_features, {"alignment", "words", "regions"}), (shift_labels, {"words"}), ("no co-attention", {"words"})],
+    [
+        (zero_features, {"alignment", "words", "regions"}),
+        (shift_labels, {"words", "regions"}),
+        ("no co-attention", {"words"}),
+    ],
 )
 def test_what_is_broken_falls_short(
     data: Path,
@@ -148,11 +165,9 @@ def test_what_is_broken_falls_short(
 ) -> None:
     more = []
     if callable(breaking):
-        original = step.to_model_inputs
+        original = pretrain_objective.to_model_inputs
         broken = lambda *arguments, **options: breaking(original(*arguments, **options))  # noqa: E731
-        monkeypatch.setattr(step, "to_model_inputs", broken)
-        if breaking is zero_features:
-            monkeypatch.setattr(evaluate, "to_model_inputs", broken)
+        monkeypatch.setattr(pretrain_objective, "to_model_inputs", broken)
     else:
         path = tmp_path / "model.json"
         path.write_text(json.dumps({**MODEL, "with_coattention": False}))

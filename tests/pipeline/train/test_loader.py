@@ -16,11 +16,12 @@ import pytest
 import torch
 
 from pipeline.shards.errors import CorruptShardError
-from pipeline.train.batch import Batch, Share, make_batches
+from pipeline.train.batch import Batch, make_batches
 from pipeline.train.corpus import Corpus
 from pipeline.train.item_settings import ItemSettings
 from pipeline.train.loader import batches
 from pipeline.train.order import Order
+from pipeline.train.share import Share
 from pipeline.train.shared_buffers import empty_features
 from pipeline.train.words import new_tokenizer
 

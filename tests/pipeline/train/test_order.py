@@ -50,6 +50,30 @@ def test_each_epoch_has_each_sample_once(sizes: Sizes, seed: int, window: int, e
     assert sorted(named) == [(d, s, i) for d, of in enumerate(sizes) for s, n in enumerate(of) for i in range(n)]
 
 
+@settings(max_examples=100, deadline=None)
+@given(
+    some_sizes,
+    st.lists(st.sampled_from([0.1, 0.5, 1.0, 1.7]), min_size=3, max_size=3),
+    seeds,
+    st.integers(1, 40),
+    st.booleans(),
+)
+def test_no_window_touches_more_shards_than_it_says(
+    sizes: Sizes, weights: list[float], seed: int, window: int, shuffle: bool
+) -> None:
+    order = make(sizes, seed=seed, window=window, weights=weights[: len(sizes)], shuffle=shuffle)
+    touched: dict[int, set[tuple[int, int]]] = {}
+    places = order.at(positions(0, 4 * order.epoch_size))
+    named = zip(places.window_start.tolist(), places.dataset.tolist(), places.shard.tolist(), strict=True)
+    for start, dataset, shard in named:
+        touched.setdefault(start, set()).add((dataset, shard))
+    assert max(map(len, touched.values())) <= order.most_shards() <= sum(map(len, sizes))
+
+
+def test_equal_shards_are_touched_by_the_samples_of_two_windows_and_no_more() -> None:
+    assert make([[10] * 1000], window=100).most_shards() == 19 + 1 + 2
+
+
 @settings(max_examples=40, deadline=None)
 @given(some_sizes, st.lists(st.sampled_from([0.5, 1.0, 1.7, 2.0]), min_size=3, max_size=3), seeds)
 def test_samples_are_numbered_in_the_order_of_data_set_shard_and_index(

@@ -11,6 +11,7 @@ import pytest
 
 from pipeline.shards.errors import RefusedError, ShardError
 from pipeline.train import ray_launch
+from pipeline.train.distributed import PATIENCE
 from pipeline.train.ray_launch import check_room, launch, worker_error
 
 from . import ray_functions
@@ -51,6 +52,15 @@ def test_a_refusal_comes_through_without_another_try(tmp_path: Path) -> None:
     with pytest.raises(RefusedError, match=r"^the run is of other settings: give another --output$"):
         launch(ray_functions.refused_on_one_rank, tmp_path, workers=2, use_gpu=False, run=tmp_path)
     assert (tmp_path / "starts-1").read_text() == "start\n"
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("_no_ray_left_behind")
+def test_its_workers_wait_for_one_another_as_long_as_those_of_torchrun(tmp_path: Path) -> None:
+    trainer = ray_launch._trainer(
+        ray_functions.refused_on_one_rank, tmp_path, tmp_path, workers=2, use_gpu=False, max_failures=0
+    )
+    assert trainer.backend_config.timeout_s == PATIENCE.total_seconds()
 
 
 def test_a_cluster_without_room_for_one_worker_is_refused() -> None:

@@ -14,7 +14,8 @@ import pipeline
 from model.config import PRESETS
 from model.vilbert import ViLBertForPreTraining
 from pipeline.cli import parse
-from pipeline.train.settings import PretrainSettings, identity
+from pipeline.train.run_settings import identity
+from pipeline.train.settings import PretrainSettings
 from pipeline.train.start import model_config
 
 RECIPES = Path(pipeline.__file__).parent / "recipes"

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from pipeline.train.settings import RUNTIME, PretrainSettings, identity
+from pipeline.train.run_settings import RUNTIME, identity
+from pipeline.train.settings import PretrainSettings
 
 
 def settings(**changes: Any) -> PretrainSettings:

@@ -1,9 +1,11 @@
-"""What a run begins with: features of any mean and covariance are embedded as ones of mean 0 and covariance 1."""
+"""What a run begins with: whose parameters, in a model of which sizes, and how features are embedded."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +16,11 @@ from model.vilbert import ViLBertForPreTraining
 from pipeline.shards.errors import RefusedError
 from pipeline.train.corpus import Corpus
 from pipeline.train.order import Order
-from pipeline.train.start import whiten_features
+from pipeline.train.settings import PretrainSettings
+from pipeline.train.start import begins_from_text, model_config, whiten_features
+from pipeline.train.words import new_tokenizer
+
+from .tiny_runs import MODEL
 
 
 def small_model() -> ViLBertForPreTraining:
@@ -53,3 +59,53 @@ def test_a_data_set_without_regions_is_refused(make_dataset: Callable[..., Path]
     folder = make_dataset(tmp_path / "a", samples=3, shard_size=3, regions=0)
     with pytest.raises(RefusedError, match="none of the first samples"):
         whiten_features(small_model(), Corpus.open([str(folder)], split=None))
+
+
+@pytest.mark.parametrize(
+    ("name", "on_hub"),
+    [
+        ("bert-base-uncased", True), ("someone/bert-v1.0", True), ("bert.v2", True), ("none", False),
+        ("vilbert.bin", False), ("runs/model.safetensors", False), ("runs/base/final", False), ("/a/bert", False),
+        ("./bert", False), ("../bert", False),
+    ],
+)  # fmt: skip
+def test_what_is_no_file_is_a_hub_name_unless_it_looks_like_one(
+    name: str, on_hub: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert begins_from_text(name) == on_hub
+
+
+def config_of(changes: dict[str, Any], folder: Path) -> ViLBertConfig:
+    """Return the config of a model for features of 8 channels and 7 classes."""
+    path = folder / "model.json"
+    path.write_text(json.dumps({**MODEL, **changes}))
+    settings = PretrainSettings(data=("a",), output=folder, model=str(path), tokenizer="new", init_from="none")
+    return model_config(settings, new_tokenizer(["a dog"]), feature_dim=8, num_classes=7)
+
+
+@pytest.mark.parametrize("kind", [{}, {"model_type": "vilbert"}])
+@pytest.mark.parametrize("sizes", [{}, {"v_target_size": 1601}, {"v_feature_size": 5, "v_target_size": 6}])
+@pytest.mark.parametrize(("target", "size"), [(0, 7), (1, 8), (2, 8)])
+def test_the_data_decide_the_sizes_whatever_the_config_says(
+    kind: dict[str, Any], sizes: dict[str, int], target: int, size: int, tmp_path: Path
+) -> None:
+    config = config_of({**kind, **sizes, "visual_target": target}, tmp_path)
+    assert (config.v_feature_size, config.v_target_size) == (8, size)
+
+
+@pytest.mark.parametrize("kind", [{}, {"model_type": "vilbert"}])
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"visual_target": 3}, r"visual_target.* expected one of \(0, 1, 2\), got 3"),
+        ({"visual_target": 2, "num_negative": 1}, "num_negative 1: NCE"),
+        ({"hidden_size": 15}, "hidden_size 15 is not a multiple"),
+        ({"hidden_size": "wide"}, "hidden_size.* expected int"),
+    ],
+)
+def test_settings_that_make_no_model_are_refused(
+    kind: dict[str, Any], changes: dict[str, Any], said: str, tmp_path: Path
+) -> None:
+    with pytest.raises(RefusedError, match=f"^--model .*model.json: .*{said}"):
+        config_of({**kind, **changes}, tmp_path)

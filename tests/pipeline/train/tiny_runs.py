@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,29 @@ def pretrain_arguments(
         "--eval-every", str(eval_every), "--checkpoint-every", str(save_every), "--num-workers", "0",
         "--device", "cpu", "--no-tensorboard", "--learning-rate", "0.01", "--window", "8",
     ]  # fmt: skip
+
+
+STEPS = 8
+
+
+def two_sets(folder: Path, make_dataset: Callable[..., Path]) -> Path:
+    """Write two data sets, one of each storage, and a model's config beside them; return the folder."""
+    make_dataset(folder / "a", samples=21, shard_size=5, splits=lambda row: "val" if row % 4 == 3 else "train")
+    make_dataset(folder / "b", samples=13, shard_size=6, storage="lmdb", seed=1, regions=lambda row: 2 + row % 4)
+    (folder / "model.json").write_text(json.dumps(MODEL))
+    return folder
+
+
+def arguments(data: Path, output: Path, *more: str) -> list[str]:
+    """Return the command line of a run of `STEPS` steps on the data sets of `two_sets`."""
+    sizes = {"steps": STEPS, "batch_size": 8, "eval_every": 4, "save_every": 2}
+    return [*pretrain_arguments([data / "a", data / "b"], output, data / "model.json", **sizes), *more]
+
+
+def model_option(path: Path, model: dict[str, Any]) -> list[str]:
+    """Write a model's config and return the options that name it."""
+    path.write_text(json.dumps(model))
+    return ["--model", str(path)]
 
 
 def journal(run: Path) -> list[dict[str, Any]]:

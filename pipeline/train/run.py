@@ -1,0 +1,178 @@
+"""A training run from its start, or from where it stopped, to its end; whatever it learns.
+
+`train` is the one training function. It runs in this process, in each that torchrun started, or in each of Ray Train's.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar, cast
+
+import torch
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from pipeline.shards.atomic import write_atomic
+from pipeline.shards.errors import RefusedError
+from pipeline.train.checkpoints import Checkpoint, newest_whole, read_checkpoint, sweep
+from pipeline.train.distributed import Group, process_group
+from pipeline.train.export import export_final
+from pipeline.train.journal import Journal, read_journal
+from pipeline.train.loop import Training, held_out, restore, run_steps
+from pipeline.train.progress import TrainProgress
+from pipeline.train.report import write_report
+from pipeline.train.run_folder import (
+    make_run_folder,
+    read_run,
+    require_same_run,
+    write_run,
+    writing,
+)
+from pipeline.train.run_settings import RunSettings
+from pipeline.train.share import share_of
+
+logger = logging.getLogger(__name__)
+
+LAST_BREATH = 30.0  # seconds that a killed process may take to let go of the folder
+S = TypeVar("S", bound=RunSettings)
+
+
+class Stage(NamedTuple):
+    """What a stage of training brings to the run."""
+
+    training: Training
+    """Before its first step."""
+    load_start: Callable[[], None]
+    """Give the model what a new run begins with."""
+    finish: Callable[[], None]
+    """Write what the run leaves, in the first process."""
+
+
+def train(settings: S, prepare: Callable[[S, Group], Stage]) -> int:
+    """Train from the newest checkpoint, or from the start, to the end; the same in every process of the group."""
+    with process_group(settings.device) as group, ExitStack() as stack:
+        if group.first:
+            make_run_folder(settings.output)
+            stack.enter_context(writing(settings.output, patience=LAST_BREATH if settings.workers else 0))
+            sweep(settings.output)
+        group.wait()
+        share_of(settings, group)  # refuses more processes, or parts, than a batch has samples
+        stage = prepare(settings, group)
+        training = stage.training
+        resume(training, stage.load_start)
+        finished = run(training, stack)
+        if finished and training.evaluation is None:
+            held_out(training, None, saving=False)  # all steps were done before, by a process that was killed since
+        if not group.first:
+            return 0 if finished else 130
+        if not finished:
+            logger.warning(
+                "interrupted after step %d of %d; run the same command again to go on",
+                training.step,
+                training.total_steps,
+            )
+            return 130
+        stage.finish()
+    return 0
+
+
+def wrap(model: PreTrainedModel, settings: RunSettings, group: Group, *, reads_all: bool) -> nn.Module:
+    """Return what goes forward.
+
+    reads_all: whether each step's loss depends on all parameters that want a gradient.
+    """
+    wrapped: nn.Module = model
+    if settings.compile:
+        wrapped = cast(nn.Module, torch.compile(wrapped, dynamic=True))
+    if group.world > 1:
+        devices = [group.device.index] if group.device.type == "cuda" else None
+        wrapped = DistributedDataParallel(
+            wrapped,
+            device_ids=devices,
+            gradient_as_bucket_view=True,
+            find_unused_parameters=not reads_all,
+        )
+    return wrapped
+
+
+def begin_group(settings: RunSettings) -> None:
+    """Refuse what a group of processes cannot do, before any is started: another writer is at work, or `--resume`."""
+    make_run_folder(settings.output)
+    with writing(settings.output, patience=0):
+        checkpoint_to_resume(settings, is_start=True)
+
+
+def checkpoint_to_resume(settings: RunSettings, *, is_start: bool) -> Checkpoint | None:
+    """Return the checkpoint to go on from, its hashes compared: the run's newest, or an earlier run's to begin by.
+
+    None where there is none. is_start: False where a group is started again, which goes on from the newest whatever it
+    began with. RefusedError where `--resume` names a checkpoint of this run that it has gone on from since.
+    """
+    newest = newest_whole(settings.output)
+    if settings.resume == "auto":
+        return newest
+    path = Path(settings.resume)
+    if newest is None or newest.step <= (asked := read_checkpoint(path, hashes=False)).step:
+        return read_checkpoint(path, hashes=True)
+    if is_start and path.resolve().parent == newest.path.resolve().parent:
+        raise RefusedError(
+            f"--resume {path}: {settings.output} has gone on to step {newest.step} since; delete the checkpoints "
+            f"behind step {asked.step}, give another --output, or --resume auto"
+        )
+    return newest
+
+
+def resume(training: Training, load_start: Callable[[], None]) -> None:
+    """Put the checkpoint back that the settings ask for, or begin where there is none; refuse one of another run."""
+    settings, group = training.settings, training.group
+    found = checkpoint_to_resume(settings, is_start=not settings.workers)
+    if found is not None:
+        require_same_run(found.info["run"], training.description, where=found.path)
+        restore(training, found.info, *found.read_tensors())
+        if group.first:
+            logger.info("going on from step %d of %d", training.step, training.total_steps)
+    else:
+        if (before := read_run(settings.output)) is not None:
+            require_same_run(before, training.description, where=settings.output)
+        load_start()
+    group.wait()
+    if group.first:
+        write_run(settings.output, training.description)
+
+
+def run(training: Training, stack: ExitStack) -> bool:
+    """Make the steps that are left; return False where a signal ended them."""
+    if not training.group.first:
+        return run_steps(training, None, None)
+    settings = training.settings
+    journal = Journal(settings.output, resumed_at=training.step or None, tensorboard=settings.tensorboard)
+    stack.callback(journal.close)
+    progress = TrainProgress(training.total_steps, training.step, settings.batch_size)
+    stack.callback(progress.close)
+    return run_steps(training, journal, progress)
+
+
+def finish_run(training: Training, tokenizer: PreTrainedTokenizerBase, evaluation: bytes | None) -> None:
+    """Write RUN/final, RUN/evaluation.json and RUN/report.html and say how the run went."""
+    output = training.settings.output
+    evaluations = [entry for entry in read_journal(output) if entry["kind"] == "eval"]
+    facts: dict[str, Any] = {
+        **training.description,
+        "steps": training.step,
+        "evaluation": evaluations[-1] if evaluations else None,
+    }
+    export_final(output, training.model, tokenizer, facts)
+    if evaluation is not None:
+        write_atomic(output / "evaluation.json", evaluation)
+    write_report(output)
+    logger.info(
+        "%s: done after %d steps; the model is in %s, curves in %s",
+        output,
+        training.step,
+        output / "final",
+        output / "report.html",
+    )

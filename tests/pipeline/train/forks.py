@@ -1,0 +1,129 @@
+"""Processes that run the whole command, forked from one that has imported it: a start is then no matter of seconds."""
+
+from __future__ import annotations
+
+import json
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, cast
+
+# A request is a line of JSON: a command to start, answered by its process id, or one to wait for, answered by how it
+# ended. What is started has a session of its own, as a shell gives a job. Curves are left out, which take longest.
+CODE = """
+import json, os, signal, sys, time
+import torch
+import torch._dynamo  # the optimizer imports it at its first step
+from transformers import AutoTokenizer, BertTokenizer
+import pipeline.train.curves
+import pipeline.train.pretrain
+from pipeline.cli import main
+from pipeline.train import loop
+
+torch.set_num_threads(1)
+pipeline.train.curves.svg = lambda entries: "<svg/>"
+
+
+def pause(step, until):
+    train_step = loop.train_step
+
+    def paused(training, parts):
+        while training.step == step and not os.path.exists(until):
+            time.sleep(0.005)
+        return train_step(training, parts)
+
+    loop.train_step = paused
+
+
+def begin(request):
+    os.setsid()
+    log = os.open(request["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    for number, target in enumerate((os.open(os.devnull, os.O_RDONLY), log, log)):
+        os.dup2(target, number)
+    os.environ.update(request["environment"])
+    if request["pause"]:
+        pause(*request["pause"])
+    sys.exit(main(request["arguments"]))
+
+
+def wait(process, seconds=60):
+    for _ in range(seconds * 100):
+        ended, status = os.waitpid(process, os.WNOHANG)
+        if ended:
+            return os.waitstatus_to_exitcode(status)
+        time.sleep(0.01)
+    os.killpg(process, signal.SIGKILL)
+    return "still running"
+
+
+for line in sys.stdin:
+    request = json.loads(line)
+    if "wait" in request:
+        print(json.dumps(wait(request["wait"])), flush=True)
+    elif process := os.fork():
+        print(process, flush=True)
+    else:
+        begin(request)
+"""
+
+
+class Forks:
+    """Starts and waits for processes that run `vilbert`."""
+
+    def __init__(self, source: subprocess.Popen[str]) -> None:
+        self._source = source
+
+    def _ask(self, request: dict[str, object]) -> int:
+        print(json.dumps(request), file=cast(IO[str], self._source.stdin), flush=True)
+        return cast(int, json.loads(cast(IO[str], self._source.stdout).readline()))
+
+    def start(
+        self,
+        arguments: Sequence[str],
+        log: Path,
+        *,
+        environment: dict[str, str] | None = None,
+        pause: tuple[int, Path] | None = None,
+    ) -> int:
+        """Start a command and return its process, the leader of a group; pause: (steps done, until a file is there)."""
+        stop = None if pause is None else [pause[0], str(pause[1])]
+        return self._ask(
+            {"arguments": list(arguments), "log": str(log), "environment": environment or {}, "pause": stop}
+        )
+
+    def wait(self, process: int) -> int:
+        """Return the exit status of a process, minus a signal's number where one ended it."""
+        return self._ask({"wait": process})
+
+    def run_ranks(self, arguments: Sequence[str], log: Path, *, world: int) -> list[int]:
+        """Run a command on so many ranks, as torchrun would, and return their exit statuses."""
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = str(free.getsockname()[1])
+        joined = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": str(world)}
+        ranks = [
+            self.start(arguments, log, environment={**joined, "RANK": str(rank), "LOCAL_RANK": str(rank)})
+            for rank in range(world)
+        ]
+        return [self.wait(rank) for rank in ranks]
+
+
+@contextmanager
+def forking() -> Iterator[Forks]:
+    """Yield what starts processes; it ends with the block."""
+    command = [sys.executable, "-c", CODE]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as source:
+        yield Forks(source)
+        source.kill()
+
+
+def wait_for_lines(path: Path, lines: int, log: Path, *, seconds: float = 60) -> None:
+    """Wait until the file has so many lines; fail with the log where it does not come to that."""
+    deadline = time.monotonic() + seconds
+    while not path.exists() or path.read_bytes().count(b"\n") < lines:
+        assert time.monotonic() < deadline, log.read_text()
+        time.sleep(0.002)

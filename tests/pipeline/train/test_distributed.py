@@ -1,0 +1,30 @@
+"""Processes that train together wait for one another for as long as the first may need to make a vocabulary."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+import pytest
+import torch.distributed as dist
+
+from pipeline.train.distributed import process_group
+
+
+class JoinedError(Exception):
+    """Ends a start where the group would be joined."""
+
+
+def test_a_group_of_torchrun_waits_for_hours(monkeypatch: pytest.MonkeyPatch) -> None:
+    given: dict[str, Any] = {}
+
+    def join(backend: str, **options: Any) -> None:
+        given.update(options, backend=backend)
+        raise JoinedError
+
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setattr(dist, "init_process_group", join)
+    with pytest.raises(JoinedError), process_group("cpu"):
+        pass
+    assert given["backend"] == "gloo"
+    assert given["timeout"] >= timedelta(hours=12)

@@ -1,0 +1,130 @@
+"""Runs of the whole command in processes of their own: killed, interrupted, and several that train as one."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from pipeline.cli import main
+
+from .forks import Forks, forking, wait_for_lines
+from .tiny_runs import WITHOUT_DROPOUT, arguments, journal, model_option, two_sets
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory, make_dataset: Callable[..., Path]) -> Path:
+    """Return the folder of two data sets and a model's config."""
+    return two_sets(tmp_path_factory.mktemp("data"), make_dataset)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the folder of a run that nobody stopped."""
+    output = tmp_path_factory.mktemp("runs") / "undisturbed"
+    assert main(arguments(data, output)) == 0
+    return output
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _no_curves() -> Iterator[None]:
+    """Leave the drawing of curves out, which takes longer than the runs here."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("pipeline.train.curves.svg", lambda entries: "<svg/>")
+        yield
+
+
+@pytest.fixture(scope="module")
+def forks() -> Iterator[Forks]:
+    with forking() as source:
+        yield source
+
+
+def assert_same_run(run: Path, other: Path) -> None:
+    """Compare every loss bit for bit, and the parameters that came of it."""
+    assert journal(run) == journal(other)
+    ours, theirs = (load_file(folder / "final" / "model.safetensors") for folder in (run, other))
+    assert ours.keys() == theirs.keys()
+    for name, value in ours.items():
+        assert torch.equal(value, theirs[name]), name
+
+
+@pytest.mark.parametrize("num_workers", ["0", "2"])
+def test_killed_and_resumed_it_is_the_undisturbed_run(
+    data: Path, undisturbed: Path, tmp_path: Path, forks: Forks, num_workers: str
+) -> None:
+    """SIGKILL at whatever it is doing, three times, and on with the same number of workers."""
+    output, log = tmp_path / "run", tmp_path / "log"
+    command = arguments(data, output, "--num-workers", num_workers)
+    for steps in (1, 4, 7):
+        process = forks.start(command, log)
+        wait_for_lines(output / "metrics.jsonl", steps, log)
+        os.kill(process, signal.SIGKILL)
+        assert forks.wait(process) == -signal.SIGKILL
+    assert main(command) == 0
+    assert_same_run(output, undisturbed)
+
+
+@pytest.mark.parametrize(("number", "num_workers"), [(signal.SIGINT, 0), (signal.SIGTERM, 2), (signal.SIGINT, 2)])
+def test_interrupted_it_finishes_the_step_and_says_how_to_go_on(
+    data: Path, undisturbed: Path, tmp_path: Path, forks: Forks, number: signal.Signals, num_workers: int
+) -> None:
+    """The signal goes to the whole process group, as from a terminal or a batch system, workers included."""
+    output, log, sent = tmp_path / "run", tmp_path / "log", tmp_path / "sent"
+    command = arguments(data, output, "--checkpoint-every", "100", "--num-workers", str(num_workers))
+    process = forks.start(command, log, pause=(2, sent))
+    wait_for_lines(output / "metrics.jsonl", 2, log)
+    workers = psutil.Process(process).children()
+    assert len(workers) == num_workers
+    os.killpg(process, number)
+    sent.touch()
+    assert forks.wait(process) == 130, log.read_text()
+    assert "interrupted after step 3 of 8; run the same command again" in log.read_text()
+    assert [path.name for path in (output / "checkpoints").iterdir()] == ["step-00000003"]
+    assert not psutil.wait_procs(workers, timeout=10)[1]
+    assert main(arguments(data, output)) == 0
+    assert_same_run(output, undisturbed)
+
+
+def test_two_processes_are_one(data: Path, tmp_path: Path, forks: Forks) -> None:
+    """Two gloo processes go on from a checkpoint of one: the same batches, losses to 1e-5."""
+    alone, both = tmp_path / "alone", tmp_path / "both"
+    options = model_option(tmp_path / "model.json", WITHOUT_DROPOUT)
+    for output in (alone, both):
+        assert main(arguments(data, output, *options)) == 0
+    shutil.rmtree(both / "final")
+    for path in sorted((both / "checkpoints").iterdir())[1:]:
+        shutil.rmtree(path)  # go on from the oldest one kept
+    log = tmp_path / "log"
+    assert forks.run_ranks(arguments(data, both, *options), log, world=2) == [0, 0], log.read_text()
+    ours, theirs = journal(both), journal(alone)
+    assert [entry["step"] for entry in ours] == [entry["step"] for entry in theirs]
+    for mine, other in zip(ours, theirs, strict=True):
+        for name in mine.keys() - {"kind"}:
+            assert mine[name] == pytest.approx(other[name], rel=1e-5), (name, mine, other)
+
+
+@pytest.mark.parametrize("changes", [{"with_coattention": False}, {"visual_target": 2, "num_negative": 8}])
+def test_two_processes_of_another_model(data: Path, tmp_path: Path, forks: Forks, changes: dict[str, object]) -> None:
+    """Layers that nothing reads have no gradient to be shared; negatives are drawn by each process for itself."""
+    options = [*model_option(tmp_path / "model.json", {**WITHOUT_DROPOUT, **changes}), "--max-steps", "3"]
+    alone, both, log = tmp_path / "alone", tmp_path / "both", tmp_path / "log"
+    assert main(arguments(data, alone, *options)) == 0
+    assert forks.run_ranks(arguments(data, both, *options), log, world=2) == [0, 0], log.read_text()
+    losses = ("masked_lm_loss", "alignment_loss", *(() if "visual_target" in changes else ("masked_image_loss",)))
+    found, wanted = (
+        np.array([[entry[name] for name in losses] for entry in journal(folder)]) for folder in (both, alone)
+    )
+    assert len(found) == 4
+    assert all(np.isfinite(entry["loss"]) for entry in journal(both))
+    # Other negatives, another gradient: only the first step begins from the same parameters.
+    steps = 1 if "visual_target" in changes else len(found)
+    np.testing.assert_allclose(found[:steps], wanted[:steps], rtol=1e-5)
