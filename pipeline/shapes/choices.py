@@ -2,10 +2,13 @@
 
 The four are the two facts of the truth, each as it is and changed, in all combinations: so no choice is the odd one
 out, and the text alone tells nothing. What is changed is never the shape, which the tags of the objects give away.
+
+Objects are tagged whose shape no other object of the scene has: a model reads of a tag the shape alone.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import permutations, product
@@ -14,6 +17,8 @@ from pipeline.shapes.draws import Draws, Stream
 from pipeline.shapes.facts import OPPOSITES, other_value, relations
 from pipeline.shapes.scene import Scene, SceneObject
 
+TRIES = 3
+"""How often each kind of question is asked of a scene."""
 Tokens = list[str | list[int]]
 """Words, and lists of positions of objects."""
 Objects = Sequence[SceneObject]
@@ -53,6 +58,12 @@ def _side(first: SceneObject, second: SceneObject, sides: tuple[str, str]) -> Pa
     return (clear[0], OPPOSITES[clear[0]]) if clear else None
 
 
+def _tagged(objects: Objects) -> list[int]:
+    """Return the positions of objects whose shape no other has."""
+    counts = Counter(item.shape for item in objects)
+    return [position for position, item in enumerate(objects) if counts[item.shape] == 1]
+
+
 _ACROSS, _DOWN = ("left of", "right of"), ("above", "below")
 
 
@@ -60,7 +71,7 @@ def _look(objects: Objects, draws: Draws) -> Choices | None:
     """Ask what an object looks like; the reason says where it is."""
     places = [
         (i, j, k, across, down)
-        for i, j, k in product(range(len(objects)), repeat=3)
+        for i, j, k in product(_tagged(objects), repeat=3)
         if (across := _side(objects[i], objects[j], _ACROSS)) and (down := _side(objects[i], objects[k], _DOWN))
     ]
     if not places:
@@ -83,7 +94,7 @@ def _place(objects: Objects, draws: Draws) -> Choices | None:
     """Ask where an object is, seen from another; the reason says what the two look like."""
     places = [
         (i, j, across, down)
-        for i, j in permutations(range(len(objects)), 2)
+        for i, j in permutations(_tagged(objects), 2)
         if (across := _side(objects[i], objects[j], _ACROSS)) and (down := _side(objects[i], objects[j], _DOWN))
     ]
     if not places:
@@ -103,7 +114,11 @@ def _place(objects: Objects, draws: Draws) -> Choices | None:
 
 
 def choices(scene: Scene) -> list[Choices]:
-    """Return up to two questions, in random order."""
+    """Return up to six different questions, in random order."""
     draws = Draws(scene.seed, scene.index, Stream.CHOICES)
-    asked = [ask(scene.objects, draws) for ask in draws.shuffled((_look, _place))]
-    return [one for one in asked if one is not None]
+    asked: dict[str, Choices] = {}
+    for ask in draws.shuffled((_look, _place) * TRIES):
+        one = ask(scene.objects, draws)
+        if one is not None:
+            asked.setdefault(repr((one.question, sorted(map(repr, one.answers)))), one)
+    return list(asked.values())

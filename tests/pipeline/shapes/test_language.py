@@ -241,7 +241,17 @@ def test_one_choice_of_four_is_true(scenes: list[Scene]) -> None:
             check_four(one.rationales, one.rationale_label, scene.objects)
             assert any(isinstance(token, list) for token in one.question)
             asked.append(one)
-    assert len(asked) > 1.5 * len(scenes)
+        tagged = {
+            object_
+            for one in choices(scene)
+            for tokens in (one.question, *one.answers, *one.rationales)
+            for token in tokens
+            if isinstance(token, list)
+            for object_ in token
+        }
+        shapes = Counter(item.shape for item in scene.objects)
+        assert all(shapes[scene.objects[number].shape] == 1 for number in tagged)
+    assert len(asked) > 0.5 * len(scenes)
     labels = Counter((one.answer_label, one.rationale_label) for one in asked)
     assert len(labels) == 16
     assert max(labels.values()) < 2 * min(labels.values())
