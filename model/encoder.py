@@ -46,6 +46,16 @@ def layer_order(config: ViLBertConfig) -> list[Step]:
     return order
 
 
+def first_meeting(config: ViLBertConfig) -> int:
+    """Return how many steps of `layer_order` come before the first that needs both streams.
+
+    That is the first co-attention; with dynamic attention the first visual layer, which looks at the words.
+    """
+    together = ("image", "connection") if config.dynamic_attention else ("connection",)
+    order = layer_order(config)
+    return next((at for at, step in enumerate(order) if step.kind in together), len(order))
+
+
 @dataclass(kw_only=True)
 class Trace:
     """What the encoder kept on its way: attention maps, and states after each layer, the embeddings first."""
@@ -104,6 +114,7 @@ class Encoder(nn.Module):
         self.v_layer = nn.ModuleList(StreamLayer(image, words) for _ in range(config.v_num_hidden_layers))
         self.c_layer = nn.ModuleList(ConnectionLayer(config) for _ in config.v_biattention_id)
         self.order = layer_order(config)
+        self.meeting = first_meeting(config)
         self.with_coattention = config.with_coattention
         self.dynamic_attention = config.dynamic_attention
         self.frozen = {"text": config.fixed_t_layer, "image": config.fixed_v_layer, "connection": 0}
@@ -113,16 +124,36 @@ class Encoder(nn.Module):
     ) -> tuple[Streams, Trace]:
         """Return the last states of both streams and what was kept: maps where eager, states where keep_states.
 
-        Rows are paired right before the first co-attention layer. Frozen layers run without gradients.
+        Rows are paired right before the streams first meet. Frozen layers run without gradients.
         """
-        masks, trace, paired = _masks(streams), Trace(), False
+        trace = Trace()
         if keep_states:
             trace.text_states.append(streams.text)
             trace.image_states.append(streams.image)
-        for step in self.order:
-            if step.kind == "connection" and not paired:
-                streams, paired = pair(streams, pairing), True
-                masks = _masks(streams)
+        before, after = self.order[: self.meeting], self.order[self.meeting :]
+        streams = self._run_all(before, streams, trace, kept, eager=eager, keep_states=keep_states)
+        streams = pair(streams, pairing)
+        return self._run_all(after, streams, trace, kept, eager=eager, keep_states=keep_states), trace
+
+    def alone(self, kind: Literal["text", "image"], states: Tensor, mask: Tensor | None, *, eager: bool) -> Tensor:
+        """Return what one stream's embeddings become before the streams first meet: the same for every partner."""
+        layers = self.layer if kind == "text" else self.v_layer
+        added = scores_mask(mask, states.dtype)
+        for step in self.order[: self.meeting]:
+            if step.kind == kind:
+                with torch.set_grad_enabled(torch.is_grad_enabled() and step.number >= self.frozen[step.kind]):
+                    states, _ = layers[step.number](states, added, eager=eager)
+        return states
+
+    def together(self, streams: Streams, *, eager: bool, kept: Kept) -> Streams:
+        """Return the last states of rows that are paired already and have come through `alone`."""
+        return self._run_all(self.order[self.meeting :], streams, Trace(), kept, eager=eager, keep_states=False)
+
+    def _run_all(
+        self, steps: list[Step], streams: Streams, trace: Trace, kept: Kept, *, eager: bool, keep_states: bool
+    ) -> Streams:
+        masks = _masks(streams)
+        for step in steps:
             with torch.set_grad_enabled(torch.is_grad_enabled() and step.number >= self.frozen[step.kind]):
                 streams = self._run(step, streams, masks, trace, kept, eager=eager)
             ran = step.kind != "connection" or self.with_coattention
@@ -130,7 +161,7 @@ class Encoder(nn.Module):
                 trace.text_states.append(streams.text)
             if keep_states and ran and step.kind != "text":
                 trace.image_states.append(streams.image)
-        return streams, trace
+        return streams
 
     def _run(self, step: Step, streams: Streams, masks: Masks, trace: Trace, kept: Kept, *, eager: bool) -> Streams:
         if step.kind == "text":

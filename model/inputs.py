@@ -24,12 +24,22 @@ def check_inputs(
     words = input_ids if inputs_embeds is None else inputs_embeds
     if words is None or (input_ids is not None and inputs_embeds is not None):
         raise ValueError("give either input_ids or inputs_embeds")
+    check_image(image_feat, image_loc, features=features)
+    check_text(words, task_ids, longest=longest, task_tokens=task_tokens)
+
+
+def check_image(image_feat: Tensor | None, image_loc: Tensor | None, *, features: int) -> None:
+    """Raise ValueError where an image's inputs are not there, or are not of the model's shape or of one another's."""
     if image_feat is None or image_loc is None:
         raise ValueError("give image_feat [B, R, features] and image_loc [B, R, 5]")
     if image_feat.dim() != 3 or image_feat.shape[-1] != features:
         raise ValueError(f"image_feat {tuple(image_feat.shape)}: expected [B, R, {features}]")
     if image_loc.shape != (*image_feat.shape[:2], 5):
         raise ValueError(f"image_loc {tuple(image_loc.shape)}: expected {(*image_feat.shape[:2], 5)}")
+
+
+def check_text(words: Tensor, task_ids: Tensor | None, *, longest: int, task_tokens: bool) -> None:
+    """Raise ValueError where a text, ids or embeddings, is too long or its task is not what the model takes."""
     if words.shape[1] > longest:
         raise ValueError(f"a text of {words.shape[1]} word pieces: the model has {longest} positions; cut it")
     if task_tokens != (task_ids is not None):

@@ -69,7 +69,7 @@ class ViLBertPreTrainedModel(PreTrainedModel):
                 init.zeros_(bias)
 
 
-def _with_task_token(mask: Tensor | None) -> Tensor | None:
+def with_task_token(mask: Tensor | None) -> Tensor | None:
     """Make room behind [CLS] in a mask [B, T] or [B, T, T] for a task token that all words see."""
     if mask is None:
         return None
@@ -139,7 +139,7 @@ class ViLBertModel(ViLBertPreTrainedModel):
             task_tokens=self.config.task_specific_tokens,
         )
         text = self.embeddings(input_ids, token_type_ids, task_ids, inputs_embeds)
-        text_mask = attention_mask if task_ids is None else _with_task_token(attention_mask)
+        text_mask = attention_mask if task_ids is None else with_task_token(attention_mask)
         require_positions(wanted_words, text, "wanted_words")
         require_positions(wanted_regions, image_feat, "wanted_regions")
         packing = None

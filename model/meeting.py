@@ -1,0 +1,64 @@
+"""Texts and images encoded apart, as far as neither has a say in the other, and what becomes of the pairs they form.
+
+Who scores every text against every image runs the first part once a text and once an image, keeps the states, and runs
+`pooled_pairs` alone for each pair. The numbers are those of `ViLBertModel.forward`.
+
+Shapes: B texts, C images, T words, R regions, H and V the widths of the streams, A that of pooled vectors.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from model.encoder import Kept
+from model.inputs import check_image, check_text
+from model.packing import Packing
+from model.pairs import Pairing, Streams, pair
+from model.vilbert import ViLBertModel, with_task_token
+
+
+def text_alone(
+    model: ViLBertModel,
+    input_ids: Tensor,
+    token_type_ids: Tensor | None = None,
+    attention_mask: Tensor | None = None,
+    task_ids: Tensor | None = None,
+) -> tuple[Tensor, Tensor | None]:
+    """Encode texts [B, T] as far as no image has a say; the arguments are those of `ViLBertModel.forward`.
+
+    Returns their states [B, T, H] and their mask, both with the task's token where there is one, for `Streams`.
+    """
+    check_text(input_ids, task_ids, longest=model.longest_text, task_tokens=model.config.task_specific_tokens)
+    mask = attention_mask if task_ids is None else with_task_token(attention_mask)
+    states = model.embeddings(input_ids, token_type_ids, task_ids, None)
+    return model.encoder.alone("text", states, mask, eager=_eager(model)), mask
+
+
+def image_alone(
+    model: ViLBertModel, image_feat: Tensor, image_loc: Tensor, image_attention_mask: Tensor | None = None
+) -> Tensor:
+    """Encode images [C, R, features] as far as no text has a say, for `Streams`; [C, R, V]."""
+    check_image(image_feat, image_loc, features=model.config.v_feature_size)
+    states = model.v_embeddings(image_feat, image_loc)
+    return model.encoder.alone("image", states, image_attention_mask, eager=_eager(model))
+
+
+def pooled_pairs(model: ViLBertModel, streams: Streams, *, pairing: Pairing) -> tuple[Tensor, Tensor]:
+    """Return pooled_text and pooled_image, [rows, A], of what `text_alone` and `image_alone` returned.
+
+    The last layer of each stream computes nothing but the position that is pooled.
+    """
+    paired = pair(streams, pairing)
+    kept = Kept(text=_first_positions(paired.text), image=_first_positions(paired.image))
+    last = model.encoder.together(paired, eager=_eager(model), kept=kept)
+    return model.t_pooler(last.text[:, None]), model.v_pooler(last.image[:, None])
+
+
+def _first_positions(states_BLH: Tensor) -> Packing:
+    rows, length = states_BLH.shape[:2]
+    return Packing(places=torch.arange(rows, device=states_BLH.device) * length, batch=rows, length=length)
+
+
+def _eager(model: ViLBertModel) -> bool:
+    return model.config._attn_implementation == "eager"

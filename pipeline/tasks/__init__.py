@@ -1,0 +1,1 @@
+"""Downstream tasks: annotation files, heads' losses, metrics, submission files."""

@@ -1,0 +1,151 @@
+"""Images that are easily taken for one another: for each its nearest by the mean of its region features.
+
+Retrieval learns from captions of such images (hard negatives). Source: script/generate_pool.py of
+facebookresearch/vilbert-multi-task, the Euclidean distance of mean features; there an image is its own nearest, which
+its reader passes over, here it is left out.
+
+Distances of all pairs come from float32 matrix products in blocks; those near enough to be among the k nearest, with
+the rounding allowed for, are then measured exactly. So neither block, threads nor machine change what is returned.
+
+Shapes: N images, D features, k neighbours.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from pipeline.shards.atomic import write_atomic
+from pipeline.shards.canonical import decode_json, encode_json
+from pipeline.shards.errors import RefusedError
+from pipeline.train.disk import explain_disk_errors
+from pipeline.train.order import Order
+
+if TYPE_CHECKING:
+    from pipeline.train.corpus import Corpus
+
+NEIGHBOURS = 100
+_SAMPLES_AT_ONCE = 512
+_EXACT_AT_ONCE = 4096
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class HardNegatives:
+    """The nearest images of each image."""
+
+    image_ids: tuple[str, ...]
+    """[N]."""
+    nearest: NDArray[np.int32]
+    """[N, k] places in image_ids, nearest first."""
+
+
+def mean_features(corpus: Corpus, only: Collection[str] | None = None) -> tuple[list[str], NDArray[np.float32]]:
+    """Return the ids of a corpus's images in their natural order, and the means of their regions, float32 [N, D].
+
+    only: the images wanted, all where None. An image without a region has zeros; one that is skipped as it cannot be
+    read is left out. Raises RefusedError where no image is left.
+    """
+    order = Order(corpus.shard_sizes, seed=0, shuffle=False)
+    ids: list[str] = []
+    means: list[NDArray[np.float32]] = []
+    for start in range(0, order.epoch_size, _SAMPLES_AT_ONCE):
+        places = order.at(np.arange(start, min(start + _SAMPLES_AT_ONCE, order.epoch_size)))
+        for example in corpus.read(places):
+            if example is not None and (only is None or example.image_id in only):
+                ids.append(example.image_id)
+                regions = max(len(example.features), 1)
+                means.append(example.features.sum(0, dtype=np.float64).astype(np.float32) / np.float32(regions))
+    if not ids:
+        raise RefusedError("none of the images wanted is in the data sets: give those of the task's training images")
+    return ids, np.stack(means)
+
+
+def nearest(means: NDArray[np.float32], k: int = NEIGHBOURS, *, block: int = 512) -> NDArray[np.int32]:
+    """Return the k nearest of each image by Euclidean distance, itself left out, nearest first; int32 [N, k].
+
+    means: float32 [N, D]. At equal distances the lower number comes first. block: images whose distances to all are
+    held at a time, 4 x block x N bytes twice. Raises ValueError where there are not k others, or means are not finite.
+    """
+    count = len(means)
+    if not 1 <= k < count:
+        raise ValueError(f"k {k}: {count} images have 1 to {count - 1} others each")
+    if not np.isfinite(means).all():
+        raise ValueError("means hold NaN or infinities: some image's features are damaged")
+    rows = torch.from_numpy(np.ascontiguousarray(means, dtype=np.float32))
+    centred = rows - rows.mean(0)  # shorter vectors, so that less of a distance is lost to rounding
+    squares = centred.square().sum(1)
+    found = np.empty((count, k), dtype=np.int32)
+    # What float32 may be off: rounding adds up as the root of the number of terms; eight times that is never reached.
+    slack = 8 * torch.finfo(torch.float32).eps * max(means.shape[1], 1) ** 0.5
+    for start in range(0, count, block):
+        stop = min(start + block, count)
+        numbers = torch.arange(start, stop)
+        distances = torch.addmm(squares[None], centred[start:stop], centred.T, alpha=-2)  # without their own square
+        distances[numbers - start, numbers] = torch.inf
+        farthest = distances.topk(k, dim=1, largest=False).values[:, -1]
+        limits = farthest + slack * (squares[start:stop] + squares.max())
+        for number, candidates in zip(range(start, stop), distances <= limits[:, None], strict=True):
+            found[number] = _closest(rows, number, candidates.nonzero()[:, 0], k)
+    return found
+
+
+def _closest(rows: Tensor, number: int, candidates: Tensor, k: int) -> NDArray[np.int32]:
+    """Return the k closest candidates, given in ascending order, by exact distances."""
+    parts = [candidates[start : start + _EXACT_AT_ONCE] for start in range(0, len(candidates), _EXACT_AT_ONCE)]
+    exact = torch.cat([(rows[part].double() - rows[number].double()).square().sum(1) for part in parts])
+    order = exact.sort(stable=True).indices[:k]
+    return candidates[order].numpy().astype(np.int32)
+
+
+def hard_negatives(
+    corpus: Corpus, folder: Path, *, only: Collection[str] | None = None, k: int = NEIGHBOURS
+) -> HardNegatives:
+    """Return the nearest images of each, from the folder where an earlier run left them for the same data, else mined.
+
+    only: the images wanted, all where None. k: neighbours, fewer where there are not so many other images. Kept as
+    hard-negatives-KEY.npy and .json, by what the data sets, the images and k are; each file is whole or not there.
+    """
+    key = _key(corpus, only, k)
+    arrays, names = (folder / f"hard-negatives-{key[:16]}.{suffix}" for suffix in ("npy", "json"))
+    kept = _read(arrays, names, key)
+    if kept is not None:
+        return kept
+    ids, means = mean_features(corpus, only)
+    if len(ids) < 2:
+        raise RefusedError(f"image {ids[0]} is the only one: hard negatives take two or more")
+    mined = HardNegatives(image_ids=tuple(ids), nearest=nearest(means, min(k, len(ids) - 1)))
+    with explain_disk_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        data = io.BytesIO()
+        np.save(data, mined.nearest, allow_pickle=False)
+        write_atomic(arrays, data.getvalue())
+        digest = hashlib.sha256(data.getvalue()).hexdigest()
+        write_atomic(names, encode_json({"key": key, "sha256": digest, "image_ids": ids}) + b"\n")  # last: it vouches
+    return mined
+
+
+def _key(corpus: Corpus, only: Collection[str] | None, k: int) -> str:
+    sources = [[source.records_sha256, source.split] for source in corpus.sources]
+    wanted = None if only is None else hashlib.sha256(encode_json(sorted(only))).hexdigest()
+    return hashlib.sha256(encode_json({"sources": sources, "only": wanted, "k": k})).hexdigest()
+
+
+def _read(arrays: Path, names: Path, key: str) -> HardNegatives | None:
+    """Return what the files hold; None where they are not both there, whole, and of this key."""
+    try:
+        data, told = arrays.read_bytes(), decode_json(names.read_bytes())
+    except (FileNotFoundError, ValueError):
+        return None
+    if told.get("key") != key or told.get("sha256") != hashlib.sha256(data).hexdigest():
+        return None
+    found: NDArray[np.int32] = np.load(io.BytesIO(data), allow_pickle=False)
+    return HardNegatives(image_ids=tuple(told["image_ids"]), nearest=found)

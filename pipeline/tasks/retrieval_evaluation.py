@@ -1,0 +1,106 @@
+"""`vilbert evaluate retrieval`: every caption against every image, ranked in both directions.
+
+With --zero-shot a pre-trained model ranks by its alignment head, untrained for the task.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+from collections.abc import Sequence
+from typing import cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from pipeline.progress_line import ProgressLine
+from pipeline.shards.canonical import encode_json
+from pipeline.tasks.evaluate import Answered, Trained, open_images
+from pipeline.tasks.evaluate_settings import EvaluateSettings
+from pipeline.tasks.images import lay_out, read_images
+from pipeline.tasks.join import Images, join
+from pipeline.tasks.retrieval import RetrievalTask
+from pipeline.tasks.retrieval_files import CaptionedImage
+from pipeline.tasks.retrieval_plan import ScoreSettings
+from pipeline.tasks.retrieval_ranks import retrieval_figures, top_list
+from pipeline.tasks.retrieval_scores import ImagePool, ImageTensors, score_pairs
+from pipeline.tasks.task import Task
+from pipeline.tasks.texts import encode
+from pipeline.train.inputs import GLOBAL_LOCATION
+
+LISTED = 20
+
+
+def answer(settings: EvaluateSettings, trained: Trained, task: Task) -> Answered:
+    """Score every caption with every image that has features; return recall both ways and the best images of each."""
+    images = open_images(settings, trained, settings.data)
+    captioned = with_features(cast(RetrievalTask, task).captioned[: settings.images], images, settings)
+    pool = image_pool(images, captioned, trained.card.max_regions, blind=settings.blind)
+    texts = [(caption,) for image in captioned for caption in image.captions]
+    encoded = encode(trained.tokenizer, texts, max_words=trained.card.max_words)
+    words = [ids[:length].tolist() for ids, length in zip(encoded.ids, encoded.lengths, strict=True)]
+    line = ProgressLine(sys.stderr)
+    scores = score_pairs(
+        trained.model,
+        words,
+        pool,
+        settings=ScoreSettings(
+            pairs_per_batch=settings.pairs_per_batch,
+            hold_bytes=settings.hold_bytes,
+            precision="bfloat16" if settings.precision == "bf16" else "float32",
+        ),
+        task_id=trained.task_token,
+        folder=settings.scores,
+        progress=lambda done, pairs: line.show(lambda: f"retrieval: {done:,}/{pairs:,} pairs"),
+    )
+    line.close(f"retrieval: {scores.size:,} pairs in {line.seconds:.0f} s")
+    image_of = np.repeat(np.arange(len(captioned)), [len(image.captions) for image in captioned])
+    return Answered(retrieval_figures(scores, image_of), ranking(scores, image_of, captioned))
+
+
+def with_features(
+    captioned: Sequence[CaptionedImage], images: Images, settings: EvaluateSettings
+) -> list[CaptionedImage]:
+    """Return the images that have features; RefusedError where too many have none."""
+    what = f"retrieval, {settings.split}"
+    joined = join(captioned, lambda image: (image.image_id,), images, what=what, most_missing=settings.most_missing)
+    return [captioned[number] for number in sorted(joined.kept.tolist())]
+
+
+def image_pool(images: Images, captioned: Sequence[CaptionedImage], max_regions: int, *, blind: bool) -> ImagePool:
+    """Return the images to score against, which are read when they are needed."""
+    ids = [image.image_id for image in captioned]
+    looked_at = [images.other(image_id, 0) for image_id in ids] if blind else ids
+    counts = [1 + max(min(number, max_regions), 1) for number in images.region_counts(looked_at)]
+
+    def read(numbers: NDArray[np.int64]) -> ImageTensors:
+        shown = read_images(images, None, [looked_at[number] for number in numbers], max_regions=max_regions)
+        rows = lay_out(shown, feature_dim=images.corpus.feature_dim, max_regions=max_regions)
+        features = rows.features.float()
+        whole = torch.einsum("cr,crd->cd", torch.from_numpy(rows.weights), features)
+        first = torch.tensor(GLOBAL_LOCATION).expand(len(shown), 1, -1)
+        mask = torch.from_numpy(rows.mask)
+        return ImageTensors(
+            torch.cat([whole[:, None], features], dim=1),
+            torch.cat([first, torch.from_numpy(rows.locations)], dim=1),
+            torch.cat([torch.ones_like(mask[:, :1]), mask], dim=1),
+        )
+
+    facts = [part["records_sha256"] for part in images.corpus.fingerprints]
+    named = hashlib.sha256(encode_json([facts, looked_at, max_regions])).hexdigest()
+    return ImagePool(regions=np.array(counts, dtype=np.int64), read=read, fingerprint=named)
+
+
+def ranking(scores: NDArray[np.float32], image_of: NDArray[np.int64], captioned: Sequence[CaptionedImage]) -> bytes:
+    """Return JSON: of each caption its image and the best images, best first."""
+    captions = [text for image in captioned for text in image.captions]
+    rows = [
+        {
+            "image_id": captioned[own].image_id,
+            "caption": caption,
+            "ranked": [captioned[number].image_id for number in best],
+        }
+        for own, caption, best in zip(image_of.tolist(), captions, top_list(scores, LISTED).tolist(), strict=True)
+    ]
+    return encode_json(rows)

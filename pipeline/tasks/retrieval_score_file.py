@@ -1,0 +1,102 @@
+"""Scores on disk while they are computed, so that a killed evaluation goes on.
+
+    FOLDER/scores.json      what they are scores of; written first
+    FOLDER/scores.npy       float32 [captions, images], NaN where a score is not there yet
+
+The array appears whole, full of NaN, and is then filled in place. Each value is written at once or not at all, so
+whatever is not NaN is right, in whichever order the disk took it; a list of what is done could only disagree with it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.shards.atomic import fsync_dir, temporary_path, write_atomic
+from pipeline.shards.canonical import decode_json, encode_json
+from pipeline.shards.errors import FingerprintError, RefusedError
+from pipeline.train.disk import explain_disk_errors
+
+FORMAT = 1
+IDENTITY, SCORES = "scores.json", "scores.npy"
+_ROWS_AT_ONCE = 1024
+_REMEDY = "delete the folder, or name another"
+
+
+def open_scores(
+    folder: Path, shape: tuple[int, int], identity: Mapping[str, Any]
+) -> np.memmap[Any, np.dtype[np.float32]]:
+    """Open the scores of a folder for writing, as far as an earlier run came; made where there are none.
+
+    identity: what they are scores of, as JSON; the number of the format and the shape come beside it. One process a
+    folder may write. Raises FingerprintError where the folder's are of something else, naming what differs, and
+    RefusedError for files that are not such scores.
+    """
+    wanted = {**identity, "format": FORMAT, "shape": list(shape)}
+    path = folder / SCORES
+    with explain_disk_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        if (folder / IDENTITY).exists():
+            _compare(folder, wanted)
+        elif path.exists():
+            raise RefusedError(
+                f"{folder}: {SCORES} is there without {IDENTITY}, so whose scores they are cannot be told; {_REMEDY}"
+            )
+        else:
+            write_atomic(folder / IDENTITY, encode_json(wanted, indent=2) + b"\n")
+        if not path.exists():
+            _create(path, shape)
+    try:
+        np.lib.format.open_memmap(path, mode="r")  # refuses a file that is cut short, which r+ would fill with zeros
+        scores = np.lib.format.open_memmap(path, mode="r+")
+    except ValueError as error:
+        raise RefusedError(f"{path}: cannot be read ({error}); {_REMEDY}") from error
+    if scores.shape != shape or scores.dtype != np.float32:
+        raise RefusedError(
+            f"{path}: holds {scores.dtype} {list(scores.shape)}, expected float32 {list(shape)}; {_REMEDY}"
+        )
+    return scores
+
+
+def save(scores: np.memmap[Any, np.dtype[np.float32]], folder: Path) -> None:
+    """Put what was filled in on the disk."""
+    with explain_disk_errors(folder / SCORES):
+        scores.flush()
+
+
+def _create(path: Path, shape: tuple[int, int]) -> None:
+    temporary = temporary_path(path)
+    try:
+        scores: NDArray[np.float32] = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.float32, shape=shape)
+        del scores
+        row = np.full((min(_ROWS_AT_ONCE, shape[0]), shape[1]), np.nan, dtype=np.float32)
+        with temporary.open("r+b") as file:  # not by the map: a full disk would kill the process where it refuses
+            file.seek(-shape[0] * shape[1] * row.itemsize, os.SEEK_END)
+            for start in range(0, shape[0], len(row)):
+                file.write(row[: shape[0] - start].tobytes())
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    fsync_dir(path.parent)
+
+
+def _compare(folder: Path, wanted: Mapping[str, Any]) -> None:
+    path = folder / IDENTITY
+    try:
+        found = decode_json(path.read_bytes())
+    except ValueError as error:
+        raise RefusedError(f"{path}: is not JSON ({error}); {_REMEDY}") from error
+    if not isinstance(found, dict):
+        raise RefusedError(f"{path}: expected an object; {_REMEDY}")
+    differing = [name for name in sorted({*wanted, *found}) if wanted.get(name) != found.get(name)]
+    if differing:
+        told = ", ".join(f"{name} {found.get(name)!r}, not {wanted.get(name)!r}" for name in differing)
+        raise FingerprintError(f"{folder}: holds scores of something else ({told}); {_REMEDY}")
