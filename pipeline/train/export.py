@@ -23,12 +23,13 @@ from pipeline.train.words import save_tokenizer
 FINAL_FOLDER = "final"
 CARD_FILE = "README.md"
 
+PRETRAIN = "pretrain"
 _LOADING = """\
 import model.vilbert  # registers ViLBERT with transformers
-from model.vilbert import ViLBertForPreTraining
+from {module} import {name}
 from transformers import AutoTokenizer
 
-vilbert = ViLBertForPreTraining.from_pretrained("{folder}").eval()
+vilbert = {name}.from_pretrained("{folder}").eval()
 tokenizer = AutoTokenizer.from_pretrained("{folder}")
 """
 
@@ -86,20 +87,22 @@ def sync_folder(folder: Path) -> None:
 def model_card(facts: Mapping[str, Any]) -> str:
     """Return the card: front matter for the hub, how to load the model, what it was trained on and how well it does."""
     data, held_out = facts.get("data", []), facts.get("eval_data", [])
-    head = {
-        "library_name": "transformers",
-        "license": "apache-2.0",
-        "tags": ["vilbert", "vision-and-language", "pre-training"],
-        "datasets": sorted({_name(part) for part in data}),
-    }
     evaluation = facts.get("evaluation") or {}
     figures = [(name, value) for name, value in evaluation.items() if name not in ("kind", "not_finite")]
     samples = sum(part.get("samples", 0) for part in data)
-    loading = _LOADING.format(folder="PATH/TO/THIS/FOLDER")
+    stage = facts.get("stage", PRETRAIN)
+    module, name = (
+        ("model.vilbert", "ViLBertForPreTraining") if stage == PRETRAIN else ("model.tasks", "ViLBertForTasks")
+    )
+    loading = _LOADING.format(folder="PATH/TO/THIS/FOLDER", module=module, name=name)
+    head = {
+        "library_name": "transformers",
+        "license": "apache-2.0",
+        "tags": ["vilbert", "vision-and-language", "pre-training" if stage == PRETRAIN else stage.split()[-1]],
+        "datasets": sorted({_name(part) for part in data}),
+    }
     sections = [
-        f"---\n{yaml.safe_dump(head, sort_keys=False, allow_unicode=True)}---\n\n# ViLBERT, pre-trained",
-        f"Pre-trained for {facts['steps']:,} steps on region features and captions of {samples:,} samples: masked "
-        "words, masked regions, and whether text and image match (Lu et al., NeurIPS 2019).",
+        f"---\n{yaml.safe_dump(head, sort_keys=False, allow_unicode=True)}---\n\n{_story(stage, facts, samples)}",
         f"## How to load it\n\nWith vilbert-pipeline installed:\n\n```python\n{loading}```",
         _section("Evaluation on held-out samples", ("figure", "value"), figures),
         _section("Data sets", DATA_HEAD, data_rows(data)),
@@ -108,6 +111,21 @@ def model_card(facts: Mapping[str, Any]) -> str:
         _section("Software", ("package", "version"), flat(facts.get("software", {}))),
     ]
     return "\n\n".join(section for section in sections if section) + "\n"
+
+
+def _story(stage: str, facts: Mapping[str, Any], samples: int) -> str:
+    if stage == PRETRAIN:
+        return (
+            f"# ViLBERT, pre-trained\n\nPre-trained for {facts['steps']:,} steps on region features and captions of "
+            f"{samples:,} samples: masked words, masked regions, and whether text and image match (Lu et al., NeurIPS "
+            "2019)."
+        )
+    task = stage.split()[-1]
+    return (
+        f"# ViLBERT, fine-tuned: {task}\n\nFine-tuned for {facts['steps']:,} steps on the annotations of {task} and "
+        f"the region features of {samples:,} images, from `{facts.get('settings', {}).get('init_from')}`; `vilbert predict "
+        f"{task}` uses it (Lu et al., NeurIPS 2019)."
+    )
 
 
 def _name(part: Mapping[str, Any]) -> str:

@@ -39,6 +39,10 @@ class Objective(Protocol):
     """Losses by name, and how good a model is."""
 
     @property
+    def stage(self) -> str:
+        """What the run is called: the command, and the task."""
+
+    @property
     def parts(self) -> tuple[str, ...]:
         """P names of losses; their means are added up."""
 

@@ -31,6 +31,7 @@ class PretrainObjective:
     seed: int
     """Of dropout, and of negatives where there are any."""
     parts: tuple[str, ...] = PARTS
+    stage: str = "pretrain"
 
     def counts(self, part: Batch) -> Tensor:
         """Return int64 [3]: labelled words, terms of masked regions, labelled pairs."""

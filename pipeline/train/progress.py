@@ -13,8 +13,20 @@ from pipeline.progress_line import ProgressLine
 class TrainProgress:
     """Reports steps of a total, loss, samples/s, the share of time that training waits for data, and what is left."""
 
-    def __init__(self, total_steps: int, first_step: int, batch_size: int, stream: TextIO = sys.stderr) -> None:
-        """Start at `first_step` steps done, in earlier starts of the run; batch_size: samples a step, of all ranks."""
+    def __init__(
+        self,
+        total_steps: int,
+        first_step: int,
+        batch_size: int,
+        stream: TextIO = sys.stderr,
+        *,
+        stage: str = "pretrain",
+    ) -> None:
+        """Start at `first_step` steps done, in earlier starts of the run.
+
+        batch_size: samples a step, of all ranks. stage: what the line begins with.
+        """
+        self._stage = stage
         self._total = total_steps
         self._first = first_step
         self._batch_size = batch_size
@@ -32,7 +44,7 @@ class TrainProgress:
         rate = taken / seconds if seconds > 0 else 0.0
         left = tqdm.format_interval((self._total - self._step) / rate) if rate > 0 else "?"
         return (
-            f"pretrain: {self._step}/{self._total} steps ({self._step / max(self._total, 1):.0%}), "
+            f"{self._stage}: {self._step}/{self._total} steps ({self._step / max(self._total, 1):.0%}), "
             f"loss {self._loss:.4f}, {rate * self._batch_size:.1f} samples/s, {self._waiting:.0%} waiting for data, "
             f"{tqdm.format_interval(seconds)} gone, {left} left"
         )

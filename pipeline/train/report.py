@@ -77,7 +77,7 @@ def page(name: str, entries: Sequence[Mapping[str, Any]], facts: Mapping[str, An
         ("Software", table(("package", "version"), flat(facts.get("software", {})))),
     ]
     return _PAGE.format(
-        title=escape(f"Pre-training run {name}"),
+        title=escape(f"Training run {name}"),
         summary=escape(_summary(entries)),
         sections="\n".join(f"<h2>{title}</h2>\n{body}" for title, body in sections if body),
     )

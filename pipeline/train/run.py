@@ -151,7 +151,7 @@ def run(training: Training, stack: ExitStack) -> bool:
     settings = training.settings
     journal = Journal(settings.output, resumed_at=training.step or None, tensorboard=settings.tensorboard)
     stack.callback(journal.close)
-    progress = TrainProgress(training.total_steps, training.step, settings.batch_size)
+    progress = TrainProgress(training.total_steps, training.step, settings.batch_size, stage=training.objective.stage)
     stack.callback(progress.close)
     return run_steps(training, journal, progress)
 
@@ -162,6 +162,7 @@ def finish_run(training: Training, tokenizer: PreTrainedTokenizerBase, evaluatio
     evaluations = [entry for entry in read_journal(output) if entry["kind"] == "eval"]
     facts: dict[str, Any] = {
         **training.description,
+        "stage": training.objective.stage,
         "steps": training.step,
         "evaluation": evaluations[-1] if evaluations else None,
     }

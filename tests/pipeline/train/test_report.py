@@ -112,7 +112,7 @@ def test_texts_are_escaped(tmp_path: Path) -> None:
     page = Page(report(run, [("train", 1, {HOSTILE: 1.0})], facts))
     assert not page.tags & {"script", "b"}
     assert HOSTILE in page.text["td"]
-    assert page.text["h1"] == ["Pre-training run <b>run&"]
+    assert page.text["h1"] == ["Training run <b>run&"]
 
 
 def test_settings_data_sets_and_last_values_are_in_tables(tmp_path: Path) -> None:
