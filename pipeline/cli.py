@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, get_args, get_type_hints
 
 from pipeline import __version__
+from pipeline.tasks.registry import TASKS
 
 
 class Command(NamedTuple):
@@ -26,6 +27,8 @@ class Command(NamedTuple):
     settings: str
     function: str
     summary: str
+    of_a_task: bool = False
+    """Whether the first argument is a task's name."""
 
 
 COMMANDS = {
@@ -41,6 +44,27 @@ COMMANDS = {
     "stats": Command("pipeline.shards.stats", "StatsSettings", "stats", "count and summarise a data set"),
     "pretrain": Command(
         "pipeline.train.command", "PretrainSettings", "pretrain", "train ViLBERT on captions and regions"
+    ),
+    "finetune": Command(
+        "pipeline.tasks.command",
+        "FinetuneSettings",
+        "finetune",
+        "train a pre-trained ViLBERT on a task",
+        of_a_task=True,
+    ),
+    "evaluate": Command(
+        "pipeline.tasks.command",
+        "EvaluateSettings",
+        "evaluate",
+        "score a fine-tuned ViLBERT, write its answers",
+        of_a_task=True,
+    ),
+    "predict": Command(
+        "pipeline.tasks.command",
+        "PredictSettings",
+        "predict",
+        "ask a fine-tuned ViLBERT about photographs",
+        of_a_task=True,
     ),
     "convert-checkpoint": Command(
         "pipeline.convert_checkpoint", "ConvertCheckpointSettings", "convert_checkpoint", "read a published ViLBERT"
@@ -69,7 +93,7 @@ def help_text() -> str:
 
 def shipped_config(command: str, name: str) -> str:
     """Return the path of the settings that come with the package under `name`, where it is no file of the user's."""
-    shipped = RECIPES / command / f"{name}.yaml"
+    shipped = RECIPES / command.replace(" ", "/") / f"{name}.yaml"
     return str(shipped) if shipped.is_file() and not Path(name).is_file() else name
 
 
@@ -124,8 +148,14 @@ def parse(name: str, arguments: Sequence[str]) -> Any:
 
     command = COMMANDS[name]
     settings_class = getattr(importlib.import_module(command.module), command.settings)
+    default = None
+    if command.of_a_task:
+        task, *arguments = arguments
+        name = f"{name} {task}"
+        arguments = [*arguments, "--task", task]
+        default = "default" if shipped_config(name, "default") != "default" else None
     config = argparse.ArgumentParser(prog=f"vilbert {name}", add_help=False, allow_abbrev=False)
-    config.add_argument("--config", metavar="FILE")
+    config.add_argument("--config", metavar="FILE", default=default)
     found, rest = config.parse_known_args(arguments)
     if found.config is not None:
         found.config = shipped_config(name, found.config)
@@ -150,14 +180,30 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if name not in COMMANDS:
         print(f"vilbert: no command {name!r}; there are: {', '.join(COMMANDS)}", file=sys.stderr)
         return 2
+    if COMMANDS[name].of_a_task and (not rest or rest[0] not in TASKS):
+        wanted = bool(rest) and rest[0] in ("-h", "--help")
+        print(
+            f"usage: vilbert {name} TASK [OPTIONS]\n\nTASK is one of: {', '.join(TASKS)}.\n"
+            f"`vilbert {name} TASK --help` lists its options; docs/tasks.md has a page for each.",
+            file=sys.stdout if wanted else sys.stderr,
+        )
+        return 0 if wanted else 2
     try:
         settings = parse(name, rest)
+    except BrokenPipeError:  # `vilbert pretrain --help | head`: whoever read has read enough
+        return quiet()
     except (ValueError, OSError) as error:
         print(f"vilbert {name}: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         return 130
     return call(name, settings)
+
+
+def quiet() -> int:
+    """Let what is still to be printed go nowhere."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 0
 
 
 def call(name: str, settings: Any) -> int:
@@ -174,8 +220,7 @@ def call(name: str, settings: Any) -> int:
         status = 2
         message = str(error)
     except BrokenPipeError:  # `vilbert stats DIR | head`: whoever read has read enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+        return quiet()
     except (ShardError, TrainingError, OSError) as error:
         status = 1
         message = str(error)

@@ -16,7 +16,7 @@ class DemoSettings:
 
     output: Path = Path("demo")
     """The folder for everything that the demo makes; a demo that is there already is replaced."""
-    scenes: int = 3000
+    scenes: int = 4000
     """How many scenes to draw; with fewer the model learns less."""
 
     def __post_init__(self) -> None:

@@ -17,7 +17,7 @@ from manifests.captions import storable
 from manifests.document import read_document
 from manifests.karpathy import caption_texts
 from pipeline.shards.errors import RefusedError
-from pipeline.tasks.nlvr2_files import field, json_lines, reading
+from pipeline.tasks.annotation_files import field, json_lines, reading
 
 _PARTS = {"train": ("train", "restval")}
 _LINE_SUFFIXES = (".jsonl", ".jsonline", ".jsonlines")

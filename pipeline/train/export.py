@@ -123,8 +123,8 @@ def _story(stage: str, facts: Mapping[str, Any], samples: int) -> str:
     task = stage.split()[-1]
     return (
         f"# ViLBERT, fine-tuned: {task}\n\nFine-tuned for {facts['steps']:,} steps on the annotations of {task} and "
-        f"the region features of {samples:,} images, from `{facts.get('settings', {}).get('init_from')}`; `vilbert predict "
-        f"{task}` uses it (Lu et al., NeurIPS 2019)."
+        f"the region features of {samples:,} images, from `{facts.get('settings', {}).get('init_from')}`; `vilbert "
+        f"predict {task}` uses it (Lu et al., NeurIPS 2019)."
     )
 
 

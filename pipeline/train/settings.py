@@ -31,7 +31,8 @@ class PretrainSettings(RunSettings):
     """A published configuration by name, `shapes`, or a config.json. Sizes that the data and the tokenizer decide (of
     features, classes, vocabulary) are set from them."""
     tokenizer: str = "bert-base-uncased"
-    """A tokenizer's folder or hub name, or `new`: whole words of the training captions."""
+    """A tokenizer's folder or hub name; `new`: whole words of the training captions; `shapes`: those of the shapes data
+    set and its tasks."""
     init_from: str = "bert-base-uncased"
     """Where parameters begin: a BERT or RoBERTa (folder or hub name) for the text stream, a ViLBERT checkpoint of any
     known layout, or `none`."""

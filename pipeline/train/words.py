@@ -23,6 +23,8 @@ from pipeline.shards.errors import RefusedError
 
 NEW = "new"
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+SHIPPED = Path(__file__).parents[1] / "recipes" / "tokenizer"
+"""Vocabularies that come with the package, a piece a line."""
 VOCABULARY_SIZE = 30_522  # BERT's; words beyond it are spelt from their characters
 VOCABULARY_FILES = ("tokenizer.json", "vocab.txt", "vocab.json", "spiece.model", "sentencepiece.bpe.model")
 LONGEST_WORD = 100  # WordPiece calls a longer word unknown without looking at it
@@ -31,14 +33,17 @@ LONGEST_WORD = 100  # WordPiece calls a longer word unknown without looking at i
 def load_tokenizer(source: str, captions: Iterable[str] | None) -> PreTrainedTokenizerFast:
     """Load a fast tokenizer, or make one of `captions` where source is "new".
 
-    source: "new", a folder that `save_pretrained` wrote, or a name on the hub (its local copy is used where there is
-    one). The tokenizer has a classifier, a separator, a padding and a mask token.
+    source: "new"; "shapes", the words of the shapes data set, of its captions and of its tasks; a folder that
+    `save_pretrained` wrote; or a name on the hub (its local copy is used where there is one). The tokenizer has a
+    classifier, a separator, a padding and a mask token.
     Raises RefusedError where there is no such tokenizer, or it cannot mask words.
     """
     if source == NEW:
         if captions is None:
             raise RefusedError("tokenizer new: there are no captions to make a vocabulary of; name a tokenizer instead")
         return new_tokenizer(captions)
+    if (shipped := SHIPPED / f"{source}.txt").is_file():
+        return _whole_words(shipped.read_text(encoding="utf-8").splitlines())
     tokenizer = _load_from_folder(source) if Path(source).is_dir() else _load_from_hub(source)
     if not isinstance(tokenizer, PreTrainedTokenizerFast):
         raise RefusedError(f"tokenizer {source}: is {type(tokenizer).__name__}, which has no fast form; name another")
@@ -106,8 +111,7 @@ def new_tokenizer(captions: Iterable[str], *, size: int = VOCABULARY_SIZE) -> Pr
     most frequent first and equally frequent ones by the alphabet, until it has `size` entries. It does not depend on
     the order of the captions. A word that is not in it is spelt from its characters.
     """
-    normalizer = normalizers.BertNormalizer(lowercase=True)
-    splitter = pre_tokenizers.BertPreTokenizer()
+    normalizer, splitter = _splitting()
     counts: Counter[str] = Counter()
     for caption in captions:
         counts.update(word for word, _ in splitter.pre_tokenize_str(normalizer.normalize_str(caption)))
@@ -119,6 +123,17 @@ def new_tokenizer(captions: Iterable[str], *, size: int = VOCABULARY_SIZE) -> Pr
     ranked = sorted((word for word in counts if 1 < len(word) <= LONGEST_WORD), key=lambda word: (-counts[word], word))
     entries = [*SPECIAL, *characters, *(f"##{character}" for character in characters)]
     entries += ranked[: max(size - len(entries), 0)]
+    return _whole_words(entries)
+
+
+def _splitting() -> tuple[normalizers.Normalizer, pre_tokenizers.PreTokenizer]:
+    """Return how text is cut into words: in lower case, as BERT does it."""
+    return normalizers.BertNormalizer(lowercase=True), pre_tokenizers.BertPreTokenizer()
+
+
+def _whole_words(entries: Sequence[str]) -> PreTrainedTokenizerFast:
+    """Return the tokenizer with a vocabulary, which begins with the special tokens."""
+    normalizer, splitter = _splitting()
     vocabulary = {entry: number for number, entry in enumerate(entries)}
     model = models.WordPiece(vocabulary, unk_token="[UNK]", max_input_chars_per_word=LONGEST_WORD)  # noqa: S106
     tokenizer = Tokenizer(model)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,6 +13,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast, RobertaTokenizer
 
+from pipeline.shapes.write import ShapesSettings, write_shapes
 from pipeline.shards.errors import RefusedError
 from pipeline.train.words import load_tokenizer, new_tokenizer, replacement_ids, to_words
 
@@ -145,3 +148,22 @@ def test_a_tokenizer_without_a_mask_is_refused(tmp_path: Path) -> None:
     ).save_pretrained(tmp_path)
     with pytest.raises(RefusedError, match="no mask token"):
         load_tokenizer(str(tmp_path), None)
+
+
+def test_the_shipped_vocabulary_has_every_word_of_the_shapes_data_set(tmp_path: Path) -> None:
+    assert write_shapes(ShapesSettings(output=tmp_path / "shapes", scenes=60)) == 0
+    tokenizer = load_tokenizer("shapes", None)
+    texts = [
+        *(sentence["raw"] for image in read(tmp_path, "karpathy/dataset_coco.json")["images"] for sentence in image["sentences"]),
+        *(one["question"] for one in read(tmp_path, "vqa/v2_OpenEnded_mscoco_train2014_questions.json")["questions"]),
+        *(sentence["raw"] for ref in read(tmp_path, "refer/refcocog/refs(umd).json") for sentence in ref["sentences"]),
+    ]  # fmt: skip
+    assert len(texts) > 500
+    for text in texts:
+        pieces = tokenizer.tokenize(text)
+        assert "[UNK]" not in pieces
+        assert not any(piece.startswith("##") for piece in pieces), text
+
+
+def read(folder: Path, name: str) -> Any:
+    return json.loads((folder / "shapes" / name).read_text())

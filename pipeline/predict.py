@@ -1,0 +1,236 @@
+"""Ask a fine-tuned model about photographs: detector, tokenizer and model together, in one call.
+
+    predictor = Predictor.load(Path("runs/vqa"), detector=DetectorSettings(), selection=SelectionSettings())
+    predictor.answer([Path("photo.jpg")], ["what colour is the cat?"])[0][0].answer
+
+Every method takes any number of photographs and texts and works through them in batches, so that memory is bounded by
+a batch and not by the lists. What a photograph gets does not depend on those beside it, up to rounding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from transformers import AutoTokenizer
+
+from extractors.extractor import DetectorSettings, ExtractorSettings, build_extractor
+from extractors.regions import Regions
+from extractors.selection import SelectionSettings
+from model.tasks import ViLBertForTasks
+from pipeline.shards.errors import RefusedError
+from pipeline.tasks.asking import Text, paired, text_ids
+from pipeline.tasks.attention import Attention
+from pipeline.tasks.evaluate import Trained, final_folder
+from pipeline.tasks.generation import generate
+from pipeline.tasks.generation_settings import GenerationSettings
+from pipeline.tasks.photographs import Photograph
+from pipeline.tasks.predict_settings import METHODS
+from pipeline.tasks.reader import IMAGE_INPUTS, ImageBatch, Reader
+from pipeline.tasks.retrieval_plan import ScoreSettings
+from pipeline.tasks.retrieval_scores import ImagePool, ImageTensors, score_pairs
+from pipeline.tasks.snli_ve_files import LABELS
+from pipeline.tasks.task_card import TaskCard, read_task_card
+from pipeline.tasks.trained_detector import warn_of_another_detector
+from pipeline.train.distributed import own_device
+
+__all__ = ["Answer", "Attention", "Pointed", "Predictor"]
+
+HEADS = {"vqa": "vil_prediction", "gqa": "vil_prediction_gqa", "snli-ve": "vil_tri_prediction"}
+
+
+class Answer(NamedTuple):
+    """An answer and how probable it is; see `Predictor.answer`."""
+
+    answer: str
+    probability: float
+
+
+class Pointed(NamedTuple):
+    """The region that a phrase means."""
+
+    box_xyxy: tuple[float, float, float, float]
+    """In pixels of the photograph."""
+    score: float
+    """How well region and phrase overlap, from 0 to 1; the regions of a photograph do not share it out."""
+    region: int
+    """Its number among the detector's, from 1; 0 is the whole image."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Predictor:
+    """A fine-tuned model with what it needs to look at photographs."""
+
+    reader: Reader
+    """Detector, tokenizer and model."""
+
+    @classmethod
+    def load(
+        cls,
+        checkpoint: Path,
+        *,
+        detector: DetectorSettings,
+        selection: SelectionSettings,
+        device: Literal["auto", "cpu", "cuda"] = "auto",
+        batch_size: int = 32,
+    ) -> Predictor:
+        """Load a model and build its detector.
+
+        checkpoint: a run of `vilbert finetune`, or its final/. detector, selection: those that the features of its
+        training were extracted with; where the run knows of others, that is logged as a warning. device: the model's.
+        batch_size: texts, or photographs, at a time. Raises RefusedError where there is no such model or the detector's
+        features are not of its width, ExtractorError where the detector cannot be built.
+        """
+        folder = final_folder(checkpoint)
+        card = read_task_card(folder)
+        on = own_device(device)
+        extractor = build_extractor(ExtractorSettings(detector=detector, selection=selection))
+        try:
+            model = ViLBertForTasks.from_pretrained(folder, attn_implementation="sdpa")
+            tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        except OSError as error:
+            raise RefusedError(f"{folder}: has no whole model; name a run of `vilbert finetune` ({error})") from error
+        if extractor.feature_dim != model.config.v_feature_size:
+            raise RefusedError(
+                f"{folder}: takes features of {model.config.v_feature_size} channels and --detector "
+                f"{detector.detector} gives {extractor.feature_dim}; give the detector that it was trained with"
+            )
+        warn_of_another_detector(folder.resolve().parent, extractor.fingerprint())
+        torch.nn.Module.to(model, on)
+        trained = Trained(model.eval(), tokenizer, card, folder, on)
+        return cls(reader=Reader(trained=trained, extractor=extractor, batch_size=batch_size))
+
+    @property
+    def card(self) -> TaskCard:
+        """What the model was trained for."""
+        return self.reader.trained.card
+
+    def detect(self, images: Sequence[Photograph]) -> list[Regions]:
+        """Return what the detector finds in photographs, all that the model sees and perhaps more."""
+        return self.reader.detect(images, range(len(images)))
+
+    def answer(self, images: Sequence[Photograph], questions: Sequence[str], *, top: int = 5) -> list[list[Answer]]:
+        """Return the `top` most probable answers to each question, best first; for vqa, gqa and snli-ve.
+
+        images: paths, or RGB uint8 [H, W, 3]. One image goes with all questions, one question with all images;
+        otherwise they go together in order. For snli-ve the questions are hypotheses and the answers its labels.
+
+        The classes are trained as independent yes-or-no questions (sigmoids), for several answers may be right: a
+        probability says how far people would agree with that answer, and the probabilities of all answers do not sum
+        to 1. Raises RefusedError for a model of another task or a photograph that cannot be used.
+        """
+        self._require("answer")
+        if top < 1:
+            raise RefusedError(f"--top {top}: give at least 1")
+        head = HEADS[self.card.task]
+        labels = LABELS if self.card.task == "snli-ve" else self.card.labels
+        found: list[list[Answer]] = []
+        for batch in self.reader.batches(images, [((question,),) for question in questions], "questions", head):
+            logits, classes = getattr(batch.output, head).float().sort(descending=True, stable=True)
+            for chances, best in zip(logits[:, :top].sigmoid().tolist(), classes[:, :top].tolist(), strict=True):
+                found.append([Answer(labels[number], chance) for number, chance in zip(best, chances, strict=True)])
+        return found
+
+    def point(self, images: Sequence[Photograph], phrases: Sequence[str]) -> list[Pointed]:
+        """Return the region that each phrase means; for refcoco, refcoco+ and refcocog. Images go as in `answer`."""
+        self._require("point")
+        found: list[Pointed] = []
+        for batch in self.reader.batches(images, [((phrase,),) for phrase in phrases], "phrases", "vision_logit"):
+            assert batch.output.vision_logit is not None
+            logits, best = batch.output.vision_logit[..., 0].float().max(1)
+            for score, region, regions in zip(logits.sigmoid().tolist(), best.tolist(), batch.regions, strict=True):
+                box = regions.boxes[region - 1].tolist() if region else [0.0, 0.0, regions.width, regions.height]
+                found.append(Pointed((box[0], box[1], box[2], box[3]), score, region))
+        return found
+
+    def choose(
+        self, images: Sequence[Photograph], questions: Sequence[str], options: Sequence[Sequence[str]]
+    ) -> list[list[float]]:
+        """Return the probability of each question's options, which sum to 1; for vcr-qa and vcr-qar.
+
+        options: of each question. For vcr-qar the options are reasons and a question has its answer behind it. Objects
+        are called by their names (`the dog`), as training reads the tags of VCR.
+        """
+        self._require("choose")
+        if len(options) != len(questions) or not all(options):
+            raise RefusedError(f"{len(questions)} questions and options for {len(options)}: give some for each")
+        items = [
+            tuple((question, option) for option in of_one) for question, of_one in zip(questions, options, strict=True)
+        ]
+        asked = [len(items[text]) for _, text in paired(len(images), len(questions), "questions")]
+        scores: list[float] = []
+        for batch in self.reader.batches(images, items, "questions", "vil_logit"):
+            assert batch.output.vil_logit is not None
+            scores += batch.output.vil_logit[:, 0].float().tolist()
+        ends = np.cumsum([0, *asked])
+        return [torch.tensor(scores[start:end]).softmax(0).tolist() for start, end in pairwise(ends.tolist())]
+
+    def rank(self, images: Sequence[Photograph], captions: Sequence[str]) -> NDArray[np.float32]:
+        """Return how well each caption matches each image, float32 [captions, images], more is better; for retrieval.
+
+        The scores of a caption compare with one another, and those of an image; they are logits, no probabilities.
+        """
+        self._require("rank")
+        if not images or not captions:
+            paired(len(images), len(captions), "captions")
+        trained = self.reader.trained
+        ids = text_ids(trained.tokenizer, [(caption,) for caption in captions], max_words=self.card.max_words)
+        parts = [
+            score_pairs(trained.model, ids, _pool(seen), settings=ScoreSettings(), task_id=trained.task_token)
+            for seen in self.reader.image_batches(images)
+        ]
+        return np.concatenate(parts, axis=1)
+
+    def describe(self, images: Sequence[Photograph], generation: GenerationSettings | None = None) -> list[str]:
+        """Return a caption of each image; for captioning. A caption is never longer than those of training."""
+        self._require("describe")
+        trained = self.reader.trained
+        tokenizer = trained.tokenizer
+        chosen = generation or GenerationSettings()
+        settings = replace(chosen, max_words=min(chosen.max_words, self.card.max_words - 2))
+        written: list[str] = []
+        for seen in self.reader.image_batches(images):
+            found = generate(
+                trained.model,
+                seen.inputs,
+                cls_id=tokenizer.cls_token_id,
+                sep_id=tokenizer.sep_token_id,
+                pad_id=tokenizer.pad_token_id,
+                never=tokenizer.all_special_ids,
+                settings=settings,
+                keys=seen.names,
+                task_token=trained.task_token,
+            )
+            written += [str(tokenizer.decode(list(it.ids), clean_up_tokenization_spaces=True)) for it in found]
+        return written
+
+    def attend(self, image: Photograph, text: Text) -> Attention:
+        """Return who looks at whom, in every layer and head, when the model reads a text before an image.
+
+        text: one sentence, or two as vcr has them. Under captioning a word sees only those before it.
+        """
+        return self.reader.attend(image, text)
+
+    def _require(self, method: str) -> None:
+        """Raise RefusedError where this is not the method of the task that the model was trained for."""
+        right = METHODS.get(self.card.task)
+        if right != method:
+            remedy = f"ask it by Predictor.{right}" if right else "`vilbert evaluate` answers its files"
+            task, folder = self.card.task, self.reader.trained.folder
+            raise RefusedError(f"{folder}: was trained for {task}, which Predictor.{method} does not ask; {remedy}")
+
+
+def _pool(seen: ImageBatch) -> ImagePool:
+    """Return images that lie in memory as those to rank."""
+    tensors = ImageTensors(*(seen.inputs[name] for name in IMAGE_INPUTS))
+    return ImagePool(
+        regions=tensors.mask.sum(1).cpu().numpy(),
+        read=lambda numbers: ImageTensors(*(whole[torch.from_numpy(numbers)] for whole in tensors)),
+        fingerprint="",
+    )

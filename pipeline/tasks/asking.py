@@ -1,0 +1,42 @@
+"""Texts about photographs, and which goes with which."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from transformers import PreTrainedTokenizerBase
+
+from pipeline.shards.errors import RefusedError
+from pipeline.tasks.photographs import Photograph
+from pipeline.tasks.texts import encode
+
+Text = tuple[str, ...]
+"""One sentence, or two that a separator parts."""
+
+
+def paired(images: int, texts: int, what: str) -> list[tuple[int, int]]:
+    """Return (image, text) numbers: one of either goes with all of the other, else they go together in order.
+
+    what: the texts in a word, for messages. Raises RefusedError where there are none or their numbers do not fit.
+    """
+    if not images or not texts:
+        raise RefusedError(f"{images} images and {texts} {what}: give at least one of each")
+    if images != texts and 1 not in (images, texts):
+        raise RefusedError(
+            f"{images} images and {texts} {what}: give as many of one as of the other, or one that goes with all"
+        )
+    number = max(images, texts)
+    return [(at if images > 1 else 0, at if texts > 1 else 0) for at in range(number)]
+
+
+def first_of_same(photographs: Sequence[Photograph]) -> list[int]:
+    """Return for each photograph the number of the first of the same path; pixels are each their own."""
+    seen: dict[Path, int] = {}
+    return [seen.setdefault(it, at) if isinstance(it, Path) else at for at, it in enumerate(photographs)]
+
+
+def text_ids(tokenizer: PreTrainedTokenizerBase, texts: Sequence[Text], *, max_words: int) -> list[list[int]]:
+    """Return the word pieces of texts, special tokens included, no padding."""
+    found = encode(tokenizer, texts, max_words=max_words)
+    return [row[:length].tolist() for row, length in zip(found.ids, found.lengths.tolist(), strict=True)]

@@ -1,0 +1,163 @@
+"""From positions in the training stream to the tensors of a task's batch.
+
+As in pre-training, a global batch is a slice of the stream, cut into parts for the ranks and then into micro-batches,
+and what is random in an item is drawn from (seed, epoch, item) alone. An image that several rows show is read, sent and
+kept once.
+
+Shapes: I items, O options of an item, N = I x O rows, C distinct images, T word pieces, R regions without the global
+one, D features.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from pipeline.tasks.images import lay_out, read_images
+from pipeline.tasks.join import Images, Joined
+from pipeline.tasks.task import Rows, Shown, Task
+from pipeline.tasks.texts import encode
+from pipeline.train.draws import keys
+from pipeline.train.order import Order
+from pipeline.train.share import Share
+
+PAST_THE_END = -1
+
+
+@dataclass(kw_only=True)
+class ItemBatch:
+    """One micro-batch of a task, on the CPU."""
+
+    input_ids: Tensor
+    """int64 [N, T]."""
+    segments: Tensor
+    """int64 [N, T], 1 in a second sentence."""
+    attention_mask: Tensor
+    """int64 [N, T], 1 where a word is."""
+    features: Tensor
+    """float16 [C, R, D], without the global region; padding is 0."""
+    weights: Tensor
+    """float32 [C, R], what each region counts in the global one."""
+    locations: Tensor
+    """float32 [C, R, 5]."""
+    region_mask: Tensor
+    """int64 [C, R], 1 where a region is."""
+    image_of: Tensor
+    """int64 [N], which of the images each row shows."""
+    targets: dict[str, Tensor]
+    """What the task's loss wants, first dimension I."""
+    count: int
+    """What the sum of the loss is divided by."""
+    numbers: tuple[int, ...]
+    """[I] number of each item; `PAST_THE_END` where it is past the end or cannot be read, and nothing is learnt."""
+    image_ids: tuple[str, ...]
+    """[C]."""
+    unread: int
+    """Items that could not be read."""
+
+    def pin_memory(self) -> ItemBatch:
+        """Return the batch in page-locked memory, from which a GPU copies while the CPU goes on."""
+        held = {field.name: getattr(self, field.name) for field in fields(self)}
+        pinned: dict[str, Any] = {name: it.pin_memory() for name, it in held.items() if isinstance(it, Tensor)}
+        return replace(self, **pinned, targets={name: it.pin_memory() for name, it in self.targets.items()})
+
+
+@dataclass(frozen=True, kw_only=True)
+class ItemSource:
+    """All that batches of one task are made from; the same in every worker process."""
+
+    task: Task
+    joined: Joined
+    order: Order
+    """Over the joined items."""
+    images: Images
+    given: Images | None
+    """The same images with regions at given boxes, where the task wants them."""
+    tokenizer: PreTrainedTokenizerBase
+    max_words: int
+    """Of a text, with its special tokens."""
+    max_regions: int
+    """Of an image, without the global one."""
+    blind: bool
+    """Show another image's regions: what can be told from the text alone."""
+    seed: int
+
+
+def make_item_batches(source: ItemSource, share: Share, step: int, *, limit: int | None = None) -> list[ItemBatch]:
+    """Make a rank's micro-batches of global batch `step`.
+
+    limit: positions from here on are past the end (of an evaluation). A rank without a part has one such row.
+    """
+    positions, there = share.rows(step, limit)
+    places = source.order.at(positions)
+    numbers = source.joined.kept[places.sample]
+    item_keys = keys(source.seed, places.epoch, numbers)
+    rows = [source.task.rows(number, key) for number, key in zip(numbers.tolist(), item_keys, strict=True)]
+    words = np.array([max(sum(map(len, text)) for text in row.texts) for row in rows])
+    parts = np.array_split(np.argsort(words, kind="stable"), min(share.accumulation, len(positions)))
+    return [
+        make_item_batch(
+            source,
+            np.where(there, numbers, PAST_THE_END)[part].tolist(),
+            [rows[row] for row in part.tolist()],
+        )
+        for part in parts
+    ]
+
+
+def make_item_batch(source: ItemSource, numbers: Sequence[int], rows: Sequence[Rows]) -> ItemBatch:
+    """Make a micro-batch of items, whose images are read here."""
+    task = source.task
+    wanted = list(dict.fromkeys(image for n, row in zip(numbers, rows, strict=True) if n >= 0 for image in row.images))
+    looked_at = [source.images.other(image, source.seed) for image in wanted] if source.blind else wanted
+    shown = dict(
+        zip(wanted, read_images(source.images, source.given, looked_at, max_regions=source.max_regions), strict=True)
+    )
+    readable = [
+        n >= 0 and all(shown[image] is not None for image in row.images) for n, row in zip(numbers, rows, strict=True)
+    ]
+    kept: dict[str, Shown | None] = {image: found for image, found in shown.items() if found is not None}
+    if not all(readable) or not kept:
+        kept[""] = None
+    at = {image: place for place, image in enumerate(kept)}
+    text = encode(source.tokenizer, [text for row in rows for text in row.texts], max_words=source.max_words)
+    regions = lay_out(list(kept.values()), feature_dim=source.images.corpus.feature_dim, max_regions=source.max_regions)
+    first = [shown[row.images[0]] if is_read else None for row, is_read in zip(rows, readable, strict=True)]
+    kept_numbers = [n if is_read else PAST_THE_END for n, is_read in zip(numbers, readable, strict=True)]
+    targets = task.targets(kept_numbers, first)
+    if task.causal:
+        targets = {**targets, "next_words": _next_words(text.ids, text.lengths, readable)}
+    image_of = [
+        at[image] if is_read else at[""] for row, is_read in zip(rows, readable, strict=True) for image in row.images
+    ]
+    return ItemBatch(
+        input_ids=torch.from_numpy(text.ids),
+        segments=torch.from_numpy(text.segments),
+        attention_mask=torch.from_numpy((np.arange(text.ids.shape[1]) < text.lengths[:, None]).astype(np.int64)),
+        features=regions.features,
+        weights=torch.from_numpy(regions.weights),
+        locations=torch.from_numpy(regions.locations),
+        region_mask=torch.from_numpy(regions.mask),
+        image_of=torch.tensor(image_of),
+        targets=targets,
+        count=task.count(targets),
+        numbers=tuple(kept_numbers),
+        image_ids=tuple(image for image in kept if image),
+        unread=sum(n >= 0 and not is_read for n, is_read in zip(numbers, readable, strict=True)),
+    )
+
+
+def _next_words(ids: NDArray[np.int64], lengths: NDArray[np.int64], readable: Sequence[bool]) -> Tensor:
+    """Return int64 [N, T], the word after each position, -1 where there is none to learn."""
+    labels = np.full(ids.shape, -1, dtype=np.int64)
+    labels[:, :-1] = ids[:, 1:]
+    labels[np.arange(ids.shape[1]) >= lengths[:, None] - 1] = -1
+    labels[~np.array(readable)] = -1
+    return torch.from_numpy(labels)

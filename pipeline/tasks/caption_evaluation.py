@@ -1,0 +1,56 @@
+"""`vilbert evaluate captioning`: a caption of each image, and how near it is to those that people wrote."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import cast
+
+from transformers import PreTrainedTokenizerBase
+
+from pipeline.shards.canonical import encode_json
+from pipeline.tasks.caption_metrics import caption_scores, coco_results
+from pipeline.tasks.captioning import CaptioningTask
+from pipeline.tasks.evaluate import Answered, Trained, item_batches
+from pipeline.tasks.evaluate_settings import EvaluateSettings
+from pipeline.tasks.generation import generate
+from pipeline.tasks.objective import to_inputs
+from pipeline.tasks.retrieval_files import CaptionedImage
+from pipeline.tasks.task import Task
+
+IMAGE_INPUTS = ("image_feat", "image_loc", "image_attention_mask")
+
+
+def answer(settings: EvaluateSettings, trained: Trained, task: Task) -> Answered:
+    """Write a caption of each image with features; return BLEU, ROUGE-L, CIDEr and the COCO file of results."""
+    captioned = cast(CaptioningTask, task).captioned[: settings.images]
+    # One item an image: what its caption is does not matter here, for only its regions are read.
+    once = CaptioningTask(
+        task.name, [CaptionedImage(image_id=it.image_id, captions=it.captions[:1]) for it in captioned]
+    )
+    tokenizer = trained.tokenizer
+    words = min(settings.generation.max_words, trained.card.max_words - 2)
+    written: dict[str, str] = {}
+    for part in (part for parts in item_batches(settings, trained, once) for part in parts):
+        keys = [once.items[number].image_id if number >= 0 else "" for number in part.numbers]
+        inputs = to_inputs(part, trained.device, causal=True)
+        found = generate(
+            trained.model,
+            {name: inputs[name] for name in IMAGE_INPUTS},
+            cls_id=tokenizer.cls_token_id,
+            sep_id=tokenizer.sep_token_id,
+            pad_id=tokenizer.pad_token_id,
+            never=tokenizer.all_special_ids,
+            settings=replace(settings.generation, max_words=words),
+            keys=keys,
+            task_token=trained.task_token,
+        )
+        for key, candidate in zip(keys, found, strict=True):
+            if key:
+                written[key] = spell(tokenizer, candidate.ids)
+    truths = {image.image_id: image.captions for image in captioned if image.image_id in written}
+    return Answered(caption_scores(truths, written), encode_json(coco_results(written)))
+
+
+def spell(tokenizer: PreTrainedTokenizerBase, ids: tuple[int, ...]) -> str:
+    """Return word pieces as a sentence."""
+    return str(tokenizer.decode(list(ids), clean_up_tokenization_spaces=True))

@@ -1,0 +1,90 @@
+"""Captioning: the text stream, seeing only the past, says at each word what comes next.
+
+Trained on each caption of an image; the regions see no more of the text than [CLS], so no word leaks into an earlier
+one by way of the image. Captions are written by `vilbert evaluate captioning` (`caption_evaluation.py`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from torch import Tensor
+
+from model.outputs import ViLBertForTasksOutput
+from pipeline.shards.canonical import encode_json
+from pipeline.tasks.losses import next_word_loss
+from pipeline.tasks.registry import TaskFiles
+from pipeline.tasks.retrieval_files import CaptionedImage, read_captioned_images
+from pipeline.tasks.task import Rows, Shown, Task
+
+
+class Caption(NamedTuple):
+    """One caption of an image."""
+
+    image_id: str
+    text: str
+
+
+class CaptioningTask:
+    """Captions of one split; the answer is how many of their words were told, the words before them being given."""
+
+    head = "linguisic_prediction"
+    options = 1
+    causal = True
+    wants_given_boxes = False
+    metric = "next_word_accuracy"
+    head_sizes: Mapping[str, int] = {}
+
+    def __init__(self, name: str, captioned: Sequence[CaptionedImage]) -> None:
+        """Take images with their captions."""
+        self.name = name
+        self.captioned = captioned
+        self.items: Sequence[Caption] = [
+            Caption(image.image_id, text) for image in captioned for text in image.captions
+        ]
+
+    def images(self, item: Caption) -> tuple[str, ...]:
+        """Return the one image that a caption is of."""
+        return (item.image_id,)
+
+    def rows(self, number: int, key: np.uint64) -> Rows:
+        """Return the caption before its image."""
+        item = self.items[number]
+        return Rows(((item.text,),), (item.image_id,))
+
+    def targets(self, numbers: Sequence[int], shown: Sequence[Shown | None]) -> dict[str, Tensor]:
+        """Return nothing: the next words are those of the text itself, int64 [I, T] under `next_words`."""
+        return {}
+
+    def count(self, targets: Mapping[str, Tensor]) -> int:
+        """Return the words that are to be told, ends of captions included."""
+        return int((targets["next_words"] >= 0).sum())
+
+    def loss(self, output: ViLBertForTasksOutput, targets: Mapping[str, Tensor]) -> Tensor:
+        """Return cross-entropy of the next words, summed."""
+        assert output.linguisic_prediction is not None
+        return next_word_loss(output.linguisic_prediction, targets["next_words"])
+
+    def answers(self, output: ViLBertForTasksOutput, targets: Mapping[str, Tensor]) -> list[Any]:
+        """Return [words told, words] of each caption."""
+        assert output.linguisic_prediction is not None
+        truth = targets["next_words"]
+        right = (output.linguisic_prediction.argmax(-1) == truth) & (truth >= 0)
+        return [list(pair) for pair in zip(right.sum(1).tolist(), (truth >= 0).sum(1).tolist(), strict=True)]
+
+    def figures(self, answers: Mapping[int, Any]) -> dict[str, float]:
+        """Return the share of words that were told."""
+        right, words = (sum(answer[which] for answer in answers.values()) for which in (0, 1))
+        return {"next_word_accuracy": right / max(words, 1)}
+
+    def results(self, answers: Mapping[int, Any]) -> bytes:
+        """Return JSON: image_id, caption, and its [words told, words]."""
+        rows = [{**self.items[number]._asdict(), "told": answers[number]} for number in sorted(answers)]
+        return encode_json(rows)
+
+
+def open_task(name: str, files: TaskFiles, split: str, like: Task | None) -> CaptioningTask:
+    """Read the captions of a split."""
+    return CaptioningTask(name, read_captioned_images(files.folder, split))

@@ -1,0 +1,34 @@
+"""`vilbert finetune TASK`, `vilbert evaluate TASK` and `vilbert predict TASK`.
+
+Nothing heavy is imported before they run.
+"""
+
+from __future__ import annotations
+
+from pipeline.tasks.evaluate_settings import EvaluateSettings
+from pipeline.tasks.predict_settings import PredictSettings
+from pipeline.tasks.settings import FinetuneSettings
+from pipeline.train.command import start
+
+__all__ = ["EvaluateSettings", "FinetuneSettings", "PredictSettings", "evaluate", "finetune", "predict"]
+
+
+def finetune(settings: FinetuneSettings) -> int:
+    """Fine-tune, here or on Ray's workers; return the exit status."""
+    from pipeline.tasks.finetune import finetune as train
+
+    return start(train, settings)
+
+
+def evaluate(settings: EvaluateSettings) -> int:
+    """Score a fine-tuned model on a split; return the exit status."""
+    from pipeline.tasks.evaluate import evaluate as score
+
+    return score(settings)
+
+
+def predict(settings: PredictSettings) -> int:
+    """Ask a model about photographs; return the exit status."""
+    from pipeline.tasks.predict import predict as ask
+
+    return ask(settings)

@@ -1,0 +1,176 @@
+"""`vilbert evaluate TASK`: a fine-tuned model answers a split; figures, and the file of results that servers take."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple, cast
+
+import torch
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+from model.tasks import ViLBertForTasks
+from model.vilbert import ViLBertForPreTraining
+from pipeline.shards.atomic import write_atomic
+from pipeline.shards.canonical import encode_json
+from pipeline.shards.errors import RefusedError
+from pipeline.tasks.batch import ItemBatch, ItemSource, make_item_batches
+from pipeline.tasks.evaluate_settings import EvaluateSettings
+from pipeline.tasks.join import Images, join
+from pipeline.tasks.objective import TaskObjective
+from pipeline.tasks.objective import evaluate as answer_items
+from pipeline.tasks.registry import TaskFiles, open_task
+from pipeline.tasks.task import Task
+from pipeline.tasks.task_card import TaskCard, read_task_card
+from pipeline.tasks.tokens import TASK_TOKENS
+from pipeline.tasks.vcr import VcrTask
+from pipeline.tasks.vcr_joint import joint_results
+from pipeline.train.corpus import Corpus
+from pipeline.train.distributed import Group, own_device
+from pipeline.train.loader import batches
+from pipeline.train.order import Order
+from pipeline.train.run_folder import read_run
+from pipeline.train.share import Share
+
+logger = logging.getLogger(__name__)
+
+OTHERWISE = {"captioning": "pipeline.tasks.caption_evaluation", "retrieval": "pipeline.tasks.retrieval_evaluation"}
+"""Tasks whose evaluation is more than an answer an item, and the module whose `answer` it is."""
+
+
+class Answered(NamedTuple):
+    """What an evaluation gives."""
+
+    figures: dict[str, float]
+    """Metrics by name."""
+    results: bytes
+    """The file of results."""
+
+
+class Trained(NamedTuple):
+    """A model that has been trained for a task, on its device."""
+
+    model: Any
+    tokenizer: PreTrainedTokenizerBase
+    card: TaskCard
+    folder: Path
+    device: torch.device
+
+    @property
+    def task_token(self) -> int | None:
+        """The task's row of the task embedding, where the model has one."""
+        return TASK_TOKENS.get(self.card.task) if self.model.config.task_specific_tokens else None
+
+
+def evaluate(settings: EvaluateSettings) -> int:
+    """Answer, score, write; return 0."""
+    trained = load_trained(settings)
+    files = TaskFiles(folder=settings.annotations, seed=trained.card.seed, labels=trained.card.labels)
+    task = open_task(settings.task, files, settings.split, like=None)
+    answer: Callable[[EvaluateSettings, Trained, Task], Answered] = answer_each
+    if settings.task in OTHERWISE:
+        answer = importlib.import_module(OTHERWISE[settings.task]).answer
+    figures, results = answer(settings, trained, task)
+    if settings.output is not None:
+        write_atomic(settings.output, results)
+        write_atomic(settings.output.with_suffix(".figures.json"), encode_json(figures, indent=2) + b"\n")
+        logger.info("%s: the results; figures beside it", settings.output)
+    if settings.json:
+        print(encode_json(figures).decode())
+    else:
+        print("\n".join(f"{name:32} {value:.4f}" for name, value in figures.items()))
+    return 0
+
+
+def load_trained(settings: EvaluateSettings) -> Trained:
+    """Load a fine-tuned model; RefusedError where it is none, or was trained for another task."""
+    folder = final_folder(settings.checkpoint)
+    device = own_device(settings.device)
+    card = shown_in_pretraining(folder) if settings.zero_shot else read_task_card(folder)
+    if card.task != settings.task:
+        raise RefusedError(f"--checkpoint {settings.checkpoint}: was trained for {card.task}, not {settings.task}")
+    kind = ViLBertForPreTraining if settings.zero_shot else ViLBertForTasks
+    model = kind.from_pretrained(folder, attn_implementation="sdpa")
+    torch.nn.Module.to(model, device)
+    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    return Trained(model.eval(), tokenizer, card, folder, device)
+
+
+def shown_in_pretraining(folder: Path) -> TaskCard:
+    """Return how a pre-trained model was shown pairs; RefusedError where the folder is not that of a run."""
+    run = read_run(folder.parent)
+    if run is None or not {"max_words", "max_regions"} <= run.get("settings", {}).keys():
+        raise RefusedError(f"--zero-shot: {folder.parent} is no run of `vilbert pretrain`; name one as --checkpoint")
+    chosen = run["settings"]
+    return TaskCard(
+        task="retrieval",
+        labels=(),
+        max_words=chosen["max_words"],
+        max_regions=chosen["max_regions"],
+        seed=chosen["seed"],
+    )
+
+
+def final_folder(checkpoint: Path) -> Path:
+    """Return the folder of a model: what was named, or its final/."""
+    return checkpoint / "final" if (checkpoint / "final").is_dir() else checkpoint
+
+
+def answer_each(settings: EvaluateSettings, trained: Trained, task: Task) -> Answered:
+    """Return what the model answers to each item."""
+    objective = TaskObjective(
+        task=task,
+        held_out=task,
+        task_token=trained.task_token,
+        segments=trained.model.config.type_vocab_size > 1,
+        bfloat16=settings.precision == "bf16",
+        seed=trained.card.seed,
+    )
+    made = item_batches(settings, trained, task)
+    found = answer_items(objective, task, trained.model, made, Group(rank=0, world=1, device=trained.device))
+    figures, results = found.figures(), task.results(found.answers)
+    if settings.answers_from is not None:
+        joint, submission = joint_results(settings.answers_from, cast(VcrTask, task), found.answers)
+        figures, results = {**figures, **joint}, submission or results
+    return Answered(figures, results)
+
+
+def item_batches(settings: EvaluateSettings, trained: Trained, task: Task) -> Iterator[list[ItemBatch]]:
+    """Yield batches of all items that have features, each item once."""
+    card = trained.card
+    images = open_images(settings, trained, settings.data)
+    what = f"{task.name}, {settings.split}"
+    joined = join(task.items, task.images, images, what=what, most_missing=settings.most_missing)
+    shows_given = bool(settings.given_data) and task.wants_given_boxes
+    source = ItemSource(
+        task=task,
+        joined=joined,
+        order=Order(joined.shard_sizes, seed=0, shuffle=False),
+        images=images,
+        given=open_images(settings, trained, settings.given_data) if shows_given else None,
+        tokenizer=trained.tokenizer,
+        max_words=card.max_words,
+        max_regions=card.max_regions,
+        blind=settings.blind,
+        seed=card.seed,
+    )
+    size = source.order.epoch_size
+    share = Share(rank=0, world=1, accumulation=1, batch_size=settings.batch_size)
+    make = partial(make_item_batches, source, share, limit=size)
+    steps = range(-(-size // settings.batch_size))
+    return batches(make, steps, num_workers=settings.num_workers, pin_memory=trained.device.type == "cuda")
+
+
+def open_images(settings: EvaluateSettings, trained: Trained, directories: tuple[str, ...]) -> Images:
+    """Open data sets by image id."""
+    corpus = Corpus.open(
+        directories,
+        split=None,
+        on_corrupt=settings.on_corrupt,
+        cache_dir=settings.cache or (settings.output or trained.folder).parent / "cache",
+        cache_bytes=settings.cache_bytes,
+    )
+    return Images(corpus)

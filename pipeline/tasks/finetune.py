@@ -1,0 +1,219 @@
+"""From a pre-trained model, region features and annotation files to a fine-tuned model.
+
+The run, its loop, order, checkpoints and launchers are those of pre-training (`pipeline.train.run`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import cast
+
+import numpy as np
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from model.tasks import ViLBertForTasks
+from pipeline.shards.canonical import encode_json
+from pipeline.tasks.batch import ItemBatch, ItemSource, make_item_batches
+from pipeline.tasks.hard_negatives import NEIGHBOURS, hard_negatives
+from pipeline.tasks.join import Images, join
+from pipeline.tasks.objective import TaskEvaluation, TaskObjective
+from pipeline.tasks.registry import TaskFiles, open_task
+from pipeline.tasks.retrieval import RetrievalTask
+from pipeline.tasks.settings import FinetuneSettings
+from pipeline.tasks.start import build_task_model, load_task_start, task_config, task_tokenizer
+from pipeline.tasks.task import Task
+from pipeline.tasks.task_card import TaskCard, write_task_card
+from pipeline.tasks.tokens import TASK_TOKENS
+from pipeline.train.corpus import Corpus
+from pipeline.train.distributed import Group
+from pipeline.train.loader import batches
+from pipeline.train.loop import Training
+from pipeline.train.optimizer import build_optimizer
+from pipeline.train.order import Order
+from pipeline.train.run import Stage, finish_run, train, wrap
+from pipeline.train.run_folder import describe_run
+from pipeline.train.run_settings import identity
+from pipeline.train.share import share_of
+from pipeline.train.shared_tokenizer import shared_tokenizer
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskData:
+    """A task's items joined to region features."""
+
+    train: ItemSource
+    held_out: ItemSource | None
+    """None where nothing is held out."""
+
+
+def finetune(settings: FinetuneSettings) -> int:
+    """Fine-tune from the newest checkpoint, or from the start, to the end; the same in every process of a group."""
+    return train(settings, begin)
+
+
+def begin(settings: FinetuneSettings, group: Group) -> Stage:
+    """Read annotations, open data sets and make the model; return what the run needs of a task."""
+    files = TaskFiles(
+        folder=settings.annotations, seed=settings.seed, answers=settings.answers, least_answers=settings.least_answers
+    )
+    task = open_task(settings.task, files, settings.split, like=None)
+    held_out = None
+    if settings.eval_split != "none":
+        held_out = open_task(settings.task, files, settings.eval_split, like=task)
+    tokenizer = shared_tokenizer(settings.output, group, lambda: task_tokenizer(settings, lambda: texts_of(task)))
+    data = open_task_data(settings, tokenizer, task, held_out)
+    if settings.task == "retrieval":
+        learn_hard_negatives(settings, data.train, group)
+    training = prepare(settings, data, group)
+
+    def finish() -> None:
+        found = training.evaluation
+        evaluation = None
+        if isinstance(found, TaskEvaluation):
+            evaluation = encode_json({"figures": found.figures()}, indent=2) + b"\n"
+        finish_run(training, tokenizer, evaluation)
+        card = TaskCard(
+            task=settings.task,
+            labels=tuple(getattr(task, "labels", ())),
+            max_words=settings.max_words,
+            max_regions=settings.max_regions,
+            seed=settings.seed,
+        )
+        write_task_card(settings.output / "final", card)
+
+    corpus = data.train.images.corpus
+    assert isinstance(training.model, ViLBertForTasks)
+    return Stage(
+        training=training, load_start=partial(load_task_start, training.model, settings, corpus), finish=finish
+    )
+
+
+def texts_of(task: Task) -> Iterator[str]:
+    """Yield every sentence that a task shows."""
+    zero = np.uint64(0)
+    for number in range(len(task.items)):
+        for text in task.rows(number, zero).texts:
+            yield from text
+
+
+def open_task_data(
+    settings: FinetuneSettings, tokenizer: PreTrainedTokenizerBase, task: Task, held_out: Task | None
+) -> TaskData:
+    """Join items to the data sets; RefusedError where too many have no features."""
+    images = Images(_open(settings, settings.data))
+    given = Images(_open(settings, settings.given_data)) if settings.given_data else None
+    make = partial(_source, settings, tokenizer, images, given)
+    return TaskData(
+        train=make(task, training=True), held_out=make(held_out, training=False) if held_out is not None else None
+    )
+
+
+def _open(settings: FinetuneSettings, directories: tuple[str, ...]) -> Corpus:
+    return Corpus.open(
+        directories,
+        split=None,
+        on_corrupt=settings.on_corrupt,
+        cache_dir=settings.cache or settings.output / "cache",
+        cache_bytes=settings.cache_bytes,
+    )
+
+
+def _source(
+    settings: FinetuneSettings,
+    tokenizer: PreTrainedTokenizerBase,
+    images: Images,
+    given: Images | None,
+    task: Task,
+    *,
+    training: bool,
+) -> ItemSource:
+    what = f"{task.name}, {settings.split if training else settings.eval_split}"
+    joined = join(task.items, task.images, images, what=what, most_missing=settings.most_missing)
+    order = Order(joined.shard_sizes, seed=settings.seed, window=settings.window, shuffle=training)
+    images.corpus.keep_open(order.most_shards())
+    return ItemSource(
+        task=task,
+        joined=joined,
+        order=order,
+        images=images,
+        given=given if task.wants_given_boxes else None,
+        tokenizer=tokenizer,
+        max_words=settings.max_words,
+        max_regions=settings.max_regions,
+        blind=settings.blind,
+        seed=settings.seed,
+    )
+
+
+def learn_hard_negatives(settings: FinetuneSettings, source: ItemSource, group: Group) -> None:
+    """Give retrieval the images that are easily taken for one another, found once a run and kept in its folder."""
+    task = cast(RetrievalTask, source.task)
+    wanted = {image.image_id for image in task.captioned}
+    others = len(wanted & source.images.number.keys()) - 1
+    if group.first:
+        hard_negatives(source.images.corpus, settings.output, only=wanted, k=min(NEIGHBOURS, others))
+    group.wait()
+    task.learn_from(hard_negatives(source.images.corpus, settings.output, only=wanted, k=min(NEIGHBOURS, others)))
+
+
+def prepare(settings: FinetuneSettings, data: TaskData, group: Group) -> Training:
+    """Return a run before its first step."""
+    source, held_out = data.train, data.held_out
+    corpus = source.images.corpus
+    config = task_config(settings, source.tokenizer, feature_dim=corpus.feature_dim, **source.task.head_sizes)
+    model = build_task_model(config, settings.seed)
+    torch.nn.Module.to(model, group.device)  # transformers' own has no types
+    model.train()
+    return Training(
+        settings=settings,
+        group=group,
+        model=model,
+        # Heads of other tasks, and layers whose output the head does not read, get no gradient.
+        wrapped=wrap(model, settings, group, reads_all=False),
+        optimizer=build_optimizer(model, settings.optimizer, from_bert=False),
+        objective=TaskObjective(
+            task=source.task,
+            held_out=held_out.task if held_out else None,
+            task_token=TASK_TOKENS.get(settings.task) if config.task_specific_tokens else None,
+            segments=config.type_vocab_size > 1,
+            bfloat16=settings.precision == "bf16",
+            seed=settings.seed,
+        ),
+        total_steps=settings.steps(source.order.epoch_size),
+        train_batches=partial(train_batches, settings, source, group),
+        eval_batches=partial(eval_batches, settings, held_out, group) if held_out else None,
+        description=describe_run(
+            {**identity(settings), "annotations": digest(source)},
+            config.to_dict(),
+            corpus.fingerprints,
+            [{"items": digest(held_out)}] if held_out else [],
+        ),
+    )
+
+
+def digest(source: ItemSource) -> str:
+    """Return a hash of the items that have features, which a run that goes on must share."""
+    found = hashlib.sha256()
+    for number in source.joined.kept.tolist():
+        found.update(repr(source.task.items[number]).encode())
+    return found.hexdigest()
+
+
+def train_batches(
+    settings: FinetuneSettings, source: ItemSource, group: Group, steps: range
+) -> Iterator[list[ItemBatch]]:
+    """Yield this rank's parts of each step's global batch."""
+    make = partial(make_item_batches, source, share_of(settings, group))
+    return batches(make, steps, num_workers=settings.num_workers, pin_memory=group.device.type == "cuda")
+
+
+def eval_batches(settings: FinetuneSettings, source: ItemSource, group: Group) -> Iterator[list[ItemBatch]]:
+    """Yield this rank's parts of the held-out items, each item once over all ranks."""
+    size = source.order.epoch_size
+    make = partial(make_item_batches, source, share_of(settings, group), limit=size)
+    steps = range(-(-size // settings.batch_size))
+    return batches(make, steps, num_workers=settings.num_workers, pin_memory=group.device.type == "cuda")

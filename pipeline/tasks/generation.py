@@ -1,0 +1,274 @@
+"""Captions of images, written word by word by a model whose words see only those before them.
+
+The model is fine-tuned on [CLS] w1 … wn with a causal mask, where the word head says at each position what comes next:
+w1 … wn [SEP]. Regions read of the text what every word sees, which is [CLS] alone; so no word reaches another by way of
+the regions, and their states are the same whatever has been written.
+
+Each step reads the words so far again, without a cache of keys and values: captions are short. What an image becomes
+before it meets the words is computed once, and of each stream's last layer only the newest word.
+
+Shapes: C images, R regions with the global one at 0, D features, N captions that are being written, L words so far,
+V word pieces.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, cast
+
+import torch
+from torch import Tensor, nn
+
+from model.encoder import Kept
+from model.meeting import image_alone, text_alone
+from model.packing import Packing
+from model.pairs import Streams
+from model.tasks import ViLBertForTasks
+from model.vilbert import ViLBertModel
+from pipeline.tasks.generation_settings import GenerationSettings
+from pipeline.train.errors import NonFiniteError
+
+NEVER = float("-inf")
+
+
+class Candidate(NamedTuple):
+    """A caption."""
+
+    ids: tuple[int, ...]
+    """Word pieces, without [CLS] and [SEP]."""
+    log_prob: float
+    """Of these words and of [SEP] behind them, as the model has it: what settings forbid keeps its share."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False, slots=True)
+class Seen:
+    """Images as the model has read them, and what frames a caption."""
+
+    bert: ViLBertModel
+    word_head: nn.Module
+    regions: Tensor
+    """[C, R, width], as far as no text has a say."""
+    region_mask: Tensor
+    """[C, R], 1 where a region is."""
+    cls_id: int
+    """Begins a caption."""
+    sep_id: int
+    """Ends it."""
+    never: Tensor
+    """int64, word pieces that no caption holds."""
+    task_token: int | None
+    """The task's row of the task embedding, where the model has one."""
+
+
+Choose = Callable[[Tensor, Sequence[int], int], Tensor]
+"""From log-probabilities [N, V], the images they are for and the number of words so far, to words int64 [N]."""
+
+
+def next_word_scores(seen: Seen, image_of: Tensor, words: Tensor) -> Tensor:
+    """Return log-probabilities of the next word, float32 [N, V], of captions so far.
+
+    image_of: int64 [N]. words: int64 [N, L], without [CLS]; L may be 0. Raises NonFiniteError where the model gives
+    scores that are no numbers.
+    """
+    bert = seen.bert
+    rows = len(words)
+    ids = torch.cat([words.new_full((rows, 1), seen.cls_id), words], dim=1)
+    length = ids.shape[1]
+    causal = torch.ones(length, length, dtype=torch.long, device=ids.device).tril().expand(rows, -1, -1)
+    task = None if seen.task_token is None else ids.new_full((rows, 1), seen.task_token)
+    text, mask = text_alone(bert, ids, attention_mask=causal, task_ids=task)
+    streams = Streams(text=text, image=seen.regions[image_of], text_mask=mask, image_mask=seen.region_mask[image_of])
+    newest = 0 if length == 1 else text.shape[1] - 1  # the task's token comes behind [CLS], and no word is learnt there
+    kept = Kept(text=_one_position(text, newest), image=_one_position(streams.image, 0))
+    last = bert.encoder.together(streams, eager=bert.config._attn_implementation == "eager", kept=kept)
+    scores = torch.log_softmax(seen.word_head(last.text).float(), dim=-1)
+    if not torch.isfinite(scores).all():
+        raise NonFiniteError("the model's scores of words are not numbers; take an earlier checkpoint, or fp32")
+    return scores
+
+
+def _one_position(states: Tensor, position: int) -> Packing:
+    rows, length = states.shape[:2]
+    places = torch.arange(rows, device=states.device) * length + position
+    return Packing(places=places, batch=rows, length=length)
+
+
+def _allowed(seen: Seen, scores: Tensor, captions: Sequence[tuple[int, ...]], settings: GenerationSettings) -> Tensor:
+    """Return the scores, [N, V], with `NEVER` at words that may not come next."""
+    if len(captions[0]) == settings.max_words:
+        only_the_end = torch.full_like(scores, NEVER)
+        only_the_end[:, seen.sep_id] = scores[:, seen.sep_id]
+        return only_the_end
+    scores = scores.index_fill(1, seen.never, NEVER)
+    if settings.no_repeat:
+        for row, words in enumerate(captions):
+            repeated = would_repeat(words, settings.no_repeat)
+            scores[row, torch.tensor(sorted(repeated), dtype=torch.long, device=scores.device)] = NEVER
+    return scores
+
+
+def would_repeat(words: Sequence[int], size: int) -> set[int]:
+    """Return the words that would end a run of `size` words that is in `words` already."""
+    start = tuple(words[len(words) - size + 1 :])
+    if len(start) < size - 1:
+        return set()
+    return {words[end] for end in range(size - 1, len(words)) if tuple(words[end - size + 1 : end]) == start}
+
+
+def _scores(
+    seen: Seen, images: Sequence[int], captions: Sequence[tuple[int, ...]], settings: GenerationSettings
+) -> Tensor:
+    """Return the log-probabilities, [N, V], of what may come next in captions of one length."""
+    device = seen.regions.device
+    words = torch.tensor(captions, dtype=torch.long, device=device).reshape(len(captions), -1)
+    scores = next_word_scores(seen, torch.tensor(images, device=device), words)
+    return _allowed(seen, scores, captions, settings)
+
+
+def _one_word_at_a_time(seen: Seen, settings: GenerationSettings, choose: Choose) -> list[Candidate]:
+    """Write one caption an image, whose words `choose` chooses; an image whose caption has ended is not run again."""
+    written = [Candidate((), 0.0)] * len(seen.regions)
+    going = list(range(len(written)))
+    for length in range(settings.max_words + 1):
+        if not going:
+            break
+        scores = _scores(seen, going, [written[image].ids for image in going], settings)
+        words = choose(scores, going, length)
+        gains = scores.gather(1, words[:, None])[:, 0]
+        still = []
+        for image, word, gain in zip(going, words.tolist(), gains.tolist(), strict=True):
+            ids, log_prob = written[image]
+            ended = word == seen.sep_id
+            written[image] = Candidate(ids if ended else (*ids, word), log_prob + gain)
+            still += [] if ended else [image]
+        going = still
+    return written
+
+
+def draw_from_nucleus(scores: Tensor, numbers: Tensor, *, top_p: float, temperature: float) -> Tensor:
+    """Draw a word, int64 [N], from the fewest most probable ones that together have at least `top_p`.
+
+    scores: log-probabilities, -inf where a word may not come. numbers: float64 [N] in [0, 1), what decides. Source:
+    Holtzman et al. 2020, "The Curious Case of Neural Text Degeneration", section 3.1.
+    """
+    chances = torch.softmax(scores.double() / temperature, dim=-1)
+    probabilities, words = torch.sort(chances, stable=True, dim=-1, descending=True)
+    up_to = probabilities.cumsum(-1)
+    inside = up_to - probabilities < top_p
+    inside[:, 0] = True  # whatever rounding says
+    mass = probabilities * inside
+    ends = mass.cumsum(-1)
+    place = torch.searchsorted(ends, (numbers * ends[:, -1])[:, None], right=True)
+    last = inside.sum(-1, keepdim=True) - 1  # where a number just below 1 is rounded to the end
+    drawn: Tensor = words.gather(1, torch.minimum(place, last))[:, 0]
+    return drawn
+
+
+def _numbers(seed: int, key: str, count: int) -> Tensor:
+    """Return float64 [count] in [0, 1) of an image, whatever other images there are."""
+    digest = hashlib.sha256(f"{seed} {key}".encode()).digest()
+    generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+    return torch.rand(count, generator=generator, dtype=torch.float64)
+
+
+def _compared(log_prob: float, words: int, length_penalty: float) -> float:
+    return log_prob / float((words + 1) ** length_penalty)
+
+
+def _best_of_beam(finished: Sequence[Candidate], length_penalty: float) -> Candidate:
+    return max(finished, key=lambda it: _compared(it.log_prob, len(it.ids), length_penalty))
+
+
+def _is_decided(finished: Sequence[Candidate], live: Sequence[Candidate], settings: GenerationSettings) -> bool:
+    """Say whether an image has enough captions, or none that goes on can become better than its best."""
+    if not live or len(finished) >= settings.beams:
+        return True
+    if not finished:
+        return False
+    best, penalty = _best_of_beam(finished, settings.length_penalty), settings.length_penalty
+    most = _compared(live[0].log_prob, settings.max_words, penalty)  # it only loses from here on
+    return _compared(best.log_prob, len(best.ids), penalty) >= most
+
+
+def _beam(seen: Seen, settings: GenerationSettings) -> list[Candidate]:
+    """Keep the `beams` most probable captions of each image that go on, and all that end among the best so many."""
+    live = [[Candidate((), 0.0)] for _ in seen.regions]
+    finished: list[list[Candidate]] = [[] for _ in live]
+    beams = settings.beams
+    while rows := [(image, it) for image, kept in enumerate(live) for it in kept]:
+        scores = _scores(seen, [image for image, _ in rows], [it.ids for _, it in rows], settings)
+        # One ending and as many others as there are beams: no more of one caption's continuations can be kept.
+        gains, words = scores.topk(min(beams + 1, scores.shape[1]), dim=1)
+        longer: list[list[tuple[float, int, tuple[int, ...]]]] = [[] for _ in live]
+        for (image, it), row_gains, row_words in zip(rows, gains.tolist(), words.tolist(), strict=True):
+            longer[image] += [
+                (it.log_prob + gain, word, it.ids)
+                for gain, word in zip(row_gains, row_words, strict=True)
+                if gain != NEVER
+            ]
+        for image, found in enumerate(longer):
+            found.sort(key=lambda it: -it[0])
+            ends = [Candidate(ids, total) for total, word, ids in found[:beams] if word == seen.sep_id]
+            finished[image] += ends
+            live[image] = [Candidate((*ids, word), total) for total, word, ids in found if word != seen.sep_id][:beams]
+            if _is_decided(finished[image], live[image], settings):
+                live[image] = []
+    return [_best_of_beam(of_image, settings.length_penalty) for of_image in finished]
+
+
+@torch.no_grad()
+def generate(
+    model: ViLBertForTasks,
+    images: Mapping[str, Tensor],
+    *,
+    cls_id: int,
+    sep_id: int,
+    pad_id: int,
+    settings: GenerationSettings,
+    never: Collection[int] = (),
+    keys: Sequence[str] = (),
+    task_token: int | None = None,
+) -> list[Candidate]:
+    """Write a caption of each image, in evaluation mode.
+
+    images: image_feat [C, R, D] float32, the global region first, image_loc [C, R, 5] and image_attention_mask [C, R],
+    on the model's device. never: word pieces beside [CLS] and padding that are no words of captions, such as
+    [MASK]; [SEP] among them ends a caption all the same. keys: names of the images, which nucleus sampling draws by, so
+    that an image gets its caption in any batch, up to rounding. task_token: where the model has task tokens.
+
+    Every caption ends with [SEP], which is forced behind `max_words`. Raises ValueError where captions may be longer
+    than the model's texts or keys are missing, NonFiniteError where the model's scores are no numbers.
+    """
+    bert, features = cast(ViLBertModel, model.bert), images["image_feat"]
+    if settings.max_words + 1 > bert.longest_text:
+        raise ValueError(f"--max-words {settings.max_words}: this model takes {bert.longest_text - 1}")
+    if settings.method == "nucleus" and len(keys) != len(features):
+        raise ValueError(f"{len(keys)} keys for {len(features)} images: nucleus sampling draws by them, give one each")
+    was_training = model.training
+    model.train(False)
+    try:
+        seen = Seen(
+            bert=bert,
+            word_head=model.cls.predictions,
+            regions=image_alone(bert, features, images["image_loc"], images["image_attention_mask"]),
+            region_mask=images["image_attention_mask"],
+            cls_id=cls_id,
+            sep_id=sep_id,
+            never=torch.tensor(sorted({cls_id, pad_id, *never} - {sep_id}), device=features.device),
+            task_token=task_token,
+        )
+        if settings.method == "beam":
+            return _beam(seen, settings)
+        if settings.method == "greedy":
+            return _one_word_at_a_time(seen, settings, lambda scores, _images, _length: scores.argmax(-1))
+        numbers = [_numbers(settings.seed, key, settings.max_words + 1) for key in keys]
+
+        def drawn(scores: Tensor, going: Sequence[int], length: int) -> Tensor:
+            decides = torch.stack([numbers[image][length] for image in going]).to(scores.device)
+            return draw_from_nucleus(scores, decides, top_p=settings.top_p, temperature=settings.temperature)
+
+        return _one_word_at_a_time(seen, settings, drawn)
+    finally:
+        model.train(was_training)

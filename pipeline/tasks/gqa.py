@@ -1,0 +1,97 @@
+"""GQA (Hudson & Manning 2019) as classification over frequent answers, each question having one answer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from model.outputs import ViLBertForTasksOutput
+from pipeline.shards.canonical import encode_json
+from pipeline.shards.errors import RefusedError
+from pipeline.tasks.gqa_files import GqaQuestion, build_gqa_vocabulary, gqa_accuracy, gqa_results, read_gqa
+from pipeline.tasks.losses import soft_answer_loss
+from pipeline.tasks.registry import TaskFiles
+from pipeline.tasks.task import Rows, Shown, Task
+from pipeline.tasks.vqa_answers import load_vocabulary
+
+
+class GqaTask:
+    """Questions of one split; the answer is one of `labels`."""
+
+    head = "vil_prediction_gqa"
+    options = 1
+    causal = False
+    wants_given_boxes = False
+    metric = "accuracy"
+
+    def __init__(self, name: str, items: Sequence[GqaQuestion], labels: Sequence[str]) -> None:
+        """Take questions, and the answers of the classifier by class."""
+        self.name = name
+        self.items = items
+        self.labels = tuple(labels)
+        self.head_sizes: Mapping[str, int] = {"num_gqa_answers": len(self.labels)}
+        self._label_of = {answer: label for label, answer in enumerate(self.labels)}
+
+    def images(self, item: GqaQuestion) -> tuple[str, ...]:
+        """Return the one image that a question is about."""
+        return (item.image_id,)
+
+    def rows(self, number: int, key: np.uint64) -> Rows:
+        """Return the question before its image."""
+        item = self.items[number]
+        return Rows(((item.text,),), (item.image_id,))
+
+    def targets(self, numbers: Sequence[int], shown: Sequence[Shown | None]) -> dict[str, Tensor]:
+        """Return label_ids int64 [I, 1], -1 where the answer is of no class, and labelled float32 [I]."""
+        answers = [self.items[number].answer if number >= 0 else None for number in numbers]
+        ids = [-1 if answer is None else self._label_of.get(answer, -1) for answer in answers]
+        return {
+            "label_ids": torch.tensor(ids)[:, None],
+            "labelled": torch.tensor([float(answer is not None) for answer in answers]),
+        }
+
+    def count(self, targets: Mapping[str, Tensor]) -> int:
+        """Return the questions that have an answer."""
+        return int(targets["labelled"].sum())
+
+    def loss(self, output: ViLBertForTasksOutput, targets: Mapping[str, Tensor]) -> Tensor:
+        """Return binary cross-entropy over all answers, summed over questions."""
+        assert output.vil_prediction_gqa is not None
+        ids = targets["label_ids"]
+        return soft_answer_loss(output.vil_prediction_gqa, ids, torch.ones_like(ids).float(), targets["labelled"])
+
+    def answers(self, output: ViLBertForTasksOutput, targets: Mapping[str, Tensor]) -> list[Any]:
+        """Return the most probable answer of each question."""
+        assert output.vil_prediction_gqa is not None
+        return [self.labels[best] for best in output.vil_prediction_gqa.argmax(1).tolist()]
+
+    def figures(self, answers: Mapping[int, Any]) -> dict[str, float]:
+        """Return accuracy of all questions and by type; nothing where answers are secret."""
+        questions = [self.items[number] for number in sorted(answers)]
+        return gqa_accuracy(questions, {self.items[n].question_id: answer for n, answer in answers.items()})
+
+    def results(self, answers: Mapping[int, Any]) -> bytes:
+        """Return the official file of results, JSON: questionId and prediction of each question."""
+        return encode_json(gqa_results({self.items[n].question_id: answer for n, answer in answers.items()}))
+
+
+def open_task(name: str, files: TaskFiles, split: str, like: Task | None) -> GqaTask:
+    """Read the questions of a split; the classifier's answers are those of `like`, given ones, or frequent ones."""
+    questions = read_gqa(files.folder, split)
+    if isinstance(like, GqaTask):
+        return GqaTask(name, questions, like.labels)
+    if files.labels:
+        return GqaTask(name, questions, files.labels)
+    if files.answers is not None:
+        return GqaTask(name, questions, load_vocabulary(files.answers))
+    labels = build_gqa_vocabulary(questions, least=files.least_answers)
+    if not labels:
+        raise RefusedError(
+            f"{files.folder}: no answer of the {split} split occurs {files.least_answers} times; give --least-answers "
+            "fewer, or --answers"
+        )
+    return GqaTask(name, questions, labels)

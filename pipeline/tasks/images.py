@@ -1,0 +1,96 @@
+"""The regions of images as a task shows them: the detector's, and beside them those at given boxes.
+
+Shapes: C images, R regions of the one with most (at least 1), D features.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from pipeline.tasks.join import Images
+from pipeline.tasks.task import Shown
+from pipeline.train.corpus import Example
+from pipeline.train.image_rows import locations
+from pipeline.train.shared_buffers import empty_features
+
+
+class RegionRows(NamedTuple):
+    """Images side by side; padding is 0."""
+
+    features: Tensor
+    """float16 [C, R, D]."""
+    weights: NDArray[np.float32]
+    """[C, R], what each region counts in the feature of the whole image."""
+    locations: NDArray[np.float32]
+    """[C, R, 5], x1, y1, x2, y2 and area as shares of the image."""
+    mask: NDArray[np.int64]
+    """[C, R], 1 where a region is; an image that cannot be read has one of zeros."""
+
+
+def read_images(
+    images: Images, given: Images | None, image_ids: Sequence[str], *, max_regions: int
+) -> list[Shown | None]:
+    """Read images with at most `max_regions` regions each: given boxes all, and as many of the detector's as fit.
+
+    given: the same images with regions at given boxes. None for an image that cannot be read in either.
+    """
+    detected = images.read(image_ids)
+    boxed = [None] * len(image_ids) if given is None else given.read(image_ids)
+    return [
+        None if found is None or (given is not None and at_boxes is None) else _show(found, at_boxes, max_regions)
+        for found, at_boxes in zip(detected, boxed, strict=True)
+    ]
+
+
+def _show(found: Example, at_boxes: Example | None, max_regions: int) -> Shown:
+    parts = [found]
+    counts = [min(len(found.boxes), max_regions)]
+    if at_boxes is not None:
+        given = min(len(at_boxes.boxes), max_regions)
+        parts, counts = [found, at_boxes], [min(len(found.boxes), max_regions - given), given]
+    return Shown(
+        image_id=found.image_id,
+        width=found.width,
+        height=found.height,
+        boxes=np.concatenate([part.boxes[:count] for part, count in zip(parts, counts, strict=True)]),
+        features=np.concatenate([part.features[:count] for part, count in zip(parts, counts, strict=True)]),
+        detected=counts[0],
+    )
+
+
+def global_weights(detected: int, given: int) -> NDArray[np.float32]:
+    """Return what each region counts in the feature of the whole image, float32 [detected + given].
+
+    Without given boxes it is the mean. With them, the published code averages the two means, each with the number of
+    its regions and one more, itself. Source: `_vcr_dataset.py` of jiasenlu/vilbert_beta.
+    """
+    weights = np.empty(detected + given, dtype=np.float32)
+    whole = (detected + 1 if detected else 0) + (given + 1 if given else 0)
+    weights[:detected] = (detected + 1) / max(detected, 1) / max(whole, 1)
+    weights[detected:] = (given + 1) / max(given, 1) / max(whole, 1)
+    return weights
+
+
+def lay_out(shown: Sequence[Shown | None], *, feature_dim: int, max_regions: int) -> RegionRows:
+    """Lay images side by side; None is an image of one region of zeros, for attention needs something to look at."""
+    counts = np.array([len(image.boxes) if image else 0 for image in shown], dtype=np.int64)
+    width = max(int(counts.max(initial=0)), 1)
+    features = empty_features((len(shown), width, feature_dim), room=len(shown) * max_regions * feature_dim)
+    filled = features.numpy()
+    weights = np.zeros((len(shown), width), dtype=np.float32)
+    boxes = np.zeros((len(shown), width, 4), dtype=np.float32)
+    for row, (image, count) in enumerate(zip(shown, counts.tolist(), strict=True)):
+        filled[row, count:] = 0
+        if image is not None and count:
+            filled[row, :count] = image.features
+            boxes[row, :count] = image.boxes
+            weights[row, :count] = global_weights(image.detected, count - image.detected)
+    sizes = np.array([(image.width, image.height) if image else (1, 1) for image in shown], dtype=np.float64)
+    mask = (np.arange(width) < counts[:, None]).astype(np.int64)
+    mask[counts == 0, 0] = 1
+    return RegionRows(features, weights, locations(boxes, sizes), mask)

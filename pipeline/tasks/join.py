@@ -1,0 +1,128 @@
+"""Annotations meet region features: each item is given the place of its image in the data sets.
+
+An annotation whose image has no features is left out and counted. A few are usual, as images are lost from the web;
+many mean that the data sets are the wrong ones, and stop the run.
+
+Items are sorted by the place of their image, so that the order of training, which shuffles shards and then samples
+within a window of shards, reads annotations of the same shards together.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.shards.errors import RefusedError
+from pipeline.train.corpus import Corpus
+from pipeline.train.draws import Stream, below, bits, keys
+from pipeline.train.order import Order
+
+logger = logging.getLogger(__name__)
+
+AT_A_TIME = 4096
+IDS_IN_A_MESSAGE = 5
+
+
+class Images:
+    """Where the images of a corpus lie, by id."""
+
+    def __init__(self, corpus: Corpus) -> None:
+        """Read the id of each sample, and nothing else of it."""
+        self.corpus = corpus
+        self._order = Order(corpus.shard_sizes, seed=0, shuffle=False)
+        self.number: dict[str, int] = {}
+        """The sample's number over all data sets, by image id."""
+        for start in range(0, self._order.epoch_size, AT_A_TIME):
+            numbers = np.arange(start, min(start + AT_A_TIME, self._order.epoch_size))
+            for number, image_id in zip(numbers.tolist(), corpus.image_ids(self._order.at(numbers)), strict=True):
+                if image_id is None:
+                    continue
+                if image_id in self.number:
+                    raise RefusedError(
+                        f"image {image_id} is in the data sets twice, and annotations know it by this name alone: "
+                        "leave one of them out"
+                    )
+                self.number[image_id] = number
+        self._ids = list(self.number)
+
+    def other(self, image_id: str, seed: int) -> str:
+        """Return another image, always the same one: what a blind model sees in its place."""
+        number = np.array([self.number[image_id]], dtype=np.int64)
+        drawn = bits(keys(seed, np.zeros(1, dtype=np.int64), number), Stream.IMAGE, 1)[:, 0]
+        step = 1 + below(drawn, max(len(self._ids) - 1, 1))
+        return self._ids[int(number[0] + step[0]) % len(self._ids)]
+
+    def region_counts(self, image_ids: Sequence[str]) -> list[int]:
+        """Return how many regions some images have; 0 for one that cannot be read."""
+        return [0 if example is None else len(example.boxes) for example in self.read(image_ids)]
+
+    def read(self, image_ids: Sequence[str]) -> list[Any]:
+        """Return the samples of some images; None for one that is not there, or is skipped as it cannot be read."""
+        numbers = np.array([self.number.get(image_id, -1) for image_id in image_ids], dtype=np.int64)
+        there = np.flatnonzero(numbers >= 0)
+        found: list[Any] = [None] * len(image_ids)
+        for row, example in zip(there.tolist(), self.corpus.read(self._order.at(numbers[there])), strict=True):
+            found[row] = example
+        return found
+
+
+@dataclass(frozen=True, kw_only=True)
+class Joined:
+    """Which items have features, and where."""
+
+    kept: NDArray[np.int64]
+    """[I] numbers of items in the order of the files, sorted by the place of their first image."""
+    shard_sizes: list[NDArray[np.int64]]
+    """Items by shard, of each data set, as `Order` takes them: its sample s is item kept[s]."""
+    missing: int
+    """Items left out."""
+    missing_images: tuple[str, ...]
+    """The first few images without features."""
+
+
+def join(
+    items: Sequence[Any], images_of: Callable[[Any], tuple[str, ...]], images: Images, *, what: str, most_missing: float
+) -> Joined:
+    """Find the images of items.
+
+    what: what the items are, for messages. most_missing: share of items whose image may have no features.
+    Raises RefusedError where more have none, or there is no item at all.
+    """
+    if not items:
+        raise RefusedError(f"{what}: there are none in this split")
+    places = np.full(len(items), -1, dtype=np.int64)
+    absent: dict[str, None] = {}
+    for number, item in enumerate(items):
+        wanted = images_of(item)
+        lost = [image_id for image_id in wanted if image_id not in images.number]
+        absent.update(dict.fromkeys(lost))
+        if not lost:
+            places[number] = images.number[wanted[0]]
+    missing = int((places < 0).sum())
+    if missing:
+        named = ", ".join(list(absent)[:IDS_IN_A_MESSAGE])
+        message = f"{what}: {missing:,} of {len(items):,} are about images without features ({named}, ...)"
+        if missing > most_missing * len(items):
+            raise RefusedError(
+                f"{message}, more than --most-missing {most_missing:g} allows; give the data sets of these images"
+            )
+        logger.warning("%s; they are left out", message)
+    kept = np.argsort(places, kind="stable")[missing:]
+    return Joined(
+        kept=kept,
+        shard_sizes=_by_shard(places[kept], images.corpus.shard_sizes),
+        missing=missing,
+        missing_images=tuple(list(absent)[:IDS_IN_A_MESSAGE]),
+    )
+
+
+def _by_shard(places: NDArray[np.int64], sizes: Sequence[NDArray[np.int64]]) -> list[NDArray[np.int64]]:
+    """Return how many of sorted sample numbers lie in each shard of each data set."""
+    ends = np.cumsum(np.concatenate(sizes))
+    counts = np.diff(np.searchsorted(places, ends), prepend=0)
+    return np.split(counts, np.cumsum([len(part) for part in sizes])[:-1])

@@ -1,0 +1,160 @@
+"""The objective of fine-tuning: one task's loss, and its metric on held-out items.
+
+Shapes: I items, O options, N = I x O rows, C distinct images, R regions without the global one, T word pieces.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from model.outputs import ViLBertForTasksOutput
+from model.tasks import ViLBertForTasks
+from pipeline.tasks.batch import PAST_THE_END, ItemBatch
+from pipeline.tasks.task import Task
+from pipeline.train.distributed import Group
+from pipeline.train.inputs import GLOBAL_LOCATION
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskEvaluation:
+    """What a model answered to the items of a split."""
+
+    answers: Mapping[int, Any]
+    """By number of the item."""
+    metrics: Mapping[str, float]
+    """The task's figures."""
+    loss: float
+    """Its mean loss, 0 where nothing is labelled."""
+    unread: int
+    """Items that could not be read."""
+
+    def figures(self) -> dict[str, float]:
+        """Return loss and metrics by name."""
+        return {"loss": self.loss, **self.metrics, "unread": self.unread}
+
+
+def to_inputs(part: ItemBatch, device: torch.device, *, causal: bool) -> dict[str, Tensor]:
+    """Return the streams' arguments of `ViLBertForTasks.forward`, on `device`.
+
+    image_feat float32 [N, R + 1, D] and the other image tensors begin with the global region. attention_mask is
+    [N, T, T] where `causal`: a word sees itself and those before it, and the image what every word sees.
+    """
+    features = part.features.to(device, non_blocking=True).float()
+    whole = torch.einsum("cr,crd->cd", part.weights.to(device, non_blocking=True), features)
+    image_of = part.image_of.to(device, non_blocking=True)
+    locations, mask = (value.to(device, non_blocking=True) for value in (part.locations, part.region_mask))
+    first = locations.new_tensor(GLOBAL_LOCATION).expand(len(locations), 1, -1)
+    words = part.attention_mask.to(device, non_blocking=True)
+    if causal:
+        longest = words.shape[1]
+        words = words[:, None] * torch.ones(longest, longest, dtype=words.dtype, device=device).tril()
+    return {
+        "input_ids": part.input_ids.to(device, non_blocking=True),
+        "token_type_ids": part.segments.to(device, non_blocking=True),
+        "attention_mask": words,
+        "image_feat": torch.cat([whole[:, None], features], dim=1)[image_of],
+        "image_loc": torch.cat([first, locations], dim=1)[image_of],
+        "image_attention_mask": torch.cat([torch.ones_like(mask[:, :1]), mask], dim=1)[image_of],
+    }
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskObjective:
+    """The loss of one task, and how good a model is at it."""
+
+    task: Task
+    """Over the items that train."""
+    held_out: Task | None
+    """Over those that are evaluated."""
+    task_token: int | None
+    """The task's row of the task embedding, where the model has one."""
+    segments: bool
+    """Whether the model knows a second sentence by its segment; RoBERTa does not."""
+    bfloat16: bool
+    """Whether the model runs under autocast."""
+    seed: int
+    """Of dropout."""
+
+    @property
+    def stage(self) -> str:
+        """The command and the task."""
+        return f"finetune {self.task.name}"
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """The task's name."""
+        return (self.task.name,)
+
+    def counts(self, part: ItemBatch) -> Tensor:
+        """Return what the loss is divided by, int64 [1]."""
+        return torch.tensor([part.count])
+
+    def sums(self, model: nn.Module, part: ItemBatch, device: torch.device, seed: int) -> Tensor:
+        """Return the loss as a sum, [1] float32."""
+        output = self.run(model, part, device, self.task)
+        return self.task.loss(output, on(part.targets, device))[None]
+
+    def run(self, model: nn.Module, part: ItemBatch, device: torch.device, task: Task) -> ViLBertForTasksOutput:
+        """Return the output of the task's head alone; last layers compute no more than the head reads."""
+        inputs = to_inputs(part, device, causal=task.causal)
+        if not self.segments:
+            del inputs["token_type_ids"]
+        if self.task_token is not None:
+            inputs["task_ids"] = torch.full((len(part.input_ids), 1), self.task_token, device=device)
+        if not task.causal:
+            rows, words = part.input_ids.shape
+            wide = words + (self.task_token is not None)
+            inputs["wanted_words"] = torch.zeros(rows, wide, dtype=torch.bool, device=device)
+            if task.head != "vision_logit":
+                inputs["wanted_regions"] = torch.zeros_like(inputs["image_attention_mask"], dtype=torch.bool)
+        with torch.autocast(device.type, torch.bfloat16, enabled=self.bfloat16):
+            output: ViLBertForTasksOutput = model(**inputs, heads=(task.head,))
+        return output
+
+    def evaluate(self, model: ViLBertForTasks, batches: Iterable[list[ItemBatch]], group: Group) -> TaskEvaluation:
+        """Return what the model answers to all items of this rank's batches and of all other ranks'."""
+        assert self.held_out is not None
+        return evaluate(self, self.held_out, model, batches, group)
+
+    def badness(self, figures: Mapping[str, float]) -> float:
+        """Return the task's metric with its sign turned."""
+        return -figures[self.task.metric]
+
+
+def on(targets: Mapping[str, Tensor], device: torch.device) -> dict[str, Tensor]:
+    """Return targets on a device."""
+    return {name: value.to(device, non_blocking=True) for name, value in targets.items()}
+
+
+@torch.no_grad()
+def evaluate(
+    objective: TaskObjective,
+    task: Task,
+    model: ViLBertForTasks,
+    batches: Iterable[list[ItemBatch]],
+    group: Group,
+) -> TaskEvaluation:
+    """Return what the model answers to the items of `task`, in evaluation mode; the same on every rank."""
+    answers: dict[int, Any] = {}
+    totals = torch.zeros(3, dtype=torch.float64)
+    was_training = model.training
+    model.train(False)
+    try:
+        for part in (part for parts in batches for part in parts):
+            output = objective.run(model, part, group.device, task)
+            targets = on(part.targets, group.device)
+            totals += torch.tensor([float(task.loss(output, targets)), part.count, part.unread])
+            answered = zip(part.numbers, task.answers(output, targets), strict=True)
+            answers |= {number: answer for number, answer in answered if number != PAST_THE_END}
+    finally:
+        model.train(was_training)
+    joined: dict[int, Any] = {}
+    for of_rank in group.gather(answers):
+        joined |= of_rank
+    loss, count, unread = group.sum(totals).tolist()
+    return TaskEvaluation(answers=joined, metrics=task.figures(joined), loss=loss / max(count, 1), unread=int(unread))

@@ -1,0 +1,112 @@
+"""The settings of `vilbert predict`, the same for every task."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tyro.conf import Suppress
+
+from extractors.extractor import DetectorSettings
+from extractors.selection import SelectionSettings
+from pipeline.tasks.generation_settings import GenerationSettings
+
+PICTURES = (".png", ".jpg", ".jpeg")
+
+METHODS = {
+    "vqa": "answer",
+    "gqa": "answer",
+    "snli-ve": "answer",
+    "vcr-qa": "choose",
+    "vcr-qar": "choose",
+    "refcoco": "point",
+    "refcoco+": "point",
+    "refcocog": "point",
+    "retrieval": "rank",
+    "captioning": "describe",
+}
+"""The method of `Predictor` that asks a model of each task."""
+
+TEXTS: dict[str, str | None] = {
+    "answer": "question",
+    "choose": "question",
+    "point": "phrase",
+    "rank": "caption",
+    "describe": None,
+}
+"""The option that has the texts, by method."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CaptionSettings(GenerationSettings):
+    """Write captions word by word; for captioning."""
+
+    seed: Suppress[int] = 0
+    """The detector's --seed serves here, too."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredictSettings:
+    """Ask a fine-tuned ViLBERT about photographs: the detector, the tokenizer and the model in one call.
+
+    Texts and photographs go together in order; one text goes with all photographs, and one photograph with all texts.
+    Give the detector and selection that the model's training features were extracted with.
+    """
+
+    task: str
+    """The task, which the command line names first."""
+    checkpoint: Path
+    """A run of `vilbert finetune`, or its final/."""
+    image: tuple[Path, ...]
+    """Photographs."""
+    question: tuple[str, ...] = ()
+    """VQA, GQA, VCR: questions. SNLI-VE: hypotheses. VCR QA->R: questions with their answers behind them."""
+    option: tuple[str, ...] = ()
+    """VCR: what to choose from, the same for every question."""
+    phrase: tuple[str, ...] = ()
+    """Referring expressions: what to point at."""
+    caption: tuple[str, ...] = ()
+    """Retrieval: captions, for each of which the photographs are ranked."""
+    top: int = 5
+    """How many answers, or ranked photographs, to list."""
+    output: Path | None = None
+    """Draw on the photograph, into this .png or .jpg file, what a phrase means, or else what the detector found."""
+    attention: Path | None = None
+    """Write a page (.html) that shows, on the photograph, who looks at whom in every layer and head."""
+    json: bool = False
+    """Print one JSON list in place of the text."""
+    detector: DetectorSettings = field(default_factory=DetectorSettings)
+    selection: SelectionSettings = field(default_factory=SelectionSettings)
+    generation: CaptionSettings = field(default_factory=CaptionSettings)
+
+    def __post_init__(self) -> None:
+        if self.task not in METHODS:
+            raise ValueError(f"predict {self.task}: takes its items from files; use `vilbert evaluate {self.task}`")
+        if not self.image:
+            raise ValueError("--image: give at least one photograph")
+        if self.top < 1:
+            raise ValueError(f"--top {self.top}: give at least 1")
+        wanted = TEXTS[METHODS[self.task]]
+        for name in ("question", "phrase", "caption"):
+            given = getattr(self, name)
+            if given and name != wanted:
+                raise ValueError(f"--{name}: does not go with {self.task}{f'; give --{wanted}' if wanted else ''}")
+            if not given and name == wanted:
+                raise ValueError(f"--{name}: {self.task} needs at least one")
+        if (METHODS[self.task] == "choose") != bool(self.option):
+            raise ValueError("--option: goes with vcr-qa and vcr-qar, and these need some to choose from")
+        if self.output is not None and self.output.suffix.lower() not in PICTURES:
+            raise ValueError(f"--output {self.output}: give a file name that ends in {' or '.join(PICTURES)}")
+        # Retrieval shows the photograph that a caption ranks first.
+        several = len(self.image) > 1 and self.task != "retrieval"
+        if self.output is not None and (several or (self.task == "retrieval" and len(self.texts) > 1)):
+            raise ValueError("--output: draws one photograph; give one --image, or for retrieval one --caption")
+        if self.attention is not None and (several or len(self.texts) > 1):
+            raise ValueError("--attention: shows one text with one photograph; give one of each")
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """What is asked; nothing for captioning."""
+        wanted = TEXTS[METHODS[self.task]]
+        found: tuple[str, ...] = getattr(self, wanted) if wanted else ()
+        return found

@@ -1,0 +1,161 @@
+"""A model that reads texts before photographs: from files and sentences to the model's output, batch by batch.
+
+Shapes: N rows, C distinct photographs, T word pieces, R regions of the photograph with most.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from extractors.decode import DecodeSettings
+from extractors.extractor import Extractor
+from extractors.regions import Regions
+from model.outputs import ViLBertForTasksOutput
+from pipeline.shards.describe import name_of
+from pipeline.tasks.asking import Text, first_of_same, paired
+from pipeline.tasks.attention import Attention, attention_maps
+from pipeline.tasks.batch import ItemBatch
+from pipeline.tasks.evaluate import Trained
+from pipeline.tasks.images import lay_out
+from pipeline.tasks.objective import to_inputs
+from pipeline.tasks.photographs import Photograph, detect, name_of_photograph, shown
+from pipeline.tasks.task import Shown
+from pipeline.tasks.texts import encode
+
+WHOLE_IMAGE = "whole image"
+IMAGE_INPUTS = ("image_feat", "image_loc", "image_attention_mask")
+
+
+class Batch(NamedTuple):
+    """Some of what is asked, read by the model."""
+
+    output: ViLBertForTasksOutput
+    regions: list[Regions]
+    """Of each item."""
+
+
+class ImageBatch(NamedTuple):
+    """Some photographs alone."""
+
+    names: list[str]
+    inputs: dict[str, Tensor]
+    """`IMAGE_INPUTS` of `ViLBertForTasks.forward`."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Reader:
+    """Detector, tokenizer and model."""
+
+    trained: Trained
+    """Model and tokenizer, and how they were trained."""
+    extractor: Extractor
+    """Gives the regions."""
+    decoding: DecodeSettings = field(default_factory=DecodeSettings)
+    """Which photographs are taken."""
+    batch_size: int = 32
+    """Items, or photographs, at a time."""
+
+    def detect(self, images: Sequence[Photograph], numbers: Sequence[int]) -> list[Regions]:
+        """Return the regions of some of the images."""
+        named = [(name_of_photograph(images[number], number), images[number]) for number in numbers]
+        return detect(self.extractor, named, decoding=self.decoding)
+
+    def batches(
+        self, images: Sequence[Photograph], items: Sequence[tuple[Text, ...]], what: str, head: str
+    ) -> Iterator[Batch]:
+        """Yield the output of a head for batches of items, each of some texts about one image, a row for each text.
+
+        A photograph that the next batch asks about, too, is not detected again. what: the items, for messages.
+        """
+        pairs = paired(len(images), len(items), what)
+        same = first_of_same(images)
+        held: dict[int, Regions] = {}
+        for start in range(0, len(pairs), self.batch_size):
+            part = [(same[image], items[item]) for image, item in pairs[start : start + self.batch_size]]
+            wanted = list(dict.fromkeys(image for image, _ in part))
+            held = {image: held[image] for image in wanted if image in held}
+            missing = [image for image in wanted if image not in held]
+            held.update(zip(missing, self.detect(images, missing), strict=True))
+            seen = [self._shown(held[image], images[image], image) for image in wanted]
+            at = {image: place for place, image in enumerate(wanted)}
+            texts = [text for _, item in part for text in item]
+            with torch.inference_mode():
+                output = self.trained.model(
+                    **self._inputs(texts, seen, [at[image] for image, item in part for _ in item]), heads=(head,)
+                )
+            yield Batch(output, [held[image] for image, _ in part])
+
+    def image_batches(self, images: Sequence[Photograph]) -> Iterator[ImageBatch]:
+        """Yield the images in batches, for what reads them before any text."""
+        for start in range(0, len(images), self.batch_size):
+            numbers = range(start, min(start + self.batch_size, len(images)))
+            regions = self.detect(images, numbers)
+            seen = [self._shown(of_one, images[at], at) for of_one, at in zip(regions, numbers, strict=True)]
+            inputs = self._inputs([("",)] * len(seen), seen, range(len(seen)))
+            yield ImageBatch([it.image_id for it in seen], {name: inputs[name] for name in IMAGE_INPUTS})
+
+    def attend(self, image: Photograph, text: Text) -> Attention:
+        """Return who looks at whom when the model reads a text before an image."""
+        (regions,) = self.detect([image], [0])
+        seen = self._shown(regions, image, 0)
+        inputs = self._inputs([text], [seen], [0])
+        with torch.inference_mode():
+            output = self.trained.model(**inputs, heads=(), output_attentions=True)
+        names = [
+            f"{number} {name_of(self.extractor.class_names, int(object_id))}"
+            for number, object_id in enumerate(regions.object_ids[: len(seen.boxes)], 1)
+        ]
+        whole = np.array([[0, 0, seen.width, seen.height]], dtype=np.float32)
+        return Attention(
+            words=self._spelled(inputs["input_ids"][0].tolist()),
+            regions=(WHOLE_IMAGE, *names),
+            boxes_xyxy=np.concatenate([whole, seen.boxes]),
+            width=seen.width,
+            height=seen.height,
+            maps=attention_maps(output, self.trained.model.config),
+        )
+
+    def _shown(self, regions: Regions, image: Photograph, number: int) -> Shown:
+        return shown(regions, name_of_photograph(image, number), max_regions=self.trained.card.max_regions)
+
+    def _spelled(self, ids: Sequence[int]) -> tuple[str, ...]:
+        """Return word pieces as they are read, and the task's token, which the model puts behind the first."""
+        tokenizer = self.trained.tokenizer
+        words = [str(tokenizer.decode([word])).strip() or str(tokenizer.convert_ids_to_tokens(word)) for word in ids]
+        return tuple(words if self.trained.task_token is None else [words[0], "[TASK]", *words[1:]])
+
+    def _inputs(self, texts: Sequence[Text], seen: Sequence[Shown], image_of: Sequence[int]) -> dict[str, Tensor]:
+        """Return the arguments of `ViLBertForTasks.forward` for N texts, each about photograph `image_of`.
+
+        As in training: image tensors begin with the whole image, R + 1 in all, and padding is masked.
+        """
+        trained, config = self.trained, self.trained.model.config
+        text = encode(trained.tokenizer, texts, max_words=trained.card.max_words)
+        regions = lay_out(seen, feature_dim=config.v_feature_size, max_regions=trained.card.max_regions)
+        batch = ItemBatch(
+            input_ids=torch.from_numpy(text.ids),
+            segments=torch.from_numpy(text.segments),
+            attention_mask=torch.from_numpy((np.arange(text.ids.shape[1]) < text.lengths[:, None]).astype(np.int64)),
+            features=regions.features,
+            weights=torch.from_numpy(regions.weights),
+            locations=torch.from_numpy(regions.locations),
+            region_mask=torch.from_numpy(regions.mask),
+            image_of=torch.tensor(image_of),
+            targets={},
+            count=0,
+            numbers=(),
+            image_ids=tuple(it.image_id for it in seen),
+            unread=0,
+        )
+        inputs = to_inputs(batch, trained.device, causal=trained.card.task == "captioning")
+        if config.type_vocab_size < 2:
+            del inputs["token_type_ids"]
+        if trained.task_token is not None:
+            inputs["task_ids"] = torch.full((len(texts), 1), trained.task_token, device=trained.device)
+        return inputs

@@ -1,0 +1,221 @@
+"""Referring expressions in the files of REFER: RefCOCO, RefCOCO+ (Yu et al. 2016) and RefCOCOg (Mao et al. 2016).
+
+A folder holds `instances.json`, COCO's boxes, and what is said of them: `refs(unc).p`, `refs(umd).p` or
+`refs(google).p`, pickles of Python 2 as published at github.com/lichengunc/refer, or the same list as JSON or JSONL. A
+pickle can run programs; here it is read by an unpickler that knows containers, text and numbers, and refuses all else.
+`file_name` has the object's number before its suffix and names no image: `image_id` does.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import pickle
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+from manifests.boxes import parse_box
+from manifests.document import read_document
+from manifests.record import Box
+from pipeline.shards.atomic import write_atomic
+from pipeline.shards.canonical import decode_json, encode_json
+from pipeline.shards.errors import RefusedError
+from pipeline.tasks.annotation_files import field, json_lines, reading
+
+Placed = tuple[str, dict[str, Any]]
+
+STEMS = ("refs(umd)", "refs(unc)", "refs(google)")
+"""Annotations of one folder in the order of preference; refcoco and refcoco+ have no umd."""
+SUFFIXES = (".jsonl", ".json", ".p")
+INSTANCES = "instances.json"
+# What the unpickler raises for bytes that are no pickle; its documentation names these and leaves the list open.
+_DAMAGE = (
+    pickle.UnpicklingError,
+    ArithmeticError,
+    AttributeError,
+    EOFError,
+    ImportError,
+    LookupError,
+    MemoryError,
+    RecursionError,
+    TypeError,
+    ValueError,
+)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Expression:
+    """A phrase and the object it means."""
+
+    sent_id: int
+    """Of the phrase, unique in its file."""
+    ref_id: int
+    """Of the object's entry; several phrases share it."""
+    image_id: str
+    """The COCO id."""
+    text: str
+    """As written (`raw`)."""
+    box_xyxy: Box
+    """The object's, in pixels of the image."""
+    ann_id: int
+    """Of the object in instances.json."""
+    split: str
+    """As the file names it."""
+
+
+class _PlainUnpickler(pickle.Unpickler):
+    """Read a pickle that names no class and no function."""
+
+    def __init__(self, file: Any, path: Path) -> None:
+        super().__init__(file, encoding="latin1")
+        self._path = path
+
+    def find_class(self, module: str, name: str) -> NoReturn:
+        raise RefusedError(
+            f"{self._path}: asks for {module}.{name}, which a list of expressions has no need of and which could run "
+            "a program; get the file from a source you trust, as JSON"
+        )
+
+    def persistent_load(self, pid: Any) -> NoReturn:
+        raise RefusedError(f"{self._path}: refers to something outside of it ({pid!r:.80}); get the file anew")
+
+
+def read_refer(folder: Path, split: str) -> list[Expression]:
+    """Read the expressions of a split (train, val, test, testA, testB, as the file has), in the file's order.
+
+    folder: of one data set, such as .../refcoco+; of several annotations umd goes before unc before google, and JSONL
+    before JSON before pickles. Raises RefusedError naming file and entry.
+    """
+    path = _refs_file(folder)
+    refs = list(_checked(_read_refs(path), path))
+    chosen = [(where, ref) for where, ref in refs if ref["split"] == split]
+    if not chosen:
+        there = ", ".join(sorted({ref["split"] for _, ref in refs}))
+        raise RefusedError(f"{path}: has no split {split!r}; its splits are: {there}")
+    boxes = _boxes(folder / INSTANCES, {ref["ann_id"] for _, ref in chosen})
+    return [expression for where, ref in chosen for expression in _expressions(where, ref, boxes, folder / INSTANCES)]
+
+
+def refs_to_jsonl(path: Path, output: Path) -> int:
+    """Write the entries of a file of REFER to JSONL, one a line and whole or not at all; return how many they are.
+
+    Raises RefusedError where an entry is damaged, or holds what JSON has no word for.
+    """
+    lines = []
+    for where, ref in _checked(_read_refs(path), path):
+        try:
+            lines.append(encode_json(ref) + b"\n")
+        except (TypeError, ValueError) as error:
+            raise RefusedError(f"{where}: cannot be written as JSON ({error})") from error
+    write_atomic(output, b"".join(lines))
+    return len(lines)
+
+
+def _refs_file(folder: Path) -> Path:
+    names = [stem + suffix for stem in STEMS for suffix in SUFFIXES]
+    for name in names:
+        if (folder / name).is_file():
+            return folder / name
+    raise RefusedError(f"{folder}: has none of {', '.join(names)}; give the folder of one data set, such as refcocog")
+
+
+def _read_refs(path: Path) -> Iterable[Placed]:
+    if path.suffix == ".jsonl":
+        return json_lines(path)
+    with reading(path):
+        rows = _unpickled(path) if path.suffix == ".p" else _decoded(path)
+    if not isinstance(rows, list) or not rows:
+        raise RefusedError(f"{path}: not a list of entries; is this the published file?")
+    return ((f"{path}: entry {i}", row) for i, row in enumerate(rows))
+
+
+def _unpickled(path: Path) -> Any:
+    with path.open("rb") as file:
+        try:
+            return _PlainUnpickler(file, path).load()
+        except _DAMAGE as error:
+            raise RefusedError(f"{path}: not a whole pickle ({error}); is the download complete?") from error
+
+
+def _decoded(path: Path) -> Any:
+    try:
+        return decode_json(path.read_bytes())
+    except ValueError as error:
+        raise RefusedError(f"{path}: not valid JSON ({error}); is the download complete?") from error
+
+
+def _checked(rows: Iterable[Placed], path: Path) -> Iterator[Placed]:
+    """Yield entries whose fields are there and of their types, and whose numbers are their own."""
+    ref_ids: set[int] = set()
+    sent_ids: set[int] = set()
+    for where, row in rows:
+        if not isinstance(row, dict):
+            raise RefusedError(f"{where}: not an object but {row!r:.80}")
+        for name in ("ann_id", "image_id"):
+            field(row, name, int, where)
+        field(row, "split", str, where)
+        _add(ref_ids, field(row, "ref_id", int, where), f"{where}: ref_id")
+        for i, sentence in enumerate(field(row, "sentences", list, where)):
+            place = f"{where}: sentences[{i}]"
+            if not isinstance(sentence, dict):
+                raise RefusedError(f"{place}: not an object but {sentence!r:.80}")
+            field(sentence, "raw", str, place)
+            _add(sent_ids, field(sentence, "sent_id", int, place), f"{place}: sent_id")
+        yield where, row
+
+
+def _add(numbers: set[int], number: int, where: str) -> None:
+    if number in numbers:
+        raise RefusedError(f"{where} {number} stands in an earlier place too; remove one of them")
+    numbers.add(number)
+
+
+def _boxes(path: Path, wanted: set[int]) -> dict[int, tuple[int, Box]]:
+    """Return (image id, box) of the wanted annotations."""
+    with reading(path):
+        rows = read_document(path, ["annotations"], drop=["segmentation"])["annotations"]
+    boxes: dict[int, tuple[int, Box]] = {}
+    for i, row in enumerate(rows):
+        where = f"{path}: annotations[{i}]"
+        number = field(row, "id", int, where)
+        if number not in wanted:
+            continue
+        if number in boxes:
+            raise RefusedError(f"{where}: id {number} stands in an earlier entry too; remove one of them")
+        boxes[number] = field(row, "image_id", int, where), _xyxy(field(row, "bbox", list, where), where)
+    return boxes
+
+
+def _xyxy(xywh: list[Any], where: str) -> Box:
+    corners = None
+    if len(xywh) == 4 and all(type(value) in (int, float) for value in xywh):
+        with contextlib.suppress(OverflowError):  # a whole number beyond all floats
+            x, y, width, height = map(float, xywh)
+            corners = parse_box((x, y, x + width, y + height))
+    if corners is None:
+        raise RefusedError(f"{where}: bbox is {xywh!r:.80}, not x, y, width and height of a box")
+    return corners
+
+
+def _expressions(
+    where: str, ref: dict[str, Any], boxes: dict[int, tuple[int, Box]], instances: Path
+) -> Iterator[Expression]:
+    ann_id, image_id = ref["ann_id"], ref["image_id"]
+    if ann_id not in boxes:
+        raise RefusedError(f"{where}: ann_id {ann_id} is not in {instances}; are both of one data set?")
+    if boxes[ann_id][0] != image_id:
+        raise RefusedError(
+            f"{where}: image_id is {image_id}, but {instances} has object {ann_id} in image {boxes[ann_id][0]}; are "
+            "both of one data set?"
+        )
+    for sentence in ref["sentences"]:
+        yield Expression(
+            sent_id=sentence["sent_id"],
+            ref_id=ref["ref_id"],
+            image_id=str(image_id),
+            text=field(sentence, "raw", str, where),
+            box_xyxy=boxes[ann_id][1],
+            ann_id=ann_id,
+            split=ref["split"],
+        )

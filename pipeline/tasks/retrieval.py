@@ -1,0 +1,128 @@
+"""Caption-based retrieval of images and texts (Flickr30k, COCO): trained as a choice of four.
+
+As published, the right pair stands beside three wrong ones: the image with another image's caption, another image with
+the caption, and the image with a caption of an image that is easily taken for it (one of its 100 nearest by mean
+feature, `hard_negatives.py`). In evaluations between, the fourth is a random one. Every caption against every image is
+what `vilbert evaluate retrieval` scores (`retrieval_evaluation.py`). Source: `retreival_dataset.py` of vilbert_beta.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from model.outputs import ViLBertForTasksOutput
+from pipeline.shards.canonical import encode_json
+from pipeline.tasks.captioning import Caption
+from pipeline.tasks.hard_negatives import HardNegatives
+from pipeline.tasks.labels import label_targets, labelled, share_right
+from pipeline.tasks.losses import choice_loss
+from pipeline.tasks.registry import TaskFiles
+from pipeline.tasks.retrieval_files import CaptionedImage, read_captioned_images
+from pipeline.tasks.task import Rows, Shown, Task
+from pipeline.train.draws import Stream, below, bits
+
+OPTIONS = 4
+RIGHT = 0
+DRAWS = 5
+
+
+class RetrievalTask:
+    """Captions of one split; the answer is which of four pairs matches, 0 being the right one."""
+
+    head = "vil_logit"
+    options = OPTIONS
+    causal = False
+    wants_given_boxes = False
+    metric = "accuracy"
+    head_sizes: Mapping[str, int] = {}
+
+    def __init__(self, name: str, captioned: Sequence[CaptionedImage]) -> None:
+        """Take images with their captions; two images at least, or there is nothing to choose from."""
+        self.name = name
+        self.captioned = captioned
+        self.items: Sequence[Caption] = [
+            Caption(image.image_id, text) for image in captioned for text in image.captions
+        ]
+        self._place = {image.image_id: at for at, image in enumerate(captioned)}
+        self._nearest: NDArray[np.int32] | None = None
+
+    def learn_from(self, hard: HardNegatives) -> None:
+        """Take a wrong caption from an image near to the right one; images that are not among them get a random one."""
+        at = np.array([self._place.get(image_id, -1) for image_id in hard.image_ids], dtype=np.int32)
+        nearest = np.full((len(self.captioned), hard.nearest.shape[1]), -1, dtype=np.int32)
+        nearest[at[at >= 0]] = at[hard.nearest[at >= 0]]
+        self._nearest = nearest
+
+    def images(self, item: Caption) -> tuple[str, ...]:
+        """Return the one image that a caption is of."""
+        return (item.image_id,)
+
+    def rows(self, number: int, key: np.uint64) -> Rows:
+        """Return the right pair and three wrong ones."""
+        item = self.items[number]
+        own = self._place[item.image_id]
+        words = bits(np.array([key]), Stream.PARTNER, DRAWS).T  # [DRAWS, 1]
+        near = self._near(own, words[4])
+        texts = (
+            item.text,
+            self._caption(self._other(own, words[0]), words[1]),
+            item.text,
+            self._caption(near, words[3]),
+        )
+        elsewhere = self.captioned[self._other(own, words[2])].image_id
+        return Rows(tuple((text,) for text in texts), (item.image_id, item.image_id, elsewhere, item.image_id))
+
+    def _other(self, own: int, word: NDArray[np.uint64]) -> int:
+        """Return a random image but `own`."""
+        drawn = int(below(word, max(len(self.captioned) - 1, 1))[0])
+        return (own + 1 + drawn) % len(self.captioned)
+
+    def _near(self, own: int, word: NDArray[np.uint64]) -> int:
+        """Return one of the nearest images, or, where they are not known, a random one."""
+        if self._nearest is None:
+            return self._other(own, word)
+        known = self._nearest[own][self._nearest[own] >= 0]
+        return int(known[below(word, len(known))[0]]) if len(known) else self._other(own, word)
+
+    def _caption(self, image: int, word: NDArray[np.uint64]) -> str:
+        captions = self.captioned[image].captions
+        return captions[int(below(word, len(captions))[0])]
+
+    def targets(self, numbers: Sequence[int], shown: Sequence[Shown | None]) -> dict[str, Tensor]:
+        """Return label int64 [I], 0: the first pair is the right one."""
+        return label_targets(lambda _: RIGHT, numbers)
+
+    def count(self, targets: Mapping[str, Tensor]) -> int:
+        """Return the captions that could be read."""
+        return labelled(targets)
+
+    def loss(self, output: ViLBertForTasksOutput, targets: Mapping[str, Tensor]) -> Tensor:
+        """Return cross-entropy over the four pairs, summed."""
+        return choice_loss(_scores(output), targets["label"])
+
+    def answers(self, output: ViLBertForTasksOutput, targets: Mapping[str, Tensor]) -> list[Any]:
+        """Return which of the four pairs scores highest."""
+        return _scores(output).argmax(1).tolist()
+
+    def figures(self, answers: Mapping[int, Any]) -> dict[str, float]:
+        """Return the share of captions whose right pair scores highest of four."""
+        return share_right(lambda _: RIGHT, answers)
+
+    def results(self, answers: Mapping[int, Any]) -> bytes:
+        """Return JSON: image_id, caption, and which of four pairs was chosen."""
+        return encode_json([{**self.items[number]._asdict(), "chosen": answers[number]} for number in sorted(answers)])
+
+
+def _scores(output: ViLBertForTasksOutput) -> Tensor:
+    assert output.vil_logit is not None
+    return output.vil_logit.view(-1, OPTIONS)
+
+
+def open_task(name: str, files: TaskFiles, split: str, like: Task | None) -> RetrievalTask:
+    """Read the captions of a split."""
+    return RetrievalTask(name, read_captioned_images(files.folder, split))

@@ -1,0 +1,65 @@
+"""The settings of `vilbert finetune`, the same for every task."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from pipeline.train.run_settings import RunSettings
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinetuneSettings(RunSettings):
+    """Fine-tune a pre-trained ViLBERT on a task, from region features and the task's annotation files.
+
+    Each task has its published settings by default. Run the same command again after any interruption: it goes on from
+    its newest whole checkpoint as if nothing had happened. Start it plainly, by torchrun, or with --workers under Ray.
+    """
+
+    task: str
+    """The task, which the command line names first."""
+    annotations: Path
+    """The folder of the task's annotation files, under their published names; docs/tasks.md lists them."""
+    split: str = "train"
+    """Which part of the annotations trains."""
+    eval_split: str = "val"
+    """Which part is held out to evaluate on, or `none`."""
+    given_data: tuple[str, ...] = ()
+    """Data sets of the same images with regions at given boxes, for VCR and referring expressions."""
+    init_from: str
+    """Where parameters begin: the final/ of a pre-training run, a ViLBERT checkpoint of any known layout, or `none`."""
+    model: str | None = None
+    """A published configuration by name, `shapes`, or a config.json; by default the config.json beside --init-from."""
+    tokenizer: str | None = None
+    """A tokenizer's folder or hub name, or `new`: whole words of the training texts; by default that of --init-from."""
+    task_heads: Literal["beta", "multitask"] = "multitask"
+    """Whose classifiers: those of vilbert_beta or of vilbert-multi-task."""
+    max_words: int = 36
+    """Word pieces of a text, with its special tokens; what is longer loses its end."""
+    max_regions: int = 100
+    """Regions of an image without the global one: given boxes, then the first that the detector gave."""
+    most_missing: float = 0.01
+    """Share of the annotations whose images may have no features; they are left out and counted."""
+    blind: bool = False
+    """Show another image's regions: what is then learnt comes from the text alone."""
+    whiten_features: bool = False
+    """With --init-from none: begin with an embedding of regions that takes out the features' mean and covariance."""
+    answers: Path | None = None
+    """VQA and GQA: a published list of answers, in the order of a published model's classifier; by default the answers
+    that occur often enough are collected from the training annotations."""
+    least_answers: int = 9
+    """VQA and GQA: how often an answer must occur to be learnt."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.max_words < 4:
+            raise ValueError(f"--max-words {self.max_words}: give at least 4")
+        if self.max_regions < 1:
+            raise ValueError(f"--max-regions {self.max_regions}: give at least 1")
+        if not 0 <= self.most_missing <= 1:
+            raise ValueError(f"--most-missing {self.most_missing}: give a share from 0 to 1")
+        if self.init_from == "none" and self.model is None:
+            raise ValueError("--init-from none: name a --model to begin with")
+        if self.init_from == "none" and self.tokenizer is None:
+            raise ValueError("--init-from none: name a --tokenizer, or give `new`")

@@ -1,0 +1,58 @@
+"""SNLI-VE (Xie et al. 2019): does a photograph of Flickr30k entail a sentence, contradict it, or neither?
+
+Pairs are in `snli_ve_{train,dev,test}.jsonl` as github.com/necla-ml/SNLI-VE makes them. The field of the image is
+spelled in two ways, `Flikr30kID` with a file name (ViLBERT's files) and `Flickr30K_ID` without the suffix.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from pipeline.shards.errors import RefusedError
+from pipeline.tasks.annotation_files import field, json_lines, label_field, split_file
+
+LABELS = ("contradiction", "neutral", "entailment")
+"""The classes in the order of ViLBERT's classifier."""
+UNDECIDED = "-"
+"""The label where annotators did not agree."""
+_NUMBERS: dict[str, int | None] = {label: number for number, label in enumerate(LABELS)} | {UNDECIDED: None}
+_IMAGE_FIELDS = ("Flikr30kID", "Flickr30K_ID")
+_PUBLISHED = {"val": "dev"}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Hypothesis:
+    """A sentence to be judged by an image."""
+
+    pair_id: str
+    """Unique."""
+    image_id: str
+    """The file's name without its suffix, as manifests name images of Flickr30k."""
+    text: str
+    """The sentence."""
+    label: int | None
+    """Number of the class in LABELS; None where annotators did not agree, or the label is secret."""
+
+
+def read_snli_ve(folder: Path, split: str) -> list[Hypothesis]:
+    """Read the sentences of a split, train, dev or test (val is a name for dev).
+
+    Raises RefusedError naming file and line.
+    """
+    hypotheses: dict[str, Hypothesis] = {}
+    for where, row in json_lines(split_file(folder, "snli_ve_{}.jsonl", split, _PUBLISHED)):
+        pair_id = field(row, "pairID", str, where)
+        if pair_id in hypotheses:
+            raise RefusedError(f"{where}: pairID {pair_id} stands in an earlier line too; remove one of them")
+        name = next((name for name in _IMAGE_FIELDS if name in row), _IMAGE_FIELDS[0])
+        image_id = PurePosixPath(field(row, name, str, where)).stem
+        if not image_id:
+            raise RefusedError(f"{where}: {name} is empty; it must name an image")
+        hypotheses[pair_id] = Hypothesis(
+            pair_id=pair_id,
+            image_id=image_id,
+            text=field(row, "sentence2", str, where),
+            label=label_field(row, "gold_label", _NUMBERS, split, where),
+        )
+    return list(hypotheses.values())

@@ -1,0 +1,96 @@
+"""What fine-tuning begins with: a pre-trained model's config, tokenizer and parameters, under a task's head."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub.errors import StrictDataclassError
+from transformers import PreTrainedTokenizerBase
+
+from model.checkpoint import load_checkpoint
+from model.config import ViLBertConfig
+from model.tasks import ViLBertForTasks
+from model.tensor_files import CheckpointError
+from pipeline.shards.errors import RefusedError
+from pipeline.tasks.settings import FinetuneSettings
+from pipeline.train.corpus import Corpus
+from pipeline.train.start import named_config, whiten_features
+from pipeline.train.words import load_tokenizer
+
+logger = logging.getLogger(__name__)
+
+NONE = "none"
+
+
+def task_tokenizer(settings: FinetuneSettings, texts: Callable[[], Iterable[str]]) -> PreTrainedTokenizerBase:
+    """Return the tokenizer that the settings name, or that of the pre-trained model.
+
+    texts: the training texts, for a new one. Raises RefusedError where there is none.
+    """
+    if settings.tokenizer is not None:
+        return load_tokenizer(settings.tokenizer, texts() if settings.tokenizer == "new" else None)
+    if not Path(settings.init_from).is_dir():
+        raise RefusedError(
+            f"--init-from {settings.init_from}: is no folder that could hold a tokenizer; name the --tokenizer it was "
+            "trained with, as bert-base-uncased"
+        )
+    return load_tokenizer(settings.init_from, None)
+
+
+def task_config(
+    settings: FinetuneSettings, tokenizer: PreTrainedTokenizerBase, *, feature_dim: int, **heads: Any
+) -> ViLBertConfig:
+    """Return the model's config: the named one or the pre-trained model's, with the task's heads.
+
+    heads: settings that the task decides, as `num_answers`. Raises RefusedError where they make no model, or the
+    features or the tokenizer are not those of the parameters it begins with.
+    """
+    source = settings.model or str(Path(settings.init_from) / "config.json")
+    if settings.model is None and not Path(source).is_file():
+        raise RefusedError(f"--init-from {settings.init_from}: has no config.json beside it; name its --model")
+    try:
+        named = named_config(source)
+        if settings.init_from == NONE:
+            sizes = {"vocab_size": len(tokenizer), "pad_token_id": tokenizer.pad_token_id}
+            named = {**named, **sizes, "v_feature_size": feature_dim}
+        config = ViLBertConfig(**{**named, "task_heads": settings.task_heads, **heads})
+    except (ValueError, StrictDataclassError) as error:
+        raise RefusedError(f"--model {source}: {error.__cause__ or error}") from error
+    if config.v_feature_size != feature_dim:
+        raise RefusedError(
+            f"--init-from {settings.init_from}: was trained on features of {config.v_feature_size} numbers, the data "
+            f"sets have {feature_dim}: extract with the detector of its pre-training"
+        )
+    if len(tokenizer) > config.vocab_size:
+        raise RefusedError(
+            f"--tokenizer: has {len(tokenizer)} word pieces, the model embeds {config.vocab_size}: give the one that "
+            "--init-from was trained with"
+        )
+    if settings.max_words > config.max_position_embeddings:
+        raise RefusedError(
+            f"--max-words {settings.max_words}: the model has {config.max_position_embeddings} positions"
+        )
+    return config
+
+
+def build_task_model(config: ViLBertConfig, seed: int) -> ViLBertForTasks:
+    """Return the model with parameters drawn from the seed."""
+    torch.manual_seed(seed)
+    config._attn_implementation = "sdpa"
+    return ViLBertForTasks(config)
+
+
+def load_task_start(model: ViLBertForTasks, settings: FinetuneSettings, corpus: Corpus) -> None:
+    """Give a model that has not trained yet what a run begins with; heads that the checkpoint has not begin anew."""
+    if settings.init_from != NONE:
+        try:
+            report = load_checkpoint(model, settings.init_from, skip_mismatched_heads=True)
+        except (CheckpointError, OSError, ValueError) as error:
+            raise RefusedError(f"--init-from {settings.init_from}: {error}") from error
+        logger.info("%s", report)
+    if settings.whiten_features:
+        whiten_features(model, corpus)

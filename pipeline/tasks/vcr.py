@@ -1,0 +1,113 @@
+"""Visual commonsense reasoning (Zellers et al. 2019): four answers to a question, or four reasons for the answer.
+
+Each option is a row: the question, and, for reasons, the right answer with it, then the option as second sentence.
+Regions at the boxes of the annotations are shown beside the detector's, where their features are given. Q -> AR is both
+right at once, and `vcr_joint.py` tells it from the results of both. Where the right answer is secret, reasons are asked
+for with each of the four.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from torch import Tensor
+
+from model.outputs import ViLBertForTasksOutput
+from pipeline.shards.canonical import encode_json
+from pipeline.tasks.labels import label_targets, labelled, share_right
+from pipeline.tasks.losses import choice_loss
+from pipeline.tasks.registry import TaskFiles
+from pipeline.tasks.task import Rows, Shown, Task
+from pipeline.tasks.vcr_files import VcrQuestion, read_vcr
+
+OPTIONS = 4
+
+
+class VcrItem(NamedTuple):
+    """A question, and which answer its reasons are asked for."""
+
+    question: VcrQuestion
+    given: int
+
+
+class VcrTask:
+    """Questions of one split; the answer is the probability of each of four options."""
+
+    head = "vil_logit"
+    options = OPTIONS
+    causal = False
+    wants_given_boxes = True
+    metric = "accuracy"
+    head_sizes: Mapping[str, int] = {}
+
+    def __init__(self, name: str, questions: Sequence[VcrQuestion]) -> None:
+        """Take questions; name: vcr-qa to choose answers, vcr-qar reasons."""
+        self.name = name
+        self.items: Sequence[VcrItem] = [
+            VcrItem(question, given) for question in questions for given in self._given(question)
+        ]
+
+    def _given(self, question: VcrQuestion) -> Sequence[int]:
+        """Return the answers to ask reasons for: the right one, or all where it is secret; one for answers."""
+        if self.name == "vcr-qa":
+            return (0,)
+        return range(OPTIONS) if question.answer_label is None else (question.answer_label,)
+
+    def images(self, item: VcrItem) -> tuple[str, ...]:
+        """Return the one image that a question is about."""
+        return (item.question.image_id,)
+
+    def rows(self, number: int, key: np.uint64) -> Rows:
+        """Return the question with each option, before the image."""
+        item, given = self.items[number]
+        if self.name == "vcr-qa":
+            texts = tuple((item.question, answer) for answer in item.answers)
+        else:
+            texts = tuple((f"{item.question} {item.answers[given]}", rationale) for rationale in item.rationales)
+        return Rows(texts, (item.image_id,) * OPTIONS)
+
+    def label(self, number: int) -> int | None:
+        """Return which option is right, None where it is secret."""
+        item = self.items[number].question
+        return item.answer_label if self.name == "vcr-qa" else item.rationale_label
+
+    def targets(self, numbers: Sequence[int], shown: Sequence[Shown | None]) -> dict[str, Tensor]:
+        """Return label int64 [I]."""
+        return label_targets(self.label, numbers)
+
+    def count(self, targets: Mapping[str, Tensor]) -> int:
+        """Return the labelled questions."""
+        return labelled(targets)
+
+    def loss(self, output: ViLBertForTasksOutput, targets: Mapping[str, Tensor]) -> Tensor:
+        """Return cross-entropy over the four options, summed."""
+        return choice_loss(_scores(output), targets["label"])
+
+    def answers(self, output: ViLBertForTasksOutput, targets: Mapping[str, Tensor]) -> list[Any]:
+        """Return four probabilities for each question."""
+        return _scores(output).float().softmax(1).tolist()
+
+    def figures(self, answers: Mapping[int, Any]) -> dict[str, float]:
+        """Return accuracy over the questions whose answer is not secret."""
+        return share_right(self.label, {number: int(np.argmax(answer)) for number, answer in answers.items()})
+
+    def results(self, answers: Mapping[int, Any]) -> bytes:
+        """Return JSON: annot_id, the four probabilities, and, of reasons, the answer that they were asked for."""
+        rows = []
+        for number, answer in sorted(answers.items()):
+            question, given = self.items[number]
+            asked = {} if self.name == "vcr-qa" else {"given": given}
+            rows.append({"annot_id": question.annot_id, "answer": answer, **asked})
+        return encode_json(rows)
+
+
+def _scores(output: ViLBertForTasksOutput) -> Tensor:
+    assert output.vil_logit is not None
+    return output.vil_logit.view(-1, OPTIONS)
+
+
+def open_task(name: str, files: TaskFiles, split: str, like: Task | None) -> VcrTask:
+    """Read the questions of a split."""
+    return VcrTask(name, read_vcr(files.folder, split, seed=files.seed))

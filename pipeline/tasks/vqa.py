@@ -1,0 +1,114 @@
+"""Visual question answering: VQA v2 (Goyal et al. 2017) as classification over frequent answers with soft scores."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from model.outputs import ViLBertForTasksOutput
+from pipeline.shards.canonical import encode_json
+from pipeline.shards.errors import RefusedError
+from pipeline.tasks.losses import soft_answer_loss
+from pipeline.tasks.registry import TaskFiles
+from pipeline.tasks.task import Rows, Shown, Task
+from pipeline.tasks.vqa_accuracy import accuracy, results
+from pipeline.tasks.vqa_answers import build_vocabulary, load_vocabulary, soft_targets
+from pipeline.tasks.vqa_files import Question, read_questions
+
+MOST_LABELS = 10  # as many as people answered
+
+
+class VqaTask:
+    """Questions of one split; the answer is one of `labels`."""
+
+    head = "vil_prediction"
+    options = 1
+    causal = False
+    wants_given_boxes = False
+    metric = "accuracy"
+
+    def __init__(self, name: str, items: Sequence[Question], labels: Sequence[str]) -> None:
+        """Take questions, and the answers of the classifier by class."""
+        self.name = name
+        self.items = items
+        self.labels = tuple(labels)
+        self.head_sizes: Mapping[str, int] = {"num_answers": len(self.labels)}
+        self._label_of = {answer: label for label, answer in enumerate(self.labels)}
+
+    def images(self, item: Question) -> tuple[str, ...]:
+        """Return the one image that a question is about."""
+        return (item.image_id,)
+
+    def rows(self, number: int, key: np.uint64) -> Rows:
+        """Return the question before its image."""
+        item = self.items[number]
+        return Rows(((item.text,),), (item.image_id,))
+
+    def targets(self, numbers: Sequence[int], shown: Sequence[Shown | None]) -> dict[str, Tensor]:
+        """Return label_ids int64 [I, 10], padded by -1, label_scores float32 [I, 10] and labelled float32 [I]."""
+        ids = np.full((len(numbers), MOST_LABELS), -1, dtype=np.int64)
+        scores = np.zeros((len(numbers), MOST_LABELS), dtype=np.float32)
+        labelled = np.zeros(len(numbers), dtype=np.float32)
+        for row, number in enumerate(numbers):
+            if number < 0 or not self.items[number].answers:
+                continue
+            found, values = soft_targets(self.items[number].answers, self._label_of)
+            ids[row, : len(found)], scores[row, : len(found)] = found, values
+            labelled[row] = 1
+        return {
+            "label_ids": torch.from_numpy(ids),
+            "label_scores": torch.from_numpy(scores),
+            "labelled": torch.from_numpy(labelled),
+        }
+
+    def count(self, targets: Mapping[str, Tensor]) -> int:
+        """Return the questions that have answers."""
+        return int(targets["labelled"].sum())
+
+    def loss(self, output: ViLBertForTasksOutput, targets: Mapping[str, Tensor]) -> Tensor:
+        """Return binary cross-entropy over all answers, summed over questions."""
+        assert output.vil_prediction is not None
+        return soft_answer_loss(
+            output.vil_prediction, targets["label_ids"], targets["label_scores"], targets["labelled"]
+        )
+
+    def answers(self, output: ViLBertForTasksOutput, targets: Mapping[str, Tensor]) -> list[Any]:
+        """Return the most probable answer of each question."""
+        assert output.vil_prediction is not None
+        return [self.labels[best] for best in output.vil_prediction.argmax(1).tolist()]
+
+    def figures(self, answers: Mapping[int, Any]) -> dict[str, float]:
+        """Return the official accuracy, of all questions and by type of answer; nothing where answers are secret."""
+        questions = [self.items[number] for number in sorted(answers)]
+        if not questions or not questions[0].answers:
+            return {}
+        return accuracy(questions, {self.items[number].question_id: answer for number, answer in answers.items()})
+
+    def results(self, answers: Mapping[int, Any]) -> bytes:
+        """Return the official file of results, JSON: question_id and answer of each question."""
+        return encode_json(results({self.items[number].question_id: answer for number, answer in answers.items()}))
+
+
+def open_task(name: str, files: TaskFiles, split: str, like: Task | None) -> VqaTask:
+    """Read the questions of a split; the classifier's answers are those of `like`, given ones, or frequent ones."""
+    questions = read_questions(files.folder, split)
+    if isinstance(like, VqaTask):
+        return VqaTask(name, questions, like.labels)
+    if files.labels:
+        return VqaTask(name, questions, files.labels)
+    if files.answers is not None:
+        return VqaTask(name, questions, load_vocabulary(files.answers))
+    labels = build_vocabulary(
+        (question.multiple_choice_answer for question in questions if question.multiple_choice_answer is not None),
+        least=files.least_answers,
+    )
+    if not labels:
+        raise RefusedError(
+            f"{files.folder}: no answer of the {split} split occurs {files.least_answers} times; give --least-answers "
+            "fewer, or --answers"
+        )
+    return VqaTask(name, questions, labels)

@@ -1,0 +1,177 @@
+"""`vilbert predict`: what it prints, draws and writes, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pipeline.cli import main
+
+from .tiny_predictor import OPTIONS, write_model, write_scenes
+
+TASKS = ("vqa", "refcocog", "retrieval", "captioning", "vcr-qa")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder with a tiny model of some tasks, each in a folder of its name, and photographs 0.jpg to 2.jpg."""
+    folder = tmp_path_factory.mktemp("predict")
+    for number, path in enumerate(write_scenes(folder / "shapes")[:3]):
+        path.rename(folder / f"{number}.jpg")
+    for task in TASKS:
+        write_model(folder / task, task)
+    return folder
+
+
+def predict(folder: Path, task: str, *arguments: str, images: int = 1, checkpoint: str | None = None) -> int:
+    photographs = [str(folder / f"{number}.jpg") for number in range(images)]
+    run = str(folder / (checkpoint or task))
+    return main(["predict", task, "--checkpoint", run, "--image", *photographs, *arguments, *OPTIONS])
+
+
+def test_answers_come_with_probabilities_best_first(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert predict(folder, "vqa", "--question", "what colour is the ring", "--top", "3", images=2) == 0
+    said = capsys.readouterr().out.splitlines()
+    assert [line for line in said if line.endswith("what colour is the ring")] == [said[0], said[4]]
+    chances = [float(line.split()[0]) for line in said[1:4]]
+    assert chances == sorted(chances, reverse=True)
+    assert all(line.split()[1] == "answer" for line in said[1:4])
+
+
+def test_json_is_one_list(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert predict(folder, "vqa", "--question", "a ring", "a red star", "--json") == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert [row["question"] for row in rows] == ["a ring", "a red star"]
+    assert all(len(row["ranked"]) == 5 for row in rows)
+
+
+def test_the_place_of_a_phrase_is_drawn(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    picture = tmp_path / "drawn.png"
+    assert predict(folder, "refcocog", "--phrase", "the left star", "--output", str(picture), "--json") == 0
+    (row,) = json.loads(capsys.readouterr().out)
+    drawn = Image.open(picture).convert("RGB")
+    original = Image.open(folder / "0.jpg").convert("RGB")
+    scale = drawn.width // original.width
+    resized = np.asarray(original.resize(drawn.size, Image.Resampling.BICUBIC), dtype=int)
+    changed = np.abs(np.asarray(drawn, dtype=int) - resized).max(2) > 40
+    x1, y1, x2, y2 = (round(side * scale) for side in row["box_xyxy"])
+    inside = np.zeros_like(changed)
+    inside[max(y1 - 4, 0) : y2 + 5, max(x1 - 4, 0) : x2 + 5] = True
+    label = changed & ~inside
+    assert changed[(y1 + y2) // 2, max(x1 - 4, 0) : x1 + 5].any()
+    assert label.sum() < 0.1 * changed.size
+
+
+def test_photographs_are_ranked_for_a_caption(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert predict(folder, "retrieval", "--caption", "a red ring", "--json", images=3) == 0
+    (row,) = json.loads(capsys.readouterr().out)
+    scores = [found["score"] for found in row["ranked"]]
+    assert scores == sorted(scores, reverse=True)
+    assert {Path(found["image"]).name for found in row["ranked"]} == {"0.jpg", "1.jpg", "2.jpg"}
+
+
+def test_a_ranking_is_drawn_on_its_best_photograph(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = tmp_path / "page.html"
+    assert predict(folder, "retrieval", "--caption", "a red ring", "--json", "--attention", str(page), images=3) == 0
+    (row,) = json.loads(capsys.readouterr().out)
+    assert f"retrieval, {Path(row['ranked'][0]['image']).name}" in page.read_text()
+
+
+def test_a_photograph_is_described(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    page = tmp_path / "page.html"
+    arguments = ["--method", "nucleus", "--seed", "4", "--max-words", "4", "--attention", str(page)]
+    assert predict(folder, "captioning", *arguments) == 0
+    caption = capsys.readouterr().out.strip().partition("  ")[2]
+    assert 1 <= len(caption.split()) <= 4
+    assert f"<h1>{caption}</h1>" in page.read_text()
+
+
+def test_the_best_option_is_what_attention_is_shown_of(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = tmp_path / "page.html"
+    arguments = ["--question", "what is left", "--option", "a ring", "the star", "--json", "--attention", str(page)]
+    assert predict(folder, "vcr-qa", *arguments) == 0
+    (row,) = json.loads(capsys.readouterr().out)
+    assert sum(found["probability"] for found in row["ranked"]) == pytest.approx(1)
+    assert f"<h1>what is left / {row['ranked'][0]['option']}</h1>" in page.read_text()
+
+
+@pytest.mark.parametrize(
+    ("task", "arguments", "said"),
+    [
+        ("vqa", [], "--question: vqa needs at least one"),
+        ("vqa", ["--question", "a", "--phrase", "a"], "--phrase: does not go with vqa"),
+        ("refcocog", ["--caption", "a"], "--phrase: refcocog needs at least one"),
+        ("vqa", ["--question", "a", "--option", "b"], "--option: goes with vcr-qa"),
+        ("vcr-qa", ["--question", "a"], "--option: goes with vcr-qa"),
+        ("captioning", ["--question", "a"], "--question: does not go with captioning"),
+        ("vqa", ["--question", "a", "--top", "0"], "--top 0"),
+        ("vqa", ["--question", "a", "--output", "out.gif"], "--output out.gif"),
+        ("vqa", ["--question", "a", "b", "--attention", "out.html"], "--attention: shows one text"),
+        ("vqa", ["--question", "a", "--attention", "no/folder/out.html"], "there is no folder"),
+    ],
+)
+def test_what_does_not_go_together_is_refused(
+    folder: Path, capsys: pytest.CaptureFixture[str], task: str, arguments: list[str], said: str
+) -> None:
+    assert status(lambda: predict(folder, task, *arguments)) == 2
+    assert said in " ".join(capsys.readouterr().err.split())
+
+
+def status(run: object) -> int:
+    """Return the exit status of a command, also where it leaves by SystemExit."""
+    assert callable(run)
+    try:
+        return int(run())
+    except SystemExit as left:
+        return int(str(left.code))
+
+
+def test_several_photographs_are_not_drawn_into_one(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert status(lambda: predict(folder, "vqa", "--question", "a", "--output", "out.png", images=2)) == 2
+    assert "--output: draws one photograph" in " ".join(capsys.readouterr().err.split())
+
+
+def test_numbers_that_do_not_fit_are_refused(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert predict(folder, "vqa", "--question", "a", "b", images=3) == 2
+    assert "3 images and 2 questions" in capsys.readouterr().err
+
+
+def test_a_model_of_another_task_is_refused(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert predict(folder, "vqa", "--question", "a", checkpoint="refcocog") == 2
+    assert "was trained for refcocog, not vqa" in capsys.readouterr().err
+
+
+def test_a_folder_without_a_model_is_refused(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert predict(folder, "vqa", "--question", "a", checkpoint="gone") == 2
+    assert "has no task.json" in capsys.readouterr().err
+
+
+def test_a_broken_photograph_is_named(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder / "9.jpg").write_bytes(b"\xff\xd8\xff\xe0 no more")
+    arguments = ["--image", str(folder / "9.jpg"), "--question", "a", *OPTIONS]
+    assert main(["predict", "vqa", "--checkpoint", str(folder / "vqa"), *arguments]) == 2
+    assert "9.jpg: cannot be used as a photograph" in capsys.readouterr().err
+
+
+def test_a_task_that_pairs_photographs_is_left_to_evaluate(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert status(lambda: predict(folder, "nlvr2", "--question", "a")) == 2
+    assert "vilbert evaluate nlvr2" in " ".join(capsys.readouterr().err.split())
+
+
+def test_options_are_read_without_torch() -> None:
+    code = (
+        "import sys; from pipeline.cli import parse\n"
+        "parse('predict', ['vqa', '--checkpoint', 'run', '--image', 'a.jpg', '--question', 'b'])\n"
+        "sys.exit(any(name in sys.modules for name in ('torch', 'transformers', 'PIL')))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -1,0 +1,335 @@
+"""Asking a model about photographs gives what evaluating stored features gives, whatever is asked beside it."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from extractors.selection import SelectionSettings
+from pipeline.cli import main
+from pipeline.predict import Predictor
+from pipeline.shards.dataset import fingerprint_digest, read_dataset
+from pipeline.shards.errors import RefusedError
+from pipeline.tasks.asking import paired
+from pipeline.tasks.generation_settings import GenerationSettings
+from pipeline.tasks.refer_files import read_refer
+from pipeline.tasks.trained_detector import usual_fingerprints
+
+from .tasks.tiny_predictor import DETECTOR, OPTIONS, load, write_features, write_model, write_scenes
+
+QUESTIONS = ["what colour is the ring", "is the small star left of the circle", "a red heart"]
+
+
+@pytest.fixture(scope="module")
+def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder with scenes in shapes/ and their regions in features/."""
+    folder = tmp_path_factory.mktemp("scenes")
+    write_scenes(folder / "shapes")
+    write_features(folder / "shapes", folder / "features")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def photographs(scenes: Path) -> list[Path]:
+    return sorted((scenes / "shapes" / "train2014").glob("*.jpg"))
+
+
+@pytest.fixture(scope="module")
+def predictor(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Predictor]:
+    """Return what loads a tiny model of a task, once."""
+    found: dict[str, Predictor] = {}
+
+    def get(task: str) -> Predictor:
+        if task not in found:
+            found[task] = load(write_model(tmp_path_factory.mktemp(task), task))
+        return found[task]
+
+    return get
+
+
+def in_batches_of(predictor: Predictor, size: int) -> Predictor:
+    return replace(predictor, reader=replace(predictor.reader, batch_size=size))
+
+
+def evaluate(scenes: Path, run: Path, task: str, annotations: str, *more: str) -> Any:
+    results = scenes / f"{task}.json"
+    arguments = [
+        "evaluate", task, str(scenes / "features"), "--checkpoint", str(run), "--split", "train",
+        "--annotations", str(scenes / "shapes" / annotations), "--output", str(results), "--num-workers", "0",
+        "--device", "cpu", *more,
+    ]  # fmt: skip
+    assert main(arguments) == 0
+    return json.loads(results.read_text())
+
+
+def photograph(scenes: Path, image_id: object) -> Path:
+    return scenes / "shapes" / "train2014" / f"COCO_train2014_{int(str(image_id)):012}.jpg"
+
+
+def test_a_fresh_process_points_where_an_evaluation_of_stored_features_does(scenes: Path, tmp_path: Path) -> None:
+    run = write_model(tmp_path / "run", "refcocog")
+    annotations = "refer/refcocog"
+    rows = {row["sent_id"]: row for row in evaluate(scenes, run, "refcocog", annotations)}
+    expressions = read_refer(scenes / "shapes" / annotations, "train")
+    images = [str(photograph(scenes, it.image_id)) for it in expressions]
+    command = [
+        sys.executable, "-m", "pipeline.cli", "predict", "refcocog", "--checkpoint", str(run), "--json",
+        "--image", *images, "--phrase", *[it.text for it in expressions], *OPTIONS,
+    ]  # fmt: skip
+    said = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    assert [row["region"] for row in said] == [rows[it.sent_id]["target"] for it in expressions]
+    assert np.allclose([row["box_xyxy"] for row in said], [rows[it.sent_id]["box"] for it in expressions], atol=1e-2)
+    assert len({row["region"] for row in said}) > 1
+
+
+def test_answers_are_those_of_an_evaluation(
+    scenes: Path, tmp_path: Path, predictor: Callable[[str], Predictor]
+) -> None:
+    asked = json.loads((scenes / "shapes/vqa/v2_OpenEnded_mscoco_train2014_questions.json").read_text())["questions"]
+    run = write_model(tmp_path / "run", "vqa")
+    expected = {row["question_id"]: row["answer"] for row in evaluate(scenes, run, "vqa", "vqa")}
+    found = predictor("vqa").answer(
+        [photograph(scenes, row["image_id"]) for row in asked], [row["question"] for row in asked], top=1
+    )
+    assert [answers[0].answer for answers in found] == [expected[row["question_id"]] for row in asked]
+    assert len(set(expected.values())) > 1
+
+
+def test_captions_are_those_of_an_evaluation(
+    scenes: Path, tmp_path: Path, predictor: Callable[[str], Predictor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # What scores them takes seconds and says nothing here.
+    monkeypatch.setattr("pipeline.tasks.caption_evaluation.caption_scores", lambda truths, written: {})
+    run = write_model(tmp_path / "run", "captioning")
+    rows = evaluate(scenes, run, "captioning", "karpathy", "--method", "greedy")
+    settings = GenerationSettings(method="greedy")
+    found = predictor("captioning").describe([photograph(scenes, row["image_id"]) for row in rows], settings)
+    assert found == [row["caption"] for row in rows]
+    assert len(set(found)) > 1
+
+
+def test_an_answer_does_not_depend_on_what_is_asked_beside_it(
+    photographs: list[Path], predictor: Callable[[str], Predictor]
+) -> None:
+    together = predictor("vqa").answer(photographs[:3], QUESTIONS)
+    for at, question in enumerate(QUESTIONS):
+        (alone,) = predictor("vqa").answer([photographs[at]], [question])
+        assert [it.answer for it in alone] == [it.answer for it in together[at]]
+        assert np.allclose([it.probability for it in alone], [it.probability for it in together[at]], atol=1e-5)
+
+
+def test_a_place_does_not_depend_on_what_is_asked_beside_it(
+    photographs: list[Path], predictor: Callable[[str], Predictor]
+) -> None:
+    together = predictor("refcocog").point(photographs[:3], QUESTIONS)
+    apart = in_batches_of(predictor("refcocog"), 1).point(photographs[:3], QUESTIONS)
+    assert [it.region for it in apart] == [it.region for it in together]
+    assert np.allclose([it.score for it in apart], [it.score for it in together], atol=1e-5)
+
+
+def test_ranks_are_those_of_every_pair_by_itself(
+    photographs: list[Path], predictor: Callable[[str], Predictor]
+) -> None:
+    asked = predictor("retrieval")
+    scores = in_batches_of(asked, 3).rank(photographs, QUESTIONS)
+    assert scores.shape == (3, len(photographs))
+    for caption, text in enumerate(QUESTIONS):
+        for image, path in enumerate(photographs[:4]):
+            (batch,) = asked.reader.batches([path], [((text,),)], "captions", "vil_logit")
+            assert batch.output.vil_logit is not None
+            assert abs(float(batch.output.vil_logit) - scores[caption, image]) < 1e-5
+
+
+def test_options_are_compared_within_their_question(
+    photographs: list[Path], predictor: Callable[[str], Predictor]
+) -> None:
+    options = [["a red ring", "the star"], ["left", "right", "a large object"]]
+    asked = predictor("vcr-qa")
+    together = asked.choose(photographs[:2], QUESTIONS[:2], options)
+    assert [len(chances) for chances in together] == [2, 3]
+    assert np.allclose([sum(chances) for chances in together], 1)
+    (second,) = asked.choose([photographs[1]], [QUESTIONS[1]], [options[1]])
+    assert np.allclose(second, together[1], atol=1e-5)
+
+
+def test_nucleus_captions_are_the_same_in_any_batch(
+    photographs: list[Path], predictor: Callable[[str], Predictor]
+) -> None:
+    settings = GenerationSettings(method="nucleus", seed=5, max_words=6)
+    together = predictor("captioning").describe(photographs[:4], settings)
+    assert in_batches_of(predictor("captioning"), 1).describe(photographs[:4], settings) == together
+
+
+def test_pixels_are_what_their_file_is(photographs: list[Path], predictor: Callable[[str], Predictor]) -> None:
+    pixels = np.asarray(Image.open(photographs[0]).convert("RGB"))
+    by_path, by_pixels = predictor("vqa").answer([photographs[0], pixels], QUESTIONS[:1])
+    assert [it.answer for it in by_path] == [it.answer for it in by_pixels]
+
+
+def test_labels_of_snli_ve_are_the_answers(photographs: list[Path], predictor: Callable[[str], Predictor]) -> None:
+    (found,) = predictor("snli-ve").answer(photographs[:1], QUESTIONS[:1])
+    assert {it.answer for it in found} == {"entailment", "neutral", "contradiction"}
+
+
+def test_a_photograph_is_detected_once_for_all_its_questions(
+    photographs: list[Path], predictor: Callable[[str], Predictor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = in_batches_of(predictor("vqa"), 2)
+    seen: list[int] = []
+    extract = type(asked.reader.extractor).extract
+
+    def counted(self: Any, images: Any, boxes: Any) -> Any:
+        seen.append(len(images))
+        return extract(self, images, boxes)
+
+    monkeypatch.setattr(type(asked.reader.extractor), "extract", counted)
+    found = asked.answer(photographs[:1], [*QUESTIONS, *QUESTIONS])
+    assert len(found) == 6
+    assert sum(seen) == 1
+
+
+def test_a_file_that_is_no_image_is_named_with_the_reason(
+    tmp_path: Path, photographs: list[Path], predictor: Callable[[str], Predictor]
+) -> None:
+    broken = tmp_path / "page.jpg"
+    broken.write_text("<html>not found</html>")
+    with pytest.raises(RefusedError, match=r"page\.jpg.*not_an_image"):
+        predictor("vqa").answer([photographs[0], broken], QUESTIONS[:1])
+    with pytest.raises(RefusedError, match=r"gone\.jpg.*missing_file"):
+        predictor("vqa").answer([tmp_path / "gone.jpg"], QUESTIONS[:1])
+
+
+def test_pixels_of_another_kind_are_refused(predictor: Callable[[str], Predictor]) -> None:
+    grey: Any = np.zeros((40, 40), dtype=np.uint8)
+    with pytest.raises(RefusedError, match=r"image 0: is uint8\[40, 40\]"):
+        predictor("vqa").answer([grey], QUESTIONS[:1])
+
+
+def test_a_folder_without_a_model_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(RefusedError, match=re.escape("has no task.json")):
+        load(tmp_path / "gone")
+
+
+def test_a_model_without_parameters_is_refused(tmp_path: Path) -> None:
+    run = write_model(tmp_path / "run", "vqa")
+    (run / "final" / "model.safetensors").unlink()
+    with pytest.raises(RefusedError, match="has no whole model"):
+        load(run)
+
+
+def test_a_detector_of_another_width_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(RefusedError, match=r"takes features of 64 channels and --detector shapes gives 256"):
+        load(write_model(tmp_path / "run", "vqa", v_feature_size=64))
+
+
+@pytest.mark.parametrize(
+    ("task", "ask"),
+    [
+        ("vqa", lambda it, image: it.point([image], ["ring"])),
+        ("vqa", lambda it, image: it.describe([image])),
+        ("refcocog", lambda it, image: it.answer([image], ["ring"])),
+        ("captioning", lambda it, image: it.rank([image], ["ring"])),
+        ("retrieval", lambda it, image: it.choose([image], ["ring"], [["a", "of"]])),
+    ],
+)
+def test_a_model_of_another_task_is_not_asked(
+    photographs: list[Path], predictor: Callable[[str], Predictor], task: str, ask: Callable[[Predictor, Path], object]
+) -> None:
+    with pytest.raises(RefusedError, match=f"was trained for {task}"):
+        ask(predictor(task), photographs[0])
+
+
+@given(images=st.integers(0, 6), texts=st.integers(0, 6))
+def test_one_goes_with_all_and_others_by_order(images: int, texts: int) -> None:
+    if 0 in (images, texts) or (images != texts and 1 not in (images, texts)):
+        with pytest.raises(RefusedError, match=f"{images} images and {texts} questions"):
+            paired(images, texts, "questions")
+        return
+    pairs = paired(images, texts, "questions")
+    assert {image for image, _ in pairs} == set(range(images))
+    assert {text for _, text in pairs} == set(range(texts))
+    assert len(pairs) == max(images, texts)
+
+
+def test_every_word_and_region_looks_somewhere(photographs: list[Path], predictor: Callable[[str], Predictor]) -> None:
+    attention = predictor("vqa").attend(photographs[0], (QUESTIONS[0],))
+    assert attention.words == ("[CLS]", *QUESTIONS[0].split(), "[SEP]")
+    assert len(attention.regions) == len(attention.boxes_xyxy) > 2
+    assert len(attention.maps) == 2 + 2 + 2 * 2
+    sizes = {"words": len(attention.words), "regions": len(attention.regions)}
+    for found in attention.maps:
+        assert found.weights.shape[1:] == (sizes[found.rows], sizes[found.columns])
+        assert np.allclose(found.weights.sum(-1), 1, atol=1e-5)
+
+
+def test_words_of_a_caption_look_back_only(photographs: list[Path], predictor: Callable[[str], Predictor]) -> None:
+    attention = predictor("captioning").attend(photographs[0], ("a red ring",))
+    within = [found for found in attention.maps if found.rows == found.columns == "words"]
+    assert all(np.triu(head, 1).max() < 1e-6 for found in within for head in found.weights)
+
+
+class TestWhichDetector:
+    """A run that names its data sets; whether their regions are this detector's."""
+
+    def run(self, folder: Path, data: dict[str, Any]) -> Path:
+        run = write_model(folder / "run", "vqa")
+        (run / "run.json").write_text(json.dumps({"data": [data]}))
+        return run
+
+    def warnings(self, caplog: pytest.LogCaptureFixture) -> list[str]:
+        return [it.getMessage() for it in caplog.records if it.name == "pipeline.tasks.trained_detector"]
+
+    def test_the_same_is_silent(self, scenes: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+        features = scenes / "features"
+        load(self.run(tmp_path, {"path": str(features), "fingerprint": read_dataset(features).fingerprint}))
+        assert not self.warnings(caplog)
+
+    def test_another_selection_is_named(self, scenes: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+        features = scenes / "features"
+        run = self.run(tmp_path, {"path": str(features), "fingerprint": read_dataset(features).fingerprint})
+        with caplog.at_level(logging.WARNING):
+            Predictor.load(run, detector=DETECTOR, selection=SelectionSettings(boxes="5-9", confidence=0.5, nms=0.5))
+        (said,) = self.warnings(caplog)
+        assert 'boxes: "2-20" in the data set, "5-9" asked for' in said
+        assert "nms" not in said
+
+    def test_a_data_set_that_is_gone_is_known_by_its_hash(
+        self, scenes: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        load(self.run(tmp_path, {"path": "gone", "fingerprint": read_dataset(scenes / "features").fingerprint}))
+        assert not self.warnings(caplog)
+
+    def test_a_hash_that_nobody_knows_is_warned_of(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+        load(self.run(tmp_path, {"path": "gone", "fingerprint": fingerprint_digest({"other": 1})}))
+        (said,) = self.warnings(caplog)
+        assert said.startswith("gone, which the model was trained on, is not there")
+
+    def test_the_hash_of_a_gpu_is_that_of_the_same_detector(self, predictor: Callable[[str], Predictor]) -> None:
+        facts = predictor("vqa").reader.extractor.fingerprint()
+        assert usual_fingerprints(facts) == usual_fingerprints({**facts, "device": "cuda"})
+
+
+def test_a_model_with_task_tokens_is_given_its_own(photographs: list[Path], tmp_path: Path) -> None:
+    tokens = load(write_model(tmp_path / "run", "vqa", task_specific_tokens=True))
+    attention = tokens.attend(photographs[0], (QUESTIONS[0],))
+    assert attention.words[:2] == ("[CLS]", "[TASK]")
+    assert attention.maps[0].weights.shape[1] == len(attention.words)
+    (before,) = tokens.answer(photographs[:1], QUESTIONS[:1])
+    with torch.no_grad():
+        tokens.reader.trained.model.bert.embeddings.task_embeddings.weight[1] += 1
+    (after,) = tokens.answer(photographs[:1], QUESTIONS[:1])
+    assert before != after
