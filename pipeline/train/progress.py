@@ -18,20 +18,21 @@ class TrainProgress:
         total_steps: int,
         first_step: int,
         batch_size: int,
-        stream: TextIO = sys.stderr,
+        stream: TextIO | None = None,
         *,
         stage: str = "pretrain",
     ) -> None:
         """Start at `first_step` steps done, in earlier starts of the run.
 
-        batch_size: samples a step, of all ranks. stage: what the line begins with.
+        batch_size: samples a step, of all ranks. stream: by default stderr. stage: what the
+        line begins with.
         """
         self._stage = stage
         self._total = total_steps
         self._first = first_step
         self._batch_size = batch_size
         self._step, self._loss, self._waiting = first_step, float("nan"), 0.0
-        self._shown = ProgressLine(stream)
+        self._shown = ProgressLine(sys.stderr if stream is None else stream)
 
     def show(self, step: int, loss: float, waiting: float) -> None:
         """Show that `step` steps are done; waiting: the share, 0 to 1, of the time spent waiting for data."""

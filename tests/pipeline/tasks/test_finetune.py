@@ -57,7 +57,7 @@ def test_other_settings_and_other_annotations_are_refused_by_name(
     small: Path, finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run(small, "vqa", finished, "--learning-rate", "0.5") == 2
-    assert "learning_rate 0.003 before, now 0.5" in capsys.readouterr().err
+    assert "learning_rate 0.001 before, now 0.5" in capsys.readouterr().err
     other = Path(shutil.copytree(small / "vqa", tmp_path / "vqa"))
     path = other / "v2_OpenEnded_mscoco_train2014_questions.json"
     path.write_text(path.read_text().replace("Is there a dog", "Is there one dog"))

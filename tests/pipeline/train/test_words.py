@@ -154,7 +154,7 @@ def test_the_shipped_vocabulary_has_every_word_of_the_shapes_data_set(tmp_path: 
     assert write_shapes(ShapesSettings(output=tmp_path / "shapes", scenes=60)) == 0
     tokenizer = load_tokenizer("shapes", None)
     texts = [
-        *(sentence["raw"] for image in read(tmp_path, "karpathy/dataset_coco.json")["images"] for sentence in image["sentences"]),
+        *(one["raw"] for image in read(tmp_path, "karpathy/dataset_coco.json")["images"] for one in image["sentences"]),
         *(one["question"] for one in read(tmp_path, "vqa/v2_OpenEnded_mscoco_train2014_questions.json")["questions"]),
         *(sentence["raw"] for ref in read(tmp_path, "refer/refcocog/refs(umd).json") for sentence in ref["sentences"]),
     ]  # fmt: skip
