@@ -52,12 +52,14 @@ def _product(rows: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor
 
 
 def rounded(rows: int) -> int:
-    """Return the number of rows that a product of `rows` is computed with, at most 6 % more.
+    """Return the number of rows that a product of `rows` is computed with.
 
-    oneDNN makes and keeps a program for each shape it meets, of which batches of texts have no end. Thirty-two numbers
-    between a power of two and the next are few enough for it to keep all.
+    oneDNN makes a program of some 0.6 MB for each shape it meets, whatever its size, and keeps the last 1024; batches
+    of texts, and what is masked of them, have no end of numbers of rows. So there are multiples of eight, and from 512
+    on thirty-two numbers between a power of two and the next. Up to eight rows, where a batch of that size has the same
+    number each time, all are there.
     """
-    step = 1 << max(rows.bit_length() - 6, 0)
+    step = 1 if rows <= 8 else max(8, 1 << max(rows.bit_length() - 6, 0))
     return -(-rows // step) * step
 
 

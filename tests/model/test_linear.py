@@ -80,8 +80,9 @@ def test_no_rows_give_no_rows_and_zero_gradients() -> None:
 
 
 def test_few_shapes_serve_all_numbers_of_rows() -> None:
-    """Each number of rows is its own program in oneDNN, which keeps a thousand of them."""
+    """Each number of rows is its own program in oneDNN, which takes 0.6 MB and keeps a thousand of them."""
     found = [rounded(rows) for rows in range(1, 4097)]
-    assert all(rows <= size <= rows * 1.0625 for rows, size in enumerate(found, start=1))
-    assert len(set(found)) <= 32 * 8
-    assert [rounded(rows) for rows in (1, 31, 64, 104, 296)] == [1, 31, 64, 104, 296]
+    assert all(rows <= size <= max(rows + 7, rows * 1.0625) for rows, size in enumerate(found, start=1))
+    assert len(set(found)) <= 8 + 64 + 32 * 3
+    assert len(set(found[:512])) <= 8 + 64, "the few rows that are masked vary most from batch to batch"
+    assert [rounded(rows) for rows in (1, 7, 8, 104, 296)] == [1, 7, 8, 104, 296]
