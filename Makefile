@@ -15,7 +15,7 @@ demo: .venv/installed
 	$(BIN)/vilbert demo --output "$(DEMO)"
 
 test: .venv/installed
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 lint: .venv/installed
 	$(BIN)/ruff format --check .

@@ -1,0 +1,86 @@
+"""Annotations meet features: every item whose image has some, once, in the order of the shards."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipeline.shards.errors import RefusedError
+from pipeline.tasks.join import Images, join
+from pipeline.train.corpus import Corpus
+from pipeline.train.order import Order
+
+
+class Item(NamedTuple):
+    images: tuple[str, ...]
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory, make_dataset: Callable[..., Path]) -> Images:
+    folder = tmp_path_factory.mktemp("join")
+    make_dataset(folder / "a", samples=11, shard_size=4, image_id=lambda row: f"a{row}", failed=(5,))
+    make_dataset(folder / "b", samples=6, shard_size=5, image_id=lambda row: f"b{row}", seed=1)
+    return Images(Corpus.open([str(folder / "a"), str(folder / "b")], split=None))
+
+
+there = [f"a{row}" for row in range(11) if row != 5] + [f"b{row}" for row in range(6)]
+names = st.sampled_from([*there, "a5", "nowhere"])
+
+
+@settings(deadline=None)
+@given(
+    items=st.lists(st.lists(names, min_size=1, max_size=2).map(lambda each: Item(tuple(each))), min_size=1, max_size=30)
+)
+def test_every_item_with_features_is_read_once_an_epoch_where_its_image_lies(images: Images, items: list[Item]) -> None:
+    found = join(items, lambda item: item.images, images, what="items", most_missing=1.0)
+    with_features = [number for number, item in enumerate(items) if set(item.images) <= set(there)]
+    assert sorted(found.kept.tolist()) == with_features
+    assert found.missing == len(items) - len(with_features)
+    places = [images.number[items[number].images[0]] for number in found.kept]
+    assert places == sorted(places)
+    assert [len(part) for part in found.shard_sizes] == [len(part) for part in images.corpus.shard_sizes]
+    if not with_features:
+        return
+    order = Order(found.shard_sizes, seed=4)
+    at = order.at(np.arange(order.epoch_size))
+    assert sorted(found.kept[at.sample].tolist()) == with_features
+    natural = Order(images.corpus.shard_sizes, seed=0, shuffle=False).at(np.array(places))
+    own = order.at(np.arange(order.epoch_size))
+    shards = {int(s): (int(d), int(h)) for s, d, h in zip(own.sample, own.dataset, own.shard, strict=True)}
+    for sample, (dataset, shard) in enumerate(zip(natural.dataset.tolist(), natural.shard.tolist(), strict=True)):
+        assert shards[sample] == (dataset, shard)
+
+
+def test_too_many_without_features_are_refused_by_name(images: Images) -> None:
+    items = [Item(("a1",)), Item(("nowhere",))]
+    with pytest.raises(RefusedError, match=r"captions, val: 1 of 2 .* \(nowhere"):
+        join(items, lambda item: item.images, images, what="captions, val", most_missing=0.4)
+    with pytest.raises(RefusedError, match="none in this split"):
+        join([], lambda item: item.images, images, what="captions, val", most_missing=1.0)
+
+
+def test_a_blind_model_sees_another_image_and_always_the_same(images: Images) -> None:
+    chosen = {name: images.other(name, 3) for name in there}
+    assert all(name != other for name, other in chosen.items())
+    assert len(set(chosen.values())) > len(there) // 3
+    assert chosen == {name: images.other(name, 3) for name in there}
+    assert chosen != {name: images.other(name, 4) for name in there}
+
+
+def test_images_are_read_by_name(images: Images) -> None:
+    found = images.read(["b2", "a5", "a0"])
+    assert [None if example is None else example.image_id for example in found] == ["b2", None, "a0"]
+    assert images.region_counts(["b2", "a5"]) == [len(found[0].boxes), 0]
+
+
+def test_an_image_that_is_there_twice_is_refused(tmp_path: Path, make_dataset: Callable[..., Path]) -> None:
+    for name in ("a", "b"):
+        make_dataset(tmp_path / name, samples=2, shard_size=2)
+    with pytest.raises(RefusedError, match="twice"):
+        Images(Corpus.open([str(tmp_path / "a"), str(tmp_path / "b")], split=None))

@@ -1,0 +1,46 @@
+"""Texts as ids: BERT's own pairs, cut fairly."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+from transformers import PreTrainedTokenizerFast
+
+from pipeline.tasks.texts import encode
+from pipeline.train.words import new_tokenizer
+
+WORDS = ["red", "circle", "left", "of", "the", "blue", "square"]
+TOKENIZER: PreTrainedTokenizerFast = new_tokenizer([" ".join(WORDS)])
+sentences = st.lists(st.sampled_from(WORDS), min_size=1, max_size=9).map(" ".join)
+
+
+@given(st.lists(st.one_of(st.tuples(sentences), st.tuples(sentences, sentences)), min_size=1, max_size=5))
+def test_what_fits_is_encoded_as_the_tokenizer_does_it(texts: list[tuple[str, ...]]) -> None:
+    found = encode(TOKENIZER, texts, max_words=40)
+    for row, text in enumerate(texts):
+        expected = TOKENIZER(*text)
+        length = len(expected["input_ids"])
+        assert found.lengths[row] == length
+        assert found.ids[row, :length].tolist() == expected["input_ids"]
+        assert found.segments[row, :length].tolist() == expected["token_type_ids"]
+        assert (found.ids[row, length:] == TOKENIZER.pad_token_id).all()
+        assert (found.segments[row, length:] == 0).all()
+
+
+@given(sentences, sentences, st.integers(4, 24))
+def test_the_longer_sentence_loses_its_end_and_no_separator_is_lost(first: str, second: str, most: int) -> None:
+    found = encode(TOKENIZER, [(first, second)], max_words=most)
+    ids = found.ids[0, : found.lengths[0]].tolist()
+    assert len(ids) <= most
+    assert ids.count(TOKENIZER.sep_token_id) == 2
+    assert ids[-1] == TOKENIZER.sep_token_id
+    middle = ids.index(TOKENIZER.sep_token_id)
+    kept = ids[1:middle], ids[middle + 1 : -1]
+    whole = [TOKENIZER(text, add_special_tokens=False)["input_ids"] for text in (first, second)]
+    for part, sentence in zip(kept, whole, strict=True):
+        assert part == sentence[: len(part)]
+    if len(whole[0]) + len(whole[1]) > most - 3:
+        assert len(kept[0]) + len(kept[1]) == most - 3
+        longer, shorter = sorted(map(len, kept), reverse=True)
+        # Words were taken from the longer one until both were alike.
+        assert longer - shorter <= 1 or shorter == min(len(whole[0]), len(whole[1]))
