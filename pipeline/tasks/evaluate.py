@@ -144,11 +144,13 @@ def item_batches(settings: EvaluateSettings, trained: Trained, task: Task) -> It
     images = open_images(settings, trained, settings.data)
     what = f"{task.name}, {settings.split}"
     joined = join(task.items, task.images, images, what=what, most_missing=settings.most_missing)
+    order = Order(joined.shard_sizes, seed=0, shuffle=False)
+    images.corpus.keep_open(order.most_shards())
     shows_given = bool(settings.given_data) and task.wants_given_boxes
     source = ItemSource(
         task=task,
         joined=joined,
-        order=Order(joined.shard_sizes, seed=0, shuffle=False),
+        order=order,
         images=images,
         given=open_images(settings, trained, settings.given_data) if shows_given else None,
         tokenizer=trained.tokenizer,
