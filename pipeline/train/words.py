@@ -157,13 +157,10 @@ class Words(NamedTuple):
 
 def to_words(tokenizer: PreTrainedTokenizerBase, captions: Sequence[str], *, max_words: int) -> Words:
     """Return the ids of captions, padded to the longest; what is over `max_words` is cut from the end."""
-    pieces = tokenizer(
-        list(captions),
-        add_special_tokens=False,
-        return_attention_mask=False,
-        return_token_type_ids=False,
-        verbose=False,  # it would warn of captions over the model's length, which are cut here
-    )["input_ids"]
+    backend: Tokenizer = tokenizer.backend_tokenizer
+    backend.no_truncation()  # what is too long is cut here
+    backend.no_padding()
+    pieces = [encoded.ids for encoded in backend.encode_batch_fast(list(captions), add_special_tokens=False)]
     kept = [ids[: max_words - 2] for ids in pieces]
     counts = np.fromiter(map(len, kept), dtype=np.int64, count=len(kept))
     places = np.arange(int(counts.max(initial=0)) + 2)
