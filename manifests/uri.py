@@ -24,6 +24,25 @@ def tar_uri(tar: Path | str, member: str) -> str:
     return f"tar://{member}::{tar}"
 
 
+def protocols(uri: str) -> tuple[str, ...]:
+    """Return the protocols that a uri names, outermost first: `zip://a.jpg::s3://b/c.zip` has zip and s3; a path none.
+
+    An http URL has one, whatever it holds.
+    """
+    if uri[:8].lower().startswith(("http://", "https://")):
+        return (uri.partition("://")[0].lower(),)
+    if "://" not in uri:
+        return ()
+    *outer, last = uri.split("::")
+    names = [part.partition("://")[0].lower() for part in outer]
+    return (*names, last.partition("://")[0].lower()) if "://" in last else tuple(names)
+
+
+def is_local(uri: str) -> bool:
+    """Return whether a uri is that of a file of this machine's, or of an image inside such a tar."""
+    return protocols(uri) in ((), ("file",), ("tar",))
+
+
 def tar_index(path: Path | str, *, stop_at: Callable[[str], bool] | None = None) -> dict[str, tuple[int, int]]:
     """Return (offset, size) in the file by member name, for the whole members before the first damaged header.
 
@@ -56,8 +75,8 @@ class ImageReader:
 
         Raises OSError (FileNotFoundError, …) where they cannot be read, and what fsspec's file systems raise.
         """
-        if "://" not in uri:
-            with open(uri, "rb", opener=_open_regular) as file:
+        if protocols(uri) in ((), ("file",)):
+            with open(uri.removeprefix("file://"), "rb", opener=_open_regular) as file:
                 return file.read(limit)
         member, chained, tar = uri.partition("::")
         if chained and member.startswith("tar://") and "://" not in tar:

@@ -1,12 +1,16 @@
-"""Signal handlers for the length of a `with` block."""
+"""Signal handlers for the length of a `with` block, and leaving a process that cannot leave by itself."""
 
 from __future__ import annotations
 
+import logging
+import os
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
+from typing import NoReturn
 
 Handler = Callable[[int, FrameType | None], object] | int | None
 
@@ -26,3 +30,33 @@ def handling(handler: Handler, *numbers: signal.Signals) -> Iterator[None]:
     finally:
         for number, handler_before in previous.items():
             signal.signal(number, handler_before)
+
+
+@contextmanager
+def terminate_like_interrupt() -> Iterator[None]:
+    """Let SIGTERM, which schedulers send before they kill, end the block as Ctrl-C does: by KeyboardInterrupt."""
+
+    def interrupt(signum: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    with handling(interrupt, signal.SIGTERM):
+        yield
+
+
+@contextmanager
+def undisturbed() -> Iterator[None]:
+    """Ignore Ctrl-C and SIGTERM for a block that takes seconds and ends what they are to end."""
+    with handling(signal.SIG_IGN, signal.SIGINT, signal.SIGTERM):
+        yield
+
+
+def leave_now(status: int) -> NoReturn:
+    """End the process with this status although threads of it hang in native code, where nothing reaches them.
+
+    An ordinary exit would wait for them for ever. What they held, the system takes back.
+    """
+    logging.shutdown()
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):
+            stream.flush()
+    os._exit(status)

@@ -7,10 +7,21 @@ byte by byte.
 
 from __future__ import annotations
 
+import re
+
 REASONS = {
     # finding the bytes
     "missing_file": "no file or object at the record's uri",
     "unreadable": "the uri is there but cannot be read: permissions, network, a damaged archive",
+    "bad_url": "the uri is not a URL that can be asked for",
+    "http_404": "the server's answer; so too http_403, http_410, http_429, http_500, and every other status",
+    "timeout": "no connection, no answer, or not the whole of it in the time allowed",
+    "connection": "the connection was refused, broken off, or ended before the announced end",
+    "tls": "no secure connection: a certificate that is out of date, of another host, or of nobody known",
+    "dns": "there is no host of that name",
+    "dns_unavailable": "the name of the host could not be looked up just then",
+    "redirects": "too many redirects, a circle of them, or one to something that is not http or https",
+    "private_address": "the host has a private, loopback or link-local address; see --allow-private-addresses",
     "sha256_mismatch": "the bytes are not those whose sha256 the manifest gives",
     # bytes to pixels
     "empty": "no bytes at all",
@@ -28,19 +39,41 @@ REASONS = {
     "no_regions": "the detector kept no region",
     "detector_error": "the detector failed on this image alone",
     "out_of_memory": "not enough memory for this image alone",
+    # the whole process
+    "crash": "the process died over it, three times: a fault in a decoder or the detector, or the memory ran out",
+    "hang": "the process stood still over it, three times; see --stall-seconds",
 }
-"""Every reason code, and what it means."""
+"""Every reason code, and what it means. `http_404` stands for all of the form `http_STATUS`."""
+
+_TRANSIENT = {"unreadable", "timeout", "connection", "dns_unavailable", "out_of_memory", "detector_error"}
+_TRANSIENT_STATUSES = {408, 425, 429, 500, 502, 503, 504, 507, 509, 520, 521, 522, 523, 524, 530}
+_STATUS = re.compile(r"http_([1-9][0-9]{2})")
+
+
+def is_reason(reason: str) -> bool:
+    """Return whether a code is one of REASONS, or an http status."""
+    return reason in REASONS or _STATUS.fullmatch(reason) is not None
+
+
+def is_transient(reason: str) -> bool:
+    """Return whether another try may succeed although nothing was changed: a busy server, a broken line.
+
+    An image that is gone, is no image, or is too large stays so.
+    """
+    if status := _STATUS.fullmatch(reason):
+        return int(status[1]) in _TRANSIENT_STATUSES
+    return reason in _TRANSIENT
 
 
 class ImageError(Exception):
-    """One image that gave no regions; `reason` is a key of REASONS, `detail` one line on this image."""
+    """One image that gave no regions; `reason` is a code of REASONS, `detail` one line on this image."""
 
     def __init__(self, reason: str, detail: str = "") -> None:
-        if reason not in REASONS:
+        if not is_reason(reason):
             raise ValueError(f"reason code {reason!r} is not in REASONS")
         self.reason = reason
         self.detail = detail
         super().__init__(reason, detail)  # both, so that the error survives a trip between processes
 
     def __str__(self) -> str:
-        return f"{self.reason}: {self.detail or REASONS[self.reason]}"
+        return f"{self.reason}: {self.detail or REASONS.get(self.reason, 'the server refused')}"

@@ -1,34 +1,12 @@
-"""Streams of one shard's images: read ahead in threads, grouped by shape, in the order of rows and never of time."""
+"""Streams of one shard's images: grouped by shape, in the order of rows and never of time."""
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Hashable, Iterable, Iterator
-from concurrent.futures import Executor
-from itertools import islice
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from typing import TypeVar
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
-
-
-def map_ahead(
-    executor: Executor, function: Callable[[Item], Result], items: Iterable[Item], window: int
-) -> Iterator[Result]:
-    """Return the results of `function` over `items` in their order, `window` of them under way or waiting at most.
-
-    The first `window` calls start at once, before anyone asks for a result.
-    """
-    remaining = iter(items)
-    ahead = deque(executor.submit(function, item) for item in islice(remaining, window))
-
-    def results() -> Iterator[Result]:
-        while ahead:
-            result = ahead.popleft().result()
-            ahead.extend(executor.submit(function, item) for item in islice(remaining, 1))
-            yield result
-
-    return results()
 
 
 def group_by_shape(
@@ -54,3 +32,22 @@ def group_by_shape(
                 del first_index[leaving]
                 yield groups.pop(leaving)
     yield from groups.values()
+
+
+def in_row_order(
+    outcomes: Iterable[tuple[int, Result]], kept: Mapping[int, Callable[[], Result]], first_row: int
+) -> Iterator[Result]:
+    """Yield the outcomes in the order of their rows, which are first_row, first_row + 1, …
+
+    kept: what else there is, by row; each is called when its turn has come.
+    """
+    early: dict[int, Result] = {}
+    row = first_row
+    for at, outcome in outcomes:
+        early[at] = outcome
+        while row in early or row in kept:
+            yield early.pop(row) if row in early else kept[row]()
+            row += 1
+    while row in kept:
+        yield kept[row]()
+        row += 1

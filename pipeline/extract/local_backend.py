@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import time
 from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
 
 from pipeline.extract.settings import ExtractSettings
-from pipeline.extract.worker import SHARDS_IN_FLIGHT, Description, Worker
-from pipeline.shards.record import ShardRecord
+from pipeline.extract.stall import Pulse
+from pipeline.extract.worker import SHARDS_IN_FLIGHT, Description, Extracted, Worker
+
+STOP_SECONDS = 5.0
+"""How long a worker may take to finish its batch, before it is left to itself."""
 
 
 class LocalHandle:
@@ -15,20 +20,42 @@ class LocalHandle:
     def __init__(self, settings: ExtractSettings) -> None:
         self._worker = Worker(settings)
         self._threads = ThreadPoolExecutor(SHARDS_IN_FLIGHT, thread_name_prefix="shard")
+        self._futures: list[Future[Any]] = []
+        self._asked = False
+        self.stuck = False
 
     def start(self) -> Future[Description]:
         """Build the detector."""
         return self._threads.submit(self._worker.start)
 
-    def extract_shard(self, shard: int, rows: tuple[int, int]) -> Future[ShardRecord]:
+    def extract_shard(self, shard: int, rows: tuple[int, int], retry: bool = False) -> Future[Extracted]:
         """Write the shard of the manifest rows [start, stop)."""
-        return self._threads.submit(self._worker.extract_shard, shard, rows)
+        future = self._threads.submit(self._worker.extract_shard, shard, rows, retry)
+        self._futures = [*(one for one in self._futures if not one.done()), future]
+        return future
 
-    def rows_in_flight(self) -> int:
-        """Return how many rows are done of the shards that are not."""
-        return self._worker.rows_in_flight()
+    def pulse(self) -> Pulse:
+        """Return a sign of life."""
+        return self._worker.pulse()
+
+    def stop(self) -> None:
+        """Let shards under way end after their current batch, unwritten."""
+        self._asked = True
+        self._worker.stop()
 
     def close(self) -> None:
-        """Let shards under way end after their current batch, unwritten."""
-        self._worker.stop()
-        self._threads.shutdown(wait=True, cancel_futures=True)
+        """End the worker, or after some seconds leave its threads to themselves: nothing can end a thread.
+
+        One that comes back later finds that it was told to stop.
+        """
+        self._threads.shutdown(wait=False, cancel_futures=True)
+        if self._asked:
+            deadline = time.monotonic() + STOP_SECONDS
+            while self._is_busy() and time.monotonic() < deadline:
+                time.sleep(0.02)
+        else:
+            self._worker.stop(hung=True)
+        self.stuck = self._is_busy()
+
+    def _is_busy(self) -> bool:
+        return self._worker.is_preparing() or not all(future.done() for future in self._futures)

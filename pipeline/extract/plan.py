@@ -6,27 +6,25 @@ Shard i holds manifest rows [i·n, (i+1)·n), so its content depends on the mani
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from manifests.manifest import Manifest
+from pipeline.extract.done import DONE_FILE, read_each_record
+from pipeline.extract.run_log import LOG_FILE
+from pipeline.extract.run_state import RUN_FILE
 from pipeline.extract.settings import ExtractSettings
 from pipeline.extract.worker import Description
 from pipeline.shards.atomic import is_temporary
-from pipeline.shards.dataset import (
-    DatasetInfo,
-    fingerprint_digest,
-    read_dataset,
-    sum_records,
-    sum_splits,
-    write_dataset,
-)
+from pipeline.shards.dataset import DatasetInfo, Tally, Totals, encode_dataset, fingerprint_digest, read_info
 from pipeline.shards.errors import FingerprintError, RefusedError, ShardError
+from pipeline.shards.folder import Folder
 from pipeline.shards.layout import DATASET_FILE
+from pipeline.shards.lease import LEASE_FOLDER
 from pipeline.shards.lock import LOCK_FILE
-from pipeline.shards.record import is_done, read_records, records_digest
 from pipeline.shards.sample import describe_fields
 
 FIXED = ("format", "storage", "shard_size", "rows", "manifest_hash", "fingerprint_fields")
@@ -57,58 +55,89 @@ def plan_dataset(settings: ExtractSettings, manifest: Manifest, description: Des
     )
 
 
-def make_folder(directory: Path) -> None:
+def make_folder(folder: Folder) -> None:
     """Make the output folder; raise RefusedError where it is a file, or a folder of other things than a data set."""
-    if directory.exists() and not directory.is_dir():
-        raise RefusedError(f"--output {directory}: is a file; name a folder")
-    directory.mkdir(parents=True, exist_ok=True)
-    if (directory / DATASET_FILE).exists():
+    folder.make()
+    refuse_strangers(folder)
+
+
+def refuse_strangers(folder: Folder) -> None:
+    """Raise RefusedError where the output folder holds other things than a data set."""
+    names = {name for name, _ in folder.entries("")}
+    if DATASET_FILE in names:
         return
     # A run that was killed before dataset.json was there leaves its lock, and perhaps the file half written.
-    ours = (path for path in directory.iterdir() if path.name == LOCK_FILE or is_temporary(path))
-    strangers = sorted(path.name for path in set(directory.iterdir()) - set(ours))
-    if strangers:
+    files = (LOCK_FILE, LEASE_FOLDER, DONE_FILE, RUN_FILE, LOG_FILE)
+    ours = {name for name in names if name in files or is_temporary(Path(name))}
+    if strangers := sorted(names - ours):
         raise RefusedError(
-            f"--output {directory}: holds {', '.join(strangers[:3])} but no {DATASET_FILE}; choose an empty folder"
+            f"--output {folder.name}: holds {', '.join(strangers[:3])} but no {DATASET_FILE}; choose an empty folder"
         )
 
 
-def begin_dataset(settings: ExtractSettings, planned: DatasetInfo) -> None:
+def begin_dataset(folder: Folder, planned: DatasetInfo) -> None:
     """Write dataset.json, or check that the one there is of the same settings.
 
     Raises FingerprintError, naming every difference, where it is not.
     """
-    directory = settings.output
-    if not (directory / DATASET_FILE).exists():
-        write_dataset(directory, planned)
+    if DATASET_FILE not in {name for name, _ in folder.entries("")}:
+        folder.write(DATASET_FILE, encode_dataset(planned))
         return
-    found = read_dataset(directory)
+    require_same(read_info(folder), planned, folder.name)
+
+
+def require_same(found: DatasetInfo, planned: DatasetInfo, name: str) -> None:
+    """Raise FingerprintError, naming every difference, where the data set `found` is not what is planned."""
     was, now = ({name: getattr(info, name) for name in FIXED} for info in (found, planned))
     lines = "\n  ".join(differences(was, now))
     if lines:
         raise FingerprintError(
-            f"{directory}: holds a data set of other settings, which this run would mix with its own:\n  {lines}\n"
+            f"{name}: holds a data set of other settings, which this run would mix with its own:\n  {lines}\n"
             "Run with the settings of the data set, or choose another --output"
         )
 
 
-def pending_shards(settings: ExtractSettings, planned: DatasetInfo) -> list[int]:
-    """Return the shards that are not done."""
-    return [shard for shard in range(planned.shards) if not is_done(settings.output, shard)]
+def require_dataset(folder: Folder) -> None:
+    """Raise RefusedError where there is no data set yet whose failed rows could be tried again."""
+    if DATASET_FILE not in {name for name, _ in folder.entries("")}:
+        raise RefusedError(f"--retry-failed: {folder.name} holds no data set yet; run without it first")
 
 
-def finish_dataset(settings: ExtractSettings) -> DatasetInfo:
-    """Write into dataset.json what all shards hold together, and return it."""
-    info = read_dataset(settings.output)
-    records = list(read_records(settings.output).values())
-    totals = sum_records(records)
-    if len(records) != info.shards or totals.samples + sum(totals.failures.values()) != info.rows:
-        raise ShardError(f"{settings.output}: shards are missing or too many; see: vilbert verify {settings.output}")
+def reopen_dataset(folder: Folder) -> None:
+    """Write into dataset.json that the data set is not complete: its totals are about to change."""
+    info = read_info(folder)
+    reopened = dataclasses.replace(info, complete=False, totals=Totals(), splits={}, records_sha256=None)
+    if reopened != info:
+        folder.write(DATASET_FILE, encode_dataset(reopened))
+
+
+def check_alike(first: Description, other: Description) -> None:
+    """Raise FingerprintError where another worker's detector is not that of the first."""
+    if lines := "; ".join(differences(first.fingerprint, other.fingerprint)):
+        raise FingerprintError(
+            f"the workers' detectors differ ({lines}): all must have the same weights and the same kind of device"
+        )
+
+
+def finish_dataset(folder: Folder, *, written: int) -> DatasetInfo:
+    """Write into dataset.json what all shards hold together, and return it.
+
+    written: how many shards this run made. Records are read one after the other: they need not fit into memory.
+    """
+    info = read_info(folder)
+    if info.complete and not written and folder.remote:
+        return info  # else each look at a finished data set would fetch all its records
+    tally, digest = Tally(), hashlib.sha256()
+    for record in read_each_record(folder, range(info.shards)):
+        tally.add(record)
+        digest.update(record.to_json())  # `records_digest` of all, in their order
+    if tally.rows != info.rows:
+        raise ShardError(f"{folder.name}: shards do not add up to its rows; see: vilbert verify {folder.name}")
     finished = dataclasses.replace(
-        info, complete=True, totals=totals, splits=sum_splits(records), records_sha256=records_digest(records)
+        info, complete=True, totals=tally.totals(), splits=tally.splits(), records_sha256=digest.hexdigest()
     )
     if finished != info:
-        write_dataset(settings.output, finished)
+        folder.write(DATASET_FILE, encode_dataset(finished))
     return finished
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,15 +27,20 @@ class Prepared:
     """Of the image's bytes."""
     boxes: NDArray[np.float32] | None
     """[N, 4] given boxes, xyxy pixels."""
+    data: bytes | None = None
+    """The image's bytes, where they are to be stored."""
 
 
-def prepare(row: int, record: ImageRecord, settings: DecodeSettings, reader: ImageReader) -> Prepared | FailureRow:
+def prepare(
+    row: int, record: ImageRecord, settings: DecodeSettings, read: Callable[[], bytes], *, keep: bool = False
+) -> Prepared | FailureRow:
     """Read, check and decode a row's image.
 
+    read: returns the image's bytes, or raises ImageError. keep: whether they are to be stored.
     Given boxes are in pixels as stored, so EXIF orientation is then not applied.
     """
     try:
-        data = fetch(record.uri, settings.max_bytes, reader)
+        data = read()
         digest = hashlib.sha256(data).hexdigest()
         if record.sha256 is not None and record.sha256 != digest:
             raise ImageError("sha256_mismatch", f"the manifest has {record.sha256}, the file {digest}")
@@ -42,7 +48,7 @@ def prepare(row: int, record: ImageRecord, settings: DecodeSettings, reader: Ima
         boxes = None if record.boxes_xyxy is None else given_boxes(record, *image.pixels.shape[:2])
     except ImageError as error:
         return failure(row, record, error)
-    return Prepared(row=row, record=record, image=image, sha256=digest, boxes=boxes)
+    return Prepared(row=row, record=record, image=image, sha256=digest, boxes=boxes, data=data if keep else None)
 
 
 def failure(row: int, record: ImageRecord, error: ImageError) -> FailureRow:

@@ -6,39 +6,82 @@ are ours (`schedule.py`): Ray's own would run an image that kills its process fo
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import suppress
 from typing import Any
 
 from extractors.extractor import ExtractorError
-from pipeline.extract.schedule import WorkerLostError
+from pipeline.extract.crew import WorkerLostError
 from pipeline.extract.settings import ExtractSettings
-from pipeline.extract.worker import SHARDS_IN_FLIGHT, Description, Worker
-from pipeline.shards.record import ShardRecord
+from pipeline.extract.stall import Pulse
+from pipeline.extract.worker import SHARDS_IN_FLIGHT, Description, Extracted, Worker
+from pipeline.shards.errors import ShardError
+
+SECONDS_BETWEEN_LOOKS = 5.0
+"""At a cluster's resources."""
+PULSE_SECONDS = 5.0
+"""Between two questions to a worker, at least: with hundreds of workers they are most of what the driver does."""
+_STOP_SECONDS = 2.0
 
 
 def worker_resources(settings: ExtractSettings, cluster: dict[str, float]) -> tuple[float, int]:
     """Return (GPUs a worker, number of workers) for a cluster with these resources.
 
-    Raises ExtractorError where not one worker fits.
+    --workers is an upper bound on a cluster, which may grow; on this machine alone, where it cannot, what does not fit
+    is refused with ExtractorError. So is a cluster on which not one worker fits, but where --gpus-per-worker says what
+    to wait for.
     """
     wants_gpu = settings.detector.device != "cpu" and cluster.get("GPU", 0) > 0
     gpus = settings.gpus_per_worker if settings.gpus_per_worker is not None else float(wants_gpu)
-    fitting = int(cluster.get("CPU", 0) // settings.cpus_per_worker)
-    if gpus:
-        fitting = min(fitting, int(cluster.get("GPU", 0) / gpus))
+    fitting = room_for(settings, gpus, cluster)
     wanted = fitting if settings.workers == "auto" else settings.workers
-    if wanted > fitting or fitting == 0:
+    waits = settings.ray_address is not None and bool(settings.gpus_per_worker)
+    if (wanted > fitting and settings.ray_address is None) or (fitting == 0 and not waits):
         raise ExtractorError(
             f"{wanted or 1} workers of {settings.cpus_per_worker} CPUs and {gpus:g} GPUs do not fit a Ray with "
             f"{cluster.get('CPU', 0):g} CPUs and {cluster.get('GPU', 0):g} GPUs: ask for fewer with --workers, "
             "--cpus-per-worker or --gpus-per-worker"
         )
-    return gpus, wanted
+    return gpus, min(wanted, fitting)
+
+
+def room_for(settings: ExtractSettings, gpus: float, cluster: dict[str, float]) -> int:
+    """Return how many workers fit a cluster with these resources."""
+    fitting = int(cluster.get("CPU", 0) // settings.cpus_per_worker)
+    return min(fitting, int(cluster.get("GPU", 0) / gpus)) if gpus else fitting
+
+
+def room_now(settings: ExtractSettings, gpus: float, first: int) -> Callable[[], int]:
+    """Return a function that says how many workers the cluster has room for, looking at it every few seconds.
+
+    first: how many there was room for when it was looked at last.
+    """
+    seen, looked = first, time.monotonic()
+
+    def number() -> int:
+        import ray
+
+        nonlocal seen, looked
+        if time.monotonic() - looked >= SECONDS_BETWEEN_LOOKS:
+            try:
+                fitting = room_for(settings, gpus, ray.cluster_resources())
+            except (ray.exceptions.RayError, ConnectionError) as error:
+                raise ShardError(
+                    f"the Ray cluster is gone ({error}); the shards that are done stay: start it, and run the same "
+                    "command again"
+                ) from error
+            seen, looked = fitting if settings.workers == "auto" else min(fitting, settings.workers), time.monotonic()
+        return seen
+
+    return number
 
 
 class RayHandle:
     """A worker in an actor of its own."""
+
+    stuck = False
 
     def __init__(self, settings: ExtractSettings, gpus: float) -> None:
         import ray
@@ -48,36 +91,48 @@ class RayHandle:
             num_gpus=gpus,
             max_restarts=0,
             max_task_retries=0,
-            max_concurrency=SHARDS_IN_FLIGHT + 1,  # shards, and questions about progress
+            max_concurrency=SHARDS_IN_FLIGHT + 1,  # shards, and questions about their progress
         )(Worker)
         self._actor: Any = actor_class.remote(settings)
         self._question: Any = None
-        self._rows_in_flight = 0
+        self._patience = min(PULSE_SECONDS, settings.stall_seconds / 4) if settings.stall_seconds else PULSE_SECONDS
+        self._asked = float("-inf")
+        self._stopping: Any = None
+        self._pulse = Pulse(0, 0)
 
     def start(self) -> Future[Description]:
         """Build the detector."""
         return _translated(self._actor.start.remote().future())
 
-    def extract_shard(self, shard: int, rows: tuple[int, int]) -> Future[ShardRecord]:
+    def extract_shard(self, shard: int, rows: tuple[int, int], retry: bool = False) -> Future[Extracted]:
         """Write the shard of the manifest rows [start, stop)."""
-        return _translated(self._actor.extract_shard.remote(shard, rows).future())
+        return _translated(self._actor.extract_shard.remote(shard, rows, retry).future())
 
-    def rows_in_flight(self) -> int:
-        """Return the actor's last answer, and ask again: the driver never waits for one."""
+    def pulse(self) -> Pulse:
+        """Return the actor's last answer, and ask again now and then: the driver never waits for one."""
         import ray
 
+        if time.monotonic() - self._asked < self._patience:
+            return self._pulse
         if self._question is None:
-            self._question = self._actor.rows_in_flight.remote()
+            self._question = self._actor.pulse.remote()
         if ray.wait([self._question], timeout=0)[0]:
-            with suppress(ray.exceptions.RayActorError):
-                self._rows_in_flight = ray.get(self._question)
+            with suppress(ray.exceptions.RayError):
+                self._pulse = ray.get(self._question)
             self._question = None
-        return self._rows_in_flight
+            self._asked = time.monotonic()
+        return self._pulse
+
+    def stop(self) -> None:
+        """Ask the actor to leave its shards."""
+        self._stopping = self._actor.stop.remote()
 
     def close(self) -> None:
-        """End the actor's process."""
+        """End the actor's process; one that was asked to stop has a moment to say in its journals that it did."""
         import ray
 
+        if self._stopping is not None:
+            ray.wait([self._stopping], timeout=_STOP_SECONDS)
         ray.kill(self._actor)
 
 

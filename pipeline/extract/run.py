@@ -6,156 +6,179 @@ The driver plans, hands out shards, counts and closes. It reads no image and hol
 from __future__ import annotations
 
 import logging
-import signal
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from pathlib import Path
-from types import FrameType
+from threading import Event
 
 from manifests.manifest import Manifest
-from pipeline.extract.plan import begin_dataset, differences, finish_dataset, make_folder, pending_shards, plan_dataset
-from pipeline.extract.progress import ExtractProgress
-from pipeline.extract.schedule import Handle, WorkerLostError, schedule
+from pipeline.extract.crew import Crew, Handle
+from pipeline.extract.done import DoneShards, find_done
+from pipeline.extract.journal import journal_folder, journals, log_folder
+from pipeline.extract.plan import (
+    begin_dataset,
+    check_alike,
+    finish_dataset,
+    make_folder,
+    plan_dataset,
+    reopen_dataset,
+    require_dataset,
+)
+from pipeline.extract.retries import Retries, begin_retries
+from pipeline.extract.run_log import run_log
+from pipeline.extract.schedule import Schedule
 from pipeline.extract.settings import ExtractSettings
-from pipeline.extract.worker import Description
-from pipeline.shards.atomic import sweep_temporary
+from pipeline.extract.watch import Watch
 from pipeline.shards.dataset import DatasetInfo
-from pipeline.shards.errors import FingerprintError, ShardError
-from pipeline.shards.layout import record_path, record_paths
-from pipeline.shards.lock import exclusive_writer
-from pipeline.shards.record import ShardRecord, read_record
-from pipeline.signals import handling
+from pipeline.shards.errors import ShardError
+from pipeline.shards.folder import Folder, open_folder
+from pipeline.shards.layout import SHARDS_FOLDER
+from pipeline.signals import leave_now, terminate_like_interrupt, undisturbed
 
 logger = logging.getLogger(__name__)
 
 
 def extract(settings: ExtractSettings) -> int:
-    """Write the shards that are not there yet; return 0, 1 where every row failed, or 130 where it was interrupted."""
+    """Write the shards that are not there yet; return 0, 1 where every row failed, or 130 where it was interrupted.
+
+    Where a thread hangs in native code it does not return: it ends the process, with that status.
+    """
+    if settings.dry_run:
+        from pipeline.extract.dry_run import dry_run
+
+        return dry_run(settings)
+    hung = Event()
+    try:
+        with terminate_like_interrupt():
+            status = write_dataset(settings, hung)
+    except (Exception, KeyboardInterrupt) as error:
+        if not hung.is_set():
+            raise
+        logger.error("%s", error)
+        status = 1
+    if hung.is_set():
+        leave_now(status)
+    return status
+
+
+def write_dataset(settings: ExtractSettings, hung: Event) -> int:
+    """Do what `extract` does; set `hung` where a thread is left that nothing ends."""
     manifest = Manifest.open(settings.manifest)
     if manifest.rows == 0:
         logger.error("%s has no rows: there is nothing to extract", settings.manifest)
         return 1
-    make_folder(settings.output)
-    with exclusive_writer(settings.output):
-        sweep_temporary(settings.output)  # of a run that was killed
+    folder = open_folder(settings.output)
+    if settings.retry_failed is not None:
+        require_dataset(folder)
+    with ExitStack() as stack:
+        with disk_errors(folder):
+            make_folder(folder)
+            stack.enter_context(folder.exclusive_writer())
+        folder.sweep()  # of a run that was killed
+        stack.callback(folder.sweep)  # of workers that were killed
         try:
-            written = write_pending_shards(settings, manifest)
+            written = write_pending_shards(settings, manifest, folder, hung)
+            with disk_errors(folder):
+                info = finish_dataset(folder, written=written)
         except KeyboardInterrupt:
-            done = len(record_paths(settings.output))
+            done = sum(name.endswith(".json") for name, _ in folder.entries(SHARDS_FOLDER))
             logger.warning("interrupted: %d shards are done and stay; run the same command again to go on", done)
             return 130
-        finally:
-            sweep_temporary(settings.output)  # of workers that were killed
-        info = finish_dataset(settings)
+        for journal in journals(journal_folder(settings.output)).values():
+            journal.unlink(missing_ok=True)
     if not written:
         logger.info("nothing to do: %s is complete", settings.output)
     return summarise(settings, info)
 
 
-def write_pending_shards(settings: ExtractSettings, manifest: Manifest) -> int:
+def write_pending_shards(settings: ExtractSettings, manifest: Manifest, folder: Folder, hung: Event) -> int:
     """Start workers, check that the data set is theirs to go on with, write the missing shards; return their number."""
     with ExitStack() as stack:
-        start_handle, number = stack.enter_context(backend(settings))
-        stack.enter_context(terminate_like_interrupt())
-        workers = [start_handle()]
-        stack.callback(close_all, workers)
-        description = started(workers[0].start())
+        start_handle, room = stack.enter_context(backend(settings))
+        stack.enter_context(terminate_like_interrupt())  # Ray has a handler of its own
+        crew = Crew(start_handle, room)
+        stack.callback(close, crew, hung)
+        description = crew.first()
+        crew.require(lambda other: check_alike(description, other))
         planned = plan_dataset(settings, manifest, description)
-        begin_dataset(settings, planned)
-        pending = pending_shards(settings, planned)
-        workers += [start_handle() for _ in range(min(number, len(pending)) - 1)]
-        check_alike(workers[1:], description)
-
-        def start_worker() -> Handle:
-            worker = start_handle()
-            check_alike([worker], description)
-            return worker
-
-        if pending:
-            rows = {shard: planned.shard_rows(shard) for shard in pending}
-            report(settings.output, planned, pending, workers, schedule(start_worker, workers, rows))
-        return len(pending)
-
-
-def report(
-    output: Path,
-    planned: DatasetInfo,
-    pending: Sequence[int],
-    workers: Sequence[Handle],
-    records: Iterator[ShardRecord | None],
-) -> None:
-    """Drive the extraction to its end, keeping a progress line."""
-
-    def length(rows: tuple[int, int]) -> int:
-        return rows[1] - rows[0]
-
-    done = planned.rows - sum(length(planned.shard_rows(shard)) for shard in pending)
-    finished = sorted(set(range(planned.shards)) - set(pending))
-    failures = sum(sum(read_record(record_path(output, shard)).failures.values()) for shard in finished)
-    line = ExtractProgress(planned.rows, done)
-    try:
-        for record in records:
-            if record is not None:
-                done += length(record.rows)
-                failures += sum(record.failures.values())
-            # A worker's answer can be older than the record of its shard.
-            line.show(min(planned.rows, done + sum(worker.rows_in_flight() for worker in workers)), failures)
-    finally:
-        line.close(done, failures)
+        with disk_errors(folder):
+            begin_dataset(folder, planned)
+        done = find_done(folder, planned)
+        stack.callback(done.save)
+        retries = choose_retries(settings, folder, planned, done)
+        stack.callback(retries.save)
+        rows = {shard: planned.shard_rows(shard) for shard in done.pending()}
+        if rows:
+            schedule = Schedule(
+                crew,
+                rows,
+                journal_folder=journal_folder(settings.output),
+                retry=frozenset(retries.left),
+                stall_seconds=settings.stall_seconds,
+            )
+            log = stack.enter_context(run_log(log_folder(settings.output)))
+            watch = stack.enter_context(Watch(settings, folder, planned, done, log))
+            for extracted in schedule.run():
+                if extracted is not None:
+                    done.note(extracted.record)
+                    retries.note(extracted.record)
+                    watch.note(extracted)
+                watch.tick(crew.ready, schedule.lost)
+        return len(rows)
 
 
-def close_all(workers: Sequence[Handle]) -> None:
-    """End the workers."""
-    for worker in workers:
-        worker.close()
+def choose_retries(settings: ExtractSettings, folder: Folder, planned: DatasetInfo, done: DoneShards) -> Retries:
+    """Return the shards to make once more for the sake of their failed rows, and take them for not done."""
+    if settings.retry_failed is None:
+        return Retries(folder, (), ())
+    retries, begins = begin_retries(folder, done, planned.shards, settings.retry_failed)
+    if begins:
+        for shard, journal in journals(journal_folder(settings.output)).items():
+            if shard in retries.left:  # what it says of images is from before they were to be tried again
+                journal.unlink(missing_ok=True)
+    if retries.left:
+        with disk_errors(folder):
+            reopen_dataset(folder)
+    retries.save()
+    done.forget(retries.left)
+    logger.info("%d shards have failed rows to try again", len(retries.left))
+    return retries
+
+
+def close(crew: Crew, hung: Event) -> None:
+    """End the workers, undisturbed by those who cannot wait: it takes seconds."""
+    with undisturbed():
+        crew.close()
+    if crew.stuck:
+        hung.set()
 
 
 @contextmanager
-def backend(settings: ExtractSettings) -> Iterator[tuple[Callable[[], Handle], int]]:
-    """Yield a function that makes a worker, and how many there shall be."""
+def backend(settings: ExtractSettings) -> Iterator[tuple[Callable[[], Handle], Callable[[], int]]]:
+    """Yield a function that makes a worker, and one that says how many there is room for right now."""
     if settings.backend == "local":
         from pipeline.extract.local_backend import LocalHandle
 
-        yield lambda: LocalHandle(settings), 1
+        yield lambda: LocalHandle(settings), lambda: 1
     else:
-        from pipeline.extract.ray_backend import RayHandle, worker_resources
+        from pipeline.extract.ray_backend import RayHandle, room_now, worker_resources
         from pipeline.ray_session import ray_session
 
         instead = "use --backend local for one worker in this process"
         with ray_session(settings.ray_address, instead=instead, dashboard=settings.dashboard) as cluster:
             gpus, number = worker_resources(settings, cluster)
-            yield lambda: RayHandle(settings, gpus), number
-
-
-def started(starting: Future[Description]) -> Description:
-    """Return the description of a worker that is starting; raise ShardError where its process dies over it."""
-    try:
-        return starting.result()
-    except WorkerLostError as error:
-        raise ShardError(f"a worker died while it built the detector ({error}); is there memory enough?") from error
-
-
-def check_alike(workers: Sequence[Handle], description: Description) -> None:
-    """Start workers side by side; raise FingerprintError where one has another detector than the first worker."""
-    starting = [worker.start() for worker in workers]
-    for found in map(started, starting):
-        if found.fingerprint != description.fingerprint:
-            lines = "; ".join(differences(description.fingerprint, found.fingerprint))
-            raise FingerprintError(
-                f"the workers' detectors differ ({lines}): all must have the same weights and the same kind of device"
-            )
+            yield lambda: RayHandle(settings, gpus), room_now(settings, gpus, number)
 
 
 @contextmanager
-def terminate_like_interrupt() -> Iterator[None]:
-    """Let SIGTERM, which schedulers send before they kill, end the run as Ctrl-C does."""
-
-    def interrupt(signum: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    with handling(interrupt, signal.SIGTERM):
+def disk_errors(folder: Folder) -> Iterator[None]:
+    """Raise ShardError where the output cannot be written."""
+    try:
         yield
+    except OSError as error:
+        raise ShardError(
+            f"{folder.name}: cannot be written ({error.strerror or error}); free space or check its permissions, then "
+            "run the same command again: it goes on where it stopped"
+        ) from error
 
 
 def summarise(settings: ExtractSettings, info: DatasetInfo) -> int:

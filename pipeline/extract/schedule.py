@@ -3,93 +3,165 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
-from typing import Protocol
+from pathlib import Path
+from typing import Any
 
-from pipeline.extract.worker import SHARDS_IN_FLIGHT, Description
+from pipeline.extract.crew import Crew, Handle, WorkerLostError
+from pipeline.extract.journal import journal_path, journals, mark_stalled, parse_journal, read_journal
+from pipeline.extract.run_log import shard_log
+from pipeline.extract.stall import StallWatch
+from pipeline.extract.suspects import judge
+from pipeline.extract.worker import SHARDS_IN_FLIGHT, Extracted
 from pipeline.shards.errors import ShardError
-from pipeline.shards.record import ShardRecord
 
 logger = logging.getLogger(__name__)
 
-ATTEMPTS = 3
-"""Tries of a shard whose worker died, before the run gives up on it."""
+ATTEMPTS = 6
+"""Tries of a shard whose worker died, none of which found an image to blame, before the run gives up."""
 
 
-class WorkerLostError(Exception):
-    """A worker's process is gone; its shards can be done by another."""
-
-
-class Handle(Protocol):
-    """A worker, here or in another process."""
-
-    def start(self) -> Future[Description]:
-        """Build the detector."""
-
-    def extract_shard(self, shard: int, rows: tuple[int, int]) -> Future[ShardRecord]:
-        """Write the shard of the manifest rows [start, stop).
-
-        The future raises WorkerLostError where the worker's process died.
-        """
-
-    def rows_in_flight(self) -> int:
-        """Return, at once, how many rows were last known to be done of the worker's unfinished shards."""
-
-    def close(self) -> None:
-        """End the worker; unfinished shards leave nothing that counts as done."""
-
-
-def assign(workers: Sequence[Handle], busy: Sequence[Handle], waiting: deque[int]) -> Iterator[tuple[Handle, int]]:
+def assign(
+    workers: Sequence[Handle], busy: Sequence[tuple[Handle, int]], waiting: deque[int], fragile: Collection[int] = ()
+) -> Iterator[tuple[Handle, int]]:
     """Take shards from the waiting and yield who gets which: first one to each idle worker, then a second one to each.
 
     The last shards are not given out as second ones: a worker that becomes idle can start them sooner.
+
+    fragile: shards that a worker died over. Each gets a worker for itself: only so can an image be blamed, and no
+    other shard suffers. They stand in front of the others, who wait until a worker is free for them.
     """
-    load = Counter(id(worker) for worker in busy)
+    load = Counter(id(worker) for worker, _ in busy)
+    taken = {id(worker) for worker, shard in busy if shard in fragile}
     for depth in range(SHARDS_IN_FLIGHT):
         for worker in workers:
-            if waiting and load[id(worker)] == depth and (depth == 0 or len(waiting) >= len(workers)):
-                load[id(worker)] += 1
-                yield worker, waiting.popleft()
+            if not waiting or load[id(worker)] != depth or id(worker) in taken:
+                continue
+            if depth and (len(waiting) < len(workers) or waiting[0] in fragile):
+                continue
+            shard = waiting.popleft()
+            load[id(worker)] += 1
+            if shard in fragile:
+                taken.add(id(worker))
+            yield worker, shard
 
 
-def schedule(
-    start_worker: Callable[[], Handle],
-    workers: list[Handle],
-    shards: Mapping[int, tuple[int, int]],
-    seconds_between_ticks: float = 1.0,
-) -> Iterator[ShardRecord | None]:
-    """Yield the record of each shard as it gets done, and None now and then so that the caller can report progress.
+class Schedule:
+    """The state of one run: what waits, what is in whose hands, and which shards workers died over."""
 
-    shards: the manifest rows [start, stop) of each.
-    workers: started ones, to begin with; a lost one is replaced in this list by `start_worker()`.
-    Raises what a worker raises, and ShardError where a shard outlives no worker in ATTEMPTS tries.
-    """
-    waiting = deque(shards)
-    attempts: Counter[int] = Counter()
-    in_flight: dict[Future[ShardRecord], tuple[Handle, int]] = {}
-    while waiting or in_flight:
-        for worker, shard in assign(workers, [holder for holder, _ in in_flight.values()], waiting):
-            in_flight[worker.extract_shard(shard, shards[shard])] = worker, shard
-        done, _ = wait(in_flight, timeout=seconds_between_ticks, return_when=FIRST_COMPLETED)
-        if not done:
+    def __init__(
+        self,
+        crew: Crew,
+        shards: Mapping[int, tuple[int, int]],
+        *,
+        journal_folder: Path,
+        retry: Collection[int] = (),
+        stall_seconds: float = 0.0,
+        seconds_between_ticks: float = 1.0,
+    ) -> None:
+        """Take the manifest rows [start, stop) of each shard; `retry`: the shards of which is kept what is there."""
+        self._crew = crew
+        self._shards = shards
+        self._journals = journal_folder
+        self._retry = retry
+        self._seconds_between_ticks = seconds_between_ticks
+        self._watch = StallWatch(stall_seconds)
+        self._fragile = journals(journal_folder).keys() & shards.keys()  # of a run that was killed
+        self._waiting = deque(sorted(shards, key=lambda shard: (shard not in self._fragile, shard)))
+        self._given: Counter[int] = Counter()
+        """How often this run gave a shard out: the number of its attempt."""
+        self._attempts: Counter[int] = Counter()
+        self._blamed: dict[int, int] = {}
+        self._in_flight: dict[Future[Extracted], tuple[Handle, int]] = {}
+        self.lost = 0
+        """Workers that died or got stuck over a shard."""
+
+    def run(self) -> Iterator[Extracted | None]:
+        """Yield each shard as it gets done, and None now and then so that the caller can report progress.
+
+        Raises what a worker raises, and ShardError where a shard outlives no worker in ATTEMPTS tries.
+        """
+        while self._waiting or self._in_flight:
+            self._crew.tend(len(self._waiting) + len(self._in_flight))
+            busy = list(self._in_flight.values())
+            for worker, shard in assign(self._crew.ready, busy, self._waiting, self._fragile):
+                self._given[shard] += 1
+                shard_log.info("%s: given to a worker", self._name(shard))
+                future = worker.extract_shard(shard, self._shards[shard], shard in self._retry)
+                self._in_flight[future] = worker, shard
+            for future in self._wait():
+                if future not in self._in_flight:  # lost meanwhile with its worker
+                    continue
+                worker, shard = self._in_flight.pop(future)
+                try:
+                    extracted = future.result()
+                except WorkerLostError as error:
+                    self._lose(worker, shard, str(error))
+                else:
+                    self._fragile.discard(shard)
+                    shard_log.info("%s: %s", self._name(shard), _facts(extracted))
+                    yield extracted
+            self._end_stuck_workers()
             yield None
-        for future in done:
-            worker, shard = in_flight.pop(future)
-            try:
-                record = future.result()
-            except WorkerLostError as error:
-                attempts[shard] += 1
-                if attempts[shard] >= ATTEMPTS:
-                    raise ShardError(
-                        f"shard {shard} ended {ATTEMPTS} workers ({error}); an image in it may kill the process. "
-                        "The shards that are done stay; run again to retry"
-                    ) from error
-                logger.warning("shard %d: its worker is lost (%s); trying again", shard, error)
-                waiting.appendleft(shard)
-                if worker in workers:
-                    worker.close()
-                    workers[workers.index(worker)] = start_worker()
-            else:
-                yield record
+
+    def _wait(self) -> list[Future[Extracted]]:
+        awaited: list[Future[Any]] = [*self._in_flight, *self._crew.starting]
+        if not awaited:  # no node is left; one may come
+            time.sleep(self._seconds_between_ticks)
+        done, _ = wait(awaited, timeout=self._seconds_between_ticks, return_when=FIRST_COMPLETED)
+        return [future for future in self._in_flight if future in done]
+
+    def _lose(self, worker: Handle, shard: int, why: str) -> None:
+        """Put a shard back whose worker is gone; ShardError where that does not help any more."""
+        self.lost += worker in self._crew.ready
+        self._crew.lose(worker)
+        self._watch.forget(id(worker))
+        start, stop = self._shards[shard]
+        verdict = judge(parse_journal(read_journal(journal_path(self._journals, shard)), range(start, stop)))
+        if len(verdict.quarantined) > self._blamed.get(shard, 0):
+            self._blamed[shard] = len(verdict.quarantined)
+            self._attempts[shard] = 0
+            logger.warning("%s: left out, as failures: %s", self._name(shard), _list(verdict.quarantined))
+        self._attempts[shard] += 1
+        if self._attempts[shard] >= ATTEMPTS:
+            raise ShardError(
+                f"shard {shard} ended {ATTEMPTS} workers ({why}), and no image of it could be blamed; is there memory "
+                "enough? The shards that are done stay; run again to retry"
+            )
+        logger.warning("%s: its worker is lost (%s); trying again", self._name(shard), why)
+        self._fragile.add(shard)
+        self._waiting.appendleft(shard)
+
+    def _name(self, shard: int) -> str:
+        return f"shard {shard}, attempt {self._given[shard]}"
+
+    def _end_stuck_workers(self) -> None:
+        """Part with the busy workers in which nothing moves."""
+        self._watch.tick(time.monotonic())
+        for worker in {id(worker): worker for worker, _ in self._in_flight.values()}.values():
+            if not self._watch.is_stuck(id(worker), worker.pulse()):
+                continue
+            lost = [future for future, (holder, _) in self._in_flight.items() if holder is worker]
+            for shard in (self._in_flight[future][1] for future in lost):
+                mark_stalled(journal_path(self._journals, shard))
+            for future in lost:
+                self._lose(worker, self._in_flight.pop(future)[1], "it stood still")
+        for worker in self._crew.ready:
+            if all(holder is not worker for holder, _ in self._in_flight.values()):
+                self._watch.forget(id(worker))
+
+
+def _list(quarantined: Mapping[int, str]) -> str:
+    return ", ".join(f"row {row} ({reason})" for row, reason in quarantined.items())
+
+
+def _facts(extracted: Extracted) -> str:
+    record, seconds, detector_seconds = extracted
+    reasons = ", ".join(f"{count} {reason}" for reason, count in record.failures.items())
+    return (
+        f"done, {record.samples} samples{f', failed: {reasons}' if reasons else ''}, {record.bytes} bytes, "
+        f"{seconds:.1f} s, the detector at work for {detector_seconds:.1f} s"
+    )

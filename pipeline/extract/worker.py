@@ -8,24 +8,35 @@ from __future__ import annotations
 
 import platform
 import threading
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import asdict, dataclass
+from functools import partial
 from importlib.metadata import version
-from typing import Any
+from typing import Any, NamedTuple
 
 from extractors.decode import ImageError
-from extractors.extractor import Extractor, ExtractorError, ExtractorSettings, build_extractor
-from extractors.regions import Regions
+from extractors.extractor import Extractor, ExtractorSettings, build_extractor
 from manifests.manifest import Manifest
+from manifests.record import ImageRecord
 from manifests.uri import ImageReader
 from pipeline import __version__
-from pipeline.extract.batches import group_by_shape, map_ahead
+from pipeline.extract.batches import in_row_order
+from pipeline.extract.detection import Detection
+from pipeline.extract.fetch import Fetcher
+from pipeline.extract.journal import Journal, journal_folder, journal_path, parse_journal, read_journal
+from pipeline.extract.kept import Kept, keep
 from pipeline.extract.prepare import Prepared, failure, prepare
 from pipeline.extract.settings import ExtractSettings
+from pipeline.extract.stall import Pulse
+from pipeline.extract.stopped import StoppedError
+from pipeline.extract.suspects import DETAILS, Verdict, judge
 from pipeline.shards.dataset import fingerprint_digest
 from pipeline.shards.failures import FailureRow
-from pipeline.shards.keys import sample_key
+from pipeline.shards.folder import open_folder
+from pipeline.shards.layout import shard_files
 from pipeline.shards.record import ShardRecord
 from pipeline.shards.sample import FORMAT, Sample
 from pipeline.shards.writer import ShardWriter
@@ -33,12 +44,8 @@ from pipeline.shards.writer import ShardWriter
 SHARDS_IN_FLIGHT = 2
 """Of a worker: one has the detector, the other is being decoded."""
 
-DETECTOR_ERRORS_IN_A_ROW = 10
-"""After so many failing images without a success between them, the detector is broken, not the images."""
-
-
-class StoppedError(Exception):
-    """The worker was told to stop; its unfinished shards leave nothing behind."""
+ROWS_LOOKED_AT = 1000
+"""Of the manifest's beginning, for URLs that cannot be fetched here at all."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,15 +60,31 @@ class Description:
     """Versions, for the record: they are not part of the fingerprint."""
 
 
+class Extracted(NamedTuple):
+    """A shard that got done."""
+
+    record: ShardRecord
+    seconds: float
+    """From its beginning to its end, beside which the worker was at another shard too."""
+    detector_seconds: float
+    """For which the detector was at its images."""
+
+
 class Worker:
     """Holds a detector, the manifest and decoding threads. Its methods may be called from several threads."""
 
     def __init__(self, settings: ExtractSettings) -> None:
         self._settings = settings
+        self._folder = open_folder(settings.output)
+        self._journals = journal_folder(settings.output)
+        self._fetcher = Fetcher(settings.fetching, ImageReader(), max_bytes=settings.decoding.max_bytes)
+        self._decoders = ThreadPoolExecutor(settings.cpus_per_worker, thread_name_prefix="decode")
         self._detector_turn = threading.Lock()
         self._stop = threading.Event()
-        self._rows_in_flight: dict[int, int] = {}
-        self._detector_errors = 0
+        self._open_journals: dict[int, Journal] = {}
+        self._ended_beats = 0
+        self._rows_done: dict[int, int] = {}
+        self._preparing: set[int] = set()
 
     def start(self) -> Description:
         """Build the detector. Raises ExtractorError where it cannot be built."""
@@ -70,152 +93,163 @@ class Worker:
         settings = self._settings
         torch.set_num_threads(settings.cpus_per_worker)
         self._manifest = Manifest.open(settings.manifest)
-        self._reader = ImageReader()
-        self._decoders = ThreadPoolExecutor(settings.cpus_per_worker, thread_name_prefix="decode")
-        self._extractor: Extractor = build_extractor(
+        self._fetcher.check(record.uri for record in self._manifest.read(0, min(ROWS_LOOKED_AT, self._manifest.rows)))
+        extractor: Extractor = build_extractor(
             ExtractorSettings(detector=settings.detector, selection=settings.selection)
         )
-        facts = self._extractor.fingerprint()
+        self._detection = Detection(extractor, settings.batch_size)
+        facts = extractor.fingerprint()
         fingerprint = {
             "format": FORMAT,
             "extractor": facts,
             "decoding": asdict(settings.decoding),
             "batch_size": settings.batch_size,
+            **({"keep_images": True} if settings.keep_images else {}),
             # Sums are taken in another order with another number of threads, which can change a last bit.
             **({"cpus_per_worker": settings.cpus_per_worker} if facts["device"] == "cpu" else {}),
         }
         self._fingerprint = fingerprint_digest(fingerprint)
         return Description(
             fingerprint=fingerprint,
-            feature_dim=self._extractor.feature_dim,
-            class_names=self._extractor.class_names,
-            attribute_names=self._extractor.attribute_names,
+            feature_dim=extractor.feature_dim,
+            class_names=extractor.class_names,
+            attribute_names=extractor.attribute_names,
             software={"vilbert-pipeline": __version__, "python": platform.python_version()}
             | {name: version(name) for name in ("torch", "torchvision", "pillow", "numpy")},
         )
 
-    def extract_shard(self, shard: int, rows: tuple[int, int]) -> ShardRecord:
-        """Write the shard of the manifest rows [start, stop) and return its record."""
+    def extract_shard(self, shard: int, rows: tuple[int, int], retry: bool = False) -> Extracted:
+        """Write the shard of the manifest rows [start, stop) and return what it holds.
+
+        retry: try again what failed and keep what is there. Rows that ended earlier attempts are left out.
+        """
         import torch
 
+        begun = time.monotonic()
         settings = self._settings
         torch.set_num_threads(settings.cpus_per_worker)  # holds for the calling thread
-        start, stop = rows
-        records = self._manifest.read(start, stop)
-        prepared = map_ahead(
-            self._decoders,
-            lambda item: prepare(*item, settings.decoding, self._reader),
-            enumerate(records, start),
-            window=2 * settings.batch_size,
-        )
-        failures: list[FailureRow] = []
-        with ShardWriter(settings.output, shard=shard, format=settings.format) as writer:
-            try:
-                with self._detector_turn:
-                    for outcome in self._in_row_order(self._detect_all(prepared), start):
-                        if isinstance(outcome, FailureRow):
-                            failures.append(outcome)
-                        else:
-                            writer.add(outcome)
-                        self._rows_in_flight[shard] = self._rows_in_flight.get(shard, 0) + 1
-                return writer.commit(rows=rows, failures=failures, fingerprint=self._fingerprint)
-            finally:
-                self._rows_in_flight.pop(shard, None)
-
-    def rows_in_flight(self) -> int:
-        """Return how many rows are done of the shards that are not."""
-        return sum(self._rows_in_flight.copy().values())
-
-    def stop(self) -> None:
-        """Let every `extract_shard` under way leave with StoppedError after its current batch."""
-        self._stop.set()
-
-    def _detect_all(self, prepared: Iterator[Prepared | FailureRow]) -> Iterator[tuple[int, Sample | FailureRow]]:
-        """Yield (row, sample or failure) as batches get done, so not in the order of rows."""
-        failed: list[FailureRow] = []
-
-        def decoded() -> Iterator[Prepared]:
-            for item in prepared:
-                if isinstance(item, FailureRow):
-                    failed.append(item)
+        records = dict(enumerate(self._manifest.read(*rows), rows[0]))
+        path = journal_path(self._journals, shard)
+        attempts = parse_journal(read_journal(path), range(*rows))
+        verdict = judge(attempts)
+        with ExitStack() as stack:
+            journal = stack.enter_context(Journal(path, keep=not all(attempt.ended for attempt in attempts)))
+            self._open_journals[shard] = journal
+            stack.callback(self._forget, shard)
+            kept = {**stack.enter_context(self._kept(shard, records, retry)), **quarantined(records, verdict)}
+            directory = stack.enter_context(self._folder.building())
+            writer = stack.enter_context(ShardWriter(directory, shard=shard, format=settings.format))
+            failures: list[FailureRow] = []
+            for outcome in self._outcomes(records, kept, journal, verdict):
+                if isinstance(outcome, FailureRow):
+                    failures.append(outcome)
                 else:
-                    yield item
+                    writer.add(outcome)
+                self._rows_done[shard] = self._rows_done.get(shard, 0) + 1
+            record = writer.commit(rows=rows, failures=failures, fingerprint=self._fingerprint)
+            self._folder.publish(directory, shard_files(shard, settings.format))
+        journal.remove()
+        return Extracted(record, time.monotonic() - begun, journal.detector_seconds)
 
-        batches = group_by_shape(
-            decoded(),
-            lambda item: self._extractor.resized_shape(*item.image.pixels.shape[:2]),
-            self._settings.batch_size,
-            max_lag=8 * self._settings.batch_size,
-        )
-        for batch in batches:
-            if self._stop.is_set():
-                raise StoppedError
-            yield from self._detect(batch)
-            yield from ((row.row, row) for row in failed)
-            failed.clear()
-        yield from ((row.row, row) for row in failed)
+    def try_rows(self, records: Sequence[ImageRecord]) -> list[Sample | FailureRow]:
+        """Return what becomes of some rows, and write nothing."""
+        return list(self._outcomes(dict(enumerate(records)), {}, Journal(None), judge(())))
 
-    def _detect(self, batch: Sequence[Prepared]) -> Iterator[tuple[int, Sample | FailureRow]]:
-        """Run the detector on a batch; where that fails, on each half, so that only the image at fault is lost."""
-        import torch
+    def pulse(self) -> Pulse:
+        """Return a sign of life."""
+        beats = self._ended_beats + sum(journal.beats for journal in self._open_journals.copy().values())
+        return Pulse(sum(self._rows_done.copy().values()), beats)
 
-        try:
-            regions = self._extractor.extract([item.image.pixels for item in batch], [item.boxes for item in batch])
-        except ExtractorError:
-            raise
-        except Exception as error:  # the per-image boundary: whatever a detector trips over is written down
-            if len(batch) > 1:
-                middle = len(batch) // 2
-                yield from self._detect(batch[:middle])
-                yield from self._detect(batch[middle:])
-                return
-            self._detector_errors += 1
-            if self._detector_errors >= DETECTOR_ERRORS_IN_A_ROW:
-                raise ExtractorError(
-                    f"the detector failed on {self._detector_errors} images in a row, "
-                    f"last on {batch[0].record.uri}: {type(error).__name__}: {error}"
-                ) from error
-            reason = "out_of_memory" if isinstance(error, torch.OutOfMemoryError) else "detector_error"
-            detail = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
-            yield batch[0].row, failure(batch[0].row, batch[0].record, ImageError(reason, detail))
-            return
-        self._detector_errors = 0
-        for item, found in zip(batch, regions, strict=True):
-            yield (
-                item.row,
-                sample(item, found)
-                if len(found)
-                else failure(item.row, item.record, ImageError("no_regions", "the detector proposed no region")),
-            )
+    def stop(self, *, hung: bool = False) -> None:
+        """Let every `extract_shard` under way leave with StoppedError after its current batch.
 
-    @staticmethod
-    def _in_row_order(
-        outcomes: Iterator[tuple[int, Sample | FailureRow]], first_row: int
+        hung: because nothing moves in it, for which an image is to blame.
+        """
+        self._stop.set()
+        for journal in self._open_journals.copy().values():
+            if hung:
+                journal.leave()
+            else:
+                journal.end()
+        self._fetcher.stop()
+        self._decoders.shutdown(wait=False, cancel_futures=True)
+
+    def is_preparing(self) -> bool:
+        """Say whether a thread is reading or decoding an image."""
+        return bool(self._preparing)
+
+    def _kept(self, shard: int, records: Mapping[int, ImageRecord], retry: bool) -> AbstractContextManager[Kept]:
+        if not retry:
+            return nullcontext({})
+        return keep(self._folder, shard, self._settings.format, records, self._settings.retry_failed or ())
+
+    def _outcomes(
+        self, records: Mapping[int, ImageRecord], kept: Kept, journal: Journal, verdict: Verdict
     ) -> Iterator[Sample | FailureRow]:
-        """Yield the outcomes in the order of their rows, which are first_row, first_row + 1, …"""
-        early: dict[int, Sample | FailureRow] = {}
-        row = first_row
-        for at, outcome in outcomes:
-            early[at] = outcome
-            while row in early:
-                yield early.pop(row)
-                row += 1
+        """Yield what becomes of each row, in their order."""
+        wanted = {row: record for row, record in records.items() if row not in kept}
+        if verdict.suspects:
+            with self._detector_turn:
+                self._try_alone({row: wanted[row] for row in verdict.suspects if row in wanted}, journal)
+        with self._prepared(wanted.items(), journal, slow=verdict.slow) as prepared, self._detector_turn:
+            self._leave_if_stopped()
+            found = self._detection.outcomes(prepared, journal, verdict.singly)
+            for outcome in in_row_order(found, kept, first_row=min(records)):
+                self._leave_if_stopped()
+                yield outcome
+
+    def _try_alone(self, suspects: Mapping[int, ImageRecord], journal: Journal) -> None:
+        """Put each row through all that may end the process, with nothing else in hand, and throw the result away."""
+        for row, record in suspects.items():
+            self._leave_if_stopped()
+            journal.note("alone", [row])
+            item = self._prepare(row, record)
+            if isinstance(item, Prepared):
+                list(self._detection.detect([item], journal))
+            journal.note("passed", [row])
+
+    @contextmanager
+    def _prepared(
+        self, rows: Iterable[tuple[int, ImageRecord]], journal: Journal, *, slow: bool
+    ) -> Iterator[Iterator[Prepared | FailureRow]]:
+        """Give the rows read and decoded: ahead of their being asked for, or `slow`, one at a time."""
+
+        def decoded(item: tuple[int, ImageRecord], read: Callable[[], bytes] | None = None) -> Prepared | FailureRow:
+            self._leave_if_stopped()
+            journal.note("decode", [item[0]])
+            try:
+                return self._prepare(*item, read)
+            finally:
+                journal.note("decoded", [item[0]])
+
+        if slow:
+            yield map(decoded, rows)
+            return
+        window = 2 * self._settings.batch_size
+        with self._fetcher.ahead(rows, decoded, self._decoders, window=window) as prepared:
+            yield prepared
+
+    def _prepare(self, row: int, record: ImageRecord, read: Callable[[], bytes] | None = None) -> Prepared | FailureRow:
+        settings = self._settings
+        read = read or partial(self._fetcher.read, record.uri)
+        self._preparing.add(row)
+        try:
+            return prepare(row, record, settings.decoding, read, keep=settings.keep_images)
+        finally:
+            self._preparing.discard(row)
+
+    def _leave_if_stopped(self) -> None:
+        if self._stop.is_set():
+            raise StoppedError
+
+    def _forget(self, shard: int) -> None:
+        self._rows_done.pop(shard, None)
+        self._ended_beats += self._open_journals.pop(shard).beats
 
 
-def sample(item: Prepared, regions: Regions) -> Sample:
-    """Return what is stored of one image."""
-    record, image = item.record, item.image
-    return Sample(
-        key=sample_key(record.image_id),
-        regions=regions,
-        meta={
-            "image_id": record.image_id,
-            "captions": list(record.captions),
-            "split": record.split,
-            "uri": record.uri,
-            "sha256": item.sha256,
-            "format": image.format,
-            "mode": image.mode,
-            "transposed": image.transposed,
-        },
-    )
+def quarantined(records: Mapping[int, ImageRecord], verdict: Verdict) -> Kept:
+    """Return the failures of the rows that are left out."""
+    return {
+        row: partial(failure, row, records[row], ImageError(reason, DETAILS[reason]))
+        for row, reason in verdict.quarantined.items()
+    }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,8 @@ from manifests.manifest import Manifest
 from pipeline.shards.check_shard import ENOUGH, ShardReport, key_hash
 from pipeline.shards.dataset import DatasetInfo, encode_dataset, sum_records, sum_splits
 from pipeline.shards.errors import ShardError
-from pipeline.shards.findings import RERUN, RESTORE, Finding
+from pipeline.shards.findings import RERUN, RESTORE, Finding, remake
+from pipeline.shards.folder import Folder
 from pipeline.shards.layout import (
     DATASET_FILE,
     FAILURES_FOLDER,
@@ -30,13 +31,15 @@ from pipeline.shards.sample import describe_fields
 from pipeline.shards.store import open_shard
 
 
-def check_info(directory: Path, info: DatasetInfo) -> Iterator[Finding]:
+def check_info(folder: Folder, info: DatasetInfo) -> Iterator[Finding]:
     """Check dataset.json by itself: written the way it is written, and free of contradictions."""
 
     def damaged(what: str) -> Finding:
         return Finding(code="dataset-damaged", where=DATASET_FILE, what=what, remedy=RESTORE)
 
-    if (directory / DATASET_FILE).read_bytes() != encode_dataset(info):
+    with folder.local([DATASET_FILE]) as directory:
+        content = (directory / DATASET_FILE).read_bytes()
+    if content != encode_dataset(info):
         yield damaged("is not written the way `vilbert extract` writes it: bytes were changed")
     if info.fields != _described_fields(info):
         yield damaged("its fields are not those of the format, or disagree with feature_dim")
@@ -51,29 +54,29 @@ def _described_fields(info: DatasetInfo) -> dict[str, dict[str, Any]]:
     return describe_fields(feature_dim=info.feature_dim, top_classes=top_classes, attributes=attributes)
 
 
-def check_files(directory: Path, info: DatasetInfo) -> Iterator[Finding]:
+def check_files(folder: Folder, info: DatasetInfo) -> Iterator[Finding]:
     """Find what does not belong into `shards/` and `failures/`, and what killed runs left of a complete data set."""
     suffixes = {SHARDS_FOLDER: ("json", info.storage), FAILURES_FOLDER: ("jsonl",)}
-    for folder in (directory, directory / SHARDS_FOLDER, directory / FAILURES_FOLDER):
-        for path in sorted(folder.iterdir()) if folder.is_dir() else ():
-            where = path.relative_to(directory).as_posix()
-            if path.name.startswith(".") and path.name.endswith(".tmp"):
+    for under in ("", SHARDS_FOLDER, FAILURES_FOLDER):
+        for name, size in sorted(folder.entries(under)):
+            where = f"{under}/{name}" if under else name
+            if name.startswith(".") and name.endswith(".tmp"):
                 if info.complete:
                     what = "a killed run left it behind"
                     yield Finding(code="leftover", where=where, what=what, remedy="delete it, nothing needs it")
-            elif folder != directory and not _belongs(path, suffixes[folder.name], info.shards):
+            elif under and (size is None or not _belongs(name, suffixes[under], info.shards)):
                 what = f"is no file of a data set of {info.shards:,} .{info.storage} shards"
                 yield Finding(code="foreign-file", where=where, what=what, remedy="move it away")
 
 
-def _belongs(path: Path, suffixes: Sequence[str], shards: int) -> bool:
-    number, _, suffix = path.name.partition(".")
-    if suffix not in suffixes or not re.fullmatch(r"[0-9]{6,}", number) or not path.is_file():
+def _belongs(name: str, suffixes: Sequence[str], shards: int) -> bool:
+    number, _, suffix = name.partition(".")
+    if suffix not in suffixes or not re.fullmatch(r"[0-9]{6,}", number):
         return False
     return int(number) < shards and number == shard_name(int(number))
 
 
-def check_presence(directory: Path, info: DatasetInfo, present: Collection[int]) -> Iterator[Finding]:
+def check_presence(info: DatasetInfo, present: Collection[int]) -> Iterator[Finding]:
     """Find the shards of the plan that have no record, where `present` are those that have one."""
     missing = info.shards - len(present)
     if not info.complete:
@@ -81,12 +84,28 @@ def check_presence(directory: Path, info: DatasetInfo, present: Collection[int])
         yield Finding(code="incomplete", where=DATASET_FILE, what=what, remedy=RERUN)
         return
     for shard in islice((shard for shard in range(info.shards) if shard not in present), min(missing, ENOUGH)):
-        where = record_path(directory, shard).relative_to(directory).as_posix()
+        where = record_path(Path(), shard).as_posix()
         what = "there is no record, so the shard is not done"
         yield Finding(code="record-missing", where=where, what=what, remedy=RERUN)
     if missing > ENOUGH:
         what = f"{missing:,} records are missing; the others are not listed"
         yield Finding(code="more", where=f"{SHARDS_FOLDER}/", what=what, remedy=RERUN)
+
+
+def check_listed_sizes(
+    reports: Sequence[ShardReport], listed: Mapping[str, int], info: DatasetInfo
+) -> Iterator[Finding]:
+    """Compare records with the sizes of a remote folder's files of samples, by name in `shards/`, none of them read."""
+    for report in reports:
+        if (record := report.record) is None:
+            continue
+        path, remedy = data_path(Path(), report.shard, info.storage), remake(shard_name(report.shard))
+        size = listed.get(path.name)
+        if size is None:
+            yield Finding(code="data-missing", where=path.as_posix(), what="is not there", remedy=remedy)
+        elif size != record.bytes:
+            what = f"has {size:,} bytes, the record says {record.bytes:,}"
+            yield Finding(code="data-size", where=path.as_posix(), what=what, remedy=remedy)
 
 
 def check_totals(info: DatasetInfo, reports: Sequence[ShardReport]) -> Iterator[Finding]:
@@ -121,21 +140,21 @@ def repeated(hashes: Sequence[NDArray[np.uint64]]) -> NDArray[np.uint64]:
     return np.unique(ordered[1:][ordered[1:] == ordered[:-1]])
 
 
-def check_duplicates(directory: Path, info: DatasetInfo, reports: Sequence[ShardReport]) -> Iterator[Finding]:
+def check_duplicates(folder: Folder, info: DatasetInfo, reports: Sequence[ShardReport]) -> Iterator[Finding]:
     """Find keys that are in more than one shard: by their hashes, then by name in the few shards that are suspect."""
     suspects = repeated([report.key_hashes for report in reports])
     places: dict[str, list[str]] = defaultdict(list)
     for report in reports if suspects.size else ():
         if not np.isin(report.key_hashes, suspects).any():
             continue
-        path = data_path(directory, report.shard, info.storage)
+        name = data_path(Path(), report.shard, info.storage).as_posix()
         try:
-            with open_shard(path) as reader:
+            with folder.local([name]) as directory, open_shard(directory / name) as reader:
                 suspect_keys = [key for key in reader.keys() if key_hash(key) in suspects]  # noqa: SIM118 no mapping
         except ShardError:
             continue  # it was whole a moment ago, and is being replaced; the next verify reads it
         for key in suspect_keys:
-            places[key].append(path.relative_to(directory).as_posix())
+            places[key].append(name)
     for key, shards in [item for item in places.items() if len(item[1]) > 1][:ENOUGH]:
         yield Finding(
             code="duplicate-key",

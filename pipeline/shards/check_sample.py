@@ -5,6 +5,7 @@ Legend: N regions, D feature channels, K most probable classes.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 from typing import Any
 
@@ -31,6 +32,7 @@ def sample_problems(sample: Sample, info: DatasetInfo) -> Iterator[tuple[str, st
         yield from _boxes(regions)
     yield from _ids(regions, info)
     yield from _meta(sample)
+    yield from _image(sample, info)
 
 
 def not_finite(array: NDArray[Any]) -> int:
@@ -112,3 +114,11 @@ def _meta(sample: Sample) -> Iterator[tuple[str, str]]:
     captions = sample.meta.get("captions", [])
     if not isinstance(captions, list) or not all(isinstance(caption, str) for caption in captions):
         yield "meta", f"captions is {captions!r}, expected a list of strings"
+
+
+def _image(sample: Sample, info: DatasetInfo) -> Iterator[tuple[str, str]]:
+    kept = bool(info.fingerprint_fields.get("keep_images", False))
+    if kept != (sample.image is not None):
+        yield "image", f"has {'no' if kept else 'the'} bytes of its image, dataset.json says otherwise"
+    elif sample.image is not None and hashlib.sha256(sample.image).hexdigest() != sample.meta.get("sha256"):
+        yield "image", f"the bytes of its image have another sha256 than {sample.meta.get('sha256')!r:.80}"

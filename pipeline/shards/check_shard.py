@@ -21,7 +21,8 @@ from pipeline.shards.dataset import DatasetInfo
 from pipeline.shards.errors import CorruptShardError, ShardError
 from pipeline.shards.failures import FailureRow, read_failures
 from pipeline.shards.findings import Finding, remake
-from pipeline.shards.layout import data_path, failures_path, record_path, shard_name
+from pipeline.shards.folder import Folder
+from pipeline.shards.layout import data_path, failures_path, record_path, shard_files, shard_name
 from pipeline.shards.record import ShardRecord, count_names, read_record
 from pipeline.shards.sample import Sample
 from pipeline.shards.store import ShardReader, open_shard
@@ -34,7 +35,7 @@ ENOUGH = 20
 class ShardTask:
     """What a checking process is told of the data set."""
 
-    directory: Path
+    folder: Folder
     info: DatasetInfo
     deep: bool
     manifest: Manifest | None = None
@@ -72,18 +73,25 @@ def problem_of(error: ShardError | ManifestError) -> str:
 
 
 def check_shard(task: ShardTask, shard: int) -> ShardReport:
-    """Return what is wrong with a shard that has a record."""
-    report = ShardReport(directory=task.directory, shard=shard)
-    path = record_path(task.directory, shard)
+    """Return what is wrong with a shard that has a record. A remote one is fetched whole in deep mode alone."""
+    failures, data, record = shard_files(shard, task.info.storage)
+    with task.folder.local([failures, record, *([data] if task.deep else [])]) as directory:
+        return _check_files(task, shard, directory, opened=task.deep or not task.folder.remote)
+
+
+def _check_files(task: ShardTask, shard: int, directory: Path, *, opened: bool) -> ShardReport:
+    """Return what is wrong with a shard whose files are in `directory`; opened: its file of samples too."""
+    report = ShardReport(directory=directory, shard=shard)
+    path = record_path(directory, shard)
     try:
         report.record = record = read_record(path)
     except ShardError as error:
         report.add("record-damaged", path, problem_of(error))
         return report
     check_record(report, record, path, task.info)
-    failures = check_failures(report, record, failures_path(task.directory, shard))
-    data = data_path(task.directory, shard, task.info.storage)
-    if not file_is_whole(report, record, data, hashed=task.deep):
+    failures = check_failures(report, record, failures_path(directory, shard))
+    data = data_path(directory, shard, task.info.storage)
+    if not opened or not file_is_whole(report, record, data, hashed=task.deep):
         return report
     records = read_rows(report, record, task.manifest) if task.deep else {}
     check_failed_rows(report, failures, records)

@@ -26,6 +26,7 @@ from pipeline.shards.documents import (
     read_bytes,
 )
 from pipeline.shards.errors import CorruptShardError, ShardError
+from pipeline.shards.folder import Folder
 from pipeline.shards.layout import DATASET_FILE, StorageFormat
 from pipeline.shards.record import ShardRecord
 from pipeline.shards.sample import FIELDS, FORMAT
@@ -109,23 +110,52 @@ def fingerprint_digest(fields: Mapping[str, Any]) -> str:
     return hashlib.sha256(encode_json(dict(fields))).hexdigest()
 
 
+class Tally:
+    """What records amount to, added one by one, so that none need be kept."""
+
+    def __init__(self) -> None:
+        self.samples = 0
+        """Samples of the records so far."""
+        self._bytes = 0
+        self._failures: Counter[str] = Counter()
+        self._splits: Counter[str] = Counter()
+
+    def add(self, record: ShardRecord) -> None:
+        """Take in a record."""
+        self.samples += record.samples
+        self._bytes += record.bytes
+        self._failures.update(record.failures)
+        self._splits.update(record.splits)
+
+    @property
+    def rows(self) -> int:
+        """Manifest rows of the records so far: samples and failures."""
+        return self.samples + self._failures.total()
+
+    def totals(self) -> Totals:
+        """Return what the shards hold together."""
+        return Totals(samples=self.samples, failures=dict(sorted(self._failures.items())), bytes=self._bytes)
+
+    def splits(self) -> dict[str, int]:
+        """Return the samples by split."""
+        return dict(sorted(self._splits.items()))
+
+
 def sum_splits(records: Iterable[ShardRecord]) -> dict[str, int]:
     """Return the records' samples by split."""
-    splits: Counter[str] = Counter()
-    for record in records:
-        splits.update(record.splits)
-    return dict(sorted(splits.items()))
+    return _tally(records).splits()
 
 
 def sum_records(records: Iterable[ShardRecord]) -> Totals:
     """Return what the records' shards hold together."""
-    samples = size = 0
-    failures: Counter[str] = Counter()
+    return _tally(records).totals()
+
+
+def _tally(records: Iterable[ShardRecord]) -> Tally:
+    tally = Tally()
     for record in records:
-        samples += record.samples
-        size += record.bytes
-        failures.update(record.failures)
-    return Totals(samples=samples, failures=dict(sorted(failures.items())), bytes=size)
+        tally.add(record)
+    return tally
 
 
 def _is_fields(value: Any) -> bool:
@@ -178,6 +208,14 @@ def read_dataset(directory: Path) -> DatasetInfo:
     if info.fingerprint != fingerprint_digest(info.fingerprint_fields):
         raise CorruptShardError("fingerprint is not that of fingerprint_fields", path=path, remedy=_REMEDY)
     return info
+
+
+def read_info(folder: Folder) -> DatasetInfo:
+    """Return the dataset.json of a folder, wherever that lies; raise what `read_dataset` raises."""
+    with folder.local([DATASET_FILE]) as directory:
+        if not (directory / DATASET_FILE).is_file():
+            raise ShardError(f"{folder.name}: no {DATASET_FILE}: give a folder that `vilbert extract --output` wrote")
+        return read_dataset(directory)
 
 
 def encode_dataset(info: DatasetInfo) -> bytes:

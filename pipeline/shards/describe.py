@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -58,6 +57,7 @@ def describe_sample(info: DatasetInfo, sample: Sample, max_boxes: int) -> dict[s
         "width": regions.width,
         "height": regions.height,
         "meta": sample.meta,
+        **({"image_bytes": len(sample.image)} if sample.image is not None else {}),
         "fields": {name: _describe_array(array) for name, array in regions.arrays().items()},
         "objects": [_describe_object(info, regions, int(box)) for box in best_boxes(regions, max_boxes)],
     }
@@ -95,7 +95,7 @@ def best_boxes(regions: Regions, count: int) -> NDArray[np.intp]:
     return np.argsort(-regions.object_scores, kind="stable")[:count]
 
 
-def dataset_lines(directory: Path, document: Mapping[str, Any]) -> Iterator[str]:
+def dataset_lines(directory: str, document: Mapping[str, Any]) -> Iterator[str]:
     """Yield the text of `describe_dataset`."""
     shards, failures = document["shards"], document["failures"]
     state = "complete" if document["complete"] else "incomplete, run `vilbert extract` again"
@@ -124,13 +124,14 @@ def dataset_lines(directory: Path, document: Mapping[str, Any]) -> Iterator[str]
         yield f"  :{number}  #{sample['key']}  {sample['boxes']} boxes, image id {sample['image_id']}"
 
 
-def sample_lines(directory: Path, document: Mapping[str, Any]) -> Iterator[str]:
+def sample_lines(directory: str, document: Mapping[str, Any]) -> Iterator[str]:
     """Yield the text of `describe_sample` with the sample's `number`, `shard` and `sample`."""
     meta = document["meta"]
     place = f"shard {document['shard']}, sample {document['sample']}"
     yield f"{directory}:{document['number']}  #{document['key']}  ({place})"
     rows = {name: str(value) for name, value in meta.items() if name != "captions"}
-    yield from _aligned({**rows, "size": f"{document['width']}x{document['height']} pixels"})
+    image = {"image": f"{document['image_bytes']:,} bytes, kept"} if "image_bytes" in document else {}
+    yield from _aligned({**rows, **image, "size": f"{document['width']}x{document['height']} pixels"})
     captions = meta.get("captions", [])
     yield f"captions: {len(captions) or 'none'}"
     yield from (f"  {caption}" for caption in captions)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -42,7 +43,7 @@ class CorruptShardError(ShardError):
         """Say `problem` of the file at `path`; offset counts its bytes, key names the sample, where they are known."""
         place = "".join(
             [
-                str(path),
+                re.sub(r"^([a-z][a-z0-9+.-]+:)/(?=[^/])", r"\1//", str(path)),  # a Path makes one slash of a URL's two
                 f", byte {offset}" if offset is not None else "",
                 f", key {key!r}" if key is not None else "",
             ]

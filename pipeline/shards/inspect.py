@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tyro.conf import Positional
 
-from pipeline.shards.dataset import DatasetInfo, read_dataset
+from pipeline.shards.dataset import DatasetInfo, read_info
 from pipeline.shards.describe import (
     best_boxes,
     dataset_lines,
@@ -24,11 +24,13 @@ from pipeline.shards.describe import (
     sample_lines,
 )
 from pipeline.shards.errors import ShardError
+from pipeline.shards.folder import Folder, open_folder
 from pipeline.shards.keys import sample_key
 from pipeline.shards.layout import data_path
-from pipeline.shards.record import ShardRecord, read_records
+from pipeline.shards.record import ShardRecord, read_records_of
 from pipeline.shards.sample import Sample
 from pipeline.shards.store import open_shard
+from pipeline.shards.urls import is_remote
 
 PICTURES = (".png", ".jpg", ".jpeg")
 FIRST_SAMPLES = 3
@@ -42,7 +44,7 @@ class InspectSettings:
     """
 
     target: Positional[str]
-    """DIR, DIR:N or DIR#KEY (quote the # in a shell)."""
+    """DIR, DIR:N or DIR#KEY (quote the # in a shell); DIR may be a URL."""
     image: Path | None = None
     """Draw the sample's boxes with their labels on its photograph, into this .png or .jpg file."""
     max_boxes: int = 36
@@ -60,7 +62,8 @@ class InspectSettings:
 class Target(NamedTuple):
     """What to look at."""
 
-    directory: Path
+    directory: Path | str
+    """A path, or a URL."""
     selector: int | str | None
     """The number of a sample, its key or image id, or None for the whole data set."""
 
@@ -77,6 +80,10 @@ class Place(NamedTuple):
 
 def parse_target(text: str) -> Target:
     """Return the folder and the selector of DIR, DIR:N or DIR#KEY; a folder's own name may hold : and #."""
+    if is_remote(text):
+        match_remote = re.fullmatch(r"([^#]+://[^#]*/[^#]*?)(?::(\d+)|#(.+))?", text, re.DOTALL)
+        url, number, key = match_remote.groups() if match_remote else (text, None, None)
+        return Target(url, int(number) if number else key)
     if Path(text).is_dir():
         return Target(Path(text), None)
     for match in re.finditer("#", text):
@@ -91,28 +98,29 @@ def parse_target(text: str) -> Target:
 def inspect(settings: InspectSettings) -> int:
     """Print a data set or one sample, and draw the sample where asked; return 2 where none is named to draw."""
     directory, selector = parse_target(settings.target)
-    info = read_dataset(directory)
-    records = read_records(directory)
+    folder = open_folder(directory)
+    info = read_info(folder)
+    records = read_records_of(folder)
     if selector is None:
         if settings.image is not None:
-            print(f"--image {settings.image}: name a sample, {directory}:0 for the first", file=sys.stderr)
+            print(f"--image {settings.image}: name a sample, {folder.name}:0 for the first", file=sys.stderr)
             return 2
         numbers = range(min(FIRST_SAMPLES, sum(record.samples for record in records.values())))
-        first = [read_sample(directory, info, find_sample(directory, info, records, number)) for number in numbers]
+        first = [read_sample(directory, info, find_sample(folder, info, records, number)) for number in numbers]
         document = describe_dataset(info, records, first)
-        print(json.dumps(document, indent=2) if settings.json else "\n".join(dataset_lines(directory, document)))
+        print(json.dumps(document, indent=2) if settings.json else "\n".join(dataset_lines(folder.name, document)))
         return 0
-    place = find_sample(directory, info, records, selector)
+    place = find_sample(folder, info, records, selector)
     sample = read_sample(directory, info, place)
     document = {**place._asdict(), **describe_sample(info, sample, settings.max_boxes)}
-    print(json.dumps(document, indent=2) if settings.json else "\n".join(sample_lines(directory, document)))
+    print(json.dumps(document, indent=2) if settings.json else "\n".join(sample_lines(folder.name, document)))
     if settings.image is not None:
         draw_sample(info, sample, settings.image, settings.max_boxes)
         print(f"drawn: {settings.image}", file=sys.stderr)
     return 0
 
 
-def find_sample(directory: Path, info: DatasetInfo, records: dict[int, ShardRecord], selector: int | str) -> Place:
+def find_sample(folder: Folder, info: DatasetInfo, records: dict[int, ShardRecord], selector: int | str) -> Place:
     """Return where a sample lies; raise ShardError where there is no such sample."""
     first = 0
     for shard, record in records.items():
@@ -120,21 +128,24 @@ def find_sample(directory: Path, info: DatasetInfo, records: dict[int, ShardReco
             if selector < first + record.samples:
                 return Place(selector, shard, selector - first)
         else:
-            with open_shard(data_path(directory, shard, info.storage)) as reader:
+            name = data_path(Path(), shard, info.storage).as_posix()
+            with folder.local([name]) as directory, open_shard(directory / name) as reader:
                 if (key := sample_key(selector)) in (keys := reader.keys()):
                     return Place(first + keys.index(key), shard, keys.index(key))
         first += record.samples
     if isinstance(selector, int):
-        raise ShardError(f"{directory}:{selector}: there are {first:,} samples, numbered from 0")
-    raise ShardError(f"{directory}#{selector}: none of the {first:,} samples has this key or image id")
+        raise ShardError(f"{folder.name}:{selector}: there are {first:,} samples, numbered from 0")
+    raise ShardError(f"{folder.name}#{selector}: none of the {first:,} samples has this key or image id")
 
 
-def read_sample(directory: Path, info: DatasetInfo, place: Place) -> Sample:
+def read_sample(place_of_data: Path | str, info: DatasetInfo, place: Place) -> Sample:
     """Return the sample at a place."""
-    path = data_path(directory, place.shard, info.storage)
-    with open_shard(path) as reader:
+    folder, name = open_folder(place_of_data), data_path(Path(), place.shard, info.storage).as_posix()
+    with folder.local([name]) as directory, open_shard(directory / name) as reader:
         if place.sample >= len(reader):
-            raise ShardError(f"{path}: holds fewer samples than its record says; run `vilbert verify {directory}`")
+            raise ShardError(
+                f"{folder.name}/{name}: holds fewer samples than its record says; run `vilbert verify {folder.name}`"
+            )
         return reader[place.sample]
 
 
@@ -162,7 +173,7 @@ def read_photograph(sample: Sample) -> NDArray[np.uint8]:
     from extractors.decode import DecodeSettings, ImageError, decode
 
     uri = str(sample.meta.get("uri", ""))
-    data = fetch(uri)
+    data = fetch(uri) if sample.image is None else sample.image
     if sample.meta.get("sha256") not in (None, hashlib.sha256(data).hexdigest()):
         raise ShardError(f"{uri}: is not the file that the regions were extracted from, its sha256 is another")
     limits = DecodeSettings(allow_truncated=True, min_side=1, max_aspect=1e9)

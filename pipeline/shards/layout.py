@@ -7,6 +7,7 @@ DIR/failures/000003.jsonl.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Literal
 
@@ -37,7 +38,20 @@ def failures_path(directory: Path, shard: int) -> Path:
     return directory / FAILURES_FOLDER / f"{shard_name(shard)}.jsonl"
 
 
+def shard_files(shard: int, storage: StorageFormat) -> tuple[str, str, str]:
+    """Return the names of a shard's files inside the data set, in the order in which they are written."""
+    home = Path()
+    paths = failures_path(home, shard), data_path(home, shard, storage), record_path(home, shard)
+    failures, samples, record = (path.as_posix() for path in paths)
+    return failures, samples, record
+
+
 def record_paths(directory: Path) -> dict[int, Path]:
     """Return the records there are, by shard number, in order."""
-    named = ((re.fullmatch(r"(\d{6,})\.json", path.name), path) for path in (directory / SHARDS_FOLDER).glob("*.json"))
-    return dict(sorted((int(match[1]), path) for match, path in named if match))
+    numbers = record_numbers(path.name for path in (directory / SHARDS_FOLDER).glob("*.json"))
+    return {shard: record_path(directory, shard) for shard in numbers}
+
+
+def record_numbers(names: Iterable[str]) -> list[int]:
+    """Return the shards, in order, whose records are among these names of files in `shards/`."""
+    return sorted(int(match[1]) for name in names if (match := re.fullmatch(r"([0-9]{6,})\.json", name)))

@@ -42,6 +42,11 @@ def exclusive_writer(directory: Path) -> Iterator[None]:
             raise LockedError(
                 f"{directory}: {holder} is writing here; wait for it or stop it, or choose another --output"
             ) from None
+        except OSError as error:  # what the kernel says of a file system without locks
+            raise LockedError(
+                f"{directory}: its file system does not lock files ({error.strerror}), so nothing would keep two runs "
+                "apart; mount it with locks (Lustre: -o flock; NFS: without nolock), or choose another --output"
+            ) from error
         os.ftruncate(descriptor, 0)
         os.write(descriptor, f"process {os.getpid()} on {socket.gethostname()}\n".encode())
         yield

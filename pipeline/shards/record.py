@@ -23,8 +23,16 @@ from pipeline.shards.documents import (
     read_bytes,
 )
 from pipeline.shards.errors import CorruptShardError
+from pipeline.shards.folder import Folder
 from pipeline.shards.keys import is_key
-from pipeline.shards.layout import SHARDS_FOLDER, failures_path, record_path, record_paths, shard_name
+from pipeline.shards.layout import (
+    SHARDS_FOLDER,
+    failures_path,
+    record_numbers,
+    record_path,
+    record_paths,
+    shard_name,
+)
 from pipeline.shards.sample import FORMAT
 
 _REMEDY = "delete it and run the same `vilbert extract` again: it makes this shard anew"
@@ -121,6 +129,13 @@ def read_record(path: Path) -> ShardRecord:
 def read_records(directory: Path) -> dict[int, ShardRecord]:
     """Return all records of a data set by shard, in order; raise CorruptShardError at the first damaged one."""
     return {shard: read_record(path) for shard, path in record_paths(directory).items()}
+
+
+def read_records_of(folder: Folder) -> dict[int, ShardRecord]:
+    """Return all records of a data set, wherever it lies, as `read_records` does."""
+    shards = record_numbers(name for name, _ in folder.entries(SHARDS_FOLDER))
+    with folder.local([record_path(Path(), shard).as_posix() for shard in shards]) as directory:
+        return read_records(directory)
 
 
 def records_digest(records: Iterable[ShardRecord]) -> str:

@@ -42,6 +42,8 @@ FIELDS: dict[str, Field] = {
     "attribute_ids": Field("uint16", ("N",)),
     "attribute_scores": Field("float32", ("N",)),
 }
+IMAGE_MEMBER = "jpg"
+"""The image's own bytes, optional: this name in a tar whatever the image's format, as img2dataset has it."""
 ATTRIBUTE_FIELDS = ("attribute_ids", "attribute_scores")
 REGION_FIELDS = ("width", "height", "num_boxes")  # of KEY.json; they come from Regions, the rest from Sample.meta
 
@@ -51,13 +53,19 @@ def field_names(*, attributes: bool) -> tuple[str, ...]:
     return tuple(name for name in FIELDS if attributes or name not in ATTRIBUTE_FIELDS)
 
 
-def member_names(*, attributes: bool) -> tuple[str, ...]:
+def member_names(*, attributes: bool, image: bool = False) -> tuple[str, ...]:
     """Return what follows `KEY.` in the names of a sample's members, in the order in which they are stored."""
-    return (*(f"{name}.npy" for name in field_names(attributes=attributes)), "json")
+    arrays = (f"{name}.npy" for name in field_names(attributes=attributes))
+    return (*arrays, *([IMAGE_MEMBER] if image else []), "json")
 
 
-MEMBER_LAYOUTS = (member_names(attributes=False), member_names(attributes=True))
-"""The two that a data set may have, the fuller last."""
+MEMBER_LAYOUTS = (
+    member_names(attributes=False),
+    member_names(attributes=False, image=True),
+    member_names(attributes=True, image=True),
+    member_names(attributes=True),
+)
+"""Those that a data set may have; the least first, and last the one that messages name."""
 
 
 def describe_fields(*, feature_dim: int, top_classes: int, attributes: bool) -> dict[str, dict[str, Any]]:
@@ -79,6 +87,8 @@ class Sample:
     """What the detector found."""
     meta: dict[str, Any]
     """JSON values: image_id (a string, always there), captions, split, uri, sha256 of the image's bytes, …"""
+    image: bytes | None = None
+    """The image's own bytes, where the data set keeps them."""
 
     def __post_init__(self) -> None:
         if not is_key(self.key):
@@ -105,7 +115,8 @@ def encode_metadata(sample: Sample) -> bytes:
 def encode_members(sample: Sample) -> list[tuple[str, bytes]]:
     """Return the sample's members, (name behind `KEY.`, content), in the order of `member_names`."""
     members = [(f"{name}.npy", encode_npy(array)) for name, array in sample.regions.arrays().items()]
-    return [*members, ("json", encode_metadata(sample))]
+    image = [] if sample.image is None else [(IMAGE_MEMBER, sample.image)]
+    return [*members, *image, ("json", encode_metadata(sample))]
 
 
 def decode_members(key: str, members: Sequence[tuple[str, memoryview]], *, path: Path) -> Sample:
@@ -118,15 +129,21 @@ def decode_members(key: str, members: Sequence[tuple[str, memoryview]], *, path:
         expected = ", ".join(MEMBER_LAYOUTS[-1])
         raise CorruptShardError(f"has members {', '.join(names)}; expected {expected}", path=path, key=key)
     arrays: dict[str, NDArray[Any]] = {}
+    image = None
     for name, content in members[:-1]:
+        if name == IMAGE_MEMBER:
+            image = bytes(content)
+            continue
         try:
             arrays[name.removesuffix(".npy")] = decode_npy(content)
         except ValueError as error:
             raise CorruptShardError(f"{name} {error}", path=path, key=key) from error
-    return build_sample(key, arrays, bytes(members[-1][1]), path=path)
+    return build_sample(key, arrays, bytes(members[-1][1]), image=image, path=path)
 
 
-def build_sample(key: str, arrays: Mapping[str, NDArray[Any]], metadata: bytes, *, path: Path) -> Sample:
+def build_sample(
+    key: str, arrays: Mapping[str, NDArray[Any]], metadata: bytes, *, path: Path, image: bytes | None = None
+) -> Sample:
     """Return a sample from its arrays and its KEY.json; raise CorruptShardError where they disagree with the format."""
     for name, array in arrays.items():
         expected = FIELDS[name]
@@ -144,7 +161,7 @@ def build_sample(key: str, arrays: Mapping[str, NDArray[Any]], metadata: bytes, 
         regions = Regions(**arrays, width=width, height=height)
         if len(regions) != num_boxes:
             raise ValueError(f"says {num_boxes} boxes where there are {len(regions)}")
-        return Sample(key=key, regions=regions, meta=document)
+        return Sample(key=key, regions=regions, meta=document, image=image)
     except (ValueError, TypeError, ShardError) as error:
         raise CorruptShardError(f"metadata or arrays disagree: {error}", path=path, key=key) from error
 

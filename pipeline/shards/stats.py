@@ -13,13 +13,15 @@ import numpy as np
 from numpy.typing import NDArray
 from tyro.conf import Positional
 
-from pipeline.shards.dataset import DatasetInfo, Totals, read_dataset, sum_records
+from pipeline.shards.dataset import DatasetInfo, Totals, read_info, sum_records
 from pipeline.shards.describe import name_of
 from pipeline.shards.documents import is_digest
+from pipeline.shards.folder import Folder, open_folder
 from pipeline.shards.histogram import bars, group_counts, mean
 from pipeline.shards.layout import data_path
 from pipeline.shards.parallel import map_shards, worker_count
-from pipeline.shards.record import read_records
+from pipeline.shards.place_option import PlaceOption
+from pipeline.shards.record import read_records_of
 from pipeline.shards.store import open_shard
 
 SCORE_BINS = 10
@@ -32,8 +34,8 @@ _NO_HASH = 0
 class StatsSettings:
     """Count and summarise a data set: images, failures, boxes, scores, captions, classes, sizes and repeated images."""
 
-    directory: Positional[Path]
-    """The data set's folder."""
+    directory: Positional[PlaceOption]
+    """The data set's folder, or its URL: then each shard is fetched once."""
     top_classes: int = 20
     """How many of the most frequent object classes to list."""
     num_workers: int = 0
@@ -85,11 +87,12 @@ class Duplicate:
     """Of the first such sample."""
 
 
-def summarise_shard(directory: Path, info: DatasetInfo, shard: int) -> Summary:
+def summarise_shard(folder: Folder, info: DatasetInfo, shard: int) -> Summary:
     """Return the summary of one shard; its features are not read."""
     summary = Summary()
     hashes: list[int] = []
-    with open_shard(data_path(directory, shard, info.storage)) as reader:
+    name = data_path(Path(), shard, info.storage).as_posix()
+    with folder.local([name]) as directory, open_shard(directory / name) as reader:
         for sample in reader:
             regions, captions = sample.regions, sample.meta.get("captions", [])
             summary.splits[sample.meta.get("split", "")] += 1
@@ -104,7 +107,7 @@ def summarise_shard(directory: Path, info: DatasetInfo, shard: int) -> Summary:
     return summary
 
 
-def find_duplicates(directory: Path, info: DatasetInfo, summary: Summary) -> tuple[int, list[Duplicate]]:
+def find_duplicates(folder: Folder, info: DatasetInfo, summary: Summary) -> tuple[int, list[Duplicate]]:
     """Return how many images share their bytes with another, and the most frequent of them, the most frequent first."""
     hashes = np.concatenate([*summary.image_hashes.values(), np.empty(0, np.uint64)])
     values, counts = np.unique(hashes[hashes != _NO_HASH], return_counts=True)
@@ -114,7 +117,8 @@ def find_duplicates(directory: Path, info: DatasetInfo, summary: Summary) -> tup
     for value, count in zip(values[order], counts[order], strict=True):
         shard = min(shard for shard, of_shard in summary.image_hashes.items() if value in of_shard)
         index = int(np.flatnonzero(summary.image_hashes[shard] == value)[0])
-        with open_shard(data_path(directory, shard, info.storage)) as reader:
+        name = data_path(Path(), shard, info.storage).as_posix()
+        with folder.local([name]) as directory, open_shard(directory / name) as reader:
             meta = reader[index].meta
         duplicates.append(Duplicate(count=int(count), sha256=meta["sha256"], image_id=meta["image_id"]))
     return int(counts.sum()), duplicates
@@ -122,21 +126,22 @@ def find_duplicates(directory: Path, info: DatasetInfo, summary: Summary) -> tup
 
 def stats(settings: StatsSettings) -> int:
     """Print what a data set holds; of an unfinished one, what its finished shards hold."""
-    info = read_dataset(settings.directory)
-    records = read_records(settings.directory)
+    folder = open_folder(settings.directory)
+    info = read_info(folder)
+    records = read_records_of(folder)
     totals = sum_records(records.values())
     summary = Summary()
-    function = partial(summarise_shard, settings.directory, info)
+    function = partial(summarise_shard, folder, info)
     workers = worker_count(settings.num_workers, totals.bytes)
     for of_shard in map_shards(function, list(records), workers=workers, label="stats"):
         summary.add(of_shard)
     document = describe(info, totals, summary, len(records), settings.top_classes)
-    repeated, duplicates = find_duplicates(settings.directory, info, summary)
+    repeated, duplicates = find_duplicates(folder, info, summary)
     document["duplicates"] = {"images": repeated, "most_frequent": [vars(duplicate) for duplicate in duplicates]}
     if settings.json:
         print(json.dumps(document, indent=2))
     else:
-        print("\n".join(report(settings.directory, info, summary, document)))
+        print("\n".join(report(folder.name, info, summary, document)))
     return 0
 
 
@@ -166,13 +171,13 @@ def _distribution(counts: dict[int, int]) -> dict[str, Any]:
     return {"min": min(counts, default=0), "mean": mean(counts), "max": max(counts, default=0), "counts": counts}
 
 
-def report(directory: Path, info: DatasetInfo, summary: Summary, figures: dict[str, Any]) -> list[str]:
+def report(name: str, info: DatasetInfo, summary: Summary, figures: dict[str, Any]) -> list[str]:
     """Return the lines that a person reads."""
     failures = figures["failures"]
     state = "complete" if info.complete else "incomplete: run `vilbert extract` again"
     done = figures["shards"]
     lines = [
-        f"{directory}: {state}",
+        f"{name}: {state}",
         f"  shards    {done['done']:,} of {done['planned']:,}, {info.storage}",
         f"  images    {figures['images']:,} of {figures['rows']:,} rows",
         f"  failures  {sum(failures.values()):,}",

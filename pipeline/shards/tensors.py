@@ -21,13 +21,22 @@ from pipeline.shards.npy import read_only_view
 from pipeline.shards.part import Part, build_part, parse_metadata
 from pipeline.shards.sample import Sample, build_sample, encode_metadata, field_names
 
-_DTYPES: dict[str, np.dtype[Any]] = {"F16": np.dtype("<f2"), "F32": np.dtype("<f4"), "U16": np.dtype("<u2")}
+_DTYPES: dict[str, np.dtype[Any]] = {
+    "F16": np.dtype("<f2"),
+    "F32": np.dtype("<f4"),
+    "U16": np.dtype("<u2"),
+    "U8": np.dtype("u1"),
+}
+IMAGE_TENSOR = "image"
+"""The image's own bytes, optional: uint8 [bytes]."""
 _LENGTH_BYTES = 8
 
 
 def encode_tensors(sample: Sample) -> bytes:
     """Return the sample as safetensors; the same bytes for the same sample."""
     arrays = {name: np.ascontiguousarray(array) for name, array in sample.regions.arrays().items()}
+    if sample.image is not None:
+        arrays[IMAGE_TENSOR] = np.frombuffer(sample.image, np.uint8)
     return save(arrays, metadata={"json": encode_metadata(sample).decode("utf-8")})
 
 
@@ -42,10 +51,15 @@ def decode_tensors(key: str, value: bytes, *, path: Path) -> Sample:
         raise CorruptShardError(f"its value {error}", path=path, key=key) from error
     view = memoryview(value)
     arrays = {entry.name: read_only_view(view, entry.dtype, entry.shape, entry.start) for entry in entries}
+    image = arrays.pop(IMAGE_TENSOR, None)
+    if image is not None and (image.dtype != np.uint8 or image.ndim != 1):
+        raise CorruptShardError(
+            f"{IMAGE_TENSOR} is {image.dtype}{list(image.shape)}, expected uint8", path=path, key=key
+        )
     if set(arrays) not in (set(field_names(attributes=False)), set(field_names(attributes=True))):
         expected = ", ".join(field_names(attributes=True))
         raise CorruptShardError(f"has arrays {', '.join(sorted(arrays))}; expected {expected}", path=path, key=key)
-    return build_sample(key, arrays, metadata, path=path)
+    return build_sample(key, arrays, metadata, image=None if image is None else image.tobytes(), path=path)
 
 
 def decode_part(key: str, value: memoryview, fields: Sequence[str], *, path: Path) -> Part:

@@ -16,16 +16,19 @@ from pipeline.shards.check_dataset import (
     check_duplicates,
     check_files,
     check_info,
+    check_listed_sizes,
     check_manifest,
     check_presence,
     check_totals,
 )
 from pipeline.shards.check_shard import ShardTask, check_shard, problem_of
-from pipeline.shards.dataset import DatasetInfo, read_dataset
+from pipeline.shards.dataset import DatasetInfo, read_info
 from pipeline.shards.errors import ShardError
 from pipeline.shards.findings import RESTORE, Finding
-from pipeline.shards.layout import DATASET_FILE, SHARDS_FOLDER, record_paths
+from pipeline.shards.folder import Folder, Place, open_folder
+from pipeline.shards.layout import DATASET_FILE, SHARDS_FOLDER, record_numbers
 from pipeline.shards.parallel import map_shards, worker_count
+from pipeline.shards.place_option import PlaceOption
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,8 +39,8 @@ class VerifySettings:
     sample, checks its values, and compares all of it with the manifest in both directions.
     """
 
-    directory: Positional[Path]
-    """The data set's folder."""
+    directory: Positional[PlaceOption]
+    """The data set's folder, or its URL: then --deep fetches each shard once, and without it none."""
     deep: bool = False
     """Read every byte. A data set is proven only by this: a flipped bit in a feature shows nowhere else."""
     manifest: Path | None = None
@@ -71,41 +74,45 @@ def verify(settings: VerifySettings) -> int:
         print(json.dumps([asdict(finding) for finding in verdict.findings], indent=2))
     else:
         print(*verdict.findings, sep="\n", end="\n" if verdict.findings else "")
-        print(f"{settings.directory}: problems: {len(verdict.findings)}" if verdict.findings else verdict.proven)
+        problems = f"{open_folder(settings.directory).name}: problems: {len(verdict.findings)}"
+        print(problems if verdict.findings else verdict.proven)
     return 1 if verdict.findings else 0
 
 
-def examine(directory: Path, *, deep: bool, manifest: Path | None = None, num_workers: int = 0) -> Verdict:
+def examine(directory: Place, *, deep: bool, manifest: Path | None = None, num_workers: int = 0) -> Verdict:
     """Return what is wrong with a data set. Raises ManifestError where `manifest` is given and cannot be read."""
     given = Manifest.open(manifest) if manifest is not None else None
-    if not (directory / DATASET_FILE).is_file():
+    folder = open_folder(directory)
+    if not any(name == DATASET_FILE and size is not None for name, size in folder.entries("")):
         remedy = "give a folder that `vilbert extract --output` wrote"
-        missing = Finding(code="dataset-missing", where=str(directory), what=f"has no {DATASET_FILE}", remedy=remedy)
+        missing = Finding(code="dataset-missing", where=folder.name, what=f"has no {DATASET_FILE}", remedy=remedy)
         return Verdict(findings=(missing,), proven="")
     try:
-        info = read_dataset(directory)
+        info = read_info(folder)
     except ShardError as error:
         damaged = Finding(code="dataset-damaged", where=DATASET_FILE, what=problem_of(error), remedy=RESTORE)
         return Verdict(findings=(damaged,), proven="")
-    findings = [*check_info(directory, info), *check_files(directory, info)]
+    findings = [*check_info(folder, info), *check_files(folder, info)]
     compared = given
     if compared is None and deep:
         compared = recorded_manifest(info, findings)
     if compared is not None:
         findings += check_manifest(info, compared)
     same = compared is not None and compared.hash == info.manifest_hash
-    task = ShardTask(directory=directory, info=info, deep=deep, manifest=compared if same else None)
-    present = sorted(shard for shard in record_paths(directory) if shard < info.shards)
-    findings += check_presence(directory, info, set(present))
-    stored = sum(path.stat().st_size for path in (directory / SHARDS_FOLDER).glob(f"*.{info.storage}"))
-    workers = worker_count(num_workers, stored)
+    task = ShardTask(folder=folder, info=info, deep=deep, manifest=compared if same else None)
+    listed = {name: size for name, size in folder.entries(SHARDS_FOLDER) if size is not None}
+    present = [shard for shard in record_numbers(listed) if shard < info.shards]
+    findings += check_presence(info, set(present))
+    workers = worker_count(num_workers, sum(listed.values()))
     reports = list(map_shards(partial(check_shard, task), present, workers=workers, label="verify"))
     reports.sort(key=lambda report: report.shard)
     findings += chain.from_iterable(report.findings for report in reports)
+    if folder.remote and not deep:
+        findings += check_listed_sizes(reports, listed, info)
     if info.complete:
         findings += check_totals(info, reports)
-    findings += check_duplicates(directory, info, reports)
-    return Verdict(findings=tuple(findings), proven=proven(directory, info, deep=deep, manifest=compared))
+    findings += check_duplicates(folder, info, reports)
+    return Verdict(findings=tuple(findings), proven=proven(folder, info, deep=deep, manifest=compared))
 
 
 def recorded_manifest(info: DatasetInfo, findings: list[Finding]) -> Manifest | None:
@@ -120,12 +127,12 @@ def recorded_manifest(info: DatasetInfo, findings: list[Finding]) -> Manifest | 
         return None
 
 
-def proven(directory: Path, info: DatasetInfo, *, deep: bool, manifest: Manifest | None) -> str:
+def proven(folder: Folder, info: DatasetInfo, *, deep: bool, manifest: Manifest | None) -> str:
     """Return the line that says what holds of a data set without findings."""
     failed = sum(info.totals.failures.values())
     text = (
-        f"{directory}: complete: {info.shards:,} shards, {info.totals.samples:,} samples + {failed:,} failed rows = "
-        f"{info.rows:,} rows; records, sizes, counts, keys and failures agree"
+        f"{folder.name}: complete: {info.shards:,} shards, {info.totals.samples:,} samples + {failed:,} failed rows = "
+        f"{info.rows:,} rows; records, sizes{', counts, keys' if deep or not folder.remote else ''} and failures agree"
     )
     if deep:
         text += f"; all {info.totals.bytes:,} bytes hashed, every sample parsed and within bounds, no key twice"

@@ -58,6 +58,8 @@ class ShardWriter:
         if sample.key in self._keys:
             raise ShardError(f"{self._path}: key {sample.key!r} comes twice: image ids must be unique in a manifest")
         layout = tuple((name, array.shape[1:]) for name, array in sample.regions.arrays().items())
+        if sample.image is not None:
+            layout = (*layout, ("image", ()))
         if self._layout is not None and layout != self._layout:
             raise ShardError(
                 f"{self._path}: sample {sample.key} has the arrays {_describe(layout)}, those before have "

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from manifests.uri import ImageReader, tar_index, tar_uri
+from manifests.uri import ImageReader, is_local, protocols, tar_index, tar_uri
 
 
 @pytest.fixture
@@ -62,3 +62,27 @@ def test_index_agrees_with_tarfile(tar: Path) -> None:
     assert list(tar_index(tar, stop_at=lambda name: name == "part/00002.jpg")) == [
         f"part/{i:05d}.jpg" for i in range(3)
     ]
+
+
+@pytest.mark.parametrize(
+    ("uri", "named", "local"),
+    [
+        ("images/a.jpg", (), True),
+        ("a::b.jpg", (), True),
+        ("file:///images/a.jpg", ("file",), True),
+        ("tar://a.jpg::/images/0.tar", ("tar",), True),
+        ("tar://a.jpg::file:///images/0.tar", ("tar", "file"), False),
+        ("tar://a.jpg::s3://bucket/0.tar", ("tar", "s3"), False),
+        ("zip://a.jpg::simplecache::https://host/a.zip", ("zip", "simplecache", "https"), False),
+        ("HTTPS://host/a.jpg?u=x://y::z", ("https",), False),
+        ("s3://bucket/a.jpg", ("s3",), False),
+    ],
+)
+def test_protocols(uri: str, named: tuple[str, ...], local: bool) -> None:
+    assert protocols(uri) == named
+    assert is_local(uri) == local
+
+
+def test_a_file_url_of_a_device_is_refused() -> None:
+    with pytest.raises(OSError, match="regular"):
+        ImageReader().read("file:///dev/zero", 10)

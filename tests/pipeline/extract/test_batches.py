@@ -1,11 +1,7 @@
-from concurrent.futures import ThreadPoolExecutor
-from threading import Event, Lock
-
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.extract.batches import group_by_shape, map_ahead
+from pipeline.extract.batches import group_by_shape
 
 shapes = st.lists(st.integers(0, 5), max_size=80)
 
@@ -41,35 +37,3 @@ def test_no_item_waits_for_more_than_max_lag_others(shape_of_item: list[int], ba
 def test_full_groups_leave_at_once() -> None:
     batches = group_by_shape("aabbab", lambda letter: letter, 2, 100)
     assert [("".join(batch)) for batch in batches] == ["aa", "bb", "ab"[:1], "b"]
-
-
-def test_map_ahead_keeps_the_order_and_never_runs_more_than_the_window() -> None:
-    lock, running, most = Lock(), 0, 0
-    gate = Event()
-
-    def work(number: int) -> int:
-        nonlocal running, most
-        with lock:
-            running += 1
-            most = max(most, running)
-        gate.wait(0.01)
-        with lock:
-            running -= 1
-        return number * number
-
-    with ThreadPoolExecutor(8) as pool:
-        assert list(map_ahead(pool, work, range(40), window=3)) == [n * n for n in range(40)]
-    assert 1 <= most <= 3
-
-
-def test_map_ahead_starts_before_it_is_asked() -> None:
-    started = Event()
-    with ThreadPoolExecutor(1) as pool:
-        results = map_ahead(pool, lambda _: started.set(), [0], window=1)
-        assert started.wait(5)
-        assert list(results) == [None]
-
-
-def test_map_ahead_passes_an_error_on() -> None:
-    with ThreadPoolExecutor(1) as pool, pytest.raises(ZeroDivisionError):
-        list(map_ahead(pool, lambda number: 1 // number, [1, 0], window=2))

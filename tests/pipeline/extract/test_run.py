@@ -26,7 +26,7 @@ from pipeline.shards.lock import exclusive_writer
 from pipeline.shards.record import read_records
 from pipeline.shards.store import open_shard
 
-from .conftest import BROKEN, SCENES, contents
+from .conftest import BROKEN, OF_RUNS, SCENES, contents
 
 Make = Callable[..., ExtractSettings]
 
@@ -73,7 +73,7 @@ def test_every_row_is_a_sample_or_a_failure_with_its_reason(undisturbed: Path, m
 
 
 def test_nothing_to_do_writes_nothing(undisturbed: Path, manifest: Path, caplog: pytest.LogCaptureFixture) -> None:
-    before = {path: path.stat().st_mtime_ns for path in undisturbed.rglob("*") if path.name != ".lock"}
+    before = {path: path.stat().st_mtime_ns for path in undisturbed.rglob("*") if path.name not in OF_RUNS}
     arguments = ["extract", str(manifest), "--output", str(undisturbed), "--detector", "shapes"]
     with caplog.at_level("INFO"):
         assert main([*arguments, "--backend", "local", "--shard-size", "5", "--batch-size", "4"]) == 0

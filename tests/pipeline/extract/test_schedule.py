@@ -3,85 +3,191 @@
 from collections import Counter, deque
 from collections.abc import Callable
 from concurrent.futures import Future
+from pathlib import Path
 
 import pytest
 
-from pipeline.extract.run import started
-from pipeline.extract.schedule import ATTEMPTS, WorkerLostError, assign, schedule
+from pipeline.extract.crew import FAILED_STARTS, Crew, WorkerLostError
+from pipeline.extract.journal import Journal, journal_path, parse_journal
+from pipeline.extract.schedule import ATTEMPTS, Schedule, assign
+from pipeline.extract.stall import Pulse
+from pipeline.extract.worker import Extracted
 from pipeline.shards.errors import ShardError
+from pipeline.shards.record import ShardRecord
+
+
+def record_of(shard: int) -> ShardRecord:
+    """Return the record of a shard of ten rows, one of which failed."""
+    return ShardRecord(
+        shard=shard,
+        rows=(10 * shard, 10 * shard + 10),
+        file=f"{shard:06d}.tar",
+        samples=9,
+        sha256="0" * 64,
+        first_key="a",
+        last_key="b",
+        failures={"http_404": 1},
+        failures_sha256="0" * 64,
+        fingerprint="0" * 64,
+        bytes=100,
+    )
 
 
 class FakeWorker:
-    """Finishes a shard at once, with the outcome that `outcome(shard)` returns or raises."""
+    """Finishes a shard at once, or raises what `outcome(shard)` raises; never finishes it where that gives None."""
+
+    stuck = False
 
     def __init__(self, outcome: Callable[[int], object]) -> None:
         self.outcome = outcome
         self.given: list[int] = []
         self.closed = False
 
-    def extract_shard(self, shard: int, rows: tuple[int, int]) -> Future:
+    def start(self) -> Future:
+        future: Future = Future()
+        future.set_result("description")
+        return future
+
+    def extract_shard(self, shard: int, rows: tuple[int, int], retry: bool = False) -> Future:
         assert rows == (10 * shard, 10 * shard + 10)
         self.given.append(shard)
         future: Future = Future()
         try:
-            future.set_result(self.outcome(shard))
+            if self.outcome(shard) is not None:
+                future.set_result(Extracted(record_of(shard), 1.0, 0.5))
         except Exception as error:
             future.set_exception(error)
         return future
+
+    def pulse(self) -> Pulse:
+        return Pulse(0, 0)
+
+    def stop(self) -> None:
+        pass
 
     def close(self) -> None:
         self.closed = True
 
 
-def run(workers: list, shards: range, start_worker: Callable[[], object]) -> list:
-    rows = {shard: (10 * shard, 10 * shard + 10) for shard in shards}
-    return [record for record in schedule(start_worker, workers, rows, 0.01) if record is not None]
+class Team:
+    """Makes workers that all have this outcome, and remembers them."""
+
+    def __init__(self, outcome: Callable[[int], object], wanted: Callable[[], int] = lambda: 1) -> None:
+        self.outcome = outcome
+        self.workers: list[FakeWorker] = []
+        self.kind = FakeWorker
+        self.crew = Crew(self.start, wanted)
+
+    def start(self) -> FakeWorker:
+        self.workers.append(self.kind(self.outcome))
+        return self.workers[-1]
+
+    def run(self, folder: Path, shards: range, stall_seconds: float = 0.0) -> list:
+        rows = {shard: (10 * shard, 10 * shard + 10) for shard in shards}
+        schedule = Schedule(
+            self.crew, rows, journal_folder=folder, stall_seconds=stall_seconds, seconds_between_ticks=0.01
+        )
+        return [(extracted.record.shard,) for extracted in schedule.run() if extracted is not None]
 
 
-def test_every_shard_is_done_once() -> None:
-    workers = [FakeWorker(lambda shard: shard) for _ in range(3)]
-    done = run(workers, range(20), lambda: pytest.fail("no worker was lost"))
-    assert sorted(done) == list(range(20))
-    assert sum(len(worker.given) for worker in workers) == 20
+def test_every_shard_is_done_once(tmp_path: Path) -> None:
+    team = Team(lambda shard: (shard,), lambda: 3)
+    assert sorted(team.run(tmp_path, range(20))) == [(shard,) for shard in range(20)]
+    assert len(team.workers) == 3
+    assert sum(len(worker.given) for worker in team.workers) == 20
 
 
-def test_a_lost_workers_shard_is_done_by_its_replacement() -> None:
+def test_a_lost_workers_shard_is_done_by_its_replacement(tmp_path: Path) -> None:
     deaths = Counter()
 
-    def dies_once_on_three(shard: int) -> int:
+    def dies_once_on_three(shard: int) -> tuple:
         if shard == 3 and not deaths[shard]:
             deaths[shard] += 1
             raise WorkerLostError("killed")
-        return shard
+        return (shard,)
 
-    first = FakeWorker(dies_once_on_three)
-    workers = [first]
-    done = run(workers, range(8), lambda: FakeWorker(dies_once_on_three))
-    assert sorted(done) == list(range(8))
+    team = Team(dies_once_on_three)
+    assert sorted(team.run(tmp_path, range(8))) == [(shard,) for shard in range(8)]
+    first, second = team.workers
     assert first.closed
-    assert workers[0] is not first
+    assert 3 in second.given
 
 
-def test_a_shard_that_kills_every_worker_stops_the_run() -> None:
+def test_a_shard_that_kills_every_worker_stops_the_run(tmp_path: Path) -> None:
     deaths = Counter()
 
-    def always_dies_on_two(shard: int) -> int:
+    def always_dies_on_two(shard: int) -> tuple:
         if shard == 2:
             deaths[shard] += 1
             raise WorkerLostError("killed")
-        return shard
+        return (shard,)
 
-    with pytest.raises(ShardError, match="shard 2 ended 3 workers"):
-        run([FakeWorker(always_dies_on_two)], range(4), lambda: FakeWorker(always_dies_on_two))
+    with pytest.raises(ShardError, match=f"shard 2 ended {ATTEMPTS} workers"):
+        Team(always_dies_on_two).run(tmp_path, range(4))
     assert deaths[2] == ATTEMPTS
 
 
-def test_another_error_of_a_worker_is_passed_on() -> None:
-    def fails(shard: int) -> int:
+def test_a_shard_whose_images_are_found_out_one_by_one_may_take_as_many_tries_as_it_needs(tmp_path: Path) -> None:
+    deaths = Counter()
+    killers = [20, 23, 27, 28]
+
+    def dies_over_one_killer_after_the_other(shard: int) -> tuple:
+        if shard == 2 and deaths[shard] < 3 * len(killers):
+            journal = Journal(journal_path(tmp_path, shard), keep=True)
+            # As the worker does: the first of three deaths has others in hand, the next two have the row alone.
+            row, in_company = killers[deaths[shard] // 3], deaths[shard] % 3 == 0
+            journal.note("detect" if in_company else "alone", [row, row + 1] if in_company else [row])
+            deaths[shard] += 1
+            raise WorkerLostError("killed")
+        return (shard,)
+
+    team = Team(dies_over_one_killer_after_the_other)
+    assert len(team.run(tmp_path, range(4))) == 4
+    assert deaths[2] == 12 > ATTEMPTS
+
+
+def test_another_error_of_a_worker_is_passed_on(tmp_path: Path) -> None:
+    def fails(shard: int) -> tuple:
         raise OSError(28, "No space left on device")
 
     with pytest.raises(OSError, match="No space left"):
-        run([FakeWorker(fails)], range(2), lambda: pytest.fail("no worker was lost"))
+        Team(fails).run(tmp_path, range(2))
+
+
+def test_a_worker_in_which_nothing_moves_is_replaced_and_its_shards_journals_say_so(tmp_path: Path) -> None:
+    team = Team(lambda shard: None if shard == 1 and len(team.workers) == 1 else (shard,))
+    Journal(journal_path(tmp_path, 1), keep=True)
+    assert sorted(team.run(tmp_path, range(6), stall_seconds=0.1)) == [(shard,) for shard in range(6)]
+    assert [worker.closed for worker in team.workers] == [True, False]
+    (attempt,) = parse_journal(journal_path(tmp_path, 1).read_bytes(), range(10, 20))
+    assert attempt.stalled
+
+
+def test_more_room_is_used_as_it_comes_and_those_at_work_stay_when_it_goes() -> None:
+    room = [1]
+    team = Team(lambda shard: (shard,), lambda: room[0])
+    for room[0], most, started in ((1, 9, 1), (1, 9, 1), (3, 2, 2), (3, 9, 3), (1, 9, 3)):
+        team.crew.tend(most)
+        assert len(team.workers) == started
+    team.crew.lose(team.crew.ready[0])
+    team.crew.tend(9)
+    assert len(team.workers) == 3  # the two that are left are more than there is room for
+    assert [worker.closed for worker in team.workers] == [True, False, False]
+
+
+def test_a_worker_that_waits_for_a_node_which_left_is_given_up() -> None:
+    class Waits(FakeWorker):
+        def start(self) -> Future:
+            return Future() if len(team.workers) > 1 else super().start()
+
+    room = [2]
+    team = Team(lambda shard: (shard,), lambda: room[0])
+    team.kind = Waits
+    team.crew.tend(9)
+    team.crew.tend(9)
+    room[0] = 1
+    team.crew.tend(9)
+    assert [worker.closed for worker in team.workers] == [False, True]
 
 
 def test_idle_workers_come_first_and_the_last_shards_are_not_hoarded() -> None:
@@ -89,14 +195,33 @@ def test_idle_workers_come_first_and_the_last_shards_are_not_hoarded() -> None:
     waiting = deque(range(2))
     assert [(worker is a, shard) for worker, shard in assign([a, b], [], waiting)] == [(True, 0), (False, 1)]
     waiting = deque(range(9))
-    given = [(worker is a, shard) for worker, shard in assign([a, b], [a], waiting)]
+    given = [(worker is a, shard) for worker, shard in assign([a, b], [(a, 99)], waiting)]
     assert given == [(False, 0), (True, 1), (False, 2)]
     waiting = deque([7])
-    assert list(assign([a, b], [a, b], waiting)) == []
+    assert list(assign([a, b], [(a, 98), (b, 99)], waiting)) == []
 
 
-def test_a_worker_that_dies_while_it_builds_its_detector_is_no_traceback() -> None:
-    starting: Future = Future()
-    starting.set_exception(WorkerLostError("killed"))
-    with pytest.raises(ShardError, match="died while it built the detector"):
-        started(starting)
+def test_a_shard_that_a_worker_died_over_has_a_worker_for_itself() -> None:
+    a, b = FakeWorker(lambda shard: shard), FakeWorker(lambda shard: shard)
+    waiting = deque([7, *range(6)])
+    assert [(worker is a, shard) for worker, shard in assign([a, b], [(a, 99)], waiting, {7})] == [
+        (False, 7),  # to the idle one
+        (True, 0),
+    ]
+    waiting = deque([7, *range(6)])
+    assert list(assign([a, b], [(a, 98), (b, 99)], waiting, {7})) == []  # neither gets a second one before it
+
+
+def test_workers_that_die_while_they_build_the_detector_are_no_traceback() -> None:
+    started = Counter()
+
+    class Dies(FakeWorker):
+        def start(self) -> Future:
+            started["workers"] += 1
+            future: Future = Future()
+            future.set_exception(WorkerLostError("killed"))
+            return future
+
+    with pytest.raises(ShardError, match="died while they built the detector"):
+        Crew(lambda: Dies(lambda shard: None), lambda: 1).first()
+    assert started["workers"] == FAILED_STARTS

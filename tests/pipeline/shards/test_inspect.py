@@ -33,6 +33,20 @@ def shown(target: str, capsys: pytest.CaptureFixture[str], **options: Any) -> di
 
 
 @pytest.mark.parametrize(
+    ("text", "url", "selector"),
+    [
+        ("s3://bucket/data", "s3://bucket/data", None),
+        ("s3://bucket/data:3", "s3://bucket/data", 3),
+        ("s3://bucket/data#img.jpg:7", "s3://bucket/data", "img.jpg:7"),
+        ("http://host:80/data/:12", "http://host:80/data/", 12),
+        ("http://host:80", "http://host:80", None),
+    ],
+)
+def test_targets_behind_a_url(text: str, url: str, selector: int | str | None) -> None:
+    assert parse_target(text) == (url, selector)
+
+
+@pytest.mark.parametrize(
     ("text", "directory", "selector"),
     [
         ("data", "data", None),
@@ -48,7 +62,6 @@ def shown(target: str, capsys: pytest.CaptureFixture[str], **options: Any) -> di
         ("sharp#1:7", "sharp#1", 7),
         ("sharp#1#k", "sharp#1", "k"),
         ("nowhere:3", "nowhere:3", None),
-        ("s3://bucket/data:3", "s3://bucket/data:3", None),
         ("data:x", "data:x", None),
         ("data#", "data#", None),
     ],

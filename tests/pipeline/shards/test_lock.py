@@ -1,3 +1,5 @@
+import errno
+import fcntl
 import os
 import signal
 import subprocess
@@ -65,3 +67,20 @@ def test_a_forked_child_does_not_keep_the_lock_of_a_killed_writer(tmp_path: Path
             os.kill(child, 0)  # it is alive, and the folder ours
     finally:
         os.kill(child, signal.SIGKILL)
+
+
+@pytest.mark.parametrize("modified", [0, 4_102_444_800], ids=["1970", "2100"])
+def test_the_lock_file_of_a_dead_host_is_nobodys_whatever_its_clock_said(tmp_path: Path, modified: int) -> None:
+    (tmp_path / ".lock").write_text(f"process {os.getpid()} on a-dead-host\n")
+    os.utime(tmp_path / ".lock", (modified, modified))
+    with exclusive_writer(tmp_path):
+        assert (tmp_path / ".lock").read_text() != f"process {os.getpid()} on a-dead-host\n"
+
+
+def test_a_file_system_without_locks_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def unsupported(descriptor: int, operation: int) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "flock", unsupported)
+    with pytest.raises(LockedError, match=r"does not lock files \(No locks available\)"), exclusive_writer(tmp_path):
+        pytest.fail("it is not locked")

@@ -19,6 +19,7 @@ from pipeline.cli import main
 from pipeline.shards.check_shard import ShardTask, check_shard
 from pipeline.shards.dataset import sum_records, write_dataset
 from pipeline.shards.errors import ShardError
+from pipeline.shards.folder import LocalFolder
 from pipeline.shards.parallel import map_shards
 from pipeline.shards.record import read_records
 from pipeline.shards.verify import examine
@@ -90,7 +91,7 @@ def test_a_limited_data_set_agrees_with_its_longer_manifest(make_dataset: MakeDa
 @pytest.mark.parametrize("bits", [0x01, 0x80])
 def test_every_flipped_byte_of_a_shard_is_found(dataset: Any, bits: int) -> None:
     path = dataset.data_file()
-    task = ShardTask(directory=dataset.directory, info=dataset.info, deep=True)
+    task = ShardTask(folder=LocalFolder(dataset.directory), info=dataset.info, deep=True)
     original = path.read_bytes()
     step = max(1, len(original) // 1500) | 1  # odd, so that every place in a block is hit
     for position in {*range(0, len(original), step), *range(600), len(original) - 1}:

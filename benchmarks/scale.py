@@ -1,0 +1,234 @@
+"""What does one driver cost 64 workers? `vilbert extract` on a simulated cluster, with a detector that only sleeps.
+
+The driver, its Ray actors and the shards are real; a worker sleeps for as long as a GPU would be busy with a shard, one
+shard at a time, and writes it. Ray's multi-node test cluster runs the nodes on this machine. Measured are the shards a
+second of 64 workers over 64 times those of one, both while all are at work, and the share of a core that the driver
+needs meanwhile. Then the same again, but a node is removed in the middle and another one added: every shard has to be
+there once. Exit status 1 where a limit is missed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from unittest.mock import patch
+
+# Python looks in the folder of the file it runs first, where `model` would be that script and not the package.
+sys.path[0] = str(Path(__file__).resolve().parents[1])
+os.environ["PYTHONPATH"] = os.pathsep.join([sys.path[0], os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)
+
+import numpy as np  # noqa: E402
+import psutil  # noqa: E402
+import tyro  # noqa: E402
+
+from benchmarks.model import markdown  # noqa: E402
+from extractors.regions import Regions  # noqa: E402
+from manifests.manifest import Manifest  # noqa: E402
+from pipeline.extract import ray_backend  # noqa: E402
+from pipeline.extract.run import extract  # noqa: E402
+from pipeline.extract.settings import ExtractSettings  # noqa: E402
+from pipeline.extract.stall import Pulse  # noqa: E402
+from pipeline.extract.worker import Description, Extracted  # noqa: E402
+from pipeline.shards.dataset import fingerprint_digest, read_dataset  # noqa: E402
+from pipeline.shards.keys import sample_key  # noqa: E402
+from pipeline.shards.record import read_records  # noqa: E402
+from pipeline.shards.sample import Sample  # noqa: E402
+from pipeline.shards.writer import ShardWriter  # noqa: E402
+
+DRIVER_LIMIT = 0.01
+"""Of one core."""
+EFFICIENCY_LIMIT = 0.95
+ROWS_A_SHARD = 4
+FINGERPRINT = {"detector": "sleeps"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """How much of it."""
+
+    nodes: int = 8
+    """Of the simulated cluster, beside the head."""
+    workers_a_node: int = 8
+    """Logical workers of each."""
+    seconds: float = 20.0
+    """For which a worker sleeps over a shard; a GPU has 1,000 images in about as long."""
+    shards: int = 6
+    """Shards a worker."""
+
+
+class SleepingWorker:
+    """Stands for `pipeline.extract.worker.Worker`; one shard at a time has the detector."""
+
+    def __init__(self, settings: ExtractSettings) -> None:
+        self._settings = settings
+        self._turn = threading.Lock()
+        self._rows = 0
+        self._seconds = float(os.environ["SLEEP"])
+
+    def start(self) -> Description:
+        """Say what it would find."""
+        return Description(
+            fingerprint=FINGERPRINT, feature_dim=8, class_names=("background", "dog"), attribute_names=(), software={}
+        )
+
+    def extract_shard(self, shard: int, rows: tuple[int, int], retry: bool = False) -> Extracted:
+        """Sleep and write."""
+        begun = time.monotonic()
+        records = Manifest.open(self._settings.manifest).read(*rows)
+        with self._turn:
+            time.sleep(self._seconds)
+        self._rows += len(records)
+        with ShardWriter(Path(self._settings.output), shard=shard, format=self._settings.format) as writer:
+            for record in records:
+                writer.add(
+                    Sample(key=sample_key(record.image_id), regions=regions(), meta={"image_id": record.image_id})
+                )
+            done = writer.commit(rows=rows, failures=[], fingerprint=fingerprint_digest(FINGERPRINT))
+        return Extracted(done, time.monotonic() - begun, self._seconds)
+
+    def pulse(self) -> Pulse:
+        """Return a sign of life."""
+        return Pulse(0, self._rows)
+
+    def stop(self) -> None:
+        """Do nothing: the process is ended."""
+
+
+def regions() -> Regions:
+    """Return one region."""
+    return Regions(
+        boxes=np.zeros((1, 4), np.float32),
+        features=np.zeros((1, 8), np.float16),
+        object_ids=np.ones(1, np.uint16),
+        object_scores=np.ones(1, np.float32),
+        class_ids=np.zeros((1, 2), np.uint16),
+        class_probs=np.zeros((1, 2), np.float16),
+        width=640,
+        height=480,
+    )
+
+
+def make_manifest(folder: Path, shards: int) -> Path:
+    """List images that are not there: nobody opens them."""
+    from pipeline.cli import main as vilbert
+
+    (folder / "list.csv").write_text(
+        "image_id,path\n" + "".join(f"i{row},i{row}.jpg\n" for row in range(shards * ROWS_A_SHARD)), encoding="utf-8"
+    )
+    manifest = folder / f"{shards}.parquet"
+    if not manifest.exists() and vilbert(
+        ["manifest", str(folder / "list.csv"), "--images", str(folder), "--output", str(manifest)]
+    ):
+        raise SystemExit("no manifest")
+    return manifest
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measure:
+    """What a run showed."""
+
+    rate: float
+    """Shards a second, between the first and the last that got done while all workers were at work."""
+    driver: float
+    """Of one core, in that time."""
+    shards: int
+    """That are there in the end, each once."""
+    lost: int
+    """Workers."""
+
+
+def measured(
+    folder: Path, settings: Settings, address: str, workers: int, disturb: Callable[[Path], None] | None = None
+) -> Measure:
+    """Run a whole extraction with so many workers and watch it from a thread."""
+    shards = workers * settings.shards
+    manifest = make_manifest(folder, shards)
+    output = folder / f"{workers}{'-disturbed' if disturb else ''}"
+    options = ExtractSettings(
+        manifest=manifest, output=output, shard_size=ROWS_A_SHARD, workers=workers, ray_address=address
+    )
+    seen: list[tuple[float, float]] = []
+    ended = threading.Event()
+
+    def watch() -> None:
+        driver = psutil.Process()
+        while not ended.wait(0.5):
+            used = driver.cpu_times()
+            seen.append((time.time(), used.user + used.system))
+
+    watching = [threading.Thread(target=watch, daemon=True)]
+    if disturb is not None:
+        watching.append(threading.Thread(target=disturb, args=(output,), daemon=True))
+    for thread in watching:
+        thread.start()
+    if status := extract(options):
+        raise SystemExit(status)
+    ended.set()
+    watching[0].join()
+    state = json.loads((output / ".run.json").read_text(encoding="utf-8"))
+    # All are at work from when each has done its first shard until each begins its last.
+    times = sorted(path.stat().st_mtime for path in (output / "shards").glob("*.json"))
+    begun, end = times[workers - 1], times[shards - workers - 1]
+    during = [entry for entry in seen if begun <= entry[0] <= end]
+    (first, cpu_first), (last, cpu_last) = during[0], during[-1]
+    records = read_records(output)
+    if not read_dataset(output).complete or [*records] != list(range(shards)):
+        raise SystemExit(f"{output}: is not complete")
+    return Measure(
+        rate=(shards - 2 * workers) / (end - begun),
+        driver=(cpu_last - cpu_first) / (last - first),
+        shards=len(records),
+        lost=state["workers_lost"],
+    )
+
+
+def main(settings: Settings) -> int:
+    """Print the table; return 1 where a limit is missed."""
+    from ray.cluster_utils import Cluster
+
+    os.environ["SLEEP"] = str(settings.seconds)
+    workers = settings.nodes * settings.workers_a_node
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
+    with ExitStack() as stack:
+        stack.callback(cluster.shutdown)
+        stack.enter_context(patch.object(ray_backend, "Worker", SleepingWorker))
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        nodes = [cluster.add_node(num_cpus=settings.workers_a_node) for _ in range(settings.nodes)]
+        one = measured(folder, settings, cluster.address, 1)
+        all_of_them = measured(folder, settings, cluster.address, workers)
+
+        def disturb(output: Path) -> None:
+            while len(list((output / "shards").glob("*.json"))) < workers * settings.shards // 3:
+                time.sleep(0.5)
+            cluster.remove_node(nodes[0], allow_graceful=False)
+            time.sleep(settings.seconds / 2)
+            cluster.add_node(num_cpus=settings.workers_a_node)
+
+        disturbed = measured(folder, settings, cluster.address, workers, disturb)
+    efficiency = all_of_them.rate / (workers * one.rate)
+    rows = [
+        ["1 worker", f"{one.rate:.3f}", "1.00", "", f"{one.driver:.2%}", "", f"{one.shards}", f"{one.lost}"],
+        [
+            *(f"{workers} workers", f"{all_of_them.rate:.3f}", f"{efficiency:.3f}", f"{EFFICIENCY_LIMIT}"),
+            *(f"{all_of_them.driver:.2%}", f"{DRIVER_LIMIT:.0%}", f"{all_of_them.shards}", f"{all_of_them.lost}"),
+        ],
+        [
+            *(f"{workers}, a node removed, one added", f"{disturbed.rate:.3f}", "", ""),
+            *(f"{disturbed.driver:.2%}", "", f"{disturbed.shards}", f"{disturbed.lost}"),
+        ],
+    ]
+    heads = ["", "shards/s", "efficiency", "at least", "driver, of a core", "at most", "shards, each once", "lost"]
+    print(markdown(heads, rows))
+    return int(efficiency < EFFICIENCY_LIMIT or all_of_them.driver > DRIVER_LIMIT or disturbed.lost == 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main(tyro.cli(Settings, description=__doc__)))

@@ -1,0 +1,143 @@
+"""The workers of a run: those at work, those that are starting, and how many there shall be.
+
+Workers start beside those at work and are taken in when they are ready, so a node that joins late is used, and one
+that is lost is not waited for.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, wait
+from typing import Protocol
+
+from pipeline.extract.stall import Pulse
+from pipeline.extract.worker import Description, Extracted
+from pipeline.shards.errors import ShardError
+
+logger = logging.getLogger(__name__)
+
+FAILED_STARTS = 3
+"""So many workers in a row may die while they build the detector, before the run gives up."""
+SECONDS_BEFORE_WAITING_IS_SAID = 60.0
+
+
+class WorkerLostError(Exception):
+    """A worker's process is gone; its shards can be done by another."""
+
+
+class Handle(Protocol):
+    """A worker, here or in another process."""
+
+    @property
+    def stuck(self) -> bool:
+        """Whether it was closed, and a thread of this process is at it all the same."""
+
+    def start(self) -> Future[Description]:
+        """Build the detector. The future raises WorkerLostError where the process dies."""
+
+    def extract_shard(self, shard: int, rows: tuple[int, int], retry: bool = False) -> Future[Extracted]:
+        """Write the shard of the manifest rows [start, stop); with `retry`, keep what is there of it.
+
+        The future raises WorkerLostError where the worker's process dies.
+        """
+
+    def pulse(self) -> Pulse:
+        """Return, at once, the last known sign of life."""
+
+    def stop(self) -> None:
+        """Ask the worker to leave its shards; does not wait."""
+
+    def close(self) -> None:
+        """End the worker within seconds; unfinished shards leave nothing that counts as done."""
+
+
+class Crew:
+    """Starts workers, replaces lost ones and closes all of them."""
+
+    def __init__(self, start_handle: Callable[[], Handle], wanted: Callable[[], int]) -> None:
+        """Take a function that makes a worker, and one that says how many there is room for right now."""
+        self._start_handle = start_handle
+        self._wanted = wanted
+        self._first: Description | None = None
+        self._check: Callable[[Description], None] = lambda description: None
+        self._starting: dict[Future[Description], Handle] = {}
+        self._failed_starts = 0
+        self._empty_since = time.monotonic()
+        self._said = False
+        self.ready: list[Handle] = []
+        """Workers that can be given shards."""
+        self.stuck = False
+        """Whether a thread of this process hangs in a worker that was closed."""
+
+    @property
+    def starting(self) -> list[Future[Description]]:
+        """The workers that are building their detectors, or wait for a place."""
+        return list(self._starting)
+
+    def first(self) -> Description:
+        """Start one worker, wait for it, and return what its detector is."""
+        while self._first is None:
+            self.tend(1)
+            wait(self._starting, timeout=1.0)
+        return self._first
+
+    def require(self, check: Callable[[Description], None]) -> None:
+        """Let `check` raise where a worker that starts from now on is not like the first."""
+        self._check = check
+
+    def tend(self, most: int) -> None:
+        """Take in workers that are ready; start so many that there are as many as there is room for, `most` at most.
+
+        Raises ShardError where one worker after the other dies while it starts, and what their starting raises.
+        """
+        for future in [future for future in self._starting if future.done()]:
+            self._take_in(future, self._starting.pop(future))
+        target = min(self._wanted(), most)
+        for _ in range(target - len(self.ready) - len(self._starting)):
+            worker = self._start_handle()
+            self._starting[worker.start()] = worker
+        while self._starting and len(self.ready) + len(self._starting) > max(target, 1):  # a node left
+            self._starting.popitem()[1].close()
+        self._say_if_waiting()
+
+    def _take_in(self, future: Future[Description], worker: Handle) -> None:
+        try:
+            description = future.result()
+        except WorkerLostError as error:
+            worker.close()
+            self._failed_starts += 1
+            if self._failed_starts >= FAILED_STARTS:
+                raise ShardError(
+                    f"{FAILED_STARTS} workers died while they built the detector ({error}); is there memory enough?"
+                ) from error
+            logger.warning("a worker died while it built the detector (%s); starting another", error)
+            return
+        self._failed_starts = 0
+        self._first = self._first or description
+        self._check(description)
+        self.ready.append(worker)
+
+    def lose(self, worker: Handle) -> None:
+        """Part with a worker that is dead or hangs."""
+        if worker in self.ready:
+            self.ready.remove(worker)
+            worker.close()
+            self.stuck = self.stuck or worker.stuck
+
+    def close(self) -> None:
+        """End all workers: all are asked before the first is waited for."""
+        workers = [*self.ready, *self._starting.values()]
+        for worker in workers:
+            worker.stop()
+        for worker in workers:
+            worker.close()
+            self.stuck = self.stuck or worker.stuck
+
+    def _say_if_waiting(self) -> None:
+        if self.ready:
+            self._empty_since, self._said = time.monotonic(), False
+        elif not self._said and time.monotonic() - self._empty_since > SECONDS_BEFORE_WAITING_IS_SAID:
+            self._said = True
+            logger.warning("no worker has started yet: is the cluster busy, or waiting for a node?")

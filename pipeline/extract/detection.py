@@ -1,0 +1,116 @@
+"""Prepared images to samples or failures, in batches: what of one shard goes through the detector, and how."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator, Sequence
+
+from extractors.decode import ImageError
+from extractors.extractor import Extractor, ExtractorError
+from extractors.regions import Regions
+from pipeline.extract.batches import group_by_shape
+from pipeline.extract.journal import Journal
+from pipeline.extract.prepare import Prepared, failure
+from pipeline.shards.failures import FailureRow
+from pipeline.shards.keys import sample_key
+from pipeline.shards.sample import Sample
+
+DETECTOR_ERRORS_IN_A_ROW = 10
+"""After so many failing images without a success between them, the detector is broken, not the images."""
+
+Outcome = tuple[int, Sample | FailureRow]
+"""A row and what became of it."""
+
+
+class Detection:
+    """A worker's detector, and how many images it failed on in a row. One thread at a time may use it."""
+
+    def __init__(self, extractor: Extractor, batch_size: int) -> None:
+        self._extractor = extractor
+        self._batch_size = batch_size
+        self._errors = 0
+
+    def outcomes(
+        self, prepared: Iterable[Prepared | FailureRow], journal: Journal, singly: Collection[int] = ()
+    ) -> Iterator[Outcome]:
+        """Yield what becomes of each row, as batches get done, so not in the order of rows.
+
+        singly: rows whose batch goes through the detector one by one.
+        """
+        failed: list[FailureRow] = []
+
+        def decoded() -> Iterator[Prepared]:
+            for item in prepared:
+                if isinstance(item, FailureRow):
+                    failed.append(item)
+                else:
+                    yield item
+
+        batches = group_by_shape(
+            decoded(),
+            lambda item: self._extractor.resized_shape(*item.image.pixels.shape[:2]),
+            self._batch_size,
+            max_lag=8 * self._batch_size,
+        )
+        for batch in batches:
+            parts = [[item] for item in batch] if any(item.row in singly for item in batch) else [batch]
+            for part in parts:
+                yield from self.detect(part, journal)
+            yield from ((row.row, row) for row in failed)
+            failed.clear()
+        yield from ((row.row, row) for row in failed)
+
+    def detect(self, batch: Sequence[Prepared], journal: Journal) -> Iterator[Outcome]:
+        """Run the detector on a batch; where that fails, on each half, so that only the image at fault is lost."""
+        error: Exception | None = None
+        try:
+            with journal.detecting([item.row for item in batch]):
+                regions = self._extractor.extract([item.image.pixels for item in batch], [item.boxes for item in batch])
+        except ExtractorError:
+            raise
+        except Exception as found:  # the per-image boundary: whatever a detector trips over is written down
+            # Without its frames, which hold the tensors of the batch: the halves need their memory.
+            error = found.with_traceback(None)
+        if error is None:
+            self._errors = 0
+            yield from ((item.row, outcome(item, found)) for item, found in zip(batch, regions, strict=True))
+        elif len(batch) > 1:
+            middle = len(batch) // 2
+            yield from self.detect(batch[:middle], journal)
+            yield from self.detect(batch[middle:], journal)
+        else:
+            yield batch[0].row, self._failed_alone(batch[0], error)
+
+    def _failed_alone(self, item: Prepared, error: Exception) -> FailureRow:
+        import torch
+
+        self._errors += 1
+        if self._errors >= DETECTOR_ERRORS_IN_A_ROW:
+            raise ExtractorError(
+                f"the detector failed on {self._errors} images in a row, "
+                f"last on {item.record.uri}: {type(error).__name__}: {error}"
+            ) from error
+        reason = "out_of_memory" if isinstance(error, torch.OutOfMemoryError) else "detector_error"
+        detail = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+        return failure(item.row, item.record, ImageError(reason, detail))
+
+
+def outcome(item: Prepared, regions: Regions) -> Sample | FailureRow:
+    """Return the sample of an image with these regions, or the failure of one without any."""
+    if not len(regions):
+        return failure(item.row, item.record, ImageError("no_regions", "the detector proposed no region"))
+    record, image = item.record, item.image
+    return Sample(
+        key=sample_key(record.image_id),
+        regions=regions,
+        meta={
+            "image_id": record.image_id,
+            "captions": list(record.captions),
+            "split": record.split,
+            "uri": record.uri,
+            "sha256": item.sha256,
+            "format": image.format,
+            "mode": image.mode,
+            "transposed": image.transposed,
+        },
+        image=item.data,
+    )

@@ -1,0 +1,158 @@
+"""Which shards are done, known from one listing of the output folder.
+
+A shard's record is its last file, so a shard with a record is done, unless somebody damaged it since. To notice that
+without reading a hundred thousand records at every start, the run notes what it saw of each in `.done.npy`, and a
+shard whose files have the noted sizes is done. The others' records are read. The file is a shortcut, no part of the
+data set: it may be deleted, and once all is done it depends on the shards alone.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import logging
+import time
+from collections.abc import Collection, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.shards.dataset import DatasetInfo
+from pipeline.shards.errors import CorruptShardError, ShardError
+from pipeline.shards.folder import Folder
+from pipeline.shards.layout import FAILURES_FOLDER, SHARDS_FOLDER, failures_path, record_path, shard_files
+from pipeline.shards.record import ShardRecord, read_record
+
+logger = logging.getLogger(__name__)
+
+DONE_FILE = ".done.npy"
+SAVE_SECONDS = 60.0
+"""Between two writes of it, at least."""
+_AT_ONCE = 1000
+_RECORD, _DATA, _FAILED = range(3)
+
+
+class DoneShards:
+    """The shards that are done, and what a later run can know them by."""
+
+    def __init__(self, folder: Folder, known: NDArray[np.int64], *, changed: bool) -> None:
+        """Take int64 [shards, 3]: bytes of the record, bytes of the samples, failed rows; -1 for a shard not done."""
+        self._folder = folder
+        self._known = known
+        self._changed = changed
+        self._saved = time.monotonic()
+
+    @property
+    def failed_rows(self) -> int:
+        """Failed rows of all shards that are done."""
+        return int(np.maximum(self._known[:, _FAILED], 0).sum())
+
+    def pending(self) -> list[int]:
+        """Return the shards that are not done, in order."""
+        missing: list[int] = np.flatnonzero(self._known[:, _RECORD] < 0).tolist()
+        return missing
+
+    def failing(self) -> list[int]:
+        """Return the shards that are done and have failed rows, in order."""
+        some: list[int] = np.flatnonzero(self._known[:, _FAILED] > 0).tolist()
+        return some
+
+    def forget(self, shards: Collection[int]) -> None:
+        """Take shards for not done: they are to be made once more."""
+        self._known[list(shards)] = -1
+        self._changed = self._changed or bool(shards)
+
+    def note(self, record: ShardRecord) -> None:
+        """Take in a shard that got done, and save now and then."""
+        self._known[record.shard] = _facts(record)
+        self._changed = True
+        if time.monotonic() - self._saved >= SAVE_SECONDS:
+            self.save()
+
+    def save(self) -> None:
+        """Write the file where it would change. What cannot be saved costs the next start time and nothing else."""
+        if not self._changed:
+            return
+        content = io.BytesIO()
+        np.save(content, self._known, allow_pickle=False)
+        try:
+            self._folder.write(DONE_FILE, content.getvalue())
+            self._changed = False
+        except (OSError, ShardError) as error:
+            logger.warning("%s: %s cannot be written: %s", self._folder.name, DONE_FILE, error)
+        self._saved = time.monotonic()
+
+
+def find_done(folder: Folder, info: DatasetInfo) -> DoneShards:
+    """List the folder and return which shards of the plan are done. No file of samples is read.
+
+    Raises UnsupportedFormatError where a newer version wrote a record: it must not be overwritten.
+    """
+    record_bytes, data_bytes, present = list_files(folder, info)
+    noted = _read_noted(folder, info.shards)
+    same = present & (noted[:, _RECORD] == record_bytes) & (noted[:, _DATA] == data_bytes)
+    known = np.where(same[:, None], noted, -1)
+    unknown: list[int] = np.flatnonzero(present & ~same).tolist()
+    for start in range(0, len(unknown), _AT_ONCE):
+        for record in _read_done(folder, info, unknown[start : start + _AT_ONCE], data_bytes):
+            known[record.shard] = _facts(record)
+    return DoneShards(folder, known, changed=not np.array_equal(known, noted))
+
+
+def list_files(folder: Folder, info: DatasetInfo) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.bool_]]:
+    """Return by shard the bytes of its record and of its samples, -1 where there are none, and if all files are there.
+
+    Each int64 [shards] and bool [shards].
+    """
+    kinds = {kind: np.full(info.shards, -1, np.int64) for kind in ("json", info.storage, "jsonl")}
+    for under in (SHARDS_FOLDER, FAILURES_FOLDER):
+        for name, size in folder.entries(under):
+            number, _, kind = name.partition(".")
+            if kind in kinds and size is not None and number.isdecimal() and int(number) < info.shards:
+                kinds[kind][int(number)] = size
+    record, data, failures = kinds.values()
+    return record, data, (record >= 0) & (data >= 0) & (failures >= 0)
+
+
+def read_each_record(folder: Folder, shards: Sequence[int]) -> Iterator[ShardRecord]:
+    """Yield the records of shards, some at a time; ShardError where one is not there or damaged."""
+    for start in range(0, len(shards), _AT_ONCE):
+        some = shards[start : start + _AT_ONCE]
+        with folder.local([record_path(Path(), shard).as_posix() for shard in some]) as directory:
+            for shard in some:
+                yield read_record(record_path(directory, shard))
+
+
+def _read_done(
+    folder: Folder, info: DatasetInfo, shards: Sequence[int], data_bytes: NDArray[np.int64]
+) -> Iterator[ShardRecord]:
+    """Yield the records, of these shards, that are whole and agree with the files beside them."""
+    files = {shard: shard_files(shard, info.storage) for shard in shards}
+    with folder.local([name for failures, _, record in files.values() for name in (failures, record)]) as directory:
+        for shard in shards:
+            try:
+                record = read_record(record_path(directory, shard))
+            except CorruptShardError:
+                continue
+            failures = failures_path(directory, shard).read_bytes()
+            agrees = f"{SHARDS_FOLDER}/{record.file}" == files[shard][1] and record.bytes == data_bytes[shard]
+            if agrees and hashlib.sha256(failures).hexdigest() == record.failures_sha256:
+                yield record
+
+
+def _facts(record: ShardRecord) -> tuple[int, int, int]:
+    return len(record.to_json()), record.bytes, sum(record.failures.values())
+
+
+def _read_noted(folder: Folder, shards: int) -> NDArray[np.int64]:
+    """Return what an earlier run noted, int64 [shards, 3]; -1 everywhere where it cannot be used."""
+    with folder.local([DONE_FILE]) as directory:
+        try:
+            noted = np.load(directory / DONE_FILE, allow_pickle=False)
+        except (OSError, ValueError, EOFError):
+            noted = None
+    if noted is None or noted.shape != (shards, 3) or noted.dtype != np.int64:
+        return np.full((shards, 3), -1, np.int64)
+    kept: NDArray[np.int64] = noted
+    return kept

@@ -1,0 +1,139 @@
+"""`vilbert extract --dry-run`: how many shards, how much disk, how much time. Nothing is written anywhere.
+
+Disk and time are known from the part that is done, where there is one; else from a sample of the manifest's rows,
+which one worker in this process extracts.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from datetime import timedelta
+from itertools import pairwise
+from pathlib import Path
+from statistics import median
+
+from manifests.manifest import Manifest
+from pipeline.extract.done import find_done, read_each_record
+from pipeline.extract.plan import plan_dataset, refuse_strangers, require_same
+from pipeline.extract.settings import ExtractSettings
+from pipeline.extract.worker import Worker
+from pipeline.shards.dataset import DatasetInfo, Tally, read_info
+from pipeline.shards.failures import FailureRow
+from pipeline.shards.folder import Folder, open_folder
+from pipeline.shards.layout import DATASET_FILE, StorageFormat, record_path
+from pipeline.shards.sample import Sample, encode_members
+from pipeline.shards.tensors import encode_tensors
+from pipeline.shards.ustar import BLOCK, padding
+
+SAMPLE_ROWS = 32
+"""Rows to measure, spread over the manifest."""
+RECORDS_LOOKED_AT = 1000
+RECORDS_FOR_A_RATE = 4
+"""So many shards must be done before their records' times tell how fast it went."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Measure:
+    """What a row costs."""
+
+    bytes_a_row: float
+    """Of the files of samples; rows that fail count as rows."""
+    rows_a_second: float | None
+    """None where it is not known."""
+    source: str
+    """Where that is from, for a person."""
+
+
+def dry_run(settings: ExtractSettings) -> int:
+    """Print what a run would do and return 0. Raises what a run would raise where settings are not the data set's."""
+    manifest = Manifest.open(settings.manifest)
+    folder = open_folder(settings.output)
+    refuse_strangers(folder)
+    worker = Worker(settings)
+    try:
+        planned = plan_dataset(settings, manifest, worker.start())
+        pending = list(range(planned.shards))
+        if DATASET_FILE in {name for name, _ in folder.entries("")}:
+            require_same(read_info(folder), planned, folder.name)
+            pending = find_done(folder, planned).pending()
+        rows = sum(stop - start for start, stop in map(planned.shard_rows, pending))
+        finished = sorted(set(range(planned.shards)) - set(pending))
+        measure = measure_finished(folder, finished) or measure_sample(worker, manifest, planned)
+    finally:
+        worker.stop()
+    print("\n".join(report(folder.name, planned, len(finished), rows, measure)))
+    return 0
+
+
+def report(name: str, planned: DatasetInfo, finished: int, rows: int, measure: Measure) -> list[str]:
+    """Return the lines to print. rows: those that are still to be done."""
+    left = planned.shards - finished
+    seconds = None if measure.rows_a_second is None else rows / measure.rows_a_second
+    pace = "" if measure.rows_a_second is None else f", {measure.rows_a_second:,.1f} rows/s"
+    return [
+        f"{name}: {planned.shards:,} shards of {planned.shard_size:,} rows, {planned.rows:,} rows",
+        f"done already: {finished:,} shards, {planned.rows - rows:,} rows",
+        f"to do: {left:,} shards, {rows:,} rows",
+        f"disk: {size(rows * measure.bytes_a_row)} more, {size(planned.rows * measure.bytes_a_row)} in all",
+        f"time: {'not known' if seconds is None else timedelta(seconds=round(seconds))}",
+        f"by {measure.source}: {measure.bytes_a_row:,.0f} bytes a row{pace}",
+        "nothing was written",
+    ]
+
+
+def measure_finished(folder: Folder, finished: list[int]) -> Measure | None:
+    """Return what the rows of shards that are done cost; None where it cannot be told how long they took.
+
+    Shards get done one after the other, so the usual time between two records is the time a shard takes, with as many
+    workers as there were. The middle one of these times does not mind pauses between runs, nor clocks that were set.
+    """
+    tally = Tally()
+    names, rows = [], []
+    for record in read_each_record(folder, finished[:RECORDS_LOOKED_AT]):
+        tally.add(record)
+        names.append(record_path(Path(), record.shard).as_posix())
+        rows.append(record.rows[1] - record.rows[0])
+    if not tally.rows or folder.remote or len(names) < RECORDS_FOR_A_RATE:
+        return None
+    with folder.local(names) as directory:
+        times = sorted((directory / name).stat().st_mtime for name in names)
+    between = median(later - earlier for earlier, later in pairwise(times))
+    return Measure(
+        bytes_a_row=tally.totals().bytes / tally.rows,
+        rows_a_second=median(rows) / between if between > 0 else None,
+        source=f"the {len(names):,} shards that are done, with the workers of that run",
+    )
+
+
+def measure_sample(worker: Worker, manifest: Manifest, planned: DatasetInfo) -> Measure:
+    """Return what some rows cost one worker of this process, its detector warm."""
+    count = min(SAMPLE_ROWS, planned.rows)
+    records = [manifest.read(row, row + 1)[0] for row in (number * planned.rows // count for number in range(count))]
+    worker.try_rows(records[:1])  # the first pass builds what later ones use again
+    begun = time.monotonic()
+    outcomes = worker.try_rows(records)
+    seconds = time.monotonic() - begun
+    return Measure(
+        bytes_a_row=sum(stored(outcome, planned.storage) for outcome in outcomes) / count,
+        rows_a_second=count / seconds,
+        source=f"{count} rows that one worker here tried just now",
+    )
+
+
+def stored(outcome: Sample | FailureRow, storage: StorageFormat) -> int:
+    """Return the bytes that a row takes in its shard."""
+    if isinstance(outcome, FailureRow):
+        return 0
+    if storage == "lmdb":
+        return -(-(len(encode_tensors(outcome)) + 16) // 4096) * 4096  # whole pages, and the header of the first
+    return sum(BLOCK + len(content) + padding(len(content)) for _, content in encode_members(outcome))
+
+
+def size(number: float) -> str:
+    """Return a number of bytes for a person."""
+    for unit in ("bytes", "kB", "MB", "GB"):
+        if number < 1000:
+            return f"{number:,.0f} {unit}" if unit == "bytes" else f"{number:,.1f} {unit}"
+        number /= 1000
+    return f"{number:,.1f} TB"

@@ -1,0 +1,147 @@
+"""The bytes behind a row's uri when it is a URL: http and https by our own rules, all else by fsspec.
+
+A try that fails for a passing reason is repeated after a wait that grows. What comes out is the bytes or an ImageError;
+when and in which order it comes changes nothing else.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections.abc import Callable, Iterable
+from concurrent.futures import Executor
+from typing import TypeVar
+
+from extractors.decode import ImageError
+from extractors.images.error import is_transient
+from manifests.record import ImageRecord
+from manifests.uri import ImageReader, is_local, protocols
+from pipeline.extract.fetch_settings import FetchSettings
+from pipeline.extract.fsspec_get import check_driver, fsspec_get
+from pipeline.extract.http_get import BusyError, HttpGetter
+from pipeline.extract.memory_budget import MemoryBudget, NoRoomError, Share
+from pipeline.extract.prepare import fetch as read_file
+from pipeline.extract.read_ahead import ReadAhead
+from pipeline.extract.stopped import StoppedError
+
+Result = TypeVar("Result")
+
+_HTTP = {"http", "https"}
+_FIRST_ROOM = 1 << 20
+"""Bytes that a fetch has room for before it begins; most photographs of the web are smaller."""
+
+
+class Fetcher:
+    """Fetches images, from any number of threads."""
+
+    def __init__(self, settings: FetchSettings, reader: ImageReader, *, max_bytes: int) -> None:
+        self._settings = settings
+        self._reader = reader
+        self._max_bytes = max_bytes
+        self._http = HttpGetter(settings)
+        self._stopped = threading.Event()
+
+    def stop(self) -> None:
+        """Let everything under way leave with StoppedError."""
+        self._stopped.set()
+        self._http.stop()
+
+    def check(self, uris: Iterable[str]) -> None:
+        """Raise RefusedError where such images cannot be fetched here at all: no package for them, a foreign proxy."""
+        named = {name for uri in uris if not is_local(uri) for name in protocols(uri)}
+        if not _HTTP.isdisjoint(named):
+            self._http.connections.check_proxies()
+        for protocol in sorted(named - _HTTP):
+            check_driver(protocol)
+
+    def fetch(self, uri: str, share: Share) -> bytes:
+        """Return the bytes behind a URL, which `share` then has room for.
+
+        Raises ImageError where they cannot be had, RefusedError where a package for such URLs is missing, and
+        StoppedError after `stop`.
+        """
+        tries = 0
+        room = min(_FIRST_ROOM, self._max_bytes)
+        while True:
+            share.wait_for(room)
+            if self._stopped.is_set():
+                raise StoppedError
+            try:
+                data = self._try(uri, share)
+            except NoRoomError:  # the image is large: ask again when there is room for the largest there can be
+                room = self._max_bytes
+                share.wait_for(0)
+            except ImageError as error:
+                share.wait_for(0)
+                wait = self._wait_before_next(uri, tries, error)
+                if wait is None:
+                    raise
+                tries += 1
+                self._stopped.wait(wait)
+            else:
+                share.wait_for(len(data))
+                return data
+
+    def read(self, uri: str) -> bytes:
+        """Return the bytes behind a uri of any kind, here and now; raise as `fetch` does."""
+        if is_local(uri):
+            return read_file(uri, self._max_bytes, self._reader)
+        return self.fetch(uri, MemoryBudget(self._max_bytes + 1).open(0))
+
+    def ahead(
+        self,
+        rows: Iterable[tuple[int, ImageRecord]],
+        decode: Callable[[tuple[int, ImageRecord], Callable[[], bytes]], Result],
+        decoders: Executor,
+        *,
+        window: int,
+    ) -> ReadAhead[tuple[int, ImageRecord], Result]:
+        """Begin to fetch a shard's rows and to decode them, `window` of them decoded at most before they are used."""
+        return ReadAhead(
+            rows,
+            fetch=lambda item, share: self.fetch(item[1].uri, share),
+            is_remote=lambda item: not is_local(item[1].uri),
+            read=lambda item: self.read(item[1].uri),
+            decode=decode,
+            decoders=decoders,
+            decoded_ahead=window,
+            fetch_threads=self._settings.fetch_threads,
+            fetched_ahead=self._settings.fetch_ahead,
+            fetched_bytes=self._settings.fetch_memory,
+        )
+
+    def _try(self, uri: str, share: Share) -> bytes:
+        named = protocols(uri)
+        if named in (("http",), ("https",)):
+            return self._http.get(uri, max_bytes=self._max_bytes, make_room=share.grow)
+        if not self._settings.allow_private_addresses and not _HTTP.isdisjoint(named):
+            raise ImageError("private_address", "an archive over http, whose address is not checked")
+        return fsspec_get(
+            uri,
+            reader=self._reader,
+            max_bytes=self._max_bytes,
+            timeout=self._settings.fetch_timeout,
+            make_room=share.grow,
+        )
+
+    def _wait_before_next(self, uri: str, tries: int, error: ImageError) -> float | None:
+        """Return the seconds before the next try, or None where there shall be none."""
+        if not is_transient(error.reason) or tries >= self._settings.retries:
+            return None
+        wait = backoff(uri, tries, self._settings)
+        if isinstance(error, BusyError):
+            if error.seconds > self._settings.max_backoff:
+                return None
+            self._http.hosts.pause(error.host, error.seconds)
+            wait = max(wait, error.seconds)
+        return wait
+
+
+def backoff(uri: str, tries: int, settings: FetchSettings) -> float:
+    """Return the seconds to wait after a number of failed tries beyond the first: doubled each time, then scattered.
+
+    Half of it is scattered by the uri, so that rows which failed together do not come back together.
+    """
+    digest = hashlib.blake2b(f"{tries} {uri}".encode("utf-8", "surrogatepass"), digest_size=8).digest()
+    scatter = int.from_bytes(digest, "big") / 2**64
+    return min(settings.backoff * 2.0**tries, settings.max_backoff) * (0.5 + 0.5 * scatter)

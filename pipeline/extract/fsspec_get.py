@@ -1,0 +1,94 @@
+"""One try at an image behind a URL of fsspec's: s3://, gs://, az://, memory://, file://, … and chains of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from extractors.decode import ImageError
+from manifests.uri import ImageReader
+from pipeline.extract.memory_budget import NoRoomError
+from pipeline.extract.stopped import StoppedError
+from pipeline.shards.errors import RefusedError
+
+
+def check_driver(protocol: str) -> None:
+    """Raise RefusedError where fsspec knows a protocol and lacks the package for it."""
+    import fsspec
+
+    try:
+        fsspec.get_filesystem_class(protocol)
+    except ImportError as error:
+        raise RefusedError(
+            f"images at {protocol}:// need a package that is not here ({error}); install it on every node"
+        ) from error
+    except ValueError:
+        pass  # no protocol at all: a slip in some rows, which fail one by one
+
+
+def fsspec_get(
+    uri: str, *, reader: ImageReader, max_bytes: int, timeout: float, make_room: Callable[[int], None]
+) -> bytes:
+    """Return the bytes behind a URL.
+
+    timeout: seconds for file systems that can be interrupted, which are those of object stores. make_room: called with
+    the number of bytes that are to be held before they are read; what it raises is passed on. Raises ImageError.
+    """
+    try:
+        return _get(uri, reader, max_bytes, timeout, make_room)
+    except (ImageError, NoRoomError, StoppedError, RefusedError):
+        raise
+    except FileNotFoundError:
+        raise ImageError("missing_file", "there is no such file") from None
+    except TimeoutError:
+        raise ImageError("timeout", "the whole of it took too long") from None
+    except ConnectionError as error:
+        raise ImageError("connection") from error
+    except Exception as error:  # file systems behind fsspec raise errors of their own kinds
+        if any(kind.__name__ in _CONNECTION_ERRORS for kind in type(error).__mro__):
+            raise ImageError("connection") from error
+        raise ImageError("unreadable", f"{type(error).__name__}: {error}") from error
+
+
+_CONNECTION_ERRORS = {"ClientConnectionError", "ClientPayloadError", "HTTPClientError"}
+"""Of aiohttp and botocore, which need not be installed."""
+
+
+def _get(uri: str, reader: ImageReader, max_bytes: int, timeout: float, make_room: Callable[[int], None]) -> bytes:
+    import fsspec
+
+    if "::" in uri:  # fsspec reads archives through one shared position, so the reader takes turns
+        make_room(max_bytes + 1)
+        return _within(reader.read(uri, max_bytes + 1), max_bytes)
+    try:
+        file_system, path = fsspec.core.url_to_fs(uri)
+    except ImportError as error:
+        raise RefusedError(f"{uri}: needs a package that is not here ({error}); install it on every node") from error
+    except ValueError as error:
+        raise ImageError("bad_url", str(error)) from error
+    if file_system.async_impl:
+        data: bytes = fsspec.asyn.sync(
+            file_system.loop, _read, file_system, path, max_bytes, make_room, timeout=timeout
+        )
+        return data
+    with file_system.open(path, "rb") as file:
+        size = getattr(file, "size", None)
+        make_room(min(size if isinstance(size, int) else max_bytes, max_bytes) + 1)
+        return _within(file.read(max_bytes + 1), max_bytes)
+
+
+async def _read(file_system: Any, path: str, max_bytes: int, make_room: Callable[[int], None]) -> bytes:
+    size = (await file_system._info(path)).get("size")
+    if not isinstance(size, int):
+        raise ImageError("unreadable", "its size is not known before it is read")
+    if size > max_bytes:
+        raise ImageError("too_many_bytes", f"more than {max_bytes} bytes")
+    make_room(size)
+    data: bytes = await file_system._cat_file(path)
+    return _within(data, max_bytes)
+
+
+def _within(data: bytes, max_bytes: int) -> bytes:
+    if len(data) > max_bytes:
+        raise ImageError("too_many_bytes", f"more than {max_bytes} bytes")
+    return data

@@ -1,0 +1,189 @@
+"""urllib3's connections with two additions: they connect to public addresses only, and end in time.
+
+The address that is checked is the one that is connected to: a name is looked up once, here, so a name server cannot
+give a public address to the check and a private one to the connection.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ipaddress
+import socket
+import urllib.request
+from collections.abc import Callable
+from typing import Any
+
+import urllib3
+from urllib3.connection import HTTPConnection, HTTPSConnection
+from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
+from urllib3.exceptions import ConnectTimeoutError, NewConnectionError
+
+from extractors.decode import ImageError
+from pipeline.extract.deadlines import KillSwitch, current_exchange
+from pipeline.shards.errors import RefusedError
+
+_NAT64 = ipaddress.ip_network("64:ff9b::/96")
+
+
+def is_public(address: str) -> bool:
+    """Return whether an IP address is one of the public internet, also where an IPv6 address only wraps one of IPv4."""
+    ip = ipaddress.ip_address(address.partition("%")[0])
+    if isinstance(ip, ipaddress.IPv6Address):
+        teredo = ip.teredo
+        inner = ip.ipv4_mapped or ip.sixtofour or (teredo[1] if teredo else None)
+        if ip in _NAT64:
+            inner = ipaddress.IPv4Address(ip.packed[-4:])
+        if inner is not None:
+            return is_public(str(inner))
+    return ip.is_global and not ip.is_multicast
+
+
+def refuse_private_name(host: str) -> None:
+    """Raise ImageError where a URL names a private address outright; for proxies, which look names up themselves."""
+    name = host.strip("[]").rstrip(".").lower()
+    with contextlib.suppress(ValueError):
+        if not is_public(name):
+            raise ImageError("private_address")
+    if name == "localhost" or name.endswith((".localhost", ".local", ".internal")):
+        raise ImageError("private_address")
+
+
+def addresses(host: str, port: int, *, public_only: bool) -> list[tuple[Any, ...]]:
+    """Return what `socket.getaddrinfo` has for a host; raise ImageError where it has none, or none that is public."""
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    except socket.gaierror as error:
+        lasting = (socket.EAI_NONAME, getattr(socket, "EAI_NODATA", socket.EAI_NONAME))
+        raise ImageError("dns" if error.errno in lasting else "dns_unavailable") from error
+    except UnicodeError:  # a label that is empty or too long
+        raise ImageError("dns") from None
+    allowed = [entry for entry in found if not public_only or is_public(str(entry[4][0]))]
+    if found and not allowed:
+        raise ImageError("private_address")
+    return allowed
+
+
+class _EndsInTime(HTTPConnection):
+    """What both kinds of connection have in common."""
+
+    public_only = True
+    _switch: KillSwitch | None = None
+
+    def _new_conn(self) -> socket.socket:
+        """Connect to the first of the host's addresses that answers."""
+        exchange = current_exchange()
+        connect_timeout = self.timeout if isinstance(self.timeout, int | float) else 30.0
+        port = self.port or self.default_port
+        problem: OSError | None = None
+        for family, kind, protocol, _, address in addresses(self._dns_host, port, public_only=self.public_only):
+            connection = socket.socket(family, kind, protocol)
+            try:
+                connection.settimeout(min(connect_timeout, exchange.remaining()) if exchange else connect_timeout)
+                connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                connection.connect(address)
+            except OSError as error:
+                problem = error
+                connection.close()
+                continue
+            self._switch = KillSwitch(connection)
+            if exchange:
+                exchange.attach(self._switch)
+            return connection
+        if isinstance(problem, TimeoutError):
+            raise ConnectTimeoutError(self, "no connection in time") from problem
+        raise NewConnectionError(self, "no connection") from problem
+
+    def request(self, *arguments: Any, **options: Any) -> None:
+        """Send a request, within the exchange that this thread is in."""
+        exchange = current_exchange()
+        if exchange and self._switch:  # a connection that is used again
+            exchange.attach(self._switch)
+        super().request(*arguments, **options)
+
+    def close(self) -> None:
+        """Close the connection. http.client does so before it reads an answer that ends with the connection."""
+        super().close()
+        if self._switch:
+            exchange = current_exchange()
+            if exchange:
+                exchange.own(self._switch)
+            else:
+                self._switch.close()
+            self._switch = None
+
+
+class _PublicHTTPConnection(_EndsInTime):
+    pass
+
+
+class _PublicHTTPSConnection(_EndsInTime, HTTPSConnection):
+    pass
+
+
+class _AnyHTTPConnection(_EndsInTime):
+    public_only = False
+
+
+class _AnyHTTPSConnection(_EndsInTime, HTTPSConnection):
+    public_only = False
+
+
+class _PublicHTTPPool(HTTPConnectionPool):
+    ConnectionCls = _PublicHTTPConnection
+
+
+class _PublicHTTPSPool(HTTPSConnectionPool):
+    ConnectionCls = _PublicHTTPSConnection
+
+
+class _AnyHTTPPool(HTTPConnectionPool):
+    ConnectionCls = _AnyHTTPConnection
+
+
+class _AnyHTTPSPool(HTTPSConnectionPool):
+    ConnectionCls = _AnyHTTPSConnection
+
+
+_is_bypassed: Callable[[str, dict[str, str]], bool] = vars(urllib.request)["proxy_bypass_environment"]
+"""Of the standard library, which documents `proxy_bypass` alone; that asks the registry where there is one."""
+_POOLS = 64
+"""Hosts to which connections are kept open."""
+
+
+class Connections:
+    """Connections to web servers, directly or through the proxies that http_proxy, https_proxy and no_proxy name."""
+
+    def __init__(self, *, per_host: int, allow_private_addresses: bool) -> None:
+        self._allow_private = allow_private_addresses
+        self._proxies = {
+            scheme: proxy if "://" in proxy else f"http://{proxy}"
+            for scheme, proxy in urllib.request.getproxies_environment().items()
+        }
+        any_address = {"http": _AnyHTTPPool, "https": _AnyHTTPSPool}
+        self._direct = urllib3.PoolManager(num_pools=_POOLS, maxsize=per_host)
+        self._direct.pool_classes_by_scheme = (
+            any_address if allow_private_addresses else {"http": _PublicHTTPPool, "https": _PublicHTTPSPool}
+        )
+        self._proxied: dict[str, urllib3.ProxyManager] = {}
+        for scheme in ("http", "https"):
+            # A proxy's own address was chosen by who runs this, and may be private.
+            if self._proxies.get(scheme, "").startswith("http"):
+                manager = urllib3.ProxyManager(self._proxies[scheme], num_pools=_POOLS, maxsize=per_host)
+                manager.pool_classes_by_scheme = any_address
+                self._proxied[scheme] = manager
+
+    def check_proxies(self) -> None:
+        """Raise RefusedError where the environment names a proxy of a kind that is not spoken."""
+        for scheme in ("http", "https"):
+            if scheme in self._proxies and scheme not in self._proxied:
+                raise RefusedError(
+                    f"{scheme}_proxy={self._proxies[scheme]}: name an http or https proxy, or unset {scheme}_proxy"
+                )
+
+    def manager(self, scheme: str, host: str) -> urllib3.PoolManager:
+        """Return what makes connections to a host; raise ImageError where a proxy would be sent to a private one."""
+        if scheme not in self._proxied or _is_bypassed(host, self._proxies):
+            return self._direct
+        if not self._allow_private:
+            refuse_private_name(host)
+        return self._proxied[scheme]

@@ -1,0 +1,202 @@
+"""One try at an image behind an http or https URL: the bytes, or the reason why not.
+
+What a server says of length and type is not believed: the bytes are counted, and the decoder looks at what they are.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import threading
+import time
+from collections.abc import Callable
+from email.utils import parsedate_to_datetime
+from http import HTTPStatus
+from urllib.parse import urljoin
+
+import urllib3
+from urllib3.exceptions import DecodeError, HTTPError, LocationValueError, NewConnectionError, SSLError
+from urllib3.util import Timeout, Url, parse_url
+
+from extractors.decode import ImageError
+from pipeline.extract.deadlines import Deadlines, Exchange
+from pipeline.extract.fetch_settings import FetchSettings
+from pipeline.extract.host_limits import HostLimits
+from pipeline.extract.http_connections import Connections
+from pipeline.extract.stopped import StoppedError
+
+_CHUNK = 64 * 1024
+_REDIRECTS = (301, 302, 303, 307, 308)
+_SUCCESS = (200, 203)
+
+
+class BusyError(ImageError):
+    """A failed try, with the seconds for which the server asked to be left alone."""
+
+    def __init__(self, reason: str, detail: str, host: str, seconds: float) -> None:
+        super().__init__(reason, detail)
+        self.host = host
+        self.seconds = seconds
+
+
+class HttpGetter:
+    """Asks web servers, from any number of threads."""
+
+    def __init__(self, settings: FetchSettings) -> None:
+        self._settings = settings
+        self.connections = Connections(
+            per_host=settings.per_host, allow_private_addresses=settings.allow_private_addresses
+        )
+        self._deadlines = Deadlines()
+        self._stopped = threading.Event()
+        self.hosts = HostLimits(per_host=settings.per_host, delay=settings.per_host_delay)
+
+    def stop(self) -> None:
+        """End everything under way."""
+        self._stopped.set()
+        self.hosts.stop()
+        self._deadlines.stop()
+
+    def get(self, url: str, *, max_bytes: int, make_room: Callable[[int], None]) -> bytes:
+        """Return the bytes behind a URL.
+
+        make_room: called with the number of bytes that are to be held before they are read; what it raises is passed
+        on. Raises ImageError; StoppedError after `stop`.
+        """
+        left = self._settings.fetch_timeout
+        for _ in range(self._settings.max_redirects + 1):
+            parts = parse(url)
+            with self.hosts.turn(str(parts.host)), self._deadlines.limit(left) as exchange:
+                begun = time.monotonic()
+                answer = self._ask(parts, exchange, max_bytes, make_room)
+                left -= time.monotonic() - begun
+            if isinstance(answer, bytes):
+                return answer
+            url = redirect_target(parts.url, answer)
+            if not url.lower().startswith(("http://", "https://")):
+                raise ImageError("redirects", "to something that is not http or https")
+            if left <= 0:
+                raise ImageError("timeout", "the whole of it took too long")
+        raise ImageError("redirects", f"more than {self._settings.max_redirects}")
+
+    def _ask(self, parts: Url, exchange: Exchange, max_bytes: int, make_room: Callable[[int], None]) -> bytes | str:
+        """Return the body, or where the server redirects to."""
+        try:
+            return self._exchange(parts, max_bytes, make_room, exchange)
+        except (HTTPError, OSError, UnicodeError, http.client.HTTPException) as error:
+            if self._stopped.is_set():
+                raise StoppedError from None
+            raise explain(error, over=exchange.over) from error
+
+    def _exchange(
+        self, parts: Url, max_bytes: int, make_room: Callable[[int], None], exchange: Exchange
+    ) -> bytes | str:
+        settings = self._settings
+        manager = self.connections.manager(str(parts.scheme), str(parts.host))
+        response = manager.urlopen(
+            "GET",
+            parts.url,
+            redirect=False,
+            retries=False,
+            preload_content=False,
+            timeout=Timeout(connect=settings.connect_timeout, read=settings.read_timeout),
+            headers={"User-Agent": settings.user_agent, "Accept": "image/*,*/*;q=0.5", "Accept-Encoding": "identity"},
+        )
+        whole = False
+        try:
+            if response.status in _REDIRECTS and "Location" in response.headers:
+                return str(response.headers["Location"])
+            if response.status not in _SUCCESS:
+                raise refusal(response, str(parts.host))
+            body = read_body(response, max_bytes, make_room)
+            exchange.remaining()  # the end of a connection that was cut looks like the end of a body without a length
+            whole = True
+            return body
+        finally:
+            if whole:
+                response.release_conn()
+            else:
+                response.close()
+
+
+def parse(url: str) -> Url:
+    """Return the parts of a URL; raise ImageError where it is none, or has no host."""
+    try:
+        parts = parse_url(url)._replace(auth=None, fragment=None)
+    except ValueError:  # LocationParseError is one
+        raise ImageError("bad_url") from None
+    if not parts.host:
+        raise ImageError("bad_url", "it names no host")
+    return parts
+
+
+def read_body(response: urllib3.BaseHTTPResponse, max_bytes: int, make_room: Callable[[int], None]) -> bytes:
+    """Return a body as it comes, never more than `max_bytes` of it."""
+    announced = response.headers.get("Content-Length", "")
+    if announced.isdecimal() and "Content-Encoding" not in response.headers:
+        if int(announced) > max_bytes:
+            raise ImageError("too_many_bytes", f"more than {max_bytes} bytes")
+        make_room(int(announced))
+    body = bytearray()
+    while chunk := response.read1(_CHUNK):
+        if len(body) + len(chunk) > max_bytes:
+            raise ImageError("too_many_bytes", f"more than {max_bytes} bytes")
+        make_room(len(body) + len(chunk))
+        body += chunk
+    return bytes(body)
+
+
+def refusal(response: urllib3.BaseHTTPResponse, host: str) -> ImageError:
+    """Return the error for an answer that brings no image."""
+    status = response.status
+    if not 100 <= status <= 999:
+        return ImageError("connection", "the answer is not one of http")
+    phrase = HTTPStatus(status).phrase if status in HTTPStatus._value2member_map_ else ""
+    detail = f"the server answered {status} {phrase}".rstrip()
+    seconds = retry_after(response.headers.get("Retry-After"), now=time.time())
+    return (
+        ImageError(f"http_{status}", detail) if seconds is None else BusyError(f"http_{status}", detail, host, seconds)
+    )
+
+
+def retry_after(header: str | None, *, now: float) -> float | None:
+    """Return the seconds that a Retry-After header asks for, be it a number or a date; None where it says neither."""
+    if header is None:
+        return None
+    if header.strip().isdecimal():
+        return float(header)
+    try:
+        return max(0.0, parsedate_to_datetime(header).timestamp() - now)
+    except ValueError:
+        return None
+
+
+def explain(error: Exception, *, over: bool) -> ImageError:
+    """Return the reason behind an error of the connection; over: whether its time was up.
+
+    A detail is the same on every run, so it tells no address, byte count or time.
+    """
+    if over:
+        return ImageError("timeout", "the whole of it took too long")
+    match error:
+        case NewConnectionError():  # urllib3 counts it among the timeouts
+            return ImageError("connection")
+        case urllib3.exceptions.TimeoutError() | TimeoutError():
+            return ImageError("timeout", "no connection in time, or a silent server")
+        case SSLError():
+            return ImageError("tls")
+        case DecodeError():
+            return ImageError("corrupt", "its Content-Encoding cannot be undone")
+        case LocationValueError() | UnicodeError():
+            return ImageError("bad_url")
+    return ImageError("connection")
+
+
+def redirect_target(base: str, location: str) -> str:
+    """Return where a Location header points to; servers put UTF-8 into it, which http reads as Latin-1."""
+    with contextlib.suppress(UnicodeError):
+        location = location.encode("latin-1").decode("utf-8")
+    try:
+        return urljoin(base, location)
+    except ValueError:
+        raise ImageError("redirects", "to something that is no URL") from None

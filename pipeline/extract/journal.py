@@ -1,0 +1,221 @@
+"""A shard's journal: which rows are in hand right now, so that whoever comes after a crash knows whom to suspect.
+
+    shards/.000003.journal.tmp      lines of ATTEMPT EVENT ROW ROW …
+
+    7f3a90c1 begin
+    7f3a90c1 decode 3001            the row is being read and decoded
+    7f3a90c1 decoded 3001
+    7f3a90c1 detect 3001 3002       the rows are in the detector, as one batch
+    7f3a90c1 detected 3001 3002
+    7f3a90c1 alone 3001             the row is tried by itself, with nothing else in hand
+    7f3a90c1 passed 3001
+    -------- stalled                the driver ended the last attempt, because it stood still
+    7f3a90c1 ended                  the attempt ended in order, whether well or with an error
+
+An attempt without `ended` died. What a killed process wrote is with the kernel already, so nothing is fsynced: a
+machine that loses its power is no image's fault. A line that is torn or foreign is passed over. A journal goes when
+its shard is done. Where the data set is behind a URL, its journals are in this machine's folder for temporary files.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import re
+import secrets
+import tempfile
+import threading
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from pipeline.shards.layout import SHARDS_FOLDER, shard_name
+
+_LINE = re.compile(
+    rb"([0-9a-f]{8}|--------) (begin|decode|decoded|detect|detected|alone|passed|stalled|ended)((?: \d{1,12})*)"
+)
+_NAME = re.compile(r"\.(\d{6,})\.journal\.tmp")
+_MOST_BYTES = 64 << 20
+"""Of a journal that is read: of a shard of a million rows. What is behind it is passed over."""
+
+
+@dataclass(kw_only=True, slots=True)
+class Attempt:
+    """What the journal tells of one try of a shard."""
+
+    decoding: set[int] = field(default_factory=set)
+    """Rows that were being decoded when it ended."""
+    detecting: set[int] = field(default_factory=set)
+    """Rows that were in the detector when it ended."""
+    alone: int | None = None
+    """The row that was being tried by itself when it ended."""
+    passed: set[int] = field(default_factory=set)
+    """Rows that were tried by themselves and did no harm."""
+    stalled: bool = False
+    """Whether it was ended because it stood still."""
+    ended: bool = False
+    """Whether it ended in order."""
+
+
+def parse_journal(data: bytes, rows: range) -> list[Attempt]:
+    """Return the attempts in the order of their beginning. What is no line of a journal, or of other rows, is nothing.
+
+    data: the journal's bytes, in any state.
+    """
+    attempts: dict[bytes, Attempt] = {}
+    for line in data.split(b"\n"):
+        match = _LINE.fullmatch(line)
+        if match is None:
+            continue
+        token, event, numbers = match.groups()
+        named = [row for row in map(int, numbers.split()) if row in rows]
+        if event == b"stalled":
+            if attempts:
+                next(reversed(attempts.values())).stalled = True
+        elif event == b"begin":
+            attempts[token] = Attempt()
+        elif token in attempts:
+            _note(attempts[token], event, named)
+    return list(attempts.values())
+
+
+def _note(attempt: Attempt, event: bytes, rows: list[int]) -> None:
+    match event:
+        case b"decode":
+            attempt.decoding.update(rows)
+        case b"decoded":
+            attempt.decoding.difference_update(rows)
+        case b"detect":
+            attempt.detecting.update(rows)
+        case b"detected":
+            attempt.detecting.difference_update(rows)
+        case b"alone":
+            attempt.alone = rows[0] if rows else None
+        case b"passed":
+            attempt.passed.update(rows)
+            attempt.alone = None
+        case b"ended":
+            attempt.ended = True
+
+
+def journal_folder(place: Path | str) -> Path:
+    """Return the folder of a data set's journals: beside its shards, or where it is behind a URL, on this machine."""
+    if isinstance(place, Path):
+        return place / SHARDS_FOLDER
+    name = hashlib.sha256(place.encode()).hexdigest()[:16]
+    return Path(tempfile.gettempdir()) / f"vilbert-journals-{os.getuid()}" / name
+
+
+def log_folder(place: Path | str) -> Path:
+    """Return the folder of a data set's log: its own, or where it is behind a URL, that of its journals."""
+    return place if isinstance(place, Path) else journal_folder(place)
+
+
+def journal_path(folder: Path, shard: int) -> Path:
+    """Return the path of a shard's journal. A reader of the data set sees a writer's temporary file."""
+    return folder / f".{shard_name(shard)}.journal.tmp"
+
+
+def journals(folder: Path) -> dict[int, Path]:
+    """Return the journals there are, by shard."""
+    found = ((_NAME.fullmatch(path.name), path) for path in folder.glob(".*.journal.tmp"))
+    return {int(match[1]): path for match, path in found if match}
+
+
+def read_journal(path: Path) -> bytes:
+    """Return a journal's bytes; none where there is no journal, or none that can be read."""
+    try:
+        with path.open("rb") as file:
+            return file.read(_MOST_BYTES)
+    except OSError:
+        return b""
+
+
+def mark_stalled(path: Path) -> None:
+    """Write down that the last attempt is ended because it stands still."""
+    with contextlib.suppress(OSError):
+        descriptor = os.open(path, os.O_WRONLY | os.O_APPEND)
+        try:
+            os.write(descriptor, b"\n-------- stalled\n")
+        finally:
+            os.close(descriptor)
+
+
+class Journal:
+    """The journal of one attempt at a shard. Its methods may be called from several threads.
+
+    A journal that cannot be written costs nothing but itself: the shard is what matters.
+    """
+
+    def __init__(self, path: Path | None, *, keep: bool = False) -> None:
+        """Begin an attempt; without a path nothing is written.
+
+        keep: leave the file when the attempt ends in order, because others before it died.
+        """
+        self._path = path
+        self._keep = keep
+        self._token = secrets.token_hex(4)
+        self._lock = threading.Lock()
+        self._descriptor: int | None = None
+        if path is not None:
+            with contextlib.suppress(OSError):
+                path.parent.mkdir(parents=True, exist_ok=True)
+                self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        self.beats = 0
+        """Grows with every event: whether the attempt still moves."""
+        self.detector_seconds = 0.0
+        """For which rows of this attempt were in the detector."""
+        self._append(f"\n{self._token} begin\n")  # the last line of one that was killed may be torn
+
+    def note(self, event: str, rows: Iterable[int] = ()) -> None:
+        """Append an event, of those at the head of this file."""
+        self.beats += 1
+        self._append(" ".join([self._token, event, *map(str, rows)]) + "\n")
+
+    @contextlib.contextmanager
+    def detecting(self, rows: Iterable[int]) -> Iterator[None]:
+        """Note that rows go into the detector, and that they came out of it."""
+        self.note("detect", rows)
+        begun = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.detector_seconds += time.perf_counter() - begun
+            self.note("detected", rows)
+
+    def end(self) -> None:
+        """Write down that the attempt ends in order; what threads that are still at it note is not written."""
+        self.note("ended")
+        if self.leave() and not self._keep:
+            self.remove()
+
+    def leave(self) -> bool:
+        """Let the attempt stand as it is, like that of a process that died; say whether it was not yet over."""
+        with self._lock:
+            descriptor, self._descriptor = self._descriptor, None
+        if descriptor is not None:
+            os.close(descriptor)
+        return descriptor is not None
+
+    def remove(self) -> None:
+        """Delete the journal: the shard is done."""
+        if self._path is not None:
+            with contextlib.suppress(OSError):
+                self._path.unlink(missing_ok=True)
+
+    def _append(self, text: str) -> None:
+        with self._lock, contextlib.suppress(OSError):
+            if self._descriptor is not None:
+                os.write(self._descriptor, text.encode())
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.end()

@@ -1,0 +1,52 @@
+"""A run's counts as Prometheus metrics, by the exporter that every Ray node has."""
+
+from __future__ import annotations
+
+from pipeline.extract.run_state import RunState
+
+PREFIX = "vilbert_extract"
+
+
+class Metrics:
+    """Metrics of one run, which the driver's node exports. Needs a Ray that is initialised."""
+
+    def __init__(self, dataset: str) -> None:
+        """dataset: becomes the label of that name."""
+        from ray.util.metrics import Counter, Gauge
+
+        def gauge(name: str, description: str) -> Gauge:
+            made = Gauge(f"{PREFIX}_{name}", description, tag_keys=("dataset",))
+            made.set_default_tags({"dataset": dataset})
+            return made
+
+        def counter(name: str, description: str, *labels: str) -> Counter:
+            made = Counter(f"{PREFIX}_{name}", description, tag_keys=("dataset", *labels))
+            made.set_default_tags({"dataset": dataset})
+            return made
+
+        self._rows = gauge("rows", "Rows of the manifest.")
+        self._rows_done = gauge("rows_done", "Rows that are a sample or a failure, earlier runs included.")
+        self._workers = gauge("workers", "Workers at work.")
+        self._waited = gauge("detector_waited_ratio", "Share of the workers' time in which the detector had no images.")
+        self._samples = counter("samples", "Samples written by this run.")
+        self._failures = counter("failures", "Rows that failed in this run.", "reason")
+        self._bytes = counter("bytes", "Bytes of samples written by this run.")
+        self._lost = counter("workers_lost", "Workers that were killed, died or got stuck in this run.")
+        self._told: dict[str, int] = {}
+
+    def show(self, state: RunState) -> None:
+        """Let the metrics say what `state` says."""
+        self._rows.set(state.rows)
+        self._rows_done.set(state.rows_done + state.rows_in_work)
+        self._workers.set(state.workers)
+        self._waited.set(state.detector_waited or 0.0)
+        for counter, name in ((self._samples, "samples"), (self._bytes, "bytes"), (self._lost, "workers_lost")):
+            if more := self._more(name, getattr(state, name)):
+                counter.inc(more)
+        for reason, count in state.failures.items():
+            if more := self._more(f"failures {reason}", count):
+                self._failures.inc(more, tags={"reason": reason})
+
+    def _more(self, name: str, count: int) -> int:
+        before, self._told[name] = self._told.get(name, 0), count
+        return count - before

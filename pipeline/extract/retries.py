@@ -1,0 +1,86 @@
+"""`--retry-failed`: which shards have rows to try again, and how far a run that was interrupted came with them.
+
+    DIR/.retry.json     {"reasons": […], "shards": […]}     the shards that are still to be made once more
+
+The file is there while a retry is unfinished. The same command goes on with it; other reasons begin anew.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterable, Sequence
+
+from pipeline.extract.done import DoneShards, read_each_record
+from pipeline.shards.canonical import decode_json, encode_json
+from pipeline.shards.documents import is_count
+from pipeline.shards.errors import ShardError
+from pipeline.shards.folder import Folder
+from pipeline.shards.record import ShardRecord
+
+logger = logging.getLogger(__name__)
+
+RETRY_FILE = ".retry.json"
+SAVE_SECONDS = 10.0
+"""Between two writes of it, at least. What is not written yet would be tried once more after a kill."""
+
+
+class Retries:
+    """The shards that are still to be made once more."""
+
+    def __init__(self, folder: Folder, reasons: Sequence[str], left: Iterable[int]) -> None:
+        self._folder = folder
+        self._reasons = sorted(reasons)
+        self.left = set(left)
+        self._saved = float("-inf")
+
+    def note(self, record: ShardRecord) -> None:
+        """Take in a shard that got done, and save now and then."""
+        if record.shard in self.left:
+            self.left.remove(record.shard)
+            if time.monotonic() - self._saved >= SAVE_SECONDS:
+                self.save()
+
+    def save(self) -> None:
+        """Write down what is left; delete the file where nothing is."""
+        try:
+            if self.left:
+                document = {"reasons": self._reasons, "shards": sorted(self.left)}
+                self._folder.write(RETRY_FILE, encode_json(document) + b"\n")
+            else:
+                self._folder.delete(RETRY_FILE)
+        except (OSError, ShardError) as error:
+            logger.warning("%s: %s cannot be written: %s", self._folder.name, RETRY_FILE, error)
+        self._saved = time.monotonic()
+
+
+def begin_retries(folder: Folder, done: DoneShards, shards: int, reasons: Sequence[str]) -> tuple[Retries, bool]:
+    """Return the shards to make once more, and whether this begins a retry rather than goes on with one.
+
+    shards: how many the data set has. reasons: those to try again; none: all of them.
+    """
+    unfinished = _read(folder, shards, sorted(reasons))
+    if unfinished is not None:
+        return Retries(folder, reasons, unfinished), False
+    failing = done.failing()
+    chosen = [
+        record.shard
+        for record in read_each_record(folder, failing)
+        if not reasons or not record.failures.keys().isdisjoint(reasons)
+    ]
+    return Retries(folder, reasons, chosen), True
+
+
+def _read(folder: Folder, shards: int, reasons: Sequence[str]) -> list[int] | None:
+    """Return the shards that an interrupted retry of these reasons left; None where there is no such."""
+    with folder.local([RETRY_FILE]) as directory:
+        try:
+            document = decode_json((directory / RETRY_FILE).read_bytes())
+        except (OSError, ValueError):
+            return None
+    if not isinstance(document, dict) or document.get("reasons") != reasons:
+        return None
+    left = document.get("shards")
+    if not isinstance(left, list) or not all(is_count(shard) and shard < shards for shard in left):
+        return None
+    return left

@@ -1,0 +1,126 @@
+"""What a run of `vilbert extract` is doing, or did: the file that it keeps for those who watch.
+
+    DIR/.run.json     written anew every few seconds, and a last time when the run ends, however it ends
+
+It is the summary of the last run, no part of the data set: it may be deleted.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass, field
+from typing import Any
+
+from pipeline.shards.folder import Folder
+
+RUN_FILE = ".run.json"
+FORMAT = 1
+"""Of the file."""
+HOUR = 3600.0
+MILLION = 1_000_000
+
+
+@dataclass(kw_only=True)
+class RunState:
+    """Counts of a run; times are in seconds. "This run" leaves out what earlier ones did."""
+
+    state: str = "running"
+    """running, finished, interrupted or failed."""
+    message: str = ""
+    """Why it failed."""
+    software: str
+    """Version of this package."""
+    holder: dict[str, Any]
+    """The process, see `pipeline.shards.process`."""
+    log: str | None
+    """Path of the run's log on the driver's machine; None where it cannot be written."""
+    begun: float
+    """Unix time of the beginning."""
+    updated: float
+    """Unix time of the last change."""
+    seconds: float = 0.0
+    """Since the beginning, by a clock that nobody sets."""
+    rows: int
+    """Of the manifest that the data set covers."""
+    rows_before: int
+    """Done by earlier runs."""
+    rows_done: int
+    """In shards that are done, by this run and earlier ones."""
+    rows_in_work: int = 0
+    """Done of shards that are not."""
+    shards: int
+    """Of the data set."""
+    shards_done: int
+    """By this run and earlier ones."""
+    samples: int = 0
+    """Written by this run."""
+    failures: dict[str, int] = field(default_factory=dict)
+    """Rows that failed in this run, by reason."""
+    failures_before: int
+    """Rows that failed in earlier runs."""
+    bytes: int = 0
+    """Of samples, written by this run."""
+    workers: int = 0
+    """At work now."""
+    workers_lost: int = 0
+    """Killed, dead or stuck in this run."""
+    worker_seconds: float = 0.0
+    """Of all workers together, from the moment that their detectors were ready."""
+    detector_seconds: float = 0.0
+    """For which detectors were at images, of shards that this run finished."""
+    price_per_hour: float | None = None
+    """Of a worker, as `--price-per-hour` said."""
+
+    @property
+    def failed(self) -> int:
+        """Rows that failed in this run and earlier ones."""
+        return self.failures_before + sum(self.failures.values())
+
+    @property
+    def images_per_second(self) -> float | None:
+        """Rows done by this run over its seconds; None in its first moment."""
+        done = self.rows_done + self.rows_in_work - self.rows_before
+        return done / self.seconds if self.seconds > 0 else None
+
+    @property
+    def detector_waited(self) -> float | None:
+        """The share of the workers' time in which their detectors had no images; None before a shard is done."""
+        if not self.detector_seconds or not self.worker_seconds:
+            return None
+        return max(0.0, 1.0 - self.detector_seconds / self.worker_seconds)
+
+    @property
+    def worker_hours_per_million(self) -> float | None:
+        """What a million images cost in hours of a worker; None before a shard is done."""
+        done = self.rows_done - self.rows_before
+        return self.worker_seconds / HOUR * MILLION / done if done > 0 else None
+
+    @property
+    def cost_per_million(self) -> float | None:
+        """What a million images cost in the currency of `--price-per-hour`; None where that was not given."""
+        hours = self.worker_hours_per_million
+        return None if hours is None or self.price_per_hour is None else hours * self.price_per_hour
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it as JSON values, with what follows from the counts."""
+        return {
+            "format": FORMAT,
+            **dataclasses.asdict(self),
+            "images_per_second": self.images_per_second,
+            "detector_waited": self.detector_waited,
+            "worker_hours_per_million": self.worker_hours_per_million,
+            "cost_per_million": self.cost_per_million,
+        }
+
+
+def read_state(folder: Folder) -> RunState | None:
+    """Return what the last run left; None where there is no such file, or none of this format."""
+    with folder.local([RUN_FILE]) as directory:
+        try:
+            document = json.loads((directory / RUN_FILE).read_bytes())
+            if document["format"] != FORMAT:
+                return None
+            return RunState(**{one.name: document[one.name] for one in dataclasses.fields(RunState)})
+        except (OSError, ValueError, TypeError, LookupError):
+            return None

@@ -1,0 +1,112 @@
+"""`vilbert status`: how an extraction is going, from another shell or machine."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import timedelta
+
+from tyro.conf import Positional
+
+from pipeline.extract.run_state import RunState, read_state
+from pipeline.shards.errors import RefusedError
+from pipeline.shards.folder import Folder, open_folder
+from pipeline.shards.layout import DATASET_FILE, SHARDS_FOLDER, record_numbers
+from pipeline.shards.place_option import PlaceOption
+from pipeline.shards.process import is_dead
+
+SILENT_SECONDS = 60.0
+"""Without a new `.run.json`, after which a run is taken to be dead or cut off."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StatusSettings:
+    """Say how an extraction is going, or how the last one ended.
+
+    Exit status 0 where a run is going on or has finished, 1 where one failed, was interrupted, killed or fell silent.
+    """
+
+    directory: Positional[PlaceOption]
+    """The data set's folder, or its URL."""
+    json: bool = False
+    """Print one JSON object in place of the text."""
+
+
+def status(settings: StatusSettings) -> int:
+    """Print the state of the last run. Raises RefusedError where there is no data set."""
+    folder = open_folder(settings.directory)
+    state = read_state(folder)
+    if state is None:
+        return without_state(folder, settings)
+    condition, fine = judge(state, time.time())
+    if settings.json:
+        print(json.dumps({**state.to_json(), "condition": condition}, indent=1, sort_keys=True))
+    else:
+        print("\n".join([f"{folder.name}: {condition}", *progress(state), *summary(state)]))
+    return int(not fine)
+
+
+def without_state(folder: Folder, settings: StatusSettings) -> int:
+    """Print what the files say, where no run left word."""
+    if DATASET_FILE not in {name for name, _ in folder.entries("")}:
+        raise RefusedError(f"{folder.name}: holds no {DATASET_FILE}: it is no data set, or nothing has begun there yet")
+    done = len(record_numbers(name for name, _ in folder.entries(SHARDS_FOLDER)))
+    if settings.json:
+        print(json.dumps({"condition": "unknown", "shards_done": done}))
+    else:
+        print(f"{folder.name}: {done:,} shards are done; no run has left word of itself")
+    return 0
+
+
+def judge(state: RunState, now: float) -> tuple[str, bool]:
+    """Return what has become of the run, for a person, and whether that is fine. now: Unix time.
+
+    A clock that is wrong makes a living run look silent, and does no other harm.
+    """
+    lasted = timedelta(seconds=round(state.seconds))
+    if state.state == "finished":
+        return f"finished, in {lasted}", True
+    if state.state == "interrupted":
+        return f"interrupted after {lasted}; the same command goes on", False
+    if state.state == "failed":
+        return f"failed after {lasted}: {state.message}", False
+    who = state.holder.get("holder", "a process")
+    if is_dead(state.holder):
+        return f"killed after {lasted} ({who} is gone); the same command goes on", False
+    silent = now - state.updated
+    if silent > SILENT_SECONDS:
+        ago = timedelta(seconds=round(silent))
+        return f"silent for {ago}: {who} was killed, hangs, or cannot write; the same command goes on", False
+    return f"running for {lasted} as {who}", True
+
+
+def progress(state: RunState) -> Iterator[str]:
+    """Yield the lines that say how far it is."""
+    done = state.rows_done + state.rows_in_work
+    left = ""
+    if state.state == "running" and state.images_per_second:
+        left = f", about {timedelta(seconds=round((state.rows - done) / state.images_per_second))} left"
+    yield f"  rows       {done:,} of {state.rows:,} ({done / max(state.rows, 1):.1%}){left}"
+    yield f"  shards     {state.shards_done:,} of {state.shards:,}"
+    if state.state == "running":
+        yield f"  workers    {state.workers}"
+    if state.log is not None:
+        yield f"  log        {state.log}"
+
+
+def summary(state: RunState) -> Iterator[str]:
+    """Yield the lines that say what the run did."""
+    rate, waited = state.images_per_second, state.detector_waited
+    yield f"  images     {state.rows_done - state.rows_before:,}, {'-' if rate is None else f'{rate:,.1f}'} a second"
+    if waited is not None:
+        yield f"  detector   waited {waited:.1%} of the workers' time"
+    reasons = ", ".join(f"{count:,} {reason}" for reason, count in state.failures.items())
+    yield f"  failures   {sum(state.failures.values()):,}{f': {reasons}' if reasons else ''}"
+    yield f"  written    {state.bytes / 1e6:,.1f} MB"
+    if state.workers_lost:
+        yield f"  lost       {state.workers_lost} workers"
+    if state.worker_hours_per_million is not None:
+        price = "" if state.cost_per_million is None else f", {state.cost_per_million:,.2f} in money"
+        yield f"  a million  {state.worker_hours_per_million:,.1f} worker hours{price}"

@@ -1,0 +1,115 @@
+"""What those who watch a run see: the progress line, `.run.json`, metrics, and a summary in the end."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from pipeline import __version__
+from pipeline.extract.crew import Handle
+from pipeline.extract.done import DoneShards
+from pipeline.extract.metrics import Metrics
+from pipeline.extract.progress import ExtractProgress
+from pipeline.extract.run_state import RUN_FILE, RunState
+from pipeline.extract.settings import ExtractSettings
+from pipeline.extract.status import summary
+from pipeline.extract.worker import Extracted
+from pipeline.shards.canonical import encode_json
+from pipeline.shards.dataset import DatasetInfo
+from pipeline.shards.errors import ShardError
+from pipeline.shards.folder import Folder
+from pipeline.shards.process import this_process
+
+logger = logging.getLogger(__name__)
+
+SAVE_SECONDS, REMOTE_SAVE_SECONDS = 5.0, 30.0
+"""Between two writes of `.run.json`, to a disk and to an object store."""
+
+
+class Watch:
+    """Keeps a run's account while it is entered. Whatever cannot be written costs the run nothing."""
+
+    def __init__(
+        self, settings: ExtractSettings, folder: Folder, planned: DatasetInfo, done: DoneShards, log: Path | None
+    ) -> None:
+        """Begin the account of a run that goes on from the shards that are done. log: path of its log."""
+        pending = done.pending()
+        rows = planned.rows - sum(stop - start for start, stop in map(planned.shard_rows, pending))
+        self._folder = folder
+        self._begun = self._ticked = time.monotonic()
+        self._saved = float("-inf")
+        self._failures: Counter[str] = Counter()
+        self._metrics = Metrics(folder.name) if settings.dashboard or settings.ray_address else None
+        self._progress = ExtractProgress(planned.rows, rows)
+        self.state = RunState(
+            software=__version__,
+            holder=this_process(),
+            log=None if log is None else str(log),
+            begun=time.time(),
+            updated=time.time(),
+            rows=planned.rows,
+            rows_before=rows,
+            rows_done=rows,
+            shards=planned.shards,
+            shards_done=planned.shards - len(pending),
+            failures_before=done.failed_rows,
+            price_per_hour=settings.price_per_hour,
+        )
+
+    def note(self, extracted: Extracted) -> None:
+        """Take in a shard that got done."""
+        state, record = self.state, extracted.record
+        state.rows_done += record.rows[1] - record.rows[0]
+        state.shards_done += 1
+        state.samples += record.samples
+        state.bytes += record.bytes
+        state.detector_seconds += extracted.detector_seconds
+        self._failures.update(record.failures)
+        state.failures = dict(sorted(self._failures.items()))
+
+    def tick(self, workers: Sequence[Handle], lost: int) -> None:
+        """Let time pass, with these workers ready and so many lost up to now."""
+        now, state = time.monotonic(), self.state
+        state.seconds = now - self._begun
+        state.worker_seconds += (now - self._ticked) * len(workers)
+        state.workers, state.workers_lost = len(workers), lost
+        # A worker's answer can be older than the record of its shard.
+        state.rows_in_work = min(sum(worker.pulse().rows for worker in workers), state.rows - state.rows_done)
+        self._ticked = now
+        self._progress.show(state.rows_done + state.rows_in_work, state.failed)
+        if now - self._saved >= (REMOTE_SAVE_SECONDS if self._folder.remote else SAVE_SECONDS):
+            self._save()
+
+    def _save(self) -> None:
+        self.state.updated = time.time()
+        if self._metrics is not None:
+            self._metrics.show(self.state)
+        try:
+            self._folder.write(RUN_FILE, encode_json(self.state.to_json()) + b"\n")
+        except (OSError, ShardError) as error:
+            logger.debug("%s: %s cannot be written: %s", self._folder.name, RUN_FILE, error)
+        self._saved = time.monotonic()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        state = self.state
+        state.workers = state.rows_in_work = 0
+        state.seconds = time.monotonic() - self._begun
+        if error is None:
+            state.state = "finished"
+        elif isinstance(error, KeyboardInterrupt):
+            state.state = "interrupted"
+        else:
+            state.state, state.message = "failed", str(error)
+        self._progress.close(state.rows_done, state.failed)
+        self._save()
+        logger.info("%s", "\n".join(["this run:", *summary(state)]))

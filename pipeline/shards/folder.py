@@ -1,0 +1,144 @@
+"""The folder that a data set is written to and read from: on a disk, or behind a URL.
+
+Whoever makes a shard builds it in a folder on this machine and publishes its files in the order in which they shall
+appear; whoever reads one asks for the files it needs on this machine. On a disk both are the data set's own folder.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import stat
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
+
+from pipeline.shards.atomic import sweep_temporary, write_atomic
+from pipeline.shards.errors import RefusedError
+from pipeline.shards.lock import exclusive_writer
+from pipeline.shards.urls import is_remote
+
+Place = Path | str
+"""Where a data set lies: the path of a folder, or as a string the URL of one."""
+
+
+class Folder(Protocol):
+    """A data set's folder. Names of files are relative to it: `dataset.json`, `shards/000003.tar`."""
+
+    @property
+    def name(self) -> str:
+        """As messages show it, without credentials."""
+
+    @property
+    def remote(self) -> bool:
+        """Whether files must be fetched before they can be opened."""
+
+    def make(self) -> None:
+        """Make the folder where there is none; RefusedError where it cannot be one."""
+
+    def entries(self, under: str) -> Iterator[tuple[str, int | None]]:
+        """Yield (name, bytes) of what lies in a folder inside, None for what is no file."""
+
+    def local(self, names: Sequence[str]) -> AbstractContextManager[Path]:
+        """Give a folder of this machine that holds those of the named files that exist, at the same names."""
+
+    def building(self) -> AbstractContextManager[Path]:
+        """Give a folder of this machine to build a shard in, at the names it will have here."""
+
+    def publish(self, built: Path, names: Sequence[str]) -> None:
+        """Make built files appear here, each whole, one after the other; those there were go, the last name first."""
+
+    def write(self, name: str, data: bytes) -> None:
+        """Write a small file whole, in the place of an older one if there is one."""
+
+    def delete(self, name: str) -> None:
+        """Delete a file where there is one."""
+
+    def exclusive_writer(self) -> AbstractContextManager[None]:
+        """Hold the folder against other writers; LockedError, naming the holder, where there is one."""
+
+    def sweep(self) -> None:
+        """Delete what killed runs left unfinished; only while no other process writes here."""
+
+
+@dataclass(frozen=True)
+class LocalFolder:
+    """A folder on a disk of this machine, or of a file server."""
+
+    path: Path
+    """Where it lies."""
+    remote = False
+
+    @property
+    def name(self) -> str:
+        """As messages show it."""
+        return str(self.path)
+
+    def make(self) -> None:
+        """Make the folder where there is none; RefusedError where it is a file."""
+        if self.path.exists() and not self.path.is_dir():
+            raise RefusedError(f"--output {self.path}: is a file; name a folder")
+        self.path.mkdir(parents=True, exist_ok=True)
+
+    def entries(self, under: str) -> Iterator[tuple[str, int | None]]:
+        """Yield (name, bytes) of what lies in a folder inside, None for what is no file."""
+        try:
+            found = os.scandir(self.path / under)
+        except FileNotFoundError:
+            return
+        with found:
+            for entry in found:
+                size = None
+                with contextlib.suppress(FileNotFoundError):  # deleted meanwhile, or a link to nowhere
+                    status = entry.stat()
+                    size = status.st_size if stat.S_ISREG(status.st_mode) else None
+                yield entry.name, size
+
+    @contextmanager
+    def local(self, names: Sequence[str]) -> Iterator[Path]:
+        """Give the folder itself."""
+        yield self.path
+
+    @contextmanager
+    def building(self) -> Iterator[Path]:
+        """Give the folder itself: `ShardWriter` publishes by renaming, record last."""
+        yield self.path
+
+    def publish(self, built: Path, names: Sequence[str]) -> None:
+        """Do nothing: what was built in the folder is there."""
+
+    def write(self, name: str, data: bytes) -> None:
+        """Write a small file whole."""
+        write_atomic(self.path / name, data)
+
+    def delete(self, name: str) -> None:
+        """Delete a file where there is one."""
+        (self.path / name).unlink(missing_ok=True)
+
+    def exclusive_writer(self) -> AbstractContextManager[None]:
+        """Hold the folder's lock."""
+        return exclusive_writer(self.path)
+
+    def sweep(self) -> None:
+        """Delete the temporary files of killed runs."""
+        sweep_temporary(self.path)
+
+
+def parse_place(text: str) -> Place:
+    """Return the place that an option names: a path, or a URL as it is."""
+    if is_remote(text):
+        return text
+    return Path(url2pathname(urlsplit(text).path)) if text.startswith("file://") else Path(text)
+
+
+def open_folder(place: Place) -> Folder:
+    """Return the folder at a place, which need not exist."""
+    if isinstance(place, Path):
+        return LocalFolder(place)
+    from pipeline.shards.remote_folder import RemoteFolder  # fsspec's own import takes a while
+
+    return RemoteFolder(place)

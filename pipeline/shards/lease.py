@@ -1,0 +1,153 @@
+"""One writer a remote folder, where no kernel can hold a lock.
+
+    FOLDER/.lease/00000007.json     who writes here: process, host, a count of heartbeats, whether it is done
+
+A lease is a numbered object that its holder writes anew every ten seconds. A newcomer that sees it change is refused;
+one that sees it stand still for 40 seconds, by its own clock, or released, or of a dead process of its own machine,
+creates the next number. The store lets one of several create it (If-None-Match), and a holder that meets a higher
+number than its own stops. So a killed run needs no cleaning up, and no two hosts' clocks need to agree.
+
+A holder that was cut off for 40 seconds and comes back may write beside its successor until its next heartbeat. Then
+both write the same shards of the same settings, so the same bytes: it costs work, never a sample.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any, Protocol
+
+from pipeline.shards.canonical import decode_json, encode_json
+from pipeline.shards.errors import LockedError, ShardError
+from pipeline.shards.process import is_dead, this_process
+
+logger = logging.getLogger(__name__)
+
+LEASE_FOLDER = ".lease"
+BEAT_SECONDS = 10.0
+PATIENCE_SECONDS = 40.0
+"""Without a heartbeat, after which a lease is taken to be a dead run's."""
+_LOOK_SECONDS = 2.0
+
+
+class Objects(Protocol):
+    """What a lease needs of a folder; see `RemoteFolder`."""
+
+    @property
+    def name(self) -> str: ...
+    def entries(self, under: str) -> Iterator[tuple[str, int | None]]: ...
+    def read(self, name: str) -> bytes | None: ...
+    def write(self, name: str, data: bytes) -> None: ...
+    def create(self, name: str, data: bytes) -> bool: ...
+    def delete(self, name: str) -> None: ...
+
+
+@contextlib.contextmanager
+def hold_lease(folder: Objects) -> Iterator[None]:
+    """Hold the folder's lease; LockedError, naming the holder, where another process does, or took it over."""
+    number, me = acquire(folder)
+    done, lost = threading.Event(), threading.Event()
+    beating = threading.Thread(target=_beat, args=(folder, number, me, done, lost), name="lease", daemon=True)
+    beating.start()
+    try:
+        yield
+    finally:
+        done.set()
+        beating.join()
+        if not lost.is_set():
+            with contextlib.suppress(ShardError):  # then it runs out by itself
+                folder.write(_name(number), encode_json({**me, "released": True}))
+    if lost.is_set():
+        raise LockedError(f"{folder.name}: this run did not answer for a while and another one took over; let it go on")
+
+
+def acquire(folder: Objects) -> tuple[int, dict[str, Any]]:
+    """Take the folder's lease and return its number and its content; LockedError where another process has it."""
+    before = _numbers(folder)
+    newest = max(before, default=0)
+    if newest:
+        _wait_for_its_end(folder, newest)
+    number, me = newest + 1, _this_run()
+    taken = folder.create(_name(number), encode_json(me))
+    if taken and max(_numbers(folder), default=0) > number:  # others came and went while this one waited
+        folder.delete(_name(number))
+        taken = False
+    if not taken:
+        raise LockedError(f"{folder.name}: another process began to write here just now; choose another --output")
+    for old in before:
+        folder.delete(_name(old))
+    return number, me
+
+
+def _wait_for_its_end(folder: Objects, number: int) -> None:
+    """Return once a lease is known to be nobody's; LockedError where its holder lives."""
+    first = folder.read(_name(number))
+    if first is None or _is_over(first):
+        return
+    holder = _parse(first).get("holder", "another process")
+    logger.info("%s: was held by %s; waiting %g s for its heartbeat", folder.name, holder, PATIENCE_SECONDS)
+    began = time.monotonic()
+    while time.monotonic() - began < PATIENCE_SECONDS:
+        time.sleep(min(_LOOK_SECONDS, PATIENCE_SECONDS / 4))
+        content = folder.read(_name(number))
+        if content is None or _is_over(content):
+            return
+        if content != first:
+            raise LockedError(
+                f"{folder.name}: {holder} is writing here; wait for it or stop it, or choose another --output"
+            )
+    logger.warning("%s: %s gave no sign of life for %g s: going on", folder.name, holder, PATIENCE_SECONDS)
+
+
+def _beat(folder: Objects, number: int, me: dict[str, Any], done: threading.Event, lost: threading.Event) -> None:
+    """Write the lease anew now and then, until `done`; set `lost` and interrupt the run where another took it over."""
+    beats = 0
+    while not done.wait(BEAT_SECONDS):
+        try:
+            if max(_numbers(folder), default=0) > number:
+                lost.set()
+                _interrupt_the_run()
+                return
+            beats += 1
+            folder.write(_name(number), encode_json({**me, "beats": beats}))
+        except ShardError as error:  # the network is away; whoever takes over meanwhile is met at the next beat
+            logger.warning("the lease could not be renewed: %s", error)
+
+
+def _interrupt_the_run() -> None:
+    """End the run as SIGTERM does, where a handler of SIGTERM says how; without one the process would be killed."""
+    main = threading.main_thread().ident
+    if main is not None and callable(signal.getsignal(signal.SIGTERM)):
+        signal.pthread_kill(main, signal.SIGTERM)
+
+
+def _numbers(folder: Objects) -> list[int]:
+    names = (name.removesuffix(".json") for name, _ in folder.entries(LEASE_FOLDER))
+    return [int(name) for name in names if name.isdecimal()]
+
+
+def _name(number: int) -> str:
+    return f"{LEASE_FOLDER}/{number:08}.json"
+
+
+def _this_run() -> dict[str, Any]:
+    return {**this_process(), "unique": os.urandom(8).hex(), "beats": 0, "released": False}
+
+
+def _parse(content: bytes) -> dict[str, Any]:
+    try:
+        document = decode_json(content)
+    except ValueError:
+        return {}
+    return document if isinstance(document, dict) else {}
+
+
+def _is_over(content: bytes) -> bool:
+    """Say whether a lease is released, or its holder a process of this machine that is dead."""
+    document = _parse(content)
+    return bool(document.get("released")) or is_dead(document)

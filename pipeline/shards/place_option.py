@@ -1,0 +1,21 @@
+"""A command-line option that takes a folder's path or its URL, whose two slashes a path would not keep."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from tyro.constructors import PrimitiveConstructorSpec
+
+from pipeline.shards.folder import Place, parse_place
+
+PlaceOption = Annotated[
+    Place,
+    PrimitiveConstructorSpec(
+        nargs=1,
+        metavar="DIR|URL",
+        instance_from_str=lambda words: parse_place(words[0]),
+        is_instance=lambda value: isinstance(value, Path | str),
+        str_from_instance=lambda place: [str(place)],
+    ),
+]

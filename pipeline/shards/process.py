@@ -1,0 +1,44 @@
+"""Which process a file speaks of, and whether it is known to be dead."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+
+def this_process() -> dict[str, Any]:
+    """Return what tells this process from all others, as JSON values; `holder` is for people."""
+    return {
+        "holder": f"process {os.getpid()} on {socket.gethostname()}",
+        "process": os.getpid(),
+        "machine": machine(),
+    }
+
+
+def is_dead(document: Mapping[str, Any]) -> bool:
+    """Say whether the process that `this_process` described was one of this machine that has ended.
+
+    False where that cannot be known: of another machine, or of a document that says nothing.
+    """
+    process = document.get("process")
+    if document.get("machine") is None or document["machine"] != machine() or not isinstance(process, int):
+        return False
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return True
+    except PermissionError:
+        return False
+    return False
+
+
+def machine() -> str | None:
+    """Return what tells this boot of this machine, and the processes that it numbers, from all others."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+        return f"{boot} {os.readlink('/proc/self/ns/pid')}"
+    except OSError:
+        return None

@@ -1,0 +1,158 @@
+"""A data set's folder behind an fsspec URL: s3://…, gs://…, memory://…
+
+An object store has no rename, and needs none: an upload appears when it is whole, or not at all. So a shard is built
+on this machine's disk and its files are uploaded, the record last. Nothing here is of one kind of store.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipeline.shards.errors import CorruptShardError, RefusedError
+from pipeline.shards.lease import hold_lease
+from pipeline.shards.retry import ask_again
+from pipeline.shards.scratch import scratch_folder
+from pipeline.shards.urls import join, open_file_system, without_credentials
+
+_FETCHES = 32
+"""Files that are fetched side by side."""
+
+
+@dataclass(frozen=True)
+class RemoteFolder:
+    """A folder behind a URL. May be sent to another process, which makes connections of its own."""
+
+    url: str
+    """Of the folder; credentials are better left to the environment."""
+    remote = True
+
+    @property
+    def name(self) -> str:
+        """The URL without credentials."""
+        return without_credentials(self.url)
+
+    def make(self) -> None:
+        """Refuse a URL that nothing can be written to."""
+        if self.url.startswith(("http://", "https://")):
+            raise RefusedError(f"--output {self.name}: a web server takes no files; name a folder or s3://…")
+        self._open("")
+
+    def entries(self, under: str) -> Iterator[tuple[str, int | None]]:
+        """Yield (name, bytes) of what lies in a folder inside, None for a folder; nothing where there is no such."""
+        file_system, path = self._open(under)
+        try:
+            # A reply of a thousand names a request; what it is held in is freed as soon as it was looked through.
+            found = ask_again(lambda: file_system.ls(path, detail=True), f"listing {join(self.name, under)}")
+        except FileNotFoundError:
+            return
+        for entry in found:
+            name = str(entry["name"]).rstrip("/")
+            if name != path.rstrip("/"):  # some stores keep an empty object for the folder itself
+                yield name.rpartition("/")[2], entry["size"] if entry["type"] == "file" else None
+
+    @contextmanager
+    def local(self, names: Sequence[str]) -> Iterator[Path]:
+        """Give a scratch folder with those of the named files that exist; what is damaged in it is named by its URL."""
+        with scratch_folder() as directory:
+            for parent in {Path(name).parent for name in names}:
+                (directory / parent).mkdir(parents=True, exist_ok=True)
+            # File systems that are not asynchronous do not say that threads may share them.
+            threads = min(_FETCHES, len(names)) if self._open("")[0].async_impl else 1
+            with ThreadPoolExecutor(max(1, threads)) as pool:
+                file_system, root = self._open("")
+                list(pool.map(lambda name: self._fetch(file_system, root, name, directory), names))
+            try:
+                yield directory
+            except CorruptShardError as error:
+                if not error.path.is_relative_to(directory):
+                    raise
+                place = Path(self.name, error.path.relative_to(directory))
+                raise CorruptShardError(
+                    error.problem, path=place, offset=error.offset, key=error.key, remedy=error.remedy
+                ) from error
+
+    def _fetch(self, file_system: Any, root: str, name: str, directory: Path) -> None:
+        with suppress(FileNotFoundError):
+            ask_again(
+                lambda: file_system.get_file(f"{root}/{name}", str(directory / name)),
+                f"fetching {join(self.name, name)}",
+            )
+
+    def building(self) -> AbstractContextManager[Path]:
+        """Give a scratch folder."""
+        return scratch_folder()
+
+    def publish(self, built: Path, names: Sequence[str]) -> None:
+        """Upload built files one after the other; of those there were the last goes first, so it vouches for none."""
+        self.delete(names[-1])
+        for name in names:
+            self._upload(built / name, name)
+
+    def write(self, name: str, data: bytes) -> None:
+        """Upload a small file."""
+        with scratch_folder() as directory:
+            (directory / "file").write_bytes(data)
+            self._upload(directory / "file", name)
+
+    def create(self, name: str, data: bytes) -> bool:
+        """Upload a small file where there is none, and say whether there was none; of several who try, one does.
+
+        That holds for stores with conditional writes. Another answers what it sees a moment before it writes.
+        """
+        with scratch_folder() as directory:
+            (directory / "file").write_bytes(data)
+            try:
+                self._upload(directory / "file", name, mode="create")
+            except FileExistsError:
+                return self.read(name) == data  # where an answer got lost, the file is that of the attempt before
+            return True
+
+    def read(self, name: str) -> bytes | None:
+        """Return the content of a small file; None where there is none."""
+        file_system, path = self._open(name)
+        try:
+            content = ask_again(lambda: file_system.cat_file(path), f"reading {join(self.name, name)}")
+        except FileNotFoundError:
+            return None
+        return bytes(content)
+
+    def delete(self, name: str) -> None:
+        """Delete a file where there is one."""
+        file_system, path = self._open(name)
+        with suppress(FileNotFoundError):
+            ask_again(lambda: file_system.rm_file(path), f"deleting {join(self.name, name)}")
+
+    def exclusive_writer(self) -> AbstractContextManager[None]:
+        """Hold the folder's lease."""
+        return hold_lease(self)
+
+    def sweep(self) -> None:
+        """Do nothing: an upload that was cut leaves no object, and scratch folders are swept by who makes the next."""
+
+    def _open(self, name: str) -> tuple[Any, str]:
+        # Listings of a moment ago must not be taken for those of now.
+        file_system, root = open_file_system(self.url.rstrip("/"), use_listings_cache=False)
+        return file_system, f"{root}/{name}" if name else root
+
+    def _upload(self, path: Path, name: str, mode: str = "overwrite") -> None:
+        """Upload a file whole, in parts where it is large, and see that it arrived whole."""
+        file_system, target = self._open(name)
+        size = path.stat().st_size
+
+        def upload() -> None:
+            file_system.put_file(str(path), target, **({"mode": mode} if mode != "overwrite" else {}))
+            if (found := file_system.info(target)["size"]) != size:
+                raise OSError(f"it has {found} bytes there, {size} here")
+
+        try:
+            ask_again(upload, f"uploading {join(self.name, name)}")
+        except (FileNotFoundError, PermissionError, NotImplementedError) as error:
+            raise RefusedError(
+                f"{join(self.name, name)}: cannot be written ({error}); check that the bucket exists and that the "
+                "credentials may write to it"
+            ) from error

@@ -1,0 +1,62 @@
+"""Folders for a while on this machine's disk, under TMPDIR, that are cleaned up even after a kill.
+
+A folder is locked while its process lives. The kernel frees the lock however the process ends, so whoever makes the
+next one deletes those that nobody holds.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from pipeline.shards.errors import ShardError
+
+
+@contextlib.contextmanager
+def scratch_folder() -> Iterator[Path]:
+    """Give an empty folder that is deleted in the end; ShardError where none can be made."""
+    try:
+        directory, claim = _claim()
+    except OSError as error:
+        raise ShardError(
+            f"{tempfile.gettempdir()}: no folder can be made there ({error.strerror}); name another disk in TMPDIR"
+        ) from error
+    try:
+        yield directory
+    finally:
+        shutil.rmtree(directory, ignore_errors=True)
+        os.close(claim)
+
+
+def _claim() -> tuple[Path, int]:
+    """Return a new folder and the descriptor that locks it; delete those of dead processes."""
+    base = Path(tempfile.gettempdir()) / f"vilbert-scratch-{os.getuid()}"
+    base.mkdir(mode=0o700, exist_ok=True)
+    if base.stat().st_uid != os.getuid():
+        raise PermissionError(1, f"{base} belongs to another user")
+    with (base / ".lock").open("ab") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # between making and locking a folder nobody else may look at it
+        for left in base.iterdir():
+            if left.is_dir() and not _is_held(left):
+                shutil.rmtree(left, ignore_errors=True)
+        directory = Path(tempfile.mkdtemp(dir=base))
+        claim = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+        fcntl.flock(claim, fcntl.LOCK_EX)
+    return directory, claim
+
+
+def _is_held(directory: Path) -> bool:
+    with contextlib.suppress(FileNotFoundError):
+        descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        finally:
+            os.close(descriptor)
+    return False

@@ -1,0 +1,38 @@
+"""Names of places: which are URLs, how they may be shown, and which file system is behind one."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+from urllib.parse import urlsplit, urlunsplit
+
+from pipeline.shards.errors import RefusedError
+
+
+def is_remote(name: str) -> bool:
+    """Say whether `name` is a URL of another place than this machine's disk; RefusedError for a `pipe:` URL."""
+    if name.startswith("pipe:"):
+        raise RefusedError(f"{name}: commands are not run: give a folder, or a URL such as s3://… or https://…")
+    return re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", name) is not None and not name.startswith("file://")
+
+
+def without_credentials(url: str) -> str:
+    """Return the URL as it may be shown: without user, password and query, which can hold keys."""
+    parts = urlsplit(url)
+    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
+
+
+def join(url: str, *names: str) -> str:
+    """Return the URL of a file under the folder at `url`."""
+    return "/".join([url.rstrip("/"), *names])
+
+
+def open_file_system(url: str, **options: Any) -> tuple[Any, str]:
+    """Return fsspec's file system for a URL and the path in it; RefusedError where fsspec has none."""
+    import fsspec
+
+    try:
+        file_system, path = fsspec.core.url_to_fs(url, **options)
+    except (ValueError, ImportError) as error:
+        raise RefusedError(f"{without_credentials(url)}: fsspec cannot open it: {error}") from error
+    return file_system, path

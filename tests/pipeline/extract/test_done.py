@@ -1,0 +1,252 @@
+"""Which shards are done: the same from notes and one listing as from every record, in little memory and time."""
+
+from __future__ import annotations
+
+import io
+import time
+import tracemalloc
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipeline.extract import done
+from pipeline.extract.done import DONE_FILE, DoneShards, find_done
+from pipeline.shards.dataset import DatasetInfo, fingerprint_digest
+from pipeline.shards.errors import ShardError, UnsupportedFormatError
+from pipeline.shards.failures import FailureRow
+from pipeline.shards.folder import LocalFolder
+from pipeline.shards.layout import data_path, failures_path, record_path
+from pipeline.shards.record import read_records
+from pipeline.shards.sample import describe_fields
+from pipeline.shards.writer import ShardWriter
+
+SHARDS = 6
+
+
+def plan(shards: int = SHARDS) -> DatasetInfo:
+    return DatasetInfo(
+        storage="tar",
+        shard_size=2,
+        rows=2 * shards,
+        manifest="m.parquet",
+        manifest_hash="0" * 64,
+        fields=describe_fields(feature_dim=8, top_classes=2, attributes=False),
+        feature_dim=8,
+        class_names=("background", "dog"),
+        attribute_names=(),
+        fingerprint=fingerprint_digest({}),
+        fingerprint_fields={},
+        software={},
+    )
+
+
+def write_shards(directory: Path, make_sample: Callable) -> None:
+    for shard in range(SHARDS):
+        rows = (2 * shard, 2 * shard + 2)
+        failed = FailureRow(row=rows[0], image_id="a", uri="b", reason="corrupt", detail="as made")
+        with ShardWriter(directory, shard=shard, format="tar") as writer:
+            writer.add(make_sample(f"k{shard}"))
+            writer.commit(rows=rows, failures=[failed], fingerprint="0" * 64)
+
+
+@pytest.fixture
+def directory(tmp_path: Path, make_sample: Callable, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Six finished shards of two rows, one of which failed."""
+    monkeypatch.setattr("os.fsync", lambda descriptor: None)
+    write_shards(tmp_path, make_sample)
+    return tmp_path
+
+
+def noted(directory: Path) -> DoneShards:
+    """Find what is done and save the notes."""
+    found = find_done(LocalFolder(directory), plan())
+    found.save()
+    return found
+
+
+def test_all_are_found_and_their_failed_rows(directory: Path) -> None:
+    found = noted(directory)
+    assert found.pending() == []
+    assert found.failed_rows == SHARDS
+
+
+def test_with_notes_no_record_is_read(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    noted(directory)
+    record_path(directory, 4).unlink()
+    data_path(directory, 1, "tar").unlink()
+    failures_path(directory, 2).unlink()
+
+    def read(path: Path) -> None:
+        raise AssertionError(f"{path} was read")
+
+    monkeypatch.setattr(done, "read_record", read)
+    found = find_done(LocalFolder(directory), plan())
+    assert found.pending() == [1, 2, 4]
+    assert found.failed_rows == 3
+
+
+DAMAGES: dict[str, Callable[[Path], object]] = {
+    "delete": Path.unlink,
+    "empty": lambda path: path.write_bytes(b""),
+    "cut": lambda path: path.write_bytes(path.read_bytes()[:-1]),
+    "append": lambda path: path.write_bytes(path.read_bytes() + b"\n{"),
+}
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.dictionaries(
+        st.tuples(st.integers(0, SHARDS - 1), st.sampled_from(["record", "data"])), st.sampled_from(sorted(DAMAGES))
+    ),
+    st.integers(0, SHARDS),
+)
+def test_notes_change_nothing_of_what_is_found(
+    tmp_path_factory: pytest.TempPathFactory,
+    make_sample: Callable,
+    damages: dict[tuple[int, str], str],
+    known: int,
+) -> None:
+    directory = tmp_path_factory.mktemp("set")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("os.fsync", lambda descriptor: None)
+        write_shards(directory, make_sample)
+        notes = np.full((SHARDS, 3), -1, np.int64)
+        notes[:known] = find_done(LocalFolder(directory), plan())._known[:known]
+        for (shard, kind), damage in damages.items():
+            path = record_path(directory, shard) if kind == "record" else data_path(directory, shard, "tar")
+            DAMAGES[damage](path)
+        without = find_done(LocalFolder(directory), plan())
+        DoneShards(LocalFolder(directory), notes, changed=True).save()
+        with_notes = find_done(LocalFolder(directory), plan())
+    assert with_notes.pending() == without.pending()
+    assert with_notes.failed_rows == without.failed_rows
+    # A record that lost its last newline still says all that it said.
+    harmful = {shard for (shard, kind), damage in damages.items() if (kind, damage) != ("record", "cut")}
+    assert without.pending() == sorted(harmful)
+
+
+def _array(array: np.ndarray) -> bytes:
+    content = io.BytesIO()
+    np.save(content, array, allow_pickle=array.dtype == object)
+    return content.getvalue()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"\x93NUMPY",
+        b"not numpy",
+        _array(np.zeros((SHARDS, 3), np.float64)),
+        _array(np.zeros((SHARDS + 1, 3), np.int64)),
+        _array(np.array([None])),
+        _array(np.zeros((SHARDS, 3), np.int64))[:-5],
+    ],
+)
+def test_damaged_notes_are_no_notes(directory: Path, content: bytes) -> None:
+    noted(directory)
+    record_path(directory, 3).unlink()
+    (directory / DONE_FILE).write_bytes(content)
+    assert find_done(LocalFolder(directory), plan()).pending() == [3]
+
+
+def test_a_record_that_contradicts_its_neighbours_is_none(directory: Path) -> None:
+    failures_path(directory, 0).write_bytes(b"")
+    record_path(directory, 1).write_bytes(record_path(directory, 2).read_bytes())
+    record_path(directory, 5).write_bytes(record_path(directory, 5).read_bytes().replace(b"000005.tar", b"000005.lmdb"))
+    assert find_done(LocalFolder(directory), plan()).pending() == [0, 1, 5]
+
+
+def test_a_newer_versions_record_is_not_overwritten(directory: Path) -> None:
+    record_path(directory, 1).write_bytes(b'{"format":99}')
+    with pytest.raises(UnsupportedFormatError):
+        find_done(LocalFolder(directory), plan())
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.permutations(range(SHARDS)))
+def test_the_notes_of_a_finished_set_do_not_tell_how_it_got_there(
+    tmp_path_factory: pytest.TempPathFactory, make_sample: Callable, order: list[int]
+) -> None:
+    directory = tmp_path_factory.mktemp("set")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("os.fsync", lambda descriptor: None)
+        empty = find_done(LocalFolder(directory), plan())
+        write_shards(directory, make_sample)
+        records = read_records(directory)
+        for shard in order:
+            empty.note(records[shard])
+        empty.save()
+        grown = (directory / DONE_FILE).read_bytes()
+        (directory / DONE_FILE).unlink()
+        find_done(LocalFolder(directory), plan()).save()
+    assert grown == (directory / DONE_FILE).read_bytes()
+
+
+def test_notes_are_saved_now_and_then_and_only_where_they_change(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = [0.0]
+    monkeypatch.setattr(done.time, "monotonic", lambda: clock[0])
+    found = find_done(LocalFolder(directory), plan())
+    records = read_records(directory)
+    found.note(records[0])
+    assert not (directory / DONE_FILE).exists()
+    clock[0] += done.SAVE_SECONDS
+    found.note(records[1])
+    written = (directory / DONE_FILE).stat().st_mtime_ns
+    found.save()
+    find_done(LocalFolder(directory), plan()).save()
+    assert (directory / DONE_FILE).stat().st_mtime_ns == written
+
+
+def test_notes_that_cannot_be_written_do_not_end_the_run(
+    directory: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refuse(path: Path, data: bytes) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("pipeline.shards.folder.write_atomic", refuse)
+    find_done(LocalFolder(directory), plan()).save()
+    assert "No space left on device" in caplog.text
+
+
+class ListedFolder:
+    """A folder of very many shards, of which there is a listing and notes only."""
+
+    name, remote = "s3://bucket/set", True
+
+    def __init__(self, shards: int, notes: Path) -> None:
+        self._shards, self._notes = shards, notes
+
+    def entries(self, under: str) -> Iterator[tuple[str, int | None]]:
+        for kind in ("json", "tar") if under == "shards" else ("jsonl",):
+            yield from ((f"{shard:06}.{kind}", 1000 + shard % 7) for shard in range(self._shards))
+
+    @contextmanager
+    def local(self, names: Sequence[str]) -> Iterator[Path]:
+        if any(name.startswith("shards/") for name in names):
+            raise ShardError("a record was fetched")
+        yield self._notes
+
+
+def test_the_shards_of_a_hundred_million_rows_are_found_in_seconds_and_little_memory(tmp_path: Path) -> None:
+    shards = 100_000
+    sizes = 1000 + np.arange(shards) % 7
+    np.save(tmp_path / DONE_FILE, np.stack([sizes, sizes, np.ones_like(sizes)], axis=1))
+    began = time.process_time()
+    tracemalloc.start()
+    try:
+        found = find_done(ListedFolder(shards, tmp_path), plan(shards))
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert found.pending() == []
+    assert found.failed_rows == shards
+    assert peak < 30e6
+    assert time.process_time() - began < 20

@@ -1,0 +1,64 @@
+"""`--dry-run`: what it says is what a run then does, and it writes nothing."""
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from pipeline.extract.run import extract
+from pipeline.extract.settings import ExtractSettings
+from pipeline.shards.dataset import read_dataset
+from pipeline.shards.errors import FingerprintError
+
+from .conftest import SCENES, contents
+
+Make = Callable[..., ExtractSettings]
+
+
+def said(capsys: pytest.CaptureFixture[str]) -> str:
+    return capsys.readouterr().out
+
+
+@pytest.mark.parametrize("storage", ["tar", "lmdb"])
+def test_before_the_first_run(settings_for: Make, capsys: pytest.CaptureFixture[str], storage: str) -> None:
+    settings = settings_for("dry", dry_run=True, format=storage)
+    assert extract(settings) == 0
+    assert not settings.output.exists()
+    text = said(capsys)
+    assert "5 shards of 5 rows, 22 rows" in text
+    assert "done already: 0 shards, 0 rows" in text
+    assert re.search(r"^time: 0:\d\d:\d\d$", text, re.MULTILINE)
+    promised = float(re.search(r"([\d.]+) kB in all", text)[1]) * 1000
+    assert extract(settings_for("dry", format=storage)) == 0
+    assert read_dataset(settings.output).totals.bytes == pytest.approx(promised, rel=0.15)
+
+
+def test_in_the_middle_of_one(settings_for: Make, capsys: pytest.CaptureFixture[str]) -> None:
+    settings = settings_for("half", shard_size=2)
+    assert extract(settings) == 0
+    (settings.output / "shards" / "000004.json").unlink()
+    (settings.output / "shards" / "000005.json").unlink()
+    before = contents(settings.output)
+    assert extract(settings_for("half", shard_size=2, dry_run=True)) == 0
+    assert contents(settings.output) == before
+    text = said(capsys)
+    assert f"done already: 9 shards, {SCENES - 4} rows" in text
+    assert "to do: 2 shards, 4 rows" in text
+    assert "by the 9 shards that are done" in text
+
+
+def test_other_settings_are_refused_as_a_run_would(settings_for: Make) -> None:
+    assert extract(settings_for("other", limit=5)) == 0
+    with pytest.raises(FingerprintError, match="batch_size: 4 in the data set, 2"):
+        extract(settings_for("other", limit=5, batch_size=2, dry_run=True))
+
+
+def test_a_folder_of_other_things_is_refused(settings_for: Make) -> None:
+    from pipeline.shards.errors import RefusedError
+
+    settings = settings_for("taken", dry_run=True)
+    Path(settings.output).mkdir()
+    (settings.output / "thesis.tex").write_text("mine")
+    with pytest.raises(RefusedError, match=r"holds thesis\.tex"):
+        extract(settings)

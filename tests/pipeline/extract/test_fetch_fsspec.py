@@ -1,0 +1,131 @@
+"""Images behind fsspec's URLs: the same limits and reasons as over http."""
+
+import asyncio
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, ClassVar
+
+import fsspec
+import pytest
+from fsspec.asyn import AsyncFileSystem
+
+from extractors.decode import ImageError
+from manifests.uri import ImageReader
+from pipeline.extract.fetch import Fetcher
+from pipeline.extract.fetch_settings import FetchSettings
+from pipeline.shards.errors import RefusedError
+
+MAX_BYTES = 3_000_000
+
+
+class ObjectStore(AsyncFileSystem):
+    """An object store whose objects are named after what befalls their reader."""
+
+    protocol = "teststore"
+    asked: ClassVar[list[str]] = []
+
+    async def _info(self, path: str, **_: Any) -> dict[str, Any]:
+        self.asked.append(path)
+        if path.endswith("missing"):
+            raise FileNotFoundError(path)
+        if path.endswith("forbidden"):
+            raise PermissionError("Access Denied")
+        if path.endswith("slow"):
+            await asyncio.sleep(30)
+        if path.endswith("flaky") and self.asked.count(path) < 3:
+            raise ConnectionResetError("by peer")
+        if path.endswith("down"):
+            raise ConnectionRefusedError("refused")
+        return {"name": path, "type": "file", "size": {"large": MAX_BYTES + 1, "empty": 0}.get(path[-5:], 5)}
+
+    async def _cat_file(self, path: str, start: int | None = None, end: int | None = None, **_: Any) -> bytes:
+        if path.endswith("swollen"):  # between being asked for its size and being read
+            return bytes(MAX_BYTES + 1)
+        return b"" if path.endswith("empty") else b"12345"
+
+
+@pytest.fixture(autouse=True)
+def protocols() -> Iterator[None]:
+    fsspec.register_implementation("teststore", ObjectStore, clobber=True)
+    fsspec.register_implementation("nodriver", "package_that_is_not_there.FileSystem", clobber=True)
+    yield
+    for name in ("teststore", "nodriver"):
+        fsspec.registry.get(name) and fsspec.core.get_filesystem_class(name).clear_instance_cache()
+    ObjectStore.asked.clear()
+
+
+def fetcher(**changes: Any) -> Fetcher:
+    return Fetcher(
+        FetchSettings(**{"fetch_timeout": 0.5, "backoff": 0.01, **changes}), ImageReader(), max_bytes=MAX_BYTES
+    )
+
+
+def reason(uri: str, **changes: Any) -> str:
+    with pytest.raises(ImageError) as error:
+        fetcher(**changes).read(uri)
+    return error.value.reason
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("missing", "missing_file"),
+        ("forbidden", "unreadable"),
+        ("slow", "timeout"),
+        ("down", "connection"),
+        ("large", "too_many_bytes"),
+        ("swollen", "too_many_bytes"),
+    ],
+)
+def test_each_failure_of_an_object_store_has_its_reason(name: str, expected: str) -> None:
+    begun = time.monotonic()
+    assert reason(f"teststore://bucket/{name}", retries=0) == expected
+    assert time.monotonic() - begun < 2
+
+
+def test_passing_failures_are_tried_again() -> None:
+    assert fetcher(retries=2).read("teststore://bucket/flaky") == b"12345"
+    assert reason("teststore://bucket/down", retries=2) == "connection"
+    assert sum(path.endswith("down") for path in ObjectStore.asked) == 3
+    assert reason("teststore://bucket/missing", retries=2) == "missing_file"
+    assert sum(path.endswith("missing") for path in ObjectStore.asked) == 1
+
+
+def test_an_object_of_no_bytes() -> None:
+    assert fetcher().read("teststore://bucket/empty") == b""
+
+
+def test_a_file_system_that_cannot_be_interrupted() -> None:
+    files = fsspec.filesystem("memory")
+    files.pipe({"/fetch/a.jpg": b"picture", "/fetch/large.jpg": bytes(MAX_BYTES + 1)})
+    assert fetcher().read("memory://fetch/a.jpg") == b"picture"
+    assert reason("memory://fetch/none.jpg") == "missing_file"
+    assert reason("memory://fetch/large.jpg") == "too_many_bytes"
+
+
+def test_files_and_members_of_tars_are_local(tmp_path: Path) -> None:
+    (tmp_path / "a%20b.jpg").write_bytes(b"picture")
+    assert fetcher().read(f"file://{tmp_path}/a%20b.jpg") == b"picture"
+    assert reason(f"file://{tmp_path}/none.jpg") == "missing_file"
+    assert reason("/dev/zero") == "unreadable"
+    assert reason("file:///dev/zero") == "unreadable"
+
+
+def test_a_missing_package_is_named_at_the_start() -> None:
+    with pytest.raises(RefusedError, match=r"nodriver://.*package_that_is_not_there"):
+        fetcher().check(["images/a.jpg", "nodriver://bucket/a.jpg"])
+    with pytest.raises(RefusedError, match="package_that_is_not_there"):
+        fetcher().check(["zip://a.jpg::nodriver://bucket/a.zip"])
+    with pytest.raises(RefusedError, match="package_that_is_not_there"):
+        fetcher().read("nodriver://bucket/a.jpg")
+
+
+def test_a_slip_in_a_protocol_costs_its_row_alone() -> None:
+    fetcher().check(["htp://host/a.jpg", "teststore://bucket/a.jpg"])
+    assert reason("htp://host/a.jpg") == "bad_url"
+
+
+@pytest.mark.parametrize("uri", ["zip://a.jpg::http://127.0.0.1/a.zip", "simplecache::https://localhost/a.jpg"])
+def test_an_archive_over_http_would_bypass_the_check_of_addresses(uri: str) -> None:
+    assert reason(uri) == "private_address"

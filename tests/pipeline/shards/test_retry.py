@@ -1,0 +1,53 @@
+"""Asking again: bounded, with waits that grow, and not where it is no use."""
+
+from __future__ import annotations
+
+import pytest
+
+from pipeline.shards import retry
+from pipeline.shards.errors import ShardError
+from pipeline.shards.retry import ask_again
+
+
+@pytest.fixture
+def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    taken: list[float] = []
+    monkeypatch.setattr(retry.time, "sleep", taken.append)
+    return taken
+
+
+class Server:
+    """Fails so many times, then answers."""
+
+    def __init__(self, failures: int, error: Exception) -> None:
+        self.asked, self._failures, self._error = 0, failures, error
+
+    def ask(self) -> str:
+        self.asked += 1
+        if self.asked <= self._failures:
+            raise self._error
+        return "answer"
+
+
+@pytest.mark.parametrize("failures", range(retry.ATTEMPTS))
+def test_waits_grow_until_there_is_an_answer(waits: list[float], failures: int) -> None:
+    server = Server(failures, ConnectionResetError("cut"))
+    assert ask_again(server.ask, "reading s3://b/x") == "answer"
+    assert server.asked == failures + 1
+    assert all(2**at / 2 <= wait <= 2**at for at, wait in enumerate(waits))
+    assert len(waits) == failures
+
+
+def test_it_gives_up_and_says_what_failed_with_what(waits: list[float]) -> None:
+    server = Server(1 << 30, TimeoutError("no answer"))
+    with pytest.raises(ShardError, match=r"reading s3://b/x failed 6 times, at last with TimeoutError: no answer"):
+        ask_again(server.ask, "reading s3://b/x")
+    assert server.asked == retry.ATTEMPTS
+
+
+@pytest.mark.parametrize("kind", [FileNotFoundError, PermissionError, FileExistsError, ValueError, ShardError])
+def test_what_lasts_is_not_asked_again(waits: list[float], kind: type[Exception]) -> None:
+    server = Server(1 << 30, kind("so it is"))
+    with pytest.raises(kind, match="so it is"):
+        ask_again(server.ask, "reading s3://b/x")
+    assert (server.asked, waits) == (1, [])
