@@ -16,14 +16,13 @@ choice of partners, all that is read. What is read comes from one small data set
 
 from __future__ import annotations
 
-import functools
 import json
 import os
 import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -32,7 +31,7 @@ from typing import Any, Literal
 sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 import numpy as np  # noqa: E402
-import psutil  # type: ignore[import-untyped]  # noqa: E402
+import psutil  # noqa: E402
 import torch  # noqa: E402
 import tyro  # noqa: E402
 from numpy.typing import NDArray  # noqa: E402
@@ -125,7 +124,7 @@ def run(training: Training) -> None:
     journal.close()
 
 
-def bare_step(training: Training, parts: list[Batch], step: int) -> None:
+def bare_step(training: Training, parts: list[Any], step: int) -> None:
     """Make a step and nothing else."""
     backward(training.wrapped, parts, training.objective, training.group, step)
     clip_gradients(training.model.parameters(), training.settings.optimizer)
@@ -133,47 +132,58 @@ def bare_step(training: Training, parts: list[Batch], step: int) -> None:
     training.optimizer.zero_grad(set_to_none=True)
 
 
+def take_turns(loop: Training, bare: Training, *, turns: int, steps: int) -> list[tuple[float, float]]:
+    """Run the loop; between turns, do without it what it did, on the same batches.
+
+    loop: of turns * steps + 1 steps, so that the last one of a turn has an end. Returns seconds a step of the loop and
+    of the bare step, of each turn.
+    """
+    taken: list[tuple[float, float]] = []
+
+    def by_turns(every: range) -> Generator[list[Any], None, None]:
+        """Yield batches to the loop, and keep them until the turn is over."""
+        made = source(every)
+        for start in range(0, turns * steps, steps):
+            spent, kept = [], []
+            for _ in range(steps):
+                started = time.perf_counter()
+                kept.append(next(made))
+                yield kept[-1]
+                spent.append(time.perf_counter() - started)
+            alone = []
+            for step, parts in enumerate(kept, start):
+                started = time.perf_counter()
+                bare_step(bare, parts, step)
+                alone.append(time.perf_counter() - started)
+            taken.append((statistics.mean(spent[UNTIMED:]), statistics.mean(alone[UNTIMED:])))
+            print(f"loop {taken[-1][0]:.4f} s, bare {taken[-1][1]:.4f} s", file=sys.stderr, flush=True)
+        yield next(made)
+
+    source, loop.train_batches = loop.train_batches, by_turns
+    run(loop)
+    return taken
+
+
+def compare(taken: list[tuple[float, float]], batch_size: int, limit: float | None = None) -> dict[str, Any]:
+    """Return samples a second of the bare step and of the loop, and the median ratio; the first turn is left out."""
+    ratios = [alone / spent for spent, alone in taken[1:]]
+    loop, bare = (batch_size / statistics.median(column) for column in zip(*taken[1:], strict=True))
+    spread = (min(ratios), max(ratios))
+    return {"from": bare, "to": loop, "ratio": statistics.median(ratios), "limit": limit, "turns": spread}
+
+
 def measure_speed(settings: Settings, folder: Path) -> dict[str, Any]:
     """Return samples a second of the loop and of the bare step, and the median ratio."""
     captions = write_data(folder / "data", SampleShape(), settings)
-    steps = (settings.turns + 1) * settings.steps + 1  # one more, so that the last one of a turn has an end
-    wanted = pretrain_settings(folder / "data", folder / "run", settings, steps=steps)
+    turns = settings.turns + 1
+    wanted = pretrain_settings(folder / "data", folder / "run", settings, steps=turns * settings.steps + 1)
     with process_group("cpu") as group:
         data = open_data(wanted)
         tokenizer = new_tokenizer(captions)
         loop, bare = (prepare(wanted, data, tokenizer, group) for _ in range(2))
-        make = functools.partial(
-            make_batches, data.corpus, data.order, tokenizer, wanted.items, share_of(wanted, group), seed=wanted.seed
-        )
-        taken: list[tuple[float, float]] = []
-
-        def by_turns(every: range) -> Iterator[list[Batch]]:
-            """Yield batches to the loop; between turns, do without it what it did."""
-            made = source(every)
-            for start in range(0, steps - 1, settings.steps):
-                turn = range(start, start + settings.steps)
-                spent = []
-                for _ in turn:
-                    started = time.perf_counter()
-                    yield next(made)
-                    spent.append(time.perf_counter() - started)
-                kept = [make(step) for step in turn]
-                alone = []
-                for step, parts in zip(turn, kept, strict=True):
-                    started = time.perf_counter()
-                    bare_step(bare, parts, step)
-                    alone.append(time.perf_counter() - started)
-                taken.append((statistics.mean(spent[UNTIMED:]), statistics.mean(alone[UNTIMED:])))
-                print(f"loop {taken[-1][0]:.4f} s, bare {taken[-1][1]:.4f} s", file=sys.stderr, flush=True)
-            yield next(made)
-
-        source, loop.train_batches = loop.train_batches, by_turns
-        run(loop)
-    ratios = [alone / spent for spent, alone in taken[1:]]
-    speeds = [settings.batch_size / statistics.median(column) for column in zip(*taken[1:], strict=True)]
-    figures = {"figure": f"speed, {settings.model}, batch {settings.batch_size}: loop over bare step, samples/s"}
-    value, spread = statistics.median(ratios), (min(ratios), max(ratios))
-    return {**figures, "from": speeds[1], "to": speeds[0], "ratio": value, "limit": SPEED_LIMIT, "turns": spread}
+        taken = take_turns(loop, bare, turns=turns, steps=settings.steps)
+    name = f"speed, {settings.model}, batch {settings.batch_size}: loop over bare step, samples/s"
+    return {"figure": name, **compare(taken, settings.batch_size, SPEED_LIMIT)}
 
 
 def resident() -> float:
@@ -193,7 +203,7 @@ def measure_memory(settings: Settings, folder: Path) -> dict[str, Any]:
     with process_group("cpu") as group:
         training = prepare(wanted, open_data(wanted), new_tokenizer(captions), group)
 
-        def watched(every: range) -> Iterator[list[Batch]]:
+        def watched(every: range) -> Generator[list[Batch], None, None]:
             for step, parts in enumerate(source(every), start=1):
                 if step in (200, settings.memory_steps):
                     found[step] = resident()
@@ -250,7 +260,9 @@ def measure_index(settings: Settings, folder: Path) -> dict[str, Any]:
 
 
 def missed(row: dict[str, Any]) -> bool:
-    """Say whether a figure is on the wrong side of its limit: speed may not fall below, the others not rise above."""
+    """Say whether a figure misses its limit, if it has one: speed may not fall below, the others not rise above."""
+    if row["limit"] is None:
+        return False
     return bool(row["ratio"] < row["limit"] if row["limit"] < 1 else row["ratio"] > row["limit"])
 
 
@@ -264,8 +276,13 @@ def main(settings: Settings) -> int:
     for part in sorted(settings.parts, key=lambda part: part != "memory"):
         with tempfile.TemporaryDirectory() as folder:
             rows.append(measures[part](settings, Path(folder)))
+    return show(facts, rows, as_json=settings.json)
+
+
+def show(facts: dict[str, str], rows: list[dict[str, Any]], *, as_json: bool) -> int:
+    """Print the rows as a table or as one JSON object; return 1 where a limit is missed."""
     failed = [row["figure"] for row in rows if missed(row)]
-    if settings.json:
+    if as_json:
         print(json.dumps({**facts, "rows": rows, "missed": failed}))
         return int(bool(failed))
     print(", ".join(f"{name} {value}" for name, value in facts.items()) + "\n")

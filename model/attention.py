@@ -41,7 +41,8 @@ def attend(
     """
     mask = None if scores_mask is None else scores_mask.to(query_BNQD.dtype)
     maps = None
-    if eager or (dropout and query_BNQD.device.type == "cpu"):  # where PyTorch has no fused kernel with dropout
+    # On a CPU PyTorch's fused kernel has no dropout, and its backward takes longer than that of the steps.
+    if eager or (query_BNQD.device.type == "cpu" and (dropout or torch.is_grad_enabled())):
         scores = query_BNQD * query_BNQD.shape[-1] ** -0.5 @ key_BNKD.transpose(-1, -2)
         probabilities = torch.softmax(scores if mask is None else scores + mask, dim=-1)
         maps = apply_dropout(probabilities, dropout, training=True)

@@ -2,7 +2,7 @@
 
 PyTorch gives float32 products on an x86 CPU to MKL, which reads the weights of a few hundred rows at 140 to 180 GFLOP/s
 where oneDNN, that comes in the same wheel, reads them at 180 to 210 (`benchmarks/README.md`). The numbers are those of
-`F.linear` up to rounding; everywhere else, and under autocast or `torch.compile`, it is `F.linear`.
+`F.linear` up to rounding; in small layers, everywhere else, and under autocast or `torch.compile`, it is `F.linear`.
 """
 
 from __future__ import annotations
@@ -15,6 +15,9 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 ONEDNN = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+
+LEAST = 256
+"""Inputs and outputs of a layer, below which what oneDNN gains is less than what it takes to call it."""
 
 
 class Linear(nn.Linear):
@@ -35,6 +38,7 @@ def linear(states: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 def _suits_onednn(states: Tensor, weight: Tensor) -> bool:
     return (
         ONEDNN
+        and min(weight.shape) >= LEAST
         and not torch.compiler.is_compiling()
         and states.device.type == "cpu"
         and states.dtype == weight.dtype == torch.float32

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, get_args, get_type_hints
 
 from pipeline import __version__
+from pipeline.tasks.options import of_task, plain, require_own_options
 from pipeline.tasks.registry import TASKS
 
 
@@ -39,6 +40,7 @@ COMMANDS = {
     "extract": Command(
         "pipeline.extract.run", "ExtractSettings", "extract", "run a detector, write its regions to shards"
     ),
+    "status": Command("pipeline.extract.status", "StatusSettings", "status", "say how an extraction is going"),
     "verify": Command("pipeline.shards.verify", "VerifySettings", "verify", "prove shards complete and undamaged"),
     "inspect": Command("pipeline.shards.inspect", "InspectSettings", "inspect", "look at a data set or at one sample"),
     "stats": Command("pipeline.shards.stats", "StatsSettings", "stats", "count and summarise a data set"),
@@ -51,6 +53,9 @@ COMMANDS = {
         "finetune",
         "train a pre-trained ViLBERT on a task",
         of_a_task=True,
+    ),
+    "finetune multitask": Command(
+        "pipeline.tasks.command", "MultitaskSettings", "multitask", "train a pre-trained ViLBERT on several tasks"
     ),
     "evaluate": Command(
         "pipeline.tasks.command",
@@ -66,6 +71,7 @@ COMMANDS = {
         "ask a fine-tuned ViLBERT about photographs",
         of_a_task=True,
     ),
+    "report": Command("pipeline.tasks.report", "ReportSettings", "report", "show a model of VQA on one page"),
     "convert-checkpoint": Command(
         "pipeline.convert_checkpoint", "ConvertCheckpointSettings", "convert_checkpoint", "read a published ViLBERT"
     ),
@@ -131,13 +137,14 @@ def config_arguments(path: str, options: Container[str]) -> list[str]:
 
 def option_names(settings_class: type) -> set[str]:
     """Return the names of a command's options: the fields of its settings and of the settings within them."""
-    from tyro.conf import Positional
+    from tyro.conf import Positional, Suppress
 
+    others = {mark for kind in (Positional[int], Suppress[int]) for mark in get_args(kind)[1:]}
     names: set[str] = set()
     for name, kind in get_type_hints(settings_class, include_extras=True).items():
         if dataclasses.is_dataclass(kind) and isinstance(kind, type):
             names |= option_names(kind)
-        elif not set(get_args(Positional[int])[1:]) & set(get_args(kind)[1:]):
+        elif others.isdisjoint(get_args(kind)[1:]):
             names.add(name)
     return names
 
@@ -147,13 +154,14 @@ def parse(name: str, arguments: Sequence[str]) -> Any:
     import tyro
 
     command = COMMANDS[name]
-    settings_class = getattr(importlib.import_module(command.module), command.settings)
-    default = None
+    settings_class = shown = getattr(importlib.import_module(command.module), command.settings)
     if command.of_a_task:
         task, *arguments = arguments
         name = f"{name} {task}"
-        arguments = [*arguments, "--task", task]
-        default = "default" if shipped_config(name, "default") != "default" else None
+        require_own_options(settings_class, task, arguments)
+        shown = of_task(settings_class, task)
+    # What is published for a task, or for several, holds without being asked for.
+    default = "default" if " " in name and shipped_config(name, "default") != "default" else None
     config = argparse.ArgumentParser(prog=f"vilbert {name}", add_help=False, allow_abbrev=False)
     config.add_argument("--config", metavar="FILE", default=default)
     found, rest = config.parse_known_args(arguments)
@@ -162,8 +170,9 @@ def parse(name: str, arguments: Sequence[str]) -> Any:
         # Options of the file stand behind the command line's positionals, which a list would take in, and before its
         # options, which go over them.
         first = next((at for at, argument in enumerate(rest) if argument.startswith("-")), len(rest))
-        rest[first:first] = config_arguments(found.config, option_names(settings_class))
-    return tyro.cli(settings_class, prog=f"vilbert {name}", args=rest, config=(tyro.conf.OmitArgPrefixes,))
+        rest[first:first] = config_arguments(found.config, option_names(shown))
+    settings = tyro.cli(shown, prog=f"vilbert {name}", args=rest, config=(tyro.conf.OmitArgPrefixes,))
+    return plain(settings_class, settings) if command.of_a_task else settings
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -177,6 +186,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"vilbert {__version__}")
         return 0
     name, *rest = arguments
+    if rest and f"{name} {rest[0]}" in COMMANDS:
+        name, rest = f"{name} {rest[0]}", rest[1:]
     if name not in COMMANDS:
         print(f"vilbert: no command {name!r}; there are: {', '.join(COMMANDS)}", file=sys.stderr)
         return 2

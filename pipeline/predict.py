@@ -18,7 +18,6 @@ from typing import Literal, NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from transformers import AutoTokenizer
 
 from extractors.extractor import DetectorSettings, ExtractorSettings, build_extractor
 from extractors.regions import Regions
@@ -27,7 +26,7 @@ from model.tasks import ViLBertForTasks
 from pipeline.shards.errors import RefusedError
 from pipeline.tasks.asking import Text, paired, text_ids
 from pipeline.tasks.attention import Attention
-from pipeline.tasks.evaluate import Trained, final_folder
+from pipeline.tasks.evaluate import Trained
 from pipeline.tasks.generation import generate
 from pipeline.tasks.generation_settings import GenerationSettings
 from pipeline.tasks.photographs import Photograph
@@ -38,6 +37,7 @@ from pipeline.tasks.retrieval_scores import ImagePool, ImageTensors, score_pairs
 from pipeline.tasks.snli_ve_files import LABELS
 from pipeline.tasks.task_card import TaskCard, read_task_card
 from pipeline.tasks.trained_detector import warn_of_another_detector
+from pipeline.tasks.trained_folder import load_its_tokenizer, load_model, trained_folder
 from pipeline.train.distributed import own_device
 
 __all__ = ["Answer", "Attention", "Pointed", "Predictor"]
@@ -75,6 +75,7 @@ class Predictor:
         cls,
         checkpoint: Path,
         *,
+        task: str | None = None,
         detector: DetectorSettings,
         selection: SelectionSettings,
         device: Literal["auto", "cpu", "cuda"] = "auto",
@@ -82,28 +83,29 @@ class Predictor:
     ) -> Predictor:
         """Load a model and build its detector.
 
-        checkpoint: a run of `vilbert finetune`, or its final/. detector, selection: those that the features of its
-        training were extracted with; where the run knows of others, that is logged as a warning. device: the model's.
-        batch_size: texts, or photographs, at a time. Raises RefusedError where there is no such model or the detector's
-        features are not of its width, ExtractorError where the detector cannot be built.
+        checkpoint: a run of `vilbert finetune`, its final/, or one of its checkpoints/. task: which of its tasks, where
+        it was trained for several. detector, selection: those that the features of its training were extracted with;
+        where the run knows of others, that is logged as a warning. device: the model's. batch_size: texts, or
+        photographs, at a time. Raises RefusedError where there is no such model or the detector's features are not of
+        its width, ExtractorError where the detector cannot be built.
         """
-        folder = final_folder(checkpoint)
-        card = read_task_card(folder)
+        folder = trained_folder(checkpoint)
+        card = read_task_card(folder.card, task)
         on = own_device(device)
         extractor = build_extractor(ExtractorSettings(detector=detector, selection=selection))
         try:
-            model = ViLBertForTasks.from_pretrained(folder, attn_implementation="sdpa")
-            tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+            model, tokenizer = load_model(ViLBertForTasks, folder, on), load_its_tokenizer(folder)
         except OSError as error:
-            raise RefusedError(f"{folder}: has no whole model; name a run of `vilbert finetune` ({error})") from error
+            raise RefusedError(
+                f"{folder.model}: has no whole model; name a run of `vilbert finetune` ({error})"
+            ) from error
         if extractor.feature_dim != model.config.v_feature_size:
             raise RefusedError(
-                f"{folder}: takes features of {model.config.v_feature_size} channels and --detector "
+                f"{folder.model}: takes features of {model.config.v_feature_size} channels and --detector "
                 f"{detector.detector} gives {extractor.feature_dim}; give the detector that it was trained with"
             )
-        warn_of_another_detector(folder.resolve().parent, extractor.fingerprint())
-        torch.nn.Module.to(model, on)
-        trained = Trained(model.eval(), tokenizer, card, folder, on)
+        warn_of_another_detector(folder.run, extractor.fingerprint())
+        trained = Trained(model, tokenizer, card, folder.model, on)
         return cls(reader=Reader(trained=trained, extractor=extractor, batch_size=batch_size))
 
     @property

@@ -52,9 +52,9 @@ def _relation(objects: Objects, draws: Draws) -> str | None:
 
 
 def _catalogue(objects: Objects, draws: Draws) -> str:
-    """Name the objects, five at most."""
-    some = draws.sample(objects, min(len(objects), 5))
-    named = listed([article(described(item, ["colour", "shape"]).phrase()) for item in some])
+    """Name each colour and shape there is once, five at most, in the order of the alphabet."""
+    kinds = sorted({(item.shape, item.colour) for item in objects})[:5]
+    named = listed([article(Description(colour=colour, shape=shape).phrase()) for shape, colour in kinds])
     return draws.choice(["{}", "a picture with {}", "you can see {}"]).format(named)
 
 

@@ -11,14 +11,16 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import permutations, product
+from itertools import product
 
 from pipeline.shapes.draws import Draws, Stream
-from pipeline.shapes.facts import OPPOSITES, other_value, relations
-from pipeline.shapes.scene import Scene, SceneObject
+from pipeline.shapes.facts import article, other_value
+from pipeline.shapes.scene import COLOURS, Scene, SceneObject
 
-TRIES = 3
+CHOICES_A_SCENE = 10
+TRIES = 6
 """How often each kind of question is asked of a scene."""
+_LOOKS = ("colour", "texture", "size")
 Tokens = list[str | list[int]]
 """Words, and lists of positions of objects."""
 Objects = Sequence[SceneObject]
@@ -52,10 +54,13 @@ def _changed(item: SceneObject, attribute: str, objects: Objects, draws: Draws) 
     return value, draws.choice(around) if around else other_value(attribute, value, draws)
 
 
-def _side(first: SceneObject, second: SceneObject, sides: tuple[str, str]) -> Pair | None:
-    """Return the relation of the two along one axis and its opposite; None where it is not clear."""
-    clear = [relation for relation in relations(first, second) if relation in sides]
-    return (clear[0], OPPOSITES[clear[0]]) if clear else None
+def _beside(item: SceneObject, objects: Objects, draws: Draws) -> Pair:
+    """Return the colour and shape of another object, and the shape in a colour in which there is none."""
+    other = draws.choice([one for one in objects if one is not item])
+    there = {one.colour for one in objects if one.shape == other.shape}
+    around = sorted({one.colour for one in objects} - there) or sorted(set(COLOURS) - there)
+    true, changed = (article(f"{colour} {other.shape}") for colour in (other.colour, draws.choice(around)))
+    return true, changed
 
 
 def _tagged(objects: Objects) -> list[int]:
@@ -64,61 +69,50 @@ def _tagged(objects: Objects) -> list[int]:
     return [position for position, item in enumerate(objects) if counts[item.shape] == 1]
 
 
-_ACROSS, _DOWN = ("left of", "right of"), ("above", "below")
-
-
-def _look(objects: Objects, draws: Draws) -> Choices | None:
-    """Ask what an object looks like; the reason says where it is."""
-    places = [
-        (i, j, k, across, down)
-        for i, j, k in product(_tagged(objects), repeat=3)
-        if (across := _side(objects[i], objects[j], _ACROSS)) and (down := _side(objects[i], objects[k], _DOWN))
-    ]
-    if not places:
+def _one(objects: Objects, draws: Draws) -> Choices | None:
+    """Ask what an object looks like; the reason says what else it is, and what is beside it."""
+    tagged = _tagged(objects)
+    if not tagged:
         return None
-    i, j, k, across, down = draws.choice(places)
-    attributes = draws.sample(["colour", "texture", "size"], 2)
-    first, second = (_changed(objects[i], name, objects, draws) for name in attributes)
+    i = draws.choice(tagged)
+    first, second, third = (_changed(objects[i], name, objects, draws) for name in draws.shuffled(_LOOKS))
     looks, answer_label = _four(first, second, draws)
-    sides, rationale_label = _four(across, down, draws)
+    reasons, rationale_label = _four(third, _beside(objects[i], objects, draws), draws)
     return Choices(
         question=["What", "does", [i], "look", "like", "?"],
         answers=tuple([[i], "is", a, "and", b, "."] for a, b in looks),
         answer_label=answer_label,
-        rationales=tuple([[i], "is", *a.split(), [j], "and", *b.split(), [k], "."] for a, b in sides),
+        rationales=tuple([[i], "is", a, "and", "beside", *b.split(), "."] for a, b in reasons),
         rationale_label=rationale_label,
     )
 
 
-def _place(objects: Objects, draws: Draws) -> Choices | None:
-    """Ask where an object is, seen from another; the reason says what the two look like."""
-    places = [
-        (i, j, across, down)
-        for i, j in permutations(_tagged(objects), 2)
-        if (across := _side(objects[i], objects[j], _ACROSS)) and (down := _side(objects[i], objects[j], _DOWN))
-    ]
-    if not places:
+def _two(objects: Objects, draws: Draws) -> Choices | None:
+    """Ask what two objects look like; the reason says what else they are."""
+    tagged = _tagged(objects)
+    if len(tagged) < 2:
         return None
-    i, j, across, down = draws.choice(places)
-    sides, answer_label = _four(across, down, draws)
-    attribute = draws.choice(["colour", "texture", "size"])
-    first, second = (_changed(objects[n], attribute, objects, draws) for n in (i, j))
-    looks, rationale_label = _four(first, second, draws)
+    i, j = draws.sample(tagged, 2)
+    (answers, answer_label), (rationales, rationale_label) = (
+        _four(_changed(objects[i], name, objects, draws), _changed(objects[j], name, objects, draws), draws)
+        for name in draws.sample(_LOOKS, 2)
+    )
     return Choices(
-        question=["Where", "is", [i], "seen", "from", [j], "?"],
-        answers=tuple([[i], "is", *a.split(), "and", *b.split(), [j], "."] for a, b in sides),
+        question=["What", "are", [i], "and", [j], "like", "?"],
+        answers=tuple([[i], "is", a, "and", [j], "is", b, "."] for a, b in answers),
         answer_label=answer_label,
-        rationales=tuple([[i], "is", a, "and", [j], "is", b, "."] for a, b in looks),
+        rationales=tuple([[i], "is", a, "and", [j], "is", b, "."] for a, b in rationales),
         rationale_label=rationale_label,
     )
 
 
 def choices(scene: Scene) -> list[Choices]:
-    """Return up to six different questions, in random order."""
+    """Return up to ten different questions, in random order."""
     draws = Draws(scene.seed, scene.index, Stream.CHOICES)
     asked: dict[str, Choices] = {}
-    for ask in draws.shuffled((_look, _place) * TRIES):
+    for ask in draws.shuffled((_one, _two) * TRIES):
         one = ask(scene.objects, draws)
         if one is not None:
-            asked.setdefault(repr((one.question, sorted(map(repr, one.answers)))), one)
-    return list(asked.values())
+            said = sorted(map(repr, (*one.answers, *one.rationales)))
+            asked.setdefault(repr((one.question, said)), one)
+    return list(asked.values())[:CHOICES_A_SCENE]

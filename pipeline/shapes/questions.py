@@ -9,14 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import combinations, islice, permutations, product
+from itertools import islice, product
 from typing import Literal, TypeVar
 
 from pipeline.shapes.draws import Draws, Stream
-from pipeline.shapes.facts import OPPOSITES, VALUES, Description, article, holds, names_of, spoken
+from pipeline.shapes.facts import VALUES, Description, article, names_of
 from pipeline.shapes.scene import MOST_OBJECTS, Scene, SceneObject
 
-QUESTIONS_A_SCENE = 6
+QUESTIONS_A_SCENE = 12
 ANSWERS_A_QUESTION = 10
 
 Objects = Sequence[SceneObject]
@@ -50,11 +50,6 @@ class Question:
         return next((words for words in openings if lowered.startswith(words)), " ".join(lowered.split()[:3]))
 
 
-def _named(item: SceneObject, objects: Objects, draws: Draws, without: str = "") -> Description | None:
-    names = names_of(item, objects, without=without)
-    return draws.choice(names) if names else None
-
-
 def _either(yes: Sequence[T], no: Sequence[T], draws: Draws) -> tuple[str, T] | None:
     """Return an answer and one of the cases that have it, the answer drawn first; None unless both answers exist."""
     if not yes or not no:
@@ -82,56 +77,10 @@ def _exists(objects: Objects, draws: Draws) -> Question | None:
     return Question(kind="exists", text=form.format(article(pair.phrase())), answer=answer)
 
 
-def _stands(objects: Objects, draws: Draws) -> Question | None:
-    """Ask whether one object stands so to another."""
-    pairs = [(a, b, relation) for a, b in permutations(objects, 2) for relation in OPPOSITES if holds(relation, a, b)]
-    if not pairs:
-        return None
-    first, second, relation = draws.choice(pairs)
-    names = [_named(item, objects, draws) for item in (first, second)]
-    if names[0] is None or names[1] is None:
-        return None
-    answer = draws.choice(["yes", "no"])
-    asked = spoken(relation if answer == "yes" else OPPOSITES[relation], draws)
-    text = f"Is the {names[0].phrase()} {asked} the {names[1].phrase()}?"
-    return Question(kind="stands", text=text, answer=answer)
-
-
-def _alike(objects: Objects, draws: Draws) -> Question | None:
-    """Ask whether two objects share an attribute that the question does not give away."""
-    attribute = draws.choice(["colour", "size", "shape"])
-    named = [(item, names) for item in objects if (names := names_of(item, objects, without=attribute))]
-    pairs = list(combinations(named, 2))
-    same = [pair for pair in pairs if getattr(pair[0][0], attribute) == getattr(pair[1][0], attribute)]
-    found = _either(same, [pair for pair in pairs if pair not in same], draws)
-    if found is None:
-        return None
-    answer, pair = found
-    first, second = (draws.choice(names).phrase() for _, names in draws.shuffled(pair))
-    word = "color" if attribute == "colour" else attribute
-    return Question(kind="alike", text=f"Are the {first} and the {second} the same {word}?", answer=answer)
-
-
-def _more(objects: Objects, draws: Draws) -> Question | None:
-    """Ask whether there are more of one shape or colour than of another; a tie is a no."""
-    attribute = draws.choice(["shape", "colour"])
-    present = sorted({getattr(item, attribute) for item in objects})
-    counted = {value: Description(**{attribute: value}) for value in present}
-    pairs = list(permutations(present, 2))
-    more = [(a, b) for a, b in pairs if counted[a].count(objects) > counted[b].count(objects)]
-    found = _either(more, [pair for pair in pairs if pair not in more], draws)
-    if found is None:
-        return None
-    answer, (first, second) = found
-    text = f"Are there more {counted[first].phrase(0)} than {counted[second].phrase(0)}?"
-    return Question(kind="more", text=text, answer=answer)
-
-
 def _how_many(objects: Objects, draws: Draws) -> Question:
     """Ask how many objects a description fits; of the numbers that occur, each is as likely."""
     attribute = draws.choice(list(VALUES))
     asked = [Description(), *(Description(**{attribute: value}) for value in VALUES[attribute])]
-    asked += _pairs(objects, *draws.choice(list(combinations(VALUES, 2))))
     counts = [description.count(objects) for description in asked]
     count = draws.choice(sorted(set(counts)))
     description = draws.choice([one for one, number in zip(asked, counts, strict=True) if number == count])
@@ -153,39 +102,15 @@ def _attribute(attribute: str, form: str) -> Callable[[Objects, Draws], Question
     return ask
 
 
-def _neighbour(objects: Objects, draws: Draws) -> Question | None:
-    """Ask for the shape or colour of the only object on one side of another."""
-    cases: list[tuple[SceneObject, str, SceneObject]] = []
-    for item, (relation, opposite) in product(objects, OPPOSITES.items()):
-        others = [other for other in objects if other is not item]
-        beside = [other for other in others if holds(relation, other, item)]
-        if len(beside) == 1 and all(other is beside[0] or holds(opposite, other, item) for other in others):
-            cases.append((item, relation, beside[0]))
-    if not cases:
-        return None
-    item, relation, found = draws.choice(cases)
-    name = _named(item, objects, draws)
-    if name is None:
-        return None
-    attribute, form = draws.choice(
-        [("shape", "What shape is {} the {}?"), ("colour", "What color is the object {} the {}?")]
-    )
-    text = form.format(spoken(relation, draws), name.phrase())
-    return Question(kind=f"neighbour's {attribute}", text=text, answer=getattr(found, attribute))
-
-
 _KINDS: tuple[Callable[[Objects, Draws], Question | None], ...] = (
-    _exists,
-    _stands,
-    _alike,
-    _more,
-    _how_many,
-    _attribute("colour", "What color is the {}?"),
-    _attribute("shape", "What shape is the {}?"),
-    _attribute("size", "What size is the {}?"),
-    _attribute("texture", "What pattern is on the {}?"),
-    _neighbour,
+    *(_exists,) * 12,
+    *(_how_many,) * 4,
+    *(_attribute("colour", "What color is the {}?"),) * 4,
+    *(_attribute("shape", "What shape is the {}?"),) * 4,
+    *(_attribute("size", "What size is the {}?"),) * 4,
+    *(_attribute("texture", "What pattern is on the {}?"),) * 4,
 )
+"""How often each kind is asked of a scene: 38 % of the answers are yes or no and 12 % numbers, as in VQA v2."""
 
 
 def _mistakes(answer: str) -> list[str]:
@@ -208,7 +133,11 @@ def _annotated(question: Question, draws: Draws) -> Question:
 
 
 def questions(scene: Scene) -> list[Question]:
-    """Return six questions of different kinds, or as many as the scene allows: at least one."""
+    """Return up to twelve different questions: at least one."""
     draws = Draws(scene.seed, scene.index, Stream.QUESTIONS)
-    asked = (question for ask in draws.shuffled(_KINDS) if (question := ask(scene.objects, draws)) is not None)
-    return [_annotated(question, draws) for question in islice(asked, QUESTIONS_A_SCENE)]
+    asked: dict[str, Question] = {}
+    for ask in draws.shuffled(_KINDS):
+        question = ask(scene.objects, draws)
+        if question is not None:
+            asked.setdefault(question.text, question)
+    return [_annotated(question, draws) for question in islice(asked.values(), QUESTIONS_A_SCENE)]

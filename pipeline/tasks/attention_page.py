@@ -98,7 +98,7 @@ def attention_page(attention: Attention, pixels: NDArray[np.uint8], *, title: st
     at = default_map(attention.maps)
     first = attention.maps[at]
     mean = first.weights.mean(axis=0)
-    row = _telling_row(first, mean)
+    row = _telling_row(first, mean, attention.words)
     weights = mean[row]
     names = {"words": attention.words, "regions": attention.regions}
     data = {
@@ -141,10 +141,16 @@ def photograph_uri(pixels: NDArray[np.uint8]) -> str:
     return "data:image/jpeg;base64," + base64.b64encode(file.getvalue()).decode()
 
 
-def _telling_row(found: AttentionMap, mean: NDArray[np.float32]) -> int:
-    """Return the row between the special tokens that looks most at one thing, the whole image aside."""
+def _telling_row(found: AttentionMap, mean: NDArray[np.float32], words: Sequence[str]) -> int:
+    """Return the row that looks most at one thing, the whole image aside; no special token, no punctuation."""
     inside = mean[1:-1, 1:] if found.rows == "words" and len(mean) > 2 else mean[1:, 1:]
-    return 1 + int(inside.max(axis=1).argmax()) if inside.size else 0
+    if not inside.size:
+        return 0
+    most = inside.max(axis=1)
+    if found.rows == "words":
+        spelled = [any(map(str.isalnum, word)) for word in words[1 : len(most) + 1]]
+        most = np.where(spelled, most, -1)
+    return 1 + int(most.argmax())
 
 
 def _encode(found: AttentionMap) -> dict[str, Any]:

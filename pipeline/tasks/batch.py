@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -62,7 +62,7 @@ class ItemBatch:
     unread: int
     """Items that could not be read."""
 
-    def pin_memory(self) -> ItemBatch:
+    def pin_memory(self) -> Self:
         """Return the batch in page-locked memory, from which a GPU copies while the CPU goes on."""
         held = {field.name: getattr(self, field.name) for field in fields(self)}
         pinned: dict[str, Any] = {name: it.pin_memory() for name, it in held.items() if isinstance(it, Tensor)}

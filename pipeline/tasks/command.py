@@ -1,4 +1,4 @@
-"""`vilbert finetune TASK`, `vilbert evaluate TASK` and `vilbert predict TASK`.
+"""`vilbert finetune TASK`, `vilbert finetune multitask`, `vilbert evaluate TASK` and `vilbert predict TASK`.
 
 Nothing heavy is imported before they run.
 """
@@ -6,16 +6,33 @@ Nothing heavy is imported before they run.
 from __future__ import annotations
 
 from pipeline.tasks.evaluate_settings import EvaluateSettings
+from pipeline.tasks.multitask_settings import MultitaskSettings
 from pipeline.tasks.predict_settings import PredictSettings
 from pipeline.tasks.settings import FinetuneSettings
 from pipeline.train.command import start
 
-__all__ = ["EvaluateSettings", "FinetuneSettings", "PredictSettings", "evaluate", "finetune", "predict"]
+__all__ = [
+    "EvaluateSettings",
+    "FinetuneSettings",
+    "MultitaskSettings",
+    "PredictSettings",
+    "evaluate",
+    "finetune",
+    "multitask",
+    "predict",
+]
 
 
 def finetune(settings: FinetuneSettings) -> int:
     """Fine-tune, here or on Ray's workers; return the exit status."""
     from pipeline.tasks.finetune import finetune as train
+
+    return start(train, settings)
+
+
+def multitask(settings: MultitaskSettings) -> int:
+    """Fine-tune on several tasks at once, here or on Ray's workers; return the exit status."""
+    from pipeline.tasks.multitask import multitask as train
 
     return start(train, settings)
 

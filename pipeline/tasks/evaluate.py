@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 import torch
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from model.tasks import ViLBertForTasks
 from model.vilbert import ViLBertForPreTraining
@@ -20,12 +20,14 @@ from pipeline.shards.errors import RefusedError
 from pipeline.tasks.batch import ItemBatch, ItemSource, make_item_batches
 from pipeline.tasks.evaluate_settings import EvaluateSettings
 from pipeline.tasks.join import Images, join
+from pipeline.tasks.known_answers import compare_answers, require_classes
 from pipeline.tasks.objective import TaskObjective
 from pipeline.tasks.objective import evaluate as answer_items
 from pipeline.tasks.registry import TaskFiles, open_task
 from pipeline.tasks.task import Task
 from pipeline.tasks.task_card import TaskCard, read_task_card
 from pipeline.tasks.tokens import TASK_TOKENS
+from pipeline.tasks.trained_folder import load_its_tokenizer, load_model, trained_folder
 from pipeline.tasks.vcr import VcrTask
 from pipeline.tasks.vcr_joint import joint_results
 from pipeline.train.corpus import Corpus
@@ -70,6 +72,10 @@ def evaluate(settings: EvaluateSettings) -> int:
     trained = load_trained(settings)
     files = TaskFiles(folder=settings.annotations, seed=trained.card.seed, labels=trained.card.labels)
     task = open_task(settings.task, files, settings.split, like=None)
+    require_classes(task, trained.model.config, folder=trained.folder)
+    if trained.card.labels:
+        where, of = f"{settings.annotations}, {settings.split}", f"--checkpoint {settings.checkpoint}"
+        compare_answers(task, trained.card.labels, where=where, of=of, learns=False)
     answer: Callable[[EvaluateSettings, Trained, Task], Answered] = answer_each
     if settings.task in OTHERWISE:
         answer = importlib.import_module(OTHERWISE[settings.task]).answer
@@ -87,23 +93,22 @@ def evaluate(settings: EvaluateSettings) -> int:
 
 def load_trained(settings: EvaluateSettings) -> Trained:
     """Load a fine-tuned model; RefusedError where it is none, or was trained for another task."""
-    folder = final_folder(settings.checkpoint)
+    folder = trained_folder(settings.checkpoint)
     device = own_device(settings.device)
-    card = shown_in_pretraining(folder) if settings.zero_shot else read_task_card(folder)
-    if card.task != settings.task:
-        raise RefusedError(f"--checkpoint {settings.checkpoint}: was trained for {card.task}, not {settings.task}")
+    card = shown_in_pretraining(folder.run) if settings.zero_shot else read_task_card(folder.card, settings.task)
     kind = ViLBertForPreTraining if settings.zero_shot else ViLBertForTasks
-    model = kind.from_pretrained(folder, attn_implementation="sdpa")
-    torch.nn.Module.to(model, device)
-    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    return Trained(model.eval(), tokenizer, card, folder, device)
+    try:
+        model, tokenizer = load_model(kind, folder, device), load_its_tokenizer(folder)
+    except OSError as error:
+        raise RefusedError(f"{folder.model}: has no whole model; name a run of training ({error})") from error
+    return Trained(model, tokenizer, card, folder.model, device)
 
 
 def shown_in_pretraining(folder: Path) -> TaskCard:
     """Return how a pre-trained model was shown pairs; RefusedError where the folder is not that of a run."""
-    run = read_run(folder.parent)
+    run = read_run(folder)
     if run is None or not {"max_words", "max_regions"} <= run.get("settings", {}).keys():
-        raise RefusedError(f"--zero-shot: {folder.parent} is no run of `vilbert pretrain`; name one as --checkpoint")
+        raise RefusedError(f"--zero-shot: {folder} is no run of `vilbert pretrain`; name one as --checkpoint")
     chosen = run["settings"]
     return TaskCard(
         task="retrieval",
@@ -112,11 +117,6 @@ def shown_in_pretraining(folder: Path) -> TaskCard:
         max_regions=chosen["max_regions"],
         seed=chosen["seed"],
     )
-
-
-def final_folder(checkpoint: Path) -> Path:
-    """Return the folder of a model: what was named, or its final/."""
-    return checkpoint / "final" if (checkpoint / "final").is_dir() else checkpoint
 
 
 def answer_each(settings: EvaluateSettings, trained: Trained, task: Task) -> Answered:
@@ -141,18 +141,18 @@ def answer_each(settings: EvaluateSettings, trained: Trained, task: Task) -> Ans
 def item_batches(settings: EvaluateSettings, trained: Trained, task: Task) -> Iterator[list[ItemBatch]]:
     """Yield batches of all items that have features, each item once."""
     card = trained.card
-    images = open_images(settings, trained, settings.data)
+    given = open_images(settings, trained, settings.given_data) if settings.given_data else None
+    images = open_images(settings, trained, settings.data, also_in=given)
     what = f"{task.name}, {settings.split}"
-    joined = join(task.items, task.images, images, what=what, most_missing=settings.most_missing)
+    joined = join(task.items, task.images, images, what=what, most_missing=settings.most_missing, given=given)
     order = Order(joined.shard_sizes, seed=0, shuffle=False)
     images.corpus.keep_open(order.most_shards())
-    shows_given = bool(settings.given_data) and task.wants_given_boxes
     source = ItemSource(
         task=task,
         joined=joined,
         order=order,
         images=images,
-        given=open_images(settings, trained, settings.given_data) if shows_given else None,
+        given=given,
         tokenizer=trained.tokenizer,
         max_words=card.max_words,
         max_regions=card.max_regions,
@@ -166,13 +166,16 @@ def item_batches(settings: EvaluateSettings, trained: Trained, task: Task) -> It
     return batches(make, steps, num_workers=settings.num_workers, pin_memory=trained.device.type == "cuda")
 
 
-def open_images(settings: EvaluateSettings, trained: Trained, directories: tuple[str, ...]) -> Images:
-    """Open data sets by image id."""
+def open_images(
+    settings: EvaluateSettings, trained: Trained, directories: tuple[str, ...], *, also_in: Images | None = None
+) -> Images:
+    """Open data sets by image id; also_in: the images at given boxes."""
+    beside = settings.output.parent if settings.output is not None else trained_folder(settings.checkpoint).run
     corpus = Corpus.open(
         directories,
         split=None,
         on_corrupt=settings.on_corrupt,
-        cache_dir=settings.cache or (settings.output or trained.folder).parent / "cache",
+        cache_dir=settings.cache or beside / "cache",
         cache_bytes=settings.cache_bytes,
     )
-    return Images(corpus)
+    return Images(corpus, also_in=also_in)

@@ -9,7 +9,13 @@ from typing import Literal
 from tyro.conf import Positional
 
 from pipeline.tasks.generation_settings import GenerationSettings
+from pipeline.tasks.options import only_for, require_own_values
+from pipeline.tasks.registry import TASKS
 from pipeline.train.run_settings import DEFAULT_CACHE_BYTES
+
+VCR = ("vcr-qa", "vcr-qar")
+IN_BATCHES = tuple(task for task in TASKS if task != "retrieval")
+"""Tasks whose items are answered batch by batch; retrieval scores pairs."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,43 +27,51 @@ class EvaluateSettings:
     task: str
     """The task, which the command line names first."""
     checkpoint: Path
-    """A run of `vilbert finetune`, or its final/."""
+    """A run of `vilbert finetune`, its final/, or one of its checkpoints/."""
     annotations: Path
     """The folder of the task's annotation files, under their published names."""
     split: str = "val"
     """Which part of the annotations to answer."""
     output: Path | None = None
     """Write the file of results here, in the form that the task's server takes, and figures beside it (.json)."""
-    given_data: tuple[str, ...] = ()
-    """Data sets of the same images with regions at given boxes, for VCR and referring expressions."""
+    given_data: tuple[str, ...] = field(
+        default=(),
+        metadata=only_for(
+            *VCR,
+            remedy="for accuracy of referring expressions on given boxes, name their data set in place of the features",
+        ),
+    )
+    """Data sets of the same images with regions at given boxes, which are shown beside the detector's."""
     most_missing: float = 0.01
     """Share of the items whose images may have no features; they are left out and counted."""
     blind: bool = False
     """Show another image's regions."""
-    batch_size: int = 64
+    batch_size: int = field(default=64, metadata=only_for(*IN_BATCHES))
     """Items at a time."""
-    precision: Literal["fp32", "bf16"] = "fp32"
+    precision: Literal["fp32", "bf16"] = field(
+        default="fp32", metadata=only_for(*(task for task in TASKS if task != "captioning"))
+    )
     """bf16: under autocast."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """auto: the GPU where there is one."""
-    num_workers: int = 2
+    num_workers: int = field(default=2, metadata=only_for(*IN_BATCHES))
     """Processes that make batches."""
     on_corrupt: Literal["stop", "skip"] = "stop"
     """What a shard that cannot be read does: stop, or leave its items out and count them."""
-    answers_from: Path | None = None
-    """VCR's reasons: the results of `evaluate vcr-qa` on the same split, to tell Q -> AR and, where labels are secret,
-    write the CSV that the server takes."""
-    zero_shot: bool = False
-    """Retrieval: rank by the alignment head; --checkpoint is then a run of `vilbert pretrain`."""
-    images: int | None = None
-    """Retrieval: only so many images, the first of the split, with their captions."""
-    pairs_per_batch: int = 256
-    """Retrieval: captions times images that go through the model at a time."""
-    hold_bytes: int = 2_000_000_000
-    """Retrieval: most bytes of encoded images and captions that are held."""
-    scores: Path | None = None
-    """Retrieval: a folder that keeps scores as they come, so that a killed evaluation goes on."""
-    generation: GenerationSettings = field(default_factory=GenerationSettings)
+    answers_from: Path | None = field(default=None, metadata=only_for("vcr-qar"))
+    """The results of `evaluate vcr-qa` on the same split, to tell Q -> AR and, where labels are secret, write the CSV
+    that the server takes."""
+    images: int | None = field(default=None, metadata=only_for("retrieval", "captioning"))
+    """Only so many images, the first of the split, with their captions."""
+    zero_shot: bool = field(default=False, metadata=only_for("retrieval"))
+    """Rank by the alignment head; --checkpoint is then a run of `vilbert pretrain`."""
+    pairs_per_batch: int = field(default=256, metadata=only_for("retrieval"))
+    """Captions times images that go through the model at a time."""
+    hold_bytes: int = field(default=2_000_000_000, metadata=only_for("retrieval"))
+    """Most bytes of encoded images and captions that are held."""
+    scores: Path | None = field(default=None, metadata=only_for("retrieval"))
+    """A folder that keeps scores as they come, so that a killed evaluation goes on."""
+    generation: GenerationSettings = field(default_factory=GenerationSettings, metadata=only_for("captioning"))
     cache: Path | None = None
     """Where shards of remote data sets are kept; by default a folder beside --output, or the checkpoint."""
     cache_bytes: int = DEFAULT_CACHE_BYTES
@@ -66,13 +80,12 @@ class EvaluateSettings:
     """Print the figures as one JSON object."""
 
     def __post_init__(self) -> None:
+        require_own_values(self)
         if self.batch_size < 1:
             raise ValueError(f"--batch-size {self.batch_size}: give at least 1")
-        if self.answers_from is not None and self.task != "vcr-qar":
-            raise ValueError("--answers-from: is for vcr-qar")
-        if self.zero_shot and self.task != "retrieval":
-            raise ValueError(f"--zero-shot: is for retrieval; {self.task} has a head that must be trained")
         if self.images is not None and self.images < 1:
             raise ValueError(f"--images {self.images}: give at least 1")
+        if not 0 <= self.most_missing <= 1:
+            raise ValueError(f"--most-missing {self.most_missing}: give a share from 0 to 1")
         if self.num_workers < 0:
             raise ValueError(f"--num-workers {self.num_workers}: give 0 or more")

@@ -6,7 +6,7 @@ The run, its loop, order, checkpoints and launchers are those of pre-training (`
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import cast
@@ -15,18 +15,21 @@ import numpy as np
 import torch
 from transformers import PreTrainedTokenizerBase
 
+from model.config import ViLBertConfig
 from model.tasks import ViLBertForTasks
 from pipeline.shards.canonical import encode_json
+from pipeline.shards.errors import RefusedError
 from pipeline.tasks.batch import ItemBatch, ItemSource, make_item_batches
 from pipeline.tasks.hard_negatives import NEIGHBOURS, hard_negatives
 from pipeline.tasks.join import Images, join
+from pipeline.tasks.known_answers import compare_answers, require_same_order
 from pipeline.tasks.objective import TaskEvaluation, TaskObjective
 from pipeline.tasks.registry import TaskFiles, open_task
 from pipeline.tasks.retrieval import RetrievalTask
 from pipeline.tasks.settings import FinetuneSettings
-from pipeline.tasks.start import build_task_model, load_task_start, task_config, task_tokenizer
+from pipeline.tasks.start import begin_with_prior, build_task_model, load_task_start, task_config, task_tokenizer
 from pipeline.tasks.task import Task
-from pipeline.tasks.task_card import TaskCard, write_task_card
+from pipeline.tasks.task_card import TaskCard, keep_task_cards, write_task_cards
 from pipeline.tasks.tokens import TASK_TOKENS
 from pipeline.train.corpus import Corpus
 from pipeline.train.distributed import Group
@@ -57,14 +60,12 @@ def finetune(settings: FinetuneSettings) -> int:
 
 def begin(settings: FinetuneSettings, group: Group) -> Stage:
     """Read annotations, open data sets and make the model; return what the run needs of a task."""
-    files = TaskFiles(
-        folder=settings.annotations, seed=settings.seed, answers=settings.answers, least_answers=settings.least_answers
-    )
-    task = open_task(settings.task, files, settings.split, like=None)
-    held_out = None
-    if settings.eval_split != "none":
-        held_out = open_task(settings.task, files, settings.eval_split, like=task)
+    task, held_out = open_items(settings)
+    if settings.optimizer.head_learning_rate is not None and not task.head.startswith("vil_"):
+        raise RefusedError(f"--head-learning-rate: {task.name} has no head of that kind; --learning-rate is its rate")
     tokenizer = shared_tokenizer(settings.output, group, lambda: task_tokenizer(settings, lambda: texts_of(task)))
+    if group.first:
+        keep_task_cards(settings.output, [card_of(settings, task)])
     data = open_task_data(settings, tokenizer, task, held_out)
     if settings.task == "retrieval":
         learn_hard_negatives(settings, data.train, group)
@@ -76,19 +77,49 @@ def begin(settings: FinetuneSettings, group: Group) -> Stage:
         if isinstance(found, TaskEvaluation):
             evaluation = encode_json({"figures": found.figures()}, indent=2) + b"\n"
         finish_run(training, tokenizer, evaluation)
-        card = TaskCard(
-            task=settings.task,
-            labels=tuple(getattr(task, "labels", ())),
-            max_words=settings.max_words,
-            max_regions=settings.max_regions,
-            seed=settings.seed,
-        )
-        write_task_card(settings.output / "final", card)
+        write_task_cards(settings.output / "final", [card_of(settings, task)])
 
-    corpus = data.train.images.corpus
-    assert isinstance(training.model, ViLBertForTasks)
-    return Stage(
-        training=training, load_start=partial(load_task_start, training.model, settings, corpus), finish=finish
+    def load_start() -> None:
+        assert isinstance(training.model, ViLBertForTasks)
+        load_task_start(training.model, settings, data.train.images.corpus)
+        if settings.answer_prior:
+            begin_with_prior(training.model, task)
+
+    return Stage(training=training, load_start=load_start, finish=finish)
+
+
+def open_items(settings: FinetuneSettings) -> tuple[Task, Task | None]:
+    """Read a task's items that train, and those that are evaluated, if any.
+
+    Raises RefusedError where files are missing or damaged, or the answers of a classifier are not those of the items.
+    """
+    task = open_split(settings, settings.split, like=None)
+    require_same_order(task, settings.init_from)
+    if settings.answers is not None:
+        where, of = f"{settings.annotations}, {settings.split}", f"--answers {settings.answers}"
+        compare_answers(task, tuple(getattr(task, "labels", ())), where=where, of=of, learns=True)
+    held_out = None
+    if settings.eval_split != "none":
+        held_out = open_split(settings, settings.eval_split, like=task)
+    return task, held_out
+
+
+def open_split(settings: FinetuneSettings, split: str, *, like: Task | None) -> Task:
+    """Read a split of a task's annotations; like: the same task over the items that train, None for these."""
+    files = TaskFiles(
+        folder=settings.annotations, seed=settings.seed, answers=settings.answers, least_answers=settings.least_answers
+    )
+    return open_task(settings.task, files, split, like=like)
+
+
+def card_of(settings: FinetuneSettings, task: Task) -> TaskCard:
+    """Return what a model answers in a task, and how its items were shown."""
+    return TaskCard(
+        task=settings.task,
+        labels=tuple(getattr(task, "labels", ())),
+        max_words=settings.max_words,
+        max_regions=settings.max_regions,
+        seed=settings.seed,
     )
 
 
@@ -104,8 +135,8 @@ def open_task_data(
     settings: FinetuneSettings, tokenizer: PreTrainedTokenizerBase, task: Task, held_out: Task | None
 ) -> TaskData:
     """Join items to the data sets; RefusedError where too many have no features."""
-    images = Images(_open(settings, settings.data))
     given = Images(_open(settings, settings.given_data)) if settings.given_data else None
+    images = Images(_open(settings, settings.data), also_in=given)
     make = partial(_source, settings, tokenizer, images, given)
     return TaskData(
         train=make(task, training=True), held_out=make(held_out, training=False) if held_out is not None else None
@@ -132,7 +163,8 @@ def _source(
     training: bool,
 ) -> ItemSource:
     what = f"{task.name}, {settings.split if training else settings.eval_split}"
-    joined = join(task.items, task.images, images, what=what, most_missing=settings.most_missing)
+    given = given if task.wants_given_boxes else None
+    joined = join(task.items, task.images, images, what=what, most_missing=settings.most_missing, given=given)
     order = Order(joined.shard_sizes, seed=settings.seed, window=settings.window, shuffle=training)
     images.corpus.keep_open(order.most_shards())
     return ItemSource(
@@ -140,7 +172,7 @@ def _source(
         joined=joined,
         order=order,
         images=images,
-        given=given if task.wants_given_boxes else None,
+        given=given,
         tokenizer=tokenizer,
         max_words=settings.max_words,
         max_regions=settings.max_regions,
@@ -174,15 +206,8 @@ def prepare(settings: FinetuneSettings, data: TaskData, group: Group) -> Trainin
         model=model,
         # Heads of other tasks, and layers whose output the head does not read, get no gradient.
         wrapped=wrap(model, settings, group, reads_all=False),
-        optimizer=build_optimizer(model, settings.optimizer, from_bert=False),
-        objective=TaskObjective(
-            task=source.task,
-            held_out=held_out.task if held_out else None,
-            task_token=TASK_TOKENS.get(settings.task) if config.task_specific_tokens else None,
-            segments=config.type_vocab_size > 1,
-            bfloat16=settings.precision == "bf16",
-            seed=settings.seed,
-        ),
+        optimizer=build_optimizer(model, settings.optimizer, from_bert=True),
+        objective=objective_of(settings, data, config),
         total_steps=settings.steps(source.order.epoch_size),
         train_batches=partial(train_batches, settings, source, group),
         eval_batches=partial(eval_batches, settings, held_out, group) if held_out else None,
@@ -192,6 +217,18 @@ def prepare(settings: FinetuneSettings, data: TaskData, group: Group) -> Trainin
             corpus.fingerprints,
             [{"items": digest(held_out)}] if held_out else [],
         ),
+    )
+
+
+def objective_of(settings: FinetuneSettings, data: TaskData, config: ViLBertConfig) -> TaskObjective:
+    """Return what a model of this config learns of a task."""
+    return TaskObjective(
+        task=data.train.task,
+        held_out=data.held_out.task if data.held_out else None,
+        task_token=TASK_TOKENS.get(settings.task) if config.task_specific_tokens else None,
+        segments=config.type_vocab_size > 1,
+        bfloat16=settings.precision == "bf16",
+        seed=settings.seed,
     )
 
 
@@ -205,7 +242,7 @@ def digest(source: ItemSource) -> str:
 
 def train_batches(
     settings: FinetuneSettings, source: ItemSource, group: Group, steps: range
-) -> Iterator[list[ItemBatch]]:
+) -> Generator[list[ItemBatch], None, None]:
     """Yield this rank's parts of each step's global batch."""
     make = partial(make_item_batches, source, share_of(settings, group))
     return batches(make, steps, num_workers=settings.num_workers, pin_memory=group.device.type == "cuda")

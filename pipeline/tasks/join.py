@@ -1,7 +1,7 @@
 """Annotations meet region features: each item is given the place of its image in the data sets.
 
-An annotation whose image has no features is left out and counted. A few are usual, as images are lost from the web;
-many mean that the data sets are the wrong ones, and stop the run.
+An annotation whose image has no features, or none at given boxes where the task shows these, is left out and counted. A
+few are usual, as images are lost from the web; many mean that the data sets are the wrong ones, and stop the run.
 
 Items are sorted by the place of their image, so that the order of training, which shuffles shards and then samples
 within a window of shards, reads annotations of the same shards together.
@@ -10,7 +10,7 @@ within a window of shards, reads annotations of the same shards together.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,8 +31,11 @@ IDS_IN_A_MESSAGE = 5
 class Images:
     """Where the images of a corpus lie, by id."""
 
-    def __init__(self, corpus: Corpus) -> None:
-        """Read the id of each sample, and nothing else of it."""
+    def __init__(self, corpus: Corpus, *, also_in: Images | None = None) -> None:
+        """Read the id of each sample, and nothing else of it.
+
+        also_in: the images at given boxes; a blind model sees only images that are there, too.
+        """
         self.corpus = corpus
         self._order = Order(corpus.shard_sizes, seed=0, shuffle=False)
         self.number: dict[str, int] = {}
@@ -48,14 +51,15 @@ class Images:
                         "leave one of them out"
                     )
                 self.number[image_id] = number
-        self._ids = list(self.number)
+        self._others = [image_id for image_id in self.number if also_in is None or image_id in also_in.number]
+        self._at = {image_id: at for at, image_id in enumerate(self._others)}
 
     def other(self, image_id: str, seed: int) -> str:
         """Return another image, always the same one: what a blind model sees in its place."""
         number = np.array([self.number[image_id]], dtype=np.int64)
         drawn = bits(keys(seed, np.zeros(1, dtype=np.int64), number), Stream.IMAGE, 1)[:, 0]
-        step = 1 + below(drawn, max(len(self._ids) - 1, 1))
-        return self._ids[int(number[0] + step[0]) % len(self._ids)]
+        step = 1 + below(drawn, max(len(self._others) - 1, 1))
+        return self._others[(self._at.get(image_id, 0) + int(step[0])) % len(self._others)]
 
     def region_counts(self, image_ids: Sequence[str]) -> list[int]:
         """Return how many regions some images have; 0 for one that cannot be read."""
@@ -86,30 +90,52 @@ class Joined:
 
 
 def join(
-    items: Sequence[Any], images_of: Callable[[Any], tuple[str, ...]], images: Images, *, what: str, most_missing: float
+    items: Sequence[Any],
+    images_of: Callable[[Any], tuple[str, ...]],
+    images: Images,
+    *,
+    what: str,
+    most_missing: float,
+    given: Images | None = None,
 ) -> Joined:
     """Find the images of items.
 
-    what: what the items are, for messages. most_missing: share of items whose image may have no features.
-    Raises RefusedError where more have none, or there is no item at all.
+    what: what the items are, for messages. most_missing: share of items whose image may have no features. given: the
+    same images with regions at given boxes, where the task shows them. Raises RefusedError where more are missing, or
+    there is no item at all.
     """
     if not items:
         raise RefusedError(f"{what}: there are none in this split")
     places = np.full(len(items), -1, dtype=np.int64)
     absent: dict[str, None] = {}
+    no_given: dict[str, None] = {}
+    without_given = 0
     for number, item in enumerate(items):
         wanted = images_of(item)
         lost = [image_id for image_id in wanted if image_id not in images.number]
         absent.update(dict.fromkeys(lost))
-        if not lost:
+        if lost:
+            continue
+        unboxed = [image_id for image_id in wanted if given is not None and image_id not in given.number]
+        no_given.update(dict.fromkeys(unboxed))
+        without_given += bool(unboxed)
+        if not unboxed:
             places[number] = images.number[wanted[0]]
     missing = int((places < 0).sum())
     if missing:
-        named = ", ".join(list(absent)[:IDS_IN_A_MESSAGE])
-        message = f"{what}: {missing:,} of {len(items):,} are about images without features ({named}, ...)"
+        found = [
+            f"{count:,} of {len(items):,} are about images without {without} ({_some(names)})"
+            for count, without, names in (
+                (missing - without_given, "features", absent),
+                (without_given, "regions in --given-data", no_given),
+            )
+            if count
+        ]
+        message = f"{what}: {', and '.join(found)}"
         if missing > most_missing * len(items):
             raise RefusedError(
                 f"{message}, more than --most-missing {most_missing:g} allows; give the data sets of these images"
+                f"{_in_folders(absent, images)}"
             )
         logger.warning("%s; they are left out", message)
     kept = np.argsort(places, kind="stable")[missing:]
@@ -117,8 +143,28 @@ def join(
         kept=kept,
         shard_sizes=_by_shard(places[kept], images.corpus.shard_sizes),
         missing=missing,
-        missing_images=tuple(list(absent)[:IDS_IN_A_MESSAGE]),
+        missing_images=tuple([*absent, *no_given][:IDS_IN_A_MESSAGE]),
     )
+
+
+def _some(names: Iterable[str]) -> str:
+    """Return the first few names of many."""
+    return f"{', '.join(list(names)[:IDS_IN_A_MESSAGE])}, ..."
+
+
+def _in_folders(absent: Mapping[str, None], images: Images) -> str:
+    """Return what to do where the data sets have missing images under names with folders before them, or nothing."""
+    for image_id in images.number:
+        _, _, name = image_id.partition("/")
+        while name:
+            if name in absent:
+                return (
+                    f". {name} is {image_id} there: the manifest was made from a folder further out. Make it from the "
+                    f"folders that hold {name.partition('/')[0]} and its like themselves (several may be named, as in "
+                    "`vilbert manifest images/train/*/ images/dev`), and extract again"
+                )
+            _, _, name = name.partition("/")
+    return ""
 
 
 def _by_shard(places: NDArray[np.int64], sizes: Sequence[NDArray[np.int64]]) -> list[NDArray[np.int64]]:

@@ -21,10 +21,10 @@ from pipeline.shards.draw import draw_regions
 from pipeline.shards.errors import RefusedError
 from pipeline.tasks.asking import Text, paired
 from pipeline.tasks.attention_page import attention_page
-from pipeline.tasks.evaluate import final_folder
 from pipeline.tasks.photographs import read_pixels
 from pipeline.tasks.predict_settings import METHODS, PredictSettings
 from pipeline.tasks.task_card import read_task_card
+from pipeline.tasks.trained_folder import trained_folder
 
 logger = logging.getLogger(__name__)
 
@@ -37,14 +37,13 @@ Row = dict[str, Any]
 
 def predict(settings: PredictSettings) -> int:
     """Ask, print, draw; return 0."""
-    card = read_task_card(final_folder(settings.checkpoint))
-    if card.task != settings.task:
-        raise RefusedError(f"--checkpoint {settings.checkpoint}: was trained for {card.task}, not {settings.task}")
+    read_task_card(trained_folder(settings.checkpoint).card, settings.task)  # refuses a model of other tasks
     for option, path in (("--output", settings.output), ("--attention", settings.attention)):
         if path is not None and not path.parent.is_dir():
             raise RefusedError(f"{option} {path}: there is no folder {path.parent}")
     predictor = Predictor.load(
         settings.checkpoint,
+        task=settings.task,
         detector=settings.detector,
         selection=settings.selection,
         device=settings.detector.device,

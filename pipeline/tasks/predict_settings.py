@@ -56,7 +56,7 @@ class PredictSettings:
     task: str
     """The task, which the command line names first."""
     checkpoint: Path
-    """A run of `vilbert finetune`, or its final/."""
+    """A run of `vilbert finetune`, its final/, or one of its checkpoints/."""
     image: tuple[Path, ...]
     """Photographs."""
     question: tuple[str, ...] = ()

@@ -25,6 +25,9 @@ TASKS = {
 }
 """The module of each, whose `open_task(name, files, split, like)` reads it."""
 
+MULTITASK = "multitask"
+"""What the command line calls a run of several of them."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class TaskFiles:

@@ -2,11 +2,27 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from pipeline.tasks.options import only_for
+from pipeline.train.optimizer_settings import OptimizerSettings
 from pipeline.train.run_settings import RunSettings
+
+WITH_GIVEN_BOXES = ("vcr-qa", "vcr-qar", "refcoco", "refcoco+", "refcocog")
+WITH_ANSWERS = ("vqa", "gqa")
+OF_MULTITASK = ("gqa", "nlvr2", "snli-ve")
+"""Tasks whose classifiers vilbert-multi-task alone has."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskOptimizerSettings(OptimizerSettings):
+    """AdamW in groups of parameters (Loshchilov and Hutter, ICLR 2019)."""
+
+    text_learning_rate_factor: float = 1.0
+    """Share of the rate for parameters that came from BERT (embeddings and layers of the text stream). The published
+    fine-tuning has one rate for them and the others, but for new heads."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,8 +41,8 @@ class FinetuneSettings(RunSettings):
     """Which part of the annotations trains."""
     eval_split: str = "val"
     """Which part is held out to evaluate on, or `none`."""
-    given_data: tuple[str, ...] = ()
-    """Data sets of the same images with regions at given boxes, for VCR and referring expressions."""
+    given_data: tuple[str, ...] = field(default=(), metadata=only_for(*WITH_GIVEN_BOXES))
+    """Data sets of the same images with regions at given boxes, which are shown beside the detector's."""
     init_from: str
     """Where parameters begin: the final/ of a pre-training run, a ViLBERT checkpoint of any known layout, or `none`."""
     model: str | None = None
@@ -45,11 +61,15 @@ class FinetuneSettings(RunSettings):
     """Show another image's regions: what is then learnt comes from the text alone."""
     whiten_features: bool = False
     """With --init-from none: begin with an embedding of regions that takes out the features' mean and covariance."""
-    answers: Path | None = None
-    """VQA and GQA: a published list of answers, in the order of a published model's classifier; by default the answers
-    that occur often enough are collected from the training annotations."""
-    least_answers: int = 9
-    """VQA and GQA: how often an answer must occur to be learnt."""
+    answers: Path | None = field(default=None, metadata=only_for(*WITH_ANSWERS))
+    """A published list of answers, in the order of a published model's classifier; by default the answers that occur
+    often enough are collected from the training annotations."""
+    least_answers: int = field(default=9, metadata=only_for(*WITH_ANSWERS))
+    """How often an answer must occur to be learnt."""
+    answer_prior: bool = field(default=False, metadata=only_for(*WITH_ANSWERS))
+    """Begin a new classifier with the shares of the answers in training as its biases. From zero, the first steps at a
+    high rate push all answers down at once, which can throw a small model off for good."""
+    optimizer: TaskOptimizerSettings = field(default_factory=TaskOptimizerSettings)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -59,6 +79,8 @@ class FinetuneSettings(RunSettings):
             raise ValueError(f"--max-regions {self.max_regions}: give at least 1")
         if not 0 <= self.most_missing <= 1:
             raise ValueError(f"--most-missing {self.most_missing}: give a share from 0 to 1")
+        if self.task_heads == "beta" and self.task in OF_MULTITASK:
+            raise ValueError(f"--task-heads beta: vilbert_beta has no classifier for {self.task}; give multitask")
         if self.init_from == "none" and self.model is None:
             raise ValueError("--init-from none: name a --model to begin with")
         if self.init_from == "none" and self.tokenizer is None:

@@ -13,10 +13,12 @@ from transformers import PreTrainedTokenizerBase
 
 from model.checkpoint import load_checkpoint
 from model.config import ViLBertConfig
+from model.layouts import is_head
 from model.tasks import ViLBertForTasks
 from model.tensor_files import CheckpointError
 from pipeline.shards.errors import RefusedError
 from pipeline.tasks.settings import FinetuneSettings
+from pipeline.tasks.task import Task
 from pipeline.train.corpus import Corpus
 from pipeline.train.start import named_config, whiten_features
 from pipeline.train.words import load_tokenizer
@@ -24,6 +26,8 @@ from pipeline.train.words import load_tokenizer
 logger = logging.getLogger(__name__)
 
 NONE = "none"
+TASK_TOKENS = "task_embeddings"
+"""In the names of parameters that pre-training does not have."""
 
 
 def task_tokenizer(settings: FinetuneSettings, texts: Callable[[], Iterable[str]]) -> PreTrainedTokenizerBase:
@@ -85,12 +89,38 @@ def build_task_model(config: ViLBertConfig, seed: int) -> ViLBertForTasks:
 
 
 def load_task_start(model: ViLBertForTasks, settings: FinetuneSettings, corpus: Corpus) -> None:
-    """Give a model that has not trained yet what a run begins with; heads that the checkpoint has not begin anew."""
+    """Give a model that has not trained yet what a run begins with.
+
+    Heads, and task tokens, that the checkpoint has not begin anew. RefusedError where it lacks anything else.
+    """
     if settings.init_from != NONE:
+        tokens = model.config.task_specific_tokens
         try:
-            report = load_checkpoint(model, settings.init_from, skip_mismatched_heads=True)
+            report = load_checkpoint(model, settings.init_from, skip_mismatched_heads=True, allow_missing=tokens)
         except (CheckpointError, OSError, ValueError) as error:
             raise RefusedError(f"--init-from {settings.init_from}: {error}") from error
+        lacking = [name for name in report.missing if not is_head(name) and TASK_TOKENS not in name]
+        if lacking:
+            raise RefusedError(
+                f"--init-from {settings.init_from}: lacks {len(lacking):,} parameters of the model, as {lacking[0]}; "
+                "name the --model that it is of"
+            )
         logger.info("%s", report)
     if settings.whiten_features:
         whiten_features(model, corpus)
+
+
+def begin_with_prior(model: ViLBertForTasks, task: Task) -> None:
+    """Set the biases of a classifier over answers to the log-odds of their mean scores in the training items.
+
+    So the model begins with what can be said without looking, as detectors do (Lin et al. 2017, Focal Loss, 3.3).
+    """
+    targets = task.targets(range(len(task.items)), [None] * len(task.items))
+    labels, scores = targets["label_ids"], targets.get("label_scores", torch.ones(()))
+    there = labels >= 0
+    biases = dict(model.get_submodule(task.head).named_parameters())
+    last = biases[[name for name in biases if name.endswith("bias")][-1]]
+    sums = torch.zeros(len(last)).index_add(0, labels[there], scores.expand(labels.shape)[there])
+    count = max(task.count(targets), 1)
+    with torch.no_grad():
+        last.copy_(torch.logit((sums / count).clamp(1 / (2 * count), 1 - 1 / (2 * count))))

@@ -28,7 +28,9 @@ class Encoded(NamedTuple):
 def encode(tokenizer: PreTrainedTokenizerBase, texts: Sequence[tuple[str, ...]], *, max_words: int) -> Encoded:
     """Return the ids of texts; of what is over `max_words`, the last words of the longer sentence are cut.
 
-    The separator is never cut, as it is in the published code for vilbert_beta.
+    The separator is never cut, as it is in the code of vilbert_beta. A second sentence that is empty, or holds nothing
+    that the tokenizer knows, still has its separator, in segment 1: so all options of a question have one form. That is
+    the published code's rule; transformers' own call takes "" for no second sentence, but " " for one.
     """
     distinct = list(dict.fromkeys(sentence for text in texts for sentence in text))
     pieces = dict(zip(distinct, _pieces(tokenizer, distinct), strict=True))

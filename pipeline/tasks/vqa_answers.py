@@ -99,7 +99,8 @@ def load_vocabulary(path: Path) -> tuple[str, ...]:
     """Return the answers of a classifier by class, from a published list.
 
     path: `trainval_label2ans.pkl` or `trainval_ans2label.pkl`, read without running anything in them; JSON of a list,
-    or of a mapping from answers to classes; or text, an answer a line. Raises RefusedError for any other content.
+    of a mapping from answers to classes, or the task.json of a run; or text, an answer a line. Raises RefusedError for
+    any other content.
     """
     try:
         if path.stat().st_size > MOST_BYTES:
@@ -130,6 +131,8 @@ class _PlainUnpickler(pickle.Unpickler):
 
 
 def _in_order(found: Any) -> tuple[str, ...]:
+    if isinstance(found, dict) and isinstance(found.get("labels"), list):
+        found = found["labels"]
     if isinstance(found, dict):
         if sorted(found.values()) != list(range(len(found))):
             raise ValueError(f"its {len(found)} classes are not the numbers from 0 on")

@@ -78,6 +78,11 @@ class Checkpoint:
             raise damaged(self.path, f"its tensors cannot be read ({error})") from error
 
 
+def checkpoint_path(run: Path, step: int) -> Path:
+    """Return the folder of the checkpoint after so many steps."""
+    return run / FOLDER / f"step-{step:08d}"
+
+
 def save_checkpoint(
     run: Path, step: int, *, model: Mapping[str, Tensor], optimizer: Mapping[str, Tensor], info: Mapping[str, Any]
 ) -> Path:
@@ -87,7 +92,7 @@ def save_checkpoint(
     do where the disk refuses, which leaves nothing behind and earlier checkpoints as they were; ValueError for an info
     that is not JSON (NaN among it), TypeError for a type of tensor that safetensors files do not have.
     """
-    final = run / FOLDER / f"step-{step:08d}"
+    final = checkpoint_path(run, step)
     try:
         info_bytes = encode_json(dict(info), indent=2) + b"\n"
     except ValueError as error:

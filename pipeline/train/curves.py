@@ -48,18 +48,18 @@ class Panel:
     """Curves: kind of entry, name of the value, label."""
     smooth: bool = True
     """Draw training values lightly, and a moving average over them."""
-    log: bool = False
-    """A logarithmic vertical axis."""
+    log_from: float = math.inf
+    """The vertical axis is logarithmic where the greatest value is at least so many times the least."""
     share: bool = False
     """The vertical axis goes from 0 to 1."""
 
 
 def _loss(title: str, name: str, unit: str) -> Panel:
-    return Panel(title=title, unit=unit, series=(("train", name, "training"), ("eval", name, "held out")))
+    return Panel(title=title, unit=unit, series=(("train", name, "training"), ("eval", name, "held out")), log_from=10)
 
 
-PANELS = (
-    _loss("Total loss", "loss", "sum of the three"),
+LEARNING_PANELS = (
+    _loss("Total loss", "loss", "sum of the parts"),
     _loss("Masked words", "masked_lm_loss", "cross-entropy a word, nats"),
     _loss("Masked regions", "masked_image_loss", "loss a region"),
     _loss("Alignment", "alignment_loss", "cross-entropy a pair, nats"),
@@ -75,12 +75,28 @@ PANELS = (
         share=True,
     ),
     Panel(
+        title="Held-out accuracy of answers",
+        unit="share right",
+        series=(
+            ("eval", "accuracy", "all"),
+            ("eval", "accuracy_yes_no", "yes/no"),
+            ("eval", "accuracy_number", "numbers"),
+            ("eval", "accuracy_other", "other"),
+        ),
+        share=True,
+    ),
+)
+"""What is learnt."""
+
+PANELS = (
+    *LEARNING_PANELS,
+    Panel(
         title="Learning rate",
         unit="largest of the groups",
         series=(("train", "learning_rate", "training"),),
         smooth=False,
     ),
-    Panel(title="Gradient norm", unit="before clipping", series=(("train", "gradient_norm", "training"),), log=True),
+    Panel(title="Gradient norm", unit="before clipping", series=(("train", "gradient_norm", "training"),), log_from=1),
     Panel(title="Speed", unit="samples/s", series=(("train", "samples_per_second", "training"),)),
     Panel(title="Waiting for data", unit="share of time", series=(("train", "waiting", "training"),), share=True),
 )
@@ -111,9 +127,9 @@ def smoothed(values: NDArray[np.float64]) -> NDArray[np.float64]:
     return means
 
 
-def figure(entries: Sequence[Mapping[str, Any]]) -> Figure:
-    """Return the drawing: a panel for everything that the entries have a value of."""
-    panels = [panel for panel in PANELS if any(curve(entries, kind, name).size for kind, name, _ in panel.series)]
+def figure(entries: Sequence[Mapping[str, Any]], panels: Sequence[Panel] = PANELS) -> Figure:
+    """Return the drawing: those of the panels that the entries have a value of."""
+    panels = [panel for panel in panels if any(curve(entries, kind, name).size for kind, name, _ in panel.series)]
     rows = max(1, math.ceil(len(panels) / COLUMNS))
     with mpl.rc_context(STYLE):
         drawing = Figure(figsize=(11.5, 2.75 * rows), layout="constrained")
@@ -124,11 +140,11 @@ def figure(entries: Sequence[Mapping[str, Any]]) -> Figure:
     return drawing
 
 
-def svg(entries: Sequence[Mapping[str, Any]]) -> str:
+def svg(entries: Sequence[Mapping[str, Any]], panels: Sequence[Panel] = PANELS) -> str:
     """Return the drawing as an <svg> element whose colours are the CSS variables of VARIABLES, the same each time."""
     written = io.StringIO()
     with mpl.rc_context(STYLE):
-        figure(entries).savefig(written, format="svg", metadata={"Date": None, "Creator": None})
+        figure(entries, panels).savefig(written, format="svg", metadata={"Date": None, "Creator": None})
     text = written.getvalue()
     for colour, variable in VARIABLES.items():
         text = text.replace(colour, f"var({variable})")
@@ -154,7 +170,8 @@ def _draw(axes: Axes, panel: Panel, entries: Sequence[Mapping[str, Any]]) -> Non
         axes.plot(steps, values, color=colour, label=label, marker="o" if few else None, markersize=3.5)
     if panel.share:
         axes.set_ylim(-0.03, 1.03)
-    if panel.log and all((curve(entries, kind, name)[1] > 0).all() for kind, name, _ in panel.series):
+    every = np.concatenate([curve(entries, kind, name)[1] for kind, name, _ in panel.series])
+    if every.min() > 0 and every.max() >= panel.log_from * every.min():
         axes.set_yscale("log")
         axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.yaxis.set_major_formatter("{x:g}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from functools import partial
 
@@ -75,7 +75,7 @@ def all_captions(corpus: Corpus) -> Iterator[str]:
 
 def train_batches(
     settings: PretrainSettings, data: TrainingData, tokenizer: PreTrainedTokenizerBase, group: Group, steps: range
-) -> Iterator[list[Batch]]:
+) -> Generator[list[Batch], None, None]:
     """Yield this rank's parts of each step's global batch."""
     make = partial(
         make_batches, data.corpus, data.order, tokenizer, settings.items, share_of(settings, group), seed=settings.seed

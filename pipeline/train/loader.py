@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import signal
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass, fields
 from multiprocessing.reduction import ForkingPickler
 from typing import Any, TypeVar
@@ -27,7 +27,7 @@ B = TypeVar("B", bound=MicroBatch)
 
 def batches(
     make: Callable[[int], list[B]], steps: range, *, num_workers: int, prefetch: int = 2, pin_memory: bool = False
-) -> Iterator[list[B]]:
+) -> Generator[list[B], None, None]:
     """Yield `make(step)` for each of `steps`, in order.
 
     num_workers: processes that make them; 0 makes them in this one, when they are asked for. prefetch: steps that a

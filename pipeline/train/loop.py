@@ -12,7 +12,7 @@ import math
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,10 +29,11 @@ from pipeline.train.distributed import Group
 from pipeline.train.errors import NonFiniteError
 from pipeline.train.journal import Journal
 from pipeline.train.objective import Evaluation, MicroBatch, Objective
-from pipeline.train.optimizer import clip_gradients, set_step
+from pipeline.train.optimizer import clip_gradients, level_counts, set_step
 from pipeline.train.progress import TrainProgress
 from pipeline.train.run_settings import RunSettings
 from pipeline.train.schedule import factor_at
+from pipeline.train.steering import Steering
 from pipeline.train.step import Losses, backward
 
 logger = logging.getLogger(__name__)
@@ -55,12 +56,14 @@ class Training:
     objective: Objective
     """What is learnt."""
     total_steps: int
-    train_batches: Callable[[range], Iterator[list[Any]]]
-    """Return this rank's parts of each step's global batch."""
+    train_batches: Callable[[range], Generator[list[Any], None, None]]
+    """Return this rank's parts of each step's global batch; closing them ends what reads ahead."""
     eval_batches: Callable[[], Iterator[list[Any]]] | None
     """Return this rank's parts of the held-out samples; None where there are none."""
     description: dict[str, Any]
     """Content of run.json, kept in each checkpoint too."""
+    steering: Steering | None = None
+    """What evaluations change of the steps that follow; None where batches are a function of the step alone."""
     step: int = 0
     """Steps done."""
     unread: int = 0
@@ -78,6 +81,10 @@ class Training:
         """The run's folder."""
         return self.settings.output
 
+    def samples(self, step: int) -> int:
+        """Return the samples of the first `step` steps, over all ranks."""
+        return step * self.settings.batch_size if self.steering is None else self.steering.samples(step)
+
 
 def model_tensors(model: PreTrainedModel) -> dict[str, Tensor]:
     """Return the parameters by name, a tied one once."""
@@ -94,11 +101,12 @@ def save(training: Training) -> None:
             optimizer=optimizer_tensors(training.model, training.optimizer),
             info={
                 "step": training.step,
-                "samples": training.step * training.settings.batch_size,
+                "samples": training.samples(training.step),
                 "unread": training.unread,
                 "skipped_steps": training.skipped_steps,
                 "skipped_in_a_row": training.skipped_in_a_row,
                 "best": training.best,
+                **({} if training.steering is None else {"steering": training.steering.state()}),
                 "run": training.description,
             },
         )
@@ -115,6 +123,8 @@ def restore(training: Training, info: dict[str, Any], model: dict[str, Tensor], 
     training.step = info["step"]
     training.unread, training.skipped_steps = info["unread"], info["skipped_steps"]
     training.skipped_in_a_row, training.best = info["skipped_in_a_row"], info["best"]
+    if training.steering is not None:
+        training.steering.restore(info["steering"])
 
 
 def run_steps(training: Training, journal: Journal | None, progress: TrainProgress | None) -> bool:
@@ -124,7 +134,7 @@ def run_steps(training: Training, journal: Journal | None, progress: TrainProgre
     """
     settings = training.settings
     batches = training.train_batches(range(training.step, training.total_steps))
-    clock = _Clock()
+    clock = _Clock(training.samples(training.step))
     with interruption() as interrupted:
         while training.step < training.total_steps:
             parts = clock.fetch(batches)
@@ -133,18 +143,20 @@ def run_steps(training: Training, journal: Journal | None, progress: TrainProgre
             last = training.step == training.total_steps
             stopping = bool(training.group.sum(torch.tensor(int(interrupted.is_set()))))
             if journal is not None and (training.step % settings.log_every == 0 or last):
-                journal.write(
-                    "train", training.step, {**train_figures(training, losses, norm), **clock.lap(settings.batch_size)}
-                )
+                lap = clock.lap(training.samples(training.step))
+                journal.write("train", training.step, {**train_figures(training, losses, norm), **lap})
             if progress is not None:
                 progress.show(training.step, float(losses.means.sum()), clock.waiting)
             saving = training.step % settings.checkpoint_every == 0 or last or stopping
-            if training.step % settings.eval_every == 0 or last:
-                held_out(training, journal, saving=saving)
+            evaluating = training.step % settings.eval_every == 0 or last
+            changed = evaluating and held_out(training, journal, saving=saving)
             if saving:
                 save(training)
             if stopping and not last:
                 return False
+            if changed:
+                batches.close()  # what was read ahead is of other steps
+                batches = training.train_batches(range(training.step, training.total_steps))
     return True
 
 
@@ -152,7 +164,10 @@ def train_step(training: Training, parts: list[MicroBatch]) -> tuple[Losses, Ten
     """Make one step of the optimizer; return the losses and the gradient's norm before clipping."""
     settings, optimizer = training.settings, training.optimizer
     factor = factor_at(training.step, training.total_steps, settings.schedule)
-    set_step(optimizer, settings.optimizer, factor=factor, step=training.step - training.skipped_steps)
+    updates = training.step - training.skipped_steps
+    set_step(optimizer, settings.optimizer, factor=factor, step=updates)
+    if training.steering is not None and not settings.optimizer.bias_correction:
+        level_counts(optimizer, updates)
     losses = backward(training.wrapped, parts, training.objective, training.group, training.step)
     norm = clip_gradients(training.model.parameters(), settings.optimizer)
     training.unread += losses.unread
@@ -189,10 +204,13 @@ def leave_out(training: Training, parts: list[MicroBatch], losses: Losses, norm:
         logger.warning("%s; the step is left out", problem)
 
 
-def held_out(training: Training, journal: Journal | None, *, saving: bool) -> None:
-    """Evaluate where anything is held out, write it down, and remember the best that a checkpoint is kept of."""
+def held_out(training: Training, journal: Journal | None, *, saving: bool) -> bool:
+    """Evaluate where anything is held out, write it down, and remember the best that a checkpoint is kept of.
+
+    Return whether the steps that follow are others for it.
+    """
     if training.eval_batches is None:
-        return
+        return False
     found = training.objective.evaluate(training.model, training.eval_batches(), training.group)
     training.evaluation = found
     figures = found.figures()
@@ -201,17 +219,23 @@ def held_out(training: Training, journal: Journal | None, *, saving: bool) -> No
         training.best = {"step": training.step, "badness": badness}
     if journal is not None:
         journal.write("eval", training.step, figures)
+    return training.steering is not None and training.steering.note(training.step, figures)
 
 
 def train_figures(training: Training, losses: Losses, norm: Tensor) -> dict[str, float]:
-    """Return what metrics.jsonl says of a step but for times."""
+    """Return what metrics.jsonl says of a step but for times.
+
+    Where tasks take turns, that is nothing of a loss that was not this step's.
+    """
     means = dict(zip(training.objective.parts, losses.means.tolist(), strict=True))
+    if training.steering is not None:
+        means = {name: mean for (name, mean), count in zip(means.items(), losses.counts.tolist(), strict=True) if count}
     return {
         "loss": sum(means.values()),
         **{f"{name}_loss": value for name, value in means.items()},
         "learning_rate": max(group["lr"] for group in training.optimizer.param_groups),
         "gradient_norm": float(norm),
-        "samples": training.step * training.settings.batch_size,
+        "samples": training.samples(training.step),
         "unread": training.unread,
         "skipped_steps": training.skipped_steps,
     }
@@ -220,10 +244,11 @@ def train_figures(training: Training, losses: Losses, norm: Tensor) -> dict[str,
 class _Clock:
     """Times the loop: how long steps took, and how much of it was spent waiting for data."""
 
-    def __init__(self) -> None:
+    def __init__(self, samples: int) -> None:
+        """samples: done before."""
         self._begun = self._lap_begun = time.perf_counter()
         self._waited = self._lap_waited = 0.0
-        self._lap_steps = 0
+        self._lap_samples = samples
 
     def fetch(self, batches: Iterator[list[Any]]) -> list[Any]:
         """Return the next batch."""
@@ -232,7 +257,6 @@ class _Clock:
         waited = time.perf_counter() - started
         self._waited += waited
         self._lap_waited += waited
-        self._lap_steps += 1
         return parts
 
     @property
@@ -240,14 +264,14 @@ class _Clock:
         """The share of all time so far that was spent waiting for data."""
         return self._waited / max(time.perf_counter() - self._begun, 1e-9)
 
-    def lap(self, batch_size: int) -> dict[str, float]:
-        """Return the figures since the last lap, and begin another."""
+    def lap(self, samples: int) -> dict[str, float]:
+        """Return the figures since the last lap, and begin another; samples: done so far."""
         seconds = max(time.perf_counter() - self._lap_begun, 1e-9)
         figures = {
-            "samples_per_second": self._lap_steps * batch_size / seconds,
+            "samples_per_second": (samples - self._lap_samples) / seconds,
             "waiting": self._lap_waited / seconds,
         }
-        self._lap_begun, self._lap_waited, self._lap_steps = time.perf_counter(), 0.0, 0
+        self._lap_begun, self._lap_waited, self._lap_samples = time.perf_counter(), 0.0, samples
         return figures
 
 

@@ -90,14 +90,13 @@ def parameter_groups(model: nn.Module, settings: OptimizerSettings, *, from_bert
 
 
 def build_optimizer(model: nn.Module, settings: OptimizerSettings, *, from_bert: bool) -> torch.optim.AdamW:
-    """Return the optimizer of a model that lies on its device already; fused where all of it is on a GPU.
+    """Return the optimizer of a model that lies on its device already: torch's fused one.
 
     Call `set_step` before each of its steps.
     """
     groups = parameter_groups(model, settings, from_bert=from_bert)
-    on_gpu = all(parameter.is_cuda for group in groups for parameter in group["params"])
     betas = (settings.beta1, settings.beta2)
-    return torch.optim.AdamW(groups, betas=betas, eps=settings.epsilon, fused=True if on_gpu else None)
+    return torch.optim.AdamW(groups, betas=betas, eps=settings.epsilon, fused=True)
 
 
 def set_step(optimizer: torch.optim.Optimizer, settings: OptimizerSettings, *, factor: float, step: int) -> None:
@@ -114,6 +113,16 @@ def set_step(optimizer: torch.optim.Optimizer, settings: OptimizerSettings, *, f
         group["lr"] = group["base_lr"] * factor * scale
         group["weight_decay"] = group["base_weight_decay"] / scale
         group["eps"] = settings.epsilon / root2 if epsilon_hat else settings.epsilon
+
+
+def level_counts(optimizer: torch.optim.Optimizer, step: int) -> None:
+    """Set the count of updates of every parameter that had one to `step`, the one that `set_step` reckons with.
+
+    Steps pass over the classifiers of other tasks, and torch counts for each parameter what it corrects the bias by.
+    Without bias correction `set_step` takes that out again, which it can do for one count alone.
+    """
+    for state in optimizer.state.values():
+        state["step"].fill_(step)
 
 
 def clip_gradients(parameters: Iterable[nn.Parameter], settings: OptimizerSettings) -> Tensor:

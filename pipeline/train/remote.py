@@ -7,14 +7,15 @@ fsspec, whatever the protocol, and leaves webdataset's other schemes as they are
 from __future__ import annotations
 
 import hashlib
-import re
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar, cast
-from urllib.parse import urlsplit, urlunsplit
 
-from pipeline.shards.errors import CorruptShardError, RefusedError, ShardError
+from pipeline.shards.errors import CorruptShardError, ShardError
+from pipeline.shards.urls import is_remote, join, open_file_system, without_credentials
+
+__all__ = ["RemoteError", "download", "is_remote", "join", "read_files", "without_credentials"]
 
 _Result = TypeVar("_Result")
 _SCHEME = "fsspec-file"
@@ -25,24 +26,6 @@ RETRY_SECONDS = 1.0
 
 class RemoteError(ShardError):
     """A remote file that a server does not hand out; says which, and what the server said."""
-
-
-def is_remote(name: str) -> bool:
-    """Say whether `name` is a URL of another place than this machine's disk; RefusedError for a `pipe:` URL."""
-    if name.startswith("pipe:"):
-        raise RefusedError(f"{name}: commands are not run: give a folder, or a URL such as s3://… or https://…")
-    return re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", name) is not None and not name.startswith("file://")
-
-
-def without_credentials(url: str) -> str:
-    """Return the URL as it may be shown: without user, password and query, which can hold keys."""
-    parts = urlsplit(url)
-    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
-
-
-def join(url: str, *names: str) -> str:
-    """Return the URL of a file under the folder at `url`."""
-    return "/".join([url.rstrip("/"), *names])
 
 
 def read_files(urls: Sequence[str]) -> list[bytes]:
@@ -115,16 +98,12 @@ def _open_for_webdataset(url: str, mode: str = "rb", bufsize: int = 8192) -> Bin
 
 def _file_system(url: str) -> tuple[Any, dict[str, Any]]:
     """Return fsspec's file system for a URL, and the options to stream one of its files from front to back."""
-    import fsspec
     from aiohttp import ClientTimeout
 
     web = url.startswith(("http://", "https://"))
     # fsspec's own limit of 5 minutes a file is too short for a large shard on a slow line; a minute of silence is not.
     settings = {"client_kwargs": {"timeout": ClientTimeout(total=None, sock_connect=30, sock_read=60)}} if web else {}
-    try:
-        file_system, _ = fsspec.core.url_to_fs(url, **settings)
-    except (ValueError, ImportError) as error:
-        raise RefusedError(f"{without_credentials(url)}: fsspec cannot open it: {error}") from error
+    file_system, _ = open_file_system(url, **settings)
     return file_system, {"block_size": 0} if web else {}
 
 

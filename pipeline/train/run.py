@@ -18,7 +18,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from pipeline.shards.atomic import write_atomic
 from pipeline.shards.errors import RefusedError
-from pipeline.train.checkpoints import Checkpoint, newest_whole, read_checkpoint, sweep
+from pipeline.train.checkpoints import Checkpoint, checkpoint_path, newest_whole, read_checkpoint, sweep
 from pipeline.train.distributed import Group, process_group
 from pipeline.train.export import export_final
 from pipeline.train.journal import Journal, read_journal
@@ -151,7 +151,8 @@ def run(training: Training, stack: ExitStack) -> bool:
     settings = training.settings
     journal = Journal(settings.output, resumed_at=training.step or None, tensorboard=settings.tensorboard)
     stack.callback(journal.close)
-    progress = TrainProgress(training.total_steps, training.step, settings.batch_size, stage=training.objective.stage)
+    mean_batch = training.samples(training.total_steps) // training.total_steps
+    progress = TrainProgress(training.total_steps, training.step, mean_batch, stage=training.objective.stage)
     stack.callback(progress.close)
     return run_steps(training, journal, progress)
 
@@ -177,3 +178,6 @@ def finish_run(training: Training, tokenizer: PreTrainedTokenizerBase, evaluatio
         output / "final",
         output / "report.html",
     )
+    best = training.best.get("step", training.step)
+    if best != training.step:
+        logger.info("the best evaluation was after step %d; %s holds it", best, checkpoint_path(output, int(best)))

@@ -38,7 +38,7 @@ def make_run_folder(run: Path) -> None:
 
 def _only_ours(names: list[str]) -> bool:
     """Say whether a run that was killed before it wrote run.json could have left these."""
-    return all(name in ("tokenizer", "cache", "ray") or name.startswith(".") for name in names)
+    return all(name in ("tokenizer", "task.json", "cache", "ray") or name.startswith(".") for name in names)
 
 
 def describe_run(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -11,6 +13,13 @@ from torch import Tensor
 
 from model import linear as linear_file
 from model.linear import Linear, linear, rounded
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _onednn_for_all_sizes() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(linear_file, "LEAST", 1)
+        yield
 
 
 def results(product: object, states: Tensor, layer: torch.nn.Linear) -> list[Tensor]:
@@ -60,6 +69,16 @@ def test_onednn_serves_float32_on_an_x86_cpu(monkeypatch: pytest.MonkeyPatch) ->
         assert layer(torch.randn(2, 4)).dtype == torch.bfloat16
     assert layer.double()(torch.randn(2, 4).double()).dtype == torch.float64
     assert len(products) == 2, "other types are torch's"
+
+
+def test_small_layers_are_torchs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(linear_file, "LEAST", 4)
+    served = []
+    original = linear_file.OneDnnLinear.apply
+    monkeypatch.setattr(linear_file.OneDnnLinear, "apply", lambda *operands: served.append(1) or original(*operands))
+    for inputs, outputs in ((4, 3), (3, 4), (4, 4)):
+        Linear(inputs, outputs)(torch.randn(2, inputs))
+    assert len(served) == linear_file.ONEDNN
 
 
 def test_frozen_weights_get_no_gradient_and_pass_it_on() -> None:

@@ -266,4 +266,4 @@ def test_frozen_layers_get_no_gradient_and_change_no_other(fixed: dict[str, int]
     assert rest.keys() == {name for name in whole if not name.startswith(under)}
     assert len(rest) < len(whole)
     for name, value in rest.items():
-        torch.testing.assert_close(value, whole[name], rtol=1e-6, atol=1e-6)
+        torch.testing.assert_close(value, whole[name], rtol=1e-5, atol=2e-5)

@@ -108,7 +108,8 @@ def true_caption(caption: str, objects: Objects) -> bool:
             said = {tuple(map(singular, p.split()[1:])): NUMBERS[p.split()[0]] for p in parts(match[1])}
             return said == Counter((item.colour, item.shape) for item in objects)
     phrases = parts(re.sub("^(a picture with|you can see) ", "", text))
-    return len(phrases) == min(5, len(objects)) and different_objects(phrases, objects)
+    kinds = sorted({(item.shape, item.colour) for item in objects})[:5]
+    return [tuple(phrase.split()[1:]) for phrase in phrases] == [(colour, shape) for shape, colour in kinds]
 
 
 def test_captions_are_true_and_of_different_kinds(scenes: list[Scene]) -> None:
@@ -133,24 +134,8 @@ def answer(question: Question, objects: Objects) -> str:
     text = question.text
     if match := re.fullmatch(r"Is there (an? .*?)(?: in the picture)?\?", text):
         return "yes" if meant(match[1], objects) else "no"
-    if match := re.fullmatch(rf"Is the (.*?) {RELATION} the (.*)\?", text):
-        verdict = stands(match[2], the(match[1], objects), the(match[3], objects))
-        return {True: "yes", False: "no", None: "doubtful"}[verdict]
-    if match := re.fullmatch(r"Are the (.*) and the (.*) the same (color|size|shape)\?", text):
-        name = match[3].replace("color", "colour")
-        first, second = the(match[1], objects), the(match[2], objects)
-        assert first is not second
-        return "yes" if getattr(first, name) == getattr(second, name) else "no"
-    if match := re.fullmatch(r"Are there more (.*) than (.*)\?", text):
-        return "yes" if len(meant(match[1], objects)) > len(meant(match[2], objects)) else "no"
     if match := re.fullmatch(r"How many (.*?) (?:are there|can you see)\?", text):
         return str(len(meant(match[1], objects)))
-    if match := re.fullmatch(rf"What (shape|color) is (?:the object )?{RELATION} the (.*)\?", text):
-        anchor = the(match[3], objects)
-        verdicts = [(stands(match[2], item, anchor), item) for item in objects if item is not anchor]
-        assert all(verdict is not None for verdict, _ in verdicts), "another object may also be there"
-        (beside,) = [item for verdict, item in verdicts if verdict]
-        return str(getattr(beside, match[1].replace("color", "colour")))
     match = re.fullmatch(r"What (color|shape|size|pattern) (?:is|is on) the (.*)\?", text)
     assert match, f"a question that the checker does not know: {text}"
     name = {"color": "colour", "pattern": "texture"}.get(match[1], match[1])
@@ -160,7 +145,7 @@ def answer(question: Question, objects: Objects) -> str:
 def test_answers_are_true_and_most_annotators_agree(scenes: list[Scene]) -> None:
     for scene in scenes:
         asked = questions(scene)
-        assert 1 <= len(asked) <= 6
+        assert 1 <= len({question.text for question in asked}) == len(asked) <= 12
         for question in asked:
             assert question.answer == answer(question, scene.objects), (scene.index, question)
             given = Counter(text for text, _ in question.answers)
@@ -189,7 +174,7 @@ def test_the_question_does_not_give_the_answer_away(scenes: list[Scene]) -> None
         for question in questions(scene):
             counts = by_text.get(question.text) or by_kind[question.kind]
             right[question.kind].append(counts.most_common(1)[0][0] == question.answer)
-    assert len(right) == 11
+    assert len(right) == 6
     # A bound of three standard deviations over chance for the yes/no kinds, of some 50 questions each.
     assert all(sum(hits) / len(hits) < 0.5 + 1.5 / len(hits) ** 0.5 for hits in right.values()), right
     assert all(counts.most_common(1)[0][1] / counts.total() < 0.6 for counts in by_kind.values())
@@ -213,13 +198,11 @@ def facts(tokens: Iterable[Any], objects: Objects) -> list[tuple[str, bool]]:
     elif match := re.fullmatch(r"#(\d) is (\w+) and (\w+) \.", text):
         said = [(match[1], match[2]), (match[1], match[3])]
     else:
-        match = re.fullmatch(rf"#(\d) is {RELATION}(?: #(\d))? and {RELATION} #(\d) \.", text)
+        match = re.fullmatch(r"#(\d) is (\w+) and beside (an? \w+ \w+) \.", text)
         assert match, f"a choice that the checker does not know: {text}"
-        item = objects[int(match[1])]
-        others = [objects[int(match[3] or match[5])], objects[int(match[5])]]
-        verdicts = [stands(relation, item, other) for relation, other in zip(match.group(2, 4), others, strict=True)]
-        assert None not in verdicts
-        return [(match[2], bool(verdicts[0])), (match[4], bool(verdicts[1]))]
+        others = [item for item in objects if item is not objects[int(match[1])]]
+        look = (f"#{match[1]} {match[2]}", match[2] in values(objects[int(match[1])]))
+        return [look, (match[3], bool(meant(match[3], tuple(others))))]
     assert all(value in ALL_WORDS for _, value in said)
     return [(f"{tag} {value}", value in values(objects[int(tag)])) for tag, value in said]
 
@@ -295,7 +278,7 @@ def test_an_expression_refers_to_one_object(scenes: list[Scene]) -> None:
         ("There is one red star and one blue ring in the picture.", True),
         ("There are two red stars in the picture.", False),
         ("A large star and a red star", False),
-        ("You can see a ring and a red star", True),
+        ("You can see a blue ring and a red star", True),
         ("The leftmost object is a striped star, beside a blue ring.", False),
         ("All of the two objects are red: a red star and a red ring", False),
     ],

@@ -17,7 +17,7 @@ from pipeline.shapes.scene import CLASS_NAMES, make_scene
 from pipeline.shapes.write import ShapesSettings, write_shapes
 
 SCENES = 40
-ANNOTATIONS_DIGEST = "4f6be641c2b7a76df0a5ff1a711577193739fb67b4963ff51688cabe83bd4ded"
+ANNOTATIONS_DIGEST = "2a38d09516846604d5390b6b20f0afd95b60722405eef4e84bbbbebd1f01355b"
 FILES = [
     "annotations/captions_train2014.json",
     "annotations/captions_val2014.json",

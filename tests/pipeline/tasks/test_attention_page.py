@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -146,6 +147,18 @@ def test_without_scripts_a_word_shows_where_it_looks() -> None:
     regions = {int(str(it["data-n"])): str(it["style"]) for tag, it in tags if tag == "g"}
     shares = {at: float(re.findall(r"--w:([\d.]+)", style)[0]) for at, style in regions.items()}
     assert shares == pytest.approx({at: mean[at] / mean.max() for at in range(len(mean))}, abs=1e-3)
+
+
+def test_the_word_shown_first_is_no_punctuation() -> None:
+    weights = np.full((1, 4, 3), 0.1, np.float32)
+    weights[0, 1, 1], weights[0, 2, 2], weights[0, 0, 2] = 0.5, 0.8, 0.8
+    attention = random_attention(words=4, regions=3)
+    asked = replace(
+        attention,
+        words=("[CLS]", "what", "?", "[SEP]"),
+        maps=(AttentionMap(layer="co-attention 0", rows="words", columns="regions", weights=weights),),
+    )
+    assert data_of(page_of(asked))["start"]["index"] == 1
 
 
 def test_a_large_model_on_a_large_photograph_stays_small() -> None:

@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache, partial
+from itertools import permutations
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 
 from pipeline.shapes import captions as views
 from pipeline.shapes.draws import Draws
+from pipeline.shapes.facts import article, listed
 from pipeline.shapes.scene import CLASS_NAMES, COLOURS, SIZES, TEXTURES, Scene, SceneObject, make_scene
 from pipeline.shards.errors import RefusedError
 from pipeline.tasks.caption_truth import is_true, read_scenes, truth_share
@@ -112,6 +114,13 @@ def with_articles(sentence: str) -> str:
 def true_sentences(objects: Objects) -> frozenset[str]:
     said = frozenset().union(*all_said(objects).values())
     count = NUMBERS[len(objects) - 1]
+    # A list may be in any order, and name a kind as often as there are objects of it.
+    lists = (
+        listed([article(f"{item.colour} {item.shape}") for item in named])
+        for number in range(1, len(objects) + 1)
+        for named in permutations(objects, number)
+    )
+    said |= {opening + named for named in lists for opening in ("", "a picture with ", "you can see ")}
     # `two of the two` is as true as `all of the two`, which is how the generator says it.
     return said | {re.sub(r"^all of|\ball of(?= them)", f"{count} of", sentence) for sentence in said}
 

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.shards.errors import RefusedError
-from pipeline.tasks.join import Images, join
+from pipeline.tasks.join import Images, Joined, join
 from pipeline.train.corpus import Corpus
 from pipeline.train.order import Order
 
@@ -65,12 +65,56 @@ def test_too_many_without_features_are_refused_by_name(images: Images) -> None:
         join([], lambda item: item.images, images, what="captions, val", most_missing=1.0)
 
 
+def test_images_without_given_boxes_are_missing_too(
+    images: Images, tmp_path: Path, make_dataset: Callable[..., Path], caplog: pytest.LogCaptureFixture
+) -> None:
+    make_dataset(tmp_path / "given", samples=3, shard_size=3, image_id=lambda row: f"a{row}")
+    given = Images(Corpus.open([str(tmp_path / "given")], split=None))
+    items = [Item(("a1",)), Item(("a7",)), Item(("nowhere",)), Item(("a0", "b2")), Item(("a2", "a0"))]
+
+    def found(most_missing: float) -> Joined:
+        return join(items, lambda item: item.images, images, what="vcr", most_missing=most_missing, given=given)
+
+    joined = found(0.6)
+    assert sorted(joined.kept.tolist()) == [0, 4]
+    assert joined.missing == 3
+    assert "1 of 5 are about images without features (nowhere, ...)" in caplog.text
+    assert "2 of 5 are about images without regions in --given-data (a7, b2, ...)" in caplog.text
+    with pytest.raises(RefusedError, match=r"2 of 5 .* --given-data .*more than --most-missing 0.5"):
+        found(0.5)
+
+
+@pytest.mark.parametrize("name", ["dev-850-0-img0", "lsmdc/x@0"])
+def test_names_that_the_manifest_put_folders_before_are_told(
+    name: str, tmp_path: Path, make_dataset: Callable[..., Path]
+) -> None:
+    make_dataset(tmp_path / "a", samples=1, shard_size=3, image_id=lambda row: f"train/12/{name}")
+    nested = Images(Corpus.open([str(tmp_path / "a")], split=None))
+    with pytest.raises(RefusedError, match=f"{name} is train/12/{name} there: .* `vilbert manifest images/train/"):
+        join([Item((name,))], lambda item: item.images, nested, what="nlvr2, dev", most_missing=0)
+    with pytest.raises(RefusedError) as caught:
+        join([Item(("nowhere",))], lambda item: item.images, nested, what="nlvr2, dev", most_missing=0)
+    assert "there:" not in str(caught.value)
+
+
 def test_a_blind_model_sees_another_image_and_always_the_same(images: Images) -> None:
     chosen = {name: images.other(name, 3) for name in there}
     assert all(name != other for name, other in chosen.items())
     assert len(set(chosen.values())) > len(there) // 3
     assert chosen == {name: images.other(name, 3) for name in there}
     assert chosen != {name: images.other(name, 4) for name in there}
+
+
+def test_a_blind_model_sees_an_image_that_has_given_boxes(
+    images: Images, tmp_path: Path, make_dataset: Callable[..., Path]
+) -> None:
+    make_dataset(tmp_path / "given", samples=3, shard_size=3, image_id=lambda row: f"a{3 * row}")
+    given = Images(Corpus.open([str(tmp_path / "given")], split=None))
+    both = Images(images.corpus, also_in=given)
+    for seed in range(9):
+        chosen = {name: both.other(name, seed) for name in there}
+        assert set(chosen.values()) <= {"a0", "a3", "a6"}
+        assert all(name != other for name, other in chosen.items())
 
 
 def test_images_are_read_by_name(images: Images) -> None:

@@ -27,6 +27,26 @@ def test_what_fits_is_encoded_as_the_tokenizer_does_it(texts: list[tuple[str, ..
         assert (found.segments[row, length:] == 0).all()
 
 
+nothing = st.sampled_from(["", " ", "\n\t"])
+
+
+@given(st.one_of(sentences, nothing), nothing, st.integers(4, 24))
+def test_an_empty_second_sentence_has_its_separator_in_the_second_segment(first: str, second: str, most: int) -> None:
+    pair = encode(TOKENIZER, [(first, second)], max_words=most)
+    alone = encode(TOKENIZER, [(first,)], max_words=most - 1)
+    assert pair.ids[0].tolist() == [*alone.ids[0].tolist(), TOKENIZER.sep_token_id]
+    assert pair.segments[0].tolist() == [0] * int(alone.lengths[0]) + [1]
+    assert pair.lengths[0] == alone.lengths[0] + 1
+
+
+@given(sentences)
+def test_an_empty_first_sentence_has_its_separator_too(second: str) -> None:
+    found = encode(TOKENIZER, [("", second)], max_words=40)
+    expected = TOKENIZER(" ", second)
+    assert found.ids[0].tolist() == expected["input_ids"]
+    assert found.segments[0].tolist() == expected["token_type_ids"]
+
+
 @given(sentences, sentences, st.integers(4, 24))
 def test_the_longer_sentence_loses_its_end_and_no_separator_is_lost(first: str, second: str, most: int) -> None:
     found = encode(TOKENIZER, [(first, second)], max_words=most)

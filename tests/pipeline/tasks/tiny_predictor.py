@@ -14,7 +14,7 @@ from model.tasks import ViLBertForTasks
 from pipeline.cli import main
 from pipeline.predict import Predictor
 from pipeline.shapes.write import ShapesSettings, write_shapes
-from pipeline.tasks.task_card import TaskCard, write_task_card
+from pipeline.tasks.task_card import TaskCard, write_task_cards
 from pipeline.train.words import load_tokenizer, save_tokenizer
 
 DETECTOR = DetectorSettings(detector="shapes", device="cpu")
@@ -58,7 +58,7 @@ def write_model(run: Path, task: str, **changes: Any) -> Path:
     final = run / "final"
     model.save_pretrained(final)
     save_tokenizer(tokenizer, final)
-    write_task_card(final, TaskCard(task=task, labels=LABELS.get(task, ()), max_words=16, max_regions=12, seed=0))
+    write_task_cards(final, [TaskCard(task=task, labels=LABELS.get(task, ()), max_words=16, max_regions=12, seed=0)])
     return run
 
 

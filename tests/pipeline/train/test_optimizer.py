@@ -13,7 +13,14 @@ from torch import nn
 from model.config import ViLBertConfig
 from model.heads import BetaClassifier
 from model.vilbert import ViLBertForPreTraining
-from pipeline.train.optimizer import clip_gradients, parameter_groups, trained_parameters
+from pipeline.train.optimizer import (
+    build_optimizer,
+    clip_gradients,
+    level_counts,
+    parameter_groups,
+    set_step,
+    trained_parameters,
+)
 from pipeline.train.optimizer_settings import OptimizerSettings
 
 from .tiny_models import BOTH, TWO_STREAMS, learning, two_streams
@@ -198,3 +205,25 @@ def test_no_gradients_have_no_length() -> None:
 def test_refuses_values_that_train_nothing(name: str, value: float) -> None:
     with pytest.raises(ValueError, match=f"--{name.replace('_', '-')} {value}"):
         OptimizerSettings(**{name: value})  # type: ignore[arg-type]
+
+
+def test_a_parameter_that_steps_pass_over_is_updated_without_bias_correction_too() -> None:
+    """As by the formula: moments that begin at zero and are not corrected, of its own updates alone."""
+    model = nn.ModuleDict({"always": nn.Linear(1, 1, bias=False), "seldom": nn.Linear(1, 1, bias=False)}).double()
+    settings = OptimizerSettings(learning_rate=0.01, bias_correction=False, weight_decay=0.0, epsilon=1e-6)
+    optimizer = build_optimizer(model, settings, from_bert=False)
+    weight = model["seldom"].weight
+    expected, mean, square = weight.item(), 0.0, 0.0
+    for step in range(60):
+        set_step(optimizer, settings, factor=1.0, step=step)
+        level_counts(optimizer, step)
+        optimizer.zero_grad(set_to_none=True)
+        model["always"].weight.grad = torch.ones(1, 1).double()
+        if step % 3 == 0:
+            gradient = math.sin(step)
+            weight.grad = torch.full((1, 1), gradient).double()
+            mean = settings.beta1 * mean + (1 - settings.beta1) * gradient
+            square = settings.beta2 * square + (1 - settings.beta2) * gradient**2
+            expected -= 0.01 * mean / (math.sqrt(square) + 1e-6) if square else 0.0
+        optimizer.step()
+    assert weight.item() == pytest.approx(expected, rel=1e-6)

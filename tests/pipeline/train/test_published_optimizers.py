@@ -148,7 +148,7 @@ def test_the_place_of_epsilon_is_felt() -> None:
     assert largest_difference(ours, transformers_adamw(two_streams(), MULTI_TASK, factors, scale=1e-7)) > 1e-5
 
 
-def test_by_default_it_is_torchs_adamw() -> None:
+def test_by_default_it_is_torchs_fused_adamw() -> None:
     settings = OptimizerSettings(clip=0.0)
     ours = train(two_streams(), settings, [0.5] * STEPS)
     model = two_streams()
@@ -156,7 +156,7 @@ def test_by_default_it_is_torchs_adamw() -> None:
         {key: group[key] for key in ("params", "weight_decay")} | {"lr": group["lr"] * 0.5}
         for group in parameter_groups(model, settings, from_bert=True)
     ]
-    optimizer = torch.optim.AdamW(groups)
+    optimizer = torch.optim.AdamW(groups, fused=True)
     for step in range(STEPS):
         draw_gradients(model, step)
         optimizer.step()

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from pipeline.shards.errors import ShardError
-from pipeline.train.curves import POINTS, curve, smoothed
+from pipeline.train.curves import LEARNING_PANELS, POINTS, curve, figure, smoothed
 from pipeline.train.journal import METRICS_FILE, Journal
 from pipeline.train.report import last_values, write_report
 
@@ -177,3 +177,16 @@ def test_smoothing_does_not_lower_the_start_of_a_falling_curve() -> None:
     falling = np.exp(-np.arange(400) / 20)
     assert smoothed(falling)[0] == falling[0]
     assert np.all(smoothed(falling) >= falling * 0.99)
+
+
+@pytest.mark.parametrize(("first", "scale"), [(4.0, "linear"), (400.0, "log")])
+def test_a_loss_that_falls_far_has_a_logarithmic_axis(first: float, scale: str) -> None:
+    entries = [{"kind": "train", "step": step, "loss": loss} for step, loss in enumerate([first, 2.0, 1.0])]
+    (axes,) = figure(entries).axes
+    assert axes.get_yscale() == scale
+
+
+def test_panels_can_be_chosen() -> None:
+    entries = [{"kind": "train", "step": 1, "loss": 1.0, "learning_rate": 0.1, "gradient_norm": 2.0}]
+    assert [axes.get_title(loc="left") for axes in figure(entries, LEARNING_PANELS).axes] == ["Total loss"]
+    assert len(figure(entries).axes) == 3

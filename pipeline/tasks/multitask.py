@@ -1,0 +1,204 @@
+"""From a pre-trained model and the files of several tasks to one model of all of them (12-in-1, Lu et al. 2020).
+
+The run, its loop, checkpoints and launchers are those of a single task. Each step is a global batch of one task, the
+next one of that task's own stream, so which samples a step has is a function of the turns alone. Turns change only at
+evaluations, where a task stops or goes on; then the loop asks for the batches of the steps that are left anew. What was
+evaluated is in every checkpoint, so a resumed run has the same turns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from model.config import ViLBertConfig
+from model.tasks import ViLBertForTasks
+from pipeline.shards.canonical import encode_json
+from pipeline.shards.errors import RefusedError
+from pipeline.tasks.batch import ItemSource, make_item_batches
+from pipeline.tasks.finetune import (
+    TaskData,
+    card_of,
+    digest,
+    eval_batches,
+    learn_hard_negatives,
+    objective_of,
+    open_task_data,
+    texts_of,
+)
+from pipeline.tasks.multitask_items import open_all
+from pipeline.tasks.multitask_objective import MultitaskEvaluation, MultitaskObjective, TaskBatch, of_task
+from pipeline.tasks.multitask_settings import MultitaskSettings, TaskEntry
+from pipeline.tasks.start import build_task_model, load_task_start, task_config, task_tokenizer
+from pipeline.tasks.task_card import keep_task_cards, write_task_cards
+from pipeline.tasks.turn_taking import TurnTaking
+from pipeline.tasks.turns import Integers, steps_of_run
+from pipeline.train.distributed import Group
+from pipeline.train.loader import batches
+from pipeline.train.loop import Training
+from pipeline.train.optimizer import build_optimizer
+from pipeline.train.run import Stage, finish_run, train, wrap
+from pipeline.train.run_folder import describe_run
+from pipeline.train.run_settings import identity
+from pipeline.train.share import Share, share_of
+from pipeline.train.shared_tokenizer import shared_tokenizer
+
+
+@dataclass(frozen=True, kw_only=True)
+class Member:
+    """One task of the run."""
+
+    entry: TaskEntry
+    """What the file says of it."""
+    data: TaskData
+    """Its items joined to region features."""
+    share: Share
+    """Which part of its batches this rank computes."""
+
+
+def multitask(settings: MultitaskSettings) -> int:
+    """Fine-tune from the newest checkpoint, or from the start, to the end; the same in every process of a group."""
+    return train(settings, begin)
+
+
+def begin(settings: MultitaskSettings, group: Group) -> Stage:
+    """Read annotations, open data sets and make the model; return what the run needs of its tasks."""
+    entries = settings.entries()
+    opened = open_all(entries)
+    tokenizer = shared_tokenizer(
+        settings.output,
+        group,
+        lambda: task_tokenizer(settings, lambda: (text for task, _ in opened for text in texts_of(task))),
+    )
+    members = []
+    for entry, (task, held_out) in zip(entries, opened, strict=True):
+        data = open_task_data(entry.settings, tokenizer, task, held_out)
+        if entry.settings.task == "retrieval":
+            learn_hard_negatives(entry.settings, data.train, group)
+        members.append(Member(entry=entry, data=data, share=share_of(entry.settings, group)))
+    cards = [card_of(it.entry.settings, it.data.train.task) for it in members]
+    if group.first:
+        keep_task_cards(settings.output, cards)
+    training = prepare(settings, members, tokenizer, group)
+
+    def finish() -> None:
+        found = training.evaluation
+        evaluation = None
+        if isinstance(found, MultitaskEvaluation):
+            evaluation = encode_json({"figures": found.figures()}, indent=2) + b"\n"
+        finish_run(training, tokenizer, evaluation)
+        write_task_cards(settings.output / "final", cards)
+
+    assert isinstance(training.model, ViLBertForTasks)
+    # `whiten_features` takes those of the first task: all come from one detector.
+    start = partial(load_task_start, training.model, settings, members[0].data.train.images.corpus)
+    return Stage(training=training, load_start=start, finish=finish)
+
+
+def prepare(
+    settings: MultitaskSettings, members: Sequence[Member], tokenizer: PreTrainedTokenizerBase, group: Group
+) -> Training:
+    """Return a run before its first step."""
+    config = multitask_config(settings, members, tokenizer)
+    model = build_task_model(config, settings.seed)
+    torch.nn.Module.to(model, group.device)  # transformers' own has no types
+    model.train()
+    turn_taking = turns_of(settings, members)
+    evaluated = any(one.data.held_out for one in members)
+    return Training(
+        settings=settings,
+        group=group,
+        model=model,
+        wrapped=wrap(model, settings, group, reads_all=False),
+        optimizer=build_optimizer(model, settings.optimizer, from_bert=True),
+        objective=MultitaskObjective(
+            tasks=tuple(objective_of(one.entry.settings, one.data, config) for one in members),
+            weights=tuple(one.entry.loss_weight for one in members),
+            seed=settings.seed,
+        ),
+        total_steps=turn_taking.steps,
+        train_batches=partial(train_batches, settings, members, turn_taking, group),
+        eval_batches=partial(all_eval_batches, members, group) if evaluated else None,
+        description=describe(settings, members, config.to_dict()),
+        steering=turn_taking,
+    )
+
+
+def multitask_config(
+    settings: MultitaskSettings, members: Sequence[Member], tokenizer: PreTrainedTokenizerBase
+) -> ViLBertConfig:
+    """Return the model's config with the heads of all tasks; RefusedError where their features do not go together."""
+    widths = {one.entry.settings.task: one.data.train.images.corpus.feature_dim for one in members}
+    if len(set(widths.values())) > 1:
+        listed = ", ".join(f"{width} numbers in {name}" for name, width in widths.items())
+        raise RefusedError(f"--tasks {settings.tasks}: features have {listed}; extract all with one detector")
+    heads: dict[str, Any] = {key: size for one in members for key, size in one.data.train.task.head_sizes.items()}
+    longest = replace(settings, max_words=max(one.entry.settings.max_words for one in members))
+    width = next(iter(widths.values()))
+    return task_config(longest, tokenizer, feature_dim=width, task_specific_tokens=settings.task_tokens, **heads)
+
+
+def turns_of(settings: MultitaskSettings, members: Sequence[Member]) -> TurnTaking:
+    """Return the turns of the tasks before any evaluation."""
+    by_size = settings.turns == "by-size"
+    epochs = [one.data.train.order.epoch_size / one.entry.settings.batch_size for one in members]
+    needed = [replace(one.entry.settings, max_steps=None).steps(one.data.train.order.epoch_size) for one in members]
+    return TurnTaking(
+        metrics=tuple(
+            f"{one.data.train.task.name}_{one.data.train.task.metric}" if one.data.held_out else None for one in members
+        ),
+        weights=tuple(epochs) if by_size else (1.0,) * len(members),
+        batch_sizes=tuple(one.entry.settings.batch_size for one in members),
+        steps=settings.max_steps or steps_of_run(needed, by_size=by_size),
+        rule=settings.plateau,
+    )
+
+
+def describe(settings: MultitaskSettings, members: Sequence[Member], model: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the content of run.json: what a run that goes on must share."""
+    chosen = identity(settings)
+    tasks = [
+        {
+            **{key: value for key, value in identity(one.entry.settings).items() if value != chosen.get(key)},
+            "annotations": digest(one.data.train),
+            "loss_weight": one.entry.loss_weight,
+        }
+        for one in members
+    ]
+    del chosen["annotations"]
+    # Stop-and-go decides at evaluations, so how often there is one decides what is learnt.
+    often = {"eval_every": settings.eval_every} if settings.plateau.stop_and_go else {}
+    fingerprints = {str(it): it for one in members for it in one.data.train.images.corpus.fingerprints}
+    held_out = [{"items": digest(one.data.held_out)} for one in members if one.data.held_out]
+    return describe_run({**chosen, **often, "tasks": tasks}, dict(model), list(fingerprints.values()), held_out)
+
+
+def train_batches(
+    settings: MultitaskSettings, members: Sequence[Member], turn_taking: TurnTaking, group: Group, steps: range
+) -> Generator[list[TaskBatch], None, None]:
+    """Yield this rank's parts of each step's global batch, as turns are when it is called."""
+    turns, own = turn_taking.plan()
+    sources = [(one.data.train, one.share) for one in members]
+    make = partial(make_turn, sources, turns, own)
+    return batches(make, steps, num_workers=settings.num_workers, pin_memory=group.device.type == "cuda")
+
+
+def make_turn(
+    sources: Sequence[tuple[ItemSource, Share]], turns: Integers, own: Integers, step: int
+) -> list[TaskBatch]:
+    """Make a rank's micro-batches of a step: the next of the task whose turn it is."""
+    task = int(turns[step])
+    return [of_task(part, task) for part in make_item_batches(*sources[task], int(own[step]))]
+
+
+def all_eval_batches(members: Sequence[Member], group: Group) -> Iterator[list[TaskBatch]]:
+    """Yield this rank's parts of the held-out items of one task after the other."""
+    for task, one in enumerate(members):
+        if one.data.held_out is not None:
+            for parts in eval_batches(one.entry.settings, one.data.held_out, group):
+                yield [of_task(part, task) for part in parts]

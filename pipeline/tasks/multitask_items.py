@@ -1,0 +1,49 @@
+"""The items of several tasks: those that train show no image that any of the tasks holds out."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+from pipeline.tasks.finetune import open_items, open_split
+from pipeline.tasks.leaks import images_of, name_of, read_image_ids, read_image_names, without_leaks
+from pipeline.tasks.multitask_settings import TaskEntry
+from pipeline.tasks.task import Task
+
+logger = logging.getLogger(__name__)
+
+FILES = (".json", ".txt")
+"""Endings of what `leave_out` takes for a file of image ids, and not for a split."""
+
+
+def open_all(entries: Sequence[TaskEntry]) -> list[tuple[Task, Task | None]]:
+    """Read of each task the items that train, and those that are evaluated, if any.
+
+    Raises RefusedError where files are missing or damaged, or held-out images leave a task nothing to train on.
+    """
+    opened = [open_items(one.settings) for one in entries]
+    names = [read_image_names(one.image_names) for one in entries]
+    held_out: dict[str, str] = {}
+    for one, (task, evaluated), known_as in zip(entries, opened, names, strict=True):
+        for by, images in held_out_by(one, task, evaluated).items():
+            logger.info("%s holds out %d images", by, len(images))
+            for image in images:
+                held_out.setdefault(name_of(task.name, image, known_as), by)
+    return [
+        (without_leaks(task, held_out, known_as, split=one.settings.split), evaluated)
+        for one, (task, evaluated), known_as in zip(entries, opened, names, strict=True)
+    ]
+
+
+def held_out_by(entry: TaskEntry, task: Task, evaluated: Task | None) -> dict[str, list[str]]:
+    """Return the images that a task holds out, by what holds them out."""
+    found = {}
+    if evaluated is not None:
+        found[f"{task.name} {entry.settings.eval_split}"] = images_of(evaluated)
+    for name in entry.leave_out:
+        if name.endswith(FILES):
+            found[name] = read_image_ids(Path(name))
+        else:
+            found[f"{task.name} {name}"] = images_of(open_split(entry.settings, name, like=task))
+    return found

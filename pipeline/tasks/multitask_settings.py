@@ -1,0 +1,145 @@
+"""The settings of `vilbert finetune multitask`, and its file of tasks."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from tyro.conf import Positional, Suppress
+
+from pipeline.tasks.registry import MULTITASK, TASKS
+from pipeline.tasks.settings import FinetuneSettings
+from pipeline.tasks.stop_and_go import StopAndGoSettings
+from pipeline.tasks.tokens import TASK_TOKENS
+
+SHIPPED = Path(__file__).parents[1] / "recipes" / MULTITASK
+"""Files of tasks that come with the package, known by name."""
+KINDS: dict[str, type] = {
+    "task": str, "split": str, "eval_split": str,
+    "annotations": Path, "answers": Path, "image_names": Path,
+    "data": tuple, "given_data": tuple, "leave_out": tuple,
+    "batch_size": int, "max_words": int, "max_regions": int, "least_answers": int,
+    "most_missing": float, "loss_weight": float,
+}  # fmt: skip
+"""What a task of the file may have."""
+EXPECTED = {str: "a text", Path: "a path", tuple: "a list of texts", int: "a whole number", float: "a number"}
+OF_THE_RUN = ("leave_out", "image_names", "loss_weight")
+"""Those of them that `vilbert finetune TASK` does not know."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskEntry:
+    """One task of a run of several."""
+
+    settings: FinetuneSettings
+    """Those of the task alone: of the run where the file says nothing else."""
+    leave_out: tuple[str, ...] = ()
+    """What no task of the run may train on, beside the images of `eval_split`: splits of this task's annotations, and
+    files of image ids (.json: a list; .txt: a line each)."""
+    image_names: Path | None = None
+    """A JSON object, image id to the name that other tasks know the image by; without it, the id."""
+    loss_weight: float = 1.0
+    """What its loss is multiplied by."""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.loss_weight < float("inf"):
+            raise ValueError(f"loss_weight {self.loss_weight}: give a number above 0")
+
+
+@dataclass(frozen=True, kw_only=True)
+class MultitaskSettings(FinetuneSettings):
+    """Fine-tune a pre-trained ViLBERT on several tasks at once, whose images and annotations a file lists.
+
+    What a task of the file does not say is as the options here say. Each step is a batch of one task; see
+    docs/tasks.md. Run the same command again after any interruption: it goes on from its newest whole checkpoint.
+    """
+
+    tasks: Path
+    """A YAML or JSON file, a list of tasks. Each has `task` and `annotations`, and may have data, given_data, split,
+    eval_split, batch_size, max_words, max_regions, most_missing, answers, least_answers, loss_weight, leave_out and
+    image_names. Paths are as seen from where the command runs. Or `12-in-1`, which comes with this package."""
+    data: Positional[tuple[str, ...]] = ()
+    """Data sets of the tasks that list none in the file; folders, or fsspec URLs of them."""
+    task: Suppress[str] = MULTITASK
+    annotations: Suppress[Path] = Path()
+    turns: Literal["round-robin", "by-size"] = "round-robin"
+    """round-robin: each task as often as any other, smaller ones seen more often than --epochs. by-size: each in the
+    measure of its batches, all seen --epochs times."""
+    task_tokens: bool = True
+    """Tell the model which task it is asked, by a token of the text."""
+    plateau: StopAndGoSettings = field(default_factory=StopAndGoSettings)
+
+    def __post_init__(self) -> None:
+        found = read_tasks(self.tasks)
+        if not self.data:  # what all the tasks read, so that the run has its data sets as any run has
+            listed = [name for one in found for name in one.get("data", ())]
+            object.__setattr__(self, "data", tuple(dict.fromkeys(listed)))
+        super().__post_init__()
+        if self.task_tokens and (without := [one["task"] for one in found if one["task"] not in TASK_TOKENS]):
+            raise ValueError(f"--task-tokens: there is none for {', '.join(without)}; give --no-task-tokens")
+        self.entries()
+
+    def entries(self) -> tuple[TaskEntry, ...]:
+        """Return the tasks in the order of the file; ValueError, naming the file and the task, where one is wrong."""
+        whole = {one.name: getattr(self, one.name) for one in dataclasses.fields(FinetuneSettings)}
+        entries = []
+        for one in read_tasks(self.tasks):
+            own = {key: value for key, value in one.items() if key not in OF_THE_RUN}
+            more = {key: value for key, value in one.items() if key in OF_THE_RUN}
+            try:
+                entries.append(TaskEntry(settings=FinetuneSettings(**{**whole, **own}), **more))
+            except ValueError as error:
+                raise ValueError(f"--tasks {self.tasks}, {one['task']}: {error}") from error
+        return tuple(entries)
+
+
+def read_tasks(path: Path) -> list[dict[str, Any]]:
+    """Read a file of tasks, their values as the settings take them; ValueError where it is none."""
+    where = f"--tasks {path}"
+    shipped = SHIPPED / f"{path}.yaml"
+    try:
+        found = yaml.safe_load((path if path.exists() else shipped).read_text(encoding="utf-8"))  # JSON is YAML
+    except FileNotFoundError:
+        raise ValueError(f"{where}: there is no such file; give a list of tasks, as docs/tasks.md has it") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"{where}: cannot be read: {error}") from error
+    except yaml.YAMLError as error:
+        raise ValueError(f"{where}: is neither YAML nor JSON: {error}") from error
+    if not isinstance(found, list) or not found or not all(isinstance(one, Mapping) for one in found):
+        raise ValueError(f"{where}: expected a list of tasks, each a mapping with `task` and `annotations`")
+    tasks = [_read_task(one, f"{where}, task {number}") for number, one in enumerate(found, 1)]
+    names = [one["task"] for one in tasks]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise ValueError(f"{where}: {', '.join(twice)} is there twice; name each task once")
+    return tasks
+
+
+def _read_task(one: Mapping[str, Any], where: str) -> dict[str, Any]:
+    if one.get("task") not in TASKS:
+        raise ValueError(f"{where}: task {one.get('task')!r}: name one of {', '.join(TASKS)}")
+    where = f"{where} ({one['task']})"
+    if "annotations" not in one:
+        raise ValueError(f"{where}: has no annotations; name the folder of its annotation files")
+    if unknown := [key for key in one if key not in KINDS]:
+        raise ValueError(f"{where}: no setting {unknown[0]} of a task; there are: {', '.join(KINDS)}")
+    return {key: _value(KINDS[key], value, f"{where}: {key}") for key, value in one.items()}
+
+
+def _value(kind: type, value: Any, where: str) -> Any:
+    """Return a value of the file as a setting of this kind."""
+    match value:
+        case bool():
+            pass
+        case str() if kind in (str, Path):
+            return kind(value)
+        case str() if kind is tuple:
+            return (value,)
+        case list() if kind is tuple and all(isinstance(part, str) for part in value):
+            return tuple(value)
+        case int() | float() if kind is float or (kind is int and isinstance(value, int)):
+            return kind(value)
+    raise ValueError(f"{where} {value!r}: give {EXPECTED[kind]}")

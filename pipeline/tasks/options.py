@@ -1,0 +1,79 @@
+"""Which options belong to which tasks: a task neither shows nor takes those that mean nothing to it."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeVar, cast, get_type_hints
+
+from pipeline.tasks.registry import TASKS
+
+OF_TASKS = "of_tasks"
+REMEDY = "remedy"
+S = TypeVar("S")
+
+
+def only_for(*tasks: str, remedy: str = "leave it out") -> Mapping[str, Any]:
+    """Return the metadata of a field of settings that these tasks alone have as an option.
+
+    remedy: what the user of another task is told to do.
+    """
+    return {OF_TASKS: tasks, REMEDY: remedy}
+
+
+def of_task(settings_class: type[S], task: str) -> type[S]:
+    """Return the settings of a command as one task has them on the command line.
+
+    `task` is set, and what is another task's keeps its default; there is no option for either.
+    """
+    from tyro.conf import Suppress
+
+    hints = get_type_hints(settings_class, include_extras=True)
+    hidden: list[tuple[str, Any, Any]] = [("task", Suppress[str], dataclasses.field(default=task))]
+    for one in _of_other_tasks(settings_class, task):
+        kept: Any = {"default": one.default, "default_factory": one.default_factory}
+        hidden.append((one.name, cast(Any, Suppress)[hints[one.name]], dataclasses.field(**kept)))
+    shown = dataclasses.make_dataclass(
+        settings_class.__name__,
+        hidden,
+        bases=(settings_class,),
+        frozen=True,
+        kw_only=True,
+        namespace={"__doc__": settings_class.__doc__},
+    )
+    return cast(type[S], shown)
+
+
+def plain(settings_class: type[S], settings: S) -> S:
+    """Return settings that `of_task` made as those of the command's own class, which other processes can import."""
+    names = [one.name for one in dataclasses.fields(settings_class)]  # type: ignore[arg-type]  # a dataclass
+    return settings_class(**{name: getattr(settings, name) for name in names})
+
+
+def require_own_options(settings_class: type, task: str, arguments: Sequence[str]) -> None:
+    """Raise ValueError where the command line has an option of another task."""
+    given = {argument.partition("=")[0].removeprefix("--").removeprefix("no-") for argument in arguments}
+    hints = get_type_hints(settings_class)
+    for one in _of_other_tasks(settings_class, task):
+        kind = hints[one.name]
+        names = [it.name for it in dataclasses.fields(kind)] if dataclasses.is_dataclass(kind) else [one.name]
+        for name in (name.replace("_", "-") for name in names):
+            if name in given:
+                raise ValueError(_not_for(name, task, one))
+
+
+def require_own_values(settings: Any) -> None:
+    """Raise ValueError where what belongs to another task is not as it is by default."""
+    for one in _of_other_tasks(type(settings), settings.task):
+        default = one.default_factory() if callable(one.default_factory) else one.default
+        if getattr(settings, one.name) != default:
+            raise ValueError(_not_for(one.name.replace("_", "-"), settings.task, one))
+
+
+def _of_other_tasks(settings_class: type, task: str) -> list[dataclasses.Field[Any]]:
+    fields = dataclasses.fields(settings_class)
+    return [one for one in fields if task in TASKS and task not in one.metadata.get(OF_TASKS, TASKS)]
+
+
+def _not_for(option: str, task: str, one: dataclasses.Field[Any]) -> str:
+    return f"--{option}: is no option of {task} but of {', '.join(one.metadata[OF_TASKS])}; {one.metadata[REMEDY]}"

@@ -1,0 +1,107 @@
+"""Stop-and-go (Lu et al., 12-in-1, CVPR 2020, 3.3): a task that gets no better trains less, until it gets worse.
+
+After every evaluation a task's metric, higher being better, is compared with its best so far. It stops when it has not
+got better for more than `patience` evaluations in a row, and goes on when it has fallen clearly below its best. After
+either, `cooldown` evaluations count as good whatever they give.
+
+Source of the rule: `MultiTaskStopOnPlateau` of facebookresearch/vilbert-multi-task (vilbert/utils.py); its thresholds
+are shares of the best.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+
+from pipeline.tasks.turns import Change
+
+
+@dataclass(frozen=True, kw_only=True)
+class StopAndGoSettings:
+    """When a task stops and goes on; by default as in 12-in-1."""
+
+    stop_and_go: bool = True
+    """Give fewer turns to a task that has stopped getting better."""
+    patience: int = 1
+    """Evaluations in a row that need not be better; one more stops the task."""
+    cooldown: int = 1
+    """Evaluations after a stop, or a go, that count as good."""
+    better: float = 0.001
+    """Share of the best by which a metric must be above it to be better."""
+    worse: float = 0.005
+    """Share of the best by which a metric must be below it for a stopped task to go on."""
+    gap: int = 4
+    """How many times fewer turns a stopped task has."""
+
+    def __post_init__(self) -> None:
+        for name in ("patience", "cooldown"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"--{name} {getattr(self, name)}: give 0 or more")
+        for name in ("better", "worse"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"--{name} {getattr(self, name)}: give a share, from 0 to below 1")
+        if self.gap < 1:
+            raise ValueError(f"--gap {self.gap}: give at least 1")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TaskProgress:
+    """What the rule remembers of a task."""
+
+    best: float = -math.inf
+    """Its best metric."""
+    not_better: int = 0
+    """Evaluations in a row that were not."""
+    cooling: int = 0
+    """Evaluations that will count as good."""
+    stopped: bool = False
+    """Whether it has stopped."""
+
+
+def after(progress: TaskProgress, metric: float, settings: StopAndGoSettings) -> TaskProgress:
+    """Return what is remembered after one more evaluation; a metric that is NaN is not better, nor worse."""
+    is_better = metric > progress.best * (1 + settings.better)
+    best = metric if is_better else progress.best
+    not_better = 0 if is_better or progress.cooling else progress.not_better + 1
+    cooling = max(progress.cooling - 1, 0)
+    found = replace(progress, best=best, not_better=not_better, cooling=cooling)
+    if not_better > settings.patience:
+        return replace(found, stopped=True, cooling=settings.cooldown, not_better=0)
+    if progress.stopped and metric < best * (1 - settings.worse):
+        return replace(found, stopped=False, cooling=settings.cooldown, not_better=0)
+    return found
+
+
+def stops(metrics: Iterable[float], settings: StopAndGoSettings) -> list[bool]:
+    """Return whether a task has stopped after each of its evaluations."""
+    progress = TaskProgress()
+    found = []
+    for metric in metrics:
+        progress = after(progress, metric, settings)
+        found.append(progress.stopped)
+    return found
+
+
+def changes(
+    steps: Sequence[int], metrics: Sequence[Sequence[float | None]], settings: StopAndGoSettings
+) -> list[Change]:
+    """Return from which steps on which tasks have stopped: of the evaluations after which these are others.
+
+    steps: done before each evaluation. metrics: of each evaluation, a number a task, None where it is never evaluated:
+    such a task never stops. NaN is an evaluation that gave no number.
+    """
+    if not settings.stop_and_go or not steps:
+        return []
+    by_task = list(zip(*metrics, strict=True))
+    stopped = [
+        [False] * len(steps) if None in of_task else stops([float(it) for it in of_task if it is not None], settings)
+        for of_task in by_task
+    ]
+    found: list[Change] = []
+    now = (False,) * len(by_task)
+    for step, flags in zip(steps, zip(*stopped, strict=True), strict=True):
+        if flags != now:
+            found.append(Change(step, flags))
+            now = flags
+    return found

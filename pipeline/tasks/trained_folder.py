@@ -1,0 +1,84 @@
+"""What --checkpoint names: a run, its final/, or one of its checkpoints/, the best of which lies there.
+
+A checkpoint holds parameters alone; how the run was begun, and its tokenizer, lie in the run's folder.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from safetensors.torch import load_file
+from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from model.config import ViLBertConfig
+from pipeline.shards.errors import RefusedError
+from pipeline.tasks.task_card import TASK_FILE
+from pipeline.train.checkpoint_manifest import MANIFEST, MODEL
+from pipeline.train.checkpoints import checkpoints, read_checkpoint
+from pipeline.train.export import FINAL_FOLDER
+from pipeline.train.run_folder import RUN_FILE
+from pipeline.train.shared_tokenizer import TOKENIZER_FOLDER
+
+
+class TrainedFolder(NamedTuple):
+    """Where a trained model lies, and what belongs to it."""
+
+    model: Path
+    """A folder that `from_pretrained` reads, or a checkpoint of a run."""
+    run: Path
+    """The run that it came of."""
+    card: Path
+    """The folder of its task.json."""
+    tokenizer: Path
+
+    @property
+    def is_checkpoint(self) -> bool:
+        """Whether it is one of a run's checkpoints, which `from_pretrained` does not read."""
+        return (self.model / MANIFEST).is_file()
+
+
+def trained_folder(checkpoint: Path) -> TrainedFolder:
+    """Return what a run, its final/ or one of its checkpoints/ is made of; RefusedError for a run that has no final/.
+
+    A folder of any other kind is taken for a final/.
+    """
+    if (checkpoint / MANIFEST).is_file():
+        run = checkpoint.resolve().parent.parent
+        final = run / FINAL_FOLDER
+        card = run if (run / TASK_FILE).is_file() else final
+        return TrainedFolder(checkpoint, run, card, run / TOKENIZER_FOLDER)
+    if (checkpoint / FINAL_FOLDER).is_dir():
+        final = checkpoint / FINAL_FOLDER
+        return TrainedFolder(final, checkpoint, final, final)
+    if (checkpoint / RUN_FILE).is_file():
+        there = [str(found.path) for found in checkpoints(checkpoint)[-1:]]
+        named = f", or name one of its checkpoints, as {there[0]}" if there else ""
+        raise RefusedError(f"--checkpoint {checkpoint}: the run has not come to its end; run it again{named}")
+    return TrainedFolder(checkpoint, checkpoint.resolve().parent, checkpoint, checkpoint)
+
+
+def load_model(kind: type[PreTrainedModel], folder: TrainedFolder, device: torch.device) -> PreTrainedModel:
+    """Return the model on its device, in evaluation mode.
+
+    Raises CheckpointError where the checkpoint is damaged, OSError where there is no whole model.
+    """
+    if folder.is_checkpoint:
+        config = ViLBertConfig(**read_checkpoint(folder.model, hashes=True).info["run"]["model"])
+        config._attn_implementation = "sdpa"
+        model = kind(config)
+        tensors = load_file(folder.model / MODEL)
+        tied = {name: tensors[source] for name, source in (model._tied_weights_keys or {}).items()}
+        model.load_state_dict({**tensors, **tied})
+    else:
+        model = kind.from_pretrained(folder.model, attn_implementation="sdpa")
+    torch.nn.Module.to(model, device)  # transformers' own has no types
+    model.train(False)
+    return model
+
+
+def load_its_tokenizer(folder: TrainedFolder) -> PreTrainedTokenizerBase:
+    """Return the tokenizer that the model was trained with; OSError where there is none."""
+    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder.tokenizer, local_files_only=True)
+    return tokenizer

@@ -1,0 +1,76 @@
+"""Regions at given boxes: an image that has none is missing as one without features is, in training and evaluation."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from pipeline.cli import main
+from pipeline.tasks.finetune import open_items, open_task_data
+from pipeline.tasks.settings import FinetuneSettings
+from pipeline.train.words import new_tokenizer
+
+from ..train.conftest import write_dataset_folder
+from .small_tasks import CHANNELS, CLASSES, FOLDERS, PICTURES, THINGS, finetune_arguments, regions, split_of
+
+LACKING = 6
+"""Of the pictures the last ones, five to train and one held out."""
+
+
+@pytest.fixture(scope="module")
+def given(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("given") / "given"
+    write_dataset_folder(
+        folder, samples=PICTURES - LACKING, shard_size=450, feature_dim=CHANNELS, top_classes=2, class_names=CLASSES,
+        splits=split_of, image_id=str, draw=regions,
+    )  # fmt: skip
+    return folder
+
+
+@pytest.fixture(scope="module")
+def run(small: Path, given: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.set_num_threads(1)
+    output = tmp_path_factory.mktemp("given-runs") / "run"
+    assert main([*finetune_arguments(small, "vcr-qa", output, steps=1), "--given-data", str(given)]) == 0
+    return output
+
+
+def test_training_counts_them_and_stops_beyond_the_share(
+    small: Path, given: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    torch.set_num_threads(1)
+    command = finetune_arguments(small, "vcr-qa", tmp_path / "run", steps=1)
+    assert main([*command, "--given-data", str(given)]) == 0
+    assert "vcr-qa, train: 5 of 750 are about images without regions in --given-data (895, 896," in caplog.text
+    assert main([*command, "--given-data", str(given), "--most-missing", "0.005"]) == 2
+    assert "without regions in --given-data" in capsys.readouterr().err
+
+
+def test_evaluation_does_too(
+    small: Path, given: Path, run: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    command = [
+        "evaluate", "vcr-qa", str(small / "features"), "--given-data", str(given), "--checkpoint", str(run), "--json",
+        "--annotations", str(small / FOLDERS["vcr-qa"]), "--device", "cpu", "--num-workers", "0",
+    ]  # fmt: skip
+    assert main(command) == 0
+    assert '"unread":0' in capsys.readouterr().out
+    assert "vcr-qa, val: 1 of 150 are about images without regions in --given-data (894, ...)" in caplog.text
+    assert main([*command, "--most-missing", "0"]) == 2
+    assert "more than --most-missing 0 allows" in capsys.readouterr().err
+
+
+def test_true_boxes_of_expressions_are_shown_in_training_alone(small: Path, given: Path, tmp_path: Path) -> None:
+    settings = FinetuneSettings(
+        data=(str(small / "features"),), given_data=(str(given),), task="refcocog", init_from="none", model="shapes",
+        tokenizer="new", annotations=small / "refer", output=tmp_path / "run",
+    )  # fmt: skip
+    tokenizer = new_tokenizer([" ".join(THINGS)])
+    data = open_task_data(settings, tokenizer, *open_items(settings))
+    assert data.train.given is not None
+    assert data.train.joined.missing == 3 * 5
+    assert data.held_out is not None
+    assert data.held_out.given is None
+    assert data.held_out.joined.missing == 0

@@ -1,0 +1,142 @@
+"""A classifier's answers and those of the annotations: told apart, counted, and refused where nothing fits."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+import torch
+
+from pipeline.cli import main
+from pipeline.shards.errors import RefusedError
+from pipeline.tasks.gqa import GqaTask
+from pipeline.tasks.gqa_files import GqaQuestion
+from pipeline.tasks.known_answers import compare_answers, count_known
+from pipeline.tasks.registry import TaskFiles, open_task
+from pipeline.tasks.task_card import TASK_FILE
+from pipeline.tasks.vqa import VqaTask
+from pipeline.tasks.vqa_answers import load_vocabulary
+from pipeline.tasks.vqa_files import read_questions
+
+from .small_tasks import finetune_arguments
+
+
+def gqa(answers: Sequence[str | None], labels: Sequence[str]) -> GqaTask:
+    return GqaTask(
+        "gqa",
+        [
+            GqaQuestion(question_id=str(n), image_id="1", text="what", answer=answer, answer_type="open")
+            for n, answer in enumerate(answers)
+        ],
+        labels,
+    )
+
+
+def test_questions_with_and_without_a_known_answer_are_counted(small: Path) -> None:
+    assert count_known(gqa(["yes", "t-shirt", None, "yes"], ["yes", "no"])) == (2, 3)
+    questions = read_questions(small / "vqa", "val")
+    assert count_known(VqaTask("vqa", questions, ["yes"]))[1] == len(questions)
+    assert 0 < count_known(VqaTask("vqa", questions, ["yes"]))[0] < len(questions)
+    assert count_known(VqaTask("vqa", questions, ["yes", "no"])) == (len(questions), len(questions))
+
+
+def compare(answers: Sequence[str | None], labels: Sequence[str], *, learns: bool = True) -> None:
+    compare_answers(gqa(answers, labels), labels, where="gqa, val", of="--checkpoint run", learns=learns)
+
+
+def test_some_unknown_answers_are_told_and_none_known_is_refused(caplog: pytest.LogCaptureFixture) -> None:
+    compare(["yes", "no"], ["yes", "no"])
+    compare([None, None], ["yes"])
+    assert not caplog.text
+    compare(["yes", "cat", "dog"], ["yes", "no"])
+    assert "gqa, val: 2 of 3 questions have no answer among the 2 of --checkpoint run" in caplog.text
+    with pytest.raises(RefusedError, match=r"3 of 3 questions .* the 2 of --checkpoint run \('yes', 'no', ...\): one"):
+        compare(["cat", "dog", "Yes"], ["yes", "no"])
+    compare(["cat", "dog", "Yes"], ["yes", "no"], learns=False)
+    assert "no figure below means anything" in caplog.text
+
+
+def finetune(small: Path, task: str, output: Path, *more: str) -> int:
+    torch.set_num_threads(1)
+    return main([*finetune_arguments(small, task, output, steps=1), *more])
+
+
+@pytest.fixture(scope="module")
+def run(small: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    output = tmp_path_factory.mktemp("answers") / "run"
+    assert finetune(small, "gqa", output) == 0
+    return output
+
+
+def evaluate(small: Path, run: Path, annotations: Path) -> int:
+    return main([
+        "evaluate", "gqa", str(small / "features"), "--checkpoint", str(run), "--annotations", str(annotations),
+        "--device", "cpu", "--num-workers", "0",
+    ])  # fmt: skip
+
+
+def test_annotations_with_none_of_the_checkpoints_answers_are_told(
+    small: Path, run: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = Path(shutil.copytree(small / "gqa", tmp_path / "gqa")) / "val_balanced_questions.json"
+    rows = json.loads(path.read_text())
+    path.write_text(json.dumps({number: {**row, "answer": f"{row['answer']}!"} for number, row in rows.items()}))
+    assert evaluate(small, run, tmp_path / "gqa") == 0
+    assert "150 of 150 questions have no answer among the 2 of --checkpoint" in caplog.text
+    caplog.clear()
+    assert evaluate(small, run, small / "gqa") == 0
+    assert "no answer among" not in caplog.text
+
+
+def test_a_card_that_is_not_the_models_is_refused(
+    small: Path, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    final = Path(shutil.copytree(run / "final", tmp_path / "final"))
+    card = json.loads((final / TASK_FILE).read_text())
+    (final / TASK_FILE).write_text(json.dumps({**card, "labels": [*card["labels"], "maybe"]}))
+    assert evaluate(small, final, small / "gqa") == 2
+    assert "names 3 answers and the classifier has 2 classes" in capsys.readouterr().err
+
+
+def test_a_list_that_is_not_of_these_annotations_is_refused(
+    small: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "answers.txt").write_text("oui\nnon\n")
+    assert finetune(small, "gqa", tmp_path / "run", "--answers", str(tmp_path / "answers.txt")) == 2
+    assert "among the 2 of --answers" in capsys.readouterr().err
+
+
+def test_a_classifier_of_the_same_answers_in_another_order_is_not_taken_for_this_one(
+    small: Path, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    start = Path(shutil.copytree(run / "final", tmp_path / "start"))
+    card = json.loads((start / TASK_FILE).read_text())
+    (start / TASK_FILE).write_text(json.dumps({**card, "labels": card["labels"][::-1]}))
+    options = finetune_arguments(small, "gqa", tmp_path / "run", steps=1)
+    at = options.index("--init-from")
+    options = [*options[:at], *options[at + 6 :], "--init-from", str(start)]
+    assert main(options) == 2
+    assert f"give --answers {start / TASK_FILE}" in capsys.readouterr().err
+    assert load_vocabulary(start / TASK_FILE) == tuple(card["labels"][::-1])
+    assert main([*options, "--answers", str(start / TASK_FILE)]) == 0
+    assert json.loads((tmp_path / "run" / TASK_FILE).read_text())["labels"] == card["labels"][::-1]
+
+
+def test_secret_answers_make_no_classifier(small: Path, tmp_path: Path) -> None:
+    rows = json.loads((small / "gqa" / "val_balanced_questions.json").read_text())
+    for row in rows.values():
+        del row["answer"]
+    (tmp_path / "test_balanced_questions.json").write_text(json.dumps(rows))
+    with pytest.raises(RefusedError, match="answers of the test split are secret; train on another --split"):
+        open_task("gqa", TaskFiles(folder=tmp_path, seed=0), "test", like=None)
+
+
+@pytest.mark.parametrize("task", ["refcocog", "captioning"])
+def test_a_rate_of_heads_that_a_task_has_not_is_refused(
+    small: Path, tmp_path: Path, task: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert finetune(small, task, tmp_path / "run", "--head-learning-rate", "0.1") == 2
+    assert f"--head-learning-rate: {task} has no head of that kind" in capsys.readouterr().err
