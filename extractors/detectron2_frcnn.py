@@ -53,11 +53,17 @@ def build(detector: DetectorSettings, selection: SelectionSettings) -> Detectron
     assert detector.config_file is not None  # DetectorSettings sees to it
     config = load_config(detector.config_file, detector.opts)
     device = resolve_device(detector.device)
-    model = _build_model(detector.config_file, config, detector.seed)
-    weights = _load(model, detector, config)
+    model, weights = load_model(detector, config)
     # cuDNN's convolutions of reduced precision are made for this layout; the CPU's choose their own.
     layout = torch.channels_last if device.type == "cuda" else torch.preserve_format
     return Detectron2Extractor(model.eval().to(device, memory_format=layout), config, detector, selection, weights)
+
+
+def load_model(detector: DetectorSettings, config: Any) -> tuple[Any, str]:
+    """Return the config's model, on the CPU, and the sha256 of its weights."""
+    assert detector.config_file is not None  # DetectorSettings sees to it
+    model = _build_model(detector.config_file, config, detector.seed)
+    return model, _load(model, detector, config)
 
 
 def _build_model(config_file: str, config: Any, seed: int) -> Any:

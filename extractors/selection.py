@@ -6,7 +6,8 @@ proposal the best probability among the classes in which it survived, its confid
 x1 to x2 is x2 - x1 wide, without the + 1 of the Caffe code.
 
 The work is many small steps, which numpy takes one after the other. torch would share each out among threads, and
-wait for the slowest of them hundreds of times an image where other workers want the same cores.
+wait for the slowest of them hundreds of times an image where other workers want the same cores. The one big step, which
+boxes overlap, is the GPU's where the boxes are there.
 
 Shapes: P proposals, C foreground classes (the softmax has C + 1 columns, background first), A classes being looked at.
 """
@@ -72,7 +73,8 @@ def select(boxes_xyxy: Tensor, probs: Tensor, settings: SelectionSettings) -> Te
     """
     import torch
 
-    overlaps = overlapping(boxes_xyxy.cpu().numpy(), settings.nms)
+    on_cpu = boxes_xyxy.device.type == "cpu"
+    overlaps = overlapping(boxes_xyxy.numpy(), settings.nms) if on_cpu else overlapping_torch(boxes_xyxy, settings.nms)
     keep = _select(overlaps, probs.cpu().numpy(), settings)
     return torch.from_numpy(keep).to(probs.device)
 
@@ -101,6 +103,20 @@ def overlapping(boxes_xyxy: NDArray[np.float32], threshold: float) -> NDArray[np
         iou = intersection / (area[:, None] + area - intersection)
     above: NDArray[np.bool_] = iou > np.float64(threshold)  # in double, as torchvision's nms compares
     np.fill_diagonal(above, False)
+    return above
+
+
+def overlapping_torch(boxes_xyxy: Tensor, threshold: float) -> NDArray[np.bool_]:
+    """Return what `overlapping` does, bit for bit, of boxes on a GPU."""
+    import torch
+
+    x1, y1, x2, y2 = boxes_xyxy.T
+    width = torch.minimum(x2[:, None], x2) - torch.maximum(x1[:, None], x1)
+    height = torch.minimum(y2[:, None], y2) - torch.maximum(y1[:, None], y1)
+    intersection = width.clip(min=0) * height.clip(min=0)
+    area = (x2 - x1) * (y2 - y1)
+    iou = intersection / (area[:, None] + area - intersection)
+    above: NDArray[np.bool_] = (iou.double() > threshold).fill_diagonal_(False).cpu().numpy()
     return above
 
 

@@ -9,6 +9,7 @@ Shapes: B images, R boxes of all images, C foreground classes, D feature channel
 
 from __future__ import annotations
 
+import copy
 import math
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
@@ -78,6 +79,7 @@ class TorchvisionExtractor:
         # cuDNN's convolutions of reduced precision are made for this layout; the CPU's choose their own.
         layout = torch.channels_last if self._device.type == "cuda" else torch.preserve_format
         self._model = model.eval().requires_grad_(False).to(self._device, memory_format=layout)
+        self._model.rpn.anchor_generator.set_cell_anchors(torch.float32, self._device)  # here, and in no thread later
         self._attribute_head = attribute_head.eval().to(self._device) if attribute_head is not None else None
         self._layout = layout
         self._class_names = tuple(class_names)
@@ -212,9 +214,10 @@ class TorchvisionExtractor:
 
     def _box_head(self, batch: Tensor, maps: Mapping[str, Tensor], boxes_xyxy: list[Tensor]) -> _HeadOutputs:
         heads = self._model.roi_heads
-        pool = heads.box_roi_pool
         # The pooler infers its scales from the first images it sees and keeps them. From padded shapes, whose sides are
-        # multiples of the strides, they are exact; forgetting them keeps an image apart from those before it.
+        # multiples of the strides, they are exact; a copy that knows none keeps an image apart from others, also from
+        # those that another thread has in hand.
+        pool = copy.copy(heads.box_roi_pool)
         pool.scales = pool.map_levels = None
         padded = (batch.shape[2], batch.shape[3])
         maps_fp32 = {name: level.float() for name, level in maps.items()}  # else RoI coordinates lose up to 4 pixels

@@ -1,7 +1,11 @@
 """What all tests share."""
 
 import os
+import signal
 
 # Tiny models run several times faster in one thread, above all while other processes use the same cores. It is read
 # when torch is first imported, here and in the processes that tests start.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# A shell that starts a job in the background has it ignore Ctrl-C, and so would the processes that tests interrupt.
+signal.signal(signal.SIGINT, signal.default_int_handler)

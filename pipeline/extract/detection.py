@@ -10,6 +10,7 @@ from extractors.regions import Regions
 from pipeline.extract.batches import group_by_shape
 from pipeline.extract.journal import Journal
 from pipeline.extract.prepare import Prepared, failure
+from pipeline.extract.turns import Turns
 from pipeline.shards.failures import FailureRow
 from pipeline.shards.keys import sample_key
 from pipeline.shards.sample import Sample
@@ -22,11 +23,12 @@ Outcome = tuple[int, Sample | FailureRow]
 
 
 class Detection:
-    """A worker's detector, and how many images it failed on in a row. One thread at a time may use it."""
+    """A worker's detector, and how many images it failed on in a row. Threads use it when it is their turn."""
 
-    def __init__(self, extractor: Extractor, batch_size: int) -> None:
+    def __init__(self, extractor: Extractor, batch_size: int, turns: Turns) -> None:
         self._extractor = extractor
         self._batch_size = batch_size
+        self._turns = turns
         self._errors = 0
 
     def outcomes(
@@ -63,7 +65,7 @@ class Detection:
         """Run the detector on a batch; where that fails, on each half, so that only the image at fault is lost."""
         error: Exception | None = None
         try:
-            with journal.detecting([item.row for item in batch]):
+            with journal.detecting([item.row for item in batch]), self._turns.at_images():
                 regions = self._extractor.extract([item.image.pixels for item in batch], [item.boxes for item in batch])
         except ExtractorError:
             raise

@@ -26,7 +26,6 @@ import re
 import secrets
 import tempfile
 import threading
-import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -167,8 +166,6 @@ class Journal:
                 self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
         self.beats = 0
         """Grows with every event: whether the attempt still moves."""
-        self.detector_seconds = 0.0
-        """For which rows of this attempt were in the detector."""
         self._append(f"\n{self._token} begin\n")  # the last line of one that was killed may be torn
 
     def note(self, event: str, rows: Iterable[int] = ()) -> None:
@@ -180,11 +177,9 @@ class Journal:
     def detecting(self, rows: Iterable[int]) -> Iterator[None]:
         """Note that rows go into the detector, and that they came out of it."""
         self.note("detect", rows)
-        begun = time.perf_counter()
         try:
             yield
         finally:
-            self.detector_seconds += time.perf_counter() - begun
             self.note("detected", rows)
 
     def end(self) -> None:

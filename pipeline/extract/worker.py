@@ -1,7 +1,8 @@
 """The work of one worker: rows of a manifest in, a finished shard out. The same with Ray and without.
 
 Two shards are in a worker at a time: while one has the detector, the next is being read and decoded, so the detector
-does not wait between shards. Nothing in a shard depends on when things happen, or on which worker they happen.
+does not wait between shards; on a GPU both have it (`turns`). Nothing in a shard depends on when things happen, or on
+which worker they happen.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ from pipeline.extract.settings import ExtractSettings
 from pipeline.extract.stall import Pulse
 from pipeline.extract.stopped import StoppedError
 from pipeline.extract.suspects import DETAILS, Verdict, judge
+from pipeline.extract.turns import Turns
 from pipeline.shards.dataset import fingerprint_digest
 from pipeline.shards.failures import FailureRow
 from pipeline.shards.folder import open_folder
@@ -42,7 +44,7 @@ from pipeline.shards.sample import FORMAT, Sample
 from pipeline.shards.writer import ShardWriter
 
 SHARDS_IN_FLIGHT = 2
-"""Of a worker: one has the detector, the other is being decoded."""
+"""Of a worker: one has the detector, the other is being decoded; on a GPU both have it."""
 
 ROWS_LOOKED_AT = 1000
 """Of the manifest's beginning, for URLs that cannot be fetched here at all."""
@@ -67,7 +69,7 @@ class Extracted(NamedTuple):
     seconds: float
     """From its beginning to its end, beside which the worker was at another shard too."""
     detector_seconds: float
-    """For which the detector was at its images."""
+    """For which the worker's detector was at images since a shard of it last got done."""
 
 
 class Worker:
@@ -79,7 +81,6 @@ class Worker:
         self._journals = journal_folder(settings.output)
         self._fetcher = Fetcher(settings.fetching, ImageReader(), max_bytes=settings.decoding.max_bytes)
         self._decoders = ThreadPoolExecutor(settings.cpus_per_worker, thread_name_prefix="decode")
-        self._detector_turn = threading.Lock()
         self._stop = threading.Event()
         self._open_journals: dict[int, Journal] = {}
         self._ended_beats = 0
@@ -97,8 +98,9 @@ class Worker:
         extractor: Extractor = build_extractor(
             ExtractorSettings(detector=settings.detector, selection=settings.selection)
         )
-        self._detection = Detection(extractor, settings.batch_size)
         facts = extractor.fingerprint()
+        self._turns = Turns(str(facts["device"]))
+        self._detection = Detection(extractor, settings.batch_size, self._turns)
         fingerprint = {
             "format": FORMAT,
             "extractor": facts,
@@ -149,7 +151,7 @@ class Worker:
             record = writer.commit(rows=rows, failures=failures, fingerprint=self._fingerprint)
             self._folder.publish(directory, shard_files(shard, settings.format))
         journal.remove()
-        return Extracted(record, time.monotonic() - begun, journal.detector_seconds)
+        return Extracted(record, time.monotonic() - begun, self._turns.take_seconds())
 
     def try_rows(self, records: Sequence[ImageRecord]) -> list[Sample | FailureRow]:
         """Return what becomes of some rows, and write nothing."""
@@ -189,9 +191,9 @@ class Worker:
         """Yield what becomes of each row, in their order."""
         wanted = {row: record for row, record in records.items() if row not in kept}
         if verdict.suspects:
-            with self._detector_turn:
+            with self._turns.turn():
                 self._try_alone({row: wanted[row] for row in verdict.suspects if row in wanted}, journal)
-        with self._prepared(wanted.items(), journal, slow=verdict.slow) as prepared, self._detector_turn:
+        with self._prepared(wanted.items(), journal, slow=verdict.slow) as prepared, self._turns.turn():
             self._leave_if_stopped()
             found = self._detection.outcomes(prepared, journal, verdict.singly)
             for outcome in in_row_order(found, kept, first_row=min(records)):

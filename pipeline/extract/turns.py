@@ -1,0 +1,69 @@
+"""Whose turn it is at a worker's detector.
+
+On a GPU two shards are at it, each on a CUDA stream of its own: while one has the GPU, the other's pixels are resized,
+its regions selected and its samples written, which is work for the CPU. On a CPU they would be in each other's way.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from queue import SimpleQueue
+
+GPU_TURNS = 2
+"""Shards at a time."""
+
+
+class Turns:
+    """Lets threads at the detector, one at a time or on a GPU two, and counts for how long it is at images."""
+
+    def __init__(self, device: str) -> None:
+        self._free: SimpleQueue[AbstractContextManager[object]] = SimpleQueue()
+        for place in _cuda_streams() if device == "cuda" else [nullcontext()]:
+            self._free.put(place)
+        self._lock = threading.Lock()
+        self._busy = 0
+        self._since = 0.0
+        self._seconds = 0.0
+
+    @contextmanager
+    def turn(self) -> Iterator[None]:
+        """Wait for the detector and have it for the length of the block."""
+        place = self._free.get()
+        try:
+            with place:
+                yield
+        finally:
+            self._free.put(place)
+
+    @contextmanager
+    def at_images(self) -> Iterator[None]:
+        """Count the seconds of the block; those of two threads at a time count once."""
+        self._count(1)
+        try:
+            yield
+        finally:
+            self._count(-1)
+
+    def _count(self, more: int) -> None:
+        with self._lock:
+            now = time.perf_counter()
+            if self._busy:
+                self._seconds += now - self._since
+            self._since = now
+            self._busy += more
+
+    def take_seconds(self) -> float:
+        """Return for how long the detector was at images since this was last asked."""
+        with self._lock:
+            taken, self._seconds = self._seconds, 0.0
+        return taken
+
+
+def _cuda_streams() -> list[AbstractContextManager[object]]:
+    import torch
+
+    torch.cuda.synchronize()  # the detector's weights are there, for whichever stream
+    return [torch.cuda.stream(torch.cuda.Stream()) for _ in range(GPU_TURNS)]
