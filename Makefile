@@ -1,21 +1,24 @@
-# `make demo` runs the main job, `make test` the tests, `make lint` what CI checks beside them.
+# `make demo` runs the main job, `make test` the tests but the slow ones, `make lint` what CI checks beside them.
 # Each makes .venv first where it is missing.
 PYTHON ?= python3
 DEMO ?= demo
 BIN := .venv/bin
 
-.PHONY: demo test lint format clean
+.PHONY: demo test test-slow lint format clean
 
 .venv/installed: setup.cfg pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --editable '.[dev]'
+	$(BIN)/pip install --quiet --no-compile --editable '.[dev]'  # Python compiles what it imports
 	touch $@
 
 demo: .venv/installed
 	$(BIN)/vilbert demo --output "$(DEMO)"
 
 test: .venv/installed
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+	$(BIN)/python -m pytest -m "not slow" --numprocesses 2 --dist loadfile
+
+test-slow: .venv/installed
+	$(BIN)/python -m pytest -m slow
 
 lint: .venv/installed
 	$(BIN)/ruff format --check .

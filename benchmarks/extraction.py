@@ -113,7 +113,7 @@ def run(*arguments: object) -> None:
         raise SystemExit(done.stderr)
 
 
-def bare_detector(settings: Settings, weights: str) -> tuple[torch.nn.Module, Callable[[Path], Any]]:
+def bare_detector(settings: Settings, weights: str) -> tuple[Any, Callable[[Path], Any]]:
     """Return the detector as its library has it, and what makes an input of it from a file."""
     from torchvision.transforms.functional import pil_to_tensor
 
@@ -146,7 +146,7 @@ def bare_detector(settings: Settings, weights: str) -> tuple[torch.nn.Module, Ca
 def make_weights(folder: Path, settings: Settings) -> str:
     """Write the weights that all of this is done with; return their path."""
     model, read = bare_detector(settings, "random")
-    predictor: Any = model.roi_heads.box_predictor
+    predictor = model.roi_heads.box_predictor
     background = 0 if settings.detector == "torchvision" else -1
     found: list[torch.Tensor] = []
     hook = predictor.cls_score.register_forward_hook(lambda _, __, logits: found.append(logits))
@@ -177,7 +177,7 @@ def bare_rate(folder: Path, settings: Settings, weights: str) -> float:
     model, read = bare_detector(settings, weights)
     forward: Any = model
     if settings.detector == "detectron2":
-        forward = lambda batch: model.inference(batch, do_postprocess=False)  # type: ignore[operator]  # noqa: E731
+        forward = lambda batch: model.inference(batch, do_postprocess=False)  # noqa: E731
     files = sorted((folder / "images").iterdir())[: settings.bare_images]
     distinct = {index: read(file) for index, file in enumerate(files[:DRAWN])}
     batches = [
@@ -213,7 +213,7 @@ def main(settings: Settings) -> int:
     least = LEAST[settings.device]
     print(json.dumps(versions(settings.device) | {"cpus": len(os.sched_getaffinity(0))}))
     bare: list[float] = []
-    found: dict[str, list[tuple[float, dict[str, Any]]]] = {way: [] for way in settings.ways}
+    found: dict[Literal["local", "ray"], list[tuple[float, dict[str, Any]]]] = {way: [] for way in settings.ways}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         manifest = prepare(folder, settings)

@@ -66,4 +66,5 @@ def _cuda_streams() -> list[AbstractContextManager[object]]:
     import torch
 
     torch.cuda.synchronize()  # the detector's weights are there, for whichever stream
-    return [torch.cuda.stream(torch.cuda.Stream()) for _ in range(GPU_TURNS)]
+    stream: type[torch.cuda.Stream] = torch.cuda.Stream
+    return [torch.cuda.stream(stream()) for _ in range(GPU_TURNS)]

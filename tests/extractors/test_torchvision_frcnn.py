@@ -372,7 +372,7 @@ def test_a_gpu_that_is_not_there() -> None:
         build_extractor(ExtractorSettings(detector=dataclasses.replace(SMALL, device="cuda")))
 
 
-@pytest.mark.parametrize("name", ["resnet50_fpn", "resnet50_fpn_v2"])
+@pytest.mark.parametrize("name", ["resnet50_fpn", pytest.param("resnet50_fpn_v2", marks=pytest.mark.slow)])
 def test_weights_mean_what_they_mean_to_torchvision(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The published weights of resnet50_fpn want a batch norm without epsilon: tiny variances tell."""
     wanted = DetectorSettings(torchvision_model=name, weights="random", device="cpu")  # type: ignore[arg-type]

@@ -203,6 +203,7 @@ def test_usage_errors_exit_2_without_a_traceback(tmp_path: Path, arguments: list
     assert result.stderr
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_rows(tmp_path: Path) -> None:
     """Peak memory at 300 000 rows is within 40 MB of that at 60 000, which a list of the rows would exceed by far."""
     program = (

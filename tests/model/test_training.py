@@ -131,7 +131,7 @@ def learn(model: Any, parts: Callable[[], list[Any]], *, steps: int, floor: floa
     return largest
 
 
-@pytest.mark.parametrize("kind", [0, 1, 2])
+@pytest.mark.parametrize("kind", [0, *(pytest.param(kind, marks=pytest.mark.slow) for kind in (1, 2))])
 def test_pretraining_learns_a_batch_by_heart(kind: int) -> None:
     model = fresh(ViLBertForPreTraining, config(**SMALL, visual_target=kind))
     given = small_batch(kind)
@@ -170,6 +170,7 @@ def one_layer_each() -> tuple[Any, dict[str, Any], dict[str, Any]]:
     return fill(ViLBertForPreTraining(config(**sizes))), given, given | labels(ROWS, WORDS, REGIONS)
 
 
+@pytest.mark.slow
 def test_traced_gradients_equal_eager_ones() -> None:
     model, _, given = one_layer_each()
     traced: Any = torch.compile(model, backend="aot_eager")  # all of compilation but the kernels

@@ -135,6 +135,7 @@ def test_a_name_that_is_no_option_is_named_with_its_file(name: str, tmp_path: Pa
         parse("extract", ["m.parquet", "--output", "out", "--config", str(config)])
 
 
+@pytest.mark.slow
 def test_output_cut_off_by_its_reader_is_no_error(tmp_path: Path) -> None:
     command = f"'{sys.executable}' -m pipeline.cli doctor | true; exit ${{PIPESTATUS[0]}}"
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=120)

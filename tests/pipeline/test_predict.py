@@ -80,6 +80,7 @@ def photograph(scenes: Path, image_id: object) -> Path:
     return scenes / "shapes" / "train2014" / f"COCO_train2014_{int(str(image_id)):012}.jpg"
 
 
+@pytest.mark.slow
 def test_a_fresh_process_points_where_an_evaluation_of_stored_features_does(scenes: Path, tmp_path: Path) -> None:
     run = write_model(tmp_path / "run", "refcocog")
     annotations = "refer/refcocog"
@@ -151,7 +152,7 @@ def test_ranks_are_those_of_every_pair_by_itself(
         for image, path in enumerate(photographs[:4]):
             (batch,) = asked.reader.batches([path], [((text,),)], "captions", "vil_logit")
             assert batch.output.vil_logit is not None
-            assert abs(float(batch.output.vil_logit) - scores[caption, image]) < 1e-5
+            assert abs(float(batch.output.vil_logit) - scores[caption, image]) < 1e-4
 
 
 def test_options_are_compared_within_their_question(

@@ -174,6 +174,10 @@ class Harm:
         log = Path(f"{self.file}.log")
         return log.read_text().splitlines() if log.exists() else []
 
+    def release(self) -> None:
+        """Let those go on that wait."""
+        Path(f"{self.file}.released").touch()
+
     def start(self, *arguments: object, file_bytes: int = 0) -> Child:
         """Start `vilbert extract` with these arguments. file_bytes: a limit to the size of its files."""
         words = ["extract", *map(str, arguments)]

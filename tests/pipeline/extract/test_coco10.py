@@ -12,7 +12,6 @@ from pipeline.shards.store import open_shard
 COCO10 = Path(__file__).parents[4] / "shared" / "data" / "coco10"
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(not COCO10.is_dir(), reason="the ten COCO photographs are not beside the project")
 def test_ten_photographs_end_to_end(tmp_path: Path) -> None:
     manifest, output = tmp_path / "m.parquet", tmp_path / "features"

@@ -72,6 +72,7 @@ def test_run_three_times_the_fourth_leaves_the_image_out(
     assert_neighbours_are_kept(output, without_poison, "crash")
 
 
+@pytest.mark.slow
 def test_two_images_that_kill_are_both_found_with_threads_that_decode_ahead(
     harm: Harm, images: Path, manifest: Path, tmp_path: Path
 ) -> None:

@@ -20,7 +20,7 @@ def test_a_node_that_joins_late_is_used_and_one_that_is_lost_is_done_without(
 
     for scene in range(SCENES):
         if (manifest.parent / f"scene{scene:02d}.png").exists():
-            harm.by(scene, "decode", "dawdle")
+            harm.by(scene, "decode", "wait")
     # The nodes' environment is that of their workers.
     monkeypatch.setenv("PYTHONPATH", f"{FAULTS}{os.pathsep}{os.environ.get('PYTHONPATH', '')}".rstrip(os.pathsep))
     monkeypatch.setenv("FAULTS", str(harm.file))
@@ -34,6 +34,7 @@ def test_a_node_that_joins_late_is_used_and_one_that_is_lost_is_done_without(
         workers |= wait_for_workers(harm, 2)
         assert len(workers) == 2
         cluster.remove_node(late, allow_graceful=False)
+        harm.release()
         status, messages = child.wait()
         assert status == 0, messages
     finally:

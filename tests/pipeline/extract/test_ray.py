@@ -74,7 +74,6 @@ def _no_ray_left_behind() -> Iterator[None]:
 
 
 @pytest.mark.ray
-@pytest.mark.slow
 def test_two_workers_one_killed_make_the_bytes_of_one_process(
     long_manifest: Path, undisturbed: Path, tmp_path: Path
 ) -> None:

@@ -106,6 +106,7 @@ def test_without_its_notes_a_run_goes_on_from_the_records(
     assert objects(url) == contents(undisturbed)
 
 
+@pytest.mark.slow
 def test_lmdb_too(bucket: str, settings_for: Make) -> None:
     local = settings_for("lmdb", format="lmdb")
     assert extract(local) == 0
@@ -113,7 +114,7 @@ def test_lmdb_too(bucket: str, settings_for: Make) -> None:
     assert objects(f"{bucket}/features") == contents(local.output)
 
 
-@pytest.mark.parametrize("how", ["error", "cut"])
+@pytest.mark.parametrize("how", ["error", pytest.param("cut", marks=pytest.mark.slow)])
 def test_errors_that_pass_are_waited_out(
     bucket: str, proxy: Proxy, settings_for: Make, undisturbed: Path, how: str, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -51,6 +51,7 @@ def test_training_reads_what_was_written(bucket: str, settings_for: Make, undist
         assert mine.features.tobytes() == other.features.tobytes()
 
 
+@pytest.mark.slow
 def test_verify_finds_in_a_bucket_what_it_finds_on_a_disk(bucket: str, proxy: Proxy, settings_for: Make) -> None:
     import s3fs
 

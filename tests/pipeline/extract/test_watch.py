@@ -103,6 +103,7 @@ def test_a_run_that_fails_says_why(
     assert "No space left on device" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_killed_run_is_seen_to_be_dead_and_an_interrupted_one_to_be_interrupted(
     manifest: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

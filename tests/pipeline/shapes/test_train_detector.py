@@ -24,6 +24,7 @@ def losses_on_held_out(model: ShapesDetector) -> dict[str, float]:
         return {name: loss.item() for name, loss in losses(model.train(), batch).items()}
 
 
+@pytest.mark.slow
 def test_a_few_steps_reduce_the_losses_on_scenes_not_trained_on() -> None:
     start, later = (
         losses_on_held_out(train(TrainSettings(output=OUTPUT, steps=steps, batch_size=2))) for steps in (1, 30)

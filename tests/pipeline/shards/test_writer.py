@@ -123,7 +123,10 @@ def die_at(step: int) -> None:
     HashingFile.write = half_write  # type: ignore[method-assign]
 
 
-@pytest.mark.parametrize("before", ["nothing", "whole", "damaged"])
+@pytest.mark.parametrize(
+    "before",
+    [pytest.param("nothing", marks=pytest.mark.slow), pytest.param("whole", marks=pytest.mark.slow), "damaged"],
+)
 @pytest.mark.parametrize("storage", STORAGES)
 def test_killed_at_any_step_no_record_lacks_its_data_and_a_rerun_gives_the_same_bytes(
     tmp_path: Path, make_sample: MakeSample, storage: StorageFormat, before: str

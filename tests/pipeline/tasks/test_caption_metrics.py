@@ -128,7 +128,7 @@ def test_the_figures_are_those_of_the_standard_package() -> None:
 
 
 @needs_java
-@pytest.mark.slow  # METEOR's program takes up to ten seconds to start
+@pytest.mark.slow
 def test_with_java_the_figures_are_those_of_the_standard_package_and_meteor_is_there() -> None:
     figures = caption_scores(REFERENCES, CANDIDATES)
     assert figures == pytest.approx({**GOLDEN, "meteor": GOLDEN_METEOR, "ptb_tokenizer": 1.0}, rel=1e-6)

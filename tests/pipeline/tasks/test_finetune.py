@@ -35,7 +35,14 @@ def lines(output: Path) -> list[dict[str, Any]]:
     return without_timing(read_journal(output))
 
 
-@pytest.mark.parametrize("more", [(), ("--num-workers", "1"), ("--grad-accumulation", "3")])
+@pytest.mark.parametrize(
+    "more",
+    [
+        (),
+        pytest.param(("--num-workers", "1"), marks=pytest.mark.slow),
+        pytest.param(("--grad-accumulation", "3"), marks=pytest.mark.slow),
+    ],
+)
 def test_a_run_that_was_killed_goes_on_as_if_it_had_not_been(
     small: Path, finished: Path, tmp_path: Path, more: tuple[str, ...]
 ) -> None:

@@ -49,7 +49,9 @@ def evaluate(small: Path, task: str, run: Path, capsys: pytest.CaptureFixture[st
     return figures
 
 
-@pytest.mark.parametrize("task", LIMITS)
+@pytest.mark.parametrize(
+    "task", [task if task == "vqa" else pytest.param(task, marks=pytest.mark.slow) for task in LIMITS]
+)
 def test_a_task_is_learnt_from_the_picture(
     small: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], task: str
 ) -> None:
@@ -59,6 +61,7 @@ def test_a_task_is_learnt_from_the_picture(
     assert evaluate(small, task, tmp_path / "run", capsys, "--blind")["accuracy"] <= most
 
 
+@pytest.mark.slow
 def test_retrieval_finds_pictures_and_captions(small: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Of 60 pictures; about one in twelve shows the three things of another one in another order."""
     learn(small, "retrieval", tmp_path / "run", 300)
@@ -70,6 +73,7 @@ def test_retrieval_finds_pictures_and_captions(small: Path, tmp_path: Path, caps
     assert blind["image_retrieval_median_rank"] > 10
 
 
+@pytest.mark.slow
 def test_captions_name_what_is_there(small: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     learn(small, "captioning", tmp_path / "run", 300)
     figures = evaluate(small, "captioning", tmp_path / "run", capsys, "--images", "60", "--method", "greedy")

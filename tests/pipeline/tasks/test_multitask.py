@@ -150,6 +150,7 @@ def learnt(small: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "run"
 
 
+@pytest.mark.slow
 def test_tasks_are_learnt_together_and_each_is_asked_by_its_name(
     small: Path, learnt: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -170,6 +171,7 @@ def test_tasks_are_learnt_together_and_each_is_asked_by_its_name(
     assert "was trained for refcocog, snli-ve, not vqa" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_one_of_the_tasks_goes_on_alone_from_what_all_have_learnt(small: Path, learnt: Path, tmp_path: Path) -> None:
     output = tmp_path / "run"
     alone = [
@@ -182,6 +184,7 @@ def test_one_of_the_tasks_goes_on_alone_from_what_all_have_learnt(small: Path, l
     assert figures["accuracy"] == pytest.approx(before["snli-ve_accuracy"], abs=0.02)
 
 
+@pytest.mark.slow
 def test_each_task_has_learnt_its_own_token(learnt: Path) -> None:
     model = ViLBertForTasks.from_pretrained(learnt / "final")
     name = "bert.embeddings.task_embeddings.weight"
@@ -192,6 +195,7 @@ def test_each_task_has_learnt_its_own_token(learnt: Path) -> None:
     assert moved == {TASK_TOKENS["refcocog"], TASK_TOKENS["snli-ve"]}
 
 
+@pytest.mark.slow
 def test_the_token_is_heard(learnt: Path) -> None:
     """The same sentence before the same picture, as one task and as the other."""
     model = ViLBertForTasks.from_pretrained(learnt / "final").eval()

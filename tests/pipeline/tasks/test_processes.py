@@ -21,7 +21,7 @@ def forks() -> Iterator[Forks]:
         yield source
 
 
-@pytest.mark.parametrize("task", ["vqa", "captioning"])
+@pytest.mark.parametrize("task", [pytest.param("vqa", marks=pytest.mark.slow), "captioning"])
 def test_two_processes_are_one(small: Path, tmp_path: Path, forks: Forks, task: str) -> None:
     """Parts of a batch are uneven, and of captions they have other numbers of words, by which a loss is divided."""
     torch.set_num_threads(1)

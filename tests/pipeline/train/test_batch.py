@@ -128,6 +128,7 @@ def ids_of(caption: str) -> list[int]:
     st.booleans(),
 )
 @settings(max_examples=40, deadline=None)
+@pytest.mark.slow
 def test_a_global_batch_is_the_same_however_it_is_shared(
     parts: tuple[int, int], step: int, overlap: str, blind: bool
 ) -> None:

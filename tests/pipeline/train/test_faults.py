@@ -232,6 +232,7 @@ def run_until_killed(command: list[str], *, module: str, name: str) -> None:
     assert done.returncode == -signal.SIGKILL, done.stderr
 
 
+@pytest.mark.slow
 def test_killed_while_the_model_is_exported_it_leaves_no_half_of_it(
     data: Path, undisturbed: Path, finished: Path
 ) -> None:
@@ -244,6 +245,7 @@ def test_killed_while_the_model_is_exported_it_leaves_no_half_of_it(
     assert_same_run(finished, undisturbed)
 
 
+@pytest.mark.slow
 def test_killed_while_the_tokenizer_is_written_another_one_may_be_asked_for(
     data: Path, undisturbed: Path, tmp_path: Path
 ) -> None:

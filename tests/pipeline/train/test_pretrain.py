@@ -48,6 +48,7 @@ def test_it_says_nothing_to_do_when_run_again(data: Path, undisturbed: Path) -> 
     assert (undisturbed / "metrics.jsonl").read_bytes() == before
 
 
+@pytest.mark.slow
 def test_accumulation_changes_nothing_but_rounding(data: Path, undisturbed: Path, tmp_path: Path) -> None:
     without_dropout = model_option(tmp_path / "model.json", WITHOUT_DROPOUT)
     for parts in ("2", "4", "8"):
@@ -128,6 +129,7 @@ def test_or_leaves_the_step_out_and_counts_it(data: Path, tmp_path: Path) -> Non
     assert journal(output)[-2]["skipped_steps"] == STEPS - 1
 
 
+@pytest.mark.slow
 def test_bfloat16_gives_nearly_the_losses_of_float32(data: Path, tmp_path: Path) -> None:
     without_dropout = model_option(tmp_path / "model.json", WITHOUT_DROPOUT)
     for precision in ("fp32", "bf16"):

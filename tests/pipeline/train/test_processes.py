@@ -57,7 +57,7 @@ def assert_same_run(run: Path, other: Path) -> None:
         assert torch.equal(value, theirs[name]), name
 
 
-@pytest.mark.parametrize("num_workers", ["0", "2"])
+@pytest.mark.parametrize("num_workers", [pytest.param("0", marks=pytest.mark.slow), "2"])
 def test_killed_and_resumed_it_is_the_undisturbed_run(
     data: Path, undisturbed: Path, tmp_path: Path, forks: Forks, num_workers: str
 ) -> None:
@@ -73,7 +73,14 @@ def test_killed_and_resumed_it_is_the_undisturbed_run(
     assert_same_run(output, undisturbed)
 
 
-@pytest.mark.parametrize(("number", "num_workers"), [(signal.SIGINT, 0), (signal.SIGTERM, 2), (signal.SIGINT, 2)])
+@pytest.mark.parametrize(
+    ("number", "num_workers"),
+    [
+        pytest.param(signal.SIGINT, 0, marks=pytest.mark.slow),
+        (signal.SIGTERM, 2),
+        pytest.param(signal.SIGINT, 2, marks=pytest.mark.slow),
+    ],
+)
 def test_interrupted_it_finishes_the_step_and_says_how_to_go_on(
     data: Path, undisturbed: Path, tmp_path: Path, forks: Forks, number: signal.Signals, num_workers: int
 ) -> None:
@@ -113,6 +120,7 @@ def test_two_processes_are_one(data: Path, tmp_path: Path, forks: Forks) -> None
 
 
 @pytest.mark.parametrize("changes", [{"with_coattention": False}, {"visual_target": 2, "num_negative": 8}])
+@pytest.mark.slow
 def test_two_processes_of_another_model(data: Path, tmp_path: Path, forks: Forks, changes: dict[str, object]) -> None:
     """Layers that nothing reads have no gradient to be shared; negatives are drawn by each process for itself."""
     options = [*model_option(tmp_path / "model.json", {**WITHOUT_DROPOUT, **changes}), "--max-steps", "3"]

@@ -302,6 +302,7 @@ def list_in_child(url: str, cache: Path, limit: int, queue: Any) -> None:
     queue.put([listing(corpus) for _ in range(4)])
 
 
+@pytest.mark.slow
 def test_processes_share_a_cache_too_small_for_them(tmp_path: Path, server: Server, served: Path) -> None:
     """Each deletes what the others have open, and they fetch the same shards at the same time."""
     size = (served / "shards/000000.tar").stat().st_size

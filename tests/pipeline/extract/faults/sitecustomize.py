@@ -1,7 +1,8 @@
 """Python imports this at its start where the folder is in PYTHONPATH, so in Ray's workers too: images that do harm.
 
 FAULTS names a JSON file, {sha256 of an image's bytes: [place, deed]}. The decoder, or the detector, does the deed when
-it meets the image: it kills its process, hangs, or runs out of memory. Each time is a line in FAULTS.log.
+it meets the image: it kills its process, hangs, runs out of memory, or waits for a file FAULTS.released. Each time is a
+line in FAULTS.log.
 """
 
 import ctypes
@@ -18,15 +19,16 @@ from types import ModuleType
 
 def commit(place: str, deed: str) -> None:
     descriptor = os.open(os.environ["FAULTS"] + ".log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    os.write(descriptor, f"{place} {deed}{f' {os.getpid()}' if deed == 'dawdle' else ''}\n".encode())
+    os.write(descriptor, f"{place} {deed}{f' {os.getpid()}' if deed == 'wait' else ''}\n".encode())
     os.close(descriptor)
     match deed:
         case "kill":  # as the kernel does where the memory ran out
             os.kill(os.getpid(), signal.SIGKILL)
         case "segfault":
             ctypes.string_at(0)
-        case "dawdle":
-            time.sleep(1)
+        case "wait":
+            while not os.path.exists(os.environ["FAULTS"] + ".released"):
+                time.sleep(0.05)
         case "hang":
             ctypes.CDLL(None).sleep(3600)
         case "hang with the interpreter":  # no other Python thread of the process runs meanwhile
