@@ -68,7 +68,8 @@ def test_every_option_in_the_readme_exists(capsys: pytest.CaptureFixture[str]) -
 
     options = set(re.findall(r"(?<![\w-])--([a-z][a-z-]+)", README)) - {"config", "nproc-per-node"}  # torchrun's
     for name, command in COMMANDS.items():
-        assert main([*name.split(), *(["vqa"] if command.of_a_task else []), "--help"]) == 0
+        with pytest.raises(SystemExit, match="0"):
+            main([*name.split(), *(["vqa"] if command.of_a_task else []), "--help"])
     known = set(re.findall(r"--([a-z][a-z-]+)", capsys.readouterr().out))
     assert options <= known, options - known
     assert parse("extract", ["m.parquet", "--output", "out", "--boxes", "10-100"]).selection.max_boxes == 100
