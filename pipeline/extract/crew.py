@@ -19,7 +19,9 @@ from pipeline.shards.errors import ShardError
 logger = logging.getLogger(__name__)
 
 FAILED_STARTS = 3
-"""So many workers in a row may die while they build the detector, before the run gives up."""
+"""So often in a row workers may die while they build the detector. Where none is at work, the run then gives up."""
+SECONDS_BETWEEN_STARTS = 60.0
+"""From then on, where others are at work: on some node workers cannot start."""
 SECONDS_BEFORE_WAITING_IS_SAID = 60.0
 
 
@@ -62,8 +64,10 @@ class Crew:
         self._wanted = wanted
         self._first: Description | None = None
         self._check: Callable[[Description], None] = lambda description: None
-        self._starting: dict[Future[Description], Handle] = {}
+        self._starting: dict[Future[Description], tuple[Handle, int]] = {}
+        """Each with how many starts had failed when it was begun."""
         self._failed_starts = 0
+        self._failed_at = 0.0
         self._empty_since = time.monotonic()
         self._said = False
         self.ready: list[Handle] = []
@@ -90,25 +94,32 @@ class Crew:
     def tend(self, most: int) -> None:
         """Take in workers that are ready; start so many that there are as many as there is room for, `most` at most.
 
-        Raises ShardError where one worker after the other dies while it starts, and what their starting raises.
+        Raises ShardError where one worker after the other dies while it starts and none is at work, and what their
+        starting raises.
         """
         for future in [future for future in self._starting if future.done()]:
-            self._take_in(future, self._starting.pop(future))
+            self._take_in(future, *self._starting.pop(future))
         target = min(self._wanted(), most)
-        for _ in range(target - len(self.ready) - len(self._starting)):
+        for _ in range(target - len(self.ready) - len(self._starting) if self._may_start() else 0):
             worker = self._start_handle()
-            self._starting[worker.start()] = worker
+            self._starting[worker.start()] = worker, self._failed_starts
         while self._starting and len(self.ready) + len(self._starting) > max(target, 1):  # a node left
-            self._starting.popitem()[1].close()
+            self._starting.popitem()[1][0].close()
         self._say_if_waiting()
 
-    def _take_in(self, future: Future[Description], worker: Handle) -> None:
+    def _may_start(self) -> bool:
+        failing = self._failed_starts >= FAILED_STARTS
+        return not failing or time.monotonic() - self._failed_at >= SECONDS_BETWEEN_STARTS
+
+    def _take_in(self, future: Future[Description], worker: Handle, failed_before: int) -> None:
         try:
             description = future.result()
         except WorkerLostError as error:
             worker.close()
-            self._failed_starts += 1
-            if self._failed_starts >= FAILED_STARTS:
+            if failed_before == self._failed_starts:  # and not beside another one that died, as when a node is lost
+                self._failed_starts += 1
+                self._failed_at = time.monotonic()
+            if self._failed_starts >= FAILED_STARTS and not self.ready:
                 raise ShardError(
                     f"{FAILED_STARTS} workers died while they built the detector ({error}); is there memory enough?"
                 ) from error
@@ -128,7 +139,7 @@ class Crew:
 
     def close(self) -> None:
         """End all workers: all are asked before the first is waited for."""
-        workers = [*self.ready, *self._starting.values()]
+        workers = [*self.ready, *(worker for worker, _ in self._starting.values())]
         for worker in workers:
             worker.stop()
         for worker in workers:

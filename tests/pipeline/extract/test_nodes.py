@@ -1,8 +1,13 @@
 """A cluster that grows and shrinks under a run."""
 
+from __future__ import annotations
+
 import os
+import signal
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -10,36 +15,73 @@ from pipeline.cli import main
 
 from .conftest import FAULTS, SCENES, Harm, contents
 
-
-@pytest.mark.ray
-@pytest.mark.slow
-def test_a_node_that_joins_late_is_used_and_one_that_is_lost_is_done_without(
-    harm: Harm, manifest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+if TYPE_CHECKING:
     from ray.cluster_utils import Cluster
 
-    for scene in range(SCENES):
-        if (manifest.parent / f"scene{scene:02d}.png").exists():
-            harm.by(scene, "decode", "wait")
+
+@pytest.fixture
+def cluster(harm: Harm, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
+    """A head with room for one worker, which meets the images that do harm."""
+    from ray.cluster_utils import Cluster
+
     # The nodes' environment is that of their workers.
     monkeypatch.setenv("PYTHONPATH", f"{FAULTS}{os.pathsep}{os.environ.get('PYTHONPATH', '')}".rstrip(os.pathsep))
     monkeypatch.setenv("FAULTS", str(harm.file))
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
-    try:
-        output, undisturbed = tmp_path / "features", tmp_path / "undisturbed"
-        options = ["--detector", "shapes", "--shard-size", "2"]
-        child = harm.start(manifest, "--output", output, *options, "--ray-address", cluster.address, "--workers", "3")
-        workers = wait_for_workers(harm, 1)
-        late = cluster.add_node(num_cpus=1)
-        workers |= wait_for_workers(harm, 2)
-        assert len(workers) == 2
-        cluster.remove_node(late, allow_graceful=False)
-        harm.release()
-        status, messages = child.wait()
-        assert status == 0, messages
-    finally:
-        cluster.shutdown()
-    assert main(["extract", str(manifest), "--output", str(undisturbed), *options, "--backend", "local"]) == 0
+    yield cluster
+    cluster.shutdown()
+
+
+def arguments(manifest: Path, output: Path) -> list[str]:
+    return [str(manifest), "--output", str(output), "--detector", "shapes", "--shard-size", "2"]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(manifest: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The data set that one worker in one process makes, without Ray."""
+    output = tmp_path_factory.mktemp("undisturbed") / "features"
+    assert main(["extract", *arguments(manifest, output), "--backend", "local"]) == 0
+    return output
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_a_node_that_joins_late_is_used_and_one_that_is_lost_is_done_without(
+    cluster: Cluster, harm: Harm, manifest: Path, undisturbed: Path, tmp_path: Path
+) -> None:
+    for scene in range(SCENES):
+        if (manifest.parent / f"scene{scene:02d}.png").exists():
+            harm.by(scene, "decode", "wait")
+    output = tmp_path / "features"
+    child = harm.start(*arguments(manifest, output), "--ray-address", cluster.address, "--workers", "3")
+    workers = wait_for_workers(harm, 1)
+    late = cluster.add_node(num_cpus=1)
+    workers |= wait_for_workers(harm, 2)
+    assert len(workers) == 2
+    cluster.remove_node(late, allow_graceful=False)
+    harm.release()
+    status, messages = child.wait()
+    assert status == 0, messages
+    assert contents(output) == contents(undisturbed)
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_after_the_head_was_lost_the_run_goes_on(
+    cluster: Cluster, harm: Harm, manifest: Path, undisturbed: Path, tmp_path: Path
+) -> None:
+    harm.by(12, "decode", "wait")
+    output = tmp_path / "features"
+    child = harm.start(*arguments(manifest, output), "--ray-address", cluster.address)
+    wait_for_workers(harm, 1)
+    cluster.head_node.kill_gcs_server()
+    cluster.head_node.kill_raylet()
+    status, messages = child.wait(180)
+    assert status not in (0, -signal.SIGKILL), messages  # it notices, and need not be killed
+    harm.release()
+    done = len(list((output / "shards").glob("*.json")))
+    assert 0 < done < SCENES / 2
+    assert main(["extract", *arguments(manifest, output), "--backend", "local"]) == 0
     assert contents(output) == contents(undisturbed)
 
 

@@ -14,6 +14,7 @@ from pipeline.extract.retries import RETRY_FILE
 from pipeline.shards.dataset import read_dataset
 
 from .conftest import Harm, contents
+from .s3_server import objects
 
 SCENES = 20
 DAMAGED = {2: b"", 6: b"<html>not found</html>", 7: b"", 13: None, 19: b""}
@@ -46,7 +47,7 @@ def repair(scenes: Path, *which: int) -> None:
         shutil.copy(scenes / "whole" / f"scene{scene:02d}.png", scenes)
 
 
-def arguments(scenes: Path, output: Path, *options: str) -> list[str]:
+def arguments(scenes: Path, output: Path | str, *options: str) -> list[str]:
     return [
         "extract", str(scenes / "manifest.parquet"), "--output", str(output), "--detector", "shapes",
         "--shard-size", "5", "--batch-size", "4", "--backend", "local", *options,
@@ -135,3 +136,15 @@ def test_a_shard_that_is_not_what_its_record_says_is_not_copied(
     shard.write_bytes(data)
     assert main(arguments(scenes, output, "--retry-failed")) == 1
     assert "000001.tar: its bytes are not those of its record" in capsys.readouterr().err
+
+
+def test_in_a_bucket_as_on_a_disk(scenes: Path, bucket: str, tmp_path: Path) -> None:
+    outputs = (tmp_path / "features", f"{bucket}/features")
+    for output in outputs:
+        assert main(arguments(scenes, output)) == 0
+    before = objects(outputs[1])
+    repair(scenes, 2, 13)
+    for output in outputs:
+        assert main(arguments(scenes, output, "--retry-failed")) == 0
+    assert objects(outputs[1]) == contents(outputs[0])
+    assert objects(outputs[1]) != before

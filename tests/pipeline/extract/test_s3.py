@@ -114,6 +114,13 @@ def test_lmdb_too(bucket: str, settings_for: Make) -> None:
     assert objects(f"{bucket}/features") == contents(local.output)
 
 
+@pytest.mark.ray
+@pytest.mark.slow
+def test_with_ray_too(bucket: str, settings_for: Make, undisturbed: Path) -> None:
+    assert extract(settings_for("unused", backend="ray", workers=2, output=f"{bucket}/features")) == 0
+    assert objects(f"{bucket}/features") == contents(undisturbed)
+
+
 @pytest.mark.parametrize("how", ["error", pytest.param("cut", marks=pytest.mark.slow)])
 def test_errors_that_pass_are_waited_out(
     bucket: str, proxy: Proxy, settings_for: Make, undisturbed: Path, how: str, caplog: pytest.LogCaptureFixture

@@ -1,7 +1,7 @@
 """The scheduling loop against plain objects as workers: who gets what, and what becomes of a lost worker's shards."""
 
 from collections import Counter, deque
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from concurrent.futures import Future
 from pathlib import Path
 
@@ -212,16 +212,47 @@ def test_a_shard_that_a_worker_died_over_has_a_worker_for_itself() -> None:
     assert list(assign([a, b], [(a, 98), (b, 99)], waiting, {7})) == []  # neither gets a second one before it
 
 
+class Starts:
+    """Starts workers, of which those numbered in `dying` die while they build the detector."""
+
+    def __init__(self, dying: Container[int]) -> None:
+        self.dying = dying
+        self.number = 0
+
+    def __call__(self) -> FakeWorker:
+        worker = FakeWorker(lambda shard: (shard,))
+        if self.number in self.dying:
+            worker.start = self.die  # type: ignore[method-assign]
+        self.number += 1
+        return worker
+
+    @staticmethod
+    def die() -> Future:
+        future: Future = Future()
+        future.set_exception(WorkerLostError("killed"))
+        return future
+
+
 def test_workers_that_die_while_they_build_the_detector_are_no_traceback() -> None:
-    started = Counter()
-
-    class Dies(FakeWorker):
-        def start(self) -> Future:
-            started["workers"] += 1
-            future: Future = Future()
-            future.set_exception(WorkerLostError("killed"))
-            return future
-
+    starts = Starts(range(99))
     with pytest.raises(ShardError, match="died while they built the detector"):
-        Crew(lambda: Dies(lambda shard: None), lambda: 1).first()
-    assert started["workers"] == FAILED_STARTS
+        Crew(starts, lambda: 1).first()
+    assert starts.number == FAILED_STARTS
+
+
+def test_those_of_a_node_that_is_lost_while_they_start_die_as_one() -> None:
+    crew = Crew(Starts(range(1, 9)), lambda: 8)
+    crew.first()
+    crew.lose(crew.ready[0])
+    crew.tend(8)
+    crew.tend(8)  # eight died, and eight others were started
+    crew.tend(8)
+    assert len(crew.ready) == 8
+
+
+def test_where_some_are_at_work_others_that_cannot_start_do_not_end_the_run(tmp_path: Path) -> None:
+    starts = Starts(range(1, 99))
+    team = Team(lambda shard: (shard,))
+    team.crew = Crew(starts, lambda: 2)
+    assert len(team.run(tmp_path, range(50))) == 50
+    assert starts.number <= 1 + FAILED_STARTS
