@@ -16,7 +16,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from unittest.mock import patch
@@ -34,6 +34,7 @@ from extractors.regions import Regions  # noqa: E402
 from manifests.manifest import Manifest  # noqa: E402
 from pipeline.extract import ray_backend  # noqa: E402
 from pipeline.extract.run import extract  # noqa: E402
+from pipeline.extract.run_state import RUN_FILE  # noqa: E402
 from pipeline.extract.settings import ExtractSettings  # noqa: E402
 from pipeline.extract.stall import Pulse  # noqa: E402
 from pipeline.extract.worker import Description, Extracted  # noqa: E402
@@ -60,7 +61,7 @@ class Settings:
     """Logical workers of each."""
     seconds: float = 20.0
     """For which a worker sleeps over a shard; a GPU has 1,000 images in about as long."""
-    shards: int = 6
+    shards: int = 8
     """Shards a worker."""
 
 
@@ -136,7 +137,7 @@ class Measure:
     """What a run showed."""
 
     rate: float
-    """Shards a second, between the first and the last that got done while all workers were at work."""
+    """Shards a second, while all workers were at work."""
     driver: float
     """Of one core, in that time."""
     shards: int
@@ -156,6 +157,7 @@ def measured(
         manifest=manifest, output=output, shard_size=ROWS_A_SHARD, workers=workers, ray_address=address
     )
     seen: list[tuple[float, float]] = []
+    all_at_work: list[float] = []
     ended = threading.Event()
 
     def watch() -> None:
@@ -163,6 +165,9 @@ def measured(
         while not ended.wait(0.5):
             used = driver.cpu_times()
             seen.append((time.time(), used.user + used.system))
+            with suppress(OSError, ValueError):  # it is not there yet
+                if json.loads((output / RUN_FILE).read_text(encoding="utf-8"))["workers"] == workers:
+                    all_at_work.append(time.time())
 
     watching = [threading.Thread(target=watch, daemon=True)]
     if disturb is not None:
@@ -173,17 +178,21 @@ def measured(
         raise SystemExit(status)
     ended.set()
     watching[0].join()
-    state = json.loads((output / ".run.json").read_text(encoding="utf-8"))
-    # All are at work from when each has done its first shard until each begins its last.
+    state = json.loads((output / RUN_FILE).read_text(encoding="utf-8"))
+    # All are at work from when the last has started until each begins its last shard. Of that, whole rounds.
     times = sorted(path.stat().st_mtime for path in (output / "shards").glob("*.json"))
-    begun, end = times[workers - 1], times[shards - workers - 1]
+    last_one = shards - workers - 1
+    first_one = last_one % workers
+    while times[first_one] < all_at_work[0]:
+        first_one += workers
+    begun, end = times[first_one], times[last_one]
     during = [entry for entry in seen if begun <= entry[0] <= end]
     (first, cpu_first), (last, cpu_last) = during[0], during[-1]
     records = read_records(output)
     if not read_dataset(output).complete or [*records] != list(range(shards)):
         raise SystemExit(f"{output}: is not complete")
     return Measure(
-        rate=(shards - 2 * workers) / (end - begun),
+        rate=(last_one - first_one) / (end - begun),
         driver=(cpu_last - cpu_first) / (last - first),
         shards=len(records),
         lost=state["workers_lost"],
