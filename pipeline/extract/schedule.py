@@ -84,6 +84,7 @@ class Schedule:
 
         Raises what a worker raises, and ShardError where a shard outlives no worker in ATTEMPTS tries.
         """
+        look = 0.0
         while self._waiting or self._in_flight:
             self._crew.tend(len(self._waiting) + len(self._in_flight))
             busy = list(self._in_flight.values())
@@ -104,8 +105,11 @@ class Schedule:
                     self._fragile.discard(shard)
                     shard_log.info("%s: %s", self._name(shard), _facts(extracted))
                     yield extracted
-            self._end_stuck_workers()
-            yield None
+            if time.monotonic() >= look:  # not with every shard: of hundreds of workers one is done all the time
+                look = time.monotonic() + self._seconds_between_ticks
+                self._end_stuck_workers()
+                yield None
+        yield None
 
     def _wait(self) -> list[Future[Extracted]]:
         awaited: list[Future[Any]] = [*self._in_flight, *self._crew.starting]
