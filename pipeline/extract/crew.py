@@ -75,11 +75,6 @@ class Crew:
         self.stuck = False
         """Whether a thread of this process hangs in a worker that was closed."""
 
-    @property
-    def starting(self) -> list[Future[Description]]:
-        """The workers that are building their detectors, or wait for a place."""
-        return list(self._starting)
-
     def first(self) -> Description:
         """Start one worker, wait for it, and return what its detector is."""
         while self._first is None:

@@ -22,7 +22,9 @@ from pipeline.shards.errors import ShardError
 SECONDS_BETWEEN_LOOKS = 5.0
 """At a cluster's resources."""
 PULSE_SECONDS = 5.0
-"""Between two questions to a worker, at least: with hundreds of workers they are most of what the driver does."""
+"""Between two questions to a worker, at least."""
+QUESTIONS_A_SECOND = 4.0
+"""To all workers, about: with many of them they are most of what the driver does."""
 _STOP_SECONDS = 2.0
 
 
@@ -83,7 +85,8 @@ class RayHandle:
 
     stuck = False
 
-    def __init__(self, settings: ExtractSettings, gpus: float) -> None:
+    def __init__(self, settings: ExtractSettings, gpus: float, workers: int) -> None:
+        """workers: how many there are of them, about."""
         import ray
 
         actor_class = ray.remote(
@@ -95,7 +98,9 @@ class RayHandle:
         )(Worker)
         self._actor: Any = actor_class.remote(settings)
         self._question: Any = None
-        self._patience = min(PULSE_SECONDS, settings.stall_seconds / 4) if settings.stall_seconds else PULSE_SECONDS
+        self._patience = max(PULSE_SECONDS, workers / QUESTIONS_A_SECOND)
+        if settings.stall_seconds:
+            self._patience = min(self._patience, settings.stall_seconds / 4)
         self._asked = float("-inf")
         self._stopping: Any = None
         self._pulse = Pulse(0, 0)

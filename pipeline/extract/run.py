@@ -166,7 +166,7 @@ def backend(settings: ExtractSettings) -> Iterator[tuple[Callable[[], Handle], C
         instead = "use --backend local for one worker in this process"
         with ray_session(settings.ray_address, instead=instead, dashboard=settings.dashboard) as cluster:
             gpus, number = worker_resources(settings, cluster)
-            yield lambda: RayHandle(settings, gpus), room_now(settings, gpus, number)
+            yield lambda: RayHandle(settings, gpus, number), room_now(settings, gpus, number)
 
 
 @contextmanager

@@ -6,9 +6,9 @@ import logging
 import time
 from collections import Counter, deque
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, wait
+from concurrent.futures import Future
 from pathlib import Path
-from typing import Any
+from queue import Empty, SimpleQueue
 
 from pipeline.extract.crew import Crew, Handle, WorkerLostError
 from pipeline.extract.journal import journal_path, journals, mark_stalled, parse_journal, read_journal
@@ -76,6 +76,7 @@ class Schedule:
         self._attempts: Counter[int] = Counter()
         self._blamed: dict[int, int] = {}
         self._in_flight: dict[Future[Extracted], tuple[Handle, int]] = {}
+        self._done: SimpleQueue[Future[Extracted]] = SimpleQueue()
         self.lost = 0
         """Workers that died or got stuck over a shard."""
 
@@ -93,6 +94,7 @@ class Schedule:
                 shard_log.info("%s: given to a worker", self._name(shard))
                 future = worker.extract_shard(shard, self._shards[shard], shard in self._retry)
                 self._in_flight[future] = worker, shard
+                future.add_done_callback(self._done.put)
             for future in self._wait():
                 if future not in self._in_flight:  # lost meanwhile with its worker
                     continue
@@ -112,11 +114,14 @@ class Schedule:
         yield None
 
     def _wait(self) -> list[Future[Extracted]]:
-        awaited: list[Future[Any]] = [*self._in_flight, *self._crew.starting]
-        if not awaited:  # no node is left; one may come
-            time.sleep(self._seconds_between_ticks)
-        done, _ = wait(awaited, timeout=self._seconds_between_ticks, return_when=FIRST_COMPLETED)
-        return [future for future in self._in_flight if future in done]
+        """Return what is done, and wait for it, but not for long: a worker may be ready, a node may have come."""
+        try:
+            done = [self._done.get(timeout=self._seconds_between_ticks)]
+        except Empty:
+            return []
+        while not self._done.empty():
+            done.append(self._done.get())
+        return done
 
     def _lose(self, worker: Handle, shard: int, why: str) -> None:
         """Put a shard back whose worker is gone; ShardError where that does not help any more."""
