@@ -32,7 +32,7 @@ def ray_session(address: str | None, *, instead: str, dashboard: bool = False) -
             include_dashboard=dashboard if address is None else None,
             logging_level=logging.ERROR,
         )
-    except (ConnectionError, RuntimeError, ValueError) as error:
+    except (OSError, RuntimeError, ValueError) as error:
         raise RefusedError(f"Ray does not start: {error}; check --ray-address, or {instead}") from error
     if dashboard:
         logger.info("Ray's dashboard: http://%s", session.dashboard_url)

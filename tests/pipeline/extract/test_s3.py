@@ -116,7 +116,8 @@ def test_lmdb_too(bucket: str, settings_for: Make) -> None:
 
 @pytest.mark.ray
 @pytest.mark.slow
-def test_with_ray_too(bucket: str, settings_for: Make, undisturbed: Path) -> None:
+def test_with_ray_too(bucket: str, settings_for: Make, undisturbed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_TMPDIR", "/tmp")  # its sockets' paths have to be short
     assert extract(settings_for("unused", backend="ray", workers=2, output=f"{bucket}/features")) == 0
     assert objects(f"{bucket}/features") == contents(undisturbed)
 
