@@ -35,6 +35,8 @@ from PIL import Image  # noqa: E402
 from benchmarks.machine import versions  # noqa: E402
 from benchmarks.model import markdown  # noqa: E402
 from extractors.extractor import DetectorSettings  # noqa: E402
+from pipeline.extract.run_state import RunState, read_state  # noqa: E402
+from pipeline.shards.folder import open_folder  # noqa: E402
 
 LEAST = {"cpu": 0.9, "cuda": 0.95}
 """Of the bare detector's images/s, by device."""
@@ -193,7 +195,7 @@ def bare_rate(folder: Path, settings: Settings, weights: str) -> float:
     return len(files) / (time.monotonic() - begun)
 
 
-def command(manifest: Path, output: Path, settings: Settings, weights: str, *way: str) -> tuple[float, dict[str, Any]]:
+def command(manifest: Path, output: Path, settings: Settings, weights: str, *way: str) -> tuple[float, RunState]:
     """Return how long the whole command takes, and its own account."""
     begun = time.monotonic()
     run(
@@ -202,9 +204,10 @@ def command(manifest: Path, output: Path, settings: Settings, weights: str, *way
         *("--shard-size", min(512, max(8, settings.images // 4)), *way),
     )
     seconds = time.monotonic() - begun
-    state = json.loads((output / ".run.json").read_text(encoding="utf-8"))
-    if state["samples"] != settings.images:
-        raise SystemExit(f"{state['samples']} samples of {settings.images} images: {state['failures']}")
+    state = read_state(open_folder(output))
+    assert state is not None
+    if state.samples != settings.images:
+        raise SystemExit(f"{state.samples} samples of {settings.images} images: {state.failures}")
     return seconds, state
 
 
@@ -213,7 +216,7 @@ def main(settings: Settings) -> int:
     least = LEAST[settings.device]
     print(json.dumps(versions(settings.device) | {"cpus": len(os.sched_getaffinity(0))}))
     bare: list[float] = []
-    found: dict[Literal["local", "ray"], list[tuple[float, dict[str, Any]]]] = {way: [] for way in settings.ways}
+    found: dict[Literal["local", "ray"], list[tuple[float, RunState]]] = {way: [] for way in settings.ways}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         manifest = prepare(folder, settings)
@@ -227,8 +230,8 @@ def main(settings: Settings) -> int:
     kept = True
     for way, runs in found.items():
         images = settings.images / median(seconds for seconds, _ in runs)
-        ready = settings.images / median(state["worker_seconds"] for _, state in runs)
-        waited = median(state["detector_waited"] for _, state in runs)
+        ready = settings.images / median(state.worker_seconds for _, state in runs)
+        waited = median(state.detector_waited or 0.0 for _, state in runs)
         kept = kept and images / rate >= least
         times = f"{images / rate:.3f}"
         rows.append(

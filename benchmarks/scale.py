@@ -9,14 +9,13 @@ there once. Exit status 1 where a limit is missed.
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 import tempfile
 import threading
 import time
 from collections.abc import Callable
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from unittest.mock import patch
@@ -34,11 +33,12 @@ from extractors.regions import Regions  # noqa: E402
 from manifests.manifest import Manifest  # noqa: E402
 from pipeline.extract import ray_backend  # noqa: E402
 from pipeline.extract.run import extract  # noqa: E402
-from pipeline.extract.run_state import RUN_FILE  # noqa: E402
+from pipeline.extract.run_state import read_state  # noqa: E402
 from pipeline.extract.settings import ExtractSettings  # noqa: E402
 from pipeline.extract.stall import Pulse  # noqa: E402
 from pipeline.extract.worker import Description, Extracted  # noqa: E402
 from pipeline.shards.dataset import fingerprint_digest, read_dataset  # noqa: E402
+from pipeline.shards.folder import open_folder  # noqa: E402
 from pipeline.shards.keys import sample_key  # noqa: E402
 from pipeline.shards.record import read_records  # noqa: E402
 from pipeline.shards.sample import Sample  # noqa: E402
@@ -158,6 +158,7 @@ def measured(
     )
     seen: list[tuple[float, float]] = []
     all_at_work: list[float] = []
+    folder_of_run = open_folder(output)
     ended = threading.Event()
 
     def watch() -> None:
@@ -165,9 +166,8 @@ def measured(
         while not ended.wait(0.5):
             used = driver.cpu_times()
             seen.append((time.time(), used.user + used.system))
-            with suppress(OSError, ValueError):  # it is not there yet
-                if json.loads((output / RUN_FILE).read_text(encoding="utf-8"))["workers"] == workers:
-                    all_at_work.append(time.time())
+            if not all_at_work and (state := read_state(folder_of_run)) is not None and state.workers == workers:
+                all_at_work.append(time.time())
 
     watching = [threading.Thread(target=watch, daemon=True)]
     if disturb is not None:
@@ -178,7 +178,8 @@ def measured(
         raise SystemExit(status)
     ended.set()
     watching[0].join()
-    state = json.loads((output / RUN_FILE).read_text(encoding="utf-8"))
+    account = read_state(folder_of_run)
+    assert account is not None
     # All are at work from when the last has started until each begins its last shard. Of that, whole rounds.
     times = sorted(path.stat().st_mtime for path in (output / "shards").glob("*.json"))
     last_one = shards - workers - 1
@@ -195,7 +196,7 @@ def measured(
         rate=(last_one - first_one) / (end - begun),
         driver=(cpu_last - cpu_first) / (last - first),
         shards=len(records),
-        lost=state["workers_lost"],
+        lost=account.workers_lost,
     )
 
 

@@ -150,7 +150,8 @@ class Schedule:
     def _end_stuck_workers(self) -> None:
         """Part with the busy workers in which nothing moves."""
         self._watch.tick(time.monotonic())
-        for worker in {id(worker): worker for worker, _ in self._in_flight.values()}.values():
+        busy = {id(worker): worker for worker, _ in self._in_flight.values()}
+        for worker in busy.values():
             if not self._watch.is_stuck(id(worker), worker.pulse()):
                 continue
             lost = [future for future, (holder, _) in self._in_flight.items() if holder is worker]
@@ -159,7 +160,7 @@ class Schedule:
             for future in lost:
                 self._lose(worker, self._in_flight.pop(future)[1], "it stood still")
         for worker in self._crew.ready:
-            if all(holder is not worker for holder, _ in self._in_flight.values()):
+            if id(worker) not in busy:
                 self._watch.forget(id(worker))
 
 

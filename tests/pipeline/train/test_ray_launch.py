@@ -46,8 +46,8 @@ def ray_processes(before: set[int]) -> list[str]:
 
 
 @pytest.mark.ray
-@pytest.mark.usefixtures("_no_ray_left_behind")
 @pytest.mark.slow
+@pytest.mark.usefixtures("_no_ray_left_behind")
 def test_a_refusal_comes_through_without_another_try(tmp_path: Path) -> None:
     with pytest.raises(RefusedError, match=r"^the run is of other settings: give another --output$"):
         launch(ray_functions.refused_on_one_rank, tmp_path, workers=2, use_gpu=False, run=tmp_path)
