@@ -10,6 +10,7 @@ there once. Exit status 1 where a limit is missed.
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 import tempfile
 import threading
@@ -48,6 +49,8 @@ DRIVER_LIMIT = 0.01
 """Of one core."""
 EFFICIENCY_LIMIT = 0.95
 ROWS_A_SHARD = 4
+SECONDS_BETWEEN_READINGS = 5.0
+"""Of the driver's processor time; the thread that reads it is the driver's own, and its time counts."""
 FINGERPRINT = {"detector": "sleeps"}
 
 
@@ -59,9 +62,9 @@ class Settings:
     """Of the simulated cluster, beside the head."""
     workers_a_node: int = 8
     """Logical workers of each."""
-    seconds: float = 20.0
-    """For which a worker sleeps over a shard; a GPU has 1,000 images in about as long."""
-    shards: int = 8
+    seconds: float = 40.0
+    """For which a worker sleeps over a shard; a fast GPU has 1,000 images in about as long."""
+    shards: int = 4
     """Shards a worker."""
 
 
@@ -80,7 +83,7 @@ class SleepingWorker:
             fingerprint=FINGERPRINT, feature_dim=8, class_names=("background", "dog"), attribute_names=(), software={}
         )
 
-    def extract_shard(self, shard: int, rows: tuple[int, int], retry: bool = False) -> Extracted:
+    def extract_shard(self, shard: int, rows: tuple[int, int], retry: bool = False, history: bytes = b"") -> Extracted:
         """Sleep and write."""
         begun = time.monotonic()
         records = Manifest.open(self._settings.manifest).read(*rows)
@@ -163,7 +166,7 @@ def measured(
 
     def watch() -> None:
         driver = psutil.Process()
-        while not ended.wait(0.5):
+        while not ended.wait(SECONDS_BETWEEN_READINGS):
             used = driver.cpu_times()
             seen.append((time.time(), used.user + used.system))
             if not all_at_work and (state := read_state(folder_of_run)) is not None and state.workers == workers:
@@ -220,7 +223,10 @@ def main(settings: Settings) -> int:
                 time.sleep(0.5)
             cluster.remove_node(nodes[0], allow_graceful=False)
             time.sleep(settings.seconds / 2)
-            cluster.add_node(num_cpus=settings.workers_a_node)
+            join = [*(Path(sys.executable).with_name("ray"), "start", "--address", cluster.address, "--block")]
+            late = subprocess.Popen([*join, "--num-cpus", str(settings.workers_a_node)], stdout=subprocess.DEVNULL)
+            stack.callback(late.wait)
+            stack.callback(late.terminate)
 
         disturbed = measured(folder, settings, cluster.address, workers, disturb)
     efficiency = all_of_them.rate / (workers * one.rate)

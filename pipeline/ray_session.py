@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from importlib.util import find_spec
 
 from pipeline.shards.errors import RefusedError
+from pipeline.signals import keeping_handlers
 
 logger = logging.getLogger(__name__)
 
@@ -27,12 +28,13 @@ def ray_session(address: str | None, *, instead: str, dashboard: bool = False) -
     import ray
 
     try:
-        session = ray.init(
-            address=address or "local",
-            include_dashboard=dashboard if address is None else None,
-            logging_level=logging.ERROR,
-        )
-    except (OSError, RuntimeError, ValueError) as error:
+        with keeping_handlers():
+            session = ray.init(
+                address=address or "local",
+                include_dashboard=dashboard if address is None else None,
+                logging_level=logging.ERROR,
+            )
+    except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
         raise RefusedError(f"Ray does not start: {error}; check --ray-address, or {instead}") from error
     if dashboard:
         logger.info("Ray's dashboard: http://%s", session.dashboard_url)

@@ -44,6 +44,19 @@ def terminate_like_interrupt() -> Iterator[None]:
 
 
 @contextmanager
+def keeping_handlers() -> Iterator[None]:
+    """Let SIGTERM go where it went before, once the block is over that gives it a handler of its own, which exits.
+
+    Where it comes before that, it is KeyboardInterrupt.
+    """
+    try:
+        with handling(signal.getsignal(signal.SIGTERM), signal.SIGTERM):
+            yield
+    except SystemExit as error:
+        raise KeyboardInterrupt from error
+
+
+@contextmanager
 def undisturbed() -> Iterator[None]:
     """Ignore Ctrl-C and SIGTERM for a block that takes seconds and ends what they are to end."""
     with handling(signal.SIG_IGN, signal.SIGINT, signal.SIGTERM):

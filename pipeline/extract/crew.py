@@ -19,7 +19,7 @@ from pipeline.shards.errors import ShardError
 logger = logging.getLogger(__name__)
 
 FAILED_STARTS = 3
-"""So often in a row workers may die while they build the detector. Where none is at work, the run then gives up."""
+"""So often in a row workers may fail while they build the detector. Where none is at work, the run then gives up."""
 SECONDS_BETWEEN_STARTS = 60.0
 """From then on, where others are at work: on some node workers cannot start."""
 SECONDS_BEFORE_WAITING_IS_SAID = 60.0
@@ -44,6 +44,9 @@ class Handle(Protocol):
 
         The future raises WorkerLostError where the worker's process dies.
         """
+
+    def bring_journal(self, shard: int) -> None:
+        """Have the worker's journal of a shard here too, where it lies on another machine alone."""
 
     def pulse(self) -> Pulse:
         """Return, at once, the last known sign of life."""
@@ -79,7 +82,10 @@ class Crew:
         """Start one worker, wait for it, and return what its detector is."""
         while self._first is None:
             self.tend(1)
-            wait(self._starting, timeout=1.0)
+            if self._starting:
+                wait(self._starting, timeout=1.0)
+            else:  # there is no room yet
+                time.sleep(1.0)
         return self._first
 
     def require(self, check: Callable[[Description], None]) -> None:
@@ -89,8 +95,8 @@ class Crew:
     def tend(self, most: int) -> None:
         """Take in workers that are ready; start so many that there are as many as there is room for, `most` at most.
 
-        Raises ShardError where one worker after the other dies while it starts and none is at work, and what their
-        starting raises.
+        Raises ShardError where one worker after the other fails while it starts and none is at work, and what the very
+        first raises.
         """
         for future in [future for future in self._starting if future.done()]:
             self._take_in(future, *self._starting.pop(future))
@@ -109,16 +115,18 @@ class Crew:
     def _take_in(self, future: Future[Description], worker: Handle, failed_before: int) -> None:
         try:
             description = future.result()
-        except WorkerLostError as error:
+        except Exception as error:
+            if self._first is None and not isinstance(error, WorkerLostError):
+                raise  # wrong settings, most likely; later it is one node that cannot do what others can
             worker.close()
             if failed_before == self._failed_starts:  # and not beside another one that died, as when a node is lost
                 self._failed_starts += 1
                 self._failed_at = time.monotonic()
             if self._failed_starts >= FAILED_STARTS and not self.ready:
                 raise ShardError(
-                    f"{FAILED_STARTS} workers died while they built the detector ({error}); is there memory enough?"
+                    f"{FAILED_STARTS} workers failed while they built the detector ({error}); is there memory enough?"
                 ) from error
-            logger.warning("a worker died while it built the detector (%s); starting another", error)
+            logger.warning("a worker failed while it built the detector (%s); starting another", error)
             return
         self._failed_starts = 0
         self._first = self._first or description

@@ -10,6 +10,7 @@ from extractors.regions import Regions
 from pipeline.extract.batches import group_by_shape
 from pipeline.extract.journal import Journal
 from pipeline.extract.prepare import Prepared, failure
+from pipeline.extract.stopped import DeviceLostError
 from pipeline.extract.turns import Turns
 from pipeline.shards.failures import FailureRow
 from pipeline.shards.keys import sample_key
@@ -63,37 +64,66 @@ class Detection:
 
     def detect(self, batch: Sequence[Prepared], journal: Journal) -> Iterator[Outcome]:
         """Run the detector on a batch; where that fails, on each half, so that only the image at fault is lost."""
-        error: Exception | None = None
-        try:
-            with journal.detecting([item.row for item in batch]), self._turns.at_images():
-                regions = self._extractor.extract([item.image.pixels for item in batch], [item.boxes for item in batch])
-        except ExtractorError:
-            raise
-        except Exception as found:  # the per-image boundary: whatever a detector trips over is written down
-            # Without its frames, which hold the tensors of the batch: the halves need their memory.
-            error = found.with_traceback(None)
-        if error is None:
+        found = self._extract(batch, journal)
+        if self._turns.shared and is_out_of_memory(found):
+            # Another shard's batch may have the room, and what fits must not depend on who is there at the moment.
+            found = self._extract(batch, journal, alone=True)
+        if not isinstance(found, Exception):
             self._errors = 0
-            yield from ((item.row, outcome(item, found)) for item, found in zip(batch, regions, strict=True))
+            yield from ((item.row, outcome(item, regions)) for item, regions in zip(batch, found, strict=True))
         elif len(batch) > 1:
             middle = len(batch) // 2
             yield from self.detect(batch[:middle], journal)
             yield from self.detect(batch[middle:], journal)
         else:
-            yield batch[0].row, self._failed_alone(batch[0], error)
+            yield batch[0].row, self._failed_alone(batch[0], found)
+
+    def _extract(
+        self, batch: Sequence[Prepared], journal: Journal, *, alone: bool = False
+    ) -> Sequence[Regions] | Exception:
+        """Return the regions of images, or what the detector tripped over; alone: with no other shard at it.
+
+        Raises DeviceLostError where the GPU is out of order, for which an image may be to blame: the journal tells.
+        """
+        with journal.detecting([item.row for item in batch]), self._turns.at_images(alone=alone):
+            try:
+                return self._extractor.extract([item.image.pixels for item in batch], [item.boxes for item in batch])
+            except ExtractorError:
+                raise
+            except Exception as error:  # the per-image boundary: whatever a detector trips over is written down
+                if is_device_lost(error):
+                    raise DeviceLostError(f"the GPU failed: {first_line(error)}; run the same command again") from error
+                # Without its frames, which hold the tensors of the batch: the halves need their memory.
+                return error.with_traceback(None)
 
     def _failed_alone(self, item: Prepared, error: Exception) -> FailureRow:
-        import torch
-
         self._errors += 1
         if self._errors >= DETECTOR_ERRORS_IN_A_ROW:
             raise ExtractorError(
                 f"the detector failed on {self._errors} images in a row, "
                 f"last on {item.record.uri}: {type(error).__name__}: {error}"
             ) from error
-        reason = "out_of_memory" if isinstance(error, torch.OutOfMemoryError) else "detector_error"
-        detail = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
-        return failure(item.row, item.record, ImageError(reason, detail))
+        reason = "out_of_memory" if is_out_of_memory(error) else "detector_error"
+        return failure(item.row, item.record, ImageError(reason, f"{type(error).__name__}: {first_line(error)}"))
+
+
+def is_out_of_memory(found: object) -> bool:
+    """Say whether it is the error of a GPU whose memory is full."""
+    import torch
+
+    return isinstance(found, torch.OutOfMemoryError)
+
+
+def is_device_lost(error: Exception) -> bool:
+    """Say whether it is an error after which all that the process asks of its GPU fails: Xid, ECC, illegal access."""
+    import torch
+
+    return isinstance(error, torch.AcceleratorError)
+
+
+def first_line(error: Exception) -> str:
+    """Return the first line of what an error says."""
+    return str(error).split("\n", 1)[0]
 
 
 def outcome(item: Prepared, regions: Regions) -> Sample | FailureRow:

@@ -14,8 +14,9 @@ from pathlib import Path
 from statistics import median
 
 from manifests.manifest import Manifest
-from pipeline.extract.done import find_done, read_each_record
+from pipeline.extract.done import DoneShards, find_done, read_each_record
 from pipeline.extract.plan import plan_dataset, refuse_strangers, require_same
+from pipeline.extract.retries import begin_retries
 from pipeline.extract.settings import ExtractSettings
 from pipeline.extract.worker import Worker
 from pipeline.shards.dataset import DatasetInfo, Tally, read_info
@@ -53,29 +54,43 @@ def dry_run(settings: ExtractSettings) -> int:
     worker = Worker(settings)
     try:
         planned = plan_dataset(settings, manifest, worker.start())
-        pending = list(range(planned.shards))
+        pending, again = list(range(planned.shards)), 0
         if DATASET_FILE in {name for name, _ in folder.entries("")}:
             require_same(read_info(folder), planned, folder.name)
-            pending = find_done(folder, planned).pending()
+            done = find_done(folder, planned)
+            pending = done.pending()
+            again = rows_to_try_again(settings, folder, planned, done)
         rows = sum(stop - start for start, stop in map(planned.shard_rows, pending))
         finished = sorted(set(range(planned.shards)) - set(pending))
         measure = measure_finished(folder, finished) or measure_sample(worker, manifest, planned)
     finally:
         worker.stop()
-    print("\n".join(report(folder.name, planned, len(finished), rows, measure)))
+    print("\n".join(report(folder.name, planned, len(finished), rows, again, measure)))
     return 0
 
 
-def report(name: str, planned: DatasetInfo, finished: int, rows: int, measure: Measure) -> list[str]:
-    """Return the lines to print. rows: those that are still to be done."""
+def rows_to_try_again(settings: ExtractSettings, folder: Folder, planned: DatasetInfo, done: DoneShards) -> int:
+    """Return how many failed rows of shards that are done `--retry-failed` would try again."""
+    if settings.retry_failed is None:
+        return 0
+    retries, _ = begin_retries(folder, done, planned.shards, settings.retry_failed)
+    records = read_each_record(folder, sorted(retries.left - set(done.pending())))
+    chosen = settings.retry_failed
+    return sum(n for record in records for reason, n in record.failures.items() if not chosen or reason in chosen)
+
+
+def report(name: str, planned: DatasetInfo, finished: int, rows: int, again: int, measure: Measure) -> list[str]:
+    """Return the lines to print. rows: those that are still to be done; again: those to be tried once more."""
     left = planned.shards - finished
-    seconds = None if measure.rows_a_second is None else rows / measure.rows_a_second
+    to_do = rows + again
+    seconds = None if measure.rows_a_second is None else to_do / measure.rows_a_second
     pace = "" if measure.rows_a_second is None else f", {measure.rows_a_second:,.1f} rows/s"
     return [
         f"{name}: {planned.shards:,} shards of {planned.shard_size:,} rows, {planned.rows:,} rows",
         f"done already: {finished:,} shards, {planned.rows - rows:,} rows",
         f"to do: {left:,} shards, {rows:,} rows",
-        f"disk: {size(rows * measure.bytes_a_row)} more, {size(planned.rows * measure.bytes_a_row)} in all",
+        *([f"to try again: {again:,} failed rows"] if again else []),
+        f"disk: {size(to_do * measure.bytes_a_row)} more, {size(planned.rows * measure.bytes_a_row)} in all",
         f"time: {'not known' if seconds is None else timedelta(seconds=round(seconds))}",
         f"by {measure.source}: {measure.bytes_a_row:,.0f} bytes a row{pace}",
         "nothing was written",
@@ -117,7 +132,7 @@ def measure_sample(worker: Worker, manifest: Manifest, planned: DatasetInfo) -> 
     return Measure(
         bytes_a_row=sum(stored(outcome, planned.storage) for outcome in outcomes) / count,
         rows_a_second=count / seconds,
-        source=f"{count} rows that one worker here tried just now",
+        source=f"{count} rows that one worker here tried just now, of which more take as much less time",
     )
 
 

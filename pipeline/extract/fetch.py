@@ -40,6 +40,9 @@ class Fetcher:
         self._max_bytes = max_bytes
         self._http = HttpGetter(settings)
         self._stopped = threading.Event()
+        self.tries = 0
+        """That came to an end, whichever: where hosts are slow, the only thing that moves for minutes."""
+        self._trying: set[int] = set()
 
     def stop(self) -> None:
         """Let everything under way leave with StoppedError."""
@@ -53,6 +56,10 @@ class Fetcher:
             self._http.connections.check_proxies()
         for protocol in sorted(named - _HTTP):
             check_driver(protocol)
+
+    def is_busy(self) -> bool:
+        """Say whether a thread is at a try, in which a library behind fsspec may hang."""
+        return bool(self._trying)
 
     def fetch(self, uri: str, share: Share) -> bytes:
         """Return the bytes behind a URL, which `share` then has room for.
@@ -111,6 +118,14 @@ class Fetcher:
         )
 
     def _try(self, uri: str, share: Share) -> bytes:
+        self._trying.add(threading.get_ident())
+        try:
+            return self._get(uri, share)
+        finally:
+            self._trying.discard(threading.get_ident())
+            self.tries += 1
+
+    def _get(self, uri: str, share: Share) -> bytes:
         named = protocols(uri)
         if named in (("http",), ("https",)):
             return self._http.get(uri, max_bytes=self._max_bytes, make_room=share.grow)

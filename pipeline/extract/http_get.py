@@ -6,7 +6,7 @@ What a server says of length and type is not believed: the bytes are counted, an
 from __future__ import annotations
 
 import contextlib
-import http.client
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -15,7 +15,7 @@ from http import HTTPStatus
 from urllib.parse import urljoin
 
 import urllib3
-from urllib3.exceptions import DecodeError, HTTPError, LocationValueError, NewConnectionError, SSLError
+from urllib3.exceptions import DecodeError, LocationValueError, NewConnectionError, SSLError
 from urllib3.util import Timeout, Url, parse_url
 
 from extractors.decode import ImageError
@@ -23,9 +23,12 @@ from pipeline.extract.deadlines import Deadlines, Exchange
 from pipeline.extract.fetch_settings import FetchSettings
 from pipeline.extract.host_limits import HostLimits
 from pipeline.extract.http_connections import Connections
+from pipeline.extract.memory_budget import NoRoomError
 from pipeline.extract.stopped import StoppedError
 
 _CHUNK = 64 * 1024
+_DIGITS = 19
+"""Of a number of bytes that is none any more."""
 _REDIRECTS = (301, 302, 303, 307, 308)
 _SUCCESS = (200, 203)
 
@@ -83,7 +86,9 @@ class HttpGetter:
         """Return the body, or where the server redirects to."""
         try:
             return self._exchange(parts, max_bytes, make_room, exchange)
-        except (HTTPError, OSError, UnicodeError, http.client.HTTPException) as error:
+        except (ImageError, NoRoomError):
+            raise
+        except Exception as error:  # the per-image boundary: what a server can make of an answer has no end
             if self._stopped.is_set():
                 raise StoppedError from None
             raise explain(error, over=exchange.over) from error
@@ -134,9 +139,10 @@ def read_body(response: urllib3.BaseHTTPResponse, max_bytes: int, make_room: Cal
     """Return a body as it comes, never more than `max_bytes` of it."""
     announced = response.headers.get("Content-Length", "")
     if announced.isdecimal() and "Content-Encoding" not in response.headers:
-        if int(announced) > max_bytes:
+        length = int(announced) if len(announced) < _DIGITS else sys.maxsize
+        if length > max_bytes:
             raise ImageError("too_many_bytes", f"more than {max_bytes} bytes")
-        make_room(int(announced))
+        make_room(length)
     body = bytearray()
     while chunk := response.read1(_CHUNK):
         if len(body) + len(chunk) > max_bytes:
@@ -167,7 +173,7 @@ def retry_after(header: str | None, *, now: float) -> float | None:
         return float(header)
     try:
         return max(0.0, parsedate_to_datetime(header).timestamp() - now)
-    except ValueError:
+    except (ValueError, OverflowError):  # there is no such day
         return None
 
 

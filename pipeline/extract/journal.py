@@ -14,7 +14,8 @@
 
 An attempt without `ended` died. What a killed process wrote is with the kernel already, so nothing is fsynced: a
 machine that loses its power is no image's fault. A line that is torn or foreign is passed over. A journal goes when
-its shard is done. Where the data set is behind a URL, its journals are in this machine's folder for temporary files.
+its shard is done. Where the data set is behind a URL, its journals are in the folder for temporary files of the machine
+where the shard is made; when a worker is lost, the driver fetches them, and hands them to the next.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from pipeline.extract.stopped import DeviceLostError
 from pipeline.shards.layout import SHARDS_FOLDER, shard_name
 
 _LINE = re.compile(
@@ -134,6 +136,14 @@ def read_journal(path: Path) -> bytes:
         return b""
 
 
+def write_journal(path: Path, data: bytes) -> None:
+    """Put the bytes of a journal that was kept on another machine into one here, where there are any."""
+    with contextlib.suppress(OSError):
+        if data:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(data)
+
+
 def mark_stalled(path: Path) -> None:
     """Write down that the last attempt is ended because it stands still."""
     with contextlib.suppress(OSError):
@@ -175,12 +185,16 @@ class Journal:
 
     @contextlib.contextmanager
     def detecting(self, rows: Iterable[int]) -> Iterator[None]:
-        """Note that rows go into the detector, and that they came out of it."""
+        """Note that rows go into the detector, and that they came out of it, unless the device was lost over them."""
         self.note("detect", rows)
         try:
             yield
-        finally:
+        except DeviceLostError:
+            raise
+        except BaseException:
             self.note("detected", rows)
+            raise
+        self.note("detected", rows)
 
     def end(self) -> None:
         """Write down that the attempt ends in order; what threads that are still at it note is not written."""
@@ -213,4 +227,7 @@ class Journal:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.end()
+        if isinstance(error, DeviceLostError):
+            self.leave()
+        else:
+            self.end()

@@ -33,7 +33,7 @@ def keep(
     """Give what is to be kept of a shard that is there, while its files stay open.
 
     records: the shard's rows of the manifest. reasons: those to try again; none: all of them.
-    A retry that was killed between two files of a shard leaves it without a record; its samples are kept all the same.
+    A retry that was killed between two files of a shard leaves it without a record; what is there is kept all the same.
     Raises CorruptShardError where the shard is not what its record says.
     """
     with folder.local(shard_files(shard, storage)) as directory:
@@ -41,11 +41,13 @@ def keep(
         if not path.exists():
             yield {}
             return
-        failures: list[FailureRow] = []
-        if record_path(directory, shard).exists():
-            if _sha256(path) != read_record(record_path(directory, shard)).sha256:
-                raise CorruptShardError("its bytes are not those of its record", path=path)
-            failures = read_failures(failures_path(directory, shard))
+        if (
+            record_path(directory, shard).exists()
+            and _sha256(path) != read_record(record_path(directory, shard)).sha256
+        ):
+            raise CorruptShardError("its bytes are not those of its record", path=path)
+        listed = failures_path(directory, shard)
+        failures = read_failures(listed) if listed.exists() else []
         with open_shard(path) as reader:
             places = {key: index for index, key in enumerate(reader.keys())}
             kept: dict[int, Callable[[], Sample | FailureRow]] = {

@@ -6,26 +6,33 @@ are ours (`schedule.py`): Ray's own would run an image that kills its process fo
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
-from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 from extractors.extractor import ExtractorError
 from pipeline.extract.crew import WorkerLostError
+from pipeline.extract.journal import journal_folder, journal_path, read_journal, write_journal
 from pipeline.extract.settings import ExtractSettings
 from pipeline.extract.stall import Pulse
+from pipeline.extract.stopped import DeviceLostError
 from pipeline.extract.worker import SHARDS_IN_FLIGHT, Description, Extracted, Worker
 from pipeline.shards.errors import ShardError
+
+logger = logging.getLogger(__name__)
 
 SECONDS_BETWEEN_LOOKS = 5.0
 """At a cluster's resources."""
 PULSE_SECONDS = 5.0
 """Between two questions to a worker, at least."""
-QUESTIONS_A_SECOND = 4.0
+QUESTIONS_A_SECOND = 1.0
 """To all workers, about: with many of them they are most of what the driver does."""
 _STOP_SECONDS = 2.0
+_JOURNAL_SECONDS = 10.0
+"""For which a lost worker's node is waited for, to read a journal on it."""
 
 
 def worker_resources(settings: ExtractSettings, cluster: dict[str, float]) -> tuple[float, int]:
@@ -97,51 +104,81 @@ class RayHandle:
             max_concurrency=SHARDS_IN_FLIGHT + 1,  # shards, and questions about their progress
         )(Worker)
         self._actor: Any = actor_class.remote(settings)
-        self._question: Any = None
         self._patience = max(PULSE_SECONDS, workers / QUESTIONS_A_SECOND)
         if settings.stall_seconds:
             self._patience = min(self._patience, settings.stall_seconds / 4)
+        self._output = settings.output
+        self._journals = None if isinstance(settings.output, Path) else journal_folder(settings.output)
+        """Where each machine has journals of its own; None where all see those beside the shards."""
+        self._node = self._actor.__ray_call__.remote(_node_id)
+        self._asking = False
         self._asked = float("-inf")
         self._stopping: Any = None
+        self._stop_until = 0.0
         self._pulse = Pulse(0, 0)
 
     def start(self) -> Future[Description]:
         """Build the detector."""
-        return _translated(self._actor.start.remote().future())
+        return translated(self._actor.start.remote().future())
 
     def extract_shard(self, shard: int, rows: tuple[int, int], retry: bool = False) -> Future[Extracted]:
         """Write the shard of the manifest rows [start, stop)."""
-        return _translated(self._actor.extract_shard.remote(shard, rows, retry).future())
+        history = b"" if self._journals is None else read_journal(journal_path(self._journals, shard))
+        return translated(self._actor.extract_shard.remote(shard, rows, retry, history).future())
+
+    def bring_journal(self, shard: int) -> None:
+        """Read the shard's journal on the worker's node, if that is still there, and write it here."""
+        import ray
+        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+        if self._journals is None:
+            return
+        try:
+            there = NodeAffinitySchedulingStrategy(ray.get(self._node, timeout=_JOURNAL_SECONDS), soft=False)
+            read = ray.remote(num_cpus=0, max_retries=0, scheduling_strategy=there)(_journal_here)
+            journal = ray.get(read.remote(self._output, shard), timeout=_JOURNAL_SECONDS)
+        except ray.exceptions.RayError as error:  # a node that is gone has taken its worker with it
+            logger.debug("the journal of shard %d is not to be had (%s)", shard, error)
+        else:
+            write_journal(journal_path(self._journals, shard), journal)
 
     def pulse(self) -> Pulse:
         """Return the actor's last answer, and ask again now and then: the driver never waits for one."""
-        import ray
-
-        if time.monotonic() - self._asked < self._patience:
-            return self._pulse
-        if self._question is None:
-            self._question = self._actor.pulse.remote()
-        if ray.wait([self._question], timeout=0)[0]:
-            with suppress(ray.exceptions.RayError):
-                self._pulse = ray.get(self._question)
-            self._question = None
-            self._asked = time.monotonic()
+        if not self._asking and time.monotonic() - self._asked >= self._patience:
+            self._asking = True
+            self._actor.pulse.remote().future().add_done_callback(self._take_answer)
         return self._pulse
+
+    def _take_answer(self, answer: Future[Pulse]) -> None:
+        if answer.exception() is None:
+            self._pulse = answer.result()
+        self._asked, self._asking = time.monotonic(), False
 
     def stop(self) -> None:
         """Ask the actor to leave its shards."""
         self._stopping = self._actor.stop.remote()
+        self._stop_until = time.monotonic() + _STOP_SECONDS
 
     def close(self) -> None:
         """End the actor's process; one that was asked to stop has a moment to say in its journals that it did."""
         import ray
 
         if self._stopping is not None:
-            ray.wait([self._stopping], timeout=_STOP_SECONDS)
+            ray.wait([self._stopping], timeout=max(0.0, self._stop_until - time.monotonic()))
         ray.kill(self._actor)
 
 
-def _translated(future: Future[Any]) -> Future[Any]:
+def _node_id(worker: Worker) -> str:
+    import ray
+
+    return str(ray.get_runtime_context().get_node_id())
+
+
+def _journal_here(output: str, shard: int) -> bytes:
+    return read_journal(journal_path(journal_folder(output), shard))
+
+
+def translated(future: Future[Any]) -> Future[Any]:
     """Return a future that raises the worker's own error for one of Ray's, and WorkerLostError for a dead actor."""
     import ray
 
@@ -150,9 +187,10 @@ def _translated(future: Future[Any]) -> Future[Any]:
     def pass_on(done: Future[Any]) -> None:
         error = done.exception()
         if isinstance(error, ray.exceptions.RayTaskError):
-            translated.set_exception(error.cause)
-        elif isinstance(error, ray.exceptions.RayActorError):
-            translated.set_exception(WorkerLostError(str(error).splitlines()[0]))
+            cause = error.cause
+            translated.set_exception(WorkerLostError(str(cause)) if isinstance(cause, DeviceLostError) else cause)
+        elif isinstance(error, ray.exceptions.RayError):  # it died, was killed for memory, or its node is gone
+            translated.set_exception(WorkerLostError(str(error).strip().splitlines()[0]))
         elif error is not None:
             translated.set_exception(error)
         else:

@@ -32,6 +32,7 @@ from pipeline.shards.dataset import DatasetInfo
 from pipeline.shards.errors import ShardError
 from pipeline.shards.folder import Folder, open_folder
 from pipeline.shards.layout import SHARDS_FOLDER
+from pipeline.shards.retry import hurry, patience
 from pipeline.signals import leave_now, terminate_like_interrupt, undisturbed
 
 logger = logging.getLogger(__name__)
@@ -48,7 +49,7 @@ def extract(settings: ExtractSettings) -> int:
         return dry_run(settings)
     hung = Event()
     try:
-        with terminate_like_interrupt():
+        with terminate_like_interrupt(), patience():
             status = write_dataset(settings, hung)
     except (Exception, KeyboardInterrupt) as error:
         if not hung.is_set():
@@ -80,8 +81,7 @@ def write_dataset(settings: ExtractSettings, hung: Event) -> int:
             with disk_errors(folder):
                 info = finish_dataset(folder, written=written)
         except KeyboardInterrupt:
-            done = sum(name.endswith(".json") for name, _ in folder.entries(SHARDS_FOLDER))
-            logger.warning("interrupted: %d shards are done and stay; run the same command again to go on", done)
+            logger.warning("interrupted: %s done and stay; run the same command again to go on", what_is_done(folder))
             return 130
         for journal in journals(journal_folder(settings.output)).values():
             journal.unlink(missing_ok=True)
@@ -94,7 +94,6 @@ def write_pending_shards(settings: ExtractSettings, manifest: Manifest, folder: 
     """Start workers, check that the data set is theirs to go on with, write the missing shards; return their number."""
     with ExitStack() as stack:
         start_handle, room = stack.enter_context(backend(settings))
-        stack.enter_context(terminate_like_interrupt())  # Ray has a handler of its own
         crew = Crew(start_handle, room)
         stack.callback(close, crew, hung)
         description = crew.first()
@@ -117,12 +116,16 @@ def write_pending_shards(settings: ExtractSettings, manifest: Manifest, folder: 
             )
             log = stack.enter_context(run_log(log_folder(settings.output)))
             watch = stack.enter_context(Watch(settings, folder, planned, done, log))
-            for extracted in schedule.run():
-                if extracted is not None:
-                    done.note(extracted.record)
-                    retries.note(extracted.record)
-                    watch.note(extracted)
-                watch.tick(crew.ready, schedule.lost)
+            try:
+                for extracted in schedule.run():
+                    if extracted is not None:
+                        done.note(extracted.record)
+                        retries.note(extracted.record)
+                        watch.note(extracted)
+                    watch.tick(crew.ready, schedule.lost)
+            except KeyboardInterrupt:
+                hurry()  # a store that is away is not waited for
+                raise
         return len(rows)
 
 
@@ -142,6 +145,15 @@ def choose_retries(settings: ExtractSettings, folder: Folder, planned: DatasetIn
     done.forget(retries.left)
     logger.info("%d shards have failed rows to try again", len(retries.left))
     return retries
+
+
+def what_is_done(folder: Folder) -> str:
+    """Return for a person how many shards are there."""
+    try:
+        done = sum(name.endswith(".json") for name, _ in folder.entries(SHARDS_FOLDER))
+    except (OSError, ShardError):  # a store that is away: perhaps that is why it was interrupted
+        return "the shards that are"
+    return f"{done} shards are"
 
 
 def close(crew: Crew, hung: Event) -> None:

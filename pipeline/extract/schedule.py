@@ -102,6 +102,7 @@ class Schedule:
                 try:
                     extracted = future.result()
                 except WorkerLostError as error:
+                    worker.bring_journal(shard)
                     self._lose(worker, shard, str(error))
                 else:
                     self._fragile.discard(shard)
@@ -156,6 +157,7 @@ class Schedule:
                 continue
             lost = [future for future, (holder, _) in self._in_flight.items() if holder is worker]
             for shard in (self._in_flight[future][1] for future in lost):
+                worker.bring_journal(shard)
                 mark_stalled(journal_path(self._journals, shard))
             for future in lost:
                 self._lose(worker, self._in_flight.pop(future)[1], "it stood still")

@@ -14,7 +14,7 @@ class Pulse(NamedTuple):
     rows: int
     """Rows done of its unfinished shards."""
     beats: int
-    """Events of its journals so far."""
+    """Events of its journals and tries to fetch, so far."""
 
 
 class StallWatch:

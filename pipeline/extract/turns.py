@@ -21,9 +21,13 @@ class Turns:
 
     def __init__(self, device: str) -> None:
         self._free: SimpleQueue[AbstractContextManager[object]] = SimpleQueue()
-        for place in _cuda_streams() if device == "cuda" else [nullcontext()]:
+        places = _cuda_streams() if device == "cuda" else [nullcontext()]
+        for place in places:
             self._free.put(place)
-        self._lock = threading.Lock()
+        self.shared = len(places) > 1
+        """Whether two shards may be at the detector."""
+        self._changed = threading.Condition()
+        self._closed = False
         self._busy = 0
         self._since = 0.0
         self._seconds = 0.0
@@ -39,25 +43,36 @@ class Turns:
             self._free.put(place)
 
     @contextmanager
-    def at_images(self) -> Iterator[None]:
-        """Count the seconds of the block; those of two threads at a time count once."""
-        self._count(1)
+    def at_images(self, *, alone: bool = False) -> Iterator[None]:
+        """Count the seconds of the block; those of two threads at a time count once.
+
+        alone: wait until no other thread is in such a block, and let none into one meanwhile.
+        """
+        with self._changed:
+            self._changed.wait_for(lambda: not self._closed)
+            self._closed = alone
+            if alone:
+                self._changed.wait_for(lambda: not self._busy)
+            self._count(1)
         try:
             yield
         finally:
-            self._count(-1)
+            with self._changed:
+                self._count(-1)
+                if alone:
+                    self._closed = False
+                self._changed.notify_all()
 
     def _count(self, more: int) -> None:
-        with self._lock:
-            now = time.perf_counter()
-            if self._busy:
-                self._seconds += now - self._since
-            self._since = now
-            self._busy += more
+        now = time.perf_counter()
+        if self._busy:
+            self._seconds += now - self._since
+        self._since = now
+        self._busy += more
 
     def take_seconds(self) -> float:
         """Return for how long the detector was at images since this was last asked."""
-        with self._lock:
+        with self._changed:
             taken, self._seconds = self._seconds, 0.0
         return taken
 

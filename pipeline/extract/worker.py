@@ -27,7 +27,14 @@ from pipeline import __version__
 from pipeline.extract.batches import in_row_order
 from pipeline.extract.detection import Detection
 from pipeline.extract.fetch import Fetcher
-from pipeline.extract.journal import Journal, journal_folder, journal_path, parse_journal, read_journal
+from pipeline.extract.journal import (
+    Journal,
+    journal_folder,
+    journal_path,
+    parse_journal,
+    read_journal,
+    write_journal,
+)
 from pipeline.extract.kept import Kept, keep
 from pipeline.extract.prepare import Prepared, failure, prepare
 from pipeline.extract.settings import ExtractSettings
@@ -120,10 +127,11 @@ class Worker:
             | {name: version(name) for name in ("torch", "torchvision", "pillow", "numpy")},
         )
 
-    def extract_shard(self, shard: int, rows: tuple[int, int], retry: bool = False) -> Extracted:
+    def extract_shard(self, shard: int, rows: tuple[int, int], retry: bool = False, history: bytes = b"") -> Extracted:
         """Write the shard of the manifest rows [start, stop) and return what it holds.
 
-        retry: try again what failed and keep what is there. Rows that ended earlier attempts are left out.
+        retry: try again what failed and keep what is there. Rows that ended earlier attempts are left out. history: the
+        journal of those that were made on another machine.
         """
         import torch
 
@@ -132,6 +140,7 @@ class Worker:
         torch.set_num_threads(settings.cpus_per_worker)  # holds for the calling thread
         records = dict(enumerate(self._manifest.read(*rows), rows[0]))
         path = journal_path(self._journals, shard)
+        write_journal(path, history)
         attempts = parse_journal(read_journal(path), range(*rows))
         verdict = judge(attempts)
         with ExitStack() as stack:
@@ -160,7 +169,7 @@ class Worker:
     def pulse(self) -> Pulse:
         """Return a sign of life."""
         beats = self._ended_beats + sum(journal.beats for journal in self._open_journals.copy().values())
-        return Pulse(sum(self._rows_done.copy().values()), beats)
+        return Pulse(sum(self._rows_done.copy().values()), beats + self._fetcher.tries)
 
     def stop(self, *, hung: bool = False) -> None:
         """Let every `extract_shard` under way leave with StoppedError after its current batch.
@@ -177,8 +186,8 @@ class Worker:
         self._decoders.shutdown(wait=False, cancel_futures=True)
 
     def is_preparing(self) -> bool:
-        """Say whether a thread is reading or decoding an image."""
-        return bool(self._preparing)
+        """Say whether a thread is fetching, reading or decoding an image."""
+        return bool(self._preparing) or self._fetcher.is_busy()
 
     def _kept(self, shard: int, records: Mapping[int, ImageRecord], retry: bool) -> AbstractContextManager[Kept]:
         if not retry:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import logging
 import secrets
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TypeVar
 
 from pipeline.shards.errors import ShardError
@@ -30,6 +32,23 @@ LASTING = (
 """Errors that asking again does not mend."""
 
 
+_hurry = threading.Event()
+
+
+def hurry() -> None:
+    """Let `ask_again` ask once from now on: the process is to end within seconds."""
+    _hurry.set()
+
+
+@contextmanager
+def patience() -> Iterator[None]:
+    """Have hurry end with the block."""
+    try:
+        yield
+    finally:
+        _hurry.clear()
+
+
 def ask_again(ask: Callable[[], _Result], what: str) -> _Result:
     """Return what `ask` returns, called again where it fails.
 
@@ -43,9 +62,9 @@ def ask_again(ask: Callable[[], _Result], what: str) -> _Result:
             raise
         except Exception as error:  # file systems behind fsspec raise errors of their own kinds
             problem = f"{type(error).__name__}: {error}"
-            if attempt == ATTEMPTS:
+            if attempt == ATTEMPTS or _hurry.is_set():
                 raise ShardError(
-                    f"{what} failed {ATTEMPTS} times, at last with {problem}; check the server and the network, then "
+                    f"{what} failed {attempt} times, at last with {problem}; check the server and the network, then "
                     "run the same command again: it goes on where it stopped"
                 ) from error
             logger.warning("%s failed (%s); trying again, %d of %d", what, problem, attempt + 1, ATTEMPTS)

@@ -64,7 +64,7 @@ class Trained(NamedTuple):
     @property
     def task_token(self) -> int | None:
         """The task's row of the task embedding, where the model has one."""
-        return TASK_TOKENS.get(self.card.task) if self.model.config.task_specific_tokens else None
+        return TASK_TOKENS[self.card.task] if self.model.config.task_specific_tokens else None
 
 
 def evaluate(settings: EvaluateSettings) -> int:

@@ -225,7 +225,7 @@ def objective_of(settings: FinetuneSettings, data: TaskData, config: ViLBertConf
     return TaskObjective(
         task=data.train.task,
         held_out=data.held_out.task if data.held_out else None,
-        task_token=TASK_TOKENS.get(settings.task) if config.task_specific_tokens else None,
+        task_token=TASK_TOKENS[settings.task] if config.task_specific_tokens else None,
         segments=config.type_vocab_size > 1,
         bfloat16=settings.precision == "bf16",
         seed=settings.seed,

@@ -14,7 +14,6 @@ from tyro.conf import Positional, Suppress
 from pipeline.tasks.registry import MULTITASK, TASKS
 from pipeline.tasks.settings import FinetuneSettings
 from pipeline.tasks.stop_and_go import StopAndGoSettings
-from pipeline.tasks.tokens import TASK_TOKENS
 
 SHIPPED = Path(__file__).parents[1] / "recipes" / MULTITASK
 """Files of tasks that come with the package, known by name."""
@@ -79,8 +78,6 @@ class MultitaskSettings(FinetuneSettings):
             listed = [name for one in found for name in one.get("data", ())]
             object.__setattr__(self, "data", tuple(dict.fromkeys(listed)))
         super().__post_init__()
-        if self.task_tokens and (without := [one["task"] for one in found if one["task"] not in TASK_TOKENS]):
-            raise ValueError(f"--task-tokens: there is none for {', '.join(without)}; give --no-task-tokens")
         self.entries()
 
     def entries(self) -> tuple[TaskEntry, ...]:

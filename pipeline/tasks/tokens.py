@@ -1,6 +1,10 @@
-"""Numbers of tasks in the task embedding of 12-in-1, from `vilbert_tasks.yml` of vilbert-multi-task."""
+"""Numbers of tasks in the task embedding of 12-in-1, from `vilbert_tasks.yml` of vilbert-multi-task.
+
+It has no captioning, which takes the row that no task of it has.
+"""
 
 TASK_TOKENS = {
+    "captioning": 0,
     "vqa": 1,
     "vcr-qa": 5,
     "vcr-qar": 6,

@@ -59,7 +59,8 @@ def run_until_done(harm: Harm, command: list[str]) -> list[int]:
 
 
 @pytest.mark.parametrize(
-    ("place", "deed", "status"), [("decode", "kill", -signal.SIGKILL), ("detect", "segfault", -signal.SIGSEGV)]
+    ("place", "deed", "status"),
+    [("decode", "kill", -signal.SIGKILL), ("detect", "segfault", -signal.SIGSEGV), ("detect", "lose the gpu", 1)],
 )
 def test_run_three_times_the_fourth_leaves_the_image_out(
     harm: Harm, manifest: Path, without_poison: Path, tmp_path: Path, place: str, deed: str, status: int

@@ -11,7 +11,7 @@ from pipeline.extract.settings import ExtractSettings
 from pipeline.shards.dataset import read_dataset
 from pipeline.shards.errors import FingerprintError
 
-from .conftest import SCENES, contents
+from .conftest import BROKEN, SCENES, contents
 
 Make = Callable[..., ExtractSettings]
 
@@ -46,6 +46,17 @@ def test_in_the_middle_of_one(settings_for: Make, capsys: pytest.CaptureFixture[
     assert f"done already: 9 shards, {SCENES - 4} rows" in text
     assert "to do: 2 shards, 4 rows" in text
     assert "by the 9 shards that are done" in text
+
+
+def test_failed_rows_that_are_to_be_tried_again_are_counted(
+    settings_for: Make, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert extract(settings_for("again")) == 0
+    for reasons, rows in (((), len(BROKEN)), (("empty", "timeout"), 1)):
+        assert extract(settings_for("again", dry_run=True, retry_failed=reasons)) == 0
+        text = said(capsys)
+        assert "to do: 0 shards, 0 rows" in text
+        assert f"to try again: {rows} failed rows" in text
 
 
 def test_other_settings_are_refused_as_a_run_would(settings_for: Make) -> None:

@@ -91,6 +91,14 @@ def wrong_pages(web: Web) -> dict[str, tuple[Page, str]]:
             raw(web, lambda: iter([ok + b"Content-Length: 99999999999\r\n\r\n", b""]), 0.3),
             "too_many_bytes",
         ),
+        "announces more digits than a number has": (
+            raw(web, lambda: iter([ok + b"Content-Length: " + b"9" * 5000 + b"\r\n\r\n", b""]), 0.3),
+            "too_many_bytes",
+        ),
+        "busy until a day that never comes": (
+            status(503, Retry_After="Mon, 01 Jan 99999999999 00:00:00 GMT"),
+            "http_503",
+        ),
         "bomb": (body(bomb, Content_Encoding="gzip"), "too_many_bytes"),
         "broken encoding": (body(b"not gzip at all", Content_Encoding="gzip"), "corrupt"),
         "ends early": (raw(web, lambda: iter([ok + b"Content-Length: 1000\r\n\r\nabc"])), "connection"),
@@ -198,6 +206,8 @@ def test_retry_after_is_seconds_or_a_date() -> None:
     assert retry_after(formatdate(1e9 + 60, usegmt=True), now=1e9) == 60
     assert retry_after(formatdate(1e9 - 60, usegmt=True), now=1e9) == 0
     assert retry_after("soon", now=1e9) is None
+    assert retry_after("9" * 5000, now=1e9) == float("inf")
+    assert retry_after("Mon, 01 Jan 99999999999 00:00:00 GMT", now=1e9) is None
     assert retry_after(None, now=1e9) is None
 
 

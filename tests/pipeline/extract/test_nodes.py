@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import time
@@ -14,6 +15,7 @@ import pytest
 from pipeline.cli import main
 
 from .conftest import FAULTS, SCENES, Harm, contents
+from .s3_server import objects
 
 if TYPE_CHECKING:
     from ray.cluster_utils import Cluster
@@ -78,11 +80,58 @@ def test_after_the_head_was_lost_the_run_goes_on(
     cluster.head_node.kill_raylet()
     status, messages = child.wait(180)
     assert status not in (0, -signal.SIGKILL), messages  # it notices, and need not be killed
+    assert "Traceback" not in messages
     harm.release()
     done = len(list((output / "shards").glob("*.json")))
     assert 0 < done < SCENES / 2
     assert main(["extract", *arguments(manifest, output), "--backend", "local"]) == 0
     assert contents(output) == contents(undisturbed)
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_a_run_waits_for_the_first_node_with_a_gpu(
+    cluster: Cluster, harm: Harm, manifest: Path, undisturbed: Path, tmp_path: Path
+) -> None:
+    """The GPU is one that the node says it has; the detector is at work on its processor."""
+    output = tmp_path / "features"
+    options = ["--ray-address", cluster.address, "--gpus-per-worker", "1"]
+    child = harm.start(*arguments(manifest, output), *options)
+    time.sleep(15)
+    assert not (output / "dataset.json").exists()  # which the first worker's detector decides
+    cluster.add_node(num_cpus=1, num_gpus=1)
+    status, messages = child.wait(180)
+    assert status == 0, messages
+    assert contents(output) == contents(undisturbed)
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_an_image_that_kills_is_found_although_every_node_has_journals_of_its_own(
+    harm: Harm, manifest: Path, bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Output is behind a URL, and nodes share no folder: the journal goes with the shard."""
+    from ray.cluster_utils import Cluster
+
+    monkeypatch.setenv("PYTHONPATH", f"{FAULTS}{os.pathsep}{os.environ.get('PYTHONPATH', '')}".rstrip(os.pathsep))
+    monkeypatch.setenv("FAULTS", str(harm.file))
+    monkeypatch.setenv("RAY_TMPDIR", "/tmp")  # its sockets' paths have to be short
+    harm.by(7, "decode", "kill")
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
+    try:
+        for name in ("one", "other"):
+            (tmp_path / name).mkdir()
+            cluster.add_node(num_cpus=1, env_vars={"TMPDIR": str(tmp_path / name)})
+        monkeypatch.delenv("FAULTS")
+        options = ["--ray-address", cluster.address, "--shard-size", "11"]
+        assert main(["extract", *arguments(manifest, f"{bucket}/features")[:-2], *options]) == 0
+    finally:
+        cluster.shutdown()
+    assert harm.done() == ["decode kill"] * 3
+    kept = [path for name in ("one", "other") for path in (tmp_path / name).glob("vilbert-journals-*/*")]
+    assert len(kept) == 2, "both nodes were to have journals"
+    rows = [json.loads(line) for line in objects(f"{bucket}/features")["failures/000000.jsonl"].splitlines()]
+    assert {row["row"]: row["reason"] for row in rows} == {3: "empty", 7: "crash"}
 
 
 def wait_for_workers(harm: Harm, number: int) -> set[str]:

@@ -125,6 +125,22 @@ def test_a_retry_that_was_killed_goes_on_and_loses_no_sample(scenes: Path, tmp_p
     assert main(["verify", str(output), "--deep"]) == 0
 
 
+def test_a_retry_that_was_killed_before_the_record_keeps_the_reasons_that_were_not_named(
+    scenes: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "features"
+    assert main(arguments(scenes, output)) == 0
+    before = failures(output)
+    shard_of = {row: row // 5 for row in before}
+    repair(scenes, *DAMAGED)
+    for shard in set(shard_of.values()):
+        (output / "shards" / f"{shard:06d}.json").unlink()
+    left = {"reasons": ["empty"], "shards": sorted(set(shard_of.values()))}
+    (output / RETRY_FILE).write_text(json.dumps(left))
+    assert main(arguments(scenes, output, "--retry-failed", "empty")) == 0
+    assert failures(output) == {row: reason for row, reason in before.items() if reason != "empty"}
+
+
 def test_a_shard_that_is_not_what_its_record_says_is_not_copied(
     scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

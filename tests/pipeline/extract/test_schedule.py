@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from extractors.extractor import ExtractorError
+from pipeline.extract import crew
 from pipeline.extract.crew import FAILED_STARTS, Crew, WorkerLostError
 from pipeline.extract.journal import Journal, journal_path, parse_journal
 from pipeline.extract.schedule import ATTEMPTS, Schedule, assign
@@ -41,6 +43,7 @@ class FakeWorker:
     def __init__(self, outcome: Callable[[int], object]) -> None:
         self.outcome = outcome
         self.given: list[int] = []
+        self.brought: list[int] = []
         self.closed = False
 
     def start(self) -> Future:
@@ -58,6 +61,9 @@ class FakeWorker:
         except Exception as error:
             future.set_exception(error)
         return future
+
+    def bring_journal(self, shard: int) -> None:
+        self.brought.append(shard)
 
     def pulse(self) -> Pulse:
         return Pulse(0, 0)
@@ -110,6 +116,7 @@ def test_a_lost_workers_shard_is_done_by_its_replacement(tmp_path: Path) -> None
     assert sorted(team.run(tmp_path, range(8))) == [(shard,) for shard in range(8)]
     first, second = team.workers
     assert first.closed
+    assert 3 in first.brought
     assert 3 in second.given
 
 
@@ -226,16 +233,17 @@ class Starts:
         self.number += 1
         return worker
 
-    @staticmethod
-    def die() -> Future:
+    error: Exception = WorkerLostError("killed")
+
+    def die(self) -> Future:
         future: Future = Future()
-        future.set_exception(WorkerLostError("killed"))
+        future.set_exception(self.error)
         return future
 
 
 def test_workers_that_die_while_they_build_the_detector_are_no_traceback() -> None:
     starts = Starts(range(99))
-    with pytest.raises(ShardError, match="died while they built the detector"):
+    with pytest.raises(ShardError, match="failed while they built the detector"):
         Crew(starts, lambda: 1).first()
     assert starts.number == FAILED_STARTS
 
@@ -250,8 +258,26 @@ def test_those_of_a_node_that_is_lost_while_they_start_die_as_one() -> None:
     assert len(crew.ready) == 8
 
 
-def test_where_some_are_at_work_others_that_cannot_start_do_not_end_the_run(tmp_path: Path) -> None:
+def test_the_very_first_workers_own_error_ends_the_run_at_once() -> None:
+    starts = Starts(range(99))
+    starts.error = ExtractorError("no such weights")
+    with pytest.raises(ExtractorError, match="no such weights"):
+        Crew(starts, lambda: 1).first()
+    assert starts.number == 1
+
+
+def test_without_room_for_a_worker_it_waits_and_does_not_spin(monkeypatch: pytest.MonkeyPatch) -> None:
+    room = iter([0, 0, 0, 1])
+    waited: list[float] = []
+    monkeypatch.setattr(crew.time, "sleep", waited.append)
+    assert Crew(Starts([]), lambda: next(room, 1)).first() == "description"
+    assert len(waited) >= 3
+
+
+@pytest.mark.parametrize("error", [WorkerLostError("killed"), ExtractorError("this node has no GPU")])
+def test_where_some_are_at_work_others_that_cannot_start_do_not_end_the_run(tmp_path: Path, error: Exception) -> None:
     starts = Starts(range(1, 99))
+    starts.error = error
     team = Team(lambda shard: (shard,))
     team.crew = Crew(starts, lambda: 2)
     assert len(team.run(tmp_path, range(50))) == 50

@@ -62,6 +62,36 @@ def test_as_many_have_it_as_there_are_places(device: str, places: int, monkeypat
     assert Stream.current == set()
 
 
+def test_whoever_wants_the_detector_alone_waits_for_the_other_and_keeps_it_out() -> None:
+    detector, seen = Turns("cpu"), []
+    first_is_in, leave_first = threading.Event(), threading.Event()
+    alone_is_in, leave_alone = threading.Event(), threading.Event()
+
+    def visit(name: str, alone: bool, is_in: threading.Event, leave: threading.Event) -> None:
+        with detector.at_images(alone=alone):
+            seen.append(name)
+            is_in.set()
+            leave.wait(20)
+
+    late = threading.Event()
+    threads = [threading.Thread(target=visit, args=("first", False, first_is_in, leave_first), daemon=True)]
+    threads += [threading.Thread(target=visit, args=("alone", True, alone_is_in, leave_alone), daemon=True)]
+    threads += [threading.Thread(target=visit, args=("late", False, late, leave_alone), daemon=True)]
+    threads[0].start()
+    assert first_is_in.wait(20)
+    threads[1].start()
+    assert not alone_is_in.wait(0.2)
+    threads[2].start()
+    assert not late.wait(0.2)  # or whoever wants it alone might never get it
+    leave_first.set()
+    assert alone_is_in.wait(20)
+    assert not late.wait(0.2)
+    leave_alone.set()
+    for thread in threads:
+        thread.join(20)
+    assert seen == ["first", "alone", "late"]
+
+
 def test_an_error_gives_the_turn_back() -> None:
     detector = Turns("cpu")
     with pytest.raises(ValueError, match="within"), detector.turn():

@@ -6,7 +6,7 @@ import pytest
 
 from pipeline.shards import retry
 from pipeline.shards.errors import ShardError
-from pipeline.shards.retry import ask_again
+from pipeline.shards.retry import ask_again, hurry, patience
 
 
 @pytest.fixture
@@ -43,6 +43,16 @@ def test_it_gives_up_and_says_what_failed_with_what(waits: list[float]) -> None:
     with pytest.raises(ShardError, match=r"reading s3://b/x failed 6 times, at last with TimeoutError: no answer"):
         ask_again(server.ask, "reading s3://b/x")
     assert server.asked == retry.ATTEMPTS
+
+
+def test_in_a_hurry_it_asks_once(waits: list[float]) -> None:
+    server = Server(1 << 30, TimeoutError("no answer"))
+    with patience():
+        hurry()
+        with pytest.raises(ShardError, match="failed 1 times"):
+            ask_again(server.ask, "reading s3://b/x")
+    assert (server.asked, waits) == (1, [])
+    assert ask_again(Server(2, TimeoutError("no answer")).ask, "reading s3://b/x") == "answer"
 
 
 @pytest.mark.parametrize("kind", [FileNotFoundError, PermissionError, FileExistsError, ValueError, ShardError])

@@ -13,12 +13,23 @@ from pipeline.train.journal import read_journal, without_timing
 
 from ..train.forks import Forks, forking
 from .small_tasks import finetune_arguments
+from .test_multitask import STOPPING, arguments, run, turns, write_tasks
 
 
 @pytest.fixture(scope="module")
 def forks() -> Iterator[Forks]:
     with forking() as source:
         yield source
+
+
+def assert_alike(ours: Path, theirs: Path) -> None:
+    """Compare the journals of two runs, losses up to rounding."""
+    one, other = (without_timing(read_journal(run)) for run in (ours, theirs))
+    assert [(it["kind"], it["step"]) for it in one] == [(it["kind"], it["step"]) for it in other]
+    for mine, its in zip(one, other, strict=True):
+        assert mine.keys() == its.keys()
+        for name in mine.keys() - {"kind"}:
+            assert mine[name] == pytest.approx(its[name], rel=1e-5), (name, mine, its)
 
 
 @pytest.mark.parametrize("task", [pytest.param("vqa", marks=pytest.mark.slow), "captioning"])
@@ -31,10 +42,19 @@ def test_two_processes_are_one(small: Path, tmp_path: Path, forks: Forks, task: 
     assert forks.run_ranks([*finetune_arguments(small, task, both, steps=4), *often], log, world=2) == [0, 0], (
         log.read_text()
     )
-    ours, theirs = (without_timing(read_journal(run)) for run in (both, alone))
-    assert [(it["kind"], it["step"]) for it in ours] == [(it["kind"], it["step"]) for it in theirs]
-    assert len(ours) == 6
-    for mine, other in zip(ours, theirs, strict=True):
-        assert mine.keys() == other.keys()
-        for name in mine.keys() - {"kind"}:
-            assert mine[name] == pytest.approx(other[name], rel=1e-5), (name, mine, other)
+    assert_alike(both, alone)
+    assert len(read_journal(both)) == 6
+
+
+def test_two_processes_take_the_same_turns_of_several_tasks(small: Path, tmp_path: Path, forks: Forks) -> None:
+    """Stop-and-go decides by what all have answered; of processes that decided otherwise each would wait for the other.
+
+    A task has the head of its own alone in a step, so the other's parameters have no gradients there.
+    """
+    tasks = write_tasks(small, tmp_path / "tasks.json", "snli-ve", "refcocog", batch_size=7)
+    alone, both, log = tmp_path / "alone", tmp_path / "both", tmp_path / "log"
+    assert run(small, tasks, alone, *STOPPING) == 0
+    assert forks.run_ranks(arguments(small, tasks, both, *STOPPING), log, world=2) == [0, 0], log.read_text()
+    assert turns(both) == turns(alone)
+    assert turns(alone)[6:] != ["snli-ve", "refcocog"] * 6, "neither was stopped"
+    assert_alike(both, alone)

@@ -68,6 +68,9 @@ def spoil_detector(module: ModuleType) -> None:
                         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
                 elif fault[1] == "out of memory":
                     raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+                elif fault[1] == "lose the gpu":
+                    commit(*fault)
+                    raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
                 elif fault[1] != "kill in company":
                     commit(*fault)
                 elif len(images) > 1:
