@@ -170,6 +170,20 @@ def test_a_passing_failure_is_tried_again(web: Web, fail: Page) -> None:
     assert web.count("/a") == 3
 
 
+def test_every_try_is_a_sign_of_life_and_a_silent_server_is_being_asked(web: Web) -> None:
+    """Or a shard of slow hosts would be taken for one in which nothing moves."""
+    web.pages["/silent"] = silent(web)
+    asking = fetcher(retries=2)
+    with ThreadPoolExecutor(1) as pool:
+        future = pool.submit(asking.read, web.url("/silent"))
+        deadline = time.monotonic() + 10
+        while not asking.is_busy():
+            assert time.monotonic() < deadline
+        assert future.exception(10) is not None
+    assert asking.tries == 3
+    assert not asking.is_busy()
+
+
 @pytest.mark.parametrize(("code", "asked"), [(404, 1), (403, 1), (410, 1), (451, 1), (503, 3), (429, 3)])
 def test_only_passing_failures_are_tried_again_and_not_for_ever(web: Web, code: int, asked: int) -> None:
     web.pages["/a"] = status(code)

@@ -1,0 +1,94 @@
+"""Batches at the detector: what is halved, what is tried again, and what the journal says of it."""
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from pipeline.extract import turns
+from pipeline.extract.detection import Detection
+from pipeline.extract.journal import Journal, parse_journal, read_journal
+from pipeline.extract.stopped import DeviceLostError
+from pipeline.extract.turns import Turns
+from pipeline.shards.failures import FailureRow
+
+from .test_turns import Stream
+
+
+class Detector:
+    """Raises these errors in turn, None for none, then no more of them; remembers how many images it was given."""
+
+    def __init__(self, *errors: Exception | None) -> None:
+        self._errors = list(errors)
+        self.given: list[int] = []
+
+    def extract(self, images: list[Any], boxes: list[Any]) -> list[list[object]]:
+        self.given.append(len(images))
+        if self._errors and (error := self._errors.pop(0)):
+            raise error
+        return [[] for _ in images]
+
+
+def items(number: int) -> list[Any]:
+    image = SimpleNamespace(pixels=np.zeros((4, 4, 3), np.uint8))
+    record = SimpleNamespace(image_id="i", uri="i.jpg")
+    return [SimpleNamespace(row=row, image=image, boxes=None, record=record) for row in range(number)]
+
+
+def detect(detector: Detector, device: str, journal: Journal, number: int = 4) -> list[str]:
+    """Return the reasons of all rows; an image without regions is one that went well."""
+    found = Detection(detector, 4, Turns(device)).detect(items(number), journal)  # type: ignore[arg-type]
+    rows = [outcome for _, outcome in found]
+    assert all(isinstance(row, FailureRow) for row in rows)
+    return [row.reason for row in rows]
+
+
+@pytest.fixture(autouse=True)
+def streams(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(turns, "_cuda_streams", lambda: [Stream(0), Stream(1)])
+
+
+FULL = torch.OutOfMemoryError("CUDA out of memory.")
+
+
+def test_a_batch_that_has_no_room_beside_another_is_tried_alone_before_it_is_halved() -> None:
+    detector = Detector(FULL)
+    assert detect(detector, "cuda", Journal(None)) == ["no_regions"] * 4
+    assert detector.given == [4, 4]
+
+
+def test_one_that_has_no_room_alone_is_halved() -> None:
+    detector = Detector(FULL, FULL)
+    assert detect(detector, "cuda", Journal(None)) == ["no_regions"] * 4
+    assert detector.given == [4, 4, 2, 2]
+    detector = Detector(FULL)
+    assert detect(detector, "cpu", Journal(None)) == ["no_regions"] * 4
+    assert detector.given == [4, 2, 2]
+
+
+def test_an_image_that_has_no_room_alone_is_a_failure() -> None:
+    assert detect(Detector(FULL, FULL), "cuda", Journal(None), number=1) == ["out_of_memory"]
+
+
+def test_when_the_gpu_is_lost_the_journal_says_over_which_rows(tmp_path: Path) -> None:
+    path = tmp_path / "journal"
+    lost = torch.AcceleratorError("CUDA error: an illegal memory access was encountered\nMore of it.")
+    with (
+        pytest.raises(DeviceLostError, match=r"the GPU failed: CUDA error: .* encountered; run"),
+        Journal(path) as journal,
+    ):
+        detect(Detector(lost), "cuda", journal)
+    (attempt,) = parse_journal(read_journal(path), range(4))
+    assert attempt.detecting == {0, 1, 2, 3}
+    assert not attempt.ended
+
+
+def test_another_error_ends_the_attempt_in_order_or_is_an_images(tmp_path: Path) -> None:
+    path = tmp_path / "journal"
+    with Journal(path, keep=True) as journal:
+        assert detect(Detector(ValueError("a box of no width")), "cuda", journal, number=1) == ["detector_error"]
+    (attempt,) = parse_journal(read_journal(path), range(4))
+    assert (attempt.detecting, attempt.ended) == (set(), True)

@@ -1,0 +1,43 @@
+"""Who gets a signal, during a block and after it."""
+
+import os
+import signal
+import sys
+import time
+
+import pytest
+
+from pipeline.signals import keeping_handlers, terminate_like_interrupt
+
+
+def exits(number: int, frame: object) -> None:
+    sys.exit(number)
+
+
+def test_a_handler_that_a_block_installs_goes_with_it() -> None:
+    """As Ray does when it starts."""
+    before = signal.getsignal(signal.SIGTERM)
+    with terminate_like_interrupt():
+        with keeping_handlers():
+            signal.signal(signal.SIGTERM, exits)
+        with pytest.raises(KeyboardInterrupt):
+            send_and_wait()
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_within_the_block_too_sigterm_is_an_interrupt() -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(KeyboardInterrupt):
+        install_and_send()
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+@keeping_handlers()
+def install_and_send() -> None:
+    signal.signal(signal.SIGTERM, exits)
+    send_and_wait()
+
+
+def send_and_wait() -> None:
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(10)
