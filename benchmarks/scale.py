@@ -62,9 +62,9 @@ class Settings:
     """Of the simulated cluster, beside the head."""
     workers_a_node: int = 8
     """Logical workers of each."""
-    seconds: float = 40.0
-    """For which a worker sleeps over a shard; a fast GPU has 1,000 images in about as long."""
-    shards: int = 4
+    seconds: float = 100.0
+    """For which a worker sleeps over a shard: 1,000 images, at ten a second."""
+    shards: int = 3
     """Shards a worker."""
 
 

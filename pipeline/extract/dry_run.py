@@ -132,7 +132,7 @@ def measure_sample(worker: Worker, manifest: Manifest, planned: DatasetInfo) -> 
     return Measure(
         bytes_a_row=sum(stored(outcome, planned.storage) for outcome in outcomes) / count,
         rows_a_second=count / seconds,
-        source=f"{count} rows that one worker here tried just now, of which more take as much less time",
+        source=f"{count} rows that one worker here tried just now (several share the time)",
     )
 
 

@@ -28,7 +28,7 @@ SECONDS_BETWEEN_LOOKS = 5.0
 """At a cluster's resources."""
 PULSE_SECONDS = 5.0
 """Between two questions to a worker, at least."""
-QUESTIONS_A_SECOND = 1.0
+QUESTIONS_A_SECOND = 0.5
 """To all workers, about: with many of them they are most of what the driver does."""
 _STOP_SECONDS = 2.0
 _JOURNAL_SECONDS = 10.0
