@@ -18,7 +18,7 @@ from pipeline.shards.errors import ShardError
 
 logger = logging.getLogger(__name__)
 
-FAILED_STARTS = 3
+FAILED_STARTS = 5
 """So often in a row workers may fail while they build the detector. Where none is at work, the run then gives up."""
 SECONDS_BETWEEN_STARTS = 60.0
 """From then on, where others are at work: on some node workers cannot start."""

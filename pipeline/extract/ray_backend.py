@@ -24,7 +24,7 @@ from pipeline.shards.errors import ShardError
 
 logger = logging.getLogger(__name__)
 
-SECONDS_BETWEEN_LOOKS = 5.0
+SECONDS_BETWEEN_LOOKS = 10.0
 """At a cluster's resources."""
 PULSE_SECONDS = 5.0
 """Between two questions to a worker, at least."""

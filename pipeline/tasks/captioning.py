@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from model.outputs import ViLBertForTasksOutput
@@ -64,14 +65,12 @@ class CaptioningTask:
 
     def loss(self, output: ViLBertForTasksOutput, targets: Mapping[str, Tensor]) -> Tensor:
         """Return cross-entropy of the next words, summed."""
-        assert output.linguisic_prediction is not None
-        return next_word_loss(output.linguisic_prediction, targets["next_words"])
+        return next_word_loss(word_scores(output, targets), targets["next_words"])
 
     def answers(self, output: ViLBertForTasksOutput, targets: Mapping[str, Tensor]) -> list[Any]:
         """Return [words told, words] of each caption."""
-        assert output.linguisic_prediction is not None
         truth = targets["next_words"]
-        right = (output.linguisic_prediction.argmax(-1) == truth) & (truth >= 0)
+        right = (word_scores(output, targets).argmax(-1) == truth) & (truth >= 0)
         return [list(pair) for pair in zip(right.sum(1).tolist(), (truth >= 0).sum(1).tolist(), strict=True)]
 
     def figures(self, answers: Mapping[int, Any]) -> dict[str, float]:
@@ -83,6 +82,15 @@ class CaptioningTask:
         """Return JSON: image_id, caption, and its [words told, words]."""
         rows = [{**self.items[number]._asdict(), "told": answers[number]} for number in sorted(answers)]
         return encode_json(rows)
+
+
+def word_scores(output: ViLBertForTasksOutput, targets: Mapping[str, Tensor]) -> Tensor:
+    """Return the scores of next words, [I, T, V], without those at a task token, which stands behind [CLS]."""
+    scores = output.linguisic_prediction
+    assert scores is not None
+    if scores.shape[1] == targets["next_words"].shape[1]:
+        return scores
+    return torch.cat([scores[:, :1], scores[:, 2:]], dim=1)
 
 
 def open_task(name: str, files: TaskFiles, split: str, like: Task | None) -> CaptioningTask:
