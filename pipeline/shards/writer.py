@@ -79,14 +79,7 @@ class ShardWriter:
         self._check_rows(rows, failures)
         with self._disk_errors():
             size, digest = self._store.finish()
-            record_file = record_path(self._directory, self._shard)
-            if record_file.exists():  # of a shard that is made anew: it must not vouch for the new file
-                record_file.unlink()
-                fsync_dir(record_file.parent)
             failure_lines = encode_failures(failures)
-            write_atomic(failures_path(self._directory, self._shard), failure_lines)
-            os.replace(self._temporary, self._path)
-            fsync_dir(self._path.parent)
             keys = list(self._keys)
             record = ShardRecord(
                 shard=self._shard,
@@ -102,6 +95,14 @@ class ShardWriter:
                 failures_sha256=hashlib.sha256(failure_lines).hexdigest(),
                 fingerprint=fingerprint,
             )
+            record_file = record_path(self._directory, self._shard)
+            # A worker that was given up and comes back must not take away what its successor wrote: the same.
+            if record_file.exists() and record_file.read_bytes() != record.to_json():
+                record_file.unlink()  # it must not vouch for the new file
+                fsync_dir(record_file.parent)
+            write_atomic(failures_path(self._directory, self._shard), failure_lines)
+            os.replace(self._temporary, self._path)
+            fsync_dir(self._path.parent)
             write_atomic(record_file, record.to_json())
         self._committed = True
         return record

@@ -149,6 +149,8 @@ def test_killed_at_any_step_no_record_lacks_its_data_and_a_rerun_gives_the_same_
         data = data_path(directory, 3, storage)
         if not (before == "damaged" and data.read_bytes() == b"damaged"):  # as found; the writer never vouched for it
             assert_no_record_without_data(directory)
+        if before == "whole":  # a worker that was given up, and comes back after its successor
+            assert is_done(directory, 3)
         if status == 0:
             break
         assert status == 9
