@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 
 SECONDS_BETWEEN_LOOKS = 10.0
 """At a cluster's resources."""
-PULSE_SECONDS = 5.0
+PULSE_SECONDS = 10.0
 """Between two questions to a worker, at least."""
 QUESTIONS_A_SECOND = 0.5
 """To all workers, about: with many of them they are most of what the driver does."""

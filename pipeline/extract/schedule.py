@@ -60,7 +60,7 @@ class Schedule:
         journal_folder: Path,
         retry: Collection[int] = (),
         stall_seconds: float = 0.0,
-        seconds_between_ticks: float = 1.0,
+        seconds_between_ticks: float = 2.0,
     ) -> None:
         """Take the manifest rows [start, stop) of each shard; `retry`: the shards of which is kept what is there."""
         self._crew = crew

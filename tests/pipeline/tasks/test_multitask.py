@@ -215,12 +215,13 @@ def test_the_token_is_heard(learnt: Path) -> None:
     assert (said[0].vil_tri_prediction - said[1].vil_tri_prediction).abs().max() > 0.01
 
 
+@pytest.mark.parametrize(("steps", "least"), [(2, 0.0), pytest.param(400, 0.5, marks=pytest.mark.slow)])
 def test_captions_are_learnt_and_written_beside_another_task_by_a_token_of_their_own(
-    small: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    small: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], steps: int, least: float
 ) -> None:
     tasks = write_tasks(small, tmp_path / "tasks.json", "captioning", "snli-ve")
-    more = ("--max-steps", "400", "--learning-rate", "0.002", "--head-learning-rate", "0.002", "--no-stop-and-go")
-    assert run(small, tasks, tmp_path / "run", *more) == 0
+    rates = ("--learning-rate", "0.002", "--head-learning-rate", "0.002")
+    assert run(small, tasks, tmp_path / "run", "--max-steps", str(steps), *rates, "--no-stop-and-go") == 0
     asked = [
         "evaluate", "captioning", str(small / "features"), "--checkpoint", str(tmp_path / "run"), "--annotations",
         str(small / "captions"), "--device", "cpu", "--num-workers", "0", "--json",
@@ -228,7 +229,7 @@ def test_captions_are_learnt_and_written_beside_another_task_by_a_token_of_their
     capsys.readouterr()
     assert main(asked) == 0
     figures = json.loads(capsys.readouterr().out)
-    assert figures["bleu_4"] > 0.5, figures
+    assert figures["bleu_4"] >= least, figures
 
 
 def test_every_task_has_a_token_of_its_own() -> None:
