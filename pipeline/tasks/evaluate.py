@@ -69,6 +69,8 @@ class Trained(NamedTuple):
 
 def evaluate(settings: EvaluateSettings) -> int:
     """Answer, score, write; return 0."""
+    if settings.output is not None and not settings.output.parent.is_dir():
+        raise RefusedError(f"--output {settings.output}: there is no folder {settings.output.parent}")
     trained = load_trained(settings)
     files = TaskFiles(folder=settings.annotations, seed=trained.card.seed, labels=trained.card.labels)
     task = open_task(settings.task, files, settings.split, like=None)

@@ -22,7 +22,7 @@ from pipeline.shards.errors import RefusedError
 from pipeline.tasks.batch import ItemBatch, ItemSource, make_item_batches
 from pipeline.tasks.hard_negatives import NEIGHBOURS, hard_negatives
 from pipeline.tasks.join import Images, join
-from pipeline.tasks.known_answers import compare_answers, require_same_order
+from pipeline.tasks.known_answers import compare_answers, require_labels, require_same_order
 from pipeline.tasks.objective import TaskEvaluation, TaskObjective
 from pipeline.tasks.registry import TaskFiles, open_task
 from pipeline.tasks.retrieval import RetrievalTask
@@ -94,6 +94,7 @@ def open_items(settings: FinetuneSettings) -> tuple[Task, Task | None]:
     Raises RefusedError where files are missing or damaged, or the answers of a classifier are not those of the items.
     """
     task = open_split(settings, settings.split, like=None)
+    require_labels(task, where=f"--split {settings.split}")
     require_same_order(task, settings.init_from)
     if settings.answers is not None:
         where, of = f"{settings.annotations}, {settings.split}", f"--answers {settings.answers}"
@@ -101,6 +102,7 @@ def open_items(settings: FinetuneSettings) -> tuple[Task, Task | None]:
     held_out = None
     if settings.eval_split != "none":
         held_out = open_split(settings, settings.eval_split, like=task)
+        require_labels(held_out, where=f"--eval-split {settings.eval_split}")
     return task, held_out
 
 

@@ -33,6 +33,19 @@ def count_known(task: Task) -> tuple[int, int]:
     return known, labelled
 
 
+def require_labels(task: Task, *, where: str) -> None:
+    """Raise RefusedError where no item has an answer, as in a split whose answers its server keeps.
+
+    where: the option that names the split, for the message.
+    """
+    for start in range(0, len(task.items), AT_A_TIME):
+        numbers = range(start, min(start + AT_A_TIME, len(task.items)))
+        targets = task.targets(numbers, [None] * len(numbers))
+        if targets.keys().isdisjoint({"label", "labelled"}) or task.count(targets):  # or its truth is no label
+            return
+    raise RefusedError(f"{where}: none of its {len(task.items):,} items has an answer; name a split that has them")
+
+
 def compare_answers(task: Task, labels: Sequence[str], *, where: str, of: str, learns: bool) -> None:
     """Warn where questions have no answer of the classifier's; nothing is said where answers are secret.
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
@@ -72,7 +73,10 @@ def load_model(kind: type[PreTrainedModel], folder: TrainedFolder, device: torch
         tied = {name: tensors[source] for name, source in (model._tied_weights_keys or {}).items()}
         model.load_state_dict({**tensors, **tied})
     else:
-        model = kind.from_pretrained(folder.model, attn_implementation="sdpa")
+        try:
+            model = kind.from_pretrained(folder.model, attn_implementation="sdpa")
+        except SafetensorError as error:
+            raise OSError(f"its file of parameters is damaged: {error}") from error
     torch.nn.Module.to(model, device)  # transformers' own has no types
     model.train(False)
     return model

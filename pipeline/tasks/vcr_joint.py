@@ -50,6 +50,8 @@ def joint_results(
 def _read(path: Path) -> dict[str, list[float]]:
     try:
         rows: Any = json.loads(path.read_bytes())
+        if any("given" in row for row in rows):
+            raise ValueError("it is one of vcr-qar")
         found = {str(row["annot_id"]): [float(value) for value in row["answer"]] for row in rows}
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise RefusedError(f"--answers-from {path}: is no file of results of vcr-qa ({error})") from error

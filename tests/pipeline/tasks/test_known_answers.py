@@ -21,7 +21,7 @@ from pipeline.tasks.vqa import VqaTask
 from pipeline.tasks.vqa_answers import load_vocabulary
 from pipeline.tasks.vqa_files import read_questions
 
-from .small_tasks import finetune_arguments
+from .small_tasks import FOLDERS, finetune_arguments
 
 
 def gqa(answers: Sequence[str | None], labels: Sequence[str]) -> GqaTask:
@@ -132,6 +132,26 @@ def test_secret_answers_make_no_classifier(small: Path, tmp_path: Path) -> None:
     (tmp_path / "test_balanced_questions.json").write_text(json.dumps(rows))
     with pytest.raises(RefusedError, match="answers of the test split are secret; train on another --split"):
         open_task("gqa", TaskFiles(folder=tmp_path, seed=0), "test", like=None)
+
+
+@pytest.mark.parametrize(
+    ("task", "option"), [("vcr-qa", "--eval-split"), ("vqa", "--eval-split"), ("vcr-qar", "--split")]
+)
+def test_a_split_without_answers_neither_trains_nor_evaluates(
+    small: Path, tmp_path: Path, task: str, option: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    annotations = shutil.copytree(small / FOLDERS[task], tmp_path / "annotations")
+    if task == "vqa":
+        questions = (annotations / "v2_OpenEnded_mscoco_val2014_questions.json").read_bytes()
+        (annotations / "v2_OpenEnded_mscoco_test2015_questions.json").write_bytes(questions)
+    else:
+        rows = [json.loads(line) for line in (annotations / "val.jsonl").read_text().splitlines()]
+        bare = [{name: value for name, value in row.items() if not name.endswith("_label")} for row in rows]
+        (annotations / "test.jsonl").write_text("".join(json.dumps(row) + "\n" for row in bare))
+    options = finetune_arguments(small, task, tmp_path / "run", steps=1)
+    options[options.index("--annotations") + 1] = str(annotations)
+    assert main([*options, option, "test"]) == 2
+    assert f"{option} test: none of its" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("task", ["refcocog", "captioning"])

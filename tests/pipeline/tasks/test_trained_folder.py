@@ -73,6 +73,23 @@ def test_before_its_end_a_run_has_checkpoints_alone_and_says_so(
     assert evaluate(small, newest, tmp_path / "results.json") == 0
 
 
+def test_a_damaged_model_is_told(
+    small: Path, finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    damaged = Path(shutil.copytree(finished, tmp_path / "run"))
+    file = damaged / "final" / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:-100])
+    assert evaluate(small, damaged, tmp_path / "answers.json") == 2
+    assert "its file of parameters is damaged" in capsys.readouterr().err
+
+
+def test_a_folder_for_results_that_is_not_there_is_told_before_anything_is_answered(
+    small: Path, finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert evaluate(small, finished, tmp_path / "nowhere" / "answers.json") == 2
+    assert f"there is no folder {tmp_path / 'nowhere'}" in capsys.readouterr().err
+
+
 def test_a_run_that_is_refused_leaves_the_card_as_it_was(small: Path, finished: Path) -> None:
     before = (finished / TASK_FILE).read_bytes()
     assert run(small, finished, "--max-words", "14") == 2
