@@ -86,7 +86,7 @@ class HttpGetter:
         """Return the body, or where the server redirects to."""
         try:
             return self._exchange(parts, max_bytes, make_room, exchange)
-        except (ImageError, NoRoomError):
+        except (ImageError, NoRoomError, StoppedError):
             raise
         except Exception as error:  # the per-image boundary: what a server can make of an answer has no end
             if self._stopped.is_set():

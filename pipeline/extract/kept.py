@@ -41,10 +41,8 @@ def keep(
         if not path.exists():
             yield {}
             return
-        if (
-            record_path(directory, shard).exists()
-            and _sha256(path) != read_record(record_path(directory, shard)).sha256
-        ):
+        vouching = record_path(directory, shard)
+        if vouching.exists() and _sha256(path) != read_record(vouching).sha256:
             raise CorruptShardError("its bytes are not those of its record", path=path)
         listed = failures_path(directory, shard)
         failures = read_failures(listed) if listed.exists() else []

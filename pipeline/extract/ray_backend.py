@@ -110,7 +110,7 @@ class RayHandle:
         self._output = settings.output
         self._journals = None if isinstance(settings.output, Path) else journal_folder(settings.output)
         """Where each machine has journals of its own; None where all see those beside the shards."""
-        self._node = self._actor.__ray_call__.remote(_node_id)
+        self._node = None if self._journals is None else self._actor.__ray_call__.remote(_node_id)
         self._asking = False
         self._asked = float("-inf")
         self._stopping: Any = None

@@ -95,15 +95,15 @@ class ShardWriter:
                 failures_sha256=hashlib.sha256(failure_lines).hexdigest(),
                 fingerprint=fingerprint,
             )
-            record_file = record_path(self._directory, self._shard)
+            record_file, content = record_path(self._directory, self._shard), record.to_json()
             # A worker that was given up and comes back must not take away what its successor wrote: the same.
-            if record_file.exists() and record_file.read_bytes() != record.to_json():
+            if record_file.exists() and record_file.read_bytes() != content:
                 record_file.unlink()  # it must not vouch for the new file
                 fsync_dir(record_file.parent)
             write_atomic(failures_path(self._directory, self._shard), failure_lines)
             os.replace(self._temporary, self._path)
             fsync_dir(self._path.parent)
-            write_atomic(record_file, record.to_json())
+            write_atomic(record_file, content)
         self._committed = True
         return record
 

@@ -31,6 +31,7 @@ from pipeline.tasks.trained_folder import load_its_tokenizer, load_model, traine
 from pipeline.tasks.vcr import VcrTask
 from pipeline.tasks.vcr_joint import joint_results
 from pipeline.train.corpus import Corpus
+from pipeline.train.disk import require_folder_of
 from pipeline.train.distributed import Group, own_device
 from pipeline.train.loader import batches
 from pipeline.train.order import Order
@@ -69,8 +70,7 @@ class Trained(NamedTuple):
 
 def evaluate(settings: EvaluateSettings) -> int:
     """Answer, score, write; return 0."""
-    if settings.output is not None and not settings.output.parent.is_dir():
-        raise RefusedError(f"--output {settings.output}: there is no folder {settings.output.parent}")
+    require_folder_of("--output", settings.output)
     trained = load_trained(settings)
     files = TaskFiles(folder=settings.annotations, seed=trained.card.seed, labels=trained.card.labels)
     task = open_task(settings.task, files, settings.split, like=None)

@@ -7,9 +7,11 @@ other answers, or of the same in another order, would give figures that mean not
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
+
+from torch import Tensor
 
 from pipeline.shards.errors import RefusedError
 from pipeline.tasks.task import Task
@@ -21,12 +23,17 @@ AT_A_TIME = 8192
 SHOWN = 5
 
 
+def all_targets(task: Task) -> Iterator[dict[str, Tensor]]:
+    """Yield the targets of all items, some at a time, as far as they do not depend on what is shown."""
+    for start in range(0, len(task.items), AT_A_TIME):
+        numbers = range(start, min(start + AT_A_TIME, len(task.items)))
+        yield task.targets(numbers, [None] * len(numbers))
+
+
 def count_known(task: Task) -> tuple[int, int]:
     """Return how many questions have an answer that is of a class, and how many have an answer at all."""
     known = labelled = 0
-    for start in range(0, len(task.items), AT_A_TIME):
-        numbers = range(start, min(start + AT_A_TIME, len(task.items)))
-        targets = task.targets(numbers, [None] * len(numbers))
+    for targets in all_targets(task):
         there = targets["labelled"] > 0
         labelled += int(there.sum())
         known += int(((targets["label_ids"] >= 0).any(1) & there).sum())
@@ -38,9 +45,7 @@ def require_labels(task: Task, *, where: str) -> None:
 
     where: the option that names the split, for the message.
     """
-    for start in range(0, len(task.items), AT_A_TIME):
-        numbers = range(start, min(start + AT_A_TIME, len(task.items)))
-        targets = task.targets(numbers, [None] * len(numbers))
+    for targets in all_targets(task):
         if targets.keys().isdisjoint({"label", "labelled"}) or task.count(targets):  # or its truth is no label
             return
     raise RefusedError(f"{where}: none of its {len(task.items):,} items has an answer; name a split that has them")

@@ -18,13 +18,13 @@ from pipeline.shards.atomic import write_atomic
 from pipeline.shards.canonical import encode_json
 from pipeline.shards.describe import best_boxes, name_of
 from pipeline.shards.draw import draw_regions
-from pipeline.shards.errors import RefusedError
 from pipeline.tasks.asking import Text, paired
 from pipeline.tasks.attention_page import attention_page
 from pipeline.tasks.photographs import read_pixels
 from pipeline.tasks.predict_settings import METHODS, PredictSettings
 from pipeline.tasks.task_card import read_task_card
 from pipeline.tasks.trained_folder import trained_folder
+from pipeline.train.disk import require_folder_of
 
 logger = logging.getLogger(__name__)
 
@@ -38,9 +38,8 @@ Row = dict[str, Any]
 def predict(settings: PredictSettings) -> int:
     """Ask, print, draw; return 0."""
     read_task_card(trained_folder(settings.checkpoint).card, settings.task)  # refuses a model of other tasks
-    for option, path in (("--output", settings.output), ("--attention", settings.attention)):
-        if path is not None and not path.parent.is_dir():
-            raise RefusedError(f"{option} {path}: there is no folder {path.parent}")
+    require_folder_of("--output", settings.output)
+    require_folder_of("--attention", settings.attention)
     predictor = Predictor.load(
         settings.checkpoint,
         task=settings.task,

@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from pipeline.shards.errors import RefusedError
+
 GO_ON = "make room, or mend what is wrong there, and run the same command again: it goes on from the last checkpoint"
 
 
@@ -21,3 +23,9 @@ def explain_disk_errors(path: Path) -> Iterator[None]:
         if error.errno is None:
             raise OSError(f"{path}: {error}; {GO_ON}") from error
         raise OSError(error.errno, f"{error.strerror}; {GO_ON}", str(path)) from error
+
+
+def require_folder_of(option: str, path: Path | None) -> None:
+    """Raise RefusedError where a file that an option names would lie in a folder that is not there."""
+    if path is not None and not path.parent.is_dir():
+        raise RefusedError(f"{option} {path}: there is no folder {path.parent}")

@@ -18,7 +18,7 @@ from pipeline.shards.dataset import read_dataset
 
 from .conftest import BROKEN, SCENES, contents
 
-ROWS = 120
+ROWS = 240
 SECONDS = 180
 
 
@@ -64,6 +64,16 @@ def actors(driver: subprocess.Popen) -> list[psutil.Process]:
     return [process for process in family if process.cmdline()[:1] and "ray::Worker" in process.cmdline()[0]]
 
 
+def wait_for_actors(driver: subprocess.Popen, number: int) -> list[psutil.Process]:
+    """Return them once there are so many: one may get shards done before the other is there."""
+    deadline = time.monotonic() + SECONDS
+    while len(found := actors(driver)) < number:
+        assert driver.poll() is None, driver.stderr.read()
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    return found
+
+
 @pytest.fixture(autouse=True)
 def _no_ray_left_behind() -> Iterator[None]:
     yield
@@ -80,8 +90,8 @@ def test_two_workers_one_killed_make_the_bytes_of_one_process(
     output = tmp_path / "features"
     driver = start(long_manifest, output)
     wait_for_shards(output, driver, 2)
-    workers = actors(driver)
-    assert 1 <= len(workers) <= 2  # the other may not be there yet
+    workers = wait_for_actors(driver, 2)
+    assert len(workers) == 2
     listening = {
         connection.laddr.ip
         for process in psutil.Process(driver.pid).children(recursive=True)
@@ -89,7 +99,7 @@ def test_two_workers_one_killed_make_the_bytes_of_one_process(
         if connection.status == psutil.CONN_LISTEN
     }
     assert {address.removeprefix("::ffff:") for address in listening} <= {"127.0.0.1", "::1"}
-    at_work = max(workers, key=lambda worker: worker.cpu_times().user)  # or may be building its detector
+    at_work = max(workers, key=lambda worker: worker.cpu_times().user)  # the other may be building its detector still
     at_work.send_signal(signal.SIGKILL)
     _, messages = driver.communicate(timeout=SECONDS)
     assert driver.returncode == 0, messages
