@@ -152,18 +152,27 @@ class Predictor:
         return found
 
     def choose(
-        self, images: Sequence[Photograph], questions: Sequence[str], options: Sequence[Sequence[str]]
+        self,
+        images: Sequence[Photograph],
+        questions: Sequence[str],
+        options: Sequence[Sequence[str]],
+        *,
+        answers: Sequence[str] = (),
     ) -> list[list[float]]:
         """Return the probability of each question's options, which sum to 1; for vcr-qa and vcr-qar.
 
-        options: of each question. For vcr-qar the options are reasons and a question has its answer behind it. Objects
+        options: of each question. answers: to each question, for vcr-qar alone, whose options are the reasons. Objects
         are called by their names (`the dog`), as training reads the tags of VCR.
         """
         self._require("choose")
         if len(options) != len(questions) or not all(options):
             raise RefusedError(f"{len(questions)} questions and options for {len(options)}: give some for each")
+        wanted = len(questions) if self.card.task == "vcr-qar" else 0
+        if len(answers) != wanted:
+            raise RefusedError(f"{len(questions)} questions and {len(answers)} answers: {self.card.task} takes {wanted}")
+        asked_about = zip(questions, answers, strict=True) if answers else ((question,) for question in questions)
         items = [
-            tuple((question, option) for option in of_one) for question, of_one in zip(questions, options, strict=True)
+            tuple((*before, option) for option in of_one) for before, of_one in zip(asked_about, options, strict=True)
         ]
         asked = [len(items[text]) for _, text in paired(len(images), len(questions), "questions")]
         scores: list[float] = []
@@ -215,7 +224,7 @@ class Predictor:
     def attend(self, image: Photograph, text: Text) -> Attention:
         """Return who looks at whom, in every layer and head, when the model reads a text before an image.
 
-        text: one sentence, or two as vcr has them. Under captioning a word sees only those before it.
+        text: one sentence, or two or three as vcr has them. Under captioning a word sees only those before it.
         """
         return self.reader.attend(image, text)
 

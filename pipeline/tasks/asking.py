@@ -12,7 +12,7 @@ from pipeline.tasks.photographs import Photograph
 from pipeline.tasks.texts import encode
 
 Text = tuple[str, ...]
-"""One sentence, or two that a separator parts."""
+"""Sentences that separators part; the last of several is in segment 1."""
 
 
 def paired(images: int, texts: int, what: str) -> list[tuple[int, int]]:

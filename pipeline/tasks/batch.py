@@ -38,7 +38,7 @@ class ItemBatch:
     input_ids: Tensor
     """int64 [N, T]."""
     segments: Tensor
-    """int64 [N, T], 1 in a second sentence."""
+    """int64 [N, T], 1 in the last of several sentences."""
     attention_mask: Tensor
     """int64 [N, T], 1 where a word is."""
     features: Tensor

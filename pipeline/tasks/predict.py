@@ -78,11 +78,13 @@ def ask_answers(predictor: Predictor, settings: PredictSettings) -> list[Row]:
 def ask_choices(predictor: Predictor, settings: PredictSettings) -> list[Row]:
     """Return each question with its options, most probable first."""
     pairs = paired(len(settings.image), len(settings.question), "questions")
-    found = predictor.choose(settings.image, settings.question, [settings.option] * len(settings.question))
+    options = [settings.option] * len(settings.question)
+    found = predictor.choose(settings.image, settings.question, options, answers=settings.answer)
     return [
         {
             "image": str(settings.image[image]),
             "question": settings.question[text],
+            **({"answer": settings.answer[text]} if settings.answer else {}),
             "ranked": [
                 {"option": settings.option[at], "probability": chances[at]}
                 for at in sorted(range(len(chances)), key=lambda at: -chances[at])
@@ -134,7 +136,7 @@ ASK: dict[str, Callable[[Predictor, PredictSettings], list[Row]]] = {
 def lines(row: Row) -> Iterator[str]:
     """Yield a row as a person reads it: what was asked, and below it each answer with its figure before it."""
     if "ranked" in row:
-        yield "  ".join(row[name] for name in ("image", "question", "caption") if name in row)
+        yield "  ".join(row[name] for name in ("image", "question", "answer", "caption") if name in row)
         for found in row["ranked"]:
             figure, name = (next(v for v in found.values() if isinstance(v, kind)) for kind in (float, str))
             yield f"  {figure:8.4f}  {name}"
@@ -176,7 +178,7 @@ def draw_found(pixels: Any, regions: Regions, class_names: tuple[str, ...]) -> I
 def write_attention(predictor: Predictor, row: Row, page: Path) -> None:
     """Write the page of a row: its text, with the best option where there are some, before its photograph."""
     photograph = subject(row)
-    text: Text = (str(row.get("question") or row.get("phrase") or row.get("caption", "")),)
+    text: Text = tuple(str(row[name]) for name in ("question", "answer", "phrase", "caption") if name in row) or ("",)
     said = next(lines({**row, "ranked": []}), "")
     if "ranked" in row and "option" in row["ranked"][0]:
         text = (*text, row["ranked"][0]["option"])

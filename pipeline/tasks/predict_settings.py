@@ -60,7 +60,9 @@ class PredictSettings:
     image: tuple[Path, ...]
     """Photographs."""
     question: tuple[str, ...] = ()
-    """VQA, GQA, VCR: questions. SNLI-VE: hypotheses. VCR QA->R: questions with their answers behind them."""
+    """VQA, GQA, VCR: questions. SNLI-VE: hypotheses."""
+    answer: tuple[str, ...] = ()
+    """VCR QA->R: the answer to each question, for which a reason is wanted."""
     option: tuple[str, ...] = ()
     """VCR: what to choose from, the same for every question."""
     phrase: tuple[str, ...] = ()
@@ -95,6 +97,8 @@ class PredictSettings:
                 raise ValueError(f"--{name}: {self.task} needs at least one")
         if (METHODS[self.task] == "choose") != bool(self.option):
             raise ValueError("--option: goes with vcr-qa and vcr-qar, and these need some to choose from")
+        if len(self.answer) != (len(self.question) if self.task == "vcr-qar" else 0):
+            raise ValueError("--answer: goes with vcr-qar, which needs one for each --question")
         if self.output is not None and self.output.suffix.lower() not in PICTURES:
             raise ValueError(f"--output {self.output}: give a file name that ends in {' or '.join(PICTURES)}")
         # Retrieval shows the photograph that a caption ranks first.

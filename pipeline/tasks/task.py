@@ -39,7 +39,7 @@ class Rows(NamedTuple):
     """What one item puts before the model, an entry for each option."""
 
     texts: tuple[tuple[str, ...], ...]
-    """One sentence, or two that a separator parts."""
+    """Sentences that separators part; the last of several is in segment 1."""
     images: tuple[str, ...]
     """The image that each text is shown with."""
 

@@ -1,4 +1,4 @@
-"""Questions and answers become word pieces: one sentence, or two that a separator parts.
+"""Questions and answers become word pieces: sentences that separators part.
 
 Shapes: N rows, T word pieces of the longest.
 """
@@ -17,26 +17,27 @@ class Encoded(NamedTuple):
     """Rows of text as ids; padding is the tokenizer's."""
 
     ids: NDArray[np.int64]
-    """[N, T]: classifier token, first sentence, separator, and a second sentence with its separator where there is
-    one."""
+    """[N, T]: classifier token, and each sentence with a separator behind it."""
     segments: NDArray[np.int64]
-    """[N, T]: 1 in a second sentence, 0 elsewhere."""
+    """[N, T]: 1 in the last of several sentences, 0 elsewhere."""
     lengths: NDArray[np.int64]
     """[N] how many are no padding."""
 
 
 def encode(tokenizer: PreTrainedTokenizerBase, texts: Sequence[tuple[str, ...]], *, max_words: int) -> Encoded:
-    """Return the ids of texts; of what is over `max_words`, the last words of the longer sentence are cut.
+    """Return the ids of texts; of what is over `max_words`, the last words of the longer side are cut.
 
-    The separator is never cut, as it is in the code of vilbert_beta. A second sentence that is empty, or holds nothing
-    that the tokenizer knows, still has its separator, in segment 1: so all options of a question have one form. That is
-    the published code's rule; transformers' own call takes "" for no second sentence, but " " for one.
+    The last of several sentences is one side, those before it, with the separators between them, are the other. What
+    ends a side is never cut. A last sentence that is empty, or holds nothing that the tokenizer knows, still has its
+    separator, in segment 1: so all options of a question have one form. That is the published code's rule;
+    transformers' own call takes "" for no second sentence, but " " for one. Source: `_vcr_dataset.py` of vilbert_beta.
     """
     distinct = list(dict.fromkeys(sentence for text in texts for sentence in text))
     pieces = dict(zip(distinct, _pieces(tokenizer, distinct), strict=True))
-    rows = [_cut([pieces[sentence] for sentence in text], max_words - 1 - len(text)) for text in texts]
     cls, sep = tokenizer.cls_token_id, tokenizer.sep_token_id
-    joined = [[cls, *(word for sentence in row for word in (*sentence, sep))] for row in rows]
+    sides = [_sides([pieces[sentence] for sentence in text], sep) for text in texts]
+    rows = [_cut(of_one, max_words - 1 - len(of_one)) for of_one in sides]
+    joined = [[cls, *(word for side in row for word in (*side, sep))] for row in rows]
     lengths = np.array([len(ids) for ids in joined], dtype=np.int64)
     inside = np.arange(int(lengths.max())) < lengths[:, None]
     ids = np.full(inside.shape, tokenizer.pad_token_id, dtype=np.int64)
@@ -58,9 +59,18 @@ def _pieces(tokenizer: PreTrainedTokenizerBase, sentences: list[str]) -> list[li
     return list(found)
 
 
-def _cut(sentences: list[list[int]], room: int) -> list[list[int]]:
-    """Return the sentences with no more than `room` words in all, cutting the longer one first."""
-    lengths = [len(sentence) for sentence in sentences]
+def _sides(sentences: list[list[int]], sep: int) -> list[list[int]]:
+    """Return the sentences before the last as one, with separators between them, and the last."""
+    *before, last = sentences
+    if not before:
+        return [last]
+    first, *others = before
+    return [first + [word for sentence in others for word in (sep, *sentence)], last]
+
+
+def _cut(sides: list[list[int]], room: int) -> list[list[int]]:
+    """Return the sides with no more than `room` words in all, cutting the longer one first, of two alike the second."""
+    lengths = [len(side) for side in sides]
     while sum(lengths) > room:
         lengths[max(range(len(lengths)), key=lambda at: (lengths[at], at))] -= 1
-    return [sentence[:length] for sentence, length in zip(sentences, lengths, strict=True)]
+    return [side[:length] for side, length in zip(sides, lengths, strict=True)]

@@ -1,6 +1,6 @@
 """Visual commonsense reasoning (Zellers et al. 2019): four answers to a question, or four reasons for the answer.
 
-Each option is a row: the question, and, for reasons, the right answer with it, then the option as second sentence.
+Each option is a row: the question, for reasons the right answer behind a separator, and the option in segment 1.
 Regions at the boxes of the annotations are shown beside the detector's, where their features are given. Q -> AR is both
 right at once, and `vcr_joint.py` tells it from the results of both. Where the right answer is secret, reasons are asked
 for with each of the four.
@@ -65,7 +65,7 @@ class VcrTask:
         if self.name == "vcr-qa":
             texts = tuple((item.question, answer) for answer in item.answers)
         else:
-            texts = tuple((f"{item.question} {item.answers[given]}", rationale) for rationale in item.rationales)
+            texts = tuple((item.question, item.answers[given], rationale) for rationale in item.rationales)
         return Rows(texts, (item.image_id,) * OPTIONS)
 
     def label(self, number: int) -> int | None:

@@ -165,6 +165,22 @@ def test_options_are_compared_within_their_question(
     assert np.allclose([sum(chances) for chances in together], 1)
     (second,) = asked.choose([photographs[1]], [QUESTIONS[1]], [options[1]])
     assert np.allclose(second, together[1], atol=1e-5)
+    with pytest.raises(RefusedError, match="1 answers: vcr-qa takes 0"):
+        asked.choose(photographs[:1], QUESTIONS[:1], options[:1], answers=["the star"])
+
+
+def test_reasons_are_chosen_for_an_answer(photographs: list[Path], predictor: Callable[[str], Predictor]) -> None:
+    asked = predictor("vcr-qar")
+    reasons = ["a red ring", "the star", "left of it"]
+    (chances,) = asked.choose(photographs[:1], QUESTIONS[:1], [reasons], answers=["a circle"])
+    items = [tuple((QUESTIONS[0], "a circle", reason) for reason in reasons)]
+    (batch,) = asked.reader.batches(photographs[:1], items, "questions", "vil_logit")
+    assert batch.output.vil_logit is not None
+    assert np.allclose(chances, batch.output.vil_logit[:, 0].softmax(0), atol=1e-6)
+    (others,) = asked.choose(photographs[:1], QUESTIONS[:1], [reasons], answers=["a star"])
+    assert not np.allclose(chances, others, atol=1e-6)
+    with pytest.raises(RefusedError, match="0 answers: vcr-qar takes 1"):
+        asked.choose(photographs[:1], QUESTIONS[:1], [reasons])
 
 
 def test_nucleus_captions_are_the_same_in_any_batch(

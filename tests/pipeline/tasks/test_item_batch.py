@@ -159,9 +159,10 @@ def test_reasons_are_asked_for_with_every_answer_where_the_right_one_is_secret(s
     known = len(task.items)
     secret = VcrTask("vcr-qar", [_without_labels(item.question) for item in task.items])
     assert len(secret.items) == 4 * known
-    first = [secret.rows(number, np.uint64(0)).texts[0][0] for number in range(4)]
-    assert len(set(first)) == 4
-    assert all(text.startswith("What is there ?") for text in first)
+    questions, answers, reasons = zip(*(secret.rows(number, np.uint64(0)).texts[0] for number in range(4)), strict=True)
+    assert set(questions) == {"What is there ?"}
+    assert answers == secret.items[0].question.answers
+    assert set(reasons) == {secret.items[0].question.rationales[0]}
 
 
 def _without_labels(question: object) -> object:

@@ -15,7 +15,7 @@ from pipeline.cli import main
 
 from .tiny_predictor import OPTIONS, write_model, write_scenes
 
-TASKS = ("vqa", "refcocog", "retrieval", "captioning", "vcr-qa")
+TASKS = ("vqa", "refcocog", "retrieval", "captioning", "vcr-qa", "vcr-qar")
 
 
 @pytest.fixture(scope="module")
@@ -105,6 +105,17 @@ def test_the_best_option_is_what_attention_is_shown_of(
     assert f"<h1>what is left / {row['ranked'][0]['option']}</h1>" in page.read_text()
 
 
+def test_a_reason_is_chosen_for_an_answer(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = tmp_path / "page.html"
+    asked = ["--question", "what is left", "--answer", "a ring", "--option", "it is red", "it is blue"]
+    assert predict(folder, "vcr-qar", *asked, "--attention", str(page)) == 0
+    first, best, _ = capsys.readouterr().out.splitlines()
+    assert first.endswith("what is left  a ring")
+    assert f"<h1>what is left / a ring / {best.split(maxsplit=1)[1]}</h1>" in page.read_text()
+
+
 @pytest.mark.parametrize(
     ("task", "arguments", "said"),
     [
@@ -113,6 +124,8 @@ def test_the_best_option_is_what_attention_is_shown_of(
         ("refcocog", ["--caption", "a"], "--phrase: refcocog needs at least one"),
         ("vqa", ["--question", "a", "--option", "b"], "--option: goes with vcr-qa"),
         ("vcr-qa", ["--question", "a"], "--option: goes with vcr-qa"),
+        ("vcr-qar", ["--question", "a", "--option", "b"], "--answer: goes with vcr-qar"),
+        ("vcr-qa", ["--question", "a", "--option", "b", "--answer", "c"], "--answer: goes with vcr-qar"),
         ("captioning", ["--question", "a"], "--question: does not go with captioning"),
         ("vqa", ["--question", "a", "--top", "0"], "--top 0"),
         ("vqa", ["--question", "a", "--output", "out.gif"], "--output out.gif"),
