@@ -13,7 +13,9 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import psutil
@@ -116,14 +118,19 @@ def disturb(start: list[str], output: Path, draw: random.Random, kills: int, usu
     outcome = Outcome()
     begun = time.monotonic()
     while outcome.status is None and time.monotonic() - begun < SECONDS_A_RUN:
+        had = shards_done(output)
         driver = psutil.Popen(start, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
         while kills and driver.poll() is None:
-            # Nothing can be lost before the workers are there; half of the kills wait for them.
-            wait(driver, draw.uniform(0, usual_seconds), until_there_are_workers=draw.random() < 0.5)
+            # Most of a run is its start, with little to lose: a third of the kills each come at any time, after
+            # the workers, and after a shard of this driver.
+            event, most = draw.choice(
+                ((None, 1.0), (partial(actors, driver), 0.5), (partial(new_shard, output, had), 0.25))
+            )
+            wait(driver, event, draw.uniform(0, most * usual_seconds))
             if driver.poll() is not None:
                 break
             kills -= 1
-            outcome.at.append(len(list((output / "shards").glob("*.json"))))
+            outcome.at.append(shards_done(output))
             victims = actors(driver)
             if victims and draw.random() < 0.6:
                 draw.choice(victims).kill()
@@ -145,12 +152,21 @@ def disturb(start: list[str], output: Path, draw: random.Random, kills: int, usu
     return outcome
 
 
-def wait(driver: psutil.Popen, seconds: float, *, until_there_are_workers: bool) -> None:
-    """Wait for so long, or from when there are workers half as long; less where the driver ends."""
-    begun = time.monotonic()
-    while until_there_are_workers and driver.poll() is None and not actors(driver):
+def shards_done(output: Path) -> int:
+    """Return how many shards have their record."""
+    return len(list((output / "shards").glob("*.json")))
+
+
+def new_shard(output: Path, had: int) -> bool:
+    """Say whether there are more than so many."""
+    return shards_done(output) > had
+
+
+def wait(driver: psutil.Popen, event: Callable[[], object] | None, seconds: float) -> None:
+    """Wait for so long from now, or from an event; less where the driver ends."""
+    while event is not None and driver.poll() is None and not event():
         time.sleep(0.05)
-    until = time.monotonic() + seconds / 2 if until_there_are_workers else begun + seconds
+    until = time.monotonic() + seconds
     while driver.poll() is None and time.monotonic() < until:
         time.sleep(0.02)
 

@@ -169,7 +169,9 @@ class Predictor:
             raise RefusedError(f"{len(questions)} questions and options for {len(options)}: give some for each")
         wanted = len(questions) if self.card.task == "vcr-qar" else 0
         if len(answers) != wanted:
-            raise RefusedError(f"{len(questions)} questions and {len(answers)} answers: {self.card.task} takes {wanted}")
+            raise RefusedError(
+                f"{len(answers)} answers: {self.card.task} takes {wanted} for {len(questions)} questions"
+            )
         asked_about = zip(questions, answers, strict=True) if answers else ((question,) for question in questions)
         items = [
             tuple((*before, option) for option in of_one) for before, of_one in zip(asked_about, options, strict=True)

@@ -18,7 +18,7 @@ from pipeline.shards.canonical import encode_json
 from pipeline.tasks.losses import next_word_loss
 from pipeline.tasks.registry import TaskFiles
 from pipeline.tasks.retrieval_files import CaptionedImage, read_captioned_images
-from pipeline.tasks.task import Rows, Shown, Task
+from pipeline.tasks.task import GivenBoxes, Rows, Shown, Task
 
 
 class Caption(NamedTuple):
@@ -34,7 +34,7 @@ class CaptioningTask:
     head = "linguisic_prediction"
     options = 1
     causal = True
-    wants_given_boxes = False
+    given_boxes: GivenBoxes = "unused"
     metric = "next_word_accuracy"
     head_sizes: Mapping[str, int] = {}
 

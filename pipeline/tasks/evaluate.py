@@ -23,11 +23,11 @@ from pipeline.tasks.join import Images, join
 from pipeline.tasks.known_answers import compare_answers, require_classes
 from pipeline.tasks.objective import TaskObjective
 from pipeline.tasks.objective import evaluate as answer_items
-from pipeline.tasks.registry import TaskFiles, open_task
+from pipeline.tasks.registry import RETRIEVAL, TaskFiles, open_task
 from pipeline.tasks.task import Task
-from pipeline.tasks.task_card import TaskCard, read_task_card
+from pipeline.tasks.task_card import TASK_FILE, TaskCard, read_task_card
 from pipeline.tasks.tokens import TASK_TOKENS
-from pipeline.tasks.trained_folder import load_its_tokenizer, load_model, trained_folder
+from pipeline.tasks.trained_folder import TrainedFolder, load_its_tokenizer, load_model, trained_folder
 from pipeline.tasks.vcr import VcrTask
 from pipeline.tasks.vcr_joint import joint_results
 from pipeline.train.corpus import Corpus
@@ -40,8 +40,15 @@ from pipeline.train.share import Share
 
 logger = logging.getLogger(__name__)
 
-OTHERWISE = {"captioning": "pipeline.tasks.caption_evaluation", "retrieval": "pipeline.tasks.retrieval_evaluation"}
+OTHERWISE = {
+    "captioning": "pipeline.tasks.caption_evaluation",
+    **dict.fromkeys(RETRIEVAL, "pipeline.tasks.retrieval_evaluation"),
+}
 """Tasks whose evaluation is more than an answer an item, and the module whose `answer` it is."""
+
+
+AS_PUBLISHED = {"max_words": 30, "max_regions": 100, "seed": 0}
+"""How zero-shot retrieval shows pairs to a model that is no run of ours. Source: vlbert_tasks.yml of vilbert_beta."""
 
 
 class Answered(NamedTuple):
@@ -97,8 +104,11 @@ def load_trained(settings: EvaluateSettings) -> Trained:
     """Load a fine-tuned model; RefusedError where it is none, or was trained for another task."""
     folder = trained_folder(settings.checkpoint)
     device = own_device(settings.device)
-    card = shown_in_pretraining(folder.run) if settings.zero_shot else read_task_card(folder.card, settings.task)
-    kind = ViLBertForPreTraining if settings.zero_shot else ViLBertForTasks
+    kind: type[ViLBertForPreTraining | ViLBertForTasks]
+    if settings.zero_shot:
+        kind, card = ViLBertForPreTraining, shown_in_pretraining(folder, settings.task)
+    else:
+        kind, card = ViLBertForTasks, read_task_card(folder.card, settings.task)
     try:
         model, tokenizer = load_model(kind, folder, device), load_its_tokenizer(folder)
     except OSError as error:
@@ -106,14 +116,20 @@ def load_trained(settings: EvaluateSettings) -> Trained:
     return Trained(model, tokenizer, card, folder.model, device)
 
 
-def shown_in_pretraining(folder: Path) -> TaskCard:
-    """Return how a pre-trained model was shown pairs; RefusedError where the folder is not that of a run."""
-    run = read_run(folder)
-    if run is None or not {"max_words", "max_regions"} <= run.get("settings", {}).keys():
-        raise RefusedError(f"--zero-shot: {folder} is no run of `vilbert pretrain`; name one as --checkpoint")
-    chosen = run["settings"]
+def shown_in_pretraining(folder: TrainedFolder, task: str) -> TaskCard:
+    """Return how a pre-trained model was shown pairs, or as published where no run of ours made it.
+
+    Raises RefusedError for a fine-tuned model.
+    """
+    if (folder.card / TASK_FILE).is_file():
+        raise RefusedError(
+            f"--zero-shot: {folder.model} was fine-tuned, and its alignment head is not; leave --zero-shot out, or "
+            "name a run of `vilbert pretrain` as --checkpoint"
+        )
+    run = read_run(folder.run)
+    chosen = AS_PUBLISHED if run is None else run["settings"]
     return TaskCard(
-        task="retrieval",
+        task=task,
         labels=(),
         max_words=chosen["max_words"],
         max_regions=chosen["max_regions"],

@@ -10,11 +10,11 @@ from tyro.conf import Positional
 
 from pipeline.tasks.generation_settings import GenerationSettings
 from pipeline.tasks.options import only_for, require_own_values
-from pipeline.tasks.registry import TASKS
+from pipeline.tasks.registry import RETRIEVAL, TASKS
 from pipeline.train.run_settings import DEFAULT_CACHE_BYTES
 
 VCR = ("vcr-qa", "vcr-qar")
-IN_BATCHES = tuple(task for task in TASKS if task != "retrieval")
+IN_BATCHES = tuple(task for task in TASKS if task not in RETRIEVAL)
 """Tasks whose items are answered batch by batch; retrieval scores pairs."""
 
 
@@ -61,15 +61,15 @@ class EvaluateSettings:
     answers_from: Path | None = field(default=None, metadata=only_for("vcr-qar"))
     """The results of `evaluate vcr-qa` on the same split, to tell Q -> AR and, where labels are secret, write the CSV
     that the server takes."""
-    images: int | None = field(default=None, metadata=only_for("retrieval", "captioning"))
+    images: int | None = field(default=None, metadata=only_for(*RETRIEVAL, "captioning"))
     """Only so many images, the first of the split, with their captions."""
-    zero_shot: bool = field(default=False, metadata=only_for("retrieval"))
+    zero_shot: bool = field(default=False, metadata=only_for(*RETRIEVAL))
     """Rank by the alignment head; --checkpoint is then a run of `vilbert pretrain`."""
-    pairs_per_batch: int = field(default=256, metadata=only_for("retrieval"))
+    pairs_per_batch: int = field(default=256, metadata=only_for(*RETRIEVAL))
     """Captions times images that go through the model at a time."""
-    hold_bytes: int = field(default=2_000_000_000, metadata=only_for("retrieval"))
+    hold_bytes: int = field(default=2_000_000_000, metadata=only_for(*RETRIEVAL))
     """Most bytes of encoded images and captions that are held."""
-    scores: Path | None = field(default=None, metadata=only_for("retrieval"))
+    scores: Path | None = field(default=None, metadata=only_for(*RETRIEVAL))
     """A folder that keeps scores as they come, so that a killed evaluation goes on."""
     generation: GenerationSettings = field(default_factory=GenerationSettings, metadata=only_for("captioning"))
     cache: Path | None = None

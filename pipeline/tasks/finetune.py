@@ -67,7 +67,7 @@ def begin(settings: FinetuneSettings, group: Group) -> Stage:
     if group.first:
         keep_task_cards(settings.output, [card_of(settings, task)])
     data = open_task_data(settings, tokenizer, task, held_out)
-    if settings.task == "retrieval":
+    if isinstance(task, RetrievalTask):
         learn_hard_negatives(settings, data.train, group)
     training = prepare(settings, data, group)
 
@@ -165,10 +165,12 @@ def _source(
     training: bool,
 ) -> ItemSource:
     what = f"{task.name}, {settings.split if training else settings.eval_split}"
-    given = given if task.wants_given_boxes else None
+    given = None if task.given_boxes == "unused" else given
     joined = join(task.items, task.images, images, what=what, most_missing=settings.most_missing, given=given)
     order = Order(joined.shard_sizes, seed=settings.seed, window=settings.window, shuffle=training)
     images.corpus.keep_open(order.most_shards())
+    if isinstance(task, RetrievalTask):
+        task.draw_from(images.number)
     return ItemSource(
         task=task,
         joined=joined,

@@ -15,7 +15,7 @@ from pipeline.shards.errors import RefusedError
 from pipeline.tasks.gqa_files import GqaQuestion, build_gqa_vocabulary, gqa_accuracy, gqa_results, read_gqa
 from pipeline.tasks.losses import soft_answer_loss
 from pipeline.tasks.registry import TaskFiles
-from pipeline.tasks.task import Rows, Shown, Task
+from pipeline.tasks.task import GivenBoxes, Rows, Shown, Task
 from pipeline.tasks.vqa_answers import load_vocabulary
 
 
@@ -25,7 +25,7 @@ class GqaTask:
     head = "vil_prediction_gqa"
     options = 1
     causal = False
-    wants_given_boxes = False
+    given_boxes: GivenBoxes = "unused"
     metric = "accuracy"
 
     def __init__(self, name: str, items: Sequence[GqaQuestion], labels: Sequence[str]) -> None:

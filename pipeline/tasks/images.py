@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pipeline.tasks.join import Images
-from pipeline.tasks.task import Shown
+from pipeline.tasks.task import GivenBoxes, Shown
 from pipeline.train.corpus import Example
 from pipeline.train.image_rows import locations
 from pipeline.train.shared_buffers import empty_features
@@ -33,47 +33,55 @@ class RegionRows(NamedTuple):
 
 
 def read_images(
-    images: Images, given: Images | None, image_ids: Sequence[str], *, max_regions: int
+    images: Images,
+    given: Images | None,
+    image_ids: Sequence[str],
+    *,
+    max_regions: int,
+    given_boxes: GivenBoxes = "unused",
 ) -> list[Shown | None]:
     """Read images with at most `max_regions` regions each: given boxes all, and as many of the detector's as fit.
 
     given: the same images with regions at given boxes. None for an image that cannot be read in either.
     """
+    averaged = given_boxes == "averaged"
     detected = images.read(image_ids)
     boxed = [None] * len(image_ids) if given is None else given.read(image_ids)
     return [
-        None if found is None or (given is not None and at_boxes is None) else _show(found, at_boxes, max_regions)
+        None
+        if found is None or (given is not None and at_boxes is None)
+        else _show(found, at_boxes, max_regions, averaged=averaged)
         for found, at_boxes in zip(detected, boxed, strict=True)
     ]
 
 
-def _show(found: Example, at_boxes: Example | None, max_regions: int) -> Shown:
-    parts = [found]
-    counts = [min(len(found.boxes), max_regions)]
-    if at_boxes is not None:
-        given = min(len(at_boxes.boxes), max_regions)
-        parts, counts = [found, at_boxes], [min(len(found.boxes), max_regions - given), given]
+def _show(found: Example, at_boxes: Example | None, max_regions: int, *, averaged: bool) -> Shown:
+    given = 0 if at_boxes is None else min(len(at_boxes.boxes), max_regions)
+    counts = [min(len(found.boxes), max_regions - given), given]
+    parts = [found] if at_boxes is None else [found, at_boxes]
+    counts = counts[: len(parts)]
     return Shown(
         image_id=found.image_id,
         width=found.width,
         height=found.height,
         boxes=np.concatenate([part.boxes[:count] for part, count in zip(parts, counts, strict=True)]),
         features=np.concatenate([part.features[:count] for part, count in zip(parts, counts, strict=True)]),
-        detected=counts[0],
+        weights=mean_weights(*counts, averaged=averaged),
     )
 
 
-def global_weights(detected: int, given: int) -> NDArray[np.float32]:
+def mean_weights(detected: int, given: int = 0, *, averaged: bool = False) -> NDArray[np.float32]:
     """Return what each region counts in the feature of the whole image, float32 [detected + given].
 
-    Without given boxes it is the mean. With them, the published code averages the two means, each with the number of
-    its regions and one more, itself. Source: `_vcr_dataset.py` of jiasenlu/vilbert_beta.
+    It is the mean of the detector's regions. `averaged`, the mean of those at given boxes is in it, too: each of the
+    two counts as many times as it has regions, and once more. Source: `refer_expression_dataset.py` and
+    `vcr_dataset.py` of jiasenlu/vilbert_beta. Where there is only one of the two, it is that one's mean.
     """
-    weights = np.empty(detected + given, dtype=np.float32)
-    whole = (detected + 1 if detected else 0) + (given + 1 if given else 0)
-    weights[:detected] = (detected + 1) / max(detected, 1) / max(whole, 1)
-    weights[detected:] = (given + 1) / max(given, 1) / max(whole, 1)
-    return weights
+    parts = [detected and detected + 1, given and given + 1]
+    if detected and not averaged:
+        parts[1] = 0
+    shares = [part / max(sum(parts), 1) / max(count, 1) for part, count in zip(parts, (detected, given), strict=True)]
+    return np.repeat(np.array(shares, dtype=np.float32), (detected, given))
 
 
 def lay_out(shown: Sequence[Shown | None], *, feature_dim: int, max_regions: int) -> RegionRows:
@@ -89,7 +97,7 @@ def lay_out(shown: Sequence[Shown | None], *, feature_dim: int, max_regions: int
         if image is not None and count:
             filled[row, :count] = image.features
             boxes[row, :count] = image.boxes
-            weights[row, :count] = global_weights(image.detected, count - image.detected)
+            weights[row, :count] = image.weights
     sizes = np.array([(image.width, image.height) if image else (1, 1) for image in shown], dtype=np.float64)
     mask = (np.arange(width) < counts[:, None]).astype(np.int64)
     mask[counts == 0, 0] = 1

@@ -21,6 +21,18 @@ logger = logging.getLogger(__name__)
 
 OWN_IDS = {"gqa": "gqa", "vcr-qa": "vcr", "vcr-qar": "vcr", "nlvr2": "nlvr2"}
 """Whose images are numbered apart from COCO's, and how."""
+TEST_SPLITS = {
+    "gqa": ("testdev",),
+    "refcoco": ("testA", "testB"),
+    "refcoco+": ("testA", "testB"),
+    "refcocog": ("test",),
+    "retrieval": ("test",),
+    "retrieval-coco": ("test",),
+    "captioning": ("test",),
+    "nlvr2": ("test1",),
+    "snli-ve": ("test",),
+}
+"""Whose images may be among those that other tasks train on. VQA's and VCR's test images are in nobody's training."""
 NAMED_IN_A_MESSAGE = 5
 
 

@@ -6,8 +6,9 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
+from pipeline.shards.errors import RefusedError
 from pipeline.tasks.finetune import open_items, open_split
-from pipeline.tasks.leaks import images_of, name_of, read_image_ids, read_image_names, without_leaks
+from pipeline.tasks.leaks import TEST_SPLITS, images_of, name_of, read_image_ids, read_image_names, without_leaks
 from pipeline.tasks.multitask_settings import TaskEntry
 from pipeline.tasks.task import Task
 
@@ -41,9 +42,17 @@ def held_out_by(entry: TaskEntry, task: Task, evaluated: Task | None) -> dict[st
     found = {}
     if evaluated is not None:
         found[f"{task.name} {entry.settings.eval_split}"] = images_of(evaluated)
-    for name in entry.leave_out:
+    for name in TEST_SPLITS.get(task.name, ()) if entry.leave_out is None else entry.leave_out:
         if name.endswith(FILES):
             found[name] = read_image_ids(Path(name))
-        else:
+            continue
+        try:
             found[f"{task.name} {name}"] = images_of(open_split(entry.settings, name, like=task))
+        except RefusedError as error:
+            if entry.leave_out is not None:
+                raise
+            logger.warning(
+                "%s: images of its %s split may train other tasks, as it cannot be read (%s); name others by leave_out",
+                task.name, name, error,
+            )  # fmt: skip
     return found

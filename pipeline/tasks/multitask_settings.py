@@ -36,9 +36,9 @@ class TaskEntry:
 
     settings: FinetuneSettings
     """Those of the task alone: of the run where the file says nothing else."""
-    leave_out: tuple[str, ...] = ()
+    leave_out: tuple[str, ...] | None = None
     """What no task of the run may train on, beside the images of `eval_split`: splits of this task's annotations, and
-    files of image ids (.json: a list; .txt: a line each)."""
+    files of image ids (.json: a list; .txt: a line each). None: the task's test splits, as far as they are there."""
     image_names: Path | None = None
     """A JSON object, image id to the name that other tasks know the image by; without it, the id."""
     loss_weight: float = 1.0

@@ -18,7 +18,7 @@ from pipeline.tasks.labels import label_targets, labelled
 from pipeline.tasks.losses import binary_loss
 from pipeline.tasks.nlvr2_files import NlvrStatement, nlvr2_accuracy, nlvr2_results_csv, read_nlvr2
 from pipeline.tasks.registry import TaskFiles
-from pipeline.tasks.task import Rows, Shown, Task
+from pipeline.tasks.task import GivenBoxes, Rows, Shown, Task
 
 
 class Nlvr2Task:
@@ -27,7 +27,7 @@ class Nlvr2Task:
     head = "vil_binary_prediction"
     options = 2
     causal = False
-    wants_given_boxes = False
+    given_boxes: GivenBoxes = "unused"
     metric = "accuracy"
     head_sizes: Mapping[str, int] = {}
 

@@ -15,6 +15,7 @@ from manifests.uri import ImageReader
 from pipeline.extract.batches import group_by_shape
 from pipeline.extract.prepare import fetch
 from pipeline.shards.errors import RefusedError
+from pipeline.tasks.images import mean_weights
 from pipeline.tasks.task import Shown
 
 Photograph = Path | NDArray[np.uint8]
@@ -76,5 +77,5 @@ def shown(regions: Regions, name: str, *, max_regions: int) -> Shown:
         height=regions.height,
         boxes=boxes,
         features=regions.features[:max_regions],
-        detected=len(boxes),
+        weights=mean_weights(len(boxes)),
     )

@@ -23,6 +23,7 @@ METHODS = {
     "refcoco+": "point",
     "refcocog": "point",
     "retrieval": "rank",
+    "retrieval-coco": "rank",
     "captioning": "describe",
 }
 """The method of `Predictor` that asks a model of each task."""
@@ -102,8 +103,9 @@ class PredictSettings:
         if self.output is not None and self.output.suffix.lower() not in PICTURES:
             raise ValueError(f"--output {self.output}: give a file name that ends in {' or '.join(PICTURES)}")
         # Retrieval shows the photograph that a caption ranks first.
-        several = len(self.image) > 1 and self.task != "retrieval"
-        if self.output is not None and (several or (self.task == "retrieval" and len(self.texts) > 1)):
+        ranks = METHODS[self.task] == "rank"
+        several = len(self.image) > 1 and not ranks
+        if self.output is not None and (several or (ranks and len(self.texts) > 1)):
             raise ValueError("--output: draws one photograph; give one --image, or for retrieval one --caption")
         if self.attention is not None and (several or len(self.texts) > 1):
             raise ValueError("--attention: shows one text with one photograph; give one of each")

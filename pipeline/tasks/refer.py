@@ -20,7 +20,7 @@ from pipeline.tasks.losses import region_loss
 from pipeline.tasks.refer_boxes import iou, soft_targets
 from pipeline.tasks.refer_files import Expression, read_refer
 from pipeline.tasks.registry import TaskFiles
-from pipeline.tasks.task import Rows, Shown, Task
+from pipeline.tasks.task import GivenBoxes, Rows, Shown, Task
 
 RIGHT_ABOVE = 0.5
 """The overlap above which a region is the right one."""
@@ -35,10 +35,10 @@ class ReferTask:
     metric = "accuracy"
     head_sizes: Mapping[str, int] = {}
 
-    def __init__(self, name: str, items: Sequence[Expression], *, wants_given_boxes: bool) -> None:
+    def __init__(self, name: str, items: Sequence[Expression], *, given_boxes: GivenBoxes) -> None:
         """Take expressions."""
         self.name = name
-        self.wants_given_boxes = wants_given_boxes
+        self.given_boxes = given_boxes
         self.items = items
 
     def images(self, item: Expression) -> tuple[str, ...]:
@@ -121,4 +121,4 @@ def _scores(output: ViLBertForTasksOutput, targets: Mapping[str, Tensor]) -> Ten
 
 def open_task(name: str, files: TaskFiles, split: str, like: Task | None) -> ReferTask:
     """Read the expressions of a split; given boxes are shown in training, not in the evaluations between."""
-    return ReferTask(name, read_refer(files.folder, split), wants_given_boxes=like is None)
+    return ReferTask(name, read_refer(files.folder, split), given_boxes="unused" if like else "candidates")

@@ -19,11 +19,15 @@ TASKS = {
     "refcoco+": "pipeline.tasks.refer",
     "refcocog": "pipeline.tasks.refer",
     "retrieval": "pipeline.tasks.retrieval",
+    "retrieval-coco": "pipeline.tasks.retrieval",
     "captioning": "pipeline.tasks.captioning",
     "nlvr2": "pipeline.tasks.nlvr2",
     "snli-ve": "pipeline.tasks.snli_ve",
 }
 """The module of each, whose `open_task(name, files, split, like)` reads it."""
+
+RETRIEVAL = ("retrieval", "retrieval-coco")
+"""Two names, that one model may learn both data sets and tell them apart by its task tokens."""
 
 MULTITASK = "multitask"
 """What the command line calls a run of several of them."""

@@ -8,7 +8,8 @@ what `vilbert evaluate retrieval` scores (`retrieval_evaluation.py`). Source: `r
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from bisect import bisect_left
+from collections.abc import Container, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -23,7 +24,7 @@ from pipeline.tasks.labels import label_targets, labelled, share_right
 from pipeline.tasks.losses import choice_loss
 from pipeline.tasks.registry import TaskFiles
 from pipeline.tasks.retrieval_files import CaptionedImage, read_captioned_images
-from pipeline.tasks.task import Rows, Shown, Task
+from pipeline.tasks.task import GivenBoxes, Rows, Shown, Task
 from pipeline.train.draws import Stream, below, bits
 
 OPTIONS = 4
@@ -37,7 +38,7 @@ class RetrievalTask:
     head = "vil_logit"
     options = OPTIONS
     causal = False
-    wants_given_boxes = False
+    given_boxes: GivenBoxes = "unused"
     metric = "accuracy"
     head_sizes: Mapping[str, int] = {}
 
@@ -49,7 +50,12 @@ class RetrievalTask:
             Caption(image.image_id, text) for image in captioned for text in image.captions
         ]
         self._place = {image.image_id: at for at, image in enumerate(captioned)}
+        self._drawable = list(range(len(captioned)))
         self._nearest: NDArray[np.int32] | None = None
+
+    def draw_from(self, image_ids: Container[str]) -> None:
+        """Take wrong images and captions from these images alone: those that have features."""
+        self._drawable = [at for at, image in enumerate(self.captioned) if image.image_id in image_ids]
 
     def learn_from(self, hard: HardNegatives) -> None:
         """Take a wrong caption from an image near to the right one; images that are not among them get a random one."""
@@ -79,8 +85,8 @@ class RetrievalTask:
 
     def _other(self, own: int, word: NDArray[np.uint64]) -> int:
         """Return a random image but `own`."""
-        drawn = int(below(word, max(len(self.captioned) - 1, 1))[0])
-        return (own + 1 + drawn) % len(self.captioned)
+        drawn = int(below(word, max(len(self._drawable) - 1, 1))[0])
+        return self._drawable[(bisect_left(self._drawable, own) + 1 + drawn) % len(self._drawable)]
 
     def _near(self, own: int, word: NDArray[np.uint64]) -> int:
         """Return one of the nearest images, or, where they are not known, a random one."""

@@ -6,6 +6,7 @@ With --zero-shot a pre-trained model ranks by its alignment head, untrained for 
 from __future__ import annotations
 
 import hashlib
+import logging
 import sys
 from collections.abc import Sequence
 from typing import cast
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 
 from pipeline.progress_line import ProgressLine
 from pipeline.shards.canonical import encode_json
+from pipeline.shards.errors import RefusedError
 from pipeline.tasks.evaluate import Answered, Trained, open_images
 from pipeline.tasks.evaluate_settings import EvaluateSettings
 from pipeline.tasks.images import lay_out, read_images
@@ -29,14 +31,16 @@ from pipeline.tasks.task import Task
 from pipeline.tasks.texts import encode
 from pipeline.train.inputs import GLOBAL_LOCATION
 
+logger = logging.getLogger(__name__)
+
 LISTED = 20
 
 
 def answer(settings: EvaluateSettings, trained: Trained, task: Task) -> Answered:
     """Score every caption with every image that has features; return recall both ways and the best images of each."""
     images = open_images(settings, trained, settings.data)
-    captioned = with_features(cast(RetrievalTask, task).captioned[: settings.images], images, settings)
-    pool = image_pool(images, captioned, trained.card.max_regions, blind=settings.blind)
+    joined = with_features(cast(RetrievalTask, task).captioned[: settings.images], images, settings)
+    captioned, pool = image_pool(images, joined, trained.card.max_regions, blind=settings.blind)
     texts = [(caption,) for image in captioned for caption in image.captions]
     encoded = encode(trained.tokenizer, texts, max_words=trained.card.max_words)
     words = [ids[:length].tolist() for ids, length in zip(encoded.ids, encoded.lengths, strict=True)]
@@ -56,7 +60,8 @@ def answer(settings: EvaluateSettings, trained: Trained, task: Task) -> Answered
     )
     line.close(f"retrieval: {scores.size:,} pairs in {line.seconds:.0f} s")
     image_of = np.repeat(np.arange(len(captioned)), [len(image.captions) for image in captioned])
-    return Answered(retrieval_figures(scores, image_of), ranking(scores, image_of, captioned))
+    figures = {**retrieval_figures(scores, image_of), "unread": float(len(joined) - len(captioned))}
+    return Answered(figures, ranking(scores, image_of, captioned))
 
 
 def with_features(
@@ -68,11 +73,23 @@ def with_features(
     return [captioned[number] for number in sorted(joined.kept.tolist())]
 
 
-def image_pool(images: Images, captioned: Sequence[CaptionedImage], max_regions: int, *, blind: bool) -> ImagePool:
-    """Return the images to score against, which are read when they are needed."""
-    ids = [image.image_id for image in captioned]
-    looked_at = [images.other(image_id, 0) for image_id in ids] if blind else ids
-    counts = [1 + max(min(number, max_regions), 1) for number in images.region_counts(looked_at)]
+def image_pool(
+    images: Images, captioned: Sequence[CaptionedImage], max_regions: int, *, blind: bool
+) -> tuple[list[CaptionedImage], ImagePool]:
+    """Return the images that can be read, and them to score against, which are read again when they are needed.
+
+    Raises RefusedError where none can.
+    """
+    wanted = [images.other(it.image_id, 0) if blind else it.image_id for it in captioned]
+    regions = images.region_counts(wanted)
+    readable = [(it, name, count) for it, name, count in zip(captioned, wanted, regions, strict=True) if count]
+    if len(readable) < len(captioned):
+        message = f"retrieval: {len(captioned) - len(readable):,} of {len(captioned):,} images cannot be read"
+        if not readable:
+            raise RefusedError(f"{message}; see `vilbert verify`")
+        logger.warning("%s; they are left out, with their captions", message)
+    looked_at = [name for _, name, _ in readable]
+    counts = [1 + min(count, max_regions) for _, _, count in readable]
 
     def read(numbers: NDArray[np.int64]) -> ImageTensors:
         shown = read_images(images, None, [looked_at[number] for number in numbers], max_regions=max_regions)
@@ -89,7 +106,9 @@ def image_pool(images: Images, captioned: Sequence[CaptionedImage], max_regions:
 
     facts = [part["records_sha256"] for part in images.corpus.fingerprints]
     named = hashlib.sha256(encode_json([facts, looked_at, max_regions])).hexdigest()
-    return ImagePool(regions=np.array(counts, dtype=np.int64), read=read, fingerprint=named)
+    return [it for it, _, _ in readable], ImagePool(
+        regions=np.array(counts, dtype=np.int64), read=read, fingerprint=named
+    )
 
 
 def ranking(scores: NDArray[np.float32], image_of: NDArray[np.int64], captioned: Sequence[CaptionedImage]) -> bytes:

@@ -14,7 +14,7 @@ from pipeline.tasks.labels import label_targets, labelled, share_right
 from pipeline.tasks.losses import binary_loss
 from pipeline.tasks.registry import TaskFiles
 from pipeline.tasks.snli_ve_files import LABELS, Hypothesis, read_snli_ve
-from pipeline.tasks.task import Rows, Shown, Task
+from pipeline.tasks.task import GivenBoxes, Rows, Shown, Task
 
 
 class SnliVeTask:
@@ -23,7 +23,7 @@ class SnliVeTask:
     head = "vil_tri_prediction"
     options = 1
     causal = False
-    wants_given_boxes = False
+    given_boxes: GivenBoxes = "unused"
     metric = "accuracy"
     head_sizes: Mapping[str, int] = {}
 

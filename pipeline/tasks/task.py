@@ -8,13 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
 from model.outputs import ViLBertForTasksOutput
+
+GivenBoxes = Literal["unused", "candidates", "averaged"]
+"""What a task makes of regions at given boxes: nothing, regions beside the detector's, or such that count in the
+feature of the whole image, too."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, slots=True)
@@ -31,8 +35,8 @@ class Shown:
     """[R, 4] xyxy in pixels."""
     features: NDArray[np.float16]
     """[R, D]."""
-    detected: int
-    """The first so many are the detector's; the others are at given boxes."""
+    weights: NDArray[np.float32]
+    """[R], what each region counts in the feature of the whole image; they sum to 1."""
 
 
 class Rows(NamedTuple):
@@ -55,8 +59,8 @@ class Task(Protocol):
     """O, rows of an item."""
     causal: bool
     """Whether a word sees only those before it."""
-    wants_given_boxes: bool
-    """Whether it shows regions at given boxes beside the detector's, where there are any."""
+    given_boxes: GivenBoxes
+    """What it makes of regions at given boxes, where there are any."""
     head_sizes: Mapping[str, int]
     """Settings of the model's config that it decides, such as `num_answers`."""
     metric: str

@@ -1,6 +1,6 @@
 """Numbers of tasks in the task embedding of 12-in-1, from `vilbert_tasks.yml` of vilbert-multi-task.
 
-It has no captioning, which takes the row that no task of it has.
+It has no captioning, which takes the row that no task of it has. `retrieval` has that of Flickr30k.
 """
 
 TASK_TOKENS = {
@@ -8,8 +8,8 @@ TASK_TOKENS = {
     "vqa": 1,
     "vcr-qa": 5,
     "vcr-qar": 6,
-    "retrieval-coco": 7,
     "retrieval": 8,
+    "retrieval-coco": 7,
     "refcoco": 9,
     "refcoco+": 10,
     "refcocog": 11,

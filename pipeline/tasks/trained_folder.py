@@ -6,7 +6,7 @@ A checkpoint holds parameters alone; how the run was begun, and its tokenizer, l
 from __future__ import annotations
 
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError
@@ -74,9 +74,12 @@ def load_model(kind: type[PreTrainedModel], folder: TrainedFolder, device: torch
         model.load_state_dict({**tensors, **tied})
     else:
         try:
-            model = kind.from_pretrained(folder.model, attn_implementation="sdpa")
+            loaded: Any = kind.from_pretrained(folder.model, attn_implementation="sdpa", output_loading_info=True)
         except SafetensorError as error:
             raise OSError(f"its file of parameters is damaged: {error}") from error
+        model, told = loaded
+        if lacking := sorted(told["missing_keys"]):
+            raise OSError(f"it lacks {len(lacking)} parameters of {kind.__name__}, as {lacking[0]}")
     torch.nn.Module.to(model, device)  # transformers' own has no types
     model.train(False)
     return model

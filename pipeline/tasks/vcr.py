@@ -19,7 +19,7 @@ from pipeline.shards.canonical import encode_json
 from pipeline.tasks.labels import label_targets, labelled, share_right
 from pipeline.tasks.losses import choice_loss
 from pipeline.tasks.registry import TaskFiles
-from pipeline.tasks.task import Rows, Shown, Task
+from pipeline.tasks.task import GivenBoxes, Rows, Shown, Task
 from pipeline.tasks.vcr_files import VcrQuestion, read_vcr
 
 OPTIONS = 4
@@ -38,7 +38,7 @@ class VcrTask:
     head = "vil_logit"
     options = OPTIONS
     causal = False
-    wants_given_boxes = True
+    given_boxes: GivenBoxes = "averaged"
     metric = "accuracy"
     head_sizes: Mapping[str, int] = {}
 
@@ -62,6 +62,7 @@ class VcrTask:
     def rows(self, number: int, key: np.uint64) -> Rows:
         """Return the question with each option, before the image."""
         item, given = self.items[number]
+        texts: tuple[tuple[str, ...], ...]
         if self.name == "vcr-qa":
             texts = tuple((item.question, answer) for answer in item.answers)
         else:

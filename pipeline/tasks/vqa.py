@@ -14,7 +14,7 @@ from pipeline.shards.canonical import encode_json
 from pipeline.shards.errors import RefusedError
 from pipeline.tasks.losses import soft_answer_loss
 from pipeline.tasks.registry import TaskFiles
-from pipeline.tasks.task import Rows, Shown, Task
+from pipeline.tasks.task import GivenBoxes, Rows, Shown, Task
 from pipeline.tasks.vqa_accuracy import accuracy, results
 from pipeline.tasks.vqa_answers import build_vocabulary, load_vocabulary, soft_targets
 from pipeline.tasks.vqa_files import Question, read_questions
@@ -28,7 +28,7 @@ class VqaTask:
     head = "vil_prediction"
     options = 1
     causal = False
-    wants_given_boxes = False
+    given_boxes: GivenBoxes = "unused"
     metric = "accuracy"
 
     def __init__(self, name: str, items: Sequence[Question], labels: Sequence[str]) -> None:
@@ -102,8 +102,10 @@ def open_task(name: str, files: TaskFiles, split: str, like: Task | None) -> Vqa
         return VqaTask(name, questions, files.labels)
     if files.answers is not None:
         return VqaTask(name, questions, load_vocabulary(files.answers))
+    # The published answers were counted over train and val, questions that are held out of trainval included.
+    counted = [*questions, *read_questions(files.folder, "minval")] if split == "trainval" else questions
     labels = build_vocabulary(
-        (question.multiple_choice_answer for question in questions if question.multiple_choice_answer is not None),
+        (question.multiple_choice_answer for question in counted if question.multiple_choice_answer is not None),
         least=files.least_answers,
     )
     if not labels:

@@ -179,7 +179,7 @@ def test_reasons_are_chosen_for_an_answer(photographs: list[Path], predictor: Ca
     assert np.allclose(chances, batch.output.vil_logit[:, 0].softmax(0), atol=1e-6)
     (others,) = asked.choose(photographs[:1], QUESTIONS[:1], [reasons], answers=["a star"])
     assert not np.allclose(chances, others, atol=1e-6)
-    with pytest.raises(RefusedError, match="0 answers: vcr-qar takes 1"):
+    with pytest.raises(RefusedError, match="0 answers: vcr-qar takes 1 for 1"):
         asked.choose(photographs[:1], QUESTIONS[:1], [reasons])
 
 

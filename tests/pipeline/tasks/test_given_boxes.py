@@ -8,8 +8,10 @@ import pytest
 import torch
 
 from pipeline.cli import main
+from pipeline.tasks.batch import make_item_batches
 from pipeline.tasks.finetune import open_items, open_task_data
 from pipeline.tasks.settings import FinetuneSettings
+from pipeline.train.share import Share
 from pipeline.train.words import new_tokenizer
 
 from ..train.conftest import write_dataset_folder
@@ -71,6 +73,12 @@ def test_true_boxes_of_expressions_are_shown_in_training_alone(small: Path, give
     data = open_task_data(settings, tokenizer, *open_items(settings))
     assert data.train.given is not None
     assert data.train.joined.missing == 3 * 5
+    (batch,) = make_item_batches(data.train, Share(rank=0, world=1, batch_size=8, accumulation=1), 0)
+    regions, counted = batch.region_mask.sum(1), (batch.weights > 0).sum(1)
+    detected = torch.tensor(data.train.images.region_counts(batch.image_ids))
+    assert (regions > detected).all()
+    assert (counted == detected).all()  # the true boxes are no part of the whole image's feature
+    torch.testing.assert_close(batch.weights.sum(1), torch.ones(len(counted)))
     assert data.held_out is not None
     assert data.held_out.given is None
     assert data.held_out.joined.missing == 0

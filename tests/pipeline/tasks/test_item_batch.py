@@ -12,7 +12,7 @@ import torch
 
 from pipeline.tasks.batch import PAST_THE_END, ItemBatch, ItemSource, make_item_batches
 from pipeline.tasks.captioning import CaptioningTask
-from pipeline.tasks.images import global_weights
+from pipeline.tasks.images import mean_weights
 from pipeline.tasks.join import Images, join
 from pipeline.tasks.refer import ReferTask
 from pipeline.tasks.refer_files import read_refer
@@ -102,7 +102,7 @@ def test_past_the_end_there_is_nothing_to_learn_and_no_rank_is_without_a_row(vcr
 
 def test_items_of_a_corrupt_shard_are_counted_and_teach_nothing(small: Path, tmp_path: Path) -> None:
     features = Path(shutil.copytree(small / "features", tmp_path / "features"))
-    task = ReferTask("refcocog", read_refer(small / "refer", "train"), wants_given_boxes=False)
+    task = ReferTask("refcocog", read_refer(small / "refer", "train"), given_boxes="unused")
     source = source_of(features, task, on_corrupt="skip")
     source.images.corpus.close()
     (features / "shards" / "000001.tar").unlink()
@@ -128,7 +128,7 @@ def test_next_words_are_the_words_behind_each(small: Path) -> None:
 
 
 def test_what_an_expression_means_overlaps_wholly(small: Path) -> None:
-    task = ReferTask("refcocog", read_refer(small / "refer", "train"), wants_given_boxes=False)
+    task = ReferTask("refcocog", read_refer(small / "refer", "train"), given_boxes="unused")
     (batch,) = make_item_batches(source_of(small / "features", task), share(), 0)
     overlap = batch.targets["overlap"]
     assert overlap.shape == (12, 4)  # the whole image first
@@ -171,12 +171,18 @@ def _without_labels(question: object) -> object:
     return replace(question, answer_label=None, rationale_label=None)  # type: ignore[type-var]
 
 
+@pytest.mark.parametrize(("detected", "given"), [(5, 0), (5, 3), (1, 1)])
+def test_the_whole_image_is_the_mean_of_what_was_detected(detected: int, given: int) -> None:
+    """`refer_expression_dataset.py` of vilbert_beta keeps row 0 of the detector's features beside given boxes."""
+    assert mean_weights(detected, given).tolist() == pytest.approx([1 / detected] * detected + [0] * given)
+
+
 @pytest.mark.parametrize(("detected", "given"), [(5, 0), (5, 3), (1, 1), (0, 2)])
-def test_the_whole_image_weighs_both_means_as_published(detected: int, given: int) -> None:
+def test_the_whole_image_of_vcr_weighs_both_means_as_published(detected: int, given: int) -> None:
     """(f n + g m) / (n + m), where n and m count the regions and the mean itself."""
     features = torch.randn(detected + given, 6, generator=torch.Generator().manual_seed(0))
-    weights = torch.from_numpy(global_weights(detected, given))
+    found = torch.from_numpy(mean_weights(detected, given, averaged=True))
     parts = [part for part in (features[:detected], features[detected:]) if len(part)]
     sizes = [len(part) + 1 for part in parts]
     expected = sum(part.mean(0) * size for part, size in zip(parts, sizes, strict=True)) / sum(sizes)
-    torch.testing.assert_close(weights @ features, expected)
+    torch.testing.assert_close(found @ features, expected)

@@ -128,6 +128,24 @@ def test_no_task_trains_on_images_that_another_evaluates_or_leaves_out(small: Pa
     assert len(found["nlvr2"][0].items) == 750  # its images are its own
 
 
+def test_test_splits_are_left_out_unless_told_otherwise(
+    small: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    captions = json.loads((small / "captions" / "dataset_coco.json").read_text())
+    for picture, image in enumerate(captions["images"]):
+        image["split"] = "test" if picture % 5 == 0 else "train"
+    (tmp_path / "dataset_coco.json").write_text(json.dumps(captions))
+    vqa = {"task": "vqa", "split": "trainval", "eval_split": "none"}
+    retrieval = {"task": "retrieval-coco", "eval_split": "none", "annotations": str(tmp_path)}
+    found = open_tasks(small, tmp_path, vqa, retrieval)
+    assert set(images_of(found["vqa"][0])) == {str(picture) for picture in range(900) if picture % 5}
+    assert not caplog.records or "cannot be read" not in caplog.text
+    found = open_tasks(small, tmp_path, vqa, {**retrieval, "leave_out": []})
+    assert set(images_of(found["vqa"][0])) == {str(picture) for picture in range(900)}
+    open_tasks(small, tmp_path, vqa, {"task": "snli-ve", "eval_split": "none"})
+    assert "snli-ve: images of its test split may train other tasks, as it cannot be read" in caplog.text
+
+
 def test_a_split_that_is_left_out_is_read_of_the_same_annotations(small: Path, tmp_path: Path) -> None:
     found = open_tasks(
         small,

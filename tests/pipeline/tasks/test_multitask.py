@@ -244,7 +244,9 @@ def test_the_file_of_12_in_1_is_of_tasks_with_tokens() -> None:
     assert entries.keys() <= TASK_TOKENS.keys()
     assert (settings.optimizer.learning_rate, settings.epochs, settings.plateau.gap) == (2e-5, 20, 4)
     assert entries["vqa"].settings.batch_size == 128
-    assert entries["refcoco"].leave_out == ("testA", "testB")
+    assert TASK_TOKENS["retrieval-coco"] != TASK_TOKENS["retrieval"]
+    assert {"retrieval", "retrieval-coco"} <= entries.keys()
+    assert all(entry.leave_out is None for entry in entries.values())  # the test splits of each
     assert set(settings.data) == {name for entry in entries.values() for name in entry.settings.data}
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from pipeline.cli import main, parse
 from pipeline.tasks.evaluate_settings import EvaluateSettings
-from pipeline.tasks.registry import TASKS
+from pipeline.tasks.registry import RETRIEVAL, TASKS
 from pipeline.tasks.settings import FinetuneSettings
 
 EVALUATE = ["features", "--checkpoint", "c", "--annotations", "a"]
@@ -31,8 +31,8 @@ def test_the_task_is_named_first_and_is_no_option(command: str, capsys: pytest.C
 def test_the_settings_of_retrieval_are_those_of_retrieval_alone(task: str, capsys: pytest.CaptureFixture[str]) -> None:
     shown = help_of("evaluate", task, capsys)
     for option, value in OF_RETRIEVAL.items():
-        assert (option in shown) == (task == "retrieval"), option
-        if task != "retrieval":
+        assert (option in shown) == (task in RETRIEVAL), option
+        if task not in RETRIEVAL:
             assert main(["evaluate", task, *EVALUATE, option, *value]) == 2
             assert f"{option}: is no option of {task} but of retrieval" in capsys.readouterr().err
     found = parse(

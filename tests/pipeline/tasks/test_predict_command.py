@@ -105,9 +105,7 @@ def test_the_best_option_is_what_attention_is_shown_of(
     assert f"<h1>what is left / {row['ranked'][0]['option']}</h1>" in page.read_text()
 
 
-def test_a_reason_is_chosen_for_an_answer(
-    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_reason_is_chosen_for_an_answer(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     page = tmp_path / "page.html"
     asked = ["--question", "what is left", "--answer", "a ring", "--option", "it is red", "it is blue"]
     assert predict(folder, "vcr-qar", *asked, "--attention", str(page)) == 0

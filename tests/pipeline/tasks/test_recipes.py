@@ -21,6 +21,7 @@ PUBLISHED = {
     "refcoco+": (256, 4e-5, 20, 20, BETA),
     "refcocog": (256, 4e-5, 20, 20, BETA),
     "retrieval": (64, 2e-5, 20, 30, BETA),
+    "retrieval-coco": (128, 2e-5, 20, 30, MULTITASK),
     "gqa": (128, 4e-5, 20, 26, MULTITASK),
     "nlvr2": (64, 2e-5, 20, 40, MULTITASK),
     "snli-ve": (256, 2e-5, 20, 56, MULTITASK),

@@ -48,13 +48,13 @@ def test_an_empty_first_sentence_has_its_separator_too(second: str) -> None:
 
 
 @given(sentences, st.one_of(sentences, nothing), st.one_of(sentences, nothing), st.integers(4, 40))
-def test_a_question_with_its_answer_is_one_side_as_published(question: str, answer: str, reason: str, most: int) -> None:
+def test_a_question_with_its_answer_is_one_side_as_published(question: str, answer: str, why: str, most: int) -> None:
     """`_load_annotationsQA_R`, `tokenize` and `_truncate_seq_pair` of vilbert_beta's _vcr_dataset.py."""
     tokens_a = [*TOKENIZER.tokenize(question), "[SEP]", *TOKENIZER.tokenize(answer)]
-    tokens_b = TOKENIZER.tokenize(reason)
+    tokens_b = TOKENIZER.tokenize(why)
     while len(tokens_a) + len(tokens_b) > most - 3:
         (tokens_a if len(tokens_a) > len(tokens_b) else tokens_b).pop()
-    found = encode(TOKENIZER, [(question, answer, reason)], max_words=most)
+    found = encode(TOKENIZER, [(question, answer, why)], max_words=most)
     expected = ["[CLS]", *tokens_a, "[SEP]", *tokens_b, "[SEP]"]
     assert TOKENIZER.convert_ids_to_tokens(found.ids[0].tolist()) == expected
     assert found.segments[0].tolist() == [0] * (len(tokens_a) + 2) + [1] * (len(tokens_b) + 1)
