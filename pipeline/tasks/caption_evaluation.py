@@ -48,7 +48,8 @@ def answer(settings: EvaluateSettings, trained: Trained, task: Task) -> Answered
             if key:
                 written[key] = spell(tokenizer, candidate.ids)
     truths = {image.image_id: image.captions for image in captioned if image.image_id in written}
-    return Answered(caption_scores(truths, written), encode_json(coco_results(written)))
+    left_out = len(captioned) - len(written)
+    return Answered(caption_scores(truths, written), encode_json(coco_results(written)), left_out)
 
 
 def spell(tokenizer: PreTrainedTokenizerBase, ids: tuple[int, ...]) -> str:

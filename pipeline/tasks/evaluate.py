@@ -58,6 +58,8 @@ class Answered(NamedTuple):
     """Metrics by name."""
     results: bytes
     """The file of results."""
+    left_out: int
+    """Items, or images where these are answered as wholes, that it has no answer to."""
 
 
 class Trained(NamedTuple):
@@ -79,7 +81,12 @@ def evaluate(settings: EvaluateSettings) -> int:
     """Answer, score, write; return 0."""
     require_folder_of("--output", settings.output)
     trained = load_trained(settings)
-    files = TaskFiles(folder=settings.annotations, seed=trained.card.seed, labels=trained.card.labels)
+    files = TaskFiles(
+        folder=settings.annotations,
+        seed=trained.card.seed,
+        names=settings.names,
+        labels=trained.card.labels,
+    )
     task = open_task(settings.task, files, settings.split, like=None)
     require_classes(task, trained.model.config, folder=trained.folder)
     if trained.card.labels:
@@ -88,7 +95,10 @@ def evaluate(settings: EvaluateSettings) -> int:
     answer: Callable[[EvaluateSettings, Trained, Task], Answered] = answer_each
     if settings.task in OTHERWISE:
         answer = importlib.import_module(OTHERWISE[settings.task]).answer
-    figures, results = answer(settings, trained, task)
+    figures, results, left_out = answer(settings, trained, task)
+    figures = {**figures, "left_out": left_out}
+    if left_out:
+        logger.warning("%d are left out of the results, which a server may refuse or count as wrong", left_out)
     if settings.output is not None:
         write_atomic(settings.output, results)
         write_atomic(settings.output.with_suffix(".figures.json"), encode_json(figures, indent=2) + b"\n")
@@ -153,7 +163,7 @@ def answer_each(settings: EvaluateSettings, trained: Trained, task: Task) -> Ans
     if settings.answers_from is not None:
         joint, submission = joint_results(settings.answers_from, cast(VcrTask, task), found.answers)
         figures, results = {**figures, **joint}, submission or results
-    return Answered(figures, results)
+    return Answered(figures, results, len(task.items) - len(found.answers))
 
 
 def item_batches(settings: EvaluateSettings, trained: Trained, task: Task) -> Iterator[list[ItemBatch]]:

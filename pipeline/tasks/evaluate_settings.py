@@ -42,6 +42,8 @@ class EvaluateSettings:
         ),
     )
     """Data sets of the same images with regions at given boxes, which are shown beside the detector's."""
+    names: Path | None = field(default=None, metadata=only_for(*VCR))
+    """The CSV file of names for people that training had."""
     most_missing: float = 0.01
     """Share of the items whose images may have no features; they are left out and counted."""
     blind: bool = False

@@ -109,7 +109,11 @@ def open_items(settings: FinetuneSettings) -> tuple[Task, Task | None]:
 def open_split(settings: FinetuneSettings, split: str, *, like: Task | None) -> Task:
     """Read a split of a task's annotations; like: the same task over the items that train, None for these."""
     files = TaskFiles(
-        folder=settings.annotations, seed=settings.seed, answers=settings.answers, least_answers=settings.least_answers
+        folder=settings.annotations,
+        seed=settings.seed,
+        names=settings.names,
+        answers=settings.answers,
+        least_answers=settings.least_answers,
     )
     return open_task(settings.task, files, split, like=like)
 

@@ -19,7 +19,7 @@ SHIPPED = Path(__file__).parents[1] / "recipes" / MULTITASK
 """Files of tasks that come with the package, known by name."""
 KINDS: dict[str, type] = {
     "task": str, "split": str, "eval_split": str,
-    "annotations": Path, "answers": Path, "image_names": Path,
+    "annotations": Path, "answers": Path, "image_names": Path, "names": Path,
     "data": tuple, "given_data": tuple, "leave_out": tuple,
     "batch_size": int, "max_words": int, "max_regions": int, "least_answers": int,
     "most_missing": float, "loss_weight": float,

@@ -39,7 +39,8 @@ LISTED = 20
 def answer(settings: EvaluateSettings, trained: Trained, task: Task) -> Answered:
     """Score every caption with every image that has features; return recall both ways and the best images of each."""
     images = open_images(settings, trained, settings.data)
-    joined = with_features(cast(RetrievalTask, task).captioned[: settings.images], images, settings)
+    wanted = cast(RetrievalTask, task).captioned[: settings.images]
+    joined = with_features(wanted, images, settings)
     captioned, pool = image_pool(images, joined, trained.card.max_regions, blind=settings.blind)
     texts = [(caption,) for image in captioned for caption in image.captions]
     encoded = encode(trained.tokenizer, texts, max_words=trained.card.max_words)
@@ -60,8 +61,8 @@ def answer(settings: EvaluateSettings, trained: Trained, task: Task) -> Answered
     )
     line.close(f"retrieval: {scores.size:,} pairs in {line.seconds:.0f} s")
     image_of = np.repeat(np.arange(len(captioned)), [len(image.captions) for image in captioned])
-    figures = {**retrieval_figures(scores, image_of), "unread": float(len(joined) - len(captioned))}
-    return Answered(figures, ranking(scores, image_of, captioned))
+    results = ranking(scores, image_of, captioned)
+    return Answered(retrieval_figures(scores, image_of), results, len(wanted) - len(captioned))
 
 
 def with_features(

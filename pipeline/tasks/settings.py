@@ -43,6 +43,9 @@ class FinetuneSettings(RunSettings):
     """Which part is held out to evaluate on, or `none`."""
     given_data: tuple[str, ...] = field(default=(), metadata=only_for(*WITH_GIVEN_BOXES))
     """Data sets of the same images with regions at given boxes, which are shown beside the detector's."""
+    names: Path | None = field(default=None, metadata=only_for("vcr-qa", "vcr-qar"))
+    """A CSV file whose column `name` has what people are called, such as ViLBERT's unisex_names_table.csv; by default
+    r2c's fourteen names. Evaluate with the same."""
     init_from: str
     """Where parameters begin: the final/ of a pre-training run, a ViLBERT checkpoint of any known layout, or `none`."""
     model: str | None = None

@@ -145,13 +145,12 @@ def object_names(objects: Sequence[str], *, image_id: str, seed: int, names: Seq
     return tuple(called)
 
 
-def read_vcr(folder: Path, split: str, *, seed: int, names: Sequence[str] | None = None) -> list[VcrQuestion]:
+def read_vcr(folder: Path, split: str, *, seed: int, names: Sequence[str] = NAMES) -> list[VcrQuestion]:
     """Read `{train,val,test}.jsonl` of a folder; only test may go without labels.
 
-    seed, names: of the names of people; r2c's names where None. Raises RefusedError naming file and line.
+    seed, names: of the names of people. Raises RefusedError naming file and line.
     """
-    pool = NAMES if names is None else names
-    if not pool:
+    if not names:
         raise RefusedError("names: there are none to call people by; give at least one")
     path = folder / f"{split}.jsonl"
     questions: dict[str, VcrQuestion] = {}
@@ -161,7 +160,7 @@ def read_vcr(folder: Path, split: str, *, seed: int, names: Sequence[str] | None
         if annot_id in questions:
             raise RefusedError(f"{where}: annot_id {annot_id} stands in an earlier line too; remove one of them")
         image_id = vcr_image_id(img_fn)
-        called = object_names(_words(row, "objects", where), image_id=image_id, seed=seed, names=pool)
+        called = object_names(_words(row, "objects", where), image_id=image_id, seed=seed, names=names)
         texts = [
             field(row, "question", list, where),
             *_choices(row, "answer", where),

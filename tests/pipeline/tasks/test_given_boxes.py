@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -58,7 +59,9 @@ def test_evaluation_does_too(
         "--annotations", str(small / FOLDERS["vcr-qa"]), "--device", "cpu", "--num-workers", "0",
     ]  # fmt: skip
     assert main(command) == 0
-    assert '"unread":0' in capsys.readouterr().out
+    said = json.loads(capsys.readouterr().out)
+    assert (said["unread"], said["left_out"]) == (0, 1)
+    assert "1 are left out of the results, which a server may refuse" in caplog.text
     assert "vcr-qa, val: 1 of 150 are about images without regions in --given-data (894, ...)" in caplog.text
     assert main([*command, "--most-missing", "0"]) == 2
     assert "more than --most-missing 0 allows" in capsys.readouterr().err

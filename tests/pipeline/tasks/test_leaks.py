@@ -101,7 +101,7 @@ def test_a_damaged_file_of_names_is_refused(tmp_path: Path, content: str) -> Non
 
 def open_tasks(small: Path, folder: Path, *tasks: dict[str, Any]) -> dict[str, tuple[Task, Task | None]]:
     """Read tasks as a run does, by name."""
-    found = [{"annotations": str(small / FOLDERS[one["task"]]), "data": ["features"], **one} for one in tasks]
+    found = [{"annotations": str(small / FOLDERS.get(one["task"], "")), "data": ["features"], **one} for one in tasks]
     path = folder / "tasks.json"
     path.write_text(json.dumps(found))
     settings = MultitaskSettings(

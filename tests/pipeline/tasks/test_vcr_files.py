@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from pipeline.shapes.write import ShapesSettings, write_shapes
 from pipeline.shards.errors import RefusedError
+from pipeline.tasks.registry import TaskFiles, open_task
 from pipeline.tasks.vcr_files import (
     NAMES,
     VcrQuestion,
@@ -232,6 +233,14 @@ def test_names_are_the_column_of_the_published_table(tmp_path: Path) -> None:
     path = tmp_path / "unisex_names_table.csv"
     path.write_text('"",name,total,gap\n"1",Casey,176544.3,0.18\n"2","Riley",154860.6,0.01\n\n"3",Casey,1,0\n')
     assert load_names(path) == ("Casey", "Riley")
+
+
+def test_people_are_called_by_the_names_of_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "names.csv"
+    path.write_text("name\nZaphod\n")
+    files = TaskFiles(folder=write(tmp_path, published()), seed=0, names=path)
+    task = open_task("vcr-qa", files, "train", like=None)
+    assert "Zaphod" in str(task.rows(0, np.uint64(0)).texts)
 
 
 @pytest.mark.parametrize(
