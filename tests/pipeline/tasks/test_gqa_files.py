@@ -109,3 +109,16 @@ def test_results_are_in_the_order_of_the_questions() -> None:
     assert gqa_results({"2": "no", "01": "yes"}) == [
         {"questionId": "01", "prediction": "yes"}, {"questionId": "2", "prediction": "no"}
     ]  # fmt: skip
+
+
+def test_accuracy_is_that_of_the_official_code(tmp_path: Path) -> None:
+    golden = json.loads((Path(__file__).parent / "golden/gqa_accuracy.json").read_text(encoding="utf-8"))
+    rows = {number: asked(answer, structural) for number, structural, answer, _ in golden["rows"]}
+    write(tmp_path, "val", rows)
+    predicted = {number: prediction for number, _, _, prediction in golden["rows"]}
+    found = gqa_accuracy(read_gqa(tmp_path, "val"), predicted)
+    assert found == pytest.approx({
+        "accuracy": golden["accuracy"] / 100,
+        "accuracy_binary": golden["binary"] / 100,
+        "accuracy_open": golden["open"] / 100,
+    })  # fmt: skip

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -93,3 +96,12 @@ def test_the_list_of_the_best() -> None:
     assert top_list(scores, 2).tolist() == [[1, 2], [2, 0]]
     assert top_list(scores).tolist() == [[1, 2, 0], [2, 0, 1]]
     assert top_list(scores.T, 1).tolist() == [[1], [0], [1]]
+
+
+def test_recall_is_that_of_the_published_evaluation() -> None:
+    golden = json.loads((Path(__file__).parent / "golden/retrieval_recall.json").read_text(encoding="utf-8"))
+    for case in golden["cases"]:
+        found = retrieval_figures(np.array(case["scores"]), np.array(case["image_of"]))
+        expected = {name: case[name] / 100 for name in ("r1", "r5", "r10")}
+        expected |= {"median_rank": case["medr"], "mean_rank": case["meanr"]}
+        assert {name: found[f"image_retrieval_{name}"] for name in expected} == pytest.approx(expected)

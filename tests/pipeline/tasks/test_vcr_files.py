@@ -389,3 +389,11 @@ def test_questions_of_shapes_speak_of_the_objects_in_their_metadata(tmp_path: Pa
             assert boxes.boxes.tolist() == [item["box_xyxy"] for item in scene["objects"]]
             for text, tags in zip(texts(question), question.tags, strict=True):
                 assert [text[tag.start : tag.end] for tag in tags] == [boxes.names[tag.object] for tag in tags]
+
+
+def test_accuracies_are_those_of_the_official_code() -> None:
+    golden = json.loads((Path(__file__).parent / "golden/vcr_accuracy.json").read_text(encoding="utf-8"))
+    for case in golden["cases"]:
+        probs, labels = np.array(case["probabilities"]), np.array(case["labels"])
+        found = q_ar_accuracy(probs[:, :4], probs[:, 4:].reshape(-1, 4, 4), labels[:, 0], labels[:, 1])
+        assert found == pytest.approx((case["q_a"], case["qa_r"], case["q_ar"]))
