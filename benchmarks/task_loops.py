@@ -2,17 +2,21 @@
 
 Items a second of `run_steps`, as `vilbert finetune TASK --config shapes` runs it with one loader worker, over those of
 the bare step (forward, backward, clip, optimizer) on the same batches, by turns in one run. An item is a question, a
-phrase, or a caption; of four choices, all four.
+phrase, a caption, or a statement; of four choices, all four. The shapes data set has no files of GQA, SNLI-VE and
+NLVR2: they are written of its questions and captions, for speed asks not whether they are true. RefCOCO and RefCOCO+
+are RefCOCOg's loop.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 # Python looks in the folder of the file it runs first, where `model` would be that script and not the package.
 sys.path[0] = str(Path(__file__).resolve().parents[1])
@@ -23,10 +27,82 @@ import tyro  # noqa: E402
 from benchmarks.loader import conditions  # noqa: E402
 from benchmarks.tasks import PROOFS  # noqa: E402
 from benchmarks.training import NEVER, compare, show, take_turns  # noqa: E402
-from pipeline.cli import parse  # noqa: E402
+from pipeline.cli import RECIPES, parse  # noqa: E402
+from pipeline.cli import main as vilbert  # noqa: E402
+from pipeline.demo import DETECTOR  # noqa: E402
 from pipeline.tasks.finetune import begin  # noqa: E402
 from pipeline.train.distributed import process_group  # noqa: E402
 from pipeline.train.run_folder import make_run_folder  # noqa: E402
+
+PAIRS = 400
+"""Of images, for NLVR2."""
+FOR_ANY_TASK = str(RECIPES / "finetune" / "refcocog" / "shapes.yaml")
+
+
+class Files(NamedTuple):
+    """What a task reads."""
+
+    data: Path
+    annotations: Path
+    config: str = FOR_ANY_TASK
+
+
+def gqa(data: Path, shapes: Path, folder: Path) -> Files:
+    """Write VQA's questions as GQA's."""
+    document = json.loads((shapes / "vqa" / "v2_OpenEnded_mscoco_train2014_questions.json").read_bytes())
+    answers = json.loads((shapes / "vqa" / "v2_mscoco_train2014_annotations.json").read_bytes())
+    said = {row["question_id"]: row["multiple_choice_answer"] for row in answers["annotations"]}
+    rows = {
+        str(row["question_id"]): {
+            "question": row["question"],
+            "imageId": str(row["image_id"]),
+            "answer": said[row["question_id"]],
+        }
+        for row in document["questions"]
+    }
+    (folder / "train_balanced_questions.json").write_text(json.dumps(rows))
+    return Files(data, folder)
+
+
+def captions_of(shapes: Path) -> list[tuple[str, str]]:
+    """Return the number and the first caption of each training image."""
+    document = json.loads((shapes / "karpathy" / "dataset_coco.json").read_bytes())
+    train = [image for image in document["images"] if image["split"] == "train"]
+    return [(str(image["cocoid"]), image["sentences"][0]["raw"]) for image in train]
+
+
+def snli_ve(data: Path, shapes: Path, folder: Path) -> Files:
+    """Write captions as hypotheses."""
+    rows = [
+        {"pairID": number, "Flikr30kID": f"{number}.jpg", "sentence2": caption, "gold_label": "entailment"}
+        for number, caption in captions_of(shapes)
+    ]
+    (folder / "snli_ve_train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return Files(data, folder)
+
+
+def nlvr2(data: Path, shapes: Path, folder: Path) -> Files:
+    """Write captions as statements about pairs of images, and extract these under the names that NLVR2 gives them."""
+    found = captions_of(shapes)[: 2 * PAIRS]
+    statements, images = [], []
+    for pair, (left, right) in enumerate(zip(found[::2], found[1::2], strict=True)):
+        statements.append({"identifier": f"train-{pair}-0-0", "sentence": left[1], "label": "True"})
+        for side, (number, _) in enumerate((left, right)):
+            uri = f"train2014/COCO_train2014_{int(number):012}.jpg"
+            images.append({"image_id": f"train-{pair}-0-img{side}", "uri": uri})
+    for name, rows in (("train.json", statements), ("images.jsonl", images)):
+        (folder / name).write_text("".join(json.dumps(row) + "\n" for row in rows))
+    manifest, features = folder / "images.parquet", folder / "features"
+    for command in (
+        ["manifest", str(folder / "images.jsonl"), "--images", str(shapes), "--output", str(manifest)],
+        ["extract", str(manifest), "--output", str(features), *DETECTOR, "--backend", "local"],
+    ):
+        if vilbert(command):
+            raise SystemExit(f"vilbert {' '.join(command)} failed")
+    return Files(features, folder)
+
+
+WRITTEN: dict[str, Callable[[Path, Path, Path], Files]] = {"gqa": gqa, "snli-ve": snli_ve, "nlvr2": nlvr2}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +115,7 @@ class Settings:
     """The shapes data set, with its annotations."""
     pretrained: Path
     """The final/ of a run of `vilbert pretrain --config shapes`."""
-    tasks: tuple[str, ...] = tuple(PROOFS)
+    tasks: tuple[str, ...] = (*PROOFS, *WRITTEN)
     """Which tasks."""
     threads: int = 1
     """CPU threads of the model."""
@@ -54,14 +130,18 @@ class Settings:
 def measure(settings: Settings, task: str, folder: Path) -> dict[str, Any]:
     """Return items a second of the loop and of the bare step, and the median ratio."""
     turns = settings.turns + 1
+    if task in WRITTEN:
+        files = WRITTEN[task](settings.data, settings.shapes, folder)
+    else:
+        files = Files(settings.data, settings.shapes / PROOFS[task].annotations, "shapes")
     with process_group("cpu") as group:
         stages = []
         for name in ("loop", "bare"):
             wanted = parse(
                 "finetune",
                 [
-                    *(task, str(settings.data), "--annotations", str(settings.shapes / PROOFS[task].annotations)),
-                    *("--config", "shapes", "--init-from", str(settings.pretrained), "--output", str(folder / name)),
+                    *(task, str(files.data), "--annotations", str(files.annotations), "--config", files.config),
+                    *("--init-from", str(settings.pretrained), "--output", str(folder / name)),
                     *("--max-steps", str(turns * settings.steps + 1), "--eval-split", "none"),
                     *("--eval-every", str(NEVER), "--checkpoint-every", str(NEVER), "--no-tensorboard"),
                 ],

@@ -12,6 +12,7 @@ from pipeline.extract.journal import Journal
 from pipeline.extract.prepare import Prepared, failure
 from pipeline.extract.stopped import DeviceLostError
 from pipeline.extract.turns import Turns
+from pipeline.shards.errors import first_line
 from pipeline.shards.failures import FailureRow
 from pipeline.shards.keys import sample_key
 from pipeline.shards.sample import Sample
@@ -119,11 +120,6 @@ def is_device_lost(error: Exception) -> bool:
     import torch
 
     return isinstance(error, torch.AcceleratorError)
-
-
-def first_line(error: Exception) -> str:
-    """Return the first line of what an error says."""
-    return str(error).split("\n", 1)[0]
 
 
 def outcome(item: Prepared, regions: Regions) -> Sample | FailureRow:

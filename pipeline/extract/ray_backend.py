@@ -20,7 +20,7 @@ from pipeline.extract.settings import ExtractSettings
 from pipeline.extract.stall import Pulse
 from pipeline.extract.stopped import DeviceLostError
 from pipeline.extract.worker import SHARDS_IN_FLIGHT, Description, Extracted, Worker
-from pipeline.shards.errors import ShardError
+from pipeline.shards.errors import ShardError, first_line
 
 logger = logging.getLogger(__name__)
 
@@ -190,7 +190,7 @@ def translated(future: Future[Any]) -> Future[Any]:
             cause = error.cause
             translated.set_exception(WorkerLostError(str(cause)) if isinstance(cause, DeviceLostError) else cause)
         elif isinstance(error, ray.exceptions.RayError):  # it died, was killed for memory, or its node is gone
-            translated.set_exception(WorkerLostError(str(error).strip().splitlines()[0]))
+            translated.set_exception(WorkerLostError(first_line(error)))
         elif error is not None:
             translated.set_exception(error)
         else:

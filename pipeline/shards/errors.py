@@ -8,6 +8,11 @@ from pathlib import Path
 from typing import Any
 
 
+def first_line(error: BaseException) -> str:
+    """Return the first line of what an error says, or its own name where it says nothing."""
+    return (str(error).strip() or repr(error)).splitlines()[0]
+
+
 class ShardError(Exception):
     """A data set that cannot be written or read as asked; says what, where and what to do."""
 

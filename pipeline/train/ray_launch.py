@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.ray_session import ray_session
-from pipeline.shards.errors import RefusedError, ShardError
+from pipeline.shards.errors import RefusedError, ShardError, first_line
 from pipeline.signals import handling
 
 logger = logging.getLogger(__name__)
@@ -99,7 +99,7 @@ def worker_error(failures: dict[int, Exception], *, tries: int) -> Exception:
     When a rank raises, the others often fail of the broken connection: what is no such failure tells more.
     """
     return _final_error(failures) or ShardError(
-        f"training workers failed {tries} times, the last time with: {_first_line(failures)}; if one was killed, is "
+        f"training workers failed {tries} times, the last time with: {_said_first(failures)}; if one was killed, is "
         "there memory enough? Run the same command again to go on from the last checkpoint"
     )
 
@@ -122,9 +122,9 @@ def _is_final(error: BaseException) -> bool:
     return not isinstance(error, WORTH_ANOTHER_TRY) and type(error).__module__.partition(".")[0] != "ray"
 
 
-def _first_line(failures: dict[int, Exception]) -> str:
+def _said_first(failures: dict[int, Exception]) -> str:
     errors = _causes(failures)
-    return (str(errors[0]) or repr(errors[0])).splitlines()[0] if errors else "nothing said"
+    return first_line(errors[0]) if errors else "nothing said"
 
 
 def _trainer(
@@ -143,7 +143,7 @@ def _trainer(
         def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
             if (final := _final_error(worker_exceptions)) is not None:
                 raise final
-            logger.warning("a training worker is lost, all are started again (%s)", _first_line(worker_exceptions))
+            logger.warning("a training worker is lost, all are started again (%s)", _said_first(worker_exceptions))
 
     folder = str(Path.cwd())
 

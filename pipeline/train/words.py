@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 from transformers import AutoTokenizer, BertTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from pipeline.shards.errors import RefusedError
+from pipeline.shards.errors import RefusedError, first_line
 
 NEW = "new"
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
@@ -81,7 +81,7 @@ def _load_from_folder(folder: str) -> Any:
         return AutoTokenizer.from_pretrained(folder, local_files_only=True)
     except (OSError, ValueError) as error:
         raise RefusedError(
-            f"tokenizer {folder}: the folder holds no tokenizer ({_first_line(error)}); give one that holds "
+            f"tokenizer {folder}: the folder holds no tokenizer ({first_line(error)}); give one that holds "
             "tokenizer.json and tokenizer_config.json"
         ) from error
 
@@ -95,13 +95,9 @@ def _load_from_hub(name: str) -> Any:
         return AutoTokenizer.from_pretrained(name)
     except (OSError, ValueError) as error:
         raise RefusedError(
-            f"tokenizer {name}: is no folder, and the hub does not give it ({_first_line(error)}); offline, give a "
+            f"tokenizer {name}: is no folder, and the hub does not give it ({first_line(error)}); offline, give a "
             "folder that holds tokenizer.json and tokenizer_config.json, or new to make a vocabulary of the captions"
         ) from error
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0].rstrip(":. ")
 
 
 def new_tokenizer(captions: Iterable[str], *, size: int = VOCABULARY_SIZE) -> PreTrainedTokenizerFast:

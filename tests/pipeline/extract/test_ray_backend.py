@@ -33,6 +33,7 @@ def of(error: Exception) -> BaseException | None:
         ray.exceptions.ActorUnschedulableError("no node fits"),
         ray.exceptions.OutOfMemoryError("Task was killed due to the node running low on memory.\nMore of it."),
         ray.exceptions.NodeDiedError("the node is gone"),
+        ray.exceptions.RayError(),
         ray.exceptions.RuntimeEnvSetupError("no such package"),
         ray.exceptions.RayTaskError("extract_shard", "its traceback", DeviceLostError("the GPU failed: Xid 79")),
     ],
