@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from extractors.extractor import ExtractorError
+from pipeline import allocator
 from pipeline.extract.crew import WorkerLostError
 from pipeline.extract.journal import journal_folder, journal_path, read_journal, write_journal
 from pipeline.extract.settings import ExtractSettings
@@ -102,6 +103,7 @@ class RayHandle:
             max_restarts=0,
             max_task_retries=0,
             max_concurrency=SHARDS_IN_FLIGHT + 1,  # shards, and questions about their progress
+            runtime_env={"env_vars": allocator.ENVIRONMENT},
         )(Worker)
         self._actor: Any = actor_class.remote(settings)
         self._patience = max(PULSE_SECONDS, workers / QUESTIONS_A_SECOND)
