@@ -22,6 +22,8 @@ FAILED_STARTS = 5
 """So often in a row workers may fail while they build the detector. Where none is at work, the run then gives up."""
 SECONDS_BETWEEN_STARTS = 60.0
 """From then on, where others are at work: on some node workers cannot start."""
+START_SECONDS = 1800.0
+"""For which a worker may build its detector, from its first sign of life; then it hangs."""
 SECONDS_BEFORE_WAITING_IS_SAID = 60.0
 
 
@@ -69,6 +71,8 @@ class Crew:
         self._check: Callable[[Description], None] = lambda description: None
         self._starting: dict[Future[Description], tuple[Handle, int]] = {}
         """Each with how many starts had failed when it was begun."""
+        self._alive_since: dict[Future[Description], float] = {}
+        """Of those that are starting and no longer wait for a place on a node."""
         self._failed_starts = 0
         self._failed_at = 0.0
         self._empty_since = time.monotonic()
@@ -89,7 +93,7 @@ class Crew:
         return self._first
 
     def require(self, check: Callable[[Description], None]) -> None:
-        """Let `check` raise where a worker that starts from now on is not like the first."""
+        """Let `check` raise where a worker that starts from now on is not like the first: then it is not taken in."""
         self._check = check
 
     def tend(self, most: int) -> None:
@@ -98,15 +102,25 @@ class Crew:
         Raises ShardError where one worker after the other fails while it starts and none is at work, and what the very
         first raises.
         """
-        for future in [future for future in self._starting if future.done()]:
-            self._take_in(future, *self._starting.pop(future))
+        for future in list(self._starting):
+            if future.done() or self._hangs(future):
+                self._alive_since.pop(future, None)
+                self._take_in(future, *self._starting.pop(future))
         target = min(self._wanted(), most)
         for _ in range(target - len(self.ready) - len(self._starting) if self._may_start() else 0):
             worker = self._start_handle()
             self._starting[worker.start()] = worker, self._failed_starts
         while self._starting and len(self.ready) + len(self._starting) > max(target, 1):  # a node left
-            self._starting.popitem()[1][0].close()
+            future, (worker, _) = self._starting.popitem()
+            self._alive_since.pop(future, None)
+            worker.close()
         self._say_if_waiting()
+
+    def _hangs(self, future: Future[Description]) -> bool:
+        """Say whether a worker has been at its detector for too long."""
+        if not self._starting[future][0].pulse().beats:
+            return False
+        return time.monotonic() - self._alive_since.setdefault(future, time.monotonic()) > START_SECONDS
 
     def _may_start(self) -> bool:
         failing = self._failed_starts >= FAILED_STARTS
@@ -114,7 +128,10 @@ class Crew:
 
     def _take_in(self, future: Future[Description], worker: Handle, failed_before: int) -> None:
         try:
+            if not future.done():
+                raise WorkerLostError(f"it was not ready after {START_SECONDS:.0f} s")
             description = future.result()
+            self._check(description)
         except Exception as error:
             if self._first is None and not isinstance(error, WorkerLostError):
                 raise  # wrong settings, most likely; later it is one node that cannot do what others can
@@ -130,7 +147,6 @@ class Crew:
             return
         self._failed_starts = 0
         self._first = self._first or description
-        self._check(description)
         self.ready.append(worker)
 
     def lose(self, worker: Handle) -> None:

@@ -108,18 +108,25 @@ class Detection:
         return failure(item.row, item.record, ImageError(reason, f"{type(error).__name__}: {first_line(error)}"))
 
 
+HARMLESS = ("no kernel image", "invalid device function", "invalid configuration argument")
+"""In the messages of CUDA's errors: those after which the process can go on."""
+
+
 def is_out_of_memory(found: object) -> bool:
     """Say whether it is the error of a GPU whose memory is full."""
     import torch
 
-    return isinstance(found, torch.OutOfMemoryError)
+    return isinstance(found, torch.OutOfMemoryError) or (
+        isinstance(found, torch.AcceleratorError) and "out of memory" in str(found)
+    )
 
 
 def is_device_lost(error: Exception) -> bool:
     """Say whether it is an error after which all that the process asks of its GPU fails: Xid, ECC, illegal access."""
     import torch
 
-    return isinstance(error, torch.AcceleratorError)
+    harmless = is_out_of_memory(error) or any(reason in str(error) for reason in HARMLESS)
+    return isinstance(error, torch.AcceleratorError) and not harmless
 
 
 def outcome(item: Prepared, regions: Regions) -> Sample | FailureRow:

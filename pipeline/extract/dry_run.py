@@ -7,7 +7,7 @@ which one worker in this process extracts.
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from itertools import pairwise
 from pathlib import Path
@@ -51,22 +51,44 @@ def dry_run(settings: ExtractSettings) -> int:
     manifest = Manifest.open(settings.manifest)
     folder = open_folder(settings.output)
     refuse_strangers(folder)
-    worker = Worker(settings)
+    worker = Worker(for_this_machine(settings))
     try:
-        planned = plan_dataset(settings, manifest, worker.start())
+        description = worker.start()
+        planned = plan_dataset(settings, manifest, description)
         pending, again = list(range(planned.shards)), 0
         if DATASET_FILE in {name for name, _ in folder.entries("")}:
-            require_same(read_info(folder), planned, folder.name)
+            there = read_info(folder)
+            if settings.backend == "ray":
+                planned = with_device_of(there, planned)
+            require_same(there, planned, folder.name)
             done = find_done(folder, planned)
             pending = done.pending()
             again = rows_to_try_again(settings, folder, planned, done)
         rows = sum(stop - start for start, stop in map(planned.shard_rows, pending))
         finished = sorted(set(range(planned.shards)) - set(pending))
-        measure = measure_finished(folder, finished) or measure_sample(worker, manifest, planned)
+        device = str(description.fingerprint["extractor"]["device"])
+        measure = measure_finished(folder, finished) or measure_sample(worker, manifest, planned, device)
     finally:
         worker.stop()
     print("\n".join(report(folder.name, planned, len(finished), rows, again, measure)))
     return 0
+
+
+def for_this_machine(settings: ExtractSettings) -> ExtractSettings:
+    """Return the settings of a worker here, where a cluster's GPU need not be."""
+    if settings.backend == "local":
+        return settings
+    return replace(settings, detector=replace(settings.detector, device="auto"))
+
+
+def with_device_of(there: DatasetInfo, planned: DatasetInfo) -> DatasetInfo:
+    """Return the plan with the device of the data set that is there: a cluster's workers may have another than this."""
+    was, now = there.fingerprint_fields, planned.fingerprint_fields
+    fields = {name: value for name, value in now.items() if name != "cpus_per_worker"}
+    if "cpus_per_worker" in was:
+        fields["cpus_per_worker"] = was["cpus_per_worker"]
+    device = was.get("extractor", {}).get("device", now["extractor"]["device"])
+    return replace(planned, fingerprint_fields={**fields, "extractor": {**now["extractor"], "device": device}})
 
 
 def rows_to_try_again(settings: ExtractSettings, folder: Folder, planned: DatasetInfo, done: DoneShards) -> int:
@@ -121,7 +143,7 @@ def measure_finished(folder: Folder, finished: list[int]) -> Measure | None:
     )
 
 
-def measure_sample(worker: Worker, manifest: Manifest, planned: DatasetInfo) -> Measure:
+def measure_sample(worker: Worker, manifest: Manifest, planned: DatasetInfo, device: str) -> Measure:
     """Return what some rows cost one worker of this process, its detector warm."""
     count = min(SAMPLE_ROWS, planned.rows)
     records = [manifest.read(row, row + 1)[0] for row in (number * planned.rows // count for number in range(count))]
@@ -132,7 +154,7 @@ def measure_sample(worker: Worker, manifest: Manifest, planned: DatasetInfo) -> 
     return Measure(
         bytes_a_row=sum(stored(outcome, planned.storage) for outcome in outcomes) / count,
         rows_a_second=count / seconds,
-        source=f"{count} rows that one worker here tried just now (several share the time)",
+        source=f"{count} rows that one worker here tried just now, on the {device} (several share the time)",
     )
 
 

@@ -27,6 +27,11 @@ from pipeline.extract.stopped import StoppedError
 Result = TypeVar("Result")
 
 _HTTP = {"http", "https"}
+_ANY_HOST = _HTTP | {
+    *("arrow_hdfs", "dask", "ftp", "generic", "hdfs", "jlab", "jupyter", "reference", "root", "sftp", "smb", "ssh"),
+    *("webdav", "webhdfs"),
+}
+"""Protocols of fsspec by which a URL leads to whatever host it names; those of stores lead to the store."""
 _FIRST_ROOM = 1 << 20
 """Bytes that a fetch has room for before it begins; most photographs of the web are smaller."""
 
@@ -129,8 +134,8 @@ class Fetcher:
         named = protocols(uri)
         if named in (("http",), ("https",)):
             return self._http.get(uri, max_bytes=self._max_bytes, make_room=share.grow)
-        if not self._settings.allow_private_addresses and not _HTTP.isdisjoint(named):
-            raise ImageError("private_address", "an archive over http, whose address is not checked")
+        if not self._settings.allow_private_addresses and not _ANY_HOST.isdisjoint(named):
+            raise ImageError("private_address", "neither http nor a store, and so an address that is not checked")
         return fsspec_get(
             uri,
             reader=self._reader,

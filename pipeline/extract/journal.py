@@ -56,6 +56,8 @@ class Attempt:
     """The row that was being tried by itself when it ended."""
     passed: set[int] = field(default_factory=set)
     """Rows that were tried by themselves and did no harm."""
+    came_through: bool = False
+    """Whether any row came out of the detector, or did no harm by itself."""
     stalled: bool = False
     """Whether it was ended because it stood still."""
     ended: bool = False
@@ -94,11 +96,13 @@ def _note(attempt: Attempt, event: bytes, rows: list[int]) -> None:
             attempt.detecting.update(rows)
         case b"detected":
             attempt.detecting.difference_update(rows)
+            attempt.came_through = True
         case b"alone":
             attempt.alone = rows[0] if rows else None
         case b"passed":
             attempt.passed.update(rows)
             attempt.alone = None
+            attempt.came_through = True
         case b"ended":
             attempt.ended = True
 
@@ -137,11 +141,10 @@ def read_journal(path: Path) -> bytes:
 
 
 def write_journal(path: Path, data: bytes) -> None:
-    """Put the bytes of a journal that was kept on another machine into one here, where there are any."""
+    """Put the bytes of a journal that was kept on another machine in the place of what is here."""
     with contextlib.suppress(OSError):
-        if data:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(data)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
 
 
 def mark_stalled(path: Path) -> None:

@@ -28,7 +28,8 @@ class LocalHandle:
 
     def start(self) -> Future[Description]:
         """Build the detector."""
-        return self._threads.submit(self._worker.start)
+        self._futures = [started := self._threads.submit(self._worker.start)]
+        return started
 
     def extract_shard(self, shard: int, rows: tuple[int, int], retry: bool = False) -> Future[Extracted]:
         """Write the shard of the manifest rows [start, stop)."""

@@ -39,7 +39,8 @@ class Metrics:
         self._rows.set(state.rows)
         self._rows_done.set(state.rows_done + state.rows_in_work)
         self._workers.set(state.workers)
-        self._waited.set(state.detector_waited or 0.0)
+        if state.detector_waited is not None:
+            self._waited.set(state.detector_waited)
         for counter, name in ((self._samples, "samples"), (self._bytes, "bytes"), (self._lost, "workers_lost")):
             if more := self._more(name, getattr(state, name)):
                 counter.inc(more)

@@ -97,6 +97,11 @@ def require_same(found: DatasetInfo, planned: DatasetInfo, name: str) -> None:
         )
 
 
+def is_complete(folder: Folder) -> bool:
+    """Say whether the folder holds a data set with all its shards."""
+    return DATASET_FILE in {name for name, _ in folder.entries("")} and read_info(folder).complete
+
+
 def require_dataset(folder: Folder) -> None:
     """Raise RefusedError where there is no data set yet whose failed rows could be tried again."""
     if DATASET_FILE not in {name for name, _ in folder.entries("")}:

@@ -21,7 +21,7 @@ from pipeline.extract.settings import ExtractSettings
 from pipeline.extract.stall import Pulse
 from pipeline.extract.stopped import DeviceLostError
 from pipeline.extract.worker import SHARDS_IN_FLIGHT, Description, Extracted, Worker
-from pipeline.shards.errors import ShardError, first_line
+from pipeline.shards.errors import ShardError
 
 logger = logging.getLogger(__name__)
 
@@ -125,7 +125,9 @@ class RayHandle:
 
     def extract_shard(self, shard: int, rows: tuple[int, int], retry: bool = False) -> Future[Extracted]:
         """Write the shard of the manifest rows [start, stop)."""
-        history = b"" if self._journals is None else read_journal(journal_path(self._journals, shard))
+        history = None if self._journals is None else read_journal(journal_path(self._journals, shard))
+        if not history and not retry:  # what a node has from a run that was killed is better than nothing
+            history = None
         return translated(self._actor.extract_shard.remote(shard, rows, retry, history).future())
 
     def bring_journal(self, shard: int) -> None:
@@ -180,6 +182,11 @@ def _journal_here(output: str, shard: int) -> bytes:
     return read_journal(journal_path(journal_folder(output), shard))
 
 
+def in_a_line(error: Exception) -> str:
+    """Return what an error of Ray's says, which node it was and why included, in one line."""
+    return " ".join(str(error).split())[:500] or repr(error)
+
+
 def translated(future: Future[Any]) -> Future[Any]:
     """Return a future that raises the worker's own error for one of Ray's, and WorkerLostError for a dead actor."""
     import ray
@@ -192,7 +199,7 @@ def translated(future: Future[Any]) -> Future[Any]:
             cause = error.cause
             translated.set_exception(WorkerLostError(str(cause)) if isinstance(cause, DeviceLostError) else cause)
         elif isinstance(error, ray.exceptions.RayError):  # it died, was killed for memory, or its node is gone
-            translated.set_exception(WorkerLostError(first_line(error)))
+            translated.set_exception(WorkerLostError(in_a_line(error)))
         elif error is not None:
             translated.set_exception(error)
         else:

@@ -2,7 +2,9 @@
 
     DIR/.retry.json     {"reasons": […], "shards": […]}     the shards that are still to be made once more
 
-The file is there while a retry is unfinished. The same command goes on with it; other reasons begin anew.
+The file is there while a retry is unfinished. The same command goes on with it; other reasons begin anew, and a run
+without the option gives it up. A shard that was killed between its old record and its new one is made by all of them
+from what is there: its images need not be had a second time.
 """
 
 from __future__ import annotations
@@ -28,9 +30,10 @@ SAVE_SECONDS = 10.0
 class Retries:
     """The shards that are still to be made once more."""
 
-    def __init__(self, folder: Folder, reasons: Sequence[str], left: Iterable[int]) -> None:
+    def __init__(self, folder: Folder, reasons: Sequence[str] | None, left: Iterable[int]) -> None:
+        """Take the shards that are left of a retry for these reasons; None: of a run without the option."""
         self._folder = folder
-        self._reasons = sorted(reasons)
+        self._reasons = None if reasons is None else sorted(reasons)
         self.left = set(left)
         self._saved = float("-inf")
 
@@ -59,8 +62,8 @@ def begin_retries(folder: Folder, done: DoneShards, shards: int, reasons: Sequen
 
     shards: how many the data set has. reasons: those to try again; none: all of them.
     """
-    unfinished = _read(folder, shards, sorted(reasons))
-    if unfinished is not None:
+    of, unfinished = _read(folder, shards)
+    if of == sorted(reasons):
         return Retries(folder, reasons, unfinished), False
     failing = done.failing()
     chosen = [
@@ -68,19 +71,23 @@ def begin_retries(folder: Folder, done: DoneShards, shards: int, reasons: Sequen
         for record in read_each_record(folder, failing)
         if not reasons or not record.failures.keys().isdisjoint(reasons)
     ]
-    return Retries(folder, reasons, chosen), True
+    return Retries(folder, reasons, {*chosen, *unfinished.intersection(done.pending())}), True
 
 
-def _read(folder: Folder, shards: int, reasons: Sequence[str]) -> list[int] | None:
-    """Return the shards that an interrupted retry of these reasons left; None where there is no such."""
+def give_up_retries(folder: Folder, done: DoneShards, shards: int) -> Retries:
+    """Return, of an interrupted retry, the shards that have no record: what they hold is kept."""
+    _, unfinished = _read(folder, shards)
+    return Retries(folder, None, unfinished.intersection(done.pending()))
+
+
+def _read(folder: Folder, shards: int) -> tuple[list[str] | None, set[int]]:
+    """Return the reasons of an interrupted retry and the shards that it left; None and no shard where there is none."""
     with folder.local([RETRY_FILE]) as directory:
         try:
             document = decode_json((directory / RETRY_FILE).read_bytes())
         except (OSError, ValueError):
-            return None
-    if not isinstance(document, dict) or document.get("reasons") != reasons:
-        return None
-    left = document.get("shards")
+            return None, set()
+    left = document.get("shards") if isinstance(document, dict) else None
     if not isinstance(left, list) or not all(is_count(shard) and shard < shards for shard in left):
-        return None
-    return left
+        return None, set()
+    return document.get("reasons"), set(left)

@@ -18,16 +18,17 @@ from pipeline.extract.plan import (
     begin_dataset,
     check_alike,
     finish_dataset,
+    is_complete,
     make_folder,
     plan_dataset,
     reopen_dataset,
     require_dataset,
 )
-from pipeline.extract.retries import Retries, begin_retries
+from pipeline.extract.retries import Retries, begin_retries, give_up_retries
 from pipeline.extract.run_log import run_log
 from pipeline.extract.schedule import Schedule
 from pipeline.extract.settings import ExtractSettings
-from pipeline.extract.watch import Watch
+from pipeline.extract.watch import Watch, starting
 from pipeline.shards.dataset import DatasetInfo
 from pipeline.shards.errors import ShardError
 from pipeline.shards.folder import Folder, open_folder
@@ -76,22 +77,26 @@ def write_dataset(settings: ExtractSettings, hung: Event) -> int:
             stack.enter_context(folder.exclusive_writer())
         folder.sweep()  # of a run that was killed
         stack.callback(folder.sweep)  # of workers that were killed
+        begins = settings.retry_failed is not None or not is_complete(folder)
+        if begins:
+            stack.enter_context(starting(folder))
         try:
-            written = write_pending_shards(settings, manifest, folder, hung)
-            with disk_errors(folder):
-                info = finish_dataset(folder, written=written)
+            info = write_pending_shards(settings, manifest, folder, hung, begins=begins)
         except KeyboardInterrupt:
             logger.warning("interrupted: %s done and stay; run the same command again to go on", what_is_done(folder))
             return 130
         for journal in journals(journal_folder(settings.output)).values():
             journal.unlink(missing_ok=True)
-    if not written:
-        logger.info("nothing to do: %s is complete", settings.output)
     return summarise(settings, info)
 
 
-def write_pending_shards(settings: ExtractSettings, manifest: Manifest, folder: Folder, hung: Event) -> int:
-    """Start workers, check that the data set is theirs to go on with, write the missing shards; return their number."""
+def write_pending_shards(
+    settings: ExtractSettings, manifest: Manifest, folder: Folder, hung: Event, *, begins: bool
+) -> DatasetInfo:
+    """Start workers, check that the data set is theirs to go on with, write the missing shards, close the data set.
+
+    begins: whether there may be something to do, and those who watch shall know.
+    """
     with ExitStack() as stack:
         start_handle, room = stack.enter_context(backend(settings))
         crew = Crew(start_handle, room)
@@ -106,7 +111,9 @@ def write_pending_shards(settings: ExtractSettings, manifest: Manifest, folder: 
         retries = choose_retries(settings, folder, planned, done)
         stack.callback(retries.save)
         rows = {shard: planned.shard_rows(shard) for shard in done.pending()}
-        if rows:
+        if not rows:
+            logger.info("nothing to do: %s has all its shards", settings.output)
+        if rows or begins:
             schedule = Schedule(
                 crew,
                 rows,
@@ -126,13 +133,14 @@ def write_pending_shards(settings: ExtractSettings, manifest: Manifest, folder: 
             except KeyboardInterrupt:
                 hurry()  # a store that is away is not waited for
                 raise
-        return len(rows)
+        with disk_errors(folder):  # inside the watch: the run has finished when dataset.json says so
+            return finish_dataset(folder, written=len(rows))
 
 
 def choose_retries(settings: ExtractSettings, folder: Folder, planned: DatasetInfo, done: DoneShards) -> Retries:
     """Return the shards to make once more for the sake of their failed rows, and take them for not done."""
     if settings.retry_failed is None:
-        return Retries(folder, (), ())
+        return give_up_retries(folder, done, planned.shards)
     retries, begins = begin_retries(folder, done, planned.shards, settings.retry_failed)
     if begins:
         for shard, journal in journals(journal_folder(settings.output)).items():

@@ -26,38 +26,38 @@ class RunState:
     """Counts of a run; times are in seconds. "This run" leaves out what earlier ones did."""
 
     state: str = "running"
-    """running, finished, interrupted or failed."""
+    """starting, running, finished, interrupted or failed."""
     message: str = ""
     """Why it failed."""
     software: str
     """Version of this package."""
     holder: dict[str, Any]
     """The process, see `pipeline.shards.process`."""
-    log: str | None
+    log: str | None = None
     """Path of the run's log on the driver's machine; None where it cannot be written."""
     begun: float
     """Unix time of the beginning."""
-    updated: float
+    updated: float = 0.0
     """Unix time of the last change."""
     seconds: float = 0.0
     """Since the beginning, by a clock that nobody sets."""
-    rows: int
+    rows: int = 0
     """Of the manifest that the data set covers."""
-    rows_before: int
+    rows_before: int = 0
     """Done by earlier runs."""
-    rows_done: int
+    rows_done: int = 0
     """In shards that are done, by this run and earlier ones."""
     rows_in_work: int = 0
     """Done of shards that are not."""
-    shards: int
+    shards: int = 0
     """Of the data set."""
-    shards_done: int
+    shards_done: int = 0
     """By this run and earlier ones."""
     samples: int = 0
     """Written by this run."""
     failures: dict[str, int] = field(default_factory=dict)
     """Rows that failed in this run, by reason."""
-    failures_before: int
+    failures_before: int = 0
     """Rows that failed in earlier runs."""
     bytes: int = 0
     """Of samples, written by this run."""
@@ -71,6 +71,15 @@ class RunState:
     """For which detectors were at images, of shards that this run finished."""
     price_per_hour: float | None = None
     """Of a worker, as `--price-per-hour` said."""
+
+    def ends(self, error: BaseException | None) -> None:
+        """Say how the run ended: with this error, or well."""
+        if error is None:
+            self.state = "finished"
+        elif isinstance(error, KeyboardInterrupt):
+            self.state = "interrupted"
+        else:
+            self.state, self.message = "failed", str(error)
 
     @property
     def failed(self) -> int:

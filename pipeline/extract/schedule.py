@@ -14,7 +14,7 @@ from pipeline.extract.crew import Crew, Handle, WorkerLostError
 from pipeline.extract.journal import journal_path, journals, mark_stalled, parse_journal, read_journal
 from pipeline.extract.run_log import shard_log
 from pipeline.extract.stall import StallWatch
-from pipeline.extract.suspects import judge
+from pipeline.extract.suspects import judge, require_sound
 from pipeline.extract.worker import SHARDS_IN_FLIGHT, Extracted
 from pipeline.shards.errors import ShardError
 
@@ -130,7 +130,9 @@ class Schedule:
         self._crew.lose(worker)
         self._watch.forget(id(worker))
         start, stop = self._shards[shard]
-        verdict = judge(parse_journal(read_journal(journal_path(self._journals, shard)), range(start, stop)))
+        journal = journal_path(self._journals, shard)
+        verdict = judge(parse_journal(read_journal(journal), range(start, stop)))
+        require_sound(verdict, journal, shard=shard)
         if len(verdict.quarantined) > self._blamed.get(shard, 0):
             self._blamed[shard] = len(verdict.quarantined)
             self._attempts[shard] = 0

@@ -44,7 +44,8 @@ def status(settings: StatusSettings) -> int:
     if settings.json:
         print(json.dumps({**state.to_json(), "condition": condition}, indent=1, sort_keys=True))
     else:
-        print("\n".join([f"{folder.name}: {condition}", *progress(state), *summary(state)]))
+        told = [*progress(state), *summary(state)] if state.shards else []  # none before its workers are there
+        print("\n".join([f"{folder.name}: {condition}", *told]))
     return int(not fine)
 
 
@@ -75,6 +76,8 @@ def judge(state: RunState, now: float) -> tuple[str, bool]:
     who = state.holder.get("holder", "a process")
     if is_dead(state.holder):
         return f"killed after {lasted} ({who} is gone); the same command goes on", False
+    if state.state == "starting":
+        return f"starting as {who}: no worker is ready yet", True
     silent = now - state.updated
     if silent > SILENT_SECONDS:
         ago = timedelta(seconds=round(silent))

@@ -14,8 +14,10 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 
 from pipeline.extract.journal import Attempt
+from pipeline.shards.errors import ShardError
 
 DEATHS = 3
 """So many times a row must have been in hand when the process died, to be left out."""
@@ -25,6 +27,8 @@ BATCH_DEATHS = 2
 """After so many, the rows of a batch go through the detector one by one."""
 DEATHS_BEFORE_SLOW = 3
 """Of a shard, with several rows in hand."""
+MOST_BLAMED = 8
+"""Rows of a shard that are left out while none of it has come through yet. Then it is the worker that is broken."""
 
 DETAILS = {
     "crash": f"the process died {DEATHS} times while it had this image in hand, the last {DEATHS_ALONE} with it alone",
@@ -46,6 +50,8 @@ class Verdict:
     """Rows whose batch goes through the detector one by one."""
     slow: bool
     """Whether rows are decoded one at a time, while the detector waits."""
+    broken: bool
+    """Whether the worker is to blame and not the rows: every one that it has tried ended it."""
 
 
 def judge(attempts: Iterable[Attempt]) -> Verdict:
@@ -56,7 +62,9 @@ def judge(attempts: Iterable[Attempt]) -> Verdict:
     stalls: dict[int, bool] = {}
     quarantined: dict[int, str] = {}
     in_company = 0
+    came_through = False
     for attempt in attempts:
+        came_through = came_through or attempt.came_through
         for row in attempt.passed:
             deaths.pop(row, None)
             alone.pop(row, None)
@@ -84,4 +92,16 @@ def judge(attempts: Iterable[Attempt]) -> Verdict:
         suspects=tuple(suspects),
         singly=frozenset(row for row, count in batches.items() if count >= BATCH_DEATHS),
         slow=slow,
+        broken=len(quarantined) >= MOST_BLAMED and not came_through,
     )
+
+
+def require_sound(verdict: Verdict, journal: Path, *, shard: int) -> None:
+    """Raise ShardError where the worker is broken, and throw the journal away, for its images are not to blame."""
+    if verdict.broken:
+        journal.unlink(missing_ok=True)
+        raise ShardError(
+            f"shard {shard}: each of {len(verdict.quarantined)} images ended the process three times, and none came "
+            "through: the machine or the detector is broken (see `vilbert doctor`), and no image is left out for it. "
+            "The shards that are done stay; mend it and run the same command again"
+        )

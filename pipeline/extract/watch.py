@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -15,7 +16,7 @@ from pipeline.extract.crew import Handle
 from pipeline.extract.done import DoneShards
 from pipeline.extract.metrics import Metrics
 from pipeline.extract.progress import ExtractProgress
-from pipeline.extract.run_state import RUN_FILE, RunState
+from pipeline.extract.run_state import RUN_FILE, RunState, read_state
 from pipeline.extract.settings import ExtractSettings
 from pipeline.extract.status import summary
 from pipeline.extract.worker import Extracted
@@ -29,6 +30,29 @@ logger = logging.getLogger(__name__)
 
 SAVE_SECONDS, REMOTE_SAVE_SECONDS = 5.0, 30.0
 """Between two writes of `.run.json`, to a disk and to an object store."""
+
+
+@contextmanager
+def starting(folder: Folder) -> Iterator[None]:
+    """Leave word that a run has begun; where its `Watch` never does, of how that ended."""
+    save(folder, RunState(state="starting", software=__version__, holder=this_process(), begun=time.time()))
+    try:
+        yield
+    except BaseException as error:
+        left = read_state(folder)
+        if left is not None and left.state == "starting":
+            left.ends(error)
+            save(folder, left)
+        raise
+
+
+def save(folder: Folder, state: RunState) -> None:
+    """Write `.run.json`, if that is possible."""
+    state.updated = time.time()
+    try:
+        folder.write(RUN_FILE, encode_json(state.to_json()) + b"\n")
+    except (OSError, ShardError) as error:
+        logger.debug("%s: %s cannot be written: %s", folder.name, RUN_FILE, error)
 
 
 class Watch:
@@ -51,7 +75,6 @@ class Watch:
             holder=this_process(),
             log=None if log is None else str(log),
             begun=time.time(),
-            updated=time.time(),
             rows=planned.rows,
             rows_before=rows,
             rows_done=rows,
@@ -86,13 +109,9 @@ class Watch:
             self._save()
 
     def _save(self) -> None:
-        self.state.updated = time.time()
         if self._metrics is not None:
             self._metrics.show(self.state)
-        try:
-            self._folder.write(RUN_FILE, encode_json(self.state.to_json()) + b"\n")
-        except (OSError, ShardError) as error:
-            logger.debug("%s: %s cannot be written: %s", self._folder.name, RUN_FILE, error)
+        save(self._folder, self.state)
         self._saved = time.monotonic()
 
     def __enter__(self) -> Self:
@@ -104,12 +123,7 @@ class Watch:
         state = self.state
         state.workers = state.rows_in_work = 0
         state.seconds = time.monotonic() - self._begun
-        if error is None:
-            state.state = "finished"
-        elif isinstance(error, KeyboardInterrupt):
-            state.state = "interrupted"
-        else:
-            state.state, state.message = "failed", str(error)
+        state.ends(error)
         self._progress.close(state.rows_done, state.failed)
         self._save()
         logger.info("%s", "\n".join(["this run:", *summary(state)]))

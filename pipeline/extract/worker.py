@@ -40,7 +40,7 @@ from pipeline.extract.prepare import Prepared, failure, prepare
 from pipeline.extract.settings import ExtractSettings
 from pipeline.extract.stall import Pulse
 from pipeline.extract.stopped import StoppedError
-from pipeline.extract.suspects import DETAILS, Verdict, judge
+from pipeline.extract.suspects import DETAILS, Verdict, judge, require_sound
 from pipeline.extract.turns import Turns
 from pipeline.shards.dataset import fingerprint_digest
 from pipeline.shards.failures import FailureRow
@@ -127,11 +127,13 @@ class Worker:
             | {name: version(name) for name in ("torch", "torchvision", "pillow", "numpy")},
         )
 
-    def extract_shard(self, shard: int, rows: tuple[int, int], retry: bool = False, history: bytes = b"") -> Extracted:
+    def extract_shard(
+        self, shard: int, rows: tuple[int, int], retry: bool = False, history: bytes | None = None
+    ) -> Extracted:
         """Write the shard of the manifest rows [start, stop) and return what it holds.
 
         retry: try again what failed and keep what is there. Rows that ended earlier attempts are left out. history: the
-        journal of those that were made on another machine.
+        journal of those, where it is not the one that lies here.
         """
         import torch
 
@@ -140,9 +142,11 @@ class Worker:
         torch.set_num_threads(settings.cpus_per_worker)  # holds for the calling thread
         records = dict(enumerate(self._manifest.read(*rows), rows[0]))
         path = journal_path(self._journals, shard)
-        write_journal(path, history)
+        if history is not None:
+            write_journal(path, history)
         attempts = parse_journal(read_journal(path), range(*rows))
         verdict = judge(attempts)
+        require_sound(verdict, path, shard=shard)
         with ExitStack() as stack:
             journal = stack.enter_context(Journal(path, keep=not all(attempt.ended for attempt in attempts)))
             self._open_journals[shard] = journal
@@ -167,8 +171,8 @@ class Worker:
         return list(self._outcomes(dict(enumerate(records)), {}, Journal(None), judge(())))
 
     def pulse(self) -> Pulse:
-        """Return a sign of life."""
-        beats = self._ended_beats + sum(journal.beats for journal in self._open_journals.copy().values())
+        """Return a sign of life; a worker that is there has one beat at least."""
+        beats = 1 + self._ended_beats + sum(journal.beats for journal in self._open_journals.copy().values())
         return Pulse(sum(self._rows_done.copy().values()), beats + self._fetcher.tries)
 
     def stop(self, *, hung: bool = False) -> None:

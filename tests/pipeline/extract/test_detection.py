@@ -86,6 +86,20 @@ def test_when_the_gpu_is_lost_the_journal_says_over_which_rows(tmp_path: Path) -
     assert not attempt.ended
 
 
+@pytest.mark.parametrize(
+    ("message", "reasons"),
+    [
+        ("CUDA error: out of memory", ["no_regions"] * 4),
+        ("CUDA error: no kernel image is available for execution on the device", ["no_regions"] * 4),
+    ],
+)
+def test_an_error_after_which_the_gpu_goes_on_halves_the_batch(message: str, reasons: list[str]) -> None:
+    error = torch.AcceleratorError(message)
+    assert detect(Detector(error, error), "cuda", Journal(None)) == reasons
+    said = "out_of_memory" if "memory" in message else "detector_error"
+    assert detect(Detector(error, error), "cuda", Journal(None), number=1) == [said]
+
+
 def test_another_error_ends_the_attempt_in_order_or_is_an_images(tmp_path: Path) -> None:
     path = tmp_path / "journal"
     with Journal(path, keep=True) as journal:

@@ -1,14 +1,16 @@
 """`--dry-run`: what it says is what a run then does, and it writes nothing."""
 
+import json
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from pipeline.extract.run import extract
 from pipeline.extract.settings import ExtractSettings
-from pipeline.shards.dataset import read_dataset
+from pipeline.shards.dataset import fingerprint_digest, read_dataset
 from pipeline.shards.errors import FingerprintError
 
 from .conftest import BROKEN, SCENES, contents
@@ -57,6 +59,23 @@ def test_failed_rows_that_are_to_be_tried_again_are_counted(
         text = said(capsys)
         assert "to do: 0 shards, 0 rows" in text
         assert f"to try again: {rows} failed rows" in text
+
+
+def test_a_head_without_the_clusters_gpus_says_it_too(
+    settings_for: Make, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = settings_for("features", limit=10)
+    assert extract(settings) == 0
+    document = json.loads((settings.output / "dataset.json").read_bytes())
+    document["fingerprint_fields"]["extractor"]["device"] = "cuda"
+    del document["fingerprint_fields"]["cpus_per_worker"]
+    document["fingerprint"] = fingerprint_digest(document["fingerprint_fields"])
+    (settings.output / "dataset.json").write_text(json.dumps(document))
+    on_gpus = replace(settings, detector=replace(settings.detector, device="cuda"), dry_run=True, backend="ray")
+    assert extract(on_gpus) == 0
+    assert "done already: 2 shards" in capsys.readouterr().out
+    with pytest.raises(FingerprintError, match="device"):
+        extract(replace(settings, dry_run=True))
 
 
 def test_other_settings_are_refused_as_a_run_would(settings_for: Make) -> None:

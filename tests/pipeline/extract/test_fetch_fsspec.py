@@ -126,6 +126,15 @@ def test_a_slip_in_a_protocol_costs_its_row_alone() -> None:
     assert reason("htp://host/a.jpg") == "bad_url"
 
 
-@pytest.mark.parametrize("uri", ["zip://a.jpg::http://127.0.0.1/a.zip", "simplecache::https://localhost/a.jpg"])
-def test_an_archive_over_http_would_bypass_the_check_of_addresses(uri: str) -> None:
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "zip://a.jpg::http://127.0.0.1/a.zip",
+        "simplecache::https://localhost/a.jpg",
+        "ftp://10.0.0.5/a.jpg",
+        "webhdfs://169.254.169.254/a.jpg",
+        "zip://a.jpg::sftp://192.168.0.1/a.zip",
+    ],
+)
+def test_what_is_fetched_by_fsspec_from_a_host_would_bypass_the_check_of_addresses(uri: str) -> None:
     assert reason(uri) == "private_address"

@@ -3,13 +3,16 @@
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.extract.journal import Attempt, Journal, journal_path, journals, mark_stalled, parse_journal, read_journal
 from pipeline.extract.run import extract
 from pipeline.extract.settings import ExtractSettings
-from pipeline.extract.suspects import DEATHS, DEATHS_ALONE, judge
+from pipeline.extract.suspects import DEATHS, DEATHS_ALONE, MOST_BLAMED, judge, require_sound
+from pipeline.extract.worker import Worker
+from pipeline.shards.errors import ShardError
 
 from .conftest import contents
 
@@ -31,7 +34,7 @@ def test_rows_in_hand_when_an_attempt_dies(tmp_path: Path) -> None:
     journal.note("detected", [100, 101])
     journal.note("detect", [102])
     (attempt,) = attempts(path)
-    assert attempt == Attempt(decoding={103}, detecting={102})
+    assert attempt == Attempt(decoding={103}, detecting={102}, came_through=True)
     assert journals(tmp_path) == {7: path}
     assert judge([attempt]).suspects == (102, 103)
 
@@ -102,6 +105,27 @@ def test_a_row_is_left_out_after_three_deaths_the_last_two_alone() -> None:
     assert judge([company, alone, Attempt(alone=101, stalled=True)]).quarantined == {101: "hang"}
 
 
+def test_where_every_row_ends_the_process_it_is_the_worker_that_is_broken(tmp_path: Path) -> None:
+    company = Attempt(detecting=set(range(100, 110)))
+    history = [company, *(Attempt(alone=row) for row in range(100, 100 + MOST_BLAMED) for _ in range(DEATHS_ALONE))]
+    path = journal_path(tmp_path, 10)
+    path.write_bytes(b"what it says")
+    require_sound(judge(history[:-1]), path, shard=10)
+    assert path.exists()
+    with pytest.raises(ShardError, match=r"shard 10: each of 8 images ended the process .* the detector is broken"):
+        require_sound(judge(history), path, shard=10)
+    assert not path.exists()  # nobody is blamed
+    for sound in (Attempt(passed={109}, came_through=True), Attempt(came_through=True, ended=True)):
+        assert not judge([*history, sound]).broken
+
+
+def test_what_came_out_of_the_detector_came_through() -> None:
+    data = b"aaaaaaaa begin\naaaaaaaa detect 100 101\n"
+    assert not parse_journal(data, ROWS)[0].came_through
+    assert parse_journal(data + b"aaaaaaaa detected 100 101\n", ROWS)[0].came_through
+    assert parse_journal(b"aaaaaaaa begin\naaaaaaaa alone 100\naaaaaaaa passed 100\n", ROWS)[0].came_through
+
+
 def test_a_row_that_passes_is_free_of_suspicion() -> None:
     company = Attempt(decoding={100, 101})
     verdict = judge([company, Attempt(alone=101), Attempt(passed={101}, alone=100), Attempt(alone=101)])
@@ -142,3 +166,21 @@ def test_a_damaged_journal_changes_no_byte_of_a_shard(settings_for: Callable[...
     journal_path(folder, 2).write_bytes(b"\n12345678 begin\n12345678 alone 12\n" * 9)  # one attempt, repeated
     assert extract(settings) == 0
     assert contents(settings.output) == contents(undisturbed.output)
+
+
+def test_the_journal_that_the_driver_hands_over_takes_the_place_of_the_one_here(
+    settings_for: Callable[..., ExtractSettings],
+) -> None:
+    """On another machine's disk there may be one of before a row was to be tried again."""
+    settings = settings_for("features", limit=5)
+    assert extract(settings) == 0
+    path = journal_path(settings.output / "shards", 0)
+    lines = ["detect 1 2", "alone 1", "alone 1"]
+    old = "".join(f"{number:08x} begin\n{number:08x} {line}\n" for number, line in enumerate(lines)).encode()
+    worker = Worker(settings)
+    worker.start()
+    for history, failed in ((None, {"crash"}), (b"", set()), (old, {"crash"})):
+        path.write_bytes(b"" if history else old)
+        record, *_ = worker.extract_shard(0, (0, 5), history=history)
+        assert set(record.failures) & {"crash"} == failed
+    worker.stop()

@@ -141,6 +141,26 @@ def test_a_retry_that_was_killed_before_the_record_keeps_the_reasons_that_were_n
     assert failures(output) == {row: reason for row, reason in before.items() if reason != "empty"}
 
 
+@pytest.mark.parametrize("option", [(), ("--retry-failed", "missing_file")])
+def test_what_a_killed_retry_left_without_a_record_is_kept_by_runs_of_other_reasons_and_of_none(
+    scenes: Path, tmp_path: Path, option: tuple[str, ...]
+) -> None:
+    output, undisturbed = tmp_path / "features", tmp_path / "undisturbed"
+    assert main(arguments(scenes, output)) == 0
+    repair(scenes, *DAMAGED)
+    assert main(arguments(scenes, undisturbed)) == 0
+    (output / "shards" / "000001.json").unlink()
+    (output / RETRY_FILE).write_text(json.dumps({"reasons": ["empty"], "shards": [0, 1, 3]}))
+    for scene in (5, 8, 9):  # they are in the shard already, and to be had no more
+        (scenes / f"scene{scene:02d}.png").unlink()
+    assert main(arguments(scenes, output, *option)) == 0
+    assert failures(output).keys().isdisjoint({5, 8, 9})
+    if not option:  # it gives up the retry, and tries what failed of this shard again with it
+        name = "shards/000001.tar"
+        assert (output / name).read_bytes() == (undisturbed / name).read_bytes()
+    assert not (output / RETRY_FILE).exists()
+
+
 def test_a_shard_that_is_not_what_its_record_says_is_not_copied(
     scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -1,11 +1,14 @@
 """The whole stage in one process: what is written, what is refused, and that interruptions leave no trace."""
 
 import dataclasses
+import errno
+import itertools
 import json
 import os
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -258,23 +261,36 @@ def test_a_broken_detector_stops_the_run(settings_for: Make, monkeypatch: pytest
     assert not list((settings.output / "shards").glob("*.tmp"))
 
 
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EROFS], ids=errno.errorcode.get)
 def test_no_space_is_said_and_after_room_is_made_it_goes_on(
-    settings_for: Make, monkeypatch: pytest.MonkeyPatch, undisturbed: Path
+    settings_for: Make, monkeypatch: pytest.MonkeyPatch, undisturbed: Path, number: int
 ) -> None:
     from pipeline.shards import writer
 
     whole = writer.fsync_dir
 
     def full(directory: Path) -> None:
-        raise OSError(28, "No space left on device")
+        raise OSError(number, os.strerror(number))
 
     settings = settings_for("full")
     monkeypatch.setattr(writer, "fsync_dir", full)
-    with pytest.raises(ShardError, match=r"No space left on device.*run the same command again"):
+    with pytest.raises(ShardError, match=rf"{os.strerror(number)}.*run the same command again"):
         extract(settings)
     monkeypatch.setattr(writer, "fsync_dir", whole)
     assert extract(settings) == 0
     assert contents(settings.output) == contents(undisturbed)
+
+
+def test_a_clock_that_jumps_while_it_runs_does_no_harm(
+    settings_for: Make, monkeypatch: pytest.MonkeyPatch, undisturbed: Path
+) -> None:
+    real, jumps = time.time, itertools.cycle([0.0, 86400.0, -1e9])
+    monkeypatch.setattr(time, "time", lambda: real() + next(jumps))
+    settings = settings_for("jumping")
+    assert extract(settings) == 0
+    assert contents(settings.output) == contents(undisturbed)
+    state = json.loads((settings.output / ".run.json").read_bytes())
+    assert 0 < state["seconds"] < 600
 
 
 KILL = """

@@ -1,5 +1,6 @@
 """The scheduling loop against plain objects as workers: who gets what, and what becomes of a lost worker's shards."""
 
+import time
 from collections import Counter, deque
 from collections.abc import Callable, Container
 from concurrent.futures import Future
@@ -14,7 +15,7 @@ from pipeline.extract.journal import Journal, journal_path, parse_journal
 from pipeline.extract.schedule import ATTEMPTS, Schedule, assign
 from pipeline.extract.stall import Pulse
 from pipeline.extract.worker import Extracted
-from pipeline.shards.errors import ShardError
+from pipeline.shards.errors import FingerprintError, ShardError
 from pipeline.shards.record import ShardRecord
 
 
@@ -272,6 +273,46 @@ def test_without_room_for_a_worker_it_waits_and_does_not_spin(monkeypatch: pytes
     monkeypatch.setattr(crew.time, "sleep", waited.append)
     assert Crew(Starts([]), lambda: next(room, 1)).first() == "description"
     assert len(waited) >= 3
+
+
+def test_one_with_another_detector_is_not_taken_in_and_does_not_end_the_run(tmp_path: Path) -> None:
+    """A node whose GPU's driver is broken computes on its CPU, for one."""
+    team = Team(lambda shard: (shard,), lambda: 2)
+    team.crew.first()
+    checked = []
+
+    def check(description: object) -> None:
+        checked.append(description)
+        raise FingerprintError("the workers' detectors differ")
+
+    team.crew.require(check)
+    assert len(team.run(tmp_path, range(50))) == 50
+    assert 1 <= len(checked) <= FAILED_STARTS
+    assert [bool(worker.given) for worker in team.workers] == [True, *[False] * len(checked)]
+    assert all(worker.closed for worker in team.workers[1 : 1 + len(checked)])
+
+
+def test_one_that_hangs_while_it_builds_its_detector_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(crew, "START_SECONDS", 0.05)
+    starts = Starts([])
+    hanging, waiting = starts(), starts()
+    for worker in (hanging, waiting):
+        worker.start = Future  # type: ignore[method-assign]
+    hanging.pulse = lambda: Pulse(0, 1)  # type: ignore[method-assign]
+    queue = [hanging, waiting]
+    team = Crew(lambda: queue.pop(0) if queue else starts(), lambda: 1)
+    team.tend(1)
+    time.sleep(0.1)
+    team.tend(1)
+    assert not hanging.closed
+    time.sleep(0.1)
+    team.tend(1)
+    assert hanging.closed  # and the next one waits for a place on a node, for as long as that takes
+    time.sleep(0.1)
+    team.tend(1)
+    team.tend(1)
+    assert not waiting.closed
+    assert not queue
 
 
 @pytest.mark.parametrize("error", [WorkerLostError("killed"), ExtractorError("this node has no GPU")])

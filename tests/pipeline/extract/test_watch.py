@@ -12,12 +12,14 @@ from pathlib import Path
 
 import pytest
 
+from extractors.extractor import ExtractorError
 from pipeline.cli import main
 from pipeline.extract.run import extract
 from pipeline.extract.run_log import LOG_FILE
 from pipeline.extract.run_state import RUN_FILE, RunState, read_state
 from pipeline.extract.settings import ExtractSettings
 from pipeline.extract.status import judge
+from pipeline.shards.errors import ShardError
 from pipeline.shards.folder import LocalFolder
 from pipeline.shards.process import this_process
 
@@ -103,6 +105,42 @@ def test_a_run_that_fails_says_why(
     assert "No space left on device" in capsys.readouterr().out
 
 
+def test_a_run_is_finished_when_its_data_set_is(settings_for: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = settings_for("features")
+
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("pipeline.extract.run.finish_dataset", fail)
+        with pytest.raises(ShardError, match="No space left"):
+            extract(settings)
+    assert state_of(settings.output).state == "failed"
+    assert extract(settings) == 0
+    assert state_of(settings.output).state == "finished"
+
+
+def test_before_a_worker_is_ready_it_is_starting_and_not_what_the_last_run_was(
+    settings_for: Make, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = settings_for("features")
+    seen: list[str] = []
+
+    def first(*_: object) -> None:
+        assert main(["status", str(settings.output)]) == 0
+        seen.append(capsys.readouterr().out)
+        raise ExtractorError("no such weights")
+
+    monkeypatch.setattr("pipeline.extract.run.Crew.first", first)
+    for _ in range(2):
+        with pytest.raises(ExtractorError):
+            extract(settings)
+        assert "no worker is ready yet" in seen[-1]
+        assert (state_of(settings.output).state, state_of(settings.output).message) == ("failed", "no such weights")
+        assert main(["status", str(settings.output)]) == 1
+    assert len(seen) == 2
+
+
 @pytest.mark.slow
 def test_a_killed_run_is_seen_to_be_dead_and_an_interrupted_one_to_be_interrupted(
     manifest: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -113,7 +151,7 @@ def test_a_killed_run_is_seen_to_be_dead_and_an_interrupted_one_to_be_interrupte
     for number, condition in ((signal.SIGKILL, "killed after"), (signal.SIGTERM, "interrupted after")):
         (output / RUN_FILE).unlink(missing_ok=True)
         with subprocess.Popen(command, stderr=subprocess.DEVNULL) as process:
-            while read_state(LocalFolder(output)) is None:
+            while (state := read_state(LocalFolder(output))) is None or state.state == "starting":
                 assert process.poll() is None
                 time.sleep(0.01)
             assert main(["status", str(output)]) == 0
