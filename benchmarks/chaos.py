@@ -126,7 +126,7 @@ def disturb(start: list[str], output: Path, draw: random.Random, kills: int, usu
             event, most = draw.choice(
                 ((None, 1.0), (partial(actors, driver), 0.5), (partial(new_shard, output, had), 0.25))
             )
-            wait(driver, event, draw.uniform(0, most * usual_seconds))
+            wait(driver, event, draw.uniform(0, most * usual_seconds), deadline=begun + SECONDS_A_RUN)
             if driver.poll() is not None:
                 break
             kills -= 1
@@ -162,9 +162,9 @@ def new_shard(output: Path, had: int) -> bool:
     return shards_done(output) > had
 
 
-def wait(driver: psutil.Popen, event: Callable[[], object] | None, seconds: float) -> None:
-    """Wait for so long from now, or from an event; less where the driver ends."""
-    while event is not None and driver.poll() is None and not event():
+def wait(driver: psutil.Popen, event: Callable[[], object] | None, seconds: float, *, deadline: float) -> None:
+    """Wait for so long from now, or from an event; less where the driver ends, or it is too late."""
+    while event is not None and driver.poll() is None and not event() and time.monotonic() < deadline:
         time.sleep(0.05)
     until = time.monotonic() + seconds
     while driver.poll() is None and time.monotonic() < until:

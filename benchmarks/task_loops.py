@@ -4,7 +4,7 @@ Items a second of `run_steps`, as `vilbert finetune TASK --config shapes` runs i
 the bare step (forward, backward, clip, optimizer) on the same batches, by turns in one run. An item is a question, a
 phrase, a caption, or a statement; of four choices, all four. The shapes data set has no files of GQA, SNLI-VE and
 NLVR2: they are written of its questions and captions, for speed asks not whether they are true. RefCOCO and RefCOCO+
-are RefCOCOg's loop.
+are RefCOCOg's loop, `retrieval-coco` is that of `retrieval`.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ def nlvr2(data: Path, shapes: Path, folder: Path) -> Files:
     """Write captions as statements about pairs of images, and extract these under the names that NLVR2 gives them."""
     found = captions_of(shapes)[: 2 * PAIRS]
     statements, images = [], []
-    for pair, (left, right) in enumerate(zip(found[::2], found[1::2], strict=True)):
+    for pair, (left, right) in enumerate(zip(found[::2], found[1::2], strict=False)):
         statements.append({"identifier": f"train-{pair}-0-0", "sentence": left[1], "label": "True"})
         for side, (number, _) in enumerate((left, right)):
             uri = f"train2014/COCO_train2014_{int(number):012}.jpg"

@@ -170,7 +170,8 @@ class Predictor:
         wanted = len(questions) if self.card.task == "vcr-qar" else 0
         if len(answers) != wanted:
             raise RefusedError(
-                f"{len(answers)} answers: {self.card.task} takes {wanted} for {len(questions)} questions"
+                f"{len(answers)} answers: {self.card.task} takes {wanted} for {len(questions)} questions; they go with "
+                "vcr-qar alone"
             )
         asked_about = zip(questions, answers, strict=True) if answers else ((question,) for question in questions)
         items = [

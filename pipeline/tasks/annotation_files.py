@@ -18,13 +18,18 @@ _KINDS = {str: "text", int: "a whole number", list: "a list", dict: "an object"}
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
+class AbsentError(RefusedError):
+    """A file, or a split of one, that is not there."""
+
+
 @contextmanager
 def reading(path: Path) -> Iterator[None]:
     """Raise what stops the block from reading a file as RefusedError, naming the file."""
     try:
         yield
     except OSError as error:
-        raise RefusedError(f"{path}: cannot be read ({error.strerror}); check the path and its permissions") from error
+        kind = AbsentError if isinstance(error, FileNotFoundError) else RefusedError
+        raise kind(f"{path}: cannot be read ({error.strerror}); check the path and its permissions") from error
     except ManifestError as error:
         raise RefusedError(str(error)) from error
 

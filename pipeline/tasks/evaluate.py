@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 import logging
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -47,7 +48,7 @@ OTHERWISE = {
 """Tasks whose evaluation is more than an answer an item, and the module whose `answer` it is."""
 
 
-AS_PUBLISHED = {"max_words": 30, "max_regions": 100, "seed": 0}
+AS_PUBLISHED: dict[str, Any] = {"max_words": 30, "max_regions": 100, "seed": 0}
 """How zero-shot retrieval shows pairs to a model that is no run of ours. Source: vlbert_tasks.yml of vilbert_beta."""
 
 
@@ -81,10 +82,11 @@ def evaluate(settings: EvaluateSettings) -> int:
     """Answer, score, write; return 0."""
     require_folder_of("--output", settings.output)
     trained = load_trained(settings)
+    warn_of_training_data(settings)
     files = TaskFiles(
         folder=settings.annotations,
         seed=trained.card.seed,
-        names=settings.names,
+        names=trained.card.names,
         labels=trained.card.labels,
     )
     task = open_task(settings.task, files, settings.split, like=None)
@@ -98,7 +100,10 @@ def evaluate(settings: EvaluateSettings) -> int:
     figures, results, left_out = answer(settings, trained, task)
     figures = {**figures, "left_out": left_out}
     if left_out:
-        logger.warning("%d are left out of the results, which a server may refuse or count as wrong", left_out)
+        logger.warning(
+            "%s, %s: %d are left out of the results, which a server may refuse or count as wrong; give --data of all",
+            settings.task, settings.split, left_out,
+        )  # fmt: skip
     if settings.output is not None:
         write_atomic(settings.output, results)
         write_atomic(settings.output.with_suffix(".figures.json"), encode_json(figures, indent=2) + b"\n")
@@ -106,8 +111,21 @@ def evaluate(settings: EvaluateSettings) -> int:
     if settings.json:
         print(encode_json(figures).decode())
     else:
-        print("\n".join(f"{name:32} {value:.4f}" for name, value in figures.items()))
+        print(
+            "\n".join(
+                f"{name:32} {value:{'d' if isinstance(value, int) else '.4f'}}" for name, value in figures.items()
+            )
+        )
     return 0
+
+
+def warn_of_training_data(settings: EvaluateSettings) -> None:
+    """Say where the split is one that the model was trained on."""
+    run = read_run(trained_folder(settings.checkpoint).run)
+    trained_on = (run or {}).get("settings", {}).get("split")
+    if trained_on == settings.split or (trained_on == "trainval" and settings.split in ("train", "val")):
+        other = "minval" if trained_on == "trainval" else "another"
+        logger.warning("--split %s: the model was trained on %s; give %s", settings.split, trained_on, other)
 
 
 def load_trained(settings: EvaluateSettings) -> Trained:
@@ -131,12 +149,13 @@ def shown_in_pretraining(folder: TrainedFolder, task: str) -> TaskCard:
 
     Raises RefusedError for a fine-tuned model.
     """
-    if (folder.card / TASK_FILE).is_file():
+    fine_tuned = (folder.card / TASK_FILE).is_file() or _made_as(folder.model) == "ViLBertForTasks"
+    if fine_tuned:
         raise RefusedError(
             f"--zero-shot: {folder.model} was fine-tuned, and its alignment head is not; leave --zero-shot out, or "
             "name a run of `vilbert pretrain` as --checkpoint"
         )
-    run = read_run(folder.run)
+    run = read_run(folder.run) if folder.is_of_a_run else None
     chosen = AS_PUBLISHED if run is None else run["settings"]
     return TaskCard(
         task=task,
@@ -145,6 +164,14 @@ def shown_in_pretraining(folder: TrainedFolder, task: str) -> TaskCard:
         max_regions=chosen["max_regions"],
         seed=chosen["seed"],
     )
+
+
+def _made_as(model: Path) -> str | None:
+    """Return the class that a folder's config.json says it is of; None where it says nothing."""
+    try:
+        return str(json.loads((model / "config.json").read_bytes())["architectures"][0])
+    except (OSError, ValueError, LookupError, TypeError):
+        return None
 
 
 def answer_each(settings: EvaluateSettings, trained: Trained, task: Task) -> Answered:

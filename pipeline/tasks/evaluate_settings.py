@@ -42,8 +42,6 @@ class EvaluateSettings:
         ),
     )
     """Data sets of the same images with regions at given boxes, which are shown beside the detector's."""
-    names: Path | None = field(default=None, metadata=only_for(*VCR))
-    """The CSV file of names for people that training had."""
     most_missing: float = 0.01
     """Share of the items whose images may have no features; they are left out and counted."""
     blind: bool = False
@@ -66,7 +64,8 @@ class EvaluateSettings:
     images: int | None = field(default=None, metadata=only_for(*RETRIEVAL, "captioning"))
     """Only so many images, the first of the split, with their captions."""
     zero_shot: bool = field(default=False, metadata=only_for(*RETRIEVAL))
-    """Rank by the alignment head; --checkpoint is then a run of `vilbert pretrain`."""
+    """Rank by the alignment head; --checkpoint is then a run of `vilbert pretrain`, or a folder with a published model
+    and its tokenizer."""
     pairs_per_batch: int = field(default=256, metadata=only_for(*RETRIEVAL))
     """Captions times images that go through the model at a time."""
     hold_bytes: int = field(default=2_000_000_000, metadata=only_for(*RETRIEVAL))

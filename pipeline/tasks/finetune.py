@@ -31,6 +31,7 @@ from pipeline.tasks.start import begin_with_prior, build_task_model, load_task_s
 from pipeline.tasks.task import Task
 from pipeline.tasks.task_card import TaskCard, keep_task_cards, write_task_cards
 from pipeline.tasks.tokens import TASK_TOKENS
+from pipeline.tasks.vcr_files import load_names
 from pipeline.train.corpus import Corpus
 from pipeline.train.distributed import Group
 from pipeline.train.loader import batches
@@ -111,11 +112,16 @@ def open_split(settings: FinetuneSettings, split: str, *, like: Task | None) -> 
     files = TaskFiles(
         folder=settings.annotations,
         seed=settings.seed,
-        names=settings.names,
+        names=names_of(settings),
         answers=settings.answers,
         least_answers=settings.least_answers,
     )
     return open_task(settings.task, files, split, like=like)
+
+
+def names_of(settings: FinetuneSettings) -> tuple[str, ...]:
+    """Return the names of people that a file gives; none where there is none."""
+    return () if settings.names is None else load_names(settings.names)
 
 
 def card_of(settings: FinetuneSettings, task: Task) -> TaskCard:
@@ -126,6 +132,7 @@ def card_of(settings: FinetuneSettings, task: Task) -> TaskCard:
         max_words=settings.max_words,
         max_regions=settings.max_regions,
         seed=settings.seed,
+        names=names_of(settings),
     )
 
 

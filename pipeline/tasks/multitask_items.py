@@ -6,7 +6,7 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
-from pipeline.shards.errors import RefusedError
+from pipeline.tasks.annotation_files import AbsentError
 from pipeline.tasks.finetune import open_items, open_split
 from pipeline.tasks.leaks import TEST_SPLITS, images_of, name_of, read_image_ids, read_image_names, without_leaks
 from pipeline.tasks.multitask_settings import TaskEntry
@@ -47,12 +47,17 @@ def held_out_by(entry: TaskEntry, task: Task, evaluated: Task | None) -> dict[st
             found[name] = read_image_ids(Path(name))
             continue
         try:
-            found[f"{task.name} {name}"] = images_of(open_split(entry.settings, name, like=task))
-        except RefusedError as error:
+            images = images_of(open_split(entry.settings, name, like=task))
+        except AbsentError as error:
             if entry.leave_out is not None:
                 raise
-            logger.warning(
-                "%s: images of its %s split may train other tasks, as it cannot be read (%s); name others by leave_out",
-                task.name, name, error,
-            )  # fmt: skip
+            why = str(error)
+        else:
+            if entry.leave_out is not None or not set(images_of(task)) <= set(images):
+                found[f"{task.name} {name}"] = images
+                continue
+            why = "its file names no splits"
+        logger.warning(
+            "%s: images of its %s split may train other tasks (%s); name them by leave_out", task.name, name, why
+        )
     return found

@@ -59,8 +59,8 @@ class MultitaskSettings(FinetuneSettings):
 
     tasks: Path
     """A YAML or JSON file, a list of tasks. Each has `task` and `annotations`, and may have data, given_data, split,
-    eval_split, batch_size, max_words, max_regions, most_missing, answers, least_answers, loss_weight, leave_out and
-    image_names. Paths are as seen from where the command runs. Or `12-in-1`, which comes with this package."""
+    eval_split, batch_size, max_words, max_regions, most_missing, answers, least_answers, names, loss_weight, leave_out
+    and image_names. Paths are as seen from where the command runs. Or `12-in-1`, which comes with this package."""
     data: Positional[tuple[str, ...]] = ()
     """Data sets of the tasks that list none in the file; folders, or fsspec URLs of them."""
     task: Suppress[str] = MULTITASK

@@ -21,7 +21,7 @@ from manifests.record import Box
 from pipeline.shards.atomic import write_atomic
 from pipeline.shards.canonical import decode_json, encode_json
 from pipeline.shards.errors import RefusedError
-from pipeline.tasks.annotation_files import field, json_lines, reading
+from pipeline.tasks.annotation_files import AbsentError, field, json_lines, reading
 
 Placed = tuple[str, dict[str, Any]]
 
@@ -92,7 +92,7 @@ def read_refer(folder: Path, split: str) -> list[Expression]:
     chosen = [(where, ref) for where, ref in refs if ref["split"] == split]
     if not chosen:
         there = ", ".join(sorted({ref["split"] for _, ref in refs}))
-        raise RefusedError(f"{path}: has no split {split!r}; its splits are: {there}")
+        raise AbsentError(f"{path}: has no split {split!r}; its splits are: {there}")
     boxes = _boxes(folder / INSTANCES, {ref["ann_id"] for _, ref in chosen})
     return [expression for where, ref in chosen for expression in _expressions(where, ref, boxes, folder / INSTANCES)]
 

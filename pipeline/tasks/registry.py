@@ -41,8 +41,8 @@ class TaskFiles:
     """Of the annotation files, under their published names."""
     seed: int
     """Of what is drawn when they are read, such as names of people."""
-    names: Path | None = None
-    """A CSV file of names for people."""
+    names: tuple[str, ...] = ()
+    """What people are called, where it is not by the usual names."""
     answers: Path | None = None
     """A published list of answers."""
     least_answers: int = 9

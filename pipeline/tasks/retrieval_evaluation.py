@@ -42,6 +42,14 @@ def answer(settings: EvaluateSettings, trained: Trained, task: Task) -> Answered
     wanted = cast(RetrievalTask, task).captioned[: settings.images]
     joined = with_features(wanted, images, settings)
     captioned, pool = image_pool(images, joined, trained.card.max_regions, blind=settings.blind)
+    unread = len(joined) - len(captioned)
+    if unread:
+        message = f"{settings.task}, {settings.split}: {unread:,} of {len(joined):,} images cannot be read"
+        if unread > settings.most_missing * len(joined):
+            raise RefusedError(
+                f"{message}, more than --most-missing {settings.most_missing:g} allows; see `vilbert verify`"
+            )
+        logger.warning("%s; recall is among the %d others, with their captions", message, len(captioned))
     texts = [(caption,) for image in captioned for caption in image.captions]
     encoded = encode(trained.tokenizer, texts, max_words=trained.card.max_words)
     words = [ids[:length].tolist() for ids, length in zip(encoded.ids, encoded.lengths, strict=True)]
@@ -57,9 +65,9 @@ def answer(settings: EvaluateSettings, trained: Trained, task: Task) -> Answered
         ),
         task_id=trained.task_token,
         folder=settings.scores,
-        progress=lambda done, pairs: line.show(lambda: f"retrieval: {done:,}/{pairs:,} pairs"),
+        progress=lambda done, pairs: line.show(lambda: f"{settings.task}: {done:,}/{pairs:,} pairs"),
     )
-    line.close(f"retrieval: {scores.size:,} pairs in {line.seconds:.0f} s")
+    line.close(f"{settings.task}: {scores.size:,} pairs in {line.seconds:.0f} s")
     image_of = np.repeat(np.arange(len(captioned)), [len(image.captions) for image in captioned])
     results = ranking(scores, image_of, captioned)
     return Answered(retrieval_figures(scores, image_of), results, len(wanted) - len(captioned))
@@ -69,7 +77,7 @@ def with_features(
     captioned: Sequence[CaptionedImage], images: Images, settings: EvaluateSettings
 ) -> list[CaptionedImage]:
     """Return the images that have features; RefusedError where too many have none."""
-    what = f"retrieval, {settings.split}"
+    what = f"{settings.task}, {settings.split}"
     joined = join(captioned, lambda image: (image.image_id,), images, what=what, most_missing=settings.most_missing)
     return [captioned[number] for number in sorted(joined.kept.tolist())]
 
@@ -77,18 +85,10 @@ def with_features(
 def image_pool(
     images: Images, captioned: Sequence[CaptionedImage], max_regions: int, *, blind: bool
 ) -> tuple[list[CaptionedImage], ImagePool]:
-    """Return the images that can be read, and them to score against, which are read again when they are needed.
-
-    Raises RefusedError where none can.
-    """
+    """Return the images that can be read, and them to score against, which are read again when they are needed."""
     wanted = [images.other(it.image_id, 0) if blind else it.image_id for it in captioned]
     regions = images.region_counts(wanted)
     readable = [(it, name, count) for it, name, count in zip(captioned, wanted, regions, strict=True) if count]
-    if len(readable) < len(captioned):
-        message = f"retrieval: {len(captioned) - len(readable):,} of {len(captioned):,} images cannot be read"
-        if not readable:
-            raise RefusedError(f"{message}; see `vilbert verify`")
-        logger.warning("%s; they are left out, with their captions", message)
     looked_at = [name for _, name, _ in readable]
     counts = [1 + min(count, max_regions) for _, _, count in readable]
 

@@ -17,7 +17,7 @@ from manifests.captions import storable
 from manifests.document import read_document
 from manifests.karpathy import caption_texts
 from pipeline.shards.errors import RefusedError
-from pipeline.tasks.annotation_files import field, json_lines, reading
+from pipeline.tasks.annotation_files import AbsentError, field, json_lines, reading
 
 _PARTS = {"train": ("train", "restval")}
 _LINE_SUFFIXES = (".jsonl", ".jsonline", ".jsonlines")
@@ -62,7 +62,7 @@ def read_captioned_images(path: Path, split: str) -> list[CaptionedImage]:
             images[image_id] = CaptionedImage(image_id=image_id, captions=captions)
     if not images:
         named = ", ".join(sorted(splits)) or "none, as it has no entry"
-        raise RefusedError(f"{path}: has no split {split!r}; its splits are: {named}")
+        raise AbsentError(f"{path}: has no split {split!r}; its splits are: {named}")
     return list(images.values())
 
 

@@ -30,6 +30,8 @@ class TaskCard:
     """Regions of an image without the global one."""
     seed: int
     """Of what is drawn when annotations are read."""
+    names: tuple[str, ...] = ()
+    """What people are called in VCR, where it is not by the usual names."""
 
 
 def write_task_cards(folder: Path, cards: Sequence[TaskCard]) -> None:
@@ -70,7 +72,10 @@ def read_task_cards(folder: Path) -> list[TaskCard]:
         cards = found["tasks"] if isinstance(found, Mapping) and "tasks" in found else [found]
         if not cards or not all(isinstance(card, Mapping) and card["task"] in TASKS for card in cards):
             raise ValueError("names no task")
-        return [TaskCard(**{**card, "labels": tuple(card["labels"])}) for card in cards]
+        return [
+            TaskCard(**{**card, "labels": tuple(card["labels"]), "names": tuple(card.get("names", ()))})
+            for card in cards
+        ]
     except FileNotFoundError:
         raise RefusedError(
             f"{folder}: has no {TASK_FILE}; name the final/ folder of a run of `vilbert finetune`"

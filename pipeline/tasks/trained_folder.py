@@ -35,6 +35,11 @@ class TrainedFolder(NamedTuple):
     tokenizer: Path
 
     @property
+    def is_of_a_run(self) -> bool:
+        """Whether it is a run's final/ or one of its checkpoints, and no folder of another origin."""
+        return self.is_checkpoint or self.model.name == FINAL_FOLDER
+
+    @property
     def is_checkpoint(self) -> bool:
         """Whether it is one of a run's checkpoints, which `from_pretrained` does not read."""
         return (self.model / MANIFEST).is_file()

@@ -20,7 +20,7 @@ from pipeline.tasks.labels import label_targets, labelled, share_right
 from pipeline.tasks.losses import choice_loss
 from pipeline.tasks.registry import TaskFiles
 from pipeline.tasks.task import GivenBoxes, Rows, Shown, Task
-from pipeline.tasks.vcr_files import NAMES, VcrQuestion, load_names, read_vcr
+from pipeline.tasks.vcr_files import NAMES, VcrQuestion, read_vcr
 
 OPTIONS = 4
 
@@ -111,5 +111,4 @@ def _scores(output: ViLBertForTasksOutput) -> Tensor:
 
 def open_task(name: str, files: TaskFiles, split: str, like: Task | None) -> VcrTask:
     """Read the questions of a split."""
-    names = NAMES if files.names is None else load_names(files.names)
-    return VcrTask(name, read_vcr(files.folder, split, seed=files.seed, names=names))
+    return VcrTask(name, read_vcr(files.folder, split, seed=files.seed, names=files.names or NAMES))

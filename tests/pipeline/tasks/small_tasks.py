@@ -240,5 +240,6 @@ def finetune_arguments(small: Path, task: str, output: Path, *, steps: int) -> l
         "--warmup", "0.05", "--max-words", "16", "--max-regions", "8", "--seed", "1", "--clip", "1.0",
         "--bias-correction",
         *(("--least-answers", "1") if task in ("vqa", "gqa") else ()),
+        *(("--split", "train", "--eval-split", "val") if task == "vqa" else ()),
         *(() if task in ("captioning", "refcocog") else ("--head-learning-rate", rate)),
     ]  # fmt: skip

@@ -67,6 +67,18 @@ def test_evaluation_does_too(
     assert "more than --most-missing 0 allows" in capsys.readouterr().err
 
 
+def test_the_boxes_of_vcr_count_in_the_whole_images_feature(small: Path, given: Path, tmp_path: Path) -> None:
+    settings = FinetuneSettings(
+        data=(str(small / "features"),), given_data=(str(given),), task="vcr-qa", init_from="none", model="shapes",
+        tokenizer="new", annotations=small / "vcr", output=tmp_path / "run",
+    )  # fmt: skip
+    data = open_task_data(settings, new_tokenizer([" ".join(THINGS)]), *open_items(settings))
+    (batch,) = make_item_batches(data.train, Share(rank=0, world=1, batch_size=8, accumulation=1), 0)
+    assert ((batch.weights > 0) == (batch.region_mask > 0)).all()
+    detected = torch.tensor(data.train.images.region_counts(batch.image_ids))
+    assert (batch.region_mask.sum(1) == 2 * detected).all()
+
+
 def test_true_boxes_of_expressions_are_shown_in_training_alone(small: Path, given: Path, tmp_path: Path) -> None:
     settings = FinetuneSettings(
         data=(str(small / "features"),), given_data=(str(given),), task="refcocog", init_from="none", model="shapes",

@@ -142,9 +142,23 @@ def test_test_splits_are_left_out_unless_told_otherwise(
     assert set(images_of(found["vqa"][0])) == alone
     found = open_tasks(small, tmp_path, vqa, retrieval)
     assert set(images_of(found["vqa"][0])) == {image for image in alone if int(image) % 5}
-    assert "cannot be read" not in caplog.text
+    assert "may train other tasks" not in caplog.text
     open_tasks(small, tmp_path, vqa, {"task": "snli-ve", "eval_split": "none"})
-    assert "snli-ve: images of its test split may train other tasks, as it cannot be read" in caplog.text
+    assert "snli-ve: images of its test split may train other tasks" in caplog.text
+
+
+def test_a_file_without_splits_leaves_nothing_out_by_default_and_a_damaged_one_is_refused(
+    small: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    captions = [{"id": number, "img_path": f"{number}.jpg", "sentences": ["a dog"]} for number in range(9)]
+    (tmp_path / "all.jsonl").write_text("".join(json.dumps(row) + "\n" for row in captions))
+    retrieval = {"task": "retrieval", "eval_split": "none", "annotations": str(tmp_path / "all.jsonl")}
+    assert len(open_tasks(small, tmp_path, retrieval)["retrieval"][0].items) == 9
+    assert "its file names no splits" in caplog.text
+    (tmp_path / "snli_ve_train.jsonl").write_bytes((small / "snli-ve" / "snli_ve_train.jsonl").read_bytes())
+    (tmp_path / "snli_ve_test.jsonl").write_text("{")
+    with pytest.raises(RefusedError, match="snli_ve_test"):
+        open_tasks(small, tmp_path, {"task": "snli-ve", "eval_split": "none", "annotations": str(tmp_path)})
 
 
 def test_a_split_that_is_left_out_is_read_of_the_same_annotations(small: Path, tmp_path: Path) -> None:

@@ -91,6 +91,15 @@ def test_a_fine_tuned_model_is_no_zero_shot(
     assert "was fine-tuned" in capsys.readouterr().err
 
 
+def test_a_published_fine_tuned_model_is_none_either(
+    small: Path, tokenizer: PreTrainedTokenizerFast, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = write_tuned(tmp_path / "tuned", tokenizer)
+    (folder / "task.json").unlink()
+    assert main(arguments(small, folder, "--zero-shot")) == 2
+    assert "was fine-tuned" in capsys.readouterr().err
+
+
 def test_a_model_without_an_alignment_head_is_refused(
     small: Path, pretrained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -124,7 +133,9 @@ def test_images_that_cannot_be_read_are_left_out_and_counted(
     there = [row["image_id"] for row in rows]
     assert {image.image_id for image in captioned if int(image.image_id) >= 300} < set(there)
     assert 20 < said["left_out"] == 60 - len(there) < 30
-    assert "images cannot be read; they are left out" in caplog.text
+    assert "images cannot be read; recall is among the" in caplog.text
+    assert main(arguments(lost, folder, *chosen[:-1], "0.3")) == 2
+    assert "more than --most-missing 0.3 allows" in capsys.readouterr().err
     assert {image for row in rows for image in row["ranked"]} <= set(there)
 
 

@@ -13,7 +13,10 @@ from hypothesis import strategies as st
 
 from pipeline.shapes.write import ShapesSettings, write_shapes
 from pipeline.shards.errors import RefusedError
+from pipeline.tasks.finetune import card_of, open_split
 from pipeline.tasks.registry import TaskFiles, open_task
+from pipeline.tasks.settings import FinetuneSettings
+from pipeline.tasks.task_card import read_task_card, write_task_cards
 from pipeline.tasks.vcr_files import (
     NAMES,
     VcrQuestion,
@@ -238,9 +241,16 @@ def test_names_are_the_column_of_the_published_table(tmp_path: Path) -> None:
 def test_people_are_called_by_the_names_of_a_file(tmp_path: Path) -> None:
     path = tmp_path / "names.csv"
     path.write_text("name\nZaphod\n")
-    files = TaskFiles(folder=write(tmp_path, published()), seed=0, names=path)
-    task = open_task("vcr-qa", files, "train", like=None)
+    settings = FinetuneSettings(
+        data=("features",), task="vcr-qa", init_from="none", model="shapes", tokenizer="new", names=path,
+        annotations=write(tmp_path, published()), output=tmp_path / "run",
+    )  # fmt: skip
+    task = open_split(settings, "train", like=None)
     assert "Zaphod" in str(task.rows(0, np.uint64(0)).texts)
+    write_task_cards(tmp_path, [card_of(settings, task)])
+    card = read_task_card(tmp_path)  # and so the model's evaluations know them
+    files = TaskFiles(folder=tmp_path, seed=card.seed, names=card.names)
+    assert open_task("vcr-qa", files, "train", like=None).items == task.items
 
 
 @pytest.mark.parametrize(

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from pipeline.shards.errors import RefusedError
+from pipeline.tasks.registry import TaskFiles, open_task
+from pipeline.tasks.vqa import VqaTask
 from pipeline.tasks.vqa_files import ANNOTATIONS, PUBLISHED, QUESTIONS, read_questions
 
 
@@ -134,3 +137,18 @@ def test_equal_texts_are_held_once(tmp_path: Path) -> None:
     assert all(answer is first.answers[0] for answer in first.answers + second.answers)
     assert first.text is second.text
     assert first.answer_type is second.answer_type
+
+
+def test_the_answers_of_trainval_are_counted_over_what_it_holds_out_too(small: Path, tmp_path: Path) -> None:
+    """As the published 3,129 were, over all of train and val."""
+    shutil.copytree(small / "vqa", tmp_path / "vqa")
+    path = tmp_path / "vqa" / "v2_mscoco_val2014_annotations.json"
+    document = json.loads(path.read_text())
+    for row in sorted(document["annotations"], key=lambda row: row["question_id"])[-2:]:  # minval is the last tenth
+        row["multiple_choice_answer"] = "perhaps"
+    path.write_text(json.dumps(document))
+    files = TaskFiles(folder=tmp_path / "vqa", seed=0, least_answers=2)
+    task = open_task("vqa", files, "trainval", like=None)
+    assert isinstance(task, VqaTask)
+    assert set(task.labels) == {"yes", "no", "perhaps"}
+    assert "perhaps" not in {question.multiple_choice_answer for question in task.items}
