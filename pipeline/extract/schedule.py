@@ -16,12 +16,16 @@ from pipeline.extract.run_log import shard_log
 from pipeline.extract.stall import StallWatch
 from pipeline.extract.suspects import judge, require_sound
 from pipeline.extract.worker import SHARDS_IN_FLIGHT, Extracted
-from pipeline.shards.errors import ShardError
+from pipeline.shards.errors import CorruptShardError, RefusedError, ShardError
 
 logger = logging.getLogger(__name__)
 
 ATTEMPTS = 6
 """Tries of a shard whose worker died, none of which found an image to blame, before the run gives up."""
+ERRORS_IN_A_ROW = 3
+"""Shards that fail without one that gets done between them, and tries of one shard, before an error is everybody's."""
+REST_SECONDS = 60.0
+"""For which a worker whose shard failed is given none."""
 
 
 def assign(
@@ -75,6 +79,9 @@ class Schedule:
         """How often this run gave a shard out: the number of its attempt."""
         self._attempts: Counter[int] = Counter()
         self._blamed: dict[int, int] = {}
+        self._failed: Counter[int] = Counter()
+        self._errors_in_a_row = 0
+        self._rests: dict[int, float] = {}
         self._in_flight: dict[Future[Extracted], tuple[Handle, int]] = {}
         self._done: SimpleQueue[Future[Extracted]] = SimpleQueue()
         self.lost = 0
@@ -83,13 +90,14 @@ class Schedule:
     def run(self) -> Iterator[Extracted | None]:
         """Yield each shard as it gets done, and None now and then so that the caller can report progress.
 
-        Raises what a worker raises, and ShardError where a shard outlives no worker in ATTEMPTS tries.
+        Raises what one worker after the other raises, or one that is alone, and ShardError where a shard outlives no
+        worker in ATTEMPTS tries.
         """
         look = 0.0
         while self._waiting or self._in_flight:
             self._crew.tend(len(self._waiting) + len(self._in_flight))
             busy = list(self._in_flight.values())
-            for worker, shard in assign(self._crew.ready, busy, self._waiting, self._fragile):
+            for worker, shard in assign(self._rested(), busy, self._waiting, self._fragile):
                 self._given[shard] += 1
                 shard_log.info("%s: given to a worker", self._name(shard))
                 future = worker.extract_shard(shard, self._shards[shard], shard in self._retry)
@@ -104,7 +112,10 @@ class Schedule:
                 except WorkerLostError as error:
                     worker.bring_journal(shard)
                     self._lose(worker, shard, str(error))
+                except (OSError, ShardError) as error:
+                    self._excuse(worker, shard, error)
                 else:
+                    self._errors_in_a_row = 0
                     self._fragile.discard(shard)
                     shard_log.info("%s: %s", self._name(shard), _facts(extracted))
                     yield extracted
@@ -129,6 +140,7 @@ class Schedule:
         self.lost += worker in self._crew.ready
         self._crew.lose(worker)
         self._watch.forget(id(worker))
+        self._rests.pop(id(worker), None)
         start, stop = self._shards[shard]
         journal = journal_path(self._journals, shard)
         verdict = judge(parse_journal(read_journal(journal), range(start, stop)))
@@ -146,6 +158,25 @@ class Schedule:
         logger.warning("%s: its worker is lost (%s); trying again", self._name(shard), why)
         self._fragile.add(shard)
         self._waiting.appendleft(shard)
+
+    def _rested(self) -> list[Handle]:
+        """Return the workers that may be given shards."""
+        now = time.monotonic()
+        return [worker for worker in self._crew.ready if self._rests.get(id(worker), now) <= now]
+
+    def _excuse(self, worker: Handle, shard: int, error: OSError | ShardError) -> None:
+        """Put back a shard that failed where perhaps one machine cannot read or write; raise where no other can."""
+        self._failed[shard] += 1
+        self._errors_in_a_row += 1
+        if (
+            isinstance(error, RefusedError | CorruptShardError)
+            or len(self._crew.ready) < 2
+            or max(self._errors_in_a_row, self._failed[shard]) >= ERRORS_IN_A_ROW
+        ):
+            raise error
+        logger.warning("%s: failed (%s); it is tried again by whoever is free", self._name(shard), error)
+        self._rests[id(worker)] = time.monotonic() + REST_SECONDS
+        self._waiting.append(shard)
 
     def _name(self, shard: int) -> str:
         return f"shard {shard}, attempt {self._given[shard]}"

@@ -12,10 +12,10 @@ from extractors.extractor import ExtractorError
 from pipeline.extract import crew
 from pipeline.extract.crew import FAILED_STARTS, Crew, WorkerLostError
 from pipeline.extract.journal import Journal, journal_path, parse_journal
-from pipeline.extract.schedule import ATTEMPTS, Schedule, assign
+from pipeline.extract.schedule import ATTEMPTS, ERRORS_IN_A_ROW, Schedule, assign
 from pipeline.extract.stall import Pulse
 from pipeline.extract.worker import Extracted
-from pipeline.shards.errors import FingerprintError, ShardError
+from pipeline.shards.errors import CorruptShardError, FingerprintError, ShardError
 from pipeline.shards.record import ShardRecord
 
 
@@ -160,6 +160,43 @@ def test_another_error_of_a_worker_is_passed_on(tmp_path: Path) -> None:
 
     with pytest.raises(OSError, match="No space left"):
         Team(fails).run(tmp_path, range(2))
+
+
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), ShardError("the mount is stale")])
+def test_one_machine_that_cannot_write_ends_no_run_in_which_others_can(tmp_path: Path, error: Exception) -> None:
+    team = Team(lambda shard: (shard,), lambda: 3)
+    team.crew.tend(3)
+
+    def fails(shard: int) -> tuple:
+        raise error
+
+    team.workers[1].outcome = fails
+    assert sorted(team.run(tmp_path, range(60))) == [(shard,) for shard in range(60)]
+    assert team.workers[1].given
+
+
+def test_where_none_can_write_the_run_ends_with_their_error(tmp_path: Path) -> None:
+    failed = []
+
+    def fails(shard: int) -> tuple:
+        failed.append(shard)
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(OSError, match="No space left"):
+        Team(fails, lambda: 4).run(tmp_path, range(60))
+    assert len(failed) >= ERRORS_IN_A_ROW
+
+
+def test_a_shard_that_is_damaged_ends_the_run_at_once(tmp_path: Path) -> None:
+    failed = []
+
+    def fails(shard: int) -> tuple:
+        failed.append(shard)
+        raise CorruptShardError("its bytes are not those of its record", path=tmp_path / "000000.tar")
+
+    with pytest.raises(CorruptShardError):
+        Team(fails, lambda: 1).run(tmp_path, range(60))
+    assert len(failed) == 2  # a worker has two shards at a time
 
 
 def test_a_worker_in_which_nothing_moves_is_replaced_and_its_shards_journals_say_so(tmp_path: Path) -> None:
