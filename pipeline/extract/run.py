@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from threading import Event
 
 from manifests.manifest import Manifest
@@ -78,10 +78,9 @@ def write_dataset(settings: ExtractSettings, hung: Event) -> int:
         folder.sweep()  # of a run that was killed
         stack.callback(folder.sweep)  # of workers that were killed
         begins = settings.retry_failed is not None or not is_complete(folder)
-        if begins:
-            stack.enter_context(starting(folder))
         try:
-            info = write_pending_shards(settings, manifest, folder, hung, begins=begins)
+            with starting(folder) if begins else nullcontext():
+                info = write_pending_shards(settings, manifest, folder, hung, begins=begins)
         except KeyboardInterrupt:
             logger.warning("interrupted: %s done and stay; run the same command again to go on", what_is_done(folder))
             return 130

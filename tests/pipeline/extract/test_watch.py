@@ -120,6 +120,20 @@ def test_a_run_is_finished_when_its_data_set_is(settings_for: Make, monkeypatch:
     assert state_of(settings.output).state == "finished"
 
 
+def test_one_that_is_interrupted_before_a_worker_is_ready_says_so(
+    settings_for: Make, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = settings_for("features")
+
+    def first(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("pipeline.extract.run.Crew.first", first)
+    assert extract(settings) == 130
+    assert main(["status", str(settings.output)]) == 1
+    assert "interrupted after" in capsys.readouterr().out
+
+
 def test_before_a_worker_is_ready_it_is_starting_and_not_what_the_last_run_was(
     settings_for: Make, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
