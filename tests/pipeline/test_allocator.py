@@ -21,8 +21,8 @@ if "tell" in sys.argv:
 faults = []
 
 def work():
-    for _ in range(6):
-        np.full(12_000_000, 1.0)  # 96 MB
+    for _ in range(3):
+        np.full(280_000_000, 1.0)  # 2.2 GB: no threshold of an int is higher
         faults.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt)
 
 thread = threading.Thread(target=work)
@@ -33,7 +33,7 @@ print(faults[-1] - faults[0])
 
 
 def faults(*arguments: str, **environment: str) -> int:
-    """Return the page faults of five rounds after a first."""
+    """Return the page faults of two rounds after a first."""
     command = [sys.executable, "-c", PROGRAM, *arguments]
     done = subprocess.run(command, env=os.environ | environment, check=True, capture_output=True, text=True)
     return int(done.stdout)
