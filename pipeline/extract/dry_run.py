@@ -15,14 +15,14 @@ from statistics import median
 
 from manifests.manifest import Manifest
 from pipeline.extract.done import DoneShards, find_done, read_each_record
-from pipeline.extract.plan import plan_dataset, refuse_strangers, require_same
+from pipeline.extract.plan import has_dataset, plan_dataset, refuse_strangers, require_same
 from pipeline.extract.retries import begin_retries
 from pipeline.extract.settings import ExtractSettings
 from pipeline.extract.worker import Worker
 from pipeline.shards.dataset import DatasetInfo, Tally, read_info
 from pipeline.shards.failures import FailureRow
 from pipeline.shards.folder import Folder, open_folder
-from pipeline.shards.layout import DATASET_FILE, StorageFormat, record_path
+from pipeline.shards.layout import StorageFormat, record_path
 from pipeline.shards.sample import Sample, encode_members
 from pipeline.shards.tensors import encode_tensors
 from pipeline.shards.ustar import BLOCK, padding
@@ -56,7 +56,7 @@ def dry_run(settings: ExtractSettings) -> int:
         description = worker.start()
         planned = plan_dataset(settings, manifest, description)
         pending, again = list(range(planned.shards)), 0
-        if DATASET_FILE in {name for name, _ in folder.entries("")}:
+        if has_dataset(folder):
             there = read_info(folder)
             if settings.backend == "ray":
                 planned = with_device_of(there, planned)

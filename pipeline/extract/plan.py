@@ -80,7 +80,7 @@ def begin_dataset(folder: Folder, planned: DatasetInfo) -> None:
 
     Raises FingerprintError, naming every difference, where it is not.
     """
-    if DATASET_FILE not in {name for name, _ in folder.entries("")}:
+    if not has_dataset(folder):
         folder.write(DATASET_FILE, encode_dataset(planned))
         return
     require_same(read_info(folder), planned, folder.name)
@@ -97,14 +97,19 @@ def require_same(found: DatasetInfo, planned: DatasetInfo, name: str) -> None:
         )
 
 
+def has_dataset(folder: Folder) -> bool:
+    """Say whether a data set has been begun in the folder."""
+    return DATASET_FILE in {name for name, _ in folder.entries("")}
+
+
 def is_complete(folder: Folder) -> bool:
     """Say whether the folder holds a data set with all its shards."""
-    return DATASET_FILE in {name for name, _ in folder.entries("")} and read_info(folder).complete
+    return has_dataset(folder) and read_info(folder).complete
 
 
 def require_dataset(folder: Folder) -> None:
     """Raise RefusedError where there is no data set yet whose failed rows could be tried again."""
-    if DATASET_FILE not in {name for name, _ in folder.entries("")}:
+    if not has_dataset(folder):
         raise RefusedError(f"--retry-failed: {folder.name} holds no data set yet; run without it first")
 
 

@@ -117,19 +117,9 @@ def make_item_batch(source: ItemSource, numbers: Sequence[int], rows: Sequence[R
     task = source.task
     wanted = list(dict.fromkeys(image for n, row in zip(numbers, rows, strict=True) if n >= 0 for image in row.images))
     looked_at = [source.images.other(image, source.seed) for image in wanted] if source.blind else wanted
-    shown = dict(
-        zip(
-            wanted,
-            read_images(
-                source.images,
-                source.given,
-                looked_at,
-                max_regions=source.max_regions,
-                given_boxes=task.given_boxes,
-            ),
-            strict=True,
-        )
-    )
+    averaged = task.given_boxes == "averaged"
+    read = read_images(source.images, source.given, looked_at, max_regions=source.max_regions, averaged=averaged)
+    shown = dict(zip(wanted, read, strict=True))
     readable = [
         n >= 0 and all(shown[image] is not None for image in row.images) for n, row in zip(numbers, rows, strict=True)
     ]

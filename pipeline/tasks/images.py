@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pipeline.tasks.join import Images
-from pipeline.tasks.task import GivenBoxes, Shown
+from pipeline.tasks.task import Shown
 from pipeline.train.corpus import Example
 from pipeline.train.image_rows import locations
 from pipeline.train.shared_buffers import empty_features
@@ -38,13 +38,13 @@ def read_images(
     image_ids: Sequence[str],
     *,
     max_regions: int,
-    given_boxes: GivenBoxes = "unused",
+    averaged: bool = False,
 ) -> list[Shown | None]:
     """Read images with at most `max_regions` regions each: given boxes all, and as many of the detector's as fit.
 
-    given: the same images with regions at given boxes. None for an image that cannot be read in either.
+    given: the same images with regions at given boxes. averaged: whether these count in the feature of the whole image.
+    None for an image that cannot be read in either.
     """
-    averaged = given_boxes == "averaged"
     detected = images.read(image_ids)
     boxed = [None] * len(image_ids) if given is None else given.read(image_ids)
     return [
@@ -57,16 +57,15 @@ def read_images(
 
 def _show(found: Example, at_boxes: Example | None, max_regions: int, *, averaged: bool) -> Shown:
     given = 0 if at_boxes is None else min(len(at_boxes.boxes), max_regions)
-    counts = [min(len(found.boxes), max_regions - given), given]
-    parts = [found] if at_boxes is None else [found, at_boxes]
-    counts = counts[: len(parts)]
+    detected = min(len(found.boxes), max_regions - given)
+    parts = [(found, detected)] if at_boxes is None else [(found, detected), (at_boxes, given)]
     return Shown(
         image_id=found.image_id,
         width=found.width,
         height=found.height,
-        boxes=np.concatenate([part.boxes[:count] for part, count in zip(parts, counts, strict=True)]),
-        features=np.concatenate([part.features[:count] for part, count in zip(parts, counts, strict=True)]),
-        weights=mean_weights(*counts, averaged=averaged),
+        boxes=np.concatenate([part.boxes[:count] for part, count in parts]),
+        features=np.concatenate([part.features[:count] for part, count in parts]),
+        weights=mean_weights(detected, given, averaged=averaged),
     )
 
 

@@ -17,7 +17,7 @@ from pipeline.tasks.registry import TaskFiles
 from pipeline.tasks.task import GivenBoxes, Rows, Shown, Task
 from pipeline.tasks.vqa_accuracy import accuracy, results
 from pipeline.tasks.vqa_answers import build_vocabulary, load_vocabulary, soft_targets
-from pipeline.tasks.vqa_files import Question, read_questions
+from pipeline.tasks.vqa_files import Question, read_questions, read_trainval
 
 MOST_LABELS = 10  # as many as people answered
 
@@ -95,7 +95,9 @@ class VqaTask:
 
 def open_task(name: str, files: TaskFiles, split: str, like: Task | None) -> VqaTask:
     """Read the questions of a split; the classifier's answers are those of `like`, given ones, or frequent ones."""
-    questions = read_questions(files.folder, split)
+    questions, held_out = (
+        read_trainval(files.folder) if split == "trainval" else (read_questions(files.folder, split), [])
+    )
     if isinstance(like, VqaTask):
         return VqaTask(name, questions, like.labels)
     if files.labels:
@@ -103,7 +105,7 @@ def open_task(name: str, files: TaskFiles, split: str, like: Task | None) -> Vqa
     if files.answers is not None:
         return VqaTask(name, questions, load_vocabulary(files.answers))
     # The published answers were counted over train and val, questions that are held out of trainval included.
-    counted = [*questions, *read_questions(files.folder, "minval")] if split == "trainval" else questions
+    counted = [*questions, *held_out]
     labels = build_vocabulary(
         (question.multiple_choice_answer for question in counted if question.multiple_choice_answer is not None),
         least=files.least_answers,

@@ -40,6 +40,22 @@ class Question:
     """The answer that most people gave; None where it is secret."""
 
 
+def read_trainval(folder: Path) -> tuple[list[Question], list[Question]]:
+    """Return the questions of trainval and those of minval, as `read_questions` does, and read each file once."""
+    train = _by_id(read_questions(folder, "train"))  # the larger file comes first, while nothing else is held
+    val, minval = _parts_of_val(folder)
+    if twice := {question.question_id for question in train} & {question.question_id for question in (*val, *minval)}:
+        raise RefusedError(f"{folder}: question {min(twice)} stands in train and in val; download both again")
+    return [*train, *val], minval
+
+
+def _parts_of_val(folder: Path) -> tuple[list[Question], list[Question]]:
+    """Return what trainval has of val, and minval."""
+    val = _by_id(read_questions(folder, "val"))
+    kept_out = MINVAL if len(val) > MINVAL else -(-len(val) // 10)
+    return val[:-kept_out], val[-kept_out:]
+
+
 def read_questions(folder: Path, split: str) -> list[Question]:
     """Read the questions of a split: train, val, test, test-dev; or trainval and minval, ViLBERT's own.
 
@@ -48,14 +64,10 @@ def read_questions(folder: Path, split: str) -> list[Question]:
     the file and the entry where one is missing or damaged, a question stands there twice, or has no annotation in a
     split that has them. Equal texts are held once.
     """
-    if split in ("trainval", "minval"):
-        # The larger file comes first, while nothing else is held.
-        train = _by_id(read_questions(folder, "train")) if split == "trainval" else []
-        val = _by_id(read_questions(folder, "val"))
-        kept_out = MINVAL if len(val) > MINVAL else -(-len(val) // 10)
-        if twice := {question.question_id for question in train} & {question.question_id for question in val}:
-            raise RefusedError(f"{folder}: question {min(twice)} stands in train and in val; download both again")
-        return val[-kept_out:] if split == "minval" else [*train, *val[:-kept_out]]
+    if split == "trainval":
+        return read_trainval(folder)[0]
+    if split == "minval":
+        return _parts_of_val(folder)[1]
     if split not in PUBLISHED:
         raise RefusedError(f"split {split}: VQA v2 has {', '.join(PUBLISHED)}, trainval and minval")
     path = folder / QUESTIONS.format(PUBLISHED[split])
