@@ -89,7 +89,7 @@ def _masks(streams: Streams) -> Masks:
 def _mean_word(streams: Streams) -> Tensor:
     """Return the mean [B, H] of the words that are not masked; a text of nothing but padding has the mean of all."""
     mask = seen_by_all(streams.text_mask)
-    text = streams.text if streams.packing is None else streams.packing.unpack(streams.text)
+    text = streams.text if streams.text_packing is None else streams.text_packing.unpack(streams.text)
     if mask is None:
         return text.mean(1)
     seen = torch.where(mask.any(1, keepdim=True), mask, torch.ones_like(mask))[..., None].to(text.dtype)
@@ -167,7 +167,7 @@ class Encoder(nn.Module):
         if step.kind == "text":
             last = step.number == len(self.layer) - 1
             text, maps = self.layer[step.number](
-                streams.text, masks.text, None, streams.packing, kept.text if last else None, eager=eager
+                streams.text, masks.text, None, streams.text_packing, kept.text if last else None, eager=eager
             )
             trace.text_maps.append(maps)
             return replace(streams, text=text)
@@ -175,14 +175,20 @@ class Encoder(nn.Module):
             words = _mean_word(streams) if self.dynamic_attention else None
             last = step.number == len(self.v_layer) - 1
             image, maps = self.v_layer[step.number](
-                streams.image, masks.image, words, None, kept.image if last else None, eager=eager
+                streams.image, masks.image, words, streams.image_packing, kept.image if last else None, eager=eager
             )
             trace.image_maps.append(maps)
             return replace(streams, image=image)
         if not self.with_coattention:
             return streams
         image, text, co_maps = self.c_layer[step.number](
-            streams.image, masks.to_image, streams.text, masks.to_text, streams.packing, eager=eager
+            streams.image,
+            masks.to_image,
+            streams.text,
+            masks.to_text,
+            streams.image_packing,
+            streams.text_packing,
+            eager=eager,
         )
         trace.co_maps.append(co_maps)
         return replace(streams, image=image, text=text)

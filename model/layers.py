@@ -200,27 +200,29 @@ class BiAttention(nn.Module):
         image_scores_mask: Tensor | None,
         text: Tensor,
         text_scores_mask: Tensor | None,
-        packing: Packing | None,
+        image_packing: Packing | None,
+        text_packing: Packing | None,
         *,
         eager: bool,
     ) -> tuple[Tensor, Tensor, tuple[Tensor | None, Tensor | None]]:
         """Return what regions read of words [B, R, A], what words read of regions [B, T, A], and (text, image) maps."""
         to_image, text_maps = attend(
-            split_heads(self.query2(text), self.heads, packing),
-            split_heads(self.key1(image), self.heads),
-            split_heads(self.value1(image), self.heads),
+            split_heads(self.query2(text), self.heads, text_packing),
+            split_heads(self.key1(image), self.heads, image_packing),
+            split_heads(self.value1(image), self.heads, image_packing),
             image_scores_mask,
             dropout=self.image_dropout if self.training else 0.0,
             eager=eager,
-            packing=packing,
+            packing=text_packing,
         )
         to_text, image_maps = attend(
-            split_heads(self.query1(image), self.heads),
-            split_heads(self.key2(text), self.heads, packing),
-            split_heads(self.value2(text), self.heads, packing),
+            split_heads(self.query1(image), self.heads, image_packing),
+            split_heads(self.key2(text), self.heads, text_packing),
+            split_heads(self.value2(text), self.heads, text_packing),
             text_scores_mask,
             dropout=self.text_dropout if self.training else 0.0,
             eager=eager,
+            packing=image_packing,
         )
         return to_text, to_image, (text_maps, image_maps)
 
@@ -270,16 +272,17 @@ class ConnectionLayer(GradientCheckpointingLayer):
         image_scores_mask: Tensor | None,
         text_BTH: Tensor,
         text_scores_mask: Tensor | None,
-        packing: Packing | None = None,
+        image_packing: Packing | None = None,
+        text_packing: Packing | None = None,
         *,
         eager: bool = False,
     ) -> tuple[Tensor, Tensor, tuple[Tensor | None, Tensor | None]]:
         """Return image [B, R, V], text [B, T, H] and, where eager, the maps ([B, N, T, R], [B, N, R, T]).
 
-        packing: the text is [W, H] where given.
+        image_packing, text_packing: that stream is [W, V] or [W, H] where given.
         """
         to_text, to_image, maps = self.biattention(
-            image_BRV, image_scores_mask, text_BTH, text_scores_mask, packing, eager=eager
+            image_BRV, image_scores_mask, text_BTH, text_scores_mask, image_packing, text_packing, eager=eager
         )
         image, text = self.biOutput(to_text, image_BRV, to_image, text_BTH)
         return self.v_output(self.v_intermediate(image), image), self.t_output(self.t_intermediate(text), text), maps

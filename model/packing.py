@@ -52,13 +52,17 @@ def wanted_positions(wanted_BL: Tensor) -> Packing:
     return packing_of(_with_first(wanted_BL))
 
 
-def computed_positions(wanted_BL: Tensor, mask_BL: Tensor) -> Packing:
+def computed_positions(wanted_BL: Tensor | None, mask_BL: Tensor | None) -> Packing | None:
     """Keep the positions that wanted states depend on: themselves, the first, and what the mask lets be seen.
 
-    A row whose mask hides everything is kept whole: its attention falls back to all positions.
+    A row whose mask hides everything is kept whole: its attention falls back to all positions. None where nothing can
+    be left out: all states are wanted (wanted_BL is None), there is no mask, or it has a row for each position.
     """
+    if wanted_BL is None or mask_BL is None or mask_BL.dim() != 2:
+        return None
     seen = mask_BL.bool()
-    return packing_of(_with_first(wanted_BL) | seen | ~seen.any(1, keepdim=True))
+    packing = packing_of(_with_first(wanted_BL) | seen | ~seen.any(1, keepdim=True))
+    return None if packing.whole else packing
 
 
 def _with_first(positions_BL: Tensor) -> Tensor:

@@ -23,13 +23,15 @@ class Streams:
     text: Tensor
     """[B, T, H], or [W, H] where packed."""
     image: Tensor
-    """[C, R, V]."""
+    """[C, R, V], or [W, V] where packed."""
     text_mask: Tensor | None
     """[B, T] or [B, T, T]."""
     image_mask: Tensor | None
     """[C, R] or [C, R, R]."""
-    packing: Packing | None = None
+    text_packing: Packing | None = None
     """Which words the text holds, where it leaves padding out."""
+    image_packing: Packing | None = None
+    """Which regions the image holds, where it leaves padding out."""
 
 
 def one_text_many_images(streams: Streams) -> Streams:
@@ -69,10 +71,11 @@ def pair(streams: Streams, pairing: Pairing) -> Streams:
         return all_pairs(streams)
     if pairing != "rows":
         raise ValueError(f"pairing {pairing!r}: expected 'rows', 'one_text' or 'all'")
-    texts = len(streams.text) if streams.packing is None else streams.packing.batch
-    if texts != len(streams.image):
+    texts = len(streams.text) if streams.text_packing is None else streams.text_packing.batch
+    images = len(streams.image) if streams.image_packing is None else streams.image_packing.batch
+    if texts != images:
         raise ValueError(
-            f"{texts} texts and {len(streams.image)} images: give as many of both, or a pairing "
+            f"{texts} texts and {images} images: give as many of both, or a pairing "
             "('one_text' for one text and many images, 'all' for every pair)"
         )
     return streams

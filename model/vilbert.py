@@ -142,20 +142,23 @@ class ViLBertModel(ViLBertPreTrainedModel):
         text_mask = attention_mask if task_ids is None else with_task_token(attention_mask)
         require_positions(wanted_words, text, "wanted_words")
         require_positions(wanted_regions, image_feat, "wanted_regions")
-        packing = None
-        if wanted_words is not None and text_mask is not None and text_mask.dim() == 2:
-            packing = computed_positions(wanted_words, text_mask)
-            packing = None if packing.whole else packing
+        text_packing = computed_positions(wanted_words, text_mask)
+        image_packing = computed_positions(wanted_regions, image_attention_mask)
+        if image_packing is not None:
+            assert image_feat is not None
+            assert image_loc is not None
+            image_feat, image_loc = image_packing.pack(image_feat), image_packing.pack(image_loc)
         kept = Kept(
             text=None if wanted_words is None else wanted_positions(wanted_words),
             image=None if wanted_regions is None else wanted_positions(wanted_regions),
         )
         streams = Streams(
-            text=text if packing is None else packing.pack(text),
+            text=text if text_packing is None else text_packing.pack(text),
             image=self.v_embeddings(image_feat, image_loc),
             text_mask=text_mask,
             image_mask=image_attention_mask,
-            packing=packing,
+            text_packing=text_packing,
+            image_packing=image_packing,
         )
         eager = bool(maps) or self.config._attn_implementation == "eager"
         streams, trace = self.encoder(streams, pairing=pairing, eager=eager, keep_states=bool(states), kept=kept)

@@ -11,25 +11,31 @@ import os
 import shutil
 import sys
 from collections.abc import Iterator
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from time import perf_counter
+from typing import NamedTuple
 
 from tyro.conf import Positional
 
-from pipeline.shapes.annotations import SCENES, json_files, line_files, rows
+from pipeline.shapes.annotations import SCENES, Row, json_files, line_files, rows
 from pipeline.shapes.files import JsonFile, LineFile, compact
 from pipeline.shapes.layout import image_path, metadata_path
 from pipeline.shapes.render import jpeg
 from pipeline.shapes.scene import make_scene
 from pipeline.shapes.task_rows import metadata
+from pipeline.shards.parallel import cores, processes
 
 log = logging.getLogger(__name__)
 
 FEWEST_SCENES = 10  # one of each split
 MOST_SCENES = 10_000_000  # ids of VCR and REFER stay below 2**31
 MOST_SEED = 2**63 - 1
+WORTH_PROCESSES = 500  # fewer scenes are drawn sooner than processes start
+SCENES_IN_MEMORY = 4000
 SCENES_A_LOG_LINE = 5000  # where there is no terminal for a progress bar
 
 
@@ -90,14 +96,38 @@ def _renamed_when_whole(output: Path) -> Iterator[Path]:
         shutil.rmtree(unfinished, ignore_errors=True)
 
 
+class Made(NamedTuple):
+    """What is written of one scene."""
+
+    image: bytes
+    metadata: bytes
+    rows: list[Row]
+
+
+def _made(seed: int, index: int) -> Made:
+    scene = make_scene(seed, index)
+    return Made(image=jpeg(scene), metadata=compact(metadata(scene)), rows=list(rows(scene)))
+
+
+def _all_made(settings: ShapesSettings) -> Iterator[Made]:
+    """Yield the scenes in order, made on every core where there are enough of them."""
+    make = partial(_made, settings.seed)
+    if settings.scenes < WORTH_PROCESSES:
+        yield from map(make, range(settings.scenes))
+        return
+    with processes(cores()) as pool:
+        for first in range(0, settings.scenes, SCENES_IN_MEMORY):
+            block = range(first, min(first + SCENES_IN_MEMORY, settings.scenes))
+            yield from pool.map(make, block, chunksize=20)
+
+
 def _write_scenes(folder: Path, settings: ShapesSettings, files: dict[str, JsonFile | LineFile]) -> None:
     from tqdm import tqdm
 
-    for index in tqdm(range(settings.scenes), unit="scene", disable=None):
-        scene = make_scene(settings.seed, index)
-        (folder / image_path(index)).write_bytes(jpeg(scene))
-        (folder / metadata_path(index)).write_bytes(compact(metadata(scene)))
-        for row in rows(scene):
+    for index, made in enumerate(tqdm(_all_made(settings), total=settings.scenes, unit="scene", disable=None)):
+        (folder / image_path(index)).write_bytes(made.image)
+        (folder / metadata_path(index)).write_bytes(made.metadata)
+        for row in made.rows:
             files[row.path].add(row.value, row.name)
         if (index + 1) % SCENES_A_LOG_LINE == 0 and not sys.stderr.isatty():
             log.info("%d of %d scenes", index + 1, settings.scenes)
@@ -129,7 +159,7 @@ def write_shapes(settings: ShapesSettings) -> int:
     try:
         with _renamed_when_whole(settings.output) as folder:
             _write(folder, settings)
-    except OSError as error:
+    except (OSError, BrokenProcessPool) as error:
         log.error("%s could not be written: %s; nothing is left of it", settings.output, error)
         return 1
     seconds = perf_counter() - start

@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from multiprocessing import get_context
+from contextlib import contextmanager
+from multiprocessing import get_context, parent_process
 from typing import TypeVar
 
 from tqdm import tqdm
@@ -23,10 +25,12 @@ SMALL_BYTES = 64 << 20
 
 def worker_count(asked: int, total_bytes: int) -> int:
     """Return how many processes read `total_bytes`: those asked for; for 0 one a core, or 1 for few bytes."""
-    if asked:
-        return asked
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return 1 if total_bytes <= SMALL_BYTES else cores
+    return asked or (1 if total_bytes <= SMALL_BYTES else cores())
+
+
+def cores() -> int:
+    """Return how many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def map_shards(
@@ -43,17 +47,33 @@ def map_shards(
                 yield function(shard)
                 bar.update()
             return
-        pool = ProcessPoolExecutor(workers, get_context("spawn"), initializer=_leave_interrupts_to_the_parent)
         try:
-            for future in as_completed([pool.submit(function, shard) for shard in shards]):
-                yield future.result()
-                bar.update()
+            with processes(workers) as pool:
+                for future in as_completed([pool.submit(function, shard) for shard in shards]):
+                    yield future.result()
+                    bar.update()
         except BrokenProcessPool:
             raise ShardError(f"{label}: a process died, of want of memory perhaps; try --num-workers 1") from None
-        finally:
-            pool.shutdown(cancel_futures=True)
 
 
-def _leave_interrupts_to_the_parent() -> None:
-    """Let Ctrl-C end the parent, which then stops its processes; they would each print a traceback."""
+@contextmanager
+def processes(workers: int) -> Iterator[ProcessPoolExecutor]:
+    """Give a pool of processes that end with the block, and with this process however it ends."""
+    pool = ProcessPoolExecutor(workers, get_context("spawn"), initializer=_follow_the_parent)
+    try:
+        yield pool
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _follow_the_parent() -> None:
+    # Ctrl-C ends the parent, which then stops its processes; they would each print a traceback.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_the_parent, daemon=True).start()
+
+
+def _end_with_the_parent() -> None:
+    parent = parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)

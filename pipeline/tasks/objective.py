@@ -106,12 +106,12 @@ class TaskObjective:
             del inputs["token_type_ids"]
         if self.task_token is not None:
             inputs["task_ids"] = torch.full((len(part.input_ids), 1), self.task_token, device=device)
+        regions = inputs["image_attention_mask"].bool()
+        inputs["wanted_regions"] = regions if task.head == "vision_logit" else torch.zeros_like(regions)
         if not task.causal:
             rows, words = part.input_ids.shape
             wide = words + (self.task_token is not None)
             inputs["wanted_words"] = torch.zeros(rows, wide, dtype=torch.bool, device=device)
-            if task.head != "vision_logit":
-                inputs["wanted_regions"] = torch.zeros_like(inputs["image_attention_mask"], dtype=torch.bool)
         with torch.autocast(device.type, torch.bfloat16, enabled=self.bfloat16):
             output: ViLBertForTasksOutput = model(**inputs, heads=(task.head,))
         return output

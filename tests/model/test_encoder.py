@@ -85,7 +85,7 @@ def test_frozen_layers_get_no_gradient_and_change_no_number() -> None:
     frozen = fill(ViLBertForPreTraining(ViLBertConfig(**{**TINY, **places}, fixed_t_layer=1, fixed_v_layer=1)))
     given_labels = labels(2, 5, 4)
     outputs = [model(**batch(), **given_labels) for model in (free, frozen)]
-    assert outputs[0].loss.item() == outputs[1].loss.item()
+    assert outputs[0].loss.item() == pytest.approx(outputs[1].loss.item(), rel=1e-6)
     outputs[1].loss.backward()
     got = {name for name, parameter in frozen.named_parameters() if parameter.grad is not None}
     for name in ("layer.0", "v_layer.0"):

@@ -45,9 +45,10 @@ def test_wanted_states_and_gradients_are_the_same(data: Any, dynamic: bool, atte
             rows, width
         )
 
-    mask, wanted_words, wanted_regions = bits(words).long(), bits(words), bits(regions)
-    whole = model(**inputs, attention_mask=mask)
-    part = model(**inputs, attention_mask=mask, wanted_words=wanted_words, wanted_regions=wanted_regions)
+    wanted_words, wanted_regions = bits(words), bits(regions)
+    masks = {"attention_mask": bits(words).long(), "image_attention_mask": bits(regions).long()}
+    whole = model(**inputs, **masks)
+    part = model(**inputs, **masks, wanted_words=wanted_words, wanted_regions=wanted_regions)
 
     def read(output: Any) -> tuple[torch.Tensor, ...]:
         return (

@@ -276,8 +276,34 @@ def test_a_killed_run_leaves_nothing_under_the_name(tmp_path: Path) -> None:
         run.wait()
     (unfinished,) = tmp_path.iterdir()
     assert unfinished.name == f".data.unfinished-{run.pid}"
+    assert_ends(f"parent_pid={run.pid},")  # the command line of the processes that drew with it
     assert not (unfinished / "annotations/captions_train2014.json").exists()
     assert write_shapes(ShapesSettings(output=tmp_path / "data", scenes=10)) == 0
+
+
+def test_scenes_are_the_same_whether_drawn_by_one_process_or_by_many(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(write, "WORTH_PROCESSES", 1)
+    monkeypatch.setattr(write, "SCENES_IN_MEMORY", SCENES // 2 + 1)
+    assert write_shapes(ShapesSettings(output=tmp_path / "data", scenes=SCENES, seed=3)) == 0
+    assert digest(tmp_path / "data") == digest(data)
+
+
+def assert_ends(part_of_a_command_line: str) -> None:
+    """Wait until no process has this in its command line."""
+    for _ in range(200):
+        if not any(part_of_a_command_line in command_line(process) for process in Path("/proc").glob("[0-9]*")):
+            return
+        time.sleep(0.05)
+    pytest.fail(f"a process with {part_of_a_command_line} goes on")
+
+
+def command_line(process: Path) -> str:
+    try:
+        return (process / "cmdline").read_text()
+    except OSError:
+        return ""
 
 
 def fail_at(monkeypatch: pytest.MonkeyPatch, error: BaseException, index: int = 6) -> None:

@@ -1,0 +1,54 @@
+"""The softmax of short rows on a CPU: `model.attention.softmax` against torch's, forward and backward.
+
+Prints a table of lengths of a row, of 64 texts with 4 heads and 12 queries. Exit status 1 where ours takes longer for a
+length that it pads.
+"""
+
+from __future__ import annotations
+
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+# Python looks in the folder of the file it runs first, where `model` would be that script and not the package.
+sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+import torch  # noqa: E402
+from torch import Tensor  # noqa: E402
+
+from benchmarks.model import markdown  # noqa: E402
+from model.attention import VECTOR, softmax  # noqa: E402
+
+LENGTHS = (8, 10, 12, 14, 15, 16, 20, 36)
+ROUNDS = 300
+
+
+def seconds(function: Callable[[Tensor], Tensor], scores: Tensor, upstream: Tensor) -> float:
+    """Return how long one pass forward and backward took."""
+    started = time.perf_counter()
+    function(scores).backward(upstream)  # type: ignore[no-untyped-call]
+    return time.perf_counter() - started
+
+
+def main() -> int:
+    """Print the table; return 1 where a padded row takes longer."""
+    torch.set_num_threads(1)
+    rows, slower = [], False
+    for length in LENGTHS:
+        scores = torch.randn(64, 4, 12, length, requires_grad=True)
+        upstream = torch.randn_like(scores)
+        taken: dict[str, list[float]] = {"ours": [], "torch": []}
+        for _ in range(ROUNDS):
+            taken["ours"].append(seconds(softmax, scores, upstream))
+            taken["torch"].append(seconds(lambda values: torch.softmax(values, dim=-1), scores, upstream))
+        ours, theirs = (statistics.median(taken[name]) * 1e6 for name in ("ours", "torch"))
+        slower |= length < VECTOR and ours > theirs
+        rows.append([str(length), f"{theirs:.0f}", f"{ours:.0f}", f"{theirs / ours:.2f}"])
+    print(markdown(["numbers in a row", "torch, us", "ours, us", "torch / ours"], rows))
+    return int(slower)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
