@@ -9,7 +9,6 @@ import hashlib
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from functools import partial
-from typing import cast
 
 import numpy as np
 import torch
@@ -68,8 +67,7 @@ def begin(settings: FinetuneSettings, group: Group) -> Stage:
     if group.first:
         keep_task_cards(settings.output, [card_of(settings, task)])
     data = open_task_data(settings, tokenizer, task, held_out)
-    if isinstance(task, RetrievalTask):
-        learn_hard_negatives(settings, data.train, group)
+    learn_hard_negatives(settings, data.train, group)
     training = prepare(settings, data, group)
 
     def finish() -> None:
@@ -198,7 +196,9 @@ def _source(
 
 def learn_hard_negatives(settings: FinetuneSettings, source: ItemSource, group: Group) -> None:
     """Give retrieval the images that are easily taken for one another, found once a run and kept in its folder."""
-    task = cast(RetrievalTask, source.task)
+    task = source.task
+    if not isinstance(task, RetrievalTask):
+        return
     wanted = {image.image_id for image in task.captioned}
     others = len(wanted & source.images.number.keys()) - 1
     if group.first:

@@ -34,7 +34,6 @@ from pipeline.tasks.finetune import (
 from pipeline.tasks.multitask_items import open_all
 from pipeline.tasks.multitask_objective import MultitaskEvaluation, MultitaskObjective, TaskBatch, of_task
 from pipeline.tasks.multitask_settings import MultitaskSettings, TaskEntry
-from pipeline.tasks.retrieval import RetrievalTask
 from pipeline.tasks.start import build_task_model, load_task_start, task_config, task_tokenizer
 from pipeline.tasks.task_card import keep_task_cards, write_task_cards
 from pipeline.tasks.turn_taking import TurnTaking
@@ -79,8 +78,7 @@ def begin(settings: MultitaskSettings, group: Group) -> Stage:
     members = []
     for entry, (task, held_out) in zip(entries, opened, strict=True):
         data = open_task_data(entry.settings, tokenizer, task, held_out)
-        if isinstance(task, RetrievalTask):
-            learn_hard_negatives(entry.settings, data.train, group)
+        learn_hard_negatives(entry.settings, data.train, group)
         members.append(Member(entry=entry, data=data, share=share_of(entry.settings, group)))
     cards = [card_of(it.entry.settings, it.data.train.task) for it in members]
     if group.first:
