@@ -1,7 +1,7 @@
 """`vilbert extract --dry-run`: how many shards, how much disk, how much time. Nothing is written anywhere.
 
-Disk and time are known from the part that is done, where there is one; else from a sample of the manifest's rows,
-which one worker in this process extracts.
+Disk is known from the part that is done and time from the account of the last run, where there is one; else both from
+a sample of the manifest's rows, which one worker in this process extracts.
 """
 
 from __future__ import annotations
@@ -9,20 +9,18 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, replace
 from datetime import timedelta
-from itertools import pairwise
-from pathlib import Path
-from statistics import median
 
 from manifests.manifest import Manifest
 from pipeline.extract.done import DoneShards, find_done, read_each_record
 from pipeline.extract.plan import has_dataset, plan_dataset, refuse_strangers, require_same
 from pipeline.extract.retries import begin_retries
+from pipeline.extract.run_state import read_state
 from pipeline.extract.settings import ExtractSettings
 from pipeline.extract.worker import Worker
 from pipeline.shards.dataset import DatasetInfo, Tally, read_info
 from pipeline.shards.failures import FailureRow
 from pipeline.shards.folder import Folder, open_folder
-from pipeline.shards.layout import StorageFormat, record_path
+from pipeline.shards.layout import StorageFormat
 from pipeline.shards.sample import Sample, encode_members
 from pipeline.shards.tensors import encode_tensors
 from pipeline.shards.ustar import BLOCK, padding
@@ -30,8 +28,6 @@ from pipeline.shards.ustar import BLOCK, padding
 SAMPLE_ROWS = 32
 """Rows to measure, spread over the manifest."""
 RECORDS_LOOKED_AT = 1000
-RECORDS_FOR_A_RATE = 4
-"""So many shards must be done before their records' times tell how fast it went."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -40,8 +36,7 @@ class Measure:
 
     bytes_a_row: float
     """Of the files of samples; rows that fail count as rows."""
-    rows_a_second: float | None
-    """None where it is not known."""
+    rows_a_second: float
     source: str
     """Where that is from, for a person."""
 
@@ -105,41 +100,33 @@ def report(name: str, planned: DatasetInfo, finished: int, rows: int, again: int
     """Return the lines to print. rows: those that are still to be done; again: those to be tried once more."""
     left = planned.shards - finished
     to_do = rows + again
-    seconds = None if measure.rows_a_second is None else to_do / measure.rows_a_second
-    pace = "" if measure.rows_a_second is None else f", {measure.rows_a_second:,.1f} rows/s"
     return [
         f"{name}: {planned.shards:,} shards of {planned.shard_size:,} rows, {planned.rows:,} rows",
         f"done already: {finished:,} shards, {planned.rows - rows:,} rows",
         f"to do: {left:,} shards, {rows:,} rows",
         *([f"to try again: {again:,} failed rows"] if again else []),
         f"disk: {size(to_do * measure.bytes_a_row)} more, {size(planned.rows * measure.bytes_a_row)} in all",
-        f"time: {'not known' if seconds is None else timedelta(seconds=round(seconds))}",
-        f"by {measure.source}: {measure.bytes_a_row:,.0f} bytes a row{pace}",
+        f"time: {timedelta(seconds=round(to_do / measure.rows_a_second))}",
+        f"by {measure.source}: {measure.bytes_a_row:,.0f} bytes a row, {measure.rows_a_second:,.1f} rows/s",
         "nothing was written",
     ]
 
 
 def measure_finished(folder: Folder, finished: list[int]) -> Measure | None:
-    """Return what the rows of shards that are done cost; None where it cannot be told how long they took.
+    """Return what rows cost by the records of shards that are done and the account of the last run.
 
-    Shards get done one after the other, so the usual time between two records is the time a shard takes, with as many
-    workers as there were. The middle one of these times does not mind pauses between runs, nor clocks that were set.
+    None where there is no such account, or that run got nothing done.
     """
+    last = read_state(folder)
+    if not finished or last is None or not last.images_per_second:
+        return None
     tally = Tally()
-    names, rows = [], []
     for record in read_each_record(folder, finished[:RECORDS_LOOKED_AT]):
         tally.add(record)
-        names.append(record_path(Path(), record.shard).as_posix())
-        rows.append(record.rows[1] - record.rows[0])
-    if not tally.rows or folder.remote or len(names) < RECORDS_FOR_A_RATE:
-        return None
-    with folder.local(names) as directory:
-        times = sorted((directory / name).stat().st_mtime for name in names)
-    between = median(later - earlier for earlier, later in pairwise(times))
     return Measure(
         bytes_a_row=tally.totals().bytes / tally.rows,
-        rows_a_second=median(rows) / between if between > 0 else None,
-        source=f"the {len(names):,} shards that are done, with the workers of that run",
+        rows_a_second=last.images_per_second,
+        source=f"the {len(finished):,} shards that are done, and the workers and speed of the last run",
     )
 
 

@@ -72,16 +72,17 @@ def write_dataset(settings: ExtractSettings, hung: Event) -> int:
     if settings.retry_failed is not None:
         require_dataset(folder)
     with ExitStack() as stack:
-        with disk_errors(folder):
-            make_folder(folder)
-            stack.enter_context(folder.exclusive_writer())
-        folder.sweep()  # of a run that was killed
-        stack.callback(folder.sweep)  # of workers that were killed
-        begins = settings.retry_failed is not None or not is_complete(folder)
         try:
+            with disk_errors(folder):
+                make_folder(folder)
+                stack.enter_context(folder.exclusive_writer())
+            folder.sweep()  # of a run that was killed
+            stack.callback(folder.sweep)  # of workers that were killed
+            begins = settings.retry_failed is not None or not is_complete(folder)
             with starting(folder) if begins else nullcontext():
                 info = write_pending_shards(settings, manifest, folder, hung, begins=begins)
         except KeyboardInterrupt:
+            hurry()  # a store that is away is not waited for
             logger.warning("interrupted: %s done and stay; run the same command again to go on", what_is_done(folder))
             return 130
         for journal in journals(journal_folder(settings.output)).values():

@@ -204,9 +204,9 @@ def _list(quarantined: Mapping[int, str]) -> str:
 
 
 def _facts(extracted: Extracted) -> str:
-    record, seconds, detector_seconds = extracted
+    record = extracted.record
     reasons = ", ".join(f"{count} {reason}" for reason, count in record.failures.items())
     return (
         f"done, {record.samples} samples{f', failed: {reasons}' if reasons else ''}, {record.bytes} bytes, "
-        f"{seconds:.1f} s, the detector at work for {detector_seconds:.1f} s"
+        f"{extracted.seconds:.1f} s, the detector at work for {extracted.detector_seconds:.1f} s"
     )

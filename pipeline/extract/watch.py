@@ -88,6 +88,7 @@ class Watch:
         """Take in a shard that got done."""
         state, record = self.state, extracted.record
         state.rows_done += record.rows[1] - record.rows[0]
+        state.rows_before += extracted.kept
         state.shards_done += 1
         state.samples += record.samples
         state.bytes += record.bytes

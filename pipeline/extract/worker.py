@@ -77,6 +77,8 @@ class Extracted(NamedTuple):
     """From its beginning to its end, beside which the worker was at another shard too."""
     detector_seconds: float
     """For which the worker's detector was at images since a shard of it last got done."""
+    kept: int = 0
+    """Rows that were there before and were not tried again."""
 
 
 class Worker:
@@ -151,7 +153,8 @@ class Worker:
             journal = stack.enter_context(Journal(path, keep=not all(attempt.ended for attempt in attempts)))
             self._open_journals[shard] = journal
             stack.callback(self._forget, shard)
-            kept = {**stack.enter_context(self._kept(shard, records, retry)), **quarantined(records, verdict)}
+            there = stack.enter_context(self._kept(shard, records, retry))
+            kept = {**there, **quarantined(records, verdict)}
             directory = stack.enter_context(self._folder.building())
             writer = stack.enter_context(ShardWriter(directory, shard=shard, format=settings.format))
             failures: list[FailureRow] = []
@@ -164,7 +167,7 @@ class Worker:
             record = writer.commit(rows=rows, failures=failures, fingerprint=self._fingerprint)
             self._folder.publish(directory, shard_files(shard, settings.format))
         journal.remove()
-        return Extracted(record, time.monotonic() - begun, self._turns.take_seconds())
+        return Extracted(record, time.monotonic() - begun, self._turns.take_seconds(), len(there))
 
     def try_rows(self, records: Sequence[ImageRecord]) -> list[Sample | FailureRow]:
         """Return what becomes of some rows, and write nothing."""

@@ -19,7 +19,7 @@ from pipeline.shards.atomic import write_atomic
 from pipeline.shards.canonical import encode_json
 from pipeline.shards.errors import RefusedError
 from pipeline.tasks.batch import ItemBatch, ItemSource, make_item_batches
-from pipeline.tasks.evaluate_settings import EvaluateSettings
+from pipeline.tasks.evaluate_settings import VCR, EvaluateSettings
 from pipeline.tasks.join import Images, join
 from pipeline.tasks.known_answers import compare_answers, require_classes
 from pipeline.tasks.objective import TaskObjective
@@ -83,6 +83,7 @@ def evaluate(settings: EvaluateSettings) -> int:
     require_folder_of("--output", settings.output)
     trained = load_trained(settings)
     warn_of_training_data(settings)
+    warn_of_other_boxes(settings, trained.card)
     files = TaskFiles(
         folder=settings.annotations,
         seed=trained.card.seed,
@@ -126,6 +127,14 @@ def warn_of_training_data(settings: EvaluateSettings) -> None:
     if trained_on == settings.split or (trained_on == "trainval" and settings.split in ("train", "val")):
         other = "minval" if trained_on == "trainval" else "another"
         logger.warning("--split %s: the model was trained on %s; give %s", settings.split, trained_on, other)
+
+
+def warn_of_other_boxes(settings: EvaluateSettings, card: TaskCard) -> None:
+    """Say where VCR shows regions at given boxes in training alone, or in evaluation alone."""
+    if settings.task in VCR and card.given_boxes != bool(settings.given_data):
+        remedy = "give --given-data" if card.given_boxes else "leave --given-data out"
+        without = "with" if card.given_boxes else "without"
+        logger.warning("the model was trained %s regions at given boxes: %s, or it sees other images", without, remedy)
 
 
 def load_trained(settings: EvaluateSettings) -> Trained:

@@ -131,6 +131,7 @@ def card_of(settings: FinetuneSettings, task: Task) -> TaskCard:
         max_regions=settings.max_regions,
         seed=settings.seed,
         names=names_of(settings),
+        given_boxes=bool(settings.given_data),
     )
 
 

@@ -32,6 +32,8 @@ class TaskCard:
     """Of what is drawn when annotations are read."""
     names: tuple[str, ...] = ()
     """What people are called in VCR, where it is not by the usual names."""
+    given_boxes: bool = False
+    """Whether regions at the annotations' boxes were shown beside the detector's."""
 
 
 def write_task_cards(folder: Path, cards: Sequence[TaskCard]) -> None:

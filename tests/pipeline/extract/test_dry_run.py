@@ -50,6 +50,22 @@ def test_in_the_middle_of_one(settings_for: Make, capsys: pytest.CaptureFixture[
     assert "by the 9 shards that are done" in text
 
 
+def test_time_is_that_of_the_last_run(settings_for: Make, capsys: pytest.CaptureFixture[str]) -> None:
+    settings = settings_for("timed", shard_size=2)
+    assert extract(settings) == 0
+    (settings.output / "shards" / "000004.json").unlink()
+    account = settings.output / ".run.json"
+    left = json.loads(account.read_bytes())
+    account.write_text(json.dumps({**left, "rows_before": 2, "rows_done": 22, "seconds": 200.0}))
+    assert extract(settings_for("timed", shard_size=2, dry_run=True)) == 0
+    text = said(capsys)
+    assert "time: 0:00:20" in text
+    assert "0.1 rows/s" in text
+    account.unlink()
+    assert extract(settings_for("timed", shard_size=2, dry_run=True)) == 0
+    assert "rows that one worker here tried just now" in said(capsys)
+
+
 def test_failed_rows_that_are_to_be_tried_again_are_counted(
     settings_for: Make, capsys: pytest.CaptureFixture[str]
 ) -> None:

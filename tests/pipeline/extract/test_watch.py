@@ -70,6 +70,15 @@ def test_a_second_run_counts_its_own_and_all(settings_for: Make) -> None:
     assert (settings.output / RUN_FILE).read_bytes() == before
 
 
+def test_a_retry_counts_what_it_tried_and_not_what_it_kept(settings_for: Make) -> None:
+    settings = settings_for("features")
+    assert extract(settings) == 0
+    assert extract(settings_for("features", retry_failed=())) == 0
+    state = state_of(settings.output)
+    assert (state.rows_done - state.rows_before, state.rows_done) == (len(BROKEN), SCENES)
+    assert state.failed == len(BROKEN)
+
+
 def test_the_log_names_shard_and_attempt(settings_for: Make) -> None:
     settings = settings_for("features")
     assert extract(settings) == 0

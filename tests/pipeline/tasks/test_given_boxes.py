@@ -63,8 +63,12 @@ def test_evaluation_does_too(
     assert (said["unread"], said["left_out"]) == (0, 1)
     assert "1 are left out of the results, which a server may refuse" in caplog.text
     assert "vcr-qa, val: 1 of 150 are about images without regions in --given-data (894, ...)" in caplog.text
+    assert "trained" not in caplog.text
     assert main([*command, "--most-missing", "0"]) == 2
     assert "more than --most-missing 0 allows" in capsys.readouterr().err
+    at = command.index("--given-data")
+    assert main(command[:at] + command[at + 2 :]) == 0
+    assert "was trained with regions at given boxes: give --given-data" in caplog.text
 
 
 def test_the_boxes_of_vcr_count_in_the_whole_images_feature(small: Path, given: Path, tmp_path: Path) -> None:

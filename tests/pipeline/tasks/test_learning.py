@@ -27,6 +27,8 @@ LIMITS = {
     "snli-ve": (250, 0.8, 0.65),
 }
 
+FOR_CI = ("vqa", "vcr-qa", "refcocog")  # a classifier, a choice, a region
+
 
 def learn(small: Path, task: str, output: Path, steps: int, *more: str) -> dict[str, float]:
     """Train and return the figures of the last evaluation."""
@@ -50,7 +52,7 @@ def evaluate(small: Path, task: str, run: Path, capsys: pytest.CaptureFixture[st
 
 
 @pytest.mark.parametrize(
-    "task", [task if task == "vqa" else pytest.param(task, marks=pytest.mark.slow) for task in LIMITS]
+    "task", [task if task in FOR_CI else pytest.param(task, marks=pytest.mark.slow) for task in LIMITS]
 )
 def test_a_task_is_learnt_from_the_picture(
     small: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], task: str
