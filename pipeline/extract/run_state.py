@@ -44,7 +44,7 @@ class RunState:
     rows: int = 0
     """Of the manifest that the data set covers."""
     rows_before: int = 0
-    """Done by earlier runs."""
+    """Done by earlier runs, those of shards made once more that were kept among them."""
     rows_done: int = 0
     """In shards that are done, by this run and earlier ones."""
     rows_in_work: int = 0

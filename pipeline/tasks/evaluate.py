@@ -132,9 +132,8 @@ def warn_of_training_data(settings: EvaluateSettings) -> None:
 def warn_of_other_boxes(settings: EvaluateSettings, card: TaskCard) -> None:
     """Say where VCR shows regions at given boxes in training alone, or in evaluation alone."""
     if settings.task in VCR and card.given_boxes != bool(settings.given_data):
-        remedy = "give --given-data" if card.given_boxes else "leave --given-data out"
-        without = "with" if card.given_boxes else "without"
-        logger.warning("the model was trained %s regions at given boxes: %s, or it sees other images", without, remedy)
+        how, remedy = ("with", "give --given-data") if card.given_boxes else ("without", "leave --given-data out")
+        logger.warning("the model was trained %s regions at given boxes: %s, or it sees other images", how, remedy)
 
 
 def load_trained(settings: EvaluateSettings) -> Trained:
