@@ -24,7 +24,7 @@ from extractors.regions import Regions
 from extractors.selection import SelectionSettings
 from model.tasks import ViLBertForTasks
 from pipeline.shards.errors import RefusedError
-from pipeline.tasks.asking import Text, paired, text_ids
+from pipeline.tasks.asking import Row, Text, paired, text_ids
 from pipeline.tasks.attention import Attention
 from pipeline.tasks.evaluate import Trained
 from pipeline.tasks.generation import generate
@@ -133,7 +133,7 @@ class Predictor:
         head = HEADS[self.card.task]
         labels = LABELS if self.card.task == "snli-ve" else self.card.labels
         found: list[list[Answer]] = []
-        for batch in self.reader.batches(images, [((question,),) for question in questions], "questions", head):
+        for batch in self.reader.batches(images, _alone(images, questions, "questions"), head):
             logits, classes = getattr(batch.output, head).float().sort(descending=True, stable=True)
             for chances, best in zip(logits[:, :top].sigmoid().tolist(), classes[:, :top].tolist(), strict=True):
                 found.append([Answer(labels[number], chance) for number, chance in zip(best, chances, strict=True)])
@@ -143,7 +143,7 @@ class Predictor:
         """Return the region that each phrase means; for refcoco, refcoco+ and refcocog. Images go as in `answer`."""
         self._require("point")
         found: list[Pointed] = []
-        for batch in self.reader.batches(images, [((phrase,),) for phrase in phrases], "phrases", "vision_logit"):
+        for batch in self.reader.batches(images, _alone(images, phrases, "phrases"), "vision_logit"):
             assert batch.output.vision_logit is not None
             logits, best = batch.output.vision_logit[..., 0].float().max(1)
             for score, region, regions in zip(logits.sigmoid().tolist(), best.tolist(), batch.regions, strict=True):
@@ -174,16 +174,37 @@ class Predictor:
                 "vcr-qar alone"
             )
         asked_about = zip(questions, answers, strict=True) if answers else ((question,) for question in questions)
+        texts = [[(*before, option) for option in of_one] for before, of_one in zip(asked_about, options, strict=True)]
         items = [
-            tuple((*before, option) for option in of_one) for before, of_one in zip(asked_about, options, strict=True)
+            [Row(image, text) for text in texts[question]]
+            for image, question in paired(len(images), len(questions), "questions")
         ]
-        asked = [len(items[text]) for _, text in paired(len(images), len(questions), "questions")]
         scores: list[float] = []
-        for batch in self.reader.batches(images, items, "questions", "vil_logit"):
+        for batch in self.reader.batches(images, items, "vil_logit"):
             assert batch.output.vil_logit is not None
             scores += batch.output.vil_logit[:, 0].float().tolist()
-        ends = np.cumsum([0, *asked])
+        ends = np.cumsum([0, *map(len, items)])
         return [torch.tensor(scores[start:end]).softmax(0).tolist() for start, end in pairwise(ends.tolist())]
+
+    def judge(self, pairs: Sequence[tuple[Photograph, Photograph]], statements: Sequence[str]) -> list[float]:
+        """Return how probable it is that each statement is true of its two photographs; for nlvr2.
+
+        pairs: the left and the right photograph. One pair goes with all statements, one statement with all pairs;
+        otherwise they go together in order. Above 0.5 is what an evaluation calls true. True and false are trained as
+        independent yes-or-no questions; where they agree, either's logit is minus the other's, and half of what is
+        between them is the logit of true.
+        """
+        self._require("judge")
+        items = [
+            [Row(2 * pair + side, (statements[statement],)) for side in (0, 1)]
+            for pair, statement in paired(len(pairs), len(statements), "statements", called="pairs of images")
+        ]
+        chances: list[float] = []
+        for batch in self.reader.batches([image for pair in pairs for image in pair], items, "vil_binary_prediction"):
+            assert batch.output.vil_binary_prediction is not None
+            false, true = batch.output.vil_binary_prediction.float().unbind(1)
+            chances += ((true - false) / 2).sigmoid().tolist()
+        return chances
 
     def rank(self, images: Sequence[Photograph], captions: Sequence[str]) -> NDArray[np.float32]:
         """Return how well each caption matches each image, float32 [captions, images], more is better; for retrieval.
@@ -238,6 +259,11 @@ class Predictor:
             remedy = f"ask it by Predictor.{right}" if right else "`vilbert evaluate` answers its files"
             task, folder = self.card.task, self.reader.trained.folder
             raise RefusedError(f"{folder}: was trained for {task}, which Predictor.{method} does not ask; {remedy}")
+
+
+def _alone(images: Sequence[Photograph], texts: Sequence[str], what: str) -> list[tuple[Row]]:
+    """Return each text as an item of its own about its photograph. what: the texts, for messages."""
+    return [(Row(image, (texts[text],)),) for image, text in paired(len(images), len(texts), what)]
 
 
 def _pool(seen: ImageBatch) -> ImagePool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from transformers import PreTrainedTokenizerBase
 
@@ -15,16 +16,26 @@ Text = tuple[str, ...]
 """Sentences that separators part; the last of several is in segment 1."""
 
 
-def paired(images: int, texts: int, what: str) -> list[tuple[int, int]]:
+class Row(NamedTuple):
+    """What the model reads at once."""
+
+    image: int
+    """The photograph's number."""
+    text: Text
+    """What stands before it."""
+
+
+def paired(images: int, texts: int, what: str, *, called: str = "images") -> list[tuple[int, int]]:
     """Return (image, text) numbers: one of either goes with all of the other, else they go together in order.
 
-    what: the texts in a word, for messages. Raises RefusedError where there are none or their numbers do not fit.
+    what, called: the texts and the images in a word, for messages. Raises RefusedError where there are none or their
+    numbers do not fit.
     """
     if not images or not texts:
-        raise RefusedError(f"{images} images and {texts} {what}: give at least one of each")
+        raise RefusedError(f"{images} {called} and {texts} {what}: give at least one of each")
     if images != texts and 1 not in (images, texts):
         raise RefusedError(
-            f"{images} images and {texts} {what}: give as many of one as of the other, or one that goes with all"
+            f"{images} {called} and {texts} {what}: give as many of one as of the other, or one that goes with all"
         )
     number = max(images, texts)
     return [(at if images > 1 else 0, at if texts > 1 else 0) for at in range(number)]

@@ -39,7 +39,8 @@ def predict(settings: PredictSettings) -> int:
     """Ask, print, draw; return 0."""
     read_task_card(trained_folder(settings.checkpoint).card, settings.task)  # refuses a model of other tasks
     require_folder_of("--output", settings.output)
-    require_folder_of("--attention", settings.attention)
+    for page in settings.attention:
+        require_folder_of("--attention", page)
     predictor = Predictor.load(
         settings.checkpoint,
         task=settings.task,
@@ -55,9 +56,10 @@ def predict(settings: PredictSettings) -> int:
     if settings.output is not None:
         draw(predictor, rows, settings.output)
         logger.info("%s: drawn", settings.output)
-    if settings.attention is not None:
-        write_attention(predictor, rows[0], settings.attention)
-        logger.info("%s: who looks at whom; open it in a browser", settings.attention)
+    if settings.attention:
+        for photograph, page in zip(subjects(rows[0]), settings.attention, strict=True):
+            write_attention(predictor, rows[0], photograph, page)
+            logger.info("%s: who looks at whom; open it in a browser", page)
     return 0
 
 
@@ -117,6 +119,23 @@ def ask_ranks(predictor: Predictor, settings: PredictSettings) -> list[Row]:
     ]
 
 
+def ask_judgements(predictor: Predictor, settings: PredictSettings) -> list[Row]:
+    """Return each statement with its two photographs, and whether it is true of them."""
+    couples = list(zip(settings.image[::2], settings.image[1::2], strict=True))
+    pairs = paired(len(couples), len(settings.statement), "statements", called="pairs of images")
+    rows: list[Row] = []
+    for (couple, text), chance in zip(pairs, predictor.judge(couples, settings.statement), strict=True):
+        ranked = sorted([("true", chance), ("false", 1 - chance)], key=lambda it: -it[1])
+        rows.append(
+            {
+                "images": [str(image) for image in couples[couple]],
+                "statement": settings.statement[text],
+                "ranked": [{"answer": answer, "probability": it} for answer, it in ranked],
+            }
+        )
+    return rows
+
+
 def ask_captions(predictor: Predictor, settings: PredictSettings) -> list[Row]:
     """Return each photograph with a caption."""
     generation = replace(settings.generation, seed=settings.detector.seed)
@@ -130,13 +149,15 @@ ASK: dict[str, Callable[[Predictor, PredictSettings], list[Row]]] = {
     "point": ask_places,
     "rank": ask_ranks,
     "describe": ask_captions,
+    "judge": ask_judgements,
 }
 
 
 def lines(row: Row) -> Iterator[str]:
     """Yield a row as a person reads it: what was asked, and below it each answer with its figure before it."""
     if "ranked" in row:
-        yield "  ".join(row[name] for name in ("image", "question", "answer", "caption") if name in row)
+        texts = [row[name] for name in ("image", "question", "answer", "caption", "statement") if name in row]
+        yield "  ".join([*row.get("images", ()), *texts])
         for found in row["ranked"]:
             figure, name = (next(v for v in found.values() if isinstance(v, kind)) for kind in (float, str))
             yield f"  {figure:8.4f}  {name}"
@@ -148,21 +169,24 @@ def lines(row: Row) -> Iterator[str]:
         yield f"{row['image']}  {row['caption']}"
 
 
-def subject(row: Row) -> Path:
-    """Return the photograph that a row is about; of a ranking the best one."""
-    return Path(row["image"] if "image" in row else row["ranked"][0]["image"])
+def subjects(row: Row) -> list[Path]:
+    """Return the photographs that a row is about; of a ranking the best one."""
+    if "images" in row:
+        return [Path(image) for image in row["images"]]
+    return [Path(row["image"] if "image" in row else row["ranked"][0]["image"])]
 
 
 def draw(predictor: Predictor, rows: list[Row], picture: Path) -> None:
-    """Draw on the first row's photograph what the phrases mean, or what the detector found."""
-    photograph = subject(rows[0])
-    pixels = read_pixels(photograph, str(photograph), predictor.reader.decoding)
+    """Draw on the first row's photographs, side by side, what the phrases mean, or what the detector found."""
+    photographs = subjects(rows[0])
+    pixels = [read_pixels(it, str(it), predictor.reader.decoding) for it in photographs]
     if "box_xyxy" in rows[0]:
         boxes = np.array([row["box_xyxy"] for row in rows], dtype=np.float32)
-        image = draw_regions(pixels, boxes, [f"{row['phrase']} {row['score']:.2f}" for row in rows])
+        image = draw_regions(pixels[0], boxes, [f"{row['phrase']} {row['score']:.2f}" for row in rows])
     else:
-        (regions,) = predictor.detect([photograph])
-        image = draw_found(pixels, regions, predictor.reader.extractor.class_names)
+        names = predictor.reader.extractor.class_names
+        found = zip(pixels, predictor.detect(photographs), strict=True)
+        image = side_by_side([draw_found(of_one, regions, names) for of_one, regions in found])
     file = io.BytesIO()
     image.save(file, "PNG" if picture.suffix.lower() == ".png" else "JPEG", quality=95, subsampling=0)
     write_atomic(picture, file.getvalue())
@@ -175,10 +199,20 @@ def draw_found(pixels: Any, regions: Regions, class_names: tuple[str, ...]) -> I
     return draw_regions(pixels, regions.boxes[best], labels)
 
 
-def write_attention(predictor: Predictor, row: Row, page: Path) -> None:
+def side_by_side(images: list[Image.Image]) -> Image.Image:
+    """Return images as one, from left to right."""
+    whole = Image.new("RGB", (sum(image.width for image in images), max(image.height for image in images)), "white")
+    left = 0
+    for image in images:
+        whole.paste(image, (left, 0))
+        left += image.width
+    return whole
+
+
+def write_attention(predictor: Predictor, row: Row, photograph: Path, page: Path) -> None:
     """Write the page of a row: its text, with the best option where there are some, before its photograph."""
-    photograph = subject(row)
-    text: Text = tuple(str(row[name]) for name in ("question", "answer", "phrase", "caption") if name in row) or ("",)
+    asked = ("question", "answer", "phrase", "caption", "statement")
+    text: Text = tuple(str(row[name]) for name in asked if name in row) or ("",)
     said = next(lines({**row, "ranked": []}), "")
     if "ranked" in row and "option" in row["ranked"][0]:
         text = (*text, row["ranked"][0]["option"])

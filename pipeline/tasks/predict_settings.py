@@ -25,6 +25,7 @@ METHODS = {
     "retrieval": "rank",
     "retrieval-coco": "rank",
     "captioning": "describe",
+    "nlvr2": "judge",
 }
 """The method of `Predictor` that asks a model of each task."""
 
@@ -34,6 +35,7 @@ TEXTS: dict[str, str | None] = {
     "point": "phrase",
     "rank": "caption",
     "describe": None,
+    "judge": "statement",
 }
 """The option that has the texts, by method."""
 
@@ -59,7 +61,7 @@ class PredictSettings:
     checkpoint: Path
     """A run of `vilbert finetune`, its final/, or one of its checkpoints/."""
     image: tuple[Path, ...]
-    """Photographs."""
+    """Photographs. NLVR2: the left and the right one of each pair."""
     question: tuple[str, ...] = ()
     """VQA, GQA, VCR: questions. SNLI-VE: hypotheses."""
     answer: tuple[str, ...] = ()
@@ -70,12 +72,15 @@ class PredictSettings:
     """Referring expressions: what to point at."""
     caption: tuple[str, ...] = ()
     """Retrieval: captions, for each of which the photographs are ranked."""
+    statement: tuple[str, ...] = ()
+    """NLVR2: what may be true of two photographs."""
     top: int = 5
     """How many answers, or ranked photographs, to list."""
     output: Path | None = None
     """Draw on the photograph, into this .png or .jpg file, what a phrase means, or else what the detector found."""
-    attention: Path | None = None
-    """Write a page (.html) that shows, on the photograph, who looks at whom in every layer and head."""
+    attention: tuple[Path, ...] = ()
+    """Write a page (.html) that shows, on the photograph, who looks at whom in every layer and head. NLVR2: two, the
+    left photograph's and the right one's."""
     json: bool = False
     """Print one JSON list in place of the text."""
     detector: DetectorSettings = field(default_factory=DetectorSettings)
@@ -90,7 +95,7 @@ class PredictSettings:
         if self.top < 1:
             raise ValueError(f"--top {self.top}: give at least 1")
         wanted = TEXTS[METHODS[self.task]]
-        for name in ("question", "phrase", "caption"):
+        for name in ("question", "phrase", "caption", "statement"):
             given = getattr(self, name)
             if given and name != wanted:
                 raise ValueError(f"--{name}: does not go with {self.task}{f'; give --{wanted}' if wanted else ''}")
@@ -102,13 +107,25 @@ class PredictSettings:
             raise ValueError("--answer: goes with vcr-qar, which needs one for each --question")
         if self.output is not None and self.output.suffix.lower() not in PICTURES:
             raise ValueError(f"--output {self.output}: give a file name that ends in {' or '.join(PICTURES)}")
+        if METHODS[self.task] == "judge" and len(self.image) % 2:
+            raise ValueError(f"--image: {self.task} takes photographs in pairs, left and right; got {len(self.image)}")
         # Retrieval shows the photograph that a caption ranks first.
         ranks = METHODS[self.task] == "rank"
-        several = len(self.image) > 1 and not ranks
+        several = len(self.image) > self.images_of_a_text and not ranks
         if self.output is not None and (several or (ranks and len(self.texts) > 1)):
             raise ValueError("--output: draws one photograph; give one --image, or for retrieval one --caption")
-        if self.attention is not None and (several or len(self.texts) > 1):
+        if self.attention and (several or len(self.texts) > 1):
             raise ValueError("--attention: shows one text with one photograph; give one of each")
+        if len(self.attention) not in (0, self.images_of_a_text):
+            raise ValueError(
+                f"--attention: takes a page for each photograph that {self.task} reads a text with, "
+                f"{self.images_of_a_text}; got {len(self.attention)}"
+            )
+
+    @property
+    def images_of_a_text(self) -> int:
+        """How many photographs a text is about."""
+        return 2 if METHODS[self.task] == "judge" else 1
 
     @property
     def texts(self) -> tuple[str, ...]:

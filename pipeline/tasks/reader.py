@@ -18,7 +18,7 @@ from extractors.extractor import Extractor
 from extractors.regions import Regions
 from model.outputs import ViLBertForTasksOutput
 from pipeline.shards.describe import name_of
-from pipeline.tasks.asking import Text, first_of_same, paired
+from pipeline.tasks.asking import Row, Text, first_of_same
 from pipeline.tasks.attention import Attention, attention_maps
 from pipeline.tasks.batch import ItemBatch
 from pipeline.tasks.evaluate import Trained
@@ -37,7 +37,7 @@ class Batch(NamedTuple):
 
     output: ViLBertForTasksOutput
     regions: list[Regions]
-    """Of each item."""
+    """Of the photograph of each row."""
 
 
 class ImageBatch(NamedTuple):
@@ -66,30 +66,25 @@ class Reader:
         named = [(name_of_photograph(images[number], number), images[number]) for number in numbers]
         return detect(self.extractor, named, decoding=self.decoding)
 
-    def batches(
-        self, images: Sequence[Photograph], items: Sequence[tuple[Text, ...]], what: str, head: str
-    ) -> Iterator[Batch]:
-        """Yield the output of a head for batches of items, each of some texts about one image, a row for each text.
+    def batches(self, images: Sequence[Photograph], items: Sequence[Sequence[Row]], head: str) -> Iterator[Batch]:
+        """Yield the output of a head for batches of items, each of some rows.
 
-        A photograph that the next batch asks about, too, is not detected again. what: the items, for messages.
+        A photograph that the next batch asks about, too, is not detected again.
         """
-        pairs = paired(len(images), len(items), what)
         same = first_of_same(images)
         held: dict[int, Regions] = {}
-        for start in range(0, len(pairs), self.batch_size):
-            part = [(same[image], items[item]) for image, item in pairs[start : start + self.batch_size]]
-            wanted = list(dict.fromkeys(image for image, _ in part))
+        for start in range(0, len(items), self.batch_size):
+            rows = [(same[row.image], row.text) for item in items[start : start + self.batch_size] for row in item]
+            wanted = list(dict.fromkeys(image for image, _ in rows))
             held = {image: held[image] for image in wanted if image in held}
             missing = [image for image in wanted if image not in held]
             held.update(zip(missing, self.detect(images, missing), strict=True))
             seen = [self._shown(held[image], images[image], image) for image in wanted]
             at = {image: place for place, image in enumerate(wanted)}
-            texts = [text for _, item in part for text in item]
+            inputs = self._inputs([text for _, text in rows], seen, [at[image] for image, _ in rows])
             with torch.inference_mode():
-                output = self.trained.model(
-                    **self._inputs(texts, seen, [at[image] for image, item in part for _ in item]), heads=(head,)
-                )
-            yield Batch(output, [held[image] for image, _ in part])
+                output = self.trained.model(**inputs, heads=(head,))
+            yield Batch(output, [held[image] for image, _ in rows])
 
     def image_batches(self, images: Sequence[Photograph]) -> Iterator[ImageBatch]:
         """Yield the images in batches, for what reads them before any text."""

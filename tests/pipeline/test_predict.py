@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -24,7 +25,7 @@ from pipeline.cli import main
 from pipeline.predict import Predictor
 from pipeline.shards.dataset import fingerprint_digest, read_dataset
 from pipeline.shards.errors import RefusedError
-from pipeline.tasks.asking import paired
+from pipeline.tasks.asking import Row, paired
 from pipeline.tasks.generation_settings import GenerationSettings
 from pipeline.tasks.refer_files import read_refer
 from pipeline.tasks.trained_detector import usual_fingerprints
@@ -150,7 +151,7 @@ def test_ranks_are_those_of_every_pair_by_itself(
     assert scores.shape == (3, len(photographs))
     for caption, text in enumerate(QUESTIONS):
         for image, path in enumerate(photographs[:4]):
-            (batch,) = asked.reader.batches([path], [((text,),)], "captions", "vil_logit")
+            (batch,) = asked.reader.batches([path], [[Row(0, (text,))]], "vil_logit")
             assert batch.output.vil_logit is not None
             assert abs(float(batch.output.vil_logit) - scores[caption, image]) < 2e-5
 
@@ -173,14 +174,54 @@ def test_reasons_are_chosen_for_an_answer(photographs: list[Path], predictor: Ca
     asked = predictor("vcr-qar")
     reasons = ["a red ring", "the star", "left of it"]
     (chances,) = asked.choose(photographs[:1], QUESTIONS[:1], [reasons], answers=["a circle"])
-    items = [tuple((QUESTIONS[0], "a circle", reason) for reason in reasons)]
-    (batch,) = asked.reader.batches(photographs[:1], items, "questions", "vil_logit")
+    items = [[Row(0, (QUESTIONS[0], "a circle", reason)) for reason in reasons]]
+    (batch,) = asked.reader.batches(photographs[:1], items, "vil_logit")
     assert batch.output.vil_logit is not None
     assert np.allclose(chances, batch.output.vil_logit[:, 0].softmax(0), atol=1e-6)
     (others,) = asked.choose(photographs[:1], QUESTIONS[:1], [reasons], answers=["a star"])
     assert not np.allclose(chances, others, atol=1e-6)
     with pytest.raises(RefusedError, match="0 answers: vcr-qar takes 1 for 1"):
         asked.choose(photographs[:1], QUESTIONS[:1], [reasons])
+
+
+def test_statements_are_judged_as_an_evaluation_does(
+    scenes: Path, tmp_path: Path, photographs: list[Path], predictor: Callable[[str], Predictor]
+) -> None:
+    # NLVR2's images are named by their set, so the scenes are copied under such names and extracted again.
+    folder, statements = tmp_path / "nlvr2", []
+    folder.mkdir()
+    couples = list(zip(photographs[::2], photographs[1::2], strict=False))
+    for pair, couple in enumerate(couples):
+        for side, photograph in enumerate(couple):
+            shutil.copy(photograph, folder / f"train-1-{pair}-img{side}.jpg")
+        statements += [
+            {"identifier": f"train-1-{pair}-{number}", "sentence": text, "label": "True"}
+            for number, text in enumerate(QUESTIONS)
+        ]
+    (tmp_path / "train.json").write_text("".join(f"{json.dumps(row)}\n" for row in statements))
+    manifest, features, results = tmp_path / "nlvr2.parquet", tmp_path / "features", tmp_path / "results.csv"
+    assert main(["manifest", str(folder), "--output", str(manifest)]) == 0
+    assert main(["extract", str(manifest), "--output", str(features), "--backend", "local", *OPTIONS]) == 0
+    arguments = [
+        "evaluate", "nlvr2", str(features), "--checkpoint", str(write_model(tmp_path / "run", "nlvr2")), "--split",
+        "train", "--annotations", str(tmp_path), "--output", str(results), "--num-workers", "0", "--device", "cpu",
+    ]  # fmt: skip
+    assert main(arguments) == 0
+    expected = dict(line.split(",") for line in results.read_text().splitlines())
+    asked = [(couple, pair, number) for pair, couple in enumerate(couples) for number in range(len(QUESTIONS))]
+    found = in_batches_of(predictor("nlvr2"), 2).judge(
+        [couple for couple, _, _ in asked], [QUESTIONS[number] for _, _, number in asked]
+    )
+    assert [str(it > 0.5) for it in found] == [expected[f"train-1-{pair}-{number}"] for _, pair, number in asked]
+    assert len(set(expected.values())) == 2
+
+
+def test_which_photograph_is_left_matters(photographs: list[Path], predictor: Callable[[str], Predictor]) -> None:
+    left, right = photographs[:2]
+    there, back = predictor("nlvr2").judge([(left, right), (right, left)], QUESTIONS[:1])
+    assert abs(there - back) > 1e-4
+    with pytest.raises(RefusedError, match="2 pairs of images and 3 statements"):
+        predictor("nlvr2").judge([(left, right)] * 2, QUESTIONS)
 
 
 def test_nucleus_captions_are_the_same_in_any_batch(

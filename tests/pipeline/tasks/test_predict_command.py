@@ -12,10 +12,11 @@ import pytest
 from PIL import Image
 
 from pipeline.cli import main
+from pipeline.tasks.predict_settings import METHODS
 
 from .tiny_predictor import OPTIONS, write_model, write_scenes
 
-TASKS = ("vqa", "refcocog", "retrieval", "captioning", "vcr-qa", "vcr-qar")
+TASKS = ("vqa", "refcocog", "retrieval", "captioning", "vcr-qa", "vcr-qar", "nlvr2")
 
 
 @pytest.fixture(scope="module")
@@ -114,6 +115,34 @@ def test_a_reason_is_chosen_for_an_answer(folder: Path, tmp_path: Path, capsys: 
     assert f"<h1>what is left / a ring / {best.split(maxsplit=1)[1]}</h1>" in page.read_text()
 
 
+def test_a_statement_is_judged_of_two_photographs(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pages, picture = [tmp_path / "left.html", tmp_path / "right.html"], tmp_path / "both.png"
+    more = ["--attention", *map(str, pages), "--output", str(picture)]
+    assert predict(folder, "nlvr2", "--statement", "a red ring", *more, images=2) == 0
+    first, best, other = capsys.readouterr().out.splitlines()
+    assert first == f"{folder / '0.jpg'}  {folder / '1.jpg'}  a red ring"
+    assert {best.split()[1], other.split()[1]} == {"true", "false"}
+    assert 1 > float(best.split()[0]) > 0.5
+    assert float(best.split()[0]) + float(other.split()[0]) == pytest.approx(1, abs=2e-4)
+    for number, page in enumerate(pages):
+        assert f"nlvr2, {number}.jpg: {'  '.join(best.split())}" in page.read_text()
+    alone = tmp_path / "alone.png"
+    assert predict(folder, "vqa", "--question", "a", "--output", str(alone)) == 0
+    left, both = np.asarray(Image.open(alone).convert("RGB")), np.asarray(Image.open(picture).convert("RGB"))
+    assert np.array_equal(both[: left.shape[0], : left.shape[1]], left)
+    assert both.shape[1] > left.shape[1]
+
+
+def test_one_statement_goes_with_all_pairs(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pairs = [folder / f"{number}.jpg" for number in (0, 1, 1, 0)]
+    arguments = ["--image", *map(str, pairs), "--statement", "a red ring", "--json", *OPTIONS]
+    assert main(["predict", "nlvr2", "--checkpoint", str(folder / "nlvr2"), *arguments]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert [row["images"] for row in rows] == [[str(it) for it in pairs[:2]], [str(it) for it in pairs[2:]]]
+
+
 @pytest.mark.parametrize(
     ("task", "arguments", "said"),
     [
@@ -129,6 +158,9 @@ def test_a_reason_is_chosen_for_an_answer(folder: Path, tmp_path: Path, capsys: 
         ("vqa", ["--question", "a", "--output", "out.gif"], "--output out.gif"),
         ("vqa", ["--question", "a", "b", "--attention", "out.html"], "--attention: shows one text"),
         ("vqa", ["--question", "a", "--attention", "no/folder/out.html"], "there is no folder"),
+        ("vqa", ["--question", "a", "--attention", "a.html", "b.html"], "vqa reads a text with, 1; got 2"),
+        ("vqa", ["--question", "a", "--statement", "a"], "--statement: does not go with vqa"),
+        ("nlvr2", ["--statement", "a"], "--image: nlvr2 takes photographs in pairs, left and right; got 1"),
     ],
 )
 def test_what_does_not_go_together_is_refused(
@@ -174,9 +206,18 @@ def test_a_broken_photograph_is_named(folder: Path, capsys: pytest.CaptureFixtur
     assert "9.jpg: cannot be used as a photograph" in capsys.readouterr().err
 
 
-def test_a_task_that_pairs_photographs_is_left_to_evaluate(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert status(lambda: predict(folder, "nlvr2", "--question", "a")) == 2
-    assert "vilbert evaluate nlvr2" in " ".join(capsys.readouterr().err.split())
+def test_a_pair_of_photographs_needs_two_pages(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["--statement", "a", "--attention", "out.html"]
+    assert status(lambda: predict(folder, "nlvr2", *arguments, images=2)) == 2
+    assert "nlvr2 reads a text with, 2; got 1" in " ".join(capsys.readouterr().err.split())
+
+
+def test_a_task_without_a_method_is_left_to_evaluate(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delitem(METHODS, "vqa")
+    assert status(lambda: predict(folder, "vqa", "--question", "a")) == 2
+    assert "vilbert evaluate vqa" in " ".join(capsys.readouterr().err.split())
 
 
 def test_options_are_read_without_torch() -> None:
