@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,9 @@ from torch import Tensor
 from model.outputs import ViLBertForTasksOutput
 from pipeline.shards.canonical import encode_json
 from pipeline.shards.errors import RefusedError
-from pipeline.tasks.gqa_files import GqaQuestion, build_gqa_vocabulary, gqa_accuracy, gqa_results, read_gqa
+from pipeline.tasks.gqa_files import GqaQuestion, build_gqa_vocabulary, gqa_results, read_gqa
+from pipeline.tasks.gqa_metrics import FILE as CHOICES
+from pipeline.tasks.gqa_metrics import gqa_figures, read_choices
 from pipeline.tasks.losses import soft_answer_loss
 from pipeline.tasks.registry import TaskFiles
 from pipeline.tasks.task import GivenBoxes, Rows, Shown, Task
@@ -28,10 +31,16 @@ class GqaTask:
     given_boxes: GivenBoxes = "unused"
     metric = "accuracy"
 
-    def __init__(self, name: str, items: Sequence[GqaQuestion], labels: Sequence[str]) -> None:
-        """Take questions, and the answers of the classifier by class."""
+    def __init__(
+        self, name: str, items: Sequence[GqaQuestion], labels: Sequence[str], choices: Path | None = None
+    ) -> None:
+        """Take questions, and the answers of the classifier by class.
+
+        choices: the file of answers that are valid and plausible, which figures read where it is given.
+        """
         self.name = name
         self.items = items
+        self._choices = choices
         self.labels = tuple(labels)
         self.head_sizes: Mapping[str, int] = {"num_gqa_answers": len(self.labels)}
         self._label_of = {answer: label for label, answer in enumerate(self.labels)}
@@ -70,9 +79,10 @@ class GqaTask:
         return [self.labels[best] for best in output.vil_prediction_gqa.argmax(1).tolist()]
 
     def figures(self, answers: Mapping[int, Any]) -> dict[str, float]:
-        """Return accuracy of all questions and by type; nothing where answers are secret."""
+        """Return the official figures; nothing where answers are secret."""
         questions = [self.items[number] for number in sorted(answers)]
-        return gqa_accuracy(questions, {self.items[n].question_id: answer for n, answer in answers.items()})
+        given = {self.items[n].question_id: answer for n, answer in answers.items()}
+        return gqa_figures(questions, given, read_choices(self._choices) if self._choices else None)
 
     def results(self, answers: Mapping[int, Any]) -> bytes:
         """Return the official file of results, JSON: questionId and prediction of each question."""
@@ -85,7 +95,8 @@ def open_task(name: str, files: TaskFiles, split: str, like: Task | None) -> Gqa
     if isinstance(like, GqaTask):
         return GqaTask(name, questions, like.labels)
     if files.labels:
-        return GqaTask(name, questions, files.labels)
+        choices = files.folder / CHOICES.format(split.removesuffix("_all"))
+        return GqaTask(name, questions, files.labels, choices if choices.exists() else None)
     if files.answers is not None:
         return GqaTask(name, questions, load_vocabulary(files.answers))
     if all(question.answer is None for question in questions):

@@ -1,4 +1,4 @@
-"""GQA (Hudson and Manning 2019): the balanced questions, the official accuracy and the file of results.
+"""GQA (Hudson and Manning 2019): the questions and the file of results.
 
 Files as published at cs.stanford.edu/people/dorarad/gqa: one JSON object of questions by id. Answers are compared as
 they stand (`eval.py` beside the files); VQA's normalisation would change some of them, such as `t-shirt`.
@@ -7,20 +7,27 @@ they stand (`eval.py` beside the files); VQA's normalisation would change some o
 from __future__ import annotations
 
 import sys
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from manifests.document import read_document
 from pipeline.shards.errors import RefusedError
 from pipeline.tasks.annotation_files import field, reading
 
-FILE = "{}_balanced_questions.json"
-SPLITS = ("train", "val", "testdev", "test")
+FILES = {
+    "train": "train_balanced_questions.json",
+    "val": "val_balanced_questions.json",
+    "val_all": "val_all_questions.json",
+    "testdev": "testdev_balanced_questions.json",
+    "test": "test_balanced_questions.json",
+}
+"""By split. All questions of val are for the official consistency; the balanced ones are among them."""
 SECRET = "test"  # noqa: S105  # the split without answers
 # Most of a file, and not asked for here: thrown away as it is parsed.
-UNREAD = ("semantic", "semanticStr", "annotations", "entailed", "equivalent", "groups", "fullAnswer")
+UNREAD = ("semanticStr", "annotations", "equivalent", "fullAnswer", "operation", "dependencies", "argument")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -35,21 +42,30 @@ class GqaQuestion:
     """As it is asked."""
     answer: str | None
     """The one right answer; None where it is secret."""
-    answer_type: str
-    """open, or binary where the question names what it chooses from; empty where the file does not say."""
+    kinds: tuple[str, ...] = ()
+    """open, or binary where the question names what it chooses from; then its structural and its semantic type. Empty
+    where the file does not say."""
+    common: bool = False
+    """Whether it asks what things have in common."""
+    group: str | None = None
+    """Questions after the same thing, such as colours."""
+    balanced: bool = True
+    """Whether figures count it."""
+    entailed: tuple[str, ...] = ()
+    """Questions whose answers follow from its own; known in val_all alone."""
 
 
 def read_gqa(folder: Path, split: str) -> list[GqaQuestion]:
-    """Read the balanced questions of a split, train, val, testdev or test, in the order of the file.
+    """Read the questions of a split, one of `FILES`, in the order of the file.
 
     Raises RefusedError naming the file and the question where one is missing or damaged, or has no answer in a split
     that has them.
     """
-    if split not in SPLITS:
-        raise RefusedError(f"split {split}: GQA has {', '.join(SPLITS)}")
-    path = folder / FILE.format(split)
+    if split not in FILES:
+        raise RefusedError(f"split {split}: GQA has {', '.join(FILES)}")
+    path = folder / FILES[split]
     with reading(path):
-        document = read_document(path, (), drop=UNREAD)
+        document = read_document(path, (), drop=(*UNREAD, *(() if split == "val_all" else ("entailed",))))
     if not document:
         raise RefusedError(f"{path}: holds no questions")
     questions = []
@@ -64,18 +80,32 @@ def read_gqa(folder: Path, split: str) -> list[GqaQuestion]:
                 image_id=sys.intern(field(row, "imageId", str, where)),
                 text=sys.intern(field(row, "question", str, where).strip()),
                 answer=None if secret else sys.intern(field(row, "answer", str, where)),
-                answer_type=_answer_type(row.get("types"), where),
+                **_kind(row, where),
             )
         )
     return questions
 
 
-def _answer_type(types: object, where: str) -> str:
-    if types is None:
-        return ""
-    if not isinstance(types, dict):
-        raise RefusedError(f"{where}: types is {types!r:.80}, not an object")
-    return "open" if field(types, "structural", str, where) == "query" else "binary"
+def _kind(row: dict[str, Any], where: str) -> dict[str, Any]:
+    """Return what figures need to know of a question, by the names in `GqaQuestion`."""
+    kind: dict[str, Any] = {"balanced": row.get("isBalanced") is not False}
+    if row.get("types") is not None:
+        types = field(row, "types", dict, where)
+        structural, semantic, detailed = (
+            sys.intern(field(types, name, str, where)) for name in ("structural", "semantic", "detailed")
+        )
+        kind["kinds"] = ("open" if structural == "query" else "binary", structural, semantic)
+        kind["common"] = "Common" in detailed
+    if row.get("groups") is not None:
+        groups = field(row, "groups", dict, where)
+        if groups.get("global") is not None:
+            kind["group"] = sys.intern(field(groups, "global", str, where))
+    if row.get("entailed") is not None:
+        entailed = field(row, "entailed", list, where)
+        if not all(isinstance(number, str) for number in entailed):
+            raise RefusedError(f"{where}: entailed is {entailed!r:.80}, not a list of question ids")
+        kind["entailed"] = tuple(entailed)
+    return kind
 
 
 def build_gqa_vocabulary(questions: Iterable[GqaQuestion], *, least: int = 9) -> tuple[str, ...]:
@@ -87,23 +117,6 @@ def build_gqa_vocabulary(questions: Iterable[GqaQuestion], *, least: int = 9) ->
     counts = Counter(question.answer for question in questions if question.answer is not None)
     frequent = [answer for answer, count in counts.items() if count >= least]
     return tuple(sorted(frequent, key=lambda answer: (-counts[answer], answer)))
-
-
-def gqa_accuracy(questions: Sequence[GqaQuestion], answers: Mapping[str, str]) -> dict[str, float]:
-    """Return the share of answered questions that are answered rightly, of all, of the open and of the binary ones.
-
-    answers: by question id; they are right where they equal the answer letter by letter. Questions whose answer is
-    secret do not count. Shares, not percent, and not rounded.
-    """
-    found: dict[str, list[bool]] = defaultdict(list)
-    for question in questions:
-        if question.answer is None or question.question_id not in answers:
-            continue
-        right = answers[question.question_id] == question.answer
-        found["accuracy"].append(right)
-        if question.answer_type:
-            found[f"accuracy_{question.answer_type}"].append(right)
-    return {name: sum(values) / len(values) for name, values in found.items()}
 
 
 def gqa_results(answers: Mapping[str, str]) -> list[dict[str, str]]:

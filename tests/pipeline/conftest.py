@@ -1,9 +1,9 @@
-"""Samples to store, and the golden data sets."""
+"""Samples to store, the golden data sets, and a Ray to train on."""
 
 from __future__ import annotations
 
 import runpy
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import pytest
 
 from extractors.regions import Regions
 from pipeline.shards.sample import Sample
+from pipeline.train.ray_launch import QUIET
 
 GOLDEN = Path(__file__).parent / "shards" / "golden"
 
@@ -80,3 +81,16 @@ def golden() -> Path:
 def golden_maker() -> dict[str, Any]:
     """Return what golden/make.py defines."""
     return runpy.run_path(str(GOLDEN / "make.py"))
+
+
+@pytest.fixture(scope="module")
+def ray_cluster() -> Iterator[str]:
+    """Start a Ray of two CPUs once for all runs of a module, and return its address."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in {**QUIET, "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}.items():
+            patch.setenv(name, value)
+        import ray
+
+        session = ray.init(address="local", num_cpus=2, include_dashboard=False, logging_level="ERROR")
+        yield session.address_info["address"]
+        ray.shutdown()

@@ -26,8 +26,7 @@ SIZES: dict[str, Any] = {
 def test_the_answers_of_gqa_begin_with_their_shares() -> None:
     answers = ["yes", "yes", "yes", "no", None, "cat"]
     questions = [
-        GqaQuestion(question_id=str(n), image_id="1", text="what", answer=answer, answer_type="open")
-        for n, answer in enumerate(answers)
+        GqaQuestion(question_id=str(n), image_id="1", text="what", answer=answer) for n, answer in enumerate(answers)
     ]
     model = build_task_model(ViLBertConfig(**SIZES, num_gqa_answers=3), seed=0)
     begin_with_prior(model, GqaTask("gqa", questions, ["yes", "no", "never"]))

@@ -27,10 +27,7 @@ from .small_tasks import FOLDERS, finetune_arguments
 def gqa(answers: Sequence[str | None], labels: Sequence[str]) -> GqaTask:
     return GqaTask(
         "gqa",
-        [
-            GqaQuestion(question_id=str(n), image_id="1", text="what", answer=answer, answer_type="open")
-            for n, answer in enumerate(answers)
-        ],
+        [GqaQuestion(question_id=str(n), image_id="1", text="what", answer=answer) for n, answer in enumerate(answers)],
         labels,
     )
 

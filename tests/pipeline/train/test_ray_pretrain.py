@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,6 @@ import pytest
 
 from pipeline.cli import main
 from pipeline.train.journal import read_journal
-from pipeline.train.ray_launch import QUIET
 from pipeline.train.run_folder import writing
 
 from .tiny_runs import WITHOUT_DROPOUT, journal, pretrain_arguments
@@ -25,19 +24,6 @@ from .tiny_runs import WITHOUT_DROPOUT, journal, pretrain_arguments
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 STEPS = 150
-
-
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[str]:
-    """Start Ray once for all runs here, and return its address."""
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in {**QUIET, "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}.items():
-            patch.setenv(name, value)
-        import ray
-
-        session = ray.init(address="local", num_cpus=2, include_dashboard=False, logging_level="ERROR")
-        yield session.address_info["address"]
-        ray.shutdown()
 
 
 @pytest.fixture(scope="module")
@@ -81,11 +67,11 @@ def other_worker(run: Path) -> int:
 
 
 def test_killed_and_interrupted_a_group_of_two_is_the_undisturbed_process(
-    data: Path, tmp_path: Path, cluster: str
+    data: Path, tmp_path: Path, ray_cluster: str
 ) -> None:
     """Seven pairs for two ranks; each rank is killed once, then the command itself is interrupted."""
     alone, both = tmp_path / "alone", tmp_path / "both"
-    command = arguments(data, both, "--workers", "2", "--ray-address", cluster)
+    command = arguments(data, both, "--workers", "2", "--ray-address", ray_cluster)
     process = start(command)
     wait_for_step(both, 10, process)
     os.kill(other_worker(both), signal.SIGKILL)
@@ -122,11 +108,11 @@ def assert_same_losses(run: Path, other: Path) -> None:
 
 
 def test_a_loss_that_is_no_number_comes_out_as_it_is_and_is_not_tried_again(
-    data: Path, tmp_path: Path, cluster: str
+    data: Path, tmp_path: Path, ray_cluster: str
 ) -> None:
     run = tmp_path / "run"
     options = ["--learning-rate", "1e30", "--warmup", "0", "--clip", "0"]
-    process = start(arguments(data, run, *options, "--workers", "2", "--ray-address", cluster))
+    process = start(arguments(data, run, *options, "--workers", "2", "--ray-address", ray_cluster))
     _, said = process.communicate(timeout=120)
     assert process.returncode == 1, said
     assert "vilbert pretrain: step 1: a loss or gradient is no finite number" in said

@@ -1,0 +1,101 @@
+"""GQA's official figures: accuracy, consistency, validity, plausibility and distribution.
+
+Source: eval.py of gqadataset.org, whose accuracy by numbers of words and steps and whose grounding are left out.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from manifests.document import read_document
+from pipeline.shards.errors import RefusedError
+from pipeline.tasks.annotation_files import reading
+from pipeline.tasks.gqa_files import GqaQuestion
+
+FILE = "{}_choices.json"
+COMMON = frozenset(("color", "material", "shape"))
+"""What a question for something in common may be answered by, whatever its choices say."""
+
+
+class Choices(NamedTuple):
+    """Answers that a question may be given."""
+
+    valid: frozenset[str]
+    """Of the right kind: a colour where a colour is asked for."""
+    plausible: frozenset[str]
+    """Such as are met with in the world."""
+
+
+def read_choices(path: Path) -> dict[str, Choices]:
+    """Return the choices of questions by id, from a file as published; RefusedError naming what is wrong in it."""
+    with reading(path):
+        document = read_document(path, ())
+    same: dict[frozenset[str], frozenset[str]] = {}
+
+    def answers(row: Any, name: str, where: str) -> frozenset[str]:
+        found = row.get(name) if isinstance(row, dict) else None
+        if not isinstance(found, list) or not all(isinstance(it, str) for it in found):
+            raise RefusedError(f"{where}: has no list of answers under {name!r}; is this the published file?")
+        return same.setdefault(frozenset(found), frozenset(found))
+
+    choices = {}
+    while document:  # the lists take gigabytes; each is let go once it is a set
+        number, row = document.popitem()
+        where = f"{path}: question {number}"
+        choices[number] = Choices(answers(row, "valid", where), answers(row, "plausible", where))
+    return choices
+
+
+def gqa_figures(
+    questions: Sequence[GqaQuestion], answers: Mapping[str, str], choices: Mapping[str, Choices] | None = None
+) -> dict[str, float]:
+    """Return the figures of the balanced questions that are answered and whose answer is known.
+
+    answers: by question id; right where they equal the answer letter by letter. choices: those of the questions, where
+    validity and plausibility are wanted. All are shares, but distribution, a chi-square statistic over the groups of
+    questions, divided by 100, of which less is better.
+
+    `accuracy` is of all, of the open and the binary ones, and by structural and semantic type. `consistency` is the
+    share of right answers among the questions that a rightly answered one entails, where these were asked: most are
+    questions that are not balanced. A figure of nothing is left out. Raises RefusedError where a question has no
+    choices.
+    """
+    by_id = {question.question_id: question for question in questions if question.answer is not None}
+    right = {number: answers[number] == question.answer for number, question in by_id.items() if number in answers}
+    found: dict[str, list[float]] = defaultdict(list)
+    gold: dict[str, Counter[str]] = defaultdict(Counter)
+    predicted: dict[str, Counter[str]] = defaultdict(Counter)
+    for number, hit in right.items():
+        question, answer = by_id[number], answers[number]
+        if not question.balanced:
+            continue
+        for name in ("accuracy", *(f"accuracy_{kind}" for kind in question.kinds)):
+            found[name].append(hit)
+        entailed = [right[other] for other in question.entailed if other != number and other in right]
+        if hit and entailed:
+            found["consistency"].append(sum(entailed) / len(entailed))
+        if choices is not None:
+            if number not in choices:
+                raise RefusedError(f"question {number} has no choices; is the file that of another split?")
+            for name, fitting in choices[number]._asdict().items():
+                found[NAMES[name]].append(answer in (COMMON if question.common else fitting))
+        if question.group is not None and question.answer is not None:
+            gold[question.group][question.answer] += 1
+            predicted[question.group][answer] += 1
+    figures = {name: sum(values) / len(values) for name, values in found.items()}
+    return figures | ({"distribution": _distribution(gold, predicted)} if gold else {})
+
+
+NAMES = {"valid": "validity", "plausible": "plausibility"}
+
+
+def _distribution(gold: Mapping[str, Counter[str]], predicted: Mapping[str, Counter[str]]) -> float:
+    """Return the chi-square statistic of each group's answers, averaged by the groups' sizes, divided by 100."""
+    total = 0.0
+    for group, counts in gold.items():
+        off = sum((predicted[group][answer] - count) ** 2 / count for answer, count in counts.items())
+        total += off * counts.total()
+    return total / sum(counts.total() for counts in gold.values()) / 100
