@@ -84,12 +84,13 @@ class DoneShards:
         self._saved = time.monotonic()
 
 
-def find_done(folder: Folder, info: DatasetInfo) -> DoneShards:
+def find_done(folder: Folder, info: DatasetInfo, *, sweep: bool = False) -> DoneShards:
     """List the folder and return which shards of the plan are done. No file of samples is read.
 
-    Raises UnsupportedFormatError where a newer version wrote a record: it must not be overwritten.
+    sweep: delete on the way what killed runs left unfinished; only while no other process writes there. Raises
+    UnsupportedFormatError where a newer version wrote a record: it must not be overwritten.
     """
-    record_bytes, data_bytes, present = list_files(folder, info)
+    record_bytes, data_bytes, present = list_files(folder, info, sweep=sweep)
     noted = _read_noted(folder, info.shards)
     same = present & (noted[:, _RECORD] == record_bytes) & (noted[:, _DATA] == data_bytes)
     known = np.where(same[:, None], noted, -1)
@@ -100,14 +101,16 @@ def find_done(folder: Folder, info: DatasetInfo) -> DoneShards:
     return DoneShards(folder, known, changed=not np.array_equal(known, noted))
 
 
-def list_files(folder: Folder, info: DatasetInfo) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.bool_]]:
+def list_files(
+    folder: Folder, info: DatasetInfo, *, sweep: bool = False
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.bool_]]:
     """Return by shard the bytes of its record and of its samples, -1 where there are none, and if all files are there.
 
     Each int64 [shards] and bool [shards].
     """
     kinds = {kind: np.full(info.shards, -1, np.int64) for kind in ("json", info.storage, "jsonl")}
     for under in (SHARDS_FOLDER, FAILURES_FOLDER):
-        for name, size in folder.entries(under):
+        for name, size in folder.entries(under, sweep=sweep):
             number, _, kind = name.partition(".")
             if kind in kinds and size is not None and number.isdecimal() and int(number) < info.shards:
                 kinds[kind][int(number)] = size

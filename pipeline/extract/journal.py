@@ -1,6 +1,6 @@
 """A shard's journal: which rows are in hand right now, so that whoever comes after a crash knows whom to suspect.
 
-    shards/.000003.journal.tmp      lines of ATTEMPT EVENT ROW ROW …
+    .journals/000003.journal        lines of ATTEMPT EVENT ROW ROW …
 
     7f3a90c1 begin
     7f3a90c1 decode 3001            the row is being read and decoded
@@ -34,12 +34,12 @@ from types import TracebackType
 from typing import Self
 
 from pipeline.extract.stopped import DeviceLostError
-from pipeline.shards.layout import SHARDS_FOLDER, shard_name
+from pipeline.shards.layout import JOURNALS_FOLDER, shard_name
 
 _LINE = re.compile(
     rb"([0-9a-f]{8}|--------) (begin|decode|decoded|detect|detected|alone|passed|stalled|ended)((?: \d{1,12})*)"
 )
-_NAME = re.compile(r"\.(\d{6,})\.journal\.tmp")
+_NAME = re.compile(r"(\d{6,})\.journal")
 _MOST_BYTES = 64 << 20
 """Of a journal that is read: of a shard of a million rows. What is behind it is passed over."""
 
@@ -108,9 +108,9 @@ def _note(attempt: Attempt, event: bytes, rows: list[int]) -> None:
 
 
 def journal_folder(place: Path | str) -> Path:
-    """Return the folder of a data set's journals: beside its shards, or where it is behind a URL, on this machine."""
+    """Return the folder of a data set's journals: inside its own, or where it is behind a URL, on this machine."""
     if isinstance(place, Path):
-        return place / SHARDS_FOLDER
+        return place / JOURNALS_FOLDER
     name = hashlib.sha256(place.encode()).hexdigest()[:16]
     return Path(tempfile.gettempdir()) / f"vilbert-journals-{os.getuid()}" / name
 
@@ -121,14 +121,22 @@ def log_folder(place: Path | str) -> Path:
 
 
 def journal_path(folder: Path, shard: int) -> Path:
-    """Return the path of a shard's journal. A reader of the data set sees a writer's temporary file."""
-    return folder / f".{shard_name(shard)}.journal.tmp"
+    """Return the path of a shard's journal."""
+    return folder / f"{shard_name(shard)}.journal"
 
 
 def journals(folder: Path) -> dict[int, Path]:
     """Return the journals there are, by shard."""
-    found = ((_NAME.fullmatch(path.name), path) for path in folder.glob(".*.journal.tmp"))
+    found = ((_NAME.fullmatch(path.name), path) for path in folder.glob("*.journal"))
     return {int(match[1]): path for match, path in found if match}
+
+
+def remove_journals(folder: Path) -> None:
+    """Delete all journals and their folder: the data set is complete."""
+    for path in journals(folder).values():
+        path.unlink(missing_ok=True)
+    with contextlib.suppress(OSError):  # it was never there
+        folder.rmdir()
 
 
 def read_journal(path: Path) -> bytes:

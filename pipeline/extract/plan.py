@@ -9,7 +9,6 @@ import dataclasses
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 from manifests.manifest import Manifest
@@ -22,7 +21,7 @@ from pipeline.shards.atomic import is_temporary
 from pipeline.shards.dataset import DatasetInfo, Tally, Totals, encode_dataset, fingerprint_digest, read_info
 from pipeline.shards.errors import FingerprintError, RefusedError, ShardError
 from pipeline.shards.folder import Folder
-from pipeline.shards.layout import DATASET_FILE
+from pipeline.shards.layout import DATASET_FILE, JOURNALS_FOLDER
 from pipeline.shards.lease import LEASE_FOLDER
 from pipeline.shards.lock import LOCK_FILE
 from pipeline.shards.sample import describe_fields
@@ -67,8 +66,8 @@ def refuse_strangers(folder: Folder) -> None:
     if DATASET_FILE in names:
         return
     # A run that was killed before dataset.json was there leaves its lock, and perhaps the file half written.
-    files = (LOCK_FILE, LEASE_FOLDER, DONE_FILE, RUN_FILE, LOG_FILE)
-    ours = {name for name in names if name in files or is_temporary(Path(name))}
+    own = (LOCK_FILE, LEASE_FOLDER, DONE_FILE, RUN_FILE, LOG_FILE, JOURNALS_FOLDER)
+    ours = {name for name in names if name in own or is_temporary(name)}
     if strangers := sorted(names - ours):
         raise RefusedError(
             f"--output {folder.name}: holds {', '.join(strangers[:3])} but no {DATASET_FILE}; choose an empty folder"

@@ -13,7 +13,7 @@ from threading import Event
 from manifests.manifest import Manifest
 from pipeline.extract.crew import Crew, Handle
 from pipeline.extract.done import DoneShards, find_done
-from pipeline.extract.journal import journal_folder, journals, log_folder
+from pipeline.extract.journal import journal_folder, journals, log_folder, remove_journals
 from pipeline.extract.plan import (
     begin_dataset,
     check_alike,
@@ -76,7 +76,6 @@ def write_dataset(settings: ExtractSettings, hung: Event) -> int:
             with disk_errors(folder):
                 make_folder(folder)
                 stack.enter_context(folder.exclusive_writer())
-            folder.sweep()  # of a run that was killed
             stack.callback(folder.sweep)  # of workers that were killed
             begins = settings.retry_failed is not None or not is_complete(folder)
             with starting(folder) if begins else nullcontext():
@@ -85,8 +84,7 @@ def write_dataset(settings: ExtractSettings, hung: Event) -> int:
             hurry()  # a store that is away is not waited for
             logger.warning("interrupted: %s done and stay; run the same command again to go on", what_is_done(folder))
             return 130
-        for journal in journals(journal_folder(settings.output)).values():
-            journal.unlink(missing_ok=True)
+        remove_journals(journal_folder(settings.output))
     return summarise(settings, info)
 
 
@@ -106,7 +104,7 @@ def write_pending_shards(
         planned = plan_dataset(settings, manifest, description)
         with disk_errors(folder):
             begin_dataset(folder, planned)
-        done = find_done(folder, planned)
+        done = find_done(folder, planned, sweep=True)
         stack.callback(done.save)
         retries = choose_retries(settings, folder, planned, done)
         stack.callback(retries.save)

@@ -61,9 +61,9 @@ def temporary_path(path: Path) -> Path:
     return path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
 
 
-def is_temporary(path: Path) -> bool:
-    """Say whether a file has a name that `temporary_path` gives."""
-    return _TEMPORARY_NAME.fullmatch(path.name) is not None
+def is_temporary(name: str) -> bool:
+    """Say whether a file's name is one that `temporary_path` gives."""
+    return _TEMPORARY_NAME.fullmatch(name) is not None
 
 
 def fsync_dir(directory: Path) -> None:
@@ -96,7 +96,7 @@ def sweep_temporary(directory: Path) -> list[Path]:
     Call it while no other process writes there: a live writer's temporary file looks the same.
     """
     folders = (directory, directory / SHARDS_FOLDER, directory / FAILURES_FOLDER)
-    stale = sorted(path for folder in folders for path in folder.glob(".*.tmp") if is_temporary(path))
+    stale = sorted(path for folder in folders for path in folder.glob(".*.tmp") if is_temporary(path.name))
     for path in stale:
         path.unlink(missing_ok=True)
     return stale

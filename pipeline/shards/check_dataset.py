@@ -21,6 +21,7 @@ from pipeline.shards.folder import Folder
 from pipeline.shards.layout import (
     DATASET_FILE,
     FAILURES_FOLDER,
+    JOURNALS_FOLDER,
     SHARDS_FOLDER,
     data_path,
     record_path,
@@ -60,7 +61,7 @@ def check_files(folder: Folder, info: DatasetInfo) -> Iterator[Finding]:
     for under in ("", SHARDS_FOLDER, FAILURES_FOLDER):
         for name, size in sorted(folder.entries(under)):
             where = f"{under}/{name}" if under else name
-            if name.startswith(".") and name.endswith(".tmp"):
+            if name == JOURNALS_FOLDER or (name.startswith(".") and name.endswith(".tmp")):
                 if info.complete:
                     what = "a killed run left it behind"
                     yield Finding(code="leftover", where=where, what=what, remedy="delete it, nothing needs it")

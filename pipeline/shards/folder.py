@@ -17,7 +17,7 @@ from typing import Protocol
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
-from pipeline.shards.atomic import sweep_temporary, write_atomic
+from pipeline.shards.atomic import is_temporary, sweep_temporary, write_atomic
 from pipeline.shards.errors import RefusedError
 from pipeline.shards.lock import exclusive_writer
 from pipeline.shards.urls import is_remote
@@ -40,8 +40,11 @@ class Folder(Protocol):
     def make(self) -> None:
         """Make the folder where there is none; RefusedError where it cannot be one."""
 
-    def entries(self, under: str) -> Iterator[tuple[str, int | None]]:
-        """Yield (name, bytes) of what lies in a folder inside, None for what is no file."""
+    def entries(self, under: str, *, sweep: bool = False) -> Iterator[tuple[str, int | None]]:
+        """Yield (name, bytes) of what lies in a folder inside, None for what is no file.
+
+        sweep: delete what killed runs left unfinished there, as `sweep` does in all.
+        """
 
     def local(self, names: Sequence[str]) -> AbstractContextManager[Path]:
         """Give a folder of this machine that holds those of the named files that exist, at the same names."""
@@ -84,14 +87,17 @@ class LocalFolder:
             raise RefusedError(f"--output {self.path}: is a file; name a folder")
         self.path.mkdir(parents=True, exist_ok=True)
 
-    def entries(self, under: str) -> Iterator[tuple[str, int | None]]:
-        """Yield (name, bytes) of what lies in a folder inside, None for what is no file."""
+    def entries(self, under: str, *, sweep: bool = False) -> Iterator[tuple[str, int | None]]:
+        """Yield (name, bytes) of what lies in a folder inside, None for what is no file; delete temporary files."""
         try:
             found = os.scandir(self.path / under)
         except FileNotFoundError:
             return
         with found:
             for entry in found:
+                if sweep and is_temporary(entry.name):
+                    Path(entry.path).unlink(missing_ok=True)
+                    continue
                 size = None
                 with contextlib.suppress(FileNotFoundError):  # deleted meanwhile, or a link to nowhere
                     status = entry.stat()

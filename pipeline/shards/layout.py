@@ -15,6 +15,7 @@ StorageFormat = Literal["tar", "lmdb"]
 
 SHARDS_FOLDER = "shards"
 FAILURES_FOLDER = "failures"
+JOURNALS_FOLDER = ".journals"
 DATASET_FILE = "dataset.json"
 
 

@@ -42,7 +42,7 @@ class RemoteFolder:
             raise RefusedError(f"--output {self.name}: a web server takes no files; name a folder or s3://…")
         self._open("")
 
-    def entries(self, under: str) -> Iterator[tuple[str, int | None]]:
+    def entries(self, under: str, *, sweep: bool = False) -> Iterator[tuple[str, int | None]]:
         """Yield (name, bytes) of what lies in a folder inside, None for a folder; nothing where there is no such."""
         file_system, path = self._open(under)
         try:

@@ -242,7 +242,7 @@ def sweep(run: Path) -> list[Path]:
     for _, path in _named(run):
         if path.name.endswith(".replaced"):
             _settle(path.with_suffix(""))
-    stale = sorted(path for path in (run / FOLDER).glob(".*.tmp") if is_temporary(path))
+    stale = sorted(path for path in (run / FOLDER).glob(".*.tmp") if is_temporary(path.name))
     for path in stale:
         shutil.rmtree(path)
     return stale

@@ -45,7 +45,7 @@ def assert_neighbours_are_kept(output: Path, without_poison: Path, reason: str) 
     assert failures(output) == {**failures(without_poison), POISON: reason}
     for shard in ("000000.tar", "000001.tar"):
         assert (output / "shards" / shard).read_bytes() == (without_poison / "shards" / shard).read_bytes()
-    assert not list(output.rglob("*.journal.tmp"))
+    assert not list(output.rglob("*.journal"))
     assert main(["verify", str(output), "--deep"]) == 0
 
 

@@ -224,7 +224,7 @@ class ListedFolder:
     def __init__(self, shards: int, notes: Path) -> None:
         self._shards, self._notes = shards, notes
 
-    def entries(self, under: str) -> Iterator[tuple[str, int | None]]:
+    def entries(self, under: str, *, sweep: bool = False) -> Iterator[tuple[str, int | None]]:
         for kind in ("json", "tar") if under == "shards" else ("jsonl",):
             yield from ((f"{shard:06}.{kind}", 1000 + shard % 7) for shard in range(self._shards))
 

@@ -46,7 +46,7 @@ def test_a_worker_stuck_in_native_code_is_left_behind(
     assert status == 130, messages
     assert time.monotonic() - begun < 20
     assert "run the same command again to go on" in messages
-    assert not list(output.rglob("*.journal.tmp"))  # the image is not to blame for an operator's impatience
+    assert not list(output.rglob("*.journal"))  # the image is not to blame for an operator's impatience
     assert main(["extract", *arguments(manifest, output, "--backend", "local")]) == 0
     assert contents(output) == contents(undisturbed)
 

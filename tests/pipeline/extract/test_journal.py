@@ -7,7 +7,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.extract.journal import Attempt, Journal, journal_path, journals, mark_stalled, parse_journal, read_journal
+from pipeline.extract.journal import (
+    Attempt,
+    Journal,
+    journal_folder,
+    journal_path,
+    journals,
+    mark_stalled,
+    parse_journal,
+    read_journal,
+)
 from pipeline.extract.run import extract
 from pipeline.extract.settings import ExtractSettings
 from pipeline.extract.suspects import DEATHS, DEATHS_ALONE, MOST_BLAMED, judge, require_sound
@@ -54,9 +63,9 @@ def test_an_attempt_that_ends_in_order_blames_nobody_and_leaves_nothing(tmp_path
 
 def test_a_journal_that_cannot_be_written_costs_nothing(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
-    with Journal(tmp_path / "file" / ".000000.journal.tmp") as journal:
+    with Journal(tmp_path / "file" / "000000.journal") as journal:
         journal.note("decode", [100])
-    assert read_journal(tmp_path / "file" / ".000000.journal.tmp") == b""
+    assert read_journal(tmp_path / "file" / "000000.journal") == b""
 
 
 def test_a_torn_line_costs_that_line(tmp_path: Path) -> None:
@@ -157,10 +166,11 @@ def test_a_stall_is_of_the_last_attempt(tmp_path: Path) -> None:
 def test_a_damaged_journal_changes_no_byte_of_a_shard(settings_for: Callable[..., ExtractSettings]) -> None:
     undisturbed, settings = settings_for("undisturbed"), settings_for("damaged")
     assert extract(undisturbed) == 0
-    folder = settings.output / "shards"
+    folder = journal_folder(settings.output)
     assert extract(settings_for("damaged")) == 0
+    folder.mkdir()
     for shard in range(3):
-        (folder / f"{shard:06d}.json").unlink()
+        (settings.output / f"shards/{shard:06d}.json").unlink()
     journal_path(folder, 0).write_bytes(b"\x00\xff garbage decode 3\n" * 50)
     journal_path(folder, 1).write_bytes(b"\n12345678 begin\n12345678 decode 6\n12345678 dec")
     journal_path(folder, 2).write_bytes(b"\n12345678 begin\n12345678 alone 12\n" * 9)  # one attempt, repeated
@@ -174,7 +184,8 @@ def test_the_journal_that_the_driver_hands_over_takes_the_place_of_the_one_here(
     """On another machine's disk there may be one of before a row was to be tried again."""
     settings = settings_for("features", limit=5)
     assert extract(settings) == 0
-    path = journal_path(settings.output / "shards", 0)
+    path = journal_path(journal_folder(settings.output), 0)
+    path.parent.mkdir()
     lines = ["detect 1 2", "alone 1", "alone 1"]
     old = "".join(f"{number:08x} begin\n{number:08x} {line}\n" for number, line in enumerate(lines)).encode()
     worker = Worker(settings)

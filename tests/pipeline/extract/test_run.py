@@ -22,6 +22,7 @@ from manifests.manifest import Manifest
 from pipeline.cli import main
 from pipeline.extract import worker as worker_module
 from pipeline.extract.run import extract
+from pipeline.extract.schedule import Schedule
 from pipeline.extract.settings import ExtractSettings
 from pipeline.shards.dataset import read_dataset
 from pipeline.shards.errors import FingerprintError, LockedError, RefusedError, ShardError
@@ -154,6 +155,32 @@ def test_lost_and_cut_shards_are_made_again_with_the_same_bytes(undisturbed: Pat
     (shards / "000002.tar").write_bytes((shards / "000002.tar").read_bytes()[:-1])
     (settings.output / "failures" / "000004.jsonl").unlink()
     (shards / ".000003.tar.1.00000000.tmp").write_bytes(b"left by a killed run")
+    assert extract(settings) == 0
+    assert contents(settings.output) == contents(undisturbed)
+
+
+def test_a_resumed_run_lists_its_shards_once_and_sweeps_on_the_way(
+    undisturbed: Path, settings_for: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = settings_for("run")
+    shutil.copytree(undisturbed, settings.output)
+    (settings.output / "shards/000001.json").unlink()
+    left = settings.output / "shards/.000001.tar.7.00abcdef.tmp"
+    left.write_text("half")
+    listed: list[str] = []
+    scandir, work = os.scandir, Schedule.run
+
+    def counted(path: str) -> object:
+        listed.append(Path(path).name)
+        return scandir(path)
+
+    def starts(schedule: Schedule) -> object:
+        assert listed.count("shards") == listed.count("failures") == 1
+        assert not left.exists()
+        return work(schedule)
+
+    monkeypatch.setattr("os.scandir", counted)
+    monkeypatch.setattr(Schedule, "run", starts)
     assert extract(settings) == 0
     assert contents(settings.output) == contents(undisturbed)
 
