@@ -83,12 +83,12 @@ def question(output: Path) -> list[str]:
     photograph = shapes / "val2014" / f"COCO_val2014_{asked['image_id']:012}.jpg"
     return [
         *("predict", "vqa", "--checkpoint", str(output / "vqa"), "--image", str(photograph)),
-        *("--question", asked["question"], *DETECTOR),
+        *("--question", asked["question"]),
     ]
 
 
 DETECTOR = ("--detector", "shapes", "--boxes", "2-20", "--confidence", "0.5", "--nms", "0.3")
-"""What finds the regions, the same for training and for use."""
+"""What finds the regions; the commands behind it know it from the data set."""
 
 
 def commands(output: Path, scenes: int) -> list[list[str]]:
@@ -117,6 +117,6 @@ def commands(output: Path, scenes: int) -> list[list[str]]:
         ["evaluate", "vqa", *questions, "--checkpoint", vqa, "--blind", "--output", blind],
         [
             *("report", *questions, "--checkpoint", vqa, "--results", results, "--blind-results", blind),
-            *("--pretrained", pretrained, *DETECTOR, "--output", str(output / "report.html")),
+            *("--pretrained", pretrained, "--output", str(output / "report.html")),
         ],
     ]

@@ -1,6 +1,6 @@
 """Ask a fine-tuned model about photographs: detector, tokenizer and model together, in one call.
 
-    predictor = Predictor.load(Path("runs/vqa"), detector=DetectorSettings(), selection=SelectionSettings())
+    predictor = Predictor.load(Path("runs/vqa"))
     predictor.answer([Path("photo.jpg")], ["what colour is the cat?"])[0][0].answer
 
 Every method takes any number of photographs and texts and works through them in batches, so that memory is bounded by
@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from extractors.extractor import DetectorSettings, ExtractorSettings, build_extractor
+from extractors.extractor import DetectorSettings, build_extractor
 from extractors.regions import Regions
 from extractors.selection import SelectionSettings
 from model.tasks import ViLBertForTasks
@@ -36,7 +36,7 @@ from pipeline.tasks.retrieval_plan import ScoreSettings
 from pipeline.tasks.retrieval_scores import ImagePool, ImageTensors, score_pairs
 from pipeline.tasks.snli_ve_files import LABELS
 from pipeline.tasks.task_card import TaskCard, read_task_card
-from pipeline.tasks.trained_detector import warn_of_another_detector
+from pipeline.tasks.trained_detector import choose_extractor, warn_of_another_detector
 from pipeline.tasks.trained_folder import load_its_tokenizer, load_model, trained_folder
 from pipeline.train.distributed import own_device
 
@@ -76,23 +76,25 @@ class Predictor:
         checkpoint: Path,
         *,
         task: str | None = None,
-        detector: DetectorSettings,
-        selection: SelectionSettings,
+        detector: DetectorSettings | None = None,
+        selection: SelectionSettings | None = None,
         device: Literal["auto", "cpu", "cuda"] = "auto",
         batch_size: int = 32,
     ) -> Predictor:
         """Load a model and build its detector.
 
         checkpoint: a run of `vilbert finetune`, its final/, or one of its checkpoints/. task: which of its tasks, where
-        it was trained for several. detector, selection: those that the features of its training were extracted with;
-        where the run knows of others, that is logged as a warning. device: the model's. batch_size: texts, or
-        photographs, at a time. Raises RefusedError where there is no such model or the detector's features are not of
-        its width, ExtractorError where the detector cannot be built.
+        it was trained for several. detector, selection: those that the features of its training were extracted with,
+        which the run knows while its data set is where it was; if it knows of others, that is logged as a warning.
+        device: the model's, and a detector's that is not given. batch_size: texts, or photographs, at a time.
+        Raises RefusedError where there is no such model or the detector's features are not of its width,
+        ExtractorError where the detector cannot be built.
         """
         folder = trained_folder(checkpoint)
         card = read_task_card(folder.card, task)
         on = own_device(device)
-        extractor = build_extractor(ExtractorSettings(detector=detector, selection=selection))
+        chosen = choose_extractor(folder.run, detector, selection, device=device)
+        extractor = build_extractor(chosen)
         try:
             model, tokenizer = load_model(ViLBertForTasks, folder, on), load_its_tokenizer(folder)
         except OSError as error:
@@ -102,7 +104,7 @@ class Predictor:
         if extractor.feature_dim != model.config.v_feature_size:
             raise RefusedError(
                 f"{folder.model}: takes features of {model.config.v_feature_size} channels and --detector "
-                f"{detector.detector} gives {extractor.feature_dim}; give the detector that it was trained with"
+                f"{chosen.detector.detector} gives {extractor.feature_dim}; give the detector that it was trained with"
             )
         warn_of_another_detector(folder.run, extractor.fingerprint())
         trained = Trained(model, tokenizer, card, folder.model, on)

@@ -15,7 +15,8 @@ from extractors.selection import SelectionSettings
 class ReportSettings:
     """Put a model that was fine-tuned on VQA on one page: scores, photographs with its answers, attention, curves.
 
-    Give the detector and selection that the model's training features were extracted with.
+    Detector and selection are by default those that the features of the model's training were extracted with, as long
+    as that data set is where it was.
     """
 
     data: Positional[Path]

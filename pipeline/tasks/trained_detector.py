@@ -1,4 +1,4 @@
-"""Is this the detector whose regions a model was trained on? With another one's it answers at random, and says nothing.
+"""Which detector a model was trained on the regions of. With another one's it answers at random, and says nothing.
 
 A run knows its data sets by a hash, and each data set, in dataset.json, what its regions depend on. Where the data set
 is no longer at its place, the hash is compared with those that this detector gives at the usual settings.
@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from extractors.decode import DecodeSettings
+from extractors.extractor import DetectorSettings, ExtractorSettings
+from extractors.selection import SelectionSettings
 from pipeline.extract.plan import differences
 from pipeline.shards.dataset import fingerprint_digest, read_dataset
-from pipeline.shards.errors import ShardError
+from pipeline.shards.errors import RefusedError, ShardError
 from pipeline.shards.sample import FORMAT
 from pipeline.tasks.photographs import DETECTOR_BATCH
 from pipeline.train.run_folder import read_run
@@ -23,6 +25,49 @@ from pipeline.train.run_folder import read_run
 logger = logging.getLogger(__name__)
 
 MOST_THREADS = 16
+
+
+def given(
+    detector: DetectorSettings, selection: SelectionSettings
+) -> tuple[DetectorSettings | None, SelectionSettings | None]:
+    """Return a command's settings of a detector; None for those that nobody chose, whose --device may be chosen yet."""
+    chosen = replace(detector, device="auto", seed=0) != DetectorSettings()
+    return detector if chosen else None, selection if selection != SelectionSettings() else None
+
+
+def choose_extractor(
+    run: Path, detector: DetectorSettings | None, selection: SelectionSettings | None, *, device: Any
+) -> ExtractorSettings:
+    """Return settings of a detector: given ones, else those of the run in this folder, else the usual ones.
+
+    A run has them of the first of its data sets that is still where it was; of weights that are not the detector's own
+    it knows the hash alone, and `warn_of_another_detector` says so. device: of a detector that is not given. Raises
+    RefusedError for a run on regions of detectron2, whose config file nobody but the caller has.
+    """
+    made_by: Mapping[str, Any] = {}
+    for data in (read_run(run) or {}).get("data", []):
+        path = str(data.get("path"))
+        if found := extractor_of(path, str(data.get("fingerprint"))):
+            made_by = found
+            break
+    if selection is None:
+        selection = SelectionSettings(**made_by.get("selection", {}))
+    if detector is None and made_by.get("extractor") == "detectron2":
+        raise RefusedError(
+            f"{path}, which the model was trained on, was extracted with detectron2; give --detector detectron2 and "
+            "its --config-file and --weights"
+        )
+    if detector is None:
+        same = ("feature_layer", "precision", "top_classes")
+        detector = DetectorSettings(
+            detector=made_by.get("extractor", DetectorSettings().detector),
+            device=device,
+            **{name: made_by[name] for name in same if name in made_by},
+            **({"torchvision_model": made_by["model"].removeprefix("fasterrcnn_")} if "model" in made_by else {}),
+        )
+        if made_by:
+            logger.info("detector as for %s: %s, boxes %s", path, detector.detector, selection.boxes)
+    return ExtractorSettings(detector=detector, selection=selection)
 
 
 def warn_of_another_detector(run: Path, facts: Mapping[str, Any]) -> None:

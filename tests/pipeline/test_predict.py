@@ -20,17 +20,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from extractors.extractor import DetectorSettings, ExtractorSettings
 from extractors.selection import SelectionSettings
 from pipeline.cli import main
 from pipeline.predict import Predictor
+from pipeline.shards.canonical import encode_json
 from pipeline.shards.dataset import fingerprint_digest, read_dataset
 from pipeline.shards.errors import RefusedError
 from pipeline.tasks.asking import Row, paired
 from pipeline.tasks.generation_settings import GenerationSettings
 from pipeline.tasks.refer_files import read_refer
-from pipeline.tasks.trained_detector import usual_fingerprints
+from pipeline.tasks.trained_detector import choose_extractor, usual_fingerprints
 
-from .tasks.tiny_predictor import DETECTOR, OPTIONS, load, write_features, write_model, write_scenes
+from .tasks.tiny_predictor import DETECTOR, OPTIONS, SELECTION, load, write_features, write_model, write_scenes
 
 QUESTIONS = ["what colour is the ring", "is the small star left of the circle", "a red heart"]
 
@@ -375,6 +377,55 @@ class TestWhichDetector:
         load(self.run(tmp_path, {"path": "gone", "fingerprint": fingerprint_digest({"other": 1})}))
         (said,) = self.warnings(caplog)
         assert said.startswith("gone, which the model was trained on, is not there")
+
+    def test_by_default_it_is_the_one_of_the_run(
+        self, scenes: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        features = scenes / "features"
+        run = self.run(tmp_path, {"path": str(features), "fingerprint": read_dataset(features).fingerprint})
+        found = Predictor.load(run, device="cpu").reader.extractor
+        assert found.fingerprint() == load(run).reader.extractor.fingerprint()
+        other = SelectionSettings(boxes="5-9", confidence=0.5, nms=0.5)
+        with caplog.at_level(logging.WARNING):
+            assert Predictor.load(run, selection=other, device="cpu").reader.extractor.feature_dim == 256
+        assert any('"5-9" asked for' in line for line in self.warnings(caplog))
+
+    def test_the_first_data_set_that_is_there_tells(self, scenes: Path, tmp_path: Path) -> None:
+        run, features = tmp_path / "run", scenes / "features"
+        run.mkdir()
+        known = {"path": str(features), "fingerprint": read_dataset(features).fingerprint}
+        (run / "run.json").write_text(json.dumps({"data": [{"path": "gone", "fingerprint": "0"}, known]}))
+        found = choose_extractor(run, None, None, device="cuda")
+        assert found == ExtractorSettings(detector=replace(DETECTOR, device="cuda"), selection=SELECTION)
+        (run / "run.json").write_text(json.dumps({"data": [{**known, "fingerprint": "0"}]}))
+        assert choose_extractor(run, None, None, device="auto") == ExtractorSettings()
+
+    def test_a_torchvision_model_and_its_layer_are_known_again(self, scenes: Path, tmp_path: Path) -> None:
+        wanted = DetectorSettings(
+            torchvision_model="mobilenet_v3_large_320_fpn", feature_layer="fc6", precision="bf16", top_classes=7
+        )
+        facts = {
+            "extractor": "torchvision", "model": "fasterrcnn_mobilenet_v3_large_320_fpn", "feature_layer": "fc6",
+            "precision": "bf16", "top_classes": 7, "selection": {"boxes": "10-100", "selection": "topk"},
+        }  # fmt: skip
+        run = self.run(tmp_path, self.made_by(facts, scenes, tmp_path))
+        assert choose_extractor(run, None, None, device="auto") == ExtractorSettings(
+            detector=wanted, selection=SelectionSettings(boxes="10-100", selection="topk")
+        )
+
+    def test_detectron2_wants_its_config_file(self, scenes: Path, tmp_path: Path) -> None:
+        run = self.run(tmp_path, self.made_by({"extractor": "detectron2", "selection": {}}, scenes, tmp_path))
+        with pytest.raises(RefusedError, match="was extracted with detectron2; give --detector detectron2 and its"):
+            Predictor.load(run, device="cpu")
+
+    def made_by(self, facts: dict[str, Any], scenes: Path, folder: Path) -> dict[str, Any]:
+        """Return, as run.json has it, a data set whose regions another detector made."""
+        document = json.loads((scenes / "features" / "dataset.json").read_text())
+        document["fingerprint_fields"] = {**document["fingerprint_fields"], "extractor": facts}
+        document["fingerprint"] = fingerprint_digest(document["fingerprint_fields"])
+        (folder / "others").mkdir()
+        (folder / "others" / "dataset.json").write_bytes(encode_json(document))
+        return {"path": str(folder / "others"), "fingerprint": document["fingerprint"]}
 
     def test_the_hash_of_a_gpu_is_that_of_the_same_detector(self, predictor: Callable[[str], Predictor]) -> None:
         facts = predictor("vqa").reader.extractor.fingerprint()
