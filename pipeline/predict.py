@@ -85,7 +85,7 @@ class Predictor:
 
         checkpoint: a run of `vilbert finetune`, its final/, or one of its checkpoints/. task: which of its tasks, where
         it was trained for several. detector, selection: those that the features of its training were extracted with,
-        which the run knows while its data set is where it was; if it knows of others, that is logged as a warning.
+        which the run knows; if it knows of others, that is logged as a warning.
         device: the model's, and a detector's that is not given. batch_size: texts, or photographs, at a time.
         Raises RefusedError where there is no such model or the detector's features are not of its width,
         ExtractorError where the detector cannot be built.

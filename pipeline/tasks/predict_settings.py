@@ -53,8 +53,7 @@ class PredictSettings:
     """Ask a fine-tuned ViLBERT about photographs: the detector, the tokenizer and the model in one call.
 
     Texts and photographs go together in order; one text goes with all photographs, and one photograph with all texts.
-    Detector and selection are by default those that the features of the model's training were extracted with, as long
-    as that data set is where it was.
+    Detector and selection are by default those that the features of the model's training were extracted with.
     """
 
     task: str

@@ -15,8 +15,7 @@ from extractors.selection import SelectionSettings
 class ReportSettings:
     """Put a model that was fine-tuned on VQA on one page: scores, photographs with its answers, attention, curves.
 
-    Detector and selection are by default those that the features of the model's training were extracted with, as long
-    as that data set is where it was.
+    Detector and selection are by default those that the features of the model's training were extracted with.
     """
 
     data: Positional[Path]

@@ -137,12 +137,13 @@ class Corpus:
 
     @property
     def fingerprints(self) -> list[dict[str, Any]]:
-        """By what each data set is known: path, records_sha256, fingerprint and the number of samples used."""
+        """By what each data set is known: path, records_sha256, fingerprint, extractor, number of samples used."""
         return [
             {
                 "path": source.name,
                 "records_sha256": source.records_sha256,
                 "fingerprint": source.fingerprint,
+                "extractor": source.extractor,
                 "samples": sum(shard.usable for shard in source.shards),
             }
             for source in self.sources

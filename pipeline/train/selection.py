@@ -6,7 +6,7 @@ import logging
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
@@ -60,6 +60,8 @@ class Source(NamedTuple):
     """Names by class id."""
     fingerprint: str
     """Of the settings that made it, see dataset.json."""
+    extractor: dict[str, Any]
+    """What its regions depend on: of these settings those of the detector and of the selection of boxes."""
     records_sha256: str
     """One hash for its content."""
     splits: dict[str, int]
@@ -112,6 +114,7 @@ def read_source(name: str, *, split: str | None, cache: ShardCache | None) -> So
         top_classes=int(info.fields["class_ids"]["shape"][1]),
         class_names=info.class_names,
         fingerprint=info.fingerprint,
+        extractor=dict(info.fingerprint_fields.get("extractor", {})),
         records_sha256=info.records_sha256,
         splits=info.splits,
     )

@@ -24,13 +24,12 @@ from extractors.extractor import DetectorSettings, ExtractorSettings
 from extractors.selection import SelectionSettings
 from pipeline.cli import main
 from pipeline.predict import Predictor
-from pipeline.shards.canonical import encode_json
-from pipeline.shards.dataset import fingerprint_digest, read_dataset
+from pipeline.shards.dataset import read_dataset
 from pipeline.shards.errors import RefusedError
 from pipeline.tasks.asking import Row, paired
 from pipeline.tasks.generation_settings import GenerationSettings
 from pipeline.tasks.refer_files import read_refer
-from pipeline.tasks.trained_detector import choose_extractor, usual_fingerprints
+from pipeline.tasks.trained_detector import choose_extractor
 
 from .tasks.tiny_predictor import DETECTOR, OPTIONS, SELECTION, load, write_features, write_model, write_scenes
 
@@ -343,64 +342,71 @@ def test_words_of_a_caption_look_back_only(photographs: list[Path], predictor: C
 
 
 class TestWhichDetector:
-    """A run that names its data sets; whether their regions are this detector's."""
+    """A run that says what its regions depend on; whether they are this detector's."""
 
-    def run(self, folder: Path, data: dict[str, Any]) -> Path:
+    def run(self, folder: Path, *extractors: Any) -> Path:
         run = write_model(folder / "run", "vqa")
-        (run / "run.json").write_text(json.dumps({"data": [data]}))
+        data = [{"path": f"data set {number}", "extractor": facts} for number, facts in enumerate(extractors)]
+        (run / "run.json").write_text(json.dumps({"data": data}))
         return run
 
     def warnings(self, caplog: pytest.LogCaptureFixture) -> list[str]:
         return [it.getMessage() for it in caplog.records if it.name == "pipeline.tasks.trained_detector"]
 
-    def test_the_same_is_silent(self, scenes: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-        features = scenes / "features"
-        load(self.run(tmp_path, {"path": str(features), "fingerprint": read_dataset(features).fingerprint}))
+    @pytest.fixture
+    def facts(self, scenes: Path) -> dict[str, Any]:
+        return dict(read_dataset(scenes / "features").fingerprint_fields["extractor"])
+
+    def test_by_default_it_is_the_one_of_the_run(
+        self, facts: dict[str, Any], tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        found = Predictor.load(self.run(tmp_path, facts), device="cpu").reader.extractor
+        assert found.fingerprint() == facts
         assert not self.warnings(caplog)
 
-    def test_another_selection_is_named(self, scenes: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-        features = scenes / "features"
-        run = self.run(tmp_path, {"path": str(features), "fingerprint": read_dataset(features).fingerprint})
+    def test_another_selection_is_named(
+        self, facts: dict[str, Any], tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
         with caplog.at_level(logging.WARNING):
-            Predictor.load(run, detector=DETECTOR, selection=SelectionSettings(boxes="5-9", confidence=0.5, nms=0.5))
+            Predictor.load(
+                self.run(tmp_path, facts),
+                selection=SelectionSettings(boxes="5-9", confidence=0.5, nms=0.5),
+                device="cpu",
+            )
         (said,) = self.warnings(caplog)
+        assert said.startswith("the regions of data set 0 were made otherwise")
         assert 'boxes: "2-20" in the data set, "5-9" asked for' in said
         assert "nms" not in said
 
-    def test_a_data_set_that_is_gone_is_known_by_its_hash(
-        self, scenes: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    def test_another_data_set_of_the_run_is_named(
+        self, facts: dict[str, Any], tmp_path: Path, caplog: pytest.LogCaptureFixture
     ) -> None:
-        load(self.run(tmp_path, {"path": "gone", "fingerprint": read_dataset(scenes / "features").fingerprint}))
+        with caplog.at_level(logging.WARNING):
+            load(self.run(tmp_path, facts, {**facts, "precision": "bf16"}))
+        (said,) = self.warnings(caplog)
+        assert said.startswith("the regions of data set 1 were made otherwise: precision")
+
+    def test_a_gpu_is_no_other_detector(
+        self, facts: dict[str, Any], tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        load(self.run(tmp_path, {**facts, "device": "cuda"}))
         assert not self.warnings(caplog)
 
-    def test_a_hash_that_nobody_knows_is_warned_of(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-        load(self.run(tmp_path, {"path": "gone", "fingerprint": fingerprint_digest({"other": 1})}))
-        (said,) = self.warnings(caplog)
-        assert said.startswith("gone, which the model was trained on, is not there")
+    def test_what_is_given_goes_over_what_the_run_knows(self, facts: dict[str, Any], tmp_path: Path) -> None:
+        run, other = self.run(tmp_path, facts), SelectionSettings(boxes="36")
+        known = ExtractorSettings(detector=replace(DETECTOR, device="cuda"), selection=SELECTION)
+        assert choose_extractor(run, None, None, device="cuda") == known
+        assert choose_extractor(run, None, other, device="cuda") == replace(known, selection=other)
+        usual = DetectorSettings()
+        assert choose_extractor(run, usual, None, device="cuda") == replace(known, detector=usual)
 
-    def test_by_default_it_is_the_one_of_the_run(
-        self, scenes: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
-    ) -> None:
-        features = scenes / "features"
-        run = self.run(tmp_path, {"path": str(features), "fingerprint": read_dataset(features).fingerprint})
-        found = Predictor.load(run, device="cpu").reader.extractor
-        assert found.fingerprint() == load(run).reader.extractor.fingerprint()
-        other = SelectionSettings(boxes="5-9", confidence=0.5, nms=0.5)
-        with caplog.at_level(logging.WARNING):
-            assert Predictor.load(run, selection=other, device="cpu").reader.extractor.feature_dim == 256
-        assert any('"5-9" asked for' in line for line in self.warnings(caplog))
+    def test_a_run_that_does_not_say_has_the_usual_one(self, tmp_path: Path) -> None:
+        for extractors in ((), (None,), ({},)):
+            run = self.run(tmp_path, *extractors)
+            assert choose_extractor(run, None, None, device="auto") == ExtractorSettings()
+        assert choose_extractor(tmp_path / "gone", None, None, device="auto") == ExtractorSettings()
 
-    def test_the_first_data_set_that_is_there_tells(self, scenes: Path, tmp_path: Path) -> None:
-        run, features = tmp_path / "run", scenes / "features"
-        run.mkdir()
-        known = {"path": str(features), "fingerprint": read_dataset(features).fingerprint}
-        (run / "run.json").write_text(json.dumps({"data": [{"path": "gone", "fingerprint": "0"}, known]}))
-        found = choose_extractor(run, None, None, device="cuda")
-        assert found == ExtractorSettings(detector=replace(DETECTOR, device="cuda"), selection=SELECTION)
-        (run / "run.json").write_text(json.dumps({"data": [{**known, "fingerprint": "0"}]}))
-        assert choose_extractor(run, None, None, device="auto") == ExtractorSettings()
-
-    def test_a_torchvision_model_and_its_layer_are_known_again(self, scenes: Path, tmp_path: Path) -> None:
+    def test_a_torchvision_model_and_its_layer_are_known_again(self, tmp_path: Path) -> None:
         wanted = DetectorSettings(
             torchvision_model="mobilenet_v3_large_320_fpn", feature_layer="fc6", precision="bf16", top_classes=7
         )
@@ -408,28 +414,21 @@ class TestWhichDetector:
             "extractor": "torchvision", "model": "fasterrcnn_mobilenet_v3_large_320_fpn", "feature_layer": "fc6",
             "precision": "bf16", "top_classes": 7, "selection": {"boxes": "10-100", "selection": "topk"},
         }  # fmt: skip
-        run = self.run(tmp_path, self.made_by(facts, scenes, tmp_path))
-        assert choose_extractor(run, None, None, device="auto") == ExtractorSettings(
+        assert choose_extractor(self.run(tmp_path, facts), None, None, device="auto") == ExtractorSettings(
             detector=wanted, selection=SelectionSettings(boxes="10-100", selection="topk")
         )
 
-    def test_detectron2_wants_its_config_file(self, scenes: Path, tmp_path: Path) -> None:
-        run = self.run(tmp_path, self.made_by({"extractor": "detectron2", "selection": {}}, scenes, tmp_path))
+    def test_detectron2_wants_its_config_file(self, tmp_path: Path) -> None:
+        run = self.run(tmp_path, {"extractor": "detectron2", "selection": {}})
         with pytest.raises(RefusedError, match="was extracted with detectron2; give --detector detectron2 and its"):
             Predictor.load(run, device="cpu")
 
-    def made_by(self, facts: dict[str, Any], scenes: Path, folder: Path) -> dict[str, Any]:
-        """Return, as run.json has it, a data set whose regions another detector made."""
-        document = json.loads((scenes / "features" / "dataset.json").read_text())
-        document["fingerprint_fields"] = {**document["fingerprint_fields"], "extractor": facts}
-        document["fingerprint"] = fingerprint_digest(document["fingerprint_fields"])
-        (folder / "others").mkdir()
-        (folder / "others" / "dataset.json").write_bytes(encode_json(document))
-        return {"path": str(folder / "others"), "fingerprint": document["fingerprint"]}
-
-    def test_the_hash_of_a_gpu_is_that_of_the_same_detector(self, predictor: Callable[[str], Predictor]) -> None:
-        facts = predictor("vqa").reader.extractor.fingerprint()
-        assert usual_fingerprints(facts) == usual_fingerprints({**facts, "device": "cuda"})
+    @pytest.mark.parametrize(
+        "facts", [{"selection": {"boxes": "many"}}, {"selection": {"other": 1}}, {"top_classes": "a"}]
+    )
+    def test_a_damaged_run_is_named(self, tmp_path: Path, facts: dict[str, Any]) -> None:
+        with pytest.raises(RefusedError, match=r"run\.json: does not say how data set 0 was extracted"):
+            choose_extractor(self.run(tmp_path, facts), None, None, device="auto")
 
 
 def test_a_model_with_task_tokens_is_given_its_own(photographs: list[Path], tmp_path: Path) -> None:

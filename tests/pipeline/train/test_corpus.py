@@ -79,6 +79,7 @@ def test_it_says_what_the_data_sets_are(tmp_path: Path, make_dataset: MakeDatase
             "path": str(folder),
             "records_sha256": info.records_sha256,
             "fingerprint": info.fingerprint,
+            "extractor": info.fingerprint_fields["extractor"],
             "samples": samples,
         }
         for folder, info, samples in zip(folders, infos, (5, 3), strict=True)
