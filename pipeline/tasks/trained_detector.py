@@ -19,6 +19,8 @@ from pipeline.train.run_folder import RUN_FILE, read_run
 
 logger = logging.getLogger(__name__)
 
+BY_NAME = ("torchvision", "shapes")
+"""Detectors that need no file of their user's."""
 SAME = ("feature_layer", "precision", "top_classes")
 """Facts of a detector that are settings under the same names."""
 
@@ -41,15 +43,16 @@ def choose_extractor(
     regions of detectron2, whose config file its user has, and for one that is damaged.
     """
     path, facts = next(iter(_known(run)), ("", {}))
-    if detector is None and facts.get("extractor") == "detectron2":
+    name = facts.get("extractor", DetectorSettings().detector)
+    if detector is None and name not in BY_NAME:
         raise RefusedError(
-            f"{path}, which the model was trained on, was extracted with detectron2; give --detector detectron2 and "
-            "its --config-file and --weights"
+            f"{path}, which the model was trained on, was extracted with {name}; give --detector and what it needs, as "
+            "--config-file and --weights of detectron2"
         )
     try:
         selection = selection or SelectionSettings(**facts.get("selection", {}))
         detector = detector or DetectorSettings(
-            detector=facts.get("extractor", DetectorSettings().detector),
+            detector=name,
             device=device,
             **{name: facts[name] for name in SAME if name in facts},
             **({"torchvision_model": facts["model"].removeprefix("fasterrcnn_")} if "model" in facts else {}),

@@ -418,9 +418,10 @@ class TestWhichDetector:
             detector=wanted, selection=SelectionSettings(boxes="10-100", selection="topk")
         )
 
-    def test_detectron2_wants_its_config_file(self, tmp_path: Path) -> None:
-        run = self.run(tmp_path, {"extractor": "detectron2", "selection": {}})
-        with pytest.raises(RefusedError, match="was extracted with detectron2; give --detector detectron2 and its"):
+    @pytest.mark.parametrize("name", ["detectron2", "a detector of somebody's own"])
+    def test_a_detector_that_needs_files_has_to_be_given(self, tmp_path: Path, name: str) -> None:
+        run = self.run(tmp_path, {"extractor": name, "selection": {}})
+        with pytest.raises(RefusedError, match=f"data set 0, .* was extracted with {name}; give --detector"):
             Predictor.load(run, device="cpu")
 
     @pytest.mark.parametrize(
