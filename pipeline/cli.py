@@ -7,17 +7,16 @@ commands need. Exit status: 0 fine, 1 problems found, 2 usage, 130 interrupted.
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import importlib
 import logging
 import os
 import sys
 from collections.abc import Callable, Container, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, get_args, get_type_hints
+from typing import Any, NamedTuple
 
 from pipeline import __version__
-from pipeline.tasks.options import of_task, plain, require_own_options
+from pipeline.tasks.options import of_task, option_names, plain, require_own_options
 from pipeline.tasks.registry import TASKS
 
 
@@ -133,20 +132,6 @@ def config_arguments(path: str, options: Container[str]) -> list[str]:
             case _:
                 arguments += [option, str(value)]
     return arguments
-
-
-def option_names(settings_class: type) -> set[str]:
-    """Return the names of a command's options: the fields of its settings and of the settings within them."""
-    from tyro.conf import Positional, Suppress
-
-    others = {mark for kind in (Positional[int], Suppress[int]) for mark in get_args(kind)[1:]}
-    names: set[str] = set()
-    for name, kind in get_type_hints(settings_class, include_extras=True).items():
-        if dataclasses.is_dataclass(kind) and isinstance(kind, type):
-            names |= option_names(kind)
-        elif others.isdisjoint(get_args(kind)[1:]):
-            names.add(name)
-    return names
 
 
 def parse(name: str, arguments: Sequence[str]) -> Any:

@@ -4,13 +4,27 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any, TypeVar, cast, get_type_hints
+from typing import Any, TypeVar, cast, get_args, get_type_hints
 
 from pipeline.tasks.registry import TASKS
 
 OF_TASKS = "of_tasks"
 REMEDY = "remedy"
 S = TypeVar("S")
+
+
+def option_names(settings_class: type) -> set[str]:
+    """Return the names of a command's options: the fields of its settings and of the settings within them."""
+    from tyro.conf import Positional, Suppress
+
+    others = {mark for kind in (Positional[int], Suppress[int]) for mark in get_args(kind)[1:]}
+    names: set[str] = set()
+    for name, kind in get_type_hints(settings_class, include_extras=True).items():
+        if dataclasses.is_dataclass(kind) and isinstance(kind, type):
+            names |= option_names(kind)
+        elif others.isdisjoint(get_args(kind)[1:]):
+            names.add(name)
+    return names
 
 
 def only_for(*tasks: str, remedy: str = "leave it out") -> Mapping[str, Any]:
@@ -56,8 +70,8 @@ def require_own_options(settings_class: type, task: str, arguments: Sequence[str
     hints = get_type_hints(settings_class)
     for one in _of_other_tasks(settings_class, task):
         kind = hints[one.name]
-        names = [it.name for it in dataclasses.fields(kind)] if dataclasses.is_dataclass(kind) else [one.name]
-        for name in (name.replace("_", "-") for name in names):
+        names = option_names(kind) if dataclasses.is_dataclass(kind) and isinstance(kind, type) else [one.name]
+        for name in sorted(name.replace("_", "-") for name in names):
             if name in given:
                 raise ValueError(_not_for(name, task, one))
 

@@ -10,6 +10,7 @@ from tyro.conf import Suppress
 from extractors.extractor import DetectorSettings
 from extractors.selection import SelectionSettings
 from pipeline.tasks.generation_settings import GenerationSettings
+from pipeline.tasks.options import only_for, require_own_values
 
 PICTURES = (".png", ".jpg", ".jpeg")
 
@@ -40,6 +41,11 @@ TEXTS: dict[str, str | None] = {
 """The option that has the texts, by method."""
 
 
+def asked_by(*methods: str) -> tuple[str, ...]:
+    """Return the tasks whose models one of these methods asks."""
+    return tuple(task for task, method in METHODS.items() if method in methods)
+
+
 @dataclass(frozen=True, kw_only=True)
 class CaptionSettings(GenerationSettings):
     """Write captions word by word; for captioning."""
@@ -62,19 +68,19 @@ class PredictSettings:
     """A run of `vilbert finetune`, its final/, or one of its checkpoints/."""
     image: tuple[Path, ...]
     """Photographs. NLVR2: the left and the right one of each pair."""
-    question: tuple[str, ...] = ()
-    """VQA, GQA, VCR: questions. SNLI-VE: hypotheses."""
-    answer: tuple[str, ...] = ()
-    """VCR QA->R: the answer to each question, for which a reason is wanted."""
-    option: tuple[str, ...] = ()
-    """VCR: what to choose from, the same for every question."""
-    phrase: tuple[str, ...] = ()
-    """Referring expressions: what to point at."""
-    caption: tuple[str, ...] = ()
-    """Retrieval: captions, for each of which the photographs are ranked."""
-    statement: tuple[str, ...] = ()
-    """NLVR2: what may be true of two photographs."""
-    top: int = 5
+    question: tuple[str, ...] = field(default=(), metadata=only_for(*asked_by("answer", "choose")))
+    """Questions. SNLI-VE: hypotheses."""
+    answer: tuple[str, ...] = field(default=(), metadata=only_for("vcr-qar"))
+    """The answer to each question, for which a reason is wanted."""
+    option: tuple[str, ...] = field(default=(), metadata=only_for(*asked_by("choose")))
+    """What to choose from, the same for every question."""
+    phrase: tuple[str, ...] = field(default=(), metadata=only_for(*asked_by("point")))
+    """What to point at."""
+    caption: tuple[str, ...] = field(default=(), metadata=only_for(*asked_by("rank")))
+    """Captions, for each of which the photographs are ranked."""
+    statement: tuple[str, ...] = field(default=(), metadata=only_for(*asked_by("judge")))
+    """What may be true of two photographs."""
+    top: int = field(default=5, metadata=only_for(*asked_by("answer", "rank")))
     """How many answers, or ranked photographs, to list."""
     output: Path | None = None
     """Draw on the photograph, into this .png or .jpg file, what a phrase means, or else what the detector found."""
@@ -85,26 +91,23 @@ class PredictSettings:
     """Print one JSON list in place of the text."""
     detector: DetectorSettings = field(default_factory=DetectorSettings)
     selection: SelectionSettings = field(default_factory=SelectionSettings)
-    generation: CaptionSettings = field(default_factory=CaptionSettings)
+    generation: CaptionSettings = field(default_factory=CaptionSettings, metadata=only_for(*asked_by("describe")))
 
     def __post_init__(self) -> None:
         if self.task not in METHODS:
             raise ValueError(f"predict {self.task}: takes its items from files; use `vilbert evaluate {self.task}`")
+        require_own_values(self)
         if not self.image:
             raise ValueError("--image: give at least one photograph")
         if self.top < 1:
             raise ValueError(f"--top {self.top}: give at least 1")
         wanted = TEXTS[METHODS[self.task]]
-        for name in ("question", "phrase", "caption", "statement"):
-            given = getattr(self, name)
-            if given and name != wanted:
-                raise ValueError(f"--{name}: does not go with {self.task}{f'; give --{wanted}' if wanted else ''}")
-            if not given and name == wanted:
-                raise ValueError(f"--{name}: {self.task} needs at least one")
-        if (METHODS[self.task] == "choose") != bool(self.option):
-            raise ValueError("--option: goes with vcr-qa and vcr-qar, and these need some to choose from")
-        if len(self.answer) != (len(self.question) if self.task == "vcr-qar" else 0):
-            raise ValueError("--answer: goes with vcr-qar, which needs one for each --question")
+        if wanted is not None and not self.texts:
+            raise ValueError(f"--{wanted}: {self.task} needs at least one")
+        if METHODS[self.task] == "choose" and not self.option:
+            raise ValueError(f"--option: {self.task} needs some to choose from")
+        if self.task == "vcr-qar" and len(self.answer) != len(self.question):
+            raise ValueError(f"--answer: give one for each --question, {len(self.question)}; got {len(self.answer)}")
         if self.output is not None and self.output.suffix.lower() not in PICTURES:
             raise ValueError(f"--output {self.output}: give a file name that ends in {' or '.join(PICTURES)}")
         if METHODS[self.task] == "judge" and len(self.image) % 2:

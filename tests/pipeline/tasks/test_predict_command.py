@@ -147,19 +147,24 @@ def test_one_statement_goes_with_all_pairs(folder: Path, capsys: pytest.CaptureF
     ("task", "arguments", "said"),
     [
         ("vqa", [], "--question: vqa needs at least one"),
-        ("vqa", ["--question", "a", "--phrase", "a"], "--phrase: does not go with vqa"),
-        ("refcocog", ["--caption", "a"], "--phrase: refcocog needs at least one"),
-        ("vqa", ["--question", "a", "--option", "b"], "--option: goes with vcr-qa"),
-        ("vcr-qa", ["--question", "a"], "--option: goes with vcr-qa"),
-        ("vcr-qar", ["--question", "a", "--option", "b"], "--answer: goes with vcr-qar"),
-        ("vcr-qa", ["--question", "a", "--option", "b", "--answer", "c"], "--answer: goes with vcr-qar"),
-        ("captioning", ["--question", "a"], "--question: does not go with captioning"),
+        (
+            "vqa",
+            ["--question", "a", "--phrase", "a"],
+            "--phrase: is no option of vqa but of refcoco, refcoco+, refcocog",
+        ),
+        ("refcocog", [], "--phrase: refcocog needs at least one"),
+        ("vqa", ["--question", "a", "--option", "b"], "--option: is no option of vqa but of vcr-qa, vcr-qar"),
+        ("vcr-qa", ["--question", "a"], "--option: vcr-qa needs some to choose from"),
+        ("vcr-qar", ["--question", "a", "--option", "b"], "--answer: give one for each --question, 1; got 0"),
+        ("vcr-qa", ["--question", "a", "--option", "b", "--answer", "c"], "--answer: is no option of vcr-qa"),
+        ("captioning", ["--question", "a"], "--question: is no option of captioning"),
+        ("vqa", ["--question", "a", "--beams", "2"], "--beams: is no option of vqa but of captioning"),
         ("vqa", ["--question", "a", "--top", "0"], "--top 0"),
         ("vqa", ["--question", "a", "--output", "out.gif"], "--output out.gif"),
         ("vqa", ["--question", "a", "b", "--attention", "out.html"], "--attention: shows one text"),
         ("vqa", ["--question", "a", "--attention", "no/folder/out.html"], "there is no folder"),
         ("vqa", ["--question", "a", "--attention", "a.html", "b.html"], "vqa reads a text with, 1; got 2"),
-        ("vqa", ["--question", "a", "--statement", "a"], "--statement: does not go with vqa"),
+        ("vqa", ["--question", "a", "--statement", "a"], "--statement: is no option of vqa but of nlvr2"),
         ("nlvr2", ["--statement", "a"], "--image: nlvr2 takes photographs in pairs, left and right; got 1"),
     ],
 )
@@ -210,6 +215,17 @@ def test_a_pair_of_photographs_needs_two_pages(folder: Path, capsys: pytest.Capt
     arguments = ["--statement", "a", "--attention", "out.html"]
     assert status(lambda: predict(folder, "nlvr2", *arguments, images=2)) == 2
     assert "nlvr2 reads a text with, 2; got 1" in " ".join(capsys.readouterr().err.split())
+
+
+def test_a_seed_of_random_weights_is_no_option_of_captioning_alone(folder: Path) -> None:
+    assert predict(folder, "vqa", "--question", "a", "--seed", "3") == 0
+
+
+def test_help_shows_the_options_of_the_task_alone(capsys: pytest.CaptureFixture[str]) -> None:
+    assert status(lambda: main(["predict", "nlvr2", "--help"])) == 0
+    said = capsys.readouterr().out
+    assert "--statement" in said
+    assert not any(name in said for name in ("--question", "--answer", "--phrase", "--beams", "--top "))
 
 
 def test_a_task_without_a_method_is_left_to_evaluate(
