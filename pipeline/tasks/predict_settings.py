@@ -85,8 +85,8 @@ class PredictSettings:
     output: Path | None = None
     """Draw on the photograph, into this .png or .jpg file, what a phrase means, or else what the detector found."""
     attention: tuple[Path, ...] = ()
-    """Write a page (.html) that shows, on the photograph, who looks at whom in every layer and head. NLVR2: two, the
-    left photograph's and the right one's."""
+    """Write a page (.html) that shows, on the photograph, who looks at whom in every layer and head.
+    NLVR2: two, the left photograph's and the right one's."""
     json: bool = False
     """Print one JSON list in place of the text."""
     detector: DetectorSettings = field(default_factory=DetectorSettings)
