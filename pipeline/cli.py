@@ -29,6 +29,8 @@ class Command(NamedTuple):
     summary: str
     of_a_task: bool = False
     """Whether the first argument is a task's name."""
+    detects: bool = False
+    """Whether it finds regions for a model, by default with the detector that the model was trained on."""
 
 
 COMMANDS = {
@@ -69,8 +71,11 @@ COMMANDS = {
         "predict",
         "ask a fine-tuned ViLBERT about photographs",
         of_a_task=True,
+        detects=True,
     ),
-    "report": Command("pipeline.tasks.report", "ReportSettings", "report", "show a model of VQA on one page"),
+    "report": Command(
+        "pipeline.tasks.report", "ReportSettings", "report", "show a model of VQA on one page", detects=True
+    ),
     "convert-checkpoint": Command(
         "pipeline.convert_checkpoint", "ConvertCheckpointSettings", "convert_checkpoint", "read a published ViLBERT"
     ),
@@ -138,7 +143,7 @@ def parse(name: str, arguments: Sequence[str]) -> Any:
     """Return the settings of command `name`; leave with status 2 and a message where they are wrong."""
     import tyro
 
-    command = COMMANDS[name]
+    command, task = COMMANDS[name], None
     settings_class = shown = getattr(importlib.import_module(command.module), command.settings)
     if command.of_a_task:
         task, *arguments = arguments
@@ -156,6 +161,11 @@ def parse(name: str, arguments: Sequence[str]) -> Any:
         # options, which go over them.
         first = next((at for at, argument in enumerate(rest) if argument.startswith("-")), len(rest))
         rest[first:first] = config_arguments(found.config, option_names(shown))
+    if command.detects:
+        from pipeline.tasks.trained_detector import trained_options
+
+        first = next((at for at, argument in enumerate(rest) if argument.startswith("-")), len(rest))
+        rest[first:first] = trained_options(rest, task)
     settings = tyro.cli(shown, prog=f"vilbert {name}", args=rest, config=(tyro.conf.OmitArgPrefixes,))
     return plain(settings_class, settings) if command.of_a_task else settings
 

@@ -88,7 +88,7 @@ def question(output: Path) -> list[str]:
 
 
 DETECTOR = ("--detector", "shapes", "--boxes", "2-20", "--confidence", "0.5", "--nms", "0.3")
-"""What finds the regions; the commands behind it know it from the data set."""
+"""What finds the regions; later commands know it from the data set and from the model."""
 
 
 def commands(output: Path, scenes: int) -> list[list[str]]:

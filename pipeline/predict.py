@@ -37,7 +37,8 @@ from pipeline.tasks.retrieval_scores import ImagePool, ImageTensors, score_pairs
 from pipeline.tasks.snli_ve_files import LABELS
 from pipeline.tasks.task_card import TaskCard, read_task_card
 from pipeline.tasks.trained_detector import choose_extractor, warn_of_another_detector
-from pipeline.tasks.trained_folder import load_its_tokenizer, load_model, trained_folder
+from pipeline.tasks.trained_folder import trained_folder
+from pipeline.tasks.trained_model import load_its_tokenizer, load_model
 from pipeline.train.distributed import own_device
 
 __all__ = ["Answer", "Attention", "Pointed", "Predictor"]
@@ -85,7 +86,7 @@ class Predictor:
 
         checkpoint: a run of `vilbert finetune`, its final/, or one of its checkpoints/. task: which of its tasks, where
         it was trained for several. detector, selection: those that the features of its training were extracted with,
-        which the run knows; if it knows of others, that is logged as a warning.
+        as its task.json has it; if that has others, it is logged as a warning.
         device: the model's, and a detector's that is not given. batch_size: texts, or photographs, at a time.
         Raises RefusedError where there is no such model or the detector's features are not of its width,
         ExtractorError where the detector cannot be built.
@@ -93,7 +94,7 @@ class Predictor:
         folder = trained_folder(checkpoint)
         card = read_task_card(folder.card, task)
         on = own_device(device)
-        chosen = choose_extractor(folder.run, detector, selection, device=device)
+        chosen = choose_extractor(card, detector, selection, device=device)
         extractor = build_extractor(chosen)
         try:
             model, tokenizer = load_model(ViLBertForTasks, folder, on), load_its_tokenizer(folder)
@@ -106,7 +107,7 @@ class Predictor:
                 f"{folder.model}: takes features of {model.config.v_feature_size} channels and --detector "
                 f"{chosen.detector.detector} gives {extractor.feature_dim}; give the detector that it was trained with"
             )
-        warn_of_another_detector(folder.run, extractor.fingerprint())
+        warn_of_another_detector(card, extractor.fingerprint(), where=folder.card)
         trained = Trained(model, tokenizer, card, folder.model, on)
         return cls(reader=Reader(trained=trained, extractor=extractor, batch_size=batch_size))
 

@@ -28,7 +28,8 @@ from pipeline.tasks.registry import RETRIEVAL, TaskFiles, open_task
 from pipeline.tasks.task import Task
 from pipeline.tasks.task_card import TASK_FILE, TaskCard, read_task_card
 from pipeline.tasks.tokens import TASK_TOKENS
-from pipeline.tasks.trained_folder import TrainedFolder, load_its_tokenizer, load_model, trained_folder
+from pipeline.tasks.trained_folder import TrainedFolder, trained_folder
+from pipeline.tasks.trained_model import load_its_tokenizer, load_model
 from pipeline.tasks.vcr import VcrTask
 from pipeline.tasks.vcr_joint import joint_results
 from pipeline.train.corpus import Corpus

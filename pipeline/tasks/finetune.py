@@ -9,6 +9,7 @@ import hashlib
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -64,9 +65,10 @@ def begin(settings: FinetuneSettings, group: Group) -> Stage:
     if settings.optimizer.head_learning_rate is not None and not task.head.startswith("vil_"):
         raise RefusedError(f"--head-learning-rate: {task.name} has no head of that kind; --learning-rate is its rate")
     tokenizer = shared_tokenizer(settings.output, group, lambda: task_tokenizer(settings, lambda: texts_of(task)))
-    if group.first:
-        keep_task_cards(settings.output, [card_of(settings, task)])
     data = open_task_data(settings, tokenizer, task, held_out)
+    cards = [card_of(settings, task, data.train.images.corpus.extractors)]
+    if group.first:
+        keep_task_cards(settings.output, cards)
     learn_hard_negatives(settings, data.train, group)
     training = prepare(settings, data, group)
 
@@ -76,7 +78,7 @@ def begin(settings: FinetuneSettings, group: Group) -> Stage:
         if isinstance(found, TaskEvaluation):
             evaluation = encode_json({"figures": found.figures()}, indent=2) + b"\n"
         finish_run(training, tokenizer, evaluation)
-        write_task_cards(settings.output / "final", [card_of(settings, task)])
+        write_task_cards(settings.output / "final", cards)
 
     def load_start() -> None:
         assert isinstance(training.model, ViLBertForTasks)
@@ -122,8 +124,8 @@ def names_of(settings: FinetuneSettings) -> tuple[str, ...]:
     return () if settings.names is None else load_names(settings.names)
 
 
-def card_of(settings: FinetuneSettings, task: Task) -> TaskCard:
-    """Return what a model answers in a task, and how its items were shown."""
+def card_of(settings: FinetuneSettings, task: Task, extractors: tuple[dict[str, Any], ...]) -> TaskCard:
+    """Return what a model answers in a task, and how its items were shown; extractors: see `Corpus.extractors`."""
     return TaskCard(
         task=settings.task,
         labels=tuple(getattr(task, "labels", ())),
@@ -132,6 +134,7 @@ def card_of(settings: FinetuneSettings, task: Task) -> TaskCard:
         seed=settings.seed,
         names=names_of(settings),
         given_boxes=bool(settings.given_data),
+        extractors=extractors,
     )
 
 

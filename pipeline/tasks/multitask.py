@@ -80,7 +80,7 @@ def begin(settings: MultitaskSettings, group: Group) -> Stage:
         data = open_task_data(entry.settings, tokenizer, task, held_out)
         learn_hard_negatives(entry.settings, data.train, group)
         members.append(Member(entry=entry, data=data, share=share_of(entry.settings, group)))
-    cards = [card_of(it.entry.settings, it.data.train.task) for it in members]
+    cards = [card_of(it.entry.settings, it.data.train.task, it.data.train.images.corpus.extractors) for it in members]
     if group.first:
         keep_task_cards(settings.output, cards)
     training = prepare(settings, members, tokenizer, group)

@@ -23,7 +23,6 @@ from pipeline.tasks.attention_page import attention_page
 from pipeline.tasks.photographs import read_pixels
 from pipeline.tasks.predict_settings import METHODS, PredictSettings
 from pipeline.tasks.task_card import read_task_card
-from pipeline.tasks.trained_detector import given
 from pipeline.tasks.trained_folder import trained_folder
 from pipeline.train.disk import require_folder_of
 
@@ -42,12 +41,11 @@ def predict(settings: PredictSettings) -> int:
     require_folder_of("--output", settings.output)
     for page in settings.attention:
         require_folder_of("--attention", page)
-    detector, selection = given(settings.detector, settings.selection)
     predictor = Predictor.load(
         settings.checkpoint,
         task=settings.task,
-        detector=detector,
-        selection=selection,
+        detector=settings.detector,
+        selection=settings.selection,
         device=settings.detector.device,
     )
     rows = ASK[METHODS[settings.task]](predictor, settings)

@@ -21,7 +21,6 @@ from pipeline.tasks.attention_page import attention_page, photograph_uri
 from pipeline.tasks.predict import draw_found
 from pipeline.tasks.report import ReportSettings
 from pipeline.tasks.report_page import Asked, Content, Picture, Ranked, Score
-from pipeline.tasks.trained_detector import given
 from pipeline.tasks.vqa_accuracy import accuracy, question_accuracy
 from pipeline.tasks.vqa_answers import strip
 from pipeline.tasks.vqa_files import Question, read_questions
@@ -49,12 +48,11 @@ def read_content(settings: ReportSettings) -> Content:
     shown = evenly(there, settings.images)
     if not shown:
         raise RefusedError(f"{settings.data}: has none of the images that {settings.results} is about")
-    detector, selection = given(settings.detector, settings.selection)
     predictor = Predictor.load(
         settings.checkpoint,
         task="vqa",
-        detector=detector,
-        selection=selection,
+        detector=settings.detector,
+        selection=settings.selection,
         device=settings.detector.device,
     )
     pictures = []

@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from pipeline.shards.atomic import write_atomic
 from pipeline.shards.canonical import encode_json
@@ -34,6 +35,8 @@ class TaskCard:
     """What people are called in VCR, where it is not by the usual names."""
     given_boxes: bool = False
     """Whether regions at the annotations' boxes were shown beside the detector's."""
+    extractors: tuple[dict[str, Any], ...] = ()
+    """What the regions of its data sets depend on, each way of it once: detector and selection, as in dataset.json."""
 
 
 def write_task_cards(folder: Path, cards: Sequence[TaskCard]) -> None:
@@ -75,7 +78,14 @@ def read_task_cards(folder: Path) -> list[TaskCard]:
         if not cards or not all(isinstance(card, Mapping) and card["task"] in TASKS for card in cards):
             raise ValueError("names no task")
         return [
-            TaskCard(**{**card, "labels": tuple(card["labels"]), "names": tuple(card.get("names", ()))})
+            TaskCard(
+                **{
+                    **card,
+                    "labels": tuple(card["labels"]),
+                    "names": tuple(card.get("names", ())),
+                    "extractors": tuple(dict(way) for way in card.get("extractors", ())),
+                }
+            )
             for card in cards
         ]
     except FileNotFoundError:

@@ -1,85 +1,91 @@
-"""Which detector a model was trained on the regions of. With another one's it answers at random, and says nothing.
+"""Which detector's regions a model was trained on: with another one's it answers at random.
 
-A run says in run.json what the regions of each of its data sets depend on, as their dataset.json has it.
+Its task.json says what they depend on, as the dataset.json of the features did.
 """
 
 from __future__ import annotations
 
+import argparse
 import logging
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from extractors.extractor import DetectorSettings, ExtractorSettings
 from extractors.selection import SelectionSettings
-from pipeline.extract.plan import differences
 from pipeline.shards.errors import RefusedError
-from pipeline.train.run_folder import RUN_FILE, read_run
+from pipeline.tasks.task_card import TaskCard, read_task_cards
+from pipeline.tasks.trained_folder import trained_folder
 
 logger = logging.getLogger(__name__)
 
+SAME = ("feature_layer", "precision", "top_classes")
+"""Facts of a detector that are settings of the same names."""
 BY_NAME = ("torchvision", "shapes")
 """Detectors that need no file of their user's."""
-SAME = ("feature_layer", "precision", "top_classes")
-"""Facts of a detector that are settings under the same names."""
 
 
-def given(
-    detector: DetectorSettings, selection: SelectionSettings
-) -> tuple[DetectorSettings | None, SelectionSettings | None]:
-    """Return a command's settings of a detector; None for those that nobody chose, whatever its --device and --seed."""
-    chosen = replace(detector, device="auto", seed=0) != DetectorSettings()
-    return detector if chosen else None, selection if selection != SelectionSettings() else None
+def detector_values(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields of `DetectorSettings` that are known from what regions depend on; weights are known by hash."""
+    known = {"detector": facts["extractor"]} if "extractor" in facts else {}
+    if "model" in facts:
+        known["torchvision_model"] = str(facts["model"]).removeprefix("fasterrcnn_")
+    return known | {name: facts[name] for name in SAME if name in facts and facts[name] != "res5"}
+
+
+def trained_options(arguments: Sequence[str], task: str | None) -> list[str]:
+    """Return the options of detector and selection that a model was trained with; none where nobody knows.
+
+    arguments: of a command line that names the model as --checkpoint. task: which of its tasks, if it has several. What
+    is wrong with the model is left to the command to say.
+    """
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    parser.add_argument("--checkpoint", type=Path)
+    try:
+        checkpoint = parser.parse_known_args(arguments)[0].checkpoint
+        cards = [] if checkpoint is None else read_task_cards(trained_folder(checkpoint).card)
+    except (argparse.ArgumentError, RefusedError, OSError):
+        return []
+    facts = next((card.extractors[0] for card in cards if card.extractors and task in (card.task, None)), {})
+    known = {**detector_values(facts), **facts.get("selection", {})}
+    return [word for name, value in known.items() for word in (f"--{name.replace('_', '-')}", str(value))]
 
 
 def choose_extractor(
-    run: Path, detector: DetectorSettings | None, selection: SelectionSettings | None, *, device: Any
+    card: TaskCard, detector: DetectorSettings | None, selection: SelectionSettings | None, *, device: Any
 ) -> ExtractorSettings:
-    """Return settings of a detector: given ones, else those of the run in this folder, else the usual ones.
+    """Return settings of a detector: given ones, else those that the model was trained with.
 
-    Of weights that are not the detector's own a run knows the hash alone; where they are missing,
-    `warn_of_another_detector` says so. device: of a detector that is not given. Raises RefusedError for a run on
-    regions of detectron2, whose config file its user has, and for one that is damaged.
+    device: of a detector that is not given. Raises RefusedError where that one needs files that its user has, as
+    detectron2 does, or the card does not say which it was.
     """
-    path, facts = next(iter(_known(run)), ("", {}))
-    name = facts.get("extractor", DetectorSettings().detector)
-    if detector is None and name not in BY_NAME:
-        raise RefusedError(
-            f"{path}, which the model was trained on, was extracted with {name}; give --detector and what it needs, as "
-            "--config-file and --weights of detectron2"
-        )
+    facts = card.extractors[0] if card.extractors else {}
+    known = detector_values(facts)
     try:
+        if detector is None:
+            if known.get("detector") not in BY_NAME:
+                raise ValueError(f"give the settings of its detector, {known.get('detector', 'which is not known')}")
+            detector = DetectorSettings(**known, device=device)
         selection = selection or SelectionSettings(**facts.get("selection", {}))
-        detector = detector or DetectorSettings(
-            detector=name,
-            device=device,
-            **{name: facts[name] for name in SAME if name in facts},
-            **({"torchvision_model": facts["model"].removeprefix("fasterrcnn_")} if "model" in facts else {}),
-        )
-    except (TypeError, ValueError, AttributeError) as error:
-        raise RefusedError(
-            f"{run / RUN_FILE}: does not say how {path} was extracted ({error}); is it whole?"
-        ) from error
+    except (TypeError, ValueError) as error:
+        raise RefusedError(f"how the regions of the model's training were found is not known here: {error}") from error
     return ExtractorSettings(detector=detector, selection=selection)
 
 
-def warn_of_another_detector(run: Path, facts: Mapping[str, Any]) -> None:
-    """Warn where the run in this folder was trained on regions of another detector; silent where it is no run.
+def warn_of_another_detector(card: TaskCard, facts: Mapping[str, Any], *, where: Path) -> None:
+    """Warn where the model of a card was trained on regions of another detector, or that cannot be told.
 
-    facts: `Extractor.fingerprint()` of the detector that is used.
+    facts: `Extractor.fingerprint()` of the detector that is used. where: the card's folder, for the message.
     """
-    for path, made_by in _known(run):
+    from pipeline.extract.plan import differences  # imports what options are read without
+
+    if not card.extractors:
+        logger.warning("%s: does not say which detector's features the model knows: is it this one?", where)
+    for made_by in card.extractors:
         # A GPU's features are a CPU's but for rounding.
         if found := list(differences({**made_by, "device": None}, {**facts, "device": None})):
             logger.warning(
-                "the regions of %s were made otherwise: %s; the model knows the features of the detector that it was "
-                "trained on alone",
-                path, "; ".join(found),
+                "%s: was trained on regions that were found otherwise: %s; the model knows the features of that "
+                "detector alone",
+                where, "; ".join(found),
             )  # fmt: skip
-
-
-def _known(run: Path) -> list[tuple[str, dict[str, Any]]]:
-    """Return, of each data set of the run, its path and what its regions depend on."""
-    data = (read_run(run) or {}).get("data", [])
-    return [(str(it.get("path")), it["extractor"]) for it in data if isinstance(it.get("extractor"), dict)]

@@ -6,21 +6,12 @@ A checkpoint holds parameters alone; how the run was begun, and its tokenizer, l
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
-from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
-
-from model.config import ViLBertConfig
 from pipeline.shards.errors import RefusedError
 from pipeline.tasks.task_card import TASK_FILE
-from pipeline.train.checkpoint_manifest import MANIFEST, MODEL
-from pipeline.train.checkpoints import checkpoints, read_checkpoint
-from pipeline.train.export import FINAL_FOLDER
-from pipeline.train.run_folder import RUN_FILE
-from pipeline.train.shared_tokenizer import TOKENIZER_FOLDER
+from pipeline.train.checkpoint_manifest import MANIFEST
+from pipeline.train.run_folder import FINAL_FOLDER, RUN_FILE, TOKENIZER_FOLDER
 
 
 class TrainedFolder(NamedTuple):
@@ -59,38 +50,9 @@ def trained_folder(checkpoint: Path) -> TrainedFolder:
         final = checkpoint / FINAL_FOLDER
         return TrainedFolder(final, checkpoint, final, final)
     if (checkpoint / RUN_FILE).is_file():
+        from pipeline.train.checkpoints import checkpoints
+
         there = [str(found.path) for found in checkpoints(checkpoint)[-1:]]
         named = f", or name one of its checkpoints, as {there[0]}" if there else ""
         raise RefusedError(f"--checkpoint {checkpoint}: the run has not come to its end; run it again{named}")
     return TrainedFolder(checkpoint, checkpoint.resolve().parent, checkpoint, checkpoint)
-
-
-def load_model(kind: type[PreTrainedModel], folder: TrainedFolder, device: torch.device) -> PreTrainedModel:
-    """Return the model on its device, in evaluation mode.
-
-    Raises CheckpointError where the checkpoint is damaged, OSError where there is no whole model.
-    """
-    if folder.is_checkpoint:
-        config = ViLBertConfig(**read_checkpoint(folder.model, hashes=True).info["run"]["model"])
-        config._attn_implementation = "sdpa"
-        model = kind(config)
-        tensors = load_file(folder.model / MODEL)
-        tied = {name: tensors[source] for name, source in (model._tied_weights_keys or {}).items()}
-        model.load_state_dict({**tensors, **tied})
-    else:
-        try:
-            loaded: Any = kind.from_pretrained(folder.model, attn_implementation="sdpa", output_loading_info=True)
-        except SafetensorError as error:
-            raise OSError(f"its file of parameters is damaged: {error}") from error
-        model, told = loaded
-        if lacking := sorted(told["missing_keys"]):
-            raise OSError(f"it lacks {len(lacking)} parameters of {kind.__name__}, as {lacking[0]}")
-    torch.nn.Module.to(model, device)  # transformers' own has no types
-    model.train(False)
-    return model
-
-
-def load_its_tokenizer(folder: TrainedFolder) -> PreTrainedTokenizerBase:
-    """Return the tokenizer that the model was trained with; OSError where there is none."""
-    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder.tokenizer, local_files_only=True)
-    return tokenizer

@@ -137,17 +137,22 @@ class Corpus:
 
     @property
     def fingerprints(self) -> list[dict[str, Any]]:
-        """By what each data set is known: path, records_sha256, fingerprint, extractor, number of samples used."""
+        """By what each data set is known: path, records_sha256, fingerprint and the number of samples used."""
         return [
             {
                 "path": source.name,
                 "records_sha256": source.records_sha256,
                 "fingerprint": source.fingerprint,
-                "extractor": source.extractor,
                 "samples": sum(shard.usable for shard in source.shards),
             }
             for source in self.sources
         ]
+
+    @property
+    def extractors(self) -> tuple[dict[str, Any], ...]:
+        """What the regions of the data sets depend on, each way of it once: detector and selection of boxes."""
+        ways = [source.extractor for source in self.sources if source.extractor]
+        return tuple(way for at, way in enumerate(ways) if way not in ways[:at])
 
     def read(self, places: Places) -> list[Example | None]:
         """Return the samples of places as `Order.at` gives them; None for one that is skipped as it cannot be read."""

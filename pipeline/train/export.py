@@ -18,9 +18,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from pipeline.shards.atomic import fsync_dir, temporary_path
 from pipeline.train.disk import explain_disk_errors
 from pipeline.train.report import DATA_HEAD, data_rows, flat
+from pipeline.train.run_folder import FINAL_FOLDER
 from pipeline.train.words import save_tokenizer
 
-FINAL_FOLDER = "final"
 CARD_FILE = "README.md"
 
 PRETRAIN = "pretrain"

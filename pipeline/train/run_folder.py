@@ -20,10 +20,12 @@ from pipeline.shards.lock import LOCK_FILE, exclusive_writer
 from pipeline.train.disk import explain_disk_errors
 
 RUN_FILE = "run.json"
+FINAL_FOLDER = "final"
+TOKENIZER_FOLDER = "tokenizer"
 IDENTITY = ("settings", "model", "data", "eval_data")
 PACKAGES = ("torch", "transformers", "tokenizers", "numpy", "vilbert-pipeline")
 _OF_THE_SOFTWARE = ("transformers_version", "id2label", "label2id", "_name_or_path")
-_DECIDED_OTHERWISE = ("path", "extractor")  # a data set may lie elsewhere; the fingerprint holds the extractor's facts
+_WHERE_ONLY = "path"  # a data set may lie elsewhere: its content decides
 
 
 def make_run_folder(run: Path) -> None:
@@ -108,7 +110,7 @@ def _differences(name: str, before: Any, now: Any) -> list[str]:
         return [
             line
             for key in sorted(before.keys() | now.keys())
-            if key not in _DECIDED_OTHERWISE
+            if key != _WHERE_ONLY
             for line in _differences(f"{name}.{key}" if name != "settings" else key, before.get(key), now.get(key))
         ]
     if isinstance(before, list) and isinstance(now, list) and len(before) == len(now) and _of_dicts(before):

@@ -11,10 +11,9 @@ from transformers import PreTrainedTokenizerBase
 from pipeline.train.disk import explain_disk_errors
 from pipeline.train.distributed import Group
 from pipeline.train.export import sync_folder
-from pipeline.train.run_folder import RUN_FILE
+from pipeline.train.run_folder import RUN_FILE, TOKENIZER_FOLDER
 from pipeline.train.words import load_tokenizer, save_tokenizer
 
-TOKENIZER_FOLDER = "tokenizer"
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
 
 

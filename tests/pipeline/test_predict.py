@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import re
 import shutil
 import subprocess
@@ -20,18 +19,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from extractors.extractor import DetectorSettings, ExtractorSettings
-from extractors.selection import SelectionSettings
 from pipeline.cli import main
 from pipeline.predict import Predictor
-from pipeline.shards.dataset import read_dataset
 from pipeline.shards.errors import RefusedError
 from pipeline.tasks.asking import Row, paired
 from pipeline.tasks.generation_settings import GenerationSettings
 from pipeline.tasks.refer_files import read_refer
-from pipeline.tasks.trained_detector import choose_extractor
 
-from .tasks.tiny_predictor import DETECTOR, OPTIONS, SELECTION, load, write_features, write_model, write_scenes
+from .tasks.tiny_predictor import OPTIONS, load, write_features, write_model, write_scenes
 
 QUESTIONS = ["what colour is the ring", "is the small star left of the circle", "a red heart"]
 
@@ -339,97 +334,6 @@ def test_words_of_a_caption_look_back_only(photographs: list[Path], predictor: C
     attention = predictor("captioning").attend(photographs[0], ("a red ring",))
     within = [found for found in attention.maps if found.rows == found.columns == "words"]
     assert all(np.triu(head, 1).max() < 1e-6 for found in within for head in found.weights)
-
-
-class TestWhichDetector:
-    """A run that says what its regions depend on; whether they are this detector's."""
-
-    def run(self, folder: Path, *extractors: Any) -> Path:
-        run = write_model(folder / "run", "vqa")
-        data = [{"path": f"data set {number}", "extractor": facts} for number, facts in enumerate(extractors)]
-        (run / "run.json").write_text(json.dumps({"data": data}))
-        return run
-
-    def warnings(self, caplog: pytest.LogCaptureFixture) -> list[str]:
-        return [it.getMessage() for it in caplog.records if it.name == "pipeline.tasks.trained_detector"]
-
-    @pytest.fixture
-    def facts(self, scenes: Path) -> dict[str, Any]:
-        return dict(read_dataset(scenes / "features").fingerprint_fields["extractor"])
-
-    def test_by_default_it_is_the_one_of_the_run(
-        self, facts: dict[str, Any], tmp_path: Path, caplog: pytest.LogCaptureFixture
-    ) -> None:
-        found = Predictor.load(self.run(tmp_path, facts), device="cpu").reader.extractor
-        assert found.fingerprint() == facts
-        assert not self.warnings(caplog)
-
-    def test_another_selection_is_named(
-        self, facts: dict[str, Any], tmp_path: Path, caplog: pytest.LogCaptureFixture
-    ) -> None:
-        with caplog.at_level(logging.WARNING):
-            Predictor.load(
-                self.run(tmp_path, facts),
-                selection=SelectionSettings(boxes="5-9", confidence=0.5, nms=0.5),
-                device="cpu",
-            )
-        (said,) = self.warnings(caplog)
-        assert said.startswith("the regions of data set 0 were made otherwise")
-        assert 'boxes: "2-20" in the data set, "5-9" asked for' in said
-        assert "nms" not in said
-
-    def test_another_data_set_of_the_run_is_named(
-        self, facts: dict[str, Any], tmp_path: Path, caplog: pytest.LogCaptureFixture
-    ) -> None:
-        with caplog.at_level(logging.WARNING):
-            load(self.run(tmp_path, facts, {**facts, "precision": "bf16"}))
-        (said,) = self.warnings(caplog)
-        assert said.startswith("the regions of data set 1 were made otherwise: precision")
-
-    def test_a_gpu_is_no_other_detector(
-        self, facts: dict[str, Any], tmp_path: Path, caplog: pytest.LogCaptureFixture
-    ) -> None:
-        load(self.run(tmp_path, {**facts, "device": "cuda"}))
-        assert not self.warnings(caplog)
-
-    def test_what_is_given_goes_over_what_the_run_knows(self, facts: dict[str, Any], tmp_path: Path) -> None:
-        run, other = self.run(tmp_path, facts), SelectionSettings(boxes="36")
-        known = ExtractorSettings(detector=replace(DETECTOR, device="cuda"), selection=SELECTION)
-        assert choose_extractor(run, None, None, device="cuda") == known
-        assert choose_extractor(run, None, other, device="cuda") == replace(known, selection=other)
-        usual = DetectorSettings()
-        assert choose_extractor(run, usual, None, device="cuda") == replace(known, detector=usual)
-
-    def test_a_run_that_does_not_say_has_the_usual_one(self, tmp_path: Path) -> None:
-        for extractors in ((), (None,), ({},)):
-            run = self.run(tmp_path, *extractors)
-            assert choose_extractor(run, None, None, device="auto") == ExtractorSettings()
-        assert choose_extractor(tmp_path / "gone", None, None, device="auto") == ExtractorSettings()
-
-    def test_a_torchvision_model_and_its_layer_are_known_again(self, tmp_path: Path) -> None:
-        wanted = DetectorSettings(
-            torchvision_model="mobilenet_v3_large_320_fpn", feature_layer="fc6", precision="bf16", top_classes=7
-        )
-        facts = {
-            "extractor": "torchvision", "model": "fasterrcnn_mobilenet_v3_large_320_fpn", "feature_layer": "fc6",
-            "precision": "bf16", "top_classes": 7, "selection": {"boxes": "10-100", "selection": "topk"},
-        }  # fmt: skip
-        assert choose_extractor(self.run(tmp_path, facts), None, None, device="auto") == ExtractorSettings(
-            detector=wanted, selection=SelectionSettings(boxes="10-100", selection="topk")
-        )
-
-    @pytest.mark.parametrize("name", ["detectron2", "a detector of somebody's own"])
-    def test_a_detector_that_needs_files_has_to_be_given(self, tmp_path: Path, name: str) -> None:
-        run = self.run(tmp_path, {"extractor": name, "selection": {}})
-        with pytest.raises(RefusedError, match=f"data set 0, .* was extracted with {name}; give --detector"):
-            Predictor.load(run, device="cpu")
-
-    @pytest.mark.parametrize(
-        "facts", [{"selection": {"boxes": "many"}}, {"selection": {"other": 1}}, {"top_classes": "a"}]
-    )
-    def test_a_damaged_run_is_named(self, tmp_path: Path, facts: dict[str, Any]) -> None:
-        with pytest.raises(RefusedError, match=r"run\.json: does not say how data set 0 was extracted"):
-            choose_extractor(self.run(tmp_path, facts), None, None, device="auto")
 
 
 def test_a_model_with_task_tokens_is_given_its_own(photographs: list[Path], tmp_path: Path) -> None:

@@ -247,7 +247,7 @@ def test_people_are_called_by_the_names_of_a_file(tmp_path: Path) -> None:
     )  # fmt: skip
     task = open_split(settings, "train", like=None)
     assert "Zaphod" in str(task.rows(0, np.uint64(0)).texts)
-    write_task_cards(tmp_path, [card_of(settings, task)])
+    write_task_cards(tmp_path, [card_of(settings, task, ())])
     card = read_task_card(tmp_path)  # and so the model's evaluations know them
     files = TaskFiles(folder=tmp_path, seed=card.seed, names=card.names)
     assert open_task("vcr-qa", files, "train", like=None).items == task.items

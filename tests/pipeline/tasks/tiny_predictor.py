@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +46,7 @@ def write_features(scenes: Path, output: Path) -> None:
     assert main(["extract", str(manifest), "--output", str(output), "--backend", "local", *OPTIONS]) == 0
 
 
-def write_model(run: Path, task: str, **changes: Any) -> Path:
+def write_model(run: Path, task: str, *, extractors: Sequence[Any] = (), **changes: Any) -> Path:
     """Write a model of random parameters as a run of `vilbert finetune` ends with it, and return the run."""
     tokenizer = load_tokenizer("new", [WORDS])
     model = ViLBertForTasks(ViLBertConfig(**{**SIZES, "vocab_size": len(tokenizer), **changes}))
@@ -58,7 +59,9 @@ def write_model(run: Path, task: str, **changes: Any) -> Path:
     final = run / "final"
     model.save_pretrained(final)
     save_tokenizer(tokenizer, final)
-    write_task_cards(final, [TaskCard(task=task, labels=LABELS.get(task, ()), max_words=16, max_regions=12, seed=0)])
+    labels = LABELS.get(task, ())
+    card = TaskCard(task=task, labels=labels, max_words=16, max_regions=12, seed=0, extractors=tuple(extractors))
+    write_task_cards(final, [card])
     return run
 
 

@@ -79,11 +79,13 @@ def test_it_says_what_the_data_sets_are(tmp_path: Path, make_dataset: MakeDatase
             "path": str(folder),
             "records_sha256": info.records_sha256,
             "fingerprint": info.fingerprint,
-            "extractor": info.fingerprint_fields["extractor"],
             "samples": samples,
         }
         for folder, info, samples in zip(folders, infos, (5, 3), strict=True)
     ]
+    assert corpus.extractors == tuple(info.fingerprint_fields["extractor"] for info in infos)
+    twice = Corpus.open([str(folders[0])] * 2, split="train")
+    assert twice.extractors == corpus.extractors[:1]
     assert sorted(image_ids(corpus)) == sorted([f"photo.{row:04}" for row in (0, 1, 2, 3, 4, 0, 1, 2)])
 
 
