@@ -9,6 +9,7 @@ a batch and not by the lists. What a photograph gets does not depend on those be
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -40,6 +41,8 @@ from pipeline.tasks.trained_detector import choose_extractor, warn_of_another_de
 from pipeline.tasks.trained_folder import trained_folder
 from pipeline.tasks.trained_model import load_its_tokenizer, load_model
 from pipeline.train.distributed import own_device
+
+logger = logging.getLogger(__name__)
 
 __all__ = ["Answer", "Attention", "Pointed", "Predictor"]
 
@@ -106,6 +109,10 @@ class Predictor:
             raise RefusedError(
                 f"{folder.model}: takes features of {model.config.v_feature_size} channels and --detector "
                 f"{chosen.detector.detector} gives {extractor.feature_dim}; give the detector that it was trained with"
+            )
+        if card.given_boxes:
+            logger.warning(
+                "%s: was trained with regions at given boxes beside the detector's; here are none", checkpoint
             )
         warn_of_another_detector(card, extractor.fingerprint(), where=folder.card)
         trained = Trained(model, tokenizer, card, folder.model, on)

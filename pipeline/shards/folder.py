@@ -88,7 +88,7 @@ class LocalFolder:
         self.path.mkdir(parents=True, exist_ok=True)
 
     def entries(self, under: str, *, sweep: bool = False) -> Iterator[tuple[str, int | None]]:
-        """Yield (name, bytes) of what lies in a folder inside, None for what is no file; delete temporary files."""
+        """Yield (name, bytes) of what lies in a folder inside, None for what is no file."""
         try:
             found = os.scandir(self.path / under)
         except FileNotFoundError:

@@ -125,7 +125,8 @@ def warn_of_training_data(settings: EvaluateSettings) -> None:
     """Say where the split is one that the model was trained on."""
     run = read_run(trained_folder(settings.checkpoint).run)
     trained_on = (run or {}).get("settings", {}).get("split")
-    if trained_on == settings.split or (trained_on == "trainval" and settings.split in ("train", "val")):
+    asked = settings.split.removesuffix("_all")
+    if asked == str(trained_on).removesuffix("_all") or (trained_on == "trainval" and asked in ("train", "val")):
         other = "minval" if trained_on == "trainval" else "another"
         logger.warning("--split %s: the model was trained on %s; give %s", settings.split, trained_on, other)
 

@@ -233,7 +233,7 @@ def prepare(settings: FinetuneSettings, data: TaskData, group: Group) -> Trainin
         description=describe_run(
             {**identity(settings), "annotations": digest(source)},
             config.to_dict(),
-            corpus.fingerprints,
+            [*corpus.fingerprints, *(source.given.corpus.fingerprints if source.given else [])],
             [{"items": digest(held_out)}] if held_out else [],
         ),
     )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,8 +13,7 @@ from model.outputs import ViLBertForTasksOutput
 from pipeline.shards.canonical import encode_json
 from pipeline.shards.errors import RefusedError
 from pipeline.tasks.gqa_files import GqaQuestion, build_gqa_vocabulary, gqa_results, read_gqa
-from pipeline.tasks.gqa_metrics import FILE as CHOICES
-from pipeline.tasks.gqa_metrics import gqa_figures, read_choices
+from pipeline.tasks.gqa_metrics import CHOICES_FILE, Choices, gqa_figures, read_choices
 from pipeline.tasks.losses import soft_answer_loss
 from pipeline.tasks.registry import TaskFiles
 from pipeline.tasks.task import GivenBoxes, Rows, Shown, Task
@@ -32,12 +30,13 @@ class GqaTask:
     metric = "accuracy"
 
     def __init__(
-        self, name: str, items: Sequence[GqaQuestion], labels: Sequence[str], choices: Path | None = None
+        self,
+        name: str,
+        items: Sequence[GqaQuestion],
+        labels: Sequence[str],
+        choices: Mapping[str, Choices] | None = None,
     ) -> None:
-        """Take questions, and the answers of the classifier by class.
-
-        choices: the file of answers that are valid and plausible, which figures read where it is given.
-        """
+        """Take questions, and the answers of the classifier by class; choices: see `gqa_figures`."""
         self.name = name
         self.items = items
         self._choices = choices
@@ -82,7 +81,7 @@ class GqaTask:
         """Return the official figures; nothing where answers are secret."""
         questions = [self.items[number] for number in sorted(answers)]
         given = {self.items[n].question_id: answer for n, answer in answers.items()}
-        return gqa_figures(questions, given, read_choices(self._choices) if self._choices else None)
+        return gqa_figures(questions, given, self._choices)
 
     def results(self, answers: Mapping[int, Any]) -> bytes:
         """Return the official file of results, JSON: questionId and prediction of each question."""
@@ -95,8 +94,8 @@ def open_task(name: str, files: TaskFiles, split: str, like: Task | None) -> Gqa
     if isinstance(like, GqaTask):
         return GqaTask(name, questions, like.labels)
     if files.labels:
-        choices = files.folder / CHOICES.format(split.removesuffix("_all"))
-        return GqaTask(name, questions, files.labels, choices if choices.exists() else None)
+        path = files.folder / CHOICES_FILE.format(split.removesuffix("_all"))
+        return GqaTask(name, questions, files.labels, read_choices(path, questions) if path.is_file() else None)
     if files.answers is not None:
         return GqaTask(name, questions, load_vocabulary(files.answers))
     if all(question.answer is None for question in questions):

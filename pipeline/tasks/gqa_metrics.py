@@ -15,7 +15,8 @@ from pipeline.shards.errors import RefusedError
 from pipeline.tasks.annotation_files import reading
 from pipeline.tasks.gqa_files import GqaQuestion
 
-FILE = "{}_choices.json"
+CHOICES_FILE = "{}_choices.json"
+"""By split; published for val whole, for train in parts, which are not read."""
 COMMON = frozenset(("color", "material", "shape"))
 """What a question for something in common may be answered by, whatever its choices say."""
 
@@ -29,8 +30,11 @@ class Choices(NamedTuple):
     """Such as are met with in the world."""
 
 
-def read_choices(path: Path) -> dict[str, Choices]:
-    """Return the choices of questions by id, from a file as published; RefusedError naming what is wrong in it."""
+def read_choices(path: Path, questions: Sequence[GqaQuestion]) -> dict[str, Choices]:
+    """Return the choices of balanced questions by id, from a file as published.
+
+    Raises RefusedError naming the file and the question where one has no choices, or damaged ones.
+    """
     with reading(path):
         document = read_document(path, ())
     same: dict[frozenset[str], frozenset[str]] = {}
@@ -42,9 +46,10 @@ def read_choices(path: Path) -> dict[str, Choices]:
         return same.setdefault(frozenset(found), frozenset(found))
 
     choices = {}
-    while document:  # the lists take gigabytes; each is let go once it is a set
-        number, row = document.popitem()
-        where = f"{path}: question {number}"
+    for number in (question.question_id for question in questions if question.balanced):
+        where, row = f"{path}: question {number}", document.pop(number, None)
+        if row is None:
+            raise RefusedError(f"{where}: has no choices; is the file that of another split?")
         choices[number] = Choices(answers(row, "valid", where), answers(row, "plausible", where))
     return choices
 
@@ -60,8 +65,7 @@ def gqa_figures(
 
     `accuracy` is of all, of the open and the binary ones, and by structural and semantic type. `consistency` is the
     share of right answers among the questions that a rightly answered one entails, where these were asked: most are
-    questions that are not balanced. A figure of nothing is left out. Raises RefusedError where a question has no
-    choices.
+    questions that are not balanced. A figure of nothing is left out.
     """
     by_id = {question.question_id: question for question in questions if question.answer is not None}
     right = {number: answers[number] == question.answer for number, question in by_id.items() if number in answers}
@@ -78,8 +82,6 @@ def gqa_figures(
         if hit and entailed:
             found["consistency"].append(sum(entailed) / len(entailed))
         if choices is not None:
-            if number not in choices:
-                raise RefusedError(f"question {number} has no choices; is the file that of another split?")
             for name, fitting in choices[number]._asdict().items():
                 found[NAMES[name]].append(answer in (COMMON if question.common else fitting))
         if question.group is not None and question.answer is not None:

@@ -172,7 +172,8 @@ def describe(settings: MultitaskSettings, members: Sequence[Member], model: Mapp
     del chosen["annotations"]
     # Stop-and-go decides at evaluations, so how often there is one decides what is learnt.
     often = {"eval_every": settings.eval_every} if settings.plateau.stop_and_go else {}
-    fingerprints = {str(it): it for one in members for it in one.data.train.images.corpus.fingerprints}
+    sources = [images for one in members for images in (one.data.train.images, one.data.train.given) if images]
+    fingerprints = {str(it): it for images in sources for it in images.corpus.fingerprints}
     held_out = [{"items": digest(one.data.held_out)} for one in members if one.data.held_out]
     return describe_run({**chosen, **often, "tasks": tasks}, dict(model), list(fingerprints.values()), held_out)
 

@@ -107,8 +107,12 @@ def ask_places(predictor: Predictor, settings: PredictSettings) -> list[Row]:
 
 
 def ask_ranks(predictor: Predictor, settings: PredictSettings) -> list[Row]:
-    """Return each caption with the photographs, best first."""
+    """Return each caption with the photographs, best first; or one photograph with several captions, best first."""
     scores = predictor.rank(settings.image, settings.caption)
+    if len(settings.image) == 1 < len(settings.caption):
+        best = np.argsort(-scores[:, 0], kind="stable")[: settings.top].tolist()
+        ranked = [{"caption": settings.caption[at], "score": float(scores[at, 0])} for at in best]
+        return [{"image": str(settings.image[0]), "ranked": ranked}]
     order = np.argsort(-scores, axis=1, kind="stable")[:, : settings.top]
     return [
         {

@@ -77,11 +77,11 @@ class PredictSettings:
     phrase: tuple[str, ...] = field(default=(), metadata=only_for(*asked_by("point")))
     """What to point at."""
     caption: tuple[str, ...] = field(default=(), metadata=only_for(*asked_by("rank")))
-    """Captions, for each of which the photographs are ranked."""
+    """Captions, for each of which the photographs are ranked. With one photograph, several captions are."""
     statement: tuple[str, ...] = field(default=(), metadata=only_for(*asked_by("judge")))
     """What may be true of two photographs."""
     top: int = field(default=5, metadata=only_for(*asked_by("answer", "rank")))
-    """How many answers, or ranked photographs, to list."""
+    """How many answers, or ranked photographs or captions, to list."""
     output: Path | None = None
     """Draw on the photograph, into this .png or .jpg file, what a phrase means, or else what the detector found."""
     attention: tuple[Path, ...] = ()
@@ -115,10 +115,11 @@ class PredictSettings:
         # Retrieval shows the photograph that a caption ranks first.
         ranks = METHODS[self.task] == "rank"
         several = len(self.image) > self.images_of_a_text and not ranks
-        if self.output is not None and (several or (ranks and len(self.texts) > 1)):
-            raise ValueError("--output: draws one photograph; give one --image, or for retrieval one --caption")
+        shown = "two photographs" if self.images_of_a_text == 2 else "one photograph"
+        if self.output is not None and (several or (ranks and len(self.image) > 1 and len(self.texts) > 1)):
+            raise ValueError(f"--output: draws {shown}; give no more --image, or for retrieval one --caption")
         if self.attention and (several or len(self.texts) > 1):
-            raise ValueError("--attention: shows one text with one photograph; give one of each")
+            raise ValueError(f"--attention: shows one text with {shown}; give no more of either")
         if len(self.attention) not in (0, self.images_of_a_text):
             raise ValueError(
                 f"--attention: takes a page for each photograph that {self.task} reads a text with, "

@@ -50,9 +50,12 @@ def test_questions_come_in_the_order_of_the_file_with_the_zeros_of_their_ids(tmp
     ]  # fmt: skip
 
 
-def test_the_test_split_has_no_answers_and_no_types(tmp_path: Path) -> None:
-    write(tmp_path, "test", {"201971873": asked(None)})
-    (found,) = read_gqa(tmp_path, "test")
+@pytest.mark.parametrize(
+    ("split", "file"), [("test", "test_balanced_questions.json"), ("submission", "submission_all_questions.json")]
+)
+def test_secret_splits_have_no_answers_and_no_types(tmp_path: Path, split: str, file: str) -> None:
+    (tmp_path / file).write_text(json.dumps({"201971873": asked(None)}))
+    (found,) = read_gqa(tmp_path, split)
     assert (found.answer, found.kinds, found.group) == (None, (), None)
 
 

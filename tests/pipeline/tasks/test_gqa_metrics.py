@@ -11,7 +11,7 @@ import pytest
 from pipeline.shards.errors import RefusedError
 from pipeline.tasks.gqa import GqaTask, open_task
 from pipeline.tasks.gqa_files import GqaQuestion, read_gqa
-from pipeline.tasks.gqa_metrics import Choices, gqa_figures, read_choices
+from pipeline.tasks.gqa_metrics import gqa_figures, read_choices
 from pipeline.tasks.registry import TaskFiles
 
 GOLDEN: dict[str, Any] = json.loads((Path(__file__).parent / "golden/gqa_figures.json").read_text(encoding="utf-8"))
@@ -90,9 +90,10 @@ def test_consistency_is_of_the_entailed_questions_that_were_asked() -> None:
     assert "consistency" not in gqa_figures(questions, {"1": "no", "2": "no"})
 
 
-def test_choices_of_another_split_are_refused() -> None:
-    with pytest.raises(RefusedError, match="question 1 has no choices"):
-        gqa_figures([question(1, "a")], {"1": "a"}, {"2": Choices(frozenset("a"), frozenset())})
+def test_choices_of_another_split_are_refused_before_anything_is_answered(folder: Path) -> None:
+    (folder / "val_choices.json").write_text('{"1": {"valid": [], "plausible": []}}')
+    with pytest.raises(RefusedError, match=r"val_choices\.json: question 0\d+: has no choices"):
+        open_task("gqa", TaskFiles(folder=folder, seed=0, labels=LABELS), "val", like=None)
 
 
 @pytest.mark.parametrize(
@@ -108,5 +109,5 @@ def test_damaged_choices_are_refused_by_file_and_question(tmp_path: Path, conten
     path = tmp_path / "val_choices.json"
     path.write_text(json.dumps(content))
     with pytest.raises(RefusedError, match=said) as refused:
-        read_choices(path)
+        read_choices(path, [question(1, "a")])
     assert str(path) in str(refused.value)

@@ -77,6 +77,20 @@ def test_photographs_are_ranked_for_a_caption(folder: Path, capsys: pytest.Captu
     assert {Path(found["image"]).name for found in row["ranked"]} == {"0.jpg", "1.jpg", "2.jpg"}
 
 
+def test_captions_are_ranked_for_a_photograph(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    captions, picture = ["a red ring", "a star", "the left heart"], tmp_path / "drawn.png"
+    assert predict(folder, "retrieval", "--caption", *captions, "--json", "--output", str(picture)) == 0
+    (row,) = json.loads(capsys.readouterr().out)
+    scores = [found["score"] for found in row["ranked"]]
+    assert scores == sorted(scores, reverse=True)
+    assert sorted(found["caption"] for found in row["ranked"]) == sorted(captions)
+    assert picture.exists()
+    assert predict(folder, "retrieval", "--caption", *captions, "--top", "2") == 0
+    first, best, second = capsys.readouterr().out.splitlines()
+    assert first == str(folder / "0.jpg")
+    assert [line.strip().split(maxsplit=1)[1] for line in (best, second)] == [it["caption"] for it in row["ranked"][:2]]
+
+
 def test_a_ranking_is_drawn_on_its_best_photograph(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -161,7 +175,7 @@ def test_one_statement_goes_with_all_pairs(folder: Path, capsys: pytest.CaptureF
         ("vqa", ["--question", "a", "--beams", "2"], "--beams: is no option of vqa but of captioning"),
         ("vqa", ["--question", "a", "--top", "0"], "--top 0"),
         ("vqa", ["--question", "a", "--output", "out.gif"], "--output out.gif"),
-        ("vqa", ["--question", "a", "b", "--attention", "out.html"], "--attention: shows one text"),
+        ("vqa", ["--question", "a", "b", "--attention", "out.html"], "--attention: shows one text with one photograph"),
         ("vqa", ["--question", "a", "--attention", "no/folder/out.html"], "there is no folder"),
         ("vqa", ["--question", "a", "--attention", "a.html", "b.html"], "vqa reads a text with, 1; got 2"),
         ("vqa", ["--question", "a", "--statement", "a"], "--statement: is no option of vqa but of nlvr2"),
@@ -215,6 +229,11 @@ def test_a_pair_of_photographs_needs_two_pages(folder: Path, capsys: pytest.Capt
     arguments = ["--statement", "a", "--attention", "out.html"]
     assert status(lambda: predict(folder, "nlvr2", *arguments, images=2)) == 2
     assert "nlvr2 reads a text with, 2; got 1" in " ".join(capsys.readouterr().err.split())
+    pairs = [str(folder / f"{number}.jpg") for number in (0, 1, 1, 2)]
+    command = ["predict", "nlvr2", "--checkpoint", str(folder / "nlvr2"), "--image", *pairs, "--statement", "a"]
+    for option in (["--attention", "a.html", "b.html"], ["--output", "a.png"]):
+        assert status(lambda option=option: main([*command, *option])) == 2
+        assert "two photographs; give no more" in " ".join(capsys.readouterr().err.split())
 
 
 def test_a_seed_of_random_weights_is_no_option_of_captioning_alone(folder: Path) -> None:
