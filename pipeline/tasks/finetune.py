@@ -231,9 +231,9 @@ def prepare(settings: FinetuneSettings, data: TaskData, group: Group) -> Trainin
         train_batches=partial(train_batches, settings, source, group),
         eval_batches=partial(eval_batches, settings, held_out, group) if held_out else None,
         description=describe_run(
-            {**identity(settings), "annotations": digest(source)},
+            {**task_identity(settings), "annotations": digest(source)},
             config.to_dict(),
-            [*corpus.fingerprints, *(source.given.corpus.fingerprints if source.given else [])],
+            known_data(source),
             [{"items": digest(held_out)}] if held_out else [],
         ),
     )
@@ -249,6 +249,17 @@ def objective_of(settings: FinetuneSettings, data: TaskData, config: ViLBertConf
         bfloat16=settings.precision == "bf16",
         seed=settings.seed,
     )
+
+
+def task_identity(settings: FinetuneSettings) -> dict[str, Any]:
+    """Return the settings that a run of a task that goes on must share; of given boxes the content counts."""
+    return {name: value for name, value in identity(settings).items() if name != "given_data"}
+
+
+def known_data(source: ItemSource) -> list[dict[str, Any]]:
+    """Return by what the data sets of items are known, and those of regions at given boxes, which say so."""
+    given = source.given.corpus.fingerprints if source.given else []
+    return [*source.images.corpus.fingerprints, *({**one, "given_boxes": True} for one in given)]
 
 
 def digest(source: ItemSource) -> str:

@@ -26,9 +26,11 @@ from pipeline.tasks.finetune import (
     card_of,
     digest,
     eval_batches,
+    known_data,
     learn_hard_negatives,
     objective_of,
     open_task_data,
+    task_identity,
     texts_of,
 )
 from pipeline.tasks.multitask_items import open_all
@@ -163,7 +165,7 @@ def describe(settings: MultitaskSettings, members: Sequence[Member], model: Mapp
     chosen = identity(settings)
     tasks = [
         {
-            **{key: value for key, value in identity(one.entry.settings).items() if value != chosen.get(key)},
+            **{key: value for key, value in task_identity(one.entry.settings).items() if value != chosen.get(key)},
             "annotations": digest(one.data.train),
             "loss_weight": one.entry.loss_weight,
         }
@@ -172,8 +174,7 @@ def describe(settings: MultitaskSettings, members: Sequence[Member], model: Mapp
     del chosen["annotations"]
     # Stop-and-go decides at evaluations, so how often there is one decides what is learnt.
     often = {"eval_every": settings.eval_every} if settings.plateau.stop_and_go else {}
-    sources = [images for one in members for images in (one.data.train.images, one.data.train.given) if images]
-    fingerprints = {str(it): it for images in sources for it in images.corpus.fingerprints}
+    fingerprints = {str(it): it for one in members for it in known_data(one.data.train)}
     held_out = [{"items": digest(one.data.held_out)} for one in members if one.data.held_out]
     return describe_run({**chosen, **often, "tasks": tasks}, dict(model), list(fingerprints.values()), held_out)
 

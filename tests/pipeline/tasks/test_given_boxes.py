@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -101,3 +102,19 @@ def test_true_boxes_of_expressions_are_shown_in_training_alone(small: Path, give
     assert data.held_out is not None
     assert data.held_out.given is None
     assert data.held_out.joined.missing == 0
+
+
+def test_a_run_goes_on_with_the_same_boxes_wherever_they_lie(
+    small: Path, given: Path, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output, moved, others = tmp_path / "run", tmp_path / "moved", tmp_path / "others"
+    shutil.copytree(run, output)
+    shutil.copytree(given, moved)
+    command = [*finetune_arguments(small, "vcr-qa", output, steps=1), "--given-data"]
+    assert main([*command, str(moved)]) == 0
+    write_dataset_folder(
+        others, samples=PICTURES - LACKING, shard_size=225, feature_dim=CHANNELS, top_classes=2, class_names=CLASSES,
+        splits=split_of, image_id=str, draw=regions,
+    )  # fmt: skip
+    assert main([*command, str(others)]) == 2
+    assert "data[1].records_sha256" in capsys.readouterr().err

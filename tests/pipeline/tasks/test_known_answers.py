@@ -68,10 +68,10 @@ def run(small: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return output
 
 
-def evaluate(small: Path, run: Path, annotations: Path) -> int:
+def evaluate(small: Path, run: Path, annotations: Path, *more: str) -> int:
     return main([
         "evaluate", "gqa", str(small / "features"), "--checkpoint", str(run), "--annotations", str(annotations),
-        "--device", "cpu", "--num-workers", "0",
+        "--device", "cpu", "--num-workers", "0", *more,
     ])  # fmt: skip
 
 
@@ -157,3 +157,18 @@ def test_a_rate_of_heads_that_a_task_has_not_is_refused(
 ) -> None:
     assert finetune(small, task, tmp_path / "run", "--head-learning-rate", "0.1") == 2
     assert f"--head-learning-rate: {task} has no head of that kind" in capsys.readouterr().err
+
+
+def test_all_questions_of_the_split_that_was_trained_on_are_warned_of(
+    small: Path, run: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    trained_on_val = Path(shutil.copytree(run, tmp_path / "run"))
+    described = json.loads((run / "run.json").read_text())
+    described["settings"]["split"] = "val"
+    (trained_on_val / "run.json").write_text(json.dumps(described))
+    annotations = Path(shutil.copytree(small / "gqa", tmp_path / "gqa"))
+    (annotations / "val_balanced_questions.json").rename(annotations / "val_all_questions.json")
+    assert evaluate(small, run, annotations, "--split", "val_all") == 0
+    assert "was trained on val" not in caplog.text
+    assert evaluate(small, trained_on_val, annotations, "--split", "val_all") == 0
+    assert "--split val_all: the model was trained on val; give another" in caplog.text

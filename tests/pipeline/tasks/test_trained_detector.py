@@ -180,6 +180,15 @@ def test_a_model_that_does_not_say_is_warned_of(model: Callable[..., Path], warn
     assert "does not say which detector's features the model knows" in said
 
 
+def test_regions_at_given_boxes_are_missed(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    run = write_model(tmp_path / "run", "vcr-qa")
+    card = json.loads((run / "final" / "task.json").read_text())
+    for given_boxes in (False, True):
+        (run / "final" / "task.json").write_text(json.dumps({**card, "given_boxes": given_boxes}))
+        load(run)
+        assert ("was trained with regions at given boxes" in caplog.text) == given_boxes
+
+
 def test_a_run_writes_it_down(small: Path, tmp_path: Path) -> None:
     from pipeline.cli import main
 
