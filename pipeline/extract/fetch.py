@@ -45,8 +45,6 @@ class Fetcher:
         self._max_bytes = max_bytes
         self._http = HttpGetter(settings)
         self._stopped = threading.Event()
-        self.tries = 0
-        """That came to an end, whichever: where hosts are slow, the only thing that moves for minutes."""
         self._trying: set[int] = set()
 
     def stop(self) -> None:
@@ -66,9 +64,10 @@ class Fetcher:
         """Say whether a thread is at a try, in which a library behind fsspec may hang."""
         return bool(self._trying)
 
-    def fetch(self, uri: str, share: Share) -> bytes:
+    def fetch(self, uri: str, share: Share, beat: Callable[[], None] = lambda: None) -> bytes:
         """Return the bytes behind a URL, which `share` then has room for.
 
+        beat: is called at the end of each try, whichever: where hosts are slow, the only thing that moves for minutes.
         Raises ImageError where they cannot be had, RefusedError where a package for such URLs is missing, and
         StoppedError after `stop`.
         """
@@ -79,7 +78,7 @@ class Fetcher:
             if self._stopped.is_set():
                 raise StoppedError
             try:
-                data = self._try(uri, share)
+                data = self._try(uri, share, beat)
             except NoRoomError:  # the image is large: ask again when there is room for the largest there can be
                 room = self._max_bytes
                 share.wait_for(0)
@@ -94,11 +93,11 @@ class Fetcher:
                 share.wait_for(len(data))
                 return data
 
-    def read(self, uri: str) -> bytes:
-        """Return the bytes behind a uri of any kind, here and now; raise as `fetch` does."""
+    def read(self, uri: str, beat: Callable[[], None] = lambda: None) -> bytes:
+        """Return the bytes behind a uri of any kind, here and now; beat and errors as of `fetch`."""
         if is_local(uri):
             return read_file(uri, self._max_bytes, self._reader)
-        return self.fetch(uri, MemoryBudget(self._max_bytes + 1).open(0))
+        return self.fetch(uri, MemoryBudget(self._max_bytes + 1).open(0), beat)
 
     def ahead(
         self,
@@ -107,13 +106,14 @@ class Fetcher:
         decoders: Executor,
         *,
         window: int,
+        beat: Callable[[], None],
     ) -> ReadAhead[tuple[int, ImageRecord], Result]:
         """Begin to fetch a shard's rows and to decode them, `window` of them decoded at most before they are used."""
         return ReadAhead(
             rows,
-            fetch=lambda item, share: self.fetch(item[1].uri, share),
+            fetch=lambda item, share: self.fetch(item[1].uri, share, beat),
             is_remote=lambda item: not is_local(item[1].uri),
-            read=lambda item: self.read(item[1].uri),
+            read=lambda item: self.read(item[1].uri, beat),
             decode=decode,
             decoders=decoders,
             decoded_ahead=window,
@@ -122,13 +122,13 @@ class Fetcher:
             fetched_bytes=self._settings.fetch_memory,
         )
 
-    def _try(self, uri: str, share: Share) -> bytes:
+    def _try(self, uri: str, share: Share, beat: Callable[[], None]) -> bytes:
         self._trying.add(threading.get_ident())
         try:
             return self._get(uri, share)
         finally:
             self._trying.discard(threading.get_ident())
-            self.tries += 1
+            beat()
 
     def _get(self, uri: str, share: Share) -> bytes:
         named = protocols(uri)

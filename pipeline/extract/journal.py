@@ -107,17 +107,22 @@ def _note(attempt: Attempt, event: bytes, rows: list[int]) -> None:
             attempt.ended = True
 
 
-def journal_folder(place: Path | str) -> Path:
-    """Return the folder of a data set's journals: inside its own, or where it is behind a URL, on this machine."""
-    if isinstance(place, Path):
-        return place / JOURNALS_FOLDER
-    name = hashlib.sha256(place.encode()).hexdigest()[:16]
-    return Path(tempfile.gettempdir()) / f"vilbert-journals-{os.getuid()}" / name
+def journal_folder(place: Path | str, manifest: Path) -> Path:
+    """Return the folder of a data set's journals: inside its own, or where it is behind a URL, on this machine.
+
+    There they are apart from those of data sets from other manifests, which the URL may have had or will have.
+    """
+    return place / JOURNALS_FOLDER if isinstance(place, Path) else _own_folder(f"{place}\n{manifest.absolute()}")
 
 
 def log_folder(place: Path | str) -> Path:
-    """Return the folder of a data set's log: its own, or where it is behind a URL, that of its journals."""
-    return place if isinstance(place, Path) else journal_folder(place)
+    """Return the folder of a data set's log: its own, or where it is behind a URL, one of this machine."""
+    return place if isinstance(place, Path) else _own_folder(place)
+
+
+def _own_folder(name: str) -> Path:
+    folder = Path(tempfile.gettempdir()) / f"vilbert-journals-{os.getuid()}"
+    return folder / hashlib.sha256(name.encode()).hexdigest()[:16]
 
 
 def journal_path(folder: Path, shard: int) -> Path:
@@ -132,10 +137,10 @@ def journals(folder: Path) -> dict[int, Path]:
 
 
 def remove_journals(folder: Path) -> None:
-    """Delete all journals and their folder: the data set is complete."""
-    for path in journals(folder).values():
-        path.unlink(missing_ok=True)
-    with contextlib.suppress(OSError):  # it was never there
+    """Delete all journals and their folder: the data set is complete, or begins anew."""
+    with contextlib.suppress(OSError):  # it is not there; one that stays is `verify`'s to name
+        for path in journals(folder).values():
+            path.unlink(missing_ok=True)
         folder.rmdir()
 
 
@@ -186,12 +191,16 @@ class Journal:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
         self.beats = 0
-        """Grows with every event: whether the attempt still moves."""
+        """Grows with every event and every try to fetch: whether the attempt still moves."""
         self._append(f"\n{self._token} begin\n")  # the last line of one that was killed may be torn
+
+    def beat(self) -> None:
+        """Count a sign of life."""
+        self.beats += 1
 
     def note(self, event: str, rows: Iterable[int] = ()) -> None:
         """Append an event, of those at the head of this file."""
-        self.beats += 1
+        self.beat()
         self._append(" ".join([self._token, event, *map(str, rows)]) + "\n")
 
     @contextlib.contextmanager

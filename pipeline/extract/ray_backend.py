@@ -109,8 +109,9 @@ class RayHandle:
         self._patience = max(PULSE_SECONDS, workers / QUESTIONS_A_SECOND)
         if settings.stall_seconds:
             self._patience = min(self._patience, settings.stall_seconds / 4)
-        self._output = settings.output
-        self._journals = None if isinstance(settings.output, Path) else journal_folder(settings.output)
+        self._settings = settings
+        folder = journal_folder(settings.output, settings.manifest)
+        self._journals = None if isinstance(settings.output, Path) else folder
         """Where each machine has journals of its own; None where all see those beside the shards."""
         self._node = None if self._journals is None else self._actor.__ray_call__.remote(_node_id)
         self._asking = False
@@ -140,7 +141,7 @@ class RayHandle:
         try:
             there = NodeAffinitySchedulingStrategy(ray.get(self._node, timeout=_JOURNAL_SECONDS), soft=False)
             read = ray.remote(num_cpus=0, max_retries=0, scheduling_strategy=there)(_journal_here)
-            journal = ray.get(read.remote(self._output, shard), timeout=_JOURNAL_SECONDS)
+            journal = ray.get(read.remote(self._settings, shard), timeout=_JOURNAL_SECONDS)
         except ray.exceptions.RayError as error:  # a node that is gone has taken its worker with it
             logger.debug("the journal of shard %d is not to be had (%s)", shard, error)
         else:
@@ -178,8 +179,8 @@ def _node_id(worker: Worker) -> str:
     return str(ray.get_runtime_context().get_node_id())
 
 
-def _journal_here(output: str, shard: int) -> bytes:
-    return read_journal(journal_path(journal_folder(output), shard))
+def _journal_here(settings: ExtractSettings, shard: int) -> bytes:
+    return read_journal(journal_path(journal_folder(settings.output, settings.manifest), shard))
 
 
 def in_a_line(error: Exception) -> str:

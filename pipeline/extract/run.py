@@ -84,7 +84,6 @@ def write_dataset(settings: ExtractSettings, hung: Event) -> int:
             hurry()  # a store that is away is not waited for
             logger.warning("interrupted: %s done and stay; run the same command again to go on", what_is_done(folder))
             return 130
-        remove_journals(journal_folder(settings.output))
     return summarise(settings, info)
 
 
@@ -102,9 +101,11 @@ def write_pending_shards(
         description = crew.first()
         crew.require(lambda other: check_alike(description, other))
         planned = plan_dataset(settings, manifest, description)
+        own_journals = journal_folder(settings.output, settings.manifest)
         with disk_errors(folder):
-            begin_dataset(folder, planned)
-        done = find_done(folder, planned, sweep=True)
+            if begin_dataset(folder, planned):
+                remove_journals(own_journals)  # of a data set that is no longer here
+            done = find_done(folder, planned, sweep=True)
         stack.callback(done.save)
         retries = choose_retries(settings, folder, planned, done)
         stack.callback(retries.save)
@@ -115,7 +116,7 @@ def write_pending_shards(
             schedule = Schedule(
                 crew,
                 rows,
-                journal_folder=journal_folder(settings.output),
+                journal_folder=own_journals,
                 retry=frozenset(retries.left),
                 stall_seconds=settings.stall_seconds,
             )
@@ -131,6 +132,7 @@ def write_pending_shards(
             except KeyboardInterrupt:
                 hurry()  # a store that is away is not waited for
                 raise
+        remove_journals(own_journals)
         with disk_errors(folder):  # inside the watch: the run has finished when dataset.json says so
             return finish_dataset(folder, written=len(rows))
 
@@ -141,7 +143,7 @@ def choose_retries(settings: ExtractSettings, folder: Folder, planned: DatasetIn
         return give_up_retries(folder, done, planned.shards)
     retries, begins = begin_retries(folder, done, planned.shards, settings.retry_failed)
     if begins:
-        for shard, journal in journals(journal_folder(settings.output)).items():
+        for shard, journal in journals(journal_folder(settings.output, settings.manifest)).items():
             if shard in retries.left:  # what it says of images is from before they were to be tried again
                 journal.unlink(missing_ok=True)
     if retries.left:

@@ -1,8 +1,8 @@
-"""Who stands still? A clock for each worker that runs while nothing moves in it."""
+"""Who stands still? A clock for each worker, and for each shard that it is detecting, that runs while nothing moves."""
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Mapping
 from typing import NamedTuple
 
 MOST_SECONDS_A_TICK = 5.0
@@ -15,10 +15,12 @@ class Pulse(NamedTuple):
     """Rows done of its unfinished shards."""
     beats: int
     """Events of its journals and tries to fetch, so far."""
+    shards: Mapping[int, int] = {}
+    """The same of each shard that has the detector now; those that wait for it may well stand still."""
 
 
 class StallWatch:
-    """Counts, by worker, the seconds since its pulse changed.
+    """Counts, by worker, the seconds since its pulse changed, or that of one of its shards that have the detector.
 
     A tick counts for a few seconds at most: a driver that was itself held up (a suspended laptop, Ctrl-Z) has seen
     nothing meanwhile, and no worker is to blame.
@@ -29,7 +31,7 @@ class StallWatch:
         self._seconds = seconds
         self._time = 0.0
         self._last_tick: float | None = None
-        self._seen: dict[Hashable, tuple[Pulse, float]] = {}
+        self._seen: dict[Hashable, dict[int | None, tuple[Hashable, float]]] = {}
 
     def tick(self, now: float) -> None:
         """Let time pass. now: seconds of a clock that never goes back."""
@@ -39,11 +41,13 @@ class StallWatch:
 
     def is_stuck(self, worker: Hashable, pulse: Pulse) -> bool:
         """Take in a busy worker's pulse and say whether it has stood still for too long."""
-        before = self._seen.get(worker)
-        if before is None or before[0] != pulse:
-            self._seen[worker] = pulse, self._time
-            return False
-        return 0 < self._seconds <= self._time - before[1]
+        signs: list[tuple[int | None, Hashable]] = [(None, pulse[:2]), *pulse.shards.items()]
+        before = self._seen.get(worker, {})
+        fresh = {name: (sign, self._time) for name, sign in signs}
+        same = {name: old for name, old in before.items() if name in fresh and old[0] == fresh[name][0]}
+        seen = fresh | same
+        self._seen[worker] = seen
+        return any(0 < self._seconds <= self._time - since for _, since in seen.values())
 
     def forget(self, worker: Hashable) -> None:
         """Drop a worker that has nothing to do, or is gone."""

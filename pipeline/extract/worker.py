@@ -87,11 +87,12 @@ class Worker:
     def __init__(self, settings: ExtractSettings) -> None:
         self._settings = settings
         self._folder = open_folder(settings.output)
-        self._journals = journal_folder(settings.output)
+        self._journals = journal_folder(settings.output, settings.manifest)
         self._fetcher = Fetcher(settings.fetching, ImageReader(), max_bytes=settings.decoding.max_bytes)
         self._decoders = ThreadPoolExecutor(settings.cpus_per_worker, thread_name_prefix="decode")
         self._stop = threading.Event()
         self._open_journals: dict[int, Journal] = {}
+        self._detecting: set[Journal] = set()
         self._ended_beats = 0
         self._rows_done: dict[int, int] = {}
         self._preparing: set[int] = set()
@@ -176,7 +177,8 @@ class Worker:
     def pulse(self) -> Pulse:
         """Return a sign of life; a worker that is there has one beat at least."""
         beats = 1 + self._ended_beats + sum(journal.beats for journal in self._open_journals.copy().values())
-        return Pulse(sum(self._rows_done.copy().values()), beats + self._fetcher.tries)
+        at_it = {shard: it.beats for shard, it in self._open_journals.copy().items() if it in self._detecting}
+        return Pulse(sum(self._rows_done.copy().values()), beats, at_it)
 
     def stop(self, *, hung: bool = False) -> None:
         """Let every `extract_shard` under way leave with StoppedError after its current batch.
@@ -207,21 +209,31 @@ class Worker:
         """Yield what becomes of each row, in their order."""
         wanted = {row: record for row, record in records.items() if row not in kept}
         if verdict.suspects:
-            with self._turns.turn():
+            with self._turn(journal):
                 self._try_alone({row: wanted[row] for row in verdict.suspects if row in wanted}, journal)
-        with self._prepared(wanted.items(), journal, slow=verdict.slow) as prepared, self._turns.turn():
+        with self._prepared(wanted.items(), journal, slow=verdict.slow) as prepared, self._turn(journal):
             self._leave_if_stopped()
             found = self._detection.outcomes(prepared, journal, verdict.singly)
             for outcome in in_row_order(found, kept, first_row=min(records)):
                 self._leave_if_stopped()
                 yield outcome
 
+    @contextmanager
+    def _turn(self, journal: Journal) -> Iterator[None]:
+        """Wait for the detector and have it for the length of the block, in which the shard has to move."""
+        with self._turns.turn():
+            self._detecting.add(journal)
+            try:
+                yield
+            finally:
+                self._detecting.discard(journal)
+
     def _try_alone(self, suspects: Mapping[int, ImageRecord], journal: Journal) -> None:
         """Put each row through all that may end the process, with nothing else in hand, and throw the result away."""
         for row, record in suspects.items():
             self._leave_if_stopped()
             journal.note("alone", [row])
-            item = self._prepare(row, record)
+            item = self._prepare(row, record, partial(self._fetcher.read, record.uri, journal.beat))
             if isinstance(item, Prepared):
                 list(self._detection.detect([item], journal))
             journal.note("passed", [row])
@@ -236,7 +248,7 @@ class Worker:
             self._leave_if_stopped()
             journal.note("decode", [item[0]])
             try:
-                return self._prepare(*item, read)
+                return self._prepare(*item, read or partial(self._fetcher.read, item[1].uri, journal.beat))
             finally:
                 journal.note("decoded", [item[0]])
 
@@ -244,12 +256,11 @@ class Worker:
             yield map(decoded, rows)
             return
         window = 2 * self._settings.batch_size
-        with self._fetcher.ahead(rows, decoded, self._decoders, window=window) as prepared:
+        with self._fetcher.ahead(rows, decoded, self._decoders, window=window, beat=journal.beat) as prepared:
             yield prepared
 
-    def _prepare(self, row: int, record: ImageRecord, read: Callable[[], bytes] | None = None) -> Prepared | FailureRow:
+    def _prepare(self, row: int, record: ImageRecord, read: Callable[[], bytes]) -> Prepared | FailureRow:
         settings = self._settings
-        read = read or partial(self._fetcher.read, record.uri)
         self._preparing.add(row)
         try:
             return prepare(row, record, settings.decoding, read, keep=settings.keep_images)

@@ -94,15 +94,18 @@ class LocalFolder:
         except FileNotFoundError:
             return
         with found:
+            left = []  # deleted afterwards: a file server may pass over entries of a folder that changes meanwhile
             for entry in found:
                 if sweep and is_temporary(entry.name):
-                    Path(entry.path).unlink(missing_ok=True)
+                    left.append(Path(entry.path))
                     continue
                 size = None
                 with contextlib.suppress(FileNotFoundError):  # deleted meanwhile, or a link to nowhere
                     status = entry.stat()
                     size = status.st_size if stat.S_ISREG(status.st_mode) else None
                 yield entry.name, size
+        for path in left:
+            path.unlink(missing_ok=True)
 
     @contextmanager
     def local(self, names: Sequence[str]) -> Iterator[Path]:

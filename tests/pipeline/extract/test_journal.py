@@ -166,7 +166,7 @@ def test_a_stall_is_of_the_last_attempt(tmp_path: Path) -> None:
 def test_a_damaged_journal_changes_no_byte_of_a_shard(settings_for: Callable[..., ExtractSettings]) -> None:
     undisturbed, settings = settings_for("undisturbed"), settings_for("damaged")
     assert extract(undisturbed) == 0
-    folder = journal_folder(settings.output)
+    folder = journal_folder(settings.output, settings.manifest)
     assert extract(settings_for("damaged")) == 0
     folder.mkdir()
     for shard in range(3):
@@ -178,13 +178,31 @@ def test_a_damaged_journal_changes_no_byte_of_a_shard(settings_for: Callable[...
     assert contents(settings.output) == contents(undisturbed.output)
 
 
+def test_journals_of_another_data_set_blame_nobody_of_this_one(settings_for: Callable[..., ExtractSettings]) -> None:
+    undisturbed, settings = settings_for("undisturbed"), settings_for("emptied")
+    assert extract(undisturbed) == 0
+    path = journal_path(journal_folder(settings.output, settings.manifest), 0)
+    path.parent.mkdir(parents=True)  # all that `rm -r emptied/*` leaves
+    path.write_bytes(b"".join(b"\n%08x begin\n%08x alone 1\n" % (number, number) for number in range(3)))
+    assert extract(settings) == 0
+    assert contents(settings.output) == contents(undisturbed.output)
+    assert not path.parent.exists()
+
+
+def test_two_data_sets_at_one_url_have_journals_of_their_own(tmp_path: Path) -> None:
+    one, other = (journal_folder("s3://bucket/set", tmp_path / name) for name in ("a.parquet", "b.parquet"))
+    assert one != other
+    assert one == journal_folder("s3://bucket/set", tmp_path / "a.parquet")
+    assert journal_folder("s3://bucket/other", tmp_path / "a.parquet") != one
+
+
 def test_the_journal_that_the_driver_hands_over_takes_the_place_of_the_one_here(
     settings_for: Callable[..., ExtractSettings],
 ) -> None:
     """On another machine's disk there may be one of before a row was to be tried again."""
     settings = settings_for("features", limit=5)
     assert extract(settings) == 0
-    path = journal_path(journal_folder(settings.output), 0)
+    path = journal_path(journal_folder(settings.output, settings.manifest), 0)
     path.parent.mkdir()
     lines = ["detect 1 2", "alone 1", "alone 1"]
     old = "".join(f"{number:08x} begin\n{number:08x} {line}\n" for number, line in enumerate(lines)).encode()
