@@ -125,7 +125,7 @@ def start_up(folder: Path) -> DoneShards:
     """Do what a run does before the first shard is handed out."""
     manifest = Manifest.open(folder / "manifest.parquet")
     info = dataclasses.replace(read_info(LocalFolder(folder / "set")), rows=manifest.rows)
-    done = find_done(LocalFolder(folder / "set"), info)
+    done = find_done(LocalFolder(folder / "set"), info, sweep=True)
     rows = {shard: info.shard_rows(shard) for shard in done.pending()}
     print(f"{len(rows):,} shards pending, {done.failed_rows:,} failed rows", file=sys.stderr)
     return done
