@@ -1,3 +1,7 @@
+import json
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -6,7 +10,13 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from torchvision.ops import box_iou
 
+from model.outputs import ViLBertForTasksOutput
+from pipeline.tasks.refer import open_task
 from pipeline.tasks.refer_boxes import iou, is_right, soft_targets
+from pipeline.tasks.registry import TaskFiles
+from pipeline.tasks.task import Shown
+
+GOLDEN: dict[str, Any] = json.loads((Path(__file__).parent / "golden/refer_accuracy.json").read_text(encoding="utf-8"))
 
 corner = st.floats(-50, 1000, width=32)
 side = st.floats(0, 600, width=32)
@@ -14,18 +24,46 @@ boxes = st.builds(lambda x, y, w, h: (x, y, x + w, y + h), corner, corner, side,
 many = st.lists(boxes, max_size=8)
 
 
-def literal(box: tuple[float, ...], other: tuple[float, ...]) -> float:
-    """Return the overlap as ViLBERT's formula says it, number by number."""
-    iw = min(box[2], other[2]) - max(box[0], other[0]) + 1
-    ih = min(box[3], other[3]) - max(box[1], other[1]) + 1
-    both = max(iw, 0) * max(ih, 0)
-    areas = [(x2 - x1 + 1) * (y2 - y1 + 1) for x1, y1, x2, y2 in (box, other)]
-    return both / (areas[0] + areas[1] - both)
+def shown(row: dict[str, Any]) -> Shown:
+    """Return the regions of a golden expression."""
+    regions = np.array(row["boxes"], dtype=np.float32)
+    none, alike = np.zeros((len(regions), 0), dtype=np.float16), np.full(len(regions), 1 / len(regions), np.float32)
+    width, height = row["size"]
+    return Shown(image_id="", width=width, height=height, boxes=regions, features=none, weights=alike)
 
 
-@given(many, boxes)
-def test_overlap_is_the_formula_of_the_reference(regions: list[tuple[float, ...]], box: tuple[float, ...]) -> None:
-    assert iou(regions, box) == pytest.approx([literal(region, box) for region in regions], rel=1e-12, abs=1e-15)
+def write_golden(folder: Path) -> None:
+    """Write the golden expressions as REFER's files."""
+    rows = list(enumerate(GOLDEN["rows"]))
+    objects = [{"id": number, "image_id": number, "bbox": row["bbox"]} for number, row in rows]
+    refs = [
+        {
+            "ref_id": number, "ann_id": number, "image_id": number, "split": "val",
+            "sentences": [{"sent_id": number, "raw": "a"}],
+        }
+        for number, _ in rows
+    ]  # fmt: skip
+    (folder / "instances.json").write_text(json.dumps({"annotations": objects}))
+    (folder / "refs(unc).json").write_text(json.dumps(refs))
+
+
+def test_overlaps_targets_choices_and_accuracy_are_those_of_the_official_code(tmp_path: Path) -> None:
+    """That reckons in float32 and we in float64: golden overlaps are one half exactly, or further off than rounding."""
+    write_golden(tmp_path)
+    rows = GOLDEN["rows"]
+    task = open_task("refcoco+", TaskFiles(folder=tmp_path, seed=0), "val", like=None)
+    targets = task.targets(range(len(rows)), [shown(row) for row in rows])
+    logits = torch.zeros((*targets["overlap"].shape, 1))  # those behind an image's are often the highest
+    for number, row in enumerate(rows):
+        there = len(row["scores"])
+        assert targets["iou"][number, :there].tolist() == pytest.approx(row["overlaps"], rel=1e-5, abs=1e-6)
+        assert targets["overlap"][number, :there].tolist() == pytest.approx(row["targets"], rel=1e-5, abs=1e-6)
+        logits[number, :there, 0] = torch.tensor(row["scores"])
+    answers = task.answers(ViLBertForTasksOutput(vision_logit=logits), targets)
+    assert [answer["target"] for answer in answers] == [row["choice"] for row in rows]
+    for answer, row in zip(answers, rows, strict=True):
+        assert task.figures({0: answer}) == {"accuracy": row["right"]}
+    assert task.figures(dict(enumerate(answers))) == {"accuracy": GOLDEN["accuracy"]}
 
 
 @given(many, boxes)
