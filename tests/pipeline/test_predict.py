@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import shutil
 import subprocess
@@ -210,6 +211,19 @@ def test_statements_are_judged_as_an_evaluation_does(
     )
     assert [str(it > 0.5) for it in found] == [expected[f"train-1-{pair}-{number}"] for _, pair, number in asked]
     assert len(set(expected.values())) == 2
+
+
+def test_a_statement_is_as_probable_as_half_of_what_is_between_true_and_false(
+    photographs: list[Path], predictor: Callable[[str], Predictor]
+) -> None:
+    asked = predictor("nlvr2")
+    (chance,) = asked.judge([(photographs[0], photographs[1])], QUESTIONS[:1])
+    items = [[Row(side, (QUESTIONS[0],)) for side in (0, 1)]]
+    (batch,) = asked.reader.batches(photographs[:2], items, "vil_binary_prediction")
+    assert batch.output.vil_binary_prediction is not None
+    ((false, true),) = batch.output.vil_binary_prediction.tolist()
+    assert abs(true - false) > 1e-2  # else half of it would be as good as all of it
+    assert chance == pytest.approx(1 / (1 + math.exp((false - true) / 2)), abs=1e-6)
 
 
 def test_which_photograph_is_left_matters(photographs: list[Path], predictor: Callable[[str], Predictor]) -> None:
