@@ -82,6 +82,22 @@ def test_damage_is_refused_by_file_and_question(tmp_path: Path, content: Any, sa
     assert str(path) in str(refused.value)
 
 
+@pytest.mark.parametrize(
+    ("entailed", "said"),
+    [
+        ("02930160", "question 2: entailed is '02930160', not a list"),
+        ({"02930160": True}, "question 2: entailed is {'02930160': True}, not a list"),
+        ([2930160], r"question 2: entailed is \[2930160\], not a list of question ids"),
+    ],
+)
+def test_damaged_entailments_are_refused_by_file_and_question(tmp_path: Path, entailed: Any, said: str) -> None:
+    path = tmp_path / "val_all_questions.json"
+    path.write_text(json.dumps({"1": asked(), "2": {**asked(), "entailed": entailed}}))
+    with pytest.raises(RefusedError, match=said) as refused:
+        read_gqa(tmp_path, "val_all")
+    assert str(path) in str(refused.value)
+
+
 def test_a_file_cut_off_a_missing_file_and_an_unknown_split_are_said(tmp_path: Path) -> None:
     with pytest.raises(RefusedError, match="train_balanced_questions"):
         read_gqa(tmp_path, "train")
