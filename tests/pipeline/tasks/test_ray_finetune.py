@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ import pytest
 from pipeline.cli import main
 from pipeline.train.journal import read_journal
 
+from ..train.test_ray_pretrain import train_workers
 from .small_tasks import finetune_arguments
 from .test_multitask import STOPPING, arguments, turns, write_tasks
 from .test_processes import assert_alike
@@ -19,10 +21,20 @@ pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 
 def run_on_two(command: list[str], address: str) -> None:
-    """Run a command on two workers of a Ray; it must end well."""
+    """Run a command on two workers of a Ray; both must be there at once, and it must end well."""
     command = [sys.executable, "-m", "pipeline.cli", *command, "--workers", "2", "--ray-address", address]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
-    assert done.returncode == 0, done.stderr
+    before, most, deadline = train_workers(), 0, time.monotonic() + 240
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        while True:
+            try:
+                _, said = process.communicate(timeout=0.1)
+                break
+            except subprocess.TimeoutExpired:
+                most = max(most, len(train_workers() - before))
+                if time.monotonic() > deadline:
+                    process.kill()
+    assert process.returncode == 0, said
+    assert most == 2, f"{most} workers were seen to train"
 
 
 def test_a_task_learns_as_in_one_process(small: Path, tmp_path: Path, ray_cluster: str) -> None:

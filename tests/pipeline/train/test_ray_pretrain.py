@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -57,13 +58,20 @@ def first_worker(run: Path) -> int:
     return int((run / ".lock").read_text().split()[1])
 
 
+def train_workers() -> set[int]:
+    """Return the processes of the Ray of this session that train."""
+    found = set()
+    for child in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):  # it has just ended
+            if "RayTrainWorker" in " ".join(child.cmdline()):
+                found.add(child.pid)
+    return found
+
+
 def other_worker(run: Path) -> int:
     """Return the process of rank 1."""
-    first = first_worker(run)
-    children = psutil.Process().children(recursive=True)
-    found = [child.pid for child in children if "RayTrainWorker" in " ".join(child.cmdline()) and child.pid != first]
-    assert len(found) == 1
-    return found[0]
+    (found,) = train_workers() - {first_worker(run)}
+    return found
 
 
 def test_killed_and_interrupted_a_group_of_two_is_the_undisturbed_process(
