@@ -40,6 +40,11 @@ def shown(picture: int) -> list[int]:
     return np.random.default_rng((7, picture)).permutation(len(THINGS))[:SHOWN].tolist()
 
 
+def sides(pair: int) -> tuple[int, int]:
+    """Return the left and the right picture of a pair; the right ones are in pairs alone."""
+    return pair, PICTURES + pair
+
+
 def boxes_of(picture: int) -> np.ndarray[Any, np.dtype[np.float32]]:
     """Return where they are, [3, 4] xyxy."""
     left = np.random.default_rng((8, picture)).uniform(0, 8, SHOWN) + np.arange(SHOWN) * 65
@@ -76,6 +81,19 @@ def asked(picture: int, which: int) -> tuple[str, bool]:
     there = bool(draw.integers(2))
     things = [thing for thing in range(len(THINGS)) if (thing in shown(picture)) == there]
     return THINGS[int(draw.choice(things))], there
+
+
+def asked_of_both(pair: int) -> tuple[str, bool]:
+    """Return a thing that at least one picture of a pair shows, and whether both do.
+
+    Half of the pairs do, a quarter shows it left alone and a quarter right alone: who sees one picture is right about
+    three in four, and no more.
+    """
+    draw = np.random.default_rng((13, pair))
+    left, right = (set(shown(picture)) for picture in sides(pair))
+    both = left == right or (bool(left & right) and draw.random() < 0.7)  # seven pairs in ten have a thing in common
+    things = left & right if both else left - right if draw.integers(2) else right - left
+    return THINGS[int(draw.choice(sorted(things)))], both
 
 
 def write_json(path: Path, content: Any) -> None:
@@ -173,13 +191,13 @@ def write_captions(folder: Path) -> None:
 
 
 def write_nlvr2(folder: Path) -> None:
-    """Write NLVR2's files about pairs of pictures: is a thing on the left one and another on the right one?"""
+    """Write NLVR2's files about pairs of pictures: is a thing on both, or on the left or the right one alone?"""
     for name, split in (("train", "train"), ("dev", "val")):
         rows = []
-        for picture in (p for p in range(PICTURES) if split_of(p) == split):
-            thing, there = asked(picture, 0)
+        for pair in (p for p in range(PICTURES) if split_of(p) == split):
+            thing, both = asked_of_both(pair)
             rows.append({
-                "identifier": f"{name}-{picture}-0-0", "sentence": f"there is a {thing} in one", "label": str(there),
+                "identifier": f"{name}-{pair}-0-0", "sentence": f"there is a {thing} in both", "label": str(both),
             })  # fmt: skip
         write_lines(folder / f"{name}.json", rows)
 
@@ -221,7 +239,7 @@ def write_tasks(folder: Path) -> None:
 
     write_dataset_folder(
         folder / "pairs", samples=2 * PICTURES, shard_size=600, feature_dim=CHANNELS, top_classes=2,
-        class_names=CLASSES, image_id=side, draw=lambda row: regions(row // 2 if row % 2 == 0 else PICTURES + row // 2),
+        class_names=CLASSES, image_id=side, draw=lambda row: regions(sides(row // 2)[row % 2]),
     )  # fmt: skip
     (folder / "model.json").write_text(json.dumps(MODEL))
     for name, write in WRITERS.items():

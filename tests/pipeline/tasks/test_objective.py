@@ -25,7 +25,7 @@ from pipeline.train.words import new_tokenizer
 
 from .small_tasks import CHANNELS, FOLDERS, MODEL, THINGS
 
-TOKENIZER = new_tokenizer([f"a {' '.join(THINGS)} and is there what in one ?"])
+TOKENIZER = new_tokenizer([f"a {' '.join(THINGS)} and is there what in both ?"])
 CPU = torch.device("cpu")
 ALONE = Group(rank=0, world=1, device=CPU)
 
