@@ -28,7 +28,7 @@ from pipeline.extract.retries import Retries, begin_retries, give_up_retries
 from pipeline.extract.run_log import run_log
 from pipeline.extract.schedule import Schedule
 from pipeline.extract.settings import ExtractSettings
-from pipeline.extract.watch import Watch, starting
+from pipeline.extract.watch import Renewal, Watch, starting
 from pipeline.shards.dataset import DatasetInfo
 from pipeline.shards.errors import ShardError
 from pipeline.shards.folder import Folder, open_folder
@@ -78,8 +78,8 @@ def write_dataset(settings: ExtractSettings, hung: Event) -> int:
                 stack.enter_context(folder.exclusive_writer())
             stack.callback(folder.sweep)  # of workers that were killed
             begins = settings.retry_failed is not None or not is_complete(folder)
-            with starting(folder) if begins else nullcontext():
-                info = write_pending_shards(settings, manifest, folder, hung, begins=begins)
+            with starting(folder) if begins else nullcontext() as start:
+                info = write_pending_shards(settings, manifest, folder, hung, start)
         except KeyboardInterrupt:
             hurry()  # a store that is away is not waited for
             logger.warning("interrupted: %s done and stay; run the same command again to go on", what_is_done(folder))
@@ -88,11 +88,11 @@ def write_dataset(settings: ExtractSettings, hung: Event) -> int:
 
 
 def write_pending_shards(
-    settings: ExtractSettings, manifest: Manifest, folder: Folder, hung: Event, *, begins: bool
+    settings: ExtractSettings, manifest: Manifest, folder: Folder, hung: Event, start: Renewal | None
 ) -> DatasetInfo:
     """Start workers, check that the data set is theirs to go on with, write the missing shards, close the data set.
 
-    begins: whether there may be something to do, and those who watch shall know.
+    start: renews the run's account until its `Watch` does; None where there is most likely nothing to do.
     """
     with ExitStack() as stack:
         start_handle, room = stack.enter_context(backend(settings))
@@ -112,7 +112,7 @@ def write_pending_shards(
         rows = {shard: planned.shard_rows(shard) for shard in done.pending()}
         if not rows:
             logger.info("nothing to do: %s has all its shards", settings.output)
-        if rows or begins:
+        if rows or start is not None:
             schedule = Schedule(
                 crew,
                 rows,
@@ -121,6 +121,8 @@ def write_pending_shards(
                 stall_seconds=settings.stall_seconds,
             )
             log = stack.enter_context(run_log(log_folder(settings.output)))
+            if start is not None:
+                start.end()
             watch = stack.enter_context(Watch(settings, folder, planned, done, log))
             try:
                 for extracted in schedule.run():
@@ -132,6 +134,7 @@ def write_pending_shards(
             except KeyboardInterrupt:
                 hurry()  # a store that is away is not waited for
                 raise
+            stack.enter_context(watch.finishing())
         remove_journals(own_journals)
         with disk_errors(folder):  # inside the watch: the run has finished when dataset.json says so
             return finish_dataset(folder, written=len(rows))

@@ -76,12 +76,12 @@ def judge(state: RunState, now: float) -> tuple[str, bool]:
     who = state.holder.get("holder", "a process")
     if is_dead(state.holder):
         return f"killed after {lasted} ({who} is gone); the same command goes on", False
-    if state.state == "starting":
-        return f"starting as {who}: no worker is ready yet", True
     silent = now - state.updated
     if silent > SILENT_SECONDS:
         ago = timedelta(seconds=round(silent))
         return f"silent for {ago}: {who} was killed, hangs, or cannot write; the same command goes on", False
+    if state.state == "starting":
+        return f"starting as {who}: no worker is ready yet", True
     return f"running for {lasted} as {who}", True
 
 

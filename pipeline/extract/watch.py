@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -16,7 +17,7 @@ from pipeline.extract.crew import Handle
 from pipeline.extract.done import DoneShards
 from pipeline.extract.metrics import Metrics
 from pipeline.extract.progress import ExtractProgress
-from pipeline.extract.run_state import RUN_FILE, RunState, read_state
+from pipeline.extract.run_state import RUN_FILE, RunState
 from pipeline.extract.settings import ExtractSettings
 from pipeline.extract.status import summary
 from pipeline.extract.worker import Extracted
@@ -30,20 +31,61 @@ logger = logging.getLogger(__name__)
 
 SAVE_SECONDS, REMOTE_SAVE_SECONDS = 5.0, 30.0
 """Between two writes of `.run.json`, to a disk and to an object store."""
+HURRY_SECONDS = 1.0
+"""For which an interrupted run waits for a write that is under way."""
+
+
+class Renewal:
+    """Writes an account now, and anew now and then from a thread, while it is entered: there nothing ticks."""
+
+    def __init__(self, folder: Folder, state: RunState, begun: float) -> None:
+        """Take the account of a run that began then, by the monotonic clock."""
+        self._folder, self._state, self._begun = folder, state, begun
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._renew, name="account", daemon=True)
+        self.at_work = True
+        """Whether the account is still written from here."""
+
+    def _renew(self) -> None:
+        while not self._over.wait(save_seconds(self._folder)):
+            self._state.seconds = time.monotonic() - self._begun
+            save(self._folder, self._state)
+
+    def end(self, error: BaseException | None = None) -> None:
+        """Write no more. error: what ends the block; an interrupt does not wait for a store that is away."""
+        self._over.set()
+        self._thread.join(HURRY_SECONDS if isinstance(error, KeyboardInterrupt) else None)
+        self.at_work = False
+
+    def __enter__(self) -> Self:
+        save(self._folder, self._state)
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.end(error)
 
 
 @contextmanager
-def starting(folder: Folder) -> Iterator[None]:
-    """Leave word that a run has begun; where its `Watch` never does, of how that ended."""
-    save(folder, RunState(state="starting", software=__version__, holder=this_process(), begun=time.time()))
-    try:
-        yield
-    except BaseException as error:
-        left = read_state(folder)
-        if left is not None and left.state == "starting":
-            left.ends(error)
-            save(folder, left)
-        raise
+def starting(folder: Folder) -> Iterator[Renewal]:
+    """Leave word that a run starts, until the renewal is ended for its `Watch`; else, of how the start ended."""
+    state = RunState(state="starting", software=__version__, holder=this_process(), begun=time.time())
+    with Renewal(folder, state, time.monotonic()) as renewal:
+        try:
+            yield renewal
+        except BaseException as error:
+            if renewal.at_work:
+                renewal.end(error)
+                state.ends(error)
+                save(folder, state)
+            raise
+
+
+def save_seconds(folder: Folder) -> float:
+    """Return how long an account stays as it was written."""
+    return REMOTE_SAVE_SECONDS if folder.remote else SAVE_SECONDS
 
 
 def save(folder: Folder, state: RunState) -> None:
@@ -106,8 +148,12 @@ class Watch:
         state.rows_in_work = min(sum(worker.pulse().rows for worker in workers), state.rows - state.rows_done)
         self._ticked = now
         self._progress.show(state.rows_done + state.rows_in_work, state.failed)
-        if now - self._saved >= (REMOTE_SAVE_SECONDS if self._folder.remote else SAVE_SECONDS):
+        if now - self._saved >= save_seconds(self._folder):
             self._save()
+
+    def finishing(self) -> Renewal:
+        """Keep the account new while it is entered: the data set is being closed, and nothing ticks."""
+        return Renewal(self._folder, self.state, self._begun)
 
     def _save(self) -> None:
         if self._metrics is not None:

@@ -6,6 +6,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +15,8 @@ import pytest
 
 from extractors.extractor import ExtractorError
 from pipeline.cli import main
+from pipeline.extract.done import find_done
+from pipeline.extract.plan import finish_dataset
 from pipeline.extract.run import extract
 from pipeline.extract.run_log import LOG_FILE
 from pipeline.extract.run_state import RUN_FILE, RunState, read_state
@@ -164,6 +167,37 @@ def test_before_a_worker_is_ready_it_is_starting_and_not_what_the_last_run_was(
     assert len(seen) == 2
 
 
+def renewed(output: Path, state: str) -> bool:
+    """Wait until the account is written anew, and say whether it tells of this state."""
+    before, deadline = state_of(output), time.monotonic() + 10
+    while (now := state_of(output)).updated == before.updated:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    return before.state == now.state == state and before.seconds < now.seconds
+
+
+def test_the_account_stays_new_while_a_run_starts_and_while_it_closes_the_data_set(
+    settings_for: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = settings_for("features")
+    seen: list[bool] = []
+
+    def slowly(whole: Callable[..., object], state: str) -> Callable[..., object]:
+        def after_a_while(*arguments: object, **options: object) -> object:
+            seen.extend(renewed(settings.output, state) for _ in range(2))
+            return whole(*arguments, **options)
+
+        return after_a_while
+
+    monkeypatch.setattr("pipeline.extract.watch.SAVE_SECONDS", 0.02)
+    monkeypatch.setattr("pipeline.extract.run.find_done", slowly(find_done, "starting"))
+    monkeypatch.setattr("pipeline.extract.run.finish_dataset", slowly(finish_dataset, "running"))
+    assert extract(settings) == 0
+    assert seen == [True] * 4
+    assert state_of(settings.output).state == "finished"
+    assert not [thread for thread in threading.enumerate() if thread.name == "account"]
+
+
 @pytest.mark.slow
 def test_a_killed_run_is_seen_to_be_dead_and_an_interrupted_one_to_be_interrupted(
     manifest: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -185,12 +219,10 @@ def test_a_killed_run_is_seen_to_be_dead_and_an_interrupted_one_to_be_interrupte
         assert condition in capsys.readouterr().out
 
 
-def test_silence_of_another_machine_is_noticed(settings_for: Make) -> None:
-    settings = settings_for("features")
-    assert extract(settings) == 0
-    state = state_of(settings.output)
-    state.state, state.updated = "running", 1000.0
-    state.holder = {**this_process(), "machine": "another"}
+@pytest.mark.parametrize("name", ["starting", "running"])
+def test_silence_of_another_machine_is_noticed(name: str) -> None:
+    elsewhere = {**this_process(), "machine": "another"}
+    state = RunState(state=name, updated=1000.0, begun=900.0, software="0", holder=elsewhere)
     assert judge(state, 1010.0)[1]
     assert judge(state, 900.0)[1]  # a clock behind
     condition, fine = judge(state, 1100.0)
