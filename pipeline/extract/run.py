@@ -76,12 +76,12 @@ def write_dataset(settings: ExtractSettings, hung: Event) -> int:
             with disk_errors(folder):
                 make_folder(folder)
                 stack.enter_context(folder.exclusive_writer())
-            stack.callback(folder.sweep)  # of workers that were killed
+            stack.callback(sweep, folder)  # of workers that were killed
             begins = settings.retry_failed is not None or not is_complete(folder)
             with starting(folder) if begins else nullcontext() as start:
                 info = write_pending_shards(settings, manifest, folder, hung, start)
         except KeyboardInterrupt:
-            hurry()  # a store that is away is not waited for
+            hurry()
             logger.warning("interrupted: %s done and stay; run the same command again to go on", what_is_done(folder))
             return 130
     return summarise(settings, info)
@@ -94,7 +94,7 @@ def write_pending_shards(
 
     start: renews the run's account until its `Watch` does; None where there is most likely nothing to do.
     """
-    with ExitStack() as stack:
+    with ExitStack() as stack, hurrying():
         start_handle, room = stack.enter_context(backend(settings))
         crew = Crew(start_handle, room)
         stack.callback(close, crew, hung)
@@ -124,16 +124,12 @@ def write_pending_shards(
             if start is not None:
                 start.end()
             watch = stack.enter_context(Watch(settings, folder, planned, done, log))
-            try:
-                for extracted in schedule.run():
-                    if extracted is not None:
-                        done.note(extracted.record)
-                        retries.note(extracted.record)
-                        watch.note(extracted)
-                    watch.tick(crew.ready, schedule.lost)
-            except KeyboardInterrupt:
-                hurry()  # a store that is away is not waited for
-                raise
+            for extracted in schedule.run():
+                if extracted is not None:
+                    done.note(extracted.record)
+                    retries.note(extracted.record)
+                    watch.note(extracted)
+                watch.tick(crew.ready, schedule.lost)
             stack.enter_context(watch.finishing())
         remove_journals(own_journals)
         with disk_errors(folder):  # inside the watch: the run has finished when dataset.json says so
@@ -165,6 +161,24 @@ def what_is_done(folder: Folder) -> str:
     except (OSError, ShardError):  # a store that is away: perhaps that is why it was interrupted
         return "the shards that are"
     return f"{done} shards are"
+
+
+@contextmanager
+def hurrying() -> Iterator[None]:
+    """Once the block is interrupted, let no store that is away be waited for, by whatever is left to write."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        hurry()
+        raise
+
+
+def sweep(folder: Folder) -> None:
+    """Delete what killed workers left unfinished; what cannot be deleted is left to the next run."""
+    try:
+        folder.sweep()
+    except OSError as error:
+        logger.warning("%s: unfinished files cannot be deleted: %s", folder.name, error)
 
 
 def close(crew: Crew, hung: Event) -> None:

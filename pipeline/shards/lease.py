@@ -33,6 +33,8 @@ BEAT_SECONDS = 10.0
 PATIENCE_SECONDS = 40.0
 """Without a heartbeat, after which a lease is taken to be a dead run's."""
 _LOOK_SECONDS = 2.0
+_LEAVE_SECONDS = 5.0
+"""For which a heartbeat that is under way is waited for in the end; one that comes later costs the next run 40 s."""
 
 
 class Objects(Protocol):
@@ -58,9 +60,9 @@ def hold_lease(folder: Objects) -> Iterator[None]:
         yield
     finally:
         done.set()
-        beating.join()
+        beating.join(_LEAVE_SECONDS)
         if not lost.is_set():
-            with contextlib.suppress(ShardError):  # then it runs out by itself
+            with contextlib.suppress(OSError, ShardError):  # then it runs out by itself
                 folder.write(_name(number), encode_json({**me, "released": True}))
     if lost.is_set():
         raise LockedError(f"{folder.name}: this run did not answer for a while and another one took over; let it go on")
@@ -115,7 +117,10 @@ def _beat(folder: Objects, number: int, me: dict[str, Any], done: threading.Even
                 return
             beats += 1
             folder.write(_name(number), encode_json({**me, "beats": beats}))
-        except ShardError as error:  # the network is away; whoever takes over meanwhile is met at the next beat
+        except (
+            OSError,
+            ShardError,
+        ) as error:  # the network is away; whoever takes over meanwhile is met at the next beat
             logger.warning("the lease could not be renewed: %s", error)
 
 

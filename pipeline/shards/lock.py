@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from pipeline.shards.errors import LockedError
@@ -25,7 +25,7 @@ def _close_inherited() -> None:
 os.register_at_fork(after_in_child=_close_inherited)
 
 
-@contextmanager
+@contextlib.contextmanager
 def exclusive_writer(directory: Path) -> Iterator[None]:
     """Hold the folder's lock; raise LockedError, naming the holder, where another process does.
 
@@ -50,8 +50,10 @@ def exclusive_writer(directory: Path) -> Iterator[None]:
         os.ftruncate(descriptor, 0)
         os.write(descriptor, f"process {os.getpid()} on {socket.gethostname()}\n".encode())
         yield
-        os.ftruncate(descriptor, 0)
+        with contextlib.suppress(OSError):  # a file server that is away: the lock names a process that is gone
+            os.ftruncate(descriptor, 0)
     finally:
         if descriptor in _held:
             _held.discard(descriptor)
-            os.close(descriptor)
+            with contextlib.suppress(OSError):  # it is closed all the same
+                os.close(descriptor)

@@ -3,16 +3,20 @@
 import os
 import signal
 import time
+from collections.abc import Callable
 from pathlib import Path
 
+import fsspec
 import pytest
 
 from pipeline.cli import main
+from pipeline.shards import lock
+from pipeline.shards.folder import LocalFolder
 
 from .conftest import Child, Harm, contents
 
 
-def arguments(manifest: Path, output: Path, *options: str) -> list[str]:
+def arguments(manifest: Path, output: Path | str, *options: str) -> list[str]:
     return [str(manifest), "--output", str(output), "--detector", "shapes", "--shard-size", "5", *options]
 
 
@@ -49,6 +53,73 @@ def test_a_worker_stuck_in_native_code_is_left_behind(
     assert not list(output.rglob("*.journal"))  # the image is not to blame for an operator's impatience
     assert main(["extract", *arguments(manifest, output, "--backend", "local")]) == 0
     assert contents(output) == contents(undisturbed)
+
+
+def interrupted_when(monkeypatch: pytest.MonkeyPatch, place: str, also: Callable[[], None]) -> None:
+    """Let a function of the run's do this and be interrupted."""
+
+    def interrupt(*_: object, **__: object) -> None:
+        also()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(f"pipeline.extract.run.{place}", interrupt)
+
+
+@pytest.mark.parametrize("place", ["is_complete", "Crew.first", "choose_retries", "finish_dataset"])
+def test_a_store_that_is_away_neither_hides_an_interrupt_nor_delays_it(
+    manifest: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, place: str
+) -> None:
+    store = type(fsspec.filesystem("memory"))
+    asked: list[str] = []
+
+    def away() -> None:
+        def ask(name: str) -> Callable[..., None]:
+            def fail(*_: object, **__: object) -> None:
+                asked.append(name)
+                raise ConnectionResetError("no route to host")
+
+            return fail
+
+        for name in ("ls", "info", "put_file", "get_file", "cat_file", "rm_file"):
+            monkeypatch.setattr(store, name, ask(name))
+
+    interrupted_when(monkeypatch, place, away)
+    try:
+        assert main(["extract", *arguments(manifest, "memory://away/set", "--backend", "local")]) == 130
+    finally:
+        store.store.clear()
+    assert asked
+    assert "the shards that are done and stay; run the same command again to go on" in caplog.text
+    assert "trying again" not in caplog.text
+
+
+@pytest.mark.parametrize("place", ["is_complete", "Crew.first", "finish_dataset"])
+def test_nor_does_a_disk_that_fails(
+    manifest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, place: str
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(116, "Stale file handle")
+
+    def away() -> None:
+        for name in ("entries", "local", "write", "delete", "sweep"):
+            monkeypatch.setattr(LocalFolder, name, fail)
+        monkeypatch.setattr(lock.os, "ftruncate", fail)
+
+    interrupted_when(monkeypatch, place, away)
+    assert main(["extract", *arguments(manifest, tmp_path / "features", "--backend", "local")]) == 130
+    assert "run the same command again to go on" in caplog.text
+    assert "unfinished files cannot be deleted: [Errno 116] Stale file handle" in caplog.text
+
+
+def test_a_closing_sweep_that_fails_costs_a_run_nothing(
+    manifest: Path, undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_: LocalFolder) -> None:
+        raise OSError(30, "Read-only file system")
+
+    monkeypatch.setattr(LocalFolder, "sweep", fail)
+    assert main(["extract", *arguments(manifest, tmp_path / "features", "--backend", "local")]) == 0
+    assert contents(tmp_path / "features") == contents(undisturbed)
 
 
 @pytest.mark.ray

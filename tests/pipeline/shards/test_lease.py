@@ -117,15 +117,16 @@ def test_who_comes_when_others_came_and_went_meanwhile_is_refused(
     assert [name for name, _ in folder.entries(".lease")] == ["00000003.json"]
 
 
+@pytest.mark.parametrize("kind", [ShardError, OSError])
 def test_a_network_that_is_away_does_not_end_the_run(
-    folder: RemoteFolder, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    folder: RemoteFolder, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, kind: type[Exception]
 ) -> None:
     whole, failed = RemoteFolder.write, threading.Event()
 
     def away(self: RemoteFolder, name: str, data: bytes) -> None:
         if not failed.is_set():
             failed.set()
-            raise ShardError("no route to host")
+            raise kind("no route to host")
         whole(self, name, data)
 
     with hold_lease(folder):
@@ -134,6 +135,27 @@ def test_a_network_that_is_away_does_not_end_the_run(
         time.sleep(0.3)
         assert int(str(content(folder)["beats"])) > 1
     assert "no route to host" in caplog.text
+
+
+@pytest.mark.parametrize("kind", [ShardError, OSError])
+def test_a_store_that_is_away_when_the_lease_is_given_back_is_not_waited_for(
+    folder: RemoteFolder, monkeypatch: pytest.MonkeyPatch, kind: type[Exception]
+) -> None:
+    hanging, go_on = threading.Event(), threading.Event()
+
+    def hang(self: RemoteFolder, name: str, data: bytes) -> None:
+        if threading.current_thread().name == "lease":
+            hanging.set()
+            go_on.wait(10)
+        raise kind("no route to host")
+
+    monkeypatch.setattr(lease, "_LEAVE_SECONDS", 0.1)
+    with hold_lease(folder):
+        monkeypatch.setattr(RemoteFolder, "write", hang)
+        assert hanging.wait(5)
+        began = time.monotonic()
+    assert time.monotonic() - began < 5
+    go_on.set()
 
 
 def test_its_machine_is_this_boot_and_not_its_name_alone() -> None:
