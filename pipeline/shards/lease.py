@@ -8,7 +8,9 @@ creates the next number. The store lets one of several create it (If-None-Match)
 number than its own stops. So a killed run needs no cleaning up, and no two hosts' clocks need to agree.
 
 A holder that was cut off for 40 seconds and comes back may write beside its successor until its next heartbeat. Then
-both write the same shards of the same settings, so the same bytes: it costs work, never a sample.
+both write the same shards of the same settings: the same bytes, but where an image came for one of them and failed for
+the other, as behind a URL it may. The record of one may then stand beside the files of the other, which `vilbert verify
+--deep` finds; with that record deleted the next run makes the shard anew.
 """
 
 from __future__ import annotations
