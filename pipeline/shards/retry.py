@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import secrets
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar
@@ -36,7 +35,7 @@ _hurry = threading.Event()
 
 
 def hurry() -> None:
-    """Let `ask_again` ask once from now on: the process is to end within seconds."""
+    """Let `ask_again`, in whichever thread, wait no more and ask once: the process is to end within seconds."""
     _hurry.set()
 
 
@@ -70,5 +69,5 @@ def ask_again(ask: Callable[[], _Result], what: str) -> _Result:
             logger.warning("%s failed (%s); trying again, %d of %d", what, problem, attempt + 1, ATTEMPTS)
             # Half of the wait is drawn, so that workers which failed together do not come back together.
             scatter = secrets.randbelow(1000) / 1000
-            time.sleep(FIRST_WAIT_SECONDS * 2 ** (attempt - 1) * (0.5 + 0.5 * scatter))
+            _hurry.wait(FIRST_WAIT_SECONDS * 2 ** (attempt - 1) * (0.5 + 0.5 * scatter))
     raise AssertionError("unreachable: the last attempt returns or raises")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 
 from pipeline.shards import retry
@@ -12,7 +14,7 @@ from pipeline.shards.retry import ask_again, hurry, patience
 @pytest.fixture
 def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     taken: list[float] = []
-    monkeypatch.setattr(retry.time, "sleep", taken.append)
+    monkeypatch.setattr(retry._hurry, "wait", taken.append)
     return taken
 
 
@@ -43,6 +45,18 @@ def test_it_gives_up_and_says_what_failed_with_what(waits: list[float]) -> None:
     with pytest.raises(ShardError, match=r"reading s3://b/x failed 6 times, at last with TimeoutError: no answer"):
         ask_again(server.ask, "reading s3://b/x")
     assert server.asked == retry.ATTEMPTS
+
+
+def test_a_hurry_wakes_those_that_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(retry, "FIRST_WAIT_SECONDS", 60)
+    server = Server(9, ConnectionResetError("cut"))
+    with patience(), ThreadPoolExecutor(1) as pool:
+        asking = pool.submit(ask_again, server.ask, "reading s3://b/x")
+        with pytest.raises(TimeoutError):
+            asking.result(0.2)
+        hurry()
+        with pytest.raises(ShardError, match="failed 2 times"):
+            asking.result(20)
 
 
 def test_in_a_hurry_it_asks_once(waits: list[float]) -> None:
