@@ -65,9 +65,11 @@ def task_config(
     except (ValueError, StrictDataclassError) as error:
         raise RefusedError(f"--model {source}: {error.__cause__ or error}") from error
     if config.v_feature_size != feature_dim:
+        channels = f"features of {config.v_feature_size} channels, the data sets have {feature_dim}"
+        if settings.model is not None:
+            raise RefusedError(f"--model {settings.model}: takes {channels}; give the config of --init-from, or none")
         raise RefusedError(
-            f"--init-from {settings.init_from}: was trained on features of {config.v_feature_size} numbers, the data "
-            f"sets have {feature_dim}: extract with the detector of its pre-training"
+            f"--init-from {settings.init_from}: was trained on {channels}: extract with the detector of its pre-training"
         )
     if len(tokenizer) > config.vocab_size:
         raise RefusedError(
