@@ -69,7 +69,7 @@ def task_config(
         if settings.model is not None:
             raise RefusedError(f"--model {settings.model}: takes {channels}; give the config of --init-from, or none")
         raise RefusedError(
-            f"--init-from {settings.init_from}: was trained on {channels}: extract with the detector of its pre-training"
+            f"--init-from {settings.init_from}: was trained on {channels}; extract with the detector of that training"
         )
     if len(tokenizer) > config.vocab_size:
         raise RefusedError(

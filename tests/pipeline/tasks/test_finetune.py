@@ -60,6 +60,21 @@ def test_a_run_that_was_killed_goes_on_as_if_it_had_not_been(
             assert ours == theirs
 
 
+def test_a_model_of_another_width_is_named_by_the_option_that_chose_it(
+    small: Path, finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    start = Path(shutil.copytree(finished / "final", tmp_path / "start"))
+    config = json.loads((start / "config.json").read_text())
+    (start / "config.json").write_text(json.dumps({**config, "v_feature_size": 7}))
+    (tmp_path / "model.json").write_text(json.dumps({**config, "v_feature_size": 9}))
+    command = ["finetune", "snli-ve", str(small / "features"), "--annotations", str(small / "snli-ve")]
+    command += ["--init-from", str(start), "--output", str(tmp_path / "run"), "--device", "cpu"]
+    assert main(command) == 2
+    assert f"--init-from {start}: was trained on features of 7 channels, the data sets have" in capsys.readouterr().err
+    assert main([*command, "--model", str(tmp_path / "model.json")]) == 2
+    assert "model.json: takes features of 9 channels" in capsys.readouterr().err
+
+
 def test_other_settings_and_other_annotations_are_refused_by_name(
     small: Path, finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
