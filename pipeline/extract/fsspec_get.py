@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from collections.abc import Callable
-from typing import Any
+from concurrent.futures import Future
+from typing import Any, TypeVar
 
 from extractors.decode import ImageError
 from manifests.uri import ImageReader
 from pipeline.extract.memory_budget import NoRoomError
 from pipeline.extract.stopped import StoppedError
 from pipeline.shards.errors import RefusedError
+
+Result = TypeVar("Result")
 
 
 def check_driver(protocol: str) -> None:
@@ -31,8 +36,8 @@ def fsspec_get(
 ) -> bytes:
     """Return the bytes behind a URL.
 
-    timeout: seconds for file systems that can be interrupted, which are those of object stores. make_room: called with
-    the number of bytes that are to be held before they are read; what it raises is passed on. Raises ImageError.
+    timeout: seconds, but for members of archives. make_room: called with the number of bytes that are to be held before
+    they are read; what it raises is passed on. Raises ImageError.
     """
     try:
         return _get(uri, reader, max_bytes, timeout, make_room)
@@ -71,10 +76,31 @@ def _get(uri: str, reader: ImageReader, max_bytes: int, timeout: float, make_roo
             file_system.loop, _read, file_system, path, max_bytes, make_room, timeout=timeout
         )
         return data
-    with file_system.open(path, "rb") as file:
-        size = getattr(file, "size", None)
-        make_room(min(size if isinstance(size, int) else max_bytes, max_bytes) + 1)
-        return _within(file.read(max_bytes + 1), max_bytes)
+    begun = time.monotonic()
+    file = _in_time(lambda: file_system.open(path, "rb"), timeout)
+    left = timeout - (time.monotonic() - begun)
+    size = getattr(file, "size", None)
+    make_room(min(size if isinstance(size, int) else max_bytes, max_bytes) + 1)
+
+    def read() -> bytes:
+        with file:
+            return bytes(file.read(max_bytes + 1))
+
+    return _within(_in_time(read, left), max_bytes)
+
+
+def _in_time(call: Callable[[], Result], seconds: float) -> Result:
+    """Return what a call returns that nothing interrupts; raise TimeoutError after so long, and leave it to itself."""
+    result: Future[Result] = Future()
+
+    def work() -> None:
+        try:
+            result.set_result(call())
+        except BaseException as error:
+            result.set_exception(error)
+
+    threading.Thread(target=work, name="fsspec", daemon=True).start()
+    return result.result(max(seconds, 0.0))
 
 
 async def _read(file_system: Any, path: str, max_bytes: int, make_room: Callable[[int], None]) -> bytes:

@@ -1,6 +1,7 @@
 """Images behind fsspec's URLs: the same limits and reasons as over http."""
 
 import asyncio
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -102,6 +103,21 @@ def test_a_file_system_that_cannot_be_interrupted() -> None:
     assert fetcher().read("memory://fetch/a.jpg") == b"picture"
     assert reason("memory://fetch/none.jpg") == "missing_file"
     assert reason("memory://fetch/large.jpg") == "too_many_bytes"
+
+
+@pytest.mark.parametrize("step", ["open", "read"])
+def test_a_file_system_that_cannot_be_interrupted_has_its_time_too(step: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    files = fsspec.filesystem("memory")
+    files.pipe({"/fetch/a.jpg": b"picture"})
+    released = threading.Event()
+    if step == "open":
+        monkeypatch.setattr(type(files), "open", lambda *_, **__: released.wait(60))
+    else:
+        monkeypatch.setattr(type(files.store["/fetch/a.jpg"]), "read", lambda *_: released.wait(60), raising=False)
+    begun = time.monotonic()
+    assert reason("memory://fetch/a.jpg", retries=0) == "timeout"
+    assert time.monotonic() - begun < 5
+    released.set()
 
 
 def test_files_and_members_of_tars_are_local(tmp_path: Path) -> None:
