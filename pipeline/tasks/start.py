@@ -68,7 +68,7 @@ def task_config(
         channels = f"features of {config.v_feature_size} channels, the data sets have {feature_dim}"
         if settings.model is not None:
             raise RefusedError(
-                f"--model {settings.model}: takes {channels}; give the config of --init-from {settings.init_from}, or none"
+                f"--model {settings.model}: takes {channels}; give that of --init-from {settings.init_from}, or none"
             )
         raise RefusedError(
             f"--init-from {settings.init_from}: was trained on {channels}; extract with the detector of that training"
