@@ -139,6 +139,15 @@ def config_arguments(path: str, options: Container[str]) -> list[str]:
     return arguments
 
 
+def before_options(arguments: Sequence[str], defaults: Sequence[str]) -> list[str]:
+    """Return a command line with options that its own go over.
+
+    They stand behind the positionals, which a list would take in.
+    """
+    first = next((at for at, argument in enumerate(arguments) if argument.startswith("-")), len(arguments))
+    return [*arguments[:first], *defaults, *arguments[first:]]
+
+
 def parse(name: str, arguments: Sequence[str]) -> Any:
     """Return the settings of command `name`; leave with status 2 and a message where they are wrong."""
     import tyro
@@ -157,15 +166,11 @@ def parse(name: str, arguments: Sequence[str]) -> Any:
     found, rest = config.parse_known_args(arguments)
     if found.config is not None:
         found.config = shipped_config(name, found.config)
-        # Options of the file stand behind the command line's positionals, which a list would take in, and before its
-        # options, which go over them.
-        first = next((at for at, argument in enumerate(rest) if argument.startswith("-")), len(rest))
-        rest[first:first] = config_arguments(found.config, option_names(shown))
+        rest = before_options(rest, config_arguments(found.config, option_names(shown)))
     if command.detects:
         from pipeline.tasks.trained_detector import trained_options
 
-        first = next((at for at, argument in enumerate(rest) if argument.startswith("-")), len(rest))
-        rest[first:first] = trained_options(rest, task)
+        rest = before_options(rest, trained_options(rest, task))
     settings = tyro.cli(shown, prog=f"vilbert {name}", args=rest, config=(tyro.conf.OmitArgPrefixes,))
     return plain(settings_class, settings) if command.of_a_task else settings
 

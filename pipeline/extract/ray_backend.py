@@ -112,7 +112,7 @@ class RayHandle:
         self._settings = settings
         folder = journal_folder(settings.output, settings.manifest)
         self._journals = None if isinstance(settings.output, Path) else folder
-        """Where each machine has journals of its own; None where all see those beside the shards."""
+        """Where each machine has journals of its own; None where all see those in the output folder."""
         self._node = None if self._journals is None else self._actor.__ray_call__.remote(_node_id)
         self._asking = False
         self._asked = float("-inf")

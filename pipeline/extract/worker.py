@@ -176,8 +176,9 @@ class Worker:
 
     def pulse(self) -> Pulse:
         """Return a sign of life; a worker that is there has one beat at least."""
-        beats = 1 + self._ended_beats + sum(journal.beats for journal in self._open_journals.copy().values())
-        at_it = {shard: it.beats for shard, it in self._open_journals.copy().items() if it in self._detecting}
+        journals = self._open_journals.copy()
+        beats = 1 + self._ended_beats + sum(journal.beats for journal in journals.values())
+        at_it = {shard: journal.beats for shard, journal in journals.items() if journal in self._detecting}
         return Pulse(sum(self._rows_done.copy().values()), beats, at_it)
 
     def stop(self, *, hung: bool = False) -> None:
@@ -233,7 +234,7 @@ class Worker:
         for row, record in suspects.items():
             self._leave_if_stopped()
             journal.note("alone", [row])
-            item = self._prepare(row, record, partial(self._fetcher.read, record.uri, journal.beat))
+            item = self._prepare(row, record, journal)
             if isinstance(item, Prepared):
                 list(self._detection.detect([item], journal))
             journal.note("passed", [row])
@@ -248,7 +249,7 @@ class Worker:
             self._leave_if_stopped()
             journal.note("decode", [item[0]])
             try:
-                return self._prepare(*item, read or partial(self._fetcher.read, item[1].uri, journal.beat))
+                return self._prepare(*item, journal, read)
             finally:
                 journal.note("decoded", [item[0]])
 
@@ -259,8 +260,11 @@ class Worker:
         with self._fetcher.ahead(rows, decoded, self._decoders, window=window, beat=journal.beat) as prepared:
             yield prepared
 
-    def _prepare(self, row: int, record: ImageRecord, read: Callable[[], bytes]) -> Prepared | FailureRow:
+    def _prepare(
+        self, row: int, record: ImageRecord, journal: Journal, read: Callable[[], bytes] | None = None
+    ) -> Prepared | FailureRow:
         settings = self._settings
+        read = read or partial(self._fetcher.read, record.uri, journal.beat)
         self._preparing.add(row)
         try:
             return prepare(row, record, settings.decoding, read, keep=settings.keep_images)

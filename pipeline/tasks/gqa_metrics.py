@@ -43,7 +43,8 @@ def read_choices(path: Path, questions: Sequence[GqaQuestion]) -> dict[str, Choi
         found = row.get(name) if isinstance(row, dict) else None
         if not isinstance(found, list) or not all(isinstance(it, str) for it in found):
             raise RefusedError(f"{where}: has no list of answers under {name!r}; is this the published file?")
-        return same.setdefault(frozenset(found), frozenset(found))
+        fitting = frozenset(found)
+        return same.setdefault(fitting, fitting)
 
     choices = {}
     for number in (question.question_id for question in questions if question.balanced):
