@@ -101,7 +101,7 @@ def decode(data: bytes, settings: DecodeSettings, *, apply_orientation: bool = T
     """
     try:
         if len(data) > settings.max_bytes:
-            raise ImageError("too_many_bytes", f"{len(data)} bytes, more than {settings.max_bytes}")
+            raise ImageError("too_large", f"{len(data)} bytes, more than {settings.max_bytes}")
         container = read_container(data, allow_truncated=settings.allow_truncated)
         _check_size(container.width, container.height, settings)
         pixels, mode = _pixels(container)

@@ -25,7 +25,7 @@ REASONS = {
     "sha256_mismatch": "the bytes are not those whose sha256 the manifest gives",
     # bytes to pixels
     "empty": "no bytes at all",
-    "too_many_bytes": "larger than --max-bytes",
+    "too_large": "larger than --max-bytes",
     "not_an_image": "something else under an image's name: a web page, SVG, PDF, archive, video, text",
     "unsupported_format": "an image, in a format or variant that is not decoded: AVIF, HEIF, PSD, BigTIFF, 12-bit JPEG",
     "truncated": "the bytes end before the image does",

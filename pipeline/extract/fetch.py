@@ -18,6 +18,7 @@ from manifests.record import ImageRecord
 from manifests.uri import ImageReader, is_local, protocols
 from pipeline.extract.fetch_settings import FetchSettings
 from pipeline.extract.fsspec_get import check_driver, fsspec_get
+from pipeline.extract.host_limits import HostLimits
 from pipeline.extract.http_get import BusyError, HttpGetter
 from pipeline.extract.memory_budget import MemoryBudget, NoRoomError, Share
 from pipeline.extract.prepare import fetch as read_file
@@ -44,6 +45,7 @@ class Fetcher:
         self._reader = reader
         self._max_bytes = max_bytes
         self._http = HttpGetter(settings)
+        self._stores = HostLimits(per_host=settings.per_store, delay=0.0)
         self._stopped = threading.Event()
         self._trying: set[int] = set()
 
@@ -51,6 +53,7 @@ class Fetcher:
         """Let everything under way leave with StoppedError."""
         self._stopped.set()
         self._http.stop()
+        self._stores.stop()
 
     def check(self, uris: Iterable[str]) -> None:
         """Raise RefusedError where such images cannot be fetched here at all: no package for them, a foreign proxy."""
@@ -134,15 +137,18 @@ class Fetcher:
         named = protocols(uri)
         if named in (("http",), ("https",)):
             return self._http.get(uri, max_bytes=self._max_bytes, make_room=share.grow)
-        if not self._settings.allow_private_addresses and not _ANY_HOST.isdisjoint(named):
+        any_host = not _ANY_HOST.isdisjoint(named)
+        if any_host and not self._settings.allow_private_addresses:
             raise ImageError("private_address", "neither http nor a store, and so an address that is not checked")
-        return fsspec_get(
-            uri,
-            reader=self._reader,
-            max_bytes=self._max_bytes,
-            timeout=self._settings.fetch_timeout,
-            make_room=share.grow,
-        )
+        limits = self._http.hosts if any_host else self._stores
+        with limits.turn(host_or_bucket(uri)):
+            return fsspec_get(
+                uri,
+                reader=self._reader,
+                max_bytes=self._max_bytes,
+                timeout=self._settings.fetch_timeout,
+                make_room=share.grow,
+            )
 
     def _wait_before_next(self, uri: str, tries: int, error: ImageError) -> float | None:
         """Return the seconds before the next try, or None where there shall be none."""
@@ -155,6 +161,12 @@ class Fetcher:
             self._http.hosts.pause(error.host, error.seconds)
             wait = max(wait, error.seconds)
         return wait
+
+
+def host_or_bucket(uri: str) -> str:
+    """Return what a URL of fsspec's names first, in lower case: of a chain, the last URL; "" where it names nothing."""
+    _, _, path = uri.rpartition("::")[2].partition("://")
+    return path.partition("/")[0].rpartition("@")[2].partition(":")[0].lower()
 
 
 def backoff(uri: str, tries: int, settings: FetchSettings) -> float:

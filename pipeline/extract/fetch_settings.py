@@ -33,6 +33,8 @@ class FetchSettings:
     """Longest wait before a further try. A server that asks for more (Retry-After) is not asked again in this run."""
     per_host: int = 8
     """Requests to one host at a time."""
+    per_store: int = 64
+    """Requests to one bucket of an object store (s3://, gs://, ...) at a time; it is made for more than a host."""
     per_host_delay: float = 0.0
     """Seconds between the beginnings of two requests to one host."""
     max_redirects: int = 5
@@ -43,7 +45,7 @@ class FetchSettings:
     """Fetch from hosts with private, loopback or link-local addresses too."""
 
     def __post_init__(self) -> None:
-        for name in ("fetch_threads", "fetch_ahead", "fetch_memory", "per_host"):
+        for name in ("fetch_threads", "fetch_ahead", "fetch_memory", "per_host", "per_store"):
             if getattr(self, name) < 1:
                 raise ValueError(f"--{name.replace('_', '-')} {getattr(self, name)}: give at least 1")
         for name in ("connect_timeout", "read_timeout", "fetch_timeout"):

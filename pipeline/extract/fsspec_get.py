@@ -108,7 +108,7 @@ async def _read(file_system: Any, path: str, max_bytes: int, make_room: Callable
     if not isinstance(size, int):
         raise ImageError("unreadable", "its size is not known before it is read")
     if size > max_bytes:
-        raise ImageError("too_many_bytes", f"more than {max_bytes} bytes")
+        raise ImageError("too_large", f"more than {max_bytes} bytes")
     make_room(size)
     data: bytes = await file_system._cat_file(path)
     return _within(data, max_bytes)
@@ -116,5 +116,5 @@ async def _read(file_system: Any, path: str, max_bytes: int, make_room: Callable
 
 def _within(data: bytes, max_bytes: int) -> bytes:
     if len(data) > max_bytes:
-        raise ImageError("too_many_bytes", f"more than {max_bytes} bytes")
+        raise ImageError("too_large", f"more than {max_bytes} bytes")
     return data

@@ -141,12 +141,12 @@ def read_body(response: urllib3.BaseHTTPResponse, max_bytes: int, make_room: Cal
     if announced.isdecimal() and "Content-Encoding" not in response.headers:
         length = int(announced) if len(announced) < _DIGITS else sys.maxsize
         if length > max_bytes:
-            raise ImageError("too_many_bytes", f"more than {max_bytes} bytes")
+            raise ImageError("too_large", f"more than {max_bytes} bytes")
         make_room(length)
     body = bytearray()
     while chunk := response.read1(_CHUNK):
         if len(body) + len(chunk) > max_bytes:
-            raise ImageError("too_many_bytes", f"more than {max_bytes} bytes")
+            raise ImageError("too_large", f"more than {max_bytes} bytes")
         make_room(len(body) + len(chunk))
         body += chunk
     return bytes(body)

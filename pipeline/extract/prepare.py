@@ -66,7 +66,7 @@ def fetch(uri: str, max_bytes: int, reader: ImageReader) -> bytes:
     except Exception as error:  # file systems behind fsspec raise errors of their own kinds
         raise ImageError("unreadable", f"{type(error).__name__}: {error}") from error
     if len(data) > max_bytes:
-        raise ImageError("too_many_bytes", f"more than {max_bytes} bytes")
+        raise ImageError("too_large", f"more than {max_bytes} bytes")
     return data
 
 

@@ -182,7 +182,7 @@ def _too_large() -> dict[str, tuple[bytes, str]]:
         "one pixel": (encode(picture(1, 1), "PNG"), "too_small"),
         "a hair": (encode(picture(15, 100), "PNG"), "too_small"),
         "a banner": (encode(picture(400, 16), "PNG"), "aspect"),
-        "too many bytes": (bytes(LIMITS.max_bytes + 1), "too_many_bytes"),
+        "too many bytes": (bytes(LIMITS.max_bytes + 1), "too_large"),
     }
     return many
 

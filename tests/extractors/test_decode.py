@@ -99,7 +99,7 @@ class TestRefusals:
             ("max_side", 47, "too_large_side"),
             ("min_side", 33, "too_small"),
             ("max_aspect", 1.49, "aspect"),
-            ("max_bytes", len(SAMPLES["PNG"]) - 1, "too_many_bytes"),
+            ("max_bytes", len(SAMPLES["PNG"]) - 1, "too_large"),
         ):
             with pytest.raises(ImageError) as caught:
                 decode(SAMPLES["PNG"], DecodeSettings(**{option: value}))

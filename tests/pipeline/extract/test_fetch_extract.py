@@ -107,7 +107,7 @@ def test_from_a_server_with_wrong_pages_as_from_files(web: Web, pictures: Path, 
         "12": "connection",
         "13": "empty",
         "15": "truncated",
-        "17": "too_many_bytes",
+        "17": "too_large",
     }
     assert failures(found) == wrong
     local = [str(pictures / f"{row}.png") for row in range(ROWS)]

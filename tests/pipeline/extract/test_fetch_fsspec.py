@@ -4,6 +4,7 @@ import asyncio
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -13,7 +14,7 @@ from fsspec.asyn import AsyncFileSystem
 
 from extractors.decode import ImageError
 from manifests.uri import ImageReader
-from pipeline.extract.fetch import Fetcher
+from pipeline.extract.fetch import Fetcher, host_or_bucket
 from pipeline.extract.fetch_settings import FetchSettings
 from pipeline.shards.errors import RefusedError
 
@@ -75,8 +76,8 @@ def reason(uri: str, **changes: Any) -> str:
         ("forbidden", "unreadable"),
         ("slow", "timeout"),
         ("down", "connection"),
-        ("large", "too_many_bytes"),
-        ("swollen", "too_many_bytes"),
+        ("large", "too_large"),
+        ("swollen", "too_large"),
     ],
 )
 def test_each_failure_of_an_object_store_has_its_reason(name: str, expected: str) -> None:
@@ -93,6 +94,54 @@ def test_passing_failures_are_tried_again() -> None:
     assert sum(path.endswith("missing") for path in ObjectStore.asked) == 1
 
 
+def most_at_once(uris: list[str], **changes: Any) -> int:
+    """Fetch all side by side and return how many were being read at a time."""
+    reading, most, lock = 0, 0, threading.Lock()
+
+    async def cat(self: ObjectStore, path: str, **_: Any) -> bytes:
+        nonlocal reading, most
+        with lock:
+            reading += 1
+            most = max(most, reading)
+        await asyncio.sleep(0.05)
+        with lock:
+            reading -= 1
+        return b"12345"
+
+    shared = fetcher(fetch_timeout=30.0, **changes)
+    with pytest.MonkeyPatch.context() as patch, ThreadPoolExecutor(len(uris)) as threads:
+        patch.setattr(ObjectStore, "_cat_file", cat)
+        assert list(threads.map(shared.read, uris)) == [b"12345"] * len(uris)
+    return most
+
+
+def test_a_bucket_gets_so_many_requests_at_a_time_and_another_one_as_many() -> None:
+    uris = [f"teststore://{bucket}/{number}" for number in range(12) for bucket in ("one", "other")]
+    assert most_at_once(uris[::2], per_store=3) == 3
+    assert most_at_once(uris, per_store=3) == 6
+
+
+def test_hosts_that_fsspec_talks_to_are_hosts_as_any(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipeline.extract.fetch._ANY_HOST", {"teststore"})
+    uris = [f"teststore://me@host:22/{number}" for number in range(12)]
+    assert most_at_once(uris, per_host=2, allow_private_addresses=True) == 2
+
+
+@pytest.mark.parametrize(
+    ("uri", "name"),
+    [
+        ("s3://Bucket/a/b.jpg", "bucket"),
+        ("zip://a.jpg::s3://bucket/c.zip", "bucket"),
+        ("sftp://me:word@Host:22/a.jpg", "host"),
+        ("memory://a.jpg", "a.jpg"),
+        ("zip://a.jpg::c.zip", ""),
+        ("s3://", ""),
+    ],
+)
+def test_what_is_limited_is_the_host_or_the_bucket(uri: str, name: str) -> None:
+    assert host_or_bucket(uri) == name
+
+
 def test_an_object_of_no_bytes() -> None:
     assert fetcher().read("teststore://bucket/empty") == b""
 
@@ -102,7 +151,7 @@ def test_a_file_system_that_cannot_be_interrupted() -> None:
     files.pipe({"/fetch/a.jpg": b"picture", "/fetch/large.jpg": bytes(MAX_BYTES + 1)})
     assert fetcher().read("memory://fetch/a.jpg") == b"picture"
     assert reason("memory://fetch/none.jpg") == "missing_file"
-    assert reason("memory://fetch/large.jpg") == "too_many_bytes"
+    assert reason("memory://fetch/large.jpg") == "too_large"
 
 
 @pytest.mark.parametrize("step", ["open", "read"])

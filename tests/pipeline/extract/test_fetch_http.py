@@ -82,24 +82,24 @@ def wrong_pages(web: Web) -> dict[str, tuple[Page, str]]:
             raw(web, lambda: iter([ok + b"Transfer-Encoding: chunked\r\n\r\n", *repeat(b"1\r\nx\r\n", 500)]), 0.05),
             "timeout",
         ),
-        "endless": (raw(web, lambda: iter([ok + b"\r\n", *repeat(bytes(0x10000), 500)])), "too_many_bytes"),
+        "endless": (raw(web, lambda: iter([ok + b"\r\n", *repeat(bytes(0x10000), 500)])), "too_large"),
         "endless chunks": (
             raw(web, lambda: iter([ok + b"Transfer-Encoding: chunked\r\n\r\n", *repeat(chunk, 500)])),
-            "too_many_bytes",
+            "too_large",
         ),
         "announces too much": (
             raw(web, lambda: iter([ok + b"Content-Length: 99999999999\r\n\r\n", b""]), 0.3),
-            "too_many_bytes",
+            "too_large",
         ),
         "announces more digits than a number has": (
             raw(web, lambda: iter([ok + b"Content-Length: " + b"9" * 5000 + b"\r\n\r\n", b""]), 0.3),
-            "too_many_bytes",
+            "too_large",
         ),
         "busy until a day that never comes": (
             status(503, Retry_After="Mon, 01 Jan 99999999999 00:00:00 GMT"),
             "http_503",
         ),
-        "bomb": (body(bomb, Content_Encoding="gzip"), "too_many_bytes"),
+        "bomb": (body(bomb, Content_Encoding="gzip"), "too_large"),
         "broken encoding": (body(b"not gzip at all", Content_Encoding="gzip"), "corrupt"),
         "ends early": (raw(web, lambda: iter([ok + b"Content-Length: 1000\r\n\r\nabc"])), "connection"),
         "ends within a chunk": (
@@ -302,7 +302,14 @@ def test_what_is_no_url(url: str) -> None:
 
 @pytest.mark.parametrize(
     ("option", "value"),
-    [("fetch_threads", 0), ("per_host", 0), ("connect_timeout", 0), ("retries", -1), ("contact", "me\r\nX: y")],
+    [
+        ("fetch_threads", 0),
+        ("per_host", 0),
+        ("per_store", 0),
+        ("connect_timeout", 0),
+        ("retries", -1),
+        ("contact", "me\r\nX: y"),
+    ],
 )
 def test_bad_settings_are_refused_by_name(option: str, value: object) -> None:
     with pytest.raises(ValueError, match=f"--{option.replace('_', '-')}"):
