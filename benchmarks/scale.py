@@ -97,9 +97,7 @@ class SleepingWorker:
             fingerprint=FINGERPRINT, feature_dim=8, class_names=("background", "dog"), attribute_names=(), software={}
         )
 
-    def extract_shard(
-        self, shard: int, rows: tuple[int, int], retry: bool = False, history: object = None
-    ) -> Extracted:
+    def extract_shard(self, shard: int, rows: tuple[int, int], retry: bool = False) -> Extracted:
         """Sleep and write, and note on which node."""
         import ray
 

@@ -47,9 +47,6 @@ class Handle(Protocol):
         The future raises WorkerLostError where the worker's process dies.
         """
 
-    def bring_journal(self, shard: int) -> None:
-        """Have the worker's journal of a shard here too, where it lies on another machine alone."""
-
     def pulse(self) -> Pulse:
         """Return, at once, the last known sign of life."""
 

@@ -12,36 +12,28 @@
     -------- stalled                the driver ended the last attempt, because it stood still
     7f3a90c1 ended                  the attempt ended in order, whether well or with an error
 
-An attempt without `ended` died. What a killed process wrote is with the kernel already, so nothing is fsynced: a
-machine that loses its power is no image's fault. A line that is torn or foreign is passed over. A journal goes when
-its shard is done. Where the data set is behind a URL, its journals are in the folder for temporary files of the machine
-where the shard is made; when a worker is lost, the driver fetches them, and hands them to the next.
+An attempt without `ended` died. A line that is torn or foreign is passed over. A journal goes when its shard is done.
+Where it lies, and how a line gets there, is in `journals.py`.
 """
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import os
 import re
 import secrets
-import tempfile
 import threading
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Protocol, Self
 
 from pipeline.extract.stopped import DeviceLostError
-from pipeline.shards.layout import JOURNALS_FOLDER, shard_name
 
 _LINE = re.compile(
     rb"([0-9a-f]{8}|--------) (begin|decode|decoded|detect|detected|alone|passed|stalled|ended)((?: \d{1,12})*)"
 )
-_NAME = re.compile(r"(\d{6,})\.journal")
-_MOST_BYTES = 64 << 20
-"""Of a journal that is read: of a shard of a million rows. What is behind it is passed over."""
+_IN_HAND = {"decode", "detect", "alone"}
+"""Events before which their line has to be safe: what comes next may end the process."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -107,67 +99,17 @@ def _note(attempt: Attempt, event: bytes, rows: list[int]) -> None:
             attempt.ended = True
 
 
-def journal_folder(place: Path | str, manifest: Path) -> Path:
-    """Return the folder of a data set's journals: inside its own, or where it is behind a URL, on this machine.
+class JournalFile(Protocol):
+    """Where the lines of one attempt go. Its methods may be called from several threads, and raise what they like."""
 
-    There they are apart from those of data sets from other manifests, which the URL may have had or will have.
-    """
-    return place / JOURNALS_FOLDER if isinstance(place, Path) else _own_folder(f"{place}\n{manifest.absolute()}")
+    def append(self, lines: bytes, *, wait: bool) -> None:
+        """Append lines; `wait` until they, and those before, would outlive this process."""
 
+    def close(self) -> None:
+        """Append nothing from now on."""
 
-def log_folder(place: Path | str) -> Path:
-    """Return the folder of a data set's log: its own, or where it is behind a URL, one of this machine."""
-    return place if isinstance(place, Path) else _own_folder(place)
-
-
-def _own_folder(name: str) -> Path:
-    folder = Path(tempfile.gettempdir()) / f"vilbert-journals-{os.getuid()}"
-    return folder / hashlib.sha256(name.encode()).hexdigest()[:16]
-
-
-def journal_path(folder: Path, shard: int) -> Path:
-    """Return the path of a shard's journal."""
-    return folder / f"{shard_name(shard)}.journal"
-
-
-def journals(folder: Path) -> dict[int, Path]:
-    """Return the journals there are, by shard."""
-    found = ((_NAME.fullmatch(path.name), path) for path in folder.glob("*.journal"))
-    return {int(match[1]): path for match, path in found if match}
-
-
-def remove_journals(folder: Path) -> None:
-    """Delete all journals and their folder: the data set is complete, or begins anew."""
-    with contextlib.suppress(OSError):  # it is not there; one that stays is `verify`'s to name
-        for path in journals(folder).values():
-            path.unlink(missing_ok=True)
-        folder.rmdir()
-
-
-def read_journal(path: Path) -> bytes:
-    """Return a journal's bytes; none where there is no journal, or none that can be read."""
-    try:
-        with path.open("rb") as file:
-            return file.read(_MOST_BYTES)
-    except OSError:
-        return b""
-
-
-def write_journal(path: Path, data: bytes) -> None:
-    """Put the bytes of a journal that was kept on another machine in the place of what is here."""
-    with contextlib.suppress(OSError):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(data)
-
-
-def mark_stalled(path: Path) -> None:
-    """Write down that the last attempt is ended because it stands still."""
-    with contextlib.suppress(OSError):
-        descriptor = os.open(path, os.O_WRONLY | os.O_APPEND)
-        try:
-            os.write(descriptor, b"\n-------- stalled\n")
-        finally:
-            os.close(descriptor)
+    def remove(self) -> None:
+        """Delete the file."""
 
 
 class Journal:
@@ -176,23 +118,18 @@ class Journal:
     A journal that cannot be written costs nothing but itself: the shard is what matters.
     """
 
-    def __init__(self, path: Path | None, *, keep: bool = False) -> None:
-        """Begin an attempt; without a path nothing is written.
+    def __init__(self, file: JournalFile | None = None, *, keep: bool = False) -> None:
+        """Begin an attempt; without a file nothing is written.
 
         keep: leave the file when the attempt ends in order, because others before it died.
         """
-        self._path = path
+        self._file: JournalFile = file or _Nowhere()
         self._keep = keep
         self._token = secrets.token_hex(4)
         self._lock = threading.Lock()
-        self._descriptor: int | None = None
-        if path is not None:
-            with contextlib.suppress(OSError):
-                path.parent.mkdir(parents=True, exist_ok=True)
-                self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
         self.beats = 0
         """Grows with every event and every try to fetch: whether the attempt still moves."""
-        self._append(f"\n{self._token} begin\n")  # the last line of one that was killed may be torn
+        self._append(f"\n{self._token} begin\n", wait=True)  # the last line of one that was killed may be torn
 
     def beat(self) -> None:
         """Count a sign of life."""
@@ -201,7 +138,12 @@ class Journal:
     def note(self, event: str, rows: Iterable[int] = ()) -> None:
         """Append an event, of those at the head of this file."""
         self.beat()
-        self._append(" ".join([self._token, event, *map(str, rows)]) + "\n")
+        self._append(" ".join([self._token, event, *map(str, rows)]) + "\n", wait=event in _IN_HAND)
+        self.beat()
+
+    def flush(self) -> None:
+        """Have what was noted safe: nothing is in hand now, and what comes next is no image's fault."""
+        self._append("", wait=True)
 
     @contextlib.contextmanager
     def detecting(self, rows: Iterable[int]) -> Iterator[None]:
@@ -217,29 +159,35 @@ class Journal:
         self.note("detected", rows)
 
     def end(self) -> None:
-        """Write down that the attempt ends in order; what threads that are still at it note is not written."""
-        self.note("ended")
-        if self.leave() and not self._keep:
-            self.remove()
+        """Let the attempt end in order; what threads that are still at it note is not written."""
+        with self._last_of_it() as file:
+            if self._keep:
+                file.append(f"{self._token} ended\n".encode(), wait=True)
+                file.close()
+            else:
+                file.remove()
 
-    def leave(self) -> bool:
-        """Let the attempt stand as it is, like that of a process that died; say whether it was not yet over."""
-        with self._lock:
-            descriptor, self._descriptor = self._descriptor, None
-        if descriptor is not None:
-            os.close(descriptor)
-        return descriptor is not None
+    def leave(self) -> None:
+        """Let the attempt stand as it is, like that of a process that died."""
+        with self._last_of_it() as file:
+            file.close()
 
     def remove(self) -> None:
-        """Delete the journal: the shard is done."""
-        if self._path is not None:
-            with contextlib.suppress(OSError):
-                self._path.unlink(missing_ok=True)
+        """Delete the journal, if the attempt is not over yet: the shard is done."""
+        with self._last_of_it() as file:
+            file.remove()
 
-    def _append(self, text: str) -> None:
-        with self._lock, contextlib.suppress(OSError):
-            if self._descriptor is not None:
-                os.write(self._descriptor, text.encode())
+    @contextlib.contextmanager
+    def _last_of_it(self) -> Iterator[JournalFile]:
+        """Give the file to the first who asks for it."""
+        with self._lock:
+            file, self._file = self._file, _Nowhere()
+        with costing_nothing():
+            yield file
+
+    def _append(self, lines: str, *, wait: bool) -> None:
+        with costing_nothing():
+            self._file.append(lines.encode(), wait=wait)
 
     def __enter__(self) -> Self:
         return self
@@ -251,3 +199,21 @@ class Journal:
             self.leave()
         else:
             self.end()
+
+
+class _Nowhere:
+    """A file that takes everything and keeps nothing."""
+
+    def append(self, lines: bytes, *, wait: bool) -> None:
+        """Do nothing."""
+
+    def close(self) -> None:
+        """Do nothing."""
+
+    def remove(self) -> None:
+        """Do nothing."""
+
+
+def costing_nothing() -> contextlib.suppress:
+    """Pass over whatever goes wrong with a journal; file systems behind fsspec raise errors of their own kinds."""
+    return contextlib.suppress(Exception)

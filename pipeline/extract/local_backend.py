@@ -37,9 +37,6 @@ class LocalHandle:
         self._futures = [*(one for one in self._futures if not one.done()), future]
         return future
 
-    def bring_journal(self, shard: int) -> None:
-        """Do nothing: it is here."""
-
     def pulse(self) -> Pulse:
         """Return a sign of life."""
         return self._worker.pulse()

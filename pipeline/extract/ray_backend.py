@@ -10,13 +10,11 @@ import logging
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
-from pathlib import Path
 from typing import Any
 
 from extractors.extractor import ExtractorError
 from pipeline import allocator
 from pipeline.extract.crew import WorkerLostError
-from pipeline.extract.journal import journal_folder, journal_path, read_journal, write_journal
 from pipeline.extract.settings import ExtractSettings
 from pipeline.extract.stall import Pulse
 from pipeline.extract.stopped import DeviceLostError
@@ -32,8 +30,6 @@ PULSE_SECONDS = 10.0
 QUESTIONS_A_SECOND = 0.5
 """To all workers, about: with many of them they are most of what the driver does."""
 _STOP_SECONDS = 2.0
-_JOURNAL_SECONDS = 10.0
-"""For which a lost worker's node is waited for, to read a journal on it."""
 
 
 def worker_resources(settings: ExtractSettings, cluster: dict[str, float]) -> tuple[float, int]:
@@ -109,11 +105,6 @@ class RayHandle:
         self._patience = max(PULSE_SECONDS, workers / QUESTIONS_A_SECOND)
         if settings.stall_seconds:
             self._patience = min(self._patience, settings.stall_seconds / 4)
-        self._settings = settings
-        folder = journal_folder(settings.output, settings.manifest)
-        self._journals = None if isinstance(settings.output, Path) else folder
-        """Where each machine has journals of its own; None where all see those in the output folder."""
-        self._node = None if self._journals is None else self._actor.__ray_call__.remote(_node_id)
         self._asking = False
         self._asked = float("-inf")
         self._stopping: Any = None
@@ -126,26 +117,7 @@ class RayHandle:
 
     def extract_shard(self, shard: int, rows: tuple[int, int], retry: bool = False) -> Future[Extracted]:
         """Write the shard of the manifest rows [start, stop)."""
-        history = None if self._journals is None else read_journal(journal_path(self._journals, shard))
-        if not history and not retry:  # what a node has from a run that was killed is better than nothing
-            history = None
-        return translated(self._actor.extract_shard.remote(shard, rows, retry, history).future())
-
-    def bring_journal(self, shard: int) -> None:
-        """Read the shard's journal on the worker's node, if that is still there, and write it here."""
-        import ray
-        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-
-        if self._journals is None:
-            return
-        try:
-            there = NodeAffinitySchedulingStrategy(ray.get(self._node, timeout=_JOURNAL_SECONDS), soft=False)
-            read = ray.remote(num_cpus=0, max_retries=0, scheduling_strategy=there)(_journal_here)
-            journal = ray.get(read.remote(self._settings, shard), timeout=_JOURNAL_SECONDS)
-        except ray.exceptions.RayError as error:  # a node that is gone has taken its worker with it
-            logger.debug("the journal of shard %d is not to be had (%s)", shard, error)
-        else:
-            write_journal(journal_path(self._journals, shard), journal)
+        return translated(self._actor.extract_shard.remote(shard, rows, retry).future())
 
     def pulse(self) -> Pulse:
         """Return the actor's last answer, and ask again now and then: the driver never waits for one."""
@@ -171,16 +143,6 @@ class RayHandle:
         if self._stopping is not None:
             ray.wait([self._stopping], timeout=max(0.0, self._stop_until - time.monotonic()))
         ray.kill(self._actor)
-
-
-def _node_id(worker: Worker) -> str:
-    import ray
-
-    return str(ray.get_runtime_context().get_node_id())
-
-
-def _journal_here(settings: ExtractSettings, shard: int) -> bytes:
-    return read_journal(journal_path(journal_folder(settings.output, settings.manifest), shard))
 
 
 def in_a_line(error: Exception) -> str:

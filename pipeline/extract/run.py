@@ -13,7 +13,7 @@ from threading import Event
 from manifests.manifest import Manifest
 from pipeline.extract.crew import Crew, Handle
 from pipeline.extract.done import DoneShards, find_done
-from pipeline.extract.journal import journal_folder, journals, log_folder, remove_journals
+from pipeline.extract.journals import Journals
 from pipeline.extract.plan import (
     begin_dataset,
     check_alike,
@@ -25,7 +25,7 @@ from pipeline.extract.plan import (
     require_dataset,
 )
 from pipeline.extract.retries import Retries, begin_retries, give_up_retries
-from pipeline.extract.run_log import run_log
+from pipeline.extract.run_log import log_folder, run_log
 from pipeline.extract.schedule import Schedule
 from pipeline.extract.settings import ExtractSettings
 from pipeline.extract.watch import Renewal, Watch, starting
@@ -101,13 +101,13 @@ def write_pending_shards(
         description = crew.first()
         crew.require(lambda other: check_alike(description, other))
         planned = plan_dataset(settings, manifest, description)
-        own_journals = journal_folder(settings.output, settings.manifest)
+        journals = Journals(folder)
         with disk_errors(folder):
             if begin_dataset(folder, planned):
-                remove_journals(own_journals)  # of a data set that is no longer here
+                journals.remove_all()  # of a data set that is no longer here
             done = find_done(folder, planned, sweep=True)
         stack.callback(done.save)
-        retries = choose_retries(settings, folder, planned, done)
+        retries = choose_retries(settings, folder, planned, done, journals)
         stack.callback(retries.save)
         rows = {shard: planned.shard_rows(shard) for shard in done.pending()}
         if not rows:
@@ -116,7 +116,7 @@ def write_pending_shards(
             schedule = Schedule(
                 crew,
                 rows,
-                journal_folder=own_journals,
+                journals=journals,
                 retry=frozenset(retries.left),
                 stall_seconds=settings.stall_seconds,
             )
@@ -131,20 +131,21 @@ def write_pending_shards(
                     watch.note(extracted)
                 watch.tick(crew.ready, schedule.lost)
             stack.enter_context(watch.finishing())
-        remove_journals(own_journals)
+        journals.remove_all()
         with disk_errors(folder):  # inside the watch: the run has finished when dataset.json says so
             return finish_dataset(folder, written=len(rows))
 
 
-def choose_retries(settings: ExtractSettings, folder: Folder, planned: DatasetInfo, done: DoneShards) -> Retries:
+def choose_retries(
+    settings: ExtractSettings, folder: Folder, planned: DatasetInfo, done: DoneShards, journals: Journals
+) -> Retries:
     """Return the shards to make once more for the sake of their failed rows, and take them for not done."""
     if settings.retry_failed is None:
         return give_up_retries(folder, done, planned.shards)
     retries, begins = begin_retries(folder, done, planned.shards, settings.retry_failed)
     if begins:
-        for shard, journal in journals(journal_folder(settings.output, settings.manifest)).items():
-            if shard in retries.left:  # what it says of images is from before they were to be tried again
-                journal.unlink(missing_ok=True)
+        for shard in journals.shards().intersection(retries.left):
+            journals.remove(shard)  # what it says of images is from before they were to be tried again
     if retries.left:
         with disk_errors(folder):
             reopen_dataset(folder)

@@ -7,10 +7,15 @@ Runs append to it. What the terminal shows of an extraction is in it too. It is 
 
 from __future__ import annotations
 
+import hashlib
 import logging
+import os
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from pipeline.shards.folder import Place
 
 LOG_FILE = ".run.log"
 shard_log = logging.getLogger("pipeline.extract.shards")
@@ -24,6 +29,14 @@ class _Quiet(logging.FileHandler):
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802  the library's name
         """Do nothing."""
+
+
+def log_folder(place: Place) -> Path:
+    """Return the folder of a data set's log: its own, or where it is behind a URL, one of this machine."""
+    if isinstance(place, Path):
+        return place
+    folder = Path(tempfile.gettempdir()) / f"vilbert-logs-{os.getuid()}"
+    return folder / hashlib.sha256(place.encode()).hexdigest()[:16]
 
 
 @contextmanager

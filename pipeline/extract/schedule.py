@@ -7,11 +7,11 @@ import time
 from collections import Counter, deque
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Future
-from pathlib import Path
 from queue import Empty, SimpleQueue
 
 from pipeline.extract.crew import Crew, Handle, WorkerLostError
-from pipeline.extract.journal import journal_path, journals, mark_stalled, parse_journal, read_journal
+from pipeline.extract.journal import parse_journal
+from pipeline.extract.journals import Journals
 from pipeline.extract.run_log import shard_log
 from pipeline.extract.stall import StallWatch
 from pipeline.extract.suspects import judge, require_sound
@@ -61,7 +61,7 @@ class Schedule:
         crew: Crew,
         shards: Mapping[int, tuple[int, int]],
         *,
-        journal_folder: Path,
+        journals: Journals,
         retry: Collection[int] = (),
         stall_seconds: float = 0.0,
         seconds_between_ticks: float = 2.0,
@@ -69,11 +69,11 @@ class Schedule:
         """Take the manifest rows [start, stop) of each shard; `retry`: the shards of which is kept what is there."""
         self._crew = crew
         self._shards = shards
-        self._journals = journal_folder
+        self._journals = journals
         self._retry = retry
         self._seconds_between_ticks = seconds_between_ticks
         self._watch = StallWatch(stall_seconds)
-        self._fragile = journals(journal_folder).keys() & shards.keys()  # of a run that was killed
+        self._fragile = journals.shards() & shards.keys()  # of a run that was killed
         self._waiting = deque(sorted(shards, key=lambda shard: (shard not in self._fragile, shard)))
         self._given: Counter[int] = Counter()
         """How often this run gave a shard out: the number of its attempt."""
@@ -110,8 +110,8 @@ class Schedule:
                 try:
                     extracted = future.result()
                 except WorkerLostError as error:
-                    worker.bring_journal(shard)
-                    self._lose(worker, shard, str(error))
+                    self._part_with(worker)
+                    self._put_back(shard, str(error))
                 except (OSError, ShardError) as error:
                     self._excuse(worker, shard, error)
                 else:
@@ -135,16 +135,17 @@ class Schedule:
             done.append(self._done.get())
         return done
 
-    def _lose(self, worker: Handle, shard: int, why: str) -> None:
-        """Put a shard back whose worker is gone; ShardError where that does not help any more."""
+    def _part_with(self, worker: Handle) -> None:
+        """Let a worker go that is dead or stands still."""
         self.lost += worker in self._crew.ready
         self._crew.lose(worker)
         self._watch.forget(id(worker))
         self._rests.pop(id(worker), None)
-        start, stop = self._shards[shard]
-        journal = journal_path(self._journals, shard)
-        verdict = judge(parse_journal(read_journal(journal), range(start, stop)))
-        require_sound(verdict, journal, shard=shard)
+
+    def _put_back(self, shard: int, why: str) -> None:
+        """Put a shard back whose worker is gone; ShardError where that does not help any more."""
+        verdict = judge(parse_journal(self._journals.read(shard), range(*self._shards[shard])))
+        require_sound(verdict, self._journals, shard=shard)
         if len(verdict.quarantined) > self._blamed.get(shard, 0):
             self._blamed[shard] = len(verdict.quarantined)
             self._attempts[shard] = 0
@@ -188,12 +189,13 @@ class Schedule:
         for worker in busy.values():
             if not self._watch.is_stuck(id(worker), worker.pulse()):
                 continue
+            self._part_with(worker)
             lost = [future for future, (holder, _) in self._in_flight.items() if holder is worker]
-            for shard in (self._in_flight[future][1] for future in lost):
-                worker.bring_journal(shard)
-                mark_stalled(journal_path(self._journals, shard))
-            for future in lost:
-                self._lose(worker, self._in_flight.pop(future)[1], "it stood still")
+            shards = [self._in_flight.pop(future)[1] for future in lost]
+            for shard in shards:
+                self._journals.mark_stalled(shard)
+            for shard in shards:
+                self._put_back(shard, "it stood still")
         for worker in self._crew.ready:
             if id(worker) not in busy:
                 self._watch.forget(id(worker))

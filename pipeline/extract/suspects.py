@@ -14,9 +14,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
 
 from pipeline.extract.journal import Attempt
+from pipeline.extract.journals import Journals
 from pipeline.shards.errors import ShardError
 
 DEATHS = 3
@@ -96,10 +96,10 @@ def judge(attempts: Iterable[Attempt]) -> Verdict:
     )
 
 
-def require_sound(verdict: Verdict, journal: Path, *, shard: int) -> None:
+def require_sound(verdict: Verdict, journals: Journals, *, shard: int) -> None:
     """Raise ShardError where the worker is broken, and throw the journal away, for its images are not to blame."""
     if verdict.broken:
-        journal.unlink(missing_ok=True)
+        journals.remove(shard)
         raise ShardError(
             f"shard {shard}: each of {len(verdict.quarantined)} images ended the process three times, and none came "
             "through: the machine or the detector is broken (see `vilbert doctor`), and no image is left out for it. "

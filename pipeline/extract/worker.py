@@ -8,7 +8,6 @@ which worker they happen.
 from __future__ import annotations
 
 import platform
-import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -16,6 +15,7 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager, nullco
 from dataclasses import asdict, dataclass
 from functools import partial
 from importlib.metadata import version
+from threading import Event, Thread
 from typing import Any, NamedTuple
 
 from extractors.decode import ImageError
@@ -27,14 +27,8 @@ from pipeline import __version__
 from pipeline.extract.batches import in_row_order
 from pipeline.extract.detection import Detection
 from pipeline.extract.fetch import Fetcher
-from pipeline.extract.journal import (
-    Journal,
-    journal_folder,
-    journal_path,
-    parse_journal,
-    read_journal,
-    write_journal,
-)
+from pipeline.extract.journal import Journal, parse_journal
+from pipeline.extract.journals import Journals
 from pipeline.extract.kept import Kept, keep
 from pipeline.extract.prepare import Prepared, failure, prepare
 from pipeline.extract.settings import ExtractSettings
@@ -52,6 +46,9 @@ from pipeline.shards.writer import ShardWriter
 
 SHARDS_IN_FLIGHT = 2
 """Of a worker: one has the detector, the other is being decoded; on a GPU both have it."""
+
+JOURNAL_SECONDS = 1.0
+"""For which the closing of journals is waited for when the work is to stop: a store may not answer."""
 
 ROWS_LOOKED_AT = 1000
 """Of the manifest's beginning, for URLs that cannot be fetched here at all."""
@@ -87,10 +84,10 @@ class Worker:
     def __init__(self, settings: ExtractSettings) -> None:
         self._settings = settings
         self._folder = open_folder(settings.output)
-        self._journals = journal_folder(settings.output, settings.manifest)
+        self._journals = Journals(self._folder)
         self._fetcher = Fetcher(settings.fetching, ImageReader(), max_bytes=settings.decoding.max_bytes)
         self._decoders = ThreadPoolExecutor(settings.cpus_per_worker, thread_name_prefix="decode")
-        self._stop = threading.Event()
+        self._stop = Event()
         self._open_journals: dict[int, Journal] = {}
         self._detecting: set[Journal] = set()
         self._ended_beats = 0
@@ -130,13 +127,10 @@ class Worker:
             | {name: version(name) for name in ("torch", "torchvision", "pillow", "numpy")},
         )
 
-    def extract_shard(
-        self, shard: int, rows: tuple[int, int], retry: bool = False, history: bytes | None = None
-    ) -> Extracted:
+    def extract_shard(self, shard: int, rows: tuple[int, int], retry: bool = False) -> Extracted:
         """Write the shard of the manifest rows [start, stop) and return what it holds.
 
-        retry: try again what failed and keep what is there. Rows that ended earlier attempts are left out. history: the
-        journal of those, where it is not the one that lies here.
+        retry: try again what failed and keep what is there. Rows that ended earlier attempts are left out.
         """
         import torch
 
@@ -144,14 +138,12 @@ class Worker:
         settings = self._settings
         torch.set_num_threads(settings.cpus_per_worker)  # holds for the calling thread
         records = dict(enumerate(self._manifest.read(*rows), rows[0]))
-        path = journal_path(self._journals, shard)
-        if history is not None:
-            write_journal(path, history)
-        attempts = parse_journal(read_journal(path), range(*rows))
+        attempts = parse_journal(self._journals.read(shard), range(*rows))
         verdict = judge(attempts)
-        require_sound(verdict, path, shard=shard)
+        require_sound(verdict, self._journals, shard=shard)
         with ExitStack() as stack:
-            journal = stack.enter_context(Journal(path, keep=not all(attempt.ended for attempt in attempts)))
+            died = not all(attempt.ended for attempt in attempts)
+            journal = stack.enter_context(Journal(self._journals.open(shard, careful=died), keep=died))
             self._open_journals[shard] = journal
             stack.callback(self._forget, shard)
             there = stack.enter_context(self._kept(shard, records, retry))
@@ -165,14 +157,17 @@ class Worker:
                 else:
                     writer.add(outcome)
                 self._rows_done[shard] = self._rows_done.get(shard, 0) + 1
+            journal.flush()
             record = writer.commit(rows=rows, failures=failures, fingerprint=self._fingerprint)
             self._folder.publish(directory, shard_files(shard, settings.format))
-        journal.remove()
+            journal.remove()
+        if died:
+            self._journals.remove(shard)
         return Extracted(record, time.monotonic() - begun, self._turns.take_seconds(), len(there))
 
     def try_rows(self, records: Sequence[ImageRecord]) -> list[Sample | FailureRow]:
         """Return what becomes of some rows, and write nothing."""
-        return list(self._outcomes(dict(enumerate(records)), {}, Journal(None), judge(())))
+        return list(self._outcomes(dict(enumerate(records)), {}, Journal(), judge(())))
 
     def pulse(self) -> Pulse:
         """Return a sign of life; a worker that is there has one beat at least."""
@@ -186,12 +181,14 @@ class Worker:
 
         hung: because nothing moves in it, for which an image is to blame.
         """
+        journals = self._open_journals.copy().values()
+        ends = [Thread(target=journal.leave if hung else journal.end, daemon=True) for journal in journals]
+        for end in ends:
+            end.start()
+        patience = time.monotonic() + JOURNAL_SECONDS
+        for end in ends:
+            end.join(max(0.0, patience - time.monotonic()))
         self._stop.set()
-        for journal in self._open_journals.copy().values():
-            if hung:
-                journal.leave()
-            else:
-                journal.end()
         self._fetcher.stop()
         self._decoders.shutdown(wait=False, cancel_futures=True)
 
@@ -238,6 +235,7 @@ class Worker:
             if isinstance(item, Prepared):
                 list(self._detection.detect([item], journal))
             journal.note("passed", [row])
+        journal.flush()
 
     @contextmanager
     def _prepared(

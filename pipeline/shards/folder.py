@@ -55,6 +55,9 @@ class Folder(Protocol):
     def publish(self, built: Path, names: Sequence[str]) -> None:
         """Make built files appear here, each whole, one after the other; those there were go, the last name first."""
 
+    def read(self, name: str) -> bytes | None:
+        """Return the content of a small file; None where there is none."""
+
     def write(self, name: str, data: bytes) -> None:
         """Write a small file whole, in the place of an older one if there is one."""
 
@@ -119,6 +122,12 @@ class LocalFolder:
 
     def publish(self, built: Path, names: Sequence[str]) -> None:
         """Do nothing: what was built in the folder is there."""
+
+    def read(self, name: str) -> bytes | None:
+        """Return the content of a small file; None where there is none."""
+        with contextlib.suppress(FileNotFoundError):
+            return (self.path / name).read_bytes()
+        return None
 
     def write(self, name: str, data: bytes) -> None:
         """Write a small file whole."""

@@ -112,7 +112,8 @@ def nursery(tmp_path_factory: pytest.TempPathFactory) -> Iterator[subprocess.Pop
     path = os.pathsep.join([str(FAULTS), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)
     process = subprocess.Popen(
         [sys.executable, "-c", NURSERY],
-        env=os.environ | {"PYTHONPATH": path, "FAULTS": str(faults)},
+        # local:// is then a store behind a URL, whose folders are there when something is written to them.
+        env=os.environ | {"PYTHONPATH": path, "FAULTS": str(faults), "FSSPEC_FILE": '{"auto_mkdir": true}'},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,

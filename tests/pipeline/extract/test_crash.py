@@ -14,7 +14,7 @@ from .conftest import BROKEN, SCENES, Harm, contents
 POISON = 7
 
 
-def arguments(manifest: Path, output: Path, *options: str) -> list[str]:
+def arguments(manifest: Path, output: Path | str, *options: str) -> list[str]:
     # One shape of image, so batches of four: 5-6-7-8 are in the detector together.
     return [
         str(manifest), "--output", str(output), "--detector", "shapes", "--shard-size", "15", "--batch-size", "4",
@@ -70,6 +70,16 @@ def test_run_three_times_the_fourth_leaves_the_image_out(
     command = arguments(manifest, output, "--backend", "local", "--cpus-per-worker", "1")
     assert run_until_done(harm, command) == [status] * 3 + [0]
     assert harm.done() == [f"{place} {deed}"] * 3
+    assert_neighbours_are_kept(output, without_poison, "crash")
+
+
+def test_behind_a_url_it_takes_one_run_more_and_nothing_of_the_machine_that_died(
+    harm: Harm, manifest: Path, without_poison: Path, tmp_path: Path
+) -> None:
+    harm.by(POISON, "decode", "kill")
+    output = tmp_path / "features"
+    command = arguments(manifest, f"local://{output}", "--backend", "local", "--cpus-per-worker", "1")
+    assert run_until_done(harm, command) == [-signal.SIGKILL] * 4 + [0]
     assert_neighbours_are_kept(output, without_poison, "crash")
 
 

@@ -10,7 +10,8 @@ import torch
 
 from pipeline.extract import turns
 from pipeline.extract.detection import Detection
-from pipeline.extract.journal import Journal, parse_journal, read_journal
+from pipeline.extract.journal import Journal, parse_journal
+from pipeline.extract.journals import AppendedFile
 from pipeline.extract.stopped import DeviceLostError
 from pipeline.extract.turns import Turns
 from pipeline.shards.failures import FailureRow
@@ -56,21 +57,21 @@ FULL = torch.OutOfMemoryError("CUDA out of memory.")
 
 def test_a_batch_that_has_no_room_beside_another_is_tried_alone_before_it_is_halved() -> None:
     detector = Detector(FULL)
-    assert detect(detector, "cuda", Journal(None)) == ["no_regions"] * 4
+    assert detect(detector, "cuda", Journal()) == ["no_regions"] * 4
     assert detector.given == [4, 4]
 
 
 def test_one_that_has_no_room_alone_is_halved() -> None:
     detector = Detector(FULL, FULL)
-    assert detect(detector, "cuda", Journal(None)) == ["no_regions"] * 4
+    assert detect(detector, "cuda", Journal()) == ["no_regions"] * 4
     assert detector.given == [4, 4, 2, 2]
     detector = Detector(FULL)
-    assert detect(detector, "cpu", Journal(None)) == ["no_regions"] * 4
+    assert detect(detector, "cpu", Journal()) == ["no_regions"] * 4
     assert detector.given == [4, 2, 2]
 
 
 def test_an_image_that_has_no_room_alone_is_a_failure() -> None:
-    assert detect(Detector(FULL, FULL), "cuda", Journal(None), number=1) == ["out_of_memory"]
+    assert detect(Detector(FULL, FULL), "cuda", Journal(), number=1) == ["out_of_memory"]
 
 
 def test_when_the_gpu_is_lost_the_journal_says_over_which_rows(tmp_path: Path) -> None:
@@ -78,10 +79,10 @@ def test_when_the_gpu_is_lost_the_journal_says_over_which_rows(tmp_path: Path) -
     lost = torch.AcceleratorError("CUDA error: an illegal memory access was encountered\nMore of it.")
     with (
         pytest.raises(DeviceLostError, match=r"the GPU failed: CUDA error: .* encountered; run"),
-        Journal(path) as journal,
+        Journal(AppendedFile(path)) as journal,
     ):
         detect(Detector(lost), "cuda", journal)
-    (attempt,) = parse_journal(read_journal(path), range(4))
+    (attempt,) = parse_journal(path.read_bytes(), range(4))
     assert attempt.detecting == {0, 1, 2, 3}
     assert not attempt.ended
 
@@ -95,14 +96,14 @@ def test_when_the_gpu_is_lost_the_journal_says_over_which_rows(tmp_path: Path) -
 )
 def test_an_error_after_which_the_gpu_goes_on_halves_the_batch(message: str, reasons: list[str]) -> None:
     error = torch.AcceleratorError(message)
-    assert detect(Detector(error, error), "cuda", Journal(None)) == reasons
+    assert detect(Detector(error, error), "cuda", Journal()) == reasons
     said = "out_of_memory" if "memory" in message else "detector_error"
-    assert detect(Detector(error, error), "cuda", Journal(None), number=1) == [said]
+    assert detect(Detector(error, error), "cuda", Journal(), number=1) == [said]
 
 
 def test_another_error_ends_the_attempt_in_order_or_is_an_images(tmp_path: Path) -> None:
     path = tmp_path / "journal"
-    with Journal(path, keep=True) as journal:
+    with Journal(AppendedFile(path), keep=True) as journal:
         assert detect(Detector(ValueError("a box of no width")), "cuda", journal, number=1) == ["detector_error"]
-    (attempt,) = parse_journal(read_journal(path), range(4))
+    (attempt,) = parse_journal(path.read_bytes(), range(4))
     assert (attempt.detecting, attempt.ended) == (set(), True)

@@ -1,40 +1,55 @@
 """What a journal says after any death, and whom it leaves under suspicion; damage to it harms nobody."""
 
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+import fsspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.extract.journal import (
-    Attempt,
-    Journal,
-    journal_folder,
-    journal_path,
-    journals,
-    mark_stalled,
-    parse_journal,
-    read_journal,
-)
+from pipeline.extract.journal import Attempt, Journal, parse_journal
+from pipeline.extract.journals import Journals
 from pipeline.extract.run import extract
 from pipeline.extract.settings import ExtractSettings
-from pipeline.extract.suspects import DEATHS, DEATHS_ALONE, MOST_BLAMED, judge, require_sound
+from pipeline.extract.suspects import DEATHS, DEATHS_ALONE, MOST_BLAMED, Verdict, judge, require_sound
 from pipeline.extract.worker import Worker
 from pipeline.shards.errors import ShardError
+from pipeline.shards.folder import LocalFolder, open_folder
+from pipeline.shards.remote_folder import RemoteFolder
 
 from .conftest import contents
 
 ROWS = range(100, 200)
+SHARD = 7
 
 
-def attempts(path: Path) -> list[Attempt]:
-    return parse_journal(read_journal(path), ROWS)
+@pytest.fixture
+def journals(tmp_path: Path) -> Journals:
+    """Those of a data set on a disk."""
+    return Journals(LocalFolder(tmp_path))
 
 
-def test_rows_in_hand_when_an_attempt_dies(tmp_path: Path) -> None:
-    path = journal_path(tmp_path, 7)
-    journal = Journal(path)
+@pytest.fixture
+def remote() -> Iterator[Journals]:
+    """Those of a data set behind a URL."""
+    yield Journals(open_folder("memory://journals/set"))
+    fsspec.filesystem("memory").store.clear()
+
+
+def begin(journals: Journals, shard: int = SHARD) -> Journal:
+    """Begin an attempt as a worker does."""
+    died = not all(attempt.ended for attempt in parse_journal(journals.read(shard), ROWS))
+    return Journal(journals.open(shard, careful=died), keep=died)
+
+
+def attempts(journals: Journals) -> list[Attempt]:
+    return parse_journal(journals.read(SHARD), ROWS)
+
+
+def test_rows_in_hand_when_an_attempt_dies(journals: Journals) -> None:
+    journal = begin(journals)
     for row in (100, 101, 102, 103):
         journal.note("decode", [row])
     for row in (100, 101, 102):
@@ -42,40 +57,158 @@ def test_rows_in_hand_when_an_attempt_dies(tmp_path: Path) -> None:
     journal.note("detect", [100, 101])
     journal.note("detected", [100, 101])
     journal.note("detect", [102])
-    (attempt,) = attempts(path)
+    (attempt,) = attempts(journals)
     assert attempt == Attempt(decoding={103}, detecting={102}, came_through=True)
-    assert journals(tmp_path) == {7: path}
+    assert journals.shards() == {SHARD}
     assert judge([attempt]).suspects == (102, 103)
 
 
-def test_an_attempt_that_ends_in_order_blames_nobody_and_leaves_nothing(tmp_path: Path) -> None:
-    path = journal_path(tmp_path, 7)
-    with Journal(path) as journal:
+@pytest.mark.parametrize("where", ["journals", "remote"])
+def test_an_attempt_that_ends_in_order_blames_nobody_and_leaves_nothing(
+    where: str, request: pytest.FixtureRequest
+) -> None:
+    journals: Journals = request.getfixturevalue(where)
+    with begin(journals) as journal:
         journal.note("decode", [100])
-    assert not path.exists()
-    Journal(path).note("decode", [100])
-    with Journal(path, keep=True) as journal:
+        assert journals.shards() == {SHARD}
+    assert journals.shards() == set()
+    begin(journals).note("decode", [99])
+    begin(journals).note("decode", [100])
+    with begin(journals) as journal:
         journal.note("decode", [101])
     journal.note("decode", [102])  # by a thread that is still at it
-    assert [attempt.ended for attempt in attempts(path)] == [False, True]
-    assert judge(attempts(path)).suspects == (100,)
+    assert [attempt.ended for attempt in attempts(journals)] == [False, False, True]
+    assert judge(attempts(journals)).suspects == (100,)
+    journals.remove_all()
+    assert journals.shards() == set()
 
 
-def test_a_journal_that_cannot_be_written_costs_nothing(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("in the way")
-    with Journal(tmp_path / "file" / "000000.journal") as journal:
+def test_a_journal_that_cannot_be_written_costs_nothing(journals: Journals, tmp_path: Path) -> None:
+    (tmp_path / ".journals").write_text("in the way")
+    with begin(journals) as journal:
         journal.note("decode", [100])
-    assert read_journal(tmp_path / "file" / "000000.journal") == b""
+    journals.mark_stalled(SHARD)
+    journals.remove_all()
+    assert journals.read(SHARD) == b""
+    assert journals.shards() == set()
 
 
-def test_a_torn_line_costs_that_line(tmp_path: Path) -> None:
-    path = journal_path(tmp_path, 7)
-    Journal(path).note("decode", [100])
+def test_a_torn_line_costs_that_line(journals: Journals, tmp_path: Path) -> None:
+    begin(journals).note("decode", [100])
+    path = tmp_path / ".journals" / "000007.journal"
     whole = path.read_bytes()
     for length in range(len(whole)):
         path.write_bytes(whole[:length])
-        Journal(path).note("detect", [105])
-        assert attempts(path)[-1] == Attempt(detecting={105})
+        begin(journals).note("detect", [105])
+        assert attempts(journals)[-1] == Attempt(detecting={105})
+
+
+def test_behind_a_url_the_second_attempt_says_what_it_has_in_hand_before_it_touches_it(remote: Journals) -> None:
+    first = begin(remote)
+    first.note("decode", [100, 101])
+    assert attempts(remote) == [Attempt()]  # what a line costs there is spent when there is reason to
+    second = begin(remote)
+    second.note("decode", [102])
+    assert attempts(remote) == [Attempt(), Attempt(decoding={102})]
+    second.note("decoded", [102])
+    second.note("detect", [102, 103])
+    assert attempts(remote)[1] == Attempt(detecting={102, 103})
+    third = begin(remote)
+    third.note("alone", [103])
+    remote.mark_stalled(SHARD)
+    assert attempts(remote)[1:] == [Attempt(detecting={102, 103}), Attempt(alone=103, stalled=True)]
+
+
+def test_behind_a_url_nothing_is_in_hand_while_a_shard_is_uploaded(
+    remote: Journals, settings_for: Callable[..., ExtractSettings], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    worker = Worker(settings_for("unused", output="memory://journals/set", limit=5))
+    worker.start()
+    for _ in range(2):
+        begin(remote, 0).note("decode", [2])
+    found: list[Verdict] = []
+    publish = RemoteFolder.publish
+
+    def look(folder: RemoteFolder, built: Path, names: Sequence[str]) -> None:
+        found.append(judge(parse_journal(remote.read(0), range(5))))
+        publish(folder, built, names)
+
+    monkeypatch.setattr(RemoteFolder, "publish", look)
+    worker.extract_shard(0, (0, 5))
+    worker.stop()
+    (verdict,) = found
+    assert verdict.suspects == ()
+    assert not verdict.singly
+    assert remote.shards() == set()
+
+
+def test_behind_a_url_that_cannot_be_read_what_is_known_of_deaths_stays(
+    remote: Journals, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for _ in range(2):
+        begin(remote).note("alone", [100])
+    with monkeypatch.context() as patch:
+        patch.setattr(RemoteFolder, "read", lambda *_: 1 / 0)
+        begin(remote).end()
+    begin(remote).note("alone", [100])
+    begin(remote).note("alone", [100])
+    assert judge(attempts(remote)).quarantined == {100: "crash"}
+
+
+def test_behind_a_url_an_attempt_that_is_given_up_while_its_process_lives_tells_all_it_knows(remote: Journals) -> None:
+    journal = begin(remote)
+    journal.note("detect", [100, 101])
+    journal.leave()
+    assert attempts(remote) == [Attempt(detecting={100, 101})]
+    assert judge(attempts(remote)).suspects == (100, 101)
+
+
+def test_behind_a_url_threads_that_wait_share_an_upload(remote: Journals, monkeypatch: pytest.MonkeyPatch) -> None:
+    begin(remote)
+    journal = begin(remote)
+    write, uploads, may_end = RemoteFolder.write, [], threading.Event()
+
+    def slowly(folder: RemoteFolder, name: str, data: bytes) -> None:
+        uploads.append(data)
+        assert may_end.wait(60)
+        write(folder, name, data)
+
+    monkeypatch.setattr(RemoteFolder, "write", slowly)
+    noted = [0]
+
+    def note(row: int) -> None:
+        journal.note("decode", [row])
+        assert row in attempts(remote)[1].decoding
+        noted[0] += 1
+
+    threads = [threading.Thread(target=note, args=(row,)) for row in range(100, 120)]
+    for thread in threads:
+        thread.start()
+    while journal.beats < len(threads):
+        threading.Event().wait(0.01)
+    may_end.set()
+    for thread in threads:
+        thread.join()
+    assert noted == [len(threads)]
+    assert len(uploads) < len(threads) / 2
+
+
+def test_behind_a_url_that_is_away_no_line_but_the_first_is_waited_for(
+    remote: Journals, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begin(remote)
+    asked = []
+
+    def away(folder: RemoteFolder, name: str, data: bytes) -> None:
+        asked.append(name)
+        raise ShardError("uploading failed 6 times")
+
+    monkeypatch.setattr(RemoteFolder, "write", away)
+    monkeypatch.setattr(RemoteFolder, "delete", lambda *_: away(*_, b""))
+    with begin(remote) as journal:
+        for row in range(100, 110):
+            journal.note("decode", [row])
+    assert len(asked) <= 3  # the first line, and the end of it
 
 
 @given(st.binary(max_size=400))
@@ -114,16 +247,15 @@ def test_a_row_is_left_out_after_three_deaths_the_last_two_alone() -> None:
     assert judge([company, alone, Attempt(alone=101, stalled=True)]).quarantined == {101: "hang"}
 
 
-def test_where_every_row_ends_the_process_it_is_the_worker_that_is_broken(tmp_path: Path) -> None:
+def test_where_every_row_ends_the_process_it_is_the_worker_that_is_broken(journals: Journals) -> None:
     company = Attempt(detecting=set(range(100, 110)))
     history = [company, *(Attempt(alone=row) for row in range(100, 100 + MOST_BLAMED) for _ in range(DEATHS_ALONE))]
-    path = journal_path(tmp_path, 10)
-    path.write_bytes(b"what it says")
-    require_sound(judge(history[:-1]), path, shard=10)
-    assert path.exists()
-    with pytest.raises(ShardError, match=r"shard 10: each of 8 images ended the process .* the detector is broken"):
-        require_sound(judge(history), path, shard=10)
-    assert not path.exists()  # nobody is blamed
+    begin(journals)
+    require_sound(judge(history[:-1]), journals, shard=SHARD)
+    assert journals.shards() == {SHARD}
+    with pytest.raises(ShardError, match=r"shard 7: each of 8 images ended the process .* the detector is broken"):
+        require_sound(judge(history), journals, shard=SHARD)
+    assert journals.shards() == set()  # nobody is blamed
     for sound in (Attempt(passed={109}, came_through=True), Attempt(came_through=True, ended=True)):
         assert not judge([*history, sound]).broken
 
@@ -153,27 +285,32 @@ def test_deaths_that_only_happen_in_company_are_met_by_going_slowly() -> None:
     assert judge(history).quarantined == {104: "crash"}
 
 
-def test_a_stall_is_of_the_last_attempt(tmp_path: Path) -> None:
-    path = journal_path(tmp_path, 7)
-    mark_stalled(path)
-    assert not path.exists()
-    Journal(path).note("decode", [100])
-    Journal(path).note("decode", [100])
-    mark_stalled(path)
-    assert [attempt.stalled for attempt in attempts(path)] == [False, True]
+def test_a_stall_is_of_the_last_attempt(journals: Journals) -> None:
+    journals.mark_stalled(SHARD)
+    assert journals.shards() == set()
+    begin(journals).note("decode", [100])
+    begin(journals).note("decode", [100])
+    journals.mark_stalled(SHARD)
+    assert [attempt.stalled for attempt in attempts(journals)] == [False, True]
+
+
+def write_journal(settings: ExtractSettings, shard: int, data: bytes) -> Path:
+    """Put a journal into the data set's folder; return that of its journals."""
+    folder = settings.output / ".journals"
+    folder.mkdir(exist_ok=True)
+    (folder / f"{shard:06d}.journal").write_bytes(data)
+    return folder
 
 
 def test_a_damaged_journal_changes_no_byte_of_a_shard(settings_for: Callable[..., ExtractSettings]) -> None:
     undisturbed, settings = settings_for("undisturbed"), settings_for("damaged")
     assert extract(undisturbed) == 0
-    folder = journal_folder(settings.output, settings.manifest)
     assert extract(settings_for("damaged")) == 0
-    folder.mkdir()
     for shard in range(3):
         (settings.output / f"shards/{shard:06d}.json").unlink()
-    journal_path(folder, 0).write_bytes(b"\x00\xff garbage decode 3\n" * 50)
-    journal_path(folder, 1).write_bytes(b"\n12345678 begin\n12345678 decode 6\n12345678 dec")
-    journal_path(folder, 2).write_bytes(b"\n12345678 begin\n12345678 alone 12\n" * 9)  # one attempt, repeated
+    write_journal(settings, 0, b"\x00\xff garbage decode 3\n" * 50)
+    write_journal(settings, 1, b"\n12345678 begin\n12345678 decode 6\n12345678 dec")
+    write_journal(settings, 2, b"\n12345678 begin\n12345678 alone 12\n" * 9)  # one attempt, repeated
     assert extract(settings) == 0
     assert contents(settings.output) == contents(undisturbed.output)
 
@@ -181,35 +318,22 @@ def test_a_damaged_journal_changes_no_byte_of_a_shard(settings_for: Callable[...
 def test_journals_of_another_data_set_blame_nobody_of_this_one(settings_for: Callable[..., ExtractSettings]) -> None:
     undisturbed, settings = settings_for("undisturbed"), settings_for("emptied")
     assert extract(undisturbed) == 0
-    path = journal_path(journal_folder(settings.output, settings.manifest), 0)
-    path.parent.mkdir(parents=True)  # all that `rm -r emptied/*` leaves
-    path.write_bytes(b"".join(b"\n%08x begin\n%08x alone 1\n" % (number, number) for number in range(3)))
+    settings.output.mkdir()  # and its journals are all that `rm -r emptied/*` leaves
+    deaths = b"".join(b"\n%08x begin\n%08x alone 1\n" % (number, number) for number in range(3))
+    folder = write_journal(settings, 0, deaths)
     assert extract(settings) == 0
     assert contents(settings.output) == contents(undisturbed.output)
-    assert not path.parent.exists()
+    assert not folder.exists()
 
 
-def test_two_data_sets_at_one_url_have_journals_of_their_own(tmp_path: Path) -> None:
-    one, other = (journal_folder("s3://bucket/set", tmp_path / name) for name in ("a.parquet", "b.parquet"))
-    assert one != other
-    assert one == journal_folder("s3://bucket/set", tmp_path / "a.parquet")
-    assert journal_folder("s3://bucket/other", tmp_path / "a.parquet") != one
-
-
-def test_the_journal_that_the_driver_hands_over_takes_the_place_of_the_one_here(
-    settings_for: Callable[..., ExtractSettings],
-) -> None:
-    """On another machine's disk there may be one of before a row was to be tried again."""
+def test_what_a_journal_says_is_from_before_a_retry(settings_for: Callable[..., ExtractSettings]) -> None:
     settings = settings_for("features", limit=5)
     assert extract(settings) == 0
-    path = journal_path(journal_folder(settings.output, settings.manifest), 0)
-    path.parent.mkdir()
-    lines = ["detect 1 2", "alone 1", "alone 1"]
-    old = "".join(f"{number:08x} begin\n{number:08x} {line}\n" for number, line in enumerate(lines)).encode()
-    worker = Worker(settings)
-    worker.start()
-    for history, failed in ((None, {"crash"}), (b"", set()), (old, {"crash"})):
-        path.write_bytes(b"" if history else old)
-        record, *_ = worker.extract_shard(0, (0, 5), history=history)
-        assert set(record.failures) & {"crash"} == failed
-    worker.stop()
+    deaths = b"".join(b"\n%08x begin\n%08x alone 1\n" % (number, number) for number in range(3))
+    write_journal(settings, 0, deaths)
+    (settings.output / "shards/000000.json").unlink()
+    assert extract(settings) == 0
+    assert b'"crash"' in (settings.output / "failures/000000.jsonl").read_bytes()
+    write_journal(settings, 0, deaths)
+    assert extract(settings_for("features", limit=5, retry_failed=())) == 0
+    assert b'"crash"' not in (settings.output / "failures/000000.jsonl").read_bytes()

@@ -11,11 +11,13 @@ import pytest
 from extractors.extractor import ExtractorError
 from pipeline.extract import crew
 from pipeline.extract.crew import FAILED_STARTS, Crew, WorkerLostError
-from pipeline.extract.journal import Journal, journal_path, parse_journal
+from pipeline.extract.journal import Journal, parse_journal
+from pipeline.extract.journals import Journals
 from pipeline.extract.schedule import ATTEMPTS, ERRORS_IN_A_ROW, Schedule, assign
 from pipeline.extract.stall import Pulse
 from pipeline.extract.worker import Extracted
 from pipeline.shards.errors import CorruptShardError, FingerprintError, ShardError
+from pipeline.shards.folder import LocalFolder
 from pipeline.shards.record import ShardRecord
 
 
@@ -36,6 +38,14 @@ def record_of(shard: int) -> ShardRecord:
     )
 
 
+def journals_in(folder: Path) -> Journals:
+    return Journals(LocalFolder(folder))
+
+
+def begin(folder: Path, shard: int) -> Journal:
+    return Journal(journals_in(folder).open(shard, careful=True), keep=True)
+
+
 class FakeWorker:
     """Finishes a shard at once, or raises what `outcome(shard)` raises; never finishes it where that gives None."""
 
@@ -44,7 +54,6 @@ class FakeWorker:
     def __init__(self, outcome: Callable[[int], object]) -> None:
         self.outcome = outcome
         self.given: list[int] = []
-        self.brought: list[int] = []
         self.closed = False
 
     def start(self) -> Future:
@@ -62,9 +71,6 @@ class FakeWorker:
         except Exception as error:
             future.set_exception(error)
         return future
-
-    def bring_journal(self, shard: int) -> None:
-        self.brought.append(shard)
 
     def pulse(self) -> Pulse:
         return Pulse(0, 0)
@@ -92,7 +98,7 @@ class Team:
     def run(self, folder: Path, shards: range, stall_seconds: float = 0.0) -> list:
         rows = {shard: (10 * shard, 10 * shard + 10) for shard in shards}
         schedule = Schedule(
-            self.crew, rows, journal_folder=folder, stall_seconds=stall_seconds, seconds_between_ticks=0.01
+            self.crew, rows, journals=journals_in(folder), stall_seconds=stall_seconds, seconds_between_ticks=0.01
         )
         return [(extracted.record.shard,) for extracted in schedule.run() if extracted is not None]
 
@@ -117,7 +123,6 @@ def test_a_lost_workers_shard_is_done_by_its_replacement(tmp_path: Path) -> None
     assert sorted(team.run(tmp_path, range(8))) == [(shard,) for shard in range(8)]
     first, second = team.workers
     assert first.closed
-    assert 3 in first.brought
     assert 3 in second.given
 
 
@@ -141,7 +146,7 @@ def test_a_shard_whose_images_are_found_out_one_by_one_may_take_as_many_tries_as
 
     def dies_over_one_killer_after_the_other(shard: int) -> tuple:
         if shard == 2 and deaths[shard] < 3 * len(killers):
-            journal = Journal(journal_path(tmp_path, shard), keep=True)
+            journal = begin(tmp_path, shard)
             # As the worker does: the first of three deaths has others in hand, the next two have the row alone.
             row, in_company = killers[deaths[shard] // 3], deaths[shard] % 3 == 0
             journal.note("detect" if in_company else "alone", [row, row + 1] if in_company else [row])
@@ -201,10 +206,10 @@ def test_a_shard_that_is_damaged_ends_the_run_at_once(tmp_path: Path) -> None:
 
 def test_a_worker_in_which_nothing_moves_is_replaced_and_its_shards_journals_say_so(tmp_path: Path) -> None:
     team = Team(lambda shard: None if shard == 1 and len(team.workers) == 1 else (shard,))
-    Journal(journal_path(tmp_path, 1), keep=True)
+    begin(tmp_path, 1)
     assert sorted(team.run(tmp_path, range(6), stall_seconds=0.1)) == [(shard,) for shard in range(6)]
     assert [worker.closed for worker in team.workers] == [True, False]
-    (attempt,) = parse_journal(journal_path(tmp_path, 1).read_bytes(), range(10, 20))
+    (attempt,) = parse_journal(journals_in(tmp_path).read(1), range(10, 20))
     assert attempt.stalled
 
 

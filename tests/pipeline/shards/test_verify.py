@@ -189,6 +189,11 @@ def move(dataset: Any, source: str, target: str) -> None:
     shutil.move(dataset.directory / source, dataset.directory / target)
 
 
+def leave_a_journal(directory: Path) -> None:
+    (directory / ".journals").mkdir()
+    (directory / ".journals" / "000001.journal").write_text("x")
+
+
 @pytest.mark.parametrize(
     ("damage", "expected"),
     [
@@ -206,6 +211,8 @@ def move(dataset: Any, source: str, target: str) -> None:
         (lambda d: (d.directory / "shards/1.json").write_text("{}"), {"foreign-file"}),
         (lambda d: (d.directory / "shards/.000001.tar.9.ab.tmp").write_text("x"), {"leftover"}),
         (lambda d: (d.directory / ".dataset.json.9.ab.tmp").write_text("x"), {"leftover"}),
+        (lambda d: leave_a_journal(d.directory), {"leftover"}),
+        (lambda d: (d.directory / ".journals").mkdir(), set()),  # of a store that has folders
         (lambda d: (d.directory / "dataset.json").unlink(), {"dataset-missing"}),
         (lambda d: (d.directory / "dataset.json").write_text("{}"), {"dataset-damaged"}),
         (lambda d: (d.directory / "dataset.json").write_bytes(b""), {"dataset-damaged"}),
