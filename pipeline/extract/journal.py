@@ -162,7 +162,7 @@ class Journal:
         """Let the attempt end in order; what threads that are still at it note is not written."""
         with self._last_of_it() as file:
             if self._keep:
-                file.append(f"{self._token} ended\n".encode(), wait=True)
+                file.append(f"{self._token} ended\n".encode(), wait=False)
                 file.close()
             else:
                 file.remove()

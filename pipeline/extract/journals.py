@@ -1,12 +1,11 @@
 """Where journals lie: in `.journals/` of the data set's folder, where whoever makes a shard next can read them.
 
 On a disk a shard has one, `000003.journal`, to which lines are appended. What a killed process wrote is with the kernel
-already, so nothing is fsynced: a machine that loses its power is no image's fault.
+already. Behind a URL nothing can be appended to, so each attempt has a file of its own, `000003.0002.7f3a90c1.journal`.
 
-Behind a URL nothing can be appended to, and a file that is written anew for every line takes its time. There each
-attempt has a file of its own, `000003.0002.7f3a90c1.journal`. The first attempt at a shard only says that it begins;
-only after one died, each line that puts rows in hand is uploaded before the rows are touched. So an image is found
-whatever it takes down, its node included, for one attempt more.
+A line that outlives the machine, too, takes its time: an fsync on a disk, behind a URL an upload of the file. So the
+first attempt at a shard makes sure only that it is known to have begun; after one died, each line that puts rows in
+hand is safe before the rows are touched. An image that takes its whole node down is found, for one attempt more.
 """
 
 from __future__ import annotations
@@ -32,34 +31,39 @@ class Journals:
 
     def shards(self) -> set[int]:
         """Return the shards that have a journal."""
-        return set(self._names())
-
-    def read(self, shard: int) -> bytes:
-        """Return a shard's journal, all attempts in their order; nothing where there is none."""
         with costing_nothing():
-            return b"".join(self._folder.read(name) or b"" for name in self._names().get(shard, ()))
-        return b""
+            return {shard for shard, _ in self._listed()}
+        return set()
 
-    def open(self, shard: int, *, careful: bool) -> JournalFile:
-        """Return the file of the shard's next attempt. careful: whether an attempt died."""
+    def read(self, shard: int) -> bytes | None:
+        """Return a shard's journal, all attempts in their order: b"" where there is none, None where it is away."""
+        with costing_nothing():
+            return b"".join(self._folder.read(name) or b"" for name in self._files(shard))
+        return None
+
+    def open(self, shard: int, *, careful: bool) -> JournalFile | None:
+        """Return the file of the shard's next attempt, None where those before are not to be seen.
+
+        careful: whether an attempt died.
+        """
         if isinstance(self._folder, LocalFolder):
-            return AppendedFile(self._folder.path / JOURNALS_FOLDER / f"{shard_name(shard)}.journal")
-        attempt = len(self._names().get(shard, ())) + 1
-        name = f"{shard_name(shard)}.{attempt:04d}.{secrets.token_hex(4)}.journal"
-        return UploadedFile(self._folder, f"{JOURNALS_FOLDER}/{name}", careful=careful)
+            return AppendedFile(self._folder.path / self._files(shard)[0], careful=careful)
+        with costing_nothing():
+            name = f"{shard_name(shard)}.{len(self._files(shard)) + 1:04d}.{secrets.token_hex(4)}.journal"
+            return UploadedFile(self._folder, f"{JOURNALS_FOLDER}/{name}", careful=careful)
+        return None
 
     def mark_stalled(self, shard: int) -> None:
         """Write down that the last attempt was ended because it stood still."""
-        if self.read(shard):
+        if self.read(shard) and (file := self.open(shard, careful=True)):
             with costing_nothing():
-                file = self.open(shard, careful=True)
                 file.append(b"\n-------- stalled\n", wait=True)
                 file.close()
 
     def remove(self, shard: int) -> None:
         """Delete a shard's journal."""
-        for name in self._names().get(shard, ()):
-            with costing_nothing():
+        with costing_nothing():
+            for name in self._files(shard):
                 self._folder.delete(name)
 
     def remove_all(self) -> None:
@@ -70,21 +74,25 @@ class Journals:
             with costing_nothing():  # it is not there; one that stays is `verify`'s to name
                 (self._folder.path / JOURNALS_FOLDER).rmdir()
 
-    def _names(self) -> dict[int, list[str]]:
-        """Return the files there are, by shard, in their order."""
-        found: dict[int, list[str]] = {}
-        with costing_nothing():
-            for name in sorted(name for name, _ in self._folder.entries(JOURNALS_FOLDER)):
-                if match := _NAME.fullmatch(name):
-                    found.setdefault(int(match[1]), []).append(f"{JOURNALS_FOLDER}/{name}")
-        return found
+    def _files(self, shard: int) -> list[str]:
+        """Return the names of a shard's files, in the order of its attempts."""
+        if isinstance(self._folder, LocalFolder):  # a file server's listings may be of a minute ago
+            return [f"{JOURNALS_FOLDER}/{shard_name(shard)}.journal"]
+        return [name for number, name in self._listed() if number == shard]
+
+    def _listed(self) -> list[tuple[int, str]]:
+        """Return the (shard, name) of all files there are, in order."""
+        names = sorted(name for name, _ in self._folder.entries(JOURNALS_FOLDER))
+        return [(int(match[1]), f"{JOURNALS_FOLDER}/{name}") for name in names if (match := _NAME.fullmatch(name))]
 
 
 class AppendedFile:
     """A journal on a disk."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, careful: bool) -> None:
+        """careful: fsync after all lines that are waited for, and not after the first ones alone."""
         self._path = path
+        self._careful = careful
         self._lock = threading.Lock()
         self._descriptor: int | None = None
         self._closed = False
@@ -94,10 +102,13 @@ class AppendedFile:
         with self._lock:
             if self._closed:
                 return
+            first = self._descriptor is None
             if self._descriptor is None:
                 self._path.parent.mkdir(parents=True, exist_ok=True)
                 self._descriptor = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
             os.write(self._descriptor, lines)
+            if wait and (first or self._careful):
+                os.fsync(self._descriptor)
 
     def close(self) -> None:
         """Append nothing from now on."""
@@ -126,6 +137,7 @@ class UploadedFile:
         """Bytes of them that are there."""
         self._lock = threading.Lock()
         self._uploading = threading.Lock()
+        self._away = False
         self._closed = False
 
     def append(self, lines: bytes, *, wait: bool) -> None:
@@ -137,14 +149,17 @@ class UploadedFile:
             self._lines += lines
             length = len(self._lines)
         if wait and (first or self._careful):
-            self._upload(length)
+            with self._uploading:
+                if not self._away:  # where it was asked for half a minute already, no other line waits as long
+                    self._upload(length)
 
     def close(self) -> None:
         """Append nothing from now on, and upload what is not there yet."""
         with self._lock:
             self._closed = True
             length = len(self._lines)
-        self._upload(length)
+        with self._uploading:
+            self._upload(length)
 
     def remove(self) -> None:
         """Delete the file."""
@@ -155,14 +170,13 @@ class UploadedFile:
             self._folder.delete(self._name)
 
     def _upload(self, length: int) -> None:
-        with self._uploading:
-            if self._uploaded >= length:
-                return
-            with self._lock:
-                lines = bytes(self._lines)
-            try:
-                self._folder.write(self._name, lines)
-            except Exception:
-                self._careful = False  # it was asked for half a minute; no other line shall wait as long
-                raise
-            self._uploaded = len(lines)
+        if self._uploaded >= length:  # by a thread that waited beside this one
+            return
+        with self._lock:
+            lines = bytes(self._lines)
+        try:
+            self._folder.write(self._name, lines)
+        except Exception:
+            self._away = True
+            raise
+        self._uploaded = len(lines)

@@ -74,16 +74,15 @@ def refuse_strangers(folder: Folder) -> None:
         )
 
 
-def begin_dataset(folder: Folder, planned: DatasetInfo) -> bool:
-    """Write dataset.json and return True, or check that the one there is of the same settings.
+def begin_dataset(folder: Folder, planned: DatasetInfo) -> None:
+    """Write dataset.json, or check that the one there is of the same settings.
 
     Raises FingerprintError, naming every difference, where it is not.
     """
-    if not has_dataset(folder):
+    if has_dataset(folder):
+        require_same(read_info(folder), planned, folder.name)
+    else:
         folder.write(DATASET_FILE, encode_dataset(planned))
-        return True
-    require_same(read_info(folder), planned, folder.name)
-    return False
 
 
 def require_same(found: DatasetInfo, planned: DatasetInfo, name: str) -> None:

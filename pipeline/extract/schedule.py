@@ -144,7 +144,7 @@ class Schedule:
 
     def _put_back(self, shard: int, why: str) -> None:
         """Put a shard back whose worker is gone; ShardError where that does not help any more."""
-        verdict = judge(parse_journal(self._journals.read(shard), range(*self._shards[shard])))
+        verdict = judge(parse_journal(self._journals.read(shard) or b"", range(*self._shards[shard])))
         require_sound(verdict, self._journals, shard=shard)
         if len(verdict.quarantined) > self._blamed.get(shard, 0):
             self._blamed[shard] = len(verdict.quarantined)

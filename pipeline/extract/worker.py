@@ -138,11 +138,12 @@ class Worker:
         settings = self._settings
         torch.set_num_threads(settings.cpus_per_worker)  # holds for the calling thread
         records = dict(enumerate(self._manifest.read(*rows), rows[0]))
-        attempts = parse_journal(self._journals.read(shard), range(*rows))
+        history = self._journals.read(shard)
+        attempts = parse_journal(history or b"", range(*rows))
         verdict = judge(attempts)
         require_sound(verdict, self._journals, shard=shard)
         with ExitStack() as stack:
-            died = not all(attempt.ended for attempt in attempts)
+            died = history is None or not all(attempt.ended for attempt in attempts)
             journal = stack.enter_context(Journal(self._journals.open(shard, careful=died), keep=died))
             self._open_journals[shard] = journal
             stack.callback(self._forget, shard)

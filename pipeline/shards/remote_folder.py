@@ -6,7 +6,7 @@ on this machine's disk and its files are uploaded, the record last. Nothing here
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
@@ -95,11 +95,13 @@ class RemoteFolder:
         if self.read(names[-1]) not in (None, (built / names[-1]).read_bytes()):
             self.delete(names[-1])
         for name in names:
-            self._put(built / name, name)
+            self._upload(built / name, name)
 
     def write(self, name: str, data: bytes) -> None:
         """Upload a small file."""
-        self._upload(name, len(data), lambda files, target: files.pipe_file(target, data))
+        with scratch_folder() as directory:
+            (directory / "file").write_bytes(data)
+            self._upload(directory / "file", name)
 
     def create(self, name: str, data: bytes) -> bool:
         """Upload a small file where there is none, and say whether there was none; of several who try, one does.
@@ -109,7 +111,7 @@ class RemoteFolder:
         with scratch_folder() as directory:
             (directory / "file").write_bytes(data)
             try:
-                self._put(directory / "file", name, mode="create")
+                self._upload(directory / "file", name, mode="create")
             except FileExistsError:
                 return self.read(name) == data  # where an answer got lost, the file is that of the attempt before
             return True
@@ -141,16 +143,13 @@ class RemoteFolder:
         file_system, root = open_file_system(self.url.rstrip("/"), use_listings_cache=False)
         return file_system, f"{root}/{name}" if name else root
 
-    def _put(self, path: Path, name: str, **options: str) -> None:
-        """Upload a file whole, in parts where it is large."""
-        self._upload(name, path.stat().st_size, lambda files, target: files.put_file(str(path), target, **options))
-
-    def _upload(self, name: str, size: int, upload_to: Callable[[Any, str], None]) -> None:
-        """Upload a file by a call with the file system and the path in it, and see that it arrived whole."""
+    def _upload(self, path: Path, name: str, mode: str = "overwrite") -> None:
+        """Upload a file whole, in parts where it is large, and see that it arrived whole."""
         file_system, target = self._open(name)
+        size = path.stat().st_size
 
         def upload() -> None:
-            upload_to(file_system, target)
+            file_system.put_file(str(path), target, **({"mode": mode} if mode != "overwrite" else {}))
             if (found := file_system.info(target)["size"]) != size:
                 raise OSError(f"it has {found} bytes there, {size} here")
 

@@ -79,7 +79,7 @@ def test_when_the_gpu_is_lost_the_journal_says_over_which_rows(tmp_path: Path) -
     lost = torch.AcceleratorError("CUDA error: an illegal memory access was encountered\nMore of it.")
     with (
         pytest.raises(DeviceLostError, match=r"the GPU failed: CUDA error: .* encountered; run"),
-        Journal(AppendedFile(path)) as journal,
+        Journal(AppendedFile(path, careful=False)) as journal,
     ):
         detect(Detector(lost), "cuda", journal)
     (attempt,) = parse_journal(path.read_bytes(), range(4))
@@ -103,7 +103,7 @@ def test_an_error_after_which_the_gpu_goes_on_halves_the_batch(message: str, rea
 
 def test_another_error_ends_the_attempt_in_order_or_is_an_images(tmp_path: Path) -> None:
     path = tmp_path / "journal"
-    with Journal(AppendedFile(path), keep=True) as journal:
+    with Journal(AppendedFile(path, careful=False), keep=True) as journal:
         assert detect(Detector(ValueError("a box of no width")), "cuda", journal, number=1) == ["detector_error"]
     (attempt,) = parse_journal(path.read_bytes(), range(4))
     assert (attempt.detecting, attempt.ended) == (set(), True)

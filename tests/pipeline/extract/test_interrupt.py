@@ -80,7 +80,7 @@ def test_a_store_that_is_away_neither_hides_an_interrupt_nor_delays_it(
 
             return fail
 
-        for name in ("ls", "info", "put_file", "pipe_file", "get_file", "cat_file", "rm_file"):
+        for name in ("ls", "info", "put_file", "get_file", "cat_file", "rm_file"):
             monkeypatch.setattr(store, name, ask(name))
 
     interrupted_when(monkeypatch, place, away)

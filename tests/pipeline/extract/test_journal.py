@@ -1,8 +1,12 @@
 """What a journal says after any death, and whom it leaves under suspicion; damage to it harms nobody."""
 
+import os
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import fsspec
 import pytest
@@ -13,6 +17,7 @@ from pipeline.extract.journal import Attempt, Journal, parse_journal
 from pipeline.extract.journals import Journals
 from pipeline.extract.run import extract
 from pipeline.extract.settings import ExtractSettings
+from pipeline.extract.stopped import StoppedError
 from pipeline.extract.suspects import DEATHS, DEATHS_ALONE, MOST_BLAMED, Verdict, judge, require_sound
 from pipeline.extract.worker import Worker
 from pipeline.shards.errors import ShardError
@@ -40,12 +45,15 @@ def remote() -> Iterator[Journals]:
 
 def begin(journals: Journals, shard: int = SHARD) -> Journal:
     """Begin an attempt as a worker does."""
-    died = not all(attempt.ended for attempt in parse_journal(journals.read(shard), ROWS))
+    history = journals.read(shard)
+    died = history is None or not all(attempt.ended for attempt in parse_journal(history, ROWS))
     return Journal(journals.open(shard, careful=died), keep=died)
 
 
 def attempts(journals: Journals) -> list[Attempt]:
-    return parse_journal(journals.read(SHARD), ROWS)
+    history = journals.read(SHARD)
+    assert history is not None
+    return parse_journal(history, ROWS)
 
 
 def test_rows_in_hand_when_an_attempt_dies(journals: Journals) -> None:
@@ -89,7 +97,7 @@ def test_a_journal_that_cannot_be_written_costs_nothing(journals: Journals, tmp_
         journal.note("decode", [100])
     journals.mark_stalled(SHARD)
     journals.remove_all()
-    assert journals.read(SHARD) == b""
+    assert not journals.read(SHARD)
     assert journals.shards() == set()
 
 
@@ -130,7 +138,7 @@ def test_behind_a_url_nothing_is_in_hand_while_a_shard_is_uploaded(
     publish = RemoteFolder.publish
 
     def look(folder: RemoteFolder, built: Path, names: Sequence[str]) -> None:
-        found.append(judge(parse_journal(remote.read(0), range(5))))
+        found.append(judge(parse_journal(remote.read(0) or b"", range(5))))
         publish(folder, built, names)
 
     monkeypatch.setattr(RemoteFolder, "publish", look)
@@ -142,17 +150,21 @@ def test_behind_a_url_nothing_is_in_hand_while_a_shard_is_uploaded(
     assert remote.shards() == set()
 
 
-def test_behind_a_url_that_cannot_be_read_what_is_known_of_deaths_stays(
-    remote: Journals, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("where", ["journals", "remote"])
+def test_where_a_journal_cannot_be_read_for_a_while_what_is_known_of_deaths_stays(
+    where: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for _ in range(2):
-        begin(remote).note("alone", [100])
+    journals: Journals = request.getfixturevalue(where)
+    begin(journals)
+    begin(journals).note("alone", [100])
     with monkeypatch.context() as patch:
-        patch.setattr(RemoteFolder, "read", lambda *_: 1 / 0)
-        begin(remote).end()
-    begin(remote).note("alone", [100])
-    begin(remote).note("alone", [100])
-    assert judge(attempts(remote)).quarantined == {100: "crash"}
+        for kind in (LocalFolder, RemoteFolder):
+            patch.setattr(kind, "read", lambda *_: 1 / 0)
+        assert journals.read(SHARD) is None
+        begin(journals).end()
+    for _ in range(2):
+        begin(journals).note("alone", [100])
+    assert judge(attempts(journals)).quarantined == {100: "crash"}
 
 
 def test_behind_a_url_an_attempt_that_is_given_up_while_its_process_lives_tells_all_it_knows(remote: Journals) -> None:
@@ -174,41 +186,98 @@ def test_behind_a_url_threads_that_wait_share_an_upload(remote: Journals, monkey
         write(folder, name, data)
 
     monkeypatch.setattr(RemoteFolder, "write", slowly)
-    noted = [0]
+    begun = threading.Barrier(21)
 
-    def note(row: int) -> None:
+    def note(row: int) -> bool:
+        begun.wait(60)
         journal.note("decode", [row])
-        assert row in attempts(remote)[1].decoding
-        noted[0] += 1
+        return row in attempts(remote)[1].decoding
 
-    threads = [threading.Thread(target=note, args=(row,)) for row in range(100, 120)]
-    for thread in threads:
-        thread.start()
-    while journal.beats < len(threads):
-        threading.Event().wait(0.01)
-    may_end.set()
-    for thread in threads:
-        thread.join()
-    assert noted == [len(threads)]
-    assert len(uploads) < len(threads) / 2
+    with ThreadPoolExecutor(20) as threads:
+        noted = [threads.submit(note, row) for row in range(100, 120)]
+        begun.wait(60)
+        time.sleep(0.2)  # those that come later make an upload more
+        may_end.set()
+        assert all(future.result(60) for future in noted)
+    assert 0 < len(uploads) < 10
 
 
 def test_behind_a_url_that_is_away_no_line_but_the_first_is_waited_for(
     remote: Journals, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     begin(remote)
+    journal = begin(remote)
     asked = []
 
     def away(folder: RemoteFolder, name: str, data: bytes) -> None:
         asked.append(name)
+        time.sleep(0.2)
         raise ShardError("uploading failed 6 times")
 
     monkeypatch.setattr(RemoteFolder, "write", away)
-    monkeypatch.setattr(RemoteFolder, "delete", lambda *_: away(*_, b""))
-    with begin(remote) as journal:
-        for row in range(100, 110):
-            journal.note("decode", [row])
-    assert len(asked) <= 3  # the first line, and the end of it
+    with ThreadPoolExecutor(10) as threads:
+        list(threads.map(lambda row: journal.note("decode", [row]), range(100, 120)))
+    assert len(asked) == 1
+    journal.end()
+    assert len(asked) == 2
+
+
+@pytest.mark.parametrize("where", ["journals", "remote"])
+def test_a_line_is_safe_before_the_rows_are_touched_once_an_attempt_died(
+    where: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    journals: Journals = request.getfixturevalue(where)
+    safe: list[str] = []
+    monkeypatch.setattr(os, "fsync", lambda _: safe.append("on the disk"))
+    monkeypatch.setattr(RemoteFolder, "write", noting(RemoteFolder.write, safe))
+    for _ in range(2):
+        safe.clear()
+        journal = begin(journals)
+        assert len(safe) == 1
+        journal.note("decode", [100])
+        journal.note("decoded", [100])
+    assert len(safe) == 2
+    journal.flush()
+    assert len(safe) == 3
+
+
+def noting(call: Callable[..., None], notes: list[str]) -> Callable[..., None]:
+    def noted(*arguments: Any) -> None:
+        notes.append("in the store")
+        call(*arguments)
+
+    return noted
+
+
+@pytest.mark.parametrize("place", ["features", "memory://journals/set"])
+def test_a_worker_that_is_told_to_stop_blames_nobody(
+    place: str, settings_for: Callable[..., ExtractSettings], remote: Journals, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where an attempt before it died, so that its journal stays."""
+    settings = settings_for("features") if place == "features" else settings_for("unused", output=place)
+    journals = Journals(open_folder(settings.output))
+    begin(journals, 0)
+    worker = Worker(settings)
+    worker.start()
+    met, may_go_on = threading.Event(), threading.Event()
+
+    def wait(*_: object, **__: object) -> None:
+        met.set()
+        may_go_on.wait(60)
+        raise StoppedError
+
+    monkeypatch.setattr("pipeline.extract.worker.prepare", wait)
+    with ThreadPoolExecutor(1) as threads:
+        extracted = threads.submit(worker.extract_shard, 0, (0, 5))
+        assert met.wait(60)
+        worker.stop()
+        history = journals.read(0)
+        may_go_on.set()
+        assert isinstance(extracted.exception(60), StoppedError)
+    assert history is not None
+    died, stopped = parse_journal(history, range(5))
+    assert (died.ended, stopped.ended, bool(stopped.decoding)) == (False, True, True)
+    assert not judge([died, stopped]).suspects
 
 
 @given(st.binary(max_size=400))
@@ -220,7 +289,9 @@ def test_no_bytes_make_a_journal_that_cannot_be_read(data: bytes) -> None:
 LINES = st.lists(
     st.tuples(
         st.sampled_from([b"00000000", b"11111111", b"--------"]),
-        st.sampled_from([b"begin", b"decode", b"decoded", b"detect", b"detected", b"alone", b"passed", b"stalled"]),
+        st.sampled_from(
+            [b"begin", b"decode", b"decoded", b"detect", b"detected", b"alone", b"passed", b"stalled", b"ended"]
+        ),
         st.lists(st.integers(90, 210), max_size=3),
     ),
     max_size=40,

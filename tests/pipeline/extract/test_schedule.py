@@ -209,7 +209,7 @@ def test_a_worker_in_which_nothing_moves_is_replaced_and_its_shards_journals_say
     begin(tmp_path, 1)
     assert sorted(team.run(tmp_path, range(6), stall_seconds=0.1)) == [(shard,) for shard in range(6)]
     assert [worker.closed for worker in team.workers] == [True, False]
-    (attempt,) = parse_journal(journals_in(tmp_path).read(1), range(10, 20))
+    (attempt,) = parse_journal(journals_in(tmp_path).read(1) or b"", range(10, 20))
     assert attempt.stalled
 
 
