@@ -24,7 +24,7 @@ _NAME = re.compile(r"(\d{6,})(?:\.\d{4,}\.[0-9a-f]{8})?\.journal")
 
 
 class Journals:
-    """The journals of a data set. What cannot be read is not there, and what cannot be deleted stays."""
+    """The journals of a data set. What goes wrong with them is passed over: shards are what matters."""
 
     def __init__(self, folder: Folder) -> None:
         self._folder = folder
@@ -68,8 +68,9 @@ class Journals:
 
     def remove_all(self) -> None:
         """Delete all journals, on a disk their folder too: the data set is complete, or begins anew."""
-        for shard in self.shards():
-            self.remove(shard)
+        with costing_nothing():
+            for _, name in self._listed():
+                self._folder.delete(name)
         if isinstance(self._folder, LocalFolder):
             with costing_nothing():  # it is not there; one that stays is `verify`'s to name
                 (self._folder.path / JOURNALS_FOLDER).rmdir()
