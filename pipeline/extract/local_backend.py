@@ -6,7 +6,6 @@ import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
-from pipeline.allocator import keep_freed_memory
 from pipeline.extract.settings import ExtractSettings
 from pipeline.extract.stall import Pulse
 from pipeline.extract.worker import SHARDS_IN_FLIGHT, Description, Extracted, Worker
@@ -19,7 +18,6 @@ class LocalHandle:
     """A worker whose shards are extracted by threads of this process."""
 
     def __init__(self, settings: ExtractSettings) -> None:
-        keep_freed_memory()
         self._worker = Worker(settings)
         self._threads = ThreadPoolExecutor(SHARDS_IN_FLIGHT, thread_name_prefix="shard")
         self._futures: list[Future[Any]] = []

@@ -11,6 +11,7 @@ from contextlib import ExitStack, contextmanager, nullcontext
 from threading import Event
 
 from manifests.manifest import Manifest
+from pipeline.allocator import keep_freed_memory
 from pipeline.extract.crew import Crew, Handle
 from pipeline.extract.done import DoneShards, find_done
 from pipeline.extract.journals import Journals
@@ -49,6 +50,8 @@ def extract(settings: ExtractSettings) -> int:
         from pipeline.extract.dry_run import dry_run
 
         return dry_run(settings)
+    if settings.backend == "local":
+        keep_freed_memory()  # before any thread: one that had memory of its own would leave it to the worker's
     hung = Event()
     try:
         with terminate_like_interrupt(), patience():
