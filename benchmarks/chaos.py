@@ -175,6 +175,8 @@ def wait(driver: psutil.Popen, event: Callable[[], object] | None, seconds: floa
 
 def main(settings: Settings) -> int:
     """Print a Markdown table; return 1 where a run failed or its bytes differ."""
+    if settings.kills < 1:
+        raise SystemExit(f"--kills {settings.kills}: give at least 1; a run that nobody kills shows nothing")
     bad = again = 0
     with tempfile.TemporaryDirectory(dir=settings.folder) as name:
         folder = Path(name)

@@ -13,6 +13,7 @@ from typing import Any
 
 from manifests.manifest import Manifest
 from pipeline.extract.done import DONE_FILE, read_each_record
+from pipeline.extract.journals import Journals
 from pipeline.extract.run_log import LOG_FILE
 from pipeline.extract.run_state import RUN_FILE
 from pipeline.extract.settings import ExtractSettings
@@ -74,14 +75,16 @@ def refuse_strangers(folder: Folder) -> None:
         )
 
 
-def begin_dataset(folder: Folder, planned: DatasetInfo) -> None:
+def begin_dataset(folder: Folder, planned: DatasetInfo, journals: Journals) -> None:
     """Write dataset.json, or check that the one there is of the same settings.
 
+    Journals of a data set that is no longer here go first: they would blame images of this one.
     Raises FingerprintError, naming every difference, where it is not.
     """
     if has_dataset(folder):
         require_same(read_info(folder), planned, folder.name)
     else:
+        journals.remove_all()
         folder.write(DATASET_FILE, encode_dataset(planned))
 
 

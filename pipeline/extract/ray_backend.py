@@ -6,7 +6,6 @@ are ours (`schedule.py`): Ray's own would run an image that kills its process fo
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -20,8 +19,6 @@ from pipeline.extract.stall import Pulse
 from pipeline.extract.stopped import DeviceLostError
 from pipeline.extract.worker import SHARDS_IN_FLIGHT, Description, Extracted, Worker
 from pipeline.shards.errors import ShardError
-
-logger = logging.getLogger(__name__)
 
 SECONDS_BETWEEN_LOOKS = 10.0
 """At a cluster's resources."""

@@ -19,7 +19,6 @@ from pipeline.extract.plan import (
     begin_dataset,
     check_alike,
     finish_dataset,
-    has_dataset,
     is_complete,
     make_folder,
     plan_dataset,
@@ -107,9 +106,7 @@ def write_pending_shards(
         planned = plan_dataset(settings, manifest, description)
         journals = Journals(folder)
         with disk_errors(folder):
-            if not has_dataset(folder):
-                journals.remove_all()  # of one that is no longer here
-            begin_dataset(folder, planned)
+            begin_dataset(folder, planned, journals)
             done = find_done(folder, planned, sweep=True)
         stack.callback(done.save)
         retries = choose_retries(settings, folder, planned, done, journals)

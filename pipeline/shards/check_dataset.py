@@ -58,11 +58,11 @@ def _described_fields(info: DatasetInfo) -> dict[str, dict[str, Any]]:
 def check_files(folder: Folder, info: DatasetInfo) -> Iterator[Finding]:
     """Find what does not belong into `shards/` and `failures/`, and what killed runs left of a complete data set."""
     suffixes = {SHARDS_FOLDER: ("json", info.storage), FAILURES_FOLDER: ("jsonl",)}
-    has_journals = (JOURNALS_FOLDER, None) in folder.entries("")
-    for under in ("", SHARDS_FOLDER, FAILURES_FOLDER, *([JOURNALS_FOLDER] if has_journals else [])):
+    for under in ("", SHARDS_FOLDER, FAILURES_FOLDER):
         for name, size in sorted(folder.entries(under)):
             where = f"{under}/{name}" if under else name
-            if under == JOURNALS_FOLDER or (name.startswith(".") and name.endswith(".tmp")):
+            journals = name == JOURNALS_FOLDER and (size is not None or any(folder.entries(name)))
+            if journals or (name.startswith(".") and name.endswith(".tmp")):
                 if info.complete:
                     what = "a killed run left it behind"
                     yield Finding(code="leftover", where=where, what=what, remedy="delete it, nothing needs it")
