@@ -1,0 +1,97 @@
+"""JSON and YAML from outside: the values of the standard readers, DocumentError for all that they stumble over."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vilbert.untrusted.documents import MAX_DEPTH, DocumentError, parse_json, parse_yaml, read_json, read_yaml
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    lambda parts: st.lists(parts, max_size=4) | st.dictionaries(st.text(), parts, max_size=4),
+    max_leaves=20,
+)
+
+
+@given(VALUES)
+def test_json_is_read_as_the_standard_library_reads_it(value: Any):
+    assert parse_json(json.dumps(value)) == value
+    assert parse_json(b"\xef\xbb\xbf" + json.dumps(value, ensure_ascii=False).encode()) == value
+
+
+@given(VALUES)
+def test_yaml_is_read_as_pyyaml_reads_it(value: Any):
+    text = yaml.safe_dump(value)
+    assert parse_yaml(text) == yaml.safe_load(text)
+
+
+@pytest.mark.parametrize("opening", ["[", '{"a":'])
+@pytest.mark.parametrize("depth", [MAX_DEPTH + 1, 100_000])
+@pytest.mark.parametrize("parse", [parse_json, parse_yaml])
+def test_a_deep_document_is_refused(parse: Any, depth: int, opening: str):
+    closing = {"[": "]", '{"a":': "}"}[opening]
+    with pytest.raises(DocumentError, match="nested deeper"):
+        parse(opening * depth + "1" + closing * depth)
+
+
+def test_the_deepest_document_is_read():
+    assert parse_json("[" * MAX_DEPTH + "]" * MAX_DEPTH)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "{", "[1,]", "NaN", "[Infinity]", '"\\ud83d"', '{"\\ud83d": 1}', "1" * 5000, "[1] [2]", '"\ud83d"'],
+)
+def test_what_is_no_json_is_refused(text: str):
+    with pytest.raises(DocumentError):
+        parse_json(text)
+
+
+def test_a_caller_may_take_lone_surrogates():
+    assert parse_json('["\\ud83d", "\\ud83d\\ude00"]', allow_surrogates=True) == ["\ud83d", "😀"]
+    assert parse_json('"\\ud83d\\ude00"') == "😀"
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["a: [", "!!python/object/apply:os.system [true]", "when: 2001-99-99", "? [a]\n: b", "!!int x", "a: &x [*x]",
+     "a: 1\n---\nb: 2", "@", '"\\ud83d"', "\0", "? {a: b}\n: c", "!!binary x", "!!timestamp x", "<<: 3", "!!float x"],
+)  # fmt: skip
+def test_what_is_no_plain_yaml_is_refused(text: str):
+    with pytest.raises(DocumentError):
+        parse_yaml(text)
+
+
+def test_aliases_are_expanded_within_bounds():
+    assert parse_yaml("a: &x {b: 1}\nc: *x\nd: {<<: *x, e: 2}") == {"a": {"b": 1}, "c": {"b": 1}, "d": {"b": 1, "e": 2}}
+    bomb = "a0: &a0 [x, x, x, x, x, x, x, x, x]\n" + "".join(
+        f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]\n" for i in range(1, 12)
+    )
+    with pytest.raises(DocumentError, match="expands to more"):
+        parse_yaml(bomb)
+
+
+@given(st.binary(max_size=200))
+def test_any_bytes_are_a_value_or_refused(data: bytes):
+    for parse in (parse_json, parse_yaml):
+        try:
+            parse(data)
+        except DocumentError as error:
+            str(error).encode()
+
+
+def test_files_are_bounded(tmp_path: Any):
+    path = tmp_path / "a.json"
+    path.write_text("[1, 2, 3]")
+    assert read_json(path) == read_yaml(path) == [1, 2, 3]
+    for read in (read_json, read_yaml):
+        with pytest.raises(DocumentError, match="larger than 4 bytes"):
+            read(path, max_bytes=4)
+        with pytest.raises(OSError, match="No such file"):
+            read(tmp_path / "absent", max_bytes=4)

@@ -1,0 +1,201 @@
+"""JSON and YAML that came from outside, read within bounds.
+
+The readers of the standard library and of PyYAML raise whatever they run into: `RecursionError` for a file that nests
+too deeply, `UnicodeDecodeError`, `OverflowError`, `KeyError` for odd YAML tags. These functions raise `DocumentError`
+for all of it, a `ValueError` whose message says what is wrong and at which line; the caller adds the file's name and
+what to do.
+
+A short YAML file can stand for a huge value by aliases of aliases, so the expanded size is bounded too.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any, NoReturn
+
+if TYPE_CHECKING:
+    import yaml
+
+MAX_DEPTH = 200
+"""Levels of nested lists and mappings in a document."""
+MAX_YAML_NODES = 1_000_000
+"""Scalars, lists and mappings of a YAML document after its aliases are expanded."""
+MAX_JSON_BYTES = 16 << 30
+"""Size of a JSON file; the largest published annotation files have some gigabytes."""
+MAX_YAML_BYTES = 16 << 20
+"""Size of a YAML file; YAML is for settings, which are small."""
+
+Hook = Callable[[dict[str, Any]], Any]
+
+
+class DocumentError(ValueError):
+    """A document that is not JSON or YAML, or is beyond the bounds of this module."""
+
+
+def read_json(
+    path: Path, *, max_bytes: int = MAX_JSON_BYTES, object_hook: Hook | None = None, allow_surrogates: bool = False
+) -> Any:
+    """Return the value of a JSON file; arguments as for `parse_json`.
+
+    Raises DocumentError where its content is refused, OSError where it cannot be opened.
+    """
+    with open(path, "rb") as file:
+        return parse_json(_read(file, max_bytes), object_hook=object_hook, allow_surrogates=allow_surrogates)
+
+
+def parse_json(data: bytes | str, *, object_hook: Hook | None = None, allow_surrogates: bool = False) -> Any:
+    r"""Return the value of one JSON document in UTF-8, with or without a byte order mark.
+
+    Args:
+        data: The document.
+        object_hook: Called with each object, innermost first; its result takes the object's place.
+        allow_surrogates: Keep lone surrogates (`"\ud83d"`, half an emoji), which no file or terminal takes, for a
+            caller that handles them text by text.
+
+    Raises:
+        DocumentError: Not JSON (NaN and infinities are not), nested deeper than `MAX_DEPTH`, or with a lone surrogate.
+    """
+    text = _decode(data) if isinstance(data, bytes) else data.removeprefix("\ufeff")
+    try:
+        decoder = (
+            _DECODER
+            if object_hook is None
+            else json.JSONDecoder(object_hook=object_hook, parse_constant=_refuse_constant)
+        )
+        value = decoder.decode(text)
+    except RecursionError:
+        raise DocumentError(f"nested deeper than {MAX_DEPTH} levels") from None
+    except DocumentError:
+        raise
+    except ValueError as error:  # JSONDecodeError, and integers of more digits than Python converts
+        raise DocumentError(f"not valid JSON: {error}") from None
+    _check_depth(value)
+    if not allow_surrogates and _may_hold_surrogates(text):
+        _refuse_surrogates(value)
+    return value
+
+
+def read_yaml(path: Path, *, max_bytes: int = MAX_YAML_BYTES) -> Any:
+    """Return the value of a YAML file, which may be JSON.
+
+    Raises DocumentError where its content is refused, OSError where it cannot be opened.
+    """
+    with open(path, "rb") as file:
+        return parse_yaml(_read(file, max_bytes))
+
+
+def parse_yaml(data: bytes | str) -> Any:
+    """Return the value of one YAML document of plain mappings, lists, texts, numbers, dates and null.
+
+    Raises:
+        DocumentError: Not YAML, a tag that asks for an object of Python, nested deeper than `MAX_DEPTH`, or larger than
+            `MAX_YAML_NODES` once its aliases are expanded.
+    """
+    import yaml
+
+    text = _decode(data) if isinstance(data, bytes) else data.removeprefix("\ufeff")
+    try:
+        loader = yaml.SafeLoader(text)
+        try:
+            node = loader.get_single_node()
+            if node is None:
+                return None
+            _expanded_size(node, {}, 0)
+            value = loader.construct_document(node)
+        finally:
+            loader.dispose()
+    except RecursionError:
+        raise DocumentError(f"nested deeper than {MAX_DEPTH} levels") from None
+    except yaml.YAMLError as error:
+        raise DocumentError(f"not valid YAML: {' '.join(str(error).split())}") from None
+    except DocumentError:
+        raise
+    except (ValueError, TypeError, KeyError, AttributeError, OverflowError) as error:
+        # PyYAML's constructors raise these for values such as `2001-99-99`, `!!int x` and a list as a key.
+        raise DocumentError(f"not valid YAML: {error}") from None
+    _refuse_surrogates(value)
+    return value
+
+
+def _read(file: IO[bytes], max_bytes: int) -> bytes:
+    data = file.read(max_bytes + 1)
+    if len(data) > max_bytes:
+        raise DocumentError(f"larger than {max_bytes:,} bytes")
+    return data
+
+
+def _decode(data: bytes) -> str:
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DocumentError(f"not UTF-8 at byte {error.start}") from None
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise DocumentError(f"not valid JSON: {name} is no number of JSON")
+
+
+_DECODER = json.JSONDecoder(parse_constant=_refuse_constant)
+
+
+def _check_depth(value: Any) -> None:
+    """Refuse a value nested deeper than `MAX_DEPTH`, which code that walks it could not bear; level by level."""
+    level = [value] if isinstance(value, (dict, list)) else []
+    for _ in range(MAX_DEPTH):
+        if not level:
+            return
+        level = [
+            part
+            for whole in level
+            for part in (whole.values() if isinstance(whole, dict) else whole)
+            if isinstance(part, (dict, list))
+        ]
+    if level:
+        raise DocumentError(f"nested deeper than {MAX_DEPTH} levels")
+
+
+_SURROGATE_ESCAPE = re.compile(r"\\u[dD][89a-fA-F]")
+_SURROGATE = re.compile("[\ud800-\udfff]")
+
+
+def _may_hold_surrogates(text: str) -> bool:
+    return _SURROGATE_ESCAPE.search(text) is not None or (not text.isascii() and _SURROGATE.search(text) is not None)
+
+
+def _refuse_surrogates(value: Any) -> None:
+    pending = [value]
+    while pending:
+        part = pending.pop()
+        if isinstance(part, str) and not part.isascii() and _SURROGATE.search(part):
+            raise DocumentError(f"holds half a character (a lone surrogate) in {part[:60]!r}")
+        if isinstance(part, dict):
+            pending += [*part.keys(), *part.values()]
+        elif isinstance(part, list):
+            pending += part
+
+
+def _expanded_size(node: yaml.Node, sizes: dict[int, int], depth: int) -> int:
+    """Return how many nodes `node` expands to; raise DocumentError beyond the bounds, and for an alias of itself."""
+    import yaml
+
+    known = sizes.get(id(node))
+    if known is not None:
+        if known < 0:
+            raise DocumentError("an alias refers to the value that it is part of")
+        return known
+    if depth > MAX_DEPTH:
+        raise DocumentError(f"nested deeper than {MAX_DEPTH} levels")
+    sizes[id(node)] = -1
+    parts: list[yaml.Node] = []
+    if isinstance(node, yaml.SequenceNode):
+        parts = node.value
+    elif isinstance(node, yaml.MappingNode):
+        parts = [part for pair in node.value for part in pair]
+    size = 1 + sum(_expanded_size(part, sizes, depth + 1) for part in parts)
+    if size > MAX_YAML_NODES:
+        raise DocumentError(f"expands to more than {MAX_YAML_NODES:,} values")
+    sizes[id(node)] = size
+    return size
