@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 from pipeline import __version__
 from pipeline.tasks.options import of_task, option_names, plain, require_own_options
 from pipeline.tasks.registry import TASKS
+from pipeline.terminal import accept_any_encoding, safe_streams
 
 
 class Command(NamedTuple):
@@ -171,13 +172,21 @@ def parse(name: str, arguments: Sequence[str]) -> Any:
         from pipeline.tasks.trained_detector import trained_options
 
         rest = before_options(rest, trained_options(rest, task))
-    settings = tyro.cli(shown, prog=f"vilbert {name}", args=rest, config=(tyro.conf.OmitArgPrefixes,))
+    with safe_streams(colored=True):
+        settings = tyro.cli(shown, prog=f"vilbert {name}", args=rest, config=(tyro.conf.OmitArgPrefixes,))
     return plain(settings_class, settings) if command.of_a_task else settings
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit status."""
     arguments = sys.argv[1:] if arguments is None else list(arguments)
+    accept_any_encoding()
+    with safe_streams():
+        return run(arguments)
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run a command line, which `main` gave streams that are safe to print to."""
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s", stream=sys.stderr)
     if not arguments or arguments[0] in ("-h", "--help"):
         print(help_text())
@@ -224,9 +233,9 @@ def call(name: str, settings: Any) -> int:
     from pipeline.shards.errors import RefusedError, ShardError
     from pipeline.train.errors import TrainingError
 
-    run: Callable[[Any], int] = getattr(importlib.import_module(COMMANDS[name].module), COMMANDS[name].function)
+    function: Callable[[Any], int] = getattr(importlib.import_module(COMMANDS[name].module), COMMANDS[name].function)
     try:
-        return run(settings)
+        return function(settings)
     except (ManifestError, ExtractorError, RefusedError) as error:
         status = 2
         message = str(error)

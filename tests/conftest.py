@@ -3,9 +3,19 @@
 import os
 import signal
 
+import hypothesis
+
 # Tiny models run several times faster in one thread, above all while other processes use the same cores. It is read
 # when torch is first imported, here and in the processes that tests start.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # A shell that starts a job in the background has it ignore Ctrl-C, and so would the processes that tests interrupt.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# A loaded machine is slow, which is no fault of what is tested.
+hypothesis.settings.register_profile(
+    "any-machine",
+    deadline=None,
+    suppress_health_check=[hypothesis.HealthCheck.too_slow, hypothesis.HealthCheck.data_too_large],
+)
+hypothesis.settings.load_profile("any-machine")

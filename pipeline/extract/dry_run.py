@@ -24,6 +24,7 @@ from pipeline.shards.layout import StorageFormat
 from pipeline.shards.sample import Sample, encode_members
 from pipeline.shards.tensors import encode_tensors
 from pipeline.shards.ustar import BLOCK, padding
+from pipeline.terminal import print_lines
 
 SAMPLE_ROWS = 32
 """Rows to measure, spread over the manifest."""
@@ -65,7 +66,7 @@ def dry_run(settings: ExtractSettings) -> int:
         measure = measure_finished(folder, finished) or measure_sample(worker, manifest, planned, device)
     finally:
         worker.stop()
-    print("\n".join(report(folder.name, planned, len(finished), rows, again, measure)))
+    print_lines(report(folder.name, planned, len(finished), rows, again, measure))
     return 0
 
 

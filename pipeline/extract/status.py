@@ -16,6 +16,7 @@ from pipeline.shards.folder import Folder, open_folder
 from pipeline.shards.layout import DATASET_FILE, SHARDS_FOLDER, record_numbers
 from pipeline.shards.place_option import PlaceOption
 from pipeline.shards.process import is_dead
+from pipeline.terminal import print_lines
 
 SILENT_SECONDS = 60.0
 """Without a new `.run.json`, after which a run is taken to be dead or cut off."""
@@ -45,7 +46,7 @@ def status(settings: StatusSettings) -> int:
         print(json.dumps({**state.to_json(), "condition": condition}, indent=1, sort_keys=True))
     else:
         told = [*progress(state), *summary(state)] if state.shards else []  # none before its workers are there
-        print("\n".join([f"{folder.name}: {condition}", *told]))
+        print_lines([f"{folder.name}: {condition}", *told])
     return int(not fine)
 
 

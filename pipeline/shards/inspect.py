@@ -6,9 +6,10 @@ import hashlib
 import json
 import re
 import sys
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,6 +32,7 @@ from pipeline.shards.record import ShardRecord, read_records_of
 from pipeline.shards.sample import Sample
 from pipeline.shards.store import open_shard
 from pipeline.shards.urls import is_remote
+from pipeline.terminal import print_lines
 
 PICTURES = (".png", ".jpg", ".jpeg")
 FIRST_SAMPLES = 3
@@ -108,16 +110,23 @@ def inspect(settings: InspectSettings) -> int:
         numbers = range(min(FIRST_SAMPLES, sum(record.samples for record in records.values())))
         first = [read_sample(directory, info, find_sample(folder, info, records, number)) for number in numbers]
         document = describe_dataset(info, records, first)
-        print(json.dumps(document, indent=2) if settings.json else "\n".join(dataset_lines(folder.name, document)))
+        _print(settings, document, dataset_lines(folder.name, document))
         return 0
     place = find_sample(folder, info, records, selector)
     sample = read_sample(directory, info, place)
     document = {**place._asdict(), **describe_sample(info, sample, settings.max_boxes)}
-    print(json.dumps(document, indent=2) if settings.json else "\n".join(sample_lines(folder.name, document)))
+    _print(settings, document, sample_lines(folder.name, document))
     if settings.image is not None:
         draw_sample(info, sample, settings.image, settings.max_boxes)
         print(f"drawn: {settings.image}", file=sys.stderr)
     return 0
+
+
+def _print(settings: InspectSettings, document: dict[str, Any], lines: Iterable[str]) -> None:
+    if settings.json:
+        print(json.dumps(document, indent=2))
+    else:
+        print_lines(lines)
 
 
 def find_sample(folder: Folder, info: DatasetInfo, records: dict[int, ShardRecord], selector: int | str) -> Place:

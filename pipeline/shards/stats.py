@@ -23,6 +23,7 @@ from pipeline.shards.parallel import map_shards, worker_count
 from pipeline.shards.place_option import PlaceOption
 from pipeline.shards.record import read_records_of
 from pipeline.shards.store import open_shard
+from pipeline.terminal import print_lines
 
 SCORE_BINS = 10
 SHOWN_DUPLICATES = 5
@@ -141,7 +142,7 @@ def stats(settings: StatsSettings) -> int:
     if settings.json:
         print(json.dumps(document, indent=2))
     else:
-        print("\n".join(report(folder.name, info, summary, document)))
+        print_lines(report(folder.name, info, summary, document))
     return 0
 
 

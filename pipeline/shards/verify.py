@@ -29,6 +29,7 @@ from pipeline.shards.folder import Folder, Place, open_folder
 from pipeline.shards.layout import DATASET_FILE, SHARDS_FOLDER, record_numbers
 from pipeline.shards.parallel import map_shards, worker_count
 from pipeline.shards.place_option import PlaceOption
+from pipeline.terminal import print_lines
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,9 +74,8 @@ def verify(settings: VerifySettings) -> int:
     if settings.json:
         print(json.dumps([asdict(finding) for finding in verdict.findings], indent=2))
     else:
-        print(*verdict.findings, sep="\n", end="\n" if verdict.findings else "")
         problems = f"{open_folder(settings.directory).name}: problems: {len(verdict.findings)}"
-        print(problems if verdict.findings else verdict.proven)
+        print_lines([*map(str, verdict.findings), problems if verdict.findings else verdict.proven])
     return 1 if verdict.findings else 0
 
 

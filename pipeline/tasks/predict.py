@@ -24,6 +24,7 @@ from pipeline.tasks.photographs import read_pixels
 from pipeline.tasks.predict_settings import METHODS, PredictSettings
 from pipeline.tasks.task_card import read_task_card
 from pipeline.tasks.trained_folder import trained_folder
+from pipeline.terminal import print_lines
 from pipeline.train.disk import require_folder_of
 
 logger = logging.getLogger(__name__)
@@ -52,7 +53,7 @@ def predict(settings: PredictSettings) -> int:
     if settings.json:
         print(encode_json(rows).decode())
     else:
-        print("\n".join(line for row in rows for line in lines(row)))
+        print_lines(line for row in rows for line in lines(row))
     if settings.output is not None:
         draw(predictor, rows, settings.output)
         logger.info("%s: drawn", settings.output)

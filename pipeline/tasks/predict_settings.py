@@ -11,6 +11,7 @@ from extractors.extractor import DetectorSettings
 from extractors.selection import SelectionSettings
 from pipeline.tasks.generation_settings import GenerationSettings
 from pipeline.tasks.options import only_for, require_own_values
+from pipeline.terminal import text_argument
 
 PICTURES = (".png", ".jpg", ".jpeg")
 
@@ -39,6 +40,9 @@ TEXTS: dict[str, str | None] = {
     "judge": "statement",
 }
 """The option that has the texts, by method."""
+
+
+TEXT_OPTIONS = ("question", "answer", "option", "phrase", "caption", "statement")
 
 
 def asked_by(*methods: str) -> tuple[str, ...]:
@@ -94,6 +98,8 @@ class PredictSettings:
     generation: CaptionSettings = field(default_factory=CaptionSettings, metadata=only_for(*asked_by("describe")))
 
     def __post_init__(self) -> None:
+        for name in TEXT_OPTIONS:
+            object.__setattr__(self, name, tuple(map(text_argument, getattr(self, name))))
         if self.task not in METHODS:
             raise ValueError(f"predict {self.task}: takes its items from files; use `vilbert evaluate {self.task}`")
         require_own_values(self)

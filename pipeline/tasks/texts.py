@@ -12,6 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerBase
 
+from manifests.captions import storable
+
 
 class Encoded(NamedTuple):
     """Rows of text as ids; padding is the tokenizer's."""
@@ -50,7 +52,7 @@ def _pieces(tokenizer: PreTrainedTokenizerBase, sentences: list[str]) -> list[li
     if not sentences:
         return []
     found = tokenizer(
-        sentences,
+        [storable(sentence) for sentence in sentences],  # a tokenizer takes no lone surrogates
         add_special_tokens=False,
         return_attention_mask=False,
         return_token_type_ids=False,

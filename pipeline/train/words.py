@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 from transformers import AutoTokenizer, BertTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
+from manifests.captions import storable
 from pipeline.shards.errors import RefusedError, first_line
 
 NEW = "new"
@@ -110,7 +111,7 @@ def new_tokenizer(captions: Iterable[str], *, size: int = VOCABULARY_SIZE) -> Pr
     normalizer, splitter = _splitting()
     counts: Counter[str] = Counter()
     for caption in captions:
-        counts.update(word for word, _ in splitter.pre_tokenize_str(normalizer.normalize_str(caption)))
+        counts.update(word for word, _ in splitter.pre_tokenize_str(normalizer.normalize_str(storable(caption))))
     if not counts:
         raise RefusedError(
             "--tokenizer new: the training samples have no captions to take words from; name a tokenizer"
@@ -156,7 +157,8 @@ def to_words(tokenizer: PreTrainedTokenizerBase, captions: Sequence[str], *, max
     backend: Tokenizer = tokenizer.backend_tokenizer
     backend.no_truncation()  # what is too long is cut here
     backend.no_padding()
-    pieces = [encoded.ids for encoded in backend.encode_batch_fast(list(captions), add_special_tokens=False)]
+    texts = [storable(caption) for caption in captions]  # a tokenizer takes no lone surrogates
+    pieces = [encoded.ids for encoded in backend.encode_batch_fast(texts, add_special_tokens=False)]
     kept = [ids[: max_words - 2] for ids in pieces]
     counts = np.fromiter(map(len, kept), dtype=np.int64, count=len(kept))
     places = np.arange(int(counts.max(initial=0)) + 2)
