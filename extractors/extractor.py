@@ -12,6 +12,13 @@ from numpy.typing import NDArray
 from extractors.regions import Regions
 from extractors.selection import SelectionSettings
 
+_OPTIONS_OF = {
+    "config_file": ("detectron2",),
+    "opts": ("detectron2",),
+    "torchvision_model": ("torchvision",),
+}
+"""Options that mean something for some detectors alone."""
+
 
 class ExtractorError(Exception):
     """A detector that cannot be built or run as asked; says what, where and what to do."""
@@ -53,6 +60,13 @@ class DetectorSettings:
             raise ValueError(f"--opts {' '.join(self.opts)}: give KEY VALUE pairs")
         if self.detector == "detectron2" and self.config_file is None:
             raise ValueError("--detector detectron2 needs --config-file, the model's YAML file")
+        for option, of in _OPTIONS_OF.items():
+            default = type(self).__dataclass_fields__[option].default
+            if self.detector not in of and getattr(self, option) != default:
+                raise ValueError(
+                    f"--{option.replace('_', '-')} is an option of --detector {' or '.join(of)}, and has no effect "
+                    f"with --detector {self.detector}; leave it out, or name that detector"
+                )
 
 
 class Extractor(Protocol):

@@ -19,6 +19,7 @@ from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidat
 from transformers import PreTrainedModel
 
 from model.checkpoint import LoadReport, apply_tensors, read_state_dict
+from model.hub import hub_problem
 from model.layouts import clean, inverse
 from model.tensor_files import CheckpointError
 
@@ -47,9 +48,13 @@ def fetch_file(source: str | Path, name: str) -> Path | None:
         path = Path(source) / name
         return path if path.is_file() else None
     try:
-        return Path(hf_hub_download(str(source), name))
+        return Path(hf_hub_download(str(source), name, local_files_only=hub_problem() is not None))
     except LocalEntryNotFoundError as error:
-        raise CheckpointError(f"{source}: the hub cannot be reached and {name} is not in its cache: {error}") from error
+        raise CheckpointError(
+            f"{source}: no such file or folder here, and {name} of a model of that name is not in the Hugging Face "
+            f"cache of this machine; {hub_problem() or error}. Give a folder, or download the model where there is a "
+            "network"
+        ) from error
     except EntryNotFoundError:
         return None
     except (HfHubHTTPError, HFValidationError) as error:

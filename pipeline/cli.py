@@ -7,11 +7,12 @@ commands need. Exit status: 0 fine, 1 problems found, 2 usage, 130 interrupted.
 from __future__ import annotations
 
 import argparse
+import difflib
 import importlib
 import logging
 import os
 import sys
-from collections.abc import Callable, Container, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -103,9 +104,27 @@ def help_text() -> str:
 
 
 def shipped_config(command: str, name: str) -> str:
-    """Return the path of the settings that come with the package under `name`, where it is no file of the user's."""
-    shipped = RECIPES / command.replace(" ", "/") / f"{name}.yaml"
-    return str(shipped) if shipped.is_file() and not Path(name).is_file() else name
+    """Return the path of the settings that come with the package under `name`, where it is no file of the user's.
+
+    Raises ValueError where it is neither.
+    """
+    recipes = {path.stem: path for path in (RECIPES / command.replace(" ", "/")).glob("*.yaml")}
+    if Path(name).exists():
+        return name
+    if name in recipes:
+        return str(recipes[name])
+    shipped = (
+        f"the settings that come with the package are {', '.join(sorted(recipes))}"
+        if recipes
+        else (f"no settings come with the package for `vilbert {command}`")
+    )
+    raise ValueError(f"--config {name}: no such file; {shipped}{did_you_mean(name, recipes)}")
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Return a question that names the known name nearest to a mistyped one; empty where none is near."""
+    nearest = difflib.get_close_matches(name, list(known), n=1)
+    return f"; did you mean {nearest[0]}?" if nearest else ""
 
 
 def config_arguments(path: str, options: Container[str]) -> list[str]:
@@ -161,7 +180,7 @@ def parse(name: str, arguments: Sequence[str]) -> Any:
         require_own_options(settings_class, task, arguments)
         shown = of_task(settings_class, task)
     # What is published for a task, or for several, holds without being asked for.
-    default = "default" if " " in name and shipped_config(name, "default") != "default" else None
+    default = "default" if " " in name and (RECIPES / name.replace(" ", "/") / "default.yaml").is_file() else None
     config = argparse.ArgumentParser(prog=f"vilbert {name}", add_help=False, allow_abbrev=False)
     config.add_argument("--config", metavar="FILE", default=default)
     found, rest = config.parse_known_args(arguments)
@@ -198,16 +217,13 @@ def run(arguments: Sequence[str]) -> int:
     if rest and f"{name} {rest[0]}" in COMMANDS:
         name, rest = f"{name} {rest[0]}", rest[1:]
     if name not in COMMANDS:
-        print(f"vilbert: no command {name!r}; there are: {', '.join(COMMANDS)}", file=sys.stderr)
+        print(
+            f"vilbert: no command {name!r}; there are: {', '.join(COMMANDS)}{did_you_mean(name, COMMANDS)}",
+            file=sys.stderr,
+        )
         return 2
     if COMMANDS[name].of_a_task and (not rest or rest[0] not in TASKS):
-        wanted = bool(rest) and rest[0] in ("-h", "--help")
-        print(
-            f"usage: vilbert {name} TASK [OPTIONS]\n\nTASK is one of: {', '.join(TASKS)}.\n"
-            f"`vilbert {name} TASK --help` lists its options; docs/tasks.md has a page for each.",
-            file=sys.stdout if wanted else sys.stderr,
-        )
-        return 0 if wanted else 2
+        return task_usage(name, rest[0] if rest else None)
     try:
         settings = parse(name, rest)
     except BrokenPipeError:  # `vilbert pretrain --help | head`: whoever read has read enough
@@ -218,6 +234,23 @@ def run(arguments: Sequence[str]) -> int:
     except KeyboardInterrupt:
         return 130
     return call(name, settings)
+
+
+def task_usage(name: str, given: str | None) -> int:
+    """Print which tasks a command has, in answer to `--help` or to a name that is no task; return the exit status."""
+    tasks = [*TASKS, *(command.removeprefix(f"{name} ") for command in COMMANDS if command.startswith(f"{name} "))]
+    usage = (
+        f"usage: vilbert {name} TASK [OPTIONS]\n\nTASK is one of: {', '.join(tasks)}.\n"
+        f"`vilbert {name} TASK --help` lists its options; docs/tasks.md has a page for each."
+    )
+    if given in ("-h", "--help"):
+        print(usage)
+        return 0
+    if given is not None:
+        problem = f"the task comes first, before {given}" if given.startswith("-") else f"no task {given!r}"
+        print(f"vilbert {name}: {problem}{did_you_mean(given, tasks)}", file=sys.stderr)
+    print(usage, file=sys.stderr)
+    return 2
 
 
 def quiet() -> int:

@@ -14,11 +14,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-REQUIRED = (
-    "torch", "torchvision", "ray", "numpy", "pillow", "pyarrow", "lmdb", "webdataset", "safetensors", "fsspec",
-    "pyyaml", "tqdm", "tyro",
-)  # fmt: skip
-OPTIONAL = ("transformers", "detectron2", "pycocotools")
+from packaging.requirements import Requirement
+
+DISTRIBUTION = "vilbert-pipeline"
+OPTIONAL = ("detectron2", "pycocotools", "s3fs")
 PYTHONS = ((3, 11), (3, 14))
 """From, and below."""
 GIB = 2**30
@@ -90,15 +89,37 @@ def check_python() -> Check:
     return Check(name="python", ok=ok, essential=True, what=platform.python_version(), remedy=remedy)
 
 
+def requirements() -> list[Requirement]:
+    """Return the packages, with their versions, that this one requires of an environment without extras.
+
+    Raises PackageNotFoundError where this package runs from its source without being installed.
+    """
+    found = [Requirement(text) for text in importlib.metadata.requires(DISTRIBUTION) or ()]
+    return [needed for needed in found if needed.marker is None or needed.marker.evaluate({"extra": ""})]
+
+
 def check_packages() -> Check:
-    """Check that every required package is installed."""
-    missing = [package for package in REQUIRED if version_of(package) is None]
+    """Check that every required package is installed, in a version that will do."""
+    try:
+        required = requirements()
+    except importlib.metadata.PackageNotFoundError:
+        what = f"{DISTRIBUTION} itself is not installed, so versions cannot be checked"
+        return Check(
+            name="packages", ok=False, essential=True, what=what, remedy="pip install -e . in its source folder"
+        )
+    wrong = {}
+    for needed in required:
+        version = version_of(needed.name)
+        if version is None:
+            wrong[needed] = f"{needed.name} is missing"
+        elif not needed.specifier.contains(version, prereleases=True):
+            wrong[needed] = f"{needed.name} is {version}"
     return Check(
         name="packages",
-        ok=not missing,
+        ok=not wrong,
         essential=True,
-        what=f"missing: {', '.join(missing)}" if missing else f"all {len(REQUIRED)} required ones are installed",
-        remedy=f"pip install {' '.join(missing)}" if missing else "",
+        what=", ".join(wrong.values()) if wrong else f"all {len(required)} required packages have the right versions",
+        remedy="pip install " + " ".join(f"'{needed}'" for needed in wrong) if wrong else "",
     )
 
 
@@ -166,10 +187,20 @@ def examine() -> list[Check]:
     checks.append(torch)
     if torch.ok:
         checks += [check_nms("cpu", essential=True), *check_gpu()]
-    checks.append(check_import("ray", essential=True, remedy=reinstall.format("ray") + ", or use --backend local"))
-    checks.append(check_import("lmdb", essential=True, remedy=reinstall.format("lmdb")))
+    checks += [
+        check_import(name, essential=True, remedy=reinstall.format(name))
+        for name in ("transformers", "ray", "lmdb", "pyarrow")
+    ]
     checks.append(check_import("detectron2", essential=False, remedy=INSTALL_DETECTRON2))
     return checks
+
+
+def packages() -> list[str]:
+    """Return the names of the required packages, then of optional ones."""
+    try:
+        return [*(needed.name for needed in requirements()), *OPTIONAL]
+    except importlib.metadata.PackageNotFoundError:
+        return list(OPTIONAL)
 
 
 def report(versions: dict[str, str | None], rows: dict[str, str], checks: list[Check]) -> str:
@@ -192,7 +223,7 @@ def report(versions: dict[str, str | None], rows: dict[str, str], checks: list[C
 
 def doctor(settings: DoctorSettings) -> int:
     """Print what this machine can do; return 1 where something essential is broken."""
-    versions = {"python": platform.python_version(), **{name: version_of(name) for name in (*REQUIRED, *OPTIONAL)}}
+    versions = {"python": platform.python_version(), **{name: version_of(name) for name in packages()}}
     rows, checks = machine(), examine()
     ok = all(check.ok for check in checks if check.essential)
     if settings.json:

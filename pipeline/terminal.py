@@ -49,6 +49,11 @@ def _escape(match: re.Match[str]) -> str:
     return "".join(f"\\u{units[at] << 8 | units[at + 1]:04x}" for at in range(0, len(units), 2))
 
 
+def counted(number: int, noun: str, plural: str | None = None) -> str:
+    """Return `1 shard`, `2,000 shards`; plural: of a noun to which it is not enough to add an s."""
+    return f"{number:,} {noun if number == 1 else plural or f'{noun}s'}"
+
+
 def print_lines(lines: Iterable[str]) -> None:
     """Print lines, each of them `one_line`: a caption with a line feed cannot pass for a line of the command's own."""
     print("\n".join(map(one_line, lines)))

@@ -24,7 +24,7 @@ from pipeline.shards.layout import StorageFormat
 from pipeline.shards.sample import Sample, encode_members
 from pipeline.shards.tensors import encode_tensors
 from pipeline.shards.ustar import BLOCK, padding
-from pipeline.terminal import print_lines
+from pipeline.terminal import counted, print_lines
 
 SAMPLE_ROWS = 32
 """Rows to measure, spread over the manifest."""
@@ -102,10 +102,11 @@ def report(name: str, planned: DatasetInfo, finished: int, rows: int, again: int
     left = planned.shards - finished
     to_do = rows + again
     return [
-        f"{name}: {planned.shards:,} shards of {planned.shard_size:,} rows, {planned.rows:,} rows",
-        f"done already: {finished:,} shards, {planned.rows - rows:,} rows",
-        f"to do: {left:,} shards, {rows:,} rows",
-        *([f"to try again: {again:,} failed rows"] if again else []),
+        f"{name}: {counted(planned.shards, 'shard')} of {counted(planned.shard_size, 'row')}, "
+        f"{counted(planned.rows, 'row')}",
+        f"done already: {counted(finished, 'shard')}, {counted(planned.rows - rows, 'row')}",
+        f"to do: {counted(left, 'shard')}, {counted(rows, 'row')}",
+        *([f"to try again: {counted(again, 'failed row')}"] if again else []),
         f"disk: {size(to_do * measure.bytes_a_row)} more, {size(planned.rows * measure.bytes_a_row)} in all",
         f"time: {timedelta(seconds=round(to_do / measure.rows_a_second))}",
         f"by {measure.source}: {measure.bytes_a_row:,.0f} bytes a row, {measure.rows_a_second:,.1f} rows/s",
@@ -127,7 +128,7 @@ def measure_finished(folder: Folder, finished: list[int]) -> Measure | None:
     return Measure(
         bytes_a_row=tally.totals().bytes / tally.rows,
         rows_a_second=last.images_per_second,
-        source=f"the {len(finished):,} shards that are done, and the workers and speed of the last run",
+        source=f"{counted(len(finished), 'finished shard')}, and the workers and speed of the last run",
     )
 
 
@@ -142,7 +143,7 @@ def measure_sample(worker: Worker, manifest: Manifest, planned: DatasetInfo, dev
     return Measure(
         bytes_a_row=sum(stored(outcome, planned.storage) for outcome in outcomes) / count,
         rows_a_second=count / seconds,
-        source=f"{count} rows that one worker here tried just now, on the {device} (several share the time)",
+        source=f"{counted(count, 'row')} that one worker here tried just now, on the {device} (several share the time)",
     )
 
 

@@ -85,7 +85,7 @@ def write_dataset(settings: ExtractSettings, hung: Event) -> int:
                 info = write_pending_shards(settings, manifest, folder, hung, start)
         except KeyboardInterrupt:
             hurry()
-            logger.warning("interrupted: %s done and stay; run the same command again to go on", what_is_done(folder))
+            logger.warning("interrupted: %s complete; run the same command again to resume", what_is_done(folder))
             return 130
     return summarise(settings, info)
 
@@ -153,7 +153,7 @@ def choose_retries(
             reopen_dataset(folder)
     retries.save()
     done.forget(retries.left)
-    logger.info("%d shards have failed rows to try again", len(retries.left))
+    logger.info("shards with failed rows to try again: %d", len(retries.left))
     return retries
 
 
@@ -162,8 +162,8 @@ def what_is_done(folder: Folder) -> str:
     try:
         done = sum(name.endswith(".json") for name, _ in folder.entries(SHARDS_FOLDER))
     except (OSError, ShardError):  # a store that is away: perhaps that is why it was interrupted
-        return "the shards that are"
-    return f"{done} shards are"
+        return "the finished shards are"
+    return "1 shard is" if done == 1 else f"{done} shards are"
 
 
 @contextmanager
@@ -231,6 +231,12 @@ def summarise(settings: ExtractSettings, info: DatasetInfo) -> int:
         f", {sum(info.totals.failures.values())} failures ({reasons})" if reasons else "",
         settings.output,
     )
+    if private := info.totals.failures.get("private_address"):
+        logger.warning(
+            "%s at private addresses, which are not fetched by default. If you trust the manifest, run the same "
+            "command with --allow-private-addresses --retry-failed private_address",
+            "1 image is" if private == 1 else f"{private} images are",
+        )
     if info.totals.samples == 0:
         logger.error("every row failed; the reasons are in %s/failures/", settings.output)
         return 1

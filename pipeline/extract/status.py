@@ -12,11 +12,11 @@ from tyro.conf import Positional
 
 from pipeline.extract.run_state import RunState, read_state
 from pipeline.shards.errors import RefusedError
-from pipeline.shards.folder import Folder, open_folder
+from pipeline.shards.folder import Folder, open_folder, what_is_there
 from pipeline.shards.layout import DATASET_FILE, SHARDS_FOLDER, record_numbers
 from pipeline.shards.place_option import PlaceOption
 from pipeline.shards.process import is_dead
-from pipeline.terminal import print_lines
+from pipeline.terminal import counted, print_lines
 
 SILENT_SECONDS = 60.0
 """Without a new `.run.json`, after which a run is taken to be dead or cut off."""
@@ -53,12 +53,12 @@ def status(settings: StatusSettings) -> int:
 def without_state(folder: Folder, settings: StatusSettings) -> int:
     """Print what the files say, where no run left word."""
     if DATASET_FILE not in {name for name, _ in folder.entries("")}:
-        raise RefusedError(f"{folder.name}: holds no {DATASET_FILE}: it is no data set, or nothing has begun there yet")
+        raise RefusedError(f"{folder.name}: {what_is_there(folder)}; or no worker of a new run is ready yet")
     done = len(record_numbers(name for name, _ in folder.entries(SHARDS_FOLDER)))
     if settings.json:
         print(json.dumps({"condition": "unknown", "shards_done": done}))
     else:
-        print(f"{folder.name}: {done:,} shards are done; no run has left word of itself")
+        print_lines([f"{folder.name}: {counted(done, 'finished shard')}; there is no record of a run (.run.json)"])
     return 0
 
 
@@ -110,7 +110,7 @@ def summary(state: RunState) -> Iterator[str]:
     yield f"  failures   {sum(state.failures.values()):,}{f': {reasons}' if reasons else ''}"
     yield f"  written    {state.bytes / 1e6:,.1f} MB"
     if state.workers_lost:
-        yield f"  lost       {state.workers_lost} workers"
+        yield f"  lost       {counted(state.workers_lost, 'worker')}"
     if state.worker_hours_per_million is not None:
         price = "" if state.cost_per_million is None else f", {state.cost_per_million:,.2f} in money"
         yield f"  a million  {state.worker_hours_per_million:,.1f} worker hours{price}"

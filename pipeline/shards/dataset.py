@@ -26,7 +26,7 @@ from pipeline.shards.documents import (
     read_bytes,
 )
 from pipeline.shards.errors import CorruptShardError, ShardError
-from pipeline.shards.folder import Folder
+from pipeline.shards.folder import Folder, LocalFolder, what_is_there
 from pipeline.shards.layout import DATASET_FILE, StorageFormat
 from pipeline.shards.record import ShardRecord
 from pipeline.shards.sample import FIELDS, FORMAT
@@ -195,7 +195,7 @@ def read_dataset(directory: Path) -> DatasetInfo:
     """
     path = directory / DATASET_FILE
     if not path.is_file():
-        raise ShardError(f"{directory}: no {DATASET_FILE}: give a folder that `vilbert extract --output` wrote")
+        raise ShardError(f"{directory}: {what_is_there(LocalFolder(directory))}")
     document = parse_document(read_bytes(path), _CHECKS, path=path, remedy=_REMEDY)
     check_fields(document["totals"], _TOTALS_CHECKS, path=path, remedy=_REMEDY, place="totals: ")
     document["fields"] = {name: document["fields"][name] for name in FIELDS if name in document["fields"]}
@@ -214,7 +214,7 @@ def read_info(folder: Folder) -> DatasetInfo:
     """Return the dataset.json of a folder, wherever that lies; raise what `read_dataset` raises."""
     with folder.local([DATASET_FILE]) as directory:
         if not (directory / DATASET_FILE).is_file():
-            raise ShardError(f"{folder.name}: no {DATASET_FILE}: give a folder that `vilbert extract --output` wrote")
+            raise ShardError(f"{folder.name}: {what_is_there(folder)}")
         return read_dataset(directory)
 
 

@@ -12,6 +12,7 @@ from extractors.regions import Regions
 from pipeline.shards.dataset import DatasetInfo, sum_records, sum_splits
 from pipeline.shards.record import ShardRecord
 from pipeline.shards.sample import Sample
+from pipeline.terminal import counted
 
 LISTED_NAMES = 8
 """Names of classes or attributes that the text lists."""
@@ -103,7 +104,7 @@ def dataset_lines(directory: str, document: Mapping[str, Any]) -> Iterator[str]:
     rows = {
         "samples": f"{document['samples']:,} of {document['rows']:,} rows",
         "failures": f"{sum(failures.values()):,}" + (f" ({reasons})" if reasons else ""),
-        "shards": f"{shards['done']:,} of {shards['planned']:,}, {shards['rows_each']:,} rows each",
+        "shards": f"{shards['done']:,} of {shards['planned']:,}, {counted(shards['rows_each'], 'row')} each",
         "splits": ", ".join(f"{name or '(none)'} {count:,}" for name, count in document["splits"].items()),
         "size": f"{document['bytes']:,} bytes",
         "manifest": f"{document['manifest']} ({document['manifest_hash'][:16]}…)",
@@ -121,7 +122,8 @@ def dataset_lines(directory: str, document: Mapping[str, Any]) -> Iterator[str]:
     yield from _aligned(dict(_flat(document["fingerprint_fields"])))
     yield "first samples"
     for number, sample in enumerate(document["first_samples"]):
-        yield f"  :{number}  #{sample['key']}  {sample['boxes']} boxes, image id {sample['image_id']}"
+        boxes = counted(sample["boxes"], "box", "boxes")
+        yield f"  :{number}  #{sample['key']}  {boxes}, image id {sample['image_id']}"
 
 
 def sample_lines(directory: str, document: Mapping[str, Any]) -> Iterator[str]:

@@ -19,6 +19,7 @@ from urllib.request import url2pathname
 
 from pipeline.shards.atomic import is_temporary, sweep_temporary, write_atomic
 from pipeline.shards.errors import RefusedError
+from pipeline.shards.layout import DATASET_FILE
 from pipeline.shards.lock import exclusive_writer
 from pipeline.shards.urls import is_remote
 
@@ -96,6 +97,8 @@ class LocalFolder:
             found = os.scandir(self.path / under)
         except FileNotFoundError:
             return
+        except NotADirectoryError:
+            raise RefusedError(f"{self.name}: {what_is_there(self)}") from None
         with found:
             left = []  # deleted afterwards: a file server may pass over entries of a folder that changes meanwhile
             for entry in found:
@@ -125,7 +128,7 @@ class LocalFolder:
 
     def read(self, name: str) -> bytes | None:
         """Return the content of a small file; None where there is none."""
-        with contextlib.suppress(FileNotFoundError):
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
             return (self.path / name).read_bytes()
         return None
 
@@ -151,6 +154,18 @@ def parse_place(text: str) -> Place:
     if is_remote(text):
         return text
     return Path(url2pathname(urlsplit(text).path)) if text.startswith("file://") else Path(text)
+
+
+def what_is_there(folder: Folder) -> str:
+    """Return what a folder without dataset.json is, and what a command on data sets expects in its place."""
+    expected = f"expected a data set, the folder that `vilbert extract --output` wrote, with {DATASET_FILE} in it"
+    path = folder.path if isinstance(folder, LocalFolder) else None
+    if path is None or path.is_dir():
+        return f"has no {DATASET_FILE}; {expected}"
+    if not path.exists():
+        return f"no such folder; {expected}"
+    around = next((parent for parent in path.parents if (parent / DATASET_FILE).is_file()), None)
+    return f"is a file; {expected}{f': {around} is one' if around is not None else ''}"
 
 
 def open_folder(place: Place) -> Folder:

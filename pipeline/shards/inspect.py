@@ -32,7 +32,7 @@ from pipeline.shards.record import ShardRecord, read_records_of
 from pipeline.shards.sample import Sample
 from pipeline.shards.store import open_shard
 from pipeline.shards.urls import is_remote
-from pipeline.terminal import print_lines
+from pipeline.terminal import counted, print_lines
 
 PICTURES = (".png", ".jpg", ".jpeg")
 FIRST_SAMPLES = 3
@@ -143,8 +143,8 @@ def find_sample(folder: Folder, info: DatasetInfo, records: dict[int, ShardRecor
                     return Place(first + keys.index(key), shard, keys.index(key))
         first += record.samples
     if isinstance(selector, int):
-        raise ShardError(f"{folder.name}:{selector}: there are {first:,} samples, numbered from 0")
-    raise ShardError(f"{folder.name}#{selector}: none of the {first:,} samples has this key or image id")
+        raise ShardError(f"{folder.name}:{selector}: the data set has {counted(first, 'sample')}, numbered from 0")
+    raise ShardError(f"{folder.name}#{selector}: no sample of {first:,} has this key or image id")
 
 
 def read_sample(place_of_data: Path | str, info: DatasetInfo, place: Place) -> Sample:

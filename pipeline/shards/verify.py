@@ -25,11 +25,11 @@ from pipeline.shards.check_shard import ShardTask, check_shard, problem_of
 from pipeline.shards.dataset import DatasetInfo, read_info
 from pipeline.shards.errors import ShardError
 from pipeline.shards.findings import RESTORE, Finding
-from pipeline.shards.folder import Folder, Place, open_folder
+from pipeline.shards.folder import Folder, Place, open_folder, what_is_there
 from pipeline.shards.layout import DATASET_FILE, SHARDS_FOLDER, record_numbers
 from pipeline.shards.parallel import map_shards, worker_count
 from pipeline.shards.place_option import PlaceOption
-from pipeline.terminal import print_lines
+from pipeline.terminal import counted, print_lines
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,9 +84,10 @@ def examine(directory: Place, *, deep: bool, manifest: Path | None = None, num_w
     given = Manifest.open(manifest) if manifest is not None else None
     folder = open_folder(directory)
     if not any(name == DATASET_FILE and size is not None for name, size in folder.entries("")):
-        remedy = "give a folder that `vilbert extract --output` wrote"
-        missing = Finding(code="dataset-missing", where=folder.name, what=f"has no {DATASET_FILE}", remedy=remedy)
-        return Verdict(findings=(missing,), proven="")
+        what, _, remedy = what_is_there(folder).partition("; ")
+        return Verdict(
+            findings=(Finding(code="dataset-missing", where=folder.name, what=what, remedy=remedy),), proven=""
+        )
     try:
         info = read_info(folder)
     except ShardError as error:
@@ -129,13 +130,17 @@ def recorded_manifest(info: DatasetInfo, findings: list[Finding]) -> Manifest | 
 
 def proven(folder: Folder, info: DatasetInfo, *, deep: bool, manifest: Manifest | None) -> str:
     """Return the line that says what holds of a data set without findings."""
-    failed = sum(info.totals.failures.values())
+    shards, samples = counted(info.shards, "shard"), counted(info.totals.samples, "sample")
+    failed = counted(sum(info.totals.failures.values()), "failed row")
+    counts = ", counts, keys" if deep or not folder.remote else ""
     text = (
-        f"{folder.name}: complete: {info.shards:,} shards, {info.totals.samples:,} samples + {failed:,} failed rows = "
-        f"{info.rows:,} rows; records, sizes{', counts, keys' if deep or not folder.remote else ''} and failures agree"
+        f"{folder.name}: complete: {shards}, {samples} + {failed} = {counted(info.rows, 'row')}; "
+        f"records, sizes{counts} and failures agree"
     )
     if deep:
-        text += f"; all {info.totals.bytes:,} bytes hashed, every sample parsed and within bounds, no key twice"
+        text += (
+            f"; all {counted(info.totals.bytes, 'byte')} hashed, every sample parsed and within bounds, no key twice"
+        )
     if manifest is not None:
         return text + (f"; row by row as {manifest.path}" if deep else f"; made from {manifest.path}")
     if deep:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -23,8 +22,9 @@ from pipeline.tasks.report import ReportSettings
 from pipeline.tasks.report_page import Asked, Content, Picture, Ranked, Score
 from pipeline.tasks.vqa_accuracy import accuracy, question_accuracy
 from pipeline.tasks.vqa_answers import strip
-from pipeline.tasks.vqa_files import Question, read_questions
+from pipeline.tasks.vqa_files import Id, Question, id_field, read_questions
 from pipeline.train.journal import read_journal
+from vilbert.untrusted.documents import read_json
 
 TYPES = {"accuracy": "all", "accuracy_yes_no": "yes or no", "accuracy_number": "a number", "accuracy_other": "other"}
 """Figures and which questions they are of."""
@@ -91,10 +91,10 @@ def sources(settings: ReportSettings) -> dict[str, Path | None]:
     }
 
 
-def read_results(path: Path, questions: Sequence[Question]) -> dict[int, str]:
+def read_results(path: Path, questions: Sequence[Question]) -> dict[Id, str]:
     """Return the answers of a file of results by question; RefusedError where it has none of these questions."""
     try:
-        found = {int(row["question_id"]): str(row["answer"]) for row in json.loads(path.read_bytes())}
+        found = {id_field(row, "question_id", str(path)): str(row["answer"]) for row in read_json(path)}
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise RefusedError(
             f"{path}: cannot be read as what `vilbert evaluate vqa --output` writes ({error}); evaluate again"
@@ -130,7 +130,7 @@ def ask(
     settings: ReportSettings,
     place: Place,
     questions: Sequence[Question],
-    blind: Mapping[int, str] | None,
+    blind: Mapping[Id, str] | None,
 ) -> Picture:
     """Ask all questions about one photograph, and draw on it the regions that the data set has of it."""
     sample = read_sample(settings.data, info, place)
@@ -172,7 +172,7 @@ def telling(pictures: Sequence[Picture]) -> tuple[int, Asked]:
 
 
 def scores(
-    questions: Sequence[Question], answers: Mapping[int, str], blind: Mapping[int, str] | None
+    questions: Sequence[Question], answers: Mapping[Id, str], blind: Mapping[Id, str] | None
 ) -> tuple[Score, ...]:
     """Return the official accuracy of all questions and of each type."""
     seeing, unseeing = accuracy(questions, answers), accuracy(questions, blind or {})

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from pipeline.tasks.options import only_for
+from pipeline.train.init_from import resolve_init_from
 from pipeline.train.optimizer_settings import OptimizerSettings
 from pipeline.train.run_settings import RunSettings
 
@@ -47,7 +48,8 @@ class FinetuneSettings(RunSettings):
     """A CSV file whose column `name` has what people are called, such as ViLBERT's unisex_names_table.csv; by default
     r2c's fourteen names. Evaluate with the same."""
     init_from: str
-    """Where parameters begin: the final/ of a pre-training run, a ViLBERT checkpoint of any known layout, or `none`."""
+    """Where parameters begin: a run of `vilbert pretrain` or its final/, a ViLBERT checkpoint of any known layout, or
+    `none`."""
     model: str | None = None
     """A published configuration by name, `shapes`, or a config.json; by default the config.json beside --init-from."""
     tokenizer: str | None = None
@@ -76,6 +78,7 @@ class FinetuneSettings(RunSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        object.__setattr__(self, "init_from", resolve_init_from(self.init_from))
         if self.max_words < 4:
             raise ValueError(f"--max-words {self.max_words}: give at least 4")
         if self.max_regions < 1:

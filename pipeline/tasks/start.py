@@ -38,9 +38,14 @@ def task_tokenizer(settings: FinetuneSettings, texts: Callable[[], Iterable[str]
     if settings.tokenizer is not None:
         return load_tokenizer(settings.tokenizer, texts() if settings.tokenizer == "new" else None)
     if not Path(settings.init_from).is_dir():
+        if not Path(settings.init_from).exists():
+            raise RefusedError(
+                f"--init-from {settings.init_from}: no such file or folder; give a run of `vilbert pretrain`, its "
+                "final/ or a ViLBERT checkpoint"
+            )
         raise RefusedError(
-            f"--init-from {settings.init_from}: is no folder that could hold a tokenizer; name the --tokenizer it was "
-            "trained with, as bert-base-uncased"
+            f"--init-from {settings.init_from}: is a file, which holds no tokenizer; name the --tokenizer that the "
+            "model was trained with, such as bert-base-uncased"
         )
     return load_tokenizer(settings.init_from, None)
 

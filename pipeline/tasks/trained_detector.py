@@ -36,18 +36,22 @@ def detector_values(facts: Mapping[str, Any]) -> dict[str, Any]:
 def trained_options(arguments: Sequence[str], task: str | None) -> list[str]:
     """Return the options of detector and selection that a model was trained with; none where nobody knows.
 
-    arguments: of a command line that names the model as --checkpoint. task: which of its tasks, if it has several. What
-    is wrong with the model is left to the command to say.
+    arguments: of a command line that names the model as --checkpoint; where it names another --detector, the options of
+    the model's own are left out. task: which of its tasks, if it has several. What is wrong with the model is left to
+    the command to say.
     """
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     parser.add_argument("--checkpoint", type=Path)
+    parser.add_argument("--detector")
     try:
-        checkpoint = parser.parse_known_args(arguments)[0].checkpoint
+        given = parser.parse_known_args(arguments)[0]
+        checkpoint = given.checkpoint
         cards = [] if checkpoint is None else read_task_cards(trained_folder(checkpoint).card)
     except (argparse.ArgumentError, RefusedError, OSError):
         return []
     facts = next((card.extractors[0] for card in cards if card.extractors and task in (card.task, None)), {})
-    known = {**detector_values(facts), **facts.get("selection", {})}
+    its_own = given.detector in (None, facts.get("extractor"))
+    known = {**(detector_values(facts) if its_own else {}), **facts.get("selection", {})}
     return [word for name, value in known.items() for word in (f"--{name.replace('_', '-')}", str(value))]
 
 

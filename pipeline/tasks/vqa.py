@@ -19,7 +19,8 @@ from pipeline.tasks.vqa_accuracy import accuracy, results
 from pipeline.tasks.vqa_answers import build_vocabulary, load_vocabulary, soft_targets
 from pipeline.tasks.vqa_files import Question, read_questions, read_trainval
 
-MOST_LABELS = 10  # as many as people answered
+MOST_LABELS = 10
+"""Classes that the targets of a question hold at least: as many as people answer in the published files."""
 
 
 class VqaTask:
@@ -38,6 +39,7 @@ class VqaTask:
         self.labels = tuple(labels)
         self.head_sizes: Mapping[str, int] = {"num_answers": len(self.labels)}
         self._label_of = {answer: label for label, answer in enumerate(self.labels)}
+        self._most_labels = max(MOST_LABELS, max((len(question.answers) for question in items), default=0))
 
     def images(self, item: Question) -> tuple[str, ...]:
         """Return the one image that a question is about."""
@@ -49,9 +51,12 @@ class VqaTask:
         return Rows(((item.text,),), (item.image_id,))
 
     def targets(self, numbers: Sequence[int], shown: Sequence[Shown | None]) -> dict[str, Tensor]:
-        """Return label_ids int64 [I, 10], padded by -1, label_scores float32 [I, 10] and labelled float32 [I]."""
-        ids = np.full((len(numbers), MOST_LABELS), -1, dtype=np.int64)
-        scores = np.zeros((len(numbers), MOST_LABELS), dtype=np.float32)
+        """Return label_ids int64 [I, L], padded by -1, label_scores float32 [I, L] and labelled float32 [I].
+
+        L: 10, or as many as the most answers to a question.
+        """
+        ids = np.full((len(numbers), self._most_labels), -1, dtype=np.int64)
+        scores = np.zeros((len(numbers), self._most_labels), dtype=np.float32)
         labelled = np.zeros(len(numbers), dtype=np.float32)
         for row, number in enumerate(numbers):
             if number < 0 or not self.items[number].answers:

@@ -44,6 +44,10 @@ PUNCTUATION = ';/[]"{}()=+\\_-><@`,?!'
 _COMMA_IN_NUMBER = re.compile(r"\d,\d", re.ASCII)
 _PERIOD = re.compile(r"(?!<=\d)\.(?!\d)", re.ASCII)  # a look-behind was meant: so any period goes that no digit follows
 _PERIODS = int(re.UNICODE)  # and a flag, which `re.sub` takes for how many to leave out
+PEOPLE = 10
+"""Who answered each question of the published files."""
+ENOUGH = 3
+"""An answer that as many gave is right."""
 SOFT_SCORES = (0.0, 0.3, 0.6, 0.9, 1.0)
 """By how many of ten people gave an answer: the mean of min(1, matches / 3) over those left by leaving one out."""
 MOST_BYTES = 64_000_000
@@ -68,8 +72,14 @@ def normalize(answer: str) -> str:
     return " ".join(CONTRACTIONS.get(word, word) for word in words if word not in ARTICLES)
 
 
-def soft_score(matches: int) -> float:
-    """Return the score of an answer that `matches` of ten people gave."""
+def soft_score(matches: int, people: int = PEOPLE) -> float:
+    """Return the score, 0 to 1, of an answer that `matches` of `people` gave.
+
+    Of ten it is the published one. With fewer there is nobody to leave out: it is the share of three, or of all where
+    they are fewer than three, and one person's answer is right.
+    """
+    if people < PEOPLE:
+        return min(1.0, matches / min(ENOUGH, people))
     return SOFT_SCORES[min(matches, len(SOFT_SCORES) - 1)]
 
 
@@ -79,7 +89,8 @@ def soft_targets(answers: Sequence[str], label_of: Mapping[str, int]) -> tuple[t
     label_of: classes by normalised answer. Answers of no class are left out.
     """
     counts = Counter(normalize(answer) for answer in answers)
-    found = [(label_of[answer], soft_score(count)) for answer, count in counts.items() if answer in label_of]
+    people = len(answers)
+    found = [(label_of[answer], soft_score(count, people)) for answer, count in counts.items() if answer in label_of]
     return tuple(label for label, _ in found), tuple(score for _, score in found)
 
 

@@ -1,10 +1,15 @@
-"""VQA v2's files: questions, and ten people's answers to each (Goyal et al. 2017; visualqa.org/download)."""
+"""The files of VQA v2, questions and ten people's answers to each (Goyal et al. 2017; visualqa.org/download).
+
+Other data sets in the same form are read too: VQA v1 and OK-VQA under their names, and files with fewer answers, with
+answers as plain texts, or with ids that are texts.
+"""
 
 from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,29 +18,35 @@ from manifests.captions import storable
 from pipeline.shards.errors import RefusedError
 from pipeline.tasks.annotation_files import field, reading
 
-QUESTIONS = "v2_OpenEnded_mscoco_{}_questions.json"
-ANNOTATIONS = "v2_mscoco_{}_annotations.json"
+VERSION = "v2_"
+"""What the names of VQA v2 begin with; those of VQA v1 and OK-VQA are the same without it."""
+QUESTIONS = VERSION + "OpenEnded_mscoco_{}_questions.json"
+ANNOTATIONS = VERSION + "mscoco_{}_annotations.json"
 PUBLISHED = {"train": "train2014", "val": "val2014", "test": "test2015", "test-dev": "test-dev2015"}
 LABELLED = ("train", "val")
 MINVAL = 3000
 """Questions at the end of val, by id, that ViLBERT kept out of its training."""
-PEOPLE = 10
+
+Id = int | str
+"""Of a question: a number in the published files."""
+Answered = tuple[tuple[str, ...], str, str | None, str | None]
+"""Answers, type of answer, most frequent answer, and the image's id, of one question."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Question:
     """A question about an image."""
 
-    question_id: int
+    question_id: Id
     """Unique."""
     image_id: str
     """The COCO id."""
     text: str
     """As it was asked."""
     answers: tuple[str, ...]
-    """Ten, as they were given; none where they are secret."""
+    """As they were given, ten in the published files; none where they are secret."""
     answer_type: str
-    """yes/no, number or other; empty where it is secret."""
+    """yes/no, number or other; empty where it is secret or not given."""
     multiple_choice_answer: str | None
     """The answer that most people gave; None where it is secret."""
 
@@ -70,25 +81,25 @@ def read_questions(folder: Path, split: str) -> list[Question]:
         return _parts_of_val(folder)[1]
     if split not in PUBLISHED:
         raise RefusedError(f"split {split}: VQA v2 has {', '.join(PUBLISHED)}, trainval and minval")
-    path = folder / QUESTIONS.format(PUBLISHED[split])
-    given = _annotations(folder / ANNOTATIONS.format(PUBLISHED[split])) if split in LABELLED else {}
-    questions: dict[int, Question] = {}
+    path = _file(folder, QUESTIONS, split)
+    answers_path = _file(folder, ANNOTATIONS, split)
+    given = _annotations(answers_path) if split in LABELLED else {}
+    questions: dict[Id, Question] = {}
     for where, row in _entries(path, "questions"):
-        number = field(row, "question_id", int, where)
+        number = id_field(row, "question_id", where)
         if number in questions:
             raise RefusedError(f"{where}: question {number} stands in an earlier entry too; remove one of them")
         if split in LABELLED and number not in given:
             raise RefusedError(
-                f"{where}: question {number} has no entry in {ANNOTATIONS.format(PUBLISHED[split])}; the two files are "
-                "not of one release"
+                f"{where}: question {number} has no entry in {answers_path.name}; the two files are not of one release"
             )
         answers, kind, chosen, image = given.pop(number, ((), "", None, None))
-        asked_of = field(row, "image_id", int, where)
+        asked_of = str(id_field(row, "image_id", where))
         if image is not None and image != asked_of:
             raise RefusedError(f"{where}: question {number} is about image {asked_of}, its answers about {image}")
         questions[number] = Question(
             question_id=number,
-            image_id=sys.intern(str(asked_of)),
+            image_id=sys.intern(asked_of),
             text=sys.intern(field(row, "question", str, where).strip()),
             answers=answers,
             answer_type=kind,
@@ -102,30 +113,54 @@ def read_questions(folder: Path, split: str) -> list[Question]:
 
 
 def _by_id(questions: list[Question]) -> list[Question]:
-    return sorted(questions, key=lambda question: question.question_id)
+    return sorted(questions, key=lambda question: in_order(question.question_id))
 
 
-def _annotations(path: Path) -> dict[int, tuple[tuple[str, ...], str, str | None, int | None]]:
-    """Return answers, type of answer, most frequent answer and image by question."""
-    found: dict[int, tuple[tuple[str, ...], str, str | None, int | None]] = {}
+def in_order(identity: Id) -> tuple[bool, Id]:
+    """Return what questions are sorted by: numbers by size, then texts by the alphabet."""
+    return isinstance(identity, str), identity
+
+
+def id_field(row: Mapping[str, Any], name: str, where: str) -> Id:
+    """Return an id, a whole number or a text that is not empty; RefusedError naming the place for anything else."""
+    return (
+        field(row, name, str, where) if isinstance(row.get(name), str) and row[name] else field(row, name, int, where)
+    )
+
+
+def _file(folder: Path, name: str, split: str) -> Path:
+    """Return the file of a split under its name of VQA v2, or where only that is there, of VQA v1 and OK-VQA."""
+    path = folder / name.format(PUBLISHED[split])
+    other = folder / path.name.removeprefix(VERSION)
+    return other if other.is_file() and not path.is_file() else path
+
+
+def _annotations(path: Path) -> dict[Id, Answered]:
+    """Return what is said of each question."""
+    found: dict[Id, Answered] = {}
     for where, row in _entries(path, "annotations"):
-        number = field(row, "question_id", int, where)
+        number = id_field(row, "question_id", where)
         if number in found:
             raise RefusedError(f"{where}: question {number} stands in an earlier entry too; remove one of them")
-        answers = field(row, "answers", list, where)
-        if len(answers) != PEOPLE or not all(isinstance(one, tuple) for one in answers):
-            right = sum(isinstance(one, tuple) for one in answers)
-            raise RefusedError(
-                f"{where}: question {number} has {right} answers in text among {len(answers)}, expected {PEOPLE}; "
-                "is this the published file?"
-            )
-        found[number] = (
-            tuple(text for (text,) in answers),
-            sys.intern(field(row, "answer_type", str, where)),
-            sys.intern(field(row, "multiple_choice_answer", str, where)),
-            field(row, "image_id", int, where),
-        )
+        answers = _answers(row, f"{where}: question {number}")
+        kind = field(row, "answer_type", str, where) if "answer_type" in row else ""
+        named = "multiple_choice_answer" in row
+        chosen = field(row, "multiple_choice_answer", str, where) if named else Counter(answers).most_common(1)[0][0]
+        image = str(id_field(row, "image_id", where)) if "image_id" in row else None
+        found[number] = (answers, sys.intern(kind), sys.intern(chosen), image)
     return found
+
+
+def _answers(row: Mapping[str, Any], where: str) -> tuple[str, ...]:
+    """Return the texts of `answers`, each an object with `answer` or a text; or of `answer`, where that is all."""
+    answers = [row["answer"]] if "answers" not in row and "answer" in row else field(row, "answers", list, where)
+    texts = [one if isinstance(one, tuple) else (storable(one),) for one in answers if isinstance(one, (tuple, str))]
+    if len(texts) < len(answers) or not texts:
+        raise RefusedError(
+            f"{where} has {len(texts)} answers in text among {len(answers)}; expected at least one, and texts alone, "
+            "as the published files have them"
+        )
+    return tuple(text for (text,) in texts)
 
 
 def _entries(path: Path, name: str) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -154,7 +189,7 @@ def _compact(known: dict[str, tuple[str]]) -> Callable[[dict[str, Any]], Any]:
 
     def compact(row: dict[str, Any]) -> Any:
         text = row.get("answer")
-        if not isinstance(text, str):
+        if not isinstance(text, str) or "question_id" in row:
             return row
         return known.get(text) or known.setdefault(text, (sys.intern(storable(text)),))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 
+from pipeline.train.init_from import resolve_init_from
 from pipeline.train.item_settings import ItemSettings
 from pipeline.train.run_settings import RunSettings
 
@@ -34,14 +35,15 @@ class PretrainSettings(RunSettings):
     """A tokenizer's folder or hub name; `new`: whole words of the training captions; `shapes`: those of the shapes data
     set and its tasks."""
     init_from: str = "bert-base-uncased"
-    """Where parameters begin: a BERT or RoBERTa (folder or hub name) for the text stream, a ViLBERT checkpoint of any
-    known layout, or `none`."""
+    """Where parameters begin: a BERT or RoBERTa (folder or hub name) for the text stream, a run of `vilbert pretrain`,
+    a ViLBERT checkpoint of any known layout, or `none`."""
     whiten_features: bool = False
     """Begin with an embedding of regions that takes out the features' mean and covariance, for short runs."""
     items: ItemSettings = field(default_factory=ItemSettings)
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        object.__setattr__(self, "init_from", resolve_init_from(self.init_from))
         if self.weights and len(self.weights) != len(self.data):
             raise ValueError(f"--weights {self.weights}: give one for each of the {len(self.data)} data sets")
         if any(not 0 < weight < math.inf for weight in self.weights):

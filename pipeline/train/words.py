@@ -20,6 +20,7 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 from transformers import AutoTokenizer, BertTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from manifests.captions import storable
+from model.hub import hub_problem
 from pipeline.shards.errors import RefusedError, first_line
 
 NEW = "new"
@@ -92,13 +93,17 @@ def _load_from_hub(name: str) -> Any:
         return AutoTokenizer.from_pretrained(name, local_files_only=True)
     except (OSError, ValueError):
         pass  # not on this machine yet
+    problem = hub_problem()
     try:
-        return AutoTokenizer.from_pretrained(name)
+        if problem is None:
+            return AutoTokenizer.from_pretrained(name)
     except (OSError, ValueError) as error:
-        raise RefusedError(
-            f"tokenizer {name}: is no folder, and the hub does not give it ({first_line(error)}); offline, give a "
-            "folder that holds tokenizer.json and tokenizer_config.json, or new to make a vocabulary of the captions"
-        ) from error
+        problem = first_line(error)
+    raise RefusedError(
+        f"tokenizer {name}: no such folder here, and no tokenizer of that name in the Hugging Face cache of this "
+        f"machine; {problem}. Give a folder that holds tokenizer.json and tokenizer_config.json, or new to make a "
+        "vocabulary of the captions"
+    )
 
 
 def new_tokenizer(captions: Iterable[str], *, size: int = VOCABULARY_SIZE) -> PreTrainedTokenizerFast:

@@ -61,6 +61,38 @@ def test_an_unknown_command_is_named_beside_those_there_are(capsys: pytest.Captu
 
 
 @pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["extrat"], "did you mean extract?"),
+        (["predict", "vqaa"], "did you mean vqa?"),
+        (["finetune", "multi-task"], "did you mean multitask?"),
+        (["evaluate", "--checkpoint", "runs/vqa"], "the task comes first"),
+        (["finetune"], "snli-ve, multitask."),
+        (["pretrain", "x", "--output", "y", "--config", "papper"], "did you mean paper?"),
+        (["pretrain", "x", "--output", "y", "--config", "nonsense"], "default, paper, shapes, vilbert_beta"),
+        (["verify", "x", "--config", "nonsense"], "--config nonsense: no such file"),
+    ],
+)
+def test_a_mistyped_name_is_answered_with_those_there_are(
+    arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(arguments) == 2
+    assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["verify", "stats", "inspect", "status"])
+def test_a_file_in_the_place_of_a_data_set_is_told_from_its_data_set(
+    command: str, tmp_path: Path, golden: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for wrong, said in ((golden / "tar" / "shards" / "000000.tar", "is a file"), (tmp_path / "no", "no such folder")):
+        assert main([command, str(wrong)]) in (1, 2)
+        shown = "".join(capsys.readouterr())
+        assert said in shown
+        assert "expected a data set" in shown
+        assert ("tar is one" in shown) == (said == "is a file")
+
+
+@pytest.mark.parametrize(
     "arguments",
     [
         ["verify"],

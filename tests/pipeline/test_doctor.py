@@ -1,6 +1,7 @@
 """`vilbert doctor` finds what is broken, and tells the essential from the optional."""
 
 import json
+import re
 import sys
 import types
 
@@ -14,7 +15,15 @@ def test_this_machine_passes(capsys: pytest.CaptureFixture[str]) -> None:
     assert doctor(DoctorSettings()) == 0
     text = capsys.readouterr().out
     assert "everything essential works" in text
-    for word in (*module.REQUIRED, "cpu", "memory", "/dev/shm", "disk here", "nms works", "detectron2"):
+    for word in (
+        *(needed.name for needed in module.requirements()),
+        "cpu",
+        "memory",
+        "/dev/shm",
+        "disk here",
+        "nms works",
+        "detectron2",
+    ):
         assert word in text
 
 
@@ -40,11 +49,25 @@ def test_only_what_is_essential_decides_the_exit(
     assert ("broken: widget" in text) == essential
 
 
-def test_a_missing_package_is_named_with_its_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "version_of", lambda package: None if package == "webdataset" else "1.0")
+def test_missing_and_old_packages_are_named_with_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert check_packages().ok
+    versions = {"webdataset": None, "torch": "2.0"}
+    monkeypatch.setattr(module, "version_of", lambda package: versions.get(package, "99999"))
     check = check_packages()
     assert (check.ok, check.essential) == (False, True)
-    assert check.remedy == "pip install webdataset"
+    assert "torch is 2.0" in check.what
+    assert "webdataset is missing" in check.what
+    assert re.fullmatch(r"pip install 'torch>=[\d.]+' 'webdataset>=[\d.]+'", check.remedy)
+
+
+def test_the_verdict_agrees_with_the_checks(capsys: pytest.CaptureFixture[str]) -> None:
+    doctor(DoctorSettings(json=True))
+    found = json.loads(capsys.readouterr().out)
+    for check in found["checks"]:
+        name = check["name"]
+        if check["ok"] and name in found["versions"]:  # what can be imported is not listed as missing
+            assert found["versions"][name] is not None
+    assert {needed.name for needed in module.requirements()} <= found["versions"].keys()
 
 
 def test_a_package_that_is_not_there_is_told_from_one_that_is_broken(

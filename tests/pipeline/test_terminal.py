@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.terminal import SafeStream, one_line, print_lines, safe_streams, safe_text, text_argument
+from pipeline.terminal import SafeStream, counted, one_line, print_lines, safe_streams, safe_text, text_argument
 
 HOSTILE = "a \x1b]0;title\x07 \x9b31m \u202egpj.exe \x08\x08\r\x00\x7f\ud83d"
 GOLDEN = Path(__file__).parent / "shards" / "golden" / "tar"
@@ -56,6 +56,11 @@ def test_a_progress_line_is_drawn_and_its_content_escaped():
 def test_colors_are_for_help_alone():
     assert written("\x1b[1musage\x1b[0m \x1b]0;x\x07", colored=True) == "\x1b[1musage\x1b[0m \\u001b]0;x\\u0007"
     assert written("\x1b[1musage") == "\\u001b[1musage"
+
+
+def test_one_thing_is_singular():
+    assert [counted(number, "shard") for number in (0, 1, 2000)] == ["0 shards", "1 shard", "2,000 shards"]
+    assert [counted(number, "box", "boxes") for number in (1, 2)] == ["1 box", "2 boxes"]
 
 
 def test_streams_are_restored(capsys: pytest.CaptureFixture[str]):

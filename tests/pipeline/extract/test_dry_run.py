@@ -47,7 +47,7 @@ def test_in_the_middle_of_one(settings_for: Make, capsys: pytest.CaptureFixture[
     text = said(capsys)
     assert f"done already: 9 shards, {SCENES - 4} rows" in text
     assert "to do: 2 shards, 4 rows" in text
-    assert "by the 9 shards that are done" in text
+    assert "by 9 finished shards" in text
 
 
 def test_time_is_that_of_the_last_run(settings_for: Make, capsys: pytest.CaptureFixture[str]) -> None:

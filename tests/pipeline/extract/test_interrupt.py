@@ -49,7 +49,7 @@ def test_a_worker_stuck_in_native_code_is_left_behind(
     status, messages = child.wait()
     assert status == 130, messages
     assert time.monotonic() - begun < 20
-    assert "run the same command again to go on" in messages
+    assert "run the same command again to resume" in messages
     assert not list(output.rglob("*.journal"))  # the image is not to blame for an operator's impatience
     assert main(["extract", *arguments(manifest, output, "--backend", "local")]) == 0
     assert contents(output) == contents(undisturbed)
@@ -89,7 +89,7 @@ def test_a_store_that_is_away_neither_hides_an_interrupt_nor_delays_it(
     finally:
         store.store.clear()
     assert asked
-    assert "the shards that are done and stay; run the same command again to go on" in caplog.text
+    assert "the finished shards are complete; run the same command again to resume" in caplog.text
     assert "trying again" not in caplog.text
 
 
@@ -107,7 +107,7 @@ def test_nor_does_a_disk_that_fails(
 
     interrupted_when(monkeypatch, place, away)
     assert main(["extract", *arguments(manifest, tmp_path / "features", "--backend", "local")]) == 130
-    assert "run the same command again to go on" in caplog.text
+    assert "run the same command again to resume" in caplog.text
     assert "unfinished files cannot be deleted: [Errno 116] Stale file handle" in caplog.text
 
 

@@ -126,7 +126,7 @@ def test_the_driver_killed_then_interrupted_then_left_alone(
     os.kill(driver.pid, signal.SIGINT)
     _, messages = driver.communicate(timeout=60)
     assert driver.returncode == 130, messages
-    assert "run the same command again to go on" in messages
+    assert "run the same command again to resume" in messages
     assert not read_dataset(output).complete
 
     assert main([*arguments(long_manifest, output), "--backend", "local"]) == 0

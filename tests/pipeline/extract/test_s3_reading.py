@@ -91,7 +91,7 @@ def test_damage_is_named_by_its_url(bucket: str, settings_for: Make, capsys: pyt
     assert main(["inspect", f"{url}:0"]) == 1
     assert f"{url}/shards/000000.tar" in capsys.readouterr().err
     assert main(["stats", f"{bucket}/nowhere"]) == 1
-    assert f"{bucket}/nowhere: no dataset.json" in capsys.readouterr().err
+    assert f"{bucket}/nowhere: has no dataset.json" in capsys.readouterr().err
 
 
 def test_the_commands_say_of_a_bucket_what_they_say_of_a_disk(

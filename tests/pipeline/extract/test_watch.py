@@ -237,7 +237,7 @@ def test_a_damaged_state_counts_as_none(content: bytes, settings_for: Make, caps
     assert extract(settings) == 0
     (settings.output / RUN_FILE).write_bytes(content)
     assert main(["status", str(settings.output)]) == 0
-    assert "1 shards are done" in capsys.readouterr().out
+    assert "1 finished shard" in capsys.readouterr().out
 
 
 def test_no_data_set_is_a_usage_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

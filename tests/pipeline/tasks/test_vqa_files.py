@@ -46,6 +46,40 @@ def test_questions_come_with_their_answers_in_the_order_of_the_file(tmp_path: Pa
     assert (found[0].answer_type, found[0].multiple_choice_answer) == ("yes/no", "yes")
 
 
+def test_the_file_names_of_vqa_v1_and_ok_vqa_are_read(tmp_path: Path) -> None:
+    write(tmp_path, "val", [asked(1000)], [answered(1000)])
+    for name in (QUESTIONS, ANNOTATIONS):
+        path = tmp_path / name.format(PUBLISHED["val"])
+        path.rename(tmp_path / path.name.removeprefix("v2_"))
+    assert [one.question_id for one in read_questions(tmp_path, "val")] == [1000]
+
+
+def test_ids_may_be_texts_and_answers_few(tmp_path: Path) -> None:
+    questions = [
+        {"question_id": name, "image_id": f"img_{name}", "question": "What is it?"} for name in ("b", "a", "c")
+    ]
+    annotations = [
+        {"question_id": "a", "answers": ["a dog", "cat", "a dog"]},
+        {"question_id": "b", "image_id": "img_b", "answer": "red"},
+        {"question_id": "c", "answers": [{"answer": "two", "raw_answer": "2"}], "answer_type": "number"},
+    ]
+    write(tmp_path, "val", questions, annotations)
+    found = {one.question_id: one for one in read_questions(tmp_path, "val")}
+    assert [found[name].answers for name in "abc"] == [("a dog", "cat", "a dog"), ("red",), ("two",)]
+    assert [found[name].multiple_choice_answer for name in "abc"] == ["a dog", "red", "two"]
+    assert [found[name].answer_type for name in "abc"] == ["", "", "number"]
+    assert found["a"].image_id == "img_a"
+    task = VqaTask("vqa", list(found.values()), ["dog", "cat", "red", "2"])
+    targets = task.targets(range(3), [None] * 3)
+    assert targets["label_scores"].amax(1).tolist() == [1.0, pytest.approx(2 / 3), 1.0]  # b, a, c
+    metrics = task.figures({0: "red", 1: "dog", 2: "one"})
+    assert metrics == {"accuracy": pytest.approx((1 + 2 / 3 + 0) / 3), "accuracy_number": 0.0}
+    assert json.loads(task.results({0: "red", 1: "dog", 2: "one"})) == [
+        {"question_id": "a", "answer": "dog"}, {"question_id": "b", "answer": "red"},
+        {"question_id": "c", "answer": "one"},
+    ]  # fmt: skip
+
+
 def test_a_test_split_has_no_answers(tmp_path: Path) -> None:
     write(tmp_path, "test", [asked(1000)], None)
     assert read_questions(tmp_path, "test")[0].answers == ()
@@ -77,11 +111,12 @@ def test_of_a_small_val_minval_is_the_last_tenth(tmp_path: Path) -> None:
         ([asked(1)], [answered(1), answered(2)], "no question 2"),
         ([{**asked(1), "question": 3}], [answered(1)], r"questions\[0\]"),
         ([asked(1)], [{**answered(1), "answers": []}], "0 answers in text among 0"),
-        ([asked(1)], [{**answered(1), "answers": answered(1)["answers"] * 2}], "among 20"),
         ([asked(1)], [{**answered(1), "answers": [*answered(1)["answers"][:9], {"answer": 3}]}], "9 answers in text"),
-        ([asked(1)], [{**answered(1), "answers": ["yes"] * 10}], "0 answers in text among 10"),
+        ([asked(1)], [{**answered(1), "answers": [["yes"]] * 10}], "0 answers in text among 10"),
         ([asked(1)], [{**answered(1), "multiple_choice_answer": None}], "multiple_choice_answer is None"),
-        ([asked(1)], [{**answered(1), "question_id": "1"}], r"annotations\[0\]: question_id is '1'"),
+        ([asked(1)], [{**answered(1), "question_id": "1"}], "question 1 has no entry"),
+        ([asked(1)], [{**answered(1), "question_id": ""}], r"annotations\[0\]: question_id is ''"),
+        ([asked(1)], [{**answered(1), "question_id": 1.5}], r"annotations\[0\]: question_id is 1.5"),
         ([asked(1)], [{**answered(1), "image_id": 7}], "about image"),
         ([{"question_id": 1}], [answered(1)], "image_id|question"),
         (["nonsense"], [answered(1)], r"questions\[0\]: is 'nonsense'"),

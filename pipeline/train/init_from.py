@@ -1,0 +1,23 @@
+"""What `--init-from` names: as with `--checkpoint`, a run stands for its final/."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pipeline.train.run_folder import FINAL_FOLDER, RUN_FILE
+
+
+def resolve_init_from(init_from: str) -> str:
+    """Return the final/ of a run, and anything else as it is.
+
+    Raises ValueError for a run that has no final/ yet.
+    """
+    run = Path(init_from)
+    if (run / FINAL_FOLDER).is_dir():
+        return str(run / FINAL_FOLDER)
+    if (run / RUN_FILE).is_file():
+        raise ValueError(
+            f"--init-from {init_from}: this run has not finished, so it has no {FINAL_FOLDER}/; run its command again "
+            "to finish it"
+        )
+    return init_from

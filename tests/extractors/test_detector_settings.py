@@ -1,0 +1,28 @@
+"""Options of one detector are refused with another, where they would have no effect."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from extractors.extractor import DetectorSettings
+
+
+@pytest.mark.parametrize(
+    ("detector", "option"),
+    [
+        ("torchvision", {"config_file": "x.yaml"}),
+        ("shapes", {"config_file": "x.yaml"}),
+        ("shapes", {"opts": ("MODEL.DEVICE", "cpu")}),
+        ("shapes", {"torchvision_model": "mobilenet_v3_large_fpn"}),
+    ],
+)
+def test_an_option_of_another_detector_is_refused(detector: Any, option: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="has no effect"):
+        DetectorSettings(detector=detector, **option)
+
+
+def test_an_option_of_the_detector_itself_is_taken() -> None:
+    DetectorSettings(detector="detectron2", config_file="x.yaml", opts=("MODEL.DEVICE", "cpu"))
+    DetectorSettings(detector="torchvision", torchvision_model="mobilenet_v3_large_fpn")
