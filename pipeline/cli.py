@@ -177,15 +177,20 @@ def parse(name: str, arguments: Sequence[str]) -> Any:
     return plain(settings_class, settings) if command.of_a_task else settings
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line and return its exit status."""
+def main(arguments: Sequence[str] | None = None, *, passing: tuple[type[Exception], ...] = ()) -> int:
+    """Run the command line and return its exit status.
+
+    Args:
+        arguments: The command line without the leading `vilbert`; by default that of the process.
+        passing: Errors of the command that the caller handles; they are raised, not printed.
+    """
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     accept_any_encoding()
     with safe_streams():
-        return run(arguments)
+        return run(arguments, passing)
 
 
-def run(arguments: Sequence[str]) -> int:
+def run(arguments: Sequence[str], passing: tuple[type[Exception], ...] = ()) -> int:
     """Run a command line, which `main` gave streams that are safe to print to."""
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s", stream=sys.stderr)
     if not arguments or arguments[0] in ("-h", "--help"):
@@ -217,7 +222,7 @@ def run(arguments: Sequence[str]) -> int:
         return 2
     except KeyboardInterrupt:
         return 130
-    return call(name, settings)
+    return call(name, settings, passing)
 
 
 def quiet() -> int:
@@ -226,8 +231,11 @@ def quiet() -> int:
     return 0
 
 
-def call(name: str, settings: Any) -> int:
-    """Run command `name`; a problem that its user can solve becomes a message, never a traceback."""
+def call(name: str, settings: Any, passing: tuple[type[Exception], ...] = ()) -> int:
+    """Run command `name`; a problem that its user can solve becomes a message, never a traceback.
+
+    Errors of the types in `passing` are raised.
+    """
     from extractors.extractor import ExtractorError
     from manifests.record import ManifestError
     from pipeline.shards.errors import RefusedError, ShardError
@@ -236,6 +244,8 @@ def call(name: str, settings: Any) -> int:
     function: Callable[[Any], int] = getattr(importlib.import_module(COMMANDS[name].module), COMMANDS[name].function)
     try:
         return function(settings)
+    except passing:
+        raise
     except (ManifestError, ExtractorError, RefusedError) as error:
         status = 2
         message = str(error)
