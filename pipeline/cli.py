@@ -239,10 +239,12 @@ def call(name: str, settings: Any, passing: tuple[type[Exception], ...] = ()) ->
     from extractors.extractor import ExtractorError
     from manifests.record import ManifestError
     from pipeline.shards.errors import RefusedError, ShardError
+    from pipeline.socket_folder import shorten_multiprocessing_sockets
     from pipeline.train.errors import TrainingError
 
     function: Callable[[Any], int] = getattr(importlib.import_module(COMMANDS[name].module), COMMANDS[name].function)
     try:
+        shorten_multiprocessing_sockets()
         return function(settings)
     except passing:
         raise

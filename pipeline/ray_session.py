@@ -7,17 +7,18 @@ import logging
 import os
 import secrets
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from pipeline.shards.errors import RefusedError, first_line
 from pipeline.signals import keeping_handlers
+from pipeline.socket_folder import ray_folder
 
 logger = logging.getLogger(__name__)
 
-START_SECONDS = (60, 180)
+START_SECONDS = (60, 120)
 """Time limits for the start of a private Ray, one an attempt. A healthy start takes a few seconds."""
 
 
@@ -39,8 +40,12 @@ def ray_session(address: str | None, *, instead: str, dashboard: bool = False) -
     """
     if dashboard and find_spec("aiohttp_cors") is None:
         raise RefusedError("--dashboard needs more of Ray than is installed: pip install 'ray[default]'")
-    with _environment(_private_settings(dashboard=dashboard) if address is None else {}):
-        session = _join(address, instead) if address is not None else _start(dashboard, instead)
+    with ExitStack() as stack:
+        if address is None:
+            stack.enter_context(_environment(_private_settings(dashboard=dashboard)))
+            session = _start(dashboard, instead, stack.enter_context(ray_folder(_default_folder())))
+        else:
+            session = _join(address, instead)
         if dashboard:
             logger.info("Ray's dashboard: http://%s (its token: ray get-auth-token)", session.dashboard_url)
         import ray
@@ -94,8 +99,13 @@ def _join(address: str, instead: str) -> Any:
         ) from error
 
 
-def _start(dashboard: bool, instead: str) -> Any:
-    """Start a private Ray, with longer time limits in a second attempt."""
+def _default_folder() -> str:
+    """Return where Ray makes the folders of its sessions by itself."""
+    return str(Path(os.environ.get("RAY_TMPDIR", os.environ.get("TMPDIR", "/tmp")), "ray"))  # noqa: S108
+
+
+def _start(dashboard: bool, instead: str, folder: str | None) -> Any:
+    """Start a private Ray in `folder`, with longer time limits in a second attempt."""
     import ray
 
     set_by_user = {name for name in start_limits(0) if name in os.environ}
@@ -104,7 +114,9 @@ def _start(dashboard: bool, instead: str) -> Any:
         try:
             with _environment(limits), _ending_half_started(), keeping_handlers():
                 _read_environment_again()
-                return ray.init(address="local", include_dashboard=dashboard, logging_level=logging.ERROR)
+                return ray.init(
+                    address="local", include_dashboard=dashboard, logging_level=logging.ERROR, _temp_dir=folder
+                )
         # ray.init raises bare Exception where its node is slow to start, and many other types for other causes.
         except Exception as error:
             if not _may_be_slow(error) or seconds == START_SECONDS[-1]:
