@@ -196,15 +196,20 @@ def parse(name: str, arguments: Sequence[str]) -> Any:
     return plain(settings_class, settings) if command.of_a_task else settings
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line and return its exit status."""
+def main(arguments: Sequence[str] | None = None, *, passing: tuple[type[Exception], ...] = ()) -> int:
+    """Run the command line and return its exit status.
+
+    Args:
+        arguments: The command line without the leading `vilbert`; by default that of the process.
+        passing: Errors of the command that the caller handles; they are raised, not printed.
+    """
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     accept_any_encoding()
     with safe_streams():
-        return run(arguments)
+        return run(arguments, passing)
 
 
-def run(arguments: Sequence[str]) -> int:
+def run(arguments: Sequence[str], passing: tuple[type[Exception], ...] = ()) -> int:
     """Run a command line, which `main` gave streams that are safe to print to."""
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s", stream=sys.stderr)
     if not arguments or arguments[0] in ("-h", "--help"):
@@ -233,7 +238,7 @@ def run(arguments: Sequence[str]) -> int:
         return 2
     except KeyboardInterrupt:
         return 130
-    return call(name, settings)
+    return call(name, settings, passing)
 
 
 def task_usage(name: str, given: str | None) -> int:
@@ -259,16 +264,23 @@ def quiet() -> int:
     return 0
 
 
-def call(name: str, settings: Any) -> int:
-    """Run command `name`; a problem that its user can solve becomes a message, never a traceback."""
+def call(name: str, settings: Any, passing: tuple[type[Exception], ...] = ()) -> int:
+    """Run command `name`; a problem that its user can solve becomes a message, never a traceback.
+
+    Errors of the types in `passing` are raised.
+    """
     from extractors.extractor import ExtractorError
     from manifests.record import ManifestError
     from pipeline.shards.errors import RefusedError, ShardError
+    from pipeline.socket_folder import shorten_multiprocessing_sockets
     from pipeline.train.errors import TrainingError
 
     function: Callable[[Any], int] = getattr(importlib.import_module(COMMANDS[name].module), COMMANDS[name].function)
     try:
+        shorten_multiprocessing_sockets()
         return function(settings)
+    except passing:
+        raise
     except (ManifestError, ExtractorError, RefusedError) as error:
         status = 2
         message = str(error)

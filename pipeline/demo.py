@@ -30,8 +30,6 @@ class DemoSettings:
 
 def demo(settings: DemoSettings) -> int:
     """Run the stages one after another and say what they made; return the first exit status that is not 0."""
-    from pipeline.cli import main
-
     output = settings.output
     marker = output / ".vilbert-demo"
     if output.exists():
@@ -43,10 +41,25 @@ def demo(settings: DemoSettings) -> int:
     marker.touch()
     for command in commands(output, settings.scenes):
         print(f"\n$ vilbert {shlex.join(command)}", flush=True)
-        if status := main(command):
+        if status := run(command):
             return status
     print(summary(output, settings.scenes))
     return 0
+
+
+def run(command: list[str]) -> int:
+    """Run a command and return its exit status; where Ray does not start, run it again with the local backend."""
+    from pipeline.cli import main
+    from pipeline.ray_session import RayStartError
+
+    try:
+        return main(command, passing=(RayStartError,))
+    except RayStartError as error:
+        local = [*command, "--backend", "local"]
+        print(f"vilbert demo: {error}", file=sys.stderr)
+        print("The demo continues with the local backend: the shards will be the same, one worker writes them.")
+        print(f"\n$ vilbert {shlex.join(local)}", flush=True)
+        return main(local)
 
 
 def summary(output: Path, scenes: int) -> str:

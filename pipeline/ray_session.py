@@ -1,54 +1,200 @@
-"""Ray for the length of a `with` block: a cluster that is joined, or a Ray of this machine alone."""
+"""Ray for the length of a `with` block: join a cluster, or start a private Ray on this machine."""
 
 from __future__ import annotations
 
+import importlib
 import logging
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+import secrets
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
 
-from pipeline.shards.errors import RefusedError
+from pipeline.shards.errors import RefusedError, first_line
 from pipeline.signals import keeping_handlers
+from pipeline.socket_folder import ray_folder
 
 logger = logging.getLogger(__name__)
 
+START_SECONDS = (60, 120)
+"""Time limits for the start of a private Ray, one an attempt. A healthy start takes a few seconds."""
 
-def _own_settings(*, dashboard: bool) -> dict[str, str]:
-    """Return what the environment tells a Ray for this machine alone; it is read at import and at the start."""
-    return {
-        # Its processes may not be reached from other machines.
-        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
-        # Processes that nobody asked for, and figures that nobody reads, take a twentieth of a core from the detector.
-        "RAY_prestart_worker_first_driver": "0",
-        "RAY_enable_metrics_collection": str(int(dashboard)),
-    }
+
+class RayStartError(RefusedError):
+    """Ray did not start, or the cluster cannot be joined; the message names the way without Ray."""
 
 
 @contextmanager
 def ray_session(address: str | None, *, instead: str, dashboard: bool = False) -> Iterator[dict[str, float]]:
-    """Join the cluster at `address`, or start Ray on this machine on loopback, and yield its resources.
+    """Join the cluster at `address`, or start a private Ray on loopback, and yield its resources.
 
-    instead: how to do without Ray, for the message of the RefusedError that is raised where Ray does not start.
+    Args:
+        address: `auto` or HOST:PORT of a cluster; None starts Ray on this machine.
+        instead: How to do without Ray, for the error message.
+        dashboard: Start Ray's dashboard with a private Ray.
+
+    Raises:
+        RayStartError: Ray does not start, after a second attempt with longer time limits, or cannot be joined.
     """
     if dashboard and find_spec("aiohttp_cors") is None:
         raise RefusedError("--dashboard needs more of Ray than is installed: pip install 'ray[default]'")
-    if address is None:
-        os.environ.update(_own_settings(dashboard=dashboard))
+    with ExitStack() as stack:
+        if address is None:
+            stack.enter_context(_environment(_private_settings(dashboard=dashboard)))
+            session = _start(dashboard, instead, stack.enter_context(ray_folder(_default_folder())))
+        else:
+            session = _join(address, instead)
+        if dashboard:
+            logger.info("Ray's dashboard: http://%s (its token: ray get-auth-token)", session.dashboard_url)
+        import ray
+
+        try:
+            yield ray.cluster_resources()
+        finally:
+            ray.shutdown()
+
+
+def _private_settings(*, dashboard: bool) -> dict[str, str]:
+    """Return the environment of a private Ray; Ray reads it when it is imported and when it starts."""
+    settings = {
+        # Its processes may not be reached from other machines.
+        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+        # Its job agent runs any command that it is sent: only for processes that know this session's token.
+        "RAY_AUTH_MODE": "token",
+        # Idle worker processes and metrics that nobody reads take a twentieth of a core from the detector.
+        "RAY_prestart_worker_first_driver": "0",
+        "RAY_enable_metrics_collection": str(int(dashboard)),
+    }
+    if not dashboard:  # which people open with the token in ~/.ray/auth_token
+        settings["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+    return settings
+
+
+def start_limits(seconds: int) -> dict[str, str]:
+    """Return Ray's time limits for the start of its processes, as environment variables.
+
+    Args:
+        seconds: The limit of the node. A worker process gets at least Ray's own limit of 60 seconds.
+    """
+    return {
+        "RAY_gcs_server_port_wait_time_s": str(seconds),
+        "RAY_raylet_start_wait_time_s": str(seconds),
+        "RAY_agent_register_timeout_ms": str(seconds * 1000),
+        "RAY_worker_register_timeout_seconds": str(max(seconds, 60)),
+        "RAY_DASHBOARD_STARTUP_TIMEOUT_S": str(max(seconds, 60)),
+    }
+
+
+def _join(address: str, instead: str) -> Any:
     import ray
 
     try:
         with keeping_handlers():
-            session = ray.init(
-                address=address or "local",
-                include_dashboard=dashboard if address is None else None,
-                logging_level=logging.ERROR,
+            return ray.init(address=address, logging_level=logging.ERROR)
+    except Exception as error:  # ray.init raises bare Exception where the head's node has not started
+        raise RayStartError(
+            f"Ray cannot be joined at {address}: {first_line(error)}; check --ray-address, or {instead}"
+        ) from error
+
+
+def _default_folder() -> str:
+    """Return where Ray makes the folders of its sessions by itself."""
+    return str(Path(os.environ.get("RAY_TMPDIR", os.environ.get("TMPDIR", "/tmp")), "ray"))  # noqa: S108
+
+
+def _start(dashboard: bool, instead: str, folder: str | None) -> Any:
+    """Start a private Ray in `folder`, with longer time limits in a second attempt."""
+    import ray
+
+    set_by_user = {name for name in start_limits(0) if name in os.environ}
+    for seconds in START_SECONDS:
+        limits = {name: value for name, value in start_limits(seconds).items() if name not in set_by_user}
+        try:
+            with _environment(limits), _ending_half_started(), keeping_handlers():
+                _read_environment_again()
+                return ray.init(
+                    address="local", include_dashboard=dashboard, logging_level=logging.ERROR, _temp_dir=folder
+                )
+        # ray.init raises bare Exception where its node is slow to start, and many other types for other causes.
+        except Exception as error:
+            if not _may_be_slow(error) or seconds == START_SECONDS[-1]:
+                raise RayStartError(f"Ray does not start on this machine: {first_line(error)}; {instead}") from error
+            logger.warning(
+                "Ray does not start (%s); trying again with time limits of %d s", first_line(error), START_SECONDS[-1]
             )
-    except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
-        raise RefusedError(f"Ray does not start: {error}; check --ray-address, or {instead}") from error
-    if dashboard:
-        logger.info("Ray's dashboard: http://%s", session.dashboard_url)
+    raise AssertionError("unreachable: the last attempt returns or raises")
+
+
+def _may_be_slow(error: Exception) -> bool:
+    """Return whether a start that failed with this error may succeed with longer time limits."""
+    return isinstance(error, TimeoutError) or not isinstance(error, OSError | ValueError | TypeError)
+
+
+def _read_environment_again() -> None:
+    """Make Ray's C++ code read the environment again: it keeps what it read first in this process."""
+    with suppress(ImportError, AttributeError):  # Ray has no public function for it
+        raylet = importlib.import_module("ray._raylet")
+        raylet.Config.initialize("")
+        raylet.AuthenticationTokenLoader.instance().reset_cache()
+
+
+@contextmanager
+def _ending_half_started() -> Iterator[None]:
+    """End the processes of a Ray that fails to start within the block: ray.shutdown does not know them yet."""
+    import ray
+
+    before = _ray_processes()
     try:
-        yield ray.cluster_resources()
-    finally:
+        yield
+    except BaseException:
         ray.shutdown()
+        for process in _ray_processes() - before:
+            for one in (*_descendants(process), process):
+                with suppress(_psutil().Error):
+                    one.kill()
+            with suppress(_psutil().Error):
+                process.wait(5)
+        raise
+
+
+def _ray_processes() -> set[Any]:
+    """Return the child processes of this one that are programs of Ray."""
+    import ray
+
+    programs = str(Path(ray.__file__).parent)
+    found = set()
+    for process in _psutil().Process().children():
+        with suppress(_psutil().Error):
+            if any(argument.startswith(programs) for argument in process.cmdline()):
+                found.add(process)
+    return found
+
+
+def _descendants(process: Any) -> list[Any]:
+    """Return the children of a process and theirs."""
+    with suppress(_psutil().Error):
+        return list(process.children(recursive=True))
+    return []
+
+
+def _psutil() -> Any:
+    """Return psutil, which Ray brings along and puts on the path when it is imported."""
+    importlib.import_module("ray")
+    return importlib.import_module("psutil")
+
+
+@contextmanager
+def _environment(settings: Mapping[str, str]) -> Iterator[None]:
+    """Set environment variables for the length of the block."""
+    before = {name: os.environ.get(name) for name in settings}
+    os.environ.update(settings)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value

@@ -60,10 +60,20 @@ class Handle(Protocol):
 class Crew:
     """Starts workers, replaces lost ones and closes all of them."""
 
-    def __init__(self, start_handle: Callable[[], Handle], wanted: Callable[[], int]) -> None:
-        """Take a function that makes a worker, and one that says how many there is room for right now."""
+    def __init__(
+        self,
+        start_handle: Callable[[], Handle],
+        wanted: Callable[[], int],
+        *,
+        no_process: str = "its process has not started",
+    ) -> None:
+        """Take a function that makes a worker, and one that says how many there is room for right now.
+
+        no_process: What to tell people where a worker's process takes long to start.
+        """
         self._start_handle = start_handle
         self._wanted = wanted
+        self._no_process = no_process
         self._first: Description | None = None
         self._check: Callable[[Description], None] = lambda description: None
         self._starting: dict[Future[Description], tuple[Handle, int]] = {}
@@ -167,4 +177,11 @@ class Crew:
             self._empty_since, self._said = time.monotonic(), False
         elif not self._said and time.monotonic() - self._empty_since > SECONDS_BEFORE_WAITING_IS_SAID:
             self._said = True
-            logger.warning("no worker has started yet: is the cluster busy, or waiting for a node?")
+            logger.warning("no worker is ready yet: %s", self._why_none_is_ready())
+
+    def _why_none_is_ready(self) -> str:
+        if not self._starting:
+            return "no node has room for one; add nodes, or wait until others have left"
+        if any(worker.pulse().beats for worker, _ in self._starting.values()):
+            return "the detector is still being built (weights are read or downloaded)"
+        return self._no_process

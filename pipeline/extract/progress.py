@@ -13,10 +13,10 @@ from pipeline.progress_line import ProgressLine
 class ExtractProgress:
     """Reports images done of a total, images/s, failures and the time that is left."""
 
-    def __init__(self, total: int, already_done: int, stream: TextIO = sys.stderr) -> None:
+    def __init__(self, total: int, already_done: int, stream: TextIO | None = None) -> None:
         self._total = total
         self._already_done = already_done
-        self._shown = ProgressLine(stream)
+        self._shown = ProgressLine(sys.stderr if stream is None else stream)
 
     def show(self, done: int, failures: int) -> None:
         """Show `done` images of the total, `failures` of them failed."""

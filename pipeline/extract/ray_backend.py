@@ -22,6 +22,8 @@ from pipeline.shards.errors import ShardError
 
 SECONDS_BETWEEN_LOOKS = 10.0
 """At a cluster's resources."""
+SECONDS_WITHOUT_NODES = 60.0
+"""For which a joined cluster may have no node: while its head starts again, the others join anew."""
 PULSE_SECONDS = 10.0
 """Between two questions to a worker, at least."""
 QUESTIONS_A_SECOND = 0.5
@@ -61,24 +63,50 @@ def room_now(settings: ExtractSettings, gpus: float, first: int) -> Callable[[],
 
     first: how many there was room for when it was looked at last.
     """
-    seen, looked = first, time.monotonic()
+    seen = first
+    looked = had_nodes = time.monotonic()
 
     def number() -> int:
         import ray
 
-        nonlocal seen, looked
-        if time.monotonic() - looked >= SECONDS_BETWEEN_LOOKS:
-            try:
-                fitting = room_for(settings, gpus, ray.cluster_resources())
-            except (ray.exceptions.RayError, ConnectionError) as error:
-                raise ShardError(
-                    f"the Ray cluster is gone ({error}); the shards that are done stay: start it, and run the same "
-                    "command again"
-                ) from error
-            seen, looked = fitting if settings.workers == "auto" else min(fitting, settings.workers), time.monotonic()
+        nonlocal seen, looked, had_nodes
+        if time.monotonic() - looked < SECONDS_BETWEEN_LOOKS:
+            return seen
+        try:
+            resources = ray.cluster_resources()
+        except (ray.exceptions.RayError, ConnectionError) as error:
+            raise ShardError(f"the Ray cluster is gone ({error}); {_again(settings)}") from error
+        looked = time.monotonic()
+        if resources:  # each node has some
+            had_nodes = looked
+        else:
+            _require_nodes(settings, looked - had_nodes)
+        fitting = room_for(settings, gpus, resources)
+        seen = fitting if settings.workers == "auto" else min(fitting, settings.workers)
         return seen
 
     return number
+
+
+def no_process_yet(settings: ExtractSettings) -> str:
+    """Return what to tell people where a worker's process takes long to start."""
+    if settings.ray_address is None:
+        return "Ray has not started its process yet; is this machine busy?"
+    return "Ray has not started its process yet; is the cluster busy?"
+
+
+def _require_nodes(settings: ExtractSettings, seconds: float) -> None:
+    """Raise ShardError where no node of the Ray is left, for good: this process needs the one on its own machine."""
+    if settings.ray_address is None:
+        raise ShardError(f"Ray's node on this machine has died; {_again(settings)}")
+    if seconds >= SECONDS_WITHOUT_NODES:
+        raise ShardError(f"no node of the Ray cluster has been alive for {seconds:.0f} s; {_again(settings)}")
+
+
+def _again(settings: ExtractSettings) -> str:
+    start = "" if settings.ray_address is None else "start the cluster and "
+    without = ", or with --backend local" if settings.ray_address is None else ""
+    return f"the shards that are done stay: {start}run the same command again{without}"
 
 
 class RayHandle:

@@ -6,13 +6,13 @@ The driver plans, hands out shards, counts and closes. It reads no image and hol
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
 from threading import Event
 
 from manifests.manifest import Manifest
 from pipeline.allocator import keep_freed_memory
-from pipeline.extract.crew import Crew, Handle
+from pipeline.extract.crew import Crew
 from pipeline.extract.done import DoneShards, find_done
 from pipeline.extract.journals import Journals
 from pipeline.extract.plan import (
@@ -98,8 +98,7 @@ def write_pending_shards(
     start: renews the run's account until its `Watch` does; None where there is most likely nothing to do.
     """
     with ExitStack() as stack, hurrying():
-        start_handle, room = stack.enter_context(backend(settings))
-        crew = Crew(start_handle, room)
+        crew = stack.enter_context(backend(settings))
         stack.callback(close, crew, hung)
         description = crew.first()
         crew.require(lambda other: check_alike(description, other))
@@ -193,20 +192,24 @@ def close(crew: Crew, hung: Event) -> None:
 
 
 @contextmanager
-def backend(settings: ExtractSettings) -> Iterator[tuple[Callable[[], Handle], Callable[[], int]]]:
-    """Yield a function that makes a worker, and one that says how many there is room for right now."""
+def backend(settings: ExtractSettings) -> Iterator[Crew]:
+    """Yield the crew that starts workers with the backend that is asked for."""
     if settings.backend == "local":
         from pipeline.extract.local_backend import LocalHandle
 
-        yield lambda: LocalHandle(settings), lambda: 1
+        yield Crew(lambda: LocalHandle(settings), lambda: 1)
     else:
-        from pipeline.extract.ray_backend import RayHandle, room_now, worker_resources
+        from pipeline.extract.ray_backend import RayHandle, no_process_yet, room_now, worker_resources
         from pipeline.ray_session import ray_session
 
         instead = "use --backend local for one worker in this process"
         with ray_session(settings.ray_address, instead=instead, dashboard=settings.dashboard) as cluster:
             gpus, number = worker_resources(settings, cluster)
-            yield lambda: RayHandle(settings, gpus, number), room_now(settings, gpus, number)
+            yield Crew(
+                lambda: RayHandle(settings, gpus, number),
+                room_now(settings, gpus, number),
+                no_process=no_process_yet(settings),
+            )
 
 
 @contextmanager

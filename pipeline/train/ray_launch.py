@@ -21,6 +21,7 @@ from typing import Any
 from pipeline.ray_session import ray_session
 from pipeline.shards.errors import RefusedError, ShardError, first_line
 from pipeline.signals import handling
+from pipeline.socket_folder import shorten_multiprocessing_sockets
 
 logger = logging.getLogger(__name__)
 
@@ -58,7 +59,9 @@ def launch(
     _require_ray_train()
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
-    with ray_session(address, instead="leave out --workers to train in this process") as cluster:
+    with ray_session(
+        address, instead="leave out --workers to train in this process, or start the processes with torchrun"
+    ) as cluster:
         check_room(cluster, workers=workers, use_gpu=use_gpu)
         storage = run.absolute() / STORAGE_FOLDER
         try:
@@ -151,6 +154,7 @@ def _trainer(
         logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
         if Path(folder).is_dir():
             os.chdir(folder)
+        shorten_multiprocessing_sockets()
         return train(settings)
 
     return TorchTrainer(

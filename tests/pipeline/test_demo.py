@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.cli import COMMANDS, parse
-from pipeline.demo import DemoSettings, commands, demo, question, summary
+from pipeline.demo import DemoSettings, commands, demo, question, run, summary
 
 
 @pytest.fixture
@@ -83,3 +83,22 @@ def test_a_folder_of_something_else_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "mine.txt").write_text("mine")
     assert demo(DemoSettings(output=tmp_path, scenes=20)) == 2
     assert (tmp_path / "mine.txt").read_text() == "mine"
+
+
+def test_where_ray_does_not_start_the_demo_continues_with_the_local_backend(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ray = pytest.importorskip("ray")
+
+    def init(**_: object) -> None:
+        raise Exception("The current node timed out during startup.")
+
+    monkeypatch.setattr(ray, "init", init)
+    shapes, manifest, features, *_ = commands(tmp_path, 10)
+    assert [run(shapes), run(manifest)] == [0, 0]
+    assert run(features) == 0
+    assert (tmp_path / "features" / "dataset.json").is_file()
+    said = capsys.readouterr()
+    assert "timed out during startup" in said.err
+    assert "local backend" in said.out
+    assert f"$ vilbert {' '.join(features)} --backend local" in said.out

@@ -1,0 +1,55 @@
+"""The bounds in setup.cfg exclude every release with a known hole, and this environment is within them."""
+
+from __future__ import annotations
+
+import configparser
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.version import Version
+
+SETUP = Path(__file__).parents[1] / "setup.cfg"
+KNOWN_HOLES = [
+    # (package, hole, first release without it)
+    ("aiohttp", "CVE-2026-59881, CVE-2026-69243", "3.14.2"),
+    ("aiohttp", "CVE-2026-69244", "3.14.3"),
+    ("aiohttp", "the bound of ray 2.60 itself", "3.14.4"),
+    ("pillow", "CVE-2026-55379, CVE-2026-55798, CVE-2026-59197 to 59200", "12.3.0"),
+    ("pillow", "CVE-2026-112395", "13.0.0"),
+    ("ray", "jobs from any user of the machine: no token by default", "2.59.0"),
+    ("torch", "CVE-2026-24747 (weights_only)", "2.10.0"),
+    ("torchvision", "the release for torch 2.10", "0.25.0"),
+    ("tqdm", "CVE-2024-34062", "4.66.3"),
+    ("urllib3", "CVE-2026-44432", "2.7.0"),
+]
+
+
+def requirements() -> list[Requirement]:
+    """Return the requirements of the package and of all its extras."""
+    setup = configparser.ConfigParser()
+    setup.read(SETUP, encoding="utf-8")
+    lists = [setup["options"]["install_requires"], *setup["options.extras_require"].values()]
+    return [Requirement(line) for text in lists for line in text.splitlines() if line]
+
+
+@pytest.mark.parametrize(("package", "hole", "fixed"), KNOWN_HOLES, ids=lambda value: value.split(",")[0])
+def test_no_release_with_a_known_hole_is_allowed(package: str, hole: str, fixed: str) -> None:
+    bounds = [requirement.specifier for requirement in requirements() if requirement.name == package]
+    assert bounds, f"{package} has no bound of its own"
+    for bound in bounds:
+        lowest = max(Version(part.version) for part in bound if part.operator in (">=", "=="))
+        assert lowest >= Version(fixed), f"{package} {bound} allows a release with a known hole: {hole}"
+        assert fixed in bound or lowest > Version(fixed)
+
+
+def test_the_installed_packages_are_within_the_bounds() -> None:
+    installed = {}
+    for requirement in requirements():
+        try:
+            installed[requirement.name] = version(requirement.name)
+        except PackageNotFoundError:
+            continue  # of an extra that is not installed
+        assert requirement.specifier.contains(installed[requirement.name], prereleases=True), str(requirement)
+    assert {package for package, _, _ in KNOWN_HOLES} <= installed.keys()
