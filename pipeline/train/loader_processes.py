@@ -39,6 +39,7 @@ STALL_WARNING_SECONDS = 60.0
 STALL_LIMIT_SECONDS = 600.0
 """Wait for a process that uses no CPU time, after which it counts as lost."""
 CLOSE_SECONDS = 1.0  # for processes to end by themselves; a step that takes longer is not waited for
+OF_THE_PARENT = (signal.SIGINT, signal.SIGTERM)
 BUFFER, MESSAGE = b"B", b"M"
 
 Make = Callable[[int], tuple[bytes, Sequence[int]]]
@@ -123,12 +124,14 @@ def _start(make: Make, steps: range, begin: Callable[[int], None], number: int) 
     process = multiprocessing.Process(
         target=_work, args=(theirs, make, steps, begin, number, os.getpid()), daemon=True, name=f"loader-{number}"
     )
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, OF_THE_PARENT)  # until the process ignores them
     try:
         process.start()
     except OSError:
         ours.close()
         raise
     finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
         theirs.close()  # the process has the only one: what it does not send, nobody does
     return _Worker(process=process, connection=ours, steps_left=len(steps))
 
@@ -137,8 +140,9 @@ def _work(
     connection: Connection, make: Make, steps: range, begin: Callable[[int], None], number: int, parent: int
 ) -> None:
     """Make the messages of `steps`, each when it may be made."""
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for number_of_signal in OF_THE_PARENT:
+        signal.signal(number_of_signal, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, OF_THE_PARENT)
     end_with_parent(parent)
     for inherited in list(_connections):
         inherited.close()
@@ -214,7 +218,7 @@ def _death(process: BaseProcess) -> LoaderError:
     name = signal.Signals(-status).name if -status in list(signal.Signals) else "unknown"
     said = f"{who} was killed by signal {-status} ({name})"
     if -status in (signal.SIGKILL, signal.SIGTERM):
-        return LoaderError(f"{said}; is the machine out of memory? Lower --num-workers or --max-regions, {again}")
+        return LoaderError(f"{said}; is the machine out of memory? Lower --num-workers, {again}")
     return LoaderError(
         f"{said}; was a file truncated while it was read? Check the data sets with `vilbert verify`, {again}"
     )
