@@ -1,7 +1,8 @@
-"""Signal handlers for the length of a `with` block, and leaving a process that cannot leave by itself."""
+"""Signal handlers for the length of a `with` block, and processes that end when they must."""
 
 from __future__ import annotations
 
+import ctypes
 import logging
 import os
 import signal
@@ -61,6 +62,21 @@ def undisturbed() -> Iterator[None]:
     """Ignore Ctrl-C and SIGTERM for a block that takes seconds and ends what they are to end."""
     with handling(signal.SIG_IGN, signal.SIGINT, signal.SIGTERM):
         yield
+
+
+PR_SET_PDEATHSIG = 1
+
+
+def end_with_parent(parent: int) -> None:
+    """Have the system kill this process as soon as its parent has ended, however that ends.
+
+    parent: the process that started it, in case that has ended already. Source: prctl(2). Elsewhere than on Linux
+    nothing happens. It is the thread that forked whose end counts.
+    """
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        os._exit(1)
 
 
 def leave_now(status: int) -> NoReturn:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from dataclasses import replace
 from typing import cast
 
@@ -30,23 +31,24 @@ def answer(settings: EvaluateSettings, trained: Trained, task: Task) -> Answered
     tokenizer = trained.tokenizer
     words = min(settings.generation.max_words, trained.card.max_words - 2)
     written: dict[str, str] = {}
-    for part in (part for parts in item_batches(settings, trained, once) for part in parts):
-        keys = [once.items[number].image_id if number >= 0 else "" for number in part.numbers]
-        inputs = to_inputs(part, trained.device, causal=True)
-        found = generate(
-            trained.model,
-            {name: inputs[name] for name in IMAGE_INPUTS},
-            cls_id=tokenizer.cls_token_id,
-            sep_id=tokenizer.sep_token_id,
-            pad_id=tokenizer.pad_token_id,
-            never=tokenizer.all_special_ids,
-            settings=replace(settings.generation, max_words=words),
-            keys=keys,
-            task_token=trained.task_token,
-        )
-        for key, candidate in zip(keys, found, strict=True):
-            if key:
-                written[key] = spell(tokenizer, candidate.ids)
+    with closing(item_batches(settings, trained, once)) as made:
+        for part in (part for parts in made for part in parts):
+            keys = [once.items[number].image_id if number >= 0 else "" for number in part.numbers]
+            inputs = to_inputs(part, trained.device, causal=True)
+            found = generate(
+                trained.model,
+                {name: inputs[name] for name in IMAGE_INPUTS},
+                cls_id=tokenizer.cls_token_id,
+                sep_id=tokenizer.sep_token_id,
+                pad_id=tokenizer.pad_token_id,
+                never=tokenizer.all_special_ids,
+                settings=replace(settings.generation, max_words=words),
+                keys=keys,
+                task_token=trained.task_token,
+            )
+            for key, candidate in zip(keys, found, strict=True):
+                if key:
+                    written[key] = spell(tokenizer, candidate.ids)
     truths = {image.image_id: image.captions for image in captioned if image.image_id in written}
     left_out = len(captioned) - len(written)
     return Answered(caption_scores(truths, written), encode_json(coco_results(written)), left_out)

@@ -5,11 +5,13 @@ Nothing heavy is imported before they run.
 
 from __future__ import annotations
 
+from pipeline.signals import terminate_like_interrupt
 from pipeline.tasks.evaluate_settings import EvaluateSettings
 from pipeline.tasks.multitask_settings import MultitaskSettings
 from pipeline.tasks.predict_settings import PredictSettings
 from pipeline.tasks.settings import FinetuneSettings
 from pipeline.train.command import start
+from pipeline.train.memory import explain_out_of_memory
 
 __all__ = [
     "EvaluateSettings",
@@ -41,11 +43,13 @@ def evaluate(settings: EvaluateSettings) -> int:
     """Score a fine-tuned model on a split; return the exit status."""
     from pipeline.tasks.evaluate import evaluate as score
 
-    return score(settings)
+    with terminate_like_interrupt(), explain_out_of_memory("Lower --batch-size (retrieval: --pairs-per-batch)"):
+        return score(settings)
 
 
 def predict(settings: PredictSettings) -> int:
     """Ask a model about photographs; return the exit status."""
     from pipeline.tasks.predict import predict as ask
 
-    return ask(settings)
+    with terminate_like_interrupt(), explain_out_of_memory("Give --device cpu, or smaller photographs"):
+        return ask(settings)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import importlib
 import json
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, cast
@@ -194,8 +195,9 @@ def answer_each(settings: EvaluateSettings, trained: Trained, task: Task) -> Ans
         bfloat16=settings.precision == "bf16",
         seed=trained.card.seed,
     )
-    made = item_batches(settings, trained, task)
-    found = answer_items(objective, task, trained.model, made, Group(rank=0, world=1, device=trained.device))
+    group = Group(rank=0, world=1, device=trained.device)
+    with closing(item_batches(settings, trained, task)) as made:
+        found = answer_items(objective, task, trained.model, made, group)
     figures, results = found.figures(), task.results(found.answers)
     if settings.answers_from is not None:
         joint, submission = joint_results(settings.answers_from, cast(VcrTask, task), found.answers)
@@ -203,7 +205,7 @@ def answer_each(settings: EvaluateSettings, trained: Trained, task: Task) -> Ans
     return Answered(figures, results, len(task.items) - len(found.answers))
 
 
-def item_batches(settings: EvaluateSettings, trained: Trained, task: Task) -> Iterator[list[ItemBatch]]:
+def item_batches(settings: EvaluateSettings, trained: Trained, task: Task) -> Generator[list[ItemBatch], None, None]:
     """Yield batches of all items that have features, each item once."""
     card = trained.card
     given = open_images(settings, trained, settings.given_data) if settings.given_data else None

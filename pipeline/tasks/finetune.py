@@ -278,7 +278,9 @@ def train_batches(
     return batches(make, steps, num_workers=settings.num_workers, pin_memory=group.device.type == "cuda")
 
 
-def eval_batches(settings: FinetuneSettings, source: ItemSource, group: Group) -> Iterator[list[ItemBatch]]:
+def eval_batches(
+    settings: FinetuneSettings, source: ItemSource, group: Group
+) -> Generator[list[ItemBatch], None, None]:
     """Yield this rank's parts of the held-out items, each item once over all ranks."""
     size = source.order.epoch_size
     make = partial(make_item_batches, source, share_of(settings, group), limit=size)

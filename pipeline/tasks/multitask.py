@@ -8,7 +8,8 @@ evaluated is in every checkpoint, so a resumed run has the same turns.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -197,9 +198,10 @@ def make_turn(
     return [of_task(part, task) for part in make_item_batches(*sources[task], int(own[step]))]
 
 
-def all_eval_batches(members: Sequence[Member], group: Group) -> Iterator[list[TaskBatch]]:
+def all_eval_batches(members: Sequence[Member], group: Group) -> Generator[list[TaskBatch], None, None]:
     """Yield this rank's parts of the held-out items of one task after the other."""
     for task, one in enumerate(members):
         if one.data.held_out is not None:
-            for parts in eval_batches(one.entry.settings, one.data.held_out, group):
-                yield [of_task(part, task) for part in parts]
+            with closing(eval_batches(one.entry.settings, one.data.held_out, group)) as batches_of_task:
+                for parts in batches_of_task:
+                    yield [of_task(part, task) for part in parts]

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import TypeVar
 
+from pipeline.signals import terminate_like_interrupt
 from pipeline.train.run_settings import RunSettings
 from pipeline.train.settings import PretrainSettings
 
@@ -27,7 +30,10 @@ def start(train: Callable[[S], int], settings: S) -> int:
     periodic one is what is left.
     """
     if not settings.workers:
-        return train(settings)
+        # A process of a group dies of SIGTERM as others do until its first step: it may be waiting in native code.
+        alone = int(os.environ.get("WORLD_SIZE", "1")) == 1
+        with terminate_like_interrupt() if alone else nullcontext():
+            return train(settings)
     from pipeline.train.ray_launch import launch
     from pipeline.train.run import begin_group
 

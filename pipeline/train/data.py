@@ -85,7 +85,7 @@ def train_batches(
 
 def eval_batches(
     settings: PretrainSettings, data: TrainingData, tokenizer: PreTrainedTokenizerBase, group: Group
-) -> Iterator[list[Batch]]:
+) -> Generator[list[Batch], None, None]:
     """Yield this rank's parts of the held-out samples, each sample once over all ranks."""
     assert data.held_out is not None
     assert data.held_out_order is not None

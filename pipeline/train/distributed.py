@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,11 +14,16 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from pipeline.shards.errors import RefusedError
+from pipeline.shards.errors import RefusedError, first_line
+from pipeline.signals import leave_now
+from pipeline.train.errors import TrainingError
+from pipeline.train.group_watch import ending_together
 
 PATIENCE = timedelta(hours=24)
 """How long a process waits for the others. The first makes a vocabulary of all captions while they do, which of many
-millions takes hours. A process that died is noticed sooner: its connections break, or what started it ends the rest."""
+millions takes hours. A process that fails is noticed sooner: see `group_watch`."""
+JOIN_PATIENCE = timedelta(minutes=15)
+"""How long processes wait for one another to start."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,14 +78,44 @@ def own_device(wanted: Literal["auto", "cpu", "cuda"]) -> torch.device:
 @contextmanager
 def process_group(wanted: Literal["auto", "cpu", "cuda"]) -> Iterator[Group]:
     """Yield the group that this process belongs to: nccl on GPUs, gloo on CPUs, and none for a lone process."""
-    device = own_device(wanted)
-    if dist.is_initialized():  # by Ray Train
-        yield Group(rank=dist.get_rank(), world=dist.get_world_size(), device=device)
+    if dist.is_initialized():  # by Ray Train, which ends the others where one fails
+        yield Group(rank=dist.get_rank(), world=dist.get_world_size(), device=own_device(wanted))
     elif int(os.environ.get("WORLD_SIZE", "1")) > 1:  # by torchrun
-        dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=PATIENCE)
-        try:
-            yield Group(rank=dist.get_rank(), world=dist.get_world_size(), device=device)
-        finally:
-            dist.destroy_process_group()
+        with _joined(wanted) as group:
+            yield group
     else:
-        yield Group(rank=0, world=1, device=device)
+        yield Group(rank=0, world=1, device=own_device(wanted))
+
+
+@contextmanager
+def _joined(wanted: Literal["auto", "cpu", "cuda"]) -> Iterator[Group]:
+    """Yield the group of torchrun's processes; all of them end where the block fails in one."""
+    try:
+        store, rank, world = next(dist.rendezvous("env://", timeout=JOIN_PATIENCE))  # type: ignore[attr-defined]
+    except dist.DistError as error:
+        raise TrainingError(
+            f"the training processes did not find each other within {JOIN_PATIENCE} ({first_line(error)}); have all "
+            "been started, with the same MASTER_ADDR and MASTER_PORT?"
+        ) from error
+    try:
+        with ending_together(store.clone(), rank):
+            device = own_device(wanted)
+            dist.init_process_group(
+                "nccl" if device.type == "cuda" else "gloo",
+                store=dist.PrefixStore("default_pg", store),  # type: ignore[attr-defined]
+                rank=rank,
+                world_size=world,
+                timeout=PATIENCE,
+            )
+            yield Group(rank=rank, world=world, device=device)
+    except BaseException as error:
+        # Taking the group apart would wait for operations that the others no longer take part in.
+        atexit.register(leave_now, _status(error))
+        raise
+    dist.destroy_process_group()
+
+
+def _status(error: BaseException) -> int:
+    if isinstance(error, KeyboardInterrupt):
+        return 130
+    return 2 if isinstance(error, RefusedError) else 1

@@ -9,3 +9,15 @@ class TrainingError(Exception):
 
 class NonFiniteError(TrainingError):
     """A loss or a gradient that is no number."""
+
+
+class LoaderError(TrainingError):
+    """A data loading process that died or no longer moves."""
+
+
+class OutOfMemoryError(TrainingError):
+    """A step that needs more memory than the device or the machine has."""
+
+
+class LostPeerError(TrainingError):
+    """Another process of the group that failed or died."""

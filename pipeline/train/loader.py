@@ -7,20 +7,20 @@ the first: there is nothing to wind forward to.
 from __future__ import annotations
 
 import os
-import signal
+import pickle
 import traceback
 from collections.abc import Callable, Generator
 from dataclasses import dataclass, fields
-from multiprocessing.reduction import ForkingPickler
+from functools import partial
 from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
 
+from pipeline.train.loader_processes import LoaderProcesses
 from pipeline.train.objective import MicroBatch
-from pipeline.train.shared_buffers import ReceivedBuffers, Sent, begin_worker, send_features
+from pipeline.train.shared_buffers import ReceivedBuffers, Sent, begin_worker, new_buffers, send_features
 
 B = TypeVar("B", bound=MicroBatch)
 
@@ -32,44 +32,43 @@ def batches(
 
     num_workers: processes that make them; 0 makes them in this one, when they are asked for. prefetch: steps that a
     worker is ahead. pin_memory: whether to hand them over in page-locked memory.
-    Raises what `make` raises, whichever process it happened in; the traceback of a worker is a note of the error. No
-    global generator is drawn from. Closing the iterator ends the workers.
+    Raises what `make` raises, whichever process it happened in; the traceback of a worker is a note of the error.
+    LoaderError where a worker dies. No global generator is drawn from. Closing the iterator ends the workers; they end
+    with this process in any case.
     """
     if num_workers == 0:
         for step in steps:
             made = make(step)
             yield [batch.pin_memory() for batch in made] if pin_memory else made
         return
-    loader: DataLoader[Any] = DataLoader(
-        _Steps(make),
-        batch_size=None,
-        sampler=steps,
-        num_workers=num_workers,
-        prefetch_factor=prefetch,
-        worker_init_fn=_begin_worker,
-        collate_fn=_unchanged,
-        generator=torch.Generator().manual_seed(0),  # it seeds workers, and would take the global one
+    loader = LoaderProcesses(
+        partial(_message, make), steps, num_workers=num_workers, prefetch=prefetch, begin=_begin_worker
     )
-    received = iter(loader)
     buffers = ReceivedBuffers()
     try:
-        for message in received:
-            made = _unpack(message, buffers)
+        for step in steps:
+            content, descriptors, worker = loader.receive(step)
+            buffers.add(worker, descriptors)
+            made = _unpack(pickle.loads(content), buffers)  # noqa: S301 # from a process of our own
             yield [batch.pin_memory() for batch in made] if pin_memory else made
     finally:
-        del received  # ends the workers: nothing else holds the loader's iterator
+        loader.close()
 
 
 def _begin_worker(number: int) -> None:
-    # Sent to the whole group by schedulers: the training process ends its step, for which it needs its workers.
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # one worker, one core; and threads do not survive a fork
     torch.set_num_threads(1)
     begin_worker(number)
 
 
-def _unchanged(message: Any) -> Any:
-    return message
+def _message(make: Callable[[int], list[Any]], step: int) -> tuple[bytes, list[int]]:
+    """Return a step as a message to the training process, and the shared memory that is new in it."""
+    message: list[tuple[type, dict[str, Any]]] | _Failure
+    try:
+        message = [_pack(batch) for batch in make(step)]
+    except Exception as error:  # it is raised again in the training process, as what it is
+        message = _Failure(_sendable(error), traceback.format_exc())
+    return pickle.dumps(message, pickle.HIGHEST_PROTOCOL), new_buffers()
 
 
 @dataclass
@@ -80,23 +79,10 @@ class _Failure:
     trace: str
 
 
-class _Steps(Dataset[Any]):
-    """Steps by number, as messages to the training process."""
-
-    def __init__(self, make: Callable[[int], list[Any]]) -> None:
-        self._make = make
-
-    def __getitem__(self, step: int) -> list[tuple[type, dict[str, Any]]] | _Failure:
-        try:
-            return [_pack(batch) for batch in self._make(step)]
-        except Exception as error:  # it is raised again in the training process, as what it is
-            return _Failure(_sendable(error), traceback.format_exc())
-
-
 def _sendable(error: Exception) -> Exception:
     """Return the error, or one that says the same where it does not survive being sent."""
     try:
-        ForkingPickler.loads(ForkingPickler.dumps(error))
+        pickle.loads(pickle.dumps(error))  # noqa: S301 # our own
     except Exception:  # a constructor of its own may raise anything
         return RuntimeError(f"{type(error).__name__}: {error}")
     return error
@@ -105,8 +91,7 @@ def _sendable(error: Exception) -> Exception:
 def _pack(batch: Any) -> tuple[type, dict[str, Any]]:
     """Return the fields of a batch to be sent.
 
-    Every tensor that is sent costs a file descriptor and a round trip. Features lie in memory that is shared for good;
-    all else is small and goes through the pipe as arrays.
+    Features lie in memory that is shared for good; all else is small and goes through the socket as arrays.
     """
     values = {field.name: getattr(batch, field.name) for field in fields(batch)}
     values["features"] = send_features(batch.features)

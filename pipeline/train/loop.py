@@ -13,10 +13,10 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -58,7 +58,7 @@ class Training:
     total_steps: int
     train_batches: Callable[[range], Generator[list[Any], None, None]]
     """Return this rank's parts of each step's global batch; closing them ends what reads ahead."""
-    eval_batches: Callable[[], Iterator[list[Any]]] | None
+    eval_batches: Callable[[], Generator[list[Any], None, None]] | None
     """Return this rank's parts of the held-out samples; None where there are none."""
     description: dict[str, Any]
     """Content of run.json, kept in each checkpoint too."""
@@ -133,9 +133,8 @@ def run_steps(training: Training, journal: Journal | None, progress: TrainProgre
     Then the step under way was finished and a checkpoint of it written. journal, progress: of the first rank only.
     """
     settings = training.settings
-    batches = training.train_batches(range(training.step, training.total_steps))
     clock = _Clock(training.samples(training.step))
-    with interruption() as interrupted:
+    with interruption() as interrupted, _Batches(training) as batches:
         while training.step < training.total_steps:
             parts = clock.fetch(batches)
             losses, norm = train_step(training, parts)
@@ -155,9 +154,33 @@ def run_steps(training: Training, journal: Journal | None, progress: TrainProgre
             if stopping and not last:
                 return False
             if changed:
-                batches.close()  # what was read ahead is of other steps
-                batches = training.train_batches(range(training.step, training.total_steps))
+                batches.restart()
     return True
+
+
+class _Batches:
+    """The batches of the steps that are left. What reads ahead ends with the `with` block, whatever ends that."""
+
+    def __init__(self, training: Training) -> None:
+        self._training = training
+        self._source = training.train_batches(range(training.step, training.total_steps))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._source.close()
+
+    def __next__(self) -> list[Any]:
+        return next(self._source)
+
+    def __iter__(self) -> Self:
+        return self
+
+    def restart(self) -> None:
+        """Drop what was read ahead: it is of other steps than those that follow now."""
+        self._source.close()
+        self._source = self._training.train_batches(range(self._training.step, self._training.total_steps))
 
 
 def train_step(training: Training, parts: list[MicroBatch]) -> tuple[Losses, Tensor]:
@@ -211,7 +234,8 @@ def held_out(training: Training, journal: Journal | None, *, saving: bool) -> bo
     """
     if training.eval_batches is None:
         return False
-    found = training.objective.evaluate(training.model, training.eval_batches(), training.group)
+    with closing(training.eval_batches()) as batches:
+        found = training.objective.evaluate(training.model, batches, training.group)
     training.evaluation = found
     figures = found.figures()
     badness = training.objective.badness(figures)

@@ -22,13 +22,14 @@ from pipeline.ray_session import ray_session
 from pipeline.shards.errors import RefusedError, ShardError, first_line
 from pipeline.signals import handling
 from pipeline.socket_folder import shorten_multiprocessing_sockets
+from pipeline.train.errors import LoaderError
 
 logger = logging.getLogger(__name__)
 
 STORAGE_FOLDER = "ray"
-# What a worker raises when another one dies (torch's lost connections), or its machine fails; anything else would only
+# What a worker raises when another one or a data loading process dies, or its machine fails; anything else would only
 # happen again.
-WORTH_ANOTHER_TRY = (RuntimeError, OSError)
+WORTH_ANOTHER_TRY = (RuntimeError, OSError, LoaderError)
 # A full disk, or one that this user may not write to, is so for the next try too.
 NO_WAY = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
 INTERRUPTED = 130

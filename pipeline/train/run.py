@@ -23,6 +23,7 @@ from pipeline.train.distributed import Group, process_group
 from pipeline.train.export import export_final
 from pipeline.train.journal import Journal, read_journal
 from pipeline.train.loop import Training, held_out, restore, run_steps
+from pipeline.train.memory import explain_out_of_memory
 from pipeline.train.progress import TrainProgress
 from pipeline.train.report import write_report
 from pipeline.train.run_folder import (
@@ -38,6 +39,10 @@ from pipeline.train.share import share_of
 logger = logging.getLogger(__name__)
 
 LAST_BREATH = 30.0  # seconds that a killed process may take to let go of the folder
+LESS_MEMORY = (
+    "Give a larger --grad-accumulation, which computes the same batch in smaller parts, or --precision bf16 with a new "
+    "--output; the same command then resumes from the last checkpoint"
+)
 S = TypeVar("S", bound=RunSettings)
 
 
@@ -54,7 +59,7 @@ class Stage(NamedTuple):
 
 def train(settings: S, prepare: Callable[[S, Group], Stage]) -> int:
     """Train from the newest checkpoint, or from the start, to the end; the same in every process of the group."""
-    with process_group(settings.device) as group, ExitStack() as stack:
+    with process_group(settings.device) as group, explain_out_of_memory(LESS_MEMORY), ExitStack() as stack:
         if group.first:
             make_run_folder(settings.output)
             stack.enter_context(writing(settings.output, patience=LAST_BREATH if settings.workers else 0))

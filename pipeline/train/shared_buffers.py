@@ -4,18 +4,33 @@ The features of a batch are megabytes. Sent as they are they would be copied; in
 have to find and clear pages for each batch, which takes longer than filling them. So a worker keeps its buffers. Their
 first byte says whose turn it is: the worker sets it when it takes a buffer, the training process clears it when nobody
 holds the batch any more. Where all are taken the worker makes another: keeping batches costs their memory, no more.
+
+A buffer is a file without a name that lies in memory (memfd), whose descriptor is sent to the training process. It ends
+with the last process that has it. /dev/shm, which containers often limit to 64 MB, is not used.
 """
 
 from __future__ import annotations
 
+import functools
+import logging
+import mmap
+import os
+import shutil
+import tempfile
 import weakref
-from typing import Any, NamedTuple
+from collections.abc import Iterable
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from pipeline.train.errors import LoaderError
+
+logger = logging.getLogger(__name__)
+
+SHARED_MEMORY = "/dev/shm"  # noqa: S108 # only its size is looked at
 _HEADER = 64  # of which one byte is used: the rest keeps features aligned
 _FREE, _TAKEN = 0, 1
 
@@ -27,8 +42,6 @@ class Sent(NamedTuple):
     """Whose buffer it is."""
     number: int
     """Which of its buffers."""
-    buffer: Tensor | None
-    """The buffer itself, uint8, when it is sent for the first time."""
     shape: tuple[int, ...]
     """Of the float16 features at its beginning."""
 
@@ -39,7 +52,7 @@ class WorkerBuffers:
     def __init__(self, worker: int) -> None:
         self._worker = worker
         self._buffers: list[Tensor] = []
-        self._sent = 0  # the first so many were sent before
+        self._new: list[int] = []
 
     def take(self, shape: tuple[int, ...], room: int) -> Tensor:
         """Return memory for features of `shape`, float16; its content is whatever it is.
@@ -50,10 +63,11 @@ class WorkerBuffers:
         fitting = (buffer for buffer in self._buffers if buffer[0] == _FREE and len(buffer) >= wanted)
         buffer = next(fitting, None)
         if buffer is None:
-            # What torch's own collation writes into; share_memory_() would move memory that is filled already.
-            storage = torch.UntypedStorage._new_shared(max(wanted, _HEADER + 2 * room))  # type: ignore[no-untyped-call]
-            buffer = torch.empty(0, dtype=torch.uint8).set_(storage)
+            size = max(wanted, _HEADER + 2 * room)
+            descriptor = _file_in_memory(size)
+            buffer = torch.frombuffer(mmap.mmap(descriptor, size), dtype=torch.uint8)
             self._buffers.append(buffer)
+            self._new.append(descriptor)
         buffer[0] = _TAKEN
         return buffer[_HEADER:wanted].view(torch.float16).view(shape)
 
@@ -63,22 +77,53 @@ class WorkerBuffers:
         number = next((n for n, it in enumerate(self._buffers) if it.untyped_storage().data_ptr() == where), None)
         if number is None:
             return features
-        is_new = number >= self._sent
-        self._sent = max(self._sent, number + 1)
-        return Sent(self._worker, number, self._buffers[number] if is_new else None, tuple(features.shape))
+        return Sent(self._worker, number, tuple(features.shape))
+
+    def new(self) -> list[int]:
+        """Return the descriptors of buffers made since the last call, in their order; the caller closes them."""
+        found, self._new = self._new, []
+        return found
+
+
+def _file_in_memory(size: int) -> int:
+    """Return the descriptor of a new file of `size` bytes that has no name.
+
+    Raises LoaderError where there is no room.
+    """
+    try:
+        descriptor = os.memfd_create("vilbert-batch")
+        os.ftruncate(descriptor, size)
+    except (AttributeError, OSError):  # not on Linux, or a sandbox that does not know it
+        try:
+            with tempfile.TemporaryFile(prefix="vilbert-batch-") as file:
+                os.posix_fallocate(file.fileno(), 0, size)  # else a full disk is SIGBUS when it is written to
+                return os.dup(file.fileno())
+        except OSError as error:
+            raise LoaderError(
+                f"{tempfile.gettempdir()}: no room to pass a batch of {size:,} bytes between processes ({error}); free "
+                "space there, set TMPDIR to another folder, or give --num-workers 0"
+            ) from error
+    return descriptor
 
 
 class ReceivedBuffers:
     """The buffers of all workers, as the training process sees them."""
 
     def __init__(self) -> None:
-        self._buffers: dict[tuple[int, int], Tensor] = {}
+        self._buffers: dict[tuple[int, int], NDArray[np.uint8]] = {}
+
+    def add(self, worker: int, descriptors: Iterable[int]) -> None:
+        """Take a worker's new buffers, in the order in which it made them; their descriptors are closed."""
+        first = sum(key[0] == worker for key in self._buffers)
+        for number, descriptor in enumerate(descriptors, first):
+            size = os.fstat(descriptor).st_size
+            self._buffers[worker, number] = np.frombuffer(mmap.mmap(descriptor, size), dtype=np.uint8)
+            os.close(descriptor)
+            say_that_shared_memory_is_small(size)
 
     def receive(self, sent: Sent) -> Tensor:
         """Return the features that were sent; their buffer is free again when no tensor looks into it any more."""
-        if sent.buffer is not None:
-            self._buffers[sent.worker, sent.number] = sent.buffer
-        memory: NDArray[Any] = self._buffers[sent.worker, sent.number].numpy()
+        memory = self._buffers[sent.worker, sent.number]
         size = 2 * int(np.prod(sent.shape))
         features = memory[_HEADER : _HEADER + size].view(np.float16).reshape(sent.shape)
         # The tensor's memory holds this array, and whoever holds the memory holds the array with it.
@@ -88,6 +133,30 @@ class ReceivedBuffers:
 
 def _release(memory: NDArray[np.uint8]) -> None:
     memory[0] = _FREE
+
+
+@functools.cache
+def _shared_memory_bytes() -> int | None:
+    try:
+        return shutil.disk_usage(SHARED_MEMORY).total
+    except OSError:
+        return None
+
+
+_said = False
+
+
+def say_that_shared_memory_is_small(size: int) -> None:
+    """Say once that /dev/shm has no room for a batch of `size` bytes: not needed here, but by what may come next."""
+    global _said  # once a process
+    room = _shared_memory_bytes()
+    if not _said and room is not None and room < size:
+        _said = True
+        logger.info(
+            "%s has %s bytes, less than a batch (%s): batches are passed in memory that it does not limit. NCCL on "
+            "several GPUs and Ray need it: in Docker, give --shm-size 2g or --ipc host",
+            SHARED_MEMORY, f"{room:,}", f"{size:,}",
+        )  # fmt: skip
 
 
 _of_this_worker: WorkerBuffers | None = None
@@ -109,3 +178,8 @@ def empty_features(shape: tuple[int, ...], *, room: int) -> Tensor:
 def send_features(features: Tensor) -> Sent | Tensor:
     """Return what a worker sends in place of features; see `WorkerBuffers.send`."""
     return features if _of_this_worker is None else _of_this_worker.send(features)
+
+
+def new_buffers() -> list[int]:
+    """Return the descriptors of this worker's new buffers; see `WorkerBuffers.new`."""
+    return [] if _of_this_worker is None else _of_this_worker.new()

@@ -39,6 +39,17 @@ def pause(step, until):
     loop.train_step = paused
 
 
+def fail(rank, step, error):
+    train_step = loop.train_step
+
+    def failing(training, parts):
+        if training.step == step and os.environ.get("RANK", "0") == str(rank):
+            raise {"OutOfMemoryError": torch.OutOfMemoryError}.get(error, RuntimeError)("as the test wants it")
+        return train_step(training, parts)
+
+    loop.train_step = failing
+
+
 def begin(request):
     os.setsid()
     log = os.open(request["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
@@ -47,6 +58,8 @@ def begin(request):
     os.environ.update(request["environment"])
     if request["pause"]:
         pause(*request["pause"])
+    if request["fail"]:
+        fail(*request["fail"])
     sys.exit(main(request["arguments"]))
 
 
@@ -88,11 +101,21 @@ class Forks:
         *,
         environment: dict[str, str] | None = None,
         pause: tuple[int, Path] | None = None,
+        fail: tuple[int, int, str] | None = None,
     ) -> int:
-        """Start a command and return its process, the leader of a group; pause: (steps done, until a file is there)."""
+        """Start a command and return its process, the leader of a group.
+
+        pause: (steps done, until a file is there). fail: (rank, steps done, the error's type).
+        """
         stop = None if pause is None else [pause[0], str(pause[1])]
         return self._ask(
-            {"arguments": list(arguments), "log": str(log), "environment": environment or {}, "pause": stop}
+            {
+                "arguments": list(arguments),
+                "log": str(log),
+                "environment": environment or {},
+                "pause": stop,
+                "fail": fail,
+            }
         )
 
     def wait(self, process: int) -> int:
@@ -101,15 +124,34 @@ class Forks:
 
     def run_ranks(self, arguments: Sequence[str], log: Path, *, world: int) -> list[int]:
         """Run a command on so many ranks, as torchrun would, and return their exit statuses."""
+        return [self.wait(rank) for rank in self.start_ranks(arguments, log, world=world)]
+
+    def start_ranks(
+        self,
+        arguments: Sequence[str],
+        log: Path,
+        *,
+        world: int,
+        fail: tuple[int, int, str] | None = None,
+        refused: int | None = None,
+    ) -> list[int]:
+        """Start a command on so many ranks, as torchrun would, and return their processes.
+
+        fail: see `start`. refused: the rank that asks for a GPU, of which none is visible.
+        """
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = str(free.getsockname()[1])
         joined = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": str(world)}
-        ranks = [
-            self.start(arguments, log, environment={**joined, "RANK": str(rank), "LOCAL_RANK": str(rank)})
+        return [
+            self.start(
+                [*arguments, "--device", "cuda"] if rank == refused else arguments,
+                log,
+                environment={**joined, "RANK": str(rank), "LOCAL_RANK": str(rank), "CUDA_VISIBLE_DEVICES": ""},
+                fail=fail,
+            )
             for rank in range(world)
         ]
-        return [self.wait(rank) for rank in ranks]
 
 
 @contextmanager

@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import gc
+import logging
+import multiprocessing.util
 import os
 import random
+import signal
+import tempfile
+import time
 from collections.abc import Callable
 from functools import partial
 from multiprocessing import active_children
@@ -12,12 +17,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 import torch
 
 from pipeline.shards.errors import CorruptShardError
 from pipeline.train.batch import Batch, make_batches
 from pipeline.train.corpus import Corpus
+from pipeline.train.errors import LoaderError
 from pipeline.train.item_settings import ItemSettings
 from pipeline.train.loader import batches
 from pipeline.train.order import Order
@@ -210,3 +217,176 @@ def report(step: int) -> list[Batch]:
 def test_a_worker_keeps_to_one_core() -> None:
     ((batch,),) = batches(report, range(1), num_workers=1)
     assert batch.image_ids == ("false", "1")
+
+
+def sleep_before(step: int, *, seconds: float) -> list[Batch]:
+    """Return the batch of a step; all but the first take long."""
+    time.sleep(seconds if step else 0)
+    return make(step)
+
+
+def big(step: int) -> list[Batch]:
+    """Return a batch whose message is larger than what a socket takes without being read."""
+    (batch,) = make(step, parts=1)
+    batch.image_ids = ("x" * 5_000_000, str(os.getpid()))
+    return [batch]
+
+
+def first_of_two(loaded: Any) -> int:
+    """Return a worker's process after the first batch was taken from two of them."""
+    next(loaded)
+    first, _ = sorted(child.pid or 0 for child in active_children() if child.name.startswith("loader"))
+    return first
+
+
+@pytest.mark.parametrize("making", [make, big, partial(sleep_before, seconds=60)])
+def test_a_worker_that_is_killed_is_named_at_once_and_no_other_is_left(making: Callable[[int], list[Batch]]) -> None:
+    """It may be waiting, sending or at work."""
+    loaded = batches(making, range(1000), num_workers=2)
+    worker = first_of_two(loaded)
+    begun = time.monotonic()
+    os.kill(worker, signal.SIGKILL)
+    with pytest.raises(LoaderError, match=rf"process {worker}\) was killed by signal 9 .*out of memory.*--num-workers"):
+        list(loaded)
+    assert time.monotonic() - begun < 10
+    assert not [child for child in active_children() if child.name.startswith("loader")]
+
+
+def leave(step: int) -> list[Batch]:
+    if step == 3:
+        os._exit(7)
+    return make(step)
+
+
+def test_a_worker_that_leaves_is_said() -> None:
+    with pytest.raises(LoaderError, match="ended with exit status 7"):
+        list(batches(leave, range(10), num_workers=2))
+
+
+def test_a_worker_that_no_longer_moves_counts_as_lost(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("pipeline.train.loader_processes.STALL_WARNING_SECONDS", 0.5)
+    monkeypatch.setattr("pipeline.train.loader_processes.STALL_LIMIT_SECONDS", 3.0)
+    loaded = batches(make, range(1000), num_workers=2)
+    worker = first_of_two(loaded)
+    os.kill(worker, signal.SIGSTOP)
+    with pytest.raises(LoaderError, match=rf"process {worker}\) used no CPU time"):
+        list(loaded)
+    assert f"data loading process {worker}" in caplog.text
+
+
+def ended(process: int, *, seconds: float = 10) -> bool:
+    """Say whether a process ends within that time."""
+    deadline = time.monotonic() + seconds
+    while psutil.pid_exists(process) and psutil.Process(process).status() != psutil.STATUS_ZOMBIE:
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.05)
+    return True
+
+
+def run_forked(function: Callable[[], object]) -> tuple[int, int]:
+    """Run a function in a fork that ends as a process of Python does; return the process and its standard output."""
+    output, there = os.pipe()
+    process = os.fork()
+    if process:
+        os.close(there)
+        return process, output
+    os.dup2(there, 1)
+    try:
+        function()
+    finally:
+        multiprocessing.util._exit_function()  # type: ignore[attr-defined] # what Python runs at exit
+        os._exit(0)
+
+
+def hold_batches() -> None:
+    loaded = batches(make, range(1000), num_workers=2)
+    next(loaded)
+    evaluating = batches(make, range(1000), num_workers=1)
+    next(evaluating)
+    os.write(1, " ".join(str(child.pid) for child in active_children()).encode())
+    signal.pause()
+
+
+def test_workers_end_with_a_parent_that_is_killed() -> None:
+    process, output = run_forked(hold_batches)
+    workers = [int(number) for number in os.read(output, 1000).split()]
+    os.kill(process, signal.SIGKILL)
+    os.waitpid(process, 0)
+    os.close(output)
+    assert len(workers) == 3
+    assert all(ended(worker) for worker in workers)
+
+
+def leave_batches_open() -> None:
+    loaded = batches(make, range(1000), num_workers=2)
+    next(loaded)
+    global _never_closed
+    _never_closed = loaded  # as the frames of an exception's traceback hold it
+
+
+_never_closed: Any = None
+
+
+def test_a_process_ends_that_never_closed_its_batches() -> None:
+    process, output = run_forked(leave_batches_open)
+    os.close(output)
+    assert ended(process)
+    assert os.waitpid(process, 0)[1] == 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_signals_to_the_whole_group_leave_the_batches_to_the_parent(number: signal.Signals) -> None:
+    loaded = batches(make, range(20), num_workers=2)
+    made = [next(loaded)]
+    for child in active_children():
+        if child.name.startswith("loader"):
+            os.kill(child.pid or 0, number)
+    assert [content(step) for step in (*made, *loaded)] == EXPECTED[:20]
+
+
+def test_shared_memory_of_the_system_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(torch.UntypedStorage, "_new_shared", fail)
+    monkeypatch.setattr("_multiprocessing.SemLock", fail)
+    before = set(os.listdir("/dev/shm"))
+    loaded = batches(make, range(10), num_workers=2)
+    assert [content(made) for made in loaded] == EXPECTED[:10]
+    assert not [name for name in set(os.listdir("/dev/shm")) - before if "torch" in name]
+
+
+def test_shared_memory_that_is_smaller_than_a_batch_is_said_once(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("pipeline.train.shared_buffers._said", False)
+    monkeypatch.setattr("pipeline.train.shared_buffers._shared_memory_bytes", lambda: 64)
+    with caplog.at_level(logging.INFO):
+        list(batches(make, range(10), num_workers=2))
+    assert caplog.text.count("/dev/shm has 64 bytes") == 1
+    assert "--shm-size" in caplog.text
+
+
+def test_without_anonymous_memory_it_uses_the_folder_for_temporary_files(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.delattr(os, "memfd_create")
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    assert [content(made) for made in batches(make, range(30), num_workers=2)] == EXPECTED
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_full_folder_for_temporary_files_is_named_before_anything_is_written(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.delattr(os, "memfd_create")
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    with pytest.raises(LoaderError, match=rf"{tmp_path}: no room .*TMPDIR.*--num-workers 0"):
+        list(batches(make, range(3), num_workers=1))

@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-from collections.abc import Callable, Iterator
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -99,6 +101,125 @@ def test_interrupted_it_finishes_the_step_and_says_how_to_go_on(
     assert not psutil.wait_procs(workers, timeout=10)[1]
     assert main(arguments(data, output)) == 0
     assert_same_run(output, undisturbed)
+
+
+def loaders(process: int) -> list[psutil.Process]:
+    """Return the data loading processes of a training process: its only children."""
+    return psutil.Process(process).children()
+
+
+def all_end(processes: Iterable[psutil.Process], *, seconds: float = 10) -> bool:
+    return not psutil.wait_procs(list(processes), timeout=seconds)[1]
+
+
+def test_a_killed_loader_ends_the_run_with_a_message_and_the_run_resumes(
+    data: Path, undisturbed: Path, tmp_path: Path, forks: Forks
+) -> None:
+    output, log, never = tmp_path / "run", tmp_path / "log", tmp_path / "never"
+    command = arguments(data, output, "--num-workers", "2")
+    process = forks.start(command, log, pause=(1, never))
+    wait_for_lines(output / "metrics.jsonl", 1, log)
+    first, second = loaders(process)
+    first.kill()
+    never.touch()
+    assert forks.wait(process) == 1, log.read_text()
+    assert f"a data loading process (process {first.pid}) was killed by signal 9" in log.read_text()
+    assert "Traceback" not in log.read_text()
+    assert all_end([first, second])
+    assert main(command) == 0
+    assert_same_run(output, undisturbed)
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        ("OutOfMemoryError", "out of memory on the GPU (as the test wants it). Give a larger --grad-accumulation"),
+        ("RuntimeError", "RuntimeError: as the test wants it"),  # of which nothing is known: a traceback
+    ],
+)
+def test_an_exception_in_a_step_ends_the_run_and_its_loaders(
+    data: Path, tmp_path: Path, forks: Forks, error: str, said: str
+) -> None:
+    log, begun = tmp_path / "log", time.monotonic()
+    process = forks.start(arguments(data, tmp_path / "run", "--num-workers", "2"), log, fail=(0, 3, error))
+    wait_for_lines(tmp_path / "run" / "metrics.jsonl", 2, log)
+    children = loaders(process)
+    assert forks.wait(process) == 1
+    assert time.monotonic() - begun < 50
+    assert said in log.read_text()
+    assert ("Traceback" in log.read_text()) == (error == "RuntimeError")
+    assert all_end(children)
+
+
+def test_a_killed_loader_of_one_rank_ends_both_ranks(data: Path, tmp_path: Path, forks: Forks) -> None:
+    output, log = tmp_path / "run", tmp_path / "log"
+    command = arguments(data, output, "--num-workers", "1", "--max-steps", "100000")
+    ranks = forks.start_ranks(command, log, world=2)
+    wait_for_lines(output / "metrics.jsonl", 2, log)
+    children = [child for rank in ranks for child in loaders(rank)]
+    assert len(children) == 2
+    begun = time.monotonic()
+    loaders(ranks[1])[0].kill()
+    assert [forks.wait(rank) for rank in ranks] == [1, 1], log.read_text()
+    assert time.monotonic() - begun < 30
+    assert "was killed by signal 9 (SIGKILL); is the machine out of memory?" in log.read_text()
+    assert "training process 1 failed: a data loading process" in log.read_text()
+    assert "Traceback" not in log.read_text()
+    assert all_end(children)
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_an_exception_in_one_rank_ends_both(data: Path, tmp_path: Path, forks: Forks, rank: int) -> None:
+    log, begun = tmp_path / "log", time.monotonic()
+    command = arguments(data, tmp_path / "run", "--num-workers", "1")
+    ranks = forks.start_ranks(command, log, world=2, fail=(rank, 3, "OutOfMemoryError"))
+    assert [forks.wait(process) for process in ranks] == [1, 1], log.read_text()
+    assert time.monotonic() - begun < 50
+    assert "out of memory on the GPU" in log.read_text()
+    assert f"training process {rank} failed: out of memory on the GPU" in log.read_text()
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_rank_that_is_killed_ends_the_other_and_all_loaders(
+    data: Path, tmp_path: Path, forks: Forks, rank: int
+) -> None:
+    output, log = tmp_path / "run", tmp_path / "log"
+    ranks = forks.start_ranks(arguments(data, output, "--num-workers", "1", "--max-steps", "100000"), log, world=2)
+    wait_for_lines(output / "metrics.jsonl", 2, log)
+    children = [child for process in ranks for child in loaders(process)]
+    os.kill(ranks[rank], signal.SIGKILL)
+    assert forks.wait(ranks[rank]) == -signal.SIGKILL
+    assert forks.wait(ranks[1 - rank]) == 1, log.read_text()
+    assert "another training process is lost" in log.read_text()
+    assert all_end(children)
+
+
+def test_a_rank_that_is_refused_before_its_first_step_ends_both(data: Path, tmp_path: Path, forks: Forks) -> None:
+    """The other one waits for it in native code."""
+    log = tmp_path / "log"
+    command = arguments(data, tmp_path / "run")
+    waiting, refused = forks.start_ranks(command, log, world=2, refused=1)
+    assert forks.wait(refused) == 2, log.read_text()
+    assert forks.wait(waiting) == 1, log.read_text()
+    assert "training process 1 failed: " in log.read_text()
+
+
+@pytest.mark.slow
+def test_torchrun_ends_all_where_a_loader_of_one_rank_is_killed(data: Path, tmp_path: Path) -> None:
+    command = arguments(data, tmp_path / "run", "--num-workers", "1", "--max-steps", "100000")
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    with (tmp_path / "log").open("wb") as log:
+        process = psutil.Popen([*torchrun, "-m", "pipeline.cli", *command], stdout=log, stderr=log)
+        wait_for_lines(tmp_path / "run" / "metrics.jsonl", 2, tmp_path / "log", seconds=240)
+        ranks = process.children()
+        children = [child for rank in ranks for child in rank.children()]
+        assert len(children) == 2
+        children[1].kill()
+        assert process.wait(timeout=60) == 1
+    assert all_end([*ranks, *children])
+    assert (
+        f"a data loading process (process {children[1].pid}) was killed by signal 9" in (tmp_path / "log").read_text()
+    )
 
 
 def test_two_processes_are_one(data: Path, tmp_path: Path, forks: Forks) -> None:
