@@ -1,9 +1,8 @@
 """Weights files, read as arrays and nothing else.
 
-A `.pth` or `.pkl` file is a pickle: a program that the reader runs. torch's own reader of tensors (`weights_only=True`)
-takes the first. For the second, detectron2's model zoo format, the pickle machine here meets nothing of numpy, only
-stand-ins of ours which write down what the file says of an array and check it. So a file can name no function that
-would run, and give no dtype or shape that numpy would have to trust.
+A `.pth` or `.pkl` file is a pickle: a program that its reader runs. `vilbert.untrusted` reads both without running it.
+In detectron2's model zoo format (`.pkl`) the names of numpy become stubs of ours, which note what the file says of an
+array and check it. So a file can give no dtype or shape that numpy would have to trust.
 """
 
 from __future__ import annotations
@@ -11,19 +10,18 @@ from __future__ import annotations
 import hashlib
 import io
 import math
-import pickle
-import pickletools
-import re
-import struct
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from extractors.extractor import ExtractorError
+from vilbert.untrusted.pickle_machine import mapping
+from vilbert.untrusted.pickles import ForbiddenError, PickleError, Stub, load
+from vilbert.untrusted.torch_files import read_torch_file
 
 SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".pkl")
 
@@ -42,10 +40,17 @@ _GLOBALS = _NUMPY_GLOBALS | {
     *("_codecs.encode", "builtins.bytes", "__builtin__.bytes"),
 }
 _DTYPES = ("f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "b1")
-# What pickle, safetensors and torch raise on bytes that are not theirs, beside their own errors.
+# What safetensors and numpy raise for damaged content, beside errors of their own.
 _DAMAGE = (
-    *(AssertionError, AttributeError, EOFError, LookupError, MemoryError, OSError, OverflowError, RuntimeError),
-    *(TypeError, ValueError, struct.error),
+    AttributeError,
+    EOFError,
+    LookupError,
+    MemoryError,
+    OSError,
+    OverflowError,
+    RuntimeError,
+    TypeError,
+    ValueError,
 )
 
 
@@ -90,24 +95,19 @@ def _from_safetensors(path: Path, data: bytes) -> object:
 
 def _from_torch(path: Path, data: bytes) -> object:
     try:
-        return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        # torch's own message goes on to recommend weights_only=False.
-        named = re.search(r"GLOBAL (\S+)", str(error))
-        if named:
-            raise ExtractorError(f"{path}: refused: it names {named[1]}; {_ARRAYS_ONLY}") from error
-        raise _damaged(path, error) from error
-    except _DAMAGE as error:
+        return read_torch_file(io.BytesIO(data), strict=True)
+    except ForbiddenError as error:
+        raise _refused(path, error) from error
+    except PickleError as error:
         raise _damaged(path, error) from error
 
 
 def _from_pickle(path: Path, data: bytes) -> object:
     try:
-        _check_sizes(data)
-        content = _ArrayUnpickler(io.BytesIO(data), encoding="latin1").load()
-    except _RefusedError as error:
-        raise ExtractorError(f"{path}: refused: it {error}; {_ARRAYS_ONLY}") from error
-    except (pickle.UnpicklingError, *_DAMAGE) as error:
+        content = load(data, lookup=_lookup)
+    except ForbiddenError as error:
+        raise _refused(path, error) from error
+    except PickleError as error:
         raise _damaged(path, error) from error
     if isinstance(content, dict) and (content.get("matching_heuristics") or "blobs" in content):
         raise ExtractorError(
@@ -117,14 +117,8 @@ def _from_pickle(path: Path, data: bytes) -> object:
     return content
 
 
-def _check_sizes(data: bytes) -> None:
-    """Refuse numbers for which the pickle machine would set aside more memory than the file has bytes.
-
-    Python's own disassembler, which runs nothing, raises ValueError where a string is longer than the file.
-    """
-    for opcode, argument, _position in pickletools.genops(data):
-        if opcode.name in ("PUT", "BINPUT", "LONG_BINPUT") and cast(int, argument) > len(data):
-            raise _RefusedError(f"remembers an object under the number {argument}")
+def _refused(path: Path, error: Exception) -> ExtractorError:
+    return ExtractorError(f"{path}: refused: it {error}; {_ARRAYS_ONLY}")
 
 
 def _state_dict(path: Path, content: object) -> dict[str, torch.Tensor]:
@@ -137,45 +131,22 @@ def _state_dict(path: Path, content: object) -> dict[str, torch.Tensor]:
     wrapped = all(str(name).startswith("module.") for name in content)
     state: dict[str, torch.Tensor] = {}
     for key, value in content.items():
-        tensor = _tensor(value) if isinstance(value, _ArrayRecord) else value
+        tensor = value.tensor() if isinstance(value, _ArrayRecord) else value
         if not isinstance(key, str) or not isinstance(tensor, torch.Tensor):
             raise ExtractorError(f"{path}: {key!r} is a {type(value).__name__}, expected tensors by name only")
         state[key.removeprefix("module.") if wrapped else key] = tensor
     return state
 
 
-def _tensor(record: _ArrayRecord) -> torch.Tensor | None:
-    if record.array is None:
-        return None
-    # A copy, for frombuffer's memory is read-only; in native byte order, for torch knows no other.
-    return torch.from_numpy(np.array(record.array, dtype=record.array.dtype.newbyteorder("="), order="C"))
+def _lookup(module: str, name: str) -> _Global:
+    dotted = f"{module}.{name}"
+    if dotted not in _GLOBALS:
+        raise ForbiddenError(f"names {dotted}")
+    return _Global(dotted)
 
 
-class _RefusedError(pickle.UnpicklingError):
-    """What a pickle does that a file of arrays would not."""
-
-
-class _ArrayUnpickler(pickle.Unpickler):
-    """A pickle machine that knows arrays, and answers every name it may look up with a stand-in."""
-
-    def find_class(self, module: str, name: str) -> _Global:
-        dotted = f"{module}.{name}"
-        if dotted not in _GLOBALS:
-            raise _RefusedError(f"names {dotted}")
-        return _Global(dotted)
-
-
-class _Record:
-    """What a stand-in returns: refuses the state that a pickle would set on it, but where a subclass reads it."""
-
-    __slots__ = ()
-
-    def __setstate__(self, state: Any) -> None:
-        raise _RefusedError(f"sets the state of {self!r}")
-
-
-class _Global(_Record):
-    """In place of a numpy function: called by the pickle machine, it writes down what was to be made."""
+class _Global(Stub):
+    """Stands for a function of numpy: notes what was to be made."""
 
     __slots__ = ("_name",)
 
@@ -185,7 +156,7 @@ class _Global(_Record):
     def __repr__(self) -> str:
         return self._name
 
-    def __call__(self, *args: Any) -> object:
+    def call(self, *args: Any) -> object:
         match self._name.rpartition(".")[2]:
             case "_reconstruct":
                 return _ArrayRecord()
@@ -203,39 +174,54 @@ class _Global(_Record):
                 text, encoding = args
                 return _latin1(text, encoding)
             case "OrderedDict":
-                return dict(*args)
-        raise _RefusedError(f"calls {self._name}")
+                return _ordered(*args)
+        raise ForbiddenError(f"calls {self._name}")
 
 
-class _DtypeRecord(_Record):
+def _ordered(pairs: Any = ()) -> dict[Any, Any]:
+    if not isinstance(pairs, (list, tuple)) or not all(isinstance(pair, (list, tuple)) for pair in pairs):
+        raise ForbiddenError("makes an OrderedDict of something that is no list of pairs")
+    return mapping([part for key, value in pairs for part in (key, value)])
+
+
+class _DtypeRecord(Stub):
     """A dtype of numbers, and its byte order; there is no way to write an object or structured one."""
 
     __slots__ = ("byte_order", "code")
 
     def __init__(self, code: object) -> None:
         if code not in _DTYPES:
-            raise _RefusedError(f"holds an array of dtype {code!r}")
+            raise ForbiddenError(f"holds an array of dtype {code!r}")
         self.code = str(code)
         self.byte_order = "="
 
-    def __setstate__(self, state: Any) -> None:
+    def set_state(self, state: Any) -> None:
         _version, byte_order, subarray, names, fields, *_sizes = state
         if byte_order not in ("<", ">", "|", "=") or any(part is not None for part in (subarray, names, fields)):
-            raise _RefusedError("holds an array of a structured dtype")
+            raise ForbiddenError("holds an array of a structured dtype")
         self.byte_order = byte_order
 
 
-class _ArrayRecord(_Record):
+class _ArrayRecord(Stub):
     """An array, once the pickle has given its state."""
 
-    __slots__ = ("array",)
+    __slots__ = ("_array", "_tensor")
 
     def __init__(self, array: NDArray[Any] | None = None) -> None:
-        self.array = array
+        self._array = array
+        self._tensor: torch.Tensor | None = None
 
-    def __setstate__(self, state: Any) -> None:
+    def set_state(self, state: Any) -> None:
         *_version, shape, dtype, fortran, raw = state
-        self.array = _array(raw, dtype, shape, fortran=bool(fortran))
+        self._array = _array(raw, dtype, shape, fortran=bool(fortran))
+
+    def tensor(self) -> torch.Tensor | None:
+        """Return the array as a tensor, the same for each name that it has; None where it has no state."""
+        if self._tensor is None and self._array is not None:
+            # A copy, for frombuffer's memory is read-only; in native byte order, for torch knows no other.
+            native = np.array(self._array, dtype=self._array.dtype.newbyteorder("="), order="C")
+            self._tensor = torch.from_numpy(native)
+        return self._tensor
 
 
 def _array(raw: object, dtype: object, shape: object, *, fortran: bool) -> NDArray[Any]:
@@ -243,19 +229,19 @@ def _array(raw: object, dtype: object, shape: object, *, fortran: bool) -> NDArr
     if isinstance(raw, str):  # Python 2 wrote its bytes as str
         raw = _latin1(raw, "latin1")
     if not isinstance(raw, (bytes, bytearray)) or not isinstance(dtype, _DtypeRecord):
-        raise _RefusedError("holds an array that is not the bytes of numbers")
+        raise ForbiddenError("holds an array that is not the bytes of numbers")
     if not isinstance(shape, tuple) or not all(type(side) is int and side >= 0 for side in shape):
-        raise _RefusedError(f"holds an array of shape {shape!r}")
+        raise ForbiddenError(f"holds an array of shape {shape!r}")
     native = np.dtype(dtype.byte_order + dtype.code)
     flat = np.frombuffer(raw, dtype=np.uint8)
     if flat.nbytes != math.prod(shape) * native.itemsize:
-        raise _RefusedError(f"holds {flat.nbytes} bytes as an array of {list(shape)} {native}")
+        raise ForbiddenError(f"holds {flat.nbytes} bytes as an array of {list(shape)} {native}")
     return flat.view(native).reshape(shape, order="F" if fortran else "C")
 
 
 def _latin1(text: object, encoding: object) -> bytes:
     if not isinstance(text, str) or encoding not in ("latin1", "latin-1"):
-        raise _RefusedError(f"encodes {type(text).__name__} as {encoding!r}")
+        raise ForbiddenError(f"encodes {type(text).__name__} as {encoding!r}")
     return text.encode("latin1")
 
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import os
-import tarfile
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -25,6 +24,7 @@ from transformers import PreTrainedModel
 from model.layouts import Layout, detect_layout, is_head, is_known, is_unread, to_ours
 from model.load_report import LoadReport, shape, some
 from model.tensor_files import CheckpointError, read_torch_file
+from vilbert.untrusted.tar_archives import ArchiveError, is_tar, open_tar
 
 __all__ = ["CheckpointError", "LoadReport", "load_checkpoint", "read_state_dict", "save_reference"]
 
@@ -53,7 +53,7 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
     with path.open("rb") as file:
         if not file.read(1):
             raise CheckpointError(f"{path}: is empty; download it again")
-    return _read_archive(path) if tarfile.is_tarfile(path) else _state_dict_in(read_torch_file(path), path)
+    return _read_archive(path) if is_tar(path) else _state_dict_in(read_torch_file(path), path)
 
 
 def _read_folder(folder: Path) -> dict[str, Tensor]:
@@ -73,7 +73,7 @@ def _read_folder(folder: Path) -> dict[str, Tensor]:
 def _read_archive(path: Path) -> dict[str, Tensor]:
     """Read the file of weights in an archive; only that member is written, under a name of ours."""
     try:
-        with tarfile.open(path) as archive, tempfile.TemporaryDirectory() as scratch:
+        with open_tar(path) as archive, tempfile.TemporaryDirectory() as scratch:
             for member in archive:
                 name = Path(member.name).name
                 content = archive.extractfile(member) if name in FILE_NAMES else None
@@ -84,7 +84,7 @@ def _read_archive(path: Path) -> dict[str, Tensor]:
                             file.write(chunk)
                     # Read in full before the scratch folder goes: safetensors maps the file.
                     return {key: tensor.clone() for key, tensor in read_state_dict(target).items()}
-    except (tarfile.TarError, EOFError) as error:
+    except ArchiveError as error:
         raise CheckpointError(f"{path}: the archive is damaged: {error}; download it again") from error
     raise CheckpointError(f"{path}: the archive holds none of {', '.join(FILE_NAMES)}; unpack it and name the file")
 

@@ -29,6 +29,7 @@ from pipeline.shards.canonical import decode_json, encode_json
 from pipeline.shards.errors import RefusedError
 from pipeline.train.disk import explain_disk_errors
 from pipeline.train.order import Order
+from vilbert.untrusted.arrays import parse_npy
 
 if TYPE_CHECKING:
     from pipeline.train.corpus import Corpus
@@ -147,5 +148,5 @@ def _read(arrays: Path, names: Path, key: str) -> HardNegatives | None:
         return None
     if told.get("key") != key or told.get("sha256") != hashlib.sha256(data).hexdigest():
         return None
-    found: NDArray[np.int32] = np.load(io.BytesIO(data), allow_pickle=False)
+    found: NDArray[np.int32] = parse_npy(io.BytesIO(data), len(data))
     return HardNegatives(image_ids=tuple(told["image_ids"]), nearest=found)

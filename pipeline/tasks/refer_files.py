@@ -2,18 +2,17 @@
 
 A folder holds `instances.json`, COCO's boxes, and what is said of them: `refs(unc).p`, `refs(umd).p` or
 `refs(google).p`, pickles of Python 2 as published at github.com/lichengunc/refer, or the same list as JSON or JSONL. A
-pickle can run programs; here it is read by an unpickler that knows containers, text and numbers, and refuses all else.
+pickle can run programs; here it is read as lists, mappings, text and numbers, and refused where it holds anything else.
 `file_name` has the object's number before its suffix and names no image: `image_id` does.
 """
 
 from __future__ import annotations
 
 import contextlib
-import pickle
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from manifests.boxes import parse_box
 from manifests.document import read_document
@@ -22,6 +21,7 @@ from pipeline.shards.atomic import write_atomic
 from pipeline.shards.canonical import decode_json, encode_json
 from pipeline.shards.errors import RefusedError
 from pipeline.tasks.annotation_files import AbsentError, field, json_lines, reading
+from vilbert.untrusted import pickles
 
 Placed = tuple[str, dict[str, Any]]
 
@@ -29,19 +29,6 @@ STEMS = ("refs(umd)", "refs(unc)", "refs(google)")
 """Annotations of one folder in the order of preference; refcoco and refcoco+ have no umd."""
 SUFFIXES = (".jsonl", ".json", ".p")
 INSTANCES = "instances.json"
-# What the unpickler raises for bytes that are no pickle; its documentation names these and leaves the list open.
-_DAMAGE = (
-    pickle.UnpicklingError,
-    ArithmeticError,
-    AttributeError,
-    EOFError,
-    ImportError,
-    LookupError,
-    MemoryError,
-    RecursionError,
-    TypeError,
-    ValueError,
-)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -62,23 +49,6 @@ class Expression:
     """Of the object in instances.json."""
     split: str
     """As the file names it."""
-
-
-class _PlainUnpickler(pickle.Unpickler):
-    """Read a pickle that names no class and no function."""
-
-    def __init__(self, file: Any, path: Path) -> None:
-        super().__init__(file, encoding="latin1")
-        self._path = path
-
-    def find_class(self, module: str, name: str) -> NoReturn:
-        raise RefusedError(
-            f"{self._path}: asks for {module}.{name}, which a list of expressions has no need of and which could run "
-            "a program; get the file from a source you trust, as JSON"
-        )
-
-    def persistent_load(self, pid: Any) -> NoReturn:
-        raise RefusedError(f"{self._path}: refers to something outside of it ({pid!r:.80}); get the file anew")
 
 
 def read_refer(folder: Path, split: str) -> list[Expression]:
@@ -131,11 +101,12 @@ def _read_refs(path: Path) -> Iterable[Placed]:
 
 
 def _unpickled(path: Path) -> Any:
-    with path.open("rb") as file:
-        try:
-            return _PlainUnpickler(file, path).load()
-        except _DAMAGE as error:
-            raise RefusedError(f"{path}: not a whole pickle ({error}); is the download complete?") from error
+    try:
+        return pickles.load(path.read_bytes())
+    except pickles.ForbiddenError as error:
+        raise RefusedError(f"{path}: {error}; get the file from a source you trust, as JSON") from error
+    except pickles.PickleError as error:
+        raise RefusedError(f"{path}: not a whole pickle ({error}); is the download complete?") from error
 
 
 def _decoded(path: Path) -> Any:

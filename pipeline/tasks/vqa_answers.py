@@ -8,17 +8,16 @@ among normalised ones, and those that differ got lost, here both are normalised.
 
 from __future__ import annotations
 
-import io
-import json
-import pickle
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from pipeline.shards.errors import RefusedError
+from vilbert.untrusted import pickles
+from vilbert.untrusted.documents import parse_json
 
 ARTICLES = ("a", "an", "the")
 _WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
@@ -50,8 +49,8 @@ ENOUGH = 3
 """An answer that as many gave is right."""
 SOFT_SCORES = (0.0, 0.3, 0.6, 0.9, 1.0)
 """By how many of ten people gave an answer: the mean of min(1, matches / 3) over those left by leaving one out."""
-MOST_BYTES = 64_000_000
-_NOT_ANSWERS = (ValueError, TypeError, LookupError, AttributeError, OverflowError, RecursionError, MemoryError)
+MAX_VOCABULARY_BYTES = 16_000_000
+"""Size of a list of answers; the published ones have 100,000 bytes."""
 
 
 def strip(answer: str) -> str:
@@ -114,38 +113,31 @@ def load_vocabulary(path: Path) -> tuple[str, ...]:
     any other content.
     """
     try:
-        if path.stat().st_size > MOST_BYTES:
+        if path.stat().st_size > MAX_VOCABULARY_BYTES:
             raise ValueError(f"has {path.stat().st_size:,} bytes, too many for a list of answers")
         data = path.read_bytes()
         if path.suffix == ".pkl":
-            found: Any = _PlainUnpickler(io.BytesIO(data), encoding="latin1").load()
+            found: Any = pickles.load(data)
         elif path.suffix == ".json":
-            found = json.loads(data)
+            found = parse_json(data)
         else:
             found = data.decode("utf-8-sig").splitlines()
         return _in_order(found)
     except FileNotFoundError:
         raise RefusedError(f"--answers {path}: there is no such file") from None
-    except (OSError, EOFError, pickle.UnpicklingError, *_NOT_ANSWERS) as error:
+    except (OSError, ValueError) as error:  # PickleError and DocumentError are ValueErrors
         raise RefusedError(
             f"--answers {path}: is no list of answers ({error}); give label2ans or ans2label as .pkl or .json, or a "
             "text file of an answer a line"
         ) from error
 
 
-class _PlainUnpickler(pickle.Unpickler):
-    """Reads lists, mappings, strings and numbers, and refuses whatever names a class or function."""
-
-    def find_class(self, module: str, name: str) -> NoReturn:
-        """Refuse."""
-        raise pickle.UnpicklingError(f"it asks for {module}.{name}, which no list of answers needs")
-
-
 def _in_order(found: Any) -> tuple[str, ...]:
     if isinstance(found, dict) and isinstance(found.get("labels"), list):
         found = found["labels"]
     if isinstance(found, dict):
-        if sorted(found.values()) != list(range(len(found))):
+        numbers = list(found.values())
+        if not all(type(number) is int for number in numbers) or sorted(numbers) != list(range(len(found))):
             raise ValueError(f"its {len(found)} classes are not the numbers from 0 on")
         found = sorted(found, key=found.__getitem__)
     if not isinstance(found, list) or not found or not all(isinstance(answer, str) for answer in found):

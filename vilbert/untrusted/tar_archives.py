@@ -1,0 +1,72 @@
+"""A tar archive from outside, compressed or not, unpacked no further than a multiple of its size."""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import lzma
+import tarfile
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+MAX_RATIO = 16
+"""Unpacked bytes for a byte of the archive; archives of weights have less than 2."""
+_FREE = 64 << 20
+_OPENERS: tuple[tuple[bytes, Any], ...] = ((b"\x1f\x8b", gzip.open), (b"BZh", bz2.open), (b"\xfd7zXZ\x00", lzma.open))
+
+
+class ArchiveError(ValueError):
+    """An archive that is damaged, or unpacks to far more than its size."""
+
+
+class TooLargeError(ArchiveError):
+    """An archive that unpacks to far more than its size."""
+
+
+class _Bounded:
+    """Reads a stream to the end of its allowance."""
+
+    def __init__(self, stream: IO[bytes], allowance: int) -> None:
+        self._stream = stream
+        self._left = allowance
+
+    def read(self, size: int) -> bytes:
+        if size > self._left:
+            raise TooLargeError("it unpacks to far more than its size")
+        data = self._stream.read(size)
+        self._left -= len(data)
+        return data
+
+
+@contextmanager
+def open_tar(path: Path) -> Iterator[tarfile.TarFile]:
+    """Open an archive for reading from its start to its end, each member before the next.
+
+    Raises ArchiveError, here and from what is read, where it is damaged or unpacks to more than `MAX_RATIO` times its
+    size; OSError where it cannot be read.
+    """
+    with path.open("rb") as raw:
+        size, magic = path.stat().st_size, raw.read(6)
+        raw.seek(0)
+        opener = next((opener for prefix, opener in _OPENERS if magic.startswith(prefix)), None)
+        with raw if opener is None else opener(raw) as stream:
+            bounded: Any = _Bounded(stream, MAX_RATIO * size + _FREE)
+            try:
+                with tarfile.open(fileobj=bounded, mode="r|") as archive:
+                    yield archive
+            except (tarfile.TarError, zlib.error, lzma.LZMAError, gzip.BadGzipFile, EOFError) as error:
+                raise ArchiveError(str(error) or type(error).__name__) from error
+
+
+def is_tar(path: Path) -> bool:
+    """Return whether a file begins as a tar archive does, compressed or not; OSError where it cannot be read."""
+    try:
+        with open_tar(path):
+            return True
+    except TooLargeError:
+        return True
+    except ArchiveError:
+        return False
