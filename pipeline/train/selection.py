@@ -123,7 +123,11 @@ def read_source(name: str, *, split: str | None, cache: ShardCache | None) -> So
 def _check_records(folder: Path, info: DatasetInfo) -> list[ShardRecord]:
     """Return the records in the order of their shards where they are those that dataset.json speaks of."""
     records = read_records(folder)
-    if list(records) != list(range(info.shards)) or records_digest(records.values()) != info.records_sha256:
+    if (
+        len(records) != info.shards
+        or list(records) != list(range(info.shards))
+        or records_digest(records.values()) != info.records_sha256
+    ):
         raise CorruptShardError(
             "the records in shards/ are not those that it was completed with",
             path=folder / DATASET_FILE,
