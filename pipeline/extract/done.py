@@ -136,7 +136,7 @@ def list_files(folder: Folder, info: DatasetInfo, *, sweep: bool = False) -> Lis
                 kinds[kind][shard] = entry.size
                 if kind != info.storage:
                     changed[shard] = max(changed[shard], entry.changed)
-    return Listed(*kinds.values(), changed)
+    return Listed(kinds["json"], kinds[info.storage], kinds["jsonl"], changed)
 
 
 def read_each_record(folder: Folder, shards: Sequence[int]) -> Iterator[ShardRecord]:

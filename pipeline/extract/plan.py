@@ -134,8 +134,8 @@ def check_alike(first: Description, other: Description) -> None:
 def finish_dataset(folder: Folder, *, written: int) -> DatasetInfo:
     """Write into dataset.json what all shards hold together, and return it.
 
-    written: how many shards this run made. Raises ShardError where it made none and a complete data set has other
-    records than it was completed with, which would otherwise be taken for its own. Records are read one after the other: they need not fit into memory.
+    written: how many shards this run made. Records are read one after the other: they need not fit into memory.
+    Raises ShardError where no shard was made and a complete data set has other records than it was completed with.
     """
     info = read_info(folder)
     if info.complete and not written and folder.remote:

@@ -140,7 +140,7 @@ def check_duplicates(folder: Folder, info: DatasetInfo, reports: Sequence[ShardR
             continue
         name = data_path(Path(), report.shard, info.storage).as_posix()
         try:
-            with folder.local([name]) as directory, open_shard(directory / name) as reader:
+            with folder.local([name]) as directory, open_shard(directory / name, verify=False) as reader:
                 suspect_keys = [key for key in reader.keys() if key_hash(key) in suspects]  # noqa: SIM118 no mapping
         except ShardError:
             continue  # it was whole a moment ago, and is being replaced; the next verify reads it

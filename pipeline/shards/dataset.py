@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -149,6 +149,27 @@ def sum_splits(records: Iterable[ShardRecord]) -> dict[str, int]:
 def sum_records(records: Iterable[ShardRecord]) -> Totals:
     """Return what the records' shards hold together."""
     return _tally(records).totals()
+
+
+def contradiction(info: DatasetInfo, records: Sequence[ShardRecord]) -> str | None:
+    """Return in what a complete data set's dataset.json and all its records disagree; None where they agree.
+
+    records: in the order of their shards, as many as there are.
+    """
+    for record in records:
+        if record.rows != info.shard_rows(record.shard):
+            planned = list(info.shard_rows(record.shard))
+            return f"the record of shard {record.shard} covers the rows {list(record.rows)}, the plan has {planned}"
+        if record.fingerprint != info.fingerprint:
+            return f"the record of shard {record.shard} has another fingerprint"
+        if not record.file.endswith(f".{info.storage}"):
+            return f"the record of shard {record.shard} names {record.file} in a data set of .{info.storage} files"
+    tally = _tally(records)
+    if tally.totals() != info.totals or tally.rows != info.rows:
+        return f"totals are {info.totals} of {info.rows} rows, the records add up to {tally.totals()}"
+    if tally.splits() != info.splits:
+        return f"splits are {info.splits}, the records add up to {tally.splits()}"
+    return None
 
 
 def _tally(records: Iterable[ShardRecord]) -> Tally:
