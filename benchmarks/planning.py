@@ -180,7 +180,7 @@ def resume_remote(folder: Path) -> None:
     Manifest.open(folder / "manifest.parquet")
     info = plan(Settings(shards=REMOTE_SHARDS))
     with mock.patch.object(RemoteFolder, "_open", lambda self, name: (Listing(), f"bucket/set/{name}")):
-        _, _, present = list_files(RemoteFolder("s3://bucket/set"), info)
+        present = list_files(RemoteFolder("s3://bucket/set"), info).present
     assert np.count_nonzero(present) == REMOTE_SHARDS
 
 

@@ -1,9 +1,10 @@
 """Which shards are done, known from one listing of the output folder.
 
-A shard's record is its last file, so a shard with a record is done, unless somebody damaged it since. To notice that
-without reading a hundred thousand records at every start, the run notes what it saw of each in `.done.npy`, and a
-shard whose files have the noted sizes is done. The others' records are read. The file is a shortcut, no part of the
-data set: it may be deleted, and once all is done it depends on the shards alone.
+A shard's record is its last file, so a shard with a record is done, unless its files were changed since. To notice
+that without reading a hundred thousand records at every start, the run notes the sizes of each shard's files in
+`.done.npy`. A shard is done whose files have the noted sizes, and whose record and failures were not changed after the
+notes were written. Of the others the record and the failures are read and compared. The file is a shortcut, no part of
+the data set: it may be deleted, and once all is done its content depends on the shards alone.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import logging
 import time
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -90,32 +92,51 @@ def find_done(folder: Folder, info: DatasetInfo, *, sweep: bool = False) -> Done
     sweep: delete on the way what killed runs left unfinished; only while no other process writes there. Raises
     UnsupportedFormatError where a newer version wrote a record: it must not be overwritten.
     """
-    record_bytes, data_bytes, present = list_files(folder, info, sweep=sweep)
+    listed = list_files(folder, info, sweep=sweep)
     noted = _read_noted(folder, info.shards)
-    same = present & (noted[:, _RECORD] == record_bytes) & (noted[:, _DATA] == data_bytes)
+    same = listed.present & (listed.changed <= folder.changed(DONE_FILE))
+    same &= (noted[:, _RECORD] == listed.record) & (noted[:, _DATA] == listed.data)
+    same &= (noted[:, _FAILED] == 0) == (listed.failures == 0)
     known = np.where(same[:, None], noted, -1)
-    unknown: list[int] = np.flatnonzero(present & ~same).tolist()
+    unknown: list[int] = np.flatnonzero(listed.present & ~same).tolist()
     for start in range(0, len(unknown), _AT_ONCE):
-        for record in _read_done(folder, info, unknown[start : start + _AT_ONCE], data_bytes):
+        for record in _read_done(folder, info, unknown[start : start + _AT_ONCE], listed.data):
             known[record.shard] = _facts(record)
-    return DoneShards(folder, known, changed=not np.array_equal(known, noted))
+    # After a reading the notes are written even if their content is the same: the next start need not read it again.
+    return DoneShards(folder, known, changed=bool(unknown) or not np.array_equal(known, noted))
 
 
-def list_files(
-    folder: Folder, info: DatasetInfo, *, sweep: bool = False
-) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.bool_]]:
-    """Return by shard the bytes of its record and of its samples, -1 where there are none, and if all files are there.
+class Listed(NamedTuple):
+    """The files of the shards as listings show them; int64 [shards] each."""
 
-    Each int64 [shards] and bool [shards].
-    """
+    record: NDArray[np.int64]
+    """Bytes of the record; -1 where there is none."""
+    data: NDArray[np.int64]
+    """Bytes of the file of samples; -1 where there is none."""
+    failures: NDArray[np.int64]
+    """Bytes of the file of failures; -1 where there is none."""
+    changed: NDArray[np.int64]
+    """When the record or the failures last changed, see `Entry.changed`."""
+
+    @property
+    def present(self) -> NDArray[np.bool_]:
+        """Which shards have all their files, bool [shards]."""
+        return (self.record >= 0) & (self.data >= 0) & (self.failures >= 0)
+
+
+def list_files(folder: Folder, info: DatasetInfo, *, sweep: bool = False) -> Listed:
+    """List the files of all shards of the plan."""
     kinds = {kind: np.full(info.shards, -1, np.int64) for kind in ("json", info.storage, "jsonl")}
+    changed = np.zeros(info.shards, np.int64)
     for under in (SHARDS_FOLDER, FAILURES_FOLDER):
-        for name, size in folder.entries(under, sweep=sweep):
-            number, _, kind = name.partition(".")
-            if kind in kinds and size is not None and number.isdecimal() and int(number) < info.shards:
-                kinds[kind][int(number)] = size
-    record, data, failures = kinds.values()
-    return record, data, (record >= 0) & (data >= 0) & (failures >= 0)
+        for entry in folder.listing(under, sweep=sweep):
+            number, _, kind = entry.name.partition(".")
+            if kind in kinds and entry.size is not None and number.isdecimal() and int(number) < info.shards:
+                shard = int(number)
+                kinds[kind][shard] = entry.size
+                if kind != info.storage:
+                    changed[shard] = max(changed[shard], entry.changed)
+    return Listed(kinds["json"], kinds[info.storage], kinds["jsonl"], changed)
 
 
 def read_each_record(folder: Folder, shards: Sequence[int]) -> Iterator[ShardRecord]:
@@ -130,7 +151,7 @@ def read_each_record(folder: Folder, shards: Sequence[int]) -> Iterator[ShardRec
 def _read_done(
     folder: Folder, info: DatasetInfo, shards: Sequence[int], data_bytes: NDArray[np.int64]
 ) -> Iterator[ShardRecord]:
-    """Yield the records, of these shards, that are whole and agree with the files beside them."""
+    """Yield the records, of these shards, that are whole and agree with the plan and the files beside them."""
     files = {shard: shard_files(shard, info.storage) for shard in shards}
     with folder.local([name for failures, _, record in files.values() for name in (failures, record)]) as directory:
         for shard in shards:
@@ -140,7 +161,8 @@ def _read_done(
                 continue
             failures = failures_path(directory, shard).read_bytes()
             agrees = f"{SHARDS_FOLDER}/{record.file}" == files[shard][1] and record.bytes == data_bytes[shard]
-            if agrees and hashlib.sha256(failures).hexdigest() == record.failures_sha256:
+            planned = record.rows == info.shard_rows(shard) and record.fingerprint == info.fingerprint
+            if agrees and planned and hashlib.sha256(failures).hexdigest() == record.failures_sha256:
                 yield record
 
 

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
-from pathlib import Path
 
 from manifests.record import ImageRecord
-from pipeline.shards.errors import CorruptShardError
 from pipeline.shards.failures import FailureRow, read_failures
 from pipeline.shards.folder import Folder
 from pipeline.shards.keys import sample_key
-from pipeline.shards.layout import StorageFormat, data_path, failures_path, record_path, shard_files
-from pipeline.shards.record import read_record
+from pipeline.shards.layout import StorageFormat, data_path, failures_path, shard_files
 from pipeline.shards.sample import Sample
 from pipeline.shards.store import open_shard
 
@@ -41,9 +37,6 @@ def keep(
         if not path.exists():
             yield {}
             return
-        vouching = record_path(directory, shard)
-        if vouching.exists() and _sha256(path) != read_record(vouching).sha256:
-            raise CorruptShardError("its bytes are not those of its record", path=path)
         listed = failures_path(directory, shard)
         failures = read_failures(listed) if listed.exists() else []
         with open_shard(path) as reader:
@@ -61,8 +54,3 @@ def keep(
 
 def _same(failure: FailureRow) -> FailureRow:
     return failure
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -22,7 +22,7 @@ from pipeline.shards.atomic import is_temporary
 from pipeline.shards.dataset import DatasetInfo, Tally, Totals, encode_dataset, fingerprint_digest, read_info
 from pipeline.shards.errors import FingerprintError, RefusedError, ShardError
 from pipeline.shards.folder import Folder
-from pipeline.shards.layout import DATASET_FILE, JOURNALS_FOLDER
+from pipeline.shards.layout import DATASET_FILE, JOURNALS_FOLDER, SHARDS_FOLDER
 from pipeline.shards.lease import LEASE_FOLDER
 from pipeline.shards.lock import LOCK_FILE
 from pipeline.shards.sample import describe_fields
@@ -135,6 +135,7 @@ def finish_dataset(folder: Folder, *, written: int) -> DatasetInfo:
     """Write into dataset.json what all shards hold together, and return it.
 
     written: how many shards this run made. Records are read one after the other: they need not fit into memory.
+    Raises ShardError where no shard was made and a complete data set has other records than it was completed with.
     """
     info = read_info(folder)
     if info.complete and not written and folder.remote:
@@ -143,6 +144,12 @@ def finish_dataset(folder: Folder, *, written: int) -> DatasetInfo:
     for record in read_each_record(folder, range(info.shards)):
         tally.add(record)
         digest.update(record.to_json())  # `records_digest` of all, in their order
+    if info.complete and not written and digest.hexdigest() != info.records_sha256:
+        raise ShardError(
+            f"{folder.name}: the records in {SHARDS_FOLDER}/ are not those that {DATASET_FILE} was completed with: one "
+            f"of them or {DATASET_FILE} was changed. Run `vilbert verify {folder.name} --deep`, delete the "
+            f"{SHARDS_FOLDER}/NNNNNN.json that it names (any one where it names none), and run the same command again"
+        )
     if tally.rows != info.rows:
         raise ShardError(f"{folder.name}: shards do not add up to its rows; see: vilbert verify {folder.name}")
     finished = dataclasses.replace(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,7 @@ from pipeline.shards.errors import CorruptShardError, ShardError
 from pipeline.shards.folder import Folder, LocalFolder, what_is_there
 from pipeline.shards.layout import DATASET_FILE, StorageFormat
 from pipeline.shards.record import ShardRecord
-from pipeline.shards.sample import FIELDS, FORMAT
+from pipeline.shards.sample import FIELDS, FORMAT, describe_fields
 
 _REMEDY = "restore it from a copy, or extract into another folder"
 
@@ -151,6 +151,27 @@ def sum_records(records: Iterable[ShardRecord]) -> Totals:
     return _tally(records).totals()
 
 
+def contradiction(info: DatasetInfo, records: Sequence[ShardRecord]) -> str | None:
+    """Return in what a complete data set's dataset.json and all its records disagree; None where they agree.
+
+    records: in the order of their shards, as many as there are.
+    """
+    for record in records:
+        if record.rows != info.shard_rows(record.shard):
+            planned = list(info.shard_rows(record.shard))
+            return f"the record of shard {record.shard} covers the rows {list(record.rows)}, the plan has {planned}"
+        if record.fingerprint != info.fingerprint:
+            return f"the record of shard {record.shard} has another fingerprint"
+        if not record.file.endswith(f".{info.storage}"):
+            return f"the record of shard {record.shard} names {record.file} in a data set of .{info.storage} files"
+    tally = _tally(records)
+    if tally.totals() != info.totals or tally.rows != info.rows:
+        return f"totals are {info.totals} of {info.rows} rows, the records add up to {tally.totals()}"
+    if tally.splits() != info.splits:
+        return f"splits are {info.splits}, the records add up to {tally.splits()}"
+    return None
+
+
 def _tally(records: Iterable[ShardRecord]) -> Tally:
     tally = Tally()
     for record in records:
@@ -158,11 +179,20 @@ def _tally(records: Iterable[ShardRecord]) -> Tally:
     return tally
 
 
-def _is_fields(value: Any) -> bool:
-    return isinstance(value, dict) and all(
-        name in FIELDS and is_object(entry) and entry.keys() == {"dtype", "shape"} and isinstance(entry["shape"], list)
-        for name, entry in value.items()
-    )
+MAX_CHANNELS = 1 << 16
+"""Feature channels, or classes kept, of a region: what a model or a batch is made from before a sample is read."""
+
+
+def _describes_arrays(document: Mapping[str, Any]) -> bool:
+    """Say whether `fields` are the arrays of the format, with the sizes that the document states."""
+    match document["fields"]:
+        case {"class_ids": {"shape": [_, top_classes]}} as fields if is_count(top_classes):
+            attributes = "attribute_ids" in fields
+            expected = describe_fields(
+                feature_dim=document["feature_dim"], top_classes=top_classes, attributes=attributes
+            )
+            return bool(top_classes <= MAX_CHANNELS and fields == expected)
+    return False
 
 
 _CHECKS: dict[str, Check] = {
@@ -172,8 +202,8 @@ _CHECKS: dict[str, Check] = {
     "limit": or_null(is_count),
     "manifest": is_text,
     "manifest_hash": is_text,
-    "fields": _is_fields,
-    "feature_dim": is_count,
+    "fields": is_object,
+    "feature_dim": lambda value: is_count(value) and value <= MAX_CHANNELS,
     "class_names": is_texts,
     "attribute_names": is_texts,
     "fingerprint": is_digest,
@@ -198,6 +228,9 @@ def read_dataset(directory: Path) -> DatasetInfo:
         raise ShardError(f"{directory}: {what_is_there(LocalFolder(directory))}")
     document = parse_document(read_bytes(path), _CHECKS, path=path, remedy=_REMEDY)
     check_fields(document["totals"], _TOTALS_CHECKS, path=path, remedy=_REMEDY, place="totals: ")
+    if not _describes_arrays(document):
+        problem = f"fields are not the arrays of this format, or disagree with feature_dim {document['feature_dim']}"
+        raise CorruptShardError(problem, path=path, remedy=_REMEDY)
     document["fields"] = {name: document["fields"][name] for name in FIELDS if name in document["fields"]}
     for name in ("class_names", "attribute_names"):
         document[name] = tuple(document[name])

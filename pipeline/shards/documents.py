@@ -12,6 +12,8 @@ from pipeline.shards.errors import CorruptShardError, ShardError, UnsupportedFor
 from pipeline.shards.sample import FORMAT
 
 Check = Callable[[Any], bool]
+MAX_COUNT = 2**53
+"""Counts and sizes are below it: no file is larger, and sums of many still fit into 64 bits."""
 
 
 def is_text(value: Any) -> bool:
@@ -20,8 +22,8 @@ def is_text(value: Any) -> bool:
 
 
 def is_count(value: Any) -> bool:
-    """Say whether `value` is an integer of 0 or more."""
-    return type(value) is int and value >= 0
+    """Say whether `value` is an integer from 0 to `MAX_COUNT`."""
+    return type(value) is int and 0 <= value < MAX_COUNT
 
 
 def is_digest(value: Any) -> bool:

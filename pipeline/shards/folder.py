@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
@@ -25,6 +25,17 @@ from pipeline.shards.urls import is_remote
 
 Place = Path | str
 """Where a data set lies: the path of a folder, or as a string the URL of one."""
+
+
+class Entry(NamedTuple):
+    """What a listing says of a file or folder."""
+
+    name: str
+    """Inside the listed folder."""
+    size: int | None
+    """Bytes; None for what is no file."""
+    changed: int
+    """When its content or its place last changed, in nanoseconds since 1970; 0 where that is not known."""
 
 
 class Folder(Protocol):
@@ -41,11 +52,17 @@ class Folder(Protocol):
     def make(self) -> None:
         """Make the folder where there is none; RefusedError where it cannot be one."""
 
-    def entries(self, under: str, *, sweep: bool = False) -> Iterator[tuple[str, int | None]]:
-        """Yield (name, bytes) of what lies in a folder inside, None for what is no file.
+    def entries(self, under: str) -> Iterator[tuple[str, int | None]]:
+        """Yield (name, bytes) of what lies in a folder inside, None for what is no file."""
+
+    def listing(self, under: str, *, sweep: bool = False) -> Iterator[Entry]:
+        """Yield what lies in a folder inside.
 
         sweep: delete what killed runs left unfinished there, as `sweep` does in all.
         """
+
+    def changed(self, name: str) -> int:
+        """Return when a file last changed, by the clock that `listing` uses; 0 where there is none or it is unknown."""
 
     def local(self, names: Sequence[str]) -> AbstractContextManager[Path]:
         """Give a folder of this machine that holds those of the named files that exist, at the same names."""
@@ -91,8 +108,18 @@ class LocalFolder:
             raise RefusedError(f"--output {self.path}: is a file; name a folder")
         self.path.mkdir(parents=True, exist_ok=True)
 
-    def entries(self, under: str, *, sweep: bool = False) -> Iterator[tuple[str, int | None]]:
+    def entries(self, under: str) -> Iterator[tuple[str, int | None]]:
         """Yield (name, bytes) of what lies in a folder inside, None for what is no file."""
+        return ((entry.name, entry.size) for entry in self.listing(under))
+
+    def changed(self, name: str) -> int:
+        """Return when a file last changed; 0 where there is none."""
+        with contextlib.suppress(FileNotFoundError):
+            return _changed(os.stat(self.path / name))
+        return 0
+
+    def listing(self, under: str, *, sweep: bool = False) -> Iterator[Entry]:
+        """Yield what lies in a folder inside."""
         try:
             found = os.scandir(self.path / under)
         except FileNotFoundError:
@@ -105,11 +132,12 @@ class LocalFolder:
                 if sweep and is_temporary(entry.name):
                     left.append(Path(entry.path))
                     continue
-                size = None
+                size, changed = None, 0
                 with contextlib.suppress(FileNotFoundError):  # deleted meanwhile, or a link to nowhere
                     status = entry.stat()
                     size = status.st_size if stat.S_ISREG(status.st_mode) else None
-                yield entry.name, size
+                    changed = _changed(status)
+                yield Entry(entry.name, size, changed)
         for path in left:
             path.unlink(missing_ok=True)
 
@@ -147,6 +175,11 @@ class LocalFolder:
     def sweep(self) -> None:
         """Delete the temporary files of killed runs."""
         sweep_temporary(self.path)
+
+
+def _changed(status: os.stat_result) -> int:
+    # The inode's time too: a copy that keeps the time of its content, and `touch`, set that one alone.
+    return max(status.st_mtime_ns, status.st_ctime_ns)
 
 
 def parse_place(text: str) -> Place:

@@ -27,7 +27,7 @@ from pipeline.shards.describe import (
 from pipeline.shards.errors import ShardError
 from pipeline.shards.folder import Folder, open_folder
 from pipeline.shards.keys import sample_key
-from pipeline.shards.layout import data_path
+from pipeline.shards.layout import data_path, record_path
 from pipeline.shards.record import ShardRecord, read_records_of
 from pipeline.shards.sample import Sample
 from pipeline.shards.store import open_shard
@@ -138,7 +138,7 @@ def find_sample(folder: Folder, info: DatasetInfo, records: dict[int, ShardRecor
                 return Place(selector, shard, selector - first)
         else:
             name = data_path(Path(), shard, info.storage).as_posix()
-            with folder.local([name]) as directory, open_shard(directory / name) as reader:
+            with folder.local([name]) as directory, open_shard(directory / name, verify=False) as reader:
                 if (key := sample_key(selector)) in (keys := reader.keys()):
                     return Place(first + keys.index(key), shard, keys.index(key))
         first += record.samples
@@ -150,7 +150,8 @@ def find_sample(folder: Folder, info: DatasetInfo, records: dict[int, ShardRecor
 def read_sample(place_of_data: Path | str, info: DatasetInfo, place: Place) -> Sample:
     """Return the sample at a place."""
     folder, name = open_folder(place_of_data), data_path(Path(), place.shard, info.storage).as_posix()
-    with folder.local([name]) as directory, open_shard(directory / name) as reader:
+    record = record_path(Path(), place.shard).as_posix()
+    with folder.local([name, record]) as directory, open_shard(directory / name) as reader:
         if place.sample >= len(reader):
             raise ShardError(
                 f"{folder.name}/{name}: holds fewer samples than its record says; run `vilbert verify {folder.name}`"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import re
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -16,6 +17,8 @@ from numpy.typing import NDArray
 
 _MAGIC = b"\x93NUMPY\x01\x00"
 _MAX_HEADER_BYTES = 256
+MAX_EMPTY_SIDE = 1 << 16
+"""Longest side of an array without elements: no byte of data proves such a side."""
 _HEADER = re.compile(
     rb"\{'descr': '(<f2|<f4|<u2)', 'fortran_order': False, 'shape': \((\d{1,12}), ?(\d{0,12})\), \} *\n"
 )
@@ -45,7 +48,18 @@ def decode_npy(data: memoryview | bytes) -> NDArray[Any]:
         raise ValueError(
             f"holds {len(view) - start} bytes of data, its header's {list(shape)} {dtype} needs {expected}"
         )
+    check_empty(shape)
     return read_only_view(view, dtype, shape, start)
+
+
+def check_empty(shape: Sequence[int]) -> None:
+    """Raise ValueError for an array without elements whose other side no data can prove.
+
+    The caller has compared the bytes that the shape needs with those that are there, which bounds the sides of an array
+    with elements. An array without elements needs no byte, whatever its other side says.
+    """
+    if 0 in shape and max(shape) > MAX_EMPTY_SIDE:
+        raise ValueError(f"has the shape {list(shape)} without elements; a side has at most {MAX_EMPTY_SIDE}")
 
 
 @lru_cache(maxsize=4096)  # a data set has few different shapes

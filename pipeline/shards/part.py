@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from pipeline.shards.canonical import decode_json
 from pipeline.shards.errors import CorruptShardError
-from pipeline.shards.sample import FIELDS, REGION_FIELDS
+from pipeline.shards.sample import FIELDS, REGION_FIELDS, check_region_field
 
 _DTYPES = {name: np.dtype(field.dtype) for name, field in FIELDS.items()}
 
@@ -55,8 +55,7 @@ def parse_metadata(key: str, metadata: bytes, *, path: Path) -> dict[str, Any]:
         if not isinstance(document.get("image_id"), str):
             raise ValueError(f"image_id is {document.get('image_id')!r}, expected a string")
         for name in REGION_FIELDS:
-            if type(value := document.get(name)) is not int or value < 0:
-                raise ValueError(f"{name} is {value!r}, expected a count")
+            check_region_field(name, document.get(name))
     except ValueError as error:
         raise CorruptShardError(f"its metadata: {error}", path=path, key=key) from error
     return document

@@ -35,6 +35,8 @@ from pipeline.shards.layout import (
 )
 from pipeline.shards.sample import FORMAT
 
+LEAST_SAMPLE_BYTES = 256
+"""A sample takes more in either storage: it has seven arrays, each with a header."""
 _REMEDY = "delete it and run the same `vilbert extract` again: it makes this shard anew"
 
 
@@ -109,6 +111,8 @@ class ShardRecord:
         failed = sum(self.failures.values())
         if self.file not in (f"{shard_name(self.shard)}.tar", f"{shard_name(self.shard)}.lmdb"):
             return f"shard {self.shard} names the file {self.file}"
+        if self.samples * LEAST_SAMPLE_BYTES > self.bytes:
+            return f"{self.samples} samples do not fit into {self.bytes} bytes"
         if self.samples + failed != stop - start:
             return f"{self.samples} samples and {failed} failures do not add up to its {stop - start} rows"
         if sum(self.splits.values()) != self.samples:

@@ -6,19 +6,23 @@ on this machine's disk and its files are uploaded, the record last. Nothing here
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from pipeline.shards.errors import CorruptShardError, RefusedError
+from pipeline.shards.folder import Entry
 from pipeline.shards.lease import hold_lease
 from pipeline.shards.retry import ask_again
 from pipeline.shards.scratch import scratch_folder
 from pipeline.shards.urls import join, open_file_system, without_credentials
 
+_TIMES = ("LastModified", "last_modified", "updated", "mtime", "created")
+"""Under these names s3fs, adlfs, gcsfs, and local and in-memory file systems say when an object was written."""
 _FETCHES = 32
 """Files that are fetched side by side."""
 
@@ -42,8 +46,20 @@ class RemoteFolder:
             raise RefusedError(f"--output {self.name}: a web server takes no files; name a folder or s3://…")
         self._open("")
 
-    def entries(self, under: str, *, sweep: bool = False) -> Iterator[tuple[str, int | None]]:
+    def entries(self, under: str) -> Iterator[tuple[str, int | None]]:
         """Yield (name, bytes) of what lies in a folder inside, None for a folder; nothing where there is no such."""
+        return ((entry.name, entry.size) for entry in self.listing(under))
+
+    def changed(self, name: str) -> int:
+        """Return when an object was last written; 0 where there is none, or the store does not say."""
+        file_system, path = self._open(name)
+        try:
+            return _changed(ask_again(lambda: file_system.info(path), f"looking at {join(self.name, name)}"))
+        except FileNotFoundError:
+            return 0
+
+    def listing(self, under: str, *, sweep: bool = False) -> Iterator[Entry]:
+        """Yield what lies in a folder inside; nothing where there is no such folder."""
         file_system, path = self._open(under)
         try:
             # A reply of a thousand names a request; what it is held in is freed as soon as it was looked through.
@@ -53,7 +69,8 @@ class RemoteFolder:
         for entry in found:
             name = str(entry["name"]).rstrip("/")
             if name != path.rstrip("/"):  # some stores keep an empty object for the folder itself
-                yield name.rpartition("/")[2], entry["size"] if entry["type"] == "file" else None
+                size = entry["size"] if entry["type"] == "file" else None
+                yield Entry(name.rpartition("/")[2], size, _changed(entry))
 
     @contextmanager
     def local(self, names: Sequence[str]) -> Iterator[Path]:
@@ -160,3 +177,17 @@ class RemoteFolder:
                 f"{join(self.name, name)}: cannot be written ({error}); check that the bucket exists and that the "
                 "credentials may write to it"
             ) from error
+
+
+def _changed(entry: Mapping[str, Any]) -> int:
+    """Return the time of an entry that fsspec lists, in nanoseconds; 0 where its store has none that is known here."""
+    for name in _TIMES:
+        value = entry.get(name)
+        if isinstance(value, str):
+            with suppress(ValueError):
+                value = datetime.fromisoformat(value)
+        if isinstance(value, datetime):
+            value = value.timestamp()
+        if isinstance(value, (int, float)):
+            return int(value * 1e9)
+    return 0

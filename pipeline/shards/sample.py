@@ -45,6 +45,8 @@ FIELDS: dict[str, Field] = {
 IMAGE_MEMBER = "jpg"
 """The image's own bytes, optional: this name in a tar whatever the image's format, as img2dataset has it."""
 ATTRIBUTE_FIELDS = ("attribute_ids", "attribute_scores")
+MAX_SIDE = 2**31 - 1
+"""Pixels of an image's side, and boxes of an image."""
 REGION_FIELDS = ("width", "height", "num_boxes")  # of KEY.json; they come from Regions, the rest from Sample.meta
 
 
@@ -168,6 +170,12 @@ def build_sample(
 
 def _take_count(document: dict[str, Any], name: str) -> int:
     value = document.pop(name, None)
-    if type(value) is not int or value < 0:
-        raise ValueError(f"{name} is {value!r}, expected a count")
-    return value
+    check_region_field(name, value)
+    return int(value)
+
+
+def check_region_field(name: str, value: object) -> None:
+    """Raise ValueError where a field of `REGION_FIELDS` is no number of pixels or boxes."""
+    least = 0 if name == "num_boxes" else 1
+    if type(value) is not int or not least <= value <= MAX_SIDE:
+        raise ValueError(f"{name} is {value!r:.60}, expected an integer from {least} to {MAX_SIDE:,}")

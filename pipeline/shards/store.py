@@ -11,6 +11,7 @@ from pipeline.shards.errors import ShardError
 from pipeline.shards.layout import StorageFormat
 from pipeline.shards.part import Part
 from pipeline.shards.sample import Sample
+from pipeline.shards.verified import compare_with_record
 
 
 class ShardReader(Protocol):
@@ -56,8 +57,30 @@ class SampleWriter(Protocol):
         """Delete what was written."""
 
 
-def open_shard(path: Path) -> ShardReader:
-    """Open a .tar or .lmdb shard; raise CorruptShardError where it is damaged, ShardError where it cannot be opened."""
+def open_shard(path: Path, *, verify: bool = True) -> ShardReader:
+    """Open a shard.
+
+    Args:
+        path: A .tar or .lmdb file of a data set's shards/ folder.
+        verify: Read the whole file and compare its SHA-256 with the record beside it, where there is one; once a
+            process as long as the file does not change. False checks the structure alone (names, sizes, order): what is
+            in an array may then have been changed.
+
+    Raises:
+        CorruptShardError: The file is damaged.
+        ShardError: It cannot be opened.
+    """
+    reader = _open(path)
+    if verify:
+        try:
+            compare_with_record(path)
+        except BaseException:
+            reader.close()
+            raise
+    return reader
+
+
+def _open(path: Path) -> ShardReader:
     try:
         match path.suffix:
             case ".tar":

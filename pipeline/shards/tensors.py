@@ -17,7 +17,7 @@ from safetensors.numpy import save
 
 from pipeline.shards.canonical import decode_json
 from pipeline.shards.errors import CorruptShardError
-from pipeline.shards.npy import read_only_view
+from pipeline.shards.npy import check_empty, read_only_view
 from pipeline.shards.part import Part, build_part, parse_metadata
 from pipeline.shards.sample import Sample, build_sample, encode_metadata, field_names
 
@@ -117,6 +117,10 @@ def _parse_header(value: bytes | memoryview) -> tuple[list[_Entry], bytes]:
         if entry.start != offset or entry.size != size or offset + size > len(value):
             begin, end = entry.start - start, entry.start - start + entry.size
             raise ValueError(f"has array {entry.name} of {size} bytes at [{begin}, {end}) of {len(value) - start}")
+        try:
+            check_empty(entry.shape)
+        except ValueError as error:
+            raise ValueError(f"has array {entry.name}, which {error}") from None
         offset += size
     if offset != len(value):
         raise ValueError(f"has {len(value) - offset} bytes that belong to no array")
@@ -126,8 +130,10 @@ def _parse_header(value: bytes | memoryview) -> tuple[list[_Entry], bytes]:
 def _entry(name: str, entry: Any, first: int) -> _Entry:
     """Return one array of the header; first: where the arrays begin."""
     match entry:
-        case {"dtype": str(dtype), "shape": [*shape], "data_offsets": [begin, end]} if dtype in _DTYPES and all(
-            type(number) is int and number >= 0 for number in (*shape, begin, end)
+        case {"dtype": str(dtype), "shape": [*shape], "data_offsets": [begin, end]} if (
+            dtype in _DTYPES
+            and len(shape) in (1, 2)
+            and all(type(number) is int and number >= 0 for number in (*shape, begin, end))
         ):
             return _Entry(first + begin, end - begin, name, _DTYPES[dtype], tuple(shape))
     raise ValueError(f"describes array {name} as {entry!r:.200}")

@@ -19,6 +19,7 @@ from model.vilbert import ViLBertForPreTraining
 from pipeline.shards.atomic import write_atomic
 from pipeline.shards.canonical import encode_json
 from pipeline.shards.errors import RefusedError
+from pipeline.shards.verified import VerifiedFiles
 from pipeline.tasks.batch import ItemBatch, ItemSource, make_item_batches
 from pipeline.tasks.evaluate_settings import VCR, EvaluateSettings
 from pipeline.tasks.join import Images, join
@@ -36,7 +37,9 @@ from pipeline.tasks.vcr_joint import joint_results
 from pipeline.train.corpus import Corpus
 from pipeline.train.disk import require_folder_of
 from pipeline.train.distributed import Group, own_device
+from pipeline.train.known_features import read_known_features
 from pipeline.train.loader import batches
+from pipeline.train.mixed_features import OF_THE_DETECTOR_ALONE, check_known_features
 from pipeline.train.order import Order
 from pipeline.train.run_folder import read_run
 from pipeline.train.share import Share
@@ -244,5 +247,15 @@ def open_images(
         on_corrupt=settings.on_corrupt,
         cache_dir=settings.cache or beside / "cache",
         cache_bytes=settings.cache_bytes,
+        verified=VerifiedFiles() if settings.verify_shards else None,
+        allow_mixed=settings.allow_mixed_features,
+    )
+    check_known_features(
+        trained.card.extractors or read_known_features(str(settings.checkpoint)),
+        corpus.sources,
+        model=f"--checkpoint {settings.checkpoint}",
+        allow_mixed=settings.allow_mixed_features,
+        # Regions at given boxes are chosen by nobody.
+        apart_from=OF_THE_DETECTOR_ALONE if directories == settings.given_data else (),
     )
     return Images(corpus, also_in=also_in)

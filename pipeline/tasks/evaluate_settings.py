@@ -58,6 +58,10 @@ class EvaluateSettings:
     """Processes that make batches."""
     on_corrupt: Literal["stop", "skip"] = "stop"
     """What a shard that cannot be read does: stop, or leave its items out and count them."""
+    verify_shards: bool = True
+    """Compare the SHA-256 of each shard with its record before its first sample is used."""
+    allow_mixed_features: bool = False
+    """Answer from features of another detector than the model was trained on, or of several detectors."""
     answers_from: Path | None = field(default=None, metadata=only_for("vcr-qar"))
     """The results of `evaluate vcr-qa` on the same split, to tell Q -> AR and, where labels are secret, write the CSV
     that the server takes."""

@@ -34,8 +34,10 @@ from pipeline.tasks.tokens import TASK_TOKENS
 from pipeline.tasks.vcr_files import load_names
 from pipeline.train.corpus import Corpus
 from pipeline.train.distributed import Group
+from pipeline.train.known_features import read_known_features
 from pipeline.train.loader import batches
 from pipeline.train.loop import Training
+from pipeline.train.mixed_features import OF_THE_DETECTOR_ALONE, check_known_features, refuse_mixed_features
 from pipeline.train.optimizer import build_optimizer
 from pipeline.train.order import Order
 from pipeline.train.run import Stage, finish_run, train, wrap
@@ -43,6 +45,7 @@ from pipeline.train.run_folder import describe_run
 from pipeline.train.run_settings import identity
 from pipeline.train.share import share_of
 from pipeline.train.shared_tokenizer import shared_tokenizer
+from pipeline.train.verify_ahead import verified_files, verifying_ahead
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,6 +155,14 @@ def open_task_data(
     """Join items to the data sets; RefusedError where too many have no features."""
     given = Images(_open(settings, settings.given_data)) if settings.given_data else None
     images = Images(_open(settings, settings.data), also_in=given)
+    if given is not None and not settings.allow_mixed_features:
+        refuse_mixed_features((*images.corpus.sources, *given.corpus.sources), apart_from=OF_THE_DETECTOR_ALONE)
+    check_known_features(
+        read_known_features(settings.init_from),
+        images.corpus.sources,
+        model=f"--init-from {settings.init_from}",
+        allow_mixed=settings.allow_mixed_features,
+    )
     make = partial(_source, settings, tokenizer, images, given)
     return TaskData(
         train=make(task, training=True), held_out=make(held_out, training=False) if held_out is not None else None
@@ -165,6 +176,8 @@ def _open(settings: FinetuneSettings, directories: tuple[str, ...]) -> Corpus:
         on_corrupt=settings.on_corrupt,
         cache_dir=settings.cache or settings.output / "cache",
         cache_bytes=settings.cache_bytes,
+        verified=verified_files(settings),
+        allow_mixed=settings.allow_mixed_features,
     )
 
 
@@ -227,6 +240,7 @@ def prepare(settings: FinetuneSettings, data: TaskData, group: Group) -> Trainin
         wrapped=wrap(model, settings, group, reads_all=False),
         optimizer=build_optimizer(model, settings.optimizer, from_bert=True),
         objective=objective_of(settings, data, config),
+        locate=lambda step, wanted: source.images.describe(wanted),
         total_steps=settings.steps(source.order.epoch_size),
         train_batches=partial(train_batches, settings, source, group),
         eval_batches=partial(eval_batches, settings, held_out, group) if held_out else None,
@@ -235,6 +249,7 @@ def prepare(settings: FinetuneSettings, data: TaskData, group: Group) -> Trainin
             config.to_dict(),
             known_data(source),
             [{"items": digest(held_out)}] if held_out else [],
+            extractors=corpus.extractors,
         ),
     )
 
@@ -275,7 +290,8 @@ def train_batches(
 ) -> Generator[list[ItemBatch], None, None]:
     """Yield this rank's parts of each step's global batch."""
     make = partial(make_item_batches, source, share_of(settings, group))
-    return batches(make, steps, num_workers=settings.num_workers, pin_memory=group.device.type == "cuda")
+    made = batches(make, steps, num_workers=settings.num_workers, pin_memory=group.device.type == "cuda")
+    return verifying_ahead(source.images.corpus, source.order, made, steps, batch_size=settings.batch_size)
 
 
 def eval_batches(

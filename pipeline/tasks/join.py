@@ -65,6 +65,12 @@ class Images:
         """Return how many regions some images have; 0 for one that cannot be read."""
         return [0 if example is None else len(example.boxes) for example in self.read(image_ids)]
 
+    def describe(self, image_ids: Sequence[str]) -> dict[str, str]:
+        """Return file and key of the samples of some images, by their ids, for messages."""
+        known = [image_id for image_id in image_ids if image_id in self.number]
+        numbers = np.array([self.number[image_id] for image_id in known], dtype=np.int64)
+        return dict(zip(known, self.corpus.describe(self._order.at(numbers)), strict=True))
+
     def read(self, image_ids: Sequence[str]) -> list[Any]:
         """Return the samples of some images; None for one that is not there, or is skipped as it cannot be read."""
         numbers = np.array([self.number.get(image_id, -1) for image_id in image_ids], dtype=np.int64)

@@ -44,6 +44,7 @@ from pipeline.tasks.turns import Integers, steps_of_run
 from pipeline.train.distributed import Group
 from pipeline.train.loader import batches
 from pipeline.train.loop import Training
+from pipeline.train.mixed_features import OF_THE_DETECTOR_ALONE, refuse_mixed_features
 from pipeline.train.optimizer import build_optimizer
 from pipeline.train.run import Stage, finish_run, train, wrap
 from pipeline.train.run_folder import describe_run
@@ -123,6 +124,9 @@ def prepare(
             weights=tuple(one.entry.loss_weight for one in members),
             seed=settings.seed,
         ),
+        locate=lambda step, wanted: {
+            name: place for one in members for name, place in one.data.train.images.describe(wanted).items()
+        },
         total_steps=turn_taking.steps,
         train_batches=partial(train_batches, settings, members, turn_taking, group),
         eval_batches=partial(all_eval_batches, members, group) if evaluated else None,
@@ -135,6 +139,9 @@ def multitask_config(
     settings: MultitaskSettings, members: Sequence[Member], tokenizer: PreTrainedTokenizerBase
 ) -> ViLBertConfig:
     """Return the model's config with the heads of all tasks; RefusedError where their features do not go together."""
+    if not settings.allow_mixed_features:
+        sources = [source for one in members for source in one.data.train.images.corpus.sources]
+        refuse_mixed_features(sources, apart_from=OF_THE_DETECTOR_ALONE)
     widths = {one.entry.settings.task: one.data.train.images.corpus.feature_dim for one in members}
     if len(set(widths.values())) > 1:
         listed = ", ".join(f"{width} numbers in {name}" for name, width in widths.items())
@@ -177,7 +184,14 @@ def describe(settings: MultitaskSettings, members: Sequence[Member], model: Mapp
     often = {"eval_every": settings.eval_every} if settings.plateau.stop_and_go else {}
     fingerprints = {str(it): it for one in members for it in known_data(one.data.train)}
     held_out = [{"items": digest(one.data.held_out)} for one in members if one.data.held_out]
-    return describe_run({**chosen, **often, "tasks": tasks}, dict(model), list(fingerprints.values()), held_out)
+    extractors = {str(way): way for one in members for way in one.data.train.images.corpus.extractors}
+    return describe_run(
+        {**chosen, **often, "tasks": tasks},
+        dict(model),
+        list(fingerprints.values()),
+        held_out,
+        extractors=list(extractors.values()),
+    )
 
 
 def train_batches(

@@ -7,6 +7,7 @@ import logging
 import os
 import resource
 import sys
+import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -18,6 +19,8 @@ from numpy.typing import NDArray
 
 from pipeline.shards.errors import CorruptShardError, RefusedError
 from pipeline.shards.store import ShardReader, open_shard
+from pipeline.shards.verified import VerifiedFiles
+from pipeline.train.mixed_features import refuse_mixed_features, refuse_repeated
 from pipeline.train.order import Places
 from pipeline.train.run_settings import DEFAULT_CACHE_BYTES
 from pipeline.train.selection import Source, check_sources, read_source, usable_indices
@@ -65,6 +68,7 @@ class Corpus:
         on_corrupt: Literal["stop", "skip"],
         cache: ShardCache | None,
         open_shards: int,
+        verified: VerifiedFiles | None = None,
     ) -> None:
         """Take data sets as `open` reads them."""
         if open_shards < 1:
@@ -76,6 +80,8 @@ class Corpus:
         self._on_corrupt = on_corrupt
         self._cache = cache
         self._open_shards = open_shards
+        self._verified = verified
+        self._whole: set[tuple[int, int]] = set()
         self._process = os.getpid()
         self._readers: OrderedDict[tuple[int, int], ShardReader] = OrderedDict()
         self._indices: dict[tuple[int, int], NDArray[np.uint32] | None] = {}
@@ -91,6 +97,8 @@ class Corpus:
         cache_dir: Path | None = None,
         cache_bytes: int = DEFAULT_CACHE_BYTES,
         open_shards: int = 64,
+        verified: VerifiedFiles | None = None,
+        allow_mixed: bool = False,
     ) -> Corpus:
         """Read what the data sets are; no shard is opened.
 
@@ -101,6 +109,9 @@ class Corpus:
             cache_dir: where files of remote data sets go.
             cache_bytes: bytes of remote shards kept there.
             open_shards: shards open at a time; see `keep_open`.
+            verified: compares the SHA-256 of each shard with its record before its first sample is used; None for no
+                comparison.
+            allow_mixed: take data sets whose regions were extracted in different ways.
 
         Raises:
             RefusedError: data sets that are not complete or do not go together, or no sample of the split.
@@ -110,7 +121,10 @@ class Corpus:
         cache = None if cache_dir is None else ShardCache(folder=cache_dir, limit=cache_bytes)
         sources = [read_source(name, split=split, cache=cache) for name in directories]
         check_sources(sources)
-        return cls(sources, on_corrupt=on_corrupt, cache=cache, open_shards=open_shards)
+        refuse_repeated(sources)
+        if not allow_mixed:
+            refuse_mixed_features(sources)
+        return cls(sources, on_corrupt=on_corrupt, cache=cache, open_shards=open_shards, verified=verified)
 
     @property
     def shard_sizes(self) -> list[NDArray[np.int64]]:
@@ -156,11 +170,35 @@ class Corpus:
 
     def read(self, places: Places) -> list[Example | None]:
         """Return the samples of places as `Order.at` gives them; None for one that is skipped as it cannot be read."""
-        return self._each(places, self._read_example)
+        return self._each(places, self._read_example, verify=True)
 
-    def captions(self, places: Places) -> list[tuple[str, ...] | None]:
-        """Return the captions of places without touching their arrays; None as with `read`."""
-        return self._each(places, lambda source, reader, index: _take_captions(reader, index, reader.metadata(index)))
+    def captions(self, places: Places, *, verify: bool = True) -> list[tuple[str, ...] | None]:
+        """Return the captions of places without touching their arrays; None as with `read`.
+
+        verify: False does not compare the SHA-256 of their shards: for a look at all of them before the first step,
+        each of which is compared when its samples are used.
+        """
+        return self._each(
+            places,
+            lambda source, reader, index: _take_captions(reader, index, reader.metadata(index)),
+            verify=verify,
+        )
+
+    def verify_shard(self, dataset: int, shard: int, *, stop: threading.Event | None = None) -> None:
+        """Compare a shard of this machine with its record now, so that reading it need not; any thread may call it.
+
+        It leaves a shard to whoever is comparing it already, and what is wrong with it to whoever reads it.
+        """
+        source = self.sources[dataset]
+        if self._verified is not None and source.url is None:
+            with contextlib.suppress(CorruptShardError):
+                path, digest = source.path(shard), source.shards[shard].sha256
+                self._verified.require(path, digest, wait=False, stop=stop)
+
+    @property
+    def verifies(self) -> bool:
+        """Whether shards of this machine are compared with their records."""
+        return self._verified is not None and any(source.url is None for source in self.sources)
 
     def keep_open(self, shards: int) -> None:
         """Keep so many shards open at a time, or as many as the limit on open files allows.
@@ -173,18 +211,30 @@ class Corpus:
         """Return the image ids of places without touching their arrays; None as with `read`."""
         return self._each(places, lambda source, reader, index: str(reader.metadata(index)["image_id"]))
 
+    def describe(self, places: Places) -> list[str]:
+        """Return file and key of the sample at each of some places, for messages."""
+
+        def name(source: Source, reader: ShardReader, index: int) -> str:
+            return f"{reader.path}, key {reader.keys()[index]}"
+
+        return [text or "a sample that cannot be read" for text in self._each(places, name)]
+
     def close(self) -> None:
         """Close all shards; arrays already handed out stay valid."""
         while self._readers:
             self._close_oldest()
 
-    def _each(self, places: Places, take: Callable[[Source, ShardReader, int], _Item]) -> list[_Item | None]:
-        """Call `take` for each place, shard by shard."""
+    def _each(
+        self, places: Places, take: Callable[[Source, ShardReader, int], _Item], *, verify: bool = False
+    ) -> list[_Item | None]:
+        """Call `take` for each place, shard by shard; verify: only after the SHA-256 of the shard was compared."""
         items: list[_Item | None] = [None] * len(places.shard)
         for row in np.lexsort((places.index, places.shard, places.dataset)).tolist():
             dataset, shard, index = int(places.dataset[row]), int(places.shard[row]), int(places.index[row])
             try:
                 reader = self._reader(dataset, shard)
+                if verify:
+                    self._require_whole(dataset, shard)
                 indices = self._indices[dataset, shard]
                 items[row] = take(self.sources[dataset], reader, index if indices is None else int(indices[index]))
             except CorruptShardError as error:
@@ -218,12 +268,33 @@ class Corpus:
             raise
         return self._readers[name]
 
+    def _require_whole(self, dataset: int, shard: int) -> None:
+        """Raise CorruptShardError where the file of a shard has not the SHA-256 of its record, now and later."""
+        name = dataset, shard
+        if self._verified is None or name in self._whole:
+            return
+        if name in self._broken:
+            raise self._broken[name].with_traceback(None)
+        source = self.sources[dataset]
+        path = source.path(shard)
+        try:
+            self._verified.require(path, source.shards[shard].sha256, cached=source.url is not None)
+        except CorruptShardError as error:
+            if source.url is not None:
+                path.unlink(missing_ok=True)
+                error = CorruptShardError(
+                    error.problem, path=path, remedy="it was deleted: run the same command again to fetch it anew"
+                )
+            self._broken[name] = error
+            raise error from None
+        self._whole.add(name)
+
     def _open(self, dataset: int, shard: int) -> ShardReader:
         source, facts = self.sources[dataset], self.sources[dataset].shards[shard]
         path = source.path(shard)
         if source.url is None or self._cache is None:
             _check_size(path, facts.bytes)
-            reader = open_shard(path)
+            reader = open_shard(path, verify=False)  # `_require_whole` compares it, where its samples are used
         else:
             reader = self._open_remote(self._cache, source, shard)
         try:
@@ -236,10 +307,14 @@ class Corpus:
 
     def _open_remote(self, cache: ShardCache, source: Source, shard: int) -> ShardReader:
         """Open a shard of the cache; where the cache is full of shards that are open here, close the oldest first."""
-        facts = source.shards[shard]
+        facts, path = source.shards[shard], source.path(shard)
+        fetched = not path.exists()
         while True:
             try:
-                return cache.open(str(source.url), source.path(shard), size=facts.bytes, sha256=facts.sha256)
+                reader = cache.open(str(source.url), path, size=facts.bytes, sha256=facts.sha256)
+                if fetched and self._verified is not None:  # a download is compared as it arrives
+                    self._verified.note(path, facts.sha256, cached=True)
+                return reader
             except CacheFullError:
                 if not self._readers:
                     raise

@@ -14,9 +14,11 @@ from pipeline.train.batch import Batch, make_batches
 from pipeline.train.corpus import Corpus
 from pipeline.train.distributed import Group
 from pipeline.train.loader import batches
+from pipeline.train.mixed_features import refuse_mixed_features
 from pipeline.train.order import Order
 from pipeline.train.settings import PretrainSettings
 from pipeline.train.share import share_of
+from pipeline.train.verify_ahead import verified_files, verifying_ahead
 
 CAPTIONS_AT_A_TIME = 4096
 
@@ -47,6 +49,8 @@ def open_data(settings: PretrainSettings) -> TrainingData:
         for name in ("feature_dim", "class_names"):
             if getattr(held_out, name) != getattr(corpus, name):
                 raise RefusedError(f"--eval-data: has another {name} than the training data; extract both alike")
+        if not settings.allow_mixed_features:
+            refuse_mixed_features((*corpus.sources, *held_out.sources))
     held_out_order = Order(held_out.shard_sizes, seed=settings.seed, shuffle=False) if held_out else None
     for opened, its_order in ((corpus, order), (held_out, held_out_order)):
         if opened is not None and its_order is not None:
@@ -61,6 +65,8 @@ def _open(settings: PretrainSettings, directories: tuple[str, ...], split: str) 
         on_corrupt=settings.on_corrupt,
         cache_dir=settings.cache or settings.output / "cache",
         cache_bytes=settings.cache_bytes,
+        verified=verified_files(settings),
+        allow_mixed=settings.allow_mixed_features,
     )
 
 
@@ -69,7 +75,7 @@ def all_captions(corpus: Corpus) -> Iterator[str]:
     order = Order(corpus.shard_sizes, seed=0, shuffle=False)
     for start in range(0, order.epoch_size, CAPTIONS_AT_A_TIME):
         places = order.at(np.arange(start, min(start + CAPTIONS_AT_A_TIME, order.epoch_size)))
-        for captions in corpus.captions(places):
+        for captions in corpus.captions(places, verify=False):
             yield from captions or ()
 
 
@@ -80,7 +86,8 @@ def train_batches(
     make = partial(
         make_batches, data.corpus, data.order, tokenizer, settings.items, share_of(settings, group), seed=settings.seed
     )
-    return batches(make, steps, num_workers=settings.num_workers, pin_memory=group.device.type == "cuda")
+    made = batches(make, steps, num_workers=settings.num_workers, pin_memory=group.device.type == "cuda")
+    return verifying_ahead(data.corpus, data.order, made, steps, batch_size=settings.batch_size)
 
 
 def eval_batches(

@@ -17,6 +17,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from pipeline.shards.atomic import fsync_dir, temporary_path
 from pipeline.train.disk import explain_disk_errors
+from pipeline.train.known_features import EXTRACTORS, write_known_features
 from pipeline.train.report import DATA_HEAD, data_rows, flat
 from pipeline.train.run_folder import FINAL_FOLDER
 from pipeline.train.words import save_tokenizer
@@ -39,8 +40,8 @@ def export_final(
 ) -> Path:
     """Write RUN/final, in the place of an older one if there is one, and return its path.
 
-    facts: what run.json says (`settings`, `model`, `data`, `eval_data`, `software`), `steps`, and `evaluation`, the
-    last one's journal entry or None. A kill leaves the older folder, the new one, or, in the moment between two
+    facts: what run.json says (`settings`, `model`, `data`, `eval_data`, `extractors`, `software`), `steps`, and
+    `evaluation`, the last one's journal entry or None. A kill leaves the older folder, the new one, or, between two
     renames, none: exporting again mends that. OSError naming it where the disk is full; the older folder then stays.
     """
     final = run / FINAL_FOLDER
@@ -55,6 +56,8 @@ def export_final(
                 raise OSError(f"the model cannot be written: {error}") from error
             save_tokenizer(tokenizer, temporary)
             (temporary / CARD_FILE).write_text(model_card(facts), encoding="utf-8")
+            if facts.get(EXTRACTORS):
+                write_known_features(temporary, facts[EXTRACTORS])
             sync_folder(temporary)
             if final.exists():
                 final.rename(older)  # a folder does not go in the place of another that holds files

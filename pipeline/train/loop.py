@@ -24,6 +24,7 @@ from torch.optim import AdamW
 from transformers import PreTrainedModel
 
 from pipeline.signals import handling
+from pipeline.train.bad_inputs import Locate, explain_inputs, gathered, not_finite_images
 from pipeline.train.checkpoints import optimizer_tensors, prune, restore_optimizer, save_checkpoint
 from pipeline.train.distributed import Group
 from pipeline.train.errors import NonFiniteError
@@ -62,6 +63,8 @@ class Training:
     """Return this rank's parts of the held-out samples; None where there are none."""
     description: dict[str, Any]
     """Content of run.json, kept in each checkpoint too."""
+    locate: Locate | None = None
+    """Find the samples of a step, to name those that are damaged."""
     steering: Steering | None = None
     """What evaluations change of the steps that follow; None where batches are a function of the step alone."""
     step: int = 0
@@ -205,24 +208,24 @@ def train_step(training: Training, parts: list[MicroBatch]) -> tuple[Losses, Ten
 
 def leave_out(training: Training, parts: list[MicroBatch], losses: Losses, norm: Tensor) -> None:
     """Count a step whose loss or gradient is no number, or raise NonFiniteError, as the policy says."""
-    by_rank = training.group.gather([name for part in parts for name in part.image_ids])
-    ids = [name for names in by_rank for name in names]
+    ids = gathered(training.group.gather([name for part in parts for name in part.image_ids]))
+    bad = gathered(training.group.gather([name for part in parts for name in not_finite_images(part)]))
     rest = f" and {len(ids) - IDS_IN_A_MESSAGE} more" if len(ids) > IDS_IN_A_MESSAGE else ""
     values = ", ".join(
         f"{part} {value:g}" for part, value in zip(training.objective.parts, losses.means.tolist(), strict=True)
     )
     problem = (
         f"step {training.step}: a loss or gradient is no finite number ({values}, gradient norm {float(norm):g}); "
-        f"images {', '.join(ids[:IDS_IN_A_MESSAGE])}{rest}"
+        f"images {', '.join(ids[:IDS_IN_A_MESSAGE])}{rest}. "
+        f"{explain_inputs(bad, training.step, training.locate, training.settings.data)}"
     )
+    cause = "extract the shards that it names again" if bad else "if it finds nothing, lower --learning-rate"
     training.skipped_steps += 1
     training.skipped_in_a_row += 1
     if training.settings.non_finite == "stop":
-        raise NonFiniteError(
-            f"{problem}. Look at these with `vilbert inspect`, lower --learning-rate, or give --non-finite skip"
-        )
+        raise NonFiniteError(f"{problem}; {cause}, or give --non-finite skip")
     if training.skipped_in_a_row >= MOST_SKIPPED_IN_A_ROW:
-        raise NonFiniteError(f"{problem}: the {MOST_SKIPPED_IN_A_ROW}th step in a row; lower --learning-rate")
+        raise NonFiniteError(f"{problem}; {cause}. This is the {MOST_SKIPPED_IN_A_ROW}th such step in a row")
     if training.group.first:
         logger.warning("%s; the step is left out", problem)
 

@@ -7,6 +7,7 @@ from functools import partial
 import torch
 from transformers import PreTrainedTokenizerBase
 
+from pipeline.train.bad_inputs import locate_samples
 from pipeline.train.data import TrainingData, all_captions, eval_batches, open_data, train_batches
 from pipeline.train.distributed import Group
 from pipeline.train.evaluate import PretrainEvaluation, encode_evaluation
@@ -74,6 +75,7 @@ def prepare(
             bfloat16=settings.precision == "bf16",
             seed=settings.seed,
         ),
+        locate=locate_samples(data.corpus, data.order, settings.batch_size),
         total_steps=settings.steps(data.order.epoch_size),
         train_batches=partial(train_batches, settings, data, tokenizer, group),
         eval_batches=partial(eval_batches, settings, data, tokenizer, group) if data.held_out else None,
@@ -82,5 +84,6 @@ def prepare(
             config.to_dict(),
             data.corpus.fingerprints,
             data.held_out.fingerprints if data.held_out else [],
+            extractors=data.corpus.extractors,
         ),
     )

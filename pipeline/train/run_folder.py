@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from importlib.metadata import version
 from pathlib import Path
@@ -18,6 +18,7 @@ from pipeline.shards.canonical import decode_json, encode_json
 from pipeline.shards.errors import FingerprintError, LockedError, RefusedError
 from pipeline.shards.lock import LOCK_FILE, exclusive_writer
 from pipeline.train.disk import explain_disk_errors
+from pipeline.train.known_features import EXTRACTORS
 
 RUN_FILE = "run.json"
 FINAL_FOLDER = "final"
@@ -44,12 +45,18 @@ def _only_ours(names: list[str]) -> bool:
 
 
 def describe_run(
-    settings: dict[str, Any], model: dict[str, Any], data: list[dict[str, Any]], eval_data: list[dict[str, Any]]
+    settings: dict[str, Any],
+    model: dict[str, Any],
+    data: list[dict[str, Any]],
+    eval_data: list[dict[str, Any]],
+    *,
+    extractors: Sequence[Mapping[str, Any]] = (),
 ) -> dict[str, Any]:
-    """Return the content of run.json."""
+    """Return the content of run.json; extractors: what the features of the training data depend on."""
     software = {name: version(name) for name in PACKAGES}
     model = {key: value for key, value in model.items() if key not in _OF_THE_SOFTWARE}
-    whole = {"settings": settings, "model": model, "data": data, "eval_data": eval_data, "software": software}
+    whole: dict[str, Any] = {"settings": settings, "model": model, "data": data, "eval_data": eval_data}
+    whole |= {EXTRACTORS: list(extractors), "software": software}
     return dict(decode_json(encode_json(whole)))  # as it will be read back
 
 

@@ -57,6 +57,10 @@ class RunSettings:
     """Samples, at least, that are shuffled together: those of consecutive shards of a shuffled list."""
     on_corrupt: Literal["stop", "skip"] = "stop"
     """What a shard that cannot be read does: stop the run, or leave its samples out and count them."""
+    verify_shards: bool = True
+    """Compare the SHA-256 of each shard with its record, once, before its first sample is used."""
+    allow_mixed_features: bool = False
+    """Take data sets, or an --init-from, whose regions come from different detectors or settings."""
     non_finite: Literal["stop", "skip"] = "stop"
     """What a loss or gradient that is no number does: stop the run, or leave the step out and count it."""
     log_every: int = 10
@@ -128,7 +132,7 @@ RUNTIME = frozenset(
     {
         *("data", "eval_data", "output", "resume", "grad_accumulation", "compile", "device", "num_workers", "workers"),
         *("use_gpu", "max_failures", "ray_address", "on_corrupt", "non_finite", "log_every", "eval_every"),
-        *("checkpoint_every", "keep", "tensorboard", "cache", "cache_bytes"),
+        *("checkpoint_every", "keep", "tensorboard", "cache", "cache_bytes", "verify_shards", "allow_mixed_features"),
     }
 )
 

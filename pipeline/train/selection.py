@@ -13,7 +13,7 @@ from urllib.request import url2pathname
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.shards.dataset import DatasetInfo, read_dataset
+from pipeline.shards.dataset import DatasetInfo, contradiction, read_dataset
 from pipeline.shards.errors import CorruptShardError, RefusedError
 from pipeline.shards.layout import DATASET_FILE, StorageFormat, data_path
 from pipeline.shards.record import ShardRecord, read_records, records_digest
@@ -62,6 +62,8 @@ class Source(NamedTuple):
     """Of the settings that made it, see dataset.json."""
     extractor: dict[str, Any]
     """What its regions depend on: of these settings those of the detector and of the selection of boxes."""
+    manifest_hash: str
+    """Of the manifest that it was extracted from."""
     records_sha256: str
     """One hash for its content."""
     splits: dict[str, int]
@@ -103,6 +105,7 @@ def read_source(name: str, *, split: str | None, cache: ShardCache | None) -> So
         )
         for record in records
     )
+    extractor = info.fingerprint_fields.get("extractor")
     return Source(
         name=shown,
         url=url,
@@ -114,7 +117,8 @@ def read_source(name: str, *, split: str | None, cache: ShardCache | None) -> So
         top_classes=int(info.fields["class_ids"]["shape"][1]),
         class_names=info.class_names,
         fingerprint=info.fingerprint,
-        extractor=dict(info.fingerprint_fields.get("extractor", {})),
+        extractor=dict(extractor) if isinstance(extractor, dict) else {},
+        manifest_hash=info.manifest_hash,
         records_sha256=info.records_sha256,
         splits=info.splits,
     )
@@ -123,13 +127,21 @@ def read_source(name: str, *, split: str | None, cache: ShardCache | None) -> So
 def _check_records(folder: Path, info: DatasetInfo) -> list[ShardRecord]:
     """Return the records in the order of their shards where they are those that dataset.json speaks of."""
     records = read_records(folder)
-    if list(records) != list(range(info.shards)) or records_digest(records.values()) != info.records_sha256:
+    if (
+        len(records) != info.shards
+        or list(records) != list(range(info.shards))
+        or records_digest(records.values()) != info.records_sha256
+    ):
         raise CorruptShardError(
             "the records in shards/ are not those that it was completed with",
             path=folder / DATASET_FILE,
             remedy="run the same `vilbert extract` again, or restore the folder from a copy",
         )
-    return list(records.values())
+    found = list(records.values())
+    if problem := contradiction(info, found):
+        remedy = "run the same `vilbert extract` again; `vilbert verify` lists all that is wrong"
+        raise CorruptShardError(problem, path=folder / DATASET_FILE, remedy=remedy)
+    return found
 
 
 def check_sources(sources: Sequence[Source]) -> None:

@@ -103,7 +103,7 @@ class ShardCache:
                 with self._locked(fcntl.LOCK_SH):
                     if path.exists():  # else another process deleted it just now
                         os.utime(path)  # newest: other processes see that it is wanted
-                        return open_shard(path)
+                        return open_shard(path, verify=False)  # compared as it was fetched
         except BaseException:
             _forget(path)
             raise

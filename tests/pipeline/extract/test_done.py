@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
+import os
 import time
 import tracemalloc
 from collections.abc import Callable, Iterator, Sequence
@@ -19,7 +21,7 @@ from pipeline.extract.done import DONE_FILE, DoneShards, find_done
 from pipeline.shards.dataset import DatasetInfo, fingerprint_digest
 from pipeline.shards.errors import ShardError, UnsupportedFormatError
 from pipeline.shards.failures import FailureRow
-from pipeline.shards.folder import LocalFolder
+from pipeline.shards.folder import Entry, LocalFolder
 from pipeline.shards.layout import data_path, failures_path, record_path
 from pipeline.shards.record import read_records
 from pipeline.shards.sample import describe_fields
@@ -51,7 +53,7 @@ def write_shards(directory: Path, make_sample: Callable) -> None:
         failed = FailureRow(row=rows[0], image_id="a", uri="b", reason="corrupt", detail="as made")
         with ShardWriter(directory, shard=shard, format="tar") as writer:
             writer.add(make_sample(f"k{shard}"))
-            writer.commit(rows=rows, failures=[failed], fingerprint="0" * 64)
+            writer.commit(rows=rows, failures=[failed], fingerprint=fingerprint_digest({}))
 
 
 @pytest.fixture
@@ -155,6 +157,59 @@ def test_damaged_notes_are_no_notes(directory: Path, content: bytes) -> None:
     assert find_done(LocalFolder(directory), plan()).pending() == [3]
 
 
+CHANGES: dict[str, Callable[[Path], object]] = {
+    "a failure's row is another": lambda directory: _replace(failures_path(directory, 3), b'"row":6', b'"row":7'),
+    "a failure's reason is another": lambda directory: _replace(failures_path(directory, 3), b"corrupt", b"missing"),
+    "failures are gone": lambda directory: failures_path(directory, 3).write_bytes(b""),
+    "a record names other failures": lambda directory: _replace(
+        record_path(directory, 3), *_digests(failures_path(directory, 3), directory / "none")
+    ),
+    "a record has another fingerprint": lambda directory: _replace(
+        record_path(directory, 3), fingerprint_digest({}).encode(), b"0" * 64
+    ),
+    "a record has other rows": lambda directory: _replace(record_path(directory, 3), b"[6,8]", b"[4,6]"),
+    "a record is no JSON": lambda directory: _replace(record_path(directory, 3), b'"rows"', b'"rows '),
+}
+
+
+def _replace(path: Path, old: bytes, new: bytes) -> None:
+    """Write other bytes of the same number in place of some, as an editor does."""
+    content = path.read_bytes()
+    assert old in content
+    assert len(old) == len(new)
+    path.write_bytes(content.replace(old, new))
+
+
+def _digests(*paths: Path) -> list[bytes]:
+    return [hashlib.sha256(path.read_bytes() if path.exists() else b"").hexdigest().encode() for path in paths]
+
+
+@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize("keeps_its_time", [False, True])
+def test_a_change_after_the_notes_is_seen_though_no_size_is_another(
+    directory: Path, change: str, keeps_its_time: bool
+) -> None:
+    noted(directory)
+    paths = failures_path(directory, 3), record_path(directory, 3)
+    times = [path.stat().st_mtime_ns for path in paths]
+    time.sleep(0.02)  # the clock of a file system ticks a hundred times a second
+    CHANGES[change](directory)
+    if keeps_its_time:
+        for path, was in zip(paths, times, strict=True):
+            os.utime(path, ns=(was, was))
+    assert find_done(LocalFolder(directory), plan()).pending() == [3]
+
+
+def test_what_was_read_again_is_not_read_a_third_time(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    noted(directory)
+    time.sleep(0.02)
+    failures_path(directory, 3).touch()
+    time.sleep(0.02)
+    assert noted(directory).pending() == []
+    monkeypatch.setattr(done, "read_record", lambda path: pytest.fail(f"{path} was read"))
+    assert find_done(LocalFolder(directory), plan()).pending() == []
+
+
 def test_a_record_that_contradicts_its_neighbours_is_none(directory: Path) -> None:
     failures_path(directory, 0).write_bytes(b"")
     record_path(directory, 1).write_bytes(record_path(directory, 2).read_bytes())
@@ -224,9 +279,13 @@ class ListedFolder:
     def __init__(self, shards: int, notes: Path) -> None:
         self._shards, self._notes = shards, notes
 
-    def entries(self, under: str, *, sweep: bool = False) -> Iterator[tuple[str, int | None]]:
+    def listing(self, under: str, *, sweep: bool = False) -> Iterator[Entry]:
         for kind in ("json", "tar") if under == "shards" else ("jsonl",):
-            yield from ((f"{shard:06}.{kind}", 1000 + shard % 7) for shard in range(self._shards))
+            yield from (Entry(f"{shard:06}.{kind}", 1000 + shard % 7, shard) for shard in range(self._shards))
+
+    def changed(self, name: str) -> int:
+        assert name == DONE_FILE
+        return self._shards
 
     @contextmanager
     def local(self, names: Sequence[str]) -> Iterator[Path]:

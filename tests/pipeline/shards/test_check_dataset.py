@@ -38,7 +38,7 @@ MakeDataset = Callable[..., Any]
         ({"failures": {"corrupt": 2}}, {"failures-count"}),
         ({"first_key": "another"}, {"keys"}),
         ({"last_key": "another"}, {"keys"}),
-        ({"bytes": 1}, {"data-size"}),
+        ({"bytes": 10_000}, {"data-size"}),
         ({"failures_sha256": "0" * 64}, {"failures-changed"}),
         ({"sha256": "0" * 64}, set()),
     ],

@@ -157,7 +157,11 @@ def test_totals_add_up() -> None:
 texts = st.text(st.characters(exclude_categories=["Cs"]))
 
 
-@given(st.lists(st.builds(FailureRow, row=st.integers(0), image_id=texts, uri=texts, reason=texts, detail=texts)))
+@given(
+    st.lists(
+        st.builds(FailureRow, row=st.integers(0, 2**53 - 1), image_id=texts, uri=texts, reason=texts, detail=texts)
+    )
+)
 def test_failures_come_back_by_row(tmp_path_factory: pytest.TempPathFactory, rows: list[FailureRow]) -> None:
     path = tmp_path_factory.mktemp("failures") / "000000.jsonl"
     path.write_bytes(encode_failures(rows))
@@ -240,7 +244,7 @@ def test_every_field_of_dataset_json_is_checked(tmp_path: Path) -> None:
         ({"totals": {"samples": 1}}, "totals: bytes is missing"),
         ({"complete": True}, "records_sha256"),
         ({"fingerprint": "0" * 64}, "fingerprint is not that of fingerprint_fields"),
-        ({"fields": {"other": {"dtype": "float32", "shape": []}}}, "fields is"),
+        ({"fields": {"other": {"dtype": "float32", "shape": []}}}, "fields are not"),
         ({"shard_size": 0}, "shard_size is 0"),
     ],
 )

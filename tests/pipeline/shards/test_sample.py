@@ -145,7 +145,7 @@ def _replace(members: list[tuple[str, bytes]], name: str, content: bytes) -> lis
         ("json", b"{", "disagree"),
         ("json", b"[]", "not an object"),
         ("json", b"\xff", "disagree"),
-        ("json", b"[" * 100_000, "nested too deeply"),
+        ("json", b"[" * 100_000, "nested deeper than 200"),
         ("json", b'{"image_id":"k","width":640,"height":480,"num_boxes":4}', "says 4 boxes where there are 3"),
         ("json", b'{"image_id":"k","width":640.0,"height":480,"num_boxes":3}', "width is 640.0"),
         ("json", b'{"image_id":"k","width":true,"height":480,"num_boxes":3}', "width is True"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
@@ -44,6 +45,7 @@ def write_dataset_folder(
     failed: Collection[int] = (),
     complete: bool = True,
     seed: int = 0,
+    detector: str = "made by hand",
 ) -> Path:
     """Write a data set as `vilbert extract` would, dataset.json included, and return its folder.
 
@@ -52,15 +54,16 @@ def write_dataset_folder(
     folder: is made where there is none. samples: rows of the manifest, of which those in `failed` give no sample.
     shard_size: rows a shard. feature_dim: D. regions: N, or N by row. top_classes: K. splits, captions, image_id: of a
     row, counted from 0. draw: gives a row's regions itself. complete: False leaves dataset.json as it is while an
-    extraction is at work.
+    extraction is at work. detector: what the fingerprint says that the regions come from.
     """
-    fingerprint_fields = {"extractor": {"detector": "made by hand", "seed": seed}, "format": 1}
+    fingerprint_fields = {"extractor": {"detector": detector}, "format": 1}
+    listed = repr([seed, *map(image_id, range(samples))])
     info = DatasetInfo(
         storage=storage,
         shard_size=shard_size,
         rows=samples,
         manifest="manifest.parquet",
-        manifest_hash="0" * 64,
+        manifest_hash=hashlib.sha256(listed.encode()).hexdigest(),
         fields=describe_fields(feature_dim=feature_dim, top_classes=top_classes, attributes=False),
         feature_dim=feature_dim,
         class_names=tuple(class_names),

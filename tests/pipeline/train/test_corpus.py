@@ -68,9 +68,9 @@ def test_what_is_read_is_what_was_written(tmp_path: Path, make_dataset: MakeData
 def test_it_says_what_the_data_sets_are(tmp_path: Path, make_dataset: MakeDataset) -> None:
     folders = [
         make_dataset(tmp_path / "a", samples=5, shard_size=4, feature_dim=16),
-        make_dataset(tmp_path / "b", samples=3, shard_size=2, feature_dim=16, seed=1, storage="lmdb"),
+        make_dataset(tmp_path / "b", samples=3, shard_size=2, feature_dim=16, seed=1, storage="lmdb", detector="b"),
     ]
-    corpus = Corpus.open([str(folder) for folder in folders], split="train")
+    corpus = Corpus.open([str(folder) for folder in folders], split="train", allow_mixed=True)
     assert [sizes.tolist() for sizes in corpus.shard_sizes] == [[4, 1], [2, 1]]
     assert (corpus.feature_dim, corpus.top_classes, corpus.class_names[:2]) == (16, 3, ("background", "sky"))
     infos = [read_dataset(folder) for folder in folders]
@@ -84,8 +84,8 @@ def test_it_says_what_the_data_sets_are(tmp_path: Path, make_dataset: MakeDatase
         for folder, info, samples in zip(folders, infos, (5, 3), strict=True)
     ]
     assert corpus.extractors == tuple(info.fingerprint_fields["extractor"] for info in infos)
-    twice = Corpus.open([str(folders[0])] * 2, split="train")
-    assert twice.extractors == corpus.extractors[:1]
+    more = make_dataset(tmp_path / "more", samples=2, shard_size=2, feature_dim=16, seed=2)
+    assert Corpus.open([str(folders[0]), str(more)], split="train").extractors == corpus.extractors[:1]
     assert sorted(image_ids(corpus)) == sorted([f"photo.{row:04}" for row in (0, 1, 2, 3, 4, 0, 1, 2)])
 
 

@@ -1,0 +1,195 @@
+"""Files of samples whose SHA-256 was compared with their record, so that each is read for it once.
+
+A file is known by its path, size, times and inode and by the digest it was compared with: one that changes is compared
+again. The list may lie in a file that several processes, runs and machines share. They append to it and never rewrite
+it; what is torn or lost in it costs one more comparison.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import os
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from pipeline.shards.errors import CorruptShardError
+from pipeline.shards.record import read_record
+
+_READ_BYTES = 1 << 20
+_WAIT_SECONDS = 0.02  # between looks whether another process is done with a file
+_LONGEST_WAIT_SECONDS = 600.0
+_ENTRY_BYTES = 16
+
+
+class VerifiedFiles:
+    """Compares files with their SHA-256, each once. Threads, forked and spawned processes may share it."""
+
+    def __init__(self, log: Path | None = None) -> None:
+        """Begin with what is in the file `log`, and add to it; by default with nothing, in a file without a name."""
+        self._log = log
+        self._descriptor = _open_log(log)
+        self._begin()
+
+    def _begin(self) -> None:
+        self._process = os.getpid()
+        self._guard = threading.Lock()
+        self._at_work: dict[str, threading.Lock] = {}
+        self._known: set[str] = set()
+        self._rest = b""
+        self._offset = 0
+
+    def require(
+        self, path: Path, sha256: str, *, cached: bool = False, wait: bool = True, stop: threading.Event | None = None
+    ) -> None:
+        """Return when the file at `path` has the SHA-256 of its record; raise CorruptShardError where it has another.
+
+        cached: of a file in a cache, whose times say when it was used; it is known without them.
+        wait: while another thread or process compares the file; False leaves it to that one and returns at once.
+        stop: an event that ends the reading, with nothing known.
+        """
+        if self._process != os.getpid():
+            self._begin()  # a lock that was held at the fork would never be free
+        entry = _entry(path, sha256, cached=cached)
+        if self._knows(entry):
+            return
+        with self._claim(entry, wait=wait) as claimed:
+            if not claimed or self._knows(entry):
+                return
+            if compare_sha256(path, sha256, stop=stop):
+                self._note(entry)
+
+    def note(self, path: Path, sha256: str, *, cached: bool = False) -> None:
+        """Take in a file that was compared as it was written."""
+        self._note(_entry(path, sha256, cached=cached))
+
+    def _knows(self, entry: str) -> bool:
+        if entry in self._known:
+            return True
+        with self._guard:
+            # One reader at a time: the file only grows, and what is behind `_offset` is new.
+            while data := os.pread(self._descriptor, _READ_BYTES, self._offset):
+                self._offset += len(data)
+                *lines, self._rest = (self._rest + data).split(b"\n")
+                self._known.update(line.decode("ascii", "replace") for line in lines)
+        return entry in self._known
+
+    def _note(self, entry: str) -> None:
+        self._known.add(entry)
+        with contextlib.suppress(OSError):  # a full disk: it is compared once more by the next
+            os.write(self._descriptor, f"{entry}\n".encode("ascii"))
+
+    @contextlib.contextmanager
+    def _claim(self, entry: str, *, wait: bool) -> Iterator[bool]:
+        """Hold a file against other threads, and processes with the same log; give False where it is not to be had."""
+        with self._guard:
+            lock = self._at_work.setdefault(entry, threading.Lock())
+        if not lock.acquire(blocking=wait):
+            yield False
+            return
+        place = int(entry[:12], 16)  # of the byte that stands for the file; it need not exist to be locked
+        locked = False
+        try:
+            deadline = time.monotonic() + (_LONGEST_WAIT_SECONDS if wait else 0)
+            while True:
+                try:
+                    fcntl.lockf(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, place)
+                    locked = True
+                    break
+                except (BlockingIOError, PermissionError):
+                    if not wait:
+                        break
+                    if time.monotonic() >= deadline:  # its holder is stopped: two may compare the same file
+                        break
+                    time.sleep(_WAIT_SECONDS)
+                except OSError:  # a file system without locks
+                    break
+            yield locked or wait
+        finally:
+            if locked:
+                fcntl.lockf(self._descriptor, fcntl.LOCK_UN, 1, place)
+            lock.release()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"log": self._log}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(state["log"])  # type: ignore[misc]  # a spawned process opens the log for itself
+
+
+def _open_log(log: Path | None) -> int:
+    """Open the list for reading and appending; a file without a name where there is none, or none can be written."""
+    flags = os.O_RDWR | os.O_APPEND | os.O_CLOEXEC
+    if log is not None:
+        with contextlib.suppress(OSError):
+            return os.open(log, flags | os.O_CREAT, 0o666)
+    descriptor, name = tempfile.mkstemp(prefix="vilbert-verified-")
+    os.close(descriptor)
+    try:
+        return os.open(name, flags)
+    finally:
+        os.unlink(name)
+
+
+def _entry(path: Path, sha256: str, *, cached: bool) -> str:
+    """Return the line that stands for a file in its present state; raise CorruptShardError where there is none."""
+    try:
+        status = path.stat()
+    except OSError as error:
+        raise CorruptShardError(f"cannot be read ({error.strerror})", path=path) from error
+    times = () if cached else (status.st_mtime_ns, status.st_ctime_ns)
+    state = "\0".join(map(str, (path.absolute(), status.st_size, status.st_ino, *times, sha256)))
+    return hashlib.blake2b(os.fsencode(state), digest_size=_ENTRY_BYTES).hexdigest()
+
+
+def file_sha256(path: Path, *, stop: threading.Event | None = None) -> str | None:
+    """Return the hex SHA-256 of a file, None where `stop` ended the reading; CorruptShardError where it cannot be read.
+
+    Other threads run meanwhile: neither reading nor hashing holds the interpreter.
+    """
+    digest, buffer = hashlib.sha256(), memoryview(bytearray(_READ_BYTES))
+    try:
+        with path.open("rb", buffering=0) as file:
+            while size := file.readinto(buffer):
+                if stop is not None and stop.is_set():
+                    return None
+                digest.update(buffer[:size])
+    except OSError as error:
+        raise CorruptShardError(f"cannot be read ({error.strerror})", path=path) from error
+    return digest.hexdigest()
+
+
+def compare_sha256(path: Path, sha256: str, *, stop: threading.Event | None = None) -> bool:
+    """Read a file; return False where `stop` ended that, raise CorruptShardError where its SHA-256 is another."""
+    found = file_sha256(path, stop=stop)
+    if found is not None and found != sha256:
+        problem = (
+            f"its SHA-256 is {found[:16]}…, its record has {sha256[:16]}…: bytes were changed since it was written"
+        )
+        raise CorruptShardError(problem, path=path)
+    return found is not None
+
+
+_compared: set[str] = set()  # of this process: files in the states in which they were compared with their records
+
+
+def compare_with_record(path: Path) -> None:
+    """Compare a file of samples with the record beside it, where there is one; once for each state of the file.
+
+    Raises CorruptShardError where its SHA-256 is another, or the record is damaged or names another file.
+    """
+    record_path = path.with_suffix(".json")
+    if not record_path.is_file():
+        return
+    record = read_record(record_path)
+    if record.file != path.name:
+        raise CorruptShardError(f"is the record of {record.file}, not of {path.name}", path=record_path)
+    entry = _entry(path, record.sha256, cached=False)
+    if entry not in _compared:
+        compare_sha256(path, record.sha256)
+        _compared.add(entry)
