@@ -16,13 +16,18 @@ class ManifestSettings:
     """List the images and captions of a data set in one file, and report what is missing, doubled or damaged."""
 
     sources: tyro.conf.Positional[Annotated[tuple[Path, ...], tyro.conf.arg(metavar="SOURCE ...")]]
-    """Conceptual Captions TSV, img2dataset folder, COCO captions or Karpathy JSON, folder of images, CSV or JSONL."""
+    """Conceptual Captions TSV, img2dataset folder, COCO captions or Karpathy JSON, folder of images (with caption files
+    or metadata), and tables of images: CSV, TSV, JSONL, JSON array, Parquet."""
     output: Path
     """The manifest to write (.parquet); the report goes beside it (.report.json)."""
     kind: Kind | None = None
     """What the sources are; by default, what their content shows."""
     images: Path | None = None
-    """COCO, Karpathy: folder of the images, or of train2014, val2014, … CSV, JSONL: where relative paths start."""
+    """COCO, Karpathy: folder of the images, or of train2014, val2014, … Tables: where relative paths start."""
+    uri_column: str | None = None
+    """Tables: the column that names the image; by default uri, url, path, image, file_name and their like."""
+    caption_column: str | None = None
+    """Tables: the column of captions; by default caption, captions, sentences, text or title."""
     given_boxes: Path | None = None
     """Boxes to use instead of detected ones: JSONL {image_id, boxes (xyxy)}, or COCO instances JSON."""
     exclude_ids: Path | None = None

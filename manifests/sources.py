@@ -7,6 +7,7 @@ from itertools import islice
 from pathlib import Path
 
 from manifests.coco import read_coco
+from manifests.columns import USUAL_NAMES, ColumnNames
 from manifests.conceptual_captions import read_conceptual_captions
 from manifests.detect import Kind, detect_kind
 from manifests.exclusion import Exclusion
@@ -21,7 +22,8 @@ from manifests.settings import ManifestSettings
 from manifests.table import read_table
 
 BATCH = 4096
-_WITH_IMAGES = ("coco", "karpathy", "csv", "jsonl")
+_WITH_IMAGES = ("coco", "karpathy", "csv", "jsonl", "json", "parquet")
+_WITH_COLUMNS = ("csv", "jsonl", "json", "parquet", "folder")
 
 
 def source_kinds(settings: ManifestSettings) -> list[tuple[Path, Kind]]:
@@ -33,37 +35,50 @@ def source_kinds(settings: ManifestSettings) -> list[tuple[Path, Kind]]:
             raise ManifestError(
                 f"{path}: neither a file nor a folder; sources are read twice, so write it to a file first"
             )
-        if settings.kind is not None and path.is_dir() is not (settings.kind in ("img2dataset", "folder")):
+        if settings.kind not in (None, "parquet") and path.is_dir() is not (settings.kind in ("img2dataset", "folder")):
             what = "folder" if path.is_dir() else "file"
             raise ManifestError(f"{path} is a {what}, which --kind {settings.kind} does not read")
-    kinds = [(path, settings.kind or detect_kind(path)) for path in settings.sources]
+    columns = column_names(settings)
+    kinds = [(path, settings.kind or detect_kind(path, columns)) for path in settings.sources]
     if settings.images is not None and not any(kind in _WITH_IMAGES for _, kind in kinds):
         raise ManifestError(
             f"--images {settings.images}: of no use to {', '.join(sorted({kind for _, kind in kinds}))}"
         )
+    if columns != USUAL_NAMES and not any(kind in _WITH_COLUMNS for _, kind in kinds):
+        raise ManifestError(
+            f"--uri-column and --caption-column: of no use to {', '.join(sorted({kind for _, kind in kinds}))}"
+        )
     return kinds
+
+
+def column_names(settings: ManifestSettings) -> ColumnNames:
+    """Return the columns that the user named."""
+    return ColumnNames(uri=settings.uri_column, caption=settings.caption_column)
 
 
 def read_source(
     path: Path, kind: Kind, settings: ManifestSettings, images: ImageRoot | None, report: Report
 ) -> Iterator[ImageRecord]:
     """Return the records of one source, as its reader gives them."""
-    split, check_files = settings.split, settings.check_files
+    split, check_files, columns = settings.split, settings.check_files, column_names(settings)
+    incomplete = settings.incomplete_shards == "read"
     match kind:
         case "conceptual-captions":
             return read_conceptual_captions(path, report, split=split)
         case "img2dataset":
-            incomplete = settings.incomplete_shards == "read"
             return read_img2dataset(path, report, check_files=check_files, incomplete=incomplete, split=split)
         case "coco":
             return read_coco(path, report, images=images, split=split)
         case "karpathy":
             return read_karpathy(path, report, images=images, split=split)
         case "folder":
-            return read_folder(path, report, split=split)
-        case "csv" | "jsonl":
-            jsonl, root = kind == "jsonl", settings.images
-            return read_table(path, report, jsonl=jsonl, images=root, check_files=check_files, split=split)
+            return read_folder(
+                path, report, split=split, columns=columns, check_files=check_files, incomplete=incomplete
+            )
+        case "csv" | "jsonl" | "json" | "parquet":
+            return read_table(
+                path, report, kind=kind, columns=columns, images=settings.images, check_files=check_files, split=split
+            )
 
 
 def read_batches(settings: ManifestSettings, report: Report) -> Iterator[list[ImageRecord]]:
