@@ -99,7 +99,8 @@ def _suffix(name: str) -> str:
 
 
 def _from_text(data: bytes) -> list[str]:
-    lines = [line for line in data.decode("utf-8-sig", "replace").splitlines() if line.strip()]
+    encoding = "utf-16" if data.startswith((b"\xff\xfe", b"\xfe\xff")) else "utf-8-sig"
+    lines = [line for line in data.decode(encoding, "replace").splitlines() if line.strip()]
     if lines and all(_NUMBERS.fullmatch(line.strip()) for line in lines):
         raise ValueError(f"numbers, such as the boxes of YOLO, not captions: {lines[0][:60]!r}")
     return lines or [""]

@@ -79,7 +79,8 @@ def read_folder(
                 if not is_named:
                     image = os.path.join(folder, name)
                     report.count("image-without-metadata", image)
-                    yield ImageRecord(image_id=prefix + ids[name], uri=image, split=split or "")
+                    own = metadata[-1].split_of(image) if split is None else split
+                    yield ImageRecord(image_id=prefix + ids[name], uri=image, split=own)
         else:
             for name, texts in zip(images, captions.read(folder, names, images), strict=True):
                 image = os.path.join(folder, name)

@@ -11,8 +11,8 @@ from manifests.report import Report
 def merge_rows(rows: Iterable[tuple[str, ImageRecord]], report: Report) -> Iterator[tuple[str, ImageRecord]]:
     """Yield (place, record) with the captions of rows that follow a row of the same image: all but the captions alike.
 
-    Many tables list an image once for each of its captions. Rows of one id that lie apart, or
-    that are repeated as a whole, are left as they are.
+    Many tables list an image once for each of its captions. Rows of one id that lie apart, and repeated ones that are
+    alike in everything, are left as they are.
     """
     last: tuple[str, ImageRecord] | None = None
     for where, record in rows:

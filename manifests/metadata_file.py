@@ -96,7 +96,7 @@ class MetadataFile:
                 report.count("malformed-row", f"{where}: {error}")
                 continue
             self._hashes.append(hash(path))
-            yield where, record._replace(uri=path, split=record.split or self._split(path))
+            yield where, record._replace(uri=path, split=record.split or self.split_of(path))
 
     def _place(self, name: str) -> str:
         """Return the path of an image that a row names; ValueError where it leads out of the folder."""
@@ -116,7 +116,8 @@ class MetadataFile:
         own = ids.get(base) or (base if stem in taken else stem)
         return PurePosixPath(os.path.relpath(folder, self._root), own).as_posix()
 
-    def _split(self, path: str) -> str:
+    def split_of(self, path: str) -> str:
+        """Return the split that the first folder below the root names, as Hugging Face does; else nothing."""
         return _SPLITS.get(os.path.relpath(path, self._root).split(os.sep)[0].lower(), "")
 
     def _listing(self, folder: str) -> tuple[dict[str, str], frozenset[str]]:

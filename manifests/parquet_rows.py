@@ -54,7 +54,7 @@ def read_parquet(path: Path, report: Report, columns: ColumnNames) -> Iterator[t
     uri, caption = require_columns(fields, columns, str(path))
     _require_text(path, uri, fields[uri])
     wanted = [fields[name] for name in dict.fromkeys((uri, caption, *_OTHERS)) if name in fields]
-    embedded = [name for name, field in fields.items() if name != uri and _holds_bytes(field.type)]
+    embedded = [name for name, field in fields.items() if name not in (uri, caption) and _holds_bytes(field.type)]
     downloaded = {"key", "status"} <= fields.keys()
     number = 0
     try:
@@ -111,9 +111,9 @@ def _require_text(path: Path, name: str, field: Any) -> None:
     import pyarrow as pa
 
     kind = field.type.value_type if pa.types.is_dictionary(field.type) else field.type
-    if _holds_bytes(kind) and pa.types.is_struct(kind):
+    if _holds_bytes(kind) and (pa.types.is_struct(kind) or name == "image"):
         raise ManifestError(
-            f"{path}: the column {name} holds the images themselves ({', '.join(part.name for part in kind)}); write "
+            f"{path}: the column {name} holds the images themselves ({kind}); write "
             "them to files (in Python: row['image'].save(...)) and list those, or name another column with --uri-column"
         )
     texts = (pa.types.is_string, pa.types.is_large_string, pa.types.is_binary, pa.types.is_large_binary)

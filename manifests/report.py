@@ -24,7 +24,9 @@ ISSUES = {
     "unlisted-download": Issue(True, "rows that img2dataset's statistics count but its shard does not list"),
     "incomplete-shard": Issue(True, "whole img2dataset shards without _stats.json (--incomplete-shards read)"),
     "unreadable-name": Issue(True, "files whose name is not valid UTF-8"),
-    "caption-file-without-image": Issue(True, "caption files beside no image of their name"),
+    "caption-file-without-image": Issue(
+        True, "caption files that no image of their folder takes: none has the name, or it has another caption file"
+    ),
     "other-file": Issue(True, "files that are no image by their name"),
     "missing-file": Issue(False, "rows whose image file is not there; extraction will list them as failed"),
     "duplicate-uri": Issue(False, "rows whose path or URL an earlier row has"),

@@ -113,12 +113,12 @@ def table_record(
     sha256 = _text(row, "sha256")
     if sha256 is not None and not re.fullmatch("[0-9a-f]{64}", sha256.lower()):
         raise ValueError(f"sha256 {sha256!r} is not 64 hex digits")
-    texts = _captions(row, columns, where)
-    if not texts:
-        report.count("no-caption", where)
     boxes = row.get("boxes")
     if isinstance(boxes, str):
         boxes = parse_json(boxes)
+    texts = _captions(row, columns, where)
+    if not texts:
+        report.count("no-caption", where)
     return ImageRecord(
         image_id=image_id or default_id(uri),
         uri=uri,
