@@ -141,9 +141,7 @@ def _detect_lines(text: str, *, whole: bool, where: str, columns: ColumnNames) -
         detect_layout(lines, where)
         return "conceptual-captions"
     if columns.uri is not None:
-        raise ManifestError(
-            f"{where}: no header names the column {columns.uri!r} (--uri-column); it starts {first[:60]!r}"
-        )
+        raise ManifestError(f"{where}: no header with a column {columns.uri!r} (--uri-column); starts {first[:60]!r}")
     raise ManifestError(
         f"{where}: neither tab separated captions and URLs nor CSV with a header that names {' or '.join(URI_NAMES)}; "
         f"it starts {first[:60]!r}; put a header line first, name the image's column with --uri-column, or {_FORCE}"

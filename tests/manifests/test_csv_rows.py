@@ -16,7 +16,9 @@ from manifests.csv_rows import SEPARATORS, read_csv
 from manifests.record import ManifestError
 from manifests.report import Report
 
-CELLS = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=12)
+CELLS = st.text(
+    st.characters(codec="utf-8", exclude_characters="\0\r"), max_size=12
+)  # csv.writer quotes no carriage return
 
 
 def read(path: Path, columns: ColumnNames = USUAL_NAMES) -> tuple[list[dict[str, Any]], Report]:
@@ -79,16 +81,16 @@ def test_a_quote_that_is_never_closed_does_not_take_the_rest_along(
 
 def test_two_columns_of_captions_are_refused_and_the_option_chooses(tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_text("url,Caption,text,Alt Text\nhttp://x/1,a,b,c\n")
-    with pytest.raises(ManifestError, match="caption and text.*--caption-column"):
+    with pytest.raises(ManifestError, match=r"caption and text.*--caption-column"):
         read(tmp_path / "t.csv")
     assert read(tmp_path / "t.csv", ColumnNames(caption="alt-text"))[0][0]["alt_text"] == "c"
-    with pytest.raises(ManifestError, match="no column 'nope'.*--caption-column"):
+    with pytest.raises(ManifestError, match=r"no column 'nope'.*--caption-column"):
         read(tmp_path / "t.csv", ColumnNames(caption="nope"))
 
 
 def test_two_columns_of_images_are_refused_unless_one_is_called_uri(tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_text("url,path\nhttp://x/1,a.jpg\n")
-    with pytest.raises(ManifestError, match="url and path.*--uri-column"):
+    with pytest.raises(ManifestError, match=r"url and path.*--uri-column"):
         read(tmp_path / "t.csv")
     (tmp_path / "t.csv").write_text("uri,url,path\nhttp://x/1,b,a.jpg\n")
     assert len(read(tmp_path / "t.csv")[0]) == 1

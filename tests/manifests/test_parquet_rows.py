@@ -84,7 +84,7 @@ def test_files_of_hugging_face_name_their_split(tmp_path: Path) -> None:
 @pytest.mark.parametrize("column", [IMAGE, pa.array([b"\xff\xd8"])])
 def test_images_inside_the_file_are_refused_by_name(tmp_path: Path, column: Any) -> None:
     path = write(tmp_path / "t.parquet", {"image": column, "text": ["a"]})
-    with pytest.raises(ManifestError, match="column image holds the images themselves.*--uri-column"):
+    with pytest.raises(ManifestError, match=r"column image holds the images themselves.*--uri-column"):
         read(path)
 
 
