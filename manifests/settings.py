@@ -34,6 +34,11 @@ class ManifestSettings:
     """Image ids to leave out, such as another task's test images: one a line, a JSON list, or .npy."""
     split: str | None = None
     """Split of every row; by default, what the source says."""
+    hold_out: float | None = None
+    """Share of the images that get the split `val`, such as 0.01: of those whose source names no split, or `train`. The
+    others of them get `train`. Chosen by a hash of the image id."""
+    seed: int = 0
+    """Makes another choice of as many images for --hold-out."""
     limit: int | None = None
     """Stop after this many rows."""
     duplicate_ids: Literal["error", "first"] = "error"
@@ -50,5 +55,11 @@ class ManifestSettings:
             raise ValueError("SOURCES are missing: name at least one file or folder")
         if self.limit is not None and self.limit < 1:
             raise ValueError(f"--limit {self.limit}: give at least 1, or leave it out for all rows")
+        if self.hold_out is not None and not 0 < self.hold_out < 1:
+            raise ValueError(f"--hold-out {self.hold_out}: give a share between 0 and 1, such as 0.01")
+        if self.hold_out is not None and self.split not in (None, "train"):
+            raise ValueError(
+                f"--hold-out takes rows of split train, --split {self.split} leaves none: give one of both"
+            )
         if self.output.suffix != ".parquet":
             raise ValueError(f"--output {self.output}: a manifest is a Parquet file; end its name in .parquet")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
@@ -13,6 +14,7 @@ from manifests.detect import Kind, detect_kind
 from manifests.exclusion import Exclusion
 from manifests.folder import read_folder
 from manifests.given_boxes import GivenBoxes
+from manifests.hold_out import HeldOutRows
 from manifests.images import ImageRoot
 from manifests.img2dataset import read_img2dataset
 from manifests.karpathy import read_karpathy
@@ -21,6 +23,7 @@ from manifests.report import Report
 from manifests.settings import ManifestSettings
 from manifests.table import read_table
 
+log = logging.getLogger(__name__)
 BATCH = 4096
 _WITH_IMAGES = ("coco", "karpathy", "csv", "jsonl", "json", "parquet")
 _WITH_COLUMNS = ("csv", "jsonl", "json", "parquet", "folder")
@@ -87,6 +90,7 @@ def read_batches(settings: ManifestSettings, report: Report) -> Iterator[list[Im
     images = ImageRoot(settings.images, check_files=settings.check_files) if settings.images else None
     exclusion = Exclusion(settings.exclude_ids) if settings.exclude_ids else None
     boxes = GivenBoxes(settings.given_boxes, report) if settings.given_boxes else None
+    held_out = None if settings.hold_out is None else HeldOutRows(settings.hold_out, settings.seed)
     left = settings.limit
     for path, kind in kinds:
         report.start_source(str(path), kind)
@@ -95,6 +99,8 @@ def read_batches(settings: ManifestSettings, report: Report) -> Iterator[list[Im
             records = exclusion.filter(records, report)
         if boxes:
             records = boxes.join(records, report)
+        if held_out:
+            records = held_out.split(records)
         while batch := list(islice(records, BATCH if left is None else min(BATCH, left))):
             report.add_rows(len(batch))
             left = None if left is None else left - len(batch)
@@ -102,3 +108,5 @@ def read_batches(settings: ManifestSettings, report: Report) -> Iterator[list[Im
     for join in (exclusion, boxes):
         if join:
             join.count_unmet(report)
+    if held_out:
+        log.info("%s", held_out.summary())
