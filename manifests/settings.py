@@ -28,6 +28,9 @@ class ManifestSettings:
     """Tables: the column that names the image; by default uri, url, path, image, file_name and their like."""
     caption_column: str | None = None
     """Tables: the column of captions; by default caption, captions, sentences, text or title."""
+    exif_orientation: Literal["auto", "apply", "ignore"] = "auto"
+    """Turn images as their EXIF orientation says, or keep their stored pixels. auto: stored pixels for COCO, Karpathy
+    files and Visual Genome, whose annotations and published features refer to those."""
     given_boxes: Path | None = None
     """Boxes to use instead of detected ones: JSONL {image_id, boxes (xyxy)}, or COCO instances JSON."""
     exclude_ids: Path | None = None

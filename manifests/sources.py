@@ -18,6 +18,7 @@ from manifests.hold_out import HeldOutRows
 from manifests.images import ImageRoot
 from manifests.img2dataset import read_img2dataset
 from manifests.karpathy import read_karpathy
+from manifests.orientation import Orientation
 from manifests.record import ImageRecord, ManifestError
 from manifests.report import Report
 from manifests.settings import ManifestSettings
@@ -91,10 +92,12 @@ def read_batches(settings: ManifestSettings, report: Report) -> Iterator[list[Im
     exclusion = Exclusion(settings.exclude_ids) if settings.exclude_ids else None
     boxes = GivenBoxes(settings.given_boxes, report) if settings.given_boxes else None
     held_out = None if settings.hold_out is None else HeldOutRows(settings.hold_out, settings.seed)
+    orientation = Orientation(settings.exif_orientation)
     left = settings.limit
     for path, kind in kinds:
         report.start_source(str(path), kind)
         records = read_source(path, kind, settings, images, report)
+        records = orientation.set(records, kind)
         if exclusion:
             records = exclusion.filter(records, report)
         if boxes:
@@ -108,5 +111,6 @@ def read_batches(settings: ManifestSettings, report: Report) -> Iterator[list[Im
     for join in (exclusion, boxes):
         if join:
             join.count_unmet(report)
+    orientation.log_rows()
     if held_out:
         log.info("%s", held_out.summary())

@@ -128,6 +128,7 @@ def table_record(
         sha256=sha256 and sha256.lower(),
         width=pixels(row.get("width")),
         height=pixels(row.get("height")),
+        exif_orientation=_is_true(row.get("exif_orientation", True)),
     )
 
 
@@ -141,6 +142,15 @@ def _captions(row: dict[str, Any], columns: ColumnNames, where: str) -> list[str
     if not all(isinstance(text, str) for text in texts):
         raise ValueError(f"captions {texts!r:.80} are not all text")
     return texts
+
+
+def _is_true(value: object) -> bool:
+    """Return a truth value of JSON, or one that a CSV cell spells."""
+    if isinstance(value, str) and value.strip().lower() in ("true", "false", "1", "0"):
+        return value.strip().lower() in ("true", "1")
+    if not isinstance(value, bool):
+        raise ValueError(f"exif_orientation {value!r:.80} is neither true nor false")
+    return value
 
 
 def _text(row: dict[str, Any], name: str) -> str | None:

@@ -91,8 +91,8 @@ class Source(NamedTuple):
 def read_source(name: str, *, split: str | None, cache: ShardCache | None) -> Source:
     """Read a data set's dataset.json and records; shards are left alone.
 
-    name: a folder, or the URL of one. split: whose samples are used; None for all; `auto` for those of `train`, or where
-    there are none those without a split. cache: where a remote data set's files go.
+    name: a folder, or the URL of one. split: whose samples are used, None for all; `auto` is `train`, or where it has
+    no samples those without a split. cache: where a remote data set's files go.
 
     Raises RefusedError for a data set that is not complete, a URL that cannot be used or a remote one without a cache,
     CorruptShardError where the records are not those that dataset.json was completed with.
@@ -172,9 +172,9 @@ def check_sources(sources: Sequence[Source]) -> None:
         if first.split is None:
             raise RefusedError(f"{names}: no sample at all")
         raise RefusedError(
-            f"split {first.split!r}: no sample of it in {names}; splits there are: {listing}. Choose one of them, or all "
-            "samples with --split all; evaluate on some of the training samples with --eval-split held-out, or on none "
-            "with --eval-split none"
+            f"split {first.split!r}: no sample of it in {names}; splits there are: {listing}. Choose one of "
+            "them, or all samples with --split all; evaluate on some of the training samples with --eval-split "
+            "held-out, or on none with --eval-split none"
         )
     for source in without:
         _log.warning("%s: no sample of split %r, it is left out", source.name, source.split)
