@@ -7,7 +7,8 @@ lengths in bytes (4 bytes each) and their UTF-8; of lists, their lengths and the
 little-endian, and a null counts as 0 or as empty. With the format number it stands in the Parquet footer.
 
 The last column, `exif_orientation`, is there only in manifests with a source whose images may be read as stored (COCO,
-Visual Genome). It is hashed in the blocks that have such a row: where there is none, the hash is as without it.
+Visual Genome). It is hashed, as numbers of one byte, in the blocks that have such a row: where there is none, the hash
+is as without the column.
 """
 
 from __future__ import annotations
@@ -72,7 +73,7 @@ def hash_block(sha256: Any, columns: Sequence[Any]) -> None:
     for column in columns[: len(COLUMNS)]:
         hash_column(sha256, column)
     if columns[-1].false_count:
-        hash_column(sha256, columns[-1])
+        hash_column(sha256, columns[-1].cast("uint8"))
 
 
 def hash_column(sha256: Any, column: Any) -> None:
