@@ -46,7 +46,8 @@ class DecodeSettings:
     """Which images are decoded, and how. All of it is part of the fingerprint of a data set."""
 
     exif_orientation: bool = True
-    """Turn photographs upright as their EXIF says; off for COCO and Visual Genome. Never done where boxes are given."""
+    """Turn photographs upright as their EXIF says, but where the manifest keeps stored pixels, as for COCO and Visual
+    Genome, or gives boxes. Off: turn none."""
     allow_truncated: bool = False
     """Take a JPEG that ends within its picture; what is missing is grey."""
     max_bytes: ByteSize = 64 * 1024 * 1024

@@ -9,10 +9,11 @@ from pathlib import Path
 
 from manifests.atomic import publish, temporary_name
 from manifests.manifest import Manifest
+from manifests.orientation import may_keep_stored_pixels
 from manifests.record import ManifestError
 from manifests.report import Report
 from manifests.settings import ManifestSettings
-from manifests.sources import read_batches
+from manifests.sources import read_batches, source_kinds
 from manifests.unique import write_unique
 
 __all__ = ["ManifestSettings", "build_manifest"]
@@ -36,7 +37,9 @@ def build_manifest(settings: ManifestSettings) -> int:
     draft = temporary_name(output.with_suffix(".draft"))
     try:
         keep_first = settings.duplicate_ids == "first"
-        manifest = write_unique(read_batches(settings, report), draft, report, keep_first=keep_first)
+        orientation = may_keep_stored_pixels(settings.exif_orientation, (kind for _, kind in source_kinds(settings)))
+        batches = read_batches(settings, report)
+        manifest = write_unique(batches, draft, report, keep_first=keep_first, orientation=orientation)
         if not manifest.rows:
             sources = ", ".join(map(str, settings.sources))
             raise ManifestError("\n".join([f"no rows in {sources}", *report.lines()]))

@@ -5,17 +5,22 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
+from manifests.columns import URI_NAMES, USUAL_NAMES, ColumnNames, names_an_image
 from manifests.conceptual_captions import ROWS_LOOKED_AT, detect_layout
-from manifests.images import is_image, walk
+from manifests.csv_rows import csv_header
+from manifests.folder import holds_images, shard_names
+from manifests.images import is_image
+from manifests.metadata_file import is_metadata
+from manifests.parquet_rows import parquet_files
 from manifests.record import ManifestError
-from manifests.table import URI_NAMES
 
-Kind = Literal["conceptual-captions", "img2dataset", "coco", "karpathy", "folder", "csv", "jsonl"]
+Kind = Literal["conceptual-captions", "img2dataset", "coco", "karpathy", "folder", "csv", "jsonl", "json", "parquet"]
 HEAD = 1 << 20
 _BY_FIRST_BYTES = {
-    b"PAR1": "Parquet; of img2dataset give the folder, and manifests are made from their sources",
+    b"\xff\xfe": "UTF-16 text; save it as UTF-8",
+    b"\xfe\xff": "UTF-16 text; save it as UTF-8",
     b"\x1f\x8b": "gzip; unpack it first",
     b"PK\x03\x04": "a zip archive; unpack it first",
     b"\xff\xd8\xff": "a JPEG image; give its folder",
@@ -24,7 +29,7 @@ _BY_FIRST_BYTES = {
 _FORCE = f"name its kind with --kind ({', '.join(get_args(Kind))})"
 
 
-def detect_kind(path: Path) -> Kind:
+def detect_kind(path: Path, columns: ColumnNames = USUAL_NAMES) -> Kind:
     """Return the kind of a source; raise ManifestError where it is not there, unknown or ambiguous."""
     if path.is_dir():
         return detect_folder(path)
@@ -33,30 +38,32 @@ def detect_kind(path: Path) -> Kind:
             head = file.read(HEAD)
     except OSError as error:
         raise ManifestError(f"{path}: cannot be read: {error.strerror}") from None
-    return detect_file(head, str(path))
+    return detect_file(head, str(path), columns)
 
 
 def detect_folder(path: Path) -> Kind:
-    """Return img2dataset where the folder has shards and folder where it has images; ManifestError for both or none."""
+    """Return img2dataset for shards, folder for a tree of images, captions and metadata, parquet for Parquet files.
+
+    Raises ManifestError for a folder that holds none of them, or shards beside images.
+    """
     names = sorted(entry.name for entry in path.iterdir())
-    shards = [name for name in names if re.fullmatch(r".*\.tar|\d+\.parquet|\d+_stats\.json", name)]
+    shards = shard_names(path, names)
+    others = [name for name in names if is_image(name) or (shards and is_metadata(name))]
+    if shards and others:
+        raise ManifestError(f"{path}: holds the shard {shards[0]} and the file {others[0]}; {_FORCE}")
     if shards:
-        if images := [name for name in names if is_image(name)]:
-            raise ManifestError(f"{path}: holds the shard {shards[0]} and the image {images[0]}; {_FORCE}")
-        if not any(
-            name.endswith(".tar") or (path / name.partition("_")[0].partition(".")[0]).is_dir() for name in shards
-        ):
-            raise ManifestError(
-                f"{path}: shards of neither tar nor loose files; run img2dataset with --output_format webdataset"
-            )
         return "img2dataset"
-    if any(is_image(name) for _, names in walk(path) for name in names):
+    if holds_images(path):
         return "folder"
+    if parquet_files(path):
+        return "parquet"
     raise ManifestError(f"{path}: no images and no shards in this folder")
 
 
-def detect_file(head: bytes, where: str) -> Kind:
+def detect_file(head: bytes, where: str, columns: ColumnNames = USUAL_NAMES) -> Kind:
     """Return the kind that a file's first bytes (HEAD of them) show."""
+    if head.startswith(b"PAR1"):
+        return "parquet"
     for magic, what in _BY_FIRST_BYTES.items():
         if head.startswith(magic):
             raise ManifestError(f"{where}: {what}")
@@ -68,56 +75,76 @@ def detect_file(head: bytes, where: str) -> Kind:
     if not text.strip():
         raise ManifestError(f"{where}: empty file")
     if text.lstrip().startswith(("{", "[")):
-        return _detect_json(text, where)
-    return _detect_lines(text, whole=len(head) < HEAD, where=where)
+        return _detect_json(text, where, columns)
+    return _detect_lines(text, whole=len(head) < HEAD, where=where, columns=columns)
 
 
-def _detect_json(text: str, where: str) -> Kind:
+def _detect_json(text: str, where: str, columns: ColumnNames) -> Kind:
+    start = text.lstrip()
+    if start.startswith("["):
+        return _detect_array(start, where, columns)
     keys = set(re.findall(r'"(\w+)"\s*:', text))
-    first_line = _first_object(text)
-    kinds: list[Kind] = []
-    if first_line is not None and set(URI_NAMES) & first_line.keys():
-        kinds.append("jsonl")
-    elif "filename" in keys and keys & {"sentences", "sentids"}:
-        kinds.append("karpathy")
-    elif "annotations" in keys or "images" in keys:
+    first_line = _first_value(start.partition("\n")[0])
+    if isinstance(first_line, dict) and names_an_image(first_line, columns):
+        return "jsonl"
+    if "filename" in keys and keys & {"sentences", "sentids"}:
+        return "karpathy"
+    if "annotations" in keys or "images" in keys:
         if keys & {"bbox", "iscrowd", "segmentation"}:
             raise ManifestError(f"{where}: COCO instances hold boxes, not images; give the file to --given-boxes")
         if "file_name" in keys or {"image_id", "caption"} <= keys:
-            kinds.append("coco")
-    if not kinds:
-        raise ManifestError(f"{where}: JSON of no known kind, it starts {text.lstrip()[:60]!r}; {_FORCE}")
-    return kinds[0]
+            return "coco"
+    first = _first_value(start)
+    if isinstance(first, dict) and names_an_image(first, columns) and not isinstance(first_line, dict):
+        raise ManifestError(f"{where}: JSON objects over several lines; write each on one line, as `jq -c .` does")
+    named = f"; its columns are {', '.join(first_line)}: name the image's with --uri-column" if first_line else ""
+    raise ManifestError(f"{where}: JSON of no known kind, it starts {start[:60]!r}{named}; {_FORCE}")
 
 
-def _first_object(text: str) -> dict[str, object] | None:
-    """Return the first line where it is a whole JSON object that is not itself a document of images."""
+def _detect_array(text: str, where: str, columns: ColumnNames) -> Kind:
+    """Return json for an array whose first item is an object that names an image."""
+    first = _first_value(text[1:].lstrip())
+    if isinstance(first, dict) and names_an_image(first, columns):
+        return "json"
+    found = f"objects with {', '.join(first)}" if isinstance(first, dict) else f"{text[:60]!r}"
+    raise ManifestError(
+        f"{where}: a JSON array of {found}, expected objects that name an image by one of {', '.join(URI_NAMES)}; "
+        f"name the column with --uri-column, or {_FORCE}"
+    )
+
+
+def _first_value(text: str) -> Any:
+    """Return the JSON value that a text begins with, None where it begins with none or has only a part of it."""
     try:
-        value = json.loads(text.lstrip().partition("\n")[0])
+        return json.JSONDecoder().raw_decode(text)[0]
     except (ValueError, RecursionError):
         return None
-    return value if isinstance(value, dict) else None
 
 
-def _detect_lines(text: str, *, whole: bool, where: str) -> Kind:
+def _detect_lines(text: str, *, whole: bool, where: str, columns: ColumnNames) -> Kind:
     """Return csv or conceptual-captions."""
     lines = text.split("\n")
     lines = [line for line in (lines if whole else lines[:-1])[:ROWS_LOOKED_AT] if line]
     if not lines:
         raise ManifestError(f"{where}: no line end in the first {HEAD} bytes; {_FORCE}")
     first = lines[0]
-    names = [cell.strip().strip('"').lower() for cell in first.split(",")]
-    if "\t" not in first and set(URI_NAMES) & set(names):
-        if len(lines) > 1 and _has_layout(lines[1:]):
-            raise ManifestError(f"{where}: a header with commas over rows with tabs; {_FORCE}")
+    tabs = sum("\t" in line for line in lines)
+    header = csv_header([f"{line}\n" for line in lines], columns)
+    if header is not None and "\t" not in first:
+        if tabs == len(lines) - 1 > 0 and _has_layout(lines[1:]):
+            raise ManifestError(f"{where}: a header with {header[0]!r} over rows with tabs; {_FORCE}")
         return "csv"
-    with_tab = sum("\t" in line for line in lines)
-    if with_tab >= 0.95 * len(lines):
+    has_tabs = tabs >= 0.95 * len(lines)
+    if header is not None and not (has_tabs and columns == USUAL_NAMES and _has_layout(lines)):
+        return "csv"
+    if has_tabs:
         detect_layout(lines, where)
         return "conceptual-captions"
+    if columns.uri is not None:
+        raise ManifestError(f"{where}: no header with a column {columns.uri!r} (--uri-column); starts {first[:60]!r}")
     raise ManifestError(
         f"{where}: neither tab separated captions and URLs nor CSV with a header that names {' or '.join(URI_NAMES)}; "
-        f"it starts {first[:60]!r}; {_FORCE}"
+        f"it starts {first[:60]!r}; put a header line first, name the image's column with --uri-column, or {_FORCE}"
     )
 
 

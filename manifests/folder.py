@@ -1,41 +1,102 @@
-"""A plain folder of images: the path below the folder, without its suffix, is the id."""
+"""A tree of folders with images: the path below its root, without suffix, is the id.
+
+Captions come from a metadata file of Hugging Face's imagefolder, which names the images below its folder, or from files
+beside the images. Folders below the root that hold shards of img2dataset are read as such.
+"""
 
 from __future__ import annotations
 
 import os
-from collections import Counter
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from manifests.caption_files import CaptionFiles, is_caption_file
 from manifests.captions import storable
+from manifests.columns import USUAL_NAMES, ColumnNames
+from manifests.image_ids import image_names
 from manifests.images import is_image, walk
+from manifests.img2dataset import read_img2dataset
+from manifests.metadata_file import MetadataFile, find_metadata
 from manifests.record import ImageRecord
 from manifests.report import Report
 
+_SHARD = re.compile(r".*\.tar|\d+\.parquet|\d+_stats\.json")
 
-def image_names(names: list[str]) -> dict[str, str]:
-    """Return id by file name for the images of one folder: the stem, or the whole name where another file claims it.
 
-    `a.jpg` and `a.png` are `a.jpg` and `a.png`; beside them, `a.jpg.png` keeps its whole name too.
+def shard_names(folder: Path, names: Sequence[str]) -> list[str]:
+    """Return which files of a folder are parts of shards of images; none where neither tars nor folders hold those."""
+    names = [name for name in names if _SHARD.fullmatch(name)]
+    numbers = {re.split(r"[_.]", name)[0] for name in names}
+    has_images = any(name.endswith(".tar") for name in names) or any((folder / number).is_dir() for number in numbers)
+    return names if has_images else []
+
+
+def holds_images(path: Path) -> bool:
+    """Say whether a tree has an image file, or shards below its root."""
+    return any(any(map(is_image, names)) or shard_names(Path(folder), names) for folder, names in walk(path))
+
+
+def read_folder(
+    path: Path,
+    report: Report,
+    *,
+    split: str | None = None,
+    columns: ColumnNames = USUAL_NAMES,
+    check_files: bool = True,
+    incomplete: bool = False,
+) -> Iterator[ImageRecord]:
+    """Yield one record an image file, in sorted order, sub-folders included; count files that are no images.
+
+    split, check_files, incomplete: as for `read_img2dataset`. Rows of a metadata file come before the other images
+    of its folder.
     """
-    images = [name for name in names if is_image(name)]
-    stems = Counter(os.path.splitext(name)[0] for name in images)
-    stems.update(images)
-    return {name: stem if stems[stem := os.path.splitext(name)[0]] == 1 else name for name in images}
-
-
-def read_folder(path: Path, report: Report, *, split: str | None = None) -> Iterator[ImageRecord]:
-    """Yield one record an image file, in sorted order, sub-folders included; count files that are no images."""
     root = os.path.abspath(path)
+    captions = CaptionFiles(report, columns)
+    metadata: list[MetadataFile] = []
+    shard_folder = ""
     for folder, names in walk(Path(root)):
-        relative = os.path.relpath(folder, root)
-        prefix = "" if relative == "." else relative.replace(os.sep, "/") + "/"
+        if shard_folder and folder.startswith(shard_folder):
+            continue  # the loose files of a shard
+        prefix = "" if folder == root else os.path.relpath(folder, root).replace(os.sep, "/") + "/"
+        if folder != root and not any(map(is_image, names)) and shard_names(Path(folder), names):
+            shard_folder = os.path.join(folder, "")
+            for record in read_img2dataset(
+                Path(folder), report, check_files=check_files, incomplete=incomplete, split=split
+            ):
+                yield record._replace(image_id=prefix + record.image_id)
+            continue
+        while metadata and not f"{folder}{os.sep}".startswith(f"{metadata[-1].folder}{os.sep}"):
+            metadata.pop()
+        if file := find_metadata(folder, names, columns):
+            metadata.append(MetadataFile(file, root, columns))
+            for record in metadata[-1].read(report, check_files=check_files):
+                yield record if split is None else record._replace(split=split)
+        images = list(_images(folder, names, report, captions=not metadata, metadata=file))
         ids = image_names(names)
-        for name in names:
-            file = os.path.join(folder, name)
-            if storable(file) != file:
-                report.count("unreadable-name", repr(file))
-            elif name not in ids:
-                report.count("other-file", file)
-            else:
-                yield ImageRecord(image_id=prefix + ids[name], uri=file, split=split or "")
+        if metadata:
+            for name, is_named in zip(images, metadata[-1].names(folder, images), strict=True):
+                if not is_named:
+                    image = os.path.join(folder, name)
+                    report.count("image-without-metadata", image)
+                    own = metadata[-1].split_of(image) if split is None else split
+                    yield ImageRecord(image_id=prefix + ids[name], uri=image, split=own)
+        else:
+            for name, texts in zip(images, captions.read(folder, names, images), strict=True):
+                image = os.path.join(folder, name)
+                yield ImageRecord(image_id=prefix + ids[name], uri=image, captions=texts, split=split or "")
+    captions.finish()
+
+
+def _images(
+    folder: str, names: Sequence[str], report: Report, *, captions: bool, metadata: Path | None
+) -> Iterator[str]:
+    """Yield the names of a folder's images; count other files, but for caption files (where captions) and metadata."""
+    for name in names:
+        file = os.path.join(folder, name)
+        if storable(file) != file:
+            report.count("unreadable-name", repr(file))
+        elif is_image(name):
+            yield name
+        elif not (captions and is_caption_file(name)) and not (metadata and name == metadata.name):
+            report.count("other-file", file)

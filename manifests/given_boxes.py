@@ -14,9 +14,9 @@ from pathlib import Path
 
 from manifests.boxes import fit_boxes, parse_box, parse_boxes
 from manifests.document import need, read_document
+from manifests.json_rows import read_jsonl
 from manifests.record import Box, ImageRecord, ManifestError
 from manifests.report import Report
-from manifests.table import read_jsonl
 
 _HEAD = 1 << 20
 

@@ -5,6 +5,10 @@ the sha256 of blocks of 32 768 rows, the last one shorter; of a block, its colum
 its values (8 bytes), a byte 1 or 0 a value for there or null, and then: of numbers, the values; of strings, their
 lengths in bytes (4 bytes each) and their UTF-8; of lists, their lengths and the items as a column. Numbers are
 little-endian, and a null counts as 0 or as empty. With the format number it stands in the Parquet footer.
+
+The last column, `exif_orientation`, is there only in manifests with a source whose images may be read as stored (COCO,
+Visual Genome). It is hashed, as numbers of one byte, in the blocks that have such a row: where there is none, the hash
+is as without the column.
 """
 
 from __future__ import annotations
@@ -12,7 +16,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
+from itertools import accumulate, repeat
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -27,10 +31,12 @@ if TYPE_CHECKING:
 FORMAT = 1
 ROWS_PER_GROUP = 32_768  # part of the format; some 6 MB to read for a shard, 3 000 groups for 100 million rows
 COLUMNS = ("image_id", "uri", "captions", "split", "boxes", "sha256", "width", "height")
+ORIENTATION = "exif_orientation"
+"""Column that a manifest may have behind the others: false where an image is decoded as stored."""
 
 
-def schema() -> Any:
-    """Return the manifest's pyarrow schema."""
+def schema(*, orientation: bool = False) -> Any:
+    """Return the manifest's pyarrow schema, with the column of orientation or without."""
     import pyarrow as pa
 
     types = (
@@ -44,19 +50,30 @@ def schema() -> Any:
         pa.int32(),
     )
     optional = ("boxes", "sha256", "width", "height")
-    return pa.schema([pa.field(name, kind, name in optional) for name, kind in zip(COLUMNS, types, strict=True)])
+    fields = [pa.field(name, kind, name in optional) for name, kind in zip(COLUMNS, types, strict=True)]
+    return pa.schema([*fields, pa.field(ORIENTATION, pa.bool_(), nullable=False)] if orientation else fields)
 
 
 def columns_of(records: Sequence[ImageRecord]) -> list[Any]:
-    """Return the records as pyarrow arrays in the order of COLUMNS; ManifestError where a text is not Unicode."""
+    """Return the records as pyarrow arrays, the column of orientation last.
+
+    Raises ManifestError where a text is not Unicode.
+    """
     import pyarrow as pa
 
+    fields = schema(orientation=True)
     try:
-        return [
-            pa.array(values, field.type) for field, values in zip(schema(), zip(*records, strict=True), strict=True)
-        ]
+        return [pa.array(values, field.type) for field, values in zip(fields, zip(*records, strict=True), strict=True)]
     except UnicodeEncodeError as error:
         raise ManifestError(f"a row holds text that UTF-8 cannot hold: {error.object!r:.200}") from None
+
+
+def hash_block(sha256: Any, columns: Sequence[Any]) -> None:
+    """Add a block of `columns_of` to a running sha256; orientation only where an image keeps its stored pixels."""
+    for column in columns[: len(COLUMNS)]:
+        hash_column(sha256, column)
+    if columns[-1].false_count:
+        hash_column(sha256, columns[-1].cast("uint8"))
 
 
 def hash_column(sha256: Any, column: Any) -> None:
@@ -84,16 +101,19 @@ def content_hash(records: Sequence[ImageRecord]) -> str:
     """Return the hash that a manifest of these records has."""
     sha256 = hashlib.sha256()
     for start in range(0, len(records), ROWS_PER_GROUP):
-        for column in columns_of(records[start : start + ROWS_PER_GROUP]):
-            hash_column(sha256, column)
+        hash_block(sha256, columns_of(records[start : start + ROWS_PER_GROUP]))
     return sha256.hexdigest()
 
 
 class ManifestWriter:
-    """Stream records into a manifest; leaving the `with` block without `commit` leaves no file behind."""
+    """Stream records into a manifest; leaving the `with` block without `commit` leaves no file behind.
 
-    def __init__(self, path: Path) -> None:
+    orientation: write the column of orientation; without it no record may keep its stored pixels.
+    """
+
+    def __init__(self, path: Path, *, orientation: bool = False) -> None:
         self.path = path
+        self._schema = schema(orientation=orientation)
         self.rows = 0
         self._temporary = temporary_name(path)
         self._pending: list[ImageRecord] = []
@@ -103,7 +123,7 @@ class ManifestWriter:
         import pyarrow.parquet as pq
 
         # Ids, URLs and captions hardly repeat: a dictionary would cost time and memory and save nothing.
-        self._parquet = pq.ParquetWriter(self._temporary, schema(), compression="zstd", use_dictionary=["split"])
+        self._parquet = pq.ParquetWriter(self._temporary, self._schema, compression="zstd", use_dictionary=["split"])
         return self
 
     def __exit__(
@@ -123,9 +143,11 @@ class ManifestWriter:
         import pyarrow as pa
 
         columns = columns_of(records)
-        self._parquet.write_table(pa.table(columns, schema=schema()), row_group_size=ROWS_PER_GROUP)
-        for column in columns:
-            hash_column(self._sha256, column)
+        written = columns[: len(self._schema)]
+        if len(written) < len(columns) and columns[-1].false_count:
+            raise ValueError("a record keeps its stored pixels: the manifest needs the column of orientation")
+        self._parquet.write_table(pa.table(written, schema=self._schema), row_group_size=ROWS_PER_GROUP)
+        hash_block(self._sha256, columns)
         self.rows += len(records)
 
     def commit(self) -> Manifest:
@@ -176,7 +198,8 @@ class Manifest:
             )
         groups = [metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)]
         rows = int(footer[b"vilbert.manifest.rows"])
-        if rows != sum(groups) or not metadata.schema.to_arrow_schema().equals(schema()):
+        columns = metadata.schema.to_arrow_schema()
+        if rows != sum(groups) or not columns.equals(schema(orientation=ORIENTATION in columns.names)):
             raise ManifestError(f"{path}: the footer disagrees with the rows or columns; make the manifest again")
         starts = tuple(accumulate(groups, initial=0))
         return cls(path=path, rows=rows, hash=footer[b"vilbert.manifest.hash"].decode(), group_starts=starts)
@@ -190,6 +213,7 @@ class Manifest:
             return []
         table = self._read_groups(groups, None)
         rows = table.slice(start - self.group_starts[groups[0]], stop - start).to_pydict()
+        orientation = rows.get(ORIENTATION, repeat(True, stop - start))
         return [
             ImageRecord(
                 image_id=image_id,
@@ -200,9 +224,10 @@ class Manifest:
                 sha256=sha256,
                 width=width,
                 height=height,
+                exif_orientation=exif_orientation,
             )
-            for image_id, uri, captions, split, boxes, sha256, width, height in zip(
-                *(rows[name] for name in COLUMNS), strict=True
+            for image_id, uri, captions, split, boxes, sha256, width, height, exif_orientation in zip(
+                *(rows[name] for name in COLUMNS), orientation, strict=True
             )
         ]
 

@@ -30,3 +30,5 @@ class ImageRecord(NamedTuple):
     """Pixels, where the source says."""
     height: int | None = None
     """Pixels, where the source says."""
+    exif_orientation: bool = True
+    """Whether the image is turned upright as its EXIF says; False decodes the pixels as stored."""

@@ -24,9 +24,16 @@ ISSUES = {
     "unlisted-download": Issue(True, "rows that img2dataset's statistics count but its shard does not list"),
     "incomplete-shard": Issue(True, "whole img2dataset shards without _stats.json (--incomplete-shards read)"),
     "unreadable-name": Issue(True, "files whose name is not valid UTF-8"),
+    "caption-file-without-image": Issue(
+        True, "caption files that no image of their folder takes: none has the name, or it has another caption file"
+    ),
     "other-file": Issue(True, "files that are no image by their name"),
     "missing-file": Issue(False, "rows whose image file is not there; extraction will list them as failed"),
     "duplicate-uri": Issue(False, "rows whose path or URL an earlier row has"),
+    "merged-row": Issue(False, "rows that name the image of an earlier row, whose captions were added to it"),
+    "image-without-metadata": Issue(False, "images that their folder's metadata file does not name, without caption"),
+    "embedded-image": Issue(False, "rows of Parquet files that hold the image too, which is read from its path or URL"),
+    "unreadable-caption": Issue(False, "caption files that cannot be read; the image is kept without their captions"),
     "empty-caption": Issue(False, "captions with nothing but white space, left away from their row"),
     "no-caption": Issue(False, "images without any caption annotation"),
     "caption-without-image": Issue(False, "caption annotations of images that the file does not list"),

@@ -16,19 +16,32 @@ class ManifestSettings:
     """List the images and captions of a data set in one file, and report what is missing, doubled or damaged."""
 
     sources: tyro.conf.Positional[Annotated[tuple[Path, ...], tyro.conf.arg(metavar="SOURCE ...")]]
-    """Conceptual Captions TSV, img2dataset folder, COCO captions or Karpathy JSON, folder of images, CSV or JSONL."""
+    """Conceptual Captions TSV, img2dataset folder, COCO captions or Karpathy JSON, folder of images (with caption files
+    or metadata), and tables of images: CSV, TSV, JSONL, JSON array, Parquet."""
     output: Path
     """The manifest to write (.parquet); the report goes beside it (.report.json)."""
     kind: Kind | None = None
     """What the sources are; by default, what their content shows."""
     images: Path | None = None
-    """COCO, Karpathy: folder of the images, or of train2014, val2014, … CSV, JSONL: where relative paths start."""
+    """COCO, Karpathy: folder of the images, or of train2014, val2014, … Tables: where relative paths start."""
+    uri_column: str | None = None
+    """Tables: the column that names the image; by default uri, url, path, image, file_name and their like."""
+    caption_column: str | None = None
+    """Tables: the column of captions; by default caption, captions, sentences, text or title."""
+    exif_orientation: Literal["auto", "apply", "ignore"] = "auto"
+    """Turn images as their EXIF orientation says, or keep their stored pixels. auto: stored pixels for COCO, Karpathy
+    files and Visual Genome, whose annotations and published features refer to those."""
     given_boxes: Path | None = None
     """Boxes to use instead of detected ones: JSONL {image_id, boxes (xyxy)}, or COCO instances JSON."""
     exclude_ids: Path | None = None
     """Image ids to leave out, such as another task's test images: one a line, a JSON list, or .npy."""
     split: str | None = None
     """Split of every row; by default, what the source says."""
+    hold_out: float | None = None
+    """Share of the images that get the split `val`, such as 0.01: of those whose source names no split, or `train`. The
+    others of them get `train`. Chosen by a hash of the image id."""
+    seed: int = 0
+    """Makes another choice of as many images for --hold-out."""
     limit: int | None = None
     """Stop after this many rows."""
     duplicate_ids: Literal["error", "first"] = "error"
@@ -45,5 +58,11 @@ class ManifestSettings:
             raise ValueError("SOURCES are missing: name at least one file or folder")
         if self.limit is not None and self.limit < 1:
             raise ValueError(f"--limit {self.limit}: give at least 1, or leave it out for all rows")
+        if self.hold_out is not None and not 0 < self.hold_out < 1:
+            raise ValueError(f"--hold-out {self.hold_out}: give a share between 0 and 1, such as 0.01")
+        if self.hold_out is not None and self.split not in (None, "train"):
+            raise ValueError(
+                f"--hold-out takes rows of split train, --split {self.split} leaves none: give one of both"
+            )
         if self.output.suffix != ".parquet":
             raise ValueError(f"--output {self.output}: a manifest is a Parquet file; end its name in .parquet")

@@ -2,26 +2,32 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 
 from manifests.coco import read_coco
+from manifests.columns import USUAL_NAMES, ColumnNames
 from manifests.conceptual_captions import read_conceptual_captions
 from manifests.detect import Kind, detect_kind
 from manifests.exclusion import Exclusion
 from manifests.folder import read_folder
 from manifests.given_boxes import GivenBoxes
+from manifests.hold_out import HeldOutRows
 from manifests.images import ImageRoot
 from manifests.img2dataset import read_img2dataset
 from manifests.karpathy import read_karpathy
+from manifests.orientation import Orientation
 from manifests.record import ImageRecord, ManifestError
 from manifests.report import Report
 from manifests.settings import ManifestSettings
 from manifests.table import read_table
 
+log = logging.getLogger(__name__)
 BATCH = 4096
-_WITH_IMAGES = ("coco", "karpathy", "csv", "jsonl")
+_WITH_IMAGES = ("coco", "karpathy", "csv", "jsonl", "json", "parquet")
+_WITH_COLUMNS = ("csv", "jsonl", "json", "parquet", "folder")
 
 
 def source_kinds(settings: ManifestSettings) -> list[tuple[Path, Kind]]:
@@ -33,37 +39,50 @@ def source_kinds(settings: ManifestSettings) -> list[tuple[Path, Kind]]:
             raise ManifestError(
                 f"{path}: neither a file nor a folder; sources are read twice, so write it to a file first"
             )
-        if settings.kind is not None and path.is_dir() is not (settings.kind in ("img2dataset", "folder")):
+        if settings.kind not in (None, "parquet") and path.is_dir() is not (settings.kind in ("img2dataset", "folder")):
             what = "folder" if path.is_dir() else "file"
             raise ManifestError(f"{path} is a {what}, which --kind {settings.kind} does not read")
-    kinds = [(path, settings.kind or detect_kind(path)) for path in settings.sources]
+    columns = column_names(settings)
+    kinds = [(path, settings.kind or detect_kind(path, columns)) for path in settings.sources]
     if settings.images is not None and not any(kind in _WITH_IMAGES for _, kind in kinds):
         raise ManifestError(
             f"--images {settings.images}: of no use to {', '.join(sorted({kind for _, kind in kinds}))}"
         )
+    if columns != USUAL_NAMES and not any(kind in _WITH_COLUMNS for _, kind in kinds):
+        raise ManifestError(
+            f"--uri-column and --caption-column: of no use to {', '.join(sorted({kind for _, kind in kinds}))}"
+        )
     return kinds
+
+
+def column_names(settings: ManifestSettings) -> ColumnNames:
+    """Return the columns that the user named."""
+    return ColumnNames(uri=settings.uri_column, caption=settings.caption_column)
 
 
 def read_source(
     path: Path, kind: Kind, settings: ManifestSettings, images: ImageRoot | None, report: Report
 ) -> Iterator[ImageRecord]:
     """Return the records of one source, as its reader gives them."""
-    split, check_files = settings.split, settings.check_files
+    split, check_files, columns = settings.split, settings.check_files, column_names(settings)
+    incomplete = settings.incomplete_shards == "read"
     match kind:
         case "conceptual-captions":
             return read_conceptual_captions(path, report, split=split)
         case "img2dataset":
-            incomplete = settings.incomplete_shards == "read"
             return read_img2dataset(path, report, check_files=check_files, incomplete=incomplete, split=split)
         case "coco":
             return read_coco(path, report, images=images, split=split)
         case "karpathy":
             return read_karpathy(path, report, images=images, split=split)
         case "folder":
-            return read_folder(path, report, split=split)
-        case "csv" | "jsonl":
-            jsonl, root = kind == "jsonl", settings.images
-            return read_table(path, report, jsonl=jsonl, images=root, check_files=check_files, split=split)
+            return read_folder(
+                path, report, split=split, columns=columns, check_files=check_files, incomplete=incomplete
+            )
+        case "csv" | "jsonl" | "json" | "parquet":
+            return read_table(
+                path, report, kind=kind, columns=columns, images=settings.images, check_files=check_files, split=split
+            )
 
 
 def read_batches(settings: ManifestSettings, report: Report) -> Iterator[list[ImageRecord]]:
@@ -72,14 +91,19 @@ def read_batches(settings: ManifestSettings, report: Report) -> Iterator[list[Im
     images = ImageRoot(settings.images, check_files=settings.check_files) if settings.images else None
     exclusion = Exclusion(settings.exclude_ids) if settings.exclude_ids else None
     boxes = GivenBoxes(settings.given_boxes, report) if settings.given_boxes else None
+    held_out = None if settings.hold_out is None else HeldOutRows(settings.hold_out, settings.seed)
+    orientation = Orientation(settings.exif_orientation)
     left = settings.limit
     for path, kind in kinds:
         report.start_source(str(path), kind)
         records = read_source(path, kind, settings, images, report)
+        records = orientation.set(records, kind)
         if exclusion:
             records = exclusion.filter(records, report)
         if boxes:
             records = boxes.join(records, report)
+        if held_out:
+            records = held_out.split(records)
         while batch := list(islice(records, BATCH if left is None else min(BATCH, left))):
             report.add_rows(len(batch))
             left = None if left is None else left - len(batch)
@@ -87,3 +111,6 @@ def read_batches(settings: ManifestSettings, report: Report) -> Iterator[list[Im
     for join in (exclusion, boxes):
         if join:
             join.count_unmet(report)
+    orientation.log_rows()
+    if held_out:
+        log.info("%s", held_out.summary())

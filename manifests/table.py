@@ -1,138 +1,163 @@
-"""CSV (with a header) and JSONL: a row an image, columns by name.
+"""Tables: a row an image, columns by name. CSV, JSONL, JSON arrays and Parquet files are read alike.
 
-image_id or id; uri, url, path or img_path; caption (a text); captions or sentences (a list); split; width; height;
-sha256; boxes ([[x1, y1, x2, y2], …]). A list in a CSV cell is written as JSON. Only the uri is required. A relative
-path starts at `--images`, or else at the table's folder.
+The image is named by a column `uri`, or one of `columns.URI_NAMES`; its captions stand in one of
+`columns.CAPTION_NAMES`, a text or a list of texts. image_id or id; split; width; height; sha256; boxes
+([[x1, y1, x2, y2], …]) may be there. A list in a CSV cell is written as JSON. A relative path starts at `--images`, or
+else at the table's folder.
 """
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from manifests.boxes import fit_boxes, parse_boxes
 from manifests.captions import clean_captions, storable
+from manifests.columns import ID_NAMES, URI_NAMES, USUAL_NAMES, ColumnNames, caption_column, uri_column
+from manifests.csv_rows import read_csv
 from manifests.document import pixels
-from manifests.record import ImageRecord, ManifestError
+from manifests.json_rows import read_json_array, read_jsonl
+from manifests.merge import merge_rows
+from manifests.parquet_rows import parquet_files, parquet_split, read_parquet
+from manifests.record import ImageRecord
 from manifests.report import Report
+from vilbert.untrusted.documents import parse_json
 
-ID_NAMES = ("image_id", "id")
-URI_NAMES = ("uri", "url", "path", "img_path")
-CAPTION_NAMES = ("caption", "captions", "sentences")
-_LISTS = ("captions", "sentences", "boxes")
-
-
-def read_csv(path: Path, report: Report) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield (place, row) of a comma separated file whose first line names the columns."""
-    with open(path, encoding="utf-8-sig", errors="replace", newline="") as file:
-        reader = csv.reader(file, strict=True)
-        try:
-            names = [name.strip().lower() for name in next(reader, [])]
-            if not set(URI_NAMES) & set(names) or len(set(names)) < len(names):
-                raise ManifestError(f"{path}: header {names} must name one of {', '.join(URI_NAMES)}, each name once")
-            for cells in reader:
-                where = f"{path}:{reader.line_num}"
-                if len(cells) != len(names):
-                    if cells:
-                        report.count("malformed-row", f"{where}: {len(cells)} cells, {len(names)} columns")
-                    continue
-                row = dict(zip(names, cells, strict=True))
-                yield where, {name: cell for name, cell in row.items() if cell or name == "caption"}
-        except csv.Error as error:
-            raise ManifestError(
-                f"{path}:{reader.line_num}: {error}; quote cells as RFC 4180 says, or use JSONL"
-            ) from None
+TableKind = Literal["csv", "jsonl", "json", "parquet"]
+_LISTS = ("captions", "sentences")
 
 
-def read_jsonl(path: Path, report: Report) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield (place, row) of a file with one JSON object a line."""
-    with open(path, encoding="utf-8-sig", errors="replace", newline="\n") as file:
-        for number, line in enumerate(file, 1):
-            where = f"{path}:{number}"
-            try:
-                row = json.loads(line) if line.strip() else None
-            except (ValueError, RecursionError) as error:
-                report.count("malformed-row", f"{where}: {error}")
-                continue
-            if isinstance(row, dict):
-                yield where, {name: value for name, value in row.items() if value is not None}
-            elif line.strip():
-                report.count("malformed-row", f"{where}: not a JSON object")
+def read_rows(
+    path: Path, kind: TableKind, report: Report, columns: ColumnNames
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield (place, row) of a table; names are normalised, nulls left away."""
+    match kind:
+        case "csv":
+            return read_csv(path, report, columns)
+        case "jsonl":
+            return read_jsonl(path, report)
+        case "json":
+            return read_json_array(path, report, columns)
+        case "parquet":
+            return read_parquet(path, report, columns)
 
 
 def read_table(
     path: Path,
     report: Report,
     *,
-    jsonl: bool,
+    kind: TableKind,
+    columns: ColumnNames = USUAL_NAMES,
     images: Path | None = None,
     check_files: bool = True,
     split: str | None = None,
 ) -> Iterator[ImageRecord]:
-    """Yield one record a row; rows that cannot be read are counted and left out."""
-    root = os.path.abspath(path.parent if images is None else images)
-    for number, (where, row) in enumerate((read_jsonl if jsonl else read_csv)(path, report)):
-        try:
-            record = table_record(row, number, root, where, report, split)
-        except ValueError as error:
-            report.count("malformed-row", f"{where}: {error}")
-            continue
+    """Yield one record a row; rows that cannot be read are counted and left out.
+
+    Rows one after the other that name the same image by id and path become one, with the captions of all.
+    """
+    for where, record in merge_rows(_records(path, report, kind, columns, images, split), report):
         if check_files and "://" not in record.uri and not os.path.isfile(record.uri):
             report.count("missing-file", f"{where}: {record.uri}")
         yield fit_boxes(record, report)
 
 
-def table_record(
-    row: dict[str, Any], number: int, root: str, where: str, report: Report, split: str | None
-) -> ImageRecord:
-    """Return a row's record; raise ValueError saying what is wrong with it.
+def _records(
+    path: Path, report: Report, kind: TableKind, columns: ColumnNames, images: Path | None, split: str | None
+) -> Iterator[tuple[str, ImageRecord]]:
+    """Yield (place, record) of each row; the id of a row without one is its number and a digest of its uri."""
+    number = 0
+    for file in parquet_files(path) if kind == "parquet" else [path]:
+        root = os.path.abspath(file.parent if images is None else images)
+        published = parquet_split(file) if kind == "parquet" else ""
+        for where, row in read_rows(file, kind, report, columns):
+            try:
+                record = table_record(row, columns, where, report, default_id=partial(row_id, number), split=published)
+            except ValueError as error:
+                report.count("malformed-row", f"{where}: {error}")
+            else:
+                uri = record.uri if "://" in record.uri else os.path.join(root, record.uri)
+                yield where, record._replace(uri=uri, split=record.split if split is None else split)
+            number += 1
 
-    The id of a row without one is its number and eight digits of the sha1 of its uri as written.
+
+def row_id(number: int, uri: str) -> str:
+    """Return the id of a row without one: its number and eight digits of the sha1 of its uri as written."""
+    return f"{number:09d}-{hashlib.sha1(uri.encode(), usedforsecurity=False).hexdigest()[:8]}"
+
+
+def table_record(
+    row: dict[str, Any],
+    columns: ColumnNames,
+    where: str,
+    report: Report,
+    *,
+    default_id: Callable[[str], str],
+    split: str = "",
+) -> ImageRecord:
+    """Return a row's record, its uri as written; raise ValueError saying what is wrong with it.
+
+    default_id: makes the id of a row without one from its uri. split: of a row that names none. ManifestError where two
+    columns could be meant.
     """
-    for name in _LISTS:
-        if isinstance(row.get(name), str):
-            row[name] = json.loads(row[name])
-    uri = _text(row, URI_NAMES)
+    name = uri_column(row, columns, where)
+    uri = _text(row, name) if name is not None else None
     if uri is None:
-        raise ValueError(f"none of {', '.join(URI_NAMES)}")
-    digest = hashlib.sha1(uri.encode(), usedforsecurity=False).hexdigest()[:8]
-    image_id = _text(row, ID_NAMES) or f"{number:09d}-{digest}"
-    sha256 = _text(row, ("sha256",))
+        raise ValueError(f"none of {', '.join(URI_NAMES)}" if columns.uri is None else f"no {columns.uri}")
+    image_id = next((text for name in ID_NAMES if (text := _text(row, name))), None)
+    sha256 = _text(row, "sha256")
     if sha256 is not None and not re.fullmatch("[0-9a-f]{64}", sha256.lower()):
         raise ValueError(f"sha256 {sha256!r} is not 64 hex digits")
-    texts: list[Any] = []
-    for name in CAPTION_NAMES:
-        value = row.get(name, [])
-        texts += value if isinstance(value, list) else [value]
-    if not all(isinstance(text, str) for text in texts):
-        raise ValueError(f"captions {texts!r:.80} are not all text")
+    boxes = row.get("boxes")
+    if isinstance(boxes, str):
+        boxes = parse_json(boxes)
+    texts = _captions(row, columns, where)
     if not texts:
         report.count("no-caption", where)
-    boxes = row.get("boxes")
     return ImageRecord(
-        image_id=image_id,
-        uri=uri if "://" in uri else os.path.join(root, uri),
+        image_id=image_id or default_id(uri),
+        uri=uri,
         captions=clean_captions(texts, where, report),
-        split=(_text(row, ("split",)) or "") if split is None else split,
+        split=_text(row, "split") or split,
         boxes_xyxy=(parse_boxes(boxes, where, report) or None) if boxes is not None else None,
         sha256=sha256 and sha256.lower(),
         width=pixels(row.get("width")),
         height=pixels(row.get("height")),
+        exif_orientation=_is_true(row.get("exif_orientation", True)),
     )
 
 
-def _text(row: dict[str, Any], names: tuple[str, ...]) -> str | None:
-    """Return the first of these columns that is there, as text without white space around it; None where empty."""
-    for name in names:
-        value = row.get(name)
-        if isinstance(value, str | int) and not isinstance(value, bool):
-            return storable(str(value).strip()) or None
-        if value is not None:
-            raise ValueError(f"{name} {value!r:.80} is neither text nor a whole number")
+def _captions(row: dict[str, Any], columns: ColumnNames, where: str) -> list[str]:
+    """Return the captions of a row; in a column of lists, or one that the user named, a text may be a JSON list."""
+    name = caption_column(row, columns, where)
+    value = row.get(name, []) if name is not None else []
+    if isinstance(value, str) and value.lstrip().startswith("[") and (name in _LISTS or columns.caption is not None):
+        value = parse_json(value, allow_surrogates=True)
+    texts = value if isinstance(value, list) else [value]
+    if not all(isinstance(text, str) for text in texts):
+        raise ValueError(f"captions {texts!r:.80} are not all text")
+    return texts
+
+
+def _is_true(value: object) -> bool:
+    """Return a truth value of JSON, or one that a CSV cell spells."""
+    if isinstance(value, str) and value.strip().lower() in ("true", "false", "1", "0"):
+        return value.strip().lower() in ("true", "1")
+    if not isinstance(value, bool):
+        raise ValueError(f"exif_orientation {value!r:.80} is neither true nor false")
+    return value
+
+
+def _text(row: dict[str, Any], name: str) -> str | None:
+    """Return the value of a column as text without white space around it; None where it is empty or not there."""
+    value = row.get(name)
+    if isinstance(value, str | int) and not isinstance(value, bool):
+        return storable(str(value).strip()) or None
+    if value is not None:
+        raise ValueError(f"{name} {value!r:.80} is neither text nor a whole number")
     return None

@@ -19,15 +19,21 @@ _LOG_EVERY_S = 10.0
 
 
 def write_unique(
-    batches: Iterable[list[ImageRecord]], path: Path, report: Report, *, keep_first: bool = False
+    batches: Iterable[list[ImageRecord]],
+    path: Path,
+    report: Report,
+    *,
+    keep_first: bool = False,
+    orientation: bool = False,
 ) -> Manifest:
     """Write rows to a manifest at `path` in which every id is unique; count doubled URIs, which stay.
 
-    keep_first: of rows with one id keep the first and count the others, instead of raising ManifestError with examples.
+    orientation: as for `ManifestWriter`. keep_first: of rows with one id keep the first and count the others, instead
+    of raising ManifestError with examples.
     The file at `path` is a draft until this returns: the check needs all of the rows.
     """
     with Repeats(path.parent) as ids, Repeats(path.parent) as uris:
-        manifest = _write(batches, path, ids, uris)
+        manifest = _write(batches, path, ids, uris, orientation)
         doubled = later_rows(manifest, "image_id", ids)
         if examples := list(islice(doubled, EXAMPLES)):
             if not keep_first:
@@ -40,14 +46,16 @@ def write_unique(
             for row, value, first in later_rows(manifest, "image_id", ids):
                 report.count("duplicate-id", f"row {row} has the id {value!r} of row {first}")
                 later.append(row)
-            return write_unique(_without(manifest, later), path, report)
+            return write_unique(_without(manifest, later), path, report, orientation=orientation)
         _count_uris(manifest, uris, report)
     return manifest
 
 
-def _write(batches: Iterable[list[ImageRecord]], path: Path, ids: Repeats, uris: Repeats) -> Manifest:
+def _write(
+    batches: Iterable[list[ImageRecord]], path: Path, ids: Repeats, uris: Repeats, orientation: bool
+) -> Manifest:
     started = logged = time.monotonic()
-    with ManifestWriter(path) as writer:
+    with ManifestWriter(path, orientation=orientation) as writer:
         for batch in batches:
             writer.write(batch)
             ids.add(record.image_id for record in batch)

@@ -37,18 +37,22 @@ def prepare(
     """Read, check and decode a row's image.
 
     read: returns the image's bytes, or raises ImageError. keep: whether they are to be stored.
-    Given boxes are in pixels as stored, so EXIF orientation is then not applied.
     """
     try:
         data = read()
         digest = hashlib.sha256(data).hexdigest()
         if record.sha256 is not None and record.sha256 != digest:
             raise ImageError("sha256_mismatch", f"the manifest has {record.sha256}, the file {digest}")
-        image = decode(data, settings, apply_orientation=record.boxes_xyxy is None)
+        image = decode(data, settings, apply_orientation=turns(record))
         boxes = None if record.boxes_xyxy is None else given_boxes(record, *image.pixels.shape[:2])
     except ImageError as error:
         return failure(row, record, error)
     return Prepared(row=row, record=record, image=image, sha256=digest, boxes=boxes, data=data if keep else None)
+
+
+def turns(record: ImageRecord) -> bool:
+    """Say whether a row's image may be turned as its EXIF says: not where boxes or annotations are of stored pixels."""
+    return record.exif_orientation and record.boxes_xyxy is None
 
 
 def failure(row: int, record: ImageRecord, error: ImageError) -> FailureRow:

@@ -258,3 +258,5 @@ def row_differences(sample: Sample, record: ImageRecord) -> Iterator[str]:
             yield f"{name} is {sample.meta.get(name)!r:.80}, the manifest has {value!r:.80}"
     if record.boxes_xyxy is not None and len(record.boxes_xyxy) != len(sample.regions):
         yield f"has {len(sample.regions)} regions, the manifest gives {len(record.boxes_xyxy)} boxes"
+    if sample.meta.get("transposed") and not record.exif_orientation:
+        yield "was turned after its EXIF orientation, the manifest says that its pixels stay as stored"

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from extractors.decode import DecodeSettings, ImageError, decode
 from extractors.extractor import Extractor
 from extractors.regions import Regions
+from manifests.orientation import has_published_name
 from manifests.uri import ImageReader
 from pipeline.extract.batches import group_by_shape
 from pipeline.extract.prepare import fetch
@@ -31,10 +32,15 @@ def name_of_photograph(photograph: Photograph, number: int) -> str:
 
 
 def read_pixels(photograph: Photograph, name: str, decoding: DecodeSettings) -> NDArray[np.uint8]:
-    """Return RGB uint8 [H, W, 3], upright; RefusedError naming the photograph and the reason where it cannot be had."""
+    """Return RGB uint8 [H, W, 3], upright; files of COCO and Visual Genome as stored, as they are extracted.
+
+    RefusedError naming the photograph and the reason where it cannot be had.
+    """
     if isinstance(photograph, Path):
         try:
-            return decode(fetch(str(photograph), decoding.max_bytes, ImageReader()), decoding).pixels
+            data = fetch(str(photograph), decoding.max_bytes, ImageReader())
+            # As the manifest does for the same file, so that the regions are those of training.
+            return decode(data, decoding, apply_orientation=not has_published_name(str(photograph))).pixels
         except ImageError as error:
             raise RefusedError(f"{name}: cannot be used as a photograph, {error}") from error
     if photograph.dtype != np.uint8 or photograph.ndim != 3 or photograph.shape[2] != 3 or not photograph.size:

@@ -126,6 +126,10 @@ class Corpus:
             refuse_mixed_features(sources)
         return cls(sources, on_corrupt=on_corrupt, cache=cache, open_shards=open_shards, verified=verified)
 
+    def with_sources(self, sources: Sequence[Source]) -> Corpus:
+        """Return a corpus of other parts of the same data sets, read in the same way."""
+        return Corpus(sources, on_corrupt=self._on_corrupt, cache=self._cache, open_shards=self._open_shards)
+
     @property
     def shard_sizes(self) -> list[NDArray[np.int64]]:
         """Usable samples of each shard, int64 [shards] for each data set, as `Order` takes them.
@@ -299,7 +303,7 @@ class Corpus:
             reader = self._open_remote(self._cache, source, shard)
         try:
             if (dataset, shard) not in self._indices:
-                self._indices[dataset, shard] = usable_indices(reader, facts, source.split)
+                self._indices[dataset, shard] = usable_indices(reader, facts, source.split, source.part)
         except BaseException:
             self._release(source, reader)
             raise

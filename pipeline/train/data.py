@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import numpy as np
 from transformers import PreTrainedTokenizerBase
@@ -13,6 +14,7 @@ from pipeline.shards.errors import RefusedError
 from pipeline.train.batch import Batch, make_batches
 from pipeline.train.corpus import Corpus
 from pipeline.train.distributed import Group
+from pipeline.train.hold_out import hold_out
 from pipeline.train.loader import batches
 from pipeline.train.mixed_features import refuse_mixed_features
 from pipeline.train.order import Order
@@ -21,6 +23,7 @@ from pipeline.train.share import share_of
 from pipeline.train.verify_ahead import verified_files, verifying_ahead
 
 CAPTIONS_AT_A_TIME = 4096
+AUTO, HELD_OUT = "auto", "held-out"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +35,8 @@ class TrainingData:
     held_out: Corpus | None
     """None where nothing is held out."""
     held_out_order: Order | None
+    splits: dict[str, Any]
+    """What the settings of splits come to for these data; part of the run's identity."""
 
     @property
     def num_classes(self) -> int:
@@ -39,13 +44,23 @@ class TrainingData:
         return len(self.corpus.class_names)
 
 
-def open_data(settings: PretrainSettings) -> TrainingData:
-    """Open the data sets of a run; raise RefusedError where they do not go together."""
+def open_data(settings: PretrainSettings, group: Group | None = None) -> TrainingData:
+    """Open the data sets of a run; raise RefusedError where they do not go together.
+
+    group: of the run's processes, which all open the data; None for a process alone that leaves no file behind.
+    """
     corpus = _open(settings, settings.data, settings.split)
-    order = Order(corpus.shard_sizes, seed=settings.seed, weights=settings.weights, window=settings.window)
+    splits: dict[str, Any] = {"split": named_split(corpus, settings.split)}
+    splits["eval_split"] = eval_split = choose_eval_split(corpus, settings)
     held_out = None
-    if settings.eval_split != "none":
-        held_out = _open(settings, settings.eval_data or settings.data, settings.eval_split)
+    if eval_split == HELD_OUT:
+        share, seed = settings.hold_out, settings.hold_out_seed
+        splits |= {"hold_out": share, "hold_out_seed": seed}
+        corpus, held_out = hold_out(corpus, share=share, seed=seed, run=settings.output, group=group)
+    elif eval_split != "none":
+        held_out = _open(settings, settings.eval_data or settings.data, eval_split)
+    order = Order(corpus.shard_sizes, seed=settings.seed, weights=settings.weights, window=settings.window)
+    if held_out is not None:
         for name in ("feature_dim", "class_names"):
             if getattr(held_out, name) != getattr(corpus, name):
                 raise RefusedError(f"--eval-data: has another {name} than the training data; extract both alike")
@@ -55,7 +70,22 @@ def open_data(settings: PretrainSettings) -> TrainingData:
     for opened, its_order in ((corpus, order), (held_out, held_out_order)):
         if opened is not None and its_order is not None:
             opened.keep_open(its_order.most_shards())
-    return TrainingData(corpus=corpus, order=order, held_out=held_out, held_out_order=held_out_order)
+    return TrainingData(corpus=corpus, order=order, held_out=held_out, held_out_order=held_out_order, splits=splits)
+
+
+def named_split(corpus: Corpus, split: str) -> str:
+    """Return the split that trains: for `auto` the one that all data sets come to, where they come to one."""
+    splits = {source.split for source in corpus.sources}
+    if split != AUTO or len(splits) > 1:
+        return split
+    return {"": "all"}.get(name := splits.pop() or "", name)
+
+
+def choose_eval_split(corpus: Corpus, settings: PretrainSettings) -> str:
+    """Return the split to evaluate on: for `auto`, val where the data have it, else held-out samples."""
+    if settings.eval_split != AUTO or settings.eval_data:
+        return "val" if settings.eval_split == AUTO else settings.eval_split
+    return "val" if any(source.splits.get("val") for source in corpus.sources) else HELD_OUT
 
 
 def _open(settings: PretrainSettings, directories: tuple[str, ...], split: str) -> Corpus:

@@ -121,13 +121,24 @@ def _story(stage: str, facts: Mapping[str, Any], samples: int) -> str:
         return (
             f"# ViLBERT, pre-trained\n\nPre-trained for {facts['steps']:,} steps on region features and captions of "
             f"{samples:,} samples: masked words, masked regions, and whether text and image match (Lu et al., NeurIPS "
-            "2019)."
+            f"2019).{_held_out_sentence(facts)}"
         )
     task = stage.split()[-1]
     return (
         f"# ViLBERT, fine-tuned: {task}\n\nFine-tuned for {facts['steps']:,} steps on the annotations of {task} and "
         f"the region features of {samples:,} images, from `{facts.get('settings', {}).get('init_from')}`; `vilbert "
         f"predict {task}` uses it (Lu et al., NeurIPS 2019)."
+    )
+
+
+def _held_out_sentence(facts: Mapping[str, Any]) -> str:
+    settings = facts.get("settings", {})
+    if settings.get("eval_split") != "held-out":
+        return ""
+    samples = sum(part.get("samples", 0) for part in facts.get("eval_data", []))
+    return (
+        f" The data name no split for evaluation: {samples:,} samples, chosen by the hash of their image ids (seed "
+        f"{settings.get('hold_out_seed')}), were held out of training and evaluated on."
     )
 
 

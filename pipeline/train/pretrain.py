@@ -30,7 +30,7 @@ def pretrain(settings: PretrainSettings) -> int:
 
 def begin(settings: PretrainSettings, group: Group) -> Stage:
     """Open the data and make the model; return what the run needs of pre-training."""
-    data = open_data(settings)
+    data = open_data(settings, group)
 
     def make_tokenizer() -> PreTrainedTokenizerBase:
         return load_tokenizer(settings.tokenizer, all_captions(data.corpus) if settings.tokenizer == "new" else None)
@@ -80,7 +80,7 @@ def prepare(
         train_batches=partial(train_batches, settings, data, tokenizer, group),
         eval_batches=partial(eval_batches, settings, data, tokenizer, group) if data.held_out else None,
         description=describe_run(
-            identity(settings),
+            {**identity(settings), **data.splits},
             config.to_dict(),
             data.corpus.fingerprints,
             data.held_out.fingerprints if data.held_out else [],

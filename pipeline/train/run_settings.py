@@ -133,6 +133,7 @@ RUNTIME = frozenset(
         *("data", "eval_data", "output", "resume", "grad_accumulation", "compile", "device", "num_workers", "workers"),
         *("use_gpu", "max_failures", "ray_address", "on_corrupt", "non_finite", "log_every", "eval_every"),
         *("checkpoint_every", "keep", "tensorboard", "cache", "cache_bytes", "verify_shards", "allow_mixed_features"),
+        *("hold_out", "hold_out_seed"),
     }
 )
 

@@ -13,6 +13,7 @@ from urllib.request import url2pathname
 import numpy as np
 from numpy.typing import NDArray
 
+from manifests.hold_out import HoldOut
 from pipeline.shards.dataset import DatasetInfo, contradiction, read_dataset
 from pipeline.shards.errors import CorruptShardError, RefusedError
 from pipeline.shards.layout import DATASET_FILE, StorageFormat, data_path
@@ -24,13 +25,26 @@ from pipeline.train.shard_cache import ShardCache
 _log = logging.getLogger(__name__)
 
 
+class Part(NamedTuple):
+    """One of the two parts that a choice of held-out images makes of a data set."""
+
+    choice: HoldOut
+    """Which images are held out."""
+    held_out: bool
+    """Whether the part is these, or all others."""
+
+    def takes(self, image_id: str) -> bool:
+        """Say whether an image is of the part."""
+        return self.choice.takes(image_id) is self.held_out
+
+
 class Shard(NamedTuple):
     """What a shard's record says, as far as training needs it."""
 
     samples: int
     """All samples in it."""
     usable: int
-    """Those of the split."""
+    """Those of the split, and of the part."""
     bytes: int
     """Size of its file."""
     sha256: str
@@ -68,6 +82,8 @@ class Source(NamedTuple):
     """One hash for its content."""
     splits: dict[str, int]
     """Samples by split."""
+    part: Part | None = None
+    """Of the samples of the split, those that are used; None for all."""
 
     def path(self, shard: int) -> Path:
         """Return where the file of a shard lies, or will once it is fetched."""
@@ -77,7 +93,8 @@ class Source(NamedTuple):
 def read_source(name: str, *, split: str | None, cache: ShardCache | None) -> Source:
     """Read a data set's dataset.json and records; shards are left alone.
 
-    name: a folder, or the URL of one. cache: where a remote data set's files go.
+    name: a folder, or the URL of one. split: whose samples are used, None for all; `auto` is `train`, or where it has
+    no samples those without a split. cache: where a remote data set's files go.
 
     Raises RefusedError for a data set that is not complete, a URL that cannot be used or a remote one without a cache,
     CorruptShardError where the records are not those that dataset.json was completed with.
@@ -96,6 +113,8 @@ def read_source(name: str, *, split: str | None, cache: ShardCache | None) -> So
             f"{shown}: not complete: run the same `vilbert extract` again until it says that all shards are done"
         )
     records = _check_records(folder, info)
+    if split == "auto":
+        split = "train" if info.splits.get("train") or not info.splits.get("") else ""
     shards = tuple(
         Shard(
             samples=record.samples,
@@ -162,7 +181,13 @@ def check_sources(sources: Sequence[Source]) -> None:
             there.update(source.splits)
         listing = ", ".join(f"{name!r} ({count} samples)" for name, count in sorted(there.items())) or "none"
         names = ", ".join(source.name for source in sources)
-        raise RefusedError(f"split {first.split!r}: no sample of it in {names}; splits there are: {listing}")
+        if first.split is None:
+            raise RefusedError(f"{names}: no sample at all")
+        raise RefusedError(
+            f"split {first.split!r}: no sample of it in {names}; splits there are: {listing}. Choose one of "
+            "them, or all samples with --split all; evaluate on some of the training samples with --eval-split "
+            "held-out, or on none with --eval-split none"
+        )
     for source in without:
         _log.warning("%s: no sample of split %r, it is left out", source.name, source.split)
 
@@ -171,8 +196,10 @@ def _shorten(value: object) -> str:
     return f"{len(value)} names from {value[1:3]!r}" if isinstance(value, tuple) else repr(value)
 
 
-def usable_indices(reader: ShardReader, shard: Shard, split: str | None) -> NDArray[np.uint32] | None:
-    """Return which samples of an open shard are of the split, uint32 [usable]; None where all are.
+def usable_indices(
+    reader: ShardReader, shard: Shard, split: str | None, part: Part | None = None
+) -> NDArray[np.uint32] | None:
+    """Return which samples of an open shard are of the split and the part, uint32 [usable]; None where all are.
 
     A shard of one split is not read. CorruptShardError where the shard does not hold what its record says.
     """
@@ -181,8 +208,14 @@ def usable_indices(reader: ShardReader, shard: Shard, split: str | None) -> NDAr
         raise CorruptShardError(problem, path=reader.path)
     if shard.usable == shard.samples:
         return None
-    found = [at for at in range(len(reader)) if str(reader.metadata(at).get("split", "")) == split]
+    found = []
+    for at in range(len(reader)):
+        metadata = reader.metadata(at)
+        is_of_split = split is None or str(metadata.get("split", "")) == split
+        if is_of_split and (part is None or part.takes(str(metadata["image_id"]))):
+            found.append(at)
     if len(found) != shard.usable:
-        problem = f"holds {len(found)} samples of split {split!r}, its record says {shard.usable}"
+        whose = "its record says" if part is None else "when they were counted there were"
+        problem = f"holds {len(found)} samples of split {split!r}, {whose} {shard.usable}"
         raise CorruptShardError(problem, path=reader.path)
     return np.array(found, dtype=np.uint32)

@@ -34,6 +34,16 @@ KARPATHY = {
         (b'{"uri": "a.jpg"}\n{"uri": "b.jpg"}\n', "jsonl"),
         (b'{"img_path": "a.jpg", "sentences": ["x"], "id": 1}\n', "jsonl"),
         (b'\n {"path": "a.jpg", "filename": "x", "sentences": [{"raw": "a"}]}', "jsonl"),
+        (b"url,caption\nhttp://x/1,a\nhttp://x/2,b\n", "csv"),
+        (b"Image URL;Text\r\nhttp://x/1;a, b\r\n", "csv"),
+        (b"filepath\ttitle\na.jpg\ta\n", "csv"),
+        (b'"url","text"\n"http://x/1","a\nb"\n', "csv"),
+        (b"a, image, b\thttp://x/1\na\thttp://x/2\n", "conceptual-captions"),
+        (b'{"file_name": "a.png", "text": "a"}\n', "jsonl"),
+        (b'{"URL": "http://x/1", "TEXT": "a"}\n', "jsonl"),
+        (b'[{"image": "a.jpg", "caption": "a", "image_id": 1}]', "json"),
+        (b'[\n {\n  "filename": "a.jpg",\n  "sentences": ["a"]\n }\n]\n', "json"),
+        (b"PAR1....", "parquet"),
         (json.dumps(COCO).encode(), "coco"),
         (json.dumps(COCO, indent=1).encode(), "coco"),
         (json.dumps({"annotations": [{"image_id": 1, "id": 2, "caption": "x" * 2 * HEAD}]}).encode()[:HEAD], "coco"),
@@ -54,7 +64,6 @@ def test_files(content: bytes, kind: str) -> None:
         (b"just some text\n", "--kind"),
         (b"", "empty"),
         (b" \n", "empty"),
-        (b"PAR1....", "Parquet"),
         (b"\x1f\x8b\x08", "unpack"),
         (b"PK\x03\x04", "unpack"),
         (b"\xff\xd8\xff\xe0", "give its folder"),
@@ -63,6 +72,12 @@ def test_files(content: bytes, kind: str) -> None:
         (b"[1, 2]", "--kind"),
         (json.dumps({**COCO, "annotations": [{"bbox": [1, 2, 3, 4], "iscrowd": 0}]}).encode(), "--given-boxes"),
         (b"x" * HEAD, "--kind"),
+        (b"\xff\xfeu\x00r\x00l\x00", "UTF-8"),
+        (b'{\n "url": "http://x/1",\n "caption": "a"\n}\n{\n "url": "http://x/2"\n}\n', "one line"),
+        (b'{"picture": "http://x/1"}\n', "--uri-column"),
+        (b'[{"picture": "a.jpg"}]', "--uri-column"),
+        (b"picture,caption\na.jpg,a\n", "--uri-column"),
+        (b"http://x/1,a\nhttp://x/2,b\n", "header"),
     ],
 )
 def test_files_that_are_refused(content: bytes, message: str) -> None:
@@ -85,6 +100,10 @@ def touch(root: Path, *names: str) -> Path:
         (["00000.tar", "00000.parquet", "00000_stats.json"], "img2dataset"),
         (["cc3m-train-0001.tar"], "img2dataset"),
         (["00000.parquet", "00000_stats.json", "00000/000000000.jpg"], "img2dataset"),
+        (["00000.parquet", "00000_stats.json"], "parquet"),
+        (["README.md", "data/train-00000-of-00001.parquet"], "parquet"),
+        (["metadata.jsonl", "a.png"], "folder"),
+        (["cc3m/00000.tar", "cc3m/00000_stats.json"], "folder"),
     ],
 )
 def test_folders(tmp_path: Path, names: list[str], kind: str) -> None:
@@ -96,7 +115,7 @@ def test_folders(tmp_path: Path, names: list[str], kind: str) -> None:
     [
         (["00000.tar", "a.jpg"], "--kind"),
         (["notes.txt"], "no images"),
-        (["00000.parquet", "00000_stats.json"], "webdataset"),
+        (["00000.tar", "metadata.jsonl"], "--kind"),
     ],
 )
 def test_folders_that_are_refused(tmp_path: Path, names: list[str], message: str) -> None:

@@ -8,7 +8,8 @@ from pathlib import Path
 from hypothesis import given
 from hypothesis import strategies as st
 
-from manifests.folder import image_names, read_folder
+from manifests.folder import read_folder
+from manifests.image_ids import image_names
 from manifests.images import is_image
 from manifests.report import Report
 

@@ -44,11 +44,12 @@ records = st.builds(
     sha256=st.none() | texts,
     width=sizes,
     height=sizes,
+    exif_orientation=st.booleans(),
 )
 
 
 def write(path: Path, rows: list[ImageRecord], batch: int = 1000) -> Manifest:
-    with ManifestWriter(path) as writer:
+    with ManifestWriter(path, orientation=not all(row.exif_orientation for row in rows)) as writer:
         for start in range(0, len(rows), batch):
             writer.write(rows[start : start + batch])
         return writer.commit()
@@ -83,6 +84,8 @@ def literal_hash(rows: list[ImageRecord]) -> str:
     strings([row.sha256 for row in rows])
     fixed([row.width for row in rows], "<i")
     fixed([row.height for row in rows], "<i")
+    if not all(row.exif_orientation for row in rows):
+        fixed([row.exif_orientation for row in rows], "<B")
     return hashlib.sha256(out).hexdigest()
 
 

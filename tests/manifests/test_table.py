@@ -37,7 +37,7 @@ RECORD = ImageRecord(
 
 def read(path: Path, **options: Any) -> tuple[list[ImageRecord], Report]:
     report = Report()
-    return list(read_table(path, report, jsonl=path.suffix == ".jsonl", **options)), report
+    return list(read_table(path, report, kind="jsonl" if path.suffix == ".jsonl" else "csv", **options)), report
 
 
 def write_csv(path: Path, rows: list[dict[str, Any]]) -> None:
@@ -79,7 +79,7 @@ def test_retrieval_jsonl_of_12_in_1(tmp_path: Path) -> None:
         tmp_path / "all_data_final_train_2014.jsonline", [{"id": 9, "img_path": "a/b.jpg", "sentences": ["A", "B "]}]
     )
     report = Report()
-    records = list(read_table(tmp_path / "all_data_final_train_2014.jsonline", report, jsonl=True))
+    records = list(read_table(tmp_path / "all_data_final_train_2014.jsonline", report, kind="jsonl"))
     assert (records[0].image_id, records[0].captions) == ("9", ("A", "B"))
     assert records[0].uri == str(tmp_path / "a/b.jpg")
     assert report.counts == {"missing-file": 1}

@@ -1,0 +1,100 @@
+"""Which column of a table names the image, and which holds its captions.
+
+Names are compared in lower case, with spaces and hyphens as underscores: `File Name` is `file_name`. A table with two
+columns that could be meant is refused, and the message names the option that decides.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+from manifests.record import ManifestError
+
+ID_NAMES = ("image_id", "id")
+URI_NAMES = (
+    *("uri", "url", "image_url", "path", "img_path", "image_path"),
+    *("image", "file_name", "filename", "filepath"),
+)
+CAPTION_NAMES = ("caption", "captions", "sentences", "text", "title")
+
+
+class ColumnNames(NamedTuple):
+    """The columns that the user named; None where the usual names decide."""
+
+    uri: str | None = None
+    """Of --uri-column."""
+    caption: str | None = None
+    """Of --caption-column."""
+
+
+USUAL_NAMES = ColumnNames()
+"""Where the user named none."""
+
+
+@lru_cache(maxsize=4096)
+def normalise(name: str) -> str:
+    """Return a column's name as it is compared."""
+    return name.strip().casefold().replace(" ", "_").replace("-", "_")
+
+
+def normalise_row(row: dict[str, Any]) -> dict[str, Any]:
+    """Return a row with normalised names, without nulls; raise ValueError where two names become one."""
+    values = {normalise(name): value for name, value in row.items() if value is not None}
+    if len(values) < sum(value is not None for value in row.values()):
+        raise ValueError(f"two columns of one name among {', '.join(row)}")
+    return values
+
+
+def uri_column(names: Collection[str], columns: ColumnNames, where: str) -> str | None:
+    """Return the normalised name of the column that names the image, None where there is none.
+
+    A column `uri` goes before the other names. Raises ManifestError where two others could be meant.
+    """
+    if columns.uri is not None:
+        return _asked(columns.uri, names)
+    return "uri" if "uri" in names else _only(names, URI_NAMES, "name the image", "--uri-column", where)
+
+
+def caption_column(names: Collection[str], columns: ColumnNames, where: str) -> str | None:
+    """Return the normalised name of the column of captions, None where there is none; ManifestError where two are."""
+    if columns.caption is not None:
+        return _asked(columns.caption, names)
+    taken = () if columns.uri is None else (normalise(columns.uri),)
+    return _only(names, CAPTION_NAMES, "hold the captions", "--caption-column", where, taken)
+
+
+def require_columns(names: Collection[str], columns: ColumnNames, where: str) -> tuple[str, str | None]:
+    """Return both columns of a table with a header; raise ManifestError where one is missing that has to be there."""
+    for asked, option in ((columns.uri, "--uri-column"), (columns.caption, "--caption-column")):
+        if asked is not None and normalise(asked) not in names:
+            raise ManifestError(f"{where}: no column {asked!r} ({option}); the columns are {', '.join(names)}")
+    uri = uri_column(names, columns, where)
+    if uri is None:
+        raise ManifestError(
+            f"{where}: no column of the header ({', '.join(names) or 'empty'}) names the image; expected one of "
+            f"{', '.join(URI_NAMES)}; name it with --uri-column"
+        )
+    return uri, caption_column(names, columns, where)
+
+
+def names_an_image(names: Iterable[str], columns: ColumnNames) -> bool:
+    """Say whether one of these (not yet normalised) columns can name the image."""
+    wanted = set(URI_NAMES) if columns.uri is None else {normalise(columns.uri)}
+    return bool(wanted & set(map(normalise, names)))
+
+
+def _asked(name: str, names: Collection[str]) -> str | None:
+    return normalised if (normalised := normalise(name)) in names else None
+
+
+def _only(
+    names: Collection[str], known: Iterable[str], what: str, option: str, where: str, taken: Collection[str] = ()
+) -> str | None:
+    present = [name for name in known if name in names and name not in taken]
+    if len(present) > 1:
+        raise ManifestError(
+            f"{where}: the columns {' and '.join(present)} could both {what}: choose one, such as {option} {present[0]}"
+        )
+    return present[0] if present else None

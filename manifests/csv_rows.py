@@ -1,0 +1,123 @@
+"""Rows of a CSV file with a header: commas, semicolons or tabs between cells, quoted as RFC 4180 says.
+
+The separator is the one that makes the first line a header that names an image. Cells and lines are bounded, so that a
+damaged file cannot fill the memory; a row with a longer cell is one malformed row.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import IO, Any
+
+from manifests.columns import ColumnNames, names_an_image, normalise, require_columns
+from manifests.record import ManifestError
+from manifests.report import Report
+
+SEPARATORS = (",", ";", "\t")
+MAX_CELL = 1 << 24
+"""Characters of a cell, and of a line."""
+HEADER_LINES = 20
+"""Most lines of a header, whose cells may hold line ends."""
+
+
+def csv_header(lines: Sequence[str], columns: ColumnNames) -> tuple[str, list[str]] | None:
+    """Return the separator of a table and the cells of its header, or None where the lines begin no table of images.
+
+    lines: the first lines, with their line ends; the header may hold quoted ones.
+    """
+    for separator in SEPARATORS:
+        try:
+            cells = next(csv.reader(lines, strict=True, delimiter=separator), [])
+        except csv.Error:
+            continue
+        if names_an_image(cells, columns):
+            return separator, cells
+    return None
+
+
+class _TooLongError(Exception):
+    """A line longer than MAX_CELL, of which the rest is still to be read."""
+
+
+class _Lines:
+    """The lines of a file for csv.reader, and whether a quoted cell is open after them."""
+
+    def __init__(self, file: IO[str]) -> None:
+        self._file = file
+        self.number = 0
+        """Of the line read last, from 1."""
+        self.open = False
+        """Whether the lines since `begin_row` have an odd number of quotes."""
+
+    def begin_row(self) -> None:
+        """Forget the quotes of the row before."""
+        self.open = False
+
+    def __iter__(self) -> Iterator[str]:
+        while line := self._file.readline(MAX_CELL + 1):
+            self.number += 1
+            self.open ^= bool(line.count('"') & 1)
+            if len(line) > MAX_CELL and not line.endswith(("\n", "\r")):
+                raise _TooLongError
+            yield line
+
+    def skip_row(self, *, within_line: bool) -> bool:
+        """Read to the end of the row; return False where the file ends before its quoted cell does."""
+        while within_line or self.open:
+            part = self._file.readline(MAX_CELL + 1)
+            if not part:
+                return not self.open
+            self.number += not within_line
+            self.open ^= bool(part.count('"') & 1)
+            within_line = not part.endswith(("\n", "\r"))
+        return True
+
+
+def read_csv(path: Path, report: Report, columns: ColumnNames) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield (place, row) of a file whose first line names the columns; names are normalised, empty cells left away."""
+    csv.field_size_limit(max(MAX_CELL, csv.field_size_limit()))
+    with open(path, encoding="utf-8-sig", errors="replace", newline="") as file:
+        header = csv_header(_first_lines(file), columns)
+        file.seek(0)
+        rows = _rows(path, file, header[0] if header else ",", report)
+        _, cells = next(rows, ("", []))
+        names = [normalise(cell) for cell in cells]
+        if len(set(names)) < len(names):
+            raise ManifestError(f"{path}: the header names a column twice: {', '.join(names)}; give each name once")
+        _, caption = require_columns(names, columns, str(path))
+        for where, row in rows:
+            if len(row) == len(names):
+                yield where, {name: cell for name, cell in zip(names, row, strict=True) if cell or name == caption}
+            elif row:
+                report.count("malformed-row", f"{where}: {len(row)} cells, {len(names)} columns")
+
+
+def _first_lines(file: IO[str]) -> list[str]:
+    return [line for _ in range(HEADER_LINES) if (line := file.readline(MAX_CELL))]
+
+
+def _rows(path: Path, file: IO[str], separator: str, report: Report) -> Iterator[tuple[str, list[str]]]:
+    """Yield (place, cells) of every row; count those that are too long."""
+    lines = _Lines(file)
+    while True:
+        reader = csv.reader(iter(lines), strict=True, delimiter=separator)
+        try:
+            for row in reader:
+                yield f"{path}:{lines.number}", row
+                lines.begin_row()
+            return
+        except _TooLongError:
+            whole = lines.skip_row(within_line=True)
+        except csv.Error as error:
+            if "field limit" not in str(error):
+                raise ManifestError(
+                    f"{path}:{lines.number}: {error}; quote cells as RFC 4180 says, or use JSONL"
+                ) from None
+            whole = lines.skip_row(within_line=False)
+        where = f"{path}:{lines.number}"
+        if not whole:
+            raise ManifestError(f"{where}: the file ends inside a quoted cell of more than {MAX_CELL:,} characters")
+        report.count("malformed-row", f"{where}: a cell or line of more than {MAX_CELL:,} characters")
+        lines.begin_row()

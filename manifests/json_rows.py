@@ -1,0 +1,87 @@
+"""Rows of JSON files: one object a line (JSONL), or one array of objects, as LAVIS and LLaVA publish annotations."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any
+
+from manifests.columns import ID_NAMES, ColumnNames, caption_column, normalise_row, uri_column
+from manifests.record import ManifestError
+from manifests.report import Report
+from vilbert.untrusted.documents import DocumentError, parse_json, read_json
+
+MAX_LINE = 1 << 26
+"""Characters of a line of JSONL."""
+
+
+def read_jsonl(path: Path, report: Report) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield (place, row) of a file with one JSON object a line; names are normalised, nulls left away."""
+    with open(path, encoding="utf-8-sig", errors="replace", newline="\n") as file:
+        for number, line in enumerate(_lines(file), 1):
+            where = f"{path}:{number}"
+            try:
+                if line is None:
+                    raise DocumentError(f"a line of more than {MAX_LINE:,} characters")
+                if not line.strip():
+                    continue
+                row = parse_json(line, allow_surrogates=True)
+                if not isinstance(row, dict):
+                    raise DocumentError("not a JSON object")
+                values = normalise_row(row)
+            except ValueError as error:
+                report.count("malformed-row", f"{where}: {error}")
+                continue
+            yield where, values
+
+
+def read_json_array(path: Path, report: Report, columns: ColumnNames) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield (place, row) of a file that is one array of objects; rows of the same image become one.
+
+    LAVIS lists an image once for each of its captions. The file is held in memory.
+    """
+    try:
+        document = read_json(path, allow_surrogates=True)
+    except DocumentError as error:
+        raise ManifestError(f"{path}: {error}; is the download complete?") from None
+    if not isinstance(document, list):
+        raise ManifestError(f"{path}: not a JSON array of objects; see docs/manifests.md for the formats")
+    images: dict[tuple[str, str], tuple[str, dict[str, Any]]] = {}
+    for i, row in enumerate(document):
+        where = f"{path}: [{i}]"
+        try:
+            if not isinstance(row, dict):
+                raise DocumentError("not a JSON object")
+            values = normalise_row(row)
+        except ValueError as error:
+            report.count("malformed-row", f"{where}: {error}")
+            continue
+        uri, caption = uri_column(values, columns, where), caption_column(values, columns, where)
+        ids = [values[name] for name in ID_NAMES if name in values]
+        image = repr(ids[:1]), repr(values.get(uri) if uri else i)
+        if image not in images:
+            images[image] = where, values
+        else:
+            _, first = images[image]
+            if caption is not None:
+                name = caption_column(first, columns, where) or caption
+                first[name] = [*_as_list(first.get(name)), *_as_list(values[caption])]
+            report.count("merged-row", f"{where}: {image[1]}")
+    yield from images.values()
+
+
+def _as_list(value: Any) -> list[Any]:
+    if value is None:
+        return []
+    return value if isinstance(value, list) else [value]
+
+
+def _lines(file: IO[str]) -> Iterator[str | None]:
+    """Yield the lines of a file, None for one that is too long."""
+    while line := file.readline(MAX_LINE + 1):
+        if len(line) <= MAX_LINE or line.endswith("\n"):
+            yield line
+            continue
+        while line and not line.endswith("\n"):
+            line = file.readline(MAX_LINE)
+        yield None

@@ -1,0 +1,33 @@
+"""Rows one after the other that name the same image: they become one row with all their captions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from manifests.record import ImageRecord
+from manifests.report import Report
+
+
+def merge_rows(rows: Iterable[tuple[str, ImageRecord]], report: Report) -> Iterator[tuple[str, ImageRecord]]:
+    """Yield (place, record) with the captions of rows that follow a row of the same image: all but the captions alike.
+
+    Many tables list an image once for each of its captions. Rows of one id that lie apart, and repeated ones that are
+    alike in everything, are left as they are.
+    """
+    last: tuple[str, ImageRecord] | None = None
+    for where, record in rows:
+        if last is None:
+            last = where, record
+        elif record.image_id == last[1].image_id and record != last[1] and _image(record) == _image(last[1]):
+            report.count("merged-row", f"{where}: {record.image_id}")
+            last = last[0], last[1]._replace(captions=last[1].captions + record.captions)
+        else:
+            yield last
+            last = where, record
+    if last is not None:
+        yield last
+
+
+def _image(record: ImageRecord) -> ImageRecord:
+    """Return a record without its captions."""
+    return record._replace(captions=())

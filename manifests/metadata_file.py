@@ -1,0 +1,135 @@
+"""Hugging Face's imagefolder: `metadata.jsonl`, `.csv` or `.parquet` names the images below its folder, a row each."""
+
+from __future__ import annotations
+
+import os
+from array import array
+from collections import OrderedDict
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
+
+from manifests.boxes import fit_boxes
+from manifests.captions import storable
+from manifests.columns import ColumnNames, names_an_image
+from manifests.csv_rows import HEADER_LINES, csv_header
+from manifests.image_ids import image_names
+from manifests.json_rows import read_jsonl
+from manifests.merge import merge_rows
+from manifests.parquet_rows import has_image_column
+from manifests.record import ImageRecord, ManifestError
+from manifests.report import Report
+from manifests.table import TableKind, read_rows, table_record
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+_KINDS: dict[str, TableKind] = {"metadata.jsonl": "jsonl", "metadata.csv": "csv", "metadata.parquet": "parquet"}
+_SPLITS = {"train": "train", "validation": "val", "valid": "val", "val": "val", "dev": "val", "test": "test"}
+_LISTINGS = 64  # of folders: rows of one folder mostly follow each other
+
+
+def is_metadata(name: str) -> bool:
+    """Say whether a file's name is that of an imagefolder's metadata."""
+    return name in _KINDS
+
+
+def find_metadata(folder: str, names: list[str], columns: ColumnNames) -> Path | None:
+    """Return the file of a folder that names its images, None where there is none; ManifestError where two do."""
+    found = [path for name in names if is_metadata(name) and _names_images(path := Path(folder, name), columns)]
+    if len(found) > 1:
+        raise ManifestError(f"{found[0]} and {found[1].name} both name the images of their folder; remove one of them")
+    return found[0] if found else None
+
+
+def _names_images(path: Path, columns: ColumnNames) -> bool:
+    match _KINDS[path.name]:
+        case "csv":
+            with open(path, encoding="utf-8-sig", errors="replace", newline="") as file:
+                return csv_header(list(islice(file, HEADER_LINES)), columns) is not None
+        case "jsonl":
+            return any(names_an_image(row, columns) for _, row in islice(read_jsonl(path, Report()), 1))
+        case _:
+            return has_image_column(path, columns)
+
+
+class MetadataFile:
+    """The rows of one metadata file, and once they were read, which images they named: 8 bytes of memory a row."""
+
+    def __init__(self, path: Path, root: str, columns: ColumnNames) -> None:
+        self.folder = os.path.abspath(path.parent)
+        self._path = path
+        self._root = root
+        self._columns = columns
+        self._hashes = array("q")
+        self._sorted: NDArray[np.int64] | None = None
+        self._listings: OrderedDict[str, tuple[dict[str, str], frozenset[str]]] = OrderedDict()
+
+    def read(self, report: Report, *, check_files: bool) -> Iterator[ImageRecord]:
+        """Yield a record a row. The id is the path of the image below the root, without its suffix."""
+        for where, record in merge_rows(self._records(report), report):
+            if check_files and "://" not in record.uri:
+                folder, name = os.path.split(record.uri)
+                if name not in self._listing(folder)[0]:
+                    report.count("missing-file", f"{where}: {record.uri}")
+            yield fit_boxes(record, report)
+
+    def names(self, folder: str, images: list[str]) -> list[bool]:
+        """Return whether each image of a folder was named by a row."""
+        import numpy as np
+
+        if self._sorted is None:
+            self._sorted = np.sort(np.frombuffer(self._hashes, np.int64))
+        wanted = np.array([hash(os.path.join(folder, name)) for name in images], np.int64)
+        places = np.minimum(np.searchsorted(self._sorted, wanted), max(len(self._sorted) - 1, 0))
+        return (self._sorted[places] == wanted).tolist() if len(self._sorted) else [False] * len(images)
+
+    def _records(self, report: Report) -> Iterator[tuple[str, ImageRecord]]:
+        for where, row in read_rows(self._path, _KINDS[self._path.name], report, self._columns):
+            row.pop("id", None)  # often that of something else than the image
+            try:
+                record = table_record(row, self._columns, where, report, default_id=self._image_id)
+                path = self._place(record.uri)
+            except ValueError as error:
+                report.count("malformed-row", f"{where}: {error}")
+                continue
+            self._hashes.append(hash(path))
+            yield where, record._replace(uri=path, split=record.split or self.split_of(path))
+
+    def _place(self, name: str) -> str:
+        """Return the path of an image that a row names; ValueError where it leads out of the folder."""
+        if "://" in name:
+            return name
+        path = os.path.normpath(os.path.join(self.folder, name))
+        if os.path.isabs(name) or not path.startswith(os.path.join(self.folder, "")):
+            raise ValueError(f"file name {name!r} leads out of the folder")
+        return path
+
+    def _image_id(self, name: str) -> str:
+        if "://" in name:
+            return name
+        folder, base = os.path.split(self._place(name))
+        ids, taken = self._listing(folder)
+        stem = os.path.splitext(base)[0]
+        own = ids.get(base) or (base if stem in taken else stem)
+        return PurePosixPath(os.path.relpath(folder, self._root), own).as_posix()
+
+    def split_of(self, path: str) -> str:
+        """Return the split that the first folder below the root names, as Hugging Face does; else nothing."""
+        return _SPLITS.get(os.path.relpath(path, self._root).split(os.sep)[0].lower(), "")
+
+    def _listing(self, folder: str) -> tuple[dict[str, str], frozenset[str]]:
+        """Return the ids of a folder's images by file name, and all of them; one listing instead of a call a file."""
+        if folder not in self._listings:
+            try:
+                names = [name for name in sorted(os.listdir(folder)) if storable(name) == name]
+            except OSError:
+                names = []
+            ids = image_names(names)
+            self._listings[folder] = ids, frozenset(ids.values())
+            if len(self._listings) > _LISTINGS:
+                self._listings.popitem(last=False)
+        self._listings.move_to_end(folder)
+        return self._listings[folder]

@@ -1,0 +1,70 @@
+"""Which images are decoded as stored, whatever their EXIF orientation says.
+
+Annotations and published features of COCO, Visual Genome and Flickr30k (Karpathy's files) refer to stored pixels: an
+image that is turned no longer fits its boxes. The readers of their annotation files say so for every image; of other
+sources those images are recognised that have the name which COCO or Visual Genome gave them.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Callable, Iterable, Iterator
+from typing import Literal
+
+from manifests.detect import Kind
+from manifests.record import ImageRecord
+
+log = logging.getLogger(__name__)
+Choice = Literal["auto", "apply", "ignore"]
+ANNOTATED: tuple[Kind, ...] = ("coco", "karpathy")
+BY_NAME: tuple[Kind, ...] = ("folder", "csv", "jsonl", "json", "parquet")
+_PUBLISHED = re.compile(
+    r"COCO_(train|val|test)20\d\d_\d{12}\.jpg$"
+    r"|(^|/)(train|val|test|unlabeled)20\d\d/\d{12}\.jpg$"
+    r"|(^|/)VG_100K(_2)?/\d+\.jpg$"
+)
+
+
+def has_published_name(uri: str) -> bool:
+    """Say whether an image has the name of one of COCO's or Visual Genome's, whose annotations are of stored pixels."""
+    return _PUBLISHED.search(uri) is not None
+
+
+def may_keep_stored_pixels(choice: Choice, kinds: Iterable[Kind]) -> bool:
+    """Say whether a manifest of sources of these kinds may have rows that keep their stored pixels."""
+    return choice == "ignore" or (choice == "auto" and any(kind in (*ANNOTATED, *BY_NAME) for kind in kinds))
+
+
+class Orientation:
+    """Sets `exif_orientation` of records, and counts those that keep their stored pixels."""
+
+    def __init__(self, choice: Choice) -> None:
+        self._choice = choice
+        self.stored = 0
+        """Rows that keep their stored pixels."""
+
+    def set(self, records: Iterator[ImageRecord], kind: Kind) -> Iterator[ImageRecord]:
+        """Return the records of a source of this kind with their orientation; a table may say it itself."""
+        if self._choice == "ignore" or (self._choice == "auto" and kind in ANNOTATED):
+            return self._set(records, lambda record: False)
+        if kind not in BY_NAME:
+            return records
+        if self._choice == "apply":
+            return self._set(records, lambda record: True)
+        return self._set(records, lambda record: record.exif_orientation and not has_published_name(record.uri))
+
+    def log_rows(self) -> None:
+        """Say how many rows keep their stored pixels, where some do."""
+        if self.stored:
+            log.info(
+                "%s rows keep their stored pixels, to which annotations of COCO and Visual Genome refer "
+                "(--exif-orientation apply turns them)",
+                f"{self.stored:,}",
+            )
+
+    def _set(self, records: Iterator[ImageRecord], applied: Callable[[ImageRecord], bool]) -> Iterator[ImageRecord]:
+        for record in records:
+            turns = applied(record)
+            self.stored += not turns
+            yield record if record.exif_orientation == turns else record._replace(exif_orientation=turns)

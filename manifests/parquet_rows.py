@@ -1,0 +1,132 @@
+"""Rows of Parquet files by column names: lists of URLs such as LAION's or img2dataset's, data sets of Hugging Face.
+
+Files are read in batches of rows, of the columns that are needed. Images inside a file (columns of bytes) are not read.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from manifests.columns import ID_NAMES, ColumnNames, normalise, require_columns, uri_column
+from manifests.images import walk
+from manifests.record import ManifestError
+from manifests.report import Report
+
+ROWS_AT_A_TIME = 4096
+_OTHERS = (
+    *ID_NAMES,
+    *("split", "sha256", "width", "height", "boxes", "exif_orientation"),
+    *("key", "status", "error_message", "original_width", "original_height"),
+)
+_PUBLISHED = re.compile(r"(train|validation|val|test)-\d+-of-\d+")
+
+
+def parquet_files(path: Path) -> list[Path]:
+    """Return the file itself, or every .parquet file under a folder, sorted by folder and name."""
+    if not path.is_dir():
+        return [path]
+    return [Path(folder, name) for folder, names in walk(path) for name in names if name.endswith(".parquet")]
+
+
+def parquet_split(path: Path) -> str:
+    """Return the split that a file's name says, as in `train-00000-of-00004.parquet` of Hugging Face; else nothing."""
+    match = _PUBLISHED.match(path.name)
+    return {"validation": "val"}.get(match[1], match[1]) if match else ""
+
+
+def has_image_column(path: Path, columns: ColumnNames) -> bool:
+    """Say whether a Parquet file names images in a column; ManifestError where it cannot be read."""
+    return uri_column(_fields(path), columns, str(path)) is not None
+
+
+def read_parquet(path: Path, report: Report, columns: ColumnNames) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield (place, row) of a Parquet file; names are normalised, nulls left away.
+
+    Rows that img2dataset could not download are counted and left out.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    fields = _fields(path)
+    uri, caption = require_columns(fields, columns, str(path))
+    _require_text(path, uri, fields[uri])
+    wanted = [fields[name] for name in dict.fromkeys((uri, caption, *_OTHERS)) if name in fields]
+    embedded = [name for name, field in fields.items() if name not in (uri, caption) and _holds_bytes(field.type)]
+    downloaded = {"key", "status"} <= fields.keys()
+    number = 0
+    try:
+        with pq.ParquetFile(path) as file:
+            if embedded:
+                example = f"{path}: column {embedded[0]}; images are read from the column {uri}"
+                report.count("embedded-image", example, file.metadata.num_rows)
+            for batch in file.iter_batches(ROWS_AT_A_TIME, columns=[field.name for field in wanted]):
+                for values in batch.to_pylist():
+                    where = f"{path}: row {number}"
+                    number += 1
+                    row = {normalise(name): _plain(value) for name, value in values.items() if value is not None}
+                    if downloaded and not _is_downloaded(row, where, report):
+                        continue
+                    yield where, row
+    except (pa.ArrowException, OSError) as error:
+        raise ManifestError(f"{path}: row {number}: cannot be read ({error}); fetch the file again") from None
+
+
+def _plain(value: Any) -> Any:
+    """Return a value as JSON would hold it; some writers store texts as bytes."""
+    return value.decode("utf-8", "replace") if isinstance(value, bytes) else value
+
+
+def _is_downloaded(row: dict[str, Any], where: str, report: Report) -> bool:
+    """Take img2dataset's own columns from a row of its lists: the URL is that of the original image."""
+    key, status = row.pop("key", None), row.pop("status", None)
+    width, height = row.pop("original_width", None), row.pop("original_height", None)
+    if status != "success":
+        report.count("failed-download", f"{where}: {row.get('error_message')} {row.get('url')}")
+        return False
+    row.pop("width", None), row.pop("height", None)
+    row |= {name: value for name, value in (("width", width), ("height", height)) if value is not None}
+    row.setdefault("image_id", key)
+    return True
+
+
+def _fields(path: Path) -> dict[str, Any]:
+    """Return the columns of a Parquet file by normalised name."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        schema = pq.read_schema(path)
+    except (pa.ArrowException, OSError) as error:
+        raise ManifestError(f"{path}: not a Parquet file, or a damaged one ({error}); fetch it again") from None
+    fields = {normalise(field.name): field for field in schema}
+    if len(fields) < len(schema):
+        raise ManifestError(f"{path}: two columns of one name among {', '.join(schema.names)}; rename one")
+    return fields
+
+
+def _require_text(path: Path, name: str, field: Any) -> None:
+    import pyarrow as pa
+
+    kind = field.type.value_type if pa.types.is_dictionary(field.type) else field.type
+    if _holds_bytes(kind) and (pa.types.is_struct(kind) or name == "image"):
+        raise ManifestError(
+            f"{path}: the column {name} holds the images themselves ({kind}); write "
+            "them to files (in Python: row['image'].save(...)) and list those, or name another column with --uri-column"
+        )
+    texts = (pa.types.is_string, pa.types.is_large_string, pa.types.is_binary, pa.types.is_large_binary)
+    if not any(is_text(kind) for is_text in (*texts, pa.types.is_string_view)):
+        raise ManifestError(
+            f"{path}: the column {name} is of type {kind}, expected paths or URLs; name another one with --uri-column"
+        )
+
+
+def _holds_bytes(kind: Any) -> bool:
+    """Say whether values are bytes, or the struct of bytes and path that Hugging Face stores images in."""
+    import pyarrow as pa
+
+    if pa.types.is_struct(kind):
+        return any(pa.types.is_binary(part.type) or pa.types.is_large_binary(part.type) for part in kind)
+    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
