@@ -6,17 +6,18 @@ file, whose `bbox` is x, y, width, height. They are held in memory: 32 bytes a b
 
 from __future__ import annotations
 
-import json
 from array import array
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
 from manifests.boxes import fit_boxes, parse_box, parse_boxes
-from manifests.document import need, read_document
+from manifests.document import read_document
+from manifests.fields import FieldError, id_field, list_field
 from manifests.json_rows import read_jsonl
 from manifests.record import Box, ImageRecord, ManifestError
 from manifests.report import Report
+from vilbert.untrusted.documents import parse_json
 
 _HEAD = 1 << 20
 
@@ -54,27 +55,35 @@ def is_jsonl(path: Path) -> bool:
     """Say whether a file's first line alone is a JSON object with boxes."""
     try:
         with open(path, encoding="utf-8-sig") as file:
-            first = json.loads(file.readline(_HEAD))
+            first = parse_json(file.readline(_HEAD), allow_surrogates=True, allow_nan=True)
     except FileNotFoundError:
         raise ManifestError(f"--given-boxes {path}: no such file") from None
-    except (ValueError, RecursionError):
+    except ValueError:
         return False
     return isinstance(first, dict) and "boxes" in first
 
 
 def _read_jsonl(path: Path, report: Report) -> Iterator[tuple[str, tuple[Box, ...]]]:
     for where, row in read_jsonl(path, report):
-        if isinstance(image_id := row.get("image_id"), str | int) and "boxes" in row:
-            yield str(image_id), parse_boxes(row["boxes"], where, report)
-        else:
-            report.count("malformed-row", f"{where}: expected image_id and boxes")
+        try:
+            image_id = id_field(row, "image_id")
+            if "boxes" not in row:
+                raise FieldError("boxes are missing")
+        except FieldError as error:
+            report.count("malformed-row", f"{where}: {error}")
+            continue
+        yield image_id, parse_boxes(row["boxes"], where, report)
 
 
 def _read_instances(path: Path, report: Report) -> Iterator[tuple[str, tuple[Box, ...]]]:
     document = read_document(path, ["annotations"], drop=["segmentation"])
     for i, row in enumerate(document["annotations"]):
         where = f"{path}: annotations[{i}]"
-        image_id, xywh = str(need(row, "image_id", (int, str), where)), need(row, "bbox", list, where)
+        try:
+            image_id, xywh = id_field(row, "image_id"), list_field(row, "bbox")
+        except FieldError as error:
+            report.count("malformed-row", f"{where}: {error}")
+            continue
         if row.get("iscrowd"):
             report.count("crowd-box", f"{where}: image_id {image_id}")
         elif (xyxy := _xyxy(xywh)) is None:

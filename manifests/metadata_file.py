@@ -21,6 +21,7 @@ from manifests.parquet_rows import has_image_column
 from manifests.record import ImageRecord, ManifestError
 from manifests.report import Report
 from manifests.table import TableKind, read_rows, table_record
+from manifests.uri import is_remote
 
 if TYPE_CHECKING:
     import numpy as np
@@ -101,6 +102,8 @@ class MetadataFile:
     def _place(self, name: str) -> str:
         """Return the path of an image that a row names; ValueError where it leads out of the folder."""
         if "://" in name:
+            if not is_remote(name):
+                raise ValueError(f"file name {name!r} leads out of the folder")
             return name
         path = os.path.normpath(os.path.join(self.folder, name))
         if os.path.isabs(name) or not path.startswith(os.path.join(self.folder, "")):

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from manifests.boxes import fit_boxes, parse_boxes
-from manifests.captions import clean_captions, storable
+from manifests.captions import image_captions, storable
 from manifests.columns import ID_NAMES, URI_NAMES, USUAL_NAMES, ColumnNames, caption_column, uri_column
 from manifests.csv_rows import read_csv
 from manifests.document import pixels
@@ -115,14 +115,11 @@ def table_record(
         raise ValueError(f"sha256 {sha256!r} is not 64 hex digits")
     boxes = row.get("boxes")
     if isinstance(boxes, str):
-        boxes = parse_json(boxes)
-    texts = _captions(row, columns, where)
-    if not texts:
-        report.count("no-caption", where)
+        boxes = parse_json(boxes, allow_nan=True)
     return ImageRecord(
         image_id=image_id or default_id(uri),
         uri=uri,
-        captions=clean_captions(texts, where, report),
+        captions=image_captions(_captions(row, columns, where), where, report),
         split=_text(row, "split") or split,
         boxes_xyxy=(parse_boxes(boxes, where, report) or None) if boxes is not None else None,
         sha256=sha256 and sha256.lower(),
@@ -131,16 +128,13 @@ def table_record(
     )
 
 
-def _captions(row: dict[str, Any], columns: ColumnNames, where: str) -> list[str]:
-    """Return the captions of a row; in a column of lists, or one that the user named, a text may be a JSON list."""
+def _captions(row: dict[str, Any], columns: ColumnNames, where: str) -> list[object]:
+    """Return the values of a row's captions; in a column of lists, or one that the user named, a text may be JSON."""
     name = caption_column(row, columns, where)
     value = row.get(name, []) if name is not None else []
     if isinstance(value, str) and value.lstrip().startswith("[") and (name in _LISTS or columns.caption is not None):
-        value = parse_json(value, allow_surrogates=True)
-    texts = value if isinstance(value, list) else [value]
-    if not all(isinstance(text, str) for text in texts):
-        raise ValueError(f"captions {texts!r:.80} are not all text")
-    return texts
+        value = parse_json(value, allow_surrogates=True, allow_nan=True)
+    return value if isinstance(value, list) else [value]
 
 
 def _text(row: dict[str, Any], name: str) -> str | None:

@@ -85,13 +85,23 @@ def test_boxes_stay_as_they_are_where_the_size_is_not_known(tmp_path: Path) -> N
     [
         ("[1, 2]", "not a JSON object"),
         ('{"images": []}', "annotations"),
-        ('{"annotations": [{"image_id": 1}]}', "bbox"),
     ],
 )
 def test_other_files_are_refused(tmp_path: Path, text: str, message: str) -> None:
     (tmp_path / "b.json").write_text(text)
     with pytest.raises(ManifestError, match=message):
         join(tmp_path / "b.json")
+
+
+def test_an_annotation_that_cannot_be_read_costs_its_row_alone(tmp_path: Path) -> None:
+    rows = [
+        {"image_id": 1, "bbox": None},
+        {"image_id": 1.0, "bbox": [1, 2, 3, 4]},
+        {"image_id": 1, "bbox": [1, 2, 3, 4]},
+    ]
+    joined, report = join(instances(tmp_path / "i.json", rows), RECORDS[:1])
+    assert joined[0].boxes_xyxy == ((1.0, 2.0, 4.0, 6.0),)
+    assert report.counts == {"malformed-row": 2}
 
 
 def test_absent_file(tmp_path: Path) -> None:
