@@ -11,7 +11,8 @@ from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
-from manifests.boxes import fit_boxes, parse_box, parse_boxes
+from manifests.box_units import boxes_in_pixels, refuse_fractions
+from manifests.boxes import BoxFormat, are_fractions, parse_box, parse_boxes, within_unit
 from manifests.document import read_document
 from manifests.fields import FieldError, id_field, list_field
 from manifests.json_rows import read_jsonl
@@ -25,16 +26,34 @@ _HEAD = 1 << 20
 class GivenBoxes:
     """Boxes by image id, and which of them found their image."""
 
-    def __init__(self, path: Path, report: Report) -> None:
+    def __init__(self, path: Path, report: Report, form: BoxFormat | None = None) -> None:
+        """Read the boxes of a file.
+
+        form: how they are written; None for xyxy in JSONL and xywh in COCO instances, and then ManifestError where all
+        boxes lie within 0..1.
+        """
         self.path = path
+        self._form = form
         self._boxes: defaultdict[str, array[float]] = defaultdict(lambda: array("d"))
         self._met: set[str] = set()
-        for image_id, boxes in (_read_jsonl if is_jsonl(path) else _read_instances)(path, report):
+        found = (
+            _read_jsonl(path, report, form or "xyxy")
+            if is_jsonl(path)
+            else _read_instances(path, report, form or "xywh")
+        )
+        for image_id, boxes in found:
             for box in boxes:
                 self._boxes[image_id].extend(box)
+        images = self._boxes.values()
+        within = form is None and all(within_unit(_boxes(numbers)) for numbers in images)
+        if within and any(are_fractions(_boxes(numbers)) for numbers in images):
+            refuse_fractions(f"--given-boxes {path}", len(images))
 
     def join(self, records: Iterator[ImageRecord], report: Report) -> Iterator[ImageRecord]:
         """Yield the records with their boxes; count those without, and boxes outside their image."""
+        return boxes_in_pixels(self._joined(records, report), f"--given-boxes {self.path}", report, self._form)
+
+    def _joined(self, records: Iterator[ImageRecord], report: Report) -> Iterator[ImageRecord]:
         for record in records:
             numbers = self._boxes.get(record.image_id)
             if numbers is None:
@@ -42,13 +61,16 @@ class GivenBoxes:
                 yield record
                 continue
             self._met.add(record.image_id)
-            boxes: tuple[Box, ...] = tuple(zip(*[iter(numbers)] * 4, strict=True))
-            yield fit_boxes(record._replace(boxes_xyxy=boxes), report)
+            yield record._replace(boxes_xyxy=tuple(_boxes(numbers)))
 
     def count_unmet(self, report: Report) -> None:
         """Count the images whose boxes no record took."""
         for image_id in self._boxes.keys() - self._met:
             report.count("boxes-without-image", f"{self.path}: image_id {image_id}")
+
+
+def _boxes(numbers: array[float]) -> Iterator[Box]:
+    return zip(*[iter(numbers)] * 4, strict=True)
 
 
 def is_jsonl(path: Path) -> bool:
@@ -63,7 +85,7 @@ def is_jsonl(path: Path) -> bool:
     return isinstance(first, dict) and "boxes" in first
 
 
-def _read_jsonl(path: Path, report: Report) -> Iterator[tuple[str, tuple[Box, ...]]]:
+def _read_jsonl(path: Path, report: Report, form: BoxFormat) -> Iterator[tuple[str, tuple[Box, ...]]]:
     for where, row in read_jsonl(path, report):
         try:
             image_id = id_field(row, "image_id")
@@ -72,28 +94,21 @@ def _read_jsonl(path: Path, report: Report) -> Iterator[tuple[str, tuple[Box, ..
         except FieldError as error:
             report.count("malformed-row", f"{where}: {error}")
             continue
-        yield image_id, parse_boxes(row["boxes"], where, report)
+        yield image_id, parse_boxes(row["boxes"], where, report, form)
 
 
-def _read_instances(path: Path, report: Report) -> Iterator[tuple[str, tuple[Box, ...]]]:
+def _read_instances(path: Path, report: Report, form: BoxFormat) -> Iterator[tuple[str, tuple[Box, ...]]]:
     document = read_document(path, ["annotations"], drop=["segmentation"])
     for i, row in enumerate(document["annotations"]):
         where = f"{path}: annotations[{i}]"
         try:
-            image_id, xywh = id_field(row, "image_id"), list_field(row, "bbox")
+            image_id, bbox = id_field(row, "image_id"), list_field(row, "bbox")
         except FieldError as error:
             report.count("malformed-row", f"{where}: {error}")
             continue
         if row.get("iscrowd"):
             report.count("crowd-box", f"{where}: image_id {image_id}")
-        elif (xyxy := _xyxy(xywh)) is None:
-            report.count("bad-box", f"{where}: {xywh!r:.80}")
+        elif (box := parse_box(bbox, form)) is None:
+            report.count("bad-box", f"{where}: {bbox!r:.80}")
         else:
-            yield image_id, (xyxy,)
-
-
-def _xyxy(xywh: list[object]) -> Box | None:
-    match xywh:
-        case [int() | float() as x, int() | float() as y, int() | float() as width, int() | float() as height]:
-            return parse_box([x, y, x + width, y + height])
-    return None
+            yield image_id, (box,)

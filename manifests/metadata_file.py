@@ -10,7 +10,7 @@ from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
-from manifests.boxes import fit_boxes
+from manifests.box_units import boxes_in_pixels
 from manifests.captions import storable
 from manifests.columns import ColumnNames, names_an_image
 from manifests.csv_rows import HEADER_LINES, csv_header
@@ -69,13 +69,18 @@ class MetadataFile:
         self._listings: OrderedDict[str, tuple[dict[str, str], frozenset[str]]] = OrderedDict()
 
     def read(self, report: Report, *, check_files: bool) -> Iterator[ImageRecord]:
-        """Yield a record a row. The id is the path of the image below the root, without its suffix."""
+        """Return a record a row, in a stream. The id is the path of the image below the root, without its suffix."""
+        records = self._present(report, check_files)
+        return boxes_in_pixels(records, str(self._path), report, self._columns.box_format)
+
+    def _present(self, report: Report, check_files: bool) -> Iterator[ImageRecord]:
+        """Yield the records; count those whose image is not there."""
         for where, record in merge_rows(self._records(report), report):
             if check_files and "://" not in record.uri:
                 folder, name = os.path.split(record.uri)
                 if name not in self._listing(folder)[0]:
                     report.count("missing-file", f"{where}: {record.uri}")
-            yield fit_boxes(record, report)
+            yield record
 
     def names(self, folder: str, images: list[str]) -> list[bool]:
         """Return whether each image of a folder was named by a row."""

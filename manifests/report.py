@@ -56,6 +56,9 @@ ISSUES = {
     "boxes-without-image": Issue(False, "images with given boxes but without a row"),
     "crowd-box": Issue(False, "crowd annotations, not taken as given boxes"),
     "bad-box": Issue(False, "given boxes that are no box (not four finite numbers, or empty), not taken"),
+    "box-within-pixel": Issue(
+        False, "rows whose given boxes all lie within 0..1, which extraction refuses: fractions? see --box-format"
+    ),
     "box-outside": Issue(
         False, "given boxes more than a pixel outside their image, which extraction refuses: are they xyxy?"
     ),

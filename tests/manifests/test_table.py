@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from manifests.columns import ColumnNames
 from manifests.record import ImageRecord, ManifestError
 from manifests.report import Report
 from manifests.table import read_table
@@ -183,3 +184,15 @@ def test_a_cell_nan_is_text_and_a_list_in_a_cell_is_read_within_bounds(tmp_path:
     assert [record.captions for record in records] == [("nan",)]
     assert report.counts == {"malformed-row": 1}
     assert "nested deeper" in report.examples["malformed-row"][0]
+
+
+def test_boxes_of_a_table_that_are_fractions_are_refused_or_scaled(tmp_path: Path) -> None:
+    row = {"uri": "http://a", "caption": "a", "boxes": [[0.25, 0.5, 0.5, 1]], "width": 200, "height": 100}
+    write_jsonl(tmp_path / "t.jsonl", [row, row])
+    with pytest.raises(ManifestError, match="--box-format"):
+        read(tmp_path / "t.jsonl")
+    records, report = read(tmp_path / "t.jsonl", columns=ColumnNames(box_format="xyxy-normalized"))
+    assert [record.boxes_xyxy for record in records] == [((50.0, 50.0, 100.0, 100.0),)] * 2
+    assert not report.counts
+    write_jsonl(tmp_path / "t.jsonl", [row, row | {"boxes": [[1, 2, 3, 4]]}])
+    assert read(tmp_path / "t.jsonl")[1].counts == {"box-within-pixel": 1}
