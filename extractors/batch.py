@@ -19,6 +19,8 @@ def common_resized_shape(
     for boxes in given_boxes:
         if boxes is not None and (boxes.ndim != 2 or boxes.shape[1] != 4):
             raise ValueError(f"given boxes of shape {list(boxes.shape)}: expected [N, 4] xyxy")
+        if boxes is not None and len(boxes) and boxes.max() <= 1:
+            raise ValueError(f"given boxes within 0..1, as {boxes[0].tolist()}: expected pixels of the image")
     shapes = {resized_shape(image.shape[0], image.shape[1]) for image in images}
     if len(shapes) > 1:
         raise ValueError(f"images of different resized shapes in one call: {sorted(shapes)}")

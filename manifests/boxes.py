@@ -1,30 +1,37 @@
-"""Given boxes: four finite numbers, xyxy in pixels of the stored image, with an area."""
+"""Given boxes: four finite numbers with an area, in one of the usual forms; in a manifest always xyxy in pixels."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import Literal
 
 from manifests.record import Box, ImageRecord
 from manifests.report import Report
 
+BoxFormat = Literal["xyxy", "xywh", "cxcywh", "xyxy-normalized", "xywh-normalized", "cxcywh-normalized"]
+"""Two corners; a corner and the size; the centre and the size: in pixels, or as fractions of the image's size."""
 
-def parse_boxes(values: object, where: str, report: Report) -> tuple[Box, ...]:
-    """Return the boxes in a list of [x1, y1, x2, y2]; count and leave away what is none."""
+
+def parse_boxes(values: object, where: str, report: Report, form: BoxFormat = "xyxy") -> tuple[Box, ...]:
+    """Return the boxes in a list as corners, in the unit that they are written in; count what is no box."""
     if not isinstance(values, Sequence) or isinstance(values, str):
         report.count("bad-box", f"{where}: {values!r:.80}")
         return ()
     boxes = []
     for value in values:
-        if box := parse_box(value):
+        if box := parse_box(value, form):
             boxes.append(box)
         else:
             report.count("bad-box", f"{where}: {value!r:.80}")
     return tuple(boxes)
 
 
-def parse_box(value: object) -> Box | None:
-    """Return a box, or None where it is not four finite numbers with x1 < x2 and y1 < y2."""
+def parse_box(value: object, form: BoxFormat = "xyxy") -> Box | None:
+    """Return a box as corners, or None where it is not four finite numbers with x1 < x2 and y1 < y2.
+
+    Of a normalized form also None where the numbers cannot be fractions of the image.
+    """
     if not isinstance(value, list | tuple) or len(value) != 4:
         return None
     if not all(isinstance(number, int | float) and not isinstance(number, bool) for number in value):
@@ -33,7 +40,43 @@ def parse_box(value: object) -> Box | None:
         x1, y1, x2, y2 = map(float, value)
     except OverflowError:
         return None
-    return (x1, y1, x2, y2) if x1 < x2 and y1 < y2 and all(map(math.isfinite, (x1, y1, x2, y2))) else None
+    if form != "xyxy":
+        x1, y1, x2, y2 = _corners((x1, y1, x2, y2), form)
+    if not (x1 < x2 and y1 < y2 and all(map(math.isfinite, (x1, y1, x2, y2)))):
+        return None
+    if is_normalized(form) and not (x1 > -1 and y1 > -1 and x2 < 2 and y2 < 2):
+        return None
+    return x1, y1, x2, y2
+
+
+def is_normalized(form: BoxFormat) -> bool:
+    """Say whether boxes of this form are fractions of the image's width and height."""
+    return form.endswith("-normalized")
+
+
+def _corners(box: Box, form: BoxFormat) -> Box:
+    a, b, c, d = box
+    match form.removesuffix("-normalized"):
+        case "xywh":
+            return a, b, a + c, b + d
+        case "cxcywh":
+            return a - c / 2, b - d / 2, a + c / 2, b + d / 2
+    return box
+
+
+def within_unit(boxes: Iterable[Box]) -> bool:
+    """Say whether all boxes lie within 0..1, as fractions of an image do; in pixels none would be larger than one."""
+    return all(x1 >= 0 and y1 >= 0 and x2 <= 1 and y2 <= 1 for x1, y1, x2, y2 in boxes)
+
+
+def are_fractions(boxes: Iterable[Box]) -> bool:
+    """Say whether boxes within 0..1 have a corner that is none of the unit square's, as `[0, 0, 1, 1]` has not."""
+    return any(number not in (0.0, 1.0) for box in boxes for number in box)
+
+
+def scale_boxes(boxes: Iterable[Box], width: int, height: int) -> tuple[Box, ...]:
+    """Return boxes that are fractions of an image's size in its pixels."""
+    return tuple((x1 * width, y1 * height, x2 * width, y2 * height) for x1, y1, x2, y2 in boxes)
 
 
 def fit_boxes(record: ImageRecord, report: Report) -> ImageRecord:

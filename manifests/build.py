@@ -68,5 +68,7 @@ def _write_report(settings: ManifestSettings, manifest: Manifest, report: Report
         "settings": dataclasses.asdict(settings),
     }
     temporary = temporary_name(path)
-    temporary.write_text(json.dumps(content, indent=2, ensure_ascii=False, default=str) + "\n", "utf-8")
+    text = json.dumps(content, indent=2, ensure_ascii=False, default=str) + "\n"
+    # Paths that are not UTF-8 come as lone surrogates; `\udcff` within quotes is JSON's own form of one.
+    temporary.write_bytes(text.encode("utf-8", "backslashreplace"))
     publish(temporary, path)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Collection, Iterator
+from typing import Any
 
 from manifests.captions import clean_captions
 from manifests.columns import ColumnNames, caption_column, normalise_row
@@ -75,17 +76,14 @@ class CaptionFiles:
             return None
         return None if texts is None else clean_captions(texts, path, self._report)
 
-    def _from_json(self, data: bytes, path: str) -> list[str] | None:
-        row = parse_json(data, allow_surrogates=True)
+    def _from_json(self, data: bytes, path: str) -> list[Any] | None:
+        row = parse_json(data, allow_surrogates=True, allow_nan=True)
         values = normalise_row(row) if isinstance(row, dict) else {}
         name = caption_column(values, self._columns, path)
         if name is None:
             self._report.count("other-file", path)
             return None
-        texts = values[name] if isinstance(values[name], list) else [values[name]]
-        if not all(isinstance(text, str) for text in texts):
-            raise ValueError(f"captions {texts!r:.80} are not all text")
-        return texts
+        return values[name] if isinstance(values[name], list) else [values[name]]
 
 
 def is_caption_file(name: str) -> bool:

@@ -8,11 +8,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from manifests.captions import clean_captions
-from manifests.document import need, pixels, read_document
+from manifests.captions import image_captions, storable
+from manifests.document import pixels, read_document
+from manifests.fields import FieldError, id_field, text_field
 from manifests.images import ImageRoot
 from manifests.record import ImageRecord, ManifestError
 from manifests.report import Report
+from manifests.uri import REMOTE, is_remote
 
 _PART = re.compile(r"(train|val|test)(20\d\d)")
 
@@ -23,14 +25,17 @@ def part_of(image: str, annotations: Path) -> tuple[str, str]:
     return (match[0], match[1]) if match else ("", "")
 
 
-def captions_by_image(path: Path, document: dict[str, Any]) -> dict[int | str, list[str]]:
+def captions_by_image(path: Path, document: dict[str, Any], report: Report) -> dict[str, list[object]]:
     """Return every image's captions in the file's order: five as a rule, six or seven now and then."""
-    captions = defaultdict(list)
+    captions: defaultdict[str, list[object]] = defaultdict(list)
     for i, row in enumerate(document["annotations"]):
         where = f"{path}: annotations[{i}]"
         if "caption" not in row and "bbox" in row:
             raise ManifestError(f"{where} has boxes, not captions; give the file to --given-boxes instead")
-        captions[need(row, "image_id", (int, str), where)].append(need(row, "caption", str, where))
+        try:
+            captions[id_field(row, "image_id")].append(row.get("caption"))
+        except FieldError as error:
+            report.count("malformed-row", f"{where}: {error}")
     return captions
 
 
@@ -42,27 +47,36 @@ def read_coco(
     Without `images` the uri is the file's own `coco_url`; ManifestError where it has none.
     """
     document = read_document(path, ["images"], optional=["annotations"])  # test images have no annotations
-    captions = captions_by_image(path, document)
+    captions = captions_by_image(path, document, report)
     for i, row in enumerate(document["images"]):
         where = f"{path}: images[{i}]"
-        image_id, name = need(row, "id", (int, str), where), need(row, "file_name", str, where)
+        try:
+            image_id, name = id_field(row, "id"), text_field(row, "file_name")
+        except FieldError as error:
+            report.count("malformed-row", f"{where}: {error}")
+            continue
         folder, published = part_of(name, path)
-        if images is not None:
-            uri = images.find(name, folder=folder, where=where, report=report)
-        elif isinstance(url := row.get("coco_url"), str) and url:
-            uri = url
-        else:
-            raise ManifestError(f"{where}: no coco_url; give --images, the folder of the image files")
-        texts = captions.pop(image_id, [])
-        if not texts:
-            report.count("no-caption", f"{where}: id {image_id}")
+        path_of_image = images and images.find(name, folder=folder, where=where, report=report)
         yield ImageRecord(
-            image_id=str(image_id),
-            uri=uri,
-            captions=clean_captions(texts, f"{path}: image {image_id}", report),
+            image_id=image_id,
+            uri=path_of_image or _url(row, where),
+            captions=image_captions(captions.pop(image_id, []), f"{path}: image {image_id}", report),
             split=published if split is None else split,
             width=pixels(row.get("width")),
             height=pixels(row.get("height")),
         )
     for image_id, texts in captions.items():
         report.count("caption-without-image", f"{path}: image_id {image_id}", len(texts))
+
+
+def _url(row: dict[str, Any], where: str) -> str:
+    """Return the row's `coco_url`; raise ManifestError where there is none, or one of a file of this machine."""
+    url = row.get("coco_url")
+    if not isinstance(url, str) or not url:
+        raise ManifestError(f"{where}: no coco_url; give --images, the folder of the image files")
+    if not is_remote(url):
+        raise ManifestError(
+            f"{where}: coco_url {url!r:.80} is not a URL of {', '.join(sorted(REMOTE))}; give --images, the folder of "
+            "the image files"
+        )
+    return storable(url)

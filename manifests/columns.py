@@ -10,6 +10,7 @@ from collections.abc import Collection, Iterable
 from functools import lru_cache
 from typing import Any, NamedTuple
 
+from manifests.boxes import BoxFormat
 from manifests.record import ManifestError
 
 ID_NAMES = ("image_id", "id")
@@ -21,12 +22,14 @@ CAPTION_NAMES = ("caption", "captions", "sentences", "text", "title")
 
 
 class ColumnNames(NamedTuple):
-    """The columns that the user named; None where the usual names decide."""
+    """What the user said about a table's columns; None where the usual names decide."""
 
     uri: str | None = None
     """Of --uri-column."""
     caption: str | None = None
     """Of --caption-column."""
+    box_format: BoxFormat | None = None
+    """Of --box-format: how the boxes of the column `boxes` are written."""
 
 
 USUAL_NAMES = ColumnNames()

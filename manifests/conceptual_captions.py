@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
+from manifests.captions import is_blank
 from manifests.record import ImageRecord, ManifestError
 from manifests.report import Report
 
@@ -101,8 +102,9 @@ def read_conceptual_captions(path: Path, report: Report, *, split: str | None = 
             if not is_url(url):
                 report.count("malformed-row", f"{path}:{row + first_line}: no URL where expected: {line[:80]!r}")
                 continue
-            if not caption:
+            if not caption or (not caption[0].isprintable() and is_blank(caption)):
                 report.count("empty-caption", f"{path}:{row + first_line}")
+                caption = ""
             if "\ufffd" in line:
                 report.count("replaced-characters", f"{path}:{row + first_line}: {caption[:80]!r}")
             digest = sha1(url.encode(), usedforsecurity=False).hexdigest()[:8]

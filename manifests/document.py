@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from manifests.record import ManifestError
+from vilbert.untrusted.documents import DocumentError, read_json
 
 
 def read_document(
@@ -27,12 +27,9 @@ def read_document(
         return value
 
     try:
-        with open(path, encoding="utf-8-sig") as file:
-            document = json.load(file, object_hook=without if drop else None)
-    except UnicodeDecodeError as error:
-        raise ManifestError(f"{path}: not UTF-8 at byte {error.start}") from None
-    except (ValueError, RecursionError) as error:
-        raise ManifestError(f"{path}: not valid JSON: {error}; is the download complete?") from None
+        document = read_json(path, object_hook=without if drop else None, allow_surrogates=True, allow_nan=True)
+    except DocumentError as error:
+        raise ManifestError(f"{path}: {error}; is the download complete?") from None
     if not isinstance(document, dict):
         raise ManifestError(f"{path}: not a JSON object; see docs/manifests.md for the formats")
     for key in (*lists, *optional):
@@ -40,14 +37,6 @@ def read_document(
         if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
             raise ManifestError(f"{path}: no list of objects under {key!r}; see docs/manifests.md for the formats")
     return document
-
-
-def need(row: dict[str, Any], key: str, kind: type | tuple[type, ...], where: str) -> Any:
-    """Return row[key]; raise ManifestError where it is absent or of another type."""
-    value = row.get(key)
-    if not isinstance(value, kind) or isinstance(value, bool):
-        raise ManifestError(f"{where}: {key!r} is {value!r:.80}, expected {kind}")
-    return value
 
 
 def pixels(value: object) -> int | None:

@@ -6,31 +6,51 @@ as it is, as a JSON list, or as text with one id a line.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 
 from manifests.record import ImageRecord, ManifestError
 from manifests.report import Report
 from vilbert.untrusted.arrays import read_npy
+from vilbert.untrusted.documents import read_json
 
 
 def read_ids(path: Path) -> set[str]:
     """Return the ids in a .npy, JSON or text file; numbers become their digits."""
     try:
-        if path.suffix == ".npy":
-            return set(map(str, read_npy(path).ravel().tolist()))
-        text = path.read_text("utf-8-sig")
-        if path.suffix == ".json":
-            ids = json.loads(text)
-            if not isinstance(ids, list) or not all(isinstance(i, str | int) for i in ids):
+        if path.suffix.lower() == ".npy":
+            return set(map(_id_text, _read_npy(path)))
+        if path.suffix.lower() == ".json":
+            ids = read_json(path)
+            if not isinstance(ids, list):
                 raise ManifestError(f"--exclude-ids {path}: expected a JSON list of ids")
-            return set(map(str, ids))
+            return set(map(_id_text, ids))
+        text = path.read_text("utf-8-sig")
     except FileNotFoundError:
         raise ManifestError(f"--exclude-ids {path}: no such file") from None
     except (ValueError, OSError) as error:
         raise ManifestError(f"--exclude-ids {path}: cannot be read: {error}") from None
-    return {line.strip() for line in text.splitlines() if line.strip()}
+    return {line.strip() for line in text.split("\n") if line.strip()}
+
+
+def _read_npy(path: Path) -> list[object]:
+    """Return the values of an array; raise ValueError where the file is no array of plain values."""
+    array = read_npy(path)
+    if array.dtype.kind not in "iufUS":
+        raise ValueError("expected an array of numbers or texts")
+    values: list[object] = array.ravel().tolist()
+    return values
+
+
+def _id_text(value: object) -> str:
+    """Return an id as text; a fraction without a remainder is the whole number that NumPy or pandas made it from."""
+    if isinstance(value, bytes):
+        value = value.decode("utf-8")
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    if isinstance(value, str | int) and not isinstance(value, bool):
+        return str(value).strip()
+    raise ValueError(f"{value!r:.80} is not an id, expected text or a whole number")
 
 
 class Exclusion:

@@ -15,7 +15,7 @@ from manifests.caption_files import CaptionFiles, is_caption_file
 from manifests.captions import storable
 from manifests.columns import USUAL_NAMES, ColumnNames
 from manifests.image_ids import image_names
-from manifests.images import is_image, walk
+from manifests.images import has_image_suffix, is_hidden, is_image, walk
 from manifests.img2dataset import read_img2dataset
 from manifests.metadata_file import MetadataFile, find_metadata
 from manifests.record import ImageRecord
@@ -72,7 +72,8 @@ def read_folder(
             metadata.append(MetadataFile(file, root, columns))
             for record in metadata[-1].read(report, check_files=check_files):
                 yield record if split is None else record._replace(split=split)
-        images = list(_images(folder, names, report, captions=not metadata, metadata=file))
+        hidden = any(map(is_hidden, prefix.split("/")))
+        images = list(_images(folder, names, report, hidden=hidden, captions=not metadata, metadata=file))
         ids = image_names(names)
         if metadata:
             for name, is_named in zip(images, metadata[-1].names(folder, images), strict=True):
@@ -89,13 +90,18 @@ def read_folder(
 
 
 def _images(
-    folder: str, names: Sequence[str], report: Report, *, captions: bool, metadata: Path | None
+    folder: str, names: Sequence[str], report: Report, *, hidden: bool, captions: bool, metadata: Path | None
 ) -> Iterator[str]:
-    """Yield the names of a folder's images; count other files, but for caption files (where captions) and metadata."""
+    """Yield the names of a folder's images that are not hidden, as all are where the folder is.
+
+    Counts other files, but for caption files (where captions) and metadata.
+    """
     for name in names:
         file = os.path.join(folder, name)
         if storable(file) != file:
             report.count("unreadable-name", repr(file))
+        elif has_image_suffix(name) and (hidden or is_hidden(name)):
+            report.count("hidden-file", file)
         elif is_image(name):
             yield name
         elif not (captions and is_caption_file(name)) and not (metadata and name == metadata.name):

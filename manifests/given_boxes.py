@@ -6,17 +6,19 @@ file, whose `bbox` is x, y, width, height. They are held in memory: 32 bytes a b
 
 from __future__ import annotations
 
-import json
 from array import array
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
-from manifests.boxes import fit_boxes, parse_box, parse_boxes
-from manifests.document import need, read_document
+from manifests.box_units import boxes_in_pixels, refuse_fractions
+from manifests.boxes import BoxFormat, are_fractions, parse_box, parse_boxes, within_unit
+from manifests.document import read_document
+from manifests.fields import FieldError, id_field, list_field
 from manifests.json_rows import read_jsonl
 from manifests.record import Box, ImageRecord, ManifestError
 from manifests.report import Report
+from vilbert.untrusted.documents import parse_json
 
 _HEAD = 1 << 20
 
@@ -24,16 +26,34 @@ _HEAD = 1 << 20
 class GivenBoxes:
     """Boxes by image id, and which of them found their image."""
 
-    def __init__(self, path: Path, report: Report) -> None:
+    def __init__(self, path: Path, report: Report, form: BoxFormat | None = None) -> None:
+        """Read the boxes of a file.
+
+        form: how they are written; None for xyxy in JSONL and xywh in COCO instances, and then ManifestError where all
+        boxes lie within 0..1.
+        """
         self.path = path
+        self._form = form
         self._boxes: defaultdict[str, array[float]] = defaultdict(lambda: array("d"))
         self._met: set[str] = set()
-        for image_id, boxes in (_read_jsonl if is_jsonl(path) else _read_instances)(path, report):
+        found = (
+            _read_jsonl(path, report, form or "xyxy")
+            if is_jsonl(path)
+            else _read_instances(path, report, form or "xywh")
+        )
+        for image_id, boxes in found:
             for box in boxes:
                 self._boxes[image_id].extend(box)
+        images = self._boxes.values()
+        within = form is None and all(within_unit(_boxes(numbers)) for numbers in images)
+        if within and any(are_fractions(_boxes(numbers)) for numbers in images):
+            refuse_fractions(f"--given-boxes {path}", len(images))
 
     def join(self, records: Iterator[ImageRecord], report: Report) -> Iterator[ImageRecord]:
         """Yield the records with their boxes; count those without, and boxes outside their image."""
+        return boxes_in_pixels(self._joined(records, report), f"--given-boxes {self.path}", report, self._form)
+
+    def _joined(self, records: Iterator[ImageRecord], report: Report) -> Iterator[ImageRecord]:
         for record in records:
             numbers = self._boxes.get(record.image_id)
             if numbers is None:
@@ -41,8 +61,7 @@ class GivenBoxes:
                 yield record
                 continue
             self._met.add(record.image_id)
-            boxes: tuple[Box, ...] = tuple(zip(*[iter(numbers)] * 4, strict=True))
-            yield fit_boxes(record._replace(boxes_xyxy=boxes), report)
+            yield record._replace(boxes_xyxy=tuple(_boxes(numbers)))
 
     def count_unmet(self, report: Report) -> None:
         """Count the images whose boxes no record took."""
@@ -50,41 +69,46 @@ class GivenBoxes:
             report.count("boxes-without-image", f"{self.path}: image_id {image_id}")
 
 
+def _boxes(numbers: array[float]) -> Iterator[Box]:
+    return zip(*[iter(numbers)] * 4, strict=True)
+
+
 def is_jsonl(path: Path) -> bool:
     """Say whether a file's first line alone is a JSON object with boxes."""
     try:
         with open(path, encoding="utf-8-sig") as file:
-            first = json.loads(file.readline(_HEAD))
+            first = parse_json(file.readline(_HEAD), allow_surrogates=True, allow_nan=True)
     except FileNotFoundError:
         raise ManifestError(f"--given-boxes {path}: no such file") from None
-    except (ValueError, RecursionError):
+    except ValueError:
         return False
     return isinstance(first, dict) and "boxes" in first
 
 
-def _read_jsonl(path: Path, report: Report) -> Iterator[tuple[str, tuple[Box, ...]]]:
+def _read_jsonl(path: Path, report: Report, form: BoxFormat) -> Iterator[tuple[str, tuple[Box, ...]]]:
     for where, row in read_jsonl(path, report):
-        if isinstance(image_id := row.get("image_id"), str | int) and "boxes" in row:
-            yield str(image_id), parse_boxes(row["boxes"], where, report)
-        else:
-            report.count("malformed-row", f"{where}: expected image_id and boxes")
+        try:
+            image_id = id_field(row, "image_id")
+            if "boxes" not in row:
+                raise FieldError("boxes are missing")
+        except FieldError as error:
+            report.count("malformed-row", f"{where}: {error}")
+            continue
+        yield image_id, parse_boxes(row["boxes"], where, report, form)
 
 
-def _read_instances(path: Path, report: Report) -> Iterator[tuple[str, tuple[Box, ...]]]:
+def _read_instances(path: Path, report: Report, form: BoxFormat) -> Iterator[tuple[str, tuple[Box, ...]]]:
     document = read_document(path, ["annotations"], drop=["segmentation"])
     for i, row in enumerate(document["annotations"]):
         where = f"{path}: annotations[{i}]"
-        image_id, xywh = str(need(row, "image_id", (int, str), where)), need(row, "bbox", list, where)
+        try:
+            image_id, bbox = id_field(row, "image_id"), list_field(row, "bbox")
+        except FieldError as error:
+            report.count("malformed-row", f"{where}: {error}")
+            continue
         if row.get("iscrowd"):
             report.count("crowd-box", f"{where}: image_id {image_id}")
-        elif (xyxy := _xyxy(xywh)) is None:
-            report.count("bad-box", f"{where}: {xywh!r:.80}")
+        elif (box := parse_box(bbox, form)) is None:
+            report.count("bad-box", f"{where}: {bbox!r:.80}")
         else:
-            yield image_id, (xyxy,)
-
-
-def _xyxy(xywh: list[object]) -> Box | None:
-    match xywh:
-        case [int() | float() as x, int() | float() as y, int() | float() as width, int() | float() as height]:
-            return parse_box([x, y, x + width, y + height])
-    return None
+            yield image_id, (box,)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,9 +13,32 @@ from manifests.report import Report
 SUFFIXES = frozenset((".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"))
 
 
-def is_image(name: str) -> bool:
+_HIDDEN = frozenset(("__MACOSX", "@eaDir", "$RECYCLE.BIN"))
+# Absolute, on a drive of Windows, with `..` between slashes of either kind, or with a NUL, which no file system takes.
+_OUTSIDE = re.compile(r"[\\/]|[A-Za-z]:[\\/]|(?:.*[\\/])?\.\.(?:[\\/]|\Z)|.*\0", re.DOTALL)
+
+
+def has_image_suffix(name: str) -> bool:
     """Say whether a file's name has the suffix of a format that is decoded."""
     return os.path.splitext(name)[1].lower() in SUFFIXES
+
+
+def is_image(name: str) -> bool:
+    """Say whether a file is an image by its name, and not hidden."""
+    return has_image_suffix(name) and not is_hidden(os.path.basename(name))
+
+
+def is_hidden(name: str) -> bool:
+    """Say whether a file or folder of this name is hidden, or kept by a system beside the user's own.
+
+    `._a.jpg` of macOS holds no image; `.Trash`, `.ipynb_checkpoints` and `.thumbnails` hold copies.
+    """
+    return (name.startswith(".") and name not in (".", "..")) or name in _HIDDEN
+
+
+def leads_out(name: str) -> bool:
+    """Say whether a relative name could lead out of the folder or archive that it is looked up in."""
+    return _OUTSIDE.match(name) is not None
 
 
 def walk(root: Path) -> Iterator[tuple[str, list[str]]]:
@@ -42,7 +66,9 @@ class ImageRoot:
             raise ManifestError(f"--images {root}: no such folder")
         self.root = Path(os.path.abspath(root))
         self._check = check_files
-        self._subfolders = sorted(entry.name for entry in os.scandir(self.root) if entry.is_dir())
+        self._subfolders = sorted(
+            entry.name for entry in os.scandir(self.root) if entry.is_dir() and not is_hidden(entry.name)
+        )
         self._listings: dict[str, frozenset[str]] = {}
 
     def find(self, name: str, *, folder: str = "", where: str, report: Report) -> str:
@@ -51,8 +77,9 @@ class ImageRoot:
         folder: the sub-folder where the data set keeps it, looked into before the others.
         Raises ManifestError where two other sub-folders have the name, or the name leads out of the root.
         """
-        if os.path.isabs(name) or ".." in Path(folder, name).parts:
-            raise ManifestError(f"{where}: file name {name!r} leads out of --images {self.root}")
+        for part in (folder, name):
+            if leads_out(part):
+                raise ManifestError(f"{where}: file name {part!r} leads out of --images {self.root}")
         if not self._check:
             return str(self.root / (folder if folder in self._subfolders else "") / name)
         for candidate in ("", folder):

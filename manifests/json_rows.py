@@ -25,7 +25,7 @@ def read_jsonl(path: Path, report: Report) -> Iterator[tuple[str, dict[str, Any]
                     raise DocumentError(f"a line of more than {MAX_LINE:,} characters")
                 if not line.strip():
                     continue
-                row = parse_json(line, allow_surrogates=True)
+                row = parse_json(line, allow_surrogates=True, allow_nan=True)
                 if not isinstance(row, dict):
                     raise DocumentError("not a JSON object")
                 values = normalise_row(row)
@@ -41,7 +41,7 @@ def read_json_array(path: Path, report: Report, columns: ColumnNames) -> Iterato
     LAVIS lists an image once for each of its captions. The file is held in memory.
     """
     try:
-        document = read_json(path, allow_surrogates=True)
+        document = read_json(path, allow_surrogates=True, allow_nan=True)
     except DocumentError as error:
         raise ManifestError(f"{path}: {error}; is the download complete?") from None
     if not isinstance(document, list):

@@ -9,17 +9,42 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from manifests.captions import clean_captions
-from manifests.document import need, read_document
+from manifests.captions import image_captions
+from manifests.document import read_document
+from manifests.fields import FieldError, id_field, list_field, text_field
 from manifests.images import ImageRoot
 from manifests.record import ImageRecord, ManifestError
 from manifests.report import Report
 
 
 def caption_texts(row: dict[str, Any], where: str) -> list[str]:
-    """Return the captions as written (`raw`), not the lower-cased tokens without punctuation."""
-    sentences = need(row, "sentences", list, where)
-    return [need(sentence, "raw", str, f"{where}: sentences[{i}]") for i, sentence in enumerate(sentences)]
+    """Return the captions as written (`raw`), not the lower-cased tokens without punctuation.
+
+    Raises ManifestError naming the sentence that is not an object with a text.
+    """
+    try:
+        sentences = list_field(row, "sentences")
+    except FieldError as error:
+        raise ManifestError(f"{where}: {error}") from None
+    for i, sentence in enumerate(sentences):
+        if not isinstance(sentence, dict):
+            raise ManifestError(f"{where}: sentences[{i}] is {sentence!r:.80}, expected an object with the text `raw`")
+        if not isinstance(raw := sentence.get("raw"), str):
+            raise ManifestError(f"{where}: sentences[{i}]: 'raw' is {raw!r:.80}, expected text")
+    return [sentence["raw"] for sentence in sentences]
+
+
+def raw_captions(row: dict[str, Any], where: str, report: Report) -> list[object]:
+    """Return the `raw` of every sentence, of whatever type; count sentences that are not objects with one."""
+    captions: list[object] = []
+    for i, sentence in enumerate(list_field(row, "sentences")):
+        if isinstance(sentence, dict) and "raw" in sentence:
+            captions.append(sentence["raw"])
+        elif sentence is None:
+            captions.append(None)
+        else:
+            report.count("bad-caption", f"{where}: sentences[{i}] is {sentence!r:.80}, expected an object with `raw`")
+    return captions
 
 
 def read_karpathy(
@@ -30,13 +55,22 @@ def read_karpathy(
         raise ManifestError(f"{path}: Karpathy files hold no URLs; give --images, the folder of the image files")
     for i, row in enumerate(read_document(path, ["images"])["images"]):
         where = f"{path}: images[{i}]"
-        name = need(row, "filename", str, where)
-        texts = caption_texts(row, where)
-        if not texts:
-            report.count("no-caption", f"{where}: {name}")
+        try:
+            name = text_field(row, "filename")
+            folder = text_field(row, "filepath") if row.get("filepath") else ""
+            image_id = id_field(row, "cocoid") if row.get("cocoid") is not None else id_field(_named(name), "filename")
+            part = text_field(row, "split") if split is None else split
+            texts = raw_captions(row, where, report)
+        except FieldError as error:
+            report.count("malformed-row", f"{where}: {error}")
+            continue
         yield ImageRecord(
-            image_id=str(need(row, "cocoid", int, where)) if "cocoid" in row else PurePosixPath(name).stem,
-            uri=images.find(name, folder=str(row.get("filepath", "")), where=where, report=report),
-            captions=clean_captions(texts, where, report),
-            split=need(row, "split", str, where) if split is None else split,
+            image_id=image_id,
+            uri=images.find(name, folder=folder, where=where, report=report),
+            captions=image_captions(texts, f"{where}: {name}", report),
+            split=part,
         )
+
+
+def _named(name: str) -> dict[str, str]:
+    return {"filename": PurePosixPath(name).stem}

@@ -10,7 +10,7 @@ from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
-from manifests.boxes import fit_boxes
+from manifests.box_units import boxes_in_pixels
 from manifests.captions import storable
 from manifests.columns import ColumnNames, names_an_image
 from manifests.csv_rows import HEADER_LINES, csv_header
@@ -21,6 +21,7 @@ from manifests.parquet_rows import has_image_column
 from manifests.record import ImageRecord, ManifestError
 from manifests.report import Report
 from manifests.table import TableKind, read_rows, table_record
+from manifests.uri import is_remote
 
 if TYPE_CHECKING:
     import numpy as np
@@ -68,13 +69,18 @@ class MetadataFile:
         self._listings: OrderedDict[str, tuple[dict[str, str], frozenset[str]]] = OrderedDict()
 
     def read(self, report: Report, *, check_files: bool) -> Iterator[ImageRecord]:
-        """Yield a record a row. The id is the path of the image below the root, without its suffix."""
+        """Return a record a row, in a stream. The id is the path of the image below the root, without its suffix."""
+        records = self._present(report, check_files)
+        return boxes_in_pixels(records, str(self._path), report, self._columns.box_format)
+
+    def _present(self, report: Report, check_files: bool) -> Iterator[ImageRecord]:
+        """Yield the records; count those whose image is not there."""
         for where, record in merge_rows(self._records(report), report):
             if check_files and "://" not in record.uri:
                 folder, name = os.path.split(record.uri)
                 if name not in self._listing(folder)[0]:
                     report.count("missing-file", f"{where}: {record.uri}")
-            yield fit_boxes(record, report)
+            yield record
 
     def names(self, folder: str, images: list[str]) -> list[bool]:
         """Return whether each image of a folder was named by a row."""
@@ -101,6 +107,8 @@ class MetadataFile:
     def _place(self, name: str) -> str:
         """Return the path of an image that a row names; ValueError where it leads out of the folder."""
         if "://" in name:
+            if not is_remote(name):
+                raise ValueError(f"file name {name!r} leads out of the folder")
             return name
         path = os.path.normpath(os.path.join(self.folder, name))
         if os.path.isabs(name) or not path.startswith(os.path.join(self.folder, "")):

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 
 import tyro
 
+from manifests.boxes import BoxFormat
 from manifests.detect import Kind
 
 
@@ -33,6 +34,9 @@ class ManifestSettings:
     files and Visual Genome, whose annotations and published features refer to those."""
     given_boxes: Path | None = None
     """Boxes to use instead of detected ones: JSONL {image_id, boxes (xyxy)}, or COCO instances JSON."""
+    box_format: BoxFormat | None = None
+    """How given boxes are written, in --given-boxes and in tables: two corners, a corner and the size, or the centre
+    and the size; in pixels, or normalized by width and height. By default xyxy, and xywh in COCO instances."""
     exclude_ids: Path | None = None
     """Image ids to leave out, such as another task's test images: one a line, a JSON list, or .npy."""
     split: str | None = None

@@ -57,7 +57,7 @@ def source_kinds(settings: ManifestSettings) -> list[tuple[Path, Kind]]:
 
 def column_names(settings: ManifestSettings) -> ColumnNames:
     """Return the columns that the user named."""
-    return ColumnNames(uri=settings.uri_column, caption=settings.caption_column)
+    return ColumnNames(uri=settings.uri_column, caption=settings.caption_column, box_format=settings.box_format)
 
 
 def read_source(
@@ -90,7 +90,7 @@ def read_batches(settings: ManifestSettings, report: Report) -> Iterator[list[Im
     kinds = source_kinds(settings)
     images = ImageRoot(settings.images, check_files=settings.check_files) if settings.images else None
     exclusion = Exclusion(settings.exclude_ids) if settings.exclude_ids else None
-    boxes = GivenBoxes(settings.given_boxes, report) if settings.given_boxes else None
+    boxes = GivenBoxes(settings.given_boxes, report, settings.box_format) if settings.given_boxes else None
     held_out = None if settings.hold_out is None else HeldOutRows(settings.hold_out, settings.seed)
     orientation = Orientation(settings.exif_orientation)
     left = settings.limit

@@ -11,13 +11,14 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-from manifests.boxes import fit_boxes, parse_boxes
-from manifests.captions import clean_captions, storable
+from manifests.box_units import boxes_in_pixels
+from manifests.boxes import parse_boxes
+from manifests.captions import image_captions, storable
 from manifests.columns import ID_NAMES, URI_NAMES, USUAL_NAMES, ColumnNames, caption_column, uri_column
 from manifests.csv_rows import read_csv
 from manifests.document import pixels
@@ -57,14 +58,21 @@ def read_table(
     check_files: bool = True,
     split: str | None = None,
 ) -> Iterator[ImageRecord]:
-    """Yield one record a row; rows that cannot be read are counted and left out.
+    """Return one record a row, in a stream; rows that cannot be read are counted and left out.
 
     Rows one after the other that name the same image by id and path become one, with the captions of all.
     """
-    for where, record in merge_rows(_records(path, report, kind, columns, images, split), report):
-        if check_files and "://" not in record.uri and not os.path.isfile(record.uri):
+    rows = merge_rows(_records(path, report, kind, columns, images, split), report)
+    records = count_missing(rows, report) if check_files else (record for _, record in rows)
+    return boxes_in_pixels(records, str(path), report, columns.box_format)
+
+
+def count_missing(rows: Iterable[tuple[str, ImageRecord]], report: Report) -> Iterator[ImageRecord]:
+    """Yield the records of (place, record); count those whose local image is not there."""
+    for where, record in rows:
+        if "://" not in record.uri and not os.path.isfile(record.uri):
             report.count("missing-file", f"{where}: {record.uri}")
-        yield fit_boxes(record, report)
+        yield record
 
 
 def _records(
@@ -115,16 +123,15 @@ def table_record(
         raise ValueError(f"sha256 {sha256!r} is not 64 hex digits")
     boxes = row.get("boxes")
     if isinstance(boxes, str):
-        boxes = parse_json(boxes)
-    texts = _captions(row, columns, where)
-    if not texts:
-        report.count("no-caption", where)
+        boxes = parse_json(boxes, allow_nan=True)
     return ImageRecord(
         image_id=image_id or default_id(uri),
         uri=uri,
-        captions=clean_captions(texts, where, report),
+        captions=image_captions(_captions(row, columns, where), where, report),
         split=_text(row, "split") or split,
-        boxes_xyxy=(parse_boxes(boxes, where, report) or None) if boxes is not None else None,
+        boxes_xyxy=(parse_boxes(boxes, where, report, columns.box_format or "xyxy") or None)
+        if boxes is not None
+        else None,
         sha256=sha256 and sha256.lower(),
         width=pixels(row.get("width")),
         height=pixels(row.get("height")),
@@ -132,16 +139,13 @@ def table_record(
     )
 
 
-def _captions(row: dict[str, Any], columns: ColumnNames, where: str) -> list[str]:
-    """Return the captions of a row; in a column of lists, or one that the user named, a text may be a JSON list."""
+def _captions(row: dict[str, Any], columns: ColumnNames, where: str) -> list[object]:
+    """Return the values of a row's captions; in a column of lists, or one that the user named, a text may be JSON."""
     name = caption_column(row, columns, where)
     value = row.get(name, []) if name is not None else []
     if isinstance(value, str) and value.lstrip().startswith("[") and (name in _LISTS or columns.caption is not None):
-        value = parse_json(value, allow_surrogates=True)
-    texts = value if isinstance(value, list) else [value]
-    if not all(isinstance(text, str) for text in texts):
-        raise ValueError(f"captions {texts!r:.80} are not all text")
-    return texts
+        value = parse_json(value, allow_surrogates=True, allow_nan=True)
+    return value if isinstance(value, list) else [value]
 
 
 def _is_true(value: object) -> bool:

@@ -9,14 +9,18 @@ from __future__ import annotations
 
 import os
 import stat
-import tarfile
 from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
 from threading import Lock
 from typing import Any
 
+from manifests.tar_listing import list_tar
+
 _OPEN_INDEXES = 8  # an index of 10 000 members is a few MB; a worker reads one or two tars at a time
+
+REMOTE = frozenset({"http", "https", "s3", "gs", "gcs", "az", "abfs", "hf"})
+"""Protocols that an annotation file from outside may name."""
 
 
 def tar_uri(tar: Path | str, member: str) -> str:
@@ -38,6 +42,12 @@ def protocols(uri: str) -> tuple[str, ...]:
     return (*names, last.partition("://")[0].lower()) if "://" in last else tuple(names)
 
 
+def is_remote(uri: str) -> bool:
+    """Return whether a uri names a server or a store alone, through whatever chain, and no file of this machine's."""
+    named = protocols(uri)
+    return bool(named) and set(named) <= REMOTE
+
+
 def is_local(uri: str) -> bool:
     """Return whether a uri is that of a file of this machine's, or of an image inside such a tar."""
     return protocols(uri) in ((), ("file",), ("tar",))
@@ -48,19 +58,7 @@ def tar_index(path: Path | str, *, stop_at: Callable[[str], bool] | None = None)
 
     stop_at: end with the first member whose name it accepts.
     """
-    index: dict[str, tuple[int, int]] = {}
-    end = os.path.getsize(path)
-    try:
-        with tarfile.open(path, "r:") as tar:
-            while (member := tar.next()) is not None:
-                tar.members = []  # type: ignore[attr-defined]  # tarfile would keep every header
-                if member.isfile() and member.offset_data + member.size <= end:
-                    index[member.name] = (member.offset_data, member.size)
-                    if stop_at is not None and stop_at(member.name):
-                        break
-    except tarfile.TarError:
-        pass  # what follows the damage is not in the index, so its reader reports it as missing
-    return index
+    return list_tar(path, stop_at=stop_at).places
 
 
 class ImageReader:

@@ -6,8 +6,11 @@ import struct
 from typing import NamedTuple
 
 _TYPE_BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4}
-_SHORT, _LONG = 3, 4
+_SHORT, _LONG, _SIGNED_SHORT, _SIGNED_LONG = 3, 4, 8, 9
 _ORIENTATION = 274
+_MARK = b"Exif\0\0"
+# The last two have the magic number in the wrong byte order; some cameras write them, and Pillow reads them.
+_HEADERS = (b"II*\0", b"MM\0*", b"II\0*", b"MM*\0")
 
 
 class Entry(NamedTuple):
@@ -18,7 +21,7 @@ class Entry(NamedTuple):
     items: int
     """How many values."""
     number: int | None
-    """The value, where it is one unsigned integer."""
+    """The value, where it is one integer of 16 or 32 bits, read as unsigned."""
     raw: bytes
     """All twelve bytes."""
 
@@ -44,16 +47,21 @@ def first_directory(data: bytes) -> int:
     return position
 
 
-def read_directory(data: bytes, position: int) -> dict[int, Entry]:
-    """Return the directory's entries by tag, the last of a repeated one; raise struct.error where the data ends."""
+def read_directory(data: bytes, position: int, *, whole: bool = True) -> dict[int, Entry]:
+    """Return the directory's entries by tag, the last of a repeated one.
+
+    Raises struct.error where the data ends within the directory; with `whole=False` returns the entries before the end.
+    """
     order = byte_order(data)
     (count,) = struct.unpack_from(order + "H", data, position)
+    if not whole:
+        count = min(count, (len(data) - position - 2) // 12)
     entries: dict[int, Entry] = {}
     for start in range(position + 2, position + 2 + 12 * count, 12):
         tag, kind, items, inline = struct.unpack_from(order + "HHI4s", data, start)
         number = None
-        if items == 1 and kind in (_SHORT, _LONG):
-            (number,) = struct.unpack_from(order + ("H" if kind == _SHORT else "I"), inline)
+        if items == 1 and kind in (_SHORT, _LONG, _SIGNED_SHORT, _SIGNED_LONG):
+            (number,) = struct.unpack_from(order + ("H" if kind in (_SHORT, _SIGNED_SHORT) else "I"), inline)
         entries[tag] = Entry(_TYPE_BYTES.get(kind, 0) * items, items, number, data[start : start + 12])
     return entries
 
@@ -65,11 +73,17 @@ def orientation_of(entries: dict[int, Entry]) -> int:
 
 
 def exif_orientation(block: bytes) -> int:
-    """Return the orientation, 1 to 8, of an Exif block; 1, upright, where it gives none, is broken or empty."""
-    block = block.removeprefix(b"Exif\0\0")
-    if not block.startswith((b"II*\0", b"MM\0*")):
+    """Return the orientation, 1 to 8, of an Exif block; 1, upright, where it gives none, is broken or empty.
+
+    The block may begin with the mark `Exif\\0\\0` any number of times: some programs write it twice.
+    """
+    start = 0
+    while block.startswith(_MARK, start):
+        start += len(_MARK)
+    tiff = block[start:]
+    if not tiff.startswith(_HEADERS):
         return 1
     try:
-        return orientation_of(read_directory(block, first_directory(block)))
+        return orientation_of(read_directory(tiff, first_directory(tiff), whole=False))
     except struct.error:
         return 1

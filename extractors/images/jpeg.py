@@ -46,7 +46,7 @@ def _segments(data: bytes) -> Iterator[tuple[int, int, int]]:
 
 def read_jpeg(data: bytes, *, allow_truncated: bool) -> Container:
     """Return the first image of the file; with `allow_truncated` also one that ends within its picture."""
-    head, exif = bytearray(b"\xff\xd8"), b""
+    head, exif = bytearray(b"\xff\xd8"), bytearray()
     size: tuple[int, int] | None = None
     scans = first_scan = 0
     for marker, start, end in _segments(data):
@@ -61,8 +61,8 @@ def read_jpeg(data: bytes, *, allow_truncated: bool) -> Container:
             if size:
                 raise ImageError("corrupt", "JPEG with two frame headers")
             size = _frame_size(data[start:end])
-        elif marker == _APP1 and not exif and data.startswith(b"Exif\0\0", start + 4):
-            exif = data[start + 4 : end]
+        elif marker == _APP1 and data.startswith(b"Exif\0\0", start + 4):
+            exif += data[start + 10 : end]  # a block of more than 64 KB goes on in the next segment
         if marker in _KEPT and not first_scan:
             head += data[start:end]
     # Here `marker` and `end` are of the last segment: the end of the image, or the cut.
@@ -75,7 +75,7 @@ def read_jpeg(data: bytes, *, allow_truncated: bool) -> Container:
         width=size[0],
         height=size[1],
         body=bytes(head) + data[first_scan:end] + (b"\xff\xd9" if marker == _CUT else b""),
-        orientation=exif_orientation(exif),
+        orientation=exif_orientation(bytes(exif)),
         truncated=marker == _CUT,
     )
 

@@ -9,13 +9,15 @@ from extractors.images.container import MAX_PARTS, Container
 from extractors.images.error import ImageError
 from extractors.images.exif import exif_orientation
 
+_EXIF_PROFILE = b"Raw profile type exif\0"
+_MAX_PROFILE = 1 << 18  # bytes of text; an Exif block has at most 64 KB, and its orientation stands near the start
 _KEPT = frozenset({b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND"})
 
 
 def read_png(data: bytes) -> Container:
     """Return the still image of the file; of an animation the picture that a still reader shows."""
     view, body = memoryview(data), bytearray(data[:8])
-    position, frames, exif = 8, 0, b""
+    position, frames, exif, profile = 8, 0, b"", b""
     for _ in range(MAX_PARTS):
         length, kind = struct.unpack_from(">I4s", data, position)
         end = position + 12 + length
@@ -32,6 +34,8 @@ def read_png(data: bytes) -> Container:
             frames += 1
         elif kind == b"eXIf":
             exif = data[position + 8 : end - 4]
+        elif kind in (b"tEXt", b"zTXt") and data.startswith(_EXIF_PROFILE, position + 8):
+            profile = _raw_profile(kind, data[position + 8 + len(_EXIF_PROFILE) : end - 4])
         position = end
         if kind == b"IEND":
             break
@@ -44,5 +48,19 @@ def read_png(data: bytes) -> Container:
         height=height,
         body=bytes(body),
         frames=max(frames, 1),
-        orientation=exif_orientation(exif),
+        orientation=exif_orientation(exif or profile),
     )
+
+
+def _raw_profile(kind: bytes, text: bytes) -> bytes:
+    """Return the block that ImageMagick writes as hexadecimal text, cut at `_MAX_PROFILE`; nothing if it is broken.
+
+    The text is a line with a name, a line with the number of bytes, and the bytes.
+    """
+    try:
+        if kind == b"zTXt":
+            text = zlib.decompressobj().decompress(text[1:], _MAX_PROFILE)  # byte 0 names the only method there is
+        digits = b"".join(text[:_MAX_PROFILE].split(b"\n")[3:])
+        return bytes.fromhex(digits[: len(digits) & ~1].decode("ascii"))
+    except (ValueError, zlib.error):
+        return b""

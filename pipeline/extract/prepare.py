@@ -75,7 +75,7 @@ def fetch(uri: str, max_bytes: int, reader: ImageReader) -> bytes:
 
 
 def given_boxes(record: ImageRecord, height: int, width: int) -> NDArray[np.float32]:
-    """Return a record's boxes as [N, 4]; raise ImageError where there are none or one is not inside the image."""
+    """Return a record's boxes as [N, 4]; raise ImageError where there are none or one is not in the image."""
     boxes_xyxy = np.asarray(record.boxes_xyxy, dtype=np.float32).reshape(-1, 4)
     if not len(boxes_xyxy):
         raise ImageError("bad_boxes", "the list of given boxes is empty")
@@ -85,5 +85,11 @@ def given_boxes(record: ImageRecord, height: int, width: int) -> NDArray[np.floa
         wrong = int(np.argmin(inside))
         raise ImageError(
             "bad_boxes", f"box {wrong}, {boxes_xyxy[wrong].tolist()}, is not a box inside {width}x{height} pixels"
+        )
+    if boxes_xyxy.max() <= 1:
+        raise ImageError(
+            "bad_boxes",
+            f"all boxes lie within 0..1, as {boxes_xyxy[0].tolist()}: fractions of the image are no pixels; make the "
+            "manifest again with --box-format",
         )
     return boxes_xyxy

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from manifests.boxes import parse_box
+from manifests.boxes import parse_box, within_unit
 from manifests.document import read_document
 from manifests.record import Box
 from pipeline.shards.atomic import write_atomic
@@ -155,6 +155,8 @@ def _boxes(path: Path, wanted: set[int]) -> dict[int, tuple[int, Box]]:
         if number in boxes:
             raise RefusedError(f"{where}: id {number} stands in an earlier entry too; remove one of them")
         boxes[number] = field(row, "image_id", int, where), _xyxy(field(row, "bbox", list, where), where)
+    if boxes and within_unit(box for _, box in boxes.values()):
+        raise RefusedError(f"{path}: all boxes lie within 0..1; expected x, y, width and height in pixels")
     return boxes
 
 

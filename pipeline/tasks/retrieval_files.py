@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from manifests.captions import storable
+from manifests.captions import is_blank, storable
 from manifests.document import read_document
 from manifests.karpathy import caption_texts
 from pipeline.shards.errors import RefusedError
@@ -55,7 +55,7 @@ def read_captioned_images(path: Path, split: str) -> list[CaptionedImage]:
             raise RefusedError(f"{where}: image {image_id} stands in an earlier entry too; remove one of them")
         seen.add(image_id)
         splits.add(part)
-        captions = tuple(caption for text in texts if (caption := storable(text.strip())))
+        captions = tuple(caption for text in texts if not is_blank(caption := storable(text.strip())))
         if not captions:
             raise RefusedError(f"{where}: image {image_id} has no caption; remove the entry")
         if part in parts or not part:

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from manifests.boxes import parse_box
+from manifests.boxes import parse_box, within_unit
 from manifests.captions import storable
 from pipeline.shards.canonical import decode_json, encode_json
 from pipeline.shards.errors import RefusedError
@@ -209,6 +209,8 @@ def vcr_boxes(folder: Path, metadata_fn: str) -> VcrBoxes:
     if None in corners:
         i = corners.index(None)
         raise RefusedError(f"{path}: boxes[{i}] is {boxes[i]!r:.80}, not x1, y1, x2, y2 of a box and a score")
+    if corners and within_unit(corner for corner in corners if corner is not None):
+        raise RefusedError(f"{path}: all boxes lie within 0..1; expected pixels of an image of {width}x{height}")
     return VcrBoxes(np.array(corners, dtype=np.float32).reshape(-1, 4), tuple(names), width, height)
 
 

@@ -63,7 +63,7 @@ def test_texts_that_are_no_captions_are_counted(tmp_path: Path, content: str) ->
 @pytest.mark.parametrize(
     ("content", "issue"),
     [
-        ('{"caption": 3}', "unreadable-caption"),
+        ('{"caption": 3}', "bad-caption"),
         ("{", "unreadable-caption"),
         ("[" * 100_000, "unreadable-caption"),
         ('{"shapes": []}', "other-file"),

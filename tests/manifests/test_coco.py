@@ -107,11 +107,8 @@ def test_test_images_have_no_annotations(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ({"images": [{"id": 1}]}, "file_name"),
         ({"images": [{"id": 1, "file_name": "a.jpg"}]}, "--images"),
-        ({"images": [{"id": [1], "file_name": "a.jpg"}]}, "'id'"),
         ({"images": {}}, "images"),
-        ({"images": [], "annotations": [{"image_id": 1, "caption": 3}]}, "caption"),
         ({"images": [], "annotations": [{"image_id": 1, "bbox": [0, 0, 1, 1]}]}, "--given-boxes"),
         ([], "not a JSON object"),
     ],
@@ -119,6 +116,72 @@ def test_test_images_have_no_annotations(tmp_path: Path) -> None:
 def test_other_documents_are_refused(tmp_path: Path, content: object, message: str) -> None:
     with pytest.raises(ManifestError, match=message):
         read(tmp_path / "c.json", content)
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {},
+        {"id": 1},
+        {"id": 1, "file_name": 5},
+        *({"id": image_id, "file_name": "a.jpg"} for image_id in ([1], True, 1.0, " ", None)),
+    ],
+)
+def test_an_image_that_cannot_be_read_costs_its_row_alone(tmp_path: Path, row: dict[str, Any]) -> None:
+    content = document(2014, [9], [(9, "a")])
+    content["images"].insert(0, row)
+    records, report = read(tmp_path / "c.json", content)
+    assert [(record.image_id, record.captions) for record in records] == [("9", ("a",))]
+    assert report.counts == {"malformed-row": 1}
+    assert "images[0]" in report.examples["malformed-row"][0]
+    assert "<class" not in report.examples["malformed-row"][0]
+
+
+def test_captions_that_are_no_text_are_counted_and_null_is_an_empty_one(tmp_path: Path) -> None:
+    pairs: list[tuple[Any, Any]] = [
+        (9, None),
+        (9, "ok"),
+        (9, float("nan")),
+        (9, ["x"]),
+        (9, 5),
+        (9, "\x00\u200b"),
+        (8, None),
+    ]
+    content = document(2014, [9, 8], pairs)
+    content["annotations"].append({"id": 99, "image_id": 1.0, "caption": "of no image"})
+    records, report = read(tmp_path / "c.json", content)
+    assert [record.captions for record in records] == [("ok",), ()]
+    assert report.counts == {"empty-caption": 2, "bad-caption": 3, "no-caption": 1, "malformed-row": 1}
+
+
+def test_ids_are_compared_as_text(tmp_path: Path) -> None:
+    content = document(2014, [9], [("9", "a")])  # type: ignore[list-item]
+    assert read(tmp_path / "c.json", content)[0][0].captions == ("a",)
+
+
+@pytest.mark.parametrize(
+    "url", ["file:///etc/passwd", "/etc/passwd", "tar://a.jpg::/x.tar", "simplecache::file:///etc/passwd"]
+)
+def test_a_url_of_a_file_of_this_machine_is_refused(tmp_path: Path, url: str) -> None:
+    content = document(2014, [9], [])
+    content["images"][0]["coco_url"] = url
+    with pytest.raises(ManifestError, match="--images"):
+        read(tmp_path / "c.json", content)
+
+
+def test_images_of_hidden_folders_are_not_looked_at(tmp_path: Path) -> None:
+    for folder in ("photographs", ".Trash", "__MACOSX"):
+        (tmp_path / "images" / folder).mkdir(parents=True)
+        (tmp_path / "images" / folder / "COCO_train2014_000000000009.jpg").touch()
+    records, report = read(tmp_path / "c.json", document(2014, [9], [(9, "a")]), tmp_path / "images")
+    assert records[0].uri == str(tmp_path / "images/photographs/COCO_train2014_000000000009.jpg")
+    assert not report.counts
+
+
+def test_a_document_nested_too_deeply_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "c.json").write_text('{"images":' + "[" * 100_000 + "]" * 100_000 + "}")
+    with pytest.raises(ManifestError, match="nested deeper"):
+        list(read_coco(tmp_path / "c.json", Report()))
 
 
 def test_a_download_cut_short_is_refused(tmp_path: Path) -> None:
@@ -130,7 +193,7 @@ def test_a_download_cut_short_is_refused(tmp_path: Path) -> None:
 
 def test_a_name_that_leads_out_of_the_folder_is_refused(tmp_path: Path) -> None:
     content = document(2014, [1], [])
-    for name in ("../secret.jpg", "/etc/passwd"):
+    for name in ("../secret.jpg", "/etc/passwd", "a/../../b.jpg", "..", "..\\secret.jpg", "C:\\a.jpg", "a\0.jpg"):
         content["images"][0]["file_name"] = name
         with pytest.raises(ManifestError, match="leads out"):
             read(tmp_path / "c.json", content, tmp_path)

@@ -53,3 +53,27 @@ def test_names_that_are_not_utf8_are_counted(tmp_path: Path) -> None:
     report = Report()
     assert [record.image_id for record in read_folder(tmp_path, report)] == ["caf\u00e9"]
     assert report.counts == {"unreadable-name": 1}
+
+
+def test_hidden_images_are_counted_and_left_out(tmp_path: Path) -> None:
+    hidden = (
+        "._a.jpg",
+        ".b.jpg",
+        ".Trash/c.jpg",
+        "d/.ipynb_checkpoints/e-checkpoint.png",
+        "__MACOSX/f.jpg",
+        "@eaDir/g/h.jpg",
+    )
+    for name in ("a.jpg", "d/e.png", *hidden):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    report = Report()
+    assert [record.image_id for record in read_folder(tmp_path, report)] == ["a", "d/e"]
+    assert report.counts == {"hidden-file": len(hidden)}
+
+
+def test_a_folder_that_lies_in_a_hidden_one_is_read(tmp_path: Path) -> None:
+    root = tmp_path / ".cache/images"
+    root.mkdir(parents=True)
+    (root / "a.jpg").touch()
+    assert [record.image_id for record in read_folder(root, Report())] == ["a"]

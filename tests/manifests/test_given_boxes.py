@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
-from manifests.boxes import parse_box
+from manifests.boxes import BoxFormat, parse_box
 from manifests.given_boxes import GivenBoxes
 from manifests.record import ImageRecord, ManifestError
 from manifests.report import Report
@@ -18,9 +19,11 @@ from manifests.report import Report
 RECORDS = [ImageRecord(image_id=str(i), uri=f"{i}.jpg", width=100, height=80) for i in range(1, 4)]
 
 
-def join(path: Path, records: list[ImageRecord] = RECORDS) -> tuple[list[ImageRecord], Report]:
+def join(
+    path: Path, records: list[ImageRecord] = RECORDS, form: BoxFormat | None = None
+) -> tuple[list[ImageRecord], Report]:
     report = Report()
-    boxes = GivenBoxes(path, report)
+    boxes = GivenBoxes(path, report, form)
     joined = list(boxes.join(iter(records), report))
     boxes.count_unmet(report)
     return joined, report
@@ -85,13 +88,23 @@ def test_boxes_stay_as_they_are_where_the_size_is_not_known(tmp_path: Path) -> N
     [
         ("[1, 2]", "not a JSON object"),
         ('{"images": []}', "annotations"),
-        ('{"annotations": [{"image_id": 1}]}', "bbox"),
     ],
 )
 def test_other_files_are_refused(tmp_path: Path, text: str, message: str) -> None:
     (tmp_path / "b.json").write_text(text)
     with pytest.raises(ManifestError, match=message):
         join(tmp_path / "b.json")
+
+
+def test_an_annotation_that_cannot_be_read_costs_its_row_alone(tmp_path: Path) -> None:
+    rows = [
+        {"image_id": 1, "bbox": None},
+        {"image_id": 1.0, "bbox": [1, 2, 3, 4]},
+        {"image_id": 1, "bbox": [1, 2, 3, 4]},
+    ]
+    joined, report = join(instances(tmp_path / "i.json", rows), RECORDS[:1])
+    assert joined[0].boxes_xyxy == ((1.0, 2.0, 4.0, 6.0),)
+    assert report.counts == {"malformed-row": 2}
 
 
 def test_absent_file(tmp_path: Path) -> None:
@@ -122,3 +135,70 @@ def test_bad_values_are_no_boxes() -> None:
     ):
         assert parse_box(value) is None
     assert parse_box([0, 0, 1, 1]) == (0.0, 0.0, 1.0, 1.0)
+
+
+FRACTIONS = '{"image_id": 1, "boxes": [[0.1, 0.25, 0.5, 0.5]]}\n{"image_id": 2, "boxes": [[0, 0, 1, 1]]}\n'
+
+
+def test_a_file_of_fractions_is_refused_and_the_message_names_the_option(tmp_path: Path) -> None:
+    (tmp_path / "b.jsonl").write_text(FRACTIONS)
+    with pytest.raises(ManifestError, match=r"2 images lie within 0\.\.1.*--box-format xyxy-normalized"):
+        join(tmp_path / "b.jsonl")
+    instances(tmp_path / "i.json", [{"image_id": 1, "bbox": [0.1, 0.1, 0.5, 0.5]}])
+    with pytest.raises(ManifestError, match="--box-format"):
+        join(tmp_path / "i.json")
+
+
+def test_an_image_with_fractions_among_others_is_counted(tmp_path: Path) -> None:
+    (tmp_path / "b.jsonl").write_text(FRACTIONS + '{"image_id": 3, "boxes": [[0.5, 0.5, 0.9, 0.9], [1, 1, 9, 9]]}\n')
+    assert join(tmp_path / "b.jsonl")[1].counts == {"box-within-pixel": 1}
+
+
+def test_pixels_are_taken_where_the_user_says_so(tmp_path: Path) -> None:
+    (tmp_path / "b.jsonl").write_text(FRACTIONS)
+    assert join(tmp_path / "b.jsonl", form="xyxy")[0][1].boxes_xyxy == ((0.0, 0.0, 1.0, 1.0),)
+
+
+@pytest.mark.parametrize(
+    ("form", "box", "expected"),
+    [
+        ("xyxy", [10, 20, 30, 60], (10, 20, 30, 60)),
+        ("xywh", [10, 20, 20, 40], (10, 20, 30, 60)),
+        ("cxcywh", [20, 40, 20, 40], (10, 20, 30, 60)),
+        ("xyxy-normalized", [0.25, 0.25, 0.5, 0.75], (25, 20, 50, 60)),
+        ("xywh-normalized", [0.25, 0.25, 0.25, 0.5], (25, 20, 50, 60)),
+        ("cxcywh-normalized", [0.375, 0.5, 0.25, 0.5], (25, 20, 50, 60)),
+        ("cxcywh-normalized", [0.5, 0.5, 1.015625, 1], (0, 0, 100, 80)),
+    ],
+)
+def test_forms_of_boxes(tmp_path: Path, form: BoxFormat, box: list[float], expected: tuple[float, ...]) -> None:
+    (tmp_path / "b.jsonl").write_text(json.dumps({"image_id": 1, "boxes": [box]}) + "\n")
+    joined, report = join(tmp_path / "b.jsonl", RECORDS[:1], form)
+    assert joined[0].boxes_xyxy == (tuple(map(float, expected)),)
+    assert not report.counts
+    joined, _ = join(instances(tmp_path / "i.json", [{"image_id": 1, "bbox": box}]), RECORDS[:1], form)
+    assert joined[0].boxes_xyxy == (tuple(map(float, expected)),)
+
+
+def test_pixels_are_no_fractions(tmp_path: Path) -> None:
+    (tmp_path / "b.jsonl").write_text('{"image_id": 1, "boxes": [[10, 20, 30, 60], [0, 0, 0.5, 0.5]]}\n')
+    joined, report = join(tmp_path / "b.jsonl", RECORDS[:1], "xyxy-normalized")
+    assert joined[0].boxes_xyxy == ((0.0, 0.0, 50.0, 40.0),)
+    assert report.counts == {"bad-box": 1}
+
+
+def test_the_size_of_a_local_image_is_read_where_the_source_does_not_give_it(tmp_path: Path) -> None:
+    Image.new("RGB", (64, 32)).save(tmp_path / "1.png")
+    (tmp_path / "2.png").write_bytes(b"no image")
+    (tmp_path / "b.jsonl").write_text(FRACTIONS)
+    records = [ImageRecord(image_id=str(i), uri=str(tmp_path / f"{i}.png")) for i in (1, 2)]
+    joined, report = join(tmp_path / "b.jsonl", records, "xyxy-normalized")
+    assert joined[0].boxes_xyxy == ((6.4, 8.0, 32.0, 16.0),)
+    assert joined[1].boxes_xyxy is None
+    assert report.counts == {"bad-box": 1}
+
+
+def test_fractions_of_an_image_behind_a_url_need_its_size(tmp_path: Path) -> None:
+    (tmp_path / "b.jsonl").write_text(FRACTIONS)
+    with pytest.raises(ManifestError, match="width and height"):
+        join(tmp_path / "b.jsonl", [ImageRecord(image_id="1", uri="http://e.invalid/1.jpg")], "xyxy-normalized")

@@ -69,8 +69,30 @@ def test_needs_images(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("key", ["filename", "split", "sentences"])
-def test_missing_keys_are_named(tmp_path: Path, key: str) -> None:
+def test_an_image_without_a_key_costs_its_row_alone(tmp_path: Path, key: str) -> None:
     (tmp_path / "images").mkdir()
-    broken = {"images": [{name: value for name, value in FLICKR["images"][0].items() if name != key}]}
-    with pytest.raises(ManifestError, match=key):
-        read(tmp_path, broken)
+    broken = {name: value for name, value in FLICKR["images"][0].items() if name != key}
+    records, report = read(tmp_path, {"images": [broken, *FLICKR["images"]]})
+    assert [record.image_id for record in records] == ["1000092795"]
+    assert report.counts["malformed-row"] == 1
+    assert repr(key) in report.examples["malformed-row"][0]
+
+
+def test_odd_sentences_are_counted_and_never_become_text(tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    row = image("a.jpg", "train", ["good"])
+    row["sentences"] += ["a text", 5, ["x"], {"tokens": ["x"]}, {"raw": 5}, {"raw": float("nan")}, {"raw": None}, None]
+    records, report = read(tmp_path, {"images": [row]})
+    assert records[0].captions == ("good",)
+    assert (report.counts["bad-caption"], report.counts["empty-caption"]) == (6, 2)
+
+
+@pytest.mark.parametrize("folder", ["/etc", "../x", "a/../../x", "..\\x", 5])
+def test_a_folder_that_leads_out_of_the_images_is_refused(tmp_path: Path, folder: object) -> None:
+    (tmp_path / "images").mkdir()
+    content = {"images": [image("secret.jpg", "train", ["a"], filepath=folder)]}
+    if isinstance(folder, str):
+        with pytest.raises(ManifestError, match="leads out of --images"):
+            read(tmp_path, content)
+    else:
+        assert read(tmp_path, content)[1].counts == {"malformed-row": 1}

@@ -95,3 +95,12 @@ def test_named_columns(tmp_path: Path) -> None:
     (tmp_path / "metadata.csv").write_text("picture,text,title\na.png,A,B\n")
     records, _ = read(tmp_path, ColumnNames(uri="picture", caption="title"))
     assert [(record.image_id, record.captions) for record in records] == [("a", ("B",))]
+
+
+@pytest.mark.parametrize("name", ["file:///etc/passwd", "tar://a.jpg::/x.tar", "simplecache::file:///a.jpg"])
+def test_a_url_of_a_file_elsewhere_on_this_machine_is_malformed(tmp_path: Path, name: str) -> None:
+    touch(tmp_path, "a.png")
+    (tmp_path / "metadata.jsonl").write_text(json.dumps({"file_name": name, "caption": "x"}) + "\n")
+    records, report = read(tmp_path)
+    assert [record.uri for record in records] == [str(tmp_path / "a.png")]
+    assert report.counts["malformed-row"] == 1

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from manifests.columns import ColumnNames
 from manifests.record import ImageRecord, ManifestError
 from manifests.report import Report
 from manifests.table import read_table
@@ -111,7 +112,7 @@ def test_relative_paths_start_at_images_or_the_table(tmp_path: Path) -> None:
         {"uri": ["a"]},
         {"uri": "a", "image_id": 1.5},
         {"uri": "a", "sha256": "abc"},
-        {"uri": "a", "captions": [1]},
+        {"uri": "a", "captions": "[" * 100_000},
         {"uri": "a", "boxes": "[1"},
         [],
         3,
@@ -164,3 +165,34 @@ def test_bad_boxes_are_counted_and_left_away(tmp_path: Path) -> None:
     records, report = read(tmp_path / "t.jsonl")
     assert [record.boxes_xyxy for record in records] == [((0.0, 0.0, 1.0, 1.0),), None]
     assert report.counts == {"bad-box": 2}
+
+
+def test_captions_that_are_no_text_are_counted_and_the_row_stays(tmp_path: Path) -> None:
+    rows = [
+        {"uri": "http://a", "captions": ["ok", None, 5, float("nan"), ["x"], {}, True, "\x07"]},
+        {"uri": "http://b", "caption": None},
+    ]
+    write_jsonl(tmp_path / "t.jsonl", rows)
+    records, report = read(tmp_path / "t.jsonl")
+    assert [record.captions for record in records] == [("ok",), ()]
+    assert report.counts == {"empty-caption": 2, "bad-caption": 5, "no-caption": 1}
+
+
+def test_a_cell_nan_is_text_and_a_list_in_a_cell_is_read_within_bounds(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text('uri,captions\nhttp://a,nan\nhttp://b,"' + "[" * 100_000 + '"\n')
+    records, report = read(tmp_path / "t.csv")
+    assert [record.captions for record in records] == [("nan",)]
+    assert report.counts == {"malformed-row": 1}
+    assert "nested deeper" in report.examples["malformed-row"][0]
+
+
+def test_boxes_of_a_table_that_are_fractions_are_refused_or_scaled(tmp_path: Path) -> None:
+    row = {"uri": "http://a", "caption": "a", "boxes": [[0.25, 0.5, 0.5, 1]], "width": 200, "height": 100}
+    write_jsonl(tmp_path / "t.jsonl", [row, row])
+    with pytest.raises(ManifestError, match="--box-format"):
+        read(tmp_path / "t.jsonl")
+    records, report = read(tmp_path / "t.jsonl", columns=ColumnNames(box_format="xyxy-normalized"))
+    assert [record.boxes_xyxy for record in records] == [((50.0, 50.0, 100.0, 100.0),)] * 2
+    assert not report.counts
+    write_jsonl(tmp_path / "t.jsonl", [row, row | {"boxes": [[1, 2, 3, 4]]}])
+    assert read(tmp_path / "t.jsonl")[1].counts == {"box-within-pixel": 1}

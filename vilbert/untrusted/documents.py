@@ -36,17 +36,29 @@ class DocumentError(ValueError):
 
 
 def read_json(
-    path: Path, *, max_bytes: int = MAX_JSON_BYTES, object_hook: Hook | None = None, allow_surrogates: bool = False
+    path: Path,
+    *,
+    max_bytes: int = MAX_JSON_BYTES,
+    object_hook: Hook | None = None,
+    allow_surrogates: bool = False,
+    allow_nan: bool = False,
 ) -> Any:
     """Return the value of a JSON file; arguments as for `parse_json`.
 
     Raises DocumentError where its content is refused, OSError where it cannot be opened.
     """
     with open(path, "rb") as file:
-        return parse_json(_read(file, max_bytes), object_hook=object_hook, allow_surrogates=allow_surrogates)
+        data = _read(file, max_bytes)
+    return parse_json(data, object_hook=object_hook, allow_surrogates=allow_surrogates, allow_nan=allow_nan)
 
 
-def parse_json(data: bytes | str, *, object_hook: Hook | None = None, allow_surrogates: bool = False) -> Any:
+def parse_json(
+    data: bytes | str,
+    *,
+    object_hook: Hook | None = None,
+    allow_surrogates: bool = False,
+    allow_nan: bool = False,
+) -> Any:
     r"""Return the value of one JSON document in UTF-8, with or without a byte order mark.
 
     Args:
@@ -54,17 +66,17 @@ def parse_json(data: bytes | str, *, object_hook: Hook | None = None, allow_surr
         object_hook: Called with each object, innermost first; its result takes the object's place.
         allow_surrogates: Keep lone surrogates (`"\ud83d"`, half an emoji), which no file or terminal takes, for a
             caller that handles them text by text.
+        allow_nan: Take `NaN` and `Infinity`, which Python and pandas write though JSON has no such numbers.
 
     Raises:
         DocumentError: Not JSON (NaN and infinities are not), nested deeper than `MAX_DEPTH`, or with a lone surrogate.
     """
     text = _decode(data) if isinstance(data, bytes) else data.removeprefix("\ufeff")
     try:
-        decoder = (
-            _DECODER
-            if object_hook is None
-            else json.JSONDecoder(object_hook=object_hook, parse_constant=_refuse_constant)
-        )
+        decoder = _NAN_DECODER if allow_nan else _DECODER
+        if object_hook is not None:
+            constant = None if allow_nan else _refuse_constant
+            decoder = json.JSONDecoder(object_hook=object_hook, parse_constant=constant)
         value = decoder.decode(text)
     except RecursionError:
         raise DocumentError(f"nested deeper than {MAX_DEPTH} levels") from None
@@ -139,6 +151,7 @@ def _refuse_constant(name: str) -> NoReturn:
 
 
 _DECODER = json.JSONDecoder(parse_constant=_refuse_constant)
+_NAN_DECODER = json.JSONDecoder()
 
 
 def _check_depth(value: Any) -> None:

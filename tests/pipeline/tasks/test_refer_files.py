@@ -217,6 +217,11 @@ def test_a_box_that_is_none_is_refused(tmp_path: Path, bbox: list[Any]) -> None:
     assert "instances.json: annotations[1]: bbox is [" in refusal(tmp_path)
 
 
+def test_boxes_that_are_fractions_are_refused(tmp_path: Path) -> None:
+    write(tmp_path, [ref(1)], [annotation(1, bbox=[0.1, 0.2, 0.5, 0.5])])
+    assert "all boxes lie within 0..1" in refusal(tmp_path)
+
+
 def test_boxes_of_other_objects_may_be_what_they_are(tmp_path: Path) -> None:
     write(tmp_path, [ref(1)], [annotation(2, bbox=[0, 0, 0, 0]), annotation(1)])
     assert len(read_refer(tmp_path, "train")) == 2

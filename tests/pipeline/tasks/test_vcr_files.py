@@ -301,6 +301,7 @@ def test_an_image_may_have_no_objects(tmp_path: Path) -> None:
         ({"boxes": [[1, 2, 3, 4, 1], [5, 2, 3, 4, 1]]}, "boxes[1] is [5, 2, 3, 4, 1], not"),
         ({"boxes": [[1, 2, 3], [1, 2, 3, 4]]}, "boxes[0] is [1, 2, 3], not"),
         ({"boxes": [[1, 2, 3, 4], 7]}, "boxes[1] is 7, not"),
+        ({"boxes": [[0.1, 0.2, 0.5, 1, 1], [0, 0, 1, 1, 1]]}, "all boxes lie within 0..1"),
     ],
 )
 def test_damaged_metadata_is_refused_by_name(tmp_path: Path, changes: dict[str, Any], what: str) -> None:

@@ -53,6 +53,12 @@ def test_what_is_no_json_is_refused(text: str):
         parse_json(text)
 
 
+def test_a_caller_may_take_nan():
+    (number,) = parse_json("[NaN]", allow_nan=True)
+    assert number != number
+    assert parse_json('{"a": -Infinity}', allow_nan=True, object_hook=lambda row: row) == {"a": float("-inf")}
+
+
 def test_a_caller_may_take_lone_surrogates():
     assert parse_json('["\\ud83d", "\\ud83d\\ude00"]', allow_surrogates=True) == ["\ud83d", "😀"]
     assert parse_json('"\\ud83d\\ude00"') == "😀"

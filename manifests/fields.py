@@ -1,0 +1,39 @@
+"""Fields of one row of an annotation file, checked for their types; what is wrong costs the row, not the file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from manifests.captions import storable
+
+
+class FieldError(ValueError):
+    """A field that is absent or of a wrong type; the message names the field and says what is expected."""
+
+
+def text_field(row: Mapping[str, Any], name: str) -> str:
+    """Return row[name], a text that is not empty, with U+FFFD for lone surrogates; raise FieldError otherwise."""
+    value = row.get(name)
+    if not isinstance(value, str) or not value:
+        raise FieldError(f"{name!r} is {value!r:.80}, expected text")
+    return storable(value)
+
+
+def id_field(row: Mapping[str, Any], name: str) -> str:
+    """Return row[name], a text or a whole number, as text without white space around it; raise FieldError otherwise.
+
+    Fractions, `true` and null are no ids: `1.0` and `1` would be two images in one file and one in another.
+    """
+    value = row.get(name)
+    if isinstance(value, str | int) and not isinstance(value, bool) and (text := storable(str(value).strip())):
+        return text
+    raise FieldError(f"{name!r} is {value!r:.80}, expected text or a whole number")
+
+
+def list_field(row: Mapping[str, Any], name: str) -> list[Any]:
+    """Return row[name], a list; raise FieldError for another value."""
+    value = row.get(name)
+    if not isinstance(value, list):
+        raise FieldError(f"{name!r} is {value!r:.80}, expected a list")
+    return value

@@ -1,0 +1,140 @@
+"""Which files of a shard belong together: images, and their captions and metadata under the same key.
+
+The key of WebDataset is what stands before the first dot of a file's name: `a.left.jpg` and `a.txt` have the key `a`.
+Many tars are written by tools that mean the name without its last suffix, as in `22.05.jpg` and `22.05.txt`, so that
+name goes first, and two images of one key stay two images.
+"""
+
+from __future__ import annotations
+
+import posixpath
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+from manifests.captions import storable
+from manifests.image_ids import image_names
+from manifests.images import has_image_suffix, is_hidden, is_image, leads_out
+from manifests.report import Report
+from manifests.shards import Shard
+from manifests.tar_listing import list_tar, plain_name
+
+SIDE_SUFFIXES = (".txt", ".json")
+
+
+def key_of(name: str) -> str:
+    """Return a file's key as WebDataset has it: its path up to the first dot of its name."""
+    folder, slash, base = name.rpartition("/")
+    return folder + slash + base.partition(".")[0]
+
+
+def stem_of(name: str) -> str:
+    """Return a file's path without its last suffix."""
+    return posixpath.splitext(name)[0]
+
+
+@dataclass(kw_only=True)
+class ShardFiles:
+    """The files of one shard by their plain names, with the names under which they are stored."""
+
+    images: dict[str, str] = field(default_factory=dict)
+    sides: dict[str, str] = field(default_factory=dict)
+    """Captions and metadata; the suffix in lower case."""
+
+    def side(self, image: str, suffix: str) -> str | None:
+        """Return the stored name of an image's side file: of its name without suffix, or else of its key."""
+        return self.sides.get(stem_of(image) + suffix) or self.sides.get(key_of(image) + suffix)
+
+    def by_id(self, where: str, report: Report) -> dict[str, str]:
+        """Return the images' plain names by id, in the order of the ids; count those that share a key.
+
+        The id is the key. It is the name without suffix where images share the key or a side file is named so, and the
+        whole name where that is not unique either (`a.jpg` and `a.png`).
+        """
+        groups: defaultdict[str, list[str]] = defaultdict(list)
+        for name in self.images:
+            groups[key_of(name)].append(name)
+        ids = {}
+        for key, names in groups.items():
+            if len(names) > 1:
+                report.count("shared-key", f"{where}: {', '.join(names[:3])}", len(names))
+                folder, slash, _ = key.rpartition("/")
+                bases = image_names([posixpath.basename(name) for name in names])
+                ids.update({folder + slash + base_id: folder + slash + base for base, base_id in bases.items()})
+            else:
+                stem = stem_of(names[0])
+                ids[stem if any(stem + suffix in self.sides for suffix in SIDE_SUFFIXES) else key] = names[0]
+        return dict(sorted(ids.items()))
+
+    def by_key(self) -> dict[str, str]:
+        """Return the images' plain names by every name that a row may call them: path without suffix, key, file name.
+
+        The file name alone serves a tar whose members lie in a folder; it is left out where two folders have it.
+        """
+        names: dict[str, str] = {}
+        for name_of in (stem_of, key_of):
+            for name in self.images:
+                names.setdefault(name_of(name), name)
+        bases: dict[str, str | None] = {}
+        for name in self.images:
+            base = posixpath.basename(stem_of(name))
+            bases[base] = None if base in bases else name
+        return {base: name for base, name in bases.items() if name is not None} | names
+
+    def count_sides_alone(self, where: str, report: Report) -> None:
+        """Count keys with captions or metadata and without an image."""
+        with_image = {part for name in self.images for part in (stem_of(name), key_of(name))}
+        alone = {stem_of(side) for side in self.sides} - with_image
+        for key in sorted(key for key in alone if key_of(key) not in with_image):
+            report.count("no-image", f"{where}: {key}")
+
+
+def open_shard(shard: Shard, report: Report) -> tuple[ShardFiles, Callable[[str], bytes]]:
+    """Return a shard's files and the function that reads one by its stored name; count what cannot be read."""
+    where = str(shard.data)
+    if not shard.tar:
+        names = sorted(path.name for path in shard.data.iterdir())
+        return group_files(names, where, report), lambda name: (shard.data / name).read_bytes()
+    listing = list_tar(shard.data)
+    if listing.damage:
+        report.count("damaged-tar", f"{where}: {listing.damage}")
+    for name in listing.unreadable:
+        report.count("unreadable-member", f"{where}: {name!r}")
+    for name in listing.repeated:
+        report.count("repeated-image" if is_image(name) else "repeated-side-file", f"{where}: {name!r}")
+
+    def read(name: str) -> bytes:
+        offset, size = listing.places[name]
+        with open(shard.data, "rb") as file:
+            file.seek(offset)
+            return file.read(size)
+
+    return group_files(listing.places, where, report), read
+
+
+def group_files(names: Iterable[str], where: str, report: Report) -> ShardFiles:
+    """Sort a shard's files into images and side files; count all others by what they are."""
+    files = ShardFiles()
+    for stored in names:
+        name = plain_name(stored)
+        suffix = posixpath.splitext(name)[1].lower()
+        image = has_image_suffix(name)
+        if leads_out(name):
+            report.count("outside-name", f"{where}: {stored!r}")
+        elif "::" in stored or storable(stored) != stored:  # neither stands in a URI
+            report.count("unreadable-name", f"{where}: {stored!r}")
+        elif any(map(is_hidden, name.split("/"))):
+            report.count("hidden-file" if image else "other-file", f"{where}: {stored}")
+        elif image:
+            _add(files.images, name, stored, "repeated-image", where, report)
+        elif suffix in SIDE_SUFFIXES:
+            _add(files.sides, stem_of(name) + suffix, stored, "repeated-side-file", where, report)
+        else:
+            report.count("other-file", f"{where}: {stored}")
+    return files
+
+
+def _add(files: dict[str, str], name: str, stored: str, issue: str, where: str, report: Report) -> None:
+    if name in files:
+        report.count(issue, f"{where}: {stored}")
+    files[name] = stored

@@ -1,0 +1,111 @@
+"""The members of a tar: where their bytes are, and which of its members cannot be read as they were meant."""
+
+from __future__ import annotations
+
+import os
+import posixpath
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+_TAIL = (
+    1 << 20
+)  # bytes looked at behind the end of the archive; two blocks of zeros and padding to 10 240 bytes are due
+# What tarfile raises for hostile headers besides its own error: numbers that are none, headers of headers of headers.
+_DAMAGE = (tarfile.TarError, ValueError, OverflowError, RecursionError, EOFError)
+
+
+class TarListing(NamedTuple):
+    """What the headers of a tar say."""
+
+    places: dict[str, tuple[int, int]]
+    """(offset, size) in the file by member name as stored; of members with one name the last, as `tar -x` does."""
+    repeated: list[str]
+    """Names of the members that a later one of the same name replaces."""
+    unreadable: list[str]
+    """Names of members without bytes of their own: links to nothing, devices, sparse files."""
+    damage: str | None
+    """Where and why the listing ends before the file does; None for a whole archive."""
+
+
+def list_tar(path: Path | str, *, stop_at: Callable[[str], bool] | None = None) -> TarListing:
+    """Return the whole members before the first damaged header; links are followed to a member of the same tar.
+
+    stop_at: end with the first member whose name it accepts.
+    """
+    listing = _Listing(os.path.getsize(path))
+    try:
+        with tarfile.open(path, "r:") as tar:
+            while (member := tar.next()) is not None:
+                tar.members = []  # type: ignore[attr-defined]  # tarfile would keep every header
+                if not listing.add(member, tar.offset):
+                    break
+                if stop_at is not None and member.name in listing.places and stop_at(member.name):
+                    return listing.finish(None)
+    except _DAMAGE as error:
+        return listing.finish(f"damaged header after byte {listing.position}: {str(error)[:80]}")
+    return listing.finish(_check_end(path, listing.position, listing.size))
+
+
+class _Listing:
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self.position = 0
+        """Where the next header is due."""
+        self.places: dict[str, tuple[int, int]] = {}
+        self._repeated: list[str] = []
+        self._unreadable: list[str] = []
+        self._links: list[tuple[str, str]] = []
+
+    def add(self, member: tarfile.TarInfo, position: int) -> bool:
+        """Take a member; return whether another header can follow."""
+        if position <= self.position:  # a negative size would lead back for ever
+            return False
+        self.position = position
+        name = member.name
+        if member.islnk() or member.issym():
+            folder = "" if member.islnk() else posixpath.dirname(name)
+            self._links.append((name, posixpath.join(folder, member.linkname)))
+        elif member.isfile() and not member.issparse():
+            if member.offset_data + member.size <= self.size:
+                if name in self.places:
+                    self._repeated.append(name)
+                self.places[name] = (member.offset_data, member.size)
+        elif not member.isdir():
+            self._unreadable.append(name)
+        return True
+
+    def finish(self, damage: str | None) -> TarListing:
+        places = {plain_name(name): place for name, place in self.places.items()} if self._links else {}
+        for name, target in self._links:
+            place = places.get(plain_name(target))
+            if place is None:
+                self._unreadable.append(name)
+            else:
+                if name in self.places:
+                    self._repeated.append(name)
+                self.places[name] = places[plain_name(name)] = place
+        return TarListing(self.places, self._repeated, self._unreadable, damage)
+
+
+def plain_name(name: str) -> str:
+    """Return a member's name without `./` before it, doubled slashes and the like: `./a//b.jpg` is `a/b.jpg`."""
+    if name[:1] in (".", "/") or "//" in name or "/." in name:
+        return posixpath.normpath(name)
+    return name
+
+
+def _check_end(path: Path | str, position: int, size: int) -> str | None:
+    """Return what is wrong where the last header was looked for: the two blocks of zeros that end a tar are due."""
+    if position > size:
+        return f"ends at byte {size}, inside its last member"
+    with open(path, "rb") as file:
+        file.seek(position)
+        tail = file.read(_TAIL)
+    if not tail:
+        return f"ends at byte {size} without the mark of its end"
+    start = len(tail) - len(tail.lstrip(b"\0"))
+    if start < 512:
+        return f"damaged header at byte {position}"
+    return f"more data at byte {position + start}, behind the end of the archive" if start < len(tail) else None

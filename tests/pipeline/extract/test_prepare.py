@@ -1,0 +1,33 @@
+"""Given boxes of a record, as extraction takes them."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from extractors.decode import ImageError
+from manifests.record import Box, ImageRecord
+from pipeline.extract.prepare import given_boxes
+
+
+def record(*boxes: Box) -> ImageRecord:
+    return ImageRecord(image_id="1", uri="1.jpg", boxes_xyxy=boxes)
+
+
+def test_boxes_in_the_image_are_taken() -> None:
+    boxes = given_boxes(record((0.0, 0.0, 0.5, 0.5), (1.0, 2.0, 30.0, 40.0)), 40, 30)
+    np.testing.assert_array_equal(boxes, np.float32([[0, 0, 0.5, 0.5], [1, 2, 30, 40]]))
+
+
+@pytest.mark.parametrize(
+    ("boxes", "detail"),
+    [
+        ((), "empty"),
+        (((0.0, 0.0, 31.0, 40.0),), "not a box inside 30x40"),
+        (((0.1, 0.1, 0.5, 0.5), (0.0, 0.0, 1.0, 1.0)), "--box-format"),
+    ],
+)
+def test_other_boxes_fail_the_image(boxes: tuple[Box, ...], detail: str) -> None:
+    with pytest.raises(ImageError, match=detail) as caught:
+        given_boxes(record(*boxes), 40, 30)
+    assert caught.value.reason == "bad_boxes"
