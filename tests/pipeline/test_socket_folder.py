@@ -106,10 +106,25 @@ def features(long_folder: Path, tmp_path: Path) -> Path:
 
 
 def test_pretraining_with_loader_processes_ends(long_folder: Path, features: Path, tmp_path: Path) -> None:
-    options = (
-        "--model shapes --init-from none --tokenizer shapes --device cpu --batch-size 2 --max-steps 2 "
-        "--eval-split none --no-tensorboard --num-workers 2"
-    ).split()
+    options = [
+        "--model",
+        "shapes",
+        "--init-from",
+        "none",
+        "--tokenizer",
+        "shapes",
+        "--device",
+        "cpu",
+        "--batch-size",
+        "2",
+        "--max-steps",
+        "2",
+        "--eval-split",
+        "none",
+        "--no-tensorboard",
+        "--num-workers",
+        "2",
+    ]
     output = tmp_path / "run"
     done = run(long_folder, "-m", "pipeline.cli", "pretrain", str(features), "--output", str(output), *options)
     assert done.returncode == 0, done.stderr
