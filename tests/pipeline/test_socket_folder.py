@@ -106,27 +106,10 @@ def features(long_folder: Path, tmp_path: Path) -> Path:
 
 
 def test_pretraining_with_loader_processes_ends(long_folder: Path, features: Path, tmp_path: Path) -> None:
-    options = [
-        "--model",
-        "shapes",
-        "--init-from",
-        "none",
-        "--tokenizer",
-        "shapes",
-        "--device",
-        "cpu",
-        "--batch-size",
-        "2",
-        "--max-steps",
-        "2",
-        "--eval-split",
-        "none",
-        "--no-tensorboard",
-        "--num-workers",
-        "2",
-    ]
+    model = ["--model", "shapes", "--init-from", "none", "--tokenizer", "shapes", "--device", "cpu"]
+    short = ["--batch-size", "2", "--max-steps", "2", "--eval-split", "none", "--no-tensorboard", "--num-workers", "2"]
     output = tmp_path / "run"
-    done = run(long_folder, "-m", "pipeline.cli", "pretrain", str(features), "--output", str(output), *options)
+    done = run(long_folder, "-m", "pipeline.cli", "pretrain", str(features), "--output", str(output), *model, *short)
     assert done.returncode == 0, done.stderr
     assert (output / "final" / "model.safetensors").is_file()
 

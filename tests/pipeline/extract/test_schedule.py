@@ -365,3 +365,37 @@ def test_where_some_are_at_work_others_that_cannot_start_do_not_end_the_run(tmp_
     team.crew = Crew(starts, lambda: 2)
     assert len(team.run(tmp_path, range(50))) == 50
     assert starts.number <= 1 + FAILED_STARTS
+
+
+class Unready:
+    """Makes workers that are never ready, with this sign of life."""
+
+    def __init__(self, beats: int) -> None:
+        self.beats = beats
+
+    def __call__(self) -> FakeWorker:
+        worker = FakeWorker(lambda shard: None)
+        worker.start = Future  # type: ignore[method-assign]
+        worker.pulse = lambda: Pulse(0, self.beats)  # type: ignore[method-assign]
+        return worker
+
+
+@pytest.mark.parametrize(
+    ("beats", "room", "said"),
+    [
+        (1, 1, "the detector is still being built"),
+        (0, 1, "is the cluster busy?"),
+        (0, 0, "no node has room for one"),
+    ],
+)
+def test_while_no_worker_is_ready_it_says_what_is_waited_for(
+    beats: int, room: int, said: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(crew, "SECONDS_BEFORE_WAITING_IS_SAID", 0.0)
+    team = Crew(Unready(beats), lambda: room, no_process="is the cluster busy?")
+    for _ in range(3):
+        time.sleep(0.01)
+        team.tend(1)
+    [record] = caplog.records
+    assert record.getMessage().startswith("no worker is ready yet: ")
+    assert said in record.getMessage()
