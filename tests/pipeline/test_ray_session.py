@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
+import urllib.error
+import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 
@@ -143,3 +146,31 @@ def test_the_second_start_succeeds_and_nothing_is_left_of_the_first() -> None:
     assert child.returncode == 0, child.stderr
     assert "GCS 1 starts 2" in child.stdout
     assert "left 0" in child.stdout
+
+
+def post_job(port: int, headers: dict[str, str]) -> int:
+    """Ask a job agent to run a command and return the HTTP status."""
+    body = json.dumps({"entrypoint": "true"}).encode()
+    request = urllib.request.Request(
+        f"http://127.0.0.1:{port}/api/job_agent/jobs/",
+        data=body,
+        headers={"Content-Type": "application/json"} | headers,
+    )
+    try:
+        with urllib.request.urlopen(request, timeout=60) as answer:
+            return int(answer.status)
+    except urllib.error.HTTPError as error:
+        return error.code
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_a_private_ray_refuses_jobs_without_its_token(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("aiohttp_cors", reason="without ray[default] there is no job agent")
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")  # of the user's cluster, say
+    with ray_session(None, instead="do without"):
+        token = os.environ["RAY_AUTH_TOKEN"]
+        port = ray._private.worker._global_node.dashboard_agent_listen_port
+        assert [post_job(port, {}), post_job(port, {"Authorization": "Bearer wrong"})] == [401, 403]
+        assert post_job(port, {"Authorization": f"Bearer {token}"}) == 200
+    assert os.environ["RAY_AUTH_MODE"] == "disabled"
