@@ -66,6 +66,8 @@ def _private_settings(*, dashboard: bool) -> dict[str, str]:
         # Idle worker processes and metrics that nobody reads take a twentieth of a core from the detector.
         "RAY_prestart_worker_first_driver": "0",
         "RAY_enable_metrics_collection": str(int(dashboard)),
+        # Read at import, so the same for both attempts.
+        "RAY_DASHBOARD_STARTUP_TIMEOUT_S": os.environ.get("RAY_DASHBOARD_STARTUP_TIMEOUT_S", str(START_SECONDS[-1])),
     }
     if not dashboard:  # which people open with the token in ~/.ray/auth_token
         settings["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
@@ -83,7 +85,6 @@ def start_limits(seconds: int) -> dict[str, str]:
         "RAY_raylet_start_wait_time_s": str(seconds),
         "RAY_agent_register_timeout_ms": str(seconds * 1000),
         "RAY_worker_register_timeout_seconds": str(max(seconds, 60)),
-        "RAY_DASHBOARD_STARTUP_TIMEOUT_S": str(max(seconds, 60)),
     }
 
 
