@@ -84,7 +84,15 @@ def _map(layer: str, rows: Side, columns: Side, weights: Tensor) -> AttentionMap
     return AttentionMap(layer=layer, rows=rows, columns=columns, weights=of_one_row)
 
 
-def default_map(maps: Sequence[AttentionMap]) -> int:
-    """Return the map to look at first: words looking at regions in the last co-attention layer, where there is one."""
-    between = [at for at, found in enumerate(maps) if (found.rows, found.columns) == ("words", "regions")]
-    return between[-1] if between else 0
+def mean_maps(maps: Sequence[AttentionMap]) -> list[AttentionMap]:
+    """Return the mean over the layers of each direction between words and regions, head by head, in their order.
+
+    The mean over layers and heads is what a reader wants first: a single layer or head may look at anything.
+    """
+    directions = dict.fromkeys((found.rows, found.columns) for found in maps if found.rows != found.columns)
+    means = []
+    for rows, columns in directions:
+        stacked = [found.weights for found in maps if (found.rows, found.columns) == (rows, columns)]
+        layer = f"mean of {len(stacked)} co-attention layers" if len(stacked) > 1 else "co-attention"
+        means.append(AttentionMap(layer=layer, rows=rows, columns=columns, weights=np.mean(stacked, axis=0)))
+    return means

@@ -1,7 +1,10 @@
-"""A page that shows who looks at whom, on the photograph: one file that needs nothing else and no network.
+"""A page of attention weights over the photograph: one file that needs nothing else and no network.
 
-All weights lie in the page as bytes, a share of the greatest of their head, so that it stays small. Without scripts it
-shows one word and where it looks in the last co-attention layer.
+Regions with attention stay clear, the rest of the photograph is dimmed, and boxes are outlines, so that nothing covers
+what the model looks at. The page opens on [CLS] with the mean over layers and heads, which is all that it shows without
+scripts.
+
+All weights lie in the page as bytes, a share of the greatest of their head, so that it stays small.
 
 Shapes: H heads, T word pieces, R regions with the whole image at 0.
 """
@@ -21,7 +24,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from pipeline.shards.draw import Rectangle, place_label
-from pipeline.tasks.attention import Attention, AttentionMap, default_map
+from pipeline.tasks.attention import Attention, AttentionMap, mean_maps
 from pipeline.tasks.attention_script import SCRIPT, STYLE
 
 LEVELS = 255
@@ -46,18 +49,35 @@ _PAGE = """<!doctype html>
 <body>
 <h1>{{title}}</h1>
 <p>{{answer}}</p>
-<p class="how">Choose a layer, a head, and a word or a region: what it looks at is shaded, darkest where it looks most.
-Layers come in the order in which the model runs them.</p>
+<p class="how">Choose a layer, a head, and a word or a region. Regions with the most attention stay clear; the rest of
+the photograph is dimmed. Layers come in the order in which the model runs them.</p>
 <p class="controls">
 <label>Layer <select id="map">{{map_options}}</select></label>
 <label>Head <select id="head"><option value="-1">mean of all</option></select></label>
 </p>
 <p id="words">{{words}}</p>
 <div class="columns">
-<svg id="picture" viewBox="0 0 {{width}} {{height}}" role="img" aria-label="the photograph and its regions">
+<figure>
+<svg id="picture" viewBox="0 0 {{width}} {{height}}" role="group" aria-label="the photograph and its regions">
+<mask id="looked-at" maskUnits="userSpaceOnUse" x="0" y="0" width="{{width}}" height="{{height}}">
+<rect width="{{width}}" height="{{height}}" fill="#fff"/>
+{{clear}}
+</mask>
 <image href="{{photograph}}" width="{{width}}" height="{{height}}"/>
+<rect id="dim" class="{{dim}}" width="{{width}}" height="{{height}}" mask="url(#looked-at)"/>
 {{regions}}
 </svg>
+<figcaption class="legend">
+<span><svg viewBox="0 0 40 16" aria-hidden="true"><rect class="most" x="3" y="3" width="34" height="10"/></svg>
+most attention</span>
+<span><svg viewBox="0 0 40 16" aria-hidden="true"><rect class="least" x="3" y="3" width="34" height="10"/></svg>
+little attention</span>
+<span><svg viewBox="0 0 40 16" aria-hidden="true"><rect class="dimmed" width="40" height="16"/></svg>
+dimmed: no attention</span>
+<span><svg viewBox="0 0 40 16" aria-hidden="true"><rect class="selected" x="3" y="3" width="34" height="10"/></svg>
+selected</span>
+</figcaption>
+</figure>
 <div class="aside">
 <h2 id="chosen">{{chosen}}</h2>
 <table id="listed"><tbody>{{listed}}</tbody></table>
@@ -95,20 +115,20 @@ def attention_page(attention: Attention, pixels: NDArray[np.uint8], *, title: st
     pixels: RGB [H, W, 3] of the photograph. title: what was asked; answer: what the model says. Both, and the words and
     regions, are shown as they are, whatever they hold.
     """
-    at = default_map(attention.maps)
-    first = attention.maps[at]
-    mean = first.weights.mean(axis=0)
-    row = _telling_row(first, mean, attention.words)
-    weights = mean[row]
+    maps = [*mean_maps(attention.maps), *attention.maps]
+    at, row = 0, 0  # the mean of the layers in which words look at regions, where there are some, and [CLS]
+    first = maps[at]
+    weights = first.weights.mean(axis=0)[row]
     names = {"words": attention.words, "regions": attention.regions}
     data = {
         "words": attention.words,
         "regions": attention.regions,
-        "maps": [_encode(found) for found in attention.maps],
+        "maps": [_encode(found) for found in maps],
         "start": {"map": at, "side": first.rows, "index": row},
         "listed": LISTED,
         "font": FONT * max(attention.width, attention.height) / 100,
     }
+    over_regions = weights if first.columns == "regions" else np.zeros(len(attention.regions), np.float32)
     parts = {
         "title": escape(title),
         "answer": escape(answer),
@@ -116,10 +136,12 @@ def attention_page(attention: Attention, pixels: NDArray[np.uint8], *, title: st
         "script": SCRIPT,
         "map_options": "".join(
             f'<option value="{number}"{" selected" if number == at else ""}>{escape(found.name)}</option>'
-            for number, found in enumerate(attention.maps)
+            for number, found in enumerate(maps)
         ),
         "words": _words(attention, first, row, weights),
-        "regions": _regions(attention, weights if first.columns == "regions" else np.zeros(len(attention.regions))),
+        "regions": _regions(attention, over_regions),
+        "clear": _clear(attention, over_regions),
+        "dim": "dimming" if over_regions.any() else "",
         "width": str(attention.width),
         "height": str(attention.height),
         "photograph": photograph_uri(pixels),
@@ -139,18 +161,6 @@ def photograph_uri(pixels: NDArray[np.uint8]) -> str:
     file = io.BytesIO()
     image.save(file, "JPEG", quality=88)
     return "data:image/jpeg;base64," + base64.b64encode(file.getvalue()).decode()
-
-
-def _telling_row(found: AttentionMap, mean: NDArray[np.float32], words: Sequence[str]) -> int:
-    """Return the row that looks most at one thing, the whole image aside; no special token, no punctuation."""
-    inside = mean[1:-1, 1:] if found.rows == "words" and len(mean) > 2 else mean[1:, 1:]
-    if not inside.size:
-        return 0
-    most = inside.max(axis=1)
-    if found.rows == "words":
-        spelled = [any(map(str.isalnum, word)) for word in words[1 : len(most) + 1]]
-        most = np.where(spelled, most, -1)
-    return 1 + int(most.argmax())
 
 
 def _encode(found: AttentionMap) -> dict[str, Any]:
@@ -173,22 +183,51 @@ def _words(attention: Attention, found: AttentionMap, row: int, weights: NDArray
     )
 
 
+def region_shares(weights: NDArray[Any]) -> NDArray[Any]:
+    """Return weights [R] as shares, 0 to 1, of the greatest of a region; the whole image, at 0, may be clipped.
+
+    Most heads look at the whole image far more than at any region, which would leave all regions dim.
+    """
+    most = weights[1:].max(initial=0.0) or weights.max()
+    return np.minimum(weights / max(float(most), 1e-9), 1.0)
+
+
+def largest_first(boxes_xyxy: NDArray[np.float32]) -> list[int]:
+    """Return the numbers of boxes [R, 4] from the largest to the smallest."""
+    areas = (boxes_xyxy[:, 2] - boxes_xyxy[:, 0]) * (boxes_xyxy[:, 3] - boxes_xyxy[:, 1])
+    return [int(number) for number in np.argsort(-areas, kind="stable")]
+
+
+def _clear(attention: Attention, weights: NDArray[Any]) -> str:
+    """Return the part of the mask that keeps regions clear, the more attention the clearer."""
+    shares = region_shares(weights)
+    rows = []
+    for number in largest_first(attention.boxes_xyxy):
+        if number == 0:
+            continue
+        x1, y1, x2, y2 = attention.boxes_xyxy[number].tolist()
+        rows.append(
+            f'<rect class="clear" data-n="{number}" style="--w:{shares[number]:.3f}" x="{x1:.1f}" y="{y1:.1f}" '
+            f'width="{x2 - x1:.1f}" height="{y2 - y1:.1f}"/>'
+        )
+    return "\n".join(rows)
+
+
 def _regions(attention: Attention, weights: NDArray[Any]) -> str:
     """Return the boxes, the largest below, each with its label, which those that matter show where there is room."""
     scale = max(attention.width, attention.height) / 100
-    shares = weights / max(float(weights.max()), 1e-9)
+    shares = region_shares(weights)
     boxes = attention.boxes_xyxy
-    areas = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
     order = np.argsort(-weights, kind="stable")[:LISTED]
     places = _label_places(attention, order[order > 0].tolist() if weights.any() else [], scale)
     drawn, labels = [], []
-    for number in np.argsort(-areas, kind="stable").tolist():
+    for number in largest_first(boxes):
         x1, y1, x2, y2 = boxes[number].tolist()
         left, bottom = places.get(number, (x1, y1))
         label = escape(attention.regions[number])
         drawn.append(
             f'<g class="region{" whole" if number == 0 else ""}" data-n="{number}" tabindex="0" '
-            f'style="--w:{shares[number]:.3f};--line:{scale * (1.6 if number == 0 else 0.6):.2f}px">'
+            f'style="--w:{shares[number]:.3f};--line:{scale * 0.9:.2f}px">'
             f"<title>{label}</title>"
             f'<rect x="{x1:.1f}" y="{y1:.1f}" width="{x2 - x1:.1f}" height="{y2 - y1:.1f}"/></g>'
         )

@@ -15,14 +15,23 @@ p { margin: .4rem 0; overflow-wrap: anywhere; } .how { color: var(--quiet); }
   margin: .15rem 0; cursor: pointer; background: rgb(var(--hot) / calc(var(--w) * .75)); }
 .word.chosen { outline: 3px solid var(--edge); }
 .columns { display: flex; flex-wrap: wrap; gap: 1.5rem; margin: 1rem 0 2rem; }
-#picture { flex: 1 1 420px; max-width: 720px; max-height: 75vh; background: var(--grid); }
-#picture image { filter: saturate(.45); }
+figure { flex: 1 1 420px; max-width: 720px; margin: 0; }
+#picture { width: 100%; max-height: 75vh; background: var(--grid); }
+#dim { display: none; fill: #0b0d0f; fill-opacity: .62; pointer-events: none; } #dim.dimming { display: inline; }
+.clear { fill: #000; fill-opacity: var(--w); }
+.legend { display: flex; flex-wrap: wrap; gap: .2rem 1.2rem; color: var(--quiet); font-size: .87rem; }
+.legend span { display: inline-flex; align-items: center; gap: .4rem; } .legend svg { width: 40px; height: 16px; }
+.legend rect { fill: none; stroke: rgb(var(--hot)); } .legend .most { stroke-width: 4; }
+.legend .least { stroke-width: 1; stroke-opacity: .5; }
+.legend .dimmed { fill: #0b0d0f; fill-opacity: .62; stroke: none; }
+.legend .selected { stroke: var(--edge); stroke-width: 3; stroke-dasharray: 6 3; }
 .aside { flex: 1 1 260px; }
 .region { cursor: pointer; outline: none; }
-.region rect { fill: rgb(var(--hot) / calc(var(--w) * .6)); stroke: rgb(var(--hot) / calc(.15 + var(--w) * .85));
-  stroke-width: var(--line); }
+.region rect { fill: transparent; stroke: rgb(var(--hot) / calc(.35 + var(--w) * .65));
+  stroke-width: calc(var(--line) * (.2 + var(--w) * .8)); }
 .whole rect { fill: none; pointer-events: stroke; }
-.region.chosen rect, .region:focus-visible rect { stroke: var(--edge); stroke-dasharray: 6 3; }
+.region.chosen rect, .region:focus-visible rect { stroke: var(--edge); stroke-width: var(--line);
+  stroke-dasharray: 6 3; }
 .label { display: none; fill: #fff; stroke: #000; stroke-width: .22em; paint-order: stroke; font-weight: 600;
   pointer-events: none; }
 .label.there { display: inline; }
@@ -36,8 +45,8 @@ SCRIPT = """
 'use strict';
 const data = JSON.parse(document.getElementById('data').textContent);
 const byId = name => document.getElementById(name);
-const elements = { words: [], regions: [], labels: [] };
-for (const side of ['word', 'region', 'label'])
+const elements = { words: [], regions: [], labels: [], clears: [] };
+for (const side of ['word', 'region', 'label', 'clear'])
   for (const it of document.querySelectorAll('.' + side)) elements[side + 's'][Number(it.dataset.n)] = it;
 const state = { map: data.start.map, head: -1, side: data.start.side, index: data.start.index };
 const decoded = new Map();
@@ -66,12 +75,18 @@ function show() {
   const other = looks ? map.columns : map.rows;
   const values = data[other].map((_, at) => weights[looks ? state.index * columns + at : at * columns + state.index]);
   const most = greatest(values);
+  // Most heads look at the whole image far more than at any region, which would leave all regions dim.
+  const ofRegions = Math.max(...values.slice(1), 0) || most;
+  const share = at => other === 'regions' ? Math.min(1, values[at] / ofRegions) : values[at] / most;
   const order = values.map((_, at) => at).sort((a, b) => values[b] - values[a] || a - b).slice(0, data.listed);
   for (const side of ['words', 'regions'])
     elements[side].forEach((it, at) => {
-      it.style.setProperty('--w', side === other ? values[at] / most : 0);
+      it.style.setProperty('--w', side === other ? share(at) : 0);
       it.classList.toggle('chosen', side === state.side && at === state.index);
+      if (side === 'words') it.setAttribute('aria-pressed', side === state.side && at === state.index);
     });
+  elements.clears.forEach((it, at) => it.style.setProperty('--w', other === 'regions' ? share(at) : 0));
+  byId('dim').classList.toggle('dimming', other === 'regions');
   label(other === 'regions' ? order : [], state.side === 'regions' ? [state.index] : []);
   byId('chosen').textContent = '\\u201c' + data[state.side][state.index] + '\\u201d ' +
     (looks ? 'looks at' : 'is looked at by');

@@ -17,8 +17,9 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
 
-from pipeline.tasks.attention import Attention, AttentionMap
+from pipeline.tasks.attention import Attention, AttentionMap, mean_maps
 from pipeline.tasks.attention_page import attention_page, to_levels
+from pipeline.tasks.attention_script import STYLE
 
 from .tiny_predictor import load, write_model, write_scenes
 
@@ -103,8 +104,8 @@ def test_the_page_holds_the_maps_of_the_model(tmp_path: Path) -> None:
     attention = predictor.attend(photograph, ("what colour is the ring",))
     data = data_of(page_of(attention))
     assert data["words"] == list(attention.words)
-    assert len(data["maps"]) == len(attention.maps) == 8
-    for number, found in enumerate(attention.maps):
+    assert len(attention.maps) == 8
+    for number, found in enumerate([*mean_maps(attention.maps), *attention.maps]):
         assert np.abs(decode(data, number) - found.weights).max() <= 1 / 255
 
 
@@ -138,27 +139,41 @@ def test_nothing_is_fetched() -> None:
     assert "https:" not in page
 
 
-def test_without_scripts_a_word_shows_where_it_looks() -> None:
+def test_the_page_opens_on_cls_with_the_mean_over_layers_and_heads() -> None:
     attention = random_attention()
     tags = Elements(page_of(attention)).tags
     (chosen,) = [it for tag, it in tags if tag == "button" and "chosen" in str(it["class"])]
-    last = max(at for at, it in enumerate(attention.maps) if (it.rows, it.columns) == ("words", "regions"))
-    mean = attention.maps[last].weights.mean(0)[int(str(chosen["data-n"]))]
+    assert chosen["data-n"] == "0"
+    layers = [it.weights for it in attention.maps if (it.rows, it.columns) == ("words", "regions")]
+    mean = np.mean(layers, axis=(0, 1))[0]
     regions = {int(str(it["data-n"])): str(it["style"]) for tag, it in tags if tag == "g"}
     shares = {at: float(re.findall(r"--w:([\d.]+)", style)[0]) for at, style in regions.items()}
-    assert shares == pytest.approx({at: mean[at] / mean.max() for at in range(len(mean))}, abs=1e-3)
+    assert shares == pytest.approx({at: min(mean[at] / mean[1:].max(), 1) for at in range(len(mean))}, abs=1e-3)
 
 
-def test_the_word_shown_first_is_no_punctuation() -> None:
-    weights = np.full((1, 4, 3), 0.1, np.float32)
-    weights[0, 1, 1], weights[0, 2, 2], weights[0, 0, 2] = 0.5, 0.8, 0.8
-    attention = random_attention(words=4, regions=3)
-    asked = replace(
-        attention,
-        words=("[CLS]", "what", "?", "[SEP]"),
-        maps=(AttentionMap(layer="co-attention 0", rows="words", columns="regions", weights=weights),),
+def test_nothing_covers_a_region_with_attention() -> None:
+    """The dimming has a hole at each region, as clear as its share of attention; boxes are outlines."""
+    tags = Elements(page_of(random_attention())).tags
+    holes = {int(str(it["data-n"])): it for tag, it in tags if tag == "rect" and it.get("class") == "clear"}
+    drawn = {int(str(it["data-n"])): it for tag, it in tags if tag == "g"}
+    assert holes.keys() == drawn.keys() - {0}
+    for number, hole in holes.items():
+        assert str(drawn[number]["style"]).startswith(str(hole["style"]))
+    assert re.search(r"\.region rect \{ fill: transparent;", STYLE)
+
+
+def test_the_page_has_a_legend() -> None:
+    text = Elements(page_of(random_attention())).text
+    assert all(words in text for words in ("most attention", "dimmed: no attention", "selected"))
+
+
+def test_a_model_without_coattention_opens_on_its_first_layer() -> None:
+    weights = np.full((1, 4, 4), 0.25, np.float32)
+    attention = replace(
+        random_attention(words=4, regions=3),
+        maps=(AttentionMap(layer="text layer 0", rows="words", columns="words", weights=weights),),
     )
-    assert data_of(page_of(asked))["start"]["index"] == 1
+    assert data_of(page_of(attention))["start"] == {"map": 0, "side": "words", "index": 0}
 
 
 def test_a_large_model_on_a_large_photograph_stays_small() -> None:
