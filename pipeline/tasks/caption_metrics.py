@@ -133,7 +133,8 @@ def caption_scores(
     METEOR then takes seconds to start. ptb_tokenizer is 1 where the standard tokenizer cut the captions, 0 where
     `words_without_java` did. All but CIDEr are from 0 to 1, CIDEr to 10; it weighs words by how few images' references
     have them, so it says nothing of one image, for which it is left out. Raises RefusedError naming an image without
-    candidate or references, or where Java fails. Source: https://github.com/salaniz/pycocoevalcap (of tylin/coco-caption).
+    candidate or references, or where Java fails. Source: https://github.com/salaniz/pycocoevalcap (of
+    tylin/coco-caption).
     """
     from pycocoevalcap.bleu.bleu import Bleu
     from pycocoevalcap.cider.cider import Cider

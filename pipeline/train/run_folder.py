@@ -5,7 +5,6 @@ RUN/run.json holds the settings that decide what is learnt, the model's config, 
 
 from __future__ import annotations
 
-import errno
 import json
 import shutil
 import time
@@ -17,7 +16,7 @@ from typing import Any
 
 from pipeline.shards.atomic import write_atomic
 from pipeline.shards.canonical import decode_json, encode_json
-from pipeline.shards.errors import FingerprintError, LockedError, RefusedError
+from pipeline.shards.errors import READ_ONLY, FingerprintError, LockedError, RefusedError
 from pipeline.shards.lock import LOCK_FILE, exclusive_writer
 from pipeline.train.disk import explain_disk_errors
 from pipeline.train.known_features import EXTRACTORS
@@ -28,7 +27,6 @@ TOKENIZER_FOLDER = "tokenizer"
 IDENTITY = ("settings", "model", "data", "eval_data")
 PACKAGES = ("torch", "transformers", "tokenizers", "numpy", "vilbert-pipeline")
 _OF_THE_SOFTWARE = ("transformers_version", "id2label", "label2id", "_name_or_path")
-READ_ONLY = (errno.EROFS, errno.EACCES, errno.EPERM)
 _WHERE_ONLY = "path"  # a data set may lie elsewhere: its content decides
 
 
