@@ -229,7 +229,10 @@ def save_reference(model: PreTrainedModel, path: str | Path) -> None:
         if path.suffix == ".safetensors":  # which refuses tensors that share memory
             if _DECODER in tensors:
                 tensors[_DECODER] = tensors[_DECODER].clone()
+            scratch.touch()
+            mode = scratch.stat().st_mode
             safetensors.torch.save_file(tensors, scratch, metadata={"format": "pt"})
+            scratch.chmod(mode)  # it replaces the file by one that nobody else may read
         else:
             torch.save(tensors, scratch)
         scratch.replace(path)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from tyro.conf import Positional
 
+from pipeline.shards.atomic import give_usual_mode
 from pipeline.shards.errors import RefusedError
 
 if TYPE_CHECKING:
@@ -146,6 +147,7 @@ def write_model(model: PreTrainedModel, output: Path, to: str) -> None:
             values["model"] = values.pop("text_model")
             save_reference(model, written / "pytorch_model.bin")
             (written / "config.json").write_text(json.dumps(values, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+        give_usual_mode(written)
         written.replace(output)  # whole or not at all; an empty folder there gives way
 
 

@@ -22,8 +22,10 @@ from pipeline.extract.plan import (
     is_complete,
     make_folder,
     plan_dataset,
+    read_info,
     reopen_dataset,
     require_dataset,
+    require_same,
 )
 from pipeline.extract.retries import Retries, begin_retries, give_up_retries
 from pipeline.extract.run_log import log_folder, run_log
@@ -31,7 +33,7 @@ from pipeline.extract.schedule import Schedule
 from pipeline.extract.settings import ExtractSettings
 from pipeline.extract.watch import Renewal, Watch, starting
 from pipeline.shards.dataset import DatasetInfo
-from pipeline.shards.errors import ShardError
+from pipeline.shards.errors import READ_ONLY, RefusedError, ShardError
 from pipeline.shards.folder import Folder, open_folder
 from pipeline.shards.layout import SHARDS_FOLDER
 from pipeline.shards.retry import hurry, patience
@@ -78,7 +80,12 @@ def write_dataset(settings: ExtractSettings, hung: Event) -> int:
         try:
             with disk_errors(folder):
                 make_folder(folder)
-                stack.enter_context(folder.exclusive_writer())
+                try:
+                    stack.enter_context(folder.exclusive_writer())
+                except OSError as error:
+                    if error.errno not in READ_ONLY or settings.retry_failed is not None or not is_complete(folder):
+                        raise
+                    return summarise(settings, require_nothing_to_do(settings, manifest, folder, hung))
             stack.callback(sweep, folder)  # of workers that were killed
             begins = settings.retry_failed is not None or not is_complete(folder)
             with starting(folder) if begins else nullcontext() as start:
@@ -98,11 +105,7 @@ def write_pending_shards(
     start: renews the run's account until its `Watch` does; None where there is most likely nothing to do.
     """
     with ExitStack() as stack, hurrying():
-        crew = stack.enter_context(backend(settings))
-        stack.callback(close, crew, hung)
-        description = crew.first()
-        crew.require(lambda other: check_alike(description, other))
-        planned = plan_dataset(settings, manifest, description)
+        crew, planned = stack.enter_context(planning(settings, manifest, hung))
         journals = Journals(folder)
         with disk_errors(folder):
             begin_dataset(folder, planned, journals)
@@ -135,6 +138,33 @@ def write_pending_shards(
         journals.remove_all()
         with disk_errors(folder):  # inside the watch: the run has finished when dataset.json says so
             return finish_dataset(folder, written=len(rows))
+
+
+@contextmanager
+def planning(settings: ExtractSettings, manifest: Manifest, hung: Event) -> Iterator[tuple[Crew, DatasetInfo]]:
+    """Start workers and yield them with the data set that they make of the manifest."""
+    with ExitStack() as stack:
+        crew = stack.enter_context(backend(settings))
+        stack.callback(close, crew, hung)
+        description = crew.first()
+        crew.require(lambda other: check_alike(description, other))
+        yield crew, plan_dataset(settings, manifest, description)
+
+
+def require_nothing_to_do(settings: ExtractSettings, manifest: Manifest, folder: Folder, hung: Event) -> DatasetInfo:
+    """Return what a complete data set holds that may only be read.
+
+    Raises FingerprintError where it is of other settings, RefusedError where shards of it are missing.
+    """
+    with hurrying(), planning(settings, manifest, hung) as (_, planned):
+        info = read_info(folder)
+        require_same(info, planned, folder.name)
+        if missing := find_done(folder, planned).pending():
+            raise RefusedError(
+                f"{folder.name}: is read-only and {len(missing)} of its shards are missing or damaged; make it writable"
+            )
+    logger.info("nothing to do: %s has all its shards", settings.output)
+    return info
 
 
 def choose_retries(

@@ -11,6 +11,7 @@ import hashlib
 import os
 import re
 import secrets
+import stat
 from pathlib import Path
 from typing import BinaryIO
 
@@ -88,6 +89,24 @@ def write_atomic(path: Path, data: bytes) -> None:
         temporary.unlink(missing_ok=True)
         raise
     fsync_dir(path.parent)
+
+
+def give_usual_mode(folder: Path) -> None:
+    """Give a folder and all in it the modes that new ones have there, by the umask or the folder's default ACL.
+
+    Libraries write some files through private temporary ones, which nobody else may read: safetensors, tempfile.
+    """
+    probe = temporary_path(folder / "mode")
+    probe.touch()
+    file_mode = stat.S_IMODE(probe.stat().st_mode)
+    probe.unlink()
+    probe.mkdir()
+    folder_mode = stat.S_IMODE(probe.stat().st_mode)
+    probe.rmdir()
+    for directory, _, names in os.walk(folder):
+        Path(directory).chmod(folder_mode)
+        for name in names:
+            (Path(directory) / name).chmod(file_mode)
 
 
 def sweep_temporary(directory: Path) -> list[Path]:

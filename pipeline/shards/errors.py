@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import re
 from functools import partial
 from pathlib import Path
 from typing import Any
+
+READ_ONLY = (errno.EROFS, errno.EACCES, errno.EPERM)
+"""What the system says of a file that may not be written: `OSError.errno`."""
 
 
 def first_line(error: BaseException) -> str:

@@ -132,8 +132,9 @@ def caption_scores(
     references, candidates: captions as written, by image id. java: whether to use it, by default where there is one;
     METEOR then takes seconds to start. ptb_tokenizer is 1 where the standard tokenizer cut the captions, 0 where
     `words_without_java` did. All but CIDEr are from 0 to 1, CIDEr to 10; it weighs words by how few images' references
-    have them, so it says nothing of one image, for which it is 0. Raises RefusedError naming an image without candidate
-    or references, or where Java fails. Source: https://github.com/salaniz/pycocoevalcap (of tylin/coco-caption).
+    have them, so it says nothing of one image, for which it is left out. Raises RefusedError naming an image without
+    candidate or references, or where Java fails. Source: https://github.com/salaniz/pycocoevalcap (of
+    tylin/coco-caption).
     """
     from pycocoevalcap.bleu.bleu import Bleu
     from pycocoevalcap.cider.cider import Cider
@@ -148,7 +149,8 @@ def caption_scores(
     bleu, _ = Bleu(4).compute_score(true, said, verbose=0)
     figures = {f"bleu_{size}": float(score) for size, score in enumerate(bleu, start=1)}
     figures["rouge_l"] = float(Rouge().compute_score(true, said)[0])
-    figures["cider"] = float(Cider().compute_score(true, said)[0])
+    if len(order) > 1:
+        figures["cider"] = float(Cider().compute_score(true, said)[0])
     if use_java:
         figures["meteor"] = _meteor(true, said)
     return {**figures, "ptb_tokenizer": float(use_java)}

@@ -74,9 +74,9 @@ class CaptioningTask:
         return [list(pair) for pair in zip(right.sum(1).tolist(), (truth >= 0).sum(1).tolist(), strict=True)]
 
     def figures(self, answers: Mapping[int, Any]) -> dict[str, float]:
-        """Return the share of words that were told."""
+        """Return the share of words that were told; nothing where there is no word."""
         right, words = (sum(answer[which] for answer in answers.values()) for which in (0, 1))
-        return {"next_word_accuracy": right / max(words, 1)}
+        return {"next_word_accuracy": right / words} if words else {}
 
     def results(self, answers: Mapping[int, Any]) -> bytes:
         """Return JSON: image_id, caption, and its [words told, words]."""

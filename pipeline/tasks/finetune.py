@@ -242,6 +242,7 @@ def prepare(settings: FinetuneSettings, data: TaskData, group: Group) -> Trainin
         objective=objective_of(settings, data, config),
         locate=lambda step, wanted: source.images.describe(wanted),
         total_steps=settings.steps(source.order.epoch_size),
+        epoch_size=source.order.epoch_size,
         train_batches=partial(train_batches, settings, source, group),
         eval_batches=partial(eval_batches, settings, held_out, group) if held_out else None,
         description=describe_run(

@@ -5,6 +5,7 @@ Shapes: P tasks.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from itertools import groupby
@@ -44,14 +45,19 @@ class MultitaskEvaluation:
     """Of each, the name of its metric."""
 
     def figures(self) -> dict[str, float]:
-        """Return the mean of the metrics as `score`, the sum of losses, and each task's figures, its name before."""
+        """Return the mean of the metrics as `score`, the sum of losses, and each task's figures, its name before.
+
+        What was not measured is left out.
+        """
         found = {
             f"{name}_{figure}": value
             for name, evaluation in self.by_task.items()
             for figure, value in evaluation.figures().items()
         }
-        score = sum(found[f"{name}_{metric}"] for name, metric in self.metrics.items()) / len(self.metrics)
-        return {SCORE: score, "loss": sum(one.loss for one in self.by_task.values()), **found}
+        scores = [found[key] for name, metric in self.metrics.items() if (key := f"{name}_{metric}") in found]
+        losses = [one.loss for one in self.by_task.values() if one.loss is not None]
+        score = {SCORE: sum(scores) / len(scores)} if scores else {}
+        return {**score, **({"loss": sum(losses)} if losses else {}), **found}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,5 +97,5 @@ class MultitaskObjective:
         return MultitaskEvaluation(by_task=found, metrics=metrics)
 
     def badness(self, figures: Mapping[str, float]) -> float:
-        """Return the mean of the tasks' metrics with its sign turned."""
-        return -figures[SCORE]
+        """Return the mean of the tasks' metrics with its sign turned; NaN where none was measured."""
+        return -figures.get(SCORE, math.nan)

@@ -5,6 +5,7 @@ Shapes: I items, O options, N = I x O rows, C distinct images, R regions without
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -28,14 +29,15 @@ class TaskEvaluation:
     """By number of the item."""
     metrics: Mapping[str, float]
     """The task's figures."""
-    loss: float
-    """Its mean loss, 0 where nothing is labelled."""
+    loss: float | None
+    """Its mean loss; None where nothing is labelled."""
     unread: int
     """Items that could not be read."""
 
     def figures(self) -> dict[str, float]:
-        """Return loss and metrics by name."""
-        return {"loss": self.loss, **self.metrics, "unread": self.unread}
+        """Return loss and metrics by name; what was not measured is left out."""
+        loss = {} if self.loss is None else {"loss": self.loss}
+        return {**loss, **self.metrics, "unread": self.unread}
 
 
 def to_inputs(part: ItemBatch, device: torch.device, *, causal: bool) -> dict[str, Tensor]:
@@ -122,8 +124,8 @@ class TaskObjective:
         return evaluate(self, self.held_out, model, batches, group)
 
     def badness(self, figures: Mapping[str, float]) -> float:
-        """Return the task's metric with its sign turned."""
-        return -figures[self.task.metric]
+        """Return the task's metric with its sign turned; NaN where it was not measured."""
+        return -figures.get(self.task.metric, math.nan)
 
 
 def on(targets: Mapping[str, Tensor], device: torch.device) -> dict[str, Tensor]:
@@ -157,4 +159,6 @@ def evaluate(
     for of_rank in group.gather(answers):
         joined |= of_rank
     loss, count, unread = group.sum(totals).tolist()
-    return TaskEvaluation(answers=joined, metrics=task.figures(joined), loss=loss / max(count, 1), unread=int(unread))
+    return TaskEvaluation(
+        answers=joined, metrics=task.figures(joined), loss=loss / count if count else None, unread=int(unread)
+    )

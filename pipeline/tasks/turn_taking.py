@@ -63,7 +63,7 @@ class TurnTaking:
         """Take what was evaluated after `step` steps; return whether tasks have stopped, or gone on, by it."""
         self.evaluations = {at: found for at, found in self.evaluations.items() if at < step}
         before = self.changes()
-        self.evaluations[step] = tuple(None if name is None else figures[name] for name in self.metrics)
+        self.evaluations[step] = tuple(None if name is None else figures.get(name, math.nan) for name in self.metrics)
         return self.changes() != before
 
     def state(self) -> Any:

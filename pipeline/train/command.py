@@ -36,14 +36,16 @@ def start(train: Callable[[S], int], settings: S) -> int:
             return train(settings)
     from pipeline.train.ray_launch import launch
     from pipeline.train.run import begin_group
+    from pipeline.train.run_folder import run_folder
 
-    begin_group(settings)
-    return launch(
-        train,
-        settings,
-        workers=settings.workers,
-        use_gpu=settings.use_gpu,
-        run=settings.output,
-        max_failures=settings.max_failures,
-        address=settings.ray_address,
-    )
+    with run_folder(settings.output):
+        begin_group(settings)
+        return launch(
+            train,
+            settings,
+            workers=settings.workers,
+            use_gpu=settings.use_gpu,
+            run=settings.output,
+            max_failures=settings.max_failures,
+            address=settings.ray_address,
+        )

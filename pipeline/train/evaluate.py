@@ -55,18 +55,21 @@ class PretrainEvaluation:
     def figures(self) -> dict[str, float]:
         """Return losses and accuracies by name, and how many samples could not be read.
 
-        The majority is what naming the commonest class would give.
+        The majority is what naming the commonest class would give. A figure of nothing is left out, as where no pair
+        was labelled.
         """
-        figures = {
-            f"{name}_loss": value
-            for name, value in zip(PARTS, (self.sums / self.counts.clamp(1)).tolist(), strict=True)
-        }
-        figures["loss"] = sum(figures.values())
-        figures["masked_lm_accuracy"] = _share(self.word_right.sum(), self.word_count.sum())
-        if len(self.class_count):
-            figures["masked_image_accuracy"] = _share(self.class_right.sum(), self.class_count.sum())
-            figures["masked_image_majority"] = _share(self.class_count.max(), self.class_count.sum())
-        figures["alignment_accuracy"] = _share(self.aligned[0], self.aligned[1])
+        losses = zip(PARTS, self.sums.tolist(), self.counts.tolist(), strict=True)
+        figures = {f"{name}_loss": total / count for name, total, count in losses if count}
+        if figures:
+            figures["loss"] = sum(figures.values())
+        if words := int(self.word_count.sum()):
+            figures["masked_lm_accuracy"] = int(self.word_right.sum()) / words
+        if regions := int(self.class_count.sum()):
+            figures["masked_image_accuracy"] = int(self.class_right.sum()) / regions
+            figures["masked_image_majority"] = int(self.class_count.max()) / regions
+        right, pairs = self.aligned.tolist()
+        if pairs:
+            figures["alignment_accuracy"] = right / pairs
         figures["unread"] = int(self.unread)
         return figures
 
@@ -88,10 +91,6 @@ def encode_evaluation(found: PretrainEvaluation, words: Sequence[str], classes: 
 def _table(names: Sequence[str], right: Tensor, count: Tensor) -> dict[str, list[int]]:
     seen = [at for at in range(min(len(names), len(count))) if count[at]]
     return {names[at]: [int(right[at]), int(count[at])] for at in seen}
-
-
-def _share(part: Tensor, whole: Tensor) -> float:
-    return float(part) / max(float(whole), 1.0)
 
 
 def _nothing_yet(words: int, classes: int) -> PretrainEvaluation:

@@ -15,7 +15,7 @@ import yaml
 from safetensors import SafetensorError
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from pipeline.shards.atomic import fsync_dir, temporary_path
+from pipeline.shards.atomic import fsync_dir, give_usual_mode, temporary_path
 from pipeline.train.disk import explain_disk_errors
 from pipeline.train.known_features import EXTRACTORS, write_known_features
 from pipeline.train.report import DATA_HEAD, data_rows, flat
@@ -58,6 +58,7 @@ def export_final(
             (temporary / CARD_FILE).write_text(model_card(facts), encoding="utf-8")
             if facts.get(EXTRACTORS):
                 write_known_features(temporary, facts[EXTRACTORS])
+            give_usual_mode(temporary)
             sync_folder(temporary)
             if final.exists():
                 final.rename(older)  # a folder does not go in the place of another that holds files

@@ -65,6 +65,8 @@ class Training:
     """Content of run.json, kept in each checkpoint too."""
     locate: Locate | None = None
     """Find the samples of a step, to name those that are damaged."""
+    epoch_size: int | None = None
+    """Samples of one epoch; None where tasks take turns, each with epochs of its own."""
     steering: Steering | None = None
     """What evaluations change of the steps that follow; None where batches are a function of the step alone."""
     step: int = 0
@@ -151,9 +153,16 @@ def run_steps(training: Training, journal: Journal | None, progress: TrainProgre
                 progress.show(training.step, float(losses.means.sum()), clock.waiting)
             saving = training.step % settings.checkpoint_every == 0 or last or stopping
             evaluating = training.step % settings.eval_every == 0 or last
+            begun = time.perf_counter()
             changed = evaluating and held_out(training, journal, saving=saving)
+            evaluated = time.perf_counter()
             if saving:
                 save(training)
+            if progress is not None:
+                progress.note(
+                    evaluation=evaluated - begun if evaluating else None,
+                    checkpoint=time.perf_counter() - evaluated if saving else None,
+                )
             if stopping and not last:
                 return False
             if changed:

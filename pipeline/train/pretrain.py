@@ -77,6 +77,7 @@ def prepare(
         ),
         locate=locate_samples(data.corpus, data.order, settings.batch_size),
         total_steps=settings.steps(data.order.epoch_size),
+        epoch_size=data.order.epoch_size,
         train_batches=partial(train_batches, settings, data, tokenizer, group),
         eval_batches=partial(eval_batches, settings, data, tokenizer, group) if data.held_out else None,
         description=describe_run(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -59,5 +60,5 @@ class PretrainObjective:
         return evaluate(model, batches, self, group)
 
     def badness(self, figures: Mapping[str, float]) -> float:
-        """Return the sum of the losses."""
-        return figures["loss"]
+        """Return the sum of the losses; NaN where nothing was measured."""
+        return figures.get("loss", math.nan)

@@ -22,22 +22,27 @@ from pipeline.train.checkpoints import Checkpoint, checkpoint_path, newest_whole
 from pipeline.train.distributed import Group, process_group
 from pipeline.train.export import export_final
 from pipeline.train.journal import Journal, read_journal
+from pipeline.train.longer_run import as_long
 from pipeline.train.loop import Training, held_out, restore, run_steps
 from pipeline.train.memory import explain_out_of_memory
 from pipeline.train.progress import TrainProgress
-from pipeline.train.report import write_report
+from pipeline.train.report import REPORT_FILE, write_report
 from pipeline.train.run_folder import (
-    make_run_folder,
+    FINAL_FOLDER,
+    is_described,
     read_run,
     require_same_run,
+    run_folder,
     write_run,
-    writing,
+    writing_where_possible,
 )
 from pipeline.train.run_settings import RunSettings
 from pipeline.train.share import share_of
 
 logger = logging.getLogger(__name__)
 
+MODEL_FILES = ("config.json", "model.safetensors", "README.md")
+TASK_FILE = "task.json"
 LAST_BREATH = 30.0  # seconds that a killed process may take to let go of the folder
 LESS_MEMORY = (
     "Give a larger --grad-accumulation, which computes the same batch in smaller parts, or --precision bf16 with a new "
@@ -60,15 +65,29 @@ class Stage(NamedTuple):
 def train(settings: S, prepare: Callable[[S, Group], Stage]) -> int:
     """Train from the newest checkpoint, or from the start, to the end; the same in every process of the group."""
     with process_group(settings.device) as group, explain_out_of_memory(LESS_MEMORY), ExitStack() as stack:
+        is_read_only = False
         if group.first:
-            make_run_folder(settings.output)
-            stack.enter_context(writing(settings.output, patience=LAST_BREATH if settings.workers else 0))
-            sweep(settings.output)
+            stack.enter_context(run_folder(settings.output))
+            patience = LAST_BREATH if settings.workers else 0
+            is_read_only = not stack.enter_context(writing_where_possible(settings.output, patience=patience))
+            if not is_read_only:
+                sweep(settings.output)
         group.wait()
         share_of(settings, group)  # refuses more processes, or parts, than a batch has samples
         stage = prepare(settings, group)
         training = stage.training
-        resume(training, stage.load_start)
+        is_same = resume(training, stage.load_start)
+        if all(group.gather(is_same and training.step == training.total_steps and is_finished(settings.output))):
+            if group.first:
+                logger.info("nothing to do: %s has all %d steps", settings.output, training.total_steps)
+            return 0
+        if group.first:
+            if is_read_only:
+                raise RefusedError(
+                    f"--output {settings.output}: is read-only and its run is not finished; give another"
+                )
+            write_run(settings.output, training.description)
+            (settings.output / REPORT_FILE).unlink(missing_ok=True)  # written last: a run that has it is finished
         finished = run(training, stack)
         if finished and training.evaluation is None:
             held_out(training, None, saving=False)  # all steps were done before, by a process that was killed since
@@ -106,8 +125,7 @@ def wrap(model: PreTrainedModel, settings: RunSettings, group: Group, *, reads_a
 
 def begin_group(settings: RunSettings) -> None:
     """Refuse what a group of processes cannot do, before any is started: another writer is at work, or `--resume`."""
-    make_run_folder(settings.output)
-    with writing(settings.output, patience=0):
+    with writing_where_possible(settings.output, patience=0):
         checkpoint_to_resume(settings, is_start=True)
 
 
@@ -131,22 +149,33 @@ def checkpoint_to_resume(settings: RunSettings, *, is_start: bool) -> Checkpoint
     return newest
 
 
-def resume(training: Training, load_start: Callable[[], None]) -> None:
-    """Put the checkpoint back that the settings ask for, or begin where there is none; refuse one of another run."""
+def resume(training: Training, load_start: Callable[[], None]) -> bool:
+    """Put the checkpoint back that the settings ask for, or begin where there is none; refuse one of another run.
+
+    Return whether run.json already says what the run is.
+    """
     settings, group = training.settings, training.group
     found = checkpoint_to_resume(settings, is_start=not settings.workers)
     if found is not None:
-        require_same_run(found.info["run"], training.description, where=found.path)
+        same_length = as_long(training, found.info["run"], found.info["step"], where=found.path)
+        require_same_run(same_length, training.description, where=found.path)
         restore(training, found.info, *found.read_tensors())
         if group.first:
             logger.info("going on from step %d of %d", training.step, training.total_steps)
     else:
         if (before := read_run(settings.output)) is not None:
-            require_same_run(before, training.description, where=settings.output)
+            same_length = as_long(training, before, 0, where=settings.output)
+            require_same_run(same_length, training.description, where=settings.output)
         load_start()
     group.wait()
-    if group.first:
-        write_run(settings.output, training.description)
+    return is_described(settings.output, training.description)
+
+
+def is_finished(run: Path) -> bool:
+    """Say whether all is there that a run leaves; its report is written last, and removed when it goes on."""
+    final = run / FINAL_FOLDER
+    wanted = [final / name for name in (*MODEL_FILES, *(name for name in (TASK_FILE,) if (run / name).is_file()))]
+    return all(path.is_file() for path in (*wanted, run / REPORT_FILE))
 
 
 def run(training: Training, stack: ExitStack) -> bool:
@@ -157,7 +186,14 @@ def run(training: Training, stack: ExitStack) -> bool:
     journal = Journal(settings.output, resumed_at=training.step or None, tensorboard=settings.tensorboard)
     stack.callback(journal.close)
     mean_batch = training.samples(training.total_steps) // training.total_steps
-    progress = TrainProgress(training.total_steps, training.step, mean_batch, stage=training.objective.stage)
+    progress = TrainProgress(
+        training.total_steps,
+        training.step,
+        mean_batch,
+        stage=training.objective.stage,
+        eval_every=settings.eval_every if training.eval_batches is not None else None,
+        checkpoint_every=settings.checkpoint_every,
+    )
     stack.callback(progress.close)
     return run_steps(training, journal, progress)
 

@@ -6,16 +6,17 @@ RUN/run.json holds the settings that decide what is learnt, the model's config, 
 from __future__ import annotations
 
 import json
+import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from pipeline.shards.atomic import write_atomic
 from pipeline.shards.canonical import decode_json, encode_json
-from pipeline.shards.errors import FingerprintError, LockedError, RefusedError
+from pipeline.shards.errors import READ_ONLY, FingerprintError, LockedError, RefusedError
 from pipeline.shards.lock import LOCK_FILE, exclusive_writer
 from pipeline.train.disk import explain_disk_errors
 from pipeline.train.known_features import EXTRACTORS
@@ -29,14 +30,48 @@ _OF_THE_SOFTWARE = ("transformers_version", "id2label", "label2id", "_name_or_pa
 _WHERE_ONLY = "path"  # a data set may lie elsewhere: its content decides
 
 
-def make_run_folder(run: Path) -> None:
-    """Make the folder; raise RefusedError where it holds something that is no run."""
+@contextmanager
+def run_folder(run: Path) -> Iterator[None]:
+    """Make the run's folder for the block; remove it again where the block fails before anything is learnt.
+
+    Raises RefusedError where it holds something that is no run.
+    """
+    missing = next((path for path in (*reversed(run.parents), run) if not path.exists()), None)
+    is_new = make_run_folder(run)
+    try:
+        yield
+    except Exception:
+        if is_new and not has_learnt(run):
+            shutil.rmtree(run, ignore_errors=True)
+            for parent in run.parents:
+                if missing is None or missing not in (parent, *parent.parents):
+                    break
+                with suppress(OSError):  # something else is in it by now
+                    parent.rmdir()
+        raise
+
+
+def has_learnt(run: Path) -> bool:
+    """Say whether a run has a checkpoint, or has written down a step."""
+    journal = run / "metrics.jsonl"
+    return any((run / "checkpoints").glob("step-*")) or (journal.is_file() and journal.stat().st_size > 0)
+
+
+def make_run_folder(run: Path) -> bool:
+    """Make the folder; return whether it is new. RefusedError where it holds something that is no run."""
     if run.is_file():
         raise RefusedError(f"--output {run}: is a file; give a folder")
-    run.mkdir(parents=True, exist_ok=True)
+    run.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        run.mkdir()
+    except FileExistsError:
+        pass
+    else:
+        return True
     others = [path.name for path in run.iterdir() if path.name != LOCK_FILE]
     if others and not (run / RUN_FILE).is_file() and not _only_ours(others):
         raise RefusedError(f"--output {run}: holds {others[0]} and no {RUN_FILE}; give a new folder, or one of a run")
+    return False
 
 
 def _only_ours(names: list[str]) -> bool:
@@ -78,9 +113,12 @@ def read_run(run: Path) -> dict[str, Any] | None:
 
 
 def write_run(run: Path, description: Mapping[str, Any]) -> None:
-    """Write run.json in one step; OSError naming it where the disk refuses."""
+    """Write run.json in one step where it says something else; OSError naming it where the disk refuses."""
+    encoded = encode_json(dict(description), indent=2) + b"\n"
+    if (run / RUN_FILE).is_file() and (run / RUN_FILE).read_bytes() == encoded:
+        return
     with explain_disk_errors(run / RUN_FILE):
-        write_atomic(run / RUN_FILE, encode_json(dict(description), indent=2) + b"\n")
+        write_atomic(run / RUN_FILE, encoded)
 
 
 @contextmanager
@@ -103,13 +141,39 @@ def writing(run: Path, *, patience: float) -> Iterator[None]:
         yield
 
 
+@contextmanager
+def writing_where_possible(run: Path, *, patience: float) -> Iterator[bool]:
+    """Hold the folder as `writing` does and yield True; False for a run whose disk may not be written to."""
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(writing(run, patience=patience))
+        except OSError as error:
+            if error.errno not in READ_ONLY or not (run / RUN_FILE).is_file():
+                raise
+            yield False
+        else:
+            yield True
+
+
+def is_described(run: Path, description: Mapping[str, Any]) -> bool:
+    """Say whether run.json describes the same run."""
+    try:
+        before = read_run(run)
+    except RefusedError:  # damaged: it is written anew
+        return False
+    return before is not None and not _all_differences(before, description)
+
+
 def require_same_run(before: Mapping[str, Any], now: Mapping[str, Any], *, where: Path) -> None:
     """Raise FingerprintError where a run that goes on would not be the one before, naming each difference."""
-    found = [line for part in IDENTITY for line in _differences(part, before.get(part), now.get(part))]
-    if found:
+    if found := _all_differences(before, now):
         raise FingerprintError(
             f"{where}: was trained with other settings or data: {'; '.join(found)}. Give the same, or another --output"
         )
+
+
+def _all_differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    return [line for part in IDENTITY for line in _differences(part, before.get(part), now.get(part))]
 
 
 def _differences(name: str, before: Any, now: Any) -> list[str]:

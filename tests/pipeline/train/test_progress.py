@@ -57,8 +57,38 @@ def test_a_terminal_shows_every_step_in_place(clock: list[float]) -> None:
     assert "3/3 steps (100%)" in text
 
 
-def test_closing_before_the_first_step_divides_by_nothing(clock: list[float]) -> None:
+def test_nothing_is_shown_where_no_step_was_made(clock: list[float]) -> None:
+    for total, first in ((0, 0), (8, 8), (8, 3)):
+        log = io.StringIO()
+        TrainProgress(total_steps=total, first_step=first, batch_size=8, stream=log).close()
+        assert not log.getvalue()
+
+
+def test_the_time_left_is_that_of_the_whole_run_with_its_evaluations_and_checkpoints(clock: list[float]) -> None:
+    progress = TrainProgress(
+        total_steps=100, first_step=0, batch_size=1, stream=io.StringIO(), eval_every=10, checkpoint_every=30
+    )
+    for step in range(1, 31):
+        clock[0] += 1
+        progress.show(step, loss=1.0, waiting=0.0)
+        if step == 9:
+            assert progress.line(clock[0] - 100.0).endswith("01:31 and 10 evaluations left")
+        evaluation, checkpoint = (60.0 if step % 10 == 0 else None), (5.0 if step % 30 == 0 else None)
+        clock[0] += (evaluation or 0.0) + (checkpoint or 0.0)
+        progress.note(evaluation=evaluation, checkpoint=checkpoint)
+    clock[0] += 1
+    progress.show(31, loss=1.0, waiting=0.0)
+    # 69 steps of 1 s, 7 evaluations of 60 s (40, 50, ..., 100), 3 checkpoints of 5 s (60, 90, 100).
+    assert progress.line(clock[0] - 100.0).endswith("08:24 left")
+
+
+def test_the_last_line_says_that_nothing_is_left(clock: list[float]) -> None:
     log = io.StringIO()
-    TrainProgress(total_steps=0, first_step=0, batch_size=8, stream=log).close()
-    assert "0/0 steps (0%), loss nan, 0.0 samples/s" in log.getvalue()
-    assert "? left" in log.getvalue()
+    progress = TrainProgress(total_steps=2, first_step=0, batch_size=1, stream=log, eval_every=2)
+    for step in (1, 2):
+        clock[0] += 1
+        progress.show(step, loss=1.0, waiting=0.0)
+    clock[0] += 5
+    progress.note(evaluation=5.0, checkpoint=None)
+    progress.close()
+    assert log.getvalue().endswith("00:07 gone, 00:00 left\n")
