@@ -61,11 +61,12 @@ def columns_of(records: Sequence[ImageRecord]) -> list[Any]:
     """
     import pyarrow as pa
 
-    fields = schema(orientation=True)
+    *columns, orientation = zip(*records, strict=True)
     try:
-        return [pa.array(values, field.type) for field, values in zip(fields, zip(*records, strict=True), strict=True)]
+        arrays = [pa.array(values, field.type) for field, values in zip(schema(), columns, strict=True)]
     except UnicodeEncodeError as error:
         raise ManifestError(f"a row holds text that UTF-8 cannot hold: {error.object!r:.200}") from None
+    return [*arrays, pa.repeat(True, len(records)) if all(orientation) else pa.array(orientation, pa.bool_())]
 
 
 def hash_block(sha256: Any, columns: Sequence[Any]) -> None:
