@@ -135,6 +135,7 @@ def sample_lines(directory: str, document: Mapping[str, Any]) -> Iterator[str]:
     image = {"image": f"{document['image_bytes']:,} bytes, kept"} if "image_bytes" in document else {}
     yield from _aligned({**rows, **image, "size": f"{document['width']}x{document['height']} pixels"})
     captions = meta.get("captions", [])
+    captions = captions if isinstance(captions, list) else [captions]
     yield f"captions: {len(captions) or 'none'}"
     yield from (f"  {caption}" for caption in captions)
     yield "fields"

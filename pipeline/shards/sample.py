@@ -168,6 +168,17 @@ def build_sample(
         raise CorruptShardError(f"metadata or arrays disagree: {error}", path=path, key=key) from error
 
 
+def captions_of(sample: Sample, path: Path) -> list[str]:
+    """Return the captions of a sample, none where it has none.
+
+    path: its shard, for the message of the CorruptShardError that a list of anything but strings raises.
+    """
+    captions = sample.meta.get("captions", [])
+    if not isinstance(captions, list) or not all(isinstance(caption, str) for caption in captions):
+        raise CorruptShardError(f"captions is {captions!r:.100}, expected a list of strings", path=path, key=sample.key)
+    return captions
+
+
 def _take_count(document: dict[str, Any], name: str) -> int:
     value = document.pop(name, None)
     check_region_field(name, value)

@@ -22,6 +22,7 @@ from pipeline.shards.layout import data_path
 from pipeline.shards.parallel import map_shards, worker_count
 from pipeline.shards.place_option import PlaceOption
 from pipeline.shards.record import read_records_of
+from pipeline.shards.sample import captions_of
 from pipeline.shards.store import open_shard
 from pipeline.terminal import print_lines
 
@@ -95,8 +96,8 @@ def summarise_shard(folder: Folder, info: DatasetInfo, shard: int) -> Summary:
     name = data_path(Path(), shard, info.storage).as_posix()
     with folder.local([name]) as directory, open_shard(directory / name, verify=False) as reader:
         for sample in reader:
-            regions, captions = sample.regions, sample.meta.get("captions", [])
-            summary.splits[sample.meta.get("split", "")] += 1
+            regions, captions = sample.regions, captions_of(sample, reader.path)
+            summary.splits[str(sample.meta.get("split", ""))] += 1
             summary.boxes[len(regions)] += 1
             summary.captions[len(captions)] += 1
             summary.words.update(len(caption.split()) for caption in captions)

@@ -37,7 +37,7 @@ def locate_samples(corpus: Corpus, order: Order, batch_size: int) -> Locate:
     def locate(step: int, wanted: Sequence[str]) -> dict[str, str]:
         places = order.at(np.arange(step * batch_size, (step + 1) * batch_size))
         found = zip(corpus.image_ids(places), corpus.describe(places), strict=True)
-        return {image_id: place for image_id, place in found if image_id in wanted}
+        return {image_id: place for image_id, place in found if image_id is not None and image_id in wanted}
 
     return locate
 

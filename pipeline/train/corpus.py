@@ -128,7 +128,13 @@ class Corpus:
 
     def with_sources(self, sources: Sequence[Source]) -> Corpus:
         """Return a corpus of other parts of the same data sets, read in the same way."""
-        return Corpus(sources, on_corrupt=self._on_corrupt, cache=self._cache, open_shards=self._open_shards)
+        return Corpus(
+            sources,
+            on_corrupt=self._on_corrupt,
+            cache=self._cache,
+            open_shards=self._open_shards,
+            verified=self._verified,
+        )
 
     @property
     def shard_sizes(self) -> list[NDArray[np.int64]]:

@@ -26,6 +26,7 @@ VERIFIED_FILE = ".verified"
 AHEAD = 4 * 8192
 """Positions of the stream, at most, that the thread is ahead of training."""
 _AT_A_TIME = 1024
+_LONGEST_END_SECONDS = 5.0
 
 
 def verified_files(settings: RunSettings) -> VerifiedFiles | None:
@@ -72,10 +73,10 @@ class _Ahead:
         self._moved.set()
 
     def end(self) -> None:
-        """End the thread; it takes milliseconds."""
+        """End the thread; it takes milliseconds, but where a file server does not answer, for which nobody waits."""
         self._stop.set()
         self._moved.set()
-        self._thread.join()
+        self._thread.join(timeout=_LONGEST_END_SECONDS)
 
     def _run(self) -> None:
         first, seen = self._position, set[tuple[int, int]]()

@@ -7,17 +7,19 @@ import os
 import pickle
 import traceback
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from pipeline.shards.dataset import read_dataset
+from pipeline.shards.dataset import Totals, read_dataset, write_dataset
 from pipeline.shards.errors import CorruptShardError, RefusedError
 from pipeline.shards.record import read_records
 from pipeline.shards.store import open_shard
 from pipeline.shards.tar_store import TarReader
+from pipeline.shards.verified import VerifiedFiles
 from pipeline.train import selection
 from pipeline.train.corpus import Corpus, Example
 from pipeline.train.order import Order, Places
@@ -167,8 +169,8 @@ def test_one_data_set_without_the_split_is_told_and_left_out(
     tmp_path: Path, make_dataset: MakeDataset, caplog: pytest.LogCaptureFixture
 ) -> None:
     folders = [
-        make_dataset(tmp_path / name, samples=2, shard_size=4, splits=lambda row, name=name: name)
-        for name in ("a", "b")
+        make_dataset(tmp_path / name, samples=2, shard_size=4, splits=lambda row, name=name: name, seed=seed)
+        for seed, name in enumerate(("a", "b"))
     ]
     corpus = Corpus.open([str(folder) for folder in folders], split="b")
     assert len(image_ids(corpus)) == 2
@@ -391,3 +393,79 @@ def test_a_file_url_is_a_folder_of_this_machine(tmp_path: Path, make_dataset: Ma
     folder = make_dataset(tmp_path / "a folder", samples=2, shard_size=2)
     assert len(image_ids(Corpus.open([folder.as_uri()], split=None))) == 2
     assert selection.read_source(folder.as_uri(), split=None, cache=None).folder == folder
+
+
+def flip_a_value(folder: Path, shard: int, storage: str) -> None:
+    """Change one bit of a feature of a shard, which leaves names, sizes and shapes what they were."""
+    path = folder / "shards" / f"{shard:06}.{storage}"
+    with open_shard(path, verify=False) as reader:
+        value = reader[0].regions.features.tobytes()
+    content = bytearray(path.read_bytes())
+    content[content.index(value[:32]) + 3] ^= 0x10
+    path.write_bytes(content)
+
+
+@storages
+def test_a_flipped_bit_inside_a_value_stops_or_skips_before_a_sample_is_used(
+    tmp_path: Path, make_dataset: MakeDataset, storage: str
+) -> None:
+    folder = make_dataset(tmp_path / "a", samples=9, shard_size=3, storage=storage)
+    flip_a_value(folder, 1, storage)
+    unchecked = Corpus.open([str(folder)], split=None)
+    assert None not in unchecked.read(all_places(unchecked))
+    corpus = Corpus.open([str(folder)], split=None, verified=VerifiedFiles())
+    assert len(image_ids_alone := corpus.image_ids(all_places(corpus))) == 9
+    assert None not in image_ids_alone
+    part = corpus.with_sources(corpus.sources)  # as what is held out is made from what trains
+    for read in (corpus.read, corpus.captions, corpus.read, part.read):
+        with pytest.raises(CorruptShardError, match=rf"000001\.{storage}: its SHA-256"):
+            read(all_places(corpus))
+    assert corpus.captions(all_places(corpus), verify=False) == unchecked.captions(all_places(corpus))
+    skipping = Corpus.open([str(folder)], split=None, verified=VerifiedFiles(), on_corrupt="skip")
+    assert skipping.read(all_places(skipping)).count(None) == 3
+    assert list(skipping.skipped_shards) == [str(folder / "shards" / f"000001.{storage}")]
+
+
+def test_a_shard_that_is_rotten_in_the_cache_is_deleted_and_fetched_anew(
+    tmp_path: Path, make_dataset: MakeDataset
+) -> None:
+    folder = make_dataset(tmp_path / "a", samples=6, shard_size=3)
+    cache = tmp_path / "cache"
+
+    def corpus() -> Corpus:
+        import fsspec
+
+        memory = fsspec.filesystem("memory")
+        memory.put(f"{folder}/", "/rotten", recursive=True)
+        return Corpus.open(["memory://rotten"], split=None, cache_dir=cache, verified=VerifiedFiles(tmp_path / "log"))
+
+    first = corpus()
+    assert len(whole(first.read(all_places(first)))) == 6
+    first.close()
+    (fetched,) = cache.glob("*/shards/000001.tar")
+    flip_a_value(fetched.parents[1], 1, "tar")
+    (tmp_path / "log").unlink()  # another run: of it nothing is known
+    second = corpus()
+    with pytest.raises(CorruptShardError, match="it was deleted: run the same command again to fetch it anew"):
+        second.read(all_places(second))
+    assert not fetched.exists()
+    second.close()
+    third = corpus()
+    assert len(whole(third.read(all_places(third)))) == 6
+
+
+@pytest.mark.parametrize(
+    "forged",
+    [
+        {"totals": Totals(samples=5, failures={}, bytes=1)},
+        {"splits": {"val": 6}},
+        {"rows": 7},
+    ],
+)
+def test_a_dataset_json_that_disagrees_with_its_records_is_refused(
+    tmp_path: Path, make_dataset: MakeDataset, forged: dict[str, Any]
+) -> None:
+    folder = make_dataset(tmp_path / "a", samples=6, shard_size=4)
+    write_dataset(folder, replace(read_dataset(folder), **forged))
+    with pytest.raises(CorruptShardError, match=r"dataset\.json: .*vilbert verify"):
+        Corpus.open([str(folder)], split=None)

@@ -30,9 +30,9 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     counts: Counter[str] = Counter()
     open_shard: Callable[[Path], Any] = corpus_module.open_shard
 
-    def counted(path: Path) -> Any:
+    def counted(path: Path, *, verify: bool) -> Any:
         counts[path.name] += 1
-        return open_shard(path)
+        return open_shard(path, verify=verify)
 
     monkeypatch.setattr(corpus_module, "open_shard", counted)
     return counts
