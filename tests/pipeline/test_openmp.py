@@ -43,7 +43,7 @@ def policy_when_torch_loads(program: str, **environment: str) -> dict[str, str |
     "program",
     [
         "import pipeline.predict",
-        "from pipeline.cli import main; main(['doctor'])",
+        "from pipeline.cli import main; import torch",
         "from pipeline.train.pretrain import pretrain",
         "from pipeline.train.loop import Training",
     ],
