@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 from pipeline.demo_progress import Stopwatch, clock, remaining_seconds
 from pipeline.demo_state import DemoState, is_demo, open_demo
 
-MEASURED_SCENES = 3000
+MEASURED_SCENES = 4000
 """Scenes of the demo whose stages were measured (`Stage.seconds`)."""
 INTERRUPTED = 130
 """Exit status of a command that Ctrl-C ended."""

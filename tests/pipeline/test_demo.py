@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import json
 import re
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
 
 from pipeline.cli import COMMANDS, main, parse
-from pipeline.demo import DemoSettings, demo, question, run, stages, summary
+from pipeline.demo import question, run, stages, summary
 from pipeline.demo_progress import remaining_seconds
 from pipeline.shards.lock import exclusive_writer
+
+HALF_WAY = {"extract": 4.0, "pretrain": 1.0, "finetune": 1.0}
+"""Seconds into a stage; the others take less than one."""
 
 
 @pytest.fixture
@@ -71,9 +78,30 @@ def test_the_last_words_have_accuracy_blind_accuracy_and_where_to_look(asked: Pa
 
 @pytest.mark.ray
 @pytest.mark.slow
-def test_it_ends_with_a_report_and_says_what_happened(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_interrupted_in_every_stage_it_ends_with_a_report(tmp_path: Path) -> None:
     output = tmp_path / "demo"
-    assert demo(DemoSettings(output=output, scenes=20)) == 0
+    command = [sys.executable, "-u", "-m", "pipeline.cli", "demo", "--output", str(output), "--scenes", "20"]
+    names = [stage.name for stage in stages(output, 20)]
+    interrupted = 0
+    for number, name in enumerate(names, start=1):
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+            assert process.stdout is not None
+            said: list[str] = []
+            for line in process.stdout:
+                said.append(line)
+                if line.startswith(f"[{number}/{len(names)}] {name}: elapsed"):
+                    process.stdout.readline()
+                    time.sleep(HALF_WAY.get(name, 0.05))
+                    process.send_signal(signal.SIGINT)
+        text = "".join(said)
+        assert "Traceback" not in text
+        assert process.returncode in (0, 130), text
+        interrupted += process.returncode == 130
+        skipped = [name for name in names if f"] {name}: finished before, skipped" in text]
+        assert skipped == names[: len(skipped)]
+    assert interrupted >= 6  # the shortest stages can end before the signal comes
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
     for made in (
         "features/dataset.json",
         "regions.png",
@@ -82,8 +110,7 @@ def test_it_ends_with_a_report_and_says_what_happened(tmp_path: Path, capsys: py
         "report.html",
     ):
         assert (output / made).stat().st_size > 0
-    said = capsys.readouterr().out.splitlines()
-    assert any("belongs to a picture" in line for line in said[-20:])
+    assert "belongs to a picture" in done.stdout
 
 
 def started(output: Path, *options: str, scenes: int = 20) -> int:
@@ -209,8 +236,12 @@ def test_a_demo_of_an_earlier_version_is_refused(
 
 @pytest.mark.parametrize(
     "content",
-    [b"", b"[]", b"{", b"null", b'{"version": 1, "scenes": 20, "seconds": {}}', b"[" * 100_000, b"\xff"]
-    + [b'{"version": "0.1.0", "scenes": 20, "seconds": {"draw": "x"}}', b'{"version": "0.1.0", "scenes": true}'],
+    [
+        *(b"", b"[]", b"{", b"null", b"[" * 100_000, b"\xff"),
+        b'{"version": 1, "scenes": 20, "seconds": {}}',
+        b'{"version": "0.1.0", "scenes": 20, "seconds": {"draw": "x"}}',
+        b'{"version": "0.1.0", "scenes": true}',
+    ],
 )
 def test_a_damaged_state_is_refused_without_a_traceback(
     tmp_path: Path, fake: Commands, capsys: pytest.CaptureFixture[str], content: bytes
