@@ -192,14 +192,14 @@ def stages(output: Path, scenes: int) -> list[Stage]:
         Stage("verify", ["verify", str(features), "--deep"], 2),
         Stage("stats", ["stats", str(features)], 1),
         Stage("inspect", ["inspect", f"{features}:0", "--image", str(output / "regions.png"), "--max-boxes", "8"], 1),
-        Stage("pretrain", ["pretrain", str(features), "--output", pretrained, "--config", "demo"], 60),
+        Stage("pretrain", ["pretrain", str(features), "--output", pretrained, "--config", "demo"], 75),
         Stage(
             "finetune",
             [
                 *("finetune", "vqa", *questions, "--init-from", f"{pretrained}/final", "--config", "demo"),
                 *("--output", vqa),
             ],
-            50,
+            70,
         ),
         Stage("evaluate", [*evaluate, "--output", results], 5),
         Stage("evaluate blind", [*evaluate, "--blind", "--output", blind], 5),
