@@ -1,4 +1,8 @@
-"""`vilbert demo`: the whole way from nothing to a model that answers questions, as commands anyone can run again."""
+"""`vilbert demo`: from nothing to a model that answers questions, as commands that anyone can run again.
+
+Each stage is a command. demo.json records which are finished, so the same command resumes an interrupted demo: finished
+stages are skipped, and the interrupted one resumes as its command does.
+"""
 
 from __future__ import annotations
 
@@ -6,44 +10,105 @@ import json
 import shlex
 import shutil
 import sys
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+
+from pipeline.demo_progress import Stopwatch, clock, remaining_seconds
+from pipeline.demo_state import DemoState, is_demo, open_demo
+
+MEASURED_SCENES = 4000
+"""Scenes of the demo whose stages were measured (`Stage.seconds`)."""
+INTERRUPTED = 130
+"""Exit status of a command that Ctrl-C ended."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class DemoSettings:
     """Make a small data set, extract its region features with Ray, prove them complete, look, pre-train, fine-tune.
 
-    The last of it is report.html, a page that shows what the model has learnt.
+    The last of it is report.html, a page that shows what the model has learnt. Run the same command again after any
+    interruption: finished stages are skipped, the interrupted one resumes.
     """
 
     output: Path = Path("demo")
-    """The folder for everything that the demo makes; a demo that is there already is replaced."""
-    scenes: int = 4000
+    """The folder for everything that the demo makes."""
+    scenes: int = MEASURED_SCENES
     """How many scenes to draw; with fewer the model learns less."""
+    overwrite: bool = False
+    """Delete a demo that is there and begin again."""
 
     def __post_init__(self) -> None:
         if self.scenes < 10:
             raise ValueError(f"--scenes {self.scenes}: give at least 10")
 
 
+class Stage(NamedTuple):
+    """One command of the demo."""
+
+    name: str
+    """Unique in the demo."""
+    command: list[str]
+    """The command line, without the leading `vilbert`."""
+    seconds: float
+    """What it took on two quiet cores, to estimate the remaining time."""
+
+
 def demo(settings: DemoSettings) -> int:
-    """Run the stages one after another and say what they made; return the first exit status that is not 0."""
+    """Run the stages that are not finished and say what they made; return the first exit status that is not 0."""
+    from pipeline import __version__
+    from pipeline.shards.lock import LOCK_FILE, exclusive_writer
+
     output = settings.output
-    marker = output / ".vilbert-demo"
-    if output.exists():
-        if not marker.exists() and any(output.iterdir()):
-            print(f"vilbert demo: {output} holds something else; choose another --output", file=sys.stderr)
-            return 2
-        shutil.rmtree(output)
-    output.mkdir(parents=True)
-    marker.touch()
-    for command in commands(output, settings.scenes):
-        print(f"\n$ vilbert {shlex.join(command)}", flush=True)
-        if status := run(command):
+    again = settings.overwrite and is_demo(output)
+    if not again:
+        open_demo(output, __version__, settings.scenes)  # nothing is written to a folder that is refused
+    output.mkdir(parents=True, exist_ok=True)
+    with exclusive_writer(output):
+        remove(path for path in output.iterdir() if again and path.name != LOCK_FILE)
+        remove(output.glob(".shapes.unfinished-*"))  # of a demo that was killed while it drew
+        state = open_demo(output, __version__, settings.scenes)
+        state.write(output)
+        if status := run_stages(output, state):
             return status
     print(summary(output, settings.scenes))
+    return 0
+
+
+def remove(paths: Iterable[Path]) -> None:
+    """Delete files and folders."""
+    for path in list(paths):
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+
+
+def run_stages(output: Path, state: DemoState) -> int:
+    """Run the stages that are not finished; return the first exit status that is not 0."""
+    planned = stages(output, state.scenes)
+    shares = {stage.name: stage.seconds for stage in planned}
+    before = sum(state.seconds.values())
+    watch = Stopwatch()
+    if state.seconds.keys() >= shares.keys():
+        print(f"The demo in {output} is finished: every stage is skipped. --overwrite begins it again.", flush=True)
+        return 0
+    for number, stage in enumerate(planned, start=1):
+        place = f"[{number}/{len(planned)}] {stage.name}"
+        if stage.name in state.seconds:
+            print(f"{place}: finished before, skipped", flush=True)
+            continue
+        left = remaining_seconds(shares, state.seconds, list(shares), state.scenes / MEASURED_SCENES)
+        print(f"\n{place}: elapsed {clock(before + watch.seconds)}, about {clock(left)} remaining")
+        begun = watch.seconds
+        print(f"$ vilbert {shlex.join(stage.command)}", flush=True)
+        if status := run(stage.command):
+            ended = "was interrupted" if status == INTERRUPTED else f"ended with status {status}"
+            print(f"vilbert demo: {place} {ended}; run the same command again to resume", file=sys.stderr)
+            return status
+        state.seconds[stage.name] = round(watch.seconds - begun, 1)
+        state.write(output)
     return 0
 
 
@@ -104,32 +169,46 @@ DETECTOR = ("--detector", "shapes", "--boxes", "2-20", "--confidence", "0.5", "-
 """What finds the regions; later commands know it from the data set and from the model."""
 
 
-def commands(output: Path, scenes: int) -> list[list[str]]:
-    """Return the demo's command lines, without the leading `vilbert`."""
+def stages(output: Path, scenes: int) -> list[Stage]:
+    """Return the demo's stages in order."""
     shapes, manifest, features = output / "shapes", output / "shapes.parquet", output / "features"
     pretrained, vqa, results, blind = (
         str(output / name) for name in ("pretrained", "vqa", "vqa-val.json", "vqa-val-blind.json")
     )
     questions = (str(features), "--annotations", str(shapes / "vqa"))
+    evaluate = ("evaluate", "vqa", *questions, "--checkpoint", vqa)
     return [
-        ["shapes", str(shapes), "--scenes", str(scenes), "--seed", "0"],
-        [
-            *("manifest", str(shapes / "karpathy" / "dataset_coco.json"), "--images", str(shapes)),
-            *("--output", str(manifest)),
-        ],
-        ["extract", str(manifest), "--output", str(features), *DETECTOR, "--shard-size", "250"],
-        ["verify", str(features), "--deep"],
-        ["stats", str(features)],
-        ["inspect", f"{features}:0", "--image", str(output / "regions.png"), "--max-boxes", "8"],
-        ["pretrain", str(features), "--output", pretrained, "--config", "shapes"],
-        [
-            *("finetune", "vqa", *questions, "--init-from", f"{pretrained}/final", "--config", "shapes"),
-            *("--output", vqa),
-        ],
-        ["evaluate", "vqa", *questions, "--checkpoint", vqa, "--output", results],
-        ["evaluate", "vqa", *questions, "--checkpoint", vqa, "--blind", "--output", blind],
-        [
-            *("report", *questions, "--checkpoint", vqa, "--results", results, "--blind-results", blind),
-            *("--pretrained", pretrained, "--output", str(output / "report.html")),
-        ],
+        # What is there already is whole, but not recorded as finished: the demo was killed between the two.
+        Stage("draw", ["shapes", str(shapes), "--scenes", str(scenes), "--seed", "0", "--overwrite"], 20),
+        Stage(
+            "manifest",
+            [
+                *("manifest", str(shapes / "karpathy" / "dataset_coco.json"), "--images", str(shapes)),
+                *("--output", str(manifest), "--overwrite"),
+            ],
+            2,
+        ),
+        Stage("extract", ["extract", str(manifest), "--output", str(features), *DETECTOR, "--shard-size", "250"], 60),
+        Stage("verify", ["verify", str(features), "--deep"], 2),
+        Stage("stats", ["stats", str(features)], 1),
+        Stage("inspect", ["inspect", f"{features}:0", "--image", str(output / "regions.png"), "--max-boxes", "8"], 1),
+        Stage("pretrain", ["pretrain", str(features), "--output", pretrained, "--config", "demo"], 75),
+        Stage(
+            "finetune",
+            [
+                *("finetune", "vqa", *questions, "--init-from", f"{pretrained}/final", "--config", "demo"),
+                *("--output", vqa),
+            ],
+            70,
+        ),
+        Stage("evaluate", [*evaluate, "--output", results], 5),
+        Stage("evaluate blind", [*evaluate, "--blind", "--output", blind], 5),
+        Stage(
+            "report",
+            [
+                *("report", *questions, "--checkpoint", vqa, "--results", results, "--blind-results", blind),
+                *("--pretrained", pretrained, "--output", str(output / "report.html")),
+            ],
+            3,
+        ),
     ]

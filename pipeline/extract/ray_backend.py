@@ -12,7 +12,7 @@ from concurrent.futures import Future
 from typing import Any
 
 from extractors.extractor import ExtractorError
-from pipeline import allocator
+from pipeline import allocator, openmp
 from pipeline.extract.crew import WorkerLostError
 from pipeline.extract.settings import ExtractSettings
 from pipeline.extract.stall import Pulse
@@ -124,7 +124,7 @@ class RayHandle:
             max_restarts=0,
             max_task_retries=0,
             max_concurrency=SHARDS_IN_FLIGHT + 1,  # shards, and questions about their progress
-            runtime_env={"env_vars": allocator.ENVIRONMENT},
+            runtime_env={"env_vars": {**allocator.ENVIRONMENT, **openmp.wait_policy()}},
         )(Worker)
         self._actor: Any = actor_class.remote(settings)
         self._patience = max(PULSE_SECONDS, workers / QUESTIONS_A_SECOND)

@@ -18,6 +18,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from pipeline.openmp import wait_policy
 from pipeline.ray_session import ray_session
 from pipeline.shards.errors import RefusedError, ShardError, first_line
 from pipeline.signals import handling
@@ -166,6 +167,7 @@ def _trainer(
             storage_path=str(storage),
             failure_config=FailureConfig(max_failures=max_failures, controller_failure_limit=max_failures),
             callbacks=[StopOnFinalError()],
+            worker_runtime_env={"env_vars": wait_policy()},  # Ray's workers load torch before any module of ours
             logging_config=LoggingConfig(log_level="CRITICAL"),  # its tracebacks; what matters is raised here
         ),
     )

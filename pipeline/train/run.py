@@ -6,8 +6,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar, cast
 
@@ -73,6 +73,7 @@ def train(settings: S, prepare: Callable[[S, Group], Stage]) -> int:
             if not is_read_only:
                 sweep(settings.output)
         group.wait()
+        stack.enter_context(_threads(settings.num_threads))
         share_of(settings, group)  # refuses more processes, or parts, than a batch has samples
         stage = prepare(settings, group)
         training = stage.training
@@ -102,6 +103,17 @@ def train(settings: S, prepare: Callable[[S, Group], Stage]) -> int:
             return 130
         stage.finish()
     return 0
+
+
+@contextmanager
+def _threads(number: int | None) -> Iterator[None]:
+    """Run operators in so many threads; None leaves PyTorch's choice."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(number or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def wrap(model: PreTrainedModel, settings: RunSettings, group: Group, *, reads_all: bool) -> nn.Module:

@@ -43,6 +43,8 @@ class RunSettings:
     """auto: the GPU where there is one."""
     num_workers: int = 2
     """Processes of each rank that read shards and make batches; 0 does it between steps."""
+    num_threads: int | None = None
+    """OpenMP threads of each training process; by default PyTorch's own choice. One is faster for a small model."""
     workers: int = 0
     """Start so many training processes with Ray; 0: this process, or those that torchrun started."""
     use_gpu: bool = False
@@ -97,6 +99,8 @@ class RunSettings:
         for name in ("num_workers", "workers", "max_failures", "seed"):
             if getattr(self, name) < 0:
                 raise ValueError(f"--{name.replace('_', '-')} {getattr(self, name)}: give 0 or more")
+        if self.num_threads is not None and self.num_threads < 1:
+            raise ValueError(f"--num-threads {self.num_threads}: give at least 1")
         if not 0 < self.epochs < math.inf:
             raise ValueError(f"--epochs {self.epochs}: give a number above 0")
         if self.seed >= 2**63:
@@ -133,7 +137,7 @@ RUNTIME = frozenset(
         *("data", "eval_data", "output", "resume", "grad_accumulation", "compile", "device", "num_workers", "workers"),
         *("use_gpu", "max_failures", "ray_address", "on_corrupt", "non_finite", "log_every", "eval_every"),
         *("checkpoint_every", "keep", "tensorboard", "cache", "cache_bytes", "verify_shards", "allow_mixed_features"),
-        *("hold_out", "hold_out_seed"),
+        *("hold_out", "hold_out_seed", "num_threads"),
     }
 )
 

@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 import json
+import re
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
 
-from pipeline.cli import COMMANDS, parse
-from pipeline.demo import DemoSettings, commands, demo, question, run, summary
+from pipeline.cli import COMMANDS, main, parse
+from pipeline.demo import question, run, stages, summary
+from pipeline.demo_progress import remaining_seconds
+from pipeline.shards.lock import exclusive_writer
+
+HALF_WAY = {"extract": 4.0, "pretrain": 1.0, "finetune": 1.0}
+"""Seconds into a stage; the others take less than one."""
 
 
 @pytest.fixture
@@ -18,6 +28,10 @@ def asked(tmp_path: Path) -> Path:
     document.parent.mkdir(parents=True)
     document.write_text(json.dumps({"questions": [{"image_id": 3, "question": "What is it?", "question_id": 30}]}))
     return tmp_path
+
+
+def commands(output: Path, scenes: int) -> list[list[str]]:
+    return [stage.command for stage in stages(output, scenes)]
 
 
 def test_its_commands_are_those_of_the_command_line(asked: Path) -> None:
@@ -64,9 +78,30 @@ def test_the_last_words_have_accuracy_blind_accuracy_and_where_to_look(asked: Pa
 
 @pytest.mark.ray
 @pytest.mark.slow
-def test_it_ends_with_a_report_and_says_what_happened(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_interrupted_in_every_stage_it_ends_with_a_report(tmp_path: Path) -> None:
     output = tmp_path / "demo"
-    assert demo(DemoSettings(output=output, scenes=20)) == 0
+    command = [sys.executable, "-u", "-m", "pipeline.cli", "demo", "--output", str(output), "--scenes", "20"]
+    names = [stage.name for stage in stages(output, 20)]
+    interrupted = 0
+    for number, name in enumerate(names, start=1):
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+            assert process.stdout is not None
+            said: list[str] = []
+            for line in process.stdout:
+                said.append(line)
+                if line.startswith(f"[{number}/{len(names)}] {name}: elapsed"):
+                    process.stdout.readline()
+                    time.sleep(HALF_WAY.get(name, 0.05))
+                    process.send_signal(signal.SIGINT)
+        text = "".join(said)
+        assert "Traceback" not in text
+        assert process.returncode in (0, 130), text
+        interrupted += process.returncode == 130
+        skipped = [name for name in names if f"] {name}: finished before, skipped" in text]
+        assert skipped == names[: len(skipped)]
+    assert interrupted >= 6  # the shortest stages can end before the signal comes
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
     for made in (
         "features/dataset.json",
         "regions.png",
@@ -75,14 +110,155 @@ def test_it_ends_with_a_report_and_says_what_happened(tmp_path: Path, capsys: py
         "report.html",
     ):
         assert (output / made).stat().st_size > 0
-    said = capsys.readouterr().out.splitlines()
-    assert any("belongs to a picture" in line for line in said[-20:])
+    assert "belongs to a picture" in done.stdout
 
 
-def test_a_folder_of_something_else_is_left_alone(tmp_path: Path) -> None:
+def started(output: Path, *options: str, scenes: int = 20) -> int:
+    """Run the command and return its exit status."""
+    return main(["demo", "--output", str(output), "--scenes", str(scenes), *options])
+
+
+class Commands:
+    """Takes the place of the commands: writes down which were run, and ends them as it is told."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.ran: list[str] = []
+        self.ends: dict[str, int] = {}
+        monkeypatch.setattr("pipeline.demo.run", self.run)
+        monkeypatch.setattr("pipeline.demo.summary", lambda output, scenes: f"See {output}/report.html")
+
+    def run(self, command: list[str]) -> int:
+        self.ran.append(command[0])
+        return self.ends.get(command[0], 0)
+
+
+@pytest.fixture
+def fake(monkeypatch: pytest.MonkeyPatch) -> Commands:
+    return Commands(monkeypatch)
+
+
+ALL = [stage.command[0] for stage in stages(Path("demo"), 20)]
+
+
+@pytest.mark.parametrize(
+    "name", ["shapes", "manifest", "extract", "verify", "stats", "inspect", "pretrain", "finetune", "report"]
+)
+@pytest.mark.parametrize("status", [130, 1])
+def test_an_interrupted_demo_resumes_at_the_stage_that_was_interrupted(
+    tmp_path: Path, fake: Commands, name: str, status: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fake.ends[name] = status
+    assert started(tmp_path / "demo") == status
+    assert fake.ran == ALL[: ALL.index(name) + 1]
+    number = ALL.index(name) + 1
+    assert re.search(rf"\[{number}/11\] .*; run the same command again to resume", capsys.readouterr().err)
+    fake.ends, fake.ran = {}, []
+    assert started(tmp_path / "demo") == 0
+    assert fake.ran == ALL[ALL.index(name) :]
+    said = capsys.readouterr().out
+    assert said.count("finished before, skipped") == number - 1
+    assert "report.html" in said
+
+
+def test_a_finished_demo_says_so_and_where_the_report_is(
+    tmp_path: Path, fake: Commands, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert started(tmp_path / "demo") == 0
+    fake.ran = []
+    capsys.readouterr()
+    assert started(tmp_path / "demo") == 0
+    assert fake.ran == []
+    said = capsys.readouterr().out
+    assert "is finished" in said
+    assert f"{tmp_path}/demo/report.html" in said
+
+
+def test_each_stage_says_its_number_and_the_elapsed_and_remaining_time(
+    tmp_path: Path, fake: Commands, capsys: pytest.CaptureFixture[str]
+) -> None:
+    started(tmp_path / "demo")
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("[")]
+    assert [line.partition("]")[0] for line in lines] == [f"[{number}/11" for number in range(1, 12)]
+    assert all(re.search(r"elapsed \d+:\d\d, about \d+:\d\d remaining", line) for line in lines)
+
+
+def test_the_remaining_time_is_that_of_a_machine_as_fast_as_its_finished_stages() -> None:
+    shares = {"first": 10.0, "second": 30.0, "third": 20.0}
+    assert remaining_seconds(shares, {}, list(shares), 1) == 60
+    assert remaining_seconds(shares, {"first": 25.0}, list(shares), 1) == 125
+    assert remaining_seconds(shares, {"first": 25.0}, list(shares), 0.5) == 125
+    assert remaining_seconds(shares, {}, list(shares), 0.5) == 30
+    assert remaining_seconds(shares, dict.fromkeys(shares, 9.0), list(shares), 1) == 0
+
+
+def test_a_demo_with_other_settings_is_refused_and_left_alone(
+    tmp_path: Path, fake: Commands, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output = tmp_path / "demo"
+    started(output)
+    before = (output / "demo.json").read_bytes()
+    assert started(output, scenes=30) == 2
+    assert "holds a demo of 20 scenes, not 30" in capsys.readouterr().err
+    monkeypatch.setattr("pipeline.__version__", "9.9")
+    assert started(output) == 2
+    said = capsys.readouterr().err
+    assert "this is version 9.9" in said
+    assert "--overwrite" in said
+    assert (output / "demo.json").read_bytes() == before
+
+
+def test_overwrite_begins_a_demo_again_whatever_its_settings(tmp_path: Path, fake: Commands) -> None:
+    output = tmp_path / "demo"
+    started(output)
+    (output / "shapes").mkdir()
+    fake.ran = []
+    assert started(output, "--overwrite", scenes=30) == 0
+    assert fake.ran == ALL
+    assert not (output / "shapes").exists()
+
+
+@pytest.mark.parametrize("options", [[], ["--overwrite"]])
+def test_a_folder_of_something_else_is_left_alone(tmp_path: Path, fake: Commands, options: list[str]) -> None:
     (tmp_path / "mine.txt").write_text("mine")
-    assert demo(DemoSettings(output=tmp_path, scenes=20)) == 2
-    assert (tmp_path / "mine.txt").read_text() == "mine"
+    assert started(tmp_path, *options) == 2
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
+    assert fake.ran == []
+
+
+def test_a_demo_of_an_earlier_version_is_refused(
+    tmp_path: Path, fake: Commands, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / ".vilbert-demo").touch()
+    assert started(tmp_path) == 2
+    assert "earlier version" in capsys.readouterr().err
+    assert started(tmp_path, "--overwrite") == 0
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        *(b"", b"[]", b"{", b"null", b"[" * 100_000, b"\xff"),
+        b'{"version": 1, "scenes": 20, "seconds": {}}',
+        b'{"version": "0.1.0", "scenes": 20, "seconds": {"draw": "x"}}',
+        b'{"version": "0.1.0", "scenes": true}',
+    ],
+)
+def test_a_damaged_state_is_refused_without_a_traceback(
+    tmp_path: Path, fake: Commands, capsys: pytest.CaptureFixture[str], content: bytes
+) -> None:
+    (tmp_path / "demo.json").write_bytes(content)
+    assert started(tmp_path) == 2
+    assert "demo.json" in capsys.readouterr().err
+    assert fake.ran == []
+
+
+def test_two_demos_do_not_write_to_one_folder(
+    tmp_path: Path, fake: Commands, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with exclusive_writer(tmp_path):
+        assert started(tmp_path) == 2
+    assert "is writing here" in capsys.readouterr().err
+    assert fake.ran == []
 
 
 def test_where_ray_does_not_start_the_demo_continues_with_the_local_backend(

@@ -1,0 +1,301 @@
+"""What a busy core costs training, extraction and prediction, and what the OpenMP wait policy costs on a quiet machine.
+
+Each part runs in processes of its own: one as the product is, one with `GOMP_SPINCOUNT` and `KMP_BLOCKTIME` set to the
+defaults of the OpenMP libraries, which `pipeline.openmp` then leaves alone. One of them runs at a time, the other is
+stopped by SIGSTOP. A round measures both with and without a process that spins beside them, a few seconds each, so what
+is compared was measured within seconds; the figures are medians over rounds. Nothing else should run on the machine.
+
+    train     `vilbert pretrain --config shapes`, with its loader process
+    extract   the shapes detector, with as many threads as there are cores (`--cpus-per-worker`)
+    predict   `Predictor.answer` of a VQA model: detector and model, in PyTorch's default number of threads
+
+The data set, the model and the photographs are made at the start. Exit status 1 where a limit fails.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from itertools import count
+from pathlib import Path
+from typing import Literal, NamedTuple, TextIO
+
+ROOT = Path(__file__).resolve().parents[1]
+# Python looks in the folder of the file it runs first, where `model` would be that script and not the package.
+sys.path[0] = str(ROOT)
+
+import numpy as np  # noqa: E402
+import tyro  # noqa: E402
+from numpy.typing import NDArray  # noqa: E402
+from PIL import Image  # noqa: E402
+
+BUSY_LIMIT, QUIET_LIMIT = 0.6, 0.97
+LIBRARY_DEFAULTS = {"GOMP_SPINCOUNT": "300000", "KMP_BLOCKTIME": "200"}
+SETTLING_SECONDS = 0.7  # after a start or a stop: batches made before, caches, the scheduler's load balance
+BATCH = 8
+SPIN = "while True: pass"
+
+Part = Literal["train", "extract", "predict"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """How much is measured."""
+
+    parts: tuple[Part, ...] = ("train", "extract", "predict")
+    """What is measured."""
+    rounds: int = 7
+    """Rounds of each part."""
+    seconds: float = 4.0
+    """Seconds of each measurement; a round has four."""
+    scenes: int = 200
+    """Scenes of the data set."""
+    short: bool = False
+    """One round of one second each, on few scenes: does the script work?"""
+    measure: tuple[str, ...] = ()
+    """Used by the script itself: run one part in this process."""
+
+
+class Rates(NamedTuple):
+    """Samples a second of one round."""
+
+    quiet: float
+    busy: float
+    quiet_default: float
+    """With the OpenMP library's own wait policy."""
+    busy_default: float
+
+
+def command(*arguments: object) -> list[str]:
+    """Return a command line of the product."""
+    return [sys.executable, "-m", "pipeline.cli", *map(str, arguments)]
+
+
+def prepare(folder: Path, scenes: int) -> None:
+    """Make the scenes, their features, and a VQA model; what it learns does not matter."""
+    shapes, manifest, features = folder / "shapes", folder / "shapes.parquet", folder / "features"
+    detector = ("--detector", "shapes", "--boxes", "2-20", "--confidence", "0.5", "--nms", "0.3")
+    once = ("--config", "shapes", "--max-steps", "1", "--eval-split", "none", "--num-workers", "0")
+    for line in (
+        command("shapes", shapes, "--scenes", scenes),
+        command("manifest", shapes / "karpathy" / "dataset_coco.json", "--images", shapes, "--output", manifest),
+        command("extract", manifest, "--output", features, *detector, "--backend", "local"),
+        command("pretrain", features, "--output", folder / "pretrained", *once),
+        command(
+            *("finetune", "vqa", features, "--annotations", shapes / "vqa", "--output", folder / "vqa", *once),
+            *("--init-from", folder / "pretrained" / "final"),
+        ),
+    ):
+        done = subprocess.run(line, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise SystemExit(done.stderr)
+
+
+def train(folder: Path, progress: Path) -> None:
+    """Train until killed; the run's own metrics.jsonl is the progress file."""
+    from pipeline.cli import main
+
+    endless = ("--max-steps", "1000000", "--eval-split", "none", "--checkpoint-every", "1000000")
+    main(
+        [
+            *("pretrain", str(folder / "features"), "--output", str(progress.parent), "--config", "shapes", *endless),
+            *("--log-every", "1", "--no-tensorboard"),
+        ]
+    )
+
+
+def extract(folder: Path, progress: Path) -> None:
+    """Run the detector until killed, as a worker of `vilbert extract` does."""
+    from pipeline.allocator import keep_freed_memory
+
+    keep_freed_memory()
+    import torch
+
+    from extractors.extractor import DetectorSettings, ExtractorSettings, build_extractor
+
+    torch.set_num_threads(len(os.sched_getaffinity(0)))
+    extractor = build_extractor(ExtractorSettings(detector=DetectorSettings(detector="shapes")))
+    images = photographs(folder)
+    with progress.open("w", encoding="utf-8") as file:
+        for number in count():
+            batch = [images[(number + row) % len(images)] for row in range(BATCH)]
+            extractor.extract(batch, [None] * BATCH)
+            report(file, BATCH * (number + 1))
+
+
+def predict(folder: Path, progress: Path) -> None:
+    """Answer questions until killed."""
+    from pipeline.predict import Predictor
+
+    predictor, images = Predictor.load(folder / "vqa"), photographs(folder)
+    with progress.open("w", encoding="utf-8") as file:
+        for number in count():
+            batch = [images[(number + row) % len(images)] for row in range(BATCH)]
+            predictor.answer(batch, ["what colour is the circle?"] * BATCH)
+            report(file, BATCH * (number + 1))
+
+
+def photographs(folder: Path) -> list[NDArray[np.uint8]]:
+    """Return the pixels of some scenes."""
+    return [np.asarray(Image.open(path)) for path in sorted((folder / "shapes" / "val2014").iterdir())[: 4 * BATCH]]
+
+
+def report(file: TextIO, samples: int) -> None:
+    """Append how many samples are done."""
+    file.write(json.dumps({"samples": samples}) + "\n")
+    file.flush()
+
+
+class Child:
+    """A part that runs in a process group of its own, stopped unless it is measured."""
+
+    def __init__(self, part: Part, folder: Path, name: str, environment: Mapping[str, str]) -> None:
+        self._progress = folder / f"{part}-{name}" / "metrics.jsonl"
+        self._progress.parent.mkdir()
+        self._log = (folder / f"{part}-{name}.log").open("w", encoding="utf-8")
+        self._process = subprocess.Popen(
+            [sys.executable, __file__, "--measure", part, str(folder), str(self._progress)],
+            env={**without_policy(os.environ), **environment},
+            stdout=self._log,
+            stderr=subprocess.STDOUT,
+            process_group=0,
+        )
+
+    def start(self) -> None:
+        """Wait until it works, then stop it."""
+        while self.samples() < 2 * BATCH:
+            self._require_alive()
+            time.sleep(0.05)
+        self.signal(signal.SIGSTOP)
+
+    def rate(self, seconds: float) -> float:
+        """Let it run and return its samples a second, between the first and the last time that its count changed."""
+        self.signal(signal.SIGCONT)
+        try:
+            time.sleep(SETTLING_SECONDS)
+            changes = list(self._changes(seconds))
+        finally:
+            self.signal(signal.SIGSTOP)
+        (first, begun), (last, ended) = changes[0], changes[-1]
+        return (last - first) / (ended - begun)
+
+    def _changes(self, seconds: float) -> Iterator[tuple[int, float]]:
+        """Yield counts and when they were first seen, for so long and until there are three."""
+        begun, before, seen = time.monotonic(), self.samples(), 0
+        while seen < 3 or time.monotonic() - begun < seconds:
+            time.sleep(0.002)
+            self._require_alive()
+            if (now := self.samples()) != before:
+                yield now, time.monotonic()
+                before, seen = now, seen + 1
+
+    def samples(self) -> int:
+        """Return how many samples it has done."""
+        try:
+            with self._progress.open("rb") as file:
+                file.seek(max(0, file.seek(0, os.SEEK_END) - 4096))
+                lines = file.read().split(b"\n")[:-1]
+        except FileNotFoundError:
+            return 0
+        return int(json.loads(lines[-1])["samples"]) if lines else 0
+
+    def _require_alive(self) -> None:
+        if self._process.poll() is not None:
+            raise SystemExit(f"a measured process ended: {Path(self._log.name).read_text()}")
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send a signal to all its processes."""
+        os.killpg(self._process.pid, number)
+
+    def close(self) -> None:
+        """End it."""
+        if self._process.poll() is None:
+            self.signal(signal.SIGKILL)
+        self._process.wait()
+        self._log.close()
+
+
+def without_policy(environment: Mapping[str, str]) -> dict[str, str]:
+    """Return the environment without what sets the wait policy."""
+    from pipeline.openmp import USERS_OWN
+
+    return {name: value for name, value in environment.items() if name not in USERS_OWN}
+
+
+@contextmanager
+def spinning() -> Iterator[None]:
+    """Keep one core busy, or a fair share of one."""
+    spinner = subprocess.Popen([sys.executable, "-c", SPIN])
+    try:
+        yield
+    finally:
+        spinner.kill()
+        spinner.wait()
+
+
+def measure(part: Part, folder: Path, settings: Settings) -> list[Rates]:
+    """Return the rates of each round."""
+    with ExitStack() as stack:
+        children: dict[str, Child] = {}
+        for name, environment in (("policy", {}), ("default", LIBRARY_DEFAULTS)):
+            children[name] = Child(part, folder, name, environment)
+            stack.callback(children[name].close)
+            children[name].start()
+        return [one_round(children, settings.seconds, turned=bool(number % 2)) for number in range(settings.rounds)]
+
+
+def one_round(children: Mapping[str, Child], seconds: float, *, turned: bool) -> Rates:
+    """Measure all four; turned: the other way round, so that what changes with time evens out."""
+    order = [("policy", False), ("policy", True), ("default", True), ("default", False)]
+    found: dict[tuple[str, bool], float] = {}
+    for name, busy in reversed(order) if turned else order:
+        if busy:
+            with spinning():
+                found[name, busy] = children[name].rate(seconds)
+        else:
+            found[name, busy] = children[name].rate(seconds)
+    return Rates(found["policy", False], found["policy", True], found["default", False], found["default", True])
+
+
+def row(part: Part, rounds: list[Rates]) -> tuple[list[str], bool]:
+    """Return a part's line of the table, and whether it keeps the limits."""
+    middle = Rates(*(statistics.median(values) for values in zip(*rounds, strict=True)))
+    kept = statistics.median(one.busy / one.quiet for one in rounds)
+    kept_default = statistics.median(one.busy_default / one.quiet_default for one in rounds)
+    beside_default = statistics.median(one.quiet / one.quiet_default for one in rounds)
+    cells = [f"{middle.quiet:.1f}", f"{middle.busy:.1f}", f"{kept:.2f}"]
+    cells += [f"{middle.quiet_default:.1f}", f"{middle.busy_default:.1f}", f"{kept_default:.2f}"]
+    return [part, *cells, f"{beside_default:.3f}"], kept >= BUSY_LIMIT and beside_default >= QUIET_LIMIT
+
+
+def main(settings: Settings) -> int:
+    """Print the table; return 1 where a limit fails."""
+    if settings.measure:
+        part, folder, progress = settings.measure
+        {"train": train, "extract": extract, "predict": predict}[part](Path(folder), Path(progress))
+        return 0
+    from benchmarks.machine import versions
+    from benchmarks.model import markdown
+
+    if settings.short:
+        settings = replace(settings, rounds=1, seconds=1.0, scenes=40)
+    print(json.dumps(versions() | {"cpus": len(os.sched_getaffinity(0)), "load": round(os.getloadavg()[0], 1)}))
+    with tempfile.TemporaryDirectory() as name:
+        prepare(Path(name), settings.scenes)
+        rows = [row(part, measure(part, Path(name), settings)) for part in settings.parts]
+    heads = ["part", "quiet", "busy", f"ratio (>= {BUSY_LIMIT})", "quiet, library's policy", "busy", "ratio"]
+    print(markdown([*heads, f"quiet, ours to the library's (>= {QUIET_LIMIT})"], [cells for cells, _ in rows]))
+    return int(not all(kept for _, kept in rows))
+
+
+if __name__ == "__main__":
+    sys.exit(main(tyro.cli(Settings, description=__doc__)))

@@ -1,0 +1,84 @@
+"""What a demo folder holds: its settings, and which stages are finished."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from pipeline.shards.atomic import write_atomic
+from pipeline.shards.canonical import encode_json
+from pipeline.shards.errors import RefusedError
+from vilbert.untrusted.documents import DocumentError, read_json
+
+STATE_FILE = "demo.json"
+FIRST_MARKER = ".vilbert-demo"
+"""What demos had in place of demo.json before they could be resumed."""
+REMEDY = "choose another --output, or give --overwrite to delete that demo and begin again"
+
+
+@dataclass(kw_only=True)
+class DemoState:
+    """Content of OUTPUT/demo.json."""
+
+    version: str
+    """Version of vilbert-pipeline that began the demo."""
+    scenes: int
+    """How many scenes it draws."""
+    seconds: dict[str, float] = field(default_factory=dict)
+    """Seconds that each finished stage took, by its name."""
+
+    def write(self, output: Path) -> None:
+        """Write demo.json in one step."""
+        write_atomic(output / STATE_FILE, encode_json(asdict(self), indent=2) + b"\n")
+
+
+def open_demo(output: Path, version: str, scenes: int) -> DemoState:
+    """Return the state of the demo in a folder, a new one where the folder has none.
+
+    Raises RefusedError where the folder holds something else, a demo with other settings, or a damaged demo.json.
+    """
+    path = output / STATE_FILE
+    if not path.is_file():
+        _require_empty(output)
+        return DemoState(version=version, scenes=scenes)
+    state = _parse(path)
+    if state.version != version:
+        raise RefusedError(f"{output}: holds a demo of version {state.version}, this is version {version}: {REMEDY}")
+    if state.scenes != scenes:
+        raise RefusedError(
+            f"{output}: holds a demo of {state.scenes} scenes, not {scenes}: give --scenes {state.scenes}, {REMEDY}"
+        )
+    return state
+
+
+def is_demo(output: Path) -> bool:
+    """Say whether a folder holds a demo, of any version."""
+    return (output / STATE_FILE).is_file() or (output / FIRST_MARKER).is_file()
+
+
+def _require_empty(output: Path) -> None:
+    if output.exists() and not output.is_dir():
+        raise RefusedError(f"{output}: is a file; choose another --output")
+    if (output / FIRST_MARKER).is_file():
+        raise RefusedError(f"{output}: holds a demo of an earlier version, which cannot be resumed: {REMEDY}")
+    if output.is_dir() and (others := sorted(path.name for path in output.iterdir() if path.name != ".lock")):
+        raise RefusedError(f"{output}: holds {others[0]}, which is not a demo's; choose another --output")
+
+
+def _parse(path: Path) -> DemoState:
+    try:
+        found: Any = read_json(path)
+    except (DocumentError, OSError) as error:
+        raise RefusedError(f"{path}: cannot be read ({error}): {REMEDY}") from error
+    names = {one.name for one in fields(DemoState)}
+    if (
+        not isinstance(found, dict)
+        or set(found) != names
+        or not isinstance(found["version"], str)
+        or type(found["scenes"]) is not int
+        or not isinstance(found["seconds"], dict)
+        or not all(type(seconds) in (int, float) for seconds in found["seconds"].values())
+    ):
+        raise RefusedError(f"{path}: is not the state of a demo: {REMEDY}")
+    return DemoState(**found)

@@ -1,0 +1,72 @@
+"""The wait policy is set before PyTorch is loaded, in every process, unless the user has set one."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from pipeline.openmp import ENVIRONMENT, USERS_OWN, set_wait_policy, wait_policy
+
+REPORT_AT_TORCH = """
+import builtins, json, os, sys
+import_module = builtins.__import__
+
+def note(name, *rest, **named):
+    if name.partition(".")[0] == "torch" and "torch" not in sys.modules:
+        print(json.dumps({name: os.environ.get(name) for name in json.loads(sys.argv[1])}), flush=True)
+        os._exit(0)
+    return import_module(name, *rest, **named)
+
+builtins.__import__ = note
+"""
+
+
+def policy_when_torch_loads(program: str, **environment: str) -> dict[str, str | None]:
+    """Return the variables as they are when a fresh Python that runs `program` begins to import torch."""
+    inherited = {name: value for name, value in os.environ.items() if name not in USERS_OWN}
+    done = subprocess.run(
+        [sys.executable, "-c", REPORT_AT_TORCH + program, json.dumps(USERS_OWN)],
+        env={**inherited, **environment},
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=120,
+    )
+    return dict(json.loads(done.stdout.splitlines()[-1]))
+
+
+@pytest.mark.parametrize(
+    "program",
+    [
+        "import pipeline.predict",
+        "from pipeline.cli import main; import torch",
+        "from pipeline.train.pretrain import pretrain",
+        "from pipeline.train.loop import Training",
+    ],
+)
+def test_it_is_set_before_torch_is_loaded(program: str) -> None:
+    assert policy_when_torch_loads(program) == {"OMP_WAIT_POLICY": None, **ENVIRONMENT}
+
+
+@pytest.mark.parametrize(("name", "value"), [("OMP_WAIT_POLICY", "ACTIVE"), ("GOMP_SPINCOUNT", "7")])
+def test_what_the_user_has_set_is_left_alone(name: str, value: str) -> None:
+    unset: dict[str, str | None] = dict.fromkeys(USERS_OWN)
+    assert policy_when_torch_loads("import pipeline.predict", **{name: value}) == {**unset, name: value}
+
+
+def test_a_user_who_decides_one_library_decides_all() -> None:
+    environment = {"KMP_BLOCKTIME": "200"}
+    set_wait_policy(environment)
+    assert environment == {"KMP_BLOCKTIME": "200"}
+
+
+def test_processes_of_a_cluster_get_the_policy_of_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in USERS_OWN:
+        monkeypatch.delenv(name, raising=False)
+    assert wait_policy() == {}
+    monkeypatch.setenv("OMP_WAIT_POLICY", "PASSIVE")
+    assert wait_policy() == {"OMP_WAIT_POLICY": "PASSIVE"}
