@@ -78,7 +78,7 @@ def _load_from_folder(folder: str) -> Any:
             "holds tokenizer.json and tokenizer_config.json"
         )
     try:
-        return AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise RefusedError(
             f"tokenizer {folder}: the folder holds no tokenizer ({first_line(error)}); give one that holds "
@@ -88,11 +88,11 @@ def _load_from_folder(folder: str) -> Any:
 
 def _load_from_hub(name: str) -> Any:
     try:
-        return AutoTokenizer.from_pretrained(name, local_files_only=True)
+        return AutoTokenizer.from_pretrained(name, local_files_only=True, trust_remote_code=False)
     except (OSError, ValueError):
         pass  # not on this machine yet
     try:
-        return AutoTokenizer.from_pretrained(name)
+        return AutoTokenizer.from_pretrained(name, trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise RefusedError(
             f"tokenizer {name}: is no folder, and the hub does not give it ({first_line(error)}); offline, give a "
