@@ -45,14 +45,13 @@ def is_public(address: str) -> bool:
             return is_public(str(ip.ipv4_mapped))
         if ip in _NAT64:
             return is_public(str(ipaddress.IPv4Address(ip.packed[-4:])))
-        if ip not in _GLOBAL_UNICAST or ip in _DOCUMENTATION:
+        if ip.sixtofour is not None:
+            return is_public(str(ip.sixtofour))
+        if ip.teredo is not None:
+            return all(is_public(str(inner)) for inner in ip.teredo)
+        if ip.packed[8:12] in _ISATAP and not is_public(str(ipaddress.IPv4Address(ip.packed[-4:]))):
             return False
-        wrapped = [ip.sixtofour, *(ip.teredo or ())]
-        if ip.packed[8:12] in _ISATAP:
-            wrapped.append(ipaddress.IPv4Address(ip.packed[-4:]))
-        if not all(is_public(str(inner)) for inner in wrapped if inner is not None):
-            return False
-        return ip.is_global or bool(ip.teredo)
+        return ip in _GLOBAL_UNICAST and ip not in _DOCUMENTATION and ip.is_global
     return ip.is_global and not ip.is_multicast
 
 
