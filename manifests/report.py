@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from typing import NamedTuple
 
+from manifests.uri import without_credentials
+
 EXAMPLES = 10
 
 
@@ -91,7 +93,7 @@ class Report:
         self.counts[issue] += number
         examples = self.examples.setdefault(issue, [])
         if len(examples) < EXAMPLES:
-            examples.append(example)
+            examples.append(without_credentials(example))
 
     def lines(self) -> list[str]:
         """Return the counts for a human, one issue a line, what is left out first."""

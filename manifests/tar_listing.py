@@ -9,9 +9,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-_TAIL = (
-    1 << 20
-)  # bytes looked at behind the end of the archive; two blocks of zeros and padding to 10 240 bytes are due
+from manifests.regular_file import open_regular
+
+# Bytes looked at behind the end of the archive; two blocks of zeros and padding to 10,240 bytes are due.
+_TAIL = 1 << 20
 # What tarfile raises for hostile headers besides its own error: numbers that are none, headers of headers of headers.
 _DAMAGE = (tarfile.TarError, ValueError, OverflowError, RecursionError, EOFError)
 
@@ -34,17 +35,18 @@ def list_tar(path: Path | str, *, stop_at: Callable[[str], bool] | None = None) 
 
     stop_at: end with the first member whose name it accepts.
     """
-    listing = _Listing(os.path.getsize(path))
-    try:
-        with tarfile.open(path, "r:") as tar:
-            while (member := tar.next()) is not None:
-                tar.members = []  # type: ignore[attr-defined]  # tarfile would keep every header
-                if not listing.add(member, tar.offset):
-                    break
-                if stop_at is not None and member.name in listing.places and stop_at(member.name):
-                    return listing.finish(None)
-    except _DAMAGE as error:
-        return listing.finish(f"damaged header after byte {listing.position}: {str(error)[:80]}")
+    with open(path, "rb", opener=open_regular) as file:
+        listing = _Listing(os.fstat(file.fileno()).st_size)
+        try:
+            with tarfile.open(fileobj=file, mode="r:") as tar:
+                while (member := tar.next()) is not None:
+                    tar.members = []  # type: ignore[attr-defined]  # tarfile would keep every header
+                    if not listing.add(member, tar.offset):
+                        break
+                    if stop_at is not None and member.name in listing.places and stop_at(member.name):
+                        return listing.finish(None)
+        except _DAMAGE as error:
+            return listing.finish(f"damaged header after byte {listing.position}: {str(error)[:80]}")
     return listing.finish(_check_end(path, listing.position, listing.size))
 
 

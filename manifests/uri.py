@@ -1,4 +1,4 @@
-"""The bytes behind a record's uri: a path, an image inside a tar, or any URL that fsspec opens.
+"""The bytes behind a record's uri: a path, an image inside a tar, or a URL that fsspec opens.
 
 An image inside a tar is `tar://MEMBER::TAR`, fsspec's own chained URL. fsspec would read such members through one
 shared file position, which threads must not do; local tars are therefore read here, at an offset, from an index of
@@ -8,15 +8,33 @@ their headers.
 from __future__ import annotations
 
 import os
-import stat
+import re
 from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
 from threading import Lock
 from typing import Any
 
+from manifests.regular_file import open_regular
 from manifests.tar_listing import list_tar
 
+NEVER_OPENED = frozenset(
+    {"async_wrapper", "asynclocal", "blockcache", "cached", "dask", "dir", "dvc", "filecache", "generic", "git"}
+    | {"jlab", "jupyter", "local", "pyscript", "reference", "simplecache"}
+)
+"""Schemes of fsspec that copy whole files to this machine's disk, open repositories and files of this machine under
+another name, run a program, or lead on to any other URL. A manifest has no need of them."""
+ANY_HOST = frozenset(
+    {"http", "https", "arrow_hdfs", "dask", "ftp", "generic", "hdfs", "jlab", "jupyter", "reference", "root", "sftp"}
+    | {"smb", "ssh", "webdav", "webhdfs"}
+)
+"""Schemes by which a URL leads to whatever host it names; those of stores lead to the store."""
+_USER = re.compile(rf"\b((?:{'|'.join(sorted(ANY_HOST))})://)[^/?#\s]*@", re.IGNORECASE)
+_SECRET = re.compile(
+    r"(?<=[?&])((?:x-(?:amz|goog)-(?:signature|credential|security-token)|signature|sig|awsaccesskeyid|access_token)=)"
+    r"[^&#\s]+",
+    re.IGNORECASE,
+)
 _OPEN_INDEXES = 8  # an index of 10 000 members is a few MB; a worker reads one or two tars at a time
 
 REMOTE = frozenset({"http", "https", "s3", "gs", "gcs", "az", "abfs", "hf"})
@@ -48,6 +66,21 @@ def is_remote(uri: str) -> bool:
     return bool(named) and set(named) <= REMOTE
 
 
+def without_credentials(text: str) -> str:
+    """Return a uri, or a text with URLs in it, without user names, passwords and signatures.
+
+    The user of `https://user:password@host/a.jpg` is left out; the signature of a presigned URL becomes `***`.
+    """
+    if "@" not in text and "=" not in text:
+        return text
+    return _SECRET.sub(r"\1***", _USER.sub(r"\1", text))
+
+
+def refused_scheme(uri: str) -> str | None:
+    """Return the first of a uri's schemes that is never opened, None where there is none."""
+    return next((scheme for scheme in protocols(uri) if scheme in NEVER_OPENED), None)
+
+
 def is_local(uri: str) -> bool:
     """Return whether a uri is that of a file of this machine's, or of an image inside such a tar."""
     return protocols(uri) in ((), ("file",), ("tar",))
@@ -66,7 +99,8 @@ class ImageReader:
 
     def __init__(self) -> None:
         self._indexes: OrderedDict[str, dict[str, tuple[int, int]]] = OrderedDict()
-        self._lock = Lock()
+        self._lock = Lock()  # of the indexes
+        self._turns = Lock()  # to read from archives through fsspec
 
     def read(self, uri: str, limit: int = -1) -> bytes:
         """Return the bytes of an image, or the first `limit` of them where that is given.
@@ -74,15 +108,18 @@ class ImageReader:
         Raises OSError (FileNotFoundError, …) where they cannot be read, and what fsspec's file systems raise.
         """
         if protocols(uri) in ((), ("file",)):
-            with open(uri.removeprefix("file://"), "rb", opener=_open_regular) as file:
+            with open(uri.removeprefix("file://"), "rb", opener=open_regular) as file:
                 return file.read(limit)
         member, chained, tar = uri.partition("::")
         if chained and member.startswith("tar://") and "://" not in tar:
             return self._read_member(tar, member.removeprefix("tar://"), limit)
+        if (scheme := refused_scheme(uri)) is not None:
+            raise OSError(f"images at {scheme}:// are never opened")
         import fsspec
 
         if chained:  # chained file systems share a position, see above
-            with self._lock, fsspec.open(uri, "rb") as file:
+            _check_regular(uri)
+            with self._turns, fsspec.open(uri, "rb") as file:
                 return _bytes(file, limit)
         with fsspec.open(uri, "rb") as file:
             return _bytes(file, limit)
@@ -98,20 +135,18 @@ class ImageReader:
         if place is None:
             raise FileNotFoundError(f"no member {member} in {tar}, or it lies behind a damaged header")
         offset, size = place[0], place[1] if limit < 0 else min(place[1], limit)
-        with open(tar, "rb") as file:
+        with open(tar, "rb", opener=open_regular) as file:
             data = os.pread(file.fileno(), size, offset)
         if len(data) != size:
             raise OSError(f"{tar} ends inside member {member}")
         return data
 
 
-def _open_regular(path: str, flags: int) -> int:
-    """Open a regular file; raise OSError for a pipe or device, which could keep its reader waiting for ever."""
-    descriptor = os.open(path, flags | os.O_NONBLOCK)
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-        os.close(descriptor)
-        raise OSError("it is not a regular file")
-    return descriptor
+def _check_regular(uri: str) -> None:
+    """Raise OSError where a chain ends in a file of this machine that is a pipe, device or folder, or is not there."""
+    last = uri.rpartition("::")[2]
+    if "://" not in last or last.lower().startswith("file://"):
+        os.close(open_regular(re.sub("^file://", "", last, flags=re.IGNORECASE), os.O_RDONLY | os.O_CLOEXEC))
 
 
 def _bytes(file: Any, limit: int) -> bytes:

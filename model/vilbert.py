@@ -42,7 +42,11 @@ class ViLBertPreTrainedModel(PreTrainedModel):
 
     @classmethod
     def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
-        """Load as transformers does, and freeze again what is never used: loading makes new parameters of all."""
+        """Load as transformers does, from safetensors, and freeze again what is never used.
+
+        Loading makes new parameters of all. A `pytorch_model.bin` is read by `load_checkpoint`, not here.
+        """
+        kwargs.setdefault("use_safetensors", True)
         loaded = super().from_pretrained(*args, **kwargs)
         model = loaded[0] if isinstance(loaded, tuple) else loaded  # with output_loading_info
         for module in model.modules():

@@ -14,6 +14,7 @@ REASONS = {
     "missing_file": "no file or object at the record's uri",
     "unreadable": "the uri is there but cannot be read: permissions, network, a damaged archive",
     "bad_url": "the uri is not a URL that can be asked for",
+    "unsupported_scheme": "no package for the uri's scheme is installed, or it is one that is never opened",
     "http_404": "the server's answer; so too http_403, http_410, http_429, http_500, and every other status",
     "timeout": "no connection, no answer, or not the whole of it in the time allowed",
     "connection": "the connection was refused, broken off, or ended before the announced end",
@@ -77,3 +78,8 @@ class ImageError(Exception):
 
     def __str__(self) -> str:
         return f"{self.reason}: {self.detail or REASONS.get(self.reason, 'the server refused')}"
+
+    def bare(self) -> ImageError:
+        """Return this error without its traceback and causes, whose frames keep what they had read in memory."""
+        self.__cause__ = self.__context__ = None
+        return self.with_traceback(None)

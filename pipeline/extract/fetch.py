@@ -7,6 +7,7 @@ when and in which order it comes changes nothing else.
 from __future__ import annotations
 
 import hashlib
+import logging
 import threading
 from collections.abc import Callable, Iterable
 from concurrent.futures import Executor
@@ -15,24 +16,21 @@ from typing import TypeVar
 from extractors.decode import ImageError
 from extractors.images.error import is_transient
 from manifests.record import ImageRecord
-from manifests.uri import ImageReader, is_local, protocols
+from manifests.uri import ANY_HOST, ImageReader, is_local, protocols
 from pipeline.extract.fetch_settings import FetchSettings
-from pipeline.extract.fsspec_get import check_driver, fsspec_get
+from pipeline.extract.fsspec_get import fsspec_get, missing_driver
 from pipeline.extract.host_limits import HostLimits
 from pipeline.extract.http_get import BusyError, HttpGetter
 from pipeline.extract.memory_budget import MemoryBudget, NoRoomError, Share
 from pipeline.extract.prepare import fetch as read_file
 from pipeline.extract.read_ahead import ReadAhead
 from pipeline.extract.stopped import StoppedError
+from pipeline.shards.errors import RefusedError
 
 Result = TypeVar("Result")
+logger = logging.getLogger(__name__)
 
 _HTTP = {"http", "https"}
-_ANY_HOST = _HTTP | {
-    *("arrow_hdfs", "dask", "ftp", "generic", "hdfs", "jlab", "jupyter", "reference", "root", "sftp", "smb", "ssh"),
-    *("webdav", "webhdfs"),
-}
-"""Protocols of fsspec by which a URL leads to whatever host it names; those of stores lead to the store."""
 _FIRST_ROOM = 1 << 20
 """Bytes that a fetch has room for before it begins; most photographs of the web are smaller."""
 
@@ -56,12 +54,28 @@ class Fetcher:
         self._stores.stop()
 
     def check(self, uris: Iterable[str]) -> None:
-        """Raise RefusedError where such images cannot be fetched here at all: no package for them, a foreign proxy."""
-        named = {name for uri in uris if not is_local(uri) for name in protocols(uri)}
+        """Look at a manifest's first rows for images that cannot be fetched here: no package for them, a foreign proxy.
+
+        Rows that need a missing package fail one by one, so they are warned of; RefusedError is raised where none of
+        the rows can be fetched.
+        """
+        schemes = [() if is_local(uri) else protocols(uri) for uri in uris]
+        named = {name for names in schemes for name in names}
         if not _HTTP.isdisjoint(named):
             self._http.connections.check_proxies()
-        for protocol in sorted(named - _HTTP):
-            check_driver(protocol)
+        missing = {name: told for name in sorted(named - _HTTP) if (told := missing_driver(name)) is not None}
+        if not missing:
+            return
+        advice = "; ".join(
+            f"images at {name}:// need a package that is not installed ({missing[name]})" for name in missing
+        )
+        if all(not missing.keys().isdisjoint(names) for names in schemes):
+            raise RefusedError(f"{advice}; install it on every node")
+        logger.warning(
+            "%s; install it on every node. These rows fail as unsupported_scheme; run again with "
+            "--retry-failed unsupported_scheme after the installation",
+            advice,
+        )
 
     def is_busy(self) -> bool:
         """Say whether a thread is at a try, in which a library behind fsspec may hang."""
@@ -71,8 +85,7 @@ class Fetcher:
         """Return the bytes behind a URL, which `share` then has room for.
 
         beat: is called at the end of each try, whichever: where hosts are slow, the only thing that moves for minutes.
-        Raises ImageError where they cannot be had, RefusedError where a package for such URLs is missing, and
-        StoppedError after `stop`.
+        Raises ImageError where they cannot be had, and StoppedError after `stop`.
         """
         tries = 0
         room = min(_FIRST_ROOM, self._max_bytes)
@@ -80,21 +93,23 @@ class Fetcher:
             share.wait_for(room)
             if self._stopped.is_set():
                 raise StoppedError
+            failed: ImageError | None = None
             try:
                 data = self._try(uri, share, beat)
             except NoRoomError:  # the image is large: ask again when there is room for the largest there can be
                 room = self._max_bytes
-                share.wait_for(0)
             except ImageError as error:
-                share.wait_for(0)
-                wait = self._wait_before_next(uri, tries, error)
-                if wait is None:
-                    raise
-                tries += 1
-                self._stopped.wait(wait)
+                failed = error.bare()  # a body that was half read must not outlive its share, during the wait below
             else:
                 share.wait_for(len(data))
                 return data
+            share.wait_for(0)
+            if failed is not None:
+                wait = self._wait_before_next(uri, tries, failed)
+                if wait is None:
+                    raise failed
+                tries += 1
+                self._stopped.wait(wait)
 
     def read(self, uri: str, beat: Callable[[], None] = lambda: None) -> bytes:
         """Return the bytes behind a uri of any kind, here and now; beat and errors as of `fetch`."""
@@ -137,7 +152,7 @@ class Fetcher:
         named = protocols(uri)
         if named in (("http",), ("https",)):
             return self._http.get(uri, max_bytes=self._max_bytes, make_room=share.grow)
-        any_host = not _ANY_HOST.isdisjoint(named)
+        any_host = not ANY_HOST.isdisjoint(named)
         if any_host and not self._settings.allow_private_addresses:
             raise ImageError("private_address", "neither http nor a store, and so an address that is not checked")
         limits = self._http.hosts if any_host else self._stores

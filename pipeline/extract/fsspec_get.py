@@ -9,26 +9,24 @@ from concurrent.futures import Future
 from typing import Any, TypeVar
 
 from extractors.decode import ImageError
-from manifests.uri import ImageReader
+from manifests.uri import NEVER_OPENED, ImageReader, protocols
 from pipeline.extract.memory_budget import NoRoomError
 from pipeline.extract.stopped import StoppedError
-from pipeline.shards.errors import RefusedError
 
 Result = TypeVar("Result")
 
 
-def check_driver(protocol: str) -> None:
-    """Raise RefusedError where fsspec knows a protocol and lacks the package for it."""
+def missing_driver(scheme: str) -> str | None:
+    """Return what fsspec says of the package that a scheme needs, None where it is installed or the scheme unknown."""
     import fsspec
 
     try:
-        fsspec.get_filesystem_class(protocol)
+        fsspec.get_filesystem_class(scheme)
     except ImportError as error:
-        raise RefusedError(
-            f"images at {protocol}:// need a package that is not here ({error}); install it on every node"
-        ) from error
-    except ValueError:
-        pass  # no protocol at all: a slip in some rows, which fail one by one
+        return str(error)
+    except Exception:  # no such scheme, or a package that fails when it is imported: its rows fail one by one
+        return None
+    return None
 
 
 def fsspec_get(
@@ -41,7 +39,7 @@ def fsspec_get(
     """
     try:
         return _get(uri, reader, max_bytes, timeout, make_room)
-    except (ImageError, NoRoomError, StoppedError, RefusedError):
+    except (ImageError, NoRoomError, StoppedError):
         raise
     except FileNotFoundError:
         raise ImageError("missing_file", "there is no such file") from None
@@ -62,13 +60,18 @@ _CONNECTION_ERRORS = {"ClientConnectionError", "ClientPayloadError", "HTTPClient
 def _get(uri: str, reader: ImageReader, max_bytes: int, timeout: float, make_room: Callable[[int], None]) -> bytes:
     import fsspec
 
+    for scheme in protocols(uri):
+        if scheme in NEVER_OPENED:
+            raise ImageError("unsupported_scheme", f"images at {scheme}:// are never opened")
+        if missing_driver(scheme) is not None:
+            raise ImageError("unsupported_scheme", f"the package that {scheme}:// needs is not installed")
     if "::" in uri:  # fsspec reads archives through one shared position, so the reader takes turns
         make_room(max_bytes + 1)
         return _within(reader.read(uri, max_bytes + 1), max_bytes)
     try:
         file_system, path = fsspec.core.url_to_fs(uri)
     except ImportError as error:
-        raise RefusedError(f"{uri}: needs a package that is not here ({error}); install it on every node") from error
+        raise ImageError("unsupported_scheme", f"a package that it needs is not installed: {error}") from error
     except ValueError as error:
         raise ImageError("bad_url", str(error)) from error
     if file_system.async_impl:

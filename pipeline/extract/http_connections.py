@@ -9,9 +9,11 @@ from __future__ import annotations
 import contextlib
 import ipaddress
 import socket
+import unicodedata
 import urllib.request
 from collections.abc import Callable
 from typing import Any
+from urllib.parse import unquote
 
 import urllib3
 from urllib3.connection import HTTPConnection, HTTPSConnection
@@ -19,32 +21,60 @@ from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.exceptions import ConnectTimeoutError, NewConnectionError
 
 from extractors.decode import ImageError
+from manifests.uri import without_credentials
 from pipeline.extract.deadlines import KillSwitch, current_exchange
 from pipeline.shards.errors import RefusedError
 
+_GLOBAL_UNICAST = ipaddress.ip_network("2000::/3")
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
+_DOCUMENTATION = ipaddress.ip_network("3fff::/20")
+_ISATAP = (b"\x00\x00\x5e\xfe", b"\x02\x00\x5e\xfe")
+_PRIVATE_NAMES = frozenset({"localhost", "localdomain", "local", "internal", "intranet", "lan", "home", "corp"})
+_PRIVATE_NAMES_OF_TWO = ("home.arpa",)
 
 
 def is_public(address: str) -> bool:
-    """Return whether an IP address is one of the public internet, also where an IPv6 address only wraps one of IPv4."""
+    """Return whether an IP address is one of the public internet, also where an IPv6 address only wraps one of IPv4.
+
+    Of IPv6 only 2000::/3 is assigned to the public internet. So the translation prefix 64:ff9b:1::/48 (RFC 8215) and
+    the old site-local fec0::/10 are not public, which `ipaddress` counts as global.
+    """
     ip = ipaddress.ip_address(address.partition("%")[0])
     if isinstance(ip, ipaddress.IPv6Address):
-        teredo = ip.teredo
-        inner = ip.ipv4_mapped or ip.sixtofour or (teredo[1] if teredo else None)
+        if ip.ipv4_mapped is not None:
+            return is_public(str(ip.ipv4_mapped))
         if ip in _NAT64:
-            inner = ipaddress.IPv4Address(ip.packed[-4:])
-        if inner is not None:
-            return is_public(str(inner))
+            return is_public(str(ipaddress.IPv4Address(ip.packed[-4:])))
+        if ip.sixtofour is not None:
+            return is_public(str(ip.sixtofour))
+        if ip.teredo is not None:
+            return all(is_public(str(inner)) for inner in ip.teredo)
+        if ip.packed[8:12] in _ISATAP and not is_public(str(ipaddress.IPv4Address(ip.packed[-4:]))):
+            return False
+        return ip in _GLOBAL_UNICAST and ip not in _DOCUMENTATION and ip.is_global
     return ip.is_global and not ip.is_multicast
 
 
 def refuse_private_name(host: str) -> None:
-    """Raise ImageError where a URL names a private address outright; for proxies, which look names up themselves."""
-    name = host.strip("[]").rstrip(".").lower()
+    """Raise ImageError where a URL names a private address by its spelling; for proxies, which look names up.
+
+    Takes the spellings that resolvers take: `127.1`, `2130706433`, `0x7f000001`, `0177.0.0.1`. A name without a dot is
+    that of a machine nearby.
+    """
+    name = unicodedata.normalize("NFKC", unquote(host)).replace("\u3002", ".").strip().strip("[]").rstrip(".").lower()
+    address = None
     with contextlib.suppress(ValueError):
-        if not is_public(name):
-            raise ImageError("private_address")
-    if name == "localhost" or name.endswith((".localhost", ".local", ".internal")):
+        address = str(ipaddress.ip_address(name.partition("%")[0]))
+    if address is None:
+        with contextlib.suppress(OSError, ValueError):
+            address = socket.inet_ntoa(socket.inet_aton(name))
+    if address is not None:
+        if is_public(address):
+            return
+        raise ImageError("private_address")
+    if "." not in name or name.endswith(_PRIVATE_NAMES_OF_TWO) or name.rpartition(".")[2] in _PRIVATE_NAMES:
+        raise ImageError("private_address")
+    if name.rpartition(".")[2].startswith("localdomain"):  # localhost6.localdomain6
         raise ImageError("private_address")
 
 
@@ -176,9 +206,8 @@ class Connections:
         """Raise RefusedError where the environment names a proxy of a kind that is not spoken."""
         for scheme in ("http", "https"):
             if scheme in self._proxies and scheme not in self._proxied:
-                raise RefusedError(
-                    f"{scheme}_proxy={self._proxies[scheme]}: name an http or https proxy, or unset {scheme}_proxy"
-                )
+                proxy = without_credentials(self._proxies[scheme])
+                raise RefusedError(f"{scheme}_proxy={proxy}: name an http or https proxy, or unset {scheme}_proxy")
 
     def manager(self, scheme: str, host: str) -> urllib3.PoolManager:
         """Return what makes connections to a host; raise ImageError where a proxy would be sent to a private one."""

@@ -5,14 +5,16 @@ What a server says of length and type is not believed: the bytes are counted, an
 
 from __future__ import annotations
 
+import base64
 import contextlib
+import mmap
 import sys
 import threading
 import time
 from collections.abc import Callable
 from email.utils import parsedate_to_datetime
 from http import HTTPStatus
-from urllib.parse import urljoin
+from urllib.parse import unquote, urljoin
 
 import urllib3
 from urllib3.exceptions import DecodeError, LocationValueError, NewConnectionError, SSLError
@@ -27,6 +29,7 @@ from pipeline.extract.memory_budget import NoRoomError
 from pipeline.extract.stopped import StoppedError
 
 _CHUNK = 64 * 1024
+_MEBIBYTE = 1024 * 1024
 _DIGITS = 19
 """Of a number of bytes that is none any more."""
 _REDIRECTS = (301, 302, 303, 307, 308)
@@ -67,25 +70,33 @@ class HttpGetter:
         on. Raises ImageError; StoppedError after `stop`.
         """
         left = self._settings.fetch_timeout
+        first = parse(url)
         for _ in range(self._settings.max_redirects + 1):
             parts = parse(url)
             with self.hosts.turn(str(parts.host)), self._deadlines.limit(left) as exchange:
                 begun = time.monotonic()
-                answer = self._ask(parts, exchange, max_bytes, make_room)
+                answer = self._ask(parts, authorization(first, parts), exchange, max_bytes, make_room)
                 left -= time.monotonic() - begun
             if isinstance(answer, bytes):
                 return answer
-            url = redirect_target(parts.url, answer)
+            url = redirect_target(parts._replace(auth=None).url, answer)
             if not url.lower().startswith(("http://", "https://")):
                 raise ImageError("redirects", "to something that is not http or https")
             if left <= 0:
                 raise ImageError("timeout", "the whole of it took too long")
         raise ImageError("redirects", f"more than {self._settings.max_redirects}")
 
-    def _ask(self, parts: Url, exchange: Exchange, max_bytes: int, make_room: Callable[[int], None]) -> bytes | str:
+    def _ask(
+        self,
+        parts: Url,
+        authorization: dict[str, str],
+        exchange: Exchange,
+        max_bytes: int,
+        make_room: Callable[[int], None],
+    ) -> bytes | str:
         """Return the body, or where the server redirects to."""
         try:
-            return self._exchange(parts, max_bytes, make_room, exchange)
+            return self._exchange(parts, authorization, max_bytes, make_room, exchange)
         except (ImageError, NoRoomError, StoppedError):
             raise
         except Exception as error:  # the per-image boundary: what a server can make of an answer has no end
@@ -94,18 +105,28 @@ class HttpGetter:
             raise explain(error, over=exchange.over) from error
 
     def _exchange(
-        self, parts: Url, max_bytes: int, make_room: Callable[[int], None], exchange: Exchange
+        self,
+        parts: Url,
+        authorization: dict[str, str],
+        max_bytes: int,
+        make_room: Callable[[int], None],
+        exchange: Exchange,
     ) -> bytes | str:
         settings = self._settings
         manager = self.connections.manager(str(parts.scheme), str(parts.host))
         response = manager.urlopen(
             "GET",
-            parts.url,
+            parts._replace(auth=None).url,
             redirect=False,
             retries=False,
             preload_content=False,
             timeout=Timeout(connect=settings.connect_timeout, read=settings.read_timeout),
-            headers={"User-Agent": settings.user_agent, "Accept": "image/*,*/*;q=0.5", "Accept-Encoding": "identity"},
+            headers={
+                "User-Agent": settings.user_agent,
+                "Accept": "image/*,*/*;q=0.5",
+                "Accept-Encoding": "identity",
+                **authorization,
+            },
         )
         whole = False
         try:
@@ -127,29 +148,79 @@ class HttpGetter:
 def parse(url: str) -> Url:
     """Return the parts of a URL; raise ImageError where it is none, or has no host."""
     try:
-        parts = parse_url(url)._replace(auth=None, fragment=None)
+        parts = parse_url(url)._replace(fragment=None)
     except ValueError:  # LocationParseError is one
         raise ImageError("bad_url") from None
     if not parts.host:
         raise ImageError("bad_url", "it names no host")
+    if "%" in parts.host and not parts.host.startswith("["):
+        raise ImageError("bad_url", "its host has escaped characters")
     return parts
 
 
+def authorization(first: Url, parts: Url) -> dict[str, str]:
+    """Return the header with the user and password that the first URL names, for the host of that URL alone.
+
+    A redirect to another scheme, host or port gets none, but one from http to https on the usual ports does. What a
+    redirect itself names is not used.
+    """
+    if first.auth is None:
+        return {}
+    ports = {"http": 80, "https": 443}
+    here, there = ((url.host, url.port or ports.get(str(url.scheme))) for url in (first, parts))
+    upgraded = (first.scheme, here[1], parts.scheme, there[1]) == ("http", 80, "https", 443)
+    if here[0] != there[0] or not (upgraded or (first.scheme == parts.scheme and here == there)):
+        return {}
+    return {"Authorization": "Basic " + base64.b64encode(unquote(first.auth).encode()).decode()}
+
+
 def read_body(response: urllib3.BaseHTTPResponse, max_bytes: int, make_room: Callable[[int], None]) -> bytes:
-    """Return a body as it comes, never more than `max_bytes` of it."""
+    """Return a body as it comes, never more than `max_bytes` of it, unpacked where the server packed it."""
     announced = response.headers.get("Content-Length", "")
+    length = None
     if announced.isdecimal() and "Content-Encoding" not in response.headers:
         length = int(announced) if len(announced) < _DIGITS else sys.maxsize
         if length > max_bytes:
             raise ImageError("too_large", f"more than {max_bytes} bytes")
         make_room(length)
-    body = bytearray()
-    while chunk := response.read1(_CHUNK):
-        if len(body) + len(chunk) > max_bytes:
-            raise ImageError("too_large", f"more than {max_bytes} bytes")
-        make_room(len(body) + len(chunk))
-        body += chunk
-    return bytes(body)
+    with contextlib.closing(_Body(length or _CHUNK)) as body:
+        while chunk := response.read1(_CHUNK):
+            if body.size + len(chunk) > max_bytes:
+                raise ImageError("too_large", f"more than {max_bytes} bytes")
+            make_room(body.size + len(chunk))
+            body.append(chunk)
+        return body.value()
+
+
+class _Body:
+    """Bytes that grow, in pages of their own.
+
+    malloc would keep what the threads free: a hundred threads that drop half of a large image each held 900 MB.
+    """
+
+    def __init__(self, capacity: int) -> None:
+        self.size = 0
+        self._pages = _pages(capacity)
+
+    def append(self, chunk: bytes) -> None:
+        if self.size + len(chunk) > len(self._pages):
+            larger = _pages(2 * (self.size + len(chunk)))
+            for start in range(0, self.size, _MEBIBYTE):
+                larger.write(self._pages[start : min(start + _MEBIBYTE, self.size)])
+            self._pages.close()
+            self._pages = larger
+        self._pages[self.size : self.size + len(chunk)] = chunk
+        self.size += len(chunk)
+
+    def value(self) -> bytes:
+        return self._pages[: self.size]
+
+    def close(self) -> None:
+        self._pages.close()
+
+
+def _pages(size: int) -> mmap.mmap:
+    return mmap.mmap(-1, max(size, 1), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
 
 
 def refusal(response: urllib3.BaseHTTPResponse, host: str) -> ImageError:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Generic, Self, TypeVar
 
+from extractors.decode import ImageError
 from pipeline.extract.memory_budget import MemoryBudget, Share
 from pipeline.extract.stopped import StoppedError
 
@@ -109,6 +110,8 @@ class ReadAhead(Generic[Item, Result]):
     def _fetch_row(self, row: _Row[Item], share: Share) -> None:
         try:
             row.data = self._fetch(row.item, share)
+        except ImageError as error:
+            row.error = error.bare()  # it waits for its row, and its frames would keep half of the image
         except BaseException as error:  # it is raised where the row is used
             row.error = error
         with self._changed:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from manifests.manifest import Manifest
 from manifests.record import ImageRecord, ManifestError
+from manifests.uri import without_credentials
 from pipeline.shards.check_sample import sample_problems
 from pipeline.shards.dataset import DatasetInfo
 from pipeline.shards.errors import CorruptShardError, ShardError
@@ -223,8 +224,9 @@ def check_failed_rows(report: ShardReport, failures: Sequence[FailureRow], recor
     """Compare the failed rows with those rows of the manifest."""
     for failure in failures if records else ():
         record = records[failure.row]
-        if (failure.image_id, failure.uri) != (record.image_id, record.uri):
-            found, expected = f"{failure.image_id!r}, {failure.uri!r}", f"{record.image_id!r}, {record.uri!r}"
+        expected_uri = without_credentials(record.uri)
+        if (failure.image_id, without_credentials(failure.uri)) != (record.image_id, expected_uri):
+            found, expected = f"{failure.image_id!r}, {failure.uri!r}", f"{record.image_id!r}, {expected_uri!r}"
             path = failures_path(report.directory, report.shard)
             report.add("manifest-differs", path, f"is {found}; the manifest has {expected}", place=f"row {failure.row}")
 
@@ -247,14 +249,17 @@ def row_differences(sample: Sample, record: ImageRecord) -> Iterator[str]:
     """Yield how a sample differs from its row of the manifest."""
     expected = {
         "image_id": record.image_id,
-        "uri": record.uri,
+        "uri": without_credentials(record.uri),
         "captions": list(record.captions),
         "split": record.split,
     }
     if record.sha256 is not None:
         expected["sha256"] = record.sha256
     for name, value in expected.items():
-        if sample.meta.get(name) != value:
+        found = sample.meta.get(name)
+        if name == "uri" and isinstance(found, str):
+            found = without_credentials(found)  # data sets of earlier versions have them
+        if found != value:
             yield f"{name} is {sample.meta.get(name)!r:.80}, the manifest has {value!r:.80}"
     if record.boxes_xyxy is not None and len(record.boxes_xyxy) != len(sample.regions):
         yield f"has {len(sample.regions)} regions, the manifest gives {len(record.boxes_xyxy)} boxes"

@@ -199,12 +199,13 @@ def read_photograph(sample: Sample) -> NDArray[np.uint8]:
 
 def fetch(uri: str) -> bytes:
     """Return the bytes behind a record's uri; raise ShardError where they cannot be had."""
-    from manifests.uri import ImageReader
+    from manifests.uri import ImageReader, without_credentials
 
     try:
         return ImageReader().read(uri)
     except Exception as error:  # file systems behind fsspec raise errors of their own kinds
+        what = without_credentials(f"{uri!r} ({type(error).__name__}: {error})")
         raise ShardError(
-            f"cannot read the photograph {uri!r} ({type(error).__name__}: {error}); --image needs it where it was "
+            f"cannot read the photograph {what}; --image needs it where it was "
             "for `vilbert extract`: relative paths start at the folder you are in"
         ) from error

@@ -29,7 +29,13 @@ def load_model(kind: type[PreTrainedModel], folder: TrainedFolder, device: torch
         model.load_state_dict({**tensors, **tied})
     else:
         try:
-            loaded: Any = kind.from_pretrained(folder.model, attn_implementation="sdpa", output_loading_info=True)
+            loaded: Any = kind.from_pretrained(
+                folder.model,
+                attn_implementation="sdpa",
+                output_loading_info=True,
+                use_safetensors=True,
+                trust_remote_code=False,
+            )
         except SafetensorError as error:
             raise OSError(f"its file of parameters is damaged: {error}") from error
         model, told = loaded
@@ -42,5 +48,14 @@ def load_model(kind: type[PreTrainedModel], folder: TrainedFolder, device: torch
 
 def load_its_tokenizer(folder: TrainedFolder) -> PreTrainedTokenizerBase:
     """Return the tokenizer that the model was trained with; OSError where there is none."""
-    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder.tokenizer, local_files_only=True)
+    try:
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
+            folder.tokenizer, local_files_only=True, trust_remote_code=False
+        )
+    except ValueError as error:
+        if "trust_remote_code" not in str(error):
+            raise
+        raise OSError(
+            "its tokenizer is Python code in the folder, which is never run; give a tokenizer.json"
+        ) from error
     return tokenizer

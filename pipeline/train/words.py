@@ -80,7 +80,7 @@ def _load_from_folder(folder: str) -> Any:
             "holds tokenizer.json and tokenizer_config.json"
         )
     try:
-        return AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise RefusedError(
             f"tokenizer {folder}: the folder holds no tokenizer ({first_line(error)}); give one that holds "
@@ -90,13 +90,13 @@ def _load_from_folder(folder: str) -> Any:
 
 def _load_from_hub(name: str) -> Any:
     try:
-        return AutoTokenizer.from_pretrained(name, local_files_only=True)
+        return AutoTokenizer.from_pretrained(name, local_files_only=True, trust_remote_code=False)
     except (OSError, ValueError):
         pass  # not on this machine yet
     problem = hub_problem()
     try:
         if problem is None:
-            return AutoTokenizer.from_pretrained(name)
+            return AutoTokenizer.from_pretrained(name, trust_remote_code=False)
     except (OSError, ValueError) as error:
         problem = first_line(error)
     raise RefusedError(

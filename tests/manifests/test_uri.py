@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import io
+import os
 import tarfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from manifests.uri import ImageReader, is_local, protocols, tar_index, tar_uri
+from manifests.uri import ImageReader, is_local, protocols, tar_index, tar_uri, without_credentials
 
 
 @pytest.fixture
@@ -86,3 +87,40 @@ def test_protocols(uri: str, named: tuple[str, ...], local: bool) -> None:
 def test_a_file_url_of_a_device_is_refused() -> None:
     with pytest.raises(OSError, match="regular"):
         ImageReader().read("file:///dev/zero", 10)
+
+
+@pytest.mark.parametrize("uri", ["{}", "file://{}", "tar://a.jpg::{}", "zip://a.jpg::{}", "zip://a.jpg::file://{}"])
+@pytest.mark.parametrize("kind", ["pipe", "folder", "/dev/zero"])
+def test_a_pipe_device_or_folder_is_refused_at_once(tmp_path: Path, tar: Path, uri: str, kind: str) -> None:
+    path = tmp_path / "pipe" if kind == "pipe" else tmp_path if kind == "folder" else Path(kind)
+    if kind == "pipe":
+        os.mkfifo(path)
+    reader = ImageReader()
+    with ThreadPoolExecutor(1) as pool, pytest.raises(OSError, match=r"not a regular file|directory"):
+        pool.submit(reader.read, uri.format(path), 9).result(timeout=20)
+    assert len(reader.read(tar_uri(tar, "part/00001.jpg"))) == 701
+
+
+@pytest.mark.parametrize(
+    ("uri", "clean"),
+    [
+        ("https://me:word@host/a.jpg", "https://host/a.jpg"),
+        ("HTTP://me@host:80/a@b.jpg", "HTTP://host:80/a@b.jpg"),
+        ("https://me:w@rd@host/a.jpg", "https://host/a.jpg"),
+        ("zip://a@b.jpg::https://me:word@host/a.zip", "zip://a@b.jpg::https://host/a.zip"),
+        ("sftp://me:word@host/a.jpg", "sftp://host/a.jpg"),
+        ("cannot read https://me:word@host/a.jpg: gone", "cannot read https://host/a.jpg: gone"),
+        (
+            "https://b.s3.x/a?X-Amz-Date=1&X-Amz-Signature=ab12&x=1",
+            "https://b.s3.x/a?X-Amz-Date=1&X-Amz-Signature=***&x=1",
+        ),
+        ("https://x.blob.y/a?sv=1&sig=a%2Bb", "https://x.blob.y/a?sv=1&sig=***"),
+        ("abfs://container@account.dfs.core.windows.net/a.jpg", "abfs://container@account.dfs.core.windows.net/a.jpg"),
+        ("images/me@home/a.jpg", "images/me@home/a.jpg"),
+        ("https://host/a.jpg?mail=me@host", "https://host/a.jpg?mail=me@host"),
+        ("tar://a@b.jpg::/data/x.tar", "tar://a@b.jpg::/data/x.tar"),
+    ],
+)
+def test_credentials_are_left_out_and_nothing_else(uri: str, clean: str) -> None:
+    assert without_credentials(uri) == clean
+    assert without_credentials(clean) == clean

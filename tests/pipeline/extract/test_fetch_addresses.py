@@ -86,6 +86,49 @@ def test_private_networks_are_refused(host: str) -> None:
     assert time.monotonic() - begun < 0.3  # nothing was connected to
 
 
+@pytest.mark.parametrize(
+    "address",
+    [
+        "fec0::1", "64:ff9b:1::a00:1", "64:ff9b:1:abcd::1", "64:ff9b::7f00:1", "::7f00:1", "::ffff:0:7f00:1",
+        "::", "::1", "fe80::1%eth0", "fc00::1", "ff02::1", "2001:db8::1", "3fff::1", "5f00::1", "100::1",
+        "2001:0:7f00:1::", "2001:4860:0:0:0:5efe:a00:1", "2002:7f00:1::",
+    ],
+)  # fmt: skip
+def test_ranges_of_ipv6_that_are_not_of_the_public_internet(address: str) -> None:
+    assert not is_public(address)
+
+
+@pytest.mark.parametrize("address", ["2606:2800:220:1:248:1893:25c8:1946", "2001:4860:4860::8888", "64:ff9b::808:808"])
+def test_public_ipv6_is_public(address: str) -> None:
+    assert is_public(address)
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        "127.1", "127.0.1", "2130706433", "0x7f000001", "0x7F.0.0.1", "0177.0.0.1", "017700000001", "10.1", "0",
+        "127.0.0.1.", "LOCALHOST", "localhost.", "localhost.localdomain", "localhost6.localdomain6", "a.localhost",
+        "ip6-localhost", "ip6-loopback", "printer", "metadata.google.internal", "router.home.arpa", "nas.lan",
+        "[::ffff:7f00:1]", "[::ffff:127.0.0.1]", "[fec0::1]", "[64:ff9b:1::1]", "[::7f00:1]", "[fe80::1%25eth0]",
+        "\uff11\uff12\uff17.0.0.1", "127\u30020\u30020\u30021", "\u2460\u2461\u2466.0.0.1", "%31%32%37.0.0.1",
+        "user:word@127.1", "images.example@127.1",
+    ],
+)  # fmt: skip
+def test_no_spelling_of_a_private_address_reaches_a_proxy(web: Web, monkeypatch: pytest.MonkeyPatch, host: str) -> None:
+    monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{web.port}")
+    monkeypatch.setenv("no_proxy", "")
+    assert reason(f"http://{host}/a") in ("private_address", "bad_url")
+    assert web.connections == 0
+
+
+def test_public_names_and_addresses_reach_a_proxy(web: Web, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{web.port}")
+    monkeypatch.setenv("no_proxy", "")
+    for host in ("images.example", "local.example", "8.8.8.8", "0x08080808", "localhost.example", "127.example"):
+        web.pages[f"http://{host}/a"] = body(b"by proxy")
+        assert fetcher().read(f"http://{host}/a") == b"by proxy"
+
+
 def test_they_may_be_allowed(web: Web) -> None:
     assert fetcher(private=True).read(web.url("/a")) == b"secret"
 

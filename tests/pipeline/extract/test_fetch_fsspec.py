@@ -122,7 +122,7 @@ def test_a_bucket_gets_so_many_requests_at_a_time_and_another_one_as_many() -> N
 
 
 def test_hosts_that_fsspec_talks_to_are_hosts_as_any(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pipeline.extract.fetch._ANY_HOST", {"teststore"})
+    monkeypatch.setattr("pipeline.extract.fetch.ANY_HOST", {"teststore"})
     uris = [f"teststore://me@host:22/{number}" for number in range(12)]
     assert most_at_once(uris, per_host=2, allow_private_addresses=True) == 2
 
@@ -177,13 +177,36 @@ def test_files_and_members_of_tars_are_local(tmp_path: Path) -> None:
     assert reason("file:///dev/zero") == "unreadable"
 
 
-def test_a_missing_package_is_named_at_the_start() -> None:
+def test_a_missing_package_is_named_at_the_start_where_every_row_needs_it() -> None:
     with pytest.raises(RefusedError, match=r"nodriver://.*package_that_is_not_there"):
-        fetcher().check(["images/a.jpg", "nodriver://bucket/a.jpg"])
-    with pytest.raises(RefusedError, match="package_that_is_not_there"):
-        fetcher().check(["zip://a.jpg::nodriver://bucket/a.zip"])
-    with pytest.raises(RefusedError, match="package_that_is_not_there"):
-        fetcher().read("nodriver://bucket/a.jpg")
+        fetcher().check(["nodriver://bucket/a.jpg", "zip://a.jpg::nodriver://bucket/a.zip"])
+
+
+def test_a_missing_package_is_warned_of_at_the_start_where_some_rows_need_it(caplog: pytest.LogCaptureFixture) -> None:
+    fetcher().check(["images/a.jpg", "nodriver://bucket/a.jpg"])
+    assert "package_that_is_not_there" in caplog.text
+    assert "--retry-failed unsupported_scheme" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "nodriver://bucket/a.jpg",
+        "zip://a.jpg::nodriver://bucket/a.zip",
+        "simplecache::teststore://bucket/a.jpg",
+        "filecache::memory://a.jpg",
+        "blockcache::memory://a.jpg",
+        "zip://a.jpg::local:///a.zip",
+        "local:///etc/passwd",
+        "git://repository:a.jpg",
+        "dir://a.jpg::memory://b",
+    ],
+)
+def test_a_scheme_that_is_not_opened_costs_its_row_alone(uri: str) -> None:
+    assert reason(uri) == "unsupported_scheme"
+    if "nodriver" not in uri:
+        with pytest.raises(OSError, match="never opened"):
+            ImageReader().read(uri)
 
 
 def test_a_slip_in_a_protocol_costs_its_row_alone() -> None:
