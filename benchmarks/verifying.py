@@ -11,6 +11,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 # Python looks in the folder of the file it runs first, where `model` would be that script and not the package.
@@ -83,10 +84,10 @@ def main(settings: Settings) -> int:
             )
             path = data_path(folder, 0, storage)
             size = path.stat().st_size
-            alone = fastest(lambda path=path: file_sha256(path), settings.repeats)
-            opened = fastest(lambda path=path: open_only(path), settings.repeats)
-            plain = fastest(lambda folder=folder: read_epoch(folder, verify=False), settings.repeats)
-            compared = fastest(lambda folder=folder: read_epoch(folder, verify=True), settings.repeats)
+            alone = fastest(partial(file_sha256, path), settings.repeats)
+            opened = fastest(partial(open_only, path), settings.repeats)
+            plain = fastest(partial(read_epoch, folder, verify=False), settings.repeats)
+            compared = fastest(partial(read_epoch, folder, verify=True), settings.repeats)
             rows.append(
                 [
                     storage,
