@@ -54,7 +54,11 @@ def test_what_is_said_names_places_as_far_as_they_are_known() -> None:
 
 @pytest.mark.parametrize("more", [[], ["--non-finite", "skip"]])
 def test_pretraining_names_shard_and_key_of_a_sample_of_nan(
-    tmp_path: Path, make_dataset: Callable[..., Path], capsys: pytest.CaptureFixture[str], more: list[str]
+    tmp_path: Path,
+    make_dataset: Callable[..., Path],
+    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+    more: list[str],
 ) -> None:
     def draw(row: int) -> Regions:
         drawn = draw_regions(0, row, 4, feature_dim=8, top_classes=3, classes=len(CLASS_NAMES))
@@ -68,7 +72,7 @@ def test_pretraining_names_shard_and_key_of_a_sample_of_nan(
     command = pretrain_arguments([data], tmp_path / "run", tmp_path / "model.json", **sizes)
     status = main([*command, "--eval-split", "none", *more])
     assert status == 1 or more  # a step that masks the region is finite
-    said = capsys.readouterr().err
+    said = capsys.readouterr().err + caplog.text
     assert f"1 of them hold NaN or infinities: photo.0007 ({data}/shards/000001.tar, key row7)" in said
     assert f"Run `vilbert verify {data} --deep`" in said
     assert "lower --learning-rate" not in said
