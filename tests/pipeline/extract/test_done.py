@@ -18,7 +18,8 @@ from hypothesis import strategies as st
 
 from pipeline.extract import done
 from pipeline.extract.done import DONE_FILE, DoneShards, find_done
-from pipeline.shards.dataset import DatasetInfo, fingerprint_digest
+from pipeline.extract.plan import finish_dataset
+from pipeline.shards.dataset import DatasetInfo, fingerprint_digest, read_dataset, write_dataset
 from pipeline.shards.errors import ShardError, UnsupportedFormatError
 from pipeline.shards.failures import FailureRow
 from pipeline.shards.folder import Entry, LocalFolder
@@ -208,6 +209,18 @@ def test_what_was_read_again_is_not_read_a_third_time(directory: Path, monkeypat
     assert noted(directory).pending() == []
     monkeypatch.setattr(done, "read_record", lambda path: pytest.fail(f"{path} was read"))
     assert find_done(LocalFolder(directory), plan()).pending() == []
+
+
+def test_records_of_a_finished_set_that_were_edited_are_not_taken_for_its_own(directory: Path) -> None:
+    write_dataset(directory, plan())
+    folder = LocalFolder(directory)
+    finished = finish_dataset(folder, written=SHARDS)
+    assert finish_dataset(folder, written=0) == finished
+    digest = read_records(directory)[2].sha256.encode()
+    _replace(record_path(directory, 2), digest, b"0" * 64)
+    with pytest.raises(ShardError, match=r"records in shards/ are not those .*vilbert verify .*--deep"):
+        finish_dataset(folder, written=0)
+    assert read_dataset(directory) == finished
 
 
 def test_a_record_that_contradicts_its_neighbours_is_none(directory: Path) -> None:
