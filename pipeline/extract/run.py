@@ -22,7 +22,6 @@ from pipeline.extract.plan import (
     is_complete,
     make_folder,
     plan_dataset,
-    read_info,
     reopen_dataset,
     require_dataset,
     require_same,
@@ -32,7 +31,7 @@ from pipeline.extract.run_log import log_folder, run_log
 from pipeline.extract.schedule import Schedule
 from pipeline.extract.settings import ExtractSettings
 from pipeline.extract.watch import Renewal, Watch, starting
-from pipeline.shards.dataset import DatasetInfo
+from pipeline.shards.dataset import DatasetInfo, read_info
 from pipeline.shards.errors import READ_ONLY, RefusedError, ShardError
 from pipeline.shards.folder import Folder, open_folder
 from pipeline.shards.layout import SHARDS_FOLDER
