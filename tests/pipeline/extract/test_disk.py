@@ -104,3 +104,14 @@ def test_a_complete_data_set_on_a_read_only_disk_has_nothing_to_do(
     assert "holds a data set of other settings" in capsys.readouterr().err
     assert main(["extract", *command, "--retry-failed", "corrupt"]) == 1
     assert "cannot be written (Read-only file system)" in capsys.readouterr().err
+
+
+def test_an_extraction_that_fails_before_it_begins_leaves_no_folder(
+    manifest: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "new" / "features"
+    assert main(["extract", *arguments(manifest, output, "--weights", str(tmp_path / "nowhere.pth"))]) != 0
+    assert not output.parent.exists()
+    output.mkdir(parents=True)
+    assert main(["extract", *arguments(manifest, output, "--weights", str(tmp_path / "nowhere.pth"))]) != 0
+    assert output.exists()
