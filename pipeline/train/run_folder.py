@@ -6,10 +6,9 @@ RUN/run.json holds the settings that decide what is learnt, the model's config, 
 from __future__ import annotations
 
 import json
-import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from pipeline.shards.atomic import write_atomic
 from pipeline.shards.canonical import decode_json, encode_json
 from pipeline.shards.errors import READ_ONLY, FingerprintError, LockedError, RefusedError
 from pipeline.shards.lock import LOCK_FILE, exclusive_writer
+from pipeline.shards.new_folder import new_folder
 from pipeline.train.disk import explain_disk_errors
 from pipeline.train.known_features import EXTRACTORS
 
@@ -36,19 +36,11 @@ def run_folder(run: Path) -> Iterator[None]:
 
     Raises RefusedError where it holds something that is no run.
     """
-    missing = next((path for path in (*reversed(run.parents), run) if not path.exists()), None)
-    is_new = make_run_folder(run)
-    try:
+    with ExitStack() as stack:
+        if not run.is_file():
+            stack.enter_context(new_folder(run, is_used=lambda: has_learnt(run)))
+        make_run_folder(run)
         yield
-    except Exception:
-        if is_new and not has_learnt(run):
-            shutil.rmtree(run, ignore_errors=True)
-            for parent in run.parents:
-                if missing is None or missing not in (parent, *parent.parents):
-                    break
-                with suppress(OSError):  # something else is in it by now
-                    parent.rmdir()
-        raise
 
 
 def has_learnt(run: Path) -> bool:
@@ -57,21 +49,14 @@ def has_learnt(run: Path) -> bool:
     return any((run / "checkpoints").glob("step-*")) or (journal.is_file() and journal.stat().st_size > 0)
 
 
-def make_run_folder(run: Path) -> bool:
-    """Make the folder; return whether it is new. RefusedError where it holds something that is no run."""
+def make_run_folder(run: Path) -> None:
+    """Make the folder; raise RefusedError where it holds something that is no run."""
     if run.is_file():
         raise RefusedError(f"--output {run}: is a file; give a folder")
-    run.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        run.mkdir()
-    except FileExistsError:
-        pass
-    else:
-        return True
+    run.mkdir(parents=True, exist_ok=True)
     others = [path.name for path in run.iterdir() if path.name != LOCK_FILE]
     if others and not (run / RUN_FILE).is_file() and not _only_ours(others):
         raise RefusedError(f"--output {run}: holds {others[0]} and no {RUN_FILE}; give a new folder, or one of a run")
-    return False
 
 
 def _only_ours(names: list[str]) -> bool:

@@ -40,7 +40,7 @@ def assert_as_the_umask_says(folder: Path, umask: int) -> None:
     wanted = {name: (0o777 if (folder / name).is_dir() else 0o666) & ~umask for name in found}
     wanted |= {name: 0o644 & ~umask for name in found if Path(name).name == ".lock"}
     assert found == wanted
-    assert len(found) > 3
+    assert len(found) > 2
 
 
 def test_all_files_of_a_run_and_of_a_converted_model(tmp_path: Path, umask: int) -> None:
@@ -72,7 +72,7 @@ def draw_scenes() -> Callable[[Path], Path]:
     """Return what draws a few scenes into a folder and lists them in a manifest there, whose path it returns."""
 
     def draw(folder: Path) -> Path:
-        assert main(["shapes", str(folder), "--scenes", "6", "--seed", "3"]) == 0
+        assert main(["shapes", str(folder), "--scenes", "10", "--seed", "3"]) == 0
         captions, manifest = folder / "karpathy" / "dataset_coco.json", folder / "manifest.parquet"
         assert main(["manifest", str(captions), "--images", str(folder), "--output", str(manifest)]) == 0
         return manifest

@@ -1,5 +1,6 @@
 """A disk that is full, a quota, an output that cannot be written: said clearly, nothing half done taken for done."""
 
+import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -77,3 +78,40 @@ def test_an_output_that_cannot_be_written_is_said(
     subprocess.run(["mount", "-o", "remount,ro", small_disk], check=True)
     assert main(["extract", *arguments(manifest, small_disk / "features")]) == 1
     assert "cannot be written (Read-only file system); free space or check its permissions" in capsys.readouterr().err
+
+
+@pytest.fixture
+def read_only(undisturbed: tuple[Path, str], tmp_path: Path) -> Iterator[Path]:
+    """A complete data set on a disk that may only be read."""
+    folder = Path(shutil.copytree(undisturbed[0], tmp_path / "read-only"))
+    for options in (["-o", "bind", folder], ["-o", "remount,ro,bind"]):
+        if subprocess.run(["mount", *options, folder], capture_output=True).returncode:
+            pytest.skip("this user may not mount")
+    yield folder
+    subprocess.run(["umount", "-l", folder], check=True)
+
+
+def test_a_complete_data_set_on_a_read_only_disk_has_nothing_to_do(
+    manifest: Path, undisturbed: tuple[Path, str], read_only: Path, caplog: pytest.LogCaptureFixture,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    _, storage = undisturbed
+    command = arguments(manifest, read_only, "--format", storage)
+    with caplog.at_level("INFO"):
+        assert main(["extract", *command]) == 0
+    assert f"nothing to do: {read_only} has all its shards" in caplog.text
+    assert main(["extract", *command, "--boxes", "3"]) == 2  # of other settings
+    assert "holds a data set of other settings" in capsys.readouterr().err
+    assert main(["extract", *command, "--retry-failed", "corrupt"]) == 1
+    assert "cannot be written (Read-only file system)" in capsys.readouterr().err
+
+
+def test_an_extraction_that_fails_before_it_begins_leaves_no_folder(
+    manifest: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "new" / "features"
+    assert main(["extract", *arguments(manifest, output, "--weights", str(tmp_path / "nowhere.pth"))]) != 0
+    assert not output.parent.exists()
+    output.mkdir(parents=True)
+    assert main(["extract", *arguments(manifest, output, "--weights", str(tmp_path / "nowhere.pth"))]) != 0
+    assert output.exists()

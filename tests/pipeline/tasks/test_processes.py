@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
+import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -62,3 +65,27 @@ def test_two_processes_take_the_same_turns_of_several_tasks(small: Path, tmp_pat
     assert turns(both) == turns(alone)
     assert turns(alone)[6:] != ["snli-ve", "refcocog"] * 6, "it was not stopped"
     assert_alike(both, alone)
+
+
+def killed_at_once(*_: object, **__: object) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_killed_loader_ends_an_evaluation_and_a_fine_tuning(
+    small: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is killed when it begins its first batch, as by the system when memory runs out."""
+    run, answers = tmp_path / "run", tmp_path / "answers.json"
+    assert main(finetune_arguments(small, "vqa", run, steps=1)) == 0
+    monkeypatch.setattr("pipeline.tasks.evaluate.make_item_batches", killed_at_once)
+    of_the_task = ["--checkpoint", str(run), "--annotations", str(small / "vqa"), "--output", str(answers)]
+    assert main(["evaluate", "vqa", str(small / "features"), *of_the_task, "--num-workers", "2"]) == 1
+    said = capsys.readouterr().err
+    assert "vilbert evaluate: a data loading process" in said
+    assert "was killed by signal 9" in said
+    assert not answers.exists()
+    monkeypatch.setattr("pipeline.tasks.finetune.make_item_batches", killed_at_once)
+    again = finetune_arguments(small, "vqa", tmp_path / "again", steps=1)
+    assert main([*again, "--num-workers", "2"]) == 1
+    assert "vilbert finetune: a data loading process" in capsys.readouterr().err
+    assert not multiprocessing.active_children()

@@ -104,6 +104,23 @@ def test_killed_and_interrupted_a_group_of_two_is_the_undisturbed_process(
     assert_same_losses(both, alone)
 
 
+def test_a_group_whose_loader_is_killed_starts_again_and_none_is_left(
+    data: Path, tmp_path: Path, ray_cluster: str
+) -> None:
+    run = tmp_path / "run"
+    process = start(arguments(data, run, "--workers", "2", "--ray-address", ray_cluster, "--num-workers", "1"))
+    wait_for_step(run, 5, process)
+    workers = [psutil.Process(worker) for worker in train_workers()]
+    loaders = [child for worker in workers for child in worker.children()]
+    assert len(loaders) == 2
+    loaders[0].kill()
+    _, said = process.communicate(timeout=180)
+    assert process.returncode == 0, said
+    assert f"a data loading process (process {loaders[0].pid}) was killed by signal 9" in said
+    assert "all are started again" in said
+    assert not psutil.wait_procs(loaders, timeout=10)[1]
+
+
 def assert_same_losses(run: Path, other: Path) -> None:
     """Compare two runs of any number of processes, rounding aside. Each loss is that of all parameters before it."""
     ours, theirs = journal(run), journal(other)
