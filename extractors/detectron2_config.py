@@ -13,9 +13,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from extractors.extractor import ExtractorError
+from vilbert.untrusted.documents import DocumentError, read_yaml
 
 logger = logging.getLogger(__name__)
 
@@ -107,11 +106,11 @@ def _check_files(path: Path, above: tuple[Path, ...]) -> None:
     if path in above:
         raise ExtractorError(f"{path}: is based on itself through _BASE_")
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        values = read_yaml(path)
     except OSError as error:
         named = f"{path} (the _BASE_ of {above[-1]})" if above else f"--config-file {path}"
         raise ExtractorError(f"{named}: cannot read it: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except DocumentError as error:
         raise ExtractorError(f"{path}: not plain YAML: {error}") from error
     if not isinstance(values, dict):
         raise ExtractorError(f"{path}: not a config file: expected keys and values")

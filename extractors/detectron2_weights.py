@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from extractors.extractor import ExtractorError
-from extractors.weights import load_weights
+from extractors.weights import load_weights, require_finite
 
 _ANCHORS = "proposal_generator.anchor_generator.cell_anchors."
 _PIXEL_STATISTICS = {"pixel_mean": "MODEL.PIXEL_MEAN", "pixel_std": "MODEL.PIXEL_STD"}
@@ -31,6 +31,7 @@ def load_into(model: nn.Module, path: str) -> str:
     otherwise, naming the difference.
     """
     state, sha256 = load_weights(path)
+    require_finite(state, path)
     _check_anchors(path, state, model)
     _check_pixel_statistics(path, state, model)
     compared = {name: tensor for name, tensor in state.items() if not _beside_the_weights(name)}

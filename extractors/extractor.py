@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
@@ -54,6 +55,12 @@ class DetectorSettings:
     """How many of the most probable classes to keep of each region, the soft labels of pre-training."""
 
     def __post_init__(self) -> None:
+        for name in ("weights", "config_file"):
+            if isinstance(path := getattr(self, name), os.PathLike):
+                object.__setattr__(self, name, os.fspath(path))
+        opts: object = self.opts
+        if isinstance(opts, str):
+            raise ValueError(f"--opts {opts!r}: give a sequence of KEY and VALUE texts, not one text")
         if self.top_classes < 1:
             raise ValueError(f"--top-classes {self.top_classes}: keep at least 1 class")
         if len(self.opts) % 2:

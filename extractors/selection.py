@@ -43,6 +43,9 @@ class SelectionSettings:
     """proposal: the box the feature was pooled from. regressed: the best class's refined box."""
 
     def __post_init__(self) -> None:
+        boxes: object = self.boxes
+        if isinstance(boxes, int):  # as Python code gives it
+            object.__setattr__(self, "boxes", str(boxes))
         match = re.fullmatch(r"(\d+)(?:-(\d+))?", self.boxes)
         if not match or not 1 <= int(match[1]) <= int(match[2] or match[1]):
             raise ValueError(f"--boxes {self.boxes}: give a number such as 36, or MIN-MAX such as 10-100")

@@ -12,7 +12,6 @@ few anchor sizes cover without the cost of a pyramid.
 from __future__ import annotations
 
 import itertools
-import json
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -32,6 +31,7 @@ from extractors.selection import SelectionSettings
 from extractors.torchvision_frcnn import TorchvisionExtractor
 from extractors.torchvision_models import load_state, randomise
 from extractors.weights import hash_tensors, load_weights
+from vilbert.untrusted.documents import read_json
 
 logger = logging.getLogger(__name__)
 
@@ -163,7 +163,7 @@ def read_card(weights: Path) -> Card:
     """Read NAME.json beside the weights NAME.safetensors; raise ExtractorError where it is missing or damaged."""
     path = weights.with_suffix(".json")
     try:
-        card = json.loads(path.read_text())
+        card = read_json(path)
         return Card(
             class_names=tuple(card["class_names"]),
             attributes={kind: tuple(values) for kind, values in card["attributes"].items()},

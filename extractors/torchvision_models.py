@@ -18,7 +18,7 @@ from torchvision.models.resnet import Bottleneck
 from torchvision.ops import SqueezeExcitation
 
 from extractors.extractor import DetectorSettings, ExtractorError
-from extractors.weights import hash_tensors, load_weights
+from extractors.weights import hash_tensors, load_weights, require_finite
 
 logger = logging.getLogger(__name__)
 
@@ -84,6 +84,7 @@ def published_file(url: str, settings: DetectorSettings) -> Path:
 
 def load_state(model: nn.Module, state: dict[str, Tensor], source: Path) -> None:
     """Copy tensors by name into a model; raise ExtractorError where one is missing, unknown, or of another shape."""
+    require_finite(state, source)
     try:
         mismatch = model.load_state_dict(state, strict=False)
     except RuntimeError as error:  # how torch reports shapes that differ

@@ -245,6 +245,17 @@ def _latin1(text: object, encoding: object) -> bytes:
     return text.encode("latin1")
 
 
+def require_finite(state: Mapping[str, torch.Tensor], path: str | Path) -> None:
+    """Raise ExtractorError naming the tensors of a weights file that hold NaN or infinity."""
+    damaged = [name for name, tensor in state.items() if not torch.isfinite(tensor.float()).all()]
+    if damaged:
+        more = f" and {len(damaged) - 3} more" if len(damaged) > 3 else ""
+        raise ExtractorError(
+            f"{path}: the weights hold NaN or infinity in {', '.join(damaged[:3])}{more}; its training had failed when "
+            "it was saved: use an earlier checkpoint"
+        )
+
+
 def hash_tensors(state: dict[str, Any]) -> str:
     """Return the sha256 over names, dtypes, shapes and bytes of a model's tensors, in the order of their names."""
     digest = hashlib.sha256()

@@ -14,6 +14,7 @@ is as without the column.
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, repeat
@@ -112,11 +113,11 @@ class ManifestWriter:
     orientation: write the column of orientation; without it no record may keep its stored pixels.
     """
 
-    def __init__(self, path: Path, *, orientation: bool = False) -> None:
-        self.path = path
+    def __init__(self, path: str | os.PathLike[str], *, orientation: bool = False) -> None:
+        self.path = Path(path)
         self._schema = schema(orientation=orientation)
         self.rows = 0
-        self._temporary = temporary_name(path)
+        self._temporary = temporary_name(self.path)
         self._pending: list[ImageRecord] = []
         self._sha256 = hashlib.sha256()
 
@@ -175,7 +176,7 @@ class Manifest:
     """First row of every Parquet row group, and the number of rows at the end."""
 
     @classmethod
-    def open(cls, path: Path | str) -> Manifest:
+    def open(cls, path: str | os.PathLike[str]) -> Manifest:
         """Read a manifest's footer; raise ManifestError where the file is not a manifest of this format."""
         import pyarrow as pa
         import pyarrow.parquet as pq

@@ -8,12 +8,11 @@ Files are read without running anything they contain (`model.tensor_files`); nam
 
 from __future__ import annotations
 
-import json
 import os
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import safetensors
 import safetensors.torch
@@ -21,9 +20,12 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from model.architecture import describe, differences, is_of_a_head, is_of_layers
+from model.config import ViLBertConfig
 from model.layouts import Layout, detect_layout, is_head, is_known, is_unread, to_ours
 from model.load_report import LoadReport, shape, some
 from model.tensor_files import CheckpointError, read_torch_file
+from vilbert.untrusted.documents import read_json
 from vilbert.untrusted.tar_archives import ArchiveError, is_tar, open_tar
 
 __all__ = ["CheckpointError", "LoadReport", "load_checkpoint", "read_state_dict", "save_reference"]
@@ -32,10 +34,12 @@ __all__ = ["CheckpointError", "LoadReport", "load_checkpoint", "read_state_dict"
 FILE_NAMES = ("model.safetensors", "pytorch_model.bin", "model.pth", "model.ckpt")
 # Where training checkpoints keep the state dict: vilbert-multi-task, VOLTA; MMF; MMF's zoo; lightning.
 _ENTRIES = ("model_state_dict", "model", "checkpoint", "state_dict")
+_HEADS_REMEDY = "skip_mismatched_heads leaves heads of another size as they are"
+_CONFIG_REMEDY = "make the model with the configuration of the checkpoint, its config.json (--model-config)"
 _DECODER, _WORDS = "cls.predictions.decoder.weight", "bert.embeddings.word_embeddings.weight"
 
 
-def read_state_dict(path: str | Path) -> dict[str, Tensor]:
+def read_state_dict(path: str | os.PathLike[str]) -> dict[str, Tensor]:
     """Return the tensors in a checkpoint, under the names it gives them, on the CPU.
 
     path: a file of torch.save (`.bin`, `.tar`, `.pth`, `.ckpt`), of which a training checkpoint gives its model's part;
@@ -63,7 +67,7 @@ def _read_folder(folder: Path) -> dict[str, Tensor]:
         index = folder / f"{name}.index.json"
         if index.is_file():
             try:
-                files = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+                files = sorted(set(read_json(index)["weight_map"].values()))
             except (ValueError, KeyError, TypeError, AttributeError) as error:
                 raise CheckpointError(f"{index}: is no index of weights ({error!r}); download it again") from error
             return {key: value for file in files for key, value in read_state_dict(folder / Path(file).name).items()}
@@ -112,7 +116,7 @@ def _own_names(model: PreTrainedModel) -> dict[str, str]:
 
 def load_checkpoint(
     model: PreTrainedModel,
-    source: str | Path | Mapping[str, Tensor],
+    source: str | os.PathLike[str] | Mapping[str, Tensor],
     *,
     layout: Layout | None = None,
     allow_missing: bool = False,
@@ -154,6 +158,38 @@ def apply_tensors(
     skip_mismatched_heads: bool = False,
 ) -> LoadReport:
     """Copy tensors with names of ours into a model; the rules and errors are those of `load_checkpoint`."""
+    report = check_tensors(
+        model,
+        tensors,
+        layout=layout,
+        unused=unused,
+        allow_missing=allow_missing,
+        allow_unexpected=allow_unexpected,
+        skip_mismatched_heads=skip_mismatched_heads,
+    )
+    copy_tensors(model, tensors, report)
+    return report
+
+
+def copy_tensors(model: PreTrainedModel, tensors: Mapping[str, Tensor], report: LoadReport) -> None:
+    """Copy the tensors that a report of `check_tensors` names as loaded into a model."""
+    own, state = _own_names(model), model.state_dict()
+    with torch.no_grad():
+        for name in report.loaded:
+            state[own[name]].copy_(tensors[name])
+
+
+def check_tensors(
+    model: PreTrainedModel,
+    tensors: Mapping[str, Tensor],
+    *,
+    layout: str,
+    unused: tuple[str, ...] = (),
+    allow_missing: bool = False,
+    allow_unexpected: bool = False,
+    skip_mismatched_heads: bool = False,
+) -> LoadReport:
+    """Return what `apply_tensors` will do with tensors, or raise its errors; the model may be on the meta device."""
     own, state = _own_names(model), model.state_dict()
     tensors, expected = dict(tensors), set(own)
     if _DECODER in own and model.config.tie_word_embeddings:
@@ -175,10 +211,19 @@ def apply_tensors(
         mismatched=mismatched,
         unused=tuple(sorted([*unused, *(name for name in tensors if name not in own and is_known(name))])),
     )
+    shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    sizes = [
+        one
+        for one in differences(cast(ViLBertConfig, model.config), shapes)
+        if (one.parameter in own or not one.parameter)
+        and not (is_of_a_head(one) and skip_mismatched_heads)
+        and not (is_of_layers(one) and (allow_unexpected if one.file > one.config else allow_missing))
+    ]
+    if sizes:
+        remedy = _HEADS_REMEDY if all(map(is_of_a_head, sizes)) else _CONFIG_REMEDY
+        raise CheckpointError(f"the checkpoint ({layout} layout) does not fit: {describe(sizes)}; {remedy}")
     _refuse(report, allow_missing, allow_unexpected, skip_mismatched_heads)
-    with torch.no_grad():
-        for name in report.loaded:
-            state[own[name]].copy_(tensors[name])
+    refuse_non_finite({name: tensors[name] for name in report.loaded}, f"the checkpoint ({layout} layout)")
     return report
 
 
@@ -208,15 +253,30 @@ def _refuse(report: LoadReport, allow_missing: bool, allow_unexpected: bool, ski
     wrong = [row for row in report.mismatched if not (skip_mismatched_heads and is_head(row[0]))]
     if wrong:
         shown = some([f"{name} {shape(theirs)}, not {shape(ours)}" for name, theirs, ours in wrong])
-        remedy = "skip_mismatched_heads leaves heads as they are" if all(is_head(row[0]) for row in wrong) else (
-            "make the model with the config of the checkpoint"
-        )  # fmt: skip
+        remedy = _HEADS_REMEDY if all(is_head(row[0]) for row in wrong) else _CONFIG_REMEDY
         problems.append(f"{len(wrong):,} shapes differ: {shown}; {remedy}")
     if problems:
         raise CheckpointError(f"the checkpoint ({report.layout} layout) does not fit: " + ". Also ".join(problems))
 
 
-def save_reference(model: PreTrainedModel, path: str | Path) -> None:
+FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
+
+
+def refuse_non_finite(tensors: Mapping[str, Tensor], what: str) -> None:
+    """Raise CheckpointError naming tensors that are no finite floating-point numbers; what: whose they are."""
+    other = [f"{name} ({tensor.dtype})" for name, tensor in tensors.items() if tensor.dtype not in FLOATS]
+    if other:
+        raise CheckpointError(f"{what}: holds parameters that are not floating-point numbers: {some(other)}")
+    damaged = [name for name, tensor in tensors.items() if not torch.isfinite(tensor).all()]
+    if damaged:
+        tensors_hold = "1 tensor holds" if len(damaged) == 1 else f"{len(damaged):,} tensors hold"
+        raise CheckpointError(
+            f"{what}: {tensors_hold} NaN or infinity: {some(damaged)}; its training had failed when it was saved: use "
+            "an earlier checkpoint"
+        )
+
+
+def save_reference(model: PreTrainedModel, path: str | os.PathLike[str]) -> None:
     """Write a model's parameters as the published files have them: `bert.` before the backbone, the tied decoder too.
 
     path: `.safetensors`, or any other name for a file of torch.save, a plain dict of tensors. Replaces a file at once

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import Any, Literal, Self
 
 from huggingface_hub.dataclasses import strict
-from transformers import PreTrainedConfig
+from transformers import AutoConfig, PreTrainedConfig
 from transformers.activations import ACT2FN
 
 # Keys of published files that no line of the reference reads, or that are arguments of a call here.
@@ -23,6 +23,11 @@ IGNORED_KEYS = frozenset(
         "torchscript", "v_initializer_range", "visualization",
     }
 )  # fmt: skip
+
+MAX_LAYERS = 1000
+"""Layers of a stream; far above published models, and few enough to build in seconds."""
+MAX_DEVIATION = 1000
+"""Standard deviation of initial weights."""
 
 
 @strict
@@ -133,6 +138,12 @@ class ViLBertConfig(PreTrainedConfig):
                 raise ValueError(f"{name} {value}: expected 1 or more")
             if name.endswith("dropout_prob") and not 0 <= value <= 1:
                 raise ValueError(f"{name} {value}: expected a probability, 0 to 1")
+            if name.endswith("_layers") and value > MAX_LAYERS:
+                raise ValueError(f"{name} {value}: expected at most {MAX_LAYERS}")
+            if name.endswith("initializer_range") and value is not None and not 0 <= value <= MAX_DEVIATION:
+                raise ValueError(f"{name} {value}: expected a standard deviation, 0 to {MAX_DEVIATION}")
+        if not 0 < self.layer_norm_eps < 1:
+            raise ValueError(f"layer_norm_eps {self.layer_norm_eps}: expected a small number above 0")
         for name in ("hidden_act", "v_hidden_act"):
             if getattr(self, name) not in ACT2FN:
                 raise ValueError(f"{name} {getattr(self, name)!r}: expected one of {', '.join(sorted(ACT2FN))}")
@@ -222,3 +233,6 @@ def preset(name: str, **changes: Any) -> ViLBertConfig:
     if name not in PRESETS:
         raise ValueError(f"no configuration {name!r}; there are {', '.join(PRESETS)}")
     return ViLBertConfig(**{**PRESETS[name], **changes})
+
+
+AutoConfig.register(ViLBertConfig.model_type, ViLBertConfig, exist_ok=True)

@@ -8,7 +8,7 @@ Embeddings, text layers and the masked-word head get values; the visual stream a
 
 from __future__ import annotations
 
-import json
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -22,6 +22,7 @@ from model.checkpoint import LoadReport, apply_tensors, read_state_dict
 from model.hub import hub_problem
 from model.layouts import clean, inverse
 from model.tensor_files import CheckpointError
+from vilbert.untrusted.documents import read_json
 
 # Settings of transformers' BERT and RoBERTa that ours share by name, and their defaults there.
 _SIZES = {
@@ -42,7 +43,7 @@ _DECODER_BIAS = "cls.predictions.decoder.bias"  # the same as cls.predictions.bi
 _POSITION_IDS = "bert.embeddings.position_ids"  # a buffer of older versions
 
 
-def fetch_file(source: str | Path, name: str) -> Path | None:
+def fetch_file(source: str | os.PathLike[str], name: str) -> Path | None:
     """Return a file of a folder, or of a model on the hub; None where that has no such file."""
     if Path(source).is_dir():
         path = Path(source) / name
@@ -61,7 +62,7 @@ def fetch_file(source: str | Path, name: str) -> Path | None:
         raise CheckpointError(f"{source}: is neither a folder nor a model on the hub: {error}") from error
 
 
-def text_settings(source: str | Path) -> dict[str, Any]:
+def text_settings(source: str | os.PathLike[str]) -> dict[str, Any]:
     """Return the settings of `ViLBertConfig` that make its text stream the shape of a BERT's or RoBERTa's.
 
     source: a folder, or a hub name. Where there are other than 12 text layers, say also where co-attention is
@@ -70,7 +71,12 @@ def text_settings(source: str | Path) -> dict[str, Any]:
     path = fetch_file(source, "config.json")
     if path is None:
         raise CheckpointError(f"{source}: has no config.json; give a folder that save_pretrained wrote, or a hub name")
-    found = json.loads(path.read_text(encoding="utf-8"))
+    try:
+        found = read_json(path)
+    except ValueError as error:
+        raise CheckpointError(f"{path}: is no configuration: {error}") from error
+    if not isinstance(found, dict):
+        raise CheckpointError(f"{path}: is not a JSON object of settings but a {type(found).__name__}")
     kind = found.get("model_type", "bert")
     if kind not in ("bert", "roberta"):
         raise CheckpointError(f"{source}: is a {kind}; the text stream is a bert or a roberta")
@@ -101,7 +107,7 @@ def _differences(config: Any, theirs: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def load_text_stream(model: PreTrainedModel, source: str | Path) -> LoadReport:
+def load_text_stream(model: PreTrainedModel, source: str | os.PathLike[str]) -> LoadReport:
     """Load the text stream of a ViLBERT from a BERT or RoBERTa of transformers, in place.
 
     source: a folder with config.json and model.safetensors or pytorch_model.bin, or a hub name. With co-attention off,
@@ -137,5 +143,5 @@ def load_text_stream(model: PreTrainedModel, source: str | Path) -> LoadReport:
     return replace(report, missing=missing, unread=(), notes=notes)
 
 
-def _absent(source: str | Path) -> Path:
+def _absent(source: str | os.PathLike[str]) -> Path:
     raise CheckpointError(f"{source}: has none of {', '.join(_FILES)}")

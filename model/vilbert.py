@@ -12,7 +12,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModel, AutoModelForPreTraining, PreTrainedModel
+from transformers import AutoModel, AutoModelForPreTraining, PreTrainedModel
 from transformers import initialization as init
 from transformers.utils.generic import can_return_tuple
 
@@ -294,6 +294,5 @@ class ViLBertForPreTraining(WithWordHead):
         return {"wanted_words": None if labels.masked_lm is None else labels.masked_lm >= 0, "wanted_regions": regions}
 
 
-AutoConfig.register(ViLBertConfig.model_type, ViLBertConfig, exist_ok=True)
 AutoModel.register(ViLBertConfig, ViLBertModel, exist_ok=True)
 AutoModelForPreTraining.register(ViLBertConfig, ViLBertForPreTraining, exist_ok=True)

@@ -20,6 +20,7 @@ from pipeline import __version__
 from pipeline.tasks.options import of_task, option_names, plain, require_own_options
 from pipeline.tasks.registry import TASKS
 from pipeline.terminal import accept_any_encoding, safe_streams
+from vilbert.untrusted.documents import DocumentError, read_yaml
 
 
 class Command(NamedTuple):
@@ -132,13 +133,11 @@ def config_arguments(path: str, options: Container[str]) -> list[str]:
 
     options: the names there are, in underscores. Raises ValueError where the file is not a mapping of them to values.
     """
-    import yaml  # JSON is YAML
-
     try:
-        settings = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
+        settings = read_yaml(Path(path))  # JSON is YAML
+    except OSError as error:
         raise ValueError(f"--config {path}: cannot be read: {error}") from error
-    except yaml.YAMLError as error:
+    except DocumentError as error:
         raise ValueError(f"--config {path}: is neither YAML nor JSON: {error}") from error
     if not isinstance(settings, dict):
         raise ValueError(f"--config {path}: expected a mapping of option names to values")
@@ -150,6 +149,8 @@ def config_arguments(path: str, options: Container[str]) -> list[str]:
         match value:
             case bool():
                 arguments.append(option if value else option.replace("--", "--no-", 1))
+            case list() if any(isinstance(part, list | dict) for part in value):
+                raise ValueError(f"--config {path}: {name} holds a list or a mapping; give plain values")
             case list():
                 arguments += [option, *map(str, value)]
             case dict():

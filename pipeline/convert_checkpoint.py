@@ -66,20 +66,16 @@ class ConvertCheckpointSettings:
 
 def base_settings(settings: ConvertCheckpointSettings) -> ViLBertConfig:
     """Return the configuration before the file's own heads; raises RefusedError where there is none of that name."""
-    from huggingface_hub.errors import StrictDataclassError
-
-    from model.config import PRESETS, ViLBertConfig, preset
+    from model.config import PRESETS, preset
+    from model.config_file import make_config, read_settings
 
     beside = settings.source / "config.json"
     named = settings.model_config or (str(beside) if beside.is_file() else DEFAULT_PRESET)
     if named in PRESETS:
         return preset(named)
     try:
-        found = json.loads(Path(named).read_text(encoding="utf-8"))
-        if found.get("model_type") == ViLBertConfig.model_type:
-            return ViLBertConfig(**found)
-        return ViLBertConfig.from_reference(found)
-    except (OSError, ValueError, TypeError, AttributeError, StrictDataclassError) as error:
+        return make_config(read_settings(Path(named)))
+    except (OSError, ValueError) as error:
         names = ", ".join(PRESETS)
         raise RefusedError(
             f"--model-config {named}: is no configuration ({error}); give a config.json, or one of {names}"
@@ -103,9 +99,8 @@ def build_model(config: ViLBertConfig, names: set[str], seed: int) -> PreTrained
 
 def read_model(settings: ConvertCheckpointSettings, state: dict[str, Tensor]) -> tuple[PreTrainedModel, Any]:
     """Return the model a state dict fits, loaded, and the report of it."""
-    from huggingface_hub.errors import StrictDataclassError
-
     from model.checkpoint import load_checkpoint
+    from model.config_file import SETTINGS, ConfigError, make_config, require_memory
     from model.layouts import detect_layout, inferred_settings, is_known, to_ours
 
     base = base_settings(settings)
@@ -115,10 +110,14 @@ def read_model(settings: ConvertCheckpointSettings, state: dict[str, Tensor]) ->
     shapes = {ours: tuple(state[theirs].shape) for theirs, ours in mapped.items() if ours is not None}
     changes = ({"task_heads": settings.task_heads} if settings.task_heads else {}) | inferred_settings(shapes)
     try:
-        config = type(base)(**{**base.to_dict(), **changes})
-    except (ValueError, StrictDataclassError) as error:
+        config = make_config({**{name: getattr(base, name) for name in SETTINGS}, **changes})
+    except ConfigError as error:
         raise RefusedError(f"the heads of {settings.source} do not go with the configuration: {error}") from error
     names = {name for name in shapes if name.startswith("bert.") or is_known(name)}
+    try:
+        require_memory(config)
+    except ConfigError as error:
+        raise RefusedError(f"the configuration of {settings.source} {error}; give another --model-config") from error
     model = build_model(config, names, settings.seed)
     report = load_checkpoint(
         model,

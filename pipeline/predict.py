@@ -1,7 +1,7 @@
 """Ask a fine-tuned model about photographs: detector, tokenizer and model together, in one call.
 
-    predictor = Predictor.load(Path("runs/vqa"))
-    predictor.answer([Path("photo.jpg")], ["what colour is the cat?"])[0][0].answer
+    predictor = Predictor.load("runs/vqa")
+    predictor.answer(["photo.jpg"], ["what colour is the cat?"])[0][0].answer
 
 Every method takes any number of photographs and texts and works through them in batches, so that memory is bounded by
 a batch and not by the lists. What a photograph gets does not depend on those beside it, up to rounding.
@@ -10,7 +10,8 @@ a batch and not by the lists. What a photograph gets does not depend on those be
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+import os
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
@@ -24,19 +25,27 @@ from extractors.extractor import DetectorSettings, build_extractor
 from extractors.regions import Regions
 from extractors.selection import SelectionSettings
 from model.tasks import ViLBertForTasks
+from pipeline.extract.fetch_settings import FetchSettings
 from pipeline.shards.errors import RefusedError
-from pipeline.tasks.asking import Row, Text, paired, text_ids
+from pipeline.tasks.asking import Row, Text, as_texts, paired, text_ids
 from pipeline.tasks.attention import Attention
 from pipeline.tasks.evaluate import Trained
 from pipeline.tasks.generation import generate
 from pipeline.tasks.generation_settings import GenerationSettings
-from pipeline.tasks.photographs import Photograph
+from pipeline.tasks.photographs import (
+    ArgumentError,
+    Detected,
+    Photograph,
+    as_photograph,
+    as_photographs,
+    name_of_photograph,
+)
 from pipeline.tasks.predict_settings import METHODS
 from pipeline.tasks.reader import IMAGE_INPUTS, ImageBatch, Reader
 from pipeline.tasks.retrieval_plan import ScoreSettings
 from pipeline.tasks.retrieval_scores import ImagePool, ImageTensors, score_pairs
 from pipeline.tasks.snli_ve_files import LABELS
-from pipeline.tasks.task_card import TaskCard, read_task_card
+from pipeline.tasks.task_card import TaskCard, read_task_card, require_card
 from pipeline.tasks.trained_detector import choose_extractor, warn_of_another_detector
 from pipeline.tasks.trained_folder import trained_folder
 from pipeline.tasks.trained_model import load_its_tokenizer, load_model
@@ -77,13 +86,14 @@ class Predictor:
     @classmethod
     def load(
         cls,
-        checkpoint: Path,
+        checkpoint: str | os.PathLike[str],
         *,
         task: str | None = None,
         detector: DetectorSettings | None = None,
         selection: SelectionSettings | None = None,
         device: Literal["auto", "cpu", "cuda"] = "auto",
         batch_size: int = 32,
+        fetching: FetchSettings | None = None,
     ) -> Predictor:
         """Load a model and build its detector.
 
@@ -91,20 +101,18 @@ class Predictor:
         it was trained for several. detector, selection: those that the features of its training were extracted with,
         as its task.json has it; if that has others, it is logged as a warning.
         device: the model's, and a detector's that is not given. batch_size: texts, or photographs, at a time.
+        fetching: how photographs behind URLs are fetched; private addresses are refused by default.
         Raises RefusedError where there is no such model or the detector's features are not of its width,
         ExtractorError where the detector cannot be built.
         """
-        folder = trained_folder(checkpoint)
+        folder = trained_folder(Path(checkpoint))
         card = read_task_card(folder.card, task)
         on = own_device(device)
         chosen = choose_extractor(card, detector, selection, device=device)
         extractor = build_extractor(chosen)
-        try:
-            model, tokenizer = load_model(ViLBertForTasks, folder, on), load_its_tokenizer(folder)
-        except OSError as error:
-            raise RefusedError(
-                f"{folder.model}: has no whole model; name a run of `vilbert finetune` ({error})"
-            ) from error
+        model = load_model(ViLBertForTasks, folder, on)
+        tokenizer = load_its_tokenizer(folder, model.config)
+        require_card(card, model.config, folder.card)
         if extractor.feature_dim != model.config.v_feature_size:
             raise RefusedError(
                 f"{folder.model}: takes features of {model.config.v_feature_size} channels and --detector "
@@ -116,22 +124,39 @@ class Predictor:
             )
         warn_of_another_detector(card, extractor.fingerprint(), where=folder.card)
         trained = Trained(model, tokenizer, card, folder.model, on)
-        return cls(reader=Reader(trained=trained, extractor=extractor, batch_size=batch_size))
+        reader = Reader(
+            trained=trained, extractor=extractor, batch_size=batch_size, fetching=fetching or FetchSettings()
+        )
+        return cls(reader=reader)
 
     @property
     def card(self) -> TaskCard:
         """What the model was trained for."""
         return self.reader.trained.card
 
-    def detect(self, images: Sequence[Photograph]) -> list[Regions]:
+    def detect(self, images: Iterable[Photograph]) -> list[Regions]:
         """Return what the detector finds in photographs, all that the model sees and perhaps more."""
-        return self.reader.detect(images, range(len(images)))
+        photographs = as_photographs(images)
+        return self.reader.detect(photographs, range(len(photographs)))
 
-    def answer(self, images: Sequence[Photograph], questions: Sequence[str], *, top: int = 5) -> list[list[Answer]]:
+    def detect_each(self, images: Iterable[str | os.PathLike[str]]) -> list[Detected | RefusedError]:
+        """Return files with what the detector finds in them, to be asked about; an error for one that cannot be used.
+
+        Every method takes the results in place of the files, and detects nothing again.
+        """
+        names = [name_of_photograph(image, at) for at, image in enumerate(as_photographs(images))]
+        found = self.reader.detect_each(names, range(len(names)))
+        return [
+            of_one if isinstance(of_one, RefusedError) else Detected(name, of_one)
+            for name, of_one in zip(names, found, strict=True)
+        ]
+
+    def answer(self, images: Iterable[Photograph], questions: Iterable[str], *, top: int = 5) -> list[list[Answer]]:
         """Return the `top` most probable answers to each question, best first; for vqa, gqa and snli-ve.
 
-        images: paths, or RGB uint8 [H, W, 3]. One image goes with all questions, one question with all images;
-        otherwise they go together in order. For snli-ve the questions are hypotheses and the answers its labels.
+        images: paths, URLs, images of PIL, or RGB uint8 [H, W, 3]. One image goes with all questions, one question
+        with all images; otherwise they go together in order. For snli-ve the questions are hypotheses and the answers
+        its labels.
 
         The classes are trained as independent yes-or-no questions (sigmoids), for several answers may be right: a
         probability says how far people would agree with that answer, and the probabilities of all answers do not sum
@@ -140,6 +165,7 @@ class Predictor:
         self._require("answer")
         if top < 1:
             raise RefusedError(f"--top {top}: give at least 1")
+        images, questions = as_photographs(images), as_texts(questions, "questions")
         head = HEADS[self.card.task]
         labels = LABELS if self.card.task == "snli-ve" else self.card.labels
         found: list[list[Answer]] = []
@@ -149,9 +175,10 @@ class Predictor:
                 found.append([Answer(labels[number], chance) for number, chance in zip(best, chances, strict=True)])
         return found
 
-    def point(self, images: Sequence[Photograph], phrases: Sequence[str]) -> list[Pointed]:
+    def point(self, images: Iterable[Photograph], phrases: Iterable[str]) -> list[Pointed]:
         """Return the region that each phrase means; for refcoco, refcoco+ and refcocog. Images go as in `answer`."""
         self._require("point")
+        images, phrases = as_photographs(images), as_texts(phrases, "phrases")
         found: list[Pointed] = []
         for batch in self.reader.batches(images, _alone(images, phrases, "phrases"), "vision_logit"):
             assert batch.output.vision_logit is not None
@@ -163,11 +190,11 @@ class Predictor:
 
     def choose(
         self,
-        images: Sequence[Photograph],
-        questions: Sequence[str],
-        options: Sequence[Sequence[str]],
+        images: Iterable[Photograph],
+        questions: Iterable[str],
+        options: Iterable[Iterable[str]],
         *,
-        answers: Sequence[str] = (),
+        answers: Iterable[str] = (),
     ) -> list[list[float]]:
         """Return the probability of each question's options, which sum to 1; for vcr-qa and vcr-qar.
 
@@ -175,6 +202,8 @@ class Predictor:
         are called by their names (`the dog`), as training reads the tags of VCR.
         """
         self._require("choose")
+        images, questions = as_photographs(images), as_texts(questions, "questions")
+        answers, options = as_texts(answers, "answers"), _as_lists(options)
         if len(options) != len(questions) or not all(options):
             raise RefusedError(f"{len(questions)} questions and options for {len(options)}: give some for each")
         wanted = len(questions) if self.card.task == "vcr-qar" else 0
@@ -196,7 +225,7 @@ class Predictor:
         ends = np.cumsum([0, *map(len, items)])
         return [torch.tensor(scores[start:end]).softmax(0).tolist() for start, end in pairwise(ends.tolist())]
 
-    def judge(self, pairs: Sequence[tuple[Photograph, Photograph]], statements: Sequence[str]) -> list[float]:
+    def judge(self, pairs: Iterable[tuple[Photograph, Photograph]], statements: Iterable[str]) -> list[float]:
         """Return how probable it is that each statement is true of its two photographs; for nlvr2.
 
         pairs: the left and the right photograph. One pair goes with all statements, one statement with all pairs;
@@ -205,6 +234,7 @@ class Predictor:
         between them is the logit of true.
         """
         self._require("judge")
+        statements, pairs = as_texts(statements, "statements"), _as_pairs(pairs)
         items = [
             [Row(2 * pair + side, (statements[statement],)) for side in (0, 1)]
             for pair, statement in paired(len(pairs), len(statements), "statements", called="pairs of images")
@@ -216,12 +246,13 @@ class Predictor:
             chances += ((true - false) / 2).sigmoid().tolist()
         return chances
 
-    def rank(self, images: Sequence[Photograph], captions: Sequence[str]) -> NDArray[np.float32]:
+    def rank(self, images: Iterable[Photograph], captions: Iterable[str]) -> NDArray[np.float32]:
         """Return how well each caption matches each image, float32 [captions, images], more is better; for retrieval.
 
         The scores of a caption compare with one another, and those of an image; they are logits, no probabilities.
         """
         self._require("rank")
+        images, captions = as_photographs(images), as_texts(captions, "captions")
         if not images or not captions:
             paired(len(images), len(captions), "captions")
         trained = self.reader.trained
@@ -232,15 +263,16 @@ class Predictor:
         ]
         return np.concatenate(parts, axis=1)
 
-    def describe(self, images: Sequence[Photograph], generation: GenerationSettings | None = None) -> list[str]:
+    def describe(self, images: Iterable[Photograph], generation: GenerationSettings | None = None) -> list[str]:
         """Return a caption of each image; for captioning. A caption is never longer than those of training."""
         self._require("describe")
+        photographs = as_photographs(images)
         trained = self.reader.trained
         tokenizer = trained.tokenizer
         chosen = generation or GenerationSettings()
         settings = replace(chosen, max_words=min(chosen.max_words, self.card.max_words - 2))
         written: list[str] = []
-        for seen in self.reader.image_batches(images):
+        for seen in self.reader.image_batches(photographs):
             found = generate(
                 trained.model,
                 seen.inputs,
@@ -255,12 +287,13 @@ class Predictor:
             written += [str(tokenizer.decode(list(it.ids), clean_up_tokenization_spaces=True)) for it in found]
         return written
 
-    def attend(self, image: Photograph, text: Text) -> Attention:
+    def attend(self, image: Photograph, text: str | Text) -> Attention:
         """Return who looks at whom, in every layer and head, when the model reads a text before an image.
 
         text: one sentence, or two or three as vcr has them. Under captioning a word sees only those before it.
         """
-        return self.reader.attend(image, text)
+        sentences = (text,) if isinstance(text, str) else tuple(as_texts(text, "text"))
+        return self.reader.attend(as_photograph(image, "image"), sentences)
 
     def _require(self, method: str) -> None:
         """Raise RefusedError where this is not the method of the task that the model was trained for."""
@@ -274,6 +307,26 @@ class Predictor:
 def _alone(images: Sequence[Photograph], texts: Sequence[str], what: str) -> list[tuple[Row]]:
     """Return each text as an item of its own about its photograph. what: the texts, for messages."""
     return [(Row(image, (texts[text],)),) for image, text in paired(len(images), len(texts), what)]
+
+
+def _as_lists(options: Iterable[Iterable[str]]) -> list[list[str]]:
+    """Return the options of each question; ArgumentError where they are no list of lists of texts."""
+    if isinstance(options, str | bytes) or not isinstance(options, Iterable):
+        raise ArgumentError("options: give a list of texts for each question, as [[text, text]]")
+    return [as_texts(of_one, f"options[{number}]") for number, of_one in enumerate(options)]
+
+
+def _as_pairs(pairs: Iterable[tuple[Photograph, Photograph]]) -> list[tuple[Photograph, Photograph]]:
+    """Return pairs of photographs; ArgumentError where they are no list of (left, right)."""
+    if isinstance(pairs, str | bytes | os.PathLike) or not isinstance(pairs, Iterable):
+        raise ArgumentError("pairs: give a list of pairs of photographs, as [(left, right)]")
+    found = []
+    for number, pair in enumerate(pairs):
+        sides = as_photographs(pair, f"pairs[{number}]")
+        if len(sides) != 2:
+            raise ArgumentError(f"pairs[{number}]: has {len(sides)} photographs; give two, (left, right)")
+        found.append((sides[0], sides[1]))
+    return found
 
 
 def _pool(seen: ImageBatch) -> ImagePool:

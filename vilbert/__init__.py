@@ -1,1 +1,47 @@
-"""ViLBERT end to end: region features from images, verified shards, and the model trained from them."""
+"""ViLBERT end to end: region features from images, verified shards, and the model trained from them.
+
+    import vilbert
+
+    predictor = vilbert.Predictor.load("runs/vqa")
+    dataset = vilbert.open_dataset("features")
+
+Importing this package imports neither torch nor transformers: the names below are imported when they are first used.
+After it, `AutoConfig` and `AutoModel` of transformers know ViLBERT, whichever of the two is imported first.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from vilbert.auto_classes import register_when_imported
+
+if TYPE_CHECKING:
+    from extractors.extractor import build_extractor as build_extractor
+    from model.checkpoint import load_checkpoint as load_checkpoint
+    from pipeline.predict import Predictor as Predictor
+    from pipeline.shards.open_dataset import open_dataset as open_dataset
+
+_MODULES = {
+    "Predictor": "pipeline.predict",
+    "build_extractor": "extractors.extractor",
+    "load_checkpoint": "model.checkpoint",
+    "open_dataset": "pipeline.shards.open_dataset",
+}
+
+__all__ = ["Predictor", "build_extractor", "load_checkpoint", "open_dataset"]
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is first used (PEP 562)."""
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}; there are {', '.join(_MODULES)}")
+    value = globals()[name] = getattr(importlib.import_module(_MODULES[name]), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_MODULES})
+
+
+register_when_imported()

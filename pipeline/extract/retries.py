@@ -14,11 +14,12 @@ import time
 from collections.abc import Iterable, Sequence
 
 from pipeline.extract.done import DoneShards, read_each_record
-from pipeline.shards.canonical import decode_json, encode_json
+from pipeline.shards.canonical import encode_json
 from pipeline.shards.documents import is_count
 from pipeline.shards.errors import ShardError
 from pipeline.shards.folder import Folder
 from pipeline.shards.record import ShardRecord
+from vilbert.untrusted.documents import read_json
 
 logger = logging.getLogger(__name__)
 
@@ -84,7 +85,7 @@ def _read(folder: Folder, shards: int) -> tuple[list[str] | None, set[int]]:
     """Return the reasons of an interrupted retry and the shards that it left; None and no shard where there is none."""
     with folder.local([RETRY_FILE]) as directory:
         try:
-            document = decode_json((directory / RETRY_FILE).read_bytes())
+            document = read_json(directory / RETRY_FILE)
         except (OSError, ValueError):
             return None, set()
     left = document.get("shards") if isinstance(document, dict) else None

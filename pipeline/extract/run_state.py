@@ -8,15 +8,18 @@ It is the summary of the last run, no part of the data set: it may be deleted.
 from __future__ import annotations
 
 import dataclasses
-import json
 from dataclasses import dataclass, field
-from typing import Any
+from types import UnionType
+from typing import Any, get_args, get_origin, get_type_hints
 
 from pipeline.shards.folder import Folder
+from vilbert.untrusted.documents import read_json
 
 RUN_FILE = ".run.json"
 FORMAT = 1
 """Of the file."""
+LARGEST = {int: 10**18, float: 1e13}
+"""Numbers from here on are no counts and no seconds of a run."""
 HOUR = 3600.0
 MILLION = 1_000_000
 
@@ -127,9 +130,24 @@ def read_state(folder: Folder) -> RunState | None:
     """Return what the last run left; None where there is no such file, or none of this format."""
     with folder.local([RUN_FILE]) as directory:
         try:
-            document = json.loads((directory / RUN_FILE).read_bytes())
+            document = read_json(directory / RUN_FILE)
             if document["format"] != FORMAT:
                 return None
-            return RunState(**{one.name: document[one.name] for one in dataclasses.fields(RunState)})
+            values = {name: document[name] for name in get_type_hints(RunState)}
         except (OSError, ValueError, TypeError, LookupError):
             return None
+    if not all(_is_of(values[name], kind) for name, kind in get_type_hints(RunState).items()):
+        return None
+    return RunState(**values)
+
+
+def _is_of(value: Any, kind: Any) -> bool:
+    """Say whether a value of a file is of a field's type, and a number one that can be told."""
+    if isinstance(kind, UnionType):
+        return any(_is_of(value, one) for one in get_args(kind))
+    if get_origin(kind) is dict:
+        of_value = get_args(kind)[1]
+        return isinstance(value, dict) and (of_value is Any or all(_is_of(one, of_value) for one in value.values()))
+    if kind in (int, float):
+        return type(value) in (int, kind) and abs(value) < LARGEST[kind]
+    return isinstance(value, kind)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import os
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -217,15 +218,15 @@ _CHECKS: dict[str, Check] = {
 _TOTALS_CHECKS: dict[str, Check] = {"samples": is_count, "failures": is_counts, "bytes": is_count}
 
 
-def read_dataset(directory: Path) -> DatasetInfo:
+def read_dataset(directory: str | os.PathLike[str]) -> DatasetInfo:
     """Return a data set's dataset.json.
 
     Raises ShardError where there is none, UnsupportedFormatError for another format number, CorruptShardError for
     damage.
     """
-    path = directory / DATASET_FILE
+    path = Path(directory) / DATASET_FILE
     if not path.is_file():
-        raise ShardError(f"{directory}: {what_is_there(LocalFolder(directory))}")
+        raise ShardError(f"{directory}: {what_is_there(LocalFolder(Path(directory)))}")
     document = parse_document(read_bytes(path), _CHECKS, path=path, remedy=_REMEDY)
     check_fields(document["totals"], _TOTALS_CHECKS, path=path, remedy=_REMEDY, place="totals: ")
     if not _describes_arrays(document):

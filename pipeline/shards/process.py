@@ -24,7 +24,9 @@ def is_dead(document: Mapping[str, Any]) -> bool:
     False where that cannot be known: of another machine, or of a document that says nothing.
     """
     process = document.get("process")
-    if document.get("machine") is None or document["machine"] != machine() or not isinstance(process, int):
+    if document.get("machine") is None or document["machine"] != machine() or type(process) is not int:
+        return False
+    if not 0 < process < 1 << 31:
         return False
     try:
         os.kill(process, 0)

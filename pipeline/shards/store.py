@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -57,7 +58,7 @@ class SampleWriter(Protocol):
         """Delete what was written."""
 
 
-def open_shard(path: Path, *, verify: bool = True) -> ShardReader:
+def open_shard(path: str | os.PathLike[str], *, verify: bool = True) -> ShardReader:
     """Open a shard.
 
     Args:
@@ -70,6 +71,7 @@ def open_shard(path: Path, *, verify: bool = True) -> ShardReader:
         CorruptShardError: The file is damaged.
         ShardError: It cannot be opened.
     """
+    path = Path(path)
     reader = _open(path)
     if verify:
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from codecs import BOM_UTF8
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,13 +10,12 @@ from typing import Any, TypeVar
 
 from manifests.captions import storable
 from manifests.record import ManifestError
-from pipeline.shards.canonical import decode_json
 from pipeline.shards.errors import RefusedError
+from vilbert.untrusted.documents import parse_json
 
 T = TypeVar("T")
 
 _KINDS = {str: "text", int: "a whole number", list: "a list", dict: "an object"}
-_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
 class AbsentError(RefusedError):
@@ -42,13 +42,11 @@ def json_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     number = rows = 0
     with reading(path), path.open("rb") as file:
         for number, line in enumerate(file, 1):
-            if number == 1:
-                line = line.removeprefix(_BYTE_ORDER_MARK)
-            if not line.strip():
+            if not line.strip() or line.strip() == BOM_UTF8:
                 continue
             where = f"{path}:{number}"
             try:
-                row = decode_json(line)
+                row = parse_json(line, allow_surrogates=True)
             except ValueError as error:
                 raise RefusedError(f"{where}: not valid JSON ({error}); is the download complete?") from error
             if not isinstance(row, dict):

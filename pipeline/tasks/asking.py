@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from pathlib import Path
+import os
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from transformers import PreTrainedTokenizerBase
 
 from pipeline.shards.errors import RefusedError
-from pipeline.tasks.photographs import Photograph
+from pipeline.tasks.photographs import ArgumentError, Photograph
 from pipeline.tasks.texts import encode
 
 Text = tuple[str, ...]
@@ -42,9 +42,23 @@ def paired(images: int, texts: int, what: str, *, called: str = "images") -> lis
 
 
 def first_of_same(photographs: Sequence[Photograph]) -> list[int]:
-    """Return for each photograph the number of the first of the same path; pixels are each their own."""
-    seen: dict[Path, int] = {}
-    return [seen.setdefault(it, at) if isinstance(it, Path) else at for at, it in enumerate(photographs)]
+    """Return for each photograph the number of the first of the same path or object."""
+    seen: dict[str | int, int] = {}
+    return [
+        seen.setdefault(os.fspath(it) if isinstance(it, str | os.PathLike) else id(it), at)
+        for at, it in enumerate(photographs)
+    ]
+
+
+def as_texts(texts: Iterable[str], what: str) -> list[str]:
+    """Return texts as a list; ArgumentError where one text is given in place of a list. what: for messages."""
+    if isinstance(texts, str | bytes) or not isinstance(texts, Iterable):
+        raise ArgumentError(f"{what}: is one {type(texts).__name__}; give a list of texts, as [text]")
+    found = list(texts)
+    for number, text in enumerate(found):
+        if not isinstance(text, str):
+            raise ArgumentError(f"{what}[{number}]: is a {type(text).__name__}; give text")
+    return found
 
 
 def text_ids(tokenizer: PreTrainedTokenizerBase, texts: Sequence[Text], *, max_words: int) -> list[list[int]]:

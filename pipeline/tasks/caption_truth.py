@@ -15,8 +15,8 @@ from typing import Any
 
 from pipeline.shapes.facts import NUMBERS, OPPOSITES, VALUES, Description, article, furthest, holds
 from pipeline.shapes.scene import SceneObject
-from pipeline.shards.canonical import decode_json
 from pipeline.shards.errors import RefusedError
+from vilbert.untrusted.documents import parse_json
 
 Objects = Sequence[SceneObject]
 
@@ -202,9 +202,9 @@ def read_scenes(path: Path) -> dict[str, tuple[SceneObject, ...]]:
     scenes: dict[str, tuple[SceneObject, ...]] = {}
     for number, line in enumerate(lines, start=1):
         try:
-            row = decode_json(line)
+            row = parse_json(line)
             scenes[str(row["image_id"])] = tuple(map(_object, row["objects"]))
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise RefusedError(
                 f"{path}, line {number}: is not a scene ({type(error).__name__}: {error}); write the data set again"
             ) from error

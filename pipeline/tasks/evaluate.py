@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import json
 import logging
 from collections.abc import Callable, Generator
 from contextlib import closing
@@ -28,7 +27,7 @@ from pipeline.tasks.objective import TaskObjective
 from pipeline.tasks.objective import evaluate as answer_items
 from pipeline.tasks.registry import RETRIEVAL, TaskFiles, open_task
 from pipeline.tasks.task import Task
-from pipeline.tasks.task_card import TASK_FILE, TaskCard, read_task_card
+from pipeline.tasks.task_card import TASK_FILE, TaskCard, make_card, read_task_card, require_card
 from pipeline.tasks.tokens import TASK_TOKENS
 from pipeline.tasks.trained_folder import TrainedFolder, trained_folder
 from pipeline.tasks.trained_model import load_its_tokenizer, load_model
@@ -43,6 +42,7 @@ from pipeline.train.mixed_features import OF_THE_DETECTOR_ALONE, check_known_fea
 from pipeline.train.order import Order
 from pipeline.train.run_folder import read_run
 from pipeline.train.share import Share
+from vilbert.untrusted.documents import read_json
 
 logger = logging.getLogger(__name__)
 
@@ -151,10 +151,9 @@ def load_trained(settings: EvaluateSettings) -> Trained:
         kind, card = ViLBertForPreTraining, shown_in_pretraining(folder, settings.task)
     else:
         kind, card = ViLBertForTasks, read_task_card(folder.card, settings.task)
-    try:
-        model, tokenizer = load_model(kind, folder, device), load_its_tokenizer(folder)
-    except OSError as error:
-        raise RefusedError(f"{folder.model}: has no whole model; name a run of training ({error})") from error
+    model = load_model(kind, folder, device)
+    tokenizer = load_its_tokenizer(folder, model.config)
+    require_card(card, model.config, folder.card)
     return Trained(model, tokenizer, card, folder.model, device)
 
 
@@ -170,20 +169,17 @@ def shown_in_pretraining(folder: TrainedFolder, task: str) -> TaskCard:
             "name a run of `vilbert pretrain` as --checkpoint"
         )
     run = read_run(folder.run) if folder.is_of_a_run else None
-    chosen = AS_PUBLISHED if run is None else run["settings"]
-    return TaskCard(
-        task=task,
-        labels=(),
-        max_words=chosen["max_words"],
-        max_regions=chosen["max_regions"],
-        seed=chosen["seed"],
-    )
+    chosen = AS_PUBLISHED if run is None else run.get("settings", {})
+    try:
+        return make_card({name: chosen[name] for name in AS_PUBLISHED} | {"task": task, "labels": ()})
+    except (KeyError, ValueError) as error:
+        raise RefusedError(f"{folder.run}: its run.json does not say how pairs were shown ({error})") from error
 
 
 def _made_as(model: Path) -> str | None:
     """Return the class that a folder's config.json says it is of; None where it says nothing."""
     try:
-        return str(json.loads((model / "config.json").read_bytes())["architectures"][0])
+        return str(read_json(model / "config.json")["architectures"][0])
     except (OSError, ValueError, LookupError, TypeError):
         return None
 

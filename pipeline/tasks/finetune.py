@@ -29,7 +29,7 @@ from pipeline.tasks.retrieval import RetrievalTask
 from pipeline.tasks.settings import FinetuneSettings
 from pipeline.tasks.start import begin_with_prior, build_task_model, load_task_start, task_config, task_tokenizer
 from pipeline.tasks.task import Task
-from pipeline.tasks.task_card import TaskCard, keep_task_cards, write_task_cards
+from pipeline.tasks.task_card import TaskCard, keep_task_cards, name_labels, write_task_cards
 from pipeline.tasks.tokens import TASK_TOKENS
 from pipeline.tasks.vcr_files import load_names
 from pipeline.train.corpus import Corpus
@@ -80,6 +80,7 @@ def begin(settings: FinetuneSettings, group: Group) -> Stage:
         evaluation = None
         if isinstance(found, TaskEvaluation):
             evaluation = encode_json({"figures": found.figures()}, indent=2) + b"\n"
+        name_labels(training.model.config, cards)
         finish_run(training, tokenizer, evaluation)
         write_task_cards(settings.output / "final", cards)
 

@@ -25,11 +25,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pipeline.shards.atomic import write_atomic
-from pipeline.shards.canonical import decode_json, encode_json
+from pipeline.shards.canonical import encode_json
 from pipeline.shards.errors import RefusedError
 from pipeline.train.disk import explain_disk_errors
 from pipeline.train.order import Order
 from vilbert.untrusted.arrays import parse_npy
+from vilbert.untrusted.documents import read_json
 
 if TYPE_CHECKING:
     from pipeline.train.corpus import Corpus
@@ -143,10 +144,10 @@ def _key(corpus: Corpus, only: Collection[str] | None, k: int) -> str:
 def _read(arrays: Path, names: Path, key: str) -> HardNegatives | None:
     """Return what the files hold; None where they are not both there, whole, and of this key."""
     try:
-        data, told = arrays.read_bytes(), decode_json(names.read_bytes())
+        data, told = arrays.read_bytes(), read_json(names)
     except (FileNotFoundError, ValueError):
         return None
-    if told.get("key") != key or told.get("sha256") != hashlib.sha256(data).hexdigest():
+    if not isinstance(told, dict) or told.get("key") != key or told.get("sha256") != hashlib.sha256(data).hexdigest():
         return None
     found: NDArray[np.int32] = parse_npy(io.BytesIO(data), len(data))
     return HardNegatives(image_ids=tuple(told["image_ids"]), nearest=found)

@@ -7,7 +7,6 @@ ids are names as they are; those of GQA, VCR and NLVR2 are numbers of their own,
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import Any
 from pipeline.shards.errors import RefusedError
 from pipeline.tasks.retrieval import RetrievalTask
 from pipeline.tasks.task import Task
+from vilbert.untrusted.documents import parse_json
 
 logger = logging.getLogger(__name__)
 
@@ -54,7 +54,7 @@ def read_image_ids(path: Path) -> list[str]:
     Raises RefusedError where it cannot be read, or a JSON file is no such list.
     """
     if path.suffix == ".json":
-        found = _read(path, "leave_out", json.loads)
+        found = _read(path, "leave_out", parse_json)
         if not isinstance(found, list) or any(isinstance(it, bool) or not isinstance(it, str | int) for it in found):
             raise RefusedError(f"leave_out {path}: is no JSON list of image ids, strings or whole numbers")
         return [str(it) for it in found]
@@ -63,7 +63,7 @@ def read_image_ids(path: Path) -> list[str]:
 
 def read_image_names(path: Path | None) -> dict[str, str]:
     """Read the names that other tasks know images by, a JSON object by image id; RefusedError where it is none."""
-    found = {} if path is None else _read(path, "image_names", json.loads)
+    found = {} if path is None else _read(path, "image_names", parse_json)
     if not isinstance(found, dict) or not all(isinstance(name, str) for name in found.values()):
         raise RefusedError(f"image_names {path}: is no JSON object of names by image id")
     return found

@@ -38,7 +38,7 @@ from pipeline.tasks.multitask_items import open_all
 from pipeline.tasks.multitask_objective import MultitaskEvaluation, MultitaskObjective, TaskBatch, of_task
 from pipeline.tasks.multitask_settings import MultitaskSettings, TaskEntry
 from pipeline.tasks.start import build_task_model, load_task_start, task_config, task_tokenizer
-from pipeline.tasks.task_card import keep_task_cards, write_task_cards
+from pipeline.tasks.task_card import keep_task_cards, name_labels, write_task_cards
 from pipeline.tasks.turn_taking import TurnTaking
 from pipeline.tasks.turns import Integers, steps_of_run
 from pipeline.train.distributed import Group
@@ -94,6 +94,7 @@ def begin(settings: MultitaskSettings, group: Group) -> Stage:
         evaluation = None
         if isinstance(found, MultitaskEvaluation):
             evaluation = encode_json({"figures": found.figures()}, indent=2) + b"\n"
+        name_labels(training.model.config, cards)
         finish_run(training, tokenizer, evaluation)
         write_task_cards(settings.output / "final", cards)
 

@@ -8,12 +8,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
 from tyro.conf import Positional, Suppress
 
 from pipeline.tasks.registry import MULTITASK, TASKS
 from pipeline.tasks.settings import FinetuneSettings
 from pipeline.tasks.stop_and_go import StopAndGoSettings
+from vilbert.untrusted.documents import DocumentError, read_yaml
 
 SHIPPED = Path(__file__).parents[1] / "recipes" / MULTITASK
 """Files of tasks that come with the package, known by name."""
@@ -99,12 +99,12 @@ def read_tasks(path: Path) -> list[dict[str, Any]]:
     where = f"--tasks {path}"
     shipped = SHIPPED / f"{path}.yaml"
     try:
-        found = yaml.safe_load((path if path.exists() else shipped).read_text(encoding="utf-8"))  # JSON is YAML
+        found = read_yaml(path if path.exists() else shipped)  # JSON is YAML
     except FileNotFoundError:
         raise ValueError(f"{where}: there is no such file; give a list of tasks, as docs/tasks.md has it") from None
-    except (OSError, UnicodeDecodeError) as error:
+    except OSError as error:
         raise ValueError(f"{where}: cannot be read: {error}") from error
-    except yaml.YAMLError as error:
+    except DocumentError as error:
         raise ValueError(f"{where}: is neither YAML nor JSON: {error}") from error
     if not isinstance(found, list) or not found or not all(isinstance(one, Mapping) for one in found):
         raise ValueError(f"{where}: expected a list of tasks, each a mapping with `task` and `annotations`")

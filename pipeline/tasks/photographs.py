@@ -2,76 +2,144 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from pathlib import Path
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from extractors.decode import DecodeSettings, ImageError, decode
 from extractors.extractor import Extractor
+from extractors.images.rgb import to_rgb, upright
 from extractors.regions import Regions
 from manifests.orientation import has_published_name
-from manifests.uri import ImageReader
 from pipeline.extract.batches import group_by_shape
-from pipeline.extract.prepare import fetch
 from pipeline.shards.errors import RefusedError
 from pipeline.tasks.images import mean_weights
 from pipeline.tasks.task import Shown
 
-Photograph = Path | NDArray[np.uint8]
-"""An image file, or its pixels: RGB [H, W, 3]."""
+
+class Detected(NamedTuple):
+    """A photograph whose regions are known."""
+
+    name: str
+    """Its path or URL."""
+    regions: Regions
+    """What the detector found."""
+
+
+Photograph = str | os.PathLike[str] | Image.Image | NDArray[np.uint8] | Detected
+"""The path or the URL of an image file, an image of PIL, its pixels (RGB [H, W, 3]), or its regions."""
 
 DETECTOR_BATCH = 8
 """Photographs of a detector pass, as in `vilbert extract` by default."""
+ORIENTATION = 0x0112
+"""Number of the EXIF field that says how an image is turned."""
+
+
+class ArgumentError(RefusedError, TypeError):
+    """An argument of another type than the function takes; says which and what to give."""
+
+
+def as_photographs(images: Iterable[Photograph], what: str = "images") -> list[Photograph]:
+    """Return photographs as a list; ArgumentError where one is given in place of a list, or of a wrong type."""
+    single = isinstance(images, str | bytes | os.PathLike | Image.Image | Detected)
+    if single or (isinstance(images, np.ndarray) and images.ndim == 3) or not isinstance(images, Iterable):
+        raise ArgumentError(f"{what}: is one {type(images).__name__}; give a list of photographs, as [photograph]")
+    return [as_photograph(image, f"{what}[{number}]") for number, image in enumerate(images)]
+
+
+def as_photograph(image: Photograph, what: str) -> Photograph:
+    """Return a photograph, a path as text; ArgumentError where it is of a wrong type. what: its name in messages."""
+    if isinstance(image, str | os.PathLike) and isinstance(path := os.fspath(image), str):
+        return path
+    if isinstance(image, Image.Image | np.ndarray | Detected):
+        return image
+    raise ArgumentError(
+        f"{what}: is a {type(image).__name__}; give a path, a URL, an image of PIL, or RGB pixels, uint8[H, W, 3]"
+    )
 
 
 def name_of_photograph(photograph: Photograph, number: int) -> str:
     """Return what messages call a photograph: its path, or its place in the list from 0."""
-    return str(photograph) if isinstance(photograph, Path) else f"image {number}"
+    if isinstance(photograph, Detected):
+        return photograph.name
+    return os.fspath(photograph) if isinstance(photograph, str | os.PathLike) else f"image {number}"
 
 
-def read_pixels(photograph: Photograph, name: str, decoding: DecodeSettings) -> NDArray[np.uint8]:
+def read_pixels(
+    photograph: Photograph, name: str, decoding: DecodeSettings, read: Callable[[str], bytes]
+) -> NDArray[np.uint8]:
     """Return RGB uint8 [H, W, 3], upright; files of COCO and Visual Genome as stored, as they are extracted.
 
-    RefusedError naming the photograph and the reason where it cannot be had.
+    read: returns the bytes behind a path or URL, or raises ImageError. RefusedError naming the photograph and the
+    reason where it cannot be had.
     """
-    if isinstance(photograph, Path):
+    if isinstance(photograph, Detected):
+        photograph = photograph.name
+    if isinstance(photograph, str | os.PathLike):
+        path = os.fspath(photograph)
         try:
-            data = fetch(str(photograph), decoding.max_bytes, ImageReader())
             # As the manifest does for the same file, so that the regions are those of training.
-            return decode(data, decoding, apply_orientation=not has_published_name(str(photograph))).pixels
+            return decode(read(path), decoding, apply_orientation=not has_published_name(path)).pixels
         except ImageError as error:
             raise RefusedError(f"{name}: cannot be used as a photograph, {error}") from error
+    if isinstance(photograph, Image.Image):
+        return _pixels_of(photograph, name)
     if photograph.dtype != np.uint8 or photograph.ndim != 3 or photograph.shape[2] != 3 or not photograph.size:
         found = f"{photograph.dtype}{list(photograph.shape)}"
         raise RefusedError(f"{name}: is {found}; give RGB pixels, uint8[H, W, 3], or the path of a file")
     return photograph
 
 
-def detect(
-    extractor: Extractor, photographs: Sequence[tuple[str, Photograph]], *, decoding: DecodeSettings
-) -> list[Regions]:
+def _pixels_of(image: Image.Image, name: str) -> NDArray[np.uint8]:
+    """Return the pixels of an image of PIL as those of its file would be: upright, alpha composited on white."""
+    try:
+        image.load()
+        return upright(to_rgb(image), image.getexif().get(ORIENTATION, 1))
+    except (OSError, ValueError, SyntaxError) as error:  # what PIL's decoders raise of files that are damaged or closed
+        raise RefusedError(f"{name}: cannot be used as a photograph, {error}") from error
+
+
+def detect_each(
+    extractor: Extractor,
+    photographs: Sequence[tuple[str, Photograph]],
+    *,
+    decoding: DecodeSettings,
+    read: Callable[[str], bytes],
+) -> list[Regions | RefusedError]:
     """Return the regions of photographs, each with its name; no more than two detector passes' pixels are held.
 
-    Raises RefusedError naming a photograph that cannot be read, or in which the detector finds nothing.
+    A photograph that cannot be read, or in which the detector finds nothing, has the error that says so.
     """
-    found: dict[int, Regions] = {}
+    found: dict[int, Regions | RefusedError] = {}
 
-    def read() -> Iterator[tuple[int, NDArray[np.uint8]]]:
+    def read_all() -> Iterator[tuple[int, NDArray[np.uint8]]]:
         for number, (name, photograph) in enumerate(photographs):
-            yield number, read_pixels(photograph, name, decoding)
+            if isinstance(photograph, Detected):
+                found[number] = photograph.regions
+                continue
+            try:
+                pixels = read_pixels(photograph, name, decoding, read)
+            except RefusedError as error:
+                found[number] = error
+            else:
+                yield number, pixels
 
     batches = group_by_shape(
-        read(), lambda item: extractor.resized_shape(*item[1].shape[:2]), DETECTOR_BATCH, max_lag=DETECTOR_BATCH
+        read_all(), lambda item: extractor.resized_shape(*item[1].shape[:2]), DETECTOR_BATCH, max_lag=DETECTOR_BATCH
     )
     for batch in batches:
         regions = extractor.extract([pixels for _, pixels in batch], [None] * len(batch))
         found.update((number, of_one) for (number, _), of_one in zip(batch, regions, strict=True))
-    for number, (name, _) in enumerate(photographs):
-        if not len(found[number]):
-            raise RefusedError(f"{name}: the detector finds no region in it")
-    return [found[number] for number in range(len(photographs))]
+    return [
+        of_one
+        if isinstance(of_one, RefusedError) or len(of_one)
+        else RefusedError(f"{name}: the detector finds no region in it")
+        for of_one, (name, _) in zip((found[number] for number in range(len(photographs))), photographs, strict=True)
+    ]
 
 
 def shown(regions: Regions, name: str, *, max_regions: int) -> Shown:

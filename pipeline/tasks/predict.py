@@ -4,23 +4,28 @@ from __future__ import annotations
 
 import io
 import logging
-from collections.abc import Callable, Iterator
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from extractors.regions import Regions
+from pipeline.extract.fetch_settings import FetchSettings
 from pipeline.predict import Predictor
 from pipeline.shards.atomic import write_atomic
 from pipeline.shards.canonical import encode_json
 from pipeline.shards.describe import best_boxes, name_of
 from pipeline.shards.draw import draw_regions
+from pipeline.shards.errors import RefusedError
 from pipeline.tasks.asking import Text, paired
 from pipeline.tasks.attention_page import attention_page
-from pipeline.tasks.photographs import read_pixels
+from pipeline.tasks.image_arguments import expand_images
+from pipeline.tasks.photographs import Detected
 from pipeline.tasks.predict_settings import METHODS, PredictSettings
 from pipeline.tasks.task_card import read_task_card
 from pipeline.tasks.trained_folder import trained_folder
@@ -29,6 +34,8 @@ from pipeline.train.disk import require_folder_of
 
 logger = logging.getLogger(__name__)
 
+AT_A_TIME = 64
+"""Pairs of a photograph and a text, or photographs, whose regions are held at a time."""
 MOST_DRAWN = 36
 """Boxes drawn of what the detector found."""
 
@@ -37,7 +44,12 @@ Row = dict[str, Any]
 
 
 def predict(settings: PredictSettings) -> int:
-    """Ask, print, draw; return 0."""
+    """Ask, print, draw; return 0, or 1 where a photograph could not be used."""
+    images = expand_images(settings.image, in_pairs=settings.images_of_a_text == 2)
+    try:
+        settings.require_images(len(images))
+    except ValueError as error:
+        raise RefusedError(str(error)) from error
     read_task_card(trained_folder(settings.checkpoint).card, settings.task)  # refuses a model of other tasks
     require_folder_of("--output", settings.output)
     for page in settings.attention:
@@ -48,107 +60,186 @@ def predict(settings: PredictSettings) -> int:
         detector=settings.detector,
         selection=settings.selection,
         device=settings.detector.device,
+        fetching=FetchSettings(allow_private_addresses=settings.allow_private_addresses),
     )
-    rows = ASK[METHODS[settings.task]](predictor, settings)
+    rows = ASK[METHODS[settings.task]](predictor, settings, images)
+    failed, good = ([row for row in rows if ("error" in row) is of_kind] for of_kind in (True, False))
+    for message in dict.fromkeys(row["error"] for row in failed):
+        print(f"vilbert predict: {message}", file=sys.stderr)
     if settings.json:
         print(encode_json(rows).decode())
-    else:
-        print_lines(line for row in rows for line in lines(row))
-    if settings.output is not None:
-        draw(predictor, rows, settings.output)
+    elif good:
+        print_lines(line for row in good for line in lines(row))
+    if settings.output is not None and good:
+        draw(predictor, good, settings.output)
         logger.info("%s: drawn", settings.output)
-    if settings.attention:
-        for photograph, page in zip(subjects(rows[0]), settings.attention, strict=True):
-            write_attention(predictor, rows[0], photograph, page)
+    if settings.attention and good:
+        for photograph, page in zip(subjects(good[0]), settings.attention, strict=True):
+            write_attention(predictor, good[0], photograph, page)
             logger.info("%s: who looks at whom; open it in a browser", page)
-    return 0
+    return 1 if failed else 0
 
 
-def ask_answers(predictor: Predictor, settings: PredictSettings) -> list[Row]:
-    """Return each question with its answers, most probable first."""
-    pairs = paired(len(settings.image), len(settings.question), "questions")
-    found = predictor.answer(settings.image, settings.question, top=settings.top)
-    return [
-        {
-            "image": str(settings.image[image]),
-            "question": settings.question[text],
-            "ranked": [{"answer": it.answer, "probability": it.probability} for it in answers],
-        }
-        for (image, text), answers in zip(pairs, found, strict=True)
-    ]
+Ask = Callable[[list[Detected], list[int]], list[Row]]
+"""Asks about photographs that can be used, each with the number of its text."""
 
 
-def ask_choices(predictor: Predictor, settings: PredictSettings) -> list[Row]:
-    """Return each question with its options, most probable first."""
-    pairs = paired(len(settings.image), len(settings.question), "questions")
-    options = [settings.option] * len(settings.question)
-    found = predictor.choose(settings.image, settings.question, options, answers=settings.answer)
-    return [
-        {
-            "image": str(settings.image[image]),
-            "question": settings.question[text],
-            **({"answer": settings.answer[text]} if settings.answer else {}),
-            "ranked": [
-                {"option": settings.option[at], "probability": chances[at]}
-                for at in sorted(range(len(chances)), key=lambda at: -chances[at])
-            ],
-        }
-        for (image, text), chances in zip(pairs, found, strict=True)
-    ]
+def ask_each(
+    predictor: Predictor,
+    images: Sequence[str],
+    pairs: Sequence[tuple[int, int]],
+    ask: Ask,
+    told: Callable[[int, int], Row],
+) -> list[Row]:
+    """Return the row of each pair of an image and a text, in order; one whose image cannot be used has its error.
 
-
-def ask_places(predictor: Predictor, settings: PredictSettings) -> list[Row]:
-    """Return each phrase with the region that it means."""
-    pairs = paired(len(settings.image), len(settings.phrase), "phrases")
-    found = predictor.point(settings.image, settings.phrase)
-    return [
-        {"image": str(settings.image[image]), "phrase": settings.phrase[text], **pointed._asdict()}
-        for (image, text), pointed in zip(pairs, found, strict=True)
-    ]
-
-
-def ask_ranks(predictor: Predictor, settings: PredictSettings) -> list[Row]:
-    """Return each caption with the photographs, best first; or one photograph with several captions, best first."""
-    scores = predictor.rank(settings.image, settings.caption)
-    if len(settings.image) == 1 < len(settings.caption):
-        best = np.argsort(-scores[:, 0], kind="stable")[: settings.top].tolist()
-        ranked = [{"caption": settings.caption[at], "score": float(scores[at, 0])} for at in best]
-        return [{"image": str(settings.image[0]), "ranked": ranked}]
-    order = np.argsort(-scores, axis=1, kind="stable")[:, : settings.top]
-    return [
-        {
-            "caption": caption,
-            "ranked": [{"image": str(settings.image[at]), "score": float(scores[row, at])} for at in best],
-        }
-        for row, (caption, best) in enumerate(zip(settings.caption, order.tolist(), strict=True))
-    ]
-
-
-def ask_judgements(predictor: Predictor, settings: PredictSettings) -> list[Row]:
-    """Return each statement with its two photographs, and whether it is true of them."""
-    couples = list(zip(settings.image[::2], settings.image[1::2], strict=True))
-    pairs = paired(len(couples), len(settings.statement), "statements", called="pairs of images")
+    told: returns what a row says of an image and a text before any answer. `AT_A_TIME` images are held at a time.
+    """
     rows: list[Row] = []
-    for (couple, text), chance in zip(pairs, predictor.judge(couples, settings.statement), strict=True):
-        ranked = sorted([("true", chance), ("false", 1 - chance)], key=lambda it: -it[1])
-        rows.append(
-            {
-                "images": [str(image) for image in couples[couple]],
-                "statement": settings.statement[text],
-                "ranked": [{"answer": answer, "probability": it} for answer, it in ranked],
-            }
-        )
+    held: dict[int, Detected | RefusedError] = {}
+    for start in range(0, len(pairs), AT_A_TIME):
+        group = pairs[start : start + AT_A_TIME]
+        held = {image: held[image] for image, _ in group if image in held}
+        missing = sorted({image for image, _ in group} - held.keys())
+        held.update(zip(missing, predictor.detect_each([images[image] for image in missing]), strict=True))
+        usable = [(seen, text) for image, text in group if isinstance(seen := held[image], Detected)]
+        answers = iter(ask([seen for seen, _ in usable], [text for _, text in usable]) if usable else ())
+        for image, text in group:
+            seen = held[image]
+            more = {"error": str(seen)} if isinstance(seen, RefusedError) else next(answers)
+            rows.append({**told(image, text), **more})
     return rows
 
 
-def ask_captions(predictor: Predictor, settings: PredictSettings) -> list[Row]:
+def ask_answers(predictor: Predictor, settings: PredictSettings, images: Sequence[str]) -> list[Row]:
+    """Return each question with its answers, most probable first."""
+
+    def ask(seen: list[Detected], texts: list[int]) -> list[Row]:
+        found = predictor.answer(seen, [settings.question[text] for text in texts], top=settings.top)
+        return [{"ranked": [{"answer": it.answer, "probability": it.probability} for it in best]} for best in found]
+
+    pairs = paired(len(images), len(settings.question), "questions")
+    return ask_each(
+        predictor, images, pairs, ask, lambda image, text: {"image": images[image], "question": settings.question[text]}
+    )
+
+
+def ask_choices(predictor: Predictor, settings: PredictSettings, images: Sequence[str]) -> list[Row]:
+    """Return each question with its options, most probable first."""
+
+    def told(image: int, text: int) -> Row:
+        answer = {"answer": settings.answer[text]} if settings.answer else {}
+        return {"image": images[image], "question": settings.question[text], **answer}
+
+    def ask(seen: list[Detected], texts: list[int]) -> list[Row]:
+        found = predictor.choose(
+            seen,
+            [settings.question[text] for text in texts],
+            [settings.option] * len(texts),
+            answers=[settings.answer[text] for text in texts] if settings.answer else (),
+        )
+        return [
+            {
+                "ranked": [
+                    {"option": settings.option[at], "probability": chances[at]}
+                    for at in sorted(range(len(chances)), key=lambda at: -chances[at])
+                ]
+            }
+            for chances in found
+        ]
+
+    return ask_each(predictor, images, paired(len(images), len(settings.question), "questions"), ask, told)
+
+
+def ask_places(predictor: Predictor, settings: PredictSettings, images: Sequence[str]) -> list[Row]:
+    """Return each phrase with the region that it means."""
+
+    def ask(seen: list[Detected], texts: list[int]) -> list[Row]:
+        found = predictor.point(seen, [settings.phrase[text] for text in texts])
+        return [dict(pointed._asdict()) for pointed in found]
+
+    pairs = paired(len(images), len(settings.phrase), "phrases")
+    return ask_each(
+        predictor, images, pairs, ask, lambda image, text: {"image": images[image], "phrase": settings.phrase[text]}
+    )
+
+
+def ask_ranks(predictor: Predictor, settings: PredictSettings, images: Sequence[str]) -> list[Row]:
+    """Return each caption with the photographs, best first; or one photograph with several captions, best first.
+
+    A photograph that cannot be used has a row of its own behind them.
+    """
+    names: list[str] = []
+    failed: list[Row] = []
+    parts: list[NDArray[np.float32]] = []
+    for start in range(0, len(images), AT_A_TIME):
+        some = images[start : start + AT_A_TIME]
+        looked = predictor.detect_each(some)
+        usable = [seen for seen in looked if isinstance(seen, Detected)]
+        names += [seen.name for seen in usable]
+        failed += [
+            {"image": image, "error": str(error)}
+            for image, error in zip(some, looked, strict=True)
+            if isinstance(error, RefusedError)
+        ]
+        if usable:
+            parts.append(predictor.rank(usable, settings.caption))
+    if not parts:
+        return failed
+    scores = np.concatenate(parts, axis=1)
+    if len(images) == 1 < len(settings.caption):
+        best = np.argsort(-scores[:, 0], kind="stable")[: settings.top].tolist()
+        ranked = [{"caption": settings.caption[at], "score": float(scores[at, 0])} for at in best]
+        return [{"image": names[0], "ranked": ranked}]
+    order = np.argsort(-scores, axis=1, kind="stable")[:, : settings.top]
+    rows = [
+        {"caption": caption, "ranked": [{"image": names[at], "score": float(scores[row, at])} for at in best]}
+        for row, (caption, best) in enumerate(zip(settings.caption, order.tolist(), strict=True))
+    ]
+    return [*rows, *failed]
+
+
+def ask_judgements(predictor: Predictor, settings: PredictSettings, images: Sequence[str]) -> list[Row]:
+    """Return each statement with its two photographs, and whether it is true of them."""
+    couples = list(zip(images[::2], images[1::2], strict=True))
+    pairs = paired(len(couples), len(settings.statement), "statements", called="pairs of images")
+    rows: list[Row] = []
+    for start in range(0, len(pairs), AT_A_TIME):
+        group = pairs[start : start + AT_A_TIME]
+        names = list(dict.fromkeys(name for couple, _ in group for name in couples[couple]))
+        seen = dict(zip(names, predictor.detect_each(names), strict=True))
+        usable = [
+            ((left, right), settings.statement[text])
+            for couple, text in group
+            if isinstance(left := seen[couples[couple][0]], Detected)
+            and isinstance(right := seen[couples[couple][1]], Detected)
+        ]
+        chances = iter(predictor.judge([it for it, _ in usable], [it for _, it in usable]) if usable else ())
+        for couple, text in group:
+            told: Row = {"images": list(couples[couple]), "statement": settings.statement[text]}
+            errors = [str(it) for name in couples[couple] if isinstance(it := seen[name], RefusedError)]
+            rows.append({**told, **({"error": "; ".join(errors)} if errors else _judged(next(chances)))})
+    return rows
+
+
+def _judged(chance: float) -> Row:
+    """Return the probabilities of true and false, the higher first."""
+    ranked = sorted([("true", chance), ("false", 1 - chance)], key=lambda it: -it[1])
+    return {"ranked": [{"answer": answer, "probability": it} for answer, it in ranked]}
+
+
+def ask_captions(predictor: Predictor, settings: PredictSettings, images: Sequence[str]) -> list[Row]:
     """Return each photograph with a caption."""
     generation = replace(settings.generation, seed=settings.detector.seed)
-    written = predictor.describe(settings.image, generation)
-    return [{"image": str(image), "caption": caption} for image, caption in zip(settings.image, written, strict=True)]
+
+    def ask(seen: list[Detected], _texts: list[int]) -> list[Row]:
+        return [{"caption": caption} for caption in predictor.describe(seen, generation)]
+
+    pairs = [(image, 0) for image in range(len(images))]
+    return ask_each(predictor, images, pairs, ask, lambda image, _text: {"image": images[image]})
 
 
-ASK: dict[str, Callable[[Predictor, PredictSettings], list[Row]]] = {
+ASK: dict[str, Callable[[Predictor, PredictSettings, Sequence[str]], list[Row]]] = {
     "answer": ask_answers,
     "choose": ask_choices,
     "point": ask_places,
@@ -174,17 +265,17 @@ def lines(row: Row) -> Iterator[str]:
         yield f"{row['image']}  {row['caption']}"
 
 
-def subjects(row: Row) -> list[Path]:
+def subjects(row: Row) -> list[str]:
     """Return the photographs that a row is about; of a ranking the best one."""
     if "images" in row:
-        return [Path(image) for image in row["images"]]
-    return [Path(row["image"] if "image" in row else row["ranked"][0]["image"])]
+        return list(row["images"])
+    return [row["image"] if "image" in row else row["ranked"][0]["image"]]
 
 
 def draw(predictor: Predictor, rows: list[Row], picture: Path) -> None:
     """Draw on the first row's photographs, side by side, what the phrases mean, or what the detector found."""
     photographs = subjects(rows[0])
-    pixels = [read_pixels(it, str(it), predictor.reader.decoding) for it in photographs]
+    pixels = [predictor.reader.pixels(it) for it in photographs]
     if "box_xyxy" in rows[0]:
         boxes = np.array([row["box_xyxy"] for row in rows], dtype=np.float32)
         image = draw_regions(pixels[0], boxes, [f"{row['phrase']} {row['score']:.2f}" for row in rows])
@@ -214,7 +305,7 @@ def side_by_side(images: list[Image.Image]) -> Image.Image:
     return whole
 
 
-def write_attention(predictor: Predictor, row: Row, photograph: Path, page: Path) -> None:
+def write_attention(predictor: Predictor, row: Row, photograph: str, page: Path) -> None:
     """Write the page of a row: its text, with the best option where there are some, before its photograph."""
     asked = ("question", "answer", "phrase", "caption", "statement")
     text: Text = tuple(str(row[name]) for name in asked if name in row) or ("",)
@@ -224,8 +315,8 @@ def write_attention(predictor: Predictor, row: Row, photograph: Path, page: Path
     said = "; ".join(line.strip() for line in [*lines(row)][1:]) or said
     shown = attention_page(
         predictor.attend(photograph, text),
-        read_pixels(photograph, str(photograph), predictor.reader.decoding),
+        predictor.reader.pixels(photograph),
         title=" / ".join(text) or predictor.card.task,
-        answer=f"{predictor.card.task}, {photograph.name}: {said}",
+        answer=f"{predictor.card.task}, {PurePosixPath(photograph).name}: {said}",
     )
     write_atomic(page, shown.encode())

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import glob
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -70,8 +72,9 @@ class PredictSettings:
     """The task, which the command line names first."""
     checkpoint: Path
     """A run of `vilbert finetune`, its final/, or one of its checkpoints/."""
-    image: tuple[Path, ...]
-    """Photographs. NLVR2: the left and the right one of each pair."""
+    image: tuple[str, ...]
+    """Photographs: files, URLs, folders of images, or quoted patterns such as 'photos/*.jpg'. NLVR2: the left and the
+    right one of each pair."""
     question: tuple[str, ...] = field(default=(), metadata=only_for(*asked_by("answer", "choose")))
     """Questions. SNLI-VE: hypotheses."""
     answer: tuple[str, ...] = field(default=(), metadata=only_for("vcr-qar"))
@@ -91,6 +94,8 @@ class PredictSettings:
     attention: tuple[Path, ...] = ()
     """Write a page (.html) that shows, on the photograph, who looks at whom in every layer and head.
     NLVR2: two, the left photograph's and the right one's."""
+    allow_private_addresses: bool = False
+    """Fetch photographs from hosts with private, loopback or link-local addresses too."""
     json: bool = False
     """Print one JSON list in place of the text."""
     detector: DetectorSettings = field(default_factory=DetectorSettings)
@@ -116,21 +121,26 @@ class PredictSettings:
             raise ValueError(f"--answer: give one for each --question, {len(self.question)}; got {len(self.answer)}")
         if self.output is not None and self.output.suffix.lower() not in PICTURES:
             raise ValueError(f"--output {self.output}: give a file name that ends in {' or '.join(PICTURES)}")
-        if METHODS[self.task] == "judge" and len(self.image) % 2:
-            raise ValueError(f"--image: {self.task} takes photographs in pairs, left and right; got {len(self.image)}")
-        # Retrieval shows the photograph that a caption ranks first.
-        ranks = METHODS[self.task] == "rank"
-        several = len(self.image) > self.images_of_a_text and not ranks
-        shown = "two photographs" if self.images_of_a_text == 2 else "one photograph"
-        if self.output is not None and (several or (ranks and len(self.image) > 1 and len(self.texts) > 1)):
-            raise ValueError(f"--output: draws {shown}; give no more --image, or for retrieval one --caption")
-        if self.attention and (several or len(self.texts) > 1):
-            raise ValueError(f"--attention: shows one text with {shown}; give no more of either")
         if len(self.attention) not in (0, self.images_of_a_text):
             raise ValueError(
                 f"--attention: takes a page for each photograph that {self.task} reads a text with, "
                 f"{self.images_of_a_text}; got {len(self.attention)}"
             )
+        if not any("://" not in it and (glob.has_magic(it) or os.path.isdir(it)) for it in self.image):
+            self.require_images(len(self.image))  # else when folders and patterns are expanded
+
+    def require_images(self, count: int) -> None:
+        """Raise ValueError where the options do not go with so many photographs."""
+        if METHODS[self.task] == "judge" and count % 2:
+            raise ValueError(f"--image: {self.task} takes photographs in pairs, left and right; got {count}")
+        # Retrieval shows the photograph that a caption ranks first.
+        ranks = METHODS[self.task] == "rank"
+        several = count > self.images_of_a_text and not ranks
+        shown = "two photographs" if self.images_of_a_text == 2 else "one photograph"
+        if self.output is not None and (several or (ranks and count > 1 and len(self.texts) > 1)):
+            raise ValueError(f"--output: draws {shown}; give no more --image, or for retrieval one --caption")
+        if self.attention and (several or len(self.texts) > 1):
+            raise ValueError(f"--attention: shows one text with {shown}; give no more of either")
 
     @property
     def images_of_a_text(self) -> int:

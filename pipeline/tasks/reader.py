@@ -7,24 +7,31 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from extractors.decode import DecodeSettings
 from extractors.extractor import Extractor
 from extractors.regions import Regions
+from manifests.uri import ImageReader
 from model.outputs import ViLBertForTasksOutput
+from model.tasks import TASK_HEADS
+from pipeline.extract.fetch import Fetcher
+from pipeline.extract.fetch_settings import FetchSettings
 from pipeline.shards.describe import name_of
+from pipeline.shards.errors import RefusedError
 from pipeline.tasks.asking import Row, Text, first_of_same
 from pipeline.tasks.attention import Attention, attention_maps
 from pipeline.tasks.batch import ItemBatch
 from pipeline.tasks.evaluate import Trained
 from pipeline.tasks.images import lay_out
 from pipeline.tasks.objective import to_inputs
-from pipeline.tasks.photographs import Photograph, detect, name_of_photograph, shown
+from pipeline.tasks.photographs import Photograph, detect_each, name_of_photograph, read_pixels, shown
 from pipeline.tasks.task import Shown
 from pipeline.tasks.texts import encode
 
@@ -61,16 +68,43 @@ class Reader:
     batch_size: int = 32
     """Items, or photographs, at a time."""
 
-    def detect(self, images: Sequence[Photograph], numbers: Sequence[int]) -> list[Regions]:
-        """Return the regions of some of the images."""
+    fetching: FetchSettings = field(default_factory=FetchSettings)
+    """How photographs behind URLs are fetched."""
+
+    @cached_property
+    def fetcher(self) -> Fetcher:
+        """Reads photographs from files and URLs, with the checks of `vilbert extract`."""
+        return Fetcher(self.fetching, ImageReader(), max_bytes=self.decoding.max_bytes)
+
+    def pixels(self, image: Photograph, number: int = 0) -> NDArray[np.uint8]:
+        """Return RGB uint8 [H, W, 3] of a photograph, upright; RefusedError where it cannot be used."""
+        return read_pixels(image, name_of_photograph(image, number), self.decoding, self.fetcher.read)
+
+    def detect_each(self, images: Sequence[Photograph], numbers: Sequence[int]) -> list[Regions | RefusedError]:
+        """Return the regions of some of the images, or the error of one that cannot be used."""
         named = [(name_of_photograph(images[number], number), images[number]) for number in numbers]
-        return detect(self.extractor, named, decoding=self.decoding)
+        return detect_each(self.extractor, named, decoding=self.decoding, read=self.fetcher.read)
+
+    def detect(self, images: Sequence[Photograph], numbers: Sequence[int]) -> list[Regions]:
+        """Return the regions of some of the images; raise the error of the first that cannot be used."""
+        found: list[Regions] = []
+        for of_one in self.detect_each(images, numbers):
+            if isinstance(of_one, RefusedError):
+                raise of_one
+            found.append(of_one)
+        return found
 
     def batches(self, images: Sequence[Photograph], items: Sequence[Sequence[Row]], head: str) -> Iterator[Batch]:
         """Yield the output of a head for batches of items, each of some rows.
 
         A photograph that the next batch asks about, too, is not detected again.
         """
+        heads = TASK_HEADS[self.trained.model.config.task_heads]
+        if head not in heads:
+            raise RefusedError(
+                f"{self.trained.folder}: the model has no head {head}, which {self.trained.card.task} reads; it has "
+                f"{', '.join(heads)}"
+            )
         same = first_of_same(images)
         held: dict[int, Regions] = {}
         for start in range(0, len(items), self.batch_size):

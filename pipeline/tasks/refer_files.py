@@ -18,10 +18,11 @@ from manifests.boxes import parse_box, within_unit
 from manifests.document import read_document
 from manifests.record import Box
 from pipeline.shards.atomic import write_atomic
-from pipeline.shards.canonical import decode_json, encode_json
+from pipeline.shards.canonical import encode_json
 from pipeline.shards.errors import RefusedError
 from pipeline.tasks.annotation_files import AbsentError, field, json_lines, reading
 from vilbert.untrusted import pickles
+from vilbert.untrusted.documents import read_json
 
 Placed = tuple[str, dict[str, Any]]
 
@@ -111,7 +112,7 @@ def _unpickled(path: Path) -> Any:
 
 def _decoded(path: Path) -> Any:
     try:
-        return decode_json(path.read_bytes())
+        return read_json(path, allow_surrogates=True)
     except ValueError as error:
         raise RefusedError(f"{path}: not valid JSON ({error}); is the download complete?") from error
 

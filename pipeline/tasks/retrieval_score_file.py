@@ -18,9 +18,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.shards.atomic import fsync_dir, temporary_path, write_atomic
-from pipeline.shards.canonical import decode_json, encode_json
+from pipeline.shards.canonical import encode_json
 from pipeline.shards.errors import FingerprintError, RefusedError
 from pipeline.train.disk import explain_disk_errors
+from vilbert.untrusted.documents import read_json
 
 FORMAT = 1
 IDENTITY, SCORES = "scores.json", "scores.npy"
@@ -91,7 +92,7 @@ def _create(path: Path, shape: tuple[int, int]) -> None:
 def _compare(folder: Path, wanted: Mapping[str, Any]) -> None:
     path = folder / IDENTITY
     try:
-        found = decode_json(path.read_bytes())
+        found = read_json(path)
     except ValueError as error:
         raise RefusedError(f"{path}: is not JSON ({error}); {_REMEDY}") from error
     if not isinstance(found, dict):

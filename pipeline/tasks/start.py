@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub.errors import StrictDataclassError
 from transformers import PreTrainedTokenizerBase
 
 from model.checkpoint import load_checkpoint
 from model.config import ViLBertConfig
+from model.config_file import make_config, require_memory
 from model.layouts import is_head
 from model.tasks import ViLBertForTasks
 from model.tensor_files import CheckpointError
@@ -66,9 +66,10 @@ def task_config(
         if settings.init_from == NONE:
             sizes = {"vocab_size": len(tokenizer), "pad_token_id": tokenizer.pad_token_id}
             named = {**named, **sizes, "v_feature_size": feature_dim}
-        config = ViLBertConfig(**{**named, "task_heads": settings.task_heads, **heads})
-    except (ValueError, StrictDataclassError) as error:
-        raise RefusedError(f"--model {source}: {error.__cause__ or error}") from error
+        config = make_config({**named, "task_heads": settings.task_heads, **heads})
+        require_memory(config)
+    except (ValueError, OSError) as error:
+        raise RefusedError(f"--model {source}: {error}") from error
     if config.v_feature_size != feature_dim:
         channels = f"features of {config.v_feature_size} channels, the data sets have {feature_dim}"
         if settings.model is not None:

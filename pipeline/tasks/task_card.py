@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +11,19 @@ from pipeline.shards.atomic import write_atomic
 from pipeline.shards.canonical import encode_json
 from pipeline.shards.errors import RefusedError
 from pipeline.tasks.registry import TASKS
+from pipeline.tasks.tokens import TASK_TOKENS
 from pipeline.train.run_folder import RUN_FILE
+from vilbert.untrusted.documents import read_json
 
 TASK_FILE = "task.json"
+MAX_BYTES = 1 << 28
+"""Size of a task.json; its answers take most of it."""
+FEWEST_WORDS = 3
+"""Word pieces of a text, at least: a classifier token, a separator, a word."""
+MOST = 65_536
+"""Word pieces or regions, at most."""
+ANSWERS_OF = {"vqa": "num_answers", "gqa": "num_gqa_answers"}
+"""Tasks with a vocabulary of answers, and the setting that says how many the classifier has."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +46,14 @@ class TaskCard:
     """Whether regions at the annotations' boxes were shown beside the detector's."""
     extractors: tuple[dict[str, Any], ...] = ()
     """What the regions of its data sets depend on, each way of it once: detector and selection, as in dataset.json."""
+
+
+def name_labels(config: Any, cards: Sequence[TaskCard]) -> None:
+    """Give a model's configuration the answers of its cards as `id2label` and `label2id`, where a task has some."""
+    labels = next((card.labels for card in cards if card.task in ANSWERS_OF), ())
+    if labels:
+        config.id2label = dict(enumerate(labels))
+        config.label2id = {label: number for number, label in enumerate(labels)}
 
 
 def write_task_cards(folder: Path, cards: Sequence[TaskCard]) -> None:
@@ -73,24 +90,84 @@ def read_task_cards(folder: Path) -> list[TaskCard]:
     """Read a model's cards, one or more; RefusedError where the folder holds no fine-tuned model."""
     path = folder / TASK_FILE
     try:
-        found = json.loads(path.read_bytes())
+        found = read_json(path, max_bytes=MAX_BYTES)
         cards = found["tasks"] if isinstance(found, Mapping) and "tasks" in found else [found]
-        if not cards or not all(isinstance(card, Mapping) and card["task"] in TASKS for card in cards):
+        if not isinstance(cards, list) or not cards:
             raise ValueError("names no task")
-        return [
-            TaskCard(
-                **{
-                    **card,
-                    "labels": tuple(card["labels"]),
-                    "names": tuple(card.get("names", ())),
-                    "extractors": tuple(dict(way) for way in card.get("extractors", ())),
-                }
-            )
-            for card in cards
-        ]
+        return [make_card(card) for card in cards]
     except FileNotFoundError:
         raise RefusedError(
             f"{folder}: has no {TASK_FILE}; name the final/ folder of a run of `vilbert finetune`"
         ) from None
-    except (ValueError, TypeError, KeyError) as error:
-        raise RefusedError(f"{path}: is not what `vilbert finetune` writes ({error}); train again") from error
+    except (OSError, ValueError) as error:
+        reason = (error.strerror if isinstance(error, OSError) else None) or error
+        raise RefusedError(f"{path}: is not what `vilbert finetune` writes ({reason}); train again") from error
+
+
+def make_card(values: Any) -> TaskCard:
+    """Return the card with these values, as JSON has them; ValueError naming the one that is missing or wrong."""
+    if not isinstance(values, Mapping):
+        raise ValueError(f"not an object but a {type(values).__name__}")
+    own = fields(TaskCard)
+    if unknown := sorted(values.keys() - {one.name for one in own}):
+        raise ValueError(f"{unknown[0]} is no field of it")
+    for one in own:
+        if one.name not in values:
+            if one.default is MISSING:
+                raise ValueError(f"{one.name} is missing")
+        elif not _CHECKS[one.name](values[one.name]):
+            raise ValueError(f"{one.name} is {values[one.name]!r:.80}, expected {_EXPECTED[one.name]}")
+    known: dict[str, Any] = {name: tuple(it) if isinstance(it, list) else it for name, it in values.items()}
+    return TaskCard(**known)
+
+
+def require_card(card: TaskCard, config: Any, folder: Path) -> None:
+    """Raise RefusedError where a model's card is not of that model; config: the model's, a `ViLBertConfig`.
+
+    folder: that of the card, for the message.
+    """
+    where, remedy = folder / TASK_FILE, "they are not of one run; copy the whole folder again, or train again"
+    setting = ANSWERS_OF.get(card.task)
+    if setting is not None and len(card.labels) != getattr(config, setting):
+        raise RefusedError(
+            f"{where}: names {len(card.labels):,} answers and the classifier has {getattr(config, setting):,} classes: "
+            f"{remedy}"
+        )
+    if card.max_words > config.max_position_embeddings:
+        raise RefusedError(
+            f"{where}: max_words is {card.max_words:,}, the model has {config.max_position_embeddings:,} positions: "
+            f"{remedy}"
+        )
+    token = TASK_TOKENS[card.task]
+    if config.task_specific_tokens and token >= config.num_task_tokens:
+        raise RefusedError(f"{where}: {card.task} is task {token}, the model has {config.num_task_tokens}: {remedy}")
+
+
+def _is_texts(value: Any) -> bool:
+    return isinstance(value, list | tuple) and all(isinstance(part, str) for part in value)
+
+
+def _is_count(value: Any, least: int, most: int) -> bool:
+    return type(value) is int and least <= value <= most
+
+
+_CHECKS: dict[str, Callable[[Any], bool]] = {
+    "task": lambda value: isinstance(value, str) and value in TASKS,
+    "labels": _is_texts,
+    "max_words": lambda value: _is_count(value, FEWEST_WORDS, MOST),
+    "max_regions": lambda value: _is_count(value, 1, MOST),
+    "seed": lambda value: type(value) is int and abs(value) < 1 << 63,
+    "names": _is_texts,
+    "given_boxes": lambda value: isinstance(value, bool),
+    "extractors": lambda value: isinstance(value, list | tuple) and all(isinstance(way, dict) for way in value),
+}
+_EXPECTED = {
+    "task": f"one of {', '.join(TASKS)}",
+    "labels": "a list of texts",
+    "max_words": f"a number from {FEWEST_WORDS} to {MOST:,}",
+    "max_regions": f"a number from 1 to {MOST:,}",
+    "seed": "a whole number",
+    "names": "a list of texts",
+    "given_boxes": "true or false",
+    "extractors": "a list of objects",
+}

@@ -9,7 +9,7 @@ import argparse
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 from extractors.extractor import DetectorSettings, ExtractorSettings
 from extractors.selection import SelectionSettings
@@ -26,11 +26,35 @@ BY_NAME = ("torchvision", "shapes")
 
 
 def detector_values(facts: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the fields of `DetectorSettings` that are known from what regions depend on; weights are known by hash."""
+    """Return the fields of `DetectorSettings` that are known from what regions depend on; weights are known by hash.
+
+    Raises ValueError where one is not of its field's type: facts come from a file.
+    """
     known = {"detector": facts["extractor"]} if "extractor" in facts else {}
     if "model" in facts:
         known["torchvision_model"] = str(facts["model"]).removeprefix("fasterrcnn_")
-    return known | {name: facts[name] for name in SAME if name in facts and facts[name] != "res5"}
+    known |= {name: facts[name] for name in SAME if name in facts and facts[name] != "res5"}
+    return _of_their_types(DetectorSettings, known)
+
+
+def selection_values(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields of `SelectionSettings` in what regions depend on; ValueError where they are no such fields."""
+    found = facts.get("selection", {})
+    if not isinstance(found, Mapping):
+        raise ValueError(f"selection is {found!r:.60}")
+    return _of_their_types(SelectionSettings, found)
+
+
+def _of_their_types(settings: type, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return values that a file gives to fields of settings; ValueError where one is no field or of another type."""
+    hints = get_type_hints(settings)
+    for name, value in values.items():
+        kind: Any = hints.get(name)
+        choices = get_args(kind)
+        right = value in choices if choices else isinstance(value, int | float if kind is float else kind or ())
+        if not right or isinstance(value, bool):
+            raise ValueError(f"{name} is {value!r:.60}")
+    return dict(values)
 
 
 def trained_options(arguments: Sequence[str], task: str | None) -> list[str]:
@@ -47,11 +71,11 @@ def trained_options(arguments: Sequence[str], task: str | None) -> list[str]:
         given = parser.parse_known_args(arguments)[0]
         checkpoint = given.checkpoint
         cards = [] if checkpoint is None else read_task_cards(trained_folder(checkpoint).card)
-    except (argparse.ArgumentError, RefusedError, OSError):
+        facts = next((card.extractors[0] for card in cards if card.extractors and task in (card.task, None)), {})
+        its_own = given.detector in (None, facts.get("extractor"))
+        known = {**(detector_values(facts) if its_own else {}), **selection_values(facts)}
+    except (argparse.ArgumentError, RefusedError, OSError, ValueError):
         return []
-    facts = next((card.extractors[0] for card in cards if card.extractors and task in (card.task, None)), {})
-    its_own = given.detector in (None, facts.get("extractor"))
-    known = {**(detector_values(facts) if its_own else {}), **facts.get("selection", {})}
     return [word for name, value in known.items() for word in (f"--{name.replace('_', '-')}", str(value))]
 
 
@@ -64,13 +88,13 @@ def choose_extractor(
     detectron2 does, or the card does not say which it was.
     """
     facts = card.extractors[0] if card.extractors else {}
-    known = detector_values(facts)
     try:
         if detector is None:
+            known = detector_values(facts)
             if known.get("detector") not in BY_NAME:
                 raise ValueError(f"give the settings of its detector, {known.get('detector', 'which is not known')}")
             detector = DetectorSettings(**known, device=device)
-        selection = selection or SelectionSettings(**facts.get("selection", {}))
+        selection = selection or SelectionSettings(**selection_values(facts))
     except (TypeError, ValueError) as error:
         raise RefusedError(f"how the regions of the model's training were found is not known here: {error}") from error
     return ExtractorSettings(detector=detector, selection=selection)

@@ -1,61 +1,114 @@
-"""The model and the tokenizer that a fine-tuning run made."""
+"""The model and the tokenizer that a run of training made, read from its folder.
+
+A folder may be damaged, or made by somebody else: its configuration is compared with the parameters before a model is
+built, only safetensors are read, and every problem is a RefusedError that names the file.
+"""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from model.architecture import count_layers, describe, differences
+from model.checkpoint import check_tensors, copy_tensors
 from model.config import ViLBertConfig
+from model.config_file import CONFIG_FILE, SETTINGS, make_config, read_settings
+from model.load_report import some
+from model.tensor_files import CheckpointError
+from pipeline.shards.errors import RefusedError
 from pipeline.tasks.trained_folder import TrainedFolder
-from pipeline.train.checkpoint_manifest import MODEL
+from pipeline.train.checkpoint_manifest import INFO, MODEL
 from pipeline.train.checkpoints import read_checkpoint
+from pipeline.train.words import load_tokenizer_folder
+
+LAYER_SETTINGS = ("num_hidden_layers", "v_num_hidden_layers", "v_biattention_id")
 
 
 def load_model(kind: type[PreTrainedModel], folder: TrainedFolder, device: torch.device) -> PreTrainedModel:
-    """Return the model on its device, in evaluation mode.
+    """Return the model on its device, in float32 and evaluation mode.
 
-    Raises CheckpointError where the checkpoint is damaged, OSError where there is no whole model.
+    Raises:
+        RefusedError: The folder has no whole model, or its configuration is not that of its parameters.
+        ShardError: A checkpoint of a run is damaged (`pipeline.train.checkpoint_manifest.CheckpointError`).
     """
-    if folder.is_checkpoint:
-        config = ViLBertConfig(**read_checkpoint(folder.model, hashes=True).info["run"]["model"])
-        config._attn_implementation = "sdpa"
+    config = _read_config(folder)
+    weights = folder.model / MODEL
+    tensors = _read_tensors(weights)
+    shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    # Before a model of the configured size is built, the parameters have to be of that size.
+    if others := differences(config, shapes):
+        raise RefusedError(
+            f"{folder.model}: {CONFIG_FILE} does not belong to {MODEL}: {describe(others)}; copy the whole "
+            "folder again, or train again"
+        )
+    if absent := [setting for setting in LAYER_SETTINGS if setting not in count_layers(shapes)]:
+        raise RefusedError(f"{weights}: holds no layers of a ViLBERT ({', '.join(absent)}); name a run of training")
+    config._attn_implementation = "sdpa"
+    with torch.device("meta"):
         model = kind(config)
-        tensors = load_file(folder.model / MODEL)
-        tied = {name: tensors[source] for name, source in (model._tied_weights_keys or {}).items()}
-        model.load_state_dict({**tensors, **tied})
-    else:
-        try:
-            loaded: Any = kind.from_pretrained(
-                folder.model,
-                attn_implementation="sdpa",
-                output_loading_info=True,
-                use_safetensors=True,
-                trust_remote_code=False,
-            )
-        except SafetensorError as error:
-            raise OSError(f"its file of parameters is damaged: {error}") from error
-        model, told = loaded
-        if lacking := sorted(told["missing_keys"]):
-            raise OSError(f"it lacks {len(lacking)} parameters of {kind.__name__}, as {lacking[0]}")
-    torch.nn.Module.to(model, device)  # transformers' own has no types
+    try:
+        report = check_tensors(model, tensors, layout="reference", allow_missing=True)
+    except CheckpointError as error:
+        raise RefusedError(f"{weights}: {error}") from error
+    if report.missing:
+        raise RefusedError(
+            f"{weights}: lacks {len(report.missing):,} parameters of {kind.__name__}: {some(report.missing)}; name a "
+            "whole model of that kind"
+        )
+    model.to_empty(device=device)
+    model.tie_weights()
+    copy_tensors(model, tensors, report)
     model.train(False)
     return model
 
 
-def load_its_tokenizer(folder: TrainedFolder) -> PreTrainedTokenizerBase:
-    """Return the tokenizer that the model was trained with; OSError where there is none."""
-    try:
-        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
-            folder.tokenizer, local_files_only=True, trust_remote_code=False
+def load_its_tokenizer(folder: TrainedFolder, config: Any) -> PreTrainedTokenizerBase:
+    """Return the tokenizer that the model was trained with; config: the model's, a `ViLBertConfig`.
+
+    Raises RefusedError where there is none, it is damaged, or it has words that the model does not embed.
+    """
+    tokenizer = load_tokenizer_folder(str(folder.tokenizer))
+    last = max(tokenizer.get_vocab().values(), default=0)
+    if last >= config.vocab_size:
+        raise RefusedError(
+            f"{folder.tokenizer}: its tokenizer numbers words up to {last:,}, the model embeds {config.vocab_size:,}: "
+            "they are not of one model; copy the whole folder again"
         )
-    except ValueError as error:
-        if "trust_remote_code" not in str(error):
-            raise
-        raise OSError(
-            "its tokenizer is Python code in the folder, which is never run; give a tokenizer.json"
-        ) from error
     return tokenizer
+
+
+def _read_config(folder: TrainedFolder) -> ViLBertConfig:
+    if folder.is_checkpoint:
+        path = folder.model / INFO
+        found: Any = read_checkpoint(folder.model, hashes=True).info
+        for part in ("run", "model"):
+            found = found.get(part) if isinstance(found, dict) else None
+        settings = {name: value for name, value in found.items() if name in SETTINGS} if isinstance(found, dict) else {}
+    else:
+        path = folder.model / CONFIG_FILE
+    try:
+        return make_config(settings if folder.is_checkpoint else read_settings(path))
+    except FileNotFoundError:
+        raise RefusedError(
+            f"{folder.model}: has no whole model, {CONFIG_FILE} is missing; name a run of `vilbert finetune`"
+        ) from None
+    except (OSError, ValueError) as error:
+        reason = (error.strerror if isinstance(error, OSError) else None) or error
+        raise RefusedError(f"{path}: is no configuration of a model: {reason}; copy the whole folder again") from error
+
+
+def _read_tensors(weights: Path) -> dict[str, Tensor]:
+    if not weights.is_file():
+        beside = weights.with_name("pytorch_model.bin").is_file()
+        remedy = "`vilbert convert-checkpoint` makes it from pytorch_model.bin" if beside else "name a run of training"
+        raise RefusedError(f"{weights.parent}: has no whole model, {weights.name} is missing; {remedy}")
+    try:
+        return dict(load_file(weights))
+    except (SafetensorError, OSError, ValueError, KeyError) as error:
+        raise RefusedError(f"{weights}: its file of parameters is damaged ({error}); copy it again") from error

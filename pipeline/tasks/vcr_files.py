@@ -22,10 +22,11 @@ from numpy.typing import NDArray
 
 from manifests.boxes import parse_box, within_unit
 from manifests.captions import storable
-from pipeline.shards.canonical import decode_json, encode_json
+from pipeline.shards.canonical import encode_json
 from pipeline.shards.errors import RefusedError
 from pipeline.tasks.annotation_files import field, json_lines, reading
 from pipeline.tasks.retrieval_files import coco_number
+from vilbert.untrusted.documents import parse_json
 
 CHOICES = 4
 PERSON = "person"
@@ -145,14 +146,16 @@ def object_names(objects: Sequence[str], *, image_id: str, seed: int, names: Seq
     return tuple(called)
 
 
-def read_vcr(folder: Path, split: str, *, seed: int, names: Sequence[str] = NAMES) -> list[VcrQuestion]:
+def read_vcr(
+    folder: str | os.PathLike[str], split: str, *, seed: int, names: Sequence[str] = NAMES
+) -> list[VcrQuestion]:
     """Read `{train,val,test}.jsonl` of a folder; only test may go without labels.
 
     seed, names: of the names of people. Raises RefusedError naming file and line.
     """
     if not names:
         raise RefusedError("names: there are none to call people by; give at least one")
-    path = folder / f"{split}.jsonl"
+    path = Path(folder) / f"{split}.jsonl"
     questions: dict[str, VcrQuestion] = {}
     shared: dict[tuple[Tag, ...], tuple[Tag, ...]] = {}  # the same few tags in most of a million texts
     for where, row in json_lines(path):
@@ -187,16 +190,16 @@ def vcr_image_id(img_fn: str) -> str:
     return coco_number(img_fn) or os.path.splitext(img_fn)[0]
 
 
-def vcr_boxes(folder: Path, metadata_fn: str) -> VcrBoxes:
+def vcr_boxes(folder: str | os.PathLike[str], metadata_fn: str) -> VcrBoxes:
     """Read the objects of an image from its metadata below a folder, vcr1images.
 
     Raises RefusedError naming the file, and the box where one has no area.
     """
-    path = folder / metadata_fn
+    path = Path(folder) / metadata_fn
     with reading(path):
         data = path.read_bytes()
     try:
-        row = decode_json(data)
+        row = parse_json(data, allow_surrogates=True)
     except ValueError as error:
         raise RefusedError(f"{path}: not valid JSON ({error}); is the download complete?") from error
     if not isinstance(row, dict):

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -16,6 +15,7 @@ from numpy.typing import NDArray
 from pipeline.shards.errors import RefusedError
 from pipeline.tasks.vcr import OPTIONS, VcrTask
 from pipeline.tasks.vcr_files import q_ar_accuracy, submission_csv
+from vilbert.untrusted.documents import read_json
 
 
 def joint_results(
@@ -49,7 +49,7 @@ def joint_results(
 
 def _read(path: Path) -> dict[str, list[float]]:
     try:
-        rows: Any = json.loads(path.read_bytes())
+        rows: Any = read_json(path)
         if any("given" in row for row in rows):
             raise ValueError("it is one of vcr-qar")
         found = {str(row["annot_id"]): [float(value) for value in row["answer"]] for row in rows}

@@ -6,7 +6,6 @@ answers as plain texts, or with ids that are texts.
 
 from __future__ import annotations
 
-import json
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
@@ -17,6 +16,7 @@ from typing import Any
 from manifests.captions import storable
 from pipeline.shards.errors import RefusedError
 from pipeline.tasks.annotation_files import field, reading
+from vilbert.untrusted.documents import DocumentError, read_json
 
 VERSION = "v2_"
 """What the names of VQA v2 begin with; those of VQA v1 and OK-VQA are the same without it."""
@@ -165,10 +165,10 @@ def _answers(row: Mapping[str, Any], where: str) -> tuple[str, ...]:
 
 def _entries(path: Path, name: str) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield where each entry of a document's list stands, and the entry, which is let go of then."""
-    with reading(path), path.open(encoding="utf-8-sig") as file:
+    with reading(path):
         try:
-            document = json.load(file, object_hook=_compact({}))
-        except (ValueError, RecursionError) as error:
+            document = read_json(path, object_hook=_compact({}), allow_surrogates=True)
+        except DocumentError as error:
             raise RefusedError(f"{path}: not valid JSON ({error}); is the download complete?") from None
     rows = document.get(name) if isinstance(document, dict) else None
     if not isinstance(rows, list):

@@ -90,7 +90,7 @@ class Corpus:
     @classmethod
     def open(
         cls,
-        directories: Sequence[str],
+        directories: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
         *,
         split: str | None,
         on_corrupt: Literal["stop", "skip"] = "stop",
@@ -103,7 +103,7 @@ class Corpus:
         """Read what the data sets are; no shard is opened.
 
         Args:
-            directories: folders that `vilbert extract` wrote, or fsspec URLs of them.
+            directories: folders that `vilbert extract` wrote, or fsspec URLs of them; one may be given alone.
             split: the split whose samples are used, None for all.
             on_corrupt: stop raises the CorruptShardError of a damaged or missing shard, skip gives None for samples.
             cache_dir: where files of remote data sets go.
@@ -116,10 +116,13 @@ class Corpus:
         Raises:
             RefusedError: data sets that are not complete or do not go together, or no sample of the split.
         """
-        if not directories:
+        if isinstance(directories, str | os.PathLike):
+            directories = [directories]
+        names = [os.fspath(name) for name in directories]
+        if not names:
             raise RefusedError("no data set: give one or more folders that `vilbert extract --output` wrote")
         cache = None if cache_dir is None else ShardCache(folder=cache_dir, limit=cache_bytes)
-        sources = [read_source(name, split=split, cache=cache) for name in directories]
+        sources = [read_source(name, split=split, cache=cache) for name in names]
         check_sources(sources)
         refuse_repeated(sources)
         if not allow_mixed:

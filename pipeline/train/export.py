@@ -23,10 +23,11 @@ from pipeline.train.run_folder import FINAL_FOLDER
 from pipeline.train.words import save_tokenizer
 
 CARD_FILE = "README.md"
+LOCAL = "(local)"
+DATA_COLUMNS = DATA_HEAD[1:]
 
 PRETRAIN = "pretrain"
 _LOADING = """\
-import model.vilbert  # registers ViLBERT with transformers
 from {module} import {name}
 from transformers import AutoTokenizer
 
@@ -101,17 +102,15 @@ def model_card(facts: Mapping[str, Any]) -> str:
     loading = _LOADING.format(folder="PATH/TO/THIS/FOLDER", module=module, name=name)
     head = {
         "library_name": "transformers",
-        "license": "apache-2.0",
         "tags": ["vilbert", "vision-and-language", "pre-training" if stage == PRETRAIN else stage.split()[-1]],
-        "datasets": sorted({_name(part) for part in data}),
     }
     sections = [
         f"---\n{yaml.safe_dump(head, sort_keys=False, allow_unicode=True)}---\n\n{_story(stage, facts, samples)}",
         f"## How to load it\n\nWith vilbert-pipeline installed:\n\n```python\n{loading}```",
         _section("Evaluation on held-out samples", ("figure", "value"), figures),
-        _section("Data sets", DATA_HEAD, data_rows(data)),
-        _section("Held-out data sets", DATA_HEAD, data_rows(held_out)),
-        _section("Training settings", ("setting", "value"), flat(facts.get("settings", {}))),
+        _section("Region features of the training", DATA_COLUMNS, _data_rows(data)),
+        _section("Held-out region features", DATA_COLUMNS, _data_rows(held_out)),
+        _section("Training settings", ("setting", "value"), flat(_without_paths(facts.get("settings", {})))),
         _section("Software", ("package", "version"), flat(facts.get("software", {}))),
     ]
     return "\n\n".join(section for section in sections if section) + "\n"
@@ -127,8 +126,8 @@ def _story(stage: str, facts: Mapping[str, Any], samples: int) -> str:
     task = stage.split()[-1]
     return (
         f"# ViLBERT, fine-tuned: {task}\n\nFine-tuned for {facts['steps']:,} steps on the annotations of {task} and "
-        f"the region features of {samples:,} images, from `{facts.get('settings', {}).get('init_from')}`; `vilbert "
-        f"predict {task}` uses it (Lu et al., NeurIPS 2019)."
+        f"the region features of {samples:,} images{_begun_from(facts)}; `vilbert predict {task}` uses it (Lu et al., "
+        "NeurIPS 2019)."
     )
 
 
@@ -143,8 +142,31 @@ def _held_out_sentence(facts: Mapping[str, Any]) -> str:
     )
 
 
-def _name(part: Mapping[str, Any]) -> str:
-    return Path(str(part.get("path", ""))).name
+def _begun_from(facts: Mapping[str, Any]) -> str:
+    """Return what the run began from: a model of the hub by its name, a local one without its path."""
+    source = facts.get("settings", {}).get("init_from", "none")
+    if source == "none":
+        return ""
+    return ", from a pre-trained checkpoint" if _is_local(source) else f", from `{source}`"
+
+
+def _data_rows(data: Sequence[Mapping[str, Any]]) -> list[tuple[object, ...]]:
+    """Return a row for each data set that has one: by content, for the path is of the machine that trained."""
+    return [row[1:] for row, part in zip(data_rows(data), data, strict=True) if "records_sha256" in part]
+
+
+def _without_paths(value: Any) -> Any:
+    """Return settings with "(local)" in place of paths of the machine that trained."""
+    if isinstance(value, Mapping):
+        return {name: _without_paths(one) for name, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_paths(one) for one in value]
+    return LOCAL if isinstance(value, str) and _is_local(value) else value
+
+
+def _is_local(text: str) -> bool:
+    """Say whether a text is a path of this machine and not a name, such as that of a model on the hub."""
+    return os.sep in text and (os.path.isabs(text) or text.startswith((".", "~")) or os.path.lexists(text))
 
 
 def _section(title: str, head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:

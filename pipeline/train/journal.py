@@ -18,6 +18,7 @@ from typing import Any
 from pipeline.shards.atomic import write_atomic
 from pipeline.shards.errors import ShardError
 from pipeline.train.disk import explain_disk_errors
+from vilbert.untrusted.documents import parse_json
 
 METRICS_FILE = "metrics.jsonl"
 TENSORBOARD_FOLDER = "tensorboard"
@@ -108,7 +109,7 @@ def _entries(path: Path) -> list[tuple[bytes, dict[str, Any]]]:
 
 def _entry(raw: bytes, path: Path, number: int) -> dict[str, Any]:
     try:
-        entry = json.loads(raw)
+        entry = parse_json(raw)
     except ValueError:
         entry = None
     if not isinstance(entry, dict) or not isinstance(entry.get("kind"), str) or not isinstance(entry.get("step"), int):

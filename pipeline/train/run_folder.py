@@ -20,11 +20,13 @@ from pipeline.shards.lock import LOCK_FILE, exclusive_writer
 from pipeline.shards.new_folder import new_folder
 from pipeline.train.disk import explain_disk_errors
 from pipeline.train.known_features import EXTRACTORS
+from vilbert.untrusted.documents import read_json
 
 RUN_FILE = "run.json"
 FINAL_FOLDER = "final"
 TOKENIZER_FOLDER = "tokenizer"
-IDENTITY = ("settings", "model", "data", "eval_data")
+PARTS = {"settings": dict, "model": dict, "data": list, "eval_data": list}
+IDENTITY = tuple(PARTS)
 PACKAGES = ("torch", "transformers", "tokenizers", "numpy", "vilbert-pipeline")
 _OF_THE_SOFTWARE = ("transformers_version", "id2label", "label2id", "_name_or_path")
 _WHERE_ONLY = "path"  # a data set may lie elsewhere: its content decides
@@ -86,15 +88,16 @@ def read_run(run: Path) -> dict[str, Any] | None:
     if not path.is_file():
         return None
     try:
-        found = json.loads(path.read_bytes())
+        found = read_json(path)
     except ValueError:
         found = None
-    if not isinstance(found, dict):
+    parts: dict[str, Any] = found if isinstance(found, dict) else {"settings": None}
+    if not all(isinstance(parts.get(part, kind()), kind) for part, kind in PARTS.items()):
         raise RefusedError(
             f"{path}: is not the JSON that a run writes, it is damaged; a run with a checkpoint writes it anew when it "
             "goes on: without one, give another --output or delete the folder"
         )
-    return found
+    return parts
 
 
 def write_run(run: Path, description: Mapping[str, Any]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import re
 from collections.abc import Callable
@@ -11,11 +10,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from huggingface_hub.errors import StrictDataclassError
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from model.checkpoint import load_checkpoint
 from model.config import PRESETS, ViLBertConfig
+from model.config_file import make_config, read_settings, require_memory
 from model.linear import Linear
 from model.tensor_files import CheckpointError
 from model.text_stream import load_text_stream, text_settings
@@ -25,6 +24,7 @@ from pipeline.train.corpus import Corpus
 from pipeline.train.order import Order
 from pipeline.train.settings import PretrainSettings
 from pipeline.train.vocabulary import require_its_vocabulary
+from vilbert.untrusted.documents import read_json
 
 logger = logging.getLogger(__name__)
 
@@ -42,7 +42,7 @@ def begins_from_text(init_from: str) -> bool:
     if not path.exists():
         return init_from != "none" and is_hub_name(init_from)
     config = path / "config.json"
-    found = json.loads(config.read_text(encoding="utf-8")) if config.is_file() else None
+    found = read_json(config) if config.is_file() else None
     return isinstance(found, dict) and found.get("model_type") in TEXT_MODELS
 
 
@@ -62,9 +62,10 @@ def model_config(
     try:
         named = named_config(settings.model)
         target = num_classes if named.get("visual_target", 0) == 0 else feature_dim
-        config = ViLBertConfig(**{**named, **sizes, "v_feature_size": feature_dim, "v_target_size": target})
-    except (ValueError, StrictDataclassError) as error:
-        raise RefusedError(f"--model {settings.model}: {error.__cause__ or error}") from error
+        config = make_config({**named, **sizes, "v_feature_size": feature_dim, "v_target_size": target})
+        require_memory(config)
+    except (ValueError, OSError) as error:
+        raise RefusedError(f"--model {settings.model}: {error}") from error
     if Path(settings.init_from).exists() or begins_from_text(settings.init_from):  # a run that goes on can do without
         require_its_vocabulary(settings, tokenizer, embedded=config.vocab_size)
     positions = config.max_position_embeddings
@@ -92,18 +93,7 @@ def named_config(name: str) -> dict[str, Any]:
         raise ValueError(
             f"is no file and none of {', '.join([*PRESETS, *(p.stem for p in sorted(SHIPPED.glob('*.json')))])}"
         )
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"is not JSON: {error}") from error
-    if not isinstance(found, dict):
-        raise ValueError("is not a mapping of settings")
-    if "model_type" not in found:
-        # The data say the two sizes later; as equal ones they go with any `visual_target`.
-        return ViLBertConfig.from_reference(found, v_feature_size=1, v_target_size=1).to_diff_dict()
-    return {
-        key: value for key, value in found.items() if key not in ("model_type", "architectures", "transformers_version")
-    }
+    return read_settings(path)
 
 
 def build_model(settings: PretrainSettings, config: ViLBertConfig) -> ViLBertForPreTraining:

@@ -22,6 +22,7 @@ from transformers import AutoTokenizer, BertTokenizer, PreTrainedTokenizerBase, 
 from manifests.captions import storable
 from model.hub import hub_problem
 from pipeline.shards.errors import RefusedError, first_line
+from vilbert.untrusted.documents import read_json
 
 NEW = "new"
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
@@ -29,6 +30,14 @@ SHIPPED = Path(__file__).parents[1] / "recipes" / "tokenizer"
 """Vocabularies that come with the package, a piece a line."""
 VOCABULARY_SIZE = 30_522  # BERT's; words beyond it are spelt from their characters
 VOCABULARY_FILES = ("tokenizer.json", "vocab.txt", "vocab.json", "spiece.model", "sentencepiece.bpe.model")
+JSON_FILES = (
+    *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json"),
+    "config.json",
+)
+"""What transformers reads of a tokenizer's folder, where it is there."""
+MAX_TOKENIZER_BYTES = 1 << 29
+PROBE = "a \u9f98"
+"""A text with a letter that few vocabularies hold, to see that a tokenizer works."""
 LONGEST_WORD = 100  # WordPiece calls a longer word unknown without looking at it
 
 
@@ -46,7 +55,15 @@ def load_tokenizer(source: str, captions: Iterable[str] | None) -> PreTrainedTok
         return new_tokenizer(captions)
     if (shipped := SHIPPED / f"{source}.txt").is_file():
         return _whole_words(shipped.read_text(encoding="utf-8").splitlines())
-    tokenizer = _load_from_folder(source) if Path(source).is_dir() else _load_from_hub(source)
+    return _require_masking(source, _load_from_folder(source) if Path(source).is_dir() else _load_from_hub(source))
+
+
+def load_tokenizer_folder(folder: str) -> PreTrainedTokenizerFast:
+    """Load the fast tokenizer in a folder, with the checks of `load_tokenizer`; RefusedError where it is damaged."""
+    return _require_masking(folder, _load_from_folder(folder))
+
+
+def _require_masking(source: str, tokenizer: Any) -> PreTrainedTokenizerFast:
     if not isinstance(tokenizer, PreTrainedTokenizerFast):
         raise RefusedError(f"tokenizer {source}: is {type(tokenizer).__name__}, which has no fast form; name another")
     missing = [name for name in ("cls", "sep", "pad", "mask") if getattr(tokenizer, f"{name}_token_id") is None]
@@ -79,13 +96,35 @@ def _load_from_folder(folder: str) -> Any:
             f"tokenizer {folder}: the folder holds no tokenizer, none of {', '.join(VOCABULARY_FILES)}; give one that "
             "holds tokenizer.json and tokenizer_config.json"
         )
+    for name in JSON_FILES:
+        if (path := Path(folder) / name).is_file():
+            _require_object(path)
     try:
-        return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    except (OSError, ValueError) as error:
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        tokenizer(PROBE, add_special_tokens=False)
+    except BaseException as error:  # tokenizers raises a bare Exception, and PanicException, of files that it refuses
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
+        if "trust_remote_code" in str(error):
+            raise RefusedError(
+                f"tokenizer {folder}: its tokenizer is Python code in the folder, which is never run; give a "
+                "tokenizer.json"
+            ) from error
         raise RefusedError(
-            f"tokenizer {folder}: the folder holds no tokenizer ({first_line(error)}); give one that holds "
-            "tokenizer.json and tokenizer_config.json"
+            f"tokenizer {folder}: the folder holds no whole tokenizer ({first_line(error)}); give one that holds "
+            "tokenizer.json and tokenizer_config.json as save_pretrained wrote them"
         ) from error
+    return tokenizer
+
+
+def _require_object(path: Path) -> None:
+    """Refuse a file of a tokenizer that is not a JSON object, which transformers would fail at without naming it."""
+    try:
+        found = read_json(path, max_bytes=MAX_TOKENIZER_BYTES, allow_surrogates=True)
+    except (OSError, ValueError) as error:
+        raise RefusedError(f"{path}: is damaged: {error}; copy the folder again") from error
+    if not isinstance(found, dict):
+        raise RefusedError(f"{path}: is damaged: not a JSON object but a {type(found).__name__}; copy the folder again")
 
 
 def _load_from_hub(name: str) -> Any:

@@ -152,6 +152,17 @@ def test_yaml_that_does_not_parse_is_a_usage_error(tmp_path: Path) -> None:
     assert "Traceback" not in text
 
 
+@pytest.mark.parametrize(
+    "text", ['{"a":' * 100_000 + "1" + "}" * 100_000, "[" * 100_000, "a: &a [*a]", "!!python/object:os.x"]
+)
+def test_a_config_file_nested_or_of_odd_tags_is_a_usage_error(
+    text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "c.json").write_text(text)
+    assert main(["verify", "x", "--config", str(tmp_path / "c.json")]) == 2
+    assert "is neither YAML nor JSON" in capsys.readouterr().err
+
+
 def test_a_config_file_with_a_list_beside_positionals(tmp_path: Path) -> None:
     config = tmp_path / "lists.yaml"
     config.write_text("opts: [A, B]\noutput: out\n")

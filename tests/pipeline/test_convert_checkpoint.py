@@ -127,12 +127,39 @@ def test_damage_and_misfit_are_status_1_and_leave_nothing(
     assert not Path(out).exists()
 
 
+def test_a_checkpoint_of_more_layers_is_described_and_no_option_that_drops_them_is_advised(
+    config_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    layers = {"v_num_hidden_layers": 3, "v_biattention_id": [0, 1, 2], "t_biattention_id": [0, 1, 2]}
+    checkpoint(tmp_path / "more.bin", **layers)
+    command = ["convert-checkpoint", str(tmp_path / "more.bin"), "--output", str(tmp_path / "out")]
+    assert main([*command, "--model-config", str(config_file)]) == 1
+    said = capsys.readouterr().err
+    assert "the file has 3 co-attention layers, the configuration 2" in said
+    assert "the file has 3 image layers, the configuration 2" in said
+    assert "--model-config" in said
+    assert "unexpected" not in said
+
+
+def test_a_checkpoint_of_nan_is_refused(config_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    state = checkpoint(tmp_path / "nan.bin")
+    state["vil_logit.bias"] = torch.full_like(state["vil_logit.bias"], float("nan"))
+    torch.save(state, tmp_path / "nan.bin")
+    command = ["convert-checkpoint", str(tmp_path / "nan.bin"), "--output", str(tmp_path / "out")]
+    assert main([*command, "--model-config", str(config_file)]) == 1
+    assert "1 tensor holds NaN or infinity: vil_logit.bias" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
 def test_wrong_usage_is_status_2(config_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     checkpoint(tmp_path / "c.bin")
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "file").touch()
     (tmp_path / "bad.json").write_text('{"hidden": 3}')
     (tmp_path / "zero.json").write_text('{"num_attention_heads": 0}')
+    (tmp_path / "deep.json").write_text('{"a":' * 100_000 + "1" + "}" * 100_000)
+    (tmp_path / "large.json").write_text('{"hidden_size": 12000000000}')
+    (tmp_path / "list.json").write_text("[]")
     (tmp_path / "typed.json").write_text('{"v_biattention_id": 5}')
     source, out = str(tmp_path / "c.bin"), str(tmp_path / "out")
     for arguments, message in (
@@ -142,6 +169,9 @@ def test_wrong_usage_is_status_2(config_file: Path, tmp_path: Path, capsys: pyte
         ([source, "--output", out, "--model-config", str(tmp_path / "bad.json")], "not a setting of ViLBERT: hidden"),
         ([source, "--output", out, "--model-config", str(tmp_path / "zero.json")], "num_attention_heads 0"),
         ([source, "--output", out, "--model-config", str(tmp_path / "typed.json")], "v_biattention_id"),
+        ([source, "--output", out, "--model-config", str(tmp_path / "deep.json")], "nested deeper than"),
+        ([source, "--output", out, "--model-config", str(tmp_path / "large.json")], "parameters"),
+        ([source, "--output", out, "--model-config", str(tmp_path / "list.json")], "is not a JSON object"),
         ([str(tmp_path), "--output", str(tmp_path / "inside")], "inside"),
         ([source, "--output", source], "--output"),
     ):

@@ -248,6 +248,66 @@ def test_pixels_are_what_their_file_is(photographs: list[Path], predictor: Calla
     assert [it.answer for it in by_path] == [it.answer for it in by_pixels]
 
 
+def test_photographs_are_taken_as_they_come_to_hand(
+    photographs: list[Path], predictor: Callable[[str], Predictor]
+) -> None:
+    asked, path = predictor("vqa"), photographs[0]
+    with Image.open(path) as opened:
+        forms: list[Any] = [path, str(path), opened, np.asarray(opened.convert("RGB"))]
+        found = asked.answer(iter(forms), iter(QUESTIONS[:1]))
+    for other in found[1:]:
+        assert [it.probability for it in other] == pytest.approx([it.probability for it in found[0]], abs=1e-5)
+    (known,) = asked.detect_each([str(path)])
+    (again,) = asked.answer([known], QUESTIONS[:1])  # type: ignore[list-item]
+    assert [it.answer for it in again] == [it.answer for it in found[0]]
+
+
+def test_an_image_of_pil_is_upright_and_opaque_as_its_file(
+    tmp_path: Path, photographs: list[Path], predictor: Callable[[str], Predictor]
+) -> None:
+    with Image.open(photographs[0]) as opened:
+        turned = Image.Exif()
+        turned[0x0112] = 6
+        opened.save(tmp_path / "turned.png", exif=turned)
+        clear = opened.convert("RGBA")
+        clear.putalpha(Image.linear_gradient("L").resize(opened.size))
+        clear.save(tmp_path / "clear.png")
+    for name in ("turned.png", "clear.png"):
+        with Image.open(tmp_path / name) as image:
+            by_image, by_path = predictor("vqa").detect([image, tmp_path / name])
+        assert np.array_equal(by_image.boxes, by_path.boxes)
+        assert (by_image.width, by_image.height) == (by_path.width, by_path.height)
+
+
+@pytest.mark.parametrize(
+    ("task", "ask", "said"),
+    [
+        ("vqa", lambda it, image: it.answer(image, ["a"]), "images: is one str; give a list of photographs"),
+        ("vqa", lambda it, image: it.answer(Path(image), ["a"]), "images: is one PosixPath"),
+        ("vqa", lambda it, image: it.answer([image], "a"), "questions: is one str; give a list of texts"),
+        ("vqa", lambda it, image: it.answer([image], [b"a"]), r"questions\[0\]: is a bytes; give text"),
+        ("vqa", lambda it, image: it.answer([3], ["a"]), r"images\[0\]: is a int; give a path"),
+        ("vqa", lambda it, image: it.answer(np.zeros((4, 4, 3), np.uint8), ["a"]), "images: is one ndarray"),
+        ("vqa", lambda it, image: it.answer(None, ["a"]), "images: is one NoneType"),
+        ("refcocog", lambda it, image: it.point([image], "a ring"), "phrases: is one str"),
+        ("retrieval", lambda it, image: it.rank([image], "a ring"), "captions: is one str"),
+        ("captioning", lambda it, image: it.describe(image), "images: is one str"),
+        ("vcr-qa", lambda it, image: it.choose([image], ["a"], ["b", "c"]), r"options\[0\]: is one str"),
+        ("vcr-qa", lambda it, image: it.choose([image], ["a"], "bc"), "options: give a list of texts for each"),
+        ("nlvr2", lambda it, image: it.judge([image, image], ["a"]), r"pairs\[0\]: is one str"),
+        ("nlvr2", lambda it, image: it.judge([[image]], ["a"]), r"pairs\[0\]: has 1 photographs; give two"),
+        ("vqa", lambda it, image: it.detect(image), "images: is one str"),
+    ],
+)
+def test_one_in_place_of_a_list_is_refused(
+    photographs: list[Path], predictor: Callable[[str], Predictor], task: str, ask: Callable[[Any, str], Any], said: str
+) -> None:
+    with pytest.raises(RefusedError, match=said):
+        ask(predictor(task), str(photographs[0]))
+    with pytest.raises(TypeError):
+        ask(predictor(task), str(photographs[0]))
+
+
 def test_labels_of_snli_ve_are_the_answers(photographs: list[Path], predictor: Callable[[str], Predictor]) -> None:
     (found,) = predictor("snli-ve").answer(photographs[:1], QUESTIONS[:1])
     assert {it.answer for it in found} == {"entailment", "neutral", "contradiction"}

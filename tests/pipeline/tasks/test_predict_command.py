@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 
 import numpy as np
 import pytest
@@ -218,10 +222,127 @@ def test_a_folder_without_a_model_is_refused(folder: Path, capsys: pytest.Captur
     assert "has no task.json" in capsys.readouterr().err
 
 
+def test_a_broken_photograph_does_not_end_the_others(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    names = [str(folder / name) for name in ("0.jpg", "gone.jpg", "1.jpg")]
+    command = ["predict", "vqa", "--checkpoint", str(folder / "vqa"), "--image", *names, "--question", "a", *OPTIONS]
+    assert main([*command, "--json"]) == 1
+    said = capsys.readouterr()
+    rows = json.loads(said.out)
+    assert [row["image"] for row in rows] == names
+    assert ["ranked" in row for row in rows] == [True, False, True]
+    assert "missing_file" in rows[1]["error"]
+    assert main(command) == 1
+    assert [line for line in capsys.readouterr().out.splitlines() if line[0] != " "] == [
+        f"{names[0]}  a",
+        f"{names[2]}  a",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("task", "option", "first"),
+    [("retrieval", "--caption", "caption"), ("captioning", "", "image"), ("refcocog", "--phrase", "image")],
+)
+def test_whatever_is_asked_a_broken_photograph_is_a_row_of_its_own(
+    folder: Path, capsys: pytest.CaptureFixture[str], task: str, option: str, first: str
+) -> None:
+    names = [str(folder / name) for name in ("0.jpg", "gone.jpg", "1.jpg")]
+    command = ["predict", task, "--checkpoint", str(folder / task), "--image", *names, "--json", *OPTIONS]
+    assert main([*command, *([option, "a ring"] if option else [])]) == 1
+    rows = json.loads(capsys.readouterr().out)
+    assert [row["image"] for row in rows if "error" in row] == [names[1]]
+    assert first in rows[0]
+    whole = [row for row in rows if "error" not in row]
+    assert len(whole) == (1 if task == "retrieval" else 2)
+    if task == "retrieval":
+        assert {it["image"] for it in whole[0]["ranked"]} == {names[0], names[2]}
+
+
+def test_a_pair_with_a_broken_photograph_fails_alone(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    names = [str(folder / name) for name in ("0.jpg", "gone.jpg", "1.jpg", "0.jpg")]
+    command = [
+        "predict",
+        "nlvr2",
+        "--checkpoint",
+        str(folder / "nlvr2"),
+        "--image",
+        *names,
+        "--statement",
+        "a",
+        "--json",
+    ]
+    assert main([*command, *OPTIONS]) == 1
+    rows = json.loads(capsys.readouterr().out)
+    assert [row["images"] for row in rows] == [names[:2], names[2:]]
+    assert ["error" in row for row in rows] == [True, False]
+
+
+def test_folders_and_patterns_stand_for_their_images(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    photographs = tmp_path / "photographs"
+    (photographs / "below").mkdir(parents=True)
+    for name in ("b.jpg", "a.jpg", "below/c.jpg"):
+        shutil.copy(folder / "0.jpg", photographs / name)
+    (photographs / "notes.txt").write_text("no image")
+
+    def images(task: str, *arguments: str) -> list[list[str]]:
+        command = ["predict", task, "--checkpoint", str(folder / task), "--image", *arguments, "--json", *OPTIONS]
+        more = ["--statement", "a"] if task == "nlvr2" else ["--question", "a"]
+        assert main([*command, *more]) == 0
+        rows = json.loads(capsys.readouterr().out)
+        return [[Path(name).name for name in row.get("images", [row.get("image")])] for row in rows]
+
+    assert images("vqa", str(photographs)) == [["a.jpg"], ["b.jpg"], ["c.jpg"]]
+    assert images("vqa", str(photographs / "*"), str(folder / "0.jpg")) == [["a.jpg"], ["b.jpg"], ["0.jpg"]]
+    assert images("nlvr2", str(photographs / "?.jpg")) == [["a.jpg", "b.jpg"]]
+
+
+@pytest.mark.parametrize(
+    ("task", "argument", "said"),
+    [
+        ("vqa", "*.nothing", "there is no image in it"),
+        ("vqa", "empty", "there is no image in it"),
+        ("nlvr2", "three", "has 3 images; in this task a folder or a pattern stands for one pair"),
+        ("nlvr2", "three/a.*", "has 1 images; in this task"),
+    ],
+)
+def test_folders_and_patterns_without_their_images_are_refused(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], task: str, argument: str, said: str
+) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "three").mkdir()
+    for name in "abc":
+        (tmp_path / "three" / f"{name}.jpg").write_bytes(b"")
+    text = "--statement" if task == "nlvr2" else "--question"
+    command = ["predict", task, "--checkpoint", str(folder / task), "--image", str(tmp_path / argument), text, "a"]
+    assert main([*command, *OPTIONS]) == 2
+    assert said in " ".join(capsys.readouterr().err.split())
+
+
+def test_a_photograph_behind_a_url_is_fetched_and_a_private_address_is_refused(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    handler = partial(SimpleHTTPRequestHandler, directory=str(folder))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_port}/0.jpg"
+        command = ["predict", "vqa", "--checkpoint", str(folder / "vqa"), "--image", url, "--question", "a", "--json"]
+        assert main([*command, *OPTIONS]) == 1
+        (row,) = json.loads(capsys.readouterr().out)
+        assert "private_address" in row["error"]
+        assert main([*command, *OPTIONS, "--allow-private-addresses"]) == 0
+        (fetched,) = json.loads(capsys.readouterr().out)
+        server.shutdown()
+    assert fetched["image"] == url
+    assert predict(folder, "vqa", "--question", "a", "--json") == 0
+    (read,) = json.loads(capsys.readouterr().out)
+    assert fetched["ranked"] == read["ranked"]
+
+
 def test_a_broken_photograph_is_named(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (folder / "9.jpg").write_bytes(b"\xff\xd8\xff\xe0 no more")
     arguments = ["--image", str(folder / "9.jpg"), "--question", "a", *OPTIONS]
-    assert main(["predict", "vqa", "--checkpoint", str(folder / "vqa"), *arguments]) == 2
+    assert main(["predict", "vqa", "--checkpoint", str(folder / "vqa"), *arguments]) == 1
     assert "9.jpg: cannot be used as a photograph" in capsys.readouterr().err
 
 

@@ -1,0 +1,96 @@
+"""A data set as a sequence of samples: `open_dataset("features")[0].regions.features`."""
+
+from __future__ import annotations
+
+import os
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from itertools import accumulate
+from pathlib import Path
+from types import TracebackType
+from typing import Self, overload
+
+from pipeline.shards.dataset import DatasetInfo, read_info
+from pipeline.shards.errors import ShardError
+from pipeline.shards.folder import open_folder, parse_place
+from pipeline.shards.layout import data_path
+from pipeline.shards.record import read_records_of
+from pipeline.shards.sample import Sample
+from pipeline.shards.store import ShardReader, open_shard
+
+
+class Dataset(Sequence[Sample]):
+    """The samples of a finished data set, in the order of the manifest; one shard is open at a time.
+
+    Not for threads or for training, whose loader (`pipeline.train`) keeps many shards open and shuffles.
+    """
+
+    def __init__(self, place: str | os.PathLike[str]) -> None:
+        self._folder = open_folder(parse_place(os.fspath(place)))
+        self.info: DatasetInfo = read_info(self._folder)
+        """What the data set is: class names, fields, splits, totals."""
+        if not self.info.complete:
+            raise ShardError(f"{self._folder.name}: is not complete; run the same `vilbert extract` again")
+        records = read_records_of(self._folder)
+        self._shards = tuple(records)
+        self._starts = (0, *accumulate(record.samples for record in records.values()))
+        self._open: tuple[int, ShardReader, ExitStack] | None = None
+
+    def __len__(self) -> int:
+        """Return the number of samples."""
+        return self._starts[-1]
+
+    @overload
+    def __getitem__(self, index: int) -> Sample: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Sample]: ...
+    def __getitem__(self, index: int | slice) -> Sample | list[Sample]:
+        """Return a sample by its number, negative from the end; IndexError beyond. CorruptShardError for damage."""
+        if isinstance(index, slice):
+            return [self[at] for at in range(*index.indices(len(self)))]
+        at = index + len(self) if index < 0 else index
+        if not 0 <= at < len(self):
+            raise IndexError(f"sample {index} of {len(self)}")
+        place = bisect_right(self._starts, at) - 1  # shards without samples are passed over
+        return self._reader(place)[at - self._starts[place]]
+
+    def __iter__(self) -> Iterator[Sample]:
+        """Yield all samples."""
+        return (self[at] for at in range(len(self)))
+
+    def close(self) -> None:
+        """Let go of the open shard; samples already read stay valid."""
+        if self._open is not None:
+            self._open[2].close()
+            self._open = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _reader(self, place: int) -> ShardReader:
+        if self._open is None or self._open[0] != place:
+            self.close()
+            with ExitStack() as stack:
+                name = data_path(Path(), self._shards[place], self.info.storage)
+                directory = stack.enter_context(self._folder.local([name.as_posix()]))
+                reader = stack.enter_context(open_shard(directory / name))
+                self._open = (place, reader, stack.pop_all())
+        return self._open[1]
+
+
+def open_dataset(place: str | os.PathLike[str]) -> Dataset:
+    """Open a data set that `vilbert extract` wrote, by number of its samples.
+
+    Args:
+        place: Its folder, or the URL of one.
+
+    Raises:
+        ShardError: There is no data set, or it is not complete.
+    """
+    return Dataset(place)

@@ -1,0 +1,58 @@
+"""`import vilbert` is cheap, offers the public names, and makes ViLBERT known to transformers."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ..pipeline.tasks.tiny_predictor import write_model
+
+HEAVY = ("torch", "transformers", "ray", "PIL", "numpy")
+
+
+def in_child(code: str, *arguments: str) -> Any:
+    done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def test_the_import_is_cheap() -> None:
+    code = f"import sys, json, vilbert; print(json.dumps([name for name in {HEAVY} if name in sys.modules]))"
+    assert in_child(code) == []
+
+
+def test_public_names_are_those_of_their_modules() -> None:
+    import vilbert
+    from extractors.extractor import build_extractor
+    from model.checkpoint import load_checkpoint
+    from pipeline.predict import Predictor
+    from pipeline.shards.open_dataset import open_dataset
+
+    assert (vilbert.Predictor, vilbert.build_extractor) == (Predictor, build_extractor)
+    assert (vilbert.load_checkpoint, vilbert.open_dataset) == (load_checkpoint, open_dataset)
+    assert {"Predictor", "build_extractor", "load_checkpoint", "open_dataset"} <= set(dir(vilbert))
+    with pytest.raises(AttributeError, match="no attribute 'Predicter'"):
+        vilbert.Predicter  # noqa: B018
+
+
+@pytest.mark.parametrize(
+    "imports",
+    ["import vilbert; from transformers import AutoConfig, AutoModel, AutoTokenizer",
+     "from transformers import AutoConfig, AutoModel, AutoTokenizer; import vilbert"],
+)  # fmt: skip
+def test_auto_classes_read_an_exported_folder_in_a_fresh_process(imports: str, tmp_path: Path) -> None:
+    final = write_model(tmp_path, "vqa") / "final"
+    code = f"""
+import json, sys
+{imports}
+config = AutoConfig.from_pretrained(sys.argv[1])
+model = AutoModel.from_pretrained(sys.argv[1])
+ids = AutoTokenizer.from_pretrained(sys.argv[1])("what is red")["input_ids"]
+print(json.dumps([type(config).__name__, type(model).__name__, len(ids)]))
+"""
+    assert in_child(code, str(final)) == ["ViLBertConfig", "ViLBertModel", 5]
