@@ -196,10 +196,10 @@ def stages(output: Path, scenes: int) -> list[Stage]:
         Stage(
             "finetune",
             [
-                *("finetune", "vqa", *questions, "--init-from", f"{pretrained}/final", "--config", "demo"),
+                *("finetune", "vqa", *questions, "--init-from", f"{pretrained}/final", "--config", "shapes"),
                 *("--output", vqa),
             ],
-            70,
+            120,
         ),
         Stage("evaluate", [*evaluate, "--output", results], 5),
         Stage("evaluate blind", [*evaluate, "--blind", "--output", blind], 5),
