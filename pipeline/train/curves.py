@@ -87,6 +87,12 @@ LEARNING_PANELS = (
         ),
         share=True,
     ),
+    Panel(
+        title="Held-out accuracy of next words",
+        unit="share right",
+        series=(("eval", "next_word_accuracy", "next words"),),
+        share=True,
+    ),
 )
 """What is learnt."""
 

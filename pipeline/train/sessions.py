@@ -98,7 +98,7 @@ def read_sessions(run: Path) -> list[dict[str, Any]]:
         if not isinstance(entry, dict) or _time(entry.get("time")) is None:
             continue
         if entry.get("event") == "start":
-            sessions.append(entry)
+            sessions.append({name: value for name, value in entry.items() if name != "ended"})
         elif sessions and "ended" not in sessions[-1]:
             sessions[-1]["ended"] = entry
     return sessions
