@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from pipeline import __version__
+from pipeline.command_line import recorded_command
 from pipeline.tasks.options import of_task, option_names, plain, require_own_options
 from pipeline.tasks.registry import TASKS
 from pipeline.terminal import accept_any_encoding, safe_streams
@@ -77,7 +78,11 @@ COMMANDS = {
         detects=True,
     ),
     "report": Command(
-        "pipeline.tasks.report", "ReportSettings", "report", "show a model of VQA on one page", detects=True
+        "pipeline.tasks.report",
+        "ReportSettings",
+        "report",
+        "show what a fine-tuned model has learnt on one page",
+        detects=True,
     ),
     "convert-checkpoint": Command(
         "pipeline.convert_checkpoint", "ConvertCheckpointSettings", "convert_checkpoint", "read a published ViLBERT"
@@ -239,7 +244,8 @@ def run(arguments: Sequence[str], passing: tuple[type[Exception], ...] = ()) -> 
         return 2
     except KeyboardInterrupt:
         return 130
-    return call(name, settings, passing)
+    with recorded_command(arguments):
+        return call(name, settings, passing)
 
 
 def task_usage(name: str, given: str | None) -> int:

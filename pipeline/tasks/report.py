@@ -1,4 +1,4 @@
-"""`vilbert report`: what a model that was fine-tuned on VQA has learnt, on one page that a person can read."""
+"""`vilbert report`: what a fine-tuned model has learnt, on one page that a person can read; for every task."""
 
 from __future__ import annotations
 
@@ -9,41 +9,48 @@ from tyro.conf import Positional
 
 from extractors.extractor import DetectorSettings
 from extractors.selection import SelectionSettings
+from pipeline.tasks.registry import TASKS
 
 
 @dataclass(frozen=True, kw_only=True)
 class ReportSettings:
-    """Put a model that was fine-tuned on VQA on one page: scores, photographs with its answers, attention, curves.
+    """Show a fine-tuned model on one page: metrics, errors, right answers, attention, curves, how it was made.
 
-    Detector and selection are by default those that the features of the model's training were extracted with.
+    The task is that of the model. Detector and selection are by default those that the features of the model's training
+    were extracted with.
     """
 
     data: Positional[Path]
     """The data set of the images; their photographs have to be where they were for `vilbert extract`."""
     annotations: Path
-    """The folder of VQA's annotation files, under their published names."""
+    """The folder of the task's annotation files, under their published names."""
     checkpoint: Path
-    """A run of `vilbert finetune vqa`."""
+    """A run of `vilbert finetune`, its final/, or one of its checkpoints/."""
     results: Path
-    """What `vilbert evaluate vqa --output` wrote of the split."""
+    """The results that `vilbert evaluate TASK --output` wrote of the split; its metrics are read from the
+    .figures.json beside them."""
+    task: str | None = None
+    """Which of the model's tasks, where it was trained for several."""
     blind_results: Path | None = None
-    """What it wrote with --blind."""
+    """The results that it wrote with --blind."""
     split: str = "val"
     """Which part of the annotations was answered."""
     pretrained: Path | None = None
-    """The run of `vilbert pretrain` before, to show its curves too."""
+    """The run of `vilbert pretrain` before, to show its curves and settings too."""
     output: Path = Path("report.html")
     """The page (.html), which needs nothing else and no network."""
-    images: int = 6
-    """Photographs to show, taken evenly from those of the split."""
-    questions: int = 6
-    """Most questions to show about one photograph, the first of the files."""
+    images: int = 8
+    """Examples by photograph: half with errors, which come first, and half with right answers."""
+    questions: int = 3
+    """Maximum number of items about one photograph."""
     top: int = 4
-    """How many answers to list for each question."""
+    """How many answers, or ranked photographs, to list for each item."""
     detector: DetectorSettings = field(default_factory=DetectorSettings)
     selection: SelectionSettings = field(default_factory=SelectionSettings)
 
     def __post_init__(self) -> None:
+        if self.task is not None and self.task not in TASKS:
+            raise ValueError(f"--task {self.task}: no such task; there are {', '.join(TASKS)}")
         for name in ("images", "questions", "top"):
             if getattr(self, name) < 1:
                 raise ValueError(f"--{name} {getattr(self, name)}: give at least 1")

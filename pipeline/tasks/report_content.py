@@ -1,80 +1,109 @@
-"""What the report of a model that was fine-tuned on VQA shows, read from files and asked of the model."""
+"""What the report of a fine-tuned model shows, read from files and asked of the model; the same for every task."""
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-
-import numpy as np
+from typing import Any, NamedTuple
 
 from pipeline.predict import Predictor
-from pipeline.shards.dataset import DatasetInfo, read_dataset
 from pipeline.shards.errors import RefusedError
-from pipeline.shards.inspect import Place, read_photograph, read_sample
-from pipeline.shards.keys import sample_key
-from pipeline.shards.layout import data_path
-from pipeline.shards.record import read_records
-from pipeline.shards.store import open_shard
-from pipeline.tasks.attention_page import attention_page, photograph_uri
-from pipeline.tasks.predict import draw_found
+from pipeline.tasks.attention_page import attention_page
+from pipeline.tasks.predict_settings import METHODS
+from pipeline.tasks.registry import TaskFiles, open_task
 from pipeline.tasks.report import ReportSettings
-from pipeline.tasks.report_page import Asked, Content, Picture, Ranked, Score
-from pipeline.tasks.vqa_accuracy import accuracy, question_accuracy
-from pipeline.tasks.vqa_answers import strip
-from pipeline.tasks.vqa_files import Id, Question, id_field, read_questions
+from pipeline.tasks.report_answers import has_truth, read_answers, score
+from pipeline.tasks.report_choice import choose
+from pipeline.tasks.report_examples import Example, ask, asked, boxes_of
+from pipeline.tasks.report_made import how_it_was_made, run_of
+from pipeline.tasks.report_page import Asked, Content, Group, Metric, Picture
+from pipeline.tasks.report_photographs import BOXES, Photographs
+from pipeline.tasks.task_card import read_task_card
+from pipeline.tasks.trained_folder import trained_folder
 from pipeline.train.journal import read_journal
-from vilbert.untrusted.documents import read_json
+from vilbert.untrusted.documents import DocumentError, read_json
 
-TYPES = {"accuracy": "all", "accuracy_yes_no": "yes or no", "accuracy_number": "a number", "accuracy_other": "other"}
-"""Figures and which questions they are of."""
+SIDE, SIDE_OF_PAIR = 720, 480
+"""Pixels of the longer side of a photograph: a page stays below three megabytes."""
+MAIN = {"rank": "image_retrieval_r1", "describe": "cider"}
+"""The metric of the summary, by method of `Predictor`; `accuracy` of the others."""
+ABOUT_METRICS = {
+    "vqa": "The official accuracy of VQA: an answer is wholly right if three of ten people gave it.",
+    "point": "An answer is right where the model's box and people's overlap by more than half (IoU above 0.5).",
+    "rank": "R@1, R@5 and R@10: the share of captions whose photograph, or of photographs one of whose captions, is "
+    "among the first 1, 5 and 10.",
+    "describe": "BLEU, ROUGE-L and CIDEr compare the model's captions with people's; higher is better.",
+    "choose": "Of four options one is right: guessing is right in 25%.",
+}
+DETECTED = f"On the photographs are the detector's {BOXES} best boxes, each with its class and score. "
+BY_ITSELF = "Each of the model's answers is judged by itself, so its probabilities do not sum to 1."
+ABOUT_PICTURES = {
+    "answer": DETECTED + BY_ITSELF,
+    "choose": DETECTED + "The model's probabilities of the four options sum to 1.",
+    "judge": DETECTED + "The left and the right photograph of the statement.",
+    "point": "On each photograph are two boxes: people's, and the one that the model chose.",
+    "rank": "Below each caption are the photographs that the model ranks first; the true one has a frame and a label.",
+    "describe": DETECTED + "The model's caption is beside those that people wrote.",
+}
+
+
+class Evaluation(NamedTuple):
+    """What `vilbert evaluate --output` wrote."""
+
+    answers: dict[int, Any]
+    """By number of the item."""
+    metrics: dict[str, float]
 
 
 def read_content(settings: ReportSettings) -> Content:
     """Read results, ask the model about some photographs, and return what the page shows.
 
-    Raises RefusedError where the results are not those of the split, or the model is not one of VQA; ShardError where
-    a photograph cannot be read.
+    Raises RefusedError where the results are not those of the split or of the model's task; ShardError where a
+    photograph cannot be read.
     """
-    questions = read_questions(settings.annotations, settings.split)
-    if not questions[0].answers:
+    card = read_task_card(trained_folder(settings.checkpoint).card, settings.task)
+    files = TaskFiles(folder=settings.annotations, seed=card.seed, names=card.names, labels=card.labels)
+    task: Any = open_task(card.task, files, settings.split, like=None)
+    if not any(has_truth(task, number) for number in range(len(task.items))):
         raise RefusedError(f"--split {settings.split}: its answers are secret; name a split that has them")
-    answers = read_results(settings.results, questions)
-    blind = None if settings.blind_results is None else read_results(settings.blind_results, questions)
-    answered = [question for question in questions if question.question_id in answers]
-    info = read_dataset(settings.data)
-    places = find_samples(settings.data, info, {question.image_id for question in answered})
-    there = [image for image in dict.fromkeys(question.image_id for question in answered) if image in places]
-    shown = evenly(there, settings.images)
-    if not shown:
-        raise RefusedError(f"{settings.data}: has none of the images that {settings.results} is about")
+    seeing = read_evaluation(settings.results, task)
+    blind = None if settings.blind_results is None else read_evaluation(settings.blind_results, task)
+    photographs = Photographs(settings.data, task, seeing.answers)
+    shown = choose(task, seeing.answers, photographs.places, settings)
     predictor = Predictor.load(
         settings.checkpoint,
-        task="vqa",
+        task=card.task,
         detector=settings.detector,
         selection=settings.selection,
         device=settings.detector.device,
     )
-    pictures = []
-    for image in shown:
-        about = [question for question in answered if question.image_id == image][: settings.questions]
-        pictures.append(ask(predictor, info, settings, places[image], about, blind))
-    at, asked = telling(pictures)
-    pixels = read_photograph(read_sample(settings.data, info, places[shown[at]]))
+    made: dict[str, list[tuple[list[Example], Group]]] = {
+        heading: [
+            group_of(
+                [
+                    Example(task=task, number=it, answer=seeing.answers[it], blind=blind and blind.answers.get(it))
+                    for it in numbers
+                ],
+                predictor, photographs, settings.top,
+            )
+            for numbers in groups
+        ]
+        for heading, groups in shown.items()
+    }  # fmt: skip
+    run = run_of(settings.checkpoint)
+    images = {image for number in seeing.answers for image in task.images(task.items[number])}
     return Content(
-        split=settings.split,
-        images=len({question.image_id for question in answered}),
-        scores=scores(answered, answers, blind),
-        pictures=tuple(pictures),
-        attention=attention_page(
-            predictor.attend(pixels, (asked.question,)),
-            pixels,
-            title=asked.question,
-            answer=f"The model says {asked.ranked[0].answer} ({asked.ranked[0].probability:.2f}); "
-            f"people say {asked.truths[0][0]}.",
-        ),
-        finetuning=read_journal(settings.checkpoint),
-        pretraining=[] if settings.pretrained is None else read_journal(settings.pretrained),
+        title=f"What the model has learnt: {card.task}",
+        summary=summary(task, seeing, blind, images=len(images), split=settings.split),
+        metrics=tuple(Metric(name, it, blind and blind.metrics.get(name)) for name, it in seeing.metrics.items()),
+        compared=blind is not None,
+        about_metrics=ABOUT_METRICS.get(card.task, ABOUT_METRICS.get(METHODS[card.task], "")),
+        about_pictures=ABOUT_PICTURES[METHODS[card.task]],
+        examples={heading: [group for _, group in groups] for heading, groups in made.items()},
+        attention=attention(predictor, photographs, [of_one for groups in made.values() for of_one in groups]),
+        finetuning=read_journal(run),
+        pretraining=[] if settings.pretrained is None else read_journal(run_of(settings.pretrained)),
+        made=how_it_was_made(settings),
         sources={name: str(path) for name, path in sources(settings).items() if path is not None},
     )
 
@@ -86,100 +115,77 @@ def sources(settings: ReportSettings) -> dict[str, Path | None]:
         "pre-training": settings.pretrained,
         "region features": settings.data,
         "annotations": settings.annotations,
-        "answers": settings.results,
-        "answers when shown another picture": settings.blind_results,
+        "results": settings.results,
+        "results when shown another image": settings.blind_results,
     }
 
 
-def read_results(path: Path, questions: Sequence[Question]) -> dict[Id, str]:
-    """Return the answers of a file of results by question; RefusedError where it has none of these questions."""
+def read_evaluation(path: Path, task: Any) -> Evaluation:
+    """Return answers and metrics; without the .figures.json beside the results, the metrics that the answers give."""
+    answers = read_answers(path, task)
+    file = path.with_suffix(".figures.json")
+    if not file.is_file():
+        of_items = METHODS[task.name] not in ("rank", "describe")
+        return Evaluation(answers, task.figures(answers) if of_items else {})
     try:
-        found = {id_field(row, "question_id", str(path)): str(row["answer"]) for row in read_json(path)}
-    except (OSError, ValueError, TypeError, KeyError) as error:
+        metrics = read_json(file)
+        if not isinstance(metrics, dict) or not all(type(it) in (int, float) for it in metrics.values()):
+            raise DocumentError("is no object of numbers")
+    except (OSError, DocumentError) as error:
         raise RefusedError(
-            f"{path}: cannot be read as what `vilbert evaluate vqa --output` writes ({error}); evaluate again"
+            f"{file}: is not what `vilbert evaluate --output` writes ({error}); evaluate again"
         ) from error
-    if not any(question.question_id in found for question in questions):
-        raise RefusedError(f"{path}: answers no question of this split; evaluate it with the same --split")
-    return found
+    return Evaluation(answers, metrics)
 
 
-def find_samples(directory: Path, info: DatasetInfo, image_ids: Iterable[str]) -> dict[str, Place]:
-    """Return where the samples of images lie, those that are there; each shard is opened once."""
-    wanted = {sample_key(image_id): image_id for image_id in image_ids}
-    found: dict[str, Place] = {}
-    first = 0
-    for shard, record in read_records(directory).items():
-        with open_shard(data_path(directory, shard, info.storage), verify=False) as reader:
-            for at, key in enumerate(reader.keys()):
-                if key in wanted:
-                    found[wanted[key]] = Place(first + at, shard, at)
-        first += record.samples
-    return found
+def summary(task: Any, seeing: Evaluation, blind: Evaluation | None, *, images: int, split: str) -> str:
+    """Return the first sentence of the page."""
+    about = f"{len(seeing.answers):,} items about {images:,} images of the {split} split"
+    name = MAIN.get(METHODS[task.name], "accuracy")
+    if name not in seeing.metrics:
+        return f"{about}."
+    form = "{:.2f}" if name == "cider" else "{:.1%}"
+    said = f"{about}: {name.replace('_', ' ')} {form.format(seeing.metrics[name])}"
+    if blind is not None and name in blind.metrics:
+        said += f"; {form.format(blind.metrics[name])} when it is shown another image"
+    return f"{said}."
 
 
-def evenly(images: Sequence[str], count: int) -> list[str]:
-    """Return `count` of the images, or all where there are fewer, at equal distances."""
-    count = min(count, len(images))
-    return [images[(2 * at + 1) * len(images) // (2 * count)] for at in range(count)]
+def group_of(
+    examples: list[Example], predictor: Predictor, photographs: Photographs, top: int
+) -> tuple[list[Example], Group]:
+    """Return examples about the same photographs, and these as the page shows them."""
+    task = examples[0].task
+    images = task.images(examples[0].item)
+    boxes = boxes_of(examples[0])
+    pictures: list[Picture] = []
+    if METHODS[task.name] != "rank":
+        side = SIDE if len(images) == 1 else SIDE_OF_PAIR
+        for image, which in zip(images, ("left: ", "right: ") if len(images) == 2 else ("",), strict=True):
+            uri = photographs.draw_boxes(image, boxes, side) if boxes else photographs.draw_detected(image, side)
+            pictures.append(Picture(uri=uri, caption=f"{which}image {image}"))
+    ranked = ask(predictor, [photographs.read(image)[0] for image in images], examples, top)
+    shown = [asked(it, of_one, photographs.draw, top) for it, of_one in zip(examples, ranked, strict=True)]
+    return examples, Group(pictures=tuple(pictures), asked=tuple(shown))
 
 
-def ask(
-    predictor: Predictor,
-    info: DatasetInfo,
-    settings: ReportSettings,
-    place: Place,
-    questions: Sequence[Question],
-    blind: Mapping[Id, str] | None,
-) -> Picture:
-    """Ask all questions about one photograph, and draw on it the regions that the data set has of it."""
-    sample = read_sample(settings.data, info, place)
-    pixels = read_photograph(sample)
-    ranked = predictor.answer([pixels], [question.text for question in questions], top=settings.top)
-    asked = []
-    for question, answers in zip(questions, ranked, strict=True):
-        other = None if blind is None else blind.get(question.question_id)
-        asked.append(
-            Asked(
-                question=question.text,
-                truths=tuple(Counter(strip(answer) for answer in question.answers).most_common()),
-                ranked=tuple(Ranked(*found) for found in answers),
-                right=question_accuracy(answers[0].answer, question.answers),
-                blind=other,
-                blind_right=None if other is None else question_accuracy(other, question.answers),
-            )
-        )
-    return Picture(
-        name=questions[0].image_id,
-        uri=photograph_uri(np.asarray(draw_found(pixels, sample.regions, info.class_names))),
-        regions=len(sample.regions),
-        asked=tuple(asked),
-    )
+def attention(predictor: Predictor, photographs: Photographs, groups: Sequence[tuple[list[Example], Group]]) -> str:
+    """Return the attention page of one example: a right answer, if possible one that blindness gets wrong."""
+    pairs = [pair for examples, group in groups for pair in zip(examples, group.asked, strict=True)]
 
+    def telling(pair: tuple[Example, Asked]) -> tuple[float, float, bool, float]:
+        example, shown = pair
+        blind = 0.0 if example.blind is None else score(example.task, example.number, example.blind)
+        probability = shown.ranked[0].probability if shown.ranked else 0.0
+        return example.right, -blind, shown.model not in ("yes", "no"), probability
 
-def telling(pictures: Sequence[Picture]) -> tuple[int, Asked]:
-    """Return the picture and question to show attention of: the surest right answer that blindness gets wrong."""
-    everything = [(at, asked) for at, picture in enumerate(pictures) for asked in picture.asked]
-    return max(
-        everything,
-        key=lambda it: (
-            it[1].right,
-            -(it[1].blind_right or 0),
-            it[1].ranked[0].answer not in ("yes", "no"),
-            it[1].ranked[0].probability,
-        ),
-    )
-
-
-def scores(
-    questions: Sequence[Question], answers: Mapping[Id, str], blind: Mapping[Id, str] | None
-) -> tuple[Score, ...]:
-    """Return the official accuracy of all questions and of each type."""
-    seeing, unseeing = accuracy(questions, answers), accuracy(questions, blind or {})
-    kinds = Counter(f"accuracy_{question.answer_type.replace('/', '_')}" for question in questions)
-    kinds["accuracy"] = len(questions)
-    return tuple(
-        Score(questions=name, count=kinds[figure], accuracy=seeing[figure], blind=unseeing.get(figure))
-        for figure, name in TYPES.items()
-        if figure in seeing
+    example, shown = max(pairs, key=telling)
+    image = example.task.images(example.item)[0]
+    pixels = photographs.read(image)[0]
+    texts = example.texts()
+    return attention_page(
+        predictor.attend(pixels, texts),
+        pixels,
+        title=" / ".join(texts),
+        answer=f"Image {image}. The model's answer: {shown.model} ({shown.verdict}).",
     )

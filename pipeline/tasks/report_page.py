@@ -1,4 +1,4 @@
-"""The page of a model that answers questions: how often it is right, on what, and how it learnt that."""
+"""The page about a fine-tuned model: how often it is right, its errors, right answers, attention, how it was made."""
 
 from __future__ import annotations
 
@@ -7,13 +7,12 @@ from dataclasses import dataclass
 from html import escape
 from typing import Any, NamedTuple
 
-from pipeline.train.curves import LEARNING_PANELS, svg
 from pipeline.train.html_page import html_page, table
 
-MOST_TRUTHS = 3
-"""People's answers listed for a question."""
 LEAST_PROBABILITY = 0.005
 """An answer below it would be listed with 0.00, and is not."""
+NO_SHARE = ("rank", "cider", "distribution", "left_out", "ptb_tokenizer")
+"""Ends of the names of metrics that are no share of 1."""
 
 
 class Ranked(NamedTuple):
@@ -21,193 +20,214 @@ class Ranked(NamedTuple):
 
     answer: str
     probability: float
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Asked:
-    """One question and what is said to it."""
-
-    question: str
-    """What is asked."""
-    truths: tuple[tuple[str, int], ...]
-    """People's answers and how many gave each, the most frequent first."""
-    ranked: tuple[Ranked, ...]
-    """The model's answers, the most probable first."""
-    right: float
-    """The official accuracy of the first, from 0 to 1."""
-    blind: str | None
-    """What the model says before another picture; None where that was not asked."""
-    blind_right: float | None
-    """How right that is."""
+    people: bool = False
+    """Whether it is people's answer."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Picture:
-    """One photograph and all that is asked about it."""
+    """One photograph."""
 
-    name: str
-    """The image's id."""
     uri: str
-    """A data URI of the photograph with the detector's boxes."""
-    regions: int
-    """How many the detector found."""
-    asked: tuple[Asked, ...]
-    """In the order of the files."""
+    """A data URI."""
+    caption: str
+    people: bool = False
+    """Whether it is the true one of several."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Score:
-    """How often the model is right on some of the questions."""
+class Asked:
+    """One item and what is said to it."""
 
-    questions: str
-    """Which."""
-    count: int
-    """How many."""
-    accuracy: float
-    """Before their own pictures, from 0 to 1."""
-    blind: float | None
-    """Before others'; None where that was not evaluated."""
+    question: tuple[str, ...]
+    """What the model is asked, sentence by sentence."""
+    model: str
+    """Its answer."""
+    people: tuple[str, ...]
+    """People's, a line each."""
+    ranked: tuple[Ranked, ...] = ()
+    """The model's answers, the most probable first; empty where the task has no texts to rank."""
+    right: float | None
+    """From 0 to 1; None where no answer is simply right."""
+    verdict: str
+    """The same in words."""
+    blind: str | None = None
+    """What the model says when it is shown another image; None where that was not evaluated."""
+    blind_verdict: str = ""
+    pictures: tuple[Picture, ...] = ()
+    """Photographs that belong to this item alone."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Group:
+    """Photographs and what is asked about them."""
+
+    pictures: tuple[Picture, ...]
+    asked: tuple[Asked, ...]
+
+
+class Metric(NamedTuple):
+    """A metric of the results and of the blind results."""
+
+    name: str
+    value: float
+    blind: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Content:
     """All that the page shows."""
 
-    split: str
-    """Whose questions were answered."""
-    images: int
-    """How many they are about."""
-    scores: tuple[Score, ...]
-    """Of all questions first, then by type."""
-    pictures: tuple[Picture, ...]
-    """Some of them."""
+    title: str
+    summary: str
+    metrics: tuple[Metric, ...]
+    """Of the results; a metric that the blind results lack has none of these."""
+    compared: bool
+    """Whether there are blind results."""
+    about_metrics: str
+    """What they measure."""
+    about_pictures: str
+    """What is drawn on the photographs."""
+    examples: Mapping[str, Sequence[Group]]
+    """By heading, errors first."""
     attention: str
-    """A page of its own: who looks at whom."""
+    """A page of its own: which words and regions the model attends to."""
     finetuning: Sequence[Mapping[str, Any]]
     """The journal of the run."""
     pretraining: Sequence[Mapping[str, Any]]
     """The journal of the run before; empty where none is shown."""
+    made: Mapping[str, str]
+    """Tables of settings, commands, hardware and time as HTML, by heading."""
     sources: Mapping[str, str]
     """What the page was made from."""
 
 
 STYLE = """
-.scores td, .scores th { padding-right: 2rem; white-space: nowrap; } .scores tr:nth-child(2) { font-weight: 600; }
-.bar { display: inline-block; height: .7em; width: calc(var(--w) * 9rem + 1px); margin-right: .5rem; }
+.scores td, .scores th { padding-right: 1.5rem; }
+.bar { display: inline-block; height: .7em; width: calc(var(--w) * 6rem + 1px); margin-right: .5rem; }
 .seeing { background: var(--first); } .blind { background: var(--second); }
-.picture { display: grid; grid-template-columns: minmax(240px, 2fr) 3fr; gap: 1.5rem; align-items: start;
+.group { display: grid; grid-template-columns: minmax(240px, 2fr) 3fr; gap: 1.5rem; align-items: start;
   border-top: 1px solid var(--grid); padding: 1.25rem 0; }
-figure { margin: 0; position: sticky; top: 1rem; } figure img { width: 100%; height: auto; display: block; }
+.group > .all:only-child { grid-column: 1 / -1; }
+figure { margin: 0 0 .5rem; } figure img { max-width: 100%; height: auto; display: block; }
+.photographs figure img { width: 100%; }
 figcaption { color: var(--quiet); }
-@media (max-width: 800px) { .picture { grid-template-columns: 1fr; } figure { position: static; } }
-.all { display: grid; grid-template-columns: repeat(auto-fill, minmax(290px, 1fr)); gap: 1rem; }
-.asked { border-left: 4px solid var(--second); padding-left: .8rem; } .asked.right { border-color: var(--third); }
-.asked p { margin: .15rem 0; } .asked .question { color: var(--ink); font-weight: 600; }
-.verdict { white-space: nowrap; } p.verdict { font-weight: 600; color: var(--second); }
-.right p.verdict { color: var(--third); }
-.asked td { border: 0; padding: 0 .7rem 0 0; } .asked td:first-child { min-width: 5.5rem; }
-.asked .bar { width: calc(var(--w) * 5rem + 1px); margin: 0; }
-.asked .true { font-weight: 600; }
+.all { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 290px), 1fr)); gap: 1rem; }
+.asked { border-left: 4px solid var(--second); padding-left: .8rem; min-width: 0; }
+.asked.right { border-color: var(--third); } .asked.open { border-color: var(--grid); }
+.asked p { margin: .15rem 0; color: var(--ink); } .asked .question { font-size: 1.05rem; }
+p.verdict { font-weight: 600; color: var(--second); } .right p.verdict { color: var(--third); }
+.open p.verdict { color: var(--quiet); }
+.who { display: inline-block; min-width: 4.2rem; color: var(--quiet); }
+.tag { border: 1px solid var(--quiet); border-radius: 3px; color: var(--quiet); font-size: .8em; padding: 0 .3em;
+  white-space: nowrap; }
+.asked table { margin: .3rem 0; width: 100%; } .asked caption { text-align: left; color: var(--quiet); }
+.asked td { border: 0; padding: 0 .7rem 0 0; min-width: 0; }
+.asked .bar { width: calc(var(--w) * 4rem + 1px); margin: 0; }
+.asked td:last-child { width: 4.2rem; }
+.thumbnails { display: grid; grid-template-columns: repeat(auto-fill, minmax(110px, 1fr)); gap: .6rem;
+  margin-top: .4rem; }
+.thumbnails .people img { outline: 4px solid var(--third); }
 iframe { width: 100%; height: 1000px; border: 1px solid var(--grid); }
+summary { cursor: pointer; color: var(--quiet); margin: .3rem 0; }
+@media (max-width: 800px) { .group { grid-template-columns: minmax(0, 1fr); gap: .75rem; }
+  .scores td, .scores th { padding-right: .8rem; min-width: 0; } .scores .bar { display: block; } }
 """
 
 
 def report_page(content: Content) -> str:
     """Return the page, HTML; what texts hold is shown as it is."""
-    everything = content.scores[0]
-    blind = "" if everything.blind is None else f"; {everything.blind:.1%} when it is shown another picture"
     return html_page(
-        "A model that answers questions about pictures",
-        f"{everything.count:,} questions about {content.images:,} pictures that it was not trained on "
-        f"({content.split}): {everything.accuracy:.1%} right{blind}.",
+        content.title,
+        content.summary,
         [
-            ("How often it is right", _scores(content.scores)),
-            ("Pictures, questions and answers", _pictures(content.pictures)),
+            ("How often it is right", _metrics(content)),
+            *((heading, _groups(groups, content.about_pictures)) for heading, groups in content.examples.items()),
             ("Where it looks", _attention(content.attention)),
-            ("How it learnt to answer", _curves(content.finetuning)),
-            ("How it learnt before, from pictures and captions", _curves(content.pretraining)),
+            ("How it was fine-tuned", _curves(content.finetuning)),
+            ("How it was pre-trained", _curves(content.pretraining)),
+            *content.made.items(),
             ("What this page was made from", table(("what", "where"), [*content.sources.items()])),
         ],
         style=STYLE,
     )
 
 
-def _scores(scores: Sequence[Score]) -> str:
-    compared = scores[0].blind is not None
-    heads = [
-        "questions whose answer is",
-        "how many",
-        "right",
-        *(["right when shown another picture"] if compared else []),
-    ]
+def _metrics(content: Content) -> str:
+    heads = ["metric", "the model", *(["the model when shown another image"] if content.compared else [])]
     rows = "\n".join(
-        f'<tr><td>{escape(score.questions)}</td><td class="number">{score.count:,}</td>'
-        f"<td>{_share(score.accuracy, 'seeing')}</td>"
-        + ("" if score.blind is None else f"<td>{_share(score.blind, 'blind')}</td>")
+        f"<tr><td>{escape(metric.name.replace('_', ' '))}</td><td>{_value(metric.name, metric.value, 'seeing')}</td>"
+        + ("" if not content.compared else f"<td>{_value(metric.name, metric.blind, 'blind')}</td>")
         + "</tr>"
-        for score in scores
+        for metric in content.metrics
     )
-    said = "The official accuracy of VQA: an answer is wholly right if three of ten people gave it."
-    if compared:
+    said = content.about_metrics
+    if content.compared:
         said += (
-            " In the last column the same model is shown the regions of a picture that the question is not about: what "
-            "it gets right there, it guesses from the words. The difference is what it sees."
+            " In the last column the same model is shown the regions of an image that the text is not about: what it "
+            "gets right there, it guesses from the text. The difference is what it sees."
         )
     return (
-        f'<p>{said}</p>\n<div class="wide"><table class="scores">\n'
+        f'<p>{escape(said)}</p>\n<div class="wide"><table class="scores">\n'
         f"<tr>{''.join(f'<th>{head}</th>' for head in heads)}</tr>\n{rows}\n</table></div>"
     )
 
 
-def _share(share: float, kind: str) -> str:
-    return f'<span class="bar {kind}" style="--w:{share:.3f}"></span>{share:.1%}'
+def _value(name: str, value: float | None, kind: str) -> str:
+    if value is None:
+        return ""
+    if name.endswith(NO_SHARE):
+        return f"{value:,.4g}"
+    return f'<span class="bar {kind}" style="--w:{min(max(value, 0), 1):.3f}"></span>{value:.1%}'
 
 
-def _pictures(pictures: Sequence[Picture]) -> str:
-    said = (
-        "Pictures that it was not trained on, taken evenly from all, whatever it answers. The detector's boxes are "
-        "drawn with the class that it gives them and how sure it is. Below each question are the model's answers with "
-        "their probabilities, people's answer in bold; each answer is judged by itself, so they do not sum to 1."
+def _groups(groups: Sequence[Group], about: str) -> str:
+    return f"<p>{escape(about)}</p>\n" + "\n".join(map(_group, groups)) if groups else ""
+
+
+def _group(group: Group) -> str:
+    pictures = "".join(map(_picture, group.pictures))
+    return (
+        '<div class="group">'
+        + (f'<div class="photographs">{pictures}</div>\n' if pictures else "")
+        + f'<div class="all">\n{"".join(map(_asked, group.asked))}</div></div>'
     )
-    return f"<p>{said}</p>\n" + "\n".join(map(_picture, pictures))
 
 
 def _picture(picture: Picture) -> str:
-    right = sum(asked.right for asked in picture.asked)
-    caption = f"Picture {picture.name}: {picture.regions} regions; {right:.3g} of {len(picture.asked)} answers right"
+    kind, mark = (' class="people"', ' <span class="tag">true photograph</span>') if picture.people else ("", "")
     return (
-        f'<div class="picture"><figure><img src="{escape(picture.uri)}" alt="{escape(caption)}">'
-        f"<figcaption>{escape(caption)}</figcaption></figure>\n"
-        f'<div class="all">\n{"".join(map(_asked, picture.asked))}</div></div>'
+        f'<figure{kind}><img src="{escape(picture.uri)}" alt="{escape(picture.caption)}">'
+        f"<figcaption>{escape(picture.caption)}{mark}</figcaption></figure>\n"
     )
 
 
 def _asked(asked: Asked) -> str:
-    truth = asked.truths[0][0]
-    rows = "".join(
-        f'<tr class="{"true" if found.answer == truth else ""}"><td>{escape(found.answer)}</td>'
-        f'<td class="number">{found.probability:.2f}</td>'
-        f'<td><span class="bar seeing" style="--w:{found.probability:.3f}"></span></td></tr>'
-        for at, found in enumerate(asked.ranked)
-        if at == 0 or found.probability >= LEAST_PROBABILITY
-    )
-    people = sum(count for _, count in asked.truths)
-    truths = ", ".join(f"{answer} ({count} of {people})" for answer, count in asked.truths[:MOST_TRUTHS])
+    kind = " open" if asked.right is None else " right" if asked.right >= 0.5 else ""
+    question = "".join(f'<p class="question">{escape(text)}</p>\n' for text in asked.question)
+    people = "".join(f'<p><span class="who">People:</span> {escape(text)}</p>\n' for text in asked.people)
+    pictures = "".join(map(_picture, asked.pictures))
     blind = ""
-    if asked.blind is not None and asked.blind_right is not None:
-        verdict = f'<span class="verdict">{_verdict(asked.blind_right)}</span>'
-        blind = f"<p>Shown another picture: {escape(asked.blind)}, {verdict}</p>"
+    if asked.blind is not None:
+        blind = f"<p>Shown another image, the model says: {escape(asked.blind)}, {escape(asked.blind_verdict)}</p>"
     return (
-        f'<div class="asked{" right" if asked.right >= 0.5 else ""}"><p class="question">{escape(asked.question)}</p>\n'
-        f'<p class="verdict">{_verdict(asked.right)}</p><table>{rows}</table>\n'
-        f"<p>People: {escape(truths)}</p>{blind}</div>\n"
+        f'<div class="asked{kind}">{question}<p class="verdict">{escape(asked.verdict)}</p>\n'
+        f'<p class="model"><span class="who">Model:</span> {escape(asked.model)}</p>\n{people}{_ranked(asked.ranked)}'
+        + (f'<div class="thumbnails">{pictures}</div>\n' if pictures else "")
+        + f"{blind}</div>\n"
     )
 
 
-def _verdict(right: float) -> str:
-    if right > 0.99:
-        return "✓ right"
-    return f"{right:.0%} right" if right else "✗ wrong"
+def _ranked(ranked: Sequence[Ranked]) -> str:
+    rows = "".join(
+        f"<tr><td>{escape(found.answer)}"
+        + (' <span class="tag">people</span>' if found.people else "")
+        + f'</td><td class="number">{found.probability:.2f}</td>'
+        f'<td><span class="bar seeing" style="--w:{found.probability:.3f}"></span></td></tr>'
+        for at, found in enumerate(ranked)
+        if at == 0 or found.people or found.probability >= LEAST_PROBABILITY
+    )
+    return f"<table><caption>The model's probabilities</caption>{rows}</table>\n" if rows else ""
 
 
 def _attention(page: str) -> str:
@@ -215,15 +235,13 @@ def _attention(page: str) -> str:
         return ""
     # As tall as what it holds, where scripts run.
     fit = "this.style.height = this.contentDocument.documentElement.scrollHeight + 20 + 'px'"
-    said = (
-        "One of the questions above, of those that the model answers best because of the picture. The words are "
-        "buttons: click one, and the regions that it looks at are shaded."
-    )
-    return f'<p>{said}</p>\n<iframe title="attention" onload="{fit}" srcdoc="{escape(page)}"></iframe>'
+    return f'<iframe title="attention" onload="{fit}" srcdoc="{escape(page)}"></iframe>'
 
 
 def _curves(entries: Sequence[Mapping[str, Any]]) -> str:
+    from pipeline.train.curves import LEARNING_PANELS, svg
+    from pipeline.train.report import CURVES_LEGEND
+
     if not entries:
         return ""
-    legend = "Faint: as measured; strong: averaged over neighbours; dots: evaluations on held-out samples."
-    return f'<p>{legend}</p>\n<div class="wide">{svg(entries, LEARNING_PANELS)}</div>'
+    return f'<p>{CURVES_LEGEND}</p>\n<div class="panels">{svg(entries, LEARNING_PANELS)}</div>'

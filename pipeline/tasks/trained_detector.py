@@ -67,9 +67,10 @@ def trained_options(arguments: Sequence[str], task: str | None) -> list[str]:
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     parser.add_argument("--checkpoint", type=Path)
     parser.add_argument("--detector")
+    parser.add_argument("--task")
     try:
         given = parser.parse_known_args(arguments)[0]
-        checkpoint = given.checkpoint
+        checkpoint, task = given.checkpoint, task or given.task
         cards = [] if checkpoint is None else read_task_cards(trained_folder(checkpoint).card)
         facts = next((card.extractors[0] for card in cards if card.extractors and task in (card.task, None)), {})
         its_own = given.detector in (None, facts.get("extractor"))

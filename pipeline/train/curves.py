@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import io
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from html import escape
 from typing import Any
 
 import matplotlib as mpl
@@ -20,14 +22,14 @@ from numpy.typing import NDArray
 
 POINTS = 600  # of a curve, at most: longer runs are averaged in bins
 SMOOTHING_SHARE = 0.03  # of a curve's points that a smoothed point averages
-COLUMNS = 3
+SIZE = (4.0, 2.9)  # inches of a panel: about the width of a phone's page
 
 # What a drawing is coloured with: the colours of the light page, and the variables that a page sets.
 INK, GRID, FIRST, SECOND, THIRD, FOURTH = "#1b1f24", "#d0d5db", "#1f6fb5", "#c2571a", "#2e7d4f", "#8a4fa3"
 VARIABLES = {INK: "--ink", GRID: "--grid", FIRST: "--first", SECOND: "--second", THIRD: "--third", FOURTH: "--fourth"}
 
 STYLE: Any = {  # matplotlib's type names every key there is
-    "svg.fonttype": "none", "svg.hashsalt": "vilbert", "font.size": 9, "font.family": "sans-serif",
+    "svg.fonttype": "none", "font.size": 9, "font.family": "sans-serif",
     "text.color": INK, "axes.labelcolor": INK, "axes.edgecolor": INK, "xtick.color": INK, "ytick.color": INK,
     "axes.spines.top": False, "axes.spines.right": False, "axes.linewidth": 0.8, "axes.grid": True,
     "grid.color": GRID, "grid.linewidth": 0.6, "axes.axisbelow": True, "axes.titlesize": 10, "axes.titleweight": "bold",
@@ -85,6 +87,12 @@ LEARNING_PANELS = (
         ),
         share=True,
     ),
+    Panel(
+        title="Held-out accuracy of next words",
+        unit="share right",
+        series=(("eval", "next_word_accuracy", "next words"),),
+        share=True,
+    ),
 )
 """What is learnt."""
 
@@ -127,28 +135,38 @@ def smoothed(values: NDArray[np.float64]) -> NDArray[np.float64]:
     return means
 
 
-def figure(entries: Sequence[Mapping[str, Any]], panels: Sequence[Panel] = PANELS) -> Figure:
-    """Return the drawing: those of the panels that the entries have a value of."""
-    panels = [panel for panel in panels if any(curve(entries, kind, name).size for kind, name, _ in panel.series)]
-    rows = max(1, math.ceil(len(panels) / COLUMNS))
+def measured(entries: Sequence[Mapping[str, Any]], panels: Sequence[Panel] = PANELS) -> list[Panel]:
+    """Return the panels that the entries have a value of."""
+    return [panel for panel in panels if any(curve(entries, kind, name).size for kind, name, _ in panel.series)]
+
+
+def figure(entries: Sequence[Mapping[str, Any]], panel: Panel) -> Figure:
+    """Return the drawing of one panel that the entries have a value of."""
     with mpl.rc_context(STYLE):
-        drawing = Figure(figsize=(11.5, 2.75 * rows), layout="constrained")
+        drawing = Figure(figsize=SIZE, layout="constrained")
         drawing.patch.set_alpha(0)
-        for at, panel in enumerate(panels):
-            axes = drawing.add_subplot(rows, COLUMNS, at + 1)
-            _draw(axes, panel, entries)
+        _draw(drawing.add_subplot(), panel, entries)
     return drawing
 
 
 def svg(entries: Sequence[Mapping[str, Any]], panels: Sequence[Panel] = PANELS) -> str:
-    """Return the drawing as an <svg> element whose colours are the CSS variables of VARIABLES, the same each time."""
+    """Return an <svg> element for each panel that has values, so that a page can wrap them; the same each time.
+
+    Colours are the CSS variables of VARIABLES.
+    """
+    return "\n".join(_svg(entries, panel) for panel in measured(entries, panels))
+
+
+def _svg(entries: Sequence[Mapping[str, Any]], panel: Panel) -> str:
     written = io.StringIO()
-    with mpl.rc_context(STYLE):
-        figure(entries, panels).savefig(written, format="svg", metadata={"Date": None, "Creator": None})
-    text = written.getvalue()
+    # The salt keeps ids of two drawings on one page apart.
+    with mpl.rc_context({**STYLE, "svg.hashsalt": f"vilbert {panel.title}"}):
+        figure(entries, panel).savefig(written, format="svg", metadata={"Date": None, "Creator": None})
+    text = re.sub(r'<g id="[^"]*"', "<g", written.getvalue())  # names of parts, which every drawing has
     for colour, variable in VARIABLES.items():
         text = text.replace(colour, f"var({variable})")
-    return text[text.index("<svg") :]
+    label = f'<svg role="img" aria-label="{escape(panel.title)}"'
+    return text[text.index("<svg") :].replace("<svg", label, 1)
 
 
 def _draw(axes: Axes, panel: Panel, entries: Sequence[Mapping[str, Any]]) -> None:

@@ -22,14 +22,18 @@ _PAGE = """<!doctype html>
 @media (prefers-color-scheme: dark) {{ :root {{ --page: #14171a; --ink: #e6e9ec; --quiet: #9aa4ae; --grid: #353b42;
   --first: #62aef0; --second: #f0955a; --third: #6cc593; --fourth: #c792dd; }} }}
 body {{ background: var(--page); color: var(--ink); font: 15px/1.5 system-ui, sans-serif;
-  max-width: 1200px; margin: 2rem auto; padding: 0 1rem; }}
+  max-width: 1200px; margin: 2rem auto; padding: 0 1rem; overflow-wrap: anywhere; }}
+*, *::before {{ box-sizing: border-box; }}
 h1 {{ font-size: 1.5rem; margin-bottom: 0; }} h2 {{ font-size: 1.15rem; margin-top: 2.5rem; }}
 p {{ color: var(--quiet); margin-top: .3rem; }}
-svg {{ width: 100%; height: auto; }} svg text {{ font-family: system-ui, sans-serif !important; }}
+svg {{ max-width: 100%; height: auto; }}
+.panels {{ display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 310px), 1fr)); gap: 1rem; }}
+.panels svg {{ width: 100%; }} svg text {{ font-family: system-ui, sans-serif !important; }}
 .wide {{ overflow-x: auto; }}
 table {{ border-collapse: collapse; }}
 th, td {{ text-align: left; vertical-align: top; padding: .25rem 1.5rem .25rem 0; border-bottom: 1px solid var(--grid);
-  overflow-wrap: anywhere; }}
+  overflow-wrap: anywhere; min-width: 4.5rem; }}
+th:last-child, td:last-child {{ padding-right: 0; }}
 th {{ font-weight: 600; }} td.number {{ text-align: right; font-variant-numeric: tabular-nums; }}
 code {{ font-size: .85em; }}
 {style}</style>

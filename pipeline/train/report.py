@@ -11,31 +11,39 @@ from pipeline.train.disk import explain_disk_errors
 from pipeline.train.html_page import html_page, table, text_of
 from pipeline.train.journal import read_journal
 from pipeline.train.run_folder import read_run
+from pipeline.train.sessions import read_sessions, sessions_table
 
 REPORT_FILE = "report.html"
+CURVES_LEGEND = "Faint: as measured; strong: moving average; dots: evaluations on held-out samples."
 DATA_HEAD = ("path", "samples", "fingerprint", "records (SHA-256)")
 
 
 def write_report(run: Path) -> Path:
     """Write the report of the run in the folder `run`, finished or not, and return its path.
 
-    Reads metrics.jsonl and run.json (`settings`, `model`, `data`, `eval_data`, `software`); what is missing is left
-    out.
+    Reads metrics.jsonl, run.json (`settings`, `model`, `data`, `eval_data`, `software`) and sessions.jsonl (command,
+    hardware, times); what is missing is left out.
     Raises ShardError where the journal is damaged, RefusedError where run.json is no run's, OSError naming the file
     where the disk refuses.
     """
     path = run / REPORT_FILE
-    content = page(run.resolve().name, read_journal(run), read_run(run) or {}).encode()
+    content = page(run.resolve().name, read_journal(run), read_run(run) or {}, read_sessions(run)).encode()
     with explain_disk_errors(path):
         write_atomic(path, content)
     return path
 
 
-def page(name: str, entries: Sequence[Mapping[str, Any]], facts: Mapping[str, Any]) -> str:
+def page(
+    name: str,
+    entries: Sequence[Mapping[str, Any]],
+    facts: Mapping[str, Any],
+    sessions: Sequence[Mapping[str, Any]] = (),
+) -> str:
     """Return the page as HTML, every text in it escaped."""
     sections = [
         ("Curves", _curves(entries)),
         ("Last values", table(("value", "training", "held out"), last_values(entries))),
+        ("Command, hardware and time", sessions_table(sessions)),
         ("Data sets", table(DATA_HEAD, data_rows(facts.get("data", [])))),
         ("Held-out data sets", table(DATA_HEAD, data_rows(facts.get("eval_data", [])))),
         ("Settings", table(("setting", "value"), flat(facts.get("settings", {})))),
@@ -57,8 +65,7 @@ def _summary(entries: Sequence[Mapping[str, Any]]) -> str:
 def _curves(entries: Sequence[Mapping[str, Any]]) -> str:
     from pipeline.train.curves import svg
 
-    legend = "Faint: as measured; strong: averaged over neighbours; dots: evaluations on held-out samples."
-    return f'<p>{legend}</p>\n<div class="wide">{svg(entries)}</div>' if entries else ""
+    return f'<p>{CURVES_LEGEND}</p>\n<div class="panels">{svg(entries)}</div>' if entries else ""
 
 
 def last_values(entries: Sequence[Mapping[str, Any]]) -> list[tuple[object, ...]]:

@@ -37,6 +37,7 @@ from pipeline.train.run_folder import (
     writing_where_possible,
 )
 from pipeline.train.run_settings import RunSettings
+from pipeline.train.sessions import begin_session, end_session, used_gpus
 from pipeline.train.share import share_of
 
 logger = logging.getLogger(__name__)
@@ -89,11 +90,17 @@ def train(settings: S, prepare: Callable[[S, Group], Stage]) -> int:
                 )
             write_run(settings.output, training.description)
             (settings.output / REPORT_FILE).unlink(missing_ok=True)  # written last: a run that has it is finished
+        works = training.step < training.total_steps  # running a finished run again is no session
+        if group.first and works:
+            gpus = used_gpus(group.device.type, group.device.index, group.world)
+            begin_session(settings.output, step=training.step, processes=group.world, gpus=gpus)
         finished = run(training, stack)
         if finished and training.evaluation is None:
             held_out(training, None, saving=False)  # all steps were done before, by a process that was killed since
         if not group.first:
             return 0 if finished else 130
+        if works:
+            end_session(settings.output, step=training.step, finished=finished)
         if not finished:
             logger.warning(
                 "interrupted after step %d of %d; run the same command again to go on",

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from pipeline.shards.errors import ShardError
-from pipeline.train.curves import LEARNING_PANELS, POINTS, curve, figure, smoothed
+from pipeline.train.curves import LEARNING_PANELS, POINTS, curve, figure, measured, smoothed, svg
 from pipeline.train.journal import METRICS_FILE, Journal
 from pipeline.train.report import last_values, write_report
 
@@ -70,8 +70,12 @@ def test_every_panel_with_values_is_drawn_whatever_the_length(steps: int, tmp_pa
     entries = [("train", step, train_values(step)) for step in range(1, steps + 1)]
     html = report(tmp_path, [*entries, ("eval", steps, {"masked_lm_accuracy": 0.5, "alignment_loss": 0.1})])
     Page(html)
-    drawing = ElementTree.fromstring(html[html.index("<svg") : html.index("</svg>") + 6])
-    texts = ["".join(element.itertext()).strip() for element in drawing.iter("{http://www.w3.org/2000/svg}text")]
+    drawings = [ElementTree.fromstring(drawing) for drawing in re.findall("<svg.*?</svg>", html, re.DOTALL)]
+    texts = [
+        "".join(element.itertext()).strip()
+        for drawing in drawings
+        for element in drawing.iter("{http://www.w3.org/2000/svg}text")
+    ]
     titles = ["Total loss", "Masked words", "Masked regions", "Alignment", "Held-out accuracy", "Learning rate"]
     assert {*titles, "Gradient norm", "Speed", "samples/s", "step"} <= set(texts)
     assert "Waiting for data" not in texts
@@ -182,11 +186,22 @@ def test_smoothing_does_not_lower_the_start_of_a_falling_curve() -> None:
 @pytest.mark.parametrize(("first", "scale"), [(4.0, "linear"), (400.0, "log")])
 def test_a_loss_that_falls_far_has_a_logarithmic_axis(first: float, scale: str) -> None:
     entries = [{"kind": "train", "step": step, "loss": loss} for step, loss in enumerate([first, 2.0, 1.0])]
-    (axes,) = figure(entries).axes
+    (axes,) = figure(entries, LEARNING_PANELS[0]).axes
     assert axes.get_yscale() == scale
 
 
 def test_panels_can_be_chosen() -> None:
     entries = [{"kind": "train", "step": 1, "loss": 1.0, "learning_rate": 0.1, "gradient_norm": 2.0}]
-    assert [axes.get_title(loc="left") for axes in figure(entries, LEARNING_PANELS).axes] == ["Total loss"]
-    assert len(figure(entries).axes) == 3
+    assert [panel.title for panel in measured(entries, LEARNING_PANELS)] == ["Total loss"]
+    assert len(measured(entries)) == 3
+
+
+def test_each_panel_is_a_drawing_of_its_own_and_no_wider_than_a_phone() -> None:
+    entries = [{"kind": "train", "step": step, **train_values(step)} for step in (1, 2, 3)]
+    drawn = re.findall("<svg.*?</svg>", svg(entries), re.DOTALL)
+    assert len(drawn) == len(measured(entries)) > 4
+    for drawing in drawn:
+        width = float(ElementTree.fromstring(drawing).attrib["viewBox"].split()[2])
+        assert width <= 390 - 2 * 16
+    ids = re.findall(r'\bid="([^"]+)"', "".join(drawn))
+    assert len(ids) == len(set(ids)), "an id stands twice on the page"

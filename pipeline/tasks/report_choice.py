@@ -1,0 +1,61 @@
+"""Which items a report shows: errors first, then right answers, both taken evenly from all."""
+
+from __future__ import annotations
+
+from collections.abc import Container, Mapping, Sequence
+from typing import Any, TypeVar
+
+import numpy as np
+
+from pipeline.shards.errors import RefusedError
+from pipeline.tasks.predict_settings import METHODS
+from pipeline.tasks.report import ReportSettings
+from pipeline.tasks.report_answers import has_truth, score
+
+T = TypeVar("T")
+
+
+def choose(
+    task: Any, answers: Mapping[int, Any], places: Container[str], settings: ReportSettings
+) -> dict[str, list[list[int]]]:
+    """Return items to show by heading, grouped by their photographs: errors first, then right answers.
+
+    Of both, photographs are taken at equal distances from all. Captions are neither right nor wrong: the quarter that
+    is least like people's stands first.
+    """
+    there = [
+        number
+        for number in answers
+        if has_truth(task, number) and all(image in places for image in task.images(task.items[number]))
+    ]
+    if not there:
+        raise RefusedError(f"{settings.data}: has none of the images that {settings.results} is about")
+    scores = {number: score(task, number, answers[number]) for number in there}
+    least, headings = 0.5, ("Errors", "Right answers")
+    if METHODS[task.name] == "describe":
+        least = float(np.quantile([*scores.values()], 0.25))
+        headings = ("Captions that are least like people's", "Other captions")
+        wrong = [number for number in there if scores[number] <= least]
+    else:
+        wrong = [number for number in there if scores[number] < least]
+    errors, others = by_photograph(task, wrong), by_photograph(task, [it for it in there if it not in {*wrong}])
+    half = max(-(-settings.images // 2), settings.images - len(others))
+    first = evenly(errors, half)
+    second = evenly(others, settings.images - len(first))
+    groups = zip(headings, (first, second), strict=True)
+    return {heading: [numbers[: settings.questions] for numbers in found] for heading, found in groups if found}
+
+
+def by_photograph(task: Any, numbers: Sequence[int]) -> list[list[int]]:
+    """Return items in groups of the same photographs; where something is drawn on these, each by itself."""
+    alone = METHODS[task.name] in ("point", "rank")
+    groups: dict[Any, list[int]] = {}
+    for number in numbers:
+        groups.setdefault(number if alone else task.images(task.items[number]), []).append(number)
+    return [*groups.values()]
+
+
+def evenly(things: Sequence[T], count: int) -> list[T]:
+    """Return `count` of the things, or all where there are fewer, at equal distances."""
+    count = min(count, len(things))
+    return [things[(2 * at + 1) * len(things) // (2 * count)] for at in range(count)]

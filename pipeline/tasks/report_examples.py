@@ -1,0 +1,196 @@
+"""One example of a report: an item as a person reads it, what people say, what the model says and how sure it is."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.predict import Predictor
+from pipeline.tasks.predict_settings import METHODS
+from pipeline.tasks.report_answers import captions_of, score
+from pipeline.tasks.report_page import Asked, Picture, Ranked
+from pipeline.tasks.snli_ve_files import LABELS
+from pipeline.tasks.vqa_answers import strip
+
+MOST_TRUTHS = 3
+"""People's answers of VQA that are listed for a question."""
+THUMBNAIL = 240
+"""Pixels of the longer side of a ranked photograph."""
+TRUE_FALSE = ("false", "true")
+
+Draw = Callable[[str, int], str]
+"""Returns the data URI of a photograph, given its image id and the pixels of its longer side."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Example:
+    """An item to show, and what was said to it."""
+
+    task: Any
+    number: int
+    """Of the item."""
+    answer: Any
+    """The model's, as `report_answers` reads it."""
+    blind: Any = None
+    """The model's when it is shown another image; None where that was not evaluated."""
+
+    @property
+    def item(self) -> Any:
+        """The item."""
+        return self.task.items[self.number]
+
+    @property
+    def right(self) -> float:
+        """How right the model's answer is, from 0 to 1."""
+        return score(self.task, self.number, self.answer)
+
+    def texts(self) -> tuple[str, ...]:
+        """Return what the model reads: of several options the one that it chose, of captioning its caption."""
+        if METHODS[self.task.name] == "describe":
+            return (self.answer,)
+        texts = self.task.rows(self.number, np.uint64(0)).texts
+        chosen: tuple[str, ...] = (
+            texts[int(np.argmax(self.answer))] if METHODS[self.task.name] == "choose" else texts[0]
+        )
+        return chosen
+
+
+def asked(example: Example, ranked: Sequence[Ranked], draw: Draw, top: int) -> Asked:
+    """Return an example as the page shows it; ranked: from `ask`. top: how many ranked photographs to show."""
+    task, answer, blind = example.task, example.answer, example.blind
+    method = METHODS[task.name]
+    texts = example.texts()
+    question = {"describe": ("Write a caption.",), "choose": texts[:-1]}.get(method, texts)
+    return Asked(
+        question=question,
+        model=said(task, example.number, answer),
+        people=people(task, example.number),
+        ranked=tuple(ranked),
+        right=None if method == "describe" else example.right,
+        verdict=verdict(task, example.number, answer),
+        blind=None if blind is None or method == "point" else said(task, example.number, blind),
+        blind_verdict="" if blind is None else verdict(task, example.number, blind),
+        pictures=ranked_pictures(example, draw, top) if method == "rank" else (),
+    )
+
+
+def ask(
+    predictor: Predictor, pixels: Sequence[NDArray[np.uint8]], examples: Sequence[Example], top: int
+) -> list[list[Ranked]]:
+    """Return the model's ranked answers to examples about the same photographs, where the task ranks texts."""
+    if not examples:
+        return []
+    task = examples[0].task
+    texts = [example.texts()[0] for example in examples]
+    match METHODS[task.name]:
+        case "answer":
+            found = predictor.answer([pixels[0]], texts, top=top)
+            rows = [[(it.answer, it.probability) for it in answers] for answers in found]
+        case "judge":
+            chances = predictor.judge([(pixels[0], pixels[1])], texts)
+            rows = [sorted([("true", it), ("false", 1 - it)], key=lambda row: -row[1]) for it in chances]
+        case "choose":
+            rows = [
+                sorted(zip(options(task, it.number), it.answer, strict=True), key=lambda row: -row[1])
+                for it in examples
+            ]
+        case _:
+            rows = [[] for _ in examples]
+    return [
+        [Ranked(text, chance, people=text in true_texts(it.task, it.number)) for text, chance in of_one]
+        for it, of_one in zip(examples, rows, strict=True)
+    ]
+
+
+def options(task: Any, number: int) -> list[str]:
+    """Return the options of a question of VCR."""
+    return [texts[-1] for texts in task.rows(number, np.uint64(0)).texts]
+
+
+def said(task: Any, number: int, answer: Any) -> str:
+    """Return an answer of the model as a person reads it."""
+    match METHODS[task.name]:
+        case "choose":
+            return options(task, number)[int(np.argmax(answer))]
+        case "point":
+            return f"the box drawn with the word model; it overlaps people's by {answer['iou']:.2f} (IoU)"
+        case "rank":
+            own = task.items[number].image_id
+            if own in answer:
+                return f"the true photograph at rank {answer.index(own) + 1}"
+            return f"the true photograph is not among the first {len(answer)}"
+        case "judge":
+            return TRUE_FALSE[answer]
+    return LABELS[answer] if task.name == "snli-ve" else str(answer)
+
+
+def true_texts(task: Any, number: int) -> list[str]:
+    """Return the right answer as the model's ranked answers spell it; of VQA the most frequent one."""
+    item = task.items[number]
+    if task.name == "vqa":
+        return [text for text, _ in Counter(map(strip, item.answers)).most_common(1)]
+    if task.name == "gqa":
+        return [item.answer]
+    match METHODS[task.name]:
+        case "choose":
+            return [options(task, number)[task.label(number)]]
+        case "judge":
+            return [TRUE_FALSE[task.label(number)]]
+        case "answer":
+            return [LABELS[task.label(number)]]
+    return []
+
+
+def people(task: Any, number: int) -> tuple[str, ...]:
+    """Return what people say to an item, a line each."""
+    item = task.items[number]
+    match METHODS[task.name]:
+        case "point":
+            return ("the box drawn with the word people",)
+        case "rank":
+            return ("the photograph that is marked as the true one",)
+        case "describe":
+            return tuple(captions_of(task, item.image_id))
+        case _ if task.name == "vqa":
+            count = Counter(map(strip, item.answers))
+            listed = [f"{text} ({times} of {count.total()})" for text, times in count.most_common(MOST_TRUTHS)]
+            return (", ".join(listed),)
+    return tuple(true_texts(task, number))
+
+
+def verdict(task: Any, number: int, answer: Any) -> str:
+    """Return in words how right an answer is."""
+    right = score(task, number, answer)
+    if METHODS[task.name] == "describe":
+        return f"{right:.2f} overlap with people's captions (ROUGE-L)"
+    if right > 0.99:
+        return "✓ right"
+    return f"{right:.0%} right" if right else "✗ wrong"
+
+
+def ranked_pictures(example: Example, draw: Draw, top: int) -> tuple[Picture, ...]:
+    """Return the photographs that a caption ranks first, the true one marked, and behind them if it is not there."""
+    own, ranking = example.item.image_id, list(example.answer)
+    shown = ranking[:top] + ([own] if own not in ranking[:top] else [])
+    return tuple(
+        Picture(
+            uri=draw(image_id, THUMBNAIL),
+            caption=f"rank {ranking.index(image_id) + 1}"
+            if image_id in ranking
+            else f"not in the first {len(ranking)}",
+            people=image_id == own,
+        )
+        for image_id in shown
+    )
+
+
+def boxes_of(example: Example) -> Mapping[str, Sequence[float]] | None:
+    """Return the boxes of a referring expression by label; None for the other tasks."""
+    if METHODS[example.task.name] != "point":
+        return None
+    return {"model": example.answer["box"], "people": example.item.box_xyxy}

@@ -1,0 +1,76 @@
+"""The photographs of a report, with boxes drawn on them, small enough for a page in one file."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from pipeline.shards.dataset import DatasetInfo, read_dataset
+from pipeline.shards.describe import best_boxes, name_of
+from pipeline.shards.draw import draw_regions
+from pipeline.shards.inspect import Place, read_photograph, read_sample
+from pipeline.shards.keys import sample_key
+from pipeline.shards.layout import data_path
+from pipeline.shards.record import read_records
+from pipeline.shards.store import open_shard
+from pipeline.tasks.attention_page import photograph_uri
+
+BOXES = 10
+"""Boxes drawn of what the detector found, the best scores first."""
+
+
+class Photographs:
+    """The photographs of a data set by image id, read where they were for `vilbert extract`."""
+
+    def __init__(self, directory: Path, task: Any, numbers: Iterable[int]) -> None:
+        """Find the images of some items."""
+        self.info = read_dataset(directory)
+        wanted = {image for number in numbers for image in task.images(task.items[number])}
+        self.places = find_samples(directory, self.info, wanted)
+        self.read = lru_cache(maxsize=8)(self._read)
+        self._directory = directory
+
+    def _read(self, image_id: str) -> tuple[Any, Any]:
+        sample = read_sample(self._directory, self.info, self.places[image_id])
+        return read_photograph(sample), sample.regions
+
+    def draw(self, image_id: str, side: int) -> str:
+        """Return a photograph without boxes as a data URI; empty where the data set does not have it."""
+        return _uri(Image.fromarray(self.read(image_id)[0]), side) if image_id in self.places else ""
+
+    def draw_detected(self, image_id: str, side: int) -> str:
+        """Return a photograph with the detector's best boxes as a data URI."""
+        pixels, regions = self.read(image_id)
+        best = best_boxes(regions, BOXES)
+        names = [name_of(self.info.class_names, int(regions.object_ids[at])) for at in best]
+        labels = [f"{name} {regions.object_scores[at]:.2f}" for name, at in zip(names, best, strict=True)]
+        return _uri(draw_regions(pixels, regions.boxes[best], labels), side)
+
+    def draw_boxes(self, image_id: str, boxes: Mapping[str, Sequence[float]], side: int) -> str:
+        """Return a photograph with labelled boxes as a data URI."""
+        drawn = draw_regions(self.read(image_id)[0], np.array([*boxes.values()], dtype=np.float32), [*boxes])
+        return _uri(drawn, side)
+
+
+def _uri(image: Image.Image, side: int) -> str:
+    image.thumbnail((side, side))
+    return photograph_uri(np.asarray(image))
+
+
+def find_samples(directory: Path, info: DatasetInfo, image_ids: Iterable[str]) -> dict[str, Place]:
+    """Return where the samples of images lie, those that are there; each shard is opened once."""
+    wanted = {sample_key(image_id): image_id for image_id in image_ids}
+    found: dict[str, Place] = {}
+    first = 0
+    for shard, record in read_records(directory).items():
+        with open_shard(data_path(directory, shard, info.storage), verify=False) as reader:
+            for at, key in enumerate(reader.keys()):
+                if key in wanted:
+                    found[wanted[key]] = Place(first + at, shard, at)
+        first += record.samples
+    return found
