@@ -18,7 +18,7 @@ from manifests.image_ids import image_names
 from manifests.images import has_image_suffix, is_hidden, is_image, walk
 from manifests.img2dataset import read_img2dataset
 from manifests.metadata_file import MetadataFile, find_metadata
-from manifests.record import ImageRecord
+from manifests.record import ImageRecord, ManifestError
 from manifests.report import Report
 
 _SHARD = re.compile(r".*\.tar|\d+\.parquet|\d+_stats\.json")
@@ -54,7 +54,7 @@ def read_folder(
     root = os.path.abspath(path)
     captions = CaptionFiles(report, columns)
     metadata: list[MetadataFile] = []
-    shard_folder = ""
+    shard_folder, has_columns = "", False
     for folder, names in walk(Path(root)):
         if shard_folder and folder.startswith(shard_folder):
             continue  # the loose files of a shard
@@ -68,8 +68,10 @@ def read_folder(
             continue
         while metadata and not f"{folder}{os.sep}".startswith(f"{metadata[-1].folder}{os.sep}"):
             metadata.pop()
-        if file := find_metadata(folder, names, columns):
-            metadata.append(MetadataFile(file, root, columns))
+        file = None
+        if found := find_metadata(folder, names, columns):
+            file, has_columns = found[0], True
+            metadata.append(MetadataFile(file, root, found[1]))
             for record in metadata[-1].read(report, check_files=check_files):
                 yield record if split is None else record._replace(split=split)
         hidden = any(map(is_hidden, prefix.split("/")))
@@ -87,6 +89,8 @@ def read_folder(
                 image = os.path.join(folder, name)
                 yield ImageRecord(image_id=prefix + ids[name], uri=image, captions=texts, split=split or "")
     captions.finish()
+    if columns.uri is not None and not has_columns:
+        raise ManifestError(f"--uri-column {columns.uri}: no metadata file in {path} has this column")
 
 
 def _images(

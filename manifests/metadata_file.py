@@ -37,11 +37,21 @@ def is_metadata(name: str) -> bool:
     return name in _KINDS
 
 
-def find_metadata(folder: str, names: list[str], columns: ColumnNames) -> Path | None:
-    """Return the file of a folder that names its images, None where there is none; ManifestError where two do."""
-    found = [path for name in names if is_metadata(name) and _names_images(path := Path(folder, name), columns)]
+def find_metadata(folder: str, names: list[str], columns: ColumnNames) -> tuple[Path, ColumnNames] | None:
+    """Return the file of a folder that names its images, and its columns; None where there is none.
+
+    A column `file_name` goes before others that could name the image, such as the URL that it came from. ManifestError
+    where two files name images.
+    """
+    choices = [columns] if columns.uri is not None else [columns._replace(uri="file_name"), columns]
+    found = []
+    for path in (Path(folder, name) for name in names if is_metadata(name)):
+        chosen = next((choice for choice in choices if _names_images(path, choice)), None)
+        if chosen is not None:
+            found.append((path, chosen))
     if len(found) > 1:
-        raise ManifestError(f"{found[0]} and {found[1].name} both name the images of their folder; remove one of them")
+        (first, _), (second, _) = found[:2]
+        raise ManifestError(f"{first} and {second.name} both name the images of their folder; remove one of them")
     return found[0] if found else None
 
 

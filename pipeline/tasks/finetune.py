@@ -106,7 +106,11 @@ def open_items(settings: FinetuneSettings) -> tuple[Task, Task | None]:
         compare_answers(task, tuple(getattr(task, "labels", ())), where=where, of=of, learns=True)
     held_out = None
     if settings.eval_split != "none":
-        held_out = open_split(settings, settings.eval_split, like=task)
+        try:
+            held_out = open_split(settings, settings.eval_split, like=task)
+        except RefusedError as error:
+            hint = "choose another split with --eval-split, or none to evaluate on nothing"
+            raise RefusedError(f"--eval-split {settings.eval_split}: {error}; {hint}") from None
         require_labels(held_out, where=f"--eval-split {settings.eval_split}")
     return task, held_out
 

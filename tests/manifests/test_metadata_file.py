@@ -104,3 +104,21 @@ def test_a_url_of_a_file_elsewhere_on_this_machine_is_malformed(tmp_path: Path, 
     records, report = read(tmp_path)
     assert [record.uri for record in records] == [str(tmp_path / "a.png")]
     assert report.counts["malformed-row"] == 1
+    with pytest.raises(ManifestError, match="--uri-column nope"):
+        read(tmp_path, ColumnNames(uri="nope"))
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "csv", "parquet"])
+def test_file_name_goes_before_the_url_that_an_image_came_from(tmp_path: Path, suffix: str) -> None:
+    touch(tmp_path, "a.png")
+    row = {"url": "http://x/1", "file_name": "a.png", "text": "A"}
+    path = tmp_path / f"metadata.{suffix}"
+    if suffix == "jsonl":
+        path.write_text(json.dumps(row) + "\n")
+    elif suffix == "csv":
+        path.write_text(",".join(row) + "\n" + ",".join(row.values()) + "\n")
+    else:
+        pq.write_table(pa.table({name: [value] for name, value in row.items()}), path)
+    records, report = read(tmp_path)
+    assert [(record.uri, record.captions) for record in records] == [(str(tmp_path / "a.png"), ("A",))]
+    assert not report.counts

@@ -11,6 +11,9 @@ import pytest
 import torch
 
 from pipeline.cli import main
+from pipeline.shards.errors import RefusedError
+from pipeline.tasks.finetune import open_items
+from pipeline.tasks.settings import FinetuneSettings
 from pipeline.train.journal import read_journal, without_timing
 
 from .small_tasks import finetune_arguments
@@ -22,6 +25,16 @@ def run(small: Path, task: str, output: Path, *more: str) -> int:
     torch.set_num_threads(1)
     options = ["--checkpoint-every", "2", "--eval-every", "3", "--log-every", "1", "--batch-size", "12"]
     return main([*finetune_arguments(small, task, output, steps=STEPS), *options, *more])
+
+
+def test_a_split_to_evaluate_on_that_is_not_there_is_refused_with_what_to_do(tmp_path: Path) -> None:
+    image = {"filename": "a.jpg", "cocoid": 1, "split": "train", "sentences": [{"raw": "a dog"}]}
+    (tmp_path / "dataset_coco.json").write_text(json.dumps({"images": [image]}))
+    settings = FinetuneSettings(
+        task="captioning", annotations=tmp_path, data=("features",), output=tmp_path / "run", init_from="base"
+    )
+    with pytest.raises(RefusedError, match=r"--eval-split val: .* splits are: train.* none to evaluate on nothing"):
+        open_items(settings)
 
 
 @pytest.fixture(scope="module")
