@@ -125,6 +125,8 @@ def extract(folder: Path, progress: Path) -> None:
     torch.set_num_threads(len(os.sched_getaffinity(0)))
     extractor = build_extractor(ExtractorSettings(detector=DetectorSettings(detector="shapes")))
     images = photographs(folder)
+    shapes = [extractor.resized_shape(*image.shape[:2]) for image in images]
+    images = [image for image, shape in zip(images, shapes, strict=True) if shape == shapes[0]]  # a batch has one shape
     with progress.open("w", encoding="utf-8") as file:
         for number in count():
             batch = [images[(number + row) % len(images)] for row in range(BATCH)]
