@@ -6,7 +6,7 @@ import hashlib
 import json
 import re
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -32,10 +32,12 @@ from pipeline.shards.record import ShardRecord, read_records_of
 from pipeline.shards.sample import Sample
 from pipeline.shards.store import open_shard
 from pipeline.shards.urls import is_remote
-from pipeline.terminal import counted, print_lines
+from pipeline.terminal import counted, one_line, print_lines
 
 PICTURES = (".png", ".jpg", ".jpeg")
 FIRST_SAMPLES = 3
+LISTED, DRAWN = 36, 10
+"""Objects that are listed and drawn where --max-boxes does not say: more boxes hide the photograph and each other."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,13 +51,13 @@ class InspectSettings:
     """DIR, DIR:N or DIR#KEY (quote the # in a shell); DIR may be a URL."""
     image: Path | None = None
     """Draw the sample's boxes with their labels on its photograph, into this .png or .jpg file."""
-    max_boxes: int = 36
-    """How many objects to list and to draw, the best scores first."""
+    max_boxes: int | None = None
+    """How many objects to list and to draw, the best scores first; by default 36 are listed and 10 are drawn."""
     json: bool = False
     """Print one JSON object in place of the text."""
 
     def __post_init__(self) -> None:
-        if self.max_boxes < 1:
+        if self.max_boxes is not None and self.max_boxes < 1:
             raise ValueError(f"--max-boxes {self.max_boxes}: give at least 1")
         if self.image is not None and self.image.suffix.lower() not in PICTURES:
             raise ValueError(f"--image {self.image}: give a file name that ends in {' or '.join(PICTURES)}")
@@ -114,12 +116,33 @@ def inspect(settings: InspectSettings) -> int:
         return 0
     place = find_sample(folder, info, records, selector)
     sample = read_sample(directory, info, place)
-    document = {**place._asdict(), **describe_sample(info, sample, settings.max_boxes)}
+    document = {**place._asdict(), **describe_sample(info, sample, settings.max_boxes or LISTED)}
     _print(settings, document, sample_lines(folder.name, document))
     if settings.image is not None:
-        draw_sample(info, sample, settings.image, settings.max_boxes)
-        print(f"drawn: {settings.image}", file=sys.stderr)
+        count = settings.max_boxes or DRAWN
+        draw_sample(info, sample, settings.image, count)
+        for line in drawn_lines(info, sample, settings.image, count):
+            print(one_line(line), file=sys.stderr)
     return 0
+
+
+def drawn_lines(info: DatasetInfo, sample: Sample, picture: Path, count: int) -> Iterator[str]:
+    """Yield what was drawn, and which boxes these are: a label belongs to the box that the detector refined for it."""
+    boxes = counted(len(sample.regions), "box", "boxes")
+    yield f"drawn: {picture}, the {min(count, len(sample.regions))} best of {boxes}"
+    if saved_box(info) == "proposal":
+        yield (
+            "  These are the boxes that the features were pooled from, the detector's proposals, as in published data "
+            "sets. The labels belong to boxes refined from them, which this data set does not store; `vilbert extract "
+            "--saved-box regressed` stores these instead."
+        )
+
+
+def saved_box(info: DatasetInfo) -> str | None:
+    """Return which boxes a data set stores, proposal or regressed; None where it does not say."""
+    selection = info.fingerprint_fields.get("selection")
+    found = selection.get("saved_box") if isinstance(selection, Mapping) else None
+    return found if isinstance(found, str) else None
 
 
 def _print(settings: InspectSettings, document: dict[str, Any], lines: Iterable[str]) -> None:

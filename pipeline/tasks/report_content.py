@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -27,6 +28,7 @@ SIDE, SIDE_OF_PAIR = 720, 480
 """Pixels of the longer side of a photograph: a page stays below three megabytes."""
 MAIN = {"rank": "image_retrieval_r1", "describe": "cider"}
 """The metric of the summary, by method of `Predictor`; `accuracy` of the others."""
+LAST = ("loss", "left_out", "unread", "ptb_tokenizer")
 ABOUT_METRICS = {
     "vqa": "The official accuracy of VQA: an answer is wholly right if three of ten people gave it.",
     "point": "An answer is right where the model's box and people's overlap by more than half (IoU above 0.5).",
@@ -95,7 +97,7 @@ def read_content(settings: ReportSettings) -> Content:
     return Content(
         title=f"What the model has learnt: {card.task}",
         summary=summary(task, seeing, blind, images=len(images), split=settings.split),
-        metrics=tuple(Metric(name, it, blind and blind.metrics.get(name)) for name, it in seeing.metrics.items()),
+        metrics=in_order(task, seeing, blind),
         compared=blind is not None,
         about_metrics=ABOUT_METRICS.get(card.task, ABOUT_METRICS.get(METHODS[card.task], "")),
         about_pictures=ABOUT_PICTURES[METHODS[card.task]],
@@ -136,6 +138,18 @@ def read_evaluation(path: Path, task: Any) -> Evaluation:
             f"{file}: is not what `vilbert evaluate --output` writes ({error}); evaluate again"
         ) from error
     return Evaluation(answers, metrics)
+
+
+def in_order(task: Any, seeing: Evaluation, blind: Evaluation | None) -> tuple[Metric, ...]:
+    """Return the metrics, the main one first, counts and the loss last, and r5 before r10."""
+    main = MAIN.get(METHODS[task.name], "accuracy")
+
+    def place(name: str) -> tuple[bool, bool, list[str | int]]:
+        parts = [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)]
+        return name != main, name in LAST, parts
+
+    names = sorted(seeing.metrics, key=place)
+    return tuple(Metric(name, seeing.metrics[name], blind and blind.metrics.get(name)) for name in names)
 
 
 def summary(task: Any, seeing: Evaluation, blind: Evaluation | None, *, images: int, split: str) -> str:

@@ -11,7 +11,7 @@ from pipeline.train.html_page import html_page, table
 
 LEAST_PROBABILITY = 0.005
 """An answer below it would be listed with 0.00, and is not."""
-NO_SHARE = ("rank", "cider", "distribution", "left_out", "ptb_tokenizer")
+NO_SHARE = ("rank", "cider", "distribution", "loss", "left_out", "unread", "ptb_tokenizer")
 """Ends of the names of metrics that are no share of 1."""
 
 
@@ -103,13 +103,14 @@ class Content:
 
 
 STYLE = """
-.scores td, .scores th { padding-right: 1.5rem; }
+.scores td, .scores th { padding-right: 1.5rem; overflow-wrap: normal; }
 .bar { display: inline-block; height: .7em; width: calc(var(--w) * 6rem + 1px); margin-right: .5rem; }
 .seeing { background: var(--first); } .blind { background: var(--second); }
 .group { display: grid; grid-template-columns: minmax(240px, 2fr) 3fr; gap: 1.5rem; align-items: start;
   border-top: 1px solid var(--grid); padding: 1.25rem 0; }
 .group > .all:only-child { grid-column: 1 / -1; }
 figure { margin: 0 0 .5rem; } figure img { max-width: 100%; height: auto; display: block; }
+.photographs { display: grid; grid-template-columns: repeat(auto-fit, minmax(150px, 1fr)); gap: .6rem; }
 .photographs figure img { width: 100%; }
 figcaption { color: var(--quiet); }
 .all { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 290px), 1fr)); gap: 1rem; }
@@ -125,7 +126,7 @@ p.verdict { font-weight: 600; color: var(--second); } .right p.verdict { color: 
 .asked td { border: 0; padding: 0 .7rem 0 0; min-width: 0; }
 .asked .bar { width: calc(var(--w) * 4rem + 1px); margin: 0; }
 .asked td:last-child { width: 4.2rem; }
-.thumbnails { display: grid; grid-template-columns: repeat(auto-fill, minmax(110px, 1fr)); gap: .6rem;
+.thumbnails { display: grid; grid-template-columns: repeat(auto-fill, minmax(95px, 1fr)); gap: .6rem;
   margin-top: .4rem; }
 .thumbnails .people img { outline: 4px solid var(--third); }
 iframe { width: 100%; height: 1000px; border: 1px solid var(--grid); }
@@ -221,7 +222,7 @@ def _asked(asked: Asked) -> str:
 def _ranked(ranked: Sequence[Ranked]) -> str:
     rows = "".join(
         f"<tr><td>{escape(found.answer)}"
-        + (' <span class="tag">people</span>' if found.people else "")
+        + (' <span class="tag">people&#x27;s answer</span>' if found.people else "")
         + f'</td><td class="number">{found.probability:.2f}</td>'
         f'<td><span class="bar seeing" style="--w:{found.probability:.3f}"></span></td></tr>'
         for at, found in enumerate(ranked)

@@ -34,7 +34,8 @@ table {{ border-collapse: collapse; }}
 th, td {{ text-align: left; vertical-align: top; padding: .25rem 1.5rem .25rem 0; border-bottom: 1px solid var(--grid);
   overflow-wrap: anywhere; min-width: 4.5rem; }}
 th:last-child, td:last-child {{ padding-right: 0; }}
-th {{ font-weight: 600; }} td.number {{ text-align: right; font-variant-numeric: tabular-nums; }}
+th {{ font-weight: 600; overflow-wrap: normal; }} td.number {{ text-align: right; font-variant-numeric: tabular-nums; }}
+@media (max-width: 600px) {{ th, td {{ padding-right: .8rem; min-width: 3.5rem; }} }}
 code {{ font-size: .85em; }}
 {style}</style>
 </head>

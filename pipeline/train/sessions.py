@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import platform
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -128,7 +129,7 @@ def _rows(session: Mapping[str, Any], number: int, count: int) -> list[tuple[obj
         rows.append(("duration", duration(_seconds(session) or 0)))
     rows += machine_rows(session)
     if session.get("processes", 1) != 1:
-        rows.append(("processes", session["processes"]))
+        rows.append(("processes", str(session["processes"])))
     return [(prefix + name, value) for name, value in rows]
 
 
@@ -137,7 +138,8 @@ def machine_rows(facts: Mapping[str, Any]) -> list[tuple[str, object]]:
     cores = facts.get("cores")
     rows: list[tuple[str, object]] = [("CPU", f"{facts.get('cpu', 'unknown')}, {cores} cores usable")]
     gpus, software = facts.get("gpus"), facts.get("software")
-    rows += [("GPU", str(gpu)) for gpu in (gpus if isinstance(gpus, list) else ())]
+    counted = Counter(map(str, gpus if isinstance(gpus, list) else ()))
+    rows += [("GPU", name if count == 1 else f"{count} x {name}") for name, count in counted.items()]
     rows += [("memory", str(facts.get("memory", ""))), ("system", str(facts.get("system", "")))]
     versions = software.items() if isinstance(software, Mapping) else ()
     return [*rows, ("software", ", ".join(f"{name} {found}" for name, found in versions))]

@@ -16,7 +16,7 @@ from PIL import Image
 from pipeline.cli import main
 from pipeline.shards.draw import colour
 from pipeline.shards.errors import ShardError
-from pipeline.shards.inspect import InspectSettings, inspect, parse_target, read_photograph
+from pipeline.shards.inspect import InspectSettings, drawn_lines, inspect, parse_target, read_photograph
 from pipeline.shards.keys import sample_key
 from pipeline.shards.layout import data_path
 from pipeline.shards.sample import Sample
@@ -154,6 +154,47 @@ def test_boxes_are_drawn_on_the_photograph(dataset: Any, tmp_path: Path, suffix:
     tolerance = 0 if suffix == ".png" else 60
     assert np.abs(np.subtract(edge, colour(0))).max() <= tolerance
     assert min(np.abs(np.subtract(pixel, (80, 128, 64))).max() for pixel in corner_colours) <= 3
+
+
+@pytest.mark.parametrize(("options", "drawn", "listed"), [({}, 10, 20), ({"max_boxes": 15}, 15, 15)])
+def test_ten_boxes_are_drawn_by_default_and_more_on_request(
+    options: dict[str, int],
+    drawn: int,
+    listed: int,
+    make_dataset: MakeDataset,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def with_twenty_boxes(row: int, sample: Sample) -> Sample:
+        arrays = {name: np.resize(array, (20, *array.shape[1:])) for name, array in sample.regions.arrays().items()}
+        left = np.arange(20, dtype=np.float32) * 5
+        arrays["boxes"] = np.stack([left, np.full_like(left, 40), left + 4, np.full_like(left, 50)], axis=1)
+        arrays["object_scores"] = np.linspace(0.9, 0.1, 20, dtype=np.float32)
+        return replace(sample, regions=replace(sample.regions, **arrays))
+
+    dataset = make_dataset(change=with_twenty_boxes)
+    picture = tmp_path / "out.png"
+    found = shown(f"{dataset.directory}:0", capsys, image=picture, **options)
+    assert len(found["objects"]) == listed
+    with Image.open(picture) as image:
+        pixels = {tuple(pixel) for pixel in np.asarray(image.convert("RGB")).reshape(-1, 3).tolist()}
+    assert [colour(box) in pixels for box in range(20)] == [True] * drawn + [False] * (20 - drawn)
+
+
+def test_the_boxes_that_are_drawn_are_named_where_labels_belong_to_refined_ones(dataset: Any) -> None:
+    with open_shard(data_path(dataset.directory, 0, dataset.info.storage)) as reader:
+        sample = reader[0]
+
+    def said(saved_box: str) -> str:
+        info = replace(dataset.info, fingerprint_fields={"selection": {"saved_box": saved_box}})
+        return "\n".join(drawn_lines(info, sample, Path("out.png"), 10))
+
+    assert "--saved-box regressed" in said("proposal")
+    assert "refined" not in said("regressed")
+    assert f"of {len(sample.regions)} box" in said("regressed")
+    assert "refined" not in "\n".join(
+        drawn_lines(replace(dataset.info, fingerprint_fields={}), sample, Path("o.png"), 1)
+    )
 
 
 def test_orientation_is_applied_exactly_where_it_was_for_the_detector(make_dataset: MakeDataset) -> None:

@@ -20,7 +20,10 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from pipeline.cli import main
-from pipeline.tasks.report_content import evenly
+from pipeline.shards.errors import RefusedError
+from pipeline.tasks.registry import TaskFiles, open_task
+from pipeline.tasks.report_choice import evenly
+from pipeline.tasks.report_content import read_evaluation
 from pipeline.train.journal import Journal
 
 from .tiny_predictor import OPTIONS, write_features, write_model, write_scenes
@@ -89,28 +92,52 @@ def test_pictures_are_the_scenes_with_boxes_drawn(folder: Path) -> None:
 
 
 def ids(html: str) -> list[str]:
-    return re.findall(r"<figcaption>Picture (\d+):", html)
+    return re.findall(r"<figcaption>image (\d+)<", html)
 
 
-def test_every_question_about_a_picture_is_there_with_the_evaluation_s_answer(folder: Path) -> None:
+def test_questions_stand_with_the_evaluation_s_answers_errors_first(folder: Path) -> None:
     html = unescape(page(folder).split("<iframe")[0])
     document = "v2_OpenEnded_mscoco_train2014_questions.json"
     questions: list[dict[str, Any]] = json.loads((folder / "shapes" / "vqa" / document).read_text())["questions"]
     answers = {row["question_id"]: row["answer"] for row in json.loads((folder / "seeing.json").read_text())}
     blind = {row["question_id"]: row["answer"] for row in json.loads((folder / "blind.json").read_text())}
-    asked_of = {image: [row for row in questions if row["image_id"] == int(image)] for image in ids(html)}
-    about = [row for rows in asked_of.values() for row in rows[:QUESTIONS]]
-    blocks = re.findall(r'<div class="asked.*?</div>', html, re.DOTALL)
-    assert len(blocks) == len(about) > IMAGES
-    for row, block in zip(about, blocks, strict=True):
-        assert f'"question">{row["question"]}<' in block
-        assert f"<td>{answers[row['question_id']]}</td>" in block.partition("</tr>")[0]
-        assert f"another picture: {blind[row['question_id']]}," in block
+    groups = html.split('<div class="group">')[1:]
+    assert len(groups) == IMAGES
+    for image, group in zip(ids(html), groups, strict=True):
+        blocks = re.findall(r'<div class="asked.*?</div>', group, re.DOTALL)
+        assert 1 <= len(blocks) <= QUESTIONS
+        of_image = [row for row in questions if row["image_id"] == int(image)]
+        for block in blocks:
+            said = [
+                row
+                for row in of_image
+                if f'"question">{row["question"]}<' in block
+                and f"</span> {answers[row['question_id']]}</p>" in block
+                and f"the model says: {blind[row['question_id']]}," in block
+            ]
+            assert said, block
+    assert html.index("<h2>Errors</h2>") < html.index("<h2>Right answers</h2>")
+    errors, right = html.split("<h2>Right answers</h2>")
+    assert 'class="asked right"' not in errors
+    assert 'class="asked"' not in right
 
 
 def test_accuracy_is_that_of_the_evaluations(folder: Path) -> None:
     figures = [json.loads((folder / f"{name}.figures.json").read_text())["accuracy"] for name in ("seeing", "blind")]
-    assert f"{figures[0]:.1%} right; {figures[1]:.1%} when it is shown another picture" in page(folder)
+    assert f"accuracy {figures[0]:.1%}; {figures[1]:.1%} when it is shown another image" in page(folder)
+
+
+def test_without_the_file_of_metrics_they_are_those_of_the_answers(folder: Path, tmp_path: Path) -> None:
+    task: Any = open_task(
+        "vqa", TaskFiles(folder=folder / "shapes" / "vqa", seed=0, labels=tuple(LABELS)), "train", like=None
+    )
+    results = tmp_path / "seeing.json"
+    results.write_bytes((folder / "seeing.json").read_bytes())
+    written = json.loads((folder / "seeing.figures.json").read_text())
+    assert read_evaluation(results, task).metrics["accuracy"] == pytest.approx(written["accuracy"])
+    (tmp_path / "seeing.figures.json").write_text('{"accuracy": "high"}')
+    with pytest.raises(RefusedError, match=r"seeing\.figures\.json"):
+        read_evaluation(results, task)
 
 
 def test_curves_of_both_runs_are_drawn(folder: Path) -> None:
@@ -124,7 +151,7 @@ def test_attention_is_shown_of_one_of_the_questions(folder: Path) -> None:
     (photograph,) = pictures(unescape(inside))
     about = [
         scene(folder, image)
-        for image, block in zip(ids(outside), outside.split("<figure>")[1:], strict=True)
+        for image, block in zip(ids(outside), outside.split('<div class="group">')[1:], strict=True)
         if f">{title}<" in block
     ]
     assert any(
@@ -136,14 +163,16 @@ def test_attention_is_shown_of_one_of_the_questions(folder: Path) -> None:
 def test_nothing_comes_from_elsewhere_and_the_page_is_small(folder: Path) -> None:
     html = unescape(page(folder))
     assert not re.search(r"""(src|href)\s*=\s*["'](?!#|data:)|url\((?!#)|@import""", html)
-    assert len(html) < 5_000_000
+    assert len(html) < 3_000_000
 
 
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
         ({"results": "gone.json"}, "gone.json: cannot be read"),
-        ({"split": "val"}, "answers no question of this split"),
+        ({"split": "val"}, "answers no item of this split"),
+        ({"task": "gqa"}, "was trained for vqa, not gqa"),
+        ({"task": "vqaa"}, "no such task"),
         ({"split": "test"}, "its answers are secret"),
         ({"output": "page.pdf"}, "--output page.pdf"),
         ({"images": "0"}, "--images 0"),

@@ -19,13 +19,13 @@ def begin(run: Path, arguments: list[str], *, step: int = 0, gpus: tuple[str, ..
 
 
 def test_the_report_shows_command_hardware_software_and_times(tmp_path: Path) -> None:
-    begin(tmp_path, ["pretrain", "features", "--output", "my run"], gpus=("NVIDIA X, 80 GiB",))
+    begin(tmp_path, ["pretrain", "features", "--output", "my run"], gpus=("NVIDIA X, 80 GiB",) * 2)
     end_session(tmp_path, step=7, finished=True)
     html = write_report(tmp_path).read_text()
     assert "vilbert pretrain features --output &#x27;my run&#x27;" in html
     for name in ("CPU", "GPU", "memory", "software", "started", "ended", "duration"):
         assert f"<td>{name}</td>" in html
-    assert "NVIDIA X, 80 GiB" in html
+    assert "<td>2 x NVIDIA X, 80 GiB</td>" in html
     assert "torch " in html
     assert "session 1" not in html
 
