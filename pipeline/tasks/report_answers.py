@@ -42,7 +42,10 @@ def _numbers(value: Any, count: int) -> list[float]:
 
 
 def _box(row: Mapping[str, Any]) -> dict[str, Any]:
-    return {"target": int(row["target"]), "box": _numbers(row["box"], 4), "iou": float(row["iou"])}
+    x1, y1, x2, y2 = box = _numbers(row["box"], 4)
+    if not (x1 <= x2 and y1 <= y2):
+        raise ValueError(f"{box} is not a box x1, y1, x2, y2")
+    return {"target": int(row["target"]), "box": box, "iou": float(row["iou"])}
 
 
 FORMS = {
@@ -70,7 +73,7 @@ FORMS = {
     ),
     "snli-ve": Form(lambda item: item.pair_id, lambda row: (row["pairID"], LABELS.index(row["prediction"]))),
 }
-"""Of each task's results."""
+"""Of each task's results; a task without one has no report."""
 
 
 def read_answers(path: Path, task: Any) -> dict[int, Any]:
@@ -85,7 +88,7 @@ def read_answers(path: Path, task: Any) -> dict[int, Any]:
         if not isinstance(rows, list):
             raise ValueError("is no list of answers")
         answers = dict(form.row(row) for row in rows)
-    except (OSError, DocumentError, ValueError, TypeError, LookupError) as error:
+    except (OSError, DocumentError, ValueError, TypeError, LookupError, OverflowError) as error:
         raise RefusedError(
             f"{path}: cannot be read as what `vilbert evaluate {task.name} --output` writes ({error}); evaluate again"
         ) from error

@@ -13,7 +13,7 @@ from pipeline.tasks.attention_page import attention_page
 from pipeline.tasks.predict_settings import METHODS
 from pipeline.tasks.registry import TaskFiles, open_task
 from pipeline.tasks.report import ReportSettings
-from pipeline.tasks.report_answers import has_truth, read_answers, score
+from pipeline.tasks.report_answers import FORMS, has_truth, read_answers, score
 from pipeline.tasks.report_choice import choose
 from pipeline.tasks.report_examples import Example, ask, asked, boxes_of
 from pipeline.tasks.report_made import how_it_was_made, run_of
@@ -64,6 +64,8 @@ def read_content(settings: ReportSettings) -> Content:
     photograph cannot be read.
     """
     card = read_task_card(trained_folder(settings.checkpoint).card, settings.task)
+    if card.task not in FORMS:
+        raise RefusedError(f"{card.task}: its results are not known to `vilbert report`; see docs/tasks.md")
     files = TaskFiles(folder=settings.annotations, seed=card.seed, names=card.names, labels=card.labels)
     task: Any = open_task(card.task, files, settings.split, like=None)
     if not any(has_truth(task, number) for number in range(len(task.items))):

@@ -53,7 +53,10 @@ class Photographs:
 
     def draw_boxes(self, image_id: str, boxes: Mapping[str, Sequence[float]], side: int) -> str:
         """Return a photograph with labelled boxes as a data URI."""
-        drawn = draw_regions(self.read(image_id)[0], np.array([*boxes.values()], dtype=np.float32), [*boxes])
+        pixels = self.read(image_id)[0]
+        height, width = pixels.shape[:2]
+        boxes_xyxy = np.clip(np.array([*boxes.values()]), 0, [width, height, width, height]).astype(np.float32)
+        drawn = draw_regions(pixels, boxes_xyxy, [*boxes])
         return _uri(drawn, side)
 
 
