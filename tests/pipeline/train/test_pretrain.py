@@ -35,7 +35,14 @@ def test_a_run_writes_all_that_it_promises(undisturbed: Path) -> None:
     entries = journal(undisturbed)
     assert [entry["step"] for entry in entries if entry["kind"] == "train"] == list(range(1, STEPS + 1))
     assert [entry["step"] for entry in entries if entry["kind"] == "eval"] == [4, 8]
-    for name in ("report.html", "sessions.jsonl", "run.json", "final/README.md", "final/config.json", "final/tokenizer.json"):
+    for name in (
+        "report.html",
+        "sessions.jsonl",
+        "run.json",
+        "final/README.md",
+        "final/config.json",
+        "final/tokenizer.json",
+    ):
         assert (undisturbed / name).stat().st_size > 0, name
     kept = sorted(path.name for path in (undisturbed / "checkpoints").iterdir())
     assert kept[-1] == "step-00000008"
