@@ -104,7 +104,7 @@ def help_text() -> str:
         f"commands, in the order of a first run:\n{rows}\n\n"
         "`vilbert COMMAND --help` lists a command's options. Each takes --config FILE: YAML or JSON with the same\n"
         "option names (positional arguments stay on the command line), or the name of settings that come with this\n"
-        "package, as `pretrain --config paper`; options on the command line go over it.\n"
+        "package, as `pretrain --config paper`; command-line options override the file.\n"
         "Start with the README: `make demo`."
     )
 
@@ -115,10 +115,10 @@ def shipped_config(command: str, name: str) -> str:
     Raises ValueError where it is neither.
     """
     recipes = {path.stem: path for path in (RECIPES / command.replace(" ", "/")).glob("*.yaml")}
+    if name in recipes and not Path(name).is_file():  # a folder of that name, such as the demo's, is no settings
+        return str(recipes[name])
     if Path(name).exists():
         return name
-    if name in recipes:
-        return str(recipes[name])
     shipped = (
         f"the settings that come with the package are {', '.join(sorted(recipes))}"
         if recipes
@@ -166,7 +166,7 @@ def config_arguments(path: str, options: Container[str]) -> list[str]:
 
 
 def before_options(arguments: Sequence[str], defaults: Sequence[str]) -> list[str]:
-    """Return a command line with options that its own go over.
+    """Return a command line with further options, which its own options override.
 
     They stand behind the positionals, which a list would take in.
     """

@@ -42,7 +42,7 @@ REASONS = {
     "out_of_memory": "not enough memory for this image alone",
     # the whole process
     "crash": "the process died over it, three times: a fault in a decoder or the detector, or the memory ran out",
-    "hang": "the process stood still over it, three times; see --stall-seconds",
+    "hang": "the process made no progress on it, three times; see --stall-seconds",
 }
 """Every reason code, and what it means. `http_404` stands for all of the form `http_STATUS`."""
 
