@@ -200,7 +200,7 @@ def test_a_hub_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     make(BertModel).save_pretrained(tmp_path / "bert")
     asked: list[str] = []
 
-    def download(repository: str, name: str) -> str:
+    def download(repository: str, name: str, *, local_files_only: bool) -> str:
         assert repository == "someone/bert"
         asked.append(name)
         return str(shutil.copy(tmp_path / "bert" / name, tmp_path / f"cached_{name}"))

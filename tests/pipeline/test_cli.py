@@ -176,7 +176,7 @@ def test_a_config_file_nested_or_of_odd_tags_is_a_usage_error(
 
 def test_a_config_file_with_a_list_beside_positionals(tmp_path: Path) -> None:
     config = tmp_path / "lists.yaml"
-    config.write_text("opts: [A, B]\noutput: out\n")
+    config.write_text("detector: detectron2\nconfig_file: c.yaml\nopts: [A, B]\noutput: out\n")
     settings = parse("extract", ["m.parquet", f"--config={config}"])
     assert (settings.manifest, settings.detector.opts, settings.output) == (Path("m.parquet"), ("A", "B"), Path("out"))
 

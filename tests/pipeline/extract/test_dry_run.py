@@ -12,6 +12,7 @@ from pipeline.extract.run import extract
 from pipeline.extract.settings import ExtractSettings
 from pipeline.shards.dataset import fingerprint_digest, read_dataset
 from pipeline.shards.errors import FingerprintError
+from pipeline.terminal import counted
 
 from .conftest import BROKEN, SCENES, contents
 
@@ -74,7 +75,7 @@ def test_failed_rows_that_are_to_be_tried_again_are_counted(
         assert extract(settings_for("again", dry_run=True, retry_failed=reasons)) == 0
         text = said(capsys)
         assert "to do: 0 shards, 0 rows" in text
-        assert f"to try again: {rows} failed rows" in text
+        assert f"to try again: {counted(rows, 'failed row')}\n" in text + "\n"
 
 
 def test_a_head_without_the_clusters_gpus_says_it_too(

@@ -85,12 +85,16 @@ def test_coco_keeps_stored_pixels_and_its_boxes_fit_them(coco: Path) -> None:
     assert given.image.pixels.shape[:2] == (height, width)
 
 
+def read_file(path: str) -> bytes:
+    return Path(path).read_bytes()
+
+
 def test_predict_reads_files_of_coco_as_extraction_does(coco: Path) -> None:
     width, height = size_of(rotated_jpeg())
     path = coco / "val2014/COCO_val2014_000000000009.jpg"
-    assert read_pixels(path, "x", DecodeSettings()).shape == (height, width, 3)
+    assert read_pixels(path, "x", DecodeSettings(), read_file).shape == (height, width, 3)
     (coco / "phone.jpg").write_bytes(path.read_bytes())
-    assert read_pixels(coco / "phone.jpg", "x", DecodeSettings()).shape == (width, height, 3)
+    assert read_pixels(coco / "phone.jpg", "x", DecodeSettings(), read_file).shape == (width, height, 3)
 
 
 def test_a_mixed_manifest_is_extracted_and_proved(coco: Path, settings_for: Callable[..., ExtractSettings]) -> None:

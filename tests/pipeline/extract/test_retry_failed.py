@@ -171,7 +171,7 @@ def test_a_shard_that_is_not_what_its_record_says_is_not_copied(
     data[5000] ^= 1
     shard.write_bytes(data)
     assert main(arguments(scenes, output, "--retry-failed")) == 1
-    assert "000001.tar: its bytes are not those of its record" in capsys.readouterr().err
+    assert "000001.tar: its SHA-256 is" in capsys.readouterr().err
 
 
 def test_in_a_bucket_as_on_a_disk(scenes: Path, bucket: str, tmp_path: Path) -> None:

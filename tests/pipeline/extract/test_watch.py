@@ -242,4 +242,4 @@ def test_a_damaged_state_counts_as_none(content: bytes, settings_for: Make, caps
 
 def test_no_data_set_is_a_usage_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["status", str(tmp_path)]) == 2
-    assert "is no data set" in capsys.readouterr().err
+    assert "expected a data set" in capsys.readouterr().err

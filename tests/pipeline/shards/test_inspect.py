@@ -260,9 +260,9 @@ def test_a_picture_that_cannot_be_written_is_said_to_be(dataset: Any, tmp_path: 
 
 
 def test_samples_that_are_not_there(dataset: Any) -> None:
-    with pytest.raises(ShardError, match="there are 7 samples"):
+    with pytest.raises(ShardError, match="the data set has 7 samples"):
         inspect(InspectSettings(target=f"{dataset.directory}:7"))
-    with pytest.raises(ShardError, match="none of the 7 samples"):
+    with pytest.raises(ShardError, match="no sample of 7 has"):
         inspect(InspectSettings(target=f"{dataset.directory}#photo.002"))
     with pytest.raises(ShardError, match=r"no dataset\.json"):
         inspect(InspectSettings(target=f"{dataset.directory}-typo:7"))

@@ -257,7 +257,7 @@ def test_a_dataset_json_that_contradicts_itself_is_refused(
 
 
 def test_a_dataset_json_of_another_format_or_absent_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ShardError, match=r"no dataset\.json: give a folder"):
+    with pytest.raises(ShardError, match=r"has no dataset\.json; expected a data set"):
         read_dataset(tmp_path)
     _spoil(tmp_path, lambda document: document.update(format=99))
     with pytest.raises(UnsupportedFormatError, match="is of format 99"):

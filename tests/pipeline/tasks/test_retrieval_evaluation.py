@@ -106,8 +106,7 @@ def test_a_model_without_an_alignment_head_is_refused(
     folder = Path(shutil.copytree(pretrained, tmp_path / "backbone"))
     ViLBertForPreTraining.from_pretrained(pretrained).bert.save_pretrained(folder)
     assert main(arguments(small, folder, "--zero-shot")) == 2
-    assert "lacks" in (said := capsys.readouterr().err)
-    assert "parameters of ViLBertForPreTraining" in said
+    assert "name a run of training" in capsys.readouterr().err
 
 
 def test_images_that_cannot_be_read_are_left_out_and_counted(
@@ -125,7 +124,17 @@ def test_images_that_cannot_be_read_are_left_out_and_counted(
     half = len(parts) // 2
     shard.write_bytes(NPY.join(parts[:half]) + NPY.lower().join([b"", *parts[half:]]))
     ranked = tmp_path / "ranked.json"
-    chosen = ["--on-corrupt", "skip", "--images", "60", "--output", str(ranked), "--most-missing", "0.9"]
+    chosen = [
+        "--no-verify-shards",
+        "--on-corrupt",
+        "skip",
+        "--images",
+        "60",
+        "--output",
+        str(ranked),
+        "--most-missing",
+        "0.9",
+    ]
     assert main(arguments(lost, folder, *chosen)) == 0
     said = json.loads(capsys.readouterr().out)
     captioned = read_captioned_images(small / "captions", "val")[:60]

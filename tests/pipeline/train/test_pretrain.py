@@ -72,7 +72,7 @@ def test_accumulation_changes_nothing_but_rounding(data: Path, undisturbed: Path
         (["--seed", "3"], "seed 42 before, now 3"),
         (["--learning-rate", "0.02"], "learning_rate"),
         (["--word-mask", "0.3"], "word_mask"),
-        (["--max-steps", "9"], "max_steps"),
+        (["--max-steps", "9"], "was planned for 8 steps"),
     ],
 )
 def test_other_settings_are_refused(

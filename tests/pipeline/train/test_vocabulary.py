@@ -99,7 +99,7 @@ def test_the_hub_has_tokenizers_too(bert: Path, tmp_path: Path, monkeypatch: pyt
     """The hub is played by a folder, which both know by a name with a dot."""
     new_tokenizer(CAPTIONS).save_pretrained(bert)
     name = "someone/bert-v1.0"
-    monkeypatch.setattr(text_stream, "hf_hub_download", lambda _, file: str(bert / file))
+    monkeypatch.setattr(text_stream, "hf_hub_download", lambda _, file, **options: str(bert / file))
     monkeypatch.chdir(tmp_path)
     real, asked = PreTrainedTokenizerFast.from_pretrained, []
     monkeypatch.setattr(

@@ -127,7 +127,11 @@ def test_a_name_that_cannot_be_had_is_refused_with_what_to_do(monkeypatch: pytes
         raise OSError("We couldn't connect to the hub\nand more")
 
     monkeypatch.setattr(AutoTokenizer, "from_pretrained", no_network)
-    with pytest.raises(RefusedError, match=r"some/name: .*couldn't connect.*give a\s+folder .*or new"):
+    monkeypatch.setattr("pipeline.train.words.hub_problem", lambda: None)
+    with pytest.raises(RefusedError, match=r"some/name: .*couldn't connect.*Give a folder .*or new"):
+        load_tokenizer("some/name", None)
+    monkeypatch.setattr("pipeline.train.words.hub_problem", lambda: "the hub cannot be reached")
+    with pytest.raises(RefusedError, match=r"some/name: .*the hub cannot be reached.*Give a folder .*or new"):
         load_tokenizer("some/name", None)
 
 
