@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, repeat
@@ -195,16 +196,20 @@ class Manifest:
             raise ManifestError(f"{path}: a Parquet file, but not a manifest; {make_one}")
         if found != str(FORMAT).encode():
             raise ManifestError(
-                f"{path}: manifest format {found.decode()}, this version reads format {FORMAT}; "
+                f"{path}: manifest format {found[:20].decode(errors='replace')}, this version reads format {FORMAT}; "
                 "make the manifest again with `vilbert manifest`"
             )
-        groups = [metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)]
-        rows = int(footer[b"vilbert.manifest.rows"])
-        columns = metadata.schema.to_arrow_schema()
-        if rows != sum(groups) or not columns.equals(schema(orientation=ORIENTATION in columns.names)):
+        try:
+            groups = [metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)]
+            columns = metadata.schema.to_arrow_schema()
+            is_whole = columns.equals(schema(orientation=ORIENTATION in columns.names)) and min(groups, default=0) >= 0
+        except (pa.ArrowException, OSError, ValueError, OverflowError) as error:
+            raise ManifestError(f"{path}: damaged footer ({error}); make the manifest again") from None
+        rows, digest = footer.get(b"vilbert.manifest.rows"), footer.get(b"vilbert.manifest.hash", b"")
+        if rows != str(sum(groups)).encode() or not re.fullmatch(rb"[0-9a-f]{64}", digest) or not is_whole:
             raise ManifestError(f"{path}: the footer disagrees with the rows or columns; make the manifest again")
         starts = tuple(accumulate(groups, initial=0))
-        return cls(path=path, rows=rows, hash=footer[b"vilbert.manifest.hash"].decode(), group_starts=starts)
+        return cls(path=path, rows=sum(groups), hash=digest.decode(), group_starts=starts)
 
     def read(self, start: int, stop: int) -> list[ImageRecord]:
         """Return rows [start, stop), reading only the row groups that hold them; raise IndexError outside [0, rows]."""
@@ -214,8 +219,14 @@ class Manifest:
         if start == stop:
             return []
         table = self._read_groups(groups, None)
-        rows = table.slice(start - self.group_starts[groups[0]], stop - start).to_pydict()
-        orientation = rows.get(ORIENTATION, repeat(True, stop - start))
+        try:
+            rows = table.slice(start - self.group_starts[groups[0]], stop - start).to_pydict()
+            return self._records(rows, stop - start)
+        except (ValueError, TypeError, LookupError) as error:  # text that is not UTF-8, null where a value is due
+            raise ManifestError(f"{self.path}: rows [{start}, {stop}) are damaged ({error}); make it again") from None
+
+    def _records(self, rows: dict[str, list[Any]], count: int) -> list[ImageRecord]:
+        orientation = rows.get(ORIENTATION, repeat(True, count))
         return [
             ImageRecord(
                 image_id=image_id,
