@@ -51,7 +51,8 @@ class GivenBoxes:
 
     def join(self, records: Iterator[ImageRecord], report: Report) -> Iterator[ImageRecord]:
         """Yield the records with their boxes; count those without, and boxes outside their image."""
-        return boxes_in_pixels(self._joined(records, report), f"--given-boxes {self.path}", report, self._form)
+        joined, where = self._joined(records, report), f"--given-boxes {self.path}"
+        return boxes_in_pixels(joined, where, report, self._form, only=self._boxes.keys())
 
     def _joined(self, records: Iterator[ImageRecord], report: Report) -> Iterator[ImageRecord]:
         for record in records:
