@@ -18,6 +18,8 @@ URI_NAMES = (
     *("uri", "url", "image_url", "path", "img_path", "image_path"),
     *("image", "file_name", "filename", "filepath"),
 )
+FIELD_NAMES = ("split", "sha256", "width", "height", "boxes", "exif_orientation")
+"""Columns that a record takes besides its id, image and captions."""
 CAPTION_NAMES = ("caption", "captions", "sentences", "text", "title")
 
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from manifests.columns import ID_NAMES, ColumnNames, normalise, require_columns, uri_column
+from manifests.columns import FIELD_NAMES, ID_NAMES, ColumnNames, normalise, require_columns, uri_column
 from manifests.images import walk
 from manifests.record import ManifestError
 from manifests.report import Report
@@ -18,7 +18,7 @@ from manifests.report import Report
 ROWS_AT_A_TIME = 4096
 _OTHERS = (
     *ID_NAMES,
-    *("split", "sha256", "width", "height", "boxes", "exif_orientation"),
+    *FIELD_NAMES,
     *("key", "status", "error_message", "original_width", "original_height"),
 )
 _PUBLISHED = re.compile(r"(train|validation|val|test)-\d+-of-\d+")
