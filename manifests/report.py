@@ -38,7 +38,9 @@ ISSUES = {
     "outside-name": Issue(True, "files of a shard whose name leads out of it: absolute, or with `..`"),
     "unreadable-name": Issue(True, "files whose name is not valid UTF-8, or holds the `::` of chained URLs"),
     "other-file": Issue(True, "files that are no image by their name"),
-    "hidden-file": Issue(True, "images that are hidden, or in a hidden folder (.name, __MACOSX, @eaDir)"),
+    "hidden-file": Issue(
+        True, "images, shards and tables that are hidden, or in a hidden folder (.name, __MACOSX, @eaDir)"
+    ),
     "missing-file": Issue(False, "rows whose image file is not there; extraction will list them as failed"),
     "duplicate-uri": Issue(False, "rows whose path or URL an earlier row has"),
     "merged-row": Issue(False, "rows that name the image of an earlier row, whose captions were added to it"),

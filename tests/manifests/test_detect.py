@@ -104,6 +104,8 @@ def touch(root: Path, *names: str) -> Path:
         (["README.md", "data/train-00000-of-00001.parquet"], "parquet"),
         (["metadata.jsonl", "a.png"], "folder"),
         (["cc3m/00000.tar", "cc3m/00000_stats.json"], "folder"),
+        (["._00000.tar", "a.png"], "folder"),
+        ([".Trash/00000.tar", ".cache/a.png", "train.parquet"], "parquet"),
     ],
 )
 def test_folders(tmp_path: Path, names: list[str], kind: str) -> None:

@@ -242,4 +242,4 @@ def test_entries_that_belong_to_no_shard_are_counted(tmp_path: Path) -> None:
     (tmp_path / "more").mkdir()
     report = Report()
     assert len(list(read_img2dataset(tmp_path, report, incomplete=True))) == 1
-    assert report.counts == {"other-file": 3, "incomplete-shard": 2, "no-caption": 1}
+    assert report.counts == {"other-file": 3, "hidden-file": 1, "incomplete-shard": 2, "no-caption": 1}
