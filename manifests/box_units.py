@@ -25,7 +25,7 @@ def refuse_fractions(where: str, images: int) -> NoReturn:
     raise ManifestError(
         f"{where}: the boxes of all {images:,} images lie within 0..1, so they are fractions of the image and not "
         "pixels, and extraction would refuse them as bad_boxes; say what they are with --box-format xyxy-normalized, "
-        "xywh-normalized or cxcywh-normalized (or xyxy, if they really are pixels)"
+        "xywh-normalized or cxcywh-normalized"
     )
 
 

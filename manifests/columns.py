@@ -33,6 +33,11 @@ class ColumnNames(NamedTuple):
     box_format: BoxFormat | None = None
     """Of --box-format: how the boxes of the column `boxes` are written."""
 
+    @property
+    def named(self) -> bool:
+        """Whether the user named a column."""
+        return self.uri is not None or self.caption is not None
+
 
 USUAL_NAMES = ColumnNames()
 """Where the user named none."""

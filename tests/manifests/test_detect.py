@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from manifests.columns import ColumnNames
 from manifests.detect import HEAD, Kind, detect_file, detect_kind
 from manifests.record import ManifestError
 
@@ -83,6 +84,12 @@ def test_files(content: bytes, kind: str) -> None:
 def test_files_that_are_refused(content: bytes, message: str) -> None:
     with pytest.raises(ManifestError, match=message):
         detect_file(content, "f")
+
+
+def test_a_box_format_does_not_make_captions_with_a_header_a_table(tmp_path: Path) -> None:
+    (tmp_path / "cc.tsv").write_text("url\tcaption\nhttp://x/1\ta, b\n")
+    assert detect_kind(tmp_path / "cc.tsv", ColumnNames(box_format="xyxy-normalized")) == "conceptual-captions"
+    assert detect_kind(tmp_path / "cc.tsv", ColumnNames(caption="caption")) == "csv"
 
 
 def touch(root: Path, *names: str) -> Path:
