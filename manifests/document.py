@@ -9,6 +9,8 @@ from typing import Any
 from manifests.record import ManifestError
 from vilbert.untrusted.documents import DocumentError, read_json
 
+_MAX_DIGITS = 10  # of a number below 2**31; int() raises for more than 4,300
+
 
 def read_document(
     path: Path, lists: Sequence[str], *, optional: Sequence[str] = (), drop: Sequence[str] = ()
@@ -41,7 +43,7 @@ def read_document(
 
 def pixels(value: object) -> int | None:
     """Return a width or height that is a positive whole number, given as a number or as its digits; else None."""
-    if isinstance(value, str) and value.isdecimal():
+    if isinstance(value, str) and len(value) <= _MAX_DIGITS and value.isdecimal():
         value = int(value)
     if isinstance(value, float) and value.is_integer():
         value = int(value)
