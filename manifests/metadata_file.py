@@ -88,7 +88,9 @@ class MetadataFile:
         for where, record in merge_rows(self._records(report), report):
             if check_files and "://" not in record.uri:
                 folder, name = os.path.split(record.uri)
-                if name not in self._listing(folder)[0]:
+                if name not in self._listing(folder)[0] and not os.path.isfile(
+                    record.uri
+                ):  # hidden ones are not listed
                     report.count("missing-file", f"{where}: {record.uri}")
             yield record
 
