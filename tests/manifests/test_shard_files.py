@@ -166,6 +166,17 @@ def negative_size(data: bytes) -> bytes:
     return bytes(header) + data[512:]
 
 
+@pytest.mark.parametrize("size", [2 << 20, 1 << 50, 1 << 62])
+@pytest.mark.parametrize("kind", [tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK, tarfile.XHDTYPE])
+def test_a_header_of_any_size_takes_no_memory(tmp_path: Path, kind: bytes, size: int) -> None:
+    header = tarfile.TarInfo("long")
+    header.type, header.size = kind, size
+    data = header.tobuf(tarfile.GNU_FORMAT)
+    records, report = read(tmp_path, [("a.jpg", "A")], lambda rest: rest[:1024] + data + rest[1024:])
+    assert (len(records), report.counts["damaged-tar"]) == (1, 1)
+    assert f"{size:,} bytes" in report.examples["damaged-tar"][0]
+
+
 @pytest.mark.parametrize(
     ("edit", "rows"),
     [
