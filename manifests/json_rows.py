@@ -8,6 +8,7 @@ from typing import IO, Any
 
 from manifests.columns import FIELD_NAMES, ID_NAMES, ColumnNames, caption_column, normalise_row, uri_column
 from manifests.record import ManifestError
+from manifests.regular_file import open_regular
 from manifests.report import Report
 from vilbert.untrusted.documents import DocumentError, parse_json, read_json
 
@@ -17,7 +18,7 @@ MAX_LINE = 1 << 26
 
 def read_jsonl(path: Path, report: Report) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield (place, row) of a file with one JSON object a line; names are normalised, nulls left away."""
-    with open(path, encoding="utf-8-sig", errors="replace", newline="\n") as file:
+    with open(path, encoding="utf-8-sig", errors="replace", opener=open_regular, newline="\n") as file:
         for number, line in enumerate(_lines(file), 1):
             where = f"{path}:{number}"
             try:

@@ -14,6 +14,7 @@ from typing import Any
 from manifests.columns import FIELD_NAMES, ID_NAMES, ColumnNames, normalise, require_columns, uri_column
 from manifests.images import is_hidden, is_hidden_below, walk
 from manifests.record import ManifestError
+from manifests.regular_file import require_regular
 from manifests.report import Report
 
 ROWS_AT_A_TIME = 4096
@@ -112,6 +113,7 @@ def _fields(path: Path) -> dict[str, Any]:
     import pyarrow.parquet as pq
 
     try:
+        require_regular(path)
         schema = pq.read_schema(path)
     except (pa.ArrowException, OSError) as error:
         raise ManifestError(f"{path}: not a Parquet file, or a damaged one ({error}); fetch it again") from None

@@ -15,7 +15,7 @@ from pathlib import Path
 from threading import Lock
 from typing import Any
 
-from manifests.regular_file import open_regular
+from manifests.regular_file import open_regular, require_regular
 from manifests.tar_listing import list_tar
 
 NEVER_OPENED = frozenset(
@@ -147,7 +147,7 @@ def _check_regular(uri: str) -> None:
     """Raise OSError where a chain ends in a file of this machine that is a pipe, device or folder, or is not there."""
     last = uri.rpartition("::")[2]
     if "://" not in last or _FILE.match(last):
-        os.close(open_regular(_FILE.sub("", last), os.O_RDONLY | os.O_CLOEXEC))
+        require_regular(_FILE.sub("", last))
 
 
 def _bytes(file: Any, limit: int) -> bytes:

@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from manifests import shard_files
 from manifests.img2dataset import read_img2dataset
 from manifests.record import ImageRecord
 from manifests.report import ISSUES, Report
@@ -244,6 +245,23 @@ def test_a_caption_column_of_another_type_is_no_text(tmp_path: Path, captions: l
     report = Report()
     assert [record.captions for record in read_img2dataset(tmp_path, report, incomplete=True)] == [(), ()]
     assert report.counts == {"bad-caption": 2}
+
+
+@pytest.mark.parametrize("tar", [True, False])
+def test_a_side_file_that_is_too_large_is_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tar: bool) -> None:
+    monkeypatch.setattr(shard_files, "MAX_SIDE_BYTES", 20)
+    members = [("a.jpg", "A"), ("a.txt", "a" * 21), ("b.jpg", "B"), ("b.json", '{"caption": "too long"}'),
+               ("c.jpg", "C"), ("c.txt", "c" * 20)]  # fmt: skip
+    if tar:
+        write_tar(tmp_path / "00000.tar", members)
+    else:
+        (tmp_path / "00000").mkdir()
+        for name, text in members:
+            (tmp_path / "00000" / name).write_text(text)
+    report = Report()
+    records = list(read_img2dataset(tmp_path, report, incomplete=True))
+    assert [(record.image_id, record.captions) for record in records] == [("a", ()), ("c", ("c" * 20,))]
+    assert report.counts == {"unreadable-caption": 1, "malformed-row": 1, "no-caption": 1}
 
 
 def test_entries_that_belong_to_no_shard_are_counted(tmp_path: Path) -> None:
