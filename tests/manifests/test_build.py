@@ -228,8 +228,9 @@ def test_a_box_format_is_of_the_given_boxes_where_the_source_holds_none(tmp_path
     (tmp_path / "images").mkdir()
     Image.new("RGB", (64, 32)).save(tmp_path / "images/1.jpg")
     (tmp_path / "boxes.jsonl").write_text('{"image_id": "1", "boxes": [[0.25, 0.25, 0.5, 0.5]]}\n')
-    source, options = tmp_path / "dataset_shapes.json", {"images": tmp_path / "images"}
+    source = tmp_path / "dataset_shapes.json"
+    options: dict[str, Any] = {"images": tmp_path / "images", "box_format": "xyxy-normalized"}
     with pytest.raises(ManifestError, match="--box-format: of no use to karpathy without --given-boxes"):
-        build(tmp_path, source, **options, box_format="xyxy-normalized")
-    rows, _ = build(tmp_path, source, **options, given_boxes=tmp_path / "boxes.jsonl", box_format="xyxy-normalized")
+        build(tmp_path, source, **options)
+    rows, _ = build(tmp_path, source, **options, given_boxes=tmp_path / "boxes.jsonl")
     assert [record.boxes_xyxy for record in rows] == [((16.0, 8.0, 32.0, 16.0),)]

@@ -23,7 +23,7 @@ def test_boxes_in_the_image_are_taken() -> None:
 def test_the_first_pixel_is_a_box_as_in_the_manifest() -> None:
     boxes = ((0.0, 0.0, 1.0, 1.0),)
     assert not are_fractions(boxes)
-    np.testing.assert_array_equal(given_boxes(record(*boxes), 40, 30), np.float32(boxes))
+    np.testing.assert_array_equal(given_boxes(record(*boxes), 40, 30), np.array(boxes, np.float32))
 
 
 @pytest.mark.parametrize(
