@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 import warnings
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from typing import NoReturn
 
 from manifests.boxes import BoxFormat, are_fractions, fit_boxes, is_normalized, scale_boxes, within_unit
@@ -25,21 +25,31 @@ def refuse_fractions(where: str, images: int) -> NoReturn:
     raise ManifestError(
         f"{where}: the boxes of all {images:,} images lie within 0..1, so they are fractions of the image and not "
         "pixels, and extraction would refuse them as bad_boxes; say what they are with --box-format xyxy-normalized, "
-        "xywh-normalized or cxcywh-normalized (or xyxy, if they really are pixels)"
+        "xywh-normalized or cxcywh-normalized"
     )
 
 
 def boxes_in_pixels(
-    records: Iterator[ImageRecord], where: str, report: Report, form: BoxFormat | None
+    records: Iterator[ImageRecord],
+    where: str,
+    report: Report,
+    form: BoxFormat | None,
+    *,
+    only: Container[str] | None = None,
 ) -> Iterator[ImageRecord]:
     """Yield the records with boxes in pixels, clipped to their image where they lie up to a pixel outside.
 
+    only: ids of the images whose boxes are of this source; other records stay as they are, because their own source
+    has converted their boxes already. None for all.
     form: as the user named it; None for pixels. Then ManifestError at the end where all boxes are fractions, and a
     count of the images whose boxes are. ManifestError too where boxes are fractions and a size cannot be found out.
     """
     with_boxes = within = fractions = 0
     reader = ImageReader()
     for record in records:
+        if only is not None and record.image_id not in only:
+            yield record
+            continue
         if boxes := record.boxes_xyxy:
             with_boxes += 1
             if form is not None and is_normalized(form):

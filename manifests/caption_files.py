@@ -14,6 +14,7 @@ from typing import Any
 
 from manifests.captions import clean_captions
 from manifests.columns import ColumnNames, caption_column, normalise_row
+from manifests.regular_file import open_regular
 from manifests.report import EXAMPLES, Report
 from vilbert.untrusted.documents import parse_json
 
@@ -66,7 +67,7 @@ class CaptionFiles:
     def _read_file(self, path: str) -> tuple[str, ...] | None:
         """Return the captions in a file; None where it is something else than a file of captions."""
         try:
-            with open(path, "rb") as file:
+            with open(path, "rb", opener=open_regular) as file:
                 data = file.read(MAX_BYTES + 1)
             if len(data) > MAX_BYTES:
                 raise ValueError(f"larger than {MAX_BYTES:,} bytes")

@@ -18,6 +18,8 @@ URI_NAMES = (
     *("uri", "url", "image_url", "path", "img_path", "image_path"),
     *("image", "file_name", "filename", "filepath"),
 )
+FIELD_NAMES = ("split", "sha256", "width", "height", "boxes", "exif_orientation")
+"""Columns that a record takes besides its id, image and captions."""
 CAPTION_NAMES = ("caption", "captions", "sentences", "text", "title")
 
 
@@ -30,6 +32,11 @@ class ColumnNames(NamedTuple):
     """Of --caption-column."""
     box_format: BoxFormat | None = None
     """Of --box-format: how the boxes of the column `boxes` are written."""
+
+    @property
+    def named(self) -> bool:
+        """Whether the user named a column."""
+        return self.uri is not None or self.caption is not None
 
 
 USUAL_NAMES = ColumnNames()

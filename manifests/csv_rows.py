@@ -13,6 +13,7 @@ from typing import IO, Any
 
 from manifests.columns import ColumnNames, names_an_image, normalise, require_columns
 from manifests.record import ManifestError
+from manifests.regular_file import open_regular
 from manifests.report import Report
 
 SEPARATORS = (",", ";", "\t")
@@ -78,7 +79,7 @@ class _Lines:
 def read_csv(path: Path, report: Report, columns: ColumnNames) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield (place, row) of a file whose first line names the columns; names are normalised, empty cells left away."""
     csv.field_size_limit(max(MAX_CELL, csv.field_size_limit()))
-    with open(path, encoding="utf-8-sig", errors="replace", newline="") as file:
+    with open(path, encoding="utf-8-sig", errors="replace", opener=open_regular, newline="") as file:
         header = csv_header(_first_lines(file), columns)
         file.seek(0)
         rows = _rows(path, file, header[0] if header else ",", report)

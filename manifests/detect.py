@@ -135,7 +135,7 @@ def _detect_lines(text: str, *, whole: bool, where: str, columns: ColumnNames) -
             raise ManifestError(f"{where}: a header with {header[0]!r} over rows with tabs; {_FORCE}")
         return "csv"
     has_tabs = tabs >= 0.95 * len(lines)
-    if header is not None and not (has_tabs and columns == USUAL_NAMES and _has_layout(lines)):
+    if header is not None and not (has_tabs and not columns.named and _has_layout(lines)):
         return "csv"
     if has_tabs:
         detect_layout(lines, where)

@@ -7,7 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from manifests.record import ManifestError
+from manifests.regular_file import require_regular
 from vilbert.untrusted.documents import DocumentError, read_json
+
+_MAX_DIGITS = 10  # of a number below 2**31; int() raises for more than 4,300
 
 
 def read_document(
@@ -18,7 +21,7 @@ def read_document(
     lists: names that must hold a list of objects. optional: names that do, or become an empty list.
     drop: names thrown away wherever they stand, as the file is parsed (the polygons of an instances file take gigabytes
     as Python lists).
-    Raises ManifestError naming the file and the place.
+    Raises ManifestError naming the file and the place, OSError where it cannot be opened.
     """
 
     def without(value: dict[str, Any]) -> dict[str, Any]:
@@ -26,6 +29,7 @@ def read_document(
             value.pop(name, None)
         return value
 
+    require_regular(path)
     try:
         document = read_json(path, object_hook=without if drop else None, allow_surrogates=True, allow_nan=True)
     except DocumentError as error:
@@ -41,7 +45,7 @@ def read_document(
 
 def pixels(value: object) -> int | None:
     """Return a width or height that is a positive whole number, given as a number or as its digits; else None."""
-    if isinstance(value, str) and value.isdecimal():
+    if isinstance(value, str) and len(value) <= _MAX_DIGITS and value.isdecimal():
         value = int(value)
     if isinstance(value, float) and value.is_integer():
         value = int(value)

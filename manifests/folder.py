@@ -15,9 +15,9 @@ from manifests.caption_files import CaptionFiles, is_caption_file
 from manifests.captions import storable
 from manifests.columns import USUAL_NAMES, ColumnNames
 from manifests.image_ids import image_names
-from manifests.images import has_image_suffix, is_hidden, is_image, walk
+from manifests.images import has_image_suffix, is_hidden, is_hidden_below, is_image, walk
 from manifests.img2dataset import read_img2dataset
-from manifests.metadata_file import MetadataFile, find_metadata
+from manifests.metadata_file import MetadataFile, find_metadata, is_metadata
 from manifests.record import ImageRecord, ManifestError
 from manifests.report import Report
 
@@ -26,15 +26,19 @@ _SHARD = re.compile(r".*\.tar|\d+\.parquet|\d+_stats\.json")
 
 def shard_names(folder: Path, names: Sequence[str]) -> list[str]:
     """Return which files of a folder are parts of shards of images; none where neither tars nor folders hold those."""
-    names = [name for name in names if _SHARD.fullmatch(name)]
+    names = [name for name in names if _SHARD.fullmatch(name) and not is_hidden(name)]
     numbers = {re.split(r"[_.]", name)[0] for name in names}
     has_images = any(name.endswith(".tar") for name in names) or any((folder / number).is_dir() for number in numbers)
     return names if has_images else []
 
 
 def holds_images(path: Path) -> bool:
-    """Say whether a tree has an image file, or shards below its root."""
-    return any(any(map(is_image, names)) or shard_names(Path(folder), names) for folder, names in walk(path))
+    """Say whether a tree has an image file, or shards below its root, outside of hidden folders."""
+    return any(
+        any(map(is_image, names)) or shard_names(Path(folder), names)
+        for folder, names in walk(path)
+        if not is_hidden_below(path, folder)
+    )
 
 
 def read_folder(
@@ -59,7 +63,8 @@ def read_folder(
         if shard_folder and folder.startswith(shard_folder):
             continue  # the loose files of a shard
         prefix = "" if folder == root else os.path.relpath(folder, root).replace(os.sep, "/") + "/"
-        if folder != root and not any(map(is_image, names)) and shard_names(Path(folder), names):
+        hidden = is_hidden_below(root, folder)
+        if folder != root and not hidden and not any(map(is_image, names)) and shard_names(Path(folder), names):
             shard_folder = os.path.join(folder, "")
             for record in read_img2dataset(
                 Path(folder), report, check_files=check_files, incomplete=incomplete, split=split
@@ -69,12 +74,11 @@ def read_folder(
         while metadata and not f"{folder}{os.sep}".startswith(f"{metadata[-1].folder}{os.sep}"):
             metadata.pop()
         file = None
-        if found := find_metadata(folder, names, columns):
+        if not hidden and (found := find_metadata(folder, names, columns)):
             file, has_columns = found[0], True
             metadata.append(MetadataFile(file, root, found[1]))
             for record in metadata[-1].read(report, check_files=check_files):
                 yield record if split is None else record._replace(split=split)
-        hidden = any(map(is_hidden, prefix.split("/")))
         images = list(_images(folder, names, report, hidden=hidden, captions=not metadata, metadata=file))
         ids = image_names(names)
         if metadata:
@@ -104,7 +108,7 @@ def _images(
         file = os.path.join(folder, name)
         if storable(file) != file:
             report.count("unreadable-name", repr(file))
-        elif has_image_suffix(name) and (hidden or is_hidden(name)):
+        elif (hidden or is_hidden(name)) and (has_image_suffix(name) or _SHARD.fullmatch(name) or is_metadata(name)):
             report.count("hidden-file", file)
         elif is_image(name):
             yield name

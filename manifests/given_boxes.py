@@ -17,6 +17,7 @@ from manifests.document import read_document
 from manifests.fields import FieldError, id_field, list_field
 from manifests.json_rows import read_jsonl
 from manifests.record import Box, ImageRecord, ManifestError
+from manifests.regular_file import open_regular
 from manifests.report import Report
 from vilbert.untrusted.documents import parse_json
 
@@ -51,7 +52,8 @@ class GivenBoxes:
 
     def join(self, records: Iterator[ImageRecord], report: Report) -> Iterator[ImageRecord]:
         """Yield the records with their boxes; count those without, and boxes outside their image."""
-        return boxes_in_pixels(self._joined(records, report), f"--given-boxes {self.path}", report, self._form)
+        joined, where = self._joined(records, report), f"--given-boxes {self.path}"
+        return boxes_in_pixels(joined, where, report, self._form, only=self._boxes.keys())
 
     def _joined(self, records: Iterator[ImageRecord], report: Report) -> Iterator[ImageRecord]:
         for record in records:
@@ -76,10 +78,12 @@ def _boxes(numbers: array[float]) -> Iterator[Box]:
 def is_jsonl(path: Path) -> bool:
     """Say whether a file's first line alone is a JSON object with boxes."""
     try:
-        with open(path, encoding="utf-8-sig") as file:
+        with open(path, encoding="utf-8-sig", opener=open_regular) as file:
             first = parse_json(file.readline(_HEAD), allow_surrogates=True, allow_nan=True)
     except FileNotFoundError:
         raise ManifestError(f"--given-boxes {path}: no such file") from None
+    except OSError as error:
+        raise ManifestError(f"--given-boxes {path}: cannot be read: {error.strerror}") from None
     except ValueError:
         return False
     return isinstance(first, dict) and "boxes" in first

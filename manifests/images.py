@@ -36,6 +36,14 @@ def is_hidden(name: str) -> bool:
     return (name.startswith(".") and name not in (".", "..")) or name in _HIDDEN
 
 
+def is_hidden_below(root: Path | str, folder: str) -> bool:
+    """Say whether a folder that `walk` yields is hidden or lies in a hidden one below the root.
+
+    The root itself may be hidden: the user named it.
+    """
+    return any(map(is_hidden, os.path.relpath(folder, root).split(os.sep)))
+
+
 def leads_out(name: str) -> bool:
     """Say whether a relative name could lead out of the folder or archive that it is looked up in."""
     return _OUTSIDE.match(name) is not None

@@ -15,6 +15,7 @@ from manifests.captions import image_captions
 from manifests.document import pixels, read_document
 from manifests.images import is_image, leads_out
 from manifests.record import ImageRecord, ManifestError
+from manifests.regular_file import require_regular
 from manifests.report import Report
 from manifests.shard_files import ShardFiles, open_shard
 from manifests.shards import Shard, find_shards
@@ -41,6 +42,7 @@ def parquet_rows(shard: Shard) -> list[dict[str, Any]]:
         "original_height",
     )
     try:
+        require_regular(path)
         names = pq.read_schema(path).names
         rows = pq.read_table(path, columns=[name for name in wanted if name in names]).to_pylist()
     except (pa.ArrowException, OSError, ValueError) as error:

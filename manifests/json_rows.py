@@ -6,8 +6,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
-from manifests.columns import ID_NAMES, ColumnNames, caption_column, normalise_row, uri_column
+from manifests.columns import FIELD_NAMES, ID_NAMES, ColumnNames, caption_column, normalise_row, uri_column
 from manifests.record import ManifestError
+from manifests.regular_file import open_regular
 from manifests.report import Report
 from vilbert.untrusted.documents import DocumentError, parse_json, read_json
 
@@ -17,7 +18,7 @@ MAX_LINE = 1 << 26
 
 def read_jsonl(path: Path, report: Report) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield (place, row) of a file with one JSON object a line; names are normalised, nulls left away."""
-    with open(path, encoding="utf-8-sig", errors="replace", newline="\n") as file:
+    with open(path, encoding="utf-8-sig", errors="replace", opener=open_regular, newline="\n") as file:
         for number, line in enumerate(_lines(file), 1):
             where = f"{path}:{number}"
             try:
@@ -38,7 +39,8 @@ def read_jsonl(path: Path, report: Report) -> Iterator[tuple[str, dict[str, Any]
 def read_json_array(path: Path, report: Report, columns: ColumnNames) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield (place, row) of a file that is one array of objects; rows of the same image become one.
 
-    LAVIS lists an image once for each of its captions. The file is held in memory.
+    LAVIS lists an image once for each of its captions. Rows become one where all that a record takes of them but the
+    captions is equal; a row with other boxes or another split stays a row of its own. The file is held in memory.
     """
     try:
         document = read_json(path, allow_surrogates=True, allow_nan=True)
@@ -46,7 +48,7 @@ def read_json_array(path: Path, report: Report, columns: ColumnNames) -> Iterato
         raise ManifestError(f"{path}: {error}; is the download complete?") from None
     if not isinstance(document, list):
         raise ManifestError(f"{path}: not a JSON array of objects; see docs/manifests.md for the formats")
-    images: dict[tuple[str, str], tuple[str, dict[str, Any]]] = {}
+    images: dict[tuple[str, str, str], tuple[str, dict[str, Any]]] = {}
     for i, row in enumerate(document):
         where = f"{path}: [{i}]"
         try:
@@ -58,7 +60,8 @@ def read_json_array(path: Path, report: Report, columns: ColumnNames) -> Iterato
             continue
         uri, caption = uri_column(values, columns, where), caption_column(values, columns, where)
         ids = [values[name] for name in ID_NAMES if name in values]
-        image = repr(ids[:1]), repr(values.get(uri) if uri else i)
+        fields = [values.get(name) for name in FIELD_NAMES]
+        image = repr(ids[:1]), repr(values.get(uri) if uri else i), repr(fields)
         if image not in images:
             images[image] = where, values
         else:

@@ -19,6 +19,7 @@ from manifests.json_rows import read_jsonl
 from manifests.merge import merge_rows
 from manifests.parquet_rows import has_image_column
 from manifests.record import ImageRecord, ManifestError
+from manifests.regular_file import open_regular
 from manifests.report import Report
 from manifests.table import TableKind, read_rows, table_record
 from manifests.uri import is_remote
@@ -58,7 +59,7 @@ def find_metadata(folder: str, names: list[str], columns: ColumnNames) -> tuple[
 def _names_images(path: Path, columns: ColumnNames) -> bool:
     match _KINDS[path.name]:
         case "csv":
-            with open(path, encoding="utf-8-sig", errors="replace", newline="") as file:
+            with open(path, encoding="utf-8-sig", errors="replace", opener=open_regular, newline="") as file:
                 return csv_header(list(islice(file, HEADER_LINES)), columns) is not None
         case "jsonl":
             return any(names_an_image(row, columns) for _, row in islice(read_jsonl(path, Report()), 1))
@@ -88,7 +89,9 @@ class MetadataFile:
         for where, record in merge_rows(self._records(report), report):
             if check_files and "://" not in record.uri:
                 folder, name = os.path.split(record.uri)
-                if name not in self._listing(folder)[0]:
+                if name not in self._listing(folder)[0] and not os.path.isfile(
+                    record.uri
+                ):  # hidden ones are not listed
                     report.count("missing-file", f"{where}: {record.uri}")
             yield record
 

@@ -5,30 +5,45 @@ Files are read in batches of rows, of the columns that are needed. Images inside
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from manifests.columns import ID_NAMES, ColumnNames, normalise, require_columns, uri_column
-from manifests.images import walk
+from manifests.columns import FIELD_NAMES, ID_NAMES, ColumnNames, normalise, require_columns, uri_column
+from manifests.images import is_hidden, is_hidden_below, walk
 from manifests.record import ManifestError
+from manifests.regular_file import require_regular
 from manifests.report import Report
 
 ROWS_AT_A_TIME = 4096
 _OTHERS = (
     *ID_NAMES,
-    *("split", "sha256", "width", "height", "boxes", "exif_orientation"),
+    *FIELD_NAMES,
     *("key", "status", "error_message", "original_width", "original_height"),
 )
 _PUBLISHED = re.compile(r"(train|validation|val|test)-\d+-of-\d+")
 
 
-def parquet_files(path: Path) -> list[Path]:
-    """Return the file itself, or every .parquet file under a folder, sorted by folder and name."""
+def parquet_files(path: Path, report: Report | None = None) -> list[Path]:
+    """Return the file itself, or every .parquet file under a folder, sorted by folder and name.
+
+    report: counts the hidden ones, which are left out.
+    """
     if not path.is_dir():
         return [path]
-    return [Path(folder, name) for folder, names in walk(path) for name in names if name.endswith(".parquet")]
+    found = []
+    for folder, names in walk(path):
+        hidden = is_hidden_below(path, folder)
+        for name in names:
+            if not name.endswith(".parquet"):
+                continue
+            if not hidden and not is_hidden(name):
+                found.append(Path(folder, name))
+            elif report is not None:
+                report.count("hidden-file", os.path.join(folder, name))
+    return found
 
 
 def parquet_split(path: Path) -> str:
@@ -98,6 +113,7 @@ def _fields(path: Path) -> dict[str, Any]:
     import pyarrow.parquet as pq
 
     try:
+        require_regular(path)
         schema = pq.read_schema(path)
     except (pa.ArrowException, OSError) as error:
         raise ManifestError(f"{path}: not a Parquet file, or a damaged one ({error}); fetch it again") from None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 
@@ -11,5 +12,10 @@ def open_regular(path: str, flags: int) -> int:
     descriptor = os.open(path, flags | os.O_NONBLOCK)
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
-        raise OSError("it is not a regular file")
+        raise OSError(errno.EINVAL, "it is not a regular file", path)
     return descriptor
+
+
+def require_regular(path: str | os.PathLike[str]) -> None:
+    """Raise OSError where a path is not that of a regular file, for readers of libraries that open it themselves."""
+    os.close(open_regular(os.fspath(path), os.O_RDONLY | os.O_CLOEXEC))

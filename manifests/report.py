@@ -33,12 +33,14 @@ ISSUES = {
     "unlisted-image": Issue(True, "images of an img2dataset shard that its Parquet file does not list"),
     "no-image": Issue(True, "captions and metadata of a shard without an image of their key"),
     "repeated-image": Issue(True, "images of a tar that a later member of the same name replaces"),
-    "unreadable-member": Issue(True, "members of a tar without bytes of their own: links to nothing, devices"),
+    "unreadable-member": Issue(True, "members of a shard without bytes of their own: links to nothing, pipes, devices"),
     "damaged-tar": Issue(True, "tars that end early or hold a damaged header; what follows it is not read"),
     "outside-name": Issue(True, "files of a shard whose name leads out of it: absolute, or with `..`"),
     "unreadable-name": Issue(True, "files whose name is not valid UTF-8, or holds the `::` of chained URLs"),
     "other-file": Issue(True, "files that are no image by their name"),
-    "hidden-file": Issue(True, "images that are hidden, or in a hidden folder (.name, __MACOSX, @eaDir)"),
+    "hidden-file": Issue(
+        True, "images, shards and tables that are hidden, or in a hidden folder (.name, __MACOSX, @eaDir)"
+    ),
     "missing-file": Issue(False, "rows whose image file is not there; extraction will list them as failed"),
     "duplicate-uri": Issue(False, "rows whose path or URL an earlier row has"),
     "merged-row": Issue(False, "rows that name the image of an earlier row, whose captions were added to it"),

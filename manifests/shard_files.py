@@ -7,19 +7,25 @@ name goes first, and two images of one key stay two images.
 
 from __future__ import annotations
 
+import os
 import posixpath
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from manifests.captions import storable
 from manifests.image_ids import image_names
 from manifests.images import has_image_suffix, is_hidden, is_image, leads_out
+from manifests.regular_file import open_regular
 from manifests.report import Report
 from manifests.shards import Shard
 from manifests.tar_listing import list_tar, plain_name
+from vilbert.untrusted.documents import DocumentError
 
 SIDE_SUFFIXES = (".txt", ".json")
+MAX_SIDE_BYTES = 1 << 24
+"""Size of a side file."""
 
 
 def key_of(name: str) -> str:
@@ -90,11 +96,13 @@ class ShardFiles:
 
 
 def open_shard(shard: Shard, report: Report) -> tuple[ShardFiles, Callable[[str], bytes]]:
-    """Return a shard's files and the function that reads one by its stored name; count what cannot be read."""
+    """Return a shard's files and the function that reads a side file by its stored name; count what cannot be read.
+
+    The function raises DocumentError for a file of more than `MAX_SIDE_BYTES`.
+    """
     where = str(shard.data)
     if not shard.tar:
-        names = sorted(path.name for path in shard.data.iterdir())
-        return group_files(names, where, report), lambda name: (shard.data / name).read_bytes()
+        return group_files(_loose_names(shard.data, report), where, report), lambda name: _read(shard.data / name)
     listing = list_tar(shard.data)
     if listing.damage:
         report.count("damaged-tar", f"{where}: {listing.damage}")
@@ -104,12 +112,31 @@ def open_shard(shard: Shard, report: Report) -> tuple[ShardFiles, Callable[[str]
         report.count("repeated-image" if is_image(name) else "repeated-side-file", f"{where}: {name!r}")
 
     def read(name: str) -> bytes:
-        offset, size = listing.places[name]
-        with open(shard.data, "rb") as file:
-            file.seek(offset)
-            return file.read(size)
+        return _read(shard.data, *listing.places[name])
 
     return group_files(listing.places, where, report), read
+
+
+def _loose_names(folder: Path, report: Report) -> list[str]:
+    """Return the names in a shard's folder; count pipes, devices and links to nothing, which hold nothing to read."""
+    names = []
+    with os.scandir(folder) as entries:
+        for entry in sorted(entries, key=lambda entry: entry.name):
+            if entry.is_file() or entry.is_dir():
+                names.append(entry.name)
+            else:
+                report.count("unreadable-member", entry.path)
+    return names
+
+
+def _read(path: Path, offset: int = 0, size: int | None = None) -> bytes:
+    """Return a side file's bytes, the whole file or a part of it; raise DocumentError where they are too many."""
+    with open(path, "rb", opener=open_regular) as file:
+        file.seek(offset)
+        data = file.read(MAX_SIDE_BYTES + 1 if size is None else min(size, MAX_SIDE_BYTES + 1))
+    if len(data) > MAX_SIDE_BYTES:
+        raise DocumentError(f"larger than {MAX_SIDE_BYTES:,} bytes")
+    return data
 
 
 def group_files(names: Iterable[str], where: str, report: Report) -> ShardFiles:

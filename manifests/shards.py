@@ -28,7 +28,10 @@ class Shard:
 
 def find_shards(root: Path, report: Report) -> list[Shard]:
     """Return a folder's shards in the order of their names; count what is no part of one."""
-    entries = {entry.name: entry for entry in root.iterdir() if not is_hidden(entry.name)}
+    entries = {entry.name: entry for entry in root.iterdir()}
+    for name in sorted(filter(is_hidden, entries)):
+        is_shard = name.endswith((".tar", ".parquet"))
+        report.count("hidden-file" if is_shard else "other-file", str(entries.pop(name)))
     tars = {name.removesuffix(".tar") for name in entries if name.endswith(".tar")}
     folders = {
         name

@@ -31,10 +31,14 @@ def sidecar_rows(
                 continue
         caption = row.get("caption")
         if side := files.side(name, ".txt"):
-            text = read_side(side).decode("utf-8-sig", "replace")
-            if isinstance(caption, str) and storable(caption).split() != text.split():
-                report.count("caption-conflict", f"{place}: {text[:80]!r} and {caption[:80]!r}")
-            caption = text
+            try:
+                text = read_side(side).decode("utf-8-sig", "replace")
+            except DocumentError as error:
+                report.count("unreadable-caption", f"{place}: {side}: {error}")
+            else:
+                if isinstance(caption, str) and storable(caption).split() != text.split():
+                    report.count("caption-conflict", f"{place}: {text[:80]!r} and {caption[:80]!r}")
+                caption = text
         yield {**row, "key": key, "caption": caption}
 
 

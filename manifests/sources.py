@@ -8,7 +8,7 @@ from itertools import islice
 from pathlib import Path
 
 from manifests.coco import read_coco
-from manifests.columns import USUAL_NAMES, ColumnNames
+from manifests.columns import ColumnNames
 from manifests.conceptual_captions import read_conceptual_captions
 from manifests.detect import Kind, detect_kind
 from manifests.exclusion import Exclusion
@@ -48,10 +48,12 @@ def source_kinds(settings: ManifestSettings) -> list[tuple[Path, Kind]]:
         raise ManifestError(
             f"--images {settings.images}: of no use to {', '.join(sorted({kind for _, kind in kinds}))}"
         )
-    if columns != USUAL_NAMES and not any(kind in _WITH_COLUMNS for _, kind in kinds):
-        raise ManifestError(
-            f"--uri-column and --caption-column: of no use to {', '.join(sorted({kind for _, kind in kinds}))}"
-        )
+    if not any(kind in _WITH_COLUMNS for _, kind in kinds):
+        of_no_use = f"of no use to {', '.join(sorted({kind for _, kind in kinds}))}"
+        if columns.named:
+            raise ManifestError(f"--uri-column and --caption-column: {of_no_use}")
+        if columns.box_format is not None and settings.given_boxes is None:
+            raise ManifestError(f"--box-format: {of_no_use} without --given-boxes, because they hold no boxes")
     return kinds
 
 

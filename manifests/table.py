@@ -80,7 +80,7 @@ def _records(
 ) -> Iterator[tuple[str, ImageRecord]]:
     """Yield (place, record) of each row; the id of a row without one is its number and a digest of its uri."""
     number = 0
-    for file in parquet_files(path) if kind == "parquet" else [path]:
+    for file in parquet_files(path, report) if kind == "parquet" else [path]:
         root = os.path.abspath(file.parent if images is None else images)
         published = parquet_split(file) if kind == "parquet" else ""
         for where, row in read_rows(file, kind, report, columns):

@@ -7,12 +7,14 @@ import posixpath
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import IO, Any, NamedTuple
 
 from manifests.regular_file import open_regular
 
 # Bytes looked at behind the end of the archive; two blocks of zeros and padding to 10,240 bytes are due.
 _TAIL = 1 << 20
+# Bytes of a long name or of PAX records, which tarfile reads at once.
+_MAX_HEADER = 1 << 20
 # What tarfile raises for hostile headers besides its own error: numbers that are none, headers of headers of headers.
 _DAMAGE = (tarfile.TarError, ValueError, OverflowError, RecursionError, EOFError)
 
@@ -38,7 +40,8 @@ def list_tar(path: Path | str, *, stop_at: Callable[[str], bool] | None = None) 
     with open(path, "rb", opener=open_regular) as file:
         listing = _Listing(os.fstat(file.fileno()).st_size)
         try:
-            with tarfile.open(fileobj=file, mode="r:") as tar:
+            headers: Any = _Headers(file)
+            with tarfile.open(fileobj=headers, mode="r:") as tar:
                 while (member := tar.next()) is not None:
                     tar.members = []  # type: ignore[attr-defined]  # tarfile would keep every header
                     if not listing.add(member, tar.offset):
@@ -48,6 +51,20 @@ def list_tar(path: Path | str, *, stop_at: Callable[[str], bool] | None = None) 
         except _DAMAGE as error:
             return listing.finish(f"damaged header after byte {listing.position}: {str(error)[:80]}")
     return listing.finish(_check_end(path, listing.position, listing.size))
+
+
+class _Headers:
+    """The file as tarfile reads it, which reads no more than headers: no size that a header names fills the memory."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self.seek = file.seek
+        self.tell = file.tell
+
+    def read(self, size: int) -> bytes:
+        if size > _MAX_HEADER:
+            raise tarfile.ReadError(f"a header of {size:,} bytes")
+        return self._file.read(size)
 
 
 class _Listing:

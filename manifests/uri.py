@@ -15,7 +15,7 @@ from pathlib import Path
 from threading import Lock
 from typing import Any
 
-from manifests.regular_file import open_regular
+from manifests.regular_file import open_regular, require_regular
 from manifests.tar_listing import list_tar
 
 NEVER_OPENED = frozenset(
@@ -35,6 +35,7 @@ _SECRET = re.compile(
     r"[^&#\s]+",
     re.IGNORECASE,
 )
+_FILE = re.compile(r"\Afile://", re.IGNORECASE)
 _OPEN_INDEXES = 8  # an index of 10 000 members is a few MB; a worker reads one or two tars at a time
 
 REMOTE = frozenset({"http", "https", "s3", "gs", "gcs", "az", "abfs", "hf"})
@@ -108,11 +109,11 @@ class ImageReader:
         Raises OSError (FileNotFoundError, …) where they cannot be read, and what fsspec's file systems raise.
         """
         if protocols(uri) in ((), ("file",)):
-            with open(uri.removeprefix("file://"), "rb", opener=open_regular) as file:
+            with open(_FILE.sub("", uri), "rb", opener=open_regular) as file:
                 return file.read(limit)
         member, chained, tar = uri.partition("::")
-        if chained and member.startswith("tar://") and "://" not in tar:
-            return self._read_member(tar, member.removeprefix("tar://"), limit)
+        if chained and member[:6].lower() == "tar://" and "://" not in tar:
+            return self._read_member(tar, member[6:], limit)
         if (scheme := refused_scheme(uri)) is not None:
             raise OSError(f"images at {scheme}:// are never opened")
         import fsspec
@@ -145,8 +146,8 @@ class ImageReader:
 def _check_regular(uri: str) -> None:
     """Raise OSError where a chain ends in a file of this machine that is a pipe, device or folder, or is not there."""
     last = uri.rpartition("::")[2]
-    if "://" not in last or last.lower().startswith("file://"):
-        os.close(open_regular(re.sub("^file://", "", last, flags=re.IGNORECASE), os.O_RDONLY | os.O_CLOEXEC))
+    if "://" not in last or _FILE.match(last):
+        require_regular(_FILE.sub("", last))
 
 
 def _bytes(file: Any, limit: int) -> bytes:

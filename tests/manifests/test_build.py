@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from manifests.build import ManifestSettings, build_manifest, report_path
 from manifests.manifest import Manifest, content_hash
@@ -219,3 +220,17 @@ def test_memory_does_not_grow_with_rows(tmp_path: Path) -> None:
         command = [sys.executable, "-c", program, str(source), str(tmp_path / f"{rows}.parquet")]
         peaks.append(int(subprocess.run(command, capture_output=True, text=True, check=True, cwd=REPOSITORY).stdout))
     assert peaks[1] - peaks[0] < 40 * 1024
+
+
+def test_a_box_format_is_of_the_given_boxes_where_the_source_holds_none(tmp_path: Path) -> None:
+    image = {"filename": "1.jpg", "split": "train", "sentids": [0], "sentences": [{"raw": "a circle"}]}
+    (tmp_path / "dataset_shapes.json").write_text(json.dumps({"images": [image], "dataset": "shapes"}))
+    (tmp_path / "images").mkdir()
+    Image.new("RGB", (64, 32)).save(tmp_path / "images/1.jpg")
+    (tmp_path / "boxes.jsonl").write_text('{"image_id": "1", "boxes": [[0.25, 0.25, 0.5, 0.5]]}\n')
+    source = tmp_path / "dataset_shapes.json"
+    options: dict[str, Any] = {"images": tmp_path / "images", "box_format": "xyxy-normalized"}
+    with pytest.raises(ManifestError, match="--box-format: of no use to karpathy without --given-boxes"):
+        build(tmp_path, source, **options)
+    rows, _ = build(tmp_path, source, **options, given_boxes=tmp_path / "boxes.jsonl")
+    assert [record.boxes_xyxy for record in rows] == [((16.0, 8.0, 32.0, 16.0),)]

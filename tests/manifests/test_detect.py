@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from manifests.columns import ColumnNames
 from manifests.detect import HEAD, Kind, detect_file, detect_kind
 from manifests.record import ManifestError
 
@@ -85,6 +86,12 @@ def test_files_that_are_refused(content: bytes, message: str) -> None:
         detect_file(content, "f")
 
 
+def test_a_box_format_does_not_make_captions_with_a_header_a_table(tmp_path: Path) -> None:
+    (tmp_path / "cc.tsv").write_text("url\tcaption\nhttp://x/1\ta, b\n")
+    assert detect_kind(tmp_path / "cc.tsv", ColumnNames(box_format="xyxy-normalized")) == "conceptual-captions"
+    assert detect_kind(tmp_path / "cc.tsv", ColumnNames(caption="caption")) == "csv"
+
+
 def touch(root: Path, *names: str) -> Path:
     for name in names:
         (root / name).parent.mkdir(parents=True, exist_ok=True)
@@ -104,6 +111,8 @@ def touch(root: Path, *names: str) -> Path:
         (["README.md", "data/train-00000-of-00001.parquet"], "parquet"),
         (["metadata.jsonl", "a.png"], "folder"),
         (["cc3m/00000.tar", "cc3m/00000_stats.json"], "folder"),
+        (["._00000.tar", "a.png"], "folder"),
+        ([".Trash/00000.tar", ".cache/a.png", "train.parquet"], "parquet"),
     ],
 )
 def test_folders(tmp_path: Path, names: list[str], kind: str) -> None:

@@ -72,6 +72,17 @@ def test_hidden_images_are_counted_and_left_out(tmp_path: Path) -> None:
     assert report.counts == {"hidden-file": len(hidden)}
 
 
+def test_shards_and_metadata_that_are_hidden_are_counted_and_not_read(tmp_path: Path) -> None:
+    row = '{"file_name": "c.jpg", "text": "a snapshot"}\n'
+    hidden = (".Trash/00000.tar", ".Trash/1/00000.parquet", ".snapshot/d/metadata.jsonl", "d/._00000.tar")
+    for name in ("d/e.png", ".Trash/1/00000/0.jpg", ".snapshot/d/c.jpg", *hidden):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(row)
+    report = Report()
+    assert [record.image_id for record in read_folder(tmp_path, report)] == ["d/e"]
+    assert report.counts == {"hidden-file": 2 + len(hidden)}
+
+
 def test_a_folder_that_lies_in_a_hidden_one_is_read(tmp_path: Path) -> None:
     root = tmp_path / ".cache/images"
     root.mkdir(parents=True)

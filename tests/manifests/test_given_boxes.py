@@ -12,9 +12,11 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from manifests.boxes import BoxFormat, parse_box
+from manifests.columns import ColumnNames
 from manifests.given_boxes import GivenBoxes
 from manifests.record import ImageRecord, ManifestError
 from manifests.report import Report
+from manifests.table import read_table
 
 RECORDS = [ImageRecord(image_id=str(i), uri=f"{i}.jpg", width=100, height=80) for i in range(1, 4)]
 
@@ -202,3 +204,21 @@ def test_fractions_of_an_image_behind_a_url_need_its_size(tmp_path: Path) -> Non
     (tmp_path / "b.jsonl").write_text(FRACTIONS)
     with pytest.raises(ManifestError, match="width and height"):
         join(tmp_path / "b.jsonl", [ImageRecord(image_id="1", uri="http://e.invalid/1.jpg")], "xyxy-normalized")
+
+
+def test_boxes_of_the_table_are_not_scaled_again(tmp_path: Path) -> None:
+    (tmp_path / "rows.jsonl").write_text(
+        "".join(
+            json.dumps(
+                {"image_id": i, "uri": f"{i}.jpg", "width": 100, "height": 80, "boxes": [[0.25, 0.25, 0.5, 0.5]]}
+            )
+            + "\n"
+            for i in (1, 3)
+        )
+    )
+    (tmp_path / "b.jsonl").write_text(FRACTIONS)
+    form: BoxFormat = "xyxy-normalized"
+    columns = ColumnNames(box_format=form)
+    rows = list(read_table(tmp_path / "rows.jsonl", Report(), kind="jsonl", columns=columns, check_files=False))
+    joined, _ = join(tmp_path / "b.jsonl", rows, form)
+    assert [record.boxes_xyxy for record in joined] == [((10.0, 20.0, 50.0, 40.0),), ((25.0, 20.0, 50.0, 40.0),)]

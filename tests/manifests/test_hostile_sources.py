@@ -16,10 +16,14 @@ from hypothesis import strategies as st
 from manifests.build import build_manifest
 from manifests.detect import Kind
 from manifests.record import ManifestError
+from manifests.report import Report
 from manifests.settings import ManifestSettings
+from manifests.table import read_table
 
+# int() takes no more than 4,300 of them.
+DIGITS = st.sampled_from([1, 10, 11, 4301]).map(lambda number: "1" * number)
 VALUES: st.SearchStrategy[Any] = st.recursive(
-    st.none() | st.booleans() | st.integers(-(10**20), 10**20) | st.floats() | st.text(max_size=5),
+    st.none() | st.booleans() | st.integers(-(10**20), 10**20) | st.floats() | st.text(max_size=5) | DIGITS,
     lambda parts: st.lists(parts, max_size=3) | st.dictionaries(st.text(max_size=3), parts, max_size=3),
     max_leaves=5,
 )
@@ -134,6 +138,12 @@ def test_bytes_of_a_source_replaced_by_others(tmp_path: Path, name: str, positio
     path.write_bytes(data[:at] + new + data[at + cut :])
     source = path.parent if path.suffix == ".tar" else path
     build(tmp_path, sources=(source,), incomplete_shards="read")
+
+
+@pytest.mark.parametrize("digits", [11, 4301, 100_000])
+def test_a_size_of_any_number_of_digits_is_answered(tmp_path: Path, digits: int) -> None:
+    (tmp_path / "s.csv").write_text(f"uri,width,height\nhttp://x/a.jpg,640,{'1' * digits}\n")
+    assert [(row.width, row.height) for row in read_table(tmp_path / "s.csv", Report(), kind="csv")] == [(640, None)]
 
 
 @pytest.mark.parametrize(

@@ -29,6 +29,25 @@ def test_lavis_lists_an_image_once_for_each_caption(tmp_path: Path) -> None:
     assert report.counts == {"merged-row": 1}
 
 
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"boxes": [[1, 2, 3, 4]]},
+        {"split": "val"},
+        {"sha256": "0" * 64},
+        {"width": 40, "height": 30},
+        {"exif_orientation": False},
+    ],
+)
+def test_a_row_of_one_image_with_other_fields_stays_a_row(tmp_path: Path, fields: dict[str, Any]) -> None:
+    one = {"image": "1.jpg", "image_id": 1}
+    rows = [{**one, "caption": "a"}, {**one, "caption": "b", **fields}, {**one, "caption": "c", **fields}]
+    records, report = read(tmp_path, rows)
+    assert [record.captions for record in records] == [("a",), ("b", "c")]
+    assert records[1]._replace(captions=()) != records[0]._replace(captions=())
+    assert report.counts == {"merged-row": 1}
+
+
 def test_lavis_of_validation_lists_captions(tmp_path: Path) -> None:
     records, report = read(tmp_path, [{"image": "1.jpg", "caption": ["a", "b"]}, {"image": "2.jpg", "caption": ["c"]}])
     assert [record.captions for record in records] == [("a", "b"), ("c",)]

@@ -122,3 +122,13 @@ def test_file_name_goes_before_the_url_that_an_image_came_from(tmp_path: Path, s
     records, report = read(tmp_path)
     assert [(record.uri, record.captions) for record in records] == [(str(tmp_path / "a.png"), ("A",))]
     assert not report.counts
+
+
+def test_a_hidden_image_that_a_row_names_is_not_missing(tmp_path: Path) -> None:
+    touch(tmp_path, ".thumbs/a.jpg", "._b.jpg")
+    names = (".thumbs/a.jpg", "._b.jpg", "._c.jpg")
+    (tmp_path / "metadata.jsonl").write_text("".join(json.dumps({"file_name": n, "text": "a"}) + "\n" for n in names))
+    records, report = read(tmp_path)
+    assert len(records) == len(names)
+    assert report.counts["missing-file"] == 1
+    assert "_c.jpg" in report.examples["missing-file"][0]

@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from manifests.columns import USUAL_NAMES, ColumnNames
+from manifests.detect import detect_kind
 from manifests.record import ImageRecord, ManifestError
 from manifests.report import Report
 from manifests.table import read_table
@@ -120,3 +121,14 @@ def test_a_damaged_file_is_refused_and_its_rows_are_read_in_a_stream(tmp_path: P
     path.write_bytes(b"PAR1 not really")
     with pytest.raises(ManifestError, match="damaged"):
         read(path)
+
+
+def test_hidden_files_of_a_folder_are_counted_and_not_read(tmp_path: Path) -> None:
+    write(tmp_path / "train-00000-of-00001.parquet", {"url": ["http://x/1"], "text": ["a"]})
+    for name in ("._train-00000-of-00001.parquet", ".ipynb_checkpoints/train-checkpoint.parquet", ".cache/a.jpg"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"no Parquet")
+    assert detect_kind(tmp_path) == "parquet"
+    records, report = read(tmp_path)
+    assert [record.uri for record in records] == ["http://x/1"]
+    assert report.counts["hidden-file"] == 2

@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from manifests import shard_files
 from manifests.img2dataset import read_img2dataset
 from manifests.record import ImageRecord
 from manifests.report import ISSUES, Report
@@ -166,6 +167,17 @@ def negative_size(data: bytes) -> bytes:
     return bytes(header) + data[512:]
 
 
+@pytest.mark.parametrize("size", [2 << 20, 1 << 50, 1 << 62])
+@pytest.mark.parametrize("kind", [tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK, tarfile.XHDTYPE])
+def test_a_header_of_any_size_takes_no_memory(tmp_path: Path, kind: bytes, size: int) -> None:
+    header = tarfile.TarInfo("long")
+    header.type, header.size = kind, size
+    data = header.tobuf(tarfile.GNU_FORMAT)
+    records, report = read(tmp_path, [("a.jpg", "A")], lambda rest: rest[:1024] + data + rest[1024:])
+    assert (len(records), report.counts["damaged-tar"]) == (1, 1)
+    assert f"{size:,} bytes" in report.examples["damaged-tar"][0]
+
+
 @pytest.mark.parametrize(
     ("edit", "rows"),
     [
@@ -235,6 +247,23 @@ def test_a_caption_column_of_another_type_is_no_text(tmp_path: Path, captions: l
     assert report.counts == {"bad-caption": 2}
 
 
+@pytest.mark.parametrize("tar", [True, False])
+def test_a_side_file_that_is_too_large_is_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tar: bool) -> None:
+    monkeypatch.setattr(shard_files, "MAX_SIDE_BYTES", 20)
+    members = [("a.jpg", "A"), ("a.txt", "a" * 21), ("b.jpg", "B"), ("b.json", '{"caption": "too long"}'),
+               ("c.jpg", "C"), ("c.txt", "c" * 20)]  # fmt: skip
+    if tar:
+        write_tar(tmp_path / "00000.tar", members)
+    else:
+        (tmp_path / "00000").mkdir()
+        for name, text in members:
+            (tmp_path / "00000" / name).write_text(text)
+    report = Report()
+    records = list(read_img2dataset(tmp_path, report, incomplete=True))
+    assert [(record.image_id, record.captions) for record in records] == [("a", ()), ("c", ("c" * 20,))]
+    assert report.counts == {"unreadable-caption": 1, "malformed-row": 1, "no-caption": 1}
+
+
 def test_entries_that_belong_to_no_shard_are_counted(tmp_path: Path) -> None:
     write_tar(tmp_path / "a.tar", [("a.jpg", "A")])
     for name in ("b.tar.gz", "notes.txt", "._a.tar", "00007.parquet", "00007_stats.json", "00008_stats.json"):
@@ -242,4 +271,4 @@ def test_entries_that_belong_to_no_shard_are_counted(tmp_path: Path) -> None:
     (tmp_path / "more").mkdir()
     report = Report()
     assert len(list(read_img2dataset(tmp_path, report, incomplete=True))) == 1
-    assert report.counts == {"other-file": 3, "incomplete-shard": 2, "no-caption": 1}
+    assert report.counts == {"other-file": 3, "hidden-file": 1, "incomplete-shard": 2, "no-caption": 1}

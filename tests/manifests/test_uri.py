@@ -34,10 +34,11 @@ def test_threads_read_the_right_members(tar: Path) -> None:
 
 def test_limit(tar: Path, tmp_path: Path) -> None:
     (tmp_path / "a.jpg").write_bytes(b"0123456789")
-    for uri in (str(tmp_path / "a.jpg"), f"file://{tmp_path}/a.jpg"):
+    for uri in (str(tmp_path / "a.jpg"), f"file://{tmp_path}/a.jpg", f"FILE://{tmp_path}/a.jpg"):
         assert ImageReader().read(uri, 4) == b"0123"
         assert ImageReader().read(uri) == b"0123456789"
     assert ImageReader().read(tar_uri(tar, "part/00001.jpg"), 3) == b"\1\1\1"
+    assert ImageReader().read(f"TAR://part/00001.jpg::{tar}", 3) == b"\1\1\1"
     assert len(ImageReader().read(tar_uri(tar, "part/00001.jpg"), 10_000)) == 701
 
 

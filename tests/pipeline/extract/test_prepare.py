@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from extractors.decode import ImageError
+from manifests.boxes import are_fractions
 from manifests.record import Box, ImageRecord
 from pipeline.extract.prepare import given_boxes
 
@@ -17,6 +18,12 @@ def record(*boxes: Box) -> ImageRecord:
 def test_boxes_in_the_image_are_taken() -> None:
     boxes = given_boxes(record((0.0, 0.0, 0.5, 0.5), (1.0, 2.0, 30.0, 40.0)), 40, 30)
     np.testing.assert_array_equal(boxes, np.float32([[0, 0, 0.5, 0.5], [1, 2, 30, 40]]))
+
+
+def test_the_first_pixel_is_a_box_as_in_the_manifest() -> None:
+    boxes = ((0.0, 0.0, 1.0, 1.0),)
+    assert not are_fractions(boxes)
+    np.testing.assert_array_equal(given_boxes(record(*boxes), 40, 30), np.array(boxes, np.float32))
 
 
 @pytest.mark.parametrize(
