@@ -259,9 +259,11 @@ def test_a_url_of_a_data_set_leads_to_no_private_address(make_dataset: MakeDatas
         Thread(target=server.serve_forever, daemon=True).start()
         url = f"http://127.0.0.1:{server.server_port}/latest/meta-data?token=abcdef"
         dataset = make_dataset(change=lambda _row, sample: replace(sample, meta={**sample.meta, "uri": url}))
-        with open_shard(data_path(dataset.directory, 0, "tar")) as reader:
-            with pytest.raises(ShardError, match=r"cannot read the photograph .*private_address") as error:
-                read_photograph(reader[0])
+        with (
+            open_shard(data_path(dataset.directory, 0, "tar")) as reader,
+            pytest.raises(ShardError, match=r"cannot read the photograph .*private_address") as error,
+        ):
+            read_photograph(reader[0])
         server.shutdown()
     assert Web.asked == []
     assert "abcdef" not in str(error.value)
@@ -271,9 +273,8 @@ def test_a_photograph_that_is_too_large_is_not_read_whole(make_dataset: MakeData
     dataset = make_dataset()
     with (tmp_path / "images/0.png").open("wb") as file:
         file.truncate(1 << 40)
-    with open_shard(data_path(dataset.directory, 0, "tar")) as reader:
-        with pytest.raises(ShardError, match="too_large"):
-            read_photograph(reader[0])
+    with open_shard(data_path(dataset.directory, 0, "tar")) as reader, pytest.raises(ShardError, match="too_large"):
+        read_photograph(reader[0])
 
 
 def test_a_photograph_of_another_size_or_kind_is_refused(make_dataset: MakeDataset, tmp_path: Path) -> None:
