@@ -39,6 +39,7 @@ _GLOBALS = _NUMPY_GLOBALS | {
     # How Python 3 writes bytes, and empty bytes, in protocols that have none.
     *("_codecs.encode", "builtins.bytes", "__builtin__.bytes"),
 }
+_MAX_DIMENSIONS = 32
 _DTYPES = ("f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "b1")
 # What safetensors and numpy raise for damaged content, beside errors of their own.
 _DAMAGE = (
@@ -191,7 +192,7 @@ class _DtypeRecord(Stub):
 
     def __init__(self, code: object) -> None:
         if code not in _DTYPES:
-            raise ForbiddenError(f"holds an array of dtype {code!r}")
+            raise ForbiddenError(f"holds an array of dtype {_name(code)}")
         self.code = str(code)
         self.byte_order = "="
 
@@ -230,18 +231,26 @@ def _array(raw: object, dtype: object, shape: object, *, fortran: bool) -> NDArr
         raw = _latin1(raw, "latin1")
     if not isinstance(raw, (bytes, bytearray)) or not isinstance(dtype, _DtypeRecord):
         raise ForbiddenError("holds an array that is not the bytes of numbers")
-    if not isinstance(shape, tuple) or not all(type(side) is int and side >= 0 for side in shape):
-        raise ForbiddenError(f"holds an array of shape {shape!r}")
+    # Its length comes before the product, which many sides make slow.
+    if not isinstance(shape, tuple) or len(shape) > _MAX_DIMENSIONS:
+        raise ForbiddenError("holds an array whose shape is no tuple of at most 32 sides")
+    if not all(type(side) is int and side >= 0 for side in shape):
+        raise ForbiddenError("holds an array of a shape that is not of whole numbers from 0")
     native = np.dtype(dtype.byte_order + dtype.code)
     flat = np.frombuffer(raw, dtype=np.uint8)
     if flat.nbytes != math.prod(shape) * native.itemsize:
-        raise ForbiddenError(f"holds {flat.nbytes} bytes as an array of {list(shape)} {native}")
+        raise ForbiddenError(f"holds {flat.nbytes} bytes as an array of {list(shape[:8])} {native}")
     return flat.view(native).reshape(shape, order="F" if fortran else "C")
+
+
+def _name(value: object) -> str:
+    """Return a text for an error message, or the type of what is none, which could be huge."""
+    return repr(value[:60]) if isinstance(value, str) else f"a {type(value).__name__}"
 
 
 def _latin1(text: object, encoding: object) -> bytes:
     if not isinstance(text, str) or encoding not in ("latin1", "latin-1"):
-        raise ForbiddenError(f"encodes {type(text).__name__} as {encoding!r}")
+        raise ForbiddenError(f"encodes {type(text).__name__} as {_name(encoding)}")
     return text.encode("latin1")
 
 

@@ -31,7 +31,8 @@ ANY_HOST = frozenset(
 """Schemes by which a URL leads to whatever host it names; those of stores lead to the store."""
 _USER = re.compile(rf"\b((?:{'|'.join(sorted(ANY_HOST))})://)[^/?#\s]*@", re.IGNORECASE)
 _SECRET = re.compile(
-    r"(?<=[?&])((?:x-(?:amz|goog)-(?:signature|credential|security-token)|signature|sig|awsaccesskeyid|access_token)=)"
+    r"(?<=[?&])((?:x-(?:amz|goog)-(?:signature|credential|security-token)|signature|sig|awsaccesskeyid|policy|key-pair-id"
+    r"|(?:access_?|auth_?)?token|(?:api_?)?key|password)=)"
     r"[^&#\s]+",
     re.IGNORECASE,
 )

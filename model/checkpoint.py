@@ -34,6 +34,8 @@ __all__ = ["CheckpointError", "LoadReport", "load_checkpoint", "read_state_dict"
 FILE_NAMES = ("model.safetensors", "pytorch_model.bin", "model.pth", "model.ckpt")
 # Where training checkpoints keep the state dict: vilbert-multi-task, VOLTA; MMF; MMF's zoo; lightning.
 _ENTRIES = ("model_state_dict", "model", "checkpoint", "state_dict")
+# What safetensors raises for damaged content, beside an error of its own.
+_DAMAGE = (ValueError, KeyError, AttributeError, TypeError, RuntimeError, OverflowError)
 _HEADS_REMEDY = "skip_mismatched_heads leaves heads of another size as they are"
 _CONFIG_REMEDY = "make the model with the configuration of the checkpoint, its config.json (--model-config)"
 _DECODER, _WORDS = "cls.predictions.decoder.weight", "bert.embeddings.word_embeddings.weight"
@@ -52,8 +54,9 @@ def read_state_dict(path: str | os.PathLike[str]) -> dict[str, Tensor]:
     if path.suffix == ".safetensors":
         try:
             return dict(safetensors.torch.load_file(path))
-        except safetensors.SafetensorError as error:
-            raise CheckpointError(f"{path}: is no undamaged safetensors file: {error}; download it again") from error
+        except (safetensors.SafetensorError, *_DAMAGE) as error:
+            reason = str(error).partition("\n")[0] or type(error).__name__
+            raise CheckpointError(f"{path}: is no undamaged safetensors file: {reason}; download it again") from error
     with path.open("rb") as file:
         if not file.read(1):
             raise CheckpointError(f"{path}: is empty; download it again")
@@ -66,12 +69,23 @@ def _read_folder(folder: Path) -> dict[str, Tensor]:
             return read_state_dict(folder / name)
         index = folder / f"{name}.index.json"
         if index.is_file():
-            try:
-                files = sorted(set(read_json(index)["weight_map"].values()))
-            except (ValueError, KeyError, TypeError, AttributeError) as error:
-                raise CheckpointError(f"{index}: is no index of weights ({error!r}); download it again") from error
-            return {key: value for file in files for key, value in read_state_dict(folder / Path(file).name).items()}
+            files = _files_of(index)
+            return {key: value for file in files for key, value in read_state_dict(folder / file).items()}
     raise CheckpointError(f"{folder}: has none of {', '.join(FILE_NAMES)}; name the file to read")
+
+
+def _files_of(index: Path) -> list[str]:
+    """Return the names of the files that an index of weights names, which lie beside it."""
+    try:
+        files = set(read_json(index)["weight_map"].values())
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"{index}: is no index of weights ({error!r}); download it again") from error
+    beside = {path.name for path in index.parent.iterdir() if path.is_file()}
+    for file in files - beside:
+        raise CheckpointError(
+            f"{index}: names {str(file)[:80]!r}, which is no file beside it; download the folder again"
+        )
+    return sorted(files)
 
 
 def _read_archive(path: Path) -> dict[str, Tensor]:
@@ -80,7 +94,11 @@ def _read_archive(path: Path) -> dict[str, Tensor]:
         with open_tar(path) as archive, tempfile.TemporaryDirectory() as scratch:
             for member in archive:
                 name = Path(member.name).name
-                content = archive.extractfile(member) if name in FILE_NAMES else None
+                if name not in FILE_NAMES or not member.isreg():
+                    continue
+                if member.issparse():  # a few bytes of it stand for as many as its header states
+                    raise CheckpointError(f"{path}: {name} in the archive is sparse; unpack it and name the file")
+                content = archive.extractfile(member)
                 if content is not None:
                     target = Path(scratch) / name
                     with target.open("wb") as file:

@@ -6,7 +6,6 @@ stages are skipped, and the interrupted one resumes as its command does.
 
 from __future__ import annotations
 
-import json
 import shlex
 import shutil
 import sys
@@ -17,9 +16,13 @@ from typing import Any, NamedTuple
 
 from pipeline.demo_progress import Stopwatch, clock, remaining_seconds
 from pipeline.demo_state import DemoState, is_demo, open_demo
+from pipeline.shards.errors import RefusedError
+from vilbert.untrusted.documents import read_json
 
 MEASURED_SCENES = 4000
 """Scenes of the demo whose stages were measured (`Stage.seconds`)."""
+LEARNT = ("alignment_accuracy", "masked_image_accuracy", "masked_image_majority", "masked_lm_accuracy")
+"""The figures of pre-training that the demo tells of."""
 INTERRUPTED = 130
 """Exit status of a command that Ctrl-C ended."""
 
@@ -130,19 +133,22 @@ def run(command: list[str]) -> int:
 def summary(output: Path, scenes: int) -> str:
     """Return what the demo says last: what was made, what the models have learnt, where to look and what to do next."""
 
-    def figures(name: str) -> Any:
-        return json.loads((output / name).read_text(encoding="utf-8"))
+    def figures(name: str, *inside: str, names: tuple[str, ...]) -> list[float]:
+        found = read_part(output / name, *inside, kind=dict)
+        if not all(type(found.get(one)) in (int, float) and 0 <= found[one] <= 1 for one in names):
+            raise _damaged(output / name, f"not all of {', '.join(names)} are there as numbers from 0 to 1")
+        return [found[one] for one in names]
 
-    learnt = figures("pretrained/evaluation.json")["figures"]
-    right, blind = (figures(f"{name}.figures.json")["accuracy"] for name in ("vqa-val", "vqa-val-blind"))
+    alignment, masked_image, majority, masked_lm = figures("pretrained/evaluation.json", "figures", names=LEARNT)
+    right, blind = (figures(f"{name}.figures.json", names=("accuracy",))[0] for name in ("vqa-val", "vqa-val-blind"))
     return (
         f"\nDone. {scenes} scenes were drawn, a Faster R-CNN described up to 20 regions of each, and the shards in\n"
         f"{output}/features were proved complete and undamaged. A small ViLBERT was pre-trained on the regions and\n"
         "captions of four scenes in five. On scenes that it has never seen, it\n"
-        f"  tells whether a caption belongs to a picture in {learnt['alignment_accuracy']:.0%} (guessing: 50%),\n"
-        f"  names the class of a hidden region in {learnt['masked_image_accuracy']:.0%} "
-        f"(always the commonest: {learnt['masked_image_majority']:.0%}),\n"
-        f"  fills in a hidden word in {learnt['masked_lm_accuracy']:.0%}.\n"
+        f"  tells whether a caption belongs to a picture in {alignment:.0%} (guessing: 50%),\n"
+        f"  names the class of a hidden region in {masked_image:.0%} "
+        f"(always the commonest: {majority:.0%}),\n"
+        f"  fills in a hidden word in {masked_lm:.0%}.\n"
         "Then it was fine-tuned on questions (VQA). Of those about scenes that it has never seen, it\n"
         f"  answers {right:.0%} rightly, and {blind:.0%} when shown another scene: the difference is what it sees.\n"
         f"\nOpen {output}/report.html in a browser: scenes with the detector's boxes, questions and answers, where\n"
@@ -153,11 +159,32 @@ def summary(output: Path, scenes: int) -> str:
     )
 
 
+def read_part(path: Path, *inside: str | int, kind: type) -> Any:
+    """Return a part of a JSON file that a stage wrote; RefusedError where the file is damaged or has no such part."""
+    try:
+        found = read_json(path)
+        for name in inside:
+            found = found[name]
+    except (OSError, ValueError) as error:
+        raise _damaged(path, str(error)) from error
+    except (LookupError, TypeError) as error:
+        raise _damaged(path, f"there is no {'/'.join(map(str, inside))} in it") from error
+    if not isinstance(found, kind):
+        raise _damaged(path, f"it is not as the demo wrote it, but a {type(found).__name__}")
+    return found
+
+
+def _damaged(path: Path, problem: str) -> RefusedError:
+    return RefusedError(f"{path}: cannot be read: {problem}; give --overwrite to delete the demo and begin again")
+
+
 def question(output: Path) -> list[str]:
     """Return a command line, without the leading `vilbert`, that asks about a scene that the model has not seen."""
     shapes = output / "shapes"
-    document = json.loads((shapes / "vqa" / "v2_OpenEnded_mscoco_val2014_questions.json").read_text(encoding="utf-8"))
-    asked = document["questions"][0]
+    path = shapes / "vqa" / "v2_OpenEnded_mscoco_val2014_questions.json"
+    asked = read_part(path, "questions", 0, kind=dict)
+    if type(asked.get("image_id")) is not int or not isinstance(asked.get("question"), str):
+        raise _damaged(path, "its first question has no image_id or no question")
     photograph = shapes / "val2014" / f"COCO_val2014_{asked['image_id']:012}.jpg"
     return [
         *("predict", "vqa", "--checkpoint", str(output / "vqa"), "--image", str(photograph)),

@@ -25,6 +25,7 @@ from pipeline.shards.errors import CorruptShardError, ShardError
 from pipeline.shards.folder import Folder
 from pipeline.shards.layout import FAILURES_FOLDER, SHARDS_FOLDER, failures_path, record_path, shard_files
 from pipeline.shards.record import ShardRecord, read_record
+from vilbert.untrusted.arrays import read_npy
 
 logger = logging.getLogger(__name__)
 
@@ -174,10 +175,9 @@ def _read_noted(folder: Folder, shards: int) -> NDArray[np.int64]:
     """Return what an earlier run noted, int64 [shards, 3]; -1 everywhere where it cannot be used."""
     with folder.local([DONE_FILE]) as directory:
         try:
-            noted = np.load(directory / DONE_FILE, allow_pickle=False)
-        except (OSError, ValueError, EOFError):
+            noted = read_npy(directory / DONE_FILE)
+        except (OSError, ValueError):
             noted = None
     if noted is None or noted.shape != (shards, 3) or noted.dtype != np.int64:
         return np.full((shards, 3), -1, np.int64)
-    kept: NDArray[np.int64] = noted
-    return kept
+    return noted.copy()  # what is read cannot be written to

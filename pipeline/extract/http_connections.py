@@ -21,7 +21,6 @@ from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.exceptions import ConnectTimeoutError, NewConnectionError
 
 from extractors.decode import ImageError
-from manifests.uri import without_credentials
 from pipeline.extract.deadlines import KillSwitch, current_exchange
 from pipeline.shards.errors import RefusedError
 
@@ -206,8 +205,11 @@ class Connections:
         """Raise RefusedError where the environment names a proxy of a kind that is not spoken."""
         for scheme in ("http", "https"):
             if scheme in self._proxies and scheme not in self._proxied:
-                proxy = without_credentials(self._proxies[scheme])
-                raise RefusedError(f"{scheme}_proxy={proxy}: name an http or https proxy, or unset {scheme}_proxy")
+                kind, _, rest = self._proxies[scheme].partition("://")
+                host = rest.rpartition("@")[2]  # a password may hold any character
+                raise RefusedError(
+                    f"{scheme}_proxy={kind}://{host}: name an http or https proxy, or unset {scheme}_proxy"
+                )
 
     def manager(self, scheme: str, host: str) -> urllib3.PoolManager:
         """Return what makes connections to a host; raise ImageError where a proxy would be sent to a private one."""

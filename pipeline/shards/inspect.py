@@ -222,13 +222,20 @@ def read_photograph(sample: Sample) -> NDArray[np.uint8]:
 
 def fetch(uri: str) -> bytes:
     """Return the bytes behind a record's uri; raise ShardError where they cannot be had."""
+    from extractors.decode import DecodeSettings, ImageError
     from manifests.uri import ImageReader, without_credentials
+    from pipeline.extract.fetch import Fetcher
+    from pipeline.extract.fetch_settings import FetchSettings
 
+    # A data set can name any URL: it is read by the rules of `vilbert extract`, which leave private addresses alone.
+    fetcher = Fetcher(FetchSettings(), ImageReader(), max_bytes=DecodeSettings().max_bytes)
     try:
-        return ImageReader().read(uri)
-    except Exception as error:  # file systems behind fsspec raise errors of their own kinds
-        what = without_credentials(f"{uri!r} ({type(error).__name__}: {error})")
+        return fetcher.read(uri)
+    except ImageError as error:
+        what = without_credentials(f"{uri!r} ({error.reason}: {error.detail})")
         raise ShardError(
             f"cannot read the photograph {what}; --image needs it where it was "
             "for `vilbert extract`: relative paths start at the folder you are in"
         ) from error
+    finally:
+        fetcher.stop()

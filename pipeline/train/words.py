@@ -100,20 +100,32 @@ def _load_from_folder(folder: str) -> Any:
         if (path := Path(folder) / name).is_file():
             _require_object(path)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        return _from_transformers(folder, local_files_only=True)
+    except _LoadError as error:
+        raise RefusedError(
+            f"tokenizer {folder}: the folder holds no whole tokenizer ({error}); give one that holds "
+            "tokenizer.json and tokenizer_config.json as save_pretrained wrote them"
+        ) from error
+
+
+class _LoadError(Exception):
+    """A tokenizer that transformers cannot make; says why."""
+
+
+def _from_transformers(source: str, **options: bool) -> Any:
+    """Return the tokenizer that transformers makes of a folder or a name; raise _LoadError where it makes none."""
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False, **options)
         tokenizer(PROBE, add_special_tokens=False)
     except BaseException as error:  # tokenizers raises a bare Exception, and PanicException, of files that it refuses
         if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
             raise
         if "trust_remote_code" in str(error):
             raise RefusedError(
-                f"tokenizer {folder}: its tokenizer is Python code in the folder, which is never run; give a "
+                f"tokenizer {source}: its tokenizer is Python code, which is never run; give a folder with a "
                 "tokenizer.json"
-            ) from error
-        raise RefusedError(
-            f"tokenizer {folder}: the folder holds no whole tokenizer ({first_line(error)}); give one that holds "
-            "tokenizer.json and tokenizer_config.json as save_pretrained wrote them"
-        ) from error
+            ) from None
+        raise _LoadError(first_line(error)) from error
     return tokenizer
 
 
@@ -128,20 +140,21 @@ def _require_object(path: Path) -> None:
 
 
 def _load_from_hub(name: str) -> Any:
+    here = "no tokenizer of that name in the Hugging Face cache of this machine"
     try:
-        return AutoTokenizer.from_pretrained(name, local_files_only=True, trust_remote_code=False)
-    except (OSError, ValueError):
-        pass  # not on this machine yet
+        return _from_transformers(name, local_files_only=True)
+    except _LoadError as error:
+        if not isinstance(error.__cause__, (OSError, ValueError)):  # which say that it is not on this machine yet
+            here = f"the one of that name in the Hugging Face cache of this machine is damaged ({error})"
     problem = hub_problem()
     try:
         if problem is None:
-            return AutoTokenizer.from_pretrained(name, trust_remote_code=False)
-    except (OSError, ValueError) as error:
-        problem = first_line(error)
+            return _from_transformers(name)
+    except _LoadError as error:
+        problem = str(error)
     raise RefusedError(
-        f"tokenizer {name}: no such folder here, and no tokenizer of that name in the Hugging Face cache of this "
-        f"machine; {problem}. Give a folder that holds tokenizer.json and tokenizer_config.json, or new to make a "
-        "vocabulary of the captions"
+        f"tokenizer {name}: no such folder here, and {here}; {problem}. Give a folder that holds tokenizer.json and "
+        "tokenizer_config.json, or new to make a vocabulary of the captions"
     )
 
 

@@ -6,6 +6,7 @@ import hashlib
 import io
 import os
 import pickle
+import tracemalloc
 from collections import OrderedDict
 from pathlib import Path
 
@@ -247,6 +248,60 @@ def test_pickle_that_breaks_is_an_extractor_error(tmp_path: Path, content: bytes
     path = tmp_path / "w.pkl"
     path.write_bytes(content)
     with pytest.raises(ExtractorError, match=r"w\.pkl: "):
+        load_weights(path)
+
+
+PAIRS = b"](" + b"".join(b"M" + key.to_bytes(2, "little") + b"N\x86" for key in range(20_000)) + b"eq\x01"
+MANY_BYTES = b"\x96" + (100_000).to_bytes(8, "little") + bytes(100_000) + b"q\x01"
+MANY_TEXT = b"X\xa0\x86\x01\x00" + b"a" * 100_000 + b"q\x01"
+STATE_OF_THEM = b"(K\x01M\xa8\x61\x85h\x03\x89h\x01tb"  # 25,000 numbers of 4 bytes
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        pytest.param(
+            pickled(b"ccollections\nOrderedDict\nq\x02", PAIRS, b"h\x02h\x01\x85R" * 2_000),
+            id="mappings of one list of pairs",
+        ),
+        pytest.param(
+            pickled(F4, b"q\x03", MANY_BYTES, b"](", (EMPTY_ARRAY + STATE_OF_THEM) * 2_000, b"e"),
+            id="arrays of the same bytes",
+        ),
+        pytest.param(
+            pickled(F4, b"q\x03", MANY_TEXT, STATE_OF_THEM[:-1] + b"q\x04", EMPTY_ARRAY, b"h\x04b" * 2_000),
+            id="one state with a text again and again",
+        ),
+    ],
+)
+def test_pickle_that_repeats_its_parts_is_refused(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "w.pkl"
+    path.write_bytes(content)
+    tracemalloc.start()
+    try:
+        with pytest.raises(ExtractorError, match="repeats its parts until they are many times larger than the file"):
+            load_weights(path)
+        assert tracemalloc.get_traced_memory()[1] < 100 * len(content)
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("sides", [33, 20_000])
+def test_an_array_of_many_dimensions_is_refused(tmp_path: Path, sides: int) -> None:
+    path = tmp_path / "w.pkl"
+    shape = b"(" + (b"\x8a\x80" + b"\x7f" * 128) * sides + b"t"
+    path.write_bytes(pickled(EMPTY_ARRAY, b"(K\x01" + shape + F4, b"\x89U\x04abcdtb"))
+    with pytest.raises(ExtractorError, match="no tuple of at most 32 sides"):
+        load_weights(path)
+
+
+def test_what_is_named_in_a_message_is_short(tmp_path: Path) -> None:
+    path = tmp_path / "w.pkl"
+    laughs = b"]q\x00" + b"".join(
+        b"](" + b"h" + bytes([level]) + b"h" + bytes([level]) + b"eq" + bytes([level + 1]) for level in range(30)
+    )
+    path.write_bytes(pickled(laughs, DTYPE, b"h\x1e\x85R"))
+    with pytest.raises(ExtractorError, match="dtype a list;"):
         load_weights(path)
 
 

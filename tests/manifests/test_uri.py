@@ -115,6 +115,21 @@ def test_a_pipe_device_or_folder_is_refused_at_once(tmp_path: Path, tar: Path, u
             "https://b.s3.x/a?X-Amz-Date=1&X-Amz-Signature=ab12&x=1",
             "https://b.s3.x/a?X-Amz-Date=1&X-Amz-Signature=***&x=1",
         ),
+        *(
+            (f"https://h/a?x=1&{name}=ab12&y=2#z", f"https://h/a?x=1&{name}=***&y=2#z")
+            for name in (
+                "token",
+                "api_key",
+                "apikey",
+                "key",
+                "password",
+                "Policy",
+                "Key-Pair-Id",
+                "access_token",
+                "KEY",
+            )
+        ),
+        ("https://h/a?monkey=1&keys=2&tokens=3", "https://h/a?monkey=1&keys=2&tokens=3"),
         ("https://x.blob.y/a?sv=1&sig=a%2Bb", "https://x.blob.y/a?sv=1&sig=***"),
         ("abfs://container@account.dfs.core.windows.net/a.jpg", "abfs://container@account.dfs.core.windows.net/a.jpg"),
         ("images/me@home/a.jpg", "images/me@home/a.jpg"),

@@ -117,6 +117,75 @@ def test_archives_folders_and_safetensors(tmp_path: Path) -> None:
         read_state_dict(tmp_path / "no.bin")
 
 
+@pytest.mark.parametrize(
+    "weight_map",
+    [
+        *({"a": file} for file in ("", ".", "..", 5, None, ["x"], "../x.safetensors", "sub", "absent.safetensors")),
+        *({"a": file} for file in ("a" * 5000, "\0")),
+        {"a": "x.safetensors", "b": 5},
+        [],
+        3,
+    ],
+)
+def test_an_index_names_files_beside_it(tmp_path: Path, weight_map: Any) -> None:
+    folder = tmp_path / "folder"
+    (folder / "sub").mkdir(parents=True)
+    for place in (folder, folder / "sub", tmp_path):
+        safetensors.torch.save_file({"a": torch.zeros(1)}, place / "x.safetensors")
+    safetensors.torch.save_file({"secret": torch.zeros(1)}, tmp_path / "model.safetensors")
+    index = folder / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": weight_map}))
+    with pytest.raises(CheckpointError, match=r"model\.safetensors\.index\.json: "):
+        read_state_dict(folder)
+    index.write_text(json.dumps({"weight_map": {"a": "x.safetensors"}}))
+    assert set(read_state_dict(folder)) == {"a"}
+
+
+def test_a_sparse_member_of_an_archive_is_refused_before_it_is_written(tmp_path: Path) -> None:
+    size = 1 << 40
+    info = tarfile.TarInfo("model.safetensors")
+    info.size = 4
+    info.pax_headers = {"GNU.sparse.size": str(size), "GNU.sparse.map": f"0,4,{size},0"}
+    with tarfile.open(tmp_path / "a.tar", "w", format=tarfile.PAX_FORMAT) as archive:
+        archive.addfile(info, io.BytesIO(b"abcd"))
+    with pytest.raises(CheckpointError, match=r"a\.tar: model\.safetensors in the archive is sparse"):
+        read_state_dict(tmp_path / "a.tar")
+
+
+def test_a_member_that_is_a_link_is_not_followed(tmp_path: Path) -> None:
+    info = tarfile.TarInfo("model.safetensors")
+    info.type, info.linkname = tarfile.SYMTYPE, "/etc/passwd"
+    with tarfile.open(tmp_path / "a.tar", "w") as archive:
+        archive.addfile(info)
+    with pytest.raises(CheckpointError, match="holds none of"):
+        read_state_dict(tmp_path / "a.tar")
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        {"a": {"dtype": "F4", "shape": [1], "data_offsets": [0, 1]}},
+        {"a": {"dtype": "U64", "shape": [1], "data_offsets": [0, 8]}},
+        {"a": {"dtype": "F8_E8M0", "shape": [8], "data_offsets": [0, 8]}},
+        {"a": {"dtype": "F6_E2M3", "shape": [32], "data_offsets": [0, 24]}},
+        {"a": {"dtype": "C64", "shape": [1], "data_offsets": [0, 8]}},
+        {"a": {"dtype": "F32", "shape": [2**62, 0], "data_offsets": [0, 0]}},
+        {"a": {"dtype": "F32", "shape": [2**63, 0], "data_offsets": [0, 0]}},
+        {"a": {"dtype": "F32", "shape": [2**64 - 1, 0], "data_offsets": [0, 0]}},
+    ],
+)
+def test_a_safetensors_file_of_odd_types_and_shapes_is_read_or_refused(tmp_path: Path, header: dict[str, Any]) -> None:
+    path = tmp_path / "x.safetensors"
+    content = json.dumps(header).encode()
+    path.write_bytes(len(content).to_bytes(8, "little") + content + bytes(header["a"]["data_offsets"][1]))
+    told = ""
+    try:
+        read_state_dict(path)
+    except CheckpointError as error:
+        told = str(error)
+    assert not told or told.startswith(f"{path}: is no undamaged safetensors file: ")
+
+
 @pytest.mark.parametrize("flavour", ["beta", "multitask"])
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("suffix", [".bin", ".safetensors"])

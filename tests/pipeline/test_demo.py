@@ -15,6 +15,7 @@ import pytest
 from pipeline.cli import COMMANDS, main, parse
 from pipeline.demo import question, run, stages, summary
 from pipeline.demo_progress import remaining_seconds
+from pipeline.shards.errors import RefusedError
 from pipeline.shards.lock import exclusive_writer
 
 HALF_WAY = {"extract": 4.0, "pretrain": 1.0, "finetune": 1.0}
@@ -58,15 +59,44 @@ def test_what_one_command_writes_the_next_reads(tmp_path: Path) -> None:
         written |= made_here
 
 
-def test_the_last_words_have_accuracy_blind_accuracy_and_where_to_look(asked: Path) -> None:
-    (asked / "pretrained").mkdir()
+def write_figures(folder: Path) -> None:
+    (folder / "pretrained").mkdir()
     learnt = {
         "alignment_accuracy": 0.91, "masked_image_accuracy": 0.52, "masked_image_majority": 0.16,
         "masked_lm_accuracy": 0.73,
     }  # fmt: skip
-    (asked / "pretrained" / "evaluation.json").write_text(json.dumps({"figures": learnt}))
-    (asked / "vqa-val.figures.json").write_text(json.dumps({"accuracy": 0.942}))
-    (asked / "vqa-val-blind.figures.json").write_text(json.dumps({"accuracy": 0.417}))
+    (folder / "pretrained" / "evaluation.json").write_text(json.dumps({"figures": learnt}))
+    (folder / "vqa-val.figures.json").write_text(json.dumps({"accuracy": 0.942}))
+    (folder / "vqa-val-blind.figures.json").write_text(json.dumps({"accuracy": 0.417}))
+
+
+FIGURES = ("pretrained/evaluation.json", "vqa-val.figures.json", "vqa-val-blind.figures.json")
+QUESTIONS = "shapes/vqa/v2_OpenEnded_mscoco_val2014_questions.json"
+
+
+@pytest.mark.parametrize("name", [*FIGURES, QUESTIONS])
+@pytest.mark.parametrize(
+    "content",
+    [
+        *("", "[]", "{}", "3", '{"figures": 3, "accuracy": "x", "questions": [3]}', "[" * 100_000, '"\\ud83d"'),
+        *('{"figures": {}, "accuracy": true, "questions": []}', '{"questions": [{"image_id": "3", "question": "a"}]}'),
+        '{"questions": {"0": {}}}',
+        '{"figures": 3, "accuracy": 1' + "0" * 400 + "}",
+        None,
+    ],
+)
+def test_a_damaged_file_of_a_finished_demo_is_named(asked: Path, name: str, content: str | None) -> None:
+    write_figures(asked)
+    (asked / name).unlink()
+    if content is not None:
+        (asked / name).write_text(content)
+    with pytest.raises(RefusedError, match=r"cannot be read: .*--overwrite") as error:
+        summary(asked, 123)
+    assert str(error.value).startswith(f"{asked / name}: ")
+
+
+def test_the_last_words_have_accuracy_blind_accuracy_and_where_to_look(asked: Path) -> None:
+    write_figures(asked)
     said = summary(asked, 123)
     for part in ("123 scenes", "in 91%", "in 52%", "16%", "in 73%", "94%", "42%", f"{asked}/report.html"):
         assert part in said

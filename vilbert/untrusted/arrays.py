@@ -33,14 +33,20 @@ def parse_npy(file: IO[bytes], size: int) -> NDArray[Any]:
     shape, fortran_order, dtype = _header(file)
     if dtype.hasobject:
         raise ArrayError("holds objects of Python, which could run a program")
-    count, left = math.prod(shape), size - file.tell()
-    if min(shape, default=0) < 0 or len(shape) > 32 or count * dtype.itemsize != left:
+    left = size - file.tell()
+    if len(shape) > 32:  # before the product, which many sides make slow
+        raise ArrayError(f"its header states an array of {len(shape):,} dimensions")
+    count = math.prod(shape)
+    if min(shape, default=0) < 0 or count * dtype.itemsize != left:
         raise ArrayError(f"its header states an array of {list(shape[:8])} {dtype}, and {left:,} bytes follow it")
     data = file.read(left)
     if len(data) != left:
         raise ArrayError("it became shorter while it was read")
     flat = np.frombuffer(data, dtype=dtype) if left else np.empty(count, dtype=dtype)
-    return flat.reshape(shape, order="F" if fortran_order else "C")
+    try:
+        return flat.reshape(shape, order="F" if fortran_order else "C")
+    except ValueError:  # a side, beside one of 0, that is larger than numpy counts
+        raise ArrayError(f"its header states an array of {list(shape[:8])} {dtype}, which numpy cannot make") from None
 
 
 def _header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:

@@ -23,6 +23,10 @@ MAX_DEPTH = 200
 """Levels of nested lists and mappings in a document."""
 MAX_YAML_NODES = 1_000_000
 """Scalars, lists and mappings of a YAML document after its aliases are expanded."""
+MAX_YAML_VALUE = 1_000
+"""Characters of a number, a date or another value of a YAML document that is no text: long ones are slow to convert."""
+MAX_YAML_INT_KEY = 18
+"""Characters of an integer that is a key of a YAML document: larger ones can be made to have the same hash."""
 MAX_JSON_BYTES = 16 << 30
 """Size of a JSON file; the largest published annotation files have some gigabytes."""
 MAX_YAML_BYTES = 16 << 20
@@ -207,6 +211,11 @@ def _expanded_size(node: yaml.Node, sizes: dict[int, int], depth: int) -> int:
         parts = node.value
     elif isinstance(node, yaml.MappingNode):
         parts = [part for pair in node.value for part in pair]
+        for key, _value in node.value:
+            if key.tag == "tag:yaml.org,2002:int" and len(key.value) > MAX_YAML_INT_KEY:
+                raise DocumentError(f"an integer of {len(key.value):,} characters is a key")
+    elif node.tag != "tag:yaml.org,2002:str" and len(node.value) > MAX_YAML_VALUE:
+        raise DocumentError(f"a value of {len(node.value):,} characters is no text")
     size = 1 + sum(_expanded_size(part, sizes, depth + 1) for part in parts)
     if size > MAX_YAML_NODES:
         raise DocumentError(f"expands to more than {MAX_YAML_NODES:,} values")

@@ -4,7 +4,8 @@ A pickle is a program. This machine builds lists, mappings, sets, tuples, texts 
 class or function that a pickle names becomes the `Stub` that the caller provides, and nothing but a stub is called.
 
 Memory and time stay proportional to the size of the buffer: each length is compared with the bytes that are left
-before it is used, the memo is a dict, whatever its keys, and texts that are used again through the memo are counted.
+before it is used, the memo is a dict, whatever its keys, texts that are used again through the memo are counted, and so
+is what a stub is given, which it may copy.
 """
 
 from __future__ import annotations
@@ -50,6 +51,8 @@ _MAX_INT_BYTES = 128
 _MAX_INT_DIGITS = 310
 _MAX_KEY_INT = 1 << 60  # the hash of a larger integer is that of a smaller one: a dict of such keys is slow
 _MAX_KEY_TUPLE = 16
+_MAX_MEMO = 1 << 32  # PUT could write any index; pickle writes a count, and dicts of huge ones are slow
+_ENTRY_BYTES = 16  # what an entry of a container costs of the budget: its copy takes at least that
 
 
 class Machine:
@@ -161,6 +164,8 @@ class Machine:
         self.stack.append(value)
 
     def put(self, index: int) -> None:
+        if not 0 <= index < _MAX_MEMO:
+            raise PickleError("uses a memo index that no writer uses")
         self._memo[index] = self.stack[-1]
 
     def memoize(self) -> None:
@@ -179,6 +184,19 @@ class Machine:
         elif kind in CONTAINERS or kind is bytearray:
             self.shares = True
         self.stack.append(value)
+
+    def charge(self, given: Any) -> None:
+        """Count what a stub is given: a pickle repeats it through the memo for a few bytes, and a stub may copy it."""
+        parts = given if type(given) in (tuple, list, dict) else (given,)
+        self._budget -= _ENTRY_BYTES * len(parts)
+        for part in parts:
+            kind = type(part)
+            if kind is str or kind is bytes or kind is bytearray:
+                self._budget -= len(part)
+            elif kind in CONTAINERS:
+                self._budget -= _ENTRY_BYTES * len(part)
+        if self._budget < 0:
+            raise PickleError("repeats its parts until they are many times larger than the file")
 
     # Values.
 
@@ -275,17 +293,20 @@ class Machine:
     def call(self, function: Any, arguments: Any) -> None:
         if not isinstance(function, Stub) or type(arguments) is not tuple:
             raise PickleError(f"calls a {type(function).__name__}")
+        self.charge(arguments)
         self.stack.append(function.call(*arguments))
 
     def build(self) -> None:
         state = self.stack.pop()
         target = self.stack[-1]
         if isinstance(target, Stub):
+            self.charge(state)
             target.set_state(state)
         elif type(target) is not dict:  # the attributes of an OrderedDict are dropped
             raise PickleError(f"sets attributes of a {type(target).__name__}")
 
     def refer(self, pid: Any) -> None:
+        self.charge(pid)
         self.stack.append(self._persistent(pid))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import bz2
 import gzip
 import lzma
+import struct
 import tarfile
 import zlib
 from collections.abc import Iterator
@@ -26,6 +27,29 @@ class TooLargeError(ArchiveError):
     """An archive that unpacks to far more than its size."""
 
 
+# What the modules of the standard library raise for damaged content, beside errors of their own.
+_DAMAGE = (
+    tarfile.TarError, zlib.error, lzma.LZMAError, struct.error, EOFError, ValueError, TypeError, AttributeError,
+    LookupError, OverflowError, RecursionError, MemoryError,
+)  # fmt: skip
+
+
+def _reason(error: BaseException) -> str:
+    return str(error) or type(error).__name__
+
+
+class _Archive(tarfile.TarFile):
+    """Raises ArchiveError for every header that is damaged."""
+
+    def next(self) -> tarfile.TarInfo | None:
+        try:
+            return super().next()
+        except ArchiveError:
+            raise
+        except _DAMAGE as error:
+            raise ArchiveError(_reason(error)) from error
+
+
 class _Bounded:
     """Reads a stream to the end of its allowance."""
 
@@ -36,7 +60,14 @@ class _Bounded:
     def read(self, size: int) -> bytes:
         if size > self._left:
             raise TooLargeError("it unpacks to far more than its size")
-        data = self._stream.read(size)
+        try:
+            data = self._stream.read(size)
+        except OSError as error:
+            if error.errno is not None:  # of the disk; bz2 and gzip raise it for damaged content too
+                raise
+            raise ArchiveError(_reason(error)) from error
+        except _DAMAGE as error:
+            raise ArchiveError(_reason(error)) from error
         self._left -= len(data)
         return data
 
@@ -55,10 +86,10 @@ def open_tar(path: Path) -> Iterator[tarfile.TarFile]:
         with raw if opener is None else opener(raw) as stream:
             bounded: Any = _Bounded(stream, MAX_RATIO * size + _FREE)
             try:
-                with tarfile.open(fileobj=bounded, mode="r|") as archive:
+                with _Archive.open(fileobj=bounded, mode="r|") as archive:
                     yield archive
-            except (tarfile.TarError, zlib.error, lzma.LZMAError, gzip.BadGzipFile, EOFError) as error:
-                raise ArchiveError(str(error) or type(error).__name__) from error
+            except tarfile.TarError as error:
+                raise ArchiveError(_reason(error)) from error
 
 
 def is_tar(path: Path) -> bool:

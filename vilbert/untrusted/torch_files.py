@@ -25,7 +25,7 @@ from vilbert.untrusted.pickle_machine import mapping
 from vilbert.untrusted.pickles import Buffer, ForbiddenError, PickleError, Stub, load, load_one
 
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
-_MAX_DIMENSIONS = 64
+_MAX_DIMENSIONS = 32
 _MAX_VIEWS = 16
 """How many times larger than the file its tensors may be together; shared storages are counted for each tensor."""
 _MAX_PICKLE_BYTES = 1 << 30
@@ -144,8 +144,10 @@ class _Reader:
             raise PickleError("builds a tensor on something that is no storage")
         if not all(type(part) is tuple and all(type(side) is int for side in part) for part in (size, stride)):
             raise PickleError("builds a tensor of a shape that is none")
+        if max(len(size), len(stride)) > _MAX_DIMENSIONS:  # before the product, which many sides make slow
+            raise PickleError(f"builds a tensor of {len(size):,} dimensions")
         count = math.prod(size)
-        if len(size) > _MAX_DIMENSIONS or not 0 <= count <= storage.numel() or min(size, default=0) < 0:
+        if not 0 <= count <= storage.numel() or min(size, default=0) < 0:
             raise PickleError(f"builds a tensor of shape {list(size[:8])} on a storage of {storage.numel():,} numbers")
         self._left -= count * storage.element_size()
         if self._left < 0:
@@ -199,6 +201,8 @@ def _read_zip(file: IO[bytes], reader: _Reader) -> Any:
         if len(pickled) != 1:
             raise PickleError("it is a zip file, but not of torch.save")
         folder = pickled[0].removesuffix("data.pkl")
+        if archive.getinfo(pickled[0]).file_size > _MAX_PICKLE_BYTES:
+            raise PickleError(f"its pickle, beside its tensors, has more than {_MAX_PICKLE_BYTES:,} bytes")
         if f"{folder}byteorder" in names and _member(archive, f"{folder}byteorder") != sys.byteorder.encode():
             raise PickleError("its numbers have another byte order than this machine's")
         storages: dict[tuple[str, torch.dtype], Tensor] = {}

@@ -139,6 +139,12 @@ def _array(array: np.ndarray) -> bytes:
     return content.getvalue()
 
 
+def _archive(**arrays: np.ndarray) -> bytes:
+    content = io.BytesIO()
+    np.savez(content, **arrays)
+    return content.getvalue()
+
+
 @pytest.mark.parametrize(
     "content",
     [
@@ -149,6 +155,10 @@ def _array(array: np.ndarray) -> bytes:
         _array(np.zeros((SHARDS + 1, 3), np.int64)),
         _array(np.array([None])),
         _array(np.zeros((SHARDS, 3), np.int64))[:-5],
+        b"PK\x03\x04",
+        b"PK\x03\x04" + bytes(100),
+        _archive(a=np.zeros((SHARDS, 3), np.int64)),
+        _array(np.zeros((SHARDS, 3), np.int64)).replace(b"(6, 3), }        ", b"(9999999999, 3), }"),
     ],
 )
 def test_damaged_notes_are_no_notes(directory: Path, content: bytes) -> None:

@@ -197,10 +197,11 @@ def test_a_proxy_is_used_but_not_towards_private_addresses(web: Web, monkeypatch
     assert len(web.asked) == 1
 
 
-def test_a_proxy_of_another_kind_is_refused_at_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("password", ["word", "w@rd", "w/rd", "w#rd?", "[w"])
+def test_a_proxy_of_another_kind_is_refused_at_the_start(monkeypatch: pytest.MonkeyPatch, password: str) -> None:
     for name in ("https_proxy", "HTTPS_PROXY"):
-        monkeypatch.setenv(name, "socks5://127.0.0.1:9")
-    with pytest.raises(RefusedError, match="socks5"):
+        monkeypatch.setenv(name, f"socks5://me:{password}@127.0.0.1:9")
+    with pytest.raises(RefusedError, match=r"_proxy=socks5://127\.0\.0\.1:9: name an http"):
         fetcher().check(["https://images.example/a.jpg"])
     fetcher().check(["images/a.jpg"])
 

@@ -6,8 +6,10 @@ import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from threading import Thread
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -235,6 +237,44 @@ def test_a_photograph_that_is_gone_changed_or_broken_is_said_to_be(
     with pytest.raises(ShardError, match="its sha256 is another"):
         draw(1)
     assert not picture.exists()
+
+
+class Web(BaseHTTPRequestHandler):
+    """Answers every request, and notes it."""
+
+    asked: ClassVar[list[str]] = []
+
+    def do_GET(self) -> None:
+        self.asked.append(self.path)
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(b"secret")
+
+    def log_message(self, *_arguments: Any) -> None:
+        pass
+
+
+def test_a_url_of_a_data_set_leads_to_no_private_address(make_dataset: MakeDataset) -> None:
+    with ThreadingHTTPServer(("127.0.0.1", 0), Web) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_port}/latest/meta-data?token=abcdef"
+        dataset = make_dataset(change=lambda _row, sample: replace(sample, meta={**sample.meta, "uri": url}))
+        with (
+            open_shard(data_path(dataset.directory, 0, "tar")) as reader,
+            pytest.raises(ShardError, match=r"cannot read the photograph .*private_address") as error,
+        ):
+            read_photograph(reader[0])
+        server.shutdown()
+    assert Web.asked == []
+    assert "abcdef" not in str(error.value)
+
+
+def test_a_photograph_that_is_too_large_is_not_read_whole(make_dataset: MakeDataset, tmp_path: Path) -> None:
+    dataset = make_dataset()
+    with (tmp_path / "images/0.png").open("wb") as file:
+        file.truncate(1 << 40)
+    with open_shard(data_path(dataset.directory, 0, "tar")) as reader, pytest.raises(ShardError, match="too_large"):
+        read_photograph(reader[0])
 
 
 def test_a_photograph_of_another_size_or_kind_is_refused(make_dataset: MakeDataset, tmp_path: Path) -> None:

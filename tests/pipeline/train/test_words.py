@@ -135,6 +135,41 @@ def test_a_name_that_cannot_be_had_is_refused_with_what_to_do(monkeypatch: pytes
         load_tokenizer("some/name", None)
 
 
+class PanicException(BaseException):
+    """What tokenizers raises where its Rust code panics."""
+
+
+@pytest.mark.parametrize("failure", [Exception("bad merges"), PanicException("bad merges"), KeyError("bad merges")])
+def test_a_tokenizer_of_the_hub_that_is_damaged_is_refused(
+    monkeypatch: pytest.MonkeyPatch, failure: BaseException
+) -> None:
+    def fail(name: str, **kwargs: object) -> None:
+        raise failure
+
+    monkeypatch.setattr(AutoTokenizer, "from_pretrained", fail)
+    with pytest.raises(RefusedError, match=r"some/name: .*cache of this machine is damaged \(.*bad merges.*or new"):
+        load_tokenizer("some/name", None)
+
+
+def test_an_interruption_is_no_damage(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(name: str, **kwargs: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(AutoTokenizer, "from_pretrained", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        load_tokenizer("some/name", None)
+
+
+def test_nobody_is_advised_to_run_the_code_of_a_tokenizer(monkeypatch: pytest.MonkeyPatch) -> None:
+    def advise(name: str, **kwargs: object) -> None:
+        raise ValueError("The repository contains custom code. Please pass the argument `trust_remote_code=True`.")
+
+    monkeypatch.setattr(AutoTokenizer, "from_pretrained", advise)
+    with pytest.raises(RefusedError, match=r"some/name: its tokenizer is Python code, which is never run") as error:
+        load_tokenizer("some/name", None)
+    assert "trust_remote_code" not in str(error.value)
+
+
 def test_a_folder_without_a_tokenizer_is_refused(tmp_path: Path) -> None:
     with pytest.raises(RefusedError, match="holds no tokenizer"):
         load_tokenizer(str(tmp_path), None)

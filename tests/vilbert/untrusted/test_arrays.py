@@ -50,6 +50,8 @@ def with_header(text: str, data: bytes = b"12345678") -> bytes:
         with_header("{'descr': '|V0', 'fortran_order': False, 'shape': (1099511627776,)}"),
         with_header("{'descr': '|O', 'fortran_order': False, 'shape': (1,)}"),
         with_header("{'descr': '<i8', 'fortran_order': False, 'shape': " + "(" * 90),
+        with_header(f"{{'descr': '<i8', 'fortran_order': False, 'shape': {(10**70, 0)}}}", b""),
+        with_header(f"{{'descr': '|i1', 'fortran_order': False, 'shape': {(1,) * 33}}}", b"1"),
         with_header("nonsense"),
         b"\x93NUMPY\x09\x00",
         b"\x93NUMPY\x02\x00\xff\xff\xff\x7f",

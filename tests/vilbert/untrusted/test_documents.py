@@ -74,6 +74,29 @@ def test_what_is_no_plain_yaml_is_refused(text: str):
         parse_yaml(text)
 
 
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        pytest.param("a: 1" + ":1" * 500_000, "is no text", id="base 60"),
+        pytest.param("a: 1" + ":1" * 500_000 + ".5", "is no text", id="base 60 with a fraction"),
+        pytest.param("a: 0x" + "f" * 1_000, "is no text", id="base 16"),
+        pytest.param("a: !!binary " + "YWFh" * 1_000, "is no text", id="binary"),
+        pytest.param("- 1" + ":1" * 600, "is no text", id="in a list"),
+        pytest.param("".join(f"{(2**61 - 1) * key}: x\n" for key in range(1, 50)), "is a key", id="keys of one hash"),
+        pytest.param("? 1:1:1:1:1:1:1:1:1:1\n: x", "is a key", id="a key of base 60"),
+    ],
+)
+def test_long_numbers_of_yaml_are_refused_before_they_are_converted(text: str, reason: str):
+    with pytest.raises(DocumentError, match=reason):
+        parse_yaml(text)
+
+
+def test_long_texts_of_yaml_are_read():
+    texts = ["x" * 5_000, "1" * 5_000]
+    assert parse_yaml(f"[{texts[0]}, '{texts[1]}']") == texts
+    assert parse_yaml("999999999999999999: a") == {999_999_999_999_999_999: "a"}
+
+
 def test_aliases_are_expanded_within_bounds():
     assert parse_yaml("a: &x {b: 1}\nc: *x\nd: {<<: *x, e: 2}") == {"a": {"b": 1}, "c": {"b": 1}, "d": {"b": 1, "e": 2}}
     bomb = "a0: &a0 [x, x, x, x, x, x, x, x, x]\n" + "".join(

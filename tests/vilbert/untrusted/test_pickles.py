@@ -162,6 +162,67 @@ def test_what_would_cost_more_than_the_file_is_large_is_refused(data: bytes, rea
         load(data)
 
 
+class Copies(Stub):
+    """Copies what it is given, as the stubs of weights files do."""
+
+    def __init__(self) -> None:
+        self.copied = 0
+
+    def call(self, *arguments: Any) -> Any:
+        return self._copy(arguments[0])
+
+    def set_state(self, state: Any) -> None:
+        self._copy(state if isinstance(state, dict) else state[0])
+
+    def _copy(self, value: Any) -> Any:
+        self.copied += len(value)
+        return type(value)(value)
+
+
+LONG_LIST = b"]q\x01(" + b"N" * 50_000 + b"e"
+LONG_MAPPING = b"}q\x01(" + b"".join(b"M" + struct.pack("<H", key) + b"N" for key in range(50_000)) + b"u"
+
+
+@pytest.mark.parametrize("values", [LONG_LIST, LONG_MAPPING, b"\x96" + eight(50_000) + bytes(50_000) + b"q\x01"])
+@pytest.mark.parametrize(
+    "operations",
+    [
+        pytest.param(b"h\x00h\x01\x85R", id="REDUCE"),
+        pytest.param(b"h\x00h\x01\x85\x81", id="NEWOBJ"),
+        pytest.param(b"h\x00h\x01\x85}\x92", id="NEWOBJ_EX"),
+        pytest.param(b"(h\x00h\x01o", id="OBJ"),
+        pytest.param(b"(h\x01ia\nb\n", id="INST"),
+        pytest.param(b"h\x00h\x01\x85b", id="BUILD with a tuple"),
+    ],
+)
+def test_what_is_copied_again_and_again_is_no_larger_than_some_times_the_file(values: bytes, operations: bytes) -> None:
+    stub = Copies()
+    data = b"\x80\x05ca\nb\nq\x00" + values + operations * 5_000 + b"."
+    with pytest.raises(PickleError, match="repeats its parts until they are many times larger than the file"):
+        load(data, lookup=lambda _module, _name: stub)
+    assert stub.copied < 50 * len(data)
+
+
+def test_a_mapping_that_is_the_state_again_and_again_is_counted() -> None:
+    stub = Copies()
+    data = b"\x80\x05ca\nb\nq\x00" + LONG_MAPPING + b"h\x00h\x01b" * 5_000 + b"."
+    with pytest.raises(PickleError, match="repeats its parts"):
+        load(data, lookup=lambda _module, _name: stub)
+    assert stub.copied < 50 * len(data)
+
+
+def test_a_reference_that_is_long_again_and_again_is_counted() -> None:
+    data = b"\x80\x05" + LONG_LIST + b"\x85q\x02" + b"h\x02Q" * 5_000 + b"."
+    with pytest.raises(PickleError, match="repeats its parts"):
+        load(data, persistent_load=lambda pid: len([*pid[0]]))
+
+
+@pytest.mark.parametrize("index", [b"-1", b"4294967296", b"9" * 310])
+def test_an_index_of_the_memo_that_no_writer_uses_is_refused(index: bytes) -> None:
+    with pytest.raises(PickleError, match="memo index that no writer uses"):
+        load(b"]p" + index + b"\n.")
+
+
 def test_deep_lists_are_let_go_of_without_harm() -> None:
     with pytest.raises(PickleError, match="nested deeper"):
         load(b"]" * 2_000_000 + b"a" * 1_999_999 + b".")

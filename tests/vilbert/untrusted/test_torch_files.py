@@ -142,7 +142,8 @@ def test_a_hand_made_file_is_read_as_one_of_torch(tmp_path: Path) -> None:
         (4, (2,), (3,), 2, "out of bounds"),
         (4, (2,), (-1,), 1, "Negative strides"),
         (4, (2,), (1,), -1, "offset"),
-        (4, (1,) * 100, (1,) * 100, 0, "shape"),
+        (4, (1,) * 100, (1,) * 100, 0, "100 dimensions"),
+        (4, (2**1000,) * 20_000, (), 0, "20,000 dimensions"),
         (1 << 40, (4,), (1,), 0, "has 4 numbers, and should have"),
         (3, (3,), (1,), 0, "has 4 numbers, and should have 3"),
         (-1, (3,), (1,), 0, "has 4 numbers"),
@@ -166,6 +167,21 @@ def test_a_compressed_storage_is_refused_before_it_is_read(tmp_path: Path) -> No
     with pytest.raises(CheckpointError, match="is compressed, which"):
         read_state_dict(path)
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 50_000
+
+
+def test_a_pickle_beside_the_tensors_that_is_huge_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = zip_file(tmp_path / "x.bin", tensor_pickle(4, (4,), (1,)), {"0": bytes(16)})
+    monkeypatch.setattr("vilbert.untrusted.torch_files._MAX_PICKLE_BYTES", 50)
+    with pytest.raises(CheckpointError, match="its pickle, beside its tensors, has more than 50 bytes"):
+        read_state_dict(path)
+
+
+def test_a_mapping_that_is_copied_again_and_again_is_refused(tmp_path: Path) -> None:
+    entries = b"".join(b"M" + key.to_bytes(2, "little") + b"N" for key in range(20_000))
+    pickled = b"\x80\x02ccollections\nOrderedDict\nq\x00}q\x01(" + entries + b"u](" + b"h\x00h\x01\x85R" * 2_000 + b"e."
+    path = zip_file(tmp_path / "x.bin", pickled, {})
+    with pytest.raises(CheckpointError, match="repeats its parts until they are many times larger than the file"):
+        read_state_dict(path)
 
 
 def test_members_that_share_their_bytes_are_refused(tmp_path: Path) -> None:
