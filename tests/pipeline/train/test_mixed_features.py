@@ -128,6 +128,42 @@ def test_pretrain_names_the_data_sets_and_the_option(
     assert "are the same data set" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("where", ["run", "run/final", "run/checkpoints/step-00000001"])
+def test_pretraining_from_a_model_of_another_detector_is_refused(
+    tmp_path: Path, make_dataset: MakeDataset, capsys: pytest.CaptureFixture[str], where: str
+) -> None:
+    data = make(make_dataset, tmp_path / "a", seed=0)
+    run = tmp_path / "run"
+    (run / "final").mkdir(parents=True)
+    (run / "checkpoints" / "step-00000001").mkdir(parents=True)
+    write_known_features(run / "final", [known(weights_sha256="b" * 64)])
+    (run / "run.json").write_text(json.dumps({"extractors": [known(weights_sha256="b" * 64)]}))
+    command = ["pretrain", str(data), "--output", str(tmp_path / "new"), "--eval-split", "none", "--device", "cpu"]
+    command += ["--init-from", str(run if where == "run" else tmp_path / where), "--tokenizer", str(tmp_path / "none")]
+    assert main(command) == 2
+    said = capsys.readouterr().err
+    assert "--init-from" in said
+    assert "weights_sha256" in said
+    assert main([*command, "--allow-mixed-features"]) == 2  # the next problem: there is no tokenizer
+    assert "weights_sha256" not in capsys.readouterr().err
+
+
+def test_pretraining_from_a_text_model_inside_a_run_is_not_compared(
+    tmp_path: Path, make_dataset: MakeDataset, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = make(make_dataset, tmp_path / "a", seed=0)
+    bert = tmp_path / "run" / "bert"
+    bert.mkdir(parents=True)
+    (tmp_path / "run" / "run.json").write_text(json.dumps({"extractors": [known(weights_sha256="b" * 64)]}))
+    (bert / "config.json").write_text(json.dumps({"model_type": "bert"}))
+    command = ["pretrain", str(data), "--output", str(tmp_path / "new"), "--eval-split", "none", "--device", "cpu"]
+    assert main([*command, "--init-from", str(bert), "--tokenizer", str(tmp_path / "none")]) == 2
+    assert "weights_sha256" not in capsys.readouterr().err
+    (bert / "config.json").write_text("{")
+    assert main([*command, "--init-from", str(bert), "--tokenizer", str(tmp_path / "none")]) == 2
+    assert f"--init-from {bert}: not valid JSON" in capsys.readouterr().err
+
+
 def source_of(make_dataset: MakeDataset, folder: Path, **facts: Any) -> Source:
     return read_source(str(make(make_dataset, folder, seed=0, **facts)), split=None, cache=None)
 
