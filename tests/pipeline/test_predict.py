@@ -279,6 +279,23 @@ def test_an_image_of_pil_is_upright_and_opaque_as_its_file(
         assert (by_image.width, by_image.height) == (by_path.width, by_path.height)
 
 
+def test_orientation_does_not_depend_on_how_a_path_is_written(
+    tmp_path: Path, photographs: list[Path], predictor: Callable[[str], Predictor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "val2017" / "000000000139.jpg"
+    path.parent.mkdir()
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    with Image.open(photographs[0]) as opened:
+        opened.resize((40, 30)).save(path, exif=turned)
+    monkeypatch.chdir(path.parent)
+    reader = predictor("vqa").reader
+    for name in (str(path), path.name, f"./{path.name}"):
+        assert reader.pixels(name, 0).shape == (30, 40, 3)  # as stored: COCO's boxes fit it
+    shutil.copy(path, "photo.jpg")
+    assert reader.pixels("photo.jpg", 0).shape == (40, 30, 3)
+
+
 @pytest.mark.parametrize(
     ("task", "ask", "said"),
     [
