@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import multiprocessing
 import os
@@ -199,3 +200,20 @@ def test_kept_records_are_those_of_the_format(tmp_path: Path, make_sample: MakeS
     """What is compared is the whole file, as the record's writer hashed it."""
     path = write_shard(tmp_path, make_sample, "lmdb")
     assert file_sha256(path) == json.loads(record_path(tmp_path, 0).read_bytes())["sha256"]
+
+
+def test_a_list_that_nobody_needs_is_closed(tmp_path: Path) -> None:
+    def lowest_free() -> int:
+        descriptor = os.dup(0)
+        os.close(descriptor)
+        return descriptor
+
+    gc.collect()
+    before = lowest_free()
+    for log in (None, tmp_path / "log"):
+        files = VerifiedFiles(log)
+        copy = pickle.loads(pickle.dumps(files))
+        assert lowest_free() == before + 2
+        del files, copy
+        gc.collect()
+        assert lowest_free() == before
