@@ -96,8 +96,9 @@ def test_the_same_data_set_twice_is_refused(
     tmp_path: Path, make_dataset: MakeDataset, again: Callable[[Path], Path], how: str
 ) -> None:
     folder = make(make_dataset, tmp_path / "a", seed=0)
-    with pytest.raises(RefusedError, match=how):
+    with pytest.raises(RefusedError, match=how) as raised:
         open_corpus(folder, again(folder))
+    assert "--weights" not in str(raised.value)  # which `vilbert pretrain` alone has
 
 
 def test_the_same_manifest_in_other_shards_or_another_storage_is_refused(
@@ -125,7 +126,9 @@ def test_pretrain_names_the_data_sets_and_the_option(
     assert main(["pretrain", str(first), str(second), *command]) == 2
     assert "--allow-mixed-features" in capsys.readouterr().err
     assert main(["pretrain", str(first), str(first), *command]) == 2
-    assert "are the same data set" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "are the same data set" in said
+    assert "--weights 2" in said
 
 
 @pytest.mark.parametrize("where", ["run", "run/final", "run/checkpoints/step-00000001"])
