@@ -25,6 +25,7 @@ from pipeline.predict import Predictor
 from pipeline.shards.errors import RefusedError
 from pipeline.tasks.asking import Row, paired
 from pipeline.tasks.generation_settings import GenerationSettings
+from pipeline.tasks.photographs import Detected
 from pipeline.tasks.refer_files import read_refer
 
 from .tasks.tiny_predictor import OPTIONS, load, write_features, write_model, write_scenes
@@ -257,9 +258,11 @@ def test_photographs_are_taken_as_they_come_to_hand(
         found = asked.answer(iter(forms), iter(QUESTIONS[:1]))
     for other in found[1:]:
         assert [it.probability for it in other] == pytest.approx([it.probability for it in found[0]], abs=1e-5)
-    (known,) = asked.detect_each([str(path)])
-    (again,) = asked.answer([known], QUESTIONS[:1])  # type: ignore[list-item]
-    assert [it.answer for it in again] == [it.answer for it in found[0]]
+        known = asked.detect_each(forms)
+    assert [it.name for it in known if isinstance(it, Detected)] == [str(path), str(path), "image 2", "image 3"]
+    for again in asked.answer(known, QUESTIONS[:1]):  # type: ignore[arg-type]
+        assert [it.answer for it in again] == [it.answer for it in found[0]]
+    assert asked.detect_each(known) == known  # type: ignore[arg-type]
 
 
 def test_an_image_of_pil_is_upright_and_opaque_as_its_file(
