@@ -139,13 +139,14 @@ class Predictor:
         photographs = as_photographs(images)
         return self.reader.detect(photographs, range(len(photographs)))
 
-    def detect_each(self, images: Iterable[str | os.PathLike[str]]) -> list[Detected | RefusedError]:
-        """Return files with what the detector finds in them, to be asked about; an error for one that cannot be used.
+    def detect_each(self, images: Iterable[Photograph]) -> list[Detected | RefusedError]:
+        """Return photographs with what the detector finds in them; an error for one that cannot be used.
 
-        Every method takes the results in place of the files, and detects nothing again.
+        Every method takes the results in place of the photographs, and detects nothing again.
         """
-        names = [name_of_photograph(image, at) for at, image in enumerate(as_photographs(images))]
-        found = self.reader.detect_each(names, range(len(names)))
+        photographs = as_photographs(images)
+        names = [name_of_photograph(image, at) for at, image in enumerate(photographs)]
+        found = self.reader.detect_each(photographs, range(len(photographs)))
         return [
             of_one if isinstance(of_one, RefusedError) else Detected(name, of_one)
             for name, of_one in zip(names, found, strict=True)
@@ -288,7 +289,7 @@ class Predictor:
         return written
 
     def attend(self, image: Photograph, text: str | Text) -> Attention:
-        """Return who looks at whom, in every layer and head, when the model reads a text before an image.
+        """Return which words and regions attend to which in every layer and head, for a text and an image.
 
         text: one sentence, or two or three as vcr has them. Under captioning a word sees only those before it.
         """

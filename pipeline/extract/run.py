@@ -39,6 +39,7 @@ from pipeline.shards.layout import DATASET_FILE, SHARDS_FOLDER
 from pipeline.shards.new_folder import new_folder
 from pipeline.shards.retry import hurry, patience
 from pipeline.signals import leave_now, terminate_like_interrupt, undisturbed
+from pipeline.terminal import counted
 
 logger = logging.getLogger(__name__)
 
@@ -164,9 +165,8 @@ def require_nothing_to_do(settings: ExtractSettings, manifest: Manifest, folder:
         info = read_info(folder)
         require_same(info, planned, folder.name)
         if missing := find_done(folder, planned).pending():
-            raise RefusedError(
-                f"{folder.name}: is read-only and {len(missing)} of its shards are missing or damaged; make it writable"
-            )
+            shards = counted(len(missing), "shard is", "shards are")
+            raise RefusedError(f"{folder.name}: is read-only and {shards} missing or damaged; make it writable")
     logger.info("nothing to do: %s has all its shards", settings.output)
     return info
 

@@ -14,7 +14,7 @@ from typing import Self, overload
 from pipeline.shards.dataset import DatasetInfo, read_info
 from pipeline.shards.errors import ShardError
 from pipeline.shards.folder import open_folder, parse_place
-from pipeline.shards.layout import data_path
+from pipeline.shards.layout import data_path, record_path
 from pipeline.shards.record import read_records_of
 from pipeline.shards.sample import Sample
 from pipeline.shards.store import ShardReader, open_shard
@@ -77,8 +77,11 @@ class Dataset(Sequence[Sample]):
         if self._open is None or self._open[0] != place:
             self.close()
             with ExitStack() as stack:
-                name = data_path(Path(), self._shards[place], self.info.storage)
-                directory = stack.enter_context(self._folder.local([name.as_posix()]))
+                shard = self._shards[place]
+                name = data_path(Path(), shard, self.info.storage)
+                # With the record, whose SHA-256 the reader compares.
+                files = [path.as_posix() for path in (name, record_path(Path(), shard))]
+                directory = stack.enter_context(self._folder.local(files))
                 reader = stack.enter_context(open_shard(directory / name))
                 self._open = (place, reader, stack.pop_all())
         return self._open[1]

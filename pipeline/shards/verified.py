@@ -14,6 +14,7 @@ import os
 import tempfile
 import threading
 import time
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,8 @@ class VerifiedFiles:
         """Begin with what is in the file `log`, and add to it; by default with nothing, in a file without a name."""
         self._log = log
         self._descriptor = _open_log(log)
+        # At the process's end the system closes it: a thread may still read ahead.
+        weakref.finalize(self, os.close, self._descriptor).atexit = False
         self._begin()
 
     def _begin(self) -> None:

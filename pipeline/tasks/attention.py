@@ -1,4 +1,4 @@
-"""Who looks at whom: the attention maps of every layer and head for one text and one photograph.
+"""The attention maps of every layer and head for one text and one photograph.
 
 Shapes: H heads, T word pieces with special tokens, R regions with the whole image at 0.
 """

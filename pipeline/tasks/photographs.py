@@ -83,7 +83,8 @@ def read_pixels(
         path = os.fspath(photograph)
         try:
             # As the manifest does for the same file, so that the regions are those of training.
-            return decode(read(path), decoding, apply_orientation=not has_published_name(path)).pixels
+            named = path if "://" in path else os.path.abspath(path)
+            return decode(read(path), decoding, apply_orientation=not has_published_name(named)).pixels
         except ImageError as error:
             raise RefusedError(f"{name}: cannot be used as a photograph, {error}") from error
     if isinstance(photograph, Image.Image):

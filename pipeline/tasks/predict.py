@@ -76,7 +76,7 @@ def predict(settings: PredictSettings) -> int:
     if settings.attention and good:
         for photograph, page in zip(subjects(good[0]), settings.attention, strict=True):
             write_attention(predictor, good[0], photograph, page)
-            logger.info("%s: who looks at whom; open it in a browser", page)
+            logger.info("%s: attention page; open it in a browser", page)
     return 1 if failed else 0
 
 

@@ -92,7 +92,7 @@ class PredictSettings:
     output: Path | None = None
     """Draw on the photograph, into this .png or .jpg file, what a phrase means, or else what the detector found."""
     attention: tuple[Path, ...] = ()
-    """Write a page (.html) that shows, on the photograph, who looks at whom in every layer and head.
+    """Write a page (.html) that shows, on the photograph, the attention of every layer and head.
     NLVR2: two, the left photograph's and the right one's."""
     allow_private_addresses: bool = False
     """Fetch photographs from hosts with private, loopback or link-local addresses too."""

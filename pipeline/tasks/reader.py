@@ -130,7 +130,7 @@ class Reader:
             yield ImageBatch([it.image_id for it in seen], {name: inputs[name] for name in IMAGE_INPUTS})
 
     def attend(self, image: Photograph, text: Text) -> Attention:
-        """Return who looks at whom when the model reads a text before an image."""
+        """Return which words and regions attend to which when the model reads a text and an image."""
         (regions,) = self.detect([image], [0])
         seen = self._shown(regions, image, 0)
         inputs = self._inputs([text], [seen], [0])

@@ -114,7 +114,7 @@ def warn_of_another_detector(card: TaskCard, facts: Mapping[str, Any], *, where:
         # A GPU's features are a CPU's but for rounding.
         if found := list(differences({**made_by, "device": None}, {**facts, "device": None})):
             logger.warning(
-                "%s: was trained on regions that were found otherwise: %s; the model knows the features of that "
+                "%s: was trained on regions of other detector settings: %s; the model knows the features of that "
                 "detector alone",
                 where, "; ".join(found),
             )  # fmt: skip

@@ -45,7 +45,7 @@ def locate_samples(corpus: Corpus, order: Order, batch_size: int) -> Locate:
 def explain_inputs(bad: Iterable[str], step: int, locate: Locate | None, data: Sequence[str]) -> str:
     """Return what is to be said of the inputs of a step, and what to do.
 
-    bad: images whose inputs are not finite. data: the data sets of the run, as they were given.
+    bad: images whose inputs are not finite. data: all data sets that training reads, as they were given.
     """
     verify = "; ".join(f"`vilbert verify {name} --deep`" for name in data)
     names = list(dict.fromkeys(bad))

@@ -99,6 +99,7 @@ class Corpus:
         open_shards: int = 64,
         verified: VerifiedFiles | None = None,
         allow_mixed: bool = False,
+        weighted: bool = False,
     ) -> Corpus:
         """Read what the data sets are; no shard is opened.
 
@@ -112,6 +113,7 @@ class Corpus:
             verified: compares the SHA-256 of each shard with its record before its first sample is used; None for no
                 comparison.
             allow_mixed: take data sets whose regions were extracted in different ways.
+            weighted: name --weights where a data set is given twice.
 
         Raises:
             RefusedError: data sets that are not complete or do not go together, or no sample of the split.
@@ -124,7 +126,7 @@ class Corpus:
         cache = None if cache_dir is None else ShardCache(folder=cache_dir, limit=cache_bytes)
         sources = [read_source(name, split=split, cache=cache) for name in names]
         check_sources(sources)
-        refuse_repeated(sources)
+        refuse_repeated(sources, weighted=weighted)
         if not allow_mixed:
             refuse_mixed_features(sources)
         return cls(sources, on_corrupt=on_corrupt, cache=cache, open_shards=open_shards, verified=verified)

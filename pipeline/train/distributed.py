@@ -14,6 +14,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from extractors.extractor import ExtractorError
+from manifests.record import ManifestError
 from pipeline.shards.errors import RefusedError, first_line
 from pipeline.signals import leave_now
 from pipeline.train.errors import TrainingError
@@ -118,4 +120,4 @@ def _joined(wanted: Literal["auto", "cpu", "cuda"]) -> Iterator[Group]:
 def _status(error: BaseException) -> int:
     if isinstance(error, KeyboardInterrupt):
         return 130
-    return 2 if isinstance(error, RefusedError) else 1
+    return 2 if isinstance(error, (RefusedError, ManifestError, ExtractorError)) else 1  # as `cli.call`

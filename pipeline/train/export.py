@@ -24,6 +24,12 @@ from pipeline.train.words import save_tokenizer
 
 CARD_FILE = "README.md"
 LOCAL = "(local)"
+PATH_SETTINGS = frozenset(
+    {"annotations", "cache", "data", "eval_data", "given_data", "init_from", "model", "names", "output", "tokenizer"}
+)
+"""Settings whose values are files or folders, where such ones exist: a path without a slash is one too."""
+KEYWORDS = ("none", "new", "shapes")
+"""Values of these settings that are never paths."""
 DATA_COLUMNS = DATA_HEAD[1:]
 
 PRETRAIN = "pretrain"
@@ -147,7 +153,7 @@ def _begun_from(facts: Mapping[str, Any]) -> str:
     source = facts.get("settings", {}).get("init_from", "none")
     if source == "none":
         return ""
-    return ", from a pre-trained checkpoint" if _is_local(source) else f", from `{source}`"
+    return ", from a pre-trained checkpoint" if _is_local(source, "init_from") else f", from `{source}`"
 
 
 def _data_rows(data: Sequence[Mapping[str, Any]]) -> list[tuple[object, ...]]:
@@ -155,17 +161,22 @@ def _data_rows(data: Sequence[Mapping[str, Any]]) -> list[tuple[object, ...]]:
     return [row[1:] for row, part in zip(data_rows(data), data, strict=True) if "records_sha256" in part]
 
 
-def _without_paths(value: Any) -> Any:
-    """Return settings with "(local)" in place of paths of the machine that trained."""
+def _without_paths(value: Any, setting: str = "") -> Any:
+    """Return settings with "(local)" in place of paths of the machine that trained.
+
+    setting: the name of the setting whose value this is.
+    """
     if isinstance(value, Mapping):
-        return {name: _without_paths(one) for name, one in value.items()}
+        return {name: _without_paths(one, str(name)) for name, one in value.items()}
     if isinstance(value, list | tuple):
-        return [_without_paths(one) for one in value]
-    return LOCAL if isinstance(value, str) and _is_local(value) else value
+        return [_without_paths(one, setting) for one in value]
+    return LOCAL if isinstance(value, str) and _is_local(value, setting) else value
 
 
-def _is_local(text: str) -> bool:
-    """Say whether a text is a path of this machine and not a name, such as that of a model on the hub."""
+def _is_local(text: str, setting: str) -> bool:
+    """Say whether the value of a setting is a path of this machine and not a name, as that of a model on the hub."""
+    if setting in PATH_SETTINGS and text not in KEYWORDS:
+        return os.path.isabs(text) or text.startswith((".", "~")) or os.path.lexists(text)
     return os.sep in text and (os.path.isabs(text) or text.startswith((".", "~")) or os.path.lexists(text))
 
 

@@ -56,17 +56,18 @@ def hold_out(corpus: Corpus, *, share: float, seed: int, run: Path, group: Group
     """
     key = _describe(corpus, share, seed)
     path = run / HELD_OUT_FILE
-    found = None if group is None else _read(path, key)
+    sizes = corpus.shard_sizes
+    found = None if group is None else _read(path, key, sizes)
     if found is None and (group is None or group.first):
         found = count_held_out(corpus, share=share, seed=seed)
         if group is not None:
             _write(path, key, found)
     if group is not None:
         group.wait()
-        found = found or _read(path, key)
+        found = found or _read(path, key, sizes)
     if found is None:
         raise RefusedError(f"{path}: was not written by the first process; --output must be storage that all see")
-    total = sum(int(sizes.sum()) for sizes in corpus.shard_sizes)
+    total = sum(int(size.sum()) for size in sizes)
     held = sum(int(counts.sum()) for counts in found.counts)
     if held >= total:
         raise RefusedError(f"{total} samples are too few to hold any out: train on all with --eval-split none")
@@ -141,7 +142,7 @@ def _write(path: Path, key: dict[str, Any], found: HeldOut) -> None:
     write_atomic(path, encode_json({**key, "limit": found.choice.limit, "counts": counts}) + b"\n")
 
 
-def _read(path: Path, key: dict[str, Any]) -> HeldOut | None:
+def _read(path: Path, key: dict[str, Any], sizes: list[NDArray[np.int64]]) -> HeldOut | None:
     """Return what an earlier start, or the first process, counted in the same data; None where it did not."""
     try:
         document = read_json(path)
@@ -151,6 +152,11 @@ def _read(path: Path, key: dict[str, Any]) -> HeldOut | None:
         return None
     try:
         counts = [np.array(counts, np.int64) for counts in document["counts"]]
-        return HeldOut(HoldOut(seed=key["seed"], limit=int(document["limit"])), counts)
-    except (KeyError, TypeError, ValueError):
+        limit = int(document["limit"])
+    except (KeyError, TypeError, ValueError, OverflowError):
         return None
+    if [count.shape for count in counts] != [size.shape for size in sizes]:
+        return None
+    if any(bool(((count < 0) | (count > size)).any()) for count, size in zip(counts, sizes, strict=True)):
+        return None
+    return HeldOut(HoldOut(seed=key["seed"], limit=limit), counts)

@@ -224,11 +224,13 @@ def leave_out(training: Training, parts: list[MicroBatch], losses: Losses, norm:
         f"{part} {value:g}" for part, value in zip(training.objective.parts, losses.means.tolist(), strict=True)
     )
     problem = (
-        f"step {training.step}: a loss or gradient is no finite number ({values}, gradient norm {float(norm):g}); "
+        f"step {training.step}: the loss or a gradient is not finite ({values}, gradient norm {float(norm):g}); "
         f"images {', '.join(ids[:IDS_IN_A_MESSAGE])}{rest}. "
-        f"{explain_inputs(bad, training.step, training.locate, training.settings.data)}"
+        f"{explain_inputs(bad, training.step, training.locate, data_names(training))}"
     )
-    cause = "extract the shards that it names again" if bad else "if it finds nothing, lower --learning-rate"
+    cause = (
+        "extract again the shards that `vilbert verify` names" if bad else "if it finds nothing, lower --learning-rate"
+    )
     training.skipped_steps += 1
     training.skipped_in_a_row += 1
     if training.settings.non_finite == "stop":
@@ -236,7 +238,12 @@ def leave_out(training: Training, parts: list[MicroBatch], losses: Losses, norm:
     if training.skipped_in_a_row >= MOST_SKIPPED_IN_A_ROW:
         raise NonFiniteError(f"{problem}; {cause}. This is the {MOST_SKIPPED_IN_A_ROW}th such step in a row")
     if training.group.first:
-        logger.warning("%s; the step is left out", problem)
+        logger.warning("%s; the step is skipped", problem)
+
+
+def data_names(training: Training) -> list[str]:
+    """Return the data sets that training reads, those of regions at given boxes included, as they were given."""
+    return list(dict.fromkeys(str(one["path"]) for one in training.description.get("data", []) if "path" in one))
 
 
 def held_out(training: Training, journal: Journal | None, *, saving: bool) -> bool:

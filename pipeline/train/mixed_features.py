@@ -40,14 +40,18 @@ def refuse_mixed_features(sources: Sequence[Source], *, apart_from: Sequence[str
             )
 
 
-def refuse_repeated(sources: Sequence[Source]) -> None:
-    """Raise RefusedError where two data sets hold the same samples, as far as their records tell."""
+def refuse_repeated(sources: Sequence[Source], *, weighted: bool = False) -> None:
+    """Raise RefusedError where two data sets hold the same samples, as far as their records tell.
+
+    weighted: whether the command has --weights, which the message then names.
+    """
     for at, second in enumerate(sources):
         for first in sources[:at]:
             if how := _repeats(first, second):
+                instead = " (--weights 2 shows a data set twice an epoch)" if weighted else ""
                 raise RefusedError(
-                    f"{first.name} and {second.name}: {how}. Each sample would count twice: leave one of them out "
-                    "(--weights 2 shows a data set twice an epoch)"
+                    f"{first.name} and {second.name}: {how}. Each sample would count twice: leave one of them "
+                    f"out{instead}"
                 )
 
 

@@ -7,11 +7,15 @@ from functools import partial
 import torch
 from transformers import PreTrainedTokenizerBase
 
+from pipeline.shards.errors import RefusedError
 from pipeline.train.bad_inputs import locate_samples
+from pipeline.train.corpus import Corpus
 from pipeline.train.data import TrainingData, all_captions, eval_batches, open_data, train_batches
 from pipeline.train.distributed import Group
 from pipeline.train.evaluate import PretrainEvaluation, encode_evaluation
+from pipeline.train.known_features import read_known_features
 from pipeline.train.loop import Training
+from pipeline.train.mixed_features import check_known_features
 from pipeline.train.optimizer import build_optimizer
 from pipeline.train.pretrain_objective import PretrainObjective
 from pipeline.train.run import Stage, finish_run, train, wrap
@@ -19,7 +23,7 @@ from pipeline.train.run_folder import describe_run
 from pipeline.train.run_settings import identity
 from pipeline.train.settings import PretrainSettings
 from pipeline.train.shared_tokenizer import shared_tokenizer
-from pipeline.train.start import build_model, load_start, model_config
+from pipeline.train.start import begins_from_text, build_model, load_start, model_config
 from pipeline.train.words import load_tokenizer
 
 
@@ -31,6 +35,7 @@ def pretrain(settings: PretrainSettings) -> int:
 def begin(settings: PretrainSettings, group: Group) -> Stage:
     """Open the data and make the model; return what the run needs of pre-training."""
     data = open_data(settings, group)
+    require_known_features(settings, data.corpus)
 
     def make_tokenizer() -> PreTrainedTokenizerBase:
         return load_tokenizer(settings.tokenizer, all_captions(data.corpus) if settings.tokenizer == "new" else None)
@@ -50,6 +55,24 @@ def begin(settings: PretrainSettings, group: Group) -> Stage:
         training=training,
         load_start=partial(load_start, training.model, settings, data.corpus),
         finish=finish,
+    )
+
+
+def require_known_features(settings: PretrainSettings, corpus: Corpus) -> None:
+    """Raise RefusedError where `--init-from` is a ViLBERT that was trained on features of another detector."""
+    if settings.init_from == "none":
+        return
+    known = read_known_features(settings.init_from)
+    try:
+        if not known or begins_from_text(settings.init_from):
+            return
+    except (ValueError, OSError) as error:
+        raise RefusedError(f"--init-from {settings.init_from}: {error}") from error
+    check_known_features(
+        known,
+        corpus.sources,
+        model=f"--init-from {settings.init_from}",
+        allow_mixed=settings.allow_mixed_features,
     )
 
 

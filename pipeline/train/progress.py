@@ -84,7 +84,7 @@ class TrainProgress:
         return (
             f"{self._stage}: {self._step}/{self._total} steps ({self._step / max(self._total, 1):.0%}), "
             f"loss {self._loss:.4f}, {rate * self._batch_size:.1f} samples/s, {self._waiting:.0%} waiting for data, "
-            f"{tqdm.format_interval(seconds)} gone, {left} left"
+            f"{tqdm.format_interval(seconds)} elapsed, {left} remaining"
         )
 
     def _left(self, seconds: float, *, pauses: bool) -> str:

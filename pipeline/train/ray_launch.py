@@ -187,6 +187,7 @@ def _interruptible() -> Iterator[None]:
 
 
 def _fit(trainer: Any) -> int:
+    from ray.exceptions import RayError
     from ray.train import ControllerError, WorkerGroupError
 
     try:
@@ -197,4 +198,8 @@ def _fit(trainer: Any) -> int:
         raise worker_error(error.worker_failures, tries=tries) from error
     except ControllerError as error:
         raise error.controller_failure from error
+    except (RayError, ConnectionError) as error:  # of a driver, or of Ray Train's controller, whose node died
+        raise ShardError(
+            f"Ray has ended ({first_line(error)}); run the same command again to resume, or leave out --workers"
+        ) from error
     return int(result.return_value)

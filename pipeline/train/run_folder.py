@@ -63,7 +63,8 @@ def make_run_folder(run: Path) -> None:
 
 def _only_ours(names: list[str]) -> bool:
     """Say whether a run that was killed before it wrote run.json could have left these."""
-    return all(name in ("tokenizer", "task.json", "cache", "ray") or name.startswith(".") for name in names)
+    ours = ("tokenizer", "task.json", "cache", "ray")
+    return all(name in ours or name.startswith((".", "hard-negatives-")) for name in names)
 
 
 def describe_run(

@@ -165,5 +165,5 @@ def _clock(text: str) -> str:
 def _time(text: object) -> datetime | None:
     try:
         return datetime.fromisoformat(str(text)).astimezone(UTC)
-    except ValueError:
+    except (ValueError, OverflowError):  # no time, or one beyond the years of datetime in UTC
         return None

@@ -91,19 +91,34 @@ def _file_in_memory(size: int) -> int:
     Raises LoaderError where there is no room.
     """
     try:
-        descriptor = os.memfd_create("vilbert-batch")
-        os.ftruncate(descriptor, size)
+        return _anonymous_file(size)
     except (AttributeError, OSError):  # not on Linux, or a sandbox that does not know it
         try:
             with tempfile.TemporaryFile(prefix="vilbert-batch-") as file:
-                os.posix_fallocate(file.fileno(), 0, size)  # else a full disk is SIGBUS when it is written to
+                _allocate(file.fileno(), size)
                 return os.dup(file.fileno())
         except OSError as error:
             raise LoaderError(
                 f"{tempfile.gettempdir()}: no room to pass a batch of {size:,} bytes between processes ({error}); free "
                 "space there, set TMPDIR to another folder, or give --num-workers 0"
             ) from error
+
+
+def _anonymous_file(size: int) -> int:
+    descriptor = os.memfd_create("vilbert-batch")
+    try:
+        os.ftruncate(descriptor, size)
+    except OSError:
+        os.close(descriptor)
+        raise
     return descriptor
+
+
+def _allocate(descriptor: int, size: int) -> None:
+    if hasattr(os, "posix_fallocate"):
+        os.posix_fallocate(descriptor, 0, size)  # else a full disk is SIGBUS when it is written to
+    else:  # macOS
+        os.ftruncate(descriptor, size)
 
 
 class ReceivedBuffers:

@@ -25,6 +25,7 @@ from pipeline.predict import Predictor
 from pipeline.shards.errors import RefusedError
 from pipeline.tasks.asking import Row, paired
 from pipeline.tasks.generation_settings import GenerationSettings
+from pipeline.tasks.photographs import Detected
 from pipeline.tasks.refer_files import read_refer
 
 from .tasks.tiny_predictor import OPTIONS, load, write_features, write_model, write_scenes
@@ -257,9 +258,11 @@ def test_photographs_are_taken_as_they_come_to_hand(
         found = asked.answer(iter(forms), iter(QUESTIONS[:1]))
     for other in found[1:]:
         assert [it.probability for it in other] == pytest.approx([it.probability for it in found[0]], abs=1e-5)
-    (known,) = asked.detect_each([str(path)])
-    (again,) = asked.answer([known], QUESTIONS[:1])  # type: ignore[list-item]
-    assert [it.answer for it in again] == [it.answer for it in found[0]]
+        known = asked.detect_each(forms)
+    assert [it.name for it in known if isinstance(it, Detected)] == [str(path), str(path), "image 2", "image 3"]
+    for again in asked.answer(known, QUESTIONS[:1]):  # type: ignore[arg-type]
+        assert [it.answer for it in again] == [it.answer for it in found[0]]
+    assert asked.detect_each(known) == known  # type: ignore[arg-type]
 
 
 def test_an_image_of_pil_is_upright_and_opaque_as_its_file(
@@ -277,6 +280,23 @@ def test_an_image_of_pil_is_upright_and_opaque_as_its_file(
             by_image, by_path = predictor("vqa").detect([image, tmp_path / name])
         assert np.array_equal(by_image.boxes, by_path.boxes)
         assert (by_image.width, by_image.height) == (by_path.width, by_path.height)
+
+
+def test_orientation_does_not_depend_on_how_a_path_is_written(
+    tmp_path: Path, photographs: list[Path], predictor: Callable[[str], Predictor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "val2017" / "000000000139.jpg"
+    path.parent.mkdir()
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    with Image.open(photographs[0]) as opened:
+        opened.resize((40, 30)).save(path, exif=turned)
+    monkeypatch.chdir(path.parent)
+    reader = predictor("vqa").reader
+    for name in (str(path), path.name, f"./{path.name}"):
+        assert reader.pixels(name, 0).shape == (30, 40, 3)  # as stored: COCO's boxes fit it
+    shutil.copy(path, "photo.jpg")
+    assert reader.pixels("photo.jpg", 0).shape == (40, 30, 3)
 
 
 @pytest.mark.parametrize(

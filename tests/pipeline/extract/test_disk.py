@@ -106,6 +106,17 @@ def test_a_complete_data_set_on_a_read_only_disk_has_nothing_to_do(
     assert "cannot be written (Read-only file system)" in capsys.readouterr().err
 
 
+def test_a_read_only_data_set_without_one_of_its_shards_is_refused(
+    manifest: Path, undisturbed: tuple[Path, str], read_only: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _, storage = undisturbed
+    subprocess.run(["mount", "-o", "remount,rw,bind", read_only], check=True)
+    (read_only / "shards" / f"000000.{storage}").unlink()
+    subprocess.run(["mount", "-o", "remount,ro,bind", read_only], check=True)
+    assert main(["extract", *arguments(manifest, read_only, "--format", storage)]) == 2
+    assert f"{read_only}: is read-only and 1 shard is missing or damaged; make it" in capsys.readouterr().err
+
+
 def test_an_extraction_that_fails_before_it_begins_leaves_no_folder(
     manifest: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import fsspec
 import pytest
 
 from manifests.manifest import Manifest
 from pipeline.shards.dataset import read_dataset
-from pipeline.shards.errors import ShardError
+from pipeline.shards.errors import CorruptShardError, ShardError
 from pipeline.shards.layout import StorageFormat
 from pipeline.shards.open_dataset import open_dataset
 from pipeline.shards.store import open_shard
@@ -33,6 +34,32 @@ def test_samples_are_in_the_order_of_the_shards(tmp_path: Path, storage: Storage
         for beyond in (6, -7):
             with pytest.raises(IndexError, match=f"sample {beyond} of 6"):
                 dataset[beyond]
+
+
+@pytest.mark.parametrize("storage", ["tar", "lmdb"])
+def test_a_changed_bit_in_a_data_set_behind_a_url_is_found(tmp_path: Path, storage: StorageFormat) -> None:
+    small = write_small_dataset(tmp_path, storage=storage)
+    memory = fsspec.filesystem("memory")
+    memory.put(str(small.directory), "/open-dataset", recursive=True)
+    try:
+        with open_dataset("memory://open-dataset") as dataset:
+            assert len(list(dataset)) == 7
+        data = bytearray(small.data_file(0).read_bytes())
+        features = small_features(small.data_file(0))
+        data[data.index(features) + 5] ^= 1  # inside an array: no structure breaks
+        memory.pipe(f"/open-dataset/shards/{small.data_file(0).name}", bytes(data))
+        with (
+            open_dataset("memory://open-dataset") as dataset,
+            pytest.raises(CorruptShardError, match=r"memory://open-dataset/shards/000000\..*SHA-256"),
+        ):
+            dataset[0]
+    finally:
+        memory.rm("/open-dataset", recursive=True)
+
+
+def small_features(shard: Path) -> bytes:
+    with open_shard(shard) as reader:
+        return reader[0].regions.features.tobytes()[:64]
 
 
 def test_what_is_no_data_set_or_not_complete_is_refused(tmp_path: Path) -> None:

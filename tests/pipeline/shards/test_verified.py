@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import multiprocessing
 import os
@@ -11,6 +12,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import psutil
 import pytest
 
 from pipeline.shards import verified
@@ -199,3 +201,16 @@ def test_kept_records_are_those_of_the_format(tmp_path: Path, make_sample: MakeS
     """What is compared is the whole file, as the record's writer hashed it."""
     path = write_shard(tmp_path, make_sample, "lmdb")
     assert file_sha256(path) == json.loads(record_path(tmp_path, 0).read_bytes())["sha256"]
+
+
+def test_a_list_that_nobody_needs_is_closed(tmp_path: Path) -> None:
+    process = psutil.Process()
+    gc.collect()
+    before = process.num_fds()
+    for log in (None, tmp_path / "log"):
+        files = VerifiedFiles(log)
+        copy = pickle.loads(pickle.dumps(files))
+        assert process.num_fds() == before + 2
+        del files, copy
+        gc.collect()
+        assert process.num_fds() == before

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 
+from model.tasks import ViLBertForTasks
 from pipeline.cli import main
 from pipeline.shards.errors import RefusedError
 from pipeline.tasks.finetune import open_items
@@ -42,6 +43,14 @@ def finished(small: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     output = tmp_path_factory.mktemp("finetune") / "run"
     assert run(small, "vqa", output) == 0
     return output
+
+
+def test_the_config_of_the_model_has_the_answers_as_its_labels(finished: Path) -> None:
+    answers = json.loads((finished / "final" / "task.json").read_text())["labels"]
+    config = ViLBertForTasks.from_pretrained(finished / "final").config
+    assert len(answers) > 1
+    assert config.id2label == dict(enumerate(answers))
+    assert config.label2id == {answer: number for number, answer in enumerate(answers)}
 
 
 def lines(output: Path) -> list[dict[str, Any]]:

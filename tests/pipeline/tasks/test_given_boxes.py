@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -13,6 +15,8 @@ from pipeline.cli import main
 from pipeline.tasks.batch import make_item_batches
 from pipeline.tasks.finetune import open_items, open_task_data
 from pipeline.tasks.settings import FinetuneSettings
+from pipeline.train.loop import data_names
+from pipeline.train.run_folder import read_run
 from pipeline.train.share import Share
 from pipeline.train.words import new_tokenizer
 
@@ -39,6 +43,11 @@ def run(small: Path, given: Path, tmp_path_factory: pytest.TempPathFactory) -> P
     output = tmp_path_factory.mktemp("given-runs") / "run"
     assert main([*finetune_arguments(small, "vcr-qa", output, steps=1), "--given-data", str(given)]) == 0
     return output
+
+
+def test_a_step_that_is_not_finite_advises_to_verify_the_given_regions_too(small: Path, given: Path, run: Path) -> None:
+    training: Any = SimpleNamespace(description=read_run(run))
+    assert data_names(training) == [str(small / "features"), str(given)]
 
 
 def test_training_counts_them_and_stops_beyond_the_share(

@@ -154,7 +154,7 @@ def test_another_selection_is_named(
 ) -> None:
     Predictor.load(model(facts), selection=OTHER, device="cpu")
     (said,) = warnings()
-    assert "was trained on regions that were found otherwise" in said
+    assert "was trained on regions of other detector settings" in said
     assert 'boxes: "2-20" in the data set, "5-9" asked for' in said
     assert "nms" not in said
 

@@ -8,6 +8,9 @@ from typing import Any
 import pytest
 import torch.distributed as dist
 
+from extractors.extractor import ExtractorError
+from manifests.record import ManifestError
+from pipeline.shards.errors import RefusedError, ShardError
 from pipeline.train.distributed import process_group
 
 
@@ -30,3 +33,20 @@ def test_a_group_of_torchrun_waits_for_hours(monkeypatch: pytest.MonkeyPatch) ->
         pass
     assert given["backend"] == "gloo"
     assert given["timeout"] >= timedelta(hours=12)
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [(RefusedError, 2), (ManifestError, 2), (ExtractorError, 2), (ShardError, 1), (KeyboardInterrupt, 130)],
+)
+def test_a_process_of_a_group_leaves_with_the_status_of_the_command(
+    monkeypatch: pytest.MonkeyPatch, error: type[BaseException], status: int
+) -> None:
+    left: list[tuple[Any, ...]] = []
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setattr(dist, "init_process_group", lambda *_, **__: None)
+    monkeypatch.setattr(dist, "rendezvous", lambda *_, **__: iter([(dist.HashStore(), 0, 2)]))
+    monkeypatch.setattr("atexit.register", lambda *given: left.append(given))
+    with pytest.raises(error), process_group("cpu"):
+        raise error("said")
+    assert [given[1:] for given in left] == [(status,)]

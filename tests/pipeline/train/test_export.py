@@ -106,6 +106,21 @@ def test_a_card_claims_no_license_and_names_no_folder_of_this_machine(tmp_path: 
         assert "ab" * 32 in card
 
 
+def test_a_card_names_no_folder_that_was_given_without_a_slash(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    names = ("secret-features", "secret-val", "secret-base", "secret-words", "secret-run")
+    for name in (*names, "new", "bf16"):
+        Path(name).mkdir()
+    features, held_out, base, words, output = names
+    settings = {"data": [features], "eval_data": [held_out], "init_from": base, "tokenizer": words, "output": output}
+    for stage in ("pretrain", "finetune vqa"):
+        assert "secret" not in model_card({**FACTS, "stage": stage, "settings": settings})
+        assert "secret" not in model_card({**FACTS, "stage": stage, "settings": {"tasks": [settings]}})
+    card = model_card({**FACTS, "settings": {"tokenizer": "new", "precision": "bf16", "init_from": "bert-base"}})
+    for text in ("| tokenizer | new |", "| precision | bf16 |", "| init_from | bert-base |"):
+        assert text in card
+
+
 def test_a_card_without_evaluation_or_data_has_no_empty_sections() -> None:
     card = model_card({"steps": 1, "evaluation": None})
     assert "## " in card

@@ -99,6 +99,34 @@ def test_many_samples_are_held_out_by_share(
     assert not any(map(choice.takes, train))
 
 
+@pytest.mark.parametrize(
+    "damage",
+    [
+        *(
+            {"counts": counts}
+            for counts in (3, [], [[1, 0]], [[1 << 70]], [[-1, 0, 0, 0, 0, 0]], [[99, 0, 0, 0, 0, 0]])
+        ),
+        *({"limit": limit} for limit in (None, 1e999)),
+    ],
+)
+def test_numbers_that_are_damaged_are_counted_again(
+    tmp_path: Path, make_dataset: Callable[..., Path], damage: dict[str, Any]
+) -> None:
+    import torch
+
+    folder = make_dataset(tmp_path / "a", samples=40, shard_size=7, splits=unnamed)
+    settings = settings_of(folder)
+    settings.output.mkdir()
+    group = Group(rank=0, world=1, device=torch.device("cpu"))
+    expected = parts(open_data(settings, group))
+    path = settings.output / HELD_OUT_FILE
+    whole = json.loads(path.read_text())
+    assert len(whole["counts"][0]) == 6
+    path.write_text(json.dumps({**whole, **damage}))
+    assert parts(open_data(settings, group)) == expected
+    assert json.loads(path.read_text()) == whole
+
+
 def test_the_same_image_is_held_out_of_every_data_set(tmp_path: Path, make_dataset: Callable[..., Path]) -> None:
     folders = [
         make_dataset(tmp_path / name, samples=30, shard_size=size, splits=unnamed, seed=seed)

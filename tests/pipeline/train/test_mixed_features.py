@@ -96,8 +96,9 @@ def test_the_same_data_set_twice_is_refused(
     tmp_path: Path, make_dataset: MakeDataset, again: Callable[[Path], Path], how: str
 ) -> None:
     folder = make(make_dataset, tmp_path / "a", seed=0)
-    with pytest.raises(RefusedError, match=how):
+    with pytest.raises(RefusedError, match=how) as raised:
         open_corpus(folder, again(folder))
+    assert "--weights" not in str(raised.value)  # which `vilbert pretrain` alone has
 
 
 def test_the_same_manifest_in_other_shards_or_another_storage_is_refused(
@@ -125,7 +126,45 @@ def test_pretrain_names_the_data_sets_and_the_option(
     assert main(["pretrain", str(first), str(second), *command]) == 2
     assert "--allow-mixed-features" in capsys.readouterr().err
     assert main(["pretrain", str(first), str(first), *command]) == 2
-    assert "are the same data set" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "are the same data set" in said
+    assert "--weights 2" in said
+
+
+@pytest.mark.parametrize("where", ["run", "run/final", "run/checkpoints/step-00000001"])
+def test_pretraining_from_a_model_of_another_detector_is_refused(
+    tmp_path: Path, make_dataset: MakeDataset, capsys: pytest.CaptureFixture[str], where: str
+) -> None:
+    data = make(make_dataset, tmp_path / "a", seed=0)
+    run = tmp_path / "run"
+    (run / "final").mkdir(parents=True)
+    (run / "checkpoints" / "step-00000001").mkdir(parents=True)
+    write_known_features(run / "final", [known(weights_sha256="b" * 64)])
+    (run / "run.json").write_text(json.dumps({"extractors": [known(weights_sha256="b" * 64)]}))
+    command = ["pretrain", str(data), "--output", str(tmp_path / "new"), "--eval-split", "none", "--device", "cpu"]
+    command += ["--init-from", str(run if where == "run" else tmp_path / where), "--tokenizer", str(tmp_path / "none")]
+    assert main(command) == 2
+    said = capsys.readouterr().err
+    assert "--init-from" in said
+    assert "weights_sha256" in said
+    assert main([*command, "--allow-mixed-features"]) == 2  # the next problem: there is no tokenizer
+    assert "weights_sha256" not in capsys.readouterr().err
+
+
+def test_pretraining_from_a_text_model_inside_a_run_is_not_compared(
+    tmp_path: Path, make_dataset: MakeDataset, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = make(make_dataset, tmp_path / "a", seed=0)
+    bert = tmp_path / "run" / "bert"
+    bert.mkdir(parents=True)
+    (tmp_path / "run" / "run.json").write_text(json.dumps({"extractors": [known(weights_sha256="b" * 64)]}))
+    (bert / "config.json").write_text(json.dumps({"model_type": "bert"}))
+    command = ["pretrain", str(data), "--output", str(tmp_path / "new"), "--eval-split", "none", "--device", "cpu"]
+    assert main([*command, "--init-from", str(bert), "--tokenizer", str(tmp_path / "none")]) == 2
+    assert "weights_sha256" not in capsys.readouterr().err
+    (bert / "config.json").write_text("{")
+    assert main([*command, "--init-from", str(bert), "--tokenizer", str(tmp_path / "none")]) == 2
+    assert f"--init-from {bert}: not valid JSON" in capsys.readouterr().err
 
 
 def source_of(make_dataset: MakeDataset, folder: Path, **facts: Any) -> Source:

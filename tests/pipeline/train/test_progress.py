@@ -28,7 +28,7 @@ def test_a_resumed_run_counts_only_its_own_steps_in_rate_and_time_left(clock: li
     clock[0] += 50
     progress.show(500, loss=2.5, waiting=0.034)
     # 100 steps in 50 s: 2 steps/s, 128 samples/s, and 500 steps are left.
-    expected = "500/1000 steps (50%), loss 2.5000, 128.0 samples/s, 3% waiting for data, 00:50 gone, 04:10 left"
+    expected = "500/1000 steps (50%), loss 2.5000, 128.0 samples/s, 3% waiting for data, 00:50 elapsed, 04:10 remaining"
     assert log.getvalue() == f"pretrain: {expected}\n"
 
 
@@ -72,14 +72,14 @@ def test_the_time_left_is_that_of_the_whole_run_with_its_evaluations_and_checkpo
         clock[0] += 1
         progress.show(step, loss=1.0, waiting=0.0)
         if step == 9:
-            assert progress.line(clock[0] - 100.0).endswith("01:31 and 10 evaluations left")
+            assert progress.line(clock[0] - 100.0).endswith("01:31 and 10 evaluations remaining")
         evaluation, checkpoint = (60.0 if step % 10 == 0 else None), (5.0 if step % 30 == 0 else None)
         clock[0] += (evaluation or 0.0) + (checkpoint or 0.0)
         progress.note(evaluation=evaluation, checkpoint=checkpoint)
     clock[0] += 1
     progress.show(31, loss=1.0, waiting=0.0)
     # 69 steps of 1 s, 7 evaluations of 60 s (40, 50, ..., 100), 3 checkpoints of 5 s (60, 90, 100).
-    assert progress.line(clock[0] - 100.0).endswith("08:24 left")
+    assert progress.line(clock[0] - 100.0).endswith("08:24 remaining")
 
 
 def test_the_last_line_says_that_nothing_is_left(clock: list[float]) -> None:
@@ -91,4 +91,4 @@ def test_the_last_line_says_that_nothing_is_left(clock: list[float]) -> None:
     clock[0] += 5
     progress.note(evaluation=5.0, checkpoint=None)
     progress.close()
-    assert log.getvalue().endswith("00:07 gone, 00:00 left\n")
+    assert log.getvalue().endswith("00:07 elapsed, 00:00 remaining\n")

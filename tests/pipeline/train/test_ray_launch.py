@@ -95,3 +95,16 @@ def test_a_ray_without_its_training_part_is_refused_before_it_starts(
     monkeypatch.setattr(ray_launch, "ray_session", lambda *_, **__: pytest.fail("Ray was started"))
     with pytest.raises(RefusedError, match=r"pip install 'ray\[train\]'"):
         launch(ray_functions.refused_on_one_rank, tmp_path, workers=2, use_gpu=False, run=tmp_path)
+
+
+@pytest.mark.ray
+@pytest.mark.parametrize("kind", ["NodeDiedError", "RaySystemError", "ConnectionError"])
+def test_a_ray_that_ends_says_how_to_resume(kind: str) -> None:
+    from ray import exceptions
+
+    class Trainer:
+        def fit(self) -> None:
+            raise ConnectionError("refused\nmore") if kind == "ConnectionError" else getattr(exceptions, kind)("gone")
+
+    with pytest.raises(ShardError, match=r"^Ray has ended \(.*\); run the same command again to resume"):
+        ray_launch._fit(Trainer())

@@ -140,7 +140,7 @@ def test_a_loss_that_is_no_number_comes_out_as_it_is_and_is_not_tried_again(
     process = start(arguments(data, run, *options, "--workers", "2", "--ray-address", ray_cluster))
     _, said = process.communicate(timeout=120)
     assert process.returncode == 1, said
-    assert "vilbert pretrain: step 1: a loss or gradient is no finite number" in said
+    assert "vilbert pretrain: step 1: the loss or a gradient is not finite" in said
     assert "photo." in said
     assert "started again" not in said
     assert not any(line.startswith("Traceback") for line in said.splitlines())  # Ray's own stand behind a prefix

@@ -54,6 +54,8 @@ def test_a_folder_of_something_else_is_refused_and_left_alone(tmp_path: Path) ->
 def test_what_a_run_killed_at_its_start_leaves_is_taken_over(tmp_path: Path) -> None:
     for name in ("tokenizer", ".tokenizer.tmp"):
         (tmp_path / name).mkdir()
+    for name in ("hard-negatives-0123456789abcdef.npy", "hard-negatives-0123456789abcdef.json"):
+        (tmp_path / name).touch()
     make_run_folder(tmp_path)
 
 

@@ -63,6 +63,14 @@ def test_fields_of_a_wrong_type_do_not_stop_the_report(tmp_path: Path) -> None:
     assert "<td>duration</td><td>5 s</td>" in write_report(tmp_path).read_text()
 
 
+@pytest.mark.parametrize("time", ["0001-01-01T00:00:00+14:00", "9999-12-31T23:59:59-14:00"])
+def test_a_time_beyond_the_calendar_is_left_out(tmp_path: Path, time: str) -> None:
+    (tmp_path / SESSIONS_FILE).write_text(json.dumps({"event": "start", "time": time}) + "\n")
+    begin(tmp_path, ["pretrain", "a"])
+    assert len(read_sessions(tmp_path)) == 1
+    write_report(tmp_path)
+
+
 def test_credentials_of_urls_are_not_recorded() -> None:
     with recorded_command(["extract", "s3://key:secret@bucket/a?token=t", "--cache=https://u:p@h/x", "http://[bad"]):
         assert command_line() == "vilbert extract s3://bucket/a --cache=https://h/x ..."
