@@ -8,7 +8,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
-from pathlib import Path
 from threading import Event
 
 from manifests.manifest import Manifest
@@ -35,8 +34,7 @@ from pipeline.extract.watch import Renewal, Watch, starting
 from pipeline.shards.dataset import DatasetInfo, read_info
 from pipeline.shards.errors import READ_ONLY, RefusedError, ShardError
 from pipeline.shards.folder import Folder, open_folder
-from pipeline.shards.layout import DATASET_FILE, SHARDS_FOLDER
-from pipeline.shards.new_folder import new_folder
+from pipeline.shards.layout import SHARDS_FOLDER
 from pipeline.shards.retry import hurry, patience
 from pipeline.signals import leave_now, terminate_like_interrupt, undisturbed
 from pipeline.terminal import counted
@@ -81,9 +79,6 @@ def write_dataset(settings: ExtractSettings, hung: Event) -> int:
     with ExitStack() as stack:
         try:
             with disk_errors(folder):
-                if isinstance(settings.output, Path):
-                    dataset = settings.output / DATASET_FILE
-                    stack.enter_context(new_folder(settings.output, is_used=dataset.exists))
                 make_folder(folder)
                 try:
                     stack.enter_context(folder.exclusive_writer())
