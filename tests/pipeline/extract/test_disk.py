@@ -115,14 +115,3 @@ def test_a_read_only_data_set_without_one_of_its_shards_is_refused(
     subprocess.run(["mount", "-o", "remount,ro,bind", read_only], check=True)
     assert main(["extract", *arguments(manifest, read_only, "--format", storage)]) == 2
     assert f"{read_only}: is read-only and 1 shard is missing or damaged; make it" in capsys.readouterr().err
-
-
-def test_an_extraction_that_fails_before_it_begins_leaves_no_folder(
-    manifest: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    output = tmp_path / "new" / "features"
-    assert main(["extract", *arguments(manifest, output, "--weights", str(tmp_path / "nowhere.pth"))]) != 0
-    assert not output.parent.exists()
-    output.mkdir(parents=True)
-    assert main(["extract", *arguments(manifest, output, "--weights", str(tmp_path / "nowhere.pth"))]) != 0
-    assert output.exists()

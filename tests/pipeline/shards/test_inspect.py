@@ -304,7 +304,7 @@ def test_samples_that_are_not_there(dataset: Any) -> None:
         inspect(InspectSettings(target=f"{dataset.directory}:7"))
     with pytest.raises(ShardError, match="no sample of 7 has"):
         inspect(InspectSettings(target=f"{dataset.directory}#photo.002"))
-    with pytest.raises(ShardError, match=r"no dataset\.json"):
+    with pytest.raises(ShardError, match="no such folder; expected a data set"):
         inspect(InspectSettings(target=f"{dataset.directory}-typo:7"))
 
 
