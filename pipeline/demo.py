@@ -206,7 +206,7 @@ def stages(output: Path, scenes: int) -> list[Stage]:
     evaluate = ("evaluate", "vqa", *questions, "--checkpoint", vqa)
     return [
         # What is there already is whole, but not recorded as finished: the demo was killed between the two.
-        Stage("draw", ["shapes", str(shapes), "--scenes", str(scenes), "--seed", "0", "--overwrite"], 20),
+        Stage("draw", ["shapes", str(shapes), "--scenes", str(scenes), "--seed", "0", "--overwrite"], 44),
         Stage(
             "manifest",
             [
@@ -215,18 +215,18 @@ def stages(output: Path, scenes: int) -> list[Stage]:
             ],
             2,
         ),
-        Stage("extract", ["extract", str(manifest), "--output", str(features), *DETECTOR, "--shard-size", "250"], 60),
+        Stage("extract", ["extract", str(manifest), "--output", str(features), *DETECTOR, "--shard-size", "250"], 148),
         Stage("verify", ["verify", str(features), "--deep"], 2),
         Stage("stats", ["stats", str(features)], 1),
         Stage("inspect", ["inspect", f"{features}:0", "--image", str(output / "regions.png"), "--max-boxes", "8"], 1),
-        Stage("pretrain", ["pretrain", str(features), "--output", pretrained, "--config", "demo"], 75),
+        Stage("pretrain", ["pretrain", str(features), "--output", pretrained, "--config", "shapes"], 400),
         Stage(
             "finetune",
             [
                 *("finetune", "vqa", *questions, "--init-from", f"{pretrained}/final", "--config", "shapes"),
                 *("--output", vqa),
             ],
-            120,
+            232,
         ),
         Stage("evaluate", [*evaluate, "--output", results], 5),
         Stage("evaluate blind", [*evaluate, "--blind", "--output", blind], 5),

@@ -15,8 +15,8 @@ class PretrainSettings(RunSettings):
     """Pre-train ViLBERT on data sets that `vilbert extract` wrote: masked words, masked regions, alignment.
 
     Run the same command again after any interruption: it goes on from its newest whole checkpoint as if nothing had
-    happened. Shipped settings: --config default, paper, vilbert_beta, vilbert_multi_task, shapes or demo. Start it
-    plainly, by torchrun, or with --workers under Ray.
+    happened. Shipped settings: --config default, paper, vilbert_beta, vilbert_multi_task or shapes. Start it plainly,
+    by torchrun, or with --workers under Ray.
     """
 
     weights: tuple[float, ...] = ()

@@ -69,7 +69,7 @@ def test_an_unknown_command_is_named_beside_those_there_are(capsys: pytest.Captu
         (["evaluate", "--checkpoint", "runs/vqa"], "the task comes first"),
         (["finetune"], "snli-ve, multitask."),
         (["pretrain", "x", "--output", "y", "--config", "papper"], "did you mean paper?"),
-        (["pretrain", "x", "--output", "y", "--config", "nonsense"], "default, demo, paper, shapes, vilbert_beta"),
+        (["pretrain", "x", "--output", "y", "--config", "nonsense"], "default, paper, shapes, vilbert_beta"),
         (["verify", "x", "--config", "nonsense"], "--config nonsense: no such file"),
     ],
 )
@@ -84,9 +84,9 @@ def test_a_folder_with_the_name_of_shipped_settings_is_not_taken_for_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    for name in ("demo", "shapes", "default"):
+    for name in ("shapes", "default"):
         (tmp_path / name).mkdir()
-    assert parse("pretrain", ["d", "--output", "o", "--config", "demo"]).optimizer
+    assert parse("pretrain", ["d", "--output", "o", "--config", "shapes"]).optimizer
     finetune = ["vqa", "d", "--annotations", "a", "--init-from", "none", "--model", "m", "--tokenizer", "t"]
     assert parse("finetune", [*finetune, "--output", "o"]).batch_size == 256
 

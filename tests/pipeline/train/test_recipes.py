@@ -58,7 +58,7 @@ def test_there_are_configs() -> None:
 def test_a_pre_training_config_is_read_and_its_model_is_built(name: str) -> None:
     settings = settings_of("--config", name, "--init-from", "none")
     count = parameters(settings)
-    assert count < 2e7 if name in ("shapes", "demo") else 2.4e8 < count < 3e8
+    assert count < 2e7 if name == "shapes" else 2.4e8 < count < 3e8
 
 
 @pytest.mark.parametrize("name", PRETRAIN)
