@@ -26,14 +26,17 @@ def read_jsonl(path: Path, report: Report) -> Iterator[tuple[str, dict[str, Any]
                     raise DocumentError(f"a line of more than {MAX_LINE:,} characters")
                 if not line.strip():
                     continue
-                row = parse_json(line, allow_surrogates=True, allow_nan=True)
-                if not isinstance(row, dict):
-                    raise DocumentError("not a JSON object")
-                values = normalise_row(row)
+                values = _values(parse_json(line, allow_surrogates=True, allow_nan=True))
             except ValueError as error:
                 report.count("malformed-row", f"{where}: {error}")
                 continue
             yield where, values
+
+
+def _values(row: Any) -> dict[str, Any]:
+    if not isinstance(row, dict):
+        raise DocumentError("not a JSON object")
+    return normalise_row(row)
 
 
 def read_json_array(path: Path, report: Report, columns: ColumnNames) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -52,9 +55,7 @@ def read_json_array(path: Path, report: Report, columns: ColumnNames) -> Iterato
     for i, row in enumerate(document):
         where = f"{path}: [{i}]"
         try:
-            if not isinstance(row, dict):
-                raise DocumentError("not a JSON object")
-            values = normalise_row(row)
+            values = _values(row)
         except ValueError as error:
             report.count("malformed-row", f"{where}: {error}")
             continue
