@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from itertools import combinations
 
 from pipeline.shapes.draws import Draws
@@ -36,7 +37,12 @@ class Description:
 
     def fits(self, item: SceneObject) -> bool:
         """Return whether everything said is true of `item`."""
-        return all(getattr(self, name) in (None, getattr(item, name)) for name in VALUES)
+        return (
+            self.size in (None, item.size)
+            and self.texture in (None, item.texture)
+            and self.colour in (None, item.colour)
+            and self.shape in (None, item.shape)
+        )
 
     def count(self, objects: Iterable[SceneObject]) -> int:
         """Return how many of `objects` it fits."""
@@ -84,16 +90,26 @@ def names_of(item: SceneObject, objects: Sequence[SceneObject], *, without: str 
 
     `without` names an attribute that must not be said. Empty where another object looks the same.
     """
-    rows, own, names = [looks(other) for other in objects], looks(item), tuple(VALUES)
-    allowed = [column for column, name in enumerate(names) if name != without]
-    found: list[tuple[int, ...]] = []
+    shared = frozenset(_shared(item, other) for other in objects if other is not item)
+    return [described(item, said) for said in _distinguishing(shared, without)]
+
+
+def _shared(first: SceneObject, second: SceneObject) -> frozenset[str]:
+    """Return the attributes in which two objects look the same."""
+    pairs = zip(VALUES, looks(first), looks(second), strict=True)
+    return frozenset(name for name, value, other in pairs if value == other)
+
+
+@cache
+def _distinguishing(shared: frozenset[frozenset[str]], without: str) -> list[tuple[str, ...]]:
+    """Return the smallest sets of attributes, but `without`, that are part of no set of `shared`."""
+    allowed = [name for name in VALUES if name != without]
+    found: list[tuple[str, ...]] = []
     for size in range(1, len(allowed) + 1):
         for said in combinations(allowed, size):
-            if any(set(shorter) <= set(said) for shorter in found):
-                continue
-            if sum(all(row[column] == own[column] for column in said) for row in rows) == 1:
+            if not any(set(shorter) <= set(said) for shorter in found) and not any(set(said) <= one for one in shared):
                 found.append(said)
-    return [described(item, [names[column] for column in said]) for said in found]
+    return found
 
 
 def _offset(first: SceneObject, second: SceneObject, axis: int) -> int:
