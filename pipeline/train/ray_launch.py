@@ -12,8 +12,10 @@ import logging
 import os
 import shutil
 import signal
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -24,6 +26,7 @@ from pipeline.shards.errors import RefusedError, ShardError, first_line
 from pipeline.signals import handling
 from pipeline.socket_folder import shorten_multiprocessing_sockets
 from pipeline.train.errors import LoaderError
+from pipeline.train.node_watch import watching_node
 
 logger = logging.getLogger(__name__)
 
@@ -34,6 +37,8 @@ WORTH_ANOTHER_TRY = (RuntimeError, OSError, LoaderError)
 # A full disk, or one that this user may not write to, is so for the next try too.
 NO_WAY = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
 INTERRUPTED = 130
+RUN_AGAIN = "run the same command again to resume, or leave out --workers"
+NODE_DIED = f"Ray's node on this machine has died (was it killed, or is memory short?); {RUN_AGAIN}"
 # A Ray started here otherwise repeats each second that it has no dashboard to ask. Read when Ray is imported.
 QUIET = {"RAY_LOGGER_LEVEL": "error", "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0"}
 
@@ -66,13 +71,26 @@ def launch(
     ) as cluster:
         check_room(cluster, workers=workers, use_gpu=use_gpu)
         storage = run.absolute() / STORAGE_FOLDER
+        trainer = _trainer(train, settings, storage, workers=workers, use_gpu=use_gpu, max_failures=max_failures)
+        terminated = threading.Event()
         try:
-            return _fit(_trainer(train, settings, storage, workers=workers, use_gpu=use_gpu, max_failures=max_failures))
+            with watching_node(partial(_node_died, storage, terminated)):
+                return _fit(trainer, terminated)
         except KeyboardInterrupt:
             logger.warning("interrupted; run the same command again to go on from the last checkpoint in %s", run)
             return INTERRUPTED
         finally:
             shutil.rmtree(storage, ignore_errors=True)  # Ray's notes on this start, of no use to another
+
+
+def _node_died(storage: Path, terminated: threading.Event) -> int:
+    """Say how to resume, delete Ray's notes on this start, and return the exit status."""
+    shutil.rmtree(storage, ignore_errors=True)
+    if terminated.is_set():  # the signal went to all processes of a job, Ray's node among them
+        logger.warning("interrupted; run the same command again to go on from the last checkpoint")
+        return INTERRUPTED
+    logger.error("%s", NODE_DIED)
+    return 1
 
 
 def _require_ray_train() -> None:
@@ -174,24 +192,29 @@ def _trainer(
 
 
 @contextmanager
-def _interruptible() -> Iterator[None]:
-    """Make Ctrl-C and SIGTERM end a fit as KeyboardInterrupt once Ray has ended the workers."""
+def _interruptible(terminated: threading.Event) -> Iterator[None]:
+    """Make Ctrl-C and SIGTERM end a fit as KeyboardInterrupt once Ray has ended the workers; SIGTERM sets the event."""
+
+    def terminate(*_: object) -> None:
+        terminated.set()
+        signal.raise_signal(signal.SIGINT)
+
     # While it fits, Ray has a handler of its own for Ctrl-C, which ends the workers and leaves with status 0; after it
     # the one of before is to be back.
     before = signal.getsignal(signal.SIGINT)
-    with handling(before, signal.SIGINT), handling(lambda *_: signal.raise_signal(signal.SIGINT), signal.SIGTERM):
+    with handling(before, signal.SIGINT), handling(terminate, signal.SIGTERM):
         try:
             yield
         except SystemExit as end:
             raise KeyboardInterrupt from end
 
 
-def _fit(trainer: Any) -> int:
+def _fit(trainer: Any, terminated: threading.Event) -> int:
     from ray.exceptions import RayError
     from ray.train import ControllerError, WorkerGroupError
 
     try:
-        with _interruptible():
+        with _interruptible(terminated):
             result = trainer.fit()
     except WorkerGroupError as error:
         tries = trainer.run_config.failure_config.max_failures + 1
@@ -199,7 +222,5 @@ def _fit(trainer: Any) -> int:
     except ControllerError as error:
         raise error.controller_failure from error
     except (RayError, ConnectionError) as error:  # of a driver, or of Ray Train's controller, whose node died
-        raise ShardError(
-            f"Ray has ended ({first_line(error)}); run the same command again to resume, or leave out --workers"
-        ) from error
+        raise ShardError(f"Ray has ended ({first_line(error)}); {RUN_AGAIN}") from error
     return int(result.return_value)

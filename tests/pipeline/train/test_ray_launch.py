@@ -2,6 +2,7 @@
 
 import logging
 import os
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -107,4 +108,4 @@ def test_a_ray_that_ends_says_how_to_resume(kind: str) -> None:
             raise ConnectionError("refused\nmore") if kind == "ConnectionError" else getattr(exceptions, kind)("gone")
 
     with pytest.raises(ShardError, match=r"^Ray has ended \(.*\); run the same command again to resume"):
-        ray_launch._fit(Trainer())
+        ray_launch._fit(Trainer(), threading.Event())

@@ -45,9 +45,9 @@ def start(command: list[str]) -> subprocess.Popen[str]:
     return subprocess.Popen([sys.executable, "-m", "pipeline.cli", *command], stderr=subprocess.PIPE, text=True)
 
 
-def wait_for_step(run: Path, step: int, process: subprocess.Popen[str]) -> None:
+def wait_for_step(run: Path, step: int, process: subprocess.Popen[str], *, seconds: float = 90) -> None:
     """Wait until the journal has the line of a step, or the run has ended."""
-    deadline = time.monotonic() + 90
+    deadline = time.monotonic() + seconds
     while process.poll() is None and not any(entry["step"] >= step for entry in read_journal(run)):
         assert time.monotonic() < deadline, "nothing happens"
         time.sleep(0.01)
@@ -158,3 +158,27 @@ def test_what_can_be_refused_is_refused_before_ray_is_started(
     with writing(tmp_path / "run", patience=0):
         assert main(command) == 2
     assert f"process {os.getpid()}" in capsys.readouterr().err
+
+
+def test_a_node_of_ray_that_dies_ends_the_command_and_leaves_no_process(data: Path, tmp_path: Path) -> None:
+    """The Ray is the command's own."""
+    run = tmp_path / "run"
+    endless = ["--max-steps", "1000000", "--eval-every", "1000000", "--checkpoint-every", "50"]
+    process = start(arguments(data, run, *endless, "--workers", "1"))
+    processes = []
+    try:
+        wait_for_step(run, 5, process, seconds=300)
+        processes = psutil.Process(process.pid).children(recursive=True)
+        [raylet] = [child for child in processes if child.name() == "raylet"]
+        raylet.kill()
+        _, said = process.communicate(timeout=60)
+        assert not psutil.wait_procs(processes, timeout=30)[1]
+    finally:
+        for left in (*processes, process):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                left.kill()
+    assert process.returncode == 1, said
+    assert "Ray's node on this machine has died" in said
+    assert "run the same command again to resume" in said
+    assert "Traceback" not in said
+    assert not (run / "ray").exists()
