@@ -29,15 +29,18 @@ TIMING = frozenset({"samples_per_second", "waiting", "seconds"})
 class Journal:
     """Writes a run's entries; rank 0 has the only one."""
 
-    def __init__(self, run: Path, *, resumed_at: int | None, tensorboard: bool) -> None:
-        """Open the journal in the folder `run`: anew, or, at step `resumed_at`, without what came after that step."""
+    def __init__(self, run: Path, *, resumed_at: int | None, tensorboard: bool, evaluation_due: bool = False) -> None:
+        """Open the journal in the folder `run`: anew, or, at step `resumed_at`, without what came after that step.
+
+        evaluation_due: Leave out the evaluation of that step too; it is done again.
+        """
         run.mkdir(parents=True, exist_ok=True)
         self._path = run / METRICS_FILE
         with explain_disk_errors(self._path):
             if resumed_at is None:
                 write_atomic(self._path, b"")
             else:
-                cut_back(self._path, resumed_at)
+                cut_back(self._path, resumed_at, evaluation_due=evaluation_due)
         self._file = self._path.open("ab")
         self._events = _events(run / TENSORBOARD_FOLDER, resumed_at) if tensorboard else None
 
@@ -92,12 +95,19 @@ def without_timing(entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [{name: value for name, value in entry.items() if name not in TIMING} for entry in entries]
 
 
-def cut_back(path: Path, step: int) -> None:
-    """Leave only whole lines of steps up to `step` in a journal; a kill leaves the old file or the new."""
+def cut_back(path: Path, step: int, *, evaluation_due: bool = False) -> None:
+    """Leave only whole lines of steps up to `step` in a journal; a kill leaves the old file or the new.
+
+    evaluation_due: Leave out the evaluation of `step`.
+    """
     if not path.exists():
         write_atomic(path, b"")
         return
-    kept = b"".join(raw + b"\n" for raw, entry in _entries(path) if entry["step"] <= step)
+    kept = b"".join(
+        raw + b"\n"
+        for raw, entry in _entries(path)
+        if entry["step"] <= step and not (evaluation_due and entry["step"] == step and entry["kind"] == "eval")
+    )
     if path.stat().st_size != len(kept):
         write_atomic(path, kept)
 

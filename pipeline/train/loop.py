@@ -9,11 +9,10 @@ from __future__ import annotations
 
 import logging
 import math
-import signal
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
@@ -23,11 +22,16 @@ from torch import Tensor, nn
 from torch.optim import AdamW
 from transformers import PreTrainedModel
 
-from pipeline.signals import handling
 from pipeline.train.bad_inputs import Locate, explain_inputs, gathered, not_finite_images
 from pipeline.train.checkpoints import optimizer_tensors, prune, restore_optimizer, save_checkpoint
 from pipeline.train.distributed import Group
 from pipeline.train.errors import NonFiniteError
+from pipeline.train.interruption import (
+    InterruptedEvaluationError,
+    interruption,
+    is_interrupted,
+    until_interrupted,
+)
 from pipeline.train.journal import Journal
 from pipeline.train.objective import Evaluation, MicroBatch, Objective
 from pipeline.train.optimizer import clip_gradients, level_counts, set_step
@@ -78,6 +82,8 @@ class Training:
     skipped_in_a_row: int = 0
     best: dict[str, float] = field(default_factory=dict)
     """Step of the best evaluation so far, and its `Objective.badness`."""
+    evaluation_due: bool = False
+    """Whether a signal ended the evaluation of the last step; it is done when the run is resumed."""
     evaluation: Evaluation | None = None
     """What the last evaluation in this process counted."""
 
@@ -112,6 +118,7 @@ def save(training: Training) -> None:
                 "skipped_in_a_row": training.skipped_in_a_row,
                 "best": training.best,
                 **({} if training.steering is None else {"steering": training.steering.state()}),
+                **({"evaluation_due": True} if training.evaluation_due else {}),
                 "run": training.description,
             },
         )
@@ -128,6 +135,7 @@ def restore(training: Training, info: dict[str, Any], model: dict[str, Tensor], 
     training.step = info["step"]
     training.unread, training.skipped_steps = info["unread"], info["skipped_steps"]
     training.skipped_in_a_row, training.best = info["skipped_in_a_row"], info["best"]
+    training.evaluation_due = info.get("evaluation_due", False)
     if training.steering is not None:
         training.steering.restore(info["steering"])
 
@@ -135,17 +143,25 @@ def restore(training: Training, info: dict[str, Any], model: dict[str, Tensor], 
 def run_steps(training: Training, journal: Journal | None, progress: TrainProgress | None) -> bool:
     """Train from where `training` stands to its last step; return False where a signal ended it before.
 
-    Then the step under way was finished and a checkpoint of it written. journal, progress: of the first rank only.
+    Then the step under way was finished and a checkpoint of it written; its evaluation, if one was due or under way, is
+    left to the resumed run. journal, progress: of the first rank only.
     """
     settings = training.settings
     clock = _Clock(training.samples(training.step))
     with interruption() as interrupted, _Batches(training) as batches:
+        if training.evaluation_due:
+            changed = held_out(training, journal, saving=True, interrupted=interrupted)
+            if training.evaluation_due:
+                return False
+            save(training)
+            if changed:
+                batches.restart()
         while training.step < training.total_steps:
             parts = clock.fetch(batches)
             losses, norm = train_step(training, parts)
             training.step += 1
             last = training.step == training.total_steps
-            stopping = bool(training.group.sum(torch.tensor(int(interrupted.is_set()))))
+            stopping = is_interrupted(interrupted, training.group)
             if journal is not None and (training.step % settings.log_every == 0 or last):
                 lap = clock.lap(training.samples(training.step))
                 journal.write("train", training.step, {**train_figures(training, losses, norm), **lap})
@@ -154,16 +170,16 @@ def run_steps(training: Training, journal: Journal | None, progress: TrainProgre
             saving = training.step % settings.checkpoint_every == 0 or last or stopping
             evaluating = training.step % settings.eval_every == 0 or last
             begun = time.perf_counter()
-            changed = evaluating and held_out(training, journal, saving=saving)
+            changed = evaluating and held_out(training, journal, saving=saving, interrupted=interrupted)
             evaluated = time.perf_counter()
-            if saving:
+            if saving or training.evaluation_due:
                 save(training)
             if progress is not None:
                 progress.note(
                     evaluation=evaluated - begun if evaluating else None,
                     checkpoint=time.perf_counter() - evaluated if saving else None,
                 )
-            if stopping and not last:
+            if (stopping and not last) or training.evaluation_due:
                 return False
             if changed:
                 batches.restart()
@@ -246,15 +262,24 @@ def data_names(training: Training) -> list[str]:
     return list(dict.fromkeys(str(one["path"]) for one in training.description.get("data", []) if "path" in one))
 
 
-def held_out(training: Training, journal: Journal | None, *, saving: bool) -> bool:
+def held_out(
+    training: Training, journal: Journal | None, *, saving: bool, interrupted: threading.Event | None = None
+) -> bool:
     """Evaluate where anything is held out, write it down, and remember the best that a checkpoint is kept of.
 
-    Return whether the steps that follow are others for it.
+    Return whether the steps that follow are others for it. When `interrupted` is set in a process, the evaluation ends
+    before its next batch, nothing is written, and `training.evaluation_due` is set.
     """
+    training.evaluation_due = False
     if training.eval_batches is None:
         return False
     with closing(training.eval_batches()) as batches:
-        found = training.objective.evaluate(training.model, batches, training.group)
+        read = batches if interrupted is None else until_interrupted(batches, interrupted, training.group)
+        try:
+            found = training.objective.evaluate(training.model, read, training.group)
+        except InterruptedEvaluationError:
+            training.evaluation_due = True
+            return False
     training.evaluation = found
     figures = found.figures()
     badness = training.objective.badness(figures)
@@ -316,20 +341,3 @@ class _Clock:
         }
         self._lap_begun, self._lap_waited, self._lap_samples = time.perf_counter(), 0.0, samples
         return figures
-
-
-@contextmanager
-def interruption() -> Iterator[threading.Event]:
-    """Yield an event that Ctrl-C or SIGTERM sets, so that the step under way can end; a second one ends it at once.
-
-    It is never set where training runs in a thread, as under Ray Train, which stops its workers itself.
-    """
-    event = threading.Event()
-
-    def note(signum: int, frame: object) -> None:
-        if event.is_set():
-            raise KeyboardInterrupt
-        event.set()
-
-    with handling(note, signal.SIGINT, signal.SIGTERM):
-        yield event

@@ -90,7 +90,8 @@ def train(settings: S, prepare: Callable[[S, Group], Stage]) -> int:
                 )
             write_run(settings.output, training.description)
             (settings.output / REPORT_FILE).unlink(missing_ok=True)  # written last: a run that has it is finished
-        works = training.step < training.total_steps  # running a finished run again is no session
+        # Running a finished run again is no session.
+        works = training.step < training.total_steps or training.evaluation_due
         if group.first and works:
             gpus = used_gpus(group.device.type, group.device.index, group.world)
             begin_session(settings.output, step=training.step, processes=group.world, gpus=gpus)
@@ -202,7 +203,12 @@ def run(training: Training, stack: ExitStack) -> bool:
     if not training.group.first:
         return run_steps(training, None, None)
     settings = training.settings
-    journal = Journal(settings.output, resumed_at=training.step or None, tensorboard=settings.tensorboard)
+    journal = Journal(
+        settings.output,
+        resumed_at=training.step or None,
+        tensorboard=settings.tensorboard,
+        evaluation_due=training.evaluation_due,
+    )
     stack.callback(journal.close)
     mean_batch = training.samples(training.total_steps) // training.total_steps
     progress = TrainProgress(
