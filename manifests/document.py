@@ -8,6 +8,7 @@ from typing import Any
 
 from manifests.record import ManifestError
 from manifests.regular_file import require_regular
+from manifests.repeated_keys import RepeatedKeys, mark_rows, repeated_key
 from vilbert.untrusted.documents import DocumentError, read_json
 
 _MAX_DIGITS = 10  # of a number below 2**31; int() raises for more than 4,300
@@ -21,6 +22,7 @@ def read_document(
     lists: names that must hold a list of objects. optional: names that do, or become an empty list.
     drop: names thrown away wherever they stand, as the file is parsed (the polygons of an instances file take gigabytes
     as Python lists).
+    Rows of these lists in which a key is repeated come as `RepeatedKeys`; elsewhere a repeated key is refused.
     Raises ManifestError naming the file and the place, OSError where it cannot be opened.
     """
 
@@ -29,17 +31,32 @@ def read_document(
             value.pop(name, None)
         return value
 
+    marked: list[str] = []
+
+    def mark(value: dict[str, Any], key: str) -> RepeatedKeys:
+        marked.append(key)
+        return RepeatedKeys(value, key)
+
     require_regular(path)
     try:
-        document = read_json(path, object_hook=without if drop else None, allow_surrogates=True, allow_nan=True)
+        document = read_json(
+            path, object_hook=without if drop else None, repeated=mark, allow_surrogates=True, allow_nan=True
+        )
     except DocumentError as error:
         raise ManifestError(f"{path}: {error}; is the download complete?") from None
     if not isinstance(document, dict):
         raise ManifestError(f"{path}: not a JSON object; see docs/manifests.md for the formats")
+    if isinstance(document, RepeatedKeys):
+        raise ManifestError(f"{path}: key {document.key!r:.80} appears twice in the document; remove one")
     for key in (*lists, *optional):
         rows = document.setdefault(key, []) if key in optional else document.get(key)
         if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
             raise ManifestError(f"{path}: no list of objects under {key!r}; see docs/manifests.md for the formats")
+        if marked:
+            mark_rows(rows)
+    for name, value in document.items() if marked else ():
+        if name not in (*lists, *optional) and (repeated := repeated_key(value)) is not None:
+            raise ManifestError(f"{path}: key {repeated!r:.80} appears twice in one object under {name!r}; remove one")
     return document
 
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from manifests.captions import storable
+from manifests.repeated_keys import RepeatedKeys
 
 
 class FieldError(ValueError):
@@ -14,7 +15,7 @@ class FieldError(ValueError):
 
 def text_field(row: Mapping[str, Any], name: str) -> str:
     """Return row[name], a text that is not empty, with U+FFFD for lone surrogates; raise FieldError otherwise."""
-    value = row.get(name)
+    value = _value(row, name)
     if not isinstance(value, str) or not value:
         raise FieldError(f"{name!r} is {value!r:.80}, expected text")
     return storable(value)
@@ -25,7 +26,7 @@ def id_field(row: Mapping[str, Any], name: str) -> str:
 
     Fractions, `true` and null are no ids: `1.0` and `1` would be two images in one file and one in another.
     """
-    value = row.get(name)
+    value = _value(row, name)
     if isinstance(value, str | int) and not isinstance(value, bool) and (text := storable(str(value).strip())):
         return text
     raise FieldError(f"{name!r} is {value!r:.80}, expected text or a whole number")
@@ -33,7 +34,13 @@ def id_field(row: Mapping[str, Any], name: str) -> str:
 
 def list_field(row: Mapping[str, Any], name: str) -> list[Any]:
     """Return row[name], a list; raise FieldError for another value."""
-    value = row.get(name)
+    value = _value(row, name)
     if not isinstance(value, list):
         raise FieldError(f"{name!r} is {value!r:.80}, expected a list")
     return value
+
+
+def _value(row: Mapping[str, Any], name: str) -> Any:
+    if isinstance(row, RepeatedKeys):
+        raise FieldError(f"key {row.key!r:.80} appears twice")
+    return row.get(name)

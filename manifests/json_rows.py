@@ -9,6 +9,7 @@ from typing import IO, Any
 from manifests.columns import FIELD_NAMES, ID_NAMES, ColumnNames, caption_column, normalise_row, uri_column
 from manifests.record import ManifestError
 from manifests.regular_file import open_regular
+from manifests.repeated_keys import RepeatedKeys, mark_rows
 from manifests.report import Report
 from vilbert.untrusted.documents import DocumentError, parse_json, read_json
 
@@ -36,6 +37,8 @@ def read_jsonl(path: Path, report: Report) -> Iterator[tuple[str, dict[str, Any]
 def _values(row: Any) -> dict[str, Any]:
     if not isinstance(row, dict):
         raise DocumentError("not a JSON object")
+    if isinstance(row, RepeatedKeys):
+        raise DocumentError(f"key {row.key!r:.80} appears twice")
     return normalise_row(row)
 
 
@@ -46,11 +49,12 @@ def read_json_array(path: Path, report: Report, columns: ColumnNames) -> Iterato
     captions is equal; a row with other boxes or another split stays a row of its own. The file is held in memory.
     """
     try:
-        document = read_json(path, allow_surrogates=True, allow_nan=True)
+        document = read_json(path, repeated=RepeatedKeys, allow_surrogates=True, allow_nan=True)
     except DocumentError as error:
         raise ManifestError(f"{path}: {error}; is the download complete?") from None
     if not isinstance(document, list):
         raise ManifestError(f"{path}: not a JSON array of objects; see docs/manifests.md for the formats")
+    mark_rows(document)
     images: dict[tuple[str, str, str], tuple[str, dict[str, Any]]] = {}
     for i, row in enumerate(document):
         where = f"{path}: [{i}]"

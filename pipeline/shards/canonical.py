@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any, NoReturn
 
-from vilbert.untrusted.documents import MAX_DEPTH, DocumentError, parse_json
+from vilbert.untrusted.documents import MAX_DEPTH, DocumentError, parse_json, unique_keys
 
 
 def encode_json(value: Any, *, indent: int | None = None) -> bytes:
@@ -45,4 +45,5 @@ def _refuse_constant(name: str) -> NoReturn:
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
-_DECODER = json.JSONDecoder(parse_constant=_refuse_constant)  # made once: a shard holds one document a sample
+# Made once: a shard holds one document a sample.
+_DECODER = json.JSONDecoder(object_pairs_hook=unique_keys, parse_constant=_refuse_constant)

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 from manifests.captions import storable
 from manifests.record import ManifestError
+from manifests.repeated_keys import RepeatedKeys
 from pipeline.shards.errors import RefusedError
 from vilbert.untrusted.documents import parse_json
 
@@ -62,6 +63,8 @@ def field(row: Mapping[str, Any], name: str, kind: type[T], where: str) -> T:
 
     Text comes with U+FFFD for lone surrogates, which no tokenizer takes.
     """
+    if isinstance(row, RepeatedKeys):
+        raise RefusedError(f"{where}: key {row.key!r:.80} appears twice; remove one")
     if name not in row:
         raise RefusedError(f"{where}: {name} is missing; is this the published file?")
     value = row[name]

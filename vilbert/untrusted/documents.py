@@ -5,6 +5,8 @@ too deeply, `UnicodeDecodeError`, `OverflowError`, `KeyError` for odd YAML tags.
 for all of it, a `ValueError` whose message says what is wrong and at which line; the caller adds the file's name and
 what to do.
 
+An object that holds a key twice is refused: the standard readers keep its last value without a word.
+
 A short YAML file can stand for a huge value by aliases of aliases, so the expanded size is bounded too.
 """
 
@@ -12,7 +14,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, NoReturn
 
@@ -33,6 +35,7 @@ MAX_YAML_BYTES = 16 << 20
 """Size of a YAML file; YAML is for settings, which are small."""
 
 Hook = Callable[[dict[str, Any]], Any]
+Repeated = Callable[[dict[str, Any], str], Any]
 
 
 class DocumentError(ValueError):
@@ -44,6 +47,7 @@ def read_json(
     *,
     max_bytes: int = MAX_JSON_BYTES,
     object_hook: Hook | None = None,
+    repeated: Repeated | None = None,
     allow_surrogates: bool = False,
     allow_nan: bool = False,
 ) -> Any:
@@ -53,13 +57,16 @@ def read_json(
     """
     with open(path, "rb") as file:
         data = _read(file, max_bytes)
-    return parse_json(data, object_hook=object_hook, allow_surrogates=allow_surrogates, allow_nan=allow_nan)
+    return parse_json(
+        data, object_hook=object_hook, repeated=repeated, allow_surrogates=allow_surrogates, allow_nan=allow_nan
+    )
 
 
 def parse_json(
     data: bytes | str,
     *,
     object_hook: Hook | None = None,
+    repeated: Repeated | None = None,
     allow_surrogates: bool = False,
     allow_nan: bool = False,
 ) -> Any:
@@ -68,19 +75,21 @@ def parse_json(
     Args:
         data: The document.
         object_hook: Called with each object, innermost first; its result takes the object's place.
+        repeated: Called with an object that holds a key twice (its last values) and with that key; its result takes the
+            object's place. None refuses such a document.
         allow_surrogates: Keep lone surrogates (`"\ud83d"`, half an emoji), which no file or terminal takes, for a
             caller that handles them text by text.
         allow_nan: Take `NaN` and `Infinity`, which Python and pandas write though JSON has no such numbers.
 
     Raises:
-        DocumentError: Not JSON (NaN and infinities are not), nested deeper than `MAX_DEPTH`, or with a lone surrogate.
+        DocumentError: Not JSON (NaN and infinities are not), nested deeper than `MAX_DEPTH`, or with a lone surrogate,
+            or with a key twice in one object.
     """
     text = _decode(data) if isinstance(data, bytes) else data.removeprefix("\ufeff")
     try:
         decoder = _NAN_DECODER if allow_nan else _DECODER
-        if object_hook is not None:
-            constant = None if allow_nan else _refuse_constant
-            decoder = json.JSONDecoder(object_hook=object_hook, parse_constant=constant)
+        if object_hook is not None or repeated is not None:
+            decoder = _decoder(object_hook, repeated or _refuse_repeated, allow_nan=allow_nan)
         value = decoder.decode(text)
     except RecursionError:
         raise DocumentError(f"nested deeper than {MAX_DEPTH} levels") from None
@@ -154,8 +163,40 @@ def _refuse_constant(name: str) -> NoReturn:
     raise DocumentError(f"not valid JSON: {name} is no number of JSON")
 
 
-_DECODER = json.JSONDecoder(parse_constant=_refuse_constant)
-_NAN_DECODER = json.JSONDecoder()
+def _refuse_repeated(_values: dict[str, Any], key: str) -> NoReturn:
+    raise DocumentError(f"key {key!r:.80} appears twice in one object; remove one")
+
+
+def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return the object of these keys and values; an `object_pairs_hook` that refuses a key that appears twice."""
+    values = dict(pairs)
+    return values if len(values) == len(pairs) else _refuse_repeated(values, _first_repeated(pairs))
+
+
+def _first_repeated(pairs: Sequence[tuple[str, Any]]) -> str:
+    seen: set[str] = set()
+    for key, _ in pairs:
+        if key in seen:
+            return key
+        seen.add(key)
+    raise ValueError("no key appears twice")
+
+
+def _decoder(object_hook: Hook | None, repeated: Repeated, *, allow_nan: bool) -> json.JSONDecoder:
+    def make(pairs: list[tuple[str, Any]]) -> Any:
+        values = dict(pairs)
+        if len(values) == len(pairs):
+            return values
+        return repeated(values, _first_repeated(pairs))
+
+    return json.JSONDecoder(
+        object_pairs_hook=make if object_hook is None else lambda pairs: object_hook(make(pairs)),
+        parse_constant=None if allow_nan else _refuse_constant,
+    )
+
+
+_DECODER = json.JSONDecoder(object_pairs_hook=unique_keys, parse_constant=_refuse_constant)
+_NAN_DECODER = json.JSONDecoder(object_pairs_hook=unique_keys)
 
 
 def _check_depth(value: Any) -> None:
@@ -194,6 +235,16 @@ def _refuse_surrogates(value: Any) -> None:
             pending += part
 
 
+def _refuse_repeated_scalars(mapping: yaml.MappingNode) -> None:
+    import yaml
+
+    keys = [(f"{key.tag} {key.value}", key.value) for key, _ in mapping.value if isinstance(key, yaml.ScalarNode)]
+    if len({tagged for tagged, _ in keys}) < len(keys):
+        key = _first_repeated(keys).partition(" ")[2]
+        line = mapping.start_mark.line + 1
+        raise DocumentError(f"key {key!r:.80} appears twice in the mapping that starts at line {line}; remove one")
+
+
 def _expanded_size(node: yaml.Node, sizes: dict[int, int], depth: int) -> int:
     """Return how many nodes `node` expands to; raise DocumentError beyond the bounds, and for an alias of itself."""
     import yaml
@@ -211,6 +262,7 @@ def _expanded_size(node: yaml.Node, sizes: dict[int, int], depth: int) -> int:
         parts = node.value
     elif isinstance(node, yaml.MappingNode):
         parts = [part for pair in node.value for part in pair]
+        _refuse_repeated_scalars(node)
         for key, _value in node.value:
             if key.tag == "tag:yaml.org,2002:int" and len(key.value) > MAX_YAML_INT_KEY:
                 raise DocumentError(f"an integer of {len(key.value):,} characters is a key")

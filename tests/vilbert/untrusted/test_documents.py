@@ -124,3 +124,26 @@ def test_files_are_bounded(tmp_path: Any):
             read(path, max_bytes=4)
         with pytest.raises(OSError, match="No such file"):
             read(tmp_path / "absent", max_bytes=4)
+
+
+@pytest.mark.parametrize("text", ['{"a": 1, "b": 2, "a": 3}', '[{"c": {"a": 1, "\\u0061": 1}}]'])
+@pytest.mark.parametrize("options", [{}, {"allow_nan": True}, {"object_hook": lambda row: row}])
+def test_a_key_that_appears_twice_in_an_object_is_refused_by_name(text: str, options: dict[str, Any]):
+    with pytest.raises(DocumentError, match="key 'a' appears twice"):
+        parse_json(text, **options)
+
+
+@pytest.mark.parametrize("text", ["x: 1\na: 1\na: 2", "x:\n  - {a: 1, a: 1}", '{"a": 1, "a": 2}', "a: 1\n'a': 2"])
+def test_a_key_that_appears_twice_in_a_mapping_of_yaml_is_refused_by_name(text: str):
+    with pytest.raises(DocumentError, match="key 'a' appears twice in the mapping that starts at line"):
+        parse_yaml(text)
+
+
+def test_keys_of_other_objects_may_be_the_same():
+    assert parse_json('[{"a": {"a": 1}}, {"a": 2}]') == [{"a": {"a": 1}}, {"a": 2}]
+    assert parse_yaml("a: {a: 1}\nb: {a: 2}\n1: x\n'1': y") == {"a": {"a": 1}, "b": {"a": 2}, 1: "x", "1": "y"}
+
+
+def test_a_caller_may_say_what_becomes_of_an_object_with_a_repeated_key():
+    found = parse_json('[{"a": 1, "a": 2}, {"b": 3}]', repeated=lambda values, key: (values, key))
+    assert found == [({"a": 2}, "a"), {"b": 3}]
