@@ -149,7 +149,8 @@ def run_steps(training: Training, journal: Journal | None, progress: TrainProgre
     settings = training.settings
     clock = _Clock(training.samples(training.step))
     with interruption() as interrupted, _Batches(training) as batches:
-        if training.evaluation_due:
+        was_interrupted = training.evaluation_due
+        if was_interrupted:
             changed = held_out(training, journal, saving=True, interrupted=interrupted)
             if training.evaluation_due:
                 return False

@@ -1,24 +1,28 @@
 """Pickles that came from outside, read as plain data, within bounds.
 
-`load` is the only reader of pickles of this project. It runs none of the code that a pickle names (`pickle_machine`),
-and what it returns can be walked, compared and written without harm: nested at most `MAX_DEPTH` deep, without cycles,
-and, where a pickle repeats its parts, not many times larger than the file.
+`load` is the only reader of pickles of this project. It runs none of the code that a pickle names (`pickle_machine`, or
+`plain_pickles` for those that name none), and what it returns can be walked, compared and written without harm: nested
+at most `MAX_DEPTH` deep, without cycles, and, where a pickle repeats its parts, not many times larger than the file.
 """
 
 from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from typing import Any, NoReturn
 
 from vilbert.untrusted.documents import MAX_DEPTH
 from vilbert.untrusted.pickle_machine import CONTAINERS, Buffer, ForbiddenError, Machine, PickleError, Stub
+from vilbert.untrusted.plain_pickles import NotPlainError, load_plain
 
 __all__ = ["MAX_DEPTH", "Buffer", "ForbiddenError", "PickleError", "Stub", "load", "load_one"]
 
 _REPEATS = 16
 """How many times larger than the file its content may be, once repeated parts are counted each time."""
 _FREE = 1 << 20
+_TEXTS = frozenset({str, bytes, bytearray})
+_ATOMS = frozenset({int, float, bool, type(None)})
 # What the operations of a damaged pickle raise.
 _DAMAGE = (LookupError, TypeError, ValueError, ArithmeticError, AttributeError, RecursionError, struct.error)
 
@@ -52,6 +56,11 @@ def load(
     Raises:
         PickleError: The pickle is damaged, beyond the bounds of this module, or asks for something refused.
     """
+    if isinstance(data, bytes):
+        with suppress(NotPlainError):
+            value = load_plain(data, encoding)
+            _check_shape(value, _REPEATS * len(data) + _FREE)
+            return value
     return load_one(data, 0, lookup=lookup, persistent_load=persistent_load, encoding=encoding)[0]
 
 
@@ -85,23 +94,29 @@ def _check_shape(value: Any, limit: int | None) -> None:
 
     Goes level by level, and visits a container once a level, so this takes no longer than the pickle is large.
     """
-    level = {id(value): (value, 1)} if isinstance(value, CONTAINERS) else {}
+    level = {id(value): value} if isinstance(value, CONTAINERS) else {}
+    counts = {id(value): 1}
     size = 0
     for _ in range(MAX_DEPTH):
         if not level:
             return
-        deeper: dict[int, tuple[Any, int]] = {}
-        for whole, times in level.values():
-            parts = _parts(whole)
-            if limit is not None:
-                size += times * sum(len(part) if isinstance(part, (str, bytes, bytearray)) else 1 for part in parts)
-                if size > limit:
-                    raise PickleError("repeats its parts until they are many times larger than the file")
-            for part in parts:
-                if isinstance(part, CONTAINERS):
-                    earlier = deeper.get(id(part))
-                    deeper[id(part)] = (part, times + (earlier[1] if earlier else 0))
-        level = deeper
+        deeper: dict[int, Any] = {}
+        deeper_counts: dict[int, int] = {}
+        for number, whole in level.items():
+            times, weight = counts[number], 0
+            for part in _parts(whole):
+                kind = type(part)
+                if kind in _TEXTS:
+                    weight += len(part)
+                    continue
+                weight += 1
+                if kind not in _ATOMS and isinstance(part, CONTAINERS):
+                    deeper[id(part)] = part
+                    deeper_counts[id(part)] = deeper_counts.get(id(part), 0) + times
+            size += times * weight
+            if limit is not None and size > limit:
+                raise PickleError("repeats its parts until they are many times larger than the file")
+        level, counts = deeper, deeper_counts
     if level:
         raise PickleError(f"is nested deeper than {MAX_DEPTH} levels, or in itself")
 
