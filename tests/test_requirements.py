@@ -17,6 +17,7 @@ KNOWN_HOLES = [
     ("aiohttp", "CVE-2026-69244", "3.14.3"),
     ("aiohttp", "the bound of ray 2.60 itself", "3.14.4"),
     ("pillow", "CVE-2026-55379, CVE-2026-55798, CVE-2026-59197 to 59200", "12.3.0"),
+    # Its CVE record is of GHSA-462x-pgg6-55fp, which the release notes of Pillow 13.0.0 list under Security.
     ("pillow", "CVE-2026-112395", "13.0.0"),
     ("ray", "jobs from any user of the machine: no token by default", "2.59.0"),
     ("torch", "CVE-2026-24747 (weights_only)", "2.10.0"),
