@@ -139,7 +139,7 @@ class Crew:
                 raise WorkerLostError(f"it was not ready after {START_SECONDS:.0f} s")
             description = future.result()
             self._check(description)
-        except Exception as error:
+        except Exception as error:  # whatever a detector raises while it is loaded in another process
             if self._first is None and not isinstance(error, WorkerLostError):
                 raise  # wrong settings, most likely; later it is one node that cannot do what others can
             worker.close()

@@ -99,7 +99,7 @@ def _in_time(call: Callable[[], Result], seconds: float) -> Result:
     def work() -> None:
         try:
             result.set_result(call())
-        except BaseException as error:
+        except BaseException as error:  # it is raised in the thread that waits for the result
             result.set_exception(error)
 
     threading.Thread(target=work, name="fsspec", daemon=True).start()

@@ -119,7 +119,7 @@ class ReadAhead(Generic[Item, Result]):
             try:
                 if not self._closed:
                     self._advance()
-            except BaseException as error:
+            except BaseException as error:  # it is raised where the next row is asked for
                 self._error = error
                 self._changed.notify_all()
 

@@ -24,5 +24,7 @@ def test_an_option_of_another_detector_is_refused(detector: Any, option: dict[st
 
 
 def test_an_option_of_the_detector_itself_is_taken() -> None:
-    DetectorSettings(detector="detectron2", config_file="x.yaml", opts=("MODEL.DEVICE", "cpu"))
-    DetectorSettings(detector="torchvision", torchvision_model="mobilenet_v3_large_fpn")
+    settings = DetectorSettings(detector="detectron2", config_file="x.yaml", opts=("MODEL.DEVICE", "cpu"))
+    assert (str(settings.config_file), settings.opts) == ("x.yaml", ("MODEL.DEVICE", "cpu"))
+    settings = DetectorSettings(detector="torchvision", torchvision_model="mobilenet_v3_large_fpn")
+    assert settings.torchvision_model == "mobilenet_v3_large_fpn"

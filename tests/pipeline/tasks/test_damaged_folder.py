@@ -156,9 +156,9 @@ def test_a_field_of_another_type_or_size_is_refused_or_without_effect(folder: Pa
         # Each field gets a third of the values, and each value comes to a third of the fields.
         for value in ODD[number % 3 :: 3]:
             path.write_text(json.dumps({**before, field: value}))
-            refused(folder, use)
+            assert len(refused(folder, use)) < 1000
         path.write_text(json.dumps({other: value for other, value in before.items() if other != field}))
-        refused(folder, use)
+        assert len(refused(folder, use)) < 1000
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -172,7 +172,7 @@ def test_flipped_bits_are_refused_or_without_effect(whole: Path, tmp_path: Path,
     for at, mask in flips:
         data[at % first] ^= mask
     (folder / name).write_bytes(data)
-    refused(folder, ask_of(name))
+    assert len(refused(folder, ask_of(name))) < 1000
 
 
 @pytest.mark.parametrize(

@@ -91,7 +91,8 @@ def test_a_run_without_entries_has_a_page(facts: dict | None, tmp_path: Path) ->
 
 
 def test_a_folder_without_journal_has_a_page(tmp_path: Path) -> None:
-    Page(write_report(tmp_path).read_text())
+    page = Page(write_report(tmp_path).read_text())
+    assert page.text["p"] == ["Nothing is measured yet."]
 
 
 def test_the_page_asks_the_network_for_nothing_and_its_colours_follow_the_mode(tmp_path: Path) -> None:

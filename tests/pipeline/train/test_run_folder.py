@@ -27,6 +27,8 @@ def test_it_reads_back_what_was_written(tmp_path: Path) -> None:
 def test_data_may_have_moved_and_software_may_be_newer(tmp_path: Path) -> None:
     moved = [{"path": "/elsewhere", "records_sha256": "ab", "samples": 10}]
     require_same_run(description(), description(data=moved, software={"torch": "9"}), where=tmp_path)
+    with pytest.raises(FingerprintError):
+        require_same_run(description(), description(data=[{**moved[0], "samples": 11}]), where=tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -56,7 +58,9 @@ def test_what_a_run_killed_at_its_start_leaves_is_taken_over(tmp_path: Path) -> 
         (tmp_path / name).mkdir()
     for name in ("hard-negatives-0123456789abcdef.npy", "hard-negatives-0123456789abcdef.json"):
         (tmp_path / name).touch()
+    before = sorted(tmp_path.iterdir())
     make_run_folder(tmp_path)
+    assert sorted(tmp_path.iterdir()) == before
 
 
 def test_a_writer_that_is_ending_is_waited_for_and_a_living_one_refused(tmp_path: Path) -> None:
