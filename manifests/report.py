@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import NamedTuple
 
-from manifests.uri import without_credentials
+from manifests.uri import mask_credentials
 
 EXAMPLES = 10
 
@@ -95,7 +95,7 @@ class Report:
         self.counts[issue] += number
         examples = self.examples.setdefault(issue, [])
         if len(examples) < EXAMPLES:
-            examples.append(without_credentials(example))
+            examples.append(mask_credentials(example))
 
     def lines(self) -> list[str]:
         """Return the counts for a human, one issue a line, what is left out first."""

@@ -68,7 +68,7 @@ def is_remote(uri: str) -> bool:
     return bool(named) and set(named) <= REMOTE
 
 
-def without_credentials(text: str) -> str:
+def mask_credentials(text: str) -> str:
     """Return a uri, or a text with URLs in it, without user names, passwords and signatures.
 
     The user of `https://user:password@host/a.jpg` is left out; the signature of a presigned URL becomes `***`.

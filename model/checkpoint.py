@@ -154,7 +154,7 @@ def load_checkpoint(
     names = to_ours(state, layout, t_biattention_id=ids.t_biattention_id, v_biattention_id=ids.v_biattention_id)
     known = {ours: state[theirs] for theirs, ours in names.items() if ours is not None}
     unused = tuple(theirs for theirs, ours in names.items() if ours is None)
-    return apply_tensors(
+    report = check_tensors(
         model,
         known,
         layout=layout,
@@ -163,29 +163,7 @@ def load_checkpoint(
         allow_unexpected=allow_unexpected,
         skip_mismatched_heads=skip_mismatched_heads,
     )
-
-
-def apply_tensors(
-    model: PreTrainedModel,
-    tensors: Mapping[str, Tensor],
-    *,
-    layout: str,
-    unused: tuple[str, ...] = (),
-    allow_missing: bool = False,
-    allow_unexpected: bool = False,
-    skip_mismatched_heads: bool = False,
-) -> LoadReport:
-    """Copy tensors with names of ours into a model; the rules and errors are those of `load_checkpoint`."""
-    report = check_tensors(
-        model,
-        tensors,
-        layout=layout,
-        unused=unused,
-        allow_missing=allow_missing,
-        allow_unexpected=allow_unexpected,
-        skip_mismatched_heads=skip_mismatched_heads,
-    )
-    copy_tensors(model, tensors, report)
+    copy_tensors(model, known, report)
     return report
 
 
@@ -207,7 +185,10 @@ def check_tensors(
     allow_unexpected: bool = False,
     skip_mismatched_heads: bool = False,
 ) -> LoadReport:
-    """Return what `apply_tensors` will do with tensors, or raise its errors; the model may be on the meta device."""
+    """Return what `copy_tensors` will do with tensors with names of ours; the model may be on the meta device.
+
+    The rules and errors are those of `load_checkpoint`.
+    """
     own, state = _own_names(model), model.state_dict()
     tensors, expected = dict(tensors), set(own)
     if _DECODER in own and model.config.tie_word_embeddings:

@@ -18,7 +18,7 @@ from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from transformers import PreTrainedModel
 
-from model.checkpoint import LoadReport, apply_tensors, read_state_dict
+from model.checkpoint import LoadReport, check_tensors, copy_tensors, read_state_dict
 from model.hub import hub_problem
 from model.layouts import clean, inverse
 from model.tensor_files import CheckpointError
@@ -126,13 +126,14 @@ def load_text_stream(model: PreTrainedModel, source: str | os.PathLike[str]) -> 
     state = read_state_dict(source if path is None and Path(source).is_dir() else path or _absent(source))
     names = text_names(state)
     tensors = {ours: state[name] for name, ours in names.items() if ours is not None}
-    report = apply_tensors(
+    report = check_tensors(
         model,
         tensors,
         layout=theirs["text_model"],
         unused=tuple(name for name, ours in names.items() if ours is None),
         allow_missing=True,
     )
+    copy_tensors(model, tensors, report)
     missing = tuple(name for name in report.missing if name.startswith(_TEXT) and ".task_embeddings." not in name)
     if backbone := [name for name in missing if name.startswith("bert.")]:
         raise CheckpointError(

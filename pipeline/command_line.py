@@ -31,12 +31,12 @@ def command_line() -> str | None:
 
 def _shown(word: str) -> str:
     """Return a word of the command line without user, password and query, which can hold keys."""
-    from pipeline.shards.urls import without_credentials
+    from pipeline.shards.urls import public_url
 
     if "://" not in word:
         return word
     option, equals, value = word.partition("=") if word.startswith("--") else ("", "", word)
     try:
-        return option + equals + without_credentials(value)
+        return option + equals + public_url(value)
     except ValueError:  # not a URL
         return f"{option}{equals}..."

@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from extractors.decode import ImageError
 from extractors.extractor import Extractor, ExtractorError
 from extractors.regions import Regions
-from manifests.uri import without_credentials
+from manifests.uri import mask_credentials
 from pipeline.extract.batches import group_by_shape
 from pipeline.extract.journal import Journal
 from pipeline.extract.prepare import Prepared, failure
@@ -103,7 +103,7 @@ class Detection:
         if self._errors >= DETECTOR_ERRORS_IN_A_ROW:
             raise ExtractorError(
                 f"the detector failed on {self._errors} images in a row, "
-                f"last on {without_credentials(item.record.uri)}: {type(error).__name__}: {error}"
+                f"last on {mask_credentials(item.record.uri)}: {type(error).__name__}: {error}"
             ) from error
         reason = "out_of_memory" if is_out_of_memory(error) else "detector_error"
         return failure(item.row, item.record, ImageError(reason, f"{type(error).__name__}: {first_line(error)}"))
@@ -142,7 +142,7 @@ def outcome(item: Prepared, regions: Regions) -> Sample | FailureRow:
             "image_id": record.image_id,
             "captions": list(record.captions),
             "split": record.split,
-            "uri": without_credentials(record.uri),
+            "uri": mask_credentials(record.uri),
             "sha256": item.sha256,
             "format": image.format,
             "mode": image.mode,

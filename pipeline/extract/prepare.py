@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from extractors.decode import DecodedImage, DecodeSettings, ImageError, decode
 from manifests.record import ImageRecord
-from manifests.uri import ImageReader, without_credentials
+from manifests.uri import ImageReader, mask_credentials
 from pipeline.shards.failures import FailureRow
 
 
@@ -57,8 +57,8 @@ def turns(record: ImageRecord) -> bool:
 
 def failure(row: int, record: ImageRecord, error: ImageError) -> FailureRow:
     """Return the line that a failed row gets in `failures/`: the same on every run, so without addresses in memory."""
-    detail = without_credentials(re.sub(r"0x[0-9a-f]+", "0x...", error.detail))
-    uri = without_credentials(record.uri)
+    detail = mask_credentials(re.sub(r"0x[0-9a-f]+", "0x...", error.detail))
+    uri = mask_credentials(record.uri)
     return FailureRow(row=row, image_id=record.image_id, uri=uri, reason=error.reason, detail=detail)
 
 

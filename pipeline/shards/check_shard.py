@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from manifests.manifest import Manifest
 from manifests.record import ImageRecord, ManifestError
-from manifests.uri import without_credentials
+from manifests.uri import mask_credentials
 from pipeline.shards.check_sample import sample_problems
 from pipeline.shards.dataset import DatasetInfo
 from pipeline.shards.errors import CorruptShardError, ShardError
@@ -224,8 +224,8 @@ def check_failed_rows(report: ShardReport, failures: Sequence[FailureRow], recor
     """Compare the failed rows with those rows of the manifest."""
     for failure in failures if records else ():
         record = records[failure.row]
-        expected_uri = without_credentials(record.uri)
-        if (failure.image_id, without_credentials(failure.uri)) != (record.image_id, expected_uri):
+        expected_uri = mask_credentials(record.uri)
+        if (failure.image_id, mask_credentials(failure.uri)) != (record.image_id, expected_uri):
             found, expected = f"{failure.image_id!r}, {failure.uri!r}", f"{record.image_id!r}, {expected_uri!r}"
             path = failures_path(report.directory, report.shard)
             report.add("manifest-differs", path, f"is {found}; the manifest has {expected}", place=f"row {failure.row}")
@@ -249,7 +249,7 @@ def row_differences(sample: Sample, record: ImageRecord) -> Iterator[str]:
     """Yield how a sample differs from its row of the manifest."""
     expected = {
         "image_id": record.image_id,
-        "uri": without_credentials(record.uri),
+        "uri": mask_credentials(record.uri),
         "captions": list(record.captions),
         "split": record.split,
     }
@@ -258,7 +258,7 @@ def row_differences(sample: Sample, record: ImageRecord) -> Iterator[str]:
     for name, value in expected.items():
         found = sample.meta.get(name)
         if name == "uri" and isinstance(found, str):
-            found = without_credentials(found)  # data sets of earlier versions have them
+            found = mask_credentials(found)  # data sets of earlier versions have them
         if found != value:
             yield f"{name} is {sample.meta.get(name)!r:.80}, the manifest has {value!r:.80}"
     if record.boxes_xyxy is not None and len(record.boxes_xyxy) != len(sample.regions):

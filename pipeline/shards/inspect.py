@@ -223,7 +223,7 @@ def read_photograph(sample: Sample) -> NDArray[np.uint8]:
 def fetch(uri: str) -> bytes:
     """Return the bytes behind a record's uri; raise ShardError where they cannot be had."""
     from extractors.decode import DecodeSettings, ImageError
-    from manifests.uri import ImageReader, without_credentials
+    from manifests.uri import ImageReader, mask_credentials
     from pipeline.extract.fetch import Fetcher
     from pipeline.extract.fetch_settings import FetchSettings
 
@@ -232,7 +232,7 @@ def fetch(uri: str) -> bytes:
     try:
         return fetcher.read(uri)
     except ImageError as error:
-        what = without_credentials(f"{uri!r} ({error.reason}: {error.detail})")
+        what = mask_credentials(f"{uri!r} ({error.reason}: {error.detail})")
         raise ShardError(
             f"cannot read the photograph {what}; --image needs it where it was "
             "for `vilbert extract`: relative paths start at the folder you are in"

@@ -11,14 +11,14 @@ import hashlib
 import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, TypeVar
 
 import lmdb
 from lmdb.verify import VerifyError, verify
 
 from pipeline.shards.atomic import temporary_path
 from pipeline.shards.canonical import decode_json, encode_json
+from pipeline.shards.closing import Closing
 from pipeline.shards.errors import CorruptShardError, ShardError, UnsupportedFormatError
 from pipeline.shards.keys import is_key
 from pipeline.shards.lmdb_environments import environments
@@ -106,7 +106,7 @@ def _as_os_error() -> Iterator[None]:
         raise OSError(error.code, str(error)) from error
 
 
-class LmdbReader:
+class LmdbReader(Closing):
     """The samples of an LMDB shard, in the order of the manifest. May be inherited by a fork and sent to a process.
 
     Opening checks the file's structure (`lmdb.verify`, which trusts no byte of it) and its keys and raises
@@ -205,14 +205,6 @@ class LmdbReader:
         if self._environment is not None and self._process == os.getpid():
             environments.release(self._identity)
         self._environment = None
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def __reduce__(self) -> tuple[type[LmdbReader], tuple[Path]]:
         """Let a process started by `spawn` open the file for itself."""

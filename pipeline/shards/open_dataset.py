@@ -8,9 +8,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from itertools import accumulate
 from pathlib import Path
-from types import TracebackType
-from typing import Self, overload
+from typing import overload
 
+from pipeline.shards.closing import Closing
 from pipeline.shards.dataset import DatasetInfo, read_info
 from pipeline.shards.errors import ShardError
 from pipeline.shards.folder import open_folder, parse_place
@@ -20,7 +20,7 @@ from pipeline.shards.sample import Sample
 from pipeline.shards.store import ShardReader, open_shard
 
 
-class Dataset(Sequence[Sample]):
+class Dataset(Sequence[Sample], Closing):
     """The samples of a finished data set, in the order of the manifest; one shard is open at a time.
 
     Not for threads or for training, whose loader (`pipeline.train`) keeps many shards open and shuffles.
@@ -64,14 +64,6 @@ class Dataset(Sequence[Sample]):
         if self._open is not None:
             self._open[2].close()
             self._open = None
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def _reader(self, place: int) -> ShardReader:
         if self._open is None or self._open[0] != place:

@@ -19,7 +19,7 @@ from pipeline.shards.folder import Entry
 from pipeline.shards.lease import hold_lease
 from pipeline.shards.retry import ask_again
 from pipeline.shards.scratch import scratch_folder
-from pipeline.shards.urls import join, open_file_system, without_credentials
+from pipeline.shards.urls import join, open_file_system, public_url
 
 _TIMES = ("LastModified", "last_modified", "updated", "mtime", "created")
 """Under these names s3fs, adlfs, gcsfs, and local and in-memory file systems say when an object was written."""
@@ -38,7 +38,7 @@ class RemoteFolder:
     @property
     def name(self) -> str:
         """The URL without credentials."""
-        return without_credentials(self.url)
+        return public_url(self.url)
 
     def make(self) -> None:
         """Refuse a URL that nothing can be written to."""

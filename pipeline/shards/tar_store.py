@@ -10,12 +10,12 @@ import mmap
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from pipeline.shards.atomic import HashingFile
+from pipeline.shards.closing import Closing
 from pipeline.shards.errors import CorruptShardError, ShardError
 from pipeline.shards.keys import is_key
 from pipeline.shards.npy import decode_npy
@@ -61,7 +61,7 @@ class Member(NamedTuple):
     """Bytes."""
 
 
-class TarReader:
+class TarReader(Closing):
     """The samples of a tar shard, by their place in it. Arrays are read-only views of the mapped file, not copies.
 
     Opening reads all headers and raises CorruptShardError at the first byte that the writer would not have written;
@@ -119,14 +119,6 @@ class TarReader:
         """Let go of the file; arrays already handed out stay valid."""
         # Not mmap.close(): it would unmap the file under the arrays, which keep the map alive but are not its exports.
         self._map = None
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def __reduce__(self) -> tuple[type[TarReader], tuple[Path]]:
         """Let a process started by `spawn` open the file for itself."""

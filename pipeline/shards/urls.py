@@ -16,7 +16,7 @@ def is_remote(name: str) -> bool:
     return re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", name) is not None and not name.startswith("file://")
 
 
-def without_credentials(url: str) -> str:
+def public_url(url: str) -> str:
     """Return the URL as it may be shown: without user, password and query, which can hold keys."""
     parts = urlsplit(url)
     return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
@@ -34,5 +34,5 @@ def open_file_system(url: str, **options: Any) -> tuple[Any, str]:
     try:
         file_system, path = fsspec.core.url_to_fs(url, **options)
     except (ValueError, ImportError) as error:
-        raise RefusedError(f"{without_credentials(url)}: fsspec cannot open it: {error}") from error
+        raise RefusedError(f"{public_url(url)}: fsspec cannot open it: {error}") from error
     return file_system, path

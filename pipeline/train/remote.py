@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any, BinaryIO, TypeVar, cast
 
 from pipeline.shards.errors import CorruptShardError, ShardError
-from pipeline.shards.urls import is_remote, join, open_file_system, without_credentials
+from pipeline.shards.urls import is_remote, join, open_file_system, public_url
 
-__all__ = ["RemoteError", "download", "is_remote", "join", "read_files", "without_credentials"]
+__all__ = ["RemoteError", "download", "is_remote", "join", "public_url", "read_files"]
 
 _Result = TypeVar("_Result")
 _SCHEME = "fsspec-file"
@@ -57,7 +57,7 @@ def download(url: str, folder: Path, *, name: str, size: int, sha256: str) -> Pa
     from webdataset.gopen import gopen_schemes
 
     gopen_schemes[_SCHEME] = _open_for_webdataset
-    shown = without_credentials(url)
+    shown = public_url(url)
 
     def check(path: str) -> bool:
         with Path(path).open("rb") as file:
@@ -115,11 +115,11 @@ def _retry(fetch: Callable[[], _Result], url: str) -> _Result:
         try:
             return fetch()
         except FileNotFoundError as error:
-            raise RemoteError(f"{without_credentials(url)}: is not there; check the URL and its permissions") from error
+            raise RemoteError(f"{public_url(url)}: is not there; check the URL and its permissions") from error
         except (OSError, ClientError) as error:
             if attempt + 1 == _ATTEMPTS:
                 raise RemoteError(
-                    f"{without_credentials(url)}: cannot be fetched, tried {_ATTEMPTS} times: "
+                    f"{public_url(url)}: cannot be fetched, tried {_ATTEMPTS} times: "
                     f"{type(error).__name__}: {error}; check the server, then run the same command again"
                 ) from error
             time.sleep(RETRY_SECONDS * 2**attempt)

@@ -17,9 +17,9 @@ from pipeline.shards.atomic import write_atomic
 from pipeline.shards.canonical import decode_json, encode_json
 from pipeline.shards.errors import READ_ONLY, FingerprintError, LockedError, RefusedError
 from pipeline.shards.lock import LOCK_FILE, exclusive_writer
-from pipeline.shards.new_folder import new_folder
 from pipeline.train.disk import explain_disk_errors
 from pipeline.train.known_features import EXTRACTORS
+from pipeline.train.new_folder import new_folder
 from vilbert.untrusted.documents import read_json
 
 RUN_FILE = "run.json"

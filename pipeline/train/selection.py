@@ -19,7 +19,7 @@ from pipeline.shards.errors import CorruptShardError, RefusedError
 from pipeline.shards.layout import DATASET_FILE, StorageFormat, data_path
 from pipeline.shards.record import ShardRecord, read_records, records_digest
 from pipeline.shards.store import ShardReader
-from pipeline.train.remote import is_remote, without_credentials
+from pipeline.train.remote import is_remote, public_url
 from pipeline.train.shard_cache import ShardCache
 
 _log = logging.getLogger(__name__)
@@ -103,10 +103,10 @@ def read_source(name: str, *, split: str | None, cache: ShardCache | None) -> So
     if url is None:
         folder = Path(url2pathname(urlsplit(name).path)) if name.startswith("file://") else Path(name)
     elif cache is None:
-        raise RefusedError(f"{without_credentials(name)}: remote data needs a folder for its shards: give --cache")
+        raise RefusedError(f"{public_url(name)}: remote data needs a folder for its shards: give --cache")
     else:
         folder = cache.fetch_dataset(url)
-    shown = name if url is None else without_credentials(url)
+    shown = name if url is None else public_url(url)
     info = read_dataset(folder)
     if not info.complete or info.records_sha256 is None:
         raise RefusedError(

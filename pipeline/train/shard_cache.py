@@ -30,7 +30,7 @@ from pipeline.shards.dataset import read_dataset
 from pipeline.shards.errors import RefusedError, ShardError
 from pipeline.shards.layout import DATASET_FILE, SHARDS_FOLDER, record_path
 from pipeline.shards.store import ShardReader, open_shard
-from pipeline.train.remote import download, join, read_files, without_credentials
+from pipeline.train.remote import download, join, public_url, read_files
 
 _FETCH = re.compile(r"\.fetch-(\d+)-[0-9a-f]{16}")
 _WAIT_SECONDS = 0.05  # between looks whether downloads of other processes are done
@@ -69,7 +69,7 @@ class ShardCache:
             info = read_dataset(workplace)
             if not info.complete:
                 raise RefusedError(
-                    f"{without_credentials(url)}: not complete: run the same `vilbert extract` again until it says "
+                    f"{public_url(url)}: not complete: run the same `vilbert extract` again until it says "
                     "that all shards are done, then copy the data set to its place"
                 )
             (workplace / SHARDS_FOLDER).mkdir()

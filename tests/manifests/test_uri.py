@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from manifests.uri import ImageReader, is_local, protocols, tar_index, tar_uri, without_credentials
+from manifests.uri import ImageReader, is_local, mask_credentials, protocols, tar_index, tar_uri
 
 
 @pytest.fixture
@@ -138,5 +138,5 @@ def test_a_pipe_device_or_folder_is_refused_at_once(tmp_path: Path, tar: Path, u
     ],
 )
 def test_credentials_are_left_out_and_nothing_else(uri: str, clean: str) -> None:
-    assert without_credentials(uri) == clean
-    assert without_credentials(clean) == clean
+    assert mask_credentials(uri) == clean
+    assert mask_credentials(clean) == clean

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from unittest import mock
@@ -19,6 +20,8 @@ from pipeline.shards.layout import StorageFormat
 from pipeline.shards.record import read_records, records_digest
 from pipeline.shards.sample import Sample, describe_fields
 from pipeline.shards.writer import ShardWriter
+
+from .tiny_runs import MODEL
 
 CLASS_NAMES = ("background", "sky", "tree", "dog", "boat", "lamp", "chair")
 
@@ -133,3 +136,20 @@ def draw_regions(seed: int, row: int, boxes: int, *, feature_dim: int, top_class
 def make_dataset() -> Callable[..., Path]:
     """Return `write_dataset_folder`: make_dataset(folder, samples=10, shard_size=4, …) -> folder."""
     return write_dataset_folder
+
+
+@pytest.fixture(scope="module")
+def no_curves() -> Iterator[None]:
+    """Leave the drawing of curves out of reports, which takes longer than tiny runs."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("pipeline.train.curves.svg", lambda entries: "<svg/>")
+        yield
+
+
+@pytest.fixture(scope="module")
+def fifteen(tmp_path_factory: pytest.TempPathFactory, make_dataset: Callable[..., Path]) -> Path:
+    """Return a folder with a data set of 15 samples, three of them held out, and a model's config beside it."""
+    folder = tmp_path_factory.mktemp("data")
+    make_dataset(folder / "a", samples=15, shard_size=5, splits=lambda row: "val" if row % 5 == 3 else "train")
+    (folder / "model.json").write_text(json.dumps(MODEL))
+    return folder

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import resource
@@ -10,7 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,26 +24,17 @@ from pipeline.train.checkpoints import newest_whole
 from pipeline.train.journal import Journal, read_journal
 from pipeline.train.run_folder import writing
 
-from .tiny_runs import MODEL, journal, pretrain_arguments
+from .tiny_runs import journal, pretrain_arguments
+
+pytestmark = pytest.mark.usefixtures("no_curves")
 
 STEPS = 6
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _no_curves() -> Iterator[None]:
-    """Leave the drawing of curves out, which takes longer than the runs here."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("pipeline.train.curves.svg", lambda entries: "<svg/>")
-        yield
-
-
 @pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory, make_dataset: Callable[..., Path]) -> Path:
-    """Return a data set with a model's config beside it."""
-    folder = tmp_path_factory.mktemp("data")
-    make_dataset(folder / "a", samples=15, shard_size=5, splits=lambda row: "val" if row % 5 == 3 else "train")
-    (folder / "model.json").write_text(json.dumps(MODEL))
-    return folder
+def data(fifteen: Path) -> Path:
+    """Return a folder with a data set and a model's config beside it."""
+    return fifteen
 
 
 def arguments(data: Path, output: Path, *more: str) -> list[str]:

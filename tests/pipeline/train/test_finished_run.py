@@ -6,7 +6,7 @@ import json
 import logging
 import shutil
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,26 +18,17 @@ from pipeline.cli import main
 from pipeline.shards.lock import LOCK_FILE
 from pipeline.train.journal import read_journal
 
-from .tiny_runs import MODEL, WITHOUT_DROPOUT, model_option, pretrain_arguments
+from .tiny_runs import WITHOUT_DROPOUT, model_option, pretrain_arguments
+
+pytestmark = pytest.mark.usefixtures("no_curves")
 
 STEPS = 4
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _no_curves() -> Iterator[None]:
-    """Leave the drawing of curves out, which takes longer than the runs here."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("pipeline.train.curves.svg", lambda entries: "<svg/>")
-        yield
-
-
 @pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory, make_dataset: Callable[..., Path]) -> Path:
-    """Return a data set with a model's config beside it."""
-    folder = tmp_path_factory.mktemp("data")
-    make_dataset(folder / "a", samples=15, shard_size=5, splits=lambda row: "val" if row % 5 == 3 else "train")
-    (folder / "model.json").write_text(json.dumps(MODEL))
-    return folder
+def data(fifteen: Path) -> Path:
+    """Return a folder with a data set and a model's config beside it."""
+    return fifteen
 
 
 def arguments(data: Path, output: Path, *more: str, steps: int = STEPS) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,21 +15,16 @@ from safetensors.torch import load_file
 
 from pipeline.cli import main
 from pipeline.train.checkpoints import newest_whole
+from pipeline.train.interruption import InterruptedEvaluationError, until_interrupted
 from pipeline.train.journal import cut_back, line, read_journal
 from pipeline.train.pretrain_objective import PretrainObjective
 
 from .tiny_runs import MODEL, journal, pretrain_arguments
 
+pytestmark = pytest.mark.usefixtures("no_curves")
+
 STEPS = 4
 EVALUATION_BATCHES = 5
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _no_curves() -> Iterator[None]:
-    """Leave the drawing of curves out, which takes longer than the runs here."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("pipeline.train.curves.svg", lambda entries: "<svg/>")
-        yield
 
 
 @pytest.fixture(scope="module")
@@ -127,3 +123,22 @@ def test_a_journal_loses_the_evaluation_that_is_done_again(tmp_path: Path) -> No
     path.write_bytes(b"".join(line(kind, step, {}) for kind, step in entries))
     cut_back(path, 4, evaluation_due=True)
     assert [(entry["kind"], entry["step"]) for entry in read_journal(tmp_path)] == entries[:4]
+
+
+class GroupOfTwo:
+    """Two processes, of which the other one is interrupted after so many calls."""
+
+    def __init__(self, calls: int) -> None:
+        self.calls = calls
+
+    def sum(self, values: torch.Tensor) -> torch.Tensor:
+        self.calls -= 1
+        return values + int(self.calls < 0)
+
+
+def test_an_interruption_of_one_process_ends_the_evaluation_in_all() -> None:
+    group: Any = GroupOfTwo(calls=3)
+    batches = until_interrupted(range(9), threading.Event(), group)
+    assert [next(batches) for _ in range(3)] == [0, 1, 2]
+    with pytest.raises(InterruptedEvaluationError):
+        next(batches)

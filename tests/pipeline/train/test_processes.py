@@ -21,6 +21,8 @@ from pipeline.cli import main
 from .forks import Forks, forking, wait_for_lines
 from .tiny_runs import WITHOUT_DROPOUT, arguments, journal, model_option, two_sets
 
+pytestmark = pytest.mark.usefixtures("no_curves")
+
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory, make_dataset: Callable[..., Path]) -> Path:
@@ -34,14 +36,6 @@ def undisturbed(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     output = tmp_path_factory.mktemp("runs") / "undisturbed"
     assert main(arguments(data, output)) == 0
     return output
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _no_curves() -> Iterator[None]:
-    """Leave the drawing of curves out, which takes longer than the runs here."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("pipeline.train.curves.svg", lambda entries: "<svg/>")
-        yield
 
 
 @pytest.fixture(scope="module")

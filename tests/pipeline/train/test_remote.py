@@ -22,7 +22,7 @@ from pipeline.shards.errors import CorruptShardError, RefusedError, ShardError
 from pipeline.train import remote, shard_cache
 from pipeline.train.corpus import Corpus
 from pipeline.train.order import Order
-from pipeline.train.remote import RemoteError, is_remote, without_credentials
+from pipeline.train.remote import RemoteError, is_remote, public_url
 from pipeline.train.shard_cache import CacheFullError, ShardCache
 
 MakeDataset = Callable[..., Path]
@@ -415,7 +415,7 @@ def test_what_counts_as_remote(name: str, expected: bool) -> None:
 
 
 def test_passwords_and_signatures_are_not_shown() -> None:
-    assert without_credentials("https://me:secret@host:8/data?sig=secret#x") == "https://host:8/data"
+    assert public_url("https://me:secret@host:8/data?sig=secret#x") == "https://host:8/data"
 
 
 def test_webdataset_keeps_its_own_schemes(tmp_path: Path, server: Server, served: Path) -> None:
