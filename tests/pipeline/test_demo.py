@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.cli import COMMANDS, main, parse
-from pipeline.demo import question, run, stages, summary
+from pipeline.demo import Stage, question, run, stages, summary
 from pipeline.demo_progress import remaining_seconds
 from pipeline.shards.errors import RefusedError
 from pipeline.shards.lock import exclusive_writer
@@ -106,6 +106,14 @@ def test_the_last_words_have_accuracy_blind_accuracy_and_where_to_look(asked: Pa
     assert max(len(line.replace(str(asked), "demo")) for line in said.splitlines() if "predict" not in line) <= 120
 
 
+def test_a_small_demo_leaves_out_what_was_not_measured(asked: Path) -> None:
+    write_figures(asked)
+    (asked / "pretrained" / "evaluation.json").write_text(json.dumps({"figures": {"alignment_accuracy": 0.5}}))
+    said = summary(asked, 20)
+    assert "belongs to a picture in 50%" in said
+    assert "hidden" not in said
+
+
 @pytest.mark.ray
 @pytest.mark.slow
 def test_interrupted_in_every_stage_it_ends_with_a_report(tmp_path: Path) -> None:
@@ -157,9 +165,9 @@ class Commands:
         monkeypatch.setattr("pipeline.demo.run", self.run)
         monkeypatch.setattr("pipeline.demo.summary", lambda output, scenes: f"See {output}/report.html")
 
-    def run(self, command: list[str]) -> int:
-        self.ran.append(command[0])
-        return self.ends.get(command[0], 0)
+    def run(self, stage: Stage) -> int:
+        self.ran.append(stage.command[0])
+        return self.ends.get(stage.command[0], 0)
 
 
 @pytest.fixture
@@ -300,11 +308,11 @@ def test_where_ray_does_not_start_the_demo_continues_with_the_local_backend(
         raise Exception("The current node timed out during startup.")
 
     monkeypatch.setattr(ray, "init", init)
-    shapes, manifest, features, *_ = commands(tmp_path, 10)
+    shapes, manifest, features, *_ = stages(tmp_path, 10)
     assert [run(shapes), run(manifest)] == [0, 0]
     assert run(features) == 0
     assert (tmp_path / "features" / "dataset.json").is_file()
     said = capsys.readouterr()
     assert "timed out during startup" in said.err
     assert "local backend" in said.out
-    assert f"$ vilbert {' '.join(features)} --backend local" in said.out
+    assert f"$ vilbert {' '.join(features.command)} --backend local" in said.out
