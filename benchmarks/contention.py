@@ -29,9 +29,8 @@ from itertools import count
 from pathlib import Path
 from typing import Literal, NamedTuple, TextIO
 
-ROOT = Path(__file__).resolve().parents[1]
 # Python looks in the folder of the file it runs first, where `model` would be that script and not the package.
-sys.path[0] = str(ROOT)
+sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 import numpy as np  # noqa: E402
 import tyro  # noqa: E402

@@ -24,7 +24,6 @@ from unittest.mock import patch
 
 # Python looks in the folder of the file it runs first, where `model` would be that script and not the package.
 sys.path[0] = str(Path(__file__).resolve().parents[1])
-os.environ["PYTHONPATH"] = os.pathsep.join([sys.path[0], os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)
 
 import numpy as np  # noqa: E402
 import psutil  # noqa: E402
@@ -253,6 +252,8 @@ def main(settings: Settings) -> int:
     from ray.cluster_utils import Cluster
 
     os.environ["SLEEP"] = str(settings.seconds)
+    checkout = str(Path(__file__).resolve().parents[1])
+    os.environ["PYTHONPATH"] = os.pathsep.join([checkout, os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)
     workers = settings.nodes * settings.workers_a_node
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
     with ExitStack() as stack:

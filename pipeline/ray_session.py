@@ -8,10 +8,12 @@ import os
 import secrets
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
+from importlib.machinery import PathFinder
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import vilbert
 from pipeline.shards.errors import RefusedError, first_line
 from pipeline.signals import keeping_handlers
 from pipeline.socket_folder import ray_folder
@@ -37,7 +39,9 @@ def ray_session(address: str | None, *, instead: str, dashboard: bool = False) -
 
     Raises:
         RayStartError: Ray does not start, after a second attempt with longer time limits, or cannot be joined.
+        RefusedError: Ray's workers would import another package `vilbert` than this one.
     """
+    require_own_package(instead)
     if dashboard and find_spec("aiohttp_cors") is None:
         raise RefusedError("--dashboard needs more of Ray than is installed: pip install 'ray[default]'")
     with ExitStack() as stack:
@@ -54,6 +58,21 @@ def ray_session(address: str | None, *, instead: str, dashboard: bool = False) -
             yield ray.cluster_resources()
         finally:
             ray.shutdown()
+
+
+def require_own_package(instead: str) -> None:
+    """Raise RefusedError if the current directory has another package or module `vilbert`.
+
+    Ray puts the current directory of this process first on the module search path of its workers.
+    """
+    spec = PathFinder.find_spec("vilbert", [str(Path.cwd())])
+    own = Path(vilbert.__file__).resolve()
+    if spec is None or spec.origin is None or Path(spec.origin).resolve() == own:
+        return
+    raise RefusedError(
+        f"{spec.origin}: Ray's workers would import this file in place of {own}; run the command from another folder, "
+        f"or {instead}"
+    )
 
 
 def _private_settings(*, dashboard: bool) -> dict[str, str]:

@@ -87,7 +87,8 @@ NURSERY = """
 import json, os, resource, sys
 import torch, torchvision, numpy, PIL.Image, pyarrow.parquet, lmdb
 from pipeline import cli
-import pipeline.extract.run, pipeline.extract.local_backend, pipeline.shards.tar_store, extractors.shapes_frcnn
+import pipeline.extract.run, pipeline.extract.local_backend
+import pipeline.shards.tar_store, extractors.shapes_frcnn
 for line in sys.stdin:
     order = json.loads(line)
     if (child := os.fork()) == 0:
