@@ -4,6 +4,9 @@ import os
 import signal
 
 import hypothesis
+import pytest
+
+from .installation import Installation, install
 
 # Tiny models run several times faster in one thread, above all while other processes use the same cores. It is read
 # when torch is first imported, here and in the processes that tests start.
@@ -19,3 +22,9 @@ hypothesis.settings.register_profile(
     suppress_health_check=[hypothesis.HealthCheck.too_slow, hypothesis.HealthCheck.data_too_large],
 )
 hypothesis.settings.load_profile("any-machine")
+
+
+@pytest.fixture(scope="session")
+def installation(tmp_path_factory: pytest.TempPathFactory) -> Installation:
+    """Return the software as `pip install` puts it on a machine."""
+    return install(tmp_path_factory.mktemp("installation"))

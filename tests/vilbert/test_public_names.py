@@ -56,3 +56,12 @@ ids = AutoTokenizer.from_pretrained(sys.argv[1])("what is red")["input_ids"]
 print(json.dumps([type(config).__name__, type(model).__name__, len(ids)]))
 """
     assert in_child(code, str(final)) == ["ViLBertConfig", "ViLBertModel", 5]
+
+
+@pytest.mark.parametrize("first", ["layers", "meeting"])
+def test_a_part_of_the_model_can_be_imported_first(first: str) -> None:
+    code = (
+        f"import json, vilbert.model.{first}; from transformers import AutoModel; "
+        "from vilbert.model.config import ViLBertConfig; print(json.dumps(ViLBertConfig in AutoModel._model_mapping))"
+    )
+    assert in_child(code) is True
