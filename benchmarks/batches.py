@@ -7,7 +7,7 @@ import random
 import torch
 from torch import Tensor
 
-from model.config import ViLBertConfig
+from vilbert.model.config import ViLBertConfig
 
 Batch = dict[str, Tensor]
 # Word pieces of a caption, [CLS] and [SEP] apart: a gamma distribution, skewed to the right as captions are. Conceptual

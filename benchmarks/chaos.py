@@ -75,22 +75,38 @@ def hashes(directory: Path) -> dict[str, str]:
 def command(folder: Path, output: Path, settings: Settings, *options: str) -> list[str]:
     """Return the command line of an extraction."""
     return [
-        *(sys.executable, "-m", "pipeline.cli", "extract", str(folder / "manifest.parquet"), "--output", str(output)),
+        *(
+            sys.executable,
+            "-m",
+            "vilbert.pipeline.cli",
+            "extract",
+            str(folder / "manifest.parquet"),
+            "--output",
+            str(output),
+        ),
         *("--detector", "shapes", "--batch-size", "4", "--shard-size", str(settings.shard_size), *options),
     ]
 
 
 def prepare(folder: Path, settings: Settings) -> tuple[dict[str, str], float]:
     """Draw the images and extract them undisturbed; return the hashes, and the seconds of a run with Ray."""
-    from pipeline.shapes.render import render
-    from pipeline.shapes.scene import make_scene
+    from vilbert.pipeline.shapes.render import render
+    from vilbert.pipeline.shapes.scene import make_scene
 
     images = folder / "images"
     images.mkdir()
     for number in range(settings.images):
         render(make_scene(settings.seed, number)).save(images / f"{number:06d}.png")
     (images / "000003.png").write_bytes(b"<html>not found</html>")  # a failure must come out the same, too
-    make = [sys.executable, "-m", "pipeline.cli", "manifest", str(images), "--output", str(folder / "manifest.parquet")]
+    make = [
+        sys.executable,
+        "-m",
+        "vilbert.pipeline.cli",
+        "manifest",
+        str(images),
+        "--output",
+        str(folder / "manifest.parquet"),
+    ]
     subprocess.run(make, check=True, capture_output=True)
     subprocess.run(command(folder, folder / "one", settings, "--backend", "local"), check=True, capture_output=True)
     begun = time.monotonic()

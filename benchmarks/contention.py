@@ -1,9 +1,10 @@
 """What a busy core costs training, extraction and prediction, and what the OpenMP wait policy costs on a quiet machine.
 
 Each part runs in processes of its own: one as the product is, one with `GOMP_SPINCOUNT` and `KMP_BLOCKTIME` set to the
-defaults of the OpenMP libraries, which `pipeline.openmp` then leaves alone. One of them runs at a time, the other is
-stopped by SIGSTOP. A round measures both with and without a process that spins beside them, a few seconds each, so what
-is compared was measured within seconds; the figures are medians over rounds. Nothing else should run on the machine.
+defaults of the OpenMP libraries, which `vilbert.pipeline.openmp` then leaves alone. One of them runs at a time, the
+other is stopped by SIGSTOP. A round measures both with and without a process that spins beside them, a few seconds
+each, so what is compared was measured within seconds; the figures are medians over rounds. Nothing else should run on
+the machine.
 
     train     `vilbert pretrain --config shapes`, with its loader process
     extract   the shapes detector, with as many threads as there are cores (`--cpus-per-worker`)
@@ -29,13 +30,10 @@ from itertools import count
 from pathlib import Path
 from typing import Literal, NamedTuple, TextIO
 
-# Python looks in the folder of the file it runs first, where `model` would be that script and not the package.
-sys.path[0] = str(Path(__file__).resolve().parents[1])
-
-import numpy as np  # noqa: E402
-import tyro  # noqa: E402
-from numpy.typing import NDArray  # noqa: E402
-from PIL import Image  # noqa: E402
+import numpy as np
+import tyro
+from numpy.typing import NDArray
+from PIL import Image
 
 BUSY_LIMIT, QUIET_LIMIT = 0.6, 0.97
 LIBRARY_DEFAULTS = {"GOMP_SPINCOUNT": "300000", "KMP_BLOCKTIME": "200"}
@@ -76,7 +74,7 @@ class Rates(NamedTuple):
 
 def command(*arguments: object) -> list[str]:
     """Return a command line of the product."""
-    return [sys.executable, "-m", "pipeline.cli", *map(str, arguments)]
+    return [sys.executable, "-m", "vilbert.pipeline.cli", *map(str, arguments)]
 
 
 def prepare(folder: Path, scenes: int) -> None:
@@ -101,7 +99,7 @@ def prepare(folder: Path, scenes: int) -> None:
 
 def train(folder: Path, progress: Path) -> None:
     """Train until killed; the run's own metrics.jsonl is the progress file."""
-    from pipeline.cli import main
+    from vilbert.pipeline.cli import main
 
     endless = ("--max-steps", "1000000", "--eval-split", "none", "--checkpoint-every", "1000000")
     main(
@@ -114,12 +112,12 @@ def train(folder: Path, progress: Path) -> None:
 
 def extract(folder: Path, progress: Path) -> None:
     """Run the detector until killed, as a worker of `vilbert extract` does."""
-    from pipeline.allocator import keep_freed_memory
+    from vilbert.pipeline.allocator import keep_freed_memory
 
     keep_freed_memory()
     import torch
 
-    from extractors.extractor import DetectorSettings, ExtractorSettings, build_extractor
+    from vilbert.extractors.extractor import DetectorSettings, ExtractorSettings, build_extractor
 
     torch.set_num_threads(len(os.sched_getaffinity(0)))
     extractor = build_extractor(ExtractorSettings(detector=DetectorSettings(detector="shapes")))
@@ -135,7 +133,7 @@ def extract(folder: Path, progress: Path) -> None:
 
 def predict(folder: Path, progress: Path) -> None:
     """Answer questions until killed."""
-    from pipeline.predict import Predictor
+    from vilbert.pipeline.predict import Predictor
 
     predictor, images = Predictor.load(folder / "vqa"), photographs(folder)
     with progress.open("w", encoding="utf-8") as file:
@@ -164,7 +162,7 @@ class Child:
         self._progress.parent.mkdir()
         self._log = (folder / f"{part}-{name}.log").open("w", encoding="utf-8")
         self._process = subprocess.Popen(
-            [sys.executable, __file__, "--measure", part, str(folder), str(self._progress)],
+            [sys.executable, "-m", "benchmarks.contention", "--measure", part, str(folder), str(self._progress)],
             env={**without_policy(os.environ), **environment},
             stdout=self._log,
             stderr=subprocess.STDOUT,
@@ -227,7 +225,7 @@ class Child:
 
 def without_policy(environment: Mapping[str, str]) -> dict[str, str]:
     """Return the environment without what sets the wait policy."""
-    from pipeline.openmp import USERS_OWN
+    from vilbert.pipeline.openmp import USERS_OWN
 
     return {name: value for name, value in environment.items() if name not in USERS_OWN}
 

@@ -2,8 +2,8 @@
 
 The bare detector is torchvision's or detectron2's own Faster R-CNN, called on tensors that are decoded (and for
 detectron2 resized) already, in batches of as many images. On a CPU a third of its time and more goes into memory that
-malloc gives back and takes again; the command's workers keep it (`pipeline.allocator`), and a second row says what the
-bare detector would do with that: no pipeline can pass this one.
+malloc gives back and takes again; the command's workers keep it (`vilbert.pipeline.allocator`), and a second row says
+what the bare detector would do with that: no pipeline can pass this one.
 Beside it the whole command, from its start to its end, with `--backend local` and with one worker of Ray: it reads and
 decodes, selects boxes, keeps features, writes, hashes and fsyncs shards. Turn by turn in one run, medians. Exit status
 1 below the limit.
@@ -26,20 +26,17 @@ from pathlib import Path
 from statistics import median
 from typing import Any, Literal
 
-# Python looks in the folder of the file it runs first, where `model` would be that script and not the package.
-sys.path[0] = str(Path(__file__).resolve().parents[1])
+import numpy as np
+import torch
+import tyro
+from PIL import Image
 
-import numpy as np  # noqa: E402
-import torch  # noqa: E402
-import tyro  # noqa: E402
-from PIL import Image  # noqa: E402
-
-from benchmarks.machine import versions  # noqa: E402
-from benchmarks.model import markdown  # noqa: E402
-from extractors.extractor import DetectorSettings  # noqa: E402
-from pipeline.allocator import keep_freed_memory  # noqa: E402
-from pipeline.extract.run_state import RunState, read_state  # noqa: E402
-from pipeline.shards.folder import open_folder  # noqa: E402
+from benchmarks.machine import versions
+from benchmarks.model import markdown
+from vilbert.extractors.extractor import DetectorSettings
+from vilbert.pipeline.allocator import keep_freed_memory
+from vilbert.pipeline.extract.run_state import RunState, read_state
+from vilbert.pipeline.shards.folder import open_folder
 
 LEAST = {"cpu": 0.9, "cuda": 0.95}
 """Of the bare detector's images/s, by device."""
@@ -95,8 +92,8 @@ class Settings:
 
 def prepare(folder: Path, settings: Settings) -> Path:
     """Draw the images and list them; return the manifest."""
-    from pipeline.shapes.render import render
-    from pipeline.shapes.scene import make_scene
+    from vilbert.pipeline.shapes.render import render
+    from vilbert.pipeline.shapes.scene import make_scene
 
     images, manifest = folder / "images", folder / "manifest.parquet"
     images.mkdir()
@@ -112,7 +109,7 @@ def prepare(folder: Path, settings: Settings) -> Path:
 
 def run(*arguments: object) -> None:
     """Run a command of ours in a process of its own; stop where it fails."""
-    command = [sys.executable, "-m", "pipeline.cli", *map(str, arguments)]
+    command = [sys.executable, "-m", "vilbert.pipeline.cli", *map(str, arguments)]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         raise SystemExit(done.stderr)
@@ -123,15 +120,15 @@ def bare_detector(settings: Settings, weights: str) -> tuple[Any, Callable[[Path
     from torchvision.transforms.functional import pil_to_tensor
 
     if settings.detector == "torchvision":
-        from extractors.torchvision_models import load_model
+        from vilbert.extractors.torchvision_models import load_model
 
         model = load_model(settings.detector_settings(weights)).model.eval().to(settings.device)
         return model, lambda file: pil_to_tensor(Image.open(file)).to(settings.device) / 255
 
     from detectron2.data.transforms import ResizeShortestEdge
 
-    from extractors.detectron2_config import load_config
-    from extractors.detectron2_frcnn import load_model as load_detectron2
+    from vilbert.extractors.detectron2_config import load_config
+    from vilbert.extractors.detectron2_frcnn import load_model as load_detectron2
 
     assert settings.config_file is not None
     config = load_config(settings.config_file, ())

@@ -9,8 +9,8 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from model.config import ViLBertConfig
-from model.linear import ONEDNN
+from vilbert.model.config import ViLBertConfig
+from vilbert.model.linear import ONEDNN
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,14 +15,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-# Python looks in the folder of the file it runs first, where `model` would be that script and not the package.
-sys.path[0] = str(Path(__file__).resolve().parents[1])
+import tyro
 
-import tyro  # noqa: E402
-
-from benchmarks.model import markdown  # noqa: E402
-from pipeline.cli import main as vilbert  # noqa: E402
-from pipeline.shapes.facts import VALUES  # noqa: E402
+from benchmarks.model import markdown
+from vilbert.pipeline.cli import main as vilbert
+from vilbert.pipeline.shapes.facts import VALUES
 
 LEAST = {"alignment": 0.9, "content words above blind": 0.25, "regions above the majority": 0.3}
 RELATIONS = ("left", "right", "above", "below", "leftmost", "rightmost", "topmost", "lowest")

@@ -21,27 +21,24 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-# Python looks in the folder of the file it runs first, where `model` would be that script and not the package.
-sys.path[0] = str(Path(__file__).resolve().parents[1])
+import numpy as np
+import torch
+import tyro
+from torch import Tensor
 
-import numpy as np  # noqa: E402
-import torch  # noqa: E402
-import tyro  # noqa: E402
-from torch import Tensor  # noqa: E402
-
-from benchmarks.machine import versions  # noqa: E402
-from benchmarks.model import cell, markdown  # noqa: E402
-from benchmarks.published_loader import Preprocess, Storage, WordByWord, published_batches, write_lmdb  # noqa: E402
-from benchmarks.samples import SampleShape, draw_captions, draw_samples, draw_words, write_samples  # noqa: E402
-from pipeline.shards.layout import StorageFormat  # noqa: E402
-from pipeline.train.batch import Batch, make_batches  # noqa: E402
-from pipeline.train.corpus import Corpus  # noqa: E402
-from pipeline.train.inputs import to_model_inputs  # noqa: E402
-from pipeline.train.item_settings import ItemSettings  # noqa: E402
-from pipeline.train.loader import batches  # noqa: E402
-from pipeline.train.order import Order  # noqa: E402
-from pipeline.train.share import Share  # noqa: E402
-from pipeline.train.words import new_tokenizer  # noqa: E402
+from benchmarks.machine import versions
+from benchmarks.model import cell, markdown
+from benchmarks.published_loader import Preprocess, Storage, WordByWord, published_batches, write_lmdb
+from benchmarks.samples import SampleShape, draw_captions, draw_samples, draw_words, write_samples
+from vilbert.pipeline.shards.layout import StorageFormat
+from vilbert.pipeline.train.batch import Batch, make_batches
+from vilbert.pipeline.train.corpus import Corpus
+from vilbert.pipeline.train.inputs import to_model_inputs
+from vilbert.pipeline.train.item_settings import ItemSettings
+from vilbert.pipeline.train.loader import batches
+from vilbert.pipeline.train.order import Order
+from vilbert.pipeline.train.share import Share
+from vilbert.pipeline.train.words import new_tokenizer
 
 LIMIT = 8.0
 PEER = "published, msgpack"  # what the ratio is against: the faster of the two, and the one for pre-training

@@ -86,7 +86,7 @@ def main(settings: Settings) -> int:
         with open(tsv, "w", encoding="utf-8", newline="\n") as file:
             file.writelines(rows(settings.rows, settings.seed))
         print(f"{settings.rows:,} rows, {tsv.stat().st_size / 1e9:.2f} GB", file=sys.stderr)
-        manifest = ["-m", "pipeline.cli", "manifest", str(tsv), "--output", f"{folder}/m.parquet"]
+        manifest = ["-m", "vilbert.pipeline.cli", "manifest", str(tsv), "--output", f"{folder}/m.parquet"]
         commands = {
             "`vilbert manifest`": manifest,
             "pyarrow.csv to Parquet, two columns, one thread": ["-c", ARROW, str(tsv), f"{folder}/arrow.parquet"],

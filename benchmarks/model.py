@@ -18,16 +18,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-# Python looks in the folder of the file it runs first, where `model` would be this script and not the package.
-sys.path[0] = str(Path(__file__).resolve().parents[1])
+import torch
+import tyro
 
-import torch  # noqa: E402
-import tyro  # noqa: E402
-
-from benchmarks.batches import Batch, crop, make_batch  # noqa: E402
-from benchmarks.flops import Shape, counted_flops, forward_flops  # noqa: E402
-from benchmarks.machine import versions  # noqa: E402
-from benchmarks.passes import (  # noqa: E402
+from benchmarks.batches import Batch, crop, make_batch
+from benchmarks.flops import Shape, counted_flops, forward_flops
+from benchmarks.machine import versions
+from benchmarks.passes import (
     Way,
     losses,
     matrix_rate,
@@ -127,7 +124,7 @@ def measured_peak(settings: Settings) -> float:
 
 def peak_memory(way: Way) -> float:
     """Return the peak memory of one way in MB, from a process of its own that runs this script with these arguments."""
-    command = [sys.executable, __file__, *sys.argv[1:], "--memory-of", way.name]
+    command = [sys.executable, "-m", "benchmarks.model", *sys.argv[1:], "--memory-of", way.name]
     return float(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
 
 

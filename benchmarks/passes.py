@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from benchmarks.batches import Batch, crop
 from benchmarks.published import pretraining_model
-from model.config import ViLBertConfig, preset
-from model.vilbert import ViLBertForPreTraining
+from vilbert.model.config import ViLBertConfig, preset
+from vilbert.model.vilbert import ViLBertForPreTraining
 
 
 @dataclass(frozen=True, kw_only=True)

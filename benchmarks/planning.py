@@ -21,22 +21,19 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-# Python looks in the folder of the file it runs first, where `model` would be that script and not the package.
-sys.path[0] = str(Path(__file__).resolve().parents[1])
+import numpy as np
+import tyro
 
-import numpy as np  # noqa: E402
-import tyro  # noqa: E402
-
-from manifests.manifest import ROWS_PER_GROUP, Manifest, schema  # noqa: E402
-from pipeline.extract.done import DoneShards, find_done  # noqa: E402
-from pipeline.extract.plan import finish_dataset  # noqa: E402
-from pipeline.shards.dataset import DatasetInfo, fingerprint_digest, read_info, write_dataset  # noqa: E402
-from pipeline.shards.failures import FailureRow, encode_failures  # noqa: E402
-from pipeline.shards.folder import LocalFolder  # noqa: E402
-from pipeline.shards.layout import FAILURES_FOLDER, SHARDS_FOLDER, shard_files  # noqa: E402
-from pipeline.shards.record import ShardRecord  # noqa: E402
-from pipeline.shards.remote_folder import RemoteFolder  # noqa: E402
-from pipeline.shards.sample import describe_fields  # noqa: E402
+from vilbert.manifests.manifest import ROWS_PER_GROUP, Manifest, schema
+from vilbert.pipeline.extract.done import DoneShards, find_done
+from vilbert.pipeline.extract.plan import finish_dataset
+from vilbert.pipeline.shards.dataset import DatasetInfo, fingerprint_digest, read_info, write_dataset
+from vilbert.pipeline.shards.failures import FailureRow, encode_failures
+from vilbert.pipeline.shards.folder import LocalFolder
+from vilbert.pipeline.shards.layout import FAILURES_FOLDER, SHARDS_FOLDER, shard_files
+from vilbert.pipeline.shards.record import ShardRecord
+from vilbert.pipeline.shards.remote_folder import RemoteFolder
+from vilbert.pipeline.shards.sample import describe_fields
 
 MOST_MEGABYTES = 1000.0
 MOST_SECONDS = 60.0
@@ -175,7 +172,7 @@ class Listing:
 
 def resume_remote(folder: Path) -> None:
     """Go on with what is in a store, as far as the listing."""
-    from pipeline.extract.done import list_files
+    from vilbert.pipeline.extract.done import list_files
 
     Manifest.open(folder / "manifest.parquet")
     info = plan(Settings(shards=REMOTE_SHARDS))
@@ -200,7 +197,7 @@ def in_own_process(step: Callable[[Path], None], folder: Path) -> tuple[float, f
 def _measured(step: Callable[[Path], None], folder: Path, answers: Any) -> None:
     import ray  # noqa: F401  the driver has these too
 
-    import pipeline.extract.run  # noqa: F401
+    import vilbert.pipeline.extract.run  # noqa: F401
 
     started = time.perf_counter()
     step(folder)

@@ -31,8 +31,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from extractors.soft_labels import dense_labels
-from pipeline.shards.sample import Sample
+from vilbert.extractors.soft_labels import dense_labels
+from vilbert.pipeline.shards.sample import Sample
 
 Storage = Literal["msgpack", "base64"]
 """msgpack: arrays as they are, as tensorpack writes what pre-training reads. base64: a pickled dict of text, as the

@@ -16,22 +16,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-# Python looks in the folder of the file it runs first, where `model` would be this script's neighbour.
-sys.path[0] = str(Path(__file__).resolve().parents[1])
+import numpy as np
+import torch
+import tyro
+from torch import Tensor, nn
 
-import numpy as np  # noqa: E402
-import torch  # noqa: E402
-import tyro  # noqa: E402
-from torch import Tensor, nn  # noqa: E402
-
-from benchmarks.batches import caption_lengths  # noqa: E402
-from benchmarks.machine import versions  # noqa: E402
-from benchmarks.model import cell, markdown  # noqa: E402
-from benchmarks.passes import layer_keys, our_model  # noqa: E402
-from benchmarks.published import pretraining_model  # noqa: E402
-from model.vilbert import ViLBertForPreTraining  # noqa: E402
-from pipeline.tasks.retrieval_plan import ScoreSettings  # noqa: E402
-from pipeline.tasks.retrieval_scores import ImagePool, ImageTensors, score_pairs  # noqa: E402
+from benchmarks.batches import caption_lengths
+from benchmarks.machine import versions
+from benchmarks.model import cell, markdown
+from benchmarks.passes import layer_keys, our_model
+from benchmarks.published import pretraining_model
+from vilbert.model.vilbert import ViLBertForPreTraining
+from vilbert.pipeline.tasks.retrieval_plan import ScoreSettings
+from vilbert.pipeline.tasks.retrieval_scores import ImagePool, ImageTensors, score_pairs
 
 LIMIT = 2.0  # times the reference
 

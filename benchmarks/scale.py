@@ -22,28 +22,25 @@ from dataclasses import dataclass
 from pathlib import Path
 from unittest.mock import patch
 
-# Python looks in the folder of the file it runs first, where `model` would be that script and not the package.
-sys.path[0] = str(Path(__file__).resolve().parents[1])
+import numpy as np
+import psutil
+import tyro
 
-import numpy as np  # noqa: E402
-import psutil  # noqa: E402
-import tyro  # noqa: E402
-
-from benchmarks.model import markdown  # noqa: E402
-from extractors.regions import Regions  # noqa: E402
-from manifests.manifest import Manifest  # noqa: E402
-from pipeline.extract import ray_backend  # noqa: E402
-from pipeline.extract.run import extract  # noqa: E402
-from pipeline.extract.run_state import read_state  # noqa: E402
-from pipeline.extract.settings import ExtractSettings  # noqa: E402
-from pipeline.extract.stall import Pulse  # noqa: E402
-from pipeline.extract.worker import Description, Extracted  # noqa: E402
-from pipeline.shards.dataset import fingerprint_digest, read_dataset  # noqa: E402
-from pipeline.shards.folder import open_folder  # noqa: E402
-from pipeline.shards.keys import sample_key  # noqa: E402
-from pipeline.shards.record import read_records  # noqa: E402
-from pipeline.shards.sample import Sample  # noqa: E402
-from pipeline.shards.writer import ShardWriter  # noqa: E402
+from benchmarks.model import markdown
+from vilbert.extractors.regions import Regions
+from vilbert.manifests.manifest import Manifest
+from vilbert.pipeline.extract import ray_backend
+from vilbert.pipeline.extract.run import extract
+from vilbert.pipeline.extract.run_state import read_state
+from vilbert.pipeline.extract.settings import ExtractSettings
+from vilbert.pipeline.extract.stall import Pulse
+from vilbert.pipeline.extract.worker import Description, Extracted
+from vilbert.pipeline.shards.dataset import fingerprint_digest, read_dataset
+from vilbert.pipeline.shards.folder import open_folder
+from vilbert.pipeline.shards.keys import sample_key
+from vilbert.pipeline.shards.record import read_records
+from vilbert.pipeline.shards.sample import Sample
+from vilbert.pipeline.shards.writer import ShardWriter
 
 DRIVER_LIMIT = 0.01
 """Of one core, above what a driver takes that does nothing."""
@@ -82,7 +79,7 @@ class Settings:
 
 
 class SleepingWorker:
-    """Stands for `pipeline.extract.worker.Worker`; one shard at a time has the detector."""
+    """Stands for `vilbert.pipeline.extract.worker.Worker`; one shard at a time has the detector."""
 
     def __init__(self, settings: ExtractSettings) -> None:
         self._settings = settings
@@ -145,7 +142,7 @@ def regions() -> Regions:
 
 def make_manifest(folder: Path, shards: int) -> Path:
     """List images that are not there: nobody opens them."""
-    from pipeline.cli import main as vilbert
+    from vilbert.pipeline.cli import main as vilbert
 
     (folder / "list.csv").write_text(
         "image_id,path\n" + "".join(f"i{row},i{row}.jpg\n" for row in range(shards * ROWS_A_SHARD)), encoding="utf-8"

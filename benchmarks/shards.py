@@ -23,22 +23,19 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-# Python looks in the folder of the file it runs first, where `model` would be that script and not the package.
-sys.path[0] = str(Path(__file__).resolve().parents[1])
+import lmdb
+import numpy as np
+import tyro
+from numpy.typing import NDArray
 
-import lmdb  # noqa: E402
-import numpy as np  # noqa: E402
-import tyro  # noqa: E402
-from numpy.typing import NDArray  # noqa: E402
-
-from benchmarks.loader import conditions  # noqa: E402
-from benchmarks.model import cell, markdown  # noqa: E402
-from benchmarks.samples import SampleShape, draw_captions, draw_samples, draw_words  # noqa: E402
-from extractors.soft_labels import dense_labels  # noqa: E402
-from pipeline.shards.layout import StorageFormat, data_path  # noqa: E402
-from pipeline.shards.sample import Sample  # noqa: E402
-from pipeline.shards.store import open_shard  # noqa: E402
-from pipeline.shards.writer import ShardWriter  # noqa: E402
+from benchmarks.loader import conditions
+from benchmarks.model import cell, markdown
+from benchmarks.samples import SampleShape, draw_captions, draw_samples, draw_words
+from vilbert.extractors.soft_labels import dense_labels
+from vilbert.pipeline.shards.layout import StorageFormat, data_path
+from vilbert.pipeline.shards.sample import Sample
+from vilbert.pipeline.shards.store import open_shard
+from vilbert.pipeline.shards.writer import ShardWriter
 
 FIELDS = ("boxes", "features", "class_ids", "class_probs")
 PUBLISHED, STREAM = "published LMDB, pickled base64 float32", "webdataset, decode()"

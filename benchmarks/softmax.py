@@ -1,4 +1,4 @@
-"""The softmax of short rows on a CPU: `model.attention.softmax` against torch's, forward and backward.
+"""The softmax of short rows on a CPU: `vilbert.model.attention.softmax` against torch's, forward and backward.
 
 Prints a table of lengths of a row, of 64 texts with 4 heads and 12 queries. Exit status 1 where ours takes longer for a
 length that it pads.
@@ -10,16 +10,12 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 
-# Python looks in the folder of the file it runs first, where `model` would be that script and not the package.
-sys.path[0] = str(Path(__file__).resolve().parents[1])
+import torch
+from torch import Tensor
 
-import torch  # noqa: E402
-from torch import Tensor  # noqa: E402
-
-from benchmarks.model import markdown  # noqa: E402
-from model.attention import VECTOR, softmax  # noqa: E402
+from benchmarks.model import markdown
+from vilbert.model.attention import VECTOR, softmax
 
 LENGTHS = (8, 10, 12, 14, 15, 16, 20, 36)
 ROUNDS = 300

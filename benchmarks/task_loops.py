@@ -18,21 +18,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-# Python looks in the folder of the file it runs first, where `model` would be that script and not the package.
-sys.path[0] = str(Path(__file__).resolve().parents[1])
+import torch
+import tyro
 
-import torch  # noqa: E402
-import tyro  # noqa: E402
-
-from benchmarks.loader import conditions  # noqa: E402
-from benchmarks.tasks import PROOFS  # noqa: E402
-from benchmarks.training import NEVER, compare, show, take_turns  # noqa: E402
-from pipeline.cli import RECIPES, parse  # noqa: E402
-from pipeline.cli import main as vilbert  # noqa: E402
-from pipeline.demo import DETECTOR  # noqa: E402
-from pipeline.tasks.finetune import begin  # noqa: E402
-from pipeline.train.distributed import process_group  # noqa: E402
-from pipeline.train.run_folder import make_run_folder  # noqa: E402
+from benchmarks.loader import conditions
+from benchmarks.tasks import PROOFS
+from benchmarks.training import NEVER, compare, show, take_turns
+from vilbert.pipeline.cli import RECIPES, parse
+from vilbert.pipeline.cli import main as vilbert
+from vilbert.pipeline.demo import DETECTOR
+from vilbert.pipeline.tasks.finetune import begin
+from vilbert.pipeline.train.distributed import process_group
+from vilbert.pipeline.train.run_folder import make_run_folder
 
 PAIRS = 400
 """Of images, for NLVR2."""

@@ -16,14 +16,11 @@ from pathlib import Path
 from statistics import mean
 from typing import NamedTuple
 
-# Python looks in the folder of the file it runs first, where `model` would be that script and not the package.
-sys.path[0] = str(Path(__file__).resolve().parents[1])
+import tyro
 
-import tyro  # noqa: E402
-
-from benchmarks.model import markdown  # noqa: E402
-from pipeline.cli import main as vilbert  # noqa: E402
-from pipeline.tasks.caption_truth import read_scenes, truth_share  # noqa: E402
+from benchmarks.model import markdown
+from vilbert.pipeline.cli import main as vilbert
+from vilbert.pipeline.tasks.caption_truth import read_scenes, truth_share
 
 
 class Proof(NamedTuple):

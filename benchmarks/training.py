@@ -27,34 +27,31 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-# Python looks in the folder of the file it runs first, where `model` would be that script and not the package.
-sys.path[0] = str(Path(__file__).resolve().parents[1])
+import numpy as np
+import psutil
+import torch
+import tyro
+from numpy.typing import NDArray
+from transformers import PreTrainedTokenizerBase
 
-import numpy as np  # noqa: E402
-import psutil  # noqa: E402
-import torch  # noqa: E402
-import tyro  # noqa: E402
-from numpy.typing import NDArray  # noqa: E402
-from transformers import PreTrainedTokenizerBase  # noqa: E402
-
-from benchmarks.loader import conditions  # noqa: E402
-from benchmarks.model import cell, markdown  # noqa: E402
-from benchmarks.samples import SampleShape, draw_captions, draw_words, write_samples  # noqa: E402
-from pipeline.train.batch import Batch, make_batches  # noqa: E402
-from pipeline.train.corpus import Corpus  # noqa: E402
-from pipeline.train.data import open_data  # noqa: E402
-from pipeline.train.distributed import process_group  # noqa: E402
-from pipeline.train.item_settings import ItemSettings  # noqa: E402
-from pipeline.train.journal import Journal  # noqa: E402
-from pipeline.train.loop import Training, run_steps  # noqa: E402
-from pipeline.train.optimizer import clip_gradients  # noqa: E402
-from pipeline.train.order import Order, Places  # noqa: E402
-from pipeline.train.pretrain import prepare  # noqa: E402
-from pipeline.train.progress import TrainProgress  # noqa: E402
-from pipeline.train.settings import PretrainSettings  # noqa: E402
-from pipeline.train.share import share_of  # noqa: E402
-from pipeline.train.step import backward  # noqa: E402
-from pipeline.train.words import new_tokenizer  # noqa: E402
+from benchmarks.loader import conditions
+from benchmarks.model import cell, markdown
+from benchmarks.samples import SampleShape, draw_captions, draw_words, write_samples
+from vilbert.pipeline.train.batch import Batch, make_batches
+from vilbert.pipeline.train.corpus import Corpus
+from vilbert.pipeline.train.data import open_data
+from vilbert.pipeline.train.distributed import process_group
+from vilbert.pipeline.train.item_settings import ItemSettings
+from vilbert.pipeline.train.journal import Journal
+from vilbert.pipeline.train.loop import Training, run_steps
+from vilbert.pipeline.train.optimizer import clip_gradients
+from vilbert.pipeline.train.order import Order, Places
+from vilbert.pipeline.train.pretrain import prepare
+from vilbert.pipeline.train.progress import TrainProgress
+from vilbert.pipeline.train.settings import PretrainSettings
+from vilbert.pipeline.train.share import share_of
+from vilbert.pipeline.train.step import backward
+from vilbert.pipeline.train.words import new_tokenizer
 
 SPEED_LIMIT, GROWTH_LIMIT, INDEX_LIMIT = 0.97, 1.02, 1.1
 UNTIMED = 3  # steps at the beginning of a turn: what the worker had made before it is no measure

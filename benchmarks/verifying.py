@@ -14,18 +14,15 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-# Python looks in the folder of the file it runs first, where `model` would be that script and not the package.
-sys.path[0] = str(Path(__file__).resolve().parents[1])
+import numpy as np
+import tyro
 
-import numpy as np  # noqa: E402
-import tyro  # noqa: E402
-
-from benchmarks.samples import SampleShape, draw_captions, draw_words, write_samples  # noqa: E402
-from pipeline.shards.layout import StorageFormat, data_path  # noqa: E402
-from pipeline.shards.store import open_shard  # noqa: E402
-from pipeline.shards.verified import VerifiedFiles, file_sha256  # noqa: E402
-from pipeline.train.corpus import Corpus  # noqa: E402
-from pipeline.train.order import Order  # noqa: E402
+from benchmarks.samples import SampleShape, draw_captions, draw_words, write_samples
+from vilbert.pipeline.shards.layout import StorageFormat, data_path
+from vilbert.pipeline.shards.store import open_shard
+from vilbert.pipeline.shards.verified import VerifiedFiles, file_sha256
+from vilbert.pipeline.train.corpus import Corpus
+from vilbert.pipeline.train.order import Order
 
 BATCH = 256
 

@@ -10,10 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from extractors.boxes import clip_boxes
-from extractors.regions import Regions
-from extractors.selection import SelectionSettings, select
-from extractors.soft_labels import top_classes as most_probable_classes
+from vilbert.extractors.boxes import clip_boxes
+from vilbert.extractors.regions import Regions
+from vilbert.extractors.selection import SelectionSettings, select
+from vilbert.extractors.soft_labels import top_classes as most_probable_classes
 
 
 def assemble_regions(

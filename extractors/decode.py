@@ -22,11 +22,11 @@ from PIL.PngImagePlugin import PngImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
-from extractors.byte_size import ByteSize
-from extractors.images.container import Container
-from extractors.images.error import REASONS, ImageError
-from extractors.images.read import read_container
-from extractors.images.rgb import to_rgb, upright
+from vilbert.extractors.byte_size import ByteSize
+from vilbert.extractors.images.container import Container
+from vilbert.extractors.images.error import REASONS, ImageError
+from vilbert.extractors.images.read import read_container
+from vilbert.extractors.images.rgb import to_rgb, upright
 
 __all__ = ["REASONS", "DecodeSettings", "DecodedImage", "ImageError", "decode"]
 

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from extractors.extractor import ExtractorError
+from vilbert.extractors.extractor import ExtractorError
 from vilbert.untrusted.documents import DocumentError, read_yaml
 
 logger = logging.getLogger(__name__)

@@ -23,16 +23,22 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from extractors.assemble import assemble_regions
-from extractors.batch import common_resized_shape
-from extractors.boxes import resize_given, scale_boxes
-from extractors.detectron2_config import CONFIG_ERRORS, class_names, config_values, load_config, require_detectron2
-from extractors.detectron2_weights import damp, load_into
-from extractors.device import autocast, resolve_device
-from extractors.extractor import DetectorSettings, ExtractorError
-from extractors.regions import Regions
-from extractors.selection import SelectionSettings
-from extractors.weights import hash_tensors
+from vilbert.extractors.assemble import assemble_regions
+from vilbert.extractors.batch import common_resized_shape
+from vilbert.extractors.boxes import resize_given, scale_boxes
+from vilbert.extractors.detectron2_config import (
+    CONFIG_ERRORS,
+    class_names,
+    config_values,
+    load_config,
+    require_detectron2,
+)
+from vilbert.extractors.detectron2_weights import damp, load_into
+from vilbert.extractors.device import autocast, resolve_device
+from vilbert.extractors.extractor import DetectorSettings, ExtractorError
+from vilbert.extractors.regions import Regions
+from vilbert.extractors.selection import SelectionSettings
+from vilbert.extractors.weights import hash_tensors
 
 logger = logging.getLogger(__name__)
 

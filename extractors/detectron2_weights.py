@@ -13,8 +13,8 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from extractors.extractor import ExtractorError
-from extractors.weights import load_weights, require_finite
+from vilbert.extractors.extractor import ExtractorError
+from vilbert.extractors.weights import load_weights, require_finite
 
 _ANCHORS = "proposal_generator.anchor_generator.cell_anchors."
 _PIXEL_STATISTICS = {"pixel_mean": "MODEL.PIXEL_MEAN", "pixel_std": "MODEL.PIXEL_STD"}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from extractors.extractor import ExtractorError
+from vilbert.extractors.extractor import ExtractorError
 
 
 def resolve_device(wanted: str) -> torch.device:

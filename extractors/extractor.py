@@ -10,8 +10,8 @@ from typing import Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from extractors.regions import Regions
-from extractors.selection import SelectionSettings
+from vilbert.extractors.regions import Regions
+from vilbert.extractors.selection import SelectionSettings
 
 _OPTIONS_OF = {
     "config_file": ("detectron2",),
@@ -125,9 +125,9 @@ def build_extractor(settings: ExtractorSettings) -> Extractor:
     build: Callable[[DetectorSettings, SelectionSettings], Extractor]
     match settings.detector.detector:
         case "torchvision":
-            from extractors.torchvision_frcnn import build
+            from vilbert.extractors.torchvision_frcnn import build
         case "detectron2":
-            from extractors.detectron2_frcnn import build
+            from vilbert.extractors.detectron2_frcnn import build
         case "shapes":
-            from extractors.shapes_frcnn import build
+            from vilbert.extractors.shapes_frcnn import build
     return build(settings.detector, settings.selection)

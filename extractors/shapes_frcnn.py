@@ -26,17 +26,17 @@ from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHe
 from torchvision.ops import MultiScaleRoIAlign
 from torchvision.ops.misc import Conv2dNormActivation
 
-from extractors.extractor import DetectorSettings, ExtractorError
-from extractors.selection import SelectionSettings
-from extractors.torchvision_frcnn import TorchvisionExtractor
-from extractors.torchvision_models import load_state, randomise
-from extractors.weights import hash_tensors, load_weights
+from vilbert.extractors.extractor import DetectorSettings, ExtractorError
+from vilbert.extractors.selection import SelectionSettings
+from vilbert.extractors.torchvision_frcnn import TorchvisionExtractor
+from vilbert.extractors.torchvision_models import load_state, randomise
+from vilbert.extractors.weights import hash_tensors, load_weights
 from vilbert.untrusted.documents import read_json
 
 logger = logging.getLogger(__name__)
 
 WEIGHTS = Path(__file__).with_name("data") / "shapes_frcnn.safetensors"
-"""The weights that come with the package; `python -m pipeline.shapes.train_detector` made them."""
+"""The weights that come with the package; `python -m vilbert.pipeline.shapes.train_detector` made them."""
 FEATURE_DIM = 256
 """Channels of fc7, a region's feature."""
 MAP_CHANNELS = 64
@@ -172,7 +172,7 @@ def read_card(weights: Path) -> Card:
     except OSError as error:
         raise ExtractorError(
             f"{path}: cannot read the names that belong to {weights.name}: {error.strerror}. "
-            "Keep both files that python -m pipeline.shapes.train_detector wrote"
+            "Keep both files that python -m vilbert.pipeline.shapes.train_detector wrote"
         ) from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ExtractorError(f"{path}: not the names of a shapes detector: {error!r}") from error

@@ -26,13 +26,13 @@ from torchvision.models.detection.faster_rcnn import TwoMLPHead
 from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.rpn import concat_box_prediction_layers
 
-from extractors.assemble import assemble_regions
-from extractors.batch import common_resized_shape
-from extractors.boxes import resize_given, scale_boxes
-from extractors.device import autocast, resolve_device
-from extractors.extractor import DetectorSettings
-from extractors.regions import Regions
-from extractors.selection import SelectionSettings
+from vilbert.extractors.assemble import assemble_regions
+from vilbert.extractors.batch import common_resized_shape
+from vilbert.extractors.boxes import resize_given, scale_boxes
+from vilbert.extractors.device import autocast, resolve_device
+from vilbert.extractors.extractor import DetectorSettings
+from vilbert.extractors.regions import Regions
+from vilbert.extractors.selection import SelectionSettings
 
 
 class _HeadOutputs(NamedTuple):
@@ -50,7 +50,7 @@ class _HeadOutputs(NamedTuple):
 
 
 class TorchvisionExtractor:
-    """A torchvision FasterRCNN that implements `extractors.extractor.Extractor`."""
+    """A torchvision FasterRCNN that implements `vilbert.extractors.extractor.Extractor`."""
 
     def __init__(
         self,
@@ -270,7 +270,7 @@ class TorchvisionExtractor:
 
 def build(detector: DetectorSettings, selection: SelectionSettings) -> TorchvisionExtractor:
     """Build the extractor of a model of torchvision's; raise ExtractorError where weights or device are not there."""
-    from extractors.torchvision_models import load_model
+    from vilbert.extractors.torchvision_models import load_model
 
     resolve_device(detector.device)  # before minutes of download
     model, class_names, facts = load_model(detector)

@@ -17,8 +17,8 @@ from torchvision.models.mobilenetv3 import InvertedResidual
 from torchvision.models.resnet import Bottleneck
 from torchvision.ops import SqueezeExcitation
 
-from extractors.extractor import DetectorSettings, ExtractorError
-from extractors.weights import hash_tensors, load_weights, require_finite
+from vilbert.extractors.extractor import DetectorSettings, ExtractorError
+from vilbert.extractors.weights import hash_tensors, load_weights, require_finite
 
 logger = logging.getLogger(__name__)
 

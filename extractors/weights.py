@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from extractors.extractor import ExtractorError
+from vilbert.extractors.extractor import ExtractorError
 from vilbert.untrusted.pickle_machine import mapping
 from vilbert.untrusted.pickles import ForbiddenError, PickleError, Stub, load
 from vilbert.untrusted.torch_files import read_torch_file

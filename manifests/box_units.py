@@ -11,10 +11,10 @@ import warnings
 from collections.abc import Container, Iterator
 from typing import NoReturn
 
-from manifests.boxes import BoxFormat, are_fractions, fit_boxes, is_normalized, scale_boxes, within_unit
-from manifests.record import ImageRecord, ManifestError
-from manifests.report import Report
-from manifests.uri import ImageReader, is_local
+from vilbert.manifests.boxes import BoxFormat, are_fractions, fit_boxes, is_normalized, scale_boxes, within_unit
+from vilbert.manifests.record import ImageRecord, ManifestError
+from vilbert.manifests.report import Report
+from vilbert.manifests.uri import ImageReader, is_local
 
 _MAX_BYTES = 1 << 26
 _FORMATS = ("BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")

@@ -6,8 +6,8 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import Literal
 
-from manifests.record import Box, ImageRecord
-from manifests.report import Report
+from vilbert.manifests.record import Box, ImageRecord
+from vilbert.manifests.report import Report
 
 BoxFormat = Literal["xyxy", "xywh", "cxcywh", "xyxy-normalized", "xywh-normalized", "cxcywh-normalized"]
 """Two corners; a corner and the size; the centre and the size: in pixels, or as fractions of the image's size."""

@@ -7,14 +7,14 @@ import json
 import logging
 from pathlib import Path
 
-from manifests.atomic import publish, temporary_name
-from manifests.manifest import Manifest
-from manifests.orientation import may_keep_stored_pixels
-from manifests.record import ManifestError
-from manifests.report import Report
-from manifests.settings import ManifestSettings
-from manifests.sources import read_batches, source_kinds
-from manifests.unique import write_unique
+from vilbert.manifests.atomic import publish, temporary_name
+from vilbert.manifests.manifest import Manifest
+from vilbert.manifests.orientation import may_keep_stored_pixels
+from vilbert.manifests.record import ManifestError
+from vilbert.manifests.report import Report
+from vilbert.manifests.settings import ManifestSettings
+from vilbert.manifests.sources import read_batches, source_kinds
+from vilbert.manifests.unique import write_unique
 
 __all__ = ["ManifestSettings", "build_manifest"]
 

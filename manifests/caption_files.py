@@ -12,10 +12,10 @@ import re
 from collections.abc import Collection, Iterator
 from typing import Any
 
-from manifests.captions import clean_captions
-from manifests.columns import ColumnNames, caption_column, normalise_row
-from manifests.regular_file import open_regular
-from manifests.report import EXAMPLES, Report
+from vilbert.manifests.captions import clean_captions
+from vilbert.manifests.columns import ColumnNames, caption_column, normalise_row
+from vilbert.manifests.regular_file import open_regular
+from vilbert.manifests.report import EXAMPLES, Report
 from vilbert.untrusted.documents import parse_json
 
 SUFFIXES = (".txt", ".caption", ".json")

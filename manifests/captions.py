@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from manifests.report import Report
+from vilbert.manifests.report import Report
 
 
 def image_captions(values: Sequence[object], where: str, report: Report) -> tuple[str, ...]:

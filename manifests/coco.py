@@ -8,13 +8,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from manifests.captions import image_captions, storable
-from manifests.document import pixels, read_document
-from manifests.fields import FieldError, id_field, text_field
-from manifests.images import ImageRoot
-from manifests.record import ImageRecord, ManifestError
-from manifests.report import Report
-from manifests.uri import REMOTE, is_remote
+from vilbert.manifests.captions import image_captions, storable
+from vilbert.manifests.document import pixels, read_document
+from vilbert.manifests.fields import FieldError, id_field, text_field
+from vilbert.manifests.images import ImageRoot
+from vilbert.manifests.record import ImageRecord, ManifestError
+from vilbert.manifests.report import Report
+from vilbert.manifests.uri import REMOTE, is_remote
 
 _PART = re.compile(r"(train|val|test)(20\d\d)")
 

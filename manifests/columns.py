@@ -10,8 +10,8 @@ from collections.abc import Collection, Iterable
 from functools import lru_cache
 from typing import Any, NamedTuple
 
-from manifests.boxes import BoxFormat
-from manifests.record import ManifestError
+from vilbert.manifests.boxes import BoxFormat
+from vilbert.manifests.record import ManifestError
 
 ID_NAMES = ("image_id", "id")
 URI_NAMES = (

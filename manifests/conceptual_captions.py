@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
-from manifests.captions import is_blank
-from manifests.record import ImageRecord, ManifestError
-from manifests.report import Report
+from vilbert.manifests.captions import is_blank
+from vilbert.manifests.record import ImageRecord, ManifestError
+from vilbert.manifests.report import Report
 
 ROWS_LOOKED_AT = 1000
 _URL = re.compile(r"https?://", re.IGNORECASE)

@@ -11,10 +11,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
 
-from manifests.columns import ColumnNames, names_an_image, normalise, require_columns
-from manifests.record import ManifestError
-from manifests.regular_file import open_regular
-from manifests.report import Report
+from vilbert.manifests.columns import ColumnNames, names_an_image, normalise, require_columns
+from vilbert.manifests.record import ManifestError
+from vilbert.manifests.regular_file import open_regular
+from vilbert.manifests.report import Report
 
 SEPARATORS = (",", ";", "\t")
 MAX_CELL = 1 << 24

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from manifests.record import ImageRecord, ManifestError
-from manifests.report import Report
+from vilbert.manifests.record import ImageRecord, ManifestError
+from vilbert.manifests.report import Report
 from vilbert.untrusted.arrays import read_npy
 from vilbert.untrusted.documents import read_json
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from manifests.captions import storable
-from manifests.repeated_keys import RepeatedKeys
+from vilbert.manifests.captions import storable
+from vilbert.manifests.repeated_keys import RepeatedKeys
 
 
 class FieldError(ValueError):

@@ -11,15 +11,15 @@ import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from manifests.caption_files import CaptionFiles, is_caption_file
-from manifests.captions import storable
-from manifests.columns import USUAL_NAMES, ColumnNames
-from manifests.image_ids import image_names
-from manifests.images import has_image_suffix, is_hidden, is_hidden_below, is_image, walk
-from manifests.img2dataset import read_img2dataset
-from manifests.metadata_file import MetadataFile, find_metadata, is_metadata
-from manifests.record import ImageRecord, ManifestError
-from manifests.report import Report
+from vilbert.manifests.caption_files import CaptionFiles, is_caption_file
+from vilbert.manifests.captions import storable
+from vilbert.manifests.columns import USUAL_NAMES, ColumnNames
+from vilbert.manifests.image_ids import image_names
+from vilbert.manifests.images import has_image_suffix, is_hidden, is_hidden_below, is_image, walk
+from vilbert.manifests.img2dataset import read_img2dataset
+from vilbert.manifests.metadata_file import MetadataFile, find_metadata, is_metadata
+from vilbert.manifests.record import ImageRecord, ManifestError
+from vilbert.manifests.report import Report
 
 _SHARD = re.compile(r".*\.tar|\d+\.parquet|\d+_stats\.json")
 

@@ -11,14 +11,14 @@ from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
-from manifests.box_units import boxes_in_pixels, refuse_fractions
-from manifests.boxes import BoxFormat, are_fractions, parse_box, parse_boxes, within_unit
-from manifests.document import read_document
-from manifests.fields import FieldError, id_field, list_field
-from manifests.json_rows import read_jsonl
-from manifests.record import Box, ImageRecord, ManifestError
-from manifests.regular_file import open_regular
-from manifests.report import Report
+from vilbert.manifests.box_units import boxes_in_pixels, refuse_fractions
+from vilbert.manifests.boxes import BoxFormat, are_fractions, parse_box, parse_boxes, within_unit
+from vilbert.manifests.document import read_document
+from vilbert.manifests.fields import FieldError, id_field, list_field
+from vilbert.manifests.json_rows import read_jsonl
+from vilbert.manifests.record import Box, ImageRecord, ManifestError
+from vilbert.manifests.regular_file import open_regular
+from vilbert.manifests.report import Report
 from vilbert.untrusted.documents import parse_json
 
 _HEAD = 1 << 20

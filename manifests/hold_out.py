@@ -11,8 +11,8 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from manifests.captions import storable
-from manifests.record import ImageRecord, ManifestError
+from vilbert.manifests.captions import storable
+from vilbert.manifests.record import ImageRecord, ManifestError
 
 TRAIN, HELD_OUT = "train", "val"
 _KEYS = 1 << 64

@@ -7,8 +7,8 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from manifests.record import ManifestError
-from manifests.report import Report
+from vilbert.manifests.record import ManifestError
+from vilbert.manifests.report import Report
 
 SUFFIXES = frozenset((".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"))
 

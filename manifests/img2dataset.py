@@ -11,17 +11,17 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from manifests.captions import image_captions
-from manifests.document import pixels, read_document
-from manifests.images import is_image, leads_out
-from manifests.record import ImageRecord, ManifestError
-from manifests.regular_file import require_regular
-from manifests.report import Report
-from manifests.shard_files import ShardFiles, open_shard
-from manifests.shards import Shard, find_shards
-from manifests.sidecars import sidecar_rows
-from manifests.tar_listing import list_tar
-from manifests.uri import tar_uri
+from vilbert.manifests.captions import image_captions
+from vilbert.manifests.document import pixels, read_document
+from vilbert.manifests.images import is_image, leads_out
+from vilbert.manifests.record import ImageRecord, ManifestError
+from vilbert.manifests.regular_file import require_regular
+from vilbert.manifests.report import Report
+from vilbert.manifests.shard_files import ShardFiles, open_shard
+from vilbert.manifests.shards import Shard, find_shards
+from vilbert.manifests.sidecars import sidecar_rows
+from vilbert.manifests.tar_listing import list_tar
+from vilbert.manifests.uri import tar_uri
 
 
 def parquet_rows(shard: Shard) -> list[dict[str, Any]]:

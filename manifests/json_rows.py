@@ -6,11 +6,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
-from manifests.columns import FIELD_NAMES, ID_NAMES, ColumnNames, caption_column, normalise_row, uri_column
-from manifests.record import ManifestError
-from manifests.regular_file import open_regular
-from manifests.repeated_keys import RepeatedKeys, mark_rows
-from manifests.report import Report
+from vilbert.manifests.columns import FIELD_NAMES, ID_NAMES, ColumnNames, caption_column, normalise_row, uri_column
+from vilbert.manifests.record import ManifestError
+from vilbert.manifests.regular_file import open_regular
+from vilbert.manifests.repeated_keys import RepeatedKeys, mark_rows
+from vilbert.manifests.report import Report
 from vilbert.untrusted.documents import DocumentError, parse_json, read_json
 
 MAX_LINE = 1 << 26

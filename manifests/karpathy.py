@@ -9,12 +9,12 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from manifests.captions import image_captions
-from manifests.document import read_document
-from manifests.fields import FieldError, id_field, list_field, text_field
-from manifests.images import ImageRoot
-from manifests.record import ImageRecord, ManifestError
-from manifests.report import Report
+from vilbert.manifests.captions import image_captions
+from vilbert.manifests.document import read_document
+from vilbert.manifests.fields import FieldError, id_field, list_field, text_field
+from vilbert.manifests.images import ImageRoot
+from vilbert.manifests.record import ImageRecord, ManifestError
+from vilbert.manifests.report import Report
 
 
 def caption_texts(row: dict[str, Any], where: str) -> list[str]:

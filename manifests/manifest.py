@@ -23,8 +23,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from manifests.atomic import publish, temporary_name
-from manifests.record import ImageRecord, ManifestError
+from vilbert.manifests.atomic import publish, temporary_name
+from vilbert.manifests.record import ImageRecord, ManifestError
 
 if TYPE_CHECKING:
     import numpy as np

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from manifests.record import ImageRecord
-from manifests.report import Report
+from vilbert.manifests.record import ImageRecord
+from vilbert.manifests.report import Report
 
 
 def merge_rows(rows: Iterable[tuple[str, ImageRecord]], report: Report) -> Iterator[tuple[str, ImageRecord]]:

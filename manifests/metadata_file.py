@@ -10,19 +10,19 @@ from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
-from manifests.box_units import boxes_in_pixels
-from manifests.captions import storable
-from manifests.columns import ColumnNames, names_an_image
-from manifests.csv_rows import HEADER_LINES, csv_header
-from manifests.image_ids import image_names
-from manifests.json_rows import read_jsonl
-from manifests.merge import merge_rows
-from manifests.parquet_rows import has_image_column
-from manifests.record import ImageRecord, ManifestError
-from manifests.regular_file import open_regular
-from manifests.report import Report
-from manifests.table import TableKind, read_rows, table_record
-from manifests.uri import is_remote
+from vilbert.manifests.box_units import boxes_in_pixels
+from vilbert.manifests.captions import storable
+from vilbert.manifests.columns import ColumnNames, names_an_image
+from vilbert.manifests.csv_rows import HEADER_LINES, csv_header
+from vilbert.manifests.image_ids import image_names
+from vilbert.manifests.json_rows import read_jsonl
+from vilbert.manifests.merge import merge_rows
+from vilbert.manifests.parquet_rows import has_image_column
+from vilbert.manifests.record import ImageRecord, ManifestError
+from vilbert.manifests.regular_file import open_regular
+from vilbert.manifests.report import Report
+from vilbert.manifests.table import TableKind, read_rows, table_record
+from vilbert.manifests.uri import is_remote
 
 if TYPE_CHECKING:
     import numpy as np

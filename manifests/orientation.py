@@ -12,8 +12,8 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from typing import Literal
 
-from manifests.detect import Kind
-from manifests.record import ImageRecord
+from vilbert.manifests.detect import Kind
+from vilbert.manifests.record import ImageRecord
 
 log = logging.getLogger(__name__)
 Choice = Literal["auto", "apply", "ignore"]

@@ -11,11 +11,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from manifests.columns import FIELD_NAMES, ID_NAMES, ColumnNames, normalise, require_columns, uri_column
-from manifests.images import is_hidden, is_hidden_below, walk
-from manifests.record import ManifestError
-from manifests.regular_file import require_regular
-from manifests.report import Report
+from vilbert.manifests.columns import FIELD_NAMES, ID_NAMES, ColumnNames, normalise, require_columns, uri_column
+from vilbert.manifests.images import is_hidden, is_hidden_below, walk
+from vilbert.manifests.record import ManifestError
+from vilbert.manifests.regular_file import require_regular
+from vilbert.manifests.report import Report
 
 ROWS_AT_A_TIME = 4096
 _OTHERS = (

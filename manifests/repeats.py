@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from manifests.manifest import Manifest
+    from vilbert.manifests.manifest import Manifest
 
 _HASHES_AT_A_TIME = 1 << 24  # 128 MB
 

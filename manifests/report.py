@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import NamedTuple
 
-from manifests.uri import mask_credentials
+from vilbert.manifests.uri import mask_credentials
 
 EXAMPLES = 10
 

@@ -8,8 +8,8 @@ from typing import Annotated, Literal
 
 import tyro
 
-from manifests.boxes import BoxFormat
-from manifests.detect import Kind
+from vilbert.manifests.boxes import BoxFormat
+from vilbert.manifests.detect import Kind
 
 
 @dataclass(frozen=True, kw_only=True)

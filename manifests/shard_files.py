@@ -14,13 +14,13 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from manifests.captions import storable
-from manifests.image_ids import image_names
-from manifests.images import has_image_suffix, is_hidden, is_image, leads_out
-from manifests.regular_file import open_regular
-from manifests.report import Report
-from manifests.shards import Shard
-from manifests.tar_listing import list_tar, plain_name
+from vilbert.manifests.captions import storable
+from vilbert.manifests.image_ids import image_names
+from vilbert.manifests.images import has_image_suffix, is_hidden, is_image, leads_out
+from vilbert.manifests.regular_file import open_regular
+from vilbert.manifests.report import Report
+from vilbert.manifests.shards import Shard
+from vilbert.manifests.tar_listing import list_tar, plain_name
 from vilbert.untrusted.documents import DocumentError
 
 SIDE_SUFFIXES = (".txt", ".json")

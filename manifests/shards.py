@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from manifests.images import is_hidden
-from manifests.record import ManifestError
-from manifests.report import Report
+from vilbert.manifests.images import is_hidden
+from vilbert.manifests.record import ManifestError
+from vilbert.manifests.report import Report
 
 
 @dataclass(frozen=True, kw_only=True)

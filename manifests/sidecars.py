@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from manifests.captions import storable
-from manifests.report import Report
-from manifests.shard_files import ShardFiles
+from vilbert.manifests.captions import storable
+from vilbert.manifests.report import Report
+from vilbert.manifests.shard_files import ShardFiles
 from vilbert.untrusted.documents import DocumentError, parse_json
 
 

@@ -7,22 +7,22 @@ from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 
-from manifests.coco import read_coco
-from manifests.columns import ColumnNames
-from manifests.conceptual_captions import read_conceptual_captions
-from manifests.detect import Kind, detect_kind
-from manifests.exclusion import Exclusion
-from manifests.folder import read_folder
-from manifests.given_boxes import GivenBoxes
-from manifests.hold_out import HeldOutRows
-from manifests.images import ImageRoot
-from manifests.img2dataset import read_img2dataset
-from manifests.karpathy import read_karpathy
-from manifests.orientation import Orientation
-from manifests.record import ImageRecord, ManifestError
-from manifests.report import Report
-from manifests.settings import ManifestSettings
-from manifests.table import read_table
+from vilbert.manifests.coco import read_coco
+from vilbert.manifests.columns import ColumnNames
+from vilbert.manifests.conceptual_captions import read_conceptual_captions
+from vilbert.manifests.detect import Kind, detect_kind
+from vilbert.manifests.exclusion import Exclusion
+from vilbert.manifests.folder import read_folder
+from vilbert.manifests.given_boxes import GivenBoxes
+from vilbert.manifests.hold_out import HeldOutRows
+from vilbert.manifests.images import ImageRoot
+from vilbert.manifests.img2dataset import read_img2dataset
+from vilbert.manifests.karpathy import read_karpathy
+from vilbert.manifests.orientation import Orientation
+from vilbert.manifests.record import ImageRecord, ManifestError
+from vilbert.manifests.report import Report
+from vilbert.manifests.settings import ManifestSettings
+from vilbert.manifests.table import read_table
 
 log = logging.getLogger(__name__)
 BATCH = 4096

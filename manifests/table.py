@@ -16,17 +16,17 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-from manifests.box_units import boxes_in_pixels
-from manifests.boxes import parse_boxes
-from manifests.captions import image_captions, storable
-from manifests.columns import ID_NAMES, URI_NAMES, USUAL_NAMES, ColumnNames, caption_column, uri_column
-from manifests.csv_rows import read_csv
-from manifests.document import pixels
-from manifests.json_rows import read_json_array, read_jsonl
-from manifests.merge import merge_rows
-from manifests.parquet_rows import parquet_files, parquet_split, read_parquet
-from manifests.record import ImageRecord
-from manifests.report import Report
+from vilbert.manifests.box_units import boxes_in_pixels
+from vilbert.manifests.boxes import parse_boxes
+from vilbert.manifests.captions import image_captions, storable
+from vilbert.manifests.columns import ID_NAMES, URI_NAMES, USUAL_NAMES, ColumnNames, caption_column, uri_column
+from vilbert.manifests.csv_rows import read_csv
+from vilbert.manifests.document import pixels
+from vilbert.manifests.json_rows import read_json_array, read_jsonl
+from vilbert.manifests.merge import merge_rows
+from vilbert.manifests.parquet_rows import parquet_files, parquet_split, read_parquet
+from vilbert.manifests.record import ImageRecord
+from vilbert.manifests.report import Report
 from vilbert.untrusted.documents import parse_json
 
 TableKind = Literal["csv", "jsonl", "json", "parquet"]

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
-from manifests.regular_file import open_regular
+from vilbert.manifests.regular_file import open_regular
 
 # Bytes looked at behind the end of the archive; two blocks of zeros and padding to 10,240 bytes are due.
 _TAIL = 1 << 20

@@ -9,10 +9,10 @@ from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
 
-from manifests.manifest import ROWS_PER_GROUP, Manifest, ManifestWriter
-from manifests.record import ImageRecord, ManifestError
-from manifests.repeats import Repeats, later_rows
-from manifests.report import EXAMPLES, Report
+from vilbert.manifests.manifest import ROWS_PER_GROUP, Manifest, ManifestWriter
+from vilbert.manifests.record import ImageRecord, ManifestError
+from vilbert.manifests.repeats import Repeats, later_rows
+from vilbert.manifests.report import EXAMPLES, Report
 
 log = logging.getLogger(__name__)
 _LOG_EVERY_S = 10.0

@@ -1,1 +1,2 @@
-"""The co-attention model: its configuration, layers, heads, losses and checkpoints. `model.vilbert` is the way in."""
+"""The co-attention model: its configuration, layers, heads, losses and checkpoints. `vilbert.model.vilbert` is the way
+in."""

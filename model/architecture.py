@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from model.config import ViLBertConfig
+from vilbert.model.config import ViLBertConfig
 
 Shapes = Mapping[str, Sequence[int]]
 
@@ -82,7 +82,7 @@ def differences(config: ViLBertConfig, shapes: Shapes) -> list[Difference]:
 
     Args:
         config: The configuration of the model to load into.
-        shapes: Shapes of a file's parameters by our names (`model.layouts.to_ours`).
+        shapes: Shapes of a file's parameters by our names (`vilbert.model.layouts.to_ours`).
     """
     layers = count_layers(shapes)
     found = []

@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from model.dropout import dropout as apply_dropout
-from model.packing import Packing
+from vilbert.model.dropout import dropout as apply_dropout
+from vilbert.model.packing import Packing
 
 # Added to the score of a masked key. Not -inf: where every key is masked the softmax falls back to the scores alone,
 # as in the reference, and stays finite. It can be held in float16.

@@ -3,7 +3,8 @@
     report = load_checkpoint(ViLBertForTasks(config), "pytorch_model_19.bin")
     print(report)
 
-Files are read without running anything they contain (`model.tensor_files`); names are mapped by `model.layouts`.
+Files are read without running anything they contain (`vilbert.model.tensor_files`); names are mapped by
+`vilbert.model.layouts`.
 """
 
 from __future__ import annotations
@@ -20,11 +21,11 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from model.architecture import describe, differences, is_of_a_head, is_of_layers
-from model.config import ViLBertConfig
-from model.layouts import Layout, detect_layout, is_head, is_known, is_unread, to_ours
-from model.load_report import LoadReport, shape, some
-from model.tensor_files import CheckpointError, read_torch_file
+from vilbert.model.architecture import describe, differences, is_of_a_head, is_of_layers
+from vilbert.model.config import ViLBertConfig
+from vilbert.model.layouts import Layout, detect_layout, is_head, is_known, is_unread, to_ours
+from vilbert.model.load_report import LoadReport, shape, some
+from vilbert.model.tensor_files import CheckpointError, read_torch_file
 from vilbert.untrusted.documents import read_json
 from vilbert.untrusted.tar_archives import ArchiveError, is_tar, open_tar
 

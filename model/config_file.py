@@ -13,8 +13,8 @@ from typing import Any
 
 from huggingface_hub.errors import StrictDataclassError
 
-from model.architecture import count_parameters
-from model.config import ViLBertConfig
+from vilbert.model.architecture import count_parameters
+from vilbert.model.config import ViLBertConfig
 from vilbert.untrusted.documents import read_json
 
 CONFIG_FILE = "config.json"

@@ -8,9 +8,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from model.config import ViLBertConfig
-from model.dropout import Dropout
-from model.linear import Linear
+from vilbert.model.config import ViLBertConfig
+from vilbert.model.dropout import Dropout
+from vilbert.model.linear import Linear
 
 
 class TextEmbeddings(nn.Module):

@@ -12,11 +12,11 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from model.attention import scores_mask, seen_by_all
-from model.config import ViLBertConfig
-from model.layers import ConnectionLayer, StreamLayer, image_sizes, text_sizes
-from model.packing import Packing
-from model.pairs import Pairing, Streams, pair
+from vilbert.model.attention import scores_mask, seen_by_all
+from vilbert.model.config import ViLBertConfig
+from vilbert.model.layers import ConnectionLayer, StreamLayer, image_sizes, text_sizes
+from vilbert.model.packing import Packing
+from vilbert.model.pairs import Pairing, Streams, pair
 
 
 class Step(NamedTuple):

@@ -12,9 +12,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers.activations import ACT2FN
 
-from model.config import ViLBertConfig
-from model.dropout import Dropout
-from model.linear import Linear, linear
+from vilbert.model.config import ViLBertConfig
+from vilbert.model.dropout import Dropout
+from vilbert.model.linear import Linear, linear
 
 
 class Pooler(nn.Module):

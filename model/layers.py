@@ -12,11 +12,11 @@ from torch import Tensor, nn
 from transformers.activations import ACT2FN
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from model.attention import attend, split_heads
-from model.config import ViLBertConfig
-from model.dropout import Dropout, dropout
-from model.linear import Linear
-from model.packing import Packing
+from vilbert.model.attention import attend, split_heads
+from vilbert.model.config import ViLBertConfig
+from vilbert.model.dropout import Dropout, dropout
+from vilbert.model.linear import Linear
+from vilbert.model.packing import Packing
 
 
 @dataclass(frozen=True, kw_only=True)

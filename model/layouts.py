@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal, get_args
 
-from model.tensor_files import CheckpointError
+from vilbert.model.tensor_files import CheckpointError
 
 Layout = Literal["reference", "mmf", "volta"]
 LAYOUTS: tuple[str, ...] = get_args(Layout)

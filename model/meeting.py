@@ -11,11 +11,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from model.encoder import Kept
-from model.inputs import check_image, check_text
-from model.packing import Packing
-from model.pairs import Pairing, Streams, pair
-from model.vilbert import ViLBertModel, with_task_token
+from vilbert.model.encoder import Kept
+from vilbert.model.inputs import check_image, check_text
+from vilbert.model.packing import Packing
+from vilbert.model.pairs import Pairing, Streams, pair
+from vilbert.model.vilbert import ViLBertModel, with_task_token
 
 
 def text_alone(

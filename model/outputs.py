@@ -14,7 +14,7 @@ from typing import Any
 from torch import Tensor
 from transformers.utils.generic import ModelOutput
 
-from model.losses import LossSum
+from vilbert.model.losses import LossSum
 
 Maps = tuple[Tensor, ...]
 CoMaps = tuple[tuple[Tensor, Tensor], ...]

@@ -11,7 +11,7 @@ from typing import Literal
 
 from torch import Tensor
 
-from model.packing import Packing
+from vilbert.model.packing import Packing
 
 Pairing = Literal["rows", "one_text", "all"]
 

@@ -11,8 +11,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from model.heads import RegionHead, WordHead
-from model.losses import (
+from vilbert.model.heads import RegionHead, WordHead
+from vilbert.model.losses import (
     LossSum,
     alignment_loss,
     masked_region_kl,

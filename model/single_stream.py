@@ -23,20 +23,20 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, AutoModelForPreTraining
 from transformers.utils.generic import can_return_tuple
 
-from model.attention import scores_mask, seen_by_all
-from model.config import ViLBertConfig
-from model.dropout import Dropout
-from model.embeddings import ImageEmbeddings, TextEmbeddings
-from model.heads import BetaClassifier, RegionHead, WordHead
-from model.inputs import check_inputs, check_labels
-from model.layers import StreamLayer, text_sizes
-from model.linear import Linear
-from model.outputs import ViLBertForPreTrainingOutput, ViLBertForTasksOutput, ViLBertModelOutput, kept_of
-from model.pairs import Pairing, Streams, pair
-from model.pretraining import Labels, RegionTarget, losses_and_scores
-from model.single_stream_config import SingleStreamConfig
-from model.tasks import PRETRAINING_SCORES, TASK_HEADS, lower_masked_regions, require_heads
-from model.vilbert import ViLBertPreTrainedModel, WithWordHead
+from vilbert.model.attention import scores_mask, seen_by_all
+from vilbert.model.config import ViLBertConfig
+from vilbert.model.dropout import Dropout
+from vilbert.model.embeddings import ImageEmbeddings, TextEmbeddings
+from vilbert.model.heads import BetaClassifier, RegionHead, WordHead
+from vilbert.model.inputs import check_inputs, check_labels
+from vilbert.model.layers import StreamLayer, text_sizes
+from vilbert.model.linear import Linear
+from vilbert.model.outputs import ViLBertForPreTrainingOutput, ViLBertForTasksOutput, ViLBertModelOutput, kept_of
+from vilbert.model.pairs import Pairing, Streams, pair
+from vilbert.model.pretraining import Labels, RegionTarget, losses_and_scores
+from vilbert.model.single_stream_config import SingleStreamConfig
+from vilbert.model.tasks import PRETRAINING_SCORES, TASK_HEADS, lower_masked_regions, require_heads
+from vilbert.model.vilbert import ViLBertPreTrainedModel, WithWordHead
 
 HEADS = TASK_HEADS["beta"]  # the baseline has those of the repository it comes from
 

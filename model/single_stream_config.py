@@ -7,7 +7,7 @@ from typing import Any, Literal
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 
-from model.config import ViLBertConfig
+from vilbert.model.config import ViLBertConfig
 
 
 @strict

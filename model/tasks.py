@@ -11,13 +11,13 @@ from typing import Any
 from torch import Tensor, nn
 from transformers.utils.generic import can_return_tuple
 
-from model.attention import MASKED_SCORE, seen_by_all
-from model.config import ViLBertConfig
-from model.dropout import Dropout
-from model.heads import BetaClassifier, Classifier, PreTrainingHeads, fuse
-from model.linear import Linear
-from model.outputs import ViLBertForTasksOutput, ViLBertModelOutput, kept_of
-from model.vilbert import ViLBertModel, WithWordHead
+from vilbert.model.attention import MASKED_SCORE, seen_by_all
+from vilbert.model.config import ViLBertConfig
+from vilbert.model.dropout import Dropout
+from vilbert.model.heads import BetaClassifier, Classifier, PreTrainingHeads, fuse
+from vilbert.model.linear import Linear
+from vilbert.model.outputs import ViLBertForTasksOutput, ViLBertModelOutput, kept_of
+from vilbert.model.vilbert import ViLBertModel, WithWordHead
 
 PRETRAINING_SCORES = ("vision_prediction", "linguisic_prediction")
 TASK_HEADS = {

@@ -18,10 +18,10 @@ from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from transformers import PreTrainedModel
 
-from model.checkpoint import LoadReport, check_tensors, copy_tensors, read_state_dict
-from model.hub import hub_problem
-from model.layouts import clean, inverse
-from model.tensor_files import CheckpointError
+from vilbert.model.checkpoint import LoadReport, check_tensors, copy_tensors, read_state_dict
+from vilbert.model.hub import hub_problem
+from vilbert.model.layouts import clean, inverse
+from vilbert.model.tensor_files import CheckpointError
 from vilbert.untrusted.documents import read_json
 
 # Settings of transformers' BERT and RoBERTa that ours share by name, and their defaults there.

@@ -1,4 +1,5 @@
-"""ViLBERT (Lu et al., NeurIPS 2019): the two-stream model, bare and with its pre-training heads (tasks: `model.tasks`).
+"""ViLBERT (Lu et al., NeurIPS 2019): the two-stream model, bare and with its pre-training heads (tasks:
+`vilbert.model.tasks`).
 
 Parameter names and numbers are those of the published code: jiasenlu/vilbert_beta, facebookresearch/vilbert-multi-task.
 
@@ -16,16 +17,16 @@ from transformers import AutoModel, AutoModelForPreTraining, PreTrainedModel
 from transformers import initialization as init
 from transformers.utils.generic import can_return_tuple
 
-from model.config import ViLBertConfig
-from model.embeddings import ImageEmbeddings, LocationEmbeddings, TextEmbeddings
-from model.encoder import Encoder, Kept
-from model.heads import Pooler, PreTrainingHeads, WeightNormLinear, fuse
-from model.inputs import check_inputs, check_labels, require_positions
-from model.layers import BiOutput
-from model.outputs import ViLBertForPreTrainingOutput, ViLBertModelOutput, kept_of
-from model.packing import computed_positions, wanted_positions
-from model.pairs import Pairing, Streams
-from model.pretraining import Heads, Labels, RegionTarget, losses_and_scores
+from vilbert.model.config import ViLBertConfig
+from vilbert.model.embeddings import ImageEmbeddings, LocationEmbeddings, TextEmbeddings
+from vilbert.model.encoder import Encoder, Kept
+from vilbert.model.heads import Pooler, PreTrainingHeads, WeightNormLinear, fuse
+from vilbert.model.inputs import check_inputs, check_labels, require_positions
+from vilbert.model.layers import BiOutput
+from vilbert.model.outputs import ViLBertForPreTrainingOutput, ViLBertModelOutput, kept_of
+from vilbert.model.packing import computed_positions, wanted_positions
+from vilbert.model.pairs import Pairing, Streams
+from vilbert.model.pretraining import Heads, Labels, RegionTarget, losses_and_scores
 
 
 class ViLBertPreTrainedModel(PreTrainedModel):
@@ -124,8 +125,8 @@ class ViLBertModel(ViLBertPreTrainedModel):
         images) or "all" (row text x images + image; what comes after has that many rows). Attention maps are computed
         by the eager path whichever is set. wanted_words, wanted_regions: [B, T] (T + 1 with a task token) and [B, R]
         bool, the positions whose last states are read, by default all; others but the first come out zero, and what
-        only they need is not computed (`model.packing`). Raises ValueError where the inputs do not fit the model or
-        one another.
+        only they need is not computed (`vilbert.model.packing`). Raises ValueError where the inputs do not fit the
+        model or one another.
         """
         states = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
         maps = self.config.output_attentions if output_attentions is None else output_attentions

@@ -1,6 +1,6 @@
 """The stages, in the order in which data flows: shapes, extract, shards."""
 
-from pipeline.openmp import set_wait_policy
+from vilbert.pipeline.openmp import set_wait_policy
 
 __version__ = "0.1.0"
 

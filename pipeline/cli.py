@@ -16,11 +16,11 @@ from collections.abc import Callable, Container, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from pipeline import __version__
-from pipeline.command_line import recorded_command
-from pipeline.tasks.options import of_task, option_names, plain, require_own_options
-from pipeline.tasks.registry import TASKS
-from pipeline.terminal import accept_any_encoding, safe_streams
+from vilbert.pipeline import __version__
+from vilbert.pipeline.command_line import recorded_command
+from vilbert.pipeline.tasks.options import of_task, option_names, plain, require_own_options
+from vilbert.pipeline.tasks.registry import TASKS
+from vilbert.pipeline.terminal import accept_any_encoding, safe_streams
 from vilbert.untrusted.documents import DocumentError, read_yaml
 
 
@@ -38,39 +38,48 @@ class Command(NamedTuple):
 
 
 COMMANDS = {
-    "shapes": Command("pipeline.shapes.write", "ShapesSettings", "write_shapes", "draw a small data set to try"),
+    "shapes": Command(
+        "vilbert.pipeline.shapes.write", "ShapesSettings", "write_shapes", "draw a small data set to try"
+    ),
     "manifest": Command(
-        "manifests.build", "ManifestSettings", "build_manifest", "list a data set's images and captions"
+        "vilbert.manifests.build", "ManifestSettings", "build_manifest", "list a data set's images and captions"
     ),
     "extract": Command(
-        "pipeline.extract.run", "ExtractSettings", "extract", "run a detector, write its regions to shards"
+        "vilbert.pipeline.extract.run", "ExtractSettings", "extract", "run a detector, write its regions to shards"
     ),
-    "status": Command("pipeline.extract.status", "StatusSettings", "status", "say how an extraction is going"),
-    "verify": Command("pipeline.shards.verify", "VerifySettings", "verify", "prove shards complete and undamaged"),
-    "inspect": Command("pipeline.shards.inspect", "InspectSettings", "inspect", "look at a data set or at one sample"),
-    "stats": Command("pipeline.shards.stats", "StatsSettings", "stats", "count and summarise a data set"),
+    "status": Command("vilbert.pipeline.extract.status", "StatusSettings", "status", "say how an extraction is going"),
+    "verify": Command(
+        "vilbert.pipeline.shards.verify", "VerifySettings", "verify", "prove shards complete and undamaged"
+    ),
+    "inspect": Command(
+        "vilbert.pipeline.shards.inspect", "InspectSettings", "inspect", "look at a data set or at one sample"
+    ),
+    "stats": Command("vilbert.pipeline.shards.stats", "StatsSettings", "stats", "count and summarise a data set"),
     "pretrain": Command(
-        "pipeline.train.command", "PretrainSettings", "pretrain", "train ViLBERT on captions and regions"
+        "vilbert.pipeline.train.command", "PretrainSettings", "pretrain", "train ViLBERT on captions and regions"
     ),
     "finetune": Command(
-        "pipeline.tasks.command",
+        "vilbert.pipeline.tasks.command",
         "FinetuneSettings",
         "finetune",
         "train a pre-trained ViLBERT on a task",
         of_a_task=True,
     ),
     "finetune multitask": Command(
-        "pipeline.tasks.command", "MultitaskSettings", "multitask", "train a pre-trained ViLBERT on several tasks"
+        "vilbert.pipeline.tasks.command",
+        "MultitaskSettings",
+        "multitask",
+        "train a pre-trained ViLBERT on several tasks",
     ),
     "evaluate": Command(
-        "pipeline.tasks.command",
+        "vilbert.pipeline.tasks.command",
         "EvaluateSettings",
         "evaluate",
         "score a fine-tuned ViLBERT, write its answers",
         of_a_task=True,
     ),
     "predict": Command(
-        "pipeline.tasks.command",
+        "vilbert.pipeline.tasks.command",
         "PredictSettings",
         "predict",
         "ask a fine-tuned ViLBERT about photographs",
@@ -78,17 +87,20 @@ COMMANDS = {
         detects=True,
     ),
     "report": Command(
-        "pipeline.tasks.report",
+        "vilbert.pipeline.tasks.report",
         "ReportSettings",
         "report",
         "show what a fine-tuned model has learnt on one page",
         detects=True,
     ),
     "convert-checkpoint": Command(
-        "pipeline.convert_checkpoint", "ConvertCheckpointSettings", "convert_checkpoint", "read a published ViLBERT"
+        "vilbert.pipeline.convert_checkpoint",
+        "ConvertCheckpointSettings",
+        "convert_checkpoint",
+        "read a published ViLBERT",
     ),
-    "demo": Command("pipeline.demo", "DemoSettings", "demo", "run all of the above on the small data set"),
-    "doctor": Command("pipeline.doctor", "DoctorSettings", "doctor", "say what this machine can do"),
+    "demo": Command("vilbert.pipeline.demo", "DemoSettings", "demo", "run all of the above on the small data set"),
+    "doctor": Command("vilbert.pipeline.doctor", "DoctorSettings", "doctor", "say what this machine can do"),
 }
 
 
@@ -194,7 +206,7 @@ def parse(name: str, arguments: Sequence[str]) -> Any:
         found.config = shipped_config(name, found.config)
         rest = before_options(rest, config_arguments(found.config, option_names(shown)))
     if command.detects:
-        from pipeline.tasks.trained_detector import trained_options
+        from vilbert.pipeline.tasks.trained_detector import trained_options
 
         rest = before_options(rest, trained_options(rest, task))
     with safe_streams(colored=True):
@@ -276,11 +288,11 @@ def call(name: str, settings: Any, passing: tuple[type[Exception], ...] = ()) ->
 
     Errors of the types in `passing` are raised.
     """
-    from extractors.extractor import ExtractorError
-    from manifests.record import ManifestError
-    from pipeline.shards.errors import RefusedError, ShardError
-    from pipeline.socket_folder import shorten_multiprocessing_sockets
-    from pipeline.train.errors import TrainingError
+    from vilbert.extractors.extractor import ExtractorError
+    from vilbert.manifests.record import ManifestError
+    from vilbert.pipeline.shards.errors import RefusedError, ShardError
+    from vilbert.pipeline.socket_folder import shorten_multiprocessing_sockets
+    from vilbert.pipeline.train.errors import TrainingError
 
     function: Callable[[Any], int] = getattr(importlib.import_module(COMMANDS[name].module), COMMANDS[name].function)
     try:

@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from tyro.conf import Positional
 
-from pipeline.shards.atomic import give_usual_mode
-from pipeline.shards.errors import RefusedError
+from vilbert.pipeline.shards.atomic import give_usual_mode
+from vilbert.pipeline.shards.errors import RefusedError
 
 if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedModel
 
-    from model.config import ViLBertConfig
+    from vilbert.model.config import ViLBertConfig
 
 DEFAULT_PRESET = "bert_base_6layer_6conect"
 
@@ -66,8 +66,8 @@ class ConvertCheckpointSettings:
 
 def base_settings(settings: ConvertCheckpointSettings) -> ViLBertConfig:
     """Return the configuration before the file's own heads; raises RefusedError where there is none of that name."""
-    from model.config import PRESETS, preset
-    from model.config_file import make_config, read_settings
+    from vilbert.model.config import PRESETS, preset
+    from vilbert.model.config_file import make_config, read_settings
 
     beside = settings.source / "config.json"
     named = settings.model_config or (str(beside) if beside.is_file() else DEFAULT_PRESET)
@@ -86,8 +86,8 @@ def build_model(config: ViLBertConfig, names: set[str], seed: int) -> PreTrained
     """Return a model with the heads that parameters of these names are of, its weights drawn from a seed of its own."""
     import torch
 
-    from model.tasks import ViLBertForTasks
-    from model.vilbert import ViLBertForPreTraining, ViLBertModel
+    from vilbert.model.tasks import ViLBertForTasks
+    from vilbert.model.vilbert import ViLBertForPreTraining, ViLBertModel
 
     kinds = {name.partition(".")[0] for name in names}
     heads = ViLBertForPreTraining if "cls" in kinds else ViLBertModel
@@ -99,9 +99,9 @@ def build_model(config: ViLBertConfig, names: set[str], seed: int) -> PreTrained
 
 def read_model(settings: ConvertCheckpointSettings, state: dict[str, Tensor]) -> tuple[PreTrainedModel, Any]:
     """Return the model a state dict fits, loaded, and the report of it."""
-    from model.checkpoint import load_checkpoint
-    from model.config_file import SETTINGS, ConfigError, make_config, require_memory
-    from model.layouts import detect_layout, inferred_settings, is_known, to_ours
+    from vilbert.model.checkpoint import load_checkpoint
+    from vilbert.model.config_file import SETTINGS, ConfigError, make_config, require_memory
+    from vilbert.model.layouts import detect_layout, inferred_settings, is_known, to_ours
 
     base = base_settings(settings)
     ids = {"t_biattention_id": base.t_biattention_id, "v_biattention_id": base.v_biattention_id}
@@ -132,8 +132,8 @@ def read_model(settings: ConvertCheckpointSettings, state: dict[str, Tensor]) ->
 
 def write_model(model: PreTrainedModel, output: Path, to: str) -> None:
     """Write a model in our form, or as the reference has it: pytorch_model.bin and a config.json under its keys."""
-    from model.checkpoint import save_reference
-    from model.config import ViLBertConfig
+    from vilbert.model.checkpoint import save_reference
+    from vilbert.model.config import ViLBertConfig
 
     output.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{output.name}.", dir=output.parent) as scratch:
@@ -152,7 +152,7 @@ def write_model(model: PreTrainedModel, output: Path, to: str) -> None:
 
 def convert_checkpoint(settings: ConvertCheckpointSettings) -> int:
     """Convert a checkpoint and print the report; 1 where it is damaged or does not fit, with nothing written."""
-    from model.checkpoint import CheckpointError, read_state_dict
+    from vilbert.model.checkpoint import CheckpointError, read_state_dict
 
     if not settings.source.exists():
         raise RefusedError(f"{settings.source}: there is no such file or folder")

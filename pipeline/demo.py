@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from pipeline.demo_progress import Stopwatch, clock, remaining_seconds
-from pipeline.demo_state import DemoState, is_demo, open_demo
-from pipeline.shards.errors import RefusedError
+from vilbert.pipeline.demo_progress import Stopwatch, clock, remaining_seconds
+from vilbert.pipeline.demo_state import DemoState, is_demo, open_demo
+from vilbert.pipeline.shards.errors import RefusedError
 from vilbert.untrusted.documents import read_json
 
 MEASURED_SCENES = 4000
@@ -60,8 +60,8 @@ class Stage(NamedTuple):
 
 def demo(settings: DemoSettings) -> int:
     """Run the stages that are not finished and say what they made; return the first exit status that is not 0."""
-    from pipeline import __version__
-    from pipeline.shards.lock import LOCK_FILE, exclusive_writer
+    from vilbert.pipeline import __version__
+    from vilbert.pipeline.shards.lock import LOCK_FILE, exclusive_writer
 
     output = settings.output
     again = settings.overwrite and is_demo(output)
@@ -116,8 +116,8 @@ def run_stages(output: Path, state: DemoState) -> int:
 
 def run(stage: Stage) -> int:
     """Run a stage and return its exit status; where Ray does not start, run it again with the local backend."""
-    from pipeline.cli import main
-    from pipeline.ray_session import RayStartError
+    from vilbert.pipeline.cli import main
+    from vilbert.pipeline.ray_session import RayStartError
 
     print(f"$ vilbert {shlex.join(stage.command)}", flush=True)
     try:

@@ -21,18 +21,18 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from extractors.extractor import DetectorSettings, build_extractor
-from extractors.regions import Regions
-from extractors.selection import SelectionSettings
-from model.tasks import ViLBertForTasks
-from pipeline.extract.fetch_settings import FetchSettings
-from pipeline.shards.errors import RefusedError
-from pipeline.tasks.asking import Row, Text, as_texts, paired, text_ids
-from pipeline.tasks.attention import Attention
-from pipeline.tasks.evaluate import Trained
-from pipeline.tasks.generation import generate
-from pipeline.tasks.generation_settings import GenerationSettings
-from pipeline.tasks.photographs import (
+from vilbert.extractors.extractor import DetectorSettings, build_extractor
+from vilbert.extractors.regions import Regions
+from vilbert.extractors.selection import SelectionSettings
+from vilbert.model.tasks import ViLBertForTasks
+from vilbert.pipeline.extract.fetch_settings import FetchSettings
+from vilbert.pipeline.shards.errors import RefusedError
+from vilbert.pipeline.tasks.asking import Row, Text, as_texts, paired, text_ids
+from vilbert.pipeline.tasks.attention import Attention
+from vilbert.pipeline.tasks.evaluate import Trained
+from vilbert.pipeline.tasks.generation import generate
+from vilbert.pipeline.tasks.generation_settings import GenerationSettings
+from vilbert.pipeline.tasks.photographs import (
     ArgumentError,
     Detected,
     Photograph,
@@ -40,16 +40,16 @@ from pipeline.tasks.photographs import (
     as_photographs,
     name_of_photograph,
 )
-from pipeline.tasks.predict_settings import METHODS
-from pipeline.tasks.reader import IMAGE_INPUTS, ImageBatch, Reader
-from pipeline.tasks.retrieval_plan import ScoreSettings
-from pipeline.tasks.retrieval_scores import ImagePool, ImageTensors, score_pairs
-from pipeline.tasks.snli_ve_files import LABELS
-from pipeline.tasks.task_card import TaskCard, read_task_card, require_card
-from pipeline.tasks.trained_detector import choose_extractor, warn_of_another_detector
-from pipeline.tasks.trained_folder import trained_folder
-from pipeline.tasks.trained_model import load_its_tokenizer, load_model
-from pipeline.train.distributed import own_device
+from vilbert.pipeline.tasks.predict_settings import METHODS
+from vilbert.pipeline.tasks.reader import IMAGE_INPUTS, ImageBatch, Reader
+from vilbert.pipeline.tasks.retrieval_plan import ScoreSettings
+from vilbert.pipeline.tasks.retrieval_scores import ImagePool, ImageTensors, score_pairs
+from vilbert.pipeline.tasks.snli_ve_files import LABELS
+from vilbert.pipeline.tasks.task_card import TaskCard, read_task_card, require_card
+from vilbert.pipeline.tasks.trained_detector import choose_extractor, warn_of_another_detector
+from vilbert.pipeline.tasks.trained_folder import trained_folder
+from vilbert.pipeline.tasks.trained_model import load_its_tokenizer, load_model
+from vilbert.pipeline.train.distributed import own_device
 
 logger = logging.getLogger(__name__)
 

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import vilbert
-from pipeline.shards.errors import RefusedError, first_line
-from pipeline.signals import keeping_handlers
-from pipeline.socket_folder import ray_folder
+from vilbert.pipeline.shards.errors import RefusedError, first_line
+from vilbert.pipeline.signals import keeping_handlers
+from vilbert.pipeline.socket_folder import ray_folder
 
 logger = logging.getLogger(__name__)
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.shapes.render import jpeg
-from pipeline.shapes.scene import make_scene
+from vilbert.pipeline.shapes.render import jpeg
+from vilbert.pipeline.shapes.scene import make_scene
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -64,7 +64,7 @@ def test_the_four_commands_and_the_reader(coco: Path) -> None:
 
 
 def test_every_option_in_the_readme_exists(capsys: pytest.CaptureFixture[str]) -> None:
-    from pipeline.cli import COMMANDS, main, parse
+    from vilbert.pipeline.cli import COMMANDS, main, parse
 
     options = set(re.findall(r"(?<![\w-])--([a-z][a-z-]+)", README)) - {"config", "nproc-per-node"}  # torchrun's
     for name, command in COMMANDS.items():

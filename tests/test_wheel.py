@@ -32,7 +32,11 @@ def test_the_wheel_holds_every_source_and_data_file(installation: Installation) 
         names = set(wheel.namelist())
         assert not sources.keys() - names
         assert all(wheel.read(name) == path.read_bytes() for name, path in sources.items())
-    assert {"vilbert/py.typed", "vilbert/pipeline/shards/FORMAT.md", "vilbert/pipeline/recipes/pretrain/paper.yaml"} <= names
+    assert {
+        "vilbert/py.typed",
+        "vilbert/pipeline/shards/FORMAT.md",
+        "vilbert/pipeline/recipes/pretrain/paper.yaml",
+    } <= names
 
 
 def test_the_installed_command_and_api_work_from_any_folder(installation: Installation, tmp_path: Path) -> None:

@@ -17,16 +17,16 @@ from typing import TYPE_CHECKING, Any
 from vilbert.auto_classes import register_when_imported
 
 if TYPE_CHECKING:
-    from extractors.extractor import build_extractor as build_extractor
-    from model.checkpoint import load_checkpoint as load_checkpoint
-    from pipeline.predict import Predictor as Predictor
-    from pipeline.shards.open_dataset import open_dataset as open_dataset
+    from vilbert.extractors.extractor import build_extractor as build_extractor
+    from vilbert.model.checkpoint import load_checkpoint as load_checkpoint
+    from vilbert.pipeline.predict import Predictor as Predictor
+    from vilbert.pipeline.shards.open_dataset import open_dataset as open_dataset
 
 _MODULES = {
-    "Predictor": "pipeline.predict",
-    "build_extractor": "extractors.extractor",
-    "load_checkpoint": "model.checkpoint",
-    "open_dataset": "pipeline.shards.open_dataset",
+    "Predictor": "vilbert.pipeline.predict",
+    "build_extractor": "vilbert.extractors.extractor",
+    "load_checkpoint": "vilbert.model.checkpoint",
+    "open_dataset": "vilbert.pipeline.shards.open_dataset",
 }
 
 __all__ = ["Predictor", "build_extractor", "load_checkpoint", "open_dataset"]

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import struct
 
-from extractors.images.container import Container
-from extractors.images.error import ImageError
+from vilbert.extractors.images.container import Container
+from vilbert.extractors.images.error import ImageError
 
 _RUN_LENGTH = (1, 2)
 _MAX_RUN_LENGTH_BYTES = 1 << 22  # Pillow reads these in Python, two bytes at a time: 64 MB would take half a minute

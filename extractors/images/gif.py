@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import struct
 
-from extractors.images.container import MAX_PARTS, Container
-from extractors.images.error import ImageError
+from vilbert.extractors.images.container import MAX_PARTS, Container
+from vilbert.extractors.images.error import ImageError
 
 _EXTENSION, _IMAGE, _GRAPHIC_CONTROL = 0x21, 0x2C, 0xF9
 

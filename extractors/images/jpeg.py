@@ -8,9 +8,9 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from extractors.images.container import MAX_PARTS, Container
-from extractors.images.error import ImageError
-from extractors.images.exif import exif_orientation
+from vilbert.extractors.images.container import MAX_PARTS, Container
+from vilbert.extractors.images.error import ImageError
+from vilbert.extractors.images.exif import exif_orientation
 
 _MAX_SCANS = 100  # encoders write about ten; a scan of 20 bytes costs the decoder as much time as a whole one
 _CUT, _SOI, _EOI, _SOS, _APP1 = 0, 0xD8, 0xD9, 0xDA, 0xE1

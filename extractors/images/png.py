@@ -5,9 +5,9 @@ from __future__ import annotations
 import struct
 import zlib
 
-from extractors.images.container import MAX_PARTS, Container
-from extractors.images.error import ImageError
-from extractors.images.exif import exif_orientation
+from vilbert.extractors.images.container import MAX_PARTS, Container
+from vilbert.extractors.images.error import ImageError
+from vilbert.extractors.images.exif import exif_orientation
 
 _EXIF_PROFILE = b"Raw profile type exif\0"
 _MAX_PROFILE = 1 << 18  # bytes of text; an Exif block has at most 64 KB, and its orientation stands near the start

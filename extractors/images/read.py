@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import struct
 
-from extractors.images.bmp import read_bmp
-from extractors.images.container import Container
-from extractors.images.error import ImageError
-from extractors.images.gif import read_gif
-from extractors.images.jpeg import read_jpeg
-from extractors.images.png import read_png
-from extractors.images.sniff import sniff
-from extractors.images.tiff import read_tiff
-from extractors.images.webp import read_webp
+from vilbert.extractors.images.bmp import read_bmp
+from vilbert.extractors.images.container import Container
+from vilbert.extractors.images.error import ImageError
+from vilbert.extractors.images.gif import read_gif
+from vilbert.extractors.images.jpeg import read_jpeg
+from vilbert.extractors.images.png import read_png
+from vilbert.extractors.images.sniff import sniff
+from vilbert.extractors.images.tiff import read_tiff
+from vilbert.extractors.images.webp import read_webp
 
 _READERS = {"PNG": read_png, "GIF": read_gif, "WEBP": read_webp, "BMP": read_bmp, "TIFF": read_tiff}
 

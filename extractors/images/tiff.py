@@ -11,9 +11,9 @@ import struct
 import numpy as np
 from numpy.typing import NDArray
 
-from extractors.images.container import MAX_PARTS, Container
-from extractors.images.error import ImageError
-from extractors.images.exif import Entry, byte_order, first_directory, orientation_of, read_directory
+from vilbert.extractors.images.container import MAX_PARTS, Container
+from vilbert.extractors.images.error import ImageError
+from vilbert.extractors.images.exif import Entry, byte_order, first_directory, orientation_of, read_directory
 
 _WIDTH, _HEIGHT, _COMPRESSION, _SAMPLES, _PLANES = 256, 257, 259, 277, 284
 _STRIPS, _STRIP_ROWS, _STRIP_BYTES = 273, 278, 279

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import struct
 
-from extractors.images.container import MAX_PARTS, Container
-from extractors.images.error import ImageError
-from extractors.images.exif import exif_orientation
+from vilbert.extractors.images.container import MAX_PARTS, Container
+from vilbert.extractors.images.error import ImageError
+from vilbert.extractors.images.exif import exif_orientation
 
 
 def read_webp(data: bytes) -> Container:

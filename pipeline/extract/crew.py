@@ -12,9 +12,9 @@ from collections.abc import Callable
 from concurrent.futures import Future, wait
 from typing import Protocol
 
-from pipeline.extract.stall import Pulse
-from pipeline.extract.worker import Description, Extracted
-from pipeline.shards.errors import ShardError
+from vilbert.pipeline.extract.stall import Pulse
+from vilbert.pipeline.extract.worker import Description, Extracted
+from vilbert.pipeline.shards.errors import ShardError
 
 logger = logging.getLogger(__name__)
 

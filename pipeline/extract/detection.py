@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Sequence
 
-from extractors.decode import ImageError
-from extractors.extractor import Extractor, ExtractorError
-from extractors.regions import Regions
-from manifests.uri import mask_credentials
-from pipeline.extract.batches import group_by_shape
-from pipeline.extract.journal import Journal
-from pipeline.extract.prepare import Prepared, failure
-from pipeline.extract.stopped import DeviceLostError
-from pipeline.extract.turns import Turns
-from pipeline.shards.errors import first_line
-from pipeline.shards.failures import FailureRow
-from pipeline.shards.keys import sample_key
-from pipeline.shards.sample import Sample
+from vilbert.extractors.decode import ImageError
+from vilbert.extractors.extractor import Extractor, ExtractorError
+from vilbert.extractors.regions import Regions
+from vilbert.manifests.uri import mask_credentials
+from vilbert.pipeline.extract.batches import group_by_shape
+from vilbert.pipeline.extract.journal import Journal
+from vilbert.pipeline.extract.prepare import Prepared, failure
+from vilbert.pipeline.extract.stopped import DeviceLostError
+from vilbert.pipeline.extract.turns import Turns
+from vilbert.pipeline.shards.errors import first_line
+from vilbert.pipeline.shards.failures import FailureRow
+from vilbert.pipeline.shards.keys import sample_key
+from vilbert.pipeline.shards.sample import Sample
 
 DETECTOR_ERRORS_IN_A_ROW = 10
 """After so many failing images without a success between them, the detector is broken, not the images."""

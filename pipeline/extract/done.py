@@ -20,11 +20,11 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.shards.dataset import DatasetInfo
-from pipeline.shards.errors import CorruptShardError, ShardError
-from pipeline.shards.folder import Folder
-from pipeline.shards.layout import FAILURES_FOLDER, SHARDS_FOLDER, failures_path, record_path, shard_files
-from pipeline.shards.record import ShardRecord, read_record
+from vilbert.pipeline.shards.dataset import DatasetInfo
+from vilbert.pipeline.shards.errors import CorruptShardError, ShardError
+from vilbert.pipeline.shards.folder import Folder
+from vilbert.pipeline.shards.layout import FAILURES_FOLDER, SHARDS_FOLDER, failures_path, record_path, shard_files
+from vilbert.pipeline.shards.record import ShardRecord, read_record
 from vilbert.untrusted.arrays import read_npy
 
 logger = logging.getLogger(__name__)

@@ -10,21 +10,21 @@ import time
 from dataclasses import dataclass, replace
 from datetime import timedelta
 
-from manifests.manifest import Manifest
-from pipeline.extract.done import DoneShards, find_done, read_each_record
-from pipeline.extract.plan import has_dataset, plan_dataset, refuse_strangers, require_same
-from pipeline.extract.retries import begin_retries
-from pipeline.extract.run_state import read_state
-from pipeline.extract.settings import ExtractSettings
-from pipeline.extract.worker import Worker
-from pipeline.shards.dataset import DatasetInfo, Tally, read_info
-from pipeline.shards.failures import FailureRow
-from pipeline.shards.folder import Folder, open_folder
-from pipeline.shards.layout import StorageFormat
-from pipeline.shards.sample import Sample, encode_members
-from pipeline.shards.tensors import encode_tensors
-from pipeline.shards.ustar import BLOCK, padding
-from pipeline.terminal import counted, print_lines
+from vilbert.manifests.manifest import Manifest
+from vilbert.pipeline.extract.done import DoneShards, find_done, read_each_record
+from vilbert.pipeline.extract.plan import has_dataset, plan_dataset, refuse_strangers, require_same
+from vilbert.pipeline.extract.retries import begin_retries
+from vilbert.pipeline.extract.run_state import read_state
+from vilbert.pipeline.extract.settings import ExtractSettings
+from vilbert.pipeline.extract.worker import Worker
+from vilbert.pipeline.shards.dataset import DatasetInfo, Tally, read_info
+from vilbert.pipeline.shards.failures import FailureRow
+from vilbert.pipeline.shards.folder import Folder, open_folder
+from vilbert.pipeline.shards.layout import StorageFormat
+from vilbert.pipeline.shards.sample import Sample, encode_members
+from vilbert.pipeline.shards.tensors import encode_tensors
+from vilbert.pipeline.shards.ustar import BLOCK, padding
+from vilbert.pipeline.terminal import counted, print_lines
 
 SAMPLE_ROWS = 32
 """Rows to measure, spread over the manifest."""

@@ -13,19 +13,19 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import Executor
 from typing import TypeVar
 
-from extractors.decode import ImageError
-from extractors.images.error import is_transient
-from manifests.record import ImageRecord
-from manifests.uri import ANY_HOST, ImageReader, is_local, protocols
-from pipeline.extract.fetch_settings import FetchSettings
-from pipeline.extract.fsspec_get import fsspec_get, missing_driver
-from pipeline.extract.host_limits import HostLimits
-from pipeline.extract.http_get import BusyError, HttpGetter
-from pipeline.extract.memory_budget import MemoryBudget, NoRoomError, Share
-from pipeline.extract.prepare import fetch as read_file
-from pipeline.extract.read_ahead import ReadAhead
-from pipeline.extract.stopped import StoppedError
-from pipeline.shards.errors import RefusedError
+from vilbert.extractors.decode import ImageError
+from vilbert.extractors.images.error import is_transient
+from vilbert.manifests.record import ImageRecord
+from vilbert.manifests.uri import ANY_HOST, ImageReader, is_local, protocols
+from vilbert.pipeline.extract.fetch_settings import FetchSettings
+from vilbert.pipeline.extract.fsspec_get import fsspec_get, missing_driver
+from vilbert.pipeline.extract.host_limits import HostLimits
+from vilbert.pipeline.extract.http_get import BusyError, HttpGetter
+from vilbert.pipeline.extract.memory_budget import MemoryBudget, NoRoomError, Share
+from vilbert.pipeline.extract.prepare import fetch as read_file
+from vilbert.pipeline.extract.read_ahead import ReadAhead
+from vilbert.pipeline.extract.stopped import StoppedError
+from vilbert.pipeline.shards.errors import RefusedError
 
 Result = TypeVar("Result")
 logger = logging.getLogger(__name__)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from extractors.byte_size import ByteSize
-from pipeline import __version__
+from vilbert.extractors.byte_size import ByteSize
+from vilbert.pipeline import __version__
 
 
 @dataclass(frozen=True, kw_only=True)

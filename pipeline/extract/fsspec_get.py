@@ -8,10 +8,10 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any, TypeVar
 
-from extractors.decode import ImageError
-from manifests.uri import NEVER_OPENED, ImageReader, protocols
-from pipeline.extract.memory_budget import NoRoomError
-from pipeline.extract.stopped import StoppedError
+from vilbert.extractors.decode import ImageError
+from vilbert.manifests.uri import NEVER_OPENED, ImageReader, protocols
+from vilbert.pipeline.extract.memory_budget import NoRoomError
+from vilbert.pipeline.extract.stopped import StoppedError
 
 Result = TypeVar("Result")
 

@@ -20,9 +20,9 @@ from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.exceptions import ConnectTimeoutError, NewConnectionError
 
-from extractors.decode import ImageError
-from pipeline.extract.deadlines import KillSwitch, current_exchange
-from pipeline.shards.errors import RefusedError
+from vilbert.extractors.decode import ImageError
+from vilbert.pipeline.extract.deadlines import KillSwitch, current_exchange
+from vilbert.pipeline.shards.errors import RefusedError
 
 _GLOBAL_UNICAST = ipaddress.ip_network("2000::/3")
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")

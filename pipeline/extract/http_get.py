@@ -20,13 +20,13 @@ import urllib3
 from urllib3.exceptions import DecodeError, LocationValueError, NewConnectionError, SSLError
 from urllib3.util import Timeout, Url, parse_url
 
-from extractors.decode import ImageError
-from pipeline.extract.deadlines import Deadlines, Exchange
-from pipeline.extract.fetch_settings import FetchSettings
-from pipeline.extract.host_limits import HostLimits
-from pipeline.extract.http_connections import Connections
-from pipeline.extract.memory_budget import NoRoomError
-from pipeline.extract.stopped import StoppedError
+from vilbert.extractors.decode import ImageError
+from vilbert.pipeline.extract.deadlines import Deadlines, Exchange
+from vilbert.pipeline.extract.fetch_settings import FetchSettings
+from vilbert.pipeline.extract.host_limits import HostLimits
+from vilbert.pipeline.extract.http_connections import Connections
+from vilbert.pipeline.extract.memory_budget import NoRoomError
+from vilbert.pipeline.extract.stopped import StoppedError
 
 _CHUNK = 64 * 1024
 _MEBIBYTE = 1024 * 1024

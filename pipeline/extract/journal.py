@@ -27,7 +27,7 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Protocol, Self
 
-from pipeline.extract.stopped import DeviceLostError
+from vilbert.pipeline.extract.stopped import DeviceLostError
 
 _LINE = re.compile(
     rb"([0-9a-f]{8}|--------) (begin|decode|decoded|detect|detected|alone|passed|stalled|ended)((?: \d{1,12})*)"

@@ -6,13 +6,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 
-from manifests.record import ImageRecord
-from pipeline.shards.failures import FailureRow, read_failures
-from pipeline.shards.folder import Folder
-from pipeline.shards.keys import sample_key
-from pipeline.shards.layout import StorageFormat, data_path, failures_path, shard_files
-from pipeline.shards.sample import Sample
-from pipeline.shards.store import open_shard
+from vilbert.manifests.record import ImageRecord
+from vilbert.pipeline.shards.failures import FailureRow, read_failures
+from vilbert.pipeline.shards.folder import Folder
+from vilbert.pipeline.shards.keys import sample_key
+from vilbert.pipeline.shards.layout import StorageFormat, data_path, failures_path, shard_files
+from vilbert.pipeline.shards.sample import Sample
+from vilbert.pipeline.shards.store import open_shard
 
 Kept = Mapping[int, Callable[[], Sample | FailureRow]]
 """By row, a function that returns what is there of it: samples are not all held in memory."""

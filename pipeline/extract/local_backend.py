@@ -6,9 +6,9 @@ import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
-from pipeline.extract.settings import ExtractSettings
-from pipeline.extract.stall import Pulse
-from pipeline.extract.worker import SHARDS_IN_FLIGHT, Description, Extracted, Worker
+from vilbert.pipeline.extract.settings import ExtractSettings
+from vilbert.pipeline.extract.stall import Pulse
+from vilbert.pipeline.extract.worker import SHARDS_IN_FLIGHT, Description, Extracted, Worker
 
 STOP_SECONDS = 5.0
 """How long a worker may take to finish its batch, before it is left to itself."""

@@ -11,21 +11,21 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from manifests.manifest import Manifest
-from pipeline.extract.done import DONE_FILE, read_each_record
-from pipeline.extract.journals import Journals
-from pipeline.extract.run_log import LOG_FILE
-from pipeline.extract.run_state import RUN_FILE
-from pipeline.extract.settings import ExtractSettings
-from pipeline.extract.worker import Description
-from pipeline.shards.atomic import is_temporary
-from pipeline.shards.dataset import DatasetInfo, Tally, Totals, encode_dataset, fingerprint_digest, read_info
-from pipeline.shards.errors import FingerprintError, RefusedError, ShardError
-from pipeline.shards.folder import Folder
-from pipeline.shards.layout import DATASET_FILE, JOURNALS_FOLDER, SHARDS_FOLDER
-from pipeline.shards.lease import LEASE_FOLDER
-from pipeline.shards.lock import LOCK_FILE
-from pipeline.shards.sample import describe_fields
+from vilbert.manifests.manifest import Manifest
+from vilbert.pipeline.extract.done import DONE_FILE, read_each_record
+from vilbert.pipeline.extract.journals import Journals
+from vilbert.pipeline.extract.run_log import LOG_FILE
+from vilbert.pipeline.extract.run_state import RUN_FILE
+from vilbert.pipeline.extract.settings import ExtractSettings
+from vilbert.pipeline.extract.worker import Description
+from vilbert.pipeline.shards.atomic import is_temporary
+from vilbert.pipeline.shards.dataset import DatasetInfo, Tally, Totals, encode_dataset, fingerprint_digest, read_info
+from vilbert.pipeline.shards.errors import FingerprintError, RefusedError, ShardError
+from vilbert.pipeline.shards.folder import Folder
+from vilbert.pipeline.shards.layout import DATASET_FILE, JOURNALS_FOLDER, SHARDS_FOLDER
+from vilbert.pipeline.shards.lease import LEASE_FOLDER
+from vilbert.pipeline.shards.lock import LOCK_FILE
+from vilbert.pipeline.shards.sample import describe_fields
 
 FIXED = ("format", "storage", "shard_size", "rows", "manifest_hash", "fingerprint_fields")
 """What a run that goes on must have in common with the run that began."""

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from extractors.decode import DecodedImage, DecodeSettings, ImageError, decode
-from manifests.record import ImageRecord
-from manifests.uri import ImageReader, mask_credentials
-from pipeline.shards.failures import FailureRow
+from vilbert.extractors.decode import DecodedImage, DecodeSettings, ImageError, decode
+from vilbert.manifests.record import ImageRecord
+from vilbert.manifests.uri import ImageReader, mask_credentials
+from vilbert.pipeline.shards.failures import FailureRow
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

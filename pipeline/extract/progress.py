@@ -7,7 +7,7 @@ from typing import TextIO
 
 from tqdm import tqdm
 
-from pipeline.progress_line import ProgressLine
+from vilbert.pipeline.progress_line import ProgressLine
 
 
 class ExtractProgress:

@@ -11,14 +11,14 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any
 
-from extractors.extractor import ExtractorError
-from pipeline import allocator, openmp
-from pipeline.extract.crew import WorkerLostError
-from pipeline.extract.settings import ExtractSettings
-from pipeline.extract.stall import Pulse
-from pipeline.extract.stopped import DeviceLostError
-from pipeline.extract.worker import SHARDS_IN_FLIGHT, Description, Extracted, Worker
-from pipeline.shards.errors import ShardError
+from vilbert.extractors.extractor import ExtractorError
+from vilbert.pipeline import allocator, openmp
+from vilbert.pipeline.extract.crew import WorkerLostError
+from vilbert.pipeline.extract.settings import ExtractSettings
+from vilbert.pipeline.extract.stall import Pulse
+from vilbert.pipeline.extract.stopped import DeviceLostError
+from vilbert.pipeline.extract.worker import SHARDS_IN_FLIGHT, Description, Extracted, Worker
+from vilbert.pipeline.shards.errors import ShardError
 
 SECONDS_BETWEEN_LOOKS = 10.0
 """At a cluster's resources."""

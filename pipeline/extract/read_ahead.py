@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Generic, Self, TypeVar
 
-from extractors.decode import ImageError
-from pipeline.extract.memory_budget import MemoryBudget, Share
-from pipeline.extract.stopped import StoppedError
+from vilbert.extractors.decode import ImageError
+from vilbert.pipeline.extract.memory_budget import MemoryBudget, Share
+from vilbert.pipeline.extract.stopped import StoppedError
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")

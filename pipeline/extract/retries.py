@@ -13,12 +13,12 @@ import logging
 import time
 from collections.abc import Iterable, Sequence
 
-from pipeline.extract.done import DoneShards, read_each_record
-from pipeline.shards.canonical import encode_json
-from pipeline.shards.documents import is_count
-from pipeline.shards.errors import ShardError
-from pipeline.shards.folder import Folder
-from pipeline.shards.record import ShardRecord
+from vilbert.pipeline.extract.done import DoneShards, read_each_record
+from vilbert.pipeline.shards.canonical import encode_json
+from vilbert.pipeline.shards.documents import is_count
+from vilbert.pipeline.shards.errors import ShardError
+from vilbert.pipeline.shards.folder import Folder
+from vilbert.pipeline.shards.record import ShardRecord
 from vilbert.untrusted.documents import read_json
 
 logger = logging.getLogger(__name__)

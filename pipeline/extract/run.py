@@ -10,12 +10,12 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
 from threading import Event
 
-from manifests.manifest import Manifest
-from pipeline.allocator import keep_freed_memory
-from pipeline.extract.crew import Crew
-from pipeline.extract.done import DoneShards, find_done
-from pipeline.extract.journals import Journals
-from pipeline.extract.plan import (
+from vilbert.manifests.manifest import Manifest
+from vilbert.pipeline.allocator import keep_freed_memory
+from vilbert.pipeline.extract.crew import Crew
+from vilbert.pipeline.extract.done import DoneShards, find_done
+from vilbert.pipeline.extract.journals import Journals
+from vilbert.pipeline.extract.plan import (
     begin_dataset,
     check_alike,
     finish_dataset,
@@ -26,18 +26,18 @@ from pipeline.extract.plan import (
     require_dataset,
     require_same,
 )
-from pipeline.extract.retries import Retries, begin_retries, give_up_retries
-from pipeline.extract.run_log import log_folder, run_log
-from pipeline.extract.schedule import Schedule
-from pipeline.extract.settings import ExtractSettings
-from pipeline.extract.watch import Renewal, Watch, starting
-from pipeline.shards.dataset import DatasetInfo, read_info
-from pipeline.shards.errors import READ_ONLY, RefusedError, ShardError
-from pipeline.shards.folder import Folder, open_folder
-from pipeline.shards.layout import SHARDS_FOLDER
-from pipeline.shards.retry import hurry, patience
-from pipeline.signals import leave_now, terminate_like_interrupt, undisturbed
-from pipeline.terminal import counted
+from vilbert.pipeline.extract.retries import Retries, begin_retries, give_up_retries
+from vilbert.pipeline.extract.run_log import log_folder, run_log
+from vilbert.pipeline.extract.schedule import Schedule
+from vilbert.pipeline.extract.settings import ExtractSettings
+from vilbert.pipeline.extract.watch import Renewal, Watch, starting
+from vilbert.pipeline.shards.dataset import DatasetInfo, read_info
+from vilbert.pipeline.shards.errors import READ_ONLY, RefusedError, ShardError
+from vilbert.pipeline.shards.folder import Folder, open_folder
+from vilbert.pipeline.shards.layout import SHARDS_FOLDER
+from vilbert.pipeline.shards.retry import hurry, patience
+from vilbert.pipeline.signals import leave_now, terminate_like_interrupt, undisturbed
+from vilbert.pipeline.terminal import counted
 
 logger = logging.getLogger(__name__)
 
@@ -48,7 +48,7 @@ def extract(settings: ExtractSettings) -> int:
     Where a thread hangs in native code it does not return: it ends the process, with that status.
     """
     if settings.dry_run:
-        from pipeline.extract.dry_run import dry_run
+        from vilbert.pipeline.extract.dry_run import dry_run
 
         return dry_run(settings)
     if settings.backend == "local":
@@ -224,12 +224,12 @@ def close(crew: Crew, hung: Event) -> None:
 def backend(settings: ExtractSettings) -> Iterator[Crew]:
     """Yield the crew that starts workers with the backend that is asked for."""
     if settings.backend == "local":
-        from pipeline.extract.local_backend import LocalHandle
+        from vilbert.pipeline.extract.local_backend import LocalHandle
 
         yield Crew(lambda: LocalHandle(settings), lambda: 1)
     else:
-        from pipeline.extract.ray_backend import RayHandle, no_process_yet, room_now, worker_resources
-        from pipeline.ray_session import ray_session
+        from vilbert.pipeline.extract.ray_backend import RayHandle, no_process_yet, room_now, worker_resources
+        from vilbert.pipeline.ray_session import ray_session
 
         instead = "use --backend local for one worker in this process"
         with ray_session(settings.ray_address, instead=instead, dashboard=settings.dashboard) as cluster:

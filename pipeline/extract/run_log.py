@@ -15,10 +15,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from pipeline.shards.folder import Place
+from vilbert.pipeline.shards.folder import Place
 
 LOG_FILE = ".run.log"
-shard_log = logging.getLogger("pipeline.extract.shards")
+shard_log = logging.getLogger("vilbert.pipeline.extract.shards")
 """For lines that go to the file alone: there are as many as shards."""
 shard_log.propagate = False
 shard_log.addHandler(logging.NullHandler())
@@ -50,7 +50,7 @@ def run_log(folder: Path) -> Iterator[Path | None]:
         yield None
         return
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s", "%Y-%m-%dT%H:%M:%S%z"))
-    loggers = logging.getLogger("pipeline.extract"), shard_log
+    loggers = logging.getLogger("vilbert.pipeline.extract"), shard_log
     shard_log.setLevel(logging.INFO)
     for logger in loggers:
         logger.addHandler(handler)

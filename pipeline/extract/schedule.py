@@ -9,14 +9,14 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from queue import Empty, SimpleQueue
 
-from pipeline.extract.crew import Crew, Handle, WorkerLostError
-from pipeline.extract.journal import parse_journal
-from pipeline.extract.journals import Journals
-from pipeline.extract.run_log import shard_log
-from pipeline.extract.stall import StallWatch
-from pipeline.extract.suspects import judge, require_sound
-from pipeline.extract.worker import SHARDS_IN_FLIGHT, Extracted
-from pipeline.shards.errors import CorruptShardError, RefusedError, ShardError
+from vilbert.pipeline.extract.crew import Crew, Handle, WorkerLostError
+from vilbert.pipeline.extract.journal import parse_journal
+from vilbert.pipeline.extract.journals import Journals
+from vilbert.pipeline.extract.run_log import shard_log
+from vilbert.pipeline.extract.stall import StallWatch
+from vilbert.pipeline.extract.suspects import judge, require_sound
+from vilbert.pipeline.extract.worker import SHARDS_IN_FLIGHT, Extracted
+from vilbert.pipeline.shards.errors import CorruptShardError, RefusedError, ShardError
 
 logger = logging.getLogger(__name__)
 

@@ -8,12 +8,12 @@ from typing import Literal
 
 from tyro.conf import Positional
 
-from extractors.decode import DecodeSettings
-from extractors.extractor import DetectorSettings
-from extractors.images.error import is_reason
-from extractors.selection import SelectionSettings
-from pipeline.extract.fetch_settings import FetchSettings
-from pipeline.shards.place_option import PlaceOption
+from vilbert.extractors.decode import DecodeSettings
+from vilbert.extractors.extractor import DetectorSettings
+from vilbert.extractors.images.error import is_reason
+from vilbert.extractors.selection import SelectionSettings
+from vilbert.pipeline.extract.fetch_settings import FetchSettings
+from vilbert.pipeline.shards.place_option import PlaceOption
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,13 +10,13 @@ from datetime import timedelta
 
 from tyro.conf import Positional
 
-from pipeline.extract.run_state import RunState, read_state
-from pipeline.shards.errors import RefusedError
-from pipeline.shards.folder import Folder, open_folder, what_is_there
-from pipeline.shards.layout import DATASET_FILE, SHARDS_FOLDER, record_numbers
-from pipeline.shards.place_option import PlaceOption
-from pipeline.shards.process import is_dead
-from pipeline.terminal import counted, print_lines
+from vilbert.pipeline.extract.run_state import RunState, read_state
+from vilbert.pipeline.shards.errors import RefusedError
+from vilbert.pipeline.shards.folder import Folder, open_folder, what_is_there
+from vilbert.pipeline.shards.layout import DATASET_FILE, SHARDS_FOLDER, record_numbers
+from vilbert.pipeline.shards.place_option import PlaceOption
+from vilbert.pipeline.shards.process import is_dead
+from vilbert.pipeline.terminal import counted, print_lines
 
 SILENT_SECONDS = 60.0
 """Without a new `.run.json`, after which a run is taken to be dead or cut off."""

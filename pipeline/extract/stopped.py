@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pipeline.shards.errors import ShardError
+from vilbert.pipeline.shards.errors import ShardError
 
 
 class StoppedError(Exception):

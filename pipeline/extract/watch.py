@@ -12,20 +12,20 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from pipeline import __version__
-from pipeline.extract.crew import Handle
-from pipeline.extract.done import DoneShards
-from pipeline.extract.metrics import Metrics
-from pipeline.extract.progress import ExtractProgress
-from pipeline.extract.run_state import RUN_FILE, RunState
-from pipeline.extract.settings import ExtractSettings
-from pipeline.extract.status import summary
-from pipeline.extract.worker import Extracted
-from pipeline.shards.canonical import encode_json
-from pipeline.shards.dataset import DatasetInfo
-from pipeline.shards.errors import ShardError
-from pipeline.shards.folder import Folder
-from pipeline.shards.process import this_process
+from vilbert.pipeline import __version__
+from vilbert.pipeline.extract.crew import Handle
+from vilbert.pipeline.extract.done import DoneShards
+from vilbert.pipeline.extract.metrics import Metrics
+from vilbert.pipeline.extract.progress import ExtractProgress
+from vilbert.pipeline.extract.run_state import RUN_FILE, RunState
+from vilbert.pipeline.extract.settings import ExtractSettings
+from vilbert.pipeline.extract.status import summary
+from vilbert.pipeline.extract.worker import Extracted
+from vilbert.pipeline.shards.canonical import encode_json
+from vilbert.pipeline.shards.dataset import DatasetInfo
+from vilbert.pipeline.shards.errors import ShardError
+from vilbert.pipeline.shards.folder import Folder
+from vilbert.pipeline.shards.process import this_process
 
 logger = logging.getLogger(__name__)
 

@@ -18,31 +18,31 @@ from importlib.metadata import version
 from threading import Event, Thread
 from typing import Any, NamedTuple
 
-from extractors.decode import ImageError
-from extractors.extractor import Extractor, ExtractorSettings, build_extractor
-from manifests.manifest import Manifest
-from manifests.record import ImageRecord
-from manifests.uri import ImageReader
-from pipeline import __version__
-from pipeline.extract.batches import in_row_order
-from pipeline.extract.detection import Detection
-from pipeline.extract.fetch import Fetcher
-from pipeline.extract.journal import Journal, parse_journal
-from pipeline.extract.journals import Journals
-from pipeline.extract.kept import Kept, keep
-from pipeline.extract.prepare import Prepared, failure, prepare
-from pipeline.extract.settings import ExtractSettings
-from pipeline.extract.stall import Pulse
-from pipeline.extract.stopped import StoppedError
-from pipeline.extract.suspects import DETAILS, Verdict, judge, require_sound
-from pipeline.extract.turns import Turns
-from pipeline.shards.dataset import fingerprint_digest
-from pipeline.shards.failures import FailureRow
-from pipeline.shards.folder import open_folder
-from pipeline.shards.layout import shard_files
-from pipeline.shards.record import ShardRecord
-from pipeline.shards.sample import FORMAT, Sample
-from pipeline.shards.writer import ShardWriter
+from vilbert.extractors.decode import ImageError
+from vilbert.extractors.extractor import Extractor, ExtractorSettings, build_extractor
+from vilbert.manifests.manifest import Manifest
+from vilbert.manifests.record import ImageRecord
+from vilbert.manifests.uri import ImageReader
+from vilbert.pipeline import __version__
+from vilbert.pipeline.extract.batches import in_row_order
+from vilbert.pipeline.extract.detection import Detection
+from vilbert.pipeline.extract.fetch import Fetcher
+from vilbert.pipeline.extract.journal import Journal, parse_journal
+from vilbert.pipeline.extract.journals import Journals
+from vilbert.pipeline.extract.kept import Kept, keep
+from vilbert.pipeline.extract.prepare import Prepared, failure, prepare
+from vilbert.pipeline.extract.settings import ExtractSettings
+from vilbert.pipeline.extract.stall import Pulse
+from vilbert.pipeline.extract.stopped import StoppedError
+from vilbert.pipeline.extract.suspects import DETAILS, Verdict, judge, require_sound
+from vilbert.pipeline.extract.turns import Turns
+from vilbert.pipeline.shards.dataset import fingerprint_digest
+from vilbert.pipeline.shards.failures import FailureRow
+from vilbert.pipeline.shards.folder import open_folder
+from vilbert.pipeline.shards.layout import shard_files
+from vilbert.pipeline.shards.record import ShardRecord
+from vilbert.pipeline.shards.sample import FORMAT, Sample
+from vilbert.pipeline.shards.writer import ShardWriter
 
 SHARDS_IN_FLIGHT = 2
 """Of a worker: one has the detector, the other is being decoded; on a GPU both have it."""

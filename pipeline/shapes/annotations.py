@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from pipeline.shapes.captions import captions
-from pipeline.shapes.choices import choices
-from pipeline.shapes.expressions import references
-from pipeline.shapes.files import ROWS, Frame
-from pipeline.shapes.image_rows import (
+from vilbert.pipeline.shapes.captions import captions
+from vilbert.pipeline.shapes.choices import choices
+from vilbert.pipeline.shapes.expressions import references
+from vilbert.pipeline.shapes.files import ROWS, Frame
+from vilbert.pipeline.shapes.image_rows import (
     CATEGORIES,
     INFO,
     LICENSES,
@@ -19,10 +19,10 @@ from pipeline.shapes.image_rows import (
     karpathy_row,
     object_rows,
 )
-from pipeline.shapes.layout import FOLDERS, LABELLED_SPLITS, SPLITS, image_id, image_path
-from pipeline.shapes.questions import questions
-from pipeline.shapes.scene import Scene, split_of
-from pipeline.shapes.task_rows import answer_rows, choices_row, question_rows, reference_row
+from vilbert.pipeline.shapes.layout import FOLDERS, LABELLED_SPLITS, SPLITS, image_id, image_path
+from vilbert.pipeline.shapes.questions import questions
+from vilbert.pipeline.shapes.scene import Scene, split_of
+from vilbert.pipeline.shapes.task_rows import answer_rows, choices_row, question_rows, reference_row
 
 SCENES = "scenes.jsonl"
 KARPATHY = "karpathy/dataset_coco.json"

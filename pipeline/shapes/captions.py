@@ -6,8 +6,8 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from itertools import permutations
 
-from pipeline.shapes.draws import Draws, Stream
-from pipeline.shapes.facts import (
+from vilbert.pipeline.shapes.draws import Draws, Stream
+from vilbert.pipeline.shapes.facts import (
     NUMBERS,
     OPPOSITES,
     VALUES,
@@ -20,7 +20,7 @@ from pipeline.shapes.facts import (
     relations,
     spoken,
 )
-from pipeline.shapes.scene import Scene, SceneObject
+from vilbert.pipeline.shapes.scene import Scene, SceneObject
 
 Objects = Sequence[SceneObject]
 

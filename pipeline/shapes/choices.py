@@ -13,9 +13,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
 
-from pipeline.shapes.draws import Draws, Stream
-from pipeline.shapes.facts import article, other_value
-from pipeline.shapes.scene import COLOURS, Scene, SceneObject
+from vilbert.pipeline.shapes.draws import Draws, Stream
+from vilbert.pipeline.shapes.facts import article, other_value
+from vilbert.pipeline.shapes.scene import COLOURS, Scene, SceneObject
 
 CHOICES_A_SCENE = 10
 TRIES = 6

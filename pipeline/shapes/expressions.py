@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from pipeline.shapes.draws import Draws, Stream
-from pipeline.shapes.facts import (
+from vilbert.pipeline.shapes.draws import Draws, Stream
+from vilbert.pipeline.shapes.facts import (
     OPPOSITES,
     Description,
     described,
@@ -15,7 +15,7 @@ from pipeline.shapes.facts import (
     names_of,
     spoken,
 )
-from pipeline.shapes.scene import Scene, SceneObject
+from vilbert.pipeline.shapes.scene import Scene, SceneObject
 
 OBJECTS_A_SCENE = 2
 EXPRESSIONS_AN_OBJECT = 3

@@ -10,9 +10,9 @@ from dataclasses import dataclass, replace
 from functools import cache
 from itertools import combinations
 
-from pipeline.shapes.draws import Draws
-from pipeline.shapes.outline import CLASS_NAMES
-from pipeline.shapes.scene import COLOURS, SIZES, TEXTURES, SceneObject
+from vilbert.pipeline.shapes.draws import Draws
+from vilbert.pipeline.shapes.outline import CLASS_NAMES
+from vilbert.pipeline.shapes.scene import COLOURS, SIZES, TEXTURES, SceneObject
 
 VALUES = {"size": SIZES, "texture": TEXTURES, "colour": COLOURS, "shape": CLASS_NAMES}
 """The values of each attribute, in the order of the words in English."""

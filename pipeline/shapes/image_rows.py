@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from pipeline.shapes.layout import FOLDERS, URL, image_id, image_path, numbered_id
-from pipeline.shapes.scene import CLASS_NAMES, Scene, split_of
+from vilbert.pipeline.shapes.layout import FOLDERS, URL, image_id, image_path, numbered_id
+from vilbert.pipeline.shapes.scene import CLASS_NAMES, Scene, split_of
 
 Row = dict[str, Any]
 

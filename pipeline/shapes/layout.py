@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from pathlib import PurePosixPath
 
-from pipeline.shapes.scene import split_of
+from vilbert.pipeline.shapes.scene import split_of
 
 SPLITS = ("train", "val", "test")
 LABELLED_SPLITS = ("train", "val")

@@ -11,10 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from extractors.extractor import Extractor
-from extractors.regions import Regions
-from pipeline.shapes.render import jpeg
-from pipeline.shapes.scene import CLASS_NAMES, Scene
+from vilbert.extractors.extractor import Extractor
+from vilbert.extractors.regions import Regions
+from vilbert.pipeline.shapes.render import jpeg
+from vilbert.pipeline.shapes.scene import CLASS_NAMES, Scene
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from itertools import islice, product
 from typing import Literal, TypeVar
 
-from pipeline.shapes.draws import Draws, Stream
-from pipeline.shapes.facts import VALUES, Description, article, names_of
-from pipeline.shapes.scene import MOST_OBJECTS, Scene, SceneObject
+from vilbert.pipeline.shapes.draws import Draws, Stream
+from vilbert.pipeline.shapes.facts import VALUES, Description, article, names_of
+from vilbert.pipeline.shapes.scene import MOST_OBJECTS, Scene, SceneObject
 
 QUESTIONS_A_SCENE = 12
 ANSWERS_A_QUESTION = 10

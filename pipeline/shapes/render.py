@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from pipeline.shapes.draws import Draws, Stream
-from pipeline.shapes.outline import stamp
-from pipeline.shapes.scene import Scene, SceneObject, tile_of
+from vilbert.pipeline.shapes.draws import Draws, Stream
+from vilbert.pipeline.shapes.outline import stamp
+from vilbert.pipeline.shapes.scene import Scene, SceneObject, tile_of
 
 _RGB = {
     "red": (214, 40, 40),

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.shapes.draws import Draws, Stream
-from pipeline.shapes.outline import CLASS_NAMES as CLASS_NAMES
-from pipeline.shapes.outline import stamp
+from vilbert.pipeline.shapes.draws import Draws, Stream
+from vilbert.pipeline.shapes.outline import CLASS_NAMES as CLASS_NAMES
+from vilbert.pipeline.shapes.outline import stamp
 
 COLOURS = ("red", "orange", "yellow", "green", "cyan", "blue", "purple", "pink")
 SIZES = ("small", "medium", "large")

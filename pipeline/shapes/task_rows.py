@@ -9,12 +9,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from pipeline.shapes.choices import Choices, Tokens
-from pipeline.shapes.expressions import Reference
-from pipeline.shapes.image_rows import Row
-from pipeline.shapes.layout import FOLDERS, LABELLED_SPLITS, image_id, image_path, metadata_path, numbered_id
-from pipeline.shapes.questions import Question
-from pipeline.shapes.scene import Scene, split_of
+from vilbert.pipeline.shapes.choices import Choices, Tokens
+from vilbert.pipeline.shapes.expressions import Reference
+from vilbert.pipeline.shapes.image_rows import Row
+from vilbert.pipeline.shapes.layout import FOLDERS, LABELLED_SPLITS, image_id, image_path, metadata_path, numbered_id
+from vilbert.pipeline.shapes.questions import Question
+from vilbert.pipeline.shapes.scene import Scene, split_of
 
 _SECRETS = [
     "answer_likelihood",

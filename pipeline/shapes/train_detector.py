@@ -1,6 +1,6 @@
 """Train the `shapes` detector on scenes drawn as it goes, and measure it on scenes that it never saw.
 
-    python -m pipeline.shapes.train_detector --output shapes_frcnn.safetensors
+    python -m vilbert.pipeline.shapes.train_detector --output shapes_frcnn.safetensors
 
 Scenes come from `make_scene(seed, index)`: training scenes and held-out scenes have different seeds, every scene is
 shown once, and nothing is stored. The losses are torchvision's own, of proposals and of boxes, and one more: each
@@ -30,12 +30,12 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision.models.detection.roi_heads import fastrcnn_loss
 
-from extractors.extractor import DetectorSettings
-from extractors.selection import SelectionSettings
-from extractors.shapes_frcnn import ShapesDetector, build
-from pipeline.shapes.measure_detector import Measures, measure
-from pipeline.shapes.render import paint
-from pipeline.shapes.scene import CANVASES, CLASS_NAMES, COLOURS, SIZES, TEXTURES, make_scene
+from vilbert.extractors.extractor import DetectorSettings
+from vilbert.extractors.selection import SelectionSettings
+from vilbert.extractors.shapes_frcnn import ShapesDetector, build
+from vilbert.pipeline.shapes.measure_detector import Measures, measure
+from vilbert.pipeline.shapes.render import paint
+from vilbert.pipeline.shapes.scene import CANVASES, CLASS_NAMES, COLOURS, SIZES, TEXTURES, make_scene
 
 logger = logging.getLogger(__name__)
 
@@ -197,7 +197,7 @@ def main() -> int:
     import tyro
 
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s", stream=sys.stderr)
-    settings = tyro.cli(TrainSettings, prog="python -m pipeline.shapes.train_detector")
+    settings = tyro.cli(TrainSettings, prog="python -m vilbert.pipeline.shapes.train_detector")
     torch.set_num_threads(settings.threads)
     measures = save(train(settings), settings)
     print(json.dumps(asdict(measures)))

@@ -21,13 +21,13 @@ from typing import NamedTuple
 
 from tyro.conf import Positional
 
-from pipeline.shapes.annotations import SCENES, Row, json_files, line_files, rows
-from pipeline.shapes.files import JsonFile, LineFile, compact
-from pipeline.shapes.layout import image_path, metadata_path
-from pipeline.shapes.render import jpeg
-from pipeline.shapes.scene import make_scene
-from pipeline.shapes.task_rows import metadata
-from pipeline.shards.parallel import cores, processes
+from vilbert.pipeline.shapes.annotations import SCENES, Row, json_files, line_files, rows
+from vilbert.pipeline.shapes.files import JsonFile, LineFile, compact
+from vilbert.pipeline.shapes.layout import image_path, metadata_path
+from vilbert.pipeline.shapes.render import jpeg
+from vilbert.pipeline.shapes.scene import make_scene
+from vilbert.pipeline.shapes.task_rows import metadata
+from vilbert.pipeline.shards.parallel import cores, processes
 
 log = logging.getLogger(__name__)
 

@@ -11,13 +11,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from manifests.manifest import Manifest
-from pipeline.shards.check_shard import ENOUGH, ShardReport, key_hash
-from pipeline.shards.dataset import DatasetInfo, encode_dataset, sum_records, sum_splits
-from pipeline.shards.errors import ShardError
-from pipeline.shards.findings import RERUN, RESTORE, Finding, remake
-from pipeline.shards.folder import Folder
-from pipeline.shards.layout import (
+from vilbert.manifests.manifest import Manifest
+from vilbert.pipeline.shards.check_shard import ENOUGH, ShardReport, key_hash
+from vilbert.pipeline.shards.dataset import DatasetInfo, encode_dataset, sum_records, sum_splits
+from vilbert.pipeline.shards.errors import ShardError
+from vilbert.pipeline.shards.findings import RERUN, RESTORE, Finding, remake
+from vilbert.pipeline.shards.folder import Folder
+from vilbert.pipeline.shards.layout import (
     DATASET_FILE,
     FAILURES_FOLDER,
     JOURNALS_FOLDER,
@@ -26,8 +26,8 @@ from pipeline.shards.layout import (
     record_path,
     shard_name,
 )
-from pipeline.shards.record import records_digest
-from pipeline.shards.store import open_shard
+from vilbert.pipeline.shards.record import records_digest
+from vilbert.pipeline.shards.store import open_shard
 
 
 def check_info(folder: Folder, info: DatasetInfo) -> Iterator[Finding]:

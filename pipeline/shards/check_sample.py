@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from extractors.regions import Regions
-from pipeline.shards.dataset import DatasetInfo
-from pipeline.shards.keys import sample_key
-from pipeline.shards.sample import Sample
+from vilbert.extractors.regions import Regions
+from vilbert.pipeline.shards.dataset import DatasetInfo
+from vilbert.pipeline.shards.keys import sample_key
+from vilbert.pipeline.shards.sample import Sample
 
 OUTSIDE = 0.01
 """Pixels by which a box may pass the picture's edge: float32 rounding of a resized coordinate, no more."""

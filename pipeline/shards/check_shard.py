@@ -14,19 +14,19 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from manifests.manifest import Manifest
-from manifests.record import ImageRecord, ManifestError
-from manifests.uri import mask_credentials
-from pipeline.shards.check_sample import sample_problems
-from pipeline.shards.dataset import DatasetInfo
-from pipeline.shards.errors import CorruptShardError, ShardError
-from pipeline.shards.failures import FailureRow, read_failures
-from pipeline.shards.findings import Finding, remake
-from pipeline.shards.folder import Folder
-from pipeline.shards.layout import data_path, failures_path, record_path, shard_files, shard_name
-from pipeline.shards.record import ShardRecord, count_names, read_record
-from pipeline.shards.sample import Sample
-from pipeline.shards.store import ShardReader, open_shard
+from vilbert.manifests.manifest import Manifest
+from vilbert.manifests.record import ImageRecord, ManifestError
+from vilbert.manifests.uri import mask_credentials
+from vilbert.pipeline.shards.check_sample import sample_problems
+from vilbert.pipeline.shards.dataset import DatasetInfo
+from vilbert.pipeline.shards.errors import CorruptShardError, ShardError
+from vilbert.pipeline.shards.failures import FailureRow, read_failures
+from vilbert.pipeline.shards.findings import Finding, remake
+from vilbert.pipeline.shards.folder import Folder
+from vilbert.pipeline.shards.layout import data_path, failures_path, record_path, shard_files, shard_name
+from vilbert.pipeline.shards.record import ShardRecord, count_names, read_record
+from vilbert.pipeline.shards.sample import Sample
+from vilbert.pipeline.shards.store import ShardReader, open_shard
 
 ENOUGH = 20
 """A shard with so many findings is to be made anew, whatever else is wrong with it."""

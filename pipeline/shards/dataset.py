@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pipeline.shards.atomic import write_atomic
-from pipeline.shards.canonical import encode_json
-from pipeline.shards.documents import (
+from vilbert.pipeline.shards.atomic import write_atomic
+from vilbert.pipeline.shards.canonical import encode_json
+from vilbert.pipeline.shards.documents import (
     Check,
     check_fields,
     is_count,
@@ -26,11 +26,11 @@ from pipeline.shards.documents import (
     parse_document,
     read_bytes,
 )
-from pipeline.shards.errors import CorruptShardError, ShardError
-from pipeline.shards.folder import Folder, LocalFolder, what_is_there
-from pipeline.shards.layout import DATASET_FILE, StorageFormat
-from pipeline.shards.record import ShardRecord
-from pipeline.shards.sample import FIELDS, FORMAT, describe_fields
+from vilbert.pipeline.shards.errors import CorruptShardError, ShardError
+from vilbert.pipeline.shards.folder import Folder, LocalFolder, what_is_there
+from vilbert.pipeline.shards.layout import DATASET_FILE, StorageFormat
+from vilbert.pipeline.shards.record import ShardRecord
+from vilbert.pipeline.shards.sample import FIELDS, FORMAT, describe_fields
 
 _REMEDY = "restore it from a copy, or extract into another folder"
 

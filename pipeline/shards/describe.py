@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from extractors.regions import Regions
-from pipeline.shards.dataset import DatasetInfo, sum_records, sum_splits
-from pipeline.shards.record import ShardRecord
-from pipeline.shards.sample import Sample
-from pipeline.terminal import counted
+from vilbert.extractors.regions import Regions
+from vilbert.pipeline.shards.dataset import DatasetInfo, sum_records, sum_splits
+from vilbert.pipeline.shards.record import ShardRecord
+from vilbert.pipeline.shards.sample import Sample
+from vilbert.pipeline.terminal import counted
 
 LISTED_NAMES = 8
 """Names of classes or attributes that the text lists."""

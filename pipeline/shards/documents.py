@@ -7,9 +7,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from pipeline.shards.canonical import decode_json
-from pipeline.shards.errors import CorruptShardError, ShardError, UnsupportedFormatError
-from pipeline.shards.sample import FORMAT
+from vilbert.pipeline.shards.canonical import decode_json
+from vilbert.pipeline.shards.errors import CorruptShardError, ShardError, UnsupportedFormatError
+from vilbert.pipeline.shards.sample import FORMAT
 
 Check = Callable[[Any], bool]
 MAX_COUNT = 2**53

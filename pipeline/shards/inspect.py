@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 from tyro.conf import Positional
 
-from pipeline.shards.dataset import DatasetInfo, read_info
-from pipeline.shards.describe import (
+from vilbert.pipeline.shards.dataset import DatasetInfo, read_info
+from vilbert.pipeline.shards.describe import (
     best_boxes,
     dataset_lines,
     describe_dataset,
@@ -24,15 +24,15 @@ from pipeline.shards.describe import (
     name_of,
     sample_lines,
 )
-from pipeline.shards.errors import ShardError
-from pipeline.shards.folder import Folder, open_folder
-from pipeline.shards.keys import sample_key
-from pipeline.shards.layout import data_path, record_path
-from pipeline.shards.record import ShardRecord, read_records_of
-from pipeline.shards.sample import Sample
-from pipeline.shards.store import open_shard
-from pipeline.shards.urls import is_remote
-from pipeline.terminal import counted, one_line, print_lines
+from vilbert.pipeline.shards.errors import ShardError
+from vilbert.pipeline.shards.folder import Folder, open_folder
+from vilbert.pipeline.shards.keys import sample_key
+from vilbert.pipeline.shards.layout import data_path, record_path
+from vilbert.pipeline.shards.record import ShardRecord, read_records_of
+from vilbert.pipeline.shards.sample import Sample
+from vilbert.pipeline.shards.store import open_shard
+from vilbert.pipeline.shards.urls import is_remote
+from vilbert.pipeline.terminal import counted, one_line, print_lines
 
 PICTURES = (".png", ".jpg", ".jpeg")
 FIRST_SAMPLES = 3
@@ -187,7 +187,7 @@ def draw_sample(info: DatasetInfo, sample: Sample, picture: Path, max_boxes: int
 
     Raises ShardError where the photograph cannot be read or is not the sample's, or the picture cannot be written.
     """
-    from pipeline.shards.draw import draw_regions
+    from vilbert.pipeline.shards.draw import draw_regions
 
     regions = sample.regions
     best = best_boxes(regions, max_boxes)
@@ -203,7 +203,7 @@ def draw_sample(info: DatasetInfo, sample: Sample, picture: Path, max_boxes: int
 
 def read_photograph(sample: Sample) -> NDArray[np.uint8]:
     """Return the [H, W, 3] RGB pixels that a sample's boxes lie on, turned as they were for the detector."""
-    from extractors.decode import DecodeSettings, ImageError, decode
+    from vilbert.extractors.decode import DecodeSettings, ImageError, decode
 
     uri = str(sample.meta.get("uri", ""))
     data = fetch(uri) if sample.image is None else sample.image
@@ -222,10 +222,10 @@ def read_photograph(sample: Sample) -> NDArray[np.uint8]:
 
 def fetch(uri: str) -> bytes:
     """Return the bytes behind a record's uri; raise ShardError where they cannot be had."""
-    from extractors.decode import DecodeSettings, ImageError
-    from manifests.uri import ImageReader, mask_credentials
-    from pipeline.extract.fetch import Fetcher
-    from pipeline.extract.fetch_settings import FetchSettings
+    from vilbert.extractors.decode import DecodeSettings, ImageError
+    from vilbert.manifests.uri import ImageReader, mask_credentials
+    from vilbert.pipeline.extract.fetch import Fetcher
+    from vilbert.pipeline.extract.fetch_settings import FetchSettings
 
     # A data set can name any URL: it is read by the rules of `vilbert extract`, which leave private addresses alone.
     fetcher = Fetcher(FetchSettings(), ImageReader(), max_bytes=DecodeSettings().max_bytes)

@@ -10,20 +10,20 @@ from itertools import accumulate
 from pathlib import Path
 from typing import overload
 
-from pipeline.shards.closing import Closing
-from pipeline.shards.dataset import DatasetInfo, read_info
-from pipeline.shards.errors import ShardError
-from pipeline.shards.folder import open_folder, parse_place
-from pipeline.shards.layout import data_path, record_path
-from pipeline.shards.record import read_records_of
-from pipeline.shards.sample import Sample
-from pipeline.shards.store import ShardReader, open_shard
+from vilbert.pipeline.shards.closing import Closing
+from vilbert.pipeline.shards.dataset import DatasetInfo, read_info
+from vilbert.pipeline.shards.errors import ShardError
+from vilbert.pipeline.shards.folder import open_folder, parse_place
+from vilbert.pipeline.shards.layout import data_path, record_path
+from vilbert.pipeline.shards.record import read_records_of
+from vilbert.pipeline.shards.sample import Sample
+from vilbert.pipeline.shards.store import ShardReader, open_shard
 
 
 class Dataset(Sequence[Sample], Closing):
     """The samples of a finished data set, in the order of the manifest; one shard is open at a time.
 
-    Not for threads or for training, whose loader (`pipeline.train`) keeps many shards open and shuffles.
+    Not for threads or for training, whose loader (`vilbert.pipeline.train`) keeps many shards open and shuffles.
     """
 
     def __init__(self, place: str | os.PathLike[str]) -> None:

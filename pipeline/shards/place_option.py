@@ -7,7 +7,7 @@ from typing import Annotated
 
 from tyro.constructors import PrimitiveConstructorSpec
 
-from pipeline.shards.folder import Place, parse_place
+from vilbert.pipeline.shards.folder import Place, parse_place
 
 PlaceOption = Annotated[
     Place,

@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pipeline.shards.canonical import encode_json
-from pipeline.shards.documents import (
+from vilbert.pipeline.shards.canonical import encode_json
+from vilbert.pipeline.shards.documents import (
     Check,
     is_count,
     is_counts,
@@ -22,10 +22,10 @@ from pipeline.shards.documents import (
     parse_document,
     read_bytes,
 )
-from pipeline.shards.errors import CorruptShardError
-from pipeline.shards.folder import Folder
-from pipeline.shards.keys import is_key
-from pipeline.shards.layout import (
+from vilbert.pipeline.shards.errors import CorruptShardError
+from vilbert.pipeline.shards.folder import Folder
+from vilbert.pipeline.shards.keys import is_key
+from vilbert.pipeline.shards.layout import (
     SHARDS_FOLDER,
     failures_path,
     record_numbers,
@@ -33,7 +33,7 @@ from pipeline.shards.layout import (
     record_paths,
     shard_name,
 )
-from pipeline.shards.sample import FORMAT
+from vilbert.pipeline.shards.sample import FORMAT
 
 LEAST_SAMPLE_BYTES = 256
 """A sample takes more in either storage: it has seven arrays, each with a header."""

@@ -13,11 +13,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from extractors.regions import Regions
-from pipeline.shards.canonical import decode_json, encode_json
-from pipeline.shards.errors import CorruptShardError, ShardError
-from pipeline.shards.keys import is_key
-from pipeline.shards.npy import decode_npy, encode_npy
+from vilbert.extractors.regions import Regions
+from vilbert.pipeline.shards.canonical import decode_json, encode_json
+from vilbert.pipeline.shards.errors import CorruptShardError, ShardError
+from vilbert.pipeline.shards.keys import is_key
+from vilbert.pipeline.shards.npy import decode_npy, encode_npy
 
 FORMAT = 1
 """Number of the whole format: shards, records, dataset.json. FORMAT.md says when it changes."""

@@ -13,18 +13,18 @@ import numpy as np
 from numpy.typing import NDArray
 from tyro.conf import Positional
 
-from pipeline.shards.dataset import DatasetInfo, Totals, read_info, sum_records
-from pipeline.shards.describe import name_of
-from pipeline.shards.documents import is_digest
-from pipeline.shards.folder import Folder, open_folder
-from pipeline.shards.histogram import bars, group_counts, mean
-from pipeline.shards.layout import data_path
-from pipeline.shards.parallel import map_shards, worker_count
-from pipeline.shards.place_option import PlaceOption
-from pipeline.shards.record import read_records_of
-from pipeline.shards.sample import captions_of
-from pipeline.shards.store import open_shard
-from pipeline.terminal import print_lines
+from vilbert.pipeline.shards.dataset import DatasetInfo, Totals, read_info, sum_records
+from vilbert.pipeline.shards.describe import name_of
+from vilbert.pipeline.shards.documents import is_digest
+from vilbert.pipeline.shards.folder import Folder, open_folder
+from vilbert.pipeline.shards.histogram import bars, group_counts, mean
+from vilbert.pipeline.shards.layout import data_path
+from vilbert.pipeline.shards.parallel import map_shards, worker_count
+from vilbert.pipeline.shards.place_option import PlaceOption
+from vilbert.pipeline.shards.record import read_records_of
+from vilbert.pipeline.shards.sample import captions_of
+from vilbert.pipeline.shards.store import open_shard
+from vilbert.pipeline.terminal import print_lines
 
 SCORE_BINS = 10
 SHOWN_DUPLICATES = 5

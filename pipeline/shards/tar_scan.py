@@ -8,9 +8,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.shards.keys import is_key
-from pipeline.shards.sample import MEMBER_LAYOUTS
-from pipeline.shards.ustar import BLOCK, HEADER_END, RECORD, checksum_field, header_parts, padding
+from vilbert.pipeline.shards.keys import is_key
+from vilbert.pipeline.shards.sample import MEMBER_LAYOUTS
+from vilbert.pipeline.shards.ustar import BLOCK, HEADER_END, RECORD, checksum_field, header_parts, padding
 
 
 class TarIndex(NamedTuple):

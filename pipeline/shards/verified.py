@@ -19,8 +19,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from pipeline.shards.errors import CorruptShardError
-from pipeline.shards.record import read_record
+from vilbert.pipeline.shards.errors import CorruptShardError
+from vilbert.pipeline.shards.record import read_record
 
 _READ_BYTES = 1 << 20
 _WAIT_SECONDS = 0.02  # between looks whether another process is done with a file

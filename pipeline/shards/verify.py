@@ -10,9 +10,9 @@ from pathlib import Path
 
 from tyro.conf import Positional
 
-from manifests.manifest import Manifest
-from manifests.record import ManifestError
-from pipeline.shards.check_dataset import (
+from vilbert.manifests.manifest import Manifest
+from vilbert.manifests.record import ManifestError
+from vilbert.pipeline.shards.check_dataset import (
     check_duplicates,
     check_files,
     check_info,
@@ -21,15 +21,15 @@ from pipeline.shards.check_dataset import (
     check_presence,
     check_totals,
 )
-from pipeline.shards.check_shard import ShardTask, check_shard, problem_of
-from pipeline.shards.dataset import DatasetInfo, read_info
-from pipeline.shards.errors import ShardError
-from pipeline.shards.findings import RESTORE, Finding
-from pipeline.shards.folder import Folder, Place, open_folder, what_is_there
-from pipeline.shards.layout import DATASET_FILE, SHARDS_FOLDER, record_numbers
-from pipeline.shards.parallel import map_shards, worker_count
-from pipeline.shards.place_option import PlaceOption
-from pipeline.terminal import counted, print_lines
+from vilbert.pipeline.shards.check_shard import ShardTask, check_shard, problem_of
+from vilbert.pipeline.shards.dataset import DatasetInfo, read_info
+from vilbert.pipeline.shards.errors import ShardError
+from vilbert.pipeline.shards.findings import RESTORE, Finding
+from vilbert.pipeline.shards.folder import Folder, Place, open_folder, what_is_there
+from vilbert.pipeline.shards.layout import DATASET_FILE, SHARDS_FOLDER, record_numbers
+from vilbert.pipeline.shards.parallel import map_shards, worker_count
+from vilbert.pipeline.shards.place_option import PlaceOption
+from vilbert.pipeline.terminal import counted, print_lines
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,10 +15,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from pipeline.shards.atomic import fsync_dir, temporary_path, write_atomic
-from pipeline.shards.errors import ShardError
-from pipeline.shards.failures import FailureRow, encode_failures
-from pipeline.shards.layout import (
+from vilbert.pipeline.shards.atomic import fsync_dir, temporary_path, write_atomic
+from vilbert.pipeline.shards.errors import ShardError
+from vilbert.pipeline.shards.failures import FailureRow, encode_failures
+from vilbert.pipeline.shards.layout import (
     FAILURES_FOLDER,
     SHARDS_FOLDER,
     StorageFormat,
@@ -26,9 +26,9 @@ from pipeline.shards.layout import (
     failures_path,
     record_path,
 )
-from pipeline.shards.record import ShardRecord, count_names
-from pipeline.shards.sample import Sample
-from pipeline.shards.store import create_shard
+from vilbert.pipeline.shards.record import ShardRecord, count_names
+from vilbert.pipeline.shards.sample import Sample
+from vilbert.pipeline.shards.store import create_shard
 
 
 class ShardWriter:

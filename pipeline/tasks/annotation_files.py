@@ -8,10 +8,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
-from manifests.captions import storable
-from manifests.record import ManifestError
-from manifests.repeated_keys import RepeatedKeys
-from pipeline.shards.errors import RefusedError
+from vilbert.manifests.captions import storable
+from vilbert.manifests.record import ManifestError
+from vilbert.manifests.repeated_keys import RepeatedKeys
+from vilbert.pipeline.shards.errors import RefusedError
 from vilbert.untrusted.documents import parse_json
 
 T = TypeVar("T")

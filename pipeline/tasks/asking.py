@@ -8,9 +8,9 @@ from typing import NamedTuple
 
 from transformers import PreTrainedTokenizerBase
 
-from pipeline.shards.errors import RefusedError
-from pipeline.tasks.photographs import ArgumentError, Photograph
-from pipeline.tasks.texts import encode
+from vilbert.pipeline.shards.errors import RefusedError
+from vilbert.pipeline.tasks.photographs import ArgumentError, Photograph
+from vilbert.pipeline.tasks.texts import encode
 
 Text = tuple[str, ...]
 """Sentences that separators part; the last of several is in segment 1."""

@@ -13,9 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from model.config import ViLBertConfig
-from model.encoder import layer_order
-from model.outputs import ViLBertForTasksOutput
+from vilbert.model.config import ViLBertConfig
+from vilbert.model.encoder import layer_order
+from vilbert.model.outputs import ViLBertForTasksOutput
 
 Side = Literal["words", "regions"]
 

@@ -20,13 +20,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from pipeline.tasks.images import lay_out, read_images
-from pipeline.tasks.join import Images, Joined
-from pipeline.tasks.task import Rows, Shown, Task
-from pipeline.tasks.texts import encode
-from pipeline.train.draws import keys
-from pipeline.train.order import Order
-from pipeline.train.share import Share
+from vilbert.pipeline.tasks.images import lay_out, read_images
+from vilbert.pipeline.tasks.join import Images, Joined
+from vilbert.pipeline.tasks.task import Rows, Shown, Task
+from vilbert.pipeline.tasks.texts import encode
+from vilbert.pipeline.train.draws import keys
+from vilbert.pipeline.train.order import Order
+from vilbert.pipeline.train.share import Share
 
 PAST_THE_END = -1
 

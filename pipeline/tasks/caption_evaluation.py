@@ -8,15 +8,15 @@ from typing import cast
 
 from transformers import PreTrainedTokenizerBase
 
-from pipeline.shards.canonical import encode_json
-from pipeline.tasks.caption_metrics import caption_scores, coco_results
-from pipeline.tasks.captioning import CaptioningTask
-from pipeline.tasks.evaluate import Answered, Trained, item_batches
-from pipeline.tasks.evaluate_settings import EvaluateSettings
-from pipeline.tasks.generation import generate
-from pipeline.tasks.objective import to_inputs
-from pipeline.tasks.retrieval_files import CaptionedImage
-from pipeline.tasks.task import Task
+from vilbert.pipeline.shards.canonical import encode_json
+from vilbert.pipeline.tasks.caption_metrics import caption_scores, coco_results
+from vilbert.pipeline.tasks.captioning import CaptioningTask
+from vilbert.pipeline.tasks.evaluate import Answered, Trained, item_batches
+from vilbert.pipeline.tasks.evaluate_settings import EvaluateSettings
+from vilbert.pipeline.tasks.generation import generate
+from vilbert.pipeline.tasks.objective import to_inputs
+from vilbert.pipeline.tasks.retrieval_files import CaptionedImage
+from vilbert.pipeline.tasks.task import Task
 
 IMAGE_INPUTS = ("image_feat", "image_loc", "image_attention_mask")
 

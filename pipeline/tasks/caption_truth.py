@@ -1,8 +1,9 @@
 """Whether a caption is true of a scene of the shapes data set, judged by the scene's own objects.
 
 Overlap with reference captions forgives a wrong colour and punishes another true sentence. Here each of the five kinds
-of sentence that `pipeline.shapes.captions` writes is read for what it claims, and that is checked: every object named
-must be there, two named must be two, numbers must be exact. What is not such a sentence says nothing, and is not true.
+of sentence that `vilbert.pipeline.shapes.captions` writes is read for what it claims, and that is checked: every object
+named must be there, two named must be two, numbers must be exact. What is not such a sentence says nothing, and is not
+true.
 """
 
 from __future__ import annotations
@@ -13,9 +14,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pipeline.shapes.facts import NUMBERS, OPPOSITES, VALUES, Description, article, furthest, holds
-from pipeline.shapes.scene import SceneObject
-from pipeline.shards.errors import RefusedError
+from vilbert.pipeline.shapes.facts import NUMBERS, OPPOSITES, VALUES, Description, article, furthest, holds
+from vilbert.pipeline.shapes.scene import SceneObject
+from vilbert.pipeline.shards.errors import RefusedError
 from vilbert.untrusted.documents import parse_json
 
 Objects = Sequence[SceneObject]

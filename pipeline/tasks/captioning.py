@@ -13,12 +13,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from model.outputs import ViLBertForTasksOutput
-from pipeline.shards.canonical import encode_json
-from pipeline.tasks.losses import next_word_loss
-from pipeline.tasks.registry import TaskFiles
-from pipeline.tasks.retrieval_files import CaptionedImage, read_captioned_images
-from pipeline.tasks.task import GivenBoxes, Rows, Shown, Task
+from vilbert.model.outputs import ViLBertForTasksOutput
+from vilbert.pipeline.shards.canonical import encode_json
+from vilbert.pipeline.tasks.losses import next_word_loss
+from vilbert.pipeline.tasks.registry import TaskFiles
+from vilbert.pipeline.tasks.retrieval_files import CaptionedImage, read_captioned_images
+from vilbert.pipeline.tasks.task import GivenBoxes, Rows, Shown, Task
 
 
 class Caption(NamedTuple):

@@ -13,42 +13,42 @@ from typing import Any, NamedTuple, cast
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from model.tasks import ViLBertForTasks
-from model.vilbert import ViLBertForPreTraining
-from pipeline.shards.atomic import write_atomic
-from pipeline.shards.canonical import encode_json
-from pipeline.shards.errors import RefusedError
-from pipeline.shards.verified import VerifiedFiles
-from pipeline.tasks.batch import ItemBatch, ItemSource, make_item_batches
-from pipeline.tasks.evaluate_settings import VCR, EvaluateSettings
-from pipeline.tasks.join import Images, join
-from pipeline.tasks.known_answers import compare_answers, require_classes
-from pipeline.tasks.objective import TaskObjective
-from pipeline.tasks.objective import evaluate as answer_items
-from pipeline.tasks.registry import RETRIEVAL, TaskFiles, open_task
-from pipeline.tasks.task import Task
-from pipeline.tasks.task_card import TASK_FILE, TaskCard, make_card, read_task_card, require_card
-from pipeline.tasks.tokens import TASK_TOKENS
-from pipeline.tasks.trained_folder import TrainedFolder, trained_folder
-from pipeline.tasks.trained_model import load_its_tokenizer, load_model
-from pipeline.tasks.vcr import VcrTask
-from pipeline.tasks.vcr_joint import joint_results
-from pipeline.train.corpus import Corpus
-from pipeline.train.disk import require_folder_of
-from pipeline.train.distributed import Group, own_device
-from pipeline.train.known_features import read_known_features
-from pipeline.train.loader import batches
-from pipeline.train.mixed_features import OF_THE_DETECTOR_ALONE, check_known_features
-from pipeline.train.order import Order
-from pipeline.train.run_folder import read_run
-from pipeline.train.share import Share
+from vilbert.model.tasks import ViLBertForTasks
+from vilbert.model.vilbert import ViLBertForPreTraining
+from vilbert.pipeline.shards.atomic import write_atomic
+from vilbert.pipeline.shards.canonical import encode_json
+from vilbert.pipeline.shards.errors import RefusedError
+from vilbert.pipeline.shards.verified import VerifiedFiles
+from vilbert.pipeline.tasks.batch import ItemBatch, ItemSource, make_item_batches
+from vilbert.pipeline.tasks.evaluate_settings import VCR, EvaluateSettings
+from vilbert.pipeline.tasks.join import Images, join
+from vilbert.pipeline.tasks.known_answers import compare_answers, require_classes
+from vilbert.pipeline.tasks.objective import TaskObjective
+from vilbert.pipeline.tasks.objective import evaluate as answer_items
+from vilbert.pipeline.tasks.registry import RETRIEVAL, TaskFiles, open_task
+from vilbert.pipeline.tasks.task import Task
+from vilbert.pipeline.tasks.task_card import TASK_FILE, TaskCard, make_card, read_task_card, require_card
+from vilbert.pipeline.tasks.tokens import TASK_TOKENS
+from vilbert.pipeline.tasks.trained_folder import TrainedFolder, trained_folder
+from vilbert.pipeline.tasks.trained_model import load_its_tokenizer, load_model
+from vilbert.pipeline.tasks.vcr import VcrTask
+from vilbert.pipeline.tasks.vcr_joint import joint_results
+from vilbert.pipeline.train.corpus import Corpus
+from vilbert.pipeline.train.disk import require_folder_of
+from vilbert.pipeline.train.distributed import Group, own_device
+from vilbert.pipeline.train.known_features import read_known_features
+from vilbert.pipeline.train.loader import batches
+from vilbert.pipeline.train.mixed_features import OF_THE_DETECTOR_ALONE, check_known_features
+from vilbert.pipeline.train.order import Order
+from vilbert.pipeline.train.run_folder import read_run
+from vilbert.pipeline.train.share import Share
 from vilbert.untrusted.documents import read_json
 
 logger = logging.getLogger(__name__)
 
 OTHERWISE = {
-    "captioning": "pipeline.tasks.caption_evaluation",
-    **dict.fromkeys(RETRIEVAL, "pipeline.tasks.retrieval_evaluation"),
+    "captioning": "vilbert.pipeline.tasks.caption_evaluation",
+    **dict.fromkeys(RETRIEVAL, "vilbert.pipeline.tasks.retrieval_evaluation"),
 }
 """Tasks whose evaluation is more than an answer an item, and the module whose `answer` it is."""
 

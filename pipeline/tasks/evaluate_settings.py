@@ -8,10 +8,10 @@ from typing import Literal
 
 from tyro.conf import Positional
 
-from pipeline.tasks.generation_settings import GenerationSettings
-from pipeline.tasks.options import only_for, require_own_values
-from pipeline.tasks.registry import RETRIEVAL, TASKS
-from pipeline.train.run_settings import DEFAULT_CACHE_BYTES
+from vilbert.pipeline.tasks.generation_settings import GenerationSettings
+from vilbert.pipeline.tasks.options import only_for, require_own_values
+from vilbert.pipeline.tasks.registry import RETRIEVAL, TASKS
+from vilbert.pipeline.train.run_settings import DEFAULT_CACHE_BYTES
 
 VCR = ("vcr-qa", "vcr-qar")
 IN_BATCHES = tuple(task for task in TASKS if task not in RETRIEVAL)

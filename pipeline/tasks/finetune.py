@@ -1,6 +1,6 @@
 """From a pre-trained model, region features and annotation files to a fine-tuned model.
 
-The run, its loop, order, checkpoints and launchers are those of pre-training (`pipeline.train.run`).
+The run, its loop, order, checkpoints and launchers are those of pre-training (`vilbert.pipeline.train.run`).
 """
 
 from __future__ import annotations
@@ -15,37 +15,43 @@ import numpy as np
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from model.config import ViLBertConfig
-from model.tasks import ViLBertForTasks
-from pipeline.shards.canonical import encode_json
-from pipeline.shards.errors import RefusedError
-from pipeline.tasks.batch import ItemBatch, ItemSource, make_item_batches
-from pipeline.tasks.hard_negatives import NEIGHBOURS, hard_negatives
-from pipeline.tasks.join import Images, join
-from pipeline.tasks.known_answers import compare_answers, require_labels, require_same_order
-from pipeline.tasks.objective import TaskEvaluation, TaskObjective
-from pipeline.tasks.registry import TaskFiles, open_task
-from pipeline.tasks.retrieval import RetrievalTask
-from pipeline.tasks.settings import FinetuneSettings
-from pipeline.tasks.start import begin_with_prior, build_task_model, load_task_start, task_config, task_tokenizer
-from pipeline.tasks.task import Task
-from pipeline.tasks.task_card import TaskCard, keep_task_cards, name_labels, write_task_cards
-from pipeline.tasks.tokens import TASK_TOKENS
-from pipeline.tasks.vcr_files import load_names
-from pipeline.train.corpus import Corpus
-from pipeline.train.distributed import Group
-from pipeline.train.known_features import read_known_features
-from pipeline.train.loader import batches
-from pipeline.train.loop import Training
-from pipeline.train.mixed_features import OF_THE_DETECTOR_ALONE, check_known_features, refuse_mixed_features
-from pipeline.train.optimizer import build_optimizer
-from pipeline.train.order import Order
-from pipeline.train.run import Stage, finish_run, train, wrap
-from pipeline.train.run_folder import describe_run
-from pipeline.train.run_settings import identity
-from pipeline.train.share import share_of
-from pipeline.train.shared_tokenizer import shared_tokenizer
-from pipeline.train.verify_ahead import verified_files, verifying_ahead
+from vilbert.model.config import ViLBertConfig
+from vilbert.model.tasks import ViLBertForTasks
+from vilbert.pipeline.shards.canonical import encode_json
+from vilbert.pipeline.shards.errors import RefusedError
+from vilbert.pipeline.tasks.batch import ItemBatch, ItemSource, make_item_batches
+from vilbert.pipeline.tasks.hard_negatives import NEIGHBOURS, hard_negatives
+from vilbert.pipeline.tasks.join import Images, join
+from vilbert.pipeline.tasks.known_answers import compare_answers, require_labels, require_same_order
+from vilbert.pipeline.tasks.objective import TaskEvaluation, TaskObjective
+from vilbert.pipeline.tasks.registry import TaskFiles, open_task
+from vilbert.pipeline.tasks.retrieval import RetrievalTask
+from vilbert.pipeline.tasks.settings import FinetuneSettings
+from vilbert.pipeline.tasks.start import (
+    begin_with_prior,
+    build_task_model,
+    load_task_start,
+    task_config,
+    task_tokenizer,
+)
+from vilbert.pipeline.tasks.task import Task
+from vilbert.pipeline.tasks.task_card import TaskCard, keep_task_cards, name_labels, write_task_cards
+from vilbert.pipeline.tasks.tokens import TASK_TOKENS
+from vilbert.pipeline.tasks.vcr_files import load_names
+from vilbert.pipeline.train.corpus import Corpus
+from vilbert.pipeline.train.distributed import Group
+from vilbert.pipeline.train.known_features import read_known_features
+from vilbert.pipeline.train.loader import batches
+from vilbert.pipeline.train.loop import Training
+from vilbert.pipeline.train.mixed_features import OF_THE_DETECTOR_ALONE, check_known_features, refuse_mixed_features
+from vilbert.pipeline.train.optimizer import build_optimizer
+from vilbert.pipeline.train.order import Order
+from vilbert.pipeline.train.run import Stage, finish_run, train, wrap
+from vilbert.pipeline.train.run_folder import describe_run
+from vilbert.pipeline.train.run_settings import identity
+from vilbert.pipeline.train.share import share_of
+from vilbert.pipeline.train.shared_tokenizer import shared_tokenizer
+from vilbert.pipeline.train.verify_ahead import verified_files, verifying_ahead
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -21,14 +21,14 @@ from typing import NamedTuple, cast
 import torch
 from torch import Tensor, nn
 
-from model.encoder import Kept
-from model.meeting import image_alone, text_alone
-from model.packing import Packing
-from model.pairs import Streams
-from model.tasks import ViLBertForTasks
-from model.vilbert import ViLBertModel
-from pipeline.tasks.generation_settings import GenerationSettings
-from pipeline.train.errors import NonFiniteError
+from vilbert.model.encoder import Kept
+from vilbert.model.meeting import image_alone, text_alone
+from vilbert.model.packing import Packing
+from vilbert.model.pairs import Streams
+from vilbert.model.tasks import ViLBertForTasks
+from vilbert.model.vilbert import ViLBertModel
+from vilbert.pipeline.tasks.generation_settings import GenerationSettings
+from vilbert.pipeline.train.errors import NonFiniteError
 
 NEVER = float("-inf")
 

@@ -9,15 +9,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from model.outputs import ViLBertForTasksOutput
-from pipeline.shards.canonical import encode_json
-from pipeline.shards.errors import RefusedError
-from pipeline.tasks.gqa_files import GqaQuestion, build_gqa_vocabulary, gqa_results, read_gqa
-from pipeline.tasks.gqa_metrics import CHOICES_FILE, Choices, gqa_figures, read_choices
-from pipeline.tasks.losses import soft_answer_loss
-from pipeline.tasks.registry import TaskFiles
-from pipeline.tasks.task import GivenBoxes, Rows, Shown, Task
-from pipeline.tasks.vqa_answers import load_vocabulary
+from vilbert.model.outputs import ViLBertForTasksOutput
+from vilbert.pipeline.shards.canonical import encode_json
+from vilbert.pipeline.shards.errors import RefusedError
+from vilbert.pipeline.tasks.gqa_files import GqaQuestion, build_gqa_vocabulary, gqa_results, read_gqa
+from vilbert.pipeline.tasks.gqa_metrics import CHOICES_FILE, Choices, gqa_figures, read_choices
+from vilbert.pipeline.tasks.losses import soft_answer_loss
+from vilbert.pipeline.tasks.registry import TaskFiles
+from vilbert.pipeline.tasks.task import GivenBoxes, Rows, Shown, Task
+from vilbert.pipeline.tasks.vqa_answers import load_vocabulary
 
 
 class GqaTask:

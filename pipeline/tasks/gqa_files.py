@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from manifests.document import read_document
-from pipeline.shards.errors import RefusedError
-from pipeline.tasks.annotation_files import field, reading
+from vilbert.manifests.document import read_document
+from vilbert.pipeline.shards.errors import RefusedError
+from vilbert.pipeline.tasks.annotation_files import field, reading
 
 FILES = {
     "train": "train_balanced_questions.json",
@@ -114,7 +114,7 @@ def build_gqa_vocabulary(questions: Iterable[GqaQuestion], *, least: int = 9) ->
     """Return the answers that at least `least` questions have, the most frequent first, equal ones by the alphabet.
 
     ViLBERT's published classifier has 1,533 answers, in an order that is in its published list alone
-    (`pipeline.tasks.vqa_answers.load_vocabulary`).
+    (`vilbert.pipeline.tasks.vqa_answers.load_vocabulary`).
     """
     counts = Counter(question.answer for question in questions if question.answer is not None)
     frequent = [answer for answer, count in counts.items() if count >= least]

@@ -12,11 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pipeline.tasks.join import Images
-from pipeline.tasks.task import Shown
-from pipeline.train.corpus import Example
-from pipeline.train.image_rows import locations
-from pipeline.train.shared_buffers import empty_features
+from vilbert.pipeline.tasks.join import Images
+from vilbert.pipeline.tasks.task import Shown
+from vilbert.pipeline.train.corpus import Example
+from vilbert.pipeline.train.image_rows import locations
+from vilbert.pipeline.train.shared_buffers import empty_features
 
 
 class RegionRows(NamedTuple):

@@ -13,9 +13,9 @@ from typing import Any
 
 from torch import Tensor
 
-from pipeline.shards.errors import RefusedError
-from pipeline.tasks.task import Task
-from pipeline.tasks.task_card import TASK_FILE, read_task_cards
+from vilbert.pipeline.shards.errors import RefusedError
+from vilbert.pipeline.tasks.task import Task
+from vilbert.pipeline.tasks.task_card import TASK_FILE, read_task_cards
 
 logger = logging.getLogger(__name__)
 

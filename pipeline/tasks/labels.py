@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pipeline.tasks.losses import IGNORED
+from vilbert.pipeline.tasks.losses import IGNORED
 
 
 def label_targets(label_of: Callable[[int], int | None], numbers: Sequence[int]) -> dict[str, Tensor]:

@@ -12,9 +12,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from pipeline.shards.errors import RefusedError
-from pipeline.tasks.retrieval import RetrievalTask
-from pipeline.tasks.task import Task
+from vilbert.pipeline.shards.errors import RefusedError
+from vilbert.pipeline.tasks.retrieval import RetrievalTask
+from vilbert.pipeline.tasks.task import Task
 from vilbert.untrusted.documents import parse_json
 
 logger = logging.getLogger(__name__)

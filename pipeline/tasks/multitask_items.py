@@ -6,11 +6,18 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
-from pipeline.tasks.annotation_files import AbsentError
-from pipeline.tasks.finetune import open_items, open_split
-from pipeline.tasks.leaks import TEST_SPLITS, images_of, name_of, read_image_ids, read_image_names, without_leaks
-from pipeline.tasks.multitask_settings import TaskEntry
-from pipeline.tasks.task import Task
+from vilbert.pipeline.tasks.annotation_files import AbsentError
+from vilbert.pipeline.tasks.finetune import open_items, open_split
+from vilbert.pipeline.tasks.leaks import (
+    TEST_SPLITS,
+    images_of,
+    name_of,
+    read_image_ids,
+    read_image_names,
+    without_leaks,
+)
+from vilbert.pipeline.tasks.multitask_settings import TaskEntry
+from vilbert.pipeline.tasks.task import Task
 
 logger = logging.getLogger(__name__)
 

@@ -13,10 +13,10 @@ from itertools import groupby
 import torch
 from torch import Tensor, nn
 
-from model.tasks import ViLBertForTasks
-from pipeline.tasks.batch import ItemBatch
-from pipeline.tasks.objective import TaskEvaluation, TaskObjective
-from pipeline.train.distributed import Group
+from vilbert.model.tasks import ViLBertForTasks
+from vilbert.pipeline.tasks.batch import ItemBatch
+from vilbert.pipeline.tasks.objective import TaskEvaluation, TaskObjective
+from vilbert.pipeline.train.distributed import Group
 
 SCORE = "score"
 """The figure that says which checkpoint is best: the mean of the tasks' metrics."""

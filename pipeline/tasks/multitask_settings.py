@@ -10,9 +10,9 @@ from typing import Any, Literal
 
 from tyro.conf import Positional, Suppress
 
-from pipeline.tasks.registry import MULTITASK, TASKS
-from pipeline.tasks.settings import FinetuneSettings
-from pipeline.tasks.stop_and_go import StopAndGoSettings
+from vilbert.pipeline.tasks.registry import MULTITASK, TASKS
+from vilbert.pipeline.tasks.settings import FinetuneSettings
+from vilbert.pipeline.tasks.stop_and_go import StopAndGoSettings
 from vilbert.untrusted.documents import DocumentError, read_yaml
 
 SHIPPED = Path(__file__).parents[1] / "recipes" / MULTITASK

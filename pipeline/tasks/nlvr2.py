@@ -13,12 +13,12 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from model.outputs import ViLBertForTasksOutput
-from pipeline.tasks.labels import label_targets, labelled
-from pipeline.tasks.losses import binary_loss
-from pipeline.tasks.nlvr2_files import NlvrStatement, nlvr2_accuracy, nlvr2_results_csv, read_nlvr2
-from pipeline.tasks.registry import TaskFiles
-from pipeline.tasks.task import GivenBoxes, Rows, Shown, Task
+from vilbert.model.outputs import ViLBertForTasksOutput
+from vilbert.pipeline.tasks.labels import label_targets, labelled
+from vilbert.pipeline.tasks.losses import binary_loss
+from vilbert.pipeline.tasks.nlvr2_files import NlvrStatement, nlvr2_accuracy, nlvr2_results_csv, read_nlvr2
+from vilbert.pipeline.tasks.registry import TaskFiles
+from vilbert.pipeline.tasks.task import GivenBoxes, Rows, Shown, Task
 
 
 class Nlvr2Task:

@@ -13,12 +13,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from model.outputs import ViLBertForTasksOutput
-from model.tasks import ViLBertForTasks
-from pipeline.tasks.batch import PAST_THE_END, ItemBatch
-from pipeline.tasks.task import Task
-from pipeline.train.distributed import Group
-from pipeline.train.inputs import GLOBAL_LOCATION
+from vilbert.model.outputs import ViLBertForTasksOutput
+from vilbert.model.tasks import ViLBertForTasks
+from vilbert.pipeline.tasks.batch import PAST_THE_END, ItemBatch
+from vilbert.pipeline.tasks.task import Task
+from vilbert.pipeline.train.distributed import Group
+from vilbert.pipeline.train.inputs import GLOBAL_LOCATION
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar, cast, get_args, get_type_hints
 
-from pipeline.tasks.registry import TASKS
+from vilbert.pipeline.tasks.registry import TASKS
 
 OF_TASKS = "of_tasks"
 REMEDY = "remedy"

@@ -10,15 +10,15 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from extractors.decode import DecodeSettings, ImageError, decode
-from extractors.extractor import Extractor
-from extractors.images.rgb import to_rgb, upright
-from extractors.regions import Regions
-from manifests.orientation import has_published_name
-from pipeline.extract.batches import group_by_shape
-from pipeline.shards.errors import RefusedError
-from pipeline.tasks.images import mean_weights
-from pipeline.tasks.task import Shown
+from vilbert.extractors.decode import DecodeSettings, ImageError, decode
+from vilbert.extractors.extractor import Extractor
+from vilbert.extractors.images.rgb import to_rgb, upright
+from vilbert.extractors.regions import Regions
+from vilbert.manifests.orientation import has_published_name
+from vilbert.pipeline.extract.batches import group_by_shape
+from vilbert.pipeline.shards.errors import RefusedError
+from vilbert.pipeline.tasks.images import mean_weights
+from vilbert.pipeline.tasks.task import Shown
 
 
 class Detected(NamedTuple):

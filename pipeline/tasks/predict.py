@@ -14,23 +14,23 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from extractors.regions import Regions
-from pipeline.extract.fetch_settings import FetchSettings
-from pipeline.predict import Predictor
-from pipeline.shards.atomic import write_atomic
-from pipeline.shards.canonical import encode_json
-from pipeline.shards.describe import best_boxes, name_of
-from pipeline.shards.draw import draw_regions
-from pipeline.shards.errors import RefusedError
-from pipeline.tasks.asking import Text, paired
-from pipeline.tasks.attention_page import attention_page
-from pipeline.tasks.image_arguments import expand_images
-from pipeline.tasks.photographs import Detected
-from pipeline.tasks.predict_settings import METHODS, PredictSettings
-from pipeline.tasks.task_card import read_task_card
-from pipeline.tasks.trained_folder import trained_folder
-from pipeline.terminal import print_lines
-from pipeline.train.disk import require_folder_of
+from vilbert.extractors.regions import Regions
+from vilbert.pipeline.extract.fetch_settings import FetchSettings
+from vilbert.pipeline.predict import Predictor
+from vilbert.pipeline.shards.atomic import write_atomic
+from vilbert.pipeline.shards.canonical import encode_json
+from vilbert.pipeline.shards.describe import best_boxes, name_of
+from vilbert.pipeline.shards.draw import draw_regions
+from vilbert.pipeline.shards.errors import RefusedError
+from vilbert.pipeline.tasks.asking import Text, paired
+from vilbert.pipeline.tasks.attention_page import attention_page
+from vilbert.pipeline.tasks.image_arguments import expand_images
+from vilbert.pipeline.tasks.photographs import Detected
+from vilbert.pipeline.tasks.predict_settings import METHODS, PredictSettings
+from vilbert.pipeline.tasks.task_card import read_task_card
+from vilbert.pipeline.tasks.trained_folder import trained_folder
+from vilbert.pipeline.terminal import print_lines
+from vilbert.pipeline.train.disk import require_folder_of
 
 logger = logging.getLogger(__name__)
 

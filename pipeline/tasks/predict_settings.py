@@ -9,11 +9,11 @@ from pathlib import Path
 
 from tyro.conf import Suppress
 
-from extractors.extractor import DetectorSettings
-from extractors.selection import SelectionSettings
-from pipeline.tasks.generation_settings import GenerationSettings
-from pipeline.tasks.options import only_for, require_own_values
-from pipeline.terminal import text_argument
+from vilbert.extractors.extractor import DetectorSettings
+from vilbert.extractors.selection import SelectionSettings
+from vilbert.pipeline.tasks.generation_settings import GenerationSettings
+from vilbert.pipeline.tasks.options import only_for, require_own_values
+from vilbert.pipeline.terminal import text_argument
 
 PICTURES = (".png", ".jpg", ".jpeg")
 

@@ -15,25 +15,25 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from extractors.decode import DecodeSettings
-from extractors.extractor import Extractor
-from extractors.regions import Regions
-from manifests.uri import ImageReader
-from model.outputs import ViLBertForTasksOutput
-from model.tasks import TASK_HEADS
-from pipeline.extract.fetch import Fetcher
-from pipeline.extract.fetch_settings import FetchSettings
-from pipeline.shards.describe import name_of
-from pipeline.shards.errors import RefusedError
-from pipeline.tasks.asking import Row, Text, first_of_same
-from pipeline.tasks.attention import Attention, attention_maps
-from pipeline.tasks.batch import ItemBatch
-from pipeline.tasks.evaluate import Trained
-from pipeline.tasks.images import lay_out
-from pipeline.tasks.objective import to_inputs
-from pipeline.tasks.photographs import Photograph, detect_each, name_of_photograph, read_pixels, shown
-from pipeline.tasks.task import Shown
-from pipeline.tasks.texts import encode
+from vilbert.extractors.decode import DecodeSettings
+from vilbert.extractors.extractor import Extractor
+from vilbert.extractors.regions import Regions
+from vilbert.manifests.uri import ImageReader
+from vilbert.model.outputs import ViLBertForTasksOutput
+from vilbert.model.tasks import TASK_HEADS
+from vilbert.pipeline.extract.fetch import Fetcher
+from vilbert.pipeline.extract.fetch_settings import FetchSettings
+from vilbert.pipeline.shards.describe import name_of
+from vilbert.pipeline.shards.errors import RefusedError
+from vilbert.pipeline.tasks.asking import Row, Text, first_of_same
+from vilbert.pipeline.tasks.attention import Attention, attention_maps
+from vilbert.pipeline.tasks.batch import ItemBatch
+from vilbert.pipeline.tasks.evaluate import Trained
+from vilbert.pipeline.tasks.images import lay_out
+from vilbert.pipeline.tasks.objective import to_inputs
+from vilbert.pipeline.tasks.photographs import Photograph, detect_each, name_of_photograph, read_pixels, shown
+from vilbert.pipeline.tasks.task import Shown
+from vilbert.pipeline.tasks.texts import encode
 
 WHOLE_IMAGE = "whole image"
 IMAGE_INPUTS = ("image_feat", "image_loc", "image_attention_mask")

@@ -14,13 +14,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from model.outputs import ViLBertForTasksOutput
-from pipeline.shards.canonical import encode_json
-from pipeline.tasks.losses import region_loss
-from pipeline.tasks.refer_boxes import iou, soft_targets
-from pipeline.tasks.refer_files import Expression, read_refer
-from pipeline.tasks.registry import TaskFiles
-from pipeline.tasks.task import GivenBoxes, Rows, Shown, Task
+from vilbert.model.outputs import ViLBertForTasksOutput
+from vilbert.pipeline.shards.canonical import encode_json
+from vilbert.pipeline.tasks.losses import region_loss
+from vilbert.pipeline.tasks.refer_boxes import iou, soft_targets
+from vilbert.pipeline.tasks.refer_files import Expression, read_refer
+from vilbert.pipeline.tasks.registry import TaskFiles
+from vilbert.pipeline.tasks.task import GivenBoxes, Rows, Shown, Task
 
 RIGHT_ABOVE = 0.5
 """The overlap above which a region is the right one."""

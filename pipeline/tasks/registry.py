@@ -8,21 +8,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from pipeline.tasks.task import Task
+    from vilbert.pipeline.tasks.task import Task
 
 TASKS = {
-    "vqa": "pipeline.tasks.vqa",
-    "gqa": "pipeline.tasks.gqa",
-    "vcr-qa": "pipeline.tasks.vcr",
-    "vcr-qar": "pipeline.tasks.vcr",
-    "refcoco": "pipeline.tasks.refer",
-    "refcoco+": "pipeline.tasks.refer",
-    "refcocog": "pipeline.tasks.refer",
-    "retrieval": "pipeline.tasks.retrieval",
-    "retrieval-coco": "pipeline.tasks.retrieval",
-    "captioning": "pipeline.tasks.captioning",
-    "nlvr2": "pipeline.tasks.nlvr2",
-    "snli-ve": "pipeline.tasks.snli_ve",
+    "vqa": "vilbert.pipeline.tasks.vqa",
+    "gqa": "vilbert.pipeline.tasks.gqa",
+    "vcr-qa": "vilbert.pipeline.tasks.vcr",
+    "vcr-qar": "vilbert.pipeline.tasks.vcr",
+    "refcoco": "vilbert.pipeline.tasks.refer",
+    "refcoco+": "vilbert.pipeline.tasks.refer",
+    "refcocog": "vilbert.pipeline.tasks.refer",
+    "retrieval": "vilbert.pipeline.tasks.retrieval",
+    "retrieval-coco": "vilbert.pipeline.tasks.retrieval",
+    "captioning": "vilbert.pipeline.tasks.captioning",
+    "nlvr2": "vilbert.pipeline.tasks.nlvr2",
+    "snli-ve": "vilbert.pipeline.tasks.snli_ve",
 }
 """The module of each, whose `open_task(name, files, split, like)` reads it."""
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 from tyro.conf import Positional
 
-from extractors.extractor import DetectorSettings
-from extractors.selection import SelectionSettings
-from pipeline.tasks.registry import TASKS
+from vilbert.extractors.extractor import DetectorSettings
+from vilbert.extractors.selection import SelectionSettings
+from vilbert.pipeline.tasks.registry import TASKS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,10 +60,10 @@ class ReportSettings:
 
 def report(settings: ReportSettings) -> int:
     """Write the page; return 0."""
-    from pipeline.shards.atomic import write_atomic
-    from pipeline.tasks.report_content import read_content
-    from pipeline.tasks.report_page import report_page
-    from pipeline.train.disk import explain_disk_errors
+    from vilbert.pipeline.shards.atomic import write_atomic
+    from vilbert.pipeline.tasks.report_content import read_content
+    from vilbert.pipeline.tasks.report_page import report_page
+    from vilbert.pipeline.train.disk import explain_disk_errors
 
     page = report_page(read_content(settings)).encode()
     with explain_disk_errors(settings.output):

@@ -12,11 +12,11 @@ from typing import Any, NamedTuple, cast
 
 import numpy as np
 
-from pipeline.shards.errors import RefusedError
-from pipeline.tasks.predict_settings import METHODS
-from pipeline.tasks.refer import RIGHT_ABOVE
-from pipeline.tasks.snli_ve_files import LABELS
-from pipeline.tasks.vqa_accuracy import question_accuracy
+from vilbert.pipeline.shards.errors import RefusedError
+from vilbert.pipeline.tasks.predict_settings import METHODS
+from vilbert.pipeline.tasks.refer import RIGHT_ABOVE
+from vilbert.pipeline.tasks.snli_ve_files import LABELS
+from vilbert.pipeline.tasks.vqa_accuracy import question_accuracy
 from vilbert.untrusted.documents import DocumentError, read_json
 
 
@@ -142,7 +142,7 @@ def overlap(caption: str, truths: Sequence[str]) -> float:
     """Return ROUGE-L of a caption with those of people, of words in lower case without punctuation."""
     from pycocoevalcap.rouge.rouge import Rouge
 
-    from pipeline.tasks.caption_metrics import words_without_java
+    from vilbert.pipeline.tasks.caption_metrics import words_without_java
 
     said = words_without_java(caption)
     if not said:

@@ -7,10 +7,10 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from pipeline.shards.errors import RefusedError
-from pipeline.tasks.predict_settings import METHODS
-from pipeline.tasks.report import ReportSettings
-from pipeline.tasks.report_answers import has_truth, score
+from vilbert.pipeline.shards.errors import RefusedError
+from vilbert.pipeline.tasks.predict_settings import METHODS
+from vilbert.pipeline.tasks.report import ReportSettings
+from vilbert.pipeline.tasks.report_answers import has_truth, score
 
 T = TypeVar("T")
 

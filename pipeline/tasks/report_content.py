@@ -7,21 +7,21 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from pipeline.predict import Predictor
-from pipeline.shards.errors import RefusedError
-from pipeline.tasks.attention_page import attention_page
-from pipeline.tasks.predict_settings import METHODS
-from pipeline.tasks.registry import TaskFiles, open_task
-from pipeline.tasks.report import ReportSettings
-from pipeline.tasks.report_answers import FORMS, has_truth, read_answers, score
-from pipeline.tasks.report_choice import choose
-from pipeline.tasks.report_examples import Example, ask, asked, boxes_of
-from pipeline.tasks.report_made import how_it_was_made, run_of
-from pipeline.tasks.report_page import Asked, Content, Group, Metric, Picture
-from pipeline.tasks.report_photographs import BOXES, Photographs
-from pipeline.tasks.task_card import read_task_card
-from pipeline.tasks.trained_folder import trained_folder
-from pipeline.train.journal import read_journal
+from vilbert.pipeline.predict import Predictor
+from vilbert.pipeline.shards.errors import RefusedError
+from vilbert.pipeline.tasks.attention_page import attention_page
+from vilbert.pipeline.tasks.predict_settings import METHODS
+from vilbert.pipeline.tasks.registry import TaskFiles, open_task
+from vilbert.pipeline.tasks.report import ReportSettings
+from vilbert.pipeline.tasks.report_answers import FORMS, has_truth, read_answers, score
+from vilbert.pipeline.tasks.report_choice import choose
+from vilbert.pipeline.tasks.report_examples import Example, ask, asked, boxes_of
+from vilbert.pipeline.tasks.report_made import how_it_was_made, run_of
+from vilbert.pipeline.tasks.report_page import Asked, Content, Group, Metric, Picture
+from vilbert.pipeline.tasks.report_photographs import BOXES, Photographs
+from vilbert.pipeline.tasks.task_card import read_task_card
+from vilbert.pipeline.tasks.trained_folder import trained_folder
+from vilbert.pipeline.train.journal import read_journal
 from vilbert.untrusted.documents import DocumentError, read_json
 
 SIDE, SIDE_OF_PAIR = 720, 480

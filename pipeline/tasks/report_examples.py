@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.predict import Predictor
-from pipeline.tasks.predict_settings import METHODS
-from pipeline.tasks.report_answers import captions_of, score
-from pipeline.tasks.report_page import Asked, Picture, Ranked
-from pipeline.tasks.snli_ve_files import LABELS
-from pipeline.tasks.vqa_answers import strip
+from vilbert.pipeline.predict import Predictor
+from vilbert.pipeline.tasks.predict_settings import METHODS
+from vilbert.pipeline.tasks.report_answers import captions_of, score
+from vilbert.pipeline.tasks.report_page import Asked, Picture, Ranked
+from vilbert.pipeline.tasks.snli_ve_files import LABELS
+from vilbert.pipeline.tasks.vqa_answers import strip
 
 MOST_TRUTHS = 3
 """People's answers of VQA that are listed for a question."""

@@ -6,13 +6,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pipeline.command_line import command_line
-from pipeline.tasks.report import ReportSettings
-from pipeline.train.html_page import table
-from pipeline.train.journal import METRICS_FILE
-from pipeline.train.report import flat
-from pipeline.train.run_folder import RUN_FILE, read_run
-from pipeline.train.sessions import machine_facts, machine_rows, read_sessions, sessions_table
+from vilbert.pipeline.command_line import command_line
+from vilbert.pipeline.tasks.report import ReportSettings
+from vilbert.pipeline.train.html_page import table
+from vilbert.pipeline.train.journal import METRICS_FILE
+from vilbert.pipeline.train.report import flat
+from vilbert.pipeline.train.run_folder import RUN_FILE, read_run
+from vilbert.pipeline.train.sessions import machine_facts, machine_rows, read_sessions, sessions_table
 
 
 def run_of(model: Path) -> Path:

@@ -10,15 +10,15 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from pipeline.shards.dataset import DatasetInfo, read_dataset
-from pipeline.shards.describe import best_boxes, name_of
-from pipeline.shards.draw import draw_regions
-from pipeline.shards.inspect import Place, read_photograph, read_sample
-from pipeline.shards.keys import sample_key
-from pipeline.shards.layout import data_path
-from pipeline.shards.record import read_records
-from pipeline.shards.store import open_shard
-from pipeline.tasks.attention_page import photograph_uri
+from vilbert.pipeline.shards.dataset import DatasetInfo, read_dataset
+from vilbert.pipeline.shards.describe import best_boxes, name_of
+from vilbert.pipeline.shards.draw import draw_regions
+from vilbert.pipeline.shards.inspect import Place, read_photograph, read_sample
+from vilbert.pipeline.shards.keys import sample_key
+from vilbert.pipeline.shards.layout import data_path
+from vilbert.pipeline.shards.record import read_records
+from vilbert.pipeline.shards.store import open_shard
+from vilbert.pipeline.tasks.attention_page import photograph_uri
 
 BOXES = 10
 """Boxes drawn of what the detector found, the best scores first."""

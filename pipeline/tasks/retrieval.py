@@ -16,16 +16,16 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from model.outputs import ViLBertForTasksOutput
-from pipeline.shards.canonical import encode_json
-from pipeline.tasks.captioning import Caption
-from pipeline.tasks.hard_negatives import HardNegatives
-from pipeline.tasks.labels import label_targets, labelled, share_right
-from pipeline.tasks.losses import choice_loss
-from pipeline.tasks.registry import TaskFiles
-from pipeline.tasks.retrieval_files import CaptionedImage, read_captioned_images
-from pipeline.tasks.task import GivenBoxes, Rows, Shown, Task
-from pipeline.train.draws import Stream, below, bits
+from vilbert.model.outputs import ViLBertForTasksOutput
+from vilbert.pipeline.shards.canonical import encode_json
+from vilbert.pipeline.tasks.captioning import Caption
+from vilbert.pipeline.tasks.hard_negatives import HardNegatives
+from vilbert.pipeline.tasks.labels import label_targets, labelled, share_right
+from vilbert.pipeline.tasks.losses import choice_loss
+from vilbert.pipeline.tasks.registry import TaskFiles
+from vilbert.pipeline.tasks.retrieval_files import CaptionedImage, read_captioned_images
+from vilbert.pipeline.tasks.task import GivenBoxes, Rows, Shown, Task
+from vilbert.pipeline.train.draws import Stream, below, bits
 
 OPTIONS = 4
 RIGHT = 0

@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from manifests.captions import is_blank, storable
-from manifests.document import read_document
-from manifests.karpathy import caption_texts
-from pipeline.shards.errors import RefusedError
-from pipeline.tasks.annotation_files import AbsentError, field, json_lines, reading
+from vilbert.manifests.captions import is_blank, storable
+from vilbert.manifests.document import read_document
+from vilbert.manifests.karpathy import caption_texts
+from vilbert.pipeline.shards.errors import RefusedError
+from vilbert.pipeline.tasks.annotation_files import AbsentError, field, json_lines, reading
 
 _PARTS = {"train": ("train", "restval")}
 _LINE_SUFFIXES = (".jsonl", ".jsonline", ".jsonlines")

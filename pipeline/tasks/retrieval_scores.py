@@ -22,14 +22,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from model.heads import fuse
-from model.meeting import image_alone, pooled_pairs, text_alone
-from model.pairs import Streams
-from model.tasks import ViLBertForTasks
-from model.vilbert import ViLBertForPreTraining, ViLBertModel
-from pipeline.shards.errors import RefusedError
-from pipeline.tasks.retrieval_plan import Numbers, Plan, ScoreSettings, plan
-from pipeline.tasks.retrieval_score_file import open_scores, save
+from vilbert.model.heads import fuse
+from vilbert.model.meeting import image_alone, pooled_pairs, text_alone
+from vilbert.model.pairs import Streams
+from vilbert.model.tasks import ViLBertForTasks
+from vilbert.model.vilbert import ViLBertForPreTraining, ViLBertModel
+from vilbert.pipeline.shards.errors import RefusedError
+from vilbert.pipeline.tasks.retrieval_plan import Numbers, Plan, ScoreSettings, plan
+from vilbert.pipeline.tasks.retrieval_score_file import open_scores, save
 
 Scorer = ViLBertForTasks | ViLBertForPreTraining
 Scores = NDArray[np.float32]

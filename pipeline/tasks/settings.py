@@ -6,10 +6,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from pipeline.tasks.options import only_for
-from pipeline.train.init_from import resolve_init_from
-from pipeline.train.optimizer_settings import OptimizerSettings
-from pipeline.train.run_settings import RunSettings
+from vilbert.pipeline.tasks.options import only_for
+from vilbert.pipeline.train.init_from import resolve_init_from
+from vilbert.pipeline.train.optimizer_settings import OptimizerSettings
+from vilbert.pipeline.train.run_settings import RunSettings
 
 WITH_GIVEN_BOXES = ("vcr-qa", "vcr-qar", "refcoco", "refcoco+", "refcocog")
 WITH_ANSWERS = ("vqa", "gqa")

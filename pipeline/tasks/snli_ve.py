@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from model.outputs import ViLBertForTasksOutput
-from pipeline.shards.canonical import encode_json
-from pipeline.tasks.labels import label_targets, labelled, share_right
-from pipeline.tasks.losses import binary_loss
-from pipeline.tasks.registry import TaskFiles
-from pipeline.tasks.snli_ve_files import LABELS, Hypothesis, read_snli_ve
-from pipeline.tasks.task import GivenBoxes, Rows, Shown, Task
+from vilbert.model.outputs import ViLBertForTasksOutput
+from vilbert.pipeline.shards.canonical import encode_json
+from vilbert.pipeline.tasks.labels import label_targets, labelled, share_right
+from vilbert.pipeline.tasks.losses import binary_loss
+from vilbert.pipeline.tasks.registry import TaskFiles
+from vilbert.pipeline.tasks.snli_ve_files import LABELS, Hypothesis, read_snli_ve
+from vilbert.pipeline.tasks.task import GivenBoxes, Rows, Shown, Task
 
 
 class SnliVeTask:

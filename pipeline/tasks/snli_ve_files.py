@@ -9,8 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from pipeline.shards.errors import RefusedError
-from pipeline.tasks.annotation_files import field, json_lines, label_field, split_file
+from vilbert.pipeline.shards.errors import RefusedError
+from vilbert.pipeline.tasks.annotation_files import field, json_lines, label_field, split_file
 
 LABELS = ("contradiction", "neutral", "entailment")
 """The classes in the order of ViLBERT's classifier."""

@@ -10,18 +10,18 @@ from typing import Any
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from model.checkpoint import load_checkpoint
-from model.config import ViLBertConfig
-from model.config_file import make_config, require_memory
-from model.layouts import is_head
-from model.tasks import ViLBertForTasks
-from model.tensor_files import CheckpointError
-from pipeline.shards.errors import RefusedError
-from pipeline.tasks.settings import FinetuneSettings
-from pipeline.tasks.task import Task
-from pipeline.train.corpus import Corpus
-from pipeline.train.start import named_config, whiten_features
-from pipeline.train.words import load_tokenizer
+from vilbert.model.checkpoint import load_checkpoint
+from vilbert.model.config import ViLBertConfig
+from vilbert.model.config_file import make_config, require_memory
+from vilbert.model.layouts import is_head
+from vilbert.model.tasks import ViLBertForTasks
+from vilbert.model.tensor_files import CheckpointError
+from vilbert.pipeline.shards.errors import RefusedError
+from vilbert.pipeline.tasks.settings import FinetuneSettings
+from vilbert.pipeline.tasks.task import Task
+from vilbert.pipeline.train.corpus import Corpus
+from vilbert.pipeline.train.start import named_config, whiten_features
+from vilbert.pipeline.train.words import load_tokenizer
 
 logger = logging.getLogger(__name__)
 

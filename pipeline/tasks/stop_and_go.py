@@ -14,7 +14,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from pipeline.tasks.turns import Change
+from vilbert.pipeline.tasks.turns import Change
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from model.outputs import ViLBertForTasksOutput
+from vilbert.model.outputs import ViLBertForTasksOutput
 
 GivenBoxes = Literal["unused", "candidates", "averaged"]
 """What a task makes of regions at given boxes: nothing, regions beside the detector's, or such that count in the

@@ -7,12 +7,12 @@ from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from pipeline.shards.atomic import write_atomic
-from pipeline.shards.canonical import encode_json
-from pipeline.shards.errors import RefusedError
-from pipeline.tasks.registry import TASKS
-from pipeline.tasks.tokens import TASK_TOKENS
-from pipeline.train.run_folder import RUN_FILE
+from vilbert.pipeline.shards.atomic import write_atomic
+from vilbert.pipeline.shards.canonical import encode_json
+from vilbert.pipeline.shards.errors import RefusedError
+from vilbert.pipeline.tasks.registry import TASKS
+from vilbert.pipeline.tasks.tokens import TASK_TOKENS
+from vilbert.pipeline.train.run_folder import RUN_FILE
 from vilbert.untrusted.documents import read_json
 
 TASK_FILE = "task.json"

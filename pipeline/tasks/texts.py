@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerBase
 
-from manifests.captions import storable
+from vilbert.manifests.captions import storable
 
 
 class Encoded(NamedTuple):

@@ -11,11 +11,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
-from extractors.extractor import DetectorSettings, ExtractorSettings
-from extractors.selection import SelectionSettings
-from pipeline.shards.errors import RefusedError
-from pipeline.tasks.task_card import TaskCard, read_task_cards
-from pipeline.tasks.trained_folder import trained_folder
+from vilbert.extractors.extractor import DetectorSettings, ExtractorSettings
+from vilbert.extractors.selection import SelectionSettings
+from vilbert.pipeline.shards.errors import RefusedError
+from vilbert.pipeline.tasks.task_card import TaskCard, read_task_cards
+from vilbert.pipeline.tasks.trained_folder import trained_folder
 
 logger = logging.getLogger(__name__)
 
@@ -106,7 +106,7 @@ def warn_of_another_detector(card: TaskCard, facts: Mapping[str, Any], *, where:
 
     facts: `Extractor.fingerprint()` of the detector that is used. where: the card's folder, for the message.
     """
-    from pipeline.extract.plan import differences  # imports what options are read without
+    from vilbert.pipeline.extract.plan import differences  # imports what options are read without
 
     if not card.extractors:
         logger.warning("%s: does not say which detector's features the model knows: is it this one?", where)

@@ -14,13 +14,13 @@ from typing import Any, NamedTuple
 import numpy as np
 from torch import Tensor
 
-from model.outputs import ViLBertForTasksOutput
-from pipeline.shards.canonical import encode_json
-from pipeline.tasks.labels import label_targets, labelled, share_right
-from pipeline.tasks.losses import choice_loss
-from pipeline.tasks.registry import TaskFiles
-from pipeline.tasks.task import GivenBoxes, Rows, Shown, Task
-from pipeline.tasks.vcr_files import NAMES, VcrQuestion, read_vcr
+from vilbert.model.outputs import ViLBertForTasksOutput
+from vilbert.pipeline.shards.canonical import encode_json
+from vilbert.pipeline.tasks.labels import label_targets, labelled, share_right
+from vilbert.pipeline.tasks.losses import choice_loss
+from vilbert.pipeline.tasks.registry import TaskFiles
+from vilbert.pipeline.tasks.task import GivenBoxes, Rows, Shown, Task
+from vilbert.pipeline.tasks.vcr_files import NAMES, VcrQuestion, read_vcr
 
 OPTIONS = 4
 

@@ -20,12 +20,12 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from manifests.boxes import parse_box, within_unit
-from manifests.captions import storable
-from pipeline.shards.canonical import encode_json
-from pipeline.shards.errors import RefusedError
-from pipeline.tasks.annotation_files import field, json_lines, reading
-from pipeline.tasks.retrieval_files import coco_number
+from vilbert.manifests.boxes import parse_box, within_unit
+from vilbert.manifests.captions import storable
+from vilbert.pipeline.shards.canonical import encode_json
+from vilbert.pipeline.shards.errors import RefusedError
+from vilbert.pipeline.tasks.annotation_files import field, json_lines, reading
+from vilbert.pipeline.tasks.retrieval_files import coco_number
 from vilbert.untrusted.documents import parse_json
 
 CHOICES = 4

@@ -12,9 +12,9 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.shards.errors import RefusedError
-from pipeline.tasks.vcr import OPTIONS, VcrTask
-from pipeline.tasks.vcr_files import q_ar_accuracy, submission_csv
+from vilbert.pipeline.shards.errors import RefusedError
+from vilbert.pipeline.tasks.vcr import OPTIONS, VcrTask
+from vilbert.pipeline.tasks.vcr_files import q_ar_accuracy, submission_csv
 from vilbert.untrusted.documents import read_json
 
 

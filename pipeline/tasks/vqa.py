@@ -9,15 +9,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from model.outputs import ViLBertForTasksOutput
-from pipeline.shards.canonical import encode_json
-from pipeline.shards.errors import RefusedError
-from pipeline.tasks.losses import soft_answer_loss
-from pipeline.tasks.registry import TaskFiles
-from pipeline.tasks.task import GivenBoxes, Rows, Shown, Task
-from pipeline.tasks.vqa_accuracy import accuracy, results
-from pipeline.tasks.vqa_answers import build_vocabulary, load_vocabulary, soft_targets
-from pipeline.tasks.vqa_files import Question, read_questions, read_trainval
+from vilbert.model.outputs import ViLBertForTasksOutput
+from vilbert.pipeline.shards.canonical import encode_json
+from vilbert.pipeline.shards.errors import RefusedError
+from vilbert.pipeline.tasks.losses import soft_answer_loss
+from vilbert.pipeline.tasks.registry import TaskFiles
+from vilbert.pipeline.tasks.task import GivenBoxes, Rows, Shown, Task
+from vilbert.pipeline.tasks.vqa_accuracy import accuracy, results
+from vilbert.pipeline.tasks.vqa_answers import build_vocabulary, load_vocabulary, soft_targets
+from vilbert.pipeline.tasks.vqa_files import Question, read_questions, read_trainval
 
 MOST_LABELS = 10
 """Classes that the targets of a question hold at least: as many as people answer in the published files."""

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from manifests.captions import storable
-from pipeline.shards.errors import RefusedError
-from pipeline.tasks.annotation_files import field, reading
+from vilbert.manifests.captions import storable
+from vilbert.pipeline.shards.errors import RefusedError
+from vilbert.pipeline.tasks.annotation_files import field, reading
 from vilbert.untrusted.documents import DocumentError, read_json
 
 VERSION = "v2_"

@@ -10,10 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.shards.errors import ShardError
-from pipeline.train.corpus import Corpus
-from pipeline.train.objective import MicroBatch
-from pipeline.train.order import Order
+from vilbert.pipeline.shards.errors import ShardError
+from vilbert.pipeline.train.corpus import Corpus
+from vilbert.pipeline.train.objective import MicroBatch
+from vilbert.pipeline.train.order import Order
 
 NAMED = 4
 """Images that the message names with their places."""

@@ -21,18 +21,18 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from model.losses import IGNORED, MASKED, apply_objective, has_negatives
-from pipeline.train.draws import Stream, below, bits, keys, uniforms
-from pipeline.train.image_rows import ImageRows, lay_out
-from pipeline.train.item_settings import ItemSettings
-from pipeline.train.masking import RegionDraws, WordDraws, mask_words
-from pipeline.train.order import Order
-from pipeline.train.pairs import choose_captions, choose_images, pick
-from pipeline.train.share import Share
-from pipeline.train.words import replacement_ids, to_words
+from vilbert.model.losses import IGNORED, MASKED, apply_objective, has_negatives
+from vilbert.pipeline.train.draws import Stream, below, bits, keys, uniforms
+from vilbert.pipeline.train.image_rows import ImageRows, lay_out
+from vilbert.pipeline.train.item_settings import ItemSettings
+from vilbert.pipeline.train.masking import RegionDraws, WordDraws, mask_words
+from vilbert.pipeline.train.order import Order
+from vilbert.pipeline.train.pairs import choose_captions, choose_images, pick
+from vilbert.pipeline.train.share import Share
+from vilbert.pipeline.train.words import replacement_ids, to_words
 
 if TYPE_CHECKING:
-    from pipeline.train.corpus import Corpus, Example
+    from vilbert.pipeline.train.corpus import Corpus, Example
 
 T = TypeVar("T")
 

@@ -12,10 +12,10 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from pipeline.shards.atomic import HashingFile
-from pipeline.shards.canonical import decode_json, encode_json
-from pipeline.shards.documents import is_count, is_digest
-from pipeline.shards.errors import ShardError, UnsupportedFormatError
+from vilbert.pipeline.shards.atomic import HashingFile
+from vilbert.pipeline.shards.canonical import decode_json, encode_json
+from vilbert.pipeline.shards.documents import is_count, is_digest
+from vilbert.pipeline.shards.errors import ShardError, UnsupportedFormatError
 
 FORMAT = 1
 MANIFEST = "checkpoint.json"

@@ -10,17 +10,17 @@ from typing import Any
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
-from pipeline.shards.errors import RefusedError
-from pipeline.train.batch import Batch, make_batches
-from pipeline.train.corpus import Corpus
-from pipeline.train.distributed import Group
-from pipeline.train.hold_out import hold_out
-from pipeline.train.loader import batches
-from pipeline.train.mixed_features import refuse_mixed_features
-from pipeline.train.order import Order
-from pipeline.train.settings import PretrainSettings
-from pipeline.train.share import share_of
-from pipeline.train.verify_ahead import verified_files, verifying_ahead
+from vilbert.pipeline.shards.errors import RefusedError
+from vilbert.pipeline.train.batch import Batch, make_batches
+from vilbert.pipeline.train.corpus import Corpus
+from vilbert.pipeline.train.distributed import Group
+from vilbert.pipeline.train.hold_out import hold_out
+from vilbert.pipeline.train.loader import batches
+from vilbert.pipeline.train.mixed_features import refuse_mixed_features
+from vilbert.pipeline.train.order import Order
+from vilbert.pipeline.train.settings import PretrainSettings
+from vilbert.pipeline.train.share import share_of
+from vilbert.pipeline.train.verify_ahead import verified_files, verifying_ahead
 
 CAPTIONS_AT_A_TIME = 4096
 AUTO, HELD_OUT = "auto", "held-out"

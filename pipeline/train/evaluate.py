@@ -16,17 +16,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from model.heads import fuse
-from model.losses import alignment_loss, masked_word_loss
-from model.pretraining import RegionTarget, masked_image_loss
-from model.vilbert import ViLBertForPreTraining
-from pipeline.shards.canonical import encode_json
-from pipeline.train.batch import PARTS, Batch
-from pipeline.train.distributed import Group
-from pipeline.train.step import seed_of
+from vilbert.model.heads import fuse
+from vilbert.model.losses import alignment_loss, masked_word_loss
+from vilbert.model.pretraining import RegionTarget, masked_image_loss
+from vilbert.model.vilbert import ViLBertForPreTraining
+from vilbert.pipeline.shards.canonical import encode_json
+from vilbert.pipeline.train.batch import PARTS, Batch
+from vilbert.pipeline.train.distributed import Group
+from vilbert.pipeline.train.step import seed_of
 
 if TYPE_CHECKING:
-    from pipeline.train.pretrain_objective import PretrainObjective
+    from vilbert.pipeline.train.pretrain_objective import PretrainObjective
 
 HEAD_LABELS = ("masked_lm_labels", "image_label", "image_target", "next_sentence_label")
 

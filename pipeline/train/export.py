@@ -15,12 +15,12 @@ import yaml
 from safetensors import SafetensorError
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from pipeline.shards.atomic import fsync_dir, give_usual_mode, temporary_path
-from pipeline.train.disk import explain_disk_errors
-from pipeline.train.known_features import EXTRACTORS, write_known_features
-from pipeline.train.report import DATA_HEAD, data_rows, flat
-from pipeline.train.run_folder import FINAL_FOLDER
-from pipeline.train.words import save_tokenizer
+from vilbert.pipeline.shards.atomic import fsync_dir, give_usual_mode, temporary_path
+from vilbert.pipeline.train.disk import explain_disk_errors
+from vilbert.pipeline.train.known_features import EXTRACTORS, write_known_features
+from vilbert.pipeline.train.report import DATA_HEAD, data_rows, flat
+from vilbert.pipeline.train.run_folder import FINAL_FOLDER
+from vilbert.pipeline.train.words import save_tokenizer
 
 CARD_FILE = "README.md"
 LOCAL = "(local)"
@@ -103,7 +103,9 @@ def model_card(facts: Mapping[str, Any]) -> str:
     samples = sum(part.get("samples", 0) for part in data)
     stage = facts.get("stage", PRETRAIN)
     module, name = (
-        ("model.vilbert", "ViLBertForPreTraining") if stage == PRETRAIN else ("model.tasks", "ViLBertForTasks")
+        ("vilbert.model.vilbert", "ViLBertForPreTraining")
+        if stage == PRETRAIN
+        else ("vilbert.model.tasks", "ViLBertForTasks")
     )
     loading = _LOADING.format(folder="PATH/TO/THIS/FOLDER", module=module, name=name)
     head = {

@@ -1,8 +1,8 @@
 """Samples that a run holds out of its training data to evaluate on, where the data name no split for that.
 
-They are those whose image ids have the lowest keys (`manifests.hold_out`), so they are the same in every process and
-after every restart, and nothing has to be extracted again. How many there are in each shard has to be known before the
-first step; the ids of all samples are read once for it and the numbers kept in RUN/.held-out.json.
+They are those whose image ids have the lowest keys (`vilbert.manifests.hold_out`), so they are the same in every
+process and after every restart, and nothing has to be extracted again. How many there are in each shard has to be known
+before the first step; the ids of all samples are read once for it and the numbers kept in RUN/.held-out.json.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from manifests.hold_out import HoldOut, hold_out_key
-from pipeline.shards.atomic import write_atomic
-from pipeline.shards.canonical import encode_json
-from pipeline.shards.errors import RefusedError
-from pipeline.train.corpus import Corpus
-from pipeline.train.distributed import Group
-from pipeline.train.order import Order
-from pipeline.train.selection import Part, Source
+from vilbert.manifests.hold_out import HoldOut, hold_out_key
+from vilbert.pipeline.shards.atomic import write_atomic
+from vilbert.pipeline.shards.canonical import encode_json
+from vilbert.pipeline.shards.errors import RefusedError
+from vilbert.pipeline.train.corpus import Corpus
+from vilbert.pipeline.train.distributed import Group
+from vilbert.pipeline.train.order import Order
+from vilbert.pipeline.train.selection import Part, Source
 from vilbert.untrusted.documents import DocumentError, read_json
 
 _log = logging.getLogger(__name__)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from pipeline.train.batch import Batch
+from vilbert.pipeline.train.batch import Batch
 
 SMALLEST = 2.0**-24  # of the float16 numbers above 0
 GLOBAL_LOCATION = (0.0, 0.0, 1.0, 1.0, 1.0)
@@ -52,7 +52,7 @@ def to_model_inputs(
 def dense_labels(batch: Batch, device: torch.device | str, num_classes: int) -> Tensor:
     """Return the detector's distributions, float32 [B, R, num_classes] on `device`; padding is 0 everywhere.
 
-    The same numbers as `extractors.soft_labels.dense_labels`, where the arithmetic is explained.
+    The same numbers as `vilbert.extractors.soft_labels.dense_labels`, where the arithmetic is explained.
     """
     # Looked at before it goes to the device: there, a wrong id ends the process, and reading the largest waits for it.
     largest = int(batch.class_ids.max()) if batch.class_ids.numel() else 0

@@ -10,8 +10,8 @@ from typing import TypeVar
 
 import torch
 
-from pipeline.signals import handling
-from pipeline.train.distributed import Group
+from vilbert.pipeline.signals import handling
+from vilbert.pipeline.train.distributed import Group
 
 T = TypeVar("T")
 

@@ -15,9 +15,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pipeline.shards.atomic import write_atomic
-from pipeline.shards.errors import ShardError
-from pipeline.train.disk import explain_disk_errors
+from vilbert.pipeline.shards.atomic import write_atomic
+from vilbert.pipeline.shards.errors import ShardError
+from vilbert.pipeline.train.disk import explain_disk_errors
 from vilbert.untrusted.documents import parse_json
 
 METRICS_FILE = "metrics.jsonl"

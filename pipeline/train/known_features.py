@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pipeline.shards.canonical import encode_json
+from vilbert.pipeline.shards.canonical import encode_json
 from vilbert.untrusted.documents import read_json
 
 FEATURES_FILE = "features.json"

@@ -29,8 +29,8 @@ from multiprocessing.util import Finalize
 from pathlib import Path
 from weakref import WeakSet
 
-from pipeline.signals import end_with_parent
-from pipeline.train.errors import LoaderError
+from vilbert.pipeline.signals import end_with_parent
+from vilbert.pipeline.train.errors import LoaderError
 
 logger = logging.getLogger(__name__)
 

@@ -11,12 +11,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.shards.errors import RefusedError
-from pipeline.train.run_folder import FINAL_FOLDER
-from pipeline.train.schedule import factor_at
+from vilbert.pipeline.shards.errors import RefusedError
+from vilbert.pipeline.train.run_folder import FINAL_FOLDER
+from vilbert.pipeline.train.schedule import factor_at
 
 if TYPE_CHECKING:
-    from pipeline.train.loop import Training
+    from vilbert.pipeline.train.loop import Training
 
 LENGTH = ("max_steps", "epochs")
 

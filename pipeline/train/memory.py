@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from pipeline.shards.errors import first_line
-from pipeline.train.errors import OutOfMemoryError
+from vilbert.pipeline.shards.errors import first_line
+from vilbert.pipeline.train.errors import OutOfMemoryError
 
 
 @contextmanager

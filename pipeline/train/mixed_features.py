@@ -7,10 +7,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.shards.errors import RefusedError
+from vilbert.pipeline.shards.errors import RefusedError
 
 if TYPE_CHECKING:
-    from pipeline.train.selection import Source
+    from vilbert.pipeline.train.selection import Source
 
 logger = logging.getLogger(__name__)
 

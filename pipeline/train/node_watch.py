@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from pipeline.signals import leave_now
+from vilbert.pipeline.signals import leave_now
 
 logger = logging.getLogger(__name__)
 

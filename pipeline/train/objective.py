@@ -11,7 +11,7 @@ from typing import Any, Protocol, Self
 import torch
 from torch import Tensor, nn
 
-from pipeline.train.distributed import Group
+from vilbert.pipeline.train.distributed import Group
 
 
 class MicroBatch(Protocol):

@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from model.losses import IGNORED, MATCHES
-from pipeline.train.draws import Stream, below, bits, uniforms
-from pipeline.train.order import Order, Places
+from vilbert.model.losses import IGNORED, MATCHES
+from vilbert.pipeline.train.draws import Stream, below, bits, uniforms
+from vilbert.pipeline.train.order import Order, Places
 
 if TYPE_CHECKING:
-    from pipeline.train.corpus import Corpus
+    from vilbert.pipeline.train.corpus import Corpus
 
 TRIES = 8
 """Partners to look at before an image keeps its own caption: where all captions of a window are alike, none fits."""

@@ -7,24 +7,24 @@ from functools import partial
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from pipeline.shards.errors import RefusedError
-from pipeline.train.bad_inputs import locate_samples
-from pipeline.train.corpus import Corpus
-from pipeline.train.data import TrainingData, all_captions, eval_batches, open_data, train_batches
-from pipeline.train.distributed import Group
-from pipeline.train.evaluate import PretrainEvaluation, encode_evaluation
-from pipeline.train.known_features import read_known_features
-from pipeline.train.loop import Training
-from pipeline.train.mixed_features import check_known_features
-from pipeline.train.optimizer import build_optimizer
-from pipeline.train.pretrain_objective import PretrainObjective
-from pipeline.train.run import Stage, finish_run, train, wrap
-from pipeline.train.run_folder import describe_run
-from pipeline.train.run_settings import identity
-from pipeline.train.settings import PretrainSettings
-from pipeline.train.shared_tokenizer import shared_tokenizer
-from pipeline.train.start import begins_from_text, build_model, load_start, model_config
-from pipeline.train.words import load_tokenizer
+from vilbert.pipeline.shards.errors import RefusedError
+from vilbert.pipeline.train.bad_inputs import locate_samples
+from vilbert.pipeline.train.corpus import Corpus
+from vilbert.pipeline.train.data import TrainingData, all_captions, eval_batches, open_data, train_batches
+from vilbert.pipeline.train.distributed import Group
+from vilbert.pipeline.train.evaluate import PretrainEvaluation, encode_evaluation
+from vilbert.pipeline.train.known_features import read_known_features
+from vilbert.pipeline.train.loop import Training
+from vilbert.pipeline.train.mixed_features import check_known_features
+from vilbert.pipeline.train.optimizer import build_optimizer
+from vilbert.pipeline.train.pretrain_objective import PretrainObjective
+from vilbert.pipeline.train.run import Stage, finish_run, train, wrap
+from vilbert.pipeline.train.run_folder import describe_run
+from vilbert.pipeline.train.run_settings import identity
+from vilbert.pipeline.train.settings import PretrainSettings
+from vilbert.pipeline.train.shared_tokenizer import shared_tokenizer
+from vilbert.pipeline.train.start import begins_from_text, build_model, load_start, model_config
+from vilbert.pipeline.train.words import load_tokenizer
 
 
 def pretrain(settings: PretrainSettings) -> int:

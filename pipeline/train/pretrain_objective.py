@@ -10,11 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from model.vilbert import ViLBertForPreTraining
-from pipeline.train.batch import PARTS, Batch
-from pipeline.train.distributed import Group
-from pipeline.train.evaluate import PretrainEvaluation, evaluate
-from pipeline.train.inputs import to_model_inputs
+from vilbert.model.vilbert import ViLBertForPreTraining
+from vilbert.pipeline.train.batch import PARTS, Batch
+from vilbert.pipeline.train.distributed import Group
+from vilbert.pipeline.train.evaluate import PretrainEvaluation, evaluate
+from vilbert.pipeline.train.inputs import to_model_inputs
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,7 +8,7 @@ from typing import TextIO
 
 from tqdm import tqdm
 
-from pipeline.progress_line import ProgressLine
+from vilbert.pipeline.progress_line import ProgressLine
 
 
 @dataclass(kw_only=True)

@@ -16,18 +16,18 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from pipeline.shards.atomic import write_atomic
-from pipeline.shards.errors import RefusedError
-from pipeline.train.checkpoints import Checkpoint, checkpoint_path, newest_whole, read_checkpoint, sweep
-from pipeline.train.distributed import Group, process_group
-from pipeline.train.export import export_final
-from pipeline.train.journal import Journal, read_journal
-from pipeline.train.longer_run import as_long
-from pipeline.train.loop import Training, held_out, restore, run_steps
-from pipeline.train.memory import explain_out_of_memory
-from pipeline.train.progress import TrainProgress
-from pipeline.train.report import REPORT_FILE, write_report
-from pipeline.train.run_folder import (
+from vilbert.pipeline.shards.atomic import write_atomic
+from vilbert.pipeline.shards.errors import RefusedError
+from vilbert.pipeline.train.checkpoints import Checkpoint, checkpoint_path, newest_whole, read_checkpoint, sweep
+from vilbert.pipeline.train.distributed import Group, process_group
+from vilbert.pipeline.train.export import export_final
+from vilbert.pipeline.train.journal import Journal, read_journal
+from vilbert.pipeline.train.longer_run import as_long
+from vilbert.pipeline.train.loop import Training, held_out, restore, run_steps
+from vilbert.pipeline.train.memory import explain_out_of_memory
+from vilbert.pipeline.train.progress import TrainProgress
+from vilbert.pipeline.train.report import REPORT_FILE, write_report
+from vilbert.pipeline.train.run_folder import (
     FINAL_FOLDER,
     is_described,
     read_run,
@@ -36,9 +36,9 @@ from pipeline.train.run_folder import (
     write_run,
     writing_where_possible,
 )
-from pipeline.train.run_settings import RunSettings
-from pipeline.train.sessions import begin_session, end_session, used_gpus
-from pipeline.train.share import share_of
+from vilbert.pipeline.train.run_settings import RunSettings
+from vilbert.pipeline.train.sessions import begin_session, end_session, used_gpus
+from vilbert.pipeline.train.share import share_of
 
 logger = logging.getLogger(__name__)
 

@@ -10,8 +10,8 @@ from typing import Any, Literal
 
 from tyro.conf import Positional
 
-from pipeline.train.optimizer_settings import OptimizerSettings
-from pipeline.train.schedule import ScheduleSettings
+from vilbert.pipeline.train.optimizer_settings import OptimizerSettings
+from vilbert.pipeline.train.schedule import ScheduleSettings
 
 DEFAULT_CACHE_BYTES = 50_000_000_000
 

@@ -17,12 +17,12 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from pipeline.command_line import command_line
-from pipeline.doctor import GIB, memory_limit
-from pipeline.shards.canonical import encode_json
-from pipeline.train.disk import explain_disk_errors
-from pipeline.train.html_page import table
-from pipeline.train.run_folder import PACKAGES
+from vilbert.pipeline.command_line import command_line
+from vilbert.pipeline.doctor import GIB, memory_limit
+from vilbert.pipeline.shards.canonical import encode_json
+from vilbert.pipeline.train.disk import explain_disk_errors
+from vilbert.pipeline.train.html_page import table
+from vilbert.pipeline.train.run_folder import PACKAGES
 from vilbert.untrusted.documents import DocumentError, parse_json
 
 SESSIONS_FILE = "sessions.jsonl"

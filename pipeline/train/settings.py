@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 
-from pipeline.train.init_from import resolve_init_from
-from pipeline.train.item_settings import ItemSettings
-from pipeline.train.run_settings import RunSettings
+from vilbert.pipeline.train.init_from import resolve_init_from
+from vilbert.pipeline.train.item_settings import ItemSettings
+from vilbert.pipeline.train.run_settings import RunSettings
 
 
 @dataclass(frozen=True, kw_only=True)

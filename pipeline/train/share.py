@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.shards.errors import RefusedError
-from pipeline.train.distributed import Group
-from pipeline.train.run_settings import RunSettings
+from vilbert.pipeline.shards.errors import RefusedError
+from vilbert.pipeline.train.distributed import Group
+from vilbert.pipeline.train.run_settings import RunSettings
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,24 +12,24 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from model.checkpoint import load_checkpoint
-from model.config import PRESETS, ViLBertConfig
-from model.config_file import make_config, read_settings, require_memory
-from model.linear import Linear
-from model.tensor_files import CheckpointError
-from model.text_stream import load_text_stream, text_settings
-from model.vilbert import ViLBertForPreTraining
-from pipeline.shards.errors import RefusedError
-from pipeline.train.corpus import Corpus
-from pipeline.train.order import Order
-from pipeline.train.settings import PretrainSettings
-from pipeline.train.vocabulary import require_its_vocabulary
+from vilbert.model.checkpoint import load_checkpoint
+from vilbert.model.config import PRESETS, ViLBertConfig
+from vilbert.model.config_file import make_config, read_settings, require_memory
+from vilbert.model.linear import Linear
+from vilbert.model.tensor_files import CheckpointError
+from vilbert.model.text_stream import load_text_stream, text_settings
+from vilbert.model.vilbert import ViLBertForPreTraining
+from vilbert.pipeline.shards.errors import RefusedError
+from vilbert.pipeline.train.corpus import Corpus
+from vilbert.pipeline.train.order import Order
+from vilbert.pipeline.train.settings import PretrainSettings
+from vilbert.pipeline.train.vocabulary import require_its_vocabulary
 from vilbert.untrusted.documents import read_json
 
 logger = logging.getLogger(__name__)
 
 SHIPPED = Path(__file__).parents[1] / "recipes" / "model"
-"""Configs that come with the package, beside the published ones of `model.config`."""
+"""Configs that come with the package, beside the published ones of `vilbert.model.config`."""
 TEXT_MODELS = ("bert", "roberta")
 FILE_SUFFIXES = (".bin", ".safetensors", ".pth", ".pt", ".ckpt", ".tar", ".gz", ".tgz", ".json", ".zip")
 WHITENED_SAMPLES = 2048

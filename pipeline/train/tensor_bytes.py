@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pipeline.shards.canonical import encode_json
+from vilbert.pipeline.shards.canonical import encode_json
 
 _CHUNK = 1 << 24  # elements of a tensor that are turned into bytes at a time
 _TYPES = {

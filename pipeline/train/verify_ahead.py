@@ -14,10 +14,10 @@ from typing import TypeVar
 
 import numpy as np
 
-from pipeline.shards.verified import VerifiedFiles
-from pipeline.train.corpus import Corpus
-from pipeline.train.order import Order
-from pipeline.train.run_settings import RunSettings
+from vilbert.pipeline.shards.verified import VerifiedFiles
+from vilbert.pipeline.train.corpus import Corpus
+from vilbert.pipeline.train.order import Order
+from vilbert.pipeline.train.run_settings import RunSettings
 
 B = TypeVar("B")
 

@@ -11,11 +11,11 @@ from pathlib import Path
 
 from transformers import PreTrainedTokenizerBase
 
-from model.tensor_files import CheckpointError
-from model.text_stream import fetch_file
-from pipeline.shards.errors import RefusedError
-from pipeline.train.settings import PretrainSettings
-from pipeline.train.words import NEW, VOCABULARY_FILES, holds_vocabulary, load_tokenizer
+from vilbert.model.tensor_files import CheckpointError
+from vilbert.model.text_stream import fetch_file
+from vilbert.pipeline.shards.errors import RefusedError
+from vilbert.pipeline.train.settings import PretrainSettings
+from vilbert.pipeline.train.words import NEW, VOCABULARY_FILES, holds_vocabulary, load_tokenizer
 
 
 def require_its_vocabulary(settings: PretrainSettings, tokenizer: PreTrainedTokenizerBase, *, embedded: int) -> None:

@@ -19,9 +19,9 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 from transformers import AutoTokenizer, BertTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from manifests.captions import storable
-from model.hub import hub_problem
-from pipeline.shards.errors import RefusedError, first_line
+from vilbert.manifests.captions import storable
+from vilbert.model.hub import hub_problem
+from vilbert.pipeline.shards.errors import RefusedError, first_line
 from vilbert.untrusted.documents import read_json
 
 NEW = "new"

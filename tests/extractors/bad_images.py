@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from extractors.decode import DecodeSettings
+from vilbert.extractors.decode import DecodeSettings
 
 LIMITS = DecodeSettings(max_pixels=1_000_000, max_side=4_000, max_bytes=16_000_000)
 FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF")

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from extractors.assemble import assemble_regions
-from extractors.regions import Regions
-from extractors.selection import SelectionSettings
+from vilbert.extractors.assemble import assemble_regions
+from vilbert.extractors.regions import Regions
+from vilbert.extractors.selection import SelectionSettings
 
 HEIGHT, WIDTH = 60, 100
 

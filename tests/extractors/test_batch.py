@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from extractors.batch import common_resized_shape
+from vilbert.extractors.batch import common_resized_shape
 
 IMAGES = [np.zeros((40, 30, 3), np.uint8)] * 2
 

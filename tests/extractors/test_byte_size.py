@@ -1,7 +1,7 @@
 import pytest
 
-from extractors.byte_size import parse_size
-from pipeline.cli import parse
+from vilbert.extractors.byte_size import parse_size
+from vilbert.pipeline.cli import parse
 
 
 @pytest.mark.parametrize(

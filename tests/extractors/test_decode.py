@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from numpy.testing import assert_array_equal
 from PIL import Image, ImageFile
 
-from extractors.decode import REASONS, DecodedImage, DecodeSettings, ImageError, decode
+from vilbert.extractors.decode import REASONS, DecodedImage, DecodeSettings, ImageError, decode
 
 from .bad_images import BAD, FORMATS, LIMITS, ODD, encode, grey_tiff, picture, tiff
 
@@ -109,7 +109,7 @@ class TestRefusals:
         def full(_: object) -> None:
             raise MemoryError
 
-        monkeypatch.setattr("extractors.decode.to_rgb", full)
+        monkeypatch.setattr("vilbert.extractors.decode.to_rgb", full)
         with pytest.raises(ImageError) as caught:
             decode(SAMPLES["PNG"], LIMITS)
         assert caught.value.reason == "out_of_memory"
@@ -243,7 +243,7 @@ class TestThreads:
 CHILD = """
 import re, sys
 from pathlib import Path
-from extractors.decode import DecodeSettings, ImageError, decode
+from vilbert.extractors.decode import DecodeSettings, ImageError, decode
 
 def peak():  # of this program alone; getrusage would begin with the peak of the process that started it
     return int(re.search(r"VmHWM:\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1]) * 1024

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from extractors.extractor import DetectorSettings
+from vilbert.extractors.extractor import DetectorSettings
 
 
 @pytest.mark.parametrize(

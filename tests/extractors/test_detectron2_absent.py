@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from extractors.extractor import DetectorSettings, ExtractorError, ExtractorSettings, build_extractor
+from vilbert.extractors.extractor import DetectorSettings, ExtractorError, ExtractorSettings, build_extractor
 
 
 def test_error_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from extractors.extractor import DetectorSettings, ExtractorError, ExtractorSettings, build_extractor
-from extractors.selection import SelectionSettings
+from vilbert.extractors.extractor import DetectorSettings, ExtractorError, ExtractorSettings, build_extractor
+from vilbert.extractors.selection import SelectionSettings
 
 from .tiny_detectron2 import MARKS, extractor, make, write_configs
 

@@ -13,7 +13,7 @@ import pytest
 import safetensors.torch
 import torch
 
-from extractors.extractor import ExtractorError
+from vilbert.extractors.extractor import ExtractorError
 
 from .tiny_detectron2 import MARKS, assert_same, extractor, make, picture, relative_error, weights_file, write_configs
 

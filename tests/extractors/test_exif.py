@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from extractors.decode import decode
-from extractors.images.exif import exif_orientation
+from vilbert.extractors.decode import decode
+from vilbert.extractors.images.exif import exif_orientation
 
 from .bad_images import LIMITS, chunk, encode, insert, picture, segment
 

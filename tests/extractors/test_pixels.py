@@ -5,8 +5,8 @@ import pytest
 from numpy.testing import assert_array_equal
 from PIL import Image
 
-from extractors.decode import DecodeSettings, decode
-from extractors.images.rgb import to_rgb
+from vilbert.extractors.decode import DecodeSettings, decode
+from vilbert.extractors.images.rgb import to_rgb
 
 from .bad_images import LIMITS, chunk, encode, picture, png
 

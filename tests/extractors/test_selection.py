@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from torchvision.ops import nms
 
-from extractors.selection import SelectionSettings, overlapping, overlapping_torch, select
+from vilbert.extractors.selection import SelectionSettings, overlapping, overlapping_torch, select
 
 F32 = np.float32
 

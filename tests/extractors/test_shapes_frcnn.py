@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 import torch
 
-from extractors.extractor import DetectorSettings, ExtractorError, ExtractorSettings, build_extractor
-from extractors.selection import SelectionSettings
-from extractors.shapes_frcnn import FEATURE_DIM, WEIGHTS, build, read_card
-from extractors.torchvision_frcnn import TorchvisionExtractor
-from pipeline.shapes.measure_detector import iou, measure
-from pipeline.shapes.render import paint
-from pipeline.shapes.scene import CANVASES, CLASS_NAMES, COLOURS, SIZES, TEXTURES, make_scene
+from vilbert.extractors.extractor import DetectorSettings, ExtractorError, ExtractorSettings, build_extractor
+from vilbert.extractors.selection import SelectionSettings
+from vilbert.extractors.shapes_frcnn import FEATURE_DIM, WEIGHTS, build, read_card
+from vilbert.extractors.torchvision_frcnn import TorchvisionExtractor
+from vilbert.pipeline.shapes.measure_detector import iou, measure
+from vilbert.pipeline.shapes.render import paint
+from vilbert.pipeline.shapes.scene import CANVASES, CLASS_NAMES, COLOURS, SIZES, TEXTURES, make_scene
 
 SHAPES = DetectorSettings(detector="shapes", device="cpu")
 TEST_SEED = 20_26  # neither the training scenes' nor those that the training script measures on

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from extractors.soft_labels import dense_labels, top_classes
+from vilbert.extractors.soft_labels import dense_labels, top_classes
 
 
 def softmax(seed: int, regions: int, classes: int, sharpness: float) -> torch.Tensor:

@@ -26,13 +26,13 @@ from torchvision.models._api import WeightsEnum
 from torchvision.models.detection import FasterRCNN
 from torchvision.ops import box_iou
 
-from extractors import torchvision_models
-from extractors.extractor import DetectorSettings, Extractor, ExtractorError, ExtractorSettings, build_extractor
-from extractors.regions import Regions
-from extractors.selection import SelectionSettings
-from extractors.torchvision_frcnn import TorchvisionExtractor
-from extractors.torchvision_models import LoadedModel, load_model
-from extractors.weights import hash_tensors
+from vilbert.extractors import torchvision_models
+from vilbert.extractors.extractor import DetectorSettings, Extractor, ExtractorError, ExtractorSettings, build_extractor
+from vilbert.extractors.regions import Regions
+from vilbert.extractors.selection import SelectionSettings
+from vilbert.extractors.torchvision_frcnn import TorchvisionExtractor
+from vilbert.extractors.torchvision_models import LoadedModel, load_model
+from vilbert.extractors.weights import hash_tensors
 
 SMALL = DetectorSettings(torchvision_model="mobilenet_v3_large_320_fpn", weights="random", device="cpu")
 ALL_PROPOSALS = SelectionSettings(boxes="1000", selection="topk", nms=1.0)

@@ -17,8 +17,8 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from extractors.extractor import ExtractorError
-from extractors.weights import load_weights
+from vilbert.extractors.extractor import ExtractorError
+from vilbert.extractors.weights import load_weights
 
 ARRAYS = {
     "backbone.conv.weight": np.arange(24, dtype=np.float32).reshape(2, 3, 2, 2) / 7,

@@ -12,10 +12,10 @@ import pytest
 import torch
 import yaml
 
-from extractors.detectron2_frcnn import Detectron2Extractor, build
-from extractors.extractor import DetectorSettings
-from extractors.regions import Regions
-from extractors.selection import SelectionSettings
+from vilbert.extractors.detectron2_frcnn import Detectron2Extractor, build
+from vilbert.extractors.extractor import DetectorSettings
+from vilbert.extractors.regions import Regions
+from vilbert.extractors.selection import SelectionSettings
 
 MARKS = [
     pytest.mark.detectron2,

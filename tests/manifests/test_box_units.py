@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from manifests.box_units import boxes_in_pixels
-from manifests.boxes import are_fractions, within_unit
-from manifests.record import Box, ImageRecord, ManifestError
-from manifests.report import Report
+from vilbert.manifests.box_units import boxes_in_pixels
+from vilbert.manifests.boxes import are_fractions, within_unit
+from vilbert.manifests.record import Box, ImageRecord, ManifestError
+from vilbert.manifests.report import Report
 
 
 def records(*images: tuple[Box, ...] | None) -> list[ImageRecord]:

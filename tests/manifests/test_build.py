@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from manifests.build import ManifestSettings, build_manifest, report_path
-from manifests.manifest import Manifest, content_hash
-from manifests.record import ImageRecord, ManifestError
+from vilbert.manifests.build import ManifestSettings, build_manifest, report_path
+from vilbert.manifests.manifest import Manifest, content_hash
+from vilbert.manifests.record import ImageRecord, ManifestError
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 COCO10 = REPOSITORY / "../shared/data/coco10"
@@ -37,7 +37,7 @@ def counts(report: dict[str, Any]) -> dict[str, int]:
 
 def vilbert(*arguments: str | Path, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
-    command = [sys.executable, "-m", "pipeline.cli", "manifest", *map(str, arguments)]
+    command = [sys.executable, "-m", "vilbert.pipeline.cli", "manifest", *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, env=environment, cwd=cwd)
 
 
@@ -208,7 +208,7 @@ def test_usage_errors_exit_2_without_a_traceback(tmp_path: Path, arguments: list
 def test_memory_does_not_grow_with_rows(tmp_path: Path) -> None:
     """Peak memory at 300 000 rows is within 40 MB of that at 60 000, which a list of the rows would exceed by far."""
     program = (
-        "import resource, sys; from pathlib import Path; from manifests.build import *\n"
+        "import resource, sys; from pathlib import Path; from vilbert.manifests.build import *\n"
         "build_manifest(ManifestSettings(sources=(Path(sys.argv[1]),), output=Path(sys.argv[2])))\n"
         "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
     )

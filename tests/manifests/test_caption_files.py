@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from manifests.folder import read_folder
-from manifests.report import Report
+from vilbert.manifests.folder import read_folder
+from vilbert.manifests.report import Report
 
 
 def make(root: Path, files: dict[str, str | bytes | None]) -> Path:

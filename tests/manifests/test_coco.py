@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from manifests.coco import read_coco
-from manifests.images import ImageRoot
-from manifests.record import ImageRecord, ManifestError
-from manifests.report import Report
+from vilbert.manifests.coco import read_coco
+from vilbert.manifests.images import ImageRoot
+from vilbert.manifests.record import ImageRecord, ManifestError
+from vilbert.manifests.report import Report
 
 COCO10 = Path(__file__).resolve().parents[2] / "../shared/data/coco10"
 

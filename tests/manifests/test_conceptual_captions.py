@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from manifests.conceptual_captions import Layout, detect_layout, read_conceptual_captions
-from manifests.record import ImageRecord, ManifestError
-from manifests.report import Report
+from vilbert.manifests.conceptual_captions import Layout, detect_layout, read_conceptual_captions
+from vilbert.manifests.record import ImageRecord, ManifestError
+from vilbert.manifests.report import Report
 
 ROWS = [
     ('a "dog" on <PERSON> \'s lawn', "http://example.com/1.jpg"),

@@ -10,11 +10,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from manifests import csv_rows
-from manifests.columns import USUAL_NAMES, ColumnNames
-from manifests.csv_rows import SEPARATORS, read_csv
-from manifests.record import ManifestError
-from manifests.report import Report
+from vilbert.manifests import csv_rows
+from vilbert.manifests.columns import USUAL_NAMES, ColumnNames
+from vilbert.manifests.csv_rows import SEPARATORS, read_csv
+from vilbert.manifests.record import ManifestError
+from vilbert.manifests.report import Report
 
 CELLS = st.text(
     st.characters(codec="utf-8", exclude_characters="\0\r"), max_size=12

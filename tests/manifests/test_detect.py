@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from manifests.columns import ColumnNames
-from manifests.detect import HEAD, Kind, detect_file, detect_kind
-from manifests.record import ManifestError
+from vilbert.manifests.columns import ColumnNames
+from vilbert.manifests.detect import HEAD, Kind, detect_file, detect_kind
+from vilbert.manifests.record import ManifestError
 
 TEXT = st.text(max_size=40)
 COCO = {"info": {}, "images": [{"file_name": "a.jpg", "id": 1, "width": 3, "height": 2}], "annotations": []}

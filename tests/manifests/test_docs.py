@@ -6,10 +6,10 @@ import dataclasses
 from pathlib import Path
 from typing import get_args
 
-from manifests.detect import Kind
-from manifests.manifest import COLUMNS
-from manifests.report import ISSUES
-from manifests.settings import ManifestSettings
+from vilbert.manifests.detect import Kind
+from vilbert.manifests.manifest import COLUMNS
+from vilbert.manifests.report import ISSUES
+from vilbert.manifests.settings import ManifestSettings
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs/manifests.md").read_text("utf-8")
 

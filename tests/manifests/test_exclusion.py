@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from manifests.exclusion import Exclusion, read_ids
-from manifests.record import ImageRecord, ManifestError
-from manifests.report import Report
+from vilbert.manifests.exclusion import Exclusion, read_ids
+from vilbert.manifests.record import ImageRecord, ManifestError
+from vilbert.manifests.report import Report
 
 
 def test_three_ways_to_write_ids(tmp_path: Path) -> None:

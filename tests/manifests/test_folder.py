@@ -8,10 +8,10 @@ from pathlib import Path
 from hypothesis import given
 from hypothesis import strategies as st
 
-from manifests.folder import read_folder
-from manifests.image_ids import image_names
-from manifests.images import is_image
-from manifests.report import Report
+from vilbert.manifests.folder import read_folder
+from vilbert.manifests.image_ids import image_names
+from vilbert.manifests.images import is_image
+from vilbert.manifests.report import Report
 
 
 def test_recursive_sorted_with_paths_as_ids(tmp_path: Path) -> None:

@@ -11,12 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from manifests.boxes import BoxFormat, parse_box
-from manifests.columns import ColumnNames
-from manifests.given_boxes import GivenBoxes
-from manifests.record import ImageRecord, ManifestError
-from manifests.report import Report
-from manifests.table import read_table
+from vilbert.manifests.boxes import BoxFormat, parse_box
+from vilbert.manifests.columns import ColumnNames
+from vilbert.manifests.given_boxes import GivenBoxes
+from vilbert.manifests.record import ImageRecord, ManifestError
+from vilbert.manifests.report import Report
+from vilbert.manifests.table import read_table
 
 RECORDS = [ImageRecord(image_id=str(i), uri=f"{i}.jpg", width=100, height=80) for i in range(1, 4)]
 

@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from manifests.build import ManifestSettings, build_manifest
-from manifests.hold_out import HoldOut
-from manifests.manifest import Manifest
-from manifests.record import ManifestError
+from vilbert.manifests.build import ManifestSettings, build_manifest
+from vilbert.manifests.hold_out import HoldOut
+from vilbert.manifests.manifest import Manifest
+from vilbert.manifests.record import ManifestError
 
 
 def splits(path: Path, tmp_path: Path, hold_out: float = 0.2, **options: Any) -> dict[str, str]:

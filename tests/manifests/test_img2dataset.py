@@ -13,10 +13,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from manifests.img2dataset import read_img2dataset
-from manifests.record import ImageRecord, ManifestError
-from manifests.report import Report
-from manifests.uri import ImageReader
+from vilbert.manifests.img2dataset import read_img2dataset
+from vilbert.manifests.record import ImageRecord, ManifestError
+from vilbert.manifests.report import Report
+from vilbert.manifests.uri import ImageReader
 
 
 def rows_of(shard: int) -> list[dict[str, Any]]:

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from manifests.images import ImageRoot
-from manifests.karpathy import read_karpathy
-from manifests.record import ImageRecord, ManifestError
-from manifests.report import Report
+from vilbert.manifests.images import ImageRoot
+from vilbert.manifests.karpathy import read_karpathy
+from vilbert.manifests.record import ImageRecord, ManifestError
+from vilbert.manifests.report import Report
 
 
 def image(filename: str, split: str, raws: list[str], **more: Any) -> dict[str, Any]:

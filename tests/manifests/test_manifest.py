@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from manifests.manifest import ROWS_PER_GROUP, Manifest, ManifestWriter, content_hash
-from manifests.record import ImageRecord, ManifestError
+from vilbert.manifests.manifest import ROWS_PER_GROUP, Manifest, ManifestWriter, content_hash
+from vilbert.manifests.record import ImageRecord, ManifestError
 
 TINY = [
     ImageRecord(

@@ -9,10 +9,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from manifests.columns import ColumnNames
-from manifests.folder import read_folder
-from manifests.record import ImageRecord, ManifestError
-from manifests.report import Report
+from vilbert.manifests.columns import ColumnNames
+from vilbert.manifests.folder import read_folder
+from vilbert.manifests.record import ImageRecord, ManifestError
+from vilbert.manifests.report import Report
 
 
 def touch(root: Path, *names: str) -> None:

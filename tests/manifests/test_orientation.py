@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from manifests.build import ManifestSettings, build_manifest
-from manifests.manifest import COLUMNS, Manifest, ManifestWriter, content_hash
-from manifests.orientation import has_published_name
-from manifests.record import ImageRecord
+from vilbert.manifests.build import ManifestSettings, build_manifest
+from vilbert.manifests.manifest import COLUMNS, Manifest, ManifestWriter, content_hash
+from vilbert.manifests.orientation import has_published_name
+from vilbert.manifests.record import ImageRecord
 
 
 @pytest.mark.parametrize(

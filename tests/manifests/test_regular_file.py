@@ -13,10 +13,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from manifests.build import build_manifest, report_path
-from manifests.manifest import Manifest
-from manifests.record import ManifestError
-from manifests.settings import ManifestSettings
+from vilbert.manifests.build import build_manifest, report_path
+from vilbert.manifests.manifest import Manifest
+from vilbert.manifests.record import ManifestError
+from vilbert.manifests.settings import ManifestSettings
 from vilbert.untrusted.documents import parse_json
 
 

@@ -6,14 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from manifests.coco import read_coco
-from manifests.columns import ColumnNames
-from manifests.document import read_document
-from manifests.images import ImageRoot
-from manifests.json_rows import read_json_array, read_jsonl
-from manifests.karpathy import read_karpathy
-from manifests.record import ManifestError
-from manifests.report import Report
+from vilbert.manifests.coco import read_coco
+from vilbert.manifests.columns import ColumnNames
+from vilbert.manifests.document import read_document
+from vilbert.manifests.images import ImageRoot
+from vilbert.manifests.json_rows import read_json_array, read_jsonl
+from vilbert.manifests.karpathy import read_karpathy
+from vilbert.manifests.record import ManifestError
+from vilbert.manifests.report import Report
 
 GOOD = '{"image": "a.jpg", "caption": "one"}'
 TWICE = '{"image": "b.jpg", "caption": "one", "caption": "two"}'

@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from manifests import repeats as module
-from manifests.manifest import ManifestWriter
-from manifests.record import ImageRecord
-from manifests.repeats import Repeats, later_rows
+from vilbert.manifests import repeats as module
+from vilbert.manifests.manifest import ManifestWriter
+from vilbert.manifests.record import ImageRecord
+from vilbert.manifests.repeats import Repeats, later_rows
 
 
 def find(folder: Path, values: list[str]) -> tuple[list[tuple[int, str, int]], int]:

@@ -14,12 +14,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from manifests import shard_files
-from manifests.img2dataset import read_img2dataset
-from manifests.record import ImageRecord
-from manifests.report import ISSUES, Report
-from manifests.tar_listing import list_tar
-from manifests.uri import ImageReader
+from vilbert.manifests import shard_files
+from vilbert.manifests.img2dataset import read_img2dataset
+from vilbert.manifests.record import ImageRecord
+from vilbert.manifests.report import ISSUES, Report
+from vilbert.manifests.tar_listing import list_tar
+from vilbert.manifests.uri import ImageReader
 
 Members = Sequence[tuple[str, str | tuple[bytes, str]]]
 

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from manifests.columns import ColumnNames
-from manifests.record import ImageRecord, ManifestError
-from manifests.report import Report
-from manifests.table import read_table
+from vilbert.manifests.columns import ColumnNames
+from vilbert.manifests.record import ImageRecord, ManifestError
+from vilbert.manifests.report import Report
+from vilbert.manifests.table import read_table
 
 FULL = {
     "image_id": "x1",

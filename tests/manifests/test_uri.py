@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from manifests.uri import ImageReader, is_local, mask_credentials, protocols, tar_index, tar_uri
+from vilbert.manifests.uri import ImageReader, is_local, mask_credentials, protocols, tar_index, tar_uri
 
 
 @pytest.fixture

@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 import torch
 
-from model.architecture import count_layers, count_parameters, differences
-from model.checkpoint import CheckpointError, load_checkpoint
-from model.config import PRESETS, ViLBertConfig, preset
-from model.config_file import ConfigError, make_config, require_memory
-from model.tasks import ViLBertForTasks
+from vilbert.model.architecture import count_layers, count_parameters, differences
+from vilbert.model.checkpoint import CheckpointError, load_checkpoint
+from vilbert.model.config import PRESETS, ViLBertConfig, preset
+from vilbert.model.config_file import ConfigError, make_config, require_memory
+from vilbert.model.tasks import ViLBertForTasks
 
 from .test_checkpoint import SIZES, assert_same, copies, make
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from model.attention import VECTOR, softmax
+from vilbert.model.attention import VECTOR, softmax
 
 
 @pytest.mark.parametrize("length", [1, 7, VECTOR - 1, VECTOR, VECTOR + 1])

@@ -16,10 +16,10 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from model.checkpoint import CheckpointError, load_checkpoint, read_state_dict, save_reference
-from model.config import ViLBertConfig
-from model.tasks import ViLBertForTasks
-from model.vilbert import ViLBertForPreTraining, ViLBertModel
+from vilbert.model.checkpoint import CheckpointError, load_checkpoint, read_state_dict, save_reference
+from vilbert.model.config import ViLBertConfig
+from vilbert.model.tasks import ViLBertForTasks
+from vilbert.model.vilbert import ViLBertForPreTraining, ViLBertModel
 
 GOLDEN = Path(__file__).resolve().parents[2].parent / "shared" / "golden"
 SIZES: dict[str, Any] = {

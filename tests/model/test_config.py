@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from transformers import AutoConfig
 
-from model.config import IGNORED_KEYS, PRESETS, ViLBertConfig, preset
+from vilbert.model.config import IGNORED_KEYS, PRESETS, ViLBertConfig, preset
 
 # The published 6-layer json of vilbert_beta, and what vilbert-multi-task's RoBERTa file has beside or instead.
 BETA: dict[str, Any] = {

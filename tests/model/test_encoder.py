@@ -7,9 +7,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from model.config import ViLBertConfig, preset
-from model.encoder import layer_order
-from model.vilbert import ViLBertForPreTraining, ViLBertModel
+from vilbert.model.config import ViLBertConfig, preset
+from vilbert.model.encoder import layer_order
+from vilbert.model.vilbert import ViLBertForPreTraining, ViLBertModel
 
 from .tiny_model import TINY, batch, fill, labels, largest_difference
 

@@ -10,9 +10,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from model.config import ViLBertConfig
-from model.tasks import PRETRAINING_SCORES, TASK_HEADS, ViLBertForTasks
-from model.vilbert import ViLBertForPreTraining
+from vilbert.model.config import ViLBertConfig
+from vilbert.model.tasks import PRETRAINING_SCORES, TASK_HEADS, ViLBertForTasks
+from vilbert.model.vilbert import ViLBertForPreTraining
 
 GOLDEN = Path(__file__).resolve().parents[2].parent / "shared" / "golden"
 pytestmark = pytest.mark.skipif(not GOLDEN.is_dir(), reason="the golden numbers of ../shared/golden are not here")

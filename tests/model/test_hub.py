@@ -10,9 +10,9 @@ from collections.abc import Iterator
 import pytest
 from huggingface_hub import constants
 
-from model.hub import SECONDS, hub_problem
-from model.tensor_files import CheckpointError
-from model.text_stream import text_settings
+from vilbert.model.hub import SECONDS, hub_problem
+from vilbert.model.tensor_files import CheckpointError
+from vilbert.model.text_stream import text_settings
 
 
 @pytest.fixture(autouse=True)

@@ -10,11 +10,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from model.checkpoint import CheckpointError, load_checkpoint
-from model.config import ViLBertConfig
-from model.layouts import clean, detect_layout, inferred_settings, inverse, to_ours
-from model.tasks import ViLBertForTasks
-from model.vilbert import ViLBertForPreTraining, ViLBertModel
+from vilbert.model.checkpoint import CheckpointError, load_checkpoint
+from vilbert.model.config import ViLBertConfig
+from vilbert.model.layouts import clean, detect_layout, inferred_settings, inverse, to_ours
+from vilbert.model.tasks import ViLBertForTasks
+from vilbert.model.vilbert import ViLBertForPreTraining, ViLBertModel
 
 # VOLTA's config/vilbert_base.json, which says what each of its sublayers is.
 VOLTA_TEXT_ATTENTION = (0, 2, 4, 6, 8, 10, 14, 18, 22, 26, 30, 34)

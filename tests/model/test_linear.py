@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from model import linear as linear_file
-from model.linear import Linear, linear, rounded
+from vilbert.model import linear as linear_file
+from vilbert.model.linear import Linear, linear, rounded
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from model.losses import (
+from vilbert.model.losses import (
     LossSum,
     alignment_loss,
     apply_objective,

@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from model.attention import MASKED_SCORE, attend, scores_mask, seen_by_all
-from model.config import ViLBertConfig
-from model.vilbert import ViLBertForPreTraining, ViLBertModel
+from vilbert.model.attention import MASKED_SCORE, attend, scores_mask, seen_by_all
+from vilbert.model.config import ViLBertConfig
+from vilbert.model.vilbert import ViLBertForPreTraining, ViLBertModel
 
 from .tiny_model import TINY, batch, fill, labels, largest_difference
 

@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 import torch
 
-from model.config import ViLBertConfig
-from model.encoder import first_meeting, layer_order
-from model.meeting import image_alone, pooled_pairs, text_alone
-from model.pairs import Pairing, Streams
-from model.vilbert import ViLBertModel
+from vilbert.model.config import ViLBertConfig
+from vilbert.model.encoder import first_meeting, layer_order
+from vilbert.model.meeting import image_alone, pooled_pairs, text_alone
+from vilbert.model.pairs import Pairing, Streams
+from vilbert.model.vilbert import ViLBertModel
 
 from .tiny_model import TINY, batch, fill, largest_difference
 

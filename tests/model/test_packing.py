@@ -9,9 +9,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from model.config import ViLBertConfig
-from model.packing import computed_positions, packing_of, wanted_positions
-from model.vilbert import ViLBertForPreTraining, ViLBertModel
+from vilbert.model.config import ViLBertConfig
+from vilbert.model.packing import computed_positions, packing_of, wanted_positions
+from vilbert.model.vilbert import ViLBertForPreTraining, ViLBertModel
 
 from .tiny_model import TINY, batch, fill, labels, largest_difference
 

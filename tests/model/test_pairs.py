@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from model.config import ViLBertConfig
-from model.pairs import Streams, all_pairs, one_text_many_images, pair
-from model.tasks import ViLBertForTasks
-from model.vilbert import ViLBertModel
+from vilbert.model.config import ViLBertConfig
+from vilbert.model.pairs import Streams, all_pairs, one_text_many_images, pair
+from vilbert.model.tasks import ViLBertForTasks
+from vilbert.model.vilbert import ViLBertModel
 
 from .tiny_model import TINY, batch, fill, largest_difference
 

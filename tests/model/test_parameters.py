@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import nn
 
-from model.config import PRESETS, preset
-from model.tasks import ViLBertForTasks
-from model.vilbert import ViLBertForPreTraining, ViLBertModel
+from vilbert.model.config import PRESETS, preset
+from vilbert.model.tasks import ViLBertForTasks
+from vilbert.model.vilbert import ViLBertForPreTraining, ViLBertModel
 
 COUNTS = {
     "bert_base_2layer_2conect": 160_782_973,

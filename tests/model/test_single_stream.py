@@ -9,16 +9,16 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModel, BertConfig, BertModel
 
-from model.pairs import Streams
-from model.single_stream import (
+from vilbert.model.pairs import Streams
+from vilbert.model.single_stream import (
     HEADS,
     SingleStreamForPreTraining,
     SingleStreamForTasks,
     SingleStreamModel,
     joint_mask,
 )
-from model.single_stream_config import PRESETS, SingleStreamConfig, single_stream_preset
-from model.tasks import PRETRAINING_SCORES
+from vilbert.model.single_stream_config import PRESETS, SingleStreamConfig, single_stream_preset
+from vilbert.model.tasks import PRETRAINING_SCORES
 
 from .tiny_model import TINY, batch, fill, labels, largest_difference
 

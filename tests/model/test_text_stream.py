@@ -21,11 +21,11 @@ from transformers import (
     RobertaModel,
 )
 
-from model import text_stream
-from model.checkpoint import CheckpointError
-from model.config import ViLBertConfig
-from model.text_stream import load_text_stream, text_settings
-from model.vilbert import ViLBertForPreTraining, ViLBertModel
+from vilbert.model import text_stream
+from vilbert.model.checkpoint import CheckpointError
+from vilbert.model.config import ViLBertConfig
+from vilbert.model.text_stream import load_text_stream, text_settings
+from vilbert.model.vilbert import ViLBertForPreTraining, ViLBertModel
 
 SIZES: dict[str, Any] = {
     "vocab_size": 41, "hidden_size": 16, "num_hidden_layers": 4, "num_attention_heads": 4, "intermediate_size": 24,

@@ -15,9 +15,9 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, AutoModelForPreTraining
 
-from model.config import ViLBertConfig
-from model.tasks import PRETRAINING_SCORES, TASK_HEADS, ViLBertForTasks
-from model.vilbert import ViLBertForPreTraining, ViLBertModel
+from vilbert.model.config import ViLBertConfig
+from vilbert.model.tasks import PRETRAINING_SCORES, TASK_HEADS, ViLBertForTasks
+from vilbert.model.vilbert import ViLBertForPreTraining, ViLBertModel
 
 from .tiny_model import TINY, batch, fill, labels, largest_difference
 

@@ -26,9 +26,9 @@ import transformers
 from torch import Tensor
 from transformers.models.auto.modeling_auto import MODEL_MAPPING_NAMES
 
-from model.config import ViLBertConfig
-from model.tasks import TASK_HEADS, ViLBertForTasks
-from model.vilbert import ViLBertForPreTraining, ViLBertModel
+from vilbert.model.config import ViLBertConfig
+from vilbert.model.tasks import TASK_HEADS, ViLBertForTasks
+from vilbert.model.vilbert import ViLBertForPreTraining, ViLBertModel
 
 SUITE = "transformers_tests"  # its own name for the package, `tests`, is ours here
 VERSION = transformers.__version__

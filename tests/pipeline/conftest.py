@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from extractors.regions import Regions
-from pipeline.shards.sample import Sample
-from pipeline.train.ray_launch import QUIET
+from vilbert.extractors.regions import Regions
+from vilbert.pipeline.shards.sample import Sample
+from vilbert.pipeline.train.ray_launch import QUIET
 
 GOLDEN = Path(__file__).parent / "shards" / "golden"
 

@@ -9,12 +9,12 @@ import sys
 
 import pytest
 
-from pipeline.allocator import ENVIRONMENT
+from vilbert.pipeline.allocator import ENVIRONMENT
 
 PROGRAM = """
 import resource, sys, threading
 import numpy as np
-from pipeline.allocator import keep_freed_memory
+from vilbert.pipeline.allocator import keep_freed_memory
 
 if "tell" in sys.argv:
     keep_freed_memory()

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import __version__
-from pipeline.cli import COMMANDS, config_arguments, main, parse
+from vilbert.pipeline import __version__
+from vilbert.pipeline.cli import COMMANDS, config_arguments, main, parse
 
 HEAVY = ("torch", "torchvision", "ray", "pyarrow", "webdataset", "transformers", "detectron2")
 PROBE = """
 import sys
-from pipeline.cli import main
+from vilbert.pipeline.cli import main
 try:
     status = main(sys.argv[1:])
 except SystemExit as leaving:
@@ -191,6 +191,6 @@ def test_a_name_that_is_no_option_is_named_with_its_file(name: str, tmp_path: Pa
 
 @pytest.mark.slow
 def test_output_cut_off_by_its_reader_is_no_error(tmp_path: Path) -> None:
-    command = f"'{sys.executable}' -m pipeline.cli doctor | true; exit ${{PIPESTATUS[0]}}"
+    command = f"'{sys.executable}' -m vilbert.pipeline.cli doctor | true; exit ${{PIPESTATUS[0]}}"
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=120)
     assert (done.returncode, done.stderr) == (0, "")

@@ -10,11 +10,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from model.checkpoint import read_state_dict, save_reference
-from model.config import ViLBertConfig
-from model.tasks import ViLBertForTasks
-from model.vilbert import ViLBertForPreTraining, ViLBertModel
-from pipeline.cli import main
+from vilbert.model.checkpoint import read_state_dict, save_reference
+from vilbert.model.config import ViLBertConfig
+from vilbert.model.tasks import ViLBertForTasks
+from vilbert.model.vilbert import ViLBertForPreTraining, ViLBertModel
+from vilbert.pipeline.cli import main
 
 REFERENCE: dict[str, Any] = {
     "model": "bert", "fast_mode": False, "in_batch_pairs": False, "visual_target": 0, "predict_feature": False,

@@ -66,7 +66,9 @@ def test_the_stages_of_the_demo_run_to_the_report(demo: Path) -> None:
 
 @pytest.mark.ray
 def test_the_python_api_reads_what_the_demo_wrote(demo: Path, folder: Path, installation: Installation) -> None:
-    program = "import vilbert; from transformers import AutoModel; model = AutoModel.from_pretrained('demo/vqa/final'); "
+    program = (
+        "import vilbert; from transformers import AutoModel; model = AutoModel.from_pretrained('demo/vqa/final'); "
+    )
     program += "print(len(vilbert.open_dataset('demo/features')), type(model).__module__)"
     assert run(installation, folder, "-c", program).splitlines()[-1] == "20 vilbert.model.vilbert"
 
@@ -89,7 +91,9 @@ def test_another_vilbert_in_the_current_folder_is_named(
     monkeypatch.chdir(tmp_path)
     require_own_package("use --backend local")  # a folder without modules, as a clone of this project
     (tmp_path / name).write_text("")
-    with pytest.raises(RefusedError, match=rf"^{tmp_path / name}: Ray's workers would import this file .* or use --back"):
+    with pytest.raises(
+        RefusedError, match=rf"^{tmp_path / name}: Ray's workers would import this file .* or use --back"
+    ):
         require_own_package("use --backend local")
 
 

@@ -19,7 +19,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from pipeline.cli import main
+from vilbert.pipeline.cli import main
 
 SCENES = "24"
 ROW = {"image_id": "1", "uri": "a.jpg", "captions": ["a red square"]}

@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.cli import COMMANDS, main, parse
-from pipeline.demo import Stage, question, run, stages, summary
-from pipeline.demo_progress import remaining_seconds
-from pipeline.shards.errors import RefusedError
-from pipeline.shards.lock import exclusive_writer
+from vilbert.pipeline.cli import COMMANDS, main, parse
+from vilbert.pipeline.demo import Stage, question, run, stages, summary
+from vilbert.pipeline.demo_progress import remaining_seconds
+from vilbert.pipeline.shards.errors import RefusedError
+from vilbert.pipeline.shards.lock import exclusive_writer
 
 HALF_WAY = {"extract": 4.0, "pretrain": 1.0, "finetune": 1.0}
 """Seconds into a stage; the others take less than one."""
@@ -118,7 +118,7 @@ def test_a_small_demo_leaves_out_what_was_not_measured(asked: Path) -> None:
 @pytest.mark.slow
 def test_interrupted_in_every_stage_it_ends_with_a_report(tmp_path: Path) -> None:
     output = tmp_path / "demo"
-    command = [sys.executable, "-u", "-m", "pipeline.cli", "demo", "--output", str(output), "--scenes", "20"]
+    command = [sys.executable, "-u", "-m", "vilbert.pipeline.cli", "demo", "--output", str(output), "--scenes", "20"]
     names = [stage.name for stage in stages(output, 20)]
     interrupted = 0
     for number, name in enumerate(names, start=1):
@@ -162,8 +162,8 @@ class Commands:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.ran: list[str] = []
         self.ends: dict[str, int] = {}
-        monkeypatch.setattr("pipeline.demo.run", self.run)
-        monkeypatch.setattr("pipeline.demo.summary", lambda output, scenes: f"See {output}/report.html")
+        monkeypatch.setattr("vilbert.pipeline.demo.run", self.run)
+        monkeypatch.setattr("vilbert.pipeline.demo.summary", lambda output, scenes: f"See {output}/report.html")
 
     def run(self, stage: Stage) -> int:
         self.ran.append(stage.command[0])
@@ -237,7 +237,7 @@ def test_a_demo_with_other_settings_is_refused_and_left_alone(
     before = (output / "demo.json").read_bytes()
     assert started(output, scenes=30) == 2
     assert "holds a demo of 20 scenes, not 30" in capsys.readouterr().err
-    monkeypatch.setattr("pipeline.__version__", "9.9")
+    monkeypatch.setattr("vilbert.pipeline.__version__", "9.9")
     assert started(output) == 2
     said = capsys.readouterr().err
     assert "this is version 9.9" in said

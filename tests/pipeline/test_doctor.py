@@ -7,8 +7,8 @@ import types
 
 import pytest
 
-from pipeline import doctor as module
-from pipeline.doctor import Check, DoctorSettings, check_import, check_nms, check_packages, check_python, doctor
+from vilbert.pipeline import doctor as module
+from vilbert.pipeline.doctor import Check, DoctorSettings, check_import, check_nms, check_packages, check_python, doctor
 
 
 def test_this_machine_passes(capsys: pytest.CaptureFixture[str]) -> None:

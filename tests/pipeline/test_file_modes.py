@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.cli import main
+from vilbert.pipeline.cli import main
 
 from .train.conftest import write_dataset_folder
 from .train.tiny_runs import MODEL, pretrain_arguments
@@ -26,7 +26,7 @@ def umask(request: pytest.FixtureRequest) -> Iterator[int]:
 @pytest.fixture(autouse=True)
 def _no_curves(monkeypatch: pytest.MonkeyPatch) -> None:
     """Leave the drawing of curves out, which takes longer than the runs here."""
-    monkeypatch.setattr("pipeline.train.curves.svg", lambda entries: "<svg/>")
+    monkeypatch.setattr("vilbert.pipeline.train.curves.svg", lambda entries: "<svg/>")
 
 
 def modes(folder: Path) -> dict[str, int]:

@@ -20,13 +20,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from pipeline.cli import main
-from pipeline.predict import Predictor
-from pipeline.shards.errors import RefusedError
-from pipeline.tasks.asking import Row, paired
-from pipeline.tasks.generation_settings import GenerationSettings
-from pipeline.tasks.photographs import Detected
-from pipeline.tasks.refer_files import read_refer
+from vilbert.pipeline.cli import main
+from vilbert.pipeline.predict import Predictor
+from vilbert.pipeline.shards.errors import RefusedError
+from vilbert.pipeline.tasks.asking import Row, paired
+from vilbert.pipeline.tasks.generation_settings import GenerationSettings
+from vilbert.pipeline.tasks.photographs import Detected
+from vilbert.pipeline.tasks.refer_files import read_refer
 
 from .tasks.tiny_predictor import OPTIONS, load, write_features, write_model, write_scenes
 
@@ -87,7 +87,7 @@ def test_a_fresh_process_points_where_an_evaluation_of_stored_features_does(scen
     expressions = read_refer(scenes / "shapes" / annotations, "train")
     images = [str(photograph(scenes, it.image_id)) for it in expressions]
     command = [
-        sys.executable, "-m", "pipeline.cli", "predict", "refcocog", "--checkpoint", str(run), "--json",
+        sys.executable, "-m", "vilbert.pipeline.cli", "predict", "refcocog", "--checkpoint", str(run), "--json",
         "--image", *images, "--phrase", *[it.text for it in expressions], *OPTIONS,
     ]  # fmt: skip
     said = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
@@ -113,7 +113,7 @@ def test_captions_are_those_of_an_evaluation(
     scenes: Path, tmp_path: Path, predictor: Callable[[str], Predictor], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # What scores them takes seconds and says nothing here.
-    monkeypatch.setattr("pipeline.tasks.caption_evaluation.caption_scores", lambda truths, written: {})
+    monkeypatch.setattr("vilbert.pipeline.tasks.caption_evaluation.caption_scores", lambda truths, written: {})
     run = write_model(tmp_path / "run", "captioning")
     rows = evaluate(scenes, run, "captioning", "karpathy", "--method", "greedy")
     settings = GenerationSettings(method="greedy")

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.ray_session import START_SECONDS, RayStartError, ray_session, start_limits
-from pipeline.shards.errors import RefusedError
+from vilbert.pipeline.ray_session import START_SECONDS, RayStartError, ray_session, start_limits
+from vilbert.pipeline.shards.errors import RefusedError
 
 ray = pytest.importorskip("ray")
 NAMES = ("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "RAY_prestart_worker_first_driver", "RAY_enable_metrics_collection")
@@ -39,7 +39,7 @@ def start_fails(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Calls]:
     for name in NAMES:
         monkeypatch.setenv(name, "before")
     monkeypatch.delenv(LIMIT, raising=False)
-    monkeypatch.setattr("pipeline.ray_session.find_spec", lambda name: object())
+    monkeypatch.setattr("vilbert.pipeline.ray_session.find_spec", lambda name: object())
     return fail
 
 
@@ -99,7 +99,7 @@ def test_time_limits_of_the_user_are_kept(start_fails: Callable[..., Calls], mon
 def test_extract_says_how_to_do_without_ray(
     start_fails: Callable[..., Calls], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from pipeline.cli import main
+    from vilbert.pipeline.cli import main
 
     start_fails(SLOW, SLOW)
     rows = tmp_path / "rows.jsonl"
@@ -116,7 +116,7 @@ SLOW_FIRST_START = """
 import os, time
 import ray, psutil
 from ray._private import services
-from pipeline import ray_session
+from vilbert.pipeline import ray_session
 
 ray_session.START_SECONDS = (1, 120)
 get_node, calls = services.get_node, []

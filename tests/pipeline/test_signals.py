@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from pipeline.signals import keeping_handlers, terminate_like_interrupt
+from vilbert.pipeline.signals import keeping_handlers, terminate_like_interrupt
 
 
 def exits(number: int, frame: object) -> None:

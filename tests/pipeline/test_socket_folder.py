@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import socket_folder
-from pipeline.shards.errors import RefusedError
-from pipeline.socket_folder import RAY_SOCKET, ray_folder
+from vilbert.pipeline import socket_folder
+from vilbert.pipeline.shards.errors import RefusedError
+from vilbert.pipeline.socket_folder import RAY_SOCKET, ray_folder
 
 LIMIT_SECONDS = 240
 
@@ -39,7 +39,7 @@ def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 CONNECTS = """
 import multiprocessing, os, tempfile
 from multiprocessing.connection import Client, Listener
-from pipeline.socket_folder import shorten_multiprocessing_sockets
+from vilbert.pipeline.socket_folder import shorten_multiprocessing_sockets
 
 def child(address):
     with Client(address) as connection:
@@ -100,7 +100,7 @@ def features(long_folder: Path, tmp_path: Path) -> Path:
         ("manifest", str(annotations), "--images", str(shapes), "--output", str(listed)),
         ("extract", str(listed), "--output", str(output), "--detector", "shapes", "--backend", "local"),
     ):
-        done = run(long_folder, "-m", "pipeline.cli", *command)
+        done = run(long_folder, "-m", "vilbert.pipeline.cli", *command)
         assert done.returncode == 0, done.stderr
     return output
 
@@ -109,7 +109,9 @@ def test_pretraining_with_loader_processes_ends(long_folder: Path, features: Pat
     model = ["--model", "shapes", "--init-from", "none", "--tokenizer", "shapes", "--device", "cpu"]
     short = ["--batch-size", "2", "--max-steps", "2", "--eval-split", "none", "--no-tensorboard", "--num-workers", "2"]
     output = tmp_path / "run"
-    done = run(long_folder, "-m", "pipeline.cli", "pretrain", str(features), "--output", str(output), *model, *short)
+    done = run(
+        long_folder, "-m", "vilbert.pipeline.cli", "pretrain", str(features), "--output", str(output), *model, *short
+    )
     assert done.returncode == 0, done.stderr
     assert (output / "final" / "model.safetensors").is_file()
 
@@ -119,7 +121,7 @@ def test_pretraining_with_loader_processes_ends(long_folder: Path, features: Pat
 def test_extract_with_ray_ends_and_leaves_no_folder_behind(long_folder: Path, features: Path, tmp_path: Path) -> None:
     before = set(Path("/tmp").glob("vilbert-ray-*"))
     arguments = ["extract", str(tmp_path / "m.parquet"), "--detector", "shapes", "--workers", "1"]
-    done = run(long_folder, "-m", "pipeline.cli", *arguments, "--output", str(tmp_path / "with-ray"))
+    done = run(long_folder, "-m", "vilbert.pipeline.cli", *arguments, "--output", str(tmp_path / "with-ray"))
     assert done.returncode == 0, done.stderr
     made = {path.name: path.read_bytes() for path in (tmp_path / "with-ray" / "shards").iterdir()}
     assert made == {path.name: path.read_bytes() for path in (features / "shards").iterdir()}

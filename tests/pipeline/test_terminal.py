@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.terminal import SafeStream, counted, one_line, print_lines, safe_streams, safe_text, text_argument
+from vilbert.pipeline.terminal import SafeStream, counted, one_line, print_lines, safe_streams, safe_text, text_argument
 
 HOSTILE = "a \x1b]0;title\x07 \x9b31m \u202egpj.exe \x08\x08\r\x00\x7f\ud83d"
 GOLDEN = Path(__file__).parent / "shards" / "golden" / "tar"
@@ -80,7 +80,7 @@ def test_bytes_of_a_command_line_that_are_not_utf8_are_latin1():
 
 def run(*arguments: str | bytes, encoding: str = "utf-8") -> subprocess.CompletedProcess[bytes]:
     return subprocess.run(
-        [sys.executable, "-m", "pipeline.cli", *arguments],
+        [sys.executable, "-m", "vilbert.pipeline.cli", *arguments],
         env={**os.environ, "PYTHONIOENCODING": encoding},
         capture_output=True,
         timeout=120,
@@ -112,7 +112,7 @@ def test_a_hostile_file_name_is_escaped_in_an_error(tmp_path: Path):
 def test_help_is_colored_on_a_terminal_only():
     leader, follower = pty.openpty()
     child = subprocess.Popen(
-        [sys.executable, "-m", "pipeline.cli", "stats", "--help"],
+        [sys.executable, "-m", "vilbert.pipeline.cli", "stats", "--help"],
         stdout=follower,
         stderr=follower,
         env={name: value for name, value in os.environ.items() if name != "NO_COLOR"} | {"TERM": "xterm"},

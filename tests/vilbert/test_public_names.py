@@ -28,10 +28,10 @@ def test_the_import_is_cheap() -> None:
 
 def test_public_names_are_those_of_their_modules() -> None:
     import vilbert
-    from extractors.extractor import build_extractor
-    from model.checkpoint import load_checkpoint
-    from pipeline.predict import Predictor
-    from pipeline.shards.open_dataset import open_dataset
+    from vilbert.extractors.extractor import build_extractor
+    from vilbert.model.checkpoint import load_checkpoint
+    from vilbert.pipeline.predict import Predictor
+    from vilbert.pipeline.shards.open_dataset import open_dataset
 
     assert (vilbert.Predictor, vilbert.build_extractor) == (Predictor, build_extractor)
     assert (vilbert.load_checkpoint, vilbert.open_dataset) == (load_checkpoint, open_dataset)

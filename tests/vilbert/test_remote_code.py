@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from model.vilbert import ViLBertForPreTraining
-from pipeline.shards.errors import RefusedError
-from pipeline.train.words import load_tokenizer
+from vilbert.model.vilbert import ViLBertForPreTraining
+from vilbert.pipeline.shards.errors import RefusedError
+from vilbert.pipeline.train.words import load_tokenizer
 
 ROOT = Path(__file__).parents[2]
 PACKAGES = ("extractors", "manifests", "model", "pipeline", "vilbert")

@@ -12,13 +12,13 @@ from pathlib import Path
 
 import pytest
 
-from extractors.extractor import DetectorSettings
-from manifests.build import ManifestSettings, build_manifest
-from pipeline.extract.run_log import LOG_FILE
-from pipeline.extract.run_state import RUN_FILE
-from pipeline.extract.settings import ExtractSettings
-from pipeline.shapes.render import render
-from pipeline.shapes.scene import make_scene
+from vilbert.extractors.extractor import DetectorSettings
+from vilbert.manifests.build import ManifestSettings, build_manifest
+from vilbert.pipeline.extract.run_log import LOG_FILE
+from vilbert.pipeline.extract.run_state import RUN_FILE
+from vilbert.pipeline.extract.settings import ExtractSettings
+from vilbert.pipeline.shapes.render import render
+from vilbert.pipeline.shapes.scene import make_scene
 
 from .s3_server import bucket, proxy, s3_port  # noqa: F401  fixtures
 
@@ -86,9 +86,9 @@ FAULTS = Path(__file__).parent / "faults"
 NURSERY = """
 import json, os, resource, sys
 import torch, torchvision, numpy, PIL.Image, pyarrow.parquet, lmdb
-from pipeline import cli
-import pipeline.extract.run, pipeline.extract.local_backend
-import pipeline.shards.tar_store, extractors.shapes_frcnn
+from vilbert.pipeline import cli
+import vilbert.pipeline.extract.run, vilbert.pipeline.extract.local_backend
+import vilbert.pipeline.shards.tar_store, vilbert.extractors.shapes_frcnn
 for line in sys.stdin:
     order = json.loads(line)
     if (child := os.fork()) == 0:

@@ -1,7 +1,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.extract.batches import group_by_shape
+from vilbert.pipeline.extract.batches import group_by_shape
 
 shapes = st.lists(st.integers(0, 5), max_size=80)
 

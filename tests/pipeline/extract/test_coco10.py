@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.cli import main
-from pipeline.shards.store import open_shard
+from vilbert.pipeline.cli import main
+from vilbert.pipeline.shards.store import open_shard
 
 COCO10 = Path(__file__).parents[4] / "shared" / "data" / "coco10"
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.cli import main
-from pipeline.shards.store import open_shard
+from vilbert.pipeline.cli import main
+from vilbert.pipeline.shards.store import open_shard
 
 from .conftest import BROKEN, SCENES, Harm, contents
 

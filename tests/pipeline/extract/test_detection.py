@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.extract import turns
-from pipeline.extract.detection import Detection
-from pipeline.extract.journal import Journal, parse_journal
-from pipeline.extract.journals import AppendedFile
-from pipeline.extract.stopped import DeviceLostError
-from pipeline.extract.turns import Turns
-from pipeline.shards.failures import FailureRow
+from vilbert.pipeline.extract import turns
+from vilbert.pipeline.extract.detection import Detection
+from vilbert.pipeline.extract.journal import Journal, parse_journal
+from vilbert.pipeline.extract.journals import AppendedFile
+from vilbert.pipeline.extract.stopped import DeviceLostError
+from vilbert.pipeline.extract.turns import Turns
+from vilbert.pipeline.shards.failures import FailureRow
 
 from .test_turns import Stream
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.cli import main
-from pipeline.shards.record import read_records
+from vilbert.pipeline.cli import main
+from vilbert.pipeline.shards.record import read_records
 
 from .conftest import Harm, contents
 

@@ -14,12 +14,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from extractors.decode import ImageError
-from manifests.uri import ImageReader
-from pipeline.extract.fetch import Fetcher
-from pipeline.extract.fetch_settings import FetchSettings
-from pipeline.extract.http_connections import is_public
-from pipeline.shards.errors import RefusedError
+from vilbert.extractors.decode import ImageError
+from vilbert.manifests.uri import ImageReader
+from vilbert.pipeline.extract.fetch import Fetcher
+from vilbert.pipeline.extract.fetch_settings import FetchSettings
+from vilbert.pipeline.extract.http_connections import is_public
+from vilbert.pipeline.shards.errors import RefusedError
 
 from .web import Web, body, redirect
 
@@ -64,7 +64,7 @@ def names(web: Web, monkeypatch: pytest.MonkeyPatch) -> dict[str, list[str]]:
             super().connect(("127.0.0.1", web.port) if address[0] == PUBLIC else address)
 
     monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
-    monkeypatch.setattr("pipeline.extract.http_connections.socket.socket", Socket)
+    monkeypatch.setattr("vilbert.pipeline.extract.http_connections.socket.socket", Socket)
     return table
 
 

@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 import urllib3
 
-from extractors.decode import ImageError
-from pipeline.extract.http_get import read_body
-from pipeline.extract.read_ahead import ReadAhead
+from vilbert.extractors.decode import ImageError
+from vilbert.pipeline.extract.http_get import read_body
+from vilbert.pipeline.extract.read_ahead import ReadAhead
 
 
 class Response:

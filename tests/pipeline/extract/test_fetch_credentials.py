@@ -7,10 +7,10 @@ import base64
 import pytest
 from urllib3.util import parse_url
 
-from extractors.decode import ImageError
-from manifests.record import ImageRecord
-from pipeline.extract.http_get import authorization
-from pipeline.extract.prepare import failure
+from vilbert.extractors.decode import ImageError
+from vilbert.manifests.record import ImageRecord
+from vilbert.pipeline.extract.http_get import authorization
+from vilbert.pipeline.extract.prepare import failure
 
 EXPECTED = {"Authorization": "Basic " + base64.b64encode("me:wörd/ @".encode()).decode()}
 

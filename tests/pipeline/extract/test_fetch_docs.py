@@ -4,9 +4,9 @@ import re
 from dataclasses import fields
 from pathlib import Path
 
-from extractors.decode import REASONS
-from extractors.images.error import is_transient
-from pipeline.extract.fetch_settings import FetchSettings
+from vilbert.extractors.decode import REASONS
+from vilbert.extractors.images.error import is_transient
+from vilbert.pipeline.extract.fetch_settings import FetchSettings
 
 DOCS = Path(__file__).parents[3] / "docs"
 

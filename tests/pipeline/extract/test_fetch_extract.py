@@ -10,14 +10,14 @@ from typing import Any
 import fsspec
 import pytest
 
-from manifests.build import ManifestSettings, build_manifest
-from pipeline.cli import main
-from pipeline.shapes.render import render
-from pipeline.shapes.scene import make_scene
-from pipeline.shards.dataset import read_dataset
-from pipeline.shards.record import read_records
-from pipeline.shards.sample import encode_members
-from pipeline.shards.store import open_shard
+from vilbert.manifests.build import ManifestSettings, build_manifest
+from vilbert.pipeline.cli import main
+from vilbert.pipeline.shapes.render import render
+from vilbert.pipeline.shapes.scene import make_scene
+from vilbert.pipeline.shards.dataset import read_dataset
+from vilbert.pipeline.shards.record import read_records
+from vilbert.pipeline.shards.sample import encode_members
+from vilbert.pipeline.shards.store import open_shard
 
 from .web import Page, Web, body, drop, failing, redirect, silent, status
 

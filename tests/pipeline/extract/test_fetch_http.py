@@ -11,13 +11,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from extractors.decode import ImageError
-from extractors.images.error import is_transient
-from manifests.uri import ImageReader
-from pipeline.extract.fetch import Fetcher, backoff
-from pipeline.extract.fetch_settings import FetchSettings
-from pipeline.extract.http_get import retry_after
-from pipeline.extract.stopped import StoppedError
+from vilbert.extractors.decode import ImageError
+from vilbert.extractors.images.error import is_transient
+from vilbert.manifests.uri import ImageReader
+from vilbert.pipeline.extract.fetch import Fetcher, backoff
+from vilbert.pipeline.extract.fetch_settings import FetchSettings
+from vilbert.pipeline.extract.http_get import retry_after
+from vilbert.pipeline.extract.stopped import StoppedError
 
 from .web import Page, Web, body, drop, failing, raw, redirect, send, silent, status
 

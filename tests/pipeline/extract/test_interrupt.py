@@ -9,9 +9,9 @@ from pathlib import Path
 import fsspec
 import pytest
 
-from pipeline.cli import main
-from pipeline.shards import lock
-from pipeline.shards.folder import LocalFolder
+from vilbert.pipeline.cli import main
+from vilbert.pipeline.shards import lock
+from vilbert.pipeline.shards.folder import LocalFolder
 
 from .conftest import Child, Harm, contents
 
@@ -62,7 +62,7 @@ def interrupted_when(monkeypatch: pytest.MonkeyPatch, place: str, also: Callable
         also()
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(f"pipeline.extract.run.{place}", interrupt)
+    monkeypatch.setattr(f"vilbert.pipeline.extract.run.{place}", interrupt)
 
 
 @pytest.mark.parametrize("place", ["is_complete", "Crew.first", "choose_retries", "finish_dataset"])

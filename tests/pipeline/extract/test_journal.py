@@ -13,16 +13,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.extract.journal import Attempt, Journal, parse_journal
-from pipeline.extract.journals import Journals
-from pipeline.extract.run import extract
-from pipeline.extract.settings import ExtractSettings
-from pipeline.extract.stopped import StoppedError
-from pipeline.extract.suspects import DEATHS, DEATHS_ALONE, MOST_BLAMED, Verdict, judge, require_sound
-from pipeline.extract.worker import Worker
-from pipeline.shards.errors import ShardError
-from pipeline.shards.folder import LocalFolder, open_folder
-from pipeline.shards.remote_folder import RemoteFolder
+from vilbert.pipeline.extract.journal import Attempt, Journal, parse_journal
+from vilbert.pipeline.extract.journals import Journals
+from vilbert.pipeline.extract.run import extract
+from vilbert.pipeline.extract.settings import ExtractSettings
+from vilbert.pipeline.extract.stopped import StoppedError
+from vilbert.pipeline.extract.suspects import DEATHS, DEATHS_ALONE, MOST_BLAMED, Verdict, judge, require_sound
+from vilbert.pipeline.extract.worker import Worker
+from vilbert.pipeline.shards.errors import ShardError
+from vilbert.pipeline.shards.folder import LocalFolder, open_folder
+from vilbert.pipeline.shards.remote_folder import RemoteFolder
 
 from .conftest import contents
 
@@ -266,7 +266,7 @@ def test_a_worker_that_is_told_to_stop_blames_nobody(
         may_go_on.wait(60)
         raise StoppedError
 
-    monkeypatch.setattr("pipeline.extract.worker.prepare", wait)
+    monkeypatch.setattr("vilbert.pipeline.extract.worker.prepare", wait)
     with ThreadPoolExecutor(1) as threads:
         extracted = threads.submit(worker.extract_shard, 0, (0, 5))
         assert met.wait(60)

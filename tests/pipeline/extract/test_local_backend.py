@@ -12,7 +12,7 @@ import pytest
 PROGRAM = """
 import ctypes, re, sys
 from pathlib import Path
-from pipeline.cli import main
+from vilbert.pipeline.cli import main
 
 status = main(sys.argv[2:])
 libc = ctypes.CDLL(None)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pipeline.cli import main
+from vilbert.pipeline.cli import main
 
 from .conftest import FAULTS, SCENES, Harm, contents
 from .s3_server import objects

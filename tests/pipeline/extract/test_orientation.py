@@ -11,17 +11,17 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from extractors.decode import DecodeSettings
-from manifests.build import ManifestSettings, build_manifest
-from manifests.manifest import Manifest
-from pipeline.extract.prepare import Prepared, prepare
-from pipeline.extract.run import extract
-from pipeline.extract.settings import ExtractSettings
-from pipeline.shapes.render import render
-from pipeline.shapes.scene import make_scene
-from pipeline.shards.store import open_shard
-from pipeline.shards.verify import VerifySettings, verify
-from pipeline.tasks.photographs import read_pixels
+from vilbert.extractors.decode import DecodeSettings
+from vilbert.manifests.build import ManifestSettings, build_manifest
+from vilbert.manifests.manifest import Manifest
+from vilbert.pipeline.extract.prepare import Prepared, prepare
+from vilbert.pipeline.extract.run import extract
+from vilbert.pipeline.extract.settings import ExtractSettings
+from vilbert.pipeline.shapes.render import render
+from vilbert.pipeline.shapes.scene import make_scene
+from vilbert.pipeline.shards.store import open_shard
+from vilbert.pipeline.shards.verify import VerifySettings, verify
+from vilbert.pipeline.tasks.photographs import read_pixels
 
 
 def rotated_jpeg(index: int = 0) -> bytes:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from extractors.decode import ImageError
-from manifests.boxes import are_fractions
-from manifests.record import Box, ImageRecord
-from pipeline.extract.prepare import given_boxes
+from vilbert.extractors.decode import ImageError
+from vilbert.manifests.boxes import are_fractions
+from vilbert.manifests.record import Box, ImageRecord
+from vilbert.pipeline.extract.prepare import given_boxes
 
 
 def record(*boxes: Box) -> ImageRecord:

@@ -11,10 +11,10 @@ from pathlib import Path
 import psutil
 import pytest
 
-from pipeline.cli import main
-from pipeline.extract.ray_backend import worker_resources
-from pipeline.extract.settings import ExtractSettings
-from pipeline.shards.dataset import read_dataset
+from vilbert.pipeline.cli import main
+from vilbert.pipeline.extract.ray_backend import worker_resources
+from vilbert.pipeline.extract.settings import ExtractSettings
+from vilbert.pipeline.shards.dataset import read_dataset
 
 from .conftest import BROKEN, SCENES, contents
 
@@ -46,7 +46,7 @@ def arguments(manifest: Path, output: Path) -> list[str]:
 
 
 def start(manifest: Path, output: Path, *options: str) -> subprocess.Popen:
-    command = [sys.executable, "-m", "pipeline.cli", *arguments(manifest, output), "--workers", "2", *options]
+    command = [sys.executable, "-m", "vilbert.pipeline.cli", *arguments(manifest, output), "--workers", "2", *options]
     return subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
 
 
@@ -160,7 +160,7 @@ def test_workers_are_as_many_as_fit(
     ],
 )
 def test_workers_that_do_not_fit_are_refused(options: dict, cluster: dict[str, float], tmp_path: Path) -> None:
-    from extractors.extractor import ExtractorError
+    from vilbert.extractors.extractor import ExtractorError
 
     settings = ExtractSettings(manifest=tmp_path / "m.parquet", output=tmp_path / "out", **options)
     with pytest.raises(ExtractorError, match="do not fit"):

@@ -9,15 +9,15 @@ from pathlib import Path
 import psutil
 import pytest
 
-from extractors.extractor import DetectorSettings
-from pipeline.cli import main
-from pipeline.extract import ray_backend
-from pipeline.extract.crew import Crew, WorkerLostError
-from pipeline.extract.ray_backend import RayHandle, no_process_yet, room_now, translated
-from pipeline.extract.settings import ExtractSettings
-from pipeline.extract.stopped import DeviceLostError
-from pipeline.ray_session import ray_session
-from pipeline.shards.errors import FingerprintError, ShardError
+from vilbert.extractors.extractor import DetectorSettings
+from vilbert.pipeline.cli import main
+from vilbert.pipeline.extract import ray_backend
+from vilbert.pipeline.extract.crew import Crew, WorkerLostError
+from vilbert.pipeline.extract.ray_backend import RayHandle, no_process_yet, room_now, translated
+from vilbert.pipeline.extract.settings import ExtractSettings
+from vilbert.pipeline.extract.stopped import DeviceLostError
+from vilbert.pipeline.ray_session import ray_session
+from vilbert.pipeline.shards.errors import FingerprintError, ShardError
 
 ray = pytest.importorskip("ray")
 
@@ -104,7 +104,7 @@ def test_a_run_ends_within_three_minutes_of_the_death_of_its_node(tmp_path: Path
     assert main(["manifest", str(annotations), "--images", str(shapes), "--output", str(listed)]) == 0
     arguments = ["extract", str(listed), "--output", str(output), "--detector", "shapes", "--shard-size", "4"]
     child = psutil.Popen(
-        [sys.executable, "-m", "pipeline.cli", *arguments, "--workers", "1"], stderr=subprocess.PIPE, text=True
+        [sys.executable, "-m", "vilbert.pipeline.cli", *arguments, "--workers", "1"], stderr=subprocess.PIPE, text=True
     )
     try:
         deadline = time.monotonic() + 300

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.extract.memory_budget import MemoryBudget, NoRoomError, Share
-from pipeline.extract.read_ahead import ReadAhead
-from pipeline.extract.stopped import StoppedError
+from vilbert.pipeline.extract.memory_budget import MemoryBudget, NoRoomError, Share
+from vilbert.pipeline.extract.read_ahead import ReadAhead
+from vilbert.pipeline.extract.stopped import StoppedError
 
 
 @pytest.fixture(scope="module")

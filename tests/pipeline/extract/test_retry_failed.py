@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.cli import main
-from pipeline.extract.retries import RETRY_FILE
-from pipeline.shards.dataset import read_dataset
+from vilbert.pipeline.cli import main
+from vilbert.pipeline.extract.retries import RETRY_FILE
+from vilbert.pipeline.shards.dataset import read_dataset
 
 from .conftest import Harm, contents
 from .s3_server import objects

@@ -13,15 +13,15 @@ from pathlib import Path
 
 import pytest
 
-from extractors.extractor import DetectorSettings
-from pipeline.cli import main
-from pipeline.extract.run import extract
-from pipeline.extract.settings import ExtractSettings
-from pipeline.shards import lease
-from pipeline.shards.errors import LockedError, RefusedError, ShardError
-from pipeline.shards.folder import open_folder
-from pipeline.shards.lease import hold_lease
-from pipeline.shards.remote_folder import RemoteFolder
+from vilbert.extractors.extractor import DetectorSettings
+from vilbert.pipeline.cli import main
+from vilbert.pipeline.extract.run import extract
+from vilbert.pipeline.extract.settings import ExtractSettings
+from vilbert.pipeline.shards import lease
+from vilbert.pipeline.shards.errors import LockedError, RefusedError, ShardError
+from vilbert.pipeline.shards.folder import open_folder
+from vilbert.pipeline.shards.lease import hold_lease
+from vilbert.pipeline.shards.remote_folder import RemoteFolder
 
 from .conftest import contents
 from .s3_server import Proxy, objects
@@ -174,7 +174,7 @@ def test_a_large_upload_goes_in_parts_and_one_cut_between_them_leaves_nothing(
 
 EXTRACT = """
 import sys
-from pipeline.cli import main
+from vilbert.pipeline.cli import main
 sys.exit(main(sys.argv[1:]))
 """
 

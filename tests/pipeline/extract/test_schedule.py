@@ -8,17 +8,17 @@ from pathlib import Path
 
 import pytest
 
-from extractors.extractor import ExtractorError
-from pipeline.extract import crew
-from pipeline.extract.crew import FAILED_STARTS, Crew, WorkerLostError
-from pipeline.extract.journal import Journal, parse_journal
-from pipeline.extract.journals import Journals
-from pipeline.extract.schedule import ATTEMPTS, ERRORS_IN_A_ROW, Schedule, assign
-from pipeline.extract.stall import Pulse
-from pipeline.extract.worker import Extracted
-from pipeline.shards.errors import CorruptShardError, FingerprintError, ShardError
-from pipeline.shards.folder import LocalFolder
-from pipeline.shards.record import ShardRecord
+from vilbert.extractors.extractor import ExtractorError
+from vilbert.pipeline.extract import crew
+from vilbert.pipeline.extract.crew import FAILED_STARTS, Crew, WorkerLostError
+from vilbert.pipeline.extract.journal import Journal, parse_journal
+from vilbert.pipeline.extract.journals import Journals
+from vilbert.pipeline.extract.schedule import ATTEMPTS, ERRORS_IN_A_ROW, Schedule, assign
+from vilbert.pipeline.extract.stall import Pulse
+from vilbert.pipeline.extract.worker import Extracted
+from vilbert.pipeline.shards.errors import CorruptShardError, FingerprintError, ShardError
+from vilbert.pipeline.shards.folder import LocalFolder
+from vilbert.pipeline.shards.record import ShardRecord
 
 
 def record_of(shard: int) -> ShardRecord:

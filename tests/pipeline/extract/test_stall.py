@@ -8,10 +8,10 @@ from contextlib import nullcontext
 
 import pytest
 
-from pipeline.extract import turns
-from pipeline.extract.settings import ExtractSettings
-from pipeline.extract.stall import MOST_SECONDS_A_TICK, Pulse, StallWatch
-from pipeline.extract.worker import Worker
+from vilbert.pipeline.extract import turns
+from vilbert.pipeline.extract.settings import ExtractSettings
+from vilbert.pipeline.extract.stall import MOST_SECONDS_A_TICK, Pulse, StallWatch
+from vilbert.pipeline.extract.worker import Worker
 
 
 def test_a_worker_is_stuck_once_its_pulse_has_not_changed_for_so_long() -> None:
@@ -71,7 +71,7 @@ def test_an_image_that_hangs_is_noticed_though_the_other_shard_at_the_detector_g
 
     monkeypatch.setattr(Worker, "_prepare", hangs_at_row_one)
     monkeypatch.setattr(turns, "_cuda_streams", lambda: [nullcontext(), nullcontext()])
-    monkeypatch.setattr("pipeline.extract.worker.Turns", lambda device: turns.Turns("cuda"))
+    monkeypatch.setattr("vilbert.pipeline.extract.worker.Turns", lambda device: turns.Turns("cuda"))
     worker = Worker(settings_for("features", cpus_per_worker=2))
     worker.start()
     watch = StallWatch(10)

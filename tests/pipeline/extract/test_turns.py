@@ -6,8 +6,8 @@ from typing import ClassVar
 
 import pytest
 
-from pipeline.extract import turns
-from pipeline.extract.turns import GPU_TURNS, Turns
+from vilbert.pipeline.extract import turns
+from vilbert.pipeline.extract.turns import GPU_TURNS, Turns
 
 
 class Stream:

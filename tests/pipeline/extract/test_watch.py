@@ -13,18 +13,18 @@ from pathlib import Path
 
 import pytest
 
-from extractors.extractor import ExtractorError
-from pipeline.cli import main
-from pipeline.extract.done import find_done
-from pipeline.extract.plan import finish_dataset
-from pipeline.extract.run import extract
-from pipeline.extract.run_log import LOG_FILE
-from pipeline.extract.run_state import RUN_FILE, RunState, read_state
-from pipeline.extract.settings import ExtractSettings
-from pipeline.extract.status import judge
-from pipeline.shards.errors import ShardError
-from pipeline.shards.folder import LocalFolder
-from pipeline.shards.process import this_process
+from vilbert.extractors.extractor import ExtractorError
+from vilbert.pipeline.cli import main
+from vilbert.pipeline.extract.done import find_done
+from vilbert.pipeline.extract.plan import finish_dataset
+from vilbert.pipeline.extract.run import extract
+from vilbert.pipeline.extract.run_log import LOG_FILE
+from vilbert.pipeline.extract.run_state import RUN_FILE, RunState, read_state
+from vilbert.pipeline.extract.settings import ExtractSettings
+from vilbert.pipeline.extract.status import judge
+from vilbert.pipeline.shards.errors import ShardError
+from vilbert.pipeline.shards.folder import LocalFolder
+from vilbert.pipeline.shards.process import this_process
 
 from .conftest import BROKEN, SCENES
 
@@ -109,7 +109,7 @@ def test_a_run_that_fails_says_why(
     def fail(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("pipeline.extract.worker.ShardWriter.commit", fail)
+    monkeypatch.setattr("vilbert.pipeline.extract.worker.ShardWriter.commit", fail)
     with pytest.raises(OSError, match="No space left"):
         extract(settings)
     assert state_of(settings.output).state == "failed"
@@ -124,7 +124,7 @@ def test_a_run_is_finished_when_its_data_set_is(settings_for: Make, monkeypatch:
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patched:
-        patched.setattr("pipeline.extract.run.finish_dataset", fail)
+        patched.setattr("vilbert.pipeline.extract.run.finish_dataset", fail)
         with pytest.raises(ShardError, match="No space left"):
             extract(settings)
     assert state_of(settings.output).state == "failed"
@@ -140,7 +140,7 @@ def test_one_that_is_interrupted_before_a_worker_is_ready_says_so(
     def first(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("pipeline.extract.run.Crew.first", first)
+    monkeypatch.setattr("vilbert.pipeline.extract.run.Crew.first", first)
     assert extract(settings) == 130
     assert main(["status", str(settings.output)]) == 1
     assert "interrupted after" in capsys.readouterr().out
@@ -157,7 +157,7 @@ def test_before_a_worker_is_ready_it_is_starting_and_not_what_the_last_run_was(
         seen.append(capsys.readouterr().out)
         raise ExtractorError("no such weights")
 
-    monkeypatch.setattr("pipeline.extract.run.Crew.first", first)
+    monkeypatch.setattr("vilbert.pipeline.extract.run.Crew.first", first)
     for _ in range(2):
         with pytest.raises(ExtractorError):
             extract(settings)
@@ -189,9 +189,9 @@ def test_the_account_stays_new_while_a_run_starts_and_while_it_closes_the_data_s
 
         return after_a_while
 
-    monkeypatch.setattr("pipeline.extract.watch.SAVE_SECONDS", 0.02)
-    monkeypatch.setattr("pipeline.extract.run.find_done", slowly(find_done, "starting"))
-    monkeypatch.setattr("pipeline.extract.run.finish_dataset", slowly(finish_dataset, "running"))
+    monkeypatch.setattr("vilbert.pipeline.extract.watch.SAVE_SECONDS", 0.02)
+    monkeypatch.setattr("vilbert.pipeline.extract.run.find_done", slowly(find_done, "starting"))
+    monkeypatch.setattr("vilbert.pipeline.extract.run.finish_dataset", slowly(finish_dataset, "running"))
     assert extract(settings) == 0
     assert seen == [True] * 4
     assert state_of(settings.output).state == "finished"
@@ -204,7 +204,16 @@ def test_a_killed_run_is_seen_to_be_dead_and_an_interrupted_one_to_be_interrupte
 ) -> None:
     output = tmp_path / "features"
     options = ["--detector", "shapes", "--backend", "local", "--shard-size", "1", "--batch-size", "1"]
-    command = [sys.executable, "-m", "pipeline.cli", "extract", str(manifest), "--output", str(output), *options]
+    command = [
+        sys.executable,
+        "-m",
+        "vilbert.pipeline.cli",
+        "extract",
+        str(manifest),
+        "--output",
+        str(output),
+        *options,
+    ]
     for number, condition in ((signal.SIGKILL, "killed after"), (signal.SIGTERM, "interrupted after")):
         (output / RUN_FILE).unlink(missing_ok=True)
         with subprocess.Popen(command, stderr=subprocess.DEVNULL) as process:

@@ -1,6 +1,6 @@
 import numpy as np
 
-from pipeline.shapes.draws import Draws, Stream
+from vilbert.pipeline.shapes.draws import Draws, Stream
 
 
 def test_a_draw_depends_on_seed_index_and_stream_and_on_nothing_else() -> None:

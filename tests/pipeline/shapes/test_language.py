@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from pipeline.shapes.captions import captions
-from pipeline.shapes.choices import Choices, choices
-from pipeline.shapes.expressions import references
-from pipeline.shapes.questions import Question, questions
-from pipeline.shapes.scene import CLASS_NAMES, COLOURS, SIZES, TEXTURES, Scene, SceneObject, make_scene
+from vilbert.pipeline.shapes.captions import captions
+from vilbert.pipeline.shapes.choices import Choices, choices
+from vilbert.pipeline.shapes.expressions import references
+from vilbert.pipeline.shapes.questions import Question, questions
+from vilbert.pipeline.shapes.scene import CLASS_NAMES, COLOURS, SIZES, TEXTURES, Scene, SceneObject, make_scene
 
 NUMBERS = {"no": 0, "one": 1, "two": 2, "three": 3, "four": 4, "five": 5, "six": 6, "seven": 7}
 RELATION = r"(?:to the )?(left of|right of|above|below)"

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from extractors.regions import Regions
-from pipeline.shapes.measure_detector import iou, measure
-from pipeline.shapes.scene import CLASS_NAMES, COLOURS, SIZES, TEXTURES, Scene, make_scene
+from vilbert.extractors.regions import Regions
+from vilbert.pipeline.shapes.measure_detector import iou, measure
+from vilbert.pipeline.shapes.scene import CLASS_NAMES, COLOURS, SIZES, TEXTURES, Scene, make_scene
 
 SCENES = [make_scene(5, index) for index in range(12)]
 NAMES = tuple(f"{size} {colour} {texture}" for size in SIZES for colour in COLOURS for texture in TEXTURES)

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from pipeline.shapes.outline import stamp
-from pipeline.shapes.render import paint, render
-from pipeline.shapes.scene import (
+from vilbert.pipeline.shapes.outline import stamp
+from vilbert.pipeline.shapes.render import paint, render
+from vilbert.pipeline.shapes.scene import (
     CANVASES,
     CLASS_NAMES,
     COLOURS,

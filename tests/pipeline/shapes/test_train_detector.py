@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from extractors.extractor import DetectorSettings
-from extractors.selection import SelectionSettings
-from extractors.shapes_frcnn import ShapesDetector, build
-from pipeline.shapes.scene import CANVASES, make_scene
-from pipeline.shapes.train_detector import Scenes, TrainSettings, batches, losses, save, train
+from vilbert.extractors.extractor import DetectorSettings
+from vilbert.extractors.selection import SelectionSettings
+from vilbert.extractors.shapes_frcnn import ShapesDetector, build
+from vilbert.pipeline.shapes.scene import CANVASES, make_scene
+from vilbert.pipeline.shapes.train_detector import Scenes, TrainSettings, batches, losses, save, train
 
 OUTPUT = Path("shapes.safetensors")
 

@@ -11,10 +11,10 @@ import pytest
 from PIL import Image
 from pycocotools.coco import COCO
 
-from pipeline.shapes import write
-from pipeline.shapes.render import jpeg, paint
-from pipeline.shapes.scene import CLASS_NAMES, make_scene
-from pipeline.shapes.write import ShapesSettings, write_shapes
+from vilbert.pipeline.shapes import write
+from vilbert.pipeline.shapes.render import jpeg, paint
+from vilbert.pipeline.shapes.scene import CLASS_NAMES, make_scene
+from vilbert.pipeline.shapes.write import ShapesSettings, write_shapes
 
 SCENES = 40
 ANNOTATIONS_DIGEST = "2a38d09516846604d5390b6b20f0afd95b60722405eef4e84bbbbebd1f01355b"
@@ -217,7 +217,7 @@ def test_references_name_annotations_of_their_instances(data: Path) -> None:
 
 def test_the_same_seed_gives_the_same_bytes_in_another_process(data: Path, tmp_path: Path) -> None:
     arguments = ["shapes", "elsewhere/again", "--scenes", str(SCENES), "--seed", "3"]
-    command = [sys.executable, "-m", "pipeline.cli", *arguments]
+    command = [sys.executable, "-m", "vilbert.pipeline.cli", *arguments]
     root = Path(__file__).resolve().parents[3]
     run = subprocess.run(command, cwd=tmp_path, env={"PYTHONPATH": str(root)}, capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
@@ -265,7 +265,7 @@ def test_an_interrupted_run_leaves_what_was_there(data: Path, tmp_path: Path, mo
 def test_a_killed_run_leaves_nothing_under_the_name(tmp_path: Path) -> None:
     """SIGKILL in the middle: what is there is hidden and never taken for a data set; the next run is not disturbed."""
     root = Path(__file__).resolve().parents[3]
-    command = [sys.executable, "-m", "pipeline.cli", "shapes", "data", "--scenes", "100000"]
+    command = [sys.executable, "-m", "vilbert.pipeline.cli", "shapes", "data", "--scenes", "100000"]
     run = subprocess.Popen(command, cwd=tmp_path, env={"PYTHONPATH": str(root)}, stderr=subprocess.DEVNULL)
     try:
         deadline = time.monotonic() + 30

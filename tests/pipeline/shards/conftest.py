@@ -14,18 +14,18 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from extractors.regions import Regions
-from manifests.manifest import Manifest, ManifestWriter
-from manifests.record import ImageRecord
-from pipeline.shards.dataset import DatasetInfo, fingerprint_digest, sum_records, sum_splits, write_dataset
-from pipeline.shards.failures import FailureRow
-from pipeline.shards.findings import Finding
-from pipeline.shards.keys import sample_key
-from pipeline.shards.layout import StorageFormat, data_path, record_path
-from pipeline.shards.record import read_records, records_digest
-from pipeline.shards.sample import Sample, describe_fields
-from pipeline.shards.verify import examine
-from pipeline.shards.writer import ShardWriter
+from vilbert.extractors.regions import Regions
+from vilbert.manifests.manifest import Manifest, ManifestWriter
+from vilbert.manifests.record import ImageRecord
+from vilbert.pipeline.shards.dataset import DatasetInfo, fingerprint_digest, sum_records, sum_splits, write_dataset
+from vilbert.pipeline.shards.failures import FailureRow
+from vilbert.pipeline.shards.findings import Finding
+from vilbert.pipeline.shards.keys import sample_key
+from vilbert.pipeline.shards.layout import StorageFormat, data_path, record_path
+from vilbert.pipeline.shards.record import read_records, records_digest
+from vilbert.pipeline.shards.sample import Sample, describe_fields
+from vilbert.pipeline.shards.verify import examine
+from vilbert.pipeline.shards.writer import ShardWriter
 
 CLASS_NAMES = ("background", "sky", "tree", "dog", "boat", "lamp", "chair")
 ATTRIBUTE_NAMES = ("red", "old", "wooden")

@@ -13,14 +13,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from manifests.manifest import Manifest, ManifestWriter
-from manifests.record import ImageRecord, ManifestError
-from pipeline.shards.check_dataset import repeated
-from pipeline.shards.check_shard import ENOUGH
-from pipeline.shards.dataset import write_dataset
-from pipeline.shards.record import read_records
-from pipeline.shards.sample import Sample
-from pipeline.shards.verify import examine
+from vilbert.manifests.manifest import Manifest, ManifestWriter
+from vilbert.manifests.record import ImageRecord, ManifestError
+from vilbert.pipeline.shards.check_dataset import repeated
+from vilbert.pipeline.shards.check_shard import ENOUGH
+from vilbert.pipeline.shards.dataset import write_dataset
+from vilbert.pipeline.shards.record import read_records
+from vilbert.pipeline.shards.sample import Sample
+from vilbert.pipeline.shards.verify import examine
 
 MakeDataset = Callable[..., Any]
 

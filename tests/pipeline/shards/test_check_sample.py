@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.shards.check_sample import not_finite
-from pipeline.shards.check_shard import ENOUGH
-from pipeline.shards.sample import Sample
+from vilbert.pipeline.shards.check_sample import not_finite
+from vilbert.pipeline.shards.check_shard import ENOUGH
+from vilbert.pipeline.shards.sample import Sample
 
 MakeDataset = Callable[..., Any]
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.shards.sample import ATTRIBUTE_FIELDS, FIELDS
+from vilbert.pipeline.shards.sample import ATTRIBUTE_FIELDS, FIELDS
 
 ROOT = Path(__file__).parents[3]
 FORMAT_MD = (ROOT / "pipeline/shards/FORMAT.md").read_text(encoding="utf-8")

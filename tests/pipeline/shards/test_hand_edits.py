@@ -18,12 +18,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pipeline.cli import main
-from pipeline.shards.canonical import encode_json
-from pipeline.shards.errors import ShardError
-from pipeline.shards.inspect import InspectSettings, inspect
-from pipeline.shards.stats import StatsSettings, stats
-from pipeline.train.corpus import Corpus
+from vilbert.pipeline.cli import main
+from vilbert.pipeline.shards.canonical import encode_json
+from vilbert.pipeline.shards.errors import ShardError
+from vilbert.pipeline.shards.inspect import InspectSettings, inspect
+from vilbert.pipeline.shards.stats import StatsSettings, stats
+from vilbert.pipeline.train.corpus import Corpus
 
 from .conftest import SmallDataset, write_small_dataset
 

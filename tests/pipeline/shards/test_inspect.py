@@ -15,14 +15,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.cli import main
-from pipeline.shards.draw import colour
-from pipeline.shards.errors import ShardError
-from pipeline.shards.inspect import InspectSettings, drawn_lines, inspect, parse_target, read_photograph
-from pipeline.shards.keys import sample_key
-from pipeline.shards.layout import data_path
-from pipeline.shards.sample import Sample
-from pipeline.shards.store import open_shard
+from vilbert.pipeline.cli import main
+from vilbert.pipeline.shards.draw import colour
+from vilbert.pipeline.shards.errors import ShardError
+from vilbert.pipeline.shards.inspect import InspectSettings, drawn_lines, inspect, parse_target, read_photograph
+from vilbert.pipeline.shards.keys import sample_key
+from vilbert.pipeline.shards.layout import data_path
+from vilbert.pipeline.shards.sample import Sample
+from vilbert.pipeline.shards.store import open_shard
 
 MakeDataset = Callable[..., Any]
 ROWS = (0, 1, 3, 4, 7, 8, 9)

@@ -8,13 +8,13 @@ from pathlib import Path
 import fsspec
 import pytest
 
-from manifests.manifest import Manifest
-from pipeline.shards.dataset import read_dataset
-from pipeline.shards.errors import CorruptShardError, ShardError
-from pipeline.shards.layout import StorageFormat
-from pipeline.shards.open_dataset import open_dataset
-from pipeline.shards.store import open_shard
-from pipeline.train.corpus import Corpus
+from vilbert.manifests.manifest import Manifest
+from vilbert.pipeline.shards.dataset import read_dataset
+from vilbert.pipeline.shards.errors import CorruptShardError, ShardError
+from vilbert.pipeline.shards.layout import StorageFormat
+from vilbert.pipeline.shards.open_dataset import open_dataset
+from vilbert.pipeline.shards.store import open_shard
+from vilbert.pipeline.train.corpus import Corpus
 
 from .conftest import write_small_dataset
 

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.shards.dataset import (
+from vilbert.pipeline.shards.dataset import (
     DatasetInfo,
     Totals,
     fingerprint_digest,
@@ -20,10 +20,10 @@ from pipeline.shards.dataset import (
     sum_records,
     write_dataset,
 )
-from pipeline.shards.errors import CorruptShardError, ShardError, UnsupportedFormatError
-from pipeline.shards.failures import FailureRow, encode_failures, read_failures
-from pipeline.shards.record import ShardRecord, is_done, read_record, read_records, records_digest
-from pipeline.shards.sample import describe_fields
+from vilbert.pipeline.shards.errors import CorruptShardError, ShardError, UnsupportedFormatError
+from vilbert.pipeline.shards.failures import FailureRow, encode_failures, read_failures
+from vilbert.pipeline.shards.record import ShardRecord, is_done, read_record, read_records, records_digest
+from vilbert.pipeline.shards.sample import describe_fields
 
 RECORD = ShardRecord(
     shard=7,

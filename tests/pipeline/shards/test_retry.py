@@ -6,9 +6,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from pipeline.shards import retry
-from pipeline.shards.errors import ShardError
-from pipeline.shards.retry import ask_again, hurry, patience
+from vilbert.pipeline.shards import retry
+from vilbert.pipeline.shards.errors import ShardError
+from vilbert.pipeline.shards.retry import ask_again, hurry, patience
 
 
 @pytest.fixture

@@ -13,16 +13,16 @@ from typing import Any
 
 import pytest
 
-from manifests.manifest import Manifest, ManifestWriter
-from manifests.record import ImageRecord
-from pipeline.cli import main
-from pipeline.shards.check_shard import ShardTask, check_shard
-from pipeline.shards.dataset import sum_records, write_dataset
-from pipeline.shards.errors import ShardError
-from pipeline.shards.folder import LocalFolder
-from pipeline.shards.parallel import map_shards
-from pipeline.shards.record import read_records
-from pipeline.shards.verify import examine
+from vilbert.manifests.manifest import Manifest, ManifestWriter
+from vilbert.manifests.record import ImageRecord
+from vilbert.pipeline.cli import main
+from vilbert.pipeline.shards.check_shard import ShardTask, check_shard
+from vilbert.pipeline.shards.dataset import sum_records, write_dataset
+from vilbert.pipeline.shards.errors import ShardError
+from vilbert.pipeline.shards.folder import LocalFolder
+from vilbert.pipeline.shards.parallel import map_shards
+from vilbert.pipeline.shards.record import read_records
+from vilbert.pipeline.shards.verify import examine
 
 MakeDataset = Callable[..., Any]
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from extractors.regions import Regions
+from vilbert.extractors.regions import Regions
 
 from ..train.conftest import write_dataset_folder
 

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.shards.errors import RefusedError
-from pipeline.tasks.caption_metrics import _words_by_java, caption_scores, coco_results, words_without_java
+from vilbert.pipeline.shards.errors import RefusedError
+from vilbert.pipeline.tasks.caption_metrics import _words_by_java, caption_scores, coco_results, words_without_java
 
 needs_java = pytest.mark.skipif(shutil.which("java") is None, reason="needs Java")
 

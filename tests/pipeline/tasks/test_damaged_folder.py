@@ -16,22 +16,22 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from transformers import PreTrainedModel
 
-from extractors.extractor import ExtractorError
-from extractors.regions import Regions
-from model.config import ViLBertConfig
-from model.tasks import ViLBertForTasks
-from pipeline.predict import Predictor
-from pipeline.shards.errors import RefusedError, ShardError
-from pipeline.tasks.evaluate import Trained
-from pipeline.tasks.photographs import Detected
-from pipeline.tasks.reader import Reader
-from pipeline.tasks.task_card import read_task_card, require_card
-from pipeline.tasks.texts import encode
-from pipeline.tasks.trained_detector import choose_extractor, trained_options
-from pipeline.tasks.trained_folder import trained_folder
-from pipeline.tasks.trained_model import load_its_tokenizer, load_model
-from pipeline.train.checkpoints import save_checkpoint
-from pipeline.train.loop import model_tensors
+from vilbert.extractors.extractor import ExtractorError
+from vilbert.extractors.regions import Regions
+from vilbert.model.config import ViLBertConfig
+from vilbert.model.tasks import ViLBertForTasks
+from vilbert.pipeline.predict import Predictor
+from vilbert.pipeline.shards.errors import RefusedError, ShardError
+from vilbert.pipeline.tasks.evaluate import Trained
+from vilbert.pipeline.tasks.photographs import Detected
+from vilbert.pipeline.tasks.reader import Reader
+from vilbert.pipeline.tasks.task_card import read_task_card, require_card
+from vilbert.pipeline.tasks.texts import encode
+from vilbert.pipeline.tasks.trained_detector import choose_extractor, trained_options
+from vilbert.pipeline.tasks.trained_folder import trained_folder
+from vilbert.pipeline.tasks.trained_model import load_its_tokenizer, load_model
+from vilbert.pipeline.train.checkpoints import save_checkpoint
+from vilbert.pipeline.train.loop import model_tensors
 
 from .tiny_predictor import SIZES, write_model
 from .tiny_predictor import load as load_predictor

@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 import torch
 
-from model.tasks import ViLBertForTasks
-from pipeline.cli import main
-from pipeline.shards.errors import RefusedError
-from pipeline.tasks.finetune import open_items
-from pipeline.tasks.settings import FinetuneSettings
-from pipeline.train.journal import read_journal, without_timing
+from vilbert.model.tasks import ViLBertForTasks
+from vilbert.pipeline.cli import main
+from vilbert.pipeline.shards.errors import RefusedError
+from vilbert.pipeline.tasks.finetune import open_items
+from vilbert.pipeline.tasks.settings import FinetuneSettings
+from vilbert.pipeline.train.journal import read_journal, without_timing
 
 from .small_tasks import finetune_arguments
 

@@ -14,11 +14,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from model.config import ViLBertConfig
-from model.tasks import ViLBertForTasks
-from pipeline.tasks.generation import Candidate, _is_decided, draw_from_nucleus, generate, would_repeat
-from pipeline.tasks.generation_settings import GenerationSettings
-from pipeline.train.errors import NonFiniteError
+from vilbert.model.config import ViLBertConfig
+from vilbert.model.tasks import ViLBertForTasks
+from vilbert.pipeline.tasks.generation import Candidate, _is_decided, draw_from_nucleus, generate, would_repeat
+from vilbert.pipeline.tasks.generation_settings import GenerationSettings
+from vilbert.pipeline.train.errors import NonFiniteError
 
 PAD, CLS, SEP, MASK = 0, 1, 2, 3
 WORDS = 9  # 4 to 8 are words of captions

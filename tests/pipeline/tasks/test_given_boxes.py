@@ -11,14 +11,14 @@ from typing import Any
 import pytest
 import torch
 
-from pipeline.cli import main
-from pipeline.tasks.batch import make_item_batches
-from pipeline.tasks.finetune import open_items, open_task_data
-from pipeline.tasks.settings import FinetuneSettings
-from pipeline.train.loop import data_names
-from pipeline.train.run_folder import read_run
-from pipeline.train.share import Share
-from pipeline.train.words import new_tokenizer
+from vilbert.pipeline.cli import main
+from vilbert.pipeline.tasks.batch import make_item_batches
+from vilbert.pipeline.tasks.finetune import open_items, open_task_data
+from vilbert.pipeline.tasks.settings import FinetuneSettings
+from vilbert.pipeline.train.loop import data_names
+from vilbert.pipeline.train.run_folder import read_run
+from vilbert.pipeline.train.share import Share
+from vilbert.pipeline.train.words import new_tokenizer
 
 from ..train.conftest import write_dataset_folder
 from .small_tasks import CHANNELS, CLASSES, FOLDERS, PICTURES, THINGS, finetune_arguments, regions, split_of

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from pipeline.shards.errors import RefusedError
-from pipeline.tasks.gqa import GqaTask, open_task
-from pipeline.tasks.gqa_files import GqaQuestion, read_gqa
-from pipeline.tasks.gqa_metrics import gqa_figures, read_choices
-from pipeline.tasks.registry import TaskFiles
+from vilbert.pipeline.shards.errors import RefusedError
+from vilbert.pipeline.tasks.gqa import GqaTask, open_task
+from vilbert.pipeline.tasks.gqa_files import GqaQuestion, read_gqa
+from vilbert.pipeline.tasks.gqa_metrics import gqa_figures, read_choices
+from vilbert.pipeline.tasks.registry import TaskFiles
 
 GOLDEN: dict[str, Any] = json.loads((Path(__file__).parent / "golden/gqa_figures.json").read_text(encoding="utf-8"))
 SCORES = GOLDEN["scores"]

@@ -13,11 +13,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from pipeline.shards.errors import RefusedError
-from pipeline.shards.store import open_shard
-from pipeline.tasks import hard_negatives as mined
-from pipeline.tasks.hard_negatives import hard_negatives, mean_features, nearest
-from pipeline.train.corpus import Corpus
+from vilbert.pipeline.shards.errors import RefusedError
+from vilbert.pipeline.shards.store import open_shard
+from vilbert.pipeline.tasks import hard_negatives as mined
+from vilbert.pipeline.tasks.hard_negatives import hard_negatives, mean_features, nearest
+from vilbert.pipeline.train.corpus import Corpus
 
 
 @pytest.fixture(scope="session")

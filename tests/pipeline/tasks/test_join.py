@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.shards.errors import RefusedError
-from pipeline.tasks.join import Images, Joined, join
-from pipeline.train.corpus import Corpus
-from pipeline.train.order import Order
+from vilbert.pipeline.shards.errors import RefusedError
+from vilbert.pipeline.tasks.join import Images, Joined, join
+from vilbert.pipeline.train.corpus import Corpus
+from vilbert.pipeline.train.order import Order
 
 
 class Item(NamedTuple):

@@ -10,16 +10,16 @@ from pathlib import Path
 import pytest
 import torch
 
-from pipeline.cli import main
-from pipeline.shards.errors import RefusedError
-from pipeline.tasks.gqa import GqaTask
-from pipeline.tasks.gqa_files import GqaQuestion
-from pipeline.tasks.known_answers import compare_answers, count_known
-from pipeline.tasks.registry import TaskFiles, open_task
-from pipeline.tasks.task_card import TASK_FILE
-from pipeline.tasks.vqa import VqaTask
-from pipeline.tasks.vqa_answers import load_vocabulary
-from pipeline.tasks.vqa_files import read_questions
+from vilbert.pipeline.cli import main
+from vilbert.pipeline.shards.errors import RefusedError
+from vilbert.pipeline.tasks.gqa import GqaTask
+from vilbert.pipeline.tasks.gqa_files import GqaQuestion
+from vilbert.pipeline.tasks.known_answers import compare_answers, count_known
+from vilbert.pipeline.tasks.registry import TaskFiles, open_task
+from vilbert.pipeline.tasks.task_card import TASK_FILE
+from vilbert.pipeline.tasks.vqa import VqaTask
+from vilbert.pipeline.tasks.vqa_answers import load_vocabulary
+from vilbert.pipeline.tasks.vqa_files import read_questions
 
 from .small_tasks import FOLDERS, finetune_arguments
 

@@ -12,15 +12,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.shards.errors import RefusedError
-from pipeline.tasks.leaks import images_of, name_of, read_image_ids, read_image_names, without_leaks
-from pipeline.tasks.multitask_items import open_all
-from pipeline.tasks.multitask_settings import MultitaskSettings
-from pipeline.tasks.nlvr2 import Nlvr2Task
-from pipeline.tasks.nlvr2_files import NlvrStatement
-from pipeline.tasks.retrieval import RetrievalTask
-from pipeline.tasks.retrieval_files import CaptionedImage
-from pipeline.tasks.task import Task
+from vilbert.pipeline.shards.errors import RefusedError
+from vilbert.pipeline.tasks.leaks import images_of, name_of, read_image_ids, read_image_names, without_leaks
+from vilbert.pipeline.tasks.multitask_items import open_all
+from vilbert.pipeline.tasks.multitask_settings import MultitaskSettings
+from vilbert.pipeline.tasks.nlvr2 import Nlvr2Task
+from vilbert.pipeline.tasks.nlvr2_files import NlvrStatement
+from vilbert.pipeline.tasks.retrieval import RetrievalTask
+from vilbert.pipeline.tasks.retrieval_files import CaptionedImage
+from vilbert.pipeline.tasks.task import Task
 
 from .small_tasks import FOLDERS
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from pipeline.cli import main
+from vilbert.pipeline.cli import main
 
 from .small_tasks import FOLDERS, finetune_arguments
 

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pipeline.tasks.losses import binary_loss, choice_loss, next_word_loss, region_loss, soft_answer_loss
+from vilbert.pipeline.tasks.losses import binary_loss, choice_loss, next_word_loss, region_loss, soft_answer_loss
 
 ITEMS, ANSWERS = 6, 11
 

@@ -10,14 +10,14 @@ from typing import Any
 import pytest
 import torch
 
-from model.tasks import ViLBertForTasks
-from pipeline.cli import main, parse
-from pipeline.tasks.multitask_settings import MultitaskSettings
-from pipeline.tasks.registry import TASKS
-from pipeline.tasks.start import build_task_model
-from pipeline.tasks.tokens import TASK_TOKENS
-from pipeline.train.checkpoints import read_checkpoint
-from pipeline.train.journal import read_journal, without_timing
+from vilbert.model.tasks import ViLBertForTasks
+from vilbert.pipeline.cli import main, parse
+from vilbert.pipeline.tasks.multitask_settings import MultitaskSettings
+from vilbert.pipeline.tasks.registry import TASKS
+from vilbert.pipeline.tasks.start import build_task_model
+from vilbert.pipeline.tasks.tokens import TASK_TOKENS
+from vilbert.pipeline.train.checkpoints import read_checkpoint
+from vilbert.pipeline.train.journal import read_journal, without_timing
 
 from .small_tasks import FOLDERS
 

@@ -10,18 +10,18 @@ import pytest
 import torch
 from torch import Tensor
 
-from model.config import ViLBertConfig
-from model.tasks import ViLBertForTasks
-from pipeline.tasks.batch import PAST_THE_END, ItemBatch, ItemSource, make_item_batches
-from pipeline.tasks.join import Images, join
-from pipeline.tasks.objective import TaskObjective, evaluate, to_inputs
-from pipeline.tasks.registry import TaskFiles, open_task
-from pipeline.tasks.task import Task
-from pipeline.train.corpus import Corpus
-from pipeline.train.distributed import Group
-from pipeline.train.order import Order
-from pipeline.train.share import Share
-from pipeline.train.words import new_tokenizer
+from vilbert.model.config import ViLBertConfig
+from vilbert.model.tasks import ViLBertForTasks
+from vilbert.pipeline.tasks.batch import PAST_THE_END, ItemBatch, ItemSource, make_item_batches
+from vilbert.pipeline.tasks.join import Images, join
+from vilbert.pipeline.tasks.objective import TaskObjective, evaluate, to_inputs
+from vilbert.pipeline.tasks.registry import TaskFiles, open_task
+from vilbert.pipeline.tasks.task import Task
+from vilbert.pipeline.train.corpus import Corpus
+from vilbert.pipeline.train.distributed import Group
+from vilbert.pipeline.train.order import Order
+from vilbert.pipeline.train.share import Share
+from vilbert.pipeline.train.words import new_tokenizer
 
 from .small_tasks import CHANNELS, FOLDERS, MODEL, THINGS
 

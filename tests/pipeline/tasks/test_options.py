@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.cli import main, parse
-from pipeline.tasks.evaluate_settings import EvaluateSettings
-from pipeline.tasks.registry import RETRIEVAL, TASKS
-from pipeline.tasks.settings import FinetuneSettings
+from vilbert.pipeline.cli import main, parse
+from vilbert.pipeline.tasks.evaluate_settings import EvaluateSettings
+from vilbert.pipeline.tasks.registry import RETRIEVAL, TASKS
+from vilbert.pipeline.tasks.settings import FinetuneSettings
 
 EVALUATE = ["features", "--checkpoint", "c", "--annotations", "a"]
 FINETUNE = ["features", "--annotations", "a", "--output", "o", "--init-from", "i"]

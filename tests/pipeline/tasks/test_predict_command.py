@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.cli import main
-from pipeline.tasks.predict_settings import METHODS
+from vilbert.pipeline.cli import main
+from vilbert.pipeline.tasks.predict_settings import METHODS
 
 from .tiny_predictor import OPTIONS, write_model, write_scenes
 
@@ -378,7 +378,7 @@ def test_a_task_without_a_method_is_left_to_evaluate(
 
 def test_options_are_read_without_torch() -> None:
     code = (
-        "import sys; from pipeline.cli import parse\n"
+        "import sys; from vilbert.pipeline.cli import parse\n"
         "parse('predict', ['vqa', '--checkpoint', 'run', '--image', 'a.jpg', '--question', 'b'])\n"
         "sys.exit(any(name in sys.modules for name in ('torch', 'transformers', 'PIL')))"
     )

@@ -7,9 +7,9 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 
-from model.config import ViLBertConfig
-from pipeline.cli import main, parse
-from pipeline.tasks.start import build_task_model
+from vilbert.model.config import ViLBertConfig
+from vilbert.pipeline.cli import main, parse
+from vilbert.pipeline.tasks.start import build_task_model
 
 from .small_tasks import finetune_arguments
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.cli import main
-from pipeline.train.journal import read_journal
+from vilbert.pipeline.cli import main
+from vilbert.pipeline.train.journal import read_journal
 
 from ..train.test_ray_pretrain import train_workers
 from .small_tasks import finetune_arguments
@@ -22,7 +22,7 @@ pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 def run_on_two(command: list[str], address: str) -> None:
     """Run a command on two workers of a Ray; both must be there at once, and it must end well."""
-    command = [sys.executable, "-m", "pipeline.cli", *command, "--workers", "2", "--ray-address", address]
+    command = [sys.executable, "-m", "vilbert.pipeline.cli", *command, "--workers", "2", "--ray-address", address]
     before, most, deadline = train_workers(), 0, time.monotonic() + 240
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         while True:

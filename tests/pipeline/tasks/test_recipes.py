@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from pipeline.cli import RECIPES, parse
-from pipeline.tasks.registry import TASKS
-from pipeline.train.run_settings import identity
+from vilbert.pipeline.cli import RECIPES, parse
+from vilbert.pipeline.tasks.registry import TASKS
+from vilbert.pipeline.train.run_settings import identity
 
 BETA, MULTITASK, NOBODY = "jiasenlu/vilbert_beta", "facebookresearch/vilbert-multi-task", "published no"
 # Batch, rate, epochs and word pieces as those files have them, and whose the first three are.

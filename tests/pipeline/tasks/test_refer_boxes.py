@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from torchvision.ops import box_iou
 
-from model.outputs import ViLBertForTasksOutput
-from pipeline.tasks.refer import open_task
-from pipeline.tasks.refer_boxes import iou, is_right, soft_targets
-from pipeline.tasks.registry import TaskFiles
-from pipeline.tasks.task import Shown
+from vilbert.model.outputs import ViLBertForTasksOutput
+from vilbert.pipeline.tasks.refer import open_task
+from vilbert.pipeline.tasks.refer_boxes import iou, is_right, soft_targets
+from vilbert.pipeline.tasks.registry import TaskFiles
+from vilbert.pipeline.tasks.task import Shown
 
 GOLDEN: dict[str, Any] = json.loads((Path(__file__).parent / "golden/refer_accuracy.json").read_text(encoding="utf-8"))
 

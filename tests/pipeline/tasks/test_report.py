@@ -19,12 +19,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from pipeline.cli import main
-from pipeline.shards.errors import RefusedError
-from pipeline.tasks.registry import TaskFiles, open_task
-from pipeline.tasks.report_choice import evenly
-from pipeline.tasks.report_content import read_evaluation
-from pipeline.train.journal import Journal
+from vilbert.pipeline.cli import main
+from vilbert.pipeline.shards.errors import RefusedError
+from vilbert.pipeline.tasks.registry import TaskFiles, open_task
+from vilbert.pipeline.tasks.report_choice import evenly
+from vilbert.pipeline.tasks.report_content import read_evaluation
+from vilbert.pipeline.train.journal import Journal
 
 from .tiny_predictor import OPTIONS, write_features, write_model, write_scenes
 
@@ -201,7 +201,7 @@ def test_pictures_are_taken_evenly(count: int, of: int) -> None:
 
 def test_options_are_read_without_torch() -> None:
     code = (
-        "import sys; from pipeline.cli import parse\n"
+        "import sys; from vilbert.pipeline.cli import parse\n"
         "parse('report', ['data', '--annotations', 'vqa', '--checkpoint', 'run', '--results', 'a.json'])\n"
         "sys.exit(any(name in sys.modules for name in ('torch', 'transformers', 'PIL', 'matplotlib')))"
     )

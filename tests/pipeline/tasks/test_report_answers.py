@@ -8,16 +8,16 @@ from typing import Any
 
 import pytest
 
-from pipeline.shards.errors import RefusedError
-from pipeline.tasks.captioning import CaptioningTask
-from pipeline.tasks.nlvr2 import Nlvr2Task
-from pipeline.tasks.nlvr2_files import NlvrStatement
-from pipeline.tasks.refer import ReferTask
-from pipeline.tasks.refer_files import Expression
-from pipeline.tasks.registry import TASKS
-from pipeline.tasks.report_answers import FORMS, overlap, read_answers, score
-from pipeline.tasks.retrieval import RetrievalTask
-from pipeline.tasks.retrieval_files import CaptionedImage
+from vilbert.pipeline.shards.errors import RefusedError
+from vilbert.pipeline.tasks.captioning import CaptioningTask
+from vilbert.pipeline.tasks.nlvr2 import Nlvr2Task
+from vilbert.pipeline.tasks.nlvr2_files import NlvrStatement
+from vilbert.pipeline.tasks.refer import ReferTask
+from vilbert.pipeline.tasks.refer_files import Expression
+from vilbert.pipeline.tasks.registry import TASKS
+from vilbert.pipeline.tasks.report_answers import FORMS, overlap, read_answers, score
+from vilbert.pipeline.tasks.retrieval import RetrievalTask
+from vilbert.pipeline.tasks.retrieval_files import CaptionedImage
 
 CAPTIONED = [
     CaptionedImage(image_id="1", captions=("a dog", "one dog runs")),

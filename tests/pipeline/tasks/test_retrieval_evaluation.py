@@ -12,17 +12,17 @@ import pytest
 import torch
 from transformers import PreTrainedTokenizerFast
 
-from model.config import ViLBertConfig
-from model.tasks import ViLBertForTasks
-from model.vilbert import ViLBertForPreTraining
-from pipeline.cli import main
-from pipeline.tasks.join import Images
-from pipeline.tasks.retrieval import RetrievalTask
-from pipeline.tasks.retrieval_files import read_captioned_images
-from pipeline.tasks.retrieval_ranks import retrieval_figures
-from pipeline.tasks.task_card import TaskCard, write_task_cards
-from pipeline.train.corpus import Corpus
-from pipeline.train.words import new_tokenizer
+from vilbert.model.config import ViLBertConfig
+from vilbert.model.tasks import ViLBertForTasks
+from vilbert.model.vilbert import ViLBertForPreTraining
+from vilbert.pipeline.cli import main
+from vilbert.pipeline.tasks.join import Images
+from vilbert.pipeline.tasks.retrieval import RetrievalTask
+from vilbert.pipeline.tasks.retrieval_files import read_captioned_images
+from vilbert.pipeline.tasks.retrieval_ranks import retrieval_figures
+from vilbert.pipeline.tasks.task_card import TaskCard, write_task_cards
+from vilbert.pipeline.train.corpus import Corpus
+from vilbert.pipeline.train.words import new_tokenizer
 
 from .small_tasks import CHANNELS, MODEL, PICTURES, finetune_arguments, sentence
 

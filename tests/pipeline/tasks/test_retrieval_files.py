@@ -4,12 +4,12 @@ from typing import Any
 
 import pytest
 
-from manifests.images import ImageRoot
-from manifests.karpathy import read_karpathy
-from manifests.report import Report
-from pipeline.shapes.write import ShapesSettings, write_shapes
-from pipeline.shards.errors import RefusedError
-from pipeline.tasks.retrieval_files import CaptionedImage, coco_number, read_captioned_images
+from vilbert.manifests.images import ImageRoot
+from vilbert.manifests.karpathy import read_karpathy
+from vilbert.manifests.report import Report
+from vilbert.pipeline.shapes.write import ShapesSettings, write_shapes
+from vilbert.pipeline.shards.errors import RefusedError
+from vilbert.pipeline.tasks.retrieval_files import CaptionedImage, coco_number, read_captioned_images
 
 
 def sentences(*texts: str) -> list[dict[str, Any]]:

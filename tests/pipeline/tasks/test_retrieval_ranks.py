@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.shards.errors import RefusedError
-from pipeline.tasks.retrieval_ranks import NO_CAPTION, ranks, recall_figures, retrieval_figures, top_list
+from vilbert.pipeline.shards.errors import RefusedError
+from vilbert.pipeline.tasks.retrieval_ranks import NO_CAPTION, ranks, recall_figures, retrieval_figures, top_list
 
 
 def test_a_small_table_by_hand() -> None:

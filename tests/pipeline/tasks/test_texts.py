@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerFast
 
-from pipeline.tasks.texts import encode
-from pipeline.train.words import new_tokenizer
+from vilbert.pipeline.tasks.texts import encode
+from vilbert.pipeline.train.words import new_tokenizer
 
 WORDS = ["red", "circle", "left", "of", "the", "blue", "square"]
 TOKENIZER: PreTrainedTokenizerFast = new_tokenizer([" ".join(WORDS)])

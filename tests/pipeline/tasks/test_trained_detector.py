@@ -12,13 +12,13 @@ from typing import Any
 
 import pytest
 
-from extractors.extractor import DetectorSettings, ExtractorSettings, build_extractor
-from extractors.selection import SelectionSettings
-from pipeline.cli import parse
-from pipeline.predict import Predictor
-from pipeline.shards.errors import RefusedError
-from pipeline.tasks.task_card import TaskCard
-from pipeline.tasks.trained_detector import choose_extractor
+from vilbert.extractors.extractor import DetectorSettings, ExtractorSettings, build_extractor
+from vilbert.extractors.selection import SelectionSettings
+from vilbert.pipeline.cli import parse
+from vilbert.pipeline.predict import Predictor
+from vilbert.pipeline.shards.errors import RefusedError
+from vilbert.pipeline.tasks.task_card import TaskCard
+from vilbert.pipeline.tasks.trained_detector import choose_extractor
 
 from .small_tasks import finetune_arguments
 from .tiny_predictor import DETECTOR, SELECTION, load, write_model
@@ -47,7 +47,7 @@ def model(tmp_path: Path) -> Callable[..., Path]:
 @pytest.fixture
 def warnings(caplog: pytest.LogCaptureFixture) -> Callable[[], list[str]]:
     caplog.set_level(logging.WARNING)
-    return lambda: [it.getMessage() for it in caplog.records if it.name == "pipeline.tasks.trained_detector"]
+    return lambda: [it.getMessage() for it in caplog.records if it.name == "vilbert.pipeline.tasks.trained_detector"]
 
 
 def card(*extractors: Any) -> TaskCard:
@@ -190,7 +190,7 @@ def test_regions_at_given_boxes_are_missed(tmp_path: Path, caplog: pytest.LogCap
 
 
 def test_a_run_writes_it_down(small: Path, tmp_path: Path) -> None:
-    from pipeline.cli import main
+    from vilbert.pipeline.cli import main
 
     assert main(finetune_arguments(small, "snli-ve", tmp_path / "run", steps=1)) == 0
     made_by = json.loads((small / "features" / "dataset.json").read_text())["fingerprint_fields"]["extractor"]

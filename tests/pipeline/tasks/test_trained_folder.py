@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 import torch
 
-from model.tasks import ViLBertForTasks
-from pipeline.cli import main
-from pipeline.tasks.task_card import TASK_FILE, read_task_card
-from pipeline.train.checkpoints import save_checkpoint
-from pipeline.train.journal import read_journal
-from pipeline.train.loop import model_tensors
+from vilbert.model.tasks import ViLBertForTasks
+from vilbert.pipeline.cli import main
+from vilbert.pipeline.tasks.task_card import TASK_FILE, read_task_card
+from vilbert.pipeline.train.checkpoints import save_checkpoint
+from vilbert.pipeline.train.journal import read_journal
+from vilbert.pipeline.train.loop import model_tensors
 
 from .small_tasks import FOLDERS, finetune_arguments
 from .tiny_predictor import load, write_model, write_scenes

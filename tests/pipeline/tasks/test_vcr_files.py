@@ -11,13 +11,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.shapes.write import ShapesSettings, write_shapes
-from pipeline.shards.errors import RefusedError
-from pipeline.tasks.finetune import card_of, open_split
-from pipeline.tasks.registry import TaskFiles, open_task
-from pipeline.tasks.settings import FinetuneSettings
-from pipeline.tasks.task_card import read_task_card, write_task_cards
-from pipeline.tasks.vcr_files import (
+from vilbert.pipeline.shapes.write import ShapesSettings, write_shapes
+from vilbert.pipeline.shards.errors import RefusedError
+from vilbert.pipeline.tasks.finetune import card_of, open_split
+from vilbert.pipeline.tasks.registry import TaskFiles, open_task
+from vilbert.pipeline.tasks.settings import FinetuneSettings
+from vilbert.pipeline.tasks.task_card import read_task_card, write_task_cards
+from vilbert.pipeline.tasks.vcr_files import (
     NAMES,
     VcrQuestion,
     load_names,
@@ -168,7 +168,7 @@ def test_names_stay_what_they_are() -> None:
 
 def test_another_process_draws_the_same_names() -> None:
     code = (
-        "from pipeline.tasks.vcr_files import NAMES, object_names;"
+        "from vilbert.pipeline.tasks.vcr_files import NAMES, object_names;"
         f"print(*object_names(['person', 'dog', 'person', 'person'], image_id={IMAGE!r}, seed=7, names=NAMES))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

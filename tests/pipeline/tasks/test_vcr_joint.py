@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipeline.shards.errors import RefusedError
-from pipeline.tasks.registry import TaskFiles
-from pipeline.tasks.vcr import OPTIONS, VcrTask, open_task
-from pipeline.tasks.vcr_files import COLUMNS
-from pipeline.tasks.vcr_joint import joint_results
+from vilbert.pipeline.shards.errors import RefusedError
+from vilbert.pipeline.tasks.registry import TaskFiles
+from vilbert.pipeline.tasks.vcr import OPTIONS, VcrTask, open_task
+from vilbert.pipeline.tasks.vcr_files import COLUMNS
+from vilbert.pipeline.tasks.vcr_joint import joint_results
 
 
 def sure_of(option: int) -> list[float]:

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.tasks.vqa_accuracy import accuracy, question_accuracy, results
-from pipeline.tasks.vqa_files import Question
+from vilbert.pipeline.tasks.vqa_accuracy import accuracy, question_accuracy, results
+from vilbert.pipeline.tasks.vqa_files import Question
 
 GOLDEN: list[dict[str, Any]] = json.loads((Path(__file__).parent / "golden/vqa_accuracy.json").read_text())["rows"]
 

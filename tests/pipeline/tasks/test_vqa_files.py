@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from pipeline.shards.errors import RefusedError
-from pipeline.tasks.registry import TaskFiles, open_task
-from pipeline.tasks.vqa import VqaTask
-from pipeline.tasks.vqa_files import ANNOTATIONS, PUBLISHED, QUESTIONS, read_questions
+from vilbert.pipeline.shards.errors import RefusedError
+from vilbert.pipeline.tasks.registry import TaskFiles, open_task
+from vilbert.pipeline.tasks.vqa import VqaTask
+from vilbert.pipeline.tasks.vqa_files import ANNOTATIONS, PUBLISHED, QUESTIONS, read_questions
 
 
 def asked(number: int) -> dict[str, Any]:

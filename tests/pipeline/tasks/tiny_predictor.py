@@ -8,15 +8,15 @@ from typing import Any
 
 import torch
 
-from extractors.extractor import DetectorSettings
-from extractors.selection import SelectionSettings
-from model.config import ViLBertConfig
-from model.tasks import ViLBertForTasks
-from pipeline.cli import main
-from pipeline.predict import Predictor
-from pipeline.shapes.write import ShapesSettings, write_shapes
-from pipeline.tasks.task_card import TaskCard, write_task_cards
-from pipeline.train.words import load_tokenizer, save_tokenizer
+from vilbert.extractors.extractor import DetectorSettings
+from vilbert.extractors.selection import SelectionSettings
+from vilbert.model.config import ViLBertConfig
+from vilbert.model.tasks import ViLBertForTasks
+from vilbert.pipeline.cli import main
+from vilbert.pipeline.predict import Predictor
+from vilbert.pipeline.shapes.write import ShapesSettings, write_shapes
+from vilbert.pipeline.tasks.task_card import TaskCard, write_task_cards
+from vilbert.pipeline.train.words import load_tokenizer, save_tokenizer
 
 DETECTOR = DetectorSettings(detector="shapes", device="cpu")
 SELECTION = SelectionSettings(boxes="2-20", confidence=0.5, nms=0.5)

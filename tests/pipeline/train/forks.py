@@ -19,13 +19,13 @@ import json, os, signal, sys, time
 import torch
 import torch._dynamo  # the optimizer imports it at its first step
 from transformers import AutoTokenizer, BertTokenizer
-import pipeline.train.curves
-import pipeline.train.pretrain
-from pipeline.cli import main
-from pipeline.train import loop
+import vilbert.pipeline.train.curves
+import vilbert.pipeline.train.pretrain
+from vilbert.pipeline.cli import main
+from vilbert.pipeline.train import loop
 
 torch.set_num_threads(1)
-pipeline.train.curves.svg = lambda entries: "<svg/>"
+vilbert.pipeline.train.curves.svg = lambda entries: "<svg/>"
 
 
 def pause(step, until):

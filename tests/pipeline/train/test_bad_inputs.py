@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 import torch
 
-from extractors.regions import Regions
-from pipeline.cli import main
-from pipeline.train.bad_inputs import explain_inputs, not_finite_images
+from vilbert.extractors.regions import Regions
+from vilbert.pipeline.cli import main
+from vilbert.pipeline.train.bad_inputs import explain_inputs, not_finite_images
 
 from .conftest import CLASS_NAMES, draw_regions
 from .tiny_runs import MODEL, pretrain_arguments

@@ -17,13 +17,13 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from extractors.regions import Regions
-from pipeline.cli import main
-from pipeline.shards.dataset import DatasetInfo, fingerprint_digest, sum_records, sum_splits, write_dataset
-from pipeline.shards.record import records_digest
-from pipeline.shards.sample import Sample, describe_fields
-from pipeline.shards.writer import ShardWriter
-from pipeline.train.journal import read_journal
+from vilbert.extractors.regions import Regions
+from vilbert.pipeline.cli import main
+from vilbert.pipeline.shards.dataset import DatasetInfo, fingerprint_digest, sum_records, sum_splits, write_dataset
+from vilbert.pipeline.shards.record import records_digest
+from vilbert.pipeline.shards.sample import Sample, describe_fields
+from vilbert.pipeline.shards.writer import ShardWriter
+from vilbert.pipeline.train.journal import read_journal
 
 COCO10 = Path(__file__).parents[4] / "shared" / "data" / "coco10"
 COLUMNS = (

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 import torch.distributed as dist
 
-from extractors.extractor import ExtractorError
-from manifests.record import ManifestError
-from pipeline.shards.errors import RefusedError, ShardError
-from pipeline.train.distributed import process_group
+from vilbert.extractors.extractor import ExtractorError
+from vilbert.manifests.record import ManifestError
+from vilbert.pipeline.shards.errors import RefusedError, ShardError
+from vilbert.pipeline.train.distributed import process_group
 
 
 class JoinedError(Exception):

@@ -11,18 +11,18 @@ from typing import Any
 import pytest
 import torch
 
-from model.config import ViLBertConfig
-from model.vilbert import ViLBertForPreTraining
-from pipeline.train.batch import Batch, make_batches
-from pipeline.train.corpus import Corpus
-from pipeline.train.distributed import Group
-from pipeline.train.evaluate import PretrainEvaluation, encode_evaluation, evaluate
-from pipeline.train.inputs import to_model_inputs
-from pipeline.train.item_settings import ItemSettings
-from pipeline.train.order import Order
-from pipeline.train.pretrain_objective import PretrainObjective
-from pipeline.train.share import Share
-from pipeline.train.words import load_tokenizer
+from vilbert.model.config import ViLBertConfig
+from vilbert.model.vilbert import ViLBertForPreTraining
+from vilbert.pipeline.train.batch import Batch, make_batches
+from vilbert.pipeline.train.corpus import Corpus
+from vilbert.pipeline.train.distributed import Group
+from vilbert.pipeline.train.evaluate import PretrainEvaluation, encode_evaluation, evaluate
+from vilbert.pipeline.train.inputs import to_model_inputs
+from vilbert.pipeline.train.item_settings import ItemSettings
+from vilbert.pipeline.train.order import Order
+from vilbert.pipeline.train.pretrain_objective import PretrainObjective
+from vilbert.pipeline.train.share import Share
+from vilbert.pipeline.train.words import load_tokenizer
 
 SAMPLES = 11
 ALONE = Group(rank=0, world=1, device=torch.device("cpu"))

@@ -11,10 +11,10 @@ import torch
 import yaml
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from model.config import ViLBertConfig
-from model.vilbert import ViLBertForPreTraining
-from pipeline.train.export import export_final, model_card
-from pipeline.train.words import load_tokenizer
+from vilbert.model.config import ViLBertConfig
+from vilbert.model.vilbert import ViLBertForPreTraining
+from vilbert.pipeline.train.export import export_final, model_card
+from vilbert.pipeline.train.words import load_tokenizer
 
 CAPTIONS = ("a red cube left of a blue ball", "two green cones")
 FACTS: dict[str, Any] = {

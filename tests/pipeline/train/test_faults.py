@@ -17,12 +17,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from pipeline.cli import main
-from pipeline.train import loop, shared_tokenizer
-from pipeline.train import run as run_module
-from pipeline.train.checkpoints import newest_whole
-from pipeline.train.journal import Journal, read_journal
-from pipeline.train.run_folder import writing
+from vilbert.pipeline.cli import main
+from vilbert.pipeline.train import loop, shared_tokenizer
+from vilbert.pipeline.train import run as run_module
+from vilbert.pipeline.train.checkpoints import newest_whole
+from vilbert.pipeline.train.journal import Journal, read_journal
+from vilbert.pipeline.train.run_folder import writing
 
 from .tiny_runs import journal, pretrain_arguments
 
@@ -208,9 +208,9 @@ def test_a_damaged_run_json_without_a_checkpoint_is_said(
 
 KILLED_IN = """
 import os, signal, sys
-import pipeline.train.{module} as module
+import vilbert.pipeline.train.{module} as module
 setattr(module, {name!r}, lambda *_: os.kill(os.getpid(), signal.SIGKILL))
-from pipeline.cli import main
+from vilbert.pipeline.cli import main
 sys.exit(main(sys.argv[1:]))
 """
 

@@ -14,9 +14,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from pipeline.cli import main
-from pipeline.shards.lock import LOCK_FILE
-from pipeline.train.journal import read_journal
+from vilbert.pipeline.cli import main
+from vilbert.pipeline.shards.lock import LOCK_FILE
+from vilbert.pipeline.train.journal import read_journal
 
 from .tiny_runs import WITHOUT_DROPOUT, model_option, pretrain_arguments
 

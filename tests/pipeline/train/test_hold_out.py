@@ -11,18 +11,18 @@ from typing import Any
 import numpy as np
 import pytest
 
-from manifests.hold_out import HoldOut, hold_out_key
-from pipeline.cli import main
-from pipeline.shards.errors import RefusedError
-from pipeline.train import hold_out as hold_out_module
-from pipeline.train.corpus import Corpus
-from pipeline.train.data import TrainingData, open_data
-from pipeline.train.distributed import Group
-from pipeline.train.hold_out import HELD_OUT_FILE
-from pipeline.train.order import Order
-from pipeline.train.run_folder import read_run
-from pipeline.train.settings import PretrainSettings
 from tests.pipeline.train.tiny_runs import MODEL, pretrain_arguments
+from vilbert.manifests.hold_out import HoldOut, hold_out_key
+from vilbert.pipeline.cli import main
+from vilbert.pipeline.shards.errors import RefusedError
+from vilbert.pipeline.train import hold_out as hold_out_module
+from vilbert.pipeline.train.corpus import Corpus
+from vilbert.pipeline.train.data import TrainingData, open_data
+from vilbert.pipeline.train.distributed import Group
+from vilbert.pipeline.train.hold_out import HELD_OUT_FILE
+from vilbert.pipeline.train.order import Order
+from vilbert.pipeline.train.run_folder import read_run
+from vilbert.pipeline.train.settings import PretrainSettings
 
 
 def settings_of(*folders: Path, **options: Any) -> PretrainSettings:

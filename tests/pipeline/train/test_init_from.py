@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.tasks.settings import FinetuneSettings
-from pipeline.train.init_from import resolve_init_from
-from pipeline.train.settings import PretrainSettings
+from vilbert.pipeline.tasks.settings import FinetuneSettings
+from vilbert.pipeline.train.init_from import resolve_init_from
+from vilbert.pipeline.train.settings import PretrainSettings
 
 
 def test_a_run_stands_for_its_final(tmp_path: Path) -> None:

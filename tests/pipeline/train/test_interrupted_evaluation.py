@@ -13,11 +13,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from pipeline.cli import main
-from pipeline.train.checkpoints import newest_whole
-from pipeline.train.interruption import InterruptedEvaluationError, until_interrupted
-from pipeline.train.journal import cut_back, line, read_journal
-from pipeline.train.pretrain_objective import PretrainObjective
+from vilbert.pipeline.cli import main
+from vilbert.pipeline.train.checkpoints import newest_whole
+from vilbert.pipeline.train.interruption import InterruptedEvaluationError, until_interrupted
+from vilbert.pipeline.train.journal import cut_back, line, read_journal
+from vilbert.pipeline.train.pretrain_objective import PretrainObjective
 
 from .tiny_runs import MODEL, journal, pretrain_arguments
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.shards.errors import ShardError
-from pipeline.train.journal import METRICS_FILE, TENSORBOARD_FOLDER, Journal, read_journal, without_timing
+from vilbert.pipeline.shards.errors import ShardError
+from vilbert.pipeline.train.journal import METRICS_FILE, TENSORBOARD_FOLDER, Journal, read_journal, without_timing
 
 
 def record(run: Path, steps: range, *, resumed_at: int | None, speed: float, tensorboard: bool = False) -> None:

@@ -29,9 +29,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from extractors.regions import Regions
-from pipeline.cli import main
-from pipeline.train import pretrain_objective
+from vilbert.extractors.regions import Regions
+from vilbert.pipeline.cli import main
+from vilbert.pipeline.train import pretrain_objective
 
 THINGS = ("sky", "tree", "dog", "boat", "lamp", "chair", "road", "horse", "cup", "train")
 CLASSES = ("background", *THINGS)

@@ -12,13 +12,13 @@ from typing import Any
 
 import pytest
 
-from pipeline.cli import main
-from pipeline.shards.dataset import fingerprint_digest, read_dataset, write_dataset
-from pipeline.shards.errors import RefusedError
-from pipeline.train.corpus import Corpus
-from pipeline.train.known_features import read_known_features, write_known_features
-from pipeline.train.mixed_features import check_known_features, differences
-from pipeline.train.selection import Source, read_source
+from vilbert.pipeline.cli import main
+from vilbert.pipeline.shards.dataset import fingerprint_digest, read_dataset, write_dataset
+from vilbert.pipeline.shards.errors import RefusedError
+from vilbert.pipeline.train.corpus import Corpus
+from vilbert.pipeline.train.known_features import read_known_features, write_known_features
+from vilbert.pipeline.train.mixed_features import check_known_features, differences
+from vilbert.pipeline.train.selection import Source, read_source
 
 MakeDataset = Callable[..., Path]
 DETECTOR = {"extractor": "torchvision", "weights_sha256": "a" * 64, "precision": "fp32", "device": "cuda"}
@@ -37,7 +37,7 @@ def make(make_dataset: MakeDataset, folder: Path, *, seed: int, **extractor: Any
 
 
 def _sealed(folder: Path, made: Path, info: Any, fields: dict[str, Any], digest: str) -> Path:
-    from pipeline.shards.record import read_records, records_digest
+    from vilbert.pipeline.shards.record import read_records, records_digest
 
     shutil.copytree(folder, made)
     for shard, record in read_records(made).items():

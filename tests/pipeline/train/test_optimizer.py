@@ -10,10 +10,10 @@ import pytest
 import torch
 from torch import nn
 
-from model.config import ViLBertConfig
-from model.heads import BetaClassifier
-from model.vilbert import ViLBertForPreTraining
-from pipeline.train.optimizer import (
+from vilbert.model.config import ViLBertConfig
+from vilbert.model.heads import BetaClassifier
+from vilbert.model.vilbert import ViLBertForPreTraining
+from vilbert.pipeline.train.optimizer import (
     build_optimizer,
     clip_gradients,
     level_counts,
@@ -21,7 +21,7 @@ from pipeline.train.optimizer import (
     set_step,
     trained_parameters,
 )
-from pipeline.train.optimizer_settings import OptimizerSettings
+from vilbert.pipeline.train.optimizer_settings import OptimizerSettings
 
 from .tiny_models import BOTH, TWO_STREAMS, learning, two_streams
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import nn
 
-from pipeline.cli import main
+from vilbert.pipeline.cli import main
 
 from .tiny_runs import STEPS, WITHOUT_DROPOUT, arguments, journal, model_option, two_sets
 

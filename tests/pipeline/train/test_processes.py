@@ -16,7 +16,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from pipeline.cli import main
+from vilbert.pipeline.cli import main
 
 from .forks import Forks, forking, wait_for_lines
 from .tiny_runs import WITHOUT_DROPOUT, arguments, journal, model_option, two_sets
@@ -203,7 +203,7 @@ def test_torchrun_ends_all_where_a_loader_of_one_rank_is_killed(data: Path, tmp_
     command = arguments(data, tmp_path / "run", "--num-workers", "1", "--max-steps", "100000")
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     with (tmp_path / "log").open("wb") as log:
-        process = psutil.Popen([*torchrun, "-m", "pipeline.cli", *command], stdout=log, stderr=log)
+        process = psutil.Popen([*torchrun, "-m", "vilbert.pipeline.cli", *command], stdout=log, stderr=log)
         wait_for_lines(tmp_path / "run" / "metrics.jsonl", 2, tmp_path / "log", seconds=240)
         ranks = process.children()
         children = [child for rank in ranks for child in rank.children()]

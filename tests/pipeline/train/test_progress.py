@@ -5,8 +5,8 @@ import time
 
 import pytest
 
-from pipeline.progress_line import SECONDS_BETWEEN_LOG_LINES
-from pipeline.train.progress import TrainProgress
+from vilbert.pipeline.progress_line import SECONDS_BETWEEN_LOG_LINES
+from vilbert.pipeline.train.progress import TrainProgress
 
 
 class Terminal(io.StringIO):

@@ -13,10 +13,10 @@ import torch
 import yaml
 from torch import Tensor, nn
 
-import pipeline
-from pipeline.train.optimizer import build_optimizer, clip_gradients, parameter_groups, set_step
-from pipeline.train.optimizer_settings import OptimizerSettings
-from pipeline.train.schedule import ScheduleSettings, factor_at
+from vilbert import pipeline
+from vilbert.pipeline.train.optimizer import build_optimizer, clip_gradients, parameter_groups, set_step
+from vilbert.pipeline.train.optimizer_settings import OptimizerSettings
+from vilbert.pipeline.train.schedule import ScheduleSettings, factor_at
 
 from .tiny_models import BOTH, learning, two_streams
 

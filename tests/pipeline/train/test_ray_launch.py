@@ -10,10 +10,10 @@ from pathlib import Path
 import psutil
 import pytest
 
-from pipeline.shards.errors import RefusedError, ShardError
-from pipeline.train import ray_launch
-from pipeline.train.distributed import PATIENCE
-from pipeline.train.ray_launch import check_room, launch, worker_error
+from vilbert.pipeline.shards.errors import RefusedError, ShardError
+from vilbert.pipeline.train import ray_launch
+from vilbert.pipeline.train.distributed import PATIENCE
+from vilbert.pipeline.train.ray_launch import check_room, launch, worker_error
 
 from . import ray_functions
 

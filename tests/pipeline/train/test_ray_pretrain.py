@@ -16,9 +16,9 @@ from typing import Any
 import psutil
 import pytest
 
-from pipeline.cli import main
-from pipeline.train.journal import read_journal
-from pipeline.train.run_folder import writing
+from vilbert.pipeline.cli import main
+from vilbert.pipeline.train.journal import read_journal
+from vilbert.pipeline.train.run_folder import writing
 
 from .tiny_runs import WITHOUT_DROPOUT, journal, pretrain_arguments
 
@@ -42,7 +42,7 @@ def arguments(data: Path, output: Path, *more: str) -> list[str]:
 
 
 def start(command: list[str]) -> subprocess.Popen[str]:
-    return subprocess.Popen([sys.executable, "-m", "pipeline.cli", *command], stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen([sys.executable, "-m", "vilbert.pipeline.cli", *command], stderr=subprocess.PIPE, text=True)
 
 
 def wait_for_step(run: Path, step: int, process: subprocess.Popen[str], *, seconds: float = 90) -> None:
@@ -152,7 +152,7 @@ def test_what_can_be_refused_is_refused_before_ray_is_started(
     def never(*_: Any, **__: Any) -> None:
         pytest.fail("Ray was started")
 
-    monkeypatch.setattr("pipeline.train.ray_launch.launch", never)
+    monkeypatch.setattr("vilbert.pipeline.train.ray_launch.launch", never)
     (tmp_path / "run").mkdir()
     command = arguments(data, tmp_path / "run", "--workers", "2")
     with writing(tmp_path / "run", patience=0):

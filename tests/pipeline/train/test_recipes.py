@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 import torch
 
-import pipeline
-from model.config import PRESETS
-from model.vilbert import ViLBertForPreTraining
-from pipeline.cli import parse
-from pipeline.train.run_settings import identity
-from pipeline.train.settings import PretrainSettings
-from pipeline.train.start import model_config
+from vilbert import pipeline
+from vilbert.model.config import PRESETS
+from vilbert.model.vilbert import ViLBertForPreTraining
+from vilbert.pipeline.cli import parse
+from vilbert.pipeline.train.run_settings import identity
+from vilbert.pipeline.train.settings import PretrainSettings
+from vilbert.pipeline.train.start import model_config
 
 RECIPES = Path(pipeline.__file__).parent / "recipes"
 PRETRAIN = sorted(path.stem for path in (RECIPES / "pretrain").glob("*.yaml"))
@@ -81,7 +81,7 @@ def test_a_model_that_is_named_is_built(name: str) -> None:
 @pytest.mark.parametrize("name", SHIPPED)
 def test_a_shipped_model_config_has_no_setting_that_is_not_one(name: str) -> None:
     """A misspelt name would be kept by transformers without a word, and do nothing."""
-    from model.config import ViLBertConfig
+    from vilbert.model.config import ViLBertConfig
 
     known = ViLBertConfig().to_dict().keys()
     found = json.loads((RECIPES / "model" / f"{name}.json").read_text(encoding="utf-8"))

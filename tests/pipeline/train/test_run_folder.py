@@ -9,8 +9,15 @@ from typing import Any
 
 import pytest
 
-from pipeline.shards.errors import FingerprintError, LockedError, RefusedError
-from pipeline.train.run_folder import describe_run, make_run_folder, read_run, require_same_run, write_run, writing
+from vilbert.pipeline.shards.errors import FingerprintError, LockedError, RefusedError
+from vilbert.pipeline.train.run_folder import (
+    describe_run,
+    make_run_folder,
+    read_run,
+    require_same_run,
+    write_run,
+    writing,
+)
 
 
 def description(**changes: Any) -> dict[str, Any]:

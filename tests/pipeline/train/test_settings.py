@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from pipeline.train.run_settings import RUNTIME, identity
-from pipeline.train.settings import PretrainSettings
+from vilbert.pipeline.train.run_settings import RUNTIME, identity
+from vilbert.pipeline.train.settings import PretrainSettings
 
 
 def settings(**changes: Any) -> PretrainSettings:

@@ -11,14 +11,14 @@ import numpy as np
 import pytest
 import torch
 
-from model.config import ViLBertConfig
-from model.vilbert import ViLBertForPreTraining
-from pipeline.shards.errors import RefusedError
-from pipeline.train.corpus import Corpus
-from pipeline.train.order import Order
-from pipeline.train.settings import PretrainSettings
-from pipeline.train.start import begins_from_text, model_config, whiten_features
-from pipeline.train.words import new_tokenizer
+from vilbert.model.config import ViLBertConfig
+from vilbert.model.vilbert import ViLBertForPreTraining
+from vilbert.pipeline.shards.errors import RefusedError
+from vilbert.pipeline.train.corpus import Corpus
+from vilbert.pipeline.train.order import Order
+from vilbert.pipeline.train.settings import PretrainSettings
+from vilbert.pipeline.train.start import begins_from_text, model_config, whiten_features
+from vilbert.pipeline.train.words import new_tokenizer
 
 from .tiny_runs import MODEL
 

@@ -10,14 +10,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.cli import main
-from pipeline.shards.errors import CorruptShardError
-from pipeline.shards.store import open_shard
-from pipeline.shards.verified import VerifiedFiles
-from pipeline.train import verify_ahead
-from pipeline.train.corpus import Corpus
-from pipeline.train.order import Order
-from pipeline.train.verify_ahead import verifying_ahead
+from vilbert.pipeline.cli import main
+from vilbert.pipeline.shards.errors import CorruptShardError
+from vilbert.pipeline.shards.store import open_shard
+from vilbert.pipeline.shards.verified import VerifiedFiles
+from vilbert.pipeline.train import verify_ahead
+from vilbert.pipeline.train.corpus import Corpus
+from vilbert.pipeline.train.order import Order
+from vilbert.pipeline.train.verify_ahead import verifying_ahead
 
 from .tiny_runs import STEPS, arguments, journal, two_sets
 

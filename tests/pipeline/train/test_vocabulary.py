@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
-from model import text_stream
-from pipeline.shards.errors import RefusedError
-from pipeline.train.settings import PretrainSettings
-from pipeline.train.start import model_config
-from pipeline.train.words import new_tokenizer
+from vilbert.model import text_stream
+from vilbert.pipeline.shards.errors import RefusedError
+from vilbert.pipeline.train.settings import PretrainSettings
+from vilbert.pipeline.train.start import model_config
+from vilbert.pipeline.train.words import new_tokenizer
 
 from .tiny_runs import MODEL
 
@@ -103,7 +103,7 @@ def test_the_hub_has_tokenizers_too(bert: Path, tmp_path: Path, monkeypatch: pyt
     monkeypatch.chdir(tmp_path)
     real, asked = PreTrainedTokenizerFast.from_pretrained, []
     monkeypatch.setattr(
-        "pipeline.train.words.AutoTokenizer.from_pretrained",
+        "vilbert.pipeline.train.words.AutoTokenizer.from_pretrained",
         lambda source, **options: asked.append(source) or real(bert, **options),  # type: ignore[func-returns-value]
     )
     check(name, new_tokenizer(CAPTIONS), tmp_path)

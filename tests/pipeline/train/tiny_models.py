@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch import nn
 
-from model.config import ViLBertConfig
-from model.single_stream import SingleStreamForPreTraining
-from model.single_stream_config import SingleStreamConfig
-from model.vilbert import ViLBertForPreTraining
+from vilbert.model.config import ViLBertConfig
+from vilbert.model.single_stream import SingleStreamForPreTraining
+from vilbert.model.single_stream_config import SingleStreamConfig
+from vilbert.model.vilbert import ViLBertForPreTraining
 
 TWO_STREAMS: dict[str, Any] = {
     "vocab_size": 31, "hidden_size": 8, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 12,

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 import torch
 
-from model.checkpoint import CheckpointError, read_state_dict
-from model.tensor_files import read_torch_file
+from vilbert.model.checkpoint import CheckpointError, read_state_dict
+from vilbert.model.tensor_files import read_torch_file
 
 RAN: list[str] = []
 

@@ -86,7 +86,7 @@ def spoil_detector(module: ModuleType) -> None:
     module.build_extractor = build_extractor
 
 
-SPOILT = {"extractors.decode": spoil_decoder, "extractors.extractor": spoil_detector}
+SPOILT = {"vilbert.extractors.decode": spoil_decoder, "vilbert.extractors.extractor": spoil_detector}
 
 
 class Spoiler(importlib.machinery.PathFinder):

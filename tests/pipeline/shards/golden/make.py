@@ -11,13 +11,13 @@ from typing import Literal
 
 import numpy as np
 
-from extractors.regions import Regions
-from pipeline.shards.dataset import DatasetInfo, fingerprint_digest, sum_records, write_dataset
-from pipeline.shards.failures import FailureRow
-from pipeline.shards.keys import sample_key
-from pipeline.shards.record import records_digest
-from pipeline.shards.sample import Sample, describe_fields
-from pipeline.shards.writer import ShardWriter
+from vilbert.extractors.regions import Regions
+from vilbert.pipeline.shards.dataset import DatasetInfo, fingerprint_digest, sum_records, write_dataset
+from vilbert.pipeline.shards.failures import FailureRow
+from vilbert.pipeline.shards.keys import sample_key
+from vilbert.pipeline.shards.record import records_digest
+from vilbert.pipeline.shards.sample import Sample, describe_fields
+from vilbert.pipeline.shards.writer import ShardWriter
 
 FEATURE_DIM = 512
 FINGERPRINT_FIELDS = {"decode": {"max_side": 4096}, "extractor": {"weights": "golden"}, "format": 1}
