@@ -1,6 +1,6 @@
 """A detectron2 model's weights: loaded to the last tensor, or drawn at random so that there is something to see.
 
-detectron2's own checkpointer warns and goes on where names or shapes differ, and drops the anchors that older files
+detectron2's own checkpointer only warns if names or shapes differ, and drops the anchors that older files
 carry without a word: a model trained with other anchors than its config's then runs, and is wrong.
 """
 

@@ -42,7 +42,7 @@ def boxes_in_pixels(
     only: ids of the images whose boxes are of this source; other records stay as they are, because their own source
     has converted their boxes already. None for all.
     form: as the user named it; None for pixels. Then ManifestError at the end where all boxes are fractions, and a
-    count of the images whose boxes are. ManifestError too where boxes are fractions and a size cannot be found out.
+    count of the images whose boxes are. ManifestError also if boxes are fractions and an image size is unknown.
     """
     with_boxes = within = fractions = 0
     reader = ImageReader()

@@ -58,7 +58,7 @@ def normalise_row(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def uri_column(names: Collection[str], columns: ColumnNames, where: str) -> str | None:
-    """Return the normalised name of the column that names the image, None where there is none.
+    """Return the normalised name of the column that names the image, or None if there is no such one.
 
     A column `uri` goes before the other names. Raises ManifestError where two others could be meant.
     """

@@ -1,4 +1,4 @@
-"""Which published format a source has, from its content; what could be two or is none is refused."""
+"""Which published format a source has, from its content; ambiguous and unknown formats are refused."""
 
 from __future__ import annotations
 

@@ -39,7 +39,7 @@ def is_metadata(name: str) -> bool:
 
 
 def find_metadata(folder: str, names: list[str], columns: ColumnNames) -> tuple[Path, ColumnNames] | None:
-    """Return the file of a folder that names its images, and its columns; None where there is none.
+    """Return the file of a folder that names its images, and its columns; None if it does not exist.
 
     A column `file_name` goes before others that could name the image, such as the URL that it came from. ManifestError
     where two files name images.

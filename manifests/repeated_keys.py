@@ -15,7 +15,7 @@ class RepeatedKeys(dict[str, Any]):
 
 
 def repeated_key(value: Any) -> str | None:
-    """Return a key that appears twice in an object within `value`, which may be nested; None where there is none."""
+    """Return a key that appears twice in an object within `value`, which may be nested; None if it does not exist."""
     pending = [value]
     while pending:
         part = pending.pop()

@@ -106,7 +106,7 @@ def describe(found: Sequence[Difference]) -> str:
 
 
 def is_of_a_head(difference: Difference) -> bool:
-    """Return whether a size is that of a head, which may begin anew, and not of the backbone."""
+    """Return whether a size belongs to a head, which may be newly initialised, and not to the backbone."""
     return difference.setting in _HEADS
 
 

@@ -144,7 +144,7 @@ def load_checkpoint(
 ) -> LoadReport:
     """Load a checkpoint into a model, in place.
 
-    source: what `read_state_dict` reads, or a state dict. layout: whose names it has; found out by default. Missing
+    source: what `read_state_dict` reads, or a state dict. layout: whose names it has; detected by default. Missing
     heads are reported; CheckpointError is raised where parameters of the backbone are missing (unless `allow_missing`),
     where there are unknown names (unless `allow_unexpected`), where the backbone has another shape, and where a head
     has (unless `skip_mismatched_heads`). Then the model is as it was before.
@@ -238,7 +238,7 @@ def _take_decoder(tensors: dict[str, Tensor]) -> None:
 
 
 def _refuse(report: LoadReport, allow_missing: bool, allow_unexpected: bool, skip_mismatched_heads: bool) -> None:
-    """Raise CheckpointError for what a report says is wrong and nobody allowed."""
+    """Raise CheckpointError for problems of a report that were not allowed."""
     problems = []
     backbone = [name for name in report.missing if not is_head(name)]
     if backbone and not allow_missing:

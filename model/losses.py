@@ -166,7 +166,7 @@ def apply_objective(
     if objective == 2:
         return masked_lm_labels, image_label, torch.full_like(next_sentence_label, IGNORED)
     raise ValueError(
-        f"objective {objective!r} is none of 0 (all losses), 1 (masked losses on matching pairs only) and "
+        f"objective {objective!r} is not one of 0 (all losses), 1 (masked losses on matching pairs only) and "
         "2 (no alignment loss)"
     )
 

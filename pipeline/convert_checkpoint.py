@@ -42,7 +42,7 @@ class ConvertCheckpointSettings:
     to: Literal["ours", "reference"] = "ours"
     """ours: what from_pretrained reads. reference: pytorch_model.bin with the published names."""
     layout: Literal["reference", "mmf", "volta"] | None = None
-    """Whose names the file has; found out by default."""
+    """Whose names the file has; detected by default."""
     task_heads: Literal["beta", "multitask"] | None = None
     """Which repository's task heads to make, where the file does not say."""
     allow_missing: bool = False

@@ -18,7 +18,7 @@ REASONS = {
     "http_404": "the server's answer; so too http_403, http_410, http_429, http_500, and every other status",
     "timeout": "no connection, no answer, or not the whole of it in the time allowed",
     "connection": "the connection was refused, broken off, or ended before the announced end",
-    "tls": "no secure connection: a certificate that is out of date, of another host, or of nobody known",
+    "tls": "no secure connection: a certificate that has expired, belongs to another host, or has an unknown issuer",
     "dns": "there is no host of that name",
     "dns_unavailable": "the name of the host could not be looked up just then",
     "redirects": "too many redirects, a circle of them, or one to something that is not http or https",

@@ -1,6 +1,6 @@
 """Time limits that hold whatever a server does.
 
-A socket's own timeout begins anew with each byte, so a server that drips holds a thread for hours. Here one thread
+A socket's own timeout restarts with each byte, so a server that drips holds a thread for hours. Here one thread
 watches all exchanges and shuts down the connection of the one whose time is over: its reader wakes up at once, be it
 in a TLS handshake, in a header or in the body.
 """

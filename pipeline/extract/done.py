@@ -111,11 +111,11 @@ class Listed(NamedTuple):
     """The files of the shards as listings show them; int64 [shards] each."""
 
     record: NDArray[np.int64]
-    """Bytes of the record; -1 where there is none."""
+    """Bytes of the record; -1 if the file does not exist."""
     data: NDArray[np.int64]
-    """Bytes of the file of samples; -1 where there is none."""
+    """Bytes of the file of samples; -1 if the file does not exist."""
     failures: NDArray[np.int64]
-    """Bytes of the file of failures; -1 where there is none."""
+    """Bytes of the file of failures; -1 if the file does not exist."""
     changed: NDArray[np.int64]
     """When the record or the failures last changed, see `Entry.changed`."""
 

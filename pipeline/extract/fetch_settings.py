@@ -40,7 +40,7 @@ class FetchSettings:
     max_redirects: int = 5
     """Redirects followed for one image."""
     contact: str = ""
-    """A mail address or page for the User-Agent, so that who runs a server can reach you."""
+    """A mail address or page for the User-Agent, so that server operators can contact you."""
     allow_private_addresses: bool = False
     """Fetch from hosts with private, loopback or link-local addresses too."""
 

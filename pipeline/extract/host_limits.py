@@ -22,7 +22,7 @@ class _Host:
     queue: deque[threading.Condition] = field(default_factory=deque)
 
     def call_next(self) -> None:
-        """Wake the first who waits, and nobody else: a hundred threads may wait for one host."""
+        """Wake the first waiting thread only: a hundred threads may wait for one host."""
         if self.queue:
             self.queue[0].notify()
 
@@ -65,7 +65,7 @@ class HostLimits:
             host.not_before = max(host.not_before, time.monotonic() + seconds)
 
     def stop(self) -> None:
-        """Let all who wait leave with StoppedError."""
+        """Raise StoppedError in all waiting threads."""
         with self._lock:
             self._stopped = True
             for host in self._hosts.values():

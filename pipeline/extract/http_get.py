@@ -31,7 +31,7 @@ from vilbert.pipeline.extract.stopped import StoppedError
 _CHUNK = 64 * 1024
 _MEBIBYTE = 1024 * 1024
 _DIGITS = 19
-"""Of a number of bytes that is none any more."""
+"""Maximum number of digits of a byte count in a header."""
 _REDIRECTS = (301, 302, 303, 307, 308)
 _SUCCESS = (200, 203)
 

@@ -38,7 +38,7 @@ _IN_HAND = {"decode", "detect", "alone"}
 
 @dataclass(kw_only=True, slots=True)
 class Attempt:
-    """What the journal tells of one try of a shard."""
+    """What the journal records of one attempt at a shard."""
 
     decoding: set[int] = field(default_factory=set)
     """Rows that were being decoded when it ended."""
@@ -179,7 +179,7 @@ class Journal:
 
     @contextlib.contextmanager
     def _last_of_it(self) -> Iterator[JournalFile]:
-        """Give the file to the first who asks for it."""
+        """Give the file to the first caller."""
         with self._lock:
             file, self._file = self._file, _Nowhere()
         with costing_nothing():

@@ -67,7 +67,7 @@ class Journals:
                 self._folder.delete(name)
 
     def remove_all(self) -> None:
-        """Delete all journals, on a disk their folder too: the data set is complete, or begins anew."""
+        """Delete all journals, and on a disk their folder: the data set is complete or starts over."""
         with costing_nothing():
             for _, name in self._listed():
                 self._folder.delete(name)

@@ -37,7 +37,7 @@ class MemoryBudget:
             return share
 
     def cancel(self) -> None:
-        """Let all who wait, or ask for room, leave with StoppedError."""
+        """Raise StoppedError in all threads that wait or ask for memory."""
         with self._lock:
             self._cancelled = True
             self._wake_first()

@@ -28,7 +28,7 @@ from vilbert.pipeline.shards.lock import LOCK_FILE
 from vilbert.pipeline.shards.sample import describe_fields
 
 FIXED = ("format", "storage", "shard_size", "rows", "manifest_hash", "fingerprint_fields")
-"""What a run that goes on must have in common with the run that began."""
+"""Settings that a resumed run must share with the first run."""
 
 
 def plan_dataset(settings: ExtractSettings, manifest: Manifest, description: Description) -> DatasetInfo:

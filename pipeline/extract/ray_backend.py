@@ -23,7 +23,7 @@ from vilbert.pipeline.shards.errors import ShardError
 SECONDS_BETWEEN_LOOKS = 10.0
 """At a cluster's resources."""
 SECONDS_WITHOUT_NODES = 60.0
-"""For which a joined cluster may have no node: while its head starts again, the others join anew."""
+"""Seconds that a joined cluster may have no node while its head restarts."""
 PULSE_SECONDS = 10.0
 """Between two questions to a worker, at least."""
 QUESTIONS_A_SECOND = 0.5
@@ -96,7 +96,7 @@ def no_process_yet(settings: ExtractSettings) -> str:
 
 
 def _require_nodes(settings: ExtractSettings, seconds: float) -> None:
-    """Raise ShardError where no node of the Ray is left, for good: this process needs the one on its own machine."""
+    """Raise ShardError if no node of the Ray cluster is left: this process needs the one on its own machine."""
     if settings.ray_address is None:
         raise ShardError(f"Ray's node on this machine has died; {_again(settings)}")
     if seconds >= SECONDS_WITHOUT_NODES:

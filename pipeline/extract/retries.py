@@ -2,7 +2,7 @@
 
     DIR/.retry.json     {"reasons": […], "shards": […]}     the shards that are still to be made once more
 
-The file is there while a retry is unfinished. The same command goes on with it; other reasons begin anew, and a run
+The file exists while a retry is unfinished. The same command resumes it; other reasons start a new retry, and a run
 without the option gives it up. A shard that was killed between its old record and its new one is made by all of them
 from what is there: its images need not be had a second time.
 """

@@ -249,7 +249,7 @@ def disk_errors(folder: Folder) -> Iterator[None]:
     except OSError as error:
         raise ShardError(
             f"{folder.name}: cannot be written ({error.strerror or error}); free space or check its permissions, then "
-            "run the same command again: it goes on where it stopped"
+            "run the same command again to resume"
         ) from error
 
 

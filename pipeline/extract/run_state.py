@@ -1,6 +1,6 @@
-"""What a run of `vilbert extract` is doing, or did: the file that it keeps for those who watch.
+"""State of a run of `vilbert extract`, in a file that `vilbert status` reads.
 
-    DIR/.run.json     written anew every few seconds, and a last time when the run ends, however it ends
+    DIR/.run.json     rewritten every few seconds, and a last time when the run ends, however it ends
 
 It is the summary of the last run, no part of the data set: it may be deleted.
 """
@@ -43,7 +43,7 @@ class RunState:
     updated: float = 0.0
     """Unix time of the last change."""
     seconds: float = 0.0
-    """Since the beginning, by a clock that nobody sets."""
+    """Seconds since the start, by a monotonic clock."""
     rows: int = 0
     """Of the manifest that the data set covers."""
     rows_before: int = 0

@@ -136,7 +136,7 @@ class Schedule:
         return done
 
     def _part_with(self, worker: Handle) -> None:
-        """Let a worker go that is dead or stands still."""
+        """Remove a worker that died or stalled."""
         self.lost += worker in self._crew.ready
         self._crew.lose(worker)
         self._watch.forget(id(worker))

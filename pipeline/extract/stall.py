@@ -1,4 +1,4 @@
-"""Who stands still? A clock for each worker, and for each shard that it is detecting, that runs while nothing moves."""
+"""Watchdog for stalled workers: clocks, one a worker and one a shard in detection, of the time without progress."""
 
 from __future__ import annotations
 

@@ -71,16 +71,16 @@ def judge(state: RunState, now: float) -> tuple[str, bool]:
     if state.state == "finished":
         return f"finished, in {lasted}", True
     if state.state == "interrupted":
-        return f"interrupted after {lasted}; the same command goes on", False
+        return f"interrupted after {lasted}; the same command resumes it", False
     if state.state == "failed":
         return f"failed after {lasted}: {state.message}", False
     who = state.holder.get("holder", "a process")
     if is_dead(state.holder):
-        return f"killed after {lasted} ({who} is gone); the same command goes on", False
+        return f"killed after {lasted} ({who} is gone); the same command resumes it", False
     silent = now - state.updated
     if silent > SILENT_SECONDS:
         ago = timedelta(seconds=round(silent))
-        return f"silent for {ago}: {who} was killed, hangs, or cannot write; the same command goes on", False
+        return f"silent for {ago}: {who} was killed, hangs, or cannot write; the same command resumes it", False
     if state.state == "starting":
         return f"starting as {who}: no worker is ready yet", True
     return f"running for {lasted} as {who}", True

@@ -1,4 +1,4 @@
-"""Who killed the worker? From a shard's journal to the rows to leave out, and those to try by themselves first.
+"""Find the images that crash workers: which rows of a shard to leave out, and which to try alone first.
 
 When a process dies, any row in hand may have done it, or none: somebody may have pulled the plug. So those rows are
 suspects, and the next attempt tries them one by one before it does anything else. One that the process dies over

@@ -1,4 +1,4 @@
-"""What those who watch a run see: the progress line, `.run.json`, metrics, and a summary in the end."""
+"""Progress of a run: the progress line, `.run.json`, metrics and the final summary."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ class Watch:
     def __init__(
         self, settings: ExtractSettings, folder: Folder, planned: DatasetInfo, done: DoneShards, log: Path | None
     ) -> None:
-        """Begin the account of a run that goes on from the shards that are done. log: path of its log."""
+        """Begin the account of a run that resumes after the finished shards. log: path of its log."""
         pending = done.pending()
         rows = planned.rows - sum(stop - start for start, stop in map(planned.shard_rows, pending))
         self._folder = folder

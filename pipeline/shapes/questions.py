@@ -114,7 +114,7 @@ _KINDS: tuple[Callable[[Objects, Draws], Question | None], ...] = (
 
 
 def _mistakes(answer: str) -> list[str]:
-    """Return what somebody who looks badly might answer instead."""
+    """Return plausible wrong answers."""
     if answer in ("yes", "no"):
         return ["no" if answer == "yes" else "yes"]
     if answer.isdecimal():

@@ -29,7 +29,7 @@ from vilbert.pipeline.shards.sample import Sample
 from vilbert.pipeline.shards.store import ShardReader, open_shard
 
 ENOUGH = 20
-"""A shard with so many findings is to be made anew, whatever else is wrong with it."""
+"""A shard with so many findings should be rewritten as a whole."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -240,7 +240,7 @@ def read_rows(report: ShardReport, record: ShardRecord, manifest: Manifest | Non
         return dict(zip(range(start, stop), manifest.read(start, stop), strict=True))
     except ManifestError as error:
         where = f"{manifest.path}, rows [{start}, {stop})"
-        remedy = "make the manifest anew with `vilbert manifest`"
+        remedy = "rebuild the manifest with `vilbert manifest`"
         report.findings.append(Finding(code="manifest-damaged", where=where, what=str(error), remedy=remedy))
         return {}
 

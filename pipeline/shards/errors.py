@@ -74,4 +74,4 @@ class CorruptShardError(ShardError):
 
 def _remedy(path: Path) -> str:
     record = path.with_suffix(".json")
-    return f"delete {path.name} and {record.name} and run the same `vilbert extract` again: it makes this shard anew"
+    return f"delete {path.name} and {record.name} and run the same `vilbert extract` again: it rewrites this shard"

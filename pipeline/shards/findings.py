@@ -9,8 +9,8 @@ RESTORE = "restore it from a copy, or extract into a new folder"
 
 
 def remake(shard_name: str) -> str:
-    """Return how to have one shard made anew."""
-    return f"delete shards/{shard_name}.* and run the same `vilbert extract` again: it makes this shard anew"
+    """Return how to rewrite one shard."""
+    return f"delete shards/{shard_name}.* and run the same `vilbert extract` again: it rewrites this shard"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -50,7 +50,7 @@ class Folder(Protocol):
         """Whether files must be fetched before they can be opened."""
 
     def make(self) -> None:
-        """Make the folder where there is none; RefusedError where it cannot be one."""
+        """Create the folder if it does not exist; RefusedError where it cannot be one."""
 
     def entries(self, under: str) -> Iterator[tuple[str, int | None]]:
         """Yield (name, bytes) of what lies in a folder inside, None for what is no file."""
@@ -74,7 +74,7 @@ class Folder(Protocol):
         """Make built files appear here, each whole, one after the other; those there were go, the last name first."""
 
     def read(self, name: str) -> bytes | None:
-        """Return the content of a small file; None where there is none."""
+        """Return the content of a small file; None if it does not exist."""
 
     def write(self, name: str, data: bytes) -> None:
         """Write a small file whole, in the place of an older one if there is one."""
@@ -103,7 +103,7 @@ class LocalFolder:
         return str(self.path)
 
     def make(self) -> None:
-        """Make the folder where there is none; RefusedError where it is a file."""
+        """Create the folder if it does not exist; RefusedError where it is a file."""
         if self.path.exists() and not self.path.is_dir():
             raise RefusedError(f"--output {self.path}: is a file; name a folder")
         self.path.mkdir(parents=True, exist_ok=True)
@@ -113,7 +113,7 @@ class LocalFolder:
         return ((entry.name, entry.size) for entry in self.listing(under))
 
     def changed(self, name: str) -> int:
-        """Return when a file last changed; 0 where there is none."""
+        """Return when a file last changed; 0 if it does not exist."""
         with contextlib.suppress(FileNotFoundError):
             return _changed(os.stat(self.path / name))
         return 0
@@ -155,7 +155,7 @@ class LocalFolder:
         """Do nothing: what was built in the folder is there."""
 
     def read(self, name: str) -> bytes | None:
-        """Return the content of a small file; None where there is none."""
+        """Return the content of a small file; None if it does not exist."""
         with contextlib.suppress(FileNotFoundError, NotADirectoryError):
             return (self.path / name).read_bytes()
         return None

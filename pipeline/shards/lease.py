@@ -2,7 +2,7 @@
 
     FOLDER/.lease/00000007.json     who writes here: process, host, a count of heartbeats, whether it is done
 
-A lease is a numbered object that its holder writes anew every ten seconds. A newcomer that sees it change is refused;
+A lease is a numbered object that its holder rewrites every ten seconds. A newcomer that sees it change is refused;
 one that sees it stand still for 40 seconds, by its own clock, or released, or of a dead process of its own machine,
 creates the next number. The store lets one of several create it (If-None-Match), and a holder that meets a higher
 number than its own stops. So a killed run needs no cleaning up, and no two hosts' clocks need to agree.
@@ -10,7 +10,7 @@ number than its own stops. So a killed run needs no cleaning up, and no two host
 A holder that was cut off for 40 seconds and comes back may write beside its successor until its next heartbeat. Then
 both write the same shards of the same settings: the same bytes, but where an image came for one of them and failed for
 the other, as behind a URL it may. The record of one may then stand beside the files of the other, which `vilbert verify
---deep` finds; with that record deleted the next run makes the shard anew.
+--deep` finds; with that record deleted the next run rewrites the shard.
 """
 
 from __future__ import annotations
@@ -109,7 +109,7 @@ def _wait_for_its_end(folder: Objects, number: int) -> None:
 
 
 def _beat(folder: Objects, number: int, me: dict[str, Any], done: threading.Event, lost: threading.Event) -> None:
-    """Write the lease anew now and then, until `done`; set `lost` and interrupt the run where another took it over."""
+    """Rewrite the lease periodically until `done`; set `lost` and interrupt the run where another took it over."""
     beats = 0
     while not done.wait(BEAT_SECONDS):
         try:

@@ -44,7 +44,7 @@ class Environments:
             return identity, self._open[identity]
 
     def release(self, identity: tuple[int, int]) -> None:
-        """Close the environment if nobody else uses it."""
+        """Close the environment if no other reader uses it."""
         with self._lock:
             self._users[identity] -= 1
             if not self._users[identity]:

@@ -37,7 +37,7 @@ from vilbert.pipeline.shards.sample import FORMAT
 
 LEAST_SAMPLE_BYTES = 256
 """A sample takes more in either storage: it has seven arrays, each with a header."""
-_REMEDY = "delete it and run the same `vilbert extract` again: it makes this shard anew"
+_REMEDY = "delete it and run the same `vilbert extract` again: it rewrites this shard"
 
 
 def _is_rows(value: Any) -> bool:
@@ -79,9 +79,9 @@ class ShardRecord:
     sha256: str
     """Hex digest of the file of samples."""
     first_key: str | None
-    """Key of the first sample; None where there is none."""
+    """Key of the first sample; None if it does not exist."""
     last_key: str | None
-    """Key of the last sample; None where there is none."""
+    """Key of the last sample; None if it does not exist."""
     splits: dict[str, int] = field(default_factory=dict)
     """Number of samples by split."""
     failures: dict[str, int] = field(default_factory=dict)

@@ -51,7 +51,7 @@ class RemoteFolder:
         return ((entry.name, entry.size) for entry in self.listing(under))
 
     def changed(self, name: str) -> int:
-        """Return when an object was last written; 0 where there is none, or the store does not say."""
+        """Return when an object was last written; 0 if it does not exist, or the store does not say."""
         file_system, path = self._open(name)
         try:
             return _changed(ask_again(lambda: file_system.info(path), f"looking at {join(self.name, name)}"))
@@ -121,7 +121,7 @@ class RemoteFolder:
             self._upload(directory / "file", name)
 
     def create(self, name: str, data: bytes) -> bool:
-        """Upload a small file where there is none, and say whether there was none; of several who try, one does.
+        """Upload a small file unless it exists; return whether this call created it: of concurrent calls one does.
 
         That holds for stores with conditional writes. Another answers what it sees a moment before it writes.
         """
@@ -134,7 +134,7 @@ class RemoteFolder:
             return True
 
     def read(self, name: str) -> bytes | None:
-        """Return the content of a small file; None where there is none."""
+        """Return the content of a small file; None if it does not exist."""
         file_system, path = self._open(name)
         try:
             content = ask_again(lambda: file_system.cat_file(path), f"reading {join(self.name, name)}")

@@ -64,7 +64,7 @@ def ask_again(ask: Callable[[], _Result], what: str) -> _Result:
             if attempt == ATTEMPTS or _hurry.is_set():
                 raise ShardError(
                     f"{what} failed {attempt} times, at last with {problem}; check the server and the network, then "
-                    "run the same command again: it goes on where it stopped"
+                    "run the same command again to resume"
                 ) from error
             logger.warning("%s failed (%s); trying again, %d of %d", what, problem, attempt + 1, ATTEMPTS)
             # Half of the wait is drawn, so that workers which failed together do not come back together.

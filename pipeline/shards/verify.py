@@ -123,7 +123,7 @@ def recorded_manifest(info: DatasetInfo, findings: list[Finding]) -> Manifest | 
     try:
         return Manifest.open(info.manifest)
     except ManifestError as error:
-        remedy = "make it anew, or name another copy with --manifest"
+        remedy = "rebuild it, or name another copy with --manifest"
         findings.append(Finding(code="manifest-damaged", where=info.manifest, what=str(error), remedy=remedy))
         return None
 

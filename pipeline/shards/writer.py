@@ -125,7 +125,7 @@ class ShardWriter:
         except OSError as error:
             raise ShardError(
                 f"{self._path}: cannot be written ({error.strerror}); free space or check the folder's permissions, "
-                "then run the same command again: it goes on where it stopped"
+                "then run the same command again to resume"
             ) from error
 
     def __enter__(self) -> Self:

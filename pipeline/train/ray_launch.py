@@ -77,7 +77,7 @@ def launch(
             with watching_node(partial(_node_died, storage, terminated)):
                 return _fit(trainer, terminated)
         except KeyboardInterrupt:
-            logger.warning("interrupted; run the same command again to go on from the last checkpoint in %s", run)
+            logger.warning("interrupted; run the same command again to resume from the last checkpoint in %s", run)
             return INTERRUPTED
         finally:
             shutil.rmtree(storage, ignore_errors=True)  # Ray's notes on this start, of no use to another
@@ -133,7 +133,7 @@ def _causes(failures: dict[int, Exception]) -> list[Exception]:
 
 
 def _final_error(failures: dict[int, Exception]) -> Exception | None:
-    """Return the first error that another try would meet again, None where there is none."""
+    """Return the first error that another try would meet again, or None if there is no such one."""
     return next((error for error in _causes(failures) if _is_final(error)), None)
 
 

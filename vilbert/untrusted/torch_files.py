@@ -143,7 +143,7 @@ class _Reader:
         if not isinstance(storage, Tensor):
             raise PickleError("builds a tensor on something that is no storage")
         if not all(type(part) is tuple and all(type(side) is int for side in part) for part in (size, stride)):
-            raise PickleError("builds a tensor of a shape that is none")
+            raise PickleError("builds a tensor with an invalid shape")
         if max(len(size), len(stride)) > _MAX_DIMENSIONS:  # before the product, which many sides make slow
             raise PickleError(f"builds a tensor of {len(size):,} dimensions")
         count = math.prod(size)
