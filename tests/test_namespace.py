@@ -18,7 +18,7 @@ NAMES = "|".join(FOLDERS)
 SOURCES = [path for folder in (*FOLDERS, "vilbert", "tests", "benchmarks") for path in (ROOT / folder).rglob("*.py")]
 PAGES = [
     path
-    for folder in (ROOT, ROOT / "docs", ROOT / "benchmarks")
+    for folder in (ROOT, ROOT / "docs", ROOT / "docs/tasks", ROOT / "benchmarks")
     for path in folder.glob("*.md")
     if path.name != "CHANGELOG.md"  # which names what was
 ]
