@@ -1,6 +1,6 @@
 """MkDocs hook: publish Markdown files of the repository that lie outside docs/, and adapt the links to and from them.
 
-The pages link to each other by paths in the repository, so that the links work on a code host, too. Links to other files
+The pages link to each other by paths in the repository, so that links work on a code host, too. Links to other files
 of the repository, such as sources, are removed from the site; their text stays.
 """
 

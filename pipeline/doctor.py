@@ -17,7 +17,7 @@ from typing import Any
 from packaging.requirements import Requirement
 
 DISTRIBUTION = "vilbert-pipeline"
-OPTIONAL = ("detectron2", "pycocotools", "s3fs")
+OPTIONAL = ("detectron2", "pycocoevalcap", "pycocotools", "s3fs", "tensorboard")
 PYTHONS = ((3, 11), (3, 14))
 """From, and below."""
 GIB = 2**30

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import configparser
+import re
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 SETUP = Path(__file__).parents[1] / "setup.cfg"
+LOCK = SETUP.with_name("requirements.lock")
 KNOWN_HOLES = [
     # (package, hole, first release without it)
     ("aiohttp", "CVE-2026-59881, CVE-2026-69243", "3.14.2"),
@@ -54,3 +57,29 @@ def test_the_installed_packages_are_within_the_bounds() -> None:
             continue  # of an extra that is not installed
         assert requirement.specifier.contains(installed[requirement.name], prereleases=True), str(requirement)
     assert {package for package, _, _ in KNOWN_HOLES} <= installed.keys()
+
+
+def test_the_lock_file_has_a_version_within_the_bounds_of_every_requirement_of_the_tests() -> None:
+    """`make lock` writes it; CI installs it without resolving anything."""
+    setup = configparser.ConfigParser()
+    setup.read(SETUP, encoding="utf-8")
+    lists = [setup["options"]["install_requires"], setup["options.extras_require"]["dev"]]
+    pins: dict[str, list[str]] = {}
+    for name, pinned in re.findall(r"^([a-z0-9.-]+)==(\S+)", LOCK.read_text(encoding="utf-8"), re.MULTILINE):
+        pins.setdefault(name, []).append(pinned)  # several where Python versions differ
+    for requirement in (Requirement(line) for text in lists for line in text.splitlines() if line):
+        name = canonicalize_name(requirement.name)
+        assert pins.get(name), f"{name} is not in {LOCK.name}: run make lock"
+        assert all(pinned in requirement.specifier for pinned in pins[name]), f"{requirement}: run make lock"
+    for block in re.split(r"^(?=[a-z0-9])", LOCK.read_text(encoding="utf-8"), flags=re.MULTILINE)[1:]:
+        assert "--hash=sha256:" in block, block.splitlines()[0]
+
+
+def test_dev_has_every_extra_but_detectron2() -> None:
+    """The tests need what only some commands need, too."""
+    setup = configparser.ConfigParser()
+    setup.read(SETUP, encoding="utf-8")
+    extras = {name: set(text.split("\n")) - {""} for name, text in setup["options.extras_require"].items()}
+    assert extras.keys() >= {"captioning", "docs", "s3", "tensorboard"}
+    for name, needed in extras.items():
+        assert name == "detectron2" or needed <= extras["dev"], name

@@ -9,7 +9,7 @@ from typing import cast
 from transformers import PreTrainedTokenizerBase
 
 from vilbert.pipeline.shards.canonical import encode_json
-from vilbert.pipeline.tasks.caption_metrics import caption_scores, coco_results
+from vilbert.pipeline.tasks.caption_metrics import caption_scores, coco_results, require_pycocoevalcap
 from vilbert.pipeline.tasks.captioning import CaptioningTask
 from vilbert.pipeline.tasks.evaluate import Answered, Trained, item_batches
 from vilbert.pipeline.tasks.evaluate_settings import EvaluateSettings
@@ -23,6 +23,7 @@ IMAGE_INPUTS = ("image_feat", "image_loc", "image_attention_mask")
 
 def answer(settings: EvaluateSettings, trained: Trained, task: Task) -> Answered:
     """Write a caption of each image with features; return BLEU, ROUGE-L, CIDEr and the COCO file of results."""
+    require_pycocoevalcap()  # before captions are generated, which can take hours
     captioned = cast(CaptioningTask, task).captioned[: settings.images]
     # One item an image: what its caption is does not matter here, for only its regions are read.
     once = CaptioningTask(

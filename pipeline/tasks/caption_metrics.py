@@ -7,6 +7,7 @@ which it was.
 
 from __future__ import annotations
 
+import importlib.util
 import re
 import shutil
 import subprocess
@@ -124,6 +125,15 @@ def _require_pairs(references: Mapping[str, Sequence[str]], candidates: Mapping[
             raise RefusedError(f"image {image_id}: has a caption but no reference to score it by; leave it out")
 
 
+def require_pycocoevalcap() -> None:
+    """Raise RefusedError with the command that installs pycocoevalcap, an optional package, where it is missing."""
+    if importlib.util.find_spec("pycocoevalcap") is None:
+        raise RefusedError(
+            "scoring captions needs the package pycocoevalcap, which is not installed: "
+            "pip install 'vilbert-pipeline[captioning]'"
+        )
+
+
 def caption_scores(
     references: Mapping[str, Sequence[str]], candidates: Mapping[str, str], *, java: bool | None = None
 ) -> dict[str, float]:
@@ -133,9 +143,10 @@ def caption_scores(
     METEOR then takes seconds to start. ptb_tokenizer is 1 where the standard tokenizer cut the captions, 0 where
     `words_without_java` did. All but CIDEr are from 0 to 1, CIDEr to 10; it weighs words by how few images' references
     have them, so it says nothing of one image, for which it is left out. Raises RefusedError naming an image without
-    candidate or references, or where Java fails. Source: https://github.com/salaniz/pycocoevalcap (of
-    tylin/coco-caption).
+    candidate or references, or where Java fails or pycocoevalcap is not installed.
+    Source: https://github.com/salaniz/pycocoevalcap (of tylin/coco-caption).
     """
+    require_pycocoevalcap()
     from pycocoevalcap.bleu.bleu import Bleu
     from pycocoevalcap.cider.cider import Cider
     from pycocoevalcap.rouge.rouge import Rouge

@@ -140,9 +140,10 @@ def captions_of(task: Any, image_id: str) -> Sequence[str]:
 
 def overlap(caption: str, truths: Sequence[str]) -> float:
     """Return ROUGE-L of a caption with those of people, of words in lower case without punctuation."""
-    from pycocoevalcap.rouge.rouge import Rouge
+    from vilbert.pipeline.tasks.caption_metrics import require_pycocoevalcap, words_without_java
 
-    from vilbert.pipeline.tasks.caption_metrics import words_without_java
+    require_pycocoevalcap()
+    from pycocoevalcap.rouge.rouge import Rouge
 
     said = words_without_java(caption)
     if not said:

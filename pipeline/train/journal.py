@@ -9,7 +9,9 @@ next step: steps after n are cut away. But for `TIMING`, an interrupted run then
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import json
+import logging
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,6 +21,8 @@ from vilbert.pipeline.shards.atomic import write_atomic
 from vilbert.pipeline.shards.errors import ShardError
 from vilbert.pipeline.train.disk import explain_disk_errors
 from vilbert.untrusted.documents import parse_json
+
+logger = logging.getLogger(__name__)
 
 METRICS_FILE = "metrics.jsonl"
 TENSORBOARD_FOLDER = "tensorboard"
@@ -128,6 +132,14 @@ def _entry(raw: bytes, path: Path, number: int) -> dict[str, Any]:
 
 
 def _events(folder: Path, resumed_at: int | None) -> Any:
+    """Return a TensorBoard writer, or None where TensorBoard, an optional package, is not installed."""
+    if importlib.util.find_spec("tensorboard") is None:
+        logger.info(
+            "TensorBoard is not installed, so %s is not written: pip install 'vilbert-pipeline[tensorboard]'; "
+            "--no-tensorboard hides this line",
+            folder,
+        )
+        return None
     from torch.utils.tensorboard import SummaryWriter
 
     # The events of the steps that are taken again are hidden, not rewritten: the writer only appends files.

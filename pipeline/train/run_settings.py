@@ -74,7 +74,7 @@ class RunSettings:
     keep: int = 3
     """Newest checkpoints kept, beside the best of those whose step was evaluated."""
     tensorboard: bool = True
-    """Write RUN/tensorboard too."""
+    """Write RUN/tensorboard too, where TensorBoard is installed (the extra `tensorboard`)."""
     cache: Path | None = None
     """Where shards of remote data sets are kept; by default RUN/cache."""
     cache_bytes: int = DEFAULT_CACHE_BYTES

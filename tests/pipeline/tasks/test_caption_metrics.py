@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 
 from vilbert.pipeline.shards.errors import RefusedError
 from vilbert.pipeline.tasks.caption_metrics import _words_by_java, caption_scores, coco_results, words_without_java
+from vilbert.pipeline.tasks.report_answers import overlap
 
 needs_java = pytest.mark.skipif(shutil.which("java") is None, reason="needs Java")
 
@@ -168,6 +170,14 @@ def test_a_caption_of_no_words_is_scored_as_such() -> None:
     figures = caption_scores(REFERENCES, said, java=False)
     assert 0 < figures["cider"] < GOLDEN["cider"]
     assert 0 < figures["bleu_1"] < GOLDEN["bleu_1"]
+
+
+def test_without_pycocoevalcap_the_message_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pycocoevalcap", None)
+    with pytest.raises(RefusedError, match=r"pip install 'vilbert-pipeline\[captioning\]'"):
+        caption_scores(REFERENCES, CANDIDATES)
+    with pytest.raises(RefusedError, match=r"vilbert-pipeline\[captioning\]"):
+        overlap("a dog", ["a dog on a mat"])
 
 
 @pytest.mark.parametrize("extra", [{}, {"7": []}])

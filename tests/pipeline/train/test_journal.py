@@ -1,8 +1,10 @@
 """The journal: entries come back as written, and a resumed run's are those of an undisturbed one."""
 
 import json
+import logging
 import math
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -107,6 +109,18 @@ def test_tensorboard_shows_each_step_once_after_resuming(tmp_path: Path) -> None
     assert len(events.Scalars("train/samples_per_second")) == 7
     assert speeds == {step: (1.0 if step <= 3 else 2.0) * step for step in range(1, 8)}
     assert [event.step for event in events.Scalars("eval/loss")] == [3, 6]
+
+
+def test_without_tensorboard_the_journal_is_written_and_one_line_names_the_extra(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setitem(sys.modules, "tensorboard", None)
+    with caplog.at_level(logging.INFO):
+        record(tmp_path, range(1, 3), resumed_at=None, speed=1.0, tensorboard=True)
+    assert [entry["step"] for entry in read_journal(tmp_path) if entry["kind"] == "train"] == [1, 2]
+    assert not (tmp_path / TENSORBOARD_FOLDER).exists()
+    (line,) = caplog.messages
+    assert "pip install 'vilbert-pipeline[tensorboard]'" in line
 
 
 def test_no_events_are_written_unless_asked_for(tmp_path: Path) -> None:
