@@ -43,7 +43,7 @@ def coco(tmp_path: Path) -> Path:
 def test_the_four_commands_and_the_reader(coco: Path) -> None:
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     # The published weights would have to be downloaded.
-    commands = block("bash", "vilbert extract").replace("--boxes 36", "--boxes 36 --weights random")
+    commands = block("bash", "vilbert verify").replace("--boxes 36", "--boxes 36 --weights random")
     assert commands.count("\nvilbert ") == 5
     done = subprocess.run(
         ["bash", "-euo", "pipefail", "-c", commands],
@@ -76,6 +76,6 @@ def test_every_option_in_the_readme_exists(capsys: pytest.CaptureFixture[str]) -
 
 
 def test_files_that_the_readme_names_exist() -> None:
-    links = re.findall(r"\]\((?!https?:)([^)#]+)\)", README) + re.findall(r"docs/\w+\.md", README)
+    links = re.findall(r"\]\((?!https?:)([^)#]+)\)", README) + re.findall(r"docs/[\w/-]+\.md", README)
     assert links
     assert [link for link in links if not (ROOT / link).exists()] == []
