@@ -144,10 +144,19 @@ def load_checkpoint(
 ) -> LoadReport:
     """Load a checkpoint into a model, in place.
 
-    source: what `read_state_dict` reads, or a state dict. layout: whose names it has; detected by default. Missing
-    heads are reported; CheckpointError is raised where parameters of the backbone are missing (unless `allow_missing`),
-    where there are unknown names (unless `allow_unexpected`), where the backbone has another shape, and where a head
-    has (unless `skip_mismatched_heads`). Then the model is as it was before.
+    Args:
+        model: A ViLBERT model.
+        source: A file or folder (see docs/checkpoints.md), or a state dict.
+        layout: The layout of its parameter names; detected by default.
+        allow_missing: Keep the values of backbone parameters that the checkpoint does not have.
+        allow_unexpected: Ignore parameters whose names belong to no layout.
+        skip_mismatched_heads: Keep the values of heads whose shapes differ.
+
+    Returns:
+        What was loaded, missing, unused and skipped. Missing heads are no error.
+
+    Raises:
+        CheckpointError: The checkpoint is damaged or does not fit; the model is unchanged.
     """
     state = dict(source) if isinstance(source, Mapping) else read_state_dict(source)
     layout = layout or detect_layout(state)

@@ -59,26 +59,36 @@ HEADS = {"vqa": "vil_prediction", "gqa": "vil_prediction_gqa", "snli-ve": "vil_t
 
 
 class Answer(NamedTuple):
-    """An answer and how probable it is; see `Predictor.answer`."""
+    """An answer and its probability; see `Predictor.answer`."""
 
     answer: str
+    """The text of the answer's class."""
     probability: float
+    """From 0 to 1, independent of the other answers."""
 
 
 class Pointed(NamedTuple):
-    """The region that a phrase means."""
+    """The region that a phrase describes; see `Predictor.point`."""
 
     box_xyxy: tuple[float, float, float, float]
     """In pixels of the photograph."""
     score: float
-    """How well region and phrase overlap, from 0 to 1; the regions of a photograph do not share it out."""
+    """Predicted IoU with the described object, from 0 to 1; independent of the other regions."""
     region: int
-    """Its number among the detector's, from 1; 0 is the whole image."""
+    """Index among the detector's regions, from 1; 0 is the whole image."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Predictor:
-    """A fine-tuned model with what it needs to look at photographs."""
+    """A fine-tuned model with its detector and tokenizer.
+
+    Create one with `Predictor.load`. Every method processes photographs and texts in batches, so memory is bounded by a
+    batch. The result for a photograph does not depend on the others, up to rounding.
+
+    A photograph is a path, a URL, a PIL image, an RGB array uint8 [H, W, 3], or an element of the list that
+    `detect_each` returned. Photographs and texts are paired in order; a single one is paired with all of the other.
+    A model answers the method of its task; other methods raise RefusedError and name the right one.
+    """
 
     reader: Reader
     """Detector, tokenizer and model."""
@@ -97,13 +107,22 @@ class Predictor:
     ) -> Predictor:
         """Load a model and build its detector.
 
-        checkpoint: a run of `vilbert finetune`, its final/, or one of its checkpoints/. task: which of its tasks, where
-        it was trained for several. detector, selection: those that the features of its training were extracted with,
-        as its task.json has it; if that has others, it is logged as a warning.
-        device: the model's, and a detector's that is not given. batch_size: texts, or photographs, at a time.
-        fetching: how photographs behind URLs are fetched; private addresses are refused by default.
-        Raises RefusedError where there is no such model or the detector's features are not of its width,
-        ExtractorError where the detector cannot be built.
+        Args:
+            checkpoint: A run of `vilbert finetune`, its final/, or one of its checkpoints/.
+            task: The task to use, for a model that was trained for several.
+            detector: Settings of the detector; by default those of the training features, which task.json records. A
+                difference is logged as a warning.
+            selection: Settings of the box selection; as `detector`.
+            device: Device of the model, and of the detector unless `detector` is given.
+            batch_size: Maximum number of texts, or of photographs, that are processed together.
+            fetching: How photographs behind URLs are fetched; private addresses are refused by default.
+
+        Returns:
+            The predictor.
+
+        Raises:
+            RefusedError: There is no such model, or its features have another width than the detector's.
+            ExtractorError: The detector cannot be built.
         """
         folder = trained_folder(Path(checkpoint))
         card = read_task_card(folder.card, task)
@@ -131,18 +150,33 @@ class Predictor:
 
     @property
     def card(self) -> TaskCard:
-        """What the model was trained for."""
+        """The task of the model, its classes and its limits, from task.json."""
         return self.reader.trained.card
 
     def detect(self, images: Iterable[Photograph]) -> list[Regions]:
-        """Return what the detector finds in photographs, all that the model sees and perhaps more."""
+        """Detect the regions of photographs.
+
+        Args:
+            images: Photographs.
+
+        Returns:
+            Regions of each photograph; the model uses at most the maximum number of its training.
+
+        Raises:
+            RefusedError: A photograph cannot be used.
+        """
         photographs = as_photographs(images)
         return self.reader.detect(photographs, range(len(photographs)))
 
     def detect_each(self, images: Iterable[Photograph]) -> list[Detected | RefusedError]:
-        """Return photographs with what the detector finds in them; an error for one that cannot be used.
+        """Detect the regions of photographs; a photograph that cannot be used does not stop the others.
 
-        Every method takes the results in place of the photographs, and detects nothing again.
+        Args:
+            images: Photographs.
+
+        Returns:
+            For each photograph its regions, which every method accepts in place of the photograph without detecting
+            again, or the error of a photograph that cannot be used.
         """
         photographs = as_photographs(images)
         names = [name_of_photograph(image, at) for at, image in enumerate(photographs)]
@@ -153,15 +187,20 @@ class Predictor:
         ]
 
     def answer(self, images: Iterable[Photograph], questions: Iterable[str], *, top: int = 5) -> list[list[Answer]]:
-        """Return the `top` most probable answers to each question, best first; for vqa, gqa and snli-ve.
+        """Answer questions; for vqa, gqa and snli-ve.
 
-        images: paths, URLs, images of PIL, or RGB uint8 [H, W, 3]. One image goes with all questions, one question
-        with all images; otherwise they go together in order. For snli-ve the questions are hypotheses and the answers
-        its labels.
+        Args:
+            images: Photographs; a single one is used for all questions.
+            questions: Questions, or hypotheses for snli-ve; a single one is asked about all photographs.
+            top: Number of answers to return.
 
-        The classes are trained as independent yes-or-no questions (sigmoids), for several answers may be right: a
-        probability says how far people would agree with that answer, and the probabilities of all answers do not sum
-        to 1. Raises RefusedError for a model of another task or a photograph that cannot be used.
+        Returns:
+            For each question its `top` most probable answers, best first. Classes have independent sigmoids, because
+            several answers may be correct: a probability is the expected agreement of annotators with that answer, and
+            the probabilities of all answers do not sum to 1.
+
+        Raises:
+            RefusedError: The model has another task, or a photograph cannot be used.
         """
         self._require("answer")
         if top < 1:
@@ -177,7 +216,18 @@ class Predictor:
         return found
 
     def point(self, images: Iterable[Photograph], phrases: Iterable[str]) -> list[Pointed]:
-        """Return the region that each phrase means; for refcoco, refcoco+ and refcocog. Images go as in `answer`."""
+        """Find the region that each phrase describes; for refcoco, refcoco+ and refcocog.
+
+        Args:
+            images: Photographs; a single one is used for all phrases.
+            phrases: Referring expressions; a single one is used for all photographs.
+
+        Returns:
+            For each phrase the region with the highest score.
+
+        Raises:
+            RefusedError: The model has another task, or a photograph cannot be used.
+        """
         self._require("point")
         images, phrases = as_photographs(images), as_texts(phrases, "phrases")
         found: list[Pointed] = []
@@ -197,10 +247,20 @@ class Predictor:
         *,
         answers: Iterable[str] = (),
     ) -> list[list[float]]:
-        """Return the probability of each question's options, which sum to 1; for vcr-qa and vcr-qar.
+        """Choose among options; for vcr-qa and vcr-qar.
 
-        options: of each question. answers: to each question, for vcr-qar alone, whose options are the reasons. Objects
-        are called by their names (`the dog`), as training reads the tags of VCR.
+        Args:
+            images: Photographs; a single one is used for all questions.
+            questions: Questions. Objects are called by the names of their classes (`the dog`).
+            options: For each question its options: answers, or reasons for vcr-qar.
+            answers: For each question its answer; for vcr-qar only.
+
+        Returns:
+            For each question the probability of each option; they sum to 1.
+
+        Raises:
+            RefusedError: The model has another task, the numbers of questions, options and answers differ, or a
+                photograph cannot be used.
         """
         self._require("choose")
         images, questions = as_photographs(images), as_texts(questions, "questions")
@@ -227,12 +287,18 @@ class Predictor:
         return [torch.tensor(scores[start:end]).softmax(0).tolist() for start, end in pairwise(ends.tolist())]
 
     def judge(self, pairs: Iterable[tuple[Photograph, Photograph]], statements: Iterable[str]) -> list[float]:
-        """Return how probable it is that each statement is true of its two photographs; for nlvr2.
+        """Judge statements about two photographs; for nlvr2.
 
-        pairs: the left and the right photograph. One pair goes with all statements, one statement with all pairs;
-        otherwise they go together in order. Above 0.5 is what an evaluation calls true. True and false are trained as
-        independent yes-or-no questions; where they agree, either's logit is minus the other's, and half of what is
-        between them is the logit of true.
+        Args:
+            pairs: The left and the right photograph of each pair; a single pair is used for all statements.
+            statements: Statements; a single one is judged for all pairs.
+
+        Returns:
+            For each statement the probability that it is true; `vilbert evaluate` predicts true above 0.5. True and
+            false have independent sigmoids, so the logit of true is half of the difference of their logits.
+
+        Raises:
+            RefusedError: The model has another task, or a photograph cannot be used.
         """
         self._require("judge")
         statements, pairs = as_texts(statements, "statements"), _as_pairs(pairs)
@@ -248,9 +314,18 @@ class Predictor:
         return chances
 
     def rank(self, images: Iterable[Photograph], captions: Iterable[str]) -> NDArray[np.float32]:
-        """Return how well each caption matches each image, float32 [captions, images], more is better; for retrieval.
+        """Score every caption with every image; for retrieval.
 
-        The scores of a caption compare with one another, and those of an image; they are logits, no probabilities.
+        Args:
+            images: Photographs.
+            captions: Captions.
+
+        Returns:
+            float32 [captions, images]; higher is better. Scores are logits, comparable within a caption and within an
+            image.
+
+        Raises:
+            RefusedError: The model has another task, or a photograph cannot be used.
         """
         self._require("rank")
         images, captions = as_photographs(images), as_texts(captions, "captions")
@@ -265,7 +340,18 @@ class Predictor:
         return np.concatenate(parts, axis=1)
 
     def describe(self, images: Iterable[Photograph], generation: GenerationSettings | None = None) -> list[str]:
-        """Return a caption of each image; for captioning. A caption is never longer than those of training."""
+        """Write a caption of each image; for captioning.
+
+        Args:
+            images: Photographs.
+            generation: Decoding method and its settings; by default beam search with 5 beams.
+
+        Returns:
+            Captions, none longer than the maximum length of training.
+
+        Raises:
+            RefusedError: The model has another task, or a photograph cannot be used.
+        """
         self._require("describe")
         photographs = as_photographs(images)
         trained = self.reader.trained
@@ -289,9 +375,17 @@ class Predictor:
         return written
 
     def attend(self, image: Photograph, text: str | Text) -> Attention:
-        """Return which words and regions attend to which in every layer and head, for a text and an image.
+        """Compute the attention maps of every layer and head for a text and an image.
 
-        text: one sentence, or two or three as vcr has them. Under captioning a word sees only those before it.
+        Args:
+            image: Photograph.
+            text: One sentence, or two or three for vcr. In captioning a token attends only to earlier ones.
+
+        Returns:
+            Tokens, regions and attention maps.
+
+        Raises:
+            RefusedError: The photograph cannot be used.
         """
         sentences = (text,) if isinstance(text, str) else tuple(as_texts(text, "text"))
         return self.reader.attend(as_photograph(image, "image"), sentences)

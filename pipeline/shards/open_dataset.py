@@ -85,6 +85,9 @@ def open_dataset(place: str | os.PathLike[str]) -> Dataset:
     Args:
         place: Its folder, or the URL of one.
 
+    Returns:
+        A sequence of samples in the order of the manifest; `len`, index, slice and iteration. Close it, or use `with`.
+
     Raises:
         ShardError: There is no data set, or it is not complete.
     """
