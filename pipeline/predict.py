@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from vilbert.extractors.detectors.registry import describe_extractor
 from vilbert.extractors.extractor import DetectorSettings, build_extractor
 from vilbert.extractors.regions import Regions
 from vilbert.extractors.selection import SelectionSettings
@@ -122,7 +123,8 @@ class Predictor:
             logger.warning(
                 "%s: was trained with regions at given boxes beside the detector's; here are none", checkpoint
             )
-        warn_of_another_detector(card, extractor.fingerprint(), where=folder.card)
+        described = describe_extractor(extractor, chosen.detector.detector, chosen.detector.opts)
+        warn_of_another_detector(card, described, where=folder.card)
         trained = Trained(model, tokenizer, card, folder.model, on)
         reader = Reader(
             trained=trained, extractor=extractor, batch_size=batch_size, fetching=fetching or FetchSettings()
