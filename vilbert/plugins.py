@@ -10,7 +10,7 @@ import difflib
 import hashlib
 import importlib
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points, packages_distributions, version
@@ -34,6 +34,12 @@ class Registry:
     """Components of this package: name to `module:attribute`."""
     references: bool = False
     """Whether a name may also be a reference, `package.module:attribute`."""
+
+    def __contains__(self, name: object) -> bool:
+        return isinstance(name, str) and self.is_known(name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.names())
 
     def names(self) -> list[str]:
         """Return the names of all components, built-in ones first; nothing is imported."""
