@@ -105,7 +105,7 @@ def train(folder: Path, progress: Path) -> None:
     main(
         [
             *("pretrain", str(folder / "features"), "--output", str(progress.parent), "--config", "shapes", *endless),
-            *("--log-every", "1", "--no-tensorboard"),
+            *("--log-every", "1", "--tracker", "none"),
         ]
     )
 

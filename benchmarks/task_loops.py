@@ -140,7 +140,7 @@ def measure(settings: Settings, task: str, folder: Path) -> dict[str, Any]:
                     *(task, str(files.data), "--annotations", str(files.annotations), "--config", files.config),
                     *("--init-from", str(settings.pretrained), "--output", str(folder / name)),
                     *("--max-steps", str(turns * settings.steps + 1), "--eval-split", "none"),
-                    *("--eval-every", str(NEVER), "--checkpoint-every", str(NEVER), "--no-tensorboard"),
+                    *("--eval-every", str(NEVER), "--checkpoint-every", str(NEVER), "--tracker", "none"),
                 ],
             )
             make_run_folder(wanted.output)

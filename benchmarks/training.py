@@ -51,6 +51,7 @@ from vilbert.pipeline.train.progress import TrainProgress
 from vilbert.pipeline.train.settings import PretrainSettings
 from vilbert.pipeline.train.share import share_of
 from vilbert.pipeline.train.step import backward
+from vilbert.pipeline.train.trackers import open_trackers
 from vilbert.pipeline.train.words import new_tokenizer
 
 SPEED_LIMIT, GROWTH_LIMIT, INDEX_LIMIT = 0.97, 1.02, 1.1
@@ -114,7 +115,8 @@ def pretrain_settings(data: Path, output: Path, settings: Settings, *, steps: in
 
 def run(training: Training) -> None:
     """Run all steps as `vilbert pretrain` does, its progress line and journal included."""
-    journal = Journal(training.run, resumed_at=None, tensorboard=training.settings.tensorboard)
+    trackers = open_trackers(training.settings.tracker, training.run, {}, resumed_at=None)
+    journal = Journal(training.run, resumed_at=None, trackers=trackers)
     progress = TrainProgress(training.total_steps, 0, training.settings.batch_size)
     run_steps(training, journal, progress)
     progress.close()

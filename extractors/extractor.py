@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import Annotated, Literal, Protocol
 
 import numpy as np
+import tyro
 from numpy.typing import NDArray
 
+from vilbert.extractors.detectors.registry import OPTIONAL_FIELDS, check_options, detector_help, find_detector
 from vilbert.extractors.regions import Regions
 from vilbert.extractors.selection import SelectionSettings
-
-_OPTIONS_OF = {
-    "config_file": ("detectron2",),
-    "opts": ("detectron2",),
-    "torchvision_model": ("torchvision",),
-}
-"""Options that mean something for some detectors alone."""
+from vilbert.plugins import PluginError
 
 
 class ExtractorError(Exception):
@@ -29,9 +25,8 @@ class ExtractorError(Exception):
 class DetectorSettings:
     """Which Faster R-CNN, with which weights, at which precision."""
 
-    detector: Literal["torchvision", "detectron2", "shapes"] = "torchvision"
-    """torchvision: COCO classes, comes with the install. detectron2: any stock Faster R-CNN config file, installed by
-    you. shapes: the small detector of the shapes data set, weights included."""
+    detector: Annotated[str, tyro.conf.arg(help=detector_help())] = "torchvision"
+    """A detector's name, or `package.module:function` of one of your own."""
     weights: str | None = None
     """A weights file (.pkl, .pth or .safetensors), or `random` for a trial; by default the detector's own."""
     seed: int = 0
@@ -43,7 +38,7 @@ class DetectorSettings:
     config_file: str | None = None
     """detectron2: the model's YAML config file."""
     opts: tuple[str, ...] = ()
-    """detectron2: KEY VALUE pairs over the config file, as detectron2's own tools take them."""
+    """KEY VALUE pairs. detectron2: values that override the config file. Installed detectors: their own settings."""
     feature_layer: Literal["fc6", "fc7"] = "fc7"
     """FPN box heads: the fully connected layer whose output, after its ReLU, is the feature. C4 heads have one feature:
     the mean of res5."""
@@ -65,19 +60,22 @@ class DetectorSettings:
             raise ValueError(f"--top-classes {self.top_classes}: keep at least 1 class")
         if len(self.opts) % 2:
             raise ValueError(f"--opts {' '.join(self.opts)}: give KEY VALUE pairs")
-        if self.detector == "detectron2" and self.config_file is None:
-            raise ValueError("--detector detectron2 needs --config-file, the model's YAML file")
-        for option, of in _OPTIONS_OF.items():
-            default = type(self).__dataclass_fields__[option].default
-            if self.detector not in of and getattr(self, option) != default:
-                raise ValueError(
-                    f"--{option.replace('_', '-')} is an option of --detector {' or '.join(of)}, and has no effect "
-                    f"with --detector {self.detector}; leave it out, or name that detector"
-                )
+        defaults = type(self).__dataclass_fields__
+        check_options(
+            self.detector,
+            {
+                name: value
+                for name in OPTIONAL_FIELDS
+                if (value := getattr(self, name)) != defaults[name].default and value is not None
+            },
+        )
 
 
 class Extractor(Protocol):
-    """Images in, regions out. An image's regions do not depend on the images beside it."""
+    """A detector that is ready: images and optional given boxes in, `Regions` out, and a fingerprint.
+
+    An image's regions do not depend on the other images of the batch. docs/extending/detector.md implements one.
+    """
 
     @property
     def feature_dim(self) -> int:
@@ -92,7 +90,10 @@ class Extractor(Protocol):
         """Names by attribute id; empty where the detector knows no attributes."""
 
     def fingerprint(self) -> dict[str, object]:
-        """Return, as JSON values, all that the regions depend on: weights' sha256, config, preprocessing, selection."""
+        """Return, as JSON values, all that the regions depend on: weights' sha256, config, preprocessing, selection.
+
+        `device` names the kind of device, "cpu" or "cuda".
+        """
 
     def resized_shape(self, height: int, width: int) -> tuple[int, int]:
         """Return the (height, width) to which an image of this size is resized."""
@@ -122,12 +123,9 @@ def build_extractor(settings: ExtractorSettings) -> Extractor:
 
     Raises ExtractorError where it is not installed or its weights are not there.
     """
-    build: Callable[[DetectorSettings, SelectionSettings], Extractor]
-    match settings.detector.detector:
-        case "torchvision":
-            from vilbert.extractors.torchvision_frcnn import build
-        case "detectron2":
-            from vilbert.extractors.detectron2_frcnn import build
-        case "shapes":
-            from vilbert.extractors.shapes_frcnn import build
-    return build(settings.detector, settings.selection)
+    detector = settings.detector
+    try:
+        extractor = find_detector(detector.detector).load_build()(detector, settings.selection)
+    except PluginError as error:
+        raise ExtractorError(str(error)) from error
+    return extractor

@@ -18,8 +18,10 @@ from typing import Any, NamedTuple
 
 from vilbert.pipeline import __version__
 from vilbert.pipeline.command_line import recorded_command
+from vilbert.pipeline.renamed_options import refuse_renamed
+from vilbert.pipeline.shards.errors import RefusedError
 from vilbert.pipeline.tasks.options import of_task, option_names, plain, require_own_options
-from vilbert.pipeline.tasks.registry import TASKS
+from vilbert.pipeline.tasks.registry import TASKS, find_task
 from vilbert.pipeline.terminal import accept_any_encoding, safe_streams
 from vilbert.untrusted.documents import DocumentError, read_yaml
 
@@ -121,12 +123,20 @@ def help_text() -> str:
     )
 
 
+def recipes_folder(command: str) -> Path:
+    """Return the folder of the settings that come with a command; a task of another package has its own."""
+    verb, _, task = command.partition(" ")
+    if task in TASKS and (own := find_task(task).recipes) is not None:
+        return own if verb == "finetune" else own / verb
+    return RECIPES / command.replace(" ", "/")
+
+
 def shipped_config(command: str, name: str) -> str:
     """Return the path of the settings that come with the package under `name`, where it is no file of the user's.
 
     Raises ValueError where it is neither.
     """
-    recipes = {path.stem: path for path in (RECIPES / command.replace(" ", "/")).glob("*.yaml")}
+    recipes = {path.stem: path for path in recipes_folder(command).glob("*.yaml")}
     if name in recipes and not Path(name).is_file():  # a folder of that name, such as the demo's, is no settings
         return str(recipes[name])
     if Path(name).exists():
@@ -158,6 +168,7 @@ def config_arguments(path: str, options: Container[str]) -> list[str]:
         raise ValueError(f"--config {path}: is neither YAML nor JSON: {error}") from error
     if not isinstance(settings, dict):
         raise ValueError(f"--config {path}: expected a mapping of option names to values")
+    refuse_renamed(map(str, settings))
     arguments: list[str] = []
     for name, value in settings.items():
         if str(name).replace("-", "_") not in options:
@@ -190,6 +201,7 @@ def parse(name: str, arguments: Sequence[str]) -> Any:
     """Return the settings of command `name`; leave with status 2 and a message where they are wrong."""
     import tyro
 
+    refuse_renamed(argument for argument in arguments if argument.startswith("--"))
     command, task = COMMANDS[name], None
     settings_class = shown = getattr(importlib.import_module(command.module), command.settings)
     if command.of_a_task:
@@ -198,7 +210,7 @@ def parse(name: str, arguments: Sequence[str]) -> Any:
         require_own_options(settings_class, task, arguments)
         shown = of_task(settings_class, task)
     # What is published for a task, or for several, holds without being asked for.
-    default = "default" if " " in name and (RECIPES / name.replace(" ", "/") / "default.yaml").is_file() else None
+    default = "default" if " " in name and (recipes_folder(name) / "default.yaml").is_file() else None
     config = argparse.ArgumentParser(prog=f"vilbert {name}", add_help=False, allow_abbrev=False)
     config.add_argument("--config", metavar="FILE", default=default)
     found, rest = config.parse_known_args(arguments)
@@ -251,7 +263,7 @@ def run(arguments: Sequence[str], passing: tuple[type[Exception], ...] = ()) -> 
         settings = parse(name, rest)
     except BrokenPipeError:  # `vilbert pretrain --help | head`: whoever read has read enough
         return quiet()
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, RefusedError) as error:
         print(f"vilbert {name}: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:

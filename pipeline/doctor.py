@@ -16,15 +16,17 @@ from typing import Any
 
 from packaging.requirements import Requirement
 
+from vilbert.extractors.detectors.registry import DETECTORS, find_detector
+from vilbert.plugins import PluginError
+
 DISTRIBUTION = "vilbert-pipeline"
-OPTIONAL = ("detectron2", "pycocoevalcap", "pycocotools", "s3fs", "tensorboard")
+OPTIONAL = (
+    *(it.package for it in map(find_detector, DETECTORS.built_in) if it.package),
+    *("pycocoevalcap", "pycocotools", "s3fs", "tensorboard"),
+)
 PYTHONS = ((3, 11), (3, 14))
 """From, and below."""
 GIB = 2**30
-INSTALL_DETECTRON2 = (
-    "only --detector detectron2 needs it: pip install --no-build-isolation "
-    "'git+https://github.com/facebookresearch/detectron2.git', see docs/extractors.md"
-)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -191,7 +193,25 @@ def examine() -> list[Check]:
         check_import(name, essential=True, remedy=reinstall.format(name))
         for name in ("transformers", "ray", "lmdb", "pyarrow")
     ]
-    checks.append(check_import("detectron2", essential=False, remedy=INSTALL_DETECTRON2))
+    detectors = map(find_detector, DETECTORS.built_in)
+    checks += [check_import(it.package, essential=False, remedy=it.install) for it in detectors if it.package]
+    return [*checks, *check_entry_points()]
+
+
+def check_entry_points() -> list[Check]:
+    """Check that the detectors, tasks and trackers that other packages offer can be imported."""
+    checks = []
+    for registry in (DETECTORS,):
+        for name in registry.installed():
+            try:
+                registry.load(name)
+            except PluginError as error:
+                checks.append(
+                    Check(name=name, ok=False, essential=False, what=str(error), remedy="update or uninstall it")
+                )
+            else:
+                what = " ".join((registry.source(name) or {}).values())
+                checks.append(Check(name=name, ok=True, essential=False, what=f"{registry.kind} of {what}"))
     return checks
 
 

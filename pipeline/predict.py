@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from vilbert.extractors.detectors.registry import describe_extractor
 from vilbert.extractors.extractor import DetectorSettings, build_extractor
 from vilbert.extractors.regions import Regions
 from vilbert.extractors.selection import SelectionSettings
@@ -40,11 +41,10 @@ from vilbert.pipeline.tasks.photographs import (
     as_photographs,
     name_of_photograph,
 )
-from vilbert.pipeline.tasks.predict_settings import METHODS
 from vilbert.pipeline.tasks.reader import IMAGE_INPUTS, ImageBatch, Reader
+from vilbert.pipeline.tasks.registry import find_task, prediction_of
 from vilbert.pipeline.tasks.retrieval_plan import ScoreSettings
 from vilbert.pipeline.tasks.retrieval_scores import ImagePool, ImageTensors, score_pairs
-from vilbert.pipeline.tasks.snli_ve_files import LABELS
 from vilbert.pipeline.tasks.task_card import TaskCard, read_task_card, require_card
 from vilbert.pipeline.tasks.trained_detector import choose_extractor, warn_of_another_detector
 from vilbert.pipeline.tasks.trained_folder import trained_folder
@@ -54,8 +54,6 @@ from vilbert.pipeline.train.distributed import own_device
 logger = logging.getLogger(__name__)
 
 __all__ = ["Answer", "Attention", "Pointed", "Predictor"]
-
-HEADS = {"vqa": "vil_prediction", "gqa": "vil_prediction_gqa", "snli-ve": "vil_tri_prediction"}
 
 
 class Answer(NamedTuple):
@@ -141,7 +139,8 @@ class Predictor:
             logger.warning(
                 "%s: was trained with regions at given boxes beside the detector's; here are none", checkpoint
             )
-        warn_of_another_detector(card, extractor.fingerprint(), where=folder.card)
+        described = describe_extractor(extractor, chosen.detector.detector, chosen.detector.opts)
+        warn_of_another_detector(card, described, where=folder.card)
         trained = Trained(model, tokenizer, card, folder.model, on)
         reader = Reader(
             trained=trained, extractor=extractor, batch_size=batch_size, fetching=fetching or FetchSettings()
@@ -206,8 +205,8 @@ class Predictor:
         if top < 1:
             raise RefusedError(f"--top {top}: give at least 1")
         images, questions = as_photographs(images), as_texts(questions, "questions")
-        head = HEADS[self.card.task]
-        labels = LABELS if self.card.task == "snli-ve" else self.card.labels
+        spec = find_task(self.card.task)
+        head, labels = spec.head, spec.labels or self.card.labels
         found: list[list[Answer]] = []
         for batch in self.reader.batches(images, _alone(images, questions, "questions"), head):
             logits, classes = getattr(batch.output, head).float().sort(descending=True, stable=True)
@@ -267,7 +266,7 @@ class Predictor:
         answers, options = as_texts(answers, "answers"), _as_lists(options)
         if len(options) != len(questions) or not all(options):
             raise RefusedError(f"{len(questions)} questions and options for {len(options)}: give some for each")
-        wanted = len(questions) if self.card.task == "vcr-qar" else 0
+        wanted = len(questions) if find_task(self.card.task).takes_answers else 0
         if len(answers) != wanted:
             raise RefusedError(
                 f"{len(answers)} answers: {self.card.task} takes {wanted} for {len(questions)} questions; they go with "
@@ -392,7 +391,7 @@ class Predictor:
 
     def _require(self, method: str) -> None:
         """Raise RefusedError where this is not the method of the task that the model was trained for."""
-        right = METHODS.get(self.card.task)
+        right = prediction_of(self.card.task)
         if right != method:
             remedy = f"ask it by Predictor.{right}" if right else "`vilbert evaluate` answers its files"
             task, folder = self.card.task, self.reader.trained.folder

@@ -89,7 +89,8 @@ class Detection:
         """
         with journal.detecting([item.row for item in batch]), self._turns.at_images(alone=alone):
             try:
-                return self._extractor.extract([item.image.pixels for item in batch], [item.boxes for item in batch])
+                found = self._extractor.extract([item.image.pixels for item in batch], [item.boxes for item in batch])
+                return self._checked(found, len(batch))
             except ExtractorError:
                 raise
             except Exception as error:  # the per-image boundary: whatever a detector trips over is written down
@@ -97,6 +98,15 @@ class Detection:
                     raise DeviceLostError(f"the GPU failed: {first_line(error)}; run the same command again") from error
                 # Without its frames, which hold the tensors of the batch: the halves need their memory.
                 return error.with_traceback(None)
+
+    def _checked(self, found: Sequence[Regions], images: int) -> Sequence[Regions]:
+        """Return what the detector returned; raise ExtractorError where it breaks the contract of `Extractor`."""
+        width = self._extractor.feature_dim
+        if len(found) != images or not all(isinstance(regions, Regions) for regions in found):
+            raise ExtractorError(f"the detector returned {len(found)} results for {images} images, expected Regions")
+        if other := [it.features.shape[1] for it in found if it.features.shape[1] != width]:
+            raise ExtractorError(f"the detector's features have {other[0]} channels, but its feature_dim is {width}")
+        return found
 
     def _failed_alone(self, item: Prepared, error: Exception) -> FailureRow:
         self._errors += 1

@@ -19,6 +19,7 @@ from threading import Event, Thread
 from typing import Any, NamedTuple
 
 from vilbert.extractors.decode import ImageError
+from vilbert.extractors.detectors.registry import describe_extractor
 from vilbert.extractors.extractor import Extractor, ExtractorSettings, build_extractor
 from vilbert.manifests.manifest import Manifest
 from vilbert.manifests.record import ImageRecord
@@ -105,7 +106,7 @@ class Worker:
         extractor: Extractor = build_extractor(
             ExtractorSettings(detector=settings.detector, selection=settings.selection)
         )
-        facts = extractor.fingerprint()
+        facts = describe_extractor(extractor, settings.detector.detector, settings.detector.opts)
         self._turns = Turns(str(facts["device"]))
         self._detection = Detection(extractor, settings.batch_size, self._turns)
         fingerprint = {

@@ -18,7 +18,7 @@ from vilbert.pipeline.shards.canonical import encode_json
 from vilbert.pipeline.tasks.losses import next_word_loss
 from vilbert.pipeline.tasks.registry import TaskFiles
 from vilbert.pipeline.tasks.retrieval_files import CaptionedImage, read_captioned_images
-from vilbert.pipeline.tasks.task import GivenBoxes, Rows, Shown, Task
+from vilbert.pipeline.tasks.task import Rows, Shown, Task, TaskBase, text_of
 
 
 class Caption(NamedTuple):
@@ -28,15 +28,13 @@ class Caption(NamedTuple):
     text: str
 
 
-class CaptioningTask:
+class CaptioningTask(TaskBase):
     """Captions of one split; the answer is how many of their words were told, the words before them being given."""
 
     head = "linguisic_prediction"
-    options = 1
     causal = True
-    given_boxes: GivenBoxes = "unused"
     metric = "next_word_accuracy"
-    head_sizes: Mapping[str, int] = {}
+    answers_images = True
 
     def __init__(self, name: str, captioned: Sequence[CaptionedImage]) -> None:
         """Take images with their captions."""
@@ -45,10 +43,6 @@ class CaptioningTask:
         self.items: Sequence[Caption] = [
             Caption(image.image_id, text) for image in captioned for text in image.captions
         ]
-
-    def images(self, item: Caption) -> tuple[str, ...]:
-        """Return the one image that a caption is of."""
-        return (item.image_id,)
 
     def rows(self, number: int, key: np.uint64) -> Rows:
         """Return the caption before its image."""
@@ -82,6 +76,40 @@ class CaptioningTask:
         """Return JSON: image_id, caption, and its [words told, words]."""
         rows = [{**self.items[number]._asdict(), "told": answers[number]} for number in sorted(answers)]
         return encode_json(rows)
+
+    def item_key(self, item: Caption) -> str:
+        """Return the image: `vilbert evaluate` writes one caption for each."""
+        return item.image_id
+
+    def read_row(self, row: Any) -> tuple[str, str]:
+        """Return the image and its caption."""
+        return str(row["image_id"]), text_of(row["caption"])
+
+    def has_truth(self, number: int) -> bool:
+        """Return True: people wrote the captions."""
+        return True
+
+    def score(self, number: int, answer: str) -> float:
+        """Return the ROUGE-L of a caption with those of people."""
+        return overlap(answer, self.people(number))
+
+    def people(self, number: int) -> tuple[str, ...]:
+        """Return the captions that people wrote of the item's image."""
+        image_id = self.items[number].image_id
+        return tuple(next(image.captions for image in self.captioned if image.image_id == image_id))
+
+
+def overlap(caption: str, truths: Sequence[str]) -> float:
+    """Return ROUGE-L of a caption with those of people, of words in lower case without punctuation."""
+    from vilbert.pipeline.tasks.caption_metrics import require_pycocoevalcap, words_without_java
+
+    require_pycocoevalcap()
+    from pycocoevalcap.rouge.rouge import Rouge
+
+    said = words_without_java(caption)
+    if not said:
+        return 0.0
+    return float(Rouge().calc_score([said], [words_without_java(truth) for truth in truths]))
 
 
 def word_scores(output: ViLBertForTasksOutput, targets: Mapping[str, Tensor]) -> Tensor:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import importlib
 import logging
 from collections.abc import Callable, Generator
 from contextlib import closing
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import torch
 from transformers import PreTrainedTokenizerBase
@@ -20,19 +19,16 @@ from vilbert.pipeline.shards.canonical import encode_json
 from vilbert.pipeline.shards.errors import RefusedError
 from vilbert.pipeline.shards.verified import VerifiedFiles
 from vilbert.pipeline.tasks.batch import ItemBatch, ItemSource, make_item_batches
-from vilbert.pipeline.tasks.evaluate_settings import VCR, EvaluateSettings
+from vilbert.pipeline.tasks.evaluate_settings import EvaluateSettings
 from vilbert.pipeline.tasks.join import Images, join
 from vilbert.pipeline.tasks.known_answers import compare_answers, require_classes
 from vilbert.pipeline.tasks.objective import TaskObjective
 from vilbert.pipeline.tasks.objective import evaluate as answer_items
-from vilbert.pipeline.tasks.registry import RETRIEVAL, TaskFiles, open_task
+from vilbert.pipeline.tasks.registry import TaskFiles, find_task, imported, open_task, task_token
 from vilbert.pipeline.tasks.task import Task
 from vilbert.pipeline.tasks.task_card import TASK_FILE, TaskCard, make_card, read_task_card, require_card
-from vilbert.pipeline.tasks.tokens import TASK_TOKENS
 from vilbert.pipeline.tasks.trained_folder import TrainedFolder, trained_folder
 from vilbert.pipeline.tasks.trained_model import load_its_tokenizer, load_model
-from vilbert.pipeline.tasks.vcr import VcrTask
-from vilbert.pipeline.tasks.vcr_joint import joint_results
 from vilbert.pipeline.train.corpus import Corpus
 from vilbert.pipeline.train.disk import require_folder_of
 from vilbert.pipeline.train.distributed import Group, own_device
@@ -45,13 +41,6 @@ from vilbert.pipeline.train.share import Share
 from vilbert.untrusted.documents import read_json
 
 logger = logging.getLogger(__name__)
-
-OTHERWISE = {
-    "captioning": "vilbert.pipeline.tasks.caption_evaluation",
-    **dict.fromkeys(RETRIEVAL, "vilbert.pipeline.tasks.retrieval_evaluation"),
-}
-"""Tasks whose evaluation is more than an answer an item, and the module whose `answer` it is."""
-
 
 AS_PUBLISHED: dict[str, Any] = {"max_words": 30, "max_regions": 100, "seed": 0}
 """How zero-shot retrieval shows pairs to a model that is no run of ours. Source: vlbert_tasks.yml of vilbert_beta."""
@@ -80,7 +69,7 @@ class Trained(NamedTuple):
     @property
     def task_token(self) -> int | None:
         """The task's row of the task embedding, where the model has one."""
-        return TASK_TOKENS[self.card.task] if self.model.config.task_specific_tokens else None
+        return task_token(self.card.task) if self.model.config.task_specific_tokens else None
 
 
 def evaluate(settings: EvaluateSettings) -> int:
@@ -101,8 +90,8 @@ def evaluate(settings: EvaluateSettings) -> int:
         where, of = f"{settings.annotations}, {settings.split}", f"--checkpoint {settings.checkpoint}"
         compare_answers(task, trained.card.labels, where=where, of=of, learns=False)
     answer: Callable[[EvaluateSettings, Trained, Task], Answered] = answer_each
-    if settings.task in OTHERWISE:
-        answer = importlib.import_module(OTHERWISE[settings.task]).answer
+    if (evaluation := find_task(settings.task).evaluation) is not None:
+        answer = imported(evaluation)
     figures, results, left_out = answer(settings, trained, task)
     figures = {**figures, "left_out": left_out}
     if left_out:
@@ -136,8 +125,8 @@ def warn_of_training_data(settings: EvaluateSettings) -> None:
 
 
 def warn_of_other_boxes(settings: EvaluateSettings, card: TaskCard) -> None:
-    """Say where VCR shows regions at given boxes in training alone, or in evaluation alone."""
-    if settings.task in VCR and card.given_boxes != bool(settings.given_data):
+    """Warn where regions at given boxes that evaluation takes are shown in training alone, or in evaluation alone."""
+    if find_task(settings.task).given_boxes == "averaged" and card.given_boxes != bool(settings.given_data):
         how, remedy = ("with", "give --given-data") if card.given_boxes else ("without", "leave --given-data out")
         logger.warning("the model was trained %s regions at given boxes: %s, or it sees other images", how, remedy)
 
@@ -199,7 +188,7 @@ def answer_each(settings: EvaluateSettings, trained: Trained, task: Task) -> Ans
         found = answer_items(objective, task, trained.model, made, group)
     figures, results = found.figures(), task.results(found.answers)
     if settings.answers_from is not None:
-        joint, submission = joint_results(settings.answers_from, cast(VcrTask, task), found.answers)
+        joint, submission = task.joint_results(settings.answers_from, found.answers)
         figures, results = {**figures, **joint}, submission or results
     return Answered(figures, results, len(task.items) - len(found.answers))
 

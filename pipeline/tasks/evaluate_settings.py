@@ -10,12 +10,23 @@ from tyro.conf import Positional
 
 from vilbert.pipeline.tasks.generation_settings import GenerationSettings
 from vilbert.pipeline.tasks.options import only_for, require_own_values
-from vilbert.pipeline.tasks.registry import RETRIEVAL, TASKS
+from vilbert.pipeline.tasks.registry import TaskSpec
 from vilbert.pipeline.train.run_settings import DEFAULT_CACHE_BYTES
 
-VCR = ("vcr-qa", "vcr-qar")
-IN_BATCHES = tuple(task for task in TASKS if task not in RETRIEVAL)
-"""Tasks whose items are answered batch by batch; retrieval scores pairs."""
+
+def in_batches(task: TaskSpec) -> bool:
+    """Return whether items are answered batch by batch; a ranking scores pairs."""
+    return task.prediction != "rank"
+
+
+def ranks(task: TaskSpec) -> bool:
+    """Return whether every caption is scored against every image."""
+    return task.prediction == "rank"
+
+
+def describes(task: TaskSpec) -> bool:
+    """Return whether captions are written."""
+    return task.prediction == "describe"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +48,7 @@ class EvaluateSettings:
     given_data: tuple[str, ...] = field(
         default=(),
         metadata=only_for(
-            *VCR,
+            lambda task: task.given_boxes == "averaged",
             remedy="for accuracy of referring expressions on given boxes, name their data set in place of the features",
         ),
     )
@@ -46,15 +57,13 @@ class EvaluateSettings:
     """Share of the items whose images may have no features; they are left out and counted."""
     blind: bool = False
     """Show another image's regions."""
-    batch_size: int = field(default=64, metadata=only_for(*IN_BATCHES))
+    batch_size: int = field(default=64, metadata=only_for(in_batches))
     """Items at a time."""
-    precision: Literal["fp32", "bf16"] = field(
-        default="fp32", metadata=only_for(*(task for task in TASKS if task != "captioning"))
-    )
+    precision: Literal["fp32", "bf16"] = field(default="fp32", metadata=only_for(lambda task: not describes(task)))
     """bf16: under autocast."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """auto: the GPU where there is one."""
-    num_workers: int = field(default=2, metadata=only_for(*IN_BATCHES))
+    num_workers: int = field(default=2, metadata=only_for(in_batches))
     """Processes that make batches."""
     on_corrupt: Literal["stop", "skip"] = "stop"
     """What a shard that cannot be read does: stop, or leave its items out and count them."""
@@ -62,21 +71,21 @@ class EvaluateSettings:
     """Compare the SHA-256 of each shard with its record before its first sample is used."""
     allow_mixed_features: bool = False
     """Answer from features of another detector than the model was trained on, or of several detectors."""
-    answers_from: Path | None = field(default=None, metadata=only_for("vcr-qar"))
+    answers_from: Path | None = field(default=None, metadata=only_for(lambda task: task.takes_answers))
     """The results of `evaluate vcr-qa` on the same split, to tell Q -> AR and, where labels are secret, write the CSV
     that the server takes."""
-    images: int | None = field(default=None, metadata=only_for(*RETRIEVAL, "captioning"))
+    images: int | None = field(default=None, metadata=only_for(lambda task: ranks(task) or describes(task)))
     """Only so many images, the first of the split, with their captions."""
-    zero_shot: bool = field(default=False, metadata=only_for(*RETRIEVAL))
+    zero_shot: bool = field(default=False, metadata=only_for(ranks))
     """Rank by the alignment head; --checkpoint is then a run of `vilbert pretrain`, or a folder with a published model
     and its tokenizer."""
-    pairs_per_batch: int = field(default=256, metadata=only_for(*RETRIEVAL))
+    pairs_per_batch: int = field(default=256, metadata=only_for(ranks))
     """Captions times images that go through the model at a time."""
-    hold_bytes: int = field(default=2_000_000_000, metadata=only_for(*RETRIEVAL))
+    hold_bytes: int = field(default=2_000_000_000, metadata=only_for(ranks))
     """Most bytes of encoded images and captions that are held."""
-    scores: Path | None = field(default=None, metadata=only_for(*RETRIEVAL))
+    scores: Path | None = field(default=None, metadata=only_for(ranks))
     """A folder that keeps scores as they come, so that a killed evaluation goes on."""
-    generation: GenerationSettings = field(default_factory=GenerationSettings, metadata=only_for("captioning"))
+    generation: GenerationSettings = field(default_factory=GenerationSettings, metadata=only_for(describes))
     cache: Path | None = None
     """Where shards of remote data sets are kept; by default a folder beside --output, or the checkpoint."""
     cache_bytes: int = DEFAULT_CACHE_BYTES

@@ -20,12 +20,10 @@ from vilbert.model.tasks import ViLBertForTasks
 from vilbert.pipeline.shards.canonical import encode_json
 from vilbert.pipeline.shards.errors import RefusedError
 from vilbert.pipeline.tasks.batch import ItemBatch, ItemSource, make_item_batches
-from vilbert.pipeline.tasks.hard_negatives import NEIGHBOURS, hard_negatives
 from vilbert.pipeline.tasks.join import Images, join
 from vilbert.pipeline.tasks.known_answers import compare_answers, require_labels, require_same_order
 from vilbert.pipeline.tasks.objective import TaskEvaluation, TaskObjective
-from vilbert.pipeline.tasks.registry import TaskFiles, open_task
-from vilbert.pipeline.tasks.retrieval import RetrievalTask
+from vilbert.pipeline.tasks.registry import TaskFiles, open_task, task_token
 from vilbert.pipeline.tasks.settings import FinetuneSettings
 from vilbert.pipeline.tasks.start import (
     begin_with_prior,
@@ -36,7 +34,6 @@ from vilbert.pipeline.tasks.start import (
 )
 from vilbert.pipeline.tasks.task import Task
 from vilbert.pipeline.tasks.task_card import TaskCard, keep_task_cards, name_labels, write_task_cards
-from vilbert.pipeline.tasks.tokens import TASK_TOKENS
 from vilbert.pipeline.tasks.vcr_files import load_names
 from vilbert.pipeline.train.corpus import Corpus
 from vilbert.pipeline.train.distributed import Group
@@ -78,7 +75,7 @@ def begin(settings: FinetuneSettings, group: Group) -> Stage:
     cards = [card_of(settings, task, data.train.images.corpus.extractors)]
     if group.first:
         keep_task_cards(settings.output, cards)
-    learn_hard_negatives(settings, data.train, group)
+    task.prepare_training(data.train, settings.output, group)
     training = prepare(settings, data, group)
 
     def finish() -> None:
@@ -109,7 +106,7 @@ def open_items(settings: FinetuneSettings) -> tuple[Task, Task | None]:
     require_same_order(task, settings.init_from)
     if settings.answers is not None:
         where, of = f"{settings.annotations}, {settings.split}", f"--answers {settings.answers}"
-        compare_answers(task, tuple(getattr(task, "labels", ())), where=where, of=of, learns=True)
+        compare_answers(task, task.labels, where=where, of=of, learns=True)
     held_out = None
     if settings.eval_split != "none":
         try:
@@ -142,7 +139,7 @@ def card_of(settings: FinetuneSettings, task: Task, extractors: tuple[dict[str, 
     """Return what a model answers in a task, and how its items were shown; extractors: see `Corpus.extractors`."""
     return TaskCard(
         task=settings.task,
-        labels=tuple(getattr(task, "labels", ())),
+        labels=task.labels,
         max_words=settings.max_words,
         max_regions=settings.max_regions,
         seed=settings.seed,
@@ -206,8 +203,7 @@ def _source(
     joined = join(task.items, task.images, images, what=what, most_missing=settings.most_missing, given=given)
     order = Order(joined.shard_sizes, seed=settings.seed, window=settings.window, shuffle=training)
     images.corpus.keep_open(order.most_shards())
-    if isinstance(task, RetrievalTask):
-        task.draw_from(images.number)
+    task.draw_from(images.number)
     return ItemSource(
         task=task,
         joined=joined,
@@ -220,19 +216,6 @@ def _source(
         blind=settings.blind,
         seed=settings.seed,
     )
-
-
-def learn_hard_negatives(settings: FinetuneSettings, source: ItemSource, group: Group) -> None:
-    """Give retrieval the images that are easily taken for one another, found once a run and kept in its folder."""
-    task = source.task
-    if not isinstance(task, RetrievalTask):
-        return
-    wanted = {image.image_id for image in task.captioned}
-    others = len(wanted & source.images.number.keys()) - 1
-    if group.first:
-        hard_negatives(source.images.corpus, settings.output, only=wanted, k=min(NEIGHBOURS, others))
-    group.wait()
-    task.learn_from(hard_negatives(source.images.corpus, settings.output, only=wanted, k=min(NEIGHBOURS, others)))
 
 
 def prepare(settings: FinetuneSettings, data: TaskData, group: Group) -> Training:
@@ -271,7 +254,7 @@ def objective_of(settings: FinetuneSettings, data: TaskData, config: ViLBertConf
     return TaskObjective(
         task=data.train.task,
         held_out=data.held_out.task if data.held_out else None,
-        task_token=TASK_TOKENS[settings.task] if config.task_specific_tokens else None,
+        task_token=task_token(settings.task) if config.task_specific_tokens else None,
         segments=config.type_vocab_size > 1,
         bfloat16=settings.precision == "bf16",
         seed=settings.seed,

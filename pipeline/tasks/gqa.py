@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,18 +16,14 @@ from vilbert.pipeline.tasks.gqa_files import GqaQuestion, build_gqa_vocabulary, 
 from vilbert.pipeline.tasks.gqa_metrics import CHOICES_FILE, Choices, gqa_figures, read_choices
 from vilbert.pipeline.tasks.losses import soft_answer_loss
 from vilbert.pipeline.tasks.registry import TaskFiles
-from vilbert.pipeline.tasks.task import GivenBoxes, Rows, Shown, Task
+from vilbert.pipeline.tasks.task import Rows, Shown, Task, TaskBase, text_of
 from vilbert.pipeline.tasks.vqa_answers import load_vocabulary
 
 
-class GqaTask:
+class GqaTask(TaskBase):
     """Questions of one split; the answer is one of `labels`."""
 
     head = "vil_prediction_gqa"
-    options = 1
-    causal = False
-    given_boxes: GivenBoxes = "unused"
-    metric = "accuracy"
 
     def __init__(
         self,
@@ -43,10 +39,6 @@ class GqaTask:
         self.labels = tuple(labels)
         self.head_sizes: Mapping[str, int] = {"num_gqa_answers": len(self.labels)}
         self._label_of = {answer: label for label, answer in enumerate(self.labels)}
-
-    def images(self, item: GqaQuestion) -> tuple[str, ...]:
-        """Return the one image that a question is about."""
-        return (item.image_id,)
 
     def rows(self, number: int, key: np.uint64) -> Rows:
         """Return the question before its image."""
@@ -86,6 +78,27 @@ class GqaTask:
     def results(self, answers: Mapping[int, Any]) -> bytes:
         """Return the official file of results, JSON: questionId and prediction of each question."""
         return encode_json(gqa_results({self.items[n].question_id: answer for n, answer in answers.items()}))
+
+    def item_key(self, item: GqaQuestion) -> Hashable:
+        """Return the question's identifier."""
+        return item.question_id
+
+    def read_row(self, row: Any) -> tuple[Hashable, str]:
+        """Return the question's identifier and its answer."""
+        return row["questionId"], text_of(row["prediction"])
+
+    def has_truth(self, number: int) -> bool:
+        """Return whether the answer is known."""
+        return self.items[number].answer is not None
+
+    def score(self, number: int, answer: str) -> float:
+        """Return 1 for the right answer."""
+        return float(answer == self.items[number].answer)
+
+    def true_texts(self, number: int) -> list[str]:
+        """Return the right answer."""
+        answer = self.items[number].answer
+        return [] if answer is None else [answer]
 
 
 def open_task(name: str, files: TaskFiles, split: str, like: Task | None) -> GqaTask:

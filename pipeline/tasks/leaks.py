@@ -13,26 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from vilbert.pipeline.shards.errors import RefusedError
-from vilbert.pipeline.tasks.retrieval import RetrievalTask
+from vilbert.pipeline.tasks.registry import find_task
 from vilbert.pipeline.tasks.task import Task
 from vilbert.untrusted.documents import parse_json
 
 logger = logging.getLogger(__name__)
 
-OWN_IDS = {"gqa": "gqa", "vcr-qa": "vcr", "vcr-qar": "vcr", "nlvr2": "nlvr2"}
-"""Whose images are numbered apart from COCO's, and how."""
-TEST_SPLITS = {
-    "gqa": ("testdev",),
-    "refcoco": ("testA", "testB"),
-    "refcoco+": ("testA", "testB"),
-    "refcocog": ("test",),
-    "retrieval": ("test",),
-    "retrieval-coco": ("test",),
-    "captioning": ("test",),
-    "nlvr2": ("test1",),
-    "snli-ve": ("test",),
-}
-"""Whose images may be among those that other tasks train on. VQA's and VCR's test images are in nobody's training."""
 NAMED_IN_A_MESSAGE = 5
 
 
@@ -40,7 +26,8 @@ def name_of(task: str, image_id: str, names: Mapping[str, str]) -> str:
     """Return what every task calls an image; names: those that a file gives images of this task, by id."""
     if image_id in names:
         return names[image_id]
-    return f"{OWN_IDS[task]} {image_id}" if task in OWN_IDS else image_id
+    numbered_as = find_task(task).image_ids
+    return image_id if numbered_as is None else f"{numbered_as} {image_id}"
 
 
 def images_of(task: Task) -> list[str]:
@@ -96,7 +83,4 @@ def without_leaks(task: Task, held_out: Mapping[str, str], names: Mapping[str, s
     if not kept:
         raise RefusedError(f"{message}, and nothing is left to train on: give another split, eval_split or leave_out")
     logger.warning("%s; they are left out", message)
-    if isinstance(task, RetrievalTask):  # an item is shown with images of others
-        return RetrievalTask(task.name, [one for one in task.captioned if one.image_id not in leaks])
-    task.items = kept
-    return task
+    return task.without_images(leaks)

@@ -28,7 +28,6 @@ from vilbert.pipeline.tasks.finetune import (
     digest,
     eval_batches,
     known_data,
-    learn_hard_negatives,
     objective_of,
     open_task_data,
     task_identity,
@@ -82,7 +81,7 @@ def begin(settings: MultitaskSettings, group: Group) -> Stage:
     members = []
     for entry, (task, held_out) in zip(entries, opened, strict=True):
         data = open_task_data(entry.settings, tokenizer, task, held_out)
-        learn_hard_negatives(entry.settings, data.train, group)
+        data.train.task.prepare_training(data.train, entry.settings.output, group)
         members.append(Member(entry=entry, data=data, share=share_of(entry.settings, group)))
     cards = [card_of(it.entry.settings, it.data.train.task, it.data.train.images.corpus.extractors) for it in members]
     if group.first:

@@ -9,7 +9,6 @@ from pathlib import Path
 from vilbert.pipeline.tasks.annotation_files import AbsentError
 from vilbert.pipeline.tasks.finetune import open_items, open_split
 from vilbert.pipeline.tasks.leaks import (
-    TEST_SPLITS,
     images_of,
     name_of,
     read_image_ids,
@@ -17,6 +16,7 @@ from vilbert.pipeline.tasks.leaks import (
     without_leaks,
 )
 from vilbert.pipeline.tasks.multitask_settings import TaskEntry
+from vilbert.pipeline.tasks.registry import find_task
 from vilbert.pipeline.tasks.task import Task
 
 logger = logging.getLogger(__name__)
@@ -49,7 +49,7 @@ def held_out_by(entry: TaskEntry, task: Task, evaluated: Task | None) -> dict[st
     found = {}
     if evaluated is not None:
         found[f"{task.name} {entry.settings.eval_split}"] = images_of(evaluated)
-    for name in TEST_SPLITS.get(task.name, ()) if entry.leave_out is None else entry.leave_out:
+    for name in find_task(task.name).test_splits if entry.leave_out is None else entry.leave_out:
         if name.endswith(FILES):
             found[name] = read_image_ids(Path(name))
             continue

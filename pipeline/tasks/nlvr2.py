@@ -8,28 +8,24 @@ where an image had few; here each has a row of its own.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
-from torch import Tensor
 
-from vilbert.model.outputs import ViLBertForTasksOutput
-from vilbert.pipeline.tasks.labels import label_targets, labelled
-from vilbert.pipeline.tasks.losses import binary_loss
+from vilbert.pipeline.tasks.choice import ChoiceTask
 from vilbert.pipeline.tasks.nlvr2_files import NlvrStatement, nlvr2_accuracy, nlvr2_results_csv, read_nlvr2
 from vilbert.pipeline.tasks.registry import TaskFiles
-from vilbert.pipeline.tasks.task import GivenBoxes, Rows, Shown, Task
+from vilbert.pipeline.tasks.task import Rows, Task
 
 
-class Nlvr2Task:
+class Nlvr2Task(ChoiceTask):
     """Statements of one split; the answer is 1 for true, 0 for false."""
 
     head = "vil_binary_prediction"
     options = 2
-    causal = False
-    given_boxes: GivenBoxes = "unused"
-    metric = "accuracy"
-    head_sizes: Mapping[str, int] = {}
+    choices = 2
+    independent = True
 
     def __init__(self, name: str, items: Sequence[NlvrStatement]) -> None:
         """Take statements."""
@@ -50,24 +46,6 @@ class Nlvr2Task:
         truth = self.items[number].label
         return None if truth is None else int(truth)
 
-    def targets(self, numbers: Sequence[int], shown: Sequence[Shown | None]) -> dict[str, Tensor]:
-        """Return label int64 [I]."""
-        return label_targets(self.label, numbers)
-
-    def count(self, targets: Mapping[str, Tensor]) -> int:
-        """Return what the mean is over: both classes of each labelled statement."""
-        return 2 * labelled(targets)
-
-    def loss(self, output: ViLBertForTasksOutput, targets: Mapping[str, Tensor]) -> Tensor:
-        """Return binary cross-entropy of both classes, summed."""
-        assert output.vil_binary_prediction is not None
-        return binary_loss(output.vil_binary_prediction, targets["label"])
-
-    def answers(self, output: ViLBertForTasksOutput, targets: Mapping[str, Tensor]) -> list[Any]:
-        """Return 1 or 0 for each statement."""
-        assert output.vil_binary_prediction is not None
-        return output.vil_binary_prediction.argmax(1).tolist()
-
     def figures(self, answers: Mapping[int, Any]) -> dict[str, float]:
         """Return accuracy, and consistency: the share of sentences told right with all their pairs of images."""
         known = sorted(number for number in answers if self.items[number].label is not None)
@@ -82,6 +60,19 @@ class Nlvr2Task:
         numbers = sorted(answers)
         identifiers = [self.items[number].identifier for number in numbers]
         return nlvr2_results_csv(identifiers, [bool(answers[number]) for number in numbers]).encode()
+
+    def item_key(self, item: NlvrStatement) -> str:
+        """Return the statement's identifier."""
+        return item.identifier
+
+    def read_rows(self, path: Path) -> list[str]:
+        """Return the lines of the CSV."""
+        return path.read_text(encoding="utf-8").split()
+
+    def read_row(self, row: str) -> tuple[str, int]:
+        """Return identifier, and 1 for True or 0 for False."""
+        identifier, _, answer = row.rpartition(",")
+        return identifier, ("False", "True").index(answer)
 
 
 def open_task(name: str, files: TaskFiles, split: str, like: Task | None) -> Nlvr2Task:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar, cast, get_args, get_type_hints
 
-from vilbert.pipeline.tasks.registry import TASKS
+from vilbert.pipeline.tasks.registry import TASKS, TaskSpec, find_task
 
-OF_TASKS = "of_tasks"
+TAKES = "takes"
 REMEDY = "remedy"
 S = TypeVar("S")
 
@@ -27,12 +27,12 @@ def option_names(settings_class: type) -> set[str]:
     return names
 
 
-def only_for(*tasks: str, remedy: str = "leave it out") -> Mapping[str, Any]:
-    """Return the metadata of a field of settings that these tasks alone have as an option.
+def only_for(takes: Callable[[TaskSpec], bool], *, remedy: str = "leave it out") -> Mapping[str, Any]:
+    """Return the metadata of a field of settings that is an option of some tasks alone.
 
-    remedy: what the user of another task is told to do.
+    takes: whether a task has it. remedy: what the user of another task is told to do.
     """
-    return {OF_TASKS: tasks, REMEDY: remedy}
+    return {TAKES: takes, REMEDY: remedy}
 
 
 def of_task(settings_class: type[S], task: str) -> type[S]:
@@ -86,8 +86,12 @@ def require_own_values(settings: Any) -> None:
 
 def _of_other_tasks(settings_class: type, task: str) -> list[dataclasses.Field[Any]]:
     fields = dataclasses.fields(settings_class)
-    return [one for one in fields if task in TASKS and task not in one.metadata.get(OF_TASKS, TASKS)]
+    if task not in TASKS:
+        return []
+    spec = find_task(task)
+    return [one for one in fields if TAKES in one.metadata and not one.metadata[TAKES](spec)]
 
 
 def _not_for(option: str, task: str, one: dataclasses.Field[Any]) -> str:
-    return f"--{option}: is no option of {task} but of {', '.join(one.metadata[OF_TASKS])}; {one.metadata[REMEDY]}"
+    others = [name for name in TASKS.built_in if one.metadata[TAKES](find_task(name))]
+    return f"--{option}: is no option of {task} but of {', '.join(others)}; {one.metadata[REMEDY]}"

@@ -26,7 +26,8 @@ from vilbert.pipeline.tasks.asking import Text, paired
 from vilbert.pipeline.tasks.attention_page import attention_page
 from vilbert.pipeline.tasks.image_arguments import expand_images
 from vilbert.pipeline.tasks.photographs import Detected
-from vilbert.pipeline.tasks.predict_settings import METHODS, PredictSettings
+from vilbert.pipeline.tasks.predict_settings import PredictSettings
+from vilbert.pipeline.tasks.registry import prediction_of
 from vilbert.pipeline.tasks.task_card import read_task_card
 from vilbert.pipeline.tasks.trained_folder import trained_folder
 from vilbert.pipeline.terminal import print_lines
@@ -62,7 +63,7 @@ def predict(settings: PredictSettings) -> int:
         device=settings.detector.device,
         fetching=FetchSettings(allow_private_addresses=settings.allow_private_addresses),
     )
-    rows = ASK[METHODS[settings.task]](predictor, settings, images)
+    rows = ASK[prediction_of(settings.task) or ""](predictor, settings, images)
     failed, good = ([row for row in rows if ("error" in row) is of_kind] for of_kind in (True, False))
     for message in dict.fromkeys(row["error"] for row in failed):
         print(f"vilbert predict: {message}", file=sys.stderr)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import os
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -13,25 +14,10 @@ from vilbert.extractors.extractor import DetectorSettings
 from vilbert.extractors.selection import SelectionSettings
 from vilbert.pipeline.tasks.generation_settings import GenerationSettings
 from vilbert.pipeline.tasks.options import only_for, require_own_values
+from vilbert.pipeline.tasks.registry import TaskSpec, find_task, prediction_of
 from vilbert.pipeline.terminal import text_argument
 
 PICTURES = (".png", ".jpg", ".jpeg")
-
-METHODS = {
-    "vqa": "answer",
-    "gqa": "answer",
-    "snli-ve": "answer",
-    "vcr-qa": "choose",
-    "vcr-qar": "choose",
-    "refcoco": "point",
-    "refcoco+": "point",
-    "refcocog": "point",
-    "retrieval": "rank",
-    "retrieval-coco": "rank",
-    "captioning": "describe",
-    "nlvr2": "judge",
-}
-"""The method of `Predictor` that asks a model of each task."""
 
 TEXTS: dict[str, str | None] = {
     "answer": "question",
@@ -47,9 +33,9 @@ TEXTS: dict[str, str | None] = {
 TEXT_OPTIONS = ("question", "answer", "option", "phrase", "caption", "statement")
 
 
-def asked_by(*methods: str) -> tuple[str, ...]:
-    """Return the tasks whose models one of these methods asks."""
-    return tuple(task for task, method in METHODS.items() if method in methods)
+def asked_by(*methods: str) -> Callable[[TaskSpec], bool]:
+    """Return whether one of these methods asks a model of a task."""
+    return lambda task: task.prediction is None or task.prediction in methods
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,19 +61,19 @@ class PredictSettings:
     image: tuple[str, ...]
     """Photographs: files, URLs, folders of images, or quoted patterns such as 'photos/*.jpg'. NLVR2: the left and the
     right one of each pair."""
-    question: tuple[str, ...] = field(default=(), metadata=only_for(*asked_by("answer", "choose")))
+    question: tuple[str, ...] = field(default=(), metadata=only_for(asked_by("answer", "choose")))
     """Questions. SNLI-VE: hypotheses."""
-    answer: tuple[str, ...] = field(default=(), metadata=only_for("vcr-qar"))
+    answer: tuple[str, ...] = field(default=(), metadata=only_for(lambda task: task.takes_answers))
     """The answer to each question, for which a reason is wanted."""
-    option: tuple[str, ...] = field(default=(), metadata=only_for(*asked_by("choose")))
+    option: tuple[str, ...] = field(default=(), metadata=only_for(asked_by("choose")))
     """What to choose from, the same for every question."""
-    phrase: tuple[str, ...] = field(default=(), metadata=only_for(*asked_by("point")))
+    phrase: tuple[str, ...] = field(default=(), metadata=only_for(asked_by("point")))
     """What to point at."""
-    caption: tuple[str, ...] = field(default=(), metadata=only_for(*asked_by("rank")))
+    caption: tuple[str, ...] = field(default=(), metadata=only_for(asked_by("rank")))
     """Captions, for each of which the photographs are ranked. With one photograph, several captions are."""
-    statement: tuple[str, ...] = field(default=(), metadata=only_for(*asked_by("judge")))
+    statement: tuple[str, ...] = field(default=(), metadata=only_for(asked_by("judge")))
     """What may be true of two photographs."""
-    top: int = field(default=5, metadata=only_for(*asked_by("answer", "rank")))
+    top: int = field(default=5, metadata=only_for(asked_by("answer", "rank")))
     """How many answers, or ranked photographs or captions, to list."""
     output: Path | None = None
     """Draw on the photograph, into this .png or .jpg file, what a phrase means, or else what the detector found."""
@@ -100,24 +86,24 @@ class PredictSettings:
     """Print one JSON list in place of the text."""
     detector: DetectorSettings = field(default_factory=DetectorSettings)
     selection: SelectionSettings = field(default_factory=SelectionSettings)
-    generation: CaptionSettings = field(default_factory=CaptionSettings, metadata=only_for(*asked_by("describe")))
+    generation: CaptionSettings = field(default_factory=CaptionSettings, metadata=only_for(asked_by("describe")))
 
     def __post_init__(self) -> None:
         for name in TEXT_OPTIONS:
             object.__setattr__(self, name, tuple(map(text_argument, getattr(self, name))))
-        if self.task not in METHODS:
+        if self.method is None:
             raise ValueError(f"predict {self.task}: takes its items from files; use `vilbert evaluate {self.task}`")
         require_own_values(self)
         if not self.image:
             raise ValueError("--image: give at least one photograph")
         if self.top < 1:
             raise ValueError(f"--top {self.top}: give at least 1")
-        wanted = TEXTS[METHODS[self.task]]
+        wanted = TEXTS[self.method or ""]
         if wanted is not None and not self.texts:
             raise ValueError(f"--{wanted}: {self.task} needs at least one")
-        if METHODS[self.task] == "choose" and not self.option:
+        if self.method == "choose" and not self.option:
             raise ValueError(f"--option: {self.task} needs some to choose from")
-        if self.task == "vcr-qar" and len(self.answer) != len(self.question):
+        if find_task(self.task).takes_answers and len(self.answer) != len(self.question):
             raise ValueError(f"--answer: give one for each --question, {len(self.question)}; got {len(self.answer)}")
         if self.output is not None and self.output.suffix.lower() not in PICTURES:
             raise ValueError(f"--output {self.output}: give a file name that ends in {' or '.join(PICTURES)}")
@@ -131,10 +117,10 @@ class PredictSettings:
 
     def require_images(self, count: int) -> None:
         """Raise ValueError where the options do not go with so many photographs."""
-        if METHODS[self.task] == "judge" and count % 2:
+        if self.method == "judge" and count % 2:
             raise ValueError(f"--image: {self.task} takes photographs in pairs, left and right; got {count}")
         # Retrieval shows the photograph that a caption ranks first.
-        ranks = METHODS[self.task] == "rank"
+        ranks = self.method == "rank"
         several = count > self.images_of_a_text and not ranks
         shown = "two photographs" if self.images_of_a_text == 2 else "one photograph"
         if self.output is not None and (several or (ranks and count > 1 and len(self.texts) > 1)):
@@ -143,13 +129,18 @@ class PredictSettings:
             raise ValueError(f"--attention: shows one text with {shown}; give no more of either")
 
     @property
+    def method(self) -> str | None:
+        """The method of `Predictor` that asks a model of the task; None where none does."""
+        return prediction_of(self.task)
+
+    @property
     def images_of_a_text(self) -> int:
         """How many photographs a text is about."""
-        return 2 if METHODS[self.task] == "judge" else 1
+        return 2 if self.method == "judge" else 1
 
     @property
     def texts(self) -> tuple[str, ...]:
         """What is asked; nothing for captioning."""
-        wanted = TEXTS[METHODS[self.task]]
+        wanted = TEXTS[self.method or ""]
         found: tuple[str, ...] = getattr(self, wanted) if wanted else ()
         return found

@@ -32,6 +32,7 @@ from vilbert.pipeline.tasks.evaluate import Trained
 from vilbert.pipeline.tasks.images import lay_out
 from vilbert.pipeline.tasks.objective import to_inputs
 from vilbert.pipeline.tasks.photographs import Photograph, detect_each, name_of_photograph, read_pixels, shown
+from vilbert.pipeline.tasks.registry import find_task
 from vilbert.pipeline.tasks.task import Shown
 from vilbert.pipeline.tasks.texts import encode
 
@@ -182,7 +183,7 @@ class Reader:
             image_ids=tuple(it.image_id for it in seen),
             unread=0,
         )
-        inputs = to_inputs(batch, trained.device, causal=trained.card.task == "captioning")
+        inputs = to_inputs(batch, trained.device, causal=find_task(trained.card.task).causal)
         if config.type_vocab_size < 2:
             del inputs["token_type_ids"]
         if trained.task_token is not None:

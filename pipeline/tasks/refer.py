@@ -7,7 +7,7 @@ these alone, which asks for the choice and not for the detector.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,30 +20,22 @@ from vilbert.pipeline.tasks.losses import region_loss
 from vilbert.pipeline.tasks.refer_boxes import iou, soft_targets
 from vilbert.pipeline.tasks.refer_files import Expression, read_refer
 from vilbert.pipeline.tasks.registry import TaskFiles
-from vilbert.pipeline.tasks.task import GivenBoxes, Rows, Shown, Task
+from vilbert.pipeline.tasks.task import GivenBoxes, Rows, Shown, Task, TaskBase, numbers_of
 
 RIGHT_ABOVE = 0.5
 """The overlap above which a region is the right one."""
 
 
-class ReferTask:
+class ReferTask(TaskBase):
     """Expressions of one split; the answer is a region."""
 
     head = "vision_logit"
-    options = 1
-    causal = False
-    metric = "accuracy"
-    head_sizes: Mapping[str, int] = {}
 
     def __init__(self, name: str, items: Sequence[Expression], *, given_boxes: GivenBoxes) -> None:
         """Take expressions."""
         self.name = name
         self.given_boxes = given_boxes
         self.items = items
-
-    def images(self, item: Expression) -> tuple[str, ...]:
-        """Return the one image that an expression is about."""
-        return (item.image_id,)
 
     def rows(self, number: int, key: np.uint64) -> Rows:
         """Return the expression before its image."""
@@ -110,6 +102,25 @@ class ReferTask:
             for number in sorted(answers)
         ]
         return encode_json(rows)
+
+    def item_key(self, item: Expression) -> Hashable:
+        """Return the sentence's identifier."""
+        return item.sent_id
+
+    def read_row(self, row: Any) -> tuple[Hashable, dict[str, Any]]:
+        """Return the sentence's identifier, and the region, its box and its overlap."""
+        x1, y1, x2, y2 = box = numbers_of(row["box"], 4)
+        if not (x1 <= x2 and y1 <= y2):
+            raise ValueError(f"{box} is not a box x1, y1, x2, y2")
+        return row["sent_id"], {"target": int(row["target"]), "box": box, "iou": float(row["iou"])}
+
+    def has_truth(self, number: int) -> bool:
+        """Return True: every expression has a box."""
+        return True
+
+    def score(self, number: int, answer: Any) -> float:
+        """Return 1 where the overlap is above one half."""
+        return float(answer["iou"] > RIGHT_ABOVE)
 
 
 def _scores(output: ViLBertForTasksOutput, targets: Mapping[str, Tensor]) -> Tensor:

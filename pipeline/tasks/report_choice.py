@@ -8,9 +8,8 @@ from typing import Any, TypeVar
 import numpy as np
 
 from vilbert.pipeline.shards.errors import RefusedError
-from vilbert.pipeline.tasks.predict_settings import METHODS
+from vilbert.pipeline.tasks.registry import prediction_of
 from vilbert.pipeline.tasks.report import ReportSettings
-from vilbert.pipeline.tasks.report_answers import has_truth, score
 
 T = TypeVar("T")
 
@@ -26,13 +25,13 @@ def choose(
     there = [
         number
         for number in answers
-        if has_truth(task, number) and all(image in places for image in task.images(task.items[number]))
+        if task.has_truth(number) and all(image in places for image in task.images(task.items[number]))
     ]
     if not there:
         raise RefusedError(f"{settings.data}: has none of the images that {settings.results} is about")
-    scores = {number: score(task, number, answers[number]) for number in there}
+    scores = {number: task.score(number, answers[number]) for number in there}
     least, headings = 0.5, ("Errors", "Right answers")
-    if METHODS[task.name] == "describe":
+    if prediction_of(task.name) == "describe":
         least = float(np.quantile([*scores.values()], 0.25))
         headings = ("Captions that are least like people's", "Other captions")
         wrong = [number for number in there if scores[number] <= least]
@@ -48,7 +47,7 @@ def choose(
 
 def by_photograph(task: Any, numbers: Sequence[int]) -> list[list[int]]:
     """Return items in groups of the same photographs; where something is drawn on these, each by itself."""
-    alone = METHODS[task.name] in ("point", "rank")
+    alone = prediction_of(task.name) in ("point", "rank")
     groups: dict[Any, list[int]] = {}
     for number in numbers:
         groups.setdefault(number if alone else task.images(task.items[number]), []).append(number)

@@ -10,10 +10,9 @@ from typing import Any, NamedTuple
 from vilbert.pipeline.predict import Predictor
 from vilbert.pipeline.shards.errors import RefusedError
 from vilbert.pipeline.tasks.attention_page import attention_page
-from vilbert.pipeline.tasks.predict_settings import METHODS
-from vilbert.pipeline.tasks.registry import TaskFiles, open_task
+from vilbert.pipeline.tasks.registry import TaskFiles, find_task, open_task, prediction_of
 from vilbert.pipeline.tasks.report import ReportSettings
-from vilbert.pipeline.tasks.report_answers import FORMS, has_truth, read_answers, score
+from vilbert.pipeline.tasks.report_answers import read_answers
 from vilbert.pipeline.tasks.report_choice import choose
 from vilbert.pipeline.tasks.report_examples import Example, ask, asked, boxes_of
 from vilbert.pipeline.tasks.report_made import how_it_was_made, run_of
@@ -26,17 +25,7 @@ from vilbert.untrusted.documents import DocumentError, read_json
 
 SIDE, SIDE_OF_PAIR = 720, 480
 """Pixels of the longer side of a photograph: a page stays below three megabytes."""
-MAIN = {"rank": "image_retrieval_r1", "describe": "cider"}
-"""The metric of the summary, by method of `Predictor`; `accuracy` of the others."""
 LAST = ("loss", "left_out", "unread", "ptb_tokenizer")
-ABOUT_METRICS = {
-    "vqa": "The official accuracy of VQA: an answer is wholly right if three of ten people gave it.",
-    "point": "An answer is right where the model's box and people's overlap by more than half (IoU above 0.5).",
-    "rank": "R@1, R@5 and R@10: the share of captions whose photograph, or of photographs one of whose captions, is "
-    "among the first 1, 5 and 10.",
-    "describe": "BLEU, ROUGE-L and CIDEr compare the model's captions with people's; higher is better.",
-    "choose": "Of four options one is right: guessing is right in 25%.",
-}
 DETECTED = f"On the photographs are the detector's {BOXES} best boxes, each with its class and score. "
 BY_ITSELF = "Each of the model's answers is judged by itself, so its probabilities do not sum to 1."
 ABOUT_PICTURES = {
@@ -64,11 +53,11 @@ def read_content(settings: ReportSettings) -> Content:
     photograph cannot be read.
     """
     card = read_task_card(trained_folder(settings.checkpoint).card, settings.task)
-    if card.task not in FORMS:
-        raise RefusedError(f"{card.task}: its results are not known to `vilbert report`; see docs/tasks.md")
     files = TaskFiles(folder=settings.annotations, seed=card.seed, names=card.names, labels=card.labels)
     task: Any = open_task(card.task, files, settings.split, like=None)
-    if not any(has_truth(task, number) for number in range(len(task.items))):
+    if not task.reports:
+        raise RefusedError(f"{card.task}: its results are not known to `vilbert report`; see docs/tasks.md")
+    if not any(task.has_truth(number) for number in range(len(task.items))):
         raise RefusedError(f"--split {settings.split}: its answers are secret; name a split that has them")
     seeing = read_evaluation(settings.results, task)
     blind = None if settings.blind_results is None else read_evaluation(settings.blind_results, task)
@@ -101,8 +90,8 @@ def read_content(settings: ReportSettings) -> Content:
         summary=summary(task, seeing, blind, images=len(images), split=settings.split),
         metrics=in_order(task, seeing, blind),
         compared=blind is not None,
-        about_metrics=ABOUT_METRICS.get(card.task, ABOUT_METRICS.get(METHODS[card.task], "")),
-        about_pictures=ABOUT_PICTURES[METHODS[card.task]],
+        about_metrics=find_task(card.task).about_metrics,
+        about_pictures=ABOUT_PICTURES.get(prediction_of(card.task) or "", DETECTED),
         examples={heading: [group for _, group in groups] for heading, groups in made.items()},
         attention=attention(predictor, photographs, [of_one for groups in made.values() for of_one in groups]),
         finetuning=read_journal(run),
@@ -129,7 +118,7 @@ def read_evaluation(path: Path, task: Any) -> Evaluation:
     answers = read_answers(path, task)
     file = path.with_suffix(".figures.json")
     if not file.is_file():
-        of_items = METHODS[task.name] not in ("rank", "describe")
+        of_items = prediction_of(task.name) not in ("rank", "describe")
         return Evaluation(answers, task.figures(answers) if of_items else {})
     try:
         metrics = read_json(file)
@@ -144,7 +133,7 @@ def read_evaluation(path: Path, task: Any) -> Evaluation:
 
 def in_order(task: Any, seeing: Evaluation, blind: Evaluation | None) -> tuple[Metric, ...]:
     """Return the metrics, the main one first, counts and the loss last, and r5 before r10."""
-    main = MAIN.get(METHODS[task.name], "accuracy")
+    main = find_task(task.name).main_metric
 
     def place(name: str) -> tuple[bool, bool, list[str | int]]:
         parts = [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)]
@@ -157,7 +146,7 @@ def in_order(task: Any, seeing: Evaluation, blind: Evaluation | None) -> tuple[M
 def summary(task: Any, seeing: Evaluation, blind: Evaluation | None, *, images: int, split: str) -> str:
     """Return the first sentence of the page."""
     about = f"{len(seeing.answers):,} items about {images:,} images of the {split} split"
-    name = MAIN.get(METHODS[task.name], "accuracy")
+    name = find_task(task.name).main_metric
     if name not in seeing.metrics:
         return f"{about}."
     form = "{:.2f}" if name == "cider" else "{:.1%}"
@@ -175,7 +164,7 @@ def group_of(
     images = task.images(examples[0].item)
     boxes = boxes_of(examples[0])
     pictures: list[Picture] = []
-    if METHODS[task.name] != "rank":
+    if prediction_of(task.name) != "rank":
         side = SIDE if len(images) == 1 else SIDE_OF_PAIR
         for image, which in zip(images, ("left: ", "right: ") if len(images) == 2 else ("",), strict=True):
             uri = photographs.draw_boxes(image, boxes, side) if boxes else photographs.draw_detected(image, side)
@@ -191,7 +180,7 @@ def attention(predictor: Predictor, photographs: Photographs, groups: Sequence[t
 
     def telling(pair: tuple[Example, Asked]) -> tuple[float, float, bool, float]:
         example, shown = pair
-        blind = 0.0 if example.blind is None else score(example.task, example.number, example.blind)
+        blind = 0.0 if example.blind is None else example.task.score(example.number, example.blind)
         probability = shown.ranked[0].probability if shown.ranked else 0.0
         return example.right, -blind, shown.model not in ("yes", "no"), probability
 

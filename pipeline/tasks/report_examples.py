@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,14 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vilbert.pipeline.predict import Predictor
-from vilbert.pipeline.tasks.predict_settings import METHODS
-from vilbert.pipeline.tasks.report_answers import captions_of, score
+from vilbert.pipeline.tasks.registry import prediction_of
 from vilbert.pipeline.tasks.report_page import Asked, Picture, Ranked
-from vilbert.pipeline.tasks.snli_ve_files import LABELS
-from vilbert.pipeline.tasks.vqa_answers import strip
 
-MOST_TRUTHS = 3
-"""People's answers of VQA that are listed for a question."""
 THUMBNAIL = 240
 """Pixels of the longer side of a ranked photograph."""
 TRUE_FALSE = ("false", "true")
@@ -47,15 +41,15 @@ class Example:
     @property
     def right(self) -> float:
         """How right the model's answer is, from 0 to 1."""
-        return score(self.task, self.number, self.answer)
+        return float(self.task.score(self.number, self.answer))
 
     def texts(self) -> tuple[str, ...]:
         """Return what the model reads: of several options the one that it chose, of captioning its caption."""
-        if METHODS[self.task.name] == "describe":
+        if prediction_of(self.task.name) == "describe":
             return (self.answer,)
         texts = self.task.rows(self.number, np.uint64(0)).texts
         chosen: tuple[str, ...] = (
-            texts[int(np.argmax(self.answer))] if METHODS[self.task.name] == "choose" else texts[0]
+            texts[int(np.argmax(self.answer))] if prediction_of(self.task.name) == "choose" else texts[0]
         )
         return chosen
 
@@ -63,9 +57,9 @@ class Example:
 def asked(example: Example, ranked: Sequence[Ranked], draw: Draw, top: int) -> Asked:
     """Return an example as the page shows it; ranked: from `ask`. top: how many ranked photographs to show."""
     task, answer, blind = example.task, example.answer, example.blind
-    method = METHODS[task.name]
+    method = prediction_of(task.name)
     texts = example.texts()
-    question = {"describe": ("Write a caption.",), "choose": texts[:-1]}.get(method, texts)
+    question = {"describe": ("Write a caption.",), "choose": texts[:-1]}.get(method or "", texts)
     return Asked(
         question=question,
         model=said(task, example.number, answer),
@@ -87,7 +81,7 @@ def ask(
         return []
     task = examples[0].task
     texts = [example.texts()[0] for example in examples]
-    match METHODS[task.name]:
+    match prediction_of(task.name):
         case "answer":
             found = predictor.answer([pixels[0]], texts, top=top)
             rows = [[(it.answer, it.probability) for it in answers] for answers in found]
@@ -114,7 +108,7 @@ def options(task: Any, number: int) -> list[str]:
 
 def said(task: Any, number: int, answer: Any) -> str:
     """Return an answer of the model as a person reads it."""
-    match METHODS[task.name]:
+    match prediction_of(task.name):
         case "choose":
             return options(task, number)[int(np.argmax(answer))]
         case "point":
@@ -126,47 +120,35 @@ def said(task: Any, number: int, answer: Any) -> str:
             return f"the true photograph is not among the first {len(answer)}"
         case "judge":
             return TRUE_FALSE[answer]
-    return LABELS[answer] if task.name == "snli-ve" else str(answer)
+    return str(task.spell(answer))
 
 
 def true_texts(task: Any, number: int) -> list[str]:
-    """Return the right answer as the model's ranked answers spell it; of VQA the most frequent one."""
-    item = task.items[number]
-    if task.name == "vqa":
-        return [text for text, _ in Counter(map(strip, item.answers)).most_common(1)]
-    if task.name == "gqa":
-        return [item.answer]
-    match METHODS[task.name]:
+    """Return the right answer as the model's ranked answers spell it."""
+    match prediction_of(task.name):
         case "choose":
             return [options(task, number)[task.label(number)]]
         case "judge":
             return [TRUE_FALSE[task.label(number)]]
-        case "answer":
-            return [LABELS[task.label(number)]]
-    return []
+    return list(task.true_texts(number))
 
 
 def people(task: Any, number: int) -> tuple[str, ...]:
     """Return what people say to an item, a line each."""
-    item = task.items[number]
-    match METHODS[task.name]:
+    match prediction_of(task.name):
+        case "choose" | "judge":
+            return tuple(true_texts(task, number))
         case "point":
             return ("the box drawn with the word people",)
         case "rank":
             return ("the photograph that is marked as the true one",)
-        case "describe":
-            return tuple(captions_of(task, item.image_id))
-        case _ if task.name == "vqa":
-            count = Counter(map(strip, item.answers))
-            listed = [f"{text} ({times} of {count.total()})" for text, times in count.most_common(MOST_TRUTHS)]
-            return (", ".join(listed),)
-    return tuple(true_texts(task, number))
+    return tuple(task.people(number))
 
 
 def verdict(task: Any, number: int, answer: Any) -> str:
     """Return in words how right an answer is."""
-    right = score(task, number, answer)
-    if METHODS[task.name] == "describe":
+    right = task.score(number, answer)
+    if prediction_of(task.name) == "describe":
         return f"{right:.2f} overlap with people's captions (ROUGE-L)"
     if right > 0.99:
         return "✓ right"
@@ -191,6 +173,6 @@ def ranked_pictures(example: Example, draw: Draw, top: int) -> tuple[Picture, ..
 
 def boxes_of(example: Example) -> Mapping[str, Sequence[float]] | None:
     """Return the boxes of a referring expression by label; None for the other tasks."""
-    if METHODS[example.task.name] != "point":
+    if prediction_of(example.task.name) != "point":
         return None
     return {"model": example.answer["box"], "people": example.item.box_xyxy}

@@ -9,38 +9,36 @@ what `vilbert evaluate retrieval` scores (`retrieval_evaluation.py`). Source: `r
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Container, Mapping, Sequence
-from typing import Any
+from collections.abc import Container, Hashable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
 
-from vilbert.model.outputs import ViLBertForTasksOutput
 from vilbert.pipeline.shards.canonical import encode_json
 from vilbert.pipeline.tasks.captioning import Caption
-from vilbert.pipeline.tasks.hard_negatives import HardNegatives
-from vilbert.pipeline.tasks.labels import label_targets, labelled, share_right
-from vilbert.pipeline.tasks.losses import choice_loss
+from vilbert.pipeline.tasks.choice import ChoiceTask
+from vilbert.pipeline.tasks.hard_negatives import NEIGHBOURS, HardNegatives, hard_negatives
 from vilbert.pipeline.tasks.registry import TaskFiles
 from vilbert.pipeline.tasks.retrieval_files import CaptionedImage, read_captioned_images
-from vilbert.pipeline.tasks.task import GivenBoxes, Rows, Shown, Task
+from vilbert.pipeline.tasks.task import Rows, Task, text_of
 from vilbert.pipeline.train.draws import Stream, below, bits
+
+if TYPE_CHECKING:
+    from vilbert.pipeline.tasks.batch import ItemSource
+    from vilbert.pipeline.train.distributed import Group
 
 OPTIONS = 4
 RIGHT = 0
 DRAWS = 5
 
 
-class RetrievalTask:
+class RetrievalTask(ChoiceTask):
     """Captions of one split; the answer is which of four pairs matches, 0 being the right one."""
 
     head = "vil_logit"
-    options = OPTIONS
-    causal = False
-    given_boxes: GivenBoxes = "unused"
-    metric = "accuracy"
-    head_sizes: Mapping[str, int] = {}
+    options = choices = OPTIONS
 
     def __init__(self, name: str, captioned: Sequence[CaptionedImage]) -> None:
         """Take images with their captions; two images at least, or there is nothing to choose from."""
@@ -99,34 +97,39 @@ class RetrievalTask:
         captions = self.captioned[image].captions
         return captions[int(below(word, len(captions))[0])]
 
-    def targets(self, numbers: Sequence[int], shown: Sequence[Shown | None]) -> dict[str, Tensor]:
-        """Return label int64 [I], 0: the first pair is the right one."""
-        return label_targets(lambda _: RIGHT, numbers)
-
-    def count(self, targets: Mapping[str, Tensor]) -> int:
-        """Return the captions that could be read."""
-        return labelled(targets)
-
-    def loss(self, output: ViLBertForTasksOutput, targets: Mapping[str, Tensor]) -> Tensor:
-        """Return cross-entropy over the four pairs, summed."""
-        return choice_loss(_scores(output), targets["label"])
-
-    def answers(self, output: ViLBertForTasksOutput, targets: Mapping[str, Tensor]) -> list[Any]:
-        """Return which of the four pairs scores highest."""
-        return _scores(output).argmax(1).tolist()
-
-    def figures(self, answers: Mapping[int, Any]) -> dict[str, float]:
-        """Return the share of captions whose right pair scores highest of four."""
-        return share_right(lambda _: RIGHT, answers)
+    def label(self, number: int) -> int:
+        """Return 0: the first pair is the right one."""
+        return RIGHT
 
     def results(self, answers: Mapping[int, Any]) -> bytes:
         """Return JSON: image_id, caption, and which of four pairs was chosen."""
         return encode_json([{**self.items[number]._asdict(), "chosen": answers[number]} for number in sorted(answers)])
 
+    def without_images(self, image_ids: Container[str]) -> RetrievalTask:
+        """Return the task without these images: an item is shown with images of others."""
+        return RetrievalTask(self.name, [one for one in self.captioned if one.image_id not in image_ids])
 
-def _scores(output: ViLBertForTasksOutput) -> Tensor:
-    assert output.vil_logit is not None
-    return output.vil_logit.view(-1, OPTIONS)
+    def prepare_training(self, source: ItemSource, output: Path, group: Group) -> None:
+        """Find the images that are easily taken for one another, once a run; they are kept in its folder."""
+        wanted = {image.image_id for image in self.captioned}
+        others = len(wanted & source.images.number.keys()) - 1
+        corpus, count = source.images.corpus, min(NEIGHBOURS, others)
+        if group.first:
+            hard_negatives(corpus, output, only=wanted, k=count)
+        group.wait()
+        self.learn_from(hard_negatives(corpus, output, only=wanted, k=count))
+
+    def item_key(self, item: Caption) -> Hashable:
+        """Return the image and the caption."""
+        return item.image_id, item.text
+
+    def read_row(self, row: Any) -> tuple[Hashable, list[str]]:
+        """Return the key, and the images that the caption ranks first, best first."""
+        return (row["image_id"], row["caption"]), [text_of(image) for image in row["ranked"]]
+
+    def score(self, number: int, answer: Any) -> float:
+        """Return 1 where the caption's own image is ranked first."""
+        return float(bool(answer) and answer[0] == self.items[number].image_id)
 
 
 def open_task(name: str, files: TaskFiles, split: str, like: Task | None) -> RetrievalTask:

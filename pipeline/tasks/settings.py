@@ -7,14 +7,20 @@ from pathlib import Path
 from typing import Literal
 
 from vilbert.pipeline.tasks.options import only_for
+from vilbert.pipeline.tasks.registry import TASKS, TaskSpec, find_task
 from vilbert.pipeline.train.init_from import resolve_init_from
 from vilbert.pipeline.train.optimizer_settings import OptimizerSettings
 from vilbert.pipeline.train.run_settings import RunSettings
 
-WITH_GIVEN_BOXES = ("vcr-qa", "vcr-qar", "refcoco", "refcoco+", "refcocog")
-WITH_ANSWERS = ("vqa", "gqa")
-OF_MULTITASK = ("gqa", "nlvr2", "snli-ve")
-"""Tasks whose classifiers vilbert-multi-task alone has."""
+
+def has_given_boxes(task: TaskSpec) -> bool:
+    """Return whether a task shows regions at given boxes."""
+    return task.given_boxes != "unused"
+
+
+def collects_answers(task: TaskSpec) -> bool:
+    """Return whether a task's answers are collected from training."""
+    return task.labels_setting is not None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,9 +48,9 @@ class FinetuneSettings(RunSettings):
     """Which part of the annotations trains."""
     eval_split: str = "val"
     """Which part is held out to evaluate on, or `none`."""
-    given_data: tuple[str, ...] = field(default=(), metadata=only_for(*WITH_GIVEN_BOXES))
+    given_data: tuple[str, ...] = field(default=(), metadata=only_for(has_given_boxes))
     """Data sets of the same images with regions at given boxes, which are shown beside the detector's."""
-    names: Path | None = field(default=None, metadata=only_for("vcr-qa", "vcr-qar"))
+    names: Path | None = field(default=None, metadata=only_for(lambda task: task.takes_names))
     """A CSV file whose column `name` has what people are called, such as ViLBERT's unisex_names_table.csv; by default
     r2c's fourteen names. Evaluate with the same."""
     init_from: str
@@ -66,12 +72,12 @@ class FinetuneSettings(RunSettings):
     """Show another image's regions: what is then learnt comes from the text alone."""
     whiten_features: bool = False
     """With --init-from none: begin with an embedding of regions that takes out the features' mean and covariance."""
-    answers: Path | None = field(default=None, metadata=only_for(*WITH_ANSWERS))
+    answers: Path | None = field(default=None, metadata=only_for(collects_answers))
     """A published list of answers, in the order of a published model's classifier; by default the answers that occur
     often enough are collected from the training annotations."""
-    least_answers: int = field(default=9, metadata=only_for(*WITH_ANSWERS))
+    least_answers: int = field(default=9, metadata=only_for(collects_answers))
     """How often an answer must occur to be learnt."""
-    answer_prior: bool = field(default=False, metadata=only_for(*WITH_ANSWERS))
+    answer_prior: bool = field(default=False, metadata=only_for(collects_answers))
     """Begin a new classifier with the shares of the answers in training as its biases. From zero, the first steps at a
     high rate push all answers down at once, which can throw a small model off for good."""
     optimizer: TaskOptimizerSettings = field(default_factory=TaskOptimizerSettings)
@@ -85,7 +91,7 @@ class FinetuneSettings(RunSettings):
             raise ValueError(f"--max-regions {self.max_regions}: give at least 1")
         if not 0 <= self.most_missing <= 1:
             raise ValueError(f"--most-missing {self.most_missing}: give a share from 0 to 1")
-        if self.task_heads == "beta" and self.task in OF_MULTITASK:
+        if self.task in TASKS and self.task_heads not in find_task(self.task).task_heads:
             raise ValueError(f"--task-heads beta: vilbert_beta has no classifier for {self.task}; give multitask")
         if self.init_from == "none" and self.model is None:
             raise ValueError("--init-from none: name a --model to begin with")

@@ -6,19 +6,25 @@ own. Shapes: I items of a batch, O options of an item, N = I x O rows, C distinc
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
 from vilbert.model.outputs import ViLBertForTasksOutput
+from vilbert.pipeline.tasks.registry import GivenBoxes
+from vilbert.untrusted.documents import read_json
 
-GivenBoxes = Literal["unused", "candidates", "averaged"]
-"""What a task makes of regions at given boxes: nothing, regions beside the detector's, or such that count in the
-feature of the whole image, too."""
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from vilbert.pipeline.tasks.batch import ItemSource
+    from vilbert.pipeline.train.distributed import Group
+
+__all__ = ["GivenBoxes", "Rows", "Shown", "Task", "TaskBase"]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, slots=True)
@@ -67,6 +73,8 @@ class Task(Protocol):
     """The figure that says which checkpoint is best; higher is better."""
     items: Sequence[Any]
     """What there is to answer, in the order of the files."""
+    labels: tuple[str, ...]
+    """Names of the answers that were collected from training, by class; empty where there are none."""
 
     def images(self, item: Any) -> tuple[str, ...]:
         """Return the images that an item is about; it is read where the first of them lies."""
@@ -94,3 +102,104 @@ class Task(Protocol):
 
     def results(self, answers: Mapping[int, Any]) -> bytes:
         """Return the file of results as the task's server or evaluation code takes it."""
+
+    def draw_from(self, image_ids: Container[str]) -> None:
+        """Take note of the images that have features, where items are shown with images of others."""
+
+    def prepare_training(self, source: ItemSource, output: Path, group: Group) -> None:
+        """Prepare what training needs, once a run, in every process of the group; output: the run's folder."""
+
+    def without_images(self, image_ids: Container[str]) -> Task:
+        """Return the task without the items about these images."""
+
+    def joint_results(self, path: Path, answers: Mapping[int, Any]) -> tuple[dict[str, float], bytes | None]:
+        """Return metrics and a submission of these answers together with the results of another task."""
+
+
+class TaskBase:
+    """What most tasks do alike: the optional methods of `Task`, and what `vilbert report` asks of a task."""
+
+    name: str
+    items: Sequence[Any]
+    labels: tuple[str, ...] = ()
+    head_sizes: Mapping[str, int] = {}
+    options = 1
+    causal = False
+    given_boxes: GivenBoxes = "unused"
+    metric = "accuracy"
+    reports = True
+    """Whether `item_key` and `read_row` say how results are read back; without them there is no report."""
+    answers_images = False
+    """Whether the results have an answer per image, which belongs to the first item of the image."""
+
+    def draw_from(self, image_ids: Container[str]) -> None:
+        """Do nothing: items are shown with their own images."""
+
+    def prepare_training(self, source: ItemSource, output: Path, group: Group) -> None:
+        """Do nothing."""
+
+    def images(self, item: Any) -> tuple[str, ...]:
+        """Return the one image of an item."""
+        return (item.image_id,)
+
+    def without_images(self, image_ids: Container[str]) -> Any:
+        """Return the task without the items about these images."""
+        self.items = [item for item in self.items if not any(image in image_ids for image in self.images(item))]
+        return self
+
+    def joint_results(self, path: Path, answers: Mapping[int, Any]) -> tuple[dict[str, float], bytes | None]:
+        """Return nothing: the task has no other that it is scored with."""
+        return {}, None
+
+    def label(self, number: int) -> int | None:
+        """Return the class or option that is right; None where it is not known."""
+        return None
+
+    def item_key(self, item: Any) -> Hashable:
+        """Return what names an item in the file of results."""
+        raise NotImplementedError
+
+    def read_row(self, row: Any) -> tuple[Hashable, Any]:
+        """Return the key and the answer of a row of the results, as `answers` has it.
+
+        Raises LookupError, TypeError or ValueError where it is no such row.
+        """
+        raise NotImplementedError
+
+    def read_rows(self, path: Path) -> Any:
+        """Return the rows of a file of results."""
+        return read_json(path)
+
+    def has_truth(self, number: int) -> bool:
+        """Return whether the right answer to an item is known."""
+        return self.label(number) is not None
+
+    def score(self, number: int, answer: Any) -> float:
+        """Return how right an answer is, from 0 to 1."""
+        return float(answer == self.label(number))
+
+    def true_texts(self, number: int) -> list[str]:
+        """Return the right answers as `Predictor` spells them."""
+        return []
+
+    def people(self, number: int) -> tuple[str, ...]:
+        """Return what people answered, a line each."""
+        return tuple(self.true_texts(number))
+
+    def spell(self, answer: Any) -> str:
+        """Return an answer as a person reads it."""
+        return str(answer)
+
+
+def text_of(value: Any) -> str:
+    """Return a value of a file that must be text; TypeError where it is not."""
+    if not isinstance(value, str):
+        raise TypeError(f"{value!r} is not text")
+    return value
+
+
+def numbers_of(value: Any, count: int) -> list[float]:
+    """Return a value of a file that must be a list of so many numbers; ValueError where it is not."""
+    if not isinstance(value, list) or len(value) != count:
+        raise ValueError(f"{value!r} is not a list of {count} numbers")
+    return [float(number) for number in value]

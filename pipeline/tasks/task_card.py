@@ -10,8 +10,7 @@ from typing import Any
 from vilbert.pipeline.shards.atomic import write_atomic
 from vilbert.pipeline.shards.canonical import encode_json
 from vilbert.pipeline.shards.errors import RefusedError
-from vilbert.pipeline.tasks.registry import TASKS
-from vilbert.pipeline.tasks.tokens import TASK_TOKENS
+from vilbert.pipeline.tasks.registry import TASKS, find_task, task_token
 from vilbert.pipeline.train.run_folder import RUN_FILE
 from vilbert.untrusted.documents import read_json
 
@@ -22,8 +21,6 @@ FEWEST_WORDS = 3
 """Word pieces of a text, at least: a classifier token, a separator, a word."""
 MOST = 65_536
 """Word pieces or regions, at most."""
-ANSWERS_OF = {"vqa": "num_answers", "gqa": "num_gqa_answers"}
-"""Tasks with a vocabulary of answers, and the setting that says how many the classifier has."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +47,7 @@ class TaskCard:
 
 def name_labels(config: Any, cards: Sequence[TaskCard]) -> None:
     """Give a model's configuration the answers of its cards as `id2label` and `label2id`, where a task has some."""
-    labels = next((card.labels for card in cards if card.task in ANSWERS_OF), ())
+    labels = next((card.labels for card in cards if find_task(card.task).labels_setting), ())
     if labels:
         config.id2label = dict(enumerate(labels))
         config.label2id = {label: number for number, label in enumerate(labels)}
@@ -127,7 +124,7 @@ def require_card(card: TaskCard, config: Any, folder: Path) -> None:
     folder: that of the card, for the message.
     """
     where, remedy = folder / TASK_FILE, "they are not of one run; copy the whole folder again, or train again"
-    setting = ANSWERS_OF.get(card.task)
+    setting = find_task(card.task).labels_setting
     if setting is not None and len(card.labels) != getattr(config, setting):
         raise RefusedError(
             f"{where}: names {len(card.labels):,} answers and the classifier has {getattr(config, setting):,} classes: "
@@ -138,8 +135,7 @@ def require_card(card: TaskCard, config: Any, folder: Path) -> None:
             f"{where}: max_words is {card.max_words:,}, the model has {config.max_position_embeddings:,} positions: "
             f"{remedy}"
         )
-    token = TASK_TOKENS[card.task]
-    if config.task_specific_tokens and token >= config.num_task_tokens:
+    if config.task_specific_tokens and (token := task_token(card.task)) >= config.num_task_tokens:
         raise RefusedError(f"{where}: {card.task} is task {token}, the model has {config.num_task_tokens}: {remedy}")
 
 
@@ -162,7 +158,7 @@ _CHECKS: dict[str, Callable[[Any], bool]] = {
     "extractors": lambda value: isinstance(value, list | tuple) and all(isinstance(way, dict) for way in value),
 }
 _EXPECTED = {
-    "task": f"one of {', '.join(TASKS)}",
+    "task": f"one of {', '.join(TASKS.built_in)}, or a task of an installed package",
     "labels": "a list of texts",
     "max_words": f"a number from {FEWEST_WORDS} to {MOST:,}",
     "max_regions": f"a number from 1 to {MOST:,}",

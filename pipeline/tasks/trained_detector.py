@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
+from vilbert.extractors.detectors.registry import DETECTORS, find_detector
 from vilbert.extractors.extractor import DetectorSettings, ExtractorSettings
 from vilbert.extractors.selection import SelectionSettings
 from vilbert.pipeline.shards.errors import RefusedError
@@ -21,8 +22,6 @@ logger = logging.getLogger(__name__)
 
 SAME = ("feature_layer", "precision", "top_classes")
 """Facts of a detector that are settings of the same names."""
-BY_NAME = ("torchvision", "shapes")
-"""Detectors that need no file of their user's."""
 
 
 def detector_values(facts: Mapping[str, Any]) -> dict[str, Any]:
@@ -30,11 +29,28 @@ def detector_values(facts: Mapping[str, Any]) -> dict[str, Any]:
 
     Raises ValueError where one is not of its field's type: facts come from a file.
     """
-    known = {"detector": facts["extractor"]} if "extractor" in facts else {}
-    if "model" in facts:
-        known["torchvision_model"] = str(facts["model"]).removeprefix("fasterrcnn_")
-    known |= {name: facts[name] for name in SAME if name in facts and facts[name] != "res5"}
-    return _of_their_types(DetectorSettings, known)
+    name = facts.get("extractor")
+    if name is None:
+        return {}
+    # Not `package.module:function`: which module is imported is not for a file to say.
+    if not isinstance(name, str) or not DETECTORS.is_known(name):
+        raise ValueError(f"extractor is {name!r:.60}, and no such detector is installed")
+    spec = find_detector(name)
+    recorded = spec.recorded(facts)
+    same = [key for key in SAME if key in facts and key not in recorded]
+    known = {"detector": name, **{key: facts[key] for key in same}}
+    known |= {key: value for key, value in recorded.items() if value is not None}
+    values = _of_their_types(DetectorSettings, known)
+    if "opts" not in facts:
+        return values
+    opts = facts["opts"]
+    if (
+        not isinstance(opts, list)
+        or not all(isinstance(word, str) for word in opts)
+        or any(word.startswith("-") for word in opts[::2])
+    ):
+        raise ValueError(f"opts is {opts!r:.60}")
+    return {**values, "opts": tuple(opts)}
 
 
 def selection_values(facts: Mapping[str, Any]) -> dict[str, Any]:
@@ -77,7 +93,12 @@ def trained_options(arguments: Sequence[str], task: str | None) -> list[str]:
         known = {**(detector_values(facts) if its_own else {}), **selection_values(facts)}
     except (argparse.ArgumentError, RefusedError, OSError, ValueError):
         return []
-    return [word for name, value in known.items() for word in (f"--{name.replace('_', '-')}", str(value))]
+    options = {f"--{name.replace('_', '-')}": value for name, value in known.items()}
+    return [
+        word
+        for option, value in options.items()
+        for word in (option, *(value if isinstance(value, tuple) else [str(value)]))
+    ]
 
 
 def choose_extractor(
@@ -92,7 +113,7 @@ def choose_extractor(
     try:
         if detector is None:
             known = detector_values(facts)
-            if known.get("detector") not in BY_NAME:
+            if "detector" not in known or find_detector(known["detector"]).needs_files:
                 raise ValueError(f"give the settings of its detector, {known.get('detector', 'which is not known')}")
             detector = DetectorSettings(**known, device=device)
         selection = selection or SelectionSettings(**selection_values(facts))

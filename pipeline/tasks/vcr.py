@@ -8,7 +8,8 @@ for with each of the four.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,10 +17,10 @@ from torch import Tensor
 
 from vilbert.model.outputs import ViLBertForTasksOutput
 from vilbert.pipeline.shards.canonical import encode_json
-from vilbert.pipeline.tasks.labels import label_targets, labelled, share_right
-from vilbert.pipeline.tasks.losses import choice_loss
+from vilbert.pipeline.tasks.choice import ChoiceTask
+from vilbert.pipeline.tasks.labels import share_right
 from vilbert.pipeline.tasks.registry import TaskFiles
-from vilbert.pipeline.tasks.task import GivenBoxes, Rows, Shown, Task
+from vilbert.pipeline.tasks.task import GivenBoxes, Rows, Task, numbers_of
 from vilbert.pipeline.tasks.vcr_files import NAMES, VcrQuestion, read_vcr
 
 OPTIONS = 4
@@ -32,15 +33,12 @@ class VcrItem(NamedTuple):
     given: int
 
 
-class VcrTask:
+class VcrTask(ChoiceTask):
     """Questions of one split; the answer is the probability of each of four options."""
 
     head = "vil_logit"
-    options = OPTIONS
-    causal = False
+    options = choices = OPTIONS
     given_boxes: GivenBoxes = "averaged"
-    metric = "accuracy"
-    head_sizes: Mapping[str, int] = {}
 
     def __init__(self, name: str, questions: Sequence[VcrQuestion]) -> None:
         """Take questions; name: vcr-qa to choose answers, vcr-qar reasons."""
@@ -74,21 +72,9 @@ class VcrTask:
         item = self.items[number].question
         return item.answer_label if self.name == "vcr-qa" else item.rationale_label
 
-    def targets(self, numbers: Sequence[int], shown: Sequence[Shown | None]) -> dict[str, Tensor]:
-        """Return label int64 [I]."""
-        return label_targets(self.label, numbers)
-
-    def count(self, targets: Mapping[str, Tensor]) -> int:
-        """Return the labelled questions."""
-        return labelled(targets)
-
-    def loss(self, output: ViLBertForTasksOutput, targets: Mapping[str, Tensor]) -> Tensor:
-        """Return cross-entropy over the four options, summed."""
-        return choice_loss(_scores(output), targets["label"])
-
     def answers(self, output: ViLBertForTasksOutput, targets: Mapping[str, Tensor]) -> list[Any]:
         """Return four probabilities for each question."""
-        return _scores(output).float().softmax(1).tolist()
+        return self.scores(output).float().softmax(1).tolist()
 
     def figures(self, answers: Mapping[int, Any]) -> dict[str, float]:
         """Return accuracy over the questions whose answer is not secret."""
@@ -103,10 +89,25 @@ class VcrTask:
             rows.append({"annot_id": question.annot_id, "answer": answer, **asked})
         return encode_json(rows)
 
+    def joint_results(self, path: Path, answers: Mapping[int, Any]) -> tuple[dict[str, float], bytes | None]:
+        """Return Q -> AR of these reasons and of the answers in the results of vcr-qa; see `vcr_joint.py`."""
+        from vilbert.pipeline.tasks.vcr_joint import joint_results
 
-def _scores(output: ViLBertForTasksOutput) -> Tensor:
-    assert output.vil_logit is not None
-    return output.vil_logit.view(-1, OPTIONS)
+        return joint_results(path, self, answers)
+
+    def item_key(self, item: VcrItem) -> Hashable:
+        """Return the question's identifier, and of reasons the answer that they were asked for."""
+        annot_id = item.question.annot_id
+        return annot_id if self.name == "vcr-qa" else (annot_id, item.given)
+
+    def read_row(self, row: Any) -> tuple[Hashable, list[float]]:
+        """Return the key and the four probabilities."""
+        key = row["annot_id"] if self.name == "vcr-qa" else (row["annot_id"], row["given"])
+        return key, numbers_of(row["answer"], OPTIONS)
+
+    def score(self, number: int, answer: Any) -> float:
+        """Return 1 where the most probable option is the right one."""
+        return float(int(np.argmax(answer)) == self.label(number))
 
 
 def open_task(name: str, files: TaskFiles, split: str, like: Task | None) -> VcrTask:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,23 +15,21 @@ from vilbert.pipeline.shards.canonical import encode_json
 from vilbert.pipeline.shards.errors import RefusedError
 from vilbert.pipeline.tasks.losses import soft_answer_loss
 from vilbert.pipeline.tasks.registry import TaskFiles
-from vilbert.pipeline.tasks.task import GivenBoxes, Rows, Shown, Task
-from vilbert.pipeline.tasks.vqa_accuracy import accuracy, results
-from vilbert.pipeline.tasks.vqa_answers import build_vocabulary, load_vocabulary, soft_targets
+from vilbert.pipeline.tasks.task import Rows, Shown, Task, TaskBase, text_of
+from vilbert.pipeline.tasks.vqa_accuracy import accuracy, question_accuracy, results
+from vilbert.pipeline.tasks.vqa_answers import build_vocabulary, load_vocabulary, soft_targets, strip
 from vilbert.pipeline.tasks.vqa_files import Question, read_questions, read_trainval
 
+MOST_TRUTHS = 3
+"""People's answers that a report lists for a question."""
 MOST_LABELS = 10
 """Classes that the targets of a question hold at least: as many as people answer in the published files."""
 
 
-class VqaTask:
+class VqaTask(TaskBase):
     """Questions of one split; the answer is one of `labels`."""
 
     head = "vil_prediction"
-    options = 1
-    causal = False
-    given_boxes: GivenBoxes = "unused"
-    metric = "accuracy"
 
     def __init__(self, name: str, items: Sequence[Question], labels: Sequence[str]) -> None:
         """Take questions, and the answers of the classifier by class."""
@@ -40,10 +39,6 @@ class VqaTask:
         self.head_sizes: Mapping[str, int] = {"num_answers": len(self.labels)}
         self._label_of = {answer: label for label, answer in enumerate(self.labels)}
         self._most_labels = max(MOST_LABELS, max((len(question.answers) for question in items), default=0))
-
-    def images(self, item: Question) -> tuple[str, ...]:
-        """Return the one image that a question is about."""
-        return (item.image_id,)
 
     def rows(self, number: int, key: np.uint64) -> Rows:
         """Return the question before its image."""
@@ -96,6 +91,31 @@ class VqaTask:
     def results(self, answers: Mapping[int, Any]) -> bytes:
         """Return the official file of results, JSON: question_id and answer of each question."""
         return encode_json(results({self.items[number].question_id: answer for number, answer in answers.items()}))
+
+    def item_key(self, item: Question) -> Hashable:
+        """Return the question's identifier."""
+        return item.question_id
+
+    def read_row(self, row: Any) -> tuple[Hashable, str]:
+        """Return the question's identifier and its answer."""
+        return row["question_id"], text_of(row["answer"])
+
+    def has_truth(self, number: int) -> bool:
+        """Return whether people's answers are known."""
+        return bool(self.items[number].answers)
+
+    def score(self, number: int, answer: str) -> float:
+        """Return the official accuracy of an answer."""
+        return float(question_accuracy(answer, self.items[number].answers))
+
+    def true_texts(self, number: int) -> list[str]:
+        """Return the most frequent answer."""
+        return [text for text, _ in Counter(map(strip, self.items[number].answers)).most_common(1)]
+
+    def people(self, number: int) -> tuple[str, ...]:
+        """Return people's most frequent answers on one line, each with how often it was given."""
+        count = Counter(map(strip, self.items[number].answers))
+        return (", ".join(f"{text} ({times} of {count.total()})" for text, times in count.most_common(MOST_TRUTHS)),)
 
 
 def open_task(name: str, files: TaskFiles, split: str, like: Task | None) -> VqaTask:

@@ -1,4 +1,4 @@
-"""What a run measured, entry by entry: RUN/metrics.jsonl, and the same as events for TensorBoard.
+"""What a run measured, entry by entry: RUN/metrics.jsonl, and the same values in experiment trackers.
 
 An entry is a line of JSON: `{"kind": "train", "step": 20, "loss": 5.25, ...}`. A number that is not finite has no place
 in JSON: it is written as null, and its name stands in the entry's list "not_finite" as "loss=nan", "loss=inf" or
@@ -9,7 +9,6 @@ next step: steps after n are cut away. But for `TIMING`, an interrupted run then
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import json
 import logging
 import math
@@ -20,12 +19,12 @@ from typing import Any
 from vilbert.pipeline.shards.atomic import write_atomic
 from vilbert.pipeline.shards.errors import ShardError
 from vilbert.pipeline.train.disk import explain_disk_errors
+from vilbert.pipeline.train.trackers import Tracker, finish_trackers, log_to
 from vilbert.untrusted.documents import parse_json
 
 logger = logging.getLogger(__name__)
 
 METRICS_FILE = "metrics.jsonl"
-TENSORBOARD_FOLDER = "tensorboard"
 TIMING = frozenset({"samples_per_second", "waiting", "seconds"})
 """Fields that say how fast a run was: the only ones in which the lines of two same runs differ."""
 
@@ -33,9 +32,17 @@ TIMING = frozenset({"samples_per_second", "waiting", "seconds"})
 class Journal:
     """Writes a run's entries; rank 0 has the only one."""
 
-    def __init__(self, run: Path, *, resumed_at: int | None, tensorboard: bool, evaluation_due: bool = False) -> None:
+    def __init__(
+        self,
+        run: Path,
+        *,
+        resumed_at: int | None,
+        trackers: Mapping[str, Tracker] | None = None,
+        evaluation_due: bool = False,
+    ) -> None:
         """Open the journal in the folder `run`: anew, or, at step `resumed_at`, without what came after that step.
 
+        trackers: Open trackers by name, which are shown every entry as `KIND/NAME` and closed with the journal.
         evaluation_due: Leave out the evaluation of that step too; it is done again.
         """
         run.mkdir(parents=True, exist_ok=True)
@@ -46,7 +53,7 @@ class Journal:
             else:
                 cut_back(self._path, resumed_at, evaluation_due=evaluation_due)
         self._file = self._path.open("ab")
-        self._events = _events(run / TENSORBOARD_FOLDER, resumed_at) if tensorboard else None
+        self._trackers = dict(trackers or {})
 
     def write(self, kind: str, step: int, values: Mapping[str, float]) -> None:
         """Append an entry and hand it to the system: a kill of the process does not lose it.
@@ -61,16 +68,12 @@ class Journal:
                 with contextlib.suppress(OSError):  # what is left of the line, refused once more
                     self._file.close()
                 raise
-        if self._events is not None:
-            with explain_disk_errors(self._path.with_name(TENSORBOARD_FOLDER)):
-                for name, value in values.items():
-                    self._events.add_scalar(f"{kind}/{name}", value, step)
+        log_to(self._trackers, step, {f"{kind}/{name}": value for name, value in values.items()})
 
     def close(self) -> None:
-        """Close the files."""
+        """Close the file and the trackers."""
         self._file.close()
-        if self._events is not None:
-            self._events.close()
+        finish_trackers(self._trackers)
 
 
 def line(kind: str, step: int, values: Mapping[str, float]) -> bytes:
@@ -129,19 +132,3 @@ def _entry(raw: bytes, path: Path, number: int) -> dict[str, Any]:
     if not isinstance(entry, dict) or not isinstance(entry.get("kind"), str) or not isinstance(entry.get("step"), int):
         raise ShardError(f"{path}, line {number}: is no entry with a kind and a step; delete that line")
     return entry
-
-
-def _events(folder: Path, resumed_at: int | None) -> Any:
-    """Return a TensorBoard writer, or None where TensorBoard, an optional package, is not installed."""
-    if importlib.util.find_spec("tensorboard") is None:
-        logger.info(
-            "TensorBoard is not installed, so %s is not written: pip install 'vilbert-pipeline[tensorboard]'; "
-            "--no-tensorboard hides this line",
-            folder,
-        )
-        return None
-    from torch.utils.tensorboard import SummaryWriter
-
-    # The events of the steps that are taken again are hidden, not rewritten: the writer only appends files.
-    purge_step = None if resumed_at is None else resumed_at + 1
-    return SummaryWriter(str(folder), purge_step=purge_step)

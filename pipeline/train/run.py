@@ -39,6 +39,7 @@ from vilbert.pipeline.train.run_folder import (
 from vilbert.pipeline.train.run_settings import RunSettings
 from vilbert.pipeline.train.sessions import begin_session, end_session, used_gpus
 from vilbert.pipeline.train.share import share_of
+from vilbert.pipeline.train.trackers import find_tracker, installed_trackers, open_trackers
 
 logger = logging.getLogger(__name__)
 
@@ -68,6 +69,8 @@ def train(settings: S, prepare: Callable[[S, Group], Stage]) -> int:
     with process_group(settings.device) as group, explain_out_of_memory(LESS_MEMORY), ExitStack() as stack:
         is_read_only = False
         if group.first:
+            for name in installed_trackers(settings.tracker):
+                find_tracker(name)  # here, and not after the data sets were read
             stack.enter_context(run_folder(settings.output))
             patience = LAST_BREATH if settings.workers else 0
             is_read_only = not stack.enter_context(writing_where_possible(settings.output, patience=patience))
@@ -203,10 +206,12 @@ def run(training: Training, stack: ExitStack) -> bool:
     if not training.group.first:
         return run_steps(training, None, None)
     settings = training.settings
+    described = {**training.description["settings"], "model": training.description["model"]}
+    trackers = open_trackers(settings.tracker, settings.output, described, resumed_at=training.step or None)
     journal = Journal(
         settings.output,
         resumed_at=training.step or None,
-        tensorboard=settings.tensorboard,
+        trackers=trackers,
         evaluation_due=training.evaluation_due,
     )
     stack.callback(journal.close)

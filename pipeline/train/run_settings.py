@@ -12,6 +12,7 @@ from tyro.conf import Positional
 
 from vilbert.pipeline.train.optimizer_settings import OptimizerSettings
 from vilbert.pipeline.train.schedule import ScheduleSettings
+from vilbert.pipeline.train.trackers import AUTO, require_tracker
 
 DEFAULT_CACHE_BYTES = 50_000_000_000
 
@@ -73,8 +74,9 @@ class RunSettings:
     """Steps between checkpoints; the last step always has one."""
     keep: int = 3
     """Newest checkpoints kept, beside the best of those whose step was evaluated."""
-    tensorboard: bool = True
-    """Write RUN/tensorboard too, where TensorBoard is installed (the extra `tensorboard`)."""
+    tracker: tuple[str, ...] = (AUTO,)
+    """Experiment trackers beside metrics.jsonl: auto (tensorboard where it is installed), tensorboard
+    (RUN/tensorboard), trackio, wandb, mlflow, one of an installed package, or `none`."""
     cache: Path | None = None
     """Where shards of remote data sets are kept; by default RUN/cache."""
     cache_bytes: int = DEFAULT_CACHE_BYTES
@@ -83,6 +85,9 @@ class RunSettings:
     schedule: ScheduleSettings = field(default_factory=ScheduleSettings)
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "tracker", tuple(dict.fromkeys(name for name in self.tracker if name != "none")))
+        for name in self.tracker:
+            require_tracker(name)
         if not self.data:
             raise ValueError("no data set: give one or more folders that `vilbert extract` wrote")
         for name in (
@@ -136,7 +141,7 @@ RUNTIME = frozenset(
     {
         *("data", "eval_data", "output", "resume", "grad_accumulation", "compile", "device", "num_workers", "workers"),
         *("use_gpu", "max_failures", "ray_address", "on_corrupt", "non_finite", "log_every", "eval_every"),
-        *("checkpoint_every", "keep", "tensorboard", "cache", "cache_bytes", "verify_shards", "allow_mixed_features"),
+        *("checkpoint_every", "keep", "tracker", "cache", "cache_bytes", "verify_shards", "allow_mixed_features"),
         *("hold_out", "hold_out_seed", "num_threads"),
     }
 )

@@ -41,13 +41,13 @@ class Damaged:
         return self.name
 
 
-MODEL = "--model shapes --tokenizer shapes --device cpu --num-workers 0 --no-tensorboard --eval-split none"
+MODEL = "--model shapes --tokenizer shapes --device cpu --num-workers 0 --tracker none --eval-split none"
 EXTRACT = "extract {}/m.parquet --output {}/features --detector shapes --backend local --boxes 6 --shard-size 8"
 PRETRAIN = f"pretrain {{}}/features --output {{}}/new {MODEL} --init-from none --max-steps 1 --batch-size 2 --split all"
 RESUME = f"pretrain {{}}/features --output {{}}/pretrained {MODEL} --init-from none --max-steps 2 --batch-size 2"
 FINETUNE = (
     "finetune vqa {}/features --annotations {}/shapes/vqa --init-from {}/pretrained/final --config shapes "
-    "--max-steps 1 --batch-size 2 --num-workers 0 --device cpu --no-tensorboard --output {}/new"
+    "--max-steps 1 --batch-size 2 --num-workers 0 --device cpu --tracker none --output {}/new"
 )
 EVALUATE = "evaluate vqa {}/features --annotations {}/shapes/vqa --checkpoint {}/vqa --num-workers 0 --device cpu"
 PREDICT = "predict vqa --checkpoint {}/vqa --image {}/photo.jpg --question what --device cpu"

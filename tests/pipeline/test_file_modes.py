@@ -50,7 +50,7 @@ def test_all_files_of_a_run_and_of_a_converted_model(tmp_path: Path, umask: int)
     (tmp_path / "model.json").write_text(json.dumps(MODEL))
     sizes = {"steps": 2, "batch_size": 4, "eval_every": 1, "save_every": 1}
     command = pretrain_arguments([tmp_path / "data"], tmp_path / "run", tmp_path / "model.json", **sizes)
-    assert main([word for word in command if word != "--no-tensorboard"]) == 0
+    assert main([*command, "--tracker", "tensorboard"]) == 0
     assert (tmp_path / "run" / "final" / "model.safetensors").is_file()
     assert_as_the_umask_says(tmp_path / "run", umask)
     converted = [(str(tmp_path / to), to) for to in ("ours", "reference")]

@@ -107,7 +107,7 @@ def features(long_folder: Path, tmp_path: Path) -> Path:
 
 def test_pretraining_with_loader_processes_ends(long_folder: Path, features: Path, tmp_path: Path) -> None:
     model = ["--model", "shapes", "--init-from", "none", "--tokenizer", "shapes", "--device", "cpu"]
-    short = ["--batch-size", "2", "--max-steps", "2", "--eval-split", "none", "--no-tensorboard", "--num-workers", "2"]
+    short = ["--batch-size", "2", "--max-steps", "2", "--eval-split", "none", "--tracker", "none", "--num-workers", "2"]
     output = tmp_path / "run"
     done = run(
         long_folder, "-m", "vilbert.pipeline.cli", "pretrain", str(features), "--output", str(output), *model, *short

@@ -8,11 +8,12 @@ import pytest
 
 from vilbert.pipeline.cli import main, parse
 from vilbert.pipeline.tasks.evaluate_settings import EvaluateSettings
-from vilbert.pipeline.tasks.registry import RETRIEVAL, TASKS
+from vilbert.pipeline.tasks.registry import TASKS
 from vilbert.pipeline.tasks.settings import FinetuneSettings
 
 EVALUATE = ["features", "--checkpoint", "c", "--annotations", "a"]
 FINETUNE = ["features", "--annotations", "a", "--output", "o", "--init-from", "i"]
+RETRIEVAL = ("retrieval", "retrieval-coco")
 OF_RETRIEVAL = {"--zero-shot": [], "--pairs-per-batch": ["8"], "--hold-bytes": ["9"], "--scores": ["s"]}
 
 

@@ -6,6 +6,7 @@ import json
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -16,7 +17,7 @@ import pytest
 from PIL import Image
 
 from vilbert.pipeline.cli import main
-from vilbert.pipeline.tasks.predict_settings import METHODS
+from vilbert.pipeline.tasks import vqa_spec
 
 from .tiny_predictor import OPTIONS, write_model, write_scenes
 
@@ -371,7 +372,7 @@ def test_help_shows_the_options_of_the_task_alone(capsys: pytest.CaptureFixture[
 def test_a_task_without_a_method_is_left_to_evaluate(
     folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.delitem(METHODS, "vqa")
+    monkeypatch.setattr(vqa_spec, "VQA", replace(vqa_spec.VQA, prediction=None))
     assert status(lambda: predict(folder, "vqa", "--question", "a")) == 2
     assert "vilbert evaluate vqa" in " ".join(capsys.readouterr().err.split())
 

@@ -42,7 +42,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     card.write_text(json.dumps({**json.loads(card.read_text()), "labels": LABELS}))
     for run in ("run", "before"):
         (folder / run).mkdir(exist_ok=True)
-        journal = Journal(folder / run, resumed_at=None, tensorboard=False)
+        journal = Journal(folder / run, resumed_at=None)
         for step in (1, 2, 3):
             journal.write("train", step, {"loss": 3.0 / step})
         journal.close()

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from vilbert.pipeline.cli import main
+from vilbert.pipeline.tasks.refer import RIGHT_ABOVE
 from vilbert.pipeline.tasks.registry import TASKS
-from vilbert.pipeline.tasks.report_answers import RIGHT_ABOVE
 
 from .small_tasks import write_json, write_lines
 from .tiny_predictor import OPTIONS, write_features, write_model, write_scenes

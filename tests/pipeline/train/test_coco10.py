@@ -115,7 +115,7 @@ def test_real_features_train(tmp_path: Path) -> None:
     options = [
         "--model", str(tmp_path / "model.json"), "--tokenizer", "new", "--init-from", "none", "--eval-split", "none",
         "--batch-size", "10", "--max-steps", str(STEPS), "--log-every", "1", "--num-workers", "1", "--device", "cpu",
-        "--learning-rate", "0.01", "--no-tensorboard",
+        "--learning-rate", "0.01", "--tracker", "none",
     ]  # fmt: skip
     assert main(["verify", str(data), "--deep"]) == 0
     assert main(["pretrain", str(data), "--output", str(output), *options]) == 0

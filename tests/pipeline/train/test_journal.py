@@ -10,12 +10,14 @@ from pathlib import Path
 import pytest
 
 from vilbert.pipeline.shards.errors import ShardError
-from vilbert.pipeline.train.journal import METRICS_FILE, TENSORBOARD_FOLDER, Journal, read_journal, without_timing
+from vilbert.pipeline.train.journal import METRICS_FILE, Journal, read_journal, without_timing
+from vilbert.pipeline.train.trackers import TENSORBOARD_FOLDER, open_trackers
 
 
 def record(run: Path, steps: range, *, resumed_at: int | None, speed: float, tensorboard: bool = False) -> None:
     """Write what a run measures in `steps`: a train entry each, an evaluation at every third."""
-    journal = Journal(run, resumed_at=resumed_at, tensorboard=tensorboard)
+    trackers = open_trackers(("tensorboard",) if tensorboard else (), run, {}, resumed_at=resumed_at)
+    journal = Journal(run, resumed_at=resumed_at, trackers=trackers)
     for step in steps:
         journal.write("train", step, {"loss": 1 / step, "samples_per_second": speed * step, "waiting": speed / 10})
         if step % 3 == 0:
@@ -48,7 +50,7 @@ def test_a_line_cut_by_a_kill_at_any_byte_is_dropped(tmp_path: Path) -> None:
 
 
 def test_an_entry_is_on_disk_before_the_journal_is_closed(tmp_path: Path) -> None:
-    journal = Journal(tmp_path, resumed_at=None, tensorboard=False)
+    journal = Journal(tmp_path, resumed_at=None)
     journal.write("train", 1, {"loss": 0.1})
     assert read_journal(tmp_path) == [{"kind": "train", "step": 1, "loss": 0.1}]
     journal.close()
@@ -69,13 +71,13 @@ def test_a_crash_while_cutting_back_leaves_the_old_lines(tmp_path: Path, monkeyp
 
     monkeypatch.setattr(os, "replace", crash)
     with pytest.raises(OSError, match="no space left"):
-        Journal(tmp_path, resumed_at=2, tensorboard=False)
+        Journal(tmp_path, resumed_at=2)
     assert (tmp_path / METRICS_FILE).read_bytes() == before
     assert [path.name for path in tmp_path.iterdir()] == [METRICS_FILE]
 
 
 def test_numbers_that_are_not_finite_are_null_and_named(tmp_path: Path) -> None:
-    journal = Journal(tmp_path, resumed_at=None, tensorboard=False)
+    journal = Journal(tmp_path, resumed_at=None)
     journal.write("train", 1, {"loss": math.nan, "words": 1.5, "regions": math.inf, "alignment": -math.inf})
     journal.close()
     text = (tmp_path / METRICS_FILE).read_text()
@@ -111,13 +113,12 @@ def test_tensorboard_shows_each_step_once_after_resuming(tmp_path: Path) -> None
     assert [event.step for event in events.Scalars("eval/loss")] == [3, 6]
 
 
-def test_without_tensorboard_the_journal_is_written_and_one_line_names_the_extra(
+def test_without_tensorboard_one_line_names_the_extra(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setitem(sys.modules, "tensorboard", None)
     with caplog.at_level(logging.INFO):
-        record(tmp_path, range(1, 3), resumed_at=None, speed=1.0, tensorboard=True)
-    assert [entry["step"] for entry in read_journal(tmp_path) if entry["kind"] == "train"] == [1, 2]
+        assert open_trackers(("auto",), tmp_path, {}, resumed_at=None) == {}
     assert not (tmp_path / TENSORBOARD_FOLDER).exists()
     (line,) = caplog.messages
     assert "pip install 'vilbert-pipeline[tensorboard]'" in line

@@ -97,7 +97,7 @@ def train(data: Path, output: Path, *more: str) -> dict[str, Any]:
         "--tokenizer", "new", "--init-from", "none", "--batch-size", "32", "--max-words", "12",
         "--max-steps", str(STEPS),
         "--eval-every", "10000", "--checkpoint-every", "10000", "--log-every", "50", "--num-workers", "0",
-        "--device", "cpu", "--no-tensorboard", "--learning-rate", "0.003", "--objective", "1", "--seed", "1",
+        "--device", "cpu", "--tracker", "none", "--learning-rate", "0.003", "--objective", "1", "--seed", "1",
     ]  # fmt: skip
     assert main([*options, *more]) == 0
     found: dict[str, Any] = json.loads((output / "evaluation.json").read_text())

@@ -56,7 +56,7 @@ def train_values(step: int) -> dict[str, float]:
 
 def report(run: Path, entries: list[tuple[str, int, dict[str, float]]], facts: dict[str, Any] | None = None) -> str:
     """Return the report of a run that wrote these entries and this run.json."""
-    journal = Journal(run, resumed_at=None, tensorboard=False)
+    journal = Journal(run, resumed_at=None)
     for kind, step, values in entries:
         journal.write(kind, step, values)
     journal.close()

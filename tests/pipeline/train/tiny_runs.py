@@ -28,7 +28,7 @@ def pretrain_arguments(
         "pretrain", *map(str, data), "--output", str(output), "--model", str(model), "--tokenizer", "new",
         "--init-from", "none", "--batch-size", str(batch_size), "--max-steps", str(steps), "--log-every", "1",
         "--eval-every", str(eval_every), "--checkpoint-every", str(save_every), "--num-workers", "0",
-        "--device", "cpu", "--no-tensorboard", "--learning-rate", "0.01", "--window", "8",
+        "--device", "cpu", "--tracker", "none", "--learning-rate", "0.01", "--window", "8",
     ]  # fmt: skip
 
 

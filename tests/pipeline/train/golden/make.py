@@ -38,7 +38,7 @@ def golden_losses(folder: Path, make_dataset: Callable[..., Path]) -> list[dict[
         "pretrain", str(folder / "tar"), str(folder / "lmdb"), "--output", str(folder / "run"), "--model",
         str(folder / "model.json"), "--tokenizer", "new", "--init-from", "none", "--eval-split", "none", "--batch-size",
         "16", "--grad-accumulation", "2", "--max-steps", str(STEPS), "--log-every", "1", "--num-workers", "0",
-        "--device", "cpu", "--no-tensorboard", "--learning-rate", "0.003", "--window", "24",
+        "--device", "cpu", "--tracker", "none", "--learning-rate", "0.003", "--window", "24",
     ]  # fmt: skip
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # the order in which threads add changes the last bits

@@ -1,0 +1,17 @@
+"""Captioning: facts that are known without importing torch. 12-in-1 has no such task, and no task in row 0."""
+
+from __future__ import annotations
+
+from vilbert.pipeline.tasks.registry import TaskSpec
+
+CAPTIONING = TaskSpec(
+    open="vilbert.pipeline.tasks.captioning:open_task",
+    head="linguisic_prediction",
+    prediction="describe",
+    token=0,
+    causal=True,
+    test_splits=("test",),
+    evaluation="vilbert.pipeline.tasks.caption_evaluation:answer",
+    main_metric="cider",
+    about_metrics="BLEU, ROUGE-L and CIDEr compare the model's captions with people's; higher is better.",
+)

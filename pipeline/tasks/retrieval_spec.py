@@ -1,0 +1,25 @@
+"""Caption-based retrieval: facts that are known without importing torch.
+
+Two tasks, so that one model may learn both data sets and tell them apart by its task tokens.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from vilbert.pipeline.tasks.registry import TaskSpec
+
+FLICKR30K = TaskSpec(
+    open="vilbert.pipeline.tasks.retrieval:open_task",
+    head="vil_logit",
+    prediction="rank",
+    token=8,
+    test_splits=("test",),
+    evaluation="vilbert.pipeline.tasks.retrieval_evaluation:answer",
+    main_metric="image_retrieval_r1",
+    about_metrics=(
+        "R@1, R@5 and R@10: the share of captions whose photograph, or of photographs one of whose captions, is "
+        "among the first 1, 5 and 10."
+    ),
+)
+COCO = replace(FLICKR30K, token=7)

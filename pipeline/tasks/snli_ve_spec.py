@@ -1,0 +1,16 @@
+"""SNLI-VE: facts that are known without importing torch."""
+
+from __future__ import annotations
+
+from vilbert.pipeline.tasks.registry import TaskSpec
+from vilbert.pipeline.tasks.snli_ve_files import LABELS
+
+SNLI_VE = TaskSpec(
+    open="vilbert.pipeline.tasks.snli_ve:open_task",
+    head="vil_tri_prediction",
+    prediction="answer",
+    token=13,
+    labels=LABELS,
+    task_heads=("multitask",),
+    test_splits=("test",),
+)

@@ -1,0 +1,125 @@
+"""Look up a component by name: a built-in one, one that an installed package offers, or `package.module:attribute`.
+
+A package offers components through entry points (https://packaging.python.org/en/latest/specifications/entry-points/).
+Nothing is imported before a component is asked for by its name.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import importlib
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import EntryPoint, entry_points, packages_distributions, version
+from pathlib import Path
+from typing import Any
+
+
+class PluginError(ValueError):
+    """A component that does not exist or cannot be imported; the message names the package and what to do."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Registry:
+    """The components of one kind, by name."""
+
+    kind: str
+    """What a component is called in messages: "detector"."""
+    group: str
+    """The entry-point group, as `vilbert.detectors`."""
+    built_in: Mapping[str, str]
+    """Components of this package: name to `module:attribute`."""
+    references: bool = False
+    """Whether a name may also be a reference, `package.module:attribute`."""
+
+    def __contains__(self, name: object) -> bool:
+        return isinstance(name, str) and self.is_known(name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.names())
+
+    def names(self) -> list[str]:
+        """Return the names of all components, built-in ones first; nothing is imported."""
+        return [*self.built_in, *self.installed()]
+
+    def installed(self) -> dict[str, EntryPoint]:
+        """Return the entry points of other packages by name, without those that have a built-in name."""
+        return {name: entry for name, entry in entry_points_of(self.group).items() if name not in self.built_in}
+
+    def is_known(self, name: str) -> bool:
+        """Return whether the name is that of a component; its module may still fail to import."""
+        return name in self.built_in or name in self.installed()
+
+    def load(self, name: str) -> Any:
+        """Import and return a component.
+
+        Raises:
+            PluginError: There is none of that name, or its module cannot be imported.
+        """
+        if name in self.built_in:
+            return _resolve(self.built_in[name])
+        if entry := self.installed().get(name):
+            return self._import(entry.value, f"{self.kind} {name!r} of package {_package(entry)}")
+        if self.references and ":" in name:
+            return self._import(name, f"{self.kind} {name!r}")
+        raise PluginError(self.unknown(name))
+
+    def unknown(self, name: str) -> str:
+        """Return the message for a name that is not known: the nearest one, and all there are."""
+        nearest = difflib.get_close_matches(name, self.names(), n=1)
+        question = f"; did you mean {nearest[0]}?" if nearest else "."
+        reference = f". A package's own: package.module:name, or the entry-point group {self.group}"
+        return (
+            f"no {self.kind} {name!r}{question} There are: {', '.join(self.names())}"
+            f"{reference if self.references else ''}"
+        )
+
+    def source(self, name: str) -> dict[str, str] | None:
+        """Return which distribution a component comes from, for fingerprints; None where it is built in.
+
+        A module outside any distribution is identified by the SHA-256 of its source file.
+        """
+        if name in self.built_in:
+            return None
+        entry = self.installed().get(name)
+        if entry is not None and entry.dist is not None:
+            return {"distribution": entry.dist.name, "version": entry.dist.version}
+        return _source_of_module((entry.value if entry else name).partition(":")[0])
+
+    def _import(self, reference: str, what: str) -> Any:
+        try:
+            return _resolve(reference)
+        except Exception as error:  # a package of somebody else: whatever its import raises is reported by its name
+            raise PluginError(f"{what}: {reference} cannot be imported: {type(error).__name__}: {error}") from error
+
+
+@cache
+def entry_points_of(group: str) -> dict[str, EntryPoint]:
+    """Return a group's entry points by name; they are read once per process."""
+    return {entry.name: entry for entry in reversed(list(entry_points(group=group)))}  # the first on sys.path counts
+
+
+def _package(entry: EntryPoint) -> str:
+    return f"{entry.dist.name} {entry.dist.version}" if entry.dist is not None else entry.value.partition(".")[0]
+
+
+def _resolve(reference: str) -> Any:
+    module, _, attribute = reference.partition(":")
+    if not module or not attribute:
+        raise ValueError("expected package.module:attribute")
+    found: Any = importlib.import_module(module)
+    for part in attribute.split("."):
+        found = getattr(found, part)
+    return found
+
+
+def _source_of_module(module: str) -> dict[str, str]:
+    distributions = packages_distributions().get(module.partition(".")[0], [])
+    if distributions:
+        return {"distribution": distributions[0], "version": version(distributions[0])}
+    file = getattr(sys.modules.get(module) or importlib.import_module(module), "__file__", None)
+    digest = hashlib.sha256(Path(file).read_bytes()).hexdigest() if file else ""
+    return {"module": module, "module_sha256": digest}
