@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from vilbert.pipeline.shards.errors import RefusedError
 from vilbert.pipeline.tasks.caption_metrics import _words_by_java, caption_scores, coco_results, words_without_java
-from vilbert.pipeline.tasks.report_answers import overlap
+from vilbert.pipeline.tasks.captioning import overlap
 
 needs_java = pytest.mark.skipif(shutil.which("java") is None, reason="needs Java")
 
