@@ -24,8 +24,9 @@ import tyro
 from benchmarks.loader import conditions
 from benchmarks.tasks import PROOFS
 from benchmarks.training import NEVER, compare, show, take_turns
-from vilbert.pipeline.cli import RECIPES, parse
 from vilbert.pipeline.cli import main as vilbert
+from vilbert.pipeline.cli import parse
+from vilbert.pipeline.config_file import RECIPES
 from vilbert.pipeline.demo import DETECTOR
 from vilbert.pipeline.tasks.finetune import begin
 from vilbert.pipeline.train.distributed import process_group

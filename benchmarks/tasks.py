@@ -43,7 +43,7 @@ PROOFS = {
     "vcr-qar": Proof("vcr1annots", "accuracy", 0.85),
     "refcocog": Proof("refer/refcocog", "accuracy", 0.85),
     "retrieval": Proof("karpathy", "image_retrieval_r1", 0.5, options=("--images", "100")),
-    "captioning": Proof("karpathy", "true", 0.8, options=("--max-words", "36")),
+    "captioning": Proof("karpathy", "true", 0.8, options=("--max-tokens", "36")),
 }
 FROM_NOTHING = ("--init-from", "none", "--model", "shapes", "--tokenizer", "shapes", "--whiten-features")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from typing import Annotated
 
+from pydantic import BeforeValidator
 from tyro.constructors import PrimitiveConstructorSpec
 
 _UNITS: dict[str, int] = {"": 1, "B": 1} | {
@@ -25,6 +26,7 @@ def parse_size(text: str) -> int:
 
 ByteSize = Annotated[
     int,
+    BeforeValidator(lambda value: parse_size(value) if isinstance(value, str) else value),
     PrimitiveConstructorSpec(
         nargs=1,
         metavar="SIZE",

@@ -9,8 +9,10 @@ from __future__ import annotations
 import io
 import re
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
+from annotated_types import Ge
 from numpy.typing import NDArray
 
 # The decoders by name: PIL.Image.open would import all of Pillow's, and judge sizes by a global.
@@ -27,6 +29,7 @@ from vilbert.extractors.images.container import Container
 from vilbert.extractors.images.error import REASONS, ImageError
 from vilbert.extractors.images.read import read_container
 from vilbert.extractors.images.rgb import to_rgb, upright
+from vilbert.settings import PositiveInt, validated
 
 __all__ = ["REASONS", "DecodeSettings", "DecodedImage", "ImageError", "decode"]
 
@@ -41,7 +44,7 @@ _DECODERS: dict[str, type[ImageFile]] = {
 _PILLOW_PIXELS = 89_478_485  # beyond it Pillow warns of a decompression bomb, and beyond twice that refuses
 
 
-@dataclass(frozen=True, kw_only=True)
+@validated
 class DecodeSettings:
     """Which images are decoded, and how. All of it is part of the fingerprint of a data set."""
 
@@ -50,21 +53,18 @@ class DecodeSettings:
     Genome, or gives boxes. Off: turn none."""
     allow_truncated: bool = False
     """Take a JPEG that ends within its picture; what is missing is grey."""
-    max_bytes: ByteSize = 64 * 1024 * 1024
+    max_bytes: Annotated[ByteSize, Ge(1)] = 64 * 1024 * 1024
     """Largest file: bytes, or a size such as 64MiB."""
-    max_pixels: int = 50_000_000
+    max_pixels: PositiveInt = 50_000_000
     """Most pixels of an image. A decoder needs up to 32 bytes of memory for each."""
-    max_side: int = 20_000
+    max_side: PositiveInt = 20_000
     """Longest side of an image, in pixels."""
-    min_side: int = 16
+    min_side: PositiveInt = 16
     """Shortest side of an image, in pixels; on less a detector finds nothing of meaning."""
-    max_aspect: float = 20.0
+    max_aspect: Annotated[float, Ge(1)] = 20.0
     """Longest side over shortest side, at most."""
 
     def __post_init__(self) -> None:
-        for name in ("max_bytes", "max_pixels", "max_side", "min_side"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"--{name.replace('_', '-')} {getattr(self, name)}: give at least 1")
         if self.max_pixels > _PILLOW_PIXELS:
             raise ValueError(
                 f"--max-pixels {self.max_pixels}: give at most {_PILLOW_PIXELS}, Pillow's own limit; "
@@ -72,8 +72,6 @@ class DecodeSettings:
             )
         if self.max_side < self.min_side:
             raise ValueError(f"--max-side {self.max_side}: give at least --min-side, {self.min_side}")
-        if not self.max_aspect >= 1:
-            raise ValueError(f"--max-aspect {self.max_aspect}: give at least 1, a square")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, slots=True)

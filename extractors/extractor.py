@@ -4,30 +4,35 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Annotated, Literal, Protocol
 
 import numpy as np
 import tyro
 from numpy.typing import NDArray
+from pydantic import BeforeValidator
 
 from vilbert.extractors.detectors.registry import OPTIONAL_FIELDS, check_options, detector_help, find_detector
 from vilbert.extractors.regions import Regions
 from vilbert.extractors.selection import SelectionSettings
 from vilbert.plugins import PluginError
+from vilbert.settings import PositiveInt, validated
+
+PathText = Annotated[str, BeforeValidator(lambda value: os.fspath(value) if isinstance(value, os.PathLike) else value)]
+"""A path as text, which Python code may give as a Path."""
 
 
 class ExtractorError(Exception):
     """A detector that cannot be built or run as asked; says what, where and what to do."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@validated
 class DetectorSettings:
     """Which Faster R-CNN, with which weights, at which precision."""
 
     detector: Annotated[str, tyro.conf.arg(help=detector_help())] = "torchvision"
     """A detector's name, or `package.module:function` of one of your own."""
-    weights: str | None = None
+    weights: PathText | None = None
     """A weights file (.pkl, .pth or .safetensors), or `random` for a trial; by default the detector's own."""
     seed: int = 0
     """Seed of `--weights random`."""
@@ -35,7 +40,7 @@ class DetectorSettings:
         "resnet50_fpn", "resnet50_fpn_v2", "mobilenet_v3_large_fpn", "mobilenet_v3_large_320_fpn"
     ] = "resnet50_fpn"
     """Which of torchvision's fasterrcnn_* models."""
-    config_file: str | None = None
+    config_file: PathText | None = None
     """detectron2: the model's YAML config file."""
     opts: tuple[str, ...] = ()
     """KEY VALUE pairs. detectron2: values that override the config file. Installed detectors: their own settings."""
@@ -46,18 +51,10 @@ class DetectorSettings:
     """Autocast of the convolutions; RoI coordinates, softmax and NMS stay float32."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """auto: a GPU where there is one."""
-    top_classes: int = 20
+    top_classes: PositiveInt = 20
     """How many of the most probable classes to keep of each region, the soft labels of pre-training."""
 
     def __post_init__(self) -> None:
-        for name in ("weights", "config_file"):
-            if isinstance(path := getattr(self, name), os.PathLike):
-                object.__setattr__(self, name, os.fspath(path))
-        opts: object = self.opts
-        if isinstance(opts, str):
-            raise ValueError(f"--opts {opts!r}: give a sequence of KEY and VALUE texts, not one text")
-        if self.top_classes < 1:
-            raise ValueError(f"--top-classes {self.top_classes}: keep at least 1 class")
         if len(self.opts) % 2:
             raise ValueError(f"--opts {' '.join(self.opts)}: give KEY VALUE pairs")
         defaults = type(self).__dataclass_fields__
@@ -110,7 +107,7 @@ class Extractor(Protocol):
         """
 
 
-@dataclass(frozen=True, kw_only=True)
+@validated
 class ExtractorSettings:
     """Everything that decides what regions an image gets."""
 

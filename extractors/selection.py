@@ -15,43 +15,39 @@ Shapes: P proposals, C foreground classes (the softmax has C + 1 columns, backgr
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import BeforeValidator
+
+from vilbert.settings import Share, validated
 
 if TYPE_CHECKING:  # the settings are read where torch would take seconds to import
     from torch import Tensor
 
 
-@dataclass(frozen=True, kw_only=True)
+@validated
 class SelectionSettings:
     """How many regions, and which."""
 
-    boxes: str = "36"
+    boxes: Annotated[str, BeforeValidator(lambda value: str(value) if type(value) is int else value)] = "36"
     """A number, or MIN-MAX: published feature sets have 36, 10-100 or 100 regions an image."""
     selection: Literal["butd", "topk"] = "butd"
     """butd: those above --confidence, between MIN and MAX of them, in the order of the proposals (Anderson et al.
     2018).
     topk: the MAX best, best first."""
-    confidence: float = 0.2
+    confidence: Share = 0.2
     """butd: keep regions whose best class, after NMS, is at least this probable."""
-    nms: float = 0.3
+    nms: Share = 0.3
     """Intersection over union above which the less probable of two regions is suppressed, per class."""
     saved_box: Literal["proposal", "regressed"] = "proposal"
     """proposal: the box the feature was pooled from. regressed: the best class's refined box."""
 
     def __post_init__(self) -> None:
-        boxes: object = self.boxes
-        if isinstance(boxes, int):  # as Python code gives it
-            object.__setattr__(self, "boxes", str(boxes))
         match = re.fullmatch(r"(\d+)(?:-(\d+))?", self.boxes)
         if not match or not 1 <= int(match[1]) <= int(match[2] or match[1]):
             raise ValueError(f"--boxes {self.boxes}: give a number such as 36, or MIN-MAX such as 10-100")
-        for option, value in (("--confidence", self.confidence), ("--nms", self.nms)):
-            if not 0 <= value <= 1:
-                raise ValueError(f"{option} {value}: give a number from 0 to 1")
 
     @property
     def min_boxes(self) -> int:

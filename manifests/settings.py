@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -10,9 +9,10 @@ import tyro
 
 from vilbert.manifests.boxes import BoxFormat
 from vilbert.manifests.detect import Kind
+from vilbert.settings import Fraction, PositiveInt, validated
 
 
-@dataclass(frozen=True, kw_only=True)
+@validated
 class ManifestSettings:
     """List the images and captions of a data set in one file, and report what is missing, doubled or damaged."""
 
@@ -41,12 +41,12 @@ class ManifestSettings:
     """Image ids to leave out, such as another task's test images: one a line, a JSON list, or .npy."""
     split: str | None = None
     """Split of every row; by default, what the source says."""
-    hold_out: float | None = None
+    hold_out: Fraction | None = None
     """Share of the images that get the split `val`, such as 0.01: of those whose source names no split, or `train`. The
     others of them get `train`. Chosen by a hash of the image id."""
     seed: int = 0
     """Makes another choice of as many images for --hold-out."""
-    limit: int | None = None
+    limit: PositiveInt | None = None
     """Stop after this many rows."""
     duplicate_ids: Literal["error", "first"] = "error"
     """Where two rows have one id: refuse, or keep the first and count the others."""
@@ -60,10 +60,6 @@ class ManifestSettings:
     def __post_init__(self) -> None:
         if not self.sources:
             raise ValueError("SOURCES are missing: name at least one file or folder")
-        if self.limit is not None and self.limit < 1:
-            raise ValueError(f"--limit {self.limit}: give at least 1, or leave it out for all rows")
-        if self.hold_out is not None and not 0 < self.hold_out < 1:
-            raise ValueError(f"--hold-out {self.hold_out}: give a share between 0 and 1, such as 0.01")
         if self.hold_out is not None and self.split not in (None, "train"):
             raise ValueError(
                 f"--hold-out takes rows of split train, --split {self.split} leaves none: give one of both"

@@ -7,23 +7,22 @@ commands need. Exit status: 0 fine, 1 problems found, 2 usage, 130 interrupted.
 from __future__ import annotations
 
 import argparse
-import difflib
 import importlib
+import inspect
 import logging
 import os
 import sys
-from collections.abc import Callable, Container, Iterable, Sequence
-from pathlib import Path
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from vilbert.pipeline import __version__
 from vilbert.pipeline.command_line import recorded_command
+from vilbert.pipeline.config_file import default_config, did_you_mean, read_config, shipped_config
 from vilbert.pipeline.renamed_options import refuse_renamed
 from vilbert.pipeline.shards.errors import RefusedError
-from vilbert.pipeline.tasks.options import of_task, option_names, plain, require_own_options
-from vilbert.pipeline.tasks.registry import TASKS, find_task
+from vilbert.pipeline.tasks.registry import TASKS
+from vilbert.pipeline.tasks.task_settings import require_own_options, task_settings
 from vilbert.pipeline.terminal import accept_any_encoding, safe_streams
-from vilbert.untrusted.documents import DocumentError, read_yaml
 
 
 class Command(NamedTuple):
@@ -106,9 +105,6 @@ COMMANDS = {
 }
 
 
-RECIPES = Path(__file__).parent / "recipes"
-
-
 def help_text() -> str:
     """Return what `vilbert --help` prints."""
     rows = "\n".join(f"  {name:<18} {command.summary}" for name, command in COMMANDS.items())
@@ -123,107 +119,40 @@ def help_text() -> str:
     )
 
 
-def recipes_folder(command: str) -> Path:
-    """Return the folder of the settings that come with a command; a task of another package has its own."""
-    verb, _, task = command.partition(" ")
-    if task in TASKS and (own := find_task(task).recipes) is not None:
-        return own if verb == "finetune" else own / verb
-    return RECIPES / command.replace(" ", "/")
-
-
-def shipped_config(command: str, name: str) -> str:
-    """Return the path of the settings that come with the package under `name`, where it is no file of the user's.
-
-    Raises ValueError where it is neither.
-    """
-    recipes = {path.stem: path for path in recipes_folder(command).glob("*.yaml")}
-    if name in recipes and not Path(name).is_file():  # a folder of that name, such as the demo's, is no settings
-        return str(recipes[name])
-    if Path(name).exists():
-        return name
-    shipped = (
-        f"the settings that come with the package are {', '.join(sorted(recipes))}"
-        if recipes
-        else (f"no settings come with the package for `vilbert {command}`")
-    )
-    raise ValueError(f"--config {name}: no such file; {shipped}{did_you_mean(name, recipes)}")
-
-
-def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """Return a question that names the known name nearest to a mistyped one; empty where none is near."""
-    nearest = difflib.get_close_matches(name, list(known), n=1)
-    return f"; did you mean {nearest[0]}?" if nearest else ""
-
-
-def config_arguments(path: str, options: Container[str]) -> list[str]:
-    """Return a config file's settings as command-line arguments, so that a file and flags mean the same.
-
-    options: the names there are, in underscores. Raises ValueError where the file is not a mapping of them to values.
-    """
-    try:
-        settings = read_yaml(Path(path))  # JSON is YAML
-    except OSError as error:
-        raise ValueError(f"--config {path}: cannot be read: {error}") from error
-    except DocumentError as error:
-        raise ValueError(f"--config {path}: is neither YAML nor JSON: {error}") from error
-    if not isinstance(settings, dict):
-        raise ValueError(f"--config {path}: expected a mapping of option names to values")
-    refuse_renamed(map(str, settings))
-    arguments: list[str] = []
-    for name, value in settings.items():
-        if str(name).replace("-", "_") not in options:
-            raise ValueError(f"--config {path}: no option {name}; names are those of --help, without the dashes")
-        option = "--" + str(name).replace("_", "-")
-        match value:
-            case bool():
-                arguments.append(option if value else option.replace("--", "--no-", 1))
-            case list() if any(isinstance(part, list | dict) for part in value):
-                raise ValueError(f"--config {path}: {name} holds a list or a mapping; give plain values")
-            case list():
-                arguments += [option, *map(str, value)]
-            case dict():
-                raise ValueError(f"--config {path}: {name} is a mapping; options are flat, named as in --help")
-            case _:
-                arguments += [option, str(value)]
-    return arguments
-
-
-def before_options(arguments: Sequence[str], defaults: Sequence[str]) -> list[str]:
-    """Return a command line with further options, which its own options override.
-
-    They stand behind the positionals, which a list would take in.
-    """
-    first = next((at for at, argument in enumerate(arguments) if argument.startswith("-")), len(arguments))
-    return [*arguments[:first], *defaults, *arguments[first:]]
-
-
 def parse(name: str, arguments: Sequence[str]) -> Any:
-    """Return the settings of command `name`; leave with status 2 and a message where they are wrong."""
+    """Return the settings of command `name`; leave with status 2 and a message where they are wrong.
+
+    What a recipe, a config file or a model's task.json says is the default of the options, and `--help` shows it.
+    """
     import tyro
+
+    from vilbert.settings import default_instance
 
     refuse_renamed(argument for argument in arguments if argument.startswith("--"))
     command, task = COMMANDS[name], None
-    settings_class = shown = getattr(importlib.import_module(command.module), command.settings)
+    settings_class = described = getattr(importlib.import_module(command.module), command.settings)
     if command.of_a_task:
         task, *arguments = arguments
         name = f"{name} {task}"
-        require_own_options(settings_class, task, arguments)
-        shown = of_task(settings_class, task)
-    # What is published for a task, or for several, holds without being asked for.
-    default = "default" if " " in name and (recipes_folder(name) / "default.yaml").is_file() else None
+        require_own_options(command.function, task, arguments)
+        settings_class = task_settings(command.function, task)
     config = argparse.ArgumentParser(prog=f"vilbert {name}", add_help=False, allow_abbrev=False)
-    config.add_argument("--config", metavar="FILE", default=default)
+    config.add_argument("--config", metavar="FILE", default=default_config(name))
     found, rest = config.parse_known_args(arguments)
-    if found.config is not None:
-        found.config = shipped_config(name, found.config)
-        rest = before_options(rest, config_arguments(found.config, option_names(shown)))
+    values = {} if found.config is None else read_config(shipped_config(name, found.config), settings_class)
     if command.detects:
-        from vilbert.pipeline.tasks.trained_detector import trained_options
+        from vilbert.pipeline.tasks.trained_detector import trained_values
 
-        rest = before_options(rest, trained_options(rest, task))
+        values = {**trained_values(rest, values, task), **values}
     with safe_streams(colored=True):
-        settings = tyro.cli(shown, prog=f"vilbert {name}", args=rest, config=(tyro.conf.OmitArgPrefixes,))
-    return plain(settings_class, settings) if command.of_a_task else settings
+        return tyro.cli(
+            settings_class,
+            prog=f"vilbert {name}",
+            description=inspect.getdoc(described),
+            args=rest,
+            default=default_instance(settings_class, values, fixed={} if task is None else {"task": task}),
+            config=(tyro.conf.OmitArgPrefixes,),
+        )
 
 
 def main(arguments: Sequence[str] | None = None, *, passing: tuple[type[Exception], ...] = ()) -> int:

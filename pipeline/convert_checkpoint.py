@@ -6,7 +6,6 @@ import dataclasses
 import json
 import sys
 import tempfile
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -14,6 +13,7 @@ from tyro.conf import Positional
 
 from vilbert.pipeline.shards.atomic import give_usual_mode
 from vilbert.pipeline.shards.errors import RefusedError
+from vilbert.settings import validated
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 DEFAULT_PRESET = "bert_base_6layer_6conect"
 
 
-@dataclass(frozen=True, kw_only=True)
+@validated
 class ConvertCheckpointSettings:
     """Convert a checkpoint of vilbert_beta, vilbert-multi-task, MMF, VOLTA or of ours; say what became of every
     parameter.

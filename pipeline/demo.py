@@ -10,13 +10,15 @@ import shlex
 import shutil
 import sys
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
+
+from annotated_types import Ge
 
 from vilbert.pipeline.demo_progress import Stopwatch, clock, remaining_seconds
 from vilbert.pipeline.demo_state import DemoState, is_demo, open_demo
 from vilbert.pipeline.shards.errors import RefusedError
+from vilbert.settings import validated
 from vilbert.untrusted.documents import read_json
 
 MEASURED_SCENES = 4000
@@ -27,7 +29,7 @@ INTERRUPTED = 130
 """Exit status of a command that Ctrl-C ended."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@validated
 class DemoSettings:
     """Make a small data set, extract its region features with Ray, prove them complete, look, pre-train, fine-tune.
 
@@ -37,14 +39,10 @@ class DemoSettings:
 
     output: Path = Path("demo")
     """The folder for everything that the demo makes."""
-    scenes: int = MEASURED_SCENES
+    scenes: Annotated[int, Ge(10)] = MEASURED_SCENES
     """How many scenes to draw; with fewer the model learns less."""
     overwrite: bool = False
     """Delete a demo that is there and begin again."""
-
-    def __post_init__(self) -> None:
-        if self.scenes < 10:
-            raise ValueError(f"--scenes {self.scenes}: give at least 10")
 
 
 class Stage(NamedTuple):

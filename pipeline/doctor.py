@@ -18,6 +18,7 @@ from packaging.requirements import Requirement
 
 from vilbert.extractors.detectors.registry import DETECTORS, find_detector
 from vilbert.plugins import PluginError
+from vilbert.settings import validated
 
 DISTRIBUTION = "vilbert-pipeline"
 OPTIONAL = (
@@ -29,7 +30,7 @@ PYTHONS = ((3, 11), (3, 14))
 GIB = 2**30
 
 
-@dataclass(frozen=True, kw_only=True)
+@validated
 class DoctorSettings:
     """Say what this machine can do: versions, devices, memory, and whether the parts work together.
 

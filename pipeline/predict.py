@@ -356,7 +356,7 @@ class Predictor:
         trained = self.reader.trained
         tokenizer = trained.tokenizer
         chosen = generation or GenerationSettings()
-        settings = replace(chosen, max_words=min(chosen.max_words, self.card.max_words - 2))
+        settings = replace(chosen, max_tokens=min(chosen.max_tokens, self.card.max_words - 2))
         written: list[str] = []
         for seen in self.reader.image_batches(photographs):
             found = generate(

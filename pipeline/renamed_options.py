@@ -7,6 +7,9 @@ from collections.abc import Iterable
 RENAMED = {
     "tensorboard": "--tracker tensorboard",
     "no-tensorboard": "--tracker none",
+    "max-words": "--max-tokens",
+    "most-missing": "--max-missing-fraction",
+    "least-answers": "--min-answer-count",
 }
 """Old spelling, without dashes in front, to what is written now."""
 

@@ -93,7 +93,7 @@ def test_help_shows_the_options_of_the_task(package: Path, capsys: pytest.Captur
         main(["finetune", "toy", "--help"])
     shown = capsys.readouterr().out
     assert "--given-data" not in shown
-    assert "--least-answers" not in shown
+    assert "--min-answer-count" not in shown
     assert main(["finetune", "tox"]) == 2
     assert "did you mean toy?" in capsys.readouterr().err
 

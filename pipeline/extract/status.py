@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from datetime import timedelta
 
 from tyro.conf import Positional
@@ -17,12 +16,13 @@ from vilbert.pipeline.shards.layout import DATASET_FILE, SHARDS_FOLDER, record_n
 from vilbert.pipeline.shards.place_option import PlaceOption
 from vilbert.pipeline.shards.process import is_dead
 from vilbert.pipeline.terminal import counted, print_lines
+from vilbert.settings import validated
 
 SILENT_SECONDS = 60.0
 """Without a new `.run.json`, after which a run is taken to be dead or cut off."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@validated
 class StatusSettings:
     """Say how an extraction is going, or how the last one ended.
 

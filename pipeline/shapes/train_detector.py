@@ -20,7 +20,7 @@ import sys
 import time
 from collections import defaultdict
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
 import safetensors.torch
@@ -36,21 +36,22 @@ from vilbert.extractors.shapes_frcnn import ShapesDetector, build
 from vilbert.pipeline.shapes.measure_detector import Measures, measure
 from vilbert.pipeline.shapes.render import paint
 from vilbert.pipeline.shapes.scene import CANVASES, CLASS_NAMES, COLOURS, SIZES, TEXTURES, make_scene
+from vilbert.settings import PositiveInt, validated
 
 logger = logging.getLogger(__name__)
 
 ATTRIBUTES = {"size": SIZES, "colour": COLOURS, "texture": TEXTURES}
 
 
-@dataclass(frozen=True, kw_only=True)
+@validated
 class TrainSettings:
     """How long and how fast to train, and on which scenes."""
 
     output: Path
     """Where the weights go, NAME.safetensors; their card NAME.json goes beside them."""
-    steps: int = 5000
+    steps: PositiveInt = 5000
     """Updates of the weights."""
-    batch_size: int = 4
+    batch_size: PositiveInt = 4
     """Scenes an update."""
     learning_rate: float = 5e-4
     """Its peak, after a tenth of the steps; from there it falls to nothing."""
@@ -58,17 +59,14 @@ class TrainSettings:
     """Of the first weights, of the sampling of regions, and of the training scenes."""
     held_out_seed: int = 2
     """Of the scenes to measure on."""
-    held_out_scenes: int = 200
+    held_out_scenes: PositiveInt = 200
     """How many of them."""
-    threads: int = 1
+    threads: PositiveInt = 1
     """torch's own, beside the one process that draws scenes."""
 
     def __post_init__(self) -> None:
         if self.output.suffix != ".safetensors":
             raise ValueError(f"--output {self.output}: give a file name that ends in .safetensors")
-        for name in ("steps", "batch_size", "held_out_scenes", "threads"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"--{name.replace('_', '-')} {getattr(self, name)}: give at least 1")
         if self.seed == self.held_out_seed:
             raise ValueError(f"--held-out-seed {self.seed}: give another than --seed, or nothing is held out")
 

@@ -13,12 +13,12 @@ import sys
 from collections.abc import Iterator
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from time import perf_counter
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
+from annotated_types import Interval
 from tyro.conf import Positional
 
 from vilbert.pipeline.shapes.annotations import SCENES, Row, json_files, line_files, rows
@@ -28,6 +28,7 @@ from vilbert.pipeline.shapes.render import jpeg
 from vilbert.pipeline.shapes.scene import make_scene
 from vilbert.pipeline.shapes.task_rows import metadata
 from vilbert.pipeline.shards.parallel import cores, processes
+from vilbert.settings import Seed, validated
 
 log = logging.getLogger(__name__)
 
@@ -39,7 +40,7 @@ SCENES_IN_MEMORY = 4000
 SCENES_A_LOG_LINE = 5000  # where there is no terminal for a progress bar
 
 
-@dataclass(frozen=True, kw_only=True)
+@validated
 class ShapesSettings:
     """Write a small data set to try things on: pictures of coloured shapes, with captions, questions and answers.
 
@@ -49,18 +50,12 @@ class ShapesSettings:
 
     output: Positional[Path]
     """The data set's folder."""
-    scenes: int = 1000
+    scenes: Annotated[int, Interval(ge=FEWEST_SCENES, le=MOST_SCENES)] = 1000
     """How many pictures: of every ten, eight to train, one to validate, one to test."""
-    seed: int = 0
+    seed: Seed = 0
     """Another seed, other scenes."""
     overwrite: bool = False
     """Replace a shapes data set that is there."""
-
-    def __post_init__(self) -> None:
-        if not FEWEST_SCENES <= self.scenes <= MOST_SCENES:
-            raise ValueError(f"--scenes {self.scenes}: give {FEWEST_SCENES} to {MOST_SCENES}")
-        if not 0 <= self.seed <= MOST_SEED:
-            raise ValueError(f"--seed {self.seed}: give 0 to {MOST_SEED}")
 
 
 def refusal(output: Path, overwrite: bool) -> str | None:

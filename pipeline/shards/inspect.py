@@ -7,7 +7,6 @@ import json
 import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -33,6 +32,7 @@ from vilbert.pipeline.shards.sample import Sample
 from vilbert.pipeline.shards.store import open_shard
 from vilbert.pipeline.shards.urls import is_remote
 from vilbert.pipeline.terminal import counted, one_line, print_lines
+from vilbert.settings import PositiveInt, validated
 
 PICTURES = (".png", ".jpg", ".jpeg")
 FIRST_SAMPLES = 3
@@ -40,7 +40,7 @@ LISTED, DRAWN = 36, 10
 """Objects that are listed and drawn where --max-boxes does not say: more boxes hide the photograph and each other."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@validated
 class InspectSettings:
     """Look at a data set (DIR), or at one sample: DIR:N is the N-th from 0, DIR#KEY names its key or image id.
 
@@ -51,14 +51,12 @@ class InspectSettings:
     """DIR, DIR:N or DIR#KEY (quote the # in a shell); DIR may be a URL."""
     image: Path | None = None
     """Draw the sample's boxes with their labels on its photograph, into this .png or .jpg file."""
-    max_boxes: int | None = None
+    max_boxes: PositiveInt | None = None
     """How many objects to list and to draw, the best scores first; by default 36 are listed and 10 are drawn."""
     json: bool = False
     """Print one JSON object in place of the text."""
 
     def __post_init__(self) -> None:
-        if self.max_boxes is not None and self.max_boxes < 1:
-            raise ValueError(f"--max-boxes {self.max_boxes}: give at least 1")
         if self.image is not None and self.image.suffix.lower() not in PICTURES:
             raise ValueError(f"--image {self.image}: give a file name that ends in {' or '.join(PICTURES)}")
 

@@ -25,6 +25,7 @@ from vilbert.pipeline.shards.record import read_records_of
 from vilbert.pipeline.shards.sample import captions_of
 from vilbert.pipeline.shards.store import open_shard
 from vilbert.pipeline.terminal import print_lines
+from vilbert.settings import NonNegativeInt, validated
 
 SCORE_BINS = 10
 SHOWN_DUPLICATES = 5
@@ -32,24 +33,18 @@ _NO_HASH = 0
 """Stands for an image whose sha256 is not known."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@validated
 class StatsSettings:
     """Count and summarise a data set: images, failures, boxes, scores, captions, classes, sizes and repeated images."""
 
     directory: Positional[PlaceOption]
     """The data set's folder, or its URL: then each shard is fetched once."""
-    top_classes: int = 20
+    top_classes: NonNegativeInt = 20
     """How many of the most frequent object classes to list."""
-    num_workers: int = 0
+    num_workers: NonNegativeInt = 0
     """Processes that read shards side by side; 0: one a core, none for a small data set."""
     json: bool = False
     """Print one JSON object in place of the text."""
-
-    def __post_init__(self) -> None:
-        if self.top_classes < 0:
-            raise ValueError(f"--top-classes {self.top_classes}: give 0 or more")
-        if self.num_workers < 0:
-            raise ValueError(f"--num-workers {self.num_workers}: give a number of processes, or 0 for one a core")
 
 
 @dataclass(kw_only=True, eq=False)

@@ -30,9 +30,10 @@ from vilbert.pipeline.shards.layout import DATASET_FILE, SHARDS_FOLDER, record_n
 from vilbert.pipeline.shards.parallel import map_shards, worker_count
 from vilbert.pipeline.shards.place_option import PlaceOption
 from vilbert.pipeline.terminal import counted, print_lines
+from vilbert.settings import NonNegativeInt, validated
 
 
-@dataclass(frozen=True, kw_only=True)
+@validated
 class VerifySettings:
     """Prove that a data set is complete and undamaged, or list what is wrong with it and exit with 1.
 
@@ -46,14 +47,10 @@ class VerifySettings:
     """Read every byte. A data set is proven only by this: a flipped bit in a feature shows nowhere else."""
     manifest: Path | None = None
     """The manifest to compare with; by default the one that dataset.json names, with --deep and where it is there."""
-    num_workers: int = 0
+    num_workers: NonNegativeInt = 0
     """Processes that check shards side by side; 0: one a core, none for a small data set."""
     json: bool = False
     """Print a JSON list of {code, where, what, remedy} in place of the text; it is empty where nothing is wrong."""
-
-    def __post_init__(self) -> None:
-        if self.num_workers < 0:
-            raise ValueError(f"--num-workers {self.num_workers}: give a number of processes, or 0 for one a core")
 
 
 @dataclass(frozen=True, kw_only=True)

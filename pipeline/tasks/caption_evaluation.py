@@ -12,7 +12,7 @@ from vilbert.pipeline.shards.canonical import encode_json
 from vilbert.pipeline.tasks.caption_metrics import caption_scores, coco_results, require_pycocoevalcap
 from vilbert.pipeline.tasks.captioning import CaptioningTask
 from vilbert.pipeline.tasks.evaluate import Answered, Trained, item_batches
-from vilbert.pipeline.tasks.evaluate_settings import EvaluateSettings
+from vilbert.pipeline.tasks.evaluate_settings import DescribeEvaluateSettings
 from vilbert.pipeline.tasks.generation import generate
 from vilbert.pipeline.tasks.objective import to_inputs
 from vilbert.pipeline.tasks.retrieval_files import CaptionedImage
@@ -21,7 +21,7 @@ from vilbert.pipeline.tasks.task import Task
 IMAGE_INPUTS = ("image_feat", "image_loc", "image_attention_mask")
 
 
-def answer(settings: EvaluateSettings, trained: Trained, task: Task) -> Answered:
+def answer(settings: DescribeEvaluateSettings, trained: Trained, task: Task) -> Answered:
     """Write a caption of each image with features; return BLEU, ROUGE-L, CIDEr and the COCO file of results."""
     require_pycocoevalcap()  # before captions are generated, which can take hours
     captioned = cast(CaptioningTask, task).captioned[: settings.images]
@@ -30,7 +30,7 @@ def answer(settings: EvaluateSettings, trained: Trained, task: Task) -> Answered
         task.name, [CaptionedImage(image_id=it.image_id, captions=it.captions[:1]) for it in captioned]
     )
     tokenizer = trained.tokenizer
-    words = min(settings.generation.max_words, trained.card.max_words - 2)
+    words = min(settings.generation.max_tokens, trained.card.max_words - 2)
     written: dict[str, str] = {}
     with closing(item_batches(settings, trained, once)) as made:
         for part in (part for parts in made for part in parts):
@@ -43,7 +43,7 @@ def answer(settings: EvaluateSettings, trained: Trained, task: Task) -> Answered
                 sep_id=tokenizer.sep_token_id,
                 pad_id=tokenizer.pad_token_id,
                 never=tokenizer.all_special_ids,
-                settings=replace(settings.generation, max_words=words),
+                settings=replace(settings.generation, max_tokens=words),
                 keys=keys,
                 task_token=trained.task_token,
             )

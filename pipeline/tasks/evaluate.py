@@ -19,7 +19,14 @@ from vilbert.pipeline.shards.canonical import encode_json
 from vilbert.pipeline.shards.errors import RefusedError
 from vilbert.pipeline.shards.verified import VerifiedFiles
 from vilbert.pipeline.tasks.batch import ItemBatch, ItemSource, make_item_batches
-from vilbert.pipeline.tasks.evaluate_settings import EvaluateSettings
+from vilbert.pipeline.tasks.evaluate_settings import (
+    BatchedEvaluateSettings,
+    EvaluateSettings,
+    GivenRegionsEvaluateSettings,
+    ItemEvaluateSettings,
+    RankEvaluateSettings,
+    ReasonEvaluateSettings,
+)
 from vilbert.pipeline.tasks.join import Images, join
 from vilbert.pipeline.tasks.known_answers import compare_answers, require_classes
 from vilbert.pipeline.tasks.objective import TaskObjective
@@ -89,7 +96,7 @@ def evaluate(settings: EvaluateSettings) -> int:
     if trained.card.labels:
         where, of = f"{settings.annotations}, {settings.split}", f"--checkpoint {settings.checkpoint}"
         compare_answers(task, trained.card.labels, where=where, of=of, learns=False)
-    answer: Callable[[EvaluateSettings, Trained, Task], Answered] = answer_each
+    answer: Callable[[Any, Trained, Task], Answered] = answer_each
     if (evaluation := find_task(settings.task).evaluation) is not None:
         answer = imported(evaluation)
     figures, results, left_out = answer(settings, trained, task)
@@ -126,7 +133,7 @@ def warn_of_training_data(settings: EvaluateSettings) -> None:
 
 def warn_of_other_boxes(settings: EvaluateSettings, card: TaskCard) -> None:
     """Warn where regions at given boxes that evaluation takes are shown in training alone, or in evaluation alone."""
-    if find_task(settings.task).given_boxes == "averaged" and card.given_boxes != bool(settings.given_data):
+    if isinstance(settings, GivenRegionsEvaluateSettings) and card.given_boxes != bool(settings.given_data):
         how, remedy = ("with", "give --given-data") if card.given_boxes else ("without", "leave --given-data out")
         logger.warning("the model was trained %s regions at given boxes: %s, or it sees other images", how, remedy)
 
@@ -136,7 +143,7 @@ def load_trained(settings: EvaluateSettings) -> Trained:
     folder = trained_folder(settings.checkpoint)
     device = own_device(settings.device)
     kind: type[ViLBertForPreTraining | ViLBertForTasks]
-    if settings.zero_shot:
+    if isinstance(settings, RankEvaluateSettings) and settings.zero_shot:
         kind, card = ViLBertForPreTraining, shown_in_pretraining(folder, settings.task)
     else:
         kind, card = ViLBertForTasks, read_task_card(folder.card, settings.task)
@@ -159,6 +166,8 @@ def shown_in_pretraining(folder: TrainedFolder, task: str) -> TaskCard:
         )
     run = read_run(folder.run) if folder.is_of_a_run else None
     chosen = AS_PUBLISHED if run is None else run.get("settings", {})
+    if "max_tokens" in chosen:  # task.json has another name for it
+        chosen = {**chosen, "max_words": chosen["max_tokens"]}
     try:
         return make_card({name: chosen[name] for name in AS_PUBLISHED} | {"task": task, "labels": ()})
     except (KeyError, ValueError) as error:
@@ -173,7 +182,7 @@ def _made_as(model: Path) -> str | None:
         return None
 
 
-def answer_each(settings: EvaluateSettings, trained: Trained, task: Task) -> Answered:
+def answer_each(settings: ItemEvaluateSettings, trained: Trained, task: Task) -> Answered:
     """Return what the model answers to each item."""
     objective = TaskObjective(
         task=task,
@@ -187,19 +196,22 @@ def answer_each(settings: EvaluateSettings, trained: Trained, task: Task) -> Ans
     with closing(item_batches(settings, trained, task)) as made:
         found = answer_items(objective, task, trained.model, made, group)
     figures, results = found.figures(), task.results(found.answers)
-    if settings.answers_from is not None:
+    if isinstance(settings, ReasonEvaluateSettings) and settings.answers_from is not None:
         joint, submission = task.joint_results(settings.answers_from, found.answers)
         figures, results = {**figures, **joint}, submission or results
     return Answered(figures, results, len(task.items) - len(found.answers))
 
 
-def item_batches(settings: EvaluateSettings, trained: Trained, task: Task) -> Generator[list[ItemBatch], None, None]:
+def item_batches(
+    settings: BatchedEvaluateSettings, trained: Trained, task: Task
+) -> Generator[list[ItemBatch], None, None]:
     """Yield batches of all items that have features, each item once."""
     card = trained.card
-    given = open_images(settings, trained, settings.given_data) if settings.given_data else None
+    given_data = given_data_of(settings)
+    given = open_images(settings, trained, given_data) if given_data else None
     images = open_images(settings, trained, settings.data, also_in=given)
     what = f"{task.name}, {settings.split}"
-    joined = join(task.items, task.images, images, what=what, most_missing=settings.most_missing, given=given)
+    joined = join(task.items, task.images, images, what=what, most_missing=settings.max_missing_fraction, given=given)
     order = Order(joined.shard_sizes, seed=0, shuffle=False)
     images.corpus.keep_open(order.most_shards())
     source = ItemSource(
@@ -219,6 +231,11 @@ def item_batches(settings: EvaluateSettings, trained: Trained, task: Task) -> Ge
     make = partial(make_item_batches, source, share, limit=size)
     steps = range(-(-size // settings.batch_size))
     return batches(make, steps, num_workers=settings.num_workers, pin_memory=trained.device.type == "cuda")
+
+
+def given_data_of(settings: EvaluateSettings) -> tuple[str, ...]:
+    """Return the data sets of regions at given boxes; none for a task that shows no such regions in evaluation."""
+    return settings.given_data if isinstance(settings, GivenRegionsEvaluateSettings) else ()
 
 
 def open_images(
@@ -241,6 +258,6 @@ def open_images(
         model=f"--checkpoint {settings.checkpoint}",
         allow_mixed=settings.allow_mixed_features,
         # Regions at given boxes are chosen by nobody.
-        apart_from=OF_THE_DETECTOR_ALONE if directories == settings.given_data else (),
+        apart_from=OF_THE_DETECTOR_ALONE if directories == given_data_of(settings) else (),
     )
     return Images(corpus, also_in=also_in)

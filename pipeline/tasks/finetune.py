@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Generator, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -24,7 +24,12 @@ from vilbert.pipeline.tasks.join import Images, join
 from vilbert.pipeline.tasks.known_answers import compare_answers, require_labels, require_same_order
 from vilbert.pipeline.tasks.objective import TaskEvaluation, TaskObjective
 from vilbert.pipeline.tasks.registry import TaskFiles, open_task, task_token
-from vilbert.pipeline.tasks.settings import FinetuneSettings
+from vilbert.pipeline.tasks.settings import (
+    AnswerListFinetuneSettings,
+    FinetuneSettings,
+    GivenRegionsFinetuneSettings,
+    NamedPeopleFinetuneSettings,
+)
 from vilbert.pipeline.tasks.start import (
     begin_with_prior,
     build_task_model,
@@ -49,6 +54,9 @@ from vilbert.pipeline.train.run_settings import identity
 from vilbert.pipeline.train.share import share_of
 from vilbert.pipeline.train.shared_tokenizer import shared_tokenizer
 from vilbert.pipeline.train.verify_ahead import verified_files, verifying_ahead
+
+_OF_OTHER_TASKS = {"names": None, "answers": None, "min_answer_count": 9, "answer_prior": False}
+"""Settings of some tasks as run.json has them for the others."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,7 +98,7 @@ def begin(settings: FinetuneSettings, group: Group) -> Stage:
     def load_start() -> None:
         assert isinstance(training.model, ViLBertForTasks)
         load_task_start(training.model, settings, data.train.images.corpus)
-        if settings.answer_prior:
+        if isinstance(settings, AnswerListFinetuneSettings) and settings.answer_prior:
             begin_with_prior(training.model, task)
 
     return Stage(training=training, load_start=load_start, finish=finish)
@@ -104,7 +112,7 @@ def open_items(settings: FinetuneSettings) -> tuple[Task, Task | None]:
     task = open_split(settings, settings.split, like=None)
     require_labels(task, where=f"--split {settings.split}")
     require_same_order(task, settings.init_from)
-    if settings.answers is not None:
+    if isinstance(settings, AnswerListFinetuneSettings) and settings.answers is not None:
         where, of = f"{settings.annotations}, {settings.split}", f"--answers {settings.answers}"
         compare_answers(task, task.labels, where=where, of=of, learns=True)
     held_out = None
@@ -120,19 +128,22 @@ def open_items(settings: FinetuneSettings) -> tuple[Task, Task | None]:
 
 def open_split(settings: FinetuneSettings, split: str, *, like: Task | None) -> Task:
     """Read a split of a task's annotations; like: the same task over the items that train, None for these."""
-    files = TaskFiles(
-        folder=settings.annotations,
-        seed=settings.seed,
-        names=names_of(settings),
-        answers=settings.answers,
-        least_answers=settings.least_answers,
-    )
+    files = TaskFiles(folder=settings.annotations, seed=settings.seed, names=names_of(settings))
+    if isinstance(settings, AnswerListFinetuneSettings):
+        files = replace(files, answers=settings.answers, least_answers=settings.min_answer_count)
     return open_task(settings.task, files, split, like=like)
 
 
 def names_of(settings: FinetuneSettings) -> tuple[str, ...]:
     """Return the names of people that a file gives; none where there is none."""
-    return () if settings.names is None else load_names(settings.names)
+    if isinstance(settings, NamedPeopleFinetuneSettings) and settings.names is not None:
+        return load_names(settings.names)
+    return ()
+
+
+def given_data_of(settings: FinetuneSettings) -> tuple[str, ...]:
+    """Return the data sets of regions at given boxes; none for a task without such boxes."""
+    return settings.given_data if isinstance(settings, GivenRegionsFinetuneSettings) else ()
 
 
 def card_of(settings: FinetuneSettings, task: Task, extractors: tuple[dict[str, Any], ...]) -> TaskCard:
@@ -140,11 +151,11 @@ def card_of(settings: FinetuneSettings, task: Task, extractors: tuple[dict[str, 
     return TaskCard(
         task=settings.task,
         labels=task.labels,
-        max_words=settings.max_words,
+        max_words=settings.max_tokens,
         max_regions=settings.max_regions,
         seed=settings.seed,
         names=names_of(settings),
-        given_boxes=bool(settings.given_data),
+        given_boxes=bool(given_data_of(settings)),
         extractors=extractors,
     )
 
@@ -161,7 +172,8 @@ def open_task_data(
     settings: FinetuneSettings, tokenizer: PreTrainedTokenizerBase, task: Task, held_out: Task | None
 ) -> TaskData:
     """Join items to the data sets; RefusedError where too many have no features."""
-    given = Images(_open(settings, settings.given_data)) if settings.given_data else None
+    given_data = given_data_of(settings)
+    given = Images(_open(settings, given_data)) if given_data else None
     images = Images(_open(settings, settings.data), also_in=given)
     if given is not None and not settings.allow_mixed_features:
         refuse_mixed_features((*images.corpus.sources, *given.corpus.sources), apart_from=OF_THE_DETECTOR_ALONE)
@@ -200,7 +212,7 @@ def _source(
 ) -> ItemSource:
     what = f"{task.name}, {settings.split if training else settings.eval_split}"
     given = None if task.given_boxes == "unused" else given
-    joined = join(task.items, task.images, images, what=what, most_missing=settings.most_missing, given=given)
+    joined = join(task.items, task.images, images, what=what, most_missing=settings.max_missing_fraction, given=given)
     order = Order(joined.shard_sizes, seed=settings.seed, window=settings.window, shuffle=training)
     images.corpus.keep_open(order.most_shards())
     task.draw_from(images.number)
@@ -211,7 +223,7 @@ def _source(
         images=images,
         given=given,
         tokenizer=tokenizer,
-        max_words=settings.max_words,
+        max_words=settings.max_tokens,
         max_regions=settings.max_regions,
         blind=settings.blind,
         seed=settings.seed,
@@ -262,8 +274,11 @@ def objective_of(settings: FinetuneSettings, data: TaskData, config: ViLBertConf
 
 
 def task_identity(settings: FinetuneSettings) -> dict[str, Any]:
-    """Return the settings that a run of a task that goes on must share; of given boxes the content counts."""
-    return {name: value for name, value in identity(settings).items() if name != "given_data"}
+    """Return the settings that a resumed run of a task must share; of given boxes the content counts.
+
+    run.json lists settings that only some tasks have for every task, so that runs of any version can be resumed.
+    """
+    return {**_OF_OTHER_TASKS, **{name: value for name, value in identity(settings).items() if name != "given_data"}}
 
 
 def known_data(source: ItemSource) -> list[dict[str, Any]]:

@@ -97,7 +97,7 @@ def _one_position(states: Tensor, position: int) -> Packing:
 
 def _allowed(seen: Seen, scores: Tensor, captions: Sequence[tuple[int, ...]], settings: GenerationSettings) -> Tensor:
     """Return the scores, [N, V], with `NEVER` at words that may not come next."""
-    if len(captions[0]) == settings.max_words:
+    if len(captions[0]) == settings.max_tokens:
         only_the_end = torch.full_like(scores, NEVER)
         only_the_end[:, seen.sep_id] = scores[:, seen.sep_id]
         return only_the_end
@@ -131,7 +131,7 @@ def _one_word_at_a_time(seen: Seen, settings: GenerationSettings, choose: Choose
     """Write one caption an image, whose words `choose` chooses; an image whose caption has ended is not run again."""
     written = [Candidate((), 0.0)] * len(seen.regions)
     going = list(range(len(written)))
-    for length in range(settings.max_words + 1):
+    for length in range(settings.max_tokens + 1):
         if not going:
             break
         scores = _scores(seen, going, [written[image].ids for image in going], settings)
@@ -188,7 +188,7 @@ def _is_decided(finished: Sequence[Candidate], live: Sequence[Candidate], settin
     if not finished:
         return False
     best, penalty = _best_of_beam(finished, settings.length_penalty), settings.length_penalty
-    most = _compared(live[0].log_prob, settings.max_words, penalty)  # it only loses from here on
+    most = _compared(live[0].log_prob, settings.max_tokens, penalty)  # it only loses from here on
     return _compared(best.log_prob, len(best.ids), penalty) >= most
 
 
@@ -238,12 +238,12 @@ def generate(
     [MASK]; [SEP] among them ends a caption all the same. keys: names of the images, which nucleus sampling draws by, so
     that an image gets its caption in any batch, up to rounding. task_token: where the model has task tokens.
 
-    Every caption ends with [SEP], which is forced behind `max_words`. Raises ValueError where captions may be longer
+    Every caption ends with [SEP], which is forced behind `max_tokens`. Raises ValueError where captions may be longer
     than the model's texts or keys are missing, NonFiniteError where the model's scores are no numbers.
     """
     bert, features = cast(ViLBertModel, model.bert), images["image_feat"]
-    if settings.max_words + 1 > bert.longest_text:
-        raise ValueError(f"--max-words {settings.max_words}: this model takes {bert.longest_text - 1}")
+    if settings.max_tokens + 1 > bert.longest_text:
+        raise ValueError(f"--max-tokens {settings.max_tokens}: this model takes {bert.longest_text - 1}")
     if settings.method == "nucleus" and len(keys) != len(features):
         raise ValueError(f"{len(keys)} keys for {len(features)} images: nucleus sampling draws by them, give one each")
     was_training = model.training
@@ -263,7 +263,7 @@ def generate(
             return _beam(seen, settings)
         if settings.method == "greedy":
             return _one_word_at_a_time(seen, settings, lambda scores, _images, _length: scores.argmax(-1))
-        numbers = [_numbers(settings.seed, key, settings.max_words + 1) for key in keys]
+        numbers = [_numbers(settings.seed, key, settings.max_tokens + 1) for key in keys]
 
         def drawn(scores: Tensor, going: Sequence[int], length: int) -> Tensor:
             decides = torch.stack([numbers[image][length] for image in going]).to(scores.device)

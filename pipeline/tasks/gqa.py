@@ -116,7 +116,7 @@ def open_task(name: str, files: TaskFiles, split: str, like: Task | None) -> Gqa
     labels = build_gqa_vocabulary(questions, least=files.least_answers)
     if not labels:
         raise RefusedError(
-            f"{files.folder}: no answer of the {split} split occurs {files.least_answers} times; give --least-answers "
-            "fewer, or --answers"
+            f"{files.folder}: no answer of the {split} split occurs {files.least_answers} times; give a "
+            "lower --min-answer-count, or --answers"
         )
     return GqaTask(name, questions, labels)

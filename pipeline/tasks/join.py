@@ -140,8 +140,8 @@ def join(
         message = f"{what}: {', and '.join(found)}"
         if missing > most_missing * len(items):
             raise RefusedError(
-                f"{message}, more than --most-missing {most_missing:g} allows; give the data sets of these images"
-                f"{_in_folders(absent, images)}"
+                f"{message}, more than --max-missing-fraction {most_missing:g} allows; give the data sets of these "
+                f"images{_in_folders(absent, images)}"
             )
         logger.warning("%s; they are left out", message)
     kept = np.argsort(places, kind="stable")[missing:]

@@ -147,7 +147,7 @@ def multitask_config(
         listed = ", ".join(f"{width} numbers in {name}" for name, width in widths.items())
         raise RefusedError(f"--tasks {settings.tasks}: features have {listed}; extract all with one detector")
     heads: dict[str, Any] = {key: size for one in members for key, size in one.data.train.task.head_sizes.items()}
-    longest = replace(settings, max_words=max(one.entry.settings.max_words for one in members))
+    longest = replace(settings, max_tokens=max(one.entry.settings.max_tokens for one in members))
     width = next(iter(widths.values()))
     return task_config(longest, tokenizer, feature_dim=width, task_specific_tokens=settings.task_tokens, **heads)
 

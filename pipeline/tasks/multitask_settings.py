@@ -4,33 +4,32 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_type_hints
 
 from tyro.conf import Positional, Suppress
 
+from vilbert.pipeline.renamed_options import refuse_renamed
 from vilbert.pipeline.tasks.registry import MULTITASK, TASKS
-from vilbert.pipeline.tasks.settings import FinetuneSettings
+from vilbert.pipeline.tasks.settings import AnyFinetuneSettings, FinetuneSettings
 from vilbert.pipeline.tasks.stop_and_go import StopAndGoSettings
+from vilbert.pipeline.tasks.task_settings import task_settings
+from vilbert.settings import PositiveFloat, SettingsError, file_value, validated
 from vilbert.untrusted.documents import DocumentError, read_yaml
 
 SHIPPED = Path(__file__).parents[1] / "recipes" / MULTITASK
 """Files of tasks that come with the package, known by name."""
-KINDS: dict[str, type] = {
-    "task": str, "split": str, "eval_split": str,
-    "annotations": Path, "answers": Path, "image_names": Path, "names": Path,
-    "data": tuple, "given_data": tuple, "leave_out": tuple,
-    "batch_size": int, "max_words": int, "max_regions": int, "least_answers": int,
-    "most_missing": float, "loss_weight": float,
-}  # fmt: skip
-"""What a task of the file may have."""
-EXPECTED = {str: "a text", Path: "a path", tuple: "a list of texts", int: "a whole number", float: "a number"}
+OF_A_TASK = (
+    *("task", "annotations", "data", "given_data", "split", "eval_split", "batch_size", "max_tokens", "max_regions"),
+    *("max_missing_fraction", "answers", "min_answer_count", "names"),
+)
+"""Settings of `vilbert finetune TASK` that a task of the file may have, as far as its class has them."""
 OF_THE_RUN = ("leave_out", "image_names", "loss_weight")
-"""Those of them that `vilbert finetune TASK` does not know."""
+"""What it may have beside them."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@validated
 class TaskEntry:
     """One task of a run of several."""
 
@@ -41,16 +40,12 @@ class TaskEntry:
     files of image ids (.json: a list; .txt: a line each). None: the task's test splits, as far as they are there."""
     image_names: Path | None = None
     """A JSON object, image id to the name that other tasks know the image by; without it, the id."""
-    loss_weight: float = 1.0
+    loss_weight: PositiveFloat = 1.0
     """What its loss is multiplied by."""
 
-    def __post_init__(self) -> None:
-        if not 0 < self.loss_weight < float("inf"):
-            raise ValueError(f"loss_weight {self.loss_weight}: give a number above 0")
 
-
-@dataclass(frozen=True, kw_only=True)
-class MultitaskSettings(FinetuneSettings):
+@validated
+class MultitaskSettings(AnyFinetuneSettings):
     """Fine-tune a pre-trained ViLBERT on several tasks at once, whose images and annotations a file lists.
 
     What a task of the file does not say is as the options here say. Each step is a batch of one task; see
@@ -59,8 +54,9 @@ class MultitaskSettings(FinetuneSettings):
 
     tasks: Path
     """A YAML or JSON file, a list of tasks. Each has `task` and `annotations`, and may have data, given_data, split,
-    eval_split, batch_size, max_words, max_regions, most_missing, answers, least_answers, names, loss_weight, leave_out
-    and image_names. Paths are as seen from where the command runs. Or `12-in-1`, which comes with this package."""
+    eval_split, batch_size, max_tokens, max_regions, max_missing_fraction, answers, min_answer_count, names,
+    loss_weight, leave_out and image_names. Paths are as seen from where the command runs. Or `12-in-1`, which comes
+    with this package."""
     data: Positional[tuple[str, ...]] = ()
     """Data sets of the tasks that list none in the file; folders, or fsspec URLs of them."""
     task: Suppress[str] = MULTITASK
@@ -82,13 +78,15 @@ class MultitaskSettings(FinetuneSettings):
 
     def entries(self) -> tuple[TaskEntry, ...]:
         """Return the tasks in the order of the file; ValueError, naming the file and the task, where one is wrong."""
-        whole = {one.name: getattr(self, one.name) for one in dataclasses.fields(FinetuneSettings)}
         entries = []
         for one in read_tasks(self.tasks):
             own = {key: value for key, value in one.items() if key not in OF_THE_RUN}
             more = {key: value for key, value in one.items() if key in OF_THE_RUN}
             try:
-                entries.append(TaskEntry(settings=FinetuneSettings(**{**whole, **own}), **more))
+                settings_class = task_settings("finetune", one["task"])
+                fields = [it.name for it in dataclasses.fields(settings_class)]
+                whole = {name: getattr(self, name) for name in fields}
+                entries.append(TaskEntry(settings=settings_class(**{**whole, **own}), **more))
             except ValueError as error:
                 raise ValueError(f"--tasks {self.tasks}, {one['task']}: {error}") from error
         return tuple(entries)
@@ -115,28 +113,30 @@ def read_tasks(path: Path) -> list[dict[str, Any]]:
     return tasks
 
 
+def _refuse_renamed(where: str, key: str) -> None:
+    try:
+        refuse_renamed([key])
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from None
+
+
 def _read_task(one: Mapping[str, Any], where: str) -> dict[str, Any]:
     if one.get("task") not in TASKS:
         raise ValueError(f"{where}: task {one.get('task')!r}: name one of {', '.join(TASKS)}")
     where = f"{where} ({one['task']})"
     if "annotations" not in one:
         raise ValueError(f"{where}: has no annotations; name the folder of its annotation files")
-    if unknown := [key for key in one if key not in KINDS]:
-        raise ValueError(f"{where}: no setting {unknown[0]} of a task; there are: {', '.join(KINDS)}")
-    return {key: _value(KINDS[key], value, f"{where}: {key}") for key, value in one.items()}
-
-
-def _value(kind: type, value: Any, where: str) -> Any:
-    """Return a value of the file as a setting of this kind."""
-    match value:
-        case bool():
-            pass
-        case str() if kind in (str, Path):
-            return kind(value)
-        case str() if kind is tuple:
-            return (value,)
-        case list() if kind is tuple and all(isinstance(part, str) for part in value):
-            return tuple(value)
-        case int() | float() if kind is float or (kind is int and isinstance(value, int)):
-            return kind(value)
-    raise ValueError(f"{where} {value!r}: give {EXPECTED[kind]}")
+    kinds = get_type_hints(TaskEntry, include_extras=True)
+    kinds = {name: kinds[name] for name in OF_THE_RUN}
+    of_task = get_type_hints(task_settings("finetune", one["task"]), include_extras=True)
+    kinds |= {name: of_task[name] for name in OF_A_TASK if name in of_task}
+    found = {}
+    for key, value in one.items():
+        if key not in kinds:
+            _refuse_renamed(where, key)
+            raise ValueError(f"{where}: no setting {key} of a task; there are: {', '.join(sorted(kinds))}")
+        try:
+            found[key] = file_value(kinds[key], value, numbers_as_text=False)
+        except SettingsError as error:
+            raise ValueError(f"{where}: {key}: {error}") from None
+    return found

@@ -26,7 +26,15 @@ from vilbert.pipeline.tasks.asking import Text, paired
 from vilbert.pipeline.tasks.attention_page import attention_page
 from vilbert.pipeline.tasks.image_arguments import expand_images
 from vilbert.pipeline.tasks.photographs import Detected
-from vilbert.pipeline.tasks.predict_settings import PredictSettings
+from vilbert.pipeline.tasks.predict_settings import (
+    AnswerSettings,
+    ChooseSettings,
+    DescribeSettings,
+    JudgeSettings,
+    PointSettings,
+    PredictSettings,
+    RankSettings,
+)
 from vilbert.pipeline.tasks.registry import prediction_of
 from vilbert.pipeline.tasks.task_card import read_task_card
 from vilbert.pipeline.tasks.trained_folder import trained_folder
@@ -112,7 +120,7 @@ def ask_each(
     return rows
 
 
-def ask_answers(predictor: Predictor, settings: PredictSettings, images: Sequence[str]) -> list[Row]:
+def ask_answers(predictor: Predictor, settings: AnswerSettings, images: Sequence[str]) -> list[Row]:
     """Return each question with its answers, most probable first."""
 
     def ask(seen: list[Detected], texts: list[int]) -> list[Row]:
@@ -125,11 +133,11 @@ def ask_answers(predictor: Predictor, settings: PredictSettings, images: Sequenc
     )
 
 
-def ask_choices(predictor: Predictor, settings: PredictSettings, images: Sequence[str]) -> list[Row]:
+def ask_choices(predictor: Predictor, settings: ChooseSettings, images: Sequence[str]) -> list[Row]:
     """Return each question with its options, most probable first."""
 
     def told(image: int, text: int) -> Row:
-        answer = {"answer": settings.answer[text]} if settings.answer else {}
+        answer = {"answer": settings.answers[text]} if settings.answers else {}
         return {"image": images[image], "question": settings.question[text], **answer}
 
     def ask(seen: list[Detected], texts: list[int]) -> list[Row]:
@@ -137,7 +145,7 @@ def ask_choices(predictor: Predictor, settings: PredictSettings, images: Sequenc
             seen,
             [settings.question[text] for text in texts],
             [settings.option] * len(texts),
-            answers=[settings.answer[text] for text in texts] if settings.answer else (),
+            answers=[settings.answers[text] for text in texts] if settings.answers else (),
         )
         return [
             {
@@ -152,7 +160,7 @@ def ask_choices(predictor: Predictor, settings: PredictSettings, images: Sequenc
     return ask_each(predictor, images, paired(len(images), len(settings.question), "questions"), ask, told)
 
 
-def ask_places(predictor: Predictor, settings: PredictSettings, images: Sequence[str]) -> list[Row]:
+def ask_places(predictor: Predictor, settings: PointSettings, images: Sequence[str]) -> list[Row]:
     """Return each phrase with the region that it means."""
 
     def ask(seen: list[Detected], texts: list[int]) -> list[Row]:
@@ -165,7 +173,7 @@ def ask_places(predictor: Predictor, settings: PredictSettings, images: Sequence
     )
 
 
-def ask_ranks(predictor: Predictor, settings: PredictSettings, images: Sequence[str]) -> list[Row]:
+def ask_ranks(predictor: Predictor, settings: RankSettings, images: Sequence[str]) -> list[Row]:
     """Return each caption with the photographs, best first; or one photograph with several captions, best first.
 
     A photograph that cannot be used has a row of its own behind them.
@@ -200,7 +208,7 @@ def ask_ranks(predictor: Predictor, settings: PredictSettings, images: Sequence[
     return [*rows, *failed]
 
 
-def ask_judgements(predictor: Predictor, settings: PredictSettings, images: Sequence[str]) -> list[Row]:
+def ask_judgements(predictor: Predictor, settings: JudgeSettings, images: Sequence[str]) -> list[Row]:
     """Return each statement with its two photographs, and whether it is true of them."""
     couples = list(zip(images[::2], images[1::2], strict=True))
     pairs = paired(len(couples), len(settings.statement), "statements", called="pairs of images")
@@ -229,7 +237,7 @@ def _judged(chance: float) -> Row:
     return {"ranked": [{"answer": answer, "probability": it} for answer, it in ranked]}
 
 
-def ask_captions(predictor: Predictor, settings: PredictSettings, images: Sequence[str]) -> list[Row]:
+def ask_captions(predictor: Predictor, settings: DescribeSettings, images: Sequence[str]) -> list[Row]:
     """Return each photograph with a caption."""
     generation = replace(settings.generation, seed=settings.detector.seed)
 
@@ -240,7 +248,7 @@ def ask_captions(predictor: Predictor, settings: PredictSettings, images: Sequen
     return ask_each(predictor, images, pairs, ask, lambda image, _text: {"image": images[image]})
 
 
-ASK: dict[str, Callable[[Predictor, PredictSettings, Sequence[str]], list[Row]]] = {
+ASK: dict[str, Callable[[Predictor, Any, Sequence[str]], list[Row]]] = {
     "answer": ask_answers,
     "choose": ask_choices,
     "point": ask_places,

@@ -1,44 +1,27 @@
-"""The settings of `vilbert predict`, the same for every task."""
+"""The settings of `vilbert predict`: what all tasks share, and a class for each way of asking."""
 
 from __future__ import annotations
 
 import glob
 import os
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
+from typing import Annotated, ClassVar
 
+from pydantic import AfterValidator
 from tyro.conf import Suppress
 
 from vilbert.extractors.extractor import DetectorSettings
 from vilbert.extractors.selection import SelectionSettings
 from vilbert.pipeline.tasks.generation_settings import GenerationSettings
-from vilbert.pipeline.tasks.options import only_for, require_own_values
-from vilbert.pipeline.tasks.registry import TaskSpec, find_task, prediction_of
+from vilbert.pipeline.tasks.registry import prediction_of
 from vilbert.pipeline.terminal import text_argument
+from vilbert.settings import PositiveInt, validated
 
 PICTURES = (".png", ".jpg", ".jpeg")
 
-TEXTS: dict[str, str | None] = {
-    "answer": "question",
-    "choose": "question",
-    "point": "phrase",
-    "rank": "caption",
-    "describe": None,
-    "judge": "statement",
-}
-"""The option that has the texts, by method."""
 
-
-TEXT_OPTIONS = ("question", "answer", "option", "phrase", "caption", "statement")
-
-
-def asked_by(*methods: str) -> Callable[[TaskSpec], bool]:
-    """Return whether one of these methods asks a model of a task."""
-    return lambda task: task.prediction is None or task.prediction in methods
-
-
-@dataclass(frozen=True, kw_only=True)
+@validated
 class CaptionSettings(GenerationSettings):
     """Write captions word by word; for captioning."""
 
@@ -46,7 +29,7 @@ class CaptionSettings(GenerationSettings):
     """The detector's --seed serves here, too."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@validated
 class PredictSettings:
     """Ask a fine-tuned ViLBERT about photographs: the detector, the tokenizer and the model in one call.
 
@@ -54,27 +37,13 @@ class PredictSettings:
     Detector and selection are by default those that the features of the model's training were extracted with.
     """
 
-    task: str
+    task: Suppress[str]
     """The task, which the command line names first."""
     checkpoint: Path
     """A run of `vilbert finetune`, its final/, or one of its checkpoints/."""
     image: tuple[str, ...]
     """Photographs: files, URLs, folders of images, or quoted patterns such as 'photos/*.jpg'. NLVR2: the left and the
     right one of each pair."""
-    question: tuple[str, ...] = field(default=(), metadata=only_for(asked_by("answer", "choose")))
-    """Questions. SNLI-VE: hypotheses."""
-    answer: tuple[str, ...] = field(default=(), metadata=only_for(lambda task: task.takes_answers))
-    """The answer to each question, for which a reason is wanted."""
-    option: tuple[str, ...] = field(default=(), metadata=only_for(asked_by("choose")))
-    """What to choose from, the same for every question."""
-    phrase: tuple[str, ...] = field(default=(), metadata=only_for(asked_by("point")))
-    """What to point at."""
-    caption: tuple[str, ...] = field(default=(), metadata=only_for(asked_by("rank")))
-    """Captions, for each of which the photographs are ranked. With one photograph, several captions are."""
-    statement: tuple[str, ...] = field(default=(), metadata=only_for(asked_by("judge")))
-    """What may be true of two photographs."""
-    top: int = field(default=5, metadata=only_for(asked_by("answer", "rank")))
-    """How many answers, or ranked photographs or captions, to list."""
     output: Path | None = None
     """Draw on the photograph, into this .png or .jpg file, what a phrase means, or else what the detector found."""
     attention: tuple[Path, ...] = ()
@@ -86,25 +55,23 @@ class PredictSettings:
     """Print one JSON list in place of the text."""
     detector: DetectorSettings = field(default_factory=DetectorSettings)
     selection: SelectionSettings = field(default_factory=SelectionSettings)
-    generation: CaptionSettings = field(default_factory=CaptionSettings, metadata=only_for(asked_by("describe")))
+
+    text_option: ClassVar[str | None] = None
+    """The field that has the texts that are asked; None where none is."""
+    images_of_a_text: ClassVar[int] = 1
+    """How many photographs a text is about."""
+    ranks: ClassVar[bool] = False
+    """Whether the photographs are ranked, so that the best one is drawn."""
+    remedies: ClassVar[dict[str, str]] = {}
+    """What to do in place of an option that only other tasks have, by its name."""
 
     def __post_init__(self) -> None:
-        for name in TEXT_OPTIONS:
-            object.__setattr__(self, name, tuple(map(text_argument, getattr(self, name))))
-        if self.method is None:
+        if prediction_of(self.task) is None:
             raise ValueError(f"predict {self.task}: takes its items from files; use `vilbert evaluate {self.task}`")
-        require_own_values(self)
         if not self.image:
             raise ValueError("--image: give at least one photograph")
-        if self.top < 1:
-            raise ValueError(f"--top {self.top}: give at least 1")
-        wanted = TEXTS[self.method or ""]
-        if wanted is not None and not self.texts:
-            raise ValueError(f"--{wanted}: {self.task} needs at least one")
-        if self.method == "choose" and not self.option:
-            raise ValueError(f"--option: {self.task} needs some to choose from")
-        if find_task(self.task).takes_answers and len(self.answer) != len(self.question):
-            raise ValueError(f"--answer: give one for each --question, {len(self.question)}; got {len(self.answer)}")
+        if self.text_option is not None and not self.texts:
+            raise ValueError(f"--{self.text_option}: {self.task} needs at least one")
         if self.output is not None and self.output.suffix.lower() not in PICTURES:
             raise ValueError(f"--output {self.output}: give a file name that ends in {' or '.join(PICTURES)}")
         if len(self.attention) not in (0, self.images_of_a_text):
@@ -117,10 +84,10 @@ class PredictSettings:
 
     def require_images(self, count: int) -> None:
         """Raise ValueError where the options do not go with so many photographs."""
-        if self.method == "judge" and count % 2:
+        if self.images_of_a_text == 2 and count % 2:
             raise ValueError(f"--image: {self.task} takes photographs in pairs, left and right; got {count}")
         # Retrieval shows the photograph that a caption ranks first.
-        ranks = self.method == "rank"
+        ranks = self.ranks
         several = count > self.images_of_a_text and not ranks
         shown = "two photographs" if self.images_of_a_text == 2 else "one photograph"
         if self.output is not None and (several or (ranks and count > 1 and len(self.texts) > 1)):
@@ -129,18 +96,99 @@ class PredictSettings:
             raise ValueError(f"--attention: shows one text with {shown}; give no more of either")
 
     @property
-    def method(self) -> str | None:
-        """The method of `Predictor` that asks a model of the task; None where none does."""
-        return prediction_of(self.task)
-
-    @property
-    def images_of_a_text(self) -> int:
-        """How many photographs a text is about."""
-        return 2 if self.method == "judge" else 1
-
-    @property
     def texts(self) -> tuple[str, ...]:
         """What is asked; nothing for captioning."""
-        wanted = TEXTS[self.method or ""]
-        found: tuple[str, ...] = getattr(self, wanted) if wanted else ()
+        found: tuple[str, ...] = getattr(self, self.text_option) if self.text_option else ()
         return found
+
+
+Text = Annotated[str, AfterValidator(text_argument)]
+"""A text of the command line, whatever its encoding."""
+
+
+@validated
+class AnswerSettings(PredictSettings):
+    """Questions with a list of answers."""
+
+    question: tuple[Text, ...] = ()
+    """Questions. SNLI-VE: hypotheses."""
+    top: PositiveInt = 5
+    """How many answers, or ranked photographs or captions, to list."""
+    text_option: ClassVar[str | None] = "question"
+
+
+@validated
+class ChooseSettings(PredictSettings):
+    """Questions with options to choose from."""
+
+    question: tuple[Text, ...] = ()
+    """Questions."""
+    option: tuple[Text, ...] = ()
+    """What to choose from, the same for every question."""
+    text_option: ClassVar[str | None] = "question"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.option:
+            raise ValueError(f"--option: {self.task} needs some to choose from")
+
+    @property
+    def answers(self) -> tuple[str, ...]:
+        """Return what was answered to each question, for which a reason is wanted; nothing where an answer is."""
+        return ()
+
+
+@validated
+class PointSettings(PredictSettings):
+    """Phrases that mean a region."""
+
+    phrase: tuple[Text, ...] = ()
+    """What to point at."""
+    text_option: ClassVar[str | None] = "phrase"
+
+
+@validated
+class RankSettings(PredictSettings):
+    """Captions for which photographs are ranked."""
+
+    caption: tuple[Text, ...] = ()
+    """Captions, for each of which the photographs are ranked. With one photograph, several captions are."""
+    top: PositiveInt = 5
+    """How many answers, or ranked photographs or captions, to list."""
+    text_option: ClassVar[str | None] = "caption"
+    ranks: ClassVar[bool] = True
+
+
+@validated
+class DescribeSettings(PredictSettings):
+    """Captions to be written."""
+
+    generation: CaptionSettings = field(default_factory=CaptionSettings)
+
+
+@validated
+class JudgeSettings(PredictSettings):
+    """Statements about pairs of photographs."""
+
+    statement: tuple[Text, ...] = ()
+    """What may be true of two photographs."""
+    text_option: ClassVar[str | None] = "statement"
+    images_of_a_text: ClassVar[int] = 2
+
+
+@validated
+class ChooseReasonSettings(ChooseSettings):
+    """Questions and their answers, with reasons to choose from."""
+
+    answer: tuple[Text, ...] = ()
+    """The answer to each question, for which a reason is wanted."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if len(self.answer) != len(self.question):
+            raise ValueError(f"--answer: give one for each --question, {len(self.question)}; got {len(self.answer)}")
+
+    @property
+    def answers(self) -> tuple[str, ...]:
+        """Return what was answered to each question."""
+        return self.answer

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 
 from tyro.conf import Positional
@@ -10,9 +10,10 @@ from tyro.conf import Positional
 from vilbert.extractors.extractor import DetectorSettings
 from vilbert.extractors.selection import SelectionSettings
 from vilbert.pipeline.tasks.registry import TASKS
+from vilbert.settings import PositiveInt, validated
 
 
-@dataclass(frozen=True, kw_only=True)
+@validated
 class ReportSettings:
     """Show a fine-tuned model on one page: metrics, errors, right answers, attention, curves, how it was made.
 
@@ -39,11 +40,11 @@ class ReportSettings:
     """The run of `vilbert pretrain` before, to show its curves and settings too."""
     output: Path = Path("report.html")
     """The page (.html), which needs nothing else and no network."""
-    images: int = 8
+    images: PositiveInt = 8
     """Examples by photograph: half with errors, which come first, and half with right answers."""
-    questions: int = 3
+    questions: PositiveInt = 3
     """Maximum number of items about one photograph."""
-    top: int = 4
+    top: PositiveInt = 4
     """How many answers, or ranked photographs, to list for each item."""
     detector: DetectorSettings = field(default_factory=DetectorSettings)
     selection: SelectionSettings = field(default_factory=SelectionSettings)
@@ -51,9 +52,6 @@ class ReportSettings:
     def __post_init__(self) -> None:
         if self.task is not None and self.task not in TASKS:
             raise ValueError(f"--task {self.task}: no such task; there are {', '.join(TASKS)}")
-        for name in ("images", "questions", "top"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"--{name} {getattr(self, name)}: give at least 1")
         if self.output.suffix.lower() not in (".html", ".htm"):
             raise ValueError(f"--output {self.output}: give a file name that ends in .html")
 

@@ -19,7 +19,7 @@ from vilbert.pipeline.progress_line import ProgressLine
 from vilbert.pipeline.shards.canonical import encode_json
 from vilbert.pipeline.shards.errors import RefusedError
 from vilbert.pipeline.tasks.evaluate import Answered, Trained, open_images
-from vilbert.pipeline.tasks.evaluate_settings import EvaluateSettings
+from vilbert.pipeline.tasks.evaluate_settings import RankEvaluateSettings
 from vilbert.pipeline.tasks.images import lay_out, read_images
 from vilbert.pipeline.tasks.join import Images, join
 from vilbert.pipeline.tasks.retrieval import RetrievalTask
@@ -36,7 +36,7 @@ logger = logging.getLogger(__name__)
 LISTED = 20
 
 
-def answer(settings: EvaluateSettings, trained: Trained, task: Task) -> Answered:
+def answer(settings: RankEvaluateSettings, trained: Trained, task: Task) -> Answered:
     """Score every caption with every image that has features; return recall both ways and the best images of each."""
     images = open_images(settings, trained, settings.data)
     wanted = cast(RetrievalTask, task).captioned[: settings.images]
@@ -45,9 +45,10 @@ def answer(settings: EvaluateSettings, trained: Trained, task: Task) -> Answered
     unread = len(joined) - len(captioned)
     if unread:
         message = f"{settings.task}, {settings.split}: {unread:,} of {len(joined):,} images cannot be read"
-        if unread > settings.most_missing * len(joined):
+        if unread > settings.max_missing_fraction * len(joined):
             raise RefusedError(
-                f"{message}, more than --most-missing {settings.most_missing:g} allows; see `vilbert verify`"
+                f"{message}, more than --max-missing-fraction {settings.max_missing_fraction:g} allows; see "
+                "`vilbert verify`"
             )
         logger.warning("%s; recall is among the %d others, with their captions", message, len(captioned))
     texts = [(caption,) for image in captioned for caption in image.captions]
@@ -74,11 +75,13 @@ def answer(settings: EvaluateSettings, trained: Trained, task: Task) -> Answered
 
 
 def with_features(
-    captioned: Sequence[CaptionedImage], images: Images, settings: EvaluateSettings
+    captioned: Sequence[CaptionedImage], images: Images, settings: RankEvaluateSettings
 ) -> list[CaptionedImage]:
     """Return the images that have features; RefusedError where too many have none."""
     what = f"{settings.task}, {settings.split}"
-    joined = join(captioned, lambda image: (image.image_id,), images, what=what, most_missing=settings.most_missing)
+    joined = join(
+        captioned, lambda image: (image.image_id,), images, what=what, most_missing=settings.max_missing_fraction
+    )
     return [captioned[number] for number in sorted(joined.kept.tolist())]
 
 

@@ -84,9 +84,9 @@ def task_config(
             f"--tokenizer: has {len(tokenizer)} word pieces, the model embeds {config.vocab_size}: give the one that "
             "--init-from was trained with"
         )
-    if settings.max_words > config.max_position_embeddings:
+    if settings.max_tokens > config.max_position_embeddings:
         raise RefusedError(
-            f"--max-words {settings.max_words}: the model has {config.max_position_embeddings} positions"
+            f"--max-tokens {settings.max_tokens}: the model has {config.max_position_embeddings} positions"
         )
     return config
 

@@ -15,34 +15,25 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from vilbert.pipeline.tasks.turns import Change
+from vilbert.settings import NonNegativeInt, PositiveInt, ShareBelowOne, validated
 
 
-@dataclass(frozen=True, kw_only=True)
+@validated
 class StopAndGoSettings:
     """When a task stops and goes on; by default as in 12-in-1."""
 
     stop_and_go: bool = True
     """Give fewer turns to a task that has stopped getting better."""
-    patience: int = 1
+    patience: NonNegativeInt = 1
     """Evaluations in a row that need not be better; one more stops the task."""
-    cooldown: int = 1
+    cooldown: NonNegativeInt = 1
     """Evaluations after a stop, or a go, that count as good."""
-    better: float = 0.001
+    better: ShareBelowOne = 0.001
     """Share of the best by which a metric must be above it to be better."""
-    worse: float = 0.005
+    worse: ShareBelowOne = 0.005
     """Share of the best by which a metric must be below it for a stopped task to go on."""
-    gap: int = 4
+    gap: PositiveInt = 4
     """How many times fewer turns a stopped task has."""
-
-    def __post_init__(self) -> None:
-        for name in ("patience", "cooldown"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"--{name} {getattr(self, name)}: give 0 or more")
-        for name in ("better", "worse"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"--{name} {getattr(self, name)}: give a share, from 0 to below 1")
-        if self.gap < 1:
-            raise ValueError(f"--gap {self.gap}: give at least 1")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

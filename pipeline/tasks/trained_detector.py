@@ -73,32 +73,30 @@ def _of_their_types(settings: type, values: Mapping[str, Any]) -> dict[str, Any]
     return dict(values)
 
 
-def trained_options(arguments: Sequence[str], task: str | None) -> list[str]:
-    """Return the options of detector and selection that a model was trained with; none where nobody knows.
+def trained_values(arguments: Sequence[str], config: Mapping[str, Any], task: str | None) -> dict[str, Any]:
+    """Return the values of detector and selection that a model was trained with, by option; none where nobody knows.
 
-    arguments: of a command line that names the model as --checkpoint; where it names another --detector, the options of
-    the model's own are left out. task: which of its tasks, if it has several. What is wrong with the model is left to
-    the command to say.
+    What is wrong with the model is left to the command to say.
+
+    Args:
+        arguments: Of a command line, or the config file, names the model as --checkpoint. Where --detector is another
+            one than the model's, only the selection is returned.
+        config: The values of a config file by option.
+        task: Which of the model's tasks, if it has several.
     """
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
-    parser.add_argument("--checkpoint", type=Path)
-    parser.add_argument("--detector")
-    parser.add_argument("--task")
+    parser.add_argument("--checkpoint", type=Path, default=config.get("checkpoint"))
+    parser.add_argument("--detector", default=config.get("detector"))
+    parser.add_argument("--task", default=config.get("task"))
     try:
         given = parser.parse_known_args(arguments)[0]
         checkpoint, task = given.checkpoint, task or given.task
         cards = [] if checkpoint is None else read_task_cards(trained_folder(checkpoint).card)
         facts = next((card.extractors[0] for card in cards if card.extractors and task in (card.task, None)), {})
         its_own = given.detector in (None, facts.get("extractor"))
-        known = {**(detector_values(facts) if its_own else {}), **selection_values(facts)}
+        return {**(detector_values(facts) if its_own else {}), **selection_values(facts)}
     except (argparse.ArgumentError, RefusedError, OSError, ValueError):
-        return []
-    options = {f"--{name.replace('_', '-')}": value for name, value in known.items()}
-    return [
-        word
-        for option, value in options.items()
-        for word in (option, *(value if isinstance(value, tuple) else [str(value)]))
-    ]
+        return {}
 
 
 def choose_extractor(

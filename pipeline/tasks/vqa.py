@@ -137,7 +137,7 @@ def open_task(name: str, files: TaskFiles, split: str, like: Task | None) -> Vqa
     )
     if not labels:
         raise RefusedError(
-            f"{files.folder}: no answer of the {split} split occurs {files.least_answers} times; give --least-answers "
-            "fewer, or --answers"
+            f"{files.folder}: no answer of the {split} split occurs {files.least_answers} times; give a "
+            "lower --min-answer-count, or --answers"
         )
     return VqaTask(name, questions, labels)

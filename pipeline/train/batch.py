@@ -157,7 +157,7 @@ def _mask_text(
     sample_keys: NDArray[np.uint64],
     items: ItemSettings,
 ) -> _Text:
-    words = to_words(tokenizer, texts, max_words=items.max_words)
+    words = to_words(tokenizer, texts, max_words=items.max_tokens)
     width = words.ids.shape[1]
     others = replacement_ids(tokenizer, special=items.random_special_words)
     draws = WordDraws(

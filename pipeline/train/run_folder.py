@@ -26,6 +26,12 @@ RUN_FILE = "run.json"
 FINAL_FOLDER = "final"
 TOKENIZER_FOLDER = "tokenizer"
 PARTS = {"settings": dict, "model": dict, "data": list, "eval_data": list}
+RENAMED_SETTINGS = {
+    "max_words": "max_tokens",
+    "most_missing": "max_missing_fraction",
+    "least_answers": "min_answer_count",
+}
+"""Settings that run.json of version 0.1.0 has under other names."""
 IDENTITY = tuple(PARTS)
 PACKAGES = ("torch", "transformers", "tokenizers", "numpy", "vilbert-pipeline")
 _OF_THE_SOFTWARE = ("transformers_version", "id2label", "label2id", "_name_or_path")
@@ -98,7 +104,15 @@ def read_run(run: Path) -> dict[str, Any] | None:
             f"{path}: is not the JSON that a run writes, it is damaged; a run with a checkpoint writes it anew when it "
             "goes on: without one, give another --output or delete the folder"
         )
-    return parts
+    return {**parts, "settings": _renamed(parts["settings"])} if isinstance(parts.get("settings"), dict) else parts
+
+
+def _renamed(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return settings of run.json under today's names, those of each task of several, too."""
+    found = {RENAMED_SETTINGS.get(name, name): value for name, value in settings.items()}
+    if isinstance(tasks := found.get("tasks"), list):
+        found["tasks"] = [_renamed(task) if isinstance(task, dict) else task for task in tasks]
+    return found
 
 
 def write_run(run: Path, description: Mapping[str, Any]) -> None:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import math
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,11 +12,12 @@ from tyro.conf import Positional
 from vilbert.pipeline.train.optimizer_settings import OptimizerSettings
 from vilbert.pipeline.train.schedule import ScheduleSettings
 from vilbert.pipeline.train.trackers import AUTO, require_tracker
+from vilbert.settings import NonNegativeInt, PositiveFloat, PositiveInt, Seed, validated
 
 DEFAULT_CACHE_BYTES = 50_000_000_000
 
 
-@dataclass(frozen=True, kw_only=True)
+@validated
 class RunSettings:
     """What pre-training and fine-tuning share."""
 
@@ -28,13 +28,13 @@ class RunSettings:
     resume: str = "auto"
     """auto: go on from the newest whole checkpoint of --output, if there is one. Or the path of a checkpoint to begin
     from, of the same settings and data; started again, the run goes on from its own newest."""
-    batch_size: int = 512
+    batch_size: PositiveInt = 512
     """Samples in an optimizer's step, over all ranks and accumulated parts."""
-    epochs: float = 10.0
+    epochs: PositiveFloat = 10.0
     """How often every sample is seen."""
-    max_steps: int | None = None
+    max_steps: PositiveInt | None = None
     """Stop after so many steps instead, with the schedule fitted to them."""
-    grad_accumulation: int = 1
+    grad_accumulation: PositiveInt = 1
     """Parts that a rank's share of a batch is computed in, one after another; as even as they come."""
     precision: Literal["fp32", "bf16"] = "fp32"
     """bf16: forward and backward under autocast; parameters, losses and the optimizer stay float32."""
@@ -42,21 +42,21 @@ class RunSettings:
     """Run the model through torch.compile."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """auto: the GPU where there is one."""
-    num_workers: int = 2
+    num_workers: NonNegativeInt = 2
     """Processes of each rank that read shards and make batches; 0 does it between steps."""
-    num_threads: int | None = None
+    num_threads: PositiveInt | None = None
     """OpenMP threads of each training process; by default PyTorch's own choice. One is faster for a small model."""
-    workers: int = 0
+    workers: NonNegativeInt = 0
     """Start so many training processes with Ray; 0: this process, or those that torchrun started."""
     use_gpu: bool = False
     """With --workers: a GPU for each."""
-    max_failures: int = 3
+    max_failures: NonNegativeInt = 3
     """With --workers: how often a group that lost a process is started again."""
     ray_address: str | None = None
     """With --workers: a running cluster to join (`auto`, or HOST:PORT); by default Ray starts on this machine alone."""
-    seed: int = 42
+    seed: Seed = 42
     """Decides the order, all that is drawn for a sample, dropout, and where parameters begin."""
-    window: int = 8192
+    window: PositiveInt = 8192
     """Samples, at least, that are shuffled together: those of consecutive shards of a shuffled list."""
     on_corrupt: Literal["stop", "skip"] = "stop"
     """What a shard that cannot be read does: stop the run, or leave its samples out and count them."""
@@ -66,13 +66,13 @@ class RunSettings:
     """Take data sets, or an --init-from, whose regions come from different detectors or settings."""
     non_finite: Literal["stop", "skip"] = "stop"
     """What a loss or gradient that is no number does: stop the run, or leave the step out and count it."""
-    log_every: int = 10
+    log_every: PositiveInt = 10
     """Steps between lines of metrics.jsonl."""
-    eval_every: int = 1000
+    eval_every: PositiveInt = 1000
     """Steps between evaluations; the last step is always evaluated."""
-    checkpoint_every: int = 1000
+    checkpoint_every: PositiveInt = 1000
     """Steps between checkpoints; the last step always has one."""
-    keep: int = 3
+    keep: PositiveInt = 3
     """Newest checkpoints kept, beside the best of those whose step was evaluated."""
     tracker: tuple[str, ...] = (AUTO,)
     """Experiment trackers beside metrics.jsonl: auto (tensorboard where it is installed), tensorboard
@@ -90,28 +90,6 @@ class RunSettings:
             require_tracker(name)
         if not self.data:
             raise ValueError("no data set: give one or more folders that `vilbert extract` wrote")
-        for name in (
-            "batch_size",
-            "grad_accumulation",
-            "log_every",
-            "eval_every",
-            "checkpoint_every",
-            "keep",
-            "window",
-        ):
-            if getattr(self, name) < 1:
-                raise ValueError(f"--{name.replace('_', '-')} {getattr(self, name)}: give at least 1")
-        for name in ("num_workers", "workers", "max_failures", "seed"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"--{name.replace('_', '-')} {getattr(self, name)}: give 0 or more")
-        if self.num_threads is not None and self.num_threads < 1:
-            raise ValueError(f"--num-threads {self.num_threads}: give at least 1")
-        if not 0 < self.epochs < math.inf:
-            raise ValueError(f"--epochs {self.epochs}: give a number above 0")
-        if self.seed >= 2**63:
-            raise ValueError(f"--seed {self.seed}: give less than 2**63")
-        if self.max_steps is not None and self.max_steps < 1:
-            raise ValueError(f"--max-steps {self.max_steps}: give at least 1")
         self.require_share(max(self.workers, 1))
         if not self.workers and (self.use_gpu or self.ray_address):
             raise ValueError("--use-gpu and --ray-address belong to --workers; without it use --device")

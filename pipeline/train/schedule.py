@@ -3,31 +3,25 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import Literal
 
+from vilbert.settings import Share, validated
 
-@dataclass(frozen=True, kw_only=True)
+
+@validated
 class ScheduleSettings:
     """How the learning rate rises and falls."""
 
     schedule: Literal["linear", "cosine", "constant", "steps"] = "linear"
     """How it falls after the warm-up, if at all; steps: at once, at each of --drops."""
-    warmup: float = 0.1
+    warmup: Share = 0.1
     """Share of all steps in which it rises from 0, in a line."""
-    final_factor: float = 0.0
+    final_factor: Share = 0.0
     """Share of the full rate that it falls to in a line or a cosine."""
-    drops: tuple[float, ...] = (0.6, 0.8)
+    drops: tuple[Share, ...] = (0.6, 0.8)
     """Shares of all steps after which it is multiplied by --drop-factor."""
-    drop_factor: float = 0.1
+    drop_factor: Share = 0.1
     """What it is multiplied by at each of --drops."""
-
-    def __post_init__(self) -> None:
-        if any(not 0 <= drop <= 1 for drop in self.drops):
-            raise ValueError(f"--drops {' '.join(map(str, self.drops))}: give shares, 0 to 1")
-        for name in ("warmup", "final_factor", "drop_factor"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"--{name.replace('_', '-')} {getattr(self, name)}: give a share, 0 to 1")
 
 
 def factor_at(step: int, total: int, settings: ScheduleSettings) -> float:

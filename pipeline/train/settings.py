@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from vilbert.pipeline.train.init_from import resolve_init_from
 from vilbert.pipeline.train.item_settings import ItemSettings
 from vilbert.pipeline.train.run_settings import RunSettings
+from vilbert.settings import Fraction, PositiveFloat, validated
 
 
-@dataclass(frozen=True, kw_only=True)
+@validated
 class PretrainSettings(RunSettings):
     """Pre-train ViLBERT on data sets that `vilbert extract` wrote: masked words, masked regions, alignment.
 
@@ -19,7 +19,7 @@ class PretrainSettings(RunSettings):
     by torchrun, or with --workers under Ray.
     """
 
-    weights: tuple[float, ...] = ()
+    weights: tuple[PositiveFloat, ...] = ()
     """Passes over each data set in an epoch, as many as data sets: 2 is twice, 0.5 another half each time. All 1 by
     default."""
     split: str = "auto"
@@ -28,7 +28,7 @@ class PretrainSettings(RunSettings):
     eval_split: str = "auto"
     """Which samples to evaluate on: a split, `held-out` (some of the training samples, which then do not train), `all`
     or `none`. auto: `val` where the data have it, else `held-out`."""
-    hold_out: float = 0.01
+    hold_out: Fraction = 0.01
     """Share of the training samples for --eval-split held-out; of fewer than 10,000 samples, 100 or a tenth. Chosen by
     a hash of the image id."""
     hold_out_seed: int = 0
@@ -53,9 +53,5 @@ class PretrainSettings(RunSettings):
         object.__setattr__(self, "init_from", resolve_init_from(self.init_from))
         if self.weights and len(self.weights) != len(self.data):
             raise ValueError(f"--weights {self.weights}: give one for each of the {len(self.data)} data sets")
-        if any(not 0 < weight < math.inf for weight in self.weights):
-            raise ValueError(f"--weights {self.weights}: each must be a number above 0")
-        if not 0 < self.hold_out < 1:
-            raise ValueError(f"--hold-out {self.hold_out}: give a share between 0 and 1, such as 0.01")
         if self.eval_split == "held-out" and self.eval_data:
             raise ValueError("--eval-split held-out takes samples of the training data: leave --eval-data out")

@@ -69,8 +69,8 @@ def model_config(
     if Path(settings.init_from).exists() or begins_from_text(settings.init_from):  # a run that goes on can do without
         require_its_vocabulary(settings, tokenizer, embedded=config.vocab_size)
     positions = config.max_position_embeddings
-    if settings.items.max_words > positions:
-        raise RefusedError(f"--max-words {settings.items.max_words}: the model has {positions} positions")
+    if settings.items.max_tokens > positions:
+        raise RefusedError(f"--max-tokens {settings.items.max_tokens}: the model has {positions} positions")
     return config
 
 

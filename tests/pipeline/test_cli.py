@@ -8,7 +8,10 @@ from pathlib import Path
 import pytest
 
 from vilbert.pipeline import __version__
-from vilbert.pipeline.cli import COMMANDS, config_arguments, main, parse
+from vilbert.pipeline.cli import COMMANDS, main, parse
+from vilbert.pipeline.config_file import read_config
+from vilbert.pipeline.extract.settings import ExtractSettings
+from vilbert.pipeline.shards.verify import VerifySettings
 
 HEAVY = ("torch", "torchvision", "ray", "pyarrow", "webdataset", "transformers", "detectron2")
 PROBE = """
@@ -138,19 +141,67 @@ def test_flags_go_over_the_config_file(tmp_path: Path) -> None:
     assert (settings.num_workers, settings.deep) == (5, False)
 
 
-def test_config_values_of_every_kind(tmp_path: Path) -> None:
-    config = tmp_path / "all.yaml"
-    config.write_text("limit: 5\nopts: [A, 1]\nboxes: 10-100\ndry_run: true\njson: no\n")
-    expected = ["--limit", "5", "--opts", "A", "1", "--boxes", "10-100", "--dry-run", "--no-json"]
-    assert config_arguments(str(config), {"limit", "opts", "boxes", "dry_run", "json"}) == expected
+@pytest.mark.parametrize(
+    ("line", "value"),
+    [
+        ("limit: 5", 5),
+        ("limit: null", None),
+        ("opts: [A, 1]", ("A", "1")),
+        ("opts: A", ("A",)),
+        ("boxes: 36", "36"),
+        ("boxes: 10-100", "10-100"),
+        ("dry_run: true", True),
+        ("dry-run: no", False),
+        ("confidence: 1", 1.0),
+        ("confidence: 2e-1", 0.2),
+        ("max_bytes: 2MiB", 2 * 2**20),
+        ("max_bytes: 2000", 2000),
+        ("workers: auto", "auto"),
+        ("workers: 3", 3),
+        ("output: out", Path("out")),
+        ("output: s3://bucket/out", "s3://bucket/out"),
+    ],
+)
+def test_config_values_of_every_kind(line: str, value: object, tmp_path: Path) -> None:
+    (tmp_path / "one.yaml").write_text(line)
+    found = read_config(str(tmp_path / "one.yaml"), ExtractSettings)
+    assert found == {line.partition(":")[0].replace("-", "_"): value}
+    assert type(next(iter(found.values()))) is type(value)
 
 
-@pytest.mark.parametrize("text", ["- a\n- list\n", "just text", "deep: {name: x}\n"])
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("num_workers: many", 'num_workers: must be a whole number, is "many"'),
+        ("num_workers: '3'", 'num_workers: must be a whole number, is "3"'),
+        ("num_workers: 3.5", "num_workers: must be a whole number, is 3.5"),
+        ("num_workers: true", "num_workers: must be a whole number, is true"),
+        ("num_workers: [1, 2]", "num_workers: must be a whole number, is [1, 2]"),
+        ("num_workers: 2015-01-01", "num_workers: must be a whole number, is"),
+        ("deep: 1", "deep: must be true or false, is 1"),
+        ("deep: 'yes'", 'deep: must be true or false, is "yes"'),
+        ("manifest: true", "manifest: must be a text, is true"),
+        ("deap: true", "no option deap; did you mean deep?"),
+        ("num-workers: 1\nnum_workers: 2", "is there twice"),
+    ],
+)
+def test_a_wrong_value_in_a_config_file_is_refused_by_file_key_and_reason(
+    line: str, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = tmp_path / "wrong.yaml"
+    config.write_text(line)
+    assert main(["verify", "data", "--config", str(config)]) == 2
+    shown = capsys.readouterr().err
+    assert f"--config {config}: " in shown
+    assert said in shown
+
+
+@pytest.mark.parametrize("text", ["- a\n- list\n", "just text", "deep: {name: x}\n", "deep: [[x]]\n"])
 def test_a_config_file_of_another_shape_is_refused(text: str, tmp_path: Path) -> None:
     config = tmp_path / "wrong.yaml"
     config.write_text(text)
     with pytest.raises(ValueError, match=r"expected a mapping|options are flat"):
-        config_arguments(str(config), {"deep"})
+        read_config(str(config), VerifySettings)
     assert main(["verify", "data", "--config", str(config)]) == 2
 
 

@@ -238,7 +238,7 @@ def test_which_photograph_is_left_matters(photographs: list[Path], predictor: Ca
 def test_nucleus_captions_are_the_same_in_any_batch(
     photographs: list[Path], predictor: Callable[[str], Predictor]
 ) -> None:
-    settings = GenerationSettings(method="nucleus", seed=5, max_words=6)
+    settings = GenerationSettings(method="nucleus", seed=5, max_tokens=6)
     together = predictor("captioning").describe(photographs[:4], settings)
     assert in_batches_of(predictor("captioning"), 1).describe(photographs[:4], settings) == together
 

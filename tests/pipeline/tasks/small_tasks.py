@@ -255,9 +255,9 @@ def finetune_arguments(small: Path, task: str, output: Path, *, steps: int) -> l
         "--init-from", "none", "--tokenizer", "new", "--model", str(small / "model.json"), "--batch-size", "32",
         "--max-steps", str(steps), "--eval-every", "10000", "--checkpoint-every", "10000", "--log-every", "10",
         "--num-workers", "0", "--device", "cpu", "--tracker", "none", "--learning-rate", rate, "--beta2", "0.98",
-        "--warmup", "0.05", "--max-words", "16", "--max-regions", "8", "--seed", "1", "--clip", "1.0",
+        "--warmup", "0.05", "--max-tokens", "16", "--max-regions", "8", "--seed", "1", "--clip", "1.0",
         "--bias-correction",
-        *(("--least-answers", "1") if task in ("vqa", "gqa") else ()),
+        *(("--min-answer-count", "1") if task in ("vqa", "gqa") else ()),
         *(("--split", "train", "--eval-split", "val") if task == "vqa" else ()),
         *(() if task in ("captioning", "refcocog") else ("--head-learning-rate", rate)),
     ]  # fmt: skip

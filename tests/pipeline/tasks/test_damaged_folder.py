@@ -27,7 +27,7 @@ from vilbert.pipeline.tasks.photographs import Detected
 from vilbert.pipeline.tasks.reader import Reader
 from vilbert.pipeline.tasks.task_card import read_task_card, require_card
 from vilbert.pipeline.tasks.texts import encode
-from vilbert.pipeline.tasks.trained_detector import choose_extractor, trained_options
+from vilbert.pipeline.tasks.trained_detector import choose_extractor, trained_values
 from vilbert.pipeline.tasks.trained_folder import trained_folder
 from vilbert.pipeline.tasks.trained_model import load_its_tokenizer, load_model
 from vilbert.pipeline.train.checkpoints import save_checkpoint
@@ -286,6 +286,6 @@ def odd_descriptions(config: dict[str, Any]) -> Iterator[Any]:
 def test_facts_of_a_detector_become_no_other_options(folder: Path, facts: dict[str, Any]) -> None:
     path = folder / "task.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "extractors": [facts]}))
-    assert trained_options(["--checkpoint", str(folder)], "vqa") == []
+    assert trained_values(["--checkpoint", str(folder)], {}, "vqa") == {}
     with pytest.raises((RefusedError, ExtractorError)):
         choose_extractor(read_task_card(folder), None, None, device="cpu")

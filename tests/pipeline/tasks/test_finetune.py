@@ -144,8 +144,10 @@ def test_images_without_features_are_counted_and_too_many_of_them_stop_the_run(
     (folder / "instances.json").write_text(json.dumps(instances))
     assert run(small, "refcocog", tmp_path / "run", "--annotations", str(folder)) == 0
     assert "6 of 2,250 are about images without features (10000000" in caplog.text
-    assert run(small, "refcocog", tmp_path / "other", "--annotations", str(folder), "--most-missing", "0.002") == 2
-    assert "--most-missing 0.002" in capsys.readouterr().err
+    assert (
+        run(small, "refcocog", tmp_path / "other", "--annotations", str(folder), "--max-missing-fraction", "0.002") == 2
+    )
+    assert "--max-missing-fraction 0.002" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -154,7 +156,7 @@ def test_images_without_features_are_counted_and_too_many_of_them_stop_the_run(
         (("--init-from", "nowhere"), "nowhere"),
         (("--annotations", "nowhere"), "nowhere"),
         (("--split", "trainest"), "trainest"),
-        (("--max-words", "99"), "24 positions"),
+        (("--max-tokens", "99"), "24 positions"),
     ],
 )
 def test_mistakes_are_said_without_a_traceback(
@@ -168,8 +170,8 @@ def test_mistakes_are_said_without_a_traceback(
 
 def test_an_option_out_of_range_is_said(small: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="2"):
-        run(small, "vqa", tmp_path / "run", "--most-missing", "2")
-    assert "--most-missing 2" in capsys.readouterr().err
+        run(small, "vqa", tmp_path / "run", "--max-missing-fraction", "2")
+    assert "--max-missing-fraction 2" in capsys.readouterr().err
 
 
 def test_a_task_that_there_is_not_names_those_there_are(capsys: pytest.CaptureFixture[str]) -> None:

@@ -70,7 +70,7 @@ MODEL = tiny(1)
 
 def write(images: dict[str, Tensor], model: ViLBertForTasks = MODEL, **changes: Any) -> list[Candidate]:
     said = {name: changes.pop(name) for name in ("keys", "task_token") if name in changes}
-    chosen = GenerationSettings(**{"max_words": 4, **changes})
+    chosen = GenerationSettings(**{"max_tokens": 4, **changes})
     return generate(model, images, cls_id=CLS, sep_id=SEP, pad_id=PAD, never=(MASK, SEP), settings=chosen, **said)
 
 
@@ -124,7 +124,7 @@ def step_by_step(image: dict[str, Tensor], longest: int, model: ViLBertForTasks 
 def test_greedy_is_the_most_probable_word_each_time(seed: int) -> None:
     model, images = tiny(seed), pictures(4, seed)
     expected = [step_by_step(one(images, row), 6, model) for row in range(4)]
-    assert [it.ids for it in write(images, model, method="greedy", max_words=6)] == expected
+    assert [it.ids for it in write(images, model, method="greedy", max_tokens=6)] == expected
     assert len(set(expected)) > 1, "captions of several images must differ for this to say anything"
 
 
@@ -132,8 +132,8 @@ def test_greedy_is_the_most_probable_word_each_time(seed: int) -> None:
 @settings(max_examples=6, deadline=None)
 def test_a_beam_of_one_is_greedy(seed: int, penalty: float) -> None:
     images = pictures(3, seed)
-    beam = write(images, method="beam", beams=1, length_penalty=penalty, max_words=6)
-    greedy = write(images, method="greedy", max_words=6)
+    beam = write(images, method="beam", beams=1, length_penalty=penalty, max_tokens=6)
+    greedy = write(images, method="greedy", max_tokens=6)
     assert [it.ids for it in beam] == [it.ids for it in greedy]
 
 
@@ -149,7 +149,7 @@ def brute_force(image: dict[str, Tensor], model: ViLBertForTasks, penalty: float
 @pytest.mark.parametrize(("seed", "sharp", "penalty"), [(2, 5.0, 0.0), (2, 1.0, 0.5), (1, 1.0, 1.0), (3, 1.0, 3.0)])
 def test_a_beam_wide_enough_finds_the_best_of_all_captions(seed: int, sharp: float, penalty: float) -> None:
     model, images = tiny(seed, sharp=sharp), pictures(4, seed)
-    found = [it.ids for it in write(images, model, method="beam", beams=160, length_penalty=penalty, max_words=3)]
+    found = [it.ids for it in write(images, model, method="beam", beams=160, length_penalty=penalty, max_tokens=3)]
     assert found == [brute_force(one(images, row), model, penalty) for row in range(4)]
     assert any(found), "some captions must have words for this to say anything"
 
@@ -186,7 +186,7 @@ def test_a_beam_is_the_literal_search(seed: int, sharp: float, penalty: float, b
 
 @pytest.mark.parametrize(("log_prob", "decided"), [(-4.0, False), (-9.9, False), (-10.1, True)])
 def test_a_search_ends_when_nothing_that_goes_on_can_become_better(log_prob: float, decided: bool) -> None:
-    chosen = GenerationSettings(length_penalty=1.0, max_words=9)
+    chosen = GenerationSettings(length_penalty=1.0, max_tokens=9)
     finished, live = [Candidate((5,), -2.0)], [Candidate((5, 6), log_prob)]  # -1 a word; ten words share what is lost
     assert _is_decided(finished, live, chosen) is decided
 
@@ -199,7 +199,7 @@ def test_wider_beams_find_captions_more_likely_on_the_whole() -> None:
 
 
 def test_the_length_penalty_decides_between_short_and_long() -> None:
-    short, long = (write(pictures(6), beams=40, length_penalty=penalty, max_words=3) for penalty in (0.0, 4.0))
+    short, long = (write(pictures(6), beams=40, length_penalty=penalty, max_tokens=3) for penalty in (0.0, 4.0))
     assert sum(len(it.ids) for it in short) < sum(len(it.ids) for it in long)
 
 
@@ -252,7 +252,7 @@ def test_special_tokens_are_never_written(method: str) -> None:
 def test_no_run_of_words_comes_twice(method: str, size: int) -> None:
     model = tiny(ending=-20.0)  # every caption as long as may be
     images, keys = pictures(4), list("abcd")
-    longest = {"max_words": 8, "beams": 3, "length_penalty": 2.0}
+    longest = {"max_tokens": 8, "beams": 3, "length_penalty": 2.0}
     for it in write(images, model, method=method, keys=keys, no_repeat=size, **longest):
         runs = [it.ids[start : start + size] for start in range(len(it.ids) - size + 1)]
         assert len(it.ids) == (5 if size == 1 else 8)
@@ -301,7 +301,7 @@ def nucleus(image: dict[str, Tensor], words: tuple[int, ...], top_p: float) -> d
 def test_captions_are_drawn_as_probable_as_the_model_has_them() -> None:
     image, count = one(pictures(2), 1), 3000
     many = {name: value.expand(count, *value.shape[1:]) for name, value in image.items()}
-    found = write(many, method="nucleus", top_p=0.8, max_words=2, keys=[f"image {row}" for row in range(count)])
+    found = write(many, method="nucleus", top_p=0.8, max_tokens=2, keys=[f"image {row}" for row in range(count)])
     literal: dict[tuple[int, ...], float] = {}
     for first, share in nucleus(image, (), 0.8).items():
         if first == SEP:
@@ -359,7 +359,7 @@ def test_scores_that_are_no_numbers_are_refused() -> None:
 
 def test_captions_longer_than_the_models_texts_are_refused() -> None:
     with pytest.raises(ValueError, match="takes 11"):
-        write(pictures(2), max_words=12)
+        write(pictures(2), max_tokens=12)
 
 
 def test_a_nucleus_without_keys_is_refused() -> None:
@@ -369,7 +369,7 @@ def test_a_nucleus_without_keys_is_refused() -> None:
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("beams", 0), ("max_words", 0), ("no_repeat", -1), ("top_p", 0.0), ("top_p", 1.1), ("temperature", 0.0),
+    [("beams", 0), ("max_tokens", 0), ("no_repeat", -1), ("top_p", 0.0), ("top_p", 1.1), ("temperature", 0.0),
      ("temperature", float("nan")), ("length_penalty", -1.0)],
 )  # fmt: skip
 def test_settings_without_a_meaning_are_refused(name: str, value: float) -> None:

@@ -14,7 +14,7 @@ import torch
 from vilbert.pipeline.cli import main
 from vilbert.pipeline.tasks.batch import make_item_batches
 from vilbert.pipeline.tasks.finetune import open_items, open_task_data
-from vilbert.pipeline.tasks.settings import FinetuneSettings
+from vilbert.pipeline.tasks.settings import GivenRegionsFinetuneSettings, NamedPeopleFinetuneSettings
 from vilbert.pipeline.train.loop import data_names
 from vilbert.pipeline.train.run_folder import read_run
 from vilbert.pipeline.train.share import Share
@@ -57,7 +57,7 @@ def test_training_counts_them_and_stops_beyond_the_share(
     command = finetune_arguments(small, "vcr-qa", tmp_path / "run", steps=1)
     assert main([*command, "--given-data", str(given)]) == 0
     assert "vcr-qa, train: 5 of 750 are about images without regions in --given-data (895, 896," in caplog.text
-    assert main([*command, "--given-data", str(given), "--most-missing", "0.005"]) == 2
+    assert main([*command, "--given-data", str(given), "--max-missing-fraction", "0.005"]) == 2
     assert "without regions in --given-data" in capsys.readouterr().err
 
 
@@ -74,15 +74,15 @@ def test_evaluation_does_too(
     assert "1 are left out of the results, which a server may refuse" in caplog.text
     assert "vcr-qa, val: 1 of 150 are about images without regions in --given-data (894, ...)" in caplog.text
     assert "trained" not in caplog.text
-    assert main([*command, "--most-missing", "0"]) == 2
-    assert "more than --most-missing 0 allows" in capsys.readouterr().err
+    assert main([*command, "--max-missing-fraction", "0"]) == 2
+    assert "more than --max-missing-fraction 0 allows" in capsys.readouterr().err
     at = command.index("--given-data")
     assert main(command[:at] + command[at + 2 :]) == 0
     assert "was trained with regions at given boxes: give --given-data" in caplog.text
 
 
 def test_the_boxes_of_vcr_count_in_the_whole_images_feature(small: Path, given: Path, tmp_path: Path) -> None:
-    settings = FinetuneSettings(
+    settings = NamedPeopleFinetuneSettings(
         data=(str(small / "features"),), given_data=(str(given),), task="vcr-qa", init_from="none", model="shapes",
         tokenizer="new", annotations=small / "vcr", output=tmp_path / "run",
     )  # fmt: skip
@@ -94,7 +94,7 @@ def test_the_boxes_of_vcr_count_in_the_whole_images_feature(small: Path, given: 
 
 
 def test_true_boxes_of_expressions_are_shown_in_training_alone(small: Path, given: Path, tmp_path: Path) -> None:
-    settings = FinetuneSettings(
+    settings = GivenRegionsFinetuneSettings(
         data=(str(small / "features"),), given_data=(str(given),), task="refcocog", init_from="none", model="shapes",
         tokenizer="new", annotations=small / "refer", output=tmp_path / "run",
     )  # fmt: skip

@@ -80,7 +80,7 @@ def test_images_without_given_boxes_are_missing_too(
     assert joined.missing == 3
     assert "1 of 5 are about images without features (nowhere, ...)" in caplog.text
     assert "2 of 5 are about images without regions in --given-data (a7, b2, ...)" in caplog.text
-    with pytest.raises(RefusedError, match=r"2 of 5 .* --given-data .*more than --most-missing 0.5"):
+    with pytest.raises(RefusedError, match=r"2 of 5 .* --given-data .*more than --max-missing-fraction 0.5"):
         found(0.5)
 
 

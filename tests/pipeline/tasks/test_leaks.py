@@ -105,7 +105,7 @@ def open_tasks(small: Path, folder: Path, *tasks: dict[str, Any]) -> dict[str, t
     path = folder / "tasks.json"
     path.write_text(json.dumps(found))
     settings = MultitaskSettings(
-        tasks=path, output=folder / "run", init_from="none", model="m", tokenizer="new", least_answers=1
+        tasks=path, output=folder / "run", init_from="none", model="m", tokenizer="new", min_answer_count=1
     )
     return {task.name: (task, held_out) for task, held_out in open_all(settings.entries())}
 

@@ -29,7 +29,7 @@ def write_tasks(small: Path, path: Path, *names: str, **more: Any) -> Path:
     tasks = [
         {
             "task": name, "annotations": str(small / FOLDERS[name]), "data": [str(small / DATA.get(name, "features"))],
-            **({"least_answers": 1} if name in ("vqa", "gqa") else {}), **more,
+            **({"min_answer_count": 1} if name in ("vqa", "gqa") else {}), **more,
         }
         for name in names
     ]  # fmt: skip
@@ -44,7 +44,7 @@ def arguments(small: Path, tasks: Path, output: Path, *more: str) -> list[str]:
         "--tokenizer", "new", "--model", str(small / "model.json"), "--batch-size", "32", "--eval-every", "10000",
         "--checkpoint-every", "10000", "--log-every", "1", "--num-workers", "0", "--device", "cpu", "--tracker", "none",
         "--learning-rate", "0.001", "--head-learning-rate", "0.001", "--beta2", "0.98", "--warmup", "0.05",
-        "--max-words", "16", "--max-regions", "8", "--seed", "1", "--clip", "1.0", "--bias-correction", *more,
+        "--max-tokens", "16", "--max-regions", "8", "--seed", "1", "--clip", "1.0", "--bias-correction", *more,
     ]  # fmt: skip
 
 
@@ -177,7 +177,7 @@ def test_one_of_the_tasks_goes_on_alone_from_what_all_have_learnt(small: Path, l
     output = tmp_path / "run"
     alone = [
         "finetune", "snli-ve", str(small / "features"), "--annotations", str(small / "snli-ve"), "--output",
-        str(output), "--init-from", str(learnt / "final"), "--batch-size", "32", "--max-steps", "1", "--max-words",
+        str(output), "--init-from", str(learnt / "final"), "--batch-size", "32", "--max-steps", "1", "--max-tokens",
         "16", "--max-regions", "8", "--num-workers", "0", "--device", "cpu", "--tracker", "none", "--warmup", "1",
     ]  # fmt: skip
     assert main(alone) == 0
@@ -263,12 +263,12 @@ GOOD = {"task": "vqa", "annotations": "a", "data": ["features"]}
         ([{"task": "vqa"}], "task 1 (vqa): has no annotations"),
         ([GOOD, {**GOOD, "batchsize": 3}], "task 2 (vqa): no setting batchsize"),
         ([GOOD, GOOD], "vqa is there twice"),
-        ([{**GOOD, "batch_size": "many"}], "batch_size 'many': give a whole number"),
-        ([{**GOOD, "batch_size": 2.5}], "batch_size 2.5: give a whole number"),
-        ([{**GOOD, "batch_size": True}], "batch_size True: give a whole number"),
-        ([{**GOOD, "data": [1]}], "data [1]: give a list of texts"),
-        ([{**GOOD, "batch_size": 0}], "vqa: --batch-size 0: give at least 1"),
-        ([{**GOOD, "loss_weight": 0}], "vqa: loss_weight 0.0: give a number above 0"),
+        ([{**GOOD, "batch_size": "many"}], 'batch_size: must be a whole number, is "many"'),
+        ([{**GOOD, "batch_size": 2.5}], "batch_size: must be a whole number, is 2.5"),
+        ([{**GOOD, "batch_size": True}], "batch_size: must be a whole number, is true"),
+        ([{**GOOD, "data": [1]}], "data: must be a text, is 1"),
+        ([{**GOOD, "batch_size": 0}], "(vqa): batch_size: must be at least 1, is 0"),
+        ([{**GOOD, "loss_weight": 0}], "(vqa): loss_weight: must be above 0, is 0"),
         ([{"task": "vqa", "annotations": "a"}], "no data set"),
     ],
 )

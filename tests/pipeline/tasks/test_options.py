@@ -2,18 +2,32 @@
 
 from __future__ import annotations
 
+import pickle
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from vilbert.pipeline.cli import main, parse
-from vilbert.pipeline.tasks.evaluate_settings import EvaluateSettings
+from vilbert.pipeline.tasks.evaluate_settings import ItemEvaluateSettings
+from vilbert.pipeline.tasks.finetune import task_identity
 from vilbert.pipeline.tasks.registry import TASKS
-from vilbert.pipeline.tasks.settings import FinetuneSettings
+from vilbert.pipeline.tasks.task_settings import task_settings
 
 EVALUATE = ["features", "--checkpoint", "c", "--annotations", "a"]
 FINETUNE = ["features", "--annotations", "a", "--output", "o", "--init-from", "i"]
 RETRIEVAL = ("retrieval", "retrieval-coco")
+PREDICT = ["--checkpoint", "c", "--image", "a.jpg", "b.jpg"]
+ARGUMENTS = {"finetune": FINETUNE, "evaluate": EVALUATE, "predict": PREDICT}
+ASKED = {
+    **{task: ["--question", "q"] for task in ("vqa", "gqa", "snli-ve")},
+    "vcr-qa": ["--question", "q", "--option", "o"],
+    "vcr-qar": ["--question", "q", "--option", "o", "--answer", "a"],
+    **{task: ["--phrase", "p"] for task in ("refcoco", "refcoco+", "refcocog")},
+    **{task: ["--caption", "c"] for task in ("retrieval", "retrieval-coco")},
+    "captioning": [],
+    "nlvr2": ["--statement", "s"],
+}
 OF_RETRIEVAL = {"--zero-shot": [], "--pairs-per-batch": ["8"], "--hold-bytes": ["9"], "--scores": ["s"]}
 
 
@@ -49,7 +63,7 @@ def test_the_settings_of_retrieval_are_those_of_retrieval_alone(task: str, capsy
         ("evaluate", "vcr-qa", ("--answers-from=x",), "vcr-qar"),
         ("evaluate", "retrieval", ("--batch-size", "2"), "vqa"),
         ("finetune", "vqa", ("--given-data", "x"), "vcr-qa"),
-        ("finetune", "refcoco", ("--least-answers", "1"), "vqa, gqa"),
+        ("finetune", "refcoco", ("--min-answer-count", "1"), "vqa, gqa"),
         ("finetune", "nlvr2", ("--answers", "x"), "vqa, gqa"),
     ],
 )
@@ -75,9 +89,13 @@ def test_true_boxes_are_never_shown_beside_the_detectors_in_evaluation(
 ) -> None:
     assert main(["evaluate", task, *EVALUATE, "--given-data", "given"]) == 2
     assert "name their data set in place of the features" in capsys.readouterr().err
-    with pytest.raises(ValueError, match="--given-data: is no option of"):
-        EvaluateSettings(
-            data=("features",), task=task, checkpoint=Path("c"), annotations=Path("a"), given_data=("given",)
+    with pytest.raises(ValueError, match="--given-data given: there is no such setting"):
+        ItemEvaluateSettings(
+            data=("features",),
+            task=task,
+            checkpoint=Path("c"),
+            annotations=Path("a"),
+            given_data=("given",),  # type: ignore[call-arg]
         )
 
 
@@ -89,6 +107,20 @@ def test_classifiers_that_vilbert_beta_has_not_are_refused(task: str, capsys: py
     assert parse("finetune", ["vqa", *FINETUNE, "--task-heads", "beta"]).task_heads == "beta"
 
 
-def test_settings_are_of_a_class_that_other_processes_know() -> None:
-    assert type(parse("finetune", ["vqa", *FINETUNE])) is FinetuneSettings
-    assert type(parse("evaluate", ["refcoco", *EVALUATE])) is EvaluateSettings
+@pytest.mark.parametrize("command", ["finetune", "evaluate", "predict"])
+@pytest.mark.parametrize("task", TASKS)
+def test_each_task_has_settings_of_its_own_which_other_processes_know(command: str, task: str) -> None:
+    found = parse(command, [task, *ARGUMENTS[command], *(ASKED[task] if command == "predict" else [])])
+    assert type(found) is task_settings(command, task)
+    assert found.task == task
+    assert pickle.loads(pickle.dumps(found)) == found
+    assert replace(found, checkpoint=Path("d")) != found if command != "finetune" else replace(found, seed=1) != found
+
+
+def test_a_run_records_the_settings_of_every_task_as_it_always_did() -> None:
+    of_others = {"names": None, "answers": None, "min_answer_count": 9, "answer_prior": False}
+    for task in TASKS:
+        recorded = task_identity(parse("finetune", [task, *FINETUNE]))
+        assert of_others.items() <= recorded.items()
+        assert "given_data" not in recorded
+    assert task_identity(parse("finetune", ["gqa", *FINETUNE, "--min-answer-count", "2"]))["min_answer_count"] == 2

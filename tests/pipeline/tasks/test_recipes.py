@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from vilbert.pipeline.cli import RECIPES, parse
+from vilbert.pipeline.cli import parse
+from vilbert.pipeline.config_file import RECIPES
 from vilbert.pipeline.tasks.registry import TASKS
 from vilbert.pipeline.train.run_settings import identity
 
@@ -48,7 +49,7 @@ def test_the_settings_are_those_of_the_source_that_their_head_names(task: str) -
     head = " ".join(line.removeprefix("#").strip() for line in text.splitlines() if line.startswith("#"))
     found = yaml.safe_load(text)
     *values, source = PUBLISHED[task]
-    assert [found[name] for name in ("batch-size", "learning-rate", "epochs", "max-words")] == values
+    assert [found[name] for name in ("batch-size", "learning-rate", "epochs", "max-tokens")] == values
     assert source in head.partition("All else")[0]
     # What the paper itself gives could not be checked against it, so no head claims it.
     assert "paper" not in head
@@ -59,7 +60,7 @@ def test_a_flag_goes_over_them_and_a_config_takes_their_place(tmp_path: Path) ->
     (tmp_path / "mine.yaml").write_text("epochs: 3\n")
     mine = parse("finetune", ["vqa", "features", *REQUIRED, "--config", str(tmp_path / "mine.yaml")])
     assert mine.epochs == 3
-    assert mine.max_words == 36
+    assert mine.max_tokens == 36
 
 
 def test_every_shipped_config_of_tasks_is_of_a_task() -> None:

@@ -77,7 +77,7 @@ def write_report(folder: Path, task: str) -> str:
     if task in LABELS:
         card.write_text(json.dumps({**json.loads(card.read_text()), "labels": LABELS[task]}))
     quick = [] if task.startswith("retrieval") else ["--num-workers", "0"]
-    quick += ["--max-words", "6", "--method", "greedy"] if task == "captioning" else []
+    quick += ["--max-tokens", "6", "--method", "greedy"] if task == "captioning" else []
     blind = [("blind", ["--blind"])] if task in BLIND else []
     for name, more in (("seeing", []), *blind):
         results = str(folder / task / f"{name}.out")

@@ -132,7 +132,7 @@ def test_images_that_cannot_be_read_are_left_out_and_counted(
         "60",
         "--output",
         str(ranked),
-        "--most-missing",
+        "--max-missing-fraction",
         "0.9",
     ]
     assert main(arguments(lost, folder, *chosen)) == 0
@@ -144,7 +144,7 @@ def test_images_that_cannot_be_read_are_left_out_and_counted(
     assert 20 < said["left_out"] == 60 - len(there) < 30
     assert "images cannot be read; recall is among the" in caplog.text
     assert main(arguments(lost, folder, *chosen[:-1], "0.3")) == 2
-    assert "more than --most-missing 0.3 allows" in capsys.readouterr().err
+    assert "more than --max-missing-fraction 0.3 allows" in capsys.readouterr().err
     assert {image for row in rows for image in row["ranked"]} <= set(there)
 
 
@@ -173,7 +173,7 @@ def test_a_blind_model_learns_retrieval_where_some_images_have_no_features(
     whole = {**captions, "images": [*captions["images"], *[{**gone, "cocoid": 5000 + n} for n in range(400)]]}
     (tmp_path / "captions" / "dataset_coco.json").write_text(json.dumps(whole))
     command = finetune_arguments(small, "retrieval", tmp_path / "run", steps=4)
-    changed = ["--annotations", str(tmp_path / "captions"), "--most-missing", "0.5", "--blind"]
+    changed = ["--annotations", str(tmp_path / "captions"), "--max-missing-fraction", "0.5", "--blind"]
     assert main([*command, *changed]) == 0
     capsys.readouterr()
 

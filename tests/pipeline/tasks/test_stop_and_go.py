@@ -62,5 +62,5 @@ def test_changes_are_after_the_evaluations_that_made_them() -> None:
     ("name", "value"), [("patience", -1), ("cooldown", -1), ("better", 1.0), ("worse", -0.1), ("gap", 0)]
 )
 def test_a_value_out_of_range_is_refused_by_its_option(name: str, value: Any) -> None:
-    with pytest.raises(ValueError, match=f"--{name} {value}: give"):
+    with pytest.raises(ValueError, match=f"--{name} {value}: must be"):
         StopAndGoSettings(**{name: value})

@@ -93,7 +93,7 @@ def test_a_folder_for_results_that_is_not_there_is_told_before_anything_is_answe
 
 def test_a_run_that_is_refused_leaves_the_card_as_it_was(small: Path, finished: Path) -> None:
     before = (finished / TASK_FILE).read_bytes()
-    assert run(small, finished, "--max-words", "14") == 2
+    assert run(small, finished, "--max-tokens", "14") == 2
     assert (finished / TASK_FILE).read_bytes() == before == (finished / "final" / TASK_FILE).read_bytes()
     assert read_task_card(finished).max_words == 16
 

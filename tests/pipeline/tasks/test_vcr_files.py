@@ -15,7 +15,7 @@ from vilbert.pipeline.shapes.write import ShapesSettings, write_shapes
 from vilbert.pipeline.shards.errors import RefusedError
 from vilbert.pipeline.tasks.finetune import card_of, open_split
 from vilbert.pipeline.tasks.registry import TaskFiles, open_task
-from vilbert.pipeline.tasks.settings import FinetuneSettings
+from vilbert.pipeline.tasks.settings import NamedPeopleFinetuneSettings
 from vilbert.pipeline.tasks.task_card import read_task_card, write_task_cards
 from vilbert.pipeline.tasks.vcr_files import (
     NAMES,
@@ -241,7 +241,7 @@ def test_names_are_the_column_of_the_published_table(tmp_path: Path) -> None:
 def test_people_are_called_by_the_names_of_a_file(tmp_path: Path) -> None:
     path = tmp_path / "names.csv"
     path.write_text("name\nZaphod\n")
-    settings = FinetuneSettings(
+    settings = NamedPeopleFinetuneSettings(
         data=("features",), task="vcr-qa", init_from="none", model="shapes", tokenizer="new", names=path,
         annotations=write(tmp_path, published()), output=tmp_path / "run",
     )  # fmt: skip

@@ -458,7 +458,7 @@ def test_a_region_without_another_teaches_no_nce() -> None:
 @pytest.mark.parametrize(
     ("option", "value"),
     [
-        ("max_words", 2),
+        ("max_tokens", 2),
         ("max_regions", 0),
         ("swap", 1.5),
         ("word_mask", -0.1),

@@ -256,7 +256,7 @@ def test_a_start_that_was_refused_leaves_no_tokenizer_for_the_next(
     other = make_dataset(tmp_path / "b", samples=9, shard_size=5, captions=lambda row: [f"{'xyz'[row % 3]} words"])
     run = tmp_path / "run"
     run.mkdir()  # one that the start makes, it removes again
-    refused = ["pretrain", str(other), *arguments(data, run)[2:], "--eval-split", "none", "--max-words", "41"]
+    refused = ["pretrain", str(other), *arguments(data, run)[2:], "--eval-split", "none", "--max-tokens", "41"]
     assert main(refused) == 2
     assert (run / "tokenizer").is_dir()
     assert main(arguments(data, run)) == 0

@@ -158,7 +158,7 @@ def test_where_it_cannot_be_made_longer_it_says_why_and_what_to_do(
     [
         ["--init-from", "nowhere/model.safetensors"],
         ["--split", "no-such-split"],
-        ["--max-words", "4000"],
+        ["--max-tokens", "4000"],
         ["--model", "no-such-model"],
         ["--learning-rate", "1e30", "--warmup", "0", "--clip", "0"],  # the second step has no finite loss
     ],

@@ -94,7 +94,7 @@ def train(data: Path, output: Path, *more: str) -> dict[str, Any]:
     torch.set_num_threads(1)
     options = [
         "pretrain", str(data / "features"), "--output", str(output), "--model", str(data / "model.json"),
-        "--tokenizer", "new", "--init-from", "none", "--batch-size", "32", "--max-words", "12",
+        "--tokenizer", "new", "--init-from", "none", "--batch-size", "32", "--max-tokens", "12",
         "--max-steps", str(STEPS),
         "--eval-every", "10000", "--checkpoint-every", "10000", "--log-every", "50", "--num-workers", "0",
         "--device", "cpu", "--tracker", "none", "--learning-rate", "0.003", "--objective", "1", "--seed", "1",

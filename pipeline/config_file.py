@@ -1,0 +1,98 @@
+"""Config files and shipped recipes: read into values of a command's settings, refused by file, key and reason."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from vilbert.pipeline.renamed_options import refuse_renamed
+from vilbert.pipeline.tasks.registry import TASKS, find_task
+from vilbert.untrusted.documents import DocumentError, read_yaml
+
+RECIPES = Path(__file__).parent / "recipes"
+
+
+def recipes_folder(command: str) -> Path:
+    """Return the folder of the settings that come with a command; a task of another package has its own."""
+    verb, _, task = command.partition(" ")
+    if task in TASKS and (own := find_task(task).recipes) is not None:
+        return own if verb == "finetune" else own / verb
+    return RECIPES / command.replace(" ", "/")
+
+
+def shipped_config(command: str, name: str) -> str:
+    """Return the path of the settings that come with the package under `name`, where it is no file of the user's.
+
+    Raises ValueError where it is neither.
+    """
+    recipes = {path.stem: path for path in recipes_folder(command).glob("*.yaml")}
+    if name in recipes and not Path(name).is_file():  # a folder of that name, such as the demo's, is no settings
+        return str(recipes[name])
+    if Path(name).exists():
+        return name
+    shipped = (
+        f"the settings that come with the package are {', '.join(sorted(recipes))}"
+        if recipes
+        else (f"no settings come with the package for `vilbert {command}`")
+    )
+    raise ValueError(f"--config {name}: no such file; {shipped}{did_you_mean(name, recipes)}")
+
+
+def default_config(command: str) -> str | None:
+    """Return the name of the recipe that a task has without being asked for, or None."""
+    return "default" if " " in command and (recipes_folder(command) / "default.yaml").is_file() else None
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Return a question that names the known name nearest to a mistyped one; empty where none is near."""
+    nearest = difflib.get_close_matches(name, list(known), n=1)
+    return f"; did you mean {nearest[0]}?" if nearest else ""
+
+
+def read_config(path: str, settings_class: type) -> dict[str, Any]:
+    """Return the values of a YAML or JSON file by option name, in underscores, each of its option's type.
+
+    Raises ValueError, naming the file and the key, where a name is no option of the settings or a value is refused.
+    """
+    from vilbert.settings import SettingsError, file_value, options_of
+
+    options = options_of(settings_class)
+    values: dict[str, Any] = {}
+    for key, value in _mapping(path).items():
+        name = str(key).replace("-", "_")
+        if name not in options:
+            _refuse_renamed(path, str(key))
+            nearest = did_you_mean(name, options)
+            raise ValueError(
+                f"--config {path}: no option {key}{nearest}; names are those of --help, without the dashes"
+            )
+        if name in values:
+            raise ValueError(f"--config {path}: {key} is there twice, with dashes and with underscores")
+        if isinstance(value, dict) or (isinstance(value, list) and any(isinstance(it, list | dict) for it in value)):
+            raise ValueError(f"--config {path}: {key} holds a mapping or a nested list; options are flat, as in --help")
+        try:
+            values[name] = file_value(options[name].type, value)
+        except SettingsError as error:
+            raise ValueError(f"--config {path}: {key}: {error}") from None
+    return values
+
+
+def _refuse_renamed(path: str, key: str) -> None:
+    try:
+        refuse_renamed([key])
+    except ValueError as error:
+        raise ValueError(f"--config {path}: {error}") from None
+
+
+def _mapping(path: str) -> Mapping[Any, Any]:
+    try:
+        found = read_yaml(Path(path))  # JSON is YAML
+    except OSError as error:
+        raise ValueError(f"--config {path}: cannot be read: {error}") from error
+    except DocumentError as error:
+        raise ValueError(f"--config {path}: is neither YAML nor JSON: {error}") from error
+    if not isinstance(found, dict):
+        raise ValueError(f"--config {path}: expected a mapping of option names to values")
+    return found

@@ -1,0 +1,97 @@
+"""Which class of settings a command has for a task: the options that the facts of its TaskSpec call for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from vilbert.pipeline.tasks.evaluate_settings import (
+    DescribeEvaluateSettings,
+    EvaluateSettings,
+    GivenRegionsEvaluateSettings,
+    ItemEvaluateSettings,
+    RankEvaluateSettings,
+    ReasonEvaluateSettings,
+)
+from vilbert.pipeline.tasks.predict_settings import (
+    AnswerSettings,
+    ChooseReasonSettings,
+    ChooseSettings,
+    DescribeSettings,
+    JudgeSettings,
+    PointSettings,
+    PredictSettings,
+    RankSettings,
+)
+from vilbert.pipeline.tasks.registry import TASKS, TaskSpec, find_task
+from vilbert.pipeline.tasks.settings import (
+    AnswerListFinetuneSettings,
+    AnyFinetuneSettings,
+    FinetuneSettings,
+    GivenRegionsFinetuneSettings,
+    NamedPeopleFinetuneSettings,
+)
+from vilbert.settings import options_of
+
+_PREDICT: dict[str | None, type[PredictSettings]] = {
+    "answer": AnswerSettings,
+    "choose": ChooseSettings,
+    "point": PointSettings,
+    "rank": RankSettings,
+    "describe": DescribeSettings,
+    "judge": JudgeSettings,
+    None: PredictSettings,
+}
+
+
+def finetune_settings(spec: TaskSpec) -> type[FinetuneSettings]:
+    """Return the settings of `vilbert finetune` for a task."""
+    collects_answers = spec.labels_setting is not None
+    match collects_answers, spec.given_boxes != "unused", spec.takes_names:
+        case False, False, False:
+            return FinetuneSettings
+        case True, False, False:
+            return AnswerListFinetuneSettings
+        case False, True, False:
+            return GivenRegionsFinetuneSettings
+        case False, True, True:
+            return NamedPeopleFinetuneSettings
+    return AnyFinetuneSettings
+
+
+def evaluate_settings(spec: TaskSpec) -> type[EvaluateSettings]:
+    """Return the settings of `vilbert evaluate` for a task."""
+    if spec.prediction == "rank":
+        return RankEvaluateSettings
+    if spec.prediction == "describe":
+        return DescribeEvaluateSettings
+    if spec.takes_answers:
+        return ReasonEvaluateSettings
+    return GivenRegionsEvaluateSettings if spec.given_boxes == "averaged" else ItemEvaluateSettings
+
+
+def predict_settings(spec: TaskSpec) -> type[PredictSettings]:
+    """Return the settings of `vilbert predict` for a task."""
+    return ChooseReasonSettings if spec.takes_answers else _PREDICT[spec.prediction]
+
+
+_OF_COMMANDS = {"finetune": finetune_settings, "evaluate": evaluate_settings, "predict": predict_settings}
+
+
+def task_settings(command: str, task: str) -> type[Any]:
+    """Return the settings of `vilbert COMMAND TASK`; command: finetune, evaluate or predict."""
+    return _OF_COMMANDS[command](find_task(task))
+
+
+def require_own_options(command: str, task: str, arguments: Sequence[str]) -> None:
+    """Raise ValueError where the command line has an option that only other tasks have."""
+    settings_class = task_settings(command, task)
+    own = options_of(settings_class)
+    for option in [argument.partition("=")[0] for argument in arguments if argument.startswith("--")]:
+        name = option.removeprefix("--").removeprefix("no-").replace("-", "_")
+        if name in own:
+            continue
+        others = [other for other in TASKS.built_in if name in options_of(task_settings(command, other))]
+        if others:
+            remedy = settings_class.remedies.get(name, "leave it out")
+            raise ValueError(f"{option}: is no option of {task} but of {', '.join(others)}; {remedy}")

@@ -1,0 +1,222 @@
+"""Settings as pydantic dataclasses: constraints declared on the fields, and errors that name the option.
+
+    @validated
+    class ShapesSettings:
+        scenes: Annotated[int, Interval(ge=10, le=10_000_000)] = 1000
+        \"\"\"How many pictures.\"\"\"
+
+`ShapesSettings(scenes=3)` and `dataclasses.replace(settings, scenes=3)` raise SettingsError, `--scenes 3: must be at
+least 10`. Instances are frozen, can be pickled, and show up in `dataclasses.fields` and `asdict`. They are dataclasses
+and no BaseModel because several commands have an option `json`, which is a method of BaseModel.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+from collections.abc import Iterable, Mapping
+from typing import Annotated, Any, NamedTuple, TypeVar, dataclass_transform, get_args, get_type_hints
+
+import pydantic
+import pydantic.dataclasses
+from annotated_types import Ge, Gt, Interval
+
+T = TypeVar("T")
+
+_Finite = pydantic.AllowInfNan(False)
+PositiveInt = Annotated[int, Ge(1)]
+NonNegativeInt = Annotated[int, Ge(0)]
+PositiveFloat = Annotated[float, Gt(0), _Finite]
+NonNegativeFloat = Annotated[float, Ge(0), _Finite]
+Share = Annotated[float, Interval(ge=0, le=1)]
+ShareBelowOne = Annotated[float, Interval(ge=0, lt=1)]
+Fraction = Annotated[float, Interval(gt=0, lt=1)]
+Seed = Annotated[int, Interval(ge=0, lt=2**63)]
+
+_CONFIG = pydantic.ConfigDict(extra="forbid", defer_build=True, coerce_numbers_to_str=False)
+
+
+class SettingsError(ValueError):
+    """A value of settings that is refused; says which option, which value and why."""
+
+
+@dataclass_transform(kw_only_default=True, frozen_default=True, field_specifiers=(dataclasses.field,))
+def validated(cls: type[T]) -> type[T]:
+    """Make a class of settings a frozen dataclass whose values are validated; they are given by keyword."""
+    made: Any = pydantic.dataclasses.dataclass(frozen=True, kw_only=True, config=_CONFIG)(cls)
+    validate = made.__init__
+
+    @functools.wraps(validate)
+    def init(self: Any, *args: Any, **values: Any) -> None:
+        if not made.__pydantic_complete__:  # its validator is built when it is first needed, and sets __init__ again
+            pydantic.dataclasses.rebuild_dataclass(made)
+            made.__init__ = init
+        try:
+            validate(self, *args, **values)
+        except pydantic.ValidationError as error:
+            raise SettingsError("; ".join(map(_option_problem, error.errors(include_url=False)))) from None
+
+    made.__init__ = init
+    return made  # type: ignore[no-any-return]
+
+
+def _option_problem(error: Any) -> str:
+    """Return what is wrong with a value given in Python or on the command line: `--scenes 3: must be at least 10`."""
+    if not error["loc"]:
+        return reason(error)  # of a check of several fields, which names the options itself
+    name = f"--{str(error['loc'][0]).replace('_', '-')}"
+    value = error["input"]
+    if isinstance(value, tuple | list):
+        shown = " ".join(map(str, value))
+    else:
+        shown = "" if error["type"].startswith(("missing", "unexpected")) else f"{value}"
+    return f"{name}{shown and f' {shown:.200}'}: {reason(error)}"
+
+
+def reason(error: Any) -> str:
+    """Return why pydantic refused a value, in the words of an option's reader."""
+    context = error.get("ctx", {})
+    match error["type"]:
+        case "value_error":
+            return str(context["error"])
+        case "greater_than_equal":
+            return f"must be at least {_plain(context['ge'])}"
+        case "greater_than":
+            return f"must be above {_plain(context['gt'])}"
+        case "less_than_equal":
+            return f"must be at most {_plain(context['le'])}"
+        case "less_than":
+            return f"must be below {_plain(context['lt'])}"
+        case "finite_number":
+            return "must be a finite number"
+        case "literal_error":
+            return f"must be {context['expected'].replace(chr(39), '')}"
+        case "int_type" | "int_parsing" | "int_from_float":
+            return "must be a whole number"
+        case "float_type" | "float_parsing":
+            return "must be a number"
+        case "bool_type" | "bool_parsing":
+            return "must be true or false"
+        case "string_type":
+            return "must be a text"
+        case "path_type":
+            return "must be a path"
+        case "tuple_type" | "list_type":
+            return "must be a list"
+        case "unexpected_keyword_argument":
+            return "there is no such setting"
+        case "missing_argument" | "missing_keyword_only_argument":
+            return "is required"
+    return str(error["msg"])
+
+
+def _plain(number: float) -> float:
+    """Return a bound without a fraction that says nothing: 1 for 1.0."""
+    return int(number) if number == int(number) else number
+
+
+class Option(NamedTuple):
+    """An option of a command: a field of its settings, or of settings within them."""
+
+    path: tuple[str, ...]
+    """The names of the fields that lead to it; the last is its own."""
+    type: Any
+    """With its constraints."""
+
+
+def options_of(settings_class: type) -> Mapping[str, Option]:
+    """Return a command's options by name, in underscores; without positional arguments and hidden fields."""
+    return _options_of(settings_class)
+
+
+@functools.cache
+def _options_of(settings_class: type) -> Mapping[str, Option]:
+    from tyro.conf import Positional, Suppress
+
+    others = {mark for kind in (Positional[int], Suppress[int]) for mark in get_args(kind)[1:]}
+    found: dict[str, Option] = {}
+    hints = get_type_hints(settings_class, include_extras=True)
+    for name in [field.name for field in dataclasses.fields(settings_class)]:
+        kind = hints[name]
+        if _is_settings(kind):
+            inner = options_of(kind).items()
+            found |= {option: Option((name, *one.path), one.type) for option, one in inner}
+        elif others.isdisjoint(get_args(kind)[1:]):
+            found[name] = Option((name,), kind)
+    return found
+
+
+def default_instance(settings_class: type[T], values: Mapping[str, Any], *, fixed: Mapping[str, Any]) -> T:
+    """Return an instance whose values are defaults of a command line, so that it is not validated as a whole.
+
+    Args:
+        settings_class: Of a command.
+        values: Valid values by option name, in underscores, which replace the defaults of the class.
+        fixed: Values of hidden fields of `settings_class` itself.
+
+    Returns:
+        An instance in which required fields without a value are `tyro.MISSING`.
+    """
+    from tyro import MISSING
+
+    options = options_of(settings_class)
+    hints = get_type_hints(settings_class, include_extras=True)
+    made = object.__new__(settings_class)
+    for field in dataclasses.fields(settings_class):  # type: ignore[arg-type]  # a dataclass
+        value: Any
+        if field.name in fixed:
+            value = fixed[field.name]
+        elif _is_settings(hints[field.name]):
+            value = default_instance(hints[field.name], values, fixed={})
+        elif field.name in options and field.name in values:
+            value = values[field.name]
+        elif field.default is not dataclasses.MISSING:
+            value = field.default
+        elif field.default_factory is not dataclasses.MISSING:
+            value = field.default_factory()
+        else:
+            value = MISSING
+        object.__setattr__(made, field.name, value)
+    return made
+
+
+def file_value(kind: Any, value: Any, *, numbers_as_text: bool = True) -> Any:
+    """Return a value of a JSON or YAML file as a field's type; SettingsError, which says why, where it is none.
+
+    Types are strict: no text for a whole number, no number for a truth value. But a text such as 1e-4 may stand for a
+    number (YAML 1.1 reads it as a text), one value for a list of one, and with `numbers_as_text` a number for a text.
+    """
+    adapter = pydantic.TypeAdapter(kind)
+    problem: pydantic.ValidationError | None = None
+    for attempt in _readings(value, numbers_as_text):
+        try:
+            return adapter.validate_json(json.dumps(attempt, default=str), strict=True)
+        except pydantic.ValidationError as error:
+            problem = problem or error
+    assert problem is not None
+    first = problem.errors(include_url=False)[0]
+    shown = value if not first["loc"] else first["input"]
+    raise SettingsError(f"{reason(first)}, is {json.dumps(shown, default=str):.200}")
+
+
+def _readings(value: Any, numbers_as_text: bool) -> Iterable[Any]:
+    """Yield a value of a file, then what else its writer may have meant."""
+    yield value
+    parts = value if isinstance(value, list) else [value]
+    if all(isinstance(part, str) and ("e" in part or "E" in part) for part in parts):
+        try:
+            numbers = [float(part) for part in parts]
+            yield numbers if isinstance(value, list) else numbers[0]
+        except ValueError:
+            pass
+    if numbers_as_text:
+        parts = [str(part) if isinstance(part, int | float) and not isinstance(part, bool) else part for part in parts]
+        yield parts if isinstance(value, list) else parts[0]
+    if not isinstance(value, list | dict) and value is not None:
+        yield [value]
+        yield parts
+
+
+def _is_settings(kind: Any) -> bool:
+    return isinstance(kind, type) and dataclasses.is_dataclass(kind)
