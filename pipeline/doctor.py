@@ -201,8 +201,11 @@ def examine() -> list[Check]:
 
 def check_entry_points() -> list[Check]:
     """Check that the detectors, tasks and trackers that other packages offer can be imported."""
+    from vilbert.pipeline.tasks.registry import TASKS
+    from vilbert.pipeline.train.trackers import TRACKERS
+
     checks = []
-    for registry in (DETECTORS,):
+    for registry in (DETECTORS, TASKS, TRACKERS):
         for name in registry.installed():
             try:
                 registry.load(name)

@@ -10,13 +10,13 @@ import tomllib
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-BLOCK = re.compile(r"^```\w+ file=(\S+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+BLOCK = re.compile(r'^```\w+ title="(\S+)"\n(.*?)^```$', re.MULTILINE | re.DOTALL)
 
 
 def install_page(page: str, folder: Path) -> Path:
     """Write the files of a page into a folder with the metadata that `pip install` would write; return the folder."""
     blocks = BLOCK.findall((ROOT / "docs" / "extending" / page).read_text(encoding="utf-8"))
-    assert blocks, f"{page} has no code blocks with file="
+    assert blocks, f"{page} has no code blocks with a title"
     for name, content in blocks:
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -11,6 +11,7 @@ import pytest
 from vilbert.extractors.detectors.registry import DETECTORS, find_detector
 from vilbert.extractors.extractor import DetectorSettings, ExtractorSettings, build_extractor
 from vilbert.pipeline.cli import main
+from vilbert.pipeline.doctor import check_entry_points
 from vilbert.pipeline.shapes.render import render
 from vilbert.pipeline.shapes.scene import make_scene
 from vilbert.pipeline.shards.open_dataset import open_dataset
@@ -123,6 +124,23 @@ def test_a_mistake_is_a_usage_error(
     assert stopped.value.code == 2
     assert expected in " ".join(message.replace("│", " ").split())
     assert "Traceback" not in message
+
+
+def test_doctor_says_which_packages_cannot_be_imported(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    broken = folder / "packages" / "worse_detector-0.2.dist-info"
+    broken.mkdir()
+    (broken / "METADATA").write_text("Metadata-Version: 2.1\nName: worse-detector\nVersion: 0.2\n")
+    (broken / "entry_points.txt").write_text("[vilbert.detectors]\nworse = worse_detector:build\n")
+    monkeypatch.syspath_prepend(folder / "packages")
+    entry_points_of.cache_clear()
+    try:
+        found = {check.name: check for check in check_entry_points()}
+    finally:
+        monkeypatch.undo()
+        entry_points_of.cache_clear()
+    assert (found["toy"].ok, found["toy"].what) == (True, "detector of toy-detector 1.2")
+    assert (found["worse"].ok, found["worse"].essential) == (False, False)
+    assert "worse-detector 0.2" in found["worse"].what
 
 
 def test_help_lists_detectors_without_importing_them(folder: Path) -> None:
