@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -147,7 +148,7 @@ def test_help_lists_detectors_without_importing_them(folder: Path) -> None:
     done = vilbert("extract", "--help", packages=folder / "packages", cwd=folder)
     shown = " ".join(done.stdout.replace("│", " ").split())
     assert "shapes: the small detector of the shapes data set" in shown
-    assert "installed: toy" in shown
+    assert re.search(r"installed: [a-z, ]*\btoy\b", shown)
 
 
 def test_a_module_outside_any_distribution_is_known_by_its_hash(
