@@ -21,7 +21,6 @@ from vilbert.pipeline.config_file import default_config, did_you_mean, read_conf
 from vilbert.pipeline.renamed_options import refuse_renamed
 from vilbert.pipeline.shards.errors import RefusedError
 from vilbert.pipeline.tasks.registry import TASKS
-from vilbert.pipeline.tasks.task_settings import require_own_options, task_settings
 from vilbert.pipeline.terminal import accept_any_encoding, safe_streams
 
 
@@ -132,6 +131,8 @@ def parse(name: str, arguments: Sequence[str]) -> Any:
     command, task = COMMANDS[name], None
     settings_class = described = getattr(importlib.import_module(command.module), command.settings)
     if command.of_a_task:
+        from vilbert.pipeline.tasks.task_settings import require_own_options, task_settings
+
         task, *arguments = arguments
         name = f"{name} {task}"
         require_own_options(command.function, task, arguments)

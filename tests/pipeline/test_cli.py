@@ -25,9 +25,12 @@ print("STATUS", status or 0, *sorted({name.partition(".")[0] for name in sys.mod
 """
 
 
-def run_in_child(*arguments: str) -> tuple[str, int, list[str]]:
+PARSERS = ("pydantic", "tyro", "numpy")
+
+
+def run_in_child(*arguments: str, watched: tuple[str, ...] = HEAVY) -> tuple[str, int, list[str]]:
     """Return the output, exit status and imported heavy packages of a command line in a Python of its own."""
-    code = PROBE.replace("HEAVY", repr(HEAVY))
+    code = PROBE.replace("HEAVY", repr(watched))
     done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
     text, _, last = done.stdout.rpartition("STATUS ")
@@ -44,6 +47,11 @@ def test_help_explains_and_imports_nothing_heavy(command: str) -> None:
         assert f"vilbert {command}" in text
     else:
         assert all(name in text and row.summary in text for name, row in COMMANDS.items())
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["finetune", "--help"]])
+def test_the_commands_are_listed_before_settings_are_imported(arguments: list[str]) -> None:
+    assert run_in_child(*arguments, watched=PARSERS)[1:] == (0, [])
 
 
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:

@@ -161,7 +161,7 @@ def test_values_of_a_config_file_are_shown_and_required_options_stay_required(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     config = tmp_path / "mine.yaml"
-    config.write_text("batch-size: 7\noutput: runs/mine\ndrops: [0.25, 0.5]\ntracker: [none]\n")
+    config.write_text("batch-size: 7\noutput: runs/mine\ndrops: [0.25, 0.5]\ncompile: true\n")
     found = help_of("pretrain", ["--config", str(config)], capsys)
     assert found["batch_size"] == "default: 7"
     assert found["output"] == "default: runs/mine"
