@@ -76,7 +76,7 @@ class Extractor(Protocol):
 
     @property
     def feature_dim(self) -> int:
-        """D, the channels of a region's feature."""
+        """D, the number of channels of a region's feature."""
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -102,8 +102,15 @@ class Extractor(Protocol):
     ) -> list[Regions]:
         """Return the regions of each image.
 
-        images: RGB [H, W, 3] each, all of one `resized_shape` (ValueError otherwise).
-        given_boxes: for each image None, or [N, 4] xyxy pixels which then take the place of proposals and selection.
+        Args:
+            images: RGB uint8 [H, W, 3], all of one `resized_shape`.
+            given_boxes: For each image None, or float32 [N, 4] in xyxy pixels, which replace proposals and selection.
+
+        Returns:
+            Regions of each image, with boxes in pixels of that image.
+
+        Raises:
+            ValueError: The images have several resized shapes.
         """
 
 
@@ -118,7 +125,14 @@ class ExtractorSettings:
 def build_extractor(settings: ExtractorSettings) -> Extractor:
     """Build the detector that the settings name.
 
-    Raises ExtractorError where it is not installed or its weights are not there.
+    Args:
+        settings: Detector and box selection.
+
+    Returns:
+        The extractor, on its device and with its weights loaded.
+
+    Raises:
+        ExtractorError: The detector is not installed, or its weights do not exist or do not fit.
     """
     detector = settings.detector
     try:
