@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import configparser
 import contextlib
+import importlib.util
 import io
 import re
 from pathlib import Path
@@ -52,3 +53,20 @@ def test_ci_runs_on_every_supported_python() -> None:
     supported = re.findall(r"Python :: (3\.\d+)", setup["metadata"]["classifiers"])
     workflow = yaml.safe_load((ROOT / ".github/workflows/ci.yml").read_text(encoding="utf-8"))
     assert workflow["jobs"]["locked"]["strategy"]["matrix"]["python"] == supported
+
+
+ALL_PAGES = [
+    path
+    for path in (*sorted((ROOT / "docs").rglob("*.md")), ROOT / "README.md", ROOT / "CONTRIBUTING.md")
+    if path.name != "layout.md"  # the layout that the folders move to
+]
+
+
+@pytest.mark.parametrize("page", ALL_PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_modules_and_files_that_the_page_names_exist(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    modules = re.findall(r"^\s*(?:from|import) (vilbert[\w.]*)|-m (vilbert[\w.]+)", text, re.MULTILINE)
+    missing = {name for name in {a or b for a, b in modules} if importlib.util.find_spec(name) is None}
+    paths = re.findall(r"`((?:benchmarks|examples|extractors|manifests|model|pipeline|tests|vilbert)/[\w+./-]+)`", text)
+    missing |= {path for path in paths if "NAME" not in path and "TASK" not in path and not (ROOT / path).exists()}
+    assert not missing
