@@ -54,7 +54,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory, package: Path) -> Path:
 
 def test_the_model_is_trained_with_the_recipe_of_the_package(folder: Path) -> None:
     run = json.loads((folder / "run" / "run.json").read_text())["settings"]
-    assert (run["task"], run["learning_rate"], run["max_words"]) == ("toy", 4e-5, 16)
+    assert (run["task"], run["learning_rate"], run["max_tokens"]) == ("toy", 4e-5, 16)
     card = json.loads((folder / "run" / "final" / "task.json").read_text())
     assert card["task"] == "toy"
     evaluation = json.loads((folder / "run" / "evaluation.json").read_text())["figures"]
