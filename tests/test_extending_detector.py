@@ -16,6 +16,7 @@ from vilbert.pipeline.doctor import check_entry_points
 from vilbert.pipeline.shapes.render import render
 from vilbert.pipeline.shapes.scene import make_scene
 from vilbert.pipeline.shards.open_dataset import open_dataset
+from vilbert.pipeline.tasks.trained_detector import detector_values
 from vilbert.plugins import PluginError, entry_points_of
 
 from .extending_pages import install_page, vilbert
@@ -149,6 +150,23 @@ def test_help_lists_detectors_without_importing_them(folder: Path) -> None:
     shown = " ".join(done.stdout.replace("│", " ").split())
     assert "shapes: the small detector of the shapes data set" in shown
     assert re.search(r"installed: [a-z, ]*\btoy\b", shown)
+
+
+def test_a_trained_model_finds_its_detector_by_its_installed_name_alone(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(folder / "packages")
+    entry_points_of.cache_clear()
+    try:
+        known = detector_values({"extractor": "toy", "top_classes": 2, "opts": ["cells", "3"]})
+        for facts in ({"extractor": "toy_detector:build"}, {"extractor": "toy", "opts": ["--output", "x"]}):
+            with pytest.raises(ValueError, match=r"extractor is|opts is"):
+                detector_values(facts)
+        extractor = build_extractor(ExtractorSettings(detector=DetectorSettings(**known)))
+    finally:
+        monkeypatch.undo()
+        entry_points_of.cache_clear()
+    assert (extractor.fingerprint()["cells"], extractor.fingerprint()["top_classes"]) == (3, 2)
 
 
 def test_a_module_outside_any_distribution_is_known_by_its_hash(
