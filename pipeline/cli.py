@@ -29,6 +29,7 @@ class Command(NamedTuple):
 
     module: str
     settings: str
+    """Its class, in that module or as `module:class`."""
     function: str
     summary: str
     of_a_task: bool = False
@@ -60,27 +61,27 @@ COMMANDS = {
     ),
     "finetune": Command(
         "vilbert.pipeline.tasks.command",
-        "FinetuneSettings",
+        "vilbert.pipeline.tasks.settings:FinetuneSettings",
         "finetune",
         "train a pre-trained ViLBERT on a task",
         of_a_task=True,
     ),
     "finetune multitask": Command(
         "vilbert.pipeline.tasks.command",
-        "MultitaskSettings",
+        "vilbert.pipeline.tasks.multitask_settings:MultitaskSettings",
         "multitask",
         "train a pre-trained ViLBERT on several tasks",
     ),
     "evaluate": Command(
         "vilbert.pipeline.tasks.command",
-        "EvaluateSettings",
+        "vilbert.pipeline.tasks.evaluate_settings:EvaluateSettings",
         "evaluate",
         "score a fine-tuned ViLBERT, write its answers",
         of_a_task=True,
     ),
     "predict": Command(
         "vilbert.pipeline.tasks.command",
-        "PredictSettings",
+        "vilbert.pipeline.tasks.predict_settings:PredictSettings",
         "predict",
         "ask a fine-tuned ViLBERT about photographs",
         of_a_task=True,
@@ -129,7 +130,8 @@ def parse(name: str, arguments: Sequence[str]) -> Any:
 
     refuse_renamed(argument for argument in arguments if argument.startswith("--"))
     command, task = COMMANDS[name], None
-    settings_class = described = getattr(importlib.import_module(command.module), command.settings)
+    module, _, class_name = command.settings.rpartition(":")
+    settings_class = described = getattr(importlib.import_module(module or command.module), class_name)
     if command.of_a_task:
         from vilbert.pipeline.tasks.task_settings import require_own_options, task_settings
 

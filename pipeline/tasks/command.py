@@ -13,17 +13,6 @@ from vilbert.pipeline.tasks.settings import FinetuneSettings
 from vilbert.pipeline.train.command import start
 from vilbert.pipeline.train.memory import explain_out_of_memory
 
-__all__ = [
-    "EvaluateSettings",
-    "FinetuneSettings",
-    "MultitaskSettings",
-    "PredictSettings",
-    "evaluate",
-    "finetune",
-    "multitask",
-    "predict",
-]
-
 
 def finetune(settings: FinetuneSettings) -> int:
     """Fine-tune, here or on Ray's workers; return the exit status."""

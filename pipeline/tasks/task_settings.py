@@ -1,51 +1,27 @@
-"""Which class of settings a command has for a task: the options that the facts of its TaskSpec call for."""
+"""Which class of settings a command has for a task: the options that the facts of its TaskSpec call for.
+
+The settings of a command are imported when it is called, since those of the others take their time.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
 
-from vilbert.pipeline.tasks.evaluate_settings import (
-    DescribeEvaluateSettings,
-    EvaluateSettings,
-    GivenRegionsEvaluateSettings,
-    ItemEvaluateSettings,
-    RankEvaluateSettings,
-    ReasonEvaluateSettings,
-)
-from vilbert.pipeline.tasks.predict_settings import (
-    AnswerSettings,
-    ChooseReasonSettings,
-    ChooseSettings,
-    DescribeSettings,
-    JudgeSettings,
-    PointSettings,
-    PredictSettings,
-    RankSettings,
-)
 from vilbert.pipeline.tasks.registry import TASKS, TaskSpec, find_task
-from vilbert.pipeline.tasks.settings import (
-    AnswerListFinetuneSettings,
-    AnyFinetuneSettings,
-    FinetuneSettings,
-    GivenRegionsFinetuneSettings,
-    NamedPeopleFinetuneSettings,
-)
 from vilbert.settings import options_of
 
-_PREDICT: dict[str | None, type[PredictSettings]] = {
-    "answer": AnswerSettings,
-    "choose": ChooseSettings,
-    "point": PointSettings,
-    "rank": RankSettings,
-    "describe": DescribeSettings,
-    "judge": JudgeSettings,
-    None: PredictSettings,
-}
 
-
-def finetune_settings(spec: TaskSpec) -> type[FinetuneSettings]:
+def finetune_settings(spec: TaskSpec) -> type[Any]:
     """Return the settings of `vilbert finetune` for a task."""
+    from vilbert.pipeline.tasks.settings import (
+        AnswerListFinetuneSettings,
+        AnyFinetuneSettings,
+        FinetuneSettings,
+        GivenRegionsFinetuneSettings,
+        NamedPeopleFinetuneSettings,
+    )
+
     collects_answers = spec.labels_setting is not None
     match collects_answers, spec.given_boxes != "unused", spec.takes_names:
         case False, False, False:
@@ -59,8 +35,16 @@ def finetune_settings(spec: TaskSpec) -> type[FinetuneSettings]:
     return AnyFinetuneSettings
 
 
-def evaluate_settings(spec: TaskSpec) -> type[EvaluateSettings]:
+def evaluate_settings(spec: TaskSpec) -> type[Any]:
     """Return the settings of `vilbert evaluate` for a task."""
+    from vilbert.pipeline.tasks.evaluate_settings import (
+        DescribeEvaluateSettings,
+        GivenRegionsEvaluateSettings,
+        ItemEvaluateSettings,
+        RankEvaluateSettings,
+        ReasonEvaluateSettings,
+    )
+
     if spec.prediction == "rank":
         return RankEvaluateSettings
     if spec.prediction == "describe":
@@ -70,9 +54,33 @@ def evaluate_settings(spec: TaskSpec) -> type[EvaluateSettings]:
     return GivenRegionsEvaluateSettings if spec.given_boxes == "averaged" else ItemEvaluateSettings
 
 
-def predict_settings(spec: TaskSpec) -> type[PredictSettings]:
+def predict_settings(spec: TaskSpec) -> type[Any]:
     """Return the settings of `vilbert predict` for a task."""
-    return ChooseReasonSettings if spec.takes_answers else _PREDICT[spec.prediction]
+    from vilbert.pipeline.tasks.predict_settings import (
+        AnswerSettings,
+        ChooseReasonSettings,
+        ChooseSettings,
+        DescribeSettings,
+        JudgeSettings,
+        PointSettings,
+        PredictSettings,
+        RankSettings,
+    )
+
+    match spec.prediction:
+        case "answer":
+            return AnswerSettings
+        case "choose":
+            return ChooseReasonSettings if spec.takes_answers else ChooseSettings
+        case "point":
+            return PointSettings
+        case "rank":
+            return RankSettings
+        case "describe":
+            return DescribeSettings
+        case "judge":
+            return JudgeSettings
+    return PredictSettings
 
 
 _OF_COMMANDS = {"finetune": finetune_settings, "evaluate": evaluate_settings, "predict": predict_settings}
