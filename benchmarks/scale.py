@@ -34,7 +34,7 @@ from vilbert.pipeline.extract.run import extract
 from vilbert.pipeline.extract.run_state import read_state
 from vilbert.pipeline.extract.settings import ExtractSettings
 from vilbert.pipeline.extract.stall import Pulse
-from vilbert.pipeline.extract.worker import Description, Extracted
+from vilbert.pipeline.extract.worker_contract import Description, Extracted
 from vilbert.pipeline.shards.dataset import fingerprint_digest, read_dataset
 from vilbert.pipeline.shards.folder import open_folder
 from vilbert.pipeline.shards.keys import sample_key

@@ -13,7 +13,7 @@ from concurrent.futures import Future, wait
 from typing import Protocol
 
 from vilbert.pipeline.extract.stall import Pulse
-from vilbert.pipeline.extract.worker import Description, Extracted
+from vilbert.pipeline.extract.worker_contract import Description, Extracted
 from vilbert.pipeline.shards.errors import ShardError
 
 logger = logging.getLogger(__name__)

@@ -12,7 +12,8 @@ from datetime import timedelta
 
 from vilbert.manifests.manifest import Manifest
 from vilbert.pipeline.extract.done import DoneShards, find_done, read_each_record
-from vilbert.pipeline.extract.plan import has_dataset, plan_dataset, refuse_strangers, require_same
+from vilbert.pipeline.extract.plan import has_dataset, refuse_strangers, require_same
+from vilbert.pipeline.extract.planned_dataset import plan_dataset
 from vilbert.pipeline.extract.retries import begin_retries
 from vilbert.pipeline.extract.run_state import read_state
 from vilbert.pipeline.extract.settings import ExtractSettings

@@ -6,19 +6,18 @@ import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
-from vilbert.pipeline.extract.settings import ExtractSettings
 from vilbert.pipeline.extract.stall import Pulse
-from vilbert.pipeline.extract.worker import SHARDS_IN_FLIGHT, Description, Extracted, Worker
+from vilbert.pipeline.extract.worker_contract import SHARDS_IN_FLIGHT, Description, Extracted, ShardWorker
 
 STOP_SECONDS = 5.0
 """How long a worker may take to finish its batch, before it is left to itself."""
 
 
 class LocalHandle:
-    """A worker whose shards are extracted by threads of this process."""
+    """A worker whose shards are made by threads of this process."""
 
-    def __init__(self, settings: ExtractSettings) -> None:
-        self._worker = Worker(settings)
+    def __init__(self, worker: ShardWorker) -> None:
+        self._worker = worker
         self._threads = ThreadPoolExecutor(SHARDS_IN_FLIGHT, thread_name_prefix="shard")
         self._futures: list[Future[Any]] = []
         self._asked = False

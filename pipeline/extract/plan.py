@@ -1,7 +1,4 @@
-"""What a run is to write: a new data set, or the one that an earlier run of the same settings began.
-
-Shard i holds manifest rows [i·n, (i+1)·n), so its content depends on the manifest and the fingerprint alone.
-"""
+"""What a run is to write: a new data set, or the one that an earlier run of the same settings began."""
 
 from __future__ import annotations
 
@@ -11,48 +8,21 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from vilbert.manifests.manifest import Manifest
 from vilbert.pipeline.extract.done import DONE_FILE, read_each_record
 from vilbert.pipeline.extract.journals import Journals
 from vilbert.pipeline.extract.run_log import LOG_FILE
 from vilbert.pipeline.extract.run_state import RUN_FILE
-from vilbert.pipeline.extract.settings import ExtractSettings
-from vilbert.pipeline.extract.worker import Description
+from vilbert.pipeline.extract.worker_contract import Description
 from vilbert.pipeline.shards.atomic import is_temporary
-from vilbert.pipeline.shards.dataset import DatasetInfo, Tally, Totals, encode_dataset, fingerprint_digest, read_info
+from vilbert.pipeline.shards.dataset import DatasetInfo, Tally, Totals, encode_dataset, read_info
 from vilbert.pipeline.shards.errors import FingerprintError, RefusedError, ShardError
 from vilbert.pipeline.shards.folder import Folder
 from vilbert.pipeline.shards.layout import DATASET_FILE, JOURNALS_FOLDER, SHARDS_FOLDER
 from vilbert.pipeline.shards.lease import LEASE_FOLDER
 from vilbert.pipeline.shards.lock import LOCK_FILE
-from vilbert.pipeline.shards.sample import describe_fields
 
 FIXED = ("format", "storage", "shard_size", "rows", "manifest_hash", "fingerprint_fields")
 """Settings that a resumed run must share with the first run."""
-
-
-def plan_dataset(settings: ExtractSettings, manifest: Manifest, description: Description) -> DatasetInfo:
-    """Return what the output folder is to hold; it holds no shard yet."""
-    detector = settings.detector
-    return DatasetInfo(
-        storage=settings.format,
-        shard_size=settings.shard_size,
-        rows=min(manifest.rows, settings.limit or manifest.rows),
-        limit=settings.limit,
-        manifest=str(settings.manifest.resolve()),
-        manifest_hash=manifest.hash,
-        fields=describe_fields(
-            feature_dim=description.feature_dim,
-            top_classes=min(detector.top_classes, len(description.class_names)),
-            attributes=bool(description.attribute_names),
-        ),
-        feature_dim=description.feature_dim,
-        class_names=description.class_names,
-        attribute_names=description.attribute_names,
-        fingerprint=fingerprint_digest(description.fingerprint),
-        fingerprint_fields=description.fingerprint,
-        software=description.software,
-    )
 
 
 def make_folder(folder: Folder) -> None:

@@ -9,15 +9,14 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
-from typing import Any
+from typing import Any, Literal, Protocol, TypeVar
 
 from vilbert.extractors.extractor import ExtractorError
 from vilbert.pipeline import allocator, openmp
 from vilbert.pipeline.extract.crew import WorkerLostError
-from vilbert.pipeline.extract.settings import ExtractSettings
 from vilbert.pipeline.extract.stall import Pulse
 from vilbert.pipeline.extract.stopped import DeviceLostError
-from vilbert.pipeline.extract.worker import SHARDS_IN_FLIGHT, Description, Extracted, Worker
+from vilbert.pipeline.extract.worker_contract import SHARDS_IN_FLIGHT, Description, Extracted, ShardWorker
 from vilbert.pipeline.shards.errors import ShardError
 
 SECONDS_BETWEEN_LOOKS = 10.0
@@ -31,14 +30,40 @@ QUESTIONS_A_SECOND = 0.5
 _STOP_SECONDS = 2.0
 
 
-def worker_resources(settings: ExtractSettings, cluster: dict[str, float]) -> tuple[float, int]:
+class WorkerSettings(Protocol):
+    """The settings of a job that say how many workers it has, and of what size."""
+
+    @property
+    def workers(self) -> int | Literal["auto"]:
+        """The maximum number of workers."""
+
+    @property
+    def gpus_per_worker(self) -> float | None:
+        """GPUs of one worker; None chooses."""
+
+    @property
+    def cpus_per_worker(self) -> int:
+        """CPUs of one worker."""
+
+    @property
+    def stall_seconds(self) -> float:
+        """Seconds without progress before a worker is restarted; 0 disables it."""
+
+    @property
+    def ray_address(self) -> str | None:
+        """The address of a running cluster; None starts Ray on this machine."""
+
+
+def worker_resources(settings: WorkerSettings, cluster: dict[str, float], *, on_gpu: bool = True) -> tuple[float, int]:
     """Return (GPUs a worker, number of workers) for a cluster with these resources.
+
+    on_gpu: whether a worker gets a GPU, where there is one and --gpus-per-worker does not say otherwise.
 
     --workers is an upper bound on a cluster, which may grow; on this machine alone, where it cannot, what does not fit
     is refused with ExtractorError. So is a cluster on which not one worker fits, but where --gpus-per-worker says what
     to wait for.
     """
-    wants_gpu = settings.detector.device != "cpu" and cluster.get("GPU", 0) > 0
+    wants_gpu = on_gpu and cluster.get("GPU", 0) > 0
     gpus = settings.gpus_per_worker if settings.gpus_per_worker is not None else float(wants_gpu)
     fitting = room_for(settings, gpus, cluster)
     wanted = fitting if settings.workers == "auto" else settings.workers
@@ -52,13 +77,13 @@ def worker_resources(settings: ExtractSettings, cluster: dict[str, float]) -> tu
     return gpus, min(wanted, fitting)
 
 
-def room_for(settings: ExtractSettings, gpus: float, cluster: dict[str, float]) -> int:
+def room_for(settings: WorkerSettings, gpus: float, cluster: dict[str, float]) -> int:
     """Return how many workers fit a cluster with these resources."""
     fitting = int(cluster.get("CPU", 0) // settings.cpus_per_worker)
     return min(fitting, int(cluster.get("GPU", 0) / gpus)) if gpus else fitting
 
 
-def room_now(settings: ExtractSettings, gpus: float, first: int) -> Callable[[], int]:
+def room_now(settings: WorkerSettings, gpus: float, first: int) -> Callable[[], int]:
     """Return a function that says how many workers the cluster has room for, looking at it every few seconds.
 
     first: how many there was room for when it was looked at last.
@@ -88,14 +113,14 @@ def room_now(settings: ExtractSettings, gpus: float, first: int) -> Callable[[],
     return number
 
 
-def no_process_yet(settings: ExtractSettings) -> str:
+def no_process_yet(settings: WorkerSettings) -> str:
     """Return what to tell people where a worker's process takes long to start."""
     if settings.ray_address is None:
         return "Ray has not started its process yet; is this machine busy?"
     return "Ray has not started its process yet; is the cluster busy?"
 
 
-def _require_nodes(settings: ExtractSettings, seconds: float) -> None:
+def _require_nodes(settings: WorkerSettings, seconds: float) -> None:
     """Raise ShardError if no node of the Ray cluster is left: this process needs the one on its own machine."""
     if settings.ray_address is None:
         raise ShardError(f"Ray's node on this machine has died; {_again(settings)}")
@@ -103,10 +128,13 @@ def _require_nodes(settings: ExtractSettings, seconds: float) -> None:
         raise ShardError(f"no node of the Ray cluster has been alive for {seconds:.0f} s; {_again(settings)}")
 
 
-def _again(settings: ExtractSettings) -> str:
+def _again(settings: WorkerSettings) -> str:
     start = "" if settings.ray_address is None else "start the cluster and "
     without = ", or with --backend local" if settings.ray_address is None else ""
     return f"the shards that are done stay: {start}run the same command again{without}"
+
+
+Settings = TypeVar("Settings", bound=WorkerSettings)
 
 
 class RayHandle:
@@ -114,8 +142,17 @@ class RayHandle:
 
     stuck = False
 
-    def __init__(self, settings: ExtractSettings, gpus: float, workers: int) -> None:
-        """workers: how many there are of them, about."""
+    def __init__(
+        self, worker: Callable[[Settings], ShardWorker], settings: Settings, gpus: float, workers: int
+    ) -> None:
+        """Start the actor.
+
+        Args:
+            worker: The class of the worker, built in the actor from the settings.
+            settings: The settings of the job.
+            gpus: GPUs of this worker.
+            workers: The approximate number of workers.
+        """
         import ray
 
         actor_class = ray.remote(
@@ -125,7 +162,7 @@ class RayHandle:
             max_task_retries=0,
             max_concurrency=SHARDS_IN_FLIGHT + 1,  # shards, and questions about their progress
             runtime_env={"env_vars": {**allocator.ENVIRONMENT, **openmp.wait_policy()}},
-        )(Worker)
+        )(worker)
         self._actor: Any = actor_class.remote(settings)
         self._patience = max(PULSE_SECONDS, workers / QUESTIONS_A_SECOND)
         if settings.stall_seconds:

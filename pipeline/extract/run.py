@@ -21,16 +21,17 @@ from vilbert.pipeline.extract.plan import (
     finish_dataset,
     is_complete,
     make_folder,
-    plan_dataset,
     reopen_dataset,
     require_dataset,
     require_same,
 )
+from vilbert.pipeline.extract.planned_dataset import plan_dataset
 from vilbert.pipeline.extract.retries import Retries, begin_retries, give_up_retries
 from vilbert.pipeline.extract.run_log import log_folder, run_log
 from vilbert.pipeline.extract.schedule import Schedule
 from vilbert.pipeline.extract.settings import ExtractSettings
 from vilbert.pipeline.extract.watch import Renewal, Watch, starting
+from vilbert.pipeline.extract.worker import Worker
 from vilbert.pipeline.shards.dataset import DatasetInfo, read_info
 from vilbert.pipeline.shards.errors import READ_ONLY, RefusedError, ShardError
 from vilbert.pipeline.shards.folder import Folder, open_folder
@@ -127,7 +128,16 @@ def write_pending_shards(
             log = stack.enter_context(run_log(log_folder(settings.output)))
             if start is not None:
                 start.end()
-            watch = stack.enter_context(Watch(settings, folder, planned, done, log))
+            watch = stack.enter_context(
+                Watch(
+                    folder,
+                    planned,
+                    done,
+                    log=log,
+                    metrics=settings.dashboard or settings.ray_address is not None,
+                    price_per_hour=settings.price_per_hour,
+                )
+            )
             for extracted in schedule.run():
                 if extracted is not None:
                     done.note(extracted.record)
@@ -226,16 +236,16 @@ def backend(settings: ExtractSettings) -> Iterator[Crew]:
     if settings.backend == "local":
         from vilbert.pipeline.extract.local_backend import LocalHandle
 
-        yield Crew(lambda: LocalHandle(settings), lambda: 1)
+        yield Crew(lambda: LocalHandle(Worker(settings)), lambda: 1)
     else:
         from vilbert.pipeline.extract.ray_backend import RayHandle, no_process_yet, room_now, worker_resources
         from vilbert.pipeline.ray_session import ray_session
 
         instead = "use --backend local for one worker in this process"
         with ray_session(settings.ray_address, instead=instead, dashboard=settings.dashboard) as cluster:
-            gpus, number = worker_resources(settings, cluster)
+            gpus, number = worker_resources(settings, cluster, on_gpu=settings.detector.device != "cpu")
             yield Crew(
-                lambda: RayHandle(settings, gpus, number),
+                lambda: RayHandle(Worker, settings, gpus, number),
                 room_now(settings, gpus, number),
                 no_process=no_process_yet(settings),
             )

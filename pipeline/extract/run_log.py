@@ -22,6 +22,8 @@ shard_log = logging.getLogger("vilbert.pipeline.extract.shards")
 """For lines that go to the file alone: there are as many as shards."""
 shard_log.propagate = False
 shard_log.addHandler(logging.NullHandler())
+LOGGED = ("vilbert.pipeline.extract", "vilbert.pipeline.jobs")
+"""Packages whose log messages go to the file."""
 
 
 class _Quiet(logging.FileHandler):
@@ -50,7 +52,7 @@ def run_log(folder: Path) -> Iterator[Path | None]:
         yield None
         return
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s", "%Y-%m-%dT%H:%M:%S%z"))
-    loggers = logging.getLogger("vilbert.pipeline.extract"), shard_log
+    loggers = (*map(logging.getLogger, LOGGED), shard_log)
     shard_log.setLevel(logging.INFO)
     for logger in loggers:
         logger.addHandler(handler)

@@ -15,7 +15,7 @@ from vilbert.pipeline.extract.journals import Journals
 from vilbert.pipeline.extract.run_log import shard_log
 from vilbert.pipeline.extract.stall import StallWatch
 from vilbert.pipeline.extract.suspects import judge, require_sound
-from vilbert.pipeline.extract.worker import SHARDS_IN_FLIGHT, Extracted
+from vilbert.pipeline.extract.worker_contract import SHARDS_IN_FLIGHT, Extracted
 from vilbert.pipeline.shards.errors import CorruptShardError, RefusedError, ShardError
 
 logger = logging.getLogger(__name__)

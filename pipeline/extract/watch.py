@@ -18,9 +18,8 @@ from vilbert.pipeline.extract.done import DoneShards
 from vilbert.pipeline.extract.metrics import Metrics
 from vilbert.pipeline.extract.progress import ExtractProgress
 from vilbert.pipeline.extract.run_state import RUN_FILE, RunState
-from vilbert.pipeline.extract.settings import ExtractSettings
 from vilbert.pipeline.extract.status import summary
-from vilbert.pipeline.extract.worker import Extracted
+from vilbert.pipeline.extract.worker_contract import Extracted
 from vilbert.pipeline.shards.canonical import encode_json
 from vilbert.pipeline.shards.dataset import DatasetInfo
 from vilbert.pipeline.shards.errors import ShardError
@@ -101,16 +100,32 @@ class Watch:
     """Keeps a run's account while it is entered. Whatever cannot be written costs the run nothing."""
 
     def __init__(
-        self, settings: ExtractSettings, folder: Folder, planned: DatasetInfo, done: DoneShards, log: Path | None
+        self,
+        folder: Folder,
+        planned: DatasetInfo,
+        done: DoneShards,
+        *,
+        log: Path | None,
+        metrics: bool,
+        price_per_hour: float | None,
     ) -> None:
-        """Begin the account of a run that resumes after the finished shards. log: path of its log."""
+        """Begin the account of a run that resumes from the finished shards.
+
+        Args:
+            folder: The output folder.
+            planned: The data set that the run writes.
+            done: The finished shards.
+            log: The path of the run's log.
+            metrics: Whether to export the counts as Prometheus metrics.
+            price_per_hour: The price of one worker's hour, for the summary.
+        """
         pending = done.pending()
         rows = planned.rows - sum(stop - start for start, stop in map(planned.shard_rows, pending))
         self._folder = folder
         self._begun = self._ticked = time.monotonic()
         self._saved = float("-inf")
         self._failures: Counter[str] = Counter()
-        self._metrics = Metrics(folder.name) if settings.dashboard or settings.ray_address else None
+        self._metrics = Metrics(folder.name) if metrics else None
         self._progress = ExtractProgress(planned.rows, rows)
         self.state = RunState(
             software=__version__,
@@ -123,7 +138,7 @@ class Watch:
             shards=planned.shards,
             shards_done=planned.shards - len(pending),
             failures_before=done.failed_rows,
-            price_per_hour=settings.price_per_hour,
+            price_per_hour=price_per_hour,
         )
 
     def note(self, extracted: Extracted) -> None:

@@ -12,11 +12,10 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import partial
 from importlib.metadata import version
 from threading import Event, Thread
-from typing import Any, NamedTuple
 
 from vilbert.extractors.decode import ImageError
 from vilbert.extractors.detectors.registry import describe_extractor
@@ -37,46 +36,19 @@ from vilbert.pipeline.extract.stall import Pulse
 from vilbert.pipeline.extract.stopped import StoppedError
 from vilbert.pipeline.extract.suspects import DETAILS, Verdict, judge, require_sound
 from vilbert.pipeline.extract.turns import Turns
+from vilbert.pipeline.extract.worker_contract import Description, Extracted
 from vilbert.pipeline.shards.dataset import fingerprint_digest
 from vilbert.pipeline.shards.failures import FailureRow
 from vilbert.pipeline.shards.folder import open_folder
 from vilbert.pipeline.shards.layout import shard_files
-from vilbert.pipeline.shards.record import ShardRecord
 from vilbert.pipeline.shards.sample import FORMAT, Sample
 from vilbert.pipeline.shards.writer import ShardWriter
-
-SHARDS_IN_FLIGHT = 2
-"""Of a worker: one has the detector, the other is being decoded; on a GPU both have it."""
 
 JOURNAL_SECONDS = 1.0
 """For which the closing of journals is waited for when the work is to stop: a store may not answer."""
 
 ROWS_LOOKED_AT = 1000
 """Of the manifest's beginning, for URLs that cannot be fetched here at all."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Description:
-    """What a worker's detector is. All workers of a data set have the same."""
-
-    fingerprint: dict[str, Any]
-    feature_dim: int
-    class_names: tuple[str, ...]
-    attribute_names: tuple[str, ...]
-    software: dict[str, str]
-    """Versions, for the record: they are not part of the fingerprint."""
-
-
-class Extracted(NamedTuple):
-    """A shard that got done."""
-
-    record: ShardRecord
-    seconds: float
-    """From its beginning to its end, beside which the worker was at another shard too."""
-    detector_seconds: float
-    """For which the worker's detector was at images since a shard of it last got done."""
-    kept: int = 0
-    """Rows that were there before and were not tried again."""
 
 
 class Worker:

@@ -16,6 +16,7 @@ from vilbert.pipeline.extract.crew import Crew, WorkerLostError
 from vilbert.pipeline.extract.ray_backend import RayHandle, no_process_yet, room_now, translated
 from vilbert.pipeline.extract.settings import ExtractSettings
 from vilbert.pipeline.extract.stopped import DeviceLostError
+from vilbert.pipeline.extract.worker import Worker
 from vilbert.pipeline.ray_session import ray_session
 from vilbert.pipeline.shards.errors import FingerprintError, ShardError
 
@@ -131,7 +132,7 @@ def test_actors_that_answer_nothing_are_all_left_within_seconds(tmp_path: Path) 
         cpus_per_worker=64,
     )  # fmt: skip
     with ray_session(None, instead="do without"):
-        crew = Crew(lambda: RayHandle(settings, 0.0, 8), lambda: 8)  # no machine has room for one of them
+        crew = Crew(lambda: RayHandle(Worker, settings, 0.0, 8), lambda: 8)  # no machine has room for one of them
         crew.tend(8)
         begun = time.monotonic()
         crew.close()

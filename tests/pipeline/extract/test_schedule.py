@@ -15,7 +15,7 @@ from vilbert.pipeline.extract.journal import Journal, parse_journal
 from vilbert.pipeline.extract.journals import Journals
 from vilbert.pipeline.extract.schedule import ATTEMPTS, ERRORS_IN_A_ROW, Schedule, assign
 from vilbert.pipeline.extract.stall import Pulse
-from vilbert.pipeline.extract.worker import Extracted
+from vilbert.pipeline.extract.worker_contract import Extracted
 from vilbert.pipeline.shards.errors import CorruptShardError, FingerprintError, ShardError
 from vilbert.pipeline.shards.folder import LocalFolder
 from vilbert.pipeline.shards.record import ShardRecord
