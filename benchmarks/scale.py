@@ -29,7 +29,7 @@ import tyro
 from benchmarks.model import markdown
 from vilbert.extractors.regions import Regions
 from vilbert.manifests.manifest import Manifest
-from vilbert.pipeline.extract import ray_backend
+from vilbert.pipeline.extract import run as extraction
 from vilbert.pipeline.extract.run import extract
 from vilbert.pipeline.extract.run_state import read_state
 from vilbert.pipeline.extract.settings import ExtractSettings
@@ -255,7 +255,7 @@ def main(settings: Settings) -> int:
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
     with ExitStack() as stack:
         stack.callback(cluster.shutdown)
-        stack.enter_context(patch.object(ray_backend, "Worker", SleepingWorker))
+        stack.enter_context(patch.object(extraction, "Worker", SleepingWorker))
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         nodes = [cluster.add_node(num_cpus=settings.workers_a_node) for _ in range(settings.nodes)]
         idle = idle_driver(cluster.address)

@@ -88,7 +88,7 @@ COMMANDS = {
         detects=True,
     ),
     "report": Command(
-        "vilbert.pipeline.tasks.report",
+        "vilbert.pipeline.tasks.report_command",
         "ReportSettings",
         "report",
         "show what a fine-tuned model has learnt on one page",

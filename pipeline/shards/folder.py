@@ -13,29 +13,19 @@ from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Protocol
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
 from vilbert.pipeline.shards.atomic import is_temporary, sweep_temporary, write_atomic
 from vilbert.pipeline.shards.errors import RefusedError
 from vilbert.pipeline.shards.layout import DATASET_FILE
+from vilbert.pipeline.shards.listing import Entry
 from vilbert.pipeline.shards.lock import exclusive_writer
 from vilbert.pipeline.shards.urls import is_remote
 
 Place = Path | str
 """Where a data set lies: the path of a folder, or as a string the URL of one."""
-
-
-class Entry(NamedTuple):
-    """What a listing says of a file or folder."""
-
-    name: str
-    """Inside the listed folder."""
-    size: int | None
-    """Bytes; None for what is no file."""
-    changed: int
-    """When its content or its place last changed, in nanoseconds since 1970; 0 where that is not known."""
 
 
 class Folder(Protocol):

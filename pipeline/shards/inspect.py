@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 import sys
@@ -10,8 +9,6 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
-from numpy.typing import NDArray
 from tyro.conf import Positional
 
 from vilbert.pipeline.shards.dataset import DatasetInfo, read_info
@@ -24,12 +21,10 @@ from vilbert.pipeline.shards.describe import (
     sample_lines,
 )
 from vilbert.pipeline.shards.errors import ShardError
-from vilbert.pipeline.shards.folder import Folder, open_folder
-from vilbert.pipeline.shards.keys import sample_key
-from vilbert.pipeline.shards.layout import data_path, record_path
-from vilbert.pipeline.shards.record import ShardRecord, read_records_of
+from vilbert.pipeline.shards.folder import open_folder
+from vilbert.pipeline.shards.record import read_records_of
 from vilbert.pipeline.shards.sample import Sample
-from vilbert.pipeline.shards.store import open_shard
+from vilbert.pipeline.shards.sample_place import find_sample, read_sample
 from vilbert.pipeline.shards.urls import is_remote
 from vilbert.pipeline.terminal import counted, one_line, print_lines
 from vilbert.settings import PositiveInt, validated
@@ -68,16 +63,6 @@ class Target(NamedTuple):
     """A path, or a URL."""
     selector: int | str | None
     """The number of a sample, its key or image id, or None for the whole data set."""
-
-
-class Place(NamedTuple):
-    """Where a sample lies."""
-
-    number: int
-    """In the data set, from 0."""
-    shard: int
-    sample: int
-    """In the shard, from 0."""
 
 
 def parse_target(text: str) -> Target:
@@ -150,41 +135,12 @@ def _print(settings: InspectSettings, document: dict[str, Any], lines: Iterable[
         print_lines(lines)
 
 
-def find_sample(folder: Folder, info: DatasetInfo, records: dict[int, ShardRecord], selector: int | str) -> Place:
-    """Return where a sample lies; raise ShardError where there is no such sample."""
-    first = 0
-    for shard, record in records.items():
-        if isinstance(selector, int):
-            if selector < first + record.samples:
-                return Place(selector, shard, selector - first)
-        else:
-            name = data_path(Path(), shard, info.storage).as_posix()
-            with folder.local([name]) as directory, open_shard(directory / name, verify=False) as reader:
-                if (key := sample_key(selector)) in (keys := reader.keys()):
-                    return Place(first + keys.index(key), shard, keys.index(key))
-        first += record.samples
-    if isinstance(selector, int):
-        raise ShardError(f"{folder.name}:{selector}: the data set has {counted(first, 'sample')}, numbered from 0")
-    raise ShardError(f"{folder.name}#{selector}: no sample of {first:,} has this key or image id")
-
-
-def read_sample(place_of_data: Path | str, info: DatasetInfo, place: Place) -> Sample:
-    """Return the sample at a place."""
-    folder, name = open_folder(place_of_data), data_path(Path(), place.shard, info.storage).as_posix()
-    record = record_path(Path(), place.shard).as_posix()
-    with folder.local([name, record]) as directory, open_shard(directory / name) as reader:
-        if place.sample >= len(reader):
-            raise ShardError(
-                f"{folder.name}/{name}: holds fewer samples than its record says; run `vilbert verify {folder.name}`"
-            )
-        return reader[place.sample]
-
-
 def draw_sample(info: DatasetInfo, sample: Sample, picture: Path, max_boxes: int) -> None:
     """Draw a sample's best boxes on its photograph into the file `picture`.
 
     Raises ShardError where the photograph cannot be read or is not the sample's, or the picture cannot be written.
     """
+    from vilbert.pipeline.extract.photograph import read_photograph
     from vilbert.pipeline.shards.draw import draw_regions
 
     regions = sample.regions
@@ -197,43 +153,3 @@ def draw_sample(info: DatasetInfo, sample: Sample, picture: Path, max_boxes: int
         image.save(picture, quality=95, subsampling=0)  # JPEG's halved colour would smear thin lines
     except OSError as error:
         raise ShardError(f"--image {picture}: cannot be written ({error.strerror or error})") from error
-
-
-def read_photograph(sample: Sample) -> NDArray[np.uint8]:
-    """Return the [H, W, 3] RGB pixels that a sample's boxes lie on, turned as they were for the detector."""
-    from vilbert.extractors.decode import DecodeSettings, ImageError, decode
-
-    uri = str(sample.meta.get("uri", ""))
-    data = fetch(uri) if sample.image is None else sample.image
-    if sample.meta.get("sha256") not in (None, hashlib.sha256(data).hexdigest()):
-        raise ShardError(f"{uri}: is not the file that the regions were extracted from, its sha256 is another")
-    limits = DecodeSettings(allow_truncated=True, min_side=1, max_aspect=1e9)
-    try:
-        pixels = decode(data, limits, apply_orientation=bool(sample.meta.get("transposed", True))).pixels
-    except ImageError as error:
-        raise ShardError(f"{uri}: cannot be decoded ({error})") from error
-    if pixels.shape[:2] != (sample.regions.height, sample.regions.width):
-        size = f"{sample.regions.width}x{sample.regions.height}"
-        raise ShardError(f"{uri}: is {pixels.shape[1]}x{pixels.shape[0]}, the regions are of a photograph of {size}")
-    return pixels
-
-
-def fetch(uri: str) -> bytes:
-    """Return the bytes behind a record's uri; raise ShardError where they cannot be had."""
-    from vilbert.extractors.decode import DecodeSettings, ImageError
-    from vilbert.manifests.uri import ImageReader, mask_credentials
-    from vilbert.pipeline.extract.fetch import Fetcher
-    from vilbert.pipeline.extract.fetch_settings import FetchSettings
-
-    # A data set can name any URL: it is read by the rules of `vilbert extract`, which leave private addresses alone.
-    fetcher = Fetcher(FetchSettings(), ImageReader(), max_bytes=DecodeSettings().max_bytes)
-    try:
-        return fetcher.read(uri)
-    except ImageError as error:
-        what = mask_credentials(f"{uri!r} ({error.reason}: {error.detail})")
-        raise ShardError(
-            f"cannot read the photograph {what}; --image needs it where it was "
-            "for `vilbert extract`: relative paths start at the folder you are in"
-        ) from error
-    finally:
-        fetcher.stop()

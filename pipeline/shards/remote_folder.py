@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from vilbert.pipeline.shards.errors import CorruptShardError, RefusedError
-from vilbert.pipeline.shards.folder import Entry
 from vilbert.pipeline.shards.lease import hold_lease
+from vilbert.pipeline.shards.listing import Entry
 from vilbert.pipeline.shards.retry import ask_again
 from vilbert.pipeline.shards.scratch import scratch_folder
 from vilbert.pipeline.shards.urls import join, open_file_system, public_url

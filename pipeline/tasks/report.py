@@ -1,4 +1,4 @@
-"""`vilbert report`: what a fine-tuned model has learnt, on one page that a person can read; for every task."""
+"""The settings of `vilbert report`."""
 
 from __future__ import annotations
 
@@ -54,18 +54,3 @@ class ReportSettings:
             raise ValueError(f"--task {self.task}: no such task; there are {', '.join(TASKS)}")
         if self.output.suffix.lower() not in (".html", ".htm"):
             raise ValueError(f"--output {self.output}: give a file name that ends in .html")
-
-
-def report(settings: ReportSettings) -> int:
-    """Write the page; return 0."""
-    from vilbert.pipeline.shards.atomic import write_atomic
-    from vilbert.pipeline.tasks.report_content import read_content
-    from vilbert.pipeline.tasks.report_page import report_page
-    from vilbert.pipeline.train.disk import explain_disk_errors
-
-    page = report_page(read_content(settings)).encode()
-    with explain_disk_errors(settings.output):
-        settings.output.parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(settings.output, page)
-    print(f"{settings.output}: {len(page) / 1e6:.1f} MB; open it in a browser")
-    return 0

@@ -8,13 +8,20 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
+from vilbert.model.heads import fuse
+from vilbert.model.losses import alignment_loss, masked_word_loss
+from vilbert.model.pretraining import RegionTarget, masked_image_loss
 from vilbert.model.vilbert import ViLBertForPreTraining
 from vilbert.pipeline.train.batch import PARTS, Batch
 from vilbert.pipeline.train.distributed import Group
-from vilbert.pipeline.train.evaluate import PretrainEvaluation, evaluate
+from vilbert.pipeline.train.evaluate import PretrainEvaluation
 from vilbert.pipeline.train.inputs import to_model_inputs
+from vilbert.pipeline.train.step import seed_of
+
+HEAD_LABELS = ("masked_lm_labels", "image_label", "image_target", "next_sentence_label")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,3 +69,84 @@ class PretrainObjective:
     def badness(self, figures: Mapping[str, float]) -> float:
         """Return the sum of the losses; NaN where nothing was measured."""
         return figures.get("loss", math.nan)
+
+
+def _nothing_yet(words: int, classes: int) -> PretrainEvaluation:
+    """Return the counts of no samples, which those of a rank are added to in place."""
+    word_right, word_count = torch.zeros(2, words, dtype=torch.int64)
+    class_right, class_count = torch.zeros(2, classes, dtype=torch.int64)
+    return PretrainEvaluation(
+        sums=torch.zeros(3, dtype=torch.float64),
+        counts=torch.zeros(3, dtype=torch.int64),
+        word_right=word_right,
+        word_count=word_count,
+        class_right=class_right,
+        class_count=class_count,
+        aligned=torch.zeros(2, dtype=torch.int64),
+        unread=torch.zeros((), dtype=torch.int64),
+    )
+
+
+@torch.no_grad()
+def evaluate(
+    model: ViLBertForPreTraining, batches: Iterable[list[Batch]], objective: PretrainObjective, group: Group
+) -> PretrainEvaluation:
+    """Return what the model gives on this rank's batches and all other ranks', in evaluation mode.
+
+    model: not wrapped.
+    """
+    classes = objective.num_classes if objective.visual_target == 0 else 0
+    counted = _nothing_yet(model.config.vocab_size, classes)
+    was_training = model.training
+    model.train(False)
+    try:
+        for step, parts in enumerate(batches):
+            for number, part in enumerate(parts):
+                seed = seed_of(objective.seed, step, group.rank, number)
+                _count(counted, model, part, objective, group, seed)
+    finally:
+        model.train(was_training)
+    joined = {name: group.sum(value).cpu() for name, value in vars(counted).items()}
+    return PretrainEvaluation(**joined)
+
+
+def _count(
+    counted: PretrainEvaluation,
+    model: ViLBertForPreTraining,
+    part: Batch,
+    objective: PretrainObjective,
+    group: Group,
+    seed: int,
+) -> None:
+    inputs = objective.inputs(part, group.device)
+    labels = {name: inputs.pop(name) for name in HEAD_LABELS}
+    words, regions = labels["masked_lm_labels"] >= 0, labels["image_label"] == 1
+    with torch.autocast(group.device.type, torch.bfloat16, enabled=objective.bfloat16):
+        encoded: Any = model.bert(**inputs, wanted_words=words, wanted_regions=F.pad(regions, (1, 0)))
+        fused = fuse(encoded.pooled_text, encoded.pooled_image, model.config.fusion_method)
+        word_scores = model.cls.predictions(encoded.text_output[words])
+        region_scores = model.cls.imagePredictions(encoded.image_output[:, 1:][regions])
+        pair_scores = model.cls.alignment(fused)
+    kind, negatives = objective.visual_target, objective.negatives(seed)
+    target = RegionTarget(kind=kind, num_negative=model.config.num_negative, generator=negatives)
+    losses = (
+        masked_word_loss(word_scores, labels["masked_lm_labels"][words]),
+        masked_image_loss(region_scores, labels["image_label"], labels["image_target"], target),
+        alignment_loss(pair_scores, labels["next_sentence_label"]),
+    )
+    counted.sums.add_(torch.stack([loss.sum.double() for loss in losses]).cpu())
+    counted.counts.add_(torch.stack([loss.count for loss in losses]).cpu())
+    _tally(counted.word_right, counted.word_count, word_scores, labels["masked_lm_labels"][words])
+    if objective.visual_target == 0:
+        _tally(counted.class_right, counted.class_count, region_scores, labels["image_target"][regions].argmax(-1))
+    pairs = labels["next_sentence_label"] >= 0
+    right = pair_scores.argmax(-1)[pairs] == labels["next_sentence_label"][pairs]
+    counted.aligned.add_(torch.stack([right.sum(), pairs.sum()]).cpu())
+    counted.unread.add_(part.unread)
+
+
+def _tally(right: Tensor, count: Tensor, scores: Tensor, true: Tensor) -> None:
+    """Add to `count` how often each class is true, and to `right` how often it has the highest of scores [N, K] too."""
+    hits = true[scores.argmax(-1) == true]
+    right += torch.bincount(hits.cpu(), minlength=len(right))
+    count += torch.bincount(true.cpu(), minlength=len(count))

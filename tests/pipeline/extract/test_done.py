@@ -22,8 +22,9 @@ from vilbert.pipeline.extract.plan import finish_dataset
 from vilbert.pipeline.shards.dataset import DatasetInfo, fingerprint_digest, read_dataset, write_dataset
 from vilbert.pipeline.shards.errors import ShardError, UnsupportedFormatError
 from vilbert.pipeline.shards.failures import FailureRow
-from vilbert.pipeline.shards.folder import Entry, LocalFolder
+from vilbert.pipeline.shards.folder import LocalFolder
 from vilbert.pipeline.shards.layout import data_path, failures_path, record_path
+from vilbert.pipeline.shards.listing import Entry
 from vilbert.pipeline.shards.record import read_records
 from vilbert.pipeline.shards.sample import describe_fields
 from vilbert.pipeline.shards.writer import ShardWriter

@@ -16,9 +16,10 @@ import pytest
 from PIL import Image
 
 from vilbert.pipeline.cli import main
+from vilbert.pipeline.extract.photograph import read_photograph
 from vilbert.pipeline.shards.draw import colour
 from vilbert.pipeline.shards.errors import ShardError
-from vilbert.pipeline.shards.inspect import InspectSettings, drawn_lines, inspect, parse_target, read_photograph
+from vilbert.pipeline.shards.inspect import InspectSettings, drawn_lines, inspect, parse_target
 from vilbert.pipeline.shards.keys import sample_key
 from vilbert.pipeline.shards.layout import data_path
 from vilbert.pipeline.shards.sample import Sample

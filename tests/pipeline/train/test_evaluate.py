@@ -16,11 +16,11 @@ from vilbert.model.vilbert import ViLBertForPreTraining
 from vilbert.pipeline.train.batch import Batch, make_batches
 from vilbert.pipeline.train.corpus import Corpus
 from vilbert.pipeline.train.distributed import Group
-from vilbert.pipeline.train.evaluate import PretrainEvaluation, encode_evaluation, evaluate
+from vilbert.pipeline.train.evaluate import PretrainEvaluation, encode_evaluation
 from vilbert.pipeline.train.inputs import to_model_inputs
 from vilbert.pipeline.train.item_settings import ItemSettings
 from vilbert.pipeline.train.order import Order
-from vilbert.pipeline.train.pretrain_objective import PretrainObjective
+from vilbert.pipeline.train.pretrain_objective import PretrainObjective, evaluate
 from vilbert.pipeline.train.share import Share
 from vilbert.pipeline.train.words import load_tokenizer
 

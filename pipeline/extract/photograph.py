@@ -1,0 +1,51 @@
+"""The photograph that a sample was extracted from, read once more by the rules of `vilbert extract`."""
+
+from __future__ import annotations
+
+import hashlib
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vilbert.pipeline.shards.errors import ShardError
+from vilbert.pipeline.shards.sample import Sample
+
+
+def read_photograph(sample: Sample) -> NDArray[np.uint8]:
+    """Return the [H, W, 3] RGB pixels that a sample's boxes lie on, turned as they were for the detector."""
+    from vilbert.extractors.decode import DecodeSettings, ImageError, decode
+
+    uri = str(sample.meta.get("uri", ""))
+    data = fetch(uri) if sample.image is None else sample.image
+    if sample.meta.get("sha256") not in (None, hashlib.sha256(data).hexdigest()):
+        raise ShardError(f"{uri}: is not the file that the regions were extracted from, its sha256 is another")
+    limits = DecodeSettings(allow_truncated=True, min_side=1, max_aspect=1e9)
+    try:
+        pixels = decode(data, limits, apply_orientation=bool(sample.meta.get("transposed", True))).pixels
+    except ImageError as error:
+        raise ShardError(f"{uri}: cannot be decoded ({error})") from error
+    if pixels.shape[:2] != (sample.regions.height, sample.regions.width):
+        size = f"{sample.regions.width}x{sample.regions.height}"
+        raise ShardError(f"{uri}: is {pixels.shape[1]}x{pixels.shape[0]}, the regions are of a photograph of {size}")
+    return pixels
+
+
+def fetch(uri: str) -> bytes:
+    """Return the bytes behind a record's uri; raise ShardError where they cannot be had."""
+    from vilbert.extractors.decode import DecodeSettings, ImageError
+    from vilbert.manifests.uri import ImageReader, mask_credentials
+    from vilbert.pipeline.extract.fetch import Fetcher
+    from vilbert.pipeline.extract.fetch_settings import FetchSettings
+
+    # A data set can name any URL: it is read by the rules of `vilbert extract`, which leave private addresses alone.
+    fetcher = Fetcher(FetchSettings(), ImageReader(), max_bytes=DecodeSettings().max_bytes)
+    try:
+        return fetcher.read(uri)
+    except ImageError as error:
+        what = mask_credentials(f"{uri!r} ({error.reason}: {error.detail})")
+        raise ShardError(
+            f"cannot read the photograph {what}; --image needs it where it was "
+            "for `vilbert extract`: relative paths start at the folder you are in"
+        ) from error
+    finally:
+        fetcher.stop()
