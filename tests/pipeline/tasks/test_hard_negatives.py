@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import runpy
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,14 +17,6 @@ from vilbert.pipeline.shards.store import open_shard
 from vilbert.pipeline.tasks import hard_negatives as mined
 from vilbert.pipeline.tasks.hard_negatives import hard_negatives, mean_features, nearest
 from vilbert.pipeline.train.corpus import Corpus
-
-
-@pytest.fixture(scope="session")
-def make_dataset() -> Callable[..., Path]:
-    """Return what writes tiny data sets for the tests of training."""
-    conftest = runpy.run_path(str(Path(__file__).parents[1] / "train" / "conftest.py"))
-    write: Callable[..., Path] = conftest["write_dataset_folder"]
-    return write
 
 
 def by_hand(means: NDArray[np.float32], k: int) -> list[list[int]]:
