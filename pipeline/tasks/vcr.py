@@ -21,9 +21,7 @@ from vilbert.pipeline.tasks.choice import ChoiceTask
 from vilbert.pipeline.tasks.labels import share_right
 from vilbert.pipeline.tasks.registry import TaskFiles
 from vilbert.pipeline.tasks.task import GivenBoxes, Rows, Task, numbers_of
-from vilbert.pipeline.tasks.vcr_files import NAMES, VcrQuestion, read_vcr
-
-OPTIONS = 4
+from vilbert.pipeline.tasks.vcr_files import CHOICES, NAMES, VcrQuestion, read_vcr
 
 
 class VcrItem(NamedTuple):
@@ -37,7 +35,7 @@ class VcrTask(ChoiceTask):
     """Questions of one split; the answer is the probability of each of four options."""
 
     head = "vil_logit"
-    options = choices = OPTIONS
+    options = choices = CHOICES
     given_boxes: GivenBoxes = "averaged"
 
     def __init__(self, name: str, questions: Sequence[VcrQuestion]) -> None:
@@ -51,7 +49,7 @@ class VcrTask(ChoiceTask):
         """Return the answers to ask reasons for: the right one, or all where it is secret; one for answers."""
         if self.name == "vcr-qa":
             return (0,)
-        return range(OPTIONS) if question.answer_label is None else (question.answer_label,)
+        return range(CHOICES) if question.answer_label is None else (question.answer_label,)
 
     def images(self, item: VcrItem) -> tuple[str, ...]:
         """Return the one image that a question is about."""
@@ -65,7 +63,7 @@ class VcrTask(ChoiceTask):
             texts = tuple((item.question, answer) for answer in item.answers)
         else:
             texts = tuple((item.question, item.answers[given], rationale) for rationale in item.rationales)
-        return Rows(texts, (item.image_id,) * OPTIONS)
+        return Rows(texts, (item.image_id,) * CHOICES)
 
     def label(self, number: int) -> int | None:
         """Return which option is right, None where it is secret."""
@@ -103,7 +101,7 @@ class VcrTask(ChoiceTask):
     def read_row(self, row: Any) -> tuple[Hashable, list[float]]:
         """Return the key and the four probabilities."""
         key = row["annot_id"] if self.name == "vcr-qa" else (row["annot_id"], row["given"])
-        return key, numbers_of(row["answer"], OPTIONS)
+        return key, numbers_of(row["answer"], CHOICES)
 
     def score(self, number: int, answer: Any) -> float:
         """Return 1 where the most probable option is the right one."""

@@ -7,15 +7,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from vilbert.pipeline.shards.errors import RefusedError
-from vilbert.pipeline.tasks.vcr import OPTIONS, VcrTask
-from vilbert.pipeline.tasks.vcr_files import q_ar_accuracy, submission_csv
+from vilbert.pipeline.tasks.vcr_files import CHOICES, q_ar_accuracy, submission_csv
 from vilbert.untrusted.documents import read_json
+
+if TYPE_CHECKING:
+    from vilbert.pipeline.tasks.vcr import VcrTask
 
 
 def joint_results(
@@ -30,7 +32,7 @@ def joint_results(
     found: dict[str, NDArray[np.float64]] = {}
     for number, probabilities in reasons.items():
         question, given = task.items[number]
-        found.setdefault(question.annot_id, np.full((OPTIONS, OPTIONS), np.nan))[given] = probabilities
+        found.setdefault(question.annot_id, np.full((CHOICES, CHOICES), np.nan))[given] = probabilities
     if missing := found.keys() - answers.keys():
         raise RefusedError(f"{path}: has no answer to {sorted(missing)[0]}, nor to {len(missing) - 1} more questions")
     questions = {item.question.annot_id: item.question for item in task.items}
@@ -55,6 +57,6 @@ def _read(path: Path) -> dict[str, list[float]]:
         found = {str(row["annot_id"]): [float(value) for value in row["answer"]] for row in rows}
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise RefusedError(f"--answers-from {path}: is no file of results of vcr-qa ({error})") from error
-    if any(len(values) != OPTIONS for values in found.values()):
-        raise RefusedError(f"--answers-from {path}: an answer has not {OPTIONS} probabilities; give results of vcr-qa")
+    if any(len(values) != CHOICES for values in found.values()):
+        raise RefusedError(f"--answers-from {path}: an answer has not {CHOICES} probabilities; give results of vcr-qa")
     return found

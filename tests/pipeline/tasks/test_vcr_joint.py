@@ -13,13 +13,13 @@ import pytest
 
 from vilbert.pipeline.shards.errors import RefusedError
 from vilbert.pipeline.tasks.registry import TaskFiles
-from vilbert.pipeline.tasks.vcr import OPTIONS, VcrTask, open_task
-from vilbert.pipeline.tasks.vcr_files import COLUMNS
+from vilbert.pipeline.tasks.vcr import VcrTask, open_task
+from vilbert.pipeline.tasks.vcr_files import CHOICES, COLUMNS
 from vilbert.pipeline.tasks.vcr_joint import joint_results
 
 
 def sure_of(option: int) -> list[float]:
-    return [0.7 if it == option else 0.1 for it in range(OPTIONS)]
+    return [0.7 if it == option else 0.1 for it in range(CHOICES)]
 
 
 @pytest.fixture
@@ -38,8 +38,8 @@ def test_both_have_to_be_right(reasons_of: VcrTask, tmp_path: Path) -> None:
     for number, (question, _) in enumerate(reasons_of.items):
         assert question.answer_label is not None
         assert question.rationale_label is not None
-        answers[question.annot_id] = sure_of((question.answer_label + (number % 2 > 0)) % OPTIONS)
-        reasons[number] = sure_of((question.rationale_label + (number % 3 > 0)) % OPTIONS)
+        answers[question.annot_id] = sure_of((question.answer_label + (number % 2 > 0)) % CHOICES)
+        reasons[number] = sure_of((question.rationale_label + (number % 3 > 0)) % CHOICES)
     path = write_answers(tmp_path / "answers.json", answers)
     figures, submission = joint_results(path, reasons_of, reasons)
     count = len(reasons)
@@ -54,10 +54,10 @@ def test_where_answers_are_secret_all_are_given_and_the_servers_file_comes_out(s
         del row["answer_label"], row["rationale_label"]
     (tmp_path / "test.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     task = open_task("vcr-qar", TaskFiles(folder=tmp_path, seed=0), "test", None)
-    assert len(task.items) == 5 * OPTIONS
+    assert len(task.items) == 5 * CHOICES
     draw = np.random.default_rng(0)
-    reasons = {number: draw.dirichlet(np.ones(OPTIONS)).tolist() for number in range(len(task.items))}
-    answers = {row["annot_id"]: draw.dirichlet(np.ones(OPTIONS)).tolist() for row in rows}
+    reasons = {number: draw.dirichlet(np.ones(CHOICES)).tolist() for number in range(len(task.items))}
+    answers = {row["annot_id"]: draw.dirichlet(np.ones(CHOICES)).tolist() for row in rows}
     figures, submission = joint_results(write_answers(tmp_path / "answers.json", answers), task, reasons)
     assert figures == {}
     assert submission is not None
@@ -65,7 +65,7 @@ def test_where_answers_are_secret_all_are_given_and_the_servers_file_comes_out(s
     assert table[0] == list(COLUMNS)
     for number, (name, *numbers) in enumerate(table[1:]):
         assert name == rows[number]["annot_id"]
-        given = [value for answer in range(OPTIONS) for value in reasons[number * OPTIONS + answer]]
+        given = [value for answer in range(CHOICES) for value in reasons[number * CHOICES + answer]]
         assert [float(it) for it in numbers] == pytest.approx([*answers[name], *given])
 
 
