@@ -1,4 +1,4 @@
-"""What can be wrong with a data set on disk."""
+"""The errors of the stages: what is wrong, where, and what to do."""
 
 from __future__ import annotations
 
@@ -75,3 +75,31 @@ class CorruptShardError(ShardError):
 def _remedy(path: Path) -> str:
     record = path.with_suffix(".json")
     return f"delete {path.name} and {record.name} and run the same `vilbert extract` again: it rewrites this shard"
+
+
+class TrainingError(Exception):
+    """A run that cannot go on; says at which step, why, and what to do."""
+
+
+class NonFiniteError(TrainingError):
+    """A loss or a gradient that is no number."""
+
+
+class LoaderError(TrainingError):
+    """A data loading process that died or no longer moves."""
+
+
+class OutOfMemoryError(TrainingError):
+    """A step that needs more memory than the device or the machine has."""
+
+
+class LostPeerError(TrainingError):
+    """Another process of the group that failed or died."""
+
+
+class StoppedError(Exception):
+    """The worker was told to stop; its unfinished shards leave nothing behind."""
+
+
+class DeviceLostError(ShardError):
+    """The GPU failed so that this process cannot use it any more; another process may."""

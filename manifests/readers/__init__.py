@@ -1,0 +1,1 @@
+"""Readers of published lists of images: one module for each format, and what they share."""

@@ -1,0 +1,1 @@
+"""`vilbert evaluate TASK`: metrics and submission files."""

@@ -1,0 +1,1 @@
+"""`vilbert finetune TASK`: from a pre-trained model to a model of one task."""

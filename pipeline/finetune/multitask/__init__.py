@@ -1,0 +1,1 @@
+"""`vilbert finetune multitask`: one model of several tasks."""

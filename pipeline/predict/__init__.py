@@ -1,0 +1,1 @@
+"""`vilbert predict TASK` and `Predictor`: ask a fine-tuned model about photographs."""

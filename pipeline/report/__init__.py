@@ -1,0 +1,1 @@
+"""`vilbert report`: one page about a fine-tuned model."""

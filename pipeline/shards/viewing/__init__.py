@@ -1,0 +1,1 @@
+"""A data set and its samples as text and pictures."""

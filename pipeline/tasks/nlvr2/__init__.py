@@ -1,0 +1,1 @@
+"""Statements about two photographs (NLVR2)."""

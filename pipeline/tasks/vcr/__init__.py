@@ -1,0 +1,1 @@
+"""Visual commonsense reasoning (VCR)."""

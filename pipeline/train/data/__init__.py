@@ -1,0 +1,1 @@
+"""The samples of a run: data sets, order, held-out samples, loading."""

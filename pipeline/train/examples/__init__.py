@@ -1,0 +1,1 @@
+"""Samples to training examples: tokens, image regions, masks, batches."""

@@ -1,0 +1,1 @@
+"""`vilbert pretrain`: from shards to a pre-trained model."""
