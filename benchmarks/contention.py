@@ -133,7 +133,7 @@ def extract(folder: Path, progress: Path) -> None:
 
 def predict(folder: Path, progress: Path) -> None:
     """Answer questions until killed."""
-    from vilbert.pipeline.predict import Predictor
+    from vilbert.pipeline.predict.predictor import Predictor
 
     predictor, images = Predictor.load(folder / "vqa"), photographs(folder)
     with progress.open("w", encoding="utf-8") as file:

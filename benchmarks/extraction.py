@@ -35,8 +35,8 @@ from benchmarks.machine import versions
 from benchmarks.model import markdown
 from vilbert.extractors.extractor import DetectorSettings
 from vilbert.pipeline.allocator import keep_freed_memory
-from vilbert.pipeline.extract.run_state import RunState, read_state
-from vilbert.pipeline.shards.folder import open_folder
+from vilbert.pipeline.jobs.run_state import RunState, read_state
+from vilbert.pipeline.shards.location.folder import open_folder
 
 LEAST = {"cpu": 0.9, "cuda": 0.95}
 """Of the bare detector's images/s, by device."""
@@ -120,15 +120,15 @@ def bare_detector(settings: Settings, weights: str) -> tuple[Any, Callable[[Path
     from torchvision.transforms.functional import pil_to_tensor
 
     if settings.detector == "torchvision":
-        from vilbert.extractors.torchvision_models import load_model
+        from vilbert.extractors.detectors.torchvision_models import load_model
 
         model = load_model(settings.detector_settings(weights)).model.eval().to(settings.device)
         return model, lambda file: pil_to_tensor(Image.open(file)).to(settings.device) / 255
 
     from detectron2.data.transforms import ResizeShortestEdge
 
-    from vilbert.extractors.detectron2_config import load_config
-    from vilbert.extractors.detectron2_frcnn import load_model as load_detectron2
+    from vilbert.extractors.detectors.detectron2_config import load_config
+    from vilbert.extractors.detectors.detectron2_frcnn import load_model as load_detectron2
 
     assert settings.config_file is not None
     config = load_config(settings.config_file, ())

@@ -30,15 +30,15 @@ from benchmarks.machine import versions
 from benchmarks.model import cell, markdown
 from benchmarks.published_loader import Preprocess, Storage, WordByWord, published_batches, write_lmdb
 from benchmarks.samples import SampleShape, draw_captions, draw_samples, draw_words, write_samples
-from vilbert.pipeline.shards.layout import StorageFormat
-from vilbert.pipeline.train.batch import Batch, make_batches
-from vilbert.pipeline.train.corpus import Corpus
-from vilbert.pipeline.train.inputs import to_model_inputs
-from vilbert.pipeline.train.item_settings import ItemSettings
-from vilbert.pipeline.train.loader import batches
-from vilbert.pipeline.train.order import Order
-from vilbert.pipeline.train.share import Share
-from vilbert.pipeline.train.words import new_tokenizer
+from vilbert.pipeline.shards.location.layout import StorageFormat
+from vilbert.pipeline.train.data.corpus import Corpus
+from vilbert.pipeline.train.data.loader import batches
+from vilbert.pipeline.train.data.order import Order
+from vilbert.pipeline.train.engine.share import Share
+from vilbert.pipeline.train.examples.batch import Batch, make_batches
+from vilbert.pipeline.train.examples.inputs import to_model_inputs
+from vilbert.pipeline.train.examples.item_settings import ItemSettings
+from vilbert.pipeline.train.examples.words import new_tokenizer
 
 LIMIT = 8.0
 PEER = "published, msgpack"  # what the ratio is against: the faster of the two, and the one for pre-training

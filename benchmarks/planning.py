@@ -25,14 +25,14 @@ import numpy as np
 import tyro
 
 from vilbert.manifests.manifest import ROWS_PER_GROUP, Manifest, schema
-from vilbert.pipeline.extract.done import DoneShards, find_done
-from vilbert.pipeline.extract.plan import finish_dataset
+from vilbert.pipeline.jobs.done import DoneShards, find_done
+from vilbert.pipeline.jobs.plan import finish_dataset
 from vilbert.pipeline.shards.dataset import DatasetInfo, fingerprint_digest, read_info, write_dataset
 from vilbert.pipeline.shards.failures import FailureRow, encode_failures
-from vilbert.pipeline.shards.folder import LocalFolder
-from vilbert.pipeline.shards.layout import FAILURES_FOLDER, SHARDS_FOLDER, shard_files
+from vilbert.pipeline.shards.location.folder import LocalFolder
+from vilbert.pipeline.shards.location.layout import FAILURES_FOLDER, SHARDS_FOLDER, shard_files
+from vilbert.pipeline.shards.location.remote_folder import RemoteFolder
 from vilbert.pipeline.shards.record import ShardRecord
-from vilbert.pipeline.shards.remote_folder import RemoteFolder
 from vilbert.pipeline.shards.sample import describe_fields
 
 MOST_MEGABYTES = 1000.0
@@ -172,7 +172,7 @@ class Listing:
 
 def resume_remote(folder: Path) -> None:
     """Go on with what is in a store, as far as the listing."""
-    from vilbert.pipeline.extract.done import list_files
+    from vilbert.pipeline.jobs.done import list_files
 
     Manifest.open(folder / "manifest.parquet")
     info = plan(Settings(shards=REMOTE_SHARDS))

@@ -27,8 +27,8 @@ from benchmarks.model import cell, markdown
 from benchmarks.passes import layer_keys, our_model
 from benchmarks.published import pretraining_model
 from vilbert.model.vilbert import ViLBertForPreTraining
-from vilbert.pipeline.tasks.retrieval_plan import ScoreSettings
-from vilbert.pipeline.tasks.retrieval_scores import ImagePool, ImageTensors, score_pairs
+from vilbert.pipeline.tasks.retrieval.score_plan import ScoreSettings
+from vilbert.pipeline.tasks.retrieval.scores import ImagePool, ImageTensors, score_pairs
 
 LIMIT = 2.0  # times the reference
 

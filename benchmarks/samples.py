@@ -18,10 +18,10 @@ import numpy as np
 from benchmarks.batches import caption_lengths
 from vilbert.extractors.regions import Regions
 from vilbert.pipeline.shards.dataset import DatasetInfo, fingerprint_digest, sum_records, sum_splits, write_dataset
-from vilbert.pipeline.shards.layout import StorageFormat
+from vilbert.pipeline.shards.location.layout import StorageFormat
 from vilbert.pipeline.shards.record import records_digest
 from vilbert.pipeline.shards.sample import Sample, describe_fields
-from vilbert.pipeline.shards.writer import ShardWriter
+from vilbert.pipeline.shards.storage.writer import ShardWriter
 
 WORDS = 30_000  # as many as BERT has word pieces
 LETTERS = ("bcdfghklmnprstvw", "aeiou")

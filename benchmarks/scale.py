@@ -31,16 +31,16 @@ from vilbert.extractors.regions import Regions
 from vilbert.manifests.manifest import Manifest
 from vilbert.pipeline.extract import run as extraction
 from vilbert.pipeline.extract.run import extract
-from vilbert.pipeline.extract.run_state import read_state
 from vilbert.pipeline.extract.settings import ExtractSettings
-from vilbert.pipeline.extract.stall import Pulse
-from vilbert.pipeline.extract.worker_contract import Description, Extracted
+from vilbert.pipeline.jobs.run_state import read_state
+from vilbert.pipeline.jobs.stall import Pulse
+from vilbert.pipeline.jobs.worker import Description, Extracted
 from vilbert.pipeline.shards.dataset import fingerprint_digest, read_dataset
-from vilbert.pipeline.shards.folder import open_folder
 from vilbert.pipeline.shards.keys import sample_key
+from vilbert.pipeline.shards.location.folder import open_folder
 from vilbert.pipeline.shards.record import read_records
 from vilbert.pipeline.shards.sample import Sample
-from vilbert.pipeline.shards.writer import ShardWriter
+from vilbert.pipeline.shards.storage.writer import ShardWriter
 
 DRIVER_LIMIT = 0.01
 """Of one core, above what a driver takes that does nothing."""

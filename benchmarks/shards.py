@@ -32,10 +32,10 @@ from benchmarks.loader import conditions
 from benchmarks.model import cell, markdown
 from benchmarks.samples import SampleShape, draw_captions, draw_samples, draw_words
 from vilbert.extractors.soft_labels import dense_labels
-from vilbert.pipeline.shards.layout import StorageFormat, data_path
+from vilbert.pipeline.shards.location.layout import StorageFormat, data_path
 from vilbert.pipeline.shards.sample import Sample
-from vilbert.pipeline.shards.store import open_shard
-from vilbert.pipeline.shards.writer import ShardWriter
+from vilbert.pipeline.shards.storage.store import open_shard
+from vilbert.pipeline.shards.storage.writer import ShardWriter
 
 FIELDS = ("boxes", "features", "class_ids", "class_probs")
 PUBLISHED, STREAM = "published LMDB, pickled base64 float32", "webdataset, decode()"

@@ -28,9 +28,9 @@ from vilbert.pipeline.cli import main as vilbert
 from vilbert.pipeline.cli import parse
 from vilbert.pipeline.config_file import RECIPES
 from vilbert.pipeline.demo import DETECTOR
-from vilbert.pipeline.tasks.finetune import begin
-from vilbert.pipeline.train.distributed import process_group
-from vilbert.pipeline.train.run_folder import make_run_folder
+from vilbert.pipeline.finetune.run import begin
+from vilbert.pipeline.train.engine.distributed import process_group
+from vilbert.pipeline.train.run.folder import make_run_folder
 
 PAIRS = 400
 """Of images, for NLVR2."""

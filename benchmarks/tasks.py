@@ -20,7 +20,7 @@ import tyro
 
 from benchmarks.model import markdown
 from vilbert.pipeline.cli import main as vilbert
-from vilbert.pipeline.tasks.caption_truth import read_scenes, truth_share
+from vilbert.pipeline.tasks.captioning.truth import read_scenes, truth_share
 
 
 class Proof(NamedTuple):

@@ -37,22 +37,22 @@ from transformers import PreTrainedTokenizerBase
 from benchmarks.loader import conditions
 from benchmarks.model import cell, markdown
 from benchmarks.samples import SampleShape, draw_captions, draw_words, write_samples
-from vilbert.pipeline.train.batch import Batch, make_batches
-from vilbert.pipeline.train.corpus import Corpus
-from vilbert.pipeline.train.data import open_data
-from vilbert.pipeline.train.distributed import process_group
-from vilbert.pipeline.train.item_settings import ItemSettings
-from vilbert.pipeline.train.journal import Journal
-from vilbert.pipeline.train.loop import Training, run_steps
-from vilbert.pipeline.train.optimizer import clip_gradients
-from vilbert.pipeline.train.order import Order, Places
-from vilbert.pipeline.train.pretrain import prepare
-from vilbert.pipeline.train.progress import TrainProgress
-from vilbert.pipeline.train.settings import PretrainSettings
-from vilbert.pipeline.train.share import share_of
-from vilbert.pipeline.train.step import backward
-from vilbert.pipeline.train.trackers import open_trackers
-from vilbert.pipeline.train.words import new_tokenizer
+from vilbert.pipeline.train.data.corpus import Corpus
+from vilbert.pipeline.train.data.order import Order, Places
+from vilbert.pipeline.train.engine.distributed import process_group
+from vilbert.pipeline.train.engine.loop import Training, run_steps
+from vilbert.pipeline.train.engine.optimizer import clip_gradients
+from vilbert.pipeline.train.engine.share import share_of
+from vilbert.pipeline.train.engine.step import backward
+from vilbert.pipeline.train.examples.batch import Batch, make_batches
+from vilbert.pipeline.train.examples.item_settings import ItemSettings
+from vilbert.pipeline.train.examples.words import new_tokenizer
+from vilbert.pipeline.train.pretraining.data import open_data
+from vilbert.pipeline.train.pretraining.run import prepare
+from vilbert.pipeline.train.pretraining.settings import PretrainSettings
+from vilbert.pipeline.train.run.journal import Journal
+from vilbert.pipeline.train.run.progress import TrainProgress
+from vilbert.pipeline.train.run.trackers import open_trackers
 
 SPEED_LIMIT, GROWTH_LIMIT, INDEX_LIMIT = 0.97, 1.02, 1.1
 UNTIMED = 3  # steps at the beginning of a turn: what the worker had made before it is no measure

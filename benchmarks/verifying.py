@@ -18,11 +18,11 @@ import numpy as np
 import tyro
 
 from benchmarks.samples import SampleShape, draw_captions, draw_words, write_samples
-from vilbert.pipeline.shards.layout import StorageFormat, data_path
-from vilbert.pipeline.shards.store import open_shard
-from vilbert.pipeline.shards.verified import VerifiedFiles, file_sha256
-from vilbert.pipeline.train.corpus import Corpus
-from vilbert.pipeline.train.order import Order
+from vilbert.pipeline.shards.location.layout import StorageFormat, data_path
+from vilbert.pipeline.shards.storage.store import open_shard
+from vilbert.pipeline.shards.storage.verified import VerifiedFiles, file_sha256
+from vilbert.pipeline.train.data.corpus import Corpus
+from vilbert.pipeline.train.data.order import Order
 
 BATCH = 256
 

@@ -13,9 +13,9 @@ from pathlib import Path
 
 from vilbert.manifests.box_units import boxes_in_pixels, refuse_fractions
 from vilbert.manifests.boxes import BoxFormat, are_fractions, parse_box, parse_boxes, within_unit
-from vilbert.manifests.document import read_document
-from vilbert.manifests.fields import FieldError, id_field, list_field
-from vilbert.manifests.json_rows import read_jsonl
+from vilbert.manifests.readers.document import read_document
+from vilbert.manifests.readers.fields import FieldError, id_field, list_field
+from vilbert.manifests.readers.json_rows import read_jsonl
 from vilbert.manifests.record import Box, ImageRecord, ManifestError
 from vilbert.manifests.regular_file import open_regular
 from vilbert.manifests.report import Report

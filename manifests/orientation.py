@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from typing import Literal
 
-from vilbert.manifests.detect import Kind
+from vilbert.manifests.readers.detect import Kind
 from vilbert.manifests.record import ImageRecord
 
 log = logging.getLogger(__name__)

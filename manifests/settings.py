@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 import tyro
 
 from vilbert.manifests.boxes import BoxFormat
-from vilbert.manifests.detect import Kind
+from vilbert.manifests.readers.detect import Kind
 from vilbert.settings import Fraction, PositiveInt, validated
 
 

@@ -7,22 +7,22 @@ from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 
-from vilbert.manifests.coco import read_coco
-from vilbert.manifests.columns import ColumnNames
-from vilbert.manifests.conceptual_captions import read_conceptual_captions
-from vilbert.manifests.detect import Kind, detect_kind
 from vilbert.manifests.exclusion import Exclusion
-from vilbert.manifests.folder import read_folder
 from vilbert.manifests.given_boxes import GivenBoxes
 from vilbert.manifests.hold_out import HeldOutRows
-from vilbert.manifests.images import ImageRoot
-from vilbert.manifests.img2dataset import read_img2dataset
-from vilbert.manifests.karpathy import read_karpathy
 from vilbert.manifests.orientation import Orientation
+from vilbert.manifests.readers.coco import read_coco
+from vilbert.manifests.readers.columns import ColumnNames
+from vilbert.manifests.readers.conceptual_captions import read_conceptual_captions
+from vilbert.manifests.readers.detect import Kind, detect_kind
+from vilbert.manifests.readers.folder import read_folder
+from vilbert.manifests.readers.images import ImageRoot
+from vilbert.manifests.readers.img2dataset import read_img2dataset
+from vilbert.manifests.readers.karpathy import read_karpathy
+from vilbert.manifests.readers.table import read_table
 from vilbert.manifests.record import ImageRecord, ManifestError
 from vilbert.manifests.report import Report
 from vilbert.manifests.settings import ManifestSettings
-from vilbert.manifests.table import read_table
 
 log = logging.getLogger(__name__)
 BATCH = 4096

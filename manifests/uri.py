@@ -15,8 +15,8 @@ from pathlib import Path
 from threading import Lock
 from typing import Any
 
+from vilbert.manifests.readers.tar_listing import list_tar
 from vilbert.manifests.regular_file import open_regular, require_regular
-from vilbert.manifests.tar_listing import list_tar
 
 NEVER_OPENED = frozenset(
     {"async_wrapper", "asynclocal", "blockcache", "cached", "dask", "dir", "dvc", "filecache", "generic", "git"}

@@ -18,8 +18,8 @@ from typing import Any, NamedTuple
 from vilbert.pipeline import __version__
 from vilbert.pipeline.command_line import recorded_command
 from vilbert.pipeline.config_file import default_config, did_you_mean, read_config, shipped_config
+from vilbert.pipeline.errors import RefusedError
 from vilbert.pipeline.renamed_options import refuse_renamed
-from vilbert.pipeline.shards.errors import RefusedError
 from vilbert.pipeline.tasks.registry import TASKS
 from vilbert.pipeline.terminal import accept_any_encoding, safe_streams
 
@@ -48,47 +48,50 @@ COMMANDS = {
     "extract": Command(
         "vilbert.pipeline.extract.run", "ExtractSettings", "extract", "run a detector, write its regions to shards"
     ),
-    "status": Command("vilbert.pipeline.extract.status", "StatusSettings", "status", "say how an extraction is going"),
+    "status": Command("vilbert.pipeline.jobs.status", "StatusSettings", "status", "say how an extraction is going"),
     "verify": Command(
-        "vilbert.pipeline.shards.verify", "VerifySettings", "verify", "prove shards complete and undamaged"
+        "vilbert.pipeline.shards.checks.verify", "VerifySettings", "verify", "prove shards complete and undamaged"
     ),
-    "inspect": Command(
-        "vilbert.pipeline.shards.inspect", "InspectSettings", "inspect", "look at a data set or at one sample"
+    "inspect": Command("vilbert.pipeline.inspect", "InspectSettings", "inspect", "look at a data set or at one sample"),
+    "stats": Command(
+        "vilbert.pipeline.shards.viewing.stats", "StatsSettings", "stats", "count and summarise a data set"
     ),
-    "stats": Command("vilbert.pipeline.shards.stats", "StatsSettings", "stats", "count and summarise a data set"),
     "pretrain": Command(
-        "vilbert.pipeline.train.command", "PretrainSettings", "pretrain", "train ViLBERT on captions and regions"
+        "vilbert.pipeline.train.pretraining.command",
+        "PretrainSettings",
+        "pretrain",
+        "train ViLBERT on captions and regions",
     ),
     "finetune": Command(
-        "vilbert.pipeline.tasks.command",
-        "vilbert.pipeline.tasks.settings:FinetuneSettings",
+        "vilbert.pipeline.task_commands",
+        "vilbert.pipeline.finetune.settings:FinetuneSettings",
         "finetune",
         "train a pre-trained ViLBERT on a task",
         of_a_task=True,
     ),
     "finetune multitask": Command(
-        "vilbert.pipeline.tasks.command",
-        "vilbert.pipeline.tasks.multitask_settings:MultitaskSettings",
+        "vilbert.pipeline.task_commands",
+        "vilbert.pipeline.finetune.multitask.settings:MultitaskSettings",
         "multitask",
         "train a pre-trained ViLBERT on several tasks",
     ),
     "evaluate": Command(
-        "vilbert.pipeline.tasks.command",
-        "vilbert.pipeline.tasks.evaluate_settings:EvaluateSettings",
+        "vilbert.pipeline.task_commands",
+        "vilbert.pipeline.evaluate.settings:EvaluateSettings",
         "evaluate",
         "score a fine-tuned ViLBERT, write its answers",
         of_a_task=True,
     ),
     "predict": Command(
-        "vilbert.pipeline.tasks.command",
-        "vilbert.pipeline.tasks.predict_settings:PredictSettings",
+        "vilbert.pipeline.task_commands",
+        "vilbert.pipeline.predict.settings:PredictSettings",
         "predict",
         "ask a fine-tuned ViLBERT about photographs",
         of_a_task=True,
         detects=True,
     ),
     "report": Command(
-        "vilbert.pipeline.tasks.report_command",
+        "vilbert.pipeline.report.command",
         "ReportSettings",
         "report",
         "show what a fine-tuned model has learnt on one page",
@@ -133,7 +136,7 @@ def parse(name: str, arguments: Sequence[str]) -> Any:
     module, _, class_name = command.settings.rpartition(":")
     settings_class = described = getattr(importlib.import_module(module or command.module), class_name)
     if command.of_a_task:
-        from vilbert.pipeline.tasks.task_settings import require_own_options, task_settings
+        from vilbert.pipeline.task_settings import require_own_options, task_settings
 
         task, *arguments = arguments
         name = f"{name} {task}"
@@ -144,7 +147,7 @@ def parse(name: str, arguments: Sequence[str]) -> Any:
     found, rest = config.parse_known_args(arguments)
     values = {} if found.config is None else read_config(shipped_config(name, found.config), settings_class)
     if command.detects:
-        from vilbert.pipeline.tasks.trained_detector import trained_values
+        from vilbert.pipeline.predict.trained_detector import trained_values
 
         values = {**trained_values(rest, values, task), **values}
     with safe_streams(colored=True):
@@ -234,9 +237,8 @@ def call(name: str, settings: Any, passing: tuple[type[Exception], ...] = ()) ->
     """
     from vilbert.extractors.extractor import ExtractorError
     from vilbert.manifests.record import ManifestError
-    from vilbert.pipeline.shards.errors import RefusedError, ShardError
+    from vilbert.pipeline.errors import RefusedError, ShardError, TrainingError
     from vilbert.pipeline.socket_folder import shorten_multiprocessing_sockets
-    from vilbert.pipeline.train.errors import TrainingError
 
     function: Callable[[Any], int] = getattr(importlib.import_module(COMMANDS[name].module), COMMANDS[name].function)
     try:

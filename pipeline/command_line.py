@@ -31,7 +31,7 @@ def command_line() -> str | None:
 
 def _shown(word: str) -> str:
     """Return a word of the command line without user, password and query, which can hold keys."""
-    from vilbert.pipeline.shards.urls import public_url
+    from vilbert.pipeline.urls import public_url
 
     if "://" not in word:
         return word

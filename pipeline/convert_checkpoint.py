@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from tyro.conf import Positional
 
-from vilbert.pipeline.shards.atomic import give_usual_mode
-from vilbert.pipeline.shards.errors import RefusedError
+from vilbert.pipeline.errors import RefusedError
+from vilbert.pipeline.shards.storage.atomic import give_usual_mode
 from vilbert.settings import validated
 
 if TYPE_CHECKING:

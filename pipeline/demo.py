@@ -17,7 +17,7 @@ from annotated_types import Ge
 
 from vilbert.pipeline.demo_progress import Stopwatch, clock, remaining_seconds
 from vilbert.pipeline.demo_state import DemoState, is_demo, open_demo
-from vilbert.pipeline.shards.errors import RefusedError
+from vilbert.pipeline.errors import RefusedError
 from vilbert.settings import validated
 from vilbert.untrusted.documents import read_json
 
@@ -59,7 +59,7 @@ class Stage(NamedTuple):
 def demo(settings: DemoSettings) -> int:
     """Run the stages that are not finished and say what they made; return the first exit status that is not 0."""
     from vilbert.pipeline import __version__
-    from vilbert.pipeline.shards.lock import LOCK_FILE, exclusive_writer
+    from vilbert.pipeline.shards.location.lock import LOCK_FILE, exclusive_writer
 
     output = settings.output
     again = settings.overwrite and is_demo(output)

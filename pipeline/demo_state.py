@@ -6,9 +6,9 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from vilbert.pipeline.shards.atomic import write_atomic
+from vilbert.pipeline.errors import RefusedError
 from vilbert.pipeline.shards.canonical import encode_json
-from vilbert.pipeline.shards.errors import RefusedError
+from vilbert.pipeline.shards.storage.atomic import write_atomic
 from vilbert.untrusted.documents import DocumentError, read_json
 
 STATE_FILE = "demo.json"

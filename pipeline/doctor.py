@@ -202,7 +202,7 @@ def examine() -> list[Check]:
 def check_entry_points() -> list[Check]:
     """Check that the detectors, tasks and trackers that other packages offer can be imported."""
     from vilbert.pipeline.tasks.registry import TASKS
-    from vilbert.pipeline.train.trackers import TRACKERS
+    from vilbert.pipeline.train.run.trackers import TRACKERS
 
     checks = []
     for registry in (DETECTORS, TASKS, TRACKERS):

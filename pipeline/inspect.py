@@ -11,8 +11,12 @@ from typing import Any, NamedTuple
 
 from tyro.conf import Positional
 
+from vilbert.pipeline.errors import ShardError
 from vilbert.pipeline.shards.dataset import DatasetInfo, read_info
-from vilbert.pipeline.shards.describe import (
+from vilbert.pipeline.shards.location.folder import open_folder
+from vilbert.pipeline.shards.record import read_records_of
+from vilbert.pipeline.shards.sample import Sample
+from vilbert.pipeline.shards.viewing.describe import (
     best_boxes,
     dataset_lines,
     describe_dataset,
@@ -20,13 +24,9 @@ from vilbert.pipeline.shards.describe import (
     name_of,
     sample_lines,
 )
-from vilbert.pipeline.shards.errors import ShardError
-from vilbert.pipeline.shards.folder import open_folder
-from vilbert.pipeline.shards.record import read_records_of
-from vilbert.pipeline.shards.sample import Sample
-from vilbert.pipeline.shards.sample_place import find_sample, read_sample
-from vilbert.pipeline.shards.urls import is_remote
+from vilbert.pipeline.shards.viewing.sample_place import find_sample, read_sample
 from vilbert.pipeline.terminal import counted, one_line, print_lines
+from vilbert.pipeline.urls import is_remote
 from vilbert.settings import PositiveInt, validated
 
 PICTURES = (".png", ".jpg", ".jpeg")
@@ -141,7 +141,7 @@ def draw_sample(info: DatasetInfo, sample: Sample, picture: Path, max_boxes: int
     Raises ShardError where the photograph cannot be read or is not the sample's, or the picture cannot be written.
     """
     from vilbert.pipeline.extract.photograph import read_photograph
-    from vilbert.pipeline.shards.draw import draw_regions
+    from vilbert.pipeline.shards.viewing.draw import draw_regions
 
     regions = sample.regions
     best = best_boxes(regions, max_boxes)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import vilbert
-from vilbert.pipeline.shards.errors import RefusedError, first_line
+from vilbert.pipeline.errors import RefusedError, first_line
 from vilbert.pipeline.signals import keeping_handlers
 from vilbert.pipeline.socket_folder import ray_folder
 

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from vilbert.pipeline.shards.errors import RefusedError
+from vilbert.pipeline.errors import RefusedError
 
 LONGEST_PATH = 103
 MULTIPROCESSING_SOCKET = "/pymp-xxxxxxxx/listener-xxxxxxxx"

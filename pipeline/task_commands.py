@@ -5,32 +5,32 @@ Nothing heavy is imported before they run.
 
 from __future__ import annotations
 
+from vilbert.pipeline.evaluate.settings import EvaluateSettings
+from vilbert.pipeline.finetune.multitask.settings import MultitaskSettings
+from vilbert.pipeline.finetune.settings import FinetuneSettings
+from vilbert.pipeline.predict.settings import PredictSettings
 from vilbert.pipeline.signals import terminate_like_interrupt
-from vilbert.pipeline.tasks.evaluate_settings import EvaluateSettings
-from vilbert.pipeline.tasks.multitask_settings import MultitaskSettings
-from vilbert.pipeline.tasks.predict_settings import PredictSettings
-from vilbert.pipeline.tasks.settings import FinetuneSettings
-from vilbert.pipeline.train.command import start
-from vilbert.pipeline.train.memory import explain_out_of_memory
+from vilbert.pipeline.train.engine.memory import explain_out_of_memory
+from vilbert.pipeline.train.pretraining.command import start
 
 
 def finetune(settings: FinetuneSettings) -> int:
     """Fine-tune, here or on Ray's workers; return the exit status."""
-    from vilbert.pipeline.tasks.finetune import finetune as train
+    from vilbert.pipeline.finetune.run import finetune as train
 
     return start(train, settings)
 
 
 def multitask(settings: MultitaskSettings) -> int:
     """Fine-tune on several tasks at once, here or on Ray's workers; return the exit status."""
-    from vilbert.pipeline.tasks.multitask import multitask as train
+    from vilbert.pipeline.finetune.multitask.run import multitask as train
 
     return start(train, settings)
 
 
 def evaluate(settings: EvaluateSettings) -> int:
     """Score a fine-tuned model on a split; return the exit status."""
-    from vilbert.pipeline.tasks.evaluate import evaluate as score
+    from vilbert.pipeline.evaluate.evaluation import evaluate as score
 
     with terminate_like_interrupt(), explain_out_of_memory("Lower --batch-size (retrieval: --pairs-per-batch)"):
         return score(settings)
@@ -38,7 +38,7 @@ def evaluate(settings: EvaluateSettings) -> int:
 
 def predict(settings: PredictSettings) -> int:
     """Ask a model about photographs; return the exit status."""
-    from vilbert.pipeline.tasks.predict import predict as ask
+    from vilbert.pipeline.predict.command import predict as ask
 
     with terminate_like_interrupt(), explain_out_of_memory("Give --device cpu, or smaller photographs"):
         return ask(settings)

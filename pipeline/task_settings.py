@@ -14,7 +14,7 @@ from vilbert.settings import options_of
 
 def finetune_settings(spec: TaskSpec) -> type[Any]:
     """Return the settings of `vilbert finetune` for a task."""
-    from vilbert.pipeline.tasks.settings import (
+    from vilbert.pipeline.finetune.settings import (
         AnswerListFinetuneSettings,
         AnyFinetuneSettings,
         FinetuneSettings,
@@ -37,7 +37,7 @@ def finetune_settings(spec: TaskSpec) -> type[Any]:
 
 def evaluate_settings(spec: TaskSpec) -> type[Any]:
     """Return the settings of `vilbert evaluate` for a task."""
-    from vilbert.pipeline.tasks.evaluate_settings import (
+    from vilbert.pipeline.evaluate.settings import (
         DescribeEvaluateSettings,
         GivenRegionsEvaluateSettings,
         ItemEvaluateSettings,
@@ -56,7 +56,7 @@ def evaluate_settings(spec: TaskSpec) -> type[Any]:
 
 def predict_settings(spec: TaskSpec) -> type[Any]:
     """Return the settings of `vilbert predict` for a task."""
-    from vilbert.pipeline.tasks.predict_settings import (
+    from vilbert.pipeline.predict.settings import (
         AnswerSettings,
         ChooseReasonSettings,
         ChooseSettings,

@@ -6,7 +6,7 @@ import re
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
-from vilbert.pipeline.shards.errors import RefusedError
+from vilbert.pipeline.errors import RefusedError
 
 
 def is_remote(name: str) -> bool:

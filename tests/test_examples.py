@@ -15,7 +15,7 @@ from vilbert.extractors.extractor import ExtractorSettings, build_extractor
 from vilbert.pipeline.shapes.render import jpeg
 from vilbert.pipeline.shapes.scene import make_scene
 
-from .pipeline.tasks.tiny_predictor import DETECTOR, SELECTION, write_model
+from .pipeline.predict.tiny_predictor import DETECTOR, SELECTION, write_model
 
 ROOT = Path(__file__).resolve().parents[1]
 SCENES = 6

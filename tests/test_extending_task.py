@@ -12,7 +12,7 @@ from vilbert.pipeline.cli import main, parse
 from vilbert.plugins import entry_points_of
 
 from .extending_pages import install_page, vilbert
-from .pipeline.tasks.tiny_predictor import OPTIONS, SIZES, write_features, write_scenes
+from .pipeline.predict.tiny_predictor import OPTIONS, SIZES, write_features, write_scenes
 
 
 @pytest.fixture(scope="module")

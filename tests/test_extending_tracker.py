@@ -12,8 +12,8 @@ from types import SimpleNamespace
 import pytest
 
 from vilbert.pipeline.cli import main
-from vilbert.pipeline.shards.errors import RefusedError
-from vilbert.pipeline.train.trackers import TRACKERS, TrackerSpec, find_tracker, open_trackers
+from vilbert.pipeline.errors import RefusedError
+from vilbert.pipeline.train.run.trackers import TRACKERS, TrackerSpec, find_tracker, open_trackers
 from vilbert.plugins import entry_points_of
 
 from .extending_pages import install_page

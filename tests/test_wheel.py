@@ -51,4 +51,7 @@ def test_the_installed_command_and_api_work_from_any_folder(installation: Instal
         for program in programs
     )
     assert "vilbert COMMAND [OPTIONS]" in helped
-    assert named.split() == [f"{installation.folder}{os.sep}vilbert{os.sep}__init__.py", "vilbert.pipeline.predict"]
+    assert named.split() == [
+        f"{installation.folder}{os.sep}vilbert{os.sep}__init__.py",
+        "vilbert.pipeline.predict.predictor",
+    ]

@@ -19,11 +19,11 @@ from vilbert.auto_classes import register_when_imported
 if TYPE_CHECKING:
     from vilbert.extractors.extractor import build_extractor as build_extractor
     from vilbert.model.checkpoint import load_checkpoint as load_checkpoint
-    from vilbert.pipeline.predict import Predictor as Predictor
+    from vilbert.pipeline.predict.predictor import Predictor as Predictor
     from vilbert.pipeline.shards.open_dataset import open_dataset as open_dataset
 
 _MODULES = {
-    "Predictor": "vilbert.pipeline.predict",
+    "Predictor": "vilbert.pipeline.predict.predictor",
     "build_extractor": "vilbert.extractors.extractor",
     "load_checkpoint": "vilbert.model.checkpoint",
     "open_dataset": "vilbert.pipeline.shards.open_dataset",

@@ -14,7 +14,7 @@ def recorded(facts: Mapping[str, Any]) -> dict[str, Any]:
 
 
 SPEC = DetectorSpec(
-    build="vilbert.extractors.detectron2_frcnn:build",
+    build="vilbert.extractors.detectors.detectron2_frcnn:build",
     summary="any stock Faster R-CNN config file of detectron2, which you install.",
     options=("config_file", "opts"),
     required=("config_file",),

@@ -26,14 +26,14 @@ from torch import Tensor
 from vilbert.extractors.assemble import assemble_regions
 from vilbert.extractors.batch import common_resized_shape
 from vilbert.extractors.boxes import resize_given, scale_boxes
-from vilbert.extractors.detectron2_config import (
+from vilbert.extractors.detectors.detectron2_config import (
     CONFIG_ERRORS,
     class_names,
     config_values,
     load_config,
     require_detectron2,
 )
-from vilbert.extractors.detectron2_weights import damp, load_into
+from vilbert.extractors.detectors.detectron2_weights import damp, load_into
 from vilbert.extractors.device import autocast, resolve_device
 from vilbert.extractors.extractor import DetectorSettings, ExtractorError
 from vilbert.extractors.regions import Regions

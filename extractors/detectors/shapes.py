@@ -5,6 +5,6 @@ from __future__ import annotations
 from vilbert.extractors.detectors.registry import DetectorSpec
 
 SPEC = DetectorSpec(
-    build="vilbert.extractors.shapes_frcnn:build",
+    build="vilbert.extractors.detectors.shapes_frcnn:build",
     summary="the small detector of the shapes data set, weights included.",
 )

@@ -26,16 +26,16 @@ from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHe
 from torchvision.ops import MultiScaleRoIAlign
 from torchvision.ops.misc import Conv2dNormActivation
 
+from vilbert.extractors.detectors.torchvision_frcnn import TorchvisionExtractor
+from vilbert.extractors.detectors.torchvision_models import load_state, randomise
 from vilbert.extractors.extractor import DetectorSettings, ExtractorError
 from vilbert.extractors.selection import SelectionSettings
-from vilbert.extractors.torchvision_frcnn import TorchvisionExtractor
-from vilbert.extractors.torchvision_models import load_state, randomise
 from vilbert.extractors.weights import hash_tensors, load_weights
 from vilbert.untrusted.documents import read_json
 
 logger = logging.getLogger(__name__)
 
-WEIGHTS = Path(__file__).with_name("data") / "shapes_frcnn.safetensors"
+WEIGHTS = Path(__file__).parents[1] / "data" / "shapes_frcnn.safetensors"
 """The weights that come with the package; `python -m vilbert.pipeline.shapes.train_detector` made them."""
 FEATURE_DIM = 256
 """Channels of fc7, a region's feature."""

@@ -15,7 +15,7 @@ def recorded(facts: Mapping[str, Any]) -> dict[str, Any]:
 
 
 SPEC = DetectorSpec(
-    build="vilbert.extractors.torchvision_frcnn:build",
+    build="vilbert.extractors.detectors.torchvision_frcnn:build",
     summary="COCO classes, comes with the install.",
     options=("torchvision_model",),
     recorded=recorded,

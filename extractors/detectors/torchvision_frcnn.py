@@ -270,7 +270,7 @@ class TorchvisionExtractor:
 
 def build(detector: DetectorSettings, selection: SelectionSettings) -> TorchvisionExtractor:
     """Build the extractor of a model of torchvision's; raise ExtractorError where weights or device are not there."""
-    from vilbert.extractors.torchvision_models import load_model
+    from vilbert.extractors.detectors.torchvision_models import load_model
 
     resolve_device(detector.device)  # before minutes of download
     model, class_names, facts = load_model(detector)

@@ -13,7 +13,7 @@ from collections.abc import Collection, Iterator
 from typing import Any
 
 from vilbert.manifests.captions import clean_captions
-from vilbert.manifests.columns import ColumnNames, caption_column, normalise_row
+from vilbert.manifests.readers.columns import ColumnNames, caption_column, normalise_row
 from vilbert.manifests.regular_file import open_regular
 from vilbert.manifests.report import EXAMPLES, Report
 from vilbert.untrusted.documents import parse_json

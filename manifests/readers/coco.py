@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from vilbert.manifests.captions import image_captions, storable
-from vilbert.manifests.document import pixels, read_document
-from vilbert.manifests.fields import FieldError, id_field, text_field
-from vilbert.manifests.images import ImageRoot
+from vilbert.manifests.readers.document import pixels, read_document
+from vilbert.manifests.readers.fields import FieldError, id_field, text_field
+from vilbert.manifests.readers.images import ImageRoot
 from vilbert.manifests.record import ImageRecord, ManifestError
 from vilbert.manifests.report import Report
 from vilbert.manifests.uri import REMOTE, is_remote

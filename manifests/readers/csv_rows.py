@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
 
-from vilbert.manifests.columns import ColumnNames, names_an_image, normalise, require_columns
+from vilbert.manifests.readers.columns import ColumnNames, names_an_image, normalise, require_columns
 from vilbert.manifests.record import ManifestError
 from vilbert.manifests.regular_file import open_regular
 from vilbert.manifests.report import Report

@@ -7,13 +7,13 @@ import re
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from vilbert.manifests.columns import URI_NAMES, USUAL_NAMES, ColumnNames, names_an_image
-from vilbert.manifests.conceptual_captions import ROWS_LOOKED_AT, detect_layout
-from vilbert.manifests.csv_rows import csv_header
-from vilbert.manifests.folder import holds_images, shard_names
-from vilbert.manifests.images import is_image
-from vilbert.manifests.metadata_file import is_metadata
-from vilbert.manifests.parquet_rows import parquet_files
+from vilbert.manifests.readers.columns import URI_NAMES, USUAL_NAMES, ColumnNames, names_an_image
+from vilbert.manifests.readers.conceptual_captions import ROWS_LOOKED_AT, detect_layout
+from vilbert.manifests.readers.csv_rows import csv_header
+from vilbert.manifests.readers.folder import holds_images, shard_names
+from vilbert.manifests.readers.images import is_image
+from vilbert.manifests.readers.metadata_file import is_metadata
+from vilbert.manifests.readers.parquet_rows import parquet_files
 from vilbert.manifests.record import ManifestError
 
 Kind = Literal["conceptual-captions", "img2dataset", "coco", "karpathy", "folder", "csv", "jsonl", "json", "parquet"]

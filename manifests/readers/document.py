@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from vilbert.manifests.readers.repeated_keys import RepeatedKeys, mark_rows, repeated_key
 from vilbert.manifests.record import ManifestError
 from vilbert.manifests.regular_file import require_regular
-from vilbert.manifests.repeated_keys import RepeatedKeys, mark_rows, repeated_key
 from vilbert.untrusted.documents import DocumentError, read_json
 
 _MAX_DIGITS = 10  # of a number below 2**31; int() raises for more than 4,300

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from vilbert.manifests.captions import storable
-from vilbert.manifests.repeated_keys import RepeatedKeys
+from vilbert.manifests.readers.repeated_keys import RepeatedKeys
 
 
 class FieldError(ValueError):

@@ -11,13 +11,13 @@ import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from vilbert.manifests.caption_files import CaptionFiles, is_caption_file
 from vilbert.manifests.captions import storable
-from vilbert.manifests.columns import USUAL_NAMES, ColumnNames
-from vilbert.manifests.image_ids import image_names
-from vilbert.manifests.images import has_image_suffix, is_hidden, is_hidden_below, is_image, walk
-from vilbert.manifests.img2dataset import read_img2dataset
-from vilbert.manifests.metadata_file import MetadataFile, find_metadata, is_metadata
+from vilbert.manifests.readers.caption_files import CaptionFiles, is_caption_file
+from vilbert.manifests.readers.columns import USUAL_NAMES, ColumnNames
+from vilbert.manifests.readers.image_ids import image_names
+from vilbert.manifests.readers.images import has_image_suffix, is_hidden, is_hidden_below, is_image, walk
+from vilbert.manifests.readers.img2dataset import read_img2dataset
+from vilbert.manifests.readers.metadata_file import MetadataFile, find_metadata, is_metadata
 from vilbert.manifests.record import ImageRecord, ManifestError
 from vilbert.manifests.report import Report
 

@@ -6,7 +6,7 @@ import os
 from collections import Counter
 from collections.abc import Sequence
 
-from vilbert.manifests.images import is_image
+from vilbert.manifests.readers.images import is_image
 
 
 def image_names(names: Sequence[str]) -> dict[str, str]:

@@ -12,15 +12,15 @@ from pathlib import Path
 from typing import Any
 
 from vilbert.manifests.captions import image_captions
-from vilbert.manifests.document import pixels, read_document
-from vilbert.manifests.images import is_image, leads_out
+from vilbert.manifests.readers.document import pixels, read_document
+from vilbert.manifests.readers.images import is_image, leads_out
+from vilbert.manifests.readers.shard_files import ShardFiles, open_shard
+from vilbert.manifests.readers.shards import Shard, find_shards
+from vilbert.manifests.readers.sidecars import sidecar_rows
+from vilbert.manifests.readers.tar_listing import list_tar
 from vilbert.manifests.record import ImageRecord, ManifestError
 from vilbert.manifests.regular_file import require_regular
 from vilbert.manifests.report import Report
-from vilbert.manifests.shard_files import ShardFiles, open_shard
-from vilbert.manifests.shards import Shard, find_shards
-from vilbert.manifests.sidecars import sidecar_rows
-from vilbert.manifests.tar_listing import list_tar
 from vilbert.manifests.uri import tar_uri
 
 

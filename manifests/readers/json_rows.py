@@ -6,10 +6,17 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
-from vilbert.manifests.columns import FIELD_NAMES, ID_NAMES, ColumnNames, caption_column, normalise_row, uri_column
+from vilbert.manifests.readers.columns import (
+    FIELD_NAMES,
+    ID_NAMES,
+    ColumnNames,
+    caption_column,
+    normalise_row,
+    uri_column,
+)
+from vilbert.manifests.readers.repeated_keys import RepeatedKeys, mark_rows
 from vilbert.manifests.record import ManifestError
 from vilbert.manifests.regular_file import open_regular
-from vilbert.manifests.repeated_keys import RepeatedKeys, mark_rows
 from vilbert.manifests.report import Report
 from vilbert.untrusted.documents import DocumentError, parse_json, read_json
 

@@ -10,9 +10,9 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from vilbert.manifests.captions import image_captions
-from vilbert.manifests.document import read_document
-from vilbert.manifests.fields import FieldError, id_field, list_field, text_field
-from vilbert.manifests.images import ImageRoot
+from vilbert.manifests.readers.document import read_document
+from vilbert.manifests.readers.fields import FieldError, id_field, list_field, text_field
+from vilbert.manifests.readers.images import ImageRoot
 from vilbert.manifests.record import ImageRecord, ManifestError
 from vilbert.manifests.report import Report
 

@@ -12,16 +12,16 @@ from typing import TYPE_CHECKING
 
 from vilbert.manifests.box_units import boxes_in_pixels
 from vilbert.manifests.captions import storable
-from vilbert.manifests.columns import ColumnNames, names_an_image
-from vilbert.manifests.csv_rows import HEADER_LINES, csv_header
-from vilbert.manifests.image_ids import image_names
-from vilbert.manifests.json_rows import read_jsonl
 from vilbert.manifests.merge import merge_rows
-from vilbert.manifests.parquet_rows import has_image_column
+from vilbert.manifests.readers.columns import ColumnNames, names_an_image
+from vilbert.manifests.readers.csv_rows import HEADER_LINES, csv_header
+from vilbert.manifests.readers.image_ids import image_names
+from vilbert.manifests.readers.json_rows import read_jsonl
+from vilbert.manifests.readers.parquet_rows import has_image_column
+from vilbert.manifests.readers.table import TableKind, read_rows, table_record
 from vilbert.manifests.record import ImageRecord, ManifestError
 from vilbert.manifests.regular_file import open_regular
 from vilbert.manifests.report import Report
-from vilbert.manifests.table import TableKind, read_rows, table_record
 from vilbert.manifests.uri import is_remote
 
 if TYPE_CHECKING:

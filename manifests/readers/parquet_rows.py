@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from vilbert.manifests.columns import FIELD_NAMES, ID_NAMES, ColumnNames, normalise, require_columns, uri_column
-from vilbert.manifests.images import is_hidden, is_hidden_below, walk
+from vilbert.manifests.readers.columns import FIELD_NAMES, ID_NAMES, ColumnNames, normalise, require_columns, uri_column
+from vilbert.manifests.readers.images import is_hidden, is_hidden_below, walk
 from vilbert.manifests.record import ManifestError
 from vilbert.manifests.regular_file import require_regular
 from vilbert.manifests.report import Report

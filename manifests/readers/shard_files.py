@@ -15,12 +15,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from vilbert.manifests.captions import storable
-from vilbert.manifests.image_ids import image_names
-from vilbert.manifests.images import has_image_suffix, is_hidden, is_image, leads_out
+from vilbert.manifests.readers.image_ids import image_names
+from vilbert.manifests.readers.images import has_image_suffix, is_hidden, is_image, leads_out
+from vilbert.manifests.readers.shards import Shard
+from vilbert.manifests.readers.tar_listing import list_tar, plain_name
 from vilbert.manifests.regular_file import open_regular
 from vilbert.manifests.report import Report
-from vilbert.manifests.shards import Shard
-from vilbert.manifests.tar_listing import list_tar, plain_name
 from vilbert.untrusted.documents import DocumentError
 
 SIDE_SUFFIXES = (".txt", ".json")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from vilbert.manifests.images import is_hidden
+from vilbert.manifests.readers.images import is_hidden
 from vilbert.manifests.record import ManifestError
 from vilbert.manifests.report import Report
 

@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from vilbert.manifests.captions import storable
+from vilbert.manifests.readers.shard_files import ShardFiles
 from vilbert.manifests.report import Report
-from vilbert.manifests.shard_files import ShardFiles
 from vilbert.untrusted.documents import DocumentError, parse_json
 
 

@@ -19,12 +19,12 @@ from typing import Any, Literal
 from vilbert.manifests.box_units import boxes_in_pixels
 from vilbert.manifests.boxes import parse_boxes
 from vilbert.manifests.captions import image_captions, storable
-from vilbert.manifests.columns import ID_NAMES, URI_NAMES, USUAL_NAMES, ColumnNames, caption_column, uri_column
-from vilbert.manifests.csv_rows import read_csv
-from vilbert.manifests.document import pixels
-from vilbert.manifests.json_rows import read_json_array, read_jsonl
 from vilbert.manifests.merge import merge_rows
-from vilbert.manifests.parquet_rows import parquet_files, parquet_split, read_parquet
+from vilbert.manifests.readers.columns import ID_NAMES, URI_NAMES, USUAL_NAMES, ColumnNames, caption_column, uri_column
+from vilbert.manifests.readers.csv_rows import read_csv
+from vilbert.manifests.readers.document import pixels
+from vilbert.manifests.readers.json_rows import read_json_array, read_jsonl
+from vilbert.manifests.readers.parquet_rows import parquet_files, parquet_split, read_parquet
 from vilbert.manifests.record import ImageRecord
 from vilbert.manifests.report import Report
 from vilbert.untrusted.documents import parse_json

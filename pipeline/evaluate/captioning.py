@@ -8,14 +8,14 @@ from typing import cast
 
 from transformers import PreTrainedTokenizerBase
 
+from vilbert.pipeline.evaluate.evaluation import Answered, Trained, item_batches
+from vilbert.pipeline.evaluate.settings import DescribeEvaluateSettings
 from vilbert.pipeline.shards.canonical import encode_json
-from vilbert.pipeline.tasks.caption_metrics import caption_scores, coco_results, require_pycocoevalcap
-from vilbert.pipeline.tasks.captioning import CaptioningTask
-from vilbert.pipeline.tasks.evaluate import Answered, Trained, item_batches
-from vilbert.pipeline.tasks.evaluate_settings import DescribeEvaluateSettings
-from vilbert.pipeline.tasks.generation import generate
+from vilbert.pipeline.tasks.captioned_images import CaptionedImage
+from vilbert.pipeline.tasks.captioning.generation import generate
+from vilbert.pipeline.tasks.captioning.metrics import caption_scores, coco_results, require_pycocoevalcap
+from vilbert.pipeline.tasks.captioning.task import CaptioningTask
 from vilbert.pipeline.tasks.objective import to_inputs
-from vilbert.pipeline.tasks.retrieval_files import CaptionedImage
 from vilbert.pipeline.tasks.task import Task
 
 IMAGE_INPUTS = ("image_feat", "image_loc", "image_attention_mask")

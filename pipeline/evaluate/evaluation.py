@@ -14,12 +14,8 @@ from transformers import PreTrainedTokenizerBase
 
 from vilbert.model.tasks import ViLBertForTasks
 from vilbert.model.vilbert import ViLBertForPreTraining
-from vilbert.pipeline.shards.atomic import write_atomic
-from vilbert.pipeline.shards.canonical import encode_json
-from vilbert.pipeline.shards.errors import RefusedError
-from vilbert.pipeline.shards.verified import VerifiedFiles
-from vilbert.pipeline.tasks.batch import ItemBatch, ItemSource, make_item_batches
-from vilbert.pipeline.tasks.evaluate_settings import (
+from vilbert.pipeline.errors import RefusedError
+from vilbert.pipeline.evaluate.settings import (
     BatchedEvaluateSettings,
     EvaluateSettings,
     GivenRegionsEvaluateSettings,
@@ -27,6 +23,10 @@ from vilbert.pipeline.tasks.evaluate_settings import (
     RankEvaluateSettings,
     ReasonEvaluateSettings,
 )
+from vilbert.pipeline.shards.canonical import encode_json
+from vilbert.pipeline.shards.storage.atomic import write_atomic
+from vilbert.pipeline.shards.storage.verified import VerifiedFiles
+from vilbert.pipeline.tasks.batch import ItemBatch, ItemSource, make_item_batches
 from vilbert.pipeline.tasks.join import Images, join
 from vilbert.pipeline.tasks.known_answers import compare_answers, require_classes
 from vilbert.pipeline.tasks.objective import TaskObjective
@@ -36,15 +36,15 @@ from vilbert.pipeline.tasks.task import Task
 from vilbert.pipeline.tasks.task_card import TASK_FILE, TaskCard, make_card, read_task_card, require_card
 from vilbert.pipeline.tasks.trained_folder import TrainedFolder, trained_folder
 from vilbert.pipeline.tasks.trained_model import load_its_tokenizer, load_model
-from vilbert.pipeline.train.corpus import Corpus
-from vilbert.pipeline.train.disk import require_folder_of
-from vilbert.pipeline.train.distributed import Group, own_device
-from vilbert.pipeline.train.known_features import read_known_features
-from vilbert.pipeline.train.loader import batches
-from vilbert.pipeline.train.mixed_features import OF_THE_DETECTOR_ALONE, check_known_features
-from vilbert.pipeline.train.order import Order
-from vilbert.pipeline.train.run_folder import read_run
-from vilbert.pipeline.train.share import Share
+from vilbert.pipeline.train.data.corpus import Corpus
+from vilbert.pipeline.train.data.known_features import read_known_features
+from vilbert.pipeline.train.data.loader import batches
+from vilbert.pipeline.train.data.mixed_features import OF_THE_DETECTOR_ALONE, check_known_features
+from vilbert.pipeline.train.data.order import Order
+from vilbert.pipeline.train.engine.distributed import Group, own_device
+from vilbert.pipeline.train.engine.share import Share
+from vilbert.pipeline.train.run.disk import require_folder_of
+from vilbert.pipeline.train.run.folder import read_run
 from vilbert.untrusted.documents import read_json
 
 logger = logging.getLogger(__name__)

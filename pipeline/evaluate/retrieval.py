@@ -15,21 +15,21 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from vilbert.pipeline.errors import RefusedError
+from vilbert.pipeline.evaluate.evaluation import Answered, Trained, open_images
+from vilbert.pipeline.evaluate.settings import RankEvaluateSettings
 from vilbert.pipeline.progress_line import ProgressLine
 from vilbert.pipeline.shards.canonical import encode_json
-from vilbert.pipeline.shards.errors import RefusedError
-from vilbert.pipeline.tasks.evaluate import Answered, Trained, open_images
-from vilbert.pipeline.tasks.evaluate_settings import RankEvaluateSettings
+from vilbert.pipeline.tasks.captioned_images import CaptionedImage
 from vilbert.pipeline.tasks.images import lay_out, read_images
 from vilbert.pipeline.tasks.join import Images, join
-from vilbert.pipeline.tasks.retrieval import RetrievalTask
-from vilbert.pipeline.tasks.retrieval_files import CaptionedImage
-from vilbert.pipeline.tasks.retrieval_plan import ScoreSettings
-from vilbert.pipeline.tasks.retrieval_ranks import retrieval_figures, top_list
-from vilbert.pipeline.tasks.retrieval_scores import ImagePool, ImageTensors, score_pairs
+from vilbert.pipeline.tasks.retrieval.ranks import retrieval_figures, top_list
+from vilbert.pipeline.tasks.retrieval.score_plan import ScoreSettings
+from vilbert.pipeline.tasks.retrieval.scores import ImagePool, ImageTensors, score_pairs
+from vilbert.pipeline.tasks.retrieval.task import RetrievalTask
 from vilbert.pipeline.tasks.task import Task
 from vilbert.pipeline.tasks.texts import encode
-from vilbert.pipeline.train.inputs import GLOBAL_LOCATION
+from vilbert.pipeline.train.examples.inputs import GLOBAL_LOCATION
 
 logger = logging.getLogger(__name__)
 

@@ -8,8 +8,8 @@ from typing import ClassVar, Literal
 
 from tyro.conf import Positional, Suppress
 
-from vilbert.pipeline.tasks.generation_settings import GenerationSettings
-from vilbert.pipeline.train.run_settings import DEFAULT_CACHE_BYTES
+from vilbert.pipeline.tasks.captioning.generation_settings import GenerationSettings
+from vilbert.pipeline.train.run.settings import DEFAULT_CACHE_BYTES
 from vilbert.settings import NonNegativeInt, PositiveInt, Share, validated
 
 

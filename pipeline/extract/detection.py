@@ -8,12 +8,11 @@ from vilbert.extractors.decode import ImageError
 from vilbert.extractors.extractor import Extractor, ExtractorError
 from vilbert.extractors.regions import Regions
 from vilbert.manifests.uri import mask_credentials
+from vilbert.pipeline.errors import DeviceLostError, first_line
 from vilbert.pipeline.extract.batches import group_by_shape
-from vilbert.pipeline.extract.journal import Journal
 from vilbert.pipeline.extract.prepare import Prepared, failure
-from vilbert.pipeline.extract.stopped import DeviceLostError
 from vilbert.pipeline.extract.turns import Turns
-from vilbert.pipeline.shards.errors import first_line
+from vilbert.pipeline.jobs.journal import Journal
 from vilbert.pipeline.shards.failures import FailureRow
 from vilbert.pipeline.shards.keys import sample_key
 from vilbert.pipeline.shards.sample import Sample

@@ -11,20 +11,20 @@ from dataclasses import dataclass, replace
 from datetime import timedelta
 
 from vilbert.manifests.manifest import Manifest
-from vilbert.pipeline.extract.done import DoneShards, find_done, read_each_record
-from vilbert.pipeline.extract.plan import has_dataset, refuse_strangers, require_same
 from vilbert.pipeline.extract.planned_dataset import plan_dataset
-from vilbert.pipeline.extract.retries import begin_retries
-from vilbert.pipeline.extract.run_state import read_state
 from vilbert.pipeline.extract.settings import ExtractSettings
 from vilbert.pipeline.extract.worker import Worker
+from vilbert.pipeline.jobs.done import DoneShards, find_done, read_each_record
+from vilbert.pipeline.jobs.plan import has_dataset, refuse_strangers, require_same
+from vilbert.pipeline.jobs.retries import begin_retries
+from vilbert.pipeline.jobs.run_state import read_state
 from vilbert.pipeline.shards.dataset import DatasetInfo, Tally, read_info
 from vilbert.pipeline.shards.failures import FailureRow
-from vilbert.pipeline.shards.folder import Folder, open_folder
-from vilbert.pipeline.shards.layout import StorageFormat
+from vilbert.pipeline.shards.location.folder import Folder, open_folder
+from vilbert.pipeline.shards.location.layout import StorageFormat
 from vilbert.pipeline.shards.sample import Sample, encode_members
-from vilbert.pipeline.shards.tensors import encode_tensors
-from vilbert.pipeline.shards.ustar import BLOCK, padding
+from vilbert.pipeline.shards.storage.tensors import encode_tensors
+from vilbert.pipeline.shards.storage.ustar import BLOCK, padding
 from vilbert.pipeline.terminal import counted, print_lines
 
 SAMPLE_ROWS = 32

@@ -8,11 +8,11 @@ from functools import partial
 
 from vilbert.manifests.record import ImageRecord
 from vilbert.pipeline.shards.failures import FailureRow, read_failures
-from vilbert.pipeline.shards.folder import Folder
 from vilbert.pipeline.shards.keys import sample_key
-from vilbert.pipeline.shards.layout import StorageFormat, data_path, failures_path, shard_files
+from vilbert.pipeline.shards.location.folder import Folder
+from vilbert.pipeline.shards.location.layout import StorageFormat, data_path, failures_path, shard_files
 from vilbert.pipeline.shards.sample import Sample
-from vilbert.pipeline.shards.store import open_shard
+from vilbert.pipeline.shards.storage.store import open_shard
 
 Kept = Mapping[int, Callable[[], Sample | FailureRow]]
 """By row, a function that returns what is there of it: samples are not all held in memory."""

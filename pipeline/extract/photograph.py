@@ -7,7 +7,7 @@ import hashlib
 import numpy as np
 from numpy.typing import NDArray
 
-from vilbert.pipeline.shards.errors import ShardError
+from vilbert.pipeline.errors import ShardError
 from vilbert.pipeline.shards.sample import Sample
 
 
@@ -34,8 +34,8 @@ def fetch(uri: str) -> bytes:
     """Return the bytes behind a record's uri; raise ShardError where they cannot be had."""
     from vilbert.extractors.decode import DecodeSettings, ImageError
     from vilbert.manifests.uri import ImageReader, mask_credentials
-    from vilbert.pipeline.extract.fetch import Fetcher
-    from vilbert.pipeline.extract.fetch_settings import FetchSettings
+    from vilbert.pipeline.extract.fetching.fetcher import Fetcher
+    from vilbert.pipeline.extract.fetching.settings import FetchSettings
 
     # A data set can name any URL: it is read by the rules of `vilbert extract`, which leave private addresses alone.
     fetcher = Fetcher(FetchSettings(), ImageReader(), max_bytes=DecodeSettings().max_bytes)

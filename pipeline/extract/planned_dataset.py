@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from vilbert.manifests.manifest import Manifest
 from vilbert.pipeline.extract.settings import ExtractSettings
-from vilbert.pipeline.extract.worker_contract import Description
+from vilbert.pipeline.jobs.worker import Description
 from vilbert.pipeline.shards.dataset import DatasetInfo, fingerprint_digest
 from vilbert.pipeline.shards.sample import describe_fields
 

@@ -12,10 +12,14 @@ from threading import Event
 
 from vilbert.manifests.manifest import Manifest
 from vilbert.pipeline.allocator import keep_freed_memory
-from vilbert.pipeline.extract.crew import Crew
-from vilbert.pipeline.extract.done import DoneShards, find_done
-from vilbert.pipeline.extract.journals import Journals
-from vilbert.pipeline.extract.plan import (
+from vilbert.pipeline.errors import READ_ONLY, RefusedError, ShardError
+from vilbert.pipeline.extract.planned_dataset import plan_dataset
+from vilbert.pipeline.extract.settings import ExtractSettings
+from vilbert.pipeline.extract.worker import Worker
+from vilbert.pipeline.jobs.crew import Crew
+from vilbert.pipeline.jobs.done import DoneShards, find_done
+from vilbert.pipeline.jobs.journals import Journals
+from vilbert.pipeline.jobs.plan import (
     begin_dataset,
     check_alike,
     finish_dataset,
@@ -25,18 +29,14 @@ from vilbert.pipeline.extract.plan import (
     require_dataset,
     require_same,
 )
-from vilbert.pipeline.extract.planned_dataset import plan_dataset
-from vilbert.pipeline.extract.retries import Retries, begin_retries, give_up_retries
-from vilbert.pipeline.extract.run_log import log_folder, run_log
-from vilbert.pipeline.extract.schedule import Schedule
-from vilbert.pipeline.extract.settings import ExtractSettings
-from vilbert.pipeline.extract.watch import Renewal, Watch, starting
-from vilbert.pipeline.extract.worker import Worker
+from vilbert.pipeline.jobs.retries import Retries, begin_retries, give_up_retries
+from vilbert.pipeline.jobs.run_log import log_folder, run_log
+from vilbert.pipeline.jobs.schedule import Schedule
+from vilbert.pipeline.jobs.watch import Renewal, Watch, starting
 from vilbert.pipeline.shards.dataset import DatasetInfo, read_info
-from vilbert.pipeline.shards.errors import READ_ONLY, RefusedError, ShardError
-from vilbert.pipeline.shards.folder import Folder, open_folder
-from vilbert.pipeline.shards.layout import SHARDS_FOLDER
-from vilbert.pipeline.shards.retry import hurry, patience
+from vilbert.pipeline.shards.location.folder import Folder, open_folder
+from vilbert.pipeline.shards.location.layout import SHARDS_FOLDER
+from vilbert.pipeline.shards.location.retry import hurry, patience
 from vilbert.pipeline.signals import leave_now, terminate_like_interrupt, undisturbed
 from vilbert.pipeline.terminal import counted
 
@@ -234,11 +234,11 @@ def close(crew: Crew, hung: Event) -> None:
 def backend(settings: ExtractSettings) -> Iterator[Crew]:
     """Yield the crew that starts workers with the backend that is asked for."""
     if settings.backend == "local":
-        from vilbert.pipeline.extract.local_backend import LocalHandle
+        from vilbert.pipeline.jobs.local_backend import LocalHandle
 
         yield Crew(lambda: LocalHandle(Worker(settings)), lambda: 1)
     else:
-        from vilbert.pipeline.extract.ray_backend import RayHandle, no_process_yet, room_now, worker_resources
+        from vilbert.pipeline.jobs.ray_backend import RayHandle, no_process_yet, room_now, worker_resources
         from vilbert.pipeline.ray_session import ray_session
 
         instead = "use --backend local for one worker in this process"

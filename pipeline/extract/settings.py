@@ -13,8 +13,8 @@ from vilbert.extractors.decode import DecodeSettings
 from vilbert.extractors.extractor import DetectorSettings
 from vilbert.extractors.images.error import is_reason
 from vilbert.extractors.selection import SelectionSettings
-from vilbert.pipeline.extract.fetch_settings import FetchSettings
-from vilbert.pipeline.shards.place_option import PlaceOption
+from vilbert.pipeline.extract.fetching.settings import FetchSettings
+from vilbert.pipeline.shards.location.place_option import PlaceOption
 from vilbert.settings import NonNegativeFloat, PositiveInt, validated
 
 

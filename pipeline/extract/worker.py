@@ -24,25 +24,25 @@ from vilbert.manifests.manifest import Manifest
 from vilbert.manifests.record import ImageRecord
 from vilbert.manifests.uri import ImageReader
 from vilbert.pipeline import __version__
+from vilbert.pipeline.errors import StoppedError
 from vilbert.pipeline.extract.batches import in_row_order
 from vilbert.pipeline.extract.detection import Detection
-from vilbert.pipeline.extract.fetch import Fetcher
-from vilbert.pipeline.extract.journal import Journal, parse_journal
-from vilbert.pipeline.extract.journals import Journals
+from vilbert.pipeline.extract.fetching.fetcher import Fetcher
 from vilbert.pipeline.extract.kept import Kept, keep
 from vilbert.pipeline.extract.prepare import Prepared, failure, prepare
 from vilbert.pipeline.extract.settings import ExtractSettings
-from vilbert.pipeline.extract.stall import Pulse
-from vilbert.pipeline.extract.stopped import StoppedError
-from vilbert.pipeline.extract.suspects import DETAILS, Verdict, judge, require_sound
 from vilbert.pipeline.extract.turns import Turns
-from vilbert.pipeline.extract.worker_contract import Description, Extracted
+from vilbert.pipeline.jobs.journal import Journal, parse_journal
+from vilbert.pipeline.jobs.journals import Journals
+from vilbert.pipeline.jobs.stall import Pulse
+from vilbert.pipeline.jobs.suspects import DETAILS, Verdict, judge, require_sound
+from vilbert.pipeline.jobs.worker import Description, Extracted
 from vilbert.pipeline.shards.dataset import fingerprint_digest
 from vilbert.pipeline.shards.failures import FailureRow
-from vilbert.pipeline.shards.folder import open_folder
-from vilbert.pipeline.shards.layout import shard_files
+from vilbert.pipeline.shards.location.folder import open_folder
+from vilbert.pipeline.shards.location.layout import shard_files
 from vilbert.pipeline.shards.sample import FORMAT, Sample
-from vilbert.pipeline.shards.writer import ShardWriter
+from vilbert.pipeline.shards.storage.writer import ShardWriter
 
 JOURNAL_SECONDS = 1.0
 """For which the closing of journals is waited for when the work is to stop: a store may not answer."""

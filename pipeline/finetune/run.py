@@ -1,6 +1,6 @@
 """From a pre-trained model, region features and annotation files to a fine-tuned model.
 
-The run, its loop, order, checkpoints and launchers are those of pre-training (`vilbert.pipeline.train.run`).
+The run, its loop, order, checkpoints and launchers are those of pre-training (`vilbert.pipeline.train.run.run`).
 """
 
 from __future__ import annotations
@@ -17,43 +17,47 @@ from transformers import PreTrainedTokenizerBase
 
 from vilbert.model.config import ViLBertConfig
 from vilbert.model.tasks import ViLBertForTasks
-from vilbert.pipeline.shards.canonical import encode_json
-from vilbert.pipeline.shards.errors import RefusedError
-from vilbert.pipeline.tasks.batch import ItemBatch, ItemSource, make_item_batches
-from vilbert.pipeline.tasks.join import Images, join
-from vilbert.pipeline.tasks.known_answers import compare_answers, require_labels, require_same_order
-from vilbert.pipeline.tasks.objective import TaskEvaluation, TaskObjective
-from vilbert.pipeline.tasks.registry import TaskFiles, open_task, task_token
-from vilbert.pipeline.tasks.settings import (
+from vilbert.pipeline.errors import RefusedError
+from vilbert.pipeline.finetune.settings import (
     AnswerListFinetuneSettings,
     FinetuneSettings,
     GivenRegionsFinetuneSettings,
     NamedPeopleFinetuneSettings,
 )
-from vilbert.pipeline.tasks.start import (
+from vilbert.pipeline.finetune.start import (
     begin_with_prior,
     build_task_model,
     load_task_start,
     task_config,
     task_tokenizer,
 )
+from vilbert.pipeline.shards.canonical import encode_json
+from vilbert.pipeline.tasks.batch import ItemBatch, ItemSource, make_item_batches
+from vilbert.pipeline.tasks.join import Images, join
+from vilbert.pipeline.tasks.known_answers import compare_answers, require_labels, require_same_order
+from vilbert.pipeline.tasks.objective import TaskEvaluation, TaskObjective
+from vilbert.pipeline.tasks.registry import TaskFiles, open_task, task_token
 from vilbert.pipeline.tasks.task import Task
 from vilbert.pipeline.tasks.task_card import TaskCard, keep_task_cards, name_labels, write_task_cards
-from vilbert.pipeline.tasks.vcr_files import load_names
-from vilbert.pipeline.train.corpus import Corpus
-from vilbert.pipeline.train.distributed import Group
-from vilbert.pipeline.train.known_features import read_known_features
-from vilbert.pipeline.train.loader import batches
-from vilbert.pipeline.train.loop import Training
-from vilbert.pipeline.train.mixed_features import OF_THE_DETECTOR_ALONE, check_known_features, refuse_mixed_features
-from vilbert.pipeline.train.optimizer import build_optimizer
-from vilbert.pipeline.train.order import Order
-from vilbert.pipeline.train.run import Stage, finish_run, train, wrap
-from vilbert.pipeline.train.run_folder import describe_run
-from vilbert.pipeline.train.run_settings import identity
-from vilbert.pipeline.train.share import share_of
-from vilbert.pipeline.train.shared_tokenizer import shared_tokenizer
-from vilbert.pipeline.train.verify_ahead import verified_files, verifying_ahead
+from vilbert.pipeline.tasks.vcr.files import load_names
+from vilbert.pipeline.train.data.corpus import Corpus
+from vilbert.pipeline.train.data.known_features import read_known_features
+from vilbert.pipeline.train.data.loader import batches
+from vilbert.pipeline.train.data.mixed_features import (
+    OF_THE_DETECTOR_ALONE,
+    check_known_features,
+    refuse_mixed_features,
+)
+from vilbert.pipeline.train.data.order import Order
+from vilbert.pipeline.train.data.verify_ahead import verified_files, verifying_ahead
+from vilbert.pipeline.train.engine.distributed import Group
+from vilbert.pipeline.train.engine.loop import Training
+from vilbert.pipeline.train.engine.optimizer import build_optimizer
+from vilbert.pipeline.train.engine.share import share_of
+from vilbert.pipeline.train.run.folder import describe_run
+from vilbert.pipeline.train.run.run import Stage, finish_run, train, wrap
+from vilbert.pipeline.train.run.settings import identity
+from vilbert.pipeline.train.run.shared_tokenizer import shared_tokenizer
 
 _OF_OTHER_TASKS = {"names": None, "answers": None, "min_answer_count": 9, "answer_prior": False}
 """Settings of some tasks as run.json has them for the others."""

@@ -10,9 +10,9 @@ from annotated_types import Ge
 from tyro.conf import Suppress
 
 from vilbert.pipeline.tasks.registry import TASKS, find_task
-from vilbert.pipeline.train.init_from import resolve_init_from
-from vilbert.pipeline.train.optimizer_settings import OptimizerSettings
-from vilbert.pipeline.train.run_settings import RunSettings
+from vilbert.pipeline.train.engine.optimizer_settings import OptimizerSettings
+from vilbert.pipeline.train.run.init_from import resolve_init_from
+from vilbert.pipeline.train.run.settings import RunSettings
 from vilbert.settings import NonNegativeFloat, PositiveInt, Share, validated
 
 

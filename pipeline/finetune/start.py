@@ -16,12 +16,12 @@ from vilbert.model.config_file import make_config, require_memory
 from vilbert.model.layouts import is_head
 from vilbert.model.tasks import ViLBertForTasks
 from vilbert.model.tensor_files import CheckpointError
-from vilbert.pipeline.shards.errors import RefusedError
-from vilbert.pipeline.tasks.settings import FinetuneSettings
+from vilbert.pipeline.errors import RefusedError
+from vilbert.pipeline.finetune.settings import FinetuneSettings
 from vilbert.pipeline.tasks.task import Task
-from vilbert.pipeline.train.corpus import Corpus
-from vilbert.pipeline.train.start import named_config, whiten_features
-from vilbert.pipeline.train.words import load_tokenizer
+from vilbert.pipeline.train.data.corpus import Corpus
+from vilbert.pipeline.train.examples.words import load_tokenizer
+from vilbert.pipeline.train.pretraining.start import named_config, whiten_features
 
 logger = logging.getLogger(__name__)
 

@@ -12,9 +12,9 @@ from collections.abc import Callable
 from concurrent.futures import Future, wait
 from typing import Protocol
 
-from vilbert.pipeline.extract.stall import Pulse
-from vilbert.pipeline.extract.worker_contract import Description, Extracted
-from vilbert.pipeline.shards.errors import ShardError
+from vilbert.pipeline.errors import ShardError
+from vilbert.pipeline.jobs.stall import Pulse
+from vilbert.pipeline.jobs.worker import Description, Extracted
 
 logger = logging.getLogger(__name__)
 

@@ -20,10 +20,16 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from vilbert.pipeline.errors import CorruptShardError, ShardError
 from vilbert.pipeline.shards.dataset import DatasetInfo
-from vilbert.pipeline.shards.errors import CorruptShardError, ShardError
-from vilbert.pipeline.shards.folder import Folder
-from vilbert.pipeline.shards.layout import FAILURES_FOLDER, SHARDS_FOLDER, failures_path, record_path, shard_files
+from vilbert.pipeline.shards.location.folder import Folder
+from vilbert.pipeline.shards.location.layout import (
+    FAILURES_FOLDER,
+    SHARDS_FOLDER,
+    failures_path,
+    record_path,
+    shard_files,
+)
 from vilbert.pipeline.shards.record import ShardRecord, read_record
 from vilbert.untrusted.arrays import read_npy
 

@@ -13,7 +13,7 @@
     7f3a90c1 ended                  the attempt ended in order, whether well or with an error
 
 An attempt without `ended` died. A line that is torn or foreign is passed over. A journal goes when its shard is done.
-Where it lies, and how a line gets there, is in `journals.py`.
+`journals.py` stores it.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Protocol, Self
 
-from vilbert.pipeline.extract.stopped import DeviceLostError
+from vilbert.pipeline.errors import DeviceLostError
 
 _LINE = re.compile(
     rb"([0-9a-f]{8}|--------) (begin|decode|decoded|detect|detected|alone|passed|stalled|ended)((?: \d{1,12})*)"

@@ -16,9 +16,9 @@ import secrets
 import threading
 from pathlib import Path
 
-from vilbert.pipeline.extract.journal import JournalFile, costing_nothing
-from vilbert.pipeline.shards.folder import Folder, LocalFolder
-from vilbert.pipeline.shards.layout import JOURNALS_FOLDER, shard_name
+from vilbert.pipeline.jobs.journal import JournalFile, costing_nothing
+from vilbert.pipeline.shards.location.folder import Folder, LocalFolder
+from vilbert.pipeline.shards.location.layout import JOURNALS_FOLDER, shard_name
 
 _NAME = re.compile(r"(\d{6,})(?:\.\d{4,}\.[0-9a-f]{8})?\.journal")
 

@@ -6,8 +6,8 @@ import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
-from vilbert.pipeline.extract.stall import Pulse
-from vilbert.pipeline.extract.worker_contract import SHARDS_IN_FLIGHT, Description, Extracted, ShardWorker
+from vilbert.pipeline.jobs.stall import Pulse
+from vilbert.pipeline.jobs.worker import SHARDS_IN_FLIGHT, Description, Extracted, ShardWorker
 
 STOP_SECONDS = 5.0
 """How long a worker may take to finish its batch, before it is left to itself."""

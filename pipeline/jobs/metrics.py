@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from vilbert.pipeline.extract.run_state import RunState
+from vilbert.pipeline.jobs.run_state import RunState
 
 PREFIX = "vilbert_extract"
 

@@ -8,18 +8,18 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from vilbert.pipeline.extract.done import DONE_FILE, read_each_record
-from vilbert.pipeline.extract.journals import Journals
-from vilbert.pipeline.extract.run_log import LOG_FILE
-from vilbert.pipeline.extract.run_state import RUN_FILE
-from vilbert.pipeline.extract.worker_contract import Description
-from vilbert.pipeline.shards.atomic import is_temporary
+from vilbert.pipeline.errors import FingerprintError, RefusedError, ShardError
+from vilbert.pipeline.jobs.done import DONE_FILE, read_each_record
+from vilbert.pipeline.jobs.journals import Journals
+from vilbert.pipeline.jobs.run_log import LOG_FILE
+from vilbert.pipeline.jobs.run_state import RUN_FILE
+from vilbert.pipeline.jobs.worker import Description
 from vilbert.pipeline.shards.dataset import DatasetInfo, Tally, Totals, encode_dataset, read_info
-from vilbert.pipeline.shards.errors import FingerprintError, RefusedError, ShardError
-from vilbert.pipeline.shards.folder import Folder
-from vilbert.pipeline.shards.layout import DATASET_FILE, JOURNALS_FOLDER, SHARDS_FOLDER
-from vilbert.pipeline.shards.lease import LEASE_FOLDER
-from vilbert.pipeline.shards.lock import LOCK_FILE
+from vilbert.pipeline.shards.location.folder import Folder
+from vilbert.pipeline.shards.location.layout import DATASET_FILE, JOURNALS_FOLDER, SHARDS_FOLDER
+from vilbert.pipeline.shards.location.lease import LEASE_FOLDER
+from vilbert.pipeline.shards.location.lock import LOCK_FILE
+from vilbert.pipeline.shards.storage.atomic import is_temporary
 
 FIXED = ("format", "storage", "shard_size", "rows", "manifest_hash", "fingerprint_fields")
 """Settings that a resumed run must share with the first run."""

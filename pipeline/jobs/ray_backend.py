@@ -13,11 +13,10 @@ from typing import Any, Literal, Protocol, TypeVar
 
 from vilbert.extractors.extractor import ExtractorError
 from vilbert.pipeline import allocator, openmp
-from vilbert.pipeline.extract.crew import WorkerLostError
-from vilbert.pipeline.extract.stall import Pulse
-from vilbert.pipeline.extract.stopped import DeviceLostError
-from vilbert.pipeline.extract.worker_contract import SHARDS_IN_FLIGHT, Description, Extracted, ShardWorker
-from vilbert.pipeline.shards.errors import ShardError
+from vilbert.pipeline.errors import DeviceLostError, ShardError
+from vilbert.pipeline.jobs.crew import WorkerLostError
+from vilbert.pipeline.jobs.stall import Pulse
+from vilbert.pipeline.jobs.worker import SHARDS_IN_FLIGHT, Description, Extracted, ShardWorker
 
 SECONDS_BETWEEN_LOOKS = 10.0
 """At a cluster's resources."""

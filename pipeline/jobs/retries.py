@@ -13,11 +13,11 @@ import logging
 import time
 from collections.abc import Iterable, Sequence
 
-from vilbert.pipeline.extract.done import DoneShards, read_each_record
+from vilbert.pipeline.errors import ShardError
+from vilbert.pipeline.jobs.done import DoneShards, read_each_record
 from vilbert.pipeline.shards.canonical import encode_json
 from vilbert.pipeline.shards.documents import is_count
-from vilbert.pipeline.shards.errors import ShardError
-from vilbert.pipeline.shards.folder import Folder
+from vilbert.pipeline.shards.location.folder import Folder
 from vilbert.pipeline.shards.record import ShardRecord
 from vilbert.untrusted.documents import read_json
 

@@ -15,10 +15,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from vilbert.pipeline.shards.folder import Place
+from vilbert.pipeline.shards.location.folder import Place
 
 LOG_FILE = ".run.log"
-shard_log = logging.getLogger("vilbert.pipeline.extract.shards")
+shard_log = logging.getLogger("vilbert.pipeline.jobs.shards")
 """For lines that go to the file alone: there are as many as shards."""
 shard_log.propagate = False
 shard_log.addHandler(logging.NullHandler())

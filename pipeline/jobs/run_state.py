@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from types import UnionType
 from typing import Any, get_args, get_origin, get_type_hints
 
-from vilbert.pipeline.shards.folder import Folder
+from vilbert.pipeline.shards.location.folder import Folder
 from vilbert.untrusted.documents import read_json
 
 RUN_FILE = ".run.json"
@@ -35,7 +35,7 @@ class RunState:
     software: str
     """Version of this package."""
     holder: dict[str, Any]
-    """The process, see `vilbert.pipeline.shards.process`."""
+    """The process, see `vilbert.pipeline.shards.location.process`."""
     log: str | None = None
     """Path of the run's log on the driver's machine; None where it cannot be written."""
     begun: float

@@ -9,14 +9,14 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from queue import Empty, SimpleQueue
 
-from vilbert.pipeline.extract.crew import Crew, Handle, WorkerLostError
-from vilbert.pipeline.extract.journal import parse_journal
-from vilbert.pipeline.extract.journals import Journals
-from vilbert.pipeline.extract.run_log import shard_log
-from vilbert.pipeline.extract.stall import StallWatch
-from vilbert.pipeline.extract.suspects import judge, require_sound
-from vilbert.pipeline.extract.worker_contract import SHARDS_IN_FLIGHT, Extracted
-from vilbert.pipeline.shards.errors import CorruptShardError, RefusedError, ShardError
+from vilbert.pipeline.errors import CorruptShardError, RefusedError, ShardError
+from vilbert.pipeline.jobs.crew import Crew, Handle, WorkerLostError
+from vilbert.pipeline.jobs.journal import parse_journal
+from vilbert.pipeline.jobs.journals import Journals
+from vilbert.pipeline.jobs.run_log import shard_log
+from vilbert.pipeline.jobs.stall import StallWatch
+from vilbert.pipeline.jobs.suspects import judge, require_sound
+from vilbert.pipeline.jobs.worker import SHARDS_IN_FLIGHT, Extracted
 
 logger = logging.getLogger(__name__)
 

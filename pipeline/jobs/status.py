@@ -9,12 +9,12 @@ from datetime import timedelta
 
 from tyro.conf import Positional
 
-from vilbert.pipeline.extract.run_state import RunState, read_state
-from vilbert.pipeline.shards.errors import RefusedError
-from vilbert.pipeline.shards.folder import Folder, open_folder, what_is_there
-from vilbert.pipeline.shards.layout import DATASET_FILE, SHARDS_FOLDER, record_numbers
-from vilbert.pipeline.shards.place_option import PlaceOption
-from vilbert.pipeline.shards.process import is_dead
+from vilbert.pipeline.errors import RefusedError
+from vilbert.pipeline.jobs.run_state import RunState, read_state
+from vilbert.pipeline.shards.location.folder import Folder, open_folder, what_is_there
+from vilbert.pipeline.shards.location.layout import DATASET_FILE, SHARDS_FOLDER, record_numbers
+from vilbert.pipeline.shards.location.place_option import PlaceOption
+from vilbert.pipeline.shards.location.process import is_dead
 from vilbert.pipeline.terminal import counted, print_lines
 from vilbert.settings import validated
 

@@ -15,9 +15,9 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from vilbert.pipeline.extract.journal import Attempt
-from vilbert.pipeline.extract.journals import Journals
-from vilbert.pipeline.shards.errors import ShardError
+from vilbert.pipeline.errors import ShardError
+from vilbert.pipeline.jobs.journal import Attempt
+from vilbert.pipeline.jobs.journals import Journals
 
 DEATHS = 3
 """So many times a row must have been in hand when the process died, to be left out."""

@@ -13,18 +13,18 @@ from types import TracebackType
 from typing import Self
 
 from vilbert.pipeline import __version__
-from vilbert.pipeline.extract.crew import Handle
-from vilbert.pipeline.extract.done import DoneShards
-from vilbert.pipeline.extract.metrics import Metrics
-from vilbert.pipeline.extract.progress import ExtractProgress
-from vilbert.pipeline.extract.run_state import RUN_FILE, RunState
-from vilbert.pipeline.extract.status import summary
-from vilbert.pipeline.extract.worker_contract import Extracted
+from vilbert.pipeline.errors import ShardError
+from vilbert.pipeline.jobs.crew import Handle
+from vilbert.pipeline.jobs.done import DoneShards
+from vilbert.pipeline.jobs.metrics import Metrics
+from vilbert.pipeline.jobs.progress import ExtractProgress
+from vilbert.pipeline.jobs.run_state import RUN_FILE, RunState
+from vilbert.pipeline.jobs.status import summary
+from vilbert.pipeline.jobs.worker import Extracted
 from vilbert.pipeline.shards.canonical import encode_json
 from vilbert.pipeline.shards.dataset import DatasetInfo
-from vilbert.pipeline.shards.errors import ShardError
-from vilbert.pipeline.shards.folder import Folder
-from vilbert.pipeline.shards.process import this_process
+from vilbert.pipeline.shards.location.folder import Folder
+from vilbert.pipeline.shards.location.process import this_process
 
 logger = logging.getLogger(__name__)
 

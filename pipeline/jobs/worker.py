@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
-from vilbert.pipeline.extract.stall import Pulse
+from vilbert.pipeline.jobs.stall import Pulse
 from vilbert.pipeline.shards.record import ShardRecord
 
 SHARDS_IN_FLIGHT = 2

@@ -8,8 +8,8 @@ from typing import NamedTuple
 
 from transformers import PreTrainedTokenizerBase
 
-from vilbert.pipeline.shards.errors import RefusedError
-from vilbert.pipeline.tasks.photographs import ArgumentError, Photograph
+from vilbert.pipeline.errors import RefusedError
+from vilbert.pipeline.predict.photographs import ArgumentError, Photograph
 from vilbert.pipeline.tasks.texts import encode
 
 Text = tuple[str, ...]

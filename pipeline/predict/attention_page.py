@@ -23,9 +23,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from vilbert.pipeline.shards.draw import Rectangle, place_label
-from vilbert.pipeline.tasks.attention import Attention, AttentionMap, mean_maps
-from vilbert.pipeline.tasks.attention_script import SCRIPT, STYLE
+from vilbert.pipeline.predict.attention import Attention, AttentionMap, mean_maps
+from vilbert.pipeline.predict.attention_script import SCRIPT, STYLE
+from vilbert.pipeline.shards.viewing.draw import Rectangle, place_label
 
 LEVELS = 255
 LONGEST_SIDE = 1280

@@ -15,18 +15,14 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from vilbert.extractors.regions import Regions
-from vilbert.pipeline.extract.fetch_settings import FetchSettings
-from vilbert.pipeline.predict import Predictor
-from vilbert.pipeline.shards.atomic import write_atomic
-from vilbert.pipeline.shards.canonical import encode_json
-from vilbert.pipeline.shards.describe import best_boxes, name_of
-from vilbert.pipeline.shards.draw import draw_regions
-from vilbert.pipeline.shards.errors import RefusedError
-from vilbert.pipeline.tasks.asking import Text, paired
-from vilbert.pipeline.tasks.attention_page import attention_page
-from vilbert.pipeline.tasks.image_arguments import expand_images
-from vilbert.pipeline.tasks.photographs import Detected
-from vilbert.pipeline.tasks.predict_settings import (
+from vilbert.pipeline.errors import RefusedError
+from vilbert.pipeline.extract.fetching.settings import FetchSettings
+from vilbert.pipeline.predict.asking import Text, paired
+from vilbert.pipeline.predict.attention_page import attention_page
+from vilbert.pipeline.predict.image_arguments import expand_images
+from vilbert.pipeline.predict.photographs import Detected
+from vilbert.pipeline.predict.predictor import Predictor
+from vilbert.pipeline.predict.settings import (
     AnswerSettings,
     ChooseSettings,
     DescribeSettings,
@@ -35,11 +31,15 @@ from vilbert.pipeline.tasks.predict_settings import (
     PredictSettings,
     RankSettings,
 )
+from vilbert.pipeline.shards.canonical import encode_json
+from vilbert.pipeline.shards.storage.atomic import write_atomic
+from vilbert.pipeline.shards.viewing.describe import best_boxes, name_of
+from vilbert.pipeline.shards.viewing.draw import draw_regions
 from vilbert.pipeline.tasks.registry import prediction_of
 from vilbert.pipeline.tasks.task_card import read_task_card
 from vilbert.pipeline.tasks.trained_folder import trained_folder
 from vilbert.pipeline.terminal import print_lines
-from vilbert.pipeline.train.disk import require_folder_of
+from vilbert.pipeline.train.run.disk import require_folder_of
 
 logger = logging.getLogger(__name__)
 

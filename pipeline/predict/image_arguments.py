@@ -7,9 +7,9 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from vilbert.manifests.images import is_image, walk
+from vilbert.manifests.readers.images import is_image, walk
 from vilbert.manifests.record import ManifestError
-from vilbert.pipeline.shards.errors import RefusedError
+from vilbert.pipeline.errors import RefusedError
 
 
 def expand_images(arguments: Sequence[str], *, in_pairs: bool) -> list[str]:

@@ -15,8 +15,8 @@ from vilbert.extractors.extractor import Extractor
 from vilbert.extractors.images.rgb import to_rgb, upright
 from vilbert.extractors.regions import Regions
 from vilbert.manifests.orientation import has_published_name
+from vilbert.pipeline.errors import RefusedError
 from vilbert.pipeline.extract.batches import group_by_shape
-from vilbert.pipeline.shards.errors import RefusedError
 from vilbert.pipeline.tasks.images import mean_weights
 from vilbert.pipeline.tasks.task import Shown
 

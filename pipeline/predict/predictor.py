@@ -26,14 +26,12 @@ from vilbert.extractors.extractor import DetectorSettings, build_extractor
 from vilbert.extractors.regions import Regions
 from vilbert.extractors.selection import SelectionSettings
 from vilbert.model.tasks import ViLBertForTasks
-from vilbert.pipeline.extract.fetch_settings import FetchSettings
-from vilbert.pipeline.shards.errors import RefusedError
-from vilbert.pipeline.tasks.asking import Row, Text, as_texts, paired, text_ids
-from vilbert.pipeline.tasks.attention import Attention
-from vilbert.pipeline.tasks.evaluate import Trained
-from vilbert.pipeline.tasks.generation import generate
-from vilbert.pipeline.tasks.generation_settings import GenerationSettings
-from vilbert.pipeline.tasks.photographs import (
+from vilbert.pipeline.errors import RefusedError
+from vilbert.pipeline.evaluate.evaluation import Trained
+from vilbert.pipeline.extract.fetching.settings import FetchSettings
+from vilbert.pipeline.predict.asking import Row, Text, as_texts, paired, text_ids
+from vilbert.pipeline.predict.attention import Attention
+from vilbert.pipeline.predict.photographs import (
     ArgumentError,
     Detected,
     Photograph,
@@ -41,15 +39,17 @@ from vilbert.pipeline.tasks.photographs import (
     as_photographs,
     name_of_photograph,
 )
-from vilbert.pipeline.tasks.reader import IMAGE_INPUTS, ImageBatch, Reader
+from vilbert.pipeline.predict.reader import IMAGE_INPUTS, ImageBatch, Reader
+from vilbert.pipeline.predict.trained_detector import choose_extractor, warn_of_another_detector
+from vilbert.pipeline.tasks.captioning.generation import generate
+from vilbert.pipeline.tasks.captioning.generation_settings import GenerationSettings
 from vilbert.pipeline.tasks.registry import find_task, prediction_of
-from vilbert.pipeline.tasks.retrieval_plan import ScoreSettings
-from vilbert.pipeline.tasks.retrieval_scores import ImagePool, ImageTensors, score_pairs
+from vilbert.pipeline.tasks.retrieval.score_plan import ScoreSettings
+from vilbert.pipeline.tasks.retrieval.scores import ImagePool, ImageTensors, score_pairs
 from vilbert.pipeline.tasks.task_card import TaskCard, read_task_card, require_card
-from vilbert.pipeline.tasks.trained_detector import choose_extractor, warn_of_another_detector
 from vilbert.pipeline.tasks.trained_folder import trained_folder
 from vilbert.pipeline.tasks.trained_model import load_its_tokenizer, load_model
-from vilbert.pipeline.train.distributed import own_device
+from vilbert.pipeline.train.engine.distributed import own_device
 
 logger = logging.getLogger(__name__)
 

@@ -21,17 +21,17 @@ from vilbert.extractors.regions import Regions
 from vilbert.manifests.uri import ImageReader
 from vilbert.model.outputs import ViLBertForTasksOutput
 from vilbert.model.tasks import TASK_HEADS
-from vilbert.pipeline.extract.fetch import Fetcher
-from vilbert.pipeline.extract.fetch_settings import FetchSettings
-from vilbert.pipeline.shards.describe import name_of
-from vilbert.pipeline.shards.errors import RefusedError
-from vilbert.pipeline.tasks.asking import Row, Text, first_of_same
-from vilbert.pipeline.tasks.attention import Attention, attention_maps
+from vilbert.pipeline.errors import RefusedError
+from vilbert.pipeline.evaluate.evaluation import Trained
+from vilbert.pipeline.extract.fetching.fetcher import Fetcher
+from vilbert.pipeline.extract.fetching.settings import FetchSettings
+from vilbert.pipeline.predict.asking import Row, Text, first_of_same
+from vilbert.pipeline.predict.attention import Attention, attention_maps
+from vilbert.pipeline.predict.photographs import Photograph, detect_each, name_of_photograph, read_pixels, shown
+from vilbert.pipeline.shards.viewing.describe import name_of
 from vilbert.pipeline.tasks.batch import ItemBatch
-from vilbert.pipeline.tasks.evaluate import Trained
 from vilbert.pipeline.tasks.images import lay_out
 from vilbert.pipeline.tasks.objective import to_inputs
-from vilbert.pipeline.tasks.photographs import Photograph, detect_each, name_of_photograph, read_pixels, shown
 from vilbert.pipeline.tasks.registry import find_task
 from vilbert.pipeline.tasks.task import Shown
 from vilbert.pipeline.tasks.texts import encode

@@ -13,7 +13,7 @@ from tyro.conf import Suppress
 
 from vilbert.extractors.extractor import DetectorSettings
 from vilbert.extractors.selection import SelectionSettings
-from vilbert.pipeline.tasks.generation_settings import GenerationSettings
+from vilbert.pipeline.tasks.captioning.generation_settings import GenerationSettings
 from vilbert.pipeline.tasks.registry import prediction_of
 from vilbert.pipeline.terminal import text_argument
 from vilbert.settings import PositiveInt, validated

@@ -14,7 +14,7 @@ from typing import Any, get_args, get_type_hints
 from vilbert.extractors.detectors.registry import DETECTORS, find_detector
 from vilbert.extractors.extractor import DetectorSettings, ExtractorSettings
 from vilbert.extractors.selection import SelectionSettings
-from vilbert.pipeline.shards.errors import RefusedError
+from vilbert.pipeline.errors import RefusedError
 from vilbert.pipeline.tasks.task_card import TaskCard, read_task_cards
 from vilbert.pipeline.tasks.trained_folder import trained_folder
 
@@ -125,7 +125,7 @@ def warn_of_another_detector(card: TaskCard, facts: Mapping[str, Any], *, where:
 
     facts: `Extractor.fingerprint()` of the detector that is used. where: the card's folder, for the message.
     """
-    from vilbert.pipeline.extract.plan import differences  # imports what options are read without
+    from vilbert.pipeline.jobs.plan import differences  # imports what options are read without
 
     if not card.extractors:
         logger.warning("%s: does not say which detector's features the model knows: is it this one?", where)

@@ -7,9 +7,9 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from vilbert.pipeline.shards.errors import RefusedError
+from vilbert.pipeline.errors import RefusedError
+from vilbert.pipeline.report.settings import ReportSettings
 from vilbert.pipeline.tasks.registry import prediction_of
-from vilbert.pipeline.tasks.report import ReportSettings
 
 T = TypeVar("T")
 

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from vilbert.pipeline.tasks.report import ReportSettings
+from vilbert.pipeline.report.settings import ReportSettings
 
 __all__ = ["ReportSettings", "report"]
 
 
 def report(settings: ReportSettings) -> int:
     """Write the page; return 0."""
-    from vilbert.pipeline.shards.atomic import write_atomic
-    from vilbert.pipeline.tasks.report_content import read_content
-    from vilbert.pipeline.tasks.report_page import report_page
-    from vilbert.pipeline.train.disk import explain_disk_errors
+    from vilbert.pipeline.report.content import read_content
+    from vilbert.pipeline.report.page import report_page
+    from vilbert.pipeline.shards.storage.atomic import write_atomic
+    from vilbert.pipeline.train.run.disk import explain_disk_errors
 
     page = report_page(read_content(settings)).encode()
     with explain_disk_errors(settings.output):

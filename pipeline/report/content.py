@@ -7,20 +7,20 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from vilbert.pipeline.predict import Predictor
-from vilbert.pipeline.shards.errors import RefusedError
-from vilbert.pipeline.tasks.attention_page import attention_page
+from vilbert.pipeline.errors import RefusedError
+from vilbert.pipeline.predict.attention_page import attention_page
+from vilbert.pipeline.predict.predictor import Predictor
+from vilbert.pipeline.report.answers import read_answers
+from vilbert.pipeline.report.choice import choose
+from vilbert.pipeline.report.examples import Example, ask, asked, boxes_of
+from vilbert.pipeline.report.page import Asked, Content, Group, Metric, Picture
+from vilbert.pipeline.report.photographs import BOXES, Photographs
+from vilbert.pipeline.report.provenance import how_it_was_made, run_of
+from vilbert.pipeline.report.settings import ReportSettings
 from vilbert.pipeline.tasks.registry import TaskFiles, find_task, open_task, prediction_of
-from vilbert.pipeline.tasks.report import ReportSettings
-from vilbert.pipeline.tasks.report_answers import read_answers
-from vilbert.pipeline.tasks.report_choice import choose
-from vilbert.pipeline.tasks.report_examples import Example, ask, asked, boxes_of
-from vilbert.pipeline.tasks.report_made import how_it_was_made, run_of
-from vilbert.pipeline.tasks.report_page import Asked, Content, Group, Metric, Picture
-from vilbert.pipeline.tasks.report_photographs import BOXES, Photographs
 from vilbert.pipeline.tasks.task_card import read_task_card
 from vilbert.pipeline.tasks.trained_folder import trained_folder
-from vilbert.pipeline.train.journal import read_journal
+from vilbert.pipeline.train.run.journal import read_journal
 from vilbert.untrusted.documents import DocumentError, read_json
 
 SIDE, SIDE_OF_PAIR = 720, 480

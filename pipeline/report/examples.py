@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vilbert.pipeline.predict import Predictor
+from vilbert.pipeline.predict.predictor import Predictor
+from vilbert.pipeline.report.page import Asked, Picture, Ranked
 from vilbert.pipeline.tasks.registry import prediction_of
-from vilbert.pipeline.tasks.report_page import Asked, Picture, Ranked
 
 THUMBNAIL = 240
 """Pixels of the longer side of a ranked photograph."""
@@ -29,7 +29,7 @@ class Example:
     number: int
     """Of the item."""
     answer: Any
-    """The model's, as `report_answers` reads it."""
+    """The model's, as `answers` reads it."""
     blind: Any = None
     """The model's when it is shown another image; None where that was not evaluated."""
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from html import escape
 from typing import Any, NamedTuple
 
-from vilbert.pipeline.train.html_page import html_page, table
+from vilbert.pipeline.pages.html_page import html_page, table
 
 LEAST_PROBABILITY = 0.005
 """An answer below it would be listed with 0.00, and is not."""
@@ -240,8 +240,8 @@ def _attention(page: str) -> str:
 
 
 def _curves(entries: Sequence[Mapping[str, Any]]) -> str:
-    from vilbert.pipeline.train.curves import LEARNING_PANELS, svg
-    from vilbert.pipeline.train.report import CURVES_LEGEND
+    from vilbert.pipeline.pages.curves import LEARNING_PANELS, svg
+    from vilbert.pipeline.train.run.report import CURVES_LEGEND
 
     if not entries:
         return ""

@@ -11,15 +11,15 @@ import numpy as np
 from PIL import Image
 
 from vilbert.pipeline.extract.photograph import read_photograph
+from vilbert.pipeline.predict.attention_page import photograph_uri
 from vilbert.pipeline.shards.dataset import DatasetInfo, read_dataset
-from vilbert.pipeline.shards.describe import best_boxes, name_of
-from vilbert.pipeline.shards.draw import draw_regions
 from vilbert.pipeline.shards.keys import sample_key
-from vilbert.pipeline.shards.layout import data_path
+from vilbert.pipeline.shards.location.layout import data_path
 from vilbert.pipeline.shards.record import read_records
-from vilbert.pipeline.shards.sample_place import Place, read_sample
-from vilbert.pipeline.shards.store import open_shard
-from vilbert.pipeline.tasks.attention_page import photograph_uri
+from vilbert.pipeline.shards.storage.store import open_shard
+from vilbert.pipeline.shards.viewing.describe import best_boxes, name_of
+from vilbert.pipeline.shards.viewing.draw import draw_regions
+from vilbert.pipeline.shards.viewing.sample_place import Place, read_sample
 
 BOXES = 10
 """Boxes drawn of what the detector found, the best scores first."""

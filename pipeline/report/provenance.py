@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from vilbert.pipeline.command_line import command_line
-from vilbert.pipeline.tasks.report import ReportSettings
-from vilbert.pipeline.train.html_page import table
-from vilbert.pipeline.train.journal import METRICS_FILE
-from vilbert.pipeline.train.report import flat
-from vilbert.pipeline.train.run_folder import RUN_FILE, read_run
-from vilbert.pipeline.train.sessions import machine_facts, machine_rows, read_sessions, sessions_table
+from vilbert.pipeline.pages.html_page import table
+from vilbert.pipeline.report.settings import ReportSettings
+from vilbert.pipeline.train.run.folder import RUN_FILE, read_run
+from vilbert.pipeline.train.run.journal import METRICS_FILE
+from vilbert.pipeline.train.run.report import flat
+from vilbert.pipeline.train.run.sessions import machine_facts, machine_rows, read_sessions, sessions_table
 
 
 def run_of(model: Path) -> Path:

@@ -30,9 +30,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision.models.detection.roi_heads import fastrcnn_loss
 
+from vilbert.extractors.detectors.shapes_frcnn import ShapesDetector, build
 from vilbert.extractors.extractor import DetectorSettings
 from vilbert.extractors.selection import SelectionSettings
-from vilbert.extractors.shapes_frcnn import ShapesDetector, build
 from vilbert.pipeline.shapes.measure_detector import Measures, measure
 from vilbert.pipeline.shapes.render import paint
 from vilbert.pipeline.shapes.scene import CANVASES, CLASS_NAMES, COLOURS, SIZES, TEXTURES, make_scene

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from vilbert.pipeline.shards.atomic import write_atomic
+from vilbert.pipeline.errors import CorruptShardError, ShardError
 from vilbert.pipeline.shards.canonical import encode_json
 from vilbert.pipeline.shards.documents import (
     Check,
@@ -26,11 +26,11 @@ from vilbert.pipeline.shards.documents import (
     parse_document,
     read_bytes,
 )
-from vilbert.pipeline.shards.errors import CorruptShardError, ShardError
-from vilbert.pipeline.shards.folder import Folder, LocalFolder, what_is_there
-from vilbert.pipeline.shards.layout import DATASET_FILE, StorageFormat
+from vilbert.pipeline.shards.location.folder import Folder, LocalFolder, what_is_there
+from vilbert.pipeline.shards.location.layout import DATASET_FILE, StorageFormat
 from vilbert.pipeline.shards.record import ShardRecord
 from vilbert.pipeline.shards.sample import FIELDS, FORMAT, describe_fields
+from vilbert.pipeline.shards.storage.atomic import write_atomic
 
 _REMEDY = "restore it from a copy, or extract into another folder"
 

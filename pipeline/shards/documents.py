@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from vilbert.pipeline.errors import CorruptShardError, ShardError, UnsupportedFormatError
 from vilbert.pipeline.shards.canonical import decode_json
-from vilbert.pipeline.shards.errors import CorruptShardError, ShardError, UnsupportedFormatError
 from vilbert.pipeline.shards.sample import FORMAT
 
 Check = Callable[[Any], bool]

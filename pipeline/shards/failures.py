@@ -7,9 +7,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from vilbert.pipeline.errors import CorruptShardError
 from vilbert.pipeline.shards.canonical import decode_json, encode_json
 from vilbert.pipeline.shards.documents import Check, check_fields, is_count, is_object, is_text, read_bytes
-from vilbert.pipeline.shards.errors import CorruptShardError
 
 _CHECKS: dict[str, Check] = {"row": is_count, "image_id": is_text, "uri": is_text, "reason": is_text, "detail": is_text}
 

@@ -10,14 +10,14 @@ from itertools import accumulate
 from pathlib import Path
 from typing import overload
 
-from vilbert.pipeline.shards.closing import Closing
+from vilbert.pipeline.errors import ShardError
 from vilbert.pipeline.shards.dataset import DatasetInfo, read_info
-from vilbert.pipeline.shards.errors import ShardError
-from vilbert.pipeline.shards.folder import open_folder, parse_place
-from vilbert.pipeline.shards.layout import data_path, record_path
+from vilbert.pipeline.shards.location.folder import open_folder, parse_place
+from vilbert.pipeline.shards.location.layout import data_path, record_path
 from vilbert.pipeline.shards.record import read_records_of
 from vilbert.pipeline.shards.sample import Sample
-from vilbert.pipeline.shards.store import ShardReader, open_shard
+from vilbert.pipeline.shards.storage.closing import Closing
+from vilbert.pipeline.shards.storage.store import ShardReader, open_shard
 
 
 class Dataset(Sequence[Sample], Closing):

@@ -15,7 +15,7 @@ from typing import TypeVar
 
 from tqdm import tqdm
 
-from vilbert.pipeline.shards.errors import ShardError
+from vilbert.pipeline.errors import ShardError
 
 Result = TypeVar("Result")
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from vilbert.pipeline.errors import CorruptShardError
 from vilbert.pipeline.shards.canonical import encode_json
 from vilbert.pipeline.shards.documents import (
     Check,
@@ -22,10 +23,9 @@ from vilbert.pipeline.shards.documents import (
     parse_document,
     read_bytes,
 )
-from vilbert.pipeline.shards.errors import CorruptShardError
-from vilbert.pipeline.shards.folder import Folder
 from vilbert.pipeline.shards.keys import is_key
-from vilbert.pipeline.shards.layout import (
+from vilbert.pipeline.shards.location.folder import Folder
+from vilbert.pipeline.shards.location.layout import (
     SHARDS_FOLDER,
     failures_path,
     record_numbers,

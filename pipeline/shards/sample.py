@@ -14,10 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vilbert.extractors.regions import Regions
+from vilbert.pipeline.errors import CorruptShardError, ShardError
 from vilbert.pipeline.shards.canonical import decode_json, encode_json
-from vilbert.pipeline.shards.errors import CorruptShardError, ShardError
 from vilbert.pipeline.shards.keys import is_key
-from vilbert.pipeline.shards.npy import decode_npy, encode_npy
+from vilbert.pipeline.shards.storage.npy import decode_npy, encode_npy
 
 FORMAT = 1
 """Number of the whole format: shards, records, dataset.json. FORMAT.md says when it changes."""

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from vilbert.manifests.captions import storable
+from vilbert.manifests.readers.repeated_keys import RepeatedKeys
 from vilbert.manifests.record import ManifestError
-from vilbert.manifests.repeated_keys import RepeatedKeys
-from vilbert.pipeline.shards.errors import RefusedError
+from vilbert.pipeline.errors import RefusedError
 from vilbert.untrusted.documents import parse_json
 
 T = TypeVar("T")

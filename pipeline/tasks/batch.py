@@ -24,9 +24,9 @@ from vilbert.pipeline.tasks.images import lay_out, read_images
 from vilbert.pipeline.tasks.join import Images, Joined
 from vilbert.pipeline.tasks.task import Rows, Shown, Task
 from vilbert.pipeline.tasks.texts import encode
-from vilbert.pipeline.train.draws import keys
-from vilbert.pipeline.train.order import Order
-from vilbert.pipeline.train.share import Share
+from vilbert.pipeline.train.data.order import Order
+from vilbert.pipeline.train.engine.share import Share
+from vilbert.pipeline.train.examples.draws import keys
 
 PAST_THE_END = -1
 

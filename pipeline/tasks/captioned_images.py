@@ -14,9 +14,9 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from vilbert.manifests.captions import is_blank, storable
-from vilbert.manifests.document import read_document
-from vilbert.manifests.karpathy import caption_texts
-from vilbert.pipeline.shards.errors import RefusedError
+from vilbert.manifests.readers.document import read_document
+from vilbert.manifests.readers.karpathy import caption_texts
+from vilbert.pipeline.errors import RefusedError
 from vilbert.pipeline.tasks.annotation_files import AbsentError, field, json_lines, reading
 
 _PARTS = {"train": ("train", "restval")}

@@ -14,9 +14,9 @@ from torch import Tensor
 
 from vilbert.pipeline.tasks.join import Images
 from vilbert.pipeline.tasks.task import Shown
-from vilbert.pipeline.train.corpus import Example
-from vilbert.pipeline.train.image_rows import locations
-from vilbert.pipeline.train.shared_buffers import empty_features
+from vilbert.pipeline.train.data.corpus import Example
+from vilbert.pipeline.train.data.shared_buffers import empty_features
+from vilbert.pipeline.train.examples.image_rows import locations
 
 
 class RegionRows(NamedTuple):

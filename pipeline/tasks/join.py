@@ -17,10 +17,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vilbert.pipeline.shards.errors import RefusedError
-from vilbert.pipeline.train.corpus import Corpus
-from vilbert.pipeline.train.draws import Stream, below, bits, keys
-from vilbert.pipeline.train.order import Order
+from vilbert.pipeline.errors import RefusedError
+from vilbert.pipeline.train.data.corpus import Corpus
+from vilbert.pipeline.train.data.order import Order
+from vilbert.pipeline.train.examples.draws import Stream, below, bits, keys
 
 logger = logging.getLogger(__name__)
 

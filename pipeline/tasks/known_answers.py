@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import Tensor
 
-from vilbert.pipeline.shards.errors import RefusedError
+from vilbert.pipeline.errors import RefusedError
 from vilbert.pipeline.tasks.task import Task
 from vilbert.pipeline.tasks.task_card import TASK_FILE, read_task_cards
 

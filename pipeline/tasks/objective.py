@@ -17,8 +17,8 @@ from vilbert.model.outputs import ViLBertForTasksOutput
 from vilbert.model.tasks import ViLBertForTasks
 from vilbert.pipeline.tasks.batch import PAST_THE_END, ItemBatch
 from vilbert.pipeline.tasks.task import Task
-from vilbert.pipeline.train.distributed import Group
-from vilbert.pipeline.train.inputs import GLOBAL_LOCATION
+from vilbert.pipeline.train.engine.distributed import Group
+from vilbert.pipeline.train.examples.inputs import GLOBAL_LOCATION
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from vilbert.pipeline.shards.errors import RefusedError
+from vilbert.pipeline.errors import RefusedError
 from vilbert.plugins import PluginError, Registry
 
 if TYPE_CHECKING:
@@ -22,18 +22,18 @@ TASKS = Registry(
     kind="task",
     group="vilbert.tasks",
     built_in={
-        "vqa": "vilbert.pipeline.tasks.vqa_spec:VQA",
-        "gqa": "vilbert.pipeline.tasks.gqa_spec:GQA",
-        "vcr-qa": "vilbert.pipeline.tasks.vcr_spec:VCR_QA",
-        "vcr-qar": "vilbert.pipeline.tasks.vcr_spec:VCR_QAR",
-        "refcoco": "vilbert.pipeline.tasks.refer_spec:REFCOCO",
-        "refcoco+": "vilbert.pipeline.tasks.refer_spec:REFCOCO_PLUS",
-        "refcocog": "vilbert.pipeline.tasks.refer_spec:REFCOCOG",
-        "retrieval": "vilbert.pipeline.tasks.retrieval_spec:FLICKR30K",
-        "retrieval-coco": "vilbert.pipeline.tasks.retrieval_spec:COCO",
-        "captioning": "vilbert.pipeline.tasks.captioning_spec:CAPTIONING",
-        "nlvr2": "vilbert.pipeline.tasks.nlvr2_spec:NLVR2",
-        "snli-ve": "vilbert.pipeline.tasks.snli_ve_spec:SNLI_VE",
+        "vqa": "vilbert.pipeline.tasks.vqa.spec:VQA",
+        "gqa": "vilbert.pipeline.tasks.gqa.spec:GQA",
+        "vcr-qa": "vilbert.pipeline.tasks.vcr.spec:VCR_QA",
+        "vcr-qar": "vilbert.pipeline.tasks.vcr.spec:VCR_QAR",
+        "refcoco": "vilbert.pipeline.tasks.refer.spec:REFCOCO",
+        "refcoco+": "vilbert.pipeline.tasks.refer.spec:REFCOCO_PLUS",
+        "refcocog": "vilbert.pipeline.tasks.refer.spec:REFCOCOG",
+        "retrieval": "vilbert.pipeline.tasks.retrieval.spec:FLICKR30K",
+        "retrieval-coco": "vilbert.pipeline.tasks.retrieval.spec:COCO",
+        "captioning": "vilbert.pipeline.tasks.captioning.spec:CAPTIONING",
+        "nlvr2": "vilbert.pipeline.tasks.nlvr2.spec:NLVR2",
+        "snli-ve": "vilbert.pipeline.tasks.snli_ve.spec:SNLI_VE",
     },
 )
 

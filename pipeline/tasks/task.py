@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from vilbert.pipeline.tasks.batch import ItemSource
-    from vilbert.pipeline.train.distributed import Group
+    from vilbert.pipeline.train.engine.distributed import Group
 
 __all__ = ["GivenBoxes", "Rows", "Shown", "Task", "TaskBase"]
 

@@ -7,11 +7,11 @@ from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from vilbert.pipeline.shards.atomic import write_atomic
+from vilbert.pipeline.errors import RefusedError
 from vilbert.pipeline.shards.canonical import encode_json
-from vilbert.pipeline.shards.errors import RefusedError
+from vilbert.pipeline.shards.storage.atomic import write_atomic
 from vilbert.pipeline.tasks.registry import TASKS, find_task, task_token
-from vilbert.pipeline.train.run_folder import RUN_FILE
+from vilbert.pipeline.train.run.folder import RUN_FILE
 from vilbert.untrusted.documents import read_json
 
 TASK_FILE = "task.json"

@@ -8,10 +8,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import NamedTuple
 
-from vilbert.pipeline.shards.errors import RefusedError
+from vilbert.pipeline.errors import RefusedError
 from vilbert.pipeline.tasks.task_card import TASK_FILE
-from vilbert.pipeline.train.checkpoint_manifest import MANIFEST
-from vilbert.pipeline.train.run_folder import FINAL_FOLDER, RUN_FILE, TOKENIZER_FOLDER
+from vilbert.pipeline.train.run.checkpoint_manifest import MANIFEST
+from vilbert.pipeline.train.run.folder import FINAL_FOLDER, RUN_FILE, TOKENIZER_FOLDER
 
 
 class TrainedFolder(NamedTuple):
@@ -50,7 +50,7 @@ def trained_folder(checkpoint: Path) -> TrainedFolder:
         final = checkpoint / FINAL_FOLDER
         return TrainedFolder(final, checkpoint, final, final)
     if (checkpoint / RUN_FILE).is_file():
-        from vilbert.pipeline.train.checkpoints import checkpoints
+        from vilbert.pipeline.train.run.checkpoints import checkpoints
 
         there = [str(found.path) for found in checkpoints(checkpoint)[-1:]]
         named = f", or name one of its checkpoints, as {there[0]}" if there else ""

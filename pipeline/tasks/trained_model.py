@@ -21,11 +21,11 @@ from vilbert.model.config import ViLBertConfig
 from vilbert.model.config_file import CONFIG_FILE, SETTINGS, make_config, read_settings
 from vilbert.model.load_report import some
 from vilbert.model.tensor_files import CheckpointError
-from vilbert.pipeline.shards.errors import RefusedError
+from vilbert.pipeline.errors import RefusedError
 from vilbert.pipeline.tasks.trained_folder import TrainedFolder
-from vilbert.pipeline.train.checkpoint_manifest import INFO, MODEL
-from vilbert.pipeline.train.checkpoints import read_checkpoint
-from vilbert.pipeline.train.words import load_tokenizer_folder
+from vilbert.pipeline.train.examples.words import load_tokenizer_folder
+from vilbert.pipeline.train.run.checkpoint_manifest import INFO, MODEL
+from vilbert.pipeline.train.run.checkpoints import read_checkpoint
 
 LAYER_SETTINGS = ("num_hidden_layers", "v_num_hidden_layers", "v_biattention_id")
 
@@ -35,7 +35,7 @@ def load_model(kind: type[PreTrainedModel], folder: TrainedFolder, device: torch
 
     Raises:
         RefusedError: The folder has no whole model, or its configuration is not that of its parameters.
-        ShardError: A checkpoint of a run is damaged (`vilbert.pipeline.train.checkpoint_manifest.CheckpointError`).
+        ShardError: A checkpoint of a run is damaged (`vilbert.pipeline.train.run.checkpoint_manifest.CheckpointError`).
     """
     config = _read_config(folder)
     weights = folder.model / MODEL

@@ -12,7 +12,7 @@ import pytest
 import torch
 import yaml
 
-from vilbert.extractors.detectron2_frcnn import Detectron2Extractor, build
+from vilbert.extractors.detectors.detectron2_frcnn import Detectron2Extractor, build
 from vilbert.extractors.extractor import DetectorSettings
 from vilbert.extractors.regions import Regions
 from vilbert.extractors.selection import SelectionSettings

@@ -6,8 +6,8 @@ import dataclasses
 from pathlib import Path
 from typing import get_args
 
-from vilbert.manifests.detect import Kind
 from vilbert.manifests.manifest import COLUMNS
+from vilbert.manifests.readers.detect import Kind
 from vilbert.manifests.report import ISSUES
 from vilbert.manifests.settings import ManifestSettings
 

@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from vilbert.manifests.boxes import BoxFormat, parse_box
-from vilbert.manifests.columns import ColumnNames
 from vilbert.manifests.given_boxes import GivenBoxes
+from vilbert.manifests.readers.columns import ColumnNames
+from vilbert.manifests.readers.table import read_table
 from vilbert.manifests.record import ImageRecord, ManifestError
 from vilbert.manifests.report import Report
-from vilbert.manifests.table import read_table
 
 RECORDS = [ImageRecord(image_id=str(i), uri=f"{i}.jpg", width=100, height=80) for i in range(1, 4)]
 

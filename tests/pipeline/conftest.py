@@ -12,7 +12,7 @@ import pytest
 
 from vilbert.extractors.regions import Regions
 from vilbert.pipeline.shards.sample import Sample
-from vilbert.pipeline.train.ray_launch import QUIET
+from vilbert.pipeline.train.run.ray_launch import QUIET
 
 GOLDEN = Path(__file__).parent / "shards" / "golden"
 

@@ -11,7 +11,7 @@ from vilbert.pipeline import __version__
 from vilbert.pipeline.cli import COMMANDS, main, parse
 from vilbert.pipeline.config_file import read_config
 from vilbert.pipeline.extract.settings import ExtractSettings
-from vilbert.pipeline.shards.verify import VerifySettings
+from vilbert.pipeline.shards.checks.verify import VerifySettings
 
 HEAVY = ("torch", "torchvision", "ray", "pyarrow", "webdataset", "transformers", "detectron2")
 PROBE = """

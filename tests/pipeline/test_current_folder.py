@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from vilbert.pipeline.errors import RefusedError
 from vilbert.pipeline.ray_session import require_own_package
-from vilbert.pipeline.shards.errors import RefusedError
 
 from ..installation import Installation, environment
 

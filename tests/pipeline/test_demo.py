@@ -15,8 +15,8 @@ import pytest
 from vilbert.pipeline.cli import COMMANDS, main, parse
 from vilbert.pipeline.demo import Stage, question, run, stages, summary
 from vilbert.pipeline.demo_progress import remaining_seconds
-from vilbert.pipeline.shards.errors import RefusedError
-from vilbert.pipeline.shards.lock import exclusive_writer
+from vilbert.pipeline.errors import RefusedError
+from vilbert.pipeline.shards.location.lock import exclusive_writer
 
 HALF_WAY = {"extract": 4.0, "pretrain": 1.0, "finetune": 1.0}
 """Seconds into a stage; the others take less than one."""

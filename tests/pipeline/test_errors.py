@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from vilbert.pipeline.shards.errors import CorruptShardError, ShardError
+from vilbert.pipeline.errors import CorruptShardError, ShardError
 
 
 @pytest.mark.parametrize("remedy", [None, "restore it from a copy"])

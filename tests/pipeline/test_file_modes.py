@@ -26,7 +26,7 @@ def umask(request: pytest.FixtureRequest) -> Iterator[int]:
 @pytest.fixture(autouse=True)
 def _no_curves(monkeypatch: pytest.MonkeyPatch) -> None:
     """Leave the drawing of curves out, which takes longer than the runs here."""
-    monkeypatch.setattr("vilbert.pipeline.train.curves.svg", lambda entries: "<svg/>")
+    monkeypatch.setattr("vilbert.pipeline.pages.curves.svg", lambda entries: "<svg/>")
 
 
 def modes(folder: Path) -> dict[str, int]:

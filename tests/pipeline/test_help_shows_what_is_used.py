@@ -11,12 +11,12 @@ import pytest
 
 from vilbert.pipeline.cli import COMMANDS, parse
 from vilbert.pipeline.config_file import RECIPES, shipped_config
-from vilbert.pipeline.tasks.finetune import task_identity
+from vilbert.pipeline.finetune.run import task_identity
 from vilbert.pipeline.tasks.registry import TASKS
-from vilbert.pipeline.train.run_settings import RUNTIME, identity
+from vilbert.pipeline.train.run.settings import RUNTIME, identity
 from vilbert.settings import default_instance, options_of
 
-from .tasks.tiny_predictor import write_model
+from .predict.tiny_predictor import write_model
 
 REQUIRED = {
     "shapes": ["out"],

@@ -42,10 +42,10 @@ def policy_when_torch_loads(program: str, **environment: str) -> dict[str, str |
 @pytest.mark.parametrize(
     "program",
     [
-        "import vilbert.pipeline.predict",
+        "import vilbert.pipeline.predict.predictor",
         "from vilbert.pipeline.cli import main; import torch",
-        "from vilbert.pipeline.train.pretrain import pretrain",
-        "from vilbert.pipeline.train.loop import Training",
+        "from vilbert.pipeline.train.pretraining.run import pretrain",
+        "from vilbert.pipeline.train.engine.loop import Training",
     ],
 )
 def test_it_is_set_before_torch_is_loaded(program: str) -> None:
@@ -55,7 +55,10 @@ def test_it_is_set_before_torch_is_loaded(program: str) -> None:
 @pytest.mark.parametrize(("name", "value"), [("OMP_WAIT_POLICY", "ACTIVE"), ("GOMP_SPINCOUNT", "7")])
 def test_what_the_user_has_set_is_left_alone(name: str, value: str) -> None:
     unset: dict[str, str | None] = dict.fromkeys(USERS_OWN)
-    assert policy_when_torch_loads("import vilbert.pipeline.predict", **{name: value}) == {**unset, name: value}
+    assert policy_when_torch_loads("import vilbert.pipeline.predict.predictor", **{name: value}) == {
+        **unset,
+        name: value,
+    }
 
 
 def test_a_user_who_decides_one_library_decides_all() -> None:

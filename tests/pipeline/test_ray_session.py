@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from vilbert.pipeline.errors import RefusedError
 from vilbert.pipeline.ray_session import START_SECONDS, RayStartError, ray_session, start_limits
-from vilbert.pipeline.shards.errors import RefusedError
 
 ray = pytest.importorskip("ray")
 NAMES = ("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "RAY_prestart_worker_first_driver", "RAY_enable_metrics_collection")

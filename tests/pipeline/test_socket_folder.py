@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from vilbert.pipeline import socket_folder
-from vilbert.pipeline.shards.errors import RefusedError
+from vilbert.pipeline.errors import RefusedError
 from vilbert.pipeline.socket_folder import RAY_SOCKET, ray_folder
 
 LIMIT_SECONDS = 240

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from ..pipeline.tasks.tiny_predictor import write_model
+from ..pipeline.predict.tiny_predictor import write_model
 
 HEAVY = ("torch", "transformers", "ray", "PIL", "numpy")
 
@@ -30,7 +30,7 @@ def test_public_names_are_those_of_their_modules() -> None:
     import vilbert
     from vilbert.extractors.extractor import build_extractor
     from vilbert.model.checkpoint import load_checkpoint
-    from vilbert.pipeline.predict import Predictor
+    from vilbert.pipeline.predict.predictor import Predictor
     from vilbert.pipeline.shards.open_dataset import open_dataset
 
     assert (vilbert.Predictor, vilbert.build_extractor) == (Predictor, build_extractor)

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from vilbert.model.vilbert import ViLBertForPreTraining
-from vilbert.pipeline.shards.errors import RefusedError
-from vilbert.pipeline.train.words import load_tokenizer
+from vilbert.pipeline.errors import RefusedError
+from vilbert.pipeline.train.examples.words import load_tokenizer
 
 ROOT = Path(__file__).parents[2]
 PACKAGES = ("extractors", "manifests", "model", "pipeline", "vilbert")

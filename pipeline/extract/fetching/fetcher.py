@@ -17,15 +17,14 @@ from vilbert.extractors.decode import ImageError
 from vilbert.extractors.images.error import is_transient
 from vilbert.manifests.record import ImageRecord
 from vilbert.manifests.uri import ANY_HOST, ImageReader, is_local, protocols
-from vilbert.pipeline.extract.fetch_settings import FetchSettings
-from vilbert.pipeline.extract.fsspec_get import fsspec_get, missing_driver
-from vilbert.pipeline.extract.host_limits import HostLimits
-from vilbert.pipeline.extract.http_get import BusyError, HttpGetter
-from vilbert.pipeline.extract.memory_budget import MemoryBudget, NoRoomError, Share
+from vilbert.pipeline.errors import RefusedError, StoppedError
+from vilbert.pipeline.extract.fetching.fsspec_get import fsspec_get, missing_driver
+from vilbert.pipeline.extract.fetching.host_limits import HostLimits
+from vilbert.pipeline.extract.fetching.http_get import BusyError, HttpGetter
+from vilbert.pipeline.extract.fetching.memory_budget import MemoryBudget, NoRoomError, Share
+from vilbert.pipeline.extract.fetching.read_ahead import ReadAhead
+from vilbert.pipeline.extract.fetching.settings import FetchSettings
 from vilbert.pipeline.extract.prepare import fetch as read_file
-from vilbert.pipeline.extract.read_ahead import ReadAhead
-from vilbert.pipeline.extract.stopped import StoppedError
-from vilbert.pipeline.shards.errors import RefusedError
 
 Result = TypeVar("Result")
 logger = logging.getLogger(__name__)

@@ -10,8 +10,8 @@ from typing import Any, TypeVar
 
 from vilbert.extractors.decode import ImageError
 from vilbert.manifests.uri import NEVER_OPENED, ImageReader, protocols
-from vilbert.pipeline.extract.memory_budget import NoRoomError
-from vilbert.pipeline.extract.stopped import StoppedError
+from vilbert.pipeline.errors import StoppedError
+from vilbert.pipeline.extract.fetching.memory_budget import NoRoomError
 
 Result = TypeVar("Result")
 

@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from vilbert.pipeline.extract.stopped import StoppedError
+from vilbert.pipeline.errors import StoppedError
 
 _REMEMBERED = 4096
 """Hosts kept in mind before those with nothing to remember are dropped."""

@@ -21,8 +21,8 @@ from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.exceptions import ConnectTimeoutError, NewConnectionError
 
 from vilbert.extractors.decode import ImageError
-from vilbert.pipeline.extract.deadlines import KillSwitch, current_exchange
-from vilbert.pipeline.shards.errors import RefusedError
+from vilbert.pipeline.errors import RefusedError
+from vilbert.pipeline.extract.fetching.deadlines import KillSwitch, current_exchange
 
 _GLOBAL_UNICAST = ipaddress.ip_network("2000::/3")
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")

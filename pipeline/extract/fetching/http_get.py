@@ -21,12 +21,12 @@ from urllib3.exceptions import DecodeError, LocationValueError, NewConnectionErr
 from urllib3.util import Timeout, Url, parse_url
 
 from vilbert.extractors.decode import ImageError
-from vilbert.pipeline.extract.deadlines import Deadlines, Exchange
-from vilbert.pipeline.extract.fetch_settings import FetchSettings
-from vilbert.pipeline.extract.host_limits import HostLimits
-from vilbert.pipeline.extract.http_connections import Connections
-from vilbert.pipeline.extract.memory_budget import NoRoomError
-from vilbert.pipeline.extract.stopped import StoppedError
+from vilbert.pipeline.errors import StoppedError
+from vilbert.pipeline.extract.fetching.deadlines import Deadlines, Exchange
+from vilbert.pipeline.extract.fetching.host_limits import HostLimits
+from vilbert.pipeline.extract.fetching.http_connections import Connections
+from vilbert.pipeline.extract.fetching.memory_budget import NoRoomError
+from vilbert.pipeline.extract.fetching.settings import FetchSettings
 
 _CHUNK = 64 * 1024
 _MEBIBYTE = 1024 * 1024

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 
-from vilbert.pipeline.extract.stopped import StoppedError
+from vilbert.pipeline.errors import StoppedError
 
 
 class NoRoomError(Exception):

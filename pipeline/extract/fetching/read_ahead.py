@@ -16,8 +16,8 @@ from functools import partial
 from typing import Generic, Self, TypeVar
 
 from vilbert.extractors.decode import ImageError
-from vilbert.pipeline.extract.memory_budget import MemoryBudget, Share
-from vilbert.pipeline.extract.stopped import StoppedError
+from vilbert.pipeline.errors import StoppedError
+from vilbert.pipeline.extract.fetching.memory_budget import MemoryBudget, Share
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")

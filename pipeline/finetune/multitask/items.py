@@ -6,16 +6,16 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
-from vilbert.pipeline.tasks.annotation_files import AbsentError
-from vilbert.pipeline.tasks.finetune import open_items, open_split
-from vilbert.pipeline.tasks.leaks import (
+from vilbert.pipeline.finetune.multitask.leaks import (
     images_of,
     name_of,
     read_image_ids,
     read_image_names,
     without_leaks,
 )
-from vilbert.pipeline.tasks.multitask_settings import TaskEntry
+from vilbert.pipeline.finetune.multitask.settings import TaskEntry
+from vilbert.pipeline.finetune.run import open_items, open_split
+from vilbert.pipeline.tasks.annotation_files import AbsentError
 from vilbert.pipeline.tasks.registry import find_task
 from vilbert.pipeline.tasks.task import Task
 

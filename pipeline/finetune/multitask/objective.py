@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from vilbert.model.tasks import ViLBertForTasks
 from vilbert.pipeline.tasks.batch import ItemBatch
 from vilbert.pipeline.tasks.objective import TaskEvaluation, TaskObjective
-from vilbert.pipeline.train.distributed import Group
+from vilbert.pipeline.train.engine.distributed import Group
 
 SCORE = "score"
 """The figure that says which checkpoint is best: the mean of the tasks' metrics."""

@@ -19,10 +19,13 @@ from transformers import PreTrainedTokenizerBase
 
 from vilbert.model.config import ViLBertConfig
 from vilbert.model.tasks import ViLBertForTasks
-from vilbert.pipeline.shards.canonical import encode_json
-from vilbert.pipeline.shards.errors import RefusedError
-from vilbert.pipeline.tasks.batch import ItemSource, make_item_batches
-from vilbert.pipeline.tasks.finetune import (
+from vilbert.pipeline.errors import RefusedError
+from vilbert.pipeline.finetune.multitask.items import open_all
+from vilbert.pipeline.finetune.multitask.objective import MultitaskEvaluation, MultitaskObjective, TaskBatch, of_task
+from vilbert.pipeline.finetune.multitask.settings import MultitaskSettings, TaskEntry
+from vilbert.pipeline.finetune.multitask.turn_taking import TurnTaking
+from vilbert.pipeline.finetune.multitask.turns import Integers, steps_of_run
+from vilbert.pipeline.finetune.run import (
     TaskData,
     card_of,
     digest,
@@ -33,23 +36,20 @@ from vilbert.pipeline.tasks.finetune import (
     task_identity,
     texts_of,
 )
-from vilbert.pipeline.tasks.multitask_items import open_all
-from vilbert.pipeline.tasks.multitask_objective import MultitaskEvaluation, MultitaskObjective, TaskBatch, of_task
-from vilbert.pipeline.tasks.multitask_settings import MultitaskSettings, TaskEntry
-from vilbert.pipeline.tasks.start import build_task_model, load_task_start, task_config, task_tokenizer
+from vilbert.pipeline.finetune.start import build_task_model, load_task_start, task_config, task_tokenizer
+from vilbert.pipeline.shards.canonical import encode_json
+from vilbert.pipeline.tasks.batch import ItemSource, make_item_batches
 from vilbert.pipeline.tasks.task_card import keep_task_cards, name_labels, write_task_cards
-from vilbert.pipeline.tasks.turn_taking import TurnTaking
-from vilbert.pipeline.tasks.turns import Integers, steps_of_run
-from vilbert.pipeline.train.distributed import Group
-from vilbert.pipeline.train.loader import batches
-from vilbert.pipeline.train.loop import Training
-from vilbert.pipeline.train.mixed_features import OF_THE_DETECTOR_ALONE, refuse_mixed_features
-from vilbert.pipeline.train.optimizer import build_optimizer
-from vilbert.pipeline.train.run import Stage, finish_run, train, wrap
-from vilbert.pipeline.train.run_folder import describe_run
-from vilbert.pipeline.train.run_settings import identity
-from vilbert.pipeline.train.share import Share, share_of
-from vilbert.pipeline.train.shared_tokenizer import shared_tokenizer
+from vilbert.pipeline.train.data.loader import batches
+from vilbert.pipeline.train.data.mixed_features import OF_THE_DETECTOR_ALONE, refuse_mixed_features
+from vilbert.pipeline.train.engine.distributed import Group
+from vilbert.pipeline.train.engine.loop import Training
+from vilbert.pipeline.train.engine.optimizer import build_optimizer
+from vilbert.pipeline.train.engine.share import Share, share_of
+from vilbert.pipeline.train.run.folder import describe_run
+from vilbert.pipeline.train.run.run import Stage, finish_run, train, wrap
+from vilbert.pipeline.train.run.settings import identity
+from vilbert.pipeline.train.run.shared_tokenizer import shared_tokenizer
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,15 +10,15 @@ from typing import Any, Literal, get_type_hints
 
 from tyro.conf import Positional, Suppress
 
+from vilbert.pipeline.finetune.multitask.stop_and_go import StopAndGoSettings
+from vilbert.pipeline.finetune.settings import AnyFinetuneSettings, FinetuneSettings
 from vilbert.pipeline.renamed_options import refuse_renamed
+from vilbert.pipeline.task_settings import task_settings
 from vilbert.pipeline.tasks.registry import MULTITASK, TASKS
-from vilbert.pipeline.tasks.settings import AnyFinetuneSettings, FinetuneSettings
-from vilbert.pipeline.tasks.stop_and_go import StopAndGoSettings
-from vilbert.pipeline.tasks.task_settings import task_settings
 from vilbert.settings import PositiveFloat, SettingsError, file_value, validated
 from vilbert.untrusted.documents import DocumentError, read_yaml
 
-SHIPPED = Path(__file__).parents[1] / "recipes" / MULTITASK
+SHIPPED = Path(__file__).parents[2] / "recipes" / MULTITASK
 """Files of tasks that come with the package, known by name."""
 OF_A_TASK = (
     *("task", "annotations", "data", "given_data", "split", "eval_split", "batch_size", "max_tokens", "max_regions"),

@@ -14,7 +14,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from vilbert.pipeline.tasks.turns import Change
+from vilbert.pipeline.finetune.multitask.turns import Change
 from vilbert.settings import NonNegativeInt, PositiveInt, ShareBelowOne, validated
 
 

@@ -12,12 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vilbert.manifests.manifest import Manifest
-from vilbert.pipeline.shards.check_shard import ENOUGH, ShardReport, key_hash
+from vilbert.pipeline.errors import ShardError
+from vilbert.pipeline.shards.checks.findings import RERUN, RESTORE, Finding, remake
+from vilbert.pipeline.shards.checks.shard import ENOUGH, ShardReport, key_hash
 from vilbert.pipeline.shards.dataset import DatasetInfo, encode_dataset, sum_records, sum_splits
-from vilbert.pipeline.shards.errors import ShardError
-from vilbert.pipeline.shards.findings import RERUN, RESTORE, Finding, remake
-from vilbert.pipeline.shards.folder import Folder
-from vilbert.pipeline.shards.layout import (
+from vilbert.pipeline.shards.location.folder import Folder
+from vilbert.pipeline.shards.location.layout import (
     DATASET_FILE,
     FAILURES_FOLDER,
     JOURNALS_FOLDER,
@@ -27,7 +27,7 @@ from vilbert.pipeline.shards.layout import (
     shard_name,
 )
 from vilbert.pipeline.shards.record import records_digest
-from vilbert.pipeline.shards.store import open_shard
+from vilbert.pipeline.shards.storage.store import open_shard
 
 
 def check_info(folder: Folder, info: DatasetInfo) -> Iterator[Finding]:

@@ -17,16 +17,16 @@ from numpy.typing import NDArray
 from vilbert.manifests.manifest import Manifest
 from vilbert.manifests.record import ImageRecord, ManifestError
 from vilbert.manifests.uri import mask_credentials
-from vilbert.pipeline.shards.check_sample import sample_problems
+from vilbert.pipeline.errors import CorruptShardError, ShardError
+from vilbert.pipeline.shards.checks.findings import Finding, remake
+from vilbert.pipeline.shards.checks.sample import sample_problems
 from vilbert.pipeline.shards.dataset import DatasetInfo
-from vilbert.pipeline.shards.errors import CorruptShardError, ShardError
 from vilbert.pipeline.shards.failures import FailureRow, read_failures
-from vilbert.pipeline.shards.findings import Finding, remake
-from vilbert.pipeline.shards.folder import Folder
-from vilbert.pipeline.shards.layout import data_path, failures_path, record_path, shard_files, shard_name
+from vilbert.pipeline.shards.location.folder import Folder
+from vilbert.pipeline.shards.location.layout import data_path, failures_path, record_path, shard_files, shard_name
 from vilbert.pipeline.shards.record import ShardRecord, count_names, read_record
 from vilbert.pipeline.shards.sample import Sample
-from vilbert.pipeline.shards.store import ShardReader, open_shard
+from vilbert.pipeline.shards.storage.store import ShardReader, open_shard
 
 ENOUGH = 20
 """A shard with so many findings should be rewritten as a whole."""

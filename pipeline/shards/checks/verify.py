@@ -12,7 +12,8 @@ from tyro.conf import Positional
 
 from vilbert.manifests.manifest import Manifest
 from vilbert.manifests.record import ManifestError
-from vilbert.pipeline.shards.check_dataset import (
+from vilbert.pipeline.errors import ShardError
+from vilbert.pipeline.shards.checks.dataset import (
     check_duplicates,
     check_files,
     check_info,
@@ -21,14 +22,13 @@ from vilbert.pipeline.shards.check_dataset import (
     check_presence,
     check_totals,
 )
-from vilbert.pipeline.shards.check_shard import ShardTask, check_shard, problem_of
+from vilbert.pipeline.shards.checks.findings import RESTORE, Finding
+from vilbert.pipeline.shards.checks.shard import ShardTask, check_shard, problem_of
 from vilbert.pipeline.shards.dataset import DatasetInfo, read_info
-from vilbert.pipeline.shards.errors import ShardError
-from vilbert.pipeline.shards.findings import RESTORE, Finding
-from vilbert.pipeline.shards.folder import Folder, Place, open_folder, what_is_there
-from vilbert.pipeline.shards.layout import DATASET_FILE, SHARDS_FOLDER, record_numbers
+from vilbert.pipeline.shards.location.folder import Folder, Place, open_folder, what_is_there
+from vilbert.pipeline.shards.location.layout import DATASET_FILE, SHARDS_FOLDER, record_numbers
+from vilbert.pipeline.shards.location.place_option import PlaceOption
 from vilbert.pipeline.shards.parallel import map_shards, worker_count
-from vilbert.pipeline.shards.place_option import PlaceOption
 from vilbert.pipeline.terminal import counted, print_lines
 from vilbert.settings import NonNegativeInt, validated
 

@@ -17,12 +17,12 @@ from typing import Protocol
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
-from vilbert.pipeline.shards.atomic import is_temporary, sweep_temporary, write_atomic
-from vilbert.pipeline.shards.errors import RefusedError
-from vilbert.pipeline.shards.layout import DATASET_FILE
-from vilbert.pipeline.shards.listing import Entry
-from vilbert.pipeline.shards.lock import exclusive_writer
-from vilbert.pipeline.shards.urls import is_remote
+from vilbert.pipeline.errors import RefusedError
+from vilbert.pipeline.shards.location.layout import DATASET_FILE
+from vilbert.pipeline.shards.location.listing import Entry
+from vilbert.pipeline.shards.location.lock import exclusive_writer
+from vilbert.pipeline.shards.storage.atomic import is_temporary, sweep_temporary, write_atomic
+from vilbert.pipeline.urls import is_remote
 
 Place = Path | str
 """Where a data set lies: the path of a folder, or as a string the URL of one."""
@@ -195,6 +195,6 @@ def open_folder(place: Place) -> Folder:
     """Return the folder at a place, which need not exist."""
     if isinstance(place, Path):
         return LocalFolder(place)
-    from vilbert.pipeline.shards.remote_folder import RemoteFolder  # fsspec's own import takes a while
+    from vilbert.pipeline.shards.location.remote_folder import RemoteFolder  # fsspec's own import takes a while
 
     return RemoteFolder(place)

@@ -24,9 +24,9 @@ import time
 from collections.abc import Iterator
 from typing import Any, Protocol
 
+from vilbert.pipeline.errors import LockedError, ShardError
 from vilbert.pipeline.shards.canonical import decode_json, encode_json
-from vilbert.pipeline.shards.errors import LockedError, ShardError
-from vilbert.pipeline.shards.process import is_dead, this_process
+from vilbert.pipeline.shards.location.process import is_dead, this_process
 
 logger = logging.getLogger(__name__)
 

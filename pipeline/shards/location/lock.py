@@ -9,7 +9,7 @@ import socket
 from collections.abc import Iterator
 from pathlib import Path
 
-from vilbert.pipeline.shards.errors import LockedError
+from vilbert.pipeline.errors import LockedError
 
 LOCK_FILE = ".lock"
 _held: set[int] = set()

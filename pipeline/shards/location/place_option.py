@@ -8,7 +8,7 @@ from typing import Annotated
 from pydantic import WrapValidator
 from tyro.constructors import PrimitiveConstructorSpec
 
-from vilbert.pipeline.shards.folder import Place, parse_place
+from vilbert.pipeline.shards.location.folder import Place, parse_place
 
 PlaceOption = Annotated[
     Place,

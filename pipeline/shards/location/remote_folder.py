@@ -14,12 +14,12 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from vilbert.pipeline.shards.errors import CorruptShardError, RefusedError
-from vilbert.pipeline.shards.lease import hold_lease
-from vilbert.pipeline.shards.listing import Entry
-from vilbert.pipeline.shards.retry import ask_again
-from vilbert.pipeline.shards.scratch import scratch_folder
-from vilbert.pipeline.shards.urls import join, open_file_system, public_url
+from vilbert.pipeline.errors import CorruptShardError, RefusedError
+from vilbert.pipeline.shards.location.lease import hold_lease
+from vilbert.pipeline.shards.location.listing import Entry
+from vilbert.pipeline.shards.location.retry import ask_again
+from vilbert.pipeline.shards.location.scratch import scratch_folder
+from vilbert.pipeline.urls import join, open_file_system, public_url
 
 _TIMES = ("LastModified", "last_modified", "updated", "mtime", "created")
 """Under these names s3fs, adlfs, gcsfs, and local and in-memory file systems say when an object was written."""

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar
 
-from vilbert.pipeline.shards.errors import ShardError
+from vilbert.pipeline.errors import ShardError
 
 logger = logging.getLogger(__name__)
 _Result = TypeVar("_Result")

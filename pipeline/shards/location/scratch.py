@@ -14,7 +14,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from vilbert.pipeline.shards.errors import ShardError
+from vilbert.pipeline.errors import ShardError
 
 
 @contextlib.contextmanager

@@ -15,7 +15,7 @@ import stat
 from pathlib import Path
 from typing import BinaryIO
 
-from vilbert.pipeline.shards.layout import FAILURES_FOLDER, SHARDS_FOLDER
+from vilbert.pipeline.shards.location.layout import FAILURES_FOLDER, SHARDS_FOLDER
 
 _TEMPORARY_NAME = re.compile(r"\..+\.\d+\.[0-9a-f]{8}\.tmp")
 

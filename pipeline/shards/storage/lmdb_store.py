@@ -16,15 +16,15 @@ from typing import Any, TypeVar
 import lmdb
 from lmdb.verify import VerifyError, verify
 
-from vilbert.pipeline.shards.atomic import temporary_path
+from vilbert.pipeline.errors import CorruptShardError, ShardError, UnsupportedFormatError
 from vilbert.pipeline.shards.canonical import decode_json, encode_json
-from vilbert.pipeline.shards.closing import Closing
-from vilbert.pipeline.shards.errors import CorruptShardError, ShardError, UnsupportedFormatError
 from vilbert.pipeline.shards.keys import is_key
-from vilbert.pipeline.shards.lmdb_environments import environments
-from vilbert.pipeline.shards.part import Part
 from vilbert.pipeline.shards.sample import FORMAT, Sample
-from vilbert.pipeline.shards.tensors import decode_part, decode_tensor_metadata, decode_tensors, encode_tensors
+from vilbert.pipeline.shards.storage.atomic import temporary_path
+from vilbert.pipeline.shards.storage.closing import Closing
+from vilbert.pipeline.shards.storage.lmdb_environments import environments
+from vilbert.pipeline.shards.storage.part import Part
+from vilbert.pipeline.shards.storage.tensors import decode_part, decode_tensor_metadata, decode_tensors, encode_tensors
 
 _Decoded = TypeVar("_Decoded")
 

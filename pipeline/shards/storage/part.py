@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from vilbert.pipeline.errors import CorruptShardError
 from vilbert.pipeline.shards.canonical import decode_json
-from vilbert.pipeline.shards.errors import CorruptShardError
 from vilbert.pipeline.shards.sample import FIELDS, REGION_FIELDS, check_region_field
 
 _DTYPES = {name: np.dtype(field.dtype) for name, field in FIELDS.items()}

@@ -8,11 +8,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, Self
 
-from vilbert.pipeline.shards.errors import ShardError
-from vilbert.pipeline.shards.layout import StorageFormat
-from vilbert.pipeline.shards.part import Part
+from vilbert.pipeline.errors import ShardError
+from vilbert.pipeline.shards.location.layout import StorageFormat
 from vilbert.pipeline.shards.sample import Sample
-from vilbert.pipeline.shards.verified import compare_with_record
+from vilbert.pipeline.shards.storage.part import Part
+from vilbert.pipeline.shards.storage.verified import compare_with_record
 
 
 class ShardReader(Protocol):
@@ -86,11 +86,11 @@ def _open(path: Path) -> ShardReader:
     try:
         match path.suffix:
             case ".tar":
-                from vilbert.pipeline.shards.tar_store import TarReader
+                from vilbert.pipeline.shards.storage.tar_store import TarReader
 
                 return TarReader(path)
             case ".lmdb":
-                from vilbert.pipeline.shards.lmdb_store import LmdbReader
+                from vilbert.pipeline.shards.storage.lmdb_store import LmdbReader
 
                 return LmdbReader(path)
     except OSError as error:
@@ -101,9 +101,9 @@ def _open(path: Path) -> ShardReader:
 def create_shard(path: Path, storage: StorageFormat) -> SampleWriter:
     """Start a new file of samples at `path`, whatever its suffix; FileExistsError where there is one."""
     if storage == "tar":
-        from vilbert.pipeline.shards.tar_store import TarWriter
+        from vilbert.pipeline.shards.storage.tar_store import TarWriter
 
         return TarWriter(path)
-    from vilbert.pipeline.shards.lmdb_store import LmdbWriter
+    from vilbert.pipeline.shards.storage.lmdb_store import LmdbWriter
 
     return LmdbWriter(path)

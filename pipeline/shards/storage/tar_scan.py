@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from vilbert.pipeline.shards.keys import is_key
 from vilbert.pipeline.shards.sample import MEMBER_LAYOUTS
-from vilbert.pipeline.shards.ustar import BLOCK, HEADER_END, RECORD, checksum_field, header_parts, padding
+from vilbert.pipeline.shards.storage.ustar import BLOCK, HEADER_END, RECORD, checksum_field, header_parts, padding
 
 
 class TarIndex(NamedTuple):

@@ -14,15 +14,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from vilbert.pipeline.shards.atomic import HashingFile
-from vilbert.pipeline.shards.closing import Closing
-from vilbert.pipeline.shards.errors import CorruptShardError, ShardError
+from vilbert.pipeline.errors import CorruptShardError, ShardError
 from vilbert.pipeline.shards.keys import is_key
-from vilbert.pipeline.shards.npy import decode_npy
-from vilbert.pipeline.shards.part import Part, build_part, parse_metadata
 from vilbert.pipeline.shards.sample import MEMBER_LAYOUTS, Sample, decode_members, encode_members
-from vilbert.pipeline.shards.tar_scan import TarIndex, scan
-from vilbert.pipeline.shards.ustar import BLOCK, RECORD, padding, ustar_header
+from vilbert.pipeline.shards.storage.atomic import HashingFile
+from vilbert.pipeline.shards.storage.closing import Closing
+from vilbert.pipeline.shards.storage.npy import decode_npy
+from vilbert.pipeline.shards.storage.part import Part, build_part, parse_metadata
+from vilbert.pipeline.shards.storage.tar_scan import TarIndex, scan
+from vilbert.pipeline.shards.storage.ustar import BLOCK, RECORD, padding, ustar_header
 
 
 class TarWriter:

@@ -15,11 +15,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from safetensors.numpy import save
 
+from vilbert.pipeline.errors import CorruptShardError
 from vilbert.pipeline.shards.canonical import decode_json
-from vilbert.pipeline.shards.errors import CorruptShardError
-from vilbert.pipeline.shards.npy import check_empty, read_only_view
-from vilbert.pipeline.shards.part import Part, build_part, parse_metadata
 from vilbert.pipeline.shards.sample import Sample, build_sample, encode_metadata, field_names
+from vilbert.pipeline.shards.storage.npy import check_empty, read_only_view
+from vilbert.pipeline.shards.storage.part import Part, build_part, parse_metadata
 
 _DTYPES: dict[str, np.dtype[Any]] = {
     "F16": np.dtype("<f2"),

@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from vilbert.pipeline.shards.errors import CorruptShardError
+from vilbert.pipeline.errors import CorruptShardError
 from vilbert.pipeline.shards.record import read_record
 
 _READ_BYTES = 1 << 20

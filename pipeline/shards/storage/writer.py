@@ -15,10 +15,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from vilbert.pipeline.shards.atomic import fsync_dir, temporary_path, write_atomic
-from vilbert.pipeline.shards.errors import ShardError
+from vilbert.pipeline.errors import ShardError
 from vilbert.pipeline.shards.failures import FailureRow, encode_failures
-from vilbert.pipeline.shards.layout import (
+from vilbert.pipeline.shards.location.layout import (
     FAILURES_FOLDER,
     SHARDS_FOLDER,
     StorageFormat,
@@ -28,7 +27,8 @@ from vilbert.pipeline.shards.layout import (
 )
 from vilbert.pipeline.shards.record import ShardRecord, count_names
 from vilbert.pipeline.shards.sample import Sample
-from vilbert.pipeline.shards.store import create_shard
+from vilbert.pipeline.shards.storage.atomic import fsync_dir, temporary_path, write_atomic
+from vilbert.pipeline.shards.storage.store import create_shard
 
 
 class ShardWriter:

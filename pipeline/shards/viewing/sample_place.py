@@ -5,14 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import NamedTuple
 
+from vilbert.pipeline.errors import ShardError
 from vilbert.pipeline.shards.dataset import DatasetInfo
-from vilbert.pipeline.shards.errors import ShardError
-from vilbert.pipeline.shards.folder import Folder, open_folder
 from vilbert.pipeline.shards.keys import sample_key
-from vilbert.pipeline.shards.layout import data_path, record_path
+from vilbert.pipeline.shards.location.folder import Folder, open_folder
+from vilbert.pipeline.shards.location.layout import data_path, record_path
 from vilbert.pipeline.shards.record import ShardRecord
 from vilbert.pipeline.shards.sample import Sample
-from vilbert.pipeline.shards.store import open_shard
+from vilbert.pipeline.shards.storage.store import open_shard
 from vilbert.pipeline.terminal import counted
 
 

@@ -14,16 +14,16 @@ from numpy.typing import NDArray
 from tyro.conf import Positional
 
 from vilbert.pipeline.shards.dataset import DatasetInfo, Totals, read_info, sum_records
-from vilbert.pipeline.shards.describe import name_of
 from vilbert.pipeline.shards.documents import is_digest
-from vilbert.pipeline.shards.folder import Folder, open_folder
-from vilbert.pipeline.shards.histogram import bars, group_counts, mean
-from vilbert.pipeline.shards.layout import data_path
+from vilbert.pipeline.shards.location.folder import Folder, open_folder
+from vilbert.pipeline.shards.location.layout import data_path
+from vilbert.pipeline.shards.location.place_option import PlaceOption
 from vilbert.pipeline.shards.parallel import map_shards, worker_count
-from vilbert.pipeline.shards.place_option import PlaceOption
 from vilbert.pipeline.shards.record import read_records_of
 from vilbert.pipeline.shards.sample import captions_of
-from vilbert.pipeline.shards.store import open_shard
+from vilbert.pipeline.shards.storage.store import open_shard
+from vilbert.pipeline.shards.viewing.describe import name_of
+from vilbert.pipeline.shards.viewing.histogram import bars, group_counts, mean
 from vilbert.pipeline.terminal import print_lines
 from vilbert.settings import NonNegativeInt, validated
 

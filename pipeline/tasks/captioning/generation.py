@@ -27,8 +27,8 @@ from vilbert.model.packing import Packing
 from vilbert.model.pairs import Streams
 from vilbert.model.tasks import ViLBertForTasks
 from vilbert.model.vilbert import ViLBertModel
-from vilbert.pipeline.tasks.generation_settings import GenerationSettings
-from vilbert.pipeline.train.errors import NonFiniteError
+from vilbert.pipeline.errors import NonFiniteError
+from vilbert.pipeline.tasks.captioning.generation_settings import GenerationSettings
 
 NEVER = float("-inf")
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 from vilbert.pipeline.tasks.registry import TaskSpec
 
 CAPTIONING = TaskSpec(
-    open="vilbert.pipeline.tasks.captioning:open_task",
+    open="vilbert.pipeline.tasks.captioning.task:open_task",
     head="linguisic_prediction",
     prediction="describe",
     token=0,
     causal=True,
     test_splits=("test",),
-    evaluation="vilbert.pipeline.tasks.caption_evaluation:answer",
+    evaluation="vilbert.pipeline.evaluate.captioning:answer",
     main_metric="cider",
     about_metrics="BLEU, ROUGE-L and CIDEr compare the model's captions with people's; higher is better.",
 )

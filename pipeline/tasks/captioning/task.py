@@ -1,7 +1,7 @@
 """Captioning: the text stream, seeing only the past, says at each word what comes next.
 
 Trained on each caption of an image; the regions see no more of the text than [CLS], so no word leaks into an earlier
-one by way of the image. Captions are written by `vilbert evaluate captioning` (`caption_evaluation.py`).
+one by way of the image. Captions are written by `vilbert evaluate captioning` (`pipeline/evaluate/captioning.py`).
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from torch import Tensor
 
 from vilbert.model.outputs import ViLBertForTasksOutput
 from vilbert.pipeline.shards.canonical import encode_json
+from vilbert.pipeline.tasks.captioned_images import CaptionedImage, read_captioned_images
 from vilbert.pipeline.tasks.losses import next_word_loss
 from vilbert.pipeline.tasks.registry import TaskFiles
-from vilbert.pipeline.tasks.retrieval_files import CaptionedImage, read_captioned_images
 from vilbert.pipeline.tasks.task import Rows, Shown, Task, TaskBase, text_of
 
 
@@ -101,7 +101,7 @@ class CaptioningTask(TaskBase):
 
 def overlap(caption: str, truths: Sequence[str]) -> float:
     """Return ROUGE-L of a caption with those of people, of words in lower case without punctuation."""
-    from vilbert.pipeline.tasks.caption_metrics import require_pycocoevalcap, words_without_java
+    from vilbert.pipeline.tasks.captioning.metrics import require_pycocoevalcap, words_without_java
 
     require_pycocoevalcap()
     from pycocoevalcap.rouge.rouge import Rouge

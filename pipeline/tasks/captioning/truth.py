@@ -14,9 +14,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from vilbert.pipeline.errors import RefusedError
 from vilbert.pipeline.shapes.facts import NUMBERS, OPPOSITES, VALUES, Description, article, furthest, holds
 from vilbert.pipeline.shapes.scene import SceneObject
-from vilbert.pipeline.shards.errors import RefusedError
 from vilbert.untrusted.documents import parse_json
 
 Objects = Sequence[SceneObject]

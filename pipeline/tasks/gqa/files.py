@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vilbert.manifests.document import read_document
-from vilbert.pipeline.shards.errors import RefusedError
+from vilbert.manifests.readers.document import read_document
+from vilbert.pipeline.errors import RefusedError
 from vilbert.pipeline.tasks.annotation_files import field, reading
 
 FILES = {
@@ -114,7 +114,7 @@ def build_gqa_vocabulary(questions: Iterable[GqaQuestion], *, least: int = 9) ->
     """Return the answers that at least `least` questions have, the most frequent first, equal ones by the alphabet.
 
     ViLBERT's published classifier has 1,533 answers, in an order that is in its published list alone
-    (`vilbert.pipeline.tasks.vqa_answers.load_vocabulary`).
+    (`vilbert.pipeline.tasks.vqa.answers.load_vocabulary`).
     """
     counts = Counter(question.answer for question in questions if question.answer is not None)
     frequent = [answer for answer, count in counts.items() if count >= least]

@@ -10,10 +10,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from vilbert.manifests.document import read_document
-from vilbert.pipeline.shards.errors import RefusedError
+from vilbert.manifests.readers.document import read_document
+from vilbert.pipeline.errors import RefusedError
 from vilbert.pipeline.tasks.annotation_files import reading
-from vilbert.pipeline.tasks.gqa_files import GqaQuestion
+from vilbert.pipeline.tasks.gqa.files import GqaQuestion
 
 CHOICES_FILE = "{}_choices.json"
 """By split; published for val whole, for train in parts, which are not read."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from vilbert.pipeline.tasks.registry import TaskSpec
 
 GQA = TaskSpec(
-    open="vilbert.pipeline.tasks.gqa:open_task",
+    open="vilbert.pipeline.tasks.gqa.task:open_task",
     head="vil_prediction_gqa",
     prediction="answer",
     token=15,

@@ -10,14 +10,14 @@ import torch
 from torch import Tensor
 
 from vilbert.model.outputs import ViLBertForTasksOutput
+from vilbert.pipeline.errors import RefusedError
 from vilbert.pipeline.shards.canonical import encode_json
-from vilbert.pipeline.shards.errors import RefusedError
-from vilbert.pipeline.tasks.gqa_files import GqaQuestion, build_gqa_vocabulary, gqa_results, read_gqa
-from vilbert.pipeline.tasks.gqa_metrics import CHOICES_FILE, Choices, gqa_figures, read_choices
+from vilbert.pipeline.tasks.gqa.files import GqaQuestion, build_gqa_vocabulary, gqa_results, read_gqa
+from vilbert.pipeline.tasks.gqa.metrics import CHOICES_FILE, Choices, gqa_figures, read_choices
 from vilbert.pipeline.tasks.losses import soft_answer_loss
 from vilbert.pipeline.tasks.registry import TaskFiles
 from vilbert.pipeline.tasks.task import Rows, Shown, Task, TaskBase, text_of
-from vilbert.pipeline.tasks.vqa_answers import load_vocabulary
+from vilbert.pipeline.tasks.vqa.answers import load_vocabulary
 
 
 class GqaTask(TaskBase):

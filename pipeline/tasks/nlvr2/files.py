@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from vilbert.pipeline.shards.errors import RefusedError
+from vilbert.pipeline.errors import RefusedError
 from vilbert.pipeline.tasks.annotation_files import field, json_lines, label_field, split_file
 
 _IDENTIFIER = re.compile(r"(.+-\d+-\d+)-\d+")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from vilbert.pipeline.tasks.registry import TaskSpec
 
 NLVR2 = TaskSpec(
-    open="vilbert.pipeline.tasks.nlvr2:open_task",
+    open="vilbert.pipeline.tasks.nlvr2.task:open_task",
     head="vil_binary_prediction",
     prediction="judge",
     token=12,

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from vilbert.pipeline.tasks.choice import ChoiceTask
-from vilbert.pipeline.tasks.nlvr2_files import NlvrStatement, nlvr2_accuracy, nlvr2_results_csv, read_nlvr2
+from vilbert.pipeline.tasks.nlvr2.files import NlvrStatement, nlvr2_accuracy, nlvr2_results_csv, read_nlvr2
 from vilbert.pipeline.tasks.registry import TaskFiles
 from vilbert.pipeline.tasks.task import Rows, Task
 

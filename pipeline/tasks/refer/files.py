@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from vilbert.manifests.boxes import parse_box, within_unit
-from vilbert.manifests.document import read_document
+from vilbert.manifests.readers.document import read_document
 from vilbert.manifests.record import Box
-from vilbert.pipeline.shards.atomic import write_atomic
+from vilbert.pipeline.errors import RefusedError
 from vilbert.pipeline.shards.canonical import encode_json
-from vilbert.pipeline.shards.errors import RefusedError
+from vilbert.pipeline.shards.storage.atomic import write_atomic
 from vilbert.pipeline.tasks.annotation_files import AbsentError, field, json_lines, reading
 from vilbert.untrusted import pickles
 from vilbert.untrusted.documents import read_json

@@ -7,7 +7,7 @@ from dataclasses import replace
 from vilbert.pipeline.tasks.registry import TaskSpec
 
 REFCOCO = TaskSpec(
-    open="vilbert.pipeline.tasks.refer:open_task",
+    open="vilbert.pipeline.tasks.refer.task:open_task",
     head="vision_logit",
     prediction="point",
     token=9,

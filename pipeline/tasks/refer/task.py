@@ -17,8 +17,8 @@ from torch import Tensor
 from vilbert.model.outputs import ViLBertForTasksOutput
 from vilbert.pipeline.shards.canonical import encode_json
 from vilbert.pipeline.tasks.losses import region_loss
-from vilbert.pipeline.tasks.refer_boxes import iou, soft_targets
-from vilbert.pipeline.tasks.refer_files import Expression, read_refer
+from vilbert.pipeline.tasks.refer.boxes import iou, soft_targets
+from vilbert.pipeline.tasks.refer.files import Expression, read_refer
 from vilbert.pipeline.tasks.registry import TaskFiles
 from vilbert.pipeline.tasks.task import GivenBoxes, Rows, Shown, Task, TaskBase, numbers_of
 

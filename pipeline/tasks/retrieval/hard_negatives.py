@@ -24,16 +24,16 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from vilbert.pipeline.shards.atomic import write_atomic
+from vilbert.pipeline.errors import RefusedError
 from vilbert.pipeline.shards.canonical import encode_json
-from vilbert.pipeline.shards.errors import RefusedError
-from vilbert.pipeline.train.disk import explain_disk_errors
-from vilbert.pipeline.train.order import Order
+from vilbert.pipeline.shards.storage.atomic import write_atomic
+from vilbert.pipeline.train.data.order import Order
+from vilbert.pipeline.train.run.disk import explain_disk_errors
 from vilbert.untrusted.arrays import parse_npy
 from vilbert.untrusted.documents import read_json
 
 if TYPE_CHECKING:
-    from vilbert.pipeline.train.corpus import Corpus
+    from vilbert.pipeline.train.data.corpus import Corpus
 
 NEIGHBOURS = 100
 _SAMPLES_AT_ONCE = 512

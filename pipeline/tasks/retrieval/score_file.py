@@ -17,10 +17,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vilbert.pipeline.shards.atomic import fsync_dir, temporary_path, write_atomic
+from vilbert.pipeline.errors import FingerprintError, RefusedError
 from vilbert.pipeline.shards.canonical import encode_json
-from vilbert.pipeline.shards.errors import FingerprintError, RefusedError
-from vilbert.pipeline.train.disk import explain_disk_errors
+from vilbert.pipeline.shards.storage.atomic import fsync_dir, temporary_path, write_atomic
+from vilbert.pipeline.train.run.disk import explain_disk_errors
 from vilbert.untrusted.documents import read_json
 
 FORMAT = 1

@@ -16,7 +16,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from vilbert.pipeline.shards.errors import RefusedError
+from vilbert.pipeline.errors import RefusedError
 
 Numbers = NDArray[np.int64]
 ITEM_BYTES = {"float32": 4, "bfloat16": 2}

@@ -27,9 +27,9 @@ from vilbert.model.meeting import image_alone, pooled_pairs, text_alone
 from vilbert.model.pairs import Streams
 from vilbert.model.tasks import ViLBertForTasks
 from vilbert.model.vilbert import ViLBertForPreTraining, ViLBertModel
-from vilbert.pipeline.shards.errors import RefusedError
-from vilbert.pipeline.tasks.retrieval_plan import Numbers, Plan, ScoreSettings, plan
-from vilbert.pipeline.tasks.retrieval_score_file import open_scores, save
+from vilbert.pipeline.errors import RefusedError
+from vilbert.pipeline.tasks.retrieval.score_file import open_scores, save
+from vilbert.pipeline.tasks.retrieval.score_plan import Numbers, Plan, ScoreSettings, plan
 
 Scorer = ViLBertForTasks | ViLBertForPreTraining
 Scores = NDArray[np.float32]

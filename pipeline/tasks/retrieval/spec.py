@@ -10,12 +10,12 @@ from dataclasses import replace
 from vilbert.pipeline.tasks.registry import TaskSpec
 
 FLICKR30K = TaskSpec(
-    open="vilbert.pipeline.tasks.retrieval:open_task",
+    open="vilbert.pipeline.tasks.retrieval.task:open_task",
     head="vil_logit",
     prediction="rank",
     token=8,
     test_splits=("test",),
-    evaluation="vilbert.pipeline.tasks.retrieval_evaluation:answer",
+    evaluation="vilbert.pipeline.evaluate.retrieval:answer",
     main_metric="image_retrieval_r1",
     about_metrics=(
         "R@1, R@5 and R@10: the share of captions whose photograph, or of photographs one of whose captions, is "

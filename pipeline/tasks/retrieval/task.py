@@ -3,7 +3,7 @@
 As published, the right pair stands beside three wrong ones: the image with another image's caption, another image with
 the caption, and the image with a caption of an image that is easily taken for it (one of its 100 nearest by mean
 feature, `hard_negatives.py`). In evaluations between, the fourth is a random one. Every caption against every image is
-what `vilbert evaluate retrieval` scores (`retrieval_evaluation.py`). Source: `retreival_dataset.py` of vilbert_beta.
+what `vilbert evaluate retrieval` scores (`evaluate/retrieval.py`). Source: `retreival_dataset.py` of vilbert_beta.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vilbert.pipeline.shards.canonical import encode_json
-from vilbert.pipeline.tasks.captioning import Caption
+from vilbert.pipeline.tasks.captioned_images import CaptionedImage, read_captioned_images
+from vilbert.pipeline.tasks.captioning.task import Caption
 from vilbert.pipeline.tasks.choice import ChoiceTask
-from vilbert.pipeline.tasks.hard_negatives import NEIGHBOURS, HardNegatives, hard_negatives
 from vilbert.pipeline.tasks.registry import TaskFiles
-from vilbert.pipeline.tasks.retrieval_files import CaptionedImage, read_captioned_images
+from vilbert.pipeline.tasks.retrieval.hard_negatives import NEIGHBOURS, HardNegatives, hard_negatives
 from vilbert.pipeline.tasks.task import Rows, Task, text_of
-from vilbert.pipeline.train.draws import Stream, below, bits
+from vilbert.pipeline.train.examples.draws import Stream, below, bits
 
 if TYPE_CHECKING:
     from vilbert.pipeline.tasks.batch import ItemSource
-    from vilbert.pipeline.train.distributed import Group
+    from vilbert.pipeline.train.engine.distributed import Group
 
 OPTIONS = 4
 RIGHT = 0

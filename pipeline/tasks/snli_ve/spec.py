@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from vilbert.pipeline.tasks.registry import TaskSpec
-from vilbert.pipeline.tasks.snli_ve_files import LABELS
+from vilbert.pipeline.tasks.snli_ve.files import LABELS
 
 SNLI_VE = TaskSpec(
-    open="vilbert.pipeline.tasks.snli_ve:open_task",
+    open="vilbert.pipeline.tasks.snli_ve.task:open_task",
     head="vil_tri_prediction",
     prediction="answer",
     token=13,

@@ -22,10 +22,10 @@ from numpy.typing import NDArray
 
 from vilbert.manifests.boxes import parse_box, within_unit
 from vilbert.manifests.captions import storable
+from vilbert.pipeline.errors import RefusedError
 from vilbert.pipeline.shards.canonical import encode_json
-from vilbert.pipeline.shards.errors import RefusedError
 from vilbert.pipeline.tasks.annotation_files import field, json_lines, reading
-from vilbert.pipeline.tasks.retrieval_files import coco_number
+from vilbert.pipeline.tasks.captioned_images import coco_number
 from vilbert.untrusted.documents import parse_json
 
 CHOICES = 4

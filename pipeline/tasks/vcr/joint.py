@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from vilbert.pipeline.shards.errors import RefusedError
-from vilbert.pipeline.tasks.vcr_files import CHOICES, q_ar_accuracy, submission_csv
+from vilbert.pipeline.errors import RefusedError
+from vilbert.pipeline.tasks.vcr.files import CHOICES, q_ar_accuracy, submission_csv
 from vilbert.untrusted.documents import read_json
 
 if TYPE_CHECKING:
-    from vilbert.pipeline.tasks.vcr import VcrTask
+    from vilbert.pipeline.tasks.vcr.task import VcrTask
 
 
 def joint_results(

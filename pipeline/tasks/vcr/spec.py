@@ -7,7 +7,7 @@ from dataclasses import replace
 from vilbert.pipeline.tasks.registry import TaskSpec
 
 VCR_QA = TaskSpec(
-    open="vilbert.pipeline.tasks.vcr:open_task",
+    open="vilbert.pipeline.tasks.vcr.task:open_task",
     head="vil_logit",
     prediction="choose",
     token=5,

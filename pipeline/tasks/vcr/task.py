@@ -2,7 +2,7 @@
 
 Each option is a row: the question, for reasons the right answer behind a separator, and the option in segment 1.
 Regions at the boxes of the annotations are shown beside the detector's, where their features are given. Q -> AR is both
-right at once, and `vcr_joint.py` tells it from the results of both. Where the right answer is secret, reasons are asked
+right at once, and `joint.py` tells it from the results of both. Where the right answer is secret, reasons are asked
 for with each of the four.
 """
 
@@ -21,7 +21,7 @@ from vilbert.pipeline.tasks.choice import ChoiceTask
 from vilbert.pipeline.tasks.labels import share_right
 from vilbert.pipeline.tasks.registry import TaskFiles
 from vilbert.pipeline.tasks.task import GivenBoxes, Rows, Task, numbers_of
-from vilbert.pipeline.tasks.vcr_files import CHOICES, NAMES, VcrQuestion, read_vcr
+from vilbert.pipeline.tasks.vcr.files import CHOICES, NAMES, VcrQuestion, read_vcr
 
 
 class VcrItem(NamedTuple):
@@ -88,8 +88,8 @@ class VcrTask(ChoiceTask):
         return encode_json(rows)
 
     def joint_results(self, path: Path, answers: Mapping[int, Any]) -> tuple[dict[str, float], bytes | None]:
-        """Return Q -> AR of these reasons and of the answers in the results of vcr-qa; see `vcr_joint.py`."""
-        from vilbert.pipeline.tasks.vcr_joint import joint_results
+        """Return Q -> AR of these reasons and of the answers in the results of vcr-qa; see `joint.py`."""
+        from vilbert.pipeline.tasks.vcr.joint import joint_results
 
         return joint_results(path, self, answers)
 

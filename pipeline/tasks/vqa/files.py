@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from vilbert.manifests.captions import storable
-from vilbert.pipeline.shards.errors import RefusedError
+from vilbert.pipeline.errors import RefusedError
 from vilbert.pipeline.tasks.annotation_files import field, reading
 from vilbert.untrusted.documents import DocumentError, read_json
 

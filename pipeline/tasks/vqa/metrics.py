@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
-from vilbert.pipeline.tasks.vqa_answers import ENOUGH, PEOPLE, normalize, soft_score, strip
-from vilbert.pipeline.tasks.vqa_files import Id, Question, in_order
+from vilbert.pipeline.tasks.vqa.answers import ENOUGH, PEOPLE, normalize, soft_score, strip
+from vilbert.pipeline.tasks.vqa.files import Id, Question, in_order
 
 
 def question_accuracy(answer: str, truths: Sequence[str]) -> float:

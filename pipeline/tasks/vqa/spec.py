@@ -5,7 +5,7 @@ from __future__ import annotations
 from vilbert.pipeline.tasks.registry import TaskSpec
 
 VQA = TaskSpec(
-    open="vilbert.pipeline.tasks.vqa:open_task",
+    open="vilbert.pipeline.tasks.vqa.task:open_task",
     head="vil_prediction",
     prediction="answer",
     token=1,

@@ -11,14 +11,14 @@ import torch
 from torch import Tensor
 
 from vilbert.model.outputs import ViLBertForTasksOutput
+from vilbert.pipeline.errors import RefusedError
 from vilbert.pipeline.shards.canonical import encode_json
-from vilbert.pipeline.shards.errors import RefusedError
 from vilbert.pipeline.tasks.losses import soft_answer_loss
 from vilbert.pipeline.tasks.registry import TaskFiles
 from vilbert.pipeline.tasks.task import Rows, Shown, Task, TaskBase, text_of
-from vilbert.pipeline.tasks.vqa_accuracy import accuracy, question_accuracy, results
-from vilbert.pipeline.tasks.vqa_answers import build_vocabulary, load_vocabulary, soft_targets, strip
-from vilbert.pipeline.tasks.vqa_files import Question, read_questions, read_trainval
+from vilbert.pipeline.tasks.vqa.answers import build_vocabulary, load_vocabulary, soft_targets, strip
+from vilbert.pipeline.tasks.vqa.files import Question, read_questions, read_trainval
+from vilbert.pipeline.tasks.vqa.metrics import accuracy, question_accuracy, results
 
 MOST_TRUTHS = 3
 """People's answers that a report lists for a question."""

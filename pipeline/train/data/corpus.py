@@ -17,14 +17,14 @@ from typing import Any, Literal, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from vilbert.pipeline.shards.errors import CorruptShardError, RefusedError
-from vilbert.pipeline.shards.store import ShardReader, open_shard
-from vilbert.pipeline.shards.verified import VerifiedFiles
-from vilbert.pipeline.train.mixed_features import refuse_mixed_features, refuse_repeated
-from vilbert.pipeline.train.order import Places
-from vilbert.pipeline.train.run_settings import DEFAULT_CACHE_BYTES
-from vilbert.pipeline.train.selection import Source, check_sources, read_source, usable_indices
-from vilbert.pipeline.train.shard_cache import CacheFullError, ShardCache
+from vilbert.pipeline.errors import CorruptShardError, RefusedError
+from vilbert.pipeline.shards.storage.store import ShardReader, open_shard
+from vilbert.pipeline.shards.storage.verified import VerifiedFiles
+from vilbert.pipeline.train.data.mixed_features import refuse_mixed_features, refuse_repeated
+from vilbert.pipeline.train.data.order import Places
+from vilbert.pipeline.train.data.selection import Source, check_sources, read_source, usable_indices
+from vilbert.pipeline.train.data.shard_cache import CacheFullError, ShardCache
+from vilbert.pipeline.train.run.settings import DEFAULT_CACHE_BYTES
 
 _log = logging.getLogger(__name__)
 _Item = TypeVar("_Item")

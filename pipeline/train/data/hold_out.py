@@ -16,13 +16,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vilbert.manifests.hold_out import HoldOut, hold_out_key
-from vilbert.pipeline.shards.atomic import write_atomic
+from vilbert.pipeline.errors import RefusedError
 from vilbert.pipeline.shards.canonical import encode_json
-from vilbert.pipeline.shards.errors import RefusedError
-from vilbert.pipeline.train.corpus import Corpus
-from vilbert.pipeline.train.distributed import Group
-from vilbert.pipeline.train.order import Order
-from vilbert.pipeline.train.selection import Part, Source
+from vilbert.pipeline.shards.storage.atomic import write_atomic
+from vilbert.pipeline.train.data.corpus import Corpus
+from vilbert.pipeline.train.data.order import Order
+from vilbert.pipeline.train.data.selection import Part, Source
+from vilbert.pipeline.train.engine.distributed import Group
 from vilbert.untrusted.documents import DocumentError, read_json
 
 _log = logging.getLogger(__name__)

@@ -18,9 +18,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vilbert.pipeline.train.loader_processes import LoaderProcesses
-from vilbert.pipeline.train.objective import MicroBatch
-from vilbert.pipeline.train.shared_buffers import ReceivedBuffers, Sent, begin_worker, new_buffers, send_features
+from vilbert.pipeline.train.data.loader_processes import LoaderProcesses
+from vilbert.pipeline.train.data.shared_buffers import ReceivedBuffers, Sent, begin_worker, new_buffers, send_features
+from vilbert.pipeline.train.engine.objective import MicroBatch
 
 B = TypeVar("B", bound=MicroBatch)
 

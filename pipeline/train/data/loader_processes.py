@@ -29,8 +29,8 @@ from multiprocessing.util import Finalize
 from pathlib import Path
 from weakref import WeakSet
 
+from vilbert.pipeline.errors import LoaderError
 from vilbert.pipeline.signals import end_with_parent
-from vilbert.pipeline.train.errors import LoaderError
 
 logger = logging.getLogger(__name__)
 

@@ -7,10 +7,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vilbert.pipeline.shards.errors import RefusedError
+from vilbert.pipeline.errors import RefusedError
 
 if TYPE_CHECKING:
-    from vilbert.pipeline.train.selection import Source
+    from vilbert.pipeline.train.data.selection import Source
 
 logger = logging.getLogger(__name__)
 

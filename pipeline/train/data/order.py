@@ -23,7 +23,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from vilbert.pipeline.train.mixing import derive_key, permutation
+from vilbert.pipeline.train.data.mixing import derive_key, permutation
 
 _PASS, _PART, _EPOCH, _WINDOW = range(4)  # what a key is for, so that no two purposes share one
 _KEPT_EPOCHS = 2  # a batch may lie across the end of an epoch

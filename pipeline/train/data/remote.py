@@ -12,8 +12,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar, cast
 
-from vilbert.pipeline.shards.errors import CorruptShardError, ShardError
-from vilbert.pipeline.shards.urls import is_remote, join, open_file_system, public_url
+from vilbert.pipeline.errors import CorruptShardError, ShardError
+from vilbert.pipeline.urls import is_remote, join, open_file_system, public_url
 
 __all__ = ["RemoteError", "download", "is_remote", "join", "public_url", "read_files"]
 

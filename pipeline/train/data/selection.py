@@ -14,13 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vilbert.manifests.hold_out import HoldOut
+from vilbert.pipeline.errors import CorruptShardError, RefusedError
 from vilbert.pipeline.shards.dataset import DatasetInfo, contradiction, read_dataset
-from vilbert.pipeline.shards.errors import CorruptShardError, RefusedError
-from vilbert.pipeline.shards.layout import DATASET_FILE, StorageFormat, data_path
+from vilbert.pipeline.shards.location.layout import DATASET_FILE, StorageFormat, data_path
 from vilbert.pipeline.shards.record import ShardRecord, read_records, records_digest
-from vilbert.pipeline.shards.store import ShardReader
-from vilbert.pipeline.train.remote import is_remote, public_url
-from vilbert.pipeline.train.shard_cache import ShardCache
+from vilbert.pipeline.shards.storage.store import ShardReader
+from vilbert.pipeline.train.data.remote import is_remote, public_url
+from vilbert.pipeline.train.data.shard_cache import ShardCache
 
 _log = logging.getLogger(__name__)
 

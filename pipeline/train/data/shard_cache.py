@@ -25,12 +25,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from vilbert.pipeline.shards.atomic import write_atomic
+from vilbert.pipeline.errors import RefusedError, ShardError
 from vilbert.pipeline.shards.dataset import read_dataset
-from vilbert.pipeline.shards.errors import RefusedError, ShardError
-from vilbert.pipeline.shards.layout import DATASET_FILE, SHARDS_FOLDER, record_path
-from vilbert.pipeline.shards.store import ShardReader, open_shard
-from vilbert.pipeline.train.remote import download, join, public_url, read_files
+from vilbert.pipeline.shards.location.layout import DATASET_FILE, SHARDS_FOLDER, record_path
+from vilbert.pipeline.shards.storage.atomic import write_atomic
+from vilbert.pipeline.shards.storage.store import ShardReader, open_shard
+from vilbert.pipeline.train.data.remote import download, join, public_url, read_files
 
 _FETCH = re.compile(r"\.fetch-(\d+)-[0-9a-f]{16}")
 _WAIT_SECONDS = 0.05  # between looks whether downloads of other processes are done

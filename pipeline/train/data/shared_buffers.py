@@ -26,7 +26,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from vilbert.pipeline.train.errors import LoaderError
+from vilbert.pipeline.errors import LoaderError
 
 logger = logging.getLogger(__name__)
 

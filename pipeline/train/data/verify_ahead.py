@@ -14,10 +14,10 @@ from typing import TypeVar
 
 import numpy as np
 
-from vilbert.pipeline.shards.verified import VerifiedFiles
-from vilbert.pipeline.train.corpus import Corpus
-from vilbert.pipeline.train.order import Order
-from vilbert.pipeline.train.run_settings import RunSettings
+from vilbert.pipeline.shards.storage.verified import VerifiedFiles
+from vilbert.pipeline.train.data.corpus import Corpus
+from vilbert.pipeline.train.data.order import Order
+from vilbert.pipeline.train.run.settings import RunSettings
 
 B = TypeVar("B")
 

@@ -10,10 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vilbert.pipeline.shards.errors import ShardError
-from vilbert.pipeline.train.corpus import Corpus
-from vilbert.pipeline.train.objective import MicroBatch
-from vilbert.pipeline.train.order import Order
+from vilbert.pipeline.errors import ShardError
+from vilbert.pipeline.train.data.corpus import Corpus
+from vilbert.pipeline.train.data.order import Order
+from vilbert.pipeline.train.engine.objective import MicroBatch
 
 NAMED = 4
 """Images that the message names with their places."""

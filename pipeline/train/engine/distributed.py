@@ -16,10 +16,9 @@ from torch import Tensor
 
 from vilbert.extractors.extractor import ExtractorError
 from vilbert.manifests.record import ManifestError
-from vilbert.pipeline.shards.errors import RefusedError, first_line
+from vilbert.pipeline.errors import RefusedError, TrainingError, first_line
 from vilbert.pipeline.signals import leave_now
-from vilbert.pipeline.train.errors import TrainingError
-from vilbert.pipeline.train.group_watch import ending_together
+from vilbert.pipeline.train.engine.group_watch import ending_together
 
 PATIENCE = timedelta(hours=24)
 """How long a process waits for the others. The first makes a vocabulary of all captions while they do, which of many

@@ -16,9 +16,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Protocol
 
-from vilbert.pipeline.shards.errors import first_line
+from vilbert.pipeline.errors import LostPeerError, first_line
 from vilbert.pipeline.signals import leave_now
-from vilbert.pipeline.train.errors import LostPeerError
 
 logger = logging.getLogger(__name__)
 

@@ -11,7 +11,7 @@ from typing import TypeVar
 import torch
 
 from vilbert.pipeline.signals import handling
-from vilbert.pipeline.train.distributed import Group
+from vilbert.pipeline.train.engine.distributed import Group
 
 T = TypeVar("T")
 

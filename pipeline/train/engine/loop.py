@@ -22,24 +22,24 @@ from torch import Tensor, nn
 from torch.optim import AdamW
 from transformers import PreTrainedModel
 
-from vilbert.pipeline.train.bad_inputs import Locate, explain_inputs, gathered, not_finite_images
-from vilbert.pipeline.train.checkpoints import optimizer_tensors, prune, restore_optimizer, save_checkpoint
-from vilbert.pipeline.train.distributed import Group
-from vilbert.pipeline.train.errors import NonFiniteError
-from vilbert.pipeline.train.interruption import (
+from vilbert.pipeline.errors import NonFiniteError
+from vilbert.pipeline.train.engine.bad_inputs import Locate, explain_inputs, gathered, not_finite_images
+from vilbert.pipeline.train.engine.distributed import Group
+from vilbert.pipeline.train.engine.interruption import (
     InterruptedEvaluationError,
     interruption,
     is_interrupted,
     until_interrupted,
 )
-from vilbert.pipeline.train.journal import Journal
-from vilbert.pipeline.train.objective import Evaluation, MicroBatch, Objective
-from vilbert.pipeline.train.optimizer import clip_gradients, level_counts, set_step
-from vilbert.pipeline.train.progress import TrainProgress
-from vilbert.pipeline.train.run_settings import RunSettings
-from vilbert.pipeline.train.schedule import factor_at
-from vilbert.pipeline.train.steering import Steering
-from vilbert.pipeline.train.step import Losses, backward
+from vilbert.pipeline.train.engine.objective import Evaluation, MicroBatch, Objective
+from vilbert.pipeline.train.engine.optimizer import clip_gradients, level_counts, set_step
+from vilbert.pipeline.train.engine.schedule import factor_at
+from vilbert.pipeline.train.engine.steering import Steering
+from vilbert.pipeline.train.engine.step import Losses, backward
+from vilbert.pipeline.train.run.checkpoints import optimizer_tensors, prune, restore_optimizer, save_checkpoint
+from vilbert.pipeline.train.run.journal import Journal
+from vilbert.pipeline.train.run.progress import TrainProgress
+from vilbert.pipeline.train.run.settings import RunSettings
 
 logger = logging.getLogger(__name__)
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from vilbert.pipeline.shards.errors import first_line
-from vilbert.pipeline.train.errors import OutOfMemoryError
+from vilbert.pipeline.errors import OutOfMemoryError, first_line
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from typing import Any, Protocol, Self
 import torch
 from torch import Tensor, nn
 
-from vilbert.pipeline.train.distributed import Group
+from vilbert.pipeline.train.engine.distributed import Group
 
 
 class MicroBatch(Protocol):

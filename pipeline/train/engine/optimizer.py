@@ -24,7 +24,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vilbert.pipeline.train.optimizer_settings import OptimizerSettings
+from vilbert.pipeline.train.engine.optimizer_settings import OptimizerSettings
 
 _WRAPPERS = re.compile(r"^(?:module\.|_orig_mod\.)+")
 # The task embeddings of 12-in-1 lie among BERT's but begin at random.

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from vilbert.pipeline.shards.errors import RefusedError
-from vilbert.pipeline.train.distributed import Group
-from vilbert.pipeline.train.run_settings import RunSettings
+from vilbert.pipeline.errors import RefusedError
+from vilbert.pipeline.train.engine.distributed import Group
+from vilbert.pipeline.train.run.settings import RunSettings
 
 
 @dataclass(frozen=True, kw_only=True)

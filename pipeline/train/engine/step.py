@@ -14,9 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from vilbert.pipeline.train.distributed import Group
-from vilbert.pipeline.train.mixing import mix64
-from vilbert.pipeline.train.objective import MicroBatch, Objective
+from vilbert.pipeline.train.data.mixing import mix64
+from vilbert.pipeline.train.engine.distributed import Group
+from vilbert.pipeline.train.engine.objective import MicroBatch, Objective
 
 
 @dataclass(frozen=True, kw_only=True)

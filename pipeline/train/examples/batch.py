@@ -22,17 +22,17 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from vilbert.model.losses import IGNORED, MASKED, apply_objective, has_negatives
-from vilbert.pipeline.train.draws import Stream, below, bits, keys, uniforms
-from vilbert.pipeline.train.image_rows import ImageRows, lay_out
-from vilbert.pipeline.train.item_settings import ItemSettings
-from vilbert.pipeline.train.masking import RegionDraws, WordDraws, mask_words
-from vilbert.pipeline.train.order import Order
-from vilbert.pipeline.train.pairs import choose_captions, choose_images, pick
-from vilbert.pipeline.train.share import Share
-from vilbert.pipeline.train.words import replacement_ids, to_words
+from vilbert.pipeline.train.data.order import Order
+from vilbert.pipeline.train.engine.share import Share
+from vilbert.pipeline.train.examples.draws import Stream, below, bits, keys, uniforms
+from vilbert.pipeline.train.examples.image_rows import ImageRows, lay_out
+from vilbert.pipeline.train.examples.item_settings import ItemSettings
+from vilbert.pipeline.train.examples.masking import RegionDraws, WordDraws, mask_words
+from vilbert.pipeline.train.examples.pairs import choose_captions, choose_images, pick
+from vilbert.pipeline.train.examples.words import replacement_ids, to_words
 
 if TYPE_CHECKING:
-    from vilbert.pipeline.train.corpus import Corpus, Example
+    from vilbert.pipeline.train.data.corpus import Corpus, Example
 
 T = TypeVar("T")
 

@@ -16,7 +16,7 @@ from enum import IntEnum
 import numpy as np
 from numpy.typing import NDArray
 
-from vilbert.pipeline.train.mixing import GOLDEN, mix64
+from vilbert.pipeline.train.data.mixing import GOLDEN, mix64
 
 _COUNTER_STEP = np.uint64(GOLDEN)
 _STREAM_STEP = 0xD1342543DE82EF95  # another odd constant: streams must not lie on the line of counters

@@ -15,12 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from vilbert.pipeline.train.item_settings import ItemSettings
-from vilbert.pipeline.train.masking import RegionDraws, RegionMasks, mask_regions
-from vilbert.pipeline.train.shared_buffers import empty_features
+from vilbert.pipeline.train.data.shared_buffers import empty_features
+from vilbert.pipeline.train.examples.item_settings import ItemSettings
+from vilbert.pipeline.train.examples.masking import RegionDraws, RegionMasks, mask_regions
 
 if TYPE_CHECKING:
-    from vilbert.pipeline.train.corpus import Corpus, Example
+    from vilbert.pipeline.train.data.corpus import Corpus, Example
 
 
 class ImageRows(NamedTuple):

@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from vilbert.pipeline.train.batch import Batch
+from vilbert.pipeline.train.examples.batch import Batch
 
 SMALLEST = 2.0**-24  # of the float16 numbers above 0
 GLOBAL_LOCATION = (0.0, 0.0, 1.0, 1.0, 1.0)

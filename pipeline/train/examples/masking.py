@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vilbert.model.losses import IGNORED, MASKED
-from vilbert.pipeline.train.item_settings import OverlapMasking
+from vilbert.pipeline.train.examples.item_settings import OverlapMasking
 
 SHARE_HIDDEN, SHARE_HIDDEN_OR_REPLACED = 0.8, 0.9  # of the words to predict
 SHARE_ZEROED = 0.9  # of the regions to predict

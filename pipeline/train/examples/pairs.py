@@ -16,11 +16,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vilbert.model.losses import IGNORED, MATCHES
-from vilbert.pipeline.train.draws import Stream, below, bits, uniforms
-from vilbert.pipeline.train.order import Order, Places
+from vilbert.pipeline.train.data.order import Order, Places
+from vilbert.pipeline.train.examples.draws import Stream, below, bits, uniforms
 
 if TYPE_CHECKING:
-    from vilbert.pipeline.train.corpus import Corpus
+    from vilbert.pipeline.train.data.corpus import Corpus
 
 TRIES = 8
 """Partners to look at before an image keeps its own caption: where all captions of a window are alike, none fits."""

@@ -21,12 +21,12 @@ from transformers import AutoTokenizer, BertTokenizer, PreTrainedTokenizerBase, 
 
 from vilbert.manifests.captions import storable
 from vilbert.model.hub import hub_problem
-from vilbert.pipeline.shards.errors import RefusedError, first_line
+from vilbert.pipeline.errors import RefusedError, first_line
 from vilbert.untrusted.documents import read_json
 
 NEW = "new"
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
-SHIPPED = Path(__file__).parents[1] / "recipes" / "tokenizer"
+SHIPPED = Path(__file__).parents[2] / "recipes" / "tokenizer"
 """Vocabularies that come with the package, a piece a line."""
 VOCABULARY_SIZE = 30_522  # BERT's; words beyond it are spelt from their characters
 VOCABULARY_FILES = ("tokenizer.json", "vocab.txt", "vocab.json", "spiece.model", "sentencepiece.bpe.model")

@@ -8,8 +8,8 @@ from contextlib import nullcontext
 from typing import TypeVar
 
 from vilbert.pipeline.signals import terminate_like_interrupt
-from vilbert.pipeline.train.run_settings import RunSettings
-from vilbert.pipeline.train.settings import PretrainSettings
+from vilbert.pipeline.train.pretraining.settings import PretrainSettings
+from vilbert.pipeline.train.run.settings import RunSettings
 
 __all__ = ["PretrainSettings", "pretrain", "start"]
 
@@ -18,7 +18,7 @@ S = TypeVar("S", bound=RunSettings)
 
 def pretrain(settings: PretrainSettings) -> int:
     """Pre-train; return the exit status."""
-    from vilbert.pipeline.train.pretrain import pretrain
+    from vilbert.pipeline.train.pretraining.run import pretrain
 
     return start(pretrain, settings)
 
@@ -34,9 +34,9 @@ def start(train: Callable[[S], int], settings: S) -> int:
         alone = int(os.environ.get("WORLD_SIZE", "1")) == 1
         with terminate_like_interrupt() if alone else nullcontext():
             return train(settings)
-    from vilbert.pipeline.train.ray_launch import launch
-    from vilbert.pipeline.train.run import begin_group
-    from vilbert.pipeline.train.run_folder import run_folder
+    from vilbert.pipeline.train.run.folder import run_folder
+    from vilbert.pipeline.train.run.ray_launch import launch
+    from vilbert.pipeline.train.run.run import begin_group
 
     with run_folder(settings.output):
         begin_group(settings)

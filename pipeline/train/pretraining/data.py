@@ -10,17 +10,17 @@ from typing import Any
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
-from vilbert.pipeline.shards.errors import RefusedError
-from vilbert.pipeline.train.batch import Batch, make_batches
-from vilbert.pipeline.train.corpus import Corpus
-from vilbert.pipeline.train.distributed import Group
-from vilbert.pipeline.train.hold_out import hold_out
-from vilbert.pipeline.train.loader import batches
-from vilbert.pipeline.train.mixed_features import refuse_mixed_features
-from vilbert.pipeline.train.order import Order
-from vilbert.pipeline.train.settings import PretrainSettings
-from vilbert.pipeline.train.share import share_of
-from vilbert.pipeline.train.verify_ahead import verified_files, verifying_ahead
+from vilbert.pipeline.errors import RefusedError
+from vilbert.pipeline.train.data.corpus import Corpus
+from vilbert.pipeline.train.data.hold_out import hold_out
+from vilbert.pipeline.train.data.loader import batches
+from vilbert.pipeline.train.data.mixed_features import refuse_mixed_features
+from vilbert.pipeline.train.data.order import Order
+from vilbert.pipeline.train.data.verify_ahead import verified_files, verifying_ahead
+from vilbert.pipeline.train.engine.distributed import Group
+from vilbert.pipeline.train.engine.share import share_of
+from vilbert.pipeline.train.examples.batch import Batch, make_batches
+from vilbert.pipeline.train.pretraining.settings import PretrainSettings
 
 CAPTIONS_AT_A_TIME = 4096
 AUTO, HELD_OUT = "auto", "held-out"

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from vilbert.pipeline.shards.canonical import encode_json
-from vilbert.pipeline.train.batch import PARTS
+from vilbert.pipeline.train.examples.batch import PARTS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,7 +22,7 @@ class PretrainEvaluation:
     """What was counted over all held-out samples."""
 
     sums: Tensor
-    """[3] float64, of the losses in the order of `batch.PARTS`."""
+    """[3] float64, of the losses in the order of `examples.batch.PARTS`."""
     counts: Tensor
     """[3] int64."""
     word_right: Tensor

@@ -15,11 +15,11 @@ from vilbert.model.heads import fuse
 from vilbert.model.losses import alignment_loss, masked_word_loss
 from vilbert.model.pretraining import RegionTarget, masked_image_loss
 from vilbert.model.vilbert import ViLBertForPreTraining
-from vilbert.pipeline.train.batch import PARTS, Batch
-from vilbert.pipeline.train.distributed import Group
-from vilbert.pipeline.train.evaluate import PretrainEvaluation
-from vilbert.pipeline.train.inputs import to_model_inputs
-from vilbert.pipeline.train.step import seed_of
+from vilbert.pipeline.train.engine.distributed import Group
+from vilbert.pipeline.train.engine.step import seed_of
+from vilbert.pipeline.train.examples.batch import PARTS, Batch
+from vilbert.pipeline.train.examples.inputs import to_model_inputs
+from vilbert.pipeline.train.pretraining.evaluation import PretrainEvaluation
 
 HEAD_LABELS = ("masked_lm_labels", "image_label", "image_target", "next_sentence_label")
 

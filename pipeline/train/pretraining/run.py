@@ -7,24 +7,24 @@ from functools import partial
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from vilbert.pipeline.shards.errors import RefusedError
-from vilbert.pipeline.train.bad_inputs import locate_samples
-from vilbert.pipeline.train.corpus import Corpus
-from vilbert.pipeline.train.data import TrainingData, all_captions, eval_batches, open_data, train_batches
-from vilbert.pipeline.train.distributed import Group
-from vilbert.pipeline.train.evaluate import PretrainEvaluation, encode_evaluation
-from vilbert.pipeline.train.known_features import read_known_features
-from vilbert.pipeline.train.loop import Training
-from vilbert.pipeline.train.mixed_features import check_known_features
-from vilbert.pipeline.train.optimizer import build_optimizer
-from vilbert.pipeline.train.pretrain_objective import PretrainObjective
-from vilbert.pipeline.train.run import Stage, finish_run, train, wrap
-from vilbert.pipeline.train.run_folder import describe_run
-from vilbert.pipeline.train.run_settings import identity
-from vilbert.pipeline.train.settings import PretrainSettings
-from vilbert.pipeline.train.shared_tokenizer import shared_tokenizer
-from vilbert.pipeline.train.start import begins_from_text, build_model, load_start, model_config
-from vilbert.pipeline.train.words import load_tokenizer
+from vilbert.pipeline.errors import RefusedError
+from vilbert.pipeline.train.data.corpus import Corpus
+from vilbert.pipeline.train.data.known_features import read_known_features
+from vilbert.pipeline.train.data.mixed_features import check_known_features
+from vilbert.pipeline.train.engine.bad_inputs import locate_samples
+from vilbert.pipeline.train.engine.distributed import Group
+from vilbert.pipeline.train.engine.loop import Training
+from vilbert.pipeline.train.engine.optimizer import build_optimizer
+from vilbert.pipeline.train.examples.words import load_tokenizer
+from vilbert.pipeline.train.pretraining.data import TrainingData, all_captions, eval_batches, open_data, train_batches
+from vilbert.pipeline.train.pretraining.evaluation import PretrainEvaluation, encode_evaluation
+from vilbert.pipeline.train.pretraining.objective import PretrainObjective
+from vilbert.pipeline.train.pretraining.settings import PretrainSettings
+from vilbert.pipeline.train.pretraining.start import begins_from_text, build_model, load_start, model_config
+from vilbert.pipeline.train.run.folder import describe_run
+from vilbert.pipeline.train.run.run import Stage, finish_run, train, wrap
+from vilbert.pipeline.train.run.settings import identity
+from vilbert.pipeline.train.run.shared_tokenizer import shared_tokenizer
 
 
 def pretrain(settings: PretrainSettings) -> int:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import field
 
-from vilbert.pipeline.train.init_from import resolve_init_from
-from vilbert.pipeline.train.item_settings import ItemSettings
-from vilbert.pipeline.train.run_settings import RunSettings
+from vilbert.pipeline.train.examples.item_settings import ItemSettings
+from vilbert.pipeline.train.run.init_from import resolve_init_from
+from vilbert.pipeline.train.run.settings import RunSettings
 from vilbert.settings import Fraction, PositiveFloat, validated
 
 

@@ -19,16 +19,16 @@ from vilbert.model.linear import Linear
 from vilbert.model.tensor_files import CheckpointError
 from vilbert.model.text_stream import load_text_stream, text_settings
 from vilbert.model.vilbert import ViLBertForPreTraining
-from vilbert.pipeline.shards.errors import RefusedError
-from vilbert.pipeline.train.corpus import Corpus
-from vilbert.pipeline.train.order import Order
-from vilbert.pipeline.train.settings import PretrainSettings
-from vilbert.pipeline.train.vocabulary import require_its_vocabulary
+from vilbert.pipeline.errors import RefusedError
+from vilbert.pipeline.train.data.corpus import Corpus
+from vilbert.pipeline.train.data.order import Order
+from vilbert.pipeline.train.pretraining.settings import PretrainSettings
+from vilbert.pipeline.train.pretraining.vocabulary import require_its_vocabulary
 from vilbert.untrusted.documents import read_json
 
 logger = logging.getLogger(__name__)
 
-SHIPPED = Path(__file__).parents[1] / "recipes" / "model"
+SHIPPED = Path(__file__).parents[2] / "recipes" / "model"
 """Configs that come with the package, beside the published ones of `vilbert.model.config`."""
 TEXT_MODELS = ("bert", "roberta")
 FILE_SUFFIXES = (".bin", ".safetensors", ".pth", ".pt", ".ckpt", ".tar", ".gz", ".tgz", ".json", ".zip")

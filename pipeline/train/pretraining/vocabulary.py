@@ -13,9 +13,9 @@ from transformers import PreTrainedTokenizerBase
 
 from vilbert.model.tensor_files import CheckpointError
 from vilbert.model.text_stream import fetch_file
-from vilbert.pipeline.shards.errors import RefusedError
-from vilbert.pipeline.train.settings import PretrainSettings
-from vilbert.pipeline.train.words import NEW, VOCABULARY_FILES, holds_vocabulary, load_tokenizer
+from vilbert.pipeline.errors import RefusedError
+from vilbert.pipeline.train.examples.words import NEW, VOCABULARY_FILES, holds_vocabulary, load_tokenizer
+from vilbert.pipeline.train.pretraining.settings import PretrainSettings
 
 
 def require_its_vocabulary(settings: PretrainSettings, tokenizer: PreTrainedTokenizerBase, *, embedded: int) -> None:

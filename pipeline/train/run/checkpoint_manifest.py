@@ -12,10 +12,10 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from vilbert.pipeline.shards.atomic import HashingFile
+from vilbert.pipeline.errors import ShardError, UnsupportedFormatError
 from vilbert.pipeline.shards.canonical import decode_json, encode_json
 from vilbert.pipeline.shards.documents import is_count, is_digest
-from vilbert.pipeline.shards.errors import ShardError, UnsupportedFormatError
+from vilbert.pipeline.shards.storage.atomic import HashingFile
 
 FORMAT = 1
 MANIFEST = "checkpoint.json"

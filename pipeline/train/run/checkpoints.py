@@ -32,9 +32,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from vilbert.pipeline.shards.atomic import fsync_dir, is_temporary, temporary_path
 from vilbert.pipeline.shards.canonical import decode_json, encode_json
-from vilbert.pipeline.train.checkpoint_manifest import (
+from vilbert.pipeline.shards.storage.atomic import fsync_dir, is_temporary, temporary_path
+from vilbert.pipeline.train.engine.optimizer import trained_parameters
+from vilbert.pipeline.train.run.checkpoint_manifest import (
     INFO,
     MANIFEST,
     MODEL,
@@ -45,8 +46,7 @@ from vilbert.pipeline.train.checkpoint_manifest import (
     write_file,
     write_manifest,
 )
-from vilbert.pipeline.train.optimizer import trained_parameters
-from vilbert.pipeline.train.tensor_bytes import safetensors_bytes
+from vilbert.pipeline.train.run.tensor_bytes import safetensors_bytes
 
 logger = logging.getLogger(__name__)
 

@@ -15,12 +15,12 @@ import yaml
 from safetensors import SafetensorError
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from vilbert.pipeline.shards.atomic import fsync_dir, give_usual_mode, temporary_path
-from vilbert.pipeline.train.disk import explain_disk_errors
-from vilbert.pipeline.train.known_features import EXTRACTORS, write_known_features
-from vilbert.pipeline.train.report import DATA_HEAD, data_rows, flat
-from vilbert.pipeline.train.run_folder import FINAL_FOLDER
-from vilbert.pipeline.train.words import save_tokenizer
+from vilbert.pipeline.shards.storage.atomic import fsync_dir, give_usual_mode, temporary_path
+from vilbert.pipeline.train.data.known_features import EXTRACTORS, write_known_features
+from vilbert.pipeline.train.examples.words import save_tokenizer
+from vilbert.pipeline.train.run.disk import explain_disk_errors
+from vilbert.pipeline.train.run.folder import FINAL_FOLDER
+from vilbert.pipeline.train.run.report import DATA_HEAD, data_rows, flat
 
 CARD_FILE = "README.md"
 LOCAL = "(local)"

@@ -13,13 +13,13 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from vilbert.pipeline.shards.atomic import write_atomic
+from vilbert.pipeline.errors import READ_ONLY, FingerprintError, LockedError, RefusedError
 from vilbert.pipeline.shards.canonical import decode_json, encode_json
-from vilbert.pipeline.shards.errors import READ_ONLY, FingerprintError, LockedError, RefusedError
-from vilbert.pipeline.shards.lock import LOCK_FILE, exclusive_writer
-from vilbert.pipeline.train.disk import explain_disk_errors
-from vilbert.pipeline.train.known_features import EXTRACTORS
-from vilbert.pipeline.train.new_folder import new_folder
+from vilbert.pipeline.shards.location.lock import LOCK_FILE, exclusive_writer
+from vilbert.pipeline.shards.storage.atomic import write_atomic
+from vilbert.pipeline.train.data.known_features import EXTRACTORS
+from vilbert.pipeline.train.run.disk import explain_disk_errors
+from vilbert.pipeline.train.run.new_folder import new_folder
 from vilbert.untrusted.documents import read_json
 
 RUN_FILE = "run.json"

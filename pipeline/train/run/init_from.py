@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from vilbert.pipeline.train.run_folder import FINAL_FOLDER, RUN_FILE
+from vilbert.pipeline.train.run.folder import FINAL_FOLDER, RUN_FILE
 
 
 def resolve_init_from(init_from: str) -> str:

@@ -16,10 +16,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from vilbert.pipeline.shards.atomic import write_atomic
-from vilbert.pipeline.shards.errors import ShardError
-from vilbert.pipeline.train.disk import explain_disk_errors
-from vilbert.pipeline.train.trackers import Tracker, finish_trackers, log_to
+from vilbert.pipeline.errors import ShardError
+from vilbert.pipeline.shards.storage.atomic import write_atomic
+from vilbert.pipeline.train.run.disk import explain_disk_errors
+from vilbert.pipeline.train.run.trackers import Tracker, finish_trackers, log_to
 from vilbert.untrusted.documents import parse_json
 
 logger = logging.getLogger(__name__)

@@ -11,12 +11,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vilbert.pipeline.shards.errors import RefusedError
-from vilbert.pipeline.train.run_folder import FINAL_FOLDER
-from vilbert.pipeline.train.schedule import factor_at
+from vilbert.pipeline.errors import RefusedError
+from vilbert.pipeline.train.engine.schedule import factor_at
+from vilbert.pipeline.train.run.folder import FINAL_FOLDER
 
 if TYPE_CHECKING:
-    from vilbert.pipeline.train.loop import Training
+    from vilbert.pipeline.train.engine.loop import Training
 
 LENGTH = ("max_steps", "epochs")
 

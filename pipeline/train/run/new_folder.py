@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from vilbert.pipeline.shards.errors import LockedError
+from vilbert.pipeline.errors import LockedError
 
 
 @contextmanager

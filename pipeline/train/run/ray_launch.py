@@ -20,13 +20,12 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from vilbert.pipeline.errors import LoaderError, RefusedError, ShardError, first_line
 from vilbert.pipeline.openmp import wait_policy
 from vilbert.pipeline.ray_session import ray_session
-from vilbert.pipeline.shards.errors import RefusedError, ShardError, first_line
 from vilbert.pipeline.signals import handling
 from vilbert.pipeline.socket_folder import shorten_multiprocessing_sockets
-from vilbert.pipeline.train.errors import LoaderError
-from vilbert.pipeline.train.node_watch import watching_node
+from vilbert.pipeline.train.run.node_watch import watching_node
 
 logger = logging.getLogger(__name__)
 
@@ -158,7 +157,7 @@ def _trainer(
     from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig, UserCallback
     from ray.train.torch import TorchConfig, TorchTrainer
 
-    from vilbert.pipeline.train.distributed import PATIENCE
+    from vilbert.pipeline.train.engine.distributed import PATIENCE
 
     class StopOnFinalError(UserCallback):  # type: ignore[misc] # Ray has no types
         """End the run at an error that another try would meet again; an error in a callback ends it."""

@@ -6,12 +6,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from vilbert.pipeline.shards.atomic import write_atomic
-from vilbert.pipeline.train.disk import explain_disk_errors
-from vilbert.pipeline.train.html_page import html_page, table, text_of
-from vilbert.pipeline.train.journal import read_journal
-from vilbert.pipeline.train.run_folder import read_run
-from vilbert.pipeline.train.sessions import read_sessions, sessions_table
+from vilbert.pipeline.pages.html_page import html_page, table, text_of
+from vilbert.pipeline.shards.storage.atomic import write_atomic
+from vilbert.pipeline.train.run.disk import explain_disk_errors
+from vilbert.pipeline.train.run.folder import read_run
+from vilbert.pipeline.train.run.journal import read_journal
+from vilbert.pipeline.train.run.sessions import read_sessions, sessions_table
 
 REPORT_FILE = "report.html"
 CURVES_LEGEND = "Faint: as measured; strong: moving average; dots: evaluations on held-out samples."
@@ -63,7 +63,7 @@ def _summary(entries: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _curves(entries: Sequence[Mapping[str, Any]]) -> str:
-    from vilbert.pipeline.train.curves import svg
+    from vilbert.pipeline.pages.curves import svg
 
     return f'<p>{CURVES_LEGEND}</p>\n<div class="panels">{svg(entries)}</div>' if entries else ""
 

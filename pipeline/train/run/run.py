@@ -16,18 +16,15 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from vilbert.pipeline.shards.atomic import write_atomic
-from vilbert.pipeline.shards.errors import RefusedError
-from vilbert.pipeline.train.checkpoints import Checkpoint, checkpoint_path, newest_whole, read_checkpoint, sweep
-from vilbert.pipeline.train.distributed import Group, process_group
-from vilbert.pipeline.train.export import export_final
-from vilbert.pipeline.train.journal import Journal, read_journal
-from vilbert.pipeline.train.longer_run import as_long
-from vilbert.pipeline.train.loop import Training, held_out, restore, run_steps
-from vilbert.pipeline.train.memory import explain_out_of_memory
-from vilbert.pipeline.train.progress import TrainProgress
-from vilbert.pipeline.train.report import REPORT_FILE, write_report
-from vilbert.pipeline.train.run_folder import (
+from vilbert.pipeline.errors import RefusedError
+from vilbert.pipeline.shards.storage.atomic import write_atomic
+from vilbert.pipeline.train.engine.distributed import Group, process_group
+from vilbert.pipeline.train.engine.loop import Training, held_out, restore, run_steps
+from vilbert.pipeline.train.engine.memory import explain_out_of_memory
+from vilbert.pipeline.train.engine.share import share_of
+from vilbert.pipeline.train.run.checkpoints import Checkpoint, checkpoint_path, newest_whole, read_checkpoint, sweep
+from vilbert.pipeline.train.run.export import export_final
+from vilbert.pipeline.train.run.folder import (
     FINAL_FOLDER,
     is_described,
     read_run,
@@ -36,10 +33,13 @@ from vilbert.pipeline.train.run_folder import (
     write_run,
     writing_where_possible,
 )
-from vilbert.pipeline.train.run_settings import RunSettings
-from vilbert.pipeline.train.sessions import begin_session, end_session, used_gpus
-from vilbert.pipeline.train.share import share_of
-from vilbert.pipeline.train.trackers import find_tracker, installed_trackers, open_trackers
+from vilbert.pipeline.train.run.journal import Journal, read_journal
+from vilbert.pipeline.train.run.longer_run import as_long
+from vilbert.pipeline.train.run.progress import TrainProgress
+from vilbert.pipeline.train.run.report import REPORT_FILE, write_report
+from vilbert.pipeline.train.run.sessions import begin_session, end_session, used_gpus
+from vilbert.pipeline.train.run.settings import RunSettings
+from vilbert.pipeline.train.run.trackers import find_tracker, installed_trackers, open_trackers
 
 logger = logging.getLogger(__name__)
 

@@ -19,10 +19,10 @@ from typing import Any
 
 from vilbert.pipeline.command_line import command_line
 from vilbert.pipeline.doctor import GIB, memory_limit
+from vilbert.pipeline.pages.html_page import table
 from vilbert.pipeline.shards.canonical import encode_json
-from vilbert.pipeline.train.disk import explain_disk_errors
-from vilbert.pipeline.train.html_page import table
-from vilbert.pipeline.train.run_folder import PACKAGES
+from vilbert.pipeline.train.run.disk import explain_disk_errors
+from vilbert.pipeline.train.run.folder import PACKAGES
 from vilbert.untrusted.documents import DocumentError, parse_json
 
 SESSIONS_FILE = "sessions.jsonl"

@@ -9,9 +9,9 @@ from typing import Any, Literal
 
 from tyro.conf import Positional
 
-from vilbert.pipeline.train.optimizer_settings import OptimizerSettings
-from vilbert.pipeline.train.schedule import ScheduleSettings
-from vilbert.pipeline.train.trackers import AUTO, require_tracker
+from vilbert.pipeline.train.engine.optimizer_settings import OptimizerSettings
+from vilbert.pipeline.train.engine.schedule import ScheduleSettings
+from vilbert.pipeline.train.run.trackers import AUTO, require_tracker
 from vilbert.settings import NonNegativeInt, PositiveFloat, PositiveInt, Seed, validated
 
 DEFAULT_CACHE_BYTES = 50_000_000_000

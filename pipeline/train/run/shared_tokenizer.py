@@ -8,11 +8,11 @@ from pathlib import Path
 
 from transformers import PreTrainedTokenizerBase
 
-from vilbert.pipeline.train.disk import explain_disk_errors
-from vilbert.pipeline.train.distributed import Group
-from vilbert.pipeline.train.export import sync_folder
-from vilbert.pipeline.train.run_folder import RUN_FILE, TOKENIZER_FOLDER
-from vilbert.pipeline.train.words import load_tokenizer, save_tokenizer
+from vilbert.pipeline.train.engine.distributed import Group
+from vilbert.pipeline.train.examples.words import load_tokenizer, save_tokenizer
+from vilbert.pipeline.train.run.disk import explain_disk_errors
+from vilbert.pipeline.train.run.export import sync_folder
+from vilbert.pipeline.train.run.folder import RUN_FILE, TOKENIZER_FOLDER
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
 

@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from vilbert.pipeline.shards.atomic import write_atomic
+from vilbert.pipeline.errors import RefusedError
 from vilbert.pipeline.shards.canonical import encode_json
-from vilbert.pipeline.shards.errors import RefusedError
-from vilbert.pipeline.train.disk import explain_disk_errors
+from vilbert.pipeline.shards.storage.atomic import write_atomic
+from vilbert.pipeline.train.run.disk import explain_disk_errors
 from vilbert.plugins import PluginError, Registry
 from vilbert.untrusted.documents import DocumentError, read_json
 
@@ -77,7 +77,7 @@ TRACKERS = Registry(
     kind="tracker",
     group="vilbert.trackers",
     built_in={
-        name: f"vilbert.pipeline.train.trackers:{name.upper()}"
+        name: f"vilbert.pipeline.train.run.trackers:{name.upper()}"
         for name in ("tensorboard", "trackio", "wandb", "mlflow")
     },
     references=True,

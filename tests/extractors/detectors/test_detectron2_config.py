@@ -12,7 +12,7 @@ import torch
 from vilbert.extractors.extractor import DetectorSettings, ExtractorError, ExtractorSettings, build_extractor
 from vilbert.extractors.selection import SelectionSettings
 
-from .tiny_detectron2 import MARKS, extractor, make, write_configs
+from ..tiny_detectron2 import MARKS, extractor, make, write_configs
 
 pytestmark = MARKS
 

@@ -11,10 +11,10 @@ import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from vilbert.extractors import detectron2_frcnn
+from vilbert.extractors.detectors import detectron2_frcnn
 from vilbert.extractors.selection import SelectionSettings
 
-from .tiny_detectron2 import MARKS, assert_same, extractor, make, picture, relative_error, weights_file, write_configs
+from ..tiny_detectron2 import MARKS, assert_same, extractor, make, picture, relative_error, weights_file, write_configs
 
 pytestmark = MARKS
 

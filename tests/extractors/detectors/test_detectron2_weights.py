@@ -15,7 +15,7 @@ import torch
 
 from vilbert.extractors.extractor import ExtractorError
 
-from .tiny_detectron2 import MARKS, assert_same, extractor, make, picture, relative_error, weights_file, write_configs
+from ..tiny_detectron2 import MARKS, assert_same, extractor, make, picture, relative_error, weights_file, write_configs
 
 ANCHORS = "proposal_generator.anchor_generator.cell_anchors."
 

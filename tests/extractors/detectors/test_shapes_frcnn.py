@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 import torch
 
+from vilbert.extractors.detectors.shapes_frcnn import FEATURE_DIM, WEIGHTS, build, read_card
+from vilbert.extractors.detectors.torchvision_frcnn import TorchvisionExtractor
 from vilbert.extractors.extractor import DetectorSettings, ExtractorError, ExtractorSettings, build_extractor
 from vilbert.extractors.selection import SelectionSettings
-from vilbert.extractors.shapes_frcnn import FEATURE_DIM, WEIGHTS, build, read_card
-from vilbert.extractors.torchvision_frcnn import TorchvisionExtractor
 from vilbert.pipeline.shapes.measure_detector import iou, measure
 from vilbert.pipeline.shapes.render import paint
 from vilbert.pipeline.shapes.scene import CANVASES, CLASS_NAMES, COLOURS, SIZES, TEXTURES, make_scene

@@ -26,12 +26,12 @@ from torchvision.models._api import WeightsEnum
 from torchvision.models.detection import FasterRCNN
 from torchvision.ops import box_iou
 
-from vilbert.extractors import torchvision_models
+from vilbert.extractors.detectors import torchvision_models
+from vilbert.extractors.detectors.torchvision_frcnn import TorchvisionExtractor
+from vilbert.extractors.detectors.torchvision_models import LoadedModel, load_model
 from vilbert.extractors.extractor import DetectorSettings, Extractor, ExtractorError, ExtractorSettings, build_extractor
 from vilbert.extractors.regions import Regions
 from vilbert.extractors.selection import SelectionSettings
-from vilbert.extractors.torchvision_frcnn import TorchvisionExtractor
-from vilbert.extractors.torchvision_models import LoadedModel, load_model
 from vilbert.extractors.weights import hash_tensors
 
 SMALL = DetectorSettings(torchvision_model="mobilenet_v3_large_320_fpn", weights="random", device="cpu")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from vilbert.manifests.folder import read_folder
+from vilbert.manifests.readers.folder import read_folder
 from vilbert.manifests.report import Report
 
 

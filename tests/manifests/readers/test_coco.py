@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
-from vilbert.manifests.coco import read_coco
-from vilbert.manifests.images import ImageRoot
+from vilbert.manifests.readers.coco import read_coco
+from vilbert.manifests.readers.images import ImageRoot
 from vilbert.manifests.record import ImageRecord, ManifestError
 from vilbert.manifests.report import Report
 
-COCO10 = Path(__file__).resolve().parents[2] / "../shared/data/coco10"
+COCO10 = Path(__file__).resolve().parents[3] / "../shared/data/coco10"
 
 
 def document(year: int, ids: list[int], captions: list[tuple[int, str]]) -> dict[str, Any]:

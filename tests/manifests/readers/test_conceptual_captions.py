@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vilbert.manifests.conceptual_captions import Layout, detect_layout, read_conceptual_captions
+from vilbert.manifests.readers.conceptual_captions import Layout, detect_layout, read_conceptual_captions
 from vilbert.manifests.record import ImageRecord, ManifestError
 from vilbert.manifests.report import Report
 

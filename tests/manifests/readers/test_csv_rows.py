@@ -10,9 +10,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from vilbert.manifests import csv_rows
-from vilbert.manifests.columns import USUAL_NAMES, ColumnNames
-from vilbert.manifests.csv_rows import SEPARATORS, read_csv
+from vilbert.manifests.readers import csv_rows
+from vilbert.manifests.readers.columns import USUAL_NAMES, ColumnNames
+from vilbert.manifests.readers.csv_rows import SEPARATORS, read_csv
 from vilbert.manifests.record import ManifestError
 from vilbert.manifests.report import Report
 

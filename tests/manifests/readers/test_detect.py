@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vilbert.manifests.columns import ColumnNames
-from vilbert.manifests.detect import HEAD, Kind, detect_file, detect_kind
+from vilbert.manifests.readers.columns import ColumnNames
+from vilbert.manifests.readers.detect import HEAD, Kind, detect_file, detect_kind
 from vilbert.manifests.record import ManifestError
 
 TEXT = st.text(max_size=40)

@@ -8,9 +8,9 @@ from pathlib import Path
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vilbert.manifests.folder import read_folder
-from vilbert.manifests.image_ids import image_names
-from vilbert.manifests.images import is_image
+from vilbert.manifests.readers.folder import read_folder
+from vilbert.manifests.readers.image_ids import image_names
+from vilbert.manifests.readers.images import is_image
 from vilbert.manifests.report import Report
 
 

@@ -14,11 +14,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from vilbert.manifests.build import build_manifest
-from vilbert.manifests.detect import Kind
+from vilbert.manifests.readers.detect import Kind
+from vilbert.manifests.readers.table import read_table
 from vilbert.manifests.record import ManifestError
 from vilbert.manifests.report import Report
 from vilbert.manifests.settings import ManifestSettings
-from vilbert.manifests.table import read_table
 
 # int() takes no more than 4,300 of them.
 DIGITS = st.sampled_from([1, 10, 11, 4301]).map(lambda number: "1" * number)

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from vilbert.manifests.img2dataset import read_img2dataset
+from vilbert.manifests.readers.img2dataset import read_img2dataset
 from vilbert.manifests.record import ImageRecord, ManifestError
 from vilbert.manifests.report import Report
 from vilbert.manifests.uri import ImageReader

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from vilbert.manifests import json_rows
-from vilbert.manifests.json_rows import read_jsonl
+from vilbert.manifests.readers import json_rows
+from vilbert.manifests.readers.json_rows import read_jsonl
+from vilbert.manifests.readers.table import read_table
 from vilbert.manifests.record import ImageRecord, ManifestError
 from vilbert.manifests.report import Report
-from vilbert.manifests.table import read_table
 
 
 def read(tmp_path: Path, rows: Any) -> tuple[list[ImageRecord], Report]:

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from vilbert.manifests.images import ImageRoot
-from vilbert.manifests.karpathy import read_karpathy
+from vilbert.manifests.readers.images import ImageRoot
+from vilbert.manifests.readers.karpathy import read_karpathy
 from vilbert.manifests.record import ImageRecord, ManifestError
 from vilbert.manifests.report import Report
 

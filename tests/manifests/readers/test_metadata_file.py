@@ -9,8 +9,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from vilbert.manifests.columns import ColumnNames
-from vilbert.manifests.folder import read_folder
+from vilbert.manifests.readers.columns import ColumnNames
+from vilbert.manifests.readers.folder import read_folder
 from vilbert.manifests.record import ImageRecord, ManifestError
 from vilbert.manifests.report import Report
 

@@ -9,11 +9,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from vilbert.manifests.columns import USUAL_NAMES, ColumnNames
-from vilbert.manifests.detect import detect_kind
+from vilbert.manifests.readers.columns import USUAL_NAMES, ColumnNames
+from vilbert.manifests.readers.detect import detect_kind
+from vilbert.manifests.readers.table import read_table
 from vilbert.manifests.record import ImageRecord, ManifestError
 from vilbert.manifests.report import Report
-from vilbert.manifests.table import read_table
 
 URLS = ["http://x/1", "http://x/2"]
 IMAGE = pa.array([{"bytes": b"\x89PNG", "path": "a.png"}], pa.struct([("bytes", pa.binary()), ("path", pa.string())]))

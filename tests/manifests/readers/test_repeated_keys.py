@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from vilbert.manifests.coco import read_coco
-from vilbert.manifests.columns import ColumnNames
-from vilbert.manifests.document import read_document
-from vilbert.manifests.images import ImageRoot
-from vilbert.manifests.json_rows import read_json_array, read_jsonl
-from vilbert.manifests.karpathy import read_karpathy
+from vilbert.manifests.readers.coco import read_coco
+from vilbert.manifests.readers.columns import ColumnNames
+from vilbert.manifests.readers.document import read_document
+from vilbert.manifests.readers.images import ImageRoot
+from vilbert.manifests.readers.json_rows import read_json_array, read_jsonl
+from vilbert.manifests.readers.karpathy import read_karpathy
 from vilbert.manifests.record import ManifestError
 from vilbert.manifests.report import Report
 

@@ -14,11 +14,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vilbert.manifests import shard_files
-from vilbert.manifests.img2dataset import read_img2dataset
+from vilbert.manifests.readers import shard_files
+from vilbert.manifests.readers.img2dataset import read_img2dataset
+from vilbert.manifests.readers.tar_listing import list_tar
 from vilbert.manifests.record import ImageRecord
 from vilbert.manifests.report import ISSUES, Report
-from vilbert.manifests.tar_listing import list_tar
 from vilbert.manifests.uri import ImageReader
 
 Members = Sequence[tuple[str, str | tuple[bytes, str]]]

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from vilbert.manifests.columns import ColumnNames
+from vilbert.manifests.readers.columns import ColumnNames
+from vilbert.manifests.readers.table import read_table
 from vilbert.manifests.record import ImageRecord, ManifestError
 from vilbert.manifests.report import Report
-from vilbert.manifests.table import read_table
 
 FULL = {
     "image_id": "x1",

@@ -16,15 +16,15 @@ from vilbert.model.config import ViLBertConfig
 from vilbert.model.tasks import ViLBertForTasks
 from vilbert.model.vilbert import ViLBertForPreTraining
 from vilbert.pipeline.cli import main
+from vilbert.pipeline.tasks.captioned_images import read_captioned_images
 from vilbert.pipeline.tasks.join import Images
-from vilbert.pipeline.tasks.retrieval import RetrievalTask
-from vilbert.pipeline.tasks.retrieval_files import read_captioned_images
-from vilbert.pipeline.tasks.retrieval_ranks import retrieval_figures
+from vilbert.pipeline.tasks.retrieval.ranks import retrieval_figures
+from vilbert.pipeline.tasks.retrieval.task import RetrievalTask
 from vilbert.pipeline.tasks.task_card import TaskCard, write_task_cards
-from vilbert.pipeline.train.corpus import Corpus
-from vilbert.pipeline.train.words import new_tokenizer
+from vilbert.pipeline.train.data.corpus import Corpus
+from vilbert.pipeline.train.examples.words import new_tokenizer
 
-from .small_tasks import CHANNELS, MODEL, PICTURES, finetune_arguments, sentence
+from ..tasks.small_tasks import CHANNELS, MODEL, PICTURES, finetune_arguments, sentence
 
 IMAGES = 9
 NPY = b"\x93NUMPY"

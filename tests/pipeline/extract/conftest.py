@@ -14,9 +14,9 @@ import pytest
 
 from vilbert.extractors.extractor import DetectorSettings
 from vilbert.manifests.build import ManifestSettings, build_manifest
-from vilbert.pipeline.extract.run_log import LOG_FILE
-from vilbert.pipeline.extract.run_state import RUN_FILE
 from vilbert.pipeline.extract.settings import ExtractSettings
+from vilbert.pipeline.jobs.run_log import LOG_FILE
+from vilbert.pipeline.jobs.run_state import RUN_FILE
 from vilbert.pipeline.shapes.render import render
 from vilbert.pipeline.shapes.scene import make_scene
 
@@ -87,8 +87,8 @@ NURSERY = """
 import json, os, resource, sys
 import torch, torchvision, numpy, PIL.Image, pyarrow.parquet, lmdb
 from vilbert.pipeline import cli
-import vilbert.pipeline.extract.run, vilbert.pipeline.extract.local_backend
-import vilbert.pipeline.shards.tar_store, vilbert.extractors.shapes_frcnn
+import vilbert.pipeline.extract.run, vilbert.pipeline.jobs.local_backend
+import vilbert.pipeline.shards.storage.tar_store, vilbert.extractors.detectors.shapes_frcnn
 for line in sys.stdin:
     order = json.loads(line)
     if (child := os.fork()) == 0:

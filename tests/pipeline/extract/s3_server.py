@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from vilbert.pipeline.shards import retry
+from vilbert.pipeline.shards.location import retry
 
 
 @dataclass

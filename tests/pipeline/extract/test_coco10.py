@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from vilbert.pipeline.cli import main
-from vilbert.pipeline.shards.store import open_shard
+from vilbert.pipeline.shards.storage.store import open_shard
 
 COCO10 = Path(__file__).parents[4] / "shared" / "data" / "coco10"
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from vilbert.pipeline.cli import main
-from vilbert.pipeline.shards.store import open_shard
+from vilbert.pipeline.shards.storage.store import open_shard
 
 from .conftest import BROKEN, SCENES, Harm, contents
 

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 import torch
 
+from vilbert.pipeline.errors import DeviceLostError
 from vilbert.pipeline.extract import turns
 from vilbert.pipeline.extract.detection import Detection
-from vilbert.pipeline.extract.journal import Journal, parse_journal
-from vilbert.pipeline.extract.journals import AppendedFile
-from vilbert.pipeline.extract.stopped import DeviceLostError
 from vilbert.pipeline.extract.turns import Turns
+from vilbert.pipeline.jobs.journal import Journal, parse_journal
+from vilbert.pipeline.jobs.journals import AppendedFile
 from vilbert.pipeline.shards.failures import FailureRow
 
 from .test_turns import Stream

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from vilbert.pipeline.errors import FingerprintError
 from vilbert.pipeline.extract.run import extract
 from vilbert.pipeline.extract.settings import ExtractSettings
 from vilbert.pipeline.shards.dataset import fingerprint_digest, read_dataset
-from vilbert.pipeline.shards.errors import FingerprintError
 from vilbert.pipeline.terminal import counted
 
 from .conftest import BROKEN, SCENES, contents
@@ -102,7 +102,7 @@ def test_other_settings_are_refused_as_a_run_would(settings_for: Make) -> None:
 
 
 def test_a_folder_of_other_things_is_refused(settings_for: Make) -> None:
-    from vilbert.pipeline.shards.errors import RefusedError
+    from vilbert.pipeline.errors import RefusedError
 
     settings = settings_for("taken", dry_run=True)
     Path(settings.output).mkdir()

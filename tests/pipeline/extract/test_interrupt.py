@@ -10,8 +10,8 @@ import fsspec
 import pytest
 
 from vilbert.pipeline.cli import main
-from vilbert.pipeline.shards import lock
-from vilbert.pipeline.shards.folder import LocalFolder
+from vilbert.pipeline.shards.location import lock
+from vilbert.pipeline.shards.location.folder import LocalFolder
 
 from .conftest import Child, Harm, contents
 

@@ -17,11 +17,11 @@ from vilbert.manifests.manifest import Manifest
 from vilbert.pipeline.extract.prepare import Prepared, prepare
 from vilbert.pipeline.extract.run import extract
 from vilbert.pipeline.extract.settings import ExtractSettings
+from vilbert.pipeline.predict.photographs import read_pixels
 from vilbert.pipeline.shapes.render import render
 from vilbert.pipeline.shapes.scene import make_scene
-from vilbert.pipeline.shards.store import open_shard
-from vilbert.pipeline.shards.verify import VerifySettings, verify
-from vilbert.pipeline.tasks.photographs import read_pixels
+from vilbert.pipeline.shards.checks.verify import VerifySettings, verify
+from vilbert.pipeline.shards.storage.store import open_shard
 
 
 def rotated_jpeg(index: int = 0) -> bytes:

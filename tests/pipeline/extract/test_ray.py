@@ -12,8 +12,8 @@ import psutil
 import pytest
 
 from vilbert.pipeline.cli import main
-from vilbert.pipeline.extract.ray_backend import worker_resources
 from vilbert.pipeline.extract.settings import ExtractSettings
+from vilbert.pipeline.jobs.ray_backend import worker_resources
 from vilbert.pipeline.shards.dataset import read_dataset
 
 from .conftest import BROKEN, SCENES, contents

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from vilbert.pipeline.cli import main
-from vilbert.pipeline.extract.retries import RETRY_FILE
+from vilbert.pipeline.jobs.retries import RETRY_FILE
 from vilbert.pipeline.shards.dataset import read_dataset
 
 from .conftest import Harm, contents

@@ -20,15 +20,15 @@ from vilbert.extractors.extractor import DetectorSettings
 from vilbert.extractors.selection import SelectionSettings
 from vilbert.manifests.manifest import Manifest
 from vilbert.pipeline.cli import main
+from vilbert.pipeline.errors import FingerprintError, LockedError, RefusedError, ShardError
 from vilbert.pipeline.extract import worker as worker_module
 from vilbert.pipeline.extract.run import extract
-from vilbert.pipeline.extract.schedule import Schedule
 from vilbert.pipeline.extract.settings import ExtractSettings
+from vilbert.pipeline.jobs.schedule import Schedule
 from vilbert.pipeline.shards.dataset import read_dataset
-from vilbert.pipeline.shards.errors import FingerprintError, LockedError, RefusedError, ShardError
-from vilbert.pipeline.shards.lock import exclusive_writer
+from vilbert.pipeline.shards.location.lock import exclusive_writer
 from vilbert.pipeline.shards.record import read_records
-from vilbert.pipeline.shards.store import open_shard
+from vilbert.pipeline.shards.storage.store import open_shard
 
 from .conftest import BROKEN, OF_RUNS, SCENES, contents
 
@@ -292,7 +292,7 @@ def test_a_broken_detector_stops_the_run(settings_for: Make, monkeypatch: pytest
 def test_no_space_is_said_and_after_room_is_made_it_goes_on(
     settings_for: Make, monkeypatch: pytest.MonkeyPatch, undisturbed: Path, number: int
 ) -> None:
-    from vilbert.pipeline.shards import writer
+    from vilbert.pipeline.shards.storage import writer
 
     whole = writer.fsync_dir
 
@@ -323,7 +323,7 @@ def test_a_clock_that_jumps_while_it_runs_does_no_harm(
 KILL = """
 import os, sys
 from vilbert.pipeline.cli import main
-import vilbert.pipeline.shards.writer as writer
+import vilbert.pipeline.shards.storage.writer as writer
 steps = int(sys.argv[1])
 for module, name in ((writer.os, "replace"), (writer, "fsync_dir"), (writer, "write_atomic")):
     def counted(*arguments, whole=getattr(module, name)):

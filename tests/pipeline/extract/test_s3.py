@@ -15,13 +15,13 @@ import pytest
 
 from vilbert.extractors.extractor import DetectorSettings
 from vilbert.pipeline.cli import main
+from vilbert.pipeline.errors import LockedError, RefusedError, ShardError
 from vilbert.pipeline.extract.run import extract
 from vilbert.pipeline.extract.settings import ExtractSettings
-from vilbert.pipeline.shards import lease
-from vilbert.pipeline.shards.errors import LockedError, RefusedError, ShardError
-from vilbert.pipeline.shards.folder import open_folder
-from vilbert.pipeline.shards.lease import hold_lease
-from vilbert.pipeline.shards.remote_folder import RemoteFolder
+from vilbert.pipeline.shards.location import lease
+from vilbert.pipeline.shards.location.folder import open_folder
+from vilbert.pipeline.shards.location.lease import hold_lease
+from vilbert.pipeline.shards.location.remote_folder import RemoteFolder
 
 from .conftest import contents
 from .s3_server import Proxy, objects

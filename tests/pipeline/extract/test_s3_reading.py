@@ -11,7 +11,7 @@ from vilbert.extractors.extractor import DetectorSettings
 from vilbert.pipeline.cli import main
 from vilbert.pipeline.extract.run import extract
 from vilbert.pipeline.extract.settings import ExtractSettings
-from vilbert.pipeline.shards.verify import examine
+from vilbert.pipeline.shards.checks.verify import examine
 
 from .s3_server import Proxy
 
@@ -39,8 +39,8 @@ def undisturbed(manifest: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
 def test_training_reads_what_was_written(bucket: str, settings_for: Make, undisturbed: Path, tmp_path: Path) -> None:
     import numpy as np
 
-    from vilbert.pipeline.train.corpus import Corpus
-    from vilbert.pipeline.train.order import Order
+    from vilbert.pipeline.train.data.corpus import Corpus
+    from vilbert.pipeline.train.data.order import Order
 
     assert extract(settings_for("unused", output=f"{bucket}/features")) == 0
     remote = Corpus.open([f"{bucket}/features"], split="train", cache_dir=tmp_path / "cache")

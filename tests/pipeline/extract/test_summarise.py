@@ -10,7 +10,7 @@ import pytest
 from vilbert.pipeline.extract.run import summarise
 from vilbert.pipeline.extract.settings import ExtractSettings
 from vilbert.pipeline.shards.dataset import Totals, read_info
-from vilbert.pipeline.shards.folder import open_folder
+from vilbert.pipeline.shards.location.folder import open_folder
 
 
 @pytest.mark.parametrize(("count", "said"), [(1, "1 image is at"), (3, "3 images are at")])

@@ -9,11 +9,11 @@ import pytest
 import torch
 
 from vilbert.model.config import ViLBertConfig
-from vilbert.pipeline.tasks.gqa import GqaTask
-from vilbert.pipeline.tasks.gqa_files import GqaQuestion
-from vilbert.pipeline.tasks.start import begin_with_prior, build_task_model
-from vilbert.pipeline.tasks.vqa import VqaTask
-from vilbert.pipeline.tasks.vqa_files import read_questions
+from vilbert.pipeline.finetune.start import begin_with_prior, build_task_model
+from vilbert.pipeline.tasks.gqa.files import GqaQuestion
+from vilbert.pipeline.tasks.gqa.task import GqaTask
+from vilbert.pipeline.tasks.vqa.files import read_questions
+from vilbert.pipeline.tasks.vqa.task import VqaTask
 
 SIZES: dict[str, Any] = {
     "vocab_size": 20, "hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8,

@@ -12,16 +12,16 @@ import pytest
 import torch
 
 from vilbert.pipeline.cli import main
+from vilbert.pipeline.finetune.run import open_items, open_task_data
+from vilbert.pipeline.finetune.settings import GivenRegionsFinetuneSettings, NamedPeopleFinetuneSettings
 from vilbert.pipeline.tasks.batch import make_item_batches
-from vilbert.pipeline.tasks.finetune import open_items, open_task_data
-from vilbert.pipeline.tasks.settings import GivenRegionsFinetuneSettings, NamedPeopleFinetuneSettings
-from vilbert.pipeline.train.loop import data_names
-from vilbert.pipeline.train.run_folder import read_run
-from vilbert.pipeline.train.share import Share
-from vilbert.pipeline.train.words import new_tokenizer
+from vilbert.pipeline.train.engine.loop import data_names
+from vilbert.pipeline.train.engine.share import Share
+from vilbert.pipeline.train.examples.words import new_tokenizer
+from vilbert.pipeline.train.run.folder import read_run
 
+from ..tasks.small_tasks import CHANNELS, CLASSES, FOLDERS, PICTURES, THINGS, finetune_arguments, regions, split_of
 from ..train.conftest import write_dataset_folder
-from .small_tasks import CHANNELS, CLASSES, FOLDERS, PICTURES, THINGS, finetune_arguments, regions, split_of
 
 LACKING = 6
 """Of the pictures the last ones, five to train and one held out."""

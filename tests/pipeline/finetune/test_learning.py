@@ -14,7 +14,7 @@ import torch
 
 from vilbert.pipeline.cli import main
 
-from .small_tasks import FOLDERS, finetune_arguments
+from ..tasks.small_tasks import FOLDERS, finetune_arguments
 
 # Steps, what is reached at least, and what is not reached with other pictures.
 LIMITS = {

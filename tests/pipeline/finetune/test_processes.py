@@ -13,11 +13,11 @@ import pytest
 import torch
 
 from vilbert.pipeline.cli import main
-from vilbert.pipeline.train.journal import read_journal, without_timing
+from vilbert.pipeline.train.run.journal import read_journal, without_timing
 
+from ..tasks.small_tasks import finetune_arguments
 from ..train.forks import Forks, forking
-from .small_tasks import finetune_arguments
-from .test_multitask import STOPPING, arguments, run, turns, write_tasks
+from .multitask.test_run import STOPPING, arguments, run, turns, write_tasks
 
 
 @pytest.fixture(scope="module")
@@ -77,14 +77,14 @@ def test_a_killed_loader_ends_an_evaluation_and_a_fine_tuning(
     """It is killed when it begins its first batch, as by the system when memory runs out."""
     run, answers = tmp_path / "run", tmp_path / "answers.json"
     assert main(finetune_arguments(small, "vqa", run, steps=1)) == 0
-    monkeypatch.setattr("vilbert.pipeline.tasks.evaluate.make_item_batches", killed_at_once)
+    monkeypatch.setattr("vilbert.pipeline.evaluate.evaluation.make_item_batches", killed_at_once)
     of_the_task = ["--checkpoint", str(run), "--annotations", str(small / "vqa"), "--output", str(answers)]
     assert main(["evaluate", "vqa", str(small / "features"), *of_the_task, "--num-workers", "2"]) == 1
     said = capsys.readouterr().err
     assert "vilbert evaluate: a data loading process" in said
     assert "was killed by signal 9" in said
     assert not answers.exists()
-    monkeypatch.setattr("vilbert.pipeline.tasks.finetune.make_item_batches", killed_at_once)
+    monkeypatch.setattr("vilbert.pipeline.finetune.run.make_item_batches", killed_at_once)
     again = finetune_arguments(small, "vqa", tmp_path / "again", steps=1)
     assert main([*again, "--num-workers", "2"]) == 1
     assert "vilbert finetune: a data loading process" in capsys.readouterr().err

@@ -9,9 +9,9 @@ from safetensors.torch import load_file
 
 from vilbert.model.config import ViLBertConfig
 from vilbert.pipeline.cli import main, parse
-from vilbert.pipeline.tasks.start import build_task_model
+from vilbert.pipeline.finetune.start import build_task_model
 
-from .small_tasks import finetune_arguments
+from ..tasks.small_tasks import finetune_arguments
 
 
 def moved(small: Path, output: Path, *more: str) -> dict[str, float]:

@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 
 from vilbert.pipeline.cli import main
-from vilbert.pipeline.train.journal import read_journal
+from vilbert.pipeline.train.run.journal import read_journal
 
+from ..tasks.small_tasks import finetune_arguments
 from ..train.test_ray_pretrain import train_workers
-from .small_tasks import finetune_arguments
-from .test_multitask import STOPPING, arguments, turns, write_tasks
+from .multitask.test_run import STOPPING, arguments, turns, write_tasks
 from .test_processes import assert_alike
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]

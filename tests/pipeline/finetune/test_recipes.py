@@ -10,7 +10,7 @@ import yaml
 from vilbert.pipeline.cli import parse
 from vilbert.pipeline.config_file import RECIPES
 from vilbert.pipeline.tasks.registry import TASKS
-from vilbert.pipeline.train.run_settings import identity
+from vilbert.pipeline.train.run.settings import identity
 
 BETA, MULTITASK, NOBODY = "jiasenlu/vilbert_beta", "facebookresearch/vilbert-multi-task", "published no"
 # Batch, rate, epochs and word pieces as those files have them, and whose the first three are.

@@ -12,12 +12,12 @@ import torch
 
 from vilbert.model.tasks import ViLBertForTasks
 from vilbert.pipeline.cli import main
-from vilbert.pipeline.shards.errors import RefusedError
-from vilbert.pipeline.tasks.finetune import open_items
-from vilbert.pipeline.tasks.settings import FinetuneSettings
-from vilbert.pipeline.train.journal import read_journal, without_timing
+from vilbert.pipeline.errors import RefusedError
+from vilbert.pipeline.finetune.run import open_items
+from vilbert.pipeline.finetune.settings import FinetuneSettings
+from vilbert.pipeline.train.run.journal import read_journal, without_timing
 
-from .small_tasks import finetune_arguments
+from ..tasks.small_tasks import finetune_arguments
 
 STEPS = 6
 

@@ -16,18 +16,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vilbert.pipeline.extract import done
-from vilbert.pipeline.extract.done import DONE_FILE, DoneShards, find_done
-from vilbert.pipeline.extract.plan import finish_dataset
+from vilbert.pipeline.errors import ShardError, UnsupportedFormatError
+from vilbert.pipeline.jobs import done
+from vilbert.pipeline.jobs.done import DONE_FILE, DoneShards, find_done
+from vilbert.pipeline.jobs.plan import finish_dataset
 from vilbert.pipeline.shards.dataset import DatasetInfo, fingerprint_digest, read_dataset, write_dataset
-from vilbert.pipeline.shards.errors import ShardError, UnsupportedFormatError
 from vilbert.pipeline.shards.failures import FailureRow
-from vilbert.pipeline.shards.folder import LocalFolder
-from vilbert.pipeline.shards.layout import data_path, failures_path, record_path
-from vilbert.pipeline.shards.listing import Entry
+from vilbert.pipeline.shards.location.folder import LocalFolder
+from vilbert.pipeline.shards.location.layout import data_path, failures_path, record_path
+from vilbert.pipeline.shards.location.listing import Entry
 from vilbert.pipeline.shards.record import read_records
 from vilbert.pipeline.shards.sample import describe_fields
-from vilbert.pipeline.shards.writer import ShardWriter
+from vilbert.pipeline.shards.storage.writer import ShardWriter
 
 SHARDS = 6
 
@@ -290,7 +290,7 @@ def test_notes_that_cannot_be_written_do_not_end_the_run(
     def refuse(path: Path, data: bytes) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("vilbert.pipeline.shards.folder.write_atomic", refuse)
+    monkeypatch.setattr("vilbert.pipeline.shards.location.folder.write_atomic", refuse)
     find_done(LocalFolder(directory), plan()).save()
     assert "No space left on device" in caplog.text
 

@@ -13,18 +13,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vilbert.pipeline.extract.journal import Attempt, Journal, parse_journal
-from vilbert.pipeline.extract.journals import Journals
+from vilbert.pipeline.errors import ShardError, StoppedError
 from vilbert.pipeline.extract.run import extract
 from vilbert.pipeline.extract.settings import ExtractSettings
-from vilbert.pipeline.extract.stopped import StoppedError
-from vilbert.pipeline.extract.suspects import DEATHS, DEATHS_ALONE, MOST_BLAMED, Verdict, judge, require_sound
 from vilbert.pipeline.extract.worker import Worker
-from vilbert.pipeline.shards.errors import ShardError
-from vilbert.pipeline.shards.folder import LocalFolder, open_folder
-from vilbert.pipeline.shards.remote_folder import RemoteFolder
+from vilbert.pipeline.jobs.journal import Attempt, Journal, parse_journal
+from vilbert.pipeline.jobs.journals import Journals
+from vilbert.pipeline.jobs.suspects import DEATHS, DEATHS_ALONE, MOST_BLAMED, Verdict, judge, require_sound
+from vilbert.pipeline.shards.location.folder import LocalFolder, open_folder
+from vilbert.pipeline.shards.location.remote_folder import RemoteFolder
 
-from .conftest import contents
+from ..extract.conftest import contents
 
 ROWS = range(100, 200)
 SHARD = 7

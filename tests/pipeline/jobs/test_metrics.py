@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from .conftest import FAULTS, SCENES, Harm
+from ..extract.conftest import FAULTS, SCENES, Harm
 
 SHARD = 8
 DONE = 2

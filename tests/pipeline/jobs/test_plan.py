@@ -1,4 +1,4 @@
-from vilbert.pipeline.extract.plan import differences
+from vilbert.pipeline.jobs.plan import differences
 
 
 def test_differences_name_the_field_and_both_values() -> None:

@@ -11,14 +11,13 @@ import pytest
 
 from vilbert.extractors.extractor import DetectorSettings
 from vilbert.pipeline.cli import main
-from vilbert.pipeline.extract import ray_backend
-from vilbert.pipeline.extract.crew import Crew, WorkerLostError
-from vilbert.pipeline.extract.ray_backend import RayHandle, no_process_yet, room_now, translated
+from vilbert.pipeline.errors import DeviceLostError, FingerprintError, ShardError
 from vilbert.pipeline.extract.settings import ExtractSettings
-from vilbert.pipeline.extract.stopped import DeviceLostError
 from vilbert.pipeline.extract.worker import Worker
+from vilbert.pipeline.jobs import ray_backend
+from vilbert.pipeline.jobs.crew import Crew, WorkerLostError
+from vilbert.pipeline.jobs.ray_backend import RayHandle, no_process_yet, room_now, translated
 from vilbert.pipeline.ray_session import ray_session
-from vilbert.pipeline.shards.errors import FingerprintError, ShardError
 
 ray = pytest.importorskip("ray")
 

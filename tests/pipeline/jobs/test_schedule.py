@@ -9,15 +9,15 @@ from pathlib import Path
 import pytest
 
 from vilbert.extractors.extractor import ExtractorError
-from vilbert.pipeline.extract import crew
-from vilbert.pipeline.extract.crew import FAILED_STARTS, Crew, WorkerLostError
-from vilbert.pipeline.extract.journal import Journal, parse_journal
-from vilbert.pipeline.extract.journals import Journals
-from vilbert.pipeline.extract.schedule import ATTEMPTS, ERRORS_IN_A_ROW, Schedule, assign
-from vilbert.pipeline.extract.stall import Pulse
-from vilbert.pipeline.extract.worker_contract import Extracted
-from vilbert.pipeline.shards.errors import CorruptShardError, FingerprintError, ShardError
-from vilbert.pipeline.shards.folder import LocalFolder
+from vilbert.pipeline.errors import CorruptShardError, FingerprintError, ShardError
+from vilbert.pipeline.jobs import crew
+from vilbert.pipeline.jobs.crew import FAILED_STARTS, Crew, WorkerLostError
+from vilbert.pipeline.jobs.journal import Journal, parse_journal
+from vilbert.pipeline.jobs.journals import Journals
+from vilbert.pipeline.jobs.schedule import ATTEMPTS, ERRORS_IN_A_ROW, Schedule, assign
+from vilbert.pipeline.jobs.stall import Pulse
+from vilbert.pipeline.jobs.worker import Extracted
+from vilbert.pipeline.shards.location.folder import LocalFolder
 from vilbert.pipeline.shards.record import ShardRecord
 
 

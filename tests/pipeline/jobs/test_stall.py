@@ -10,8 +10,8 @@ import pytest
 
 from vilbert.pipeline.extract import turns
 from vilbert.pipeline.extract.settings import ExtractSettings
-from vilbert.pipeline.extract.stall import MOST_SECONDS_A_TICK, Pulse, StallWatch
 from vilbert.pipeline.extract.worker import Worker
+from vilbert.pipeline.jobs.stall import MOST_SECONDS_A_TICK, Pulse, StallWatch
 
 
 def test_a_worker_is_stuck_once_its_pulse_has_not_changed_for_so_long() -> None:

@@ -15,18 +15,18 @@ import pytest
 
 from vilbert.extractors.extractor import ExtractorError
 from vilbert.pipeline.cli import main
-from vilbert.pipeline.extract.done import find_done
-from vilbert.pipeline.extract.plan import finish_dataset
+from vilbert.pipeline.errors import ShardError
 from vilbert.pipeline.extract.run import extract
-from vilbert.pipeline.extract.run_log import LOG_FILE
-from vilbert.pipeline.extract.run_state import RUN_FILE, RunState, read_state
 from vilbert.pipeline.extract.settings import ExtractSettings
-from vilbert.pipeline.extract.status import judge
-from vilbert.pipeline.shards.errors import ShardError
-from vilbert.pipeline.shards.folder import LocalFolder
-from vilbert.pipeline.shards.process import this_process
+from vilbert.pipeline.jobs.done import find_done
+from vilbert.pipeline.jobs.plan import finish_dataset
+from vilbert.pipeline.jobs.run_log import LOG_FILE
+from vilbert.pipeline.jobs.run_state import RUN_FILE, RunState, read_state
+from vilbert.pipeline.jobs.status import judge
+from vilbert.pipeline.shards.location.folder import LocalFolder
+from vilbert.pipeline.shards.location.process import this_process
 
-from .conftest import BROKEN, SCENES
+from ..extract.conftest import BROKEN, SCENES
 
 Make = Callable[..., ExtractSettings]
 
@@ -189,7 +189,7 @@ def test_the_account_stays_new_while_a_run_starts_and_while_it_closes_the_data_s
 
         return after_a_while
 
-    monkeypatch.setattr("vilbert.pipeline.extract.watch.SAVE_SECONDS", 0.02)
+    monkeypatch.setattr("vilbert.pipeline.jobs.watch.SAVE_SECONDS", 0.02)
     monkeypatch.setattr("vilbert.pipeline.extract.run.find_done", slowly(find_done, "starting"))
     monkeypatch.setattr("vilbert.pipeline.extract.run.finish_dataset", slowly(finish_dataset, "running"))
     assert extract(settings) == 0

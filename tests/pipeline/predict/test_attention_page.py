@@ -17,9 +17,9 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
 
-from vilbert.pipeline.tasks.attention import Attention, AttentionMap, mean_maps
-from vilbert.pipeline.tasks.attention_page import attention_page, to_levels
-from vilbert.pipeline.tasks.attention_script import STYLE
+from vilbert.pipeline.predict.attention import Attention, AttentionMap, mean_maps
+from vilbert.pipeline.predict.attention_page import attention_page, to_levels
+from vilbert.pipeline.predict.attention_script import STYLE
 
 from .tiny_predictor import load, write_model, write_scenes
 

@@ -17,7 +17,7 @@ import pytest
 from PIL import Image
 
 from vilbert.pipeline.cli import main
-from vilbert.pipeline.tasks import vqa_spec
+from vilbert.pipeline.tasks.vqa import spec as vqa_spec
 
 from .tiny_predictor import OPTIONS, write_model, write_scenes
 

@@ -20,18 +20,18 @@ from vilbert.extractors.extractor import ExtractorError
 from vilbert.extractors.regions import Regions
 from vilbert.model.config import ViLBertConfig
 from vilbert.model.tasks import ViLBertForTasks
-from vilbert.pipeline.predict import Predictor
-from vilbert.pipeline.shards.errors import RefusedError, ShardError
-from vilbert.pipeline.tasks.evaluate import Trained
-from vilbert.pipeline.tasks.photographs import Detected
-from vilbert.pipeline.tasks.reader import Reader
+from vilbert.pipeline.errors import RefusedError, ShardError
+from vilbert.pipeline.evaluate.evaluation import Trained
+from vilbert.pipeline.predict.photographs import Detected
+from vilbert.pipeline.predict.predictor import Predictor
+from vilbert.pipeline.predict.reader import Reader
+from vilbert.pipeline.predict.trained_detector import choose_extractor, trained_values
 from vilbert.pipeline.tasks.task_card import read_task_card, require_card
 from vilbert.pipeline.tasks.texts import encode
-from vilbert.pipeline.tasks.trained_detector import choose_extractor, trained_values
 from vilbert.pipeline.tasks.trained_folder import trained_folder
 from vilbert.pipeline.tasks.trained_model import load_its_tokenizer, load_model
-from vilbert.pipeline.train.checkpoints import save_checkpoint
-from vilbert.pipeline.train.loop import model_tensors
+from vilbert.pipeline.train.engine.loop import model_tensors
+from vilbert.pipeline.train.run.checkpoints import save_checkpoint
 
 from .tiny_predictor import SIZES, write_model
 from .tiny_predictor import load as load_predictor

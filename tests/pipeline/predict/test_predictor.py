@@ -21,14 +21,14 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from vilbert.pipeline.cli import main
-from vilbert.pipeline.predict import Predictor
-from vilbert.pipeline.shards.errors import RefusedError
-from vilbert.pipeline.tasks.asking import Row, paired
-from vilbert.pipeline.tasks.generation_settings import GenerationSettings
-from vilbert.pipeline.tasks.photographs import Detected
-from vilbert.pipeline.tasks.refer_files import read_refer
+from vilbert.pipeline.errors import RefusedError
+from vilbert.pipeline.predict.asking import Row, paired
+from vilbert.pipeline.predict.photographs import Detected
+from vilbert.pipeline.predict.predictor import Predictor
+from vilbert.pipeline.tasks.captioning.generation_settings import GenerationSettings
+from vilbert.pipeline.tasks.refer.files import read_refer
 
-from .tasks.tiny_predictor import OPTIONS, load, write_features, write_model, write_scenes
+from .tiny_predictor import OPTIONS, load, write_features, write_model, write_scenes
 
 QUESTIONS = ["what colour is the ring", "is the small star left of the circle", "a red heart"]
 
@@ -113,7 +113,7 @@ def test_captions_are_those_of_an_evaluation(
     scenes: Path, tmp_path: Path, predictor: Callable[[str], Predictor], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # What scores them takes seconds and says nothing here.
-    monkeypatch.setattr("vilbert.pipeline.tasks.caption_evaluation.caption_scores", lambda truths, written: {})
+    monkeypatch.setattr("vilbert.pipeline.evaluate.captioning.caption_scores", lambda truths, written: {})
     run = write_model(tmp_path / "run", "captioning")
     rows = evaluate(scenes, run, "captioning", "karpathy", "--method", "greedy")
     settings = GenerationSettings(method="greedy")

@@ -15,12 +15,12 @@ import pytest
 from vilbert.extractors.extractor import DetectorSettings, ExtractorSettings, build_extractor
 from vilbert.extractors.selection import SelectionSettings
 from vilbert.pipeline.cli import parse
-from vilbert.pipeline.predict import Predictor
-from vilbert.pipeline.shards.errors import RefusedError
+from vilbert.pipeline.errors import RefusedError
+from vilbert.pipeline.predict.predictor import Predictor
+from vilbert.pipeline.predict.trained_detector import choose_extractor
 from vilbert.pipeline.tasks.task_card import TaskCard
-from vilbert.pipeline.tasks.trained_detector import choose_extractor
 
-from .small_tasks import finetune_arguments
+from ..tasks.small_tasks import finetune_arguments
 from .tiny_predictor import DETECTOR, SELECTION, load, write_model
 
 OTHER = SelectionSettings(boxes="5-9", confidence=0.5, nms=0.5)
@@ -47,7 +47,7 @@ def model(tmp_path: Path) -> Callable[..., Path]:
 @pytest.fixture
 def warnings(caplog: pytest.LogCaptureFixture) -> Callable[[], list[str]]:
     caplog.set_level(logging.WARNING)
-    return lambda: [it.getMessage() for it in caplog.records if it.name == "vilbert.pipeline.tasks.trained_detector"]
+    return lambda: [it.getMessage() for it in caplog.records if it.name == "vilbert.pipeline.predict.trained_detector"]
 
 
 def card(*extractors: Any) -> TaskCard:

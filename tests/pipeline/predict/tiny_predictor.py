@@ -13,10 +13,10 @@ from vilbert.extractors.selection import SelectionSettings
 from vilbert.model.config import ViLBertConfig
 from vilbert.model.tasks import ViLBertForTasks
 from vilbert.pipeline.cli import main
-from vilbert.pipeline.predict import Predictor
+from vilbert.pipeline.predict.predictor import Predictor
 from vilbert.pipeline.shapes.write import ShapesSettings, write_shapes
 from vilbert.pipeline.tasks.task_card import TaskCard, write_task_cards
-from vilbert.pipeline.train.words import load_tokenizer, save_tokenizer
+from vilbert.pipeline.train.examples.words import load_tokenizer, save_tokenizer
 
 DETECTOR = DetectorSettings(detector="shapes", device="cpu")
 SELECTION = SelectionSettings(boxes="2-20", confidence=0.5, nms=0.5)

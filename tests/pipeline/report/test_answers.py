@@ -8,15 +8,15 @@ from typing import Any
 
 import pytest
 
-from vilbert.pipeline.shards.errors import RefusedError
-from vilbert.pipeline.tasks.captioning import CaptioningTask, overlap
-from vilbert.pipeline.tasks.nlvr2 import Nlvr2Task
-from vilbert.pipeline.tasks.nlvr2_files import NlvrStatement
-from vilbert.pipeline.tasks.refer import ReferTask
-from vilbert.pipeline.tasks.refer_files import Expression
-from vilbert.pipeline.tasks.report_answers import read_answers
-from vilbert.pipeline.tasks.retrieval import RetrievalTask
-from vilbert.pipeline.tasks.retrieval_files import CaptionedImage
+from vilbert.pipeline.errors import RefusedError
+from vilbert.pipeline.report.answers import read_answers
+from vilbert.pipeline.tasks.captioned_images import CaptionedImage
+from vilbert.pipeline.tasks.captioning.task import CaptioningTask, overlap
+from vilbert.pipeline.tasks.nlvr2.files import NlvrStatement
+from vilbert.pipeline.tasks.nlvr2.task import Nlvr2Task
+from vilbert.pipeline.tasks.refer.files import Expression
+from vilbert.pipeline.tasks.refer.task import ReferTask
+from vilbert.pipeline.tasks.retrieval.task import RetrievalTask
 
 CAPTIONED = [
     CaptionedImage(image_id="1", captions=("a dog", "one dog runs")),

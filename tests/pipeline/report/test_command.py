@@ -20,13 +20,13 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from vilbert.pipeline.cli import main
-from vilbert.pipeline.shards.errors import RefusedError
+from vilbert.pipeline.errors import RefusedError
+from vilbert.pipeline.report.choice import evenly
+from vilbert.pipeline.report.content import read_evaluation
 from vilbert.pipeline.tasks.registry import TaskFiles, open_task
-from vilbert.pipeline.tasks.report_choice import evenly
-from vilbert.pipeline.tasks.report_content import read_evaluation
-from vilbert.pipeline.train.journal import Journal
+from vilbert.pipeline.train.run.journal import Journal
 
-from .tiny_predictor import OPTIONS, write_features, write_model, write_scenes
+from ..predict.tiny_predictor import OPTIONS, write_features, write_model, write_scenes
 
 IMAGES, QUESTIONS = 3, 5
 LABELS = ["yes", "no", "0", "1", "2", "3", "red", "blue", "green", "circle", "small", "large"]

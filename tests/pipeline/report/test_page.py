@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from vilbert.pipeline.tasks.report_page import Asked, Content, Group, Metric, Picture, Ranked, report_page
+from vilbert.pipeline.report.page import Asked, Content, Group, Metric, Picture, Ranked, report_page
 
 HOSTILE = "</td><script>alert('x')</script>&\"{title}"
 PIXEL = "data:image/gif;base64,R0lGODlhAQABAAAAACw="

@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 
 from vilbert.pipeline.cli import main
-from vilbert.pipeline.tasks.refer import RIGHT_ABOVE
+from vilbert.pipeline.tasks.refer.task import RIGHT_ABOVE
 from vilbert.pipeline.tasks.registry import TASKS
 
-from .small_tasks import write_json, write_lines
-from .tiny_predictor import OPTIONS, write_features, write_model, write_scenes
+from ..predict.tiny_predictor import OPTIONS, write_features, write_model, write_scenes
+from ..tasks.small_tasks import write_json, write_lines
 
 FOLDERS = {
     "vqa": "vqa", "gqa": "gqa", "vcr-qa": "vcr1annots", "vcr-qar": "vcr1annots", "refcoco": "refer/refcocog",

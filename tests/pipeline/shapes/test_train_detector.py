@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from vilbert.extractors.detectors.shapes_frcnn import ShapesDetector, build
 from vilbert.extractors.extractor import DetectorSettings
 from vilbert.extractors.selection import SelectionSettings
-from vilbert.extractors.shapes_frcnn import ShapesDetector, build
 from vilbert.pipeline.shapes.scene import CANVASES, make_scene
 from vilbert.pipeline.shapes.train_detector import Scenes, TrainSettings, batches, losses, save, train
 

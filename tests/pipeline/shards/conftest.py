@@ -17,15 +17,15 @@ from PIL import Image
 from vilbert.extractors.regions import Regions
 from vilbert.manifests.manifest import Manifest, ManifestWriter
 from vilbert.manifests.record import ImageRecord
+from vilbert.pipeline.shards.checks.findings import Finding
+from vilbert.pipeline.shards.checks.verify import examine
 from vilbert.pipeline.shards.dataset import DatasetInfo, fingerprint_digest, sum_records, sum_splits, write_dataset
 from vilbert.pipeline.shards.failures import FailureRow
-from vilbert.pipeline.shards.findings import Finding
 from vilbert.pipeline.shards.keys import sample_key
-from vilbert.pipeline.shards.layout import StorageFormat, data_path, record_path
+from vilbert.pipeline.shards.location.layout import StorageFormat, data_path, record_path
 from vilbert.pipeline.shards.record import read_records, records_digest
 from vilbert.pipeline.shards.sample import Sample, describe_fields
-from vilbert.pipeline.shards.verify import examine
-from vilbert.pipeline.shards.writer import ShardWriter
+from vilbert.pipeline.shards.storage.writer import ShardWriter
 
 CLASS_NAMES = ("background", "sky", "tree", "dog", "boat", "lamp", "chair")
 ATTRIBUTE_NAMES = ("red", "old", "wooden")

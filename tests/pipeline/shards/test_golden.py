@@ -11,10 +11,10 @@ import pytest
 
 from vilbert.pipeline.shards.dataset import read_dataset
 from vilbert.pipeline.shards.failures import read_failures
-from vilbert.pipeline.shards.layout import data_path, failures_path
+from vilbert.pipeline.shards.location.layout import data_path, failures_path
 from vilbert.pipeline.shards.record import is_done, read_records, records_digest
 from vilbert.pipeline.shards.sample import Sample
-from vilbert.pipeline.shards.store import open_shard
+from vilbert.pipeline.shards.storage.store import open_shard
 
 pages = pytest.mark.skipif(mmap.PAGESIZE != 4096, reason="LMDB lays files out in pages of the machine's size")
 STORAGES = ["tar", pytest.param("lmdb", marks=pages)]

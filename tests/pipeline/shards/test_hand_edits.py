@@ -19,11 +19,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from vilbert.pipeline.cli import main
+from vilbert.pipeline.errors import ShardError
+from vilbert.pipeline.inspect import InspectSettings, inspect
 from vilbert.pipeline.shards.canonical import encode_json
-from vilbert.pipeline.shards.errors import ShardError
-from vilbert.pipeline.shards.inspect import InspectSettings, inspect
-from vilbert.pipeline.shards.stats import StatsSettings, stats
-from vilbert.pipeline.train.corpus import Corpus
+from vilbert.pipeline.shards.viewing.stats import StatsSettings, stats
+from vilbert.pipeline.train.data.corpus import Corpus
 
 from .conftest import SmallDataset, write_small_dataset
 

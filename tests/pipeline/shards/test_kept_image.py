@@ -12,14 +12,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.numpy import load, save
 
+from vilbert.pipeline.errors import CorruptShardError, ShardError
 from vilbert.pipeline.shards.dataset import fingerprint_digest, read_dataset, write_dataset
-from vilbert.pipeline.shards.errors import CorruptShardError, ShardError
 from vilbert.pipeline.shards.sample import Sample, decode_members, encode_members
-from vilbert.pipeline.shards.store import open_shard
-from vilbert.pipeline.shards.tar_scan import scan
-from vilbert.pipeline.shards.tar_store import read_index
-from vilbert.pipeline.shards.tensors import decode_part, decode_tensors, encode_tensors
-from vilbert.pipeline.shards.writer import ShardWriter
+from vilbert.pipeline.shards.storage.store import open_shard
+from vilbert.pipeline.shards.storage.tar_scan import scan
+from vilbert.pipeline.shards.storage.tar_store import read_index
+from vilbert.pipeline.shards.storage.tensors import decode_part, decode_tensors, encode_tensors
+from vilbert.pipeline.shards.storage.writer import ShardWriter
 
 MakeSample = Callable[..., Sample]
 HERE = Path("000000.tar")

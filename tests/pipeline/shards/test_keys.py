@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from webdataset.tariterators import base_plus_ext
 
 from vilbert.pipeline.shards.keys import MAX_KEY_LENGTH, is_key, sample_key
-from vilbert.pipeline.shards.lmdb_store import META_KEY
 from vilbert.pipeline.shards.sample import member_names
+from vilbert.pipeline.shards.storage.lmdb_store import META_KEY
 
 
 @given(st.text())

@@ -9,12 +9,12 @@ import fsspec
 import pytest
 
 from vilbert.manifests.manifest import Manifest
+from vilbert.pipeline.errors import CorruptShardError, ShardError
 from vilbert.pipeline.shards.dataset import read_dataset
-from vilbert.pipeline.shards.errors import CorruptShardError, ShardError
-from vilbert.pipeline.shards.layout import StorageFormat
+from vilbert.pipeline.shards.location.layout import StorageFormat
 from vilbert.pipeline.shards.open_dataset import open_dataset
-from vilbert.pipeline.shards.store import open_shard
-from vilbert.pipeline.train.corpus import Corpus
+from vilbert.pipeline.shards.storage.store import open_shard
+from vilbert.pipeline.train.data.corpus import Corpus
 
 from .conftest import write_small_dataset
 

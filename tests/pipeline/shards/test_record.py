@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from vilbert.pipeline.errors import CorruptShardError, ShardError, UnsupportedFormatError
 from vilbert.pipeline.shards.dataset import (
     DatasetInfo,
     Totals,
@@ -20,7 +21,6 @@ from vilbert.pipeline.shards.dataset import (
     sum_records,
     write_dataset,
 )
-from vilbert.pipeline.shards.errors import CorruptShardError, ShardError, UnsupportedFormatError
 from vilbert.pipeline.shards.failures import FailureRow, encode_failures, read_failures
 from vilbert.pipeline.shards.record import ShardRecord, is_done, read_record, read_records, records_digest
 from vilbert.pipeline.shards.sample import describe_fields

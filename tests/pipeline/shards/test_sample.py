@@ -14,10 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vilbert.extractors.regions import Regions
-from vilbert.pipeline.shards.errors import CorruptShardError, ShardError
-from vilbert.pipeline.shards.npy import decode_npy, encode_npy
+from vilbert.pipeline.errors import CorruptShardError, ShardError
 from vilbert.pipeline.shards.sample import FIELDS, Sample, decode_members, describe_fields, encode_members, member_names
-from vilbert.pipeline.shards.tensors import decode_tensors, encode_tensors
+from vilbert.pipeline.shards.storage.npy import decode_npy, encode_npy
+from vilbert.pipeline.shards.storage.tensors import decode_tensors, encode_tensors
 
 SHARD = Path("shards/000003.tar")
 MakeSample = Callable[..., Sample]

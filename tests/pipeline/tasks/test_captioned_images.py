@@ -4,12 +4,12 @@ from typing import Any
 
 import pytest
 
-from vilbert.manifests.images import ImageRoot
-from vilbert.manifests.karpathy import read_karpathy
+from vilbert.manifests.readers.images import ImageRoot
+from vilbert.manifests.readers.karpathy import read_karpathy
 from vilbert.manifests.report import Report
+from vilbert.pipeline.errors import RefusedError
 from vilbert.pipeline.shapes.write import ShapesSettings, write_shapes
-from vilbert.pipeline.shards.errors import RefusedError
-from vilbert.pipeline.tasks.retrieval_files import CaptionedImage, coco_number, read_captioned_images
+from vilbert.pipeline.tasks.captioned_images import CaptionedImage, coco_number, read_captioned_images
 
 
 def sentences(*texts: str) -> list[dict[str, Any]]:

@@ -11,20 +11,20 @@ import pytest
 import torch
 
 from vilbert.pipeline.tasks.batch import PAST_THE_END, ItemBatch, ItemSource, make_item_batches
-from vilbert.pipeline.tasks.captioning import CaptioningTask
+from vilbert.pipeline.tasks.captioned_images import read_captioned_images
+from vilbert.pipeline.tasks.captioning.task import CaptioningTask
 from vilbert.pipeline.tasks.images import mean_weights
 from vilbert.pipeline.tasks.join import Images, join
-from vilbert.pipeline.tasks.refer import ReferTask
-from vilbert.pipeline.tasks.refer_files import read_refer
+from vilbert.pipeline.tasks.refer.files import read_refer
+from vilbert.pipeline.tasks.refer.task import ReferTask
 from vilbert.pipeline.tasks.registry import TaskFiles, open_task
-from vilbert.pipeline.tasks.retrieval import RetrievalTask
-from vilbert.pipeline.tasks.retrieval_files import read_captioned_images
+from vilbert.pipeline.tasks.retrieval.task import RetrievalTask
 from vilbert.pipeline.tasks.task import Task
-from vilbert.pipeline.tasks.vcr import VcrTask
-from vilbert.pipeline.train.corpus import Corpus
-from vilbert.pipeline.train.order import Order
-from vilbert.pipeline.train.share import Share
-from vilbert.pipeline.train.words import new_tokenizer
+from vilbert.pipeline.tasks.vcr.task import VcrTask
+from vilbert.pipeline.train.data.corpus import Corpus
+from vilbert.pipeline.train.data.order import Order
+from vilbert.pipeline.train.engine.share import Share
+from vilbert.pipeline.train.examples.words import new_tokenizer
 
 from .small_tasks import THINGS
 

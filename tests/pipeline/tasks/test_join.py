@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vilbert.pipeline.shards.errors import RefusedError
+from vilbert.pipeline.errors import RefusedError
 from vilbert.pipeline.tasks.join import Images, Joined, join
-from vilbert.pipeline.train.corpus import Corpus
-from vilbert.pipeline.train.order import Order
+from vilbert.pipeline.train.data.corpus import Corpus
+from vilbert.pipeline.train.data.order import Order
 
 
 class Item(NamedTuple):

@@ -11,15 +11,15 @@ import pytest
 import torch
 
 from vilbert.pipeline.cli import main
-from vilbert.pipeline.shards.errors import RefusedError
-from vilbert.pipeline.tasks.gqa import GqaTask
-from vilbert.pipeline.tasks.gqa_files import GqaQuestion
+from vilbert.pipeline.errors import RefusedError
+from vilbert.pipeline.tasks.gqa.files import GqaQuestion
+from vilbert.pipeline.tasks.gqa.task import GqaTask
 from vilbert.pipeline.tasks.known_answers import compare_answers, count_known
 from vilbert.pipeline.tasks.registry import TaskFiles, open_task
 from vilbert.pipeline.tasks.task_card import TASK_FILE
-from vilbert.pipeline.tasks.vqa import VqaTask
-from vilbert.pipeline.tasks.vqa_answers import load_vocabulary
-from vilbert.pipeline.tasks.vqa_files import read_questions
+from vilbert.pipeline.tasks.vqa.answers import load_vocabulary
+from vilbert.pipeline.tasks.vqa.files import read_questions
+from vilbert.pipeline.tasks.vqa.task import VqaTask
 
 from .small_tasks import FOLDERS, finetune_arguments
 

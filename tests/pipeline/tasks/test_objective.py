@@ -17,11 +17,11 @@ from vilbert.pipeline.tasks.join import Images, join
 from vilbert.pipeline.tasks.objective import TaskObjective, evaluate, to_inputs
 from vilbert.pipeline.tasks.registry import TaskFiles, open_task
 from vilbert.pipeline.tasks.task import Task
-from vilbert.pipeline.train.corpus import Corpus
-from vilbert.pipeline.train.distributed import Group
-from vilbert.pipeline.train.order import Order
-from vilbert.pipeline.train.share import Share
-from vilbert.pipeline.train.words import new_tokenizer
+from vilbert.pipeline.train.data.corpus import Corpus
+from vilbert.pipeline.train.data.order import Order
+from vilbert.pipeline.train.engine.distributed import Group
+from vilbert.pipeline.train.engine.share import Share
+from vilbert.pipeline.train.examples.words import new_tokenizer
 
 from .small_tasks import CHANNELS, FOLDERS, MODEL, THINGS
 

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from vilbert.pipeline.cli import main, parse
-from vilbert.pipeline.tasks.evaluate_settings import ItemEvaluateSettings
-from vilbert.pipeline.tasks.finetune import task_identity
+from vilbert.pipeline.evaluate.settings import ItemEvaluateSettings
+from vilbert.pipeline.finetune.run import task_identity
+from vilbert.pipeline.task_settings import task_settings
 from vilbert.pipeline.tasks.registry import TASKS
-from vilbert.pipeline.tasks.task_settings import task_settings
 
 EVALUATE = ["features", "--checkpoint", "c", "--annotations", "a"]
 FINETUNE = ["features", "--annotations", "a", "--output", "o", "--init-from", "i"]

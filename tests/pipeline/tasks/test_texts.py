@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerFast
 
 from vilbert.pipeline.tasks.texts import encode
-from vilbert.pipeline.train.words import new_tokenizer
+from vilbert.pipeline.train.examples.words import new_tokenizer
 
 WORDS = ["red", "circle", "left", "of", "the", "blue", "square"]
 TOKENIZER: PreTrainedTokenizerFast = new_tokenizer([" ".join(WORDS)])

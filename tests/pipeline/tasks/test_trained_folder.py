@@ -14,12 +14,12 @@ import torch
 from vilbert.model.tasks import ViLBertForTasks
 from vilbert.pipeline.cli import main
 from vilbert.pipeline.tasks.task_card import TASK_FILE, read_task_card
-from vilbert.pipeline.train.checkpoints import save_checkpoint
-from vilbert.pipeline.train.journal import read_journal
-from vilbert.pipeline.train.loop import model_tensors
+from vilbert.pipeline.train.engine.loop import model_tensors
+from vilbert.pipeline.train.run.checkpoints import save_checkpoint
+from vilbert.pipeline.train.run.journal import read_journal
 
+from ..predict.tiny_predictor import load, write_model, write_scenes
 from .small_tasks import FOLDERS, finetune_arguments
-from .tiny_predictor import load, write_model, write_scenes
 
 STEPS = 6
 

@@ -16,10 +16,10 @@ import pytest
 from vilbert.extractors.regions import Regions
 from vilbert.pipeline.shards.dataset import DatasetInfo, fingerprint_digest, sum_records, sum_splits, write_dataset
 from vilbert.pipeline.shards.failures import FailureRow
-from vilbert.pipeline.shards.layout import StorageFormat
+from vilbert.pipeline.shards.location.layout import StorageFormat
 from vilbert.pipeline.shards.record import read_records, records_digest
 from vilbert.pipeline.shards.sample import Sample, describe_fields
-from vilbert.pipeline.shards.writer import ShardWriter
+from vilbert.pipeline.shards.storage.writer import ShardWriter
 
 from .tiny_runs import MODEL
 
@@ -142,7 +142,7 @@ def make_dataset() -> Callable[..., Path]:
 def no_curves() -> Iterator[None]:
     """Leave the drawing of curves out of reports, which takes longer than tiny runs."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("vilbert.pipeline.train.curves.svg", lambda entries: "<svg/>")
+        patch.setattr("vilbert.pipeline.pages.curves.svg", lambda entries: "<svg/>")
         yield
 
 

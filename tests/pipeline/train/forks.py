@@ -19,13 +19,13 @@ import json, os, signal, sys, time
 import torch
 import torch._dynamo  # the optimizer imports it at its first step
 from transformers import AutoTokenizer, BertTokenizer
-import vilbert.pipeline.train.curves
-import vilbert.pipeline.train.pretrain
+import vilbert.pipeline.pages.curves
+import vilbert.pipeline.train.pretraining.run
 from vilbert.pipeline.cli import main
-from vilbert.pipeline.train import loop
+from vilbert.pipeline.train.engine import loop
 
 torch.set_num_threads(1)
-vilbert.pipeline.train.curves.svg = lambda entries: "<svg/>"
+vilbert.pipeline.pages.curves.svg = lambda entries: "<svg/>"
 
 
 def pause(step, until):

@@ -22,8 +22,8 @@ from vilbert.pipeline.cli import main
 from vilbert.pipeline.shards.dataset import DatasetInfo, fingerprint_digest, sum_records, sum_splits, write_dataset
 from vilbert.pipeline.shards.record import records_digest
 from vilbert.pipeline.shards.sample import Sample, describe_fields
-from vilbert.pipeline.shards.writer import ShardWriter
-from vilbert.pipeline.train.journal import read_journal
+from vilbert.pipeline.shards.storage.writer import ShardWriter
+from vilbert.pipeline.train.run.journal import read_journal
 
 COCO10 = Path(__file__).parents[4] / "shared" / "data" / "coco10"
 COLUMNS = (

@@ -18,11 +18,12 @@ import torch
 from safetensors.torch import load_file
 
 from vilbert.pipeline.cli import main
-from vilbert.pipeline.train import loop, shared_tokenizer
-from vilbert.pipeline.train import run as run_module
-from vilbert.pipeline.train.checkpoints import newest_whole
-from vilbert.pipeline.train.journal import Journal, read_journal
-from vilbert.pipeline.train.run_folder import writing
+from vilbert.pipeline.train.engine import loop
+from vilbert.pipeline.train.run import run as run_module
+from vilbert.pipeline.train.run import shared_tokenizer
+from vilbert.pipeline.train.run.checkpoints import newest_whole
+from vilbert.pipeline.train.run.folder import writing
+from vilbert.pipeline.train.run.journal import Journal, read_journal
 
 from .tiny_runs import journal, pretrain_arguments
 

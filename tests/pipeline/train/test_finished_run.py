@@ -15,8 +15,8 @@ import torch
 from safetensors.torch import load_file
 
 from vilbert.pipeline.cli import main
-from vilbert.pipeline.shards.lock import LOCK_FILE
-from vilbert.pipeline.train.journal import read_journal
+from vilbert.pipeline.shards.location.lock import LOCK_FILE
+from vilbert.pipeline.train.run.journal import read_journal
 
 from .tiny_runs import WITHOUT_DROPOUT, model_option, pretrain_arguments
 

@@ -14,10 +14,10 @@ import torch
 from safetensors.torch import load_file
 
 from vilbert.pipeline.cli import main
-from vilbert.pipeline.train.checkpoints import newest_whole
-from vilbert.pipeline.train.interruption import InterruptedEvaluationError, until_interrupted
-from vilbert.pipeline.train.journal import cut_back, line, read_journal
-from vilbert.pipeline.train.pretrain_objective import PretrainObjective
+from vilbert.pipeline.train.engine.interruption import InterruptedEvaluationError, until_interrupted
+from vilbert.pipeline.train.pretraining.objective import PretrainObjective
+from vilbert.pipeline.train.run.checkpoints import newest_whole
+from vilbert.pipeline.train.run.journal import cut_back, line, read_journal
 
 from .tiny_runs import MODEL, journal, pretrain_arguments
 

@@ -31,7 +31,7 @@ from torch import Tensor
 
 from vilbert.extractors.regions import Regions
 from vilbert.pipeline.cli import main
-from vilbert.pipeline.train import pretrain_objective
+from vilbert.pipeline.train.pretraining import objective as pretrain_objective
 
 THINGS = ("sky", "tree", "dog", "boat", "lamp", "chair", "road", "horse", "cup", "train")
 CLASSES = ("background", *THINGS)

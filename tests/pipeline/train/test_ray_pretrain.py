@@ -17,8 +17,8 @@ import psutil
 import pytest
 
 from vilbert.pipeline.cli import main
-from vilbert.pipeline.train.journal import read_journal
-from vilbert.pipeline.train.run_folder import writing
+from vilbert.pipeline.train.run.folder import writing
+from vilbert.pipeline.train.run.journal import read_journal
 
 from .tiny_runs import WITHOUT_DROPOUT, journal, pretrain_arguments
 
@@ -152,7 +152,7 @@ def test_what_can_be_refused_is_refused_before_ray_is_started(
     def never(*_: Any, **__: Any) -> None:
         pytest.fail("Ray was started")
 
-    monkeypatch.setattr("vilbert.pipeline.train.ray_launch.launch", never)
+    monkeypatch.setattr("vilbert.pipeline.train.run.ray_launch.launch", never)
     (tmp_path / "run").mkdir()
     command = arguments(data, tmp_path / "run", "--workers", "2")
     with writing(tmp_path / "run", patience=0):

@@ -14,9 +14,9 @@ from vilbert import pipeline
 from vilbert.model.config import PRESETS
 from vilbert.model.vilbert import ViLBertForPreTraining
 from vilbert.pipeline.cli import parse
-from vilbert.pipeline.train.run_settings import identity
-from vilbert.pipeline.train.settings import PretrainSettings
-from vilbert.pipeline.train.start import model_config
+from vilbert.pipeline.train.pretraining.settings import PretrainSettings
+from vilbert.pipeline.train.pretraining.start import model_config
+from vilbert.pipeline.train.run.settings import identity
 
 RECIPES = Path(pipeline.__file__).parent / "recipes"
 PRETRAIN = sorted(path.stem for path in (RECIPES / "pretrain").glob("*.yaml"))

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from vilbert.pipeline.train.journal import read_journal, without_timing
+from vilbert.pipeline.train.run.journal import read_journal, without_timing
 
 MODEL = {
     "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 16,

@@ -16,10 +16,10 @@ from hypothesis import strategies as st
 
 from vilbert.extractors.decode import ImageError
 from vilbert.manifests.uri import ImageReader
-from vilbert.pipeline.extract.fetch import Fetcher
-from vilbert.pipeline.extract.fetch_settings import FetchSettings
-from vilbert.pipeline.extract.http_connections import is_public
-from vilbert.pipeline.shards.errors import RefusedError
+from vilbert.pipeline.errors import RefusedError
+from vilbert.pipeline.extract.fetching.fetcher import Fetcher
+from vilbert.pipeline.extract.fetching.http_connections import is_public
+from vilbert.pipeline.extract.fetching.settings import FetchSettings
 
 from .web import Web, body, redirect
 
@@ -64,7 +64,7 @@ def names(web: Web, monkeypatch: pytest.MonkeyPatch) -> dict[str, list[str]]:
             super().connect(("127.0.0.1", web.port) if address[0] == PUBLIC else address)
 
     monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
-    monkeypatch.setattr("vilbert.pipeline.extract.http_connections.socket.socket", Socket)
+    monkeypatch.setattr("vilbert.pipeline.extract.fetching.http_connections.socket.socket", Socket)
     return table
 
 

@@ -15,8 +15,8 @@ import pytest
 import urllib3
 
 from vilbert.extractors.decode import ImageError
-from vilbert.pipeline.extract.http_get import read_body
-from vilbert.pipeline.extract.read_ahead import ReadAhead
+from vilbert.pipeline.extract.fetching.http_get import read_body
+from vilbert.pipeline.extract.fetching.read_ahead import ReadAhead
 
 
 class Response:

@@ -9,7 +9,7 @@ from urllib3.util import parse_url
 
 from vilbert.extractors.decode import ImageError
 from vilbert.manifests.record import ImageRecord
-from vilbert.pipeline.extract.http_get import authorization
+from vilbert.pipeline.extract.fetching.http_get import authorization
 from vilbert.pipeline.extract.prepare import failure
 
 EXPECTED = {"Authorization": "Basic " + base64.b64encode("me:wörd/ @".encode()).decode()}

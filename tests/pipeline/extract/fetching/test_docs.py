@@ -6,9 +6,9 @@ from pathlib import Path
 
 from vilbert.extractors.decode import REASONS
 from vilbert.extractors.images.error import is_transient
-from vilbert.pipeline.extract.fetch_settings import FetchSettings
+from vilbert.pipeline.extract.fetching.settings import FetchSettings
 
-DOCS = Path(__file__).parents[3] / "docs"
+DOCS = Path(__file__).parents[4] / "docs"
 
 
 def test_the_page_lists_each_flag_and_its_default() -> None:

@@ -17,7 +17,7 @@ from vilbert.pipeline.shapes.scene import make_scene
 from vilbert.pipeline.shards.dataset import read_dataset
 from vilbert.pipeline.shards.record import read_records
 from vilbert.pipeline.shards.sample import encode_members
-from vilbert.pipeline.shards.store import open_shard
+from vilbert.pipeline.shards.storage.store import open_shard
 
 from .web import Page, Web, body, drop, failing, redirect, silent, status
 

@@ -14,9 +14,9 @@ from fsspec.asyn import AsyncFileSystem
 
 from vilbert.extractors.decode import ImageError
 from vilbert.manifests.uri import ImageReader
-from vilbert.pipeline.extract.fetch import Fetcher, host_or_bucket
-from vilbert.pipeline.extract.fetch_settings import FetchSettings
-from vilbert.pipeline.shards.errors import RefusedError
+from vilbert.pipeline.errors import RefusedError
+from vilbert.pipeline.extract.fetching.fetcher import Fetcher, host_or_bucket
+from vilbert.pipeline.extract.fetching.settings import FetchSettings
 
 MAX_BYTES = 3_000_000
 
@@ -122,7 +122,7 @@ def test_a_bucket_gets_so_many_requests_at_a_time_and_another_one_as_many() -> N
 
 
 def test_hosts_that_fsspec_talks_to_are_hosts_as_any(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("vilbert.pipeline.extract.fetch.ANY_HOST", {"teststore"})
+    monkeypatch.setattr("vilbert.pipeline.extract.fetching.fetcher.ANY_HOST", {"teststore"})
     uris = [f"teststore://me@host:22/{number}" for number in range(12)]
     assert most_at_once(uris, per_host=2, allow_private_addresses=True) == 2
 

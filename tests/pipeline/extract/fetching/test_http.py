@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 from vilbert.extractors.decode import ImageError
 from vilbert.extractors.images.error import is_transient
 from vilbert.manifests.uri import ImageReader
-from vilbert.pipeline.extract.fetch import Fetcher, backoff
-from vilbert.pipeline.extract.fetch_settings import FetchSettings
-from vilbert.pipeline.extract.http_get import retry_after
-from vilbert.pipeline.extract.stopped import StoppedError
+from vilbert.pipeline.errors import StoppedError
+from vilbert.pipeline.extract.fetching.fetcher import Fetcher, backoff
+from vilbert.pipeline.extract.fetching.http_get import retry_after
+from vilbert.pipeline.extract.fetching.settings import FetchSettings
 
 from .web import Page, Web, body, drop, failing, raw, redirect, send, silent, status
 

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vilbert.pipeline.extract.memory_budget import MemoryBudget, NoRoomError, Share
-from vilbert.pipeline.extract.read_ahead import ReadAhead
-from vilbert.pipeline.extract.stopped import StoppedError
+from vilbert.pipeline.errors import StoppedError
+from vilbert.pipeline.extract.fetching.memory_budget import MemoryBudget, NoRoomError, Share
+from vilbert.pipeline.extract.fetching.read_ahead import ReadAhead
 
 
 @pytest.fixture(scope="module")

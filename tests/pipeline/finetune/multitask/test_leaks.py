@@ -12,17 +12,23 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vilbert.pipeline.shards.errors import RefusedError
-from vilbert.pipeline.tasks.leaks import images_of, name_of, read_image_ids, read_image_names, without_leaks
-from vilbert.pipeline.tasks.multitask_items import open_all
-from vilbert.pipeline.tasks.multitask_settings import MultitaskSettings
-from vilbert.pipeline.tasks.nlvr2 import Nlvr2Task
-from vilbert.pipeline.tasks.nlvr2_files import NlvrStatement
-from vilbert.pipeline.tasks.retrieval import RetrievalTask
-from vilbert.pipeline.tasks.retrieval_files import CaptionedImage
+from vilbert.pipeline.errors import RefusedError
+from vilbert.pipeline.finetune.multitask.items import open_all
+from vilbert.pipeline.finetune.multitask.leaks import (
+    images_of,
+    name_of,
+    read_image_ids,
+    read_image_names,
+    without_leaks,
+)
+from vilbert.pipeline.finetune.multitask.settings import MultitaskSettings
+from vilbert.pipeline.tasks.captioned_images import CaptionedImage
+from vilbert.pipeline.tasks.nlvr2.files import NlvrStatement
+from vilbert.pipeline.tasks.nlvr2.task import Nlvr2Task
+from vilbert.pipeline.tasks.retrieval.task import RetrievalTask
 from vilbert.pipeline.tasks.task import Task
 
-from .small_tasks import FOLDERS
+from ...tasks.small_tasks import FOLDERS
 
 IMAGES = st.sets(st.integers(0, 20).map(str))
 

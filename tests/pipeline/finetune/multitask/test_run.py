@@ -12,13 +12,13 @@ import torch
 
 from vilbert.model.tasks import ViLBertForTasks
 from vilbert.pipeline.cli import main, parse
-from vilbert.pipeline.tasks.multitask_settings import MultitaskSettings
+from vilbert.pipeline.finetune.multitask.settings import MultitaskSettings
+from vilbert.pipeline.finetune.start import build_task_model
 from vilbert.pipeline.tasks.registry import TASKS, find_task
-from vilbert.pipeline.tasks.start import build_task_model
-from vilbert.pipeline.train.checkpoints import read_checkpoint
-from vilbert.pipeline.train.journal import read_journal, without_timing
+from vilbert.pipeline.train.run.checkpoints import read_checkpoint
+from vilbert.pipeline.train.run.journal import read_journal, without_timing
 
-from .small_tasks import FOLDERS
+from ...tasks.small_tasks import FOLDERS
 
 TASK_TOKENS = {name: find_task(name).token for name in TASKS}
 DATA = {"nlvr2": "pairs"}

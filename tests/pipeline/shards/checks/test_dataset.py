@@ -15,12 +15,12 @@ from hypothesis import strategies as st
 
 from vilbert.manifests.manifest import Manifest, ManifestWriter
 from vilbert.manifests.record import ImageRecord, ManifestError
-from vilbert.pipeline.shards.check_dataset import repeated
-from vilbert.pipeline.shards.check_shard import ENOUGH
+from vilbert.pipeline.shards.checks.dataset import repeated
+from vilbert.pipeline.shards.checks.shard import ENOUGH
+from vilbert.pipeline.shards.checks.verify import examine
 from vilbert.pipeline.shards.dataset import write_dataset
 from vilbert.pipeline.shards.record import read_records
 from vilbert.pipeline.shards.sample import Sample
-from vilbert.pipeline.shards.verify import examine
 
 MakeDataset = Callable[..., Any]
 

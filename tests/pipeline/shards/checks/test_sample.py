@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vilbert.pipeline.shards.check_sample import not_finite
-from vilbert.pipeline.shards.check_shard import ENOUGH
+from vilbert.pipeline.shards.checks.sample import not_finite
+from vilbert.pipeline.shards.checks.shard import ENOUGH
 from vilbert.pipeline.shards.sample import Sample
 
 MakeDataset = Callable[..., Any]

@@ -16,13 +16,13 @@ import pytest
 from vilbert.manifests.manifest import Manifest, ManifestWriter
 from vilbert.manifests.record import ImageRecord
 from vilbert.pipeline.cli import main
-from vilbert.pipeline.shards.check_shard import ShardTask, check_shard
+from vilbert.pipeline.errors import ShardError
+from vilbert.pipeline.shards.checks.shard import ShardTask, check_shard
+from vilbert.pipeline.shards.checks.verify import examine
 from vilbert.pipeline.shards.dataset import sum_records, write_dataset
-from vilbert.pipeline.shards.errors import ShardError
-from vilbert.pipeline.shards.folder import LocalFolder
+from vilbert.pipeline.shards.location.folder import LocalFolder
 from vilbert.pipeline.shards.parallel import map_shards
 from vilbert.pipeline.shards.record import read_records
-from vilbert.pipeline.shards.verify import examine
 
 MakeDataset = Callable[..., Any]
 
@@ -310,8 +310,8 @@ def test_a_checking_process_that_dies_is_an_error_and_no_verdict() -> None:
 
 
 def test_the_page_lists_exactly_the_codes_there_are() -> None:
-    root = Path(__file__).resolve().parents[3]
-    sources = [*sorted((root / "pipeline/shards").glob("check_*.py")), root / "pipeline/shards/verify.py"]
+    root = Path(__file__).resolve().parents[4]
+    sources = sorted((root / "pipeline/shards/checks").glob("*.py"))
     used = {
         code
         for path in sources

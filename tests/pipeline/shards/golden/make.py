@@ -17,7 +17,7 @@ from vilbert.pipeline.shards.failures import FailureRow
 from vilbert.pipeline.shards.keys import sample_key
 from vilbert.pipeline.shards.record import records_digest
 from vilbert.pipeline.shards.sample import Sample, describe_fields
-from vilbert.pipeline.shards.writer import ShardWriter
+from vilbert.pipeline.shards.storage.writer import ShardWriter
 
 FEATURE_DIM = 512
 FINGERPRINT_FIELDS = {"decode": {"max_side": 4096}, "extractor": {"weights": "golden"}, "format": 1}

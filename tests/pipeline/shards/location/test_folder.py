@@ -9,9 +9,9 @@ from pathlib import Path
 import fsspec
 import pytest
 
-from vilbert.pipeline.shards.errors import CorruptShardError, RefusedError
-from vilbert.pipeline.shards.folder import Folder, LocalFolder, open_folder, parse_place
-from vilbert.pipeline.shards.remote_folder import RemoteFolder
+from vilbert.pipeline.errors import CorruptShardError, RefusedError
+from vilbert.pipeline.shards.location.folder import Folder, LocalFolder, open_folder, parse_place
+from vilbert.pipeline.shards.location.remote_folder import RemoteFolder
 
 FILES = ["failures/000000.jsonl", "shards/000000.tar", "shards/000000.json"]
 

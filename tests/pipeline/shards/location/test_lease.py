@@ -14,12 +14,12 @@ from pathlib import Path
 import fsspec
 import pytest
 
-from vilbert.pipeline.shards import lease
+from vilbert.pipeline.errors import LockedError, ShardError
 from vilbert.pipeline.shards.canonical import encode_json
-from vilbert.pipeline.shards.errors import LockedError, ShardError
-from vilbert.pipeline.shards.lease import acquire, hold_lease
-from vilbert.pipeline.shards.process import machine
-from vilbert.pipeline.shards.remote_folder import RemoteFolder
+from vilbert.pipeline.shards.location import lease
+from vilbert.pipeline.shards.location.lease import acquire, hold_lease
+from vilbert.pipeline.shards.location.process import machine
+from vilbert.pipeline.shards.location.remote_folder import RemoteFolder
 
 NAME = ".lease/00000001.json"
 

@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from vilbert.pipeline.shards.errors import LockedError
-from vilbert.pipeline.shards.lock import exclusive_writer
+from vilbert.pipeline.errors import LockedError
+from vilbert.pipeline.shards.location.lock import exclusive_writer
 
 HOLD = """
 import sys, time
 from pathlib import Path
-from vilbert.pipeline.shards.lock import exclusive_writer
+from vilbert.pipeline.shards.location.lock import exclusive_writer
 with exclusive_writer(Path(sys.argv[1])):
     print("held", flush=True)
     time.sleep(60)
@@ -60,7 +60,7 @@ def test_a_killed_writer_leaves_no_stale_lock(tmp_path: Path) -> None:
 HOLD_WITH_CHILD = """
 import os, sys, time
 from pathlib import Path
-from vilbert.pipeline.shards.lock import exclusive_writer
+from vilbert.pipeline.shards.location.lock import exclusive_writer
 with exclusive_writer(Path(sys.argv[1])):
     if os.fork() == 0:
         print(os.getpid(), flush=True)

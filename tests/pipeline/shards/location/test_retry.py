@@ -6,9 +6,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from vilbert.pipeline.shards import retry
-from vilbert.pipeline.shards.errors import ShardError
-from vilbert.pipeline.shards.retry import ask_again, hurry, patience
+from vilbert.pipeline.errors import ShardError
+from vilbert.pipeline.shards.location import retry
+from vilbert.pipeline.shards.location.retry import ask_again, hurry, patience
 
 
 @pytest.fixture

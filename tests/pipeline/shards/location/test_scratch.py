@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from vilbert.pipeline.shards.errors import ShardError
-from vilbert.pipeline.shards.scratch import scratch_folder
+from vilbert.pipeline.errors import ShardError
+from vilbert.pipeline.shards.location.scratch import scratch_folder
 
 HOLD = """
-from vilbert.pipeline.shards.scratch import scratch_folder
+from vilbert.pipeline.shards.location.scratch import scratch_folder
 with scratch_folder() as folder:
     (folder / "shard").write_bytes(b"half")
     print(folder, flush=True)

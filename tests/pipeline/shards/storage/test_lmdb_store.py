@@ -20,13 +20,13 @@ import safetensors.numpy
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vilbert.pipeline.shards import lmdb_store
+from vilbert.pipeline.errors import CorruptShardError, ShardError, UnsupportedFormatError
 from vilbert.pipeline.shards.canonical import encode_json
-from vilbert.pipeline.shards.errors import CorruptShardError, ShardError, UnsupportedFormatError
-from vilbert.pipeline.shards.lmdb_store import META_KEY, LmdbReader, LmdbWriter
 from vilbert.pipeline.shards.sample import Sample
-from vilbert.pipeline.shards.store import open_shard
-from vilbert.pipeline.shards.tensors import encode_tensors
+from vilbert.pipeline.shards.storage import lmdb_store
+from vilbert.pipeline.shards.storage.lmdb_store import META_KEY, LmdbReader, LmdbWriter
+from vilbert.pipeline.shards.storage.store import open_shard
+from vilbert.pipeline.shards.storage.tensors import encode_tensors
 
 MakeSample = Callable[..., Sample]
 AssertSame = Callable[[Sample, Sample], None]
@@ -105,7 +105,7 @@ def test_it_has_the_data_format_that_every_lmdb_reads(tmp_path: Path, make_sampl
 WRITE_IN_ANOTHER_PROCESS = """
 import os, runpy, sys
 from pathlib import Path
-from vilbert.pipeline.shards import lmdb_store
+from vilbert.pipeline.shards.storage import lmdb_store
 lmdb_store._BATCH_BYTES, lmdb_store._FIRST_MAP_BYTES = 200_000, 1 << 18  # many batches, and the map grows
 build_sample = runpy.run_path(sys.argv[1])["build_sample"]
 litter = [os.urandom(size) for size in range(200, 9000, int(sys.argv[3]))]
@@ -118,7 +118,7 @@ writer.finish()
 
 
 def test_the_bytes_do_not_depend_on_the_process(tmp_path: Path) -> None:
-    conftest = Path(__file__).parents[1] / "conftest.py"
+    conftest = Path(__file__).parents[2] / "conftest.py"
     digests = set()
     for number, (step, fill) in enumerate([("7", "0"), ("3", "165"), ("11", "90")]):
         path = tmp_path / f"{number}.lmdb"

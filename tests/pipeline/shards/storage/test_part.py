@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from vilbert.pipeline.shards.errors import CorruptShardError
-from vilbert.pipeline.shards.part import build_part, parse_metadata
+from vilbert.pipeline.errors import CorruptShardError
 from vilbert.pipeline.shards.sample import FIELDS, Sample
-from vilbert.pipeline.shards.store import create_shard, open_shard
+from vilbert.pipeline.shards.storage.part import build_part, parse_metadata
+from vilbert.pipeline.shards.storage.store import create_shard, open_shard
 
 MakeSample = Callable[..., Sample]
 METADATA: dict[str, Any] = {"image_id": "k", "width": 4, "height": 3, "num_boxes": 2}

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vilbert.pipeline.shards.errors import CorruptShardError
+from vilbert.pipeline.errors import CorruptShardError
 from vilbert.pipeline.shards.sample import Sample
-from vilbert.pipeline.shards.tar_scan import scan
-from vilbert.pipeline.shards.tar_store import TarWriter, read_index
+from vilbert.pipeline.shards.storage.tar_scan import scan
+from vilbert.pipeline.shards.storage.tar_store import TarWriter, read_index
 
 MakeSample = Callable[..., Sample]
 

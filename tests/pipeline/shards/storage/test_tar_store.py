@@ -17,11 +17,11 @@ import webdataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vilbert.pipeline.shards.errors import CorruptShardError, ShardError
+from vilbert.pipeline.errors import CorruptShardError, ShardError
 from vilbert.pipeline.shards.sample import Sample, encode_members
-from vilbert.pipeline.shards.store import open_shard
-from vilbert.pipeline.shards.tar_store import TarWriter, read_index
-from vilbert.pipeline.shards.ustar import RECORD, ustar_header
+from vilbert.pipeline.shards.storage.store import open_shard
+from vilbert.pipeline.shards.storage.tar_store import TarWriter, read_index
+from vilbert.pipeline.shards.storage.ustar import RECORD, ustar_header
 
 MakeSample = Callable[..., Sample]
 AssertSame = Callable[[Sample, Sample], None]

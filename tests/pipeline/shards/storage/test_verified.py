@@ -15,14 +15,14 @@ from pathlib import Path
 import psutil
 import pytest
 
-from vilbert.pipeline.shards import verified
-from vilbert.pipeline.shards.errors import CorruptShardError
+from vilbert.pipeline.errors import CorruptShardError
 from vilbert.pipeline.shards.failures import FailureRow
-from vilbert.pipeline.shards.layout import StorageFormat, data_path, record_path
+from vilbert.pipeline.shards.location.layout import StorageFormat, data_path, record_path
 from vilbert.pipeline.shards.record import read_record
-from vilbert.pipeline.shards.store import open_shard
-from vilbert.pipeline.shards.verified import VerifiedFiles, compare_with_record, file_sha256
-from vilbert.pipeline.shards.writer import ShardWriter
+from vilbert.pipeline.shards.storage import verified
+from vilbert.pipeline.shards.storage.store import open_shard
+from vilbert.pipeline.shards.storage.verified import VerifiedFiles, compare_with_record, file_sha256
+from vilbert.pipeline.shards.storage.writer import ShardWriter
 
 MakeSample = Callable
 storages = pytest.mark.parametrize("storage", ["tar", "lmdb"])

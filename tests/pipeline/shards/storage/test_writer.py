@@ -14,14 +14,14 @@ from typing import Any
 
 import pytest
 
-from vilbert.pipeline.shards.atomic import HashingFile, sweep_temporary, write_atomic
-from vilbert.pipeline.shards.errors import ShardError
+from vilbert.pipeline.errors import ShardError
 from vilbert.pipeline.shards.failures import FailureRow, read_failures
-from vilbert.pipeline.shards.layout import StorageFormat, data_path, failures_path, record_path
+from vilbert.pipeline.shards.location.layout import StorageFormat, data_path, failures_path, record_path
 from vilbert.pipeline.shards.record import is_done, read_records
 from vilbert.pipeline.shards.sample import Sample
-from vilbert.pipeline.shards.store import open_shard
-from vilbert.pipeline.shards.writer import ShardWriter
+from vilbert.pipeline.shards.storage.atomic import HashingFile, sweep_temporary, write_atomic
+from vilbert.pipeline.shards.storage.store import open_shard
+from vilbert.pipeline.shards.storage.writer import ShardWriter
 
 MakeSample = Callable[..., Sample]
 FINGERPRINT = "ab" * 32

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vilbert.pipeline.shards.draw import SMALL_SIDE, colour, draw_regions, ink, overlap, place_label
+from vilbert.pipeline.shards.viewing.draw import SMALL_SIDE, colour, draw_regions, ink, overlap, place_label
 
 GREY = 90
 SIDES = st.tuples(*[st.floats(0, 400)] * 4)

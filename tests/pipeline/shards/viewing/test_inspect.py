@@ -16,14 +16,14 @@ import pytest
 from PIL import Image
 
 from vilbert.pipeline.cli import main
+from vilbert.pipeline.errors import ShardError
 from vilbert.pipeline.extract.photograph import read_photograph
-from vilbert.pipeline.shards.draw import colour
-from vilbert.pipeline.shards.errors import ShardError
-from vilbert.pipeline.shards.inspect import InspectSettings, drawn_lines, inspect, parse_target
+from vilbert.pipeline.inspect import InspectSettings, drawn_lines, inspect, parse_target
 from vilbert.pipeline.shards.keys import sample_key
-from vilbert.pipeline.shards.layout import data_path
+from vilbert.pipeline.shards.location.layout import data_path
 from vilbert.pipeline.shards.sample import Sample
-from vilbert.pipeline.shards.store import open_shard
+from vilbert.pipeline.shards.storage.store import open_shard
+from vilbert.pipeline.shards.viewing.draw import colour
 
 MakeDataset = Callable[..., Any]
 ROWS = (0, 1, 3, 4, 7, 8, 9)

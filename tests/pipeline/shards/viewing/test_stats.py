@@ -16,10 +16,10 @@ from hypothesis import strategies as st
 
 from vilbert.pipeline.cli import main
 from vilbert.pipeline.shards.dataset import sum_records, write_dataset
-from vilbert.pipeline.shards.histogram import BAR_WIDTH, bars, group_counts, mean
-from vilbert.pipeline.shards.layout import data_path
+from vilbert.pipeline.shards.location.layout import data_path
 from vilbert.pipeline.shards.sample import Sample
-from vilbert.pipeline.shards.store import open_shard
+from vilbert.pipeline.shards.storage.store import open_shard
+from vilbert.pipeline.shards.viewing.histogram import BAR_WIDTH, bars, group_counts, mean
 
 MakeDataset = Callable[..., Any]
 COUNTS = st.dictionaries(st.integers(0, 3000), st.integers(1, 50), max_size=60)

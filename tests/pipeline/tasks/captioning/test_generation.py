@@ -16,9 +16,15 @@ from torch import Tensor
 
 from vilbert.model.config import ViLBertConfig
 from vilbert.model.tasks import ViLBertForTasks
-from vilbert.pipeline.tasks.generation import Candidate, _is_decided, draw_from_nucleus, generate, would_repeat
-from vilbert.pipeline.tasks.generation_settings import GenerationSettings
-from vilbert.pipeline.train.errors import NonFiniteError
+from vilbert.pipeline.errors import NonFiniteError
+from vilbert.pipeline.tasks.captioning.generation import (
+    Candidate,
+    _is_decided,
+    draw_from_nucleus,
+    generate,
+    would_repeat,
+)
+from vilbert.pipeline.tasks.captioning.generation_settings import GenerationSettings
 
 PAD, CLS, SEP, MASK = 0, 1, 2, 3
 WORDS = 9  # 4 to 8 are words of captions

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vilbert.pipeline.shards.errors import RefusedError
-from vilbert.pipeline.tasks.caption_metrics import _words_by_java, caption_scores, coco_results, words_without_java
-from vilbert.pipeline.tasks.captioning import overlap
+from vilbert.pipeline.errors import RefusedError
+from vilbert.pipeline.tasks.captioning.metrics import _words_by_java, caption_scores, coco_results, words_without_java
+from vilbert.pipeline.tasks.captioning.task import overlap
 
 needs_java = pytest.mark.skipif(shutil.which("java") is None, reason="needs Java")
 

@@ -13,12 +13,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from vilbert.pipeline.errors import RefusedError
 from vilbert.pipeline.shapes import captions as views
 from vilbert.pipeline.shapes.draws import Draws
 from vilbert.pipeline.shapes.facts import article, listed
 from vilbert.pipeline.shapes.scene import CLASS_NAMES, COLOURS, SIZES, TEXTURES, Scene, SceneObject, make_scene
-from vilbert.pipeline.shards.errors import RefusedError
-from vilbert.pipeline.tasks.caption_truth import is_true, read_scenes, truth_share
+from vilbert.pipeline.tasks.captioning.truth import is_true, read_scenes, truth_share
 
 Objects = tuple[SceneObject, ...]
 NUMBERS = ("one", "two", "three", "four", "five", "six", "seven")

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vilbert.pipeline.shards.errors import RefusedError
-from vilbert.pipeline.tasks.gqa_files import GqaQuestion, build_gqa_vocabulary, gqa_results, read_gqa
+from vilbert.pipeline.errors import RefusedError
+from vilbert.pipeline.tasks.gqa.files import GqaQuestion, build_gqa_vocabulary, gqa_results, read_gqa
 
 
 def asked(answer: str | None = "no", structural: str = "verify") -> dict[str, Any]:

@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 
-from vilbert.pipeline.shards.errors import RefusedError
-from vilbert.pipeline.tasks.gqa import GqaTask, open_task
-from vilbert.pipeline.tasks.gqa_files import GqaQuestion, read_gqa
-from vilbert.pipeline.tasks.gqa_metrics import gqa_figures, read_choices
+from vilbert.pipeline.errors import RefusedError
+from vilbert.pipeline.tasks.gqa.files import GqaQuestion, read_gqa
+from vilbert.pipeline.tasks.gqa.metrics import gqa_figures, read_choices
+from vilbert.pipeline.tasks.gqa.task import GqaTask, open_task
 from vilbert.pipeline.tasks.registry import TaskFiles
 
-GOLDEN: dict[str, Any] = json.loads((Path(__file__).parent / "golden/gqa_figures.json").read_text(encoding="utf-8"))
+GOLDEN: dict[str, Any] = json.loads((Path(__file__).parents[1] / "golden/gqa_figures.json").read_text(encoding="utf-8"))
 SCORES = GOLDEN["scores"]
 LABELS = tuple(sorted({*GOLDEN["predictions"].values()}))
 CHI_SQUARE = "distribution"

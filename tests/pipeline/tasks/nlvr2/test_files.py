@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vilbert.pipeline.shards.errors import RefusedError
-from vilbert.pipeline.tasks.nlvr2_files import (
+from vilbert.pipeline.errors import RefusedError
+from vilbert.pipeline.tasks.nlvr2.files import (
     NlvrStatement,
     json_lines,
     nlvr2_accuracy,

@@ -11,12 +11,14 @@ from numpy.typing import NDArray
 from torchvision.ops import box_iou
 
 from vilbert.model.outputs import ViLBertForTasksOutput
-from vilbert.pipeline.tasks.refer import open_task
-from vilbert.pipeline.tasks.refer_boxes import iou, is_right, soft_targets
+from vilbert.pipeline.tasks.refer.boxes import iou, is_right, soft_targets
+from vilbert.pipeline.tasks.refer.task import open_task
 from vilbert.pipeline.tasks.registry import TaskFiles
 from vilbert.pipeline.tasks.task import Shown
 
-GOLDEN: dict[str, Any] = json.loads((Path(__file__).parent / "golden/refer_accuracy.json").read_text(encoding="utf-8"))
+GOLDEN: dict[str, Any] = json.loads(
+    (Path(__file__).parents[1] / "golden/refer_accuracy.json").read_text(encoding="utf-8")
+)
 
 corner = st.floats(-50, 1000, width=32)
 side = st.floats(0, 600, width=32)

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from vilbert.pipeline.errors import RefusedError
 from vilbert.pipeline.shapes.write import ShapesSettings, write_shapes
-from vilbert.pipeline.shards.errors import RefusedError
-from vilbert.pipeline.tasks.refer_files import Expression, read_refer, refs_to_jsonl
+from vilbert.pipeline.tasks.refer.files import Expression, read_refer, refs_to_jsonl
 
 
 def ref(number: int = 1, split: str = "train", **changes: Any) -> dict[str, Any]:

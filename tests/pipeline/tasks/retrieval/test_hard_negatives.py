@@ -12,11 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from vilbert.pipeline.shards.errors import RefusedError
-from vilbert.pipeline.shards.store import open_shard
-from vilbert.pipeline.tasks import hard_negatives as mined
-from vilbert.pipeline.tasks.hard_negatives import hard_negatives, mean_features, nearest
-from vilbert.pipeline.train.corpus import Corpus
+from vilbert.pipeline.errors import RefusedError
+from vilbert.pipeline.shards.storage.store import open_shard
+from vilbert.pipeline.tasks.retrieval import hard_negatives as mined
+from vilbert.pipeline.tasks.retrieval.hard_negatives import hard_negatives, mean_features, nearest
+from vilbert.pipeline.train.data.corpus import Corpus
 
 
 def by_hand(means: NDArray[np.float32], k: int) -> list[list[int]]:

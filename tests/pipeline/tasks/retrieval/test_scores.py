@@ -20,10 +20,10 @@ from torch import Tensor, nn
 from vilbert.model.config import ViLBertConfig
 from vilbert.model.tasks import ViLBertForTasks
 from vilbert.model.vilbert import ViLBertForPreTraining
-from vilbert.pipeline.shards.errors import FingerprintError, RefusedError
-from vilbert.pipeline.tasks.retrieval_plan import Plan, ScoreSettings, plan
-from vilbert.pipeline.tasks.retrieval_score_file import open_scores
-from vilbert.pipeline.tasks.retrieval_scores import ImagePool, ImageTensors, Scorer, score_pairs
+from vilbert.pipeline.errors import FingerprintError, RefusedError
+from vilbert.pipeline.tasks.retrieval.score_file import open_scores
+from vilbert.pipeline.tasks.retrieval.score_plan import Plan, ScoreSettings, plan
+from vilbert.pipeline.tasks.retrieval.scores import ImagePool, ImageTensors, Scorer, score_pairs
 
 TINY: dict[str, Any] = {
     "vocab_size": 31, "hidden_size": 8, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 12,

@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from vilbert.pipeline.shards.errors import RefusedError
-from vilbert.pipeline.tasks.snli_ve_files import LABELS, Hypothesis, read_snli_ve
+from vilbert.pipeline.errors import RefusedError
+from vilbert.pipeline.tasks.snli_ve.files import LABELS, Hypothesis, read_snli_ve
 
 
 def published(pair: str = "4705552913.jpg#2r1n", **changes: Any) -> dict[str, Any]:

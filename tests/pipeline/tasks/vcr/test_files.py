@@ -11,13 +11,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from vilbert.pipeline.errors import RefusedError
+from vilbert.pipeline.finetune.run import card_of, open_split
+from vilbert.pipeline.finetune.settings import NamedPeopleFinetuneSettings
 from vilbert.pipeline.shapes.write import ShapesSettings, write_shapes
-from vilbert.pipeline.shards.errors import RefusedError
-from vilbert.pipeline.tasks.finetune import card_of, open_split
 from vilbert.pipeline.tasks.registry import TaskFiles, open_task
-from vilbert.pipeline.tasks.settings import NamedPeopleFinetuneSettings
 from vilbert.pipeline.tasks.task_card import read_task_card, write_task_cards
-from vilbert.pipeline.tasks.vcr_files import (
+from vilbert.pipeline.tasks.vcr.files import (
     NAMES,
     VcrQuestion,
     load_names,
@@ -168,7 +168,7 @@ def test_names_stay_what_they_are() -> None:
 
 def test_another_process_draws_the_same_names() -> None:
     code = (
-        "from vilbert.pipeline.tasks.vcr_files import NAMES, object_names;"
+        "from vilbert.pipeline.tasks.vcr.files import NAMES, object_names;"
         f"print(*object_names(['person', 'dog', 'person', 'person'], image_id={IMAGE!r}, seed=7, names=NAMES))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -403,7 +403,7 @@ def test_questions_of_shapes_speak_of_the_objects_in_their_metadata(tmp_path: Pa
 
 
 def test_accuracies_are_those_of_the_official_code() -> None:
-    golden = json.loads((Path(__file__).parent / "golden/vcr_accuracy.json").read_text(encoding="utf-8"))
+    golden = json.loads((Path(__file__).parents[1] / "golden/vcr_accuracy.json").read_text(encoding="utf-8"))
     for case in golden["cases"]:
         probs, labels = np.array(case["probabilities"]), np.array(case["labels"])
         found = q_ar_accuracy(probs[:, :4], probs[:, 4:].reshape(-1, 4, 4), labels[:, 0], labels[:, 1])

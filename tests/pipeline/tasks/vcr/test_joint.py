@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from vilbert.pipeline.shards.errors import RefusedError
+from vilbert.pipeline.errors import RefusedError
 from vilbert.pipeline.tasks.registry import TaskFiles
-from vilbert.pipeline.tasks.vcr import VcrTask, open_task
-from vilbert.pipeline.tasks.vcr_files import CHOICES, COLUMNS
-from vilbert.pipeline.tasks.vcr_joint import joint_results
+from vilbert.pipeline.tasks.vcr.files import CHOICES, COLUMNS
+from vilbert.pipeline.tasks.vcr.joint import joint_results
+from vilbert.pipeline.tasks.vcr.task import VcrTask, open_task
 
 
 def sure_of(option: int) -> list[float]:

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vilbert.pipeline.shards.errors import RefusedError
-from vilbert.pipeline.tasks.vqa_answers import build_vocabulary, load_vocabulary, normalize, soft_targets
+from vilbert.pipeline.errors import RefusedError
+from vilbert.pipeline.tasks.vqa.answers import build_vocabulary, load_vocabulary, normalize, soft_targets
 
 
 @pytest.mark.parametrize(

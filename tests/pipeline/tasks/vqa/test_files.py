@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from vilbert.pipeline.shards.errors import RefusedError
+from vilbert.pipeline.errors import RefusedError
 from vilbert.pipeline.tasks.registry import TaskFiles, open_task
-from vilbert.pipeline.tasks.vqa import VqaTask
-from vilbert.pipeline.tasks.vqa_files import ANNOTATIONS, PUBLISHED, QUESTIONS, read_questions
+from vilbert.pipeline.tasks.vqa.files import ANNOTATIONS, PUBLISHED, QUESTIONS, read_questions
+from vilbert.pipeline.tasks.vqa.task import VqaTask
 
 
 def asked(number: int) -> dict[str, Any]:

@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vilbert.pipeline.tasks.vqa_accuracy import accuracy, question_accuracy, results
-from vilbert.pipeline.tasks.vqa_files import Question
+from vilbert.pipeline.tasks.vqa.files import Question
+from vilbert.pipeline.tasks.vqa.metrics import accuracy, question_accuracy, results
 
-GOLDEN: list[dict[str, Any]] = json.loads((Path(__file__).parent / "golden/vqa_accuracy.json").read_text())["rows"]
+GOLDEN: list[dict[str, Any]] = json.loads((Path(__file__).parents[1] / "golden/vqa_accuracy.json").read_text())["rows"]
 
 
 def question(number: int, answers: tuple[str, ...], kind: str) -> Question:

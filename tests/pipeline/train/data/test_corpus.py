@@ -14,15 +14,15 @@ from typing import Any
 import numpy as np
 import pytest
 
+from vilbert.pipeline.errors import CorruptShardError, RefusedError
 from vilbert.pipeline.shards.dataset import Totals, read_dataset, write_dataset
-from vilbert.pipeline.shards.errors import CorruptShardError, RefusedError
 from vilbert.pipeline.shards.record import read_records
-from vilbert.pipeline.shards.store import open_shard
-from vilbert.pipeline.shards.tar_store import TarReader
-from vilbert.pipeline.shards.verified import VerifiedFiles
-from vilbert.pipeline.train import selection
-from vilbert.pipeline.train.corpus import Corpus, Example
-from vilbert.pipeline.train.order import Order, Places
+from vilbert.pipeline.shards.storage.store import open_shard
+from vilbert.pipeline.shards.storage.tar_store import TarReader
+from vilbert.pipeline.shards.storage.verified import VerifiedFiles
+from vilbert.pipeline.train.data import selection
+from vilbert.pipeline.train.data.corpus import Corpus, Example
+from vilbert.pipeline.train.data.order import Order, Places
 
 MakeDataset = Callable[..., Path]
 storages = pytest.mark.parametrize("storage", ["tar", "lmdb"])

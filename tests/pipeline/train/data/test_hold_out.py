@@ -14,15 +14,15 @@ import pytest
 from tests.pipeline.train.tiny_runs import MODEL, pretrain_arguments
 from vilbert.manifests.hold_out import HoldOut, hold_out_key
 from vilbert.pipeline.cli import main
-from vilbert.pipeline.shards.errors import RefusedError
-from vilbert.pipeline.train import hold_out as hold_out_module
-from vilbert.pipeline.train.corpus import Corpus
-from vilbert.pipeline.train.data import TrainingData, open_data
-from vilbert.pipeline.train.distributed import Group
-from vilbert.pipeline.train.hold_out import HELD_OUT_FILE
-from vilbert.pipeline.train.order import Order
-from vilbert.pipeline.train.run_folder import read_run
-from vilbert.pipeline.train.settings import PretrainSettings
+from vilbert.pipeline.errors import RefusedError
+from vilbert.pipeline.train.data import hold_out as hold_out_module
+from vilbert.pipeline.train.data.corpus import Corpus
+from vilbert.pipeline.train.data.hold_out import HELD_OUT_FILE
+from vilbert.pipeline.train.data.order import Order
+from vilbert.pipeline.train.engine.distributed import Group
+from vilbert.pipeline.train.pretraining.data import TrainingData, open_data
+from vilbert.pipeline.train.pretraining.settings import PretrainSettings
+from vilbert.pipeline.train.run.folder import read_run
 
 
 def settings_of(*folders: Path, **options: Any) -> PretrainSettings:

@@ -21,16 +21,15 @@ import psutil
 import pytest
 import torch
 
-from vilbert.pipeline.shards.errors import CorruptShardError
-from vilbert.pipeline.train.batch import Batch, make_batches
-from vilbert.pipeline.train.corpus import Corpus
-from vilbert.pipeline.train.errors import LoaderError
-from vilbert.pipeline.train.item_settings import ItemSettings
-from vilbert.pipeline.train.loader import batches
-from vilbert.pipeline.train.order import Order
-from vilbert.pipeline.train.share import Share
-from vilbert.pipeline.train.shared_buffers import empty_features
-from vilbert.pipeline.train.words import new_tokenizer
+from vilbert.pipeline.errors import CorruptShardError, LoaderError
+from vilbert.pipeline.train.data.corpus import Corpus
+from vilbert.pipeline.train.data.loader import batches
+from vilbert.pipeline.train.data.order import Order
+from vilbert.pipeline.train.data.shared_buffers import empty_features
+from vilbert.pipeline.train.engine.share import Share
+from vilbert.pipeline.train.examples.batch import Batch, make_batches
+from vilbert.pipeline.train.examples.item_settings import ItemSettings
+from vilbert.pipeline.train.examples.words import new_tokenizer
 
 
 def make(step: int, *, parts: int = 2, shared: bool = True) -> list[Batch]:
@@ -266,8 +265,8 @@ def test_a_worker_that_leaves_is_said() -> None:
 def test_a_worker_that_no_longer_moves_counts_as_lost(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("vilbert.pipeline.train.loader_processes.STALL_WARNING_SECONDS", 0.5)
-    monkeypatch.setattr("vilbert.pipeline.train.loader_processes.STALL_LIMIT_SECONDS", 3.0)
+    monkeypatch.setattr("vilbert.pipeline.train.data.loader_processes.STALL_WARNING_SECONDS", 0.5)
+    monkeypatch.setattr("vilbert.pipeline.train.data.loader_processes.STALL_LIMIT_SECONDS", 3.0)
     loaded = batches(make, range(1000), num_workers=2)
     worker = first_of_two(loaded)
     os.kill(worker, signal.SIGSTOP)
@@ -362,8 +361,8 @@ def test_shared_memory_of_the_system_is_not_used(monkeypatch: pytest.MonkeyPatch
 def test_shared_memory_that_is_smaller_than_a_batch_is_said_once(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("vilbert.pipeline.train.shared_buffers._said", False)
-    monkeypatch.setattr("vilbert.pipeline.train.shared_buffers._shared_memory_bytes", lambda: 64)
+    monkeypatch.setattr("vilbert.pipeline.train.data.shared_buffers._said", False)
+    monkeypatch.setattr("vilbert.pipeline.train.data.shared_buffers._shared_memory_bytes", lambda: 64)
     with caplog.at_level(logging.INFO):
         list(batches(make, range(10), num_workers=2))
     assert caplog.text.count("/dev/shm has 64 bytes") == 1

@@ -13,12 +13,12 @@ from typing import Any
 import pytest
 
 from vilbert.pipeline.cli import main
+from vilbert.pipeline.errors import RefusedError
 from vilbert.pipeline.shards.dataset import fingerprint_digest, read_dataset, write_dataset
-from vilbert.pipeline.shards.errors import RefusedError
-from vilbert.pipeline.train.corpus import Corpus
-from vilbert.pipeline.train.known_features import read_known_features, write_known_features
-from vilbert.pipeline.train.mixed_features import check_known_features, differences
-from vilbert.pipeline.train.selection import Source, read_source
+from vilbert.pipeline.train.data.corpus import Corpus
+from vilbert.pipeline.train.data.known_features import read_known_features, write_known_features
+from vilbert.pipeline.train.data.mixed_features import check_known_features, differences
+from vilbert.pipeline.train.data.selection import Source, read_source
 
 MakeDataset = Callable[..., Path]
 DETECTOR = {"extractor": "torchvision", "weights_sha256": "a" * 64, "precision": "fp32", "device": "cuda"}

@@ -14,9 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from vilbert.pipeline.train import order as order_module
-from vilbert.pipeline.train.mixing import derive_key, mix64, permutation
-from vilbert.pipeline.train.order import Order, Places, cut_windows
+from vilbert.pipeline.train.data import order as order_module
+from vilbert.pipeline.train.data.mixing import derive_key, mix64, permutation
+from vilbert.pipeline.train.data.order import Order, Places, cut_windows
 
 Sizes = list[list[int]]
 some_sizes = st.lists(st.lists(st.integers(0, 9), max_size=6), min_size=1, max_size=3).filter(

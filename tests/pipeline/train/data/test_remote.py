@@ -18,12 +18,12 @@ import fsspec
 import numpy as np
 import pytest
 
-from vilbert.pipeline.shards.errors import CorruptShardError, RefusedError, ShardError
-from vilbert.pipeline.train import remote, shard_cache
-from vilbert.pipeline.train.corpus import Corpus
-from vilbert.pipeline.train.order import Order
-from vilbert.pipeline.train.remote import RemoteError, is_remote, public_url
-from vilbert.pipeline.train.shard_cache import CacheFullError, ShardCache
+from vilbert.pipeline.errors import CorruptShardError, RefusedError, ShardError
+from vilbert.pipeline.train.data import remote, shard_cache
+from vilbert.pipeline.train.data.corpus import Corpus
+from vilbert.pipeline.train.data.order import Order
+from vilbert.pipeline.train.data.remote import RemoteError, is_remote, public_url
+from vilbert.pipeline.train.data.shard_cache import CacheFullError, ShardCache
 
 MakeDataset = Callable[..., Path]
 LIMIT = 10_000_000

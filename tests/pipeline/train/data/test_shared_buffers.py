@@ -8,8 +8,8 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from vilbert.pipeline.train.errors import LoaderError
-from vilbert.pipeline.train.shared_buffers import ReceivedBuffers, WorkerBuffers
+from vilbert.pipeline.errors import LoaderError
+from vilbert.pipeline.train.data.shared_buffers import ReceivedBuffers, WorkerBuffers
 
 
 def linux(monkeypatch: pytest.MonkeyPatch) -> None:

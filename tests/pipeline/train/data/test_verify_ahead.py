@@ -11,15 +11,15 @@ import numpy as np
 import pytest
 
 from vilbert.pipeline.cli import main
-from vilbert.pipeline.shards.errors import CorruptShardError
-from vilbert.pipeline.shards.store import open_shard
-from vilbert.pipeline.shards.verified import VerifiedFiles
-from vilbert.pipeline.train import verify_ahead
-from vilbert.pipeline.train.corpus import Corpus
-from vilbert.pipeline.train.order import Order
-from vilbert.pipeline.train.verify_ahead import verifying_ahead
+from vilbert.pipeline.errors import CorruptShardError
+from vilbert.pipeline.shards.storage.store import open_shard
+from vilbert.pipeline.shards.storage.verified import VerifiedFiles
+from vilbert.pipeline.train.data import verify_ahead
+from vilbert.pipeline.train.data.corpus import Corpus
+from vilbert.pipeline.train.data.order import Order
+from vilbert.pipeline.train.data.verify_ahead import verifying_ahead
 
-from .tiny_runs import STEPS, arguments, journal, two_sets
+from ..tiny_runs import STEPS, arguments, journal, two_sets
 
 BATCH = 4
 

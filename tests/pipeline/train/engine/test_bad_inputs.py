@@ -13,10 +13,10 @@ import torch
 
 from vilbert.extractors.regions import Regions
 from vilbert.pipeline.cli import main
-from vilbert.pipeline.train.bad_inputs import explain_inputs, not_finite_images
+from vilbert.pipeline.train.engine.bad_inputs import explain_inputs, not_finite_images
 
-from .conftest import CLASS_NAMES, draw_regions
-from .tiny_runs import MODEL, pretrain_arguments
+from ..conftest import CLASS_NAMES, draw_regions
+from ..tiny_runs import MODEL, pretrain_arguments
 
 
 @dataclass

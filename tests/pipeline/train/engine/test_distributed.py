@@ -10,8 +10,8 @@ import torch.distributed as dist
 
 from vilbert.extractors.extractor import ExtractorError
 from vilbert.manifests.record import ManifestError
-from vilbert.pipeline.shards.errors import RefusedError, ShardError
-from vilbert.pipeline.train.distributed import process_group
+from vilbert.pipeline.errors import RefusedError, ShardError
+from vilbert.pipeline.train.engine.distributed import process_group
 
 
 class JoinedError(Exception):

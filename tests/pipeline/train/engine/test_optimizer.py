@@ -13,7 +13,7 @@ from torch import nn
 from vilbert.model.config import ViLBertConfig
 from vilbert.model.heads import BetaClassifier
 from vilbert.model.vilbert import ViLBertForPreTraining
-from vilbert.pipeline.train.optimizer import (
+from vilbert.pipeline.train.engine.optimizer import (
     build_optimizer,
     clip_gradients,
     level_counts,
@@ -21,7 +21,7 @@ from vilbert.pipeline.train.optimizer import (
     set_step,
     trained_parameters,
 )
-from vilbert.pipeline.train.optimizer_settings import OptimizerSettings
+from vilbert.pipeline.train.engine.optimizer_settings import OptimizerSettings
 
 from .tiny_models import BOTH, TWO_STREAMS, learning, two_streams
 

@@ -8,10 +8,15 @@ import pytest
 import torch
 from torch import nn
 
-from vilbert.pipeline.train.checkpoint_manifest import CheckpointError
-from vilbert.pipeline.train.checkpoints import load_checkpoint, optimizer_tensors, restore_optimizer, save_checkpoint
-from vilbert.pipeline.train.optimizer import build_optimizer, set_step
-from vilbert.pipeline.train.optimizer_settings import OptimizerSettings
+from vilbert.pipeline.train.engine.optimizer import build_optimizer, set_step
+from vilbert.pipeline.train.engine.optimizer_settings import OptimizerSettings
+from vilbert.pipeline.train.run.checkpoint_manifest import CheckpointError
+from vilbert.pipeline.train.run.checkpoints import (
+    load_checkpoint,
+    optimizer_tensors,
+    restore_optimizer,
+    save_checkpoint,
+)
 
 SETTINGS = OptimizerSettings(learning_rate=0.05, bias_correction=False)
 

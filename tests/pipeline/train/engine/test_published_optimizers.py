@@ -14,9 +14,9 @@ import yaml
 from torch import Tensor, nn
 
 from vilbert import pipeline
-from vilbert.pipeline.train.optimizer import build_optimizer, clip_gradients, parameter_groups, set_step
-from vilbert.pipeline.train.optimizer_settings import OptimizerSettings
-from vilbert.pipeline.train.schedule import ScheduleSettings, factor_at
+from vilbert.pipeline.train.engine.optimizer import build_optimizer, clip_gradients, parameter_groups, set_step
+from vilbert.pipeline.train.engine.optimizer_settings import OptimizerSettings
+from vilbert.pipeline.train.engine.schedule import ScheduleSettings, factor_at
 
 from .tiny_models import BOTH, learning, two_streams
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from transformers import get_cosine_schedule_with_warmup, get_linear_schedule_with_warmup
 
-from vilbert.pipeline.train.schedule import ScheduleSettings, factor_at
+from vilbert.pipeline.train.engine.schedule import ScheduleSettings, factor_at
 
 TOTAL = 200
 SHAPES = [

@@ -14,13 +14,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vilbert.pipeline.train.batch import Batch, make_batches
-from vilbert.pipeline.train.corpus import Corpus, Example
-from vilbert.pipeline.train.image_rows import locations
-from vilbert.pipeline.train.item_settings import ItemSettings
-from vilbert.pipeline.train.order import Order, Places
-from vilbert.pipeline.train.share import Share
-from vilbert.pipeline.train.words import new_tokenizer
+from vilbert.pipeline.train.data.corpus import Corpus, Example
+from vilbert.pipeline.train.data.order import Order, Places
+from vilbert.pipeline.train.engine.share import Share
+from vilbert.pipeline.train.examples.batch import Batch, make_batches
+from vilbert.pipeline.train.examples.image_rows import locations
+from vilbert.pipeline.train.examples.item_settings import ItemSettings
+from vilbert.pipeline.train.examples.words import new_tokenizer
 
 WORDS = [f"{a}{b}" for a in "bcdfgh" for b in "aeiou"]
 ALONE = Share(rank=0, world=1, accumulation=1, batch_size=24)

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vilbert.pipeline.train.draws import Stream, below, bits, keys, uniforms
+from vilbert.pipeline.train.examples.draws import Stream, below, bits, keys, uniforms
 
 GOLDEN = [[17432227767021479258, 4439861475980524184], [11162705291630358765, 3405009084701260410]]
 

@@ -11,8 +11,8 @@ import torch
 from vilbert.extractors.soft_labels import dense_labels as stored_labels
 from vilbert.model.config import ViLBertConfig
 from vilbert.model.vilbert import ViLBertForPreTraining
-from vilbert.pipeline.train.batch import Batch
-from vilbert.pipeline.train.inputs import dense_labels, to_model_inputs
+from vilbert.pipeline.train.examples.batch import Batch
+from vilbert.pipeline.train.examples.inputs import dense_labels, to_model_inputs
 
 ROWS, REGIONS, CHANNELS, KEPT, CLASSES, WORDS = 3, 4, 6, 3, 9, 5
 

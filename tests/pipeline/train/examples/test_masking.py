@@ -7,7 +7,7 @@ from typing import Any, Literal
 import numpy as np
 import pytest
 
-from vilbert.pipeline.train.masking import RegionDraws, WordDraws, mask_regions, mask_words, pixel_iou
+from vilbert.pipeline.train.examples.masking import RegionDraws, WordDraws, mask_regions, mask_words, pixel_iou
 
 MASK_ID = 103
 SEEDS = range(40)

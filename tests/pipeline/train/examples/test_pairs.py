@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from vilbert.pipeline.train.draws import keys
-from vilbert.pipeline.train.order import Order, Places
-from vilbert.pipeline.train.pairs import choose_captions, choose_images
+from vilbert.pipeline.train.data.order import Order, Places
+from vilbert.pipeline.train.examples.draws import keys
+from vilbert.pipeline.train.examples.pairs import choose_captions, choose_images
 
 
 class Numbered:

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast, RobertaTokenizer
 
+from vilbert.pipeline.errors import RefusedError
 from vilbert.pipeline.shapes.write import ShapesSettings, write_shapes
-from vilbert.pipeline.shards.errors import RefusedError
-from vilbert.pipeline.train.words import load_tokenizer, new_tokenizer, replacement_ids, to_words
+from vilbert.pipeline.train.examples.words import load_tokenizer, new_tokenizer, replacement_ids, to_words
 
 CAPTIONS = ["A red circle left of a blue square.", "Two blue squares", "a Café in the rain", "the red, red circle"]
 
@@ -127,10 +127,10 @@ def test_a_name_that_cannot_be_had_is_refused_with_what_to_do(monkeypatch: pytes
         raise OSError("We couldn't connect to the hub\nand more")
 
     monkeypatch.setattr(AutoTokenizer, "from_pretrained", no_network)
-    monkeypatch.setattr("vilbert.pipeline.train.words.hub_problem", lambda: None)
+    monkeypatch.setattr("vilbert.pipeline.train.examples.words.hub_problem", lambda: None)
     with pytest.raises(RefusedError, match=r"some/name: .*couldn't connect.*Give a folder .*or new"):
         load_tokenizer("some/name", None)
-    monkeypatch.setattr("vilbert.pipeline.train.words.hub_problem", lambda: "the hub cannot be reached")
+    monkeypatch.setattr("vilbert.pipeline.train.examples.words.hub_problem", lambda: "the hub cannot be reached")
     with pytest.raises(RefusedError, match=r"some/name: .*the hub cannot be reached.*Give a folder .*or new"):
         load_tokenizer("some/name", None)
 

@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 
 from vilbert.pipeline.cli import main
-from vilbert.pipeline.train.journal import read_journal
+from vilbert.pipeline.train.run.journal import read_journal
 
 STEPS = 20
 NAMES = ("masked_lm_loss", "masked_image_loss", "alignment_loss", "gradient_norm")

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from vilbert.pipeline.train import corpus as corpus_module
-from vilbert.pipeline.train.data import open_data
-from vilbert.pipeline.train.settings import PretrainSettings
+from vilbert.pipeline.train.data import corpus as corpus_module
+from vilbert.pipeline.train.pretraining.data import open_data
+from vilbert.pipeline.train.pretraining.settings import PretrainSettings
 
 SHARDS = 90
 

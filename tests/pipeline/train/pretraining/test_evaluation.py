@@ -13,16 +13,16 @@ import torch
 
 from vilbert.model.config import ViLBertConfig
 from vilbert.model.vilbert import ViLBertForPreTraining
-from vilbert.pipeline.train.batch import Batch, make_batches
-from vilbert.pipeline.train.corpus import Corpus
-from vilbert.pipeline.train.distributed import Group
-from vilbert.pipeline.train.evaluate import PretrainEvaluation, encode_evaluation
-from vilbert.pipeline.train.inputs import to_model_inputs
-from vilbert.pipeline.train.item_settings import ItemSettings
-from vilbert.pipeline.train.order import Order
-from vilbert.pipeline.train.pretrain_objective import PretrainObjective, evaluate
-from vilbert.pipeline.train.share import Share
-from vilbert.pipeline.train.words import load_tokenizer
+from vilbert.pipeline.train.data.corpus import Corpus
+from vilbert.pipeline.train.data.order import Order
+from vilbert.pipeline.train.engine.distributed import Group
+from vilbert.pipeline.train.engine.share import Share
+from vilbert.pipeline.train.examples.batch import Batch, make_batches
+from vilbert.pipeline.train.examples.inputs import to_model_inputs
+from vilbert.pipeline.train.examples.item_settings import ItemSettings
+from vilbert.pipeline.train.examples.words import load_tokenizer
+from vilbert.pipeline.train.pretraining.evaluation import PretrainEvaluation, encode_evaluation
+from vilbert.pipeline.train.pretraining.objective import PretrainObjective, evaluate
 
 SAMPLES = 11
 ALONE = Group(rank=0, world=1, device=torch.device("cpu"))

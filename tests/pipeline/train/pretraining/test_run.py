@@ -14,7 +14,7 @@ from torch import nn
 
 from vilbert.pipeline.cli import main
 
-from .tiny_runs import STEPS, WITHOUT_DROPOUT, arguments, journal, model_option, two_sets
+from ..tiny_runs import STEPS, WITHOUT_DROPOUT, arguments, journal, model_option, two_sets
 
 
 @pytest.fixture(scope="module")

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from vilbert.pipeline.train.run_settings import RUNTIME, identity
-from vilbert.pipeline.train.settings import PretrainSettings
+from vilbert.pipeline.train.pretraining.settings import PretrainSettings
+from vilbert.pipeline.train.run.settings import RUNTIME, identity
 
 
 def settings(**changes: Any) -> PretrainSettings:

@@ -13,14 +13,14 @@ import torch
 
 from vilbert.model.config import ViLBertConfig
 from vilbert.model.vilbert import ViLBertForPreTraining
-from vilbert.pipeline.shards.errors import RefusedError
-from vilbert.pipeline.train.corpus import Corpus
-from vilbert.pipeline.train.order import Order
-from vilbert.pipeline.train.settings import PretrainSettings
-from vilbert.pipeline.train.start import begins_from_text, model_config, whiten_features
-from vilbert.pipeline.train.words import new_tokenizer
+from vilbert.pipeline.errors import RefusedError
+from vilbert.pipeline.train.data.corpus import Corpus
+from vilbert.pipeline.train.data.order import Order
+from vilbert.pipeline.train.examples.words import new_tokenizer
+from vilbert.pipeline.train.pretraining.settings import PretrainSettings
+from vilbert.pipeline.train.pretraining.start import begins_from_text, model_config, whiten_features
 
-from .tiny_runs import MODEL
+from ..tiny_runs import MODEL
 
 
 def small_model() -> ViLBertForPreTraining:

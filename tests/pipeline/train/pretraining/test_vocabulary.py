@@ -9,12 +9,12 @@ import pytest
 from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
 from vilbert.model import text_stream
-from vilbert.pipeline.shards.errors import RefusedError
-from vilbert.pipeline.train.settings import PretrainSettings
-from vilbert.pipeline.train.start import model_config
-from vilbert.pipeline.train.words import new_tokenizer
+from vilbert.pipeline.errors import RefusedError
+from vilbert.pipeline.train.examples.words import new_tokenizer
+from vilbert.pipeline.train.pretraining.settings import PretrainSettings
+from vilbert.pipeline.train.pretraining.start import model_config
 
-from .tiny_runs import MODEL
+from ..tiny_runs import MODEL
 
 CAPTIONS = ["a red dog", "two blue boats"]
 OTHER_CAPTIONS = ["a red god", "two blue boats"]
@@ -103,7 +103,7 @@ def test_the_hub_has_tokenizers_too(bert: Path, tmp_path: Path, monkeypatch: pyt
     monkeypatch.chdir(tmp_path)
     real, asked = PreTrainedTokenizerFast.from_pretrained, []
     monkeypatch.setattr(
-        "vilbert.pipeline.train.words.AutoTokenizer.from_pretrained",
+        "vilbert.pipeline.train.examples.words.AutoTokenizer.from_pretrained",
         lambda source, **options: asked.append(source) or real(bert, **options),  # type: ignore[func-returns-value]
     )
     check(name, new_tokenizer(CAPTIONS), tmp_path)

@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-from vilbert.pipeline.shards.errors import RefusedError
+from vilbert.pipeline.errors import RefusedError
 
 
 def refused_on_one_rank(run: Path) -> int:

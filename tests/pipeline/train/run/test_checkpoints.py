@@ -20,10 +20,10 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from vilbert.pipeline.shards.atomic import HashingFile
-from vilbert.pipeline.shards.errors import UnsupportedFormatError
-from vilbert.pipeline.train.checkpoint_manifest import FILES, MANIFEST, CheckpointError, write_manifest
-from vilbert.pipeline.train.checkpoints import (
+from vilbert.pipeline.errors import UnsupportedFormatError
+from vilbert.pipeline.shards.storage.atomic import HashingFile
+from vilbert.pipeline.train.run.checkpoint_manifest import FILES, MANIFEST, CheckpointError, write_manifest
+from vilbert.pipeline.train.run.checkpoints import (
     checkpoints,
     load_checkpoint,
     newest_whole,
@@ -347,7 +347,7 @@ def test_a_newer_format_stops_rather_than_falls_back(run: Path, monkeypatch: pyt
     files = json.loads((folder / MANIFEST).read_bytes())["files"]
     (folder / MANIFEST).unlink()
     with monkeypatch.context() as patch:
-        patch.setattr("vilbert.pipeline.train.checkpoint_manifest.FORMAT", 2)
+        patch.setattr("vilbert.pipeline.train.run.checkpoint_manifest.FORMAT", 2)
         write_manifest(folder, 20, files)
     for call in (lambda: newest_whole(run), lambda: checkpoints(run), lambda: load_checkpoint(folder)):
         with pytest.raises(UnsupportedFormatError, match="format 2"):

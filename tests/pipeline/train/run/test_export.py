@@ -13,8 +13,8 @@ from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from vilbert.model.config import ViLBertConfig
 from vilbert.model.vilbert import ViLBertForPreTraining
-from vilbert.pipeline.train.export import export_final, model_card
-from vilbert.pipeline.train.words import load_tokenizer
+from vilbert.pipeline.train.examples.words import load_tokenizer
+from vilbert.pipeline.train.run.export import export_final, model_card
 
 CAPTIONS = ("a red cube left of a blue ball", "two green cones")
 FACTS: dict[str, Any] = {

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from vilbert.pipeline.shards.errors import FingerprintError, LockedError, RefusedError
-from vilbert.pipeline.train.run_folder import (
+from vilbert.pipeline.errors import FingerprintError, LockedError, RefusedError
+from vilbert.pipeline.train.run.folder import (
     describe_run,
     make_run_folder,
     read_run,

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from vilbert.pipeline.tasks.settings import FinetuneSettings
-from vilbert.pipeline.train.init_from import resolve_init_from
-from vilbert.pipeline.train.settings import PretrainSettings
+from vilbert.pipeline.finetune.settings import FinetuneSettings
+from vilbert.pipeline.train.pretraining.settings import PretrainSettings
+from vilbert.pipeline.train.run.init_from import resolve_init_from
 
 
 def test_a_run_stands_for_its_final(tmp_path: Path) -> None:

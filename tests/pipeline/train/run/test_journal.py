@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from vilbert.pipeline.shards.errors import ShardError
-from vilbert.pipeline.train.journal import METRICS_FILE, Journal, read_journal, without_timing
-from vilbert.pipeline.train.trackers import TENSORBOARD_FOLDER, open_trackers
+from vilbert.pipeline.errors import ShardError
+from vilbert.pipeline.train.run.journal import METRICS_FILE, Journal, read_journal, without_timing
+from vilbert.pipeline.train.run.trackers import TENSORBOARD_FOLDER, open_trackers
 
 
 def record(run: Path, steps: range, *, resumed_at: int | None, speed: float, tensorboard: bool = False) -> None:

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from vilbert.pipeline.shards.errors import LockedError, RefusedError
-from vilbert.pipeline.train.new_folder import new_folder
+from vilbert.pipeline.errors import LockedError, RefusedError
+from vilbert.pipeline.train.run.new_folder import new_folder
 
 
 def test_what_was_made_is_removed_where_the_block_fails(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import time
 import pytest
 
 from vilbert.pipeline.progress_line import SECONDS_BETWEEN_LOG_LINES
-from vilbert.pipeline.train.progress import TrainProgress
+from vilbert.pipeline.train.run.progress import TrainProgress
 
 
 class Terminal(io.StringIO):

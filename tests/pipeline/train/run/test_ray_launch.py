@@ -10,10 +10,10 @@ from pathlib import Path
 import psutil
 import pytest
 
-from vilbert.pipeline.shards.errors import RefusedError, ShardError
-from vilbert.pipeline.train import ray_launch
-from vilbert.pipeline.train.distributed import PATIENCE
-from vilbert.pipeline.train.ray_launch import check_room, launch, worker_error
+from vilbert.pipeline.errors import RefusedError, ShardError
+from vilbert.pipeline.train.engine.distributed import PATIENCE
+from vilbert.pipeline.train.run import ray_launch
+from vilbert.pipeline.train.run.ray_launch import check_room, launch, worker_error
 
 from . import ray_functions
 

@@ -12,10 +12,10 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
-from vilbert.pipeline.shards.errors import ShardError
-from vilbert.pipeline.train.curves import LEARNING_PANELS, POINTS, curve, figure, measured, smoothed, svg
-from vilbert.pipeline.train.journal import METRICS_FILE, Journal
-from vilbert.pipeline.train.report import last_values, write_report
+from vilbert.pipeline.errors import ShardError
+from vilbert.pipeline.pages.curves import LEARNING_PANELS, POINTS, curve, figure, measured, smoothed, svg
+from vilbert.pipeline.train.run.journal import METRICS_FILE, Journal
+from vilbert.pipeline.train.run.report import last_values, write_report
 
 HOSTILE = "</td><script>alert('x')</script>&\"{title}"
 VOID = {"meta", "br"}

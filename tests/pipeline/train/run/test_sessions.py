@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from vilbert.pipeline.command_line import command_line, recorded_command
-from vilbert.pipeline.train.report import write_report
-from vilbert.pipeline.train.sessions import SESSIONS_FILE, begin_session, duration, end_session, read_sessions
+from vilbert.pipeline.train.run.report import write_report
+from vilbert.pipeline.train.run.sessions import SESSIONS_FILE, begin_session, duration, end_session, read_sessions
 
 
 def begin(run: Path, arguments: list[str], *, step: int = 0, gpus: tuple[str, ...] = ()) -> None:

@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from vilbert.pipeline.train import tensor_bytes
-from vilbert.pipeline.train.checkpoints import load_checkpoint, save_checkpoint
+from vilbert.pipeline.train.run import tensor_bytes
+from vilbert.pipeline.train.run.checkpoints import load_checkpoint, save_checkpoint
 
 DTYPES = (
     torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.int64, torch.int32, torch.int16, torch.int8,

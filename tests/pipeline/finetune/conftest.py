@@ -1,0 +1,3 @@
+"""The tiny data sets of tasks."""
+
+from ..tasks.conftest import small  # noqa: F401  a fixture
