@@ -46,23 +46,23 @@ _PILLOW_PIXELS = 89_478_485  # beyond it Pillow warns of a decompression bomb, a
 
 @validated
 class DecodeSettings:
-    """Which images are decoded, and how. All of it is part of the fingerprint of a data set."""
+    """Decoding of images. All settings are part of the fingerprint of a data set."""
 
     exif_orientation: bool = True
-    """Turn photographs upright as their EXIF says, but where the manifest keeps stored pixels, as for COCO and Visual
-    Genome, or gives boxes. Off: turn none."""
+    """Apply the EXIF orientation, except to images whose manifest row keeps stored pixels (COCO, Visual Genome) or has
+    given boxes. Off: apply it to no image."""
     allow_truncated: bool = False
-    """Take a JPEG that ends within its picture; what is missing is grey."""
+    """Accept truncated JPEG files; missing pixels are grey."""
     max_bytes: Annotated[ByteSize, Ge(1)] = 64 * 1024 * 1024
-    """Largest file: bytes, or a size such as 64MiB."""
+    """Maximum file size: bytes, or a size such as 64MiB."""
     max_pixels: PositiveInt = 50_000_000
-    """Most pixels of an image. A decoder needs up to 32 bytes of memory for each."""
+    """Maximum number of pixels of an image. A decoder needs up to 32 bytes of memory per pixel."""
     max_side: PositiveInt = 20_000
-    """Longest side of an image, in pixels."""
+    """Maximum length of an image's longer side, in pixels."""
     min_side: PositiveInt = 16
-    """Shortest side of an image, in pixels; on less a detector finds nothing of meaning."""
+    """Minimum length of an image's shorter side, in pixels."""
     max_aspect: Annotated[float, Ge(1)] = 20.0
-    """Longest side over shortest side, at most."""
+    """Maximum aspect ratio: longer side divided by shorter side."""
 
     def __post_init__(self) -> None:
         if self.max_pixels > _PILLOW_PIXELS:

@@ -28,12 +28,12 @@ class ExtractorError(Exception):
 
 @validated
 class DetectorSettings:
-    """Which Faster R-CNN, with which weights, at which precision."""
+    """The detector, its weights and its precision."""
 
     detector: Annotated[str, tyro.conf.arg(help=detector_help())] = "torchvision"
-    """A detector's name, or `package.module:function` of one of your own."""
+    """Name of a detector, or `package.module:function` of your own."""
     weights: PathText | None = None
-    """A weights file (.pkl, .pth or .safetensors), or `random` for a trial; by default the detector's own."""
+    """Weights file (.pkl, .pth or .safetensors), or `random` for a trial; default: the detector's own weights."""
     seed: int = 0
     """Seed of `--weights random`."""
     torchvision_model: Literal[
@@ -50,9 +50,9 @@ class DetectorSettings:
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     """Autocast of the convolutions; RoI coordinates, softmax and NMS stay float32."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    """auto: a GPU where there is one."""
+    """auto: a GPU if available."""
     top_classes: PositiveInt = 20
-    """How many of the most probable classes to keep of each region, the soft labels of pre-training."""
+    """Number of most probable classes stored per region: the soft labels of pre-training."""
 
     def __post_init__(self) -> None:
         if len(self.opts) % 2:
@@ -116,7 +116,7 @@ class Extractor(Protocol):
 
 @validated
 class ExtractorSettings:
-    """Everything that decides what regions an image gets."""
+    """All settings that determine the regions of an image."""
 
     detector: DetectorSettings = field(default_factory=DetectorSettings)
     selection: SelectionSettings = field(default_factory=SelectionSettings)

@@ -29,20 +29,19 @@ if TYPE_CHECKING:  # the settings are read where torch would take seconds to imp
 
 @validated
 class SelectionSettings:
-    """How many regions, and which."""
+    """Selection of the regions that are stored."""
 
     boxes: Annotated[str, BeforeValidator(lambda value: str(value) if type(value) is int else value)] = "36"
-    """A number, or MIN-MAX: published feature sets have 36, 10-100 or 100 regions an image."""
+    """Regions per image: a number or MIN-MAX. Published feature sets have 36, 10-100 or 100."""
     selection: Literal["butd", "topk"] = "butd"
-    """butd: those above --confidence, between MIN and MAX of them, in the order of the proposals (Anderson et al.
-    2018).
-    topk: the MAX best, best first."""
+    """butd: regions above --confidence, between MIN and MAX, in the order of the proposals (Anderson et al. 2018).
+    topk: the MAX regions with the highest scores, in descending order."""
     confidence: Share = 0.2
-    """butd: keep regions whose best class, after NMS, is at least this probable."""
+    """butd: minimum probability of a region's best class after NMS."""
     nms: Share = 0.3
-    """Intersection over union above which the less probable of two regions is suppressed, per class."""
+    """IoU threshold of non-maximum suppression, applied per class."""
     saved_box: Literal["proposal", "regressed"] = "proposal"
-    """proposal: the box the feature was pooled from. regressed: the best class's refined box."""
+    """proposal: the box from which the feature was pooled. regressed: the refined box of the best class."""
 
     def __post_init__(self) -> None:
         match = re.fullmatch(r"(\d+)(?:-(\d+))?", self.boxes)

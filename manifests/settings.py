@@ -14,7 +14,7 @@ from vilbert.settings import Fraction, PositiveInt, validated
 
 @validated
 class ManifestSettings:
-    """List the images and captions of a data set in one file, and report what is missing, doubled or damaged."""
+    """Write a manifest of a data set's images and captions, and report missing, duplicate and damaged rows."""
 
     sources: tyro.conf.Positional[Annotated[tuple[Path, ...], tyro.conf.arg(metavar="SOURCE ...")]]
     """Conceptual Captions TSV, img2dataset folder, COCO captions or Karpathy JSON, folder of images (with caption files
@@ -22,40 +22,40 @@ class ManifestSettings:
     output: Path
     """The manifest to write (.parquet); the report goes beside it (.report.json)."""
     kind: Kind | None = None
-    """What the sources are; by default, what their content shows."""
+    """Format of the sources; default: detected from their content."""
     images: Path | None = None
-    """COCO, Karpathy: folder of the images, or of train2014, val2014, … Tables: where relative paths start."""
+    """COCO, Karpathy: folder of the images, or of train2014, val2014, … Tables: base folder of relative paths."""
     uri_column: str | None = None
-    """Tables: the column that names the image; by default uri, url, path, image, file_name and their like."""
+    """Tables: column with the image's path or URL; default: uri, url, path, image, file_name or similar."""
     caption_column: str | None = None
-    """Tables: the column of captions; by default caption, captions, sentences, text or title."""
+    """Tables: column with captions; default: caption, captions, sentences, text or title."""
     exif_orientation: Literal["auto", "apply", "ignore"] = "auto"
-    """Turn images as their EXIF orientation says, or keep their stored pixels. auto: stored pixels for COCO, Karpathy
-    files and Visual Genome, whose annotations and published features refer to those."""
+    """Apply the EXIF orientation of images, or ignore it and use stored pixels. auto: ignore for COCO, Karpathy files
+    and Visual Genome, whose annotations and published features refer to stored pixels."""
     given_boxes: Path | None = None
     """Boxes to use instead of detected ones: JSONL {image_id, boxes (xyxy)}, or COCO instances JSON."""
     box_format: BoxFormat | None = None
-    """How given boxes are written, in --given-boxes and in tables: two corners, a corner and the size, or the centre
-    and the size; in pixels, or normalized by width and height. By default xyxy, and xywh in COCO instances."""
+    """Format of given boxes, in --given-boxes and in tables: two corners, a corner and the size, or the centre and the
+    size; in pixels or normalized by width and height. Default: xyxy, and xywh for COCO instances."""
     exclude_ids: Path | None = None
-    """Image ids to leave out, such as another task's test images: one a line, a JSON list, or .npy."""
+    """Image ids to exclude, such as test images of another task: one per line, a JSON list, or .npy."""
     split: str | None = None
-    """Split of every row; by default, what the source says."""
+    """Split of every row; default: the split that the source names."""
     hold_out: Fraction | None = None
-    """Share of the images that get the split `val`, such as 0.01: of those whose source names no split, or `train`. The
-    others of them get `train`. Chosen by a hash of the image id."""
+    """Fraction of the images without a split, or of the split `train`, that is assigned to `val`, such as 0.01; the
+    rest is assigned to `train`. Selected by a hash of the image id."""
     seed: int = 0
-    """Makes another choice of as many images for --hold-out."""
+    """Seed of the selection for --hold-out."""
     limit: PositiveInt | None = None
     """Stop after this many rows."""
     duplicate_ids: Literal["error", "first"] = "error"
-    """Where two rows have one id: refuse, or keep the first and count the others."""
+    """Rows with the same id: stop with an error, or keep the first and count the others."""
     check_files: bool = True
-    """Look whether every local image file is there; missing ones are counted, and kept."""
+    """Check that local image files exist; missing files are counted, and their rows are kept."""
     incomplete_shards: Literal["skip", "read"] = "skip"
-    """img2dataset shards without _stats.json: count and skip, or read what is there."""
+    """img2dataset shards without _stats.json: skip and count them, or read their images."""
     overwrite: bool = False
-    """Replace the output where it exists."""
+    """Overwrite an existing output file."""
 
     def __post_init__(self) -> None:
         if not self.sources:

@@ -26,10 +26,9 @@ DEFAULT_PRESET = "bert_base_6layer_6conect"
 
 @validated
 class ConvertCheckpointSettings:
-    """Convert a checkpoint of vilbert_beta, vilbert-multi-task, MMF, VOLTA or of ours; say what became of every
-    parameter.
+    """Convert a checkpoint of vilbert_beta, vilbert-multi-task, MMF, VOLTA or this project; report every parameter.
 
-    Nothing in the file is run. The model has the heads that the file has.
+    No code in the file is executed. The model has the heads of the file.
     """
 
     source: Positional[Path]
@@ -37,22 +36,22 @@ class ConvertCheckpointSettings:
     output: Path
     """Folder to write to; new or empty."""
     model_config: str | None = None
-    """A published configuration's name, or a config.json of the reference's or ours. By default SOURCE/config.json
-    where there is one, else bert_base_6layer_6conect. Heads and their sizes are read off the weights."""
+    """Name of a published configuration, or a config.json. Default: SOURCE/config.json if it exists, else
+    bert_base_6layer_6conect. Heads and their sizes are read from the weights."""
     to: Literal["ours", "reference"] = "ours"
     """ours: what from_pretrained reads. reference: pytorch_model.bin with the published names."""
     layout: Literal["reference", "mmf", "volta"] | None = None
-    """Whose names the file has; detected by default."""
+    """Layout of the parameter names; default: detected."""
     task_heads: Literal["beta", "multitask"] | None = None
-    """Which repository's task heads to make, where the file does not say."""
+    """Design of the task heads, if the file does not determine it."""
     allow_missing: bool = False
-    """Let parameters of the backbone that the file lacks start at random."""
+    """Initialise backbone parameters that are missing in the file randomly."""
     allow_unexpected: bool = False
-    """Drop tensors with names that no layout has."""
+    """Drop tensors with unknown names."""
     skip_mismatched_heads: bool = False
-    """Let heads of another size start at random."""
+    """Initialise heads of another size randomly."""
     seed: int = 0
-    """Of what starts at random."""
+    """Seed for newly initialised parameters."""
     json: bool = False
     """Print one JSON object in place of the text."""
 

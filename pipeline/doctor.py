@@ -32,9 +32,9 @@ GIB = 2**30
 
 @validated
 class DoctorSettings:
-    """Say what this machine can do: versions, devices, memory, and whether the parts work together.
+    """Check the installation: versions, devices, memory, and whether the parts work together.
 
-    Exits with 1 where something essential is broken.
+    Exit status 1 if an essential part does not work.
     """
 
     json: bool = False
@@ -153,7 +153,7 @@ def cuda_devices() -> list[str]:
 def check_nms(device: str, *, essential: bool) -> Check:
     """Check on a device that torchvision's compiled operators load and give the right answer."""
     name = f"torchvision.ops on {device}"
-    remedy = "torch and torchvision do not fit each other: install both anew, from one place (pytorch.org)"
+    remedy = "torch and torchvision do not fit each other: reinstall both from one source (pytorch.org)"
     try:
         import torch
         from torchvision.ops import nms
@@ -184,7 +184,7 @@ def check_gpu() -> list[Check]:
 
 def examine() -> list[Check]:
     """Run every check, the cheap ones first."""
-    reinstall = "install it anew: pip install --force-reinstall {}"
+    reinstall = "reinstall it: pip install --force-reinstall {}"
     checks = [check_python(), check_packages()]
     torch = check_import("torch", essential=True, remedy=reinstall.format("torch torchvision"))
     checks.append(torch)

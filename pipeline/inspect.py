@@ -37,7 +37,7 @@ LISTED, DRAWN = 36, 10
 
 @validated
 class InspectSettings:
-    """Look at a data set (DIR), or at one sample: DIR:N is the N-th from 0, DIR#KEY names its key or image id.
+    """Show a data set (DIR) or one sample: DIR:N by index, starting at 0; DIR#KEY by key or image id.
 
     Example: vilbert inspect features:0 --image sample.png
     """
@@ -45,9 +45,9 @@ class InspectSettings:
     target: Positional[str]
     """DIR, DIR:N or DIR#KEY (quote the # in a shell); DIR may be a URL."""
     image: Path | None = None
-    """Draw the sample's boxes with their labels on its photograph, into this .png or .jpg file."""
+    """Write the sample's image with boxes and labels to this .png or .jpg file."""
     max_boxes: PositiveInt | None = None
-    """How many objects to list and to draw, the best scores first; by default 36 are listed and 10 are drawn."""
+    """Number of objects to list and draw, highest scores first; default: 36 listed, 10 drawn."""
     json: bool = False
     """Print one JSON object in place of the text."""
 

@@ -15,7 +15,7 @@ from vilbert.settings import NonNegativeInt, PositiveInt, Share, validated
 
 @validated
 class EvaluateSettings:
-    """Answer the items of a split with a fine-tuned ViLBERT, score them, and write the task's file of results."""
+    """Evaluate a fine-tuned ViLBERT on a split, and write the task's submission file."""
 
     data: Positional[tuple[str, ...]]
     """Data sets of the images: folders, or fsspec URLs of them."""
@@ -24,29 +24,29 @@ class EvaluateSettings:
     checkpoint: Path
     """A run of `vilbert finetune`, its final/, or one of its checkpoints/."""
     annotations: Path
-    """The folder of the task's annotation files, under their published names."""
+    """Folder with the task's annotation files under their published names."""
     split: str = "val"
-    """Which part of the annotations to answer."""
+    """Split of the annotations to evaluate."""
     output: Path | None = None
-    """Write the file of results here, in the form that the task's server takes, and figures beside it (.json)."""
+    """Submission file to write, in the format of the task's server; metrics are written beside it (.json)."""
     max_missing_fraction: Share = 0.01
-    """Share of the items whose images may have no features; they are left out and counted."""
+    """Maximum fraction of items whose images have no features; these are skipped and counted."""
     blind: bool = False
-    """Show another image's regions."""
+    """Use the regions of another image."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    """auto: the GPU where there is one."""
+    """auto: a GPU if available."""
     on_corrupt: Literal["stop", "skip"] = "stop"
-    """What a shard that cannot be read does: stop, or leave its items out and count them."""
+    """On an unreadable shard: stop, or skip its items and count them."""
     verify_shards: bool = True
-    """Compare the SHA-256 of each shard with its record before its first sample is used."""
+    """Verify the SHA-256 of each shard against its record before its first sample is used."""
     allow_mixed_features: bool = False
-    """Answer from features of another detector than the model was trained on, or of several detectors."""
+    """Accept features of another detector than the model was trained on, or of several detectors."""
     cache: Path | None = None
-    """Where shards of remote data sets are kept; by default a folder beside --output, or the checkpoint."""
+    """Cache folder for shards of remote data sets; default: a folder beside --output, or the checkpoint."""
     cache_bytes: int = DEFAULT_CACHE_BYTES
-    """Bytes of remote shards kept on this machine."""
+    """Maximum size of the cache, in bytes."""
     json: bool = False
-    """Print the figures as one JSON object."""
+    """Print the metrics as one JSON object."""
     remedies: ClassVar[dict[str, str]] = {
         "given_data": "for accuracy of referring expressions on given boxes, name their data set in place of the "
         "features"
@@ -59,9 +59,9 @@ class BatchedEvaluateSettings(EvaluateSettings):
     """Of tasks whose items are answered batch by batch."""
 
     batch_size: PositiveInt = 64
-    """Items at a time."""
+    """Batch size."""
     num_workers: NonNegativeInt = 2
-    """Processes that make batches."""
+    """Data loading processes."""
 
 
 @validated
@@ -69,7 +69,7 @@ class ItemEvaluateSettings(BatchedEvaluateSettings):
     """Of tasks that have an answer for each item."""
 
     precision: Literal["fp32", "bf16"] = "fp32"
-    """bf16: under autocast."""
+    """bf16: forward pass under autocast."""
 
 
 @validated
@@ -77,7 +77,7 @@ class GivenRegionsEvaluateSettings(ItemEvaluateSettings):
     """Of tasks that show regions at given boxes beside the detector's."""
 
     given_data: tuple[str, ...] = ()
-    """Data sets of the same images with regions at given boxes, which are shown beside the detector's."""
+    """Data sets of the same images with regions at given boxes, used beside the detected regions."""
 
 
 @validated
@@ -85,8 +85,8 @@ class ReasonEvaluateSettings(GivenRegionsEvaluateSettings):
     """Of tasks that choose a reason for an answer."""
 
     answers_from: Path | None = None
-    """The results of `evaluate vcr-qa` on the same split, to tell Q -> AR and, where labels are secret, write the CSV
-    that the server takes."""
+    """Results of `evaluate vcr-qa` on the same split, to compute Q -> AR and, where labels are secret, to write the CSV
+    submission."""
 
 
 @validated
@@ -94,18 +94,18 @@ class RankEvaluateSettings(EvaluateSettings):
     """Of tasks that score every caption with every image."""
 
     precision: Literal["fp32", "bf16"] = "fp32"
-    """bf16: under autocast."""
+    """bf16: forward pass under autocast."""
     images: PositiveInt | None = None
-    """Only so many images, the first of the split, with their captions."""
+    """Number of images to use, the first of the split, with their captions; default: all."""
     zero_shot: bool = False
     """Rank by the alignment head; --checkpoint is then a run of `vilbert pretrain`, or a folder with a published model
     and its tokenizer."""
     pairs_per_batch: PositiveInt = 256
-    """Captions times images that go through the model at a time."""
+    """Maximum number of caption-image pairs per forward pass."""
     hold_bytes: PositiveInt = 2_000_000_000
-    """Most bytes of encoded images and captions that are held."""
+    """Maximum memory for encoded images and captions, in bytes."""
     scores: Path | None = None
-    """A folder that keeps scores as they come, so that a killed evaluation goes on."""
+    """Folder for intermediate scores, from which an interrupted evaluation resumes."""
 
 
 @validated
@@ -113,5 +113,5 @@ class DescribeEvaluateSettings(BatchedEvaluateSettings):
     """Of tasks that write captions."""
 
     images: PositiveInt | None = None
-    """Only so many images, the first of the split, with their captions."""
+    """Number of images to use, the first of the split, with their captions; default: all."""
     generation: GenerationSettings = field(default_factory=GenerationSettings)

@@ -22,44 +22,45 @@ from vilbert.settings import NonNegativeFloat, PositiveInt, validated
 class ExtractSettings:
     """Run a detector over the images of a manifest and write their regions to shards.
 
-    Run the same command again after any interruption: it goes on where it stopped, and the shards come out the same.
+    Run the same command again after any interruption: it resumes, and writes the same shards.
     """
 
     manifest: Positional[Path]
     """The Parquet file that `vilbert manifest` wrote."""
     output: PlaceOption
-    """The data set's folder, or the URL of one (s3://…, any fsspec URL); gone on with where it is unfinished."""
+    """Output folder, or its URL (s3://…, any fsspec URL). An unfinished data set is resumed."""
     format: Literal["tar", "lmdb"] = "tar"
-    """tar: any WebDataset reader decodes it. lmdb: one file a shard, values in the safetensors encoding."""
+    """tar: readable by any WebDataset reader. lmdb: one file per shard, values in the safetensors format."""
     shard_size: PositiveInt = 1000
-    """Samples a shard."""
+    """Samples per shard."""
     limit: PositiveInt | None = None
-    """Only the first so many rows of the manifest."""
+    """Process only the first rows of the manifest."""
     keep_images: bool = False
-    """Store each image's own bytes in its sample, beside the regions."""
+    """Store the encoded image in its sample, beside the regions."""
     batch_size: PositiveInt = 8
-    """Images a detector pass, at most: a pass takes images of one resized shape."""
+    """Maximum number of images per forward pass; images of a pass have the same resized shape."""
     backend: Literal["ray", "local"] = "ray"
     """ray: workers on this machine or a cluster. local: one worker, in this process."""
     workers: PositiveInt | Literal["auto"] = "auto"
-    """Worker processes, at most: nodes that join or leave a cluster change their number. auto: as many as the GPUs, or
-    without one the cores, allow."""
+    """Maximum number of worker processes; it follows nodes that join or leave a cluster. auto: limited by the GPUs, or
+    by the cores if there is no GPU."""
     gpus_per_worker: NonNegativeFloat | None = None
-    """GPUs of a worker, or a fraction to share one; by default 1 where there is a GPU and --device does not say cpu."""
+    """GPUs per worker; a fraction shares one. Default: 1 if there is a GPU and --device is not cpu."""
     cpus_per_worker: PositiveInt = 1
-    """Cores of a worker: its decoding threads and, without a GPU, its detector's threads."""
+    """Cores per worker: decoding threads and, without a GPU, threads of the detector."""
     stall_seconds: Annotated[float, Ge(0)] = 600.0
-    """A worker in which nothing moves for so long is replaced, and the image that it was at found out; 0: wait on."""
+    """Seconds without progress before a worker is restarted; the image it was processing is recorded as a failure. 0:
+    never."""
     retry_failed: tuple[str, ...] | None = None
-    """Try the failed rows of a data set again, all of them or those with one of these reasons, and keep the others."""
+    """Retry failed rows of a data set: all, or those with one of these reasons."""
     dry_run: bool = False
-    """Say how many shards, how much disk and time it would take, and write nothing."""
+    """Print the number of shards, disk space and time that the run would take; write nothing."""
     ray_address: str | None = None
-    """A running cluster to join (`auto`, or HOST:PORT); by default Ray starts on this machine alone, on loopback."""
+    """Address of a running Ray cluster (`auto` or HOST:PORT); default: start Ray on this machine, on loopback."""
     dashboard: bool = False
-    """Start Ray's dashboard, and its exporter of metrics, with a local Ray (needs the ray[default] package)."""
+    """Start Ray's dashboard and metrics exporter with a local Ray (needs ray[default])."""
     price_per_hour: NonNegativeFloat | None = None
-    """What an hour of one worker costs, in any currency, so that the summary says what a million images cost."""
+    """Price of a worker per hour, in any currency; the summary then has the price of a million images."""
     detector: DetectorSettings = field(default_factory=DetectorSettings)
     selection: SelectionSettings = field(default_factory=SelectionSettings)
     decoding: DecodeSettings = field(default_factory=DecodeSettings)

@@ -29,37 +29,38 @@ class TaskOptimizerSettings(OptimizerSettings):
 class FinetuneSettings(RunSettings):
     """Fine-tune a pre-trained ViLBERT on a task, from region features and the task's annotation files.
 
-    Each task has its published settings by default. Run the same command again after any interruption: it goes on from
-    its newest whole checkpoint as if nothing had happened. Start it plainly, by torchrun, or with --workers under Ray.
+    Defaults are the published settings of each task. Run the same command again after any interruption: it resumes from
+    the newest complete checkpoint with identical results. Run it directly, with torchrun, or with --workers under Ray.
     """
 
     task: Suppress[str]
     """The task, which the command line names first."""
     annotations: Path
-    """The folder of the task's annotation files, under their published names; docs/tasks.md lists them."""
+    """Folder with the task's annotation files under their published names; docs/tasks.md lists them."""
     split: str = "train"
-    """Which part of the annotations trains."""
+    """Split of the annotations to train on."""
     eval_split: str = "val"
-    """Which part is held out to evaluate on, or `none`."""
+    """Split of the annotations to evaluate on, or `none`."""
     init_from: str
-    """Where parameters begin: a run of `vilbert pretrain` or its final/, a ViLBERT checkpoint of any known layout, or
+    """Initial parameters: a run of `vilbert pretrain` or its final/, a ViLBERT checkpoint of any known layout, or
     `none`."""
     model: str | None = None
-    """A published configuration by name, `shapes`, or a config.json; by default the config.json beside --init-from."""
+    """Name of a published configuration, `shapes`, or a config.json; default: the config.json beside --init-from."""
     tokenizer: str | None = None
-    """A tokenizer's folder or hub name, or `new`: whole words of the training texts; by default that of --init-from."""
+    """Tokenizer folder or hub name, or `new`: whole words of the training texts; default: that of --init-from."""
     task_heads: Literal["beta", "multitask"] = "multitask"
-    """Whose classifiers: those of vilbert_beta or of vilbert-multi-task."""
+    """Design of the task heads: vilbert_beta or vilbert-multi-task."""
     max_tokens: Annotated[int, Ge(4)] = 36
     """Maximum number of tokens of a text, with its special tokens; longer texts are truncated."""
     max_regions: PositiveInt = 100
-    """Regions of an image without the global one: given boxes, then the first that the detector gave."""
+    """Maximum number of regions per image, without the global one: given boxes first, then detected ones in stored
+    order."""
     max_missing_fraction: Share = 0.01
-    """Share of the annotations whose images may have no features; they are left out and counted."""
+    """Maximum fraction of annotations whose images have no features; these are skipped and counted."""
     blind: bool = False
-    """Show another image's regions: what is then learnt comes from the text alone."""
+    """Train with the regions of another image, to measure what is learnt from text alone."""
     whiten_features: bool = False
-    """With --init-from none: begin with an embedding of regions that takes out the features' mean and covariance."""
+    """With --init-from none: initialise the region embedding so that it whitens the features (mean and covariance)."""
     optimizer: TaskOptimizerSettings = field(default_factory=TaskOptimizerSettings)
     remedies: ClassVar[dict[str, str]] = {}
     """What to do in place of an option that only other tasks have, by its name."""
@@ -80,13 +81,13 @@ class AnswerListFinetuneSettings(FinetuneSettings):
     """Of tasks whose answers are those that occur often enough in training."""
 
     answers: Path | None = None
-    """A published list of answers, in the order of a published model's classifier; by default the answers that occur
-    often enough are collected from the training annotations."""
+    """List of answers in the order of a published classifier; default: answers of the training annotations that occur
+    at least --min-answer-count times."""
     min_answer_count: int = 9
-    """How often an answer must occur to be learnt."""
+    """Minimum number of occurrences of an answer in the training annotations."""
     answer_prior: bool = False
-    """Begin a new classifier with the shares of the answers in training as its biases. From zero, the first steps at a
-    high rate push all answers down at once, which can throw a small model off for good."""
+    """Initialise the biases of a new classifier from the answer frequencies. With zero biases, the first steps at a
+    high learning rate lower all answers at once, from which a small model may not recover."""
 
 
 @validated
@@ -94,7 +95,7 @@ class GivenRegionsFinetuneSettings(FinetuneSettings):
     """Of tasks whose annotations have boxes, for which regions can be extracted."""
 
     given_data: tuple[str, ...] = ()
-    """Data sets of the same images with regions at given boxes, which are shown beside the detector's."""
+    """Data sets of the same images with regions at given boxes, used beside the detected regions."""
 
 
 @validated
@@ -102,8 +103,8 @@ class NamedPeopleFinetuneSettings(GivenRegionsFinetuneSettings):
     """Of tasks whose texts name the people in an image, at boxes."""
 
     names: Path | None = None
-    """A CSV file whose column `name` has what people are called, such as ViLBERT's unisex_names_table.csv; by default
-    r2c's fourteen names. Evaluate with the same."""
+    """CSV file whose column `name` has names of people, such as ViLBERT's unisex_names_table.csv; default: the fourteen
+    names of r2c. Evaluation needs the same file."""
 
 
 @validated

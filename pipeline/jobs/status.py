@@ -24,9 +24,10 @@ SILENT_SECONDS = 60.0
 
 @validated
 class StatusSettings:
-    """Say how an extraction is going, or how the last one ended.
+    """Show the progress of a running extraction, or how the last one ended.
 
-    Exit status 0 where a run is going on or has finished, 1 where one failed, was interrupted, killed or fell silent.
+    Exit status 0 if a run is in progress or has finished, 1 if it failed, was interrupted, killed or stopped
+    responding.
     """
 
     directory: Positional[PlaceOption]

@@ -31,7 +31,7 @@ class CaptionSettings(GenerationSettings):
 
 @validated
 class PredictSettings:
-    """Ask a fine-tuned ViLBERT about photographs: the detector, the tokenizer and the model in one call.
+    """Run a fine-tuned ViLBERT on images: detector, tokenizer and model in one call.
 
     Texts and photographs go together in order; one text goes with all photographs, and one photograph with all texts.
     Detector and selection are by default those that the features of the model's training were extracted with.
@@ -42,15 +42,15 @@ class PredictSettings:
     checkpoint: Path
     """A run of `vilbert finetune`, its final/, or one of its checkpoints/."""
     image: tuple[str, ...]
-    """Photographs: files, URLs, folders of images, or quoted patterns such as 'photos/*.jpg'. NLVR2: the left and the
-    right one of each pair."""
+    """Images: files, URLs, folders, or quoted patterns such as 'photos/*.jpg'. NLVR2: the left and the right image of
+    each pair."""
     output: Path | None = None
-    """Draw on the photograph, into this .png or .jpg file, what a phrase means, or else what the detector found."""
+    """Write the image with the predicted region, or with the detected regions, to this .png or .jpg file."""
     attention: tuple[Path, ...] = ()
-    """Write a page (.html) that shows, on the photograph, the attention of every layer and head.
-    NLVR2: two, the left photograph's and the right one's."""
+    """Write a page (.html) with the attention of every layer and head over the image. NLVR2: two pages, for the left
+    and the right image."""
     allow_private_addresses: bool = False
-    """Fetch photographs from hosts with private, loopback or link-local addresses too."""
+    """Allow downloads from hosts with private, loopback or link-local addresses."""
     json: bool = False
     """Print one JSON list in place of the text."""
     detector: DetectorSettings = field(default_factory=DetectorSettings)
@@ -113,7 +113,7 @@ class AnswerSettings(PredictSettings):
     question: tuple[Text, ...] = ()
     """Questions. SNLI-VE: hypotheses."""
     top: PositiveInt = 5
-    """How many answers, or ranked photographs or captions, to list."""
+    """Number of answers, ranked images or ranked captions to print."""
     text_option: ClassVar[str | None] = "question"
 
 
@@ -124,7 +124,7 @@ class ChooseSettings(PredictSettings):
     question: tuple[Text, ...] = ()
     """Questions."""
     option: tuple[Text, ...] = ()
-    """What to choose from, the same for every question."""
+    """Options to choose from, the same for every question."""
     text_option: ClassVar[str | None] = "question"
 
     def __post_init__(self) -> None:
@@ -143,7 +143,7 @@ class PointSettings(PredictSettings):
     """Phrases that mean a region."""
 
     phrase: tuple[Text, ...] = ()
-    """What to point at."""
+    """Phrases to locate."""
     text_option: ClassVar[str | None] = "phrase"
 
 
@@ -152,9 +152,9 @@ class RankSettings(PredictSettings):
     """Captions for which photographs are ranked."""
 
     caption: tuple[Text, ...] = ()
-    """Captions, for each of which the photographs are ranked. With one photograph, several captions are."""
+    """Captions; the images are ranked for each. With one image and several captions, the captions are ranked."""
     top: PositiveInt = 5
-    """How many answers, or ranked photographs or captions, to list."""
+    """Number of answers, ranked images or ranked captions to print."""
     text_option: ClassVar[str | None] = "caption"
     ranks: ClassVar[bool] = True
 
@@ -171,7 +171,7 @@ class JudgeSettings(PredictSettings):
     """Statements about pairs of photographs."""
 
     statement: tuple[Text, ...] = ()
-    """What may be true of two photographs."""
+    """Statements about the two images."""
     text_option: ClassVar[str | None] = "statement"
     images_of_a_text: ClassVar[int] = 2
 
@@ -181,7 +181,7 @@ class ChooseReasonSettings(ChooseSettings):
     """Questions and their answers, with reasons to choose from."""
 
     answer: tuple[Text, ...] = ()
-    """The answer to each question, for which a reason is wanted."""
+    """The answer to each question, to choose a reason for."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

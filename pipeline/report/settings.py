@@ -15,37 +15,36 @@ from vilbert.settings import PositiveInt, validated
 
 @validated
 class ReportSettings:
-    """Show a fine-tuned model on one page: metrics, errors, right answers, attention, curves, how it was made.
+    """Write one HTML page about a fine-tuned model: metrics, errors, correct answers, attention, curves, settings.
 
-    The task is that of the model. Detector and selection are by default those that the features of the model's training
-    were extracted with.
+    The task is read from the model. Defaults of the detector and the selection are those of the training features.
     """
 
     data: Positional[Path]
-    """The data set of the images; their photographs have to be where they were for `vilbert extract`."""
+    """Data set of the images; the image files must be where they were during `vilbert extract`."""
     annotations: Path
-    """The folder of the task's annotation files, under their published names."""
+    """Folder with the task's annotation files under their published names."""
     checkpoint: Path
     """A run of `vilbert finetune`, its final/, or one of its checkpoints/."""
     results: Path
-    """The results that `vilbert evaluate TASK --output` wrote of the split; its metrics are read from the
-    .figures.json beside them."""
+    """File that `vilbert evaluate TASK --output` wrote for the split; metrics are read from the .figures.json beside
+    it."""
     task: str | None = None
-    """Which of the model's tasks, where it was trained for several."""
+    """Task to report, if the model was trained on several."""
     blind_results: Path | None = None
-    """The results that it wrote with --blind."""
+    """File that it wrote with --blind."""
     split: str = "val"
-    """Which part of the annotations was answered."""
+    """Split of the annotations that was evaluated."""
     pretrained: Path | None = None
-    """The run of `vilbert pretrain` before, to show its curves and settings too."""
+    """Run of `vilbert pretrain` to include with its curves and settings."""
     output: Path = Path("report.html")
-    """The page (.html), which needs nothing else and no network."""
+    """Page to write (.html); a single file that needs no network."""
     images: PositiveInt = 8
-    """Examples by photograph: half with errors, which come first, and half with right answers."""
+    """Number of example images: half with errors, shown first, and half with correct answers."""
     questions: PositiveInt = 3
-    """Maximum number of items about one photograph."""
+    """Maximum number of items per image."""
     top: PositiveInt = 4
-    """How many answers, or ranked photographs, to list for each item."""
+    """Number of answers or ranked images per item."""
     detector: DetectorSettings = field(default_factory=DetectorSettings)
     selection: SelectionSettings = field(default_factory=SelectionSettings)
 

@@ -62,7 +62,7 @@ def compare_answers(task: Task, labels: Sequence[str], *, where: str, of: str, l
         return
     unknown = f"{labelled - known:,} of {labelled:,} questions have no answer among the {len(labels):,} of {of}"
     if known:
-        logger.warning("%s: %s; none of these can be told right", where, unknown)
+        logger.warning("%s: %s; their predictions count as wrong", where, unknown)
         return
     some = ", ".join(map(repr, labels[:SHOWN]))
     message = f"{where}: {unknown} ({some}, ...): one does not belong to the other"

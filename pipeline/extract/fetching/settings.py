@@ -20,40 +20,40 @@ def _printable_ascii(text: str) -> str:
 
 @validated
 class FetchSettings:
-    """How images behind URLs are fetched. Each number is for one worker."""
+    """Downloading of images. All numbers are per worker."""
 
     fetch_threads: PositiveInt = 128
-    """Images asked for at a time, of each of the two shards that a worker has."""
+    """Concurrent requests for each of the two shards of a worker."""
     fetch_ahead: PositiveInt = 1024
-    """Rows of a shard that are fetched before the detector needs them, at most."""
+    """Maximum number of rows of a shard to prefetch."""
     fetch_memory: Annotated[ByteSize, Ge(1)] = 256 * 1024 * 1024
-    """Bytes of fetched images held for a shard; one larger image alone is let through."""
+    """Memory for downloaded images of a shard; one larger image is accepted alone."""
     connect_timeout: PositiveFloat = 5.0
-    """Seconds for a connection to be made."""
+    """Timeout for establishing a connection, in seconds."""
     read_timeout: PositiveFloat = 10.0
-    """Seconds a server may be silent."""
+    """Timeout between two received chunks, in seconds."""
     fetch_timeout: PositiveFloat = 30.0
-    """Seconds for one try at an image as a whole, redirects included."""
+    """Timeout for one attempt at an image, redirects included, in seconds."""
     retries: NonNegativeInt = 2
-    """Further tries where the server is busy or the connection breaks."""
+    """Retries after a server is busy or a connection fails."""
     backoff: NonNegativeFloat = 1.0
-    """Seconds before the first further try, about; twice as long before each next one."""
+    """Approximate seconds before the first retry; doubled for each further retry."""
     max_backoff: NonNegativeFloat = 30.0
-    """Longest wait before a further try. A server that asks for more (Retry-After) is not asked again in this run."""
+    """Maximum seconds before a retry. A server that asks for more (Retry-After) is not asked again in this run."""
     per_host: PositiveInt = 8
-    """Requests to one host at a time."""
+    """Maximum concurrent requests per host."""
     per_store: PositiveInt = 64
-    """Requests to one bucket of an object store (s3://, gs://, ...) at a time; it is made for more than a host."""
+    """Maximum concurrent requests per bucket of an object store (s3://, gs://, ...)."""
     per_host_delay: NonNegativeFloat = 0.0
-    """Seconds between the beginnings of two requests to one host."""
+    """Minimum seconds between the starts of two requests to one host."""
     max_redirects: NonNegativeInt = 5
-    """Redirects followed for one image."""
+    """Maximum number of redirects per image."""
     contact: Annotated[str, AfterValidator(_printable_ascii)] = ""
-    """A mail address or page for the User-Agent, so that server operators can contact you."""
+    """Mail address or web page in the User-Agent, so that server operators can contact you."""
     allow_private_addresses: bool = False
     """Fetch from hosts with private, loopback or link-local addresses too."""
 
     @property
     def user_agent(self) -> str:
-        """What the servers are told of us."""
+        """The User-Agent header."""
         return f"vilbert-pipeline/{__version__} (region features of images{self.contact and f'; {self.contact}'})"

@@ -48,8 +48,9 @@ class TaskEntry:
 class MultitaskSettings(AnyFinetuneSettings):
     """Fine-tune a pre-trained ViLBERT on several tasks at once, whose images and annotations a file lists.
 
-    What a task of the file does not say is as the options here say. Each step is a batch of one task; see
-    docs/tasks.md. Run the same command again after any interruption: it goes on from its newest whole checkpoint.
+    The options here are the defaults of the tasks in the file. Each step is a batch of one task; see
+    docs/tasks.md. Run the same command again after any interruption: it resumes from the newest
+    complete checkpoint.
     """
 
     tasks: Path
@@ -58,14 +59,14 @@ class MultitaskSettings(AnyFinetuneSettings):
     loss_weight, leave_out and image_names. Paths are as seen from where the command runs. Or `12-in-1`, which comes
     with this package."""
     data: Positional[tuple[str, ...]] = ()
-    """Data sets of the tasks that list none in the file; folders, or fsspec URLs of them."""
+    """Data sets of tasks that name none in the file: folders, or their fsspec URLs."""
     task: Suppress[str] = MULTITASK
     annotations: Suppress[Path] = Path()
     turns: Literal["round-robin", "by-size"] = "round-robin"
-    """round-robin: each task as often as any other, smaller ones seen more often than --epochs. by-size: each in the
-    measure of its batches, all seen --epochs times."""
+    """round-robin: tasks alternate; smaller tasks are seen more often than --epochs. by-size: in proportion to the
+    number of batches; all tasks are seen --epochs times."""
     task_tokens: bool = True
-    """Tell the model which task it is asked, by a token of the text."""
+    """Prepend a task token to the text."""
     plateau: StopAndGoSettings = field(default_factory=StopAndGoSettings)
 
     def __post_init__(self) -> None:

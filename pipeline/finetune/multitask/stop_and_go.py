@@ -20,20 +20,20 @@ from vilbert.settings import NonNegativeInt, PositiveInt, ShareBelowOne, validat
 
 @validated
 class StopAndGoSettings:
-    """When a task stops and goes on; by default as in 12-in-1."""
+    """Dynamic stop-and-go of tasks; defaults of 12-in-1."""
 
     stop_and_go: bool = True
-    """Give fewer turns to a task that has stopped getting better."""
+    """Train less often on a task that no longer improves."""
     patience: NonNegativeInt = 1
-    """Evaluations in a row that need not be better; one more stops the task."""
+    """Evaluations without improvement after which the task stops."""
     cooldown: NonNegativeInt = 1
-    """Evaluations after a stop, or a go, that count as good."""
+    """Evaluations after a change of state that count as improvement."""
     better: ShareBelowOne = 0.001
-    """Share of the best by which a metric must be above it to be better."""
+    """Minimum relative improvement over the best metric."""
     worse: ShareBelowOne = 0.005
-    """Share of the best by which a metric must be below it for a stopped task to go on."""
+    """Relative loss against the best metric at which a stopped task resumes."""
     gap: PositiveInt = 4
-    """How many times fewer turns a stopped task has."""
+    """A stopped task trains once in this many of its turns."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

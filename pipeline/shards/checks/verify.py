@@ -35,22 +35,22 @@ from vilbert.settings import NonNegativeInt, validated
 
 @validated
 class VerifySettings:
-    """Prove that a data set is complete and undamaged, or list what is wrong with it and exit with 1.
+    """Verify that a data set is complete and undamaged, or list the problems and exit with 1.
 
     The fast check compares records, sizes, counts, keys and failures. --deep also hashes every byte, parses every
     sample, checks its values, and compares all of it with the manifest in both directions.
     """
 
     directory: Positional[PlaceOption]
-    """The data set's folder, or its URL: then --deep fetches each shard once, and without it none."""
+    """Folder of the data set, or its URL; with a URL, --deep downloads each shard once."""
     deep: bool = False
-    """Read every byte. A data set is proven only by this: a flipped bit in a feature shows nowhere else."""
+    """Read and hash every byte. Only this detects flipped bits in features."""
     manifest: Path | None = None
-    """The manifest to compare with; by default the one that dataset.json names, with --deep and where it is there."""
+    """Manifest to compare with; default with --deep: the one that dataset.json names, if it exists."""
     num_workers: NonNegativeInt = 0
-    """Processes that check shards side by side; 0: one a core, none for a small data set."""
+    """Worker processes; 0: one per core, none for a small data set."""
     json: bool = False
-    """Print a JSON list of {code, where, what, remedy} in place of the text; it is empty where nothing is wrong."""
+    """Print a JSON list of {code, where, what, remedy}; it is empty if no problem was found."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -67,7 +67,9 @@ def hold_lease(folder: Objects) -> Iterator[None]:
             with contextlib.suppress(OSError, ShardError):  # then it runs out by itself
                 folder.write(_name(number), encode_json({**me, "released": True}))
     if lost.is_set():
-        raise LockedError(f"{folder.name}: this run did not answer for a while and another one took over; let it go on")
+        raise LockedError(
+            f"{folder.name}: this run did not answer for a while and another one took over; let that one continue"
+        )
 
 
 def acquire(folder: Objects) -> tuple[int, dict[str, Any]]:

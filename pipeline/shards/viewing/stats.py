@@ -35,14 +35,15 @@ _NO_HASH = 0
 
 @validated
 class StatsSettings:
-    """Count and summarise a data set: images, failures, boxes, scores, captions, classes, sizes and repeated images."""
+    """Print statistics of a data set: images, failures, boxes, scores, captions, classes, sizes and duplicate
+    images."""
 
     directory: Positional[PlaceOption]
-    """The data set's folder, or its URL: then each shard is fetched once."""
+    """Folder of the data set, or its URL; with a URL, each shard is downloaded once."""
     top_classes: NonNegativeInt = 20
-    """How many of the most frequent object classes to list."""
+    """Number of most frequent object classes to list."""
     num_workers: NonNegativeInt = 0
-    """Processes that read shards side by side; 0: one a core, none for a small data set."""
+    """Worker processes; 0: one per core, none for a small data set."""
     json: bool = False
     """Print one JSON object in place of the text."""
 

@@ -14,19 +14,19 @@ class GenerationSettings:
     """Write captions word by word."""
 
     method: Literal["greedy", "beam", "nucleus"] = "beam"
-    """greedy: the most probable word each time. beam: the best of some captions kept side by side. nucleus: draw."""
+    """Decoding method: greedy, beam search, or nucleus sampling."""
     beams: PositiveInt = 5
-    """Captions of an image kept side by side; beam only. With 1 it is greedy."""
+    """Number of beams; beam only."""
     length_penalty: NonNegativeFloat = 0.0
-    """Captions compare by log-probability over (words + 1) to this power: 0 favours short ones, 1 is the mean a word,
-    more favours long ones; beam only."""
+    """Exponent of the length by which log-probabilities are divided: 0 favours short captions, larger values longer
+    ones; beam only."""
     top_p: Annotated[float, Interval(gt=0, le=1)] = 0.9
-    """Draw among the most probable words that together have this probability; nucleus only."""
+    """Probability mass of the tokens to sample from; nucleus only."""
     temperature: PositiveFloat = 1.0
-    """Divides log-probabilities before words are drawn: below 1 nearer to greedy; nucleus only."""
+    """Sampling temperature; nucleus only."""
     max_tokens: PositiveInt = 20
     """Maximum number of tokens of a caption, and never more than in training; longer captions end there."""
     no_repeat: NonNegativeInt = 0
-    """No run of this many word pieces comes twice in a caption; 0: any may."""
+    """Size of n-grams that may not repeat in a caption; 0: no restriction."""
     seed: int = 0
-    """Of what is drawn; nucleus only."""
+    """Random seed; nucleus only."""

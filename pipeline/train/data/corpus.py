@@ -298,7 +298,7 @@ class Corpus:
             if source.url is not None:
                 path.unlink(missing_ok=True)
                 error = CorruptShardError(
-                    error.problem, path=path, remedy="it was deleted: run the same command again to fetch it anew"
+                    error.problem, path=path, remedy="it was deleted: run the same command again to download it again"
                 )
             self._broken[name] = error
             raise error from None

@@ -12,15 +12,15 @@ class OptimizerSettings:
     """AdamW in groups of parameters (Loshchilov and Hutter, ICLR 2019)."""
 
     learning_rate: PositiveFloat = 1e-4
-    """Rate at the height of the schedule."""
+    """Peak learning rate."""
     text_learning_rate_factor: NonNegativeFloat = 0.1
-    """Share of the rate for parameters that came from BERT (embeddings and layers of the text stream)."""
+    """Learning rate factor for parameters that come from BERT (embeddings and layers of the text stream)."""
     head_learning_rate: PositiveFloat | None = None
-    """Rate of new task heads (names with `vil_`), in place of --learning-rate."""
+    """Learning rate of new task heads (names with `vil_`); default: --learning-rate."""
     weight_decay: NonNegativeFloat = 0.01
     """Decoupled weight decay."""
     decay: Literal["weights", "biases_and_norms"] = "weights"
-    """What decays: all but biases, norms and gains; or, as the code of vilbert_beta had it, only these."""
+    """Parameters with weight decay: all but biases, norms and gains; or only these, as in the code of vilbert_beta."""
     beta1: ShareBelowOne = 0.9
     """Decay of the running mean of gradients."""
     beta2: ShareBelowOne = 0.999
@@ -30,8 +30,8 @@ class OptimizerSettings:
     epsilon_hat: bool = False
     """Add epsilon before bias correction, which makes it larger in early steps: the form of pytorch_transformers."""
     bias_correction: bool = True
-    """Correct the running means for their start at zero; BERT's own optimizer did not."""
+    """Bias correction of the running means; BERT's original optimizer has none."""
     clip: NonNegativeFloat = 1.0
-    """Longest gradient; a longer one is shortened to it. 0: never."""
+    """Maximum gradient norm; 0: no clipping."""
     clip_by: Literal["global", "parameter"] = "global"
-    """Whose length counts: that of all gradients together, or of each parameter's own."""
+    """Norm to clip by: of all gradients together, or of each parameter."""

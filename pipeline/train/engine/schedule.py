@@ -10,18 +10,18 @@ from vilbert.settings import Share, validated
 
 @validated
 class ScheduleSettings:
-    """How the learning rate rises and falls."""
+    """Learning rate schedule."""
 
     schedule: Literal["linear", "cosine", "constant", "steps"] = "linear"
-    """How it falls after the warm-up, if at all; steps: at once, at each of --drops."""
+    """Decay after the warm-up; steps: by --drop-factor at each of --drops."""
     warmup: Share = 0.1
-    """Share of all steps in which it rises from 0, in a line."""
+    """Fraction of all steps with linear warm-up from 0."""
     final_factor: Share = 0.0
-    """Share of the full rate that it falls to in a line or a cosine."""
+    """Final fraction of the peak rate, for linear and cosine."""
     drops: tuple[Share, ...] = (0.6, 0.8)
-    """Shares of all steps after which it is multiplied by --drop-factor."""
+    """Fractions of all steps after which the rate is multiplied by --drop-factor."""
     drop_factor: Share = 0.1
-    """What it is multiplied by at each of --drops."""
+    """Factor applied at each of --drops."""
 
 
 def factor_at(step: int, total: int, settings: ScheduleSettings) -> float:

@@ -14,14 +14,14 @@ from vilbert.settings import Fraction, PositiveFloat, validated
 class PretrainSettings(RunSettings):
     """Pre-train ViLBERT on data sets that `vilbert extract` wrote: masked words, masked regions, alignment.
 
-    Run the same command again after any interruption: it goes on from its newest whole checkpoint as if nothing had
-    happened. Shipped settings: --config default, paper, vilbert_beta, vilbert_multi_task or shapes. Start it plainly,
-    by torchrun, or with --workers under Ray.
+    Run the same command again after any interruption: it resumes from the newest complete checkpoint with identical
+    results. Shipped settings: --config default, paper, vilbert_beta, vilbert_multi_task or shapes. Run it directly,
+    with torchrun, or with --workers under Ray.
     """
 
     weights: tuple[PositiveFloat, ...] = ()
-    """Passes over each data set in an epoch, as many as data sets: 2 is twice, 0.5 another half each time. All 1 by
-    default."""
+    """Passes over each data set per epoch, one number per data set: 2 is twice, 0.5 a different half each time.
+    Default: 1."""
     split: str = "auto"
     """Which samples train: a split of the manifest, or `all`. auto: `train`, and of data sets without it those without
     a split."""
@@ -29,12 +29,12 @@ class PretrainSettings(RunSettings):
     """Which samples to evaluate on: a split, `held-out` (some of the training samples, which then do not train), `all`
     or `none`. auto: `val` where the data have it, else `held-out`."""
     hold_out: Fraction = 0.01
-    """Share of the training samples for --eval-split held-out; of fewer than 10,000 samples, 100 or a tenth. Chosen by
-    a hash of the image id."""
+    """Fraction of the training samples for --eval-split held-out; of fewer than 10,000 samples, 100 or a tenth.
+    Selected by a hash of the image id."""
     hold_out_seed: int = 0
-    """Makes another choice of as many samples for --eval-split held-out."""
+    """Seed of the selection for --eval-split held-out."""
     eval_data: tuple[str, ...] = ()
-    """Data sets to evaluate on; by default those that train."""
+    """Data sets to evaluate on; default: the training data sets."""
     model: str = "bert_base_6layer_6conect"
     """A published configuration by name, `shapes`, or a config.json. Sizes that the data and the tokenizer decide (of
     features, classes, vocabulary) are set from them."""
@@ -42,7 +42,7 @@ class PretrainSettings(RunSettings):
     """A tokenizer's folder or hub name; `new`: whole words of the training captions; `shapes`: those of the shapes data
     set and its tasks."""
     init_from: str = "bert-base-uncased"
-    """Where parameters begin: a BERT or RoBERTa (folder or hub name) for the text stream, a run of `vilbert pretrain`,
+    """Initial parameters: a BERT or RoBERTa (folder or hub name) for the text stream, a run of `vilbert pretrain`,
     a ViLBERT checkpoint of any known layout, or `none`."""
     whiten_features: bool = False
     """Begin with an embedding of regions that takes out the features' mean and covariance, for short runs."""

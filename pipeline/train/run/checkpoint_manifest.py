@@ -32,7 +32,7 @@ class CheckpointError(ShardError):
 def damaged(path: Path, problem: str) -> CheckpointError:
     """Return the error of a checkpoint, with its remedy."""
     return CheckpointError(
-        f"{path}: {problem}; go on from an older checkpoint (--resume PATH; auto takes the newest that is whole)"
+        f"{path}: {problem}; resume from an older checkpoint (--resume PATH; auto takes the newest complete one)"
     )
 
 

@@ -118,7 +118,7 @@ def save_checkpoint(
             raise OSError(
                 error.errno,
                 f"{error.strerror or error}: the checkpoint of step {step} is not on the disk; earlier ones are as "
-                "they were. Make room, or keep fewer (--keep), and run the same command again: it goes on from there",
+                "they were. Make room, or keep fewer (--keep), and run the same command again to resume",
                 str(final),
             ) from error
         raise

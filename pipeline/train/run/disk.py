@@ -8,7 +8,7 @@ from pathlib import Path
 
 from vilbert.pipeline.errors import RefusedError
 
-GO_ON = "make room, or mend what is wrong there, and run the same command again: it goes on from the last checkpoint"
+GO_ON = "make room, or mend what is wrong there, and run the same command again to resume from the last checkpoint"
 
 
 @contextmanager

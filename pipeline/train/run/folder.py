@@ -101,8 +101,8 @@ def read_run(run: Path) -> dict[str, Any] | None:
     parts: dict[str, Any] = found if isinstance(found, dict) else {"settings": None}
     if not all(isinstance(parts.get(part, kind()), kind) for part, kind in PARTS.items()):
         raise RefusedError(
-            f"{path}: is not the JSON that a run writes, it is damaged; a run with a checkpoint writes it anew when it "
-            "goes on: without one, give another --output or delete the folder"
+            f"{path}: is damaged: not the JSON that a run writes; a run with a checkpoint rewrites it when it "
+            "resumes; without one, give another --output or delete the folder"
         )
     return {**parts, "settings": _renamed(parts["settings"])} if isinstance(parts.get("settings"), dict) else parts
 

@@ -86,7 +86,7 @@ def _node_died(storage: Path, terminated: threading.Event) -> int:
     """Say how to resume, delete Ray's notes on this start, and return the exit status."""
     shutil.rmtree(storage, ignore_errors=True)
     if terminated.is_set():  # the signal went to all processes of a job, Ray's node among them
-        logger.warning("interrupted; run the same command again to go on from the last checkpoint")
+        logger.warning("interrupted; run the same command again to resume from the last checkpoint")
         return INTERRUPTED
     logger.error("%s", NODE_DIED)
     return 1
@@ -122,7 +122,7 @@ def worker_error(failures: dict[int, Exception], *, tries: int) -> Exception:
     """
     return _final_error(failures) or ShardError(
         f"training workers failed {tries} times, the last time with: {_said_first(failures)}; if one was killed, is "
-        "there memory enough? Run the same command again to go on from the last checkpoint"
+        "there memory enough? Run the same command again to resume from the last checkpoint"
     )
 
 

@@ -107,7 +107,7 @@ def train(settings: S, prepare: Callable[[S, Group], Stage]) -> int:
             end_session(settings.output, step=training.step, finished=finished)
         if not finished:
             logger.warning(
-                "interrupted after step %d of %d; run the same command again to go on",
+                "interrupted after step %d of %d; run the same command again to resume",
                 training.step,
                 training.total_steps,
             )
@@ -166,7 +166,7 @@ def checkpoint_to_resume(settings: RunSettings, *, is_start: bool) -> Checkpoint
         return read_checkpoint(path, hashes=True)
     if is_start and path.resolve().parent == newest.path.resolve().parent:
         raise RefusedError(
-            f"--resume {path}: {settings.output} has gone on to step {newest.step} since; delete the checkpoints "
+            f"--resume {path}: {settings.output} has continued to step {newest.step} since; delete the checkpoints "
             f"behind step {asked.step}, give another --output, or --resume auto"
         )
     return newest

@@ -19,53 +19,53 @@ DEFAULT_CACHE_BYTES = 50_000_000_000
 
 @validated
 class RunSettings:
-    """What pre-training and fine-tuning share."""
+    """Settings of every training run."""
 
     data: Positional[tuple[str, ...]]
     """Data sets: folders, or fsspec URLs of them (s3://..., https://...)."""
     output: Path
     """The run's folder: checkpoints, metrics.jsonl, report.html, and the model in final/."""
     resume: str = "auto"
-    """auto: go on from the newest whole checkpoint of --output, if there is one. Or the path of a checkpoint to begin
-    from, of the same settings and data; started again, the run goes on from its own newest."""
+    """auto: resume from the newest complete checkpoint of --output, if any. Or the path of a checkpoint with the same
+    settings and data to start from; when restarted, the run resumes from its own newest checkpoint."""
     batch_size: PositiveInt = 512
-    """Samples in an optimizer's step, over all ranks and accumulated parts."""
+    """Global batch size: samples per optimizer step, over all ranks and accumulation steps."""
     epochs: PositiveFloat = 10.0
-    """How often every sample is seen."""
+    """Number of epochs."""
     max_steps: PositiveInt | None = None
-    """Stop after so many steps instead, with the schedule fitted to them."""
+    """Number of steps in place of --epochs; the schedule is scaled to it."""
     grad_accumulation: PositiveInt = 1
-    """Parts that a rank's share of a batch is computed in, one after another; as even as they come."""
+    """Gradient accumulation steps."""
     precision: Literal["fp32", "bf16"] = "fp32"
     """bf16: forward and backward under autocast; parameters, losses and the optimizer stay float32."""
     compile: bool = False
     """Run the model through torch.compile."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    """auto: the GPU where there is one."""
+    """auto: a GPU if available."""
     num_workers: NonNegativeInt = 2
-    """Processes of each rank that read shards and make batches; 0 does it between steps."""
+    """Data loading processes per rank; 0: load in the training process."""
     num_threads: PositiveInt | None = None
-    """OpenMP threads of each training process; by default PyTorch's own choice. One is faster for a small model."""
+    """OpenMP threads per training process; default: PyTorch's choice. One is faster for a small model."""
     workers: NonNegativeInt = 0
-    """Start so many training processes with Ray; 0: this process, or those that torchrun started."""
+    """Number of training processes to start with Ray; 0: this process, or those that torchrun started."""
     use_gpu: bool = False
-    """With --workers: a GPU for each."""
+    """With --workers: one GPU per process."""
     max_failures: NonNegativeInt = 3
-    """With --workers: how often a group that lost a process is started again."""
+    """With --workers: maximum number of restarts after a process is lost."""
     ray_address: str | None = None
-    """With --workers: a running cluster to join (`auto`, or HOST:PORT); by default Ray starts on this machine alone."""
+    """With --workers: address of a running Ray cluster (`auto` or HOST:PORT); default: start Ray on this machine."""
     seed: Seed = 42
-    """Decides the order, all that is drawn for a sample, dropout, and where parameters begin."""
+    """Random seed of the sample order, masking, dropout and initialisation."""
     window: PositiveInt = 8192
-    """Samples, at least, that are shuffled together: those of consecutive shards of a shuffled list."""
+    """Minimum size of the shuffle window, in samples; it holds whole shards of a shuffled list."""
     on_corrupt: Literal["stop", "skip"] = "stop"
-    """What a shard that cannot be read does: stop the run, or leave its samples out and count them."""
+    """On an unreadable shard: stop the run, or skip its samples and count them."""
     verify_shards: bool = True
-    """Compare the SHA-256 of each shard with its record, once, before its first sample is used."""
+    """Verify the SHA-256 of each shard against its record once, before its first sample is used."""
     allow_mixed_features: bool = False
-    """Take data sets, or an --init-from, whose regions come from different detectors or settings."""
+    """Accept data sets, or an --init-from, whose regions come from different detectors or settings."""
     non_finite: Literal["stop", "skip"] = "stop"
-    """What a loss or gradient that is no number does: stop the run, or leave the step out and count it."""
+    """On a NaN or infinite loss or gradient: stop the run, or skip the step and count it."""
     log_every: PositiveInt = 10
     """Steps between lines of metrics.jsonl."""
     eval_every: PositiveInt = 1000
@@ -73,14 +73,14 @@ class RunSettings:
     checkpoint_every: PositiveInt = 1000
     """Steps between checkpoints; the last step always has one."""
     keep: PositiveInt = 3
-    """Newest checkpoints kept, beside the best of those whose step was evaluated."""
+    """Number of newest checkpoints to keep, beside the best evaluated one."""
     tracker: tuple[str, ...] = (AUTO,)
     """Experiment trackers beside metrics.jsonl: auto (tensorboard where it is installed), tensorboard
     (RUN/tensorboard), trackio, wandb, mlflow, one of an installed package, or `none`."""
     cache: Path | None = None
-    """Where shards of remote data sets are kept; by default RUN/cache."""
+    """Cache folder for shards of remote data sets; default: RUN/cache."""
     cache_bytes: int = DEFAULT_CACHE_BYTES
-    """Bytes of remote shards kept on this machine."""
+    """Maximum size of the cache, in bytes."""
     optimizer: OptimizerSettings = field(default_factory=OptimizerSettings)
     schedule: ScheduleSettings = field(default_factory=ScheduleSettings)
 

@@ -89,7 +89,7 @@ def test_killed_and_interrupted_a_group_of_two_is_the_undisturbed_process(
     _, said = process.communicate(timeout=60)
     assert process.returncode == 130, said
     assert time.monotonic() - interrupted_at < 20
-    assert "run the same command again to go on from the last checkpoint" in said
+    assert "run the same command again to resume from the last checkpoint" in said
     assert "all are started again" in said
     assert not any(line.startswith("Traceback") for line in said.splitlines())  # Ray's own stand behind a prefix
 

@@ -446,7 +446,7 @@ def test_a_shard_that_is_rotten_in_the_cache_is_deleted_and_fetched_anew(
     flip_a_value(fetched.parents[1], 1, "tar")
     (tmp_path / "log").unlink()  # another run: of it nothing is known
     second = corpus()
-    with pytest.raises(CorruptShardError, match="it was deleted: run the same command again to fetch it anew"):
+    with pytest.raises(CorruptShardError, match="it was deleted: run the same command again to download it again"):
         second.read(all_places(second))
     assert not fetched.exists()
     second.close()

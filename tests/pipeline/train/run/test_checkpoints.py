@@ -288,7 +288,7 @@ def test_a_flipped_bit_anywhere_falls_back_with_a_warning(
         assert newest is not None
         assert newest.step == 10, place
         assert f"{path.parent}" in caplog.text
-    with pytest.raises(CheckpointError, match="go on from an older checkpoint"):
+    with pytest.raises(CheckpointError, match="resume from an older checkpoint"):
         load_checkpoint(path.parent)
 
 
