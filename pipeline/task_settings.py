@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from vilbert.pipeline.tasks.registry import TASKS, TaskSpec, find_task
+from vilbert.pipeline.tasks.registry import TASKS, TaskSpec, find_task, require_prediction
 from vilbert.settings import options_of
 
 
@@ -93,6 +93,8 @@ def task_settings(command: str, task: str) -> type[Any]:
 
 def require_own_options(command: str, task: str, arguments: Sequence[str]) -> None:
     """Raise ValueError where the command line has an option that only other tasks have."""
+    if command == "predict":
+        require_prediction(task)
     settings_class = task_settings(command, task)
     own = options_of(settings_class)
     for option in [argument.partition("=")[0] for argument in arguments if argument.startswith("--")]:

@@ -67,12 +67,14 @@ def test_a_detector_is_found_by_its_module(folder: Path) -> None:
     assert fingerprint(folder, "referenced")["source"] == {"distribution": "toy-detector", "version": "1.2"}
 
 
+@pytest.mark.slow
 @pytest.mark.ray
 def test_ray_workers_find_the_detector_too(folder: Path) -> None:
     run(folder, "extract", "images.parquet", "--output", "ray", "--detector", "toy", "--workers", "1", *SIZE)
     assert len(list(open_dataset(folder / "ray"))) == 4
 
 
+@pytest.mark.slow
 def test_another_version_of_the_package_does_not_resume_a_run(folder: Path) -> None:
     options = ("--detector", "toy", "--backend", "local", *SIZE)
     run(folder, "extract", "images.parquet", "--output", "versions", *options)

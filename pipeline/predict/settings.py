@@ -14,7 +14,7 @@ from tyro.conf import Suppress
 from vilbert.extractors.extractor import DetectorSettings
 from vilbert.extractors.selection import SelectionSettings
 from vilbert.pipeline.tasks.captioning.generation_settings import GenerationSettings
-from vilbert.pipeline.tasks.registry import prediction_of
+from vilbert.pipeline.tasks.registry import require_prediction
 from vilbert.pipeline.terminal import text_argument
 from vilbert.settings import PositiveInt, validated
 
@@ -66,8 +66,7 @@ class PredictSettings:
     """What to do in place of an option that only other tasks have, by its name."""
 
     def __post_init__(self) -> None:
-        if prediction_of(self.task) is None:
-            raise ValueError(f"predict {self.task}: takes its items from files; use `vilbert evaluate {self.task}`")
+        require_prediction(self.task)
         if not self.image:
             raise ValueError("--image: give at least one photograph")
         if self.text_option is not None and not self.texts:

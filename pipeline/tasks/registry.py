@@ -129,6 +129,12 @@ def prediction_of(name: str) -> Prediction | None:
     return find_task(name).prediction
 
 
+def require_prediction(name: str) -> None:
+    """Raise ValueError where `vilbert predict` does not ask models of the task."""
+    if prediction_of(name) is None:
+        raise ValueError(f"predict {name}: takes its items from files; use `vilbert evaluate {name}`")
+
+
 def task_token(name: str) -> int:
     """Return a task's row of the task embedding; RefusedError where it has none."""
     token = find_task(name).token

@@ -370,5 +370,5 @@ def test_objective_2_learns_no_alignment() -> None:
 
 @pytest.mark.parametrize("objective", [3, -1])
 def test_other_objectives_are_refused(objective: int) -> None:
-    with pytest.raises(ValueError, match=f"objective {objective} is none of 0"):
+    with pytest.raises(ValueError, match=f"objective {objective} is not one of 0"):
         apply_objective(objective, WORDS, REGIONS, PAIRS)

@@ -39,6 +39,7 @@ def faults(*arguments: str, **environment: str) -> int:
     return int(done.stdout)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library")
 def test_freed_memory_is_kept_by_a_process_that_is_told_and_by_one_that_starts_so() -> None:
     given_back = faults()

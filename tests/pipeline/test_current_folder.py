@@ -59,11 +59,13 @@ def run(installation: Installation, folder: Path, *arguments: str) -> str:
     return done.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.ray
 def test_the_stages_of_the_demo_run_to_the_report(demo: Path) -> None:
     assert (demo / "report.html").stat().st_size > 0
 
 
+@pytest.mark.slow
 @pytest.mark.ray
 def test_the_python_api_reads_what_the_demo_wrote(demo: Path, folder: Path, installation: Installation) -> None:
     program = (

@@ -40,11 +40,11 @@ def test_public_names_are_those_of_their_modules() -> None:
         vilbert.Predicter  # noqa: B018
 
 
-@pytest.mark.parametrize(
-    "imports",
-    ["import vilbert; from transformers import AutoConfig, AutoModel, AutoTokenizer",
-     "from transformers import AutoConfig, AutoModel, AutoTokenizer; import vilbert"],
-)  # fmt: skip
+FIRST_OURS = "import vilbert; from transformers import AutoConfig, AutoModel, AutoTokenizer"
+FIRST_THEIRS = "from transformers import AutoConfig, AutoModel, AutoTokenizer; import vilbert"
+
+
+@pytest.mark.parametrize("imports", [FIRST_OURS, pytest.param(FIRST_THEIRS, marks=pytest.mark.slow)])
 def test_auto_classes_read_an_exported_folder_in_a_fresh_process(imports: str, tmp_path: Path) -> None:
     final = write_model(tmp_path, "vqa") / "final"
     code = f"""
@@ -58,7 +58,7 @@ print(json.dumps([type(config).__name__, type(model).__name__, len(ids)]))
     assert in_child(code, str(final)) == ["ViLBertConfig", "ViLBertModel", 5]
 
 
-@pytest.mark.parametrize("first", ["layers", "meeting"])
+@pytest.mark.parametrize("first", ["layers", pytest.param("meeting", marks=pytest.mark.slow)])
 def test_a_part_of_the_model_can_be_imported_first(first: str) -> None:
     code = (
         f"import json, vilbert.model.{first}; from transformers import AutoModel; "

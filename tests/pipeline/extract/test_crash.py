@@ -73,6 +73,7 @@ def test_run_three_times_the_fourth_leaves_the_image_out(
     assert_neighbours_are_kept(output, without_poison, "crash")
 
 
+@pytest.mark.slow
 def test_behind_a_url_it_takes_one_run_more_and_nothing_of_the_machine_that_died(
     harm: Harm, manifest: Path, without_poison: Path, tmp_path: Path
 ) -> None:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from vilbert.extractors.regions import Regions
 from vilbert.pipeline.errors import DeviceLostError
 from vilbert.pipeline.extract import turns
 from vilbert.pipeline.extract.detection import Detection
@@ -18,6 +19,17 @@ from vilbert.pipeline.shards.failures import FailureRow
 
 from .test_turns import Stream
 
+WITHOUT_REGIONS = Regions(
+    boxes=np.zeros((0, 4), np.float32),
+    features=np.zeros((0, 3), np.float16),
+    object_ids=np.zeros(0, np.uint16),
+    object_scores=np.zeros(0, np.float32),
+    class_ids=np.zeros((0, 2), np.uint16),
+    class_probs=np.zeros((0, 2), np.float16),
+    width=4,
+    height=4,
+)
+
 
 class Detector:
     """Raises these errors in turn, None for none, then no more of them; remembers how many images it was given."""
@@ -26,11 +38,13 @@ class Detector:
         self._errors = list(errors)
         self.given: list[int] = []
 
-    def extract(self, images: list[Any], boxes: list[Any]) -> list[list[object]]:
+    feature_dim = 3
+
+    def extract(self, images: list[Any], boxes: list[Any]) -> list[Regions]:
         self.given.append(len(images))
         if self._errors and (error := self._errors.pop(0)):
             raise error
-        return [[] for _ in images]
+        return [WITHOUT_REGIONS for _ in images]
 
 
 def items(number: int) -> list[Any]:

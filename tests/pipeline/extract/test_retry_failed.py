@@ -174,6 +174,7 @@ def test_a_shard_that_is_not_what_its_record_says_is_not_copied(
     assert "000001.tar: its SHA-256 is" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_in_a_bucket_as_on_a_disk(scenes: Path, bucket: str, tmp_path: Path) -> None:
     outputs = (tmp_path / "features", f"{bucket}/features")
     for output in outputs:

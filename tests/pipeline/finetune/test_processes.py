@@ -36,7 +36,8 @@ def assert_alike(ours: Path, theirs: Path) -> None:
             assert mine[name] == pytest.approx(its[name], rel=1e-5), (name, mine, its)
 
 
-@pytest.mark.parametrize("task", [pytest.param("vqa", marks=pytest.mark.slow), "captioning"])
+@pytest.mark.slow
+@pytest.mark.parametrize("task", ["vqa", "captioning"])
 def test_two_processes_are_one(small: Path, tmp_path: Path, forks: Forks, task: str) -> None:
     """Parts of a batch are uneven, and of captions they have other numbers of words, by which a loss is divided."""
     torch.set_num_threads(1)

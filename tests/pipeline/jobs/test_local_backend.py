@@ -24,6 +24,7 @@ print(status, len(re.findall("<heap ", Path(sys.argv[1]).read_text())))
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library")
 def test_no_thread_of_the_run_has_memory_of_its_own_which_malloc_gives_back_whatever_it_is_told(
     manifest: Path, tmp_path: Path

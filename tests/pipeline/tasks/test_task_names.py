@@ -14,7 +14,7 @@ from vilbert.pipeline.tasks.registry import TASKS
 
 ROOT = Path(vilbert.__file__).parents[1]
 OWN = re.compile(r"^(vqa|gqa|vcr|refer|retrieval|caption|captioning|nlvr2|snli_ve|hard_negatives)(_|\.|$|/)")
-"""A task's own modules, by the first part of their name, whether a file or a folder."""
+"""A task's own modules in tasks/ and evaluate/, by the first part of their name, whether a file or a folder."""
 EXEMPT = ("tasks/registry.py", "demo.py", "demo_progress.py", "demo_state.py", "shapes/", "cli.py")
 """The table of tasks; what runs the demo of one task and draws files for tasks; help texts."""
 
@@ -24,7 +24,8 @@ def shared_modules() -> list[Path]:
     found = []
     for path in sorted((ROOT / "pipeline").rglob("*.py")):
         name = path.relative_to(ROOT / "pipeline").as_posix()
-        if not name.startswith(EXEMPT) and not OWN.match(name.partition("tasks/")[2]):
+        own = OWN.match(name.partition("tasks/")[2]) or OWN.match(name.removeprefix("evaluate/"))
+        if not name.startswith(EXEMPT) and not own:
             found.append(path)
     return found
 

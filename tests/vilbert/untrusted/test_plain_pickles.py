@@ -106,7 +106,7 @@ def test_all_else_is_left_to_the_machine(data: bytes) -> None:
         load_plain(data, "latin1")
 
 
-@pytest.mark.parametrize("size", [1 << 10, 1 << 17, 1 << 21])
+@pytest.mark.parametrize("size", [1 << 10, 1 << 17, pytest.param(1 << 21, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("binary", [True, False])
 def test_the_largest_index_that_is_taken_sets_aside_memory_in_proportion_to_the_file(size: int, binary: bool) -> None:
     filler = b"]" + b"Na" * (size // 2)
