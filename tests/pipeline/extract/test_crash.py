@@ -60,7 +60,11 @@ def run_until_done(harm: Harm, command: list[str]) -> list[int]:
 
 @pytest.mark.parametrize(
     ("place", "deed", "status"),
-    [("decode", "kill", -signal.SIGKILL), ("detect", "segfault", -signal.SIGSEGV), ("detect", "lose the gpu", 1)],
+    [
+        ("decode", "kill", -signal.SIGKILL),
+        pytest.param("detect", "segfault", -signal.SIGSEGV, marks=pytest.mark.slow),
+        pytest.param("detect", "lose the gpu", 1, marks=pytest.mark.slow),
+    ],
 )
 def test_run_three_times_the_fourth_leaves_the_image_out(
     harm: Harm, manifest: Path, without_poison: Path, tmp_path: Path, place: str, deed: str, status: int

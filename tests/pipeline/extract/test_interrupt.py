@@ -36,7 +36,9 @@ def start_and_wait_for_harm(harm: Harm, command: list[str]) -> Child:
     return child
 
 
-@pytest.mark.parametrize(("place", "number"), [("decode", signal.SIGINT), ("detect", signal.SIGTERM)])
+@pytest.mark.parametrize(
+    ("place", "number"), [pytest.param("decode", signal.SIGINT, marks=pytest.mark.slow), ("detect", signal.SIGTERM)]
+)
 def test_a_worker_stuck_in_native_code_is_left_behind(
     harm: Harm, manifest: Path, undisturbed: Path, tmp_path: Path, place: str, number: signal.Signals
 ) -> None:
