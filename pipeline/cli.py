@@ -43,10 +43,16 @@ COMMANDS = {
         "vilbert.pipeline.shapes.write", "ShapesSettings", "write_shapes", "draw a small data set to try"
     ),
     "manifest": Command(
-        "vilbert.manifests.build", "ManifestSettings", "build_manifest", "list a data set's images and captions"
+        "vilbert.manifests.build",
+        "vilbert.manifests.settings:ManifestSettings",
+        "build_manifest",
+        "list a data set's images and captions",
     ),
     "extract": Command(
-        "vilbert.pipeline.extract.run", "ExtractSettings", "extract", "run a detector, write its regions to shards"
+        "vilbert.pipeline.extract.run",
+        "vilbert.pipeline.extract.settings:ExtractSettings",
+        "extract",
+        "run a detector, write its regions to shards",
     ),
     "status": Command("vilbert.pipeline.jobs.status", "StatusSettings", "status", "say how an extraction is going"),
     "verify": Command(
