@@ -19,7 +19,7 @@ from vilbert.pipeline import __version__
 from vilbert.pipeline.command_line import recorded_command
 from vilbert.pipeline.config_file import default_config, did_you_mean, read_config, shipped_config
 from vilbert.pipeline.errors import RefusedError
-from vilbert.pipeline.renamed_options import refuse_renamed
+from vilbert.pipeline.renamed_options import refuse_renamed, replace_deprecated
 from vilbert.pipeline.tasks.registry import TASKS
 from vilbert.pipeline.terminal import accept_any_encoding, safe_streams
 
@@ -137,6 +137,7 @@ def parse(name: str, arguments: Sequence[str]) -> Any:
 
     from vilbert.settings import default_instance
 
+    arguments = replace_deprecated(arguments)
     refuse_renamed(argument for argument in arguments if argument.startswith("--"))
     command, task = COMMANDS[name], None
     module, _, class_name = command.settings.rpartition(":")
