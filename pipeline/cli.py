@@ -17,11 +17,12 @@ from typing import Any, NamedTuple
 
 from vilbert.pipeline import __version__
 from vilbert.pipeline.command_line import recorded_command
-from vilbert.pipeline.config_file import default_config, did_you_mean, read_config, shipped_config
+from vilbert.pipeline.config_file import default_config, read_config, shipped_config
 from vilbert.pipeline.errors import RefusedError
 from vilbert.pipeline.renamed_options import refuse_renamed, replace_deprecated
 from vilbert.pipeline.tasks.registry import TASKS
 from vilbert.pipeline.terminal import accept_any_encoding, safe_streams
+from vilbert.plugins import did_you_mean
 
 
 class Command(NamedTuple):

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from vilbert.pipeline.renamed_options import refuse_renamed
 from vilbert.pipeline.tasks.registry import TASKS, find_task
+from vilbert.plugins import did_you_mean
 from vilbert.untrusted.documents import DocumentError, read_yaml
 
 RECIPES = Path(__file__).parent / "recipes"
@@ -43,12 +43,6 @@ def shipped_config(command: str, name: str) -> str:
 def default_config(command: str) -> str | None:
     """Return the name of the recipe that a task has without being asked for, or None."""
     return "default" if " " in command and (recipes_folder(command) / "default.yaml").is_file() else None
-
-
-def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """Return a question that names the known name nearest to a mistyped one; empty where none is near."""
-    nearest = difflib.get_close_matches(name, list(known), n=1)
-    return f"; did you mean {nearest[0]}?" if nearest else ""
 
 
 def read_config(path: str, settings_class: type) -> dict[str, Any]:

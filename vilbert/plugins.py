@@ -10,7 +10,7 @@ import difflib
 import hashlib
 import importlib
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points, packages_distributions, version
@@ -69,8 +69,7 @@ class Registry:
 
     def unknown(self, name: str) -> str:
         """Return the message for a name that is not known: the nearest one, and all there are."""
-        nearest = difflib.get_close_matches(name, self.names(), n=1)
-        question = f"; did you mean {nearest[0]}?" if nearest else "."
+        question = did_you_mean(name, self.names()) or "."
         reference = f". A package's own: package.module:name, or the entry-point group {self.group}"
         return (
             f"no {self.kind} {name!r}{question} There are: {', '.join(self.names())}"
@@ -94,6 +93,12 @@ class Registry:
             return _resolve(reference)
         except Exception as error:  # a package of somebody else: whatever its import raises is reported by its name
             raise PluginError(f"{what}: {reference} cannot be imported: {type(error).__name__}: {error}") from error
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Return a question that names the known name nearest to a mistyped one; empty where none is near."""
+    nearest = difflib.get_close_matches(name, list(known), n=1)
+    return f"; did you mean {nearest[0]}?" if nearest else ""
 
 
 @cache

@@ -35,7 +35,7 @@ from vilbert.pipeline.shards.canonical import encode_json
 from vilbert.pipeline.tasks.batch import ItemBatch, ItemSource, make_item_batches
 from vilbert.pipeline.tasks.join import Images, join
 from vilbert.pipeline.tasks.known_answers import compare_answers, require_labels, require_same_order
-from vilbert.pipeline.tasks.objective import TaskEvaluation, TaskObjective
+from vilbert.pipeline.tasks.objective import TaskObjective
 from vilbert.pipeline.tasks.registry import TaskFiles, open_task, task_token
 from vilbert.pipeline.tasks.task import Task
 from vilbert.pipeline.tasks.task_card import TaskCard, keep_task_cards, name_labels, write_task_cards
@@ -90,22 +90,13 @@ def begin(settings: FinetuneSettings, group: Group) -> Stage:
     task.prepare_training(data.train, settings.output, group)
     training = prepare(settings, data, group)
 
-    def finish() -> None:
-        found = training.evaluation
-        evaluation = None
-        if isinstance(found, TaskEvaluation):
-            evaluation = encode_json({"figures": found.figures()}, indent=2) + b"\n"
-        name_labels(training.model.config, cards)
-        finish_run(training, tokenizer, evaluation)
-        write_task_cards(settings.output / "final", cards)
-
     def load_start() -> None:
         assert isinstance(training.model, ViLBertForTasks)
         load_task_start(training.model, settings, data.train.images.corpus)
         if isinstance(settings, AnswerListFinetuneSettings) and settings.answer_prior:
             begin_with_prior(training.model, task)
 
-    return Stage(training=training, load_start=load_start, finish=finish)
+    return Stage(training=training, load_start=load_start, finish=partial(finish_tasks, training, tokenizer, cards))
 
 
 def open_items(settings: FinetuneSettings) -> tuple[Task, Task | None]:
@@ -232,6 +223,15 @@ def _source(
         blind=settings.blind,
         seed=settings.seed,
     )
+
+
+def finish_tasks(training: Training, tokenizer: PreTrainedTokenizerBase, cards: list[TaskCard]) -> None:
+    """Write RUN/final with the cards of its tasks, RUN/evaluation.json and RUN/report.html."""
+    found = training.evaluation
+    evaluation = None if found is None else encode_json({"figures": found.figures()}, indent=2) + b"\n"
+    name_labels(training.model.config, cards)
+    finish_run(training, tokenizer, evaluation)
+    write_task_cards(training.settings.output / "final", cards)
 
 
 def prepare(settings: FinetuneSettings, data: TaskData, group: Group) -> Training:

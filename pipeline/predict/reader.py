@@ -29,7 +29,7 @@ from vilbert.pipeline.predict.asking import Row, Text, first_of_same
 from vilbert.pipeline.predict.attention import Attention, attention_maps
 from vilbert.pipeline.predict.photographs import Photograph, detect_each, name_of_photograph, read_pixels, shown
 from vilbert.pipeline.shards.viewing.describe import name_of
-from vilbert.pipeline.tasks.batch import ItemBatch
+from vilbert.pipeline.tasks.batch import ItemBatch, row_tensors
 from vilbert.pipeline.tasks.images import lay_out
 from vilbert.pipeline.tasks.objective import to_inputs
 from vilbert.pipeline.tasks.registry import find_task
@@ -169,14 +169,7 @@ class Reader:
         text = encode(trained.tokenizer, texts, max_words=trained.card.max_words)
         regions = lay_out(seen, feature_dim=config.v_feature_size, max_regions=trained.card.max_regions)
         batch = ItemBatch(
-            input_ids=torch.from_numpy(text.ids),
-            segments=torch.from_numpy(text.segments),
-            attention_mask=torch.from_numpy((np.arange(text.ids.shape[1]) < text.lengths[:, None]).astype(np.int64)),
-            features=regions.features,
-            weights=torch.from_numpy(regions.weights),
-            locations=torch.from_numpy(regions.locations),
-            region_mask=torch.from_numpy(regions.mask),
-            image_of=torch.tensor(image_of),
+            **row_tensors(text, regions, image_of),
             targets={},
             count=0,
             numbers=(),

@@ -20,10 +20,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from vilbert.pipeline.tasks.images import lay_out, read_images
+from vilbert.pipeline.tasks.images import RegionRows, lay_out, read_images
 from vilbert.pipeline.tasks.join import Images, Joined
 from vilbert.pipeline.tasks.task import Rows, Shown, Task
-from vilbert.pipeline.tasks.texts import encode
+from vilbert.pipeline.tasks.texts import Encoded, encode
 from vilbert.pipeline.train.data.order import Order
 from vilbert.pipeline.train.engine.share import Share
 from vilbert.pipeline.train.examples.draws import keys
@@ -138,20 +138,28 @@ def make_item_batch(source: ItemSource, numbers: Sequence[int], rows: Sequence[R
         at[image] if is_read else at[""] for row, is_read in zip(rows, readable, strict=True) for image in row.images
     ]
     return ItemBatch(
-        input_ids=torch.from_numpy(text.ids),
-        segments=torch.from_numpy(text.segments),
-        attention_mask=torch.from_numpy((np.arange(text.ids.shape[1]) < text.lengths[:, None]).astype(np.int64)),
-        features=regions.features,
-        weights=torch.from_numpy(regions.weights),
-        locations=torch.from_numpy(regions.locations),
-        region_mask=torch.from_numpy(regions.mask),
-        image_of=torch.tensor(image_of),
+        **row_tensors(text, regions, image_of),
         targets=targets,
         count=task.count(targets),
         numbers=tuple(kept_numbers),
         image_ids=tuple(image for image in kept if image),
         unread=sum(n >= 0 and not is_read for n, is_read in zip(numbers, readable, strict=True)),
     )
+
+
+def row_tensors(text: Encoded, regions: RegionRows, image_of: Sequence[int]) -> dict[str, Tensor]:
+    """Return the tensors of an `ItemBatch` that its texts, its images and which row shows which decide, by field."""
+    attention_mask = np.arange(text.ids.shape[1]) < text.lengths[:, None]
+    return {
+        "input_ids": torch.from_numpy(text.ids),
+        "segments": torch.from_numpy(text.segments),
+        "attention_mask": torch.from_numpy(attention_mask.astype(np.int64)),
+        "features": regions.features,
+        "weights": torch.from_numpy(regions.weights),
+        "locations": torch.from_numpy(regions.locations),
+        "region_mask": torch.from_numpy(regions.mask),
+        "image_of": torch.tensor(image_of),
+    }
 
 
 def _next_words(ids: NDArray[np.int64], lengths: NDArray[np.int64], readable: Sequence[bool]) -> Tensor:

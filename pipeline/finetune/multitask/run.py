@@ -21,7 +21,7 @@ from vilbert.model.config import ViLBertConfig
 from vilbert.model.tasks import ViLBertForTasks
 from vilbert.pipeline.errors import RefusedError
 from vilbert.pipeline.finetune.multitask.items import open_all
-from vilbert.pipeline.finetune.multitask.objective import MultitaskEvaluation, MultitaskObjective, TaskBatch, of_task
+from vilbert.pipeline.finetune.multitask.objective import MultitaskObjective, TaskBatch, of_task
 from vilbert.pipeline.finetune.multitask.settings import MultitaskSettings, TaskEntry
 from vilbert.pipeline.finetune.multitask.turn_taking import TurnTaking
 from vilbert.pipeline.finetune.multitask.turns import Integers, steps_of_run
@@ -30,6 +30,7 @@ from vilbert.pipeline.finetune.run import (
     card_of,
     digest,
     eval_batches,
+    finish_tasks,
     known_data,
     objective_of,
     open_task_data,
@@ -37,9 +38,8 @@ from vilbert.pipeline.finetune.run import (
     texts_of,
 )
 from vilbert.pipeline.finetune.start import build_task_model, load_task_start, task_config, task_tokenizer
-from vilbert.pipeline.shards.canonical import encode_json
 from vilbert.pipeline.tasks.batch import ItemSource, make_item_batches
-from vilbert.pipeline.tasks.task_card import keep_task_cards, name_labels, write_task_cards
+from vilbert.pipeline.tasks.task_card import keep_task_cards
 from vilbert.pipeline.train.data.loader import batches
 from vilbert.pipeline.train.data.mixed_features import OF_THE_DETECTOR_ALONE, refuse_mixed_features
 from vilbert.pipeline.train.engine.distributed import Group
@@ -47,7 +47,7 @@ from vilbert.pipeline.train.engine.loop import Training
 from vilbert.pipeline.train.engine.optimizer import build_optimizer
 from vilbert.pipeline.train.engine.share import Share, share_of
 from vilbert.pipeline.train.run.folder import describe_run
-from vilbert.pipeline.train.run.run import Stage, finish_run, train, wrap
+from vilbert.pipeline.train.run.run import Stage, train, wrap
 from vilbert.pipeline.train.run.settings import identity
 from vilbert.pipeline.train.run.shared_tokenizer import shared_tokenizer
 
@@ -88,19 +88,10 @@ def begin(settings: MultitaskSettings, group: Group) -> Stage:
         keep_task_cards(settings.output, cards)
     training = prepare(settings, members, tokenizer, group)
 
-    def finish() -> None:
-        found = training.evaluation
-        evaluation = None
-        if isinstance(found, MultitaskEvaluation):
-            evaluation = encode_json({"figures": found.figures()}, indent=2) + b"\n"
-        name_labels(training.model.config, cards)
-        finish_run(training, tokenizer, evaluation)
-        write_task_cards(settings.output / "final", cards)
-
     assert isinstance(training.model, ViLBertForTasks)
     # `whiten_features` takes those of the first task: all come from one detector.
     start = partial(load_task_start, training.model, settings, members[0].data.train.images.corpus)
-    return Stage(training=training, load_start=start, finish=finish)
+    return Stage(training=training, load_start=start, finish=partial(finish_tasks, training, tokenizer, cards))
 
 
 def prepare(
