@@ -31,12 +31,14 @@ BELOW = {
     "shapes": ("shards",),
     "jobs": ("shards",),
     "extract": ("jobs",),
+    "rebuild": ("extract",),
     "train": ("shards", "pages"),
     "tasks": ("train", "shapes"),
     "finetune": ("tasks",),
     "evaluate": ("tasks",),
     "predict": ("evaluate", "extract"),
     "report": ("predict",),
+    "browse": ("predict", "rebuild"),
 }
 """The folders of pipeline/, and the folders directly below each; a folder may import those below these, too."""
 

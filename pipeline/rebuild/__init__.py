@@ -1,0 +1,1 @@
+"""Shards from shards and from published files: convert, import, export, compare."""

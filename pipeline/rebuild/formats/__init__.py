@@ -1,0 +1,1 @@
+"""The formats of published features, one module each."""

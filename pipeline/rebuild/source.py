@@ -1,0 +1,60 @@
+"""What shards are rebuilt from: rows of samples in order, whatever the format they are stored in."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Any, Protocol, Self
+
+from vilbert.pipeline.shards.failures import FailureRow
+from vilbert.pipeline.shards.sample import Sample
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourceDescription:
+    """What all samples of a source share."""
+
+    format: str
+    """Name of the format: `vilbert` for our data sets, else a name of the registry."""
+    fields: dict[str, dict[str, Any]]
+    """Arrays of a sample in stored order, as in dataset.json; see `sample.describe_fields`."""
+    class_names: tuple[str, ...] = ()
+    """Names by class id, 0 the background; empty where the source names none."""
+    attribute_names: tuple[str, ...] = ()
+    """Names by attribute id; empty where the source names none."""
+    fingerprint: dict[str, Any] = field(default_factory=dict)
+    """JSON values that identify the content: of our data sets the fingerprint and the hash of the records, of a file
+    its SHA-256 and the options it is read with."""
+    missing: tuple[str, ...] = ()
+    """What the format lacks and a data set could hold, for people: "class probabilities", "image sizes"."""
+
+
+class Source(Protocol):
+    """An opened data set or file of features. Each process opens its own; it is not shared between threads."""
+
+    @property
+    def description(self) -> SourceDescription:
+        """What all samples share."""
+
+    @property
+    def rows(self) -> int:
+        """Number of rows: what `read` yields in all."""
+
+    def read(self, start: int, stop: int) -> Iterator[Sample | FailureRow]:
+        """Yield the rows [start, stop) in the order of the source, each a sample or the reason why it is none.
+
+        The time does not depend on `start`: formats without an index are indexed when they are opened.
+
+        Raises:
+            ShardError: The source as a whole is damaged. Damage of one row is a FailureRow of that row.
+        """
+
+    def close(self) -> None:
+        """Release files."""
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
