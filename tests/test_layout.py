@@ -38,7 +38,6 @@ BELOW = {
     "evaluate": ("tasks",),
     "predict": ("evaluate", "extract"),
     "report": ("predict",),
-    "browse": ("predict", "rebuild"),
 }
 """The folders of pipeline/, and the folders directly below each; a folder may import those below these, too."""
 
