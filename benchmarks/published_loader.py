@@ -31,7 +31,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from vilbert.extractors.soft_labels import dense_labels
+from vilbert.extractors.soft_labels import region_labels
 from vilbert.pipeline.shards.sample import Sample
 
 Storage = Literal["msgpack", "base64"]
@@ -59,7 +59,7 @@ def write_lmdb(path: Path, samples: Iterable[Sample], storage: Storage) -> None:
 def _encode(sample: Sample, storage: Storage) -> bytes:
     regions = sample.regions
     features = regions.features.astype(np.float32)
-    target = dense_labels(regions.class_ids, regions.class_probs, CLASSES)
+    target = region_labels(regions, CLASSES)
     sizes = [str(len(regions)), str(regions.height), str(regions.width)]
     identity = [int(sample.meta["image_id"]), sample.meta["captions"][0]]
     if storage == "msgpack":

@@ -90,7 +90,12 @@ class SleepingWorker:
     def start(self) -> Description:
         """Say what it would find."""
         return Description(
-            fingerprint=FINGERPRINT, feature_dim=8, class_names=("background", "dog"), attribute_names=(), software={}
+            soft_labels=True,
+            fingerprint=FINGERPRINT,
+            feature_dim=8,
+            class_names=("background", "dog"),
+            attribute_names=(),
+            software={},
         )
 
     def extract_shard(self, shard: int, rows: tuple[int, int], retry: bool = False) -> Extracted:

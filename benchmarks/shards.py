@@ -31,7 +31,7 @@ from numpy.typing import NDArray
 from benchmarks.loader import conditions
 from benchmarks.model import cell, markdown
 from benchmarks.samples import SampleShape, draw_captions, draw_samples, draw_words
-from vilbert.extractors.soft_labels import dense_labels
+from vilbert.extractors.soft_labels import region_labels
 from vilbert.pipeline.shards.location.layout import StorageFormat, data_path
 from vilbert.pipeline.shards.sample import Sample
 from vilbert.pipeline.shards.storage.store import open_shard
@@ -83,7 +83,7 @@ def published_value(sample: Sample, classes: int) -> bytes:
     regions = sample.regions
     arrays = {"boxes": regions.boxes, "features": regions.features.astype(np.float32)}
     if classes:
-        arrays["cls_prob"] = dense_labels(regions.class_ids, regions.class_probs, classes)
+        arrays["cls_prob"] = region_labels(regions, classes)
     row: dict[str, Any] = {
         "image_id": sample.meta["image_id"],
         "image_h": regions.height,

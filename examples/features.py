@@ -36,6 +36,9 @@ def main() -> int:
         names = dataset.info.class_names
         for sample in dataset:
             regions = sample.regions
+            if regions.object_ids is None or regions.object_scores is None:
+                print(f"{sample.meta['image_id']}: {len(regions)} regions, features {regions.features.shape}")
+                continue
             best = regions.object_scores.argmax()
             print(
                 f"{sample.meta['image_id']}: {len(regions.boxes)} regions, features {regions.features.shape}, most "

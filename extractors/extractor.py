@@ -71,7 +71,9 @@ class DetectorSettings:
 class Extractor(Protocol):
     """A detector that is ready: images and optional given boxes in, `Regions` out, and a fingerprint.
 
-    An image's regions do not depend on the other images of the batch. docs/extending/detector.md implements one.
+    An image's regions do not depend on the other images of the batch. docs/extending/detector.md implements one. A
+    detector that names objects but has no softmax over them has an attribute `soft_labels = False`, and leaves
+    `class_ids` and `class_probs` out of its regions.
     """
 
     @property
@@ -80,7 +82,7 @@ class Extractor(Protocol):
 
     @property
     def class_names(self) -> tuple[str, ...]:
-        """Names by class id; 0 is the background."""
+        """Names by class id; 0 is the background. Empty where regions have no objects."""
 
     @property
     def attribute_names(self) -> tuple[str, ...]:

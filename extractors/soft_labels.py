@@ -23,6 +23,8 @@ from numpy.typing import NDArray
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from vilbert.extractors.regions import Regions
+
 
 def top_classes(probs: Tensor, k: int) -> tuple[NDArray[np.uint16], NDArray[np.float16]]:
     """Return the `k` most probable classes of each region and their probabilities, most probable first.
@@ -59,3 +61,14 @@ def dense_labels(
     labels = np.broadcast_to(rest, (count, num_classes)).copy()
     np.put_along_axis(labels, class_ids.astype(np.intp), probs / scale, axis=1)
     return labels.astype(np.float32)
+
+
+def region_labels(regions: Regions, num_classes: int) -> NDArray[np.float32]:
+    """Return the soft labels of an image's regions, float32 [N, num_classes], background first; see `dense_labels`.
+
+    Raises:
+        ValueError: The regions have no class probabilities, or a class id beyond `num_classes`.
+    """
+    if regions.class_ids is None or regions.class_probs is None:
+        raise ValueError("the regions have no class probabilities")
+    return dense_labels(regions.class_ids, regions.class_probs, num_classes)

@@ -18,10 +18,10 @@ from vilbert.pipeline.shards.record import read_records_of
 from vilbert.pipeline.shards.sample import Sample
 from vilbert.pipeline.shards.viewing.describe import (
     best_boxes,
+    box_labels,
     dataset_lines,
     describe_dataset,
     describe_sample,
-    name_of,
     sample_lines,
 )
 from vilbert.pipeline.shards.viewing.sample_place import find_sample, read_sample
@@ -145,9 +145,7 @@ def draw_sample(info: DatasetInfo, sample: Sample, picture: Path, max_boxes: int
 
     regions = sample.regions
     best = best_boxes(regions, max_boxes)
-    labels = [
-        f"{name_of(info.class_names, int(regions.object_ids[box]))} {regions.object_scores[box]:.2f}" for box in best
-    ]
+    labels = box_labels(regions, info.class_names, best)
     image = draw_regions(read_photograph(sample), regions.boxes[best], labels)
     try:
         image.save(picture, quality=95, subsampling=0)  # JPEG's halved colour would smear thin lines

@@ -24,7 +24,8 @@ def plan_dataset(settings: ExtractSettings, manifest: Manifest, description: Des
         manifest_hash=manifest.hash,
         fields=describe_fields(
             feature_dim=description.feature_dim,
-            top_classes=min(detector.top_classes, len(description.class_names)),
+            top_classes=min(detector.top_classes, len(description.class_names)) if description.soft_labels else 0,
+            objects=bool(description.class_names),
             attributes=bool(description.attribute_names),
         ),
         feature_dim=description.feature_dim,

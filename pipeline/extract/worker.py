@@ -41,7 +41,7 @@ from vilbert.pipeline.shards.dataset import fingerprint_digest
 from vilbert.pipeline.shards.failures import FailureRow
 from vilbert.pipeline.shards.location.folder import open_folder
 from vilbert.pipeline.shards.location.layout import shard_files
-from vilbert.pipeline.shards.sample import FORMAT, Sample
+from vilbert.pipeline.shards.sample import Sample
 from vilbert.pipeline.shards.storage.writer import ShardWriter
 
 JOURNAL_SECONDS = 1.0
@@ -81,8 +81,9 @@ class Worker:
         facts = describe_extractor(extractor, settings.detector.detector, settings.detector.opts)
         self._turns = Turns(str(facts["device"]))
         self._detection = Detection(extractor, settings.batch_size, self._turns)
+        soft_labels = bool(getattr(extractor, "soft_labels", extractor.class_names))
         fingerprint = {
-            "format": FORMAT,
+            "format": 1 if soft_labels else 2,
             "extractor": facts,
             "decoding": asdict(settings.decoding),
             "batch_size": settings.batch_size,
@@ -95,6 +96,7 @@ class Worker:
             fingerprint=fingerprint,
             feature_dim=extractor.feature_dim,
             class_names=extractor.class_names,
+            soft_labels=soft_labels,
             attribute_names=extractor.attribute_names,
             software={"vilbert-pipeline": __version__, "python": platform.python_version()}
             | {name: version(name) for name in ("torch", "torchvision", "pillow", "numpy")},

@@ -19,6 +19,8 @@ class Description:
     fingerprint: dict[str, Any]
     feature_dim: int
     class_names: tuple[str, ...]
+    soft_labels: bool
+    """Whether regions have the probabilities of their most probable classes."""
     attribute_names: tuple[str, ...]
     software: dict[str, str]
     """Versions, for the record: they are not part of the fingerprint."""

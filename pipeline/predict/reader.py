@@ -137,10 +137,10 @@ class Reader:
         inputs = self._inputs([text], [seen], [0])
         with torch.inference_mode():
             output = self.trained.model(**inputs, heads=(), output_attentions=True)
-        names = [
-            f"{number} {name_of(self.extractor.class_names, int(object_id))}"
-            for number, object_id in enumerate(regions.object_ids[: len(seen.boxes)], 1)
-        ]
+        names = [str(number) for number in range(1, len(seen.boxes) + 1)]
+        if regions.object_ids is not None:
+            objects = [name_of(self.extractor.class_names, int(object_id)) for object_id in regions.object_ids]
+            names = [f"{number} {name}" for number, name in zip(names, objects, strict=False)]
         whole = np.array([[0, 0, seen.width, seen.height]], dtype=np.float32)
         return Attention(
             words=self._spelled(inputs["input_ids"][0].tolist()),

@@ -66,12 +66,20 @@ def iou(boxes_xyxy: NDArray[np.float32], box_xyxy: Sequence[float]) -> NDArray[n
 def _matches(scene: Scene, regions: Regions) -> list[tuple[str, int]]:
     """Return the attribute of each object that a region of its class covers, and the most probable such region."""
     matches = []
+    object_ids, object_scores = _objects(regions)
     for item in scene.objects:
-        covering = (iou(regions.boxes, item.box_xyxy) >= 0.5) & (regions.object_ids == item.class_id)
+        covering = (iou(regions.boxes, item.box_xyxy) >= 0.5) & (object_ids == item.class_id)
         if covering.any():
-            best = int(np.where(covering, regions.object_scores, -1).argmax())
+            best = int(np.where(covering, object_scores, -1).argmax())
             matches.append((f"{item.size} {item.colour} {item.texture}", best))
     return matches
+
+
+def _objects(regions: Regions) -> tuple[NDArray[np.uint16], NDArray[np.float32]]:
+    """Return [N] class ids and [N] scores of a detector that names every region."""
+    if regions.object_ids is None or regions.object_scores is None:
+        raise ValueError("the regions have no objects to measure")
+    return regions.object_ids, regions.object_scores
 
 
 def _average_precision(scenes: Sequence[Scene], regions: Sequence[Regions]) -> tuple[float, float]:
@@ -95,7 +103,7 @@ def _average_precision(scenes: Sequence[Scene], regions: Sequence[Regions]) -> t
     results = [
         {"image_id": image, "category_id": int(label), "bbox": _xywh(box), "score": float(score)}
         for image, seen in enumerate(regions)
-        for box, label, score in zip(seen.boxes.tolist(), seen.object_ids, seen.object_scores, strict=True)
+        for box, label, score in zip(seen.boxes.tolist(), *_objects(seen), strict=True)
     ]
     if not results:  # which pycocotools does not take
         return 0.0, 0.0

@@ -29,7 +29,7 @@ from vilbert.pipeline.shards.documents import (
 from vilbert.pipeline.shards.location.folder import Folder, LocalFolder, what_is_there
 from vilbert.pipeline.shards.location.layout import DATASET_FILE, StorageFormat
 from vilbert.pipeline.shards.record import ShardRecord
-from vilbert.pipeline.shards.sample import FIELDS, FORMAT, describe_fields
+from vilbert.pipeline.shards.sample import FIELDS, describe_fields, format_of
 from vilbert.pipeline.shards.storage.atomic import write_atomic
 
 _REMEDY = "restore it from a copy, or extract into another folder"
@@ -45,14 +45,14 @@ class Totals:
     """Failed rows by reason."""
     bytes: int = 0
     """Size of all files of samples."""
+    dropped: dict[str, int] = field(default_factory=dict)
+    """Rows that the settings leave out on purpose, by reason."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class DatasetInfo:
     """The content of dataset.json. Shard i holds the manifest rows [i * shard_size, (i + 1) * shard_size)."""
 
-    format: int = FORMAT
-    """Number of the format of the whole data set."""
     storage: StorageFormat
     """How the shards are stored."""
     shard_size: int
@@ -95,6 +95,16 @@ class DatasetInfo:
             raise ValueError("records_sha256 is there exactly where the data set is complete")
 
     @property
+    def format(self) -> int:
+        """Number of the format of the data set."""
+        return format_of(self.fields)
+
+    @property
+    def top_classes(self) -> int:
+        """K, most probable classes stored of each region; 0 where the data set has no class probabilities."""
+        return int(self.fields["class_ids"]["shape"][1]) if "class_ids" in self.fields else 0
+
+    @property
     def shards(self) -> int:
         """The number of shards when complete."""
         return -(-self.rows // self.shard_size)
@@ -119,6 +129,7 @@ class Tally:
         """Samples of the records so far."""
         self._bytes = 0
         self._failures: Counter[str] = Counter()
+        self._dropped: Counter[str] = Counter()
         self._splits: Counter[str] = Counter()
 
     def add(self, record: ShardRecord) -> None:
@@ -126,16 +137,22 @@ class Tally:
         self.samples += record.samples
         self._bytes += record.bytes
         self._failures.update(record.failures)
+        self._dropped.update(record.dropped)
         self._splits.update(record.splits)
 
     @property
     def rows(self) -> int:
-        """Manifest rows of the records so far: samples and failures."""
-        return self.samples + self._failures.total()
+        """Rows of the records so far: samples, failures and dropped rows."""
+        return self.samples + self._failures.total() + self._dropped.total()
 
     def totals(self) -> Totals:
         """Return what the shards hold together."""
-        return Totals(samples=self.samples, failures=dict(sorted(self._failures.items())), bytes=self._bytes)
+        return Totals(
+            samples=self.samples,
+            failures=dict(sorted(self._failures.items())),
+            bytes=self._bytes,
+            dropped=dict(sorted(self._dropped.items())),
+        )
 
     def splits(self) -> dict[str, int]:
         """Return the samples by split."""
@@ -186,14 +203,24 @@ MAX_CHANNELS = 1 << 16
 
 def _describes_arrays(document: Mapping[str, Any]) -> bool:
     """Say whether `fields` are the arrays of the format, with the sizes that the document states."""
-    match document["fields"]:
-        case {"class_ids": {"shape": [_, top_classes]}} as fields if is_count(top_classes):
-            attributes = "attribute_ids" in fields
-            expected = describe_fields(
-                feature_dim=document["feature_dim"], top_classes=top_classes, attributes=attributes
-            )
-            return bool(top_classes <= MAX_CHANNELS and fields == expected)
-    return False
+    fields = document["fields"]
+    match fields:
+        case {"features": {"dtype": str(feature_dtype)}, "class_ids": {"shape": [_, top_classes]}}:
+            pass
+        case {"features": {"dtype": str(feature_dtype)}} if "class_ids" not in fields:
+            top_classes = 0
+        case _:
+            return False
+    if not is_count(top_classes) or top_classes > MAX_CHANNELS or feature_dtype not in FIELDS["features"].dtypes:
+        return False
+    expected = describe_fields(
+        feature_dim=document["feature_dim"],
+        top_classes=top_classes,
+        attributes="attribute_ids" in fields,
+        objects="object_ids" in fields,
+        feature_dtype=feature_dtype,
+    )
+    return bool(fields == expected)
 
 
 _CHECKS: dict[str, Check] = {
@@ -228,11 +255,15 @@ def read_dataset(directory: str | os.PathLike[str]) -> DatasetInfo:
     if not path.is_file():
         raise ShardError(f"{directory}: {what_is_there(LocalFolder(Path(directory)))}")
     document = parse_document(read_bytes(path), _CHECKS, path=path, remedy=_REMEDY)
-    check_fields(document["totals"], _TOTALS_CHECKS, path=path, remedy=_REMEDY, place="totals: ")
+    number = document.pop("format")
+    dropped: dict[str, Check] = {"dropped": is_counts} if "dropped" in document["totals"] else {}
+    check_fields(document["totals"], {**_TOTALS_CHECKS, **dropped}, path=path, remedy=_REMEDY, place="totals: ")
     if not _describes_arrays(document):
         problem = f"fields are not the arrays of this format, or disagree with feature_dim {document['feature_dim']}"
         raise CorruptShardError(problem, path=path, remedy=_REMEDY)
     document["fields"] = {name: document["fields"][name] for name in FIELDS if name in document["fields"]}
+    if number < format_of(document["fields"]):
+        raise CorruptShardError(f"format is {number}, its fields need format 2", path=path, remedy=_REMEDY)
     for name in ("class_names", "attribute_names"):
         document[name] = tuple(document[name])
     try:
@@ -254,7 +285,11 @@ def read_info(folder: Folder) -> DatasetInfo:
 
 def encode_dataset(info: DatasetInfo) -> bytes:
     """Return the bytes of dataset.json; the same for the same `info`."""
-    return encode_json(dataclasses.asdict(info), indent=2) + b"\n"
+    document = dataclasses.asdict(info)
+    if not info.totals.dropped:
+        del document["totals"]["dropped"]
+    number = 2 if info.totals.dropped else info.format
+    return encode_json({**document, "format": number}, indent=2) + b"\n"
 
 
 def write_dataset(directory: Path, info: DatasetInfo) -> None:

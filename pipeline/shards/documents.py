@@ -9,7 +9,7 @@ from typing import Any
 
 from vilbert.pipeline.errors import CorruptShardError, ShardError, UnsupportedFormatError
 from vilbert.pipeline.shards.canonical import decode_json
-from vilbert.pipeline.shards.sample import FORMAT
+from vilbert.pipeline.shards.sample import FORMATS
 
 Check = Callable[[Any], bool]
 MAX_COUNT = 2**53
@@ -59,8 +59,17 @@ def read_bytes(path: Path) -> bytes:
         raise ShardError(f"{path}: cannot be read ({error.strerror}); check the path and its permissions") from error
 
 
-def parse_document(data: bytes, checks: Mapping[str, Check], *, path: Path, remedy: str) -> dict[str, Any]:
-    """Return the fields of a document of this format's number, without the number.
+def parse_document(
+    data: bytes, checks: Mapping[str, Check], *, path: Path, remedy: str, since_2: Mapping[str, Check] | None = None
+) -> dict[str, Any]:
+    """Return the fields of a document of a known format number, and the number as `format`.
+
+    Args:
+        data: The file's content.
+        checks: The fields of every format, each with its check.
+        path: Of the file, for messages.
+        remedy: What to do with a damaged one.
+        since_2: The fields that documents of format 2 have besides.
 
     Raises UnsupportedFormatError for another number, CorruptShardError naming the field for everything else.
     """
@@ -72,14 +81,15 @@ def parse_document(data: bytes, checks: Mapping[str, Check], *, path: Path, reme
         raise CorruptShardError("is not a JSON object", path=path, remedy=remedy)
     number = document.pop("format", None)
     if not is_count(number):
-        raise CorruptShardError(f"format is {number!r}, expected {FORMAT}", path=path, remedy=remedy)
-    if number != FORMAT:
+        raise CorruptShardError(f"format is {number!r}, expected {FORMATS[-1]}", path=path, remedy=remedy)
+    if number not in FORMATS:
         raise UnsupportedFormatError(
-            f"{path}: is of format {number}, this version knows {FORMAT}: "
+            f"{path}: is of format {number}, this version knows {FORMATS[-1]}: "
             "use the version of vilbert-pipeline that wrote it, or extract into another folder"
         )
-    check_fields(document, checks, path=path, remedy=remedy)
-    return document
+    later = since_2 or {}
+    check_fields(document, {**checks, **(later if number > 1 else {})}, path=path, remedy=remedy)
+    return {**document, "format": number}
 
 
 def check_fields(

@@ -33,10 +33,9 @@ from vilbert.pipeline.shards.location.layout import (
     record_paths,
     shard_name,
 )
-from vilbert.pipeline.shards.sample import FORMAT
 
 LEAST_SAMPLE_BYTES = 256
-"""A sample takes more in either storage: it has seven arrays, each with a header."""
+"""A sample takes more in either storage: it has two arrays and metadata, each with a header."""
 _REMEDY = "delete it and run the same `vilbert extract` again: it rewrites this shard"
 
 
@@ -64,6 +63,9 @@ _CHECKS: dict[str, Check] = {
 }
 
 
+_SINCE_2: dict[str, Check] = {"dropped": lambda value: is_counts(value) and bool(value)}
+
+
 @dataclass(frozen=True, kw_only=True)
 class ShardRecord:
     """What one shard holds. It says nothing of when, where and by how many workers it was made."""
@@ -75,7 +77,7 @@ class ShardRecord:
     file: str
     """Name of its file of samples, beside the record."""
     samples: int
-    """How many samples it holds; with the failures, as many as rows."""
+    """How many samples it holds; with the failures and dropped rows, as many as rows."""
     sha256: str
     """Hex digest of the file of samples."""
     first_key: str | None
@@ -92,15 +94,21 @@ class ShardRecord:
     """Hex digest of the settings that made the shard, see dataset.json."""
     bytes: int
     """Size of the file of samples."""
+    dropped: dict[str, int] = field(default_factory=dict)
+    """Rows that the settings leave out on purpose, by reason; `vilbert convert` counts them. Format 2."""
 
     def to_json(self) -> builtins.bytes:
-        """Return the record as the bytes of its file."""
-        return encode_json({"format": FORMAT, **dataclasses.asdict(self)}) + b"\n"
+        """Return the record as the bytes of its file: of format 1 where no row was dropped."""
+        fields = dataclasses.asdict(self)
+        if not self.dropped:
+            del fields["dropped"]
+        return encode_json({"format": 2 if self.dropped else 1, **fields}) + b"\n"
 
     @classmethod
     def from_json(cls, data: builtins.bytes, *, path: Path) -> ShardRecord:
         """Return the record of its file's bytes; path names the file in what CorruptShardError says."""
-        fields = parse_document(data, _CHECKS, path=path, remedy=_REMEDY)
+        fields = parse_document(data, _CHECKS, path=path, remedy=_REMEDY, since_2=_SINCE_2)
+        del fields["format"]
         record = cls(**{**fields, "rows": tuple(fields["rows"])})
         if problem := record._contradiction():
             raise CorruptShardError(problem, path=path, remedy=_REMEDY)
@@ -113,8 +121,10 @@ class ShardRecord:
             return f"shard {self.shard} names the file {self.file}"
         if self.samples * LEAST_SAMPLE_BYTES > self.bytes:
             return f"{self.samples} samples do not fit into {self.bytes} bytes"
-        if self.samples + failed != stop - start:
-            return f"{self.samples} samples and {failed} failures do not add up to its {stop - start} rows"
+        dropped = sum(self.dropped.values())
+        if self.samples + failed + dropped != stop - start:
+            left_out = f", {failed} failures and {dropped} dropped rows" if dropped else f" and {failed} failures"
+            return f"{self.samples} samples{left_out} do not add up to its {stop - start} rows"
         if sum(self.splits.values()) != self.samples:
             return f"splits {self.splits} do not add up to {self.samples} samples"
         if (self.samples == 0) != (self.first_key is None) or (self.samples == 0) != (self.last_key is None):

@@ -5,78 +5,101 @@ Shapes: N regions of the image; D feature channels and K most probable classes, 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 from numpy.typing import NDArray
 
-from vilbert.extractors.regions import Regions
+from vilbert.extractors.regions import PAIRS, Regions
 from vilbert.pipeline.errors import CorruptShardError, ShardError
 from vilbert.pipeline.shards.canonical import decode_json, encode_json
 from vilbert.pipeline.shards.keys import is_key
 from vilbert.pipeline.shards.storage.npy import decode_npy, encode_npy
 
-FORMAT = 1
-"""Number of the whole format: shards, records, dataset.json. FORMAT.md says when it changes."""
+FORMATS = (1, 2)
+"""Numbers of the whole format: shards, records, dataset.json. FORMAT.md says when a number is added."""
 
 
 class Field(NamedTuple):
     """One array of a sample, as it lies on the disk."""
 
-    dtype: str
-    """NumPy's name."""
+    dtypes: tuple[str, ...]
+    """NumPy's names, the usual one first."""
     axes: tuple[str, ...]
     """Letters of the legend above, or a number."""
 
 
 FIELDS: dict[str, Field] = {
-    "boxes": Field("float32", ("N", "4")),
-    "features": Field("float16", ("N", "D")),
-    "object_ids": Field("uint16", ("N",)),
-    "object_scores": Field("float32", ("N",)),
-    "class_ids": Field("uint16", ("N", "K")),
-    "class_probs": Field("float16", ("N", "K")),
-    "attribute_ids": Field("uint16", ("N",)),
-    "attribute_scores": Field("float32", ("N",)),
+    "boxes": Field(("float32",), ("N", "4")),
+    "features": Field(("float16", "float32"), ("N", "D")),
+    "object_ids": Field(("uint16",), ("N",)),
+    "object_scores": Field(("float32",), ("N",)),
+    "class_ids": Field(("uint16",), ("N", "K")),
+    "class_probs": Field(("float16",), ("N", "K")),
+    "attribute_ids": Field(("uint16",), ("N",)),
+    "attribute_scores": Field(("float32",), ("N",)),
 }
 IMAGE_MEMBER = "jpg"
 """The image's own bytes, optional: this name in a tar whatever the image's format, as img2dataset has it."""
-ATTRIBUTE_FIELDS = ("attribute_ids", "attribute_scores")
 MAX_SIDE = 2**31 - 1
 """Pixels of an image's side, and boxes of an image."""
 REGION_FIELDS = ("width", "height", "num_boxes")  # of KEY.json; they come from Regions, the rest from Sample.meta
 
 
-def field_names(*, attributes: bool) -> tuple[str, ...]:
+def field_names(*, objects: bool = True, classes: bool = True, attributes: bool = False) -> tuple[str, ...]:
     """Return the names of a sample's arrays in the order in which they are stored."""
-    return tuple(name for name in FIELDS if attributes or name not in ATTRIBUTE_FIELDS)
+    absent = [pair for pair, there in zip(PAIRS, (objects, classes, attributes), strict=True) if not there]
+    return tuple(name for name in FIELDS if not any(name in pair for pair in absent))
 
 
-def member_names(*, attributes: bool, image: bool = False) -> tuple[str, ...]:
+def member_names(fields: Iterable[str], *, image: bool = False) -> tuple[str, ...]:
     """Return what follows `KEY.` in the names of a sample's members, in the order in which they are stored."""
-    arrays = (f"{name}.npy" for name in field_names(attributes=attributes))
-    return (*arrays, *([IMAGE_MEMBER] if image else []), "json")
+    return (*(f"{name}.npy" for name in fields), *([IMAGE_MEMBER] if image else []), "json")
 
 
-MEMBER_LAYOUTS = (
-    member_names(attributes=False),
-    member_names(attributes=False, image=True),
-    member_names(attributes=True, image=True),
-    member_names(attributes=True),
+FIELD_LAYOUTS = tuple(
+    field_names(objects=objects, classes=classes, attributes=attributes)
+    for objects, classes, attributes in itertools.product((False, True), repeat=3)
 )
-"""Those that a data set may have; the least first, and last the one that messages name."""
+"""The arrays that the samples of a data set may have; last all, which messages name."""
+MEMBER_LAYOUTS = tuple(member_names(fields, image=image) for fields in FIELD_LAYOUTS for image in (True, False))
+"""The same as members of a tar."""
 
 
-def describe_fields(*, feature_dim: int, top_classes: int, attributes: bool) -> dict[str, dict[str, Any]]:
-    """Return the `fields` of dataset.json: dtype and shape by name, "N" standing for the number of regions."""
+def describe_fields(
+    *,
+    feature_dim: int,
+    top_classes: int,
+    attributes: bool,
+    objects: bool = True,
+    feature_dtype: str = "float16",
+) -> dict[str, dict[str, Any]]:
+    """Return the `fields` of dataset.json: dtype and shape by name, "N" standing for the number of regions.
+
+    Args:
+        feature_dim: D.
+        top_classes: K; 0 for samples without class probabilities.
+        attributes: Whether samples have attributes.
+        objects: Whether samples have objects.
+        feature_dtype: float16 or float32.
+    """
     sizes: dict[str, int | str] = {"N": "N", "4": 4, "D": feature_dim, "K": top_classes}
     return {
-        name: {"dtype": FIELDS[name].dtype, "shape": [sizes[axis] for axis in FIELDS[name].axes]}
-        for name in field_names(attributes=attributes)
+        name: {
+            "dtype": feature_dtype if name == "features" else FIELDS[name].dtypes[0],
+            "shape": [sizes[axis] for axis in FIELDS[name].axes],
+        }
+        for name in field_names(objects=objects, classes=top_classes > 0, attributes=attributes)
     }
+
+
+def format_of(fields: Mapping[str, Mapping[str, Any]]) -> int:
+    """Return the smallest format number that allows the `fields` of a dataset.json: older software reads format 1."""
+    usual = field_names(attributes="attribute_ids" in fields)
+    return 1 if tuple(fields) == usual and fields["features"]["dtype"] == "float16" else 2
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -149,12 +172,10 @@ def build_sample(
     """Return a sample from its arrays and its KEY.json; raise CorruptShardError where they disagree with the format."""
     for name, array in arrays.items():
         expected = FIELDS[name]
-        if array.dtype != np.dtype(expected.dtype) or array.ndim != len(expected.axes):
-            raise CorruptShardError(
-                f"{name} is {array.dtype}{list(array.shape)}, expected {expected.dtype}[{', '.join(expected.axes)}]",
-                path=path,
-                key=key,
-            )
+        if array.dtype not in expected.dtypes or array.ndim != len(expected.axes):
+            axes = ", ".join(expected.axes)
+            problem = f"{name} is {array.dtype}{list(array.shape)}, expected {expected.dtypes[0]}[{axes}]"
+            raise CorruptShardError(problem, path=path, key=key)
     try:
         document = decode_json(metadata)
         if not isinstance(document, dict):

@@ -39,7 +39,7 @@ class Shown:
     """Pixels of the image."""
     boxes: NDArray[np.float32]
     """[R, 4] xyxy in pixels."""
-    features: NDArray[np.float16]
+    features: NDArray[np.float16] | NDArray[np.float32]
     """[R, D]."""
     weights: NDArray[np.float32]
     """[R], what each region counts in the feature of the whole image; they sum to 1."""

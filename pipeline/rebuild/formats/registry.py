@@ -91,11 +91,11 @@ class FormatSpec:
 
     def load_importer(self) -> Importer | None:
         """Import and return the importer."""
-        return None if self.importer is None else _make(self.importer)  # type: ignore[no-any-return]
+        return None if self.importer is None else _make(self.importer)
 
     def load_exporter(self) -> Exporter | None:
         """Import and return the exporter."""
-        return None if self.exporter is None else _make(self.exporter)  # type: ignore[no-any-return]
+        return None if self.exporter is None else _make(self.exporter)
 
 
 def _make(what: Callable[[], Any] | str) -> Any:

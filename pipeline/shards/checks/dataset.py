@@ -110,9 +110,9 @@ def check_totals(info: DatasetInfo, reports: Sequence[ShardReport]) -> Iterator[
         yield Finding(
             code="totals", where=where, what=f"totals are {info.totals}, the records add up to {totals}", remedy=remedy
         )
-    rows = totals.samples + sum(totals.failures.values())
+    rows = totals.samples + sum(totals.failures.values()) + sum(totals.dropped.values())
     if rows != info.rows:
-        what = f"samples and failures are {rows:,}, the rows {info.rows:,}"
+        what = f"samples, failures and dropped rows are {rows:,}, the rows {info.rows:,}"
         yield Finding(code="totals", where=where, what=what, remedy=remedy)
     if records_digest(records) != info.records_sha256:
         what = "records_sha256 is not that of the records: a record was changed, or dataset.json"

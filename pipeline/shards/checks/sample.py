@@ -60,16 +60,14 @@ def _numbers(regions: Regions) -> Iterator[tuple[str, str]]:
     for name, array in regions.arrays().items():
         if array.dtype.kind == "f" and (count := not_finite(array)):
             yield "not-finite", f"{name} holds {count} values that are NaN or infinite"
-    probabilities: dict[str, NDArray[Any]] = {
-        "object_scores": regions.object_scores,
-        "class_probs": regions.class_probs,
-    }
-    if regions.attribute_scores is not None:
-        probabilities["attribute_scores"] = regions.attribute_scores
-    for name, array in probabilities.items():
+    for name in ("object_scores", "class_probs", "attribute_scores"):
+        if (array := getattr(regions, name)) is None:
+            continue
         outside = int(np.count_nonzero((array < 0) | (array > 1)))
         if outside:
             yield "probability", f"{name} holds {outside} values outside 0 to 1"
+    if regions.class_probs is None:
+        return
     if (np.diff(regions.class_probs, axis=1) > 0).any():
         yield "probability", "class_probs is not sorted, most probable first"
     sums = regions.class_probs.sum(axis=1, dtype=np.float32)
@@ -92,16 +90,19 @@ def _boxes(regions: Regions) -> Iterator[tuple[str, str]]:
 
 
 def _ids(regions: Regions, info: DatasetInfo) -> Iterator[tuple[str, str]]:
-    limits = [
+    limits = (
         ("object_ids", regions.object_ids, 1, len(info.class_names)),
         ("class_ids", regions.class_ids, 0, len(info.class_names)),
-    ]
-    if regions.attribute_ids is not None:
-        limits.append(("attribute_ids", regions.attribute_ids, 0, len(info.attribute_names)))
+        ("attribute_ids", regions.attribute_ids, 0, len(info.attribute_names)),
+    )
     for name, ids, lowest, above in limits:
+        if ids is None:
+            continue
         wrong = ids[(ids < lowest) | (ids >= above)]
         if wrong.size:
             yield "ids", f"{name} holds {int(wrong.flat[0])}, outside {lowest} to {above - 1}"
+    if regions.class_ids is None:
+        return
     ordered = np.sort(regions.class_ids, axis=1)
     if (ordered[:, 1:] == ordered[:, :-1]).any():
         yield "ids", "class_ids names a class twice for one region"

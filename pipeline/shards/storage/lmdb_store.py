@@ -19,7 +19,7 @@ from lmdb.verify import VerifyError, verify
 from vilbert.pipeline.errors import CorruptShardError, ShardError, UnsupportedFormatError
 from vilbert.pipeline.shards.canonical import decode_json, encode_json
 from vilbert.pipeline.shards.keys import is_key
-from vilbert.pipeline.shards.sample import FORMAT, Sample
+from vilbert.pipeline.shards.sample import FORMATS, Sample, field_names
 from vilbert.pipeline.shards.storage.atomic import temporary_path
 from vilbert.pipeline.shards.storage.closing import Closing
 from vilbert.pipeline.shards.storage.lmdb_environments import environments
@@ -75,7 +75,9 @@ class LmdbWriter:
 
     def finish(self) -> tuple[int, str]:
         """Write the order, put the file on the disk and close it; return its bytes and their SHA-256 in hex."""
-        meta = {"format": FORMAT, "count": len(self._keys), "fields": self._fields, "keys": self._keys}
+        # The dtype of features is not among the facts listed here: a value says its own.
+        usual = not self._fields or tuple(self._fields) == field_names(attributes="attribute_ids" in self._fields)
+        meta = {"format": 1 if usual else 2, "count": len(self._keys), "fields": self._fields, "keys": self._keys}
         self._batch.append((META_KEY.encode(), encode_json(meta)))
         with self._path.open("xb+") as file, _as_os_error():
             self._write_batch()
@@ -217,9 +219,9 @@ def _parse_keys(value: bytes, path: Path) -> tuple[str, ...]:
         meta = decode_json(value)
     except ValueError as error:
         raise CorruptShardError(f"is not JSON: {error}", path=path, key=META_KEY) from error
-    if isinstance(meta, dict) and meta.get("format") != FORMAT:
+    if isinstance(meta, dict) and meta.get("format") not in FORMATS:
         raise UnsupportedFormatError(
-            f"{path}: format {meta.get('format')!r}, this version reads {FORMAT}: update vilbert-pipeline"
+            f"{path}: format {meta.get('format')!r}, this version reads {FORMATS[-1]}: update vilbert-pipeline"
         )
     match meta:
         case {"keys": list(keys), "count": count, "fields": list()} if (

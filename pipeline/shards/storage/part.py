@@ -13,7 +13,7 @@ from vilbert.pipeline.errors import CorruptShardError
 from vilbert.pipeline.shards.canonical import decode_json
 from vilbert.pipeline.shards.sample import FIELDS, REGION_FIELDS, check_region_field
 
-_DTYPES = {name: np.dtype(field.dtype) for name, field in FIELDS.items()}
+_DTYPES = {name: tuple(map(np.dtype, field.dtypes)) for name, field in FIELDS.items()}
 
 
 class Part(NamedTuple):
@@ -33,12 +33,12 @@ def build_part(key: str, arrays: Mapping[str, NDArray[Any]], metadata: bytes, *,
     for name, array in arrays.items():
         axes = FIELDS[name].axes
         # Axes of one letter have one length: K of class_ids is that of class_probs.
-        fits = array.dtype == _DTYPES[name] and array.ndim == len(axes) and array.shape[0] == boxes
+        fits = array.dtype in _DTYPES[name] and array.ndim == len(axes) and array.shape[0] == boxes
         if fits and len(axes) == 2:
             fits = columns.setdefault(axes[1], array.shape[1]) == array.shape[1]
         if not fits:
             raise CorruptShardError(
-                f"{name} is {array.dtype}{list(array.shape)}, expected {FIELDS[name].dtype}[{', '.join(axes)}] "
+                f"{name} is {array.dtype}{list(array.shape)}, expected {FIELDS[name].dtypes[0]}[{', '.join(axes)}] "
                 f"of {boxes} boxes",
                 path=path,
                 key=key,

@@ -17,7 +17,7 @@ from safetensors.numpy import save
 
 from vilbert.pipeline.errors import CorruptShardError
 from vilbert.pipeline.shards.canonical import decode_json
-from vilbert.pipeline.shards.sample import Sample, build_sample, encode_metadata, field_names
+from vilbert.pipeline.shards.sample import FIELD_LAYOUTS, FIELDS, Sample, build_sample, encode_metadata
 from vilbert.pipeline.shards.storage.npy import check_empty, read_only_view
 from vilbert.pipeline.shards.storage.part import Part, build_part, parse_metadata
 
@@ -56,8 +56,9 @@ def decode_tensors(key: str, value: bytes, *, path: Path) -> Sample:
         raise CorruptShardError(
             f"{IMAGE_TENSOR} is {image.dtype}{list(image.shape)}, expected uint8", path=path, key=key
         )
-    if set(arrays) not in (set(field_names(attributes=False)), set(field_names(attributes=True))):
-        expected = ", ".join(field_names(attributes=True))
+    arrays = {name: arrays.pop(name) for name in FIELDS if name in arrays} | arrays
+    if tuple(arrays) not in FIELD_LAYOUTS:
+        expected = ", ".join(FIELD_LAYOUTS[-1])
         raise CorruptShardError(f"has arrays {', '.join(sorted(arrays))}; expected {expected}", path=path, key=key)
     return build_sample(key, arrays, metadata, image=None if image is None else image.tobytes(), path=path)
 

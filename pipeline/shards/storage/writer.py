@@ -10,7 +10,7 @@ import contextlib
 import hashlib
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -45,7 +45,7 @@ class ShardWriter:
         self._temporary = temporary_path(self._path)
         self._keys: dict[str, None] = {}  # a dict for its order
         self._splits: Counter[str] = Counter()
-        self._layout: tuple[tuple[str, tuple[int, ...]], ...] | None = None
+        self._layout: tuple[tuple[str, tuple[int, ...], str], ...] | None = None
         with self._disk_errors():
             for folder in (SHARDS_FOLDER, FAILURES_FOLDER):
                 (directory / folder).mkdir(parents=True, exist_ok=True)
@@ -57,9 +57,10 @@ class ShardWriter:
         """Append the sample of the next row of the manifest that has one."""
         if sample.key in self._keys:
             raise ShardError(f"{self._path}: key {sample.key!r} comes twice: image ids must be unique in a manifest")
-        layout = tuple((name, array.shape[1:]) for name, array in sample.regions.arrays().items())
+        arrays = sample.regions.arrays().items()
+        layout = tuple((name, array.shape[1:], array.dtype.name) for name, array in arrays)
         if sample.image is not None:
-            layout = (*layout, ("image", ()))
+            layout = (*layout, ("image", (), "uint8"))
         if self._layout is not None and layout != self._layout:
             raise ShardError(
                 f"{self._path}: sample {sample.key} has the arrays {_describe(layout)}, those before have "
@@ -71,12 +72,24 @@ class ShardWriter:
         self._keys[sample.key] = None
         self._splits[str(sample.meta.get("split", ""))] += 1
 
-    def commit(self, *, rows: tuple[int, int], failures: Sequence[FailureRow], fingerprint: str) -> ShardRecord:
+    def commit(
+        self,
+        *,
+        rows: tuple[int, int],
+        failures: Sequence[FailureRow],
+        fingerprint: str,
+        dropped: Mapping[str, int] | None = None,
+    ) -> ShardRecord:
         """Make the shard part of the data set and return its record.
 
-        rows: the manifest rows [start, stop) that the shard covers; each is a sample added or one of `failures`.
+        Args:
+            rows: The rows [start, stop) that the shard covers; each is a sample added, one of `failures` or dropped.
+            failures: The rows that gave no sample.
+            fingerprint: Of the data set.
+            dropped: Rows that the settings leave out, by reason.
         """
-        self._check_rows(rows, failures)
+        dropped = dict(sorted((dropped or {}).items()))
+        self._check_rows(rows, failures, sum(dropped.values()))
         with self._disk_errors():
             size, digest = self._store.finish()
             failure_lines = encode_failures(failures)
@@ -94,6 +107,7 @@ class ShardWriter:
                 failures=count_names(failure.reason for failure in failures),
                 failures_sha256=hashlib.sha256(failure_lines).hexdigest(),
                 fingerprint=fingerprint,
+                dropped=dropped,
             )
             record_file, content = record_path(self._directory, self._shard), record.to_json()
             # A worker that was given up and comes back must not take away what its successor wrote: the same.
@@ -107,14 +121,17 @@ class ShardWriter:
         self._committed = True
         return record
 
-    def _check_rows(self, rows: tuple[int, int], failures: Sequence[FailureRow]) -> None:
+    def _check_rows(self, rows: tuple[int, int], failures: Sequence[FailureRow], dropped: int) -> None:
         start, stop = rows
         failed = {failure.row for failure in failures}
         if len(failed) != len(failures) or not all(start <= row < stop for row in failed):
             raise ShardError(f"{self._path}: failures name rows twice, or rows outside of [{start}, {stop})")
-        if len(self._keys) + len(failed) != stop - start:
+        if len(self._keys) + len(failed) + dropped != stop - start:
+            left_out = (
+                f", {len(failed)} failures and {dropped} dropped rows" if dropped else f" and {len(failed)} failures"
+            )
             raise ShardError(
-                f"{self._path}: {len(self._keys)} samples and {len(failed)} failures for {stop - start} rows: "
+                f"{self._path}: {len(self._keys)} samples{left_out} for {stop - start} rows: "
                 "each row must be one or the other"
             )
 
@@ -138,5 +155,5 @@ class ShardWriter:
             self._store.abort()
 
 
-def _describe(layout: tuple[tuple[str, tuple[int, ...]], ...]) -> str:
-    return ", ".join(f"{name}{['N', *columns]}".replace("'", "") for name, columns in layout)
+def _describe(layout: tuple[tuple[str, tuple[int, ...], str], ...]) -> str:
+    return ", ".join(f"{name} {dtype}{['N', *columns]}".replace("'", "") for name, columns, dtype in layout)

@@ -74,12 +74,10 @@ def _describe_array(array: NDArray[Any]) -> dict[str, Any]:
 
 
 def _describe_object(info: DatasetInfo, regions: Regions, box: int) -> dict[str, Any]:
-    document = {
-        "box": box,
-        "name": name_of(info.class_names, int(regions.object_ids[box])),
-        "score": round(float(regions.object_scores[box]), 4),
-        "xyxy": [round(side, 1) for side in regions.boxes[box].tolist()],
-    }
+    document = {"box": box, "xyxy": [round(side, 1) for side in regions.boxes[box].tolist()]}
+    if regions.object_ids is not None and regions.object_scores is not None:
+        document["name"] = name_of(info.class_names, int(regions.object_ids[box]))
+        document["score"] = round(float(regions.object_scores[box]), 4)
     if regions.attribute_ids is not None and regions.attribute_scores is not None:
         document["attribute"] = name_of(info.attribute_names, int(regions.attribute_ids[box]))
         document["attribute_score"] = round(float(regions.attribute_scores[box]), 4)
@@ -92,8 +90,21 @@ def name_of(names: tuple[str, ...], index: int) -> str:
 
 
 def best_boxes(regions: Regions, count: int) -> NDArray[np.intp]:
-    """Return the indices of the boxes with the highest object scores, the highest first; ties in their order."""
+    """Return the indices of the boxes with the highest object scores, the highest first; ties in their order.
+
+    Regions without objects are in the detector's order, of which the first ones are returned.
+    """
+    if regions.object_scores is None:
+        return np.arange(min(count, len(regions)))
     return np.argsort(-regions.object_scores, kind="stable")[:count]
+
+
+def box_labels(regions: Regions, class_names: tuple[str, ...], boxes: NDArray[np.intp]) -> list[str]:
+    """Return what to write on some boxes: the object and its score, or the region's number where it has no object."""
+    if regions.object_ids is None or regions.object_scores is None:
+        return [str(box) for box in boxes.tolist()]
+    names = [name_of(class_names, int(regions.object_ids[box])) for box in boxes]
+    return [f"{name} {score:.2f}" for name, score in zip(names, regions.object_scores[boxes], strict=True)]
 
 
 def dataset_lines(directory: str, document: Mapping[str, Any]) -> Iterator[str]:
@@ -146,11 +157,13 @@ def sample_lines(directory: str, document: Mapping[str, Any]) -> Iterator[str]:
         fields[name] = f"{field['dtype']:<8} {_shape(field['shape']):<12} {bounds}{odd}".rstrip()
     yield from _aligned(fields)
     objects = document["objects"]
-    yield f"objects: the {len(objects)} with the highest scores"
-    names = [f"{thing['attribute']} {thing['name']}" if "attribute" in thing else thing["name"] for thing in objects]
+    named = any("name" in thing for thing in objects)
+    yield f"objects: the {len(objects)} with the highest scores" if named else f"regions: the first {len(objects)}"
+    names = [" ".join(thing[part] for part in ("attribute", "name") if part in thing) for thing in objects]
     width = max(map(len, names), default=0)
     for name, thing in zip(names, objects, strict=True):
-        yield f"  {thing['score']:.3f}  {name:<{width}}  {' '.join(f'{side:7.1f}' for side in thing['xyxy'])}"
+        score = f"{thing['score']:.3f}" if named else f"{thing['box']:5}"
+        yield f"  {score}  {name:<{width}}  {' '.join(f'{side:7.1f}' for side in thing['xyxy'])}"
 
 
 def _aligned(rows: Mapping[str, str]) -> Iterator[str]:

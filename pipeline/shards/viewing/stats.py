@@ -97,8 +97,9 @@ def summarise_shard(folder: Folder, info: DatasetInfo, shard: int) -> Summary:
             summary.boxes[len(regions)] += 1
             summary.captions[len(captions)] += 1
             summary.words.update(len(caption.split()) for caption in captions)
-            summary.classes.update(regions.object_ids.tolist())
-            summary.scores += np.histogram(regions.object_scores, SCORE_BINS, (0.0, 1.0))[0]
+            if regions.object_ids is not None and regions.object_scores is not None:
+                summary.classes.update(regions.object_ids.tolist())
+                summary.scores += np.histogram(regions.object_scores, SCORE_BINS, (0.0, 1.0))[0]
             digest: Any = sample.meta.get("sha256")
             hashes.append(int(digest[:16], 16) if is_digest(digest) else _NO_HASH)
     summary.image_hashes[shard] = np.array(hashes, np.uint64)
@@ -187,8 +188,8 @@ def report(name: str, info: DatasetInfo, summary: Summary, figures: dict[str, An
     for name, counts in (("boxes_per_image", summary.boxes), ("captions_per_image", summary.captions)):
         lines += ["", _heading(name.replace("_per_image", " an image"), figures[name]), *bars(group_counts(counts))]
     lines += ["", _heading("words a caption", figures["words_per_caption"]), *bars(group_counts(summary.words))]
-    scores = [(f"{bin_ / SCORE_BINS:.1f}-{(bin_ + 1) / SCORE_BINS:.1f}", n) for bin_, n in enumerate(summary.scores)]
-    lines += ["", "boxes by object score", *bars([(label, int(count)) for label, count in scores])]
+    if "object_ids" in info.fields:
+        lines += ["", "boxes by object score", *bars(_score_bins(summary.scores))]
     if figures["classes"]:
         lines += ["", "boxes by object class", *bars([(name, count) for name, count in figures["classes"]])]
     duplicates = figures["duplicates"]
@@ -198,6 +199,12 @@ def report(name: str, info: DatasetInfo, summary: Summary, figures: dict[str, An
             f"  {duplicate['count']:,} times {duplicate['sha256'][:16]}…, the first is {duplicate['image_id']}"
         )
     return lines
+
+
+def _score_bins(counts: NDArray[np.int64]) -> list[tuple[str, int]]:
+    """Return the counts of score bins with their labels: ("0.0-0.1", 12)."""
+    edges = np.linspace(0.0, 1.0, SCORE_BINS + 1)
+    return [(f"{low:.1f}-{high:.1f}", int(n)) for low, high, n in zip(edges[:-1], edges[1:], counts, strict=True)]
 
 
 def _heading(title: str, distribution: dict[str, Any]) -> str:

@@ -30,6 +30,7 @@ _log = logging.getLogger(__name__)
 _Item = TypeVar("_Item")
 CORPORA = 2  # of a process: what trains and what is held out
 _FIELDS = ("boxes", "features", "class_ids", "class_probs")
+_WITHOUT_CLASSES = _FIELDS[:2]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, slots=True)
@@ -46,10 +47,10 @@ class Example:
     """Pixels of the image."""
     boxes: NDArray[np.float32]
     """[N, 4] xyxy in pixels."""
-    features: NDArray[np.float16]
-    """[N, D]."""
+    features: NDArray[np.float16] | NDArray[np.float32]
+    """[N, D]. A batch holds float16."""
     class_ids: NDArray[np.uint16]
-    """[N, K] most probable classes, most probable first; 0 is the background."""
+    """[N, K] most probable classes, most probable first; 0 is the background. K is 0 for data sets without them."""
     class_probs: NDArray[np.float16]
     """[N, K] their probabilities."""
 
@@ -346,7 +347,10 @@ class Corpus:
             reader.close()
 
     def _read_example(self, source: Source, reader: ShardReader, index: int) -> Example:
-        arrays, metadata = reader.read(index, _FIELDS)
+        arrays, metadata = reader.read(index, _FIELDS if source.top_classes else _WITHOUT_CLASSES)
+        if not source.top_classes:
+            arrays["class_ids"] = np.empty((len(arrays["boxes"]), 0), np.uint16)
+            arrays["class_probs"] = np.empty((len(arrays["boxes"]), 0), np.float16)
         features, class_ids = arrays["features"], arrays["class_ids"]
         if features.shape[1] != source.feature_dim or class_ids.shape[1] != source.top_classes:
             problem = f"has features {list(features.shape)} and class_ids {list(class_ids.shape)}, dataset.json says "

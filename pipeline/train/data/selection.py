@@ -69,7 +69,7 @@ class Source(NamedTuple):
     feature_dim: int
     """D, channels of a feature."""
     top_classes: int
-    """K, most probable classes kept."""
+    """K, most probable classes kept; 0 where the data set has no class probabilities."""
     class_names: tuple[str, ...]
     """Names by class id."""
     fingerprint: str
@@ -133,7 +133,7 @@ def read_source(name: str, *, split: str | None, cache: ShardCache | None) -> So
         split=split,
         shards=shards,
         feature_dim=info.feature_dim,
-        top_classes=int(info.fields["class_ids"]["shape"][1]),
+        top_classes=info.top_classes,
         class_names=info.class_names,
         fingerprint=info.fingerprint,
         extractor=dict(extractor) if isinstance(extractor, dict) else {},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import subprocess
 import sys
@@ -9,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from vilbert.pipeline.shards.sample import ATTRIBUTE_FIELDS, FIELDS
+from vilbert.extractors.regions import PAIRS
+from vilbert.pipeline.shards.sample import FIELDS
 
 ROOT = Path(__file__).parents[3]
 FORMAT_MD = (ROOT / "pipeline/shards/FORMAT.md").read_text(encoding="utf-8")
@@ -51,6 +53,6 @@ def test_the_examples_are_the_golden_files(golden: Path) -> None:
 def test_the_table_of_fields_is_that_of_the_code() -> None:
     rows = re.findall(r"^\| `(\w+)` \| (float\d+|uint\d+) \| \[([^]]+)\] \| (optional)?", FORMAT_MD, re.MULTILINE)
     assert [(name, dtype, tuple(axes.split(", "))) for name, dtype, axes, _ in rows] == [
-        (name, field.dtype, field.axes) for name, field in FIELDS.items()
+        (name, field.dtypes[0], field.axes) for name, field in FIELDS.items()
     ]
-    assert tuple(name for name, *_, optional in rows if optional) == ATTRIBUTE_FIELDS
+    assert tuple(name for name, *_, optional in rows if optional) == tuple(itertools.chain(*PAIRS))

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import mmap
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from vilbert.pipeline.cli import main
+from vilbert.pipeline.errors import CorruptShardError
 from vilbert.pipeline.shards.dataset import read_dataset
 from vilbert.pipeline.shards.failures import read_failures
 from vilbert.pipeline.shards.location.layout import data_path, failures_path
@@ -17,20 +20,43 @@ from vilbert.pipeline.shards.sample import Sample
 from vilbert.pipeline.shards.storage.store import open_shard
 
 pages = pytest.mark.skipif(mmap.PAGESIZE != 4096, reason="LMDB lays files out in pages of the machine's size")
-STORAGES = ["tar", pytest.param("lmdb", marks=pages)]
+NAMES = ["tar", "tar-2", pytest.param("lmdb", marks=pages), pytest.param("lmdb-2", marks=pages)]
 
 
-@pytest.mark.parametrize("storage", STORAGES)
+@pytest.mark.parametrize("name", NAMES)
 def test_the_bytes_written_are_those_committed(
-    tmp_path: Path, golden: Path, golden_maker: dict[str, Any], storage: str
+    tmp_path: Path, golden: Path, golden_maker: dict[str, Any], name: str
 ) -> None:
-    golden_maker["write_golden"](tmp_path, storage)
-    files = sorted(path.relative_to(golden / storage) for path in (golden / storage).rglob("*") if path.is_file())
-    assert [str(path) for path in files] == [
-        "dataset.json", "failures/000000.jsonl", "shards/000000.json", f"shards/000000.{storage}",
-    ]  # fmt: skip
+    golden_maker["write_golden"](tmp_path, name)
+    files = sorted(path.relative_to(golden / name) for path in (golden / name).rglob("*") if path.is_file())
+    data = f"shards/000000.{name.partition('-')[0]}"
+    assert [str(path) for path in files] == ["dataset.json", "failures/000000.jsonl", "shards/000000.json", data]
     for path in files:
-        assert (tmp_path / path).read_bytes() == (golden / storage / path).read_bytes(), path
+        assert (tmp_path / path).read_bytes() == (golden / name / path).read_bytes(), path
+
+
+@pytest.mark.parametrize("storage", ["tar", "lmdb"])
+def test_a_data_set_of_format_2_has_neither_objects_nor_classes(
+    golden: Path, golden_maker: dict[str, Any], assert_same: Callable[[Sample, Sample], None], storage: str
+) -> None:
+    directory = golden / f"{storage}-2"
+    info = read_dataset(directory)
+    assert (info.format, info.top_classes, list(info.fields)) == (2, 0, ["boxes", "features"])
+    assert read_records(directory)[0].dropped == info.totals.dropped == {"split": 1}
+    with open_shard(data_path(directory, 0, storage)) as reader:
+        for read, meant in zip(reader, golden_maker["plain_samples"](), strict=True):
+            assert_same(read, meant)
+        assert reader[0].regions.features.dtype == "float32"
+        assert reader[0].regions.object_ids is reader[0].regions.class_probs is None
+    assert main(["verify", str(directory), "--deep"]) == 0
+
+
+def test_fields_of_format_2_under_the_number_1_are_damage(tmp_path: Path, golden: Path) -> None:
+    shutil.copytree(golden / "tar-2", tmp_path / "data")
+    path = tmp_path / "data/dataset.json"
+    path.write_text(path.read_text().replace('"format": 2,\n  "limit"', '"format": 1,\n  "limit"'))
+    with pytest.raises(CorruptShardError, match=r"dataset\.json: format is 1, its fields need format 2"):
+        read_dataset(tmp_path / "data")
 
 
 @pytest.mark.parametrize("storage", ["tar", "lmdb"])

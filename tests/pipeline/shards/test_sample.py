@@ -209,7 +209,7 @@ def test_fields_are_those_of_regions_in_their_order(make_sample: MakeSample) -> 
         arrays = make_sample(attributes=attributes).regions.arrays()
         described = describe_fields(feature_dim=8, top_classes=2, attributes=attributes)
         assert list(described) == list(arrays)
-        assert [f"{name}.npy" for name in arrays] == list(member_names(attributes=attributes))[:-1]
+        assert [f"{name}.npy" for name in arrays] == list(member_names(described))[:-1]
         for name, array in arrays.items():
             assert described[name]["dtype"] == str(array.dtype)
             assert [3 if side == "N" else side for side in described[name]["shape"]] == list(array.shape)

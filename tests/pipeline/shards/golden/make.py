@@ -6,8 +6,9 @@ They change with the format number only; FORMAT.md says how.
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 
@@ -19,6 +20,9 @@ from vilbert.pipeline.shards.record import records_digest
 from vilbert.pipeline.shards.sample import Sample, describe_fields
 from vilbert.pipeline.shards.storage.writer import ShardWriter
 
+GoldenName = Literal["tar", "lmdb", "tar-2", "lmdb-2"]
+NAMES: tuple[GoldenName, ...] = get_args(GoldenName)
+"""Folders: the storage, and -2 where the data set is of format 2."""
 FEATURE_DIM = 512
 FINGERPRINT_FIELDS = {"decode": {"max_side": 4096}, "extractor": {"weights": "golden"}, "format": 1}
 
@@ -46,26 +50,54 @@ def golden_samples() -> list[Sample]:
             for meta, regions in ((first, two), (second, one))]  # fmt: skip
 
 
-def write_golden(directory: Path, storage: Literal["tar", "lmdb"]) -> None:
-    """Write a data set of one shard: rows 0 and 2 are samples, row 1 failed."""
+def plain_samples() -> list[Sample]:
+    """Return the same samples as format 2 allows them: float32 features, no objects, classes and attributes."""
+    return [
+        replace(
+            sample,
+            regions=Regions(
+                boxes=sample.regions.boxes,
+                features=sample.regions.features.astype(np.float32),
+                width=sample.regions.width,
+                height=sample.regions.height,
+            ),
+        )
+        for sample in golden_samples()
+    ]
+
+
+def write_golden(directory: Path, name: GoldenName) -> None:
+    """Write a data set of one shard. Row 1 failed, rows 0 and 2 are samples; in format 2, row 3 was dropped."""
+    storage: Literal["tar", "lmdb"] = "lmdb" if name.startswith("lmdb") else "tar"
+    plain = name.endswith("-2")
     failure = FailureRow(row=1, image_id="broken", uri="broken.jpg", reason="truncated", detail="ends after 3 bytes")
-    fingerprint = fingerprint_digest(FINGERPRINT_FIELDS)
+    facts = {**FINGERPRINT_FIELDS, "format": 2} if plain else FINGERPRINT_FIELDS
+    fingerprint = fingerprint_digest(facts)
+    rows = 4 if plain else 3
     with ShardWriter(directory, shard=0, format=storage) as writer:
-        for sample in golden_samples():
+        for sample in plain_samples() if plain else golden_samples():
             writer.add(sample)
-        record = writer.commit(rows=(0, 3), failures=[failure], fingerprint=fingerprint)
+        record = writer.commit(
+            rows=(0, rows), failures=[failure], fingerprint=fingerprint, dropped={"split": 1} if plain else None
+        )
     info = DatasetInfo(
         storage=storage,
         shard_size=1000,
-        rows=3,
+        rows=rows,
         manifest="m.parquet",
         manifest_hash="0" * 64,
-        fields=describe_fields(feature_dim=FEATURE_DIM, top_classes=3, attributes=True),
+        fields=describe_fields(
+            feature_dim=FEATURE_DIM,
+            top_classes=0 if plain else 3,
+            objects=not plain,
+            attributes=not plain,
+            feature_dtype="float32" if plain else "float16",
+        ),
         feature_dim=FEATURE_DIM,
-        class_names=("__background__", "cat", "dog"),
-        attribute_names=("black", "white"),
+        class_names=() if plain else ("__background__", "cat", "dog"),
+        attribute_names=() if plain else ("black", "white"),
         fingerprint=fingerprint,
-        fingerprint_fields=FINGERPRINT_FIELDS,
+        fingerprint_fields=facts,
         software={"vilbert-pipeline": "0.1.0"},
         complete=True,
         splits={"train": 1, "val": 1},
@@ -76,5 +108,5 @@ def write_golden(directory: Path, storage: Literal["tar", "lmdb"]) -> None:
 
 
 if __name__ == "__main__":
-    for storage in ("tar", "lmdb"):
-        write_golden(Path(sys.argv[1] if len(sys.argv) > 1 else Path(__file__).parent) / storage, storage)
+    for name in NAMES:
+        write_golden(Path(sys.argv[1] if len(sys.argv) > 1 else Path(__file__).parent) / name, name)

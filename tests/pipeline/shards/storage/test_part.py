@@ -27,7 +27,7 @@ def arrays(**changes: Any) -> dict[str, Any]:
         "class_ids": (2, 3),
         "class_probs": (2, 3),
     }
-    return {name: np.zeros(shape, FIELDS[name].dtype) for name, shape in shapes.items()} | changes
+    return {name: np.zeros(shape, FIELDS[name].dtypes[0]) for name, shape in shapes.items()} | changes
 
 
 @pytest.mark.parametrize("storage", ["tar", "lmdb"])
@@ -70,7 +70,7 @@ def test_an_array_that_is_not_there_is_told(tmp_path: Path, make_sample: MakeSam
 @pytest.mark.parametrize(
     ("changes", "named"),
     [
-        ({"features": np.zeros((2, 8), np.float32)}, "features is float32"),
+        ({"features": np.zeros((2, 8), np.uint16)}, "features is uint16"),
         ({"features": np.zeros((3, 8), np.float16)}, "features is float16"),
         ({"features": np.zeros(2, np.float16)}, "features is float16"),
         ({"boxes": np.zeros((2, 5), np.float32)}, "boxes is float32"),
