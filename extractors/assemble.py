@@ -24,13 +24,14 @@ def assemble_regions(
     regressed_xyxy: Tensor | None,  # [P, C, 4] each foreground class's refined box, pixels of the stored image
     height: int,
     width: int,
-    selection: SelectionSettings | None,
+    selection: SelectionSettings,
+    given: bool = False,
     top_classes: int,
     attribute_probs: Tensor | None = None,  # [P, A] no column for "no attribute"
 ) -> Regions:
     """Select the regions of one image and return them on the CPU, in the dtypes of `Regions`.
 
-    selection: None where the boxes were given: all are kept, in their order, and saved as they are.
+    given: whether the boxes were given: all are kept, in their order, and saved as they are.
     top_classes: how many of the most probable classes to keep of each region; all where there are fewer.
 
     Boxes are clipped to the image, [0, width] x [0, height]. An object is named by its most probable foreground class,
@@ -45,7 +46,7 @@ def assemble_regions(
     boxes_xyxy = clip_boxes(proposals_xyxy, height, width)
     features = features.to(torch.float16)
     usable = torch.stack([values.isfinite().all(dim=1) for values in (proposals_xyxy, probs, features)]).all(dim=0)
-    if selection is not None:
+    if not given:
         candidates = usable.nonzero()[:, 0]
         keep = candidates[select(boxes_xyxy[candidates], probs[candidates], selection)]
     else:
@@ -54,13 +55,18 @@ def assemble_regions(
     probs = probs[keep]
     object_scores, best_class = probs[:, 1:].max(dim=1)
     boxes_xyxy = boxes_xyxy[keep]
-    if selection is not None and selection.saved_box == "regressed":
+    object_boxes = None
+    if selection.saved_box == "both" or (selection.saved_box == "regressed" and not given):
         if regressed_xyxy is None:
-            raise ValueError("--saved-box regressed: this detector has no refined boxes; give --saved-box proposal")
+            raise ValueError(
+                f"--saved-box {selection.saved_box}: this detector has no refined boxes; give --saved-box proposal"
+            )
         refined_xyxy = regressed_xyxy[keep, best_class].float()
         # A refinement that overflowed says nothing of the object; the proposal is where the feature was pooled.
         refined = refined_xyxy.isfinite().all(dim=1, keepdim=True)
-        boxes_xyxy = torch.where(refined, clip_boxes(refined_xyxy, height, width), boxes_xyxy)
+        object_boxes = torch.where(refined, clip_boxes(refined_xyxy, height, width), boxes_xyxy)
+    if object_boxes is not None and selection.saved_box == "regressed":
+        boxes_xyxy, object_boxes = object_boxes, None
     class_ids, class_probs = most_probable_classes(probs, top_classes)
     attribute_scores, attribute_ids = (
         (None, None) if attribute_probs is None else attribute_probs[keep].float().max(dim=1)
@@ -70,6 +76,7 @@ def assemble_regions(
         features=features[keep].cpu().numpy(),
         object_ids=(best_class + 1).cpu().numpy().astype(np.uint16),
         object_scores=object_scores.cpu().numpy(),
+        object_boxes=None if object_boxes is None else object_boxes.cpu().numpy(),
         class_ids=class_ids,
         class_probs=class_probs,
         width=width,

@@ -17,6 +17,7 @@ _DTYPES: dict[str, tuple[Any, ...]] = {
     "features": (np.float16, np.float32),
     "object_ids": (np.uint16,),
     "object_scores": (np.float32,),
+    "object_boxes": (np.float32,),
     "class_ids": (np.uint16,),
     "class_probs": (np.float16,),
     "attribute_ids": (np.uint16,),
@@ -49,6 +50,9 @@ class Regions:
     """[N] most probable class but for the background, 1-based: 0 is the background."""
     object_scores: NDArray[np.float32] | None = None
     """[N] its probability."""
+    object_boxes: NDArray[np.float32] | None = None
+    """[N, 4] xyxy in pixels of the stored image: the boxes that the detector refined for the objects, where `boxes` are
+    the proposals."""
     class_ids: NDArray[np.uint16] | None = None
     """[N, K] the K most probable classes of a softmax, background included, most probable first."""
     class_probs: NDArray[np.float16] | None = None
@@ -64,7 +68,7 @@ class Regions:
         for first, second in PAIRS:
             if (first in arrays) != (second in arrays):
                 raise ValueError(f"Regions has only one of {first} and {second}; give both or neither")
-        columns = {"boxes": (4,), "features": self.features.shape[1:]}
+        columns = {"boxes": (4,), "object_boxes": (4,), "features": self.features.shape[1:]}
         if self.class_ids is not None:
             columns["class_ids"] = columns["class_probs"] = self.class_ids.shape[1:]
         for name, array in arrays.items():

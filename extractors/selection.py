@@ -40,8 +40,9 @@ class SelectionSettings:
     """butd: minimum probability of a region's best class after NMS."""
     nms: Share = 0.3
     """IoU threshold of non-maximum suppression, applied per class."""
-    saved_box: Literal["proposal", "regressed"] = "proposal"
-    """proposal: the box from which the feature was pooled. regressed: the refined box of the best class."""
+    saved_box: Literal["proposal", "regressed", "both"] = "proposal"
+    """proposal: the box from which the feature was pooled. regressed: the refined box of the best class. both: the
+    proposal, and beside it the refined box as `object_boxes`."""
 
     def __post_init__(self) -> None:
         match = re.fullmatch(r"(\d+)(?:-(\d+))?", self.boxes)

@@ -22,6 +22,7 @@ from vilbert.pipeline.shards.viewing.describe import (
     dataset_lines,
     describe_dataset,
     describe_sample,
+    labelled_boxes,
     sample_lines,
 )
 from vilbert.pipeline.shards.viewing.sample_place import find_sample, read_sample
@@ -113,17 +114,18 @@ def drawn_lines(info: DatasetInfo, sample: Sample, picture: Path, count: int) ->
     """Yield what was drawn, and which boxes these are: a label belongs to the box that the detector refined for it."""
     boxes = counted(len(sample.regions), "box", "boxes")
     yield f"drawn: {picture}, the {min(count, len(sample.regions))} best of {boxes}"
-    if saved_box(info) == "proposal":
+    if sample.regions.object_boxes is None and saved_box(info) == "proposal":
         yield (
             "  These are the boxes that the features were pooled from, the detector's proposals, as in published data "
             "sets. The labels belong to boxes refined from them, which this data set does not store; `vilbert extract "
-            "--saved-box regressed` stores these instead."
+            "--saved-box both` stores them too."
         )
 
 
 def saved_box(info: DatasetInfo) -> str | None:
-    """Return which boxes a data set stores, proposal or regressed; None where it does not say."""
-    selection = info.fingerprint_fields.get("selection")
+    """Return which boxes a data set stores, the value of --saved-box; None where it does not say."""
+    extractor = info.fingerprint_fields.get("extractor")
+    selection = extractor.get("selection") if isinstance(extractor, Mapping) else None
     found = selection.get("saved_box") if isinstance(selection, Mapping) else None
     return found if isinstance(found, str) else None
 
@@ -146,7 +148,7 @@ def draw_sample(info: DatasetInfo, sample: Sample, picture: Path, max_boxes: int
     regions = sample.regions
     best = best_boxes(regions, max_boxes)
     labels = box_labels(regions, info.class_names, best)
-    image = draw_regions(read_photograph(sample), regions.boxes[best], labels)
+    image = draw_regions(read_photograph(sample), labelled_boxes(regions)[best], labels)
     try:
         image.save(picture, quality=95, subsampling=0)  # JPEG's halved colour would smear thin lines
     except OSError as error:

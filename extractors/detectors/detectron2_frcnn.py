@@ -117,7 +117,7 @@ class Detectron2Extractor:
         self._predictor = model.roi_heads.box_predictor
         self._feature_dim = self._predictor.cls_score.in_features if self._c4 else self._fc_width()
         self._feature_relu = _FC[detector.feature_layer].replace("fc", "fc_relu")
-        self._refines = selection.saved_box == "regressed"
+        self._refines = selection.saved_box != "proposal"
         self._class_names = class_names(config)
 
     def _fc_width(self) -> int:
@@ -204,7 +204,8 @@ class Detectron2Extractor:
                 regressed_xyxy=scale_boxes(self._refined(deltas, roi), resized, shape) if self._refines else None,
                 height=shape[0],
                 width=shape[1],
-                selection=self._selection if boxes is None else None,
+                selection=self._selection,
+                given=boxes is not None,
                 top_classes=self._detector.top_classes,
             )
             for shape, boxes, roi, (features, probs, deltas) in zip(stored, given, rois, outputs, strict=True)

@@ -227,7 +227,7 @@ class TorchvisionExtractor:
         features, last = features.float(), last.float()
         logits, deltas = heads.box_predictor(last)
         regressed_xyxy = None
-        if self._selection.saved_box == "regressed":
+        if self._selection.saved_box != "proposal":
             regressed_xyxy = heads.box_coder.decode(deltas, boxes_xyxy).view(len(logits), -1, 4)[:, 1:]
         attribute_probs = self._attribute_head(last).softmax(dim=1) if self._attribute_head else None
         return _HeadOutputs(features, logits.softmax(dim=1), regressed_xyxy, attribute_probs)
@@ -262,7 +262,8 @@ class TorchvisionExtractor:
             regressed_xyxy=None if regressed_xyxy is None else scale_boxes(regressed_xyxy, resized, stored),
             height=stored[0],
             width=stored[1],
-            selection=self._selection if given_xyxy is None else None,
+            selection=self._selection,
+            given=given_xyxy is not None,
             top_classes=self._detector.top_classes,
             attribute_probs=output.attribute_probs,
         )

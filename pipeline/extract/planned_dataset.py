@@ -26,6 +26,7 @@ def plan_dataset(settings: ExtractSettings, manifest: Manifest, description: Des
             feature_dim=description.feature_dim,
             top_classes=min(detector.top_classes, len(description.class_names)) if description.soft_labels else 0,
             objects=bool(description.class_names),
+            object_boxes=settings.selection.saved_box == "both",
             attributes=bool(description.attribute_names),
         ),
         feature_dim=description.feature_dim,

@@ -33,7 +33,7 @@ from vilbert.pipeline.predict.settings import (
 )
 from vilbert.pipeline.shards.canonical import encode_json
 from vilbert.pipeline.shards.storage.atomic import write_atomic
-from vilbert.pipeline.shards.viewing.describe import best_boxes, box_labels
+from vilbert.pipeline.shards.viewing.describe import best_boxes, box_labels, labelled_boxes
 from vilbert.pipeline.shards.viewing.draw import draw_regions
 from vilbert.pipeline.tasks.registry import prediction_of
 from vilbert.pipeline.tasks.task_card import read_task_card
@@ -300,7 +300,7 @@ def draw(predictor: Predictor, rows: list[Row], picture: Path) -> None:
 def draw_found(pixels: Any, regions: Regions, class_names: tuple[str, ...]) -> Image.Image:
     """Return the photograph with the detector's best boxes."""
     best = best_boxes(regions, MOST_DRAWN)
-    return draw_regions(pixels, regions.boxes[best], box_labels(regions, class_names, best))
+    return draw_regions(pixels, labelled_boxes(regions)[best], box_labels(regions, class_names, best))
 
 
 def side_by_side(images: list[Image.Image]) -> Image.Image:

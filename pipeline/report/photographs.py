@@ -17,7 +17,7 @@ from vilbert.pipeline.shards.keys import sample_key
 from vilbert.pipeline.shards.location.layout import data_path
 from vilbert.pipeline.shards.record import read_records
 from vilbert.pipeline.shards.storage.store import open_shard
-from vilbert.pipeline.shards.viewing.describe import best_boxes, box_labels
+from vilbert.pipeline.shards.viewing.describe import best_boxes, box_labels, labelled_boxes
 from vilbert.pipeline.shards.viewing.draw import draw_regions
 from vilbert.pipeline.shards.viewing.sample_place import Place, read_sample
 
@@ -48,7 +48,9 @@ class Photographs:
         """Return a photograph with the detector's best boxes as a data URI."""
         pixels, regions = self.read(image_id)
         best = best_boxes(regions, BOXES)
-        return _uri(draw_regions(pixels, regions.boxes[best], box_labels(regions, self.info.class_names, best)), side)
+        return _uri(
+            draw_regions(pixels, labelled_boxes(regions)[best], box_labels(regions, self.info.class_names, best)), side
+        )
 
     def draw_boxes(self, image_id: str, boxes: Mapping[str, Sequence[float]], side: int) -> str:
         """Return a photograph with labelled boxes as a data URI."""

@@ -218,6 +218,7 @@ def _describes_arrays(document: Mapping[str, Any]) -> bool:
         top_classes=top_classes,
         attributes="attribute_ids" in fields,
         objects="object_ids" in fields,
+        object_boxes="object_boxes" in fields,
         feature_dtype=feature_dtype,
     )
     return bool(fields == expected)

@@ -37,6 +37,7 @@ FIELDS: dict[str, Field] = {
     "features": Field(("float16", "float32"), ("N", "D")),
     "object_ids": Field(("uint16",), ("N",)),
     "object_scores": Field(("float32",), ("N",)),
+    "object_boxes": Field(("float32",), ("N", "4")),
     "class_ids": Field(("uint16",), ("N", "K")),
     "class_probs": Field(("float16",), ("N", "K")),
     "attribute_ids": Field(("uint16",), ("N",)),
@@ -49,10 +50,13 @@ MAX_SIDE = 2**31 - 1
 REGION_FIELDS = ("width", "height", "num_boxes")  # of KEY.json; they come from Regions, the rest from Sample.meta
 
 
-def field_names(*, objects: bool = True, classes: bool = True, attributes: bool = False) -> tuple[str, ...]:
+def field_names(
+    *, objects: bool = True, object_boxes: bool = False, classes: bool = True, attributes: bool = False
+) -> tuple[str, ...]:
     """Return the names of a sample's arrays in the order in which they are stored."""
-    absent = [pair for pair, there in zip(PAIRS, (objects, classes, attributes), strict=True) if not there]
-    return tuple(name for name in FIELDS if not any(name in pair for pair in absent))
+    groups = dict(zip((*PAIRS, ("object_boxes",)), (objects, classes, attributes, object_boxes), strict=True))
+    absent = {name for names, there in groups.items() if not there for name in names}
+    return tuple(name for name in FIELDS if name not in absent)
 
 
 def member_names(fields: Iterable[str], *, image: bool = False) -> tuple[str, ...]:
@@ -61,8 +65,8 @@ def member_names(fields: Iterable[str], *, image: bool = False) -> tuple[str, ..
 
 
 FIELD_LAYOUTS = tuple(
-    field_names(objects=objects, classes=classes, attributes=attributes)
-    for objects, classes, attributes in itertools.product((False, True), repeat=3)
+    field_names(objects=objects, object_boxes=object_boxes, classes=classes, attributes=attributes)
+    for object_boxes, objects, classes, attributes in itertools.product((False, True), repeat=4)
 )
 """The arrays that the samples of a data set may have; last all, which messages name."""
 MEMBER_LAYOUTS = tuple(member_names(fields, image=image) for fields in FIELD_LAYOUTS for image in (True, False))
@@ -75,6 +79,7 @@ def describe_fields(
     top_classes: int,
     attributes: bool,
     objects: bool = True,
+    object_boxes: bool = False,
     feature_dtype: str = "float16",
 ) -> dict[str, dict[str, Any]]:
     """Return the `fields` of dataset.json: dtype and shape by name, "N" standing for the number of regions.
@@ -84,6 +89,7 @@ def describe_fields(
         top_classes: K; 0 for samples without class probabilities.
         attributes: Whether samples have attributes.
         objects: Whether samples have objects.
+        object_boxes: Whether samples have the refined boxes of the objects beside the proposals.
         feature_dtype: float16 or float32.
     """
     sizes: dict[str, int | str] = {"N": "N", "4": 4, "D": feature_dim, "K": top_classes}
@@ -92,7 +98,9 @@ def describe_fields(
             "dtype": feature_dtype if name == "features" else FIELDS[name].dtypes[0],
             "shape": [sizes[axis] for axis in FIELDS[name].axes],
         }
-        for name in field_names(objects=objects, classes=top_classes > 0, attributes=attributes)
+        for name in field_names(
+            objects=objects, object_boxes=object_boxes, classes=top_classes > 0, attributes=attributes
+        )
     }
 
 

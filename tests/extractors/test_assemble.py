@@ -83,10 +83,20 @@ def test_regressed_boxes_are_those_of_the_object_named() -> None:
     with pytest.raises(ValueError, match="--saved-box proposal"):
         assemble(selection=saved)
 
+    both = SelectionSettings(boxes="1-3", saved_box="both")
+    regions = assemble(regressed_xyxy=regressed, selection=both)
+    assert regions.boxes.tolist() == assemble().boxes.tolist()
+    assert regions.object_boxes is not None
+    assert regions.object_boxes.tolist() == boxes.tolist()
+    given = assemble(regressed_xyxy=regressed, selection=both, given=True)
+    assert given.object_boxes is not None
+    assert given.boxes.tolist() == assemble(given=True).boxes.tolist()
+    assert given.object_boxes.tolist() == boxes.tolist()
+
 
 def test_given_boxes_are_all_kept_in_their_order() -> None:
     same_place = torch.tensor([[5.0, 5.0, 9.0, 9.0]]).repeat(3, 1)
-    regions = assemble(selection=None, proposals_xyxy=same_place)
+    regions = assemble(given=True, proposals_xyxy=same_place)
     assert regions.features.tolist() == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 10, 11]]
 
 
@@ -105,7 +115,7 @@ def test_what_is_not_finite_is_dropped_before_selection(name: str, value: float)
     regions = assemble(**arrays)
     assert regions.features.tolist() == [[2]]  # not suppressed by the broken one
     assert regions.object_scores.tolist() == pytest.approx([0.8])
-    assert len(assemble(**arrays, selection=None)) == 0  # given boxes: all or none
+    assert len(assemble(**arrays, given=True)) == 0  # given boxes: all or none
     arrays[name][1, 0] = value
     assert len(assemble(**arrays)) == 0
 

@@ -28,8 +28,9 @@ def sample_problems(sample: Sample, info: DatasetInfo) -> Iterator[tuple[str, st
     regions = sample.regions
     yield from _shapes(regions, info)
     yield from _numbers(regions)
-    if not np.isnan(regions.boxes).any():
-        yield from _boxes(regions)
+    for name, boxes in (("boxes", regions.boxes), ("object_boxes", regions.object_boxes)):
+        if boxes is not None and not np.isnan(boxes).any():
+            yield from _boxes(name, boxes, regions)
     yield from _ids(regions, info)
     yield from _meta(sample)
     yield from _image(sample, info)
@@ -75,18 +76,19 @@ def _numbers(regions: Regions) -> Iterator[tuple[str, str]]:
         yield "probability", f"the class_probs of a region sum to {float(np.nanmax(sums)):.3f}, more than 1"
 
 
-def _boxes(regions: Regions) -> Iterator[tuple[str, str]]:
-    x1, y1, x2, y2 = regions.boxes.T
+def _boxes(name: str, boxes: NDArray[np.float32], regions: Regions) -> Iterator[tuple[str, str]]:
+    label = "box" if name == "boxes" else "refined box"
+    x1, y1, x2, y2 = boxes.T
     reversed_boxes = np.flatnonzero((x1 > x2) | (y1 > y2))
     if reversed_boxes.size:
-        box = regions.boxes[reversed_boxes[0]].tolist()
-        yield "box", f"box {reversed_boxes[0]} {box} ends before it begins ({reversed_boxes.size} such boxes)"
+        box = boxes[reversed_boxes[0]].tolist()
+        yield "box", f"{label} {reversed_boxes[0]} {box} ends before it begins ({reversed_boxes.size} such boxes)"
     width, height = regions.width + OUTSIDE, regions.height + OUTSIDE
-    outside = np.flatnonzero((regions.boxes < -OUTSIDE).any(axis=1) | (x2 > width) | (y2 > height))
+    outside = np.flatnonzero((boxes < -OUTSIDE).any(axis=1) | (x2 > width) | (y2 > height))
     if outside.size:
-        box = regions.boxes[outside[0]].tolist()
+        box = boxes[outside[0]].tolist()
         size = f"{regions.width}x{regions.height}"
-        yield "box", f"box {outside[0]} {box} leaves the picture of {size} ({outside.size} such boxes)"
+        yield "box", f"{label} {outside[0]} {box} leaves the picture of {size} ({outside.size} such boxes)"
 
 
 def _ids(regions: Regions, info: DatasetInfo) -> Iterator[tuple[str, str]]:

@@ -74,7 +74,7 @@ def _describe_array(array: NDArray[Any]) -> dict[str, Any]:
 
 
 def _describe_object(info: DatasetInfo, regions: Regions, box: int) -> dict[str, Any]:
-    document = {"box": box, "xyxy": [round(side, 1) for side in regions.boxes[box].tolist()]}
+    document = {"box": box, "xyxy": [round(side, 1) for side in labelled_boxes(regions)[box].tolist()]}
     if regions.object_ids is not None and regions.object_scores is not None:
         document["name"] = name_of(info.class_names, int(regions.object_ids[box]))
         document["score"] = round(float(regions.object_scores[box]), 4)
@@ -97,6 +97,11 @@ def best_boxes(regions: Regions, count: int) -> NDArray[np.intp]:
     if regions.object_scores is None:
         return np.arange(min(count, len(regions)))
     return np.argsort(-regions.object_scores, kind="stable")[:count]
+
+
+def labelled_boxes(regions: Regions) -> NDArray[np.float32]:
+    """Return [N, 4] the boxes to which the objects' names belong: the refined ones where they are stored."""
+    return regions.boxes if regions.object_boxes is None else regions.object_boxes
 
 
 def box_labels(regions: Regions, class_names: tuple[str, ...], boxes: NDArray[np.intp]) -> list[str]:

@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -350,3 +351,29 @@ def test_killed_at_any_step_and_run_again_the_bytes_are_the_same(
     assert not read_dataset(output).complete
     assert main(arguments) == 0
     assert contents(output) == contents(undisturbed)
+
+
+@pytest.mark.parametrize("storage", ["tar", "lmdb"])
+def test_refined_boxes_are_stored_beside_the_proposals(
+    settings_for: Make, storage: Literal["tar", "lmdb"], capsys: pytest.CaptureFixture[str]
+) -> None:
+    def of(saved_box: Literal["proposal", "regressed", "both"]) -> Path:
+        selection = SelectionSettings(saved_box=saved_box)
+        settings = settings_for(saved_box, selection=selection, limit=3, format=storage)
+        assert extract(settings) == 0
+        return settings.output / f"shards/000000.{storage}"
+
+    proposal, regressed, both = of("proposal"), of("regressed"), of("both")
+    info = read_dataset(both.parents[1])
+    assert (info.format, "object_boxes" in info.fields) == (2, True)
+    with open_shard(proposal) as first, open_shard(regressed) as second, open_shard(both) as third:
+        for before, refined, sample in zip(first, second, third, strict=True):
+            assert sample.regions.object_boxes is not None
+            np.testing.assert_array_equal(sample.regions.boxes, before.regions.boxes)
+            np.testing.assert_array_equal(sample.regions.object_boxes, refined.regions.boxes)
+            assert not np.array_equal(sample.regions.object_boxes, sample.regions.boxes)
+    assert main(["verify", "--deep", str(both.parents[1])]) == 0
+    assert main(["inspect", f"{both.parents[1]}:0", "--image", str(both.with_suffix(".png"))]) == 0
+    assert "refined from" not in capsys.readouterr().err
+    assert main(["inspect", f"{proposal.parents[1]}:0", "--image", str(proposal.with_suffix(".png"))]) == 0
+    assert "--saved-box both" in capsys.readouterr().err

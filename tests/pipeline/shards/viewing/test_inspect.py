@@ -187,12 +187,14 @@ def test_ten_boxes_are_drawn_by_default_and_more_on_request(
 def test_the_boxes_that_are_drawn_are_named_where_labels_belong_to_refined_ones(dataset: Any) -> None:
     with open_shard(data_path(dataset.directory, 0, dataset.info.storage)) as reader:
         sample = reader[0]
+    with_refined = replace(sample, regions=replace(sample.regions, object_boxes=sample.regions.boxes))
 
     def said(saved_box: str) -> str:
-        info = replace(dataset.info, fingerprint_fields={"selection": {"saved_box": saved_box}})
+        info = replace(dataset.info, fingerprint_fields={"extractor": {"selection": {"saved_box": saved_box}}})
         return "\n".join(drawn_lines(info, sample, Path("out.png"), 10))
 
-    assert "--saved-box regressed" in said("proposal")
+    assert "--saved-box both" in said("proposal")
+    assert "refined" not in "\n".join(drawn_lines(dataset.info, with_refined, Path("out.png"), 10))
     assert "refined" not in said("regressed")
     assert f"of {len(sample.regions)} box" in said("regressed")
     assert "refined" not in "\n".join(
