@@ -40,6 +40,7 @@ def run(
 ) -> Callable[..., tuple[str, str]]:
     """Return what runs a script of examples/ in the folder and returns what it printed."""
     monkeypatch.chdir(scenes)
+    monkeypatch.syspath_prepend(str(ROOT / "examples"))
 
     def run_script(*command: str, status: int = 0) -> tuple[str, str]:
         monkeypatch.setattr(sys, "argv", list(command))
@@ -59,6 +60,15 @@ def test_features_are_extracted_and_read_and_a_model_is_trained_and_resumed(scen
     assert re.findall(r"^step (\d): loss \d+\.\d+$", printed, re.MULTILINE) == ["1", "2", "3", "4"]
     assert "run/final: " in printed
     assert len((scenes / "run/sessions.jsonl").read_text().splitlines()) >= 2  # it was resumed
+
+    loop = ("own_loop.py", "features", "run/final", "--steps", "2", "--state", "loop.json")
+    positions = [re.findall(r"^position (\d+): loss", run(*loop)[0], re.MULTILINE) for _ in range(2)]
+    assert positions == [["4", "8"], ["12", "16"]]
+    pytest.importorskip("accelerate", reason="the Trainer of transformers needs accelerate")
+    for steps in (4, 6):
+        printed, _ = run("hf_trainer.py", "features", "run/final", "trainer", "--steps", str(steps))
+        assert len(re.findall(r"^step \d: loss \d+\.\d+$", printed, re.MULTILINE)) == steps
+        assert f"position {4 * steps}\n" in printed  # steps of a resumed run read no batch twice
 
 
 def test_a_model_is_asked_and_a_photograph_that_is_missing_does_not_stop_the_others(scenes: Path, run: Any) -> None:

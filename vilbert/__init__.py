@@ -21,15 +21,17 @@ if TYPE_CHECKING:
     from vilbert.model.checkpoint import load_checkpoint as load_checkpoint
     from vilbert.pipeline.predict.predictor import Predictor as Predictor
     from vilbert.pipeline.shards.open_dataset import open_dataset as open_dataset
+    from vilbert.pipeline.train.data.ordered_loader import order as order
 
 _MODULES = {
     "Predictor": "vilbert.pipeline.predict.predictor",
     "build_extractor": "vilbert.extractors.extractor",
     "load_checkpoint": "vilbert.model.checkpoint",
     "open_dataset": "vilbert.pipeline.shards.open_dataset",
+    "order": "vilbert.pipeline.train.data.ordered_loader",
 }
 
-__all__ = ["Predictor", "build_extractor", "load_checkpoint", "open_dataset"]
+__all__ = ["Predictor", "build_extractor", "load_checkpoint", "open_dataset", "order"]
 
 
 def __getattr__(name: str) -> Any:
