@@ -55,7 +55,7 @@ COMMANDS = {
         "extract",
         "run a detector, write its regions to shards",
     ),
-    "status": Command("vilbert.pipeline.jobs.status", "StatusSettings", "status", "say how an extraction is going"),
+    "status": Command("vilbert.pipeline.jobs.status", "StatusSettings", "status", "say how a job is going"),
     "verify": Command(
         "vilbert.pipeline.shards.checks.verify", "VerifySettings", "verify", "prove shards complete and undamaged"
     ),
