@@ -71,9 +71,14 @@ class ExtractJob:
         count = min(count, planned.rows)
         return [number * planned.rows // count for number in range(count)]
 
-    def like(self, existing: DatasetInfo, planned: DatasetInfo) -> DatasetInfo:
+    @property
+    def made_share(self) -> float:
+        """All rows are measured."""
+        return 1.0
+
+    def like(self, existing: DatasetInfo, planned: DatasetInfo) -> tuple[DatasetInfo, DatasetInfo]:
         """Return the plan with the device of the data set: a cluster's workers may have another than this machine."""
-        return planned if self.settings.backend == "local" else with_device_of(existing, planned)
+        return existing, planned if self.settings.backend == "local" else with_device_of(existing, planned)
 
 
 def plan_dataset(settings: ExtractSettings, manifest: Manifest, description: Description) -> DatasetInfo:

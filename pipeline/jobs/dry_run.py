@@ -46,16 +46,16 @@ def dry_run(job: Job) -> int:
     """Print what a run would do and return 0. Raises what a run would raise where settings are not the data set's."""
     folder = open_folder(job.settings.output)
     refuse_strangers(folder)
-    worker = job.worker_here()
     with ExitStack() as stack:
         stack.enter_context(job.prepare(folder, dry=True))
+        worker = job.worker_here()
         stack.callback(worker.stop)
         description = worker.start()
         planned = job.plan(description)
         pending, again = list(range(planned.shards)), 0
         if has_dataset(folder):
             existing = read_info(folder)
-            planned = job.like(existing, planned)
+            existing, planned = job.like(existing, planned)
             require_same(existing, planned, folder.name)
             done = find_done(folder, planned)
             pending = done.pending()
@@ -122,8 +122,8 @@ def measure_sample(job: Job, worker: ShardWorker, planned: DatasetInfo, descript
     device = description.fingerprint.get("extractor", {}).get("device")
     where = f", on the {device}" if device else ""
     return Measure(
-        bytes_a_row=sum(stored(outcome, planned.storage) for outcome in outcomes) / len(rows),
-        rows_a_second=len(rows) / seconds,
+        bytes_a_row=sum(stored(outcome, planned.storage) for outcome in outcomes) / len(rows) * job.made_share,
+        rows_a_second=len(rows) / seconds / job.made_share,
         source=f"{counted(len(rows), 'row')} that one worker here tried just now{where} (several share the time)",
     )
 

@@ -107,5 +107,9 @@ class Job(Protocol):
     def measured_rows(self, planned: DatasetInfo, count: int) -> Sequence[int]:
         """Return the rows, at most `count`, that the dry run tries to measure their bytes and time."""
 
-    def like(self, existing: DatasetInfo, planned: DatasetInfo) -> DatasetInfo:
-        """Return the plan without those differences from the existing data set that are due to this machine alone."""
+    @property
+    def made_share(self) -> float:
+        """The share of the planned rows that become samples: measured rows are of these."""
+
+    def like(self, existing: DatasetInfo, planned: DatasetInfo) -> tuple[DatasetInfo, DatasetInfo]:
+        """Return the existing data set and the plan without the differences that a dry run accepts."""
