@@ -95,7 +95,7 @@ class Crew:
             self.tend(1)
             if self._starting:
                 wait(self._starting, timeout=1.0)
-            else:  # there is no room yet
+            elif self._first is None:  # there is no room yet
                 time.sleep(1.0)
         return self._first
 

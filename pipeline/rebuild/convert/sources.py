@@ -35,6 +35,8 @@ def open_source(place: Place, settings: ConvertSettings, *, verify: bool = True)
     if isinstance(place, str):
         name = open_folder(place).name
         raise RefusedError(f"{name}: has no dataset.json; published features are read from files on this machine")
+    if not place.exists():
+        raise ShardError(f"{place}: no such file or folder")
     from vilbert.pipeline.rebuild.formats.detect import open_published
 
     options = ImportOptions(class_names=settings.class_names, attribute_names=settings.attribute_names)
@@ -175,7 +177,11 @@ def _fingerprint(
     *,
     images: bool,
 ) -> dict[str, Any]:
-    """Return the fingerprint of the output: that of the sources where no region is changed and they have the same."""
+    """Return the fingerprint of the output.
+
+    It is that of the sources if they have the same one and no region is changed. Changes are facts of the extractor,
+    which training compares.
+    """
     regions: list[dict[str, Any]] = []
     for one in map(_regions_of, descriptions):
         one.pop("keep_images", None)
@@ -185,8 +191,14 @@ def _fingerprint(
     if donor is not None:
         operations["add_fields_from"] = _regions_of(donor)
     kept = {"keep_images": True} if images else {}
-    if len(regions) == 1 and not operations and descriptions[0].format == "vilbert":
-        return {**regions[0], **kept}
+    if len(regions) == 1 and descriptions[0].format == "vilbert":
+        extractor = regions[0].get("extractor")
+        if not operations:
+            return {**regions[0], **kept}
+        if isinstance(extractor, dict):
+            before = extractor.get("converted", [])
+            changed = {"extractor": {**extractor, "converted": [*before, operations]}}
+            return {**regions[0], **changed, "format": format_of(fields), **kept}
     return {"format": format_of(fields), "sources": regions, "operations": operations, **kept}
 
 
