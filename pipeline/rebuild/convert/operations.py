@@ -37,7 +37,7 @@ class RegionOperations:
     """Least score of a box."""
     max_boxes: int | None = None
     """Boxes of the highest scores."""
-    top_classes: int | None = None
+    max_classes: int | None = None
     """K at most."""
     drop_fields: tuple[str, ...] = ()
     """Groups to leave out, `images` among them."""
@@ -57,12 +57,12 @@ class RegionOperations:
         if (self.min_score is not None or self.max_boxes is not None) and "object_scores" not in fields:
             option = "--min-score" if self.min_score is not None else "--max-boxes"
             raise RefusedError(f"{option}: the source has no object_scores to choose boxes by")
-        if self.top_classes is not None and "class_probs" not in fields:
-            raise RefusedError("--top-classes: the source has no class_probs")
+        if self.max_classes is not None and "class_probs" not in fields:
+            raise RefusedError("--max-classes: the source has no class_probs")
         top_classes = int(fields["class_ids"]["shape"][1]) if "class_ids" in fields else 0
         return describe_fields(
             feature_dim=int(fields["features"]["shape"][1]),
-            top_classes=0 if "classes" in self.drop_fields else min(top_classes, self.top_classes or top_classes),
+            top_classes=0 if "classes" in self.drop_fields else min(top_classes, self.max_classes or top_classes),
             attributes="attribute_ids" in fields and "attributes" not in self.drop_fields,
             objects="object_ids" in fields and "objects" not in self.drop_fields,
             feature_dtype=self.feature_dtype or fields["features"]["dtype"],
@@ -82,8 +82,8 @@ class RegionOperations:
                 raise DroppedError("no_boxes")
             arrays = {name: array[kept] for name, array in arrays.items()}
         for name in ("class_ids", "class_probs"):
-            if name in arrays and self.top_classes is not None:
-                arrays[name] = arrays[name][:, : self.top_classes]
+            if name in arrays and self.max_classes is not None:
+                arrays[name] = arrays[name][:, : self.max_classes]
         for group in self.drop_fields:
             for name in GROUPS.get(group, ()):
                 arrays.pop(name, None)

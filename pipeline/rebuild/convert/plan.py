@@ -1,6 +1,6 @@
 """The rows that a conversion writes, planned once and read by every worker.
 
-    DIR/.plan/rows.npy        int64 [rows]: a source row in each place of the output, with the reason why it is dropped
+    DIR/.plan/rows.bin        int64 [rows]: a source row in each place of the output, with the reason why it is dropped
     DIR/.plan/joined.sqlite   what is joined by image id, see `joined.py`
     DIR/.plan/plan.json       written last: what the plan was made for, and where each shard begins
 
@@ -28,12 +28,12 @@ from vilbert.pipeline.shards.location.folder import Folder, LocalFolder
 from vilbert.pipeline.shards.location.layout import PLAN_FOLDER
 from vilbert.pipeline.shards.storage.atomic import write_atomic
 
-PLAN_FILE, ROWS_FILE, JOINED_FILE = "plan.json", "rows.npy", "joined.sqlite"
+PLAN_FILE, ROWS_FILE, JOINED_FILE = "plan.json", "rows.bin", "joined.sqlite"
 FILES = tuple(f"{PLAN_FOLDER}/{name}" for name in (ROWS_FILE, JOINED_FILE, PLAN_FILE))
 """In the order in which they are written."""
 _CHUNK = 1 << 20
 REASONS = ("", "failed", "ids", "split", "where", "not_joined", "no_fields", "duplicate_image", "duplicate_id")
-"""Why a row is dropped, by the low byte of its entry in rows.npy; the first: it is kept."""
+"""Why a row is dropped, by the low byte of its entry in rows.bin; the first: it is kept."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,14 +73,14 @@ class PlannedRows:
         self.plan = read_plan(directory)
         path = directory / PLAN_FOLDER / ROWS_FILE
         try:
-            self._rows: NDArray[np.int64] = np.load(path, mmap_mode="r", allow_pickle=False)
+            if path.stat().st_size != self.plan.rows * np.dtype(np.int64).itemsize:
+                raise ValueError(f"has not the rows of {PLAN_FILE}")
+            self._rows: NDArray[np.int64] = np.memmap(path, dtype="<i8", mode="r")
             self.joined = Joined(directory / PLAN_FOLDER / JOINED_FILE)
         except (OSError, ValueError) as error:
             raise ShardError(
                 f"{path}: cannot be read ({error}); delete {path.parent} and run the command again"
             ) from error
-        if self._rows.shape != (self.plan.rows,) or self._rows.dtype != np.int64:
-            raise ShardError(f"{path}: has not the rows of {PLAN_FILE}; delete {path.parent} and run the command again")
 
     def part(self, start: int, stop: int) -> Part:
         """Return the places [start, stop)."""
@@ -138,7 +138,7 @@ def make_plan(folder: Folder, build: Callable[[Path], Plan]) -> Plan:
 
     Args:
         folder: The output folder.
-        build: Writes rows.npy and joined.sqlite into the folder that it is given.
+        build: Writes rows.bin and joined.sqlite into the folder that it is given.
     """
     with folder.building() as directory:
         home = directory / PLAN_FOLDER
@@ -168,7 +168,7 @@ def order_rows(
     splits: NDArray[np.uint16] | None = None,
     split_names: Sequence[str] = (),
 ) -> tuple[int, ...]:
-    """Write rows.npy and return the first place of each shard.
+    """Write rows.bin and return the first place of each shard.
 
     In the order of the sources, a dropped row stands where it was. Shuffled rows, and rows by split, are followed by
     the dropped ones, which the last shard counts.
@@ -181,7 +181,7 @@ def order_rows(
         splits: [rows] number of each row's split, for shards of one split each.
         split_names: Names of the splits by number.
     """
-    entries = np.lib.format.open_memmap(path, mode="w+", dtype=np.int64, shape=(len(codes),))
+    entries = np.memmap(path, mode="w+", dtype="<i8", shape=(len(codes),))
     if shuffle_seed is None and splits is None:
         starts = _in_order(entries, codes, shard_size)
         entries.flush()

@@ -71,7 +71,7 @@ def plan_rows(
     donor: Source | None = None,
     existing: Source | None = None,
 ) -> Plan:
-    """Write rows.npy and joined.sqlite into a folder, and return the plan.
+    """Write rows.bin and joined.sqlite into a folder, and return the plan.
 
     Args:
         home: An empty folder.

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import tyro
 from annotated_types import Ge
 
+from vilbert.pipeline.rebuild.formats.registry import ImportOptions
 from vilbert.pipeline.rebuild.where import parse_where
 from vilbert.pipeline.shards.location.place_option import PlaceOption
 from vilbert.settings import NonNegativeFloat, PositiveInt, Seed, Share, validated
@@ -37,10 +39,6 @@ class ConvertSettings:
     """Add the sources to the data set in --output, which must have the same fingerprint."""
     source_format: str | None = None
     """Format of the sources that are published features; default: recognised by their content."""
-    class_names: Path | None = None
-    """Published features: text file with one class name per line, without the background."""
-    attribute_names: Path | None = None
-    """Published features: text file with one attribute name per line."""
     ids: Path | None = None
     """Keep only these images: text file with one image id per line, JSON list, .npy, or a manifest."""
     split: tuple[str, ...] | None = None
@@ -68,7 +66,7 @@ class ConvertSettings:
     """Data set or file of the same images and boxes whose fields are added where the sources lack them."""
     feature_dtype: Literal["float16", "float32"] | None = None
     """dtype of features; default: that of the sources."""
-    top_classes: PositiveInt | None = None
+    max_classes: PositiveInt | None = None
     """Keep only this many of the most probable classes of each box."""
     shuffle_seed: Seed | None = None
     """Shuffle all samples by this seed; default: the order of the sources."""
@@ -90,6 +88,7 @@ class ConvertSettings:
     """Start Ray's dashboard and metrics exporter with a local Ray (needs ray[default])."""
     price_per_hour: NonNegativeFloat | None = None
     """Price of a worker per hour, in any currency; the summary then has the price of a million images."""
+    importing: ImportOptions = field(default_factory=ImportOptions)
 
     def __post_init__(self) -> None:
         if not self.sources:
@@ -119,6 +118,6 @@ class ConvertSettings:
             "min_score": self.min_score,
             "drop_fields": sorted(set(self.drop_fields) - {"images"}),
             "feature_dtype": self.feature_dtype,
-            "top_classes": self.top_classes,
+            "max_classes": self.max_classes,
         }
         return {name: value for name, value in operations.items() if value not in (None, [])}

@@ -15,7 +15,6 @@ from vilbert.pipeline.jobs.plan import differences
 from vilbert.pipeline.rebuild.convert.operations import RegionOperations, add_descriptions, missing_groups
 from vilbert.pipeline.rebuild.convert.settings import ConvertSettings
 from vilbert.pipeline.rebuild.dataset_source import DatasetSource, is_dataset
-from vilbert.pipeline.rebuild.formats.registry import ImportOptions
 from vilbert.pipeline.rebuild.source import Source, SourceDescription
 from vilbert.pipeline.shards.dataset import fingerprint_digest
 from vilbert.pipeline.shards.location.folder import Place, open_folder
@@ -39,8 +38,7 @@ def open_source(place: Place, settings: ConvertSettings, *, verify: bool = True)
         raise ShardError(f"{place}: no such file or folder")
     from vilbert.pipeline.rebuild.formats.detect import open_published
 
-    options = ImportOptions(class_names=settings.class_names, attribute_names=settings.attribute_names)
-    return open_published(place, settings.source_format, options)
+    return open_published(place, settings.source_format, settings.importing)
 
 
 class OpenSources(Closing):
@@ -93,7 +91,7 @@ def region_operations(settings: ConvertSettings) -> RegionOperations:
     return RegionOperations(
         min_score=settings.min_score,
         max_boxes=settings.max_boxes,
-        top_classes=settings.top_classes,
+        max_classes=settings.max_classes,
         drop_fields=settings.drop_fields,
         feature_dtype=settings.feature_dtype,
     )
@@ -120,7 +118,7 @@ def describe_outcome(settings: ConvertSettings, opened: OpenSources) -> Outcome:
         if lines := "; ".join(_field_differences(fields[0], these)):
             raise RefusedError(
                 f"{place}: its samples have other arrays than those of {settings.sources[0]} ({lines}); see "
-                "--drop-fields, --feature-dtype and --top-classes"
+                "--drop-fields, --feature-dtype and --max-classes"
             )
         if pictures != images[0]:
             raise RefusedError(f"{place}: only some sources keep images; leave them out with --drop-fields images")

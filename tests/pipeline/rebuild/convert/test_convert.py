@@ -212,7 +212,7 @@ def test_added_fields_are_those_of_the_same_boxes(source: Source, run: Run) -> N
 
 def test_dtype_and_soft_labels(source: Source, run: Run) -> None:
     data = source("a")
-    wide = run("wide", data, feature_dtype="float32", top_classes=2)
+    wide = run("wide", data, feature_dtype="float32", max_classes=2)
     for before, after in zip(samples(data).values(), samples(wide).values(), strict=True):
         assert after.regions.features.dtype == np.float32
         np.testing.assert_array_equal(after.regions.features, before.regions.features)
@@ -349,7 +349,7 @@ def test_sources_that_do_not_go_together_are_refused(source: Source, run: Run, t
         (["a/data", "--join", "strangers.csv"], "no image id of the sources is in the files"),
         (["a/data", "--join-fields", "captions"], "--join-fields chooses"),
         (["a/data", "--add-fields-from", "a/data"], "has no field that the sources lack"),
-        (["a/data", "--top-classes", "0"], "--top-classes"),
+        (["a/data", "--max-classes", "0"], "--max-classes"),
     ],
 )
 def test_mistakes_are_named_without_a_traceback(
