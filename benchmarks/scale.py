@@ -29,12 +29,12 @@ import tyro
 from benchmarks.model import markdown
 from vilbert.extractors.regions import Regions
 from vilbert.manifests.manifest import Manifest
-from vilbert.pipeline.extract import run as extraction
+from vilbert.pipeline.extract import job as extraction
 from vilbert.pipeline.extract.run import extract
 from vilbert.pipeline.extract.settings import ExtractSettings
 from vilbert.pipeline.jobs.run_state import read_state
 from vilbert.pipeline.jobs.stall import Pulse
-from vilbert.pipeline.jobs.worker import Description, Extracted
+from vilbert.pipeline.jobs.worker import Description, ShardDone
 from vilbert.pipeline.shards.dataset import fingerprint_digest, read_dataset
 from vilbert.pipeline.shards.keys import sample_key
 from vilbert.pipeline.shards.location.folder import open_folder
@@ -98,7 +98,7 @@ class SleepingWorker:
             software={},
         )
 
-    def extract_shard(self, shard: int, rows: tuple[int, int], retry: bool = False) -> Extracted:
+    def make_shard(self, shard: int, rows: tuple[int, int], retry: bool = False) -> ShardDone:
         """Sleep and write, and note on which node."""
         import ray
 
@@ -116,7 +116,7 @@ class SleepingWorker:
         notes = notes_of(Path(self._settings.output))
         notes.mkdir(exist_ok=True)
         (notes / str(shard)).write_text(ray.get_runtime_context().get_node_id())
-        return Extracted(done, time.monotonic() - begun, self._seconds)
+        return ShardDone(done, time.monotonic() - begun, self._seconds)
 
     def pulse(self) -> Pulse:
         """Return a sign of life."""

@@ -55,7 +55,13 @@ COMMANDS = {
         "extract",
         "run a detector, write its regions to shards",
     ),
-    "status": Command("vilbert.pipeline.jobs.status", "StatusSettings", "status", "say how an extraction is going"),
+    "convert": Command(
+        "vilbert.pipeline.rebuild.convert.command",
+        "vilbert.pipeline.rebuild.convert.settings:ConvertSettings",
+        "convert",
+        "rebuild shards: merge, select, recaption, change fields",
+    ),
+    "status": Command("vilbert.pipeline.jobs.status", "StatusSettings", "status", "say how a job is going"),
     "verify": Command(
         "vilbert.pipeline.shards.checks.verify", "VerifySettings", "verify", "prove shards complete and undamaged"
     ),

@@ -1,44 +1,14 @@
-"""`vilbert extract`: from a manifest and a detector to a complete data set.
-
-The driver plans, hands out shards, counts and closes. It reads no image and holds no features.
-"""
+"""`vilbert extract`: from a manifest and a detector to a complete data set."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, nullcontext
-from threading import Event
 
 from vilbert.manifests.manifest import Manifest
 from vilbert.pipeline.allocator import keep_freed_memory
-from vilbert.pipeline.errors import READ_ONLY, RefusedError, ShardError
-from vilbert.pipeline.extract.planned_dataset import plan_dataset
+from vilbert.pipeline.extract.job import ExtractJob
 from vilbert.pipeline.extract.settings import ExtractSettings
-from vilbert.pipeline.extract.worker import Worker
-from vilbert.pipeline.jobs.crew import Crew
-from vilbert.pipeline.jobs.done import DoneShards, find_done
-from vilbert.pipeline.jobs.journals import Journals
-from vilbert.pipeline.jobs.plan import (
-    begin_dataset,
-    check_alike,
-    finish_dataset,
-    is_complete,
-    make_folder,
-    reopen_dataset,
-    require_dataset,
-    require_same,
-)
-from vilbert.pipeline.jobs.retries import Retries, begin_retries, give_up_retries
-from vilbert.pipeline.jobs.run_log import log_folder, run_log
-from vilbert.pipeline.jobs.schedule import Schedule
-from vilbert.pipeline.jobs.watch import Renewal, Watch, starting
-from vilbert.pipeline.shards.dataset import DatasetInfo, read_info
-from vilbert.pipeline.shards.location.folder import Folder, open_folder
-from vilbert.pipeline.shards.location.layout import SHARDS_FOLDER
-from vilbert.pipeline.shards.location.retry import hurry, patience
-from vilbert.pipeline.signals import leave_now, terminate_like_interrupt, undisturbed
-from vilbert.pipeline.terminal import counted
+from vilbert.pipeline.jobs.run import run_job
 
 logger = logging.getLogger(__name__)
 
@@ -48,238 +18,15 @@ def extract(settings: ExtractSettings) -> int:
 
     Where a thread hangs in native code it does not return: it ends the process, with that status.
     """
-    if settings.dry_run:
-        from vilbert.pipeline.extract.dry_run import dry_run
-
-        return dry_run(settings)
-    if settings.backend == "local":
-        keep_freed_memory()  # before any thread: one that had memory of its own would leave it to the worker's
-    hung = Event()
-    try:
-        with terminate_like_interrupt(), patience():
-            status = write_dataset(settings, hung)
-    except (Exception, KeyboardInterrupt) as error:
-        if not hung.is_set():
-            raise
-        logger.error("%s", error)
-        status = 1
-    if hung.is_set():
-        leave_now(status)
-    return status
-
-
-def write_dataset(settings: ExtractSettings, hung: Event) -> int:
-    """Do what `extract` does; set `hung` where a thread is left that nothing ends."""
     manifest = Manifest.open(settings.manifest)
     if manifest.rows == 0:
         logger.error("%s has no rows: there is nothing to extract", settings.manifest)
         return 1
-    folder = open_folder(settings.output)
-    if settings.retry_failed is not None:
-        require_dataset(folder)
-    with ExitStack() as stack:
-        try:
-            with disk_errors(folder):
-                make_folder(folder)
-                try:
-                    stack.enter_context(folder.exclusive_writer())
-                except OSError as error:
-                    if error.errno not in READ_ONLY or settings.retry_failed is not None or not is_complete(folder):
-                        raise
-                    return summarise(settings, require_nothing_to_do(settings, manifest, folder, hung))
-            stack.callback(sweep, folder)  # of workers that were killed
-            begins = settings.retry_failed is not None or not is_complete(folder)
-            with starting(folder) if begins else nullcontext() as start:
-                info = write_pending_shards(settings, manifest, folder, hung, start)
-        except KeyboardInterrupt:
-            hurry()
-            logger.warning("interrupted: %s complete; run the same command again to resume", what_is_done(folder))
-            return 130
-    return summarise(settings, info)
+    job = ExtractJob(settings, manifest)
+    if settings.dry_run:
+        from vilbert.pipeline.jobs.dry_run import dry_run
 
-
-def write_pending_shards(
-    settings: ExtractSettings, manifest: Manifest, folder: Folder, hung: Event, start: Renewal | None
-) -> DatasetInfo:
-    """Start workers, check that the data set is theirs to go on with, write the missing shards, close the data set.
-
-    start: renews the run's account until its `Watch` does; None where there is most likely nothing to do.
-    """
-    with ExitStack() as stack, hurrying():
-        crew, planned = stack.enter_context(planning(settings, manifest, hung))
-        journals = Journals(folder)
-        with disk_errors(folder):
-            begin_dataset(folder, planned, journals)
-            done = find_done(folder, planned, sweep=True)
-        stack.callback(done.save)
-        retries = choose_retries(settings, folder, planned, done, journals)
-        stack.callback(retries.save)
-        rows = {shard: planned.shard_rows(shard) for shard in done.pending()}
-        if not rows:
-            logger.info("nothing to do: %s has all its shards", settings.output)
-        if rows or start is not None:
-            schedule = Schedule(
-                crew,
-                rows,
-                journals=journals,
-                retry=frozenset(retries.left),
-                stall_seconds=settings.stall_seconds,
-            )
-            log = stack.enter_context(run_log(log_folder(settings.output)))
-            if start is not None:
-                start.end()
-            watch = stack.enter_context(
-                Watch(
-                    folder,
-                    planned,
-                    done,
-                    log=log,
-                    metrics=settings.dashboard or settings.ray_address is not None,
-                    price_per_hour=settings.price_per_hour,
-                )
-            )
-            for extracted in schedule.run():
-                if extracted is not None:
-                    done.note(extracted.record)
-                    retries.note(extracted.record)
-                    watch.note(extracted)
-                watch.tick(crew.ready, schedule.lost)
-            stack.enter_context(watch.finishing())
-        journals.remove_all()
-        with disk_errors(folder):  # inside the watch: the run has finished when dataset.json says so
-            return finish_dataset(folder, written=len(rows))
-
-
-@contextmanager
-def planning(settings: ExtractSettings, manifest: Manifest, hung: Event) -> Iterator[tuple[Crew, DatasetInfo]]:
-    """Start workers and yield them with the data set that they make of the manifest."""
-    with ExitStack() as stack:
-        crew = stack.enter_context(backend(settings))
-        stack.callback(close, crew, hung)
-        description = crew.first()
-        crew.require(lambda other: check_alike(description, other))
-        yield crew, plan_dataset(settings, manifest, description)
-
-
-def require_nothing_to_do(settings: ExtractSettings, manifest: Manifest, folder: Folder, hung: Event) -> DatasetInfo:
-    """Return what a complete data set holds that may only be read.
-
-    Raises FingerprintError where it is of other settings, RefusedError where shards of it are missing.
-    """
-    with hurrying(), planning(settings, manifest, hung) as (_, planned):
-        info = read_info(folder)
-        require_same(info, planned, folder.name)
-        if missing := find_done(folder, planned).pending():
-            shards = counted(len(missing), "shard is", "shards are")
-            raise RefusedError(f"{folder.name}: is read-only and {shards} missing or damaged; make it writable")
-    logger.info("nothing to do: %s has all its shards", settings.output)
-    return info
-
-
-def choose_retries(
-    settings: ExtractSettings, folder: Folder, planned: DatasetInfo, done: DoneShards, journals: Journals
-) -> Retries:
-    """Return the shards to make once more for the sake of their failed rows, and take them for not done."""
-    if settings.retry_failed is None:
-        return give_up_retries(folder, done, planned.shards)
-    retries, begins = begin_retries(folder, done, planned.shards, settings.retry_failed)
-    if begins:
-        for shard in journals.shards().intersection(retries.left):
-            journals.remove(shard)  # what it says of images is from before they were to be tried again
-    if retries.left:
-        with disk_errors(folder):
-            reopen_dataset(folder)
-    retries.save()
-    done.forget(retries.left)
-    logger.info("shards with failed rows to try again: %d", len(retries.left))
-    return retries
-
-
-def what_is_done(folder: Folder) -> str:
-    """Return for a person how many shards are there."""
-    try:
-        done = sum(name.endswith(".json") for name, _ in folder.entries(SHARDS_FOLDER))
-    except (OSError, ShardError):  # a store that is away: perhaps that is why it was interrupted
-        return "the finished shards are"
-    return "1 shard is" if done == 1 else f"{done} shards are"
-
-
-@contextmanager
-def hurrying() -> Iterator[None]:
-    """Once the block is interrupted, let no store that is away be waited for, by whatever is left to write."""
-    try:
-        yield
-    except KeyboardInterrupt:
-        hurry()
-        raise
-
-
-def sweep(folder: Folder) -> None:
-    """Delete what killed workers left unfinished; what cannot be deleted is left to the next run."""
-    try:
-        folder.sweep()
-    except OSError as error:
-        logger.warning("%s: unfinished files cannot be deleted: %s", folder.name, error)
-
-
-def close(crew: Crew, hung: Event) -> None:
-    """End the workers, undisturbed by those who cannot wait: it takes seconds."""
-    with undisturbed():
-        crew.close()
-    if crew.stuck:
-        hung.set()
-
-
-@contextmanager
-def backend(settings: ExtractSettings) -> Iterator[Crew]:
-    """Yield the crew that starts workers with the backend that is asked for."""
+        return dry_run(job)
     if settings.backend == "local":
-        from vilbert.pipeline.jobs.local_backend import LocalHandle
-
-        yield Crew(lambda: LocalHandle(Worker(settings)), lambda: 1)
-    else:
-        from vilbert.pipeline.jobs.ray_backend import RayHandle, no_process_yet, room_now, worker_resources
-        from vilbert.pipeline.ray_session import ray_session
-
-        instead = "use --backend local for one worker in this process"
-        with ray_session(settings.ray_address, instead=instead, dashboard=settings.dashboard) as cluster:
-            gpus, number = worker_resources(settings, cluster, on_gpu=settings.detector.device != "cpu")
-            yield Crew(
-                lambda: RayHandle(Worker, settings, gpus, number),
-                room_now(settings, gpus, number),
-                no_process=no_process_yet(settings),
-            )
-
-
-@contextmanager
-def disk_errors(folder: Folder) -> Iterator[None]:
-    """Raise ShardError where the output cannot be written."""
-    try:
-        yield
-    except OSError as error:
-        raise ShardError(
-            f"{folder.name}: cannot be written ({error.strerror or error}); free space or check its permissions, then "
-            "run the same command again to resume"
-        ) from error
-
-
-def summarise(settings: ExtractSettings, info: DatasetInfo) -> int:
-    """Say what the data set holds; return 1 where it holds no sample."""
-    reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(info.totals.failures.items()))
-    logger.info(
-        "%s: %d samples%s; check with: vilbert verify %s --deep",
-        settings.output,
-        info.totals.samples,
-        f", {sum(info.totals.failures.values())} failures ({reasons})" if reasons else "",
-        settings.output,
-    )
-    if private := info.totals.failures.get("private_address"):
-        logger.warning(
-            "%s at private addresses, which are not fetched by default. If you trust the manifest, run the same "
-            "command with --allow-private-addresses --retry-failed private_address",
-            "1 image is" if private == 1 else f"{private} images are",
-        )
-    if info.totals.samples == 0:
-        logger.error("every row failed; the reasons are in %s/failures/", settings.output)
-        return 1
-    return 0
+        keep_freed_memory()  # before any thread: one that had memory of its own would leave it to the worker's
+    return run_job(job)

@@ -36,7 +36,7 @@ from vilbert.pipeline.jobs.journal import Journal, parse_journal
 from vilbert.pipeline.jobs.journals import Journals
 from vilbert.pipeline.jobs.stall import Pulse
 from vilbert.pipeline.jobs.suspects import DETAILS, Verdict, judge, require_sound
-from vilbert.pipeline.jobs.worker import Description, Extracted
+from vilbert.pipeline.jobs.worker import Description, ShardDone
 from vilbert.pipeline.shards.dataset import fingerprint_digest
 from vilbert.pipeline.shards.failures import FailureRow
 from vilbert.pipeline.shards.location.folder import open_folder
@@ -102,7 +102,7 @@ class Worker:
             | {name: version(name) for name in ("torch", "torchvision", "pillow", "numpy")},
         )
 
-    def extract_shard(self, shard: int, rows: tuple[int, int], retry: bool = False) -> Extracted:
+    def make_shard(self, shard: int, rows: tuple[int, int], retry: bool = False) -> ShardDone:
         """Write the shard of the manifest rows [start, stop) and return what it holds.
 
         retry: try again what failed and keep what is there. Rows that ended earlier attempts are left out.
@@ -139,10 +139,11 @@ class Worker:
             journal.remove()
         if died:
             self._journals.remove(shard)
-        return Extracted(record, time.monotonic() - begun, self._turns.take_seconds(), len(there))
+        return ShardDone(record, time.monotonic() - begun, self._turns.take_seconds(), len(there))
 
-    def try_rows(self, records: Sequence[ImageRecord]) -> list[Sample | FailureRow]:
-        """Return what becomes of some rows, and write nothing."""
+    def try_rows(self, rows: Sequence[int]) -> list[Sample | FailureRow]:
+        """Return what some rows of the manifest become, and write nothing."""
+        records = [self._manifest.read(row, row + 1)[0] for row in rows]
         return list(self._outcomes(dict(enumerate(records)), {}, Journal(), judge(())))
 
     def pulse(self) -> Pulse:
@@ -153,7 +154,7 @@ class Worker:
         return Pulse(sum(self._rows_done.copy().values()), beats, at_it)
 
     def stop(self, *, hung: bool = False) -> None:
-        """Let every `extract_shard` under way leave with StoppedError after its current batch.
+        """Let every `make_shard` under way leave with StoppedError after its current batch.
 
         hung: because nothing moves in it, for which an image is to blame.
         """

@@ -14,16 +14,16 @@ from typing import Protocol
 
 from vilbert.pipeline.errors import ShardError
 from vilbert.pipeline.jobs.stall import Pulse
-from vilbert.pipeline.jobs.worker import Description, Extracted
+from vilbert.pipeline.jobs.worker import Description, ShardDone
 
 logger = logging.getLogger(__name__)
 
 FAILED_STARTS = 5
-"""So often in a row workers may fail while they build the detector. Where none is at work, the run then gives up."""
+"""Workers in a row that may fail while they start. Where none is at work, the run then gives up."""
 SECONDS_BETWEEN_STARTS = 60.0
 """From then on, where others are at work: on some node workers cannot start."""
 START_SECONDS = 1800.0
-"""For which a worker may build its detector, from its first sign of life; then it hangs."""
+"""Seconds that a worker may take to start, from its first sign of life; then it hangs."""
 SECONDS_BEFORE_WAITING_IS_SAID = 60.0
 
 
@@ -39,10 +39,10 @@ class Handle(Protocol):
         """Whether it was closed, and a thread of this process is at it all the same."""
 
     def start(self) -> Future[Description]:
-        """Build the detector. The future raises WorkerLostError where the process dies."""
+        """Start the worker. The future raises WorkerLostError where the process dies."""
 
-    def extract_shard(self, shard: int, rows: tuple[int, int], retry: bool = False) -> Future[Extracted]:
-        """Write the shard of the manifest rows [start, stop); with `retry`, keep what is there of it.
+    def make_shard(self, shard: int, rows: tuple[int, int], retry: bool = False) -> Future[ShardDone]:
+        """Write the shard of the rows [start, stop); with `retry`, keep what is there of it.
 
         The future raises WorkerLostError where the worker's process dies.
         """
@@ -90,12 +90,12 @@ class Crew:
         """Whether a thread of this process hangs in a worker that was closed."""
 
     def first(self) -> Description:
-        """Start one worker, wait for it, and return what its detector is."""
+        """Start one worker, wait for it, and return its description."""
         while self._first is None:
             self.tend(1)
             if self._starting:
                 wait(self._starting, timeout=1.0)
-            else:  # there is no room yet
+            elif self._first is None:  # there is no room yet
                 time.sleep(1.0)
         return self._first
 
@@ -124,7 +124,7 @@ class Crew:
         self._say_if_waiting()
 
     def _hangs(self, future: Future[Description]) -> bool:
-        """Say whether a worker has been at its detector for too long."""
+        """Say whether a worker has been starting for too long."""
         if not self._starting[future][0].pulse().beats:
             return False
         return time.monotonic() - self._alive_since.setdefault(future, time.monotonic()) > START_SECONDS
@@ -139,7 +139,7 @@ class Crew:
                 raise WorkerLostError(f"it was not ready after {START_SECONDS:.0f} s")
             description = future.result()
             self._check(description)
-        except Exception as error:  # whatever a detector raises while it is loaded in another process
+        except Exception as error:  # whatever a worker raises while it starts in another process
             if self._first is None and not isinstance(error, WorkerLostError):
                 raise  # wrong settings, most likely; later it is one node that cannot do what others can
             worker.close()
@@ -148,9 +148,9 @@ class Crew:
                 self._failed_at = time.monotonic()
             if self._failed_starts >= FAILED_STARTS and not self.ready:
                 raise ShardError(
-                    f"{FAILED_STARTS} workers failed while they built the detector ({error}); is there memory enough?"
+                    f"{FAILED_STARTS} workers failed while they started ({error}); is there memory enough?"
                 ) from error
-            logger.warning("a worker failed while it built the detector (%s); starting another", error)
+            logger.warning("a worker failed while it started (%s); starting another", error)
             return
         self._failed_starts = 0
         self._first = self._first or description
@@ -183,5 +183,5 @@ class Crew:
         if not self._starting:
             return "no node has room for one; add nodes, or wait until others have left"
         if any(worker.pulse().beats for worker, _ in self._starting.values()):
-            return "the detector is still being built (weights are read or downloaded)"
+            return "the first one is still starting (it reads or downloads its weights, or opens its inputs)"
         return self._no_process

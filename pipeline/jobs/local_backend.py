@@ -7,7 +7,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 from vilbert.pipeline.jobs.stall import Pulse
-from vilbert.pipeline.jobs.worker import SHARDS_IN_FLIGHT, Description, Extracted, ShardWorker
+from vilbert.pipeline.jobs.worker import SHARDS_IN_FLIGHT, Description, ShardDone, ShardWorker
 
 STOP_SECONDS = 5.0
 """How long a worker may take to finish its batch, before it is left to itself."""
@@ -24,13 +24,13 @@ class LocalHandle:
         self.stuck = False
 
     def start(self) -> Future[Description]:
-        """Build the detector."""
+        """Start the worker."""
         self._futures = [started := self._threads.submit(self._worker.start)]
         return started
 
-    def extract_shard(self, shard: int, rows: tuple[int, int], retry: bool = False) -> Future[Extracted]:
-        """Write the shard of the manifest rows [start, stop)."""
-        future = self._threads.submit(self._worker.extract_shard, shard, rows, retry)
+    def make_shard(self, shard: int, rows: tuple[int, int], retry: bool = False) -> Future[ShardDone]:
+        """Write the shard of the rows [start, stop)."""
+        future = self._threads.submit(self._worker.make_shard, shard, rows, retry)
         self._futures = [*(one for one in self._futures if not one.done()), future]
         return future
 

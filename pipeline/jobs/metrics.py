@@ -4,23 +4,21 @@ from __future__ import annotations
 
 from vilbert.pipeline.jobs.run_state import RunState
 
-PREFIX = "vilbert_extract"
-
 
 class Metrics:
     """Metrics of one run, which the driver's node exports. Needs a Ray that is initialised."""
 
-    def __init__(self, dataset: str) -> None:
-        """dataset: becomes the label of that name."""
+    def __init__(self, command: str, dataset: str) -> None:
+        """Create the metrics `vilbert_COMMAND_…`; `dataset` becomes the label of that name."""
         from ray.util.metrics import Counter, Gauge
 
         def gauge(name: str, description: str) -> Gauge:
-            made = Gauge(f"{PREFIX}_{name}", description, tag_keys=("dataset",))
+            made = Gauge(f"vilbert_{command}_{name}", description, tag_keys=("dataset",))
             made.set_default_tags({"dataset": dataset})
             return made
 
         def counter(name: str, description: str, *labels: str) -> Counter:
-            made = Counter(f"{PREFIX}_{name}", description, tag_keys=("dataset", *labels))
+            made = Counter(f"vilbert_{command}_{name}", description, tag_keys=("dataset", *labels))
             made.set_default_tags({"dataset": dataset})
             return made
 

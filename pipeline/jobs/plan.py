@@ -16,13 +16,15 @@ from vilbert.pipeline.jobs.run_state import RUN_FILE
 from vilbert.pipeline.jobs.worker import Description
 from vilbert.pipeline.shards.dataset import DatasetInfo, Tally, Totals, encode_dataset, read_info
 from vilbert.pipeline.shards.location.folder import Folder
-from vilbert.pipeline.shards.location.layout import DATASET_FILE, JOURNALS_FOLDER, SHARDS_FOLDER
+from vilbert.pipeline.shards.location.layout import DATASET_FILE, JOURNALS_FOLDER, PLAN_FOLDER, SHARDS_FOLDER
 from vilbert.pipeline.shards.location.lease import LEASE_FOLDER
 from vilbert.pipeline.shards.location.lock import LOCK_FILE
 from vilbert.pipeline.shards.storage.atomic import is_temporary
 
-FIXED = ("format", "storage", "shard_size", "rows", "manifest_hash", "fingerprint_fields")
+FIXED = ("fields", "storage", "shard_size", "rows", "shard_starts", "manifest_hash", "steps", "fingerprint_fields")
 """Settings that a resumed run must share with the first run."""
+UNNAMED = ("fingerprint_fields", "steps")
+"""Those whose parts are named by themselves in messages."""
 
 
 def make_folder(folder: Folder) -> None:
@@ -37,7 +39,7 @@ def refuse_strangers(folder: Folder) -> None:
     if DATASET_FILE in names:
         return
     # A run that was killed before dataset.json was there leaves its lock, and perhaps the file half written.
-    own = (LOCK_FILE, LEASE_FOLDER, DONE_FILE, RUN_FILE, LOG_FILE, JOURNALS_FOLDER)
+    own = (PLAN_FOLDER, LOCK_FILE, LEASE_FOLDER, DONE_FILE, RUN_FILE, LOG_FILE, JOURNALS_FOLDER)
     ours = {name for name in names if name in own or is_temporary(name)}
     if strangers := sorted(names - ours):
         raise RefusedError(
@@ -135,7 +137,7 @@ def differences(was: Mapping[str, Any], now: Mapping[str, Any], prefix: str = ""
     for name in sorted(was.keys() | now.keys()):
         old, new = was.get(name), now.get(name)
         if isinstance(old, Mapping) and isinstance(new, Mapping):
-            yield from differences(old, new, "" if name == "fingerprint_fields" else f"{prefix}{name}.")
+            yield from differences(old, new, "" if name in UNNAMED else f"{prefix}{name}.")
         elif old != new:
             yield f"{prefix}{name}: {_short(old)} in the data set, {_short(new)} asked for"
 

@@ -1,4 +1,4 @@
-"""One line that says how an extraction is going."""
+"""One line that says how a job is going."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ from tqdm import tqdm
 from vilbert.pipeline.progress_line import ProgressLine
 
 
-class ExtractProgress:
+class JobProgress:
     """Reports images done of a total, images/s, failures and the time that is left."""
 
-    def __init__(self, total: int, already_done: int, stream: TextIO | None = None) -> None:
+    def __init__(self, command: str, total: int, already_done: int, stream: TextIO | None = None) -> None:
+        self._command = command
         self._total = total
         self._already_done = already_done
         self._shown = ProgressLine(sys.stderr if stream is None else stream)
@@ -30,7 +31,7 @@ class ExtractProgress:
             seconds,
             unit="img",
             initial=self._already_done,
-            prefix="extract",
+            prefix=self._command,
             postfix=f"failed {failures}",
             ncols=100,
             ascii=not self._shown.in_place,

@@ -9,14 +9,15 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
-from typing import Any, Literal, Protocol, TypeVar
+from typing import Any, TypeVar
 
 from vilbert.extractors.extractor import ExtractorError
 from vilbert.pipeline import allocator, openmp
 from vilbert.pipeline.errors import DeviceLostError, ShardError
 from vilbert.pipeline.jobs.crew import WorkerLostError
+from vilbert.pipeline.jobs.job import WorkerSettings
 from vilbert.pipeline.jobs.stall import Pulse
-from vilbert.pipeline.jobs.worker import SHARDS_IN_FLIGHT, Description, Extracted, ShardWorker
+from vilbert.pipeline.jobs.worker import SHARDS_IN_FLIGHT, Description, ShardDone, ShardWorker
 
 SECONDS_BETWEEN_LOOKS = 10.0
 """At a cluster's resources."""
@@ -27,30 +28,6 @@ PULSE_SECONDS = 10.0
 QUESTIONS_A_SECOND = 0.5
 """To all workers, about: with many of them they are most of what the driver does."""
 _STOP_SECONDS = 2.0
-
-
-class WorkerSettings(Protocol):
-    """The settings of a job that say how many workers it has, and of what size."""
-
-    @property
-    def workers(self) -> int | Literal["auto"]:
-        """The maximum number of workers."""
-
-    @property
-    def gpus_per_worker(self) -> float | None:
-        """GPUs of one worker; None chooses."""
-
-    @property
-    def cpus_per_worker(self) -> int:
-        """CPUs of one worker."""
-
-    @property
-    def stall_seconds(self) -> float:
-        """Seconds without progress before a worker is restarted; 0 disables it."""
-
-    @property
-    def ray_address(self) -> str | None:
-        """The address of a running cluster; None starts Ray on this machine."""
 
 
 def worker_resources(settings: WorkerSettings, cluster: dict[str, float], *, on_gpu: bool = True) -> tuple[float, int]:
@@ -173,12 +150,12 @@ class RayHandle:
         self._pulse = Pulse(0, 0)
 
     def start(self) -> Future[Description]:
-        """Build the detector."""
+        """Start the worker."""
         return translated(self._actor.start.remote().future())
 
-    def extract_shard(self, shard: int, rows: tuple[int, int], retry: bool = False) -> Future[Extracted]:
-        """Write the shard of the manifest rows [start, stop)."""
-        return translated(self._actor.extract_shard.remote(shard, rows, retry).future())
+    def make_shard(self, shard: int, rows: tuple[int, int], retry: bool = False) -> Future[ShardDone]:
+        """Write the shard of the rows [start, stop)."""
+        return translated(self._actor.make_shard.remote(shard, rows, retry).future())
 
     def pulse(self) -> Pulse:
         """Return the actor's last answer, and ask again now and then: the driver never waits for one."""

@@ -2,7 +2,7 @@
 
     DIR/.run.log     2026-11-27T06:12:03+0000 WARNING shard 12, attempt 1: its worker is lost (…); trying again
 
-Runs append to it. What the terminal shows of an extraction is in it too. It is no part of the data set.
+Runs append to it. What the terminal shows of a job is in it too. It is no part of the data set.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ shard_log = logging.getLogger("vilbert.pipeline.jobs.shards")
 """For lines that go to the file alone: there are as many as shards."""
 shard_log.propagate = False
 shard_log.addHandler(logging.NullHandler())
-LOGGED = ("vilbert.pipeline.extract", "vilbert.pipeline.jobs")
+LOGGED = ("vilbert.pipeline.extract", "vilbert.pipeline.rebuild", "vilbert.pipeline.jobs")
 """Packages whose log messages go to the file."""
 
 
@@ -43,7 +43,7 @@ def log_folder(place: Place) -> Path:
 
 @contextmanager
 def run_log(folder: Path) -> Iterator[Path | None]:
-    """Append what this package's extraction logs to the file in the folder; yield its path, None without a file."""
+    """Append what this package logs of a job to the file in the folder; yield its path, None without a file."""
     path = folder / LOG_FILE
     try:
         folder.mkdir(parents=True, exist_ok=True)

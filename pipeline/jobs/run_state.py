@@ -1,4 +1,4 @@
-"""State of a run of `vilbert extract`, in a file that `vilbert status` reads.
+"""State of a run of a job, in a file that `vilbert status` reads.
 
     DIR/.run.json     rewritten every few seconds, and a last time when the run ends, however it ends
 

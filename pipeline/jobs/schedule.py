@@ -16,7 +16,7 @@ from vilbert.pipeline.jobs.journals import Journals
 from vilbert.pipeline.jobs.run_log import shard_log
 from vilbert.pipeline.jobs.stall import StallWatch
 from vilbert.pipeline.jobs.suspects import judge, require_sound
-from vilbert.pipeline.jobs.worker import SHARDS_IN_FLIGHT, Extracted
+from vilbert.pipeline.jobs.worker import SHARDS_IN_FLIGHT, ShardDone
 
 logger = logging.getLogger(__name__)
 
@@ -66,7 +66,7 @@ class Schedule:
         stall_seconds: float = 0.0,
         seconds_between_ticks: float = 2.0,
     ) -> None:
-        """Take the manifest rows [start, stop) of each shard; `retry`: the shards of which is kept what is there."""
+        """Take the rows [start, stop) of each shard; `retry`: the shards of which is kept what is there."""
         self._crew = crew
         self._shards = shards
         self._journals = journals
@@ -82,12 +82,12 @@ class Schedule:
         self._failed: Counter[int] = Counter()
         self._errors_in_a_row = 0
         self._rests: dict[int, float] = {}
-        self._in_flight: dict[Future[Extracted], tuple[Handle, int]] = {}
-        self._done: SimpleQueue[Future[Extracted]] = SimpleQueue()
+        self._in_flight: dict[Future[ShardDone], tuple[Handle, int]] = {}
+        self._done: SimpleQueue[Future[ShardDone]] = SimpleQueue()
         self.lost = 0
         """Workers that died or got stuck over a shard."""
 
-    def run(self) -> Iterator[Extracted | None]:
+    def run(self) -> Iterator[ShardDone | None]:
         """Yield each shard as it gets done, and None now and then so that the caller can report progress.
 
         Raises what one worker after the other raises, or one that is alone, and ShardError where a shard outlives no
@@ -100,7 +100,7 @@ class Schedule:
             for worker, shard in assign(self._rested(), busy, self._waiting, self._fragile):
                 self._given[shard] += 1
                 shard_log.info("%s: given to a worker", self._name(shard))
-                future = worker.extract_shard(shard, self._shards[shard], shard in self._retry)
+                future = worker.make_shard(shard, self._shards[shard], shard in self._retry)
                 self._in_flight[future] = worker, shard
                 future.add_done_callback(self._done.put)
             for future in self._wait():
@@ -108,7 +108,7 @@ class Schedule:
                     continue
                 worker, shard = self._in_flight.pop(future)
                 try:
-                    extracted = future.result()
+                    made = future.result()
                 except WorkerLostError as error:
                     self._part_with(worker)
                     self._put_back(shard, str(error))
@@ -117,15 +117,15 @@ class Schedule:
                 else:
                     self._errors_in_a_row = 0
                     self._fragile.discard(shard)
-                    shard_log.info("%s: %s", self._name(shard), _facts(extracted))
-                    yield extracted
+                    shard_log.info("%s: %s", self._name(shard), _facts(made))
+                    yield made
             if time.monotonic() >= look:  # not with every shard: of hundreds of workers one is done all the time
                 look = time.monotonic() + self._seconds_between_ticks
                 self._end_stuck_workers()
                 yield None
         yield None
 
-    def _wait(self) -> list[Future[Extracted]]:
+    def _wait(self) -> list[Future[ShardDone]]:
         """Return what is done, and wait for it, but not for long: a worker may be ready, a node may have come."""
         try:
             done = [self._done.get(timeout=self._seconds_between_ticks)]
@@ -205,10 +205,11 @@ def _list(quarantined: Mapping[int, str]) -> str:
     return ", ".join(f"row {row} ({reason})" for row, reason in quarantined.items())
 
 
-def _facts(extracted: Extracted) -> str:
-    record = extracted.record
+def _facts(done: ShardDone) -> str:
+    record = done.record
     reasons = ", ".join(f"{count} {reason}" for reason, count in record.failures.items())
+    busy = f", the detector busy for {done.busy_seconds:.1f} s" if done.busy_seconds else ""
     return (
         f"done, {record.samples} samples{f', failed: {reasons}' if reasons else ''}, {record.bytes} bytes, "
-        f"{extracted.seconds:.1f} s, the detector at work for {extracted.detector_seconds:.1f} s"
+        f"{done.seconds:.1f} s{busy}"
     )

@@ -1,4 +1,4 @@
-"""`vilbert status`: how an extraction is going, from another shell or machine."""
+"""`vilbert status`: how a job is going, from another shell or machine."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SILENT_SECONDS = 60.0
 
 @validated
 class StatusSettings:
-    """Show the progress of a running extraction, or how the last one ended.
+    """Show the progress of a running `vilbert extract` or `vilbert convert`, or how the last one ended.
 
     Exit status 0 if a run is in progress or has finished, 1 if it failed, was interrupted, killed or stopped
     responding.

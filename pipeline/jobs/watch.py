@@ -17,10 +17,10 @@ from vilbert.pipeline.errors import ShardError
 from vilbert.pipeline.jobs.crew import Handle
 from vilbert.pipeline.jobs.done import DoneShards
 from vilbert.pipeline.jobs.metrics import Metrics
-from vilbert.pipeline.jobs.progress import ExtractProgress
+from vilbert.pipeline.jobs.progress import JobProgress
 from vilbert.pipeline.jobs.run_state import RUN_FILE, RunState
 from vilbert.pipeline.jobs.status import summary
-from vilbert.pipeline.jobs.worker import Extracted
+from vilbert.pipeline.jobs.worker import ShardDone
 from vilbert.pipeline.shards.canonical import encode_json
 from vilbert.pipeline.shards.dataset import DatasetInfo
 from vilbert.pipeline.shards.location.folder import Folder
@@ -105,6 +105,7 @@ class Watch:
         planned: DatasetInfo,
         done: DoneShards,
         *,
+        command: str,
         log: Path | None,
         metrics: bool,
         price_per_hour: float | None,
@@ -115,6 +116,7 @@ class Watch:
             folder: The output folder.
             planned: The data set that the run writes.
             done: The finished shards.
+            command: The job's command, for the progress line and metrics.
             log: The path of the run's log.
             metrics: Whether to export the counts as Prometheus metrics.
             price_per_hour: The price of one worker's hour, for the summary.
@@ -125,8 +127,8 @@ class Watch:
         self._begun = self._ticked = time.monotonic()
         self._saved = float("-inf")
         self._failures: Counter[str] = Counter()
-        self._metrics = Metrics(folder.name) if metrics else None
-        self._progress = ExtractProgress(planned.rows, rows)
+        self._metrics = Metrics(command, folder.name) if metrics else None
+        self._progress = JobProgress(command, planned.rows, rows)
         self.state = RunState(
             software=__version__,
             holder=this_process(),
@@ -141,15 +143,15 @@ class Watch:
             price_per_hour=price_per_hour,
         )
 
-    def note(self, extracted: Extracted) -> None:
+    def note(self, made: ShardDone) -> None:
         """Take in a shard that got done."""
-        state, record = self.state, extracted.record
+        state, record = self.state, made.record
         state.rows_done += record.rows[1] - record.rows[0]
-        state.rows_before += extracted.kept
+        state.rows_before += made.kept
         state.shards_done += 1
         state.samples += record.samples
         state.bytes += record.bytes
-        state.detector_seconds += extracted.detector_seconds
+        state.detector_seconds += made.busy_seconds
         self._failures.update(record.failures)
         state.failures = dict(sorted(self._failures.items()))
 

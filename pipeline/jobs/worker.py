@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
 from vilbert.pipeline.jobs.stall import Pulse
+from vilbert.pipeline.shards.failures import FailureRow
 from vilbert.pipeline.shards.record import ShardRecord
+from vilbert.pipeline.shards.sample import Sample
 
 SHARDS_IN_FLIGHT = 2
-"""Of a worker: one has the detector, the other is being decoded; on a GPU both have it."""
+"""Shards that a worker makes at a time: while one computes, the next reads and decodes."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Description:
-    """What a worker's detector is. All workers of a data set have the same."""
+    """What a worker makes shards with, such as its detector. All workers of a data set have the same."""
 
     fingerprint: dict[str, Any]
     feature_dim: int
@@ -26,14 +29,14 @@ class Description:
     """Versions, for the record: they are not part of the fingerprint."""
 
 
-class Extracted(NamedTuple):
-    """A shard that got done."""
+class ShardDone(NamedTuple):
+    """A finished shard."""
 
     record: ShardRecord
     seconds: float
-    """From its beginning to its end, beside which the worker was at another shard too."""
-    detector_seconds: float
-    """For which the worker's detector was at images since a shard of it last got done."""
+    """From its beginning to its end; the worker made another shard at the same time."""
+    busy_seconds: float
+    """Seconds that the worker's detector was busy since the worker last finished a shard; 0 without a detector."""
     kept: int = 0
     """Rows that were there before and were not tried again."""
 
@@ -44,8 +47,11 @@ class ShardWorker(Protocol):
     def start(self) -> Description:
         """Load what the work needs, such as a detector."""
 
-    def extract_shard(self, shard: int, rows: tuple[int, int], retry: bool = False) -> Extracted:
-        """Write the shard of the manifest rows [start, stop); with `retry`, keep its finished samples."""
+    def make_shard(self, shard: int, rows: tuple[int, int], retry: bool = False) -> ShardDone:
+        """Write the shard of the rows [start, stop); with `retry`, keep its finished samples."""
+
+    def try_rows(self, rows: Sequence[int]) -> list[Sample | FailureRow]:
+        """Return what some rows become, and write nothing."""
 
     def pulse(self) -> Pulse:
         """Return a sign of life."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Any, Protocol, Self
+from typing import Any, NamedTuple, Protocol, Self, runtime_checkable
 
 from vilbert.pipeline.shards.failures import FailureRow
 from vilbert.pipeline.shards.sample import Sample
@@ -58,3 +58,39 @@ class Source(Protocol):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None: ...
+
+
+class Scanned(NamedTuple):
+    """What planning needs of a sample."""
+
+    key: str
+    """See `shards.keys.sample_key`."""
+    metadata: dict[str, Any] | None
+    """The object of KEY.json, width, height and num_boxes included; None where it was not asked for."""
+
+
+@runtime_checkable
+class ScannableSource(Protocol):
+    """A source that can list its samples without reading their arrays."""
+
+    def scan(self, start: int, stop: int, *, metadata: bool) -> Iterator[Scanned | FailureRow]:
+        """Yield the rows [start, stop) as `read` does, without arrays."""
+
+
+def scan_source(source: Source, *, metadata: bool) -> Iterator[Scanned | FailureRow]:
+    """Yield what planning needs of every row of a source, in order.
+
+    Args:
+        source: The source; one that cannot list its samples is read whole.
+        metadata: Whether the metadata is needed, or the keys alone.
+    """
+    if isinstance(source, ScannableSource):
+        yield from source.scan(0, source.rows, metadata=metadata)
+        return
+    for row in source.read(0, source.rows):
+        if isinstance(row, FailureRow):
+            yield row
+        else:
+            regions = row.regions
+            size = {"width": regions.width, "height": regions.height, "num_boxes": len(regions)}
+            yield Scanned(row.key, {**row.meta, **size} if metadata else None)

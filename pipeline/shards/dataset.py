@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import operator
 import os
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -51,20 +52,24 @@ class Totals:
 
 @dataclass(frozen=True, kw_only=True)
 class DatasetInfo:
-    """The content of dataset.json. Shard i holds the manifest rows [i * shard_size, (i + 1) * shard_size)."""
+    """The content of dataset.json. Shard i holds the rows [i * shard_size, (i + 1) * shard_size), or those that
+    `shard_starts` says. Rows are those of the manifest; of a converted data set those of its sources, one after the
+    other."""
 
     storage: StorageFormat
     """How the shards are stored."""
     shard_size: int
-    """Manifest rows a shard; the last may have fewer."""
+    """Rows a shard; the last may have fewer. With `shard_starts` the most samples and failures of a shard."""
+    shard_starts: tuple[int, ...] | None = None
+    """First row of each shard, where dropped rows or splits make their numbers of rows differ. Format 2."""
     rows: int
-    """Manifest rows that the data set covers, from the first on."""
+    """Rows that the data set covers, from the first on."""
     limit: int | None = None
     """The `--limit` that made `rows` less than the manifest has; None where all of it is meant."""
     manifest: str
-    """Path of the manifest, as the command was given it."""
+    """Path of the manifest, as the command was given it; empty for a converted data set."""
     manifest_hash: str
-    """The manifest's content hash."""
+    """The manifest's content hash; of a converted data set that of `steps`."""
     fields: dict[str, dict[str, Any]]
     """Arrays of a sample in stored order: dtype and shape by name, see `sample.describe_fields`."""
     feature_dim: int
@@ -79,6 +84,8 @@ class DatasetInfo:
     """All that the regions depend on: weights, detector, decoding, selection, dtype, format number."""
     software: dict[str, str]
     """Versions that the first run used, by name; for people, not part of the fingerprint."""
+    converted: tuple[dict[str, Any], ...] = ()
+    """The `vilbert convert` commands that wrote the rows: `rows`, `sources` and `operations` of each. Format 2."""
     complete: bool = False
     """Whether all shards are done; what follows is as yet empty where not."""
     splits: dict[str, int] = field(default_factory=dict)
@@ -93,11 +100,33 @@ class DatasetInfo:
             raise ValueError(f"--shard-size {self.shard_size}: give at least 1")
         if self.complete == (self.records_sha256 is None):
             raise ValueError("records_sha256 is there exactly where the data set is complete")
+        starts = self.shard_starts
+        if starts is not None and (
+            not starts or starts[0] != 0 or starts[-1] >= self.rows or any(map(operator.ge, starts, starts[1:]))
+        ):
+            raise ValueError(f"shard_starts do not ascend from 0 to less than the {self.rows} rows")
+        if self.converted and sum(int(step["rows"]) for step in self.converted) != self.rows:
+            raise ValueError(f"the rows of `converted` do not add up to {self.rows}")
 
     @property
     def format(self) -> int:
         """Number of the format of the data set."""
-        return format_of(self.fields)
+        later = self.totals.dropped or self.converted or self.shard_starts is not None
+        return 2 if later else format_of(self.fields)
+
+    @property
+    def steps(self) -> dict[str, Any]:
+        """What a converted data set was made from and how, without the names of files."""
+        return {
+            f"step {number}": {
+                "operations": step["operations"],
+                **{
+                    f"source {place}": {name: value for name, value in source.items() if name != "name"}
+                    for place, source in enumerate(step["sources"], start=1)
+                },
+            }
+            for number, step in enumerate(self.converted, start=1)
+        }
 
     @property
     def top_classes(self) -> int:
@@ -107,12 +136,17 @@ class DatasetInfo:
     @property
     def shards(self) -> int:
         """The number of shards when complete."""
+        if self.shard_starts is not None:
+            return len(self.shard_starts)
         return -(-self.rows // self.shard_size)
 
     def shard_rows(self, shard: int) -> tuple[int, int]:
-        """Return the manifest rows [start, stop) that a shard covers; IndexError where there is no such shard."""
+        """Return the rows [start, stop) that a shard covers; IndexError where there is no such shard."""
         if not 0 <= shard < self.shards:
             raise IndexError(f"shard {shard} of {self.shards}")
+        if self.shard_starts is not None:
+            last = shard + 1 == len(self.shard_starts)
+            return self.shard_starts[shard], self.rows if last else self.shard_starts[shard + 1]
         return shard * self.shard_size, min((shard + 1) * self.shard_size, self.rows)
 
 
@@ -243,6 +277,31 @@ _CHECKS: dict[str, Check] = {
     "totals": is_object,
     "records_sha256": or_null(is_digest),
 }
+
+
+def _are_steps(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and all(_is_step(step) for step in value)
+
+
+def _is_step(step: Any) -> bool:
+    """Say whether a value is one command of `converted`, whose sources have its rows."""
+    match step:
+        case {"rows": rows, "sources": [_, *_] as sources, "operations": dict(), **other} if not other:
+            return is_count(rows) and all(map(_is_source, sources)) and sum(s["rows"] for s in sources) == rows
+    return False
+
+
+def _is_source(source: Any) -> bool:
+    match source:
+        case {"name": str(), "format": str(), "rows": rows, "content": content, "fingerprint": mark, **other}:
+            return is_count(rows) and is_digest(content) and is_digest(mark) and not other
+    return False
+
+
+_OPTIONAL: dict[str, Check] = {
+    "shard_starts": lambda value: isinstance(value, list) and all(map(is_count, value)),
+    "converted": _are_steps,
+}
 _TOTALS_CHECKS: dict[str, Check] = {"samples": is_count, "failures": is_counts, "bytes": is_count}
 
 
@@ -255,7 +314,7 @@ def read_dataset(directory: str | os.PathLike[str]) -> DatasetInfo:
     path = Path(directory) / DATASET_FILE
     if not path.is_file():
         raise ShardError(f"{directory}: {what_is_there(LocalFolder(Path(directory)))}")
-    document = parse_document(read_bytes(path), _CHECKS, path=path, remedy=_REMEDY)
+    document = parse_document(read_bytes(path), _CHECKS, path=path, remedy=_REMEDY, optional=_OPTIONAL)
     number = document.pop("format")
     dropped: dict[str, Check] = {"dropped": is_counts} if "dropped" in document["totals"] else {}
     check_fields(document["totals"], {**_TOTALS_CHECKS, **dropped}, path=path, remedy=_REMEDY, place="totals: ")
@@ -265,8 +324,9 @@ def read_dataset(directory: str | os.PathLike[str]) -> DatasetInfo:
     document["fields"] = {name: document["fields"][name] for name in FIELDS if name in document["fields"]}
     if number < format_of(document["fields"]):
         raise CorruptShardError(f"format is {number}, its fields need format 2", path=path, remedy=_REMEDY)
-    for name in ("class_names", "attribute_names"):
-        document[name] = tuple(document[name])
+    for name in ("class_names", "attribute_names", *_OPTIONAL):
+        if name in document:
+            document[name] = tuple(document[name])
     try:
         info = DatasetInfo(**{**document, "totals": Totals(**document["totals"])})
     except ValueError as error:
@@ -289,8 +349,10 @@ def encode_dataset(info: DatasetInfo) -> bytes:
     document = dataclasses.asdict(info)
     if not info.totals.dropped:
         del document["totals"]["dropped"]
-    number = 2 if info.totals.dropped else info.format
-    return encode_json({**document, "format": number}, indent=2) + b"\n"
+    for name in _OPTIONAL:
+        if not document[name]:
+            del document[name]
+    return encode_json({**document, "format": info.format}, indent=2) + b"\n"
 
 
 def write_dataset(directory: Path, info: DatasetInfo) -> None:

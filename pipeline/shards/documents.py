@@ -60,7 +60,13 @@ def read_bytes(path: Path) -> bytes:
 
 
 def parse_document(
-    data: bytes, checks: Mapping[str, Check], *, path: Path, remedy: str, since_2: Mapping[str, Check] | None = None
+    data: bytes,
+    checks: Mapping[str, Check],
+    *,
+    path: Path,
+    remedy: str,
+    since_2: Mapping[str, Check] | None = None,
+    optional: Mapping[str, Check] | None = None,
 ) -> dict[str, Any]:
     """Return the fields of a document of a known format number, and the number as `format`.
 
@@ -70,6 +76,7 @@ def parse_document(
         path: Of the file, for messages.
         remedy: What to do with a damaged one.
         since_2: The fields that documents of format 2 have besides.
+        optional: The fields that documents of format 2 may have besides.
 
     Raises UnsupportedFormatError for another number, CorruptShardError naming the field for everything else.
     """
@@ -87,7 +94,7 @@ def parse_document(
             f"{path}: is of format {number}, this version knows {FORMATS[-1]}: "
             "use the version of vilbert-pipeline that wrote it, or extract into another folder"
         )
-    later = since_2 or {}
+    later = {**(since_2 or {}), **{name: check for name, check in (optional or {}).items() if name in document}}
     check_fields(document, {**checks, **(later if number > 1 else {})}, path=path, remedy=remedy)
     return {**document, "format": number}
 

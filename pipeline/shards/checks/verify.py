@@ -129,6 +129,8 @@ def proven(folder: Folder, info: DatasetInfo, *, deep: bool, manifest: Manifest 
     """Return the line that says what holds of a data set without findings."""
     shards, samples = counted(info.shards, "shard"), counted(info.totals.samples, "sample")
     failed = counted(sum(info.totals.failures.values()), "failed row")
+    if dropped := sum(info.totals.dropped.values()):
+        failed += f" + {dropped:,} dropped"
     counts = ", counts, keys" if deep or not folder.remote else ""
     text = (
         f"{folder.name}: complete: {shards}, {samples} + {failed} = {counted(info.rows, 'row')}; "
@@ -140,6 +142,9 @@ def proven(folder: Folder, info: DatasetInfo, *, deep: bool, manifest: Manifest 
         )
     if manifest is not None:
         return text + (f"; row by row as {manifest.path}" if deep else f"; made from {manifest.path}")
+    if deep and info.converted:
+        sources = counted(sum(len(step["sources"]) for step in info.converted), "source")
+        return text + f"; converted from {sources}, whose rows are all counted"
     if deep:
         return text + f"; not compared with a manifest ({info.manifest} is not there: name it with --manifest)"
     return text + "; --deep also reads every byte"

@@ -16,6 +16,8 @@ StorageFormat = Literal["tar", "lmdb"]
 SHARDS_FOLDER = "shards"
 FAILURES_FOLDER = "failures"
 JOURNALS_FOLDER = ".journals"
+PLAN_FOLDER = ".plan"
+"""The rows that an unfinished conversion writes, see `rebuild/convert/plan.py`."""
 DATASET_FILE = "dataset.json"
 
 

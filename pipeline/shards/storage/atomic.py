@@ -30,7 +30,7 @@ class HashingFile:
         self._hash = hashlib.sha256()
         self._file: BinaryIO = path.open("xb")
 
-    def write(self, data: bytes) -> None:
+    def write(self, data: bytes | memoryview) -> None:
         """Append `data`."""
         self._file.write(data)
         self._hash.update(data)

@@ -24,7 +24,14 @@ from vilbert.pipeline.shards.storage.atomic import temporary_path
 from vilbert.pipeline.shards.storage.closing import Closing
 from vilbert.pipeline.shards.storage.lmdb_environments import environments
 from vilbert.pipeline.shards.storage.part import Part
-from vilbert.pipeline.shards.storage.tensors import decode_part, decode_tensor_metadata, decode_tensors, encode_tensors
+from vilbert.pipeline.shards.storage.raw import RawSample
+from vilbert.pipeline.shards.storage.tensors import (
+    decode_part,
+    decode_tensor_metadata,
+    decode_tensors,
+    encode_tensors,
+    raw_metadata,
+)
 
 _Decoded = TypeVar("_Decoded")
 
@@ -53,10 +60,18 @@ class LmdbWriter:
 
     def add(self, sample: Sample) -> None:
         """Add the sample behind those before it."""
-        value = encode_tensors(sample)
         self._fields = self._fields or list(sample.regions.arrays())
-        self._keys.append(sample.key)
-        self._batch.append((sample.key.encode(), value))
+        self._add(sample.key, encode_tensors(sample))
+
+    def add_raw(self, sample: RawSample) -> None:
+        """Add a sample of another LMDB shard."""
+        value = bytes(sample.content)
+        self._fields = self._fields or list(decode_tensors(sample.key, value, path=self._path).regions.arrays())
+        self._add(sample.key, value)
+
+    def _add(self, key: str, value: bytes) -> None:
+        self._keys.append(key)
+        self._batch.append((key.encode(), value))
         self._batch_bytes += len(value)
         if self._batch_bytes >= _BATCH_BYTES:
             with _as_os_error():
@@ -187,6 +202,12 @@ class LmdbReader(Closing):
         """Return the metadata of a sample without touching its arrays."""
         key = self._keys[index]
         return self._view(key, lambda value: decode_tensor_metadata(key, value, path=self.path))
+
+    def raw(self, index: int) -> RawSample:
+        """Return a sample as it is stored."""
+        key = self._keys[index]
+        value = self._get(key)
+        return RawSample(key, value, raw_metadata(key, value, path=self.path))
 
     def _view(self, key: str, decode: Callable[[memoryview], _Decoded]) -> _Decoded:
         """Decode a value where it lies; nothing of it may be kept, for the view ends with the transaction."""

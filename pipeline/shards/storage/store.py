@@ -12,6 +12,7 @@ from vilbert.pipeline.errors import ShardError
 from vilbert.pipeline.shards.location.layout import StorageFormat
 from vilbert.pipeline.shards.sample import Sample
 from vilbert.pipeline.shards.storage.part import Part
+from vilbert.pipeline.shards.storage.raw import RawSample
 from vilbert.pipeline.shards.storage.verified import compare_with_record
 
 
@@ -35,6 +36,9 @@ class ShardReader(Protocol):
     def metadata(self, index: int) -> dict[str, Any]:
         """Return the metadata of a sample, its KEY.json, without touching its arrays."""
 
+    def raw(self, index: int) -> RawSample:
+        """Return a sample as it is stored."""
+
     def close(self) -> None:
         """Let go of the file; arrays already handed out stay valid."""
 
@@ -50,6 +54,9 @@ class SampleWriter(Protocol):
 
     def add(self, sample: Sample) -> None:
         """Add the sample behind those before it."""
+
+    def add_raw(self, sample: RawSample) -> None:
+        """Add a sample of another shard of the same storage behind those before it."""
 
     def finish(self) -> tuple[int, str]:
         """Put the whole file on the disk and close it; return its bytes and the hex digest of their SHA-256."""

@@ -21,6 +21,7 @@ from vilbert.pipeline.shards.storage.atomic import HashingFile
 from vilbert.pipeline.shards.storage.closing import Closing
 from vilbert.pipeline.shards.storage.npy import decode_npy
 from vilbert.pipeline.shards.storage.part import Part, build_part, parse_metadata
+from vilbert.pipeline.shards.storage.raw import RawSample
 from vilbert.pipeline.shards.storage.tar_scan import TarIndex, scan
 from vilbert.pipeline.shards.storage.ustar import BLOCK, RECORD, padding, ustar_header
 
@@ -36,6 +37,12 @@ class TarWriter:
         for name, content in encode_members(sample):
             header = ustar_header(f"{sample.key}.{name}", len(content))
             self._file.write(header + content + bytes(padding(len(content))))
+
+    def add_raw(self, sample: RawSample) -> None:
+        """Append a sample of another tar shard, its metadata as given."""
+        header = ustar_header(f"{sample.key}.json", len(sample.metadata))
+        self._file.write(sample.content)
+        self._file.write(header + sample.metadata + bytes(padding(len(sample.metadata))))
 
     def finish(self) -> tuple[int, str]:
         """End the archive, put it on the disk and close it; return its bytes and the hex digest of their SHA-256."""
@@ -104,6 +111,14 @@ class TarReader(Closing):
     def metadata(self, index: int) -> dict[str, Any]:
         """Return the metadata of a sample without touching its arrays."""
         return parse_metadata(self._keys[index], bytes(self._content(index, -1)), path=self.path)
+
+    def raw(self, index: int) -> RawSample:
+        """Return a sample as it is stored."""
+        metadata = bytes(self._content(index, -1))
+        if self._map is None:
+            raise ShardError(f"{self.path}: the reader is closed; open the shard again")
+        start, stop = int(self._starts[index, 0]) - BLOCK, int(self._starts[index, -1]) - BLOCK
+        return RawSample(self._keys[index], memoryview(self._map)[start:stop], metadata)
 
     def _content(self, index: int, column: int) -> memoryview:
         """Return a member's content where it lies in the map."""

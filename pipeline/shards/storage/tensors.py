@@ -92,6 +92,14 @@ def decode_tensor_metadata(key: str, value: memoryview, *, path: Path) -> dict[s
     return parse_metadata(key, metadata, path=path)
 
 
+def raw_metadata(key: str, value: bytes, *, path: Path) -> bytes:
+    """Return the KEY.json of `encode_tensors`' output as it is stored; CorruptShardError as above."""
+    try:
+        return _parse_header(value)[1]
+    except ValueError as error:
+        raise CorruptShardError(f"its value {error}", path=path, key=key) from error
+
+
 class _Entry(NamedTuple):
     """One array of a value."""
 

@@ -28,7 +28,11 @@ from vilbert.pipeline.shards.location.layout import (
 from vilbert.pipeline.shards.record import ShardRecord, count_names
 from vilbert.pipeline.shards.sample import Sample
 from vilbert.pipeline.shards.storage.atomic import fsync_dir, temporary_path, write_atomic
+from vilbert.pipeline.shards.storage.raw import RawSample
 from vilbert.pipeline.shards.storage.store import create_shard
+
+Layout = tuple[tuple[str, tuple[int, ...], str], ...]
+"""Arrays of a sample: name, shape without the number of regions, dtype. The image's bytes are `image`, (), uint8."""
 
 
 class ShardWriter:
@@ -45,7 +49,7 @@ class ShardWriter:
         self._temporary = temporary_path(self._path)
         self._keys: dict[str, None] = {}  # a dict for its order
         self._splits: Counter[str] = Counter()
-        self._layout: tuple[tuple[str, tuple[int, ...], str], ...] | None = None
+        self._layout: Layout | None = None
         with self._disk_errors():
             for folder in (SHARDS_FOLDER, FAILURES_FOLDER):
                 (directory / folder).mkdir(parents=True, exist_ok=True)
@@ -55,22 +59,38 @@ class ShardWriter:
 
     def add(self, sample: Sample) -> None:
         """Append the sample of the next row of the manifest that has one."""
-        if sample.key in self._keys:
-            raise ShardError(f"{self._path}: key {sample.key!r} comes twice: image ids must be unique in a manifest")
         arrays = sample.regions.arrays().items()
         layout = tuple((name, array.shape[1:], array.dtype.name) for name, array in arrays)
         if sample.image is not None:
             layout = (*layout, ("image", (), "uint8"))
+        self._note(sample.key, layout, sample.meta.get("split", ""))
+        with self._disk_errors():
+            self._store.add(sample)
+
+    def add_raw(self, sample: RawSample, *, layout: Layout, split: object) -> None:
+        """Append a sample of another shard as it is stored there.
+
+        Args:
+            sample: The sample; its shard has the storage of this one.
+            layout: Its arrays, from the data set that it is of.
+            split: What its metadata says.
+        """
+        self._note(sample.key, layout, split)
+        with self._disk_errors():
+            self._store.add_raw(sample)
+
+    def _note(self, key: str, layout: Layout, split: object) -> None:
+        """Take in the next sample, before it is written."""
+        if key in self._keys:
+            raise ShardError(f"{self._path}: key {key!r} comes twice: image ids must be unique in a manifest")
         if self._layout is not None and layout != self._layout:
             raise ShardError(
-                f"{self._path}: sample {sample.key} has the arrays {_describe(layout)}, those before have "
+                f"{self._path}: sample {key} has the arrays {_describe(layout)}, those before have "
                 f"{_describe(self._layout)}: use one detector for a data set"
             )
         self._layout = layout
-        with self._disk_errors():
-            self._store.add(sample)
-        self._keys[sample.key] = None
-        self._splits[str(sample.meta.get("split", ""))] += 1
+        self._keys[key] = None
+        self._splits[str(split)] += 1
 
     def commit(
         self,

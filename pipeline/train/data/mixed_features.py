@@ -16,7 +16,7 @@ logger = logging.getLogger(__name__)
 
 OF_THE_MACHINE = ("device",)
 """Facts of an extractor that change features by rounding alone."""
-OF_THE_CHOICE = ("selection", "precision", "top_classes")
+OF_THE_CHOICE = ("selection", "precision", "top_classes", "converted")
 """Facts of an extractor that say which regions are kept, and how exactly: the features mean the same."""
 OF_THE_DETECTOR_ALONE = (*OF_THE_MACHINE, *OF_THE_CHOICE)
 """What may differ between the regions that a detector proposes and those at given boxes."""

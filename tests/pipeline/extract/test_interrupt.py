@@ -64,7 +64,7 @@ def interrupted_when(monkeypatch: pytest.MonkeyPatch, place: str, also: Callable
         also()
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(f"vilbert.pipeline.extract.run.{place}", interrupt)
+    monkeypatch.setattr(f"vilbert.pipeline.jobs.run.{place}", interrupt)
 
 
 @pytest.mark.parametrize("place", ["is_complete", "Crew.first", "choose_retries", "finish_dataset"])

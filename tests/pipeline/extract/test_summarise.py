@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from vilbert.pipeline.extract.run import summarise
+from vilbert.pipeline.extract.job import summarise
 from vilbert.pipeline.extract.settings import ExtractSettings
 from vilbert.pipeline.shards.dataset import Totals, read_info
 from vilbert.pipeline.shards.location.folder import open_folder

@@ -141,7 +141,7 @@ def test_behind_a_url_nothing_is_in_hand_while_a_shard_is_uploaded(
         publish(folder, built, names)
 
     monkeypatch.setattr(RemoteFolder, "publish", look)
-    worker.extract_shard(0, (0, 5))
+    worker.make_shard(0, (0, 5))
     worker.stop()
     (verdict,) = found
     assert verdict.suspects == ()
@@ -267,7 +267,7 @@ def test_a_worker_that_is_told_to_stop_blames_nobody(
 
     monkeypatch.setattr("vilbert.pipeline.extract.worker.prepare", wait)
     with ThreadPoolExecutor(1) as threads:
-        extracted = threads.submit(worker.extract_shard, 0, (0, 5))
+        extracted = threads.submit(worker.make_shard, 0, (0, 5))
         assert met.wait(60)
         worker.stop()
         history = journals.read(0)

@@ -40,7 +40,7 @@ def of(error: Exception) -> BaseException | None:
         ray.exceptions.NodeDiedError("the node is gone"),
         ray.exceptions.RayError(),
         ray.exceptions.RuntimeEnvSetupError("no such package"),
-        ray.exceptions.RayTaskError("extract_shard", "its traceback", DeviceLostError("the GPU failed: Xid 79")),
+        ray.exceptions.RayTaskError("make_shard", "its traceback", DeviceLostError("the GPU failed: Xid 79")),
     ],
     ids=lambda error: type(error).__name__,
 )
@@ -53,7 +53,7 @@ def test_whatever_takes_an_actor_its_shard_goes_to_another(error: Exception) -> 
 
 def test_what_the_worker_itself_raises_is_raised() -> None:
     cause = FingerprintError("other weights")
-    assert of(ray.exceptions.RayTaskError("extract_shard", "its traceback", cause)) is cause
+    assert of(ray.exceptions.RayTaskError("make_shard", "its traceback", cause)) is cause
 
 
 @pytest.fixture

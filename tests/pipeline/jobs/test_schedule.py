@@ -16,7 +16,7 @@ from vilbert.pipeline.jobs.journal import Journal, parse_journal
 from vilbert.pipeline.jobs.journals import Journals
 from vilbert.pipeline.jobs.schedule import ATTEMPTS, ERRORS_IN_A_ROW, Schedule, assign
 from vilbert.pipeline.jobs.stall import Pulse
-from vilbert.pipeline.jobs.worker import Extracted
+from vilbert.pipeline.jobs.worker import ShardDone
 from vilbert.pipeline.shards.location.folder import LocalFolder
 from vilbert.pipeline.shards.record import ShardRecord
 
@@ -61,13 +61,13 @@ class FakeWorker:
         future.set_result("description")
         return future
 
-    def extract_shard(self, shard: int, rows: tuple[int, int], retry: bool = False) -> Future:
+    def make_shard(self, shard: int, rows: tuple[int, int], retry: bool = False) -> Future:
         assert rows == (10 * shard, 10 * shard + 10)
         self.given.append(shard)
         future: Future = Future()
         try:
             if self.outcome(shard) is not None:
-                future.set_result(Extracted(record_of(shard), 1.0, 0.5))
+                future.set_result(ShardDone(record_of(shard), 1.0, 0.5))
         except Exception as error:
             future.set_exception(error)
         return future
@@ -286,7 +286,7 @@ class Starts:
 
 def test_workers_that_die_while_they_build_the_detector_are_no_traceback() -> None:
     starts = Starts(range(99))
-    with pytest.raises(ShardError, match="failed while they built the detector"):
+    with pytest.raises(ShardError, match="failed while they started"):
         Crew(starts, lambda: 1).first()
     assert starts.number == FAILED_STARTS
 
@@ -383,7 +383,7 @@ class Unready:
 @pytest.mark.parametrize(
     ("beats", "room", "said"),
     [
-        (1, 1, "the detector is still being built"),
+        (1, 1, "the first one is still starting"),
         (0, 1, "is the cluster busy?"),
         (0, 0, "no node has room for one"),
     ],

@@ -76,7 +76,7 @@ def test_an_image_that_hangs_is_noticed_though_the_other_shard_at_the_detector_g
     worker.start()
     watch = StallWatch(10)
     with ThreadPoolExecutor(1) as pool:
-        hanging = pool.submit(worker.extract_shard, 0, (0, 5))
+        hanging = pool.submit(worker.make_shard, 0, (0, 5))
         try:
             deadline = time.monotonic() + 30
             while 0 not in worker.pulse().shards:
@@ -84,7 +84,7 @@ def test_an_image_that_hangs_is_noticed_though_the_other_shard_at_the_detector_g
                 time.sleep(0.01)
             stuck = []
             for shard in (1, 2, 3):
-                worker.extract_shard(shard, (5 * shard, 5 * shard + 5))
+                worker.make_shard(shard, (5 * shard, 5 * shard + 5))
                 watch.tick(5.0 * shard)
                 stuck.append(watch.is_stuck("worker", worker.pulse()))
             assert stuck == [False, False, True]

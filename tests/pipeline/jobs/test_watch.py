@@ -124,7 +124,7 @@ def test_a_run_is_finished_when_its_data_set_is(settings_for: Make, monkeypatch:
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patched:
-        patched.setattr("vilbert.pipeline.extract.run.finish_dataset", fail)
+        patched.setattr("vilbert.pipeline.jobs.run.finish_dataset", fail)
         with pytest.raises(ShardError, match="No space left"):
             extract(settings)
     assert state_of(settings.output).state == "failed"
@@ -140,7 +140,7 @@ def test_one_that_is_interrupted_before_a_worker_is_ready_says_so(
     def first(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("vilbert.pipeline.extract.run.Crew.first", first)
+    monkeypatch.setattr("vilbert.pipeline.jobs.run.Crew.first", first)
     assert extract(settings) == 130
     assert main(["status", str(settings.output)]) == 1
     assert "interrupted after" in capsys.readouterr().out
@@ -157,7 +157,7 @@ def test_before_a_worker_is_ready_it_is_starting_and_not_what_the_last_run_was(
         seen.append(capsys.readouterr().out)
         raise ExtractorError("no such weights")
 
-    monkeypatch.setattr("vilbert.pipeline.extract.run.Crew.first", first)
+    monkeypatch.setattr("vilbert.pipeline.jobs.run.Crew.first", first)
     for _ in range(2):
         with pytest.raises(ExtractorError):
             extract(settings)
@@ -190,8 +190,8 @@ def test_the_account_stays_new_while_a_run_starts_and_while_it_closes_the_data_s
         return after_a_while
 
     monkeypatch.setattr("vilbert.pipeline.jobs.watch.SAVE_SECONDS", 0.02)
-    monkeypatch.setattr("vilbert.pipeline.extract.run.find_done", slowly(find_done, "starting"))
-    monkeypatch.setattr("vilbert.pipeline.extract.run.finish_dataset", slowly(finish_dataset, "running"))
+    monkeypatch.setattr("vilbert.pipeline.jobs.run.find_done", slowly(find_done, "starting"))
+    monkeypatch.setattr("vilbert.pipeline.jobs.run.finish_dataset", slowly(finish_dataset, "running"))
     assert extract(settings) == 0
     assert seen == [True] * 4
     assert state_of(settings.output).state == "finished"

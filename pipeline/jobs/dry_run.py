@@ -1,23 +1,22 @@
-"""`vilbert extract --dry-run`: how many shards, how much disk, how much time. Nothing is written anywhere.
+"""`--dry-run` of a job: how many shards, how much disk, how much time. Nothing is written anywhere.
 
 Disk is known from the part that is done and time from the account of the last run, where there is one; else both from
-a sample of the manifest's rows, which one worker in this process extracts.
+a sample of the rows, which one worker in this process makes.
 """
 
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, replace
+from contextlib import ExitStack
+from dataclasses import dataclass
 from datetime import timedelta
 
-from vilbert.manifests.manifest import Manifest
-from vilbert.pipeline.extract.planned_dataset import plan_dataset
-from vilbert.pipeline.extract.settings import ExtractSettings
-from vilbert.pipeline.extract.worker import Worker
 from vilbert.pipeline.jobs.done import DoneShards, find_done, read_each_record
+from vilbert.pipeline.jobs.job import Job
 from vilbert.pipeline.jobs.plan import has_dataset, refuse_strangers, require_same
 from vilbert.pipeline.jobs.retries import begin_retries
 from vilbert.pipeline.jobs.run_state import read_state
+from vilbert.pipeline.jobs.worker import Description, ShardWorker
 from vilbert.pipeline.shards.dataset import DatasetInfo, Tally, read_info
 from vilbert.pipeline.shards.failures import FailureRow
 from vilbert.pipeline.shards.location.folder import Folder, open_folder
@@ -28,7 +27,7 @@ from vilbert.pipeline.shards.storage.ustar import BLOCK, padding
 from vilbert.pipeline.terminal import counted, print_lines
 
 SAMPLE_ROWS = 32
-"""Rows to measure, spread over the manifest."""
+"""Rows to measure."""
 RECORDS_LOOKED_AT = 1000
 
 
@@ -43,58 +42,38 @@ class Measure:
     """Where that is from, for a person."""
 
 
-def dry_run(settings: ExtractSettings) -> int:
+def dry_run(job: Job) -> int:
     """Print what a run would do and return 0. Raises what a run would raise where settings are not the data set's."""
-    manifest = Manifest.open(settings.manifest)
-    folder = open_folder(settings.output)
+    folder = open_folder(job.settings.output)
     refuse_strangers(folder)
-    worker = Worker(for_this_machine(settings))
-    try:
+    with ExitStack() as stack:
+        stack.enter_context(job.prepare(folder, dry=True))
+        worker = job.worker_here()
+        stack.callback(worker.stop)
         description = worker.start()
-        planned = plan_dataset(settings, manifest, description)
+        planned = job.plan(description)
         pending, again = list(range(planned.shards)), 0
         if has_dataset(folder):
-            there = read_info(folder)
-            if settings.backend == "ray":
-                planned = with_device_of(there, planned)
-            require_same(there, planned, folder.name)
+            existing = read_info(folder)
+            existing, planned = job.like(existing, planned)
+            require_same(existing, planned, folder.name)
             done = find_done(folder, planned)
             pending = done.pending()
-            again = rows_to_try_again(settings, folder, planned, done)
+            again = rows_to_try_again(job, folder, planned, done)
         rows = sum(stop - start for start, stop in map(planned.shard_rows, pending))
         finished = sorted(set(range(planned.shards)) - set(pending))
-        device = str(description.fingerprint["extractor"]["device"])
-        measure = measure_finished(folder, finished) or measure_sample(worker, manifest, planned, device)
-    finally:
-        worker.stop()
+        measure = measure_finished(folder, finished) or measure_sample(job, worker, planned, description)
     print_lines(report(folder.name, planned, len(finished), rows, again, measure))
     return 0
 
 
-def for_this_machine(settings: ExtractSettings) -> ExtractSettings:
-    """Return the settings of a worker here, where a cluster's GPU need not be."""
-    if settings.backend == "local":
-        return settings
-    return replace(settings, detector=replace(settings.detector, device="auto"))
-
-
-def with_device_of(there: DatasetInfo, planned: DatasetInfo) -> DatasetInfo:
-    """Return the plan with the device of the data set that is there: a cluster's workers may have another than this."""
-    was, now = there.fingerprint_fields, planned.fingerprint_fields
-    fields = {name: value for name, value in now.items() if name != "cpus_per_worker"}
-    if "cpus_per_worker" in was:
-        fields["cpus_per_worker"] = was["cpus_per_worker"]
-    device = was.get("extractor", {}).get("device", now["extractor"]["device"])
-    return replace(planned, fingerprint_fields={**fields, "extractor": {**now["extractor"], "device": device}})
-
-
-def rows_to_try_again(settings: ExtractSettings, folder: Folder, planned: DatasetInfo, done: DoneShards) -> int:
+def rows_to_try_again(job: Job, folder: Folder, planned: DatasetInfo, done: DoneShards) -> int:
     """Return how many failed rows of shards that are done `--retry-failed` would try again."""
-    if settings.retry_failed is None:
+    if job.retry_failed is None:
         return 0
-    retries, _ = begin_retries(folder, done, planned.shards, settings.retry_failed)
+    retries, _ = begin_retries(folder, done, planned.shards, job.retry_failed)
     records = read_each_record(folder, sorted(retries.left - set(done.pending())))
-    chosen = settings.retry_failed
+    chosen = job.retry_failed
     return sum(n for record in records for reason, n in record.failures.items() if not chosen or reason in chosen)
 
 
@@ -133,18 +112,19 @@ def measure_finished(folder: Folder, finished: list[int]) -> Measure | None:
     )
 
 
-def measure_sample(worker: Worker, manifest: Manifest, planned: DatasetInfo, device: str) -> Measure:
-    """Return what some rows cost one worker of this process, its detector warm."""
-    count = min(SAMPLE_ROWS, planned.rows)
-    records = [manifest.read(row, row + 1)[0] for row in (number * planned.rows // count for number in range(count))]
-    worker.try_rows(records[:1])  # the first pass builds what later ones use again
+def measure_sample(job: Job, worker: ShardWorker, planned: DatasetInfo, description: Description) -> Measure:
+    """Return what some rows cost one worker of this process that is warm."""
+    rows = job.measured_rows(planned, SAMPLE_ROWS)
+    worker.try_rows(rows[:1])  # the first pass builds what later ones use again
     begun = time.monotonic()
-    outcomes = worker.try_rows(records)
+    outcomes = worker.try_rows(rows)
     seconds = time.monotonic() - begun
+    device = description.fingerprint.get("extractor", {}).get("device")
+    where = f", on the {device}" if device else ""
     return Measure(
-        bytes_a_row=sum(stored(outcome, planned.storage) for outcome in outcomes) / count,
-        rows_a_second=count / seconds,
-        source=f"{counted(count, 'row')} that one worker here tried just now, on the {device} (several share the time)",
+        bytes_a_row=sum(stored(outcome, planned.storage) for outcome in outcomes) / len(rows) * job.made_share,
+        rows_a_second=len(rows) / seconds / job.made_share,
+        source=f"{counted(len(rows), 'row')} that one worker here tried just now{where} (several share the time)",
     )
 
 

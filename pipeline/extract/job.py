@@ -1,0 +1,139 @@
+"""The job of `vilbert extract`: shards from a manifest and a detector.
+
+Shard i holds manifest rows [i·n, (i+1)·n), so its content depends on the manifest and the fingerprint alone.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
+
+from vilbert.manifests.manifest import Manifest
+from vilbert.pipeline.extract.settings import ExtractSettings
+from vilbert.pipeline.extract.worker import Worker
+from vilbert.pipeline.jobs.worker import Description
+from vilbert.pipeline.shards.dataset import DatasetInfo, fingerprint_digest
+from vilbert.pipeline.shards.location.folder import Folder
+from vilbert.pipeline.shards.sample import describe_fields
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class ExtractJob:
+    """Runs a detector over the images of a manifest; see `jobs.job.Job`."""
+
+    settings: ExtractSettings
+    manifest: Manifest
+    command = "extract"
+
+    @property
+    def worker(self) -> Callable[[ExtractSettings], Worker]:
+        """Build a worker from the settings."""
+        return Worker
+
+    @property
+    def on_gpu(self) -> bool:
+        """Whether a worker gets a GPU where there is one."""
+        return self.settings.detector.device != "cpu"
+
+    @property
+    def retry_failed(self) -> Sequence[str] | None:
+        """Reasons of the failed rows to try again; None without `--retry-failed`."""
+        return self.settings.retry_failed
+
+    def prepare(self, folder: Folder, *, dry: bool = False) -> AbstractContextManager[None]:
+        """Do nothing: workers read the manifest itself."""
+        return nullcontext()
+
+    def plan(self, description: Description) -> DatasetInfo:
+        """Return what the output folder is to hold; it holds no shard yet."""
+        return plan_dataset(self.settings, self.manifest, description)
+
+    def finished(self, folder: Folder) -> None:
+        """Do nothing."""
+
+    def summarise(self, info: DatasetInfo) -> int:
+        """Log what the data set holds; return 1 where it holds no sample."""
+        return summarise(self.settings, info)
+
+    def worker_here(self) -> Worker:
+        """Return a worker of this machine, which may lack a cluster's GPU."""
+        settings = self.settings
+        if settings.backend == "ray":
+            settings = replace(settings, detector=replace(settings.detector, device="auto"))
+        return Worker(settings)
+
+    def measured_rows(self, planned: DatasetInfo, count: int) -> Sequence[int]:
+        """Return rows spread over the manifest."""
+        count = min(count, planned.rows)
+        return [number * planned.rows // count for number in range(count)]
+
+    @property
+    def made_share(self) -> float:
+        """All rows are measured."""
+        return 1.0
+
+    def like(self, existing: DatasetInfo, planned: DatasetInfo) -> tuple[DatasetInfo, DatasetInfo]:
+        """Return the plan with the device of the data set: a cluster's workers may have another than this machine."""
+        return existing, planned if self.settings.backend == "local" else with_device_of(existing, planned)
+
+
+def plan_dataset(settings: ExtractSettings, manifest: Manifest, description: Description) -> DatasetInfo:
+    """Return what the output folder is to hold; it holds no shard yet."""
+    detector = settings.detector
+    return DatasetInfo(
+        storage=settings.format,
+        shard_size=settings.shard_size,
+        rows=min(manifest.rows, settings.limit or manifest.rows),
+        limit=settings.limit,
+        manifest=str(settings.manifest.resolve()),
+        manifest_hash=manifest.hash,
+        fields=describe_fields(
+            feature_dim=description.feature_dim,
+            top_classes=min(detector.top_classes, len(description.class_names)) if description.soft_labels else 0,
+            objects=bool(description.class_names),
+            object_boxes=settings.selection.saved_box == "both",
+            attributes=bool(description.attribute_names),
+        ),
+        feature_dim=description.feature_dim,
+        class_names=description.class_names,
+        attribute_names=description.attribute_names,
+        fingerprint=fingerprint_digest(description.fingerprint),
+        fingerprint_fields=description.fingerprint,
+        software=description.software,
+    )
+
+
+def with_device_of(there: DatasetInfo, planned: DatasetInfo) -> DatasetInfo:
+    """Return the plan with the device of the data set that is there."""
+    was, now = there.fingerprint_fields, planned.fingerprint_fields
+    fields = {name: value for name, value in now.items() if name != "cpus_per_worker"}
+    if "cpus_per_worker" in was:
+        fields["cpus_per_worker"] = was["cpus_per_worker"]
+    device = was.get("extractor", {}).get("device", now["extractor"]["device"])
+    return replace(planned, fingerprint_fields={**fields, "extractor": {**now["extractor"], "device": device}})
+
+
+def summarise(settings: ExtractSettings, info: DatasetInfo) -> int:
+    """Say what the data set holds; return 1 where it holds no sample."""
+    reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(info.totals.failures.items()))
+    logger.info(
+        "%s: %d samples%s; check with: vilbert verify %s --deep",
+        settings.output,
+        info.totals.samples,
+        f", {sum(info.totals.failures.values())} failures ({reasons})" if reasons else "",
+        settings.output,
+    )
+    if private := info.totals.failures.get("private_address"):
+        logger.warning(
+            "%s at private addresses, which are not fetched by default. If you trust the manifest, run the same "
+            "command with --allow-private-addresses --retry-failed private_address",
+            "1 image is" if private == 1 else f"{private} images are",
+        )
+    if info.totals.samples == 0:
+        logger.error("every row failed; the reasons are in %s/failures/", settings.output)
+        return 1
+    return 0

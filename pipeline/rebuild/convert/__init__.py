@@ -1,0 +1,1 @@
+"""`vilbert convert`: shards from other data sets and from published features."""

@@ -1,0 +1,17 @@
+"""`vilbert convert`: rebuild shards from data sets and published features."""
+
+from __future__ import annotations
+
+from vilbert.pipeline.jobs.run import run_job
+from vilbert.pipeline.rebuild.convert.job import ConvertJob
+from vilbert.pipeline.rebuild.convert.settings import ConvertSettings
+
+
+def convert(settings: ConvertSettings) -> int:
+    """Write the shards that are not there yet; return 0, 1 where no sample is left, or 130 where it was interrupted."""
+    job = ConvertJob(settings)
+    if settings.dry_run:
+        from vilbert.pipeline.jobs.dry_run import dry_run
+
+        return dry_run(job)
+    return run_job(job)

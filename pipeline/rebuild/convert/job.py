@@ -1,0 +1,244 @@
+"""The job of `vilbert convert`: shards from the rows of other data sets."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import platform
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from vilbert.pipeline import __version__
+from vilbert.pipeline.errors import FingerprintError, RefusedError
+from vilbert.pipeline.jobs.done import find_done
+from vilbert.pipeline.jobs.plan import differences, has_dataset
+from vilbert.pipeline.jobs.worker import Description
+from vilbert.pipeline.rebuild.convert.plan import FILES, Plan, PlannedRows, find_plan, make_plan, remove_plan
+from vilbert.pipeline.rebuild.convert.planning import plan_rows
+from vilbert.pipeline.rebuild.convert.settings import ConvertSettings
+from vilbert.pipeline.rebuild.convert.sources import (
+    OpenSources,
+    Outcome,
+    describe_outcome,
+    described,
+    mixed_fingerprints,
+    nameless,
+    source_entry,
+)
+from vilbert.pipeline.rebuild.convert.worker import ConvertWorker
+from vilbert.pipeline.rebuild.dataset_source import DatasetSource
+from vilbert.pipeline.shards.dataset import DatasetInfo, encode_dataset, fingerprint_digest, read_info
+from vilbert.pipeline.shards.location.folder import Folder, open_folder
+from vilbert.pipeline.shards.location.layout import DATASET_FILE
+from vilbert.pipeline.shards.location.scratch import scratch_folder
+from vilbert.pipeline.terminal import counted
+
+logger = logging.getLogger(__name__)
+
+
+class _Base(NamedTuple):
+    """The data set that is appended to, as it was before."""
+
+    rows: int
+    starts: tuple[int, ...]
+    steps: tuple[dict[str, Any], ...]
+
+
+class ConvertJob:
+    """Rebuilds shards; see `jobs.job.Job`."""
+
+    command = "convert"
+    on_gpu = False
+    retry_failed: Sequence[str] | None = None
+
+    def __init__(self, settings: ConvertSettings) -> None:
+        self.settings = settings
+        self._outcome: Outcome
+        self._existing: DatasetInfo | None = None
+        self._base = _Base(0, (), ())
+        self._plan: Plan | None = None
+        self._dry_plan: Path | None = None
+
+    @property
+    def worker(self) -> Callable[[ConvertSettings], ConvertWorker]:
+        """Build a worker from the settings."""
+        return ConvertWorker
+
+    @contextmanager
+    def prepare(self, folder: Folder, *, dry: bool = False) -> Iterator[None]:
+        """Plan the rows of the output, unless the folder has the plan or nothing is left to do."""
+        with ExitStack() as stack:
+            with OpenSources(self.settings, verify=False) as opened:
+                self._outcome = describe_outcome(self.settings, opened)
+                self._existing = read_info(folder) if has_dataset(folder) else None
+                if mixed := mixed_fingerprints(opened):
+                    logger.warning("the sources were extracted with different settings: %s", mixed)
+                if self.settings.append:
+                    self._require_same(folder)
+                    self._base = self._find_base()
+                if dry or not self._is_done(folder):
+                    self._make_plan(folder, opened, stack.enter_context(scratch_folder()) if dry else None)
+            if self.settings.append and not dry and not self._is_extended:
+                folder.write(DATASET_FILE, encode_dataset(self._planned()))
+            yield
+
+    @property
+    def _is_extended(self) -> bool:
+        """Whether the data set in the output folder was begun or extended by this command."""
+        existing = self._existing
+        if existing is None or not existing.converted:
+            return False
+        return nameless(existing.converted[-1]) == nameless(self._outcome.step)
+
+    def _is_done(self, folder: Folder) -> bool:
+        """Return whether the folder holds the complete output of this command."""
+        existing = self._existing
+        if existing is None or not existing.complete or not self._is_extended:
+            return False
+        return not find_done(folder, existing).pending()
+
+    def _make_plan(self, folder: Folder, opened: OpenSources, dry: Path | None) -> None:
+        request = fingerprint_digest(
+            {
+                "step": nameless(self._outcome.step),
+                "shard_size": self.settings.shard_size,
+                "base": [self._base.rows, *map(nameless, self._base.steps)],
+            }
+        )
+        self._plan = find_plan(folder, request)
+        if self._plan is not None:
+            return
+        with ExitStack() as stack:
+            existing = None
+            if self.settings.append:
+                shards = len(self._base.starts)
+                existing = stack.enter_context(DatasetSource(self.settings.output, shards=shards, verify=False))
+
+            def build(home: Path) -> Plan:
+                plan = plan_rows(home, opened.sources, self.settings, request, donor=opened.donor, existing=existing)
+                return dataclasses.replace(plan, base_rows=self._base.rows)
+
+            self._plan = make_plan(folder if dry is None else open_folder(dry), build)
+        self._dry_plan = dry
+        reasons = ", ".join(f"{count:,} {reason}" for reason, count in self._plan.dropped.items())
+        kept = f"{self._plan.kept:,} of {counted(self._plan.rows, 'row')}"
+        logger.info("planned: %s%s", kept, f"; dropped: {reasons}" if reasons else "")
+
+    def _require_same(self, folder: Folder) -> None:
+        """Raise where the sources cannot be appended to the data set in the output folder."""
+        existing, settings, outcome = self._existing, self.settings, self._outcome
+        if existing is None:
+            raise RefusedError(f"--append: {folder.name} holds no data set; run without it first")
+        if existing.storage != settings.format or existing.shard_size != settings.shard_size:
+            raise RefusedError(
+                f"--append: {folder.name} has {existing.shard_size} rows a shard in {existing.storage} files; give "
+                f"--shard-size {existing.shard_size} --format {existing.storage}"
+            )
+        if not existing.complete and not self._is_extended:
+            raise RefusedError(f"--append: {folder.name} is not complete; run the command that writes it again first")
+        was = {"fingerprint_fields": existing.fingerprint_fields, "fields": existing.fields}
+        now = {"fingerprint_fields": outcome.fingerprint, "fields": outcome.fields}
+        if lines := "\n  ".join(differences(was, now)):
+            raise FingerprintError(f"--append: {folder.name} has another fingerprint than the sources:\n  {lines}")
+        if (existing.class_names, existing.attribute_names) != (outcome.class_names, outcome.attribute_names):
+            raise FingerprintError(f"--append: {folder.name} has other class or attribute names than the sources")
+
+    def _find_base(self) -> _Base:
+        """Return the data set that is appended to as it was before, of one that an interrupted run extended, too."""
+        existing = self._existing
+        assert existing is not None
+        extended = self._is_extended
+        rows = existing.rows - (existing.converted[-1]["rows"] if extended else 0)
+        starts = tuple(start for shard in range(existing.shards) if (start := existing.shard_rows(shard)[0]) < rows)
+        steps = existing.converted[:-1] if extended else existing.converted
+        if not steps:
+            with DatasetSource(self.settings.output, shards=len(starts), verify=False) as source:
+                entry = source_entry(str(self.settings.output), source)
+            steps = ({"rows": rows, "sources": [{**entry, "rows": rows}], "operations": {}},)
+        return _Base(rows, starts, steps)
+
+    def plan(self, description: Description) -> DatasetInfo:
+        """Return what the output folder is to hold.
+
+        Raises:
+            FingerprintError: The workers found other sources than this process, such as other copies.
+        """
+        if lines := "; ".join(differences(described(self._outcome), description.fingerprint)):
+            raise FingerprintError(f"the workers see other sources than this process: {lines}")
+        return self._planned()
+
+    def _planned(self) -> DatasetInfo:
+        outcome, base, settings = self._outcome, self._base, self.settings
+        steps = (*base.steps, outcome.step)
+        if self._plan is not None:
+            rows = base.rows + self._plan.rows
+            starts = (*base.starts, *(base.rows + start for start in self._plan.starts))
+            regular = starts == tuple(range(0, rows, settings.shard_size))
+            shard_starts = None if regular else starts
+        else:  # nothing is left to do
+            assert self._existing is not None
+            rows, shard_starts = self._existing.rows, self._existing.shard_starts
+            if not settings.append and len(self._existing.converted) > 1:
+                rows, shard_starts = int(outcome.step["rows"]), None  # refused: it was appended to since
+        return DatasetInfo(
+            storage=settings.format,
+            shard_size=settings.shard_size,
+            shard_starts=shard_starts,
+            rows=rows,
+            manifest="",
+            manifest_hash=fingerprint_digest({"converted": [nameless(step) for step in steps]}),
+            fields=outcome.fields,
+            feature_dim=int(outcome.fields["features"]["shape"][1]),
+            class_names=outcome.class_names,
+            attribute_names=outcome.attribute_names,
+            fingerprint=fingerprint_digest(outcome.fingerprint),
+            fingerprint_fields=outcome.fingerprint,
+            software={"vilbert-pipeline": __version__, "python": platform.python_version()},
+            converted=steps,
+        )
+
+    def worker_here(self) -> ConvertWorker:
+        """Return a worker of this process, which reads the plan of the dry run."""
+        return ConvertWorker(self.settings, self._dry_plan)
+
+    @property
+    def made_share(self) -> float:
+        """The share of the rows that become samples."""
+        return 1.0 if self._plan is None else self._plan.kept / self._plan.rows
+
+    def measured_rows(self, planned: DatasetInfo, count: int) -> Sequence[int]:
+        """Return rows spread over those that are kept."""
+        with open_folder(self._dry_plan or self.settings.output).local(FILES) as directory:
+            planned_rows = PlannedRows(directory)
+            try:
+                places = planned_rows.spread(count)
+            finally:
+                planned_rows.close()
+        return [self._base.rows + place for place in places]
+
+    def like(self, existing: DatasetInfo, planned: DatasetInfo) -> tuple[DatasetInfo, DatasetInfo]:
+        """Return both; a data set that will be appended to is not compared."""
+        extends = self.settings.append and not self._is_extended
+        return planned if extends else existing, planned
+
+    def finished(self, folder: Folder) -> None:
+        """Delete the plan."""
+        remove_plan(folder)
+
+    def summarise(self, info: DatasetInfo) -> int:
+        """Log what the data set holds; return 1 where it holds no sample."""
+        totals = info.totals
+        counts = {"failures": totals.failures, "dropped": totals.dropped}
+        told = "".join(
+            f", {sum(some.values()):,} {what} ({', '.join(f'{count:,} {reason}' for reason, count in some.items())})"
+            for what, some in counts.items()
+            if some
+        )
+        name = self.settings.output
+        logger.info("%s: %d samples%s; check with: vilbert verify %s --deep", name, totals.samples, told, name)
+        if totals.samples == 0:
+            logger.error("no sample is left of %s", counted(info.rows, "row"))
+            return 1
+        return 0

@@ -1,0 +1,149 @@
+"""A data set of ours as a `Source`: tar or LMDB shards, in a folder or behind a URL."""
+
+from __future__ import annotations
+
+import hashlib
+from bisect import bisect_right
+from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import ExitStack
+from itertools import accumulate
+from pathlib import Path
+from typing import NamedTuple
+
+from vilbert.pipeline.errors import CorruptShardError, ShardError
+from vilbert.pipeline.rebuild.source import Scanned, SourceDescription
+from vilbert.pipeline.shards.dataset import DatasetInfo, read_info
+from vilbert.pipeline.shards.failures import FailureRow, read_failures
+from vilbert.pipeline.shards.location.folder import Place, open_folder
+from vilbert.pipeline.shards.location.layout import data_path, failures_path, shard_files
+from vilbert.pipeline.shards.record import read_records_of, records_digest
+from vilbert.pipeline.shards.sample import Sample
+from vilbert.pipeline.shards.storage.closing import Closing
+from vilbert.pipeline.shards.storage.raw import RawSample
+from vilbert.pipeline.shards.storage.store import ShardReader, open_shard
+
+OPEN_SHARDS, OPEN_REMOTE_SHARDS = 256, 4
+"""Shards that stay open: an open file each, and of a remote one a copy on this machine's disk."""
+
+
+class _OpenShard(NamedTuple):
+    reader: ShardReader
+    failures: list[FailureRow]
+    stack: ExitStack
+
+
+class DatasetSource(Closing):
+    """The rows of a data set: of each shard first the samples, then the failed rows. Dropped rows are none of them."""
+
+    def __init__(self, place: Place, *, shards: int | None = None, verify: bool = True) -> None:
+        """Open a data set.
+
+        Args:
+            place: Its folder or URL.
+            shards: Only its first shards, which are done whether or not the data set is complete.
+            verify: Whether to compare the SHA-256 of each shard with its record before a sample of it is used.
+
+        Raises:
+            ShardError: There is none, it is not complete, or its records are not those it was completed with.
+        """
+        self._folder = open_folder(place)
+        self.info: DatasetInfo = read_info(self._folder)
+        self._verify = verify
+        if not self.info.complete and shards is None:
+            raise ShardError(f"{self._folder.name}: is not complete; run the command that writes it again")
+        records = read_records_of(self._folder)
+        self._records = list(records.values())[:shards]
+        self.content = records_digest(self._records)
+        """Hash of the records, which names the content."""
+        if [record.shard for record in self._records] != list(range(len(self._records))) or (
+            shards is None and self.content != self.info.records_sha256
+        ):
+            raise ShardError(
+                f"{self._folder.name}: its records are not those that dataset.json was completed with; run `vilbert "
+                f"verify {self._folder.name} --deep`"
+            )
+        self._starts = (0, *accumulate(record.samples + sum(record.failures.values()) for record in self._records))
+        self._open: OrderedDict[int, _OpenShard] = OrderedDict()
+
+    @property
+    def description(self) -> SourceDescription:
+        """What all samples share."""
+        info = self.info
+        return SourceDescription(
+            format="vilbert",
+            fields=info.fields,
+            class_names=info.class_names,
+            attribute_names=info.attribute_names,
+            fingerprint={"fingerprint_fields": info.fingerprint_fields, "records_sha256": self.content},
+        )
+
+    @property
+    def rows(self) -> int:
+        """Samples and failed rows."""
+        return self._starts[-1]
+
+    def read(self, start: int, stop: int) -> Iterator[Sample | FailureRow]:
+        """Yield the rows [start, stop)."""
+        for shard, first, last in self._spans(start, stop):
+            opened = self._shard(shard)
+            samples = len(opened.reader)
+            for index in range(first, last):
+                yield opened.reader[index] if index < samples else opened.failures[index - samples]
+
+    def read_raw(self, start: int, stop: int) -> Iterator[RawSample | FailureRow]:
+        """Yield the rows [start, stop), samples as the bytes that are stored."""
+        for shard, first, last in self._spans(start, stop):
+            opened = self._shard(shard)
+            samples = len(opened.reader)
+            for index in range(first, last):
+                yield opened.reader.raw(index) if index < samples else opened.failures[index - samples]
+
+    def scan(self, start: int, stop: int, *, metadata: bool) -> Iterator[Scanned | FailureRow]:
+        """Yield the rows [start, stop) without arrays."""
+        for shard, first, last in self._spans(start, stop):
+            opened = self._shard(shard)
+            keys = opened.reader.keys()
+            for index in range(first, min(last, len(keys))):
+                yield Scanned(keys[index], opened.reader.metadata(index) if metadata else None)
+            yield from opened.failures[max(0, first - len(keys)) : max(0, last - len(keys))]
+
+    def close(self) -> None:
+        """Release files."""
+        while self._open:
+            self._open.popitem()[1].stack.close()
+
+    def _spans(self, start: int, stop: int) -> Iterator[tuple[int, int, int]]:
+        """Yield (shard, first, last) of the parts of the shards that hold the rows [start, stop)."""
+        shard = bisect_right(self._starts, start) - 1
+        while start < stop:
+            end = min(stop, self._starts[shard + 1])
+            if start < end:
+                yield shard, start - self._starts[shard], end - self._starts[shard]
+            start, shard = end, shard + 1
+
+    def _shard(self, shard: int) -> _OpenShard:
+        if shard in self._open:
+            self._open.move_to_end(shard)
+            return self._open[shard]
+        while len(self._open) >= (OPEN_REMOTE_SHARDS if self._folder.remote else OPEN_SHARDS):
+            self._open.popitem(last=False)[1].stack.close()
+        with ExitStack() as stack:
+            storage, record = self.info.storage, self._records[shard]
+            directory = stack.enter_context(self._folder.local(shard_files(shard, storage)))
+            failures = read_failures(listed := failures_path(directory, shard))
+            if hashlib.sha256(listed.read_bytes()).hexdigest() != record.failures_sha256:
+                raise CorruptShardError("its sha256 is not the record's", path=listed)
+            path = data_path(directory, shard, storage)
+            reader = stack.enter_context(open_shard(path, verify=self._verify))
+            if len(reader) != record.samples:
+                raise CorruptShardError(f"holds {len(reader)} samples, its record says {record.samples}", path=path)
+            self._open[shard] = _OpenShard(reader, failures, stack.pop_all())
+        return self._open[shard]
+
+
+def is_dataset(place: Place) -> bool:
+    """Return whether a data set of ours lies at a place."""
+    return not (isinstance(place, Path) and not place.is_dir()) and any(
+        name == "dataset.json" for name, _ in open_folder(place).entries("")
+    )
