@@ -67,17 +67,10 @@ class PublishedImage:
     """More for the sample's meta: captions."""
 
 
-def foreground_ids(ids: NDArray[Any], background: Background, image_id: str) -> NDArray[np.int64]:
-    """Return ids [N] that count from 1, the background being 0; raise RowError where a region is background."""
+def foreground_ids(ids: NDArray[Any], background: Background) -> NDArray[np.int64]:
+    """Return ids [N] that count from 1. A region of background is then 0 or beyond the last class: both are refused."""
     ids = ids.astype(np.int64)
-    if background == "none":
-        return ids + 1
-    if background == "last":
-        return ids + 1  # the background itself is beyond the last class, which `to_sample` refuses
-    if (ids == 0).any():
-        count = int((ids == 0).sum())
-        raise RowError("background_object", f"{count} regions have the background as their object", image_id)
-    return ids
+    return ids if background == "first" else ids + 1
 
 
 def background_first(probs: NDArray[Any], background: Background) -> NDArray[np.float32]:
@@ -159,7 +152,9 @@ def _arrays(
 
 
 def _features(features: NDArray[Any]) -> NDArray[Any]:
-    if features.ndim != 2 or features.dtype.kind != "f" or not all(features.shape):
+    if features.ndim == 2 and not len(features):
+        raise RowError("no_regions", "it has no regions")
+    if features.ndim != 2 or features.dtype.kind != "f" or not features.shape[1]:
         raise RowError("broken_row", f"features are {features.dtype}{list(features.shape)}, expected floats [N, D]")
     dtype = np.float16 if features.dtype.itemsize == 2 else np.float32
     converted = np.ascontiguousarray(features, dtype=dtype)  # also from the other byte order
