@@ -62,7 +62,7 @@ class Importer:
                 return False
             values = dict(zip(columns, fields, strict=False))
             sizes = [values.get(name, b"1") for name in ("image_w", "image_h", "img_w", "img_h")]
-            return all(_unquoted(size).isdigit() for size in sizes)
+            return all(unquoted(size).isdigit() for size in sizes)
         except (OSError, EOFError, ValueError, ShardError):
             return False
 
@@ -88,9 +88,9 @@ def _first_fields(path: Path) -> list[bytes]:
 
 def _truncated_variant(fields: Sequence[bytes]) -> tuple[str, ...] | None:
     """Return a variant whose first line is longer than what was read: its small columns suffice."""
-    if len(fields) in (5, 6) and all(_unquoted(field).isdigit() for field in fields[1:4]):
+    if len(fields) in (5, 6) and all(unquoted(field).isdigit() for field in fields[1:4]):
         return ORIGINAL
-    if len(fields) in (8, 9, 10) and all(_unquoted(fields[at]).isdigit() for at in (1, 2, 7)):
+    if len(fields) in (8, 9, 10) and all(unquoted(fields[at]).isdigit() for at in (1, 2, 7)):
         return LXMERT
     return None
 
@@ -98,7 +98,7 @@ def _truncated_variant(fields: Sequence[bytes]) -> tuple[str, ...] | None:
 def _named(fields: Sequence[bytes]) -> tuple[str, ...] | None:
     """Return the columns of a line of headings, None where it is no such line."""
     known = {name for columns in VARIANTS.values() for name in columns}
-    names = tuple(_unquoted(field).decode("utf-8", "replace") for field in fields)
+    names = tuple(unquoted(field).decode("utf-8", "replace") for field in fields)
     if len(set(names) & known) < len(ORIGINAL) or len(set(names)) != len(names):
         return None
     return names
@@ -132,18 +132,18 @@ class _Reader:
     def image(self, row: int) -> PublishedImage:
         fields = self.content(row).split(b"\t")
         if len(fields) != len(self._columns):
-            image_id = _unquoted(fields[0])[:_SMALL].decode("utf-8", "replace")
+            image_id = unquoted(fields[0])[:_SMALL].decode("utf-8", "replace")
             raise RowError(
                 "broken_row", f"has {len(fields)} columns, the first line has {len(self._columns)}", image_id
             )
-        values = {_NAMES.get(name, name): _unquoted(field) for name, field in zip(self._columns, fields, strict=True)}
+        values = {_NAMES.get(name, name): unquoted(field) for name, field in zip(self._columns, fields, strict=True)}
         return parse_fields(values, self._background)
 
     def close(self) -> None:
         self._lines.close()
 
 
-def _unquoted(field: bytes) -> bytes:
+def unquoted(field: bytes) -> bytes:
     """Return a field without what writers put around it: CSV's quotes, or Python 3's `b'…'`."""
     field = field.strip()
     if len(field) > 1 and field[:1] == field[-1:] == b'"':

@@ -139,7 +139,9 @@ def _read_lineidx(path: Path, size: int) -> NDArray[np.int64]:
     except (OSError, ValueError, OverflowError) as error:
         raise ShardError(f"{path}: no index of lines ({str(error)[:100]}): delete it, it is not needed") from error
     if not len(starts) or starts[0] != 0 or (np.diff(starts) <= 0).any() or starts[-1] >= size:
-        raise ShardError(f"{path}: is not the index of lines of its file, of {size:,} bytes: delete it, it is not needed")
+        raise ShardError(
+            f"{path}: is not the index of lines of its file, of {size:,} bytes: delete it, it is not needed"
+        )
     return starts
 
 

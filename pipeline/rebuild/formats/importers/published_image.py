@@ -200,7 +200,9 @@ def _scores(scores: NDArray[Any], name: str, count: int) -> NDArray[np.float32]:
 
 def _probs(probs: NDArray[Any], count: int) -> NDArray[np.float32]:
     if probs.ndim != 2 or len(probs) != count or not 2 <= probs.shape[1] <= MAX_CLASSES or probs.dtype.kind != "f":
-        raise RowError("broken_row", f"class_probs are {probs.dtype}{list(probs.shape)}, and there are {count} features")
+        raise RowError(
+            "broken_row", f"class_probs are {probs.dtype}{list(probs.shape)}, and there are {count} features"
+        )
     if not ((probs >= 0) & (probs <= 1 + 1e-3)).all() or (probs.sum(axis=1, dtype=np.float64) > _PROBABILITY_SUM).any():
         raise RowError("bad_numbers", "class_probs are no probabilities")
     return probs.astype(np.float32).clip(0, 1)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from vilbert.pipeline.errors import ShardError
-from vilbert.pipeline.rebuild.formats.importers.bottom_up_tsv import parse_fields
+from vilbert.pipeline.rebuild.formats.importers.bottom_up_tsv import parse_fields, unquoted
 from vilbert.pipeline.rebuild.formats.importers.imported_source import ImportedSource
 from vilbert.pipeline.rebuild.formats.importers.lmdb_values import LmdbRows, is_lmdb, open_lmdb
 from vilbert.pipeline.rebuild.formats.importers.mapping_fields import (
@@ -105,18 +105,13 @@ def _encoded(fields: Mapping[str, Any]) -> dict[str, bytes]:
         if type(value) is int:
             encoded[name] = str(value).encode()
         elif isinstance(value, str):
-            encoded[name] = strip_literal(value.encode("utf-8", "replace"))
+            encoded[name] = unquoted(value.encode("utf-8", "replace"))
         elif isinstance(value, bytes):
-            encoded[name] = strip_literal(value)
+            encoded[name] = unquoted(value)
     missing = [name for name in _TEXTS[:-1] if name not in encoded]
     if missing:
         raise RowError("broken_row", f"has no {', '.join(missing)}")
     return encoded
-
-
-def strip_literal(text: bytes) -> bytes:
-    """Return a text without the `b'…'` that Python 3 puts around bytes which a program took for a text."""
-    return text[2:-1] if len(text) > 2 and text[:2] in (b"b'", b'b"') and text[-1:] == text[1:2] else text
 
 
 def _of_arrays(fields: Mapping[str, Any], image_id: str, background: Background) -> PublishedImage:
