@@ -43,7 +43,7 @@ class Importer:
                 if not head.startswith((_STREAM, _FILE)):
                     return False
             with pa.memory_map(str(path)) as mapped:
-                return _REQUIRED <= set(_open(mapped, head).schema.names)
+                return set(_open(mapped, head).schema.names) >= _REQUIRED
         except (OSError, pa.ArrowException):
             return False
 
@@ -142,27 +142,24 @@ class _Reader:
 def _array(values: dict[str, Any], name: str) -> NDArray[Any]:
     """Return a column's value, a number or lists of numbers, as an array."""
     import pyarrow as pa
+    import pyarrow.compute as pc
 
     value = values[name]
-    sides = []
-    inner = getattr(value, "values", None)
-    if inner is None:
+    if isinstance(value, pa.ExtensionScalar):  # an Array2D, where the library datasets is imported
+        value = value.value
+    if not isinstance(value, pa.ListScalar):
         return np.asarray(value.as_py())
-    if isinstance(inner, pa.ExtensionArray):
-        inner = inner.storage
-    sides.append(len(inner))
-    while pa.types.is_list(inner.type) or pa.types.is_fixed_size_list(inner.type) or pa.types.is_large_list(inner.type):
-        lengths = {len(part) if part is not None else 0 for part in inner.to_pylist()} if len(sides) > 1 else None
-        flat = inner.flatten()
-        if lengths is not None and len(lengths) > 1:
+    inner, shape = value.values, [len(value)]
+    while inner is not None and isinstance(inner, (pa.ListArray, pa.LargeListArray, pa.FixedSizeListArray)):
+        lengths = pc.min_max(pc.list_value_length(inner)).as_py()
+        if inner.null_count or lengths["min"] != lengths["max"]:
             raise RowError("broken_row", f"{name} has lists of different lengths")
-        sides.append(len(flat) // max(len(inner), 1))
-        inner = flat
-    array = inner.to_numpy(zero_copy_only=False)
-    try:
-        return array.reshape(sides)
-    except ValueError:
-        raise RowError("broken_row", f"{name} has lists of different lengths") from None
+        shape.append(lengths["max"] or 0)
+        inner = inner.flatten()
+    if inner is None or inner.null_count or not (pa.types.is_floating(inner.type) or pa.types.is_integer(inner.type)):
+        raise RowError("broken_row", f"{name} does not hold numbers alone")
+    array: NDArray[Any] = inner.to_numpy(zero_copy_only=False)
+    return array.reshape(shape)
 
 
 def _whole(values: dict[str, Any], name: str, count: int) -> NDArray[np.int64] | None:

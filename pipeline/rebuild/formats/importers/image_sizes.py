@@ -42,7 +42,7 @@ class ImageSizes:
             raise ShardError(f"--image-sizes {error}") from error
         if not hashes:
             raise ShardError(
-                f"--image-sizes {path}: names the size of no image: make a manifest of a source with sizes, such as COCO"
+                f"--image-sizes {path}: names no image size: make a manifest of a source with sizes, such as COCO"
             )
         keys = np.array(hashes, np.uint64)
         order = np.argsort(keys, kind="stable")

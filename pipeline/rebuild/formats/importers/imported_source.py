@@ -1,4 +1,4 @@
-"""A file of published features as a `Source`: each row becomes a sample or a failure, all samples of the same fields."""
+"""A file of published features as a `Source`: a row becomes a sample or a failure, all samples have the same fields."""
 
 from __future__ import annotations
 

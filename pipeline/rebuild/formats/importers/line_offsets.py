@@ -146,7 +146,7 @@ def _read_lineidx(path: Path, size: int) -> NDArray[np.int64]:
 
 
 def _kept(folder: Path, source: Path, suffix: str, make: Callable[[Path], None]) -> Path:
-    """Return what `make` wrote of a file earlier, by this process or another; it is made again once the file changed."""
+    """Return what `make` wrote of a file, in this process or another; it is made again once the file changed."""
     status = source.stat()
     identity = json.dumps([str(source.resolve()), status.st_size, status.st_mtime_ns])
     target = folder / f"{hashlib.sha256(identity.encode('utf-8', 'backslashreplace')).hexdigest()[:32]}.{suffix}"

@@ -53,8 +53,8 @@ def open_lmdb(path: Path) -> LmdbFile:
             head = opened.read(64)
         if any(head[at : at + 4] == _MAGIC[::-1] for at in _MAGIC_AT):
             raise ShardError(
-                f"{path}: an LMDB of another byte order: copy it with mdb_dump on a machine like the one that wrote it, "
-                "and mdb_load here"
+                f"{path}: an LMDB of another byte order: copy it with mdb_dump on a machine like the one that wrote "
+                "it, and mdb_load here"
             )
         status = file.stat()
         identity = (status.st_size, status.st_mtime_ns, status.st_ino)
@@ -122,8 +122,8 @@ class LmdbFile:
             rows = self.entries - sum(1 for key in skip if cursor.set_key(key))
         if absent:
             raise ShardError(
-                f"{self.path}: its list of keys names {len(absent):,} keys without a value, the first {absent[0]!r:.80}: "
-                "it was not written to its end"
+                f"{self.path}: its list of keys names {len(absent):,} keys without a value, the first "
+                f"{absent[0]!r:.80}: it was not written to its end"
             )
         repeated = len(listed) - len(set(listed))
         if repeated or rows != len(listed):
