@@ -149,14 +149,17 @@ def _array(values: dict[str, Any], name: str) -> NDArray[Any]:
         value = value.value
     if not isinstance(value, pa.ListScalar):
         return np.asarray(value.as_py())
-    inner, shape = value.values, [len(value)]
-    while inner is not None and isinstance(inner, (pa.ListArray, pa.LargeListArray, pa.FixedSizeListArray)):
+    inner = value.values
+    if inner is None:
+        raise RowError("broken_row", f"has no {name}")
+    shape = [len(inner)]
+    while isinstance(inner, (pa.ListArray, pa.LargeListArray, pa.FixedSizeListArray)):
         lengths = pc.min_max(pc.list_value_length(inner)).as_py()
         if inner.null_count or lengths["min"] != lengths["max"]:
             raise RowError("broken_row", f"{name} has lists of different lengths")
         shape.append(lengths["max"] or 0)
         inner = inner.flatten()
-    if inner is None or inner.null_count or not (pa.types.is_floating(inner.type) or pa.types.is_integer(inner.type)):
+    if inner.null_count or not (pa.types.is_floating(inner.type) or pa.types.is_integer(inner.type)):
         raise RowError("broken_row", f"{name} does not hold numbers alone")
     array: NDArray[Any] = inner.to_numpy(zero_copy_only=False)
     return array.reshape(shape)

@@ -206,7 +206,7 @@ class ImportedSource:
         for row in range(0, self.rows, step):
             try:
                 content = self._reader.content(row)
-            except RowError as error:
+            except (RowError, *_DAMAGE) as error:
                 content = str(error).encode("utf-8", "backslashreplace")
             sha256.update(len(content).to_bytes(8, "little"))
             sha256.update(content)

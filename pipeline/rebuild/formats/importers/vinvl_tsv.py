@@ -7,6 +7,7 @@ columns are taken off. `PREFIX.hw.tsv` has the sizes of the images, `PREFIX.labe
 from __future__ import annotations
 
 import binascii
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -41,7 +42,7 @@ class Importer:
         except OSError:
             return False
         if len(fields) == 3:
-            return fields[1].isdigit() and len(fields[2]) > 32 and fields[2][:32].isalnum()
+            return fields[1].isdigit() and re.match(rb"[A-Za-z0-9+/]{32}", fields[2]) is not None
         head = fields[1][:_HEAD] if len(fields) == 2 else b""
         return head.lstrip().startswith(b"{") and (
             b'"num_boxes"' in head or b'"features"' in head or (b'"rect"' in head and b'"feature"' in head)
