@@ -72,3 +72,18 @@ def first_file(folder: Path, accept: Callable[[str], bool]) -> Path | None:
     except OSError:
         pass
     return None
+
+
+def only_inside(path: Path, *patterns: str) -> Path:
+    """Return the one file or folder inside a folder whose name matches a pattern, where there is exactly one.
+
+    Tools write some formats as a folder with files beside them; users may name either. The path itself is returned
+    otherwise.
+    """
+    if not path.is_dir():
+        return path
+    try:
+        found = {inside for pattern in patterns for inside in path.glob(pattern)}
+    except OSError:
+        return path
+    return found.pop() if len(found) == 1 else path

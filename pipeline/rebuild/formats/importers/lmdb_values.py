@@ -102,7 +102,7 @@ class LmdbFile:
         with self._environment.begin() as transaction:
             for key in transaction.cursor().iternext(values=False):
                 if key not in skip:
-                    value = transaction.get(key)
+                    value = transaction.get(key) or b""
                     return bytes(key), bytes(value) if len(value) <= MAX_ROW_BYTES else b""
         return None
 

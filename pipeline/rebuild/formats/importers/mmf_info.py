@@ -54,11 +54,10 @@ def mmf_image(
     if features.ndim != 2 or boxes.ndim != 2:
         raise RowError("broken_row", f"features are {list(features.shape)}, boxes {list(boxes.shape)}", image_id)
     features = features[: len(boxes)]
-    probs, scores = take_array(info, "cls_prob"), None
-    if probs is not None and probs.ndim == 1:
-        probs, scores = None, probs[: len(boxes)]
-    if probs is not None:
-        probs = probs[: len(boxes)]
+    probs = scores = None
+    if (stored := take_array(info, "cls_prob")) is not None:
+        stored = stored[: len(boxes)]
+        probs, scores = (None, stored) if stored.ndim == 1 else (stored, None)
     convention = background or _convention(probs)
     objects = take_column(info, "objects")
     if "labels" in info:  # VinVL's, where 0 is the background

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vilbert.pipeline.errors import ShardError
+from vilbert.pipeline.rebuild.formats.importers.folder_files import only_inside
 from vilbert.pipeline.rebuild.formats.importers.imported_source import ImportedSource
 from vilbert.pipeline.rebuild.formats.importers.lmdb_values import LmdbFile, LmdbRows, data_file, is_lmdb, open_lmdb
 from vilbert.pipeline.rebuild.formats.importers.mapping_fields import require_array, require_mapping, take_array
@@ -41,6 +42,7 @@ class Importer:
     def detect(self, path: Path) -> bool:
         """Return whether the first value has features and `norm_bb`."""
         try:
+            path = _environment(path)
             if not is_lmdb(path):
                 return False
             file = open_lmdb(path)
@@ -61,13 +63,19 @@ class Importer:
                 f"{path}: uniter-lmdb holds boxes as shares of the image's sides and no sizes: give a manifest of the "
                 "images with --image-sizes"
             )
-        rows = LmdbRows(open_lmdb(path), _listed, (KEYS,))
+        environment = _environment(path)
+        rows = LmdbRows(open_lmdb(environment), _listed, (KEYS,))
         try:
-            counts = _counts(path, rows)
+            counts = _counts(environment, rows)
         except BaseException:
             rows.close()
             raise
         return ImportedSource("uniter-lmdb", path, _Reader(rows, counts, options.background or "first"), options)
+
+
+def _environment(path: Path) -> Path:
+    """Return the environment of a folder of one split, which holds it beside `nbb_*.json`."""
+    return path if is_lmdb(path) else only_inside(path, "feat_*", "all", "all_compressed")
 
 
 def _listed(file: LmdbFile) -> list[bytes] | None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from vilbert.pipeline.errors import ShardError
+from vilbert.pipeline.rebuild.formats.importers.folder_files import only_inside
 from vilbert.pipeline.rebuild.formats.importers.imported_source import ImportedSource
 from vilbert.pipeline.rebuild.formats.importers.lmdb_values import LmdbFile, LmdbRows, is_lmdb, open_lmdb
 from vilbert.pipeline.rebuild.formats.importers.mapping_fields import (
@@ -42,6 +43,7 @@ class Importer:
     def detect(self, path: Path) -> bool:
         """Return whether an LMDB has tensorpack's list of keys, in whichever serialisation."""
         try:
+            path = _environment(path)
             if not is_lmdb(path):
                 return False
             file = open_lmdb(path)
@@ -57,8 +59,13 @@ class Importer:
 
     def open(self, path: Path, options: ImportOptions) -> ImportedSource:
         """Open an environment; see `registry.Importer`."""
-        rows = LmdbRows(open_lmdb(path), _listed, (KEYS,))
+        rows = LmdbRows(open_lmdb(_environment(path)), _listed, (KEYS,))
         return ImportedSource("vilbert-pretraining-lmdb", path, _Reader(rows, options.background or "none"), options)
+
+
+def _environment(path: Path) -> Path:
+    """Return the file of a folder that holds it beside the captions."""
+    return path if is_lmdb(path) else only_inside(path, "*.lmdb")
 
 
 def _listed(file: LmdbFile) -> list[bytes] | None:

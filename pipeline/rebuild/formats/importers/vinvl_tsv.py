@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vilbert.manifests.regular_file import open_regular
+from vilbert.pipeline.rebuild.formats.importers.folder_files import only_inside
 from vilbert.pipeline.rebuild.formats.importers.imported_source import ImportedSource
 from vilbert.pipeline.rebuild.formats.importers.line_offsets import Lines
 from vilbert.pipeline.rebuild.formats.importers.mapping_fields import take_number
@@ -35,6 +36,7 @@ class Importer:
     def detect(self, path: Path) -> bool:
         """Return whether the first line is a key and JSON with features or objects, or a key, a number and base64."""
         try:
+            path = _features_file(path)
             if not path.is_file():
                 return False
             with open(path, "rb", opener=open_regular) as file:
@@ -50,7 +52,12 @@ class Importer:
 
     def open(self, path: Path, options: ImportOptions) -> ImportedSource:
         """Open a file; see `registry.Importer`."""
-        return ImportedSource("vinvl-tsv", path, _Reader(path, options), options)
+        return ImportedSource("vinvl-tsv", path, _Reader(_features_file(path), options), options)
+
+
+def _features_file(path: Path) -> Path:
+    """Return the file of features of a folder that holds it beside labels and sizes."""
+    return only_inside(path, "*feature.tsv", "*features.tsv")
 
 
 class _Reader:
@@ -144,12 +151,14 @@ class _Reader:
             return None, None
         if len(objects) != count:
             raise RowError("broken_row", f"{len(objects)} objects are named, and there are {count} features")
-        found = [(one.get("class"), one.get("conf")) if isinstance(one, dict) else (None, None) for one in objects]
-        unknown = next((name for name, _ in found if name not in self._ids), None)
-        if unknown is not None or any(type(score) not in (int, float) for _, score in found):
-            raise RowError("bad_classes", f"its object {unknown!r:.80} is not one of --class-names, or has no conf")
-        ids = np.array([self._ids[name] for name, _ in found], np.int64)
-        return ids, np.array([score for _, score in found], np.float32)
+        ids, scores = [], []
+        for one in objects:
+            name, score = (one.get("class"), one.get("conf")) if isinstance(one, dict) else (None, None)
+            if not isinstance(name, str) or name not in self._ids or type(score) not in (int, float):
+                raise RowError("bad_classes", f"its object {name!r:.80} is not one of --class-names, or has no conf")
+            ids.append(self._ids[name])
+            scores.append(score)
+        return np.array(ids, np.int64), np.array(scores, np.float32)
 
     def close(self) -> None:
         self._lines.close()

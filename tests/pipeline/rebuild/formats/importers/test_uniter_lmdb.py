@@ -59,7 +59,7 @@ def test_numbers_of_boxes_beside_the_environment_are_used(tmp_path: Path) -> Non
     counts = {f"{picture.image_id}.npz": picture.regions - 1 for picture in found[:3]}
     counts[f"{found[2].image_id}.npz"] = 99
     (tmp_path / "coco" / "nbb_th0.2_max100_min10.json").write_text(json.dumps(counts))
-    _, rows = read_published(path, image_sizes=manifest(tmp_path / "a.parquet", found))
+    _, rows = read_published(path.parent, image_sizes=manifest(tmp_path / "a.parquet", found))
     (failure,) = failures_of(rows)
     assert (failure.row, failure.detail) == (2, f"nbb says 99 boxes, and there are {found[2].regions} features")
     kept = [len(row.regions) for row in rows if row is not failure]  # type: ignore[union-attr]

@@ -24,7 +24,7 @@ from .samples import (
 def test_lists_with_captions(tmp_path: Path) -> None:
     found = pictures()
     path = write_lmdb(tmp_path / "training_feat_all.lmdb", pretraining_lmdb_values(found), subdir=False)
-    assert detect_format(path) == "vilbert-pretraining-lmdb"
+    assert detect_format(path) == detect_format(tmp_path) == "vilbert-pretraining-lmdb"
     description, rows = read_published(path, top_classes=5)
     assert description.missing == ("attributes", "class names")
     for sample, picture in zip(samples_of(rows), found, strict=True):

@@ -61,6 +61,7 @@ def test_all_layouts(tmp_path: Path, layout: str) -> None:
     names.write_text("\n".join(NAMES))
     path = write(tmp_path, found, layout)
     assert detect_format(path) == "vinvl-tsv"
+    assert detect_format(tmp_path) == (None if layout == "predictions" else "vinvl-tsv")
     description, rows = read_published(path, class_names=names)
     for sample, picture in zip(samples_of(rows), found, strict=True):
         require_boxes_and_features(sample, picture)
