@@ -34,7 +34,7 @@ _OBJECTS = ("O", "O4", "O8")
 
 
 def load_arrays(data: bytes, *, encoding: str = "latin1") -> Any:
-    """Return the value of a pickle of arrays, texts, numbers, lists and mappings, the arrays as read-only arrays.
+    """Return the value of a pickle of arrays, texts, numbers, lists and mappings.
 
     An array of objects becomes a list of them, and one without dimensions the object itself.
 
@@ -154,7 +154,7 @@ class ArrayRecord(Stub):
 
     def __init__(self, array: NDArray[Any] | None = None) -> None:
         self.array = array
-        """Read-only, in the byte order of the file; None where it has no state, or holds objects."""
+        """A view of the file's bytes, in their order; None where it has no state, or holds objects."""
         self.objects: list[Any] | None = None
         """The items of an array of objects."""
         self.shape: tuple[int, ...] = () if array is None else array.shape
