@@ -25,6 +25,7 @@ from vilbert.pipeline.rebuild.formats.importers.published_image import (
 from vilbert.pipeline.rebuild.formats.registry import ImportOptions
 
 _REQUIRED = {"boxes", "roi_features", "img_id", "sizes"}
+_MAX_ID = 1 << 16
 _STREAM, _FILE = b"\xff\xff\xff\xff", b"ARROW1"
 
 
@@ -44,7 +45,7 @@ class Importer:
                     return False
             with pa.memory_map(str(path)) as mapped:
                 return set(_open(mapped, head).schema.names) >= _REQUIRED
-        except (OSError, pa.ArrowException):
+        except (OSError, ValueError, pa.ArrowException):  # ValueError: a name that is not UTF-8
             return False
 
     def open(self, path: Path, options: ImportOptions) -> ImportedSource:
@@ -70,10 +71,10 @@ class _Reader:
             self._mapped.seek(0)
             # Batches are views of the mapped file: what is not read takes no memory.
             table = _open(self._mapped, head).read_all()
+            missing = sorted(_REQUIRED - set(table.column_names))
         except (pa.ArrowException, OSError, ValueError) as error:
             reason = str(error).partition("\n")[0][:200]
             raise ShardError(f"{path}: not an Arrow file, or cut short ({reason}): get it again") from error
-        missing = sorted(_REQUIRED - set(table.column_names))
         if missing:
             raise ShardError(f"{path}: lacks the columns {', '.join(missing)}")
         self._batches = [batch for batch in table.to_batches() if batch.num_rows]
@@ -170,6 +171,6 @@ def _whole(values: dict[str, Any], name: str, count: int) -> NDArray[np.int64] |
     if name not in values:
         return None
     array = _array(values, name)[:count]
-    if array.dtype.kind == "f" and not (np.isfinite(array).all() and (array == np.round(array)).all()):
+    if array.dtype.kind == "f" and not ((np.abs(array) < _MAX_ID) & (array == np.round(array))).all():
         raise RowError("broken_row", f"{name} are no whole numbers")
     return array.astype(np.int64)

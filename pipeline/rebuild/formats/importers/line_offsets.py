@@ -6,8 +6,10 @@ import gzip
 import hashlib
 import json
 import os
+import re
 import tempfile
 import zlib
+from array import array
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -27,6 +29,8 @@ MAX_GZIP_RATIO = 64
 """Unpacked bytes for a byte of a .gz file, beyond a first gigabyte: base64 of float32 shrinks to less than a half."""
 _GZIP_FREE = 1 << 30
 _GZIP_MAGIC = b"\x1f\x8b"
+_END = re.compile(rb"\n")
+_EMPTY = (b"\n", b"\r", b"")
 
 
 def is_gzip(path: Path) -> bool:
@@ -112,19 +116,16 @@ class Lines:
 
 def scan_lines(path: Path) -> NDArray[np.int64]:
     """Return the offsets of the lines that are not empty; reads the file once, with one chunk in memory."""
-    starts: list[NDArray[np.int64]] = []
-    at, open_line = 0, True  # whether a line begins at the next byte
+    starts = array("q")
+    at, begins_line = 0, True
     with open(path, "rb", opener=open_regular) as file:
         while chunk := file.read(_CHUNK):
-            buffer = np.frombuffer(chunk, np.uint8)
-            begins = np.flatnonzero(buffer == ord("\n")) + 1 if b"\n" in chunk else np.empty(0, np.int64)
-            if open_line:
-                begins = np.concatenate([np.zeros(1, np.int64), begins])
-            open_line = chunk.endswith(b"\n")
-            begins = begins[begins < len(chunk)]
-            starts.append(begins[~np.isin(buffer[begins], [ord("\n"), ord("\r")])] + at)
+            begins = [0] if begins_line else []
+            begins += [match.end() for match in _END.finditer(chunk)]
+            begins_line = begins[-1:] == [len(chunk)]
+            starts.extend(at + begin for begin in begins if chunk[begin : begin + 1] not in _EMPTY)
             at += len(chunk)
-    return np.concatenate(starts) if starts else np.empty(0, np.int64)
+    return np.array(starts, np.int64)
 
 
 def _read_lineidx(path: Path, size: int) -> NDArray[np.int64]:
