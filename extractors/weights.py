@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,8 +18,8 @@ import torch
 from numpy.typing import NDArray
 
 from vilbert.extractors.extractor import ExtractorError
-from vilbert.untrusted.pickle_machine import mapping
-from vilbert.untrusted.pickles import ForbiddenError, PickleError, Stub, load
+from vilbert.untrusted.pickled_arrays import ArrayRecord, lookup
+from vilbert.untrusted.pickles import ForbiddenError, PickleError, load
 from vilbert.untrusted.torch_files import read_torch_file
 
 SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".pkl")
@@ -28,19 +27,6 @@ SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".pkl")
 _ARRAYS_ONLY = (
     "a weights file holds arrays and nothing else; get it from its authors again, or ask them for safetensors"
 )
-# numpy 2 moved numpy.core to numpy._core; pickles of either name are about.
-_NUMPY_GLOBALS = {
-    f"numpy.{core}.{name}"
-    for core in ("core", "_core")
-    for name in ("multiarray._reconstruct", "multiarray.scalar", "numeric._frombuffer")
-}
-_GLOBALS = _NUMPY_GLOBALS | {
-    *("numpy.ndarray", "numpy.dtype", "collections.OrderedDict"),
-    # How Python 3 writes bytes, and empty bytes, in protocols that have none.
-    *("_codecs.encode", "builtins.bytes", "__builtin__.bytes"),
-}
-_MAX_DIMENSIONS = 32
-_DTYPES = ("f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "b1")
 # What safetensors and numpy raise for damaged content, beside errors of their own.
 _DAMAGE = (
     AttributeError,
@@ -105,7 +91,7 @@ def _from_torch(path: Path, data: bytes) -> object:
 
 def _from_pickle(path: Path, data: bytes) -> object:
     try:
-        content = load(data, lookup=_lookup)
+        content = load(data, lookup=lookup)
     except ForbiddenError as error:
         raise _refused(path, error) from error
     except PickleError as error:
@@ -131,127 +117,22 @@ def _state_dict(path: Path, content: object) -> dict[str, torch.Tensor]:
         raise ExtractorError(f"{path}: holds no tensors by name but a {type(content).__name__}")
     wrapped = all(str(name).startswith("module.") for name in content)
     state: dict[str, torch.Tensor] = {}
+    tensors: dict[int, torch.Tensor] = {}  # an array that has several names is one tensor
     for key, value in content.items():
-        tensor = value.tensor() if isinstance(value, _ArrayRecord) else value
+        tensor = value
+        if isinstance(value, ArrayRecord) and value.array is not None:
+            if id(value) not in tensors:
+                tensors[id(value)] = _tensor(value.array)
+            tensor = tensors[id(value)]
         if not isinstance(key, str) or not isinstance(tensor, torch.Tensor):
             raise ExtractorError(f"{path}: {key!r} is a {type(value).__name__}, expected tensors by name only")
         state[key.removeprefix("module.") if wrapped else key] = tensor
     return state
 
 
-def _lookup(module: str, name: str) -> _Global:
-    dotted = f"{module}.{name}"
-    if dotted not in _GLOBALS:
-        raise ForbiddenError(f"names {dotted}")
-    return _Global(dotted)
-
-
-class _Global(Stub):
-    """Stands for a function of numpy: notes what was to be made."""
-
-    __slots__ = ("_name",)
-
-    def __init__(self, name: str) -> None:
-        self._name = name
-
-    def __repr__(self) -> str:
-        return self._name
-
-    def call(self, *args: Any) -> object:
-        match self._name.rpartition(".")[2]:
-            case "_reconstruct":
-                return _ArrayRecord()
-            case "_frombuffer":
-                raw, dtype, shape, order = args
-                return _ArrayRecord(_array(raw, dtype, shape, fortran=order == "F"))
-            case "scalar":
-                dtype, raw = args
-                return _ArrayRecord(_array(raw, dtype, (), fortran=False))
-            case "dtype":
-                return _DtypeRecord(args[0])
-            case "bytes" if not args:
-                return b""
-            case "encode":
-                text, encoding = args
-                return _latin1(text, encoding)
-            case "OrderedDict":
-                return _ordered(*args)
-        raise ForbiddenError(f"calls {self._name}")
-
-
-def _ordered(pairs: Any = ()) -> dict[Any, Any]:
-    if not isinstance(pairs, (list, tuple)) or not all(isinstance(pair, (list, tuple)) for pair in pairs):
-        raise ForbiddenError("makes an OrderedDict of something that is no list of pairs")
-    return mapping([part for key, value in pairs for part in (key, value)])
-
-
-class _DtypeRecord(Stub):
-    """A dtype of numbers, and its byte order; there is no way to write an object or structured one."""
-
-    __slots__ = ("byte_order", "code")
-
-    def __init__(self, code: object) -> None:
-        if code not in _DTYPES:
-            raise ForbiddenError(f"holds an array of dtype {_name(code)}")
-        self.code = str(code)
-        self.byte_order = "="
-
-    def set_state(self, state: Any) -> None:
-        _version, byte_order, subarray, names, fields, *_sizes = state
-        if byte_order not in ("<", ">", "|", "=") or any(part is not None for part in (subarray, names, fields)):
-            raise ForbiddenError("holds an array of a structured dtype")
-        self.byte_order = byte_order
-
-
-class _ArrayRecord(Stub):
-    """An array, once the pickle has given its state."""
-
-    __slots__ = ("_array", "_tensor")
-
-    def __init__(self, array: NDArray[Any] | None = None) -> None:
-        self._array = array
-        self._tensor: torch.Tensor | None = None
-
-    def set_state(self, state: Any) -> None:
-        *_version, shape, dtype, fortran, raw = state
-        self._array = _array(raw, dtype, shape, fortran=bool(fortran))
-
-    def tensor(self) -> torch.Tensor | None:
-        """Return the array as a tensor, the same for each name that it has; None where it has no state."""
-        if self._tensor is None and self._array is not None:
-            # A copy, for frombuffer's memory is read-only; in native byte order, for torch knows no other.
-            native = np.array(self._array, dtype=self._array.dtype.newbyteorder("="), order="C")
-            self._tensor = torch.from_numpy(native)
-        return self._tensor
-
-
-def _array(raw: object, dtype: object, shape: object, *, fortran: bool) -> NDArray[Any]:
-    """Return the array of these bytes; refuse any disagreement of dtype, shape and length."""
-    if isinstance(raw, str):  # Python 2 wrote its bytes as str
-        raw = _latin1(raw, "latin1")
-    if not isinstance(raw, (bytes, bytearray)) or not isinstance(dtype, _DtypeRecord):
-        raise ForbiddenError("holds an array that is not the bytes of numbers")
-    # Its length comes before the product, which many sides make slow.
-    if not isinstance(shape, tuple) or len(shape) > _MAX_DIMENSIONS:
-        raise ForbiddenError("holds an array whose shape is no tuple of at most 32 sides")
-    if not all(type(side) is int and side >= 0 for side in shape):
-        raise ForbiddenError("holds an array of a shape that is not of whole numbers from 0")
-    native = np.dtype(dtype.byte_order + dtype.code)
-    flat = np.frombuffer(raw, dtype=np.uint8)
-    if flat.nbytes != math.prod(shape) * native.itemsize:
-        raise ForbiddenError(f"holds {flat.nbytes} bytes as an array of {list(shape[:8])} {native}")
-    return flat.view(native).reshape(shape, order="F" if fortran else "C")
-
-
-def _name(value: object) -> str:
-    """Return a text for an error message, or the type of what is none, which could be huge."""
-    return repr(value[:60]) if isinstance(value, str) else f"a {type(value).__name__}"
-
-
-def _latin1(text: object, encoding: object) -> bytes:
-    if not isinstance(text, str) or encoding not in ("latin1", "latin-1"):
-        raise ForbiddenError(f"encodes {type(text).__name__} as {_name(encoding)}")
-    return text.encode("latin1")
+def _tensor(array: NDArray[Any]) -> torch.Tensor:
+    # A copy, for frombuffer's memory is read-only; in native byte order, for torch knows no other.
+    return torch.from_numpy(np.array(array, dtype=array.dtype.newbyteorder("="), order="C"))
 
 
 def require_finite(state: Mapping[str, torch.Tensor], path: str | Path) -> None:

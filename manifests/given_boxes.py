@@ -1,7 +1,8 @@
 """Boxes that are given instead of detected, joined to records by image id.
 
 From JSONL, `{"image_id": …, "boxes": [[x1, y1, x2, y2], …]}` (lines of one image add up), or from a COCO instances
-file, whose `bbox` is x, y, width, height. They are held in memory: 32 bytes a box and some 200 an image.
+file or COCO detection results (a list of the same objects), whose `bbox` is x, y, width, height. They are held in
+memory: 32 bytes a box and some 200 an image.
 """
 
 from __future__ import annotations
@@ -102,7 +103,7 @@ def _read_jsonl(path: Path, report: Report, form: BoxFormat) -> Iterator[tuple[s
 
 
 def _read_instances(path: Path, report: Report, form: BoxFormat) -> Iterator[tuple[str, tuple[Box, ...]]]:
-    document = read_document(path, ["annotations"], drop=["segmentation"])
+    document = read_document(path, ["annotations"], drop=["segmentation"], bare="annotations")
     for i, row in enumerate(document["annotations"]):
         where = f"{path}: annotations[{i}]"
         try:

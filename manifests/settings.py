@@ -33,7 +33,7 @@ class ManifestSettings:
     """Apply the EXIF orientation of images, or ignore it and use stored pixels. auto: ignore for COCO, Karpathy files
     and Visual Genome, whose annotations and published features refer to stored pixels."""
     given_boxes: Path | None = None
-    """Boxes to use instead of detected ones: JSONL {image_id, boxes (xyxy)}, or COCO instances JSON."""
+    """Boxes to use instead of detected ones: JSONL {image_id, boxes (xyxy)}, or COCO instances or detections JSON."""
     box_format: BoxFormat | None = None
     """Format of given boxes, in --given-boxes and in tables: two corners, a corner and the size, or the centre and the
     size; in pixels or normalized by width and height. Default: xyxy, and xywh for COCO instances."""

@@ -200,12 +200,13 @@ def examine() -> list[Check]:
 
 
 def check_entry_points() -> list[Check]:
-    """Check that the detectors, tasks and trackers that other packages offer can be imported."""
+    """Check that the detectors, formats, tasks and trackers that other packages offer can be imported."""
+    from vilbert.pipeline.rebuild.formats.registry import FORMATS
     from vilbert.pipeline.tasks.registry import TASKS
     from vilbert.pipeline.train.run.trackers import TRACKERS
 
     checks = []
-    for registry in (DETECTORS, TASKS, TRACKERS):
+    for registry in (DETECTORS, FORMATS, TASKS, TRACKERS):
         for name in registry.installed():
             try:
                 registry.load(name)

@@ -14,6 +14,7 @@ from tyro.conf import Positional
 from vilbert.pipeline.errors import ShardError
 from vilbert.pipeline.shards.dataset import DatasetInfo, read_info
 from vilbert.pipeline.shards.location.folder import open_folder
+from vilbert.pipeline.shards.location.layout import DATASET_FILE
 from vilbert.pipeline.shards.record import read_records_of
 from vilbert.pipeline.shards.sample import Sample
 from vilbert.pipeline.shards.viewing.describe import (
@@ -40,11 +41,13 @@ LISTED, DRAWN = 36, 10
 class InspectSettings:
     """Show a data set (DIR) or one sample: DIR:N by index, starting at 0; DIR#KEY by key or image id.
 
+    A file or folder of published features in another format is named, with what it holds and lacks.
+
     Example: vilbert inspect features:0 --image sample.png
     """
 
     target: Positional[str]
-    """DIR, DIR:N or DIR#KEY (quote the # in a shell); DIR may be a URL."""
+    """DIR, DIR:N or DIR#KEY (quote the # in a shell); DIR may be a URL, or published features in another format."""
     image: Path | None = None
     """Write the sample's image with boxes and labels to this .png or .jpg file."""
     max_boxes: PositiveInt | None = None
@@ -86,6 +89,10 @@ def parse_target(text: str) -> Target:
 def inspect(settings: InspectSettings) -> int:
     """Print a data set or one sample, and draw the sample where asked; return 2 where none is named to draw."""
     directory, selector = parse_target(settings.target)
+    if isinstance(directory, Path) and selector is None and not (directory / DATASET_FILE).is_file():
+        status = inspect_published(settings, directory)
+        if status is not None:
+            return status
     folder = open_folder(directory)
     info = read_info(folder)
     records = read_records_of(folder)
@@ -108,6 +115,23 @@ def inspect(settings: InspectSettings) -> int:
         for line in drawn_lines(info, sample, settings.image, count):
             print(one_line(line), file=sys.stderr)
     return 0
+
+
+def inspect_published(settings: InspectSettings, path: Path) -> int | None:
+    """Print what a file or folder of published features is; return None where no format is recognised.
+
+    The status is 1 where it cannot be imported as it is.
+    """
+    from vilbert.pipeline.rebuild.formats.describe import describe_published, published_lines
+
+    document = describe_published(path) if path.exists() else None
+    if document is None:
+        return None
+    if settings.image is not None:
+        print(f"--image {settings.image}: give a data set; convert {path} first", file=sys.stderr)
+        return 2
+    _print(settings, document, published_lines(path, document))
+    return 1 if "problem" in document else 0
 
 
 def drawn_lines(info: DatasetInfo, sample: Sample, picture: Path, count: int) -> Iterator[str]:

@@ -15,13 +15,19 @@ _MAX_DIGITS = 10  # of a number below 2**31; int() raises for more than 4,300
 
 
 def read_document(
-    path: Path, lists: Sequence[str], *, optional: Sequence[str] = (), drop: Sequence[str] = ()
+    path: Path,
+    lists: Sequence[str],
+    *,
+    optional: Sequence[str] = (),
+    drop: Sequence[str] = (),
+    bare: str | None = None,
 ) -> dict[str, Any]:
     """Return the JSON object in a file.
 
     lists: names that must hold a list of objects. optional: names that do, or become an empty list.
     drop: names thrown away wherever they stand, as the file is parsed (the polygons of an instances file take gigabytes
     as Python lists).
+    bare: name of the list that a document may be by itself, without an object around it; None takes objects alone.
     Rows of these lists in which a key is repeated come as `RepeatedKeys`; elsewhere a repeated key is refused.
     Raises ManifestError naming the file and the place, OSError where it cannot be opened.
     """
@@ -44,6 +50,8 @@ def read_document(
         )
     except DocumentError as error:
         raise ManifestError(f"{path}: {error}; is the download complete?") from None
+    if bare is not None and isinstance(document, list):
+        document = {bare: document}
     if not isinstance(document, dict):
         raise ManifestError(f"{path}: not a JSON object; see docs/manifests.md for the formats")
     if isinstance(document, RepeatedKeys):

@@ -71,6 +71,14 @@ def test_instances_are_xywh_and_crowds_are_no_boxes(tmp_path: Path) -> None:
     assert report.counts == {"crowd-box": 1, "bad-box": 1, "no-given-boxes": 2, "boxes-without-image": 1}
 
 
+def test_detection_results_are_a_list_of_xywh(tmp_path: Path) -> None:
+    path = tmp_path / "coco_instances_results.json"
+    found = [{"image_id": 1, "category_id": 3, "bbox": [10.0, 20.0, 30.5, 40.0], "score": 0.9, "segmentation": {}}]
+    path.write_text(json.dumps([*found, {"image_id": 2, "category_id": 3, "bbox": [1, 2, 3, 4], "score": 0.1}]))
+    joined, _report = join(path)
+    assert [record.boxes_xyxy for record in joined] == [((10.0, 20.0, 40.5, 60.0),), ((1.0, 2.0, 4.0, 6.0),), None]
+
+
 def test_rounding_at_the_border_is_clipped_and_more_is_counted(tmp_path: Path) -> None:
     path = tmp_path / "boxes.jsonl"
     path.write_text('{"image_id": 1, "boxes": [[-0.5, 0, 100.3, 80.99], [0, 0, 102, 80], [100, 0, 100.5, 9]]}\n')
@@ -88,7 +96,8 @@ def test_boxes_stay_as_they_are_where_the_size_is_not_known(tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("[1, 2]", "not a JSON object"),
+        ("[1, 2]", "no list of objects"),
+        ("7", "not a JSON object"),
         ('{"images": []}', "annotations"),
     ],
 )

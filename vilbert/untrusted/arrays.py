@@ -30,7 +30,7 @@ def parse_npy(file: IO[bytes], size: int) -> NDArray[Any]:
     """Return the array of a .npy file of `size` bytes, open at its start; errors as of `read_npy`."""
     import numpy as np
 
-    shape, fortran_order, dtype = _header(file)
+    shape, fortran_order, dtype = read_header(file)
     if dtype.hasobject:
         raise ArrayError("holds objects of Python, which could run a program")
     left = size - file.tell()
@@ -49,7 +49,8 @@ def parse_npy(file: IO[bytes], size: int) -> NDArray[Any]:
         raise ArrayError(f"its header states an array of {list(shape[:8])} {dtype}, which numpy cannot make") from None
 
 
-def _header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+def read_header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    """Return shape, whether it is in Fortran order, and dtype of a .npy file, and leave the file behind its header."""
     import tokenize
 
     import numpy as np

@@ -11,23 +11,56 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Protocol, Self
+from typing import Annotated, Any, Literal, Protocol, Self
+
+from tyro.conf import Suppress
 
 from vilbert.pipeline.rebuild.source import Source, SourceDescription
 from vilbert.pipeline.shards.sample import Sample
 from vilbert.plugins import Registry
+from vilbert.settings import PositiveInt, validated
 
-FORMATS = Registry(kind="format", group="vilbert.formats", built_in={})
+_HERE = "vilbert.pipeline.rebuild.formats"
+FORMATS = Registry(
+    kind="format",
+    group="vilbert.formats",
+    built_in={
+        "vilbert-lmdb": f"{_HERE}.vilbert_lmdb:SPEC",
+        "vilbert-pretraining-lmdb": f"{_HERE}.vilbert_pretraining_lmdb:SPEC",
+        "bottom-up-tsv": f"{_HERE}.bottom_up_tsv:SPEC",
+        "bottom-up-npz": f"{_HERE}.bottom_up_npz:SPEC",
+        "vilbert-npy": f"{_HERE}.vilbert_npy:SPEC",
+        "mmf-lmdb": f"{_HERE}.mmf_lmdb:SPEC",
+        "mmf-npy": f"{_HERE}.mmf_npy:SPEC",
+        "uniter-lmdb": f"{_HERE}.uniter_lmdb:SPEC",
+        "vinvl-tsv": f"{_HERE}.vinvl_tsv:SPEC",
+        "frcnn-arrow": f"{_HERE}.frcnn_arrow:SPEC",
+        "coco-detections": f"{_HERE}.coco_detections:SPEC",
+    },
+)
 
 
-@dataclass(frozen=True, kw_only=True)
+@validated
 class ImportOptions:
-    """What a file of features does not say of itself."""
+    """What a file of published features does not say of itself."""
 
     class_names: Path | None = None
-    """Text file with one class name per line, without the background."""
+    """Text file with one class name per line, without the background; default: the names are "class 1", "class 2", …"""
     attribute_names: Path | None = None
-    """Text file with one attribute name per line."""
+    """Text file with one attribute name per line; default: "attribute 0", "attribute 1", …"""
+    image_sizes: Path | None = None
+    """Manifest (of `vilbert manifest`) with the width and height of each image, for formats without image sizes."""
+    background: Literal["none", "first", "last"] | None = None
+    """What the class ids of the file count. none: foreground classes alone, from 0. first: 0 is the background. last:
+    the greatest id is the background. Default: as the tools that write the format do."""
+    top_classes: PositiveInt = 20
+    """Most probable classes to keep of each region where the file has probabilities of all classes."""
+    number_ids: bool = False
+    """Take the number at the end of an image id, as COCO's annotations have it: COCO_train2014_000000132417 becomes
+    132417."""
+    scratch: Annotated[Path | None, Suppress] = None
+    """Folder for row offsets and unpacked .gz files, which other processes that open the same file find there; None
+    keeps them in this process. Nothing that is read depends on it."""
 
 
 class Importer(Protocol):

@@ -1,0 +1,10 @@
+"""Bottom-Up Attention TSV; docs/formats.md describes it."""
+
+from __future__ import annotations
+
+from vilbert.pipeline.rebuild.formats.registry import FormatSpec
+
+SPEC = FormatSpec(
+    summary="Bottom-Up Attention TSV: the original, with cls_prob (ViLBERT), LXMERT, volta; plain or .gz.",
+    importer="vilbert.pipeline.rebuild.formats.importers.bottom_up_tsv:Importer",
+)

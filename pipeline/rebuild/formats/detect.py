@@ -1,0 +1,81 @@
+"""Which format a published file is of, by its content; and its `Source`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from vilbert.pipeline.errors import ShardError
+from vilbert.pipeline.rebuild.formats.registry import FORMATS, FormatSpec, Importer, ImportOptions
+from vilbert.pipeline.rebuild.source import Source
+from vilbert.plugins import PluginError
+
+
+def detect_format(path: Path) -> str | None:
+    """Return the name of the format whose importer recognises a file or folder; None where none does."""
+    for name in FORMATS:
+        try:
+            importer = find_format(name).load_importer()
+        except (PluginError, ImportError):
+            continue  # of another package: `vilbert doctor` reports it
+        if importer is not None and importer.detect(path):
+            return name
+    return None
+
+
+def open_published(path: Path, format: str | None = None, options: ImportOptions | None = None) -> Source:
+    """Open a file or folder of published features.
+
+    Args:
+        path: The file or folder.
+        format: Name of its format; None recognises it by its content.
+        options: What the file does not say of itself.
+
+    Raises:
+        ShardError: There is none, its format is not known or cannot be imported, or it is damaged, hostile or empty.
+        PluginError: The format is that of a package that cannot be imported.
+    """
+    if not path.exists():
+        raise ShardError(f"{path}: there is no such file or folder")
+    if format is None:
+        format = detect_format(path)
+    if format is None:
+        raise ShardError(f"{path}: its format is not recognised; name one of {', '.join(importable())} with --format")
+    importer = load_importer(format)
+    return importer.open(path, options or ImportOptions())
+
+
+def importable() -> list[str]:
+    """Return the names of the formats that can be imported; those of packages that fail to import are left out."""
+    names = []
+    for name in FORMATS:
+        try:
+            if find_format(name).importer is not None:
+                names.append(name)
+        except PluginError:
+            continue
+    return names
+
+
+def load_importer(name: str) -> Importer:
+    """Return the importer of a format by name.
+
+    Raises:
+        ShardError: The format cannot be imported.
+        PluginError: There is no such format.
+    """
+    importer = find_format(name).load_importer()
+    if importer is None:
+        raise ShardError(f"format {name}: can be exported, not imported; these can: {', '.join(importable())}")
+    return importer
+
+
+def find_format(name: str) -> FormatSpec:
+    """Return a format's own facts.
+
+    Raises:
+        PluginError: There is no such format, or what a package offers under its name is no `FormatSpec`.
+    """
+    spec = FORMATS.load(name)
+    if not isinstance(spec, FormatSpec):
+        raise PluginError(f"format {name!r} is a {type(spec).__name__}, expected a FormatSpec")
+    return spec

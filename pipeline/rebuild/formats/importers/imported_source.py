@@ -1,0 +1,246 @@
+"""A file of published features as a `Source`: a row becomes a sample or a failure, all samples have the same fields."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Protocol, Self
+
+from vilbert.pipeline.errors import ShardError
+from vilbert.pipeline.rebuild.formats.importers.image_sizes import ImageSizes
+from vilbert.pipeline.rebuild.formats.importers.names import attribute_names, class_names
+from vilbert.pipeline.rebuild.formats.importers.published_image import PublishedImage, RowError, to_sample
+from vilbert.pipeline.rebuild.formats.registry import ImportOptions
+from vilbert.pipeline.rebuild.source import SourceDescription
+from vilbert.pipeline.shards.failures import FailureRow
+from vilbert.pipeline.shards.sample import Sample
+from vilbert.untrusted.pickles import ForbiddenError
+
+MAX_ROW_BYTES = 256 << 20
+"""Size of one row, far beyond that of any detector's output: bounds the memory that a damaged file takes."""
+_CLASSES, _ATTRIBUTES = 1601, 400
+"""Of Visual Genome as Anderson et al. 2018 use it, which the tools of these formats detect; the background counts."""
+_PROBED = 1_000
+"""Rows that are read in search of the first good one before a file is refused."""
+_SAMPLED = 64
+"""Rows whose content is hashed for the fingerprint."""
+_DAMAGE = (ValueError, TypeError, LookupError, ArithmeticError, AttributeError)
+"""What readers raise for a damaged row, beside RowError."""
+
+
+class RowReader(Protocol):
+    """Random access to the rows of a file or folder of one format."""
+
+    def __len__(self) -> int:
+        """Return the number of rows."""
+
+    def content(self, row: int) -> bytes:
+        """Return the bytes of a row, for the fingerprint; raise RowError where they cannot be read."""
+
+    def image(self, row: int) -> PublishedImage:
+        """Return what a row says.
+
+        Raises:
+            RowError: It is damaged; a ValueError, TypeError or LookupError means the same.
+            ForbiddenError: It is hostile.
+            ShardError: The file as a whole is damaged.
+        """
+
+    def close(self) -> None:
+        """Release files."""
+
+
+class ImportedSource:
+    """The rows of a `RowReader` as samples. A `Source`."""
+
+    def __init__(self, name: str, path: Path, reader: RowReader, options: ImportOptions) -> None:
+        """Find the first row that gives a sample; it decides which fields all samples have.
+
+        Args:
+            name: The format's name.
+            path: The file or folder.
+            reader: Its rows; closed with the source, and where this raises.
+            options: What the file does not say of itself.
+
+        Raises:
+            ShardError: No row gives a sample.
+        """
+        self._name, self._path, self._reader, self._options = name, path, reader, options
+        self._uri = os.fsencode(path).decode("utf-8", "backslashreplace")
+        try:
+            self._sizes = None if options.image_sizes is None else ImageSizes.read(options.image_sizes)
+            self._class_names = class_names(options.class_names, _CLASSES)
+            self._attribute_names = attribute_names(options.attribute_names, _ATTRIBUTES)
+            self._description = self._describe()
+        except BaseException:
+            reader.close()
+            raise
+
+    @property
+    def description(self) -> SourceDescription:
+        """What all samples share."""
+        return self._description
+
+    @property
+    def rows(self) -> int:
+        """Number of rows."""
+        return len(self._reader)
+
+    def read(self, start: int, stop: int) -> Iterator[Sample | FailureRow]:
+        """Yield the rows [start, stop); see `Source.read`."""
+        if not 0 <= start <= stop <= self.rows:
+            raise IndexError(f"rows [{start}, {stop}) of {self._path}, which has {self.rows}")
+        for row in range(start, stop):
+            try:
+                sample = self._sample(self._image(row))
+                _require_fields(sample, self._description.fields)
+                yield sample
+            except RowError as error:
+                yield FailureRow(
+                    row=row,
+                    image_id=error.image_id or f"row {row}",
+                    uri=f"{self._uri}#{row}",
+                    reason=error.reason,
+                    detail=str(error),
+                )
+
+    def close(self) -> None:
+        """Release files."""
+        self._reader.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _image(self, row: int) -> PublishedImage:
+        try:
+            return self._reader.image(row)
+        except ForbiddenError as error:
+            raise ShardError(
+                f"{self._path}: refused: row {row:,} {error}. Files of features hold arrays, texts and numbers; get it "
+                "from its authors again"
+            ) from error
+        except _DAMAGE as error:
+            raise RowError("broken_row", str(error) or type(error).__name__) from error
+
+    def _sample(self, image: PublishedImage) -> Sample:
+        image_id, width, height = image.image_id, image.width, image.height
+        if self._options.number_ids and (number := re.search(r"[0-9]+$", image_id)):
+            image_id = str(int(number[0]))
+        if self._sizes is not None and (width is None or height is None):
+            width, height = self._sizes.find(image_id)
+        return to_sample(
+            dataclasses.replace(image, image_id=image_id, width=width, height=height),
+            top_classes=self._options.top_classes,
+            classes=len(self._class_names),
+            attributes=len(self._attribute_names),
+        )
+
+    def _describe(self) -> SourceDescription:
+        problem: RowError | None = None
+        probed = min(self.rows, _PROBED)
+        for row in range(probed):
+            try:
+                image = self._image(row)
+                self._count_classes(image)
+                sample = self._sample(image)
+            except RowError as error:
+                problem = problem or error
+                continue
+            fields = _fields_of(sample)
+            return SourceDescription(
+                format=self._name,
+                fields=fields,
+                class_names=self._class_names if {"object_ids", "class_ids"} & fields.keys() else (),
+                attribute_names=self._attribute_names if "attribute_ids" in fields else (),
+                fingerprint=self._fingerprint(),
+                missing=tuple(self._missing(image, fields)),
+            )
+        if problem is None:
+            raise ShardError(f"{self._path}: holds no rows; nothing would come of it")
+        raise ShardError(
+            f"{self._path}: none of the first {probed:,} rows gives a sample; the first row: {problem}. As it is, "
+            "nothing would come of it"
+        )
+
+    def _count_classes(self, image: PublishedImage) -> None:
+        """Number the classes as many as a row has probabilities; refuse names that are not as many."""
+        if image.class_probs is None or image.class_probs.ndim != 2:
+            return
+        count = image.class_probs.shape[1]
+        if self._options.class_names is None and 2 <= count <= 1 << 16:
+            self._class_names = class_names(None, count)
+        elif count != len(self._class_names):
+            raise ShardError(
+                f"--class-names {self._options.class_names}: names {len(self._class_names) - 1:,} classes, and "
+                f"{self._path} has probabilities of {count - 1:,} and the background"
+            )
+
+    def _missing(self, image: PublishedImage, fields: dict[str, dict[str, Any]]) -> Iterator[str]:
+        groups = {"object_ids": "objects", "class_ids": "class probabilities", "attribute_ids": "attributes"}
+        for name, what in groups.items():
+            if name not in fields:
+                yield what
+        if {"object_ids", "class_ids"} & fields.keys() and self._options.class_names is None:
+            yield "class names"
+        if "attribute_ids" in fields and self._options.attribute_names is None:
+            yield "attribute names"
+        if image.width is None:
+            yield "image sizes"
+        if not image.meta.get("captions"):
+            yield "captions"
+
+    def _fingerprint(self) -> dict[str, Any]:
+        """Return what identifies the content: a terabyte is not read twice, but some rows are hashed."""
+        sha256 = hashlib.sha256()
+        step = max(1, self.rows // _SAMPLED)
+        for row in range(0, self.rows, step):
+            try:
+                content = self._reader.content(row)
+            except (RowError, *_DAMAGE) as error:
+                content = str(error).encode("utf-8", "backslashreplace")
+            sha256.update(len(content).to_bytes(8, "little"))
+            sha256.update(content)
+        options = self._options
+        return {
+            "rows": self.rows,
+            "sampled_sha256": sha256.hexdigest(),
+            "class_names": hashlib.sha256("\n".join(self._class_names).encode()).hexdigest(),
+            "attribute_names": hashlib.sha256("\n".join(self._attribute_names).encode()).hexdigest(),
+            "image_sizes": None if self._sizes is None else self._sizes.manifest_hash,
+            "background": options.background,
+            "top_classes": options.top_classes,
+            "number_ids": options.number_ids,
+        }
+
+
+def _fields_of(sample: Sample) -> dict[str, dict[str, Any]]:
+    return {
+        name: {"dtype": array.dtype.name, "shape": ["N", *array.shape[1:]]}
+        for name, array in sample.regions.arrays().items()
+    }
+
+
+def _require_fields(sample: Sample, fields: dict[str, dict[str, Any]]) -> None:
+    found = _fields_of(sample)
+    if found == fields:
+        return
+    if found.keys() != fields.keys():
+        problem = f"has the fields {', '.join(found)}; the first rows have {', '.join(fields)}"
+    else:
+        name = next(name for name in fields if found[name] != fields[name])
+        problem = f"{name} is {_shown(found[name])}; in the first rows it is {_shown(fields[name])}"
+    raise RowError("other_fields", problem, str(sample.meta["image_id"]))
+
+
+def _shown(field: dict[str, Any]) -> str:
+    return f"{field['dtype']}[{', '.join(map(str, field['shape']))}]"

@@ -1,0 +1,208 @@
+"""What a published file says of one image, and the sample that is made of it.
+
+Legend: N regions, D feature channels, C classes with the background.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vilbert.extractors.regions import Regions
+from vilbert.pipeline.errors import ShardError
+from vilbert.pipeline.shards.keys import sample_key
+from vilbert.pipeline.shards.sample import MAX_SIDE, Sample
+
+Background = Literal["none", "first", "last"]
+"""What the class ids of a file count: `none`: foreground classes alone, from 0. `first`: all, 0 is the background.
+`last`: all, the greatest id is the background."""
+MAX_CLASSES = 1 << 16
+"""Ids are stored in 16 bits."""
+_OUTSIDE = 1.5
+"""Pixels by which a published box may pass the edge of its image. Boxes are clipped: detectors that count pixels
+(+ 1), and coordinates rounded to float16, pass it by less."""
+_OUTSIDE_SHARE = 0.002
+"""The same as a share of the side, for coordinates in float16 of large images."""
+_PROBABILITY_SUM = 1.02
+
+
+class RowError(Exception):
+    """A row that gives no sample; `reason` is a code to count by, the message says what is wrong."""
+
+    def __init__(self, reason: str, message: str, image_id: str = "") -> None:
+        super().__init__(message)
+        self.reason = reason
+        self.image_id = image_id
+        """Empty where it could not be read."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class PublishedImage:
+    """The content of one row, in the conventions of `Regions`: class 0 is the background."""
+
+    image_id: str
+    features: NDArray[Any]
+    """[N, D] float16 or float32; float64 is rounded to float32."""
+    boxes: NDArray[Any]
+    """[N, 4] xyxy, in pixels or as shares of the image's sides."""
+    boxes_are_shares: bool = False
+    width: int | None = None
+    """Pixels; None where the file does not say."""
+    height: int | None = None
+    object_ids: NDArray[Any] | None = None
+    """[N] from 1 on."""
+    object_scores: NDArray[Any] | None = None
+    """[N] probabilities of these."""
+    class_probs: NDArray[Any] | None = None
+    """[N, C] of all classes, the background first."""
+    attribute_ids: NDArray[Any] | None = None
+    """[N] from 0 on; "no attribute" does not count."""
+    attribute_scores: NDArray[Any] | None = None
+    """[N] probabilities of these."""
+    meta: Mapping[str, Any] = field(default_factory=dict)
+    """More for the sample's meta: captions."""
+
+
+def foreground_ids(ids: NDArray[Any], background: Background) -> NDArray[np.int64]:
+    """Return ids [N] that count from 1. A region of background is then 0 or beyond the last class: both are refused."""
+    ids = ids.astype(np.int64)
+    return ids if background == "first" else ids + 1
+
+
+def background_first(probs: NDArray[Any], background: Background) -> NDArray[np.float32]:
+    """Return probabilities [N, C] with a column for the background in front.
+
+    A file without that column holds a softmax without one of its values, which is what the others leave of 1.
+    """
+    probs = probs.astype(np.float32)
+    if background == "first":
+        return probs
+    if background == "last":
+        return np.concatenate([probs[:, -1:], probs[:, :-1]], axis=1)
+    rest = (1 - probs.sum(axis=1, keepdims=True, dtype=np.float64)).clip(0, 1).astype(np.float32)
+    return np.concatenate([rest, probs], axis=1)
+
+
+def to_sample(image: PublishedImage, *, top_classes: int, classes: int, attributes: int) -> Sample:
+    """Return the sample of an image.
+
+    Args:
+        image: What the file says.
+        top_classes: How many of the most probable classes to keep.
+        classes: How many there are, the background included; ids beyond are refused.
+        attributes: How many there are; ids beyond are refused.
+
+    Raises:
+        RowError: Its arrays contradict each other, or are not what a data set may hold.
+    """
+    try:
+        width, height = _size(image)
+        arrays = _arrays(image, width, height, top_classes, classes, attributes)
+        return Sample(
+            key=sample_key(image.image_id),
+            regions=Regions(**arrays, width=width, height=height),
+            meta={"image_id": image.image_id, "captions": [], "split": "", **image.meta},
+        )
+    except RowError as error:
+        raise RowError(error.reason, str(error), image.image_id) from None
+    except (ValueError, ShardError) as error:
+        raise RowError("broken_row", str(error), image.image_id) from error
+
+
+def _size(image: PublishedImage) -> tuple[int, int]:
+    if image.width is None or image.height is None:
+        raise RowError("no_image_size", "its size is not known: neither the file nor --image-sizes has it")
+    if not (1 <= image.width <= MAX_SIDE and 1 <= image.height <= MAX_SIDE):
+        raise RowError("no_image_size", f"its size is {image.width} x {image.height} pixels")
+    return image.width, image.height
+
+
+def _arrays(
+    image: PublishedImage, width: int, height: int, top_classes: int, classes: int, attributes: int
+) -> dict[str, NDArray[Any]]:
+    features = _features(image.features)
+    count = len(features)
+    arrays: dict[str, NDArray[Any]] = {"boxes": _boxes(image, width, height, count), "features": features}
+    object_ids, object_scores, probs = image.object_ids, image.object_scores, image.class_probs
+    if probs is not None:
+        probs = _probs(probs, count)
+        if object_ids is None and probs.shape[1] > 1:
+            object_ids = 1 + probs[:, 1:].argmax(axis=1)
+            object_scores = probs[:, 1:].max(axis=1, initial=0)
+        elif object_ids is not None and object_scores is None:
+            object_scores = np.take_along_axis(probs, _ids(object_ids, "object_ids", count, probs.shape[1])[:, None], 1)
+            object_scores = object_scores[:, 0]
+    if object_ids is not None and object_scores is not None:
+        arrays["object_ids"] = _ids(object_ids, "object_ids", count, classes)
+        if count and arrays["object_ids"].min() < 1:
+            raise RowError("background_object", "a region has the background as its object")
+        arrays["object_scores"] = _scores(object_scores, "object_scores", count)
+    if probs is not None:
+        order = np.argsort(-probs, axis=1, kind="stable")[:, :top_classes]
+        arrays["class_ids"] = _ids(order, "class_ids", count, classes)
+        arrays["class_probs"] = np.take_along_axis(probs, order, axis=1).astype(np.float16)
+    if image.attribute_ids is not None and image.attribute_scores is not None:
+        arrays["attribute_ids"] = _ids(image.attribute_ids, "attribute_ids", count, attributes)
+        arrays["attribute_scores"] = _scores(image.attribute_scores, "attribute_scores", count)
+    return arrays
+
+
+def _features(features: NDArray[Any]) -> NDArray[Any]:
+    if features.ndim == 2 and not len(features):
+        raise RowError("no_regions", "it has no regions")
+    if features.ndim != 2 or features.dtype.kind != "f" or not features.shape[1]:
+        raise RowError("broken_row", f"features are {features.dtype}{list(features.shape)}, expected floats [N, D]")
+    dtype = np.float16 if features.dtype.itemsize == 2 else np.float32
+    converted = np.ascontiguousarray(features, dtype=dtype)  # also from the other byte order
+    if not np.isfinite(converted).all():
+        raise RowError("bad_numbers", f"{int((~np.isfinite(converted)).sum())} values of features are NaN or infinite")
+    return converted
+
+
+def _boxes(image: PublishedImage, width: int, height: int, count: int) -> NDArray[np.float32]:
+    boxes = image.boxes
+    if boxes.shape != (count, 4) or boxes.dtype.kind not in "fiu":
+        raise RowError("broken_row", f"boxes are {boxes.dtype}{list(boxes.shape)}, and there are {count} features")
+    sides = np.array([width, height, width, height], np.float64)
+    pixels = boxes.astype(np.float64) * (sides if image.boxes_are_shares else 1)
+    if not np.isfinite(pixels).all():
+        raise RowError("bad_boxes", "a box holds NaN or infinity")
+    clipped = pixels.clip(0, sides)
+    wrong = (np.abs(clipped - pixels) > np.maximum(_OUTSIDE, _OUTSIDE_SHARE * sides)).any(axis=1)
+    wrong |= (clipped[:, 0] > clipped[:, 2]) | (clipped[:, 1] > clipped[:, 3])
+    if wrong.any():
+        first = int(np.flatnonzero(wrong)[0])
+        box = [round(side, 2) for side in pixels[first].tolist()]
+        raise RowError("bad_boxes", f"box {first} {box} is not one of an image of {width} x {height} pixels")
+    # float32 may round a side up, beyond the image
+    return np.minimum(clipped.astype(np.float32), sides.astype(np.float32))
+
+
+def _ids(ids: NDArray[Any], name: str, count: int, above: int) -> NDArray[np.uint16]:
+    if ids.shape[:1] != (count,) or ids.dtype.kind not in "iu":
+        raise RowError("broken_row", f"{name} are {ids.dtype}{list(ids.shape)}, and there are {count} features")
+    if ids.size and not 0 <= int(ids.min()) <= int(ids.max()) < above:
+        raise RowError("bad_classes", f"{name} go from {int(ids.min())} to {int(ids.max())}, and there are {above}")
+    return ids.astype(np.uint16)
+
+
+def _scores(scores: NDArray[Any], name: str, count: int) -> NDArray[np.float32]:
+    if scores.shape != (count,) or scores.dtype.kind != "f":
+        raise RowError("broken_row", f"{name} are {scores.dtype}{list(scores.shape)}, and there are {count} features")
+    if not ((scores >= 0) & (scores <= 1 + 1e-3)).all():
+        raise RowError("bad_numbers", f"{name} hold values that are no probabilities")
+    return scores.astype(np.float32).clip(0, 1)
+
+
+def _probs(probs: NDArray[Any], count: int) -> NDArray[np.float32]:
+    if probs.ndim != 2 or len(probs) != count or not 2 <= probs.shape[1] <= MAX_CLASSES or probs.dtype.kind != "f":
+        raise RowError(
+            "broken_row", f"class_probs are {probs.dtype}{list(probs.shape)}, and there are {count} features"
+        )
+    if not ((probs >= 0) & (probs <= 1 + 1e-3)).all() or (probs.sum(axis=1, dtype=np.float64) > _PROBABILITY_SUM).any():
+        raise RowError("bad_numbers", "class_probs are no probabilities")
+    return probs.astype(np.float32).clip(0, 1)

@@ -1,0 +1,10 @@
+"""ViLBERT's pre-training LMDB; docs/formats.md describes it."""
+
+from __future__ import annotations
+
+from vilbert.pipeline.rebuild.formats.registry import FormatSpec
+
+SPEC = FormatSpec(
+    summary="LMDB of tensorpack that the original ViLBERT reads in pre-training, with captions.",
+    importer="vilbert.pipeline.rebuild.formats.importers.vilbert_pretraining_lmdb:Importer",
+)

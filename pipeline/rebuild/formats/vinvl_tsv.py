@@ -1,0 +1,10 @@
+"""VinVL's TSV; docs/formats.md describes it."""
+
+from __future__ import annotations
+
+from vilbert.pipeline.rebuild.formats.registry import FormatSpec
+
+SPEC = FormatSpec(
+    summary="TSV of VinVL (Oscar+), features.tsv or predictions.tsv, with .lineidx, hw and label files.",
+    importer="vilbert.pipeline.rebuild.formats.importers.vinvl_tsv:Importer",
+)
