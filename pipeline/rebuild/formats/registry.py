@@ -17,7 +17,22 @@ from vilbert.pipeline.rebuild.source import Source, SourceDescription
 from vilbert.pipeline.shards.sample import Sample
 from vilbert.plugins import Registry
 
-FORMATS = Registry(kind="format", group="vilbert.formats", built_in={})
+BUILT_IN = {
+    "bottom-up-tsv": "vilbert.pipeline.rebuild.formats.bottom_up_tsv:SPEC",
+    "coco-detections": "vilbert.pipeline.rebuild.formats.coco_detections:SPEC",
+    "hdf5": "vilbert.pipeline.rebuild.formats.hdf5:SPEC",
+    "lxmert-tsv": "vilbert.pipeline.rebuild.formats.lxmert_tsv:SPEC",
+    "mmf-lmdb": "vilbert.pipeline.rebuild.formats.mmf_lmdb:SPEC",
+    "parquet": "vilbert.pipeline.rebuild.formats.parquet:SPEC",
+    "uniter-lmdb": "vilbert.pipeline.rebuild.formats.uniter_lmdb:SPEC",
+    "uniter-lmdb-compressed": "vilbert.pipeline.rebuild.formats.uniter_lmdb_compressed:SPEC",
+    "vilbert-lmdb": "vilbert.pipeline.rebuild.formats.vilbert_lmdb:SPEC",
+    "vilbert-lmdb-arrays": "vilbert.pipeline.rebuild.formats.vilbert_lmdb_arrays:SPEC",
+    "vilbert-pretraining-lmdb": "vilbert.pipeline.rebuild.formats.vilbert_pretraining_lmdb:SPEC",
+    "vinvl-tsv": "vilbert.pipeline.rebuild.formats.vinvl_tsv:SPEC",
+    "volta-lmdb": "vilbert.pipeline.rebuild.formats.volta_lmdb:SPEC",
+}
+FORMATS = Registry(kind="format", group="vilbert.formats", built_in=BUILT_IN)
 
 
 @dataclass(frozen=True, kw_only=True)

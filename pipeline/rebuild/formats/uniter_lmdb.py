@@ -1,0 +1,14 @@
+"""UNITER's LMDB."""
+
+from vilbert.pipeline.rebuild.formats.registry import FormatSpec
+
+SPEC = FormatSpec(
+    summary="UNITER: LMDB of msgpack values",
+    exporter="vilbert.pipeline.rebuild.formats.exporters.uniter_lmdb:exporter",
+    lost=(
+        "captions, splits and other metadata",
+        "object and attribute ids, attribute scores",
+        "image sizes (boxes are fractions of them, in float16)",
+        "scores and features beyond float16's precision",
+    ),
+)
