@@ -51,7 +51,7 @@ def _encode(value: Any) -> bytes:
 
 def _encode_array(array: NDArray[Any]) -> bytes:
     """Return the operations that build an array the way `numpy.ndarray.__reduce__` does."""
-    array = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<"))
+    array = np.asarray(array, dtype=array.dtype.newbyteorder("<"), order="C")
     if array.dtype.kind not in "biuf":
         raise TypeError(f"a pickle for old readers cannot hold an array of {array.dtype}")
     order, kind = array.dtype.str[0], array.dtype.str[1:]
@@ -62,11 +62,11 @@ def _encode_array(array: NDArray[Any]) -> bytes:
     return empty + b"(K\x01" + shape + dtype + b"\x89" + _encode(array.tobytes()) + b"tb"
 
 
-def encode_key_list(keys: bytes, count: int) -> bytes:
-    """Return the pickle of a list of byte strings that `append_key` collected."""
-    return b"\x80\x03](" + keys + b"e." if count else b"\x80\x03]."
-
-
 def append_key(keys: bytearray, key: bytes) -> None:
-    """Append a byte string of at most 255 bytes to what `encode_key_list` takes: 2 bytes more than its length."""
-    keys += b"C" + bytes([len(key)]) + key if len(key) < 256 else b"B" + struct.pack("<I", len(key)) + key
+    """Append a byte string to the items of a list that `encode_key_list` completes; takes 2 to 5 bytes more than it."""
+    keys += (b"C" + bytes([len(key)]) if len(key) < 256 else b"B" + struct.pack("<I", len(key))) + key
+
+
+def encode_key_list(keys: bytearray) -> bytes:
+    """Return the pickle of the list of byte strings that `append_key` was given."""
+    return b"\x80\x03](" + keys + b"e."

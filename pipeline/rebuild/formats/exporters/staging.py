@@ -30,6 +30,7 @@ class StagedWriter:
         self._path = path
         self._write = write
         self._work = path.with_name(f".{path.name}.export")
+        self._failed = False
 
     def __enter__(self) -> Self:
         require_free(self._path)
@@ -46,11 +47,13 @@ class StagedWriter:
 
     def add(self, sample: Sample) -> None:
         """Append a sample; ShardError where the format cannot hold it."""
+        self._failed = True  # until it is written
         self._rows.send(sample)
+        self._failed = False
 
     def finish(self) -> None:
         """Put the output on the disk and give it its name."""
-        if self._rows.gi_frame is None:
+        if self._failed:
             raise ShardError(f"{self._path}: an error ended this export; run it again")
         with contextlib.suppress(StopIteration):
             self._rows.send(None)

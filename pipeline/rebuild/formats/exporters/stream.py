@@ -81,7 +81,7 @@ def foreground_ids(sample: Sample) -> NDArray[np.int64]:
     ids = sample.regions.object_ids.astype("<i8")
     if len(ids) and not ids.min():
         raise ShardError(f"sample {sample.key}: object_ids holds 0, the background, which the format has no number for")
-    return ids - 1  # type: ignore[no-any-return]
+    return ids - 1
 
 
 def tsv_text(sample: Sample) -> str:

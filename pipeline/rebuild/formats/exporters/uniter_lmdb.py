@@ -31,7 +31,7 @@ THRESHOLDS = "th0.2_max100_min10"
 def normalised_boxes(sample: Sample) -> NDArray[np.float32]:
     """Return x1, y1, x2, y2, width and height of each box as fractions of the image, float32 [N, 6]."""
     regions = sample.regions
-    corners = float32(regions.boxes) / np.tile(np.float32([regions.width, regions.height]), 2)
+    corners = float32(regions.boxes) / np.array([regions.width, regions.height] * 2, np.float32)
     return np.concatenate([corners, corners[:, 2:] - corners[:, :2]], axis=1)
 
 
@@ -73,7 +73,7 @@ def write_uniter(
             name = json.dumps(key).encode()
             counts.write((b", " if keys else b"{") + name + b": %d" % len(sample.regions))
             keys += (b", " if keys else b"") + name
-        put(b"__keys__", b"[%b]" % keys)
+        put(b"__keys__", b"[" + keys + b"]")
         counts.write(b"}" if keys else b"{}")
 
 

@@ -30,14 +30,13 @@ Item = Callable[[Sample, SourceDescription], dict[str, Any]]
 
 def write_pickled_items(path: Path, description: SourceDescription, item: Item) -> Rows:
     """Write an LMDB of pickled mappings, one an image id, and their list under `keys`."""
-    keys, count = bytearray(), 0
+    keys = bytearray()
     with new_lmdb(path, subdir=True) as put:
         while (sample := (yield)) is not None:
             key = sample.meta["image_id"].encode()
             put(key, encode_pickle(item(sample, description)))
             append_key(keys, key)
-            count += 1
-        put(b"keys", encode_key_list(keys, count))
+        put(b"keys", encode_key_list(keys))
 
 
 def array_item(sample: Sample, description: SourceDescription) -> dict[str, Any]:
