@@ -25,7 +25,7 @@ from threading import Thread
 from typing import Any, Literal, cast
 
 import lmdb
-import msgpack  # type: ignore[import-untyped]
+import msgpack
 import numpy as np
 import torch
 from numpy.typing import NDArray
