@@ -10,5 +10,6 @@ SPEC = FormatSpec(
         "object and attribute ids, attribute scores",
         "image sizes (boxes are fractions of them, in float16)",
         "scores and features beyond float16's precision",
+        "boxes of the objects refined from the regions (object_boxes)",
     ),
 )

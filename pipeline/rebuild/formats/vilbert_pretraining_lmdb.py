@@ -9,5 +9,6 @@ SPEC = FormatSpec(
         "splits and other metadata but captions",
         "object and attribute ids and scores",
         "images have one record for each caption",
+        "boxes of the objects refined from the regions (object_boxes)",
     ),
 )

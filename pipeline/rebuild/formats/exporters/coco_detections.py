@@ -1,7 +1,8 @@
 """Detections as COCO's evaluation and detectron2 write them: one JSON list of boxes, without features.
 
-`bbox` is x, y, width, height in pixels; `category_id` is the class id, counted from 1 (0 is the background). Source:
-https://cocodataset.org/#format-results; facebookresearch/detectron2 `evaluation/coco_evaluation.py`.
+`bbox` is x, y, width, height in pixels, of the refined boxes where the data set has them; `category_id` is the class
+id, counted from 1 (0 is the background). Source: https://cocodataset.org/#format-results; facebookresearch/detectron2
+`evaluation/coco_evaluation.py`.
 """
 
 from __future__ import annotations
@@ -37,7 +38,8 @@ def write_detections(path: Path, _description: SourceDescription) -> Rows:
             regions = sample.regions
             assert regions.object_ids is not None
             assert regions.object_scores is not None
-            boxes = regions.boxes.astype("f8")
+            found = regions.boxes if regions.object_boxes is None else regions.object_boxes
+            boxes = found.astype("f8")
             boxes[:, 2:] -= boxes[:, :2]
             for box, category, score in zip(
                 boxes.tolist(), regions.object_ids.tolist(), regions.object_scores.tolist(), strict=True

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -26,6 +27,14 @@ def test_pycocotools_reads_the_boxes(write: Write) -> None:
         assert np.allclose(boxes, sample.regions.boxes, atol=1e-4)
         assert [detection["category_id"] for detection in found] == sample.regions.object_ids.tolist()
         assert np.allclose([detection["score"] for detection in found], sample.regions.object_scores)
+
+
+def test_the_refined_boxes_of_the_objects_are_the_detections(write: Write) -> None:
+    (sample,) = make_samples(("1",), (2,))
+    refined = np.array([[1, 2, 4, 8], [0, 0, 3, 3]], np.float32)
+    sample = replace(sample, regions=replace(sample.regions, object_boxes=refined))
+    path = write("coco-detections", [sample], name="detections.json")
+    assert [found["bbox"] for found in json.loads(path.read_text())] == [[1, 2, 3, 6], [0, 0, 3, 3]]
 
 
 def test_an_image_without_regions_has_no_detections(write: Write) -> None:
