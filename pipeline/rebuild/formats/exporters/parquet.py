@@ -22,7 +22,7 @@ from vilbert.pipeline.shards.sample import Sample, captions_of
 if TYPE_CHECKING:
     import pyarrow as pa
 
-_GROUP_BYTES = 64 << 20
+_GROUP_BYTES = 32 << 20
 _TEXTS = ("image_id", "split", "uri", "sha256")
 
 
