@@ -76,6 +76,8 @@ class ExportSettings:
             raise ValueError(f"--image-id-format {error}") from None
         if is_remote(str(self.output)) or ":/" in str(self.output):
             raise ValueError(f"--output {self.output}: give a path on this machine and copy the result afterwards")
+        if isinstance(self.directory, Path) and self.output.resolve().is_relative_to(self.directory.resolve()):
+            raise ValueError(f"--output {self.output}: lies in the data set; give a place outside it")
 
 
 def export(settings: ExportSettings) -> int:

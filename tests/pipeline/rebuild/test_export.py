@@ -141,6 +141,8 @@ def test_names_that_collide_are_no_export(
         ({"to": "vilbert-lmdp"}, "did you mean vilbert-lmdb"),
         ({"image_id_format": "{idd}"}, r"--image-id-format '\{idd\}': use \{id\}"),
         ({"output": "s3://bucket/x"}, "give a path on this machine"),
+        ({"output": "d/../d/x"}, "lies in the data set"),
+        ({"output": "d"}, "lies in the data set"),
     ],
 )
 def test_wrong_settings(options: dict[str, Any], said: str) -> None:
@@ -177,3 +179,20 @@ sys.exit(main(["export", {str(dataset.directory)!r}, "--to", "bottom-up-tsv", "-
     assert run(dataset, output) == 0
     assert os.listdir(output.parent) == ["out.tsv"]
     assert len(image_ids(output)) == 30
+
+
+@pytest.mark.parametrize("name", ["bottom-up-tsv", "vilbert-lmdb", "parquet"])
+def test_a_full_disk_is_reported_and_leaves_nothing(name: str, make_dataset: MakeDataset, tmp_path: Path) -> None:
+    dataset = make_dataset(rows=10, failed={})
+    output = tmp_path / "exports" / "out.lmdb"
+    code = f"""
+import resource, sys
+resource.setrlimit(resource.RLIMIT_FSIZE, (3000, 3000))
+from vilbert.pipeline.cli import main
+sys.exit(main(["export", {str(dataset.directory)!r}, "--to", {name!r}, "--output", {str(output)!r}]))
+"""
+    done = subprocess.run([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True, timeout=60)
+    assert done.returncode == 1, done.stderr
+    assert "File too large" in done.stderr or "No space left" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert os.listdir(output.parent) == []
