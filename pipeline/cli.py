@@ -69,6 +69,9 @@ COMMANDS = {
     "stats": Command(
         "vilbert.pipeline.shards.viewing.stats", "StatsSettings", "stats", "count and summarise a data set"
     ),
+    "export": Command(
+        "vilbert.pipeline.rebuild.export", "ExportSettings", "export", "write a data set in a format that others read"
+    ),
     "pretrain": Command(
         "vilbert.pipeline.train.pretraining.command",
         "PretrainSettings",

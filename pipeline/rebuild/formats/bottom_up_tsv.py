@@ -7,4 +7,10 @@ from vilbert.pipeline.rebuild.formats.registry import FormatSpec
 SPEC = FormatSpec(
     summary="Bottom-Up Attention TSV: the original, with cls_prob (ViLBERT), LXMERT, volta; plain or .gz.",
     importer="vilbert.pipeline.rebuild.formats.importers.bottom_up_tsv:Importer",
+    exporter="vilbert.pipeline.rebuild.formats.exporters.tsv:bottom_up_exporter",
+    lost=(
+        "captions, splits and other metadata",
+        "object and attribute ids and scores",
+        "boxes of the objects refined from the regions (object_boxes)",
+    ),
 )

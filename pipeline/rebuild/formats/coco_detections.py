@@ -7,4 +7,11 @@ from vilbert.pipeline.rebuild.formats.registry import FormatSpec
 SPEC = FormatSpec(
     summary="JSON of detections, of detectron2 or COCO: boxes alone, no features.",
     importer="vilbert.pipeline.rebuild.formats.importers.coco_detections:Importer",
+    exporter="vilbert.pipeline.rebuild.formats.exporters.coco_detections:exporter",
+    lost=(
+        "features",
+        "class probabilities, attribute ids and scores",
+        "image sizes",
+        "captions, splits and other metadata",
+    ),
 )

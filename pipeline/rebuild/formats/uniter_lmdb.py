@@ -7,4 +7,12 @@ from vilbert.pipeline.rebuild.formats.registry import FormatSpec
 SPEC = FormatSpec(
     summary="LMDB of UNITER's convert_imgdir.py, plain or compressed.",
     importer="vilbert.pipeline.rebuild.formats.importers.uniter_lmdb:Importer",
+    exporter="vilbert.pipeline.rebuild.formats.exporters.uniter_lmdb:exporter",
+    lost=(
+        "captions, splits and other metadata",
+        "object and attribute ids, attribute scores",
+        "image sizes (boxes are fractions of them, in float16)",
+        "scores and features beyond float16's precision",
+        "boxes of the objects refined from the regions (object_boxes)",
+    ),
 )

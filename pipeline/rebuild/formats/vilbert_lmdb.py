@@ -7,4 +7,10 @@ from vilbert.pipeline.rebuild.formats.registry import FormatSpec
 SPEC = FormatSpec(
     summary="LMDB of region features that the original ViLBERT reads in its tasks, of texts or of arrays.",
     importer="vilbert.pipeline.rebuild.formats.importers.vilbert_lmdb:Importer",
+    exporter="vilbert.pipeline.rebuild.formats.exporters.vilbert_lmdb:exporter",
+    lost=(
+        "captions, splits and other metadata",
+        "object and attribute ids and scores",
+        "boxes of the objects refined from the regions (object_boxes)",
+    ),
 )

@@ -1,0 +1,186 @@
+"""`vilbert export`: write a data set in a format that other code reads."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import sys
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from tyro.conf import Positional, arg
+
+from vilbert.pipeline.errors import RefusedError, ShardError
+from vilbert.pipeline.progress_line import ProgressLine
+from vilbert.pipeline.rebuild.formats.registry import FORMATS, ExportWriter, FormatSpec
+from vilbert.pipeline.rebuild.image_id_format import UNCHANGED, ImageNames, check_template
+from vilbert.pipeline.shards.location.place_option import PlaceOption
+from vilbert.pipeline.terminal import counted, one_line, print_lines
+from vilbert.pipeline.urls import is_remote
+from vilbert.settings import validated
+
+if TYPE_CHECKING:
+    from vilbert.pipeline.rebuild.source import SourceDescription
+    from vilbert.pipeline.shards.dataset import DatasetInfo
+    from vilbert.pipeline.shards.sample import Sample
+
+MEASURED = 16
+"""Samples that a dry run writes to estimate the size."""
+
+
+def export_formats() -> dict[str, FormatSpec]:
+    """Return the formats that come with this package and can be exported, by name."""
+    specs: dict[str, FormatSpec] = {name: FORMATS.load(name) for name in FORMATS.built_in}
+    return {name: spec for name, spec in sorted(specs.items()) if spec.exporter is not None}
+
+
+def _formats_help() -> str:
+    return "Format to write. " + "; ".join(f"{name} ({spec.summary})" for name, spec in export_formats().items()) + "."
+
+
+@validated
+class ExportSettings:
+    """Write a data set (DIR or URL) in another format.
+
+    Use `vilbert convert` first to choose samples, boxes or captions. Nothing appears at --output before all of it is
+    written; an export that was stopped is started again by the same command.
+
+    Example: vilbert export features --to vilbert-lmdb --output coco.lmdb
+    """
+
+    directory: Positional[PlaceOption]
+    """The data set."""
+    to: Annotated[str, arg(metavar="FORMAT", help=_formats_help())]
+    """Format to write."""
+    output: Path
+    """File or folder to write; it must not exist."""
+    image_id_format: str = UNCHANGED
+    """Names of the images in the export: text with {id}, {stem} (the image's file name without its extension), {number}
+    (the digits at the end of the image id) or {number:012} (12 digits): 'COCO_train2014_{number:012}'."""
+    dry_run: bool = False
+    """Check that the format can hold the data set and estimate its size; write nothing."""
+    json: bool = False
+    """Print one JSON object in place of the text."""
+
+    def __post_init__(self) -> None:
+        """Refuse unknown formats and fields of names, and URLs."""
+        if self.to not in FORMATS:
+            raise ValueError(f"--to: {FORMATS.unknown(self.to)}")
+        if FORMATS.load(self.to).exporter is None:
+            raise ValueError(f"--to {self.to}: can only be imported; exported are {', '.join(export_formats())}")
+        try:
+            check_template(self.image_id_format)
+        except ValueError as error:
+            raise ValueError(f"--image-id-format {error}") from None
+        if is_remote(str(self.output)) or ":/" in str(self.output):
+            raise ValueError(f"--output {self.output}: give a path on this machine and copy the result afterwards")
+        if isinstance(self.directory, Path) and self.output.resolve().is_relative_to(self.directory.resolve()):
+            raise ValueError(f"--output {self.output}: lies in the data set; give a place outside it")
+
+
+def export(settings: ExportSettings) -> int:
+    """Export a data set and print what was written and what the format cannot hold."""
+    from vilbert.pipeline.rebuild.formats.exporters.staging import require_free
+    from vilbert.pipeline.shards.open_dataset import open_dataset
+
+    spec: FormatSpec = FORMATS.load(settings.to)
+    with open_dataset(settings.directory) as dataset:
+        info = dataset.info
+        if not len(dataset):
+            raise ShardError(f"{settings.directory}: has no samples; there is nothing to export")
+        require_free(settings.output)
+        report: dict[str, Any] = {
+            "format": settings.to,
+            "output": str(settings.output),
+            "samples": len(dataset),
+            "failed_rows": sum(info.totals.failures.values()),
+            "lost": [*spec.lost, *(["the images themselves"] if info.fingerprint_fields.get("keep_images") else [])],
+        }
+        if settings.dry_run:
+            share = len(dataset) / min(MEASURED, len(dataset))
+            report["estimated_bytes"] = round(_measure(settings, spec, info, dataset) * share)
+        else:
+            _write(settings, spec, info, dataset, settings.output)
+            report["bytes"] = _size(settings.output)
+    if settings.json:
+        print(json.dumps(report, indent=2))
+    else:
+        print_lines(_lines(report))
+    return 0
+
+
+def describe(info: DatasetInfo) -> SourceDescription:
+    """Return what an exporter is told about one of our data sets."""
+    from vilbert.pipeline.rebuild.source import SourceDescription
+
+    return SourceDescription(
+        format="vilbert",
+        fields=info.fields,
+        class_names=info.class_names,
+        attribute_names=info.attribute_names,
+        fingerprint={"fingerprint": info.fingerprint, "records_sha256": info.records_sha256},
+    )
+
+
+def _measure(settings: ExportSettings, spec: FormatSpec, info: DatasetInfo, samples: Iterable[Sample]) -> int:
+    """Return how many bytes the first samples take; they are written to a temporary folder."""
+    first = list(itertools.islice(samples, MEASURED))
+    with tempfile.TemporaryDirectory(prefix="vilbert-export-") as folder:
+        output = Path(folder) / settings.output.name
+        _write(settings, spec, info, first, output)
+        return _size(output)
+
+
+def _write(
+    settings: ExportSettings, spec: FormatSpec, info: DatasetInfo, samples: Iterable[Sample], output: Path
+) -> None:
+    exporter = spec.load_exporter()
+    assert exporter is not None  # ExportSettings refuses the others
+    names = ImageNames(settings.image_id_format)
+    try:
+        with exporter.create(output, describe(info)) as writer:
+            _add_all(writer, names, samples, total=info.totals.samples, quiet=settings.dry_run)
+            names.require_unique()
+            writer.finish()
+    except RefusedError as error:
+        raise RefusedError(f"--to {settings.to}: {error}") from error
+
+
+def _add_all(writer: ExportWriter, names: ImageNames, samples: Iterable[Sample], *, total: int, quiet: bool) -> None:
+    from tqdm import tqdm
+
+    progress = ProgressLine(sys.stderr)
+
+    def line(done: int) -> str:
+        meter: str = tqdm.format_meter(
+            done, total, progress.seconds, unit="img", prefix="export", ncols=100, ascii=not progress.in_place
+        )
+        return meter
+
+    done = 0
+    for sample in samples:
+        writer.add(names.rename(sample))
+        done += 1
+        if not quiet:
+            progress.show(lambda: line(done))  # noqa: B023  # it is called before the loop goes on
+    if not quiet:
+        progress.close(line(done))
+
+
+def _size(path: Path) -> int:
+    return sum(file.stat().st_size for file in ([path] if path.is_file() else path.rglob("*")) if file.is_file())
+
+
+def _lines(report: dict[str, Any]) -> Iterable[str]:
+    size = report.get("bytes", report.get("estimated_bytes", 0)) / 1e6
+    samples = counted(report["samples"], "sample")
+    if "bytes" in report:
+        yield f"wrote {samples} to {report['output']} ({report['format']}, {size:,.1f} MB)"
+    else:
+        yield f"would write {samples} to {report['output']} ({report['format']}, about {size:,.1f} MB)"
+    if report["failed_rows"]:
+        yield f"not in it: {counted(report['failed_rows'], 'row')} of the manifest that failed at extraction"
+    for lost in report["lost"]:
+        yield one_line(f"not in it: {lost}")

@@ -1,0 +1,13 @@
+"""LXMERT's TSV."""
+
+from vilbert.pipeline.rebuild.formats.registry import FormatSpec
+
+SPEC = FormatSpec(
+    summary="LXMERT: TSV with objects and attributes",
+    exporter="vilbert.pipeline.rebuild.formats.exporters.tsv:lxmert_exporter",
+    lost=(
+        "captions, splits and other metadata",
+        "class probabilities",
+        "boxes of the objects refined from the regions (object_boxes)",
+    ),
+)

@@ -1,0 +1,15 @@
+"""UNITER's compressed LMDB."""
+
+from vilbert.pipeline.rebuild.formats.registry import FormatSpec
+
+SPEC = FormatSpec(
+    summary="UNITER with --compressed_db: LMDB of npz values",
+    exporter="vilbert.pipeline.rebuild.formats.exporters.uniter_lmdb:compressed_exporter",
+    lost=(
+        "captions, splits and other metadata",
+        "object and attribute ids, attribute scores",
+        "image sizes (boxes are fractions of them, in float16)",
+        "scores and features beyond float16's precision",
+        "boxes of the objects refined from the regions (object_boxes)",
+    ),
+)
