@@ -22,7 +22,7 @@ import torch
 import tyro
 
 from benchmarks.batches import Batch, crop, make_batch
-from benchmarks.flops import Shape, counted_flops, forward_flops
+from benchmarks.flops import counted_flops
 from benchmarks.machine import versions
 from benchmarks.passes import (
     Way,
@@ -35,6 +35,7 @@ from benchmarks.passes import (
     step,
     their_model,
 )
+from vilbert.model.flops import Shape, forward_flops
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,7 +11,7 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -33,9 +33,11 @@ from vilbert.pipeline.train.engine.interruption import (
 )
 from vilbert.pipeline.train.engine.objective import Evaluation, MicroBatch, Objective
 from vilbert.pipeline.train.engine.optimizer import clip_gradients, level_counts, set_step
+from vilbert.pipeline.train.engine.profiling import profiled
 from vilbert.pipeline.train.engine.schedule import factor_at
 from vilbert.pipeline.train.engine.steering import Steering
 from vilbert.pipeline.train.engine.step import Losses, backward
+from vilbert.pipeline.train.engine.throughput import Throughput, peak_tflops
 from vilbert.pipeline.train.run.checkpoints import optimizer_tensors, prune, restore_optimizer, save_checkpoint
 from vilbert.pipeline.train.run.journal import Journal
 from vilbert.pipeline.train.run.progress import TrainProgress
@@ -147,8 +149,19 @@ def run_steps(training: Training, journal: Journal | None, progress: TrainProgre
     left to the resumed run. journal, progress: of the first rank only.
     """
     settings = training.settings
-    clock = _Clock(training.samples(training.step))
-    with interruption() as interrupted, _Batches(training) as batches:
+    group = training.group
+    clock = Throughput(
+        training.samples(training.step),
+        config=training.model.config,
+        device=group.device,
+        world=group.world,
+        peak=settings.peak_tflops or peak_tflops(group.device, settings.precision),
+    )
+    with (
+        interruption() as interrupted,
+        _Batches(training) as batches,
+        profiled(training.run, settings.profile, rank=group.rank) as end_step,
+    ):
         was_interrupted = training.evaluation_due
         if was_interrupted:
             changed = held_out(training, journal, saving=True, interrupted=interrupted)
@@ -160,6 +173,7 @@ def run_steps(training: Training, journal: Journal | None, progress: TrainProgre
         while training.step < training.total_steps:
             parts = clock.fetch(batches)
             losses, norm = train_step(training, parts)
+            end_step()
             training.step += 1
             last = training.step == training.total_steps
             stopping = is_interrupted(interrupted, training.group)
@@ -308,37 +322,3 @@ def train_figures(training: Training, losses: Losses, norm: Tensor) -> dict[str,
         "unread": training.unread,
         "skipped_steps": training.skipped_steps,
     }
-
-
-class _Clock:
-    """Times the loop: how long steps took, and how much of it was spent waiting for data."""
-
-    def __init__(self, samples: int) -> None:
-        """samples: done before."""
-        self._begun = self._lap_begun = time.perf_counter()
-        self._waited = self._lap_waited = 0.0
-        self._lap_samples = samples
-
-    def fetch(self, batches: Iterator[list[Any]]) -> list[Any]:
-        """Return the next batch."""
-        started = time.perf_counter()
-        parts = next(batches)
-        waited = time.perf_counter() - started
-        self._waited += waited
-        self._lap_waited += waited
-        return parts
-
-    @property
-    def waiting(self) -> float:
-        """The share of all time so far that was spent waiting for data."""
-        return self._waited / max(time.perf_counter() - self._begun, 1e-9)
-
-    def lap(self, samples: int) -> dict[str, float]:
-        """Return the figures since the last lap, and begin another; samples: done so far."""
-        seconds = max(time.perf_counter() - self._lap_begun, 1e-9)
-        figures = {
-            "samples_per_second": (samples - self._lap_samples) / seconds,
-            "waiting": self._lap_waited / seconds,
-        }
-        self._lap_begun, self._lap_waited, self._lap_samples = time.perf_counter(), 0.0, samples
-        return figures

@@ -21,6 +21,12 @@ class MicroBatch(Protocol):
     """Whose regions they are, for messages."""
     unread: int
     """Samples that could not be read, and teach nothing."""
+    input_ids: Tensor
+    """int64 [N, T]."""
+    attention_mask: Tensor
+    """int64 [N, T], 1 where a word is."""
+    region_mask: Tensor
+    """int64 [images, R], 1 where a region is."""
     features: Tensor
     """By far the most of it; the loader sends it in memory that is shared."""
 

@@ -25,7 +25,12 @@ from vilbert.untrusted.documents import parse_json
 logger = logging.getLogger(__name__)
 
 METRICS_FILE = "metrics.jsonl"
-TIMING = frozenset({"samples_per_second", "waiting", "seconds"})
+TIMING = frozenset(
+    {
+        *("samples_per_second", "samples_per_second_per_device", "tokens_per_second_per_device"),
+        *("waiting", "seconds", "memory_bytes", "mfu"),
+    }
+)
 """Fields that say how fast a run was: the only ones in which the lines of two same runs differ."""
 
 

@@ -72,6 +72,11 @@ class RunSettings:
     """Steps between evaluations; the last step is always evaluated."""
     checkpoint_every: PositiveInt = 1000
     """Steps between checkpoints; the last step always has one."""
+    peak_tflops: PositiveFloat | None = None
+    """Peak TFLOPS of one device, for the MFU in metrics.jsonl; default: that of known GPUs."""
+    profile: NonNegativeInt = 0
+    """Number of steps to profile, after the first three: RUN/profile gets a trace and a table of the ten most expensive
+    operations."""
     keep: PositiveInt = 3
     """Number of newest checkpoints to keep, beside the best evaluated one."""
     tracker: tuple[str, ...] = (AUTO,)
@@ -119,7 +124,17 @@ RUNTIME = frozenset(
     {
         *("data", "eval_data", "output", "resume", "grad_accumulation", "compile", "device", "num_workers", "workers"),
         *("use_gpu", "max_failures", "ray_address", "on_corrupt", "non_finite", "log_every", "eval_every"),
-        *("checkpoint_every", "keep", "tracker", "cache", "cache_bytes", "verify_shards", "allow_mixed_features"),
+        *(
+            "checkpoint_every",
+            "keep",
+            "tracker",
+            "peak_tflops",
+            "profile",
+            "cache",
+            "cache_bytes",
+            "verify_shards",
+            "allow_mixed_features",
+        ),
         *("hold_out", "hold_out_seed", "num_threads"),
     }
 )
