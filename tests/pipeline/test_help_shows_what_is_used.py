@@ -22,6 +22,7 @@ REQUIRED = {
     "shapes": ["out"],
     "manifest": ["source", "--output", "m.parquet"],
     "extract": ["m.parquet", "--output", "out"],
+    "convert": ["features", "--output", "out"],
     "status": ["features"],
     "verify": ["features"],
     "inspect": ["features"],

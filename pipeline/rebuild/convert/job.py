@@ -30,8 +30,8 @@ from vilbert.pipeline.rebuild.convert.sources import (
 from vilbert.pipeline.rebuild.convert.worker import ConvertWorker
 from vilbert.pipeline.rebuild.dataset_source import DatasetSource
 from vilbert.pipeline.shards.dataset import DatasetInfo, encode_dataset, fingerprint_digest, read_info
-from vilbert.pipeline.shards.location.folder import Folder, open_folder
-from vilbert.pipeline.shards.location.layout import DATASET_FILE
+from vilbert.pipeline.shards.location.folder import Folder, LocalFolder, open_folder
+from vilbert.pipeline.shards.location.layout import DATASET_FILE, PLAN_FOLDER
 from vilbert.pipeline.shards.location.scratch import scratch_folder
 from vilbert.pipeline.terminal import counted
 
@@ -70,9 +70,12 @@ class ConvertJob:
     def prepare(self, folder: Folder, *, dry: bool = False) -> Iterator[None]:
         """Plan the rows of the output, unless the folder has the plan or nothing is left to do."""
         with ExitStack() as stack:
+            self._existing = read_info(folder) if has_dataset(folder) else None
+            begins = self._existing is None or not self._existing.complete or self.settings.append
+            if begins and not dry and isinstance(folder, LocalFolder):
+                (folder.path / PLAN_FOLDER).mkdir(exist_ok=True)
             with OpenSources(self.settings, verify=False) as opened:
                 self._outcome = describe_outcome(self.settings, opened)
-                self._existing = read_info(folder) if has_dataset(folder) else None
                 if mixed := mixed_fingerprints(opened):
                     logger.warning("the sources were extracted with different settings: %s", mixed)
                 if self.settings.append:

@@ -11,7 +11,7 @@ settings, so it may be deleted: the next run makes the same one. It is deleted w
 from __future__ import annotations
 
 import dataclasses
-import os
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +28,8 @@ from vilbert.pipeline.shards.location.folder import Folder, LocalFolder
 from vilbert.pipeline.shards.location.layout import PLAN_FOLDER
 from vilbert.pipeline.shards.storage.atomic import write_atomic
 
+SOURCES_FOLDER = "sources"
+"""In `.plan/`: indexes of published features."""
 PLAN_FILE, ROWS_FILE, JOINED_FILE = "plan.json", "rows.bin", "joined.sqlite"
 FILES = tuple(f"{PLAN_FOLDER}/{name}" for name in (ROWS_FILE, JOINED_FILE, PLAN_FILE))
 """In the order in which they are written."""
@@ -143,9 +145,13 @@ def make_plan(folder: Folder, build: Callable[[Path], Plan]) -> Plan:
     with folder.building() as directory:
         home = directory / PLAN_FOLDER
         home.mkdir(parents=True, exist_ok=True)
-        for name in os.listdir(home):
-            (home / name).unlink()
-        plan = build(home)
+        for name in FILES:
+            (directory / name).unlink(missing_ok=True)
+        try:
+            plan = build(home)
+        except BaseException:
+            shutil.rmtree(home)
+            raise
         write_atomic(home / PLAN_FILE, encode_json(dataclasses.asdict(plan)) + b"\n")
         folder.publish(directory, FILES)
     return plan
@@ -155,8 +161,8 @@ def remove_plan(folder: Folder) -> None:
     """Delete a folder's plan."""
     for name in reversed(FILES):
         folder.delete(name)
-    if isinstance(folder, LocalFolder) and (home := folder.path / PLAN_FOLDER).is_dir() and not os.listdir(home):
-        home.rmdir()
+    if isinstance(folder, LocalFolder) and (home := folder.path / PLAN_FOLDER).is_dir():
+        shutil.rmtree(home)
 
 
 def order_rows(

@@ -13,17 +13,25 @@ from typing import Any
 from vilbert.pipeline.errors import RefusedError, ShardError
 from vilbert.pipeline.jobs.plan import differences
 from vilbert.pipeline.rebuild.convert.operations import RegionOperations, add_descriptions, missing_groups
+from vilbert.pipeline.rebuild.convert.plan import SOURCES_FOLDER
 from vilbert.pipeline.rebuild.convert.settings import ConvertSettings
 from vilbert.pipeline.rebuild.dataset_source import DatasetSource, is_dataset
 from vilbert.pipeline.rebuild.source import Source, SourceDescription
 from vilbert.pipeline.shards.dataset import fingerprint_digest
 from vilbert.pipeline.shards.location.folder import Place, open_folder
+from vilbert.pipeline.shards.location.layout import PLAN_FOLDER
 from vilbert.pipeline.shards.sample import format_of
 from vilbert.pipeline.shards.storage.closing import Closing
 
 
-def open_source(place: Place, settings: ConvertSettings, *, verify: bool = True) -> Source:
+def open_source(place: Place, settings: ConvertSettings, *, verify: bool = True, scratch: Path | None = None) -> Source:
     """Open a data set of ours, or a file of published features.
+
+    Args:
+        place: Where it lies.
+        settings: How published features are read.
+        verify: Whether the SHA-256 of shards is compared before a sample is used.
+        scratch: Folder for indexes of published features, which other processes find there.
 
     Raises:
         RefusedError: It is a URL without a data set.
@@ -38,7 +46,7 @@ def open_source(place: Place, settings: ConvertSettings, *, verify: bool = True)
         raise ShardError(f"{place}: no such file or folder")
     from vilbert.pipeline.rebuild.formats.detect import open_published
 
-    return open_published(place, settings.source_format, settings.importing)
+    return open_published(place, settings.source_format, dataclasses.replace(settings.importing, scratch=scratch))
 
 
 class OpenSources(Closing):
@@ -47,17 +55,21 @@ class OpenSources(Closing):
     def __init__(self, settings: ConvertSettings, *, verify: bool = True) -> None:
         """Open all sources, and that of `--add-fields-from`.
 
+        Indexes of published features lie beside the plan while there is one: each process would make its own.
+
         Args:
             settings: Names of the sources.
             verify: Whether the SHA-256 of shards is compared before a sample is used.
         """
+        home = settings.output / PLAN_FOLDER if isinstance(settings.output, Path) else None
+        scratch = home / SOURCES_FOLDER if home is not None and home.is_dir() else None
         with ExitStack() as stack:
-            self.sources = [
-                stack.enter_context(open_source(place, settings, verify=verify)) for place in settings.sources
-            ]
-            self.donor: Source | None = None
-            if settings.add_fields_from is not None:
-                self.donor = stack.enter_context(open_source(settings.add_fields_from, settings, verify=verify))
+
+            def opened(place: Place) -> Source:
+                return stack.enter_context(open_source(place, settings, verify=verify, scratch=scratch))
+
+            self.sources = [opened(place) for place in settings.sources]
+            self.donor = None if settings.add_fields_from is None else opened(settings.add_fields_from)
             for place, source in zip(settings.sources, self.sources, strict=True):
                 if source.rows == 0:
                     raise ShardError(f"{place}: has no rows")

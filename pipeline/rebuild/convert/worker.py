@@ -95,6 +95,7 @@ class ConvertWorker:
             writer = stack.enter_context(ShardWriter(directory, shard=shard, format=self._settings.format))
             failures: list[FailureRow] = []
             dropped = Counter(part.dropped)
+            layout = self._layout()
             for row, outcome in zip(part.places + base, self._outcomes(opened, part), strict=True):
                 if isinstance(outcome, str):
                     dropped[outcome] += 1
@@ -103,7 +104,7 @@ class ConvertWorker:
                 elif isinstance(outcome, Sample):
                     writer.add(outcome)
                 else:
-                    writer.add_raw(outcome, layout=self._layout(), split=_split(outcome))
+                    writer.add_raw(outcome, layout=layout, split=_split(outcome))
                 self._rows_done[shard] = self._rows_done.get(shard, 0) + 1
                 self._beats += 1
             record = writer.commit(rows=rows, failures=failures, fingerprint=self._fingerprint, dropped=dropped)

@@ -11,14 +11,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Annotated, Any, Literal, Protocol, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol, Self
 
 from tyro.conf import Suppress
 
-from vilbert.pipeline.rebuild.source import Source, SourceDescription
-from vilbert.pipeline.shards.sample import Sample
 from vilbert.plugins import Registry
 from vilbert.settings import PositiveInt, validated
+
+if TYPE_CHECKING:  # settings of commands import this module, and must not import NumPy
+    from vilbert.pipeline.rebuild.source import Source, SourceDescription
+    from vilbert.pipeline.shards.sample import Sample
 
 _HERE = "vilbert.pipeline.rebuild.formats"
 FORMATS = Registry(

@@ -1,0 +1,227 @@
+"""`vilbert convert`: samples a second beside plain reading, hashing and writing, and beside two published ways.
+
+The same samples for all: 36 regions of 2048 features in tar shards, in the page cache. Before anything is timed, each
+way's output must hold the same features. By turns, medians; every way ends with its files on the disk (fsync).
+
+- plain: the standard library reads the shards, takes their SHA-256 and writes the bytes.
+- webdataset: its reader's samples go to its `TarWriter`, decoded and undecoded.
+- MMF: `lmdb_conversion.py` of facebookresearch/mmf written anew: a .npy of features and one of the other facts of each
+  image, read and pickled into one LMDB in one transaction. Its .npy files are written before the clock starts.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import json
+import logging
+import os
+import pickle
+import shutil
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import lmdb
+import numpy as np
+import tyro
+from numpy.typing import NDArray
+
+from benchmarks.loader import conditions
+from benchmarks.model import cell, markdown
+from benchmarks.samples import SampleShape, draw_captions, draw_words, write_samples
+from vilbert.pipeline.rebuild.convert.command import convert
+from vilbert.pipeline.rebuild.convert.settings import ConvertSettings
+from vilbert.pipeline.shards.open_dataset import open_dataset
+from vilbert.pipeline.shards.storage import verified
+
+PLAIN = "plain read, SHA-256, write"
+STREAM, RAW_STREAM = "webdataset, decoded", "webdataset, undecoded"
+MMF = "MMF, .npy to LMDB"
+OURS: dict[str, dict[str, Any]] = {
+    "ours, other shard size": {},
+    "ours, to LMDB": {"format": "lmdb"},
+    "ours, 8 of 10 samples": {"where": "not (endswith(image_id, '0') or endswith(image_id, '2'))"},
+    "ours, 18 of 36 boxes": {"max_boxes": 18},
+}
+LEAST_OF_PLAIN, LEAST_OF_PEERS = 0.5, 3.0
+LIMITED = "ours, other shard size"
+"""The way that is compared with the limits: the others do more, or less."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """What to measure."""
+
+    samples: int = 2000
+    """Samples, of about 0.15 MB each."""
+    shard_size: int = 250
+    """Samples a shard of the source; the output has twice as many."""
+    rounds: int = 3
+    """How often each way is timed."""
+    seed: int = 0
+    """Seed of the samples."""
+    json: bool = False
+    """Print one JSON object in place of the table."""
+
+
+def sync(path: Path) -> None:
+    """Put a file on the disk."""
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+
+
+def copy_plainly(source: Path, target: Path) -> None:
+    """Read the shards, hash and write them."""
+    target.mkdir()
+    for path in sorted((source / "shards").glob("*.tar")):
+        digest = hashlib.sha256()
+        with path.open("rb") as file, (target / path.name).open("wb") as copy:
+            while data := file.read(1 << 20):
+                digest.update(data)
+                copy.write(data)
+            copy.flush()
+            os.fsync(copy.fileno())
+
+
+def stream(source: Path, target: Path, *, decode: bool, shard_size: int) -> None:
+    """Read with webdataset and write with its TarWriter."""
+    import webdataset
+
+    target.mkdir()
+    shards = [str(path) for path in sorted((source / "shards").glob("*.tar"))]
+    samples = webdataset.WebDataset(shards, shardshuffle=False)
+    with webdataset.ShardWriter(f"{target}/%06d.tar", maxcount=shard_size, maxsize=1 << 40, verbose=0) as writer:
+        for sample in samples.decode() if decode else samples:
+            writer.write({name: value for name, value in sample.items() if name not in ("__url__", "__local_path__")})
+    for path in target.iterdir():
+        sync(path)
+
+
+def write_mmf(source: Path, target: Path) -> None:
+    """Write the .npy files that MMF's extraction leaves."""
+    target.mkdir()
+    with open_dataset(source) as dataset:
+        for sample in dataset:
+            regions = sample.regions
+            info = {
+                "image_id": sample.meta["image_id"],
+                "image_height": regions.height,
+                "image_width": regions.width,
+                "num_boxes": len(regions),
+                "bbox": regions.boxes,
+                "objects": regions.object_ids,
+                "cls_prob": regions.class_probs,
+            }
+            np.save(target / f"{sample.key}.npy", regions.features)
+            np.save(target / f"{sample.key}_info.npy", np.array(info, dtype=object), allow_pickle=True)
+
+
+def convert_mmf(source: Path, target: Path) -> None:
+    """Read .npy pairs and write one LMDB, as MMF does."""
+    keys = []
+    with lmdb.open(str(target), map_size=1 << 40) as environment, environment.begin(write=True) as transaction:
+        for path in sorted(source.glob("*.npy")):
+            if path.stem.endswith("_info"):
+                continue
+            info = np.load(path.with_name(f"{path.stem}_info.npy"), allow_pickle=True).item()  # of this script's making
+            item = {"feature_path": path.stem, "features": np.load(path), **info}
+            keys.append(path.stem.encode())
+            transaction.put(keys[-1], pickle.dumps(item))
+        transaction.put(b"keys", pickle.dumps(keys))
+
+
+def convert_ours(source: Path, target: Path, *, shard_size: int, **options: Any) -> None:
+    """Run the command, one worker in this process, which compares each shard of the source with its SHA-256."""
+    verified._compared.clear()  # else only the first run would
+    settings = ConvertSettings(sources=(source,), output=target, shard_size=shard_size, **options)
+    with contextlib.redirect_stderr(io.StringIO()):
+        assert convert(settings) == 0
+
+
+def first_features(name: str, path: Path) -> NDArray[Any]:
+    """Return the features of the first image of an output."""
+    if name == MMF:
+        with lmdb.open(str(path), readonly=True) as environment, environment.begin() as transaction:
+            key = pickle.loads(transaction.get(b"keys"))[0]  # of this script's making
+            return np.asarray(pickle.loads(transaction.get(key))["features"])
+    if name in OURS:
+        with open_dataset(path) as dataset:
+            return np.asarray(dataset[0].regions.features)
+    import webdataset
+
+    shards = [str(min(path.glob("*.tar")))]
+    return np.asarray(next(iter(webdataset.WebDataset(shards, shardshuffle=False).decode()))["features.npy"])
+
+
+def measure(home: Path, settings: Settings) -> list[dict[str, Any]]:
+    """Time each way and return a row for each."""
+    captions = draw_captions(draw_words(settings.seed), settings.samples, settings.seed)
+    size = {"seed": settings.seed, "storage": "tar", "shard_size": settings.shard_size}
+    source = write_samples(home / "source", captions, SampleShape(), **size)  # type: ignore[arg-type]
+    write_mmf(source, home / "npy")
+    shard_size = 2 * settings.shard_size
+    ways: dict[str, Callable[[Path], None]] = {
+        PLAIN: partial(copy_plainly, source),
+        STREAM: partial(stream, source, decode=True, shard_size=shard_size),
+        RAW_STREAM: partial(stream, source, decode=False, shard_size=shard_size),
+        MMF: partial(convert_mmf, home / "npy"),
+        **{name: partial(convert_ours, source, shard_size=shard_size, **options) for name, options in OURS.items()},
+    }
+    with open_dataset(source) as dataset:
+        expected = dataset[0].regions.features
+    taken: dict[str, list[float]] = {name: [] for name in ways}
+    for turn in range(settings.rounds):
+        for name, act in ways.items():
+            begun = time.perf_counter()
+            act(home / "out")
+            taken[name].append(time.perf_counter() - begun)
+            if not turn and "where" not in OURS.get(name, {}):
+                found = first_features(name, home / "out")
+                assert np.isin(found[:, 0], expected[:, 0]).all(), name
+            shutil.rmtree(home / "out")
+            print(f"{name}: {settings.samples / taken[name][-1]:,.0f} samples/s", file=sys.stderr, flush=True)
+    seconds = {name: statistics.median(times) for name, times in taken.items()}
+    peers = min(seconds[name] for name in (STREAM, RAW_STREAM, MMF))
+    return [
+        {
+            "way": name,
+            "samples/s": settings.samples / spent,
+            "of plain": seconds[PLAIN] / spent,
+            "of the fastest peer": peers / spent,
+        }
+        for name, spent in seconds.items()
+    ]
+
+
+def main(settings: Settings) -> int:
+    """Print the table; return 1 where a limit is missed."""
+    logging.basicConfig(level=logging.ERROR)
+    facts = conditions()
+    with tempfile.TemporaryDirectory() as folder:
+        rows = measure(Path(folder), settings)
+    row = next(row for row in rows if row["way"] == LIMITED)
+    missed = [
+        f"{name} {row[name]:.2f}, at least {least}"
+        for name, least in (("of plain", LEAST_OF_PLAIN), ("of the fastest peer", LEAST_OF_PEERS))
+        if row[name] < least
+    ]
+    if settings.json:
+        print(json.dumps({**facts, "rows": rows, "missed": missed}))
+    else:
+        print(", ".join(f"{name} {value}" for name, value in facts.items()) + "\n")
+        forms = {"samples/s": ",.0f", "of plain": ".2f", "of the fastest peer": ".2f"}
+        print(markdown(["way", *forms], [[row["way"], *(cell(row[key], forms[key]) for key in forms)] for row in rows]))
+        print("\n".join(missed))
+    return int(bool(missed))
+
+
+if __name__ == "__main__":
+    sys.exit(main(tyro.cli(Settings)))
