@@ -95,7 +95,7 @@ def test_a_package_that_cannot_be_imported_stops_no_other_format(
     entry_points_of.cache_clear()
     (tmp_path / "a.txt").write_text("a text")
     assert detect_format(tmp_path / "a.txt") is None
-    with pytest.raises(ShardError, match=r"name one of vilbert-lmdb, .*, toy with --format"):
+    with pytest.raises(ShardError, match=r"one of these can be named: .*, toy$"):
         open_published(tmp_path / "a.txt")
     with pytest.raises(PluginError, match=r"format 'broken' of package broken-format 0\.1"):
         open_published(tmp_path / "a.txt", "broken")
@@ -110,9 +110,7 @@ def test_a_package_that_cannot_be_imported_stops_no_other_format(
 
 @pytest.mark.parametrize("name", list(FORMATS.built_in))
 def test_the_importer_of_each_built_in_format_is_there(name: str, tmp_path: Path) -> None:
-    spec = find_format(name)
-    assert spec.summary.endswith(".")
-    importer = spec.load_importer()
+    importer = find_format(name).load_importer()
     if importer is not None:
         assert not importer.detect(tmp_path)
         assert not importer.detect(tmp_path / "absent")

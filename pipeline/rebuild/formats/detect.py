@@ -39,7 +39,7 @@ def open_published(path: Path, format: str | None = None, options: ImportOptions
     if format is None:
         format = detect_format(path)
     if format is None:
-        raise ShardError(f"{path}: its format is not recognised; name one of {', '.join(importable())} with --format")
+        raise ShardError(f"{path}: its format is not recognised; one of these can be named: {', '.join(importable())}")
     importer = load_importer(format)
     return importer.open(path, options or ImportOptions())
 

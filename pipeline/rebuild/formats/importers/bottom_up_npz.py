@@ -62,6 +62,9 @@ class _Reader:
     def content(self, row: int) -> bytes:
         return self._files.read(row)
 
+    def head(self, row: int) -> None:
+        return None
+
     def image(self, row: int) -> PublishedImage:
         image_id = self._files.name(row).removesuffix(_SUFFIX)
         try:

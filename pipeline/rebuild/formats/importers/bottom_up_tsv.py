@@ -20,6 +20,7 @@ from vilbert.pipeline.rebuild.formats.importers.imported_source import ImportedS
 from vilbert.pipeline.rebuild.formats.importers.line_offsets import Lines, is_gzip
 from vilbert.pipeline.rebuild.formats.importers.published_image import (
     Background,
+    Head,
     PublishedImage,
     RowError,
     background_first,
@@ -128,6 +129,15 @@ class _Reader:
 
     def content(self, row: int) -> bytes:
         return self._lines.line(row + self._headings)
+
+    def head(self, row: int) -> Head | None:
+        fields = self._lines.head(row + self._headings, _HEAD).split(b"\t")[:-1]
+        values = {_NAMES.get(name, name): unquoted(field) for name, field in zip(self._columns, fields, strict=False)}
+        if not values.keys() >= {"image_id", "image_w", "image_h", "num_boxes"}:
+            return None
+        image_id = values["image_id"].decode("utf-8")
+        width, height, count = (_number(values[name], name) for name in ("image_w", "image_h", "num_boxes"))
+        return Head(image_id=image_id, width=width, height=height, regions=count)
 
     def image(self, row: int) -> PublishedImage:
         fields = self.content(row).split(b"\t")

@@ -103,6 +103,9 @@ class _Reader:
         values = self._row(row)
         return b"".join(_array(values, name).tobytes() for name in sorted(_REQUIRED))
 
+    def head(self, row: int) -> None:
+        return None
+
     def image(self, row: int) -> PublishedImage:
         values = self._row(row)
         image_id = str(values["img_id"].as_py())

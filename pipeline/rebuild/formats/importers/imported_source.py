@@ -6,18 +6,26 @@ import dataclasses
 import hashlib
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Protocol, Self
+from typing import Any, Protocol, Self, TypeVar
 
 from vilbert.pipeline.errors import ShardError
 from vilbert.pipeline.rebuild.formats.importers.image_sizes import ImageSizes
 from vilbert.pipeline.rebuild.formats.importers.names import attribute_names, class_names
-from vilbert.pipeline.rebuild.formats.importers.published_image import PublishedImage, RowError, to_sample
+from vilbert.pipeline.rebuild.formats.importers.published_image import (
+    NO_SIZE,
+    Head,
+    PublishedImage,
+    RowError,
+    sample_meta,
+    to_sample,
+)
 from vilbert.pipeline.rebuild.formats.registry import ImportOptions
-from vilbert.pipeline.rebuild.source import SourceDescription
+from vilbert.pipeline.rebuild.source import Scanned, SourceDescription
 from vilbert.pipeline.shards.failures import FailureRow
+from vilbert.pipeline.shards.keys import sample_key
 from vilbert.pipeline.shards.sample import Sample
 from vilbert.untrusted.pickles import ForbiddenError
 
@@ -33,6 +41,9 @@ _DAMAGE = (ValueError, TypeError, LookupError, ArithmeticError, AttributeError)
 """What readers raise for a damaged row, beside RowError."""
 
 
+_Read = TypeVar("_Read")
+
+
 class RowReader(Protocol):
     """Random access to the rows of a file or folder of one format."""
 
@@ -41,6 +52,12 @@ class RowReader(Protocol):
 
     def content(self, row: int) -> bytes:
         """Return the bytes of a row, for the fingerprint; raise RowError where they cannot be read."""
+
+    def head(self, row: int) -> Head | None:
+        """Return what planning needs of a row, without its arrays; None where the row must be read for it.
+
+        Raises what `image` raises. A row that looks sound here may still turn out to be damaged.
+        """
 
     def image(self, row: int) -> PublishedImage:
         """Return what a row says.
@@ -101,13 +118,30 @@ class ImportedSource:
                 _require_fields(sample, self._description.fields)
                 yield sample
             except RowError as error:
-                yield FailureRow(
-                    row=row,
-                    image_id=error.image_id or f"row {row}",
-                    uri=f"{self._uri}#{row}",
-                    reason=error.reason,
-                    detail=str(error),
-                )
+                yield self._failure(row, error)
+
+    def scan(self, start: int, stop: int, *, metadata: bool) -> Iterator[Scanned | FailureRow]:
+        """Yield the rows [start, stop) without their arrays; see `ScannableSource.scan`.
+
+        A row that only its arrays show to be damaged is taken for a sample, and becomes a failure when it is read.
+        """
+        for row in range(start, stop):
+            try:
+                yield self._scanned(row, metadata=metadata)
+            except RowError as error:
+                yield self._failure(row, error)
+
+    def _scanned(self, row: int, *, metadata: bool) -> Scanned:
+        head = self._guarded(self._reader.head, row)
+        if head is None or (metadata and head.regions is None):
+            head = Head.of(self._image(row))
+        image_id, width, height = self._identify(head)
+        if not metadata:
+            return Scanned(sample_key(image_id), None)
+        if width is None or height is None:
+            raise RowError("no_image_size", NO_SIZE, image_id)
+        size = {"width": width, "height": height, "num_boxes": head.regions}
+        return Scanned(sample_key(image_id), {**sample_meta(image_id, head.meta), **size})
 
     def close(self) -> None:
         """Release files."""
@@ -121,9 +155,22 @@ class ImportedSource:
     ) -> None:
         self.close()
 
+    def _failure(self, row: int, error: RowError) -> FailureRow:
+        return FailureRow(
+            row=row,
+            image_id=error.image_id or f"row {row}",
+            uri=f"{self._uri}#{row}",
+            reason=error.reason,
+            detail=str(error),
+        )
+
     def _image(self, row: int) -> PublishedImage:
+        return self._guarded(self._reader.image, row)
+
+    def _guarded(self, read: Callable[[int], _Read], row: int) -> _Read:
+        """Return what is read of a row; a damaged row raises RowError, a hostile one ShardError."""
         try:
-            return self._reader.image(row)
+            return read(row)
         except ForbiddenError as error:
             raise ShardError(
                 f"{self._path}: refused: row {row:,} {error}. Files of features hold arrays, texts and numbers; get it "
@@ -133,17 +180,22 @@ class ImportedSource:
             raise RowError("broken_row", str(error) or type(error).__name__) from error
 
     def _sample(self, image: PublishedImage) -> Sample:
-        image_id, width, height = image.image_id, image.width, image.height
-        if self._options.number_ids and (number := re.search(r"[0-9]+$", image_id)):
-            image_id = str(int(number[0]))
-        if self._sizes is not None and (width is None or height is None):
-            width, height = self._sizes.find(image_id)
+        image_id, width, height = self._identify(image)
         return to_sample(
             dataclasses.replace(image, image_id=image_id, width=width, height=height),
             top_classes=self._options.top_classes,
             classes=len(self._class_names),
             attributes=len(self._attribute_names),
         )
+
+    def _identify(self, row: PublishedImage | Head) -> tuple[str, int | None, int | None]:
+        """Return the image id, the width and the height that a row gets."""
+        image_id, width, height = row.image_id, row.width, row.height
+        if self._options.number_ids and (number := re.search(r"[0-9]{1,4000}$", image_id)):
+            image_id = number[0].lstrip("0") or "0"
+        if self._sizes is not None and (width is None or height is None):
+            width, height = self._sizes.find(image_id)
+        return image_id, width, height
 
     def _describe(self) -> SourceDescription:
         problem: RowError | None = None

@@ -103,6 +103,11 @@ class Lines:
             raise RowError("broken_row", f"the index of lines has no entry for a line after byte {start:,}")
         return line
 
+    def head(self, row: int, size: int) -> bytes:
+        """Return the beginning of a line, of at most so many bytes."""
+        start, stop = int(self._starts[row]), int(self._stops[row])
+        return os.pread(self._file.fileno(), min(stop - start, size), start).split(b"\n", 1)[0]
+
     def close(self) -> None:
         """Close the file, and delete what was unpacked for this process alone."""
         self._file.close()

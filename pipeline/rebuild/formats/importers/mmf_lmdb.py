@@ -9,7 +9,7 @@ from vilbert.pipeline.rebuild.formats.importers.lmdb_values import LmdbRows, ope
 from vilbert.pipeline.rebuild.formats.importers.mapping_fields import require_array, require_mapping
 from vilbert.pipeline.rebuild.formats.importers.mmf_info import mmf_image
 from vilbert.pipeline.rebuild.formats.importers.pickled_keys import KEYS, read_pickled_keys
-from vilbert.pipeline.rebuild.formats.importers.published_image import Background, PublishedImage, RowError
+from vilbert.pipeline.rebuild.formats.importers.published_image import Background, Head, PublishedImage, RowError
 from vilbert.pipeline.rebuild.formats.importers.vilbert_lmdb import first_mapping
 from vilbert.pipeline.rebuild.formats.registry import ImportOptions
 from vilbert.untrusted.pickled_arrays import load_arrays
@@ -39,8 +39,11 @@ class _Reader:
     def content(self, row: int) -> bytes:
         return self._rows.value(row)
 
+    def head(self, row: int) -> Head:
+        return Head(image_id=self._rows.key(row).decode("utf-8", "backslashreplace"))
+
     def image(self, row: int) -> PublishedImage:
-        image_id = self._rows.key(row).decode("utf-8", "backslashreplace")
+        image_id = self.head(row).image_id
         try:
             fields = require_mapping(load_arrays(self._rows.value(row)))
             return mmf_image(image_id, require_array(fields, "features"), fields, self._background)

@@ -10,7 +10,7 @@ from vilbert.pipeline.rebuild.formats.importers.folder_files import FolderFiles,
 from vilbert.pipeline.rebuild.formats.importers.imported_source import ImportedSource
 from vilbert.pipeline.rebuild.formats.importers.mapping_fields import require_mapping
 from vilbert.pipeline.rebuild.formats.importers.mmf_info import mmf_image
-from vilbert.pipeline.rebuild.formats.importers.published_image import Background, PublishedImage, RowError
+from vilbert.pipeline.rebuild.formats.importers.published_image import Background, Head, PublishedImage, RowError
 from vilbert.pipeline.rebuild.formats.registry import ImportOptions
 from vilbert.untrusted.pickled_arrays import load_npy
 
@@ -48,6 +48,9 @@ class _Reader:
         path = self._files.path(row)
         info = path.with_name(path.name.removesuffix(".npy") + _INFO)
         return read_file(info, f"{self._files.name(row).removesuffix('.npy')}{_INFO}")
+
+    def head(self, row: int) -> Head:
+        return Head(image_id=self._files.name(row).removesuffix(".npy"))
 
     def image(self, row: int) -> PublishedImage:
         image_id = self._files.name(row).removesuffix(".npy")

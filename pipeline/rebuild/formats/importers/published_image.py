@@ -28,6 +28,7 @@ _OUTSIDE = 1.5
 _OUTSIDE_SHARE = 0.002
 """The same as a share of the side, for coordinates in float16 of large images."""
 _PROBABILITY_SUM = 1.02
+NO_SIZE = "its size is not known: neither the file nor --image-sizes has it"
 
 
 class RowError(Exception):
@@ -65,6 +66,29 @@ class PublishedImage:
     """[N] probabilities of these."""
     meta: Mapping[str, Any] = field(default_factory=dict)
     """More for the sample's meta: captions."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Head:
+    """What planning needs of a row."""
+
+    image_id: str
+    width: int | None = None
+    height: int | None = None
+    regions: int | None = None
+    """N; None where only reading the row would tell."""
+    meta: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, image: PublishedImage) -> Head:
+        """Return the head of an image that was read."""
+        return cls(
+            image_id=image.image_id,
+            width=image.width,
+            height=image.height,
+            regions=len(image.features),
+            meta=image.meta,
+        )
 
 
 def foreground_ids(ids: NDArray[Any], background: Background) -> NDArray[np.int64]:
@@ -105,7 +129,7 @@ def to_sample(image: PublishedImage, *, top_classes: int, classes: int, attribut
         return Sample(
             key=sample_key(image.image_id),
             regions=Regions(**arrays, width=width, height=height),
-            meta={"image_id": image.image_id, "captions": [], "split": "", **image.meta},
+            meta=sample_meta(image.image_id, image.meta),
         )
     except RowError as error:
         raise RowError(error.reason, str(error), image.image_id) from None
@@ -113,9 +137,14 @@ def to_sample(image: PublishedImage, *, top_classes: int, classes: int, attribut
         raise RowError("broken_row", str(error), image.image_id) from error
 
 
+def sample_meta(image_id: str, meta: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the meta of the sample of an image."""
+    return {"image_id": image_id, "captions": [], "split": "", **meta}
+
+
 def _size(image: PublishedImage) -> tuple[int, int]:
     if image.width is None or image.height is None:
-        raise RowError("no_image_size", "its size is not known: neither the file nor --image-sizes has it")
+        raise RowError("no_image_size", NO_SIZE)
     if not (1 <= image.width <= MAX_SIDE and 1 <= image.height <= MAX_SIDE):
         raise RowError("no_image_size", f"its size is {image.width} x {image.height} pixels")
     return image.width, image.height

@@ -21,6 +21,7 @@ from vilbert.pipeline.rebuild.formats.importers.lmdb_values import LmdbFile, Lmd
 from vilbert.pipeline.rebuild.formats.importers.mapping_fields import require_array, require_mapping, take_array
 from vilbert.pipeline.rebuild.formats.importers.published_image import (
     Background,
+    Head,
     PublishedImage,
     RowError,
     background_first,
@@ -125,8 +126,11 @@ class _Reader:
     def content(self, row: int) -> bytes:
         return self._rows.value(row)
 
+    def head(self, row: int) -> Head:
+        return Head(image_id=self._rows.key(row).decode("utf-8", "backslashreplace").removesuffix(".npz"))
+
     def image(self, row: int) -> PublishedImage:
-        image_id = self._rows.key(row).decode("utf-8", "backslashreplace").removesuffix(".npz")
+        image_id = self.head(row).image_id
         try:
             return self._of(_fields(self._rows.value(row)), image_id, row)
         except RowError as error:

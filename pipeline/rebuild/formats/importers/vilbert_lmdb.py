@@ -19,11 +19,11 @@ from vilbert.pipeline.rebuild.formats.importers.mapping_fields import (
     take_array,
     take_column,
     take_number,
-    take_text,
 )
 from vilbert.pipeline.rebuild.formats.importers.pickled_keys import KEYS, is_pickle, read_pickled_keys
 from vilbert.pipeline.rebuild.formats.importers.published_image import (
     Background,
+    Head,
     PublishedImage,
     RowError,
     background_first,
@@ -80,19 +80,23 @@ class _Reader:
     def content(self, row: int) -> bytes:
         return self._rows.value(row)
 
+    def _image_id(self, row: int) -> str:
+        """Return the key, by which ViLBERT's reader finds an image; volta's values name it otherwise."""
+        return self._rows.key(row).decode("utf-8", "backslashreplace")
+
+    def head(self, row: int) -> Head:
+        return Head(image_id=self._image_id(row))
+
     def image(self, row: int) -> PublishedImage:
-        key = self._rows.key(row).decode("utf-8", "backslashreplace")
+        image_id = self._image_id(row)
         try:
             fields = require_mapping(load_arrays(self._rows.value(row)))
             fields = {_ALIASES.get(name, name): value for name, value in fields.items()}
-            image_id = take_text(fields, "image_id")
-            if image_id is None:
-                image_id = key
             if isinstance(fields.get("features"), (str, bytes)):
                 return parse_fields({**_encoded(fields), "image_id": image_id.encode()}, self._background)
             return _of_arrays(fields, image_id, self._background)
         except RowError as error:
-            raise RowError(error.reason, str(error), error.image_id or key) from error
+            raise RowError(error.reason, str(error), image_id) from error
 
     def close(self) -> None:
         self._rows.close()

@@ -24,6 +24,7 @@ from vilbert.pipeline.rebuild.formats.importers.mapping_fields import (
 )
 from vilbert.pipeline.rebuild.formats.importers.published_image import (
     Background,
+    Head,
     PublishedImage,
     RowError,
     background_first,
@@ -94,11 +95,25 @@ class _Reader:
     def content(self, row: int) -> bytes:
         return self._rows.value(row)
 
-    def image(self, row: int) -> PublishedImage:
+    def _fields(self, row: int) -> tuple[dict[str, Any], str]:
         fields = _named(load_msgpack(self._rows.value(row)))
         image_id = take_text(fields, "image_id")
         if image_id is None:
             raise RowError("broken_row", "has no image_id")
+        return fields, image_id
+
+    def head(self, row: int) -> Head:
+        fields, image_id = self._fields(row)
+        return Head(
+            image_id=image_id,
+            width=take_number(fields, "image_w"),
+            height=take_number(fields, "image_h"),
+            regions=take_number(fields, "num_boxes"),
+            meta=_meta(fields),
+        )
+
+    def image(self, row: int) -> PublishedImage:
+        fields, image_id = self._fields(row)
         try:
             return self._of(fields, image_id)
         except RowError as error:
@@ -115,7 +130,6 @@ class _Reader:
             probs = background_first(stored[:count], first)
         objects, scores = take_column(fields, "obj_id"), take_column(fields, "obj_conf")
         attributes, attribute_scores = take_column(fields, "attr_id"), take_column(fields, "attr_conf")
-        caption = take_text(fields, "caption")
         return PublishedImage(
             image_id=image_id,
             features=features[:count],
@@ -127,11 +141,16 @@ class _Reader:
             class_probs=probs,
             attribute_ids=None if attributes is None else attributes[:count],
             attribute_scores=None if attribute_scores is None else attribute_scores[:count],
-            meta={} if caption is None else {"captions": [caption]},
+            meta=_meta(fields),
         )
 
     def close(self) -> None:
         self._rows.close()
+
+
+def _meta(fields: Mapping[str, Any]) -> dict[str, Any]:
+    caption = take_text(fields, "caption")
+    return {} if caption is None else {"captions": [caption]}
 
 
 def _named(value: object) -> dict[str, Any]:

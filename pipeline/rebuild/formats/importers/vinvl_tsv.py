@@ -80,6 +80,9 @@ class _Reader:
     def content(self, row: int) -> bytes:
         return self._lines.line(row) + b"".join(file.line(row) or b"" for file in self._beside.values())
 
+    def head(self, row: int) -> None:
+        return None
+
     def image(self, row: int) -> PublishedImage:
         fields = self._lines.line(row).split(b"\t")
         image_id = fields[0].decode("utf-8", "backslashreplace").strip()

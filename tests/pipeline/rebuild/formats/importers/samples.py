@@ -23,6 +23,12 @@ def read_published(
         rows = list(source.read(0, source.rows))
         assert len(rows) == source.rows
         backwards = [next(iter(source.read(row, row + 1))) for row in reversed(range(source.rows))]
+        scanned = list(source.scan(0, source.rows, metadata=True))  # type: ignore[attr-defined]
+        for row, keyed, whole in zip(rows, source.scan(0, source.rows, metadata=False), scanned, strict=True):  # type: ignore[attr-defined]
+            if isinstance(row, Sample):
+                size = {"width": row.regions.width, "height": row.regions.height, "num_boxes": len(row.regions)}
+                assert (keyed.key, whole.key) == (row.key, row.key)
+                assert whole.metadata == {**row.meta, **size}
         assert [str(row) for row in map(_name, backwards)] == [str(row) for row in map(_name, reversed(rows))]
         return source.description, rows
 
