@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from vilbert.extractors.regions import Regions
+from vilbert.pipeline.cli import main
 from vilbert.pipeline.doctor import check_entry_points
 from vilbert.pipeline.errors import ShardError
 from vilbert.pipeline.rebuild.formats.detect import detect_format, find_format, open_published
@@ -19,6 +20,7 @@ from vilbert.pipeline.shards.sample import Sample
 from vilbert.plugins import PluginError, entry_points_of
 
 from .extending_pages import install_page, vilbert
+from .pipeline.shards.conftest import write_small_dataset
 
 
 @pytest.fixture
@@ -106,6 +108,15 @@ def test_a_package_that_cannot_be_imported_stops_no_other_format(
     found = {check.name: check for check in check_entry_points()}
     assert (found["toy"].ok, found["toy"].what) == (True, "format of toy-format 0.5")
     assert not found["broken"].ok
+
+
+def test_a_data_set_is_exported_to_it(tmp_path: Path, package: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    directory = write_small_dataset(tmp_path).directory
+    assert main(["export", str(directory), "--to", "toy", "--output", str(tmp_path / "out.jsonl")]) == 0
+    assert "not in it: class probabilities" in capsys.readouterr().out
+    with open_published(tmp_path / "out.jsonl") as source:
+        assert source.rows == 7
+        assert all(isinstance(row, Sample) for row in source.read(0, source.rows))
 
 
 @pytest.mark.parametrize("name", list(FORMATS.built_in))

@@ -14,6 +14,7 @@ from tyro.conf import Positional, arg
 
 from vilbert.pipeline.errors import RefusedError, ShardError
 from vilbert.pipeline.progress_line import ProgressLine
+from vilbert.pipeline.rebuild.formats.detect import find_format
 from vilbert.pipeline.rebuild.formats.registry import FORMATS, ExportWriter, FormatSpec
 from vilbert.pipeline.rebuild.image_id_format import UNCHANGED, ImageNames, check_template
 from vilbert.pipeline.shards.location.place_option import PlaceOption
@@ -32,12 +33,12 @@ MEASURED = 16
 
 def export_formats() -> dict[str, FormatSpec]:
     """Return the formats that come with this package and can be exported, by name."""
-    specs: dict[str, FormatSpec] = {name: FORMATS.load(name) for name in FORMATS.built_in}
+    specs = {name: find_format(name) for name in FORMATS.built_in}
     return {name: spec for name, spec in sorted(specs.items()) if spec.exporter is not None}
 
 
 def _formats_help() -> str:
-    return "Format to write. " + "; ".join(f"{name} ({spec.summary})" for name, spec in export_formats().items()) + "."
+    return "Format to write. " + " ".join(f"{name}: {spec.summary}" for name, spec in export_formats().items())
 
 
 @validated
@@ -68,7 +69,7 @@ class ExportSettings:
         """Refuse unknown formats and fields of names, and URLs."""
         if self.to not in FORMATS:
             raise ValueError(f"--to: {FORMATS.unknown(self.to)}")
-        if FORMATS.load(self.to).exporter is None:
+        if find_format(self.to).exporter is None:
             raise ValueError(f"--to {self.to}: can only be imported; exported are {', '.join(export_formats())}")
         try:
             check_template(self.image_id_format)
@@ -85,7 +86,7 @@ def export(settings: ExportSettings) -> int:
     from vilbert.pipeline.rebuild.formats.exporters.staging import require_free
     from vilbert.pipeline.shards.open_dataset import open_dataset
 
-    spec: FormatSpec = FORMATS.load(settings.to)
+    spec = find_format(settings.to)
     with open_dataset(settings.directory) as dataset:
         info = dataset.info
         if not len(dataset):
@@ -124,6 +125,18 @@ def describe(info: DatasetInfo) -> SourceDescription:
     )
 
 
+def require_fields(sample: Sample, info: DatasetInfo) -> Sample:
+    """Return a sample that has the arrays of dataset.json; ShardError for another, which only a forged shard holds."""
+    found = {
+        name: {"dtype": str(array.dtype), "shape": ["N", *array.shape[1:]]}
+        for name, array in sample.regions.arrays().items()
+    }
+    if found != info.fields:
+        differing = ", ".join(name for name in {**found, **info.fields} if found.get(name) != info.fields.get(name))
+        raise ShardError(f"sample {sample.key}: its {differing} are not as dataset.json says; run `vilbert verify`")
+    return sample
+
+
 def _measure(settings: ExportSettings, spec: FormatSpec, info: DatasetInfo, samples: Iterable[Sample]) -> int:
     """Return how many bytes the first samples take; they are written to a temporary folder."""
     first = list(itertools.islice(samples, MEASURED))
@@ -141,7 +154,8 @@ def _write(
     names = ImageNames(settings.image_id_format)
     try:
         with exporter.create(output, describe(info)) as writer:
-            _add_all(writer, names, samples, total=info.totals.samples, quiet=settings.dry_run)
+            described = (require_fields(sample, info) for sample in samples)
+            _add_all(writer, names, described, total=info.totals.samples, quiet=settings.dry_run)
             names.require_unique()
             writer.finish()
     except RefusedError as error:

@@ -1,9 +1,11 @@
-"""VisualBERT's HDF5."""
+"""VisualBERT's HDF5; docs/formats.md describes it."""
+
+from __future__ import annotations
 
 from vilbert.pipeline.rebuild.formats.registry import FormatSpec
 
 SPEC = FormatSpec(
-    summary="VisualBERT: HDF5 of arrays over all images (needs h5py)",
+    summary="HDF5 of arrays over all images, of VisualBERT; needs h5py.",
     exporter="vilbert.pipeline.rebuild.formats.exporters.hdf5:exporter",
     lost=(
         "captions, splits and other metadata",

@@ -1,9 +1,11 @@
-"""LXMERT's TSV."""
+"""LXMERT's TSV; docs/formats.md describes it."""
+
+from __future__ import annotations
 
 from vilbert.pipeline.rebuild.formats.registry import FormatSpec
 
 SPEC = FormatSpec(
-    summary="LXMERT: TSV with objects and attributes",
+    summary="TSV of LXMERT, with objects and attributes.",
     exporter="vilbert.pipeline.rebuild.formats.exporters.tsv:lxmert_exporter",
     lost=(
         "captions, splits and other metadata",

@@ -1,9 +1,11 @@
-"""A Parquet file of samples."""
+"""Parquet; docs/formats.md describes it."""
+
+from __future__ import annotations
 
 from vilbert.pipeline.rebuild.formats.registry import FormatSpec
 
 SPEC = FormatSpec(
-    summary="pandas, Polars, DuckDB, Hugging Face Datasets: one Parquet file",
+    summary="One Parquet file, for pandas, Polars, DuckDB and Hugging Face Datasets.",
     exporter="vilbert.pipeline.rebuild.formats.exporters.parquet:exporter",
     lost=(),
 )

@@ -35,6 +35,7 @@ FORMATS = Registry(
         "lxmert-tsv": f"{_HERE}.lxmert_tsv:SPEC",
         "mmf-lmdb": f"{_HERE}.mmf_lmdb:SPEC",
         "mmf-npy": f"{_HERE}.mmf_npy:SPEC",
+        "oscar-tsv": f"{_HERE}.oscar_tsv:SPEC",
         "parquet": f"{_HERE}.parquet:SPEC",
         "uniter-lmdb": f"{_HERE}.uniter_lmdb:SPEC",
         "uniter-lmdb-compressed": f"{_HERE}.uniter_lmdb_compressed:SPEC",

@@ -1,9 +1,11 @@
-"""UNITER's compressed LMDB."""
+"""UNITER's compressed LMDB; docs/formats.md describes it."""
+
+from __future__ import annotations
 
 from vilbert.pipeline.rebuild.formats.registry import FormatSpec
 
 SPEC = FormatSpec(
-    summary="UNITER with --compressed_db: LMDB of npz values",
+    summary="LMDB of UNITER with --compressed_db.",
     exporter="vilbert.pipeline.rebuild.formats.exporters.uniter_lmdb:compressed_exporter",
     lost=(
         "captions, splits and other metadata",

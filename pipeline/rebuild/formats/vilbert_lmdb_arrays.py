@@ -1,9 +1,11 @@
-"""The LMDB of vilbert-multi-task's readers."""
+"""vilbert-multi-task's LMDB; docs/formats.md describes it."""
+
+from __future__ import annotations
 
 from vilbert.pipeline.rebuild.formats.registry import FormatSpec
 
 SPEC = FormatSpec(
-    summary="vilbert-multi-task: LMDB of arrays",
+    summary="LMDB of arrays, of vilbert-multi-task.",
     exporter="vilbert.pipeline.rebuild.formats.exporters.vilbert_lmdb:arrays_exporter",
     lost=(
         "captions, splits and other metadata",

@@ -1,9 +1,11 @@
-"""The LMDB of VOLTA's readers."""
+"""VOLTA's LMDB; docs/formats.md describes it."""
+
+from __future__ import annotations
 
 from vilbert.pipeline.rebuild.formats.registry import FormatSpec
 
 SPEC = FormatSpec(
-    summary="VOLTA: LMDB with the columns of LXMERT",
+    summary="LMDB with the columns of LXMERT, of VOLTA.",
     exporter="vilbert.pipeline.rebuild.formats.exporters.vilbert_lmdb:volta_exporter",
     lost=(
         "captions, splits and other metadata",

@@ -126,6 +126,19 @@ def test_a_damaged_shard_is_no_export(
     assert os.listdir(tmp_path / "out") == []
 
 
+def test_a_shard_with_other_arrays_than_dataset_json_says_is_no_export(
+    make_dataset: MakeDataset, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def without_attributes(row: int, sample: Sample) -> Sample:
+        return replace(sample, regions=replace(sample.regions, attribute_ids=None, attribute_scores=None))
+
+    dataset = make_dataset(change=without_attributes)
+    assert run(dataset, tmp_path / "out" / "features.tsv", to="lxmert-tsv") == 1
+    said = capsys.readouterr().err
+    assert "its attribute_ids, attribute_scores are not as dataset.json says; run `vilbert verify`" in said
+    assert os.listdir(tmp_path / "out") == []
+
+
 def test_names_that_collide_are_no_export(
     make_dataset: MakeDataset, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -53,13 +53,20 @@ def rows_table(samples: Sequence[Sample], schema: pa.Schema) -> pa.Table:
     """Return samples as a table."""
     import pyarrow as pa
 
-    columns: dict[str, Any] = {name: [sample.meta.get(name) for sample in samples] for name in _TEXTS}
+    columns: dict[str, Any] = {name: [_text(sample, name) for sample in samples] for name in _TEXTS}
     columns["width"] = [sample.regions.width for sample in samples]
     columns["height"] = [sample.regions.height for sample in samples]
     columns["num_boxes"] = [len(sample.regions) for sample in samples]
     columns["captions"] = [captions_of(sample, Path(sample.key)) for sample in samples]
     columns["metadata"] = [
-        json.dumps({key: value for key, value in sample.meta.items() if key not in columns}, sort_keys=True)
+        json.dumps(
+            {
+                key: value
+                for key, value in sample.meta.items()
+                if key not in columns or (key in _TEXTS and not isinstance(value, str))
+            },
+            sort_keys=True,
+        )
         for sample in samples
     ]
     ends = pa.array(np.cumsum([0, *columns["num_boxes"]]), pa.int32())
@@ -72,6 +79,11 @@ def rows_table(samples: Sequence[Sample], schema: pa.Schema) -> pa.Table:
             rows = pa.FixedSizeListArray.from_arrays(rows, values.shape[1])
         columns[field.name] = pa.ListArray.from_arrays(ends, rows)
     return pa.table([columns[name] for name in schema.names], schema=schema)
+
+
+def _text(sample: Sample, name: str) -> str | None:
+    value = sample.meta.get(name)
+    return value if isinstance(value, str) else None
 
 
 def write_parquet(path: Path, description: SourceDescription) -> Rows:

@@ -34,8 +34,8 @@ def records_of(sample: Sample, description: SourceDescription) -> Iterator[list[
     captions = captions_of(sample, Path(sample.key))
     if not captions:
         raise ShardError(
-            f"sample {sample.key} has no caption, which a record of the format needs; give captions with "
-            "`vilbert convert` first"
+            f"sample {sample.key} has no caption, which a record of the format needs; add captions with "
+            "`vilbert convert --join` first"
         )
     regions = sample.regions
     features, boxes = float32(regions.features), float32(regions.boxes)
@@ -53,7 +53,7 @@ def write_records(path: Path, description: SourceDescription) -> Rows:
     database, captions = (path / name for name in TRAINING)
     with new_lmdb(database, subdir=False) as put, captions.open("x", encoding="utf-8") as file:
         while (sample := (yield)) is not None:
-            splits.add(sample.meta.get("split", ""))
+            splits.add(str(sample.meta.get("split", "")))
             for repeat, record in enumerate(records_of(sample, description)):
                 number = next(numbers)
                 put(f"{number:08}".encode(), encode_msgpack(record))

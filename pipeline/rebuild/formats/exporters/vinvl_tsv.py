@@ -1,9 +1,14 @@
-"""VinVL's TSVs, as Oscar's captioning reads them, each with an index of its rows.
+"""VinVL's TSVs, each with an index of its rows, in the two layouts that Oscar reads.
 
-A folder: `feature.tsv` (image id, JSON of num_boxes and features in base64), `label.tsv` (classes, scores, boxes),
-`hw.tsv` (image sizes), a `.lineidx` beside each with the byte at which each row begins, `caption.json`, and
-`dataset.yaml`, which names them. Features have six columns more than the detector's: the corners, width and height of
-the box as fractions of the image. Source: microsoft/Oscar `oscar/run_captioning.py`, `oscar/utils/tsv_file.py`.
+Captioning: a folder with `feature.tsv` (image id, JSON of num_boxes and features in base64), `label.tsv` (classes,
+scores, boxes), `hw.tsv` (image sizes), `caption.json`, and `dataset.yaml`, which names them.
+
+Pre-training, retrieval and VQA: a folder with `features.tsv` (image id, num_boxes, features in base64),
+`predictions.tsv` (image size, classes, scores, boxes), and `imageid2idx.json` (row numbers).
+
+A `.lineidx` beside each TSV has the byte at which each row begins. Features have six columns more than the detector's:
+the corners, width and height of the box as fractions of the image. Source: microsoft/Oscar `oscar/run_captioning.py`,
+`oscar/run_retrieval.py`, `oscar/datasets/oscar_tsv.py`, `oscar/utils/tsv_file.py`.
 """
 
 from __future__ import annotations
@@ -26,25 +31,24 @@ _YAML = "feature: feature.tsv\nlabel: label.tsv\nhw: hw.tsv\ncaption: caption.js
 
 
 class IndexedTsv:
-    """A TSV of two columns, image id and JSON, and its index of rows."""
+    """A TSV and its index of rows."""
 
     def __init__(self, files: ExitStack, path: Path) -> None:
         self._rows: BinaryIO = files.enter_context(path.open("xb"))
         self._index: BinaryIO = files.enter_context(path.with_suffix(".lineidx").open("xb"))
 
-    def write(self, image_id: str, value: Any) -> None:
+    def write(self, *columns: str) -> None:
         """Append a row."""
         self._index.write(b"%d\n" % self._rows.tell())
-        self._rows.write(f"{image_id}\t{json.dumps(value)}\n".encode())
+        self._rows.write("\t".join(columns).encode() + b"\n")
 
 
-def feature_row(sample: Sample) -> dict[str, Any]:
-    """Return the number of regions and their features, float32 [N, D + 6] in base64."""
-    features = np.concatenate([float32(sample.regions.features), normalised_boxes(sample)], axis=1)
-    return {"num_boxes": len(sample.regions), "features": base64_text(float32(features))}
+def features_text(sample: Sample) -> str:
+    """Return the features of the regions and their boxes, float32 [N, D + 6] in base64."""
+    return base64_text(np.concatenate([float32(sample.regions.features), normalised_boxes(sample)], axis=1))
 
 
-def label_row(sample: Sample, class_names: tuple[str, ...]) -> list[dict[str, Any]]:
+def labels(sample: Sample, class_names: tuple[str, ...]) -> list[dict[str, Any]]:
     """Return class, score and box of each region."""
     regions = sample.regions
     assert regions.object_scores is not None
@@ -56,25 +60,54 @@ def label_row(sample: Sample, class_names: tuple[str, ...]) -> list[dict[str, An
     ]
 
 
-def write_vinvl(path: Path, description: SourceDescription) -> Rows:
-    """Write the folder."""
+def write_captioning(path: Path, description: SourceDescription) -> Rows:
+    """Write the folder for captioning."""
     path.mkdir()
     (path / "dataset.yaml").write_text(_YAML, encoding="utf-8")
     with ExitStack() as files:
-        features, labels, sizes = (IndexedTsv(files, path / f"{name}.tsv") for name in ("feature", "label", "hw"))
+        feature, label, sizes = (IndexedTsv(files, path / f"{name}.tsv") for name in ("feature", "label", "hw"))
         captions = files.enter_context((path / "caption.json").open("x", encoding="utf-8"))
         separator = "["
         while (sample := (yield)) is not None:
-            image_id = tsv_text(sample)
-            features.write(image_id, feature_row(sample))
-            labels.write(image_id, label_row(sample, description.class_names))
-            sizes.write(image_id, [{"height": sample.regions.height, "width": sample.regions.width}])
+            image_id, regions = tsv_text(sample), sample.regions
+            feature.write(image_id, json.dumps({"num_boxes": len(regions), "features": features_text(sample)}))
+            label.write(image_id, json.dumps(labels(sample, description.class_names)))
+            sizes.write(image_id, json.dumps([{"height": regions.height, "width": regions.width}]))
             for caption in captions_of(sample, path):
                 captions.write(f"{separator}\n{json.dumps({'image_id': image_id, 'caption': caption})}")
                 separator = ","
         captions.write("[]\n" if separator == "[" else "\n]\n")
 
 
+def write_pretraining(path: Path, description: SourceDescription) -> Rows:
+    """Write the folder for pre-training, retrieval and VQA."""
+    path.mkdir()
+    with ExitStack() as files:
+        features, predictions = (IndexedTsv(files, path / f"{name}.tsv") for name in ("features", "predictions"))
+        rows = files.enter_context((path / "imageid2idx.json").open("x", encoding="utf-8"))
+        count = 0
+        while (sample := (yield)) is not None:
+            image_id, regions = tsv_text(sample), sample.regions
+            found = {
+                "image_h": regions.height,
+                "image_w": regions.width,
+                "objects": labels(sample, description.class_names),
+            }
+            features.write(image_id, str(len(regions)), features_text(sample))
+            predictions.write(image_id, json.dumps(found))
+            rows.write(f"{',' if count else '{'}\n{json.dumps(image_id)}: {count}")
+            count += 1
+        rows.write("\n}\n" if count else "{}\n")
+
+
+_FIELDS = ("object_ids", "object_scores")
+
+
 def exporter() -> StreamExporter:
-    """Return the exporter."""
-    return StreamExporter(write=write_vinvl, fields=("object_ids", "object_scores"), class_names=True)
+    """Return the exporter of the files for captioning."""
+    return StreamExporter(write=write_captioning, fields=_FIELDS, class_names=True)
+
+
+def pretraining_exporter() -> StreamExporter:
+    """Return the exporter of the files for pre-training, retrieval and VQA."""
+    return StreamExporter(write=write_pretraining, fields=_FIELDS, class_names=True)

@@ -30,7 +30,7 @@ def large_samples(count: int) -> Iterator[Sample]:
     "name",
     [
         *("bottom-up-tsv", "lxmert-tsv", "vilbert-lmdb", "vilbert-lmdb-arrays", "mmf-lmdb", "uniter-lmdb"),
-        *("vilbert-pretraining-lmdb", "vinvl-tsv"),
+        *("vilbert-pretraining-lmdb", "vinvl-tsv", "oscar-tsv"),
     ],
 )
 def test_it_is_flat(name: str, write: Write, monkeypatch: pytest.MonkeyPatch) -> None:

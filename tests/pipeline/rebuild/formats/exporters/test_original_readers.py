@@ -21,6 +21,7 @@ from unittest import mock
 
 import numpy as np
 import pytest
+import torch
 import yaml
 
 from vilbert.extractors.regions import Regions
@@ -211,48 +212,71 @@ def test_uniter(
         assert np.allclose(dump["conf"], regions.object_scores, atol=1e-3)
 
 
-def test_oscar_captioning(
-    source: Callable[[str], Path],
-    replace_module: Callable[..., ModuleType],
-    monkeypatch: pytest.MonkeyPatch,
-    write: Write,
-) -> None:
+OSCAR_UNUSED = {
+    "oscar.utils.logger": ["setup_logger"],
+    "oscar.utils.caption_evaluate": ["evaluate_on_coco_caption", "ScstRewardCriterion"],
+    "oscar.utils.cbs": ["ConstraintFilter", "ConstraintBoxesReader", "FiniteStateMachineBuilder"],
+    "oscar.modeling.modeling_bert": ["BertForImageCaptioning", "ImageBertForSequenceClassification"],
+    "transformers.pytorch_transformers": [
+        *("BertTokenizer", "BertConfig", "AdamW", "WarmupLinearSchedule", "WarmupConstantSchedule")
+    ],
+}
+
+
+@pytest.fixture
+def oscar(
+    source: Callable[[str], Path], replace_module: Callable[..., ModuleType], monkeypatch: pytest.MonkeyPatch
+) -> Callable[[str], ModuleType]:
+    """Return a function that imports one of Oscar's scripts."""
     folder = source("Oscar")
     sys.path.insert(0, str(folder))
-    unused = {
-        "oscar.utils.logger": ["setup_logger"],
-        "oscar.utils.caption_evaluate": ["evaluate_on_coco_caption", "ScstRewardCriterion"],
-        "oscar.utils.cbs": ["ConstraintFilter", "ConstraintBoxesReader", "FiniteStateMachineBuilder"],
-        "oscar.modeling.modeling_bert": ["BertForImageCaptioning"],
-        "transformers.pytorch_transformers": [
-            *("BertTokenizer", "BertConfig", "AdamW", "WarmupLinearSchedule", "WarmupConstantSchedule")
-        ],
-    }
-    for name, attributes in unused.items():
+    for name, attributes in OSCAR_UNUSED.items():
         replace_module(name, **dict.fromkeys(attributes))
     load = yaml.load
     monkeypatch.setattr(yaml, "load", lambda file: load(file, yaml.SafeLoader))  # PyYAML before 6 had a default
-    module = run_file(folder / "oscar/run_captioning.py")
+    return lambda script: run_file(folder / "oscar" / script)
+
+
+def check_vinvl(regions: Regions, features: Any) -> None:
+    assert features.shape == (len(regions), CHANNELS + 6)
+    assert np.array_equal(features[:, :CHANNELS], regions.features.astype(np.float32))
+    corners, size = features[:, -6:-2] * [WIDTH, HEIGHT, WIDTH, HEIGHT], features[:, -2:] * [WIDTH, HEIGHT]
+    assert np.allclose(corners, regions.boxes, atol=1e-3)
+    assert np.allclose(size, regions.boxes[:, 2:] - regions.boxes[:, :2], atol=1e-3)
+
+
+def test_oscar_captioning(oscar: Callable[[str], ModuleType], write: Write) -> None:
     export = write("vinvl-tsv", SAMPLES, DESCRIPTION)
-    dataset = module.CaptionTSVDataset(str(export / "dataset.yaml"), tokenizer=mock.MagicMock())
+    dataset = oscar("run_captioning.py").CaptionTSVDataset(str(export / "dataset.yaml"), tokenizer=mock.MagicMock())
     assert dataset.image_keys == [one.meta["image_id"] for one in SAMPLES]
     assert len(dataset) == 3
     for number, one in enumerate(SAMPLES):
-        regions = one.regions
-        features = dataset.get_image_features(dataset.get_image_index(number)).numpy()
-        assert features.shape == (len(regions), CHANNELS + 6)
-        assert np.array_equal(features[:, :CHANNELS], regions.features.astype(np.float32))
-        check_location(
-            regions,
-            np.insert(
-                np.concatenate([features[:, -6:-2], (features[:, -2] * features[:, -1])[:, None]], axis=1),
-                0,
-                [0, 0, 1, 1, 1],
-                axis=0,
-            ),
-        )
-        assert dataset.get_od_labels(number) == " ".join(NAMES[index] for index in regions.object_ids)
+        check_vinvl(one.regions, dataset.get_image_features(dataset.get_image_index(number)).numpy())
+        assert dataset.get_od_labels(number) == " ".join(NAMES[index] for index in one.regions.object_ids)
         assert dataset.get_caption(number) == one.meta["captions"][0]
+
+
+def test_oscar_retrieval(oscar: Callable[[str], ModuleType], write: Write, tmp_path: Path) -> None:
+    export = write("oscar-tsv", SAMPLES, DESCRIPTION)
+    captions = {int(one.meta["image_id"]): one.meta["captions"] for one in SAMPLES}
+    torch.save(captions, tmp_path / "train_captions.pt")
+    arguments = SimpleNamespace(
+        img_feat_file=str(export / "features.tsv"),
+        data_dir=str(tmp_path),
+        add_od_labels=True,
+        num_captions_per_img_train=1,
+        output_mode="classification",
+        max_seq_length=70,
+        max_img_seq_length=50,
+    )
+    dataset = oscar("run_retrieval.py").RetrievalDataset(mock.MagicMock(), arguments, "train", is_train=True)
+    for one in SAMPLES:
+        image_id = int(one.meta["image_id"])
+        check_vinvl(one.regions, dataset.get_image(image_id).numpy())
+        labels = dataset.labels[image_id]
+        assert (labels["image_w"], labels["image_h"]) == (WIDTH, HEIGHT)
+        assert np.array_equal(labels["boxes"], one.regions.boxes)
+        assert dataset.get_od_labels(image_id) == " ".join(NAMES[index] for index in one.regions.object_ids)
 
 
 def test_visualbert(source: Callable[[str], Path], replace_module: Callable[..., ModuleType], write: Write) -> None:

@@ -28,14 +28,14 @@ def test_every_array_comes_back_with_its_dtype(write: Write) -> None:
 
 def test_metadata_comes_back(write: Write) -> None:
     samples = make_samples()
-    samples[1] = replace(samples[1], meta={"image_id": "9", "mode": "L", "nested": {"a": [1]}})
+    samples[1] = replace(samples[1], meta={"image_id": "9", "mode": "L", "nested": {"a": [1]}, "uri": 7})
     table = pq.read_table(write("parquet", samples, name="features.parquet"))
     rows = table.to_pylist()
     for name in ("image_id", "captions", "split", "uri"):
         assert rows[0][name] == samples[0].meta[name]
     assert rows[1]["captions"] == []
     assert rows[1]["split"] is None
-    assert json.loads(rows[1]["metadata"]) == {"mode": "L", "nested": {"a": [1]}}
+    assert json.loads(rows[1]["metadata"]) == {"mode": "L", "nested": {"a": [1]}, "uri": 7}
     assert json.loads(table.schema.metadata[b"class_names"]) == list(CLASS_NAMES)
     assert json.loads(table.schema.metadata[b"attribute_names"]) == list(ATTRIBUTE_NAMES)
 

@@ -68,7 +68,7 @@ def test_an_object_that_is_the_background_is_refused(write: Write) -> None:
 
 
 @pytest.mark.parametrize("image_id", ["a\tb", "a\nb", 'a"b', " a", "a\r", ""])
-@pytest.mark.parametrize("name", ["bottom-up-tsv", "vinvl-tsv"])
+@pytest.mark.parametrize("name", ["bottom-up-tsv", "vinvl-tsv", "oscar-tsv"])
 def test_an_image_id_that_breaks_rows_is_refused(name: str, image_id: str, write: Write) -> None:
     with pytest.raises(ShardError, match="which a TSV cannot hold"):
         write(name, make_samples((image_id, "1", "2")))
