@@ -53,7 +53,7 @@ class DetectorSettings:
     encoder_feature: Literal["replace", "concat"] = "replace"
     """replace: the encoder's feature alone. concat: the detector's feature, followed by the encoder's."""
     encoder_size: PositiveInt | None = None
-    """Side in pixels of the square to which the encoder resizes an image; default: the size the encoder was trained at."""
+    """Side in pixels of the square to which the encoder resizes an image; default: the size it was trained at."""
     feature_layer: Literal["fc6", "fc7"] = "fc7"
     """FPN box heads: the fully connected layer whose output, after its ReLU, is the feature. C4 heads have one feature:
     the mean of res5."""

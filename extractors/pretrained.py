@@ -1,7 +1,7 @@
 """Models of the transformers library, from a folder or the Hugging Face hub: safetensors weights, no code of theirs.
 
-A hub name is downloaded into the hub's cache and is a folder from then on. Nothing else is fetched: a configuration that
-names another model does not download it.
+A hub name is downloaded into the hub's cache and is a folder from then on. Nothing else is fetched: a configuration
+that names another model does not download it.
 """
 
 from __future__ import annotations
@@ -83,8 +83,8 @@ def open_pretrained(name: str, *, option: str) -> PretrainedFolder:
         raise ExtractorError(f"{config_path}: has no model_type; expected the config of a transformers model")
     if "transformers_weights" in config or (path / "adapter_config.json").exists():
         raise ExtractorError(
-            f"{option} {name}: its weights are not in model.safetensors alone (adapter_config.json, or transformers_weights "
-            "in config.json); merge the adapter, and save the model with save_pretrained"
+            f"{option} {name}: its weights are not in model.safetensors alone (adapter_config.json, or "
+            "transformers_weights in config.json); merge the adapter, and save the model with save_pretrained"
         )
     return PretrainedFolder(
         path=path,
@@ -126,8 +126,8 @@ def load_pretrained(model_class: Any, folder: PretrainedFolder, **options: Any) 
     if missing := sorted(report["missing_keys"]):
         more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
         raise ExtractorError(
-            f"{folder.name}: the weights lack {', '.join(missing[:3])}{more}: they are another model's than config.json "
-            "says, or were saved without these layers"
+            f"{folder.name}: the weights lack {', '.join(missing[:3])}{more}: they are another model's than "
+            "config.json says, or were saved without these layers"
         )
     require_finite(model.state_dict(), folder.name)
     return model.eval().requires_grad_(False)
@@ -186,8 +186,8 @@ def _weight_files(path: Path, option: str, name: str) -> list[Path]:
         pickles = sorted(it.name for it in path.iterdir() if it.suffix in _PICKLES)
         found = f", only {pickles[0]}, which is not read: it can run code" if pickles else ""
         raise ExtractorError(
-            f"{option} {name}: the folder has no model.safetensors{found}. Get the model as safetensors; many hub models "
-            "have a converted revision, NAME@refs/pr/NUMBER"
+            f"{option} {name}: the folder has no model.safetensors{found}. Get the model as safetensors; many hub "
+            "models have a converted revision, NAME@refs/pr/NUMBER"
         )
     try:
         shards = read_json(index, max_bytes=_MAX_CONFIG_BYTES)["weight_map"].values()
@@ -215,8 +215,9 @@ def _hash_files(files: list[Path]) -> str:
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Hide transformers' progress bars and its report of parameters, which `load_pretrained` checks itself."""
-    from transformers.utils import logging
+    from transformers.utils import logging as untyped
 
+    logging: Any = untyped
     level, bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
     logging.disable_progress_bar()

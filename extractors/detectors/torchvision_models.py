@@ -50,7 +50,11 @@ def load_model(settings: DetectorSettings) -> LoadedModel:
         randomise(model, settings.seed)
         sha256 = hash_tensors(model.state_dict())
     else:
-        path = Path(settings.weights) if settings.weights else published_file(published.url, f"--torchvision-model {settings.torchvision_model}")
+        path = (
+            Path(settings.weights)
+            if settings.weights
+            else published_file(published.url, f"--torchvision-model {settings.torchvision_model}")
+        )
         state, sha256 = load_weights(path)
         if not settings.weights and not sha256.startswith(path.stem.rpartition("-")[2]):
             raise ExtractorError(

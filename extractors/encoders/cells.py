@@ -76,9 +76,7 @@ class CellsExtractor:
         ]
         cells = F.adaptive_avg_pool2d(maps, self._cells) if self._cells else maps
         pooled = pool_boxes(maps, [it.to(maps.device) for it in boxes], shapes, self._encoder.size)
-        features = [
-            cells[row].flatten(1).T if given is None else pooled[row] for row, given in enumerate(given_boxes)
-        ]
+        features = [cells[row].flatten(1).T if given is None else pooled[row] for row, given in enumerate(given_boxes)]
         return [
             Regions(boxes=box.numpy(), features=to_float16(feature), width=shape[1], height=shape[0])
             for box, feature, shape in zip(boxes, features, shapes, strict=True)
@@ -126,6 +124,6 @@ def build_grid(detector: DetectorSettings, selection: SelectionSettings) -> Cell
 def _refuse_selection(detector: DetectorSettings, selection: SelectionSettings) -> None:
     if selection != SelectionSettings():
         raise ExtractorError(
-            f"--detector {detector.detector} keeps all cells: --boxes, --selection, --confidence, --nms and --saved-box "
-            "have no effect; leave them out, and set the number of cells per side with --opts cells"
+            f"--detector {detector.detector} keeps all cells: --boxes, --selection, --confidence, --nms and "
+            "--saved-box have no effect; leave them out, and set the number of cells per side with --opts cells"
         )

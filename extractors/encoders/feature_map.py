@@ -66,7 +66,9 @@ def to_squares(
     return torch.stack(squares)
 
 
-def pool_boxes(maps: Tensor, boxes_xyxy: Sequence[Tensor], shapes: Sequence[tuple[int, int]], size: int) -> list[Tensor]:
+def pool_boxes(
+    maps: Tensor, boxes_xyxy: Sequence[Tensor], shapes: Sequence[tuple[int, int]], size: int
+) -> list[Tensor]:
     """Return the features of boxes, float32 [N, D] of each image: the mean of RoIAlign's bins.
 
     Args:

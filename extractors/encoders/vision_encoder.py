@@ -62,8 +62,8 @@ class VisionEncoder:
         tower = TOWERS.get(self._folder.model_type)
         if tower is None:
             raise ExtractorError(
-                f"{option} {name}: model_type {self._folder.model_type!r} is no image encoder that is known here; known "
-                f"are {', '.join(TOWERS)}"
+                f"{option} {name}: model_type {self._folder.model_type!r} is no image encoder that is known here; "
+                f"known are {', '.join(TOWERS)}"
             )
         processor: Any = load_processor(AutoImageProcessor, self._folder)
         self._pixels = {
@@ -79,8 +79,8 @@ class VisionEncoder:
         if self.size % self._patch:
             lower = self.size // self._patch * self._patch
             raise ExtractorError(
-                f"{option} {name}: its patches have {self._patch} pixels, so a size of {self.size} does not divide; give "
-                f"{lower or self._patch} or {lower + self._patch}"
+                f"{option} {name}: its patches have {self._patch} pixels, so a size of {self.size} does not divide; "
+                f"give {lower or self._patch} or {lower + self._patch}"
             )
         self._arguments: dict[str, Any] = {}
         if "interpolate_pos_encoding" in inspect.signature(self._model.forward).parameters:
@@ -103,8 +103,12 @@ class VisionEncoder:
 
     def __call__(self, images: Sequence[NDArray[np.uint8]]) -> Tensor:
         """Return the maps of images, as `FeatureMap` says."""
-        pixels = to_squares(images, self.size, device=self.device, **self._pixels)  # type: ignore[arg-type]
-        inputs = self._patches(pixels) if self._model.__class__.__name__ == "Siglip2VisionModel" else {"pixel_values": pixels}
+        pixels = to_squares(images, self.size, device=self.device, **self._pixels)
+        inputs = (
+            self._patches(pixels)
+            if self._model.__class__.__name__ == "Siglip2VisionModel"
+            else {"pixel_values": pixels}
+        )
         try:
             with autocast(self.device, self._precision):
                 hidden = self._model(**inputs, **self._arguments).last_hidden_state.float()
@@ -117,12 +121,13 @@ class VisionEncoder:
         side = self.size // self._patch
         if side * side > hidden.shape[1]:  # Swin merges patches
             side = math.isqrt(hidden.shape[1])
-        return hidden[:, -side * side :].transpose(1, 2).unflatten(2, (side, side)).contiguous()
+        patches = hidden[:, -side * side :].transpose(1, 2)
+        return patches.reshape(len(hidden), -1, side, side)
 
     def _patches(self, pixels: Tensor) -> dict[str, Tensor]:
         """Return what SigLIP 2 takes: patches [B, T, patch * patch * 3] and the map's shape."""
         side, patch = self.size // self._patch, self._patch
-        parts = pixels.unflatten(3, (side, patch)).unflatten(2, (side, patch))  # [B, 3, rows, y, columns, x]
+        parts = pixels.reshape(-1, 3, side, patch, side, patch)  # [B, 3, rows, y, columns, x]
         return {
             "pixel_values": parts.permute(0, 2, 4, 3, 5, 1).flatten(3).flatten(1, 2),
             "pixel_attention_mask": torch.ones(len(pixels), side * side, dtype=torch.int64, device=self.device),
@@ -132,7 +137,10 @@ class VisionEncoder:
 
 def _trained_size(processor: Any, config: Any, patch: int) -> int:
     """Return the side of the square at which the encoder's published preprocessing ends."""
-    named = [getattr(processor, "crop_size", None) if getattr(processor, "do_center_crop", None) else None, processor.size]
+    named = [
+        getattr(processor, "crop_size", None) if getattr(processor, "do_center_crop", None) else None,
+        processor.size,
+    ]
     sides = [side for size in named if size for side in (size.height, size.shortest_edge) if side]
     if getattr(processor, "max_num_patches", None):
         sides = [patch * math.isqrt(processor.max_num_patches)]

@@ -71,8 +71,8 @@ class TransformersExtractor:
         self._folder = folder
         self.class_names = ("__background__", *names)
         self.soft_labels = self._family.softmax
-        config = model.config
-        self.feature_dim = int(getattr(config, "vision_config", config).hidden_size)
+        config = getattr(model.config, "vision_config", model.config)
+        self.feature_dim = int(getattr(config, "d_model", None) or config.hidden_size)
         _keep_float32(model)
 
     def fingerprint(self) -> dict[str, object]:
@@ -107,8 +107,8 @@ class TransformersExtractor:
     ) -> list[Regions]:
         """Return the regions of each image, as `Extractor.extract` says.
 
-        A given box has no query of its own. It gets the classes of the query that overlaps it most, and its feature must
-        come from --encoder.
+        A given box has no query of its own. It gets the classes of the query that overlaps it most, and its feature
+        must come from --encoder.
 
         Raises:
             ExtractorError: Boxes are given and no encoder pools their features.
@@ -130,8 +130,8 @@ class TransformersExtractor:
                 f"{len(self.class_names) - 1}"
             )
         return [
-            self._regions(*queries, image.shape[:2], None if boxes is None else torch.tensor(boxes, device=self._device))
-            for *queries, image, boxes in zip(*found, images, given_boxes, strict=True)
+            self._regions(relative, probs, features, (image.shape[0], image.shape[1]), given)
+            for relative, probs, features, image, given in zip(*found, images, given_boxes, strict=True)
         ]
 
     def _given_pooled(self) -> bool:
@@ -143,12 +143,13 @@ class TransformersExtractor:
         probs: Tensor,  # [Q, C + 1]
         features: Tensor,  # [Q, D]
         shape: tuple[int, int],
-        given_xyxy: Tensor | None,
+        given: NDArray[np.float32] | None,  # [N, 4] xyxy
     ) -> Regions:
         height, width = shape
         sides = (max(shape), max(shape)) if self._family.in_square else (width, height)
         boxes_xyxy = box_convert(relative, "cxcywh", "xyxy") * relative.new_tensor([*sides, *sides])
-        if given_xyxy is not None:
+        if given is not None:
+            given_xyxy = torch.tensor(given, device=self._device)
             nearest = box_iou(clip_boxes(given_xyxy.float(), height, width), boxes_xyxy).nan_to_num().argmax(dim=1)
             boxes_xyxy, probs, features = given_xyxy, probs[nearest], features[nearest]
         else:
@@ -161,7 +162,7 @@ class TransformersExtractor:
             regressed_xyxy=None,
             height=height,
             width=width,
-            selection=self._selection if given_xyxy is None else None,
+            selection=self._selection if given is None else None,
             top_classes=self._detector.top_classes,
         )
         return regions if self._family.softmax else replace(regions, class_ids=None, class_probs=None)
@@ -188,7 +189,7 @@ def _keep_float32(model: nn.Module) -> None:
             with torch.autocast(args[0].device.type, enabled=False):
                 return forward(*(it.float() if isinstance(it, Tensor) else it for it in args))
 
-        head.forward = in_float32  # type: ignore[method-assign]
+        head.forward = in_float32
 
     for name, module in model.named_modules():
         if any(part in BOX_HEADS for part in name.split(".")) and isinstance(module, nn.Linear):
@@ -209,8 +210,9 @@ def build(detector: DetectorSettings, selection: SelectionSettings) -> Transform
     family = FAMILIES.get(folder.model_type)
     if family is None:
         raise ExtractorError(
-            f"--weights {folder.name}: model_type {folder.model_type!r} is no object detector that --detector transformers "
-            f"knows; it knows {', '.join(FAMILIES)}. Encoders go with --detector vit or --encoder"
+            f"--weights {folder.name}: model_type {folder.model_type!r} is no object detector that "
+            f"--detector transformers knows; it knows {', '.join(FAMILIES)}. "
+            "Encoders go with --detector vit or --encoder"
         )
     if family.open_vocabulary != (detector.vocabulary is not None):
         raise ExtractorError(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -113,7 +112,9 @@ def _owl_prompts(model: Any, tokenizer: Any, texts: list[str]) -> Prompts:
 def _grounding_prompts(model: Any, tokenizer: Any, texts: list[str]) -> Prompts:
     """Return one text "cat. dog." with the name of each token; a full stop separates names, so none may have one."""
     if dotted := next((text for text in texts if "." in text), None):
-        raise ExtractorError(f"--vocabulary: {dotted!r}: Grounding DINO separates names by full stops; write it without")
+        raise ExtractorError(
+            f"--vocabulary: {dotted!r}: Grounding DINO separates names by full stops; write it without"
+        )
     special = set(tokenizer.all_special_ids)
     stop = tokenizer.convert_tokens_to_ids(".")
     tokens = tokenizer(". ".join(text.lower() for text in texts) + ".", return_tensors="pt", return_token_type_ids=True)
@@ -124,8 +125,8 @@ def _grounding_prompts(model: Any, tokenizer: Any, texts: list[str]) -> Prompts:
     limit = min(model.config.max_text_len, model.config.text_config.max_position_embeddings)
     if len(name_of_token) > limit:
         raise ExtractorError(
-            f"--vocabulary: {len(texts)} names are {len(name_of_token)} tokens, and this model reads {limit}; give fewer "
-            "names, or use an OWLv2 model, which takes any number"
+            f"--vocabulary: {len(texts)} names are {len(name_of_token)} tokens, and this model reads {limit}; give "
+            "fewer names, or use an OWLv2 model, which takes any number"
         )
     if empty := set(range(len(texts))) - set(name_of_token):
         raise ExtractorError(f"--vocabulary: {texts[min(empty)]!r} has no token that this model knows")

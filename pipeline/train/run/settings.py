@@ -121,6 +121,7 @@ RUNTIME = frozenset(
         *("use_gpu", "max_failures", "ray_address", "on_corrupt", "non_finite", "log_every", "eval_every"),
         *("checkpoint_every", "keep", "tracker", "cache", "cache_bytes", "verify_shards", "allow_mixed_features"),
         *("hold_out", "hold_out_seed", "num_threads"),
+        "visual_target",  # is part of the model's config, which is compared
     }
 )
 
