@@ -12,7 +12,7 @@ import tyro
 from numpy.typing import NDArray
 from pydantic import BeforeValidator
 
-from vilbert.extractors.detectors.registry import OPTIONAL_FIELDS, check_options, detector_help, find_detector
+from vilbert.extractors.detectors.registry import check_options, detector_help, find_detector
 from vilbert.extractors.regions import Regions
 from vilbert.extractors.selection import SelectionSettings
 from vilbert.plugins import PluginError
@@ -33,7 +33,8 @@ class DetectorSettings:
     detector: Annotated[str, tyro.conf.arg(help=detector_help())] = "torchvision"
     """Name of a detector, or `package.module:function` of your own."""
     weights: PathText | None = None
-    """Weights file (.pkl, .pth or .safetensors), or `random` for a trial; default: the detector's own weights."""
+    """Weights file (.pkl, .pth or .safetensors), or `random` for a trial; default: the detector's own weights.
+    transformers, vit, grid: a folder with config.json and .safetensors, or a Hugging Face hub name, NAME@REVISION."""
     seed: int = 0
     """Seed of `--weights random`."""
     torchvision_model: Literal[
@@ -43,7 +44,16 @@ class DetectorSettings:
     config_file: PathText | None = None
     """detectron2: the model's YAML config file."""
     opts: tuple[str, ...] = ()
-    """KEY VALUE pairs. detectron2: values that override the config file. Installed detectors: their own settings."""
+    """KEY VALUE pairs. detectron2: values that override the config file. Others: the detector's own settings."""
+    vocabulary: PathText | None = None
+    """Open-vocabulary models of transformers: a text file with the names to look for, one per line."""
+    encoder: PathText | None = None
+    """An image encoder of transformers (DINOv2, DINOv3, SigLIP, CLIP, ...), a folder or hub name. The feature of a box
+    is then pooled from its feature map by RoIAlign, for detected and for given boxes."""
+    encoder_feature: Literal["replace", "concat"] = "replace"
+    """replace: the encoder's feature alone. concat: the detector's feature, followed by the encoder's."""
+    encoder_size: PositiveInt | None = None
+    """Side in pixels of the square to which the encoder resizes an image; default: the size it was trained at."""
     feature_layer: Literal["fc6", "fc7"] = "fc7"
     """FPN box heads: the fully connected layer whose output, after its ReLU, is the feature. C4 heads have one feature:
     the mean of res5."""
@@ -58,11 +68,14 @@ class DetectorSettings:
         if len(self.opts) % 2:
             raise ValueError(f"--opts {' '.join(self.opts)}: give KEY VALUE pairs")
         defaults = type(self).__dataclass_fields__
+        for name in ("encoder_feature", "encoder_size"):
+            if self.encoder is None and getattr(self, name) != defaults[name].default:
+                raise ValueError(f"--{name.replace('_', '-')} is a setting of --encoder; give that as well")
         check_options(
             self.detector,
             {
                 name: value
-                for name in OPTIONAL_FIELDS
+                for name in defaults
                 if (value := getattr(self, name)) != defaults[name].default and value is not None
             },
         )
@@ -141,4 +154,8 @@ def build_extractor(settings: ExtractorSettings) -> Extractor:
         extractor = find_detector(detector.detector).load_build()(detector, settings.selection)
     except PluginError as error:
         raise ExtractorError(str(error)) from error
-    return extractor
+    if detector.encoder is None:
+        return extractor
+    from vilbert.extractors.encoders.encoded import EncodedExtractor
+
+    return EncodedExtractor(extractor, detector)

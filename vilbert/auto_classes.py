@@ -13,8 +13,8 @@ from wrapt import register_post_import_hook
 
 AUTO = "transformers.models.auto"
 MODELS = "vilbert.model.vilbert"
-IMPORTED_FIRST = ("vilbert.model.layers", "vilbert.model.encoder")
-"""Modules of `MODELS` that import transformers' auto classes themselves, the inner one first."""
+IMPORTED_FIRST = ("transformers.modeling_layers", "vilbert.model.layers", "vilbert.model.encoder")
+"""Modules that `MODELS` needs and that import transformers' auto classes themselves, the inner one first."""
 
 
 def register_when_imported() -> None:

@@ -20,7 +20,14 @@ T = TypeVar("T")
 DETECTORS = Registry(
     kind="detector",
     group="vilbert.detectors",
-    built_in={name: f"vilbert.extractors.detectors.{name}:SPEC" for name in ("torchvision", "detectron2", "shapes")},
+    built_in={
+        "torchvision": "vilbert.extractors.detectors.torchvision:SPEC",
+        "detectron2": "vilbert.extractors.detectors.detectron2:SPEC",
+        "transformers": "vilbert.extractors.detectors.transformers.spec:SPEC",
+        "vit": "vilbert.extractors.encoders.spec:VIT",
+        "grid": "vilbert.extractors.encoders.spec:GRID",
+        "shapes": "vilbert.extractors.detectors.shapes:SPEC",
+    },
     references=True,
 )
 
@@ -58,7 +65,7 @@ class DetectorSpec:
         return build
 
 
-OPTIONAL_FIELDS = ("config_file", "opts", "torchvision_model")
+OPTIONAL_FIELDS = ("config_file", "opts", "torchvision_model", "vocabulary")
 """Fields of `DetectorSettings` that only the detectors take which name them in `DetectorSpec.options`."""
 
 
@@ -80,7 +87,9 @@ def find_detector(name: str) -> DetectorSpec:
 
 
 def check_options(name: str, given: Mapping[str, Any]) -> None:
-    """Check the options of `OPTIONAL_FIELDS` that differ from their defaults against what the detector takes.
+    """Check the options that differ from their defaults against what the detector takes and needs.
+
+    Of `OPTIONAL_FIELDS` it may only be given what the detector names; of all fields, what it requires must be given.
 
     Raises:
         ValueError: An option has no effect with this detector, is missing, or a value of `--opts` is wrong.
@@ -88,7 +97,7 @@ def check_options(name: str, given: Mapping[str, Any]) -> None:
     spec = find_detector(name)
     takes = (*spec.options, *(("opts",) if spec.settings else ()))
     for field in given:
-        if field not in takes:
+        if field in OPTIONAL_FIELDS and field not in takes:
             others = [it for it in DETECTORS.built_in if field in find_detector(it).options]
             raise ValueError(
                 f"--{field.replace('_', '-')} is an option of --detector {' or '.join(others)}, and has no effect "

@@ -50,7 +50,11 @@ def load_model(settings: DetectorSettings) -> LoadedModel:
         randomise(model, settings.seed)
         sha256 = hash_tensors(model.state_dict())
     else:
-        path = Path(settings.weights) if settings.weights else published_file(published.url, settings)
+        path = (
+            Path(settings.weights)
+            if settings.weights
+            else published_file(published.url, f"--torchvision-model {settings.torchvision_model}")
+        )
         state, sha256 = load_weights(path)
         if not settings.weights and not sha256.startswith(path.stem.rpartition("-")[2]):
             raise ExtractorError(
@@ -63,8 +67,11 @@ def load_model(settings: DetectorSettings) -> LoadedModel:
     return LoadedModel(model, categories, facts)
 
 
-def published_file(url: str, settings: DetectorSettings) -> Path:
-    """Return torchvision's own weights as a file in torch.hub's cache, downloading them where they are not there."""
+def published_file(url: str, option: str) -> Path:
+    """Return torchvision's own weights as a file in torch.hub's cache, downloading them where they are not there.
+
+    option: what named the model, for the message.
+    """
     path = Path(torch.hub.get_dir(), "checkpoints", url.rpartition("/")[2])
     if path.exists():
         return path
@@ -75,7 +82,7 @@ def published_file(url: str, settings: DetectorSettings) -> Path:
         torch.hub.download_url_to_file(url, str(path), hash_prefix=prefix, progress=sys.stderr.isatty())
     except (OSError, http.client.HTTPException, RuntimeError) as error:  # RuntimeError: the hash differs
         raise ExtractorError(
-            f"no weights for --torchvision-model {settings.torchvision_model}: {path} is not there and {url} cannot be "
+            f"no weights for {option}: {path} is not there and {url} cannot be "
             f"downloaded ({error}). Download {path.name} elsewhere and put it there (TORCH_HOME moves the folder), or "
             f"give --weights FILE, or --weights random for a trial"
         ) from error

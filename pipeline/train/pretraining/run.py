@@ -80,7 +80,13 @@ def prepare(
     settings: PretrainSettings, data: TrainingData, tokenizer: PreTrainedTokenizerBase, group: Group
 ) -> Training:
     """Return a run before its first step."""
-    config = model_config(settings, tokenizer, feature_dim=data.corpus.feature_dim, num_classes=data.num_classes)
+    config = model_config(
+        settings,
+        tokenizer,
+        feature_dim=data.corpus.feature_dim,
+        num_classes=data.num_classes,
+        soft_labels=data.corpus.top_classes > 0,
+    )
     model = build_model(settings, config)
     torch.nn.Module.to(model, group.device)  # transformers' own has no types
     model.train()

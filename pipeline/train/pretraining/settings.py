@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import field
+from typing import Literal
 
 from vilbert.pipeline.train.examples.item_settings import ItemSettings
 from vilbert.pipeline.train.run.init_from import resolve_init_from
@@ -44,6 +45,10 @@ class PretrainSettings(RunSettings):
     init_from: str = "bert-base-uncased"
     """Initial parameters: a BERT or RoBERTa (folder or hub name) for the text stream, a run of `vilbert pretrain`,
     a ViLBERT checkpoint of any known layout, or `none`."""
+    visual_target: Literal["auto", "classes", "regression", "nce"] = "auto"
+    """What the model predicts of a masked region: classes (the detector's soft labels), regression (its feature,
+    squared error) or nce (which of many features is its own). auto: what --model says; regression if the data have no
+    soft labels."""
     whiten_features: bool = False
     """Begin with an embedding of regions that takes out the features' mean and covariance, for short runs."""
     items: ItemSettings = field(default_factory=ItemSettings)

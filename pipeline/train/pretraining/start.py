@@ -30,6 +30,8 @@ logger = logging.getLogger(__name__)
 
 SHIPPED = Path(__file__).parents[2] / "recipes" / "model"
 """Configs that come with the package, beside the published ones of `vilbert.model.config`."""
+VISUAL_TARGETS = {"classes": 0, "regression": 1, "nce": 2}
+"""`ViLBertConfig.visual_target` by `--visual-target`."""
 TEXT_MODELS = ("bert", "roberta")
 FILE_SUFFIXES = (".bin", ".safetensors", ".pth", ".pt", ".ckpt", ".tar", ".gz", ".tgz", ".json", ".zip")
 WHITENED_SAMPLES = 2048
@@ -52,17 +54,26 @@ def is_hub_name(name: str) -> bool:
 
 
 def model_config(
-    settings: PretrainSettings, tokenizer: PreTrainedTokenizerBase, *, feature_dim: int, num_classes: int
+    settings: PretrainSettings,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    feature_dim: int,
+    num_classes: int,
+    soft_labels: bool = True,
 ) -> ViLBertConfig:
     """Return the model's config: the named one, with the sizes of its text stream, its data and its tokenizer.
+
+    soft_labels: whether the data sets have class probabilities, which decides what `--visual-target auto` is.
 
     Raises RefusedError where they make no model, or the tokenizer is not that of the parameters it begins with.
     """
     sizes = _text_sizes(settings.init_from, tokenizer)
     try:
         named = named_config(settings.model)
-        target = num_classes if named.get("visual_target", 0) == 0 else feature_dim
-        config = make_config({**named, **sizes, "v_feature_size": feature_dim, "v_target_size": target})
+        target = choose_visual_target(settings.visual_target, named.get("visual_target", 0), soft_labels=soft_labels)
+        target_size = num_classes if target == 0 else feature_dim
+        sizes |= {"visual_target": target, "v_feature_size": feature_dim, "v_target_size": target_size}
+        config = make_config({**named, **sizes})
         require_memory(config)
     except (ValueError, OSError) as error:
         raise RefusedError(f"--model {settings.model}: {error}") from error
@@ -72,6 +83,31 @@ def model_config(
     if settings.items.max_tokens > positions:
         raise RefusedError(f"--max-tokens {settings.items.max_tokens}: the model has {positions} positions")
     return config
+
+
+def choose_visual_target(wanted: str, configured: int, *, soft_labels: bool) -> int:
+    """Return `ViLBertConfig.visual_target` of a run.
+
+    Args:
+        wanted: `PretrainSettings.visual_target`.
+        configured: What the model's config says.
+        soft_labels: Whether the data sets have class probabilities.
+
+    Raises:
+        RefusedError: Soft labels are to be predicted, and there are none.
+    """
+    if wanted == "auto" and configured == 0 and not soft_labels:
+        logger.info(
+            "masked regions predict their features (--visual-target regression): the data sets have no class "
+            "probabilities; --visual-target nce is the other choice"
+        )
+        return VISUAL_TARGETS["regression"]
+    if wanted == "classes" and not soft_labels:
+        raise RefusedError(
+            "--visual-target classes: the data sets have no class probabilities, because their detector has no softmax "
+            "over classes; give --visual-target regression or nce"
+        )
+    return VISUAL_TARGETS.get(wanted, configured)
 
 
 def _text_sizes(init_from: str, tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:

@@ -136,6 +136,7 @@ RUNTIME = frozenset(
             "allow_mixed_features",
         ),
         *("hold_out", "hold_out_seed", "num_threads"),
+        "visual_target",  # is part of the model's config, which is compared
     }
 )
 

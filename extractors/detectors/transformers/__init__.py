@@ -1,0 +1,1 @@
+"""Object detectors of the transformers library."""

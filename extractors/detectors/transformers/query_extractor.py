@@ -1,0 +1,243 @@
+"""Any detector of transformers as an extractor: one pass from pixels to boxes, classes and each box's hidden state.
+
+A detector of this kind has no proposals and pools no regions: a box and its classes are computed from the last hidden
+state of a query (of a patch, for OWL), and that state is the region's feature.
+
+Shapes: B images, Q queries, C classes, D channels, N regions.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from importlib.metadata import version
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torchvision.ops import box_convert, box_iou
+
+from vilbert.extractors.assemble import assemble_regions
+from vilbert.extractors.batch import common_resized_shape
+from vilbert.extractors.boxes import clip_boxes
+from vilbert.extractors.detectors.registry import own_settings
+from vilbert.extractors.detectors.transformers.families import FAMILIES, Family
+from vilbert.extractors.detectors.transformers.preprocessing import Preprocessing
+from vilbert.extractors.detectors.transformers.spec import TransformersSettings
+from vilbert.extractors.detectors.transformers.vocabulary import Prompts, make_prompts, read_vocabulary
+from vilbert.extractors.device import autocast, resolve_device
+from vilbert.extractors.extractor import DetectorSettings, ExtractorError
+from vilbert.extractors.pretrained import PretrainedFolder, load_pretrained, open_pretrained, plain_values
+from vilbert.extractors.regions import Regions
+from vilbert.extractors.selection import SelectionSettings
+
+logger = logging.getLogger(__name__)
+
+CANDIDATES = 1000
+"""Queries of an image that selection looks at, those with the highest scores; OWLv2 has 3600."""
+BOX_HEADS = ("bbox_embed", "bbox_predictor", "box_head")
+"""Submodules that compute boxes, which stay float32."""
+
+
+class TransformersExtractor:
+    """A detector of transformers that implements `vilbert.extractors.extractor.Extractor`."""
+
+    attribute_names: tuple[str, ...] = ()
+
+    def __init__(
+        self,
+        *,
+        model: Any,
+        folder: PretrainedFolder,
+        names: tuple[str, ...],
+        prompts: Prompts | None,
+        detector: DetectorSettings,
+        selection: SelectionSettings,
+    ) -> None:
+        """Take the model over and move it to the device that the settings name.
+
+        names: of the classes, without the background. prompts: of an open-vocabulary model.
+        """
+        self._family: Family = FAMILIES[folder.model_type]
+        self._device = resolve_device(detector.device)
+        self._preprocessing = Preprocessing(folder, fixed=folder.model_type in ("owlvit", "owlv2"))
+        self._model = model.to(self._device)
+        self._prompts = None if prompts is None else prompts.to(self._device)
+        self._detector = detector
+        self._selection = selection
+        self._folder = folder
+        self.class_names = ("__background__", *names)
+        self.soft_labels = self._family.softmax
+        config = getattr(model.config, "vision_config", model.config)
+        self.feature_dim = int(getattr(config, "d_model", None) or config.hidden_size)
+        _keep_float32(model)
+
+    def fingerprint(self) -> dict[str, object]:
+        """Return, as JSON values, all that the regions depend on."""
+        facts: dict[str, object] = {
+            "extractor": "transformers",
+            "model_type": self._folder.model_type,
+            "weights_sha256": self._folder.weights_sha256,
+            "config": plain_values(self._model.config),
+            "preprocessing": self._preprocessing.describe(),
+            "candidates": CANDIDATES,
+            "precision": self._detector.precision,
+            "selection": asdict(self._selection),
+            "device": self._device.type,
+            "transformers": version("transformers"),
+            "torchvision": version("torchvision"),
+        }
+        if self._family.softmax:
+            facts["top_classes"] = self._detector.top_classes
+        if self._prompts is not None:
+            facts["vocabulary"] = list(self.class_names[1:])
+            facts["opts"] = list(self._detector.opts)
+        return facts
+
+    def resized_shape(self, height: int, width: int) -> tuple[int, int]:
+        """Return the (height, width) to which an image of this size is resized."""
+        return self._preprocessing.resized_shape(height, width)
+
+    @torch.inference_mode()
+    def extract(
+        self, images: Sequence[NDArray[np.uint8]], given_boxes: Sequence[NDArray[np.float32] | None]
+    ) -> list[Regions]:
+        """Return the regions of each image, as `Extractor.extract` says.
+
+        A given box has no query of its own. It gets the classes of the query that overlaps it most, and its feature
+        must come from --encoder.
+
+        Raises:
+            ExtractorError: Boxes are given and no encoder pools their features.
+        """
+        if not images:
+            return []
+        common_resized_shape(images, given_boxes, self.resized_shape)
+        if any(boxes is not None for boxes in given_boxes) and not self._given_pooled():
+            raise ExtractorError(
+                "the manifest gives boxes, and a query detector has no feature of a given box: add --encoder NAME "
+                "--encoder-feature replace, or use --detector vit, which pool the feature of any box"
+            )
+        inputs = self._preprocessing.batch(images, self._device)
+        with autocast(self._device, self._detector.precision):
+            found = self._family.queries(self._model, inputs, self._prompts)
+        if found.probs.shape[-1] != len(self.class_names):
+            raise ExtractorError(
+                f"{self._folder.name}: the model scores {found.probs.shape[-1] - 1} classes, config.json names "
+                f"{len(self.class_names) - 1}"
+            )
+        return [
+            self._regions(relative, probs, features, (image.shape[0], image.shape[1]), given)
+            for relative, probs, features, image, given in zip(*found, images, given_boxes, strict=True)
+        ]
+
+    def _given_pooled(self) -> bool:
+        return self._detector.encoder is not None and self._detector.encoder_feature == "replace"
+
+    def _regions(
+        self,
+        relative: Tensor,  # [Q, 4] centre, size
+        probs: Tensor,  # [Q, C + 1]
+        features: Tensor,  # [Q, D]
+        shape: tuple[int, int],
+        given: NDArray[np.float32] | None,  # [N, 4] xyxy
+    ) -> Regions:
+        height, width = shape
+        sides = (max(shape), max(shape)) if self._family.in_square else (width, height)
+        boxes_xyxy = box_convert(relative, "cxcywh", "xyxy") * relative.new_tensor([*sides, *sides])
+        if given is not None:
+            given_xyxy = torch.tensor(given, device=self._device)
+            nearest = box_iou(clip_boxes(given_xyxy.float(), height, width), boxes_xyxy).nan_to_num().argmax(dim=1)
+            boxes_xyxy, probs, features = given_xyxy, probs[nearest], features[nearest]
+        else:
+            keep = _candidates(clip_boxes(boxes_xyxy, height, width), probs)
+            boxes_xyxy, probs, features = boxes_xyxy[keep], probs[keep], features[keep]
+        regions = assemble_regions(
+            proposals_xyxy=boxes_xyxy,
+            probs=probs,
+            features=features,
+            regressed_xyxy=None,
+            height=height,
+            width=width,
+            selection=self._selection if given is None else None,
+            top_classes=self._detector.top_classes,
+        )
+        return regions if self._family.softmax else replace(regions, class_ids=None, class_probs=None)
+
+
+def _candidates(boxes_xyxy: Tensor, probs: Tensor) -> Tensor:
+    """Return the indices of the best queries whose box has an area in the image, in the order of the queries.
+
+    OWLv2 has queries on the padding beside the image.
+    """
+    inside = ((boxes_xyxy[:, 2:] > boxes_xyxy[:, :2]).all(dim=1)).nonzero()[:, 0]
+    scores = probs[inside, 1:].max(dim=1).values.nan_to_num()
+    best = scores.sort(descending=True, stable=True).indices[:CANDIDATES]
+    return inside[best.sort().values]
+
+
+def _keep_float32(model: nn.Module) -> None:
+    """Leave box heads out of autocast: in bfloat16 a coordinate near 1000 would be off by 4 pixels."""
+
+    def plain(head: nn.Module) -> None:
+        forward = head.forward
+
+        def in_float32(*args: Any) -> Any:
+            with torch.autocast(args[0].device.type, enabled=False):
+                return forward(*(it.float() if isinstance(it, Tensor) else it for it in args))
+
+        head.forward = in_float32
+
+    for name, module in model.named_modules():
+        if any(part in BOX_HEADS for part in name.split(".")) and isinstance(module, nn.Linear):
+            plain(module)
+
+
+def build(detector: DetectorSettings, selection: SelectionSettings) -> TransformersExtractor:
+    """Build the extractor of a folder or hub name.
+
+    Raises:
+        ExtractorError: The model is not there, is no detector, or settings do not fit it.
+    """
+    assert detector.weights is not None  # DetectorSettings sees to it
+    resolve_device(detector.device)  # before minutes of download
+    if selection.saved_box == "regressed":
+        raise ExtractorError("--saved-box regressed: a query has one box; leave it out")
+    folder = open_pretrained(detector.weights, option="--weights")
+    family = FAMILIES.get(folder.model_type)
+    if family is None:
+        raise ExtractorError(
+            f"--weights {folder.name}: model_type {folder.model_type!r} is no object detector that "
+            f"--detector transformers knows; it knows {', '.join(FAMILIES)}. "
+            "Encoders go with --detector vit or --encoder"
+        )
+    if family.open_vocabulary != (detector.vocabulary is not None):
+        raise ExtractorError(
+            f"--weights {folder.name}: finds what you name: give --vocabulary FILE, one name per line"
+            if family.open_vocabulary
+            else f"--vocabulary: {folder.name} has classes of its own; leave it out"
+        )
+    return _build(folder, family, detector, selection)
+
+
+def _build(
+    folder: PretrainedFolder, family: Family, detector: DetectorSettings, selection: SelectionSettings
+) -> TransformersExtractor:
+    from transformers import AutoModelForObjectDetection, AutoModelForZeroShotObjectDetection
+
+    settings = own_settings(TransformersSettings, detector.opts)
+    if detector.opts and not family.open_vocabulary:
+        raise ExtractorError(f"--opts {detector.opts[0]}: is a setting of open-vocabulary models; leave it out")
+    names = read_vocabulary(detector.vocabulary) if detector.vocabulary is not None else ()
+    auto = AutoModelForZeroShotObjectDetection if family.open_vocabulary else AutoModelForObjectDetection
+    model = load_pretrained(auto, folder)
+    prompts = make_prompts(model, folder, names, settings.prompt) if names else None
+    if not names:
+        labels = model.config.id2label
+        names = tuple(str(labels.get(index, f"class_{index + 1}")) for index in range(len(labels)))
+    return TransformersExtractor(
+        model=model, folder=folder, names=names, prompts=prompts, detector=detector, selection=selection
+    )
