@@ -1,0 +1,98 @@
+"""Try the suspects of `suspects` on a few images and name the one that reproduces the other set's features."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from vilbert.extractors.extractor import ExtractorError
+from vilbert.pipeline.rebuild.compare.causes import Finding
+from vilbert.pipeline.rebuild.compare.detector import RunningDetector
+from vilbert.pipeline.rebuild.compare.matching import cosines, relative_errors
+from vilbert.pipeline.rebuild.compare.suspects import SUSPECTS, Case, Variant, unchanged
+
+REPRODUCED_COSINE = 0.999
+REPRODUCED_ERROR = 0.03
+"""Median cosine and relative error at which features count as reproduced: other kernels and devices stay within it."""
+GAIN = 0.3
+"""Fraction of the unchanged detector's error that a suspect may leave."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trial:
+    """How near one way to run the detector comes to the other set."""
+
+    cause: str
+    """Name in `CAUSES`; empty for the unchanged detector."""
+    label: str
+    cosine: float
+    """Median over all regions of all cases."""
+    error: float
+    """Median relative error."""
+    images: int
+    """Cases that it changed or could be run on."""
+
+    @property
+    def reproduces(self) -> bool:
+        """Whether the features are the same apart from small errors."""
+        return self.cosine >= REPRODUCED_COSINE and self.error <= REPRODUCED_ERROR
+
+
+def try_variant(cause: str, variant: Variant, cases: Sequence[Case]) -> Trial | None:
+    """Run a variant on all cases; None where it gives no features of this width for any."""
+    found_cosines, found_errors, images = [], [], 0
+    for case in cases:
+        features = variant.run(case)
+        if features is None or features.shape != case.features.shape:
+            continue
+        images += 1
+        found_cosines.append(cosines(case.features, features))
+        found_errors.append(relative_errors(case.features, features))
+    if not images:
+        return None
+    return Trial(
+        cause=cause,
+        label=variant.label,
+        cosine=float(np.median(np.concatenate(found_cosines))),
+        error=float(np.median(np.concatenate(found_errors))),
+        images=images,
+    )
+
+
+def try_suspects(detector: RunningDetector, cases: Sequence[Case]) -> list[Trial]:
+    """Return the trials of the unchanged detector and all suspects, in the order of the table."""
+    first = try_variant("", unchanged(detector), cases)
+    trials = [] if first is None else [first]
+    for cause, makers in SUSPECTS.items():
+        for make in makers:
+            for variant in make(detector):
+                try:
+                    trial = try_variant(cause, variant, cases)
+                except ExtractorError:  # it failed on every image: not a way to run this detector
+                    continue
+                if trial is not None:
+                    trials.append(trial)
+    return trials
+
+
+def judge(trials: Sequence[Trial], *, suspect: str, image_ids: Sequence[str]) -> Finding | None:
+    """Return the cause that the trials show: the nearest one, if it reproduces the features much better than none."""
+    own = next((trial for trial in trials if not trial.cause), None)
+    others = sorted((trial for trial in trials if trial.cause), key=lambda trial: (trial.error, -trial.cosine))
+    if own is not None and own.error <= REPRODUCED_ERROR / 4 and own.reproduces:
+        detail = f"the detector reproduces the features of {suspect} at its boxes"
+        return _finding("other-selection", detail, own, image_ids)
+    if not others or not others[0].reproduces or (own is not None and others[0].error > GAIN * own.error):
+        return None
+    best = others[0]
+    alike = [it.label for it in others[1:] if it.cause != best.cause and it.error <= 1.5 * best.error]
+    also = f"; {', '.join(alike)} would explain it as well" if alike else ""
+    before = "" if own is None else f", {own.error:.2g} without it"
+    detail = f"{best.label} reproduces {suspect}, relative error {best.error:.2g}{before}{also}"
+    return _finding(best.cause, detail, best, image_ids)
+
+
+def _finding(cause: str, detail: str, trial: Trial, image_ids: Sequence[str]) -> Finding:
+    return Finding(cause=cause, detail=detail, images=trial.images, of=len(image_ids), image_ids=tuple(image_ids))
