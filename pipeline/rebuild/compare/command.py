@@ -44,8 +44,9 @@ def compare(settings: CompareSettings) -> int:
         document = describe(settings, described, coverage, totals, findings, diagnosis)
         if settings.report is not None:
             from vilbert.pipeline.rebuild.compare.page import write_page
+            from vilbert.pipeline.rebuild.compare.pictures import draw_worst
 
-            write_page(settings.report, document, totals, sides, images, settings)
+            write_page(settings.report, document, totals, [*draw_worst(totals, sides, images, settings)])
     if settings.json:
         print(json.dumps(document, indent=2))
     else:

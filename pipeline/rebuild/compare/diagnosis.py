@@ -101,7 +101,7 @@ def build_cases(name: str, sides: tuple[Side, Side], images: Images, pairs: list
     """Return the differing images that can be had, with the boxes and features of a side."""
     cases = []
     for pair in pairs:
-        prepared = prepare_pair(pair, sides, images)
+        prepared = prepare_pair((pair.row_a, pair.row_b), sides, images)
         if prepared is None:
             continue
         regions = pair.a if name == "A" else pair.b
@@ -117,16 +117,16 @@ def build_cases(name: str, sides: tuple[Side, Side], images: Images, pairs: list
     return cases
 
 
-def prepare_pair(pair: ImagePair, sides: tuple[Side, Side], images: Images) -> Prepared | None:
-    """Return the image of a pair, decoded; None where no side knows where it is."""
-    for side, row in zip(sides, (pair.row_a, pair.row_b), strict=True):
+def prepare_pair(rows: tuple[int, int], sides: tuple[Side, Side], images: Images) -> Prepared | None:
+    """Return the image of rows of A and B, decoded; None where no side knows where it is."""
+    for side, row in zip(sides, rows, strict=True):
         if isinstance(side, RunningDetector):
             continue
         sample = side.sample(row)
         if isinstance(sample, Sample) and isinstance(found := images.prepare(0, sample), Prepared):
             return found
     if images.manifest is not None and all(isinstance(side, RunningDetector) for side in sides):
-        found = images.prepare_record(0, images.manifest.read(pair.row_a, pair.row_a + 1)[0])
+        found = images.prepare_record(0, images.manifest.read(rows[0], rows[0] + 1)[0])
         return found if isinstance(found, Prepared) else None
     return None
 

@@ -39,6 +39,7 @@ def describe(
     sides: of A and of B, JSON values; `facts` is what a side records of how it was made.
     """
     bounds = check_bounds(settings, totals)
+    recorded = [side["facts"] for side in sides]
     named = [*findings, *(diagnosis.findings if diagnosis else ())]
     return {
         "verdict": verdict(totals, bounds, named),
@@ -68,7 +69,7 @@ def describe(
         "drift": _drift(drift(totals.moments_a, totals.moments_b)),
         "bounds": bounds,
         "causes": [_cause(finding) for finding in named],
-        "recorded_settings": recorded_differences(sides[0]["facts"], sides[1]["facts"]),
+        "recorded_settings": recorded_differences(*recorded) if all(recorded) else [],
         "diagnosis": None if diagnosis is None else _diagnosis(diagnosis),
         "worst_images": [asdict(image) for image in totals.worst_images()],
     }
@@ -117,6 +118,7 @@ def _drift(found: Drift | None) -> dict[str, Any] | None:
     order = np.argsort(-np.abs(found.mean_shift), kind="stable")[:DRIFTING_CHANNELS]
     return {
         "rms_mean_shift": float(np.sqrt((found.mean_shift**2).mean())),
+        "live_channels": {"a": found.live_a, "b": found.live_b},
         "std_ratio": {"min": float(found.std_ratio.min()), "max": float(found.std_ratio.max())},
         "channels": [
             {"channel": int(at), "mean_shift": float(found.mean_shift[at]), "std_ratio": float(found.std_ratio[at])}
@@ -145,11 +147,12 @@ def _finite(value: float) -> float | None:
 
 
 def recorded_differences(a: Mapping[str, Any], b: Mapping[str, Any], prefix: str = "") -> list[list[Any]]:
-    """Return [name, value of A, value of B] of recorded settings that differ; none where a side records nothing."""
-    if not a or not b:
-        return []
+    """Return [name, value of A, value of B] of recorded settings that differ.
+
+    Of the groups of settings only those that both sides record: a detector that runs here has no shards.
+    """
     found: list[list[Any]] = []
-    for name in sorted(a.keys() | b.keys()):
+    for name in sorted(a.keys() | b.keys() if prefix else a.keys() & b.keys()):
         one, other = a.get(name), b.get(name)
         if isinstance(one, Mapping) and isinstance(other, Mapping):
             found += recorded_differences(one, other, f"{prefix}{name}.")
@@ -225,12 +228,14 @@ def summary_rows(document: Mapping[str, Any]) -> list[tuple[str, str]]:
         rows.append(("objects", f"{percent(document['objects']['agreement'])} of matched regions agree"))
     if document["drift"]:
         first, ratio = document["drift"]["channels"][0], document["drift"]["std_ratio"]
+        live = document["drift"]["live_channels"]
         rows.append(
             (
                 "drift",
-                f"mean of a channel by {document['drift']['rms_mean_shift']:.2g} standard deviations (RMS), at most "
+                f"means of channels by {document['drift']['rms_mean_shift']:.2g} standard deviations (RMS), at most "
                 f"{abs(first['mean_shift']):.2g} (channel {first['channel']}); standard deviations of B "
-                f"{ratio['min']:.2g} to {ratio['max']:.2g} times those of A",
+                f"{ratio['min']:.3g} to {ratio['max']:.3g} times those of A; channels that vary: {live['a']:,} in A, "
+                f"{live['b']:,} in B",
             )
         )
     return [*rows, ("bounds", "; ".join(map(bound_text, document["bounds"])))]

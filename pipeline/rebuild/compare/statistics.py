@@ -195,14 +195,21 @@ def differs(pair: ImagePair, min_cosine: float) -> bool:
     return pair.matched < 1 or pair.equal(min_cosine) < 1 or not pair.comparable
 
 
+LIVE = 1e-3
+"""Standard deviation, as a fraction of the largest of any channel, from which a channel counts as live."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Drift:
     """How the distribution of features differs by channel."""
 
     mean_shift: NDArray[np.float64]
-    """[D] mean of B minus mean of A, in standard deviations of A."""
+    """[D] mean of B minus mean of A, in standard deviations (of A and B, root mean square)."""
     std_ratio: NDArray[np.float64]
-    """[D] standard deviation of B over that of A; 1 where both are 0."""
+    """[D] standard deviation of B over that of A; 1 for channels that are not live in both sets."""
+    live_a: int
+    """Channels of A that vary: after a ReLU some are always 0."""
+    live_b: int
 
 
 def drift(a: Moments, b: Moments) -> Drift | None:
@@ -210,8 +217,12 @@ def drift(a: Moments, b: Moments) -> Drift | None:
     if not a.count or not b.count or len(a.mean) != len(b.mean):
         return None
     std_a, std_b = a.std(), b.std()
-    floor = max(float(std_a.max()) * 1e-6, np.finfo(float).tiny)  # channels that are always 0 after a ReLU
+    live_a, live_b = (std > LIVE * max(float(std.max()), np.finfo(float).tiny) for std in (std_a, std_b))
+    pooled = np.sqrt((std_a**2 + std_b**2) / 2)
+    live, both = live_a | live_b, live_a & live_b
     return Drift(
-        mean_shift=(b.mean - a.mean) / np.maximum(std_a, floor),
-        std_ratio=np.where((std_a <= floor) & (std_b <= floor), 1.0, std_b / np.maximum(std_a, floor)),
+        mean_shift=np.divide(b.mean - a.mean, pooled, out=np.zeros_like(pooled), where=live),
+        std_ratio=np.divide(std_b, std_a, out=np.ones_like(std_a), where=both),
+        live_a=int(live_a.sum()),
+        live_b=int(live_b.sum()),
     )

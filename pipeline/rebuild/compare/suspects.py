@@ -16,7 +16,6 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from vilbert.extractors.boxes import scale_boxes
 from vilbert.extractors.extractor import ExtractorError
 from vilbert.extractors.preprocessing import Adjustable, Channels, moved_strides
 from vilbert.pipeline.extract.prepare import Prepared
@@ -40,6 +39,8 @@ STDS: dict[str, Channels] = {
 }
 SIZES = ((600, 1000), (800, 1333), (480, 800), (320, 640))
 """Short and long side that published code resizes to."""
+FACTOR = 2.5
+"""Sizes further from the detector's own are not tried."""
 FILTERS = {
     "bilinear with antialiasing (PIL)": Image.Resampling.BILINEAR,
     "bicubic (PIL)": Image.Resampling.BICUBIC,
@@ -47,8 +48,6 @@ FILTERS = {
     "Lanczos (PIL)": Image.Resampling.LANCZOS,
 }
 BATCH_SIZES = (2, 4, 8, 16, 32)
-MAX_PIXELS = 4_000_000
-"""Of a resized image in a trial: a size far from the detector's own would need too much memory."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -130,7 +129,7 @@ def _sizes(detector: RunningDetector) -> Iterator[Variant]:
         return
     own = detector.extractor.preprocessing
     for short, long in SIZES:
-        if (short, long) != (own.short_side, own.long_side):
+        if (short, long) != (own.short_side, own.long_side) and 1 / FACTOR <= short / max(own.short_side, 1) <= FACTOR:
             label = f"short side {short}, long side at most {long}"
             yield adjusted(detector, label, short_side=short, long_side=long)
 
@@ -143,6 +142,8 @@ def _filters(detector: RunningDetector) -> Iterator[Variant]:
 def resized_first(detector: RunningDetector, case: Case, resampling: Image.Resampling) -> NDArray[np.float32] | None:
     """Return the features of an image that is resized by PIL before the detector, which then leaves it as it is."""
     import torch
+
+    from vilbert.extractors.boxes import scale_boxes
 
     pixels = case.prepared.image.pixels
     stored = (pixels.shape[0], pixels.shape[1])
@@ -225,12 +226,7 @@ def adjusted(detector: RunningDetector, label: str, **changes: Any) -> Variant:
     extractor = detector.extractor
     assert isinstance(extractor, Adjustable)
     other = replaced(detector, extractor.with_preprocessing(replace(extractor.preprocessing, **changes)))
-
-    def run(case: Case) -> NDArray[np.float32] | None:
-        height, width = other.extractor.resized_shape(*case.prepared.image.pixels.shape[:2])
-        return features_at(other, case) if height * width <= MAX_PIXELS else None
-
-    return Variant(label, run)
+    return Variant(label, lambda case: features_at(other, case))
 
 
 def rebuilt(detector: RunningDetector, label: str, **changes: Any) -> Variant:
