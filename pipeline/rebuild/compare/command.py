@@ -37,7 +37,8 @@ def compare(settings: CompareSettings) -> int:
         findings = [finding for looking in evidence for finding in looking.findings()]
         diagnosis = None
         if settings.diagnose and needs_diagnosis(settings, totals, findings):
-            diagnosis = diagnose(settings, sides, images, cases)
+            features_equal = totals.share("equal") >= settings.min_equal
+            diagnosis = diagnose(settings, sides, images, cases, features_equal=features_equal)
         names = (settings.a, settings.b)
         counts = (coverage.images_a, coverage.images_b)
         described = [describe_side(*side) for side in zip(names, sides, counts, strict=True)]

@@ -42,8 +42,13 @@ class Diagnosis:
     """Ids of the cases."""
 
 
-def diagnose(settings: CompareSettings, sides: tuple[Side, Side], images: Images, pairs: list[ImagePair]) -> Diagnosis:
-    """Run a detector with each suspect changed over some differing images, and say which reproduces a side."""
+def diagnose(
+    settings: CompareSettings, sides: tuple[Side, Side], images: Images, pairs: list[ImagePair], *, features_equal: bool
+) -> Diagnosis:
+    """Run a detector with each suspect changed over some differing images, and say which reproduces a side.
+
+    features_equal: whether matched regions have equal features.
+    """
     reference, detector, reason = find_detector(settings, sides)
     if detector is None:
         return Diagnosis(suspect="B", reason=reason)
@@ -54,9 +59,9 @@ def diagnose(settings: CompareSettings, sides: tuple[Side, Side], images: Images
     found = {name: try_variant("", unchanged(detector), cases[name]) for name in (reference, other)}
     if not _reproduced(found[reference]) and _reproduced(found[other]):
         reference, other = other, reference
-    trials = sorted(try_suspects(detector, cases[other]), key=lambda trial: trial.error)
+    trials = try_suspects(detector, cases[other])
     ids = [case.prepared.record.image_id for case in cases[other]]
-    finding = judge(trials, suspect=other, image_ids=ids)
+    finding = judge(trials, suspect=other, image_ids=ids, features_equal=features_equal)
     if not _reproduced(found[reference]):
         logger.warning("the detector that was run does not reproduce the features of %s either", reference)
     return Diagnosis(

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from vilbert.pipeline.rebuild.compare.box_forms import find_form
 from vilbert.pipeline.rebuild.compare.causes import Finding
 from vilbert.pipeline.rebuild.compare.matching import Matching
-from vilbert.pipeline.rebuild.compare.pair import ImagePair
+from vilbert.pipeline.rebuild.compare.pair import SAME_COSINE, ImagePair
 
 Sighting = tuple[str, str]
 """Name of a cause and its figures in words."""
@@ -27,6 +27,7 @@ EXAMPLES = 5
 
 LEAST_SHARE = {
     "boxes-regressed": 0.5,
+    "rows-reordered": 0.5,
     "rounded-float16": 0.5,
     "rounded-bfloat16": 0.5,
     "computed-in-bfloat16": 0.5,
@@ -47,7 +48,8 @@ def box_form(pair: ImagePair) -> Sighting | None:
 def regressed(pair: ImagePair) -> Sighting | None:
     """See boxes that differ each in its own way, while the features are the same."""
     pairs = pair.same_features
-    if not _covers(pairs, pair) or len(pairs) < 4:
+    same_places = _covers(pair.boxes, pair) and pair.boxes.scores.mean() > 0.995
+    if not _covers(pairs, pair) or len(pairs) < 4 or same_places:
         return None
     a, b = pair.a.boxes[pairs.a], pair.b.boxes[pairs.b]
     moved = np.abs(a - b).max(axis=1)
@@ -70,19 +72,21 @@ def order(pair: ImagePair) -> Sighting | None:
         if np.mean(elsewhere) > 0.1 and (apart < 0.9999).any():
             return "features-shuffled", ""
     in_order = bool((np.diff(boxes.b) > 0).all())
-    return None if in_order or pair.equal(0.999) < MOST else ("rows-reordered", "")
+    same = pair.comparable and pair.matched == 1 and pair.equal(SAME_COSINE) == 1
+    return ("rows-reordered", "") if same and not in_order else None
 
 
 def overflow(pair: ImagePair) -> Sighting | None:
-    """See values that float16 does not hold in one set, where the other has none."""
-    bad_a, bad_b = (_beyond_float16(regions.features) for regions in (pair.a, pair.b))
-    if bad_a == bad_b or (bad_a and bad_b):
+    """See values that are infinite, or stop at the limit of float16, in one set alone."""
+    bad = [name for name, regions in (("A", pair.a), ("B", pair.b)) if _overflowed(regions.features)]
+    if len(bad) != 1:
         return None
-    return "float16-overflow", f"values of {'A' if bad_a else 'B'} that are infinite, NaN or at the limit of float16"
+    return "float16-overflow", f"values of {bad[0]} that are infinite, NaN or at the limit of float16"
 
 
-def _beyond_float16(features: NDArray[np.floating]) -> bool:
-    return bool((~(np.abs(features.astype(np.float32)) < FLOAT16_MAX)).any())
+def _overflowed(features: NDArray[np.floating]) -> bool:
+    values = features.astype(np.float32)
+    return bool((~np.isfinite(values) | (np.abs(values) == FLOAT16_MAX)).any())
 
 
 def rounding(pair: ImagePair) -> Sighting | None:

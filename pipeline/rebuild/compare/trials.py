@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -15,7 +16,9 @@ from vilbert.pipeline.rebuild.compare.suspects import SUSPECTS, Case, Variant, u
 
 REPRODUCED_COSINE = 0.999
 REPRODUCED_ERROR = 0.03
-"""Median cosine and relative error at which features count as reproduced: other kernels and devices stay within it."""
+"""Mean cosine and relative error at which features count as reproduced: other kernels and devices stay within it."""
+NEAR_COSINE = 0.98
+"""Mean cosine of an image below which a variant is not tried on further images."""
 GAIN = 0.3
 """Fraction of the unchanged detector's error that a suspect may leave."""
 
@@ -28,9 +31,9 @@ class Trial:
     """Name in `CAUSES`; empty for the unchanged detector."""
     label: str
     cosine: float
-    """Median over all regions of all cases."""
+    """Mean over all regions of all cases."""
     error: float
-    """Median relative error."""
+    """Mean relative error; errors above 1 count as 1."""
     images: int
     """Cases that it changed or could be run on."""
 
@@ -41,47 +44,45 @@ class Trial:
 
 
 def try_variant(cause: str, variant: Variant, cases: Sequence[Case]) -> Trial | None:
-    """Run a variant on all cases; None where it gives no features of this width for any."""
-    found_cosines, found_errors, images = [], [], 0
+    """Run a variant on the first case, and if it comes near on all; None where it gives no features of this width."""
+    found_cosines, found_errors = [], []
     for case in cases:
         features = variant.run(case)
-        if features is None or features.shape != case.features.shape:
-            continue
-        images += 1
-        found_cosines.append(cosines(case.features, features))
-        found_errors.append(relative_errors(case.features, features))
-    if not images:
+        if features is not None and features.shape == case.features.shape:
+            found_cosines.append(cosines(case.features, features))
+            found_errors.append(relative_errors(case.features, features))
+            if found_cosines[-1].mean() < NEAR_COSINE:
+                break
+    if not found_cosines:
         return None
     return Trial(
         cause=cause,
         label=variant.label,
-        cosine=float(np.median(np.concatenate(found_cosines))),
-        error=float(np.median(np.concatenate(found_errors))),
-        images=images,
+        cosine=float(np.concatenate(found_cosines).mean()),
+        error=float(np.minimum(np.concatenate(found_errors), 1).mean()),
+        images=len(found_cosines),
     )
 
 
 def try_suspects(detector: RunningDetector, cases: Sequence[Case]) -> list[Trial]:
-    """Return the trials of the unchanged detector and all suspects, in the order of the table."""
-    first = try_variant("", unchanged(detector), cases)
-    trials = [] if first is None else [first]
-    for cause, makers in SUSPECTS.items():
-        for make in makers:
-            for variant in make(detector):
-                try:
-                    trial = try_variant(cause, variant, cases)
-                except ExtractorError:  # it failed on every image: not a way to run this detector
-                    continue
-                if trial is not None:
-                    trials.append(trial)
-    return trials
+    """Return the trials of the unchanged detector and all suspects, the nearest first."""
+    variants = [("", unchanged(detector))]
+    variants += [(cause, one) for cause, makers in SUSPECTS.items() for make in makers for one in make(detector)]
+    trials = []
+    for cause, variant in variants:
+        with contextlib.suppress(ExtractorError):  # it failed on image after image: not a way to run this detector
+            trials.append(try_variant(cause, variant, cases))
+    return sorted((trial for trial in trials if trial is not None), key=lambda trial: trial.error)
 
 
-def judge(trials: Sequence[Trial], *, suspect: str, image_ids: Sequence[str]) -> Finding | None:
-    """Return the cause that the trials show: the nearest one, if it reproduces the features much better than none."""
+def judge(trials: Sequence[Trial], *, suspect: str, image_ids: Sequence[str], features_equal: bool) -> Finding | None:
+    """Return the cause that the trials show: the nearest one, if it reproduces the features much better than none.
+
+    features_equal: whether matched regions have equal features, so that only the choice of regions can differ.
+    """
     own = next((trial for trial in trials if not trial.cause), None)
     others = sorted((trial for trial in trials if trial.cause), key=lambda trial: (trial.error, -trial.cosine))
-    if own is not None and own.error <= REPRODUCED_ERROR / 4 and own.reproduces:
+    if own is not None and own.reproduces and features_equal:
         detail = f"the detector reproduces the features of {suspect} at its boxes"
         return _finding("other-selection", detail, own, image_ids)
     if not others or not others[0].reproduces or (own is not None and others[0].error > GAIN * own.error):
