@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -117,13 +118,22 @@ def _settings(values: Mapping[str, Any], device: str) -> ExtractorSettings:
 class RunningDetector:
     """A built detector. Images that it fails on become `FailureRow`s, as in `vilbert extract`."""
 
-    def __init__(self, settings: ExtractorSettings, batch_size: int, extractor: Extractor | None = None) -> None:
-        """Build the detector, unless it is given."""
+    def __init__(self, settings: ExtractorSettings, batch_size: int) -> None:
         self.settings = settings
-        self.extractor = build_extractor(settings) if extractor is None else extractor
         self.batch_size = batch_size
-        self.facts = describe_extractor(self.extractor, settings.detector.detector, settings.detector.opts)
-        self._detection = Detection(self.extractor, batch_size, Turns(str(self.facts["device"])))
+        extractor = build_extractor(settings)
+        self.facts = describe_extractor(extractor, settings.detector.detector, settings.detector.opts)
+        self._use(extractor)
+
+    def _use(self, extractor: Extractor) -> None:
+        self.extractor = extractor
+        self._detection = Detection(extractor, self.batch_size, Turns(str(self.facts["device"])))
+
+    def with_extractor(self, extractor: Extractor) -> RunningDetector:
+        """Return the detector with another extractor, of the same settings but for its preprocessing."""
+        other = copy.copy(self)
+        other._use(extractor)
+        return other
 
     def run(self, images: Iterable[Prepared | FailureRow]) -> Iterator[Sample | FailureRow]:
         """Yield what becomes of images, in their order; their rows must ascend by one."""

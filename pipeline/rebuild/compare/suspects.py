@@ -200,7 +200,7 @@ def padded(detector: RunningDetector, case: Case, batch_size: int) -> NDArray[np
     if (height, width) == own:
         return None
     changed = replace(extractor.preprocessing, pad_to=(height, width))
-    return features_at(replaced(detector, extractor.with_preprocessing(changed)), case)
+    return features_at(detector.with_extractor(extractor.with_preprocessing(changed)), case)
 
 
 SUSPECTS: dict[str, tuple[Callable[[RunningDetector], Iterator[Variant]], ...]] = {
@@ -214,18 +214,15 @@ SUSPECTS: dict[str, tuple[Callable[[RunningDetector], Iterator[Variant]], ...]] 
     "batch-padding": (_padding,),
 }
 """By cause, the ways to run the detector that would show it."""
-
-
-def replaced(detector: RunningDetector, extractor: Any) -> RunningDetector:
-    """Return the detector with another extractor of the same settings."""
-    return RunningDetector(detector.settings, detector.batch_size, extractor)
+SUBTLE = ("other-precision",)
+"""Causes of small differences alone, which are tried where the unchanged detector comes near."""
 
 
 def adjusted(detector: RunningDetector, label: str, **changes: Any) -> Variant:
     """Return a variant with other preprocessing."""
     extractor = detector.extractor
     assert isinstance(extractor, Adjustable)
-    other = replaced(detector, extractor.with_preprocessing(replace(extractor.preprocessing, **changes)))
+    other = detector.with_extractor(extractor.with_preprocessing(replace(extractor.preprocessing, **changes)))
     return Variant(label, lambda case: features_at(other, case))
 
 
