@@ -62,14 +62,13 @@ def moved_strides(network: nn.Module) -> Iterator[int]:
     """
     import torch
 
-    blocks = [
-        (module.conv1, module.conv2)
-        for module in network.modules()
-        if isinstance(getattr(module, "conv1", None), torch.nn.Conv2d)
-        and isinstance(getattr(module, "conv2", None), torch.nn.Conv2d)
-        and (module.conv1.kernel_size, module.conv2.kernel_size) == ((1, 1), (3, 3))
-        and module.conv1.stride != module.conv2.stride
-    ]
+    blocks: list[tuple[torch.nn.Conv2d, torch.nn.Conv2d]] = []
+    for module in network.modules():
+        first, second = getattr(module, "conv1", None), getattr(module, "conv2", None)
+        if not isinstance(first, torch.nn.Conv2d) or not isinstance(second, torch.nn.Conv2d):
+            continue
+        if (first.kernel_size, second.kernel_size) == ((1, 1), (3, 3)) and first.stride != second.stride:
+            blocks.append((first, second))
 
     def swap() -> None:
         for first, second in blocks:

@@ -234,11 +234,10 @@ class Detectron2Extractor:
         """Resize as detectron2's DefaultPredictor does, with PIL's bilinear filter; return uint8 [3, H, W]."""
         if image.shape[:2] != resized:
             image = np.asarray(Image.fromarray(image).resize(resized[::-1], Image.Resampling.BILINEAR))
-        if self._preprocessing != self._own:
-            image = self._renormalised(image)
+        pixels: NDArray[Any] = image if self._preprocessing == self._own else self._renormalised(image)
         if self._config.INPUT.FORMAT == "BGR":
-            image = image[:, :, ::-1]
-        return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
+            pixels = pixels[:, :, ::-1]
+        return torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))
 
     def _renormalised(self, image: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Return RGB pixels which the model's own mean and deviation turn into those of other preprocessing."""
@@ -310,9 +309,10 @@ class Detectron2Extractor:
 def preprocessing_of(config: Any) -> Preprocessing:
     """Return the preprocessing of a config."""
     order = slice(None, None, -1 if config.INPUT.FORMAT == "BGR" else 1)
+    means, deviations = config.MODEL.PIXEL_MEAN[order], config.MODEL.PIXEL_STD[order]
     return Preprocessing(
-        mean=tuple(map(float, config.MODEL.PIXEL_MEAN[order])),
-        std=tuple(map(float, config.MODEL.PIXEL_STD[order])),
+        mean=(means[0], means[1], means[2]),
+        std=(deviations[0], deviations[1], deviations[2]),
         short_side=config.INPUT.MIN_SIZE_TEST,
         long_side=config.INPUT.MAX_SIZE_TEST,
     )

@@ -140,7 +140,8 @@ class TorchvisionExtractor:
     @property
     def network(self) -> nn.Module:
         """The model."""
-        return self._model
+        model: nn.Module = self._model
+        return model
 
     @property
     def preprocessing(self) -> Preprocessing:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
@@ -116,7 +117,7 @@ def build_cases(name: str, sides: tuple[Side, Side], images: Images, pairs: list
                 prepared=prepared,
                 boxes_xyxy=regions.boxes,
                 features=regions.features.astype(np.float32),
-                batch_sizes=lambda size, side=side, row=row: batch_sizes(side, row, size),
+                batch_sizes=partial(batch_sizes, side, row),
             )
         )
     return cases

@@ -76,7 +76,7 @@ class ImagePair:
             return Matching(np.empty(0, np.intp), np.empty(0, np.intp), np.empty(0))
         found = match_features(self.a.features, self.b.features, SAME_COSINE)
         close = relative_errors(self.a.features[found.a], self.b.features[found.b]) <= SAME_ERROR
-        return Matching(*(values[close] for values in found))
+        return Matching(found.a[close], found.b[close], found.scores[close])
 
     @cached_property
     def object_ids(self) -> tuple[NDArray[np.int64], NDArray[np.int64]] | None:
@@ -91,7 +91,7 @@ class ImagePair:
         if self.object_ids is None:
             return None
         names_a, names_b = self.names
-        if not names_a or not names_b or names_a == names_b:
+        if names_a == names_b or not (_named(names_a) and _named(names_b)):
             return np.equal(*self.object_ids)
         pairs = zip(*(ids.tolist() for ids in self.object_ids), strict=True)
         return np.array([_name(names_a, a) == _name(names_b, b) for a, b in pairs], bool)
@@ -120,3 +120,8 @@ class ImagePair:
 
 def _name(names: tuple[str, ...], index: int) -> str:
     return names[index].strip().lower() if index < len(names) else f"class {index}"
+
+
+def _named(names: tuple[str, ...]) -> bool:
+    """Return whether class names say more than the number of the class."""
+    return any(not name.removeprefix("class").strip(" _").isdigit() for name in names[1:])

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import field
 from pathlib import Path
 from typing import Annotated, Literal
 
 from annotated_types import Gt, Le
 from tyro.conf import Positional
 
+from vilbert.pipeline.rebuild.formats.registry import ImportOptions
 from vilbert.settings import NonNegativeInt, PositiveInt, Share, validated
 
 
@@ -58,8 +60,9 @@ class CompareSettings:
     """Maximum number of images per forward pass of a detector."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Device of a detector. auto: a GPU if available."""
-    class_names: Path | None = None
-    """Text file with one class name per line, without the background, for published features that name none."""
+    source_format: str | None = None
+    """Format of published features; default: recognised by their content."""
+    importing: ImportOptions = field(default_factory=ImportOptions)
 
     def __post_init__(self) -> None:
         if self.a == self.b:

@@ -7,9 +7,8 @@ from contextlib import ExitStack
 from typing import Any
 
 from vilbert.pipeline.rebuild.compare.detector import RunningDetector, detector_settings, names_detector
-from vilbert.pipeline.rebuild.compare.feature_set import FeatureSet, StoredSet
+from vilbert.pipeline.rebuild.compare.feature_set import FeatureSet, open_set
 from vilbert.pipeline.rebuild.compare.settings import CompareSettings
-from vilbert.pipeline.shards.location.folder import parse_place
 
 Side = FeatureSet | RunningDetector
 
@@ -17,20 +16,17 @@ Side = FeatureSet | RunningDetector
 def open_sides(settings: CompareSettings, stack: ExitStack) -> tuple[Side, Side]:
     """Open A and B; a detector takes what it is not told from what the other side records."""
     names = (settings.a, settings.b)
-    stored = [None if names_detector(name) else open_set(name, settings, stack) for name in names]
+    stored: list[FeatureSet | None] = []
+    for name in names:
+        stored.append(None if names_detector(name) else open_set(name, settings))
+        if (opened := stored[-1]) is not None:
+            stack.callback(opened.close)
     recorded: Mapping[str, Any] = next((recorded_extractor(one) for one in stored if one is not None), {})
     a, b = (
         RunningDetector(detector_settings(name, recorded, settings.device), settings.batch_size) if one is None else one
         for name, one in zip(names, stored, strict=True)
     )
     return a, b
-
-
-def open_set(name: str, settings: CompareSettings, stack: ExitStack) -> FeatureSet:
-    """Open stored features."""
-    opened = StoredSet(parse_place(name))
-    stack.callback(opened.close)
-    return opened
 
 
 def recorded_extractor(side: FeatureSet) -> Mapping[str, Any]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -136,10 +137,10 @@ def _sizes(detector: RunningDetector) -> Iterator[Variant]:
 
 def _filters(detector: RunningDetector) -> Iterator[Variant]:
     for label, resampling in FILTERS.items():
-        yield Variant(f"resized {label}", lambda case, of=resampling: resized_first(detector, case, of))
+        yield Variant(f"resized {label}", partial(resized_first, detector, resampling))
 
 
-def resized_first(detector: RunningDetector, case: Case, resampling: Image.Resampling) -> NDArray[np.float32] | None:
+def resized_first(detector: RunningDetector, resampling: Image.Resampling, case: Case) -> NDArray[np.float32] | None:
     """Return the features of an image that is resized by PIL before the detector, which then leaves it as it is."""
     import torch
 
@@ -184,13 +185,11 @@ def _precisions(detector: RunningDetector) -> Iterator[Variant]:
 
 def _padding(detector: RunningDetector) -> Iterator[Variant]:
     if isinstance(detector.extractor, Adjustable):
-        yield from (
-            Variant(f"batches of {size} images", lambda case, of=size: padded(detector, case, of))
-            for size in BATCH_SIZES
-        )
+        for size in BATCH_SIZES:
+            yield Variant(f"batches of {size} images", partial(padded, detector, size))
 
 
-def padded(detector: RunningDetector, case: Case, batch_size: int) -> NDArray[np.float32] | None:
+def padded(detector: RunningDetector, batch_size: int, case: Case) -> NDArray[np.float32] | None:
     """Return the features of an image that is padded to the largest of its batch; None where that changes nothing."""
     extractor = detector.extractor
     assert isinstance(extractor, Adjustable)
