@@ -150,8 +150,8 @@ def first_features(name: str, path: Path) -> NDArray[Any]:
     """Return the features of the first image of an output."""
     if name == MMF:
         with lmdb.open(str(path), readonly=True) as environment, environment.begin() as transaction:
-            key = pickle.loads(transaction.get(b"keys"))[0]  # of this script's making
-            return np.asarray(pickle.loads(transaction.get(key))["features"])
+            key = pickle.loads(transaction.get(b"keys") or b"")[0]  # of this script's making
+            return np.asarray(pickle.loads(transaction.get(key) or b"")["features"])
     if name in OURS:
         with open_dataset(path) as dataset:
             return np.asarray(dataset[0].regions.features)

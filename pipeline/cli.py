@@ -72,6 +72,12 @@ COMMANDS = {
     "export": Command(
         "vilbert.pipeline.rebuild.export", "ExportSettings", "export", "write a data set in a format that others read"
     ),
+    "compare": Command(
+        "vilbert.pipeline.rebuild.compare.command",
+        "vilbert.pipeline.rebuild.compare.settings:CompareSettings",
+        "compare",
+        "say how two feature sets of the same images differ, and why",
+    ),
     "pretrain": Command(
         "vilbert.pipeline.train.pretraining.command",
         "PretrainSettings",

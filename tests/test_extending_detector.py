@@ -11,9 +11,9 @@ import pytest
 
 from vilbert.extractors.detectors.registry import DETECTORS, find_detector
 from vilbert.extractors.extractor import DetectorSettings, ExtractorSettings, build_extractor
+from vilbert.extractors.recorded_settings import detector_values
 from vilbert.pipeline.cli import main
 from vilbert.pipeline.doctor import check_entry_points
-from vilbert.pipeline.predict.trained_detector import detector_values
 from vilbert.pipeline.shapes.render import render
 from vilbert.pipeline.shapes.scene import make_scene
 from vilbert.pipeline.shards.open_dataset import open_dataset

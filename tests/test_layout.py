@@ -31,7 +31,7 @@ BELOW = {
     "shapes": ("shards",),
     "jobs": ("shards",),
     "extract": ("jobs",),
-    "rebuild": ("extract",),
+    "rebuild": ("extract", "pages"),
     "train": ("shards", "pages"),
     "tasks": ("train", "shapes"),
     "finetune": ("tasks",),

@@ -12,6 +12,7 @@ is off by up to 4 pixels. The predictor's layers, the decoding of boxes, softmax
 
 from __future__ import annotations
 
+import copy
 import logging
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -19,6 +20,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
@@ -36,6 +38,7 @@ from vilbert.extractors.detectors.detectron2_config import (
 from vilbert.extractors.detectors.detectron2_weights import damp, load_into
 from vilbert.extractors.device import autocast, resolve_device
 from vilbert.extractors.extractor import DetectorSettings, ExtractorError
+from vilbert.extractors.preprocessing import Preprocessing
 from vilbert.extractors.regions import Regions
 from vilbert.extractors.selection import SelectionSettings
 from vilbert.extractors.weights import hash_tensors
@@ -119,6 +122,7 @@ class Detectron2Extractor:
         self._feature_relu = _FC[detector.feature_layer].replace("fc", "fc_relu")
         self._refines = selection.saved_box != "proposal"
         self._class_names = class_names(config)
+        self._preprocessing = self._own = preprocessing_of(config)
 
     def _fc_width(self) -> int:
         """Return the channels of the box head's layer that --feature-layer names: fc6 is its first, fc7 its second."""
@@ -163,16 +167,30 @@ class Detectron2Extractor:
             "top_classes": self._detector.top_classes,
         }
 
+    @property
+    def network(self) -> torch.nn.Module:
+        """The model."""
+        return self._model  # type: ignore[no-any-return]
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """How pixels become the network's input."""
+        return self._preprocessing
+
+    def with_preprocessing(self, changed: Preprocessing) -> Detectron2Extractor:
+        """Return an extractor of the same model with other preprocessing."""
+        other = copy.copy(self)
+        other._preprocessing = changed
+        return other
+
     def resized_shape(self, height: int, width: int) -> tuple[int, int]:
         """Return the (height, width) that detectron2's ResizeShortestEdge gives at test time, at least 1 pixel each."""
         from detectron2.data.transforms import ResizeShortestEdge
 
-        inputs = self._config.INPUT
-        if inputs.MIN_SIZE_TEST == 0:  # detectron2: no resizing
+        short, long = self._preprocessing.short_side, self._preprocessing.long_side
+        if short == 0:  # detectron2: no resizing
             return height, width
-        new_height, new_width = ResizeShortestEdge.get_output_shape(
-            height, width, inputs.MIN_SIZE_TEST, inputs.MAX_SIZE_TEST
-        )
+        new_height, new_width = ResizeShortestEdge.get_output_shape(height, width, short, long)
         return max(1, new_height), max(1, new_width)
 
     @torch.inference_mode()
@@ -184,6 +202,7 @@ class Detectron2Extractor:
             return []
         resized = common_resized_shape(images, given_boxes, self.resized_shape)
         batch = self._model.preprocess_image([{"image": self._input(image, resized)} for image in images])
+        batch.tensor = pad(batch.tensor, self._preprocessing.pad_to, self._model.backbone.size_divisibility)
         with autocast(self._model.device, self._detector.precision):
             maps = self._model.backbone(batch.tensor)
 
@@ -215,9 +234,18 @@ class Detectron2Extractor:
         """Resize as detectron2's DefaultPredictor does, with PIL's bilinear filter; return uint8 [3, H, W]."""
         if image.shape[:2] != resized:
             image = np.asarray(Image.fromarray(image).resize(resized[::-1], Image.Resampling.BILINEAR))
+        pixels: NDArray[Any] = image if self._preprocessing == self._own else self._renormalised(image)
         if self._config.INPUT.FORMAT == "BGR":
-            image = image[:, :, ::-1]
-        return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
+            pixels = pixels[:, :, ::-1]
+        return torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))
+
+    def _renormalised(self, image: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Return RGB pixels which the model's own mean and deviation turn into those of other preprocessing."""
+        mean, std, own_mean, own_std = (
+            np.array(values, np.float32)
+            for values in (self._preprocessing.mean, self._preprocessing.std, self._own.mean, self._own.std)
+        )
+        return ((image - mean) / std * own_std + own_mean).astype(np.float32)
 
     def _propose(self, batch: Any, maps: dict[str, Tensor], rows: list[int]) -> list[Tensor]:
         """Return the proposals [P, 4] of the images in these rows of the batch, most object-like first."""
@@ -276,3 +304,27 @@ class Detectron2Extractor:
         """Return each foreground class's box [P, C, 4]: the proposal, moved by the predictor's deltas."""
         boxes: Tensor = self._predictor.box2box_transform.apply_deltas(deltas, roi).unflatten(1, (-1, 4))
         return boxes.expand(-1, len(self._class_names) - 1, -1)  # class-agnostic models have one for all
+
+
+def preprocessing_of(config: Any) -> Preprocessing:
+    """Return the preprocessing of a config."""
+    order = slice(None, None, -1 if config.INPUT.FORMAT == "BGR" else 1)
+    means, deviations = config.MODEL.PIXEL_MEAN[order], config.MODEL.PIXEL_STD[order]
+    return Preprocessing(
+        mean=(means[0], means[1], means[2]),
+        std=(deviations[0], deviations[1], deviations[2]),
+        short_side=config.INPUT.MIN_SIZE_TEST,
+        long_side=config.INPUT.MAX_SIZE_TEST,
+    )
+
+
+def pad(batch: Tensor, least: tuple[int, int], multiple: int) -> Tensor:
+    """Return a batch [B, 3, H, W] padded with zeros to the right and below to at least (height, width).
+
+    multiple: the padded sides are multiples of it; 0 for any.
+    """
+    multiple = max(1, multiple)
+    down, right = (
+        max(0, -(-wanted // multiple) * multiple - have) for wanted, have in zip(least, batch.shape[2:], strict=True)
+    )
+    return F.pad(batch, (0, right, 0, down)) if down or right else batch

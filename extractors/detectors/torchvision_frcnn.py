@@ -31,6 +31,7 @@ from vilbert.extractors.batch import common_resized_shape
 from vilbert.extractors.boxes import resize_given, scale_boxes
 from vilbert.extractors.device import autocast, resolve_device
 from vilbert.extractors.extractor import DetectorSettings
+from vilbert.extractors.preprocessing import Preprocessing
 from vilbert.extractors.regions import Regions
 from vilbert.extractors.selection import SelectionSettings
 
@@ -80,6 +81,8 @@ class TorchvisionExtractor:
         layout = torch.channels_last if self._device.type == "cuda" else torch.preserve_format
         self._model = model.eval().requires_grad_(False).to(self._device, memory_format=layout)
         self._model.rpn.anchor_generator.set_cell_anchors(torch.float32, self._device)  # here, and in no thread later
+        self._transform = model.transform
+        self._pad_to = (0, 0)
         self._attribute_head = attribute_head.eval().to(self._device) if attribute_head is not None else None
         self._layout = layout
         self._class_names = tuple(class_names)
@@ -107,7 +110,7 @@ class TorchvisionExtractor:
 
     def fingerprint(self) -> dict[str, object]:
         """Return, as JSON values, all that the regions depend on."""
-        transform, rpn = self._model.transform, self._model.rpn
+        transform, rpn = self._transform, self._model.rpn
         pool = self._model.roi_heads.box_roi_pool
         return {
             **self._facts,
@@ -134,9 +137,40 @@ class TorchvisionExtractor:
             "device": self._device.type,
         }
 
+    @property
+    def network(self) -> nn.Module:
+        """The model."""
+        model: nn.Module = self._model
+        return model
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """How pixels become the network's input."""
+        transform = self._transform
+        red, green, blue = (
+            (255 * mean, 255 * std) for mean, std in zip(transform.image_mean, transform.image_std, strict=True)
+        )
+        return Preprocessing(
+            mean=(red[0], green[0], blue[0]),
+            std=(red[1], green[1], blue[1]),
+            short_side=transform.min_size[-1],
+            long_side=transform.max_size,
+            pad_to=self._pad_to,
+        )
+
+    def with_preprocessing(self, changed: Preprocessing) -> TorchvisionExtractor:
+        """Return an extractor of the same model with other preprocessing."""
+        other = copy.copy(self)
+        transform = copy.copy(self._transform)
+        transform.image_mean = [mean / 255 for mean in changed.mean]
+        transform.image_std = [std / 255 for std in changed.std]
+        transform.min_size, transform.max_size = (changed.short_side,), changed.long_side
+        other._transform, other._pad_to = transform, changed.pad_to
+        return other
+
     def resized_shape(self, height: int, width: int) -> tuple[int, int]:
         """Return the (height, width) to which an image of this size is resized."""
-        transform = self._model.transform
+        transform = self._transform
         if transform.fixed_size is not None:
             return transform.fixed_size[1], transform.fixed_size[0]
         # the arithmetic of torchvision's transform and of F.interpolate, to the last bit: floor is not forgiving
@@ -175,9 +209,10 @@ class TorchvisionExtractor:
 
     def _batch(self, images: Sequence[NDArray[np.uint8]], resized: tuple[int, int]) -> Tensor:
         """Return float32 [B, 3, *padded]: normalised, resized, zeros to the right and below."""
-        transform = self._model.transform
+        transform = self._transform
         multiple = transform.size_divisible
-        padded = [math.ceil(side / multiple) * multiple for side in resized]
+        least = [max(sides) for sides in zip(resized, self._pad_to, strict=True)]
+        padded = [math.ceil(side / multiple) * multiple for side in least]
         batch = torch.zeros(len(images), 3, *padded, device=self._device).contiguous(memory_format=self._layout)
         for i, image in enumerate(images):
             pixels = torch.from_numpy(np.array(image)).to(self._device)  # a copy: decoded images may be read-only

@@ -12,7 +12,6 @@ Shapes: H heads, T word pieces, R regions with the whole image at 0.
 from __future__ import annotations
 
 import base64
-import io
 import json
 import re
 from collections.abc import Sequence
@@ -21,15 +20,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
+from vilbert.pipeline.pages.picture import photograph_uri
 from vilbert.pipeline.predict.attention import Attention, AttentionMap, mean_maps
 from vilbert.pipeline.predict.attention_script import SCRIPT, STYLE
 from vilbert.pipeline.shards.viewing.draw import Rectangle, place_label
 
 LEVELS = 255
-LONGEST_SIDE = 1280
-"""Pixels of the photograph in the page; a larger one is reduced."""
 FONT = 2.8
 """Size of a label, in hundredths of the photograph's longer side."""
 LISTED = 6
@@ -152,15 +149,6 @@ def attention_page(attention: Attention, pixels: NDArray[np.uint8], *, title: st
     }
     # One pass, so that nothing in a text is taken for a place to fill.
     return re.sub(r"\{\{(\w+)\}\}", lambda found: parts[found[1]], _PAGE)
-
-
-def photograph_uri(pixels: NDArray[np.uint8]) -> str:
-    """Return a photograph as a data URI, reduced where it is large."""
-    image = Image.fromarray(pixels)
-    image.thumbnail((LONGEST_SIDE, LONGEST_SIDE))
-    file = io.BytesIO()
-    image.save(file, "JPEG", quality=88)
-    return "data:image/jpeg;base64," + base64.b64encode(file.getvalue()).decode()
 
 
 def _encode(found: AttentionMap) -> dict[str, Any]:

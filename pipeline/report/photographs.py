@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from vilbert.pipeline.extract.photograph import read_photograph
-from vilbert.pipeline.predict.attention_page import photograph_uri
+from vilbert.pipeline.pages.picture import photograph_uri
 from vilbert.pipeline.shards.dataset import DatasetInfo, read_dataset
 from vilbert.pipeline.shards.keys import sample_key
 from vilbert.pipeline.shards.location.layout import data_path

@@ -162,7 +162,8 @@ class TransformersExtractor:
             regressed_xyxy=None,
             height=height,
             width=width,
-            selection=self._selection if given is None else None,
+            selection=self._selection,
+            given=given is not None,
             top_classes=self._detector.top_classes,
         )
         return regions if self._family.softmax else replace(regions, class_ids=None, class_probs=None)
@@ -204,8 +205,8 @@ def build(detector: DetectorSettings, selection: SelectionSettings) -> Transform
     """
     assert detector.weights is not None  # DetectorSettings sees to it
     resolve_device(detector.device)  # before minutes of download
-    if selection.saved_box == "regressed":
-        raise ExtractorError("--saved-box regressed: a query has one box; leave it out")
+    if selection.saved_box != "proposal":
+        raise ExtractorError(f"--saved-box {selection.saved_box}: a query has one box; leave it out")
     folder = open_pretrained(detector.weights, option="--weights")
     family = FAMILIES.get(folder.model_type)
     if family is None:

@@ -15,7 +15,7 @@ from vilbert.pipeline.jobs.plan import differences
 from vilbert.pipeline.rebuild.convert.operations import RegionOperations, add_descriptions, missing_groups
 from vilbert.pipeline.rebuild.convert.plan import SOURCES_FOLDER
 from vilbert.pipeline.rebuild.convert.settings import ConvertSettings
-from vilbert.pipeline.rebuild.dataset_source import DatasetSource, is_dataset
+from vilbert.pipeline.rebuild.open_features import open_features
 from vilbert.pipeline.rebuild.source import Source, SourceDescription
 from vilbert.pipeline.shards.dataset import fingerprint_digest
 from vilbert.pipeline.shards.location.folder import Place, open_folder
@@ -37,16 +37,8 @@ def open_source(place: Place, settings: ConvertSettings, *, verify: bool = True,
         RefusedError: It is a URL without a data set.
         ShardError: It is no source, or damaged.
     """
-    if settings.source_format in (None, "vilbert") and is_dataset(place):
-        return DatasetSource(place, verify=verify)
-    if isinstance(place, str):
-        name = open_folder(place).name
-        raise RefusedError(f"{name}: has no dataset.json; published features are read from files on this machine")
-    if not place.exists():
-        raise ShardError(f"{place}: no such file or folder")
-    from vilbert.pipeline.rebuild.formats.detect import open_published
-
-    return open_published(place, settings.source_format, dataclasses.replace(settings.importing, scratch=scratch))
+    importing = dataclasses.replace(settings.importing, scratch=scratch)
+    return open_features(place, settings.source_format, importing, verify=verify)
 
 
 class OpenSources(Closing):

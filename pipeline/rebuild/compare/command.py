@@ -1,0 +1,61 @@
+"""`vilbert compare`: are these features right? Two sets of the same images, compared region by region."""
+
+from __future__ import annotations
+
+import json
+from contextlib import ExitStack
+
+from vilbert.pipeline.rebuild.compare.across_images import AnotherImage, Padding
+from vilbert.pipeline.rebuild.compare.causes import Finding
+from vilbert.pipeline.rebuild.compare.diagnosis import MAX_CASES, diagnose
+from vilbert.pipeline.rebuild.compare.document import check_bounds, describe, text_lines
+from vilbert.pipeline.rebuild.compare.images import Images
+from vilbert.pipeline.rebuild.compare.marks import Sightings
+from vilbert.pipeline.rebuild.compare.pair import ImagePair
+from vilbert.pipeline.rebuild.compare.pairing import Coverage, pair_images
+from vilbert.pipeline.rebuild.compare.settings import CompareSettings
+from vilbert.pipeline.rebuild.compare.sides import describe_side, open_sides
+from vilbert.pipeline.rebuild.compare.statistics import Totals, differs
+from vilbert.pipeline.terminal import print_lines
+
+
+def compare(settings: CompareSettings) -> int:
+    """Print how two feature sets differ and why; return 1 where a bound is exceeded or a problem was named, else 0."""
+    with ExitStack() as stack:
+        images = stack.enter_context(Images(settings.manifest))
+        sides = open_sides(settings, stack)
+        coverage = Coverage()
+        totals = Totals(min_cosine=settings.min_cosine, keep=settings.worst)
+        evidence = (Sightings(), AnotherImage(), Padding())
+        cases: list[ImagePair] = []
+        for pair in pair_images(*sides, images, settings, coverage):
+            totals.add(pair)
+            for looking in evidence:
+                looking.add(pair)
+            if len(cases) < MAX_CASES and pair.comparable and differs(pair, settings.min_cosine):
+                cases.append(pair)
+        findings = [finding for looking in evidence for finding in looking.findings()]
+        diagnosis = None
+        if settings.diagnose and needs_diagnosis(settings, totals, findings):
+            features_equal = totals.share("equal") >= settings.min_equal
+            diagnosis = diagnose(settings, sides, images, cases, features_equal=features_equal)
+        names = (settings.a, settings.b)
+        counts = (coverage.images_a, coverage.images_b)
+        described = [describe_side(*side) for side in zip(names, sides, counts, strict=True)]
+        document = describe(settings, described, coverage, totals, findings, diagnosis)
+        if settings.report is not None:
+            from vilbert.pipeline.rebuild.compare.page import write_page
+            from vilbert.pipeline.rebuild.compare.pictures import draw_worst
+
+            write_page(settings.report, document, totals, [*draw_worst(totals, sides, images, settings)])
+    if settings.json:
+        print(json.dumps(document, indent=2))
+    else:
+        print_lines(text_lines(document))
+    return 1 if document["verdict"] == "different" else 0
+
+
+def needs_diagnosis(settings: CompareSettings, totals: Totals, findings: list[Finding]) -> bool:
+    """Return whether a bound is exceeded that no cause seen in most of the differing images explains."""
+    explained = any(finding.problem and finding.images >= 0.5 * totals.differing for finding in findings)
+    return not explained and not all(bound["holds"] for bound in check_bounds(settings, totals))

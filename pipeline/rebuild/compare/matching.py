@@ -1,0 +1,106 @@
+"""Which region of one set is which region of the other.
+
+Shapes: N regions of A, M regions of B, P matched pairs, D feature channels.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+class Matching(NamedTuple):
+    """Pairs of regions, in the order of A."""
+
+    a: NDArray[np.intp]
+    """[P] indices of A's regions, ascending."""
+    b: NDArray[np.intp]
+    """[P] indices of B's regions."""
+    scores: NDArray[np.float64]
+    """[P] IoU or cosine."""
+
+    def __len__(self) -> int:
+        return len(self.a)
+
+
+def box_iou(a_xyxy: NDArray[Any], b_xyxy: NDArray[Any]) -> NDArray[np.float64]:
+    """Return the IoU [N, M] of boxes; 1 for boxes that are equal, also where they are empty."""
+    a, b = a_xyxy.astype(np.float64), b_xyxy.astype(np.float64)
+    low = np.maximum(a[:, None, :2], b[None, :, :2])
+    high = np.minimum(a[:, None, 2:], b[None, :, 2:])
+    intersection = (high - low).clip(min=0).prod(axis=2)
+    union = _areas(a)[:, None] + _areas(b) - intersection
+    iou = np.divide(intersection, union, out=np.zeros_like(union), where=union > 0)
+    equal = (a[:, None] == b[None]).all(axis=2)
+    return np.where(equal, 1.0, np.nan_to_num(iou))
+
+
+def _areas(boxes_xyxy: NDArray[np.float64]) -> NDArray[np.float64]:
+    areas: NDArray[np.float64] = (boxes_xyxy[:, 2:] - boxes_xyxy[:, :2]).clip(min=0).prod(axis=1)
+    return areas
+
+
+def mutual_best(scores: NDArray[np.float64], threshold: float) -> Matching:
+    """Return the pairs that prefer each other, then those that do among the rest, until none is left.
+
+    Args:
+        scores: [N, M], the greater the better.
+        threshold: Pairs with a lower score are left out.
+
+    Equal scores are resolved by the lower index, so that two copies of one set match row by row.
+    """
+    left = np.where(scores >= threshold, scores, -np.inf)
+    found_a: list[NDArray[np.intp]] = []
+    found_b: list[NDArray[np.intp]] = []
+    while left.size and np.isfinite(left).any():
+        best_b, best_a = left.argmax(axis=1), left.argmax(axis=0)
+        rows = np.flatnonzero((best_a[best_b] == np.arange(len(left))) & np.isfinite(left.max(axis=1)))
+        found_a.append(rows)
+        found_b.append(best_b[rows])
+        left[rows] = -np.inf
+        left[:, best_b[rows]] = -np.inf
+    a = np.concatenate([*found_a, np.empty(0, np.intp)])
+    b = np.concatenate([*found_b, np.empty(0, np.intp)])
+    order = np.argsort(a)
+    a, b = a[order], b[order]
+    return Matching(a, b, scores[a, b])
+
+
+def match_boxes(a_xyxy: NDArray[Any], b_xyxy: NDArray[Any], min_iou: float) -> Matching:
+    """Match boxes [N, 4] and [M, 4] by IoU, mutual best."""
+    return mutual_best(box_iou(a_xyxy, b_xyxy), min_iou)
+
+
+def match_features(a: NDArray[Any], b: NDArray[Any], min_cosine: float) -> Matching:
+    """Match features [N, D] and [M, D] by cosine, mutual best."""
+    return mutual_best(unit_rows(a) @ unit_rows(b).T, min_cosine)
+
+
+def cosines(a: NDArray[Any], b: NDArray[Any]) -> NDArray[np.float64]:
+    """Return the cosine [P] of rows [P, D]; 0 where a row has a value that is not finite, 1 where both are zero."""
+    both_zero = ~a.any(axis=1) & ~b.any(axis=1)
+    cosine: NDArray[np.float64] = np.where(both_zero, 1.0, (unit_rows(a) * unit_rows(b)).sum(axis=1))
+    return cosine
+
+
+def unit_rows(features: NDArray[Any]) -> NDArray[np.float64]:
+    """Return rows [N, D] of length 1; zeros where a row is zero or has a value that is not finite."""
+    rows = features.astype(np.float64)
+    rows[~np.isfinite(rows).all(axis=1)] = 0
+    lengths = np.linalg.norm(rows, axis=1, keepdims=True)
+    unit: NDArray[np.float64] = rows / np.where(lengths > 0, lengths, 1)
+    return unit
+
+
+def relative_errors(a: NDArray[Any], b: NDArray[Any]) -> NDArray[np.float64]:
+    """Return |a - b| / |a| [P] of rows [P, D] in Euclidean norm; inf where a row has a value that is not finite."""
+    a, b = a.astype(np.float64), b.astype(np.float64)
+    finite = np.isfinite(a).all(axis=1) & np.isfinite(b).all(axis=1)
+    a, b = a[finite], b[finite]
+    lengths = np.linalg.norm(a, axis=1)
+    distances = np.linalg.norm(a - b, axis=1)
+    errors = np.full(len(finite), np.inf)
+    errors[finite] = np.where(distances > 0, distances / np.where(lengths > 0, lengths, np.finfo(float).tiny), 0)
+    return errors

@@ -1,0 +1,240 @@
+"""Causes that only the detector can show: a table of ways in which other code may have run it.
+
+Each is tried on a few images: features are extracted again at the boxes of the other set, so that every region has its
+counterpart whatever the proposals would be, and compared with the features that the other set has there.
+
+Shapes: M regions of the image in the other set, D feature channels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from vilbert.extractors.extractor import ExtractorError
+from vilbert.extractors.preprocessing import Adjustable, Channels, moved_strides
+from vilbert.pipeline.extract.prepare import Prepared
+from vilbert.pipeline.rebuild.compare.detector import RunningDetector
+from vilbert.pipeline.shards.failures import FailureRow
+
+CAFFE_MEAN: Channels = (122.7717, 115.9465, 102.9801)
+IMAGENET_MEAN: Channels = (123.675, 116.28, 103.53)
+IMAGENET_STD: Channels = (58.395, 57.12, 57.375)
+MEANS: dict[str, Channels] = {
+    "means of Caffe (122.8, 115.9, 103.0)": CAFFE_MEAN,
+    "means of ImageNet (123.7, 116.3, 103.5)": IMAGENET_MEAN,
+    "means of 127.5": (127.5, 127.5, 127.5),
+    "no means subtracted": (0.0, 0.0, 0.0),
+}
+STDS: dict[str, Channels] = {
+    "PIXEL_STD 1": (1.0, 1.0, 1.0),
+    "PIXEL_STD of ImageNet (58.4, 57.1, 57.4)": IMAGENET_STD,
+    "PIXEL_STD 127.5": (127.5, 127.5, 127.5),
+    "PIXEL_STD 255": (255.0, 255.0, 255.0),
+}
+SIZES = ((600, 1000), (800, 1333), (480, 800), (320, 640))
+"""Short and long side that published code resizes to."""
+FACTOR = 2.5
+"""Sizes further from the detector's own are not tried."""
+FILTERS = {
+    "bilinear with antialiasing (PIL)": Image.Resampling.BILINEAR,
+    "bicubic (PIL)": Image.Resampling.BICUBIC,
+    "nearest": Image.Resampling.NEAREST,
+    "Lanczos (PIL)": Image.Resampling.LANCZOS,
+}
+BATCH_SIZES = (2, 4, 8, 16, 32)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Case:
+    """An image on which suspects are tried."""
+
+    prepared: Prepared
+    boxes_xyxy: NDArray[np.float32]
+    """[M, 4] of the other set, in pixels of the stored image."""
+    features: NDArray[np.float32]
+    """[M, D] of the other set."""
+    batch_sizes: Callable[[int], list[tuple[int, int]]] = lambda size: []
+    """From a batch size to the (height, width) of the images of this image's batch in the other set."""
+
+
+Run = Callable[[Case], "NDArray[np.float32] | None"]
+
+
+class Variant(NamedTuple):
+    """One way to run the detector."""
+
+    label: str
+    run: Run
+    """Returns the features [M, D] of a case; None where the detector gives none."""
+
+
+def features_at(
+    detector: RunningDetector,
+    case: Case,
+    pixels: NDArray[np.uint8] | None = None,
+    boxes_xyxy: NDArray[np.float32] | None = None,
+) -> NDArray[np.float32] | None:
+    """Return a detector's features [M, D] at a case's boxes, or at other boxes in other pixels of its image."""
+    image = case.prepared.image
+    given = case.boxes_xyxy if boxes_xyxy is None else boxes_xyxy
+    item = replace(
+        case.prepared,
+        row=0,
+        image=image if pixels is None else replace(image, pixels=np.ascontiguousarray(pixels)),
+        boxes=given.astype(np.float32),
+    )
+    (found,) = detector.run([item])
+    if isinstance(found, FailureRow) or len(found.regions) != len(given):
+        return None
+    return found.regions.features.astype(np.float32)
+
+
+def unchanged(detector: RunningDetector) -> Variant:
+    """Return the detector as it is."""
+    return Variant("unchanged", lambda case: features_at(detector, case))
+
+
+def _swapped(detector: RunningDetector) -> Iterator[Variant]:
+    yield Variant(
+        "red and blue swapped", lambda case: features_at(detector, case, case.prepared.image.pixels[:, :, ::-1])
+    )
+
+
+def _means(detector: RunningDetector) -> Iterator[Variant]:
+    if isinstance(detector.extractor, Adjustable):
+        own = detector.extractor.preprocessing.mean
+        others = {**MEANS, "means of red and blue swapped": own[::-1]}
+        yield from (adjusted(detector, label, mean=mean) for label, mean in others.items() if _far(mean, own))
+
+
+def _stds(detector: RunningDetector) -> Iterator[Variant]:
+    if isinstance(detector.extractor, Adjustable):
+        own = detector.extractor.preprocessing.std
+        others = {**STDS, "PIXEL_STD of red and blue swapped": own[::-1]}
+        yield from (adjusted(detector, label, std=std) for label, std in others.items() if _far(std, own))
+
+
+def _far(one: Channels, other: Channels) -> bool:
+    return not np.allclose(one, other, atol=0.01)
+
+
+def _sizes(detector: RunningDetector) -> Iterator[Variant]:
+    if not isinstance(detector.extractor, Adjustable):
+        return
+    own = detector.extractor.preprocessing
+    for short, long in SIZES:
+        if (short, long) != (own.short_side, own.long_side) and 1 / FACTOR <= short / max(own.short_side, 1) <= FACTOR:
+            label = f"short side {short}, long side at most {long}"
+            yield adjusted(detector, label, short_side=short, long_side=long)
+
+
+def _filters(detector: RunningDetector) -> Iterator[Variant]:
+    for label, resampling in FILTERS.items():
+        yield Variant(f"resized {label}", partial(resized_first, detector, resampling))
+
+
+def resized_first(detector: RunningDetector, resampling: Image.Resampling, case: Case) -> NDArray[np.float32] | None:
+    """Return the features of an image that is resized by PIL before the detector, which then leaves it as it is."""
+    import torch
+
+    from vilbert.extractors.boxes import scale_boxes
+
+    pixels = case.prepared.image.pixels
+    stored = (pixels.shape[0], pixels.shape[1])
+    shape = detector.extractor.resized_shape(*stored)
+    if shape == stored or detector.extractor.resized_shape(*shape) != shape:
+        return None
+    resized = np.asarray(Image.fromarray(pixels).resize(shape[::-1], resampling))
+    boxes_xyxy = scale_boxes(torch.from_numpy(case.boxes_xyxy.astype(np.float32)), stored, shape).numpy()
+    return features_at(detector, case, resized, boxes_xyxy)
+
+
+def _strides(detector: RunningDetector) -> Iterator[Variant]:
+    if not isinstance(detector.extractor, Adjustable):
+        return
+    network = detector.extractor.network
+    with moved_strides(network) as blocks:
+        pass
+    if blocks:
+
+        def run(case: Case) -> NDArray[np.float32] | None:
+            with moved_strides(network):
+                return features_at(detector, case)
+
+        yield Variant("stride in the other convolution of the blocks", run)
+
+
+def _layers(detector: RunningDetector) -> Iterator[Variant]:
+    other = {"fc6": "fc7", "fc7": "fc6"}.get(str(detector.facts.get("feature_layer")))
+    if other:
+        yield rebuilt(detector, f"layer {other}", feature_layer=other)
+
+
+def _precisions(detector: RunningDetector) -> Iterator[Variant]:
+    own = detector.facts.get("precision")
+    names = () if own is None else ("fp32", "bf16", "fp16")
+    yield from (rebuilt(detector, f"precision {name}", precision=name) for name in names if name != own)
+
+
+def _padding(detector: RunningDetector) -> Iterator[Variant]:
+    if isinstance(detector.extractor, Adjustable):
+        for size in BATCH_SIZES:
+            yield Variant(f"batches of {size} images", partial(padded, detector, size))
+
+
+def padded(detector: RunningDetector, batch_size: int, case: Case) -> NDArray[np.float32] | None:
+    """Return the features of an image that is padded to the largest of its batch; None where that changes nothing."""
+    extractor = detector.extractor
+    assert isinstance(extractor, Adjustable)
+    own = extractor.resized_shape(*case.prepared.image.pixels.shape[:2])
+    shapes = [own, *(extractor.resized_shape(*size) for size in case.batch_sizes(batch_size))]
+    height, width = (max(sides) for sides in zip(*shapes, strict=True))
+    if (height, width) == own:
+        return None
+    changed = replace(extractor.preprocessing, pad_to=(height, width))
+    return features_at(detector.with_extractor(extractor.with_preprocessing(changed)), case)
+
+
+SUSPECTS: dict[str, tuple[Callable[[RunningDetector], Iterator[Variant]], ...]] = {
+    "channels-swapped": (_swapped,),
+    "wrong-mean": (_means,),
+    "wrong-std": (_stds,),
+    "other-resize": (_sizes, _filters),
+    "stride-in-1x1": (_strides,),
+    "another-layer": (_layers,),
+    "other-precision": (_precisions,),
+    "batch-padding": (_padding,),
+}
+"""By cause, the ways to run the detector that would show it."""
+SUBTLE = ("other-precision",)
+"""Causes of small differences alone, which are tried where the unchanged detector comes near."""
+
+
+def adjusted(detector: RunningDetector, label: str, **changes: Any) -> Variant:
+    """Return a variant with other preprocessing."""
+    extractor = detector.extractor
+    assert isinstance(extractor, Adjustable)
+    other = detector.with_extractor(extractor.with_preprocessing(replace(extractor.preprocessing, **changes)))
+    return Variant(label, lambda case: features_at(other, case))
+
+
+def rebuilt(detector: RunningDetector, label: str, **changes: Any) -> Variant:
+    """Return a variant with other settings, built when it first runs; it gives nothing where that is impossible."""
+    built: list[RunningDetector | None] = []
+
+    def run(case: Case) -> NDArray[np.float32] | None:
+        if not built:
+            try:
+                built.append(detector.changed(**changes))
+            except (ExtractorError, ValueError):
+                built.append(None)
+        return None if built[0] is None else features_at(built[0], case)
+
+    return Variant(label, run)

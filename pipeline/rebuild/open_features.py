@@ -1,0 +1,34 @@
+"""Open features wherever they are stored: a data set of ours, or a file of a published format."""
+
+from __future__ import annotations
+
+from vilbert.pipeline.errors import RefusedError, ShardError
+from vilbert.pipeline.rebuild.dataset_source import DatasetSource, is_dataset
+from vilbert.pipeline.rebuild.formats.registry import ImportOptions
+from vilbert.pipeline.rebuild.source import Source
+from vilbert.pipeline.shards.location.folder import Place, open_folder
+
+
+def open_features(place: Place, format: str | None, options: ImportOptions, *, verify: bool = True) -> Source:
+    """Open a data set of ours, or a file of published features.
+
+    Args:
+        place: Folder or URL of a data set, or path of a file or folder of features.
+        format: Name of the format; None recognises it by its content.
+        options: What a file of features does not say of itself.
+        verify: Whether the SHA-256 of shards is compared before a sample is used.
+
+    Raises:
+        RefusedError: It is a URL without a data set.
+        ShardError: It is no source, or damaged.
+    """
+    if format in (None, "vilbert") and is_dataset(place):
+        return DatasetSource(place, verify=verify)
+    if isinstance(place, str):
+        name = open_folder(place).name
+        raise RefusedError(f"{name}: has no dataset.json; published features are read from files on this machine")
+    if not place.exists():
+        raise ShardError(f"{place}: no such file or folder")
+    from vilbert.pipeline.rebuild.formats.detect import open_published
+
+    return open_published(place, format, options)
