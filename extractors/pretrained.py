@@ -58,7 +58,7 @@ class PretrainedFolder:
 
 
 def open_pretrained(name: str, *, option: str) -> PretrainedFolder:
-    """Return the folder of a model; download it if `name` is no folder but a hub name.
+    """Return the folder of a model; download it if `name` is not a folder but a hub name.
 
     Args:
         name: A folder as `save_pretrained` writes it, or a hub name `OWNER/NAME`, `OWNER/NAME@REVISION`.

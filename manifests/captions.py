@@ -1,4 +1,4 @@
-"""Captions as published, but for white space at either end; what is no text is counted and never becomes one."""
+"""Captions as published, but for white space at either end; what is not a text is counted and never becomes one."""
 
 from __future__ import annotations
 

@@ -7,7 +7,7 @@ lengths in bytes (4 bytes each) and their UTF-8; of lists, their lengths and the
 little-endian, and a null counts as 0 or as empty. With the format number it stands in the Parquet footer.
 
 The last column, `exif_orientation`, is there only in manifests with a source whose images may be read as stored (COCO,
-Visual Genome). It is hashed, as numbers of one byte, in the blocks that have such a row: where there is none, the hash
+Visual Genome). It is hashed, as numbers of one byte, in the blocks that have such a row: if there is none, the hash
 is as without the column.
 """
 

@@ -84,7 +84,7 @@ def _files_of(index: Path) -> list[str]:
     beside = {path.name for path in index.parent.iterdir() if path.is_file()}
     for file in files - beside:
         raise CheckpointError(
-            f"{index}: names {str(file)[:80]!r}, which is no file beside it; download the folder again"
+            f"{index}: names {str(file)[:80]!r}, which is not a file beside it; download the folder again"
         )
     return sorted(files)
 

@@ -23,7 +23,7 @@ def recipes_folder(command: str) -> Path:
 
 
 def shipped_config(command: str, name: str) -> str:
-    """Return the path of the settings that come with the package under `name`, where it is no file of the user's.
+    """Return the path of the settings that come with the package under `name`, where it is not a file of the user's.
 
     Raises ValueError where it is neither.
     """

@@ -34,7 +34,7 @@ class DemoState:
 
 
 def open_demo(output: Path, version: str, scenes: int) -> DemoState:
-    """Return the state of the demo in a folder, a new one where the folder has none.
+    """Return the state of the demo in a folder, a new one if the folder has none.
 
     Raises RefusedError where the folder holds something else, a demo with other settings, or a damaged demo.json.
     """

@@ -82,7 +82,7 @@ class TrainingError(Exception):
 
 
 class NonFiniteError(TrainingError):
-    """A loss or a gradient that is no number."""
+    """A loss or a gradient that is not a number."""
 
 
 class LoaderError(TrainingError):

@@ -28,7 +28,7 @@ def join(url: str, *names: str) -> str:
 
 
 def open_file_system(url: str, **options: Any) -> tuple[Any, str]:
-    """Return fsspec's file system for a URL and the path in it; RefusedError where fsspec has none."""
+    """Return fsspec's file system for a URL and the path in it; RefusedError if fsspec has none."""
     import fsspec
 
     try:

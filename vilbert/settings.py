@@ -182,7 +182,7 @@ def default_instance(settings_class: type[T], values: Mapping[str, Any], *, fixe
 
 
 def file_value(kind: Any, value: Any, *, numbers_as_text: bool = True) -> Any:
-    """Return a value of a JSON or YAML file as a field's type; SettingsError, which says why, where it is none.
+    """Return a value of a JSON or YAML file as a field's type; SettingsError, which says why, if it is not one.
 
     Types are strict: no text for a whole number, no number for a truth value. But a text such as 1e-4 may stand for a
     number (YAML 1.1 reads it as a text), one value for a list of one, and with `numbers_as_text` a number for a text.

@@ -51,7 +51,7 @@ class VisionEncoder:
             detector: Device and precision.
 
         Raises:
-            ExtractorError: The encoder is not there or is none, or the size is no multiple of its patches.
+            ExtractorError: The encoder is not there or is none, or the size is not a multiple of its patches.
         """
         import transformers
         from transformers import AutoImageProcessor
@@ -62,7 +62,7 @@ class VisionEncoder:
         tower = TOWERS.get(self._folder.model_type)
         if tower is None:
             raise ExtractorError(
-                f"{option} {name}: model_type {self._folder.model_type!r} is no image encoder that is known here; "
+                f"{option} {name}: model_type {self._folder.model_type!r} is not an image encoder that is known here; "
                 f"known are {', '.join(TOWERS)}"
             )
         processor: Any = load_processor(AutoImageProcessor, self._folder)

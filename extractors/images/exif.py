@@ -67,7 +67,7 @@ def read_directory(data: bytes, position: int, *, whole: bool = True) -> dict[in
 
 
 def orientation_of(entries: dict[int, Entry]) -> int:
-    """Return the orientation, 1 to 8; 1, upright, where the directory has none or another value."""
+    """Return the orientation, 1 to 8; 1, upright, if the directory has none or another value."""
     number = entries[_ORIENTATION].number if _ORIENTATION in entries else None
     return number if number is not None and 1 <= number <= 8 else 1
 

@@ -1,7 +1,7 @@
 """Captions in files beside the images of a folder: `a.txt`, `a.caption` or `a.json` of `a.jpg` (or `a.jpg.txt`).
 
 A text file holds a caption a line. A JSON file holds an object with a column of captions, as img2dataset writes it, and
-is looked at where there is no text. Whether a folder has captions at all shows only at its end, so what is without
+is looked at if there is no text. Whether a folder has captions at all shows only at its end, so what is without
 one is counted then.
 """
 

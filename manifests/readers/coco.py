@@ -44,7 +44,7 @@ def read_coco(
 ) -> Iterator[ImageRecord]:
     """Yield one record an image with all its captions; the COCO id is the image id.
 
-    Without `images` the uri is the file's own `coco_url`; ManifestError where it has none.
+    Without `images` the uri is the file's own `coco_url`; ManifestError if it has none.
     """
     document = read_document(path, ["images"], optional=["annotations"])  # test images have no annotations
     captions = captions_by_image(path, document, report)
@@ -70,7 +70,7 @@ def read_coco(
 
 
 def _url(row: dict[str, Any], where: str) -> str:
-    """Return the row's `coco_url`; raise ManifestError where there is none, or one of a file of this machine."""
+    """Return the row's `coco_url`; raise ManifestError if there is none, or one of a file of this machine."""
     url = row.get("coco_url")
     if not isinstance(url, str) or not url:
         raise ManifestError(f"{where}: no coco_url; give --images, the folder of the image files")

@@ -114,7 +114,7 @@ def _listed_images(shard: Shard, report: Report, check_files: bool, split: str |
 
 
 def first_image(shard: Shard) -> str:
-    """Return the name of a shard's first image, or one without a key where there is none."""
+    """Return the name of a shard's first image, or one without a key if there is none."""
     names = list_tar(shard.data, stop_at=is_image).places if shard.tar else [path.name for path in shard.data.iterdir()]
     return next(filter(is_image, names), ".jpg")
 

@@ -76,7 +76,7 @@ def fetch(uri: str, max_bytes: int, reader: ImageReader) -> bytes:
 
 
 def given_boxes(record: ImageRecord, height: int, width: int) -> NDArray[np.float32]:
-    """Return a record's boxes as [N, 4]; raise ImageError where there are none or one is not in the image."""
+    """Return a record's boxes as [N, 4]; raise ImageError if there are none or one is not in the image."""
     boxes_xyxy = np.asarray(record.boxes_xyxy, dtype=np.float32).reshape(-1, 4)
     if not len(boxes_xyxy):
         raise ImageError("bad_boxes", "the list of given boxes is empty")

@@ -33,7 +33,7 @@ TASK_TOKENS = "task_embeddings"
 def task_tokenizer(settings: FinetuneSettings, texts: Callable[[], Iterable[str]]) -> PreTrainedTokenizerBase:
     """Return the tokenizer that the settings name, or that of the pre-trained model.
 
-    texts: the training texts, for a new one. Raises RefusedError where there is none.
+    texts: the training texts, for a new one. Raises RefusedError if there is none.
     """
     if settings.tokenizer is not None:
         return load_tokenizer(settings.tokenizer, texts() if settings.tokenizer == "new" else None)

@@ -142,7 +142,7 @@ class Journal:
         self.beat()
 
     def flush(self) -> None:
-        """Have what was noted safe: nothing is in hand now, and what comes next is no image's fault."""
+        """Have what was noted safe: nothing is in hand now, and what comes next is not an image's fault."""
         self._append("", wait=True)
 
     @contextlib.contextmanager

@@ -36,7 +36,7 @@ class Journals:
         return set()
 
     def read(self, shard: int) -> bytes | None:
-        """Return a shard's journal, all attempts in their order: b"" where there is none, None where it is away."""
+        """Return a shard's journal, all attempts in their order: b"" if there is none, None where it is away."""
         with costing_nothing():
             return b"".join(self._folder.read(name) or b"" for name in self._files(shard))
         return None

@@ -127,7 +127,7 @@ class RunState:
 
 
 def read_state(folder: Folder) -> RunState | None:
-    """Return what the last run left; None where there is no such file, or none of this format."""
+    """Return what the last run left; None if there is no such file, or none of this format."""
     with folder.local([RUN_FILE]) as directory:
         try:
             document = read_json(directory / RUN_FILE)

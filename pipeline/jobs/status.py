@@ -37,7 +37,7 @@ class StatusSettings:
 
 
 def status(settings: StatusSettings) -> int:
-    """Print the state of the last run. Raises RefusedError where there is no data set."""
+    """Print the state of the last run. Raises RefusedError if there is no data set."""
     folder = open_folder(settings.directory)
     state = read_state(folder)
     if state is None:

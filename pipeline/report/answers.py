@@ -23,7 +23,7 @@ def read_answers(path: Path, task: Any) -> dict[int, Any]:
     try:
         rows = task.read_rows(path)
         if not isinstance(rows, list):
-            raise ValueError("is no list of answers")
+            raise ValueError("is not a list of answers")
         answers = dict(task.read_row(row) for row in rows)
     except (OSError, DocumentError, ValueError, TypeError, LookupError, OverflowError) as error:
         raise RefusedError(

@@ -37,7 +37,7 @@ MOST_SCENES = 10_000_000  # ids of VCR and REFER stay below 2**31
 MOST_SEED = 2**63 - 1
 WORTH_PROCESSES = 500  # fewer scenes are drawn sooner than processes start
 SCENES_IN_MEMORY = 4000
-SCENES_A_LOG_LINE = 5000  # where there is no terminal for a progress bar
+SCENES_A_LOG_LINE = 5000  # if there is no terminal for a progress bar
 
 
 @validated

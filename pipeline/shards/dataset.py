@@ -141,7 +141,7 @@ class DatasetInfo:
         return -(-self.rows // self.shard_size)
 
     def shard_rows(self, shard: int) -> tuple[int, int]:
-        """Return the rows [start, stop) that a shard covers; IndexError where there is no such shard."""
+        """Return the rows [start, stop) that a shard covers; IndexError if there is no such shard."""
         if not 0 <= shard < self.shards:
             raise IndexError(f"shard {shard} of {self.shards}")
         if self.shard_starts is not None:
@@ -308,7 +308,7 @@ _TOTALS_CHECKS: dict[str, Check] = {"samples": is_count, "failures": is_counts, 
 def read_dataset(directory: str | os.PathLike[str]) -> DatasetInfo:
     """Return a data set's dataset.json.
 
-    Raises ShardError where there is none, UnsupportedFormatError for another format number, CorruptShardError for
+    Raises ShardError if there is none, UnsupportedFormatError for another format number, CorruptShardError for
     damage.
     """
     path = Path(directory) / DATASET_FILE

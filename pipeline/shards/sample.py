@@ -198,7 +198,7 @@ def build_sample(
 
 
 def captions_of(sample: Sample, path: Path) -> list[str]:
-    """Return the captions of a sample, none where it has none.
+    """Return the captions of a sample, none if it has none.
 
     path: its shard, for the message of the CorruptShardError that a list of anything but strings raises.
     """
@@ -215,7 +215,7 @@ def _take_count(document: dict[str, Any], name: str) -> int:
 
 
 def check_region_field(name: str, value: object) -> None:
-    """Raise ValueError where a field of `REGION_FIELDS` is no number of pixels or boxes."""
+    """Raise ValueError where a field of `REGION_FIELDS` is not a number of pixels or boxes."""
     least = 0 if name == "num_boxes" else 1
     if type(value) is not int or not least <= value <= MAX_SIDE:
         raise ValueError(f"{name} is {value!r:.60}, expected an integer from {least} to {MAX_SIDE:,}")

@@ -87,7 +87,7 @@ def label_field(row: Mapping[str, Any], name: str, labels: Mapping[str, T], spli
 
 
 def split_file(folder: Path, name: str, split: str, published: Mapping[str, str]) -> Path:
-    """Return the file of a split, `name` with the split for {}; where there is none, under the published split's name.
+    """Return the file of a split, `name` with the split for {}; if there is none, under the published split's name.
 
     published: what the data set calls a split that others call otherwise, as `dev` for `val`.
     """

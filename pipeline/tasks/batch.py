@@ -163,7 +163,7 @@ def row_tensors(text: Encoded, regions: RegionRows, image_of: Sequence[int]) -> 
 
 
 def _next_words(ids: NDArray[np.int64], lengths: NDArray[np.int64], readable: Sequence[bool]) -> Tensor:
-    """Return int64 [N, T], the word after each position, -1 where there is none to learn."""
+    """Return int64 [N, T], the word after each position, -1 if there is none to learn."""
     labels = np.full(ids.shape, -1, dtype=np.int64)
     labels[:, :-1] = ids[:, 1:]
     labels[np.arange(ids.shape[1]) >= lengths[:, None] - 1] = -1

@@ -12,7 +12,7 @@ from vilbert.pipeline.tasks.losses import IGNORED
 
 
 def label_targets(label_of: Callable[[int], int | None], numbers: Sequence[int]) -> dict[str, Tensor]:
-    """Return label int64 [I], -1 where there is none or nothing is to be learnt."""
+    """Return label int64 [I], -1 if there is none or nothing is to be learnt."""
     labels = [None if number < 0 else label_of(number) for number in numbers]
     return {"label": torch.tensor([IGNORED if label is None else label for label in labels])}
 

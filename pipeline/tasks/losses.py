@@ -38,7 +38,7 @@ def choice_loss(scores: Tensor, label: Tensor) -> Tensor:
 def binary_loss(scores: Tensor, label: Tensor) -> Tensor:
     """Return binary cross-entropy of each class against a one-hot label, summed over classes and labelled items.
 
-    scores: [I, C]. label: int64 [I], -1 where there is none. Source: `VL-binary-classifier` and `VL-tri-classifier`
+    scores: [I, C]. label: int64 [I], -1 if there is none. Source: `VL-binary-classifier` and `VL-tri-classifier`
     of vilbert-multi-task, whose mean is over classes too.
     """
     labelled = label >= 0

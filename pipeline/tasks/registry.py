@@ -136,7 +136,7 @@ def require_prediction(name: str) -> None:
 
 
 def task_token(name: str) -> int:
-    """Return a task's row of the task embedding; RefusedError where it has none."""
+    """Return a task's row of the task embedding; RefusedError if it has none."""
     token = find_task(name).token
     if token is None:
         raise RefusedError(f"task {name}: has no row of the task embedding; its TaskSpec needs a `token`")

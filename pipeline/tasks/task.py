@@ -74,7 +74,7 @@ class Task(Protocol):
     items: Sequence[Any]
     """What there is to answer, in the order of the files."""
     labels: tuple[str, ...]
-    """Names of the answers that were collected from training, by class; empty where there are none."""
+    """Names of the answers that were collected from training, by class; empty if there are none."""
 
     def images(self, item: Any) -> tuple[str, ...]:
         """Return the images that an item is about; it is read where the first of them lies."""
@@ -162,7 +162,7 @@ class TaskBase:
     def read_row(self, row: Any) -> tuple[Hashable, Any]:
         """Return the key and the answer of a row of the results, as `answers` has it.
 
-        Raises LookupError, TypeError or ValueError where it is no such row.
+        Raises LookupError, TypeError or ValueError where it is not such a row.
         """
         raise NotImplementedError
 

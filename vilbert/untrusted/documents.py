@@ -160,7 +160,7 @@ def _decode(data: bytes) -> str:
 
 
 def _refuse_constant(name: str) -> NoReturn:
-    raise DocumentError(f"not valid JSON: {name} is no number of JSON")
+    raise DocumentError(f"not valid JSON: {name} is not a number of JSON")
 
 
 def _refuse_repeated(_values: dict[str, Any], key: str) -> NoReturn:
@@ -267,7 +267,7 @@ def _expanded_size(node: yaml.Node, sizes: dict[int, int], depth: int) -> int:
             if key.tag == "tag:yaml.org,2002:int" and len(key.value) > MAX_YAML_INT_KEY:
                 raise DocumentError(f"an integer of {len(key.value):,} characters is a key")
     elif node.tag != "tag:yaml.org,2002:str" and len(node.value) > MAX_YAML_VALUE:
-        raise DocumentError(f"a value of {len(node.value):,} characters is no text")
+        raise DocumentError(f"a value of {len(node.value):,} characters is not a text")
     size = 1 + sum(_expanded_size(part, sizes, depth + 1) for part in parts)
     if size > MAX_YAML_NODES:
         raise DocumentError(f"expands to more than {MAX_YAML_NODES:,} values")

@@ -55,7 +55,7 @@ def _hook(value: dict[Any, Any]) -> Any:
         raise MessageError(f"holds an array of dtype {code!r:.60}")
     dtype = np.dtype(code)
     if not isinstance(shape, (list, tuple)) or len(shape) > _MAX_DIMENSIONS:
-        raise MessageError("holds an array whose shape is no list of at most 32 sides")
+        raise MessageError("holds an array whose shape is not a list of at most 32 sides")
     if not all(type(side) is int and side >= 0 for side in shape) or not isinstance(data, bytes):
         raise MessageError("holds an array without shape or data")
     if math.prod(shape) * dtype.itemsize != len(data):

@@ -287,7 +287,7 @@ class Machine:
 
     def named(self, module: Any, name: Any) -> None:
         if type(module) is not str or type(name) is not str:
-            raise PickleError("names a class by something that is no text")
+            raise PickleError("names a class by something that is not a text")
         self.stack.append(self._lookup(module, name))
 
     def call(self, function: Any, arguments: Any) -> None:

@@ -117,7 +117,7 @@ class _Global(Stub):
 
 def _ordered(pairs: Any = ()) -> dict[Any, Any]:
     if not isinstance(pairs, (list, tuple)) or not all(isinstance(pair, (list, tuple)) for pair in pairs):
-        raise ForbiddenError("makes an OrderedDict of something that is no list of pairs")
+        raise ForbiddenError("makes an OrderedDict of something that is not a list of pairs")
     return mapping([part for key, value in pairs for part in (key, value)])
 
 

@@ -268,7 +268,7 @@ def _buffer(file: IO[bytes]) -> Iterator[Buffer]:
 def _read_legacy(data: Buffer, reader: _Reader) -> Any:
     magic, at = load_one(data, 0)
     if magic != _LEGACY_MAGIC:
-        raise PickleError("it is no file that torch.save wrote")
+        raise PickleError("it is not a file that torch.save wrote")
     _version, at = load_one(data, at)
     system, at = load_one(data, at)
     if isinstance(system, dict) and system.get("little_endian", True) != (sys.byteorder == "little"):

@@ -211,7 +211,7 @@ def build(detector: DetectorSettings, selection: SelectionSettings) -> Transform
     family = FAMILIES.get(folder.model_type)
     if family is None:
         raise ExtractorError(
-            f"--weights {folder.name}: model_type {folder.model_type!r} is no object detector that "
+            f"--weights {folder.name}: model_type {folder.model_type!r} is not an object detector that "
             f"--detector transformers knows; it knows {', '.join(FAMILIES)}. "
             "Encoders go with --detector vit or --encoder"
         )

@@ -45,7 +45,7 @@ class Exchange:
         self._owned: list[KillSwitch] = []
 
     def remaining(self) -> float:
-        """Return the seconds left, above 0; raise TimeoutError where there are none."""
+        """Return the seconds left, above 0; raise TimeoutError if there are none."""
         left = self.deadline - time.monotonic()
         if self.over or left <= 0:
             raise TimeoutError

@@ -78,7 +78,7 @@ def refuse_private_name(host: str) -> None:
 
 
 def addresses(host: str, port: int, *, public_only: bool) -> list[tuple[Any, ...]]:
-    """Return what `socket.getaddrinfo` has for a host; raise ImageError where it has none, or none that is public."""
+    """Return what `socket.getaddrinfo` has for a host; raise ImageError if it has none, or none that is public."""
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except socket.gaierror as error:

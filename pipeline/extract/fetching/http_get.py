@@ -146,7 +146,7 @@ class HttpGetter:
 
 
 def parse(url: str) -> Url:
-    """Return the parts of a URL; raise ImageError where it is none, or has no host."""
+    """Return the parts of a URL; raise ImageError if it is not one, or has no host."""
     try:
         parts = parse_url(url)._replace(fragment=None)
     except ValueError:  # LocationParseError is one

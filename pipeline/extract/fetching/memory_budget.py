@@ -91,7 +91,7 @@ class Share:
         self._budget.resize(self, size, wait=True)
 
     def grow(self, size: int) -> None:
-        """Hold at least `size` bytes; raise NoRoomError where there is no room just now."""
+        """Hold at least `size` bytes; raise NoRoomError if there is no room just now."""
         if size > self.size and not self._budget.resize(self, size, wait=False):
             raise NoRoomError(size)
 

@@ -49,7 +49,7 @@ def read_image_ids(path: Path) -> list[str]:
 
 
 def read_image_names(path: Path | None) -> dict[str, str]:
-    """Read the names that other tasks know images by, a JSON object by image id; RefusedError where it is none."""
+    """Read the names that other tasks know images by, a JSON object by image id; RefusedError if it is not one."""
     found = {} if path is None else _read(path, "image_names", parse_json)
     if not isinstance(found, dict) or not all(isinstance(name, str) for name in found.values()):
         raise RefusedError(f"image_names {path}: is no JSON object of names by image id")

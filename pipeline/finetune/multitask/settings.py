@@ -94,7 +94,7 @@ class MultitaskSettings(AnyFinetuneSettings):
 
 
 def read_tasks(path: Path) -> list[dict[str, Any]]:
-    """Read a file of tasks, their values as the settings take them; ValueError where it is none."""
+    """Read a file of tasks, their values as the settings take them; ValueError if it is not one."""
     where = f"--tasks {path}"
     shipped = SHIPPED / f"{path}.yaml"
     try:

@@ -79,7 +79,7 @@ def _reproduced(trial: Trial | None) -> bool:
 
 
 def find_detector(settings: CompareSettings, sides: tuple[Side, Side]) -> tuple[str, RunningDetector | None, str]:
-    """Return the side that a detector made, the detector, and where there is none, why not."""
+    """Return the side that a detector made, the detector, and if there is none, why not."""
     recorded = {
         name: recorded_extractor(it)
         for name, it in zip("AB", sides, strict=True)

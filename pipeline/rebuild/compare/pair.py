@@ -80,7 +80,7 @@ class ImagePair:
 
     @cached_property
     def object_ids(self) -> tuple[NDArray[np.int64], NDArray[np.int64]] | None:
-        """Object classes [P] of the matched regions of A and B; None where a set has none."""
+        """Object classes [P] of the matched regions of A and B; None if a set has none."""
         if self.a.object_ids is None or self.b.object_ids is None:
             return None
         return self.a.object_ids[self.boxes.a].astype(np.int64), self.b.object_ids[self.boxes.b].astype(np.int64)

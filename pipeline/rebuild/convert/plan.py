@@ -110,7 +110,7 @@ class PlannedRows:
 
 
 def read_plan(directory: Path) -> Plan:
-    """Return the plan.json of a folder that holds `.plan/`; ShardError where there is none or it is damaged."""
+    """Return the plan.json of a folder that holds `.plan/`; ShardError if there is none or it is damaged."""
     path = directory / PLAN_FOLDER / PLAN_FILE
     problem = f"{path}: is damaged; delete {path.parent} and run the same command again"
     try:

@@ -43,7 +43,7 @@ class Folder(Protocol):
         """Create the folder if it does not exist; RefusedError where it cannot be one."""
 
     def entries(self, under: str) -> Iterator[tuple[str, int | None]]:
-        """Yield (name, bytes) of what lies in a folder inside, None for what is no file."""
+        """Yield (name, bytes) of what lies in a folder inside, None for what is not a file."""
 
     def listing(self, under: str, *, sweep: bool = False) -> Iterator[Entry]:
         """Yield what lies in a folder inside.
@@ -52,7 +52,7 @@ class Folder(Protocol):
         """
 
     def changed(self, name: str) -> int:
-        """Return when a file last changed, by the clock that `listing` uses; 0 where there is none or it is unknown."""
+        """Return when a file last changed, by the clock that `listing` uses; 0 if there is none or it is unknown."""
 
     def local(self, names: Sequence[str]) -> AbstractContextManager[Path]:
         """Give a folder of this machine that holds those of the named files that exist, at the same names."""
@@ -99,7 +99,7 @@ class LocalFolder:
         self.path.mkdir(parents=True, exist_ok=True)
 
     def entries(self, under: str) -> Iterator[tuple[str, int | None]]:
-        """Yield (name, bytes) of what lies in a folder inside, None for what is no file."""
+        """Yield (name, bytes) of what lies in a folder inside, None for what is not a file."""
         return ((entry.name, entry.size) for entry in self.listing(under))
 
     def changed(self, name: str) -> int:

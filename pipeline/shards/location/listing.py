@@ -11,6 +11,6 @@ class Entry(NamedTuple):
     name: str
     """Inside the listed folder."""
     size: int | None
-    """Bytes; None for what is no file."""
+    """Bytes; None for what is not a file."""
     changed: int
     """When its content or its place last changed, in nanoseconds since 1970; 0 where that is not known."""

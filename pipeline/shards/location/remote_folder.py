@@ -47,7 +47,7 @@ class RemoteFolder:
         self._open("")
 
     def entries(self, under: str) -> Iterator[tuple[str, int | None]]:
-        """Yield (name, bytes) of what lies in a folder inside, None for a folder; nothing where there is no such."""
+        """Yield (name, bytes) of what lies in a folder inside, None for a folder; nothing if there is no such."""
         return ((entry.name, entry.size) for entry in self.listing(under))
 
     def changed(self, name: str) -> int:
@@ -59,7 +59,7 @@ class RemoteFolder:
             return 0
 
     def listing(self, under: str, *, sweep: bool = False) -> Iterator[Entry]:
-        """Yield what lies in a folder inside; nothing where there is no such folder."""
+        """Yield what lies in a folder inside; nothing if there is no such folder."""
         file_system, path = self._open(under)
         try:
             # A reply of a thousand names a request; what it is held in is freed as soon as it was looked through.
@@ -180,7 +180,7 @@ class RemoteFolder:
 
 
 def _changed(entry: Mapping[str, Any]) -> int:
-    """Return the time of an entry that fsspec lists, in nanoseconds; 0 where its store has none that is known here."""
+    """Return the time of an entry that fsspec lists, in nanoseconds; 0 if its store has none that is known here."""
     for name in _TIMES:
         value = entry.get(name)
         if isinstance(value, str):

@@ -126,7 +126,7 @@ class VerifiedFiles:
 
 
 def _open_log(log: Path | None) -> int:
-    """Open the list for reading and appending; a file without a name where there is none, or none can be written."""
+    """Open the list for reading and appending; a file without a name if there is none, or none can be written."""
     flags = os.O_RDWR | os.O_APPEND | os.O_CLOEXEC
     if log is not None:
         with contextlib.suppress(OSError):
@@ -140,7 +140,7 @@ def _open_log(log: Path | None) -> int:
 
 
 def _entry(path: Path, sha256: str, *, cached: bool) -> str:
-    """Return the line that stands for a file in its present state; raise CorruptShardError where there is none."""
+    """Return the line that stands for a file in its present state; raise CorruptShardError if there is none."""
     try:
         status = path.stat()
     except OSError as error:

@@ -27,7 +27,7 @@ class Place(NamedTuple):
 
 
 def find_sample(folder: Folder, info: DatasetInfo, records: dict[int, ShardRecord], selector: int | str) -> Place:
-    """Return where a sample lies; raise ShardError where there is no such sample."""
+    """Return where a sample lies; raise ShardError if there is no such sample."""
     first = 0
     for shard, record in records.items():
         if isinstance(selector, int):

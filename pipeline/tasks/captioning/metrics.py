@@ -107,7 +107,7 @@ def _meteor(references: Mapping[str, list[str]], candidates: Mapping[str, list[s
     program = Meteor()
     try:
         score, _ = program.compute_score(references, candidates)
-    except (OSError, ValueError) as error:  # ValueError: it ended, and an empty line is no number
+    except (OSError, ValueError) as error:  # ValueError: it ended, and an empty line is not a number
         program.lock.release()  # or the package waits for it for ever when it clears up
         with suppress(OSError):
             program.meteor_p.stdin.close()

@@ -68,7 +68,7 @@ class CaptioningTask(TaskBase):
         return [list(pair) for pair in zip(right.sum(1).tolist(), (truth >= 0).sum(1).tolist(), strict=True)]
 
     def figures(self, answers: Mapping[int, Any]) -> dict[str, float]:
-        """Return the share of words that were told; nothing where there is no word."""
+        """Return the share of words that were told; nothing if there is no word."""
         right, words = (sum(answer[which] for answer in answers.values()) for which in (0, 1))
         return {"next_word_accuracy": right / words} if words else {}
 

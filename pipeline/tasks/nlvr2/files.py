@@ -57,7 +57,7 @@ def read_nlvr2(folder: Path, split: str) -> list[NlvrStatement]:
 def nlvr2_accuracy(statements: Sequence[NlvrStatement], predictions: Sequence[bool]) -> tuple[float, float]:
     """Return the shares of statements, and of sentences with all of their statements, that are predicted rightly.
 
-    Both are 0 where there is no statement. The second is NLVR2's consistency: a sentence is said of up to four pairs of
+    Both are 0 if there is no statement. The second is NLVR2's consistency: a sentence is said of up to four pairs of
     images of one set. Source: nlvr2/eval/metrics.py of lil-lab/nlvr.
     """
     sentences: dict[str, bool] = {}

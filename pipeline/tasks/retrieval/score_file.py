@@ -32,7 +32,7 @@ _REMEDY = "delete the folder, or name another"
 def open_scores(
     folder: Path, shape: tuple[int, int], identity: Mapping[str, Any]
 ) -> np.memmap[Any, np.dtype[np.float32]]:
-    """Open the scores of a folder for writing, as far as an earlier run came; made where there are none.
+    """Open the scores of a folder for writing, as far as an earlier run came; made if there are none.
 
     identity: what they are scores of, as JSON; the number of the format and the shape come beside it. One process a
     folder may write. Raises FingerprintError where the folder's are of something else, naming what differs, and

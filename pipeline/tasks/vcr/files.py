@@ -108,7 +108,7 @@ class VcrAccuracy(NamedTuple):
 def load_names(path: Path) -> tuple[str, ...]:
     """Return the names in a CSV file's column `name`, such as ViLBERT's unisex_names_table.csv, each once.
 
-    Raises RefusedError where there is no such column, or a row without a name.
+    Raises RefusedError if there is no such column, or a row without a name.
     """
     with reading(path):
         data = path.read_bytes()
@@ -246,7 +246,7 @@ def q_ar_accuracy(
     answer_labels: Sequence[int] | NDArray[np.integer],
     rationale_labels: Sequence[int] | NDArray[np.integer],
 ) -> VcrAccuracy:
-    """Return VCR's three accuracies; all are 0 where there is no question.
+    """Return VCR's three accuracies; all are 0 if there is no question.
 
     answer_probs: [Q, 4], of the first highest. rationale_probs: [Q, 4] with the right answer given, or [Q, 4, 4] with
     each answer given, of which the right one's count. labels: [Q]. Source: vcr/evaluator of allenai/mosaic-leaderboard.

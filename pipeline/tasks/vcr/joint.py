@@ -56,7 +56,7 @@ def _read(path: Path) -> dict[str, list[float]]:
             raise ValueError("it is one of vcr-qar")
         found = {str(row["annot_id"]): [float(value) for value in row["answer"]] for row in rows}
     except (OSError, ValueError, TypeError, KeyError) as error:
-        raise RefusedError(f"--answers-from {path}: is no file of results of vcr-qa ({error})") from error
+        raise RefusedError(f"--answers-from {path}: is not a file of results of vcr-qa ({error})") from error
     if any(len(values) != CHOICES for values in found.values()):
         raise RefusedError(f"--answers-from {path}: an answer has not {CHOICES} probabilities; give results of vcr-qa")
     return found

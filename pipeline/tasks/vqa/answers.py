@@ -127,7 +127,7 @@ def load_vocabulary(path: Path) -> tuple[str, ...]:
         raise RefusedError(f"--answers {path}: there is no such file") from None
     except (OSError, ValueError) as error:  # PickleError and DocumentError are ValueErrors
         raise RefusedError(
-            f"--answers {path}: is no list of answers ({error}); give label2ans or ans2label as .pkl or .json, or a "
+            f"--answers {path}: is not a list of answers ({error}); give label2ans or ans2label as .pkl or .json, or a "
             "text file of an answer a line"
         ) from error
 

@@ -49,7 +49,7 @@ def download(url: str, folder: Path, *, name: str, size: int, sha256: str) -> Pa
 
     folder: of this call alone, so that nobody sees the file before it is checked.
 
-    Raises RemoteError where the server fails three times, CorruptShardError where there is no such file or it is
+    Raises RemoteError where the server fails three times, CorruptShardError if there is no such file or it is
     another than the record says, twice in a row.
     """
     # Imported late: it takes a while and local data needs none of it.

@@ -48,7 +48,7 @@ class ShardCache:
     """Remote shards on this machine's disk."""
 
     folder: Path
-    """Where they are kept; made where there is none."""
+    """Where they are kept; made if there is none."""
     limit: int
     """Bytes of shards kept, those being fetched included."""
 

@@ -88,7 +88,7 @@ class WorkerBuffers:
 def _file_in_memory(size: int) -> int:
     """Return the descriptor of a new file of `size` bytes that has no name.
 
-    Raises LoaderError where there is no room.
+    Raises LoaderError if there is no room.
     """
     try:
         return _anonymous_file(size)

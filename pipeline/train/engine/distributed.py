@@ -65,7 +65,7 @@ class Group:
 
 
 def own_device(wanted: Literal["auto", "cpu", "cuda"]) -> torch.device:
-    """Return this process's device: of several GPUs that of its local rank. RefusedError where there is none."""
+    """Return this process's device: of several GPUs that of its local rank. RefusedError if there is none."""
     if wanted == "cuda" and not torch.cuda.is_available():
         raise RefusedError("--device cuda: PyTorch sees no GPU; `vilbert doctor` says what this machine can do")
     if wanted == "cpu" or not torch.cuda.is_available():

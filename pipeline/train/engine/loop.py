@@ -66,7 +66,7 @@ class Training:
     train_batches: Callable[[range], Generator[list[Any], None, None]]
     """Return this rank's parts of each step's global batch; closing them ends what reads ahead."""
     eval_batches: Callable[[], Generator[list[Any], None, None]] | None
-    """Return this rank's parts of the held-out samples; None where there are none."""
+    """Return this rank's parts of the held-out samples; None if there are none."""
     description: dict[str, Any]
     """Content of run.json, kept in each checkpoint too."""
     locate: Locate | None = None
@@ -247,7 +247,7 @@ def train_step(training: Training, parts: list[MicroBatch]) -> tuple[Losses, Ten
 
 
 def leave_out(training: Training, parts: list[MicroBatch], losses: Losses, norm: Tensor) -> None:
-    """Count a step whose loss or gradient is no number, or raise NonFiniteError, as the policy says."""
+    """Count a step whose loss or gradient is not a number, or raise NonFiniteError, as the policy says."""
     ids = gathered(training.group.gather([name for part in parts for name in part.image_ids]))
     bad = gathered(training.group.gather([name for part in parts for name in not_finite_images(part)]))
     rest = f" and {len(ids) - IDS_IN_A_MESSAGE} more" if len(ids) > IDS_IN_A_MESSAGE else ""

@@ -88,7 +88,7 @@ def pick(places: Places, rows: NDArray[np.int64]) -> Places:
 
 
 def _others(positions: NDArray[np.int64], places: Places, words: NDArray[np.uint64]) -> NDArray[np.int64]:
-    """Return positions uniform over those of the same window but one's own (which it is where there is no other)."""
+    """Return positions uniform over those of the same window but one's own (which it is if there is no other)."""
     drawn = places.window_start + below(words, np.maximum(places.window_stop - places.window_start - 1, 1))
     past = (drawn >= positions) & (places.window_stop - places.window_start > 1)
     return drawn + past

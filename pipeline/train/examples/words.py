@@ -47,7 +47,7 @@ def load_tokenizer(source: str, captions: Iterable[str] | None) -> PreTrainedTok
     source: "new"; "shapes", the words of the shapes data set, of its captions and of its tasks; a folder that
     `save_pretrained` wrote; or a name on the hub (its local copy is used where there is one). The tokenizer has a
     classifier, a separator, a padding and a mask token.
-    Raises RefusedError where there is no such tokenizer, or it cannot mask words.
+    Raises RefusedError if there is no such tokenizer, or it cannot mask words.
     """
     if source == NEW:
         if captions is None:

@@ -49,7 +49,7 @@ def begins_from_text(init_from: str) -> bool:
 
 
 def is_hub_name(name: str) -> bool:
-    """Say whether something that is no file here can be a model on the hub: NAME or OWNER/NAME, dots or not."""
+    """Say whether something that is not a file here can be a model on the hub: NAME or OWNER/NAME, dots or not."""
     return re.fullmatch(r"([\w-][\w.-]*/)?[\w-][\w.-]*", name) is not None and Path(name).suffix not in FILE_SUFFIXES
 
 
@@ -127,7 +127,7 @@ def named_config(name: str) -> dict[str, Any]:
     path = SHIPPED / f"{name}.json" if (SHIPPED / f"{name}.json").is_file() else Path(name)
     if not path.is_file():
         raise ValueError(
-            f"is no file and none of {', '.join([*PRESETS, *(p.stem for p in sorted(SHIPPED.glob('*.json')))])}"
+            f"is not a file and none of {', '.join([*PRESETS, *(p.stem for p in sorted(SHIPPED.glob('*.json')))])}"
         )
     return read_settings(path)
 

@@ -42,7 +42,7 @@ _WHERE_ONLY = "path"  # a data set may lie elsewhere: its content decides
 def run_folder(run: Path) -> Iterator[None]:
     """Make the run's folder for the block; remove it again where the block fails before anything is learnt.
 
-    Raises RefusedError where it holds something that is no run.
+    Raises RefusedError where it holds something that is not a run.
     """
     with ExitStack() as stack:
         if not run.is_file():
@@ -58,7 +58,7 @@ def has_learnt(run: Path) -> bool:
 
 
 def make_run_folder(run: Path) -> None:
-    """Make the folder; raise RefusedError where it holds something that is no run."""
+    """Make the folder; raise RefusedError where it holds something that is not a run."""
     if run.is_file():
         raise RefusedError(f"--output {run}: is a file; give a folder")
     run.mkdir(parents=True, exist_ok=True)
@@ -90,7 +90,7 @@ def describe_run(
 
 
 def read_run(run: Path) -> dict[str, Any] | None:
-    """Return run.json, or None where there is none; RefusedError where it is damaged."""
+    """Return run.json, or None if there is none; RefusedError where it is damaged."""
     path = run / RUN_FILE
     if not path.is_file():
         return None

@@ -92,9 +92,9 @@ def line(kind: str, step: int, values: Mapping[str, float]) -> bytes:
 
 
 def read_journal(run: Path) -> list[dict[str, Any]]:
-    """Return a run's entries in order, none where there is no journal; a last line that a kill cut short is left out.
+    """Return a run's entries in order, none if there is no journal; a last line that a kill cut short is left out.
 
-    Raises ShardError where another line is no entry.
+    Raises ShardError where another line is not an entry.
     """
     path = run / METRICS_FILE
     if not path.exists():
@@ -135,5 +135,5 @@ def _entry(raw: bytes, path: Path, number: int) -> dict[str, Any]:
     except ValueError:
         entry = None
     if not isinstance(entry, dict) or not isinstance(entry.get("kind"), str) or not isinstance(entry.get("step"), int):
-        raise ShardError(f"{path}, line {number}: is no entry with a kind and a step; delete that line")
+        raise ShardError(f"{path}, line {number}: is not an entry with a kind and a step; delete that line")
     return entry

@@ -17,7 +17,7 @@ class _Pauses:
 
     name: str
     every: int | None
-    """Steps between them; None where there are none."""
+    """Steps between them; None if there are none."""
     seconds: float = 0.0
     count: int = 0
 
@@ -55,7 +55,7 @@ class TrainProgress:
         """Start at `first_step` steps done, in earlier starts of the run.
 
         batch_size: samples a step, of all ranks. stream: by default stderr. stage: what the line begins with.
-        eval_every, checkpoint_every: steps between them; None where there are none.
+        eval_every, checkpoint_every: steps between them; None if there are none.
         """
         self._stage = stage
         self._total = total_steps

@@ -118,7 +118,7 @@ def check_room(cluster: dict[str, float], *, workers: int, use_gpu: bool) -> Non
 def worker_error(failures: dict[int, Exception], *, tries: int) -> Exception:
     """Return the error to leave with for the errors that the ranks of a group ended with, the telling one first.
 
-    When a rank raises, the others often fail of the broken connection: what is no such failure tells more.
+    When a rank raises, the others often fail of the broken connection: what is not such a failure tells more.
     """
     return _final_error(failures) or ShardError(
         f"training workers failed {tries} times, the last time with: {_said_first(failures)}; if one was killed, is "
@@ -132,7 +132,7 @@ def _causes(failures: dict[int, Exception]) -> list[Exception]:
 
 
 def _final_error(failures: dict[int, Exception]) -> Exception | None:
-    """Return the first error that another try would meet again, or None if there is no such one."""
+    """Return the first error that another try would meet again, or None if there is none."""
     return next((error for error in _causes(failures) if _is_final(error)), None)
 
 

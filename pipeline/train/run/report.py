@@ -23,7 +23,7 @@ def write_report(run: Path) -> Path:
 
     Reads metrics.jsonl, run.json (`settings`, `model`, `data`, `eval_data`, `software`) and sessions.jsonl (command,
     hardware, times); what is missing is left out.
-    Raises ShardError where the journal is damaged, RefusedError where run.json is no run's, OSError naming the file
+    Raises ShardError where the journal is damaged, RefusedError where run.json is not a run's, OSError naming the file
     where the disk refuses.
     """
     path = run / REPORT_FILE

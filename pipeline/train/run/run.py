@@ -155,7 +155,7 @@ def begin_group(settings: RunSettings) -> None:
 def checkpoint_to_resume(settings: RunSettings, *, is_start: bool) -> Checkpoint | None:
     """Return the checkpoint to go on from, its hashes compared: the run's newest, or an earlier run's to begin by.
 
-    None where there is none. is_start: False where a group is started again, which goes on from the newest whatever it
+    None if there is none. is_start: False where a group is started again, which goes on from the newest whatever it
     began with. RefusedError where `--resume` names a checkpoint of this run that it has gone on from since.
     """
     newest = newest_whole(settings.output)
@@ -173,7 +173,7 @@ def checkpoint_to_resume(settings: RunSettings, *, is_start: bool) -> Checkpoint
 
 
 def resume(training: Training, load_start: Callable[[], None]) -> bool:
-    """Put the checkpoint back that the settings ask for, or begin where there is none; refuse one of another run.
+    """Put the checkpoint back that the settings ask for, or begin if there is none; refuse one of another run.
 
     Return whether run.json already says what the run is.
     """

@@ -85,7 +85,7 @@ TRACKERS = Registry(
 
 
 def require_tracker(name: str) -> None:
-    """Raise ValueError where there is no tracker of that name; nothing is imported."""
+    """Raise ValueError if there is no tracker of that name; nothing is imported."""
     if name != AUTO and not TRACKERS.is_known(name) and ":" not in name:
         raise ValueError(f"--tracker: {TRACKERS.unknown(name)}")
 

@@ -65,7 +65,7 @@ def test_what_does_not_fit_is_refused(folder_of: Callable[[str], Path], tmp_path
         encoder(folder_of("vit"), 70)
     (tmp_path / "config.json").write_text('{"model_type": "bert"}')
     (tmp_path / "model.safetensors").write_bytes(b"")
-    with pytest.raises(ExtractorError, match="'bert' is no image encoder"):
+    with pytest.raises(ExtractorError, match="'bert' is not an image encoder"):
         encoder(tmp_path)
 
 

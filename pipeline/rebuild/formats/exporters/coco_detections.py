@@ -19,7 +19,7 @@ from vilbert.pipeline.shards.sample import Sample
 
 
 def integer_id(sample: Sample) -> int:
-    """Return the image id as the integer that it is written as; ShardError where it is none."""
+    """Return the image id as the integer that it is written as; ShardError if it is not one."""
     image_id: str = sample.meta["image_id"]
     if not re.fullmatch("0|[1-9][0-9]{0,17}", image_id):
         raise ShardError(

@@ -51,7 +51,7 @@ class FolderFiles:
 
 
 def read_file(path: Path, name: str) -> bytes:
-    """Return the bytes of a regular file of at most `MAX_ROW_BYTES`; raise RowError where it is none."""
+    """Return the bytes of a regular file of at most `MAX_ROW_BYTES`; raise RowError if it is not one."""
     try:
         with open(path, "rb", opener=open_regular) as file:
             data = file.read(MAX_ROW_BYTES + 1)
@@ -63,7 +63,7 @@ def read_file(path: Path, name: str) -> bytes:
 
 
 def first_file(folder: Path, accept: Callable[[str], bool]) -> Path | None:
-    """Return the first file of a folder, or of the folders inside, whose name is accepted; None where there is none."""
+    """Return the first file of a folder, or of the folders inside, whose name is accepted; None if there is none."""
     try:
         for place, folders, files in os.walk(folder):
             folders.sort()

@@ -49,7 +49,7 @@ class ImageSizes:
         return cls(manifest.hash, keys[order], np.array(sizes, np.int32)[order])
 
     def find(self, image_id: str) -> tuple[int, int] | tuple[None, None]:
-        """Return the width and height of an image, None where the manifest has none."""
+        """Return the width and height of an image, None if the manifest has none."""
         key = np.uint64(_hash(image_id))
         at = int(self.hashes.searchsorted(key))
         if at == len(self.hashes) or self.hashes[at] != key:

@@ -85,7 +85,7 @@ class LmdbFile:
         return int(self._environment.stat()["entries"])
 
     def get(self, key: bytes) -> bytes | None:
-        """Return a value, None where there is none of this key; raise RowError where it is too large."""
+        """Return a value, None if there is none of this key; raise RowError where it is too large."""
         try:
             with self._environment.begin(buffers=True) as transaction:
                 value = transaction.get(key) if 0 < len(key) <= self._environment.max_key_size() else None

@@ -11,7 +11,7 @@ KEYS = b"keys"
 
 
 def read_pickled_keys(file: LmdbFile) -> list[bytes] | None:
-    """Return the list of keys, None where the file has none.
+    """Return the list of keys, None if the file has none.
 
     Raises:
         ShardError: It is damaged, or no list of keys.

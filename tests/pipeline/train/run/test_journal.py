@@ -92,7 +92,7 @@ def test_a_damaged_line_is_named(damage: bytes, tmp_path: Path) -> None:
     path = tmp_path / METRICS_FILE
     first, second = path.read_bytes().splitlines(keepends=True)
     path.write_bytes(first + damage + b"\n" + second)
-    with pytest.raises(ShardError, match="line 2: is no entry"):
+    with pytest.raises(ShardError, match="line 2: is not an entry"):
         read_journal(tmp_path)
 
 
