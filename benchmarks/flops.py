@@ -1,4 +1,4 @@
-"""What PyTorch's own counter sees of a forward pass, to check `vilbert.model.flops` with."""
+"""What PyTorch's own counter sees of a forward pass, to check `vilbert.pipeline.train.engine.flops` with."""
 
 from __future__ import annotations
 

@@ -35,7 +35,7 @@ from benchmarks.passes import (
     step,
     their_model,
 )
-from vilbert.model.flops import Shape, forward_flops
+from vilbert.pipeline.train.engine.flops import Shape, forward_flops
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,7 +11,7 @@ import torch
 from transformers import PretrainedConfig
 
 from vilbert.model.config import ViLBertConfig
-from vilbert.model.flops import Shape, forward_flops
+from vilbert.pipeline.train.engine.flops import Shape, forward_flops
 from vilbert.pipeline.train.engine.objective import MicroBatch
 
 PEAK_TFLOPS = {
