@@ -74,7 +74,8 @@ class CorruptShardError(ShardError):
 
 def _remedy(path: Path) -> str:
     record = path.with_suffix(".json")
-    return f"delete {path.name} and {record.name} and run the same `vilbert extract` again: it rewrites this shard"
+    again = "run the same `vilbert extract` or `vilbert convert` again: it rewrites this shard"
+    return f"delete {path.name} and {record.name} and {again}"
 
 
 class TrainingError(Exception):

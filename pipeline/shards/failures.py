@@ -44,7 +44,7 @@ def _encode_row(row: FailureRow) -> bytes:
 def read_failures(path: Path) -> list[FailureRow]:
     """Return the rows of a file of failures; raise CorruptShardError naming the line where it is damaged."""
     *lines, rest = read_bytes(path).split(b"\n")
-    remedy = "delete the shard's record in shards/ and run the same `vilbert extract` again"
+    remedy = "delete the shard's record in shards/ and run the same `vilbert extract` or `vilbert convert` again"
     if rest:
         raise CorruptShardError(f"line {len(lines) + 1} is cut short", path=path, remedy=remedy)
     rows = []

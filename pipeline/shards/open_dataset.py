@@ -31,7 +31,9 @@ class Dataset(Sequence[Sample], Closing):
         self.info: DatasetInfo = read_info(self._folder)
         """What the data set is: class names, fields, splits, totals."""
         if not self.info.complete:
-            raise ShardError(f"{self._folder.name}: is not complete; run the same `vilbert extract` again")
+            raise ShardError(
+                f"{self._folder.name}: is not complete; run the same `vilbert extract` or `vilbert convert` again"
+            )
         records = read_records_of(self._folder)
         self._shards = tuple(records)
         self._starts = (0, *accumulate(record.samples for record in records.values()))

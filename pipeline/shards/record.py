@@ -36,7 +36,7 @@ from vilbert.pipeline.shards.location.layout import (
 
 LEAST_SAMPLE_BYTES = 256
 """A sample takes more in either storage: it has two arrays and metadata, each with a header."""
-_REMEDY = "delete it and run the same `vilbert extract` again: it rewrites this shard"
+_REMEDY = "delete it and run the same `vilbert extract` or `vilbert convert` again: it rewrites this shard"
 
 
 def _is_rows(value: Any) -> bool:

@@ -14,7 +14,8 @@ from vilbert.pipeline.errors import CorruptShardError, ShardError
 def test_a_corrupt_shard_is_named_here_and_in_another_process(remedy: str | None) -> None:
     error = CorruptShardError("is cut", path=Path("d/shards/000003.tar"), offset=512, key="k", remedy=remedy)
     expected = remedy or (
-        "delete 000003.tar and 000003.json and run the same `vilbert extract` again: it rewrites this shard"
+        "delete 000003.tar and 000003.json and run the same `vilbert extract` or `vilbert convert` again: "
+        "it rewrites this shard"
     )
     for arrived in (error, pickle.loads(pickle.dumps(error))):
         assert isinstance(arrived, ShardError)

@@ -39,7 +39,7 @@ def check_info(folder: Folder, info: DatasetInfo) -> Iterator[Finding]:
     with folder.local([DATASET_FILE]) as directory:
         content = (directory / DATASET_FILE).read_bytes()
     if content != encode_dataset(info):
-        yield damaged("is not written the way `vilbert extract` writes it: bytes were changed")
+        yield damaged("is not written the way it is written here: bytes were changed")
     if info.limit is not None and info.rows > info.limit:
         yield damaged(f"{info.rows:,} rows are more than its limit of {info.limit:,}")
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-RERUN = "run the same `vilbert extract` again: it makes what is missing"
+RERUN = "run the same `vilbert extract` or `vilbert convert` again: it makes what is missing"
 RESTORE = "restore it from a copy, or extract into a new folder"
 
 
 def remake(shard_name: str) -> str:
     """Return how to rewrite one shard."""
-    return f"delete shards/{shard_name}.* and run the same `vilbert extract` again: it rewrites this shard"
+    again = "run the same `vilbert extract` or `vilbert convert` again: it rewrites this shard"
+    return f"delete shards/{shard_name}.* and {again}"
 
 
 @dataclass(frozen=True, kw_only=True)

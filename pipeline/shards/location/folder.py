@@ -181,7 +181,7 @@ def parse_place(text: str) -> Place:
 
 def what_is_there(folder: Folder) -> str:
     """Return what a folder without dataset.json is, and what a command on data sets expects in its place."""
-    expected = f"expected a data set, the folder that `vilbert extract --output` wrote, with {DATASET_FILE} in it"
+    expected = f"expected a data set, the --output of `vilbert extract` or `convert`, with {DATASET_FILE} in it"
     path = folder.path if isinstance(folder, LocalFolder) else None
     if path is None or path.is_dir():
         return f"has no {DATASET_FILE}; {expected}"

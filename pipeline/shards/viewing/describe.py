@@ -115,7 +115,7 @@ def box_labels(regions: Regions, class_names: tuple[str, ...], boxes: NDArray[np
 def dataset_lines(directory: str, document: Mapping[str, Any]) -> Iterator[str]:
     """Yield the text of `describe_dataset`."""
     shards, failures = document["shards"], document["failures"]
-    state = "complete" if document["complete"] else "incomplete, run `vilbert extract` again"
+    state = "complete" if document["complete"] else "incomplete, run the command that wrote it again"
     reasons = ", ".join(f"{count:,} {reason}" for reason, count in failures.items())
     rows = {
         "samples": f"{document['samples']:,} of {document['rows']:,} rows",

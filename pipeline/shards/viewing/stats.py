@@ -173,7 +173,7 @@ def _distribution(counts: dict[int, int]) -> dict[str, Any]:
 def report(name: str, info: DatasetInfo, summary: Summary, figures: dict[str, Any]) -> list[str]:
     """Return the lines that a person reads."""
     failures = figures["failures"]
-    state = "complete" if info.complete else "incomplete: run `vilbert extract` again"
+    state = "complete" if info.complete else "incomplete: run the command that wrote it again"
     done = figures["shards"]
     lines = [
         f"{name}: {state}",

@@ -83,7 +83,7 @@ def download(url: str, folder: Path, *, name: str, size: int, sha256: str) -> Pa
 
 
 def _other_bytes(shown: str, problem: str) -> CorruptShardError:
-    remedy = "copy the data set to its place again, or rewrite the shard with the same `vilbert extract`"
+    remedy = "copy the data set to its place again, or rewrite the shard with the command that wrote it"
     # A Path would make one slash of the two behind the scheme.
     return CorruptShardError(f"{shown} {problem}", path=Path(shown.rpartition("/")[2]), remedy=remedy)
 

@@ -110,7 +110,8 @@ def read_source(name: str, *, split: str | None, cache: ShardCache | None) -> So
     info = read_dataset(folder)
     if not info.complete or info.records_sha256 is None:
         raise RefusedError(
-            f"{shown}: not complete: run the same `vilbert extract` again until it says that all shards are done"
+            f"{shown}: not complete: run the same `vilbert extract` or `vilbert convert` again until it says that all "
+            "shards are done"
         )
     records = _check_records(folder, info)
     if split == "auto":
@@ -154,11 +155,11 @@ def _check_records(folder: Path, info: DatasetInfo) -> list[ShardRecord]:
         raise CorruptShardError(
             "the records in shards/ are not those that it was completed with",
             path=folder / DATASET_FILE,
-            remedy="run the same `vilbert extract` again, or restore the folder from a copy",
+            remedy="run the same `vilbert extract` or `vilbert convert` again, or restore the folder from a copy",
         )
     found = list(records.values())
     if problem := contradiction(info, found):
-        remedy = "run the same `vilbert extract` again; `vilbert verify` lists all that is wrong"
+        remedy = "run the same `vilbert extract` or `vilbert convert` again; `vilbert verify` lists all that is wrong"
         raise CorruptShardError(problem, path=folder / DATASET_FILE, remedy=remedy)
     return found
 

@@ -69,8 +69,8 @@ class ShardCache:
             info = read_dataset(workplace)
             if not info.complete:
                 raise RefusedError(
-                    f"{public_url(url)}: not complete: run the same `vilbert extract` again until it says "
-                    "that all shards are done, then copy the data set to its place"
+                    f"{public_url(url)}: not complete: run the same `vilbert extract` or `vilbert convert` again until "
+                    "it says that all shards are done, then copy the data set to its place"
                 )
             (workplace / SHARDS_FOLDER).mkdir()
             for first in range(0, info.shards, _RECORDS_AT_ONCE):
