@@ -7,17 +7,16 @@ from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import ExitStack
-from itertools import accumulate
 from pathlib import Path
 from typing import NamedTuple
 
 from vilbert.pipeline.errors import CorruptShardError, ShardError
+from vilbert.pipeline.jobs.done import read_each_record
 from vilbert.pipeline.rebuild.source import Scanned, SourceDescription
 from vilbert.pipeline.shards.dataset import DatasetInfo, read_info
 from vilbert.pipeline.shards.failures import FailureRow, read_failures
 from vilbert.pipeline.shards.location.folder import Place, open_folder
 from vilbert.pipeline.shards.location.layout import data_path, failures_path, shard_files
-from vilbert.pipeline.shards.record import read_records_of, records_digest
 from vilbert.pipeline.shards.sample import Sample
 from vilbert.pipeline.shards.storage.closing import Closing
 from vilbert.pipeline.shards.storage.raw import RawSample
@@ -52,18 +51,20 @@ class DatasetSource(Closing):
         self._verify = verify
         if not self.info.complete and shards is None:
             raise ShardError(f"{self._folder.name}: is not complete; run the command that writes it again")
-        records = read_records_of(self._folder)
-        self._records = list(records.values())[:shards]
-        self.content = records_digest(self._records)
+        digest, ends, samples, failures = hashlib.sha256(), [0], [], []
+        for record in read_each_record(self._folder, range(self.info.shards if shards is None else shards)):
+            digest.update(record.to_json())
+            ends.append(ends[-1] + record.samples + sum(record.failures.values()))
+            samples.append(record.samples)
+            failures.append(bytes.fromhex(record.failures_sha256))
+        self.content = digest.hexdigest()
         """Hash of the records, which names the content."""
-        if [record.shard for record in self._records] != list(range(len(self._records))) or (
-            shards is None and self.content != self.info.records_sha256
-        ):
+        if shards is None and self.content != self.info.records_sha256:
             raise ShardError(
                 f"{self._folder.name}: its records are not those that dataset.json was completed with; run `vilbert "
                 f"verify {self._folder.name} --deep`"
             )
-        self._starts = (0, *accumulate(record.samples + sum(record.failures.values()) for record in self._records))
+        self._starts, self._samples, self._failures = tuple(ends), samples, failures
         self._open: OrderedDict[int, _OpenShard] = OrderedDict()
 
     @property
@@ -129,15 +130,16 @@ class DatasetSource(Closing):
         while len(self._open) >= (OPEN_REMOTE_SHARDS if self._folder.remote else OPEN_SHARDS):
             self._open.popitem(last=False)[1].stack.close()
         with ExitStack() as stack:
-            storage, record = self.info.storage, self._records[shard]
+            storage = self.info.storage
             directory = stack.enter_context(self._folder.local(shard_files(shard, storage)))
             failures = read_failures(listed := failures_path(directory, shard))
-            if hashlib.sha256(listed.read_bytes()).hexdigest() != record.failures_sha256:
+            if hashlib.sha256(listed.read_bytes()).digest() != self._failures[shard]:
                 raise CorruptShardError("its sha256 is not the record's", path=listed)
             path = data_path(directory, shard, storage)
             reader = stack.enter_context(open_shard(path, verify=self._verify))
-            if len(reader) != record.samples:
-                raise CorruptShardError(f"holds {len(reader)} samples, its record says {record.samples}", path=path)
+            if len(reader) != self._samples[shard]:
+                problem = f"holds {len(reader)} samples, its record says {self._samples[shard]}"
+                raise CorruptShardError(problem, path=path)
             self._open[shard] = _OpenShard(reader, failures, stack.pop_all())
         return self._open[shard]
 

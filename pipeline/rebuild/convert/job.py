@@ -25,6 +25,7 @@ from vilbert.pipeline.rebuild.convert.sources import (
     described,
     mixed_fingerprints,
     nameless,
+    place_name,
     source_entry,
 )
 from vilbert.pipeline.rebuild.convert.worker import ConvertWorker
@@ -158,7 +159,7 @@ class ConvertJob:
         steps = existing.converted[:-1] if extended else existing.converted
         if not steps:
             with DatasetSource(self.settings.output, shards=len(starts), verify=False) as source:
-                entry = source_entry(str(self.settings.output), source)
+                entry = source_entry(place_name(self.settings.output), source)
             steps = ({"rows": rows, "sources": [{**entry, "rows": rows}], "operations": {}},)
         return _Base(rows, starts, steps)
 

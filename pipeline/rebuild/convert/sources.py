@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import os
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -214,7 +215,7 @@ def _content(description: SourceDescription) -> str:
 def _step(settings: ConvertSettings, opened: OpenSources) -> dict[str, Any]:
     """Return this command's entry of `DatasetInfo.converted`."""
     sources = [
-        source_entry(_name(place), source) for place, source in zip(settings.sources, opened.sources, strict=True)
+        source_entry(place_name(place), source) for place, source in zip(settings.sources, opened.sources, strict=True)
     ]
     operations: dict[str, Any] = settings.region_operations()
     if "images" in settings.drop_fields:
@@ -250,8 +251,9 @@ def source_entry(name: str, source: Source) -> dict[str, Any]:
     }
 
 
-def _name(place: Place) -> str:
-    return open_folder(place).name if isinstance(place, str) else str(place)
+def place_name(place: Place) -> str:
+    """Return a source's place as JSON can hold it, without credentials."""
+    return open_folder(place).name if isinstance(place, str) else os.fsencode(place).decode("utf-8", "backslashreplace")
 
 
 def _file_hash(path: Path, option: str) -> str:

@@ -36,6 +36,7 @@ def describe_dataset(
         "rows": info.rows,
         "samples": totals.samples,
         "failures": totals.failures,
+        "dropped": totals.dropped,
         "splits": sum_splits(records.values()),
         "bytes": totals.bytes,
         "fields": info.fields,
@@ -43,6 +44,7 @@ def describe_dataset(
         "attribute_names": list(info.attribute_names),
         "manifest": info.manifest,
         "manifest_hash": info.manifest_hash,
+        "converted": list(info.converted),
         "fingerprint": info.fingerprint,
         "fingerprint_fields": info.fingerprint_fields,
         "software": info.software,
@@ -117,13 +119,15 @@ def dataset_lines(directory: str, document: Mapping[str, Any]) -> Iterator[str]:
     shards, failures = document["shards"], document["failures"]
     state = "complete" if document["complete"] else "incomplete, run the command that wrote it again"
     reasons = ", ".join(f"{count:,} {reason}" for reason, count in failures.items())
+    left_out = ", ".join(f"{count:,} {reason}" for reason, count in document["dropped"].items())
     rows = {
         "samples": f"{document['samples']:,} of {document['rows']:,} rows",
         "failures": f"{sum(failures.values()):,}" + (f" ({reasons})" if reasons else ""),
+        **({"dropped": left_out} if left_out else {}),
         "shards": f"{shards['done']:,} of {shards['planned']:,}, {counted(shards['rows_each'], 'row')} each",
         "splits": ", ".join(f"{name or '(none)'} {count:,}" for name, count in document["splits"].items()),
         "size": f"{document['bytes']:,} bytes",
-        "manifest": f"{document['manifest']} ({document['manifest_hash'][:16]}…)",
+        **_origin(document),
         "classes": _some(document["class_names"]),
         "attributes": _some(document["attribute_names"]),
         "software": ", ".join(f"{name} {version}" for name, version in document["software"].items()),
@@ -140,6 +144,18 @@ def dataset_lines(directory: str, document: Mapping[str, Any]) -> Iterator[str]:
     for number, sample in enumerate(document["first_samples"]):
         boxes = counted(sample["boxes"], "box", "boxes")
         yield f"  :{number}  #{sample['key']}  {boxes}, image id {sample['image_id']}"
+
+
+def _origin(document: Mapping[str, Any]) -> dict[str, str]:
+    """Return what a data set was made from: its manifest, or the sources and operations of `vilbert convert`."""
+    if not document["converted"]:
+        return {"manifest": f"{document['manifest']} ({document['manifest_hash'][:16]}…)"}
+    lines = {}
+    for number, step in enumerate(document["converted"], start=1):
+        sources = [f"{source['name']} ({source['format']}, {source['rows']:,} rows)" for source in step["sources"]]
+        done = ", ".join(f"{name} {value}" for name, value in step["operations"].items())
+        lines[f"convert {number}"] = f"{_some(sources)}{f': {done}' if done else ''}"
+    return lines
 
 
 def sample_lines(directory: str, document: Mapping[str, Any]) -> Iterator[str]:
