@@ -17,9 +17,11 @@ from vilbert.pipeline.cli import COMMANDS, main
 from vilbert.pipeline.tasks.registry import TASKS
 
 ROOT = Path(__file__).parents[1]
-PAGES = ("api", "demo", "index", "own-images", "predict", "rebuild", "report", "tasks", *(f"tasks/{page}" for page in (
-    "captioning", "gqa", "multitask", "nlvr2", "refer", "retrieval", "snli-ve", "vcr", "vqa",
-)))  # fmt: skip
+TASK_PAGES = ("captioning", "gqa", "multitask", "nlvr2", "refer", "retrieval", "snli-ve", "vcr", "vqa")
+PAGES = (
+    *("api", "demo", "formats", "index", "own-images", "predict", "rebuild", "report", "tasks"),
+    *(f"tasks/{page}" for page in TASK_PAGES),
+)
 OTHERS = {"nproc-per-node"}  # torchrun's
 OPTION = re.compile(r"(?<![\w-])--([a-z][a-z0-9-]+)")
 

@@ -42,6 +42,8 @@ VARIANTS: dict[int, tuple[str, ...]] = {
 _NAMES = {"img_id": "image_id", "img_w": "image_w", "img_h": "image_h"}
 _MAX_BOXES = 10_000
 _HEAD = 1 << 16
+_TRIED = 20
+"""First lines of which one must be whole."""
 _SMALL = 200
 """Characters of an id or number."""
 
@@ -110,19 +112,7 @@ class _Reader:
 
     def __init__(self, path: Path, lines: Lines, background: Background) -> None:
         self._lines, self._background = lines, background
-        self._headings = 0
-        columns: tuple[str, ...] | None = None
-        if len(lines):
-            fields = lines.line(0).split(b"\t")
-            columns = _named(fields)
-            self._headings = 1 if columns is not None else 0
-            columns = columns or VARIANTS.get(len(fields))
-            if columns is None:
-                counts = ", ".join(map(str, VARIANTS))
-                raise ShardError(
-                    f"{path}: its first line has {len(fields)} columns; the variants of this format have {counts}"
-                )
-        self._columns = columns or ORIGINAL
+        self._headings, self._columns = _columns(path, lines)
 
     def __len__(self) -> int:
         return len(self._lines) - self._headings
@@ -144,13 +134,31 @@ class _Reader:
         if len(fields) != len(self._columns):
             image_id = unquoted(fields[0])[:_SMALL].decode("utf-8", "replace")
             raise RowError(
-                "broken_row", f"has {len(fields)} columns, the first line has {len(self._columns)}", image_id
+                "broken_row", f"has {len(fields)} columns, the first whole line has {len(self._columns)}", image_id
             )
         values = {_NAMES.get(name, name): unquoted(field) for name, field in zip(self._columns, fields, strict=True)}
         return parse_fields(values, self._background)
 
     def close(self) -> None:
         self._lines.close()
+
+
+def _columns(path: Path, lines: Lines) -> tuple[int, tuple[str, ...]]:
+    """Return the number of lines of headings, and the columns: of the headings, or of the first whole line.
+
+    Raises:
+        ShardError: None of the first lines has the columns of a variant.
+    """
+    counts = [len(lines.line(row).split(b"\t")) for row in range(min(len(lines), _TRIED))]
+    if counts and (named := _named(lines.line(0).split(b"\t"))) is not None:
+        return 1, named
+    known = [count for count in counts if count in VARIANTS]
+    if counts and not known:
+        raise ShardError(
+            f"{path}: its first line has {counts[0]} columns; the variants of this format have "
+            f"{', '.join(map(str, VARIANTS))}"
+        )
+    return 0, VARIANTS[known[0]] if known else ORIGINAL
 
 
 def unquoted(field: bytes) -> bytes:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from vilbert.manifests.regular_file import open_regular, require_regular
 from vilbert.pipeline.errors import ShardError
+from vilbert.pipeline.rebuild.formats.importers.folder_files import only_inside
 from vilbert.pipeline.rebuild.formats.importers.imported_source import ImportedSource
 from vilbert.pipeline.rebuild.formats.importers.published_image import (
     Background,
@@ -36,6 +37,7 @@ class Importer:
         """Return whether an Arrow stream or file has the columns of the example."""
         import pyarrow as pa
 
+        path = only_inside(path, "*.arrow")
         try:
             if not path.is_file():
                 return False
@@ -50,7 +52,9 @@ class Importer:
 
     def open(self, path: Path, options: ImportOptions) -> ImportedSource:
         """Open a file; see `registry.Importer`."""
-        return ImportedSource("frcnn-arrow", path, _Reader(path, options.background or "none"), options)
+        return ImportedSource(
+            "frcnn-arrow", path, _Reader(only_inside(path, "*.arrow"), options.background or "none"), options
+        )
 
 
 def _open(mapped: Any, head: bytes) -> Any:

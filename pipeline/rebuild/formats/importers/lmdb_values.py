@@ -125,7 +125,7 @@ class LmdbFile:
                 f"{self.path}: its list of keys names {len(absent):,} keys without a value, the first "
                 f"{absent[0]!r:.80}: it was not written to its end"
             )
-        repeated = len(listed) - len(set(listed))
+        repeated = len(listed) - len(np.unique(np.fromiter(map(hash, listed), np.int64, len(listed))))
         if repeated or rows != len(listed):
             raise ShardError(
                 f"{self.path}: its list of keys has {len(listed):,} keys, {repeated:,} of them repeated, and there are "

@@ -171,7 +171,7 @@ def _arrays(
             raise RowError("background_object", "a region has the background as its object")
         arrays["object_scores"] = _scores(object_scores, "object_scores", count)
     if probs is not None:
-        order = np.argsort(-probs, axis=1, kind="stable")[:, :top_classes]
+        order = most_probable(probs, top_classes)
         arrays["class_ids"] = _ids(order, "class_ids", count, classes)
         arrays["class_probs"] = np.take_along_axis(probs, order, axis=1).astype(np.float16)
     if image.attribute_ids is not None and image.attribute_scores is not None:
@@ -180,13 +180,30 @@ def _arrays(
     return arrays
 
 
+def most_probable(probs: NDArray[np.float32], count: int) -> NDArray[np.intp]:
+    """Return the ids [N, count] of the most probable classes, most probable first, of equals the lower id first.
+
+    Sorting all classes would take most of the time of an import, so only those that may be among them are sorted.
+    """
+    if count >= probs.shape[1]:
+        return np.argsort(-probs, axis=1, kind="stable")
+    ids = np.sort(np.argpartition(-probs, count - 1, axis=1)[:, :count], axis=1)
+    chosen = np.take_along_axis(probs, ids, axis=1)
+    least = chosen.min(axis=1, keepdims=True)
+    tied = np.flatnonzero((probs >= least).sum(axis=1) > count)  # which of the equals are chosen is left to chance
+    order = np.take_along_axis(ids, np.argsort(-chosen, axis=1, kind="stable"), axis=1)
+    order[tied] = np.argsort(-probs[tied], axis=1, kind="stable")[:, :count]
+    return order
+
+
 def _features(features: NDArray[Any]) -> NDArray[Any]:
     if features.ndim == 2 and not len(features):
         raise RowError("no_regions", "it has no regions")
     if features.ndim != 2 or features.dtype.kind != "f" or not features.shape[1]:
         raise RowError("broken_row", f"features are {features.dtype}{list(features.shape)}, expected floats [N, D]")
     dtype = np.float16 if features.dtype.itemsize == 2 else np.float32
-    converted = np.ascontiguousarray(features, dtype=dtype)  # also from the other byte order
+    with np.errstate(over="ignore"):  # float64 beyond float32 becomes infinite, which is refused below
+        converted = np.ascontiguousarray(features, dtype=dtype)  # also from the other byte order
     if not np.isfinite(converted).all():
         raise RowError("bad_numbers", f"{int((~np.isfinite(converted)).sum())} values of features are NaN or infinite")
     return converted

@@ -115,6 +115,15 @@ def test_damaged_lines_become_failures_and_the_others_samples(tmp_path: Path) ->
     assert "[50.0, 10.0, 90.0, 20.0]" in failures_of(rows)[3].detail
 
 
+def test_a_first_line_that_is_cut_short_decides_nothing(tmp_path: Path) -> None:
+    found, path = pictures(), tmp_path / "a.tsv"
+    path.write_bytes(b"1\t64\t48\n" + tsv(found, 6))
+    _, rows = read_published(path, format="bottom-up-tsv")
+    (failure,) = failures_of(rows)
+    assert (failure.row, failure.detail) == (0, "has 3 columns, the first whole line has 6")
+    assert len(rows) == len(found) + 1
+
+
 def test_rows_of_another_width_than_the_first_are_failures(tmp_path: Path) -> None:
     found, path = pictures(3), tmp_path / "a.tsv"
     found[1].features = found[1].features[:, :5]

@@ -60,7 +60,7 @@ def write(path: Path, rows: list[dict[str, Any]], *, stream: bool = True) -> Pat
 def test_streams_and_files(tmp_path: Path, stream: bool) -> None:
     found = pictures(5)
     path = write(tmp_path / "a.arrow", [row_of(*one) for one in enumerate(found)], stream=stream)
-    assert detect_format(path) == "frcnn-arrow"
+    assert detect_format(path) == detect_format(tmp_path) == "frcnn-arrow"
     description, rows = read_published(path)
     for number, (sample, picture) in enumerate(zip(samples_of(rows), found, strict=True)):
         require_boxes_and_features(sample, picture, image_id=str(number))
