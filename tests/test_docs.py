@@ -17,9 +17,10 @@ from vilbert.pipeline.cli import COMMANDS, main
 from vilbert.pipeline.tasks.registry import TASKS
 
 ROOT = Path(__file__).parents[1]
-PAGES = ("api", "demo", "index", "own-images", "predict", "rebuild", "report", "tasks", *(f"tasks/{page}" for page in (
-    "captioning", "gqa", "multitask", "nlvr2", "refer", "retrieval", "snli-ve", "vcr", "vqa",
-)))  # fmt: skip
+PAGES = ("api", "compare", "demo", "index", "own-images", "predict", "rebuild", "report", "tasks", *(
+    f"tasks/{page}"
+    for page in ("captioning", "gqa", "multitask", "nlvr2", "refer", "retrieval", "snli-ve", "vcr", "vqa")
+))  # fmt: skip
 OTHERS = {"nproc-per-node"}  # torchrun's
 OPTION = re.compile(r"(?<![\w-])--([a-z][a-z0-9-]+)")
 
