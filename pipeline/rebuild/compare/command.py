@@ -26,19 +26,20 @@ def compare(settings: CompareSettings) -> int:
         sides = open_sides(settings, stack)
         coverage = Coverage()
         totals = Totals(min_cosine=settings.min_cosine, keep=settings.worst)
-        evidence = (Sightings(), AnotherImage(), Padding())
+        sightings = Sightings()
+        across = (AnotherImage(), Padding())
         cases: list[ImagePair] = []
         for pair in pair_images(*sides, images, settings, coverage):
             totals.add(pair)
-            for looking in evidence:
+            explained = sightings.add(pair)
+            for looking in across:
                 looking.add(pair)
-            if len(cases) < MAX_CASES and pair.comparable and differs(pair, settings.min_cosine):
+            if len(cases) < MAX_CASES and not explained and differs(pair, settings.min_cosine):
                 cases.append(pair)
-        findings = [finding for looking in evidence for finding in looking.findings()]
+        findings = [*sightings.findings(), *(finding for looking in across for finding in looking.findings())]
         diagnosis = None
-        if settings.diagnose and needs_diagnosis(settings, totals, findings):
-            features_equal = totals.share("equal") >= settings.min_equal
-            diagnosis = diagnose(settings, sides, images, cases, features_equal=features_equal)
+        if settings.diagnose and cases and needs_diagnosis(settings, totals, findings):
+            diagnosis = diagnose(settings, sides, images, cases)
         names = (settings.a, settings.b)
         counts = (coverage.images_a, coverage.images_b)
         described = [describe_side(*side) for side in zip(names, sides, counts, strict=True)]

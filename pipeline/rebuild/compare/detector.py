@@ -24,18 +24,11 @@ from vilbert.pipeline.extract.detection import Detection
 from vilbert.pipeline.extract.prepare import Prepared
 from vilbert.pipeline.extract.turns import Turns
 from vilbert.pipeline.jobs.journal import Journal
+from vilbert.pipeline.rebuild.compare.settings import PREFIX
 from vilbert.pipeline.shards.failures import FailureRow
 from vilbert.pipeline.shards.sample import Sample
 from vilbert.settings import SettingsError, file_value, options_of
 from vilbert.untrusted.documents import DocumentError, read_yaml
-
-PREFIX = "detector:"
-SETTINGS_FILES = (".yaml", ".yml")
-
-
-def names_detector(text: str) -> bool:
-    """Return whether an argument names a detector: detector:NAME, or a YAML file of its options."""
-    return text.startswith(PREFIX) or Path(text).suffix.lower() in SETTINGS_FILES
 
 
 def detector_settings(text: str, recorded: Mapping[str, Any], device: str) -> ExtractorSettings:

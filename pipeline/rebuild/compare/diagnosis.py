@@ -43,13 +43,8 @@ class Diagnosis:
     """Ids of the cases."""
 
 
-def diagnose(
-    settings: CompareSettings, sides: tuple[Side, Side], images: Images, pairs: list[ImagePair], *, features_equal: bool
-) -> Diagnosis:
-    """Run a detector with each suspect changed over some differing images, and say which reproduces a side.
-
-    features_equal: whether matched regions have equal features.
-    """
+def diagnose(settings: CompareSettings, sides: tuple[Side, Side], images: Images, pairs: list[ImagePair]) -> Diagnosis:
+    """Run a detector with each suspect changed over some differing images, and say which reproduces a side."""
     reference, detector, reason = find_detector(settings, sides)
     if detector is None:
         return Diagnosis(suspect="B", reason=reason)
@@ -57,13 +52,14 @@ def diagnose(
     if not cases["A"]:
         return Diagnosis(suspect="B", reason="the images of the sets are not at hand: give --manifest")
     other = {"A": "B", "B": "A"}[reference]
-    found = {name: try_variant("", unchanged(detector), cases[name]) for name in (reference, other)}
-    if not _reproduced(found[reference]) and _reproduced(found[other]):
+    reproduced = {name: _reproduces(detector, cases[name]) for name in "AB"}
+    if reproduced[other] and not reproduced[reference]:
         reference, other = other, reference
     trials = try_suspects(detector, cases[other])
     ids = [case.prepared.record.image_id for case in cases[other]]
+    features_equal = all(pair.equal(settings.min_cosine) >= settings.min_equal for pair in pairs)
     finding = judge(trials, suspect=other, image_ids=ids, features_equal=features_equal)
-    if not _reproduced(found[reference]):
+    if not reproduced[reference]:
         logger.warning("the detector that was run does not reproduce the features of %s either", reference)
     return Diagnosis(
         suspect=other,
@@ -74,7 +70,8 @@ def diagnose(
     )
 
 
-def _reproduced(trial: Trial | None) -> bool:
+def _reproduces(detector: RunningDetector, cases: list[Case]) -> bool:
+    trial = try_variant("", unchanged(detector), cases)
     return trial is not None and trial.reproduces
 
 

@@ -139,7 +139,11 @@ def _cause(finding: Finding) -> dict[str, Any]:
 
 
 def _diagnosis(diagnosis: Diagnosis) -> dict[str, Any]:
-    return {**asdict(diagnosis), "findings": [finding.cause for finding in diagnosis.findings]}
+    trials = [
+        {"cause": it.cause, "label": it.label, "cosine": it.cosine, "error": it.error, "images": it.images}
+        for it in diagnosis.trials
+    ]
+    return {**asdict(diagnosis), "findings": [finding.cause for finding in diagnosis.findings], "trials": trials}
 
 
 def _finite(value: float) -> float | None:
@@ -154,11 +158,19 @@ def recorded_differences(a: Mapping[str, Any], b: Mapping[str, Any], prefix: str
     found: list[list[Any]] = []
     for name in sorted(a.keys() | b.keys() if prefix else a.keys() & b.keys()):
         one, other = a.get(name), b.get(name)
-        if isinstance(one, Mapping) and isinstance(other, Mapping):
+        if name == "extractor" and not prefix and _kind(one) != _kind(other):
+            found.append([name, _kind(one), _kind(other)])  # their other settings have nothing in common
+        elif isinstance(one, Mapping) and isinstance(other, Mapping):
             found += recorded_differences(one, other, f"{prefix}{name}.")
         elif one != other:
             found.append([f"{prefix}{name}", one, other])
     return found
+
+
+def _kind(extractor: Any) -> str:
+    if not isinstance(extractor, Mapping):
+        return str(extractor)
+    return str(extractor.get("extractor", extractor.get("detector", "not recorded")))
 
 
 def untold_causes() -> str:
@@ -265,13 +277,13 @@ def _short(value: float | None) -> str:
 
 def percent(value: float) -> str:
     """Return a fraction in percent, never rounded up to 100 %."""
-    return "100 %" if value >= 1 else f"{min(math.floor(value * 1e4) / 1e2, 99.99):.2f} %"
+    return f"{100 if value >= 1 else min(math.floor(value * 1e4 + 1e-6) / 1e2, 99.99):.4g} %"
 
 
 def bound_text(bound: Mapping[str, Any]) -> str:
     """Return a bound and whether it holds, in words."""
     state = "holds" if bound["holds"] else "EXCEEDED"
-    return f"{bound['name']} {percent(bound['value'])}, {bound['option']} {bound['bound']:g} {state}"
+    return f"{bound['name']} {percent(bound['value'])} ({bound['option']} {bound['bound']:g}: {state})"
 
 
 def advice(document: Mapping[str, Any]) -> Iterator[str]:
@@ -296,4 +308,10 @@ def verdict_text(document: Mapping[str, Any]) -> str:
         case "equal":
             return "equal within the bounds"
         case _:
-            return "different: a bound is exceeded, or a cause was found that spoils the regions"
+            exceeded = [
+                f"{bound['name']} {percent(bound['value'])} is below {percent(bound['bound'])}"
+                for bound in document["bounds"]
+                if not bound["holds"]
+            ]
+            named = [cause["title"] for cause in document["causes"] if cause["problem"]]
+            return f"different: {'; '.join([*exceeded, *named])}"

@@ -111,5 +111,5 @@ def _other_size(found: Prepared, size: tuple[int, int]) -> FailureRow:
     from vilbert.extractors.decode import ImageError
 
     height, width = found.image.pixels.shape[:2]
-    detail = f"the image is {width}x{height}, the regions are of an image of {size[1]}x{size[0]}"
+    detail = f"the image is {width} by {height} pixels, the regions are of one of {size[1]} by {size[0]}"
     return failure(found.row, found.record, ImageError("corrupt", detail))

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vilbert.pipeline.rebuild.compare.box_forms import find_form
-from vilbert.pipeline.rebuild.compare.causes import Finding
+from vilbert.pipeline.rebuild.compare.causes import CAUSES, Finding
 from vilbert.pipeline.rebuild.compare.matching import Matching
 from vilbert.pipeline.rebuild.compare.pair import SAME_COSINE, ImagePair
 
@@ -162,9 +162,10 @@ class Sightings:
     image_ids: dict[str, list[str]] = field(default_factory=dict)
     """The first images of each cause."""
 
-    def add(self, pair: ImagePair) -> None:
-        """Look for all marks in an image."""
+    def add(self, pair: ImagePair) -> bool:
+        """Look for all marks in an image and return whether one of them is a problem."""
         self.images += 1
+        problem = False
         for mark in MARKS:
             if found := mark(pair):
                 cause, figures = found
@@ -173,6 +174,8 @@ class Sightings:
                 examples = self.image_ids.setdefault(cause, [])
                 if len(examples) < EXAMPLES:
                     examples.append(pair.image_id)
+                problem = problem or CAUSES[cause].problem
+        return problem
 
     def findings(self) -> list[Finding]:
         """Return the causes that enough images show, in the order of the table."""

@@ -42,6 +42,7 @@ dl.sides dt { font-weight: 700; } dl.sides dd { margin: 0; min-width: 0; }
 .points { fill: none; stroke: var(--first); stroke-linecap: round; stroke-opacity: .55; stroke-width: 4; }
 .legend { display: flex; flex-wrap: wrap; gap: .3rem 1.2rem; margin: .5rem 0 1rem; }
 .legend svg { height: 14px; margin-right: .35rem; vertical-align: -2px; width: 30px; }
+.legend rect { stroke-opacity: 1; stroke-width: 2; }
 .image { border-top: 1px solid var(--grid); padding: 1.1rem 0; }
 .image h3 { font-size: 1rem; margin: 0; }
 .pictures { display: grid; gap: .8rem; grid-template-columns: repeat(2, minmax(0, 1fr)); margin-top: .5rem; }
@@ -79,7 +80,7 @@ def build_page(document: Mapping[str, Any], totals: Totals, pictures: Sequence[s
     """Return the page, HTML; names and ids are shown as they are, whatever they hold."""
     diagnosis = document["diagnosis"] or {}
     return html_page(
-        f"{Path(document['a']['name']).name} and {Path(document['b']['name']).name}",
+        f"Comparison of {_name(document['a'])} and {_name(document['b'])}",
         "Two feature sets of the same images, compared region by region.",
         [
             ("Verdict", "".join(_verdict(document))),
@@ -98,6 +99,11 @@ def build_page(document: Mapping[str, Any], totals: Totals, pictures: Sequence[s
         ],
         style=STYLE,
     )
+
+
+def _name(side: Mapping[str, Any]) -> str:
+    name = str(side["name"]).rstrip("/")
+    return name.rpartition("/")[2] or name
 
 
 def _short(value: object) -> str:
@@ -140,7 +146,9 @@ def _causes(document: Mapping[str, Any]) -> Iterator[str]:
 
 def _figures(document: Mapping[str, Any]) -> str:
     rows = "".join(
-        f"<tr><th>{escape(title)}</th><td>{escape(text)}</td></tr>" for title, text in summary_rows(document)
+        f"<tr><th>{escape(title)}</th><td>{escape(text)}</td></tr>"
+        for title, text in summary_rows(document)
+        if title != "bounds"  # those have a picture of their own
     )
     return f'<div class="wide"><table class="figures">{rows}</table></div>'
 
@@ -160,12 +168,12 @@ def _charts(document: Mapping[str, Any], totals: Totals) -> Iterator[str]:
 
 def _trials(diagnosis: Mapping[str, Any]) -> str:
     rows = [
-        (trial["label"], trial["cosine"], trial["error"], trial["images"])
+        (trial["label"], round(trial["cosine"], 5), float(f"{trial['error']:.2g}"), trial["images"])
         for trial in diagnosis.get("trials", ())[:TRIALS]
     ]
     about = (
         f"<p>Features of the detector {escape(diagnosis.get('detector', ''))} at the boxes of {diagnosis['suspect']}, "
-        f"against the features that {diagnosis['suspect']} has there; medians over the regions of a few images, the "
+        f"against the features that {diagnosis['suspect']} has there; means over the regions of a few images, the "
         "nearest first.</p>"
         if rows
         else ""

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from vilbert.pipeline.errors import RefusedError, ShardError
+from vilbert.pipeline.errors import ShardError
 from vilbert.pipeline.extract.prepare import Prepared
 from vilbert.pipeline.rebuild.compare.choice import Choice, choose_images, pair_rows
 from vilbert.pipeline.rebuild.compare.detector import RunningDetector
@@ -63,7 +63,6 @@ def pair_images(a: Side, b: Side, images: Images, settings: CompareSettings, cov
     """Yield the images that both sides have; `coverage` says what of the sides that is.
 
     Raises:
-        RefusedError: Both sides are detectors and there is no manifest.
         ShardError: A side is damaged, or no image is in both.
     """
     found = 0
@@ -149,8 +148,7 @@ def _both_run(
     a: RunningDetector, b: RunningDetector, images: Images, settings: CompareSettings, coverage: Coverage
 ) -> Iterator[tuple[Row, Outcome, Outcome]]:
     manifest = images.manifest
-    if manifest is None:
-        raise RefusedError("A and B are both detectors: give --manifest with the images to run them on")
+    assert manifest is not None  # CompareSettings sees to it
     keys = ((row, sample_key(image_id)) for row, image_id in images.ids())
     chosen = choose_images(keys, settings.limit, settings.seed)
     coverage.sampled = not chosen.complete

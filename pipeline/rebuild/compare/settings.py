@@ -12,6 +12,14 @@ from tyro.conf import Positional
 from vilbert.pipeline.rebuild.formats.registry import ImportOptions
 from vilbert.settings import NonNegativeInt, PositiveInt, Share, validated
 
+PREFIX = "detector:"
+SETTINGS_FILES = (".yaml", ".yml")
+
+
+def names_detector(text: str) -> bool:
+    """Return whether an argument names a detector: detector:NAME, or a YAML file of its options."""
+    return text.startswith(PREFIX) or Path(text).suffix.lower() in SETTINGS_FILES
+
 
 @validated
 class CompareSettings:
@@ -67,3 +75,7 @@ class CompareSettings:
     def __post_init__(self) -> None:
         if self.a == self.b:
             raise ValueError(f"A and B are both {self.a}: give two feature sets")
+        if names_detector(self.a) and names_detector(self.b) and self.manifest is None:
+            raise ValueError("A and B are both detectors: give --manifest with the images to run them on")
+        if self.detector is not None and not names_detector(self.detector):
+            raise ValueError(f"--detector {self.detector}: give {PREFIX}NAME, or a .yaml file of a detector's options")

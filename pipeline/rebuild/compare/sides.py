@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from contextlib import ExitStack
 from typing import Any
 
-from vilbert.pipeline.rebuild.compare.detector import RunningDetector, detector_settings, names_detector
+from vilbert.pipeline.rebuild.compare.detector import RunningDetector, detector_settings
 from vilbert.pipeline.rebuild.compare.feature_set import FeatureSet, open_set
-from vilbert.pipeline.rebuild.compare.settings import CompareSettings
+from vilbert.pipeline.rebuild.compare.settings import CompareSettings, names_detector
 
 Side = FeatureSet | RunningDetector
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -32,43 +32,75 @@ class Trial:
     cause: str
     """Name in `CAUSES`; empty for the unchanged detector."""
     label: str
-    cosine: float
-    """Mean over all regions of all cases."""
-    error: float
-    """Mean relative error; errors above 1 count as 1."""
-    images: int
-    """Cases that it changed or could be run on."""
+    cosines: tuple[float | None, ...]
+    """Mean cosine over the regions of each case; None where it was not run, or changes nothing."""
+    errors: tuple[float | None, ...]
+    """Mean relative error, in which errors above 1 count as 1."""
+
+    @property
+    def images(self) -> int:
+        """Cases that it was run on."""
+        return sum(error is not None for error in self.errors)
+
+    @property
+    def cosine(self) -> float:
+        """Mean over the cases that it was run on."""
+        return _mean(self.cosines)
+
+    @property
+    def error(self) -> float:
+        """Mean over the cases that it was run on."""
+        return _mean(self.errors)
 
     @property
     def reproduces(self) -> bool:
         """Whether the features are the same apart from small errors."""
         return self.cosine >= REPRODUCED_COSINE and self.error <= REPRODUCED_ERROR
 
+    def on_cases_of(self, other: Trial) -> Trial:
+        """Return the trial with the cases that another was run on."""
+        both = [error is not None for error in other.errors]
+        cosines, errors = (
+            tuple(value if kept else None for value, kept in zip(values, both, strict=True))
+            for values in (self.cosines, self.errors)
+        )
+        return replace(self, cosines=cosines, errors=errors)
 
-def try_variant(cause: str, variant: Variant, cases: Sequence[Case]) -> Trial | None:
-    """Run a variant on the first case, and if it comes near on all; None where it gives no features of this width."""
-    found_cosines, found_errors = [], []
+
+def _mean(values: Sequence[float | None]) -> float:
+    found = [value for value in values if value is not None]
+    return sum(found) / len(found) if found else float("nan")
+
+
+def try_variant(cause: str, variant: Variant, cases: Sequence[Case], *, all_cases: bool = False) -> Trial | None:
+    """Run a variant on cases up to the first that it does not come near; None where it gives no features.
+
+    all_cases: run it on all.
+    """
+    found: list[tuple[float, float] | None] = []
     for case in cases:
         features = variant.run(case)
-        if features is not None and features.shape == case.features.shape:
-            found_cosines.append(cosines(case.features, features))
-            found_errors.append(relative_errors(case.features, features))
-            if found_cosines[-1].mean() < NEAR_COSINE:
-                break
-    if not found_cosines:
+        if features is None or features.shape != case.features.shape:
+            found.append(None)
+            continue
+        errors = np.minimum(relative_errors(case.features, features), 1)
+        found.append((float(cosines(case.features, features).mean()), float(errors.mean())))
+        if not all_cases and found[-1][0] < NEAR_COSINE:
+            break
+    found += [None] * (len(cases) - len(found))
+    if not any(found):
         return None
     return Trial(
         cause=cause,
         label=variant.label,
-        cosine=float(np.concatenate(found_cosines).mean()),
-        error=float(np.minimum(np.concatenate(found_errors), 1).mean()),
-        images=len(found_cosines),
+        cosines=tuple(one and one[0] for one in found),
+        errors=tuple(one and one[1] for one in found),
     )
 
 
 def try_suspects(detector: RunningDetector, cases: Sequence[Case]) -> list[Trial]:
     """Return the trials of the unchanged detector and all suspects, the nearest first."""
-    first = try_variant("", unchanged(detector), cases)
+    first = try_variant("", unchanged(detector), cases, all_cases=True)
     trials = [first]
     for cause, makers in SUSPECTS.items():
         if cause in SUBTLE and (first is None or first.cosine < NEAR_COSINE):
@@ -85,21 +117,31 @@ def judge(trials: Sequence[Trial], *, suspect: str, image_ids: Sequence[str], fe
     features_equal: whether matched regions have equal features, so that only the choice of regions can differ.
     """
     own = next((trial for trial in trials if not trial.cause), None)
-    others = sorted((trial for trial in trials if trial.cause), key=lambda trial: (trial.error, -trial.cosine))
     selection = None
     if own is not None and own.reproduces and features_equal:
         detail = f"the detector reproduces the features of {suspect} at its boxes"
         selection = _finding("other-selection", detail, own, image_ids)
         if own.error <= EXACT_ERROR:
             return selection
-    if not others or not others[0].reproduces or (own is not None and others[0].error > GAIN * own.error):
+    likely = sorted((trial for trial in trials if trial.cause and _explains(trial, own)), key=lambda it: it.error)
+    if not likely:
         return selection
-    best = others[0]
-    alike = [it.label for it in others[1:] if it.cause != best.cause and it.error <= 1.5 * best.error]
+    best, *others = likely
+    alike = [it.label for it in others if it.cause != best.cause and it.error <= 1.5 * best.error]
     also = f"; {', '.join(alike)} would explain it as well" if alike else ""
-    before = "" if own is None else f", {own.error:.2g} without it"
+    before = "" if own is None else f", {own.on_cases_of(best).error:.2g} without it"
     detail = f"{best.label} reproduces {suspect}, relative error {best.error:.2g}{before}{also}"
     return _finding(best.cause, detail, best, image_ids)
+
+
+def _explains(trial: Trial, own: Trial | None) -> bool:
+    """Return whether a trial reproduces at least half of the cases that the unchanged detector does not."""
+    if not trial.reproduces:
+        return False
+    if own is None:
+        return True
+    unexplained = sum(error is not None and error > EXACT_ERROR for error in own.errors)
+    return trial.error <= GAIN * own.on_cases_of(trial).error and 2 * trial.images >= unexplained
 
 
 def _finding(cause: str, detail: str, trial: Trial, image_ids: Sequence[str]) -> Finding:
