@@ -123,8 +123,8 @@ def _check_files(path: Path, above: tuple[Path, ...]) -> None:
         raise ExtractorError(f"{path}: is based on itself through _BASE_")
     if path.suffix == ".py":
         raise ExtractorError(
-            f"{path}: a config in Python is code, which is not run; take the model's .yaml config, which detectron2 "
-            "has for all models of COCO-Detection"
+            f"{path}: a config in Python is code, which is not run; take the model's .yaml config, which "
+            "detectron2 has for all models of COCO-Detection"
         )
     try:
         values = read_yaml(path)
@@ -162,8 +162,8 @@ def _reason(value: object) -> str:
     if value not in _REASONS:
         return ""
     return (
-        f". {_REASONS[str(value)]}. Take a config of COCO-Detection/faster_rcnn_* with its weights, or pool features of "
-        "boxes that you give with --detector vit"
+        f". {_REASONS[str(value)]}. Take a config of COCO-Detection/faster_rcnn_* with its weights, or pool features "
+        "of boxes that you give with --detector vit"
     )
 
 
