@@ -12,7 +12,7 @@ import tyro
 from numpy.typing import NDArray
 from pydantic import BeforeValidator
 
-from vilbert.extractors.detectors.registry import check_options, detector_help, find_detector
+from vilbert.extractors.detectors.registry import add_encoder, check_options, detector_help, find_detector
 from vilbert.extractors.regions import Regions
 from vilbert.extractors.selection import SelectionSettings
 from vilbert.plugins import PluginError
@@ -154,8 +154,4 @@ def build_extractor(settings: ExtractorSettings) -> Extractor:
         extractor = find_detector(detector.detector).load_build()(detector, settings.selection)
     except PluginError as error:
         raise ExtractorError(str(error)) from error
-    if detector.encoder is None:
-        return extractor
-    from vilbert.extractors.encoders.encoded import EncodedExtractor
-
-    return EncodedExtractor(extractor, detector)
+    return extractor if detector.encoder is None else add_encoder(extractor, detector)

@@ -1,12 +1,13 @@
 """Boxes that are given instead of detected, joined to records by image id.
 
-From JSONL, `{"image_id": …, "boxes": [[x1, y1, x2, y2], …]}` (lines of one image add up), or from a COCO instances
-file or COCO detection results (a list of the same objects), whose `bbox` is x, y, width, height. They are held in
-memory: 32 bytes a box and some 200 an image.
+From JSONL, `{"image_id": …, "boxes": [[x1, y1, x2, y2], …]}` (lines of one image add up), from a COCO instances file or
+COCO detection results (a list of the same objects), whose `bbox` is x, y, width, height, or from a folder of YOLO or
+Pascal VOC files, one per image. They are held in memory: 32 bytes a box and some 200 an image.
 """
 
 from __future__ import annotations
 
+import os
 from array import array
 from collections import defaultdict
 from collections.abc import Iterator
@@ -14,9 +15,12 @@ from pathlib import Path
 
 from vilbert.manifests.box_units import boxes_in_pixels, refuse_fractions
 from vilbert.manifests.boxes import BoxFormat, are_fractions, parse_box, parse_boxes, within_unit
+from vilbert.manifests.readers import yolo
+from vilbert.manifests.readers.annotation_files import annotation_suffix
 from vilbert.manifests.readers.document import read_document
 from vilbert.manifests.readers.fields import FieldError, id_field, list_field
 from vilbert.manifests.readers.json_rows import read_jsonl
+from vilbert.manifests.readers.pascal_voc import read_voc
 from vilbert.manifests.record import Box, ImageRecord, ManifestError
 from vilbert.manifests.regular_file import open_regular
 from vilbert.manifests.report import Report
@@ -28,21 +32,20 @@ _HEAD = 1 << 20
 class GivenBoxes:
     """Boxes by image id, and which of them found their image."""
 
-    def __init__(self, path: Path, report: Report, form: BoxFormat | None = None) -> None:
-        """Read the boxes of a file.
+    def __init__(self, path: Path, report: Report, form: BoxFormat | None = None, *, min_score: float = 0.0) -> None:
+        """Read the boxes of a file or folder.
 
-        form: how they are written; None for xyxy in JSONL and xywh in COCO instances, and then ManifestError where all
-        boxes lie within 0..1.
+        form: how they are written; None for the format's own (xyxy in JSONL and VOC, xywh in COCO, cxcywh-normalized in
+        YOLO), and then ManifestError where all boxes lie within 0..1 but YOLO's.
+        min_score: boxes with a lower score are counted and left out, where the format has scores.
         """
         self.path = path
+        self._by_name = path.is_dir()
+        self._joined_ids: set[str] = set()
+        form, found = _read(path, report, form, min_score)
         self._form = form
         self._boxes: defaultdict[str, array[float]] = defaultdict(lambda: array("d"))
         self._met: set[str] = set()
-        found = (
-            _read_jsonl(path, report, form or "xyxy")
-            if is_jsonl(path)
-            else _read_instances(path, report, form or "xywh")
-        )
         for image_id, boxes in found:
             for box in boxes:
                 self._boxes[image_id].extend(box)
@@ -54,22 +57,42 @@ class GivenBoxes:
     def join(self, records: Iterator[ImageRecord], report: Report) -> Iterator[ImageRecord]:
         """Yield the records with their boxes; count those without, and boxes outside their image."""
         joined, where = self._joined(records, report), f"--given-boxes {self.path}"
-        return boxes_in_pixels(joined, where, report, self._form, only=self._boxes.keys())
+        return boxes_in_pixels(joined, where, report, self._form, only=self._joined_ids)
 
     def _joined(self, records: Iterator[ImageRecord], report: Report) -> Iterator[ImageRecord]:
         for record in records:
-            numbers = self._boxes.get(record.image_id)
+            key = record.image_id
+            if self._by_name and key not in self._boxes:
+                key = os.path.splitext(os.path.basename(record.uri))[0]
+            numbers = self._boxes.get(key)
             if numbers is None:
                 report.count("no-given-boxes", record.image_id)
                 yield record
                 continue
-            self._met.add(record.image_id)
+            self._met.add(key)
+            self._joined_ids.add(record.image_id)
             yield record._replace(boxes_xyxy=tuple(_boxes(numbers)))
 
     def count_unmet(self, report: Report) -> None:
         """Count the images whose boxes no record took."""
         for image_id in self._boxes.keys() - self._met:
             report.count("boxes-without-image", f"{self.path}: image_id {image_id}")
+
+
+def _read(
+    path: Path, report: Report, form: BoxFormat | None, min_score: float
+) -> tuple[BoxFormat | None, Iterator[tuple[str, tuple[Box, ...]]]]:
+    """Return how boxes are written, None for the usual way in pixels, and (image id, boxes) of a file or folder."""
+    if path.is_dir():
+        if annotation_suffix(path) == ".txt":
+            form = form or yolo.FORM
+            return form, yolo.read_yolo(path, report, form, min_score)
+        if form not in (None, "xyxy"):
+            raise ManifestError(f"--box-format {form}: Pascal VOC files hold xyxy in pixels; leave it out")
+        return form, read_voc(path, report, from_one=form is None)
+    if is_jsonl(path):
+        return form, _read_jsonl(path, report, form or "xyxy")
+    return form, _read_instances(path, report, form or "xywh", min_score)
 
 
 def _boxes(numbers: array[float]) -> Iterator[Box]:
@@ -102,8 +125,10 @@ def _read_jsonl(path: Path, report: Report, form: BoxFormat) -> Iterator[tuple[s
         yield image_id, parse_boxes(row["boxes"], where, report, form)
 
 
-def _read_instances(path: Path, report: Report, form: BoxFormat) -> Iterator[tuple[str, tuple[Box, ...]]]:
-    document = read_document(path, ["annotations"], drop=["segmentation"], bare="annotations")
+def _read_instances(
+    path: Path, report: Report, form: BoxFormat, min_score: float
+) -> Iterator[tuple[str, tuple[Box, ...]]]:
+    document = read_document(path, ["annotations"], drop=["segmentation", "keypoints"], bare="annotations")
     for i, row in enumerate(document["annotations"]):
         where = f"{path}: annotations[{i}]"
         try:
@@ -111,7 +136,10 @@ def _read_instances(path: Path, report: Report, form: BoxFormat) -> Iterator[tup
         except FieldError as error:
             report.count("malformed-row", f"{where}: {error}")
             continue
-        if row.get("iscrowd"):
+        score = row.get("score", 1.0)  # of detection results
+        if not isinstance(score, int | float) or not score >= min_score:
+            report.count("low-score-box", f"{where}: score {score!r:.20}")
+        elif row.get("iscrowd"):
             report.count("crowd-box", f"{where}: image_id {image_id}")
         elif (box := parse_box(bbox, form)) is None:
             report.count("bad-box", f"{where}: {bbox!r:.80}")

@@ -58,6 +58,8 @@ ISSUES = {
     "resized-image": Issue(False, "images smaller than the original: features of resized images differ"),
     "no-given-boxes": Issue(False, "rows without given boxes; the detector will choose its own"),
     "boxes-without-image": Issue(False, "images with given boxes but without a row"),
+    "low-score-box": Issue(False, "given boxes with a score below --min-box-score, not taken"),
+    "unreadable-annotation": Issue(False, "annotation files of --given-boxes that cannot be read, or are too large"),
     "crowd-box": Issue(False, "crowd annotations, not taken as given boxes"),
     "bad-box": Issue(False, "given boxes that are no box (not four finite numbers, or empty), not taken"),
     "box-within-pixel": Issue(

@@ -9,7 +9,7 @@ import tyro
 
 from vilbert.manifests.boxes import BoxFormat
 from vilbert.manifests.readers.detect import Kind
-from vilbert.settings import Fraction, PositiveInt, validated
+from vilbert.settings import Fraction, PositiveInt, Share, validated
 
 
 @validated
@@ -33,10 +33,13 @@ class ManifestSettings:
     """Apply the EXIF orientation of images, or ignore it and use stored pixels. auto: ignore for COCO, Karpathy files
     and Visual Genome, whose annotations and published features refer to stored pixels."""
     given_boxes: Path | None = None
-    """Boxes to use instead of detected ones: JSONL {image_id, boxes (xyxy)}, or COCO instances or detections JSON."""
+    """Boxes to use instead of detected ones: JSONL {image_id, boxes (xyxy)}, COCO instances or detections JSON, or a
+    folder with YOLO .txt or Pascal VOC .xml files."""
+    min_box_score: Share = 0.0
+    """COCO detections, YOLO with confidences: boxes with a lower score are skipped."""
     box_format: BoxFormat | None = None
     """Format of given boxes, in --given-boxes and in tables: two corners, a corner and the size, or the centre and the
-    size; in pixels or normalized by width and height. Default: xyxy, and xywh for COCO instances."""
+    size; in pixels or normalized by width and height. Default: xyxy, xywh for COCO, cxcywh-normalized for YOLO."""
     exclude_ids: Path | None = None
     """Image ids to exclude, such as test images of another task: one per line, a JSON list, or .npy."""
     split: str | None = None
@@ -60,6 +63,8 @@ class ManifestSettings:
     def __post_init__(self) -> None:
         if not self.sources:
             raise ValueError("SOURCES are missing: name at least one file or folder")
+        if self.min_box_score and self.given_boxes is None:
+            raise ValueError("--min-box-score is a setting of --given-boxes; give that as well")
         if self.hold_out is not None and self.split not in (None, "train"):
             raise ValueError(
                 f"--hold-out takes rows of split train, --split {self.split} leaves none: give one of both"

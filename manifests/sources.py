@@ -92,7 +92,11 @@ def read_batches(settings: ManifestSettings, report: Report) -> Iterator[list[Im
     kinds = source_kinds(settings)
     images = ImageRoot(settings.images, check_files=settings.check_files) if settings.images else None
     exclusion = Exclusion(settings.exclude_ids) if settings.exclude_ids else None
-    boxes = GivenBoxes(settings.given_boxes, report, settings.box_format) if settings.given_boxes else None
+    boxes = (
+        GivenBoxes(settings.given_boxes, report, settings.box_format, min_score=settings.min_box_score)
+        if settings.given_boxes
+        else None
+    )
     held_out = None if settings.hold_out is None else HeldOutRows(settings.hold_out, settings.seed)
     orientation = Orientation(settings.exif_orientation)
     left = settings.limit

@@ -37,6 +37,15 @@ _KNOWN: dict[str, tuple[object, ...]] = {
     "MODEL.ROI_BOX_HEAD.USE_SIGMOID_CE": (False,),
     "INPUT.FORMAT": ("BGR", "RGB"),
 }
+# Of other models, why a box has no feature of its own there.
+_REASONS = {
+    "RetinaNet": "RetinaNet classifies anchors on the feature map and pools no regions, so no feature belongs to a box",
+    "FCOS": "FCOS classifies points of the feature map and pools no regions, so no feature belongs to a box",
+    "SemanticSegmentor": "a semantic segmentation has no boxes",
+    "PanopticFPN": "use the Mask R-CNN config of the same backbone, whose mask head is left out",
+    "ProposalNetwork": "an RPN alone has proposals without classes",
+}
+_HEADS = {"MASK_ON": "mask", "KEYPOINT_ON": "keypoint"}
 _OFF = ["MODEL.MASK_ON", "False", "MODEL.KEYPOINT_ON", "False", "MODEL.LOAD_PROPOSALS", "False"]
 _INPUT_KEYS = ("FORMAT", "MAX_SIZE_TEST", "MIN_SIZE_TEST")
 
@@ -56,7 +65,8 @@ def require_detectron2() -> None:
 def load_config(config_file: str, opts: Sequence[str]) -> Any:
     """Return detectron2's defaults with the file's values and then `opts` (KEY VALUE ...) over them, frozen.
 
-    Mask and keypoint heads are turned off: they say nothing of a region's feature. Raises ExtractorError where a file
+    Mask and keypoint heads are left out, which is logged: they have no part in a region's box, classes and feature.
+    Raises ExtractorError where a file
     is missing, remote or not plain YAML, a key is unknown, or the model is not a Faster R-CNN of stock parts.
     """
     from detectron2.config import get_cfg
@@ -68,9 +78,15 @@ def load_config(config_file: str, opts: Sequence[str]) -> Any:
     except CONFIG_ERRORS as error:
         raise ExtractorError(f"--config-file {config_file}: {error}") from error
     try:
-        config.merge_from_list([*opts, *_OFF])
+        config.merge_from_list(list(opts))
     except CONFIG_ERRORS as error:
         raise ExtractorError(f"--opts {' '.join(opts)}: {error}") from error
+    for key, head in _HEADS.items():
+        if config.MODEL[key]:
+            logger.info(
+                "--config-file %s: its %s head is left out: a region has box, classes and feature", config_file, head
+            )
+    config.merge_from_list(_OFF)
     _check_model(config_file, config)
     config.freeze()
     return config
@@ -105,6 +121,11 @@ def _check_files(path: Path, above: tuple[Path, ...]) -> None:
     """See that a config file and all that it is based on are local plain YAML."""
     if path in above:
         raise ExtractorError(f"{path}: is based on itself through _BASE_")
+    if path.suffix == ".py":
+        raise ExtractorError(
+            f"{path}: a config in Python is code, which is not run; take the model's .yaml config, which "
+            "detectron2 has for all models of COCO-Detection"
+        )
     try:
         values = read_yaml(path)
     except OSError as error:
@@ -132,8 +153,18 @@ def _check_model(config_file: str, config: Any) -> None:
         if value not in values:
             raise ExtractorError(
                 f"--config-file {config_file}: {key} is {value!r}; the detectron2 extractor takes Faster R-CNN models "
-                f"of stock parts, where it is {' or '.join(map(repr, values))}"
+                f"of stock parts, where it is {' or '.join(map(repr, values))}{_reason(value)}"
             )
+
+
+def _reason(value: object) -> str:
+    """Return why a model of this META_ARCHITECTURE cannot be used, and what to do instead, to end a message with."""
+    if value not in _REASONS:
+        return ""
+    return (
+        f". {_REASONS[str(value)]}. Take a config of COCO-Detection/faster_rcnn_* with its weights, or pool features "
+        "of boxes that you give with --detector vit"
+    )
 
 
 def _plain(value: Any) -> Any:

@@ -65,6 +65,7 @@ class DetectorSpec:
         return build
 
 
+ENCODED = "vilbert.extractors.encoders.encoded"
 OPTIONAL_FIELDS = ("config_file", "opts", "torchvision_model", "vocabulary")
 """Fields of `DetectorSettings` that only the detectors take which name them in `DetectorSpec.options`."""
 
@@ -142,6 +143,12 @@ def detector_help() -> str:
     installed = DETECTORS.installed()
     lines += [f"installed: {', '.join(installed)}."] if installed else []
     return " ".join([*lines, "package.module:function: a detector of your own, see docs/extending/detector.md."])
+
+
+def add_encoder(extractor: Extractor, settings: DetectorSettings) -> Extractor:
+    """Return a detector whose features are pooled by `DetectorSettings.encoder`, which is imported here by its name."""
+    encoded: Extractor = importlib.import_module(ENCODED).EncodedExtractor(extractor, settings)
+    return encoded
 
 
 def describe_extractor(extractor: Extractor, name: str, opts: Sequence[str] = ()) -> dict[str, object]:

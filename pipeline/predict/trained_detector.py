@@ -60,13 +60,18 @@ def choose_extractor(
     try:
         if detector is None:
             known = detector_values(facts)
-            if "detector" not in known or find_detector(known["detector"]).needs_files:
+            if "detector" not in known or _needs_files(known["detector"], facts):
                 raise ValueError(f"give the settings of its detector, {known.get('detector', 'which is not known')}")
             detector = DetectorSettings(**known, device=device)
         selection = selection or SelectionSettings(**selection_values(facts))
     except (TypeError, ValueError) as error:
         raise RefusedError(f"how the regions of the model's training were found is not known here: {error}") from error
     return ExtractorSettings(detector=detector, selection=selection)
+
+
+def _needs_files(name: str, facts: Mapping[str, Any]) -> bool:
+    """Say whether a detector has files that its user gives: always, or an encoder of transformers this time."""
+    return find_detector(name).needs_files or "encoder" in facts or "model_type" in facts
 
 
 def warn_of_another_detector(card: TaskCard, facts: Mapping[str, Any], *, where: Path) -> None:

@@ -25,7 +25,7 @@ from vilbert.extractors.batch import common_resized_shape
 from vilbert.extractors.boxes import clip_boxes
 from vilbert.extractors.detectors.registry import own_settings
 from vilbert.extractors.detectors.transformers.families import FAMILIES, Family
-from vilbert.extractors.detectors.transformers.preprocessing import Preprocessing
+from vilbert.extractors.detectors.transformers.image_inputs import ImageInputs
 from vilbert.extractors.detectors.transformers.spec import TransformersSettings
 from vilbert.extractors.detectors.transformers.vocabulary import Prompts, make_prompts, read_vocabulary
 from vilbert.extractors.device import autocast, resolve_device
@@ -63,7 +63,7 @@ class TransformersExtractor:
         """
         self._family: Family = FAMILIES[folder.model_type]
         self._device = resolve_device(detector.device)
-        self._preprocessing = Preprocessing(folder, fixed=folder.model_type in ("owlvit", "owlv2"))
+        self._inputs = ImageInputs(folder, fixed=folder.model_type in ("owlvit", "owlv2"))
         self._model = model.to(self._device)
         self._prompts = None if prompts is None else prompts.to(self._device)
         self._detector = detector
@@ -82,7 +82,7 @@ class TransformersExtractor:
             "model_type": self._folder.model_type,
             "weights_sha256": self._folder.weights_sha256,
             "config": plain_values(self._model.config),
-            "preprocessing": self._preprocessing.describe(),
+            "preprocessing": self._inputs.describe(),
             "candidates": CANDIDATES,
             "precision": self._detector.precision,
             "selection": asdict(self._selection),
@@ -99,7 +99,7 @@ class TransformersExtractor:
 
     def resized_shape(self, height: int, width: int) -> tuple[int, int]:
         """Return the (height, width) to which an image of this size is resized."""
-        return self._preprocessing.resized_shape(height, width)
+        return self._inputs.resized_shape(height, width)
 
     @torch.inference_mode()
     def extract(
@@ -121,7 +121,7 @@ class TransformersExtractor:
                 "the manifest gives boxes, and a query detector has no feature of a given box: add --encoder NAME "
                 "--encoder-feature replace, or use --detector vit, which pool the feature of any box"
             )
-        inputs = self._preprocessing.batch(images, self._device)
+        inputs = self._inputs.batch(images, self._device)
         with autocast(self._device, self._detector.precision):
             found = self._family.queries(self._model, inputs, self._prompts)
         if found.probs.shape[-1] != len(self.class_names):

@@ -56,7 +56,11 @@ def test_class_names(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("opts", "reason"),
     [
-        (("MODEL.META_ARCHITECTURE", "RetinaNet"), r"META_ARCHITECTURE is 'RetinaNet'; .*'GeneralizedRCNN'"),
+        (
+            ("MODEL.META_ARCHITECTURE", "RetinaNet"),
+            r"is 'RetinaNet'; .*'GeneralizedRCNN'.*pools no regions.*faster_rcnn",
+        ),
+        (("MODEL.META_ARCHITECTURE", "PanopticFPN"), "use the Mask R-CNN config of the same backbone"),
         (("MODEL.META_ARCHITECTURE", "Mystery"), "META_ARCHITECTURE is 'Mystery'"),
         (("MODEL.PROPOSAL_GENERATOR.NAME", "PrecomputedProposals"), "PROPOSAL_GENERATOR.NAME is"),
         (("MODEL.ROI_HEADS.NAME", "CascadeROIHeads"), "ROI_HEADS.NAME is 'CascadeROIHeads'"),
@@ -71,6 +75,25 @@ def test_class_names(folder: Path) -> None:
 def test_model_that_it_does_not_know(folder: Path, opts: tuple[str, ...], reason: str) -> None:
     with pytest.raises(ExtractorError, match=reason):
         make(folder, "C4", opts=opts)
+
+
+def test_heads_that_are_left_out_are_named(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    make(folder, "FPN", opts=("MODEL.MASK_ON", "True", "MODEL.KEYPOINT_ON", "True"))
+    assert "its mask head is left out" in caplog.text
+    assert "its keypoint head is left out" in caplog.text
+    caplog.clear()
+    make(folder, "FPN", opts=("MODEL.MASK_ON", "False"))
+    assert "left out" not in caplog.text
+
+
+def test_a_config_in_python_is_not_run(tmp_path: Path) -> None:
+    (tmp_path / "lazy.py").write_text("raise SystemExit('ran')")
+    (tmp_path / "based.yaml").write_text("_BASE_: lazy.py")
+    for name in ("lazy.py", "based.yaml"):
+        detector = DetectorSettings(detector="detectron2", config_file=tmp_path / name, weights="random", device="cpu")
+        with pytest.raises(ExtractorError, match="a config in Python is code, which is not run"):
+            build_extractor(ExtractorSettings(detector=detector))
 
 
 def test_feature_layer_that_the_head_has_not(folder: Path) -> None:

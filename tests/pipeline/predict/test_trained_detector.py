@@ -131,6 +131,12 @@ def test_a_detector_that_needs_files_has_to_be_given(
     assert (found.detector.config_file, found.selection.boxes) == ("model.yaml", "10-100")
 
 
+@pytest.mark.parametrize("facts", [{**TORCHVISION, "encoder": {}}, {"extractor": "grid", "model_type": "resnet"}])
+def test_an_encoder_has_to_be_given_too(facts: dict[str, Any]) -> None:
+    with pytest.raises(RefusedError, match=f"give the settings of its detector, {facts['extractor']}"):
+        choose_extractor(card(facts), None, None, device="auto")
+
+
 def test_what_is_given_goes_over_what_the_model_knows(facts: dict[str, Any]) -> None:
     known = ExtractorSettings(detector=replace(DETECTOR, device="cuda"), selection=SELECTION)
     assert choose_extractor(card(facts), None, None, device="cuda") == known

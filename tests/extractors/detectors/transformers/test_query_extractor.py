@@ -177,7 +177,7 @@ def test_no_object_becomes_class_0(build: Callable[..., Any]) -> None:
 def test_a_name_has_the_score_of_its_best_token(build: Callable[..., Any], folder_of: Callable[[str], Path]) -> None:
     extractor = build("grounding_dino")
     (image,) = photographs(1)
-    inputs = extractor._preprocessing.batch([image], torch.device("cpu"))
+    inputs = extractor._inputs.batch([image], torch.device("cpu"))
     # [CLS] black cat . dog . wooden chair . [SEP]
     text = {"input_ids": torch.tensor([[2, 7, 6, 5, 8, 5, 9, 10, 5, 3]])}
     with torch.inference_mode():
@@ -199,7 +199,7 @@ def test_boxes_stay_float32_in_bfloat16(build: Callable[..., Any]) -> None:
     for name in ("detr", "rt_detr_v2", "grounding_dino", "owlv2"):
         exact = build(name)._family.queries
         extractor = build(name, precision="bf16")
-        inputs = extractor._preprocessing.batch(photographs(1), torch.device("cpu"))
+        inputs = extractor._inputs.batch(photographs(1), torch.device("cpu"))
         with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
             boxes = exact(extractor._model, inputs, extractor._prompts).boxes
         assert (boxes != boxes.to(torch.bfloat16).float()).float().mean() > 0.5, name

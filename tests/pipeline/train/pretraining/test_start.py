@@ -18,7 +18,12 @@ from vilbert.pipeline.train.data.corpus import Corpus
 from vilbert.pipeline.train.data.order import Order
 from vilbert.pipeline.train.examples.words import new_tokenizer
 from vilbert.pipeline.train.pretraining.settings import PretrainSettings
-from vilbert.pipeline.train.pretraining.start import begins_from_text, model_config, whiten_features
+from vilbert.pipeline.train.pretraining.start import (
+    begins_from_text,
+    choose_visual_target,
+    model_config,
+    whiten_features,
+)
 
 from ..tiny_runs import MODEL
 
@@ -92,6 +97,27 @@ def test_the_data_decide_the_sizes_whatever_the_config_says(
 ) -> None:
     config = config_of({**kind, **sizes, "visual_target": target}, tmp_path)
     assert (config.v_feature_size, config.v_target_size) == (8, size)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "configured", "soft_labels", "target"),
+    [
+        ("auto", 0, True, 0), ("auto", 1, True, 1), ("auto", 2, True, 2),
+        ("auto", 0, False, 1), ("auto", 1, False, 1), ("auto", 2, False, 2),
+        ("regression", 0, True, 1), ("nce", 1, False, 2), ("classes", 2, True, 0),
+    ],
+)  # fmt: skip
+def test_masked_regions_predict_features_where_there_are_no_soft_labels(
+    wanted: str, configured: int, soft_labels: bool, target: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    assert choose_visual_target(wanted, configured, soft_labels=soft_labels) == target
+    assert ("--visual-target regression" in caplog.text) == (target == 1 and configured == 0 and wanted == "auto")
+
+
+def test_soft_labels_that_the_data_do_not_have_are_refused() -> None:
+    with pytest.raises(RefusedError, match=r"no class probabilities.* give --visual-target regression or nce"):
+        choose_visual_target("classes", 0, soft_labels=False)
 
 
 @pytest.mark.parametrize("kind", [{}, {"model_type": "vilbert"}])

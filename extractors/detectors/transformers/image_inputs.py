@@ -21,7 +21,7 @@ MAX_SIDE = 8192
 SHAPES_REMEMBERED = 4096
 
 
-class Preprocessing:
+class ImageInputs:
     """The image processor of a detector's folder."""
 
     def __init__(self, folder: PretrainedFolder, *, fixed: bool) -> None:
