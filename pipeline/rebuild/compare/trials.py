@@ -84,8 +84,9 @@ def try_variant(cause: str, variant: Variant, cases: Sequence[Case], *, all_case
             found.append(None)
             continue
         errors = np.minimum(relative_errors(case.features, features), 1)
-        found.append((float(cosines(case.features, features).mean()), float(errors.mean())))
-        if not all_cases and found[-1][0] < NEAR_COSINE:
+        cosine = float(cosines(case.features, features).mean())
+        found.append((cosine, float(errors.mean())))
+        if not all_cases and cosine < NEAR_COSINE:
             break
     found += [None] * (len(cases) - len(found))
     if not any(found):
