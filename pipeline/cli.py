@@ -65,6 +65,12 @@ COMMANDS = {
     "verify": Command(
         "vilbert.pipeline.shards.checks.verify", "VerifySettings", "verify", "prove shards complete and undamaged"
     ),
+    "index": Command(
+        "vilbert.pipeline.shards.index.command",
+        "IndexSettings",
+        "index",
+        "let other tools open a data set as it is",
+    ),
     "inspect": Command("vilbert.pipeline.inspect", "InspectSettings", "inspect", "look at a data set or at one sample"),
     "stats": Command(
         "vilbert.pipeline.shards.viewing.stats", "StatsSettings", "stats", "count and summarise a data set"
