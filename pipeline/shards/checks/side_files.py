@@ -9,6 +9,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
+from itertools import islice
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -55,7 +56,7 @@ def check_side_files(
     records = [report.record for report in reports if report.record is not None]
     if len(records) < info.shards:
         return
-    shards = list(list_shards(records))
+    shards = list(list_shards(records, info.splits))
     large = [name for name in (INDEX_FILE, ENERGON_SQLITE) if name in names and (deep or not folder.remote)]
     with folder.local(large) as directory:
         if INDEX_FILE in large:
@@ -122,7 +123,7 @@ def _row_problems(rows: Iterator[Mapping[str, Any]], reports: Sequence[ShardRepo
     """Compare rows with those of the shards, in order; shards that are damaged themselves are passed over."""
     for report in reports:
         samples = 0 if report.record is None else report.record.samples
-        digest = rows_digest(row for row, _ in zip(rows, range(samples), strict=False))
+        digest = rows_digest(islice(rows, samples))
         if report.rows_digest not in (None, digest):
             yield f"its rows of shard {report.shard} are not those of the shard's samples"
 

@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 
 from vilbert.pipeline.shards.dataset import DatasetInfo
-from vilbert.pipeline.shards.index.listed_shards import ListedShard, by_split, shown_split
+from vilbert.pipeline.shards.index.listed_shards import NO_SPLIT, ListedShard, by_split, shown_split
 from vilbert.pipeline.shards.index.names import INDEX_FILE
 from vilbert.pipeline.shards.index.seal import seal_markdown
 from vilbert.pipeline.terminal import counted
@@ -41,7 +41,7 @@ def _header(info: DatasetInfo, shards: Sequence[ListedShard]) -> dict[str, Any]:
         "tags": ["region-features", "vilbert", "webdataset"],
     }
     if info.storage != "tar" or not shards:
-        index = {"split": shown_split(info.splits), "path": INDEX_FILE}
+        index = {"split": NO_SPLIT if list(info.splits) in ([], [""]) else shown_split(info.splits), "path": INDEX_FILE}
         return {**header, "configs": [{"config_name": "default", "data_files": [index]}]}
     groups = by_split(shards)
     files = [

@@ -33,25 +33,25 @@ class ListedShard(NamedTuple):
     """As other tools know it."""
 
 
-def list_shards(records: Iterable[ShardRecord]) -> Iterator[ListedShard]:
-    """Yield the shards that hold samples, in order. Loaders of other tools fail on empty ones."""
+def list_shards(records: Iterable[ShardRecord], splits: Mapping[str, int]) -> Iterator[ListedShard]:
+    """Yield the shards that hold samples, in order. Loaders of other tools fail on empty ones.
+
+    splits: samples by split of the whole data set.
+    """
     for record in records:
         if record.samples:
-            yield list_shard(record)
+            yield list_shard(record, splits)
 
 
-def list_shard(record: ShardRecord) -> ListedShard:
-    """Return the entry of a shard that holds samples."""
-    return ListedShard(
-        f"{SHARDS_FOLDER}/{record.file}", record.samples, record.bytes, record.sha256, shown_split(record.splits)
-    )
+def list_shard(record: ShardRecord, splits: Mapping[str, int]) -> ListedShard:
+    """Return the entry of a shard that holds samples; splits as for `list_shards`."""
+    split = NO_SPLIT if list(splits) == [""] else shown_split(record.splits)
+    return ListedShard(f"{SHARDS_FOLDER}/{record.file}", record.samples, record.bytes, record.sha256, split)
 
 
 def shown_split(splits: Mapping[str, int]) -> str:
     """Return the name that other tools get for samples of these splits, `[A-Za-z0-9_]+`."""
     names = [name for name, count in sorted(splits.items()) if count]
-    if names in ([""], []):
-        return NO_SPLIT
     if len(names) > MOST_JOINED:
         return "mixed"
     joined = "_".join(re.sub(r"[^A-Za-z0-9_]+", "_", name) or UNASSIGNED for name in names)

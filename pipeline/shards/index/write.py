@@ -112,7 +112,7 @@ def index_dataset(folder: Folder) -> Written:
                 for record in read_each_record(folder, range(info.shards)):
                     if not record.samples:
                         continue
-                    shards.append(list_shard(record))
+                    shards.append(list_shard(record, info.splits))
                     files += _index_shard(folder, built, record, index, sqlite)
                 index.finish()
                 if sqlite is not None:
