@@ -71,6 +71,21 @@ COMMANDS = {
         "index",
         "let other tools open a data set as it is",
     ),
+    "column add": Command(
+        "vilbert.pipeline.shards.columns.command",
+        "AddColumnSettings",
+        "add",
+        "add values by image id to a data set",
+    ),
+    "column list": Command(
+        "vilbert.pipeline.shards.columns.command",
+        "ListColumnsSettings",
+        "list_columns",
+        "list the columns of a data set",
+    ),
+    "column drop": Command(
+        "vilbert.pipeline.shards.columns.command", "DropColumnSettings", "drop", "delete a column of a data set"
+    ),
     "inspect": Command("vilbert.pipeline.inspect", "InspectSettings", "inspect", "look at a data set or at one sample"),
     "stats": Command(
         "vilbert.pipeline.shards.viewing.stats", "StatsSettings", "stats", "count and summarise a data set"

@@ -13,6 +13,7 @@ from tyro.conf import Positional
 from vilbert.manifests.manifest import Manifest
 from vilbert.manifests.record import ManifestError
 from vilbert.pipeline.errors import ShardError
+from vilbert.pipeline.shards.checks.columns import check_columns
 from vilbert.pipeline.shards.checks.dataset import (
     check_duplicates,
     check_files,
@@ -118,6 +119,7 @@ def examine(directory: Place, *, deep: bool, manifest: Path | None = None, num_w
     if info.complete:
         findings += check_totals(info, reports)
         findings += check_side_files(folder, info, reports, side_files, deep=deep)
+        findings += check_columns(folder, info, deep=deep, workers=workers)
     findings += check_duplicates(folder, info, reports)
     return Verdict(findings=tuple(findings), proven=proven(folder, info, deep=deep, manifest=compared))
 
