@@ -9,12 +9,14 @@ from typing import Any
 
 import numpy as np
 
-from vilbert.pipeline.errors import CorruptShardError
+from vilbert.pipeline.errors import CorruptShardError, ShardError
 from vilbert.pipeline.shards.canonical import decode_json, encode_json
 from vilbert.pipeline.shards.columns.info import Member
+from vilbert.pipeline.shards.sample import Sample
 from vilbert.pipeline.shards.storage.atomic import HashingFile
 from vilbert.pipeline.shards.storage.closing import Closing
 from vilbert.pipeline.shards.storage.npy import decode_npy, encode_npy
+from vilbert.pipeline.shards.storage.raw import RawSample
 from vilbert.pipeline.shards.storage.tar_scan import scan
 from vilbert.pipeline.shards.storage.ustar import BLOCK, RECORD, padding, ustar_header
 
@@ -54,6 +56,29 @@ class ColumnWriter:
     def abort(self) -> None:
         """Close the file and delete it."""
         self._file.discard()
+
+
+class FeatureWriter:
+    """A new tar of the features of samples, for `ShardWriter`."""
+
+    def __init__(self, path: Path, *, name: str) -> None:
+        self._writer = ColumnWriter(path, name=name, member="npy")
+
+    def add(self, sample: Sample) -> None:
+        """Append the features of a sample."""
+        self._writer.add(sample.key, encode_npy(sample.regions.features))
+
+    def add_raw(self, sample: RawSample) -> None:
+        """Refuse: the members of another shard are no column."""
+        raise ShardError(f"{sample.key}: a column is written from samples")
+
+    def finish(self) -> tuple[int, str]:
+        """End the archive and put it on the disk; return its bytes and the hex digest of their SHA-256."""
+        return self._writer.finish()
+
+    def abort(self) -> None:
+        """Close the file and delete it."""
+        self._writer.abort()
 
 
 class ColumnShard(Closing):
