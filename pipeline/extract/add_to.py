@@ -19,6 +19,7 @@ from vilbert.pipeline.extract.fetching.settings import FetchSettings
 from vilbert.pipeline.extract.job import ExtractJob, plan_dataset
 from vilbert.pipeline.extract.settings import ExtractSettings
 from vilbert.pipeline.jobs.worker import Description
+from vilbert.pipeline.shards.columns.energon import write_energon_files
 from vilbert.pipeline.shards.columns.info import ColumnInfo, encode_column, read_column
 from vilbert.pipeline.shards.columns.layout import COLUMN_FILE, check_column_name, column_folder
 from vilbert.pipeline.shards.dataset import DatasetInfo, fingerprint_digest, read_info
@@ -122,6 +123,7 @@ class ColumnJob(ExtractJob):
             fingerprint_fields=fields,
             records_sha256=str(found.records_sha256),
         )
+        write_energon_files(folder, column)
         folder.write(COLUMN_FILE, encode_column(column))
 
     def summarise(self, info: DatasetInfo) -> int:

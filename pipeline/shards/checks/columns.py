@@ -17,6 +17,8 @@ from vilbert.pipeline.shards.columns.info import ColumnInfo, read_column
 from vilbert.pipeline.shards.columns.layout import COLUMN_FILE, COLUMNS_FOLDER, column_folder, column_names
 from vilbert.pipeline.shards.columns.shard import ColumnShard
 from vilbert.pipeline.shards.dataset import DatasetInfo
+from vilbert.pipeline.shards.index.energon import encode_tar_index
+from vilbert.pipeline.shards.index.names import TAR_INDEX_SUFFIX
 from vilbert.pipeline.shards.location.folder import Folder
 from vilbert.pipeline.shards.location.layout import SHARDS_FOLDER, data_path, record_numbers, record_path
 from vilbert.pipeline.shards.parallel import map_shards
@@ -100,7 +102,8 @@ def _shard_problems(task: _Task, shard: int, file: str) -> Iterator[str]:
     column = column_folder(task.folder, task.column.name)
     base_file = data_path(Path(), shard, task.info.storage).as_posix()
     record_file = record_path(Path(), shard).as_posix()
-    with task.folder.local([base_file]) as base_directory, column.local([file, record_file]) as directory:
+    files = [file, record_file, file.removesuffix(".tar") + TAR_INDEX_SUFFIX]
+    with task.folder.local([base_file]) as base_directory, column.local(files) as directory:
         record = read_record(directory / record_file)
         if not (directory / file).is_file():
             yield "is not there"
@@ -112,6 +115,9 @@ def _shard_problems(task: _Task, shard: int, file: str) -> Iterator[str]:
             compare_sha256(directory / file, record.sha256)
         opened = ColumnShard(directory / file, name=task.column.name, member=task.column.member)
         with opened, open_shard(base_directory / base_file, verify=False) as reader:
+            index = (directory / file).with_suffix(TAR_INDEX_SUFFIX)
+            if index.is_file() and index.read_bytes() != encode_tar_index(opened.index):
+                yield f"{index.name} does not hold the offsets of its members"
             if len(opened.keys) != record.samples:
                 yield f"holds {len(opened.keys)} values, its record says {record.samples}"
             rest = iter(reader.keys())

@@ -14,6 +14,7 @@ from typing import Any, Literal
 import numpy as np
 
 from vilbert.pipeline.errors import RefusedError, ShardError
+from vilbert.pipeline.shards.columns.energon import write_energon_files
 from vilbert.pipeline.shards.columns.info import ColumnInfo, encode_column, read_column
 from vilbert.pipeline.shards.columns.layout import COLUMN_FILE, check_column_name, column_folder
 from vilbert.pipeline.shards.columns.shard import ColumnWriter, encode_value
@@ -89,6 +90,7 @@ def add_column(folder: Folder, name: str, values: ValuesFile, *, missing: Litera
     empty(column)
     try:
         written = _write(folder, info, column, name, values, facts, missing)
+        write_energon_files(column, written)
     except BaseException:
         empty(column)
         raise
@@ -101,7 +103,7 @@ def empty(column: Folder) -> None:
     for document in (COLUMN_FILE, DATASET_FILE):
         column.delete(document)
     for under in (SHARDS_FOLDER, FAILURES_FOLDER, ".nv-meta", ".journals", ""):
-        for name, size in list(column.entries(under)):
+        for name, size in sorted(column.entries(under)):
             if size is not None:
                 column.delete(f"{under}/{name}" if under else name)
         if isinstance(column, LocalFolder) and (column.path / under).is_dir():

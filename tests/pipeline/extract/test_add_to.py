@@ -1,4 +1,4 @@
-"""`vilbert extract --add-to`: a second detector at the boxes of a data set, exactly once; its own files stay the same."""
+"""`vilbert extract --add-to`: a second detector at the boxes of a data set, whose own files stay the same."""
 
 from __future__ import annotations
 

@@ -52,6 +52,7 @@ def change_document(path: Path, **changes: Any) -> None:
         (lambda d: (d / "shards/000001.tar").unlink(), "column-damaged", False),
         (lambda d: (d / "shards/000002.json").unlink(), "column-damaged", False),
         (lambda d: shutil.copy(d / "shards/000000.tar", d / "shards/000001.tar"), "column-damaged", False),
+        (lambda d: flip(d / "shards/000001.tar.idx", 9), "column-damaged", False),
         (lambda d: (d / "column.json").unlink(), "column-incomplete", False),
         (lambda d: (d / "column.json").write_text("{"), "column-damaged", False),
         (lambda d: change_document(d / "column.json", shape=["N", 3]), "column-damaged", True),

@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from vilbert.pipeline.shards.columns.add import add_column
+from vilbert.pipeline.shards.columns.values_file import open_values
 from vilbert.pipeline.shards.index.write import index_dataset
 from vilbert.pipeline.shards.location.folder import LocalFolder
 from vilbert.pipeline.shards.open_dataset import open_dataset
@@ -142,3 +144,46 @@ def test_energon(indexed: Any) -> None:
     subprocess.run(prepare, check=True, capture_output=True)
     indexed.manifest.unlink()  # it has other splits
     assert indexed.findings(deep=True) == ()
+
+
+ENERGON_AUX = (
+    ENERGON.split("@stateless")[0]
+    + """
+@stateless
+def cook(sample, dino):
+    return Item(
+        **basic_sample_keys(sample), features=dino.get(sample["__key__"] + ".dino.npy", sample), metadata=sample["json"]
+    )
+
+class Encoder(DefaultTaskEncoder):
+    cookers = [Cooker(cook)]
+
+    def batch(self, samples):
+        return samples
+
+data = get_val_dataset(
+    sys.argv[1], batch_size=1, task_encoder=Encoder(), worker_config=WorkerConfig.default_worker_config(0)
+)
+for (item,) in get_loader(data):
+    print(item.__key__, item.features.shape[0], item.features.ravel()[0])
+"""
+)
+
+
+@pytest.mark.slow
+def test_energon_reads_a_column_beside_the_data_set(indexed: Any, tmp_path: Path) -> None:
+    pytest.importorskip("megatron.energon", reason="pip install megatron-energon")
+    with open_dataset(indexed.directory) as samples:
+        keys = {sample.meta["image_id"]: (sample.key, len(sample.regions)) for sample in samples}
+    values = np.stack([np.full((boxes, 2), number, np.float32) for number, (_, boxes) in enumerate(keys.values())])
+    np.save(tmp_path / "dino.npy", values)
+    (tmp_path / "ids.txt").write_text("\n".join(keys))
+    opened = open_values(tmp_path / "dino.npy", ids=tmp_path / "ids.txt", id_column="", value_column=None)
+    add_column(LocalFolder(indexed.directory), "dino", opened, missing="error")
+    (tmp_path / "joined.yaml").write_text(
+        "__module__: megatron.energon\n__class__: MetadatasetV2\nsplits:\n  val:\n    path: data\n"
+        "    split_part: val\n    aux:\n      dino: data/columns/dino\n"
+    )
+    lines = {tuple(line.split()) for line in run_python(ENERGON_AUX, tmp_path / "joined.yaml").splitlines()}
+    expected = list(enumerate(keys.values()))[4:8]
+    assert lines == {(key, str(boxes), f"{number}.0") for number, (key, boxes) in expected}
