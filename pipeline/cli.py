@@ -61,9 +61,36 @@ COMMANDS = {
         "convert",
         "rebuild shards: merge, select, recaption, change fields",
     ),
+    "extract --add-to": Command(
+        "vilbert.pipeline.extract.add_to",
+        "AddToSettings",
+        "add_to",
+        "run another detector at the boxes of a data set",
+    ),
     "status": Command("vilbert.pipeline.jobs.status", "StatusSettings", "status", "say how a job is going"),
     "verify": Command(
         "vilbert.pipeline.shards.checks.verify", "VerifySettings", "verify", "prove shards complete and undamaged"
+    ),
+    "index": Command(
+        "vilbert.pipeline.shards.index.command",
+        "IndexSettings",
+        "index",
+        "let other tools open a data set as it is",
+    ),
+    "column add": Command(
+        "vilbert.pipeline.shards.columns.command",
+        "AddColumnSettings",
+        "add",
+        "add values by image id to a data set",
+    ),
+    "column list": Command(
+        "vilbert.pipeline.shards.columns.command",
+        "ListColumnsSettings",
+        "list_columns",
+        "list the columns of a data set",
+    ),
+    "column drop": Command(
+        "vilbert.pipeline.shards.columns.command", "DropColumnSettings", "drop", "delete a column of a data set"
     ),
     "inspect": Command("vilbert.pipeline.inspect", "InspectSettings", "inspect", "look at a data set or at one sample"),
     "stats": Command(
@@ -207,7 +234,9 @@ def run(arguments: Sequence[str], passing: tuple[type[Exception], ...] = ()) -> 
         print(f"vilbert {__version__}")
         return 0
     name, *rest = arguments
-    if rest and f"{name} {rest[0]}" in COMMANDS:
+    if name == "extract" and any(word.partition("=")[0] == "--add-to" for word in rest):
+        name = "extract --add-to"  # an option of its own settings
+    elif rest and f"{name} {rest[0]}" in COMMANDS:
         name, rest = f"{name} {rest[0]}", rest[1:]
     if name not in COMMANDS:
         print(

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from tyro.conf import Positional
 
 from vilbert.pipeline.errors import ShardError
+from vilbert.pipeline.shards.columns.describe import describe_columns, values_of_sample
 from vilbert.pipeline.shards.dataset import DatasetInfo, read_info
 from vilbert.pipeline.shards.location.folder import open_folder
 from vilbert.pipeline.shards.location.layout import DATASET_FILE
@@ -102,12 +103,16 @@ def inspect(settings: InspectSettings) -> int:
             return 2
         numbers = range(min(FIRST_SAMPLES, sum(record.samples for record in records.values())))
         first = [read_sample(directory, info, find_sample(folder, info, records, number)) for number in numbers]
-        document = describe_dataset(info, records, first)
+        document = describe_dataset(info, records, first, describe_columns(folder, info))
         _print(settings, document, dataset_lines(folder.name, document))
         return 0
     place = find_sample(folder, info, records, selector)
     sample = read_sample(directory, info, place)
-    document = {**place._asdict(), **describe_sample(info, sample, settings.max_boxes or LISTED)}
+    document = {
+        **place._asdict(),
+        **describe_sample(info, sample, settings.max_boxes or LISTED),
+        "columns": values_of_sample(folder, place.shard, sample.key),
+    }
     _print(settings, document, sample_lines(folder.name, document))
     if settings.image is not None:
         count = settings.max_boxes or DRAWN

@@ -251,6 +251,7 @@ def open_images(
         cache_bytes=settings.cache_bytes,
         verified=VerifiedFiles() if settings.verify_shards else None,
         allow_mixed=settings.allow_mixed_features,
+        features=settings.features,
     )
     check_known_features(
         trained.card.extractors or read_known_features(str(settings.checkpoint)),

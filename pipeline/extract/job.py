@@ -15,6 +15,7 @@ from vilbert.pipeline.extract.settings import ExtractSettings
 from vilbert.pipeline.extract.worker import Worker
 from vilbert.pipeline.jobs.worker import Description
 from vilbert.pipeline.shards.dataset import DatasetInfo, fingerprint_digest
+from vilbert.pipeline.shards.index.write import write_side_files
 from vilbert.pipeline.shards.location.folder import Folder
 from vilbert.pipeline.shards.sample import describe_fields
 
@@ -53,7 +54,8 @@ class ExtractJob:
         return plan_dataset(self.settings, self.manifest, description)
 
     def finished(self, folder: Folder) -> None:
-        """Do nothing."""
+        """Write the side files of other tools, unless they exist."""
+        write_side_files(folder)
 
     def summarise(self, info: DatasetInfo) -> int:
         """Log what the data set holds; return 1 where it holds no sample."""

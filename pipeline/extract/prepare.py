@@ -32,19 +32,36 @@ class Prepared:
 
 
 def prepare(
-    row: int, record: ImageRecord, settings: DecodeSettings, read: Callable[[], bytes], *, keep: bool = False
+    row: int,
+    record: ImageRecord,
+    settings: DecodeSettings,
+    read: Callable[[], bytes],
+    *,
+    keep: bool = False,
+    of_dataset: bool = False,
 ) -> Prepared | FailureRow:
     """Read, check and decode a row's image.
 
-    read: returns the image's bytes, or raises ImageError. keep: whether they are to be stored.
+    Args:
+        row: Its number.
+        record: The row.
+        settings: How to decode.
+        read: Returns the image's bytes, or raises ImageError.
+        keep: Whether the bytes are to be stored.
+        of_dataset: Whether the row is one of `write_base_rows`: its boxes are those of a data set, which lie on the
+            image as it was turned for the detector, and were checked when they were written.
     """
     try:
         data = read()
         digest = hashlib.sha256(data).hexdigest()
         if record.sha256 is not None and record.sha256 != digest:
             raise ImageError("sha256_mismatch", f"the manifest has {record.sha256}, the file {digest}")
-        image = decode(data, settings, apply_orientation=turns(record))
-        boxes = None if record.boxes_xyxy is None else given_boxes(record, *image.pixels.shape[:2])
+        turned = record.exif_orientation if of_dataset else turns(record)
+        image = decode(data, settings, apply_orientation=turned)
+        size = image.pixels.shape[:2]
+        boxes = None
+        if record.boxes_xyxy is not None:
+            boxes = boxes_of_dataset(record, *size) if of_dataset else given_boxes(record, *size)
     except ImageError as error:
         return failure(row, record, error)
     return Prepared(row=row, record=record, image=image, sha256=digest, boxes=boxes, data=data if keep else None)
@@ -73,6 +90,14 @@ def fetch(uri: str, max_bytes: int, reader: ImageReader) -> bytes:
     if len(data) > max_bytes:
         raise ImageError("too_large", f"more than {max_bytes} bytes")
     return data
+
+
+def boxes_of_dataset(record: ImageRecord, height: int, width: int) -> NDArray[np.float32]:
+    """Return the boxes of a row of `write_base_rows`, [N, 4]; ImageError where the image has another size."""
+    if (record.width, record.height) != (width, height):
+        size = f"{record.width}x{record.height}"
+        raise ImageError("bad_boxes", f"the boxes of the data set are of {size} pixels, the image has {width}x{height}")
+    return np.asarray(record.boxes_xyxy, dtype=np.float32).reshape(-1, 4)
 
 
 def given_boxes(record: ImageRecord, height: int, width: int) -> NDArray[np.float32]:

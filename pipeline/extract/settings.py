@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from annotated_types import Ge
-from tyro.conf import Positional
+from tyro.conf import Positional, Suppress
 
 from vilbert.extractors.decode import DecodeSettings
 from vilbert.extractors.extractor import DetectorSettings
@@ -61,6 +61,8 @@ class ExtractSettings:
     """Start Ray's dashboard and metrics exporter with a local Ray (needs ray[default])."""
     price_per_hour: NonNegativeFloat | None = None
     """Price of a worker per hour, in any currency; the summary then has the price of a million images."""
+    column: Suppress[str | None] = None
+    """Set by `--add-to`: the column to write in place of a data set; --manifest holds the rows of its data set."""
     detector: DetectorSettings = field(default_factory=DetectorSettings)
     selection: SelectionSettings = field(default_factory=SelectionSettings)
     decoding: DecodeSettings = field(default_factory=DecodeSettings)

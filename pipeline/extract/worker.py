@@ -15,16 +15,18 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager, nullco
 from dataclasses import asdict
 from functools import partial
 from importlib.metadata import version
+from pathlib import Path
 from threading import Event, Thread
 
 from vilbert.extractors.decode import ImageError
 from vilbert.extractors.detectors.registry import describe_extractor
-from vilbert.extractors.extractor import Extractor, ExtractorSettings, build_extractor
+from vilbert.extractors.extractor import Extractor, ExtractorError, ExtractorSettings, build_extractor
 from vilbert.manifests.manifest import Manifest
 from vilbert.manifests.record import ImageRecord
 from vilbert.manifests.uri import ImageReader
 from vilbert.pipeline import __version__
 from vilbert.pipeline.errors import StoppedError
+from vilbert.pipeline.extract.base_rows import KEPT, KeptImages
 from vilbert.pipeline.extract.batches import in_row_order
 from vilbert.pipeline.extract.detection import Detection
 from vilbert.pipeline.extract.fetching.fetcher import Fetcher
@@ -37,11 +39,14 @@ from vilbert.pipeline.jobs.journals import Journals
 from vilbert.pipeline.jobs.stall import Pulse
 from vilbert.pipeline.jobs.suspects import DETAILS, Verdict, judge, require_sound
 from vilbert.pipeline.jobs.worker import Description, ShardDone
+from vilbert.pipeline.shards.columns.add import NO_SAMPLE
+from vilbert.pipeline.shards.columns.shard import FeatureWriter
 from vilbert.pipeline.shards.dataset import fingerprint_digest
 from vilbert.pipeline.shards.failures import FailureRow
 from vilbert.pipeline.shards.location.folder import open_folder
 from vilbert.pipeline.shards.location.layout import shard_files
 from vilbert.pipeline.shards.sample import Sample
+from vilbert.pipeline.shards.storage.store import SampleWriter
 from vilbert.pipeline.shards.storage.writer import ShardWriter
 
 JOURNAL_SECONDS = 1.0
@@ -79,6 +84,8 @@ class Worker:
             ExtractorSettings(detector=settings.detector, selection=settings.selection)
         )
         facts = describe_extractor(extractor, settings.detector.detector, settings.detector.opts)
+        if settings.column is not None:
+            self._kept_images = KeptImages(Path(settings.output).parents[1])
         self._turns = Turns(str(facts["device"]))
         self._detection = Detection(extractor, settings.batch_size, self._turns)
         soft_labels = bool(getattr(extractor, "soft_labels", extractor.class_names))
@@ -88,6 +95,7 @@ class Worker:
             "decoding": asdict(settings.decoding),
             "batch_size": settings.batch_size,
             **({"keep_images": True} if settings.keep_images else {}),
+            **({"boxes_from": "base"} if settings.column is not None else {}),
             # Sums are taken in another order with another number of threads, which can change a last bit.
             **({"cpus_per_worker": settings.cpus_per_worker} if facts["device"] == "cpu" else {}),
         }
@@ -124,17 +132,26 @@ class Worker:
             stack.callback(self._forget, shard)
             there = stack.enter_context(self._kept(shard, records, retry))
             kept = {**there, **quarantined(records, verdict)}
+            create: Callable[[Path], SampleWriter] | None = None
+            if settings.column is not None:
+                kept |= without_sample(records)
+                create = partial(FeatureWriter, name=settings.column)
             directory = stack.enter_context(self._folder.building())
-            writer = stack.enter_context(ShardWriter(directory, shard=shard, format=settings.format))
+            writer = stack.enter_context(ShardWriter(directory, shard=shard, format=settings.format, create=create))
             failures: list[FailureRow] = []
-            for outcome in self._outcomes(records, kept, journal, verdict):
-                if isinstance(outcome, FailureRow):
+            dropped = 0
+            for row, outcome in enumerate(self._outcomes(records, kept, journal, verdict), rows[0]):
+                if isinstance(outcome, FailureRow) and outcome.reason == NO_SAMPLE:
+                    dropped += 1
+                elif isinstance(outcome, FailureRow):
                     failures.append(outcome)
                 else:
+                    require_given_boxes(outcome, records[row])
                     writer.add(outcome)
                 self._rows_done[shard] = self._rows_done.get(shard, 0) + 1
             journal.flush()
-            record = writer.commit(rows=rows, failures=failures, fingerprint=self._fingerprint)
+            left_out = {NO_SAMPLE: dropped} if dropped else {}
+            record = writer.commit(rows=rows, failures=failures, fingerprint=self._fingerprint, dropped=left_out)
             self._folder.publish(directory, shard_files(shard, settings.format))
             journal.remove()
         if died:
@@ -240,9 +257,12 @@ class Worker:
     ) -> Prepared | FailureRow:
         settings = self._settings
         read = read or partial(self._fetcher.read, record.uri, journal.beat)
+        if settings.column is not None and record.uri.startswith(KEPT):
+            read = partial(self._kept_images.read, row, record.uri.removeprefix(KEPT))
         self._preparing.add(row)
         try:
-            return prepare(row, record, settings.decoding, read, keep=settings.keep_images)
+            of_dataset = settings.column is not None
+            return prepare(row, record, settings.decoding, read, keep=settings.keep_images, of_dataset=of_dataset)
         finally:
             self._preparing.discard(row)
 
@@ -253,6 +273,24 @@ class Worker:
     def _forget(self, shard: int) -> None:
         self._rows_done.pop(shard, None)
         self._ended_beats += self._open_journals.pop(shard).beats
+
+
+def without_sample(records: Mapping[int, ImageRecord]) -> Kept:
+    """Return the rows of `write_base_rows` that have no sample, which are left out."""
+    return {
+        row: partial(FailureRow, row=row, image_id=record.image_id, uri=record.uri, reason=NO_SAMPLE, detail="")
+        for row, record in records.items()
+        if record.boxes_xyxy is None
+    }
+
+
+def require_given_boxes(sample: Sample, record: ImageRecord) -> None:
+    """Raise ExtractorError where a detector returned other regions than those at a row's given boxes."""
+    if record.boxes_xyxy is not None and len(sample.regions) != len(record.boxes_xyxy):
+        raise ExtractorError(
+            f"the detector returned {len(sample.regions)} regions for {len(record.boxes_xyxy)} given boxes of image "
+            f"{record.image_id!r:.80}: it has no features at given boxes; choose another detector"
+        )
 
 
 def quarantined(records: Mapping[int, ImageRecord], verdict: Verdict) -> Kept:

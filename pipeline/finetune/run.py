@@ -193,6 +193,7 @@ def _open(settings: FinetuneSettings, directories: tuple[str, ...]) -> Corpus:
         cache_bytes=settings.cache_bytes,
         verified=verified_files(settings),
         allow_mixed=settings.allow_mixed_features,
+        features=settings.features,
     )
 
 

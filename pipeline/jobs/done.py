@@ -14,7 +14,6 @@ import io
 import logging
 import time
 from collections.abc import Collection, Iterator, Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -144,15 +143,6 @@ def list_files(folder: Folder, info: DatasetInfo, *, sweep: bool = False) -> Lis
                 if kind != info.storage:
                     changed[shard] = max(changed[shard], entry.changed)
     return Listed(kinds["json"], kinds[info.storage], kinds["jsonl"], changed)
-
-
-def read_each_record(folder: Folder, shards: Sequence[int]) -> Iterator[ShardRecord]:
-    """Yield the records of shards, some at a time; ShardError where one is not there or damaged."""
-    for start in range(0, len(shards), _AT_ONCE):
-        some = shards[start : start + _AT_ONCE]
-        with folder.local([record_path(Path(), shard).as_posix() for shard in some]) as directory:
-            for shard in some:
-                yield read_record(record_path(directory, shard))
 
 
 def _read_done(

@@ -11,7 +11,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import timedelta
 
-from vilbert.pipeline.jobs.done import DoneShards, find_done, read_each_record
+from vilbert.pipeline.jobs.done import DoneShards, find_done
 from vilbert.pipeline.jobs.job import Job
 from vilbert.pipeline.jobs.plan import has_dataset, refuse_strangers, require_same
 from vilbert.pipeline.jobs.retries import begin_retries
@@ -21,6 +21,7 @@ from vilbert.pipeline.shards.dataset import DatasetInfo, Tally, read_info
 from vilbert.pipeline.shards.failures import FailureRow
 from vilbert.pipeline.shards.location.folder import Folder, open_folder
 from vilbert.pipeline.shards.location.layout import StorageFormat
+from vilbert.pipeline.shards.record import read_each_record
 from vilbert.pipeline.shards.sample import Sample, encode_members
 from vilbert.pipeline.shards.storage.tensors import encode_tensors
 from vilbert.pipeline.shards.storage.ustar import BLOCK, padding

@@ -96,7 +96,7 @@ class Job(Protocol):
         """Return what the output folder is to hold, given what the workers say of themselves."""
 
     def finished(self, folder: Folder) -> None:
-        """Delete from the folder what only unfinished shards need."""
+        """Delete what only unfinished shards need, and write what only a complete data set has: its side files."""
 
     def summarise(self, info: DatasetInfo) -> int:
         """Log what the complete data set holds and return the exit status."""

@@ -9,16 +9,18 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from vilbert.pipeline.errors import FingerprintError, RefusedError, ShardError
-from vilbert.pipeline.jobs.done import DONE_FILE, read_each_record
+from vilbert.pipeline.jobs.done import DONE_FILE
 from vilbert.pipeline.jobs.journals import Journals
 from vilbert.pipeline.jobs.run_log import LOG_FILE
 from vilbert.pipeline.jobs.run_state import RUN_FILE
 from vilbert.pipeline.jobs.worker import Description
 from vilbert.pipeline.shards.dataset import DatasetInfo, Tally, Totals, encode_dataset, read_info
+from vilbert.pipeline.shards.index.names import ROOT_NAMES as SIDE_FILES
 from vilbert.pipeline.shards.location.folder import Folder
 from vilbert.pipeline.shards.location.layout import DATASET_FILE, JOURNALS_FOLDER, PLAN_FOLDER, SHARDS_FOLDER
 from vilbert.pipeline.shards.location.lease import LEASE_FOLDER
 from vilbert.pipeline.shards.location.lock import LOCK_FILE
+from vilbert.pipeline.shards.record import read_each_record
 from vilbert.pipeline.shards.storage.atomic import is_temporary
 
 FIXED = ("fields", "storage", "shard_size", "rows", "shard_starts", "manifest_hash", "steps", "fingerprint_fields")
@@ -39,7 +41,8 @@ def refuse_strangers(folder: Folder) -> None:
     if DATASET_FILE in names:
         return
     # A run that was killed before dataset.json was there leaves its lock, and perhaps the file half written.
-    own = (PLAN_FOLDER, LOCK_FILE, LEASE_FOLDER, DONE_FILE, RUN_FILE, LOG_FILE, JOURNALS_FOLDER)
+    # Side files are written anew in the end, all but a card of the user's own, who may have written it before.
+    own = (PLAN_FOLDER, LOCK_FILE, LEASE_FOLDER, DONE_FILE, RUN_FILE, LOG_FILE, JOURNALS_FOLDER, *SIDE_FILES)
     ours = {name for name in names if name in own or is_temporary(name)}
     if strangers := sorted(names - ours):
         raise RefusedError(

@@ -14,11 +14,11 @@ import time
 from collections.abc import Iterable, Sequence
 
 from vilbert.pipeline.errors import ShardError
-from vilbert.pipeline.jobs.done import DoneShards, read_each_record
+from vilbert.pipeline.jobs.done import DoneShards
 from vilbert.pipeline.shards.canonical import encode_json
 from vilbert.pipeline.shards.documents import is_count
 from vilbert.pipeline.shards.location.folder import Folder
-from vilbert.pipeline.shards.record import ShardRecord
+from vilbert.pipeline.shards.record import ShardRecord, read_each_record
 from vilbert.untrusted.documents import read_json
 
 logger = logging.getLogger(__name__)

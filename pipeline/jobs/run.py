@@ -30,6 +30,7 @@ from vilbert.pipeline.jobs.run_log import log_folder, run_log
 from vilbert.pipeline.jobs.schedule import Schedule
 from vilbert.pipeline.jobs.watch import Renewal, Watch, starting
 from vilbert.pipeline.shards.dataset import DatasetInfo, read_info
+from vilbert.pipeline.shards.index.names import INDEX_FILE
 from vilbert.pipeline.shards.location.folder import Folder, open_folder
 from vilbert.pipeline.shards.location.layout import SHARDS_FOLDER
 from vilbert.pipeline.shards.location.retry import hurry, patience
@@ -102,6 +103,8 @@ def write_pending_shards(job: Job, folder: Folder, hung: Event, start: Renewal |
         rows = {shard: planned.shard_rows(shard) for shard in done.pending()}
         if not rows:
             logger.info("nothing to do: %s has all its shards", settings.output)
+        if rows:
+            folder.delete(INDEX_FILE)  # side files are of the shards as they were; see `write_side_files`
         if rows or start is not None:
             schedule = Schedule(
                 crew,

@@ -6,7 +6,7 @@ import builtins
 import dataclasses
 import hashlib
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -36,6 +36,7 @@ from vilbert.pipeline.shards.location.layout import (
 
 LEAST_SAMPLE_BYTES = 256
 """A sample takes more in either storage: it has two arrays and metadata, each with a header."""
+_AT_ONCE = 1000
 _REMEDY = "delete it and run the same `vilbert extract` or `vilbert convert` again: it rewrites this shard"
 
 
@@ -150,6 +151,15 @@ def read_records_of(folder: Folder) -> dict[int, ShardRecord]:
     shards = record_numbers(name for name, _ in folder.entries(SHARDS_FOLDER))
     with folder.local([record_path(Path(), shard).as_posix() for shard in shards]) as directory:
         return read_records(directory)
+
+
+def read_each_record(folder: Folder, shards: Sequence[int]) -> Iterator[ShardRecord]:
+    """Yield the records of shards, some at a time; ShardError where one does not exist or is damaged."""
+    for start in range(0, len(shards), _AT_ONCE):
+        some = shards[start : start + _AT_ONCE]
+        with folder.local([record_path(Path(), shard).as_posix() for shard in some]) as directory:
+            for shard in some:
+                yield read_record(record_path(directory, shard))
 
 
 def records_digest(records: Iterable[ShardRecord]) -> str:

@@ -26,19 +26,27 @@ def read_npy(path: Path) -> NDArray[Any]:
         return parse_npy(file, os.fstat(file.fileno()).st_size)
 
 
+def map_npy(path: Path) -> NDArray[Any]:
+    """Return a read-only map of a .npy file's array, which need not fit into memory; errors as of `read_npy`."""
+    import numpy as np
+
+    with open(path, "rb") as file:
+        shape, fortran_order, dtype = read_header(file)
+        start, size = file.tell(), os.fstat(file.fileno()).st_size
+    _check_shape(shape, dtype, size - start)
+    if not math.prod(shape):
+        return np.empty(shape, dtype)
+    return np.memmap(path, dtype, "r", start, shape, order="F" if fortran_order else "C")
+
+
 def parse_npy(file: IO[bytes], size: int) -> NDArray[Any]:
     """Return the array of a .npy file of `size` bytes, open at its start; errors as of `read_npy`."""
     import numpy as np
 
     shape, fortran_order, dtype = read_header(file)
-    if dtype.hasobject:
-        raise ArrayError("holds objects of Python, which could run a program")
     left = size - file.tell()
-    if len(shape) > 32:  # before the product, which many sides make slow
-        raise ArrayError(f"its header states an array of {len(shape):,} dimensions")
+    _check_shape(shape, dtype, left)
     count = math.prod(shape)
-    if min(shape, default=0) < 0 or count * dtype.itemsize != left:
-        raise ArrayError(f"its header states an array of {list(shape[:8])} {dtype}, and {left:,} bytes follow it")
     data = file.read(left)
     if len(data) != left:
         raise ArrayError("it became shorter while it was read")
@@ -47,6 +55,16 @@ def parse_npy(file: IO[bytes], size: int) -> NDArray[Any]:
         return flat.reshape(shape, order="F" if fortran_order else "C")
     except ValueError:  # a side, beside one of 0, that is larger than numpy counts
         raise ArrayError(f"its header states an array of {list(shape[:8])} {dtype}, which numpy cannot make") from None
+
+
+def _check_shape(shape: tuple[int, ...], dtype: np.dtype[Any], left: int) -> None:
+    """Raise ArrayError for an array of objects, or one that does not take the `left` bytes that follow its header."""
+    if dtype.hasobject:
+        raise ArrayError("holds objects of Python, which could run a program")
+    if len(shape) > 32:  # before the product, which many sides make slow
+        raise ArrayError(f"its header states an array of {len(shape):,} dimensions")
+    if min(shape, default=0) < 0 or math.prod(shape) * dtype.itemsize != left:
+        raise ArrayError(f"its header states an array of {list(shape[:8])} {dtype}, and {left:,} bytes follow it")
 
 
 def read_header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:

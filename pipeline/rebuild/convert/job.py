@@ -31,6 +31,7 @@ from vilbert.pipeline.rebuild.convert.sources import (
 from vilbert.pipeline.rebuild.convert.worker import ConvertWorker
 from vilbert.pipeline.rebuild.dataset_source import DatasetSource
 from vilbert.pipeline.shards.dataset import DatasetInfo, encode_dataset, fingerprint_digest, read_info
+from vilbert.pipeline.shards.index.write import write_side_files
 from vilbert.pipeline.shards.location.folder import Folder, LocalFolder, open_folder
 from vilbert.pipeline.shards.location.layout import DATASET_FILE, PLAN_FOLDER
 from vilbert.pipeline.shards.location.scratch import scratch_folder
@@ -228,8 +229,9 @@ class ConvertJob:
         return planned if extends else existing, planned
 
     def finished(self, folder: Folder) -> None:
-        """Delete the plan."""
+        """Delete the plan and write the side files of other tools, unless they exist."""
         remove_plan(folder)
+        write_side_files(folder)
 
     def summarise(self, info: DatasetInfo) -> int:
         """Log what the data set holds; return 1 where it holds no sample."""

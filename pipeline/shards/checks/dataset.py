@@ -16,6 +16,7 @@ from vilbert.pipeline.errors import ShardError
 from vilbert.pipeline.shards.checks.findings import RERUN, RESTORE, Finding, remake
 from vilbert.pipeline.shards.checks.shard import ENOUGH, ShardReport, key_hash
 from vilbert.pipeline.shards.dataset import DatasetInfo, encode_dataset, sum_records, sum_splits
+from vilbert.pipeline.shards.index.names import ENERGON_FOLDER, shard_of_side_file
 from vilbert.pipeline.shards.location.folder import Folder
 from vilbert.pipeline.shards.location.layout import (
     DATASET_FILE,
@@ -47,7 +48,7 @@ def check_info(folder: Folder, info: DatasetInfo) -> Iterator[Finding]:
 def check_files(folder: Folder, info: DatasetInfo) -> Iterator[Finding]:
     """Find what does not belong into `shards/` and `failures/`, and what killed runs left of a complete data set."""
     suffixes = {SHARDS_FOLDER: ("json", info.storage), FAILURES_FOLDER: ("jsonl",)}
-    for under in ("", SHARDS_FOLDER, FAILURES_FOLDER):
+    for under in ("", SHARDS_FOLDER, FAILURES_FOLDER, ENERGON_FOLDER):
         for name, size in sorted(folder.entries(under)):
             where = f"{under}/{name}" if under else name
             journals = name == JOURNALS_FOLDER and (size is not None or any(folder.entries(name)))
@@ -55,9 +56,16 @@ def check_files(folder: Folder, info: DatasetInfo) -> Iterator[Finding]:
                 if info.complete:
                     what = "a killed run left it behind"
                     yield Finding(code="leftover", where=where, what=what, remedy="delete it, nothing needs it")
-            elif under and (size is None or not _belongs(name, suffixes[under], info.shards)):
+            elif under == SHARDS_FOLDER and size is not None and _is_side_file(name, info):
+                continue
+            elif under in suffixes and (size is None or not _belongs(name, suffixes[under], info.shards)):
                 what = f"is no file of a data set of {info.shards:,} .{info.storage} shards"
                 yield Finding(code="foreign-file", where=where, what=what, remedy="move it away")
+
+
+def _is_side_file(name: str, info: DatasetInfo) -> bool:
+    shard = shard_of_side_file(name)
+    return info.storage == "tar" and shard is not None and shard < info.shards
 
 
 def _belongs(name: str, suffixes: Sequence[str], shards: int) -> bool:

@@ -14,6 +14,11 @@ def remake(shard_name: str) -> str:
     return f"delete shards/{shard_name}.* and {again}"
 
 
+def reindex(name: str) -> str:
+    """Return how to renew the side files of the data set `name`."""
+    return f"run `vilbert index {name}`, or delete the file"
+
+
 @dataclass(frozen=True, kw_only=True)
 class Finding:
     """One thing that is wrong."""

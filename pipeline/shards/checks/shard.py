@@ -18,15 +18,28 @@ from vilbert.manifests.manifest import Manifest
 from vilbert.manifests.record import ImageRecord, ManifestError
 from vilbert.manifests.uri import mask_credentials
 from vilbert.pipeline.errors import CorruptShardError, ShardError
-from vilbert.pipeline.shards.checks.findings import Finding, remake
+from vilbert.pipeline.shards.checks.findings import Finding, reindex, remake
 from vilbert.pipeline.shards.checks.sample import sample_problems
 from vilbert.pipeline.shards.dataset import DatasetInfo
 from vilbert.pipeline.shards.failures import FailureRow, read_failures
+from vilbert.pipeline.shards.index.energon import encode_tar_index, parts_digest
+from vilbert.pipeline.shards.index.energon import part_rows as index_parts
+from vilbert.pipeline.shards.index.energon import sample_rows as index_samples
+from vilbert.pipeline.shards.index.names import ENERGON_SQLITE, INDEX_FILE, TAR_INDEX_SUFFIX
+from vilbert.pipeline.shards.index.sample_rows import index_rows, rows_digest
 from vilbert.pipeline.shards.location.folder import Folder
-from vilbert.pipeline.shards.location.layout import data_path, failures_path, record_path, shard_files, shard_name
+from vilbert.pipeline.shards.location.layout import (
+    SHARDS_FOLDER,
+    data_path,
+    failures_path,
+    record_path,
+    shard_files,
+    shard_name,
+)
 from vilbert.pipeline.shards.record import ShardRecord, count_names, read_record
 from vilbert.pipeline.shards.sample import Sample
 from vilbert.pipeline.shards.storage.store import ShardReader, open_shard
+from vilbert.pipeline.shards.storage.tar_store import TarReader
 
 ENOUGH = 20
 """A shard with so many findings should be rewritten as a whole."""
@@ -41,6 +54,8 @@ class ShardTask:
     deep: bool
     manifest: Manifest | None = None
     """Compared row by row, in deep mode."""
+    side_files: frozenset[str] = frozenset()
+    """Of the files of other tools in the data set's folder, those that exist."""
 
 
 @dataclass(kw_only=True, eq=False)
@@ -54,6 +69,10 @@ class ShardReport:
     """None where there is none that can be read."""
     key_hashes: NDArray[np.uint64] = field(default_factory=lambda: np.empty(0, np.uint64))
     """[samples] `key_hash` of each key, in order; empty where the shard cannot be read."""
+    rows_digest: str | None = None
+    """Of the rows that index.parquet should have of it; None where they are not compared."""
+    parts_digest: str | None = None
+    """Of the rows that Energon's index.sqlite should have of it; None where they are not compared."""
 
     def add(self, code: str, path: Path, what: str, *, place: str = "") -> None:
         """Note that something is wrong with the file at `path`; place says where in it."""
@@ -76,7 +95,8 @@ def problem_of(error: ShardError | ManifestError) -> str:
 def check_shard(task: ShardTask, shard: int) -> ShardReport:
     """Return what is wrong with a shard that has a record. A remote one is fetched whole in deep mode alone."""
     failures, data, record = shard_files(shard, task.info.storage)
-    with task.folder.local([failures, record, *([data] if task.deep else [])]) as directory:
+    large = [data, data.removesuffix(".tar") + TAR_INDEX_SUFFIX] if task.deep else []
+    with task.folder.local([failures, record, *large]) as directory:
         return _check_files(task, shard, directory, opened=task.deep or not task.folder.remote)
 
 
@@ -108,6 +128,7 @@ def _check_files(task: ShardTask, shard: int, directory: Path, *, opened: bool) 
                 splits = check_samples(report, task.info, reader, rows, records)
                 if splits != record.splits and not report.findings:  # else samples may be left out of the count
                     report.add("count", data, f"its splits are {dict(splits)}, the record says {record.splits}")
+            check_side_files_of(report, task, reader)
     except ShardError as error:
         report.add("data-damaged", data, problem_of(error))
     if len(report.findings) > ENOUGH:
@@ -183,6 +204,21 @@ def check_keys(report: ShardReport, record: ShardRecord, reader: ShardReader) ->
             f"begins with key {ends[0]} and ends with {ends[1]}, the record says {record.first_key}, {record.last_key}"
         )
         report.add("keys", reader.path, what)
+
+
+def check_side_files_of(report: ShardReport, task: ShardTask, reader: ShardReader) -> None:
+    """Compare a tar's .tar.idx with it, and note what the indexes of the whole data set should say of it."""
+    if isinstance(reader, TarReader):
+        path = reader.path.with_suffix(TAR_INDEX_SUFFIX)
+        if path.is_file() and path.read_bytes() != encode_tar_index(reader.index):
+            where = path.relative_to(report.directory).as_posix()
+            what = "does not hold the offsets of the samples in the tar beside it"
+            remedy = reindex(task.folder.name)
+            report.findings.append(Finding(code="stale-side-file", where=where, what=what, remedy=remedy))
+        if task.deep and ENERGON_SQLITE in task.side_files:
+            report.parts_digest = parts_digest(index_samples(reader.index), index_parts(reader.index))
+    if task.deep and INDEX_FILE in task.side_files:
+        report.rows_digest = rows_digest(index_rows(reader, f"{SHARDS_FOLDER}/{reader.path.name}"))
 
 
 def sample_rows(record: ShardRecord, failures: Sequence[FailureRow]) -> list[int]:

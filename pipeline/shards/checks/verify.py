@@ -13,6 +13,7 @@ from tyro.conf import Positional
 from vilbert.manifests.manifest import Manifest
 from vilbert.manifests.record import ManifestError
 from vilbert.pipeline.errors import ShardError
+from vilbert.pipeline.shards.checks.columns import check_columns
 from vilbert.pipeline.shards.checks.dataset import (
     check_duplicates,
     check_files,
@@ -24,6 +25,7 @@ from vilbert.pipeline.shards.checks.dataset import (
 )
 from vilbert.pipeline.shards.checks.findings import RESTORE, Finding
 from vilbert.pipeline.shards.checks.shard import ShardTask, check_shard, problem_of
+from vilbert.pipeline.shards.checks.side_files import check_side_files, side_files_there
 from vilbert.pipeline.shards.dataset import DatasetInfo, read_info
 from vilbert.pipeline.shards.location.folder import Folder, Place, open_folder, what_is_there
 from vilbert.pipeline.shards.location.layout import DATASET_FILE, SHARDS_FOLDER, record_numbers
@@ -97,7 +99,14 @@ def examine(directory: Place, *, deep: bool, manifest: Path | None = None, num_w
     if compared is not None:
         findings += check_manifest(info, compared)
     same = compared is not None and compared.hash == info.manifest_hash
-    task = ShardTask(folder=folder, info=info, deep=deep, manifest=compared if same else None)
+    side_files = side_files_there(folder)
+    task = ShardTask(
+        folder=folder,
+        info=info,
+        deep=deep,
+        manifest=compared if same else None,
+        side_files=frozenset(side_files),
+    )
     listed = {name: size for name, size in folder.entries(SHARDS_FOLDER) if size is not None}
     present = [shard for shard in record_numbers(listed) if shard < info.shards]
     findings += check_presence(info, set(present))
@@ -109,6 +118,8 @@ def examine(directory: Place, *, deep: bool, manifest: Path | None = None, num_w
         findings += check_listed_sizes(reports, listed, info)
     if info.complete:
         findings += check_totals(info, reports)
+        findings += check_side_files(folder, info, reports, side_files, deep=deep)
+        findings += check_columns(folder, info, deep=deep, workers=workers)
     findings += check_duplicates(folder, info, reports)
     return Verdict(findings=tuple(findings), proven=proven(folder, info, deep=deep, manifest=compared))
 

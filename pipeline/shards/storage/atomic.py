@@ -15,6 +15,7 @@ import stat
 from pathlib import Path
 from typing import BinaryIO
 
+from vilbert.pipeline.shards.index.names import ENERGON_FOLDER
 from vilbert.pipeline.shards.location.layout import FAILURES_FOLDER, SHARDS_FOLDER
 
 _TEMPORARY_NAME = re.compile(r"\..+\.\d+\.[0-9a-f]{8}\.tmp")
@@ -114,7 +115,7 @@ def sweep_temporary(directory: Path) -> list[Path]:
 
     Call it while no other process writes there: a live writer's temporary file looks the same.
     """
-    folders = (directory, directory / SHARDS_FOLDER, directory / FAILURES_FOLDER)
+    folders = (directory, *(directory / inner for inner in (SHARDS_FOLDER, FAILURES_FOLDER, ENERGON_FOLDER)))
     stale = sorted(path for folder in folders for path in folder.glob(".*.tmp") if is_temporary(path.name))
     for path in stale:
         path.unlink(missing_ok=True)

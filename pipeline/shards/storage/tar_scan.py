@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import mmap
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -22,11 +23,13 @@ class TarIndex(NamedTuple):
     sizes: NDArray[np.int64]  # [samples, names] bytes
 
 
-def scan(data: mmap.mmap | bytes) -> TarIndex | None:
+def scan(data: mmap.mmap | bytes, layouts: Sequence[tuple[str, ...]] = MEMBER_LAYOUTS) -> TarIndex | None:
     """Return what `tar_store.read_index` would, several times faster; None where that has something to say of the file.
 
     A member's name and size follow from the sample's key and the 11 digits of its header, so its whole header does: it
     is compared with one put together from parts that are made once.
+
+    layouts: what may follow `KEY.` in the names of a sample's members, in their order.
     """
     keys: list[str] = []
     places: list[int] = []
@@ -36,7 +39,7 @@ def scan(data: mmap.mmap | bytes) -> TarIndex | None:
         key = start.partition(b".")[0]
         if not is_key(key.decode("latin-1")):
             return None
-        for names in MEMBER_LAYOUTS if layout is None else (layout,):
+        for names in layouts if layout is None else (layout,):
             layout = names
             if (found := _find_members(data, offset, key, names)) is not None:
                 break
@@ -49,7 +52,7 @@ def scan(data: mmap.mmap | bytes) -> TarIndex | None:
         return None
     if len(set(keys)) != len(keys):
         return None
-    names = layout or MEMBER_LAYOUTS[0]
+    names = layout or layouts[0]
     table = np.array(places, dtype=np.int64).reshape(len(keys), len(names), 2)
     return TarIndex(tuple(keys), names, table[..., 0], table[..., 1])
 

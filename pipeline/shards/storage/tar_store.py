@@ -91,6 +91,11 @@ class TarReader(Closing):
         """Return the keys in the order of the manifest."""
         return self._keys
 
+    @property
+    def index(self) -> TarIndex:
+        """Where the members of all samples lie in the file."""
+        return TarIndex(self._keys, self._names, self._starts, self._sizes)
+
     def __getitem__(self, index: int) -> Sample:
         contents = [(name, self._content(index, column)) for column, name in enumerate(self._names)]
         return decode_members(self._keys[index], contents, path=self.path)

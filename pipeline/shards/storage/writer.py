@@ -10,7 +10,7 @@ import contextlib
 import hashlib
 import os
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -29,7 +29,7 @@ from vilbert.pipeline.shards.record import ShardRecord, count_names
 from vilbert.pipeline.shards.sample import Sample
 from vilbert.pipeline.shards.storage.atomic import fsync_dir, temporary_path, write_atomic
 from vilbert.pipeline.shards.storage.raw import RawSample
-from vilbert.pipeline.shards.storage.store import create_shard
+from vilbert.pipeline.shards.storage.store import SampleWriter, create_shard
 
 Layout = tuple[tuple[str, tuple[int, ...], str], ...]
 """Arrays of a sample: name, shape without the number of regions, dtype. The image's bytes are `image`, (), uint8."""
@@ -41,7 +41,18 @@ class ShardWriter:
     Raises ShardError where the disk refuses, a sample does not go with the others, or the rows do not add up.
     """
 
-    def __init__(self, directory: Path, *, shard: int, format: StorageFormat) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        shard: int,
+        format: StorageFormat,
+        create: Callable[[Path], SampleWriter] | None = None,
+    ) -> None:
+        """Begin a shard.
+
+        create: makes the file of samples; None makes one that holds all of a sample.
+        """
         self._directory = directory
         self._shard = shard
         self._format: StorageFormat = format
@@ -54,7 +65,7 @@ class ShardWriter:
             for folder in (SHARDS_FOLDER, FAILURES_FOLDER):
                 (directory / folder).mkdir(parents=True, exist_ok=True)
             fsync_dir(directory)
-            self._store = create_shard(self._temporary, format)
+            self._store = create(self._temporary) if create is not None else create_shard(self._temporary, format)
         self._committed = False
 
     def add(self, sample: Sample) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -9,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vilbert.extractors.regions import Regions
+from vilbert.pipeline.shards.columns.describe import column_line
 from vilbert.pipeline.shards.dataset import DatasetInfo, sum_records, sum_splits
 from vilbert.pipeline.shards.record import ShardRecord
 from vilbert.pipeline.shards.sample import Sample
@@ -21,9 +23,12 @@ VALUE_WIDTH = 90
 
 
 def describe_dataset(
-    info: DatasetInfo, records: Mapping[int, ShardRecord], first_samples: Sequence[Sample]
+    info: DatasetInfo,
+    records: Mapping[int, ShardRecord],
+    first_samples: Sequence[Sample],
+    columns: Sequence[Mapping[str, Any]] = (),
 ) -> dict[str, Any]:
-    """Return what a data set is, as JSON values."""
+    """Return what a data set is, as JSON values; columns as `describe_columns` returns them."""
     totals = sum_records(records.values())
     first = [
         {"key": sample.key, "image_id": sample.meta["image_id"], "boxes": len(sample.regions)}
@@ -40,6 +45,7 @@ def describe_dataset(
         "splits": sum_splits(records.values()),
         "bytes": totals.bytes,
         "fields": info.fields,
+        "columns": list(columns),
         "class_names": list(info.class_names),
         "attribute_names": list(info.attribute_names),
         "manifest": info.manifest,
@@ -138,6 +144,9 @@ def dataset_lines(directory: str, document: Mapping[str, Any]) -> Iterator[str]:
     yield from _aligned(
         {name: f"{field['dtype']:<8} {_shape(field['shape'])}" for name, field in document["fields"].items()}
     )
+    if document["columns"]:
+        yield "columns"
+        yield from (f"  {column_line(column)}" for column in document["columns"])
     yield f"settings, fingerprint {document['fingerprint'][:16]}…"
     yield from _aligned(dict(_flat(document["fingerprint_fields"])))
     yield "first samples"
@@ -177,6 +186,9 @@ def sample_lines(directory: str, document: Mapping[str, Any]) -> Iterator[str]:
         odd = f"  {field['not_finite']} NaN or infinite" if field.get("not_finite") else ""
         fields[name] = f"{field['dtype']:<8} {_shape(field['shape']):<12} {bounds}{odd}".rstrip()
     yield from _aligned(fields)
+    if document.get("columns"):
+        yield "columns"
+        yield from _aligned({name: _text(value) for name, value in document["columns"].items()})
     objects = document["objects"]
     named = any("name" in thing for thing in objects)
     yield f"objects: the {len(objects)} with the highest scores" if named else f"regions: the first {len(objects)}"
@@ -185,6 +197,11 @@ def sample_lines(directory: str, document: Mapping[str, Any]) -> Iterator[str]:
     for name, thing in zip(names, objects, strict=True):
         score = f"{thing['score']:.3f}" if named else f"{thing['box']:5}"
         yield f"  {score}  {name:<{width}}  {' '.join(f'{side:7.1f}' for side in thing['xyxy'])}"
+
+
+def _text(value: Any) -> str:
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= VALUE_WIDTH else text[: VALUE_WIDTH - 1] + "…"
 
 
 def _aligned(rows: Mapping[str, str]) -> Iterator[str]:

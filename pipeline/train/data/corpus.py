@@ -18,8 +18,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vilbert.pipeline.errors import CorruptShardError, RefusedError
+from vilbert.pipeline.shards.columns.layout import BASE
+from vilbert.pipeline.shards.columns.shard import ColumnShard
 from vilbert.pipeline.shards.storage.store import ShardReader, open_shard
 from vilbert.pipeline.shards.storage.verified import VerifiedFiles
+from vilbert.pipeline.train.data.feature_columns import FeatureColumn
 from vilbert.pipeline.train.data.mixed_features import refuse_mixed_features, refuse_repeated
 from vilbert.pipeline.train.data.order import Places
 from vilbert.pipeline.train.data.selection import Source, check_sources, read_source, usable_indices
@@ -85,6 +88,7 @@ class Corpus:
         self._whole: set[tuple[int, int]] = set()
         self._process = os.getpid()
         self._readers: OrderedDict[tuple[int, int], ShardReader] = OrderedDict()
+        self._columns: dict[ShardReader, tuple[ColumnShard | None, ...]] = {}
         self._indices: dict[tuple[int, int], NDArray[np.uint32] | None] = {}
         self._broken: dict[tuple[int, int], CorruptShardError] = {}
 
@@ -101,6 +105,7 @@ class Corpus:
         verified: VerifiedFiles | None = None,
         allow_mixed: bool = False,
         weighted: bool = False,
+        features: Sequence[str] = (BASE,),
     ) -> Corpus:
         """Read what the data sets are; no shard is opened.
 
@@ -115,6 +120,7 @@ class Corpus:
                 comparison.
             allow_mixed: take data sets whose regions were extracted in different ways.
             weighted: name --weights where a data set is given twice.
+            features: what a region's features are, one behind the other: `base`, and names of columns.
 
         Raises:
             RefusedError: data sets that are not complete or do not go together, or no sample of the split.
@@ -125,7 +131,7 @@ class Corpus:
         if not names:
             raise RefusedError("no data set: give one or more folders that `vilbert extract --output` wrote")
         cache = None if cache_dir is None else ShardCache(folder=cache_dir, limit=cache_bytes)
-        sources = [read_source(name, split=split, cache=cache) for name in names]
+        sources = [read_source(name, split=split, cache=cache, features=features) for name in names]
         check_sources(sources)
         refuse_repeated(sources, weighted=weighted)
         if not allow_mixed:
@@ -174,6 +180,7 @@ class Corpus:
                 "records_sha256": source.records_sha256,
                 "fingerprint": source.fingerprint,
                 "samples": sum(shard.usable for shard in source.shards),
+                **({} if source.features == (None,) else {"features": [_known(it) for it in source.features]}),
             }
             for source in self.sources
         ]
@@ -221,7 +228,8 @@ class Corpus:
 
         Fewer than a window of the order touches, and each of them is opened again and again.
         """
-        self._open_shards = max(1, min(shards, most_open_shards()))
+        files = max(len(source.features) for source in self.sources) + 1
+        self._open_shards = max(1, min(shards, most_open_shards() // (files if files > 2 else 1)))
 
     def image_ids(self, places: Places) -> list[str | None]:
         """Return the image ids of places without touching their arrays; None as with `read`."""
@@ -295,6 +303,9 @@ class Corpus:
         path = source.path(shard)
         try:
             self._verified.require(path, source.shards[shard].sha256, cached=source.url is not None)
+            for column in source.features:
+                if column is not None:
+                    self._verified.require(column.path(shard), column.sha256[shard])
         except CorruptShardError as error:
             if source.url is not None:
                 path.unlink(missing_ok=True)
@@ -316,6 +327,7 @@ class Corpus:
         try:
             if (dataset, shard) not in self._indices:
                 self._indices[dataset, shard] = usable_indices(reader, facts, source.split, source.part)
+            self._columns[reader] = tuple(None if it is None else it.open(shard) for it in source.features)
         except BaseException:
             self._release(source, reader)
             raise
@@ -341,13 +353,22 @@ class Corpus:
         self._release(self.sources[dataset], reader)
 
     def _release(self, source: Source, reader: ShardReader) -> None:
+        for column in self._columns.pop(reader, ()):
+            if column is not None:
+                column.close()
         if source.url is not None and self._cache is not None:
             self._cache.close(reader)
         else:
             reader.close()
 
     def _read_example(self, source: Source, reader: ShardReader, index: int) -> Example:
-        arrays, metadata = reader.read(index, _FIELDS if source.top_classes else _WITHOUT_CLASSES)
+        fields = _FIELDS if source.top_classes else _WITHOUT_CLASSES
+        if source.features == (None,):
+            arrays, metadata = reader.read(index, fields)
+        else:
+            wanted = [name for name in fields if name != "features" or None in source.features]
+            arrays, metadata = reader.read(index, wanted)
+            arrays["features"] = self._joined_features(source, reader, index, arrays)
         if not source.top_classes:
             arrays["class_ids"] = np.empty((len(arrays["boxes"]), 0), np.uint16)
             arrays["class_probs"] = np.empty((len(arrays["boxes"]), 0), np.float16)
@@ -367,9 +388,25 @@ class Corpus:
             **arrays,
         )
 
+    def _joined_features(
+        self, source: Source, reader: ShardReader, index: int, arrays: dict[str, NDArray[Any]]
+    ) -> NDArray[Any]:
+        """Return the features that `--features` names, one behind the other."""
+        key, boxes = reader.keys()[index], len(arrays["boxes"])
+        parts = [
+            arrays["features"] if column is None or opened is None else column.read(opened, key, boxes)
+            for column, opened in zip(source.features, self._columns[reader], strict=True)
+        ]
+        return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
+
     def __getstate__(self) -> dict[str, Any]:
         """Leave open shards behind: the process that takes over opens its own."""
-        return {**self.__dict__, "_readers": OrderedDict()}
+        return {**self.__dict__, "_readers": OrderedDict(), "_columns": {}}
+
+
+def _known(column: FeatureColumn | None) -> str:
+    """Return by what a run knows features that it was trained on."""
+    return BASE if column is None else f"{column.name} {column.records_sha256}"
 
 
 def most_open_shards() -> int:

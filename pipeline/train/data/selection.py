@@ -15,10 +15,12 @@ from numpy.typing import NDArray
 
 from vilbert.manifests.hold_out import HoldOut
 from vilbert.pipeline.errors import CorruptShardError, RefusedError
+from vilbert.pipeline.shards.columns.layout import BASE
 from vilbert.pipeline.shards.dataset import DatasetInfo, contradiction, read_dataset
 from vilbert.pipeline.shards.location.layout import DATASET_FILE, StorageFormat, data_path
 from vilbert.pipeline.shards.record import ShardRecord, read_records, records_digest
 from vilbert.pipeline.shards.storage.store import ShardReader
+from vilbert.pipeline.train.data.feature_columns import FeatureColumn, read_feature_columns
 from vilbert.pipeline.train.data.remote import is_remote, public_url
 from vilbert.pipeline.train.data.shard_cache import ShardCache
 
@@ -84,17 +86,19 @@ class Source(NamedTuple):
     """Samples by split."""
     part: Part | None = None
     """Of the samples of the split, those that are used; None for all."""
+    features: tuple[FeatureColumn | None, ...] = (None,)
+    """Where a region's features come from, one behind the other: columns, and None for the data set's own."""
 
     def path(self, shard: int) -> Path:
         """Return where the file of a shard lies, or will once it is fetched."""
         return data_path(self.folder, shard, self.storage)
 
 
-def read_source(name: str, *, split: str | None, cache: ShardCache | None) -> Source:
+def read_source(name: str, *, split: str | None, cache: ShardCache | None, features: Sequence[str] = (BASE,)) -> Source:
     """Read a data set's dataset.json and records; shards are left alone.
 
     name: a folder, or the URL of one. split: whose samples are used, None for all; `auto` is `train`, or where it has
-    no samples those without a split. cache: where a remote data set's files go.
+    no samples those without a split. cache: where a remote data set's files go. features: `base` and names of columns.
 
     Raises RefusedError for a data set that is not complete, a URL that cannot be used or a remote one without a cache,
     CorruptShardError where the records are not those that dataset.json was completed with.
@@ -126,6 +130,10 @@ def read_source(name: str, *, split: str | None, cache: ShardCache | None) -> So
         for record in records
     )
     extractor = info.fingerprint_fields.get("extractor")
+    columns = read_feature_columns(folder, info, features, shown=shown, remote=url is not None)
+    widths = [info.feature_dim if column is None else column.width for column in columns]
+    # A model of other features is another model: these facts are compared as the detector's are.
+    facts = {} if columns == (None,) else {"features": [f"{n} [{m}]" for n, m in zip(features, widths, strict=True)]}
     return Source(
         name=shown,
         url=url,
@@ -133,14 +141,15 @@ def read_source(name: str, *, split: str | None, cache: ShardCache | None) -> So
         storage=info.storage,
         split=split,
         shards=shards,
-        feature_dim=info.feature_dim,
+        feature_dim=sum(widths),
         top_classes=info.top_classes,
         class_names=info.class_names,
         fingerprint=info.fingerprint,
-        extractor=dict(extractor) if isinstance(extractor, dict) else {},
+        extractor={**(extractor if isinstance(extractor, dict) else {}), **facts},
         manifest_hash=info.manifest_hash,
         records_sha256=info.records_sha256,
         splits=info.splits,
+        features=columns,
     )
 
 

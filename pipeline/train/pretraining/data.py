@@ -97,6 +97,7 @@ def _open(settings: PretrainSettings, directories: tuple[str, ...], split: str) 
         cache_bytes=settings.cache_bytes,
         verified=verified_files(settings),
         allow_mixed=settings.allow_mixed_features,
+        features=settings.features,
         weighted=True,
     )
 

@@ -64,6 +64,8 @@ class RunSettings:
     """Verify the SHA-256 of each shard against its record once, before its first sample is used."""
     allow_mixed_features: bool = False
     """Accept data sets, or an --init-from, whose regions come from different detectors or settings."""
+    features: tuple[str, ...] = ("base",)
+    """Features of a region: base (those of the data set), or names of columns; several are concatenated."""
     non_finite: Literal["stop", "skip"] = "stop"
     """On a NaN or infinite loss or gradient: stop the run, or skip the step and count it."""
     log_every: PositiveInt = 10

@@ -1,0 +1,174 @@
+"""`vilbert extract --add-to DIR --column NAME`: another detector's features at the boxes of a data set, as a column."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Annotated, Literal
+
+from annotated_types import Ge
+
+from vilbert.extractors.decode import DecodeSettings
+from vilbert.extractors.extractor import DetectorSettings
+from vilbert.pipeline.allocator import keep_freed_memory
+from vilbert.pipeline.errors import RefusedError, ShardError
+from vilbert.pipeline.extract.base_rows import write_base_rows
+from vilbert.pipeline.extract.fetching.settings import FetchSettings
+from vilbert.pipeline.extract.job import ExtractJob, plan_dataset
+from vilbert.pipeline.extract.settings import ExtractSettings
+from vilbert.pipeline.jobs.worker import Description
+from vilbert.pipeline.shards.columns.energon import write_energon_files
+from vilbert.pipeline.shards.columns.info import ColumnInfo, encode_column, read_column
+from vilbert.pipeline.shards.columns.layout import COLUMN_FILE, check_column_name, column_folder
+from vilbert.pipeline.shards.dataset import DatasetInfo, fingerprint_digest, read_info
+from vilbert.pipeline.shards.location.folder import Folder, LocalFolder
+from vilbert.pipeline.shards.location.layout import DATASET_FILE, PLAN_FOLDER
+from vilbert.pipeline.shards.sample import describe_fields
+from vilbert.pipeline.terminal import counted
+from vilbert.settings import NonNegativeFloat, PositiveInt, validated
+
+SAME_IN_EXTRACT = (
+    *("batch_size", "backend", "workers", "gpus_per_worker", "cpus_per_worker", "stall_seconds", "ray_address"),
+    *("dashboard", "price_per_hour", "detector", "decoding", "fetching", "column"),
+)
+"""Settings that a worker of `extract` has too."""
+logger = logging.getLogger(__name__)
+
+
+@validated
+class AddToSettings:
+    """Run another detector at the boxes of a data set's regions, and add its features as a column.
+
+    The data set does not change. Its images are those that it keeps (--keep-images), else they are read from where they
+    were. Run the same command again after any interruption: it resumes, and writes the same files.
+    """
+
+    add_to: Path
+    """Folder of the data set."""
+    column: str
+    """Name of the column: at most 20 of a-z, 0-9 and _."""
+    batch_size: PositiveInt = 8
+    """Maximum number of images per forward pass; images of a pass have the same resized shape."""
+    backend: Literal["ray", "local"] = "ray"
+    """ray: workers on this machine or a cluster. local: one worker, in this process."""
+    workers: PositiveInt | Literal["auto"] = "auto"
+    """Maximum number of worker processes. auto: limited by the GPUs, or by the cores if there is no GPU."""
+    gpus_per_worker: NonNegativeFloat | None = None
+    """GPUs per worker; a fraction shares one. Default: 1 if there is a GPU and --device is not cpu."""
+    cpus_per_worker: PositiveInt = 1
+    """Cores per worker: decoding threads and, without a GPU, threads of the detector."""
+    stall_seconds: Annotated[float, Ge(0)] = 600.0
+    """Seconds without progress before a worker is restarted; the image it was processing is recorded as a failure. 0:
+    never."""
+    ray_address: str | None = None
+    """Address of a running Ray cluster (`auto` or HOST:PORT); default: start Ray on this machine, on loopback."""
+    dashboard: bool = False
+    """Start Ray's dashboard and metrics exporter with a local Ray (needs ray[default])."""
+    price_per_hour: NonNegativeFloat | None = None
+    """Price of a worker per hour, in any currency; the summary then has the price of a million images."""
+    detector: DetectorSettings = field(default_factory=DetectorSettings)
+    decoding: DecodeSettings = field(default_factory=DecodeSettings)
+    fetching: FetchSettings = field(default_factory=FetchSettings)
+
+    def __post_init__(self) -> None:
+        if self.backend == "local" and self.workers not in ("auto", 1):
+            raise ValueError(f"--workers {self.workers}: the local backend runs one; use --backend ray for more")
+
+
+@dataclass(frozen=True)
+class ColumnJob(ExtractJob):
+    """Writes the features at the boxes of a data set; see `jobs.job.Job`."""
+
+    base: LocalFolder
+    info: DatasetInfo
+    """Of the data set."""
+    name: str
+    """Of the column."""
+
+    def plan(self, description: Description) -> DatasetInfo:
+        """Return what the column is to hold: a shard for each one of the data set, of the same rows."""
+        planned = plan_dataset(self.settings, self.manifest, description)
+        return replace(
+            planned,
+            shard_size=self.info.shard_size,
+            shard_starts=self.info.shard_starts,
+            manifest=self.info.manifest,
+            fields=describe_fields(feature_dim=planned.feature_dim, top_classes=0, objects=False, attributes=False),
+            class_names=(),
+            attribute_names=(),
+        )
+
+    def finished(self, folder: Folder) -> None:
+        """Write column.json, which makes the column usable."""
+        if read_info(self.base).records_sha256 != self.info.records_sha256:
+            raise ShardError(
+                f"{self.base.name}: was changed while the column was written; run `vilbert column drop "
+                f"{self.base.name} --column {self.name}` and the same command again"
+            )
+        found = read_info(folder)
+        fields = {**found.fingerprint_fields, "base": str(self.info.records_sha256)}
+        column = ColumnInfo(
+            name=self.name,
+            base=str(self.info.records_sha256),
+            member="npy",
+            dtype=str(found.fields["features"]["dtype"]),
+            shape=("N", found.feature_dim),
+            shards=found.shards,
+            samples=found.totals.samples,
+            missing=self.info.totals.samples - found.totals.samples,
+            bytes=found.totals.bytes,
+            fingerprint=fingerprint_digest(fields),
+            fingerprint_fields=fields,
+            records_sha256=str(found.records_sha256),
+        )
+        write_energon_files(folder, column)
+        folder.write(COLUMN_FILE, encode_column(column))
+
+    def summarise(self, info: DatasetInfo) -> int:
+        """Log what the column holds; return 1 where it holds nothing."""
+        failed = sum(info.totals.failures.values())
+        logger.info(
+            "%s: column %s has features of %s%s; check with: vilbert verify %s --deep",
+            self.base.name,
+            self.name,
+            counted(info.totals.samples, "sample"),
+            f", {failed:,} failed (reasons in {self.settings.output}/failures/)" if failed else "",
+            self.base.name,
+        )
+        return 0 if info.totals.samples else 1
+
+
+def add_to(settings: AddToSettings) -> int:
+    """Write the column; return 0, 1 where every image failed, or 130 where it was interrupted."""
+    from vilbert.pipeline.jobs.run import run_job
+
+    check_column_name(settings.column)
+    base = LocalFolder(settings.add_to)
+    info = read_info(base)
+    if not info.complete:
+        raise RefusedError(f"{base.name}: is not complete; run the command that writes it again until it is")
+    column = column_folder(base, settings.column)
+    assert isinstance(column, LocalFolder)
+    found = read_column(column)
+    if found is not None and (column.read(DATASET_FILE) is None or found.base != info.records_sha256):
+        raise RefusedError(
+            f"{base.name}: has a column {settings.column} of other values or of an older state; drop it first: "
+            f"vilbert column drop {base.name} --column {settings.column}"
+        )
+    plan = column.path / PLAN_FOLDER
+    try:
+        manifest = write_base_rows(base, info, plan / "rows.parquet")
+        job = ColumnJob(_extract_settings(settings, column.path, manifest.path), manifest, base, info, settings.column)
+        if settings.backend == "local":
+            keep_freed_memory()  # before any thread, as in `extract`
+        return run_job(job)
+    finally:
+        shutil.rmtree(plan, ignore_errors=True)
+
+
+def _extract_settings(settings: AddToSettings, output: Path, manifest: Path) -> ExtractSettings:
+    """Return the settings of the workers."""
+    same = {name: getattr(settings, name) for name in SAME_IN_EXTRACT}
+    return ExtractSettings(manifest=manifest.absolute(), output=output.absolute(), **same)

@@ -1,0 +1,53 @@
+"""Where the files of a column lie: DIR/columns/NAME/ is laid out as a data set, with column.json or dataset.json.
+
+Shard 3 of column `dino` is DIR/columns/dino/shards/000003.tar. It belongs to the same rows as shard 3 of the data set.
+"""
+
+from __future__ import annotations
+
+import re
+
+from vilbert.pipeline.errors import RefusedError
+from vilbert.pipeline.shards.location.folder import Folder, LocalFolder, open_folder
+from vilbert.pipeline.shards.location.layout import DATASET_FILE
+from vilbert.pipeline.shards.location.remote_folder import RemoteFolder
+from vilbert.pipeline.shards.sample import FIELDS, IMAGE_MEMBER
+from vilbert.pipeline.urls import join
+
+COLUMNS_FOLDER = "columns"
+COLUMN_FILE = "column.json"
+BASE = "base"
+"""How options name the data set's own arrays."""
+MAX_NAME = 20
+"""`KEY.NAME.json` has to fit the 100 bytes that USTAR has for a member's name."""
+_NAME = re.compile(rf"[a-z][a-z0-9_]{{0,{MAX_NAME - 1}}}")
+_TAKEN = {*FIELDS, IMAGE_MEMBER, "json", BASE}
+
+
+def check_column_name(name: str) -> None:
+    """Raise RefusedError where a column cannot be named so."""
+    if not _NAME.fullmatch(name):
+        raise RefusedError(
+            f"--column {name!r:.60}: give a name of at most {MAX_NAME} of a-z, 0-9 and _ that begins with a letter"
+        )
+    if name in _TAKEN:
+        raise RefusedError(f"--column {name}: is the name of an array of the data set; choose another")
+
+
+def column_folder(folder: Folder, name: str) -> Folder:
+    """Return the folder of a column, which need not exist."""
+    if isinstance(folder, LocalFolder):
+        return LocalFolder(folder.path / COLUMNS_FOLDER / name)
+    assert isinstance(folder, RemoteFolder)
+    return open_folder(join(folder.url, COLUMNS_FOLDER, name))
+
+
+def column_names(folder: Folder) -> list[str]:
+    """Return the names of the columns of a data set, finished or not, sorted."""
+    inside = (name for name, size in folder.entries(COLUMNS_FOLDER) if size is None and _NAME.fullmatch(name))
+    return sorted(name for name in inside if is_column(column_folder(folder, name)))
+
+
+def is_column(folder: Folder) -> bool:
+    """Say whether a column's folder holds one, finished or not."""
+    return bool({COLUMN_FILE, DATASET_FILE, "shards"} & {name for name, _ in folder.entries("")})

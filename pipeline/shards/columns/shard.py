@@ -1,0 +1,130 @@
+"""One shard of an imported column: a tar with one member per sample, KEY.NAME.npy or KEY.NAME.json."""
+
+from __future__ import annotations
+
+import mmap
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vilbert.pipeline.errors import CorruptShardError, ShardError
+from vilbert.pipeline.shards.canonical import decode_json, encode_json
+from vilbert.pipeline.shards.columns.info import Member
+from vilbert.pipeline.shards.sample import Sample
+from vilbert.pipeline.shards.storage.atomic import HashingFile
+from vilbert.pipeline.shards.storage.closing import Closing
+from vilbert.pipeline.shards.storage.npy import decode_npy, encode_npy
+from vilbert.pipeline.shards.storage.raw import RawSample
+from vilbert.pipeline.shards.storage.tar_scan import scan
+from vilbert.pipeline.shards.storage.ustar import BLOCK, RECORD, padding, ustar_header
+
+REMEDY = "drop the column with `vilbert column drop` and add it again"
+
+
+def encode_value(value: Any, member: Member) -> bytes:
+    """Return a member's content; ValueError or TypeError for a value that has none."""
+    if member == "json":
+        return encode_json(value)
+    array = np.asarray(value)
+    if not np.isfinite(array).all():
+        raise ValueError("it holds NaN or infinite numbers")
+    return encode_npy(array)
+
+
+class ColumnWriter:
+    """A new tar of values, hashed while it is written."""
+
+    def __init__(self, path: Path, *, name: str, member: Member) -> None:
+        self._file = HashingFile(path)
+        self._suffix = f"{name}.{member}"
+
+    def add(self, key: str, content: bytes) -> None:
+        """Append the value of the sample `key`."""
+        header = ustar_header(f"{key}.{self._suffix}", len(content))
+        self._file.write(header + content + bytes(padding(len(content))))
+
+    def finish(self) -> tuple[int, str]:
+        """End the archive and put it on the disk; return its bytes and the hex digest of their SHA-256."""
+        end = self._file.bytes + 2 * BLOCK
+        self._file.write(bytes(2 * BLOCK + -end % RECORD))
+        self._file.sync()
+        self._file.close()
+        return self._file.bytes, self._file.sha256
+
+    def abort(self) -> None:
+        """Close the file and delete it."""
+        self._file.discard()
+
+
+class FeatureWriter:
+    """A new tar of the features of samples, for `ShardWriter`."""
+
+    def __init__(self, path: Path, *, name: str) -> None:
+        self._writer = ColumnWriter(path, name=name, member="npy")
+
+    def add(self, sample: Sample) -> None:
+        """Append the features of a sample."""
+        self._writer.add(sample.key, encode_npy(sample.regions.features))
+
+    def add_raw(self, sample: RawSample) -> None:
+        """Refuse: the members of another shard are no column."""
+        raise ShardError(f"{sample.key}: a column is written from samples")
+
+    def finish(self) -> tuple[int, str]:
+        """End the archive and put it on the disk; return its bytes and the hex digest of their SHA-256."""
+        return self._writer.finish()
+
+    def abort(self) -> None:
+        """Close the file and delete it."""
+        self._writer.abort()
+
+
+class ColumnShard(Closing):
+    """The values of a shard by key. Arrays are read-only views of the mapped file."""
+
+    def __init__(self, path: Path, *, name: str, member: Member) -> None:
+        """Open a tar.
+
+        Raises:
+            CorruptShardError: It is not, byte for byte outside of the values, what `ColumnWriter` writes.
+        """
+        self.path = path
+        self._member = member
+        try:
+            with path.open("rb") as file:
+                size = file.seek(0, 2)
+                self._map: mmap.mmap | None = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if size else None
+        except OSError as error:
+            raise CorruptShardError(f"cannot be read ({error.strerror})", path=path, remedy=REMEDY) from error
+        index = None if self._map is None else scan(self._map, layouts=((f"{name}.{member}",),))
+        if index is None:
+            problem = f"is not a tar of members KEY.{name}.{member} as this program writes it"
+            raise CorruptShardError(problem, path=path, remedy=REMEDY)
+        places = zip(index.starts[:, 0].tolist(), index.sizes[:, 0].tolist(), strict=True)
+        self._places = dict(zip(index.keys, places, strict=True))
+        self.index = index
+        """Where the members lie."""
+
+    @property
+    def keys(self) -> Sequence[str]:
+        """The keys of the samples that have a value, in the order of the data set."""
+        return self.index.keys
+
+    def __contains__(self, key: str) -> bool:
+        return key in self._places
+
+    def __getitem__(self, key: str) -> Any:
+        """Return the value of a sample: an array, or what the JSON stands for. KeyError where it has none."""
+        start, size = self._places[key]
+        assert self._map is not None
+        view = memoryview(self._map)[start : start + size]
+        try:
+            return decode_npy(view) if self._member == "npy" else decode_json(bytes(view))
+        except ValueError as error:
+            raise CorruptShardError(f"its value {error}", path=self.path, key=key, remedy=REMEDY) from error
+
+    def close(self) -> None:
+        """Let go of the file; arrays already handed out stay valid."""
+        self._map = None

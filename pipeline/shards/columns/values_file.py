@@ -1,0 +1,198 @@
+"""Values by image id from a file that somebody else wrote: Parquet, .npy with a list of ids, or JSON lines.
+
+Ids are held in memory, values are read when they are asked for: the file need not be in the order of the data set.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vilbert.pipeline.errors import RefusedError
+from vilbert.pipeline.shards.columns.info import Member
+from vilbert.pipeline.shards.storage.verified import file_sha256
+from vilbert.untrusted.arrays import map_npy
+from vilbert.untrusted.documents import parse_json, read_json
+
+OPEN_GROUPS = 4
+"""Row groups of a Parquet file that are held in memory."""
+MAX_LINE_BYTES = 64 << 20
+_STORED = {"float64": "float32", "float32": "float32", "float16": "float16", "uint16": "uint16"}
+"""dtype in the file, dtype in the column."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ValuesFile:
+    """An opened file of values."""
+
+    member: Member
+    """How its values are stored."""
+    places: dict[str, Any]
+    """Where the value of an image lies, by image id."""
+    read: Callable[[Any], Any]
+    """Return the value at a place: an array of a stored dtype, or a JSON value; None where it is null."""
+    facts: dict[str, Any]
+    """What identifies the values: the file's SHA-256 and how it is read."""
+
+    def get(self, image_id: str) -> Any:
+        """Return the value of an image; None where there is none."""
+        return self.read(self.places[image_id]) if image_id in self.places else None
+
+
+def open_values(path: Path, *, ids: Path | None, id_column: str, value_column: str | None) -> ValuesFile:
+    """Open a file of values, by its suffix.
+
+    Args:
+        path: `.parquet`, `.npy`, or `.jsonl`.
+        ids: For .npy: the image ids of its rows, one per line, or a JSON list.
+        id_column: The Parquet column or JSON field that holds the image id.
+        value_column: The column or field of the value; None takes the only other one, or all others as one object.
+
+    Raises:
+        RefusedError: The file cannot be read as asked; it says why.
+    """
+    opened = {".parquet": _open_parquet, ".jsonl": _open_lines}.get(path.suffix)
+    if not path.is_file():
+        raise RefusedError(f"{path}: no such file")
+    if (ids is None) == (path.suffix == ".npy"):
+        need = (
+            "needs the image ids of its rows: give --ids FILE" if ids is None else "takes no --ids, it has ids itself"
+        )
+        raise RefusedError(f"{path}: {need}")
+    facts = {"sha256": file_sha256(path), "kind": path.suffix[1:]}
+    try:
+        if path.suffix == ".npy" and ids is not None:
+            return _open_npy(path, ids, {**facts, "ids_sha256": file_sha256(ids)})
+        if opened is None:
+            raise RefusedError(f"{path}: give a file that ends in .parquet, .npy or .jsonl")
+        return opened(path, id_column, value_column, {**facts, "id_column": id_column, "value_column": value_column})
+    except (ValueError, OSError) as error:  # of all three readers, pyarrow's included
+        raise RefusedError(f"{path}: cannot be read ({str(error).splitlines()[0]:.300})") from error
+
+
+def _index(path: Path, pairs: Iterable[tuple[Any, Any]]) -> dict[str, Any]:
+    """Return places by image id; RefusedError where an id is there twice or is no text or whole number."""
+    places: dict[str, Any] = {}
+    for image_id, place in pairs:
+        if type(image_id) not in (str, int):
+            raise RefusedError(f"{path}: {image_id!r:.80} is no image id; ids are texts or whole numbers")
+        name = str(image_id)
+        if name in places:
+            raise RefusedError(f"{path}: image id {name!r:.80} is there twice; keep one value for each image")
+        places[name] = place
+    return places
+
+
+def _open_npy(path: Path, ids: Path, facts: dict[str, Any]) -> ValuesFile:
+    array = map_npy(path)
+    names = read_json(ids) if ids.suffix == ".json" else ids.read_text(encoding="utf-8").splitlines()
+    if not isinstance(names, list) or array.ndim == 0 or len(names) != len(array):
+        count = len(names) if isinstance(names, list) else "no list of"
+        raise RefusedError(
+            f"{path}: has the shape {list(array.shape)}, {ids} has {count} ids: give one id for each row"
+        )
+    member: Member = "npy" if array.ndim in (2, 3) and array.dtype.name in _STORED else "json"
+    if member == "npy":
+        return ValuesFile(
+            member=member, places=_index(path, zip(names, range(len(names)), strict=True)), facts=facts,
+            read=lambda row: _stored(array[row]),
+        )  # fmt: skip
+    if array.ndim > 2 or array.dtype.kind not in "fiubU":
+        raise RefusedError(
+            f"{path}: has the shape {list(array.shape)} and dtype {array.dtype}, which no column can hold"
+        )
+    places = _index(path, zip(names, range(len(names)), strict=True))
+    return ValuesFile(member=member, places=places, facts=facts, read=lambda row: array[row].tolist())
+
+
+def _stored(array: NDArray[Any]) -> NDArray[Any]:
+    return np.ascontiguousarray(array, dtype=_STORED[array.dtype.name])
+
+
+def _open_parquet(path: Path, id_column: str, value_column: str | None, facts: dict[str, Any]) -> ValuesFile:
+    import pyarrow.parquet as pq
+
+    file = pq.ParquetFile(path)
+    schema = file.schema_arrow
+    columns = _choose(path, schema.names, id_column, value_column)
+    dtype, levels = _array_type(schema.field(columns[0]).type) if len(columns) == 1 else (None, 0)
+    groups: OrderedDict[int, Any] = OrderedDict()
+
+    def pairs() -> Iterator[tuple[Any, tuple[int, int]]]:
+        for group in range(file.num_row_groups):
+            for row, name in enumerate(file.read_row_group(group, columns=[id_column]).column(0).to_pylist()):
+                yield name, (group, row)
+
+    def read(place: tuple[int, int]) -> Any:
+        group, row = place
+        if group not in groups:
+            if len(groups) >= OPEN_GROUPS:
+                groups.popitem(last=False)
+            groups[group] = file.read_row_group(group, columns=columns)
+        table = groups[group]
+        if len(columns) > 1:
+            return {name: table.column(name)[row].as_py() for name in columns}
+        value = table.column(columns[0])[row].as_py()
+        if dtype is None or value is None:
+            return value
+        return np.asarray(value, dtype) if value or levels == 1 else np.empty((0, 0), dtype)
+
+    return ValuesFile(member="json" if dtype is None else "npy", places=_index(path, pairs()), read=read, facts=facts)
+
+
+def _array_type(kind: Any) -> tuple[str | None, int]:
+    """Return the stored dtype of an Arrow type of one or two levels of lists of numbers, else None; and the levels."""
+    import pyarrow.types as types
+
+    levels = 0
+    while types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind):
+        kind, levels = kind.value_type, levels + 1
+    names = {"halffloat": "float16", "float": "float32", "double": "float32", "uint16": "uint16"}
+    return (names.get(str(kind)) if levels in (1, 2) else None), levels
+
+
+def _open_lines(path: Path, id_column: str, value_column: str | None, facts: dict[str, Any]) -> ValuesFile:
+    file = path.open("rb")
+
+    def parse(line: bytes, number: int) -> dict[str, Any]:
+        document = parse_json(line)
+        if not isinstance(document, dict) or id_column not in document:
+            raise RefusedError(f"{path}: line {number} is no object with the field {id_column}: name it by --id-column")
+        return document
+
+    def pairs() -> Iterator[tuple[Any, int]]:
+        offset, number = 0, 0
+        while line := file.readline(MAX_LINE_BYTES):
+            number += 1
+            if line.strip():
+                yield parse(line, number)[id_column], offset
+            offset += len(line)
+
+    def read(offset: int) -> Any:
+        file.seek(offset)
+        document = parse(file.readline(MAX_LINE_BYTES), 0)
+        rest = {name: value for name, value in document.items() if name != id_column}
+        if value_column is not None:
+            return rest.get(value_column)
+        return next(iter(rest.values())) if len(rest) == 1 else rest
+
+    return ValuesFile(member="json", places=_index(path, pairs()), read=read, facts=facts)
+
+
+def _choose(path: Path, names: list[str], id_column: str, value_column: str | None) -> list[str]:
+    for name in (id_column, *([value_column] if value_column is not None else [])):
+        if name not in names:
+            listed = ", ".join(names[:20])
+            raise RefusedError(
+                f"{path}: has no column {name}: name it by --id-column or --value-column; it has {listed}"
+            )
+    others = [name for name in names if name != id_column] if value_column is None else [value_column]
+    if not others:
+        raise RefusedError(f"{path}: has no column beside {id_column}")
+    return others

@@ -1,0 +1,122 @@
+"""index.parquet: one row per sample, for tools that look up, filter or count without opening a shard."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vilbert.pipeline.errors import CorruptShardError
+from vilbert.pipeline.shards.canonical import encode_json
+from vilbert.pipeline.shards.index.energon import sample_ends
+from vilbert.pipeline.shards.storage.store import ShardReader
+from vilbert.pipeline.shards.storage.tar_store import TarReader
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+GROUP_ROWS = 65_536
+"""Rows of a Parquet row group: what a writer or reader holds in memory."""
+RECORDS_KEY = b"vilbert.records_sha256"
+"""Metadata of the file: the hash of all records of the data set that it describes."""
+COLUMNS = (
+    "key", "image_id", "split", "width", "height", "num_boxes", "shard", "offset", "bytes", "captions", "sha256"
+)  # fmt: skip
+
+
+def index_schema(records_sha256: str) -> pa.Schema:
+    """Return the columns of index.parquet, and of which data set it is."""
+    import pyarrow as pa
+
+    types = {
+        "key": pa.string(),
+        "image_id": pa.string(),
+        "split": pa.string(),
+        "width": pa.int32(),
+        "height": pa.int32(),
+        "num_boxes": pa.int32(),
+        "shard": pa.string(),
+        "offset": pa.int64(),
+        "bytes": pa.int64(),
+        "captions": pa.list_(pa.string()),
+        "sha256": pa.string(),
+    }
+    return pa.schema([(name, types[name]) for name in COLUMNS], metadata={RECORDS_KEY: records_sha256.encode()})
+
+
+def index_rows(reader: ShardReader, file: str) -> Iterator[dict[str, Any]]:
+    """Yield the rows of a shard's samples.
+
+    Args:
+        reader: The shard.
+        file: Its name inside the data set's folder.
+
+    Yields:
+        `COLUMNS` by name. offset and bytes: where the sample's members lie in a tar; None in LMDB.
+
+    Raises:
+        CorruptShardError: A sample's metadata breaks the format.
+    """
+    ends = sample_ends(reader.index).tolist() if isinstance(reader, TarReader) else None
+    for number, key in enumerate(reader.keys()):
+        metadata = reader.metadata(number)
+        captions = metadata.get("captions") or []
+        if not isinstance(captions, list) or not all(isinstance(caption, str) for caption in captions):
+            problem = f"captions is {captions!r:.100}, expected an array of strings"
+            raise CorruptShardError(problem, path=reader.path, key=key)
+        sha256 = metadata.get("sha256")
+        yield {
+            "key": key,
+            "image_id": metadata["image_id"],
+            "split": str(metadata.get("split", "")),
+            "width": metadata["width"],
+            "height": metadata["height"],
+            "num_boxes": metadata["num_boxes"],
+            "shard": file,
+            "offset": None if ends is None else ends[number],
+            "bytes": None if ends is None else ends[number + 1] - ends[number],
+            "captions": captions,
+            "sha256": sha256 if isinstance(sha256, str) else None,
+        }
+
+
+def rows_digest(rows: Iterator[Mapping[str, Any]]) -> str:
+    """Return the SHA-256 of rows, to compare those of a shard with those of a file."""
+    digest = hashlib.sha256()
+    for row in rows:
+        digest.update(encode_json(dict(row)) + b"\n")
+    return digest.hexdigest()
+
+
+class IndexWriter:
+    """A new index.parquet; some tens of thousands of rows are in memory at a time."""
+
+    def __init__(self, path: Path, records_sha256: str) -> None:
+        import pyarrow.parquet as pq
+
+        self._schema = index_schema(records_sha256)
+        self._writer = pq.ParquetWriter(path, self._schema)
+        self._rows: list[dict[str, Any]] = []
+
+    def add(self, row: dict[str, Any]) -> None:
+        """Append a row."""
+        self._rows.append(row)
+        if len(self._rows) >= GROUP_ROWS:
+            self._flush()
+
+    def finish(self) -> None:
+        """Write the rest and close the file."""
+        if self._rows:
+            self._flush()
+        self._writer.close()
+
+    def close(self) -> None:
+        """Let go of the file."""
+        self._writer.close()
+
+    def _flush(self) -> None:
+        import pyarrow as pa
+
+        self._writer.write_table(pa.Table.from_pylist(self._rows, schema=self._schema), row_group_size=GROUP_ROWS)
+        self._rows = []

@@ -1,0 +1,124 @@
+"""`vilbert extract --add-to`: a second detector at the boxes of a data set, whose own files stay the same."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from vilbert.pipeline.cli import main
+from vilbert.pipeline.shards.columns.info import read_column
+from vilbert.pipeline.shards.columns.shard import ColumnShard
+from vilbert.pipeline.shards.location.folder import LocalFolder
+from vilbert.pipeline.shards.open_dataset import open_dataset
+from vilbert.pipeline.train.data.corpus import Corpus
+
+from .conftest import BROKEN, SCENES, Harm, contents
+
+SAMPLES = SCENES - len(BROKEN)
+
+
+@pytest.fixture(scope="module")
+def kept(manifest: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data set that keeps its images; three rows have no sample."""
+    folder = tmp_path_factory.mktemp("kept") / "features"
+    options = ["--detector", "shapes", "--backend", "local", "--shard-size", "5", "--keep-images"]
+    assert main(["extract", str(manifest), "--output", str(folder), *options]) == 0
+    return folder
+
+
+@pytest.fixture
+def base(kept: Path, tmp_path: Path) -> Path:
+    """A copy of that data set."""
+    return Path(shutil.copytree(kept, tmp_path / "base"))
+
+
+def add(base: Path, *options: str, column: str = "second") -> int:
+    arguments = ["--add-to", str(base), "--column", column, "--detector", "shapes", "--backend", "local"]
+    return main(["extract", *arguments, *options])
+
+
+def of_column(base: Path, name: str = "second") -> dict[str, bytes]:
+    """Return the files of a column that say what it holds."""
+    found = contents(base / "columns" / name)
+    return {file: data for file, data in found.items() if not file.startswith(".")}
+
+
+def features(base: Path, name: str = "second") -> dict[str, Any]:
+    info = read_column(LocalFolder(base / "columns" / name))
+    assert info is not None
+    values: dict[str, Any] = {}
+    for shard in range(info.shards):
+        with ColumnShard(base / f"columns/{name}/shards/{shard:06}.tar", name=name, member="npy") as opened:
+            values |= {key: opened[key] for key in opened.keys}
+    return values
+
+
+def test_the_same_detector_has_the_same_features_at_the_boxes_of_the_base(base: Path) -> None:
+    before = contents(base)
+    assert add(base) == 0
+    assert {name: data for name, data in contents(base).items() if not name.startswith("columns/")} == before
+    found = features(base)
+    with open_dataset(base) as samples:
+        assert list(found) == [sample.key for sample in samples]
+        for sample in samples:
+            stored = found[sample.key]
+            assert stored.shape == sample.regions.features.shape
+            # The batches differ, in which images are resized and pooled together.
+            assert np.allclose(stored, sample.regions.features, atol=0.02 * float(np.abs(stored).max()))
+    info = read_column(LocalFolder(base / "columns/second"))
+    assert info is not None
+    assert (info.samples, info.missing, info.of_regions) == (SAMPLES, 0, sample.regions.features.shape[1])
+    assert main(["verify", str(base), "--deep"]) == 0
+    corpus = Corpus.open(base, split=None, features=("base", "second"))
+    assert corpus.feature_dim == 2 * sample.regions.features.shape[1]
+
+
+def test_images_that_are_not_kept_are_read_from_where_they_were(base: Path, manifest: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    options = ["--detector", "shapes", "--backend", "local", "--shard-size", "5"]
+    assert main(["extract", str(manifest), "--output", str(other), *options]) == 0
+    assert add(other) == add(base) == 0
+    for file in ("shards/000000.tar", "shards/000004.tar"):
+        assert of_column(other)[file] == of_column(base)[file]
+
+
+def test_a_second_run_changes_no_byte_and_other_settings_are_refused(
+    base: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert add(base) == 0
+    first = of_column(base)
+    assert add(base) == 0
+    assert of_column(base) == first
+    assert add(base, "--batch-size", "3") == 2
+    assert "batch_size" in capsys.readouterr().err
+    document = base / "columns/second/column.json"
+    document.write_text(json.dumps({**json.loads(document.read_text()), "base": "0" * 64}))
+    assert add(base) == 2
+    assert "vilbert column drop" in capsys.readouterr().err
+    assert main(["column", "drop", str(base), "--column", "second"]) == 0
+    assert not (base / "columns/second").exists()
+
+
+def test_a_killed_run_is_resumed_to_the_same_bytes(base: Path, harm: Harm, tmp_path: Path) -> None:
+    undisturbed = Path(shutil.copytree(base, tmp_path / "undisturbed"))
+    assert add(undisturbed) == 0
+    harm.by(17, "decode", "kill")
+    status, _ = harm.run("--add-to", base, "--column", "second", "--detector", "shapes", "--backend", "local")
+    assert status == -signal.SIGKILL
+    assert not (base / "columns/second/column.json").exists()
+    assert main(["verify", str(base)]) == 1
+    assert add(base) == 0
+    assert of_column(base) == of_column(undisturbed)
+
+
+def test_what_cannot_be(base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert add(base, column="features") == 2
+    assert add(tmp_path / "nowhere") == 1
+    assert "no such folder" in capsys.readouterr().err
+    assert not (tmp_path / "nowhere").exists()

@@ -1,0 +1,82 @@
+"""`vilbert verify` finds columns that are damaged, unfinished, or of other samples."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from vilbert.pipeline.shards.columns.add import add_column
+from vilbert.pipeline.shards.columns.values_file import open_values
+from vilbert.pipeline.shards.location.folder import LocalFolder
+from vilbert.pipeline.shards.open_dataset import open_dataset
+
+MakeDataset = Callable[..., Any]
+
+
+@pytest.fixture
+def with_column(make_dataset: MakeDataset, tmp_path: Path) -> Any:
+    """A data set with a column `dino` of two numbers for each region."""
+    data = make_dataset()
+    with open_dataset(data.directory) as samples:
+        ids = [sample.meta["image_id"] for sample in samples]
+        np.save(tmp_path / "dino.npy", np.ones((len(ids), len(samples[0].regions), 2), np.float16))
+    (tmp_path / "ids.json").write_text(json.dumps(ids))
+    values = open_values(tmp_path / "dino.npy", ids=tmp_path / "ids.json", id_column="", value_column=None)
+    assert add_column(LocalFolder(data.directory), "dino", values, missing="error").shape == ("N", 2)
+    return data
+
+
+def flip(path: Path, position: int) -> None:
+    data = bytearray(path.read_bytes())
+    data[position] ^= 1
+    path.write_bytes(data)
+
+
+def change_document(path: Path, **changes: Any) -> None:
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+@pytest.mark.parametrize(
+    ("damage", "code", "deep"),
+    [
+        (lambda d: flip(d / "shards/000001.tar", 645), "column-damaged", True),  # in an array
+        (lambda d: flip(d / "shards/000001.tar", 3), "column-damaged", False),  # in a key
+        (lambda d: flip(d / "shards/000001.json", 30), "column-damaged", False),
+        (lambda d: (d / "shards/000001.tar").write_bytes(b""), "column-damaged", False),
+        (lambda d: (d / "shards/000001.tar").unlink(), "column-damaged", False),
+        (lambda d: (d / "shards/000002.json").unlink(), "column-damaged", False),
+        (lambda d: shutil.copy(d / "shards/000000.tar", d / "shards/000001.tar"), "column-damaged", False),
+        (lambda d: flip(d / "shards/000001.tar.idx", 9), "column-damaged", False),
+        (lambda d: (d / "column.json").unlink(), "column-incomplete", False),
+        (lambda d: (d / "column.json").write_text("{"), "column-damaged", False),
+        (lambda d: change_document(d / "column.json", shape=["N", 3]), "column-damaged", True),
+        (lambda d: change_document(d / "column.json", shape=[[], {}]), "column-damaged", False),
+        (lambda d: change_document(d / "column.json", base="0" * 64), "column-stale", False),
+    ],
+)
+def test_damage_is_found(with_column: Any, damage: Callable[[Path], object], code: str, deep: bool) -> None:
+    assert with_column.findings(deep=True) == ()
+    damage(with_column.directory / "columns/dino")
+    found = with_column.findings(deep=deep)
+    assert {finding.code for finding in found} == {code}
+    assert all(finding.where.startswith("columns/dino/") for finding in found)
+    assert all("vilbert column drop" in finding.remedy for finding in found)
+    if deep:
+        assert with_column.findings() == ()
+
+
+def test_a_column_of_another_data_set_is_found(with_column: Any, tmp_path: Path) -> None:
+    kept = tmp_path / "kept"
+    shutil.move(with_column.directory / "columns", kept)
+    shutil.rmtree(with_column.directory)
+    from ..conftest import write_small_dataset
+
+    other = write_small_dataset(tmp_path, failed={})
+    shutil.move(kept, other.directory / "columns")
+    assert other.codes() == {"column-stale"}
