@@ -20,7 +20,15 @@ T = TypeVar("T")
 DETECTORS = Registry(
     kind="detector",
     group="vilbert.detectors",
-    built_in={name: f"vilbert.extractors.detectors.{name}:SPEC" for name in ("torchvision", "detectron2", "shapes")},
+    built_in={
+        "torchvision": "vilbert.extractors.detectors.torchvision:SPEC",
+        "detectron2": "vilbert.extractors.detectors.detectron2:SPEC",
+        "shapes": "vilbert.extractors.detectors.shapes:SPEC",
+        "butd-r101": "vilbert.extractors.detectors.visual_genome.specs:BUTD_R101",
+        "vmb-x152": "vilbert.extractors.detectors.visual_genome.specs:VMB_X152",
+        "vmb-x101": "vilbert.extractors.detectors.visual_genome.specs:VMB_X101",
+        "vinvl-x152c4": "vilbert.extractors.detectors.visual_genome.specs:VINVL_X152C4",
+    },
     references=True,
 )
 
