@@ -28,13 +28,13 @@ class ProposalHead(nn.Module):
         return F.relu_(self.conv(level))
 
     def scores_and_deltas(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the logits [B, H * W * A] of "object" and the deltas [B, H * W * A, 4]."""
-        logits: Tensor = self.objectness(hidden)
-        if self._logits == 2:  # the softmax of two logits orders as their difference
-            background, foreground = logits.chunk(2, dim=1)
-            logits = foreground - background
+        """Return the scores [B, H * W * A] of "object", before a sigmoid, and the deltas [B, H * W * A, 4]."""
+        scores: Tensor = self.objectness(hidden)
+        if self._logits == 2:  # orders as their softmax does, also where that rounds to 1
+            background, foreground = scores.chunk(2, dim=1)
+            scores = foreground - background
         deltas: Tensor = self.deltas(hidden)
-        return logits.permute(0, 2, 3, 1).flatten(1), deltas.unflatten(1, (-1, 4)).permute(0, 3, 4, 1, 2).flatten(1, 3)
+        return scores.permute(0, 2, 3, 1).flatten(1), deltas.unflatten(1, (-1, 4)).permute(0, 3, 4, 1, 2).flatten(1, 3)
 
 
 def propose(

@@ -77,8 +77,8 @@ def _values(name: str, shape: list[int], rng: np.random.Generator) -> NDArray[np
 # Scores that differ, boxes that stay boxes, and pixels of up to 255 that become values of about 1.
 _GAINS = {
     "stem.conv1": 0.02,
-    "objectness": 2.0,
-    "rpn.head.cls_logits": 2.0,
+    "objectness": 0.4,
+    "rpn.head.cls_logits": 0.4,
     "anchor_deltas": 0.25,
     "rpn.head.bbox_pred": 0.25,
     "bbox_pred": 0.4,

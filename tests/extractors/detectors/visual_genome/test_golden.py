@@ -19,7 +19,7 @@ from tests.extractors.detectors.visual_genome.random_checkpoints import (
     write_checkpoint,
 )
 from vilbert.extractors.detectors.visual_genome.extractor import VisualGenomeExtractor
-from vilbert.extractors.detectors.visual_genome.geometry import decode, grid_anchors
+from vilbert.extractors.detectors.visual_genome.geometry import grid_anchors
 from vilbert.extractors.detectors.visual_genome.heads import Res5Head
 from vilbert.extractors.detectors.visual_genome.preprocessing import resized_bgr, resizing
 from vilbert.extractors.extractor import DetectorSettings, ExtractorSettings, build_extractor
@@ -43,8 +43,13 @@ class Port(NamedTuple):
 
 
 MAX_NMS = SelectionSettings(boxes="12", selection="maxnms", saved_box="regressed")
+BUTD = SelectionSettings(boxes="10-20")
+SIXTY = (*SIZE, "proposals", "60")
 PORTS = {
     "hf": Port(".bin", "butd-r101", MAX_NMS, opts=()),
+    "airsplay": Port(".pkl", "butd-r101", MAX_NMS, SIXTY),
+    "milvlg": Port(".pth", "butd-r101", BUTD, SIXTY),
+    "milvlg-r152": Port(".pth", "butd-r101", BUTD, SIXTY),
 }
 
 
@@ -57,7 +62,9 @@ def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     return name, convert_and_build(name, folder, shapes, golden), golden
 
 
-def convert_and_build(name: str, folder: Path, shapes: Any, golden: Any) -> VisualGenomeExtractor:
+def convert_and_build(
+    name: str, folder: Path, shapes: Any, golden: Any, selection: SelectionSettings | None = None
+) -> VisualGenomeExtractor:
     port = PORTS[name]
     fixed = {key.removeprefix("fixed:"): values for key, values in golden.items() if key.startswith("fixed:")}
     source = write_checkpoint(folder / f"checkpoint{port.suffix}", random_state(shapes, fixed))
@@ -74,13 +81,13 @@ def convert_and_build(name: str, folder: Path, shapes: Any, golden: Any) -> Visu
     detector = DetectorSettings(
         detector=port.detector, weights=output, device="cpu", opts=port.opts, feature_layer="fc6"
     )
-    extractor = build_extractor(ExtractorSettings(detector=detector, selection=port.selection))
+    extractor = build_extractor(ExtractorSettings(detector=detector, selection=selection or port.selection))
     assert isinstance(extractor, VisualGenomeExtractor)
     return extractor
 
 
 def close(found: Any, expected: NDArray[Any], relative: float = 1e-4) -> None:
-    """Assert that a value differs by at most a share of itself, or of all values' root mean square where that is more."""
+    """Assert that values differ by at most a share of themselves, or of their root mean square where that is more."""
     found = np.asarray(found, dtype=np.float32)
     assert found.shape == expected.shape
     scale = float(np.sqrt(np.mean(np.square(expected, dtype=np.float64))))
@@ -89,7 +96,7 @@ def close(found: Any, expected: NDArray[Any], relative: float = 1e-4) -> None:
 
 @torch.inference_mode()
 def test_every_step_is_that_of_the_original_code(case: Any) -> None:
-    name, extractor, golden = case
+    _, extractor, golden = case
     network, conventions = extractor.network, extractor.network.conventions
     image = picture(200, 270)
     size = resizing(200, 270, conventions)
@@ -119,17 +126,28 @@ def test_every_step_is_that_of_the_original_code(case: Any) -> None:
     outputs = network.predict(features, last)
     close(sample(outputs.logits), golden["logits"])
     close(sample(outputs.deltas.flatten(1)), golden["deltas"])
+    if network.attributes is not None and "attribute_probs" in golden:
+        close(sample(network.attributes(outputs.last, outputs.logits.argmax(dim=1))), golden["attribute_probs"])
 
 
 def test_kept_regions_are_those_of_the_original_code(case: Any) -> None:
-    name, extractor, golden = case
+    _, extractor, golden = case
     (regions,) = extractor.extract([picture(200, 270)], [None])
     close(regions.boxes, golden["kept_boxes"])
-    assert regions.object_ids is not None and regions.object_scores is not None
+    assert regions.object_ids is not None
     assert regions.object_ids.tolist() == golden["kept_classes"].tolist()
     close(regions.object_scores, golden["kept_scores"])
     close(sample(regions.features), golden["features"], relative=1e-3)  # float16
     if "kept_attributes" in golden:
-        assert regions.attribute_ids is not None and regions.attribute_scores is not None
+        assert regions.attribute_ids is not None
         assert regions.attribute_ids.tolist() == golden["kept_attributes"].tolist()
         close(regions.attribute_scores, golden["kept_attribute_scores"])
+
+
+@pytest.mark.parametrize("name", [name for name, port in PORTS.items() if port.selection.selection != "maxnms"])
+def test_regressed_boxes_are_those_of_the_original_code(name: str, tmp_path: Path) -> None:
+    shapes, golden = read_golden(name)
+    selection = replace(PORTS[name].selection, saved_box="regressed")
+    extractor = convert_and_build(name, tmp_path, shapes, golden, selection)
+    (regions,) = extractor.extract([picture(200, 270)], [None])
+    close(regions.boxes, golden["regressed_boxes"])
