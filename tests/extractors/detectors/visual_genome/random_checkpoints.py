@@ -84,6 +84,7 @@ _GAINS = {
     "bbox_pred": 0.4,
     "cls_score": 2.0,
     "embed": 3.0,
+    "fpn_inner": 0.2,
 }
 
 

@@ -50,6 +50,7 @@ PORTS = {
     "airsplay": Port(".pkl", "butd-r101", MAX_NMS, SIXTY),
     "milvlg": Port(".pth", "butd-r101", BUTD, SIXTY),
     "milvlg-r152": Port(".pth", "butd-r101", BUTD, SIXTY),
+    "vmb": Port(".pth", "vmb-x101", SelectionSettings(boxes="20", selection="topk", nms=0.5), SIXTY, attributes=0),
 }
 
 
