@@ -85,6 +85,8 @@ class Conventions:
     boxes: Literal["real", "caffe", "maskrcnn"]
     """real: x2 - x1 wide. caffe, maskrcnn: x2 - x1 + 1 wide, clipped to width - 1; maskrcnn subtracts 1 from the right
     and bottom sides of a decoded box, caffe does not."""
+    overlap_of_last_pixels: bool
+    """Whether the overlap of two boxes counts their last pixels, as their widths do."""
     clip_to: Literal["image", "padded"] = "image"
     """Proposals are clipped to the resized image, or to that image after padding."""
     clamp_deltas: bool = True
@@ -123,8 +125,6 @@ class Conventions:
     """Zeros are added at the right and at the bottom until both sides are multiples of this."""
 
     # regions
-    nms_boxes: Literal["stored", "resized"] = "stored"
-    """In pixels of which image boxes are compared during selection; it matters where they count their last pixel."""
     scale_back: Literal["uniform", "per_axis"]
     """Boxes are divided by the scale of the resizing, or by the ratio of the sides, which are rounded."""
     label: Literal["most_probable", "unsuppressed"] = "most_probable"

@@ -172,9 +172,7 @@ class VisualGenomeExtractor:
         regressed = None
         if selection.needs_regressed:
             regressed = self._regressed(rois, output.deltas, size, stored)
-        compared = comparable(
-            rois if conventions.nms_boxes == "resized" else clip_boxes(proposals, *stored), conventions
-        )
+        compared = comparable(clip_boxes(proposals, *stored), conventions)
         labels = None
         if conventions.label == "unsuppressed" and given_xyxy is None:
             labels = surviving_classes(compared, probs, selection)

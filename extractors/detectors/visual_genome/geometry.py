@@ -1,7 +1,7 @@
 """Box arithmetic under the conventions of each port. All boxes are xyxy in pixels of the resized image.
 
-Caffe's and maskrcnn-benchmark's boxes include their last pixel: from x1 to x2 they are x2 - x1 + 1 wide. Their
-intersection over union is that of ordinary boxes whose right and bottom sides are moved by 1.
+Caffe's and maskrcnn-benchmark's boxes include their last pixel: from x1 to x2 they are x2 - x1 + 1 wide. Where overlaps
+count it, too, they are those of ordinary boxes whose right and bottom sides are moved by 1.
 """
 
 from __future__ import annotations
@@ -25,8 +25,9 @@ def last_pixel(conventions: Conventions) -> int:
 
 def comparable(boxes_xyxy: Tensor, conventions: Conventions) -> Tensor:
     """Return ordinary boxes [..., 4] with the same intersections over unions."""
-    one = last_pixel(conventions)
-    return boxes_xyxy + boxes_xyxy.new_tensor([0, 0, one, one]) if one else boxes_xyxy
+    if not conventions.overlap_of_last_pixels:
+        return boxes_xyxy
+    return boxes_xyxy + boxes_xyxy.new_tensor([0, 0, 1, 1])
 
 
 def clip(boxes_xyxy: Tensor, height: float, width: float, conventions: Conventions) -> Tensor:

@@ -49,7 +49,9 @@ def random_state(
     """Return values for tensors of these shapes; each depends on its own name alone. `fixed` holds the anchors."""
     state = {}
     for name, shape in shapes.items():
-        rng = np.random.default_rng([seed, zlib.crc32(name.encode())])
+        # VinVL's attribute head shares the box head's tensors
+        own_name = name.replace("attribute.feature_extractor.", "roi_heads.box.feature_extractor.")
+        rng = np.random.default_rng([seed, zlib.crc32(own_name.encode())])
         if name in fixed:
             values = fixed[name]
         elif name.endswith("num_batches_tracked"):
@@ -80,7 +82,7 @@ _GAINS = {
     "objectness": 0.4,
     "rpn.head.cls_logits": 0.4,
     "anchor_deltas": 0.25,
-    "rpn.head.bbox_pred": 0.25,
+    "rpn.head.bbox_pred": 0.08,
     "bbox_pred": 0.4,
     "cls_score": 2.0,
     "embed": 3.0,

@@ -51,6 +51,7 @@ PORTS = {
     "milvlg": Port(".pth", "butd-r101", BUTD, SIXTY),
     "milvlg-r152": Port(".pth", "butd-r101", BUTD, SIXTY),
     "vmb": Port(".pth", "vmb-x101", SelectionSettings(boxes="20", selection="topk", nms=0.5), SIXTY, attributes=0),
+    "vinvl": Port(".pth", "vinvl-x152c4", SelectionSettings(boxes="40-50", selection="vinvl"), SIXTY),
 }
 
 
