@@ -12,7 +12,7 @@ from torch import Tensor
 
 from vilbert.extractors.boxes import clip_boxes
 from vilbert.extractors.regions import Regions
-from vilbert.extractors.selection import SelectionSettings, select
+from vilbert.extractors.selection import SelectionSettings, select, select_by_max_nms
 from vilbert.extractors.soft_labels import top_classes as most_probable_classes
 
 
@@ -28,6 +28,8 @@ def assemble_regions(
     given: bool = False,
     top_classes: int,
     attribute_probs: Tensor | None = None,  # [P, A] no column for "no attribute"
+    compared_xyxy: Tensor | None = None,  # [P, 4] boxes whose overlaps decide on suppression; default: the proposals
+    labels: Tensor | None = None,  # [P] object class, from 0, that names a region; default: its most probable one
 ) -> Regions:
     """Select the regions of one image and return them on the CPU, in the dtypes of `Regions`.
 
@@ -48,12 +50,17 @@ def assemble_regions(
     usable = torch.stack([values.isfinite().all(dim=1) for values in (proposals_xyxy, probs, features)]).all(dim=0)
     if not given:
         candidates = usable.nonzero()[:, 0]
-        keep = candidates[select(boxes_xyxy[candidates], probs[candidates], selection)]
+        if selection.selection == "maxnms":
+            keep = candidates[_max_nms(regressed_xyxy, probs, candidates, height, width, selection)]
+        else:
+            compared_xyxy = boxes_xyxy if compared_xyxy is None else compared_xyxy
+            keep = candidates[select(compared_xyxy[candidates], probs[candidates], selection)]
     else:
         keep = torch.arange(len(probs) if bool(usable.all()) else 0, device=probs.device)
 
     probs = probs[keep]
-    object_scores, best_class = probs[:, 1:].max(dim=1)
+    best_class = probs[:, 1:].argmax(dim=1) if labels is None else labels[keep]
+    object_scores = probs[:, 1:].gather(1, best_class[:, None])[:, 0]
     boxes_xyxy = boxes_xyxy[keep]
     object_boxes = None
     if selection.saved_box == "both" or (selection.saved_box == "regressed" and not given):
@@ -84,3 +91,19 @@ def assemble_regions(
         attribute_ids=None if attribute_ids is None else attribute_ids.cpu().numpy().astype(np.uint16),
         attribute_scores=None if attribute_scores is None else attribute_scores.cpu().numpy(),
     )
+
+
+def _max_nms(
+    regressed_xyxy: Tensor | None,  # [P, C, 4]
+    probs: Tensor,  # [P, C + 1]
+    candidates: Tensor,  # [M] indices of the usable proposals
+    height: int,
+    width: int,
+    selection: SelectionSettings,
+) -> Tensor:
+    """Return indices into `candidates`."""
+    if regressed_xyxy is None:
+        raise ValueError("--selection maxnms: this detector has no refined boxes; give --selection butd")
+    scores, best_class = probs[candidates, 1:].max(dim=1)
+    refined = clip_boxes(regressed_xyxy[candidates, best_class].float().nan_to_num(), height, width)
+    return select_by_max_nms(refined, scores, selection)

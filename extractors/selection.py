@@ -33,9 +33,11 @@ class SelectionSettings:
 
     boxes: Annotated[str, BeforeValidator(lambda value: str(value) if type(value) is int else value)] = "36"
     """Regions per image: a number or MIN-MAX. Published feature sets have 36, 10-100 or 100."""
-    selection: Literal["butd", "topk"] = "butd"
+    selection: Literal["butd", "topk", "vinvl", "maxnms"] = "butd"
     """butd: regions above --confidence, between MIN and MAX, in the order of the proposals (Anderson et al. 2018).
-    topk: the MAX regions with the highest scores, in descending order."""
+    topk: the MAX regions with the highest scores, in descending order. vinvl: as butd, in descending order of scores.
+    maxnms: one suppression of the refined boxes of the best classes, at --nms, then 0.1 more, ... up to 0.9 until MIN
+    are left (airsplay/py-bottom-up-attention)."""
     confidence: Share = 0.2
     """butd: minimum probability of a region's best class after NMS."""
     nms: Share = 0.3
@@ -58,6 +60,11 @@ class SelectionSettings:
     def max_boxes(self) -> int:
         """The greatest number of regions."""
         return int(self.boxes.rpartition("-")[2])
+
+    @property
+    def needs_regressed(self) -> bool:
+        """Whether the refined boxes are needed."""
+        return self.saved_box != "proposal" or self.selection == "maxnms"
 
 
 def select(boxes_xyxy: Tensor, probs: Tensor, settings: SelectionSettings) -> Tensor:
@@ -86,9 +93,45 @@ def _select(overlaps: NDArray[np.bool_], probs: NDArray[np.float32], settings: S
     keep = np.flatnonzero(confidence >= np.float32(settings.confidence))
     if len(keep) < least:
         return _most_confident(overlaps, probs, least, first_floor=settings.confidence / 2)
-    if len(keep) > most:
-        return _descending(confidence)[:most]
+    if len(keep) > most or settings.selection == "vinvl":
+        return _descending(confidence)[: min(most, len(keep))]
     return keep
+
+
+def select_by_max_nms(refined_xyxy: Tensor, scores: Tensor, settings: SelectionSettings) -> Tensor:
+    """Return the indices [N] of the regions that `maxnms` keeps, most probable first.
+
+    refined_xyxy: [P, 4] float32, each proposal's box refined for its most probable class, of probability scores [P].
+    Where no threshold leaves MIN regions, those of the last one are kept.
+    """
+    import torch
+    from torchvision.ops import nms
+
+    keep = torch.arange(0, device=scores.device)
+    for step in range(10):
+        threshold = settings.nms + 0.1 * step
+        if step and threshold > 0.95:
+            break
+        keep = nms(refined_xyxy, scores, threshold)[: settings.max_boxes]
+        if len(keep) >= settings.min_boxes:
+            break
+    return keep
+
+
+def surviving_classes(compared_xyxy: Tensor, probs: Tensor, settings: SelectionSettings) -> Tensor:
+    """Return of each proposal the most probable object class [P], from 0, in which it survives suppression.
+
+    compared_xyxy, probs: as for `select`. Where it survives in none, its most probable class.
+    """
+    import torch
+
+    overlaps, numbers = overlapping(compared_xyxy.cpu().numpy(), settings.nms), probs.cpu().numpy()
+    confidence = confidence_above(overlaps, numbers, settings.confidence)
+    if np.count_nonzero(confidence >= np.float32(settings.confidence)) < settings.min_boxes:
+        confidence = confidence_above(overlaps, numbers, 0)
+    survived = (numbers[:, 1:] == confidence[:, None]) & (confidence[:, None] > 0)
+    classes = np.where(survived.any(axis=1), survived.argmax(axis=1), numbers[:, 1:].argmax(axis=1))
+    return torch.from_numpy(classes).to(probs.device)
 
 
 def overlapping(boxes_xyxy: NDArray[np.float32], threshold: float) -> NDArray[np.bool_]:

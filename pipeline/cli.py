@@ -152,6 +152,12 @@ COMMANDS = {
         "convert_checkpoint",
         "read a published ViLBERT",
     ),
+    "convert-detector": Command(
+        "vilbert.pipeline.convert_detector",
+        "ConvertDetectorSettings",
+        "convert_detector",
+        "read a published Visual Genome detector",
+    ),
     "demo": Command("vilbert.pipeline.demo", "DemoSettings", "demo", "run all of the above on the small data set"),
     "doctor": Command("vilbert.pipeline.doctor", "DoctorSettings", "doctor", "say what this machine can do"),
 }

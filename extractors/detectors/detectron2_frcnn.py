@@ -120,7 +120,7 @@ class Detectron2Extractor:
         self._predictor = model.roi_heads.box_predictor
         self._feature_dim = self._predictor.cls_score.in_features if self._c4 else self._fc_width()
         self._feature_relu = _FC[detector.feature_layer].replace("fc", "fc_relu")
-        self._refines = selection.saved_box != "proposal"
+        self._refines = selection.needs_regressed
         self._class_names = class_names(config)
         self._preprocessing = self._own = preprocessing_of(config)
 

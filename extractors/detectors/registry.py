@@ -27,6 +27,10 @@ DETECTORS = Registry(
         "vit": "vilbert.extractors.encoders.spec:VIT",
         "grid": "vilbert.extractors.encoders.spec:GRID",
         "shapes": "vilbert.extractors.detectors.shapes:SPEC",
+        "butd-r101": "vilbert.extractors.detectors.visual_genome.specs:BUTD_R101",
+        "vmb-x152": "vilbert.extractors.detectors.visual_genome.specs:VMB_X152",
+        "vmb-x101": "vilbert.extractors.detectors.visual_genome.specs:VMB_X101",
+        "vinvl-x152c4": "vilbert.extractors.detectors.visual_genome.specs:VINVL_X152C4",
     },
     references=True,
 )

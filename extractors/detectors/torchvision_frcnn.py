@@ -262,7 +262,7 @@ class TorchvisionExtractor:
         features, last = features.float(), last.float()
         logits, deltas = heads.box_predictor(last)
         regressed_xyxy = None
-        if self._selection.saved_box != "proposal":
+        if self._selection.needs_regressed:
             regressed_xyxy = heads.box_coder.decode(deltas, boxes_xyxy).view(len(logits), -1, 4)[:, 1:]
         attribute_probs = self._attribute_head(last).softmax(dim=1) if self._attribute_head else None
         return _HeadOutputs(features, logits.softmax(dim=1), regressed_xyxy, attribute_probs)

@@ -11,12 +11,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 from vilbert.pipeline.errors import CorruptShardError, ShardError
-from vilbert.pipeline.jobs.done import read_each_record
-from vilbert.pipeline.rebuild.source import Scanned, SourceDescription
 from vilbert.pipeline.shards.dataset import DatasetInfo, read_info
 from vilbert.pipeline.shards.failures import FailureRow, read_failures
 from vilbert.pipeline.shards.location.folder import Place, open_folder
 from vilbert.pipeline.shards.location.layout import data_path, failures_path, shard_files
+from vilbert.pipeline.shards.record import read_each_record
 from vilbert.pipeline.shards.sample import Sample
 from vilbert.pipeline.shards.storage.closing import Closing
 from vilbert.pipeline.shards.storage.raw import RawSample

@@ -1,0 +1,240 @@
+"""A converted Visual Genome detector as an extractor: one pass from pixels to regions, their features and attributes.
+
+Shapes: B images, R regions of all images, P proposals of one, C object classes, D feature channels, A attributes.
+`stored` is an image's (height, width) as decoded, `resized` the one that the network sees.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from vilbert.extractors.assemble import assemble_regions
+from vilbert.extractors.batch import common_resized_shape
+from vilbert.extractors.boxes import clip_boxes, resize_given
+from vilbert.extractors.detectors.visual_genome.backbone import fold_norms
+from vilbert.extractors.detectors.visual_genome.conventions import Conventions, DetectorFile
+from vilbert.extractors.detectors.visual_genome.detector_file import read_detector_file
+from vilbert.extractors.detectors.visual_genome.geometry import clip, comparable, decode
+from vilbert.extractors.detectors.visual_genome.heads import HeadOutputs, Res5Head
+from vilbert.extractors.detectors.visual_genome.network import Network
+from vilbert.extractors.detectors.visual_genome.preprocessing import Resizing, resized_bgr, resizing
+from vilbert.extractors.detectors.visual_genome.specs import RunSettings
+from vilbert.extractors.device import autocast, resolve_device
+from vilbert.extractors.extractor import DetectorSettings, ExtractorError
+from vilbert.extractors.regions import Regions
+from vilbert.extractors.selection import SelectionSettings, surviving_classes
+
+
+class VisualGenomeExtractor:
+    """A Faster R-CNN of `network.py` that implements `vilbert.extractors.extractor.Extractor`."""
+
+    def __init__(
+        self,
+        *,
+        file: DetectorFile,
+        network: Network,
+        run: RunSettings,
+        detector: DetectorSettings,
+        selection: SelectionSettings,
+    ) -> None:
+        """Take over the network, whose weights are loaded, and move it to the device that the settings name."""
+        self._device = resolve_device(detector.device)
+        fold_norms(network)
+        reduced = self._device.type == "cuda" or detector.precision != "fp32"
+        layout = torch.channels_last if reduced else torch.preserve_format
+        self.network = network.eval().requires_grad_(False).to(self._device, memory_format=layout)
+        self._layout = layout
+        self._file = file
+        self._conventions = network.conventions
+        self._run = run
+        self._detector = detector
+        self._selection = selection
+        self._c4 = isinstance(network.head, Res5Head)
+
+    @property
+    def feature_dim(self) -> int:
+        """D, the channels of a region's feature."""
+        return self.network.feature_dim
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Names by class id; 0 is the background."""
+        return ("background", *self._file.class_names)
+
+    @property
+    def attribute_names(self) -> tuple[str, ...]:
+        """Names by attribute id; empty where the detector knows no attributes."""
+        return self._file.attribute_names
+
+    def fingerprint(self) -> dict[str, object]:
+        """Return, as JSON values, all that the regions depend on."""
+        return {
+            "extractor": self._file.detector,
+            "weights_sha256": self._file.tensors_sha256,
+            "source_sha256": self._file.source_sha256,
+            "layout": self._file.layout,
+            "preset": self._file.preset,
+            "conventions": asdict(self._conventions),
+            "feature_layer": "res5" if self._c4 else self._detector.feature_layer,
+            "precision": self._detector.precision,
+            "top_classes": self._detector.top_classes,
+            "selection": asdict(self._selection),
+            "device": self._device.type,
+        }
+
+    def resized_shape(self, height: int, width: int) -> tuple[int, int]:
+        """Return the (height, width) to which an image of this size is resized."""
+        return resizing(height, width, self._conventions)[:2]
+
+    @torch.inference_mode()
+    def extract(
+        self, images: Sequence[NDArray[np.uint8]], given_boxes: Sequence[NDArray[np.float32] | None]
+    ) -> list[Regions]:
+        """Return the regions of each image, as `Extractor.extract` says."""
+        if not images:
+            return []
+        resized = common_resized_shape(images, given_boxes, self.resized_shape)
+        stored = [(image.shape[0], image.shape[1]) for image in images]
+        sizes = [resizing(*shape, self._conventions) for shape in stored]
+        given = [None if boxes is None else torch.tensor(boxes, device=self._device) for boxes in given_boxes]
+        levels = self._levels(images, resized)
+        proposals = iter(self._proposals(levels, sizes, [row for row, boxes in enumerate(given) if boxes is None]))
+        rois = [
+            next(proposals) if boxes is None else resize_given(boxes, shape, resized)
+            for boxes, shape in zip(given, stored, strict=True)
+        ]
+        outputs = self._describe(levels, rois)
+        return [self._regions(*parts) for parts in zip(rois, outputs, sizes, stored, given, strict=True)]
+
+    def _levels(self, images: Sequence[NDArray[np.uint8]], resized: tuple[int, int]) -> list[Tensor]:
+        """Return the feature maps of the images, resized and padded."""
+        padded = [math.ceil(side / self._conventions.pad_to) * self._conventions.pad_to for side in resized]
+        batch = torch.zeros(len(images), 3, *padded, device=self._device).contiguous(memory_format=self._layout)
+        for row, image in enumerate(images):
+            batch[row, :, : resized[0], : resized[1]] = resized_bgr(image, self._conventions, self._device)
+        with autocast(self._device, self._detector.precision):
+            return self.network.levels(batch)
+
+    def _proposals(self, levels: list[Tensor], sizes: list[Resizing], rows: list[int]) -> list[Tensor]:
+        """Return the proposals [P, 4] of the images in these rows, in pixels of the resized image."""
+        if not rows:
+            return []
+        with autocast(self._device, self._detector.precision):
+            hidden = [self.network.rpn.hidden(level[rows]) for level in levels]
+        shapes = [sizes[row][:2] for row in rows]
+        padded = [math.ceil(side / self._conventions.pad_to) * self._conventions.pad_to for side in shapes[0]]
+        return self.network.proposals(
+            # float32: in bfloat16 many logits would be equal, and the order of proposals chance
+            [level.float() for level in hidden],
+            shapes,
+            (padded[0], padded[1]),
+            [sizes[row].scale for row in rows],
+        )
+
+    def _describe(self, levels: list[Tensor], rois: Sequence[Tensor]) -> list[HeadOutputs]:
+        """Return for each image what the box head says of its regions.
+
+        The regions of all images go through the head together, in chunks so that memory is bounded.
+        """
+        counts = [len(boxes) for boxes in rois]
+        rows = torch.repeat_interleave(torch.tensor(counts)).to(self._device)
+        every = torch.cat([rows[:, None].float(), torch.cat(list(rois)).float()], dim=1)
+        chunks = []
+        for chunk in torch.split(every, self._run.rois_at_once):
+            pooled = self.network.pool(levels, chunk)
+            if self._layout == torch.channels_last:
+                pooled = pooled.contiguous(memory_format=torch.channels_last)
+            with autocast(self._device, self._detector.precision):
+                features, last = self.network.describe(pooled, self._detector.feature_layer)
+            chunks.append(self.network.predict(features, last))
+        outputs = (torch.split(torch.cat(parts), counts) for parts in zip(*chunks, strict=True))
+        return [HeadOutputs(*parts) for parts in zip(*outputs, strict=True)]
+
+    def _regions(
+        self,
+        rois: Tensor,
+        output: HeadOutputs,
+        size: Resizing,
+        stored: tuple[int, int],
+        given_xyxy: Tensor | None,
+    ) -> Regions:
+        """Select and describe the regions of one image."""
+        conventions, selection = self._conventions, self._selection
+        probs = output.logits.softmax(dim=1)
+        proposals = self._to_stored(rois, size, stored) if given_xyxy is None else given_xyxy
+        regressed = None
+        if selection.needs_regressed:
+            regressed = self._regressed(rois, output.deltas, size, stored)
+        compared = comparable(clip_boxes(proposals, *stored), conventions)
+        labels = None
+        if conventions.label == "unsuppressed" and given_xyxy is None:
+            labels = surviving_classes(compared, probs, selection)
+        return assemble_regions(
+            proposals_xyxy=proposals,
+            probs=probs,
+            features=output.features,
+            regressed_xyxy=regressed,
+            height=stored[0],
+            width=stored[1],
+            selection=selection if given_xyxy is None else None,
+            top_classes=self._detector.top_classes,
+            attribute_probs=self._attributes(output, probs, labels),
+            compared_xyxy=compared,
+            labels=labels,
+        )
+
+    def _attributes(self, output: HeadOutputs, probs: Tensor, labels: Tensor | None) -> Tensor | None:
+        """Return the attributes' probabilities [P, A]."""
+        if self.network.attributes is None:
+            return None
+        classes = output.logits.argmax(dim=1)
+        if self._conventions.attribute_class == "label":
+            classes = 1 + (probs[:, 1:].argmax(dim=1) if labels is None else labels)
+        attributes: Tensor = self.network.attributes(output.last, classes)
+        return attributes
+
+    def _regressed(self, rois: Tensor, deltas: Tensor, size: Resizing, stored: tuple[int, int]) -> Tensor:
+        """Return each object class's box [P, C, 4] in pixels of the stored image."""
+        conventions = self._conventions
+        if conventions.boxes == "caffe":  # decoded in the stored image, whose last pixel is another one
+            boxes = self._to_stored(rois, size, stored)
+            decoded = decode(deltas, boxes[:, None], conventions, conventions.box_weights)
+            return clip(decoded, size.height / size.scale, size.width / size.scale, conventions)
+        decoded = decode(deltas, rois[:, None], conventions, conventions.box_weights)
+        return self._to_stored(clip(decoded, size.height, size.width, conventions), size, stored)
+
+    def _to_stored(self, boxes_xyxy: Tensor, size: Resizing, stored: tuple[int, int]) -> Tensor:
+        """Return boxes [..., 4] of the resized image in pixels of the stored one."""
+        if self._conventions.scale_back == "uniform":
+            return boxes_xyxy / size.scale
+        ratios = [stored[1] / size.width, stored[0] / size.height]
+        return boxes_xyxy * boxes_xyxy.new_tensor(ratios * 2)
+
+
+def build(detector: DetectorSettings, selection: SelectionSettings) -> VisualGenomeExtractor:
+    """Build the extractor of a converted detector; raise ExtractorError where the file is not one of this detector."""
+    from vilbert.extractors.detectors.registry import own_settings
+
+    resolve_device(detector.device)
+    if detector.weights is None or detector.weights == "random":
+        raise ExtractorError(
+            f"--detector {detector.detector} needs --weights FILE: convert a published checkpoint with `vilbert "
+            "convert-detector CHECKPOINT --output FILE` (docs/detectors.md)"
+        )
+    run = own_settings(RunSettings, detector.opts)
+    file, network = read_detector_file(
+        detector.weights, detector.detector, lambda conventions: _with_run_settings(conventions, run)
+    )
+    return VisualGenomeExtractor(file=file, network=network, run=run, detector=detector, selection=selection)
+
+
+def _with_run_settings(conventions: Conventions, run: RunSettings) -> Conventions:
+    changed = {"min_size": run.min_size, "max_size": run.max_size, "rpn_post_nms": run.proposals}
+    return replace(conventions, **{name: value for name, value in changed.items() if value is not None})
