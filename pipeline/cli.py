@@ -63,6 +63,7 @@ COMMANDS = {
     "stats": Command(
         "vilbert.pipeline.shards.viewing.stats", "StatsSettings", "stats", "count and summarise a data set"
     ),
+    "browse": Command("vilbert.pipeline.browse.command", "BrowseSettings", "browse", "look at data sets in a web page"),
     "pretrain": Command(
         "vilbert.pipeline.train.pretraining.command",
         "PretrainSettings",

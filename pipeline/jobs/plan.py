@@ -16,7 +16,7 @@ from vilbert.pipeline.jobs.run_state import RUN_FILE
 from vilbert.pipeline.jobs.worker import Description
 from vilbert.pipeline.shards.dataset import DatasetInfo, Tally, Totals, encode_dataset, read_info
 from vilbert.pipeline.shards.location.folder import Folder
-from vilbert.pipeline.shards.location.layout import DATASET_FILE, JOURNALS_FOLDER, SHARDS_FOLDER
+from vilbert.pipeline.shards.location.layout import BROWSE_FOLDER, DATASET_FILE, JOURNALS_FOLDER, SHARDS_FOLDER
 from vilbert.pipeline.shards.location.lease import LEASE_FOLDER
 from vilbert.pipeline.shards.location.lock import LOCK_FILE
 from vilbert.pipeline.shards.storage.atomic import is_temporary
@@ -37,7 +37,7 @@ def refuse_strangers(folder: Folder) -> None:
     if DATASET_FILE in names:
         return
     # A run that was killed before dataset.json was there leaves its lock, and perhaps the file half written.
-    own = (LOCK_FILE, LEASE_FOLDER, DONE_FILE, RUN_FILE, LOG_FILE, JOURNALS_FOLDER)
+    own = (LOCK_FILE, LEASE_FOLDER, DONE_FILE, RUN_FILE, LOG_FILE, JOURNALS_FOLDER, BROWSE_FOLDER)
     ours = {name for name in names if name in own or is_temporary(name)}
     if strangers := sorted(names - ours):
         raise RefusedError(

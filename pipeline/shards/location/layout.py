@@ -16,6 +16,8 @@ StorageFormat = Literal["tar", "lmdb"]
 SHARDS_FOLDER = "shards"
 FAILURES_FOLDER = "failures"
 JOURNALS_FOLDER = ".journals"
+BROWSE_FOLDER = ".browse"
+"""The index of `vilbert browse`: no part of the data set, made again where it is missing."""
 DATASET_FILE = "dataset.json"
 
 

@@ -105,6 +105,10 @@ class TarReader(Closing):
         """Return the metadata of a sample without touching its arrays."""
         return parse_metadata(self._keys[index], bytes(self._content(index, -1)), path=self.path)
 
+    def offset(self, index: int) -> int:
+        """Return the byte of the file at which the header of a sample's first member begins."""
+        return int(self._starts[index, 0]) - BLOCK
+
     def _content(self, index: int, column: int) -> memoryview:
         """Return a member's content where it lies in the map."""
         if self._map is None:
