@@ -74,7 +74,9 @@ def part_path(parts: Path, shard: int) -> Path:
 def _read(
     path: Path, fields: tuple[str, ...], samples: int
 ) -> tuple[list[SampleRow], dict[str, NDArray[Any]], list[str]]:
-    wanted = tuple(name for name in ("boxes", "object_ids", "object_scores", "attribute_ids") if name in fields)
+    wanted = tuple(
+        name for name in ("boxes", "object_ids", "object_scores", "attribute_ids", "object_boxes") if name in fields
+    )
     rows: list[SampleRow] = []
     arrays: dict[str, list[NDArray[Any]]] = {name: [] for name in wanted}
     figures: list[tuple[int, int, int, int, int]] = []
@@ -112,7 +114,8 @@ def _read(
 
 def _region_columns(arrays: dict[str, NDArray[Any]], counts: NDArray[np.int64]) -> dict[str, NDArray[Any]]:
     """Return what the index stores of regions; counts: [S] the regions of each sample."""
-    boxes = arrays.get("boxes", np.empty((0, 4), np.float32))
+    # The names belong to the refined boxes, where these are stored beside the proposals.
+    boxes = arrays.get("object_boxes", arrays.get("boxes", np.empty((0, 4), np.float32)))
     starts = np.cumsum(counts) - counts
     sample = np.repeat(np.arange(len(counts)), counts)  # [N]
     columns: dict[str, NDArray[Any]] = {}

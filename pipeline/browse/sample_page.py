@@ -19,7 +19,7 @@ from vilbert.pipeline.pages.templates import render
 from vilbert.pipeline.shards.dataset import DatasetInfo
 from vilbert.pipeline.shards.location.layout import data_path
 from vilbert.pipeline.shards.sample import Sample
-from vilbert.pipeline.shards.viewing.describe import describe_sample, name_of
+from vilbert.pipeline.shards.viewing.describe import describe_sample, labelled_boxes, name_of
 
 SHOWN_REGIONS = 10
 """Regions whose boxes are drawn at first; the others when they are chosen."""
@@ -106,11 +106,13 @@ def regions_of(info: DatasetInfo, sample: Sample) -> list[dict[str, Any]]:
 
 def region_of(info: DatasetInfo, regions: Regions, number: int) -> dict[str, Any]:
     """Return what the page shows of one region; number: its place in the arrays."""
-    box = np.nan_to_num(regions.boxes[number]).clip(-1e6, 1e6).tolist()
+    drawn = labelled_boxes(regions)[number]
+    box = np.nan_to_num(drawn).clip(-1e6, 1e6).tolist()
     x1, y1, x2, y2 = (round(side, 1) for side in box)
     found: dict[str, Any] = {
         "number": number,
-        "box": [f"{side:.1f}" for side in regions.boxes[number].tolist()],
+        "box": [f"{side:.1f}" for side in drawn.tolist()],
+        "pooled": None if regions.object_boxes is None else [f"{side:.1f}" for side in regions.boxes[number].tolist()],
         "x": x1,
         "y": y1,
         "width": max(round(x2 - x1, 1), 0),
