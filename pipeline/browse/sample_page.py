@@ -5,16 +5,17 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from typing import Any
+from urllib.parse import urlencode
 
 import numpy as np
 
 from vilbert.extractors.regions import Regions
 from vilbert.pipeline.browse.filters import FilterError, Filters
-from vilbert.pipeline.browse.grid import COLOURS, MAX_PLACE
+from vilbert.pipeline.browse.grid import COLOURS, FIELDS, MAX_PLACE
 from vilbert.pipeline.browse.index import IndexedSample
 from vilbert.pipeline.browse.opened import OpenedDataset
 from vilbert.pipeline.browse.site import Site
-from vilbert.pipeline.errors import CorruptShardError
+from vilbert.pipeline.errors import CorruptShardError, RefusedError
 from vilbert.pipeline.pages.templates import render
 from vilbert.pipeline.shards.dataset import DatasetInfo
 from vilbert.pipeline.shards.location.layout import data_path
@@ -36,6 +37,7 @@ def sample_page(site: Site, dataset: OpenedDataset, found: IndexedSample, query:
     except CorruptShardError as error:
         sample, problem, offset = None, str(error), None
     columns = dataset.index.columns
+    asked = ask(site, dataset, found, query) if sample is not None else NOT_ASKED
     return render(
         "sample.html",
         site=site,
@@ -54,8 +56,31 @@ def sample_page(site: Site, dataset: OpenedDataset, found: IndexedSample, query:
         back=f"/{dataset.number}/{filters.query()}",
         filtered=filters.active,
         neighbours=neighbours,
+        kept={name: query[name] for name in (*FIELDS, "at") if query.get(name)},
+        **asked,
         title=f"Sample {found.image_id}",
     )
+
+
+NOT_ASKED: dict[str, Any] = {"ask": None, "ask_problem": "", "answered": None, "attention_url": ""}
+
+
+def ask(site: Site, dataset: OpenedDataset, found: IndexedSample, query: Mapping[str, str]) -> dict[str, Any]:
+    """Return the form that asks a model, where there is one, and its answers, where the URL has a question."""
+    if site.asking is None:
+        return NOT_ASKED
+    from vilbert.pipeline.browse.asking import ASKED, ask_values
+
+    shown = {**NOT_ASKED, "ask": ask_values(site.asking, query)}
+    if not query.get(ASKED):
+        return shown
+    try:
+        typed = site.asking.typed(query)
+        shown["answered"] = site.asking.answer(dataset, found, typed)
+    except (FilterError, RefusedError) as error:
+        return {**shown, "ask_problem": str(error)}
+    values = dict(zip((field.name for field in site.asking.fields), typed, strict=True))
+    return {**shown, "attention_url": f"/{dataset.number}/attention/{found.key}?{urlencode(values)}"}
 
 
 def beside(dataset: OpenedDataset, filters: Filters, rank: int) -> dict[str, Any]:

@@ -40,6 +40,7 @@ def make_app(site: Site) -> OnlyOwnPages:
         "/{dataset:int}/": grid,
         "/{dataset:int}/sample/{key}": sample,
         "/{dataset:int}/similar/{key}/{region:int}": similar,
+        "/{dataset:int}/attention/{key}": attention,
         "/{dataset:int}/statistics": statistics,
         "/{dataset:int}/failures": failures,
         "/{dataset:int}/failure/{row:int}": failure,
@@ -100,6 +101,17 @@ def similar(site: Site, request: Request) -> Response:
     if found is None:
         raise HTTPException(404, "no sample has this key or image id")
     return HTMLResponse(similar_page(site, dataset, found, request.path_params["region"]))
+
+
+def attention(site: Site, request: Request) -> Response:
+    """Show the attention of every layer and head for a question about a sample."""
+    dataset = of_request(site, request)
+    found = dataset.index.find(request.path_params["key"])
+    if site.asking is None or found is None:
+        raise HTTPException(404, "no model was given with --checkpoint, or no sample has this key")
+    from vilbert.pipeline.browse.attention_view import attention_response
+
+    return attention_response(site, site.asking, dataset, found, request.query_params)
 
 
 def statistics(site: Site, request: Request) -> Response:

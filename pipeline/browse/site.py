@@ -13,6 +13,7 @@ from vilbert.pipeline.browse.similar import SimilarRegions
 from vilbert.pipeline.extract.fetching.settings import FetchSettings
 
 if TYPE_CHECKING:
+    from vilbert.pipeline.browse.asking import Asking
     from vilbert.pipeline.browse.command import BrowseSettings
 
 
@@ -24,6 +25,8 @@ class Site:
     similar: tuple[SimilarRegions, ...]
     """Searches, one for each data set."""
     photographs: Photographs
+    asking: Asking | None = None
+    """The model of --checkpoint."""
 
     @staticmethod
     @contextmanager
@@ -38,4 +41,9 @@ class Site:
             photographs = Photographs(FetchSettings(allow_private_addresses=settings.allow_private_addresses))
             stack.callback(photographs.close)
             similar = tuple(map(SimilarRegions, datasets))
-            yield Site(datasets=tuple(datasets), similar=similar, photographs=photographs)
+            asking = None
+            if settings.checkpoint is not None:
+                from vilbert.pipeline.browse.asking import Asking  # torch and transformers take seconds
+
+                asking = Asking(settings.checkpoint, task=settings.task, device=settings.device)
+            yield Site(datasets=tuple(datasets), similar=similar, photographs=photographs, asking=asking)
