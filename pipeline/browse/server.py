@@ -12,6 +12,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, RedirectResponse, Response
 from starlette.routing import Route
 
+from vilbert.pipeline.browse.beside import beside_page
 from vilbert.pipeline.browse.failures_page import MAX_ROW, failure_page, failures_page
 from vilbert.pipeline.browse.filters import FilterError
 from vilbert.pipeline.browse.grid import grid_page
@@ -37,6 +38,7 @@ def make_app(site: Site) -> OnlyOwnPages:
     handlers: dict[str, Callable[[Site, Request], Response]] = {
         "/": start,
         "/static/{name}": static,
+        "/beside/": beside,
         "/{dataset:int}/": grid,
         "/{dataset:int}/sample/{key}": sample,
         "/{dataset:int}/similar/{key}/{region:int}": similar,
@@ -74,6 +76,11 @@ def static(site: Site, request: Request) -> Response:
     if path is None:
         raise HTTPException(404, "there is no such file")
     return Response(path.read_bytes(), media_type=MEDIA_TYPES[path.suffix])
+
+
+def beside(site: Site, request: Request) -> Response:
+    """Show two data sets side by side."""
+    return HTMLResponse(beside_page(site, request.query_params))
 
 
 def grid(site: Site, request: Request) -> Response:
