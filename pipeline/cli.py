@@ -105,6 +105,7 @@ COMMANDS = {
         "compare",
         "say how two feature sets of the same images differ, and why",
     ),
+    "browse": Command("vilbert.pipeline.browse.command", "BrowseSettings", "browse", "look at data sets in a web page"),
     "pretrain": Command(
         "vilbert.pipeline.train.pretraining.command",
         "PretrainSettings",

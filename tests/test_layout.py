@@ -38,6 +38,7 @@ BELOW = {
     "evaluate": ("tasks",),
     "predict": ("evaluate", "extract"),
     "report": ("predict",),
+    "browse": ("report",),
 }
 """The folders of pipeline/, and the folders directly below each; a folder may import those below these, too."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,12 +12,16 @@ from vilbert.pipeline.errors import ShardError
 from vilbert.pipeline.shards.sample import Sample
 
 
-def read_photograph(sample: Sample) -> NDArray[np.uint8]:
-    """Return the [H, W, 3] RGB pixels that a sample's boxes lie on, turned as they were for the detector."""
+def read_photograph(sample: Sample, read: Callable[[str], bytes] | None = None) -> NDArray[np.uint8]:
+    """Return the [H, W, 3] RGB pixels that a sample's boxes lie on, turned as they were for the detector.
+
+    read: returns the bytes behind a uri, or raises ShardError; by default `fetch`. Raises ShardError where the
+    photograph cannot be read, or is not the sample's.
+    """
     from vilbert.extractors.decode import DecodeSettings, ImageError, decode
 
     uri = str(sample.meta.get("uri", ""))
-    data = fetch(uri) if sample.image is None else sample.image
+    data = (read or fetch)(uri) if sample.image is None else sample.image
     if sample.meta.get("sha256") not in (None, hashlib.sha256(data).hexdigest()):
         raise ShardError(f"{uri}: is not the file that the regions were extracted from, its sha256 is another")
     limits = DecodeSettings(allow_truncated=True, min_side=1, max_aspect=1e9)

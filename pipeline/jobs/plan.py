@@ -17,7 +17,13 @@ from vilbert.pipeline.jobs.worker import Description
 from vilbert.pipeline.shards.dataset import DatasetInfo, Tally, Totals, encode_dataset, read_info
 from vilbert.pipeline.shards.index.names import ROOT_NAMES as SIDE_FILES
 from vilbert.pipeline.shards.location.folder import Folder
-from vilbert.pipeline.shards.location.layout import DATASET_FILE, JOURNALS_FOLDER, PLAN_FOLDER, SHARDS_FOLDER
+from vilbert.pipeline.shards.location.layout import (
+    BROWSE_FOLDER,
+    DATASET_FILE,
+    JOURNALS_FOLDER,
+    PLAN_FOLDER,
+    SHARDS_FOLDER,
+)
 from vilbert.pipeline.shards.location.lease import LEASE_FOLDER
 from vilbert.pipeline.shards.location.lock import LOCK_FILE
 from vilbert.pipeline.shards.record import read_each_record
@@ -42,7 +48,17 @@ def refuse_strangers(folder: Folder) -> None:
         return
     # A run that was killed before dataset.json was there leaves its lock, and perhaps the file half written.
     # Side files are written anew in the end, all but a card of the user's own, who may have written it before.
-    own = (PLAN_FOLDER, LOCK_FILE, LEASE_FOLDER, DONE_FILE, RUN_FILE, LOG_FILE, JOURNALS_FOLDER, *SIDE_FILES)
+    own = (
+        PLAN_FOLDER,
+        LOCK_FILE,
+        LEASE_FOLDER,
+        DONE_FILE,
+        RUN_FILE,
+        LOG_FILE,
+        JOURNALS_FOLDER,
+        BROWSE_FOLDER,
+        *SIDE_FILES,
+    )
     ours = {name for name in names if name in own or is_temporary(name)}
     if strangers := sorted(names - ours):
         raise RefusedError(

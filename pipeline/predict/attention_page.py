@@ -12,18 +12,15 @@ Shapes: H heads, T word pieces, R regions with the whole image at 0.
 from __future__ import annotations
 
 import base64
-import json
-import re
 from collections.abc import Sequence
-from html import escape
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from vilbert.pipeline.pages.picture import photograph_uri
+from vilbert.pipeline.pages.templates import render
 from vilbert.pipeline.predict.attention import Attention, AttentionMap, mean_maps
-from vilbert.pipeline.predict.attention_script import SCRIPT, STYLE
 from vilbert.pipeline.shards.viewing.draw import Rectangle, place_label
 
 LEVELS = 255
@@ -31,63 +28,6 @@ FONT = 2.8
 """Size of a label, in hundredths of the photograph's longer side."""
 LISTED = 6
 """Labels drawn and weights listed for what is chosen."""
-
-_PAGE = """<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy"
- content="default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta name="color-scheme" content="light dark">
-<title>{{title}}</title>
-<style>{{style}}</style>
-</head>
-<body>
-<h1>{{title}}</h1>
-<p>{{answer}}</p>
-<p class="how">Choose a layer, a head, and a word or a region. Regions with the most attention stay clear; the rest of
-the photograph is dimmed. Layers come in the order in which the model runs them.</p>
-<p class="controls">
-<label>Layer <select id="map">{{map_options}}</select></label>
-<label>Head <select id="head"><option value="-1">mean of all</option></select></label>
-</p>
-<p id="words">{{words}}</p>
-<div class="columns">
-<figure>
-<svg id="picture" viewBox="0 0 {{width}} {{height}}" role="group" aria-label="the photograph and its regions">
-<mask id="looked-at" maskUnits="userSpaceOnUse" x="0" y="0" width="{{width}}" height="{{height}}">
-<rect width="{{width}}" height="{{height}}" fill="#fff"/>
-{{clear}}
-</mask>
-<image href="{{photograph}}" width="{{width}}" height="{{height}}"/>
-<rect id="dim" class="{{dim}}" width="{{width}}" height="{{height}}" mask="url(#looked-at)"/>
-{{regions}}
-</svg>
-<figcaption class="legend">
-<span><svg viewBox="0 0 40 16" aria-hidden="true"><rect class="most" x="3" y="3" width="34" height="10"/></svg>
-most attention</span>
-<span><svg viewBox="0 0 40 16" aria-hidden="true"><rect class="least" x="3" y="3" width="34" height="10"/></svg>
-little attention</span>
-<span><svg viewBox="0 0 40 16" aria-hidden="true"><rect class="dimmed" width="40" height="16"/></svg>
-dimmed: no attention</span>
-<span><svg viewBox="0 0 40 16" aria-hidden="true"><rect class="selected" x="3" y="3" width="34" height="10"/></svg>
-selected</span>
-</figcaption>
-</figure>
-<div class="aside">
-<h2 id="chosen">{{chosen}}</h2>
-<table id="listed"><tbody>{{listed}}</tbody></table>
-</div>
-</div>
-<h2 id="matrix-title"></h2>
-<div class="wide"><canvas id="matrix"></canvas></div>
-<noscript><p>Other words, layers and heads need scripts, which are switched off here.</p></noscript>
-<script type="application/json" id="data">{{data}}</script>
-<script>{{script}}</script>
-</body>
-</html>
-"""
 
 
 class Levels(NamedTuple):
@@ -126,29 +66,25 @@ def attention_page(attention: Attention, pixels: NDArray[np.uint8], *, title: st
         "font": FONT * max(attention.width, attention.height) / 100,
     }
     over_regions = weights if first.columns == "regions" else np.zeros(len(attention.regions), np.float32)
-    parts = {
-        "title": escape(title),
-        "answer": escape(answer),
-        "style": STYLE,
-        "script": SCRIPT,
-        "map_options": "".join(
-            f'<option value="{number}"{" selected" if number == at else ""}>{escape(found.name)}</option>'
-            for number, found in enumerate(maps)
-        ),
-        "words": _words(attention, first, row, weights),
-        "regions": _regions(attention, over_regions),
-        "clear": _clear(attention, over_regions),
-        "dim": "dimming" if over_regions.any() else "",
-        "width": str(attention.width),
-        "height": str(attention.height),
-        "photograph": photograph_uri(pixels),
-        "chosen": escape(f"“{names[first.rows][row]}” looks at"),
-        "listed": _listed(names[first.columns], weights),
-        # A text may hold </script>; in JSON any character may be written as its number.
-        "data": re.sub(r"[<>&\u2028\u2029]", lambda found: f"\\u{ord(found[0]):04x}", json.dumps(data)),
-    }
-    # One pass, so that nothing in a text is taken for a place to fill.
-    return re.sub(r"\{\{(\w+)\}\}", lambda found: parts[found[1]], _PAGE)
+    over_words = weights if first.columns == "words" else np.zeros(len(attention.words), np.float32)
+    scale = max(attention.width, attention.height) / 100
+    return render(
+        "attention.html",
+        title=title,
+        answer=answer,
+        maps=maps,
+        words=_words(attention, over_words, row if first.rows == "words" else None),
+        boxes=_boxes(attention, over_regions, scale),
+        line=f"{scale * 0.9:.2f}",
+        font=f"{FONT * scale:.1f}",
+        dimming=bool(over_regions.any()),
+        width=attention.width,
+        height=attention.height,
+        photograph=photograph_uri(pixels),
+        chosen=f"\u201c{names[first.rows][row]}\u201d looks at",
+        listed=_listed(names[first.columns], weights),
+        data=data,
+    )
 
 
 def _encode(found: AttentionMap) -> dict[str, Any]:
@@ -162,13 +98,13 @@ def _encode(found: AttentionMap) -> dict[str, Any]:
     }
 
 
-def _words(attention: Attention, found: AttentionMap, row: int, weights: NDArray[np.float32]) -> str:
-    shares = weights / max(float(weights.max()), 1e-9) if found.columns == "words" else np.zeros(len(attention.words))
-    return " ".join(
-        f'<button class="word{" chosen" if found.rows == "words" and number == row else ""}" data-n="{number}" '
-        f'style="--w:{share:.3f}">{escape(word)}</button>'
+def _words(attention: Attention, weights: NDArray[np.float32], chosen: int | None) -> list[dict[str, Any]]:
+    """Return the words as buttons; chosen: the one that is shown first."""
+    shares = weights / max(float(weights.max(initial=0.0)), 1e-9)
+    return [
+        {"text": word, "share": f"{share:.3f}", "chosen": number == chosen}
         for number, (word, share) in enumerate(zip(attention.words, shares.tolist(), strict=True))
-    )
+    ]
 
 
 def region_shares(weights: NDArray[Any]) -> NDArray[Any]:
@@ -186,44 +122,21 @@ def largest_first(boxes_xyxy: NDArray[np.float32]) -> list[int]:
     return [int(number) for number in np.argsort(-areas, kind="stable")]
 
 
-def _clear(attention: Attention, weights: NDArray[Any]) -> str:
-    """Return the part of the mask that keeps regions clear, the more attention the clearer."""
+def _boxes(attention: Attention, weights: NDArray[Any], scale: float) -> list[dict[str, Any]]:
+    """Return the boxes, the largest first so that it lies below, each with its label, shown where there is room."""
     shares = region_shares(weights)
-    rows = []
-    for number in largest_first(attention.boxes_xyxy):
-        if number == 0:
-            continue
-        x1, y1, x2, y2 = attention.boxes_xyxy[number].tolist()
-        rows.append(
-            f'<rect class="clear" data-n="{number}" style="--w:{shares[number]:.3f}" x="{x1:.1f}" y="{y1:.1f}" '
-            f'width="{x2 - x1:.1f}" height="{y2 - y1:.1f}"/>'
-        )
-    return "\n".join(rows)
-
-
-def _regions(attention: Attention, weights: NDArray[Any]) -> str:
-    """Return the boxes, the largest below, each with its label, which those that matter show where there is room."""
-    scale = max(attention.width, attention.height) / 100
-    shares = region_shares(weights)
-    boxes = attention.boxes_xyxy
     order = np.argsort(-weights, kind="stable")[:LISTED]
     places = _label_places(attention, order[order > 0].tolist() if weights.any() else [], scale)
-    drawn, labels = [], []
-    for number in largest_first(boxes):
-        x1, y1, x2, y2 = boxes[number].tolist()
+    boxes = []
+    for number in largest_first(attention.boxes_xyxy):
+        x1, y1, x2, y2 = attention.boxes_xyxy[number].tolist()
         left, bottom = places.get(number, (x1, y1))
-        label = escape(attention.regions[number])
-        drawn.append(
-            f'<g class="region{" whole" if number == 0 else ""}" data-n="{number}" tabindex="0" '
-            f'style="--w:{shares[number]:.3f};--line:{scale * 0.9:.2f}px">'
-            f"<title>{label}</title>"
-            f'<rect x="{x1:.1f}" y="{y1:.1f}" width="{x2 - x1:.1f}" height="{y2 - y1:.1f}"/></g>'
-        )
-        labels.append(
-            f'<text class="label{" there" if number in places else ""}" data-n="{number}" x="{left:.1f}" '
-            f'y="{bottom:.1f}" font-size="{FONT * scale:.1f}">{label}</text>'
-        )
-    return "\n".join(drawn + labels)  # no box lies over a label
+        boxes.append({
+            "number": number, "share": f"{shares[number]:.3f}", "label": attention.regions[number],
+            "x": f"{x1:.1f}", "y": f"{y1:.1f}", "width": f"{x2 - x1:.1f}", "height": f"{y2 - y1:.1f}",
+            "labelled": number in places, "left": f"{left:.1f}", "bottom": f"{bottom:.1f}",
+        })  # fmt: skip
+    return boxes
 
 
 def _label_places(attention: Attention, numbers: Sequence[int], scale: float) -> dict[int, tuple[float, float]]:
@@ -240,11 +153,11 @@ def _label_places(attention: Attention, numbers: Sequence[int], scale: float) ->
     return places
 
 
-def _listed(names: tuple[str, ...], weights: NDArray[np.float32]) -> str:
+def _listed(names: tuple[str, ...], weights: NDArray[np.float32]) -> list[dict[str, str]]:
+    """Return the largest weights with their names."""
     best = np.argsort(-weights, kind="stable")[:LISTED]
     most = max(float(weights.max()), 1e-9)
-    return "".join(
-        f'<tr><td class="number">{weights[at]:.3f}</td><td><span class="bar" style="--w:{weights[at] / most:.3f}">'
-        f"</span></td><td>{escape(names[at])}</td></tr>"
+    return [
+        {"weight": f"{weights[at]:.3f}", "share": f"{weights[at] / most:.3f}", "name": names[at]}
         for at in best.tolist()
-    )
+    ]

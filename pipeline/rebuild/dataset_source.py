@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from vilbert.pipeline.errors import CorruptShardError, ShardError
+from vilbert.pipeline.rebuild.source import Scanned, SourceDescription
 from vilbert.pipeline.shards.dataset import DatasetInfo, read_info
 from vilbert.pipeline.shards.failures import FailureRow, read_failures
 from vilbert.pipeline.shards.location.folder import Place, open_folder

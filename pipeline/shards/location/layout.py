@@ -18,6 +18,8 @@ FAILURES_FOLDER = "failures"
 JOURNALS_FOLDER = ".journals"
 PLAN_FOLDER = ".plan"
 """The rows that an unfinished conversion writes, see `rebuild/convert/plan.py`."""
+BROWSE_FOLDER = ".browse"
+"""The index of `vilbert browse`: no part of the data set, made again where it is missing."""
 DATASET_FILE = "dataset.json"
 
 

@@ -125,6 +125,10 @@ class TarReader(Closing):
         start, stop = int(self._starts[index, 0]) - BLOCK, int(self._starts[index, -1]) - BLOCK
         return RawSample(self._keys[index], memoryview(self._map)[start:stop], metadata)
 
+    def offset(self, index: int) -> int:
+        """Return the byte of the file at which the header of a sample's first member begins."""
+        return int(self._starts[index, 0]) - BLOCK
+
     def _content(self, index: int, column: int) -> memoryview:
         """Return a member's content where it lies in the map."""
         if self._map is None:

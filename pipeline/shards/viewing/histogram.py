@@ -16,8 +16,8 @@ def mean(counts: Mapping[int, int]) -> float:
     return sum(number * count for number, count in counts.items()) / total if total else 0.0
 
 
-def group_counts(counts: Mapping[int, int], max_rows: int = 12) -> list[tuple[str, int]]:
-    """Return (label, count) of ranges of one round width over the counted numbers, `max_rows` of them at most."""
+def group_ranges(counts: Mapping[int, int], max_rows: int = 12) -> list[tuple[int, int, int]]:
+    """Return (first, last, count) of ranges of one round width over the counted numbers, `max_rows` at most."""
     if not counts:
         return []
     lowest, highest = min(counts), max(counts)
@@ -26,11 +26,21 @@ def group_counts(counts: Mapping[int, int], max_rows: int = 12) -> list[tuple[st
         step += 1
         if step == len(_STEPS):
             power, step = power * 10, 0
-    rows = []
-    for start in range(lowest // width * width, highest + 1, width):
-        label = str(start) if width == 1 else f"{start}-{start + width - 1}"
-        rows.append((label, sum(count for number, count in counts.items() if start <= number < start + width)))
-    return rows
+    totals: dict[int, int] = {}
+    for number, count in counts.items():
+        totals[number // width] = totals.get(number // width, 0) + count
+    ranges = range(lowest // width, highest // width + 1)
+    return [(at * width, (at + 1) * width - 1, totals.get(at, 0)) for at in ranges]
+
+
+def group_counts(counts: Mapping[int, int], max_rows: int = 12) -> list[tuple[str, int]]:
+    """Return (label, count) of the ranges of `group_ranges`."""
+    return [(range_label(first, last), count) for first, last, count in group_ranges(counts, max_rows)]
+
+
+def range_label(first: int, last: int) -> str:
+    """Return a range of whole numbers in words."""
+    return str(first) if first == last else f"{first}-{last}"
 
 
 def bars(rows: Sequence[tuple[str, int]], *, indent: str = "  ") -> list[str]:

@@ -17,9 +17,9 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
 
+from vilbert.pipeline.pages.templates import static_text
 from vilbert.pipeline.predict.attention import Attention, AttentionMap, mean_maps
 from vilbert.pipeline.predict.attention_page import attention_page, to_levels
-from vilbert.pipeline.predict.attention_script import STYLE
 
 from .tiny_predictor import load, write_model, write_scenes
 
@@ -159,7 +159,7 @@ def test_nothing_covers_a_region_with_attention() -> None:
     assert holes.keys() == drawn.keys() - {0}
     for number, hole in holes.items():
         assert str(drawn[number]["style"]).startswith(str(hole["style"]))
-    assert re.search(r"\.region rect \{ fill: transparent;", STYLE)
+    assert re.search(r"\.region rect \{ fill: transparent;", static_text("attention.css"))
 
 
 def test_the_page_has_a_legend() -> None:

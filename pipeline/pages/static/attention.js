@@ -1,47 +1,3 @@
-"""The style and the script of the attention page: plain CSS and JavaScript, which the page carries in itself."""
-
-from __future__ import annotations
-
-STYLE = """
-:root { --page: #ffffff; --ink: #1b1f24; --quiet: #59636e; --grid: #d0d5db; --hot: 217 72 1; --edge: #ffb000; }
-@media (prefers-color-scheme: dark) {
-  :root { --page: #14171a; --ink: #e6e9ec; --quiet: #9aa4ae; --grid: #353b42; --hot: 255 122 40; } }
-body { background: var(--page); color: var(--ink); font: 15px/1.5 system-ui, sans-serif;
-  max-width: 1200px; margin: 2rem auto; padding: 0 1rem; }
-h1 { font-size: 1.4rem; margin-bottom: 0; overflow-wrap: anywhere; } h2 { font-size: 1.05rem; margin: 0 0 .5rem; }
-p { margin: .4rem 0; overflow-wrap: anywhere; } .how { color: var(--quiet); }
-.controls label { margin-right: 1.5rem; } select { font: inherit; max-width: 100%; }
-.word { font: inherit; color: inherit; border: 1px solid var(--grid); border-radius: .3rem; padding: .1rem .45rem;
-  margin: .15rem 0; cursor: pointer; background: rgb(var(--hot) / calc(var(--w) * .75)); }
-.word.chosen { outline: 3px solid var(--edge); }
-.columns { display: flex; flex-wrap: wrap; gap: 1.5rem; margin: 1rem 0 2rem; }
-figure { flex: 1 1 420px; max-width: 720px; margin: 0; }
-#picture { width: 100%; max-height: 75vh; background: var(--grid); }
-#dim { display: none; fill: #0b0d0f; fill-opacity: .62; pointer-events: none; } #dim.dimming { display: inline; }
-.clear { fill: #000; fill-opacity: var(--w); }
-.legend { display: flex; flex-wrap: wrap; gap: .2rem 1.2rem; color: var(--quiet); font-size: .87rem; }
-.legend span { display: inline-flex; align-items: center; gap: .4rem; } .legend svg { width: 40px; height: 16px; }
-.legend rect { fill: none; stroke: rgb(var(--hot)); } .legend .most { stroke-width: 4; }
-.legend .least { stroke-width: 1; stroke-opacity: .5; }
-.legend .dimmed { fill: #0b0d0f; fill-opacity: .62; stroke: none; }
-.legend .selected { stroke: var(--edge); stroke-width: 3; stroke-dasharray: 6 3; }
-.aside { flex: 1 1 260px; }
-.region { cursor: pointer; outline: none; }
-.region rect { fill: transparent; stroke: rgb(var(--hot) / calc(.35 + var(--w) * .65));
-  stroke-width: calc(var(--line) * (.2 + var(--w) * .8)); }
-.whole rect { fill: none; pointer-events: stroke; }
-.region.chosen rect, .region:focus-visible rect { stroke: var(--edge); stroke-width: var(--line);
-  stroke-dasharray: 6 3; }
-.label { display: none; fill: #fff; stroke: #000; stroke-width: .22em; paint-order: stroke; font-weight: 600;
-  pointer-events: none; }
-.label.there { display: inline; }
-table { border-collapse: collapse; } td { padding: .1rem .7rem .1rem 0; overflow-wrap: anywhere; }
-.number { text-align: right; font-variant-numeric: tabular-nums; }
-.bar { display: inline-block; height: .8em; width: calc(var(--w) * 7rem + 1px); background: rgb(var(--hot)); }
-.wide { overflow-x: auto; } canvas { cursor: pointer; }
-"""
-
-SCRIPT = """
 'use strict';
 const data = JSON.parse(document.getElementById('data').textContent);
 const byId = name => document.getElementById(name);
@@ -88,7 +44,7 @@ function show() {
   elements.clears.forEach((it, at) => it.style.setProperty('--w', other === 'regions' ? share(at) : 0));
   byId('dim').classList.toggle('dimming', other === 'regions');
   label(other === 'regions' ? order : [], state.side === 'regions' ? [state.index] : []);
-  byId('chosen').textContent = '\\u201c' + data[state.side][state.index] + '\\u201d ' +
+  byId('chosen').textContent = '\u201c' + data[state.side][state.index] + '\u201d ' +
     (looks ? 'looks at' : 'is looked at by');
   byId('listed').tBodies[0].replaceChildren(...order.map(at => {
     const row = document.createElement('tr'), bar = document.createElement('span');
@@ -137,7 +93,7 @@ function draw(map, weights) {
   const hot = style.getPropertyValue('--hot').trim().split(' ').join(','), ink = style.getPropertyValue('--ink');
   pen.scale(sharp, sharp);
   pen.font = Math.min(13, place.cell - 1) + 'px system-ui, sans-serif';
-  const short = name => name.length > 20 ? name.slice(0, 19) + '\\u2026' : name;
+  const short = name => name.length > 20 ? name.slice(0, 19) + '\u2026' : name;
   rows.forEach((name, row) => {
     const y = place.top + row * place.cell;
     pen.fillStyle = ink; pen.textAlign = 'right';
@@ -190,4 +146,3 @@ byId('head').addEventListener('change', event => { state.head = Number(event.tar
 byId('map').value = state.map; // a reload keeps what was chosen before
 heads();
 show();
-"""

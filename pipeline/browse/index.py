@@ -1,0 +1,129 @@
+"""A finished index: rows of SQLite by number or key, and columns in memory maps. Safe in threads."""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vilbert.pipeline.browse.build import read_meta
+from vilbert.pipeline.browse.columns import columns_of, read_columns
+from vilbert.pipeline.browse.schema import open_for_reading
+from vilbert.pipeline.errors import ShardError
+from vilbert.pipeline.shards.canonical import decode_json, encode_json
+from vilbert.pipeline.shards.dataset import DatasetInfo
+from vilbert.pipeline.shards.failures import FailureRow
+
+
+class IndexedSample(NamedTuple):
+    """A row of the index."""
+
+    number: int
+    """In the data set, from 0."""
+    shard: int
+    place: int
+    """In the shard, from 0."""
+    key: str
+    image_id: str
+    caption: str
+    """The beginning of the first caption."""
+
+
+class Index:
+    """The index of one data set."""
+
+    def __init__(self, folder: Path, info: DatasetInfo) -> None:
+        """Open a finished index; raise ShardError where it is damaged."""
+        self.folder = folder
+        self._local = threading.local()
+        self._open: list[sqlite3.Connection] = []
+        meta = read_meta(folder)
+        try:
+            sizes, splits = (decode_json(meta[name].encode()) for name in ("sizes", "splits"))
+            self.digest = str(meta["complete"])
+            self.objects = bool(sizes["O"])
+            self.attributes = bool(sizes["A"])
+            columns = columns_of(objects=self.objects, attributes=self.attributes)
+            self.columns: dict[str, NDArray[Any]] = read_columns(folder, columns, sizes)
+            self.samples: int = sizes["N"]
+            self.regions: int = sizes["R"]
+            self.splits: list[str] = splits
+        except (KeyError, TypeError, ValueError) as error:
+            raise ShardError(f"{folder}: is no complete index ({error!r}); delete it and run again") from error
+        expected = {"object": info.class_names, "attribute": info.attribute_names}
+        for kind, names in expected.items():
+            if f"{kind}_starts" in self.columns and len(self.columns[f"{kind}_starts"]) != len(names) + 2:
+                raise ShardError(f"{folder}: is the index of another data set; delete it and run again")
+        self.complete = bool(self.columns["present"].all())
+        """Whether every sample was read; False where shards are damaged."""
+        self._connection()
+
+    def _connection(self) -> sqlite3.Connection:
+        found: sqlite3.Connection | None = getattr(self._local, "database", None)
+        if found is None:
+            found = self._local.database = open_for_reading(self.folder)
+            self._open.append(found)
+        return found
+
+    def close(self) -> None:
+        """Close the database."""
+        for database in self._open:
+            database.close()
+
+    def rows(self, statement: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+        """Return the rows of a statement; ShardError where the database is damaged."""
+        try:
+            return self._connection().execute(statement, values).fetchall()
+        except sqlite3.DatabaseError as error:
+            raise ShardError(f"{self.folder}: cannot be read ({error}); delete it and start again") from error
+
+    def find(self, selector: str) -> IndexedSample | None:
+        """Return the sample of a key or an image id; None where there is no such sample."""
+        for statement in (
+            "SELECT * FROM samples WHERE key = ? ORDER BY number LIMIT 1",
+            "SELECT * FROM samples WHERE image_id = ? ORDER BY number LIMIT 1",
+        ):
+            if rows := self.rows(statement, (selector,)):
+                return IndexedSample(*rows[0])
+        return None
+
+    def at(self, numbers: Sequence[int]) -> list[IndexedSample]:
+        """Return the samples of some numbers, in their order."""
+        wanted = encode_json([int(number) for number in numbers]).decode()
+        rows = self.rows("SELECT * FROM samples WHERE number IN (SELECT value FROM json_each(?))", (wanted,))
+        found = {row[0]: IndexedSample(*row) for row in rows}
+        return [found[int(number)] for number in numbers if int(number) in found]
+
+    def matching(self, expression: str) -> NDArray[np.int64]:
+        """Return the numbers of the samples whose captions match an expression of FTS5, in order."""
+        # One text of all numbers: a row each would take several times as long.
+        ((text,),) = self.rows("SELECT group_concat(rowid) FROM captions WHERE captions MATCH ?", (expression,))
+        return np.fromstring(text, np.int64, sep=",") if text else np.empty(0, np.int64)
+
+    def failures(self, *, reason: str | None, after: int, count: int) -> list[FailureRow]:
+        """Return failed rows of a reason (None: any) behind a row, in the order of the manifest."""
+        if reason is None:
+            rows = self.rows("SELECT * FROM failures WHERE row > ? ORDER BY row LIMIT ?", (after, count))
+        else:
+            rows = self.rows(
+                "SELECT * FROM failures WHERE reason = ? AND row > ? ORDER BY row LIMIT ?", (reason, after, count)
+            )
+        return [
+            FailureRow(row=row, reason=reason, image_id=image_id, uri=uri, detail=detail)
+            for row, reason, image_id, uri, detail in rows
+        ]
+
+    def failure(self, row: int) -> FailureRow | None:
+        """Return the failed row of a number; None where there is no such."""
+        found = self.failures(reason=None, after=row - 1, count=1)
+        return found[0] if found and found[0].row == row else None
+
+    def problems(self) -> Iterator[str]:
+        """Yield what is wrong with shards that could not be read."""
+        for (problem,) in self.rows("SELECT problem FROM shards WHERE problem IS NOT NULL ORDER BY shard LIMIT 20"):
+            yield problem

@@ -1,0 +1,82 @@
+"""A data set that is browsed: its index, its search, and its shards, some of which stay open."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+from vilbert.pipeline.browse.build import ensure_index
+from vilbert.pipeline.browse.index import Index, IndexedSample
+from vilbert.pipeline.browse.search import Search
+from vilbert.pipeline.errors import RefusedError, ShardError
+from vilbert.pipeline.shards.dataset import read_dataset
+from vilbert.pipeline.shards.location.layout import data_path
+from vilbert.pipeline.shards.record import read_records
+from vilbert.pipeline.shards.sample import Sample
+from vilbert.pipeline.shards.storage.store import ShardReader, open_shard
+from vilbert.pipeline.shards.storage.tar_store import TarReader
+from vilbert.pipeline.urls import is_remote
+
+OPEN_SHARDS = 64
+Result = TypeVar("Result")
+
+
+class OpenedDataset:
+    """One data set. Safe in threads."""
+
+    def __init__(self, directory: Path, *, number: int, num_workers: int) -> None:
+        """Open a data set and build its index where that is missing; ShardError where there is no data set."""
+        if is_remote(str(directory)):
+            raise RefusedError(f"{directory}: is a URL; `vilbert browse` reads data sets on a disk")
+        self.directory = directory
+        self.number = number
+        """Its place on the command line, from 0; pages about it lie below /NUMBER/."""
+        self.info = read_dataset(directory)
+        self.records = read_records(directory)
+        self.index = Index(ensure_index(directory, self.info, self.records, num_workers=num_workers), self.info)
+        self.search = Search(self.index, self.info)
+        self._readers: OrderedDict[int, ShardReader] = OrderedDict()
+        self._lock = threading.Lock()
+
+    @property
+    def name(self) -> str:
+        """What pages call it."""
+        return self.directory.resolve().name if self.directory.name in ("", ".", "..") else self.directory.name
+
+    def close(self) -> None:
+        """Close the index and the shards."""
+        with self._lock:
+            for reader in self._readers.values():
+                reader.close()
+            self._readers.clear()
+        self.index.close()
+
+    def read(self, place: IndexedSample) -> Sample:
+        """Return a sample; CorruptShardError where it is damaged, ShardError where its shard was replaced since."""
+
+        def of(reader: ShardReader) -> Sample:
+            if place.place >= len(reader) or reader.keys()[place.place] != place.key:
+                raise ShardError(f"{reader.path}: was replaced since the index was built; start `vilbert browse` again")
+            return reader[place.place]
+
+        return self.with_shard(place.shard, of)
+
+    def offset(self, place: IndexedSample) -> int | None:
+        """Return the byte of a tar at which a sample begins; None in LMDB."""
+        return self.with_shard(
+            place.shard, lambda reader: reader.offset(place.place) if isinstance(reader, TarReader) else None
+        )
+
+    def with_shard(self, shard: int, function: Callable[[ShardReader], Result]) -> Result:
+        """Return `function` of an open shard. One thread at a time; what it returns stays valid."""
+        with self._lock:
+            reader = self._readers.pop(shard, None)
+            if reader is None:
+                reader = open_shard(data_path(self.directory, shard, self.info.storage), verify=False)
+            self._readers[shard] = reader
+            while len(self._readers) > OPEN_SHARDS:
+                self._readers.popitem(last=False)[1].close()
+            return function(reader)

@@ -1,0 +1,164 @@
+"""The page of one sample: photograph and boxes, regions with their scores, captions, record and place."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import urlencode
+
+import numpy as np
+
+from vilbert.extractors.regions import Regions
+from vilbert.pipeline.browse.filters import FilterError, Filters
+from vilbert.pipeline.browse.grid import COLOURS, FIELDS, MAX_PLACE
+from vilbert.pipeline.browse.index import IndexedSample
+from vilbert.pipeline.browse.opened import OpenedDataset
+from vilbert.pipeline.browse.site import Site
+from vilbert.pipeline.errors import CorruptShardError, RefusedError
+from vilbert.pipeline.pages.templates import render
+from vilbert.pipeline.shards.dataset import DatasetInfo
+from vilbert.pipeline.shards.location.layout import data_path
+from vilbert.pipeline.shards.sample import Sample
+from vilbert.pipeline.shards.viewing.describe import describe_sample, labelled_boxes, name_of
+
+SHOWN_REGIONS = 10
+"""Regions whose boxes are drawn at first; the others when they are chosen."""
+
+
+def sample_page(site: Site, dataset: OpenedDataset, found: IndexedSample, query: Mapping[str, str]) -> str:
+    """Return the page of a sample within the matches of a query."""
+    filters = Filters.parse(query)
+    rank = query.get("at", "")
+    neighbours = beside(dataset, filters, int(rank)) if rank.isdecimal() and int(rank) < MAX_PLACE else {}
+    try:
+        sample, problem = dataset.read(found), ""
+        offset = dataset.offset(found)
+    except CorruptShardError as error:
+        sample, problem, offset = None, str(error), None
+    columns = dataset.index.columns
+    asked = ask(site, dataset, found, query) if sample is not None else NOT_ASKED
+    return render(
+        "sample.html",
+        site=site,
+        dataset=dataset,
+        found=found,
+        sample=sample,
+        problem=problem,
+        regions=[] if sample is None else regions_of(dataset.info, sample),
+        has_scores=sample is not None and sample.regions.object_scores is not None,
+        shown_regions=SHOWN_REGIONS,
+        captions=[] if sample is None else captions_of(sample),
+        facts={} if sample is None else facts(dataset, found, sample, offset),
+        record=None if sample is None else json.dumps(sample.meta, indent=2, ensure_ascii=False, sort_keys=True),
+        fields={} if sample is None else describe_sample(dataset.info, sample, 0)["fields"],
+        copies=int(columns["copies"][found.number]),
+        back=f"/{dataset.number}/{filters.query()}",
+        filtered=filters.active,
+        neighbours=neighbours,
+        kept={name: query[name] for name in (*FIELDS, "at") if query.get(name)},
+        **asked,
+        title=f"Sample {found.image_id}",
+    )
+
+
+NOT_ASKED: dict[str, Any] = {"ask": None, "ask_problem": "", "answered": None, "attention_url": ""}
+
+
+def ask(site: Site, dataset: OpenedDataset, found: IndexedSample, query: Mapping[str, str]) -> dict[str, Any]:
+    """Return the form that asks a model, where there is one, and its answers, where the URL has a question."""
+    if site.asking is None:
+        return NOT_ASKED
+    from vilbert.pipeline.browse.asking import ASKED, ask_values
+
+    shown = {**NOT_ASKED, "ask": ask_values(site.asking, query)}
+    if not query.get(ASKED):
+        return shown
+    try:
+        typed = site.asking.typed(query)
+        shown["answered"] = site.asking.answer(dataset, found, typed)
+    except (FilterError, RefusedError) as error:
+        return {**shown, "ask_problem": str(error)}
+    values = dict(zip((field.name for field in site.asking.fields), typed, strict=True))
+    return {**shown, "attention_url": f"/{dataset.number}/attention/{found.key}?{urlencode(values)}"}
+
+
+def beside(dataset: OpenedDataset, filters: Filters, rank: int) -> dict[str, Any]:
+    """Return the samples before and behind a place of the matches, with their URLs; those that there are."""
+    try:
+        following = dataset.search.page(filters, after=rank, size=1)
+        preceding = dataset.search.page(filters, until=rank, size=1)
+    except FilterError:
+        return {}
+    urls: dict[str, Any] = {"position": preceding.before + len(preceding.numbers) + 1, "count": following.count}
+    for name, page in (("next", following), ("previous", preceding)):
+        if page.numbers:
+            (neighbour,) = dataset.index.at(page.numbers)
+            urls[name] = f"/{dataset.number}/sample/{neighbour.key}{filters.query(at=page.ranks[0])}"
+    return urls
+
+
+def captions_of(sample: Sample) -> list[str]:
+    """Return a sample's captions as texts, whatever its metadata holds in their place."""
+    captions = sample.meta.get("captions", [])
+    return [str(caption) for caption in captions] if isinstance(captions, list) else [str(captions)]
+
+
+def facts(dataset: OpenedDataset, found: IndexedSample, sample: Sample, offset: int | None) -> dict[str, str]:
+    """Return what there is to say of a sample in a line each."""
+    regions = sample.regions
+    place = data_path(dataset.directory, found.shard, dataset.info.storage)
+    where = f"byte {offset:,}" if offset is not None else f"LMDB key {found.key}"
+    return {
+        "key": found.key,
+        "image id": found.image_id,
+        "split": str(sample.meta.get("split", "")) or "none",
+        "size": f"{regions.width} x {regions.height} pixels",
+        "regions": f"{len(regions):,}",
+        "shard": f"{place}, sample {found.place}, {where}",
+        "image": "kept in the shard" if sample.image is not None else str(sample.meta.get("uri", "")) or "no uri",
+    }
+
+
+def regions_of(info: DatasetInfo, sample: Sample) -> list[dict[str, Any]]:
+    """Return what the page shows of each region, the highest score first; without scores in the order of the file."""
+    regions = sample.regions
+    order = np.arange(len(regions))
+    if regions.object_scores is not None:
+        order = np.argsort(-np.nan_to_num(regions.object_scores), kind="stable")
+    return [{"colour": at % COLOURS, **region_of(info, regions, int(number))} for at, number in enumerate(order)]
+
+
+def region_of(info: DatasetInfo, regions: Regions, number: int) -> dict[str, Any]:
+    """Return what the page shows of one region; number: its place in the arrays."""
+    drawn = labelled_boxes(regions)[number]
+    box = np.nan_to_num(drawn).clip(-1e6, 1e6).tolist()
+    x1, y1, x2, y2 = (round(side, 1) for side in box)
+    found: dict[str, Any] = {
+        "number": number,
+        "box": [f"{side:.1f}" for side in drawn.tolist()],
+        "pooled": None if regions.object_boxes is None else [f"{side:.1f}" for side in regions.boxes[number].tolist()],
+        "x": x1,
+        "y": y1,
+        "width": max(round(x2 - x1, 1), 0),
+        "height": max(round(y2 - y1, 1), 0),
+        "area": max(x2 - x1, 0) * max(y2 - y1, 0),
+        "name": None,
+        "score": None,
+        "attribute": None,
+        "classes": [],
+    }
+    if regions.object_ids is not None and regions.object_scores is not None:
+        found["name"] = name_of(info.class_names, int(regions.object_ids[number]))
+        found["score"] = float(regions.object_scores[number])
+    if regions.attribute_ids is not None and regions.attribute_scores is not None:
+        found["attribute"] = name_of(info.attribute_names, int(regions.attribute_ids[number]))
+        found["attribute_score"] = float(regions.attribute_scores[number])
+    if regions.class_ids is not None and regions.class_probs is not None:
+        found["classes"] = [
+            (name_of(info.class_names, class_id), probability)
+            for class_id, probability in zip(
+                regions.class_ids[number].tolist(), regions.class_probs[number].tolist(), strict=True
+            )
+        ]
+    return found

@@ -1,0 +1,49 @@
+"""All that is browsed at once: data sets, their photographs, and the model that is asked about them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from vilbert.pipeline.browse.images import Photographs
+from vilbert.pipeline.browse.opened import OpenedDataset
+from vilbert.pipeline.browse.similar import SimilarRegions
+from vilbert.pipeline.extract.fetching.settings import FetchSettings
+
+if TYPE_CHECKING:
+    from vilbert.pipeline.browse.asking import Asking
+    from vilbert.pipeline.browse.command import BrowseSettings
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Site:
+    """What the server shows."""
+
+    datasets: tuple[OpenedDataset, ...]
+    similar: tuple[SimilarRegions, ...]
+    """Searches, one for each data set."""
+    photographs: Photographs
+    asking: Asking | None = None
+    """The model of --checkpoint."""
+
+    @staticmethod
+    @contextmanager
+    def open(settings: BrowseSettings) -> Iterator[Site]:
+        """Open everything, and close it at the end of the block."""
+        with ExitStack() as stack:
+            datasets = []
+            for number, directory in enumerate(settings.directories):
+                dataset = OpenedDataset(directory, number=number, num_workers=settings.num_workers)
+                stack.callback(dataset.close)
+                datasets.append(dataset)
+            photographs = Photographs(FetchSettings(allow_private_addresses=settings.allow_private_addresses))
+            stack.callback(photographs.close)
+            similar = tuple(map(SimilarRegions, datasets))
+            asking = None
+            if settings.checkpoint is not None:
+                from vilbert.pipeline.browse.asking import Asking  # torch and transformers take seconds
+
+                asking = Asking(settings.checkpoint, task=settings.task, device=settings.device)
+            yield Site(datasets=tuple(datasets), similar=similar, photographs=photographs, asking=asking)

@@ -1,0 +1,130 @@
+"""An index is built once, resumed after a kill, rebuilt when the data set changes, and no part of the data set."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from vilbert.pipeline.browse import build
+from vilbert.pipeline.browse.filters import Filters
+from vilbert.pipeline.errors import ShardError
+from vilbert.pipeline.jobs.plan import refuse_strangers
+from vilbert.pipeline.shards.location.folder import LocalFolder
+from vilbert.pipeline.shards.location.layout import BROWSE_FOLDER, DATASET_FILE
+
+from ..shards.conftest import SmallDataset, write_small_dataset
+from .conftest import Browse
+
+
+def shards_read(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Return a list to which each shard that a build reads is added."""
+    read: list[int] = []
+    original = build.read_entries
+
+    def noted(*arguments: Any) -> Any:
+        read.append(arguments[-1][0])
+        return original(*arguments)
+
+    monkeypatch.setattr(build, "read_entries", noted)
+    return read
+
+
+def test_the_second_opening_reads_no_shard(
+    dataset: SmallDataset, browse: Browse, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = shards_read(monkeypatch)
+    browse(dataset.directory)
+    assert read == [0, 1, 2]
+    browse(dataset.directory)
+    assert read == [0, 1, 2]
+
+
+def test_a_killed_build_is_resumed(tmp_path: Path, browse: Browse, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = write_small_dataset(tmp_path, rows=20)
+    read = shards_read(monkeypatch)
+    store = build._Build._store
+
+    def killed(self: Any, entries: Any) -> None:
+        if entries.shard == 3:
+            raise KeyboardInterrupt
+        store(self, entries)
+
+    monkeypatch.setattr(build._Build, "_store", killed)
+    with pytest.raises(KeyboardInterrupt):
+        browse(made.directory)
+    monkeypatch.setattr(build._Build, "_store", store)
+    found = browse(made.directory).datasets[0]
+    assert read == [0, 1, 2, 3, 3, 4]
+    assert found.search.page(Filters()).count == made.info.totals.samples
+    assert found.search.page(Filters(caption="photograph 17")).count == 1
+    assert not (made.directory / BROWSE_FOLDER / build.PARTS).exists()
+
+
+def test_a_changed_data_set_is_indexed_again(tmp_path: Path, browse: Browse, monkeypatch: pytest.MonkeyPatch) -> None:
+    browse(write_small_dataset(tmp_path).directory)
+    made = write_small_dataset(tmp_path, failed={})
+    read = shards_read(monkeypatch)
+    assert browse(made.directory).datasets[0].search.page(Filters()).count == 10
+    assert read == [0, 1, 2]
+
+
+def test_a_read_only_data_set_is_indexed_in_the_cache(
+    tmp_path: Path, browse: Browse, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = write_small_dataset(tmp_path)
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    index = browse(made.directory).datasets[0].index
+    assert index.folder.is_relative_to(os.environ["XDG_CACHE_HOME"])
+    assert index.samples == 7
+
+
+def test_a_link_in_the_place_of_the_index_is_not_followed(tmp_path: Path, browse: Browse) -> None:
+    made = write_small_dataset(tmp_path)
+    (tmp_path / "elsewhere").mkdir()
+    (made.directory / BROWSE_FOLDER).symlink_to(tmp_path / "elsewhere")
+    browse(made.directory)
+    assert not any((tmp_path / "elsewhere").iterdir())
+
+
+def test_verify_and_extract_know_the_index(dataset: SmallDataset, browse: Browse) -> None:
+    browse(dataset.directory)
+    assert dataset.findings(deep=True) == ()
+    (dataset.directory / DATASET_FILE).unlink()
+    for folder in ("shards", "failures"):
+        (dataset.directory / folder).rename(dataset.directory.parent / folder)
+    refuse_strangers(LocalFolder(dataset.directory))
+
+
+def test_a_damaged_shard_is_left_out_and_named(tmp_path: Path, browse: Browse) -> None:
+    made = write_small_dataset(tmp_path, failed={})
+    path = made.data_file(1)
+    path.write_bytes(path.read_bytes()[:-1000])
+    found = browse(made.directory).datasets[0]
+    page = found.search.page(Filters())
+    assert page.numbers == [0, 1, 2, 3, 8, 9]
+    assert [found.index.at([number])[0].image_id for number in page.numbers][4:] == ["photo.008", "photo.009"]
+    (problem,) = found.index.problems()
+    assert path.name in problem
+    with pytest.raises(ShardError):
+        found.read(found.index.at([8])[0]._replace(place=7))
+
+
+@pytest.mark.parametrize("harm", ["view", "short column", "no database"])
+def test_an_index_from_elsewhere_is_refused_or_made_again(harm: str, tmp_path: Path, browse: Browse) -> None:
+    made = write_small_dataset(tmp_path)
+    folder = browse(made.directory).datasets[0].index.folder
+    if harm == "view":
+        with sqlite3.connect(folder / "index.sqlite") as database:
+            database.execute("CREATE VIEW harmful AS SELECT * FROM samples")
+    elif harm == "short column":
+        (folder / "boxes.bin").write_bytes(b"")
+    else:
+        (folder / "index.sqlite").write_bytes(b"not SQLite" * 100)
+        assert browse(made.directory).datasets[0].index.samples == 7
+        return
+    with pytest.raises(ShardError, match=f"delete {folder}"):
+        browse(made.directory)

@@ -1,0 +1,215 @@
+"""What each page shows, asked for as a browser does."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import shutil
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from starlette.testclient import TestClient
+
+from vilbert.pipeline.browse.site import Site
+from vilbert.pipeline.cli import main
+from vilbert.pipeline.shards.open_dataset import open_dataset
+from vilbert.pipeline.shards.sample import Sample
+
+from ..shards.conftest import SmallDataset, write_small_dataset
+from .conftest import Browse, hostile_dataset
+
+ClientOf = Callable[[Site], TestClient]
+
+
+def test_every_link_of_every_page_leads_somewhere(dataset: SmallDataset, browse: Browse, client_of: ClientOf) -> None:
+    client = client_of(browse(dataset.directory))
+    todo, seen = ["/0/"], {"/", "/0/"}
+    visited: Counter[str] = Counter()
+    while todo:
+        path = todo.pop(0)
+        kind = path.partition("?")[0].rstrip("0123456789").rpartition("/")[0][:10]
+        visited[kind] += 1
+        if visited[kind] > 6:
+            continue
+        response = client.get(path)
+        assert response.status_code == 200, path
+        if "html" in response.headers["content-type"]:
+            for target in re.findall(r'(?:href|src)="(/[^"#]*)', response.text):
+                path = target.replace("&amp;", "&")
+                if path not in seen:
+                    seen.add(path)
+                    todo.append(path)
+    assert {path.split("/")[2].partition("?")[0] for path in seen if path.startswith("/0/")} >= {
+        *("sample", "image", "statistics", "failures", "failure", "similar", "crop"),
+    }
+
+
+def test_a_sample_page_has_regions_captions_record_and_place(
+    dataset: SmallDataset, browse: Browse, client_of: ClientOf
+) -> None:
+    client = client_of(browse(dataset.directory))
+    with open_dataset(dataset.directory) as samples:
+        sample = samples[4]
+    html = client.get(f"/0/sample/{sample.key}").text
+    regions = sample.regions
+    for score in regions.object_scores:
+        assert f"{score:.3f}" in html
+    for probability in regions.class_probs.reshape(-1):
+        assert f"{probability:.3f}" in html
+    for name in {dataset.info.class_names[number] for number in regions.object_ids}:
+        assert name in html
+    for caption in sample.meta["captions"]:
+        assert caption in html
+    assert sample.meta["sha256"] in html
+    if dataset.info.storage == "tar":
+        (offset,) = re.findall(r"byte ([\d,]+)</dd>", html)
+        path = dataset.data_file(int(re.findall(r"shards/(\d{6})", html)[0]))
+        assert path.read_bytes()[int(offset.replace(",", "")) :].startswith(sample.key.encode())
+
+
+def test_an_image_id_leads_to_its_key(dataset: SmallDataset, browse: Browse, client_of: ClientOf) -> None:
+    response = client_of(browse(dataset.directory)).get("/0/sample/photo.001?caption=caption")
+    assert response.status_code == 307
+    assert response.headers["location"].startswith("/0/sample/photo_001-")
+    assert response.headers["location"].endswith("?caption=caption")
+
+
+@pytest.mark.parametrize(
+    ("number", "reason"), [(2, "missing"), (3, "is not the file that the regions were extracted from"), (4, "decoded")]
+)
+def test_an_image_that_cannot_be_shown_says_why(
+    number: int, reason: str, tmp_path: Path, browse: Browse, client_of: ClientOf
+) -> None:
+    response = client_of(browse(hostile_dataset(tmp_path).directory)).get(f"/0/image/{number}?side=360")
+    assert response.status_code == 404
+    assert response.headers["content-type"].startswith("text/plain")
+    assert reason in response.text
+
+
+def test_a_kept_image_needs_no_file(tmp_path: Path, browse: Browse, client_of: ClientOf) -> None:
+    def keep(row: int, sample: Sample) -> Sample:
+        return dataclasses.replace(sample, image=Path(sample.meta["uri"]).read_bytes())
+
+    made = write_small_dataset(tmp_path, change=keep)
+    for path in (tmp_path / "images").iterdir():
+        path.unlink()
+    assert client_of(browse(made.directory)).get("/0/image/0").status_code == 200
+
+
+def test_a_private_address_is_not_fetched(tmp_path: Path, browse: Browse, client_of: ClientOf) -> None:
+    def remote(row: int, sample: Sample) -> Sample:
+        return dataclasses.replace(sample, meta={**sample.meta, "uri": "http://user:secret@127.0.0.1:9/a.jpg"})
+
+    response = client_of(browse(write_small_dataset(tmp_path, change=remote).directory)).get("/0/image/0")
+    assert response.status_code == 404
+    assert "private_address" in response.text
+    assert "secret" not in response.text
+
+
+def test_failures_are_listed_by_reason_with_a_preview(tmp_path: Path, browse: Browse, client_of: ClientOf) -> None:
+    client = client_of(browse(hostile_dataset(tmp_path).directory))
+    assert "corrupt" in client.get("/0/failures").text
+    assert client.get("/0/failures?reason=none").text.count("/0/failure/") == 0
+    page = client.get("/0/failure/6").text
+    assert "No picture can be decoded" in page
+    assert "3c 68 74 6d 6c" in page  # the first bytes, <html
+    assert client.get("/0/failure/6/image").status_code == 404
+
+
+def test_a_failed_file_that_can_be_decoded_is_shown(dataset: SmallDataset, browse: Browse, client_of: ClientOf) -> None:
+    client = client_of(browse(dataset.directory))
+    assert "What can be decoded" in client.get("/0/failure/2").text
+    assert client.get("/0/failure/2/image?side=160").headers["content-type"] == "image/jpeg"
+
+
+@pytest.mark.parametrize("name", ["secrets.txt", "id_rsa.pem", "app.log"])
+def test_the_bytes_of_a_file_that_is_not_called_an_image_are_not_shown(
+    name: str, tmp_path: Path, browse: Browse
+) -> None:
+    (tmp_path / name).write_text("the secret")
+    site = browse(write_small_dataset(tmp_path).directory)
+    assert site.photographs.preview(str(tmp_path / name)) == "not shown: the name is not that of an image"
+
+
+def test_statistics_count_what_stats_prints(
+    dataset: SmallDataset, browse: Browse, client_of: ClientOf, capsys: pytest.CaptureFixture[str]
+) -> None:
+    html = client_of(browse(dataset.directory)).get("/0/statistics").text
+    assert main(["stats", str(dataset.directory)]) == 0
+    printed = capsys.readouterr().out
+    found = dict(re.findall(r'class="name">([^<]*)</span>.*?class="number">([\d,]+)<', html, re.DOTALL))
+    rows = re.findall(r"^ +([a-z]+|0\.\d-[01]\.\d)  +([\d,]+)  █", printed, re.MULTILINE)
+    assert len(rows) > 8
+    for name, count in rows:
+        assert found[name] == count
+
+
+def test_each_bar_leads_to_as_many_images_as_it_counts(
+    dataset: SmallDataset, browse: Browse, client_of: ClientOf
+) -> None:
+    client = client_of(browse(dataset.directory))
+    html = client.get("/0/statistics").text
+    bars = re.findall(
+        r'href="(/0/\?(?:split|boxes_min|captions_min|side_min)[^"]*)".*?class="number">([\d,]+)<', html, re.DOTALL
+    )
+    assert len(bars) > 5
+    for url, count in bars:
+        assert f"<strong>{count}</strong>" in client.get(url.replace("&amp;", "&")).text, url
+
+
+def test_similar_regions_are_those_of_the_largest_cosine(dataset: SmallDataset, browse: Browse) -> None:
+    site = browse(dataset.directory)
+    with open_dataset(dataset.directory) as samples:
+        everything = [
+            (number, region, features / np.linalg.norm(features))
+            for number, sample in enumerate(samples)
+            for region, features in enumerate(sample.regions.features.astype(np.float64))
+        ]
+    wanted = everything[9][2]
+    expected = sorted(((float(it @ wanted), number, region) for number, region, it in everything), reverse=True)[1:]
+    found = site.similar[0].find(site.datasets[0].index.at([everything[9][0]])[0], everything[9][1])
+    assert found.searched == len(everything)
+    assert [it[1:] for it in found.regions] == [it[1:] for it in expected]
+    assert [it.cosine for it in found.regions] == pytest.approx([it[0] for it in expected], abs=1e-5)
+
+
+def test_a_larger_data_set_is_searched_in_samples_at_equal_distances(
+    dataset: SmallDataset, browse: Browse, client_of: ClientOf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vilbert.pipeline.browse.similar.MAX_REGIONS", 10)
+    site = browse(dataset.directory)
+    found = site.similar[0].find(site.datasets[0].index.at([1])[0], 0)
+    assert (found.stride, found.searched) == (3, 12)
+    assert {it.number for it in found.regions} == {0, 3, 6}
+    key = site.datasets[0].index.at([1])[0].key
+    assert "12 of them were compared, those of one sample in 3" in client_of(site).get(f"/0/similar/{key}/0").text
+
+
+def test_several_data_sets_have_pages_of_their_own(tmp_path: Path, browse: Browse, client_of: ClientOf) -> None:
+    first = write_small_dataset(tmp_path / "a")
+    second = write_small_dataset(tmp_path / "b", failed={})
+    client = client_of(browse(first.directory, second.directory))
+    assert "7 samples" in client.get("/").text
+    assert "10 samples" in client.get("/").text
+    assert "<strong>10</strong> of 10" in client.get("/1/").text
+
+
+@pytest.mark.parametrize("storage", ["tar", "lmdb"])
+def test_a_data_set_without_classes_has_all_pages_but_their_filters(
+    storage: str, tmp_path: Path, browse: Browse, client_of: ClientOf
+) -> None:
+    golden = Path(__file__).parents[1] / "shards" / "golden" / f"{storage}-2"
+    directory = tmp_path / "data"
+    shutil.copytree(golden, directory)
+    client = client_of(browse(directory))
+    page = client.get("/0/").text
+    assert page.count('class="card"') > 0
+    assert 'name="object"' not in page
+    assert "the regions of this data set have no classes" in client.get("/0/?object=dog").text
+    for path in re.findall(r'href="(/0/sample/[^"]*)"', page):
+        assert "Region" in client.get(path).text
+    for path in ("/0/statistics", "/0/failures"):
+        assert client.get(path).status_code == 200
