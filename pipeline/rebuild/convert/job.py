@@ -15,11 +15,7 @@ from vilbert.pipeline.errors import FingerprintError, RefusedError
 from vilbert.pipeline.jobs.done import find_done
 from vilbert.pipeline.jobs.plan import differences, has_dataset
 from vilbert.pipeline.jobs.worker import Description
-from vilbert.pipeline.rebuild.convert.plan import FILES, Plan, PlannedRows, find_plan, make_plan, remove_plan
-from vilbert.pipeline.rebuild.convert.planning import plan_rows
-from vilbert.pipeline.rebuild.convert.settings import ConvertSettings
-from vilbert.pipeline.rebuild.convert.sources import (
-    OpenSources,
+from vilbert.pipeline.rebuild.convert.outcome import (
     Outcome,
     describe_outcome,
     described,
@@ -28,6 +24,10 @@ from vilbert.pipeline.rebuild.convert.sources import (
     place_name,
     source_entry,
 )
+from vilbert.pipeline.rebuild.convert.plan import FILES, Plan, PlannedRows, find_plan, make_plan, remove_plan
+from vilbert.pipeline.rebuild.convert.planning import plan_rows
+from vilbert.pipeline.rebuild.convert.settings import ConvertSettings
+from vilbert.pipeline.rebuild.convert.sources import OpenSources
 from vilbert.pipeline.rebuild.convert.worker import ConvertWorker
 from vilbert.pipeline.rebuild.dataset_source import DatasetSource
 from vilbert.pipeline.shards.dataset import DatasetInfo, encode_dataset, fingerprint_digest, read_info
@@ -122,7 +122,16 @@ class ConvertJob:
                 existing = stack.enter_context(DatasetSource(self.settings.output, shards=shards, verify=False))
 
             def build(home: Path) -> Plan:
-                plan = plan_rows(home, opened.sources, self.settings, request, donor=opened.donor, existing=existing)
+                lacking = [bool(groups) for groups in self._outcome.added]
+                plan = plan_rows(
+                    home,
+                    opened.sources,
+                    self.settings,
+                    request,
+                    donor=opened.donor,
+                    lacking=lacking,
+                    existing=existing,
+                )
                 return dataclasses.replace(plan, base_rows=self._base.rows)
 
             self._plan = make_plan(folder if dry is None else open_folder(dry), build)

@@ -5,8 +5,7 @@ from __future__ import annotations
 import logging
 import shutil
 import time
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from itertools import accumulate, islice
 from pathlib import Path
 from typing import Any
@@ -14,16 +13,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vilbert.manifests.exclusion import read_ids
-from vilbert.manifests.manifest import Manifest
-from vilbert.manifests.record import ManifestError
 from vilbert.pipeline.errors import RefusedError, ShardError
 from vilbert.pipeline.rebuild.convert.duplicates import KeyHashes
-from vilbert.pipeline.rebuild.convert.joined import PARQUET, Joined, build_joined
+from vilbert.pipeline.rebuild.convert.joined import Joined, build_joined
 from vilbert.pipeline.rebuild.convert.plan import JOINED_FILE, REASONS, ROWS_FILE, Plan, order_rows
+from vilbert.pipeline.rebuild.convert.selection import read_selection
 from vilbert.pipeline.rebuild.convert.settings import ConvertSettings
 from vilbert.pipeline.rebuild.source import Scanned, Source, scan_source
-from vilbert.pipeline.rebuild.where import Where, WhereError, parse_where
+from vilbert.pipeline.rebuild.where import WhereError
+from vilbert.pipeline.shards.checks.shard import key_hash
 from vilbert.pipeline.shards.failures import FailureRow
 from vilbert.pipeline.shards.keys import sample_key
 
@@ -35,33 +33,6 @@ CODES = {reason: code for code, reason in enumerate(REASONS)}
 MAX_SPLITS = 1 << 16
 
 
-@dataclass(frozen=True, kw_only=True)
-class Selection:
-    """What decides by itself whether a row is kept."""
-
-    ids: NDArray[np.uint64] | None
-    """Hashes of the keys of `--ids`, ascending."""
-    splits: frozenset[str] | None
-    where: Where | None
-    joins: bool
-    drop_unjoined: bool
-    add_fields: bool
-    one_split_per_shard: bool
-    by_image: bool
-    """Whether images are told apart by their SHA-256."""
-
-    @property
-    def decides_by_metadata(self) -> bool:
-        """Whether a row needs metadata to be kept; a failed row has none."""
-        chosen = self.splits is not None or self.where is not None
-        return chosen or self.drop_unjoined or self.one_split_per_shard
-
-    @property
-    def needs_metadata(self) -> bool:
-        """Whether metadata is read, not the keys alone."""
-        return self.decides_by_metadata or self.joins or self.by_image
-
-
 def plan_rows(
     home: Path,
     sources: Sequence[Source],
@@ -69,6 +40,7 @@ def plan_rows(
     request: str,
     *,
     donor: Source | None = None,
+    lacking: Sequence[bool] = (),
     existing: Source | None = None,
 ) -> Plan:
     """Write rows.bin and joined.sqlite into a folder, and return the plan.
@@ -79,6 +51,7 @@ def plan_rows(
         settings: What to do.
         request: Digest that names the plan.
         donor: The source of `--add-fields-from`.
+        lacking: Which sources get fields from it.
         existing: The data set that is appended to; its keys may not come again.
 
     Raises:
@@ -89,7 +62,7 @@ def plan_rows(
     build_joined(home / JOINED_FILE, settings.join, settings.join_fields, donor_keys)
     pass_over = _Pass(home, sources, settings, Joined(home / JOINED_FILE))
     try:
-        pass_over.run(existing)
+        pass_over.run(existing, lacking or [False] * len(sources))
         return pass_over.finish(request)
     finally:
         pass_over.close()
@@ -99,48 +72,6 @@ def _keys(source: Source) -> Iterator[tuple[str, int]]:
     for row, entry in enumerate(scan_source(source, metadata=False)):
         if isinstance(entry, Scanned):
             yield entry.key, row
-
-
-def read_selection(settings: ConvertSettings) -> Selection:
-    """Return the selection of the settings, with the file of ids read."""
-    return Selection(
-        ids=None if settings.ids is None else _hashes(_ids(settings.ids)),
-        splits=None if settings.split is None else frozenset(settings.split),
-        where=None if settings.where is None else parse_where(settings.where),
-        joins=bool(settings.join),
-        drop_unjoined=settings.unjoined == "drop",
-        add_fields=settings.add_fields_from is not None,
-        one_split_per_shard=settings.one_split_per_shard,
-        by_image=settings.deduplicate == "image",
-    )
-
-
-def _ids(path: Path) -> Iterable[str]:
-    try:
-        with path.open("rb") as file:
-            is_manifest = file.read(4) == PARQUET
-    except OSError as error:
-        raise RefusedError(f"--ids {path}: cannot be read ({error.strerror})") from None
-    if not is_manifest:
-        try:
-            return read_ids(path)
-        except ManifestError as error:
-            raise RefusedError(str(error).replace("--exclude-ids", "--ids")) from None
-    manifest = Manifest.open(path)
-    return (image_id for _, image_id in manifest.values("image_id", np.arange(manifest.rows)))
-
-
-def _hash(key: str) -> int:
-    from vilbert.pipeline.shards.checks.shard import key_hash
-
-    return key_hash(key)
-
-
-def _hashes(ids: Iterable[str]) -> NDArray[np.uint64]:
-    hashes = np.unique(np.fromiter((_hash(sample_key(image_id)) for image_id in ids), np.uint64))
-    if not len(hashes):
-        raise RefusedError("--ids: the file holds no id")
-    return hashes
 
 
 class _Pass:
@@ -162,7 +93,7 @@ class _Pass:
         self._met_joined = 0
         self._logged = time.monotonic()
 
-    def run(self, existing: Source | None) -> None:
+    def run(self, existing: Source | None, lacking: Sequence[bool]) -> None:
         """Read what is needed of every row."""
         if self._is_identity(existing):
             return
@@ -172,9 +103,9 @@ class _Pass:
             for start, batch in _batches(scan_source(existing, metadata=self._images is not None)):
                 self._note_existing(batch, start)
         begin = 0
-        for source in self._sources:
+        for source, lacks in zip(self._sources, lacking, strict=True):
             for start, batch in _batches(scan_source(source, metadata=self._selection.needs_metadata)):
-                self._take(batch, begin + start, base)
+                self._take(batch, begin + start, base, lacks=lacks)
                 self._log(begin + start)
             begin += source.rows
         self._drop_repeated(base)
@@ -196,11 +127,11 @@ class _Pass:
         if self._images is not None:
             self._images.add([_image_hash(entry) for entry in entries], rows)
 
-    def _take(self, batch: Sequence[Scanned | FailureRow], start: int, base: int) -> None:
+    def _take(self, batch: Sequence[Scanned | FailureRow], start: int, base: int, *, lacks: bool) -> None:
         """Decide on a batch of rows, all but repeated keys."""
         new_fields = self._new_fields(batch)
         donor_rows: dict[str, int] = {}
-        if self._selection.add_fields:
+        if lacks:
             donor_rows = self._joined.donor_rows([entry.key for entry in batch if isinstance(entry, Scanned)])
         listed = self._listed(batch)
         kept: list[int] = []
@@ -211,7 +142,7 @@ class _Pass:
                 reason = "failed" if self._selection.decides_by_metadata else ""
             else:
                 reason = self._reason(entry, new_fields, start + place)
-                if not reason and self._selection.add_fields and entry.key not in donor_rows:
+                if not reason and lacks and entry.key not in donor_rows:
                     reason = "no_fields"
                 if not reason:
                     kept.append(place)
@@ -232,7 +163,7 @@ class _Pass:
         if ids is None:
             return None
         keys = (entry.key if isinstance(entry, Scanned) else sample_key(entry.image_id) for entry in batch)
-        hashes = np.fromiter(map(_hash, keys), np.uint64, len(batch))
+        hashes = np.fromiter(map(key_hash, keys), np.uint64, len(batch))
         places = np.minimum(np.searchsorted(ids, hashes), len(ids) - 1)
         found: NDArray[np.bool_] = ids[places] == hashes
         self._found_ids[places[found]] = True

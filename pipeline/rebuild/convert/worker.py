@@ -21,9 +21,10 @@ from vilbert.pipeline.errors import StoppedError
 from vilbert.pipeline.jobs.stall import Pulse
 from vilbert.pipeline.jobs.worker import Description, ShardDone
 from vilbert.pipeline.rebuild.convert.operations import DroppedError, add_fields
+from vilbert.pipeline.rebuild.convert.outcome import describe_outcome, described, region_operations
 from vilbert.pipeline.rebuild.convert.plan import FILES, Part, PlannedRows
 from vilbert.pipeline.rebuild.convert.settings import ConvertSettings
-from vilbert.pipeline.rebuild.convert.sources import OpenSources, describe_outcome, described, region_operations
+from vilbert.pipeline.rebuild.convert.sources import OpenSources
 from vilbert.pipeline.rebuild.dataset_source import DatasetSource
 from vilbert.pipeline.shards.canonical import decode_json, encode_json
 from vilbert.pipeline.shards.dataset import fingerprint_digest

@@ -1,0 +1,233 @@
+"""What a conversion makes of its sources: arrays, names, fingerprint, and what `converted` says of it."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from vilbert.pipeline.errors import RefusedError
+from vilbert.pipeline.jobs.plan import differences
+from vilbert.pipeline.rebuild.convert.operations import RegionOperations, add_descriptions, missing_groups
+from vilbert.pipeline.rebuild.convert.settings import ConvertSettings
+from vilbert.pipeline.rebuild.convert.sources import OpenSources
+from vilbert.pipeline.rebuild.source import Source, SourceDescription
+from vilbert.pipeline.shards.dataset import fingerprint_digest
+from vilbert.pipeline.shards.location.folder import Place, open_folder
+from vilbert.pipeline.shards.sample import format_of
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What the samples of a conversion share."""
+
+    fields: dict[str, dict[str, Any]]
+    """Arrays of a sample, as in dataset.json."""
+    class_names: tuple[str, ...]
+    attribute_names: tuple[str, ...]
+    images: bool
+    """Whether samples have the bytes of their image."""
+    added: list[list[str]]
+    """Groups of fields that each source gets from `--add-fields-from`."""
+    fingerprint: dict[str, Any]
+    """All that the regions depend on."""
+    step: dict[str, Any]
+    """What is done to which content, see `DatasetInfo.converted`."""
+
+
+def region_operations(settings: ConvertSettings) -> RegionOperations:
+    """Return the changes of regions that the settings ask for."""
+    return RegionOperations(
+        min_score=settings.min_score,
+        max_boxes=settings.max_boxes,
+        max_classes=settings.max_classes,
+        drop_fields=settings.drop_fields,
+        feature_dtype=settings.feature_dtype,
+    )
+
+
+def describe_outcome(settings: ConvertSettings, opened: OpenSources) -> Outcome:
+    """Return what the conversion makes of its sources.
+
+    Raises:
+        RefusedError: The sources do not go together, or an operation needs a field that they lack.
+    """
+    operations = region_operations(settings)
+    descriptions = [source.description for source in opened.sources]
+    donor = None if opened.donor is None else opened.donor.description
+    added = [[] if donor is None else missing_groups(one.fields, donor.fields) for one in descriptions]
+    if donor is not None and not any(added):
+        raise RefusedError("--add-fields-from: has no field that the sources lack")
+    fields = [
+        operations.describe(add_descriptions(one.fields, donor.fields, groups) if donor else one.fields)
+        for one, groups in zip(descriptions, added, strict=True)
+    ]
+    images = [_has_images(one) and "images" not in settings.drop_fields for one in descriptions]
+    for place, these, pictures in zip(settings.sources, fields, images, strict=True):
+        if lines := "; ".join(_field_differences(fields[0], these)):
+            raise RefusedError(
+                f"{place}: its samples have other arrays than those of {settings.sources[0]} ({lines}); see "
+                "--drop-fields, --feature-dtype and --max-classes"
+            )
+        if pictures != images[0]:
+            raise RefusedError(f"{place}: only some sources keep images; leave them out with --drop-fields images")
+    named = [*descriptions, *([donor] if donor is not None else [])]
+    return Outcome(
+        fields=fields[0],
+        class_names=_names("class", named, used="object_ids" in fields[0] or "class_ids" in fields[0]),
+        attribute_names=_names("attribute", named, used="attribute_ids" in fields[0]),
+        images=images[0],
+        added=added,
+        fingerprint=_fingerprint(settings, descriptions, donor, fields[0], images=images[0]),
+        step=_step(settings, opened),
+    )
+
+
+def _field_differences(first: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
+    return [
+        f"{name} is {_shape(other.get(name))} in place of {_shape(first.get(name))}"
+        for name in sorted(first.keys() | other.keys())
+        if first.get(name) != other.get(name)
+    ]
+
+
+def _shape(field: Mapping[str, Any] | None) -> str:
+    return "absent" if field is None else f"{field['dtype']}[{', '.join(map(str, field['shape']))}]"
+
+
+def _names(kind: str, descriptions: Sequence[SourceDescription], *, used: bool) -> tuple[str, ...]:
+    """Return the class or attribute names of all sources, which must be the same where a source has some."""
+    if not used:
+        return ()
+    lists = {names for one in descriptions if (names := getattr(one, f"{kind}_names"))}
+    if len(lists) > 1:
+        raise RefusedError(f"the sources have different {kind} names, so the same id means another {kind} in each")
+    return next(iter(lists), ())
+
+
+def _has_images(description: SourceDescription) -> bool:
+    return bool(description.fingerprint.get("fingerprint_fields", {}).get("keep_images", False))
+
+
+def _regions_of(description: SourceDescription) -> dict[str, Any]:
+    """Return what the regions of a source depend on: of our data sets without the images that they are of."""
+    if description.format == "vilbert":
+        return dict(description.fingerprint["fingerprint_fields"])
+    return {"format": description.format, **description.fingerprint}
+
+
+def _fingerprint(
+    settings: ConvertSettings,
+    descriptions: Sequence[SourceDescription],
+    donor: SourceDescription | None,
+    fields: Mapping[str, Any],
+    *,
+    images: bool,
+) -> dict[str, Any]:
+    """Return the fingerprint of the output.
+
+    It is that of the sources if they have the same one and no region is changed. Changes are facts of the extractor,
+    which training compares.
+    """
+    regions: list[dict[str, Any]] = []
+    for one in map(_regions_of, descriptions):
+        one.pop("keep_images", None)
+        if one not in regions:
+            regions.append(one)
+    operations = settings.region_operations()
+    if donor is not None:
+        operations["add_fields_from"] = _regions_of(donor)
+    kept = {"keep_images": True} if images else {}
+    if len(regions) == 1 and descriptions[0].format == "vilbert":
+        extractor = regions[0].get("extractor")
+        if not operations:
+            return {**regions[0], **kept}
+        if isinstance(extractor, dict):
+            before = extractor.get("converted", [])
+            changed = {"extractor": {**extractor, "converted": [*before, operations]}}
+            return {**regions[0], **changed, "format": format_of(fields), **kept}
+    return {"format": format_of(fields), "sources": regions, "operations": operations, **kept}
+
+
+def _content(description: SourceDescription) -> str:
+    """Return the hash that names the content of a source."""
+    if description.format == "vilbert":
+        return str(description.fingerprint["records_sha256"])
+    return fingerprint_digest(description.fingerprint)
+
+
+def _step(settings: ConvertSettings, opened: OpenSources) -> dict[str, Any]:
+    """Return this command's entry of `DatasetInfo.converted`."""
+    sources = [
+        source_entry(place_name(place), source) for place, source in zip(settings.sources, opened.sources, strict=True)
+    ]
+    operations: dict[str, Any] = settings.region_operations()
+    if "images" in settings.drop_fields:
+        operations["drop_images"] = True
+    if opened.donor is not None:
+        operations["add_fields_from"] = _content(opened.donor.description)
+    if settings.ids is not None:
+        operations["ids"] = _file_hash(settings.ids, "--ids")
+    if settings.split is not None:
+        operations["split"] = sorted(set(settings.split))
+    if settings.join:
+        operations["join"] = [_file_hash(path, "--join") for path in settings.join]
+        operations["unjoined"] = settings.unjoined
+        if settings.join_fields is not None:
+            operations["join_fields"] = sorted(set(settings.join_fields))
+    for name in ("where", "deduplicate", "shuffle_seed"):
+        if (value := getattr(settings, name)) is not None:
+            operations[name] = value
+    if settings.one_split_per_shard:
+        operations["one_split_per_shard"] = True
+    return {"rows": sum(source.rows for source in opened.sources), "sources": sources, "operations": operations}
+
+
+def source_entry(name: str, source: Source) -> dict[str, Any]:
+    """Return what `DatasetInfo.converted` says of a source."""
+    description = source.description
+    return {
+        "name": name,
+        "format": description.format,
+        "rows": source.rows,
+        "content": _content(description),
+        "fingerprint": fingerprint_digest(_regions_of(description)),
+    }
+
+
+def place_name(place: Place) -> str:
+    """Return a source's place as JSON can hold it, without credentials."""
+    return open_folder(place).name if isinstance(place, str) else os.fsencode(place).decode("utf-8", "backslashreplace")
+
+
+def _file_hash(path: Path, option: str) -> str:
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise RefusedError(f"{option} {path}: cannot be read ({error.strerror})") from None
+
+
+def mixed_fingerprints(opened: OpenSources) -> str:
+    """Return in what the data sets among the sources were extracted differently; empty where in nothing."""
+    fields = [
+        dataclasses.asdict(source.description)["fingerprint"]["fingerprint_fields"]
+        for source in opened.sources
+        if source.description.format == "vilbert"
+    ]
+    return "; ".join(line for other in fields[1:] for line in differences(fields[0], other))[:500]
+
+
+def nameless(step: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a step without the places of its sources, which may be moved."""
+    sources = [{name: value for name, value in source.items() if name != "name"} for source in step["sources"]]
+    return {**step, "sources": sources}
+
+
+def described(outcome: Outcome) -> dict[str, Any]:
+    """Return what workers say of an outcome: the same wherever they find the same sources."""
+    return {**outcome.fingerprint, "step": nameless(outcome.step)}
