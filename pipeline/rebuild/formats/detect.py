@@ -31,7 +31,8 @@ def open_published(path: Path, format: str | None = None, options: ImportOptions
         options: What the file does not say of itself.
 
     Raises:
-        ShardError: There is none, its format is not known or cannot be imported, or it is damaged, hostile or empty.
+        ShardError: The path does not exist, its format is not known or cannot be imported, or it is damaged, hostile
+            or empty.
         PluginError: The format is that of a package that cannot be imported.
     """
     if not path.exists():

@@ -123,7 +123,7 @@ class FormatSpec:
     """A format's own facts, in a module that imports nothing heavy."""
 
     summary: str
-    """One line of help: whose files these are."""
+    """One line of help: which tools write these files."""
     importer: Callable[[], Importer] | str | None = None
     """Makes the importer, or `module:attribute` that does; None where files of it cannot be imported."""
     exporter: Callable[[], Exporter] | str | None = None

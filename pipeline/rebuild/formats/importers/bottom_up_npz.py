@@ -17,10 +17,10 @@ from vilbert.pipeline.rebuild.formats.importers.mapping_fields import (
     require_mapping,
     take_column,
     take_number,
-    take_text,
 )
 from vilbert.pipeline.rebuild.formats.importers.published_image import (
     Background,
+    Head,
     PublishedImage,
     RowError,
     foreground_ids,
@@ -62,17 +62,21 @@ class _Reader:
     def content(self, row: int) -> bytes:
         return self._files.read(row)
 
-    def head(self, row: int) -> None:
-        return None
+    def _image_id(self, row: int) -> str:
+        """Return the file's name: the scripts name it by the image id."""
+        return self._files.name(row).rpartition("/")[2].removesuffix(_SUFFIX)
+
+    def head(self, row: int) -> Head:
+        return Head(image_id=self._image_id(row))
 
     def image(self, row: int) -> PublishedImage:
-        image_id = self._files.name(row).removesuffix(_SUFFIX)
+        image_id = self._image_id(row)
         try:
             arrays = load_npz(self._files.read(row))
             info = require_mapping(arrays.get("info", {}))
-            return self._of(arrays, info, take_text(info, "image_id") or image_id)
+            return self._of(arrays, info, image_id)
         except RowError as error:
-            raise RowError(error.reason, str(error), error.image_id or image_id) from error
+            raise RowError(error.reason, str(error), image_id) from error
 
     def _of(self, arrays: Mapping[str, Any], info: Mapping[str, Any], image_id: str) -> PublishedImage:
         objects = take_column(info, "objects_id")

@@ -218,10 +218,10 @@ class ImportedSource:
                 missing=tuple(self._missing(image, fields)),
             )
         if problem is None:
-            raise ShardError(f"{self._path}: holds no rows; nothing would come of it")
+            raise ShardError(f"{self._path}: holds no rows; the output would be empty")
         raise ShardError(
-            f"{self._path}: none of the first {probed:,} rows gives a sample; the first row: {problem}. As it is, "
-            "nothing would come of it"
+            f"{self._path}: none of the first {probed:,} rows gives a sample; the first row: {problem}. The "
+            "output would be empty"
         )
 
     def _count_classes(self, image: PublishedImage) -> None:

@@ -24,7 +24,7 @@ from vilbert.pipeline.rebuild.formats.importers.published_image import RowError
 from vilbert.pipeline.shards.storage.atomic import temporary_path
 from vilbert.untrusted.arrays import ArrayError, read_npy
 
-_CHUNK = 8 << 20
+_CHUNK = 2 << 20
 MAX_GZIP_RATIO = 64
 """Unpacked bytes for a byte of a .gz file, beyond a first gigabyte: base64 of float32 shrinks to less than a half."""
 _GZIP_FREE = 1 << 30

@@ -100,7 +100,7 @@ def foreground_ids(ids: NDArray[Any], background: Background) -> NDArray[np.int6
 def background_first(probs: NDArray[Any], background: Background) -> NDArray[np.float32]:
     """Return probabilities [N, C] with a column for the background in front.
 
-    A file without that column holds a softmax without one of its values, which is what the others leave of 1.
+    A softmax without that column determines it: 1 minus the sum of the others.
     """
     probs = probs.astype(np.float32)
     if background == "first":

@@ -109,7 +109,7 @@ def _counts(path: Path, rows: LmdbRows) -> NDArray[np.int32] | None:
     try:
         return np.fromiter((count if type(count) is int else -2 for count in found), np.int32, len(rows))
     except OverflowError:
-        raise ShardError(f"{file}: holds a number of boxes that is none") from None
+        raise ShardError(f"{file}: holds a number of boxes that is too large") from None
 
 
 def _fields(value: bytes) -> dict[Any, Any]:

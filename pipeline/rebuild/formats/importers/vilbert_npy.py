@@ -15,10 +15,10 @@ from vilbert.pipeline.rebuild.formats.importers.mapping_fields import (
     require_mapping,
     take_array,
     take_number,
-    take_text,
 )
 from vilbert.pipeline.rebuild.formats.importers.published_image import (
     Background,
+    Head,
     PublishedImage,
     RowError,
     background_first,
@@ -61,14 +61,17 @@ class _Reader:
     def content(self, row: int) -> bytes:
         return self._files.read(row)
 
-    def head(self, row: int) -> None:
-        return None
+    def _image_id(self, row: int) -> str:
+        """Return the file's name: the scripts name it by the image id."""
+        return self._files.name(row).rpartition("/")[2].removesuffix(_SUFFIX)
+
+    def head(self, row: int) -> Head:
+        return Head(image_id=self._image_id(row))
 
     def image(self, row: int) -> PublishedImage:
-        image_id = self._files.name(row).removesuffix(_SUFFIX)
+        image_id = self._image_id(row)
         try:
             fields = require_mapping(load_npy(self._files.read(row)))
-            image_id = take_text(fields, "image_id") or image_id
             probs = take_array(fields, "cls_prob")
             return PublishedImage(
                 image_id=image_id,
@@ -79,7 +82,7 @@ class _Reader:
                 class_probs=None if probs is None else background_first(probs, self._background),
             )
         except RowError as error:
-            raise RowError(error.reason, str(error), error.image_id or image_id) from error
+            raise RowError(error.reason, str(error), image_id) from error
 
     def close(self) -> None:
         """Nothing is open between rows."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -88,6 +89,22 @@ def test_lines_are_found_whatever_the_chunks(tmp_path: Path, monkeypatch: pytest
     path.write_bytes(b"\r\n\none\r\n\ntwo\n\r\n\r\nthree" + b"x" * 70 + b"\n\n")
     monkeypatch.setattr(line_offsets, "_CHUNK", size)
     assert line_offsets.scan_lines(path).tolist() == [3, 9, 17]
+
+
+def test_memory_does_not_grow_with_the_file(tmp_path: Path) -> None:
+    (found,) = pictures(1)
+    path = tmp_path / "a.tsv"
+    line = tsv([found], 6).partition(b"\t")[2]
+    with path.open("wb") as file:
+        file.writelines(b"%d\t%s" % (number, line) for number in range(100_000))
+    tracemalloc.start()
+    with open_published(path) as source:
+        assert source.rows == 100_000
+        (last,) = samples_of(list(source.read(99_999, 100_000)))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert last.key == "99999"
+    assert peak < 10 << 20 < path.stat().st_size
 
 
 def test_damaged_lines_become_failures_and_the_others_samples(tmp_path: Path) -> None:

@@ -55,7 +55,7 @@ def test_an_unfinished_conversion_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ShardError, match=r"has 4 keys, 0 of them repeated, and there are 5 values"):
         open_published(path)
     empty = write_lmdb(tmp_path / "empty.lmdb", {b"keys": pickle.dumps([])})
-    with pytest.raises(ShardError, match="holds no rows; nothing would come of it"):
+    with pytest.raises(ShardError, match="holds no rows; the output would be empty"):
         open_published(empty, "mmf-lmdb")
 
 

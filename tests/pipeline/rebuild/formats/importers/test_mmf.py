@@ -103,5 +103,5 @@ def test_a_hostile_info_is_refused_and_runs_nothing(tmp_path: Path) -> None:
 
 def test_a_conversion_that_wrote_no_row_is_refused(tmp_path: Path) -> None:
     path = write_lmdb(tmp_path / "a.lmdb", {b"keys": pickle.dumps([])})  # as in facebookresearch/mmf issue 613
-    with pytest.raises(ShardError, match="holds no rows; nothing would come of it"):
+    with pytest.raises(ShardError, match="holds no rows; the output would be empty"):
         open_published(path, "mmf-lmdb")

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from vilbert.pipeline.cli import main
 from vilbert.pipeline.errors import ShardError
 from vilbert.pipeline.rebuild.formats.detect import detect_format, open_published
 
@@ -101,6 +102,17 @@ def test_a_hostile_value_is_refused_and_runs_nothing(tmp_path: Path, field: str)
         list(source.read(0, 2))
     with pytest.raises(ShardError, match=r"refused: row 0"):
         open_published(store(tmp_path / "b.lmdb", [{field: Hostile(tmp_path / "made")}]), "vilbert-lmdb")
+    assert not (tmp_path / "made").exists()
+
+
+def test_convert_stops_at_a_hostile_value(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    found = pictures(3)
+    items = [arrays(found[0]), arrays(found[1], extra=Hostile(tmp_path / "made")), arrays(found[2])]
+    path = store(tmp_path / "a.lmdb", items)
+    assert main(["convert", str(path), "--output", str(tmp_path / "data")]) == 1
+    message = capsys.readouterr().err
+    assert f"{path}: refused: row 1 names posix.mkdir" in message
+    assert "Traceback" not in message
     assert not (tmp_path / "made").exists()
 
 
