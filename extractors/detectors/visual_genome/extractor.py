@@ -6,6 +6,7 @@ Shapes: B images, R regions of all images, P proposals of one, C object classes,
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, replace
@@ -28,6 +29,7 @@ from vilbert.extractors.detectors.visual_genome.preprocessing import Resizing, r
 from vilbert.extractors.detectors.visual_genome.specs import RunSettings
 from vilbert.extractors.device import autocast, resolve_device
 from vilbert.extractors.extractor import DetectorSettings, ExtractorError
+from vilbert.extractors.preprocessing import Preprocessing
 from vilbert.extractors.regions import Regions
 from vilbert.extractors.selection import SelectionSettings, surviving_classes
 
@@ -57,6 +59,7 @@ class VisualGenomeExtractor:
         self._detector = detector
         self._selection = selection
         self._c4 = isinstance(network.head, Res5Head)
+        self._pad_to = (0, 0)
 
     @property
     def feature_dim(self) -> int:
@@ -89,6 +92,31 @@ class VisualGenomeExtractor:
             "device": self._device.type,
         }
 
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """How pixels become the network's input."""
+        conventions = self._conventions
+        return Preprocessing(
+            mean=_rgb(conventions.pixel_mean),
+            std=_rgb(conventions.pixel_std),
+            short_side=conventions.min_size,
+            long_side=conventions.max_size,
+            pad_to=self._pad_to,
+        )
+
+    def with_preprocessing(self, changed: Preprocessing) -> VisualGenomeExtractor:
+        """Return an extractor of the same network with other preprocessing."""
+        other = copy.copy(self)
+        other._pad_to = changed.pad_to
+        other._conventions = replace(
+            self._conventions,
+            pixel_mean=_rgb(changed.mean),
+            pixel_std=_rgb(changed.std),
+            min_size=changed.short_side,
+            max_size=changed.long_side,
+        )
+        return other
+
     def resized_shape(self, height: int, width: int) -> tuple[int, int]:
         """Return the (height, width) to which an image of this size is resized."""
         return resizing(height, width, self._conventions)[:2]
@@ -115,12 +143,20 @@ class VisualGenomeExtractor:
 
     def _levels(self, images: Sequence[NDArray[np.uint8]], resized: tuple[int, int]) -> list[Tensor]:
         """Return the feature maps of the images, resized and padded."""
-        padded = [math.ceil(side / self._conventions.pad_to) * self._conventions.pad_to for side in resized]
+        padded = self._padded(resized)
         batch = torch.zeros(len(images), 3, *padded, device=self._device).contiguous(memory_format=self._layout)
         for row, image in enumerate(images):
             batch[row, :, : resized[0], : resized[1]] = resized_bgr(image, self._conventions, self._device)
         with autocast(self._device, self._detector.precision):
             return self.network.levels(batch)
+
+    def _padded(self, resized: tuple[int, int]) -> tuple[int, int]:
+        """Return the (height, width) of the network's input."""
+        multiple = self._conventions.pad_to
+        height, width = (
+            math.ceil(max(sides) / multiple) * multiple for sides in zip(resized, self._pad_to, strict=True)
+        )
+        return height, width
 
     def _proposals(self, levels: list[Tensor], sizes: list[Resizing], rows: list[int]) -> list[Tensor]:
         """Return the proposals [P, 4] of the images in these rows, in pixels of the resized image."""
@@ -129,12 +165,11 @@ class VisualGenomeExtractor:
         with autocast(self._device, self._detector.precision):
             hidden = [self.network.rpn.hidden(level[rows]) for level in levels]
         shapes = [sizes[row][:2] for row in rows]
-        padded = [math.ceil(side / self._conventions.pad_to) * self._conventions.pad_to for side in shapes[0]]
         return self.network.proposals(
             # float32: in bfloat16 many logits would be equal, and the order of proposals chance
             [level.float() for level in hidden],
             shapes,
-            (padded[0], padded[1]),
+            self._padded(shapes[0]),
             [sizes[row].scale for row in rows],
         )
 
@@ -183,7 +218,8 @@ class VisualGenomeExtractor:
             regressed_xyxy=regressed,
             height=stored[0],
             width=stored[1],
-            selection=selection if given_xyxy is None else None,
+            selection=selection,
+            given=given_xyxy is not None,
             top_classes=self._detector.top_classes,
             attribute_probs=self._attributes(output, probs, labels),
             compared_xyxy=compared,
@@ -216,6 +252,11 @@ class VisualGenomeExtractor:
             return boxes_xyxy / size.scale
         ratios = [stored[1] / size.width, stored[0] / size.height]
         return boxes_xyxy * boxes_xyxy.new_tensor(ratios * 2)
+
+
+def _rgb(bgr: tuple[float, float, float]) -> tuple[float, float, float]:
+    """Return values of blue, green and red in the other order, or the reverse."""
+    return bgr[2], bgr[1], bgr[0]
 
 
 def build(detector: DetectorSettings, selection: SelectionSettings) -> VisualGenomeExtractor:

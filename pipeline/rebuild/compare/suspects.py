@@ -42,12 +42,14 @@ SIZES = ((600, 1000), (800, 1333), (480, 800), (320, 640))
 """Short and long side that published code resizes to."""
 FACTOR = 2.5
 """Sizes further from the detector's own are not tried."""
-FILTERS = {
+FILTERS: dict[str, Image.Resampling | None] = {
+    "bilinear without antialiasing (OpenCV)": None,
     "bilinear with antialiasing (PIL)": Image.Resampling.BILINEAR,
     "bicubic (PIL)": Image.Resampling.BICUBIC,
     "nearest": Image.Resampling.NEAREST,
     "Lanczos (PIL)": Image.Resampling.LANCZOS,
 }
+"""Filters with which published code resizes; None where PIL does not have it."""
 BATCH_SIZES = (2, 4, 8, 16, 32)
 
 
@@ -140,8 +142,10 @@ def _filters(detector: RunningDetector) -> Iterator[Variant]:
         yield Variant(f"resized {label}", partial(resized_first, detector, resampling))
 
 
-def resized_first(detector: RunningDetector, resampling: Image.Resampling, case: Case) -> NDArray[np.float32] | None:
-    """Return the features of an image that is resized by PIL before the detector, which then leaves it as it is."""
+def resized_first(
+    detector: RunningDetector, resampling: Image.Resampling | None, case: Case
+) -> NDArray[np.float32] | None:
+    """Return the features of an image that is resized before the detector, which then leaves it as it is."""
     import torch
 
     from vilbert.extractors.boxes import scale_boxes
@@ -151,7 +155,12 @@ def resized_first(detector: RunningDetector, resampling: Image.Resampling, case:
     shape = detector.extractor.resized_shape(*stored)
     if shape == stored or detector.extractor.resized_shape(*shape) != shape:
         return None
-    resized = np.asarray(Image.fromarray(pixels).resize(shape[::-1], resampling))
+    if resampling is None:
+        planes = torch.from_numpy(pixels.astype(np.float32)).permute(2, 0, 1)[None]
+        planes = torch.nn.functional.interpolate(planes, shape, mode="bilinear", align_corners=False)
+        resized = planes[0].permute(1, 2, 0).round().byte().numpy()
+    else:
+        resized = np.asarray(Image.fromarray(pixels).resize(shape[::-1], resampling))
     boxes_xyxy = scale_boxes(torch.from_numpy(case.boxes_xyxy.astype(np.float32)), stored, shape).numpy()
     return features_at(detector, case, resized, boxes_xyxy)
 
@@ -180,6 +189,8 @@ def _layers(detector: RunningDetector) -> Iterator[Variant]:
 def _precisions(detector: RunningDetector) -> Iterator[Variant]:
     own = detector.facts.get("precision")
     names = () if own is None else ("fp32", "bf16", "fp16")
+    if detector.facts["device"] == "cpu":
+        names = names[:2]  # float16 is not made for a CPU, and slow there
     yield from (rebuilt(detector, f"precision {name}", precision=name) for name in names if name != own)
 
 
