@@ -169,7 +169,11 @@ def _download(name: str, option: str) -> Path:
         raise ExtractorError(f"{option} {name}: no such folder, and not a hub name OWNER/NAME either")
     repository, _, revision = name.partition("@")
     try:
-        return Path(snapshot_download(repository, revision=revision or None, allow_patterns=list(_HUB_FILES)))
+        return Path(
+            snapshot_download(
+                repository, revision=revision or None, allow_patterns=list(_HUB_FILES), ignore_patterns=["*/*"]
+            )
+        )
     except (HFValidationError, OSError, ValueError, RuntimeError) as error:
         raise ExtractorError(
             f"{option} {name}: no such folder, and the hub does not give it ({reason(error)}). Download it elsewhere "
