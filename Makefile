@@ -1,4 +1,5 @@
-# `make test` runs the tests that CI runs, `make demo` the main job. The other targets: test-slow, lint, format, docs, lock, clean.
+# `make test` runs the tests that CI runs, `make demo` the main job. The other targets: test-slow, lint, format, docs, screenshots, lock,
+# clean.
 # Each target first makes the environment in VENV where it is missing or older than the lock file.
 #
 #   VENV  folder of the environment
@@ -11,7 +12,7 @@ DEMO ?= demo
 BIN := $(VENV)/bin
 PIP_INSTALL := $(BIN)/pip install --quiet --no-compile  # Python compiles what it imports
 
-.PHONY: demo test test-slow lint format docs lock clean
+.PHONY: demo test test-slow lint format docs screenshots lock clean
 
 $(VENV)/installed: setup.cfg pyproject.toml $(LOCK)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -44,6 +45,10 @@ format: $(VENV)/installed
 # The site of docs/, into site/. Broken links and unknown names in the API reference are errors.
 docs: $(VENV)/installed
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+# docs/images/browse-*.png, of the data set and the model that `make demo` wrote. Needs Chromium.
+screenshots: $(VENV)/installed
+	$(BIN)/python docs/screenshots.py "$(DEMO)"
 
 # Adds what setup.cfg requires to requirements.lock and keeps the versions that it has; `make lock UPGRADE=--upgrade` takes the newest.
 lock:

@@ -16,6 +16,7 @@ import shutil
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -103,7 +104,7 @@ def urls(site: Site, count: int) -> list[str]:
     found = ["/0/", "/0/statistics", "/0/failures"]
     sorts = ["", "", "", "-boxes", "boxes", "-score", "-size", "shuffled", "copies"]
     for number in range(count):
-        parts = {
+        parts: dict[int, Callable[[], str]] = {
             0: lambda: f"caption={info.class_names[int(draw.integers(1, 1600))]}",
             1: lambda: f"object={info.class_names[int(draw.zipf(1.5)) % 1600 + 1]}",
             2: lambda: f"attribute={info.attribute_names[int(draw.integers(0, ATTRIBUTES))]}",

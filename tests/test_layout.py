@@ -27,12 +27,12 @@ TOP = {
 """Modules of pipeline/ that may import all folders. The other modules there stand below all folders."""
 BELOW = {
     "pages": (),
-    "shards": (),
+    "shards": ("pages",),
     "shapes": ("shards",),
     "jobs": ("shards",),
     "extract": ("jobs",),
-    "rebuild": ("extract", "pages"),
-    "train": ("shards", "pages"),
+    "rebuild": ("extract",),
+    "train": ("shards",),
     "tasks": ("train", "shapes"),
     "finetune": ("tasks",),
     "evaluate": ("tasks",),

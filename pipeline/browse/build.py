@@ -129,12 +129,13 @@ class _Build:
         parts = self.folder / PARTS
         parts.mkdir(exist_ok=True)
         done = {shard for (shard,) in self.database.execute("SELECT shard FROM shards")}
-        todo = [(shard, record.samples) for shard, record in self.records.items() if shard not in done]
+        todo = [shard for shard in self.records if shard not in done]
         if todo:
             print(f"{self.directory}: indexing {self.samples:,} samples into {self.folder}", file=sys.stderr)
-        workers = worker_count(num_workers, sum(self.records[shard].bytes for shard, _ in todo))
+        workers = worker_count(num_workers, sum(self.records[shard].bytes for shard in todo))
         fields = tuple(self.info.fields)
-        function = partial(read_entries, self.directory, parts, self.info.storage, fields)
+        samples = {shard: self.records[shard].samples for shard in todo}
+        function = partial(read_entries, self.directory, parts, self.info.storage, fields, samples)
         for entries in map_shards(function, todo, workers=workers, label="index"):
             self._store(entries)
         self._sort()

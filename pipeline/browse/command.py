@@ -70,6 +70,7 @@ def listen(port: int) -> socket.socket:
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((HOST, port))
+        listener.listen()
     except OSError as error:
         listener.close()
         raise RefusedError(f"--port {port}: cannot listen on {HOST} ({error.strerror}); choose another port") from error

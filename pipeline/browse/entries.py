@@ -5,6 +5,7 @@ Features are not read. Shapes: S samples, N regions and C captions of the shard,
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -51,15 +52,19 @@ class ShardEntries(NamedTuple):
 
 
 def read_entries(
-    directory: Path, parts: Path, storage: StorageFormat, fields: tuple[str, ...], item: tuple[int, int]
+    directory: Path,
+    parts: Path,
+    storage: StorageFormat,
+    fields: tuple[str, ...],
+    samples: Mapping[int, int],
+    shard: int,
 ) -> ShardEntries:
     """Read a shard, write its columns into the folder `parts`, and return its rows.
 
-    fields: the arrays that the data set has. item: the shard, and how many samples its record says that it has.
+    fields: the arrays that the data set has. samples: how many the record of each shard states.
     """
-    shard, samples = item
     try:
-        rows, columns, splits = _read(data_path(directory, shard, storage), fields, samples)
+        rows, columns, splits = _read(data_path(directory, shard, storage), fields, samples[shard])
     except CorruptShardError as error:
         return ShardEntries(shard, [], [], str(error))
     write_atomic(part_path(parts, shard), save(columns))
@@ -101,7 +106,7 @@ def _read(
             figures.append((meta["num_boxes"], meta["width"], meta["height"], split, len(captions)))
             words += [min(len(caption.split()), MAX_WORDS) for caption in captions]
             digest = meta.get("sha256")
-            hashes.append(int(digest[:16], 16) if is_digest(digest) else NO_HASH)
+            hashes.append(int(str(digest)[:16], 16) if is_digest(digest) else NO_HASH)
         whole = {name: np.concatenate(of_name) for name, of_name in arrays.items() if of_name}
     names = ("boxes", "width", "height", "split", "captions")
     table = np.array(figures, np.int64).reshape(len(rows), len(names)).astype(np.uint32)

@@ -119,7 +119,8 @@ def captions_expression(text: str) -> str:
     All words must be there. "a phrase" keeps its order, begin* matches beginnings, -word must not be there. Nothing of
     the text has another meaning for FTS5: each word and phrase becomes a quoted string.
     """
-    wanted, unwanted = [], []
+    wanted: list[str] = []
+    unwanted: list[str] = []
     for sign, phrase, word in re.findall(r'(-?)(?:"([^"]*)"?|([^\s"]+))', text):
         content = (phrase or word).replace("\0", " ")
         if not any(character.isalnum() for character in content):

@@ -29,7 +29,7 @@ def grid_page(site: Site, dataset: OpenedDataset, query: Mapping[str, str]) -> s
     cards = [card(dataset, filters, number, rank) for number, rank in zip(page.numbers, page.ranks, strict=True)]
     rows = dataset.index.at(page.numbers)
     path = f"/{dataset.number}/"
-    more = page.before + len(page.numbers) < page.count
+    more = page.before + len(page.numbers) < page.matches
     sorts = {value: text for value, text in SORTS.items() if dataset.index.objects or not value.endswith("score")}
     return render(
         "grid.html",
@@ -41,7 +41,7 @@ def grid_page(site: Site, dataset: OpenedDataset, query: Mapping[str, str]) -> s
         problem=problem,
         sorts=sorts,
         cards=list(zip(rows, cards, strict=True)),
-        count=page.count,
+        count=page.matches,
         first=page.before + 1,
         last=page.before + len(page.numbers),
         previous=f"{path}{filters.query(until=page.ranks[0])}" if page.before else None,

@@ -90,7 +90,7 @@ def beside(dataset: OpenedDataset, filters: Filters, rank: int) -> dict[str, Any
         preceding = dataset.search.page(filters, until=rank, size=1)
     except FilterError:
         return {}
-    urls: dict[str, Any] = {"position": preceding.before + len(preceding.numbers) + 1, "count": following.count}
+    urls: dict[str, Any] = {"position": preceding.before + len(preceding.numbers) + 1, "count": following.matches}
     for name, page in (("next", following), ("previous", preceding)):
         if page.numbers:
             (neighbour,) = dataset.index.at(page.numbers)

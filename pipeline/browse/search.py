@@ -34,8 +34,8 @@ class Page(NamedTuple):
     """Of the samples."""
     ranks: list[int]
     """Place of each in the order of all samples: what a link names to go on from there."""
-    count: int
-    """Of all matches."""
+    matches: int
+    """How many there are on all pages."""
     before: int
     """Of the matches that precede the page."""
 
@@ -111,7 +111,7 @@ class Search:
         except ValueError:
             raise FilterError(f"split: there is no split {name!r:.60}") from None
 
-    def _words(self, least: int, most: int) -> Mask:
+    def _words(self, least: float, most: float) -> Mask:
         sample = np.repeat(np.arange(self.index.samples), self.index.columns["captions"].astype(np.int64))
         return self._marked(sample[within(self.index.columns["caption_words"], least, most)])
 

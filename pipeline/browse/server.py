@@ -204,7 +204,7 @@ def jpeg(site: Site, key: tuple[object, ...], make: Callable[[], bytes]) -> Resp
 
 def of_request(site: Site, request: Request) -> OpenedDataset:
     """Return the data set that a URL names."""
-    number = request.path_params["dataset"]
+    number: int = request.path_params["dataset"]
     if number >= len(site.datasets):
         raise HTTPException(404, f"there are {len(site.datasets)} data sets, numbered from 0")
     return site.datasets[number]

@@ -13,7 +13,7 @@ def statistics_page(site: Site, dataset: OpenedDataset) -> str:
     """Return the page."""
     info, totals = dataset.info, sum_records(dataset.records.values())
     failed = sum(totals.failures.values())
-    state = "complete" if info.complete else "incomplete, run `vilbert extract` again"
+    state = "complete" if info.complete else "incomplete: run the command that wrote it again"
     each = round(totals.bytes / totals.samples) if totals.samples else 0
     facts = {
         "data set": f"{dataset.directory}: {state}",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections import Counter
 from dataclasses import dataclass, field
 from functools import partial
@@ -21,6 +22,7 @@ from vilbert.pipeline.shards.location.place_option import PlaceOption
 from vilbert.pipeline.shards.parallel import map_shards, worker_count
 from vilbert.pipeline.shards.record import read_records_of
 from vilbert.pipeline.shards.sample import captions_of
+from vilbert.pipeline.shards.storage.atomic import write_atomic
 from vilbert.pipeline.shards.storage.store import open_shard
 from vilbert.pipeline.shards.viewing.describe import name_of
 from vilbert.pipeline.shards.viewing.histogram import bars, group_counts, mean
@@ -46,6 +48,12 @@ class StatsSettings:
     """Worker processes; 0: one per core, none for a small data set."""
     json: bool = False
     """Print one JSON object in place of the text."""
+    html: Path | None = None
+    """Also write charts to this page (.html), a single file that needs no network."""
+
+    def __post_init__(self) -> None:
+        if self.html is not None and self.html.suffix.lower() not in (".html", ".htm"):
+            raise ValueError(f"--html {self.html}: give a file name that ends in .html")
 
 
 @dataclass(kw_only=True, eq=False)
@@ -141,6 +149,11 @@ def stats(settings: StatsSettings) -> int:
         print(json.dumps(document, indent=2))
     else:
         print_lines(report(folder.name, info, summary, document))
+    if settings.html is not None:
+        from vilbert.pipeline.shards.viewing.stats_page import stats_page
+
+        write_atomic(settings.html, stats_page(folder.name, document).encode())
+        print(f"{settings.html}: written; open it in a browser", file=sys.stderr)
     return 0
 
 

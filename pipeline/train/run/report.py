@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from vilbert.pipeline.pages.html_page import html_page, table, text_of
+from vilbert.pipeline.pages.html_page import curves_section, html_page, table, text_of
 from vilbert.pipeline.shards.storage.atomic import write_atomic
 from vilbert.pipeline.train.run.disk import explain_disk_errors
 from vilbert.pipeline.train.run.folder import read_run
@@ -65,7 +65,7 @@ def _summary(entries: Sequence[Mapping[str, Any]]) -> str:
 def _curves(entries: Sequence[Mapping[str, Any]]) -> str:
     from vilbert.pipeline.pages.curves import svg
 
-    return f'<p>{CURVES_LEGEND}</p>\n<div class="panels">{svg(entries)}</div>' if entries else ""
+    return curves_section(CURVES_LEGEND, svg(entries)) if entries else ""
 
 
 def last_values(entries: Sequence[Mapping[str, Any]]) -> list[tuple[object, ...]]:

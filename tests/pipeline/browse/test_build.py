@@ -26,7 +26,7 @@ def shards_read(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     original = build.read_entries
 
     def noted(*arguments: Any) -> Any:
-        read.append(arguments[-1][0])
+        read.append(arguments[-1])
         return original(*arguments)
 
     monkeypatch.setattr(build, "read_entries", noted)
@@ -59,8 +59,8 @@ def test_a_killed_build_is_resumed(tmp_path: Path, browse: Browse, monkeypatch: 
     monkeypatch.setattr(build._Build, "_store", store)
     found = browse(made.directory).datasets[0]
     assert read == [0, 1, 2, 3, 3, 4]
-    assert found.search.page(Filters()).count == made.info.totals.samples
-    assert found.search.page(Filters(caption="photograph 17")).count == 1
+    assert found.search.page(Filters()).matches == made.info.totals.samples
+    assert found.search.page(Filters(caption="photograph 17")).matches == 1
     assert not (made.directory / BROWSE_FOLDER / build.PARTS).exists()
 
 
@@ -68,7 +68,7 @@ def test_a_changed_data_set_is_indexed_again(tmp_path: Path, browse: Browse, mon
     browse(write_small_dataset(tmp_path).directory)
     made = write_small_dataset(tmp_path, failed={})
     read = shards_read(monkeypatch)
-    assert browse(made.directory).datasets[0].search.page(Filters()).count == 10
+    assert browse(made.directory).datasets[0].search.page(Filters()).matches == 10
     assert read == [0, 1, 2]
 
 

@@ -102,7 +102,7 @@ def test_a_filter_finds_what_a_loop_over_all_samples_finds(
         expected = [number for number, sample in enumerate(samples) if fits(sample)]
     page = opened.search.page(Filters(**values))
     assert sorted(page.numbers) == expected
-    assert page.count == len(expected)
+    assert page.matches == len(expected)
     assert [row.key for row in opened.index.at(page.numbers)] == [samples[number].key for number in page.numbers]
 
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 import statistics
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -159,3 +161,17 @@ def test_bars_are_as_long_as_their_counts(rows: list[tuple[str, int]]) -> None:
     for length, (_, count) in zip(lengths, rows, strict=True):
         assert length == 0 if count == 0 else abs(length - count * BAR_WIDTH / highest) < 1
         assert (length > 0) == (count > 0)
+
+
+def test_the_page_has_the_figures_and_needs_no_network(
+    make_dataset: MakeDataset, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    dataset = make_dataset(change=fewer_boxes)
+    page = tmp_path / "stats.html"
+    found = figures(dataset, capsys, "--html", str(page))
+    html = page.read_text()
+    rows = re.findall(r'class="name">([^<]*)</span>.*?class="number">([\d,]+)<', html, re.DOTALL)
+    for name, count in [*found["failures"].items(), *found["splits"].items(), *map(tuple, found["classes"])]:
+        assert (name, f"{count:,}") in rows
+    assert not re.search(r"(?:src|href)=|url\(|@import|<script", html)
+    assert main(["stats", str(dataset.directory), "--html", "page.txt"]) == 2

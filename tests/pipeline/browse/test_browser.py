@@ -1,0 +1,163 @@
+"""The pages in a real browser: filter, page, open, choose a region, ask, go back; nothing hostile runs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ..predict.tiny_predictor import write_features, write_model, write_scenes
+from ..shards.conftest import write_small_dataset
+from .chromium import CHROMIUM, chromium, serving
+from .conftest import Browse, hostile_dataset
+
+pytest.importorskip("playwright", reason="the browser is driven by Playwright: pip install playwright")
+if CHROMIUM is None:
+    pytest.skip("no Chromium on this machine: apt-get install chromium", allow_module_level=True)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    with chromium() as started:
+        yield started
+
+
+@pytest.fixture
+def page(browser: Any) -> Iterator[Any]:
+    context = browser.new_context(viewport={"width": 1280, "height": 900})
+    opened = context.new_page()
+    opened.set_default_timeout(60_000)
+    opened.wrong = []
+    opened.on("pageerror", lambda error: opened.wrong.append(str(error)))
+    opened.on("dialog", lambda dialog: opened.wrong.append(dialog.message))
+    yield opened
+    context.close()
+
+
+def count(page: Any) -> str:
+    return str(page.inner_text(".status strong"))
+
+
+def test_filter_page_open_choose_and_go_back(page: Any, tmp_path: Path, browse: Browse) -> None:
+    made = write_small_dataset(tmp_path, rows=130, shard_size=50, failed={})
+    with serving(browse(made.directory)) as address:
+        page.goto(f"{address}/")
+        assert count(page) == "130"
+        page.keyboard.press("/")
+        page.keyboard.type("photograph")
+        page.keyboard.press("Enter")
+        page.wait_for_url("**/0/?caption=photograph*")
+        assert count(page) == "86"  # a third of the rows has no caption
+        filtered = page.url
+        page.keyboard.press("n")
+        page.wait_for_url("**after=*")
+        assert page.locator(".card").count() == 26
+        page.go_back()
+        page.wait_for_url(filtered)
+        page.keyboard.press("ArrowRight")
+        page.keyboard.press("ArrowRight")
+        second = page.evaluate("document.activeElement.getAttribute('href')")
+        assert second == page.locator(".card a").nth(1).get_attribute("href")
+        page.keyboard.press("Enter")
+        page.wait_for_url("**/sample/**")
+        assert "2 of 86" in page.inner_text(".crumbs")
+        page.locator("#regions .pick").first.click()
+        number = page.locator("#regions tbody > tr").first.get_attribute("data-n")
+        assert page.url.endswith(f"#region-{number}")
+        assert "lit" in page.locator(f".region[data-n='{number}']").get_attribute("class")
+        page.reload()
+        assert "lit" in page.locator(f".region[data-n='{number}']").get_attribute("class")
+        page.locator("h1").click()
+        page.keyboard.press("ArrowRight")
+        page.wait_for_function("document.querySelector('.crumbs').innerText.includes('3 of 86')")
+        page.keyboard.press("u")
+        page.wait_for_url("**/0/?caption=photograph*")
+        page.keyboard.press("?")
+        assert page.locator("#help").is_visible()
+        page.keyboard.press("Escape")
+        page.wait_for_function("[...document.images].every(image => !image.complete || image.naturalWidth > 0)")
+    assert page.wrong == []
+
+
+def test_hostile_texts_do_nothing_and_missing_images_say_why(page: Any, tmp_path: Path, browse: Browse) -> None:
+    with serving(browse(hostile_dataset(tmp_path).directory)) as address:
+        for path in ("/0/", "/0/statistics", "/0/failures", "/0/failure/6"):
+            page.goto(f"{address}{path}")
+            assert page.title() != "hacked"
+        page.goto(f"{address}/0/")
+        page.wait_for_function("document.querySelectorAll('.why').length === 3")
+        reasons = " ".join(page.locator(".why").all_inner_texts())
+        assert "missing" in reasons
+        assert "is not the file that the regions were extracted from" in reasons
+        for url in page.locator(".card a").evaluate_all("links => links.map(link => link.href)"):
+            page.goto(url)
+            assert page.locator("h1").inner_text().startswith("Image ")
+            assert page.title() != "hacked"
+        assert page.locator("main script, main iframe, main [onerror]").count() == 0
+    assert page.wrong == []
+
+
+def test_ask_and_look_at_the_attention(page: Any, tmp_path: Path, browse: Browse) -> None:
+    write_scenes(tmp_path / "scenes")
+    write_features(tmp_path / "scenes", tmp_path / "features")
+    run = write_model(tmp_path / "run", "vqa")
+    with serving(browse(tmp_path / "features", checkpoint=run)) as address:
+        page.goto(f"{address}/0/sample/1")
+        page.fill("input[name=question]", "what colour is the ring")
+        page.click(".ask button")
+        page.wait_for_selector(".answers tr")
+        asked = page.url
+        best = page.locator(".answers th").first.inner_text()
+        frame = page.frame_locator("iframe.attention")
+        frame.locator(".word", has_text="ring").click()
+        frame.locator("#chosen", has_text="ring").wait_for()
+        page.goto(f"{address}/0/")
+        page.go_back()
+        page.wait_for_url(asked)
+        assert page.locator(".answers th").first.inner_text() == best
+    assert page.wrong == []
+
+
+@pytest.mark.parametrize(("width", "scheme"), [(390, "dark"), (1280, "light")])
+def test_pages_fit_and_can_be_read(browser: Any, width: int, scheme: str, tmp_path: Path, browse: Browse) -> None:
+    made = write_small_dataset(tmp_path, change=lambda row, sample: sample)
+    with serving(browse(made.directory)) as address:
+        context = browser.new_context(viewport={"width": width, "height": 800}, color_scheme=scheme)
+        page = context.new_page()
+        for path in ("/0/?boxes_min=1", "/0/sample/photo.001", "/0/statistics", "/0/failures"):
+            page.goto(f"{address}{path}")
+            assert page.evaluate("document.documentElement.scrollWidth") <= width, path
+            assert page.evaluate(LOW_CONTRAST) == [], path
+            assert page.evaluate(UNNAMED) == [], path
+        context.close()
+
+
+LOW_CONTRAST = """() => {
+  const channel = value => (value /= 255) <= 0.04045 ? value / 12.92 : ((value + 0.055) / 1.055) ** 2.4;
+  const light = ([r, g, b]) => 0.2126 * channel(r) + 0.7152 * channel(g) + 0.0722 * channel(b);
+  const parse = text => (text.match(/[\\d.]+/g) || [0, 0, 0, 0]).map(Number);
+  const behind = element => {
+    for (let at = element; at; at = at.parentElement) {
+      const colour = parse(getComputedStyle(at).backgroundColor);
+      if (colour.length < 4 || colour[3] > 0) return colour;
+    }
+    return matchMedia('(prefers-color-scheme: dark)').matches ? [18, 18, 18] : [255, 255, 255];
+  };
+  const low = [];
+  for (const element of document.querySelectorAll('body *')) {
+    const own = [...element.childNodes].some(node => node.nodeType === 3 && node.textContent.trim());
+    if (!own || !element.checkVisibility() || element.closest('svg, option, .out, .skip')) continue;
+    const [a, b] = [light(parse(getComputedStyle(element).color)), light(behind(element))];
+    const ratio = (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05);
+    if (ratio < 4.5) low.push(`${element.tagName} ${element.textContent.trim().slice(0, 30)} ${ratio.toFixed(2)}`);
+  }
+  return low;
+}"""
+"""Texts whose contrast with what is behind them is below 4.5:1 (WCAG 2, success criterion 1.4.3)."""
+UNNAMED = """() => [...document.querySelectorAll('a, button, input:not([type=hidden]), select, textarea, img, iframe')]
+  .filter(it => it.checkVisibility() && !(it.getAttribute('aria-label') || it.getAttribute('alt') || it.title ||
+    it.labels?.length || it.innerText?.trim() || it.querySelector?.('img[alt]')))
+  .map(it => it.outerHTML.slice(0, 80))"""
+"""What a person can use but a screen reader has no name for."""
