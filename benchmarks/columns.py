@@ -62,7 +62,10 @@ Read = Callable[[int], None]
 def write_columns(folder: Path, ids: Sequence[str], regions: int) -> None:
     """Add the columns `score` and `vector` to a data set of images with these ids."""
     draw = np.random.default_rng(3)
-    values = {"score": draw.random(len(ids)), "vector": draw.standard_normal((len(ids), regions, VECTOR), np.float32)}
+    values: dict[str, NDArray[Any]] = {
+        "score": draw.random(len(ids)),
+        "vector": draw.standard_normal((len(ids), regions, VECTOR), np.float32),
+    }
     for name, array in values.items():
         np.save(folder.parent / f"{name}.npy", array)
         (folder.parent / "ids.txt").write_text("\n".join(ids))
