@@ -243,7 +243,7 @@ def run(arguments: Sequence[str], passing: tuple[type[Exception], ...] = ()) -> 
     name, *rest = arguments
     if name == "extract" and any(word.partition("=")[0] == "--add-to" for word in rest):
         name = "extract --add-to"  # an option of its own settings
-        rest = ["--help"] if "--help" in rest or "-h" in rest else rest
+        rest = ["--help"] if {"-h", "--help"} & set(rest) else rest  # `--add-to --help` names no folder
     elif rest and f"{name} {rest[0]}" in COMMANDS:
         name, rest = f"{name} {rest[0]}", rest[1:]
     if name not in COMMANDS:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import mmap
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from vilbert.pipeline.errors import CorruptShardError, ShardError
 from vilbert.pipeline.shards.canonical import decode_json, encode_json
@@ -20,6 +22,11 @@ from vilbert.pipeline.shards.storage.raw import RawSample
 from vilbert.pipeline.shards.storage.tar_scan import scan
 from vilbert.pipeline.shards.storage.ustar import BLOCK, RECORD, padding, ustar_header
 
+_HEADER_BYTES = 128
+"""Of the .npy files that NumPy writes for small shapes."""
+_MOST_HEADERS = 4096
+"""A shard's arrays have few different headers, which are parsed once each."""
+_NUMBER = re.compile(rb"-?(?:0|[1-9][0-9]{0,15})(\.[0-9]{1,20})?")
 REMEDY = "drop the column with `vilbert column drop` and add it again"
 
 
@@ -92,6 +99,7 @@ class ColumnShard(Closing):
         """
         self.path = path
         self._member = member
+        self._headers: dict[bytes, tuple[tuple[int, ...], np.dtype[Any], int]] = {}
         try:
             with path.open("rb") as file:
                 size = file.seek(0, 2)
@@ -119,11 +127,27 @@ class ColumnShard(Closing):
         """Return the value of a sample: an array, or what the JSON stands for. KeyError where it has none."""
         start, size = self._places[key]
         assert self._map is not None
-        view = memoryview(self._map)[start : start + size]
         try:
-            return decode_npy(view) if self._member == "npy" else decode_json(bytes(view))
+            if self._member == "npy":
+                return self._array(self._map, start, size)
+            text = self._map[start : start + size]
+            number = _NUMBER.fullmatch(text)
+            if number is not None:  # scores are read with every sample
+                return float(text) if number[1] else int(text)
+            return decode_json(text)
         except ValueError as error:
             raise CorruptShardError(f"its value {error}", path=self.path, key=key, remedy=REMEDY) from error
+
+    def _array(self, data: mmap.mmap, start: int, size: int) -> NDArray[Any]:
+        """Return the array of a member; ValueError where it is none."""
+        header = data[start : start + _HEADER_BYTES]
+        known = self._headers.get(header)
+        if known is not None and known[2] == size:
+            return np.ndarray(known[0], known[1], buffer=data, offset=start + _HEADER_BYTES)
+        array = decode_npy(memoryview(data)[start : start + size])
+        if size - array.nbytes == _HEADER_BYTES and array.size and len(self._headers) < _MOST_HEADERS:
+            self._headers[header] = array.shape, array.dtype, size
+        return array
 
     def close(self) -> None:
         """Let go of the file; arrays already handed out stay valid."""

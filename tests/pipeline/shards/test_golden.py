@@ -78,3 +78,15 @@ def test_what_is_committed_reads_as_it_was_meant(
         assert reader[0].regions.features[1, 0] == 2.0
         assert reader[0].regions.boxes[1].tolist() == [10.5, 20.25, 100.0, 200.0]
         assert reader[1].meta["captions"] == ["naïve 猫"]
+
+
+def test_the_bytes_of_a_column_are_those_committed(tmp_path: Path, golden: Path, golden_maker: dict[str, Any]) -> None:
+    golden_maker["write_golden_column"](tmp_path / "column", golden / "tar")
+    names = ["column.json", "shards/000000.json", "shards/000000.tar", "shards/000000.tar.idx"]
+    files = sorted(path.relative_to(golden / "column") for path in (golden / "column").rglob("*") if path.is_file())
+    assert [str(path) for path in files] == names
+    for path in files:
+        assert (tmp_path / "column" / path).read_bytes() == (golden / "column" / path).read_bytes(), path
+    shutil.copytree(golden / "tar", tmp_path / "data")
+    shutil.copytree(golden / "column", tmp_path / "data/columns/dino")
+    assert main(["verify", str(tmp_path / "data"), "--deep"]) == 0

@@ -5,7 +5,9 @@ They change with the format number only; FORMAT.md says how.
 
 from __future__ import annotations
 
+import shutil
 import sys
+import tempfile
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal, get_args
@@ -13,9 +15,12 @@ from typing import Literal, get_args
 import numpy as np
 
 from vilbert.extractors.regions import Regions
+from vilbert.pipeline.shards.columns.add import add_column
+from vilbert.pipeline.shards.columns.values_file import ValuesFile
 from vilbert.pipeline.shards.dataset import DatasetInfo, fingerprint_digest, sum_records, write_dataset
 from vilbert.pipeline.shards.failures import FailureRow
 from vilbert.pipeline.shards.keys import sample_key
+from vilbert.pipeline.shards.location.folder import LocalFolder
 from vilbert.pipeline.shards.record import records_digest
 from vilbert.pipeline.shards.sample import Sample, describe_fields
 from vilbert.pipeline.shards.storage.writer import ShardWriter
@@ -107,6 +112,25 @@ def write_golden(directory: Path, name: GoldenName) -> None:
     write_dataset(directory, info)
 
 
+def write_golden_column(directory: Path, base: Path) -> None:
+    """Write a column of two numbers per region for a copy of the golden tar, and move it to `directory`."""
+    with tempfile.TemporaryDirectory() as home:
+        data = Path(shutil.copytree(base, Path(home) / "data"))
+        arrays = [np.array([[0.5, -1], [2, 0.25]], np.float32), np.array([[3, 4]], np.float32)]
+        values = ValuesFile(
+            member="npy",
+            places={str(sample.meta["image_id"]): number for number, sample in enumerate(golden_samples())},
+            read=arrays.__getitem__,
+            facts={"kind": "npy", "sha256": "1" * 64},
+        )
+        add_column(LocalFolder(data), "dino", values, missing="error")
+        column = data / "columns/dino"
+        shutil.rmtree(column / ".nv-meta")  # follows from the rest; its bytes are those of a release of SQLite
+        shutil.copytree(column, directory)
+
+
 if __name__ == "__main__":
+    HOME = Path(sys.argv[1] if len(sys.argv) > 1 else Path(__file__).parent)
     for name in NAMES:
-        write_golden(Path(sys.argv[1] if len(sys.argv) > 1 else Path(__file__).parent) / name, name)
+        write_golden(HOME / name, name)
+    write_golden_column(HOME / "column", HOME / "tar")
