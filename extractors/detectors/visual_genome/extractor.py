@@ -49,7 +49,7 @@ class VisualGenomeExtractor:
         fold_norms(network)
         reduced = self._device.type == "cuda" or detector.precision != "fp32"
         layout = torch.channels_last if reduced else torch.preserve_format
-        self.network = network.eval().requires_grad_(False).to(self._device, memory_format=layout)
+        self.network = network.eval().requires_grad_(False).to(self._device).to(memory_format=layout)
         self._layout = layout
         self._file = file
         self._conventions = network.conventions
@@ -61,7 +61,7 @@ class VisualGenomeExtractor:
     @property
     def feature_dim(self) -> int:
         """D, the channels of a region's feature."""
-        return self.network.feature_dim
+        return int(self.network.feature_dim)
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -120,7 +120,8 @@ class VisualGenomeExtractor:
         for row, image in enumerate(images):
             batch[row, :, : resized[0], : resized[1]] = resized_bgr(image, self._conventions, self._device)
         with autocast(self._device, self._detector.precision):
-            return self.network.levels(batch)
+            levels: list[Tensor] = self.network.levels(batch)
+        return levels
 
     def _proposals(self, levels: list[Tensor], sizes: list[Resizing], rows: list[int]) -> list[Tensor]:
         """Return the proposals [P, 4] of the images in these rows, in pixels of the resized image."""
@@ -130,13 +131,14 @@ class VisualGenomeExtractor:
             hidden = [self.network.rpn.hidden(level[rows]) for level in levels]
         shapes = [sizes[row][:2] for row in rows]
         padded = [math.ceil(side / self._conventions.pad_to) * self._conventions.pad_to for side in shapes[0]]
-        return self.network.proposals(
+        proposals: list[Tensor] = self.network.proposals(
             # float32: in bfloat16 many logits would be equal, and the order of proposals chance
             [level.float() for level in hidden],
             shapes,
             (padded[0], padded[1]),
             [sizes[row].scale for row in rows],
         )
+        return proposals
 
     def _describe(self, levels: list[Tensor], rois: Sequence[Tensor]) -> list[HeadOutputs]:
         """Return for each image what the box head says of its regions.
@@ -236,5 +238,9 @@ def build(detector: DetectorSettings, selection: SelectionSettings) -> VisualGen
 
 
 def _with_run_settings(conventions: Conventions, run: RunSettings) -> Conventions:
-    changed = {"min_size": run.min_size, "max_size": run.max_size, "rpn_post_nms": run.proposals}
-    return replace(conventions, **{name: value for name, value in changed.items() if value is not None})
+    return replace(
+        conventions,
+        min_size=run.min_size or conventions.min_size,
+        max_size=run.max_size or conventions.max_size,
+        rpn_post_nms=run.proposals or conventions.rpn_post_nms,
+    )
