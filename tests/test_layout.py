@@ -22,7 +22,7 @@ MAX_MODULES = 27
 
 TOP = {
     *("cli", "config_file", "task_commands", "task_settings"),
-    *("demo", "demo_progress", "demo_state", "convert_checkpoint", "inspect"),
+    *("demo", "demo_progress", "demo_state", "convert_checkpoint", "convert_detector", "inspect"),
 }
 """Modules of pipeline/ that may import all folders. The other modules there stand below all folders."""
 BELOW = {
