@@ -171,6 +171,8 @@ class Stem(nn.Module):
         """Return of images [B, 3, H, W] the map [B, C, H / 4, W / 4]."""
         x = F.relu_(self.conv1(image if self.norm is None else self.norm(image)))
         if self._ceil:
+            # Values are at least 0, so zeros change nothing; a map that is one pixel wide would vanish without them.
+            x = F.pad(x, (0, max(0, 3 - x.shape[3]), 0, max(0, 3 - x.shape[2])))
             return F.max_pool2d(x, kernel_size=3, stride=2, padding=0, ceil_mode=True)
         return F.max_pool2d(x, kernel_size=3, stride=2, padding=1)
 

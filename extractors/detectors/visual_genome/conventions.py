@@ -131,11 +131,14 @@ class Conventions:
     """Class that labels a region: the most probable one, or the most probable one in which it was not suppressed."""
 
 
+DetectorName = Literal["butd-r101", "vmb-x152", "vmb-x101", "vinvl-x152c4"]
+
+
 @validated
 class DetectorFile:
     """What a converted file says beside its tensors."""
 
-    detector: Literal["butd-r101", "vmb-x152", "vmb-x101", "vinvl-x152c4"]
+    detector: DetectorName
     layout: str
     preset: str
     architecture: Architecture

@@ -51,7 +51,7 @@ class VisualGenomeExtractor:
         fold_norms(network)
         reduced = self._device.type == "cuda" or detector.precision != "fp32"
         layout = torch.channels_last if reduced else torch.preserve_format
-        self.network = network.eval().requires_grad_(False).to(self._device, memory_format=layout)
+        self.network = network.eval().requires_grad_(False).to(self._device).to(memory_format=layout)
         self._layout = layout
         self._file = file
         self._conventions = network.conventions
@@ -64,7 +64,7 @@ class VisualGenomeExtractor:
     @property
     def feature_dim(self) -> int:
         """D, the channels of a region's feature."""
-        return self.network.feature_dim
+        return int(self.network.feature_dim)
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -148,7 +148,8 @@ class VisualGenomeExtractor:
         for row, image in enumerate(images):
             batch[row, :, : resized[0], : resized[1]] = resized_bgr(image, self._conventions, self._device)
         with autocast(self._device, self._detector.precision):
-            return self.network.levels(batch)
+            levels: list[Tensor] = self.network.levels(batch)
+        return levels
 
     def _padded(self, resized: tuple[int, int]) -> tuple[int, int]:
         """Return the (height, width) of the network's input."""
@@ -165,13 +166,14 @@ class VisualGenomeExtractor:
         with autocast(self._device, self._detector.precision):
             hidden = [self.network.rpn.hidden(level[rows]) for level in levels]
         shapes = [sizes[row][:2] for row in rows]
-        return self.network.proposals(
+        proposals: list[Tensor] = self.network.proposals(
             # float32: in bfloat16 many logits would be equal, and the order of proposals chance
             [level.float() for level in hidden],
             shapes,
             self._padded(shapes[0]),
             [sizes[row].scale for row in rows],
         )
+        return proposals
 
     def _describe(self, levels: list[Tensor], rois: Sequence[Tensor]) -> list[HeadOutputs]:
         """Return for each image what the box head says of its regions.
@@ -277,5 +279,9 @@ def build(detector: DetectorSettings, selection: SelectionSettings) -> VisualGen
 
 
 def _with_run_settings(conventions: Conventions, run: RunSettings) -> Conventions:
-    changed = {"min_size": run.min_size, "max_size": run.max_size, "rpn_post_nms": run.proposals}
-    return replace(conventions, **{name: value for name, value in changed.items() if value is not None})
+    return replace(
+        conventions,
+        min_size=run.min_size or conventions.min_size,
+        max_size=run.max_size or conventions.max_size,
+        rpn_post_nms=run.proposals or conventions.rpn_post_nms,
+    )

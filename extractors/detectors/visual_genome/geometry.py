@@ -53,7 +53,8 @@ def decode(
 
 def suppress(boxes_xyxy: Tensor, scores: Tensor, threshold: float, conventions: Conventions) -> Tensor:
     """Return the indices that survive non-maximum suppression, highest score first."""
-    return nms(comparable(boxes_xyxy, conventions), scores, threshold)
+    keep: Tensor = nms(comparable(boxes_xyxy, conventions), scores, threshold)
+    return keep
 
 
 def cell_anchors(conventions: Conventions, strides: tuple[int, ...]) -> list[Tensor]:

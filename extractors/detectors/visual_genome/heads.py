@@ -38,10 +38,13 @@ def pool(levels: list[Tensor], strides: tuple[int, ...], rois: Tensor, conventio
 
 def _pool_level(level: Tensor, stride: int, rois: Tensor, conventions: Conventions) -> Tensor:
     size, scale = conventions.pool_size, 1 / stride
+    pooled: Tensor
     if conventions.pooling == "roi_pool":
-        return roi_pool(level, rois, size, scale)
-    aligned = conventions.pooling == "roi_align_aligned"
-    return roi_align(level, rois, size, scale, conventions.pool_sampling, aligned)
+        pooled = roi_pool(level, rois, size, scale)
+    else:
+        aligned = conventions.pooling == "roi_align_aligned"
+        pooled = roi_align(level, rois, size, scale, conventions.pool_sampling, aligned)
+    return pooled
 
 
 def _levels_of(boxes_xyxy: Tensor, count: int, conventions: Conventions) -> Tensor:
@@ -113,7 +116,7 @@ class Predictor(nn.Module):
     def forward(self, last: Tensor) -> tuple[Tensor, Tensor]:
         """Return logits [R, C + 1], background first, and deltas [R, C, 4]."""
         logits: Tensor = self.cls_score(last)
-        deltas: Tensor = self.bbox_pred(last).unflatten(1, (-1, 4))
+        deltas: Tensor = self.bbox_pred(last).reshape(len(last), -1, 4)
         if not self._background_first:
             logits = logits.roll(1, dims=1)
         if self._background_box:

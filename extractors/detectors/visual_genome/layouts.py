@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from vilbert.extractors.detectors.visual_genome.conventions import Architecture
+from vilbert.extractors.detectors.visual_genome.conventions import Architecture, DetectorName
 from vilbert.extractors.extractor import ExtractorError
 
 Rules = tuple[tuple[str, str], ...]
@@ -220,7 +220,7 @@ def _count(state: Mapping[str, Tensor], stage: str) -> int:
     return 1 + max(numbers, default=-1)
 
 
-def detector_name(layout: str, architecture: Architecture) -> str:
+def detector_name(layout: str, architecture: Architecture) -> DetectorName:
     """Return which detector this is."""
     if layout == "vinvl":
         return "vinvl-x152c4"

@@ -60,12 +60,14 @@ def _from_json(content: Any, kind: Kind) -> tuple[str, ...]:
     if not isinstance(content, dict):
         return ()
     if kind == "objects" and isinstance(listed := content.get("categories"), list):
-        pairs = [(it.get("id"), it.get("name")) for it in listed if isinstance(it, dict)]
+        found = [(it.get("id"), it.get("name")) for it in listed if isinstance(it, dict)]
+        first = 0
     elif isinstance(indexed := content.get(_INDEX_KEYS[kind]), dict):
-        pairs = [(index, name) for name, index in indexed.items()]
+        found = [(index, name) for name, index in indexed.items()]
+        first = 1  # 0 is the background or "no attribute"
     else:
         return ()
-    if not all(type(index) is int and isinstance(name, str) for index, name in pairs):
+    named = {index: name for index, name in found if type(index) is int and isinstance(name, str)}
+    if len(named) != len(found):
         return ()
-    pairs = sorted(pair for pair in pairs if pair[0] > 0 or (kind == "objects" and "categories" in content))
-    return tuple(name for _, name in pairs)
+    return tuple(name for index, name in sorted(named.items()) if index >= first)

@@ -40,7 +40,7 @@ class Network(nn.Module):
         else:
             width = architecture.hidden_channels
             self.head = ConnectedHead(pyramid * conventions.pool_size**2, width)
-        self.feature_dim = width
+        self.feature_dim: int = width
         self.predictor = Predictor(width, architecture.classes, conventions)
         self.attributes = None if architecture.attributes is None else AttributeHead(width, architecture, conventions)
 
@@ -100,4 +100,5 @@ class Network(nn.Module):
 
     def predict(self, features: Tensor, last: Tensor) -> HeadOutputs:
         """Return what the predictor says of features, all float32."""
-        return HeadOutputs(features, *self.predictor(last), last)
+        logits, deltas = self.predictor(last)
+        return HeadOutputs(features, logits, deltas, last)

@@ -34,7 +34,7 @@ class ProposalHead(nn.Module):
             background, foreground = scores.chunk(2, dim=1)
             scores = foreground - background
         deltas: Tensor = self.deltas(hidden)
-        return scores.permute(0, 2, 3, 1).flatten(1), deltas.unflatten(1, (-1, 4)).permute(0, 3, 4, 1, 2).flatten(1, 3)
+        return scores.permute(0, 2, 3, 1).flatten(1), deltas.permute(0, 2, 3, 1).reshape(len(deltas), -1, 4)
 
 
 def propose(
