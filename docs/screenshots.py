@@ -18,9 +18,9 @@ IMAGES = Path(__file__).parent / "images"
 QUESTION = "/0/sample/8?asked=1&question=what+color+is+the+triangle%3F"
 PAGES = {
     "photographs": "/0/?caption=pink&sort=-boxes",
-    "sample": "/0/sample/8#region-2",
+    "sample": "/0/sample/8",
     "similar": "/0/similar/8/2",
-    "statistics": "/0/statistics",
+    "statistics": "/0/statistics#charts",
     "ask": f"{QUESTION}#ask",
 }
 WIDE, PHONE = {"width": 1280, "height": 800}, {"width": 390, "height": 800}
