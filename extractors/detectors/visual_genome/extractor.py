@@ -256,7 +256,7 @@ class VisualGenomeExtractor:
         return boxes_xyxy * boxes_xyxy.new_tensor(ratios * 2)
 
 
-def _rgb(bgr: tuple[float, float, float]) -> tuple[float, float, float]:
+def _rgb(bgr: Sequence[float]) -> tuple[float, float, float]:
     """Return values of blue, green and red in the other order, or the reverse."""
     return bgr[2], bgr[1], bgr[0]
 

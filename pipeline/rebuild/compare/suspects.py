@@ -188,7 +188,7 @@ def _layers(detector: RunningDetector) -> Iterator[Variant]:
 
 def _precisions(detector: RunningDetector) -> Iterator[Variant]:
     own = detector.facts.get("precision")
-    names = () if own is None else ("fp32", "bf16", "fp16")
+    names: tuple[str, ...] = () if own is None else ("fp32", "bf16", "fp16")
     if detector.facts["device"] == "cpu":
         names = names[:2]  # float16 is not made for a CPU, and slow there
     yield from (rebuilt(detector, f"precision {name}", precision=name) for name in names if name != own)
