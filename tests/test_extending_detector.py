@@ -59,6 +59,7 @@ def test_a_detector_is_found_by_its_entry_point(folder: Path) -> None:
     assert (facts["extractor"], facts["cells"], facts["opts"]) == ("toy", 3, ["cells", "3"])
 
 
+@pytest.mark.slow
 def test_a_detector_is_found_by_its_module(folder: Path) -> None:
     options = ("--detector", "toy_detector:build", "--backend", "local", *SIZE)
     run(folder, "extract", "images.parquet", "--output", "referenced", *options)

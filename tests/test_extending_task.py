@@ -74,6 +74,7 @@ def test_the_model_is_evaluated_and_reported(folder: Path) -> None:
     assert "Guessing is right in 50%." in page.read_text()
 
 
+@pytest.mark.slow
 def test_the_model_is_asked_in_a_process_of_its_own(folder: Path, package: Path) -> None:
     photograph = next((folder / "shapes" / "val2014").glob("*.jpg"))
     asked = ("predict", "toy", "--checkpoint", folder / "run", "--image", photograph, "--question", "is there a star")

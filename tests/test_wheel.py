@@ -8,6 +8,8 @@ import sys
 import zipfile
 from pathlib import Path
 
+import pytest
+
 from .installation import Installation, environment
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -39,6 +41,7 @@ def test_the_wheel_holds_every_source_and_data_file(installation: Installation) 
     } <= names
 
 
+@pytest.mark.slow
 def test_the_installed_command_and_api_work_from_any_folder(installation: Installation, tmp_path: Path) -> None:
     programs = [
         [sys.executable, str(installation.command), "--help"],

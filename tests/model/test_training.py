@@ -131,6 +131,7 @@ def learn(model: Any, parts: Callable[[], list[Any]], *, steps: int, floor: floa
     return largest
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [0, *(pytest.param(kind, marks=pytest.mark.slow) for kind in (1, 2))])
 def test_pretraining_learns_a_batch_by_heart(kind: int) -> None:
     model = fresh(ViLBertForPreTraining, config(**SMALL, visual_target=kind))

@@ -239,6 +239,10 @@ def keys_of(value: Any) -> list[Any]:
     return list(range(len(value)))[:3] if isinstance(value, list) else []
 
 
+SLOW = ("optimizer", "run.json", "info", "weights of a checkpoint")
+"""Their siblings, "checkpoint" and "pre-trained config", run in CI."""
+
+
 def check(whole: Path, folder: Path, damaged: Damaged, damage: Callable[[bytes], bytes]) -> None:
     shutil.copytree(whole, folder)
     path = folder / damaged.file
@@ -250,7 +254,9 @@ def check(whole: Path, folder: Path, damaged: Damaged, damage: Callable[[bytes],
         shutil.rmtree(folder)
 
 
-@pytest.mark.parametrize("damaged", FILES, ids=str)
+@pytest.mark.parametrize(
+    "damaged", [pytest.param(it, marks=pytest.mark.slow) if str(it) in SLOW else it for it in FILES], ids=str
+)
 @settings(max_examples=2, suppress_health_check=list(HealthCheck), phases=[Phase.generate], derandomize=True)
 @given(damage=damages())
 def test_a_damaged_file_is_a_message(

@@ -105,6 +105,7 @@ def features(long_folder: Path, tmp_path: Path) -> Path:
     return output
 
 
+@pytest.mark.slow
 def test_pretraining_with_loader_processes_ends(long_folder: Path, features: Path, tmp_path: Path) -> None:
     model = ["--model", "shapes", "--init-from", "none", "--tokenizer", "shapes", "--device", "cpu"]
     short = ["--batch-size", "2", "--max-steps", "2", "--eval-split", "none", "--tracker", "none", "--num-workers", "2"]

@@ -58,6 +58,7 @@ print(json.dumps([type(config).__name__, type(model).__name__, len(ids)]))
     assert in_child(code, str(final)) == ["ViLBertConfig", "ViLBertModel", 5]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("first", ["layers", pytest.param("meeting", marks=pytest.mark.slow)])
 def test_a_part_of_the_model_can_be_imported_first(first: str) -> None:
     code = (

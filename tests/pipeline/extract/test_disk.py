@@ -27,6 +27,7 @@ def undisturbed(
     return output, request.param
 
 
+@pytest.mark.slow
 def test_a_limit_to_a_file_is_said_and_once_it_is_lifted_the_same_command_goes_on(
     harm: Harm, manifest: Path, undisturbed: tuple[Path, str], tmp_path: Path
 ) -> None:

@@ -36,6 +36,7 @@ def start_and_wait_for_harm(harm: Harm, command: list[str]) -> Child:
     return child
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("place", "number"), [pytest.param("decode", signal.SIGINT, marks=pytest.mark.slow), ("detect", signal.SIGTERM)]
 )

@@ -51,6 +51,7 @@ def test_two_processes_are_one(small: Path, tmp_path: Path, forks: Forks, task: 
     assert len(read_journal(both)) == 6
 
 
+@pytest.mark.slow
 def test_two_processes_take_the_same_turns_of_several_tasks(small: Path, tmp_path: Path, forks: Forks) -> None:
     """Stop-and-go decides by what all have answered; of processes that decided otherwise each would wait for the other.
 

@@ -58,6 +58,7 @@ def test_zero_seconds_is_never() -> None:
         assert not watch.is_stuck("worker", Pulse(0, 0))
 
 
+@pytest.mark.slow
 def test_an_image_that_hangs_is_noticed_though_the_other_shard_at_the_detector_goes_on(
     settings_for: Callable[..., ExtractSettings], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -91,7 +91,9 @@ def write_report(folder: Path, task: str) -> str:
     return page.read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("task", TESTED)
+@pytest.mark.parametrize(
+    "task", [pytest.param(task, marks=pytest.mark.slow) if task == "captioning" else task for task in TESTED]
+)
 def test_every_task_has_a_report(folder: Path, task: str) -> None:
     html = write_report(folder, task)
     outside = unescape(html.split("<iframe")[0])

@@ -49,6 +49,7 @@ class Body(bytearray):
     """Bytes that can be watched."""
 
 
+@pytest.mark.slow
 def test_no_half_read_body_outlives_its_fetch(tmp_path: Path) -> None:
     alive: list[weakref.ref[Any]] = []
 

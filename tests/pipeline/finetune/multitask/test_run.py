@@ -215,6 +215,7 @@ def test_the_token_is_heard(learnt: Path) -> None:
     assert (said[0].vil_tri_prediction - said[1].vil_tri_prediction).abs().max() > 0.01
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("steps", "least"), [(2, 0.0), pytest.param(400, 0.5, marks=pytest.mark.slow)])
 def test_captions_are_learnt_and_written_beside_another_task_by_a_token_of_their_own(
     small: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], steps: int, least: float

@@ -127,7 +127,7 @@ def die_at(step: int) -> None:
     "before",
     [pytest.param("nothing", marks=pytest.mark.slow), pytest.param("whole", marks=pytest.mark.slow), "damaged"],
 )
-@pytest.mark.parametrize("storage", STORAGES)
+@pytest.mark.parametrize("storage", ["tar", pytest.param("lmdb", marks=pytest.mark.slow)])
 def test_killed_at_any_step_no_record_lacks_its_data_and_a_rerun_gives_the_same_bytes(
     tmp_path: Path, make_sample: MakeSample, storage: StorageFormat, before: str
 ) -> None:

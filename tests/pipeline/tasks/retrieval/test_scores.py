@@ -96,6 +96,7 @@ def one_by_one(model: Scorer, captions: list[list[int]], pool: Pool, task_id: in
     return found
 
 
+@pytest.mark.slow
 @settings(max_examples=40, deadline=None)
 @given(
     variant=st.sampled_from(VARIANTS),

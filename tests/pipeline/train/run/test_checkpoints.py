@@ -170,6 +170,7 @@ def test_killed_anywhere_in_a_save_the_run_has_a_whole_checkpoint(
     assert seen == {2.0, 3.0}
 
 
+@pytest.mark.slow
 def test_killed_anywhere_in_a_save_the_next_save_needs_no_sweep(
     run: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
