@@ -75,7 +75,10 @@ class CellsExtractor:
             for given, shape in zip(given_boxes, shapes, strict=True)
         ]
         cells = F.adaptive_avg_pool2d(maps, self._cells) if self._cells else maps
-        pooled = pool_boxes(maps, [it.to(maps.device) for it in boxes], shapes, self._encoder.size)
+        given_xyxy = [
+            (box[:0] if given is None else box).to(maps.device) for box, given in zip(boxes, given_boxes, strict=True)
+        ]
+        pooled = pool_boxes(maps, given_xyxy, shapes, self._encoder.size)
         features = [cells[row].flatten(1).T if given is None else pooled[row] for row, given in enumerate(given_boxes)]
         return [
             Regions(boxes=box.numpy(), features=to_float16(feature), width=shape[1], height=shape[0])
