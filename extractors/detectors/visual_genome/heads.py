@@ -116,7 +116,7 @@ class Predictor(nn.Module):
     def forward(self, last: Tensor) -> tuple[Tensor, Tensor]:
         """Return logits [R, C + 1], background first, and deltas [R, C, 4]."""
         logits: Tensor = self.cls_score(last)
-        deltas: Tensor = self.bbox_pred(last).reshape(len(last), -1, 4)
+        deltas: Tensor = self.bbox_pred(last).reshape(len(last), self.bbox_pred.out_features // 4, 4)
         if not self._background_first:
             logits = logits.roll(1, dims=1)
         if self._background_box:
