@@ -21,6 +21,8 @@ from vilbert.pipeline.shards.open_dataset import open_dataset
 from vilbert.pipeline.shards.storage.verified import VerifiedFiles
 from vilbert.pipeline.train.data.corpus import Corpus
 from vilbert.pipeline.train.data.order import Order
+from vilbert.pipeline.train.pretraining.data import open_data
+from vilbert.pipeline.train.pretraining.settings import PretrainSettings
 
 MakeDataset = Callable[..., Path]
 
@@ -101,3 +103,17 @@ def test_a_damaged_column_stops_or_skips_like_a_shard(folder: Path, position: in
     skipping = Corpus.open(folder, split=None, features=("dino",), verified=VerifiedFiles(), on_corrupt="skip")
     assert sum(example is None for example in read_all(skipping)) == 4
     assert all(example is not None for example in read_all(Corpus.open(folder, split=None)))
+
+
+def test_pretraining_reads_and_holds_out_what_features_names(folder: Path, tmp_path: Path) -> None:
+    settings = PretrainSettings(
+        data=(str(folder),), output=tmp_path / "run", split="all", eval_split="held-out", hold_out=0.3, batch_size=2,
+        features=("dino", "base"),
+    )  # fmt: skip
+    data = open_data(settings)
+    assert data.held_out is not None
+    base = Corpus.open(folder, split=None).feature_dim
+    assert (data.corpus.feature_dim, data.held_out.feature_dim) == (3 + base, 3 + base)
+    for corpus in (data.corpus, data.held_out):
+        for example in read_all(corpus):
+            assert np.array_equal(example.features[:, :3], np.float32(example.boxes[:, :3] / 7))
