@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -17,10 +18,12 @@ from vilbert.pipeline.shards.viewing.histogram import group_ranges, mean, range_
 
 MAX_NAMES = 40
 SCORE_BINS = 10
+KEPT = 16
 
 
+@lru_cache(maxsize=KEPT)
 def charts(dataset: OpenedDataset) -> list[Chart]:
-    """Return the charts of a data set, those that its fields allow."""
+    """Return the charts of a data set, those that its fields allow; they are computed once."""
     columns, base = dataset.index.columns, f"/{dataset.number}/"
     present = columns["present"] == 1
 
