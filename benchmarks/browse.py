@@ -128,6 +128,7 @@ def main() -> int:
     parser.add_argument("--shard-size", type=int, default=1_000)
     parser.add_argument("--pages", type=int, default=300)
     parser.add_argument("--num-workers", type=int, default=2)
+    parser.add_argument("--keep-index", action="store_true", help="use the index that is there; its time means nothing")
     parser.add_argument("--folder", type=Path, help="where the data set is written; a temporary folder by default")
     options = parser.parse_args()
     folder = options.folder or Path(tempfile.mkdtemp(prefix="browse-"))
@@ -145,7 +146,8 @@ def measure(directory: Path, options: argparse.Namespace) -> int:
     """Build the index, ask for pages, print; return 1 above a limit."""
     from vilbert.pipeline.shards.dataset import read_dataset
 
-    shutil.rmtree(directory / ".browse", ignore_errors=True)
+    if not options.keep_index:
+        shutil.rmtree(directory / ".browse", ignore_errors=True)
     info, records = read_dataset(directory), read_records(directory)
     start, before = time.perf_counter(), sum(os.times()[:4])
     index = ensure_index(directory, info, records, num_workers=options.num_workers)

@@ -1,6 +1,6 @@
 """Screenshots of the pages of `vilbert browse` for the README: `make screenshots` after `make demo`.
 
-Writes docs/images/browse-NAME.png with Chromium, driven by Playwright, each reduced to 128 colours.
+Writes docs/images/browse-NAME.png with Chromium, driven by Playwright, each reduced to 256 colours.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def shoot(browser: Any, url: str, name: str, size: dict[str, int], scheme: str) 
     page.wait_for_load_state("networkidle")
     page.wait_for_timeout(1000)
     image = Image.open(io.BytesIO(page.screenshot()))
-    image.convert("RGB").quantize(128).save(IMAGES / f"{name}.png", optimize=True)
+    image.convert("RGB").quantize(256, method=Image.Quantize.FASTOCTREE).save(IMAGES / f"{name}.png", optimize=True)
     context.close()
 
 

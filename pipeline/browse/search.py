@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -112,8 +112,13 @@ class Search:
             raise FilterError(f"split: there is no split {name!r:.60}") from None
 
     def _words(self, least: float, most: float) -> Mask:
-        sample = np.repeat(np.arange(self.index.samples), self.index.columns["captions"].astype(np.int64))
-        return self._marked(sample[within(self.index.columns["caption_words"], least, most)])
+        return self._marked(self._caption_samples[within(self.index.columns["caption_words"], least, most)])
+
+    @cached_property
+    def _caption_samples(self) -> NDArray[np.uint32]:
+        """The sample of each caption, [C]."""
+        numbers = np.arange(self.index.samples, dtype=np.uint32)
+        return np.repeat(numbers, self.index.columns["captions"].astype(np.int64))
 
     def _copies(self, same: str) -> Mask:
         columns = self.index.columns
