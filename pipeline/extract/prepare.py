@@ -74,7 +74,7 @@ def turns(record: ImageRecord) -> bool:
 
 def failure(row: int, record: ImageRecord, error: ImageError) -> FailureRow:
     """Return the line that a failed row gets in `failures/`: the same on every run, so without addresses in memory."""
-    detail = mask_credentials(re.sub(r"0x[0-9a-f]+", "0x...", error.detail))
+    detail = mask_credentials(re.sub(r"\b0x[0-9a-f]+", "0x...", error.detail))
     uri = mask_credentials(record.uri)
     return FailureRow(row=row, image_id=record.image_id, uri=uri, reason=error.reason, detail=detail)
 
