@@ -145,6 +145,7 @@ def test_maps_turn_around(write: Callable[..., Any]) -> None:
     assert {back[name]: name for name in back} == mapped
 
 
+@pytest.mark.slow
 def test_a_backbone_saved_alone() -> None:
     source, model = make(ViLBertModel, seed=1), make(ViLBertForPreTraining, seed=2)
     report = load_checkpoint(model, copies(source))

@@ -239,7 +239,7 @@ def keys_of(value: Any) -> list[Any]:
     return list(range(len(value)))[:3] if isinstance(value, list) else []
 
 
-SLOW = ("optimizer", "run.json", "info", "weights of a checkpoint")
+SLOW = ("optimizer", "run.json", "info", "weights of a checkpoint", "record")
 """Their siblings, "checkpoint" and "pre-trained config", run in CI."""
 
 

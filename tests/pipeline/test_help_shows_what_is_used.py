@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from functools import reduce
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,15 @@ REQUIRED = {
     "manifest": ["source", "--output", "m.parquet"],
     "extract": ["m.parquet", "--output", "out"],
     "convert": ["features", "--output", "out"],
+    "extract --add-to": ["--add-to", "features", "--column", "second"],
+    "index": ["features"],
+    "column add": ["features", "values.parquet", "--column", "score"],
+    "column list": ["features"],
+    "column drop": ["features", "--column", "score"],
+    "export": ["features", "--to", "lxmert-tsv", "--output", "o.tsv"],
+    "compare": ["a", "b"],
+    "browse": ["features"],
+    "convert-detector": ["a.pkl", "--output", "detector.safetensors"],
     "status": ["features"],
     "verify": ["features"],
     "inspect": ["features"],
@@ -104,7 +114,7 @@ def value_of(settings: Any, path: tuple[str, ...]) -> Any:
 def shown(value: Any) -> str:
     """Return a value as the help shows it."""
     text = " ".join(map(str, value)) if isinstance(value, tuple) else str(value)
-    return f"default: {text or repr(value)}" if isinstance(value, str) else f"default: {text}"
+    return f"default: {shlex.quote(text) if text else repr(value)}" if isinstance(value, str) else f"default: {text}"
 
 
 def compare(found: dict[str, str], settings: Any, *, apart_from: set[str]) -> None:

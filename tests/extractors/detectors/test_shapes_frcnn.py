@@ -27,6 +27,7 @@ def extractor() -> TorchvisionExtractor:
     return build(SHAPES, SelectionSettings())
 
 
+@pytest.mark.slow
 def test_finds_and_describes_the_objects_of_scenes_it_never_saw() -> None:
     trained = json.loads(WEIGHTS.with_suffix(".json").read_text())["trained"]
     assert TEST_SEED not in (trained["seed"], trained["held_out_seed"])

@@ -71,13 +71,14 @@ def test_filter_page_open_choose_and_go_back(page: Any, tmp_path: Path, browse: 
         assert "lit" in page.locator(f".region[data-n='{number}']").get_attribute("class")
         page.locator("h1").click()
         page.keyboard.press("ArrowRight")
-        page.wait_for_function("document.querySelector('.crumbs').innerText.includes('3 of 86')")
+        page.locator(".crumbs", has_text="3 of 86").wait_for()
+        page.wait_for_load_state()  # its scripts listen to keys by then
         page.keyboard.press("u")
         page.wait_for_url("**/0/?caption=photograph*")
         page.keyboard.press("?")
         assert page.locator("#help").is_visible()
         page.keyboard.press("Escape")
-        page.wait_for_function("[...document.images].every(image => !image.complete || image.naturalWidth > 0)")
+        assert page.evaluate("[...document.images].every(image => !image.complete || image.naturalWidth > 0)")
     assert page.wrong == []
 
 
@@ -87,7 +88,7 @@ def test_hostile_texts_do_nothing_and_missing_images_say_why(page: Any, tmp_path
             page.goto(f"{address}{path}")
             assert page.title() != "hacked"
         page.goto(f"{address}/0/")
-        page.wait_for_function("document.querySelectorAll('.why').length === 3")
+        page.locator(".why").nth(2).wait_for()
         reasons = " ".join(page.locator(".why").all_inner_texts())
         assert "missing" in reasons
         assert "is not the file that the regions were extracted from" in reasons

@@ -97,6 +97,7 @@ def test_a_reason_there_is_not_and_a_data_set_there_is_not_are_refused(scenes: P
     assert not output.exists()
 
 
+@pytest.mark.slow
 def test_a_retry_that_was_killed_goes_on_and_loses_no_sample(scenes: Path, tmp_path: Path, harm: Harm) -> None:
     output, undisturbed = tmp_path / "features", tmp_path / "undisturbed"
     assert main(arguments(scenes, output)) == 0

@@ -318,6 +318,7 @@ class ListedFolder:
         yield self._notes
 
 
+@pytest.mark.slow
 def test_the_shards_of_a_hundred_million_rows_are_found_in_seconds_and_little_memory(tmp_path: Path) -> None:
     shards = 100_000
     sizes = 1000 + np.arange(shards) % 7

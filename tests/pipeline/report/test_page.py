@@ -105,6 +105,7 @@ def test_a_run_without_pretraining_has_no_curves_of_it() -> None:
     assert headings == [name for name in Page(report_page(CONTENT)).text["h2"] if "pre-trained" not in name]
 
 
+@pytest.mark.slow
 def test_the_model_s_answer_and_people_s_are_told_apart_by_words_and_nothing_of_people_s_is_bold() -> None:
     html = report_page(replace(CONTENT, examples={"Errors": [GROUP]}))
     page = Page(html)

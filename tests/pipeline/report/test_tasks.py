@@ -129,7 +129,7 @@ def test_a_phrase_has_the_true_box_and_the_model_s_with_their_overlap(folder: Pa
     rows: list[dict[str, Any]] = json.loads((folder / "refcocog" / "seeing.out").read_text())
     for part in html.split("<h2>"):
         if part.startswith(("Errors", "Right answers")):
-            overlaps = re.findall(r"overlaps people&#x27;s by (\d\.\d\d)", part)
+            overlaps = re.findall(r"overlaps people&#39;s by (\d\.\d\d)", part)
             assert overlaps
             assert {*overlaps} <= {f"{row['iou']:.2f}" for row in rows}
             assert all((float(it) > RIGHT_ABOVE) == part.startswith("Right") for it in overlaps)

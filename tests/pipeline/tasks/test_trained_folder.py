@@ -98,6 +98,7 @@ def test_a_run_that_is_refused_leaves_the_card_as_it_was(small: Path, finished: 
     assert read_task_card(finished).max_words == 16
 
 
+@pytest.mark.slow
 def test_a_start_that_was_killed_before_it_wrote_what_it_is_can_be_made_again(small: Path, tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / TASK_FILE).write_text("{}")

@@ -66,7 +66,7 @@ def test_a_run_that_is_killed_at_every_shard_and_step_ends_with_the_same_bytes(
             break
         assert status == 130
         assert number < 20
-    assert number > 1
+    assert number >= 1  # two shards are in work at a time: a kill may leave one of them whole
     assert files(tmp_path / "killed") == expected
     assert examine(tmp_path / "killed", deep=True).findings == ()
 

@@ -117,6 +117,7 @@ writer.finish()
 """
 
 
+@pytest.mark.slow
 def test_the_bytes_do_not_depend_on_the_process(tmp_path: Path) -> None:
     conftest = Path(__file__).parents[2] / "conftest.py"
     digests = set()

@@ -22,7 +22,7 @@ def test_the_report_shows_command_hardware_software_and_times(tmp_path: Path) ->
     begin(tmp_path, ["pretrain", "features", "--output", "my run"], gpus=("NVIDIA X, 80 GiB",) * 2)
     end_session(tmp_path, step=7, finished=True)
     html = write_report(tmp_path).read_text()
-    assert "vilbert pretrain features --output &#x27;my run&#x27;" in html
+    assert "vilbert pretrain features --output &#39;my run&#39;" in html
     for name in ("CPU", "GPU", "memory", "software", "started", "ended", "duration"):
         assert f"<td>{name}</td>" in html
     assert "<td>2 x NVIDIA X, 80 GiB</td>" in html
