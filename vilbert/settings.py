@@ -26,6 +26,8 @@ T = TypeVar("T")
 
 _Finite = pydantic.AllowInfNan(False)
 PositiveInt = Annotated[int, Ge(1)]
+ShardSize = Annotated[int, Interval(ge=1, lt=2**53)]
+"""Rows of a shard; dataset.json holds no larger count."""
 NonNegativeInt = Annotated[int, Ge(0)]
 PositiveFloat = Annotated[float, Gt(0), _Finite]
 NonNegativeFloat = Annotated[float, Ge(0), _Finite]

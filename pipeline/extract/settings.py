@@ -15,7 +15,7 @@ from vilbert.extractors.images.error import is_reason
 from vilbert.extractors.selection import SelectionSettings
 from vilbert.pipeline.extract.fetching.settings import FetchSettings
 from vilbert.pipeline.shards.location.place_option import PlaceOption
-from vilbert.settings import NonNegativeFloat, PositiveInt, validated
+from vilbert.settings import NonNegativeFloat, PositiveInt, ShardSize, validated
 
 
 @validated
@@ -31,7 +31,7 @@ class ExtractSettings:
     """Output folder, or its URL (s3://…, any fsspec URL). An unfinished data set is resumed."""
     format: Literal["tar", "lmdb"] = "tar"
     """tar: readable by any WebDataset reader. lmdb: one file per shard, values in the safetensors format."""
-    shard_size: PositiveInt = 1000
+    shard_size: ShardSize = 1000
     """Samples per shard."""
     limit: PositiveInt | None = None
     """Process only the first rows of the manifest."""

@@ -7,6 +7,7 @@ from vilbert.pipeline.rebuild.dataset_source import DatasetSource, is_dataset
 from vilbert.pipeline.rebuild.formats.registry import ImportOptions
 from vilbert.pipeline.rebuild.source import Source
 from vilbert.pipeline.shards.location.folder import Place, open_folder
+from vilbert.plugins import PluginError
 
 
 def open_features(place: Place, format: str | None, options: ImportOptions, *, verify: bool = True) -> Source:
@@ -14,15 +15,15 @@ def open_features(place: Place, format: str | None, options: ImportOptions, *, v
 
     Args:
         place: Folder or URL of a data set, or path of a file or folder of features.
-        format: Name of the format; None recognises it by its content.
+        format: Name of the format of published features; None recognises it by its content. A data set has none.
         options: What a file of features does not say of itself.
         verify: Whether the SHA-256 of shards is compared before a sample is used.
 
     Raises:
-        RefusedError: It is a URL without a data set.
+        RefusedError: It is a URL without a data set, or there is no such format.
         ShardError: It is no source, or damaged.
     """
-    if format in (None, "vilbert") and is_dataset(place):
+    if is_dataset(place):
         return DatasetSource(place, verify=verify)
     if isinstance(place, str):
         name = open_folder(place).name
@@ -31,4 +32,7 @@ def open_features(place: Place, format: str | None, options: ImportOptions, *, v
         raise ShardError(f"{place}: no such file or folder")
     from vilbert.pipeline.rebuild.formats.detect import open_published
 
-    return open_published(place, format, options)
+    try:
+        return open_published(place, format, options)
+    except PluginError as error:
+        raise RefusedError(f"{place}: {error}") from error

@@ -6,6 +6,7 @@ The file also has the rows of `--add-fields-from` by key.
 from __future__ import annotations
 
 import csv
+import math
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -114,7 +115,10 @@ def _named(row: Fields, where: str) -> tuple[str, Fields]:
 
 
 def _csv_rows(path: Path) -> Iterator[tuple[str, Fields]]:
-    """Yield the rows of a CSV file with a header; empty cells are left out, whole numbers and fractions are numbers."""
+    """Yield the rows of a CSV file with a header; empty cells are left out, whole numbers and fractions are numbers.
+
+    `nan` and `inf` remain texts.
+    """
     csv.field_size_limit(max(MAX_CELL, csv.field_size_limit()))
     with path.open(encoding="utf-8-sig", newline="") as file:
         rows = csv.reader(file, strict=True)
@@ -144,7 +148,7 @@ def _value(cell: str) -> Any:
             value = kind(cell)
         except ValueError:
             continue
-        if str(value) == cell:
+        if str(value) == cell and math.isfinite(value):
             return value
     return cell
 
@@ -159,6 +163,10 @@ def build_joined(
         files: Those of `--join`, in order.
         wanted: Names of the fields to take; None for all.
         donor_keys: Key and row of each sample of `--add-fields-from`.
+
+    Raises:
+        RefusedError: No row has one of the wanted fields, or a file cannot be read.
+        ShardError: The file cannot be written, or a key of `--add-fields-from` is there twice.
     """
     database = sqlite3.connect(path, isolation_level=None)
     try:
@@ -167,8 +175,10 @@ def build_joined(
         database.execute("CREATE TABLE joined (id TEXT PRIMARY KEY, file INTEGER, fields BLOB) WITHOUT ROWID")
         database.execute("CREATE TABLE donor (key TEXT PRIMARY KEY, row INTEGER) WITHOUT ROWID")
         database.execute("BEGIN")
+        met: set[str] = set()
         for number, file in enumerate(files):
             for image_id, fields in read_join(file, wanted):
+                met.update(fields)
                 known = database.execute("SELECT file, fields FROM joined WHERE id = ?", (image_id,)).fetchone()
                 if known is not None:
                     before = decode_json(known[1])
@@ -177,6 +187,11 @@ def build_joined(
                     fields = before | fields
                 row = image_id, number, encode_json(fields)
                 database.execute("INSERT OR REPLACE INTO joined VALUES (?, ?, ?)", row)
+        if absent := [name for name in wanted or () if name not in met]:
+            raise RefusedError(
+                f"--join-fields {' '.join(absent)}: no row of --join has this field, or it belongs to the regions; "
+                "texts of images are in captions, splits in split"
+            )
         for key, row_number in donor_keys:
             try:
                 database.execute("INSERT INTO donor VALUES (?, ?)", (key, row_number))

@@ -9,10 +9,10 @@ from typing import Annotated, Any, Literal
 import tyro
 from annotated_types import Ge
 
-from vilbert.pipeline.rebuild.formats.registry import ImportOptions
+from vilbert.pipeline.rebuild.formats.registry import FORMATS, ImportOptions
 from vilbert.pipeline.rebuild.where import parse_where
 from vilbert.pipeline.shards.location.place_option import PlaceOption
-from vilbert.settings import NonNegativeFloat, PositiveInt, Seed, Share, validated
+from vilbert.settings import NonNegativeFloat, PositiveInt, Seed, ShardSize, Share, validated
 
 Group = Literal["objects", "classes", "attributes", "object_boxes", "images"]
 """What a data set may have or not: two arrays each, or the bytes of the images."""
@@ -33,7 +33,7 @@ class ConvertSettings:
     """Output folder, or its URL (s3://…, any fsspec URL). An unfinished data set is resumed."""
     format: Literal["tar", "lmdb"] = "tar"
     """tar: readable by any WebDataset reader. lmdb: one file per shard, values in the safetensors format."""
-    shard_size: PositiveInt = 1000
+    shard_size: ShardSize = 1000
     """Samples per shard."""
     append: bool = False
     """Add the sources to the data set in --output, which must have the same fingerprint."""
@@ -99,12 +99,26 @@ class ConvertSettings:
             raise ValueError("--join-fields chooses among the fields of --join, which is missing")
         if self.unjoined == "drop" and not self.join:
             raise ValueError("--unjoined drop needs --join")
-        if self.output in self.sources and not self.append:
-            raise ValueError(f"--output {self.output}: is one of the sources; write to another folder")
+        if self.source_format is not None and not FORMATS.is_known(self.source_format):
+            raise ValueError(f"--source-format: {FORMATS.unknown(self.source_format)}")
+        self._require_outside()
         if self.backend == "local" and self.workers not in ("auto", 1):
             raise ValueError(f"--workers {self.workers}: the local backend runs one; use --backend ray for more")
         if self.backend == "local" and (self.ray_address or self.dashboard):
             raise ValueError("--ray-address and --dashboard belong to --backend ray")
+
+    def _require_outside(self) -> None:
+        """Raise ValueError where the output is a source, by any path, or lies inside one."""
+        for source in self.sources:
+            if not isinstance(source, Path) or not isinstance(self.output, Path):
+                same, inside = source == self.output, False
+            else:
+                same = source.resolve() == self.output.resolve()
+                inside = not same and self.output.resolve().is_relative_to(source.resolve())
+            if same and not self.append:
+                raise ValueError(f"--output {self.output}: is one of the sources; write to another folder")
+            if inside:
+                raise ValueError(f"--output {self.output}: lies in the source {source}; give a folder outside it")
 
     @property
     def gpus_per_worker(self) -> float | None:

@@ -350,6 +350,9 @@ def test_sources_that_do_not_go_together_are_refused(source: Source, run: Run, t
         (["a/data", "--join-fields", "captions"], "--join-fields chooses"),
         (["a/data", "--add-fields-from", "a/data"], "has no field that the sources lack"),
         (["a/data", "--max-classes", "0"], "--max-classes"),
+        (["a/data", "--join", "fine.csv", "--join-fields", "caption"], "no row of --join has this field"),
+        (["a/data", "--source-format", "tvs"], "no format 'tvs'"),
+        (["a/data", "--shard-size", "99999999999999999999"], "--shard-size"),
     ],
 )
 def test_mistakes_are_named_without_a_traceback(
@@ -366,6 +369,7 @@ def test_mistakes_are_named_without_a_traceback(
     (tmp_path / "other.csv").write_text("name,text\na,b\n")
     (tmp_path / "captions.jsonl").write_text('{"image_id": "photo.001", "captions": [1]}\n')
     (tmp_path / "latin.csv").write_bytes(b"image_id,caption\nphoto.001,caf\xe9\n")
+    (tmp_path / "fine.csv").write_text("image_id,caption,score\nphoto.001,c,inf\n")
     (tmp_path / "strangers.csv").write_text("image_id,caption\nx,y\n")
     try:
         status = main(["convert", *arguments, "--output", "out"])
@@ -376,6 +380,29 @@ def test_mistakes_are_named_without_a_traceback(
     assert said in " ".join(text.split())
     assert "Traceback" not in text
     assert not (tmp_path / "out" / "dataset.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("output", "said"),
+    [
+        ("link", "is one of the sources"),
+        ("a/../a/data", "is one of the sources"),
+        ("a/data/new", "lies in the source"),
+        ("link/shards/new", "lies in the source"),
+    ],
+)
+def test_a_source_is_not_written_to_by_any_path(source: Source, tmp_path: Path, output: str, said: str) -> None:
+    data = source("a")
+    (tmp_path / "link").symlink_to(data)
+    with pytest.raises(ValueError, match=said):
+        ConvertSettings(sources=(data,), output=tmp_path / output)
+
+
+def test_csv_cells_that_are_no_json_numbers_remain_texts(source: Source, run: Run, tmp_path: Path) -> None:
+    (tmp_path / "more.csv").write_text("image_id,a,b,c\nphoto.001,nan,inf,0.5\n")
+    output = run("out", source("a"), join=(tmp_path / "more.csv",))
+    meta = samples(output)["photo.001"].meta
+    assert (meta["a"], meta["b"], meta["c"]) == ("nan", "inf", 0.5)
 
 
 def test_a_damaged_source_stops_and_names_the_shard(source: Source, tmp_path: Path) -> None:
