@@ -14,7 +14,7 @@ from tyro.conf import Positional
 from vilbert.pipeline.errors import ShardError
 from vilbert.pipeline.shards.columns.describe import describe_columns, values_of_sample
 from vilbert.pipeline.shards.dataset import DatasetInfo, read_info
-from vilbert.pipeline.shards.location.folder import open_folder
+from vilbert.pipeline.shards.location.folder import open_folder, what_is_there
 from vilbert.pipeline.shards.location.layout import DATASET_FILE
 from vilbert.pipeline.shards.record import read_records_of
 from vilbert.pipeline.shards.sample import Sample
@@ -123,15 +123,22 @@ def inspect(settings: InspectSettings) -> int:
 
 
 def inspect_published(settings: InspectSettings, path: Path) -> int | None:
-    """Print what a file or folder of published features is; return None where no format is recognised.
+    """Print what a file or folder of published features is; return None where the path does not exist.
 
     The status is 1 where it cannot be imported as it is.
+
+    Raises:
+        ShardError: No format is recognised.
     """
     from vilbert.pipeline.rebuild.formats.describe import describe_published, published_lines
+    from vilbert.pipeline.rebuild.formats.detect import unrecognised
 
-    document = describe_published(path) if path.exists() else None
-    if document is None:
+    if not path.exists():
         return None
+    document = describe_published(path)
+    if document is None:
+        reason = str(unrecognised(path)).removeprefix(f"{path}: ")
+        raise ShardError(f"{path}: {what_is_there(open_folder(path))}. As published features: {reason}")
     if settings.image is not None:
         print(f"--image {settings.image}: give a data set; convert {path} first", file=sys.stderr)
         return 2

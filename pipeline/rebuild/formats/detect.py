@@ -40,9 +40,24 @@ def open_published(path: Path, format: str | None = None, options: ImportOptions
     if format is None:
         format = detect_format(path)
     if format is None:
-        raise ShardError(f"{path}: its format is not recognised; one of these can be named: {', '.join(importable())}")
+        raise unrecognised(path)
     importer = load_importer(format)
     return importer.open(path, options or ImportOptions())
+
+
+def unrecognised(path: Path) -> ShardError:
+    """Return why no importer recognises a file or folder: it is empty, a damaged LMDB, or of another format."""
+    from vilbert.pipeline.rebuild.formats.importers.lmdb_values import data_file, is_lmdb, open_lmdb
+
+    file = data_file(path)
+    if file.is_file() and file.stat().st_size == 0:
+        return ShardError(f"{file}: is empty; get it again")
+    if is_lmdb(path):
+        try:
+            open_lmdb(path).close()
+        except ShardError as error:
+            return error
+    return ShardError(f"{path}: its format is not recognised; one of these can be named: {', '.join(importable())}")
 
 
 def importable() -> list[str]:

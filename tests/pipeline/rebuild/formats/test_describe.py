@@ -10,7 +10,7 @@ import pytest
 from vilbert.pipeline.cli import main
 from vilbert.pipeline.inspect import InspectSettings, inspect
 
-from .importers.published import pictures, tsv, uniter_value, write_lmdb
+from .importers.published import pictures, tsv, uniter_value, vilbert_lmdb_values, write_lmdb
 
 
 def test_inspect_names_the_format_and_what_is_missing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -47,3 +47,19 @@ def test_other_files_are_no_data_set_as_before(tmp_path: Path, capsys: pytest.Ca
     (tmp_path / "a.txt").write_text("a text")
     assert main(["inspect", str(tmp_path / "a.txt")]) != 0
     assert "is a file; expected a data set" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("damage", ["cut short", "another byte order", "empty"])
+@pytest.mark.parametrize("command", ["inspect", "convert"])
+def test_the_damage_of_a_file_is_named_where_it_hides_the_format(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], command: str, damage: str
+) -> None:
+    path = write_lmdb(tmp_path / "a.lmdb", vilbert_lmdb_values(pictures(), "arrays"))
+    data = bytearray((path / "data.mdb").read_bytes())
+    data[16:20] = data[16:20][::-1] if damage == "another byte order" else data[16:20]
+    size = {"cut short": 2 * 4096 + 100, "empty": 0}.get(damage, len(data))
+    (path / "data.mdb").write_bytes(data[:size])
+    arguments = [command, str(path), *(["--output", str(tmp_path / "out")] if command == "convert" else [])]
+    assert main(arguments) == 1
+    said = {"cut short": "damaged LMDB", "another byte order": "LMDB of another byte order", "empty": "is empty"}
+    assert said[damage] in capsys.readouterr().err
