@@ -300,8 +300,9 @@ def call(name: str, settings: Any, passing: tuple[type[Exception], ...] = ()) ->
     from vilbert.pipeline.errors import RefusedError, ShardError, TrainingError
     from vilbert.pipeline.socket_folder import shorten_multiprocessing_sockets
 
-    function: Callable[[Any], int] = getattr(importlib.import_module(COMMANDS[name].module), COMMANDS[name].function)
     try:
+        module = importlib.import_module(COMMANDS[name].module)  # takes seconds: Ctrl-C may come here
+        function: Callable[[Any], int] = getattr(module, COMMANDS[name].function)
         shorten_multiprocessing_sockets()
         return function(settings)
     except passing:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from vilbert.pipeline import __version__
-from vilbert.pipeline.cli import COMMANDS, main, parse
+from vilbert.pipeline.cli import COMMANDS, call, main, parse
 from vilbert.pipeline.config_file import read_config
 from vilbert.pipeline.extract.settings import ExtractSettings
 from vilbert.pipeline.shards.checks.verify import VerifySettings
@@ -100,6 +100,18 @@ def test_a_folder_with_the_name_of_shipped_settings_is_not_taken_for_them(
     assert parse("pretrain", ["d", "--output", "o", "--config", "shapes"]).optimizer
     finetune = ["vqa", "d", "--annotations", "a", "--init-from", "none", "--model", "m", "--tokenizer", "t"]
     assert parse("finetune", [*finetune, "--output", "o"]).batch_size == 256
+
+
+def test_ctrl_c_while_modules_are_imported_is_an_interruption(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupt(name: str) -> None:
+        raise KeyboardInterrupt
+
+    settings = VerifySettings(directory=tmp_path)
+    monkeypatch.setattr("vilbert.pipeline.cli.importlib.import_module", interrupt)
+    assert call("verify", settings) == 130
+    assert "vilbert verify: interrupted" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("command", ["verify", "stats", "inspect", "status"])
