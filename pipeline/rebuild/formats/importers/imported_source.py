@@ -191,6 +191,8 @@ class ImportedSource:
     def _identify(self, row: PublishedImage | Head) -> tuple[str, int | None, int | None]:
         """Return the image id, the width and the height that a row gets."""
         image_id, width, height = row.image_id, row.width, row.height
+        if not image_id:
+            raise RowError("broken_row", "its image id is empty")
         if self._options.number_ids and (number := re.search(r"[0-9]{1,4000}$", image_id)):
             image_id = number[0].lstrip("0") or "0"
         if self._sizes is not None and (width is None or height is None):

@@ -13,6 +13,8 @@ from vilbert.pipeline.errors import ShardError
 from vilbert.pipeline.rebuild.formats.detect import detect_format, open_published
 from vilbert.pipeline.rebuild.formats.importers import line_offsets
 from vilbert.pipeline.rebuild.formats.registry import ImportOptions
+from vilbert.pipeline.shards.failures import FailureRow
+from vilbert.pipeline.shards.sample import Sample
 
 from .published import pictures, tsv, tsv_columns
 from .samples import (
@@ -130,6 +132,17 @@ def test_damaged_lines_become_failures_and_the_others_samples(tmp_path: Path) ->
     assert failures_of(rows)[0].image_id == found[1].image_id
     assert failures_of(rows)[3].uri == f"{path}#4"
     assert "[50.0, 10.0, 90.0, 20.0]" in failures_of(rows)[3].detail
+
+
+def test_an_empty_image_id_is_a_broken_row(tmp_path: Path) -> None:
+    path = tmp_path / "a.tsv"
+    lines = tsv(pictures(2), 10).split(b"\r\n")[:-1]
+    path.write_bytes(lines[0] + b"\n" + b"\t" + lines[1].partition(b"\t")[2] + b"\n")
+    with open_published(path) as source:
+        sample, failure = source.read(0, 2)
+    assert isinstance(sample, Sample)
+    assert isinstance(failure, FailureRow)
+    assert (failure.reason, failure.detail) == ("broken_row", "its image id is empty")
 
 
 def test_a_first_line_that_is_cut_short_decides_nothing(tmp_path: Path) -> None:
