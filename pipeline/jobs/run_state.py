@@ -82,7 +82,7 @@ class RunState:
         elif isinstance(error, KeyboardInterrupt):
             self.state = "interrupted"
         else:
-            self.state, self.message = "failed", str(error)
+            self.state, self.message = "failed", encodable(str(error))
 
     @property
     def failed(self) -> int:
@@ -139,6 +139,11 @@ def read_state(folder: Folder) -> RunState | None:
     if not all(_is_of(values[name], kind) for name, kind in get_type_hints(RunState).items()):
         return None
     return RunState(**values)
+
+
+def encodable(text: str) -> str:
+    """Return a text that JSON can hold: bytes of a path that are not UTF-8 become escapes."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def _is_of(value: Any, kind: Any) -> bool:

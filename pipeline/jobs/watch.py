@@ -18,7 +18,7 @@ from vilbert.pipeline.jobs.crew import Handle
 from vilbert.pipeline.jobs.done import DoneShards
 from vilbert.pipeline.jobs.metrics import Metrics
 from vilbert.pipeline.jobs.progress import JobProgress
-from vilbert.pipeline.jobs.run_state import RUN_FILE, RunState
+from vilbert.pipeline.jobs.run_state import RUN_FILE, RunState, encodable
 from vilbert.pipeline.jobs.status import summary
 from vilbert.pipeline.jobs.worker import ShardDone
 from vilbert.pipeline.shards.canonical import encode_json
@@ -132,7 +132,7 @@ class Watch:
         self.state = RunState(
             software=__version__,
             holder=this_process(),
-            log=None if log is None else str(log),
+            log=None if log is None else encodable(str(log)),
             begun=time.time(),
             rows=planned.rows,
             rows_before=rows,

@@ -6,6 +6,7 @@ or `widsindex` wrote are checked by what they say, as ours are.
 
 from __future__ import annotations
 
+import os
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
@@ -100,7 +101,7 @@ def _index_problems(path: Path, info: DatasetInfo, reports: Sequence[ShardReport
     import pyarrow.parquet as pq
 
     try:
-        with pq.ParquetFile(path) as file:
+        with path.open("rb") as opened, pq.ParquetFile(opened) as file:
             schema = index_schema(str(info.records_sha256))
             if not file.schema_arrow.equals(schema):
                 yield "does not have the columns that `vilbert index` writes"
@@ -132,7 +133,7 @@ def _sqlite_problems(
     path: Path, shards: Sequence[ListedShard], reports: Sequence[ShardReport], *, deep: bool
 ) -> Iterator[str]:
     try:
-        with closing(sqlite3.connect(f"file:{quote(str(path))}?mode=ro&immutable=1", uri=True)) as database:
+        with closing(sqlite3.connect(f"file:{quote(os.fsencode(path))}?mode=ro&immutable=1", uri=True)) as database:
             database.execute("PRAGMA trusted_schema=OFF")
             kinds = dict(database.execute("SELECT name, type FROM sqlite_master").fetchall())
             if kinds.get("samples") != "table" or kinds.get("sample_parts") != "table":

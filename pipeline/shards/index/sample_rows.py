@@ -96,7 +96,8 @@ class IndexWriter:
         import pyarrow.parquet as pq
 
         self._schema = index_schema(records_sha256)
-        self._writer = pq.ParquetWriter(path, self._schema)
+        self._file = path.open("wb")  # pyarrow opens no path that is not UTF-8
+        self._writer = pq.ParquetWriter(self._file, self._schema)
         self._rows: list[dict[str, Any]] = []
 
     def add(self, row: dict[str, Any]) -> None:
@@ -109,11 +110,12 @@ class IndexWriter:
         """Write the rest and close the file."""
         if self._rows:
             self._flush()
-        self._writer.close()
+        self.close()
 
     def close(self) -> None:
         """Let go of the file."""
         self._writer.close()
+        self._file.close()
 
     def _flush(self) -> None:
         import pyarrow as pa

@@ -93,7 +93,10 @@ def write_parquet(path: Path, description: SourceDescription) -> Rows:
     schema = parquet_schema(description)
     plain = [name for name, field in description.fields.items() if field["dtype"].startswith("float")]
     texts = [name for name in schema.names if name not in plain]
-    with pq.ParquetWriter(path, schema, compression="zstd", use_dictionary=texts) as file:
+    with (
+        path.open("wb") as opened,  # pyarrow opens no path that is not UTF-8
+        pq.ParquetWriter(opened, schema, compression="zstd", use_dictionary=texts) as file,
+    ):
         group: list[Sample] = []
         size = 0
         while (sample := (yield)) is not None:
