@@ -5,8 +5,8 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, TypeGuard
 
 from vilbert.pipeline.errors import FingerprintError, RefusedError, ShardError
 from vilbert.pipeline.jobs.done import DONE_FILE
@@ -157,8 +157,15 @@ def differences(was: Mapping[str, Any], now: Mapping[str, Any], prefix: str = ""
         old, new = was.get(name), now.get(name)
         if isinstance(old, Mapping) and isinstance(new, Mapping):
             yield from differences(old, new, "" if name in UNNAMED else f"{prefix}{name}.")
+        elif _are_objects(old) and _are_objects(new) and len(old) == len(new):
+            for number, (item, other) in enumerate(zip(old, new, strict=True), start=1):
+                yield from differences(item, other, f"{prefix}{name} {number}.")
         elif old != new:
             yield f"{prefix}{name}: {_short(old)} in the data set, {_short(new)} asked for"
+
+
+def _are_objects(value: object) -> TypeGuard[Sequence[Mapping[str, Any]]]:
+    return isinstance(value, list | tuple) and all(isinstance(item, Mapping) for item in value)
 
 
 def _short(value: object) -> str:

@@ -155,7 +155,10 @@ class ConvertJob:
         was = {"fingerprint_fields": existing.fingerprint_fields, "fields": existing.fields}
         now = {"fingerprint_fields": outcome.fingerprint, "fields": outcome.fields}
         if lines := "\n  ".join(differences(was, now)):
-            raise FingerprintError(f"--append: {folder.name} has another fingerprint than the sources:\n  {lines}")
+            raise FingerprintError(
+                f"--append: {folder.name} has another fingerprint than the sources:\n  {lines}\n"
+                f"To merge them, write a new data set: vilbert convert {folder.name} SOURCE ... --output NEW"
+            )
         if (existing.class_names, existing.attribute_names) != (outcome.class_names, outcome.attribute_names):
             raise FingerprintError(f"--append: {folder.name} has other class or attribute names than the sources")
 

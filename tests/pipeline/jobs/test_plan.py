@@ -10,3 +10,12 @@ def test_differences_name_the_field_and_both_values() -> None:
         "new: null in the data set, 1 asked for",
     ]
     assert list(differences(was, was)) == []
+
+
+def test_differences_inside_a_list_are_named_by_their_place() -> None:
+    was = {"sources": [{"format": "tsv", "names": "a" * 90}, {"format": "tsv"}], "sizes": [{}]}
+    now = {"sources": [{"format": "tsv", "names": "a" * 90}, {"format": "npz"}], "sizes": [{}, {}]}
+    assert list(differences(was, now)) == [
+        "sizes: [{}] in the data set, [{}, {}] asked for",
+        'sources 2.format: "tsv" in the data set, "npz" asked for',
+    ]
