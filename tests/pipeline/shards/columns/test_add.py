@@ -148,7 +148,9 @@ def test_the_file_of_ids_is_named_where_it_cannot_be_used(
             ids.write_bytes(content)
         assert add(data, tmp_path / "v.npy", "--ids", str(ids)) == 2
         message = capsys.readouterr().err
-        assert f"{ids}: " in message and problem in message and "vilbert extract" not in message
+        assert f"{ids}: " in message
+        assert problem in message
+        assert "vilbert extract" not in message
     ids.write_text("\n".join(one for one, _ in keyed_rows(data.directory).values()))
     np.save(tmp_path / "v.npy", np.full(2, np.nan))
     assert add(data, tmp_path / "v.npy", "--ids", str(ids), "--missing", "skip") == 2
