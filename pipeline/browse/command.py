@@ -41,6 +41,8 @@ class BrowseSettings:
     def __post_init__(self) -> None:
         if not self.directories:
             raise ValueError("DIR: give the folder of at least one data set")
+        if self.task is not None and self.checkpoint is None:
+            raise ValueError("--task: needs --checkpoint, the model to ask")
 
 
 def browse(settings: BrowseSettings) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import mmap
 import re
 from collections.abc import Sequence
@@ -33,6 +34,8 @@ REMEDY = "drop the column with `vilbert column drop` and add it again"
 def encode_value(value: Any, member: Member) -> bytes:
     """Return a member's content; ValueError or TypeError for a value that has none."""
     if member == "json":
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ValueError("it is NaN or infinite")
         return encode_json(value)
     array = np.asarray(value)
     if not np.isfinite(array).all():

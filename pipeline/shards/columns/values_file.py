@@ -58,8 +58,9 @@ def open_values(path: Path, *, ids: Path | None, id_column: str, value_column: s
         RefusedError: The file cannot be read as asked; it says why.
     """
     opened = {".parquet": _open_parquet, ".jsonl": _open_lines}.get(path.suffix)
-    if not path.is_file():
-        raise RefusedError(f"{path}: no such file")
+    for file in (path, *([ids] if ids is not None else [])):
+        if not file.is_file():
+            raise RefusedError(f"{file}: no such file")
     if (ids is None) == (path.suffix == ".npy"):
         need = (
             "needs the image ids of its rows: give --ids FILE" if ids is None else "takes no --ids, it has ids itself"
@@ -91,7 +92,10 @@ def _index(path: Path, pairs: Iterable[tuple[Any, Any]]) -> dict[str, Any]:
 
 def _open_npy(path: Path, ids: Path, facts: dict[str, Any]) -> ValuesFile:
     array = map_npy(path)
-    names = read_json(ids) if ids.suffix == ".json" else ids.read_text(encoding="utf-8").splitlines()
+    try:
+        names = read_json(ids) if ids.suffix == ".json" else ids.read_text(encoding="utf-8").splitlines()
+    except ValueError as error:
+        raise RefusedError(f"{ids}: cannot be read ({error}); give one id per line as UTF-8, or a .json list") from None
     if not isinstance(names, list) or array.ndim == 0 or len(names) != len(array):
         count = len(names) if isinstance(names, list) else "no list of"
         raise RefusedError(
@@ -100,14 +104,14 @@ def _open_npy(path: Path, ids: Path, facts: dict[str, Any]) -> ValuesFile:
     member: Member = "npy" if array.ndim in (2, 3) and array.dtype.name in _STORED else "json"
     if member == "npy":
         return ValuesFile(
-            member=member, places=_index(path, zip(names, range(len(names)), strict=True)), facts=facts,
+            member=member, places=_index(ids, zip(names, range(len(names)), strict=True)), facts=facts,
             read=lambda row: _stored(array[row]),
         )  # fmt: skip
     if array.ndim > 2 or array.dtype.kind not in "fiubU":
         raise RefusedError(
             f"{path}: has the shape {list(array.shape)} and dtype {array.dtype}, which no column can hold"
         )
-    places = _index(path, zip(names, range(len(names)), strict=True))
+    places = _index(ids, zip(names, range(len(names)), strict=True))
     return ValuesFile(member=member, places=places, facts=facts, read=lambda row: array[row].tolist())
 
 
@@ -159,9 +163,13 @@ def _array_type(kind: Any) -> tuple[str | None, int]:
 
 def _open_lines(path: Path, id_column: str, value_column: str | None, facts: dict[str, Any]) -> ValuesFile:
     file = path.open("rb")
+    fields: set[str] = set()  # of all lines: an optional field may not turn some objects into plain values
 
     def parse(line: bytes, number: int) -> dict[str, Any]:
-        document = parse_json(line)
+        try:
+            document = parse_json(line)
+        except ValueError as error:
+            raise RefusedError(f"{path}: line {number} cannot be read ({error})") from None
         if not isinstance(document, dict) or id_column not in document:
             raise RefusedError(f"{path}: line {number} is no object with the field {id_column}: name it by --id-column")
         return document
@@ -171,7 +179,9 @@ def _open_lines(path: Path, id_column: str, value_column: str | None, facts: dic
         while line := file.readline(MAX_LINE_BYTES):
             number += 1
             if line.strip():
-                yield parse(line, number)[id_column], offset
+                document = parse(line, number)
+                fields.update(document)
+                yield document[id_column], offset
             offset += len(line)
 
     def read(offset: int) -> Any:
@@ -180,9 +190,12 @@ def _open_lines(path: Path, id_column: str, value_column: str | None, facts: dic
         rest = {name: value for name, value in document.items() if name != id_column}
         if value_column is not None:
             return rest.get(value_column)
-        return next(iter(rest.values())) if len(rest) == 1 else rest
+        return rest if len(fields) > 2 else rest.get(next(iter(fields - {id_column})))
 
-    return ValuesFile(member="json", places=_index(path, pairs()), read=read, facts=facts)
+    places = _index(path, pairs())
+    if places:
+        _choose(path, sorted(fields), id_column, value_column)
+    return ValuesFile(member="json", places=places, read=read, facts=facts)
 
 
 def _choose(path: Path, names: list[str], id_column: str, value_column: str | None) -> list[str]:

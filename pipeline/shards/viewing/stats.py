@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tyro.conf import Positional
 
+from vilbert.pipeline.errors import ShardError
 from vilbert.pipeline.shards.dataset import DatasetInfo, Totals, read_info, sum_records
 from vilbert.pipeline.shards.documents import is_digest
 from vilbert.pipeline.shards.location.folder import Folder, open_folder
@@ -152,7 +153,11 @@ def stats(settings: StatsSettings) -> int:
     if settings.html is not None:
         from vilbert.pipeline.shards.viewing.stats_page import stats_page
 
-        write_atomic(settings.html, stats_page(folder.name, document).encode())
+        page = stats_page(folder.name, document).encode()
+        try:
+            write_atomic(settings.html, page)
+        except OSError as error:
+            raise ShardError(f"--html {settings.html}: cannot be written ({error.strerror or error})") from error
         print(f"{settings.html}: written; open it in a browser", file=sys.stderr)
     return 0
 

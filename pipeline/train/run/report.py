@@ -83,10 +83,13 @@ def _last(entries: Sequence[Mapping[str, Any]], kind: str) -> dict[str, Any]:
 
 
 def data_rows(data: Iterable[Mapping[str, Any]]) -> list[tuple[object, ...]]:
-    """Return a row for each data set: path, samples used, fingerprint, hash of its records."""
+    """Return a row for each data set: path, samples used, fingerprint, hash of its records.
+
+    The held-out questions of a task are data without a path; they are left out.
+    """
     columns = ("path", "samples", "fingerprint", "records_sha256")
     return [tuple(text_of(part.get(column, "")) if column != "samples" else part.get(column, "") for column in columns)
-            for part in data]  # fmt: skip
+            for part in data if any(column in part for column in columns)]  # fmt: skip
 
 
 def flat(settings: Mapping[str, Any], prefix: str = "") -> list[tuple[object, ...]]:

@@ -116,6 +116,47 @@ def test_several_columns_become_one_object(make_dataset: MakeDataset, tmp_path: 
     assert list(values_of(data.directory, "score").values())[1] == 0.25
 
 
+def test_an_optional_field_does_not_change_the_kind_of_the_other_values(
+    make_dataset: MakeDataset, tmp_path: Path
+) -> None:
+    data = make_dataset(rows=10, shard_size=4, failed={})
+    rows: list[dict[str, Any]] = [{"image_id": one, "a": 1} for one, _ in keyed_rows(data.directory).values()]
+    rows[3]["b"] = 2
+    assert add(data, write_lines(tmp_path / "s.jsonl", rows)) == 0
+    assert [*values_of(data.directory, "extra").values()][2:5] == [{"a": 1}, {"a": 1, "b": 2}, {"a": 1}]
+
+
+def test_a_field_that_no_line_has_is_named(
+    make_dataset: MakeDataset, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = make_dataset(rows=4, shard_size=4, failed={})
+    file = write_lines(
+        tmp_path / "s.jsonl", [{"image_id": one, "a": 1} for one, _ in keyed_rows(data.directory).values()]
+    )
+    assert add(data, file, "--value-column", "nope") == 2
+    assert "has no column nope" in capsys.readouterr().err
+
+
+def test_the_file_of_ids_is_named_where_it_cannot_be_used(
+    make_dataset: MakeDataset, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = make_dataset(rows=2, shard_size=4, failed={})
+    np.save(tmp_path / "v.npy", np.zeros(2))
+    ids = tmp_path / "ids.txt"
+    for content, problem in ((None, "no such file"), (b"1\n1\n", "twice"), (b"\xff\n", "UTF-8")):
+        if content is not None:
+            ids.write_bytes(content)
+        assert add(data, tmp_path / "v.npy", "--ids", str(ids)) == 2
+        message = capsys.readouterr().err
+        assert f"{ids}: " in message
+        assert problem in message
+        assert "vilbert extract" not in message
+    ids.write_text("\n".join(one for one, _ in keyed_rows(data.directory).values()))
+    np.save(tmp_path / "v.npy", np.full(2, np.nan))
+    assert add(data, tmp_path / "v.npy", "--ids", str(ids), "--missing", "skip") == 2
+    assert "NaN" in capsys.readouterr().err
+
+
 def test_images_without_a_value_are_refused_or_skipped(
     make_dataset: MakeDataset, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -152,6 +193,7 @@ def test_the_same_values_again_are_no_work_and_others_are_refused(make_dataset: 
         ("a.jsonl", b'{"image_id": 1, "x": 1}\n{"image_id": 1, "x": 2}\n', "twice"),
         ("a.jsonl", b'["image_id"]\n', "line 1"),
         ("a.jsonl", b"\xff\xfe\n", "cannot be read"),
+        ("a.jsonl", b'{"image_id": 1, "x": 1}\n{"image_id": 2, "x":\n', "line 2 cannot be read"),
         ("a.jsonl", b'{"image_id": {}, "x": 1}\n', "no image id"),
         ("a.jsonl", b'{"other": "1"}\n', "--id-column"),
         ("a.jsonl", b"", "none of its image ids"),

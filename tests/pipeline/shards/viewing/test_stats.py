@@ -176,3 +176,12 @@ def test_the_page_has_the_figures_and_needs_no_network(
     assert not re.search(r"(?:src|href)=|url\(|@import|<script", html)
     with pytest.raises(SystemExit, match="2"):
         main(["stats", str(dataset.directory), "--html", "page.txt"])
+
+
+def test_a_page_that_cannot_be_written_is_named(
+    make_dataset: MakeDataset, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = make_dataset(rows=4, shard_size=4, failed={})
+    page = tmp_path / "no folder" / "stats.html"
+    assert main(["stats", str(made.directory), "--html", str(page)]) == 1
+    assert f"--html {page}: cannot be written (No such file or directory)" in capsys.readouterr().err

@@ -206,3 +206,9 @@ def test_each_panel_is_a_drawing_of_its_own_and_no_wider_than_a_phone() -> None:
         assert width <= 390 - 2 * 16
     ids = re.findall(r'\bid="([^"]+)"', "".join(drawn))
     assert len(ids) == len(set(ids)), "an id stands twice on the page"
+
+
+def test_held_out_questions_without_a_path_give_no_empty_table(tmp_path: Path) -> None:
+    html = report(tmp_path, [], {"data": [{"path": "features", "samples": 3}], "eval_data": [{"items": "ab" * 32}]})
+    assert "Data sets" in Page(html).text["h2"]
+    assert "Held-out data sets" not in Page(html).text["h2"]
