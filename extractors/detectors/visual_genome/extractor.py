@@ -78,7 +78,7 @@ class VisualGenomeExtractor:
 
     def fingerprint(self) -> dict[str, object]:
         """Return, as JSON values, all that the regions depend on."""
-        return {
+        facts: dict[str, object] = {
             "extractor": self._file.detector,
             "weights_sha256": self._file.tensors_sha256,
             "source_sha256": self._file.source_sha256,
@@ -91,6 +91,10 @@ class VisualGenomeExtractor:
             "selection": asdict(self._selection),
             "device": self._device.type,
         }
+        changes = {name: value for name, value in asdict(self._run).items() if value and name != "rois_at_once"}
+        if changes:
+            facts["opts"] = [str(word) for pair in changes.items() for word in pair]
+        return facts
 
     @property
     def preprocessing(self) -> Preprocessing:

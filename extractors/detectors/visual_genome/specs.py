@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Mapping
+from typing import Annotated, Any
 
 from annotated_types import Ge, Interval
 
@@ -24,12 +25,18 @@ class RunSettings:
     """Number of regions in one pass of the box head; bounds its memory."""
 
 
+def recorded(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a fingerprint says of settings; a C4 head has no layer to choose."""
+    return {"feature_layer": None} if facts.get("feature_layer") == "res5" else {}
+
+
 def _spec(summary: str) -> DetectorSpec:
     return DetectorSpec(
         build="vilbert.extractors.detectors.visual_genome.extractor:build",
         summary=summary,
         settings=RunSettings,
         needs_files=True,
+        recorded=recorded,
     )
 
 
