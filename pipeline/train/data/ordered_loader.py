@@ -186,6 +186,7 @@ def order(
     identity = {
         "batch_size": batch_size,
         "seed": seed,
+        "split": split,
         "window": window,
         "weights": [float(weight) for weight in weights],
         "data": [{name: facts[name] for name in ("records_sha256", "samples")} for facts in corpus.fingerprints],
