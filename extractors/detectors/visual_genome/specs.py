@@ -8,16 +8,17 @@ from typing import Annotated, Any
 from annotated_types import Ge, Interval
 
 from vilbert.extractors.detectors.registry import DetectorSpec
-from vilbert.settings import PositiveInt, validated
+from vilbert.extractors.detectors.visual_genome.conventions import Side
+from vilbert.settings import validated
 
 
 @validated
 class RunSettings:
     """`--opts`: values that replace those of the converted file. Published features were made without them."""
 
-    min_size: PositiveInt | None = None
+    min_size: Side | None = None
     """Pixels of the shorter side of the resized image."""
-    max_size: PositiveInt | None = None
+    max_size: Side | None = None
     """Upper bound in pixels of the longer side of the resized image."""
     proposals: Annotated[int, Interval(ge=1, le=10_000)] | None = None
     """Number of proposals per image, before selection."""

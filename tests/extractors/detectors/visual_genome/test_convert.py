@@ -26,6 +26,11 @@ CLS = "roi_heads.box_predictor.cls_score"
 ANCHORS = "proposal_generator.anchor_generator.cell_anchors.0"
 
 
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return converted(tmp_path_factory.mktemp("weights"))
+
+
 def convert(source: Path, *options: str) -> int:
     return main(["convert-detector", str(source), "--output", str(source.with_name("out.safetensors")), *options])
 
@@ -184,6 +189,31 @@ def test_a_converted_file_that_was_changed_is_refused(tmp_path: Path) -> None:
         build(path)
     path.write_bytes(path.read_bytes()[:1000])
     with pytest.raises(ExtractorError, match="is damaged or is not safetensors"):
+        build(path)
+
+
+@pytest.mark.parametrize(
+    ("group", "change", "said"),
+    [
+        (None, {"class_names": ["cat"]}, "class_names: 1 names, the network has 20"),
+        (None, {"attribute_names": []}, "attribute_names: 0 names, the network has 8"),
+        (None, {"class_names": ["a\x1b[31m"] * 20}, "control characters"),
+        ("conventions", {"pixel_std": [0, 1, 1]}, "pixel_std"),
+        ("conventions", {"min_size": 10**12}, "min_size"),
+        ("conventions", {"rpn_post_nms": 10**12}, "rpn_post_nms"),
+        ("conventions", {"pool_size": 10**6}, "pool_size"),
+    ],
+)
+def test_a_configuration_that_fits_no_network_is_refused(
+    group: str | None, change: dict[str, Any], said: str, weights: Path, tmp_path: Path
+) -> None:
+    state = safetensors.torch.load_file(weights)
+    with safetensors.safe_open(str(weights), framework="pt") as opened:
+        content = json.loads(opened.metadata()[KEY])
+    (content if group is None else content[group]).update(change)
+    path = tmp_path / "changed.safetensors"
+    safetensors.torch.save_file(state, path, metadata={KEY: json.dumps(content)})
+    with pytest.raises(ExtractorError, match=said):
         build(path)
 
 
