@@ -7,6 +7,7 @@ Shapes: B images, R regions of all images, P proposals of one, C object classes,
 from __future__ import annotations
 
 import copy
+import json
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, replace
@@ -84,7 +85,7 @@ class VisualGenomeExtractor:
             "source_sha256": self._file.source_sha256,
             "layout": self._file.layout,
             "preset": self._file.preset,
-            "conventions": asdict(self._conventions),
+            "conventions": json.loads(json.dumps(asdict(self._conventions))),  # lists, as in a file
             "feature_layer": "res5" if self._c4 else self._detector.feature_layer,
             "precision": self._detector.precision,
             "top_classes": self._detector.top_classes,

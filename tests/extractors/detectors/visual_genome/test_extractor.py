@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -106,6 +107,7 @@ def test_reduced_precision_keeps_features(weights: Path, butd: VisualGenomeExtra
 
 def test_the_fingerprint_names_every_convention(weights: Path, butd: VisualGenomeExtractor) -> None:
     facts = butd.fingerprint()
+    assert facts == json.loads(json.dumps(facts))  # compared with what a data set records
     assert facts["extractor"] == "butd-r101"
     assert facts["conventions"]["stem_pool"] == "ceil"  # type: ignore[index]
     changed = build(weights, opts=(*SMALL[:4], "proposals", "39")).fingerprint()
