@@ -9,6 +9,7 @@ from typing import Annotated, Literal, Protocol
 
 import numpy as np
 import tyro
+from annotated_types import Interval
 from numpy.typing import NDArray
 from pydantic import BeforeValidator
 
@@ -52,7 +53,7 @@ class DetectorSettings:
     is then pooled from its feature map by RoIAlign, for detected and for given boxes."""
     encoder_feature: Literal["replace", "concat"] = "replace"
     """replace: the encoder's feature alone. concat: the detector's feature, followed by the encoder's."""
-    encoder_size: PositiveInt | None = None
+    encoder_size: Annotated[int, Interval(ge=32, le=4096)] | None = None
     """Side in pixels of the square to which the encoder resizes an image; default: the size it was trained at."""
     feature_layer: Literal["fc6", "fc7"] = "fc7"
     """FPN box heads: the fully connected layer whose output, after its ReLU, is the feature. C4 heads have one feature:

@@ -67,9 +67,7 @@ def open_pretrained(name: str, *, option: str) -> PretrainedFolder:
     Raises:
         ExtractorError: There is no such folder or hub model, its config.json is damaged, or it has no safetensors.
     """
-    path = Path(name).expanduser()
-    if not path.is_dir():
-        path = _download(name, option)
+    path = _folder(name) or _download(name, option)
     config_path = path / "config.json"
     try:
         config = read_json(config_path, max_bytes=_MAX_CONFIG_BYTES)
@@ -161,12 +159,21 @@ def reason(error: BaseException) -> str:
     return lines[0][:300] if lines else type(error).__name__
 
 
+def _folder(name: str) -> Path | None:
+    """Return the folder of this name; None if there is none."""
+    try:
+        path = Path(name).expanduser()
+        return path if name and path.is_dir() else None
+    except (RuntimeError, ValueError):  # "~nobody", a NUL character
+        return None
+
+
 def _download(name: str, option: str) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HFValidationError
 
     if not _HUB_NAME.fullmatch(name):
-        raise ExtractorError(f"{option} {name}: no such folder, and not a hub name OWNER/NAME either")
+        raise ExtractorError(f"{option} {name!r}: no such folder, and not a hub name OWNER/NAME either")
     repository, _, revision = name.partition("@")
     try:
         return Path(

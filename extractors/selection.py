@@ -39,7 +39,7 @@ class SelectionSettings:
     maxnms: one suppression of the refined boxes of the best classes, at --nms, then 0.1 more, ... up to 0.9 until MIN
     are left (airsplay/py-bottom-up-attention)."""
     confidence: Share = 0.2
-    """butd: minimum probability of a region's best class after NMS."""
+    """butd, vinvl: minimum probability of a region's best class after NMS."""
     nms: Share = 0.3
     """IoU threshold of non-maximum suppression, applied per class."""
     saved_box: Literal["proposal", "regressed", "both"] = "proposal"

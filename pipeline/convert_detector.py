@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Literal
 from tyro.conf import Positional
 
 from vilbert.pipeline.errors import RefusedError
-from vilbert.pipeline.shards.storage.atomic import fsync_dir, temporary_path
+from vilbert.pipeline.shards.storage.atomic import write_atomic
 from vilbert.settings import validated
 
 if TYPE_CHECKING:
@@ -86,20 +86,16 @@ def convert_detector(settings: ConvertDetectorSettings) -> int:
 
 def _write(converted: Converted, output: Path) -> str:
     """Write the file, whole or not at all, and return its sha256."""
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
     from vilbert.extractors.detectors.visual_genome.detector_file import metadata
 
-    temporary = temporary_path(output)
+    data = save(converted.state, metadata=metadata(converted.file))
     try:
-        save_file(converted.state, temporary, metadata=metadata(converted.file))
-        with temporary.open("rb") as written:
-            sha256 = hashlib.file_digest(written, "sha256").hexdigest()
-        temporary.replace(output)
-        fsync_dir(output.parent)
-    finally:
-        temporary.unlink(missing_ok=True)
-    return sha256
+        write_atomic(output, data)
+    except OSError as error:
+        raise RefusedError(f"--output {output}: cannot write it: {error.strerror or error}") from error
+    return hashlib.sha256(data).hexdigest()
 
 
 def _facts(converted: Converted) -> dict[str, object]:

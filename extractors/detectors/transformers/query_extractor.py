@@ -207,6 +207,8 @@ def build(detector: DetectorSettings, selection: SelectionSettings) -> Transform
     resolve_device(detector.device)  # before minutes of download
     if selection.saved_box != "proposal":
         raise ExtractorError(f"--saved-box {selection.saved_box}: a query has one box; leave it out")
+    if selection.selection == "maxnms":
+        raise ExtractorError("--selection maxnms: a query has no refined box; give --selection butd, topk or vinvl")
     folder = open_pretrained(detector.weights, option="--weights")
     family = FAMILIES.get(folder.model_type)
     if family is None:

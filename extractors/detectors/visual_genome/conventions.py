@@ -10,11 +10,14 @@ from typing import Annotated, Literal
 
 from annotated_types import Interval, Len
 
-from vilbert.settings import NonNegativeFloat, PositiveFloat, PositiveInt, Share, validated
+from vilbert.settings import NonNegativeFloat, PositiveFloat, Share, validated
 
 Channels = Annotated[int, Interval(ge=1, le=1 << 16)]
 Triple = Annotated[tuple[float, ...], Len(3, 3)]
+PositiveTriple = Annotated[tuple[PositiveFloat, ...], Len(3, 3)]
 Quadruple = Annotated[tuple[PositiveFloat, ...], Len(4, 4)]
+Side = Annotated[int, Interval(ge=1, le=16_384)]
+"""Pixels of a resized image's side."""
 
 
 @validated
@@ -71,9 +74,9 @@ class Conventions:
     size of a cell, centred on (stride - 1) / 2, inclusive of their last pixel."""
     objectness_logits: Literal[1, 2]
     """One logit per anchor, or two: background for all anchors, then foreground for all anchors."""
-    rpn_pre_nms: PositiveInt
+    rpn_pre_nms: Annotated[int, Interval(ge=1, le=100_000)]
     """Proposals of each level before non-maximum suppression."""
-    rpn_post_nms: PositiveInt
+    rpn_post_nms: Annotated[int, Interval(ge=1, le=10_000)]
     """Proposals of an image."""
     rpn_nms: Share = 0.7
     rpn_min_size: NonNegativeFloat = 0.0
@@ -97,7 +100,7 @@ class Conventions:
     # box head
     pooling: Literal["roi_pool", "roi_align", "roi_align_aligned"]
     """roi_align: without the half-pixel offset, as maskrcnn-benchmark; roi_align_aligned: with it."""
-    pool_size: PositiveInt
+    pool_size: Annotated[int, Interval(ge=1, le=64)]
     pool_sampling: Annotated[int, Interval(ge=0, le=16)] = 0
     """Samples per side of a bin; 0: adaptive."""
     background: Literal["first", "last"]
@@ -114,9 +117,9 @@ class Conventions:
 
     # image, in channel order BGR and with values up to 255
     pixel_mean: Triple
-    pixel_std: Triple = (1.0, 1.0, 1.0)
-    min_size: PositiveInt
-    max_size: PositiveInt
+    pixel_std: PositiveTriple = (1.0, 1.0, 1.0)
+    min_size: Side
+    max_size: Side
     size_rule: Literal["caffe", "detectron2", "maskrcnn"]
     """How the sides of the resized image are rounded."""
     resize: Literal["cv2", "pil", "torch"]
@@ -151,3 +154,23 @@ class DetectorFile:
     """Of the file that was converted."""
     tensors_sha256: str
     """Over names, dtypes, shapes and values of the tensors."""
+
+    def __post_init__(self) -> None:
+        """Refuse names that are not those of the network's classes, one each."""
+        counts = {
+            "class_names": self.architecture.classes,
+            "attribute_names": named_attributes(self.architecture, self.conventions),
+        }
+        for field, count in counts.items():
+            names: tuple[str, ...] = getattr(self, field)
+            if len(names) != count:
+                raise ValueError(f"{field}: {len(names)} names, the network has {count}")
+            if not all(name.isprintable() for name in names):
+                raise ValueError(f"{field}: a name has control characters")
+
+
+def named_attributes(architecture: Architecture, conventions: Conventions) -> int:
+    """Return how many attributes have a name."""
+    if architecture.attributes is None:
+        return 0
+    return architecture.attributes - (conventions.no_attribute != "absent")

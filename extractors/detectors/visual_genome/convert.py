@@ -8,7 +8,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from vilbert.extractors.detectors.visual_genome.conventions import Architecture, Conventions, DetectorFile
+from vilbert.extractors.detectors.visual_genome.conventions import (
+    Architecture,
+    Conventions,
+    DetectorFile,
+    named_attributes,
+)
 from vilbert.extractors.detectors.visual_genome.detector_file import build_network
 from vilbert.extractors.detectors.visual_genome.geometry import cell_anchors
 from vilbert.extractors.detectors.visual_genome.heads import level_strides
@@ -89,7 +94,7 @@ def convert(
             architecture=architecture,
             conventions=conventions,
             class_names=_names(classes, "objects", architecture.classes, detector),
-            attribute_names=_names(attributes, "attributes", _attribute_count(architecture, conventions), detector),
+            attribute_names=_names(attributes, "attributes", named_attributes(architecture, conventions), detector),
             source_sha256=source_sha256,
             tensors_sha256=hash_tensors(renamed),
         )
@@ -150,13 +155,6 @@ def _check_shapes(state: dict[str, Tensor], architecture: Architecture, conventi
     ]
     if listed:
         raise ExtractorError(f"does not fit {what}: {'; '.join(listed)}")
-
-
-def _attribute_count(architecture: Architecture, conventions: Conventions) -> int:
-    """Return how many attributes have a name."""
-    if architecture.attributes is None:
-        return 0
-    return architecture.attributes - (conventions.no_attribute != "absent")
 
 
 def _names(path: Path | None, kind: Kind, count: int, detector: str) -> tuple[str, ...]:

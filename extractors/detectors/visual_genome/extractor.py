@@ -7,6 +7,7 @@ Shapes: B images, R regions of all images, P proposals of one, C object classes,
 from __future__ import annotations
 
 import copy
+import json
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, replace
@@ -78,19 +79,23 @@ class VisualGenomeExtractor:
 
     def fingerprint(self) -> dict[str, object]:
         """Return, as JSON values, all that the regions depend on."""
-        return {
+        facts: dict[str, object] = {
             "extractor": self._file.detector,
             "weights_sha256": self._file.tensors_sha256,
             "source_sha256": self._file.source_sha256,
             "layout": self._file.layout,
             "preset": self._file.preset,
-            "conventions": asdict(self._conventions),
+            "conventions": json.loads(json.dumps(asdict(self._conventions))),  # lists, as in a file
             "feature_layer": "res5" if self._c4 else self._detector.feature_layer,
             "precision": self._detector.precision,
             "top_classes": self._detector.top_classes,
             "selection": asdict(self._selection),
             "device": self._device.type,
         }
+        changes = {name: value for name, value in asdict(self._run).items() if value and name != "rois_at_once"}
+        if changes:
+            facts["opts"] = [str(word) for pair in changes.items() for word in pair]
+        return facts
 
     @property
     def preprocessing(self) -> Preprocessing:

@@ -128,6 +128,8 @@ def detect_layout(names: set[str]) -> str:
         raise ExtractorError(
             "this is a checkpoint of MILVLG's detectron2 mode; its caffe mode is supported (bua-caffe-frcn-*.pth)"
         )
+    if "predictor.cls_score.weight" in names:
+        raise ExtractorError("this is a converted detector; give it to --weights of `vilbert extract`")
     if any(key.startswith("backbone.bottom_up.") for key in names):
         raise ExtractorError("this is a detectron2 model with a feature pyramid; give --detector detectron2")
     if any(key.startswith(("roi_heads.mask_head.", "rpn.head.0", "backbone.layer1.")) for key in names):

@@ -32,7 +32,7 @@ def read_names(path: Path, kind: Kind) -> tuple[str, ...]:
         kind: Which names.
 
     Raises:
-        ExtractorError: The file cannot be read or holds no names.
+        ExtractorError: The file cannot be read, holds no names, or one with control characters.
     """
     try:
         if path.suffix == ".json":
@@ -40,7 +40,7 @@ def read_names(path: Path, kind: Kind) -> tuple[str, ...]:
         else:
             if path.stat().st_size > _MAX_BYTES:
                 raise ExtractorError(f"{path}: larger than {_MAX_BYTES >> 20} MiB, which is no list of names")
-            names = _lines(path.read_text(encoding="utf-8"))
+            names = _lines(path.read_text(encoding="utf-8-sig"))
     except DocumentError as error:
         raise ExtractorError(f"{path}: {error}") from error
     except UnicodeDecodeError as error:
@@ -49,6 +49,8 @@ def read_names(path: Path, kind: Kind) -> tuple[str, ...]:
         raise ExtractorError(f"{path}: cannot read the names: {error.strerror}") from error
     if not names:
         raise ExtractorError(f"{path}: holds no names of {kind}")
+    if unprintable := next((name for name in names if not name.isprintable()), None):
+        raise ExtractorError(f"{path}: the name {unprintable[:60]!r} has control characters")
     return names
 
 

@@ -2,26 +2,33 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Mapping
+from typing import Annotated, Any
 
 from annotated_types import Ge, Interval
 
 from vilbert.extractors.detectors.registry import DetectorSpec
-from vilbert.settings import PositiveInt, validated
+from vilbert.extractors.detectors.visual_genome.conventions import Side
+from vilbert.settings import validated
 
 
 @validated
 class RunSettings:
     """`--opts`: values that replace those of the converted file. Published features were made without them."""
 
-    min_size: PositiveInt | None = None
+    min_size: Side | None = None
     """Pixels of the shorter side of the resized image."""
-    max_size: PositiveInt | None = None
+    max_size: Side | None = None
     """Upper bound in pixels of the longer side of the resized image."""
     proposals: Annotated[int, Interval(ge=1, le=10_000)] | None = None
     """Number of proposals per image, before selection."""
     rois_at_once: Annotated[int, Ge(1)] = 256
     """Number of regions in one pass of the box head; bounds its memory."""
+
+
+def recorded(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a fingerprint says of settings; a C4 head has no layer to choose."""
+    return {"feature_layer": None} if facts.get("feature_layer") == "res5" else {}
 
 
 def _spec(summary: str) -> DetectorSpec:
@@ -30,6 +37,7 @@ def _spec(summary: str) -> DetectorSpec:
         summary=summary,
         settings=RunSettings,
         needs_files=True,
+        recorded=recorded,
     )
 
 

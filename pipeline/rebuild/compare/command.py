@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from contextlib import ExitStack
 
+from vilbert.pipeline.errors import RefusedError
 from vilbert.pipeline.rebuild.compare.across_images import AnotherImage, Padding
 from vilbert.pipeline.rebuild.compare.causes import Finding
 from vilbert.pipeline.rebuild.compare.diagnosis import MAX_CASES, diagnose
@@ -21,6 +22,8 @@ from vilbert.pipeline.terminal import print_lines
 
 def compare(settings: CompareSettings) -> int:
     """Print how two feature sets differ and why; return 1 where a bound is exceeded or a problem was named, else 0."""
+    if settings.report is not None and not settings.report.parent.is_dir():
+        raise RefusedError(f"--report {settings.report}: there is no folder {settings.report.parent}")
     with ExitStack() as stack:
         images = stack.enter_context(Images(settings.manifest))
         sides = open_sides(settings, stack)

@@ -51,6 +51,8 @@ def detector_settings(text: str, recorded: Mapping[str, Any], device: str) -> Ex
         values = selection_values(recorded)
         if recorded.get("extractor") == name and DETECTORS.is_known(name):
             values |= detector_values(recorded)
+        if find_detector(name).needs_files:
+            raise ValueError("needs files of yours; write its options (detector, weights, ...) to a .yaml file")
         return _settings({**values, "detector": name}, device)
     except ValueError as error:
         raise RefusedError(f"{text}: {error}") from error
@@ -65,7 +67,8 @@ def recorded_settings(recorded: Mapping[str, Any], device: str) -> ExtractorSett
     values = detector_values(recorded)
     if "detector" not in values:
         raise ValueError("it does not record its detector")
-    if find_detector(values["detector"]).needs_files:
+    # An encoder and the models of transformers are recorded by their hash alone.
+    if find_detector(values["detector"]).needs_files or "encoder" in recorded or "model_type" in recorded:
         raise ValueError(f"the detector {values['detector']} needs files of yours")
     return _settings({**selection_values(recorded), **values}, device)
 

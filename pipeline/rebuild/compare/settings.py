@@ -77,5 +77,7 @@ class CompareSettings:
             raise ValueError(f"A and B are both {self.a}: give two feature sets")
         if names_detector(self.a) and names_detector(self.b) and self.manifest is None:
             raise ValueError("A and B are both detectors: give --manifest with the images to run them on")
+        if self.report is not None and self.report.suffix.lower() not in (".html", ".htm"):
+            raise ValueError(f"--report {self.report}: name a file that ends in .html")
         if self.detector is not None and not names_detector(self.detector):
             raise ValueError(f"--detector {self.detector}: give {PREFIX}NAME, or a .yaml file of a detector's options")

@@ -164,7 +164,8 @@ def order(
         window: Samples that are shuffled among one another.
         rank: Number of this process, from 0.
         world_size: Number of processes.
-        num_workers: Loader processes; 0 reads in this process.
+        num_workers: Loader processes; 0 reads in this process. A script that uses them has its main code under
+            `if __name__ == "__main__":`.
         collate_fn: Makes a batch of a list of `Example`; by default `collate`. With workers it must be importable.
         cache_dir: Folder for the shards of data sets behind URLs.
 
@@ -174,6 +175,8 @@ def order(
     Raises:
         RefusedError: The data sets are not complete or do not go together, or there are fewer samples in a batch than
             processes.
+        ShardError: A data set is not there or is damaged.
+        ValueError: A weight or the window is not positive.
     """
     if not 0 <= rank < world_size <= batch_size:
         raise RefusedError(
@@ -186,6 +189,7 @@ def order(
     identity = {
         "batch_size": batch_size,
         "seed": seed,
+        "split": split,
         "window": window,
         "weights": [float(weight) for weight in weights],
         "data": [{name: facts[name] for name in ("records_sha256", "samples")} for facts in corpus.fingerprints],

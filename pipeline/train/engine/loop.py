@@ -160,7 +160,7 @@ def run_steps(training: Training, journal: Journal | None, progress: TrainProgre
     with (
         interruption() as interrupted,
         _Batches(training) as batches,
-        profiled(training.run, settings.profile, rank=group.rank) as end_step,
+        profiled(training.run, settings.profile, rank=group.rank, device=group.device) as end_step,
     ):
         was_interrupted = training.evaluation_due
         if was_interrupted:

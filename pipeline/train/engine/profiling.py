@@ -22,7 +22,7 @@ ROWS = 10
 
 
 @contextmanager
-def profiled(run: Path, steps: int, *, rank: int) -> Iterator[Callable[[], object]]:
+def profiled(run: Path, steps: int, *, rank: int, device: torch.device) -> Iterator[Callable[[], object]]:
     """Profile some steps of the block, whose value is to be called behind each step.
 
     Writes RUN/profile/trace-RANK.json, for chrome://tracing or ui.perfetto.dev, and RUN/profile/table-RANK.txt, the ten
@@ -32,26 +32,37 @@ def profiled(run: Path, steps: int, *, rank: int) -> Iterator[Callable[[], objec
         run: Folder of the run.
         steps: Number of steps to profile, after the first three; 0 for none.
         rank: Number of this process.
+        device: Of this process. On a GPU the table has the operations with the most time there.
     """
     if not steps:
         yield lambda: None
         return
     folder = run / PROFILE_FOLDER
+    steps_done = 0
 
     def write(profiler: profile) -> None:
+        if steps_done <= SKIPPED_STEPS + WARM_UP_STEPS:
+            return
         with explain_disk_errors(folder):
             folder.mkdir(exist_ok=True)
             trace = folder / f"trace-{rank}.json"
             profiler.export_chrome_trace(str(trace))
-            table = profiler.key_averages().table(sort_by=_sorted_by(), row_limit=ROWS)
+            table = profiler.key_averages().table(sort_by=f"self_{device.type}_time_total", row_limit=ROWS)
             write_atomic(folder / f"table-{rank}.txt", table.encode())
         logger.info("profile of %d steps: %s, and %s for chrome://tracing", steps, folder / f"table-{rank}.txt", trace)
 
-    activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if torch.cuda.is_available() else [])]
+    activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if device.type == "cuda" else [])]
     plan = schedule(skip_first=SKIPPED_STEPS, wait=0, warmup=WARM_UP_STEPS, active=steps, repeat=1)
     with profile(activities=activities, schedule=plan, on_trace_ready=write) as profiler:
-        yield profiler.step
 
+        def end_step() -> None:
+            nonlocal steps_done
+            steps_done += 1
+            profiler.step()
 
-def _sorted_by() -> str:
-    return "self_cuda_time_total" if torch.cuda.is_available() else "self_cpu_time_total"
+        yield end_step
+    if steps_done <= SKIPPED_STEPS + WARM_UP_STEPS:
+        logger.warning(
+            "--profile %d: nothing was profiled: the first %d steps of a session are left out, and it ended with them",
+            steps, SKIPPED_STEPS + WARM_UP_STEPS,
+        )  # fmt: skip

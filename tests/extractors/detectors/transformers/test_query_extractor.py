@@ -295,7 +295,8 @@ def test_a_damaged_or_hostile_folder_is_refused(
 
 
 def test_what_is_no_folder_and_no_hub_name_is_refused(tmp_path: Path) -> None:
-    assert "no such folder, and not a hub name" in refusal(tmp_path / "nothing" / "here" / "at" / "all")
+    for name in (tmp_path / "nothing" / "here" / "at" / "all", "", " ", "a\0b", "~nobody-of-this-name/model"):
+        assert "no such folder, and not a hub name" in refusal(name)
 
 
 @pytest.mark.parametrize(
@@ -325,12 +326,13 @@ def test_options_that_do_not_fit_the_model_are_refused(folder_of: Callable[[str]
         DetectorSettings(detector="transformers")
     with pytest.raises(ValueError, match="where the name goes"):
         DetectorSettings(detector="transformers", weights="a", opts=("prompt", "a photo"))
-    settings = ExtractorSettings(
-        detector=DetectorSettings(detector="transformers", weights=folder_of("detr"), device="cpu"),
-        selection=SelectionSettings(saved_box="regressed"),
-    )
-    with pytest.raises(ExtractorError, match="a query has one box"):
-        build_extractor(settings)
+    detector = DetectorSettings(detector="transformers", weights=folder_of("detr"), device="cpu")
+    for selection, said in (
+        (SelectionSettings(saved_box="regressed"), "a query has one box"),
+        (SelectionSettings(selection="maxnms"), "--selection maxnms: a query has no refined box"),
+    ):
+        with pytest.raises(ExtractorError, match=said):
+            build_extractor(ExtractorSettings(detector=detector, selection=selection))
 
 
 def test_it_is_an_extractor(build: Callable[..., Any]) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import pickle
 from pathlib import Path
 from typing import Any
@@ -15,13 +17,18 @@ import torch
 from tests.extractors.detectors.visual_genome.converted import build, checkpoint, converted, names
 from tests.extractors.detectors.visual_genome.random_checkpoints import random_state, read_golden
 from vilbert.extractors.detectors.visual_genome.detector_file import KEY
-from vilbert.extractors.detectors.visual_genome.names import bottom_up_names
+from vilbert.extractors.detectors.visual_genome.names import bottom_up_names, read_names
 from vilbert.extractors.detectors.visual_genome.presets import PRESETS
 from vilbert.extractors.extractor import ExtractorError
 from vilbert.pipeline.cli import main
 
 CLS = "roi_heads.box_predictor.cls_score"
 ANCHORS = "proposal_generator.anchor_generator.cell_anchors.0"
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return converted(tmp_path_factory.mktemp("weights"))
 
 
 def convert(source: Path, *options: str) -> int:
@@ -185,6 +192,31 @@ def test_a_converted_file_that_was_changed_is_refused(tmp_path: Path) -> None:
         build(path)
 
 
+@pytest.mark.parametrize(
+    ("group", "change", "said"),
+    [
+        (None, {"class_names": ["cat"]}, "class_names: 1 names, the network has 20"),
+        (None, {"attribute_names": []}, "attribute_names: 0 names, the network has 8"),
+        (None, {"class_names": ["a\x1b[31m"] * 20}, "control characters"),
+        ("conventions", {"pixel_std": [0, 1, 1]}, "pixel_std"),
+        ("conventions", {"min_size": 10**12}, "min_size"),
+        ("conventions", {"rpn_post_nms": 10**12}, "rpn_post_nms"),
+        ("conventions", {"pool_size": 10**6}, "pool_size"),
+    ],
+)
+def test_a_configuration_that_fits_no_network_is_refused(
+    group: str | None, change: dict[str, Any], said: str, weights: Path, tmp_path: Path
+) -> None:
+    state = safetensors.torch.load_file(weights)
+    with safetensors.safe_open(str(weights), framework="pt") as opened:
+        content = json.loads(opened.metadata()[KEY])
+    (content if group is None else content[group]).update(change)
+    path = tmp_path / "changed.safetensors"
+    safetensors.torch.save_file(state, path, metadata={KEY: json.dumps(content)})
+    with pytest.raises(ExtractorError, match=said):
+        build(path)
+
+
 def test_names_come_from_text_and_json(tmp_path: Path) -> None:
     from vilbert.extractors.detectors.visual_genome.names import read_names
 
@@ -216,3 +248,48 @@ def test_an_existing_output_is_kept(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert convert(source, *names(tmp_path)) in (1, 2)
     assert "give --overwrite" in capsys.readouterr().err
     assert (tmp_path / "out.safetensors").read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [(b"\xff\n", "not a text in UTF-8"), (b"\n \n", "holds no names"), (b"a\x1b[31m\n", "control characters")],
+)
+def test_a_list_of_names_that_cannot_be_used_is_refused(text: bytes, said: str, tmp_path: Path) -> None:
+    path = tmp_path / "names.txt"
+    path.write_bytes(text)
+    with pytest.raises(ExtractorError, match=said):
+        read_names(path, "objects")
+
+
+def test_a_byte_order_mark_is_no_part_of_a_name(tmp_path: Path) -> None:
+    path = tmp_path / "names.txt"
+    path.write_text("cat,kitten\ndog\n", encoding="utf-8-sig")
+    assert read_names(path, "objects") == ("cat", "dog")
+
+
+def test_a_converted_file_is_not_converted_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = converted(tmp_path)
+    assert convert(path, *names(tmp_path)) == 1
+    assert "this is a converted detector; give it to --weights" in capsys.readouterr().err
+
+
+def test_the_file_has_the_usual_mode(tmp_path: Path) -> None:
+    before = os.umask(0o027)
+    try:
+        assert converted(tmp_path).stat().st_mode & 0o777 == 0o640
+    finally:
+        os.umask(before)
+
+
+def test_a_full_disk_is_reported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    source = checkpoint(tmp_path, "airsplay", ".pkl")
+    before = set(tmp_path.iterdir())
+    assert convert(source, *(options := names(tmp_path))) == 2
+    assert "out.safetensors: cannot write it: No space left" in capsys.readouterr().err
+    assert set(tmp_path.iterdir()) - before <= {Path(option) for option in options}

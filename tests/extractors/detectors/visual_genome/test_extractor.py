@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from tests.extractors.detectors.visual_genome.converted import SMALL, build, con
 from tests.extractors.detectors.visual_genome.random_checkpoints import picture
 from vilbert.extractors.detectors.visual_genome.extractor import VisualGenomeExtractor
 from vilbert.extractors.extractor import ExtractorError
+from vilbert.extractors.recorded_settings import detector_values
 from vilbert.extractors.regions import Regions
 from vilbert.extractors.selection import SelectionSettings
 from vilbert.pipeline.cli import main
@@ -105,10 +107,19 @@ def test_reduced_precision_keeps_features(weights: Path, butd: VisualGenomeExtra
 
 def test_the_fingerprint_names_every_convention(weights: Path, butd: VisualGenomeExtractor) -> None:
     facts = butd.fingerprint()
+    assert facts == json.loads(json.dumps(facts))  # compared with what a data set records
     assert facts["extractor"] == "butd-r101"
     assert facts["conventions"]["stem_pool"] == "ceil"  # type: ignore[index]
     changed = build(weights, opts=(*SMALL[:4], "proposals", "39")).fingerprint()
-    assert {key for key in facts if facts[key] != changed[key]} == {"conventions"}
+    assert {key for key in facts if facts[key] != changed[key]} == {"conventions", "opts"}
+    assert build(weights, opts=(*SMALL, "rois_at_once", "7")).fingerprint() == facts  # bounds memory alone
+
+
+def test_settings_are_known_from_the_fingerprint(butd: VisualGenomeExtractor) -> None:
+    known = detector_values(butd.fingerprint())
+    assert known["detector"] == "butd-r101"
+    assert known["opts"] == SMALL
+    assert "feature_layer" not in known  # a C4 head has one
 
 
 def test_a_file_of_another_detector_is_refused_by_name(weights: Path, folder: Path) -> None:

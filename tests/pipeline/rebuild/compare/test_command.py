@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from PIL import Image
 from vilbert.manifests.manifest import ManifestWriter
 from vilbert.manifests.record import ImageRecord
 from vilbert.pipeline.cli import main
-from vilbert.pipeline.rebuild.compare.detector import RunningDetector
+from vilbert.pipeline.rebuild.compare.detector import RunningDetector, recorded_settings
 from vilbert.pipeline.shards.keys import sample_key
 from vilbert.pipeline.shards.sample import Sample
 
@@ -144,7 +145,8 @@ def test_a_photograph_of_another_size_is_not_run(
         (["{a}", "type.yaml"], 2, "boxes"),
         (["{a}", "{other}"], 1, "no image of"),
         (["{a}", "{cut}"], 1, "000000.tar"),
-        (["{a}", "{b}", "--report", "no/folder/out.html"], 1, "cannot be written"),
+        (["{a}", "{b}", "--report", "no/folder/out.html"], 2, "there is no folder no/folder"),
+        (["{a}", "detector:butd-r101"], 2, "needs files of yours; write its options"),
     ],
 )
 def test_mistakes_are_named(
@@ -180,6 +182,7 @@ def test_mistakes_are_named(
         (["detector:shapes", "a.yaml"], "give --manifest"),
         (["a", "b", "--detector", "shapes"], "give detector:NAME"),
         (["a", "b", "--min-iou", "0"], "must be above 0"),
+        (["a", "b", "--report", "a/dataset.json"], "name a file that ends in .html"),
     ],
 )
 def test_wrong_usage_ends_with_status_2(arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -195,3 +198,10 @@ def test_no_cause_is_named_where_nothing_differs(found: list[Sample], write: Wri
     assert document["bounds"][0] == MATCHED
     assert document["diagnosis"] is None
     assert document["worst_images"] == []
+
+
+@pytest.mark.parametrize("facts", [{"encoder": {"size": 64}}, {"model_type": "resnet"}])
+def test_a_detector_with_an_encoder_is_not_built_without_it(detector: RunningDetector, facts: dict[str, Any]) -> None:
+    assert recorded_settings(detector.facts, "cpu").detector.detector == "shapes"
+    with pytest.raises(ValueError, match="needs files of yours"):
+        recorded_settings({**detector.facts, **facts}, "cpu")

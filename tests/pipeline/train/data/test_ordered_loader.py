@@ -87,6 +87,7 @@ def test_batches_are_padded(data: Path) -> None:
     ("change", "named"),
     [
         ({"seed": 4}, "seed is 4"),
+        ({"split": "val"}, "split is 'val'"),
         ({"position": 7}, "position is 7"),
         ({"data": []}, r"data is \[\]"),
         ({"position": None}, "position is None"),

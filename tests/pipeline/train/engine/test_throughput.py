@@ -71,6 +71,12 @@ def test_a_gpu_is_known_by_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
     assert peak_tflops(torch.device("cpu"), "fp32") is None
 
 
+def test_the_peak_of_fp32_is_that_of_tf32() -> None:
+    """Tensor cores do half as many operations in TF32 as in bfloat16; a V100 has no TF32."""
+    for name, peak in PEAK_TFLOPS.items():
+        assert name == "V100" or peak["fp32"] == pytest.approx(peak["bf16"] / 2, rel=0.02)
+
+
 def test_a_run_writes_speed_and_a_profile_and_learns_the_same(data: Path, tmp_path: Path) -> None:
     assert main([*arguments(data, tmp_path / "run"), "--profile", "2", "--peak-tflops", "0.1"]) == 0
     trains = [entry for entry in read_journal(tmp_path / "run") if entry["kind"] == "train"]
