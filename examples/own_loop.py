@@ -3,7 +3,8 @@
     python examples/own_loop.py features/ runs/small/final --steps 8 --state loop.json
 
 Each step asks the model which of two captions belongs to an image. The state of the loader is one small JSON file: the
-loop continues from it on any number of processes and loader workers. Start it with torchrun to see that.
+loop continues from it on any number of processes and loader workers. Under torchrun each process takes its part of each
+batch; wrap the model in DistributedDataParallel there, so that gradients are averaged.
 """
 
 from __future__ import annotations
