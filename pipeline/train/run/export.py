@@ -160,7 +160,7 @@ def _begun_from(facts: Mapping[str, Any]) -> str:
 
 def _data_rows(data: Sequence[Mapping[str, Any]]) -> list[tuple[object, ...]]:
     """Return a row for each data set that has one: by content, for the path is of the machine that trained."""
-    return [row[1:] for row, part in zip(data_rows(data), data, strict=True) if "records_sha256" in part]
+    return [row[1:] for row in data_rows(part for part in data if "records_sha256" in part)]
 
 
 def _without_paths(value: Any, setting: str = "") -> Any:
