@@ -16,12 +16,11 @@ from vilbert.pipeline.errors import CorruptShardError, ShardError
 from vilbert.pipeline.shards.canonical import decode_json, encode_json
 from vilbert.pipeline.shards.columns.info import Member
 from vilbert.pipeline.shards.sample import Sample
-from vilbert.pipeline.shards.storage.atomic import HashingFile
 from vilbert.pipeline.shards.storage.closing import Closing
+from vilbert.pipeline.shards.storage.hashed_tar import HashedTar
 from vilbert.pipeline.shards.storage.npy import decode_npy, encode_npy
 from vilbert.pipeline.shards.storage.raw import RawSample
 from vilbert.pipeline.shards.storage.tar_scan import scan
-from vilbert.pipeline.shards.storage.ustar import BLOCK, RECORD, padding, ustar_header
 
 _HEADER_BYTES = 128
 """Of the .npy files that NumPy writes for small shapes."""
@@ -43,29 +42,16 @@ def encode_value(value: Any, member: Member) -> bytes:
     return encode_npy(array)
 
 
-class ColumnWriter:
+class ColumnWriter(HashedTar):
     """A new tar of values, hashed while it is written."""
 
     def __init__(self, path: Path, *, name: str, member: Member) -> None:
-        self._file = HashingFile(path)
+        super().__init__(path)
         self._suffix = f"{name}.{member}"
 
     def add(self, key: str, content: bytes) -> None:
         """Append the value of the sample `key`."""
-        header = ustar_header(f"{key}.{self._suffix}", len(content))
-        self._file.write(header + content + bytes(padding(len(content))))
-
-    def finish(self) -> tuple[int, str]:
-        """End the archive and put it on the disk; return its bytes and the hex digest of their SHA-256."""
-        end = self._file.bytes + 2 * BLOCK
-        self._file.write(bytes(2 * BLOCK + -end % RECORD))
-        self._file.sync()
-        self._file.close()
-        return self._file.bytes, self._file.sha256
-
-    def abort(self) -> None:
-        """Close the file and delete it."""
-        self._file.discard()
+        self.add_member(f"{key}.{self._suffix}", content)
 
 
 class FeatureWriter:

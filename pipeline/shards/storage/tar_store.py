@@ -17,8 +17,8 @@ import numpy as np
 from vilbert.pipeline.errors import CorruptShardError, ShardError
 from vilbert.pipeline.shards.keys import is_key
 from vilbert.pipeline.shards.sample import MEMBER_LAYOUTS, Sample, decode_members, encode_members
-from vilbert.pipeline.shards.storage.atomic import HashingFile
 from vilbert.pipeline.shards.storage.closing import Closing
+from vilbert.pipeline.shards.storage.hashed_tar import HashedTar
 from vilbert.pipeline.shards.storage.npy import decode_npy
 from vilbert.pipeline.shards.storage.part import Part, build_part, parse_metadata
 from vilbert.pipeline.shards.storage.raw import RawSample
@@ -26,35 +26,18 @@ from vilbert.pipeline.shards.storage.tar_scan import TarIndex, scan
 from vilbert.pipeline.shards.storage.ustar import BLOCK, RECORD, padding, ustar_header
 
 
-class TarWriter:
-    """One new tar file, hashed while it is written."""
-
-    def __init__(self, path: Path) -> None:
-        self._file = HashingFile(path)
+class TarWriter(HashedTar):
+    """One new tar file of samples, hashed while it is written."""
 
     def add(self, sample: Sample) -> None:
         """Append the sample's members."""
         for name, content in encode_members(sample):
-            header = ustar_header(f"{sample.key}.{name}", len(content))
-            self._file.write(header + content + bytes(padding(len(content))))
+            self.add_member(f"{sample.key}.{name}", content)
 
     def add_raw(self, sample: RawSample) -> None:
         """Append a sample of another tar shard, its metadata as given."""
-        header = ustar_header(f"{sample.key}.json", len(sample.metadata))
         self._file.write(sample.content)
-        self._file.write(header + sample.metadata + bytes(padding(len(sample.metadata))))
-
-    def finish(self) -> tuple[int, str]:
-        """End the archive, put it on the disk and close it; return its bytes and the hex digest of their SHA-256."""
-        end = self._file.bytes + 2 * BLOCK
-        self._file.write(bytes(2 * BLOCK + -end % RECORD))
-        self._file.sync()
-        self._file.close()
-        return self._file.bytes, self._file.sha256
-
-    def abort(self) -> None:
-        """Close the file and delete it."""
-        self._file.discard()
+        self.add_member(f"{sample.key}.json", sample.metadata)
 
 
 class Member(NamedTuple):
