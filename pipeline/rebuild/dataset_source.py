@@ -7,8 +7,8 @@ from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 from vilbert.pipeline.errors import CorruptShardError, ShardError
 from vilbert.pipeline.rebuild.source import Scanned, SourceDescription
@@ -19,17 +19,23 @@ from vilbert.pipeline.shards.location.layout import data_path, failures_path, sh
 from vilbert.pipeline.shards.record import read_each_record
 from vilbert.pipeline.shards.sample import Sample
 from vilbert.pipeline.shards.storage.closing import Closing
-from vilbert.pipeline.shards.storage.raw import RawSample
+from vilbert.pipeline.shards.storage.raw import RawRun, RawSample
 from vilbert.pipeline.shards.storage.store import ShardReader, open_shard
+from vilbert.pipeline.shards.storage.tar_store import TarReader
+from vilbert.pipeline.shards.storage.verified import compare_with_record, read_compared, read_part
 
 OPEN_SHARDS, OPEN_REMOTE_SHARDS = 256, 4
 """Shards that stay open: an open file each, and of a remote one a copy on this machine's disk."""
 
 
-class _OpenShard(NamedTuple):
+@dataclass
+class _OpenShard:
+    path: Path
     reader: ShardReader
     failures: list[FailureRow]
     stack: ExitStack
+    compared: bool
+    """Whether its SHA-256 was compared with its record, or need not be."""
 
 
 class DatasetSource(Closing):
@@ -100,6 +106,18 @@ class DatasetSource(Closing):
             for index in range(first, last):
                 yield opened.reader.raw(index) if index < samples else opened.failures[index - samples]
 
+    def read_runs(self, start: int, stop: int) -> Iterator[RawRun | FailureRow]:
+        """Yield the rows [start, stop) of a data set in tar shards, consecutive samples together as they are stored."""
+        for shard, first, last in self._spans(start, stop):
+            opened = self._shard(shard, compare=False)
+            reader = opened.reader
+            assert isinstance(reader, TarReader)
+            if (end := min(last, len(reader))) > first:
+                splits = tuple(reader.metadata(index).get("split", "") for index in range(first, end))
+                read = read_compared if self._verify else read_part
+                yield RawRun(reader.keys()[first:end], splits, read(opened.path, *reader.span(first, end)))
+            yield from opened.failures[max(0, first - len(reader)) : max(0, last - len(reader))]
+
     def scan(self, start: int, stop: int, *, metadata: bool) -> Iterator[Scanned | FailureRow]:
         """Yield the rows [start, stop) without arrays."""
         for shard, first, last in self._spans(start, stop):
@@ -123,10 +141,14 @@ class DatasetSource(Closing):
                 yield shard, start - self._starts[shard], end - self._starts[shard]
             start, shard = end, shard + 1
 
-    def _shard(self, shard: int) -> _OpenShard:
-        if shard in self._open:
+    def _shard(self, shard: int, *, compare: bool = True) -> _OpenShard:
+        """Return an open shard, compared with its record unless the caller does that."""
+        if (opened := self._open.get(shard)) is not None:
             self._open.move_to_end(shard)
-            return self._open[shard]
+            if compare and not opened.compared:
+                compare_with_record(opened.path)
+                opened.compared = True
+            return opened
         while len(self._open) >= (OPEN_REMOTE_SHARDS if self._folder.remote else OPEN_SHARDS):
             self._open.popitem(last=False)[1].stack.close()
         with ExitStack() as stack:
@@ -136,11 +158,12 @@ class DatasetSource(Closing):
             if hashlib.sha256(listed.read_bytes()).digest() != self._failures[shard]:
                 raise CorruptShardError("its sha256 is not the record's", path=listed)
             path = data_path(directory, shard, storage)
-            reader = stack.enter_context(open_shard(path, verify=self._verify))
+            reader = stack.enter_context(open_shard(path, verify=self._verify and compare))
             if len(reader) != self._samples[shard]:
                 problem = f"holds {len(reader)} samples, its record says {self._samples[shard]}"
                 raise CorruptShardError(problem, path=path)
-            self._open[shard] = _OpenShard(reader, failures, stack.pop_all())
+            compared = compare or not self._verify
+            self._open[shard] = _OpenShard(path, reader, failures, stack.pop_all(), compared)
         return self._open[shard]
 
 
