@@ -52,13 +52,14 @@ class DatasetSource(Closing):
         Raises:
             ShardError: There is none, it is not complete, or its records are not those it was completed with.
         """
-        self._folder = open_folder(place)
-        self.info: DatasetInfo = read_info(self._folder)
+        self.folder = open_folder(place)
+        """Where it lies."""
+        self.info: DatasetInfo = read_info(self.folder)
         self._verify = verify
         if not self.info.complete and shards is None:
-            raise ShardError(f"{self._folder.name}: is not complete; run the command that writes it again")
+            raise ShardError(f"{self.folder.name}: is not complete; run the command that writes it again")
         digest, ends, samples, failures = hashlib.sha256(), [0], [], []
-        for record in read_each_record(self._folder, range(self.info.shards if shards is None else shards)):
+        for record in read_each_record(self.folder, range(self.info.shards if shards is None else shards)):
             digest.update(record.to_json())
             ends.append(ends[-1] + record.samples + sum(record.failures.values()))
             samples.append(record.samples)
@@ -67,8 +68,8 @@ class DatasetSource(Closing):
         """Hash of the records, which names the content."""
         if shards is None and self.content != self.info.records_sha256:
             raise ShardError(
-                f"{self._folder.name}: its records are not those that dataset.json was completed with; run `vilbert "
-                f"verify {self._folder.name} --deep`"
+                f"{self.folder.name}: its records are not those that dataset.json was completed with; run `vilbert "
+                f"verify {self.folder.name} --deep`"
             )
         self._starts, self._samples, self._failures = tuple(ends), samples, failures
         self._open: OrderedDict[int, _OpenShard] = OrderedDict()
@@ -92,7 +93,7 @@ class DatasetSource(Closing):
 
     def read(self, start: int, stop: int) -> Iterator[Sample | FailureRow]:
         """Yield the rows [start, stop)."""
-        for shard, first, last in self._spans(start, stop):
+        for shard, first, last in self.spans(start, stop):
             opened = self._shard(shard)
             samples = len(opened.reader)
             for index in range(first, last):
@@ -100,7 +101,7 @@ class DatasetSource(Closing):
 
     def read_raw(self, start: int, stop: int) -> Iterator[RawSample | FailureRow]:
         """Yield the rows [start, stop), samples as the bytes that are stored."""
-        for shard, first, last in self._spans(start, stop):
+        for shard, first, last in self.spans(start, stop):
             opened = self._shard(shard)
             samples = len(opened.reader)
             for index in range(first, last):
@@ -108,7 +109,7 @@ class DatasetSource(Closing):
 
     def read_runs(self, start: int, stop: int) -> Iterator[RawRun | FailureRow]:
         """Yield the rows [start, stop) of a data set in tar shards, consecutive samples together as they are stored."""
-        for shard, first, last in self._spans(start, stop):
+        for shard, first, last in self.spans(start, stop):
             opened = self._shard(shard, compare=False)
             reader = opened.reader
             assert isinstance(reader, TarReader)
@@ -120,7 +121,7 @@ class DatasetSource(Closing):
 
     def scan(self, start: int, stop: int, *, metadata: bool) -> Iterator[Scanned | FailureRow]:
         """Yield the rows [start, stop) without arrays."""
-        for shard, first, last in self._spans(start, stop):
+        for shard, first, last in self.spans(start, stop):
             opened = self._shard(shard)
             keys = opened.reader.keys()
             for index in range(first, min(last, len(keys))):
@@ -132,7 +133,7 @@ class DatasetSource(Closing):
         while self._open:
             self._open.popitem()[1].stack.close()
 
-    def _spans(self, start: int, stop: int) -> Iterator[tuple[int, int, int]]:
+    def spans(self, start: int, stop: int) -> Iterator[tuple[int, int, int]]:
         """Yield (shard, first, last) of the parts of the shards that hold the rows [start, stop)."""
         shard = bisect_right(self._starts, start) - 1
         while start < stop:
@@ -149,11 +150,11 @@ class DatasetSource(Closing):
                 compare_with_record(opened.path)
                 opened.compared = True
             return opened
-        while len(self._open) >= (OPEN_REMOTE_SHARDS if self._folder.remote else OPEN_SHARDS):
+        while len(self._open) >= (OPEN_REMOTE_SHARDS if self.folder.remote else OPEN_SHARDS):
             self._open.popitem(last=False)[1].stack.close()
         with ExitStack() as stack:
             storage = self.info.storage
-            directory = stack.enter_context(self._folder.local(shard_files(shard, storage)))
+            directory = stack.enter_context(self.folder.local(shard_files(shard, storage)))
             failures = read_failures(listed := failures_path(directory, shard))
             if hashlib.sha256(listed.read_bytes()).digest() != self._failures[shard]:
                 raise CorruptShardError("its sha256 is not the record's", path=listed)

@@ -15,6 +15,7 @@ from vilbert.pipeline.errors import FingerprintError, RefusedError
 from vilbert.pipeline.jobs.done import find_done
 from vilbert.pipeline.jobs.plan import differences, has_dataset
 from vilbert.pipeline.jobs.worker import Description
+from vilbert.pipeline.rebuild.convert.baked_columns import other_columns
 from vilbert.pipeline.rebuild.convert.outcome import (
     Outcome,
     describe_outcome,
@@ -80,6 +81,13 @@ class ConvertJob:
                 self._outcome = describe_outcome(self.settings, opened)
                 if mixed := mixed_fingerprints(opened):
                     logger.warning("the sources were extracted with different settings: %s", mixed)
+                for place, source in zip(self.settings.sources, opened.sources, strict=True):
+                    if left := other_columns(source, self.settings.columns):
+                        logger.warning(
+                            "%s: its columns are left behind: %s; --columns puts columns into the samples",
+                            place_name(place),
+                            ", ".join(left),
+                        )
                 if self.settings.append:
                     self._require_same(folder)
                     self._base = self._find_base()

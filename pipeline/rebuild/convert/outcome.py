@@ -170,6 +170,8 @@ def _step(settings: ConvertSettings, opened: OpenSources) -> dict[str, Any]:
         operations["drop_images"] = True
     if opened.donor is not None:
         operations["add_fields_from"] = _content(opened.donor.description)
+    if settings.columns:
+        operations["columns"] = [source.description.fingerprint["columns"] for source in opened.sources]
     if settings.ids is not None:
         operations["ids"] = _file_hash(settings.ids, "--ids")
     if settings.split is not None:

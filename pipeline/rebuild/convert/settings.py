@@ -46,6 +46,9 @@ class ConvertSettings:
     where: str | None = None
     """Keep only samples for which this expression over their metadata is true: "width >= 200 and n_boxes > 10 and
     'dog' in captions"."""
+    columns: tuple[str, ...] = ()
+    """Put these columns of the sources into the samples: vectors of regions are appended to the features, other values
+    become metadata, which --where sees. Columns that are not named are left behind."""
     join: tuple[Path, ...] = ()
     """Take new captions, splits and metadata from these files by image id: a manifest, COCO or Karpathy JSON, JSONL,
     CSV. Later files override earlier ones; --split and --where see the joined values."""
@@ -93,6 +96,8 @@ class ConvertSettings:
     def __post_init__(self) -> None:
         if not self.sources:
             raise ValueError("SOURCES are missing: name at least one data set or file of features")
+        if len(set(self.columns)) < len(self.columns):
+            raise ValueError(f"--columns {' '.join(self.columns)}: give each name once")
         if self.where is not None:
             parse_where(self.where)
         if self.join_fields is not None and not self.join:
