@@ -83,7 +83,7 @@ class DatasetSource(Closing):
             fields=info.fields,
             class_names=info.class_names,
             attribute_names=info.attribute_names,
-            fingerprint={"fingerprint_fields": info.fingerprint_fields, "records_sha256": self.content},
+            fingerprint={"fingerprint_fields": info.fingerprint_fields},
         )
 
     @property

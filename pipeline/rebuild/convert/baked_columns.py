@@ -84,6 +84,11 @@ class BakedColumns(Closing):
         """Samples and failed rows of the data set."""
         return self.base.rows
 
+    @property
+    def content(self) -> str:
+        """Hash of the records of the data set."""
+        return self.base.content
+
     def read(self, start: int, stop: int) -> Iterator[Sample | FailureRow]:
         """Yield the rows [start, stop); a sample without vectors in a column of features is a failure."""
         for shard, first, last in self.base.spans(start, stop):
@@ -116,7 +121,7 @@ class BakedColumns(Closing):
     def _describe(self) -> SourceDescription:
         base = self.base.description
         contents = {column.info.name: column.info.records_sha256 for column in self._columns}
-        fingerprint = {**base.fingerprint, "columns": contents}
+        fingerprint: dict[str, Any] = {**base.fingerprint, "columns": contents}
         wide = [column for column in self._columns if column.width is not None]
         if not wide:
             return dataclasses.replace(base, fingerprint=fingerprint)

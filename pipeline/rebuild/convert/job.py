@@ -163,9 +163,11 @@ class ConvertJob:
         was = {"fingerprint_fields": existing.fingerprint_fields, "fields": existing.fields}
         now = {"fingerprint_fields": outcome.fingerprint, "fields": outcome.fields}
         if lines := "\n  ".join(differences(was, now)):
+            known = "sources" not in outcome.fingerprint or settings.importing.origin is not None
+            hint = "" if known else ". Files of one detector can be appended if each is imported with the same --origin"
             raise FingerprintError(
                 f"--append: {folder.name} has another fingerprint than the sources:\n  {lines}\n"
-                f"To merge them, write a new data set: vilbert convert {folder.name} SOURCE ... --output NEW"
+                f"To merge them, write a new data set: vilbert convert {folder.name} SOURCE ... --output NEW{hint}"
             )
         if (existing.class_names, existing.attribute_names) != (outcome.class_names, outcome.attribute_names):
             raise FingerprintError(f"--append: {folder.name} has other class or attribute names than the sources")

@@ -244,8 +244,8 @@ class ConvertWorker:
             start = int(rows[begin] - opened.starts[number])
             stop = start + end - begin
             if copies and self._copies[number] and isinstance(source, DatasetSource):
-                runs = self._settings.format == "tar" and not self._completes
-                read = source.read_runs(start, stop) if runs else source.read_raw(start, stop)
+                together = self._settings.format == "tar" and not self._completes
+                read = source.read_runs(start, stop) if together else source.read_raw(start, stop)
                 yield from ((number, row) for row in read)
             else:
                 yield from ((number, row) for row in source.read(start, stop))
