@@ -92,6 +92,9 @@ COMMANDS = {
     "column drop": Command(
         "vilbert.pipeline.shards.columns.command", "DropColumnSettings", "drop", "delete a column of a data set"
     ),
+    "select": Command(
+        "vilbert.pipeline.rebuild.select.command", "SelectSettings", "select", "name samples to use, in a small file"
+    ),
     "inspect": Command("vilbert.pipeline.inspect", "InspectSettings", "inspect", "look at a data set or at one sample"),
     "stats": Command(
         "vilbert.pipeline.shards.viewing.stats", "StatsSettings", "stats", "count and summarise a data set"
