@@ -79,7 +79,9 @@ class ImageTextModel:
 
         asked, last = list(pixels), self._last[0]
         if len(asked) != len(last) or any(one is not other for one, other in zip(asked, last, strict=True)):
-            inputs = self._processor(images=asked, return_tensors="pt").to(self._device)
+            inputs = self._processor(images=asked, input_data_format="channels_last", return_tensors="pt").to(
+                self._device
+            )
             with torch.inference_mode():
                 self._last = asked, _unit(self._model.get_image_features(**inputs).pooler_output)
         return self._last[1]
