@@ -130,18 +130,18 @@ def join(
             places[number] = images.number[wanted[0]]
     missing = int((places < 0).sum())
     if missing:
+        selected = any(source.selection is not None for source in images.corpus.sources)
         found = [
             f"{count:,} of {len(items):,} are about images without {without} ({_some(names)})"
             for count, without, names in (
-                (missing - without_given, "features", absent),
+                (missing - without_given, "features in the --selection" if selected else "features", absent),
                 (without_given, "regions in --given-data", no_given),
             )
             if count
         ]
         message = f"{what}: {', and '.join(found)}"
-        selected = any(source.selection is not None for source in images.corpus.sources)
         if selected and missing == len(items):
-            raise RefusedError(f"{message}; give a --selection that has some of them")
+            raise RefusedError(f"{message}; select images of these annotations, too")
         if missing > most_missing * len(items) and not selected:
             raise RefusedError(
                 f"{message}, more than --max-missing-fraction {most_missing:g} allows; give the data sets of these "

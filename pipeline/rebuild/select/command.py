@@ -69,6 +69,7 @@ class SelectSettings:
 
 def select(settings: SelectSettings) -> int:
     """Write the selection and return 0."""
+    from vilbert.pipeline.rebuild.convert.outcome import place_name
     from vilbert.pipeline.rebuild.select.leaks import require_phash, require_sha256
     from vilbert.pipeline.rebuild.select.rows import scan_rows
     from vilbert.pipeline.rebuild.select.values import ValueColumns
@@ -102,7 +103,7 @@ def select(settings: SelectSettings) -> int:
     how = {
         "where": settings.where,
         "selection": None if within is None else within.digest,
-        "not_in": [str(place) for place in settings.not_in],
+        "not_in": [place_name(place) for place in settings.not_in],
         **({"by": sorted(settings.by), "distance": settings.distance} if settings.not_in else {}),
     }
     bounds = np.cumsum([0, *(len(it.table) for it in rows)]).tolist()
