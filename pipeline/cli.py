@@ -92,6 +92,15 @@ COMMANDS = {
     "column drop": Command(
         "vilbert.pipeline.shards.columns.command", "DropColumnSettings", "drop", "delete a column of a data set"
     ),
+    "score": Command(
+        "vilbert.pipeline.rebuild.scores.command",
+        "ScoreSettings",
+        "score",
+        "add scores of images and captions to select by",
+    ),
+    "select": Command(
+        "vilbert.pipeline.rebuild.select.command", "SelectSettings", "select", "name samples to use, in a small file"
+    ),
     "inspect": Command("vilbert.pipeline.inspect", "InspectSettings", "inspect", "look at a data set or at one sample"),
     "stats": Command(
         "vilbert.pipeline.shards.viewing.stats", "StatsSettings", "stats", "count and summarise a data set"

@@ -10,6 +10,9 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 from vilbert.pipeline.errors import CorruptShardError, ShardError
 from vilbert.pipeline.rebuild.source import Scanned, SourceDescription
 from vilbert.pipeline.shards.dataset import DatasetInfo, read_info
@@ -18,6 +21,7 @@ from vilbert.pipeline.shards.location.folder import Place, open_folder
 from vilbert.pipeline.shards.location.layout import data_path, failures_path, shard_files
 from vilbert.pipeline.shards.record import read_each_record
 from vilbert.pipeline.shards.sample import Sample
+from vilbert.pipeline.shards.selection.file import SelectionFile
 from vilbert.pipeline.shards.storage.closing import Closing
 from vilbert.pipeline.shards.storage.raw import RawRun, RawSample
 from vilbert.pipeline.shards.storage.store import ShardReader, open_shard
@@ -90,6 +94,14 @@ class DatasetSource(Closing):
     def rows(self) -> int:
         """Samples and failed rows."""
         return self._starts[-1]
+
+    def selected_rows(self, file: SelectionFile) -> NDArray[np.bool_]:
+        """Return which rows a selection of this data set has, bool [rows]; RefusedError where it is damaged."""
+        selection = file.load(self._samples)
+        selected = np.zeros(self.rows, bool)
+        shards = np.repeat(np.arange(len(self._samples)), np.diff(selection.starts))
+        selected[np.array(self._starts)[shards] + selection.places] = True
+        return selected
 
     def read(self, start: int, stop: int) -> Iterator[Sample | FailureRow]:
         """Yield the rows [start, stop)."""

@@ -19,6 +19,8 @@ from vilbert.pipeline.rebuild.source import Source, SourceDescription
 from vilbert.pipeline.shards.dataset import fingerprint_digest
 from vilbert.pipeline.shards.location.folder import Place, open_folder
 from vilbert.pipeline.shards.sample import format_of
+from vilbert.pipeline.shards.selection.file import SelectionFile
+from vilbert.pipeline.shards.selection.match import open_selections, require_their_data
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -167,6 +169,8 @@ def _step(settings: ConvertSettings, opened: OpenSources) -> dict[str, Any]:
         operations["columns"] = [source.description.fingerprint["columns"] for source in opened.sources]
     if settings.ids is not None:
         operations["ids"] = _file_hash(settings.ids, "--ids")
+    if settings.selection:
+        operations["selection"] = sorted(file.digest for file in source_selections(settings, opened).values())
     if settings.split is not None:
         operations["split"] = sorted(set(settings.split))
     if settings.join:
@@ -180,6 +184,17 @@ def _step(settings: ConvertSettings, opened: OpenSources) -> dict[str, Any]:
     if settings.one_split_per_shard:
         operations["one_split_per_shard"] = True
     return {"rows": sum(source.rows for source in opened.sources), "sources": sources, "operations": operations}
+
+
+def source_selections(settings: ConvertSettings, opened: OpenSources) -> dict[str, SelectionFile]:
+    """Return the files of `--selection` by the content of their source; RefusedError for one of no source."""
+    files = open_selections(settings.selection)
+    names = {
+        _content(source.description): place_name(place)
+        for place, source in zip(settings.sources, opened.sources, strict=True)
+    }
+    require_their_data(files, names)
+    return files
 
 
 def source_entry(name: str, source: Source) -> dict[str, Any]:

@@ -41,6 +41,9 @@ class ConvertSettings:
     """Format of the sources that are published features; default: recognised by their content."""
     ids: Path | None = None
     """Keep only these images: text file with one image id per line, JSON list, .npy, or a manifest."""
+    selection: tuple[Path, ...] = ()
+    """Files of `vilbert select`, at most one for each source: keep only these samples of it. A source without a file is
+    kept whole."""
     split: tuple[str, ...] | None = None
     """Keep only these splits."""
     where: str | None = None
