@@ -190,7 +190,7 @@ def source_selections(settings: ConvertSettings, opened: OpenSources) -> dict[st
     """Return the files of `--selection` by the content of their source; RefusedError for one of no source."""
     files = open_selections(settings.selection)
     names = {
-        _content(source.description): place_name(place)
+        source.content: place_name(place)
         for place, source in zip(settings.sources, opened.sources, strict=True)
     }
     require_their_data(files, names)
