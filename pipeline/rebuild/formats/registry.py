@@ -137,7 +137,8 @@ class FormatSpec:
     exporter: Callable[[], Exporter] | str | None = None
     """Makes the exporter, or `module:attribute` that does; None where files of it cannot be exported."""
     lost: tuple[str, ...] = ()
-    """What of a data set an export cannot hold, for people."""
+    """What of a data set an export cannot hold: names in `lost.PARTS`, which are shown where the data set has them, and
+    texts for people."""
 
     def load_importer(self) -> Importer | None:
         """Import and return the importer."""

@@ -15,6 +15,7 @@ from vilbert.pipeline.rebuild.formats.importers.published_image import Backgroun
 from vilbert.pipeline.rebuild.formats.importers.vilbert_lmdb import first_mapping
 from vilbert.pipeline.rebuild.formats.registry import ImportOptions
 from vilbert.untrusted.pickled_arrays import load_arrays
+from vilbert.untrusted.pickles import ForbiddenError
 
 
 class Importer:
@@ -22,7 +23,10 @@ class Importer:
 
     def detect(self, path: Path) -> bool:
         """Return whether the first value is a pickled mapping as `lmdb_conversion.py` makes it."""
-        fields = first_mapping(path)
+        try:
+            fields = first_mapping(path)
+        except ForbiddenError:
+            return False
         return fields is not None and {"features", "feature_path"} <= fields.keys()
 
     def open(self, path: Path, options: ImportOptions) -> ImportedSource:

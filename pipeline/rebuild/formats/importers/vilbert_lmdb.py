@@ -32,7 +32,7 @@ from vilbert.pipeline.rebuild.formats.importers.published_image import (
 )
 from vilbert.pipeline.rebuild.formats.registry import ImportOptions
 from vilbert.untrusted.pickled_arrays import load_arrays
-from vilbert.untrusted.pickles import PickleError
+from vilbert.untrusted.pickles import ForbiddenError, PickleError
 
 _TEXTS = ("image_w", "image_h", "num_boxes", "boxes", "features", "cls_prob")
 _ALIASES = {"img_id": "image_id", "img_w": "image_w", "img_h": "image_h"}  # of volta
@@ -42,8 +42,14 @@ class Importer:
     """Reads ViLBERT's task LMDB."""
 
     def detect(self, path: Path) -> bool:
-        """Return whether the first value is a pickled mapping with boxes and features."""
-        fields = first_mapping(path)
+        """Return whether the first value is a pickled mapping with boxes and features, or a hostile pickle.
+
+        Opening the file then names what the pickle asks for.
+        """
+        try:
+            fields = first_mapping(path)
+        except ForbiddenError:
+            return True
         return fields is not None and {"boxes", "features"} <= fields.keys()
 
     def open(self, path: Path, options: ImportOptions) -> ImportedSource:
@@ -54,7 +60,11 @@ class Importer:
 
 
 def first_mapping(path: Path) -> dict[Any, Any] | None:
-    """Return the first value of an LMDB that holds pickled mappings, None for any other file."""
+    """Return the first value of an LMDB that holds pickled mappings, None for any other file.
+
+    Raises:
+        ForbiddenError: The value is a hostile pickle.
+    """
     try:
         if not is_lmdb(path):
             return None
@@ -66,6 +76,8 @@ def first_mapping(path: Path) -> dict[Any, Any] | None:
         if found is None or not is_pickle(found[1]):
             return None
         return require_mapping(load_arrays(found[1]))
+    except ForbiddenError:
+        raise
     except (PickleError, RowError):
         return None
     finally:
