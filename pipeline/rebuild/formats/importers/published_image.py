@@ -191,8 +191,7 @@ def most_probable(probs: NDArray[np.float32], count: int) -> NDArray[np.intp]:
     among = probs >= least[:, None]
     tied = np.count_nonzero(among, axis=1) != count  # more than `count` are as probable as the last one
     among[tied] = False
-    rows, ids = np.nonzero(among)
-    ids, chosen = ids.reshape(-1, count), probs[rows, ids].reshape(-1, count)
+    ids, chosen = np.nonzero(among)[1].reshape(-1, count), probs[among].reshape(-1, count)
     order = np.empty((len(probs), count), np.intp)
     order[~tied] = np.take_along_axis(ids, np.argsort(-chosen, axis=1, kind="stable"), axis=1)
     order[tied] = np.argsort(-probs[tied], axis=1, kind="stable")[:, :count]
