@@ -96,9 +96,9 @@ COMMANDS = {
         "vilbert.pipeline.shards.columns.command", "DropColumnSettings", "drop", "delete a column of a data set"
     ),
     "score": Command(
-        "vilbert.pipeline.rebuild.scores.command",
-        "ScoreSettings",
-        "score",
+        "vilbert.pipeline.rebuild.scores.run",
+        "vilbert.pipeline.rebuild.scores.settings:ScoreSettings",
+        "write_scores",
         "add scores of images and captions to select by",
     ),
     "select": Command(

@@ -55,7 +55,7 @@ class OpenedDataset:
             selection = file.load(samples)
             firsts = np.cumsum([0, *samples])[:-1]
             numbers = np.repeat(firsts, np.diff(selection.starts)) + selection.places
-            self.index.restrict(numbers)
+            self.index.restrict(numbers.astype(np.int64))
 
     @property
     def name(self) -> str:

@@ -41,7 +41,7 @@ class Site:
                 stack.callback(dataset.close)
                 dataset.select(selections)
                 datasets.append(dataset)
-            require_their_data(selections, {it.info.records_sha256: str(it.directory) for it in datasets})
+            require_their_data(selections, {it.info.records_sha256 or "": str(it.directory) for it in datasets})
             photographs = Photographs(FetchSettings(allow_private_addresses=settings.allow_private_addresses))
             stack.callback(photographs.close)
             similar = tuple(map(SimilarRegions, datasets))

@@ -29,6 +29,8 @@ REQUIRED = {
     "push": ["features", "--repo-id", "owner/name"],
     "column add": ["features", "values.parquet", "--column", "score"],
     "column list": ["features"],
+    "score": ["features", "--column", "quality"],
+    "select": ["features", "--output", "s.parquet", "--where", "width > 3"],
     "column drop": ["features", "--column", "score"],
     "export": ["features", "--to", "lxmert-tsv", "--output", "o.tsv"],
     "compare": ["a", "b"],

@@ -26,7 +26,7 @@ from vilbert.pipeline.rebuild.scores.score import Scored
 from vilbert.pipeline.shards.storage.verified import file_sha256
 
 if TYPE_CHECKING:
-    from vilbert.pipeline.rebuild.scores.command import ScoreSettings
+    from vilbert.pipeline.rebuild.scores.settings import ScoreSettings
 
 DIGITS = 6
 ACTIVATIONS = ("none", "relu")

@@ -72,4 +72,4 @@ def coverage(boxes_xyxy: NDArray[np.float32], width: int, height: int) -> float:
 def entropy(counts: NDArray[np.int64]) -> float:
     """Return the Shannon entropy, in bits, of a distribution given by counts; 0 for one class or none."""
     total = int(counts.sum())
-    return sum(-count / total * math.log2(count / total) for count in counts.tolist()) + 0.0
+    return float(sum(-count / total * math.log2(count / total) for count in counts.tolist()) + 0.0)

@@ -18,7 +18,7 @@ from vilbert.pipeline.rebuild.scores.score import Scored
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from vilbert.pipeline.rebuild.scores.command import ScoreSettings
+    from vilbert.pipeline.rebuild.scores.settings import ScoreSettings
 
 DIGITS = 6
 MODEL_TYPES = ("clip", "siglip", "siglip2")

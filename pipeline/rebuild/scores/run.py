@@ -30,9 +30,9 @@ from vilbert.pipeline.errors import RefusedError, ShardError
 from vilbert.pipeline.extract.base_rows import KEPT, KeptImages, base_rows, original_manifest
 from vilbert.pipeline.extract.fetching.fetcher import Fetcher
 from vilbert.pipeline.extract.prepare import Prepared, prepare
-from vilbert.pipeline.rebuild.scores.command import ScoreSettings
 from vilbert.pipeline.rebuild.scores.hamming import near_groups
 from vilbert.pipeline.rebuild.scores.score import SCORES, Score, Scored
+from vilbert.pipeline.rebuild.scores.settings import ScoreSettings
 from vilbert.pipeline.shards.canonical import decode_json, encode_json
 from vilbert.pipeline.shards.columns.add import add_column
 from vilbert.pipeline.shards.columns.info import ColumnInfo, read_column

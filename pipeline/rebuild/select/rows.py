@@ -106,7 +106,7 @@ def _scan_shard(
                 continue
             rows.append((metadata["image_id"], key, str(metadata.get("split", "")), record.shard, place))
             sha256 = metadata.get("sha256")
-            prefix = int(sha256[:16], 16) if is_digest(sha256) else 0
+            prefix = int(str(sha256)[:16], 16) if is_digest(sha256) else 0
             number = None if phash is None else _phash_of(values, phash, key)
             hashes.append((prefix, number or 0, number is not None))
     transposed = zip(*rows, strict=True) if rows else [[]] * len(selection_schema())

@@ -27,7 +27,7 @@ def open_selections(paths: Sequence[Path]) -> dict[str, SelectionFile]:
     return found
 
 
-def require_their_data(files: Mapping[str, SelectionFile], data: Mapping[str | None, str]) -> None:
+def require_their_data(files: Mapping[str, SelectionFile], data: Mapping[str, str]) -> None:
     """Raise RefusedError where a selection is of none of the data sets.
 
     Args:
@@ -59,5 +59,5 @@ def read_selection(
     if path is None:
         return None
     file = SelectionFile.open(path)
-    require_their_data({file.records_sha256: file}, {records_sha256: name})
+    require_their_data({file.records_sha256: file}, {records_sha256 or "": name})
     return file.load(samples)

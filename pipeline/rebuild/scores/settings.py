@@ -1,8 +1,7 @@
-"""`vilbert score`: write a column of scores of a data set's samples."""
+"""The settings of `vilbert score`."""
 
 from __future__ import annotations
 
-import logging
 from dataclasses import field
 from pathlib import Path
 from typing import Annotated, Literal
@@ -14,8 +13,6 @@ from vilbert.pipeline.extract.fetching.settings import FetchSettings
 from vilbert.pipeline.rebuild.scores.hamming import MAX_DISTANCE
 from vilbert.pipeline.rebuild.scores.score import SCORES
 from vilbert.settings import NonNegativeInt, PositiveInt, validated
-
-logger = logging.getLogger(__name__)
 
 
 @validated
@@ -54,10 +51,3 @@ class ScoreSettings:
         for name in self.scores:
             if not SCORES.is_known(name) and ":" not in name:
                 raise ValueError(f"--scores: {SCORES.unknown(name)}")
-
-
-def score(settings: ScoreSettings) -> int:
-    """Write the column; return 0, or 1 where no image could be read."""
-    from vilbert.pipeline.rebuild.scores.run import write_scores
-
-    return write_scores(settings)
