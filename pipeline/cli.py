@@ -77,6 +77,9 @@ COMMANDS = {
         "index",
         "let other tools open a data set as it is",
     ),
+    "push": Command(
+        "vilbert.pipeline.shards.hub.command", "PushSettings", "push", "upload a data set to the Hugging Face Hub"
+    ),
     "column add": Command(
         "vilbert.pipeline.shards.columns.command",
         "AddColumnSettings",
@@ -91,6 +94,15 @@ COMMANDS = {
     ),
     "column drop": Command(
         "vilbert.pipeline.shards.columns.command", "DropColumnSettings", "drop", "delete a column of a data set"
+    ),
+    "score": Command(
+        "vilbert.pipeline.rebuild.scores.run",
+        "vilbert.pipeline.rebuild.scores.settings:ScoreSettings",
+        "write_scores",
+        "add scores of images and captions to select by",
+    ),
+    "select": Command(
+        "vilbert.pipeline.rebuild.select.command", "SelectSettings", "select", "name samples to use, in a small file"
     ),
     "inspect": Command("vilbert.pipeline.inspect", "InspectSettings", "inspect", "look at a data set or at one sample"),
     "stats": Command(

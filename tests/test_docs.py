@@ -19,7 +19,7 @@ from vilbert.pipeline.tasks.registry import TASKS
 ROOT = Path(__file__).parents[1]
 TASK_PAGES = ("captioning", "gqa", "multitask", "nlvr2", "refer", "retrieval", "snli-ve", "vcr", "vqa")
 PAGES = (
-    *("api", "compare", "demo", "formats", "index", "own-images", "predict", "rebuild", "report", "tasks"),
+    *("api", "compare", "demo", "formats", "index", "own-images", "predict", "rebuild", "report", "select", "tasks"),
     *(f"tasks/{page}" for page in TASK_PAGES),
 )
 OTHERS = {"nproc-per-node"}  # torchrun's

@@ -25,6 +25,8 @@ class BrowseSettings:
 
     directories: Positional[tuple[Path, ...]]
     """Folders of data sets."""
+    selection: tuple[Path, ...] = ()
+    """Files of `vilbert select`, at most one for each data set: show only these samples of it."""
     port: Annotated[int, Interval(ge=0, le=65535)] = 0
     """Port on 127.0.0.1; 0: any free port."""
     checkpoint: Path | None = None

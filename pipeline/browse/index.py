@@ -60,8 +60,15 @@ class Index:
             if f"{kind}_starts" in self.columns and len(self.columns[f"{kind}_starts"]) != len(names) + 2:
                 raise ShardError(f"{folder}: is the index of another data set; delete it and run again")
         self.complete = bool(self.columns["present"].all())
-        """Whether every sample was read; False where shards are damaged."""
+        """Whether every sample is shown; False where shards are damaged, or some samples are selected."""
         self._connection()
+
+    def restrict(self, numbers: NDArray[np.int64]) -> None:
+        """Show only the samples of these numbers, as if no other had been read."""
+        selected = np.zeros(self.samples, np.uint8)
+        selected[numbers] = 1
+        self.columns["present"] = self.columns["present"] & selected
+        self.complete = False
 
     def _connection(self) -> sqlite3.Connection:
         found: sqlite3.Connection | None = getattr(self._local, "database", None)

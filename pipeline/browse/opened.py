@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TypeVar
+
+import numpy as np
 
 from vilbert.pipeline.browse.build import ensure_index
 from vilbert.pipeline.browse.index import Index, IndexedSample
@@ -16,6 +18,7 @@ from vilbert.pipeline.shards.dataset import read_dataset
 from vilbert.pipeline.shards.location.layout import data_path
 from vilbert.pipeline.shards.record import read_records
 from vilbert.pipeline.shards.sample import Sample
+from vilbert.pipeline.shards.selection.file import SelectionFile
 from vilbert.pipeline.shards.storage.store import ShardReader, open_shard
 from vilbert.pipeline.shards.storage.tar_store import TarReader
 from vilbert.pipeline.urls import is_remote
@@ -40,6 +43,19 @@ class OpenedDataset:
         self.search = Search(self.index, self.info)
         self._readers: OrderedDict[int, ShardReader] = OrderedDict()
         self._lock = threading.Lock()
+
+    def select(self, files: Mapping[str, SelectionFile]) -> None:
+        """Show only the samples of the selection of this data set, if there is one; RefusedError where it is damaged.
+
+        files: as `open_selections` returns them.
+        """
+        file = files.get(self.info.records_sha256 or "")
+        if file is not None:
+            samples = [self.records[shard].samples for shard in range(self.info.shards)]
+            selection = file.load(samples)
+            firsts = np.cumsum([0, *samples])[:-1]
+            numbers = np.repeat(firsts, np.diff(selection.starts)) + selection.places
+            self.index.restrict(numbers.astype(np.int64))
 
     @property
     def name(self) -> str:

@@ -11,6 +11,7 @@ from vilbert.pipeline.browse.images import Photographs
 from vilbert.pipeline.browse.opened import OpenedDataset
 from vilbert.pipeline.browse.similar import SimilarRegions
 from vilbert.pipeline.extract.fetching.settings import FetchSettings
+from vilbert.pipeline.shards.selection.match import open_selections, require_their_data
 
 if TYPE_CHECKING:
     from vilbert.pipeline.browse.asking import Asking
@@ -34,10 +35,13 @@ class Site:
         """Open everything, and close it at the end of the block."""
         with ExitStack() as stack:
             datasets = []
+            selections = open_selections(settings.selection)
             for number, directory in enumerate(settings.directories):
                 dataset = OpenedDataset(directory, number=number, num_workers=settings.num_workers)
                 stack.callback(dataset.close)
+                dataset.select(selections)
                 datasets.append(dataset)
+            require_their_data(selections, {it.info.records_sha256 or "": str(it.directory) for it in datasets})
             photographs = Photographs(FetchSettings(allow_private_addresses=settings.allow_private_addresses))
             stack.callback(photographs.close)
             similar = tuple(map(SimilarRegions, datasets))

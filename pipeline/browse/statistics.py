@@ -45,7 +45,10 @@ def charts(dataset: OpenedDataset) -> list[Chart]:
     ]
     for name, title in (("boxes", "Boxes of an image"), ("captions", "Captions of an image")):
         found.append(distribution(title, columns[name][present], name, base))
-    found.append(distribution("Words of a caption", columns["caption_words"], "words", base))
+    words = columns["caption_words"]
+    if not dataset.index.complete:
+        words = words[np.repeat(present, columns["captions"].astype(np.int64))]
+    found.append(distribution("Words of a caption", words, "words", base))
     shorter = np.minimum(columns["width"], columns["height"])[present]
     found.append(distribution("Shorter side of an image, pixels", shorter, "side", base))
     if dataset.index.objects:
@@ -87,7 +90,11 @@ def distribution(title: str, values: NDArray[Any], name: str | None, base: str) 
 
 def scores(dataset: OpenedDataset) -> Chart:
     """Return the regions by object score."""
-    steps = np.bincount(dataset.index.columns["object_scores"], minlength=SCORE_STEPS)
+    columns = dataset.index.columns
+    of_regions = columns["object_scores"]
+    if not dataset.index.complete:
+        of_regions = of_regions[columns["present"][columns["object_samples"]] == 1]
+    steps = np.bincount(of_regions, minlength=SCORE_STEPS)
     bins = steps.reshape(SCORE_BINS, -1).sum(axis=1).tolist()
     return Chart(
         "Boxes by object score",
@@ -112,7 +119,11 @@ def names(dataset: OpenedDataset) -> Iterable[Chart]:
     ):
         if f"{kind}_starts" not in dataset.index.columns:
             continue
-        counts = np.diff(dataset.index.columns[f"{kind}_starts"].astype(np.int64))
+        starts = dataset.index.columns[f"{kind}_starts"].astype(np.int64)
+        counts = np.diff(starts)
+        if not dataset.index.complete:
+            shown = dataset.index.columns["present"][dataset.index.columns[f"{kind}_samples"]]
+            counts = np.diff(np.concatenate([[0], np.cumsum(shown, dtype=np.int64)])[starts])
         order = [int(at) for at in np.argsort(-counts, kind="stable")[:MAX_NAMES] if counts[at]]
         bars = []
         for at in order:

@@ -18,7 +18,7 @@ def statistics_page(site: Site, dataset: OpenedDataset) -> str:
     facts = {
         "data set": f"{dataset.directory}: {state}",
         "shards": f"{len(dataset.records):,} of {info.shards:,}, {info.storage}",
-        "images": f"{totals.samples:,} of {info.rows:,} rows, {failed:,} failed",
+        "images": f"{int(dataset.index.columns['present'].sum()):,} of {info.rows:,} rows, {failed:,} failed",
         "regions": f"{dataset.index.regions:,}, {info.feature_dim:,} feature channels",
         "size": f"{totals.bytes:,} bytes, {each:,} an image",
         "manifest": info.manifest,

@@ -34,15 +34,15 @@ def write_base_rows(folder: Folder, info: DatasetInfo, path: Path) -> Manifest:
         RefusedError: The data set lacks what is needed to find its images again.
         ShardError: A shard is damaged.
     """
-    original = _original(info)
+    original = original_manifest(info)
     path.parent.mkdir(parents=True, exist_ok=True)
     with ManifestWriter(path, orientation=True) as writer:
         for record in read_each_record(folder, range(info.shards)):
-            writer.write(list(_rows(folder, info, record, original)))
+            writer.write(list(base_rows(folder, info, record, original)))
         return writer.commit()
 
 
-def _original(info: DatasetInfo) -> Manifest | None:
+def original_manifest(info: DatasetInfo) -> Manifest | None:
     """Return the manifest that the data set was made from, where it is still there: it has the URLs as they were."""
     if not Path(info.manifest).is_file():
         return None
@@ -53,7 +53,9 @@ def _original(info: DatasetInfo) -> Manifest | None:
     return manifest if manifest.hash == info.manifest_hash else None
 
 
-def _rows(folder: Folder, info: DatasetInfo, record: ShardRecord, original: Manifest | None) -> Iterator[ImageRecord]:
+def base_rows(
+    folder: Folder, info: DatasetInfo, record: ShardRecord, original: Manifest | None
+) -> Iterator[ImageRecord]:
     """Yield the rows of a shard: its samples, and at the end as many rows without boxes as it has fewer samples."""
     uris: dict[str, str] = {}
     if original is not None and record.rows[1] <= original.rows:

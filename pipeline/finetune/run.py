@@ -9,6 +9,7 @@ import hashlib
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -169,7 +170,7 @@ def open_task_data(
     """Join items to the data sets; RefusedError where too many have no features."""
     given_data = given_data_of(settings)
     given = Images(_open(settings, given_data)) if given_data else None
-    images = Images(_open(settings, settings.data), also_in=given)
+    images = Images(_open(settings, settings.data, settings.selection), also_in=given)
     if given is not None and not settings.allow_mixed_features:
         refuse_mixed_features((*images.corpus.sources, *given.corpus.sources), apart_from=OF_THE_DETECTOR_ALONE)
     check_known_features(
@@ -184,7 +185,7 @@ def open_task_data(
     )
 
 
-def _open(settings: FinetuneSettings, directories: tuple[str, ...]) -> Corpus:
+def _open(settings: FinetuneSettings, directories: tuple[str, ...], selections: tuple[Path, ...] = ()) -> Corpus:
     return Corpus.open(
         directories,
         split=None,
@@ -194,6 +195,7 @@ def _open(settings: FinetuneSettings, directories: tuple[str, ...]) -> Corpus:
         verified=verified_files(settings),
         allow_mixed=settings.allow_mixed_features,
         features=settings.features,
+        selections=selections,
     )
 
 

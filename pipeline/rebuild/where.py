@@ -4,10 +4,11 @@ Python's own parser reads the expression, and each node of the tree is checked a
 evaluated. Nothing is ever passed to `eval`: an expression can compare, count and combine values, and nothing else.
 
     columns          fields of a sample's metadata: width, height, split, image_id, captions, …; n_boxes is num_boxes
+    fields           NAME.FIELD, a field of a column that holds objects: quality.aesthetic > 5
     values           numbers, 'text', True, False, None, lists of them in [ ]
     comparisons      ==  !=  <  <=  >  >=  in  not in; they can be chained: 10 < n_boxes <= 36
     combinations     and  or  not  +  -  *  /  //  %  ( )
-    functions        len(x)  lower(x)  startswith(x, 'text')  endswith(x, 'text')  has('column')
+    functions        len(x)  lower(x)  startswith(x, 'text')  endswith(x, 'text')  has('column')  has('column.field')
 
 `'dog' in captions` is true if any caption contains the text; `split in ['train', 'val']` compares with each value.
 A column that a sample does not have is an error, unless `has('column') and …` stands before it.
@@ -139,6 +140,30 @@ def _name(compiler: _Compiler, node: ast.Name, depth: int) -> _Evaluate:
             raise WhereError(
                 f"--where: image {image!r:.80} has no column {node.id!r}{near}; it has {known:.300}. "
                 f"Where only some images have it, write: has({node.id!r}) and …"
+            ) from None
+
+    return read
+
+
+def _field(compiler: _Compiler, node: ast.Attribute, depth: int) -> _Evaluate:
+    """Read NAME.FIELD. Nothing is ever looked up as an attribute of a Python object, only as a key of a mapping."""
+    name = node.value
+    if not isinstance(name, ast.Name) or node.attr.startswith("_"):
+        raise compiler.refused(node)
+    column = _name(compiler, name, depth)
+
+    def read(row: Row) -> Any:
+        value = column(row)
+        if not isinstance(value, Mapping):
+            raise compiler.refused(name, f"is {value!r:.60}, which has no fields")
+        try:
+            return value[node.attr]
+        except KeyError:
+            image = row.get("image_id")
+            known, near = ", ".join(sorted(value)), did_you_mean(node.attr, value)
+            raise WhereError(
+                f"--where: {name.id!r} of image {image!r:.80} has no field {node.attr!r}{near}; it has {known:.300}. "
+                f"Where only some images have it, write: has('{name.id}.{node.attr}') and …"
             ) from None
 
     return read
@@ -282,7 +307,7 @@ def _call(compiler: _Compiler, node: ast.Call, depth: int) -> _Evaluate:
         if not isinstance(argument, ast.Constant) or not isinstance(argument.value, str):
             raise compiler.refused(node, "needs the column's name in quotes")
         column = ALIASES.get(argument.value, argument.value)
-        return lambda row: column in row
+        return lambda row: _has(row, column)
     arguments = [compiler.compile(argument, depth) for argument in node.args]
     function = _FUNCTIONS[name][1]
 
@@ -293,6 +318,12 @@ def _call(compiler: _Compiler, node: ast.Call, depth: int) -> _Evaluate:
         return function(*given)
 
     return evaluate
+
+
+def _has(row: Row, column: str) -> bool:
+    """Say whether a sample has a column, or where that is no column of it, the field behind the dot."""
+    name, _, field = column.partition(".")
+    return column in row or (bool(field) and name in row and isinstance(row[name], Mapping) and field in row[name])
 
 
 _FUNCTIONS: dict[str, tuple[int, Callable[..., Any]]] = {
@@ -307,6 +338,7 @@ _FUNCTIONS: dict[str, tuple[int, Callable[..., Any]]] = {
 _BUILDERS: dict[type[ast.AST], Callable[[_Compiler, Any, int], _Evaluate]] = {
     ast.Constant: _constant,
     ast.Name: _name,
+    ast.Attribute: _field,
     ast.List: _list,
     ast.Tuple: _list,
     ast.BoolOp: _both,

@@ -1,7 +1,8 @@
 """Annotations meet region features: each item is given the place of its image in the data sets.
 
 An annotation whose image has no features, or none at given boxes where the task shows these, is left out and counted. A
-few are usual, as images are lost from the web; many mean that the data sets are the wrong ones, and stop the run.
+few are usual, as images are lost from the web; many mean that the data sets are the wrong ones, and stop the run. Where
+`--selection` chooses among the images, any number of annotations is about others.
 
 Items are sorted by the place of their image, so that the order of training, which shuffles shards and then samples
 within a window of shards, reads annotations of the same shards together.
@@ -129,16 +130,19 @@ def join(
             places[number] = images.number[wanted[0]]
     missing = int((places < 0).sum())
     if missing:
+        selected = any(source.selection is not None for source in images.corpus.sources)
         found = [
             f"{count:,} of {len(items):,} are about images without {without} ({_some(names)})"
             for count, without, names in (
-                (missing - without_given, "features", absent),
+                (missing - without_given, "features in the --selection" if selected else "features", absent),
                 (without_given, "regions in --given-data", no_given),
             )
             if count
         ]
         message = f"{what}: {', and '.join(found)}"
-        if missing > most_missing * len(items):
+        if selected and missing == len(items):
+            raise RefusedError(f"{message}; select images of these annotations, too")
+        if missing > most_missing * len(items) and not selected:
             raise RefusedError(
                 f"{message}, more than --max-missing-fraction {most_missing:g} allows; give the data sets of these "
                 f"images{_in_folders(absent, images)}"

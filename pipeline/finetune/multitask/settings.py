@@ -22,7 +22,7 @@ SHIPPED = Path(__file__).parents[2] / "recipes" / MULTITASK
 """Files of tasks that come with the package, known by name."""
 OF_A_TASK = (
     *("task", "annotations", "data", "given_data", "split", "eval_split", "batch_size", "max_tokens", "max_regions"),
-    *("max_missing_fraction", "answers", "min_answer_count", "names"),
+    *("max_missing_fraction", "answers", "min_answer_count", "names", "selection"),
 )
 """Settings of `vilbert finetune TASK` that a task of the file may have, as far as its class has them."""
 OF_THE_RUN = ("leave_out", "image_names", "loss_weight")
@@ -55,7 +55,7 @@ class MultitaskSettings(AnyFinetuneSettings):
 
     tasks: Path
     """A YAML or JSON file, a list of tasks. Each has `task` and `annotations`, and may have data, given_data, split,
-    eval_split, batch_size, max_tokens, max_regions, max_missing_fraction, answers, min_answer_count, names,
+    eval_split, batch_size, max_tokens, max_regions, max_missing_fraction, answers, min_answer_count, names, selection,
     loss_weight, leave_out and image_names. Paths are as seen from where the command runs. Or `12-in-1`, which comes
     with this package."""
     data: Positional[tuple[str, ...]] = ()

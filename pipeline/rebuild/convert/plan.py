@@ -34,7 +34,10 @@ PLAN_FILE, ROWS_FILE, JOINED_FILE = "plan.json", "rows.bin", "joined.sqlite"
 FILES = tuple(f"{PLAN_FOLDER}/{name}" for name in (ROWS_FILE, JOINED_FILE, PLAN_FILE))
 """In the order in which they are written."""
 _CHUNK = 1 << 20
-REASONS = ("", "failed", "ids", "split", "where", "not_joined", "no_fields", "duplicate_image", "duplicate_id")
+REASONS = (
+    *("", "failed", "ids", "split", "where", "not_joined", "no_fields", "duplicate_image", "duplicate_id"),
+    "selection",
+)
 """Why a row is dropped, by the low byte of its entry in rows.bin; the first: it is kept."""
 
 

@@ -19,6 +19,7 @@ from vilbert.pipeline.rebuild.convert.joined import Joined, build_joined
 from vilbert.pipeline.rebuild.convert.plan import JOINED_FILE, REASONS, ROWS_FILE, Plan, order_rows
 from vilbert.pipeline.rebuild.convert.selection import read_selection
 from vilbert.pipeline.rebuild.convert.settings import ConvertSettings
+from vilbert.pipeline.rebuild.dataset_source import DatasetSource
 from vilbert.pipeline.rebuild.source import Scanned, Source, scan_source
 from vilbert.pipeline.rebuild.where import WhereError
 from vilbert.pipeline.shards.checks.shard import key_hash
@@ -104,16 +105,23 @@ class _Pass:
                 self._note_existing(batch, start)
         begin = 0
         for source, lacks in zip(self._sources, lacking, strict=True):
+            selected = self._selected(source)
             for start, batch in _batches(scan_source(source, metadata=self._selection.needs_metadata)):
-                self._take(batch, begin + start, base, lacks=lacks)
+                some = None if selected is None else selected[start : start + len(batch)]
+                self._take(batch, begin + start, base, lacks=lacks, selected=some)
                 self._log(begin + start)
             begin += source.rows
         self._drop_repeated(base)
 
+    def _selected(self, source: Source) -> NDArray[np.bool_] | None:
+        """Return which rows of a source `--selection` has; None where no file is of this source."""
+        file = self._selection.files.get(source.content) if isinstance(source, DatasetSource) else None
+        return None if file is None or not isinstance(source, DatasetSource) else source.selected_rows(file)
+
     def _is_identity(self, existing: Source | None) -> bool:
         """Return whether nothing can be dropped and no key can be there twice: one data set of ours, kept whole."""
         chosen = self._selection
-        selects = chosen.needs_metadata or chosen.ids is not None or chosen.add_fields
+        selects = chosen.needs_metadata or chosen.ids is not None or chosen.add_fields or bool(chosen.files)
         ours = len(self._sources) == 1 and self._sources[0].description.format == "vilbert"
         return ours and not selects and existing is None
 
@@ -127,7 +135,15 @@ class _Pass:
         if self._images is not None:
             self._images.add([_image_hash(entry) for entry in entries], rows)
 
-    def _take(self, batch: Sequence[Scanned | FailureRow], start: int, base: int, *, lacks: bool) -> None:
+    def _take(
+        self,
+        batch: Sequence[Scanned | FailureRow],
+        start: int,
+        base: int,
+        *,
+        lacks: bool,
+        selected: NDArray[np.bool_] | None,
+    ) -> None:
         """Decide on a batch of rows, all but repeated keys."""
         new_fields = self._new_fields(batch)
         donor_rows: dict[str, int] = {}
@@ -136,7 +152,9 @@ class _Pass:
         listed = self._listed(batch)
         kept: list[int] = []
         for place, entry in enumerate(batch):
-            if listed is not None and not listed[place]:
+            if selected is not None and not selected[place]:
+                reason = "selection"
+            elif listed is not None and not listed[place]:
                 reason = "ids"
             elif isinstance(entry, FailureRow):
                 reason = "failed" if self._selection.decides_by_metadata else ""

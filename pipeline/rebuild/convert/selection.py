@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,12 +18,16 @@ from vilbert.pipeline.rebuild.convert.settings import ConvertSettings
 from vilbert.pipeline.rebuild.where import Where, parse_where
 from vilbert.pipeline.shards.checks.shard import key_hash
 from vilbert.pipeline.shards.keys import sample_key
+from vilbert.pipeline.shards.selection.file import SelectionFile
+from vilbert.pipeline.shards.selection.match import open_selections
 
 
 @dataclass(frozen=True, kw_only=True)
 class Selection:
     """What decides by itself whether a row is kept."""
 
+    files: Mapping[str, SelectionFile]
+    """Files of `--selection` by the content of their data set."""
     ids: NDArray[np.uint64] | None
     """Hashes of the keys of `--ids`, ascending."""
     splits: frozenset[str] | None
@@ -50,6 +54,7 @@ class Selection:
 def read_selection(settings: ConvertSettings) -> Selection:
     """Return the selection of the settings, with the file of ids read."""
     return Selection(
+        files=open_selections(settings.selection),
         ids=None if settings.ids is None else _hashes(_ids(settings.ids)),
         splits=None if settings.split is None else frozenset(settings.split),
         where=None if settings.where is None else parse_where(settings.where),

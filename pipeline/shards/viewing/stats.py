@@ -23,6 +23,8 @@ from vilbert.pipeline.shards.location.place_option import PlaceOption
 from vilbert.pipeline.shards.parallel import map_shards, worker_count
 from vilbert.pipeline.shards.record import read_records_of
 from vilbert.pipeline.shards.sample import captions_of
+from vilbert.pipeline.shards.selection.file import Selection
+from vilbert.pipeline.shards.selection.match import read_selection
 from vilbert.pipeline.shards.storage.atomic import write_atomic
 from vilbert.pipeline.shards.storage.store import open_shard
 from vilbert.pipeline.shards.viewing.describe import name_of
@@ -43,6 +45,8 @@ class StatsSettings:
 
     directory: Positional[PlaceOption]
     """Folder of the data set, or its URL; with a URL, each shard is downloaded once."""
+    selection: Path | None = None
+    """File of `vilbert select`: count only these samples. Failures and sizes stay those of the whole data set."""
     top_classes: NonNegativeInt = 20
     """Number of most frequent object classes to list."""
     num_workers: NonNegativeInt = 0
@@ -94,13 +98,14 @@ class Duplicate:
     """Of the first such sample."""
 
 
-def summarise_shard(folder: Folder, info: DatasetInfo, shard: int) -> Summary:
-    """Return the summary of one shard; its features are not read."""
+def summarise_shard(folder: Folder, info: DatasetInfo, selection: Selection | None, shard: int) -> Summary:
+    """Return the summary of one shard, or of its selected samples; features are not read."""
     summary = Summary()
     hashes: list[int] = []
     name = data_path(Path(), shard, info.storage).as_posix()
     with folder.local([name]) as directory, open_shard(directory / name, verify=False) as reader:
-        for sample in reader:
+        places = range(len(reader)) if selection is None else selection.of_shard(shard).tolist()
+        for sample in map(reader.__getitem__, places):
             regions, captions = sample.regions, captions_of(sample, reader.path)
             summary.splits[str(sample.meta.get("split", ""))] += 1
             summary.boxes[len(regions)] += 1
@@ -115,7 +120,9 @@ def summarise_shard(folder: Folder, info: DatasetInfo, shard: int) -> Summary:
     return summary
 
 
-def find_duplicates(folder: Folder, info: DatasetInfo, summary: Summary) -> tuple[int, list[Duplicate]]:
+def find_duplicates(
+    folder: Folder, info: DatasetInfo, summary: Summary, selection: Selection | None
+) -> tuple[int, list[Duplicate]]:
     """Return how many images share their bytes with another, and the most frequent of them, the most frequent first."""
     hashes = np.concatenate([*summary.image_hashes.values(), np.empty(0, np.uint64)])
     values, counts = np.unique(hashes[hashes != _NO_HASH], return_counts=True)
@@ -127,7 +134,7 @@ def find_duplicates(folder: Folder, info: DatasetInfo, summary: Summary) -> tupl
         index = int(np.flatnonzero(summary.image_hashes[shard] == value)[0])
         name = data_path(Path(), shard, info.storage).as_posix()
         with folder.local([name]) as directory, open_shard(directory / name, verify=False) as reader:
-            meta = reader[index].meta
+            meta = reader[index if selection is None else int(selection.of_shard(shard)[index])].meta
         duplicates.append(Duplicate(count=int(count), sha256=meta["sha256"], image_id=meta["image_id"]))
     return int(counts.sum()), duplicates
 
@@ -139,12 +146,14 @@ def stats(settings: StatsSettings) -> int:
     records = read_records_of(folder)
     totals = sum_records(records.values())
     summary = Summary()
-    function = partial(summarise_shard, folder, info)
+    samples = [records[shard].samples if shard in records else 0 for shard in range(info.shards)]
+    selection = read_selection(settings.selection, info.records_sha256, samples, folder.name)
+    function = partial(summarise_shard, folder, info, selection)
     workers = worker_count(settings.num_workers, totals.bytes)
     for of_shard in map_shards(function, list(records), workers=workers, label="stats"):
         summary.add(of_shard)
     document = describe(info, totals, summary, len(records), settings.top_classes)
-    repeated, duplicates = find_duplicates(folder, info, summary)
+    repeated, duplicates = find_duplicates(folder, info, summary, selection)
     document["duplicates"] = {"images": repeated, "most_frequent": [vars(duplicate) for duplicate in duplicates]}
     if settings.json:
         print(json.dumps(document, indent=2))
@@ -170,7 +179,7 @@ def describe(info: DatasetInfo, totals: Totals, summary: Summary, shards: int, t
         "complete": info.complete,
         "shards": {"done": shards, "planned": info.shards},
         "rows": info.rows,
-        "images": totals.samples,
+        "images": sum(summary.splits.values()),
         "failures": totals.failures,
         "splits": ordered["splits"],
         "bytes": totals.bytes,

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from vilbert.pipeline.errors import CorruptShardError, RefusedError
 from vilbert.pipeline.shards.columns.layout import BASE
 from vilbert.pipeline.shards.columns.shard import ColumnShard
+from vilbert.pipeline.shards.selection.match import open_selections, require_their_data
 from vilbert.pipeline.shards.storage.store import ShardReader, open_shard
 from vilbert.pipeline.shards.storage.verified import VerifiedFiles
 from vilbert.pipeline.train.data.feature_columns import FeatureColumn
@@ -106,6 +107,7 @@ class Corpus:
         allow_mixed: bool = False,
         weighted: bool = False,
         features: Sequence[str] = (BASE,),
+        selections: Sequence[Path] = (),
     ) -> Corpus:
         """Read what the data sets are; no shard is opened.
 
@@ -121,9 +123,11 @@ class Corpus:
             allow_mixed: take data sets whose regions were extracted in different ways.
             weighted: name --weights where a data set is given twice.
             features: what a region's features are, one behind the other: `base`, and names of columns.
+            selections: files of `vilbert select`, at most one for each data set, which find theirs by its content.
 
         Raises:
-            RefusedError: data sets that are not complete or do not go together, or no sample of the split.
+            RefusedError: data sets that are not complete or do not go together, no sample of the split, or a selection
+                of another data set.
         """
         if isinstance(directories, str | os.PathLike):
             directories = [directories]
@@ -131,7 +135,9 @@ class Corpus:
         if not names:
             raise RefusedError("no data set: give one or more folders that `vilbert extract --output` wrote")
         cache = None if cache_dir is None else ShardCache(folder=cache_dir, limit=cache_bytes)
-        sources = [read_source(name, split=split, cache=cache, features=features) for name in names]
+        files = open_selections(selections)
+        sources = [read_source(name, split=split, cache=cache, features=features, selections=files) for name in names]
+        require_their_data(files, {source.records_sha256: source.name for source in sources})
         check_sources(sources)
         refuse_repeated(sources, weighted=weighted)
         if not allow_mixed:
@@ -181,6 +187,7 @@ class Corpus:
                 "fingerprint": source.fingerprint,
                 "samples": sum(shard.usable for shard in source.shards),
                 **({} if source.features == (None,) else {"features": [_known(it) for it in source.features]}),
+                **({} if source.selection is None else {"selection": source.selection.digest}),
             }
             for source in self.sources
         ]
@@ -326,7 +333,8 @@ class Corpus:
             reader = self._open_remote(self._cache, source, shard)
         try:
             if (dataset, shard) not in self._indices:
-                self._indices[dataset, shard] = usable_indices(reader, facts, source.split, source.part)
+                places = None if source.selection is None else source.selection.of_shard(shard)
+                self._indices[dataset, shard] = usable_indices(reader, facts, source.split, source.part, places)
             self._columns[reader] = tuple(None if it is None else it.open(shard) for it in source.features)
         except BaseException:
             self._release(source, reader)

@@ -133,7 +133,14 @@ def _part(source: Source, choice: HoldOut, counts: NDArray[np.int64], held_out: 
 
 
 def _describe(corpus: Corpus, share: float, seed: int) -> dict[str, Any]:
-    data = [{"records_sha256": source.records_sha256, "split": source.split} for source in corpus.sources]
+    data = [
+        {
+            "records_sha256": source.records_sha256,
+            "split": source.split,
+            **({} if source.selection is None else {"selection": source.selection.digest}),
+        }
+        for source in corpus.sources
+    ]
     return {"share": share, "seed": seed, "data": data}
 
 

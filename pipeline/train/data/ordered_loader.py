@@ -146,6 +146,7 @@ def order(
     split: str | None = "auto",
     weights: Sequence[float] = (),
     window: int = 8192,
+    selection: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] = (),
     rank: int = 0,
     world_size: int = 1,
     num_workers: int = 0,
@@ -162,6 +163,7 @@ def order(
         split: The split whose samples are used; None for all, `auto` for train.
         weights: Passes over each data set in an epoch, 1 each by default.
         window: Samples that are shuffled among one another.
+        selection: Files of `vilbert select`, at most one for each data set; a data set without one is used whole.
         rank: Number of this process, from 0.
         world_size: Number of processes.
         num_workers: Loader processes; 0 reads in this process. A script that uses them has its main code under
@@ -173,8 +175,8 @@ def order(
         An endless iterable with `state_dict` and `load_state_dict`; stop after as many batches as you need.
 
     Raises:
-        RefusedError: The data sets are not complete or do not go together, or there are fewer samples in a batch than
-            processes.
+        RefusedError: The data sets are not complete or do not go together, a selection is of another data set, or there
+            are fewer samples in a batch than processes.
         ShardError: A data set is not there or is damaged.
         ValueError: A weight or the window is not positive.
     """
@@ -183,7 +185,15 @@ def order(
             f"rank {rank}, world_size {world_size}, batch_size {batch_size}: rank must be below world_size, and each "
             "process needs a sample of each batch"
         )
-    corpus = Corpus.open(data, split=split, cache_dir=cache_dir, verified=VerifiedFiles(), weighted=bool(weights))
+    files = [selection] if isinstance(selection, str | os.PathLike) else selection
+    corpus = Corpus.open(
+        data,
+        split=split,
+        cache_dir=cache_dir,
+        verified=VerifiedFiles(),
+        weighted=bool(weights),
+        selections=[Path(file) for file in files],
+    )
     stream = Order(corpus.shard_sizes, seed=seed, weights=weights, window=window)
     corpus.keep_open(stream.most_shards())
     identity = {
@@ -192,7 +202,10 @@ def order(
         "split": split,
         "window": window,
         "weights": [float(weight) for weight in weights],
-        "data": [{name: facts[name] for name in ("records_sha256", "samples")} for facts in corpus.fingerprints],
+        "data": [
+            {name: facts[name] for name in ("records_sha256", "samples", "selection") if name in facts}
+            for facts in corpus.fingerprints
+        ],
     }
     return OrderedLoader(
         corpus,

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
@@ -19,6 +20,7 @@ from vilbert.pipeline.shards.columns.layout import BASE
 from vilbert.pipeline.shards.dataset import DatasetInfo, contradiction, read_dataset
 from vilbert.pipeline.shards.location.layout import DATASET_FILE, StorageFormat, data_path
 from vilbert.pipeline.shards.record import ShardRecord, read_records, records_digest
+from vilbert.pipeline.shards.selection.file import Selection, SelectionFile
 from vilbert.pipeline.shards.storage.store import ShardReader
 from vilbert.pipeline.train.data.feature_columns import FeatureColumn, read_feature_columns
 from vilbert.pipeline.train.data.remote import is_remote, public_url
@@ -46,7 +48,7 @@ class Shard(NamedTuple):
     samples: int
     """All samples in it."""
     usable: int
-    """Those of the split, and of the part."""
+    """Those of the split, of the selection and of the part."""
     bytes: int
     """Size of its file."""
     sha256: str
@@ -83,22 +85,32 @@ class Source(NamedTuple):
     records_sha256: str
     """One hash for its content."""
     splits: dict[str, int]
-    """Samples by split."""
+    """Samples by split; with a selection those that are selected."""
     part: Part | None = None
     """Of the samples of the split, those that are used; None for all."""
     features: tuple[FeatureColumn | None, ...] = (None,)
     """Where a region's features come from, one behind the other: columns, and None for the data set's own."""
+    selection: Selection | None = None
+    """The samples of `--selection`; None for all."""
 
     def path(self, shard: int) -> Path:
         """Return where the file of a shard lies, or will once it is fetched."""
         return data_path(self.folder, shard, self.storage)
 
 
-def read_source(name: str, *, split: str | None, cache: ShardCache | None, features: Sequence[str] = (BASE,)) -> Source:
+def read_source(
+    name: str,
+    *,
+    split: str | None,
+    cache: ShardCache | None,
+    features: Sequence[str] = (BASE,),
+    selections: Mapping[str, SelectionFile] = MappingProxyType({}),
+) -> Source:
     """Read a data set's dataset.json and records; shards are left alone.
 
     name: a folder, or the URL of one. split: whose samples are used, None for all; `auto` is `train`, or where it has
     no samples those without a split. cache: where a remote data set's files go. features: `base` and names of columns.
+    selections: as `open_selections` returns them; that of this data set is used, if any.
 
     Raises RefusedError for a data set that is not complete, a URL that cannot be used or a remote one without a cache,
     CorruptShardError where the records are not those that dataset.json was completed with.
@@ -118,16 +130,18 @@ def read_source(name: str, *, split: str | None, cache: ShardCache | None, featu
             "shards are done"
         )
     records = _check_records(folder, info)
+    file = selections.get(info.records_sha256)
+    selection = None if file is None else file.load([record.samples for record in records])
+    splits = info.splits if selection is None else selection.by_split()
     if split == "auto":
-        split = "train" if info.splits.get("train") or not info.splits.get("") else ""
+        split = "train" if splits.get("train") or not splits.get("") else ""
+    if selection is None:
+        usable = [record.samples if split is None else record.splits.get(split, 0) for record in records]
+    else:
+        usable = selection.counts(split).tolist()
     shards = tuple(
-        Shard(
-            samples=record.samples,
-            usable=record.samples if split is None else record.splits.get(split, 0),
-            bytes=record.bytes,
-            sha256=record.sha256,
-        )
-        for record in records
+        Shard(samples=record.samples, usable=count, bytes=record.bytes, sha256=record.sha256)
+        for record, count in zip(records, usable, strict=True)
     )
     extractor = info.fingerprint_fields.get("extractor")
     columns = read_feature_columns(folder, info, features, shown=shown, remote=url is not None)
@@ -148,8 +162,9 @@ def read_source(name: str, *, split: str | None, cache: ShardCache | None, featu
         extractor={**(extractor if isinstance(extractor, dict) else {}), **facts},
         manifest_hash=info.manifest_hash,
         records_sha256=info.records_sha256,
-        splits=info.splits,
+        splits=splits,
         features=columns,
+        selection=selection,
     )
 
 
@@ -207,25 +222,35 @@ def _shorten(value: object) -> str:
 
 
 def usable_indices(
-    reader: ShardReader, shard: Shard, split: str | None, part: Part | None = None
+    reader: ShardReader,
+    shard: Shard,
+    split: str | None,
+    part: Part | None = None,
+    places: NDArray[np.uint32] | None = None,
 ) -> NDArray[np.uint32] | None:
     """Return which samples of an open shard are of the split and the part, uint32 [usable]; None where all are.
 
-    A shard of one split is not read. CorruptShardError where the shard does not hold what its record says.
+    A shard of which all samples, or all selected ones, are used is not read. CorruptShardError where the shard does not
+    hold what its record says.
+
+    places: of the selected samples in the shard; None for all.
     """
     if len(reader) != shard.samples:
         problem = f"holds {len(reader)} samples, its record says {shard.samples}"
         raise CorruptShardError(problem, path=reader.path)
     if shard.usable == shard.samples:
         return None
+    if places is not None and shard.usable == len(places):
+        return places
     found = []
-    for at in range(len(reader)):
+    for at in range(len(reader)) if places is None else places.tolist():
         metadata = reader.metadata(at)
         is_of_split = split is None or str(metadata.get("split", "")) == split
         if is_of_split and (part is None or part.takes(str(metadata["image_id"]))):
             found.append(at)
     if len(found) != shard.usable:
-        whose = "its record says" if part is None else "when they were counted there were"
+        whose = "its record says" if places is None else "the selection says"
+        whose = whose if part is None else "when they were counted there were"
         problem = f"holds {len(found)} samples of split {split!r}, {whose} {shard.usable}"
         raise CorruptShardError(problem, path=reader.path)
     return np.array(found, dtype=np.uint32)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -49,7 +50,7 @@ def open_data(settings: PretrainSettings, group: Group | None = None) -> Trainin
 
     group: of the run's processes, which all open the data; None for a process alone that leaves no file behind.
     """
-    corpus = _open(settings, settings.data, settings.split)
+    corpus = _open(settings, settings.data, settings.split, settings.selection)
     splits: dict[str, Any] = {"split": named_split(corpus, settings.split)}
     splits["eval_split"] = eval_split = choose_eval_split(corpus, settings)
     held_out = None
@@ -58,7 +59,8 @@ def open_data(settings: PretrainSettings, group: Group | None = None) -> Trainin
         splits |= {"hold_out": share, "hold_out_seed": seed}
         corpus, held_out = hold_out(corpus, share=share, seed=seed, run=settings.output, group=group)
     elif eval_split != "none":
-        held_out = _open(settings, settings.eval_data or settings.data, eval_split)
+        of_training = () if settings.eval_data else settings.selection
+        held_out = _open(settings, settings.eval_data or settings.data, eval_split, of_training)
     order = Order(corpus.shard_sizes, seed=settings.seed, weights=settings.weights, window=settings.window)
     if held_out is not None:
         for name in ("feature_dim", "class_names"):
@@ -88,7 +90,7 @@ def choose_eval_split(corpus: Corpus, settings: PretrainSettings) -> str:
     return "val" if any(source.splits.get("val") for source in corpus.sources) else HELD_OUT
 
 
-def _open(settings: PretrainSettings, directories: tuple[str, ...], split: str) -> Corpus:
+def _open(settings: PretrainSettings, directories: tuple[str, ...], split: str, selections: tuple[Path, ...]) -> Corpus:
     return Corpus.open(
         directories,
         split=None if split == "all" else split,
@@ -98,6 +100,7 @@ def _open(settings: PretrainSettings, directories: tuple[str, ...], split: str) 
         verified=verified_files(settings),
         allow_mixed=settings.allow_mixed_features,
         features=settings.features,
+        selections=selections,
         weighted=True,
     )
 

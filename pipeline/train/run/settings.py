@@ -66,6 +66,9 @@ class RunSettings:
     """Accept data sets, or an --init-from, whose regions come from different detectors or settings."""
     features: tuple[str, ...] = ("base",)
     """Features of a region: base (those of the data set), or names of columns; several are concatenated."""
+    selection: tuple[Path, ...] = ()
+    """Files of `vilbert select`: use only these samples of their data sets, to train and to evaluate. A data set
+    without a file is used whole."""
     non_finite: Literal["stop", "skip"] = "stop"
     """On a NaN or infinite loss or gradient: stop the run, or skip the step and count it."""
     log_every: PositiveInt = 10
@@ -124,7 +127,18 @@ class RunSettings:
 # rounding. The data sets are compared by their content.
 RUNTIME = frozenset(
     {
-        *("data", "eval_data", "output", "resume", "grad_accumulation", "compile", "device", "num_workers", "workers"),
+        *(
+            "data",
+            "eval_data",
+            "selection",
+            "output",
+            "resume",
+            "grad_accumulation",
+            "compile",
+            "device",
+            "num_workers",
+            "workers",
+        ),
         *("use_gpu", "max_failures", "ray_address", "on_corrupt", "non_finite", "log_every", "eval_every"),
         *(
             "checkpoint_every",

@@ -9,11 +9,12 @@ from typing import Any
 
 import pytest
 import torch
+from transformers import AutoTokenizer
 
 from vilbert.model.tasks import ViLBertForTasks
 from vilbert.pipeline.cli import main
 from vilbert.pipeline.errors import RefusedError
-from vilbert.pipeline.finetune.run import open_items
+from vilbert.pipeline.finetune.run import open_items, open_task_data
 from vilbert.pipeline.finetune.settings import FinetuneSettings
 from vilbert.pipeline.train.run.journal import read_journal, without_timing
 
@@ -148,6 +149,36 @@ def test_images_without_features_are_counted_and_too_many_of_them_stop_the_run(
         run(small, "refcocog", tmp_path / "other", "--annotations", str(folder), "--max-missing-fraction", "0.002") == 2
     )
     assert "--max-missing-fraction 0.002" in capsys.readouterr().err
+
+
+def test_a_selection_leaves_out_annotations_of_other_images(
+    small: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    def select(where: str) -> str:
+        output = tmp_path / "s.parquet"
+        assert main(["select", str(small / "features"), "--where", where, "--output", str(output)]) == 0
+        return str(output)
+
+    half = ["--selection", select("endswith(image_id, '1') or endswith(image_id, '4') or endswith(image_id, '8')")]
+    short = ["--max-steps", "1", "--eval-split", "none"]
+    assert run(small, "refcocog", tmp_path / "run", *half, *short) == 0
+    assert "are about images without features in the --selection" in caplog.text
+    described = json.loads((tmp_path / "run/run.json").read_text())
+    (entry,) = described["data"]
+    assert len(entry["selection"]) == 64
+    whole = FinetuneSettings(
+        task="refcocog", data=(str(small / "features"),), annotations=small / "refer", output=tmp_path / "other",
+        init_from="none", model=str(small / "model.json"), tokenizer="new", selection=(Path(half[1]),), device="cpu",
+    )  # fmt: skip
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "run/final")
+    data = open_task_data(whole, tokenizer, *open_items(whole))
+    assert {image[-1] for image in data.train.images.number} == {"1", "4", "8"}
+    assert data.train.order.epoch_size == len(data.train.joined.kept)
+    assert data.held_out is not None
+    assert 0 < len(data.held_out.joined.kept) < len(data.held_out.task.items)
+    one = ["--selection", select("image_id == '1'")]
+    assert run(small, "refcocog", tmp_path / "third", *one) == 2
+    assert "select images of these annotations, too" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,1 @@
+"""`vilbert score`: columns of scores to select samples by."""

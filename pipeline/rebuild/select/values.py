@@ -1,0 +1,106 @@
+"""What an expression reads of a sample: its metadata, and the values of the data set's columns."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+from vilbert.pipeline.errors import RefusedError
+from vilbert.pipeline.shards.columns.info import ColumnInfo, read_column
+from vilbert.pipeline.shards.columns.layout import column_folder, column_names
+from vilbert.pipeline.shards.columns.shard import ColumnShard
+from vilbert.pipeline.shards.dataset import DatasetInfo
+from vilbert.pipeline.shards.location.folder import Folder
+from vilbert.pipeline.shards.location.layout import data_path
+from vilbert.pipeline.shards.storage.closing import Closing
+
+
+class ValueColumns:
+    """The columns of a data set that hold a JSON value for a sample: numbers, texts, objects."""
+
+    def __init__(self, folder: Folder, info: DatasetInfo) -> None:
+        """Read the column.json of all columns."""
+        self.folder = folder
+        self.usable: dict[str, ColumnInfo] = {}
+        """By name."""
+        self._others: dict[str, str] = {}
+        for name in column_names(folder):
+            found = read_column(column_folder(folder, name))
+            if found is None:
+                self._others[name] = "is not finished; run the command that writes it again"
+            elif found.base != info.records_sha256:
+                self._others[name] = "is of an older state of the data set; drop it and add it again"
+            elif found.member == "npy":
+                self._others[name] = "holds arrays, which an expression cannot compare"
+            else:
+                self.usable[name] = found
+
+    def require(self, name: str) -> None:
+        """Raise RefusedError where a name is that of a column that cannot be read."""
+        if why := self._others.get(name):
+            raise RefusedError(f"{self.folder.name}: column {name} {why}")
+
+    def names(self) -> list[str]:
+        """Return the names of the columns that can be read."""
+        return list(self.usable)
+
+
+class ShardValues(Closing):
+    """The columns of one shard, each opened when a value of it is first asked for."""
+
+    def __init__(self, columns: ValueColumns, shard: int) -> None:
+        self._columns = columns
+        self._shard = shard
+        self._open: dict[str, ColumnShard] = {}
+        self._stack = ExitStack()
+
+    def column(self, name: str) -> ColumnShard:
+        """Return a column of the shard."""
+        if name not in self._open:
+            folder = column_folder(self._columns.folder, name)
+            file = data_path(Path(), self._shard, "tar").as_posix()
+            directory = self._stack.enter_context(folder.local([file]))
+            opened = ColumnShard(directory / file, name=name, member="json")
+            self._open[name] = self._stack.enter_context(opened)
+        return self._open[name]
+
+    def sample(self, key: str, metadata: dict[str, Any]) -> Mapping[str, Any]:
+        """Return what an expression reads of a sample."""
+        return _SampleValues(self, key, metadata) if self._columns.usable else metadata
+
+    @property
+    def names(self) -> list[str]:
+        """Names of the columns."""
+        return self._columns.names()
+
+    def close(self) -> None:
+        """Close the columns."""
+        self._stack.close()
+        self._open.clear()
+
+
+class _SampleValues(Mapping[str, Any]):
+    """The metadata of a sample, and behind it the columns, which are read when they are asked for."""
+
+    def __init__(self, shard: ShardValues, key: str, metadata: dict[str, Any]) -> None:
+        self._shard, self._key, self._metadata = shard, key, metadata
+
+    def __getitem__(self, name: str) -> Any:
+        known = name in self._shard.names
+        if name in self._metadata:
+            if known:
+                raise RefusedError(
+                    f"{name} is both a field of the samples and a column; add the column under another name"
+                )
+            return self._metadata[name]
+        if not known:
+            raise KeyError(name)
+        return self._shard.column(name)[self._key]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter({**self._metadata, **dict.fromkeys(self._shard.names)})
+
+    def __len__(self) -> int:
+        return len(list(iter(self)))

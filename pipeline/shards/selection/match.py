@@ -1,0 +1,63 @@
+"""Which selection is of which data set: they find each other by the content of the data set."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from vilbert.pipeline.errors import RefusedError
+from vilbert.pipeline.shards.selection.file import Selection, SelectionFile
+
+
+def open_selections(paths: Sequence[Path]) -> dict[str, SelectionFile]:
+    """Read the footers of the files of `--selection`; return them by the hash of their data set's records.
+
+    Raises:
+        RefusedError: A file cannot be read, or two are of one data set.
+    """
+    found: dict[str, SelectionFile] = {}
+    for path in paths:
+        file = SelectionFile.open(path)
+        if file.records_sha256 in found:
+            raise RefusedError(
+                f"--selection: {found[file.records_sha256].path} and {path} are of the same data set; give one file "
+                "for each"
+            )
+        found[file.records_sha256] = file
+    return found
+
+
+def require_their_data(files: Mapping[str, SelectionFile], data: Mapping[str, str]) -> None:
+    """Raise RefusedError where a selection is of none of the data sets.
+
+    Args:
+        files: As `open_selections` returns them.
+        data: What messages call each data set, by the hash of its records.
+    """
+    for content, file in files.items():
+        if content not in data:
+            raise RefusedError(
+                f"--selection {file.path}: is of another data set than {', '.join(data.values())}, or of an older "
+                "state of it; select again with `vilbert select`"
+            )
+
+
+def read_selection(
+    path: Path | None, records_sha256: str | None, samples: Sequence[int], name: str
+) -> Selection | None:
+    """Return the selection of the only data set that a command reads, None without a path.
+
+    Args:
+        path: Of the file.
+        records_sha256: Hash of the records of the data set.
+        samples: Of each of its shards.
+        name: What messages call it.
+
+    Raises:
+        RefusedError: The file cannot be read, or is of another data set.
+    """
+    if path is None:
+        return None
+    file = SelectionFile.open(path)
+    require_their_data({file.records_sha256: file}, {records_sha256 or "": name})
+    return file.load(samples)
