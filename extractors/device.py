@@ -16,6 +16,10 @@ def resolve_device(wanted: str) -> torch.device:
 
 
 def autocast(device: torch.device, precision: str) -> torch.autocast:
-    """Return the context of `--precision`: fp32 leaves everything as it is."""
+    """Return the context of `--precision`: fp32 leaves everything as it is.
+
+    Without autocast's cache of converted weights: it belongs to the process, while two shards are at the detector on
+    two CUDA streams. One would read a weight that the other is still converting.
+    """
     dtype = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
-    return torch.autocast(device.type, dtype=dtype, enabled=dtype is not None)
+    return torch.autocast(device.type, dtype=dtype, enabled=dtype is not None, cache_enabled=False)

@@ -53,6 +53,8 @@ class ViLBertPreTrainedModel(PreTrainedModel):
         for module in model.modules():
             if isinstance(module, BiOutput):
                 module.freeze_unused()
+            elif isinstance(module, ViLBertModel):
+                module.freeze_layers()
         return loaded
 
     @torch.no_grad()
@@ -97,7 +99,23 @@ class ViLBertModel(ViLBertPreTrainedModel):
         self.encoder = Encoder(config)
         self.t_pooler = Pooler(config.hidden_size, config.bi_hidden_size)
         self.v_pooler = Pooler(config.v_hidden_size, config.bi_hidden_size)
+        self.freeze_layers()
         self.post_init()
+
+    def freeze_layers(self) -> None:
+        """Take the layers of `fixed_t_layer` and `fixed_v_layer`, and the embeddings below, from optimizers and DDP.
+
+        They run without gradients. The word embeddings stay: the decoder of masked words is tied to them.
+        """
+        embeddings: list[tuple[int, nn.Module]] = [
+            (self.config.fixed_t_layer, self.embeddings),
+            (self.config.fixed_v_layer, self.v_embeddings),
+        ]
+        frozen = [module for fixed, module in embeddings if fixed]
+        frozen += [*self.encoder.layer[: self.config.fixed_t_layer], *self.encoder.v_layer[: self.config.fixed_v_layer]]
+        for parameter in (parameter for module in frozen for parameter in module.parameters()):
+            if parameter is not self.embeddings.word_embeddings.weight:
+                parameter.requires_grad_(False)
 
     @can_return_tuple
     def forward(

@@ -77,6 +77,9 @@ COMMANDS = {
         "index",
         "let other tools open a data set as it is",
     ),
+    "push": Command(
+        "vilbert.pipeline.shards.hub.command", "PushSettings", "push", "upload a data set to the Hugging Face Hub"
+    ),
     "column add": Command(
         "vilbert.pipeline.shards.columns.command",
         "AddColumnSettings",

@@ -32,6 +32,8 @@ class Detection:
         self._batch_size = batch_size
         self._turns = turns
         self._errors = 0
+        self._too_many: dict[tuple[int, int], int] = {}
+        """Images of a resized shape that were too many for the GPU's memory at once."""
 
     def outcomes(
         self, prepared: Iterable[Prepared | FailureRow], journal: Journal, singly: Collection[int] = ()
@@ -65,19 +67,28 @@ class Detection:
 
     def detect(self, batch: Sequence[Prepared], journal: Journal) -> Iterator[Outcome]:
         """Run the detector on a batch; where that fails, on each half, so that only the image at fault is lost."""
+        shape = self._extractor.resized_shape(*batch[0].image.pixels.shape[:2])
+        if 1 < len(batch) >= self._too_many.get(shape, len(batch) + 1):
+            yield from self._detect_halves(batch, journal)
+            return
         found = self._extract(batch, journal)
         if self._turns.shared and is_out_of_memory(found):
             # Another shard's batch may have the room, and what fits must not depend on who is there at the moment.
             found = self._extract(batch, journal, alone=True)
+        if is_out_of_memory(found):
+            self._too_many[shape] = len(batch)
         if not isinstance(found, Exception):
             self._errors = 0
             yield from ((item.row, outcome(item, regions)) for item, regions in zip(batch, found, strict=True))
         elif len(batch) > 1:
-            middle = len(batch) // 2
-            yield from self.detect(batch[:middle], journal)
-            yield from self.detect(batch[middle:], journal)
+            yield from self._detect_halves(batch, journal)
         else:
             yield batch[0].row, self._failed_alone(batch[0], found)
+
+    def _detect_halves(self, batch: Sequence[Prepared], journal: Journal) -> Iterator[Outcome]:
+        middle = len(batch) // 2
+        yield from self.detect(batch[:middle], journal)
+        yield from self.detect(batch[middle:], journal)
 
     def _extract(
         self, batch: Sequence[Prepared], journal: Journal, *, alone: bool = False

@@ -53,6 +53,9 @@ class ExtractSettings:
     never."""
     retry_failed: tuple[str, ...] | None = None
     """Retry failed rows of a data set: all, or those with one of these reasons."""
+    shared: bool = False
+    """Share the output folder with other processes that run the same command, such as the tasks of a Slurm array: each
+    claims shards until all are done. The data set is completed once."""
     dry_run: bool = False
     """Print the number of shards, disk space and time that the run would take; write nothing."""
     ray_address: str | None = None
@@ -73,5 +76,9 @@ class ExtractSettings:
             raise ValueError(f"--workers {self.workers}: the local backend runs one; use --backend ray for more")
         if unknown := [reason for reason in self.retry_failed or () if not is_reason(reason)]:
             raise ValueError(f"--retry-failed {unknown[0]}: is no reason; docs/decoding.md lists them")
+        if self.shared and self.retry_failed is not None:
+            raise ValueError("--shared: --retry-failed is for one process; run it without --shared")
+        if self.shared and not isinstance(self.output, Path):
+            raise ValueError("--shared: --output is a URL; give a folder of a shared file system, or use Ray")
         if self.backend == "local" and (self.ray_address or self.dashboard):
             raise ValueError("--ray-address and --dashboard belong to --backend ray")

@@ -39,6 +39,8 @@ class Measure:
     bytes_a_row: float
     """Of the files of samples; rows that fail count as rows."""
     rows_a_second: float
+    share: float = 1.0
+    """Of the rows that cost this much; the others are left out and cost nothing."""
     source: str
     """Where that is from, for a person."""
 
@@ -81,16 +83,18 @@ def rows_to_try_again(job: Job, folder: Folder, planned: DatasetInfo, done: Done
 def report(name: str, planned: DatasetInfo, finished: int, rows: int, again: int, measure: Measure) -> list[str]:
     """Return the lines to print. rows: those that are still to be done; again: those to be tried once more."""
     left = planned.shards - finished
-    to_do = rows + again
+    to_do, total = ((number * measure.share) for number in (rows + again, planned.rows))
+    row = "row" if measure.share == 1 else "row that is kept"
     return [
         f"{name}: {counted(planned.shards, 'shard')} of {counted(planned.shard_size, 'row')}, "
         f"{counted(planned.rows, 'row')}",
         f"done already: {counted(finished, 'shard')}, {counted(planned.rows - rows, 'row')}",
         f"to do: {counted(left, 'shard')}, {counted(rows, 'row')}",
         *([f"to try again: {counted(again, 'failed row')}"] if again else []),
-        f"disk: {size(to_do * measure.bytes_a_row)} more, {size(planned.rows * measure.bytes_a_row)} in all",
+        *([f"rows that are kept: {round(total):,} of {planned.rows:,}"] if measure.share < 1 else []),
+        f"disk: {size(to_do * measure.bytes_a_row)} more, {size(total * measure.bytes_a_row)} in all",
         f"time: {timedelta(seconds=round(to_do / measure.rows_a_second))}",
-        f"by {measure.source}: {measure.bytes_a_row:,.0f} bytes a row, {measure.rows_a_second:,.1f} rows/s",
+        f"by {measure.source}: {measure.bytes_a_row:,.0f} bytes a {row}, {measure.rows_a_second:,.1f} rows/s",
         "nothing was written",
     ]
 
@@ -123,8 +127,9 @@ def measure_sample(job: Job, worker: ShardWorker, planned: DatasetInfo, descript
     device = description.fingerprint.get("extractor", {}).get("device")
     where = f", on the {device}" if device else ""
     return Measure(
-        bytes_a_row=sum(stored(outcome, planned.storage) for outcome in outcomes) / len(rows) * job.made_share,
-        rows_a_second=len(rows) / seconds / job.made_share,
+        bytes_a_row=sum(stored(outcome, planned.storage) for outcome in outcomes) / len(rows),
+        rows_a_second=len(rows) / seconds,
+        share=job.made_share,
         source=f"{counted(len(rows), 'row')} that one worker here tried just now{where} (several share the time)",
     )
 

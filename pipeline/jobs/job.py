@@ -55,6 +55,10 @@ class JobSettings(WorkerSettings, Protocol):
         """Whether to start Ray's dashboard."""
 
     @property
+    def shared(self) -> bool:
+        """Whether other processes run the same command on the same output."""
+
+    @property
     def price_per_hour(self) -> float | None:
         """The price of one worker's hour, for the summary."""
 

@@ -9,10 +9,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TypeGuard
 
 from vilbert.pipeline.errors import FingerprintError, RefusedError, ShardError
+from vilbert.pipeline.jobs.claims import CLAIMS_FILE
 from vilbert.pipeline.jobs.done import DONE_FILE
 from vilbert.pipeline.jobs.journals import Journals
 from vilbert.pipeline.jobs.run_log import LOG_FILE
 from vilbert.pipeline.jobs.run_state import RUN_FILE
+from vilbert.pipeline.jobs.task_states import TASKS_FOLDER
 from vilbert.pipeline.jobs.worker import Description
 from vilbert.pipeline.shards.dataset import DatasetInfo, Tally, Totals, encode_dataset, read_info
 from vilbert.pipeline.shards.index.names import ROOT_NAMES as SIDE_FILES
@@ -52,6 +54,8 @@ def refuse_strangers(folder: Folder) -> None:
         PLAN_FOLDER,
         LOCK_FILE,
         LEASE_FOLDER,
+        CLAIMS_FILE,
+        TASKS_FOLDER,
         DONE_FILE,
         RUN_FILE,
         LOG_FILE,

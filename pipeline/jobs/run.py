@@ -6,18 +6,15 @@ The driver plans, hands out shards, counts and closes. It reads no sample and ho
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, nullcontext
 from threading import Event
 
 from vilbert.pipeline.errors import READ_ONLY, RefusedError, ShardError
-from vilbert.pipeline.jobs.crew import Crew
 from vilbert.pipeline.jobs.done import DoneShards, find_done
 from vilbert.pipeline.jobs.job import Job
 from vilbert.pipeline.jobs.journals import Journals
 from vilbert.pipeline.jobs.plan import (
     begin_dataset,
-    check_alike,
     finish_dataset,
     is_complete,
     make_folder,
@@ -28,13 +25,15 @@ from vilbert.pipeline.jobs.plan import (
 from vilbert.pipeline.jobs.retries import Retries, begin_retries, give_up_retries
 from vilbert.pipeline.jobs.run_log import log_folder, run_log
 from vilbert.pipeline.jobs.schedule import Schedule
+from vilbert.pipeline.jobs.shared import write_shared
 from vilbert.pipeline.jobs.watch import Renewal, Watch, starting
+from vilbert.pipeline.jobs.workers import disk_errors, hurrying, planning
 from vilbert.pipeline.shards.dataset import DatasetInfo, read_info
 from vilbert.pipeline.shards.index.names import INDEX_FILE
 from vilbert.pipeline.shards.location.folder import Folder, open_folder
 from vilbert.pipeline.shards.location.layout import SHARDS_FOLDER
 from vilbert.pipeline.shards.location.retry import hurry, patience
-from vilbert.pipeline.signals import leave_now, terminate_like_interrupt, undisturbed
+from vilbert.pipeline.signals import leave_now, terminate_like_interrupt
 from vilbert.pipeline.terminal import counted
 
 logger = logging.getLogger(__name__)
@@ -62,6 +61,8 @@ def run_job(job: Job) -> int:
 def write_dataset(job: Job, hung: Event) -> int:
     """Do what `run_job` does; set `hung` where a thread is left that nothing ends."""
     folder = open_folder(job.settings.output)
+    if job.settings.shared:
+        return write_with_others(job, folder, hung)
     if job.retry_failed is not None:
         require_dataset(folder)
     with ExitStack() as stack:
@@ -82,6 +83,19 @@ def write_dataset(job: Job, hung: Event) -> int:
             hurry()
             logger.warning("interrupted: %s complete; run the same command again to resume", what_is_done(folder))
             return 130
+    return job.summarise(info)
+
+
+def write_with_others(job: Job, folder: Folder, hung: Event) -> int:
+    """Write the data set together with other processes that run the same command."""
+    try:
+        with disk_errors(folder):
+            make_folder(folder)
+        info = write_shared(job, folder, hung)
+    except KeyboardInterrupt:
+        hurry()
+        logger.warning("interrupted: %s complete; run the same command again to resume", what_is_done(folder))
+        return 130
     return job.summarise(info)
 
 
@@ -141,19 +155,6 @@ def write_pending_shards(job: Job, folder: Folder, hung: Event, start: Renewal |
         return info
 
 
-@contextmanager
-def planning(job: Job, folder: Folder, hung: Event) -> Iterator[tuple[Crew, DatasetInfo]]:
-    """Start workers and yield them with the data set that they make."""
-    with ExitStack() as stack:
-        with disk_errors(folder):
-            stack.enter_context(job.prepare(folder))
-        crew = stack.enter_context(backend(job))
-        stack.callback(close, crew, hung)
-        description = crew.first()
-        crew.require(lambda other: check_alike(description, other))
-        yield crew, job.plan(description)
-
-
 def require_nothing_to_do(job: Job, folder: Folder, hung: Event) -> DatasetInfo:
     """Return what a complete data set holds that may only be read.
 
@@ -195,61 +196,9 @@ def what_is_done(folder: Folder) -> str:
     return "1 shard is" if done == 1 else f"{done} shards are"
 
 
-@contextmanager
-def hurrying() -> Iterator[None]:
-    """Once the block is interrupted, let no store that is away be waited for, by whatever is left to write."""
-    try:
-        yield
-    except KeyboardInterrupt:
-        hurry()
-        raise
-
-
 def sweep(folder: Folder) -> None:
     """Delete what killed workers left unfinished; what cannot be deleted is left to the next run."""
     try:
         folder.sweep()
     except OSError as error:
         logger.warning("%s: unfinished files cannot be deleted: %s", folder.name, error)
-
-
-def close(crew: Crew, hung: Event) -> None:
-    """End the workers, undisturbed by those who cannot wait: it takes seconds."""
-    with undisturbed():
-        crew.close()
-    if crew.stuck:
-        hung.set()
-
-
-@contextmanager
-def backend(job: Job) -> Iterator[Crew]:
-    """Yield the crew that starts workers with the backend that is asked for."""
-    settings = job.settings
-    if settings.backend == "local":
-        from vilbert.pipeline.jobs.local_backend import LocalHandle
-
-        yield Crew(lambda: LocalHandle(job.worker(settings)), lambda: 1)
-    else:
-        from vilbert.pipeline.jobs.ray_backend import RayHandle, no_process_yet, room_now, worker_resources
-        from vilbert.pipeline.ray_session import ray_session
-
-        instead = "use --backend local for one worker in this process"
-        with ray_session(settings.ray_address, instead=instead, dashboard=settings.dashboard) as cluster:
-            gpus, number = worker_resources(settings, cluster, on_gpu=job.on_gpu)
-            yield Crew(
-                lambda: RayHandle(job.worker, settings, gpus, number),
-                room_now(settings, gpus, number),
-                no_process=no_process_yet(settings),
-            )
-
-
-@contextmanager
-def disk_errors(folder: Folder) -> Iterator[None]:
-    """Raise ShardError where the output cannot be written."""
-    try:
-        yield
-    except OSError as error:
-        raise ShardError(
-            f"{folder.name}: cannot be written ({error.strerror or error}); free space or check its permissions, then "
-            "run the same command again to resume"
-        ) from error

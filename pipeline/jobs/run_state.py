@@ -126,11 +126,11 @@ class RunState:
         }
 
 
-def read_state(folder: Folder) -> RunState | None:
-    """Return what the last run left; None if there is no such file, or none of this format."""
-    with folder.local([RUN_FILE]) as directory:
+def read_state(folder: Folder, file: str = RUN_FILE) -> RunState | None:
+    """Return what the last run left in a file; None if there is no such file, or none of this format."""
+    with folder.local([file]) as directory:
         try:
-            document = read_json(directory / RUN_FILE)
+            document = read_json(directory / file)
             if document["format"] != FORMAT:
                 return None
             values = {name: document[name] for name in get_type_hints(RunState)}

@@ -10,6 +10,7 @@ from concurrent.futures import Future
 from queue import Empty, SimpleQueue
 
 from vilbert.pipeline.errors import CorruptShardError, RefusedError, ShardError
+from vilbert.pipeline.jobs.claims import Claim, Claims
 from vilbert.pipeline.jobs.crew import Crew, Handle, WorkerLostError
 from vilbert.pipeline.jobs.journal import parse_journal
 from vilbert.pipeline.jobs.journals import Journals
@@ -65,8 +66,12 @@ class Schedule:
         retry: Collection[int] = (),
         stall_seconds: float = 0.0,
         seconds_between_ticks: float = 2.0,
+        claims: Claims | None = None,
     ) -> None:
-        """Take the rows [start, stop) of each shard; `retry`: the shards of which is kept what is there."""
+        """Take the rows [start, stop) of each shard; `retry`: the shards of which is kept what is there.
+
+        claims: Where other processes make shards of the same data set, a shard is given out once it is claimed.
+        """
         self._crew = crew
         self._shards = shards
         self._journals = journals
@@ -74,7 +79,11 @@ class Schedule:
         self._seconds_between_ticks = seconds_between_ticks
         self._watch = StallWatch(stall_seconds)
         self._fragile = journals.shards() & shards.keys()  # of a run that was killed
-        self._waiting = deque(sorted(shards, key=lambda shard: (shard not in self._fragile, shard)))
+        order = sorted(shards, key=lambda shard: (shard not in self._fragile, shard))
+        self._claims = claims
+        self._unclaimed = deque(order if claims is not None else ())
+        self._waiting = deque(order if claims is None else ())
+        self._done_elsewhere: list[int] = []
         self._given: Counter[int] = Counter()
         """How often this run gave a shard out: the number of its attempt."""
         self._attempts: Counter[int] = Counter()
@@ -94,8 +103,9 @@ class Schedule:
         worker in ATTEMPTS tries.
         """
         look = 0.0
-        while self._waiting or self._in_flight:
-            self._crew.tend(len(self._waiting) + len(self._in_flight))
+        while self._unclaimed or self._waiting or self._in_flight:
+            self._crew.tend(len(self._unclaimed) + len(self._waiting) + len(self._in_flight))
+            self._claim()
             busy = list(self._in_flight.values())
             for worker, shard in assign(self._rested(), busy, self._waiting, self._fragile):
                 self._given[shard] += 1
@@ -117,6 +127,8 @@ class Schedule:
                 else:
                     self._errors_in_a_row = 0
                     self._fragile.discard(shard)
+                    if self._claims is not None:
+                        self._claims.finish(shard)
                     shard_log.info("%s: %s", self._name(shard), _facts(made))
                     yield made
             if time.monotonic() >= look:  # not with every shard: of hundreds of workers one is done all the time
@@ -124,6 +136,31 @@ class Schedule:
                 self._end_stuck_workers()
                 yield None
         yield None
+
+    def take_done_elsewhere(self) -> list[int]:
+        """Return the shards that were found to be made by other processes since the last call."""
+        done, self._done_elsewhere = self._done_elsewhere, []
+        return done
+
+    def _claim(self) -> None:
+        """Claim as many shards as workers can be given now. Those of other processes are asked for again later."""
+        if self._claims is None:
+            return
+        wanted = SHARDS_IN_FLIGHT * len(self._crew.ready) - len(self._waiting) - len(self._in_flight)
+        for _ in range(len(self._unclaimed)):
+            if wanted <= 0:
+                return
+            shard = self._unclaimed.popleft()
+            claim = self._claims.take(shard)
+            if claim is Claim.HELD:
+                self._unclaimed.append(shard)
+            elif claim is Claim.DONE:
+                self._done_elsewhere.append(shard)
+            else:
+                self._waiting.append(shard)
+                wanted -= 1
+                if self._journals.read(shard):  # of a process that was killed over it
+                    self._fragile.add(shard)
 
     def _wait(self) -> list[Future[ShardDone]]:
         """Return what is done, and wait for it, but not for long: a worker may be ready, a node may have come."""

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import timedelta
 
 from tyro.conf import Positional
 
 from vilbert.pipeline.errors import RefusedError
+from vilbert.pipeline.jobs.plan import has_dataset
 from vilbert.pipeline.jobs.run_state import RunState, read_state
+from vilbert.pipeline.jobs.task_states import merge_tasks, read_tasks
 from vilbert.pipeline.shards.location.folder import Folder, open_folder, what_is_there
 from vilbert.pipeline.shards.location.layout import DATASET_FILE, SHARDS_FOLDER, record_numbers
 from vilbert.pipeline.shards.location.place_option import PlaceOption
@@ -24,7 +26,7 @@ SILENT_SECONDS = 60.0
 
 @validated
 class StatusSettings:
-    """Show the progress of a running `vilbert extract` or `vilbert convert`, or how the last one ended.
+    """Show the progress of a running `vilbert extract` or `vilbert convert`, or how the last one ended; with --shared, of each task.
 
     Exit status 0 if a run is in progress or has finished, 1 if it failed, was interrupted, killed or stopped
     responding.
@@ -39,6 +41,8 @@ class StatusSettings:
 def status(settings: StatusSettings) -> int:
     """Print the state of the last run. Raises RefusedError if there is no data set."""
     folder = open_folder(settings.directory)
+    if has_dataset(folder) and (tasks := read_tasks(folder)):
+        return status_of_tasks(folder, tasks, settings)
     state = read_state(folder)
     if state is None:
         return without_state(folder, settings)
@@ -49,6 +53,34 @@ def status(settings: StatusSettings) -> int:
         told = [*progress(state), *summary(state)] if state.shards else []  # none before its workers are there
         print_lines([f"{folder.name}: {condition}", *told])
     return int(not fine)
+
+
+def status_of_tasks(folder: Folder, tasks: Sequence[RunState], settings: StatusSettings) -> int:
+    """Print the state of tasks that write a data set together, and return the exit status."""
+    now = time.time()
+    conditions = [judge(task, now) for task in tasks]
+    merged = merge_tasks(folder, tasks, lambda task: task.state in ("starting", "running") and judge(task, now)[1])
+    at_work = merged.state == "running"
+    if at_work:
+        at_work_now = sum(
+            task.state in ("starting", "running") and fine for task, (_, fine) in zip(tasks, conditions, strict=True)
+        )
+        condition = f"running, {counted(at_work_now, 'task')} at work"
+    elif merged.shards_done == merged.shards:
+        condition = "all shards are done; the last task, or the same command again, completes the data set"
+    else:
+        condition = "no task is at work; the same command resumes it"
+    if settings.json:
+        told = [{**task.to_json(), "condition": said} for task, (said, _) in zip(tasks, conditions, strict=True)]
+        document = {**merged.to_json(), "condition": condition, "tasks": told}
+        print(json.dumps(document, indent=1, sort_keys=True))
+    else:
+        lines = [
+            f"  task       {task.holder.get('holder', 'a process')}: {said}"
+            for task, (said, _) in zip(tasks, conditions, strict=True)
+        ]
+        print_lines([f"{folder.name}: {condition}", *progress(merged), *summary(merged), *lines])
+    return int(not at_work)
 
 
 def without_state(folder: Folder, settings: StatusSettings) -> int:

@@ -37,9 +37,9 @@ HURRY_SECONDS = 1.0
 class Renewal:
     """Writes an account now, and anew now and then from a thread, while it is entered: there nothing ticks."""
 
-    def __init__(self, folder: Folder, state: RunState, begun: float) -> None:
-        """Take the account of a run that began then, by the monotonic clock."""
-        self._folder, self._state, self._begun = folder, state, begun
+    def __init__(self, folder: Folder, state: RunState, begun: float, file: str = RUN_FILE) -> None:
+        """Take the account of a run that began then, by the monotonic clock, and the file to write."""
+        self._folder, self._state, self._begun, self._file = folder, state, begun, file
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._renew, name="account", daemon=True)
         self.at_work = True
@@ -48,7 +48,7 @@ class Renewal:
     def _renew(self) -> None:
         while not self._over.wait(save_seconds(self._folder)):
             self._state.seconds = time.monotonic() - self._begun
-            save(self._folder, self._state)
+            save(self._folder, self._state, self._file)
 
     def end(self, error: BaseException | None = None) -> None:
         """Write no more. error: what ends the block; an interrupt does not wait for a store that is away."""
@@ -57,7 +57,7 @@ class Renewal:
         self.at_work = False
 
     def __enter__(self) -> Self:
-        save(self._folder, self._state)
+        save(self._folder, self._state, self._file)
         self._thread.start()
         return self
 
@@ -68,17 +68,17 @@ class Renewal:
 
 
 @contextmanager
-def starting(folder: Folder) -> Iterator[Renewal]:
+def starting(folder: Folder, file: str = RUN_FILE) -> Iterator[Renewal]:
     """Leave word that a run starts, until the renewal is ended for its `Watch`; else, of how the start ended."""
     state = RunState(state="starting", software=__version__, holder=this_process(), begun=time.time())
-    with Renewal(folder, state, time.monotonic()) as renewal:
+    with Renewal(folder, state, time.monotonic(), file) as renewal:
         try:
             yield renewal
         except BaseException as error:
             if renewal.at_work:
                 renewal.end(error)
                 state.ends(error)
-                save(folder, state)
+                save(folder, state, file)
             raise
 
 
@@ -87,13 +87,13 @@ def save_seconds(folder: Folder) -> float:
     return REMOTE_SAVE_SECONDS if folder.remote else SAVE_SECONDS
 
 
-def save(folder: Folder, state: RunState) -> None:
-    """Write `.run.json`, if that is possible."""
+def save(folder: Folder, state: RunState, file: str = RUN_FILE) -> None:
+    """Write `.run.json`, or another file of a state, if that is possible."""
     state.updated = time.time()
     try:
-        folder.write(RUN_FILE, encode_json(state.to_json()) + b"\n")
+        folder.write(file, encode_json(state.to_json()) + b"\n")
     except (OSError, ShardError) as error:
-        logger.debug("%s: %s cannot be written: %s", folder.name, RUN_FILE, error)
+        logger.debug("%s: %s cannot be written: %s", folder.name, file, error)
 
 
 class Watch:
@@ -109,6 +109,7 @@ class Watch:
         log: Path | None,
         metrics: bool,
         price_per_hour: float | None,
+        state_file: str = RUN_FILE,
     ) -> None:
         """Begin the account of a run that resumes from the finished shards.
 
@@ -120,10 +121,11 @@ class Watch:
             log: The path of the run's log.
             metrics: Whether to export the counts as Prometheus metrics.
             price_per_hour: The price of one worker's hour, for the summary.
+            state_file: The file of the account.
         """
         pending = done.pending()
         rows = planned.rows - sum(stop - start for start, stop in map(planned.shard_rows, pending))
-        self._folder = folder
+        self._folder, self._state_file = folder, state_file
         self._begun = self._ticked = time.monotonic()
         self._saved = float("-inf")
         self._failures: Counter[str] = Counter()
@@ -155,6 +157,13 @@ class Watch:
         self._failures.update(record.failures)
         state.failures = dict(sorted(self._failures.items()))
 
+    def note_elsewhere(self, shards: Sequence[tuple[int, int]]) -> None:
+        """Take in shards, by their rows [start, stop), that other tasks made."""
+        rows = sum(stop - start for start, stop in shards)
+        self.state.rows_done += rows
+        self.state.rows_before += rows
+        self.state.shards_done += len(shards)
+
     def tick(self, workers: Sequence[Handle], lost: int) -> None:
         """Let time pass, with these workers ready and so many lost up to now."""
         now, state = time.monotonic(), self.state
@@ -170,12 +179,12 @@ class Watch:
 
     def finishing(self) -> Renewal:
         """Keep the account new while it is entered: the data set is being closed, and nothing ticks."""
-        return Renewal(self._folder, self.state, self._begun)
+        return Renewal(self._folder, self.state, self._begun, self._state_file)
 
     def _save(self) -> None:
         if self._metrics is not None:
             self._metrics.show(self.state)
-        save(self._folder, self.state)
+        save(self._folder, self.state, self._state_file)
         self._saved = time.monotonic()
 
     def __enter__(self) -> Self:

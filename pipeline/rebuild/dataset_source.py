@@ -7,8 +7,8 @@ from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,17 +23,23 @@ from vilbert.pipeline.shards.record import read_each_record
 from vilbert.pipeline.shards.sample import Sample
 from vilbert.pipeline.shards.selection.file import SelectionFile
 from vilbert.pipeline.shards.storage.closing import Closing
-from vilbert.pipeline.shards.storage.raw import RawSample
+from vilbert.pipeline.shards.storage.raw import RawRun, RawSample
 from vilbert.pipeline.shards.storage.store import ShardReader, open_shard
+from vilbert.pipeline.shards.storage.tar_store import TarReader
+from vilbert.pipeline.shards.storage.verified import compare_with_record, read_compared, read_part
 
 OPEN_SHARDS, OPEN_REMOTE_SHARDS = 256, 4
 """Shards that stay open: an open file each, and of a remote one a copy on this machine's disk."""
 
 
-class _OpenShard(NamedTuple):
+@dataclass
+class _OpenShard:
+    path: Path
     reader: ShardReader
     failures: list[FailureRow]
     stack: ExitStack
+    compared: bool
+    """Whether its SHA-256 was compared with its record, or need not be."""
 
 
 class DatasetSource(Closing):
@@ -50,13 +56,14 @@ class DatasetSource(Closing):
         Raises:
             ShardError: There is none, it is not complete, or its records are not those it was completed with.
         """
-        self._folder = open_folder(place)
-        self.info: DatasetInfo = read_info(self._folder)
+        self.folder = open_folder(place)
+        """Where it lies."""
+        self.info: DatasetInfo = read_info(self.folder)
         self._verify = verify
         if not self.info.complete and shards is None:
-            raise ShardError(f"{self._folder.name}: is not complete; run the command that writes it again")
+            raise ShardError(f"{self.folder.name}: is not complete; run the command that writes it again")
         digest, ends, samples, failures = hashlib.sha256(), [0], [], []
-        for record in read_each_record(self._folder, range(self.info.shards if shards is None else shards)):
+        for record in read_each_record(self.folder, range(self.info.shards if shards is None else shards)):
             digest.update(record.to_json())
             ends.append(ends[-1] + record.samples + sum(record.failures.values()))
             samples.append(record.samples)
@@ -65,8 +72,8 @@ class DatasetSource(Closing):
         """Hash of the records, which names the content."""
         if shards is None and self.content != self.info.records_sha256:
             raise ShardError(
-                f"{self._folder.name}: its records are not those that dataset.json was completed with; run `vilbert "
-                f"verify {self._folder.name} --deep`"
+                f"{self.folder.name}: its records are not those that dataset.json was completed with; run `vilbert "
+                f"verify {self.folder.name} --deep`"
             )
         self._starts, self._samples, self._failures = tuple(ends), samples, failures
         self._open: OrderedDict[int, _OpenShard] = OrderedDict()
@@ -80,7 +87,7 @@ class DatasetSource(Closing):
             fields=info.fields,
             class_names=info.class_names,
             attribute_names=info.attribute_names,
-            fingerprint={"fingerprint_fields": info.fingerprint_fields, "records_sha256": self.content},
+            fingerprint={"fingerprint_fields": info.fingerprint_fields},
         )
 
     @property
@@ -98,7 +105,7 @@ class DatasetSource(Closing):
 
     def read(self, start: int, stop: int) -> Iterator[Sample | FailureRow]:
         """Yield the rows [start, stop)."""
-        for shard, first, last in self._spans(start, stop):
+        for shard, first, last in self.spans(start, stop):
             opened = self._shard(shard)
             samples = len(opened.reader)
             for index in range(first, last):
@@ -106,15 +113,27 @@ class DatasetSource(Closing):
 
     def read_raw(self, start: int, stop: int) -> Iterator[RawSample | FailureRow]:
         """Yield the rows [start, stop), samples as the bytes that are stored."""
-        for shard, first, last in self._spans(start, stop):
+        for shard, first, last in self.spans(start, stop):
             opened = self._shard(shard)
             samples = len(opened.reader)
             for index in range(first, last):
                 yield opened.reader.raw(index) if index < samples else opened.failures[index - samples]
 
+    def read_runs(self, start: int, stop: int) -> Iterator[RawRun | FailureRow]:
+        """Yield the rows [start, stop) of a data set in tar shards, consecutive samples together as they are stored."""
+        for shard, first, last in self.spans(start, stop):
+            opened = self._shard(shard, compare=False)
+            reader = opened.reader
+            assert isinstance(reader, TarReader)
+            if (end := min(last, len(reader))) > first:
+                splits = tuple(reader.metadata(index).get("split", "") for index in range(first, end))
+                read = read_compared if self._verify else read_part
+                yield RawRun(reader.keys()[first:end], splits, read(opened.path, *reader.span(first, end)))
+            yield from opened.failures[max(0, first - len(reader)) : max(0, last - len(reader))]
+
     def scan(self, start: int, stop: int, *, metadata: bool) -> Iterator[Scanned | FailureRow]:
         """Yield the rows [start, stop) without arrays."""
-        for shard, first, last in self._spans(start, stop):
+        for shard, first, last in self.spans(start, stop):
             opened = self._shard(shard)
             keys = opened.reader.keys()
             for index in range(first, min(last, len(keys))):
@@ -126,7 +145,7 @@ class DatasetSource(Closing):
         while self._open:
             self._open.popitem()[1].stack.close()
 
-    def _spans(self, start: int, stop: int) -> Iterator[tuple[int, int, int]]:
+    def spans(self, start: int, stop: int) -> Iterator[tuple[int, int, int]]:
         """Yield (shard, first, last) of the parts of the shards that hold the rows [start, stop)."""
         shard = bisect_right(self._starts, start) - 1
         while start < stop:
@@ -135,24 +154,29 @@ class DatasetSource(Closing):
                 yield shard, start - self._starts[shard], end - self._starts[shard]
             start, shard = end, shard + 1
 
-    def _shard(self, shard: int) -> _OpenShard:
-        if shard in self._open:
+    def _shard(self, shard: int, *, compare: bool = True) -> _OpenShard:
+        """Return an open shard, compared with its record unless the caller does that."""
+        if (opened := self._open.get(shard)) is not None:
             self._open.move_to_end(shard)
-            return self._open[shard]
-        while len(self._open) >= (OPEN_REMOTE_SHARDS if self._folder.remote else OPEN_SHARDS):
+            if compare and not opened.compared:
+                compare_with_record(opened.path)
+                opened.compared = True
+            return opened
+        while len(self._open) >= (OPEN_REMOTE_SHARDS if self.folder.remote else OPEN_SHARDS):
             self._open.popitem(last=False)[1].stack.close()
         with ExitStack() as stack:
             storage = self.info.storage
-            directory = stack.enter_context(self._folder.local(shard_files(shard, storage)))
+            directory = stack.enter_context(self.folder.local(shard_files(shard, storage)))
             failures = read_failures(listed := failures_path(directory, shard))
             if hashlib.sha256(listed.read_bytes()).digest() != self._failures[shard]:
                 raise CorruptShardError("its sha256 is not the record's", path=listed)
             path = data_path(directory, shard, storage)
-            reader = stack.enter_context(open_shard(path, verify=self._verify))
+            reader = stack.enter_context(open_shard(path, verify=self._verify and compare))
             if len(reader) != self._samples[shard]:
                 problem = f"holds {len(reader)} samples, its record says {self._samples[shard]}"
                 raise CorruptShardError(problem, path=path)
-            self._open[shard] = _OpenShard(reader, failures, stack.pop_all())
+            compared = compare or not self._verify
+            self._open[shard] = _OpenShard(path, reader, failures, stack.pop_all(), compared)
         return self._open[shard]
 
 

@@ -6,7 +6,7 @@ import itertools
 import json
 import sys
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,6 +15,7 @@ from tyro.conf import Positional, arg
 from vilbert.pipeline.errors import RefusedError, ShardError
 from vilbert.pipeline.progress_line import ProgressLine
 from vilbert.pipeline.rebuild.formats.detect import find_format
+from vilbert.pipeline.rebuild.formats.lost import lost_lines, parts_of
 from vilbert.pipeline.rebuild.formats.registry import FORMATS, ExportWriter, FormatSpec
 from vilbert.pipeline.rebuild.image_id_format import UNCHANGED, ImageNames, check_template
 from vilbert.pipeline.shards.location.place_option import PlaceOption
@@ -97,14 +98,15 @@ def export(settings: ExportSettings) -> int:
             "output": str(settings.output),
             "samples": len(dataset),
             "failed_rows": sum(info.totals.failures.values()),
-            "lost": [*spec.lost, *(["the images themselves"] if info.fingerprint_fields.get("keep_images") else [])],
         }
+        found: set[str] = set()
         if settings.dry_run:
             share = len(dataset) / min(MEASURED, len(dataset))
-            report["estimated_bytes"] = round(_measure(settings, spec, info, dataset) * share)
+            report["estimated_bytes"] = round(_measure(settings, spec, info, dataset, found) * share)
         else:
-            _write(settings, spec, info, dataset, settings.output)
+            _write(settings, spec, info, dataset, settings.output, found)
             report["bytes"] = _size(settings.output)
+        report["lost"] = lost_lines(spec.lost, found)
     if settings.json:
         print(json.dumps(report, indent=2))
     else:
@@ -137,25 +139,36 @@ def require_fields(sample: Sample, info: DatasetInfo) -> Sample:
     return sample
 
 
-def _measure(settings: ExportSettings, spec: FormatSpec, info: DatasetInfo, samples: Iterable[Sample]) -> int:
-    """Return how many bytes the first samples take; they are written to a temporary folder."""
+def noted(samples: Iterable[Sample], found: set[str]) -> Iterator[Sample]:
+    """Yield samples, and add what they have of `PARTS` to a set."""
+    for sample in samples:
+        found |= parts_of(sample)
+        yield sample
+
+
+def _measure(
+    settings: ExportSettings, spec: FormatSpec, info: DatasetInfo, samples: Iterable[Sample], found: set[str]
+) -> int:
+    """Return how many bytes the first samples take; they are written to a temporary folder. found: see `_write`."""
     first = list(itertools.islice(samples, MEASURED))
     with tempfile.TemporaryDirectory(prefix="vilbert-export-") as folder:
         output = Path(folder) / settings.output.name
-        _write(settings, spec, info, first, output)
+        _write(settings, spec, info, first, output, found)
         return _size(output)
 
 
 def _write(
-    settings: ExportSettings, spec: FormatSpec, info: DatasetInfo, samples: Iterable[Sample], output: Path
-) -> None:
+    settings: ExportSettings, spec: FormatSpec, info: DatasetInfo, samples: Iterable[Sample], output: Path,
+    found: set[str],
+) -> None:  # fmt: skip
+    """Write samples. found: what they have of `PARTS` is added to it."""
     exporter = spec.load_exporter()
     assert exporter is not None  # ExportSettings refuses the others
     names = ImageNames(settings.image_id_format)
     try:
         with exporter.create(output, describe(info)) as writer:
             described = (require_fields(sample, info) for sample in samples)
-            _add_all(writer, names, described, total=info.totals.samples, quiet=settings.dry_run)
+            _add_all(writer, names, noted(described, found), total=info.totals.samples, quiet=settings.dry_run)
             names.require_unique()
             writer.finish()
     except RefusedError as error:

@@ -24,8 +24,8 @@ class SourceDescription:
     attribute_names: tuple[str, ...] = ()
     """Names by attribute id; empty where the source names none."""
     fingerprint: dict[str, Any] = field(default_factory=dict)
-    """JSON values that identify the content: of our data sets the fingerprint and the hash of the records, of a file
-    its SHA-256 and the options it is read with."""
+    """JSON values that say what the regions depend on: of our data sets `fingerprint_fields`, of a file the options by
+    which it is read and, as `origin`, what its user says of the detector."""
     missing: tuple[str, ...] = ()
     """What the format lacks and a data set could hold, for people: "class probabilities", "image sizes"."""
 
@@ -40,6 +40,13 @@ class Source(Protocol):
     @property
     def rows(self) -> int:
         """Number of rows: what `read` yields in all."""
+
+    @property
+    def content(self) -> str:
+        """Hex SHA-256 that names the content: of our data sets that of the records, of a file that of all its rows.
+
+        A file of published features is read whole for it, once.
+        """
 
     def read(self, start: int, stop: int) -> Iterator[Sample | FailureRow]:
         """Yield the rows [start, stop) in the order of the source, each a sample or the reason why it is none.

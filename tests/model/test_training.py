@@ -249,6 +249,18 @@ def test_unused_parameters_stay_frozen(tmp_path: Path) -> None:
         assert all("q_dense" in name for name in frozen)
 
 
+def test_frozen_layers_stay_frozen_when_a_model_is_loaded(tmp_path: Path) -> None:
+    changes = {"fixed_t_layer": 1, "t_biattention_id": [1, 2], "v_biattention_id": [1, 2]}
+    made = ViLBertForPreTraining(config(**changes))
+    made.save_pretrained(tmp_path)
+    loaded: Any = ViLBertForPreTraining.from_pretrained(tmp_path)
+    for model in (made, loaded):
+        trained = {name for name, value in model.named_parameters() if value.requires_grad}
+        assert "bert.embeddings.word_embeddings.weight" in trained
+        assert not trained & {"bert.embeddings.LayerNorm.weight", "bert.encoder.layer.0.output.dense.weight"}
+        assert "bert.encoder.layer.1.output.dense.weight" in trained
+
+
 @pytest.mark.parametrize(
     "fixed", [{"fixed_t_layer": 1}, {"fixed_v_layer": 1}, {"fixed_t_layer": 1, "fixed_v_layer": 1}]
 )
@@ -266,6 +278,9 @@ def test_frozen_layers_get_no_gradient_and_change_no_other(fixed: dict[str, int]
     }
     under = tuple(prefix for name in fixed for prefix in beneath[name])
     assert rest.keys() == {name for name in whole if not name.startswith(under)}
+    # An optimizer and DistributedDataParallel wait for exactly those that get a gradient; words may be tied to a head.
+    trained = {name for name, value in model.named_parameters() if value.requires_grad}
+    assert trained - {"embeddings.word_embeddings.weight"} == rest.keys() - {"embeddings.word_embeddings.weight"}
     assert len(rest) < len(whole)
     for name, value in rest.items():
         torch.testing.assert_close(value, whole[name], rtol=1e-5, atol=2e-5)

@@ -26,6 +26,7 @@ REQUIRED = {
     "convert": ["features", "--output", "out"],
     "extract --add-to": ["--add-to", "features", "--column", "second"],
     "index": ["features"],
+    "push": ["features", "--repo-id", "owner/name"],
     "column add": ["features", "values.parquet", "--column", "score"],
     "column list": ["features"],
     "score": ["features", "--column", "quality"],

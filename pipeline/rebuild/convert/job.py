@@ -15,6 +15,7 @@ from vilbert.pipeline.errors import FingerprintError, RefusedError
 from vilbert.pipeline.jobs.done import find_done
 from vilbert.pipeline.jobs.plan import differences, has_dataset
 from vilbert.pipeline.jobs.worker import Description
+from vilbert.pipeline.rebuild.convert.baked_columns import other_columns
 from vilbert.pipeline.rebuild.convert.outcome import (
     Outcome,
     describe_outcome,
@@ -80,6 +81,13 @@ class ConvertJob:
                 self._outcome = describe_outcome(self.settings, opened)
                 if mixed := mixed_fingerprints(opened):
                     logger.warning("the sources were extracted with different settings: %s", mixed)
+                for place, source in zip(self.settings.sources, opened.sources, strict=True):
+                    if left := other_columns(source, self.settings.columns):
+                        logger.warning(
+                            "%s: its columns are left behind: %s; --columns puts columns into the samples",
+                            place_name(place),
+                            ", ".join(left),
+                        )
                 if self.settings.append:
                     self._require_same(folder)
                     self._base = self._find_base()
@@ -155,9 +163,11 @@ class ConvertJob:
         was = {"fingerprint_fields": existing.fingerprint_fields, "fields": existing.fields}
         now = {"fingerprint_fields": outcome.fingerprint, "fields": outcome.fields}
         if lines := "\n  ".join(differences(was, now)):
+            known = "sources" not in outcome.fingerprint or settings.importing.origin is not None
+            hint = "" if known else ". Files of one detector can be appended if each is imported with the same --origin"
             raise FingerprintError(
                 f"--append: {folder.name} has another fingerprint than the sources:\n  {lines}\n"
-                f"To merge them, write a new data set: vilbert convert {folder.name} SOURCE ... --output NEW"
+                f"To merge them, write a new data set: vilbert convert {folder.name} SOURCE ... --output NEW{hint}"
             )
         if (existing.class_names, existing.attribute_names) != (outcome.class_names, outcome.attribute_names):
             raise FingerprintError(f"--append: {folder.name} has other class or attribute names than the sources")

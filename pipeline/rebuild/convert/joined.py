@@ -31,7 +31,7 @@ MAX_CELL = 1 << 24
 """Characters of a cell of a CSV file."""
 ID_NAMES = ("image_id", "id", "img_id")
 PARQUET = b"PAR1"
-_FIXED = (*REGION_FIELDS, *ID_NAMES)
+FIXED = (*REGION_FIELDS, *ID_NAMES)
 """Metadata that no file can change: it is that of the regions, or the name of the image."""
 
 Fields = dict[str, Any]
@@ -53,9 +53,9 @@ def read_join(path: Path, wanted: Sequence[str] | None) -> Iterator[tuple[str, F
             chosen = {
                 name: value
                 for name, value in fields.items()
-                if name not in _FIXED and (wanted is None or name in wanted)
+                if name not in FIXED and (wanted is None or name in wanted)
             }
-            _check(path, image_id, chosen)
+            check_fields(image_id, chosen)
             yield image_id, chosen
     except OSError as error:
         raise RefusedError(f"--join {path}: cannot be read ({error.strerror or error})") from None
@@ -66,7 +66,8 @@ def read_join(path: Path, wanted: Sequence[str] | None) -> Iterator[tuple[str, F
             raise RefusedError(f"--join {path}: {count:,} rows cannot be read; the first: {report.examples[issue][0]}")
 
 
-def _check(path: Path, image_id: str, fields: Mapping[str, Any]) -> None:
+def check_fields(image_id: str, fields: Mapping[str, Any]) -> None:
+    """Raise ValueError where values cannot be metadata of a sample."""
     captions, split = fields.get("captions", []), fields.get("split", "")
     if not isinstance(captions, list) or not all(isinstance(caption, str) for caption in captions):
         raise ValueError(f"image {image_id!r:.80}: captions is {captions!r:.80}, expected a list of texts")

@@ -84,7 +84,7 @@ def describe_outcome(settings: ConvertSettings, opened: OpenSources) -> Outcome:
         attribute_names=_names("attribute", named, used="attribute_ids" in fields[0]),
         images=images[0],
         added=added,
-        fingerprint=_fingerprint(settings, descriptions, donor, fields[0], images=images[0]),
+        fingerprint=_fingerprint(settings, opened, fields[0], images=images[0]),
         step=_step(settings, opened),
     )
 
@@ -115,20 +115,20 @@ def _has_images(description: SourceDescription) -> bool:
     return bool(description.fingerprint.get("fingerprint_fields", {}).get("keep_images", False))
 
 
-def _regions_of(description: SourceDescription) -> dict[str, Any]:
-    """Return what the regions of a source depend on: of our data sets without the images that they are of."""
+def _regions_of(source: Source) -> dict[str, Any]:
+    """Return what the regions of a source depend on: of our data sets without the images that they are of.
+
+    Nobody knows which detector made a published file, so its content stands for it, unless the user names an origin.
+    """
+    description = source.description
     if description.format == "vilbert":
         return dict(description.fingerprint["fingerprint_fields"])
-    return {"format": description.format, **description.fingerprint}
+    content = {} if "origin" in description.fingerprint else {"content": source.content}
+    return {"format": description.format, **description.fingerprint, **content}
 
 
 def _fingerprint(
-    settings: ConvertSettings,
-    descriptions: Sequence[SourceDescription],
-    donor: SourceDescription | None,
-    fields: Mapping[str, Any],
-    *,
-    images: bool,
+    settings: ConvertSettings, opened: OpenSources, fields: Mapping[str, Any], *, images: bool
 ) -> dict[str, Any]:
     """Return the fingerprint of the output.
 
@@ -136,15 +136,15 @@ def _fingerprint(
     which training compares.
     """
     regions: list[dict[str, Any]] = []
-    for one in map(_regions_of, descriptions):
+    for one in map(_regions_of, opened.sources):
         one.pop("keep_images", None)
         if one not in regions:
             regions.append(one)
     operations = settings.region_operations()
-    if donor is not None:
-        operations["add_fields_from"] = _regions_of(donor)
+    if opened.donor is not None:
+        operations["add_fields_from"] = _regions_of(opened.donor)
     kept = {"keep_images": True} if images else {}
-    if len(regions) == 1 and descriptions[0].format == "vilbert":
+    if len(regions) == 1 and opened.sources[0].description.format == "vilbert":
         extractor = regions[0].get("extractor")
         if not operations:
             return {**regions[0], **kept}
@@ -153,13 +153,6 @@ def _fingerprint(
             changed = {"extractor": {**extractor, "converted": [*before, operations]}}
             return {**regions[0], **changed, "format": format_of(fields), **kept}
     return {"format": format_of(fields), "sources": regions, "operations": operations, **kept}
-
-
-def _content(description: SourceDescription) -> str:
-    """Return the hash that names the content of a source."""
-    if description.format == "vilbert":
-        return str(description.fingerprint["records_sha256"])
-    return fingerprint_digest(description.fingerprint)
 
 
 def _step(settings: ConvertSettings, opened: OpenSources) -> dict[str, Any]:
@@ -171,7 +164,9 @@ def _step(settings: ConvertSettings, opened: OpenSources) -> dict[str, Any]:
     if "images" in settings.drop_fields:
         operations["drop_images"] = True
     if opened.donor is not None:
-        operations["add_fields_from"] = _content(opened.donor.description)
+        operations["add_fields_from"] = opened.donor.content
+    if settings.columns:
+        operations["columns"] = [source.description.fingerprint["columns"] for source in opened.sources]
     if settings.ids is not None:
         operations["ids"] = _file_hash(settings.ids, "--ids")
     if settings.selection:
@@ -195,7 +190,7 @@ def source_selections(settings: ConvertSettings, opened: OpenSources) -> dict[st
     """Return the files of `--selection` by the content of their source; RefusedError for one of no source."""
     files = open_selections(settings.selection)
     names = {
-        _content(source.description): place_name(place)
+        source.content: place_name(place)
         for place, source in zip(settings.sources, opened.sources, strict=True)
     }
     require_their_data(files, names)
@@ -209,8 +204,8 @@ def source_entry(name: str, source: Source) -> dict[str, Any]:
         "name": name,
         "format": description.format,
         "rows": source.rows,
-        "content": _content(description),
-        "fingerprint": fingerprint_digest(_regions_of(description)),
+        "content": source.content,
+        "fingerprint": fingerprint_digest(_regions_of(source)),
     }
 
 

@@ -49,6 +49,9 @@ class ConvertSettings:
     where: str | None = None
     """Keep only samples for which this expression over their metadata is true: "width >= 200 and n_boxes > 10 and
     'dog' in captions"."""
+    columns: tuple[str, ...] = ()
+    """Put these columns of the sources into the samples: vectors of regions are appended to the features, other values
+    become metadata, which --where sees. Columns that are not named are left behind."""
     join: tuple[Path, ...] = ()
     """Take new captions, splits and metadata from these files by image id: a manifest, COCO or Karpathy JSON, JSONL,
     CSV. Later files override earlier ones; --split and --where see the joined values."""
@@ -83,6 +86,9 @@ class ConvertSettings:
     """Cores per worker with --backend ray."""
     stall_seconds: Annotated[float, Ge(0)] = 600.0
     """Seconds without progress before a worker is restarted. 0: never."""
+    shared: bool = False
+    """Share the output folder with other processes that run the same command, such as the tasks of a Slurm array: each
+    claims shards until all are done. The data set is completed once."""
     dry_run: bool = False
     """Print the number of shards, disk space and time that the run would take; write nothing."""
     ray_address: str | None = None
@@ -96,6 +102,8 @@ class ConvertSettings:
     def __post_init__(self) -> None:
         if not self.sources:
             raise ValueError("SOURCES are missing: name at least one data set or file of features")
+        if len(set(self.columns)) < len(self.columns):
+            raise ValueError(f"--columns {' '.join(self.columns)}: give each name once")
         if self.where is not None:
             parse_where(self.where)
         if self.join_fields is not None and not self.join:
@@ -107,6 +115,10 @@ class ConvertSettings:
         self._require_outside()
         if self.backend == "local" and self.workers not in ("auto", 1):
             raise ValueError(f"--workers {self.workers}: the local backend runs one; use --backend ray for more")
+        if self.shared and self.append:
+            raise ValueError("--shared: --append is for one process; run it without --shared")
+        if self.shared and not isinstance(self.output, Path):
+            raise ValueError("--shared: --output is a URL; give a folder of a shared file system, or use Ray")
         if self.backend == "local" and (self.ray_address or self.dashboard):
             raise ValueError("--ray-address and --dashboard belong to --backend ray")
 

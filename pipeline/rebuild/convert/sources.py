@@ -6,9 +6,11 @@ import dataclasses
 from contextlib import ExitStack
 from pathlib import Path
 
-from vilbert.pipeline.errors import ShardError
+from vilbert.pipeline.errors import RefusedError, ShardError
+from vilbert.pipeline.rebuild.convert.baked_columns import BakedColumns
 from vilbert.pipeline.rebuild.convert.plan import SOURCES_FOLDER
 from vilbert.pipeline.rebuild.convert.settings import ConvertSettings
+from vilbert.pipeline.rebuild.dataset_source import DatasetSource
 from vilbert.pipeline.rebuild.open_features import open_features
 from vilbert.pipeline.rebuild.source import Source
 from vilbert.pipeline.shards.location.folder import Place
@@ -52,12 +54,21 @@ class OpenSources(Closing):
             def opened(place: Place) -> Source:
                 return stack.enter_context(open_source(place, settings, verify=verify, scratch=scratch))
 
-            self.sources = [opened(place) for place in settings.sources]
+            self.sources = [self._baked(place, opened(place), settings, verify) for place in settings.sources]
             self.donor = None if settings.add_fields_from is None else opened(settings.add_fields_from)
             for place, source in zip(settings.sources, self.sources, strict=True):
                 if source.rows == 0:
                     raise ShardError(f"{place}: has no rows")
             self._stack = stack.pop_all()
+
+    @staticmethod
+    def _baked(place: Place, source: Source, settings: ConvertSettings, verify: bool) -> Source:
+        """Return a source with the columns that are asked for in its samples."""
+        if not settings.columns:
+            return source
+        if not isinstance(source, DatasetSource):
+            raise RefusedError(f"--columns: {place}: is a file of published features, which has no columns")
+        return BakedColumns(source, settings.columns, verify=verify)
 
     def close(self) -> None:
         """Release all files."""

@@ -32,14 +32,14 @@ from vilbert.pipeline.shards.failures import FailureRow
 from vilbert.pipeline.shards.location.folder import open_folder
 from vilbert.pipeline.shards.location.layout import shard_files
 from vilbert.pipeline.shards.sample import REGION_FIELDS, Sample
-from vilbert.pipeline.shards.storage.raw import RawSample
+from vilbert.pipeline.shards.storage.raw import RawRun, RawSample
 from vilbert.pipeline.shards.storage.writer import Layout, ShardWriter
 
 BATCH = 256
 """Rows whose joined values are looked up together."""
 
-Outcome = Sample | RawSample | FailureRow | str
-"""What a row becomes; text is the reason why it is dropped."""
+Outcome = Sample | RawSample | RawRun | FailureRow | str
+"""What a row becomes, or several together; text is the reason why it is dropped."""
 
 
 class ConvertWorker:
@@ -75,6 +75,8 @@ class ConvertWorker:
             for source, groups in zip(opened.sources, outcome.added, strict=True)
         ]
         """Whether the stored bytes of each source's samples are those of the output."""
+        self._completes = joins or any(outcome.added)
+        """Whether samples get something from other files, so that each is looked at."""
         return Description(
             fingerprint=described(outcome),
             feature_dim=int(outcome.fields["features"]["shape"][1]),
@@ -97,17 +99,23 @@ class ConvertWorker:
             failures: list[FailureRow] = []
             dropped = Counter(part.dropped)
             layout = self._layout()
-            for row, outcome in zip(part.places + base, self._outcomes(opened, part), strict=True):
+            place = 0
+            for outcome in self._outcomes(opened, part):
                 if isinstance(outcome, str):
                     dropped[outcome] += 1
                 elif isinstance(outcome, FailureRow):
-                    failures.append(dataclasses.replace(outcome, row=int(row)))
+                    failures.append(dataclasses.replace(outcome, row=int(part.places[place] + base)))
                 elif isinstance(outcome, Sample):
                     writer.add(outcome)
-                else:
+                elif isinstance(outcome, RawSample):
                     writer.add_raw(outcome, layout=layout, split=_split(outcome))
-                self._rows_done[shard] = self._rows_done.get(shard, 0) + 1
+                else:
+                    writer.add_run(outcome, layout=layout)
+                rows_of_it = len(outcome.keys) if isinstance(outcome, RawRun) else 1
+                place += rows_of_it
+                self._rows_done[shard] = self._rows_done.get(shard, 0) + rows_of_it
                 self._beats += 1
+            assert place == len(part.rows)
             record = writer.commit(rows=rows, failures=failures, fingerprint=self._fingerprint, dropped=dropped)
             self._folder.publish(directory, shard_files(shard, self._settings.format))
         return ShardDone(record, time.monotonic() - begun, 0.0)
@@ -169,10 +177,10 @@ class ConvertWorker:
         """Yield what each kept row becomes, in order."""
         for start in range(0, len(part.rows), BATCH):
             read = self._read(opened, part.rows[start : start + BATCH], copies=copies)
-            if not self._settings.join and not any(self._outcome.added):
+            if not self._completes:
                 yield from (self._change(outcome) for _, outcome in read)
                 continue
-            batch = list(read)
+            batch = [(source, outcome) for source, outcome in read if not isinstance(outcome, RawRun)]
             joined = opened.planned.joined
             ids = [_image_id(outcome) for _, outcome in batch if not isinstance(outcome, FailureRow)]
             fields = joined.fields(ids) if self._settings.join else {}
@@ -221,8 +229,11 @@ class ConvertWorker:
 
     def _read(
         self, opened: _Opened, rows: NDArray[np.int64], *, copies: bool
-    ) -> Iterator[tuple[int, Sample | RawSample | FailureRow]]:
-        """Yield (number of the source, row) of source rows, consecutive ones by one call."""
+    ) -> Iterator[tuple[int, Sample | RawSample | RawRun | FailureRow]]:
+        """Yield (number of the source, row) of source rows, consecutive ones by one call.
+
+        Rows of which nothing changes come as runs where the storage allows it.
+        """
         sources = np.searchsorted(opened.starts, rows, side="right") - 1
         runs = np.flatnonzero((np.diff(rows) != 1) | (np.diff(sources) != 0)) + 1
         for begin, end in zip([0, *runs.tolist()], [*runs.tolist(), len(rows)], strict=True):
@@ -233,7 +244,9 @@ class ConvertWorker:
             start = int(rows[begin] - opened.starts[number])
             stop = start + end - begin
             if copies and self._copies[number] and isinstance(source, DatasetSource):
-                yield from ((number, row) for row in source.read_raw(start, stop))
+                together = self._settings.format == "tar" and not self._completes
+                read = source.read_runs(start, stop) if together else source.read_raw(start, stop)
+                yield from ((number, row) for row in read)
             else:
                 yield from ((number, row) for row in source.read(start, stop))
 

@@ -10,8 +10,12 @@ SPEC = FormatSpec(
     exporter="vilbert.pipeline.rebuild.formats.exporters.coco_detections:exporter",
     lost=(
         "features",
-        "class probabilities, attribute ids and scores",
         "image sizes",
-        "captions, splits and other metadata",
+        "captions",
+        "split",
+        "metadata",
+        "class_probs",
+        "attribute_ids",
+        "attribute_scores",
     ),
 )

@@ -7,9 +7,5 @@ from vilbert.pipeline.rebuild.formats.registry import FormatSpec
 SPEC = FormatSpec(
     summary="HDF5 of arrays over all images, of VisualBERT; needs h5py.",
     exporter="vilbert.pipeline.rebuild.formats.exporters.hdf5:exporter",
-    lost=(
-        "captions, splits and other metadata",
-        "class probabilities",
-        "boxes of the objects refined from the regions (object_boxes)",
-    ),
+    lost=("captions", "split", "metadata", "class_probs", "object_boxes"),
 )

@@ -8,9 +8,5 @@ SPEC = FormatSpec(
     summary="LMDB of MMF's lmdb_conversion.py.",
     importer="vilbert.pipeline.rebuild.formats.importers.mmf_lmdb:Importer",
     exporter="vilbert.pipeline.rebuild.formats.exporters.mmf_lmdb:exporter",
-    lost=(
-        "captions, splits and other metadata",
-        "object scores, attribute ids and scores",
-        "boxes of the objects refined from the regions (object_boxes)",
-    ),
+    lost=("captions", "split", "metadata", "object_scores", "attribute_ids", "attribute_scores", "object_boxes"),
 )

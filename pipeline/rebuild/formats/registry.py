@@ -67,9 +67,17 @@ class ImportOptions:
     number_ids: bool = False
     """Take the number at the end of an image id, as COCO's annotations have it: COCO_train2014_000000132417 becomes
     132417."""
+    origin: str | None = None
+    """What made the features, in your words, such as "BUTD ResNet-101, 36 boxes". Files of one format with the same
+    words and the same options count as made by the same detector: they get one fingerprint, so that they can be
+    appended to each other. Default: the content of a file is its fingerprint."""
     scratch: Annotated[Path | None, Suppress] = None
     """Folder for row offsets and unpacked .gz files, which other processes that open the same file find there; None
     keeps them in this process. Nothing that is read depends on it."""
+
+    def __post_init__(self) -> None:
+        if self.origin is not None and not self.origin.strip():
+            raise ValueError("--origin: is empty; say what made the features, or leave it out")
 
 
 class Importer(Protocol):
@@ -129,7 +137,8 @@ class FormatSpec:
     exporter: Callable[[], Exporter] | str | None = None
     """Makes the exporter, or `module:attribute` that does; None where files of it cannot be exported."""
     lost: tuple[str, ...] = ()
-    """What of a data set an export cannot hold, for people."""
+    """What of a data set an export cannot hold: names in `lost.PARTS`, which are shown where the data set has them, and
+    texts for people."""
 
     def load_importer(self) -> Importer | None:
         """Import and return the importer."""

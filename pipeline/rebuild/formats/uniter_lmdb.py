@@ -9,10 +9,14 @@ SPEC = FormatSpec(
     importer="vilbert.pipeline.rebuild.formats.importers.uniter_lmdb:Importer",
     exporter="vilbert.pipeline.rebuild.formats.exporters.uniter_lmdb:exporter",
     lost=(
-        "captions, splits and other metadata",
-        "object and attribute ids, attribute scores",
+        "captions",
+        "split",
+        "metadata",
+        "object_ids",
+        "attribute_ids",
+        "attribute_scores",
+        "object_boxes",
         "image sizes (boxes are fractions of them, in float16)",
         "scores and features beyond float16's precision",
-        "boxes of the objects refined from the regions (object_boxes)",
     ),
 )

@@ -8,10 +8,14 @@ SPEC = FormatSpec(
     summary="LMDB of UNITER with --compressed_db.",
     exporter="vilbert.pipeline.rebuild.formats.exporters.uniter_lmdb:compressed_exporter",
     lost=(
-        "captions, splits and other metadata",
-        "object and attribute ids, attribute scores",
+        "captions",
+        "split",
+        "metadata",
+        "object_ids",
+        "attribute_ids",
+        "attribute_scores",
+        "object_boxes",
         "image sizes (boxes are fractions of them, in float16)",
         "scores and features beyond float16's precision",
-        "boxes of the objects refined from the regions (object_boxes)",
     ),
 )

@@ -9,8 +9,13 @@ SPEC = FormatSpec(
     importer="vilbert.pipeline.rebuild.formats.importers.vilbert_lmdb:Importer",
     exporter="vilbert.pipeline.rebuild.formats.exporters.vilbert_lmdb:exporter",
     lost=(
-        "captions, splits and other metadata",
-        "object and attribute ids and scores",
-        "boxes of the objects refined from the regions (object_boxes)",
+        "captions",
+        "split",
+        "metadata",
+        "object_ids",
+        "object_scores",
+        "attribute_ids",
+        "attribute_scores",
+        "object_boxes",
     ),
 )

@@ -8,8 +8,13 @@ SPEC = FormatSpec(
     summary="LMDB of arrays, of vilbert-multi-task.",
     exporter="vilbert.pipeline.rebuild.formats.exporters.vilbert_lmdb:arrays_exporter",
     lost=(
-        "captions, splits and other metadata",
-        "object and attribute ids and scores",
-        "boxes of the objects refined from the regions (object_boxes)",
+        "captions",
+        "split",
+        "metadata",
+        "object_ids",
+        "object_scores",
+        "attribute_ids",
+        "attribute_scores",
+        "object_boxes",
     ),
 )

@@ -9,9 +9,13 @@ SPEC = FormatSpec(
     importer="vilbert.pipeline.rebuild.formats.importers.vilbert_pretraining_lmdb:Importer",
     exporter="vilbert.pipeline.rebuild.formats.exporters.vilbert_pretraining_lmdb:exporter",
     lost=(
-        "splits and other metadata but captions",
-        "object and attribute ids and scores",
+        "split",
+        "metadata",
+        "object_ids",
+        "object_scores",
+        "attribute_ids",
+        "attribute_scores",
+        "object_boxes",
         "images have one record for each caption",
-        "boxes of the objects refined from the regions (object_boxes)",
     ),
 )

@@ -8,9 +8,5 @@ SPEC = FormatSpec(
     summary="TSV of VinVL (Oscar+), features.tsv or predictions.tsv, with .lineidx, hw and label files.",
     importer="vilbert.pipeline.rebuild.formats.importers.vinvl_tsv:Importer",
     exporter="vilbert.pipeline.rebuild.formats.exporters.vinvl_tsv:exporter",
-    lost=(
-        "splits and other metadata but captions",
-        "class probabilities, attribute ids and scores",
-        "boxes of the objects refined from the regions (object_boxes)",
-    ),
+    lost=("split", "metadata", "class_probs", "attribute_ids", "attribute_scores", "object_boxes"),
 )

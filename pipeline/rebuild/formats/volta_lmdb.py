@@ -7,9 +7,5 @@ from vilbert.pipeline.rebuild.formats.registry import FormatSpec
 SPEC = FormatSpec(
     summary="LMDB with the columns of LXMERT, of VOLTA.",
     exporter="vilbert.pipeline.rebuild.formats.exporters.vilbert_lmdb:volta_exporter",
-    lost=(
-        "captions, splits and other metadata",
-        "class probabilities",
-        "boxes of the objects refined from the regions (object_boxes)",
-    ),
+    lost=("captions", "split", "metadata", "class_probs", "object_boxes"),
 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import mmap
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +67,10 @@ class FeatureWriter:
     def add_raw(self, sample: RawSample) -> None:
         """Refuse: the members of another shard are no column."""
         raise ShardError(f"{sample.key}: a column is written from samples")
+
+    def add_run(self, chunks: Iterable[memoryview]) -> None:
+        """Refuse: the samples of another shard are no column."""
+        raise ShardError("a column is written from samples")
 
     def finish(self) -> tuple[int, str]:
         """End the archive and put it on the disk; return its bytes and the hex digest of their SHA-256."""

@@ -8,8 +8,10 @@ import os
 import socket
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NoReturn
 
 from vilbert.pipeline.errors import LockedError
+from vilbert.pipeline.shards.location.process import this_process
 
 LOCK_FILE = ".lock"
 _held: set[int] = set()
@@ -25,9 +27,55 @@ def _close_inherited() -> None:
 os.register_at_fork(after_in_child=_close_inherited)
 
 
+class FolderLock:
+    """The lock of an open lock file. Shared holders keep an exclusive one out, and the other way round."""
+
+    def __init__(self, path: Path, descriptor: int) -> None:
+        self._path, self._descriptor = path, descriptor
+
+    def take(self, *, shared: bool = False) -> bool:
+        """Take the lock if it is free now, in place of what this process holds of it; say whether it was taken.
+
+        Raises:
+            LockedError: The file system has no locks.
+        """
+        try:
+            fcntl.flock(self._descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        except OSError as error:  # what the kernel says of a file system without locks
+            raise LockedError(
+                f"{self._path.parent}: its file system does not lock files ({error.strerror}), so nothing would keep "
+                "two runs apart; mount it with locks (Lustre: -o flock; NFS 3: its lock service), or choose another "
+                "--output"
+            ) from error
+        return True
+
+    def release(self) -> None:
+        """Let others have the lock."""
+        fcntl.flock(self._descriptor, fcntl.LOCK_UN)
+
+    def sign(self, holder: str) -> None:
+        """Write down who holds the lock, for messages."""
+        os.ftruncate(self._descriptor, 0)
+        os.pwrite(self._descriptor, f"{holder}\n".encode(), 0)
+
+    def holder(self) -> str:
+        """Return who signed last."""
+        return os.pread(self._descriptor, 200, 0).decode(errors="replace").strip() or "another process"
+
+    def refuse(self) -> NoReturn:
+        """Raise LockedError, naming the holder."""
+        holder = self.holder()
+        raise LockedError(
+            f"{self._path.parent}: {holder} is writing here; wait for it or stop it, or choose another --output"
+            f"{_of_a_dead_machine(holder, self._path)}"
+        )
+
+
 @contextlib.contextmanager
-def exclusive_writer(directory: Path) -> Iterator[None]:
-    """Hold the folder's lock; raise LockedError, naming the holder, where another process does.
+def open_lock(directory: Path) -> Iterator[FolderLock]:
+    """Open the folder's lock file; leaving the block releases the lock.
 
     The kernel frees the lock when its process ends, however it ends, so there are no stale locks; but a file server may
     keep that of a machine that died. Where a mount keeps locks to its own node (NFS with nolock or local_lock, Lustre
@@ -37,29 +85,24 @@ def exclusive_writer(directory: Path) -> Iterator[None]:
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
     _held.add(descriptor)
     try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            holder = os.read(descriptor, 200).decode(errors="replace").strip() or "another process"
-            raise LockedError(
-                f"{directory}: {holder} is writing here; wait for it or stop it, or choose another --output"
-                f"{_of_a_dead_machine(holder, path)}"
-            ) from None
-        except OSError as error:  # what the kernel says of a file system without locks
-            raise LockedError(
-                f"{directory}: its file system does not lock files ({error.strerror}), so nothing would keep two runs "
-                "apart; mount it with locks (Lustre: -o flock; NFS 3: its lock service), or choose another --output"
-            ) from error
-        os.ftruncate(descriptor, 0)
-        os.write(descriptor, f"process {os.getpid()} on {socket.gethostname()}\n".encode())
-        yield
-        with contextlib.suppress(OSError):  # a file server that is away: the lock names a process that is gone
-            os.ftruncate(descriptor, 0)
+        yield FolderLock(path, descriptor)
     finally:
         if descriptor in _held:
             _held.discard(descriptor)
             with contextlib.suppress(OSError):  # it is closed all the same
                 os.close(descriptor)
+
+
+@contextlib.contextmanager
+def exclusive_writer(directory: Path) -> Iterator[None]:
+    """Hold the folder's lock; raise LockedError, naming the holder, where another process does."""
+    with open_lock(directory) as lock:
+        if not lock.take():
+            lock.refuse()
+        lock.sign(this_process()["holder"])
+        yield
+        with contextlib.suppress(OSError):  # a file server that is away: the lock names a process that is gone
+            lock.sign("")
 
 
 def _of_a_dead_machine(holder: str, path: Path) -> str:

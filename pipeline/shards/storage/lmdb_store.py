@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -68,6 +68,10 @@ class LmdbWriter:
         value = bytes(sample.content)
         self._fields = self._fields or list(decode_tensors(sample.key, value, path=self._path).regions.arrays())
         self._add(sample.key, value)
+
+    def add_run(self, chunks: Iterable[memoryview]) -> None:
+        """Refuse: members of a tar are no values."""
+        raise ShardError(f"{self._path}: an LMDB takes samples one by one")
 
     def _add(self, key: str, value: bytes) -> None:
         self._keys.append(key)

@@ -1,7 +1,8 @@
-"""A sample as it is stored: what one data set copies from another without decoding it."""
+"""Samples as they are stored: what one data set copies from another without decoding it."""
 
 from __future__ import annotations
 
+from collections.abc import Generator
 from typing import NamedTuple
 
 
@@ -13,3 +14,13 @@ class RawSample(NamedTuple):
     """Of a tar all members before KEY.json, headers and padding included; of LMDB the whole value."""
     metadata: bytes
     """KEY.json. In LMDB it is part of the value, too."""
+
+
+class RawRun(NamedTuple):
+    """Consecutive samples of a tar shard, which another tar shard takes as they are."""
+
+    keys: tuple[str, ...]
+    splits: tuple[object, ...]
+    """`split` of each sample's metadata, empty text where it has none."""
+    chunks: Generator[memoryview]
+    """The stored bytes in pieces. Each is valid until the next is asked for; they are sound once there is no next."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, Self
@@ -57,6 +57,9 @@ class SampleWriter(Protocol):
 
     def add_raw(self, sample: RawSample) -> None:
         """Add a sample of another shard of the same storage behind those before it."""
+
+    def add_run(self, chunks: Iterable[memoryview]) -> None:
+        """Add the bytes of samples of another tar shard behind those before them; only a tar takes them."""
 
     def finish(self) -> tuple[int, str]:
         """Put the whole file on the disk and close it; return its bytes and the hex digest of their SHA-256."""

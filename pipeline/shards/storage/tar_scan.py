@@ -13,6 +13,8 @@ from vilbert.pipeline.shards.keys import is_key
 from vilbert.pipeline.shards.sample import MEMBER_LAYOUTS
 from vilbert.pipeline.shards.storage.ustar import BLOCK, HEADER_END, RECORD, checksum_field, header_parts, padding
 
+_ZEROS = bytes(BLOCK)
+
 
 class TarIndex(NamedTuple):
     """Where the members of all samples lie."""
@@ -63,16 +65,15 @@ def _find_members(data: mmap.mmap | bytes, offset: int, key: bytes, names: tuple
     found: list[int] = []
     for name in names:
         header = data[offset : offset + BLOCK]
-        digits = header[124:135]
-        if not digits.isdigit() or b"8" in digits or b"9" in digits:
+        if (parts := header_parts(name, header[124:135], len(key))) is None:
             return None
-        before, checksum, size = header_parts(name, digits, len(key))
+        before, checksum, size = parts
         if header != key + before + checksum_field(key_sum + checksum) + HEADER_END:
             return None
         found += (offset + BLOCK, size)
         end = offset + BLOCK + size
         offset = end + padding(size)
-        if offset > len(data) or data[end:offset].strip(b"\0"):
+        if offset > len(data) or data[end:offset] != _ZEROS[: offset - end]:
             return None
     found.append(offset)
     return found

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import mmap
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -38,6 +38,11 @@ class TarWriter(HashedTar):
         """Append a sample of another tar shard, its metadata as given."""
         self._file.write(sample.content)
         self.add_member(f"{sample.key}.json", sample.metadata)
+
+    def add_run(self, chunks: Iterable[memoryview]) -> None:
+        """Append samples of another tar shard."""
+        for chunk in chunks:
+            self._file.write(chunk)
 
 
 class Member(NamedTuple):
@@ -107,6 +112,11 @@ class TarReader(Closing):
             raise ShardError(f"{self.path}: the reader is closed; open the shard again")
         start, stop = int(self._starts[index, 0]) - BLOCK, int(self._starts[index, -1]) - BLOCK
         return RawSample(self._keys[index], memoryview(self._map)[start:stop], metadata)
+
+    def span(self, first: int, stop: int) -> tuple[int, int]:
+        """Return the bytes [start, stop) of the file that hold the samples [first, stop), which are at least one."""
+        end = int(self._starts[stop - 1, -1] + self._sizes[stop - 1, -1])
+        return self.offset(first), end + padding(end)
 
     def offset(self, index: int) -> int:
         """Return the byte of the file at which the header of a sample's first member begins."""

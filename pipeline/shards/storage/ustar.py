@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from functools import lru_cache
 
 BLOCK = 512
@@ -9,6 +10,7 @@ RECORD = 20 * BLOCK
 """A tar file's length is a multiple of this (POSIX `pax`, ustar interchange format)."""
 _MAX_MEMBER_BYTES = 8**11 - 1
 _MODE_AND_OWNER = b"0000644\0" + b"0000000\0" * 2
+_OCTAL = re.compile(rb"[0-7]{11}")
 _TIME = b"00000000000\0"
 HEADER_END = (b"0" + bytes(100) + b"ustar\0" + b"00").ljust(
     BLOCK - 156, b"\0"
@@ -28,6 +30,7 @@ def ustar_header(name: str, size: int) -> bytes:
     return before + checksum_field(sum(before) + _END_SUM) + HEADER_END
 
 
+@lru_cache(maxsize=65536)  # sums of the 512 bytes of similar headers lie close together
 def checksum_field(checksum: int) -> bytes:
     """Return the 8 bytes that a header has for the sum of all its bytes."""
     return b"%06o\0 " % checksum
@@ -39,11 +42,13 @@ def padding(size: int) -> int:
 
 
 @lru_cache(maxsize=65536)  # shapes of arrays are few, lengths of captions some thousand
-def header_parts(name: str, digits: bytes, key_length: int) -> tuple[bytes, int, int]:
+def header_parts(name: str, digits: bytes, key_length: int) -> tuple[bytes, int, int] | None:
     """Return what a header holds between key and checksum, what all but the key adds to the checksum, and the size.
 
-    name: what follows `KEY.`. digits: 11 octal digits, the size as the header writes it. With these a whole header is
-    `key + between + checksum_field(sum(key) + rest) + HEADER_END`.
+    name: what follows `KEY.`. digits: the size as the header writes it; None where they are not 11 octal digits. With
+    these a whole header is `key + between + checksum_field(sum(key) + rest) + HEADER_END`.
     """
+    if not _OCTAL.fullmatch(digits):
+        return None
     before = f".{name}".encode().ljust(100 - key_length, b"\0") + _MODE_AND_OWNER + digits + b"\0" + _TIME
     return before, sum(before) + _END_SUM, int(digits, 8)

@@ -15,7 +15,8 @@ import tempfile
 import threading
 import time
 import weakref
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -155,30 +156,36 @@ def file_sha256(path: Path, *, stop: threading.Event | None = None) -> str | Non
 
     Other threads run meanwhile: neither reading nor hashing holds the interpreter.
     """
-    digest, buffer = hashlib.sha256(), memoryview(bytearray(_READ_BYTES))
-    try:
-        with path.open("rb", buffering=0) as file:
-            while size := file.readinto(buffer):
-                if stop is not None and stop.is_set():
-                    return None
-                digest.update(buffer[:size])
-    except OSError as error:
-        raise CorruptShardError(f"cannot be read ({error.strerror})", path=path) from error
+    digest = hashlib.sha256()
+    for _, piece in _pieces(path, 0, None):
+        if stop is not None and stop.is_set():
+            return None
+        digest.update(piece)
     return digest.hexdigest()
 
 
 def compare_sha256(path: Path, sha256: str, *, stop: threading.Event | None = None) -> bool:
     """Read a file; return False where `stop` ended that, raise CorruptShardError where its SHA-256 is another."""
     found = file_sha256(path, stop=stop)
-    if found is not None and found != sha256:
+    if found is not None:
+        _require_equal(path, found, sha256)
+    return found is not None
+
+
+def _require_equal(path: Path, found: str, sha256: str) -> None:
+    if found != sha256:
         problem = (
             f"its SHA-256 is {found[:16]}…, its record has {sha256[:16]}…: bytes were changed since it was written"
         )
         raise CorruptShardError(problem, path=path)
-    return found is not None
 
 
 _compared: set[str] = set()  # of this process: files in the states in which they were compared with their records
+
+
+_at_work: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
+"""Held while a thread compares a file, so that the others wait for it and do not read the file, too."""
+os.register_at_fork(after_in_child=_at_work.clear)  # a lock that was held at the fork would never be free
 
 
 def compare_with_record(path: Path) -> None:
@@ -186,13 +193,72 @@ def compare_with_record(path: Path) -> None:
 
     Raises CorruptShardError where its SHA-256 is another, or the record is damaged or names another file.
     """
+    if (recorded := _recorded(path)) is None:
+        return
+    entry, sha256 = recorded
+    with _at_work[entry]:
+        if entry not in _compared:
+            compare_sha256(path, sha256)
+            _compared.add(entry)
+
+
+def read_compared(path: Path, start: int, stop: int) -> Generator[memoryview]:
+    """Yield the bytes [start, stop) of a file of samples in pieces, and compare the file with its record.
+
+    The file is read once for both. Only when the iterator has ended are the bytes known to be those of the record:
+    until then the caller must not make what it wrote of them part of a data set. Threads that need the same file wait
+    meanwhile, so close the iterator where it is left early.
+
+    Yields:
+        Pieces, each valid until the next one is asked for.
+
+    Raises:
+        CorruptShardError: What `compare_with_record` raises, or the file is shorter than `stop`.
+    """
+    entry, sha256 = _recorded(path) or ("", "")
+    with _at_work[entry] if entry else contextlib.nullcontext():
+        unknown = bool(entry) and entry not in _compared
+        if unknown:
+            digest = hashlib.sha256()
+            for offset, piece in _pieces(path, 0, None):
+                digest.update(piece)
+                if inside := piece[max(0, start - offset) : max(0, stop - offset)]:
+                    yield inside
+            _require_equal(path, digest.hexdigest(), sha256)
+            _compared.add(entry)
+    if not unknown:
+        yield from read_part(path, start, stop)
+
+
+def read_part(path: Path, start: int, stop: int) -> Generator[memoryview]:
+    """Yield the bytes [start, stop) of a file in pieces as `read_compared` does, and compare nothing."""
+    yield from (piece for _, piece in _pieces(path, start, stop))
+
+
+def _pieces(path: Path, start: int, stop: int | None) -> Iterator[tuple[int, memoryview]]:
+    """Yield (offset, bytes) of a file from `start` on; CorruptShardError where it ends before `stop`."""
+    buffer = memoryview(bytearray(_READ_BYTES))
+    try:
+        with path.open("rb", buffering=0) as file:
+            offset = file.seek(start)
+            while stop is None or offset < stop:
+                wanted = len(buffer) if stop is None else min(len(buffer), stop - offset)
+                if not (size := file.readinto(buffer[:wanted])):
+                    break
+                yield offset, buffer[:size]
+                offset += size
+    except OSError as error:
+        raise CorruptShardError(f"cannot be read ({error.strerror})", path=path) from error
+    if stop is not None and offset < stop:
+        raise CorruptShardError(f"has {offset:,} bytes, {stop:,} are expected", path=path)
+
+
+def _recorded(path: Path) -> tuple[str, str] | None:
+    """Return the entry and the SHA-256 that the record beside a file gives it; None where it has no record."""
     record_path = path.with_suffix(".json")
     if not record_path.is_file():
-        return
+        return None
     record = read_record(record_path)
     if record.file != path.name:
         raise CorruptShardError(f"is the record of {record.file}, not of {path.name}", path=record_path)
-    entry = _entry(path, record.sha256, cached=False)
-    if entry not in _compared:
-        compare_sha256(path, record.sha256)
-        _compared.add(entry)
+    return _entry(path, record.sha256, cached=False), record.sha256

@@ -28,7 +28,7 @@ from vilbert.pipeline.shards.location.layout import (
 from vilbert.pipeline.shards.record import ShardRecord, count_names
 from vilbert.pipeline.shards.sample import Sample
 from vilbert.pipeline.shards.storage.atomic import fsync_dir, temporary_path, write_atomic
-from vilbert.pipeline.shards.storage.raw import RawSample
+from vilbert.pipeline.shards.storage.raw import RawRun, RawSample
 from vilbert.pipeline.shards.storage.store import SampleWriter, create_shard
 
 Layout = tuple[tuple[str, tuple[int, ...], str], ...]
@@ -89,6 +89,18 @@ class ShardWriter:
         self._note(sample.key, layout, split)
         with self._disk_errors():
             self._store.add_raw(sample)
+
+    def add_run(self, run: RawRun, *, layout: Layout) -> None:
+        """Append samples of another tar shard as they are stored there; this one is a tar, too.
+
+        Args:
+            run: The samples.
+            layout: Their arrays, from the data set that they are of.
+        """
+        for key, split in zip(run.keys, run.splits, strict=True):
+            self._note(key, layout, split)
+        with self._disk_errors(), contextlib.closing(run.chunks):
+            self._store.add_run(run.chunks)
 
     def _note(self, key: str, layout: Layout, split: object) -> None:
         """Take in the next sample, before it is written."""

@@ -21,8 +21,11 @@ from vilbert.pipeline.signals import leave_now
 from vilbert.pipeline.train.engine.group_watch import ending_together
 
 PATIENCE = timedelta(hours=24)
-"""How long a process waits for the others. The first makes a vocabulary of all captions while they do, which of many
-millions takes hours. A process that fails is noticed sooner: see `group_watch`."""
+"""How long a process waits for the others where one may work alone: the first makes a vocabulary of all captions, which
+of many millions takes hours. A process that fails is noticed sooner: see `group_watch`."""
+GPU_PATIENCE = timedelta(minutes=30)
+"""How long an operation between GPUs may take, before NCCL ends the processes: then one of them hangs. Longer than the
+loader waits for a batch (`loader_processes.STALL_LIMIT_SECONDS`), and than evaluations of two processes differ by."""
 JOIN_PATIENCE = timedelta(minutes=15)
 """How long processes wait for one another to start."""
 
@@ -37,6 +40,8 @@ class Group:
     """How many there are."""
     device: torch.device
     """Where its model lies."""
+    patient: dist.ProcessGroup | None = None
+    """What `gather` and `wait` go through, for `PATIENCE`; None for the default group."""
 
     @property
     def first(self) -> bool:
@@ -55,13 +60,13 @@ class Group:
         if self.world == 1:
             return [value]
         gathered: list[Any] = [None] * self.world
-        dist.all_gather_object(gathered, value)
+        dist.all_gather_object(gathered, value, group=self.patient)
         return gathered
 
     def wait(self) -> None:
         """Wait until all processes are here."""
         if self.world > 1:
-            dist.barrier()
+            dist.barrier(group=self.patient)
 
 
 def own_device(wanted: Literal["auto", "cpu", "cuda"]) -> torch.device:
@@ -80,7 +85,7 @@ def own_device(wanted: Literal["auto", "cpu", "cuda"]) -> torch.device:
 def process_group(wanted: Literal["auto", "cpu", "cuda"]) -> Iterator[Group]:
     """Yield the group that this process belongs to: nccl on GPUs, gloo on CPUs, and none for a lone process."""
     if dist.is_initialized():  # by Ray Train, which ends the others where one fails
-        yield Group(rank=dist.get_rank(), world=dist.get_world_size(), device=own_device(wanted))
+        yield _group(own_device(wanted))
     elif int(os.environ.get("WORLD_SIZE", "1")) > 1:  # by torchrun
         with _joined(wanted) as group:
             yield group
@@ -101,19 +106,31 @@ def _joined(wanted: Literal["auto", "cpu", "cuda"]) -> Iterator[Group]:
     try:
         with ending_together(store.clone(), rank):
             device = own_device(wanted)
+            on_gpu = device.type == "cuda"
             dist.init_process_group(
-                "nccl" if device.type == "cuda" else "gloo",
+                "nccl" if on_gpu else "gloo",
                 store=dist.PrefixStore("default_pg", store),  # type: ignore[attr-defined]
                 rank=rank,
                 world_size=world,
-                timeout=PATIENCE,
+                timeout=GPU_PATIENCE if on_gpu else PATIENCE,
+                # Else NCCL takes the GPU of the global rank for its first operation, which may be another process's.
+                device_id=device if on_gpu else None,
             )
-            yield Group(rank=rank, world=world, device=device)
+            yield _group(device)
     except BaseException as error:
         # Taking the group apart would wait for operations that the others no longer take part in.
         atexit.register(leave_now, _status(error))
         raise
     dist.destroy_process_group()
+
+
+def _group(device: torch.device) -> Group:
+    """Return this process's place in the default process group.
+
+    Beside NCCL's there is one of gloo: GPUs that wait for each other are given less time than processes.
+    """
+    patient = dist.new_group(backend="gloo", timeout=PATIENCE) if device.type == "cuda" else None
+    return Group(rank=dist.get_rank(), world=dist.get_world_size(), device=device, patient=patient)
 
 
 def _status(error: BaseException) -> int:

@@ -157,7 +157,7 @@ def _trainer(
     from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig, UserCallback
     from ray.train.torch import TorchConfig, TorchTrainer
 
-    from vilbert.pipeline.train.engine.distributed import PATIENCE
+    from vilbert.pipeline.train.engine.distributed import GPU_PATIENCE, PATIENCE
 
     class StopOnFinalError(UserCallback):  # type: ignore[misc] # Ray has no types
         """End the run at an error that another try would meet again; an error in a callback ends it."""
@@ -168,6 +168,7 @@ def _trainer(
             logger.warning("a training worker is lost, all are started again (%s)", _said_first(worker_exceptions))
 
     folder = str(Path.cwd())
+    patience = GPU_PATIENCE if use_gpu else PATIENCE
 
     def work() -> int:
         logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
@@ -178,7 +179,7 @@ def _trainer(
 
     return TorchTrainer(
         work,
-        torch_config=TorchConfig(backend="nccl" if use_gpu else "gloo", timeout_s=int(PATIENCE.total_seconds())),
+        torch_config=TorchConfig(backend="nccl" if use_gpu else "gloo", timeout_s=int(patience.total_seconds())),
         scaling_config=ScalingConfig(num_workers=(1, workers), use_gpu=use_gpu),
         run_config=RunConfig(
             storage_path=str(storage),

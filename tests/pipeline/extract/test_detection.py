@@ -40,6 +40,9 @@ class Detector:
 
     feature_dim = 3
 
+    def resized_shape(self, height: int, width: int) -> tuple[int, int]:
+        return height, width
+
     def extract(self, images: list[Any], boxes: list[Any]) -> list[Regions]:
         self.given.append(len(images))
         if self._errors and (error := self._errors.pop(0)):
@@ -82,6 +85,21 @@ def test_one_that_has_no_room_alone_is_halved() -> None:
     detector = Detector(FULL)
     assert detect(detector, "cpu", Journal()) == ["no_regions"] * 4
     assert detector.given == [4, 2, 2]
+
+
+def test_a_batch_size_that_had_no_room_is_not_tried_again_at_that_shape() -> None:
+    detector = Detector(FULL, FULL, FULL, FULL)
+    detection = Detection(detector, 4, Turns("cuda"))  # type: ignore[arg-type]
+    for number in (4, 3, 2, 1):
+        assert len(list(detection.detect(items(number), Journal()))) == number
+    # 4 and then 2 have no room, each beside the other shard and alone; the rest goes through one by one at once.
+    assert detector.given == [4, 4, 2, 2, *[1] * 10]
+    wide = items(4)
+    for item in wide:
+        item.image.pixels = np.zeros((4, 5, 3), np.uint8)
+    detector.given.clear()
+    assert len(list(detection.detect(wide, Journal()))) == 4
+    assert detector.given == [4]
 
 
 def test_an_image_that_has_no_room_alone_is_a_failure() -> None:

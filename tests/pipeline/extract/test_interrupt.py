@@ -65,10 +65,10 @@ def interrupted_when(monkeypatch: pytest.MonkeyPatch, place: str, also: Callable
         also()
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(f"vilbert.pipeline.jobs.run.{place}", interrupt)
+    monkeypatch.setattr(f"vilbert.pipeline.jobs.{place}", interrupt)
 
 
-@pytest.mark.parametrize("place", ["is_complete", "Crew.first", "choose_retries", "finish_dataset"])
+@pytest.mark.parametrize("place", ["run.is_complete", "crew.Crew.first", "run.choose_retries", "run.finish_dataset"])
 def test_a_store_that_is_away_neither_hides_an_interrupt_nor_delays_it(
     manifest: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, place: str
 ) -> None:
@@ -96,7 +96,7 @@ def test_a_store_that_is_away_neither_hides_an_interrupt_nor_delays_it(
     assert "trying again" not in caplog.text
 
 
-@pytest.mark.parametrize("place", ["is_complete", "Crew.first", "finish_dataset"])
+@pytest.mark.parametrize("place", ["run.is_complete", "crew.Crew.first", "run.finish_dataset"])
 def test_nor_does_a_disk_that_fails(
     manifest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, place: str
 ) -> None:

@@ -46,6 +46,7 @@ class NumberSettings:
     backend: str = "local"
     dashboard: bool = False
     price_per_hour: float | None = None
+    shared: bool = False
 
     @property
     def fingerprint(self) -> dict[str, Any]:

@@ -140,7 +140,7 @@ def test_one_that_is_interrupted_before_a_worker_is_ready_says_so(
     def first(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("vilbert.pipeline.jobs.run.Crew.first", first)
+    monkeypatch.setattr("vilbert.pipeline.jobs.crew.Crew.first", first)
     assert extract(settings) == 130
     assert main(["status", str(settings.output)]) == 1
     assert "interrupted after" in capsys.readouterr().out
@@ -157,7 +157,7 @@ def test_before_a_worker_is_ready_it_is_starting_and_not_what_the_last_run_was(
         seen.append(capsys.readouterr().out)
         raise ExtractorError("no such weights")
 
-    monkeypatch.setattr("vilbert.pipeline.jobs.run.Crew.first", first)
+    monkeypatch.setattr("vilbert.pipeline.jobs.crew.Crew.first", first)
     for _ in range(2):
         with pytest.raises(ExtractorError):
             extract(settings)

@@ -63,6 +63,27 @@ def test_every_format(name: str, make_dataset: MakeDataset, tmp_path: Path, caps
     assert output.exists()
 
 
+def test_only_what_the_data_set_has_is_said_to_be_left_out(
+    make_dataset: MakeDataset, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def bare(row: int, sample: Sample) -> Sample:
+        return replace(sample, meta={"image_id": sample.meta["image_id"], "captions": [], "split": ""})
+
+    def lost(directory: Path, *options: str) -> Any:
+        output = tmp_path / f"{directory.name}{len(options)}.tsv"
+        arguments = ["export", str(directory), "--to", "bottom-up-tsv", "--output", str(output), "--json"]
+        assert main([*arguments, *options]) == 0
+        return json.loads(capsys.readouterr().out)["lost"]
+
+    data = make_dataset(rows=2, failed={}, change=bare).directory
+    objects = ["object ids", "object scores", "attribute ids", "attribute scores"]
+    assert lost(data) == lost(data, "--dry-run") == objects
+    fields = ["--drop-fields", "objects", "classes", "attributes"]
+    assert main(["convert", str(data), "--output", str(tmp_path / "fewer"), *fields]) == 0
+    capsys.readouterr()
+    assert lost(tmp_path / "fewer") == []
+
+
 def with_caption(row: int, sample: Sample) -> Sample:
     return replace(sample, meta={**sample.meta, "captions": ["a caption"]})
 

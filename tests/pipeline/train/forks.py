@@ -14,18 +14,21 @@ from typing import IO, cast
 
 # A request is a line of JSON: a command to start, answered by its process id, or one to wait for, answered by how it
 # ended. What is started has a session of its own, as a shell gives a job. Curves are left out, which take longest.
-CODE = """
-import json, os, signal, sys, time
-import torch
+TRAINING = """
 import torch._dynamo  # the optimizer imports it at its first step
 from transformers import AutoTokenizer, BertTokenizer
 import vilbert.pipeline.pages.curves
 import vilbert.pipeline.train.pretraining.run
-from vilbert.pipeline.cli import main
 from vilbert.pipeline.train.engine import loop
 
-torch.set_num_threads(1)
 vilbert.pipeline.pages.curves.svg = lambda entries: "<svg/>"
+"""
+CODE = """
+import json, os, signal, sys, time
+import torch
+from vilbert.pipeline.cli import main
+
+torch.set_num_threads(1)
 
 
 def pause(step, until):
@@ -155,9 +158,9 @@ class Forks:
 
 
 @contextmanager
-def forking() -> Iterator[Forks]:
-    """Yield what starts processes; it ends with the block."""
-    command = [sys.executable, "-c", CODE]
+def forking(prepare: str = TRAINING) -> Iterator[Forks]:
+    """Yield what starts processes; it ends with the block. prepare: the code that imports what they need."""
+    command = [sys.executable, "-c", prepare + CODE]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as source:
         yield Forks(source)
         source.kill()

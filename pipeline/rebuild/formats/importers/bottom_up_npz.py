@@ -6,9 +6,8 @@ released script; an early version counted them (`--background first`).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 from vilbert.pipeline.rebuild.formats.importers.folder_files import FolderFiles, first_file, read_file
 from vilbert.pipeline.rebuild.formats.importers.imported_source import ImportedSource
@@ -18,15 +17,16 @@ from vilbert.pipeline.rebuild.formats.importers.mapping_fields import (
     take_column,
     take_number,
 )
+from vilbert.pipeline.rebuild.formats.importers.named_rows import NamedReader, file_stem
 from vilbert.pipeline.rebuild.formats.importers.published_image import (
     Background,
-    Head,
     PublishedImage,
     RowError,
     foreground_ids,
 )
 from vilbert.pipeline.rebuild.formats.registry import ImportOptions
 from vilbert.untrusted.npz_files import load_npz
+from vilbert.untrusted.pickles import ForbiddenError
 
 _SUFFIX = ".npz"
 
@@ -39,12 +39,15 @@ class Importer:
         found = first_file(path, _is_features) if path.is_dir() else None
         try:
             return found is not None and {"x", "bbox"} <= load_npz(read_file(found, found.name)).keys()
+        except ForbiddenError:
+            return True  # opening it names what its pickle asks for
         except (ValueError, RowError):
             return False
 
     def open(self, path: Path, options: ImportOptions) -> ImportedSource:
         """Open a folder; see `registry.Importer`."""
-        reader = _Reader(FolderFiles(path, _is_features), options.background or "none")
+        parse = partial(_parse, options.background or "none")
+        reader = NamedReader(FolderFiles(path, _is_features), parse, partial(file_stem, suffix=_SUFFIX))
         return ImportedSource("bottom-up-npz", path, reader, options)
 
 
@@ -52,48 +55,21 @@ def _is_features(name: str) -> bool:
     return name.endswith(_SUFFIX)
 
 
-class _Reader:
-    def __init__(self, files: FolderFiles, background: Background) -> None:
-        self._files, self._background = files, background
-
-    def __len__(self) -> int:
-        return len(self._files)
-
-    def content(self, row: int) -> bytes:
-        return self._files.read(row)
-
-    def _image_id(self, row: int) -> str:
-        """Return the file's name: the scripts name it by the image id."""
-        return self._files.name(row).rpartition("/")[2].removesuffix(_SUFFIX)
-
-    def head(self, row: int) -> Head:
-        return Head(image_id=self._image_id(row))
-
-    def image(self, row: int) -> PublishedImage:
-        image_id = self._image_id(row)
-        try:
-            arrays = load_npz(self._files.read(row))
-            info = require_mapping(arrays.get("info", {}))
-            return self._of(arrays, info, image_id)
-        except RowError as error:
-            raise RowError(error.reason, str(error), image_id) from error
-
-    def _of(self, arrays: Mapping[str, Any], info: Mapping[str, Any], image_id: str) -> PublishedImage:
-        objects = take_column(info, "objects_id")
-        attributes = take_column(info, "attrs_id")
-        if attributes is not None and self._background == "first":
-            attributes = attributes - 1  # "no attribute" was counted, too
-        return PublishedImage(
-            image_id=image_id,
-            features=require_array(arrays, "x"),
-            boxes=require_array(arrays, "bbox"),
-            width=take_number(arrays, "image_w"),
-            height=take_number(arrays, "image_h"),
-            object_ids=None if objects is None else foreground_ids(objects, self._background),
-            object_scores=take_column(info, "objects_conf"),
-            attribute_ids=attributes,
-            attribute_scores=take_column(info, "attrs_conf"),
-        )
-
-    def close(self) -> None:
-        """Nothing is open between rows."""
+def _parse(background: Background, image_id: str, data: bytes) -> PublishedImage:
+    arrays = load_npz(data)
+    info = require_mapping(arrays.get("info", {}))
+    objects = take_column(info, "objects_id")
+    attributes = take_column(info, "attrs_id")
+    if attributes is not None and background == "first":
+        attributes = attributes - 1  # "no attribute" was counted, too
+    return PublishedImage(
+        image_id=image_id,
+        features=require_array(arrays, "x"),
+        boxes=require_array(arrays, "bbox"),
+        width=take_number(arrays, "image_w"),
+        height=take_number(arrays, "image_h"),
+        object_ids=None if objects is None else foreground_ids(objects, background),
+        object_scores=take_column(info, "objects_conf"),
+        attribute_ids=attributes,
+        attribute_scores=take_column(info, "attrs_conf"),
+    )

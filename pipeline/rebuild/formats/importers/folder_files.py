@@ -45,6 +45,9 @@ class FolderFiles:
         """Return the bytes of a file; raise RowError where it cannot be read."""
         return read_file(self.folder / os.fsdecode(self._names[row]), self.name(row))
 
+    def close(self) -> None:
+        """Nothing is open between rows."""
+
     def path(self, row: int) -> Path:
         """Return the path of a file."""
         return self.folder / os.fsdecode(self._names[row])

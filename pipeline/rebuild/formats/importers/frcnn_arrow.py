@@ -26,6 +26,7 @@ from vilbert.pipeline.rebuild.formats.importers.published_image import (
 from vilbert.pipeline.rebuild.formats.registry import ImportOptions
 
 _REQUIRED = {"boxes", "roi_features", "img_id", "sizes"}
+_READ = {*_REQUIRED, "obj_ids", "obj_probs", "attr_ids", "attr_probs", "preds_per_image"}
 _MAX_ID = 1 << 16
 _STREAM, _FILE = b"\xff\xff\xff\xff", b"ARROW1"
 
@@ -105,7 +106,7 @@ class _Reader:
 
     def content(self, row: int) -> bytes:
         values = self._row(row)
-        return b"".join(_array(values, name).tobytes() for name in sorted(_REQUIRED))
+        return b"".join(_array(values, name).tobytes() for name in sorted(_READ & values.keys()))
 
     def head(self, row: int) -> None:
         return None

@@ -12,6 +12,7 @@ from types import TracebackType
 from typing import Any, Protocol, Self, TypeVar
 
 from vilbert.pipeline.errors import ShardError
+from vilbert.pipeline.rebuild.formats.importers.content_hash import DAMAGE, content_sha256
 from vilbert.pipeline.rebuild.formats.importers.image_sizes import ImageSizes
 from vilbert.pipeline.rebuild.formats.importers.names import attribute_names, class_names
 from vilbert.pipeline.rebuild.formats.importers.published_image import (
@@ -24,6 +25,7 @@ from vilbert.pipeline.rebuild.formats.importers.published_image import (
 )
 from vilbert.pipeline.rebuild.formats.registry import ImportOptions
 from vilbert.pipeline.rebuild.source import Scanned, SourceDescription
+from vilbert.pipeline.shards.dataset import fingerprint_digest
 from vilbert.pipeline.shards.failures import FailureRow
 from vilbert.pipeline.shards.keys import sample_key
 from vilbert.pipeline.shards.sample import Sample
@@ -35,11 +37,6 @@ _CLASSES, _ATTRIBUTES = 1601, 400
 """Of Visual Genome as Anderson et al. 2018 use it, which the tools of these formats detect; the background counts."""
 _PROBED = 1_000
 """Rows that are read in search of the first good one before a file is refused."""
-_SAMPLED = 64
-"""Rows whose content is hashed for the fingerprint."""
-_DAMAGE = (ValueError, TypeError, LookupError, ArithmeticError, AttributeError)
-"""What readers raise for a damaged row, beside RowError."""
-
 
 _Read = TypeVar("_Read")
 
@@ -51,7 +48,7 @@ class RowReader(Protocol):
         """Return the number of rows."""
 
     def content(self, row: int) -> bytes:
-        """Return the bytes of a row, for the fingerprint; raise RowError where they cannot be read."""
+        """Return the bytes of a row, for the hash that names the content; raise RowError where they cannot be read."""
 
     def head(self, row: int) -> Head | None:
         """Return what planning needs of a row, without its arrays; None where the row must be read for it.
@@ -88,6 +85,7 @@ class ImportedSource:
             ShardError: No row gives a sample.
         """
         self._name, self._path, self._reader, self._options = name, path, reader, options
+        self._content: str | None = None
         self._uri = os.fsencode(path).decode("utf-8", "backslashreplace")
         try:
             self._sizes = None if options.image_sizes is None else ImageSizes.read(options.image_sizes)
@@ -176,7 +174,7 @@ class ImportedSource:
                 f"{self._path}: refused: row {row:,} {error}. Files of features hold arrays, texts and numbers; get it "
                 "from its authors again"
             ) from error
-        except _DAMAGE as error:
+        except DAMAGE as error:
             raise RowError("broken_row", str(error) or type(error).__name__) from error
 
     def _sample(self, image: PublishedImage) -> Sample:
@@ -253,24 +251,23 @@ class ImportedSource:
         if not image.meta.get("captions"):
             yield "captions"
 
+    @property
+    def content(self) -> str:
+        """Hex digest of all rows, and of what else the samples depend on. The first time, the whole file is read."""
+        if self._content is None:
+            rows = content_sha256(self._reader, self._path, scratch=self._options.scratch)
+            sizes = None if self._sizes is None else self._sizes.manifest_hash
+            facts = {**self._description.fingerprint, "rows_sha256": rows, "image_sizes": sizes}
+            self._content = fingerprint_digest(facts)
+        return self._content
+
     def _fingerprint(self) -> dict[str, Any]:
-        """Return what identifies the content: a terabyte is not read twice, but some rows are hashed."""
-        sha256 = hashlib.sha256()
-        step = max(1, self.rows // _SAMPLED)
-        for row in range(0, self.rows, step):
-            try:
-                content = self._reader.content(row)
-            except (RowError, *_DAMAGE) as error:
-                content = str(error).encode("utf-8", "backslashreplace")
-            sha256.update(len(content).to_bytes(8, "little"))
-            sha256.update(content)
+        """Return how the file is read, and what its user says of the detector."""
         options = self._options
         return {
-            "rows": self.rows,
-            "sampled_sha256": sha256.hexdigest(),
+            **({} if options.origin is None else {"origin": options.origin}),
             "class_names": hashlib.sha256("\n".join(self._class_names).encode()).hexdigest(),
             "attribute_names": hashlib.sha256("\n".join(self._attribute_names).encode()).hexdigest(),
-            "image_sizes": None if self._sizes is None else self._sizes.manifest_hash,
             "background": options.background,
             "top_classes": options.top_classes,
             "number_ids": options.number_ids,

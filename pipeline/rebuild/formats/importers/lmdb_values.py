@@ -184,7 +184,11 @@ class LmdbRows:
         """Return the key of a row."""
         return self._keys[row]
 
-    def value(self, row: int) -> bytes:
+    def name(self, row: int) -> str:
+        """Return the key of a row as text, with characters that UTF-8 does not hold escaped."""
+        return self._keys[row].decode("utf-8", "backslashreplace")
+
+    def read(self, row: int) -> bytes:
         """Return the value of a row; raise RowError where it cannot be read."""
         value = self.file.get(self._keys[row])
         if value is None:

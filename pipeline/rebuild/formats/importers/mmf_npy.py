@@ -10,7 +10,8 @@ from vilbert.pipeline.rebuild.formats.importers.folder_files import FolderFiles,
 from vilbert.pipeline.rebuild.formats.importers.imported_source import ImportedSource
 from vilbert.pipeline.rebuild.formats.importers.mapping_fields import require_mapping
 from vilbert.pipeline.rebuild.formats.importers.mmf_info import mmf_image
-from vilbert.pipeline.rebuild.formats.importers.published_image import Background, Head, PublishedImage, RowError
+from vilbert.pipeline.rebuild.formats.importers.named_rows import NamedReader
+from vilbert.pipeline.rebuild.formats.importers.published_image import Background, PublishedImage, RowError
 from vilbert.pipeline.rebuild.formats.registry import ImportOptions
 from vilbert.untrusted.pickled_arrays import load_npy
 
@@ -34,33 +35,25 @@ def _is_features(name: str) -> bool:
     return name.endswith(".npy") and not name.endswith((_INFO, _FULL))
 
 
-class _Reader:
+class _Reader(NamedReader):
+    """Pairs of files, by the name of the one with features."""
+
     def __init__(self, files: FolderFiles, background: Background | None) -> None:
+        super().__init__(files, image_id=lambda name: name.removesuffix(".npy"))
         self._files, self._background = files, background
 
-    def __len__(self) -> int:
-        return len(self._files)
-
     def content(self, row: int) -> bytes:
-        return self._files.read(row) + self._info(row)
+        """Return name and bytes of both files."""
+        return super().content(row) + self._info(row)
 
     def _info(self, row: int) -> bytes:
         path = self._files.path(row)
         info = path.with_name(path.name.removesuffix(".npy") + _INFO)
         return read_file(info, f"{self._files.name(row).removesuffix('.npy')}{_INFO}")
 
-    def head(self, row: int) -> Head:
-        return Head(image_id=self._files.name(row).removesuffix(".npy"))
-
-    def image(self, row: int) -> PublishedImage:
-        image_id = self._files.name(row).removesuffix(".npy")
-        try:
-            features = load_npy(self._files.read(row))
-            if not isinstance(features, np.ndarray):
-                raise RowError("broken_row", "holds objects, expected an array of features")
-            return mmf_image(image_id, features, require_mapping(load_npy(self._info(row))), self._background)
-        except RowError as error:
-            raise RowError(error.reason, str(error), error.image_id or image_id) from error
-
-    def close(self) -> None:
-        """Nothing is open between rows."""
+    def parse(self, row: int, image_id: str) -> PublishedImage:
+        """Return what both files say of an image."""
+        features = load_npy(self._files.read(row))
+        if not isinstance(features, np.ndarray):
+            raise RowError("broken_row", "holds objects, expected an array of features")
+        return mmf_image(image_id, features, require_mapping(load_npy(self._info(row))), self._background)

@@ -187,11 +187,13 @@ def most_probable(probs: NDArray[np.float32], count: int) -> NDArray[np.intp]:
     """
     if count >= probs.shape[1]:
         return np.argsort(-probs, axis=1, kind="stable")
-    ids = np.sort(np.argpartition(-probs, count - 1, axis=1)[:, :count], axis=1)
-    chosen = np.take_along_axis(probs, ids, axis=1)
-    least = chosen.min(axis=1, keepdims=True)
-    tied = np.flatnonzero((probs >= least).sum(axis=1) > count)  # which of the equals are chosen is left to chance
-    order = np.take_along_axis(ids, np.argsort(-chosen, axis=1, kind="stable"), axis=1)
+    least = np.partition(probs, probs.shape[1] - count, axis=1)[:, probs.shape[1] - count]
+    among = probs >= least[:, None]
+    tied = np.count_nonzero(among, axis=1) != count  # more than `count` are as probable as the last one
+    among[tied] = False
+    ids, chosen = np.nonzero(among)[1].reshape(-1, count), probs[among].reshape(-1, count)
+    order = np.empty((len(probs), count), np.intp)
+    order[~tied] = np.take_along_axis(ids, np.argsort(-chosen, axis=1, kind="stable"), axis=1)
     order[tied] = np.argsort(-probs[tied], axis=1, kind="stable")[:, :count]
     return order
 

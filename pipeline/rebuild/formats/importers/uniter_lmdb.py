@@ -19,9 +19,9 @@ from vilbert.pipeline.rebuild.formats.importers.folder_files import only_inside
 from vilbert.pipeline.rebuild.formats.importers.imported_source import ImportedSource
 from vilbert.pipeline.rebuild.formats.importers.lmdb_values import LmdbFile, LmdbRows, data_file, is_lmdb, open_lmdb
 from vilbert.pipeline.rebuild.formats.importers.mapping_fields import require_array, require_mapping, take_array
+from vilbert.pipeline.rebuild.formats.importers.named_rows import NamedReader
 from vilbert.pipeline.rebuild.formats.importers.published_image import (
     Background,
-    Head,
     PublishedImage,
     RowError,
     background_first,
@@ -116,25 +116,21 @@ def _fields(value: bytes) -> dict[Any, Any]:
     return require_mapping(load_npz(value, skip=_PHANTOM) if value.startswith(_ZIP) else load_msgpack(value))
 
 
-class _Reader:
-    def __init__(self, rows: LmdbRows, counts: NDArray[np.int32] | None, background: Background) -> None:
-        self._rows, self._counts, self._background = rows, counts, background
+class _Reader(NamedReader):
+    """Values, of which `nbb_*.json` may say how many boxes to use."""
 
-    def __len__(self) -> int:
-        return len(self._rows)
+    def __init__(self, rows: LmdbRows, counts: NDArray[np.int32] | None, background: Background) -> None:
+        super().__init__(rows, image_id=lambda name: name.removesuffix(".npz"))
+        self._counts, self._background = counts, background
 
     def content(self, row: int) -> bytes:
-        return self._rows.value(row)
+        """Return key and value of a row, and how many boxes it has."""
+        count = b"" if self._counts is None else b"\0%d" % self._counts[row]
+        return super().content(row) + count
 
-    def head(self, row: int) -> Head:
-        return Head(image_id=self._rows.key(row).decode("utf-8", "backslashreplace").removesuffix(".npz"))
-
-    def image(self, row: int) -> PublishedImage:
-        image_id = self.head(row).image_id
-        try:
-            return self._of(_fields(self._rows.value(row)), image_id, row)
-        except RowError as error:
-            raise RowError(error.reason, str(error), image_id) from error
+    def parse(self, row: int, image_id: str) -> PublishedImage:
+        """Return what a row says of an image."""
+        return self._of(_fields(self.rows.read(row)), image_id, row)
 
     def _of(self, fields: Mapping[str, Any], image_id: str, row: int) -> PublishedImage:
         features, boxes = require_array(fields, "features"), require_array(fields, "norm_bb")
@@ -151,6 +147,3 @@ class _Reader:
             boxes_are_shares=True,
             class_probs=None if probs is None else background_first(probs[:count], self._background),
         )
-
-    def close(self) -> None:
-        self._rows.close()

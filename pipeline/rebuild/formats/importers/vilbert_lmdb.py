@@ -6,6 +6,7 @@ vilbert_beta pickled the columns of a TSV as texts (arrays in base64), vilbert-m
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +21,10 @@ from vilbert.pipeline.rebuild.formats.importers.mapping_fields import (
     take_column,
     take_number,
 )
+from vilbert.pipeline.rebuild.formats.importers.named_rows import NamedReader
 from vilbert.pipeline.rebuild.formats.importers.pickled_keys import KEYS, is_pickle, read_pickled_keys
 from vilbert.pipeline.rebuild.formats.importers.published_image import (
     Background,
-    Head,
     PublishedImage,
     RowError,
     background_first,
@@ -31,7 +32,7 @@ from vilbert.pipeline.rebuild.formats.importers.published_image import (
 )
 from vilbert.pipeline.rebuild.formats.registry import ImportOptions
 from vilbert.untrusted.pickled_arrays import load_arrays
-from vilbert.untrusted.pickles import PickleError
+from vilbert.untrusted.pickles import ForbiddenError, PickleError
 
 _TEXTS = ("image_w", "image_h", "num_boxes", "boxes", "features", "cls_prob")
 _ALIASES = {"img_id": "image_id", "img_w": "image_w", "img_h": "image_h"}  # of volta
@@ -41,18 +42,29 @@ class Importer:
     """Reads ViLBERT's task LMDB."""
 
     def detect(self, path: Path) -> bool:
-        """Return whether the first value is a pickled mapping with boxes and features."""
-        fields = first_mapping(path)
+        """Return whether the first value is a pickled mapping with boxes and features, or a hostile pickle.
+
+        Opening the file then names what the pickle asks for.
+        """
+        try:
+            fields = first_mapping(path)
+        except ForbiddenError:
+            return True
         return fields is not None and {"boxes", "features"} <= fields.keys()
 
     def open(self, path: Path, options: ImportOptions) -> ImportedSource:
         """Open an environment; see `registry.Importer`."""
         rows = LmdbRows(open_lmdb(path), read_pickled_keys, (KEYS,))
-        return ImportedSource("vilbert-lmdb", path, _Reader(rows, options.background or "none"), options)
+        reader = NamedReader(rows, partial(_parse, options.background or "none"))
+        return ImportedSource("vilbert-lmdb", path, reader, options)
 
 
 def first_mapping(path: Path) -> dict[Any, Any] | None:
-    """Return the first value of an LMDB that holds pickled mappings, None for any other file."""
+    """Return the first value of an LMDB that holds pickled mappings, None for any other file.
+
+    Raises:
+        ForbiddenError: The value is a hostile pickle.
+    """
     try:
         if not is_lmdb(path):
             return None
@@ -64,42 +76,21 @@ def first_mapping(path: Path) -> dict[Any, Any] | None:
         if found is None or not is_pickle(found[1]):
             return None
         return require_mapping(load_arrays(found[1]))
+    except ForbiddenError:
+        raise
     except (PickleError, RowError):
         return None
     finally:
         file.close()
 
 
-class _Reader:
-    def __init__(self, rows: LmdbRows, background: Background) -> None:
-        self._rows, self._background = rows, background
-
-    def __len__(self) -> int:
-        return len(self._rows)
-
-    def content(self, row: int) -> bytes:
-        return self._rows.value(row)
-
-    def _image_id(self, row: int) -> str:
-        """Return the key, by which ViLBERT's reader finds an image; volta's values name it otherwise."""
-        return self._rows.key(row).decode("utf-8", "backslashreplace")
-
-    def head(self, row: int) -> Head:
-        return Head(image_id=self._image_id(row))
-
-    def image(self, row: int) -> PublishedImage:
-        image_id = self._image_id(row)
-        try:
-            fields = require_mapping(load_arrays(self._rows.value(row)))
-            fields = {_ALIASES.get(name, name): value for name, value in fields.items()}
-            if isinstance(fields.get("features"), (str, bytes)):
-                return parse_fields({**_encoded(fields), "image_id": image_id.encode()}, self._background)
-            return _of_arrays(fields, image_id, self._background)
-        except RowError as error:
-            raise RowError(error.reason, str(error), image_id) from error
-
-    def close(self) -> None:
-        self._rows.close()
+def _parse(background: Background, image_id: str, data: bytes) -> PublishedImage:
+    """Return an image. Its id is the key, by which ViLBERT's reader finds it; volta's values name it otherwise."""
+    fields = require_mapping(load_arrays(data))
+    fields = {_ALIASES.get(name, name): value for name, value in fields.items()}
+    if isinstance(fields.get("features"), (str, bytes)):
+        return parse_fields({**_encoded(fields), "image_id": image_id.encode()}, background)
+    return _of_arrays(fields, image_id, background)
 
 
 def _encoded(fields: Mapping[str, Any]) -> dict[str, bytes]:

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 from vilbert.pipeline.rebuild.formats.importers.folder_files import FolderFiles, first_file, read_file
@@ -16,15 +17,16 @@ from vilbert.pipeline.rebuild.formats.importers.mapping_fields import (
     take_array,
     take_number,
 )
+from vilbert.pipeline.rebuild.formats.importers.named_rows import NamedReader, file_stem
 from vilbert.pipeline.rebuild.formats.importers.published_image import (
     Background,
-    Head,
     PublishedImage,
     RowError,
     background_first,
 )
 from vilbert.pipeline.rebuild.formats.registry import ImportOptions
 from vilbert.untrusted.pickled_arrays import load_npy
+from vilbert.untrusted.pickles import ForbiddenError
 
 _SUFFIX = ".npy"
 
@@ -37,13 +39,16 @@ class Importer:
         found = first_file(path, _is_features) if path.is_dir() else None
         try:
             value = None if found is None else load_npy(read_file(found, found.name))
+        except ForbiddenError:
+            return True  # opening it names what its pickle asks for
         except (ValueError, RowError):
             return False
         return isinstance(value, dict) and {"bbox", "features"} <= value.keys()
 
     def open(self, path: Path, options: ImportOptions) -> ImportedSource:
         """Open a folder; see `registry.Importer`."""
-        reader = _Reader(FolderFiles(path, _is_features), options.background or "first")
+        parse = partial(_parse, options.background or "first")
+        reader = NamedReader(FolderFiles(path, _is_features), parse, partial(file_stem, suffix=_SUFFIX))
         return ImportedSource("vilbert-npy", path, reader, options)
 
 
@@ -51,38 +56,14 @@ def _is_features(name: str) -> bool:
     return name.endswith(_SUFFIX)
 
 
-class _Reader:
-    def __init__(self, files: FolderFiles, background: Background) -> None:
-        self._files, self._background = files, background
-
-    def __len__(self) -> int:
-        return len(self._files)
-
-    def content(self, row: int) -> bytes:
-        return self._files.read(row)
-
-    def _image_id(self, row: int) -> str:
-        """Return the file's name: the scripts name it by the image id."""
-        return self._files.name(row).rpartition("/")[2].removesuffix(_SUFFIX)
-
-    def head(self, row: int) -> Head:
-        return Head(image_id=self._image_id(row))
-
-    def image(self, row: int) -> PublishedImage:
-        image_id = self._image_id(row)
-        try:
-            fields = require_mapping(load_npy(self._files.read(row)))
-            probs = take_array(fields, "cls_prob")
-            return PublishedImage(
-                image_id=image_id,
-                features=require_array(fields, "features"),
-                boxes=require_array(fields, "bbox"),
-                width=take_number(fields, "image_width"),
-                height=take_number(fields, "image_height"),
-                class_probs=None if probs is None else background_first(probs, self._background),
-            )
-        except RowError as error:
-            raise RowError(error.reason, str(error), image_id) from error
-
-    def close(self) -> None:
-        """Nothing is open between rows."""
+def _parse(background: Background, image_id: str, data: bytes) -> PublishedImage:
+    fields = require_mapping(load_npy(data))
+    probs = take_array(fields, "cls_prob")
+    return PublishedImage(
+        image_id=image_id,
+        features=require_array(fields, "features"),
+        boxes=require_array(fields, "bbox"),
+        width=take_number(fields, "image_width"),
+        height=take_number(fields, "image_height"),
+        class_probs=None if probs is None else background_first(probs, background),
+    )

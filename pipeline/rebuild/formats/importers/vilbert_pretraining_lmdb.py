@@ -93,10 +93,10 @@ class _Reader:
         return len(self._rows)
 
     def content(self, row: int) -> bytes:
-        return self._rows.value(row)
+        return b"%s\0%s" % (self._rows.key(row), self._rows.read(row))
 
     def _fields(self, row: int) -> tuple[dict[str, Any], str]:
-        fields = _named(load_msgpack(self._rows.value(row)))
+        fields = _named(load_msgpack(self._rows.read(row)))
         image_id = take_text(fields, "image_id")
         if image_id is None:
             raise RowError("broken_row", "has no image_id")

@@ -454,3 +454,8 @@ def test_the_dry_run_says_what_a_run_does_and_writes_nothing(
     promised = float(text.partition("more, ")[2].split()[0]) * 1000
     output = run("out", data, shard_size=4, split=("val",))
     assert read_dataset(output).totals.bytes == pytest.approx(promised, rel=0.2)
+    assert "rows that are kept: 10 of 40" in text
+    a_row = read_dataset(output).totals.bytes / 10
+    assert float(text.partition("just now")[2].partition(": ")[2].split()[0].replace(",", "")) == pytest.approx(
+        a_row, rel=0.2
+    )

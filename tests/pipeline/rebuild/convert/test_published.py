@@ -14,9 +14,12 @@ import numpy as np
 import pytest
 
 from vilbert.pipeline.cli import main
-from vilbert.pipeline.errors import ShardError
+from vilbert.pipeline.errors import FingerprintError, ShardError
 from vilbert.pipeline.rebuild.convert.command import convert
 from vilbert.pipeline.rebuild.convert.settings import ConvertSettings
+from vilbert.pipeline.rebuild.formats.detect import open_published
+from vilbert.pipeline.rebuild.formats.importers import content_hash
+from vilbert.pipeline.rebuild.formats.registry import ImportOptions
 from vilbert.pipeline.shards.dataset import read_dataset
 
 from .conftest import files, samples
@@ -89,3 +92,49 @@ def test_boxes_cannot_be_chosen_by_scores_that_are_not_there(
     (tmp_path / "notes.txt").write_text("no features\n")
     assert main(["convert", str(tmp_path / "notes.txt"), "--output", str(tmp_path / "out")]) == 1
     assert "notes.txt: its format is not recognised" in capsys.readouterr().err
+
+
+def test_files_of_one_origin_can_be_appended(run: Run, tmp_path: Path) -> None:
+    first, more = (tmp_path / name for name in ("a.tsv", "b.tsv"))
+    features = write_tsv(first, range(5)) | write_tsv(more, range(5, 8))
+    butd = ImportOptions(origin="BUTD ResNet-101, 36 boxes")
+    output = run("out", first, importing=butd, shard_size=4)
+    before = files(output)
+    assert run("out", more, importing=butd, shard_size=4, append=True) == output
+    found = samples(output)
+    assert list(found) == [str(image) for image in features]
+    for image, expected in features.items():
+        np.testing.assert_array_equal(found[str(image)].regions.features, expected)
+    after = files(output)
+    assert all(after[name] == content for name, content in before.items() if name.startswith("shards/"))
+    info = read_dataset(output)
+    assert [source["origin"] for source in info.fingerprint_fields["sources"]] == ["BUTD ResNet-101, 36 boxes"]
+    contents = [step["sources"][0]["content"] for step in info.converted]
+    assert len(set(contents)) == 2
+    both = run("both", first, more, importing=butd)
+    assert read_dataset(both).fingerprint == info.fingerprint
+    for options in (ImportOptions(), ImportOptions(origin="another"), ImportOptions(origin=butd.origin, top_classes=3)):
+        settings = ConvertSettings(sources=(more,), output=both, append=True, importing=options)
+        with pytest.raises(FingerprintError, match="has another fingerprint than the sources") as caught:
+            convert(settings)
+        assert ("imported with the same --origin" in str(caught.value)) == (options.origin is None)
+
+
+def test_the_content_of_a_file_is_all_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "a.tsv"
+    write_tsv(path, range(200))
+    found = set()
+    for row in (0, 1, 150):
+        lines = path.read_text().splitlines()
+        lines[row] = lines[row].replace("\t400\t", "\t401\t")
+        path.write_text("\n".join(lines) + "\n")
+        with open_published(path) as source:
+            found.add(source.content)
+    assert len(found) == 3
+    (tmp_path / "scratch").mkdir()
+    with open_published(path, options=ImportOptions(scratch=tmp_path / "scratch")) as source:
+        assert source.content in found
+    monkeypatch.setattr(content_hash, "_known", {})  # as another process finds it
+    monkeypatch.setattr(content_hash, "_hash", lambda *_: pytest.fail("it was read again"))
+    with open_published(path, options=ImportOptions(scratch=tmp_path / "scratch")) as source:
+        assert source.content in found

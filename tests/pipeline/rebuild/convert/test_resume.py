@@ -18,6 +18,7 @@ from vilbert.pipeline.shards.checks.verify import examine
 from vilbert.pipeline.shards.storage.writer import ShardWriter
 
 from .conftest import files
+from .test_published import write_tsv
 
 OPERATIONS: dict[str, dict[str, Any]] = {
     "plain": {},
@@ -25,6 +26,63 @@ OPERATIONS: dict[str, dict[str, Any]] = {
     "shuffled": {"shuffle_seed": 1, "one_split_per_shard": True, "format": "lmdb"},
     "joined": {"join": True, "deduplicate": "image"},
 }
+
+
+def lists(source: Callable[..., Path], folder: Path) -> tuple[tuple[Path, ...], dict[str, Any]]:
+    (folder / "ids.txt").write_text("\n".join(f"photo.{row:03}" for row in range(8)))
+    options = {"ids": folder / "ids.txt", "split": ("train",), "min_score": 0.2, "max_classes": 2}
+    return (source("a"),), options
+
+
+def fewer_fields(source: Callable[..., Path], folder: Path) -> tuple[tuple[Path, ...], dict[str, Any]]:
+    data = source("a")
+    return (data, data), {"drop_fields": ("objects", "classes", "attributes", "images"), "deduplicate": "id"}
+
+
+def more_fields(source: Callable[..., Path], folder: Path) -> tuple[tuple[Path, ...], dict[str, Any]]:
+    data = source("a")
+    assert convert(ConvertSettings(sources=(data,), output=folder / "bare", drop_fields=("classes",))) == 0
+    return (folder / "bare",), {"add_fields_from": data}
+
+
+def columns(source: Callable[..., Path], folder: Path) -> tuple[tuple[Path, ...], dict[str, Any]]:
+    data = source("a")
+    rows = [f'{{"image_id": "photo.{row:03}", "score": {row}}}' for row in range(10)]
+    (folder / "score.jsonl").write_text("\n".join(rows))
+    assert main(["column", "add", str(data), str(folder / "score.jsonl"), "--column", "score"]) == 0
+    return (data,), {"columns": ("score",), "where": "score > 0"}
+
+
+def storage(source: Callable[..., Path], folder: Path) -> tuple[tuple[Path, ...], dict[str, Any]]:
+    return (source("a", storage="lmdb"),), {"format": "lmdb"}
+
+
+def published(source: Callable[..., Path], folder: Path) -> tuple[tuple[Path, ...], dict[str, Any]]:
+    write_tsv(folder / "a.tsv", range(9))
+    return (folder / "a.tsv",), {"feature_dtype": "float16"}
+
+
+@pytest.mark.parametrize("prepare", [lists, fewer_fields, more_fields, columns, storage, published])
+def test_every_operation_is_resumed_to_the_same_bytes(
+    source: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, prepare: Callable[..., Any]
+) -> None:
+    sources, options = prepare(source, tmp_path)
+
+    def into(name: str) -> int:
+        return convert(ConvertSettings(sources=sources, output=tmp_path / name, shard_size=2, **options))
+
+    assert into("whole") == 0
+    commit, kills = ShardWriter.commit, 0
+    while True:
+        with monkeypatch.context() as patched:
+            patched.setattr(ShardWriter, "commit", interrupted_second(commit))
+            if into("killed") == 0:
+                break
+        kills += 1
+        assert kills < 20
+    assert kills >= 1
+    assert files(tmp_path / "killed") == files(tmp_path / "whole")
+    assert examine(tmp_path / "killed", deep=True).findings == ()
 
 
 def settings_for(sources: tuple[Path, ...], output: Path, name: str) -> ConvertSettings:

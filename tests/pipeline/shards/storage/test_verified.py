@@ -21,7 +21,7 @@ from vilbert.pipeline.shards.location.layout import StorageFormat, data_path, re
 from vilbert.pipeline.shards.record import read_record
 from vilbert.pipeline.shards.storage import verified
 from vilbert.pipeline.shards.storage.store import open_shard
-from vilbert.pipeline.shards.storage.verified import VerifiedFiles, compare_with_record, file_sha256
+from vilbert.pipeline.shards.storage.verified import VerifiedFiles, compare_with_record, file_sha256, read_compared
 from vilbert.pipeline.shards.storage.writer import ShardWriter
 
 MakeSample = Callable
@@ -80,6 +80,33 @@ def test_a_whole_file_is_read_once_a_process(
     monkeypatch.setattr(verified, "file_sha256", lambda path, stop=None: pytest.fail(f"{path} was read again"))
     with open_shard(path) as reader:
         assert reader[0].key == "k0"
+
+
+def test_a_part_is_read_and_the_whole_file_compared_in_one_pass(
+    tmp_path: Path, make_sample: MakeSample, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write_shard(tmp_path, make_sample)
+    monkeypatch.setattr(verified, "_READ_BYTES", 700)
+    content = path.read_bytes()
+    assert b"".join(map(bytes, read_compared(path, 512, 5000))) == content[512:5000]
+    monkeypatch.setattr(verified, "file_sha256", lambda path, stop=None: pytest.fail(f"{path} was read again"))
+    compare_with_record(path)
+    assert b"".join(map(bytes, read_compared(path, 1, 3))) == content[1:3]
+    flip_a_value(path)
+    for _ in range(2):  # the first attempt does not stand in the way of the second
+        with pytest.raises(CorruptShardError, match="its SHA-256"):
+            b"".join(map(bytes, read_compared(path, 0, 512)))
+    abandoned = read_compared(path, 0, 2000)
+    next(abandoned)
+    abandoned.close()
+    with pytest.raises(CorruptShardError, match="its SHA-256"):
+        b"".join(map(bytes, read_compared(path, 0, 512)))
+
+
+def test_a_part_beyond_the_end_of_a_file_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "000000.tar").write_bytes(b"abc")
+    with pytest.raises(CorruptShardError, match="has 3 bytes, 5 are expected"):
+        b"".join(map(bytes, read_compared(tmp_path / "000000.tar", 1, 5)))
 
 
 def test_a_file_without_a_record_beside_it_can_be_opened(tmp_path: Path, make_sample: MakeSample) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import tracemalloc
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -227,18 +228,18 @@ def test_an_index_of_lines_beside_the_file_is_used_and_checked(tmp_path: Path, m
             open_published(path)
 
 
-def test_the_fingerprint_follows_content_and_options(tmp_path: Path) -> None:
-    def fingerprint(data: bytes, **options: object) -> object:
-        path = tmp_path / "a.tsv"
-        path.write_bytes(data)
-        return read_published(path, **options)[0].fingerprint  # type: ignore[arg-type]
+def test_the_content_follows_the_file_and_the_options(tmp_path: Path) -> None:
+    def content(name: str, data: bytes, **options: Any) -> str:
+        (tmp_path / name).write_bytes(data)
+        with open_published(tmp_path / name, options=ImportOptions(**options)) as source:
+            return source.content
 
     data = tsv(pictures(), 10)
     other = pictures()
     other[2].features[0, 0] += 1
-    assert fingerprint(data) == fingerprint(data, scratch=tmp_path / "scratch")
-    assert fingerprint(data) != fingerprint(tsv(other, 10))
-    assert fingerprint(data) != fingerprint(data, number_ids=True)
+    assert content("a.tsv", data) == content("b.tsv", data, scratch=tmp_path / "scratch")
+    assert content("a.tsv", data) != content("c.tsv", tsv(other, 10))
+    assert content("a.tsv", data) != content("a.tsv", data, number_ids=True)
 
 
 @pytest.mark.skipif(not COCO10.is_file(), reason="../shared/data/coco10 is not here")

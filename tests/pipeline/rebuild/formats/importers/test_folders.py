@@ -126,8 +126,9 @@ def test_hostile_files_are_refused_and_run_nothing(tmp_path: Path, suffix: str) 
     data = npz(found, info=evil) if suffix == ".npz" else npy_of_object({"bbox": 0, "features": 0, **evil})
     (tmp_path / f"a{suffix}").write_bytes(data)
     name = "bottom-up-npz" if suffix == ".npz" else "vilbert-npy"
-    with pytest.raises(ShardError, match=r"refused: row 0 names posix\.mkdir"):
-        open_published(tmp_path, name)
+    for format_ in (name, None):
+        with pytest.raises(ShardError, match=r"refused: row 0 names posix\.mkdir"):
+            open_published(tmp_path, format_)
     assert not (tmp_path / "made").exists()
 
 

@@ -100,8 +100,10 @@ def test_a_hostile_value_is_refused_and_runs_nothing(tmp_path: Path, field: str)
         pytest.raises(ShardError, match=r"a\.lmdb: refused: row 1 names posix\.mkdir"),
     ):
         list(source.read(0, 2))
-    with pytest.raises(ShardError, match=r"refused: row 0"):
-        open_published(store(tmp_path / "b.lmdb", [{field: Hostile(tmp_path / "made")}]), "vilbert-lmdb")
+    hostile = store(tmp_path / "b.lmdb", [{field: Hostile(tmp_path / "made")}])
+    for name in ("vilbert-lmdb", None):
+        with pytest.raises(ShardError, match=r"refused: row 0 names posix\.mkdir"):
+            open_published(hostile, name)
     assert not (tmp_path / "made").exists()
 
 

@@ -1,0 +1,66 @@
+"""Which of several processes makes a shard: the tasks of a Slurm array share one output folder with `--shared`.
+
+    DIR/.claims     a byte per shard: 0, or 1 once the shard is done; the task that makes it holds a lock on the byte
+
+The kernel, or the file server, frees the locks of a process when it ends, however it ends: a claim never outlives its
+task, and no clock decides. The mark is read under the lock, where NFS does not answer from a cache. Marks are valid
+while tasks are at work; the first task resets them, and the last one deletes the file.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from enum import Enum
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+CLAIMS_FILE = ".claims"
+_DONE = b"\1"
+
+
+class Claim(Enum):
+    """What became of an attempt to claim a shard."""
+
+    OURS = "ours"
+    HELD = "held"
+    """Another task makes it."""
+    DONE = "done"
+    """Another task has made it."""
+
+
+class Claims:
+    """The claims of one process. Its locks end when any descriptor of the file is closed: open it once a process."""
+
+    def __init__(self, directory: Path) -> None:
+        self._descriptor = os.open(directory / CLAIMS_FILE, os.O_RDWR | os.O_CREAT, 0o644)
+
+    def reset(self, shards: int) -> None:
+        """Mark no shard as done; only while no other task is at work."""
+        os.ftruncate(self._descriptor, 0)
+        os.ftruncate(self._descriptor, shards)
+
+    def take(self, shard: int) -> Claim:
+        """Claim a shard until `finish`, or until this process ends."""
+        try:
+            fcntl.lockf(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, shard)
+        except (BlockingIOError, PermissionError):  # EAGAIN or EACCES, by the file system
+            return Claim.HELD
+        if os.pread(self._descriptor, 1, shard) != _DONE:
+            return Claim.OURS
+        fcntl.lockf(self._descriptor, fcntl.LOCK_UN, 1, shard)
+        return Claim.DONE
+
+    def finish(self, shard: int) -> None:
+        """Mark a claimed shard as done."""
+        os.pwrite(self._descriptor, _DONE, shard)
+        fcntl.lockf(self._descriptor, fcntl.LOCK_UN, 1, shard)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        os.close(self._descriptor)

@@ -1,0 +1,187 @@
+"""`--shared`: several processes make one data set, such as the tasks of a Slurm array; no Ray is needed.
+
+Each runs the same command. Tasks at work hold the folder's lock together, which keeps other commands out, and claim
+shards one by one (`claims.py`). What must be done by one task alone, it does while it holds the lock alone: the first
+one begins the data set and sweeps what killed tasks left, and when all shards are done, the first one that gets the
+lock completes it. A task that is killed loses its claims and its share of the lock; the others make its shards. If all
+are killed, any that is started again goes on.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Mapping
+from contextlib import ExitStack
+from threading import Event
+
+from vilbert.pipeline.errors import RefusedError
+from vilbert.pipeline.jobs.claims import CLAIMS_FILE, Claims
+from vilbert.pipeline.jobs.crew import Crew
+from vilbert.pipeline.jobs.done import DoneShards, find_done
+from vilbert.pipeline.jobs.job import Job
+from vilbert.pipeline.jobs.journals import Journals
+from vilbert.pipeline.jobs.plan import begin_dataset, finish_dataset, is_complete, reopen_dataset, require_same
+from vilbert.pipeline.jobs.run_log import log_folder, run_log
+from vilbert.pipeline.jobs.schedule import Schedule
+from vilbert.pipeline.jobs.task_states import merge_tasks, read_tasks, remove_tasks, task_file
+from vilbert.pipeline.jobs.watch import Watch, save, starting
+from vilbert.pipeline.jobs.workers import disk_errors, hurrying, planning
+from vilbert.pipeline.shards.dataset import DatasetInfo, read_info
+from vilbert.pipeline.shards.index.names import INDEX_FILE
+from vilbert.pipeline.shards.location.folder import Folder, LocalFolder
+from vilbert.pipeline.shards.location.lock import FolderLock, open_lock
+from vilbert.pipeline.shards.location.process import this_process
+
+logger = logging.getLogger(__name__)
+
+SIGNATURE = "a task with --shared,"
+"""Begins what tasks write into the lock file."""
+SECONDS_BETWEEN_TRIES = 0.3
+"""To take the lock, while another task holds it for a moment."""
+
+
+def write_shared(job: Job, folder: Folder, hung: Event) -> DatasetInfo:
+    """Make shards together with other tasks until all are done; return the complete data set."""
+    if not isinstance(folder, LocalFolder):
+        raise RefusedError(
+            f"--shared: {folder.name} is behind a URL, where nothing locks a shard; write to a folder of a shared file "
+            "system, or use Ray"
+        )
+    with ExitStack() as stack, hurrying():
+        lock = stack.enter_context(open_lock(folder.path))
+        alone = join(lock)
+        if alone:
+            remove_tasks(folder)
+        with disk_errors(folder):
+            state_file = task_file(folder)
+        start = stack.enter_context(starting(folder, state_file))
+        crew, planned = stack.enter_context(planning(job, folder, hung))
+        with disk_errors(folder):
+            claims = stack.enter_context(Claims(folder.path))
+        while True:
+            done = begin(folder, planned, claims) if alone else join_dataset(folder, planned)
+            if alone:
+                share(lock)
+            start.end()
+            make_shards(job, folder, planned, done, crew, claims, state_file)
+            wait_alone(lock)
+            alone = True
+            if (info := complete(job, folder, planned)) is not None:
+                return info
+
+
+def join(lock: FolderLock) -> bool:
+    """Take the lock alone if no other task is at work, else together with them; say whether it is held alone.
+
+    Raises:
+        LockedError: A command without --shared writes here.
+    """
+    while True:
+        if lock.take():
+            sign(lock)
+            return True
+        if lock.take(shared=True):
+            return False
+        if not lock.holder().startswith(SIGNATURE):
+            lock.refuse()
+        time.sleep(SECONDS_BETWEEN_TRIES)
+
+
+def share(lock: FolderLock) -> None:
+    """Let other tasks in."""
+    sign(lock)
+    while not lock.take(shared=True):  # another task, or a command without --shared, came first
+        if not lock.holder().startswith(SIGNATURE):
+            lock.refuse()
+        time.sleep(SECONDS_BETWEEN_TRIES)
+
+
+def wait_alone(lock: FolderLock) -> None:
+    """Take the lock alone, once the other tasks have left their shards."""
+    lock.release()
+    while not lock.take():
+        time.sleep(SECONDS_BETWEEN_TRIES)
+    sign(lock)
+
+
+def sign(lock: FolderLock) -> None:
+    """Say in the lock file that tasks hold it."""
+    lock.sign(f"{SIGNATURE} {this_process()['holder']}")
+
+
+def begin(folder: LocalFolder, planned: DatasetInfo, claims: Claims) -> DoneShards:
+    """Begin or go on with the data set while no other task is at work; return which shards are done."""
+    with disk_errors(folder):
+        folder.sweep()
+        begin_dataset(folder, planned, Journals(folder))
+        done = find_done(folder, planned, sweep=True)
+        claims.reset(planned.shards)
+        if done.pending():
+            reopen_dataset(folder)
+            folder.delete(INDEX_FILE)  # side files are of the shards as they were; see `write_side_files`
+    return done
+
+
+def join_dataset(folder: LocalFolder, planned: DatasetInfo) -> DoneShards:
+    """Return which shards are done of the data set that other tasks write."""
+    with disk_errors(folder):
+        require_same(read_info(folder), planned, folder.name)
+        return find_done(folder, planned)
+
+
+def make_shards(
+    job: Job,
+    folder: LocalFolder,
+    planned: DatasetInfo,
+    done: DoneShards,
+    crew: Crew,
+    claims: Claims,
+    state_file: str,
+) -> None:
+    """Make the shards that no other task makes; return when all are done, by whomever."""
+    settings = job.settings
+    rows: Mapping[int, tuple[int, int]] = {shard: planned.shard_rows(shard) for shard in done.pending()}
+    schedule = Schedule(crew, rows, journals=Journals(folder), stall_seconds=settings.stall_seconds, claims=claims)
+    with ExitStack() as stack:
+        watch = stack.enter_context(
+            Watch(
+                folder,
+                planned,
+                done,
+                command=job.command,
+                log=stack.enter_context(run_log(log_folder(settings.output))),
+                metrics=settings.dashboard or settings.ray_address is not None,
+                price_per_hour=settings.price_per_hour,
+                state_file=state_file,
+            )
+        )
+        for made in schedule.run():
+            if made is not None:
+                watch.note(made)
+            watch.note_elsewhere([rows[shard] for shard in schedule.take_done_elsewhere()])
+            watch.tick(crew.ready, schedule.lost)
+
+
+def complete(job: Job, folder: LocalFolder, planned: DatasetInfo) -> DatasetInfo | None:
+    """Complete the data set, unless another task has; None where a shard of it is missing after all.
+
+    No other task is at work. Each part is done again by the next task if this one is killed.
+    """
+    with disk_errors(folder):
+        if is_complete(folder):
+            info = read_info(folder)
+        else:
+            done = find_done(folder, planned, sweep=True)
+            if done.pending():
+                return None
+            folder.sweep()
+            Journals(folder).remove_all()
+            done.save()
+            info = finish_dataset(folder, written=planned.shards)
+        job.finished(folder)
+        if tasks := read_tasks(folder):
+            save(folder, merge_tasks(folder, tasks, lambda state: False))
+        remove_tasks(folder)
+        folder.delete(CLAIMS_FILE)
+    return info

@@ -1,0 +1,247 @@
+"""`--columns`: a data set whose columns are part of its samples.
+
+A column of one vector per region is appended to the features, in the order of the option. Any other column becomes a
+field of the metadata of its own name, arrays as lists of numbers.
+
+Shapes: N regions, D feature channels of the data set, M of a column.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vilbert.pipeline.errors import CorruptShardError, RefusedError
+from vilbert.pipeline.rebuild.convert.joined import FIXED, check_fields
+from vilbert.pipeline.rebuild.dataset_source import DatasetSource
+from vilbert.pipeline.rebuild.source import Scanned, SourceDescription
+from vilbert.pipeline.shards.columns.info import ColumnInfo, read_column
+from vilbert.pipeline.shards.columns.layout import check_column_name, column_folder, column_names
+from vilbert.pipeline.shards.columns.shard import REMEDY, ColumnShard
+from vilbert.pipeline.shards.dataset import MAX_CHANNELS, fingerprint_digest
+from vilbert.pipeline.shards.failures import FailureRow
+from vilbert.pipeline.shards.location.folder import Folder
+from vilbert.pipeline.shards.location.layout import data_path, record_path
+from vilbert.pipeline.shards.sample import Sample, format_of
+from vilbert.pipeline.shards.storage.closing import Closing
+from vilbert.pipeline.shards.storage.verified import compare_with_record
+
+OPEN_SHARDS = 64
+"""Shards whose columns stay open."""
+NO_VALUE = "no_column_value"
+"""Reason of a row that has no vectors in a column of features."""
+
+
+class _Column(NamedTuple):
+    folder: Folder
+    info: ColumnInfo
+
+    @property
+    def width(self) -> int | None:
+        """M of a column of features, None of a column that becomes metadata."""
+        return self.info.of_regions
+
+
+class _OpenShard(NamedTuple):
+    columns: list[ColumnShard]
+    stack: ExitStack
+
+
+class BakedColumns(Closing):
+    """A data set with some of its columns in its samples. A `Source`."""
+
+    def __init__(self, base: DatasetSource, names: Sequence[str], *, verify: bool = True) -> None:
+        """Find the columns.
+
+        Args:
+            base: The data set; closed with this source.
+            names: Of its columns, in the order in which features are appended.
+            verify: Whether the SHA-256 of the columns' shards is compared before a value is used.
+
+        Raises:
+            RefusedError: It has no such column, or the column is not finished, of an older state of the data set, or
+                of values that have no place in a sample.
+        """
+        self.base, self._verify = base, verify
+        self._columns = [_find(base, name) for name in names]
+        self._open: OrderedDict[int, _OpenShard] = OrderedDict()
+        self._description = self._describe()
+
+    @property
+    def description(self) -> SourceDescription:
+        """What all samples share."""
+        return self._description
+
+    @property
+    def rows(self) -> int:
+        """Samples and failed rows of the data set."""
+        return self.base.rows
+
+    @property
+    def content(self) -> str:
+        """Hash of the records of the data set."""
+        return self.base.content
+
+    def read(self, start: int, stop: int) -> Iterator[Sample | FailureRow]:
+        """Yield the rows [start, stop); a sample without vectors in a column of features is a failure."""
+        for shard, first, last in self.base.spans(start, stop):
+            opened = self._shard(shard)
+            for outcome in self.base.read(start, start + last - first):
+                yield outcome if isinstance(outcome, FailureRow) else self._baked(outcome, opened)
+            start += last - first
+
+    def scan(self, start: int, stop: int, *, metadata: bool) -> Iterator[Scanned | FailureRow]:
+        """Yield the rows [start, stop) without arrays."""
+        for shard, first, last in self.base.spans(start, stop):
+            opened = self._shard(shard)
+            for entry in self.base.scan(start, start + last - first, metadata=metadata):
+                if isinstance(entry, FailureRow):
+                    yield entry
+                elif (absent := self._absent(entry.key, opened)) is not None:
+                    yield _failure(entry.key, entry.metadata or {}, absent)
+                elif entry.metadata is None:
+                    yield entry
+                else:
+                    yield Scanned(entry.key, {**entry.metadata, **self._fields(entry.key, opened)})
+            start += last - first
+
+    def close(self) -> None:
+        """Release files."""
+        while self._open:
+            self._open.popitem()[1].stack.close()
+        self.base.close()
+
+    def _describe(self) -> SourceDescription:
+        base = self.base.description
+        contents = {column.info.name: column.info.records_sha256 for column in self._columns}
+        fingerprint: dict[str, Any] = {**base.fingerprint, "columns": contents}
+        wide = [column for column in self._columns if column.width is not None]
+        if not wide:
+            return dataclasses.replace(base, fingerprint=fingerprint)
+        channels = int(base.fields["features"]["shape"][1]) + sum(column.width or 0 for column in wide)
+        if channels > MAX_CHANNELS:
+            raise RefusedError(f"--columns: features would have {channels:,} channels; at most {MAX_CHANNELS:,} can be")
+        dtypes = {base.fields["features"]["dtype"], *(str(column.info.dtype) for column in wide)}
+        dtype = "float32" if "float32" in dtypes else "float16"
+        fields = {**base.fields, "features": {"dtype": dtype, "shape": ["N", channels]}}
+        operation = {"columns": [_origin(column.info) for column in wide]}
+        was = dict(base.fingerprint["fingerprint_fields"])
+        extractor = was.get("extractor")
+        if isinstance(extractor, dict):
+            was["extractor"] = {**extractor, "converted": [*extractor.get("converted", []), operation]}
+        else:
+            was["columns"] = [*was.get("columns", []), operation]
+        fingerprint["fingerprint_fields"] = {**was, "format": format_of(fields)}
+        return dataclasses.replace(base, fields=fields, fingerprint=fingerprint)
+
+    def _baked(self, sample: Sample, opened: _OpenShard) -> Sample | FailureRow:
+        if (absent := self._absent(sample.key, opened)) is not None:
+            return _failure(sample.key, sample.meta, absent)
+        regions = sample.regions
+        parts: list[NDArray[Any]] = [regions.features]
+        for column, shard in zip(self._columns, opened.columns, strict=True):
+            if column.width is not None:
+                vectors = shard[sample.key]
+                expected = len(regions), column.width
+                if vectors.shape != expected or vectors.dtype.kind != "f":
+                    problem = f"has {vectors.dtype}{list(vectors.shape)}, expected {list(expected)} floats"
+                    raise CorruptShardError(problem, path=shard.path, key=sample.key, remedy=REMEDY)
+                parts.append(vectors)
+        if len(parts) > 1:
+            features = np.concatenate(parts, axis=1, dtype=self._description.fields["features"]["dtype"])
+            regions = dataclasses.replace(regions, features=features)
+        return dataclasses.replace(sample, regions=regions, meta={**sample.meta, **self._fields(sample.key, opened)})
+
+    def _absent(self, key: str, opened: _OpenShard) -> str | None:
+        """Return the name of the first column of features that has nothing of a sample."""
+        for column, shard in zip(self._columns, opened.columns, strict=True):
+            if column.width is not None and key not in shard:
+                return column.info.name
+        return None
+
+    def _fields(self, key: str, opened: _OpenShard) -> dict[str, Any]:
+        """Return the metadata that columns have of a sample."""
+        found = {}
+        for column, shard in zip(self._columns, opened.columns, strict=True):
+            if column.width is None and key in shard:
+                value = shard[key]
+                found[column.info.name] = value.tolist() if isinstance(value, np.ndarray) else value
+        try:
+            check_fields(key, found)
+        except ValueError as error:
+            raise RefusedError(f"--columns: {error}; such a column cannot take the place of this field") from None
+        return found
+
+    def _shard(self, shard: int) -> _OpenShard:
+        if shard in self._open:
+            self._open.move_to_end(shard)
+            return self._open[shard]
+        while len(self._open) >= OPEN_SHARDS:
+            self._open.popitem(last=False)[1].stack.close()
+        file, record = data_path(Path(), shard, "tar").as_posix(), record_path(Path(), shard).as_posix()
+        with ExitStack() as stack:
+            columns = []
+            for column in self._columns:
+                directory = stack.enter_context(column.folder.local([file, record]))
+                if self._verify:
+                    compare_with_record(directory / file)
+                opened = ColumnShard(directory / file, name=column.info.name, member=column.info.member)
+                columns.append(stack.enter_context(opened))
+            self._open[shard] = _OpenShard(columns, stack.pop_all())
+        return self._open[shard]
+
+
+def other_columns(source: object, names: Sequence[str]) -> list[str]:
+    """Return the columns of a source that are not among those named, none of a file of published features."""
+    base = source.base if isinstance(source, BakedColumns) else source
+    return [name for name in column_names(base.folder) if name not in names] if isinstance(base, DatasetSource) else []
+
+
+def _find(base: DatasetSource, name: str) -> _Column:
+    check_column_name(name)
+    place = base.folder.name
+    if name in FIXED:
+        raise RefusedError(f"--columns {name}: is a field of the regions or the image's name, which no column replaces")
+    names = column_names(base.folder)
+    if name not in names:
+        raise RefusedError(f"--columns {name}: {place} has no such column; its columns: {', '.join(names) or 'none'}")
+    folder = column_folder(base.folder, name)
+    info = read_column(folder)
+    if info is None:
+        raise RefusedError(f"--columns {name}: {place}: is not finished; run the command that writes it again")
+    if info.base != base.content or info.shards != base.info.shards:
+        raise RefusedError(
+            f"--columns {name}: {place}: is of an older state of the data set; drop it with `vilbert column drop` and "
+            "add it again"
+        )
+    of_regions = info.of_regions is not None and info.dtype != "uint16"
+    if info.shape is not None and "N" in info.shape and not of_regions:
+        raise RefusedError(
+            f"--columns {name}: {place}: holds {info.dtype} {list(info.shape)}, one value per region; a sample has a "
+            "place for floats [N, M], for one array per image and for JSON values"
+        )
+    return _Column(folder, info)
+
+
+def _origin(info: ColumnInfo) -> str:
+    """Return a hash of what a column's features depend on, whatever data set they were made for."""
+    fields = {name: value for name, value in info.fingerprint_fields.items() if name not in ("base", "missing")}
+    return fingerprint_digest(fields)
+
+
+def _failure(key: str, meta: dict[str, Any], column: str) -> FailureRow:
+    """Return the failure of a sample without a value; the row's number is that of the output, set there."""
+    return FailureRow(
+        row=0,
+        image_id=str(meta.get("image_id", key)),
+        uri=str(meta.get("uri", "")),
+        reason=NO_VALUE,
+        detail=f"column {column} has no vectors of its regions",
+    )

@@ -1,0 +1,1 @@
+"""The Hugging Face Hub: upload a data set with its side files and columns."""

@@ -1,0 +1,147 @@
+"""A data set repository of the Hugging Face Hub: what it holds, and commits to it."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from vilbert.pipeline.errors import RefusedError, ShardError
+from vilbert.pipeline.shards.storage.verified import file_sha256
+from vilbert.pipeline.terminal import one_line
+
+if TYPE_CHECKING:
+    from huggingface_hub import HfApi
+
+MAIN = "main"
+_OWN_PULL_REQUESTS = "refs/pr/"
+_REMEDY = {
+    401: "the token is not valid: run `hf auth login`, or set HF_TOKEN",
+    403: "the token may not do this: use one with write access to the owner's repositories (`hf auth login`)",
+    404: "the repository or revision does not exist, or the token may not see it",
+}
+"""What to do, by the status of the Hub's answer."""
+
+
+class StoredFile(NamedTuple):
+    """A file of the repository."""
+
+    bytes: int
+    sha256: str | None
+    """Hex digest of its content; None for a file that Git stores itself."""
+    git_oid: str
+    """Git's name of the file as it is stored."""
+
+
+@dataclass(frozen=True)
+class Repository:
+    """One revision of a data set repository."""
+
+    api: HfApi
+    repo_id: str
+    revision: str
+
+    @classmethod
+    def open(cls, repo_id: str, revision: str, *, private: bool) -> Repository:
+        """Return a repository that may be written to; it and the branch are created where they do not exist.
+
+        Raises:
+            RefusedError: No token, no permission, offline, a bad name, or it is public where `private` is asked for.
+            ShardError: The Hub cannot be reached.
+        """
+        from huggingface_hub import HfApi, constants, get_token
+        from huggingface_hub.errors import RepositoryNotFoundError
+
+        if constants.HF_HUB_OFFLINE:
+            raise RefusedError("HF_HUB_OFFLINE is set: unset it to upload to the Hugging Face Hub")
+        if get_token() is None:
+            raise RefusedError("no token for the Hugging Face Hub: run `hf auth login`, or set HF_TOKEN")
+        api = HfApi()
+        with hub_errors(repo_id):
+            try:
+                found = api.repo_info(repo_id, repo_type="dataset")
+            except RepositoryNotFoundError:
+                api.create_repo(repo_id, repo_type="dataset", private=private, exist_ok=True)
+            else:
+                if private and not found.private:
+                    raise RefusedError(
+                        f"--repo-id {repo_id}: exists and is public; make it private on its settings page, or leave "
+                        "out --private"
+                    )
+            if revision != MAIN and not revision.startswith(_OWN_PULL_REQUESTS):
+                api.create_branch(repo_id, repo_type="dataset", branch=revision, exist_ok=True)
+        return cls(api, repo_id, revision)
+
+    def files(self) -> dict[str, StoredFile]:
+        """Return the files of the revision by name."""
+        from huggingface_hub.hf_api import RepoFile
+
+        with hub_errors(self.repo_id):
+            tree = list(
+                self.api.list_repo_tree(self.repo_id, repo_type="dataset", revision=self.revision, recursive=True)
+            )
+        return {
+            item.path: StoredFile(item.size, item.lfs.sha256 if item.lfs is not None else None, item.blob_id)
+            for item in tree
+            if isinstance(item, RepoFile)
+        }
+
+    def commit(self, directory: Path, names: Sequence[str], message: str, *, delete: Sequence[str] = ()) -> None:
+        """Upload files of a folder and delete others, in one commit. What the Hub has already is not sent again."""
+        from huggingface_hub import CommitOperationAdd, CommitOperationDelete
+
+        with hub_errors(self.repo_id):
+            additions = [CommitOperationAdd(path_in_repo=name, path_or_fileobj=directory / name) for name in names]
+            deletions = [CommitOperationDelete(path_in_repo=name, is_folder=False) for name in delete]
+            self.api.create_commit(
+                self.repo_id,
+                [*deletions, *additions],
+                repo_type="dataset",
+                revision=self.revision,
+                commit_message=message,
+            )
+
+
+def is_stored(path: Path, stored: StoredFile | None, known: str | None) -> bool:
+    """Say whether a file of the repository has the content of a local file.
+
+    known: the hex SHA-256 of the local file, where it is known.
+    """
+    if stored is None or stored.bytes != path.stat().st_size:
+        return False
+    if stored.sha256 is not None:
+        return stored.sha256 == (known or str(file_sha256(path)))
+    data = path.read_bytes()
+    return stored.git_oid == hashlib.sha1(b"blob %d\0" % len(data) + data, usedforsecurity=False).hexdigest()
+
+
+@contextmanager
+def hub_errors(repo_id: str) -> Iterator[None]:
+    """Raise what the Hub or the network answers as RefusedError or ShardError, without the token."""
+    from huggingface_hub import get_token
+    from huggingface_hub.errors import HfHubHTTPError
+
+    bases: tuple[Any, ...] = HfHubHTTPError.__bases__  # of the HTTP library, which differs between versions
+    try:
+        yield
+    except (OSError, ValueError, RuntimeError, *bases) as error:
+        answer = next((cause for cause in _causes(error) if isinstance(cause, HfHubHTTPError)), None)
+        status = None if answer is None else answer.response.status_code
+        said = (answer.server_message if answer is not None else None) or str(error) or type(error).__name__
+        said = one_line(said.strip().splitlines()[0])[:300] if said.strip() else type(error).__name__
+        if token := get_token():
+            said = said.replace(token, "…")
+        if status in _REMEDY:
+            raise RefusedError(f"--repo-id {repo_id}: {_REMEDY[status]} (the Hub says: {said})") from None
+        if isinstance(error, ValueError) and answer is None:
+            raise RefusedError(f"--repo-id {repo_id}: {said}") from None
+        raise ShardError(f"{repo_id}: the upload failed ({said}); run the same command again to resume it") from None
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__

@@ -1,0 +1,142 @@
+"""`vilbert convert --columns`: columns of a source become part of the samples."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from vilbert.pipeline.cli import main
+from vilbert.pipeline.errors import CorruptShardError, RefusedError
+from vilbert.pipeline.rebuild.convert.command import convert
+from vilbert.pipeline.rebuild.convert.settings import ConvertSettings
+from vilbert.pipeline.shards.dataset import read_dataset
+
+from .conftest import samples
+
+Source = Callable[..., Path]
+Run = Callable[..., Path]
+
+
+@pytest.fixture
+def columned(source: Source, tmp_path: Path) -> Callable[[str], Path]:
+    """A function that writes a data set with the columns `second` [N, 3], `score`, `vector` [2] and `captions`."""
+
+    def write(name: str) -> Path:
+        data = source(name, image_id=lambda row: f"{name}{row}")
+        found = samples(data)
+        second = {key: np.full((len(one.regions), 3), ord(key[-1]), np.float32) for key, one in found.items()}
+        kind = pa.list_(pa.list_(pa.float32()))
+        table = {"image_id": list(second), "second": pa.array([array.tolist() for array in second.values()], kind)}
+        pq.write_table(pa.table(table), tmp_path / f"{name}.parquet")
+        np.save(tmp_path / f"{name}.npy", np.float32([[row, 0.1] for row in range(len(found))]))
+        (tmp_path / f"{name}.txt").write_text("\n".join(found))
+        rows = [{"image_id": key, "score": row / 4} for row, key in enumerate(list(found)[:-1])]
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(map(json.dumps, rows)))
+        rows = [{"image_id": key, "captions": [f"a {key}"]} for key in found]
+        (tmp_path / f"{name}-captions.jsonl").write_text("\n".join(map(json.dumps, rows)))
+        for column, options in {
+            "second": [f"{name}.parquet"],
+            "score": [f"{name}.jsonl", "--missing", "skip"],
+            "vector": [f"{name}.npy", "--ids", str(tmp_path / f"{name}.txt")],
+            "captions": [f"{name}-captions.jsonl"],
+        }.items():
+            file, *rest = options
+            assert main(["column", "add", str(data), str(tmp_path / file), "--column", column, *rest]) == 0
+        return data
+
+    return write
+
+
+def test_columns_become_features_and_metadata(
+    columned: Callable[[str], Path], run: Run, caplog: pytest.LogCaptureFixture
+) -> None:
+    data = columned("a")
+    before = samples(data)
+    output = run("out", data, columns=("second", "score", "vector"), shard_size=3)
+    after = samples(output)
+    assert list(after) == list(before)
+    for row, (key, sample) in enumerate(after.items()):
+        old, new = before[key].regions.features, sample.regions.features
+        assert new.dtype == np.float32
+        np.testing.assert_array_equal(new[:, : old.shape[1]], old)
+        np.testing.assert_array_equal(new[:, old.shape[1] :], ord(key[-1]))
+        score = {} if row == len(after) - 1 else {"score": row / 4}
+        assert sample.meta == {**before[key].meta, **score, "vector": [row, float(np.float32(0.1))]}
+    info = read_dataset(output)
+    assert info.feature_dim == read_dataset(data).feature_dim + 3
+    (converted,) = info.fingerprint_fields["extractor"]["converted"]
+    assert list(converted) == ["columns"]
+    assert list(info.converted[0]["operations"]["columns"][0]) == ["score", "second", "vector"]
+    assert "a/data: its columns are left behind: captions; --columns puts" in caplog.text
+    assert len(samples(run("half", data, columns=("second",), feature_dtype="float16", max_boxes=2))) == len(after)
+
+
+def test_metadata_of_columns_is_seen_by_where_and_leaves_the_fingerprint(
+    columned: Callable[[str], Path], run: Run
+) -> None:
+    data, other = columned("a"), columned("b")
+    output = run("out", data, other, columns=("score", "captions"), where="has('score') and score > 0.3")
+    found = samples(output)
+    assert [sample.meta["score"] for sample in found.values()] == 2 * [0.5, 0.75, 1.0, 1.25]
+    assert all(sample.meta["captions"] == [f"a {key}"] for key, sample in found.items())
+    assert read_dataset(output).fingerprint == read_dataset(data).fingerprint
+
+
+def test_a_sample_without_vectors_is_a_failure(source: Source, run: Run, tmp_path: Path) -> None:
+    data = source("a")
+    found = samples(data)
+    rows = [{"image_id": key, "v": [[1.0]] * len(one.regions)} for key, one in list(found.items())[1:]]
+    kind = pa.list_(pa.list_(pa.float32()))
+    columns = {"image_id": [row["image_id"] for row in rows], "v": pa.array([row["v"] for row in rows], kind)}
+    pq.write_table(pa.table(columns), tmp_path / "v.parquet")
+    assert main(["column", "add", str(data), str(tmp_path / "v.parquet"), "--column", "v", "--missing", "skip"]) == 0
+    output = run("out", data, columns=("v",))
+    assert read_dataset(output).totals.failures["no_column_value"] == 1
+    assert list(samples(output)) == list(found)[1:]
+    assert list(samples(run("chosen", data, columns=("v",), where="width > 0"))) == list(found)[1:]
+
+
+def test_columns_that_cannot_be_had_are_refused_by_name(columned: Callable[[str], Path], tmp_path: Path) -> None:
+    data = columned("a")
+    for name, said in {
+        "none": "has no such column; its columns: captions, score, second, vector",
+        "image_id": "which no column replaces",
+        "Nö": "give a name",
+    }.items():
+        with pytest.raises(RefusedError, match=said):
+            convert(ConvertSettings(sources=(data,), output=tmp_path / "out", columns=(name,)))
+    assert not (tmp_path / "out" / "dataset.json").exists()
+
+
+def test_stale_and_damaged_columns_are_refused(columned: Callable[[str], Path], tmp_path: Path) -> None:
+    data = columned("a")
+    shard = data / "columns" / "second" / "shards" / "000001.tar"
+    content = bytearray(shard.read_bytes())
+    content[512 + 130] ^= 1
+    shard.write_bytes(content)
+    settings = ConvertSettings(sources=(data,), output=tmp_path / "out", columns=("second",))
+    with pytest.raises(CorruptShardError, match=r"second/shards/000001\.tar"):
+        convert(settings)
+    with pytest.raises(RefusedError, match="is a file of published features, which has no columns"):
+        convert(ConvertSettings(sources=(published(tmp_path),), output=tmp_path / "more", columns=("second",)))
+    description = data / "columns" / "score" / "column.json"
+    document: dict[str, Any] = json.loads(description.read_text())
+    description.write_text(json.dumps({**document, "base": "0" * 64}))
+    with pytest.raises(RefusedError, match="of an older state of the data set"):
+        convert(ConvertSettings(sources=(data,), output=tmp_path / "older", columns=("score",)))
+
+
+def published(folder: Path) -> Path:
+    """Return a file of published features, of one image."""
+    path = folder / "features.npy.d"
+    path.mkdir()
+    regions = {"features": np.ones((1, 4), np.float32), "bbox": np.float32([[0, 0, 2, 2]])}
+    np.save(path / "7.npy", {**regions, "image_width": 4, "image_height": 4, "num_boxes": 1})  # type: ignore[arg-type]
+    return path
