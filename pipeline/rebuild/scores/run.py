@@ -26,7 +26,7 @@ from vilbert.extractors.decode import DecodeSettings
 from vilbert.manifests.manifest import Manifest
 from vilbert.manifests.record import ImageRecord
 from vilbert.manifests.uri import ImageReader
-from vilbert.pipeline.errors import RefusedError, ShardError
+from vilbert.pipeline.errors import CorruptShardError, RefusedError, ShardError
 from vilbert.pipeline.extract.base_rows import KEPT, KeptImages, base_rows, original_manifest
 from vilbert.pipeline.extract.fetching.fetcher import Fetcher
 from vilbert.pipeline.extract.prepare import Prepared, prepare
@@ -59,6 +59,8 @@ DECODING = DecodeSettings(allow_truncated=True, min_side=1, max_aspect=1e9)
 """Images that were decoded for the detector: looser limits than any that it had."""
 _ARRAYS = ("boxes", "object_ids", "object_scores")
 _PLACE_BITS = 32
+DECODED_AHEAD = 8
+"""Images that are decoded before they are needed; one may have 150 MB."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -210,11 +212,14 @@ def _samples(
             arrays, metadata = reader.read(number, wanted)
             image = None if pixels is None else next(pixels)
             captions = metadata.get("captions") or []
+            if not isinstance(captions, list) or not all(isinstance(caption, str) for caption in captions):
+                problem = f"captions is {captions!r:.100}, expected an array of strings"
+                raise CorruptShardError(problem, path=reader.path, key=key)
             yield (
                 metadata["image_id"],
                 Scored(
                     key=key,
-                    captions=tuple(caption for caption in captions if isinstance(caption, str)),
+                    captions=tuple(captions),
                     width=metadata["width"],
                     height=metadata["height"],
                     boxes=arrays["boxes"],
@@ -231,7 +236,7 @@ class Images:
 
     def __init__(self, folder: LocalFolder, info: DatasetInfo, settings: ScoreSettings) -> None:
         """Take a complete data set."""
-        self._folder, self._info, self._settings = folder, info, settings
+        self._folder, self._info = folder, info
         self._kept = KeptImages(folder.path) if info.fingerprint_fields.get("keep_images") else None
         self._manifest: Manifest | None = original_manifest(info)
         self._fetcher = Fetcher(settings.fetching, ImageReader(), max_bytes=DECODING.max_bytes)
@@ -241,8 +246,9 @@ class Images:
         """Yield the pixels of each sample of a shard, [H, W, 3] RGB, or why there are none."""
         rows = islice(base_rows(self._folder, self._info, record, self._manifest), record.samples)
         numbered = list(enumerate(rows, record.rows[0]))
-        window = 2 * self._settings.batch_size
-        with self._fetcher.ahead(numbered, self._prepare, self._decoders, window=window, beat=_nothing) as prepared:
+        with self._fetcher.ahead(
+            numbered, self._prepare, self._decoders, window=DECODED_AHEAD, beat=_nothing
+        ) as prepared:
             for item in prepared:
                 yield item.image.pixels if isinstance(item, Prepared) else item
 
@@ -309,7 +315,11 @@ class Values:
         return int((self._sizes > 1).sum())
 
     def _read_shard(self, shard: int) -> list[dict[str, Any]]:
-        return [decode_json(line) for line in _values_path(self._home, shard).read_bytes().splitlines()]
+        path = _values_path(self._home, shard)
+        try:
+            return [dict(decode_json(line)) for line in path.read_bytes().splitlines()]
+        except (OSError, ValueError, TypeError) as error:
+            raise ShardError(f"{path}: is damaged ({error}); delete {self._home} and run again") from error
 
     def _value(self, place: int) -> dict[str, Any]:
         shard, number = place >> _PLACE_BITS, place & ((1 << _PLACE_BITS) - 1)
