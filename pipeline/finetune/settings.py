@@ -18,7 +18,7 @@ from vilbert.settings import NonNegativeFloat, PositiveInt, Share, validated
 
 @validated
 class TaskOptimizerSettings(OptimizerSettings):
-    """AdamW in groups of parameters (Loshchilov and Hutter, ICLR 2019)."""
+    """AdamW in groups of parameters (Loshchilov and Hutter, ICLR 2019), or Muon for the matrices of the layers."""
 
     text_learning_rate_factor: NonNegativeFloat = 1.0
     """Share of the rate for parameters that came from BERT (embeddings and layers of the text stream). The published

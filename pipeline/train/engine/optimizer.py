@@ -1,4 +1,4 @@
-"""AdamW over groups of parameters, its settings at each step, and the clipping of gradients.
+"""AdamW or Muon over groups of parameters, the settings at each step, and the clipping of gradients.
 
 torch's AdamW does the arithmetic. What the published optimizers did otherwise is a change of its settings that depends
 on the step alone. With b1 and b2 the betas and t the update's number from 1, torch computes
@@ -24,11 +24,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from vilbert.pipeline.train.engine.muon import Muon
 from vilbert.pipeline.train.engine.optimizer_settings import OptimizerSettings
 
 _WRAPPERS = re.compile(r"^(?:module\.|_orig_mod\.)+")
 # The task embeddings of 12-in-1 lie among BERT's but begin at random.
 _FROM_BERT = re.compile(r"^(?:bert\.)?(?:embeddings\.(?!task_embeddings\.)|encoder\.layer\.)")
+_MATRIX_OF_A_LAYER = re.compile(r"^(?:bert\.)?encoder\.(?:layer|v_layer|c_layer)\..*\.weight$")
 
 
 def trained_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
@@ -53,16 +55,17 @@ def biases_and_norms(model: nn.Module) -> set[nn.Parameter]:
 
 
 def parameter_groups(model: nn.Module, settings: OptimizerSettings, *, from_bert: bool) -> list[dict[str, Any]]:
-    """Return up to six groups for torch's optimizers: of BERT, of a task's head or of neither, decayed or not.
+    """Return groups for torch's optimizers: of BERT, of a task's head or of neither, decayed or not, of Muon or not.
 
-    Each parameter is in exactly one.
+    Each parameter is in exactly one; no group is empty.
 
     from_bert: whether the text stream began as a BERT, so that `text_learning_rate_factor` holds for it. Each group has
-    "names" beside "params", and "base_lr" and "base_weight_decay", which `set_step` reads. Raises ValueError where
+    "names" beside "params", and "base_lr" and "base_weight_decay", which `set_step` reads; those of Muon have
+    "muon", which is true, and "momentum". Raises ValueError where
     nothing requires a gradient, or from_bert finds no parameter of BERT: in vilbert-multi-task that went unnoticed.
     """
     small = biases_and_norms(model)
-    found: dict[tuple[float, float], list[tuple[str, nn.Parameter]]] = {}
+    found: dict[tuple[float, float, bool], list[tuple[str, nn.Parameter]]] = {}
     parameters = trained_parameters(model)
     if not parameters:
         raise ValueError("the model has no parameter that requires a gradient")
@@ -71,10 +74,12 @@ def parameter_groups(model: nn.Module, settings: OptimizerSettings, *, from_bert
     for name, parameter in parameters.items():
         slow = from_bert and _FROM_BERT.match(name)
         decayed = (parameter in small) == (settings.decay == "biases_and_norms")
-        rate = settings.learning_rate * (settings.text_learning_rate_factor if slow else 1.0)
+        muon = settings.optim == "muon" and parameter.ndim == 2 and bool(_MATRIX_OF_A_LAYER.match(name))
+        peak = settings.muon_learning_rate if muon else settings.learning_rate
+        rate = peak * (settings.text_learning_rate_factor if slow else 1.0)
         if settings.head_learning_rate is not None and "vil_" in name:
             rate = settings.head_learning_rate
-        key = (rate, settings.weight_decay if decayed else 0.0)
+        key = (rate, settings.weight_decay if decayed else 0.0, muon)
         found.setdefault(key, []).append((name, parameter))
     return [
         {
@@ -84,19 +89,21 @@ def parameter_groups(model: nn.Module, settings: OptimizerSettings, *, from_bert
             "weight_decay": decay,
             "base_lr": rate,
             "base_weight_decay": decay,
+            **({"muon": True, "momentum": settings.muon_momentum} if muon else {}),
         }
-        for (rate, decay), members in found.items()
+        for (rate, decay, muon), members in found.items()
     ]
 
 
 def build_optimizer(model: nn.Module, settings: OptimizerSettings, *, from_bert: bool) -> torch.optim.AdamW:
-    """Return the optimizer of a model that lies on its device already: torch's fused one.
+    """Return the optimizer of a model that lies on its device already: torch's fused AdamW, or Muon beside it.
 
     Call `set_step` before each of its steps.
     """
     groups = parameter_groups(model, settings, from_bert=from_bert)
     betas = (settings.beta1, settings.beta2)
-    return torch.optim.AdamW(groups, betas=betas, eps=settings.epsilon, fused=True)
+    algorithm = Muon if settings.optim == "muon" else torch.optim.AdamW
+    return algorithm(groups, betas=betas, eps=settings.epsilon, fused=True)
 
 
 def set_step(optimizer: torch.optim.Optimizer, settings: OptimizerSettings, *, factor: float, step: int) -> None:
@@ -110,6 +117,9 @@ def set_step(optimizer: torch.optim.Optimizer, settings: OptimizerSettings, *, f
     scale = 1.0 if settings.bias_correction else correction1 / root2
     epsilon_hat = settings.epsilon_hat or not settings.bias_correction
     for group in optimizer.param_groups:
+        if group.get("muon"):
+            group["lr"] = group["base_lr"] * factor
+            continue
         group["lr"] = group["base_lr"] * factor * scale
         group["weight_decay"] = group["base_weight_decay"] / scale
         group["eps"] = settings.epsilon / root2 if epsilon_hat else settings.epsilon

@@ -9,8 +9,10 @@ from vilbert.settings import NonNegativeFloat, PositiveFloat, ShareBelowOne, val
 
 @validated
 class OptimizerSettings:
-    """AdamW in groups of parameters (Loshchilov and Hutter, ICLR 2019)."""
+    """AdamW in groups of parameters (Loshchilov and Hutter, ICLR 2019), or Muon for the matrices of the layers."""
 
+    optim: Literal["adamw", "muon"] = "adamw"
+    """Optimizer. muon: Muon (Jordan et al., 2024) for the matrices of the encoder's layers, AdamW for the others."""
     learning_rate: PositiveFloat = 1e-4
     """Peak learning rate."""
     text_learning_rate_factor: NonNegativeFloat = 0.1
@@ -31,6 +33,10 @@ class OptimizerSettings:
     """Add epsilon before bias correction, which makes it larger in early steps: the form of pytorch_transformers."""
     bias_correction: bool = True
     """Bias correction of the running means; BERT's original optimizer has none."""
+    muon_learning_rate: PositiveFloat = 0.02
+    """Peak learning rate of Muon."""
+    muon_momentum: ShareBelowOne = 0.95
+    """Decay of Muon's running mean of gradients."""
     clip: NonNegativeFloat = 1.0
     """Maximum gradient norm; 0: no clipping."""
     clip_by: Literal["global", "parameter"] = "global"
