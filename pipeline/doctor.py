@@ -200,13 +200,14 @@ def examine() -> list[Check]:
 
 
 def check_entry_points() -> list[Check]:
-    """Check that the detectors, formats, tasks and trackers that other packages offer can be imported."""
+    """Check that the detectors, formats, scores, tasks and trackers of other packages can be imported."""
     from vilbert.pipeline.rebuild.formats.registry import FORMATS
+    from vilbert.pipeline.rebuild.scores.score import SCORES
     from vilbert.pipeline.tasks.registry import TASKS
     from vilbert.pipeline.train.run.trackers import TRACKERS
 
     checks = []
-    for registry in (DETECTORS, FORMATS, TASKS, TRACKERS):
+    for registry in (DETECTORS, FORMATS, SCORES, TASKS, TRACKERS):
         for name in registry.installed():
             try:
                 registry.load(name)

@@ -50,6 +50,7 @@ EXCEPTIONS = {
     ): "each entry of the file of tasks is parsed into the settings of its task",
     ("vilbert.pipeline.doctor", "vilbert.pipeline.tasks.registry"): "names the installed tasks that cannot be imported",
     ("vilbert.pipeline.doctor", "vilbert.pipeline.rebuild.formats.registry"): "the same for formats",
+    ("vilbert.pipeline.doctor", "vilbert.pipeline.rebuild.scores.score"): "the same for scores",
     ("vilbert.pipeline.doctor", "vilbert.pipeline.train.run.trackers"): "the same for trackers; a run's sessions read "
     "the facts of the machine from this module, so it cannot stand above all folders",
 }

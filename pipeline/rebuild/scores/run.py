@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import logging
 import shutil
-from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from functools import lru_cache, partial
@@ -22,22 +20,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vilbert.extractors.decode import DecodeSettings
-from vilbert.manifests.manifest import Manifest
-from vilbert.manifests.record import ImageRecord
-from vilbert.manifests.uri import ImageReader
-from vilbert.pipeline.errors import RefusedError, ShardError
-from vilbert.pipeline.extract.base_rows import KEPT, KeptImages, base_rows, original_manifest
-from vilbert.pipeline.extract.fetching.fetcher import Fetcher
-from vilbert.pipeline.extract.prepare import Prepared, prepare
-from vilbert.pipeline.rebuild.scores.hamming import near_groups
+from vilbert.pipeline.errors import CorruptShardError, RefusedError
+from vilbert.pipeline.rebuild.scores.images import Images
 from vilbert.pipeline.rebuild.scores.score import SCORES, Score, Scored
 from vilbert.pipeline.rebuild.scores.settings import ScoreSettings
-from vilbert.pipeline.shards.canonical import decode_json, encode_json
+from vilbert.pipeline.rebuild.scores.values import GROUP_FIELDS, PROBLEM, Values, values_path
+from vilbert.pipeline.shards.canonical import encode_json
 from vilbert.pipeline.shards.columns.add import add_column
 from vilbert.pipeline.shards.columns.info import ColumnInfo, read_column
 from vilbert.pipeline.shards.columns.layout import check_column_name, column_folder
-from vilbert.pipeline.shards.columns.values_file import ValuesFile
 from vilbert.pipeline.shards.dataset import DatasetInfo, fingerprint_digest, read_info
 from vilbert.pipeline.shards.failures import FailureRow
 from vilbert.pipeline.shards.location.folder import LocalFolder
@@ -51,14 +42,7 @@ from vilbert.plugins import PluginError
 
 logger = logging.getLogger(__name__)
 
-PROBLEM = "problem"
-"""Field of a sample whose image cannot be read or is another one now: the reason, as in failures/."""
-GROUP_FIELDS = ("duplicates", "duplicate_of", "first_of_duplicates")
-"""Number of samples of the near-duplicate group, this one included; key of its first sample; whether it is this one."""
-DECODING = DecodeSettings(allow_truncated=True, min_side=1, max_aspect=1e9)
-"""Images that were decoded for the detector: looser limits than any that it had."""
 _ARRAYS = ("boxes", "object_ids", "object_scores")
-_PLACE_BITS = 32
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,7 +77,7 @@ def write_scores(settings: ScoreSettings) -> int:
         records = list(read_each_record(folder, range(info.shards)))
         alone = any(score.uses_model for score in scores.values())
         workers = 1 if alone else worker_count(settings.num_workers, info.totals.bytes)
-        todo = [record.shard for record in records if record.samples and not _values_path(home, record.shard).exists()]
+        todo = [record.shard for record in records if record.samples and not values_path(home, record.shard).exists()]
         task = ScoreTask(settings=settings, home=home)
         for _ in map_shards(partial(score_shard, task), todo, workers=workers, label="score"):
             pass
@@ -164,10 +148,6 @@ def _remove_if_empty(path: Path) -> None:
         path.rmdir()
 
 
-def _values_path(home: Path, shard: int) -> Path:
-    return home / f"{shard:06d}.jsonl"
-
-
 @lru_cache(maxsize=1)
 def _scores_of(settings: ScoreSettings) -> dict[str, Score]:
     """Return the scores of this process, which are built once."""
@@ -182,7 +162,7 @@ def score_shard(task: ScoreTask, shard: int) -> int:
     record = read_record(record_path(folder.path, shard))
     scores = _scores_of(settings)
     lines: list[bytes] = []
-    with closing(Images(folder, info, settings)) as images:
+    with closing(Images(folder, info, settings.fetching)) as images:
         pixels = images.read(record) if any(score.needs_images for score in scores.values()) else None
         samples = _samples(folder, info, record, pixels)
         while batch := list(islice(samples, settings.batch_size)):
@@ -193,7 +173,7 @@ def score_shard(task: ScoreTask, shard: int) -> int:
                 if problem:
                     values[PROBLEM] = problem
                 lines.append(encode_json({"image_id": image_id, "key": scored.key, "value": values}))
-    write_atomic(_values_path(task.home, shard), b"\n".join(lines) + b"\n")
+    write_atomic(values_path(task.home, shard), b"\n".join(lines) + b"\n")
     return len(lines)
 
 
@@ -210,11 +190,14 @@ def _samples(
             arrays, metadata = reader.read(number, wanted)
             image = None if pixels is None else next(pixels)
             captions = metadata.get("captions") or []
+            if not isinstance(captions, list) or not all(isinstance(caption, str) for caption in captions):
+                problem = f"captions is {captions!r:.100}, expected an array of strings"
+                raise CorruptShardError(problem, path=reader.path, key=key)
             yield (
                 metadata["image_id"],
                 Scored(
                     key=key,
-                    captions=tuple(caption for caption in captions if isinstance(caption, str)),
+                    captions=tuple(captions),
                     width=metadata["width"],
                     height=metadata["height"],
                     boxes=arrays["boxes"],
@@ -224,110 +207,6 @@ def _samples(
                 ),
                 image.reason if isinstance(image, FailureRow) else "",
             )
-
-
-class Images:
-    """The images of a data set: the bytes that it keeps, or what lies where they were; read ahead by threads."""
-
-    def __init__(self, folder: LocalFolder, info: DatasetInfo, settings: ScoreSettings) -> None:
-        """Take a complete data set."""
-        self._folder, self._info, self._settings = folder, info, settings
-        self._kept = KeptImages(folder.path) if info.fingerprint_fields.get("keep_images") else None
-        self._manifest: Manifest | None = original_manifest(info)
-        self._fetcher = Fetcher(settings.fetching, ImageReader(), max_bytes=DECODING.max_bytes)
-        self._decoders = ThreadPoolExecutor(1, thread_name_prefix="decode")
-
-    def read(self, record: ShardRecord) -> Iterator[NDArray[np.uint8] | FailureRow]:
-        """Yield the pixels of each sample of a shard, [H, W, 3] RGB, or why there are none."""
-        rows = islice(base_rows(self._folder, self._info, record, self._manifest), record.samples)
-        numbered = list(enumerate(rows, record.rows[0]))
-        window = 2 * self._settings.batch_size
-        with self._fetcher.ahead(numbered, self._prepare, self._decoders, window=window, beat=_nothing) as prepared:
-            for item in prepared:
-                yield item.image.pixels if isinstance(item, Prepared) else item
-
-    def _prepare(self, item: tuple[int, ImageRecord], read: Callable[[], bytes]) -> Prepared | FailureRow:
-        row, record = item
-        if self._kept is not None:
-            read = partial(self._kept.read, row, record.uri.removeprefix(KEPT))
-        return prepare(row, record, DECODING, read, of_dataset=True)
-
-    def close(self) -> None:
-        """Stop the threads."""
-        self._fetcher.stop()
-        self._decoders.shutdown(wait=False, cancel_futures=True)
-
-
-def _nothing() -> None:
-    """Take a sign of life that nobody watches."""
-
-
-class Values:
-    """The values of all samples, with near-duplicate groups, for `add_column`. Those of two shards are in memory."""
-
-    def __init__(self, home: Path, records: Sequence[ShardRecord], facts: dict[str, Any], *, distance: int) -> None:
-        """Read the values of all shards once.
-
-        Args:
-            home: Where they are.
-            records: Of all shards.
-            facts: What the values depend on.
-            distance: Bits in which the hashes of near-duplicates differ at most.
-        """
-        self._home = home
-        self._starts = np.cumsum([0, *(record.samples for record in records)])
-        self._shard = lru_cache(maxsize=2)(self._read_shard)
-        places: dict[str, int] = {}
-        hashes: list[NDArray[np.uint64]] = []
-        known: list[NDArray[np.bool_]] = []
-        keys: list[str] = []
-        failures: Counter[str] = Counter()
-        for record in records:
-            lines = self._shard(record.shard) if record.samples else []
-            if len(lines) != record.samples:
-                raise ShardError(f"{_values_path(home, record.shard)}: is damaged; delete {home} and run again")
-            for number, line in enumerate(lines):
-                places[line["image_id"]] = record.shard << _PLACE_BITS | number
-            keys += [line["key"] for line in lines] if "phash" in facts["scores"] else []
-            failures.update(line["value"][PROBLEM] for line in lines if PROBLEM in line["value"])
-            some = [line["value"].get("phash") for line in lines]
-            known.append(np.array([text is not None for text in some], bool))
-            hashes.append(np.array([int(text or "0", 16) for text in some], np.uint64))
-        self.failures = failures
-        """Samples without an image, by reason."""
-        self._keys = keys
-        self._groups = self._sizes = np.empty(0, np.int64)
-        if keys:
-            self._groups = _find_groups(np.concatenate(hashes), np.concatenate(known), distance)
-            self._sizes = np.bincount(self._groups, minlength=len(keys))
-        self.file = ValuesFile(member="json", places=places, read=self._value, facts=facts)
-        """What the column is written from."""
-
-    @property
-    def duplicate_groups(self) -> int:
-        """Groups of at least two near-duplicates."""
-        return int((self._sizes > 1).sum())
-
-    def _read_shard(self, shard: int) -> list[dict[str, Any]]:
-        return [decode_json(line) for line in _values_path(self._home, shard).read_bytes().splitlines()]
-
-    def _value(self, place: int) -> dict[str, Any]:
-        shard, number = place >> _PLACE_BITS, place & ((1 << _PLACE_BITS) - 1)
-        value: dict[str, Any] = self._shard(shard)[number]["value"]
-        if "phash" not in value:
-            return value
-        sample = int(self._starts[shard]) + number
-        first = int(self._groups[sample])
-        group = int(self._sizes[first]), self._keys[first], first == sample
-        return {**value, **dict(zip(GROUP_FIELDS, group, strict=True))}
-
-
-def _find_groups(hashes: NDArray[np.uint64], known: NDArray[np.bool_], distance: int) -> NDArray[np.int64]:
-    """Return the first sample of the group of each; a sample whose hash is not known is a group of its own."""
-    groups = np.arange(len(hashes))
-    rows = np.flatnonzero(known)
-    groups[rows] = rows[near_groups(hashes[rows], distance)]
-    return groups
 
 
 def _summarise(folder: LocalFolder, column: ColumnInfo, values: Values, *, needs_images: bool) -> int:

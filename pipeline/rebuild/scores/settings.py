@@ -39,8 +39,8 @@ class ScoreSettings:
     """A head over the embeddings of --clip-model (.safetensors)."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Device of the model."""
-    batch_size: PositiveInt = 32
-    """Images per forward pass of the model."""
+    batch_size: PositiveInt = 16
+    """Images per forward pass of the model, which are in memory at a time."""
     num_workers: NonNegativeInt = 0
     """Processes; 0: one per core, none for a small data set. With a model there is one."""
     fetching: FetchSettings = field(default_factory=FetchSettings)

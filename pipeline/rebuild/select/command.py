@@ -125,16 +125,31 @@ def _without_leaks(settings: SelectSettings, rows: list[Rows]) -> tuple[Any, lis
     sha256, phash, has_phash = (np.concatenate([getattr(it, name) for it in rows]) for name in _HASHES)
     for place in settings.not_in:
         other = read_other(place, settings.by)
+        if "near" in settings.by:
+            _warn(other.name, len(other.ids) - len(other.phash_rows), "perceptual hash")
+        if "hash" in settings.by and other.sha256 is not None:
+            _warn(other.name, int((other.sha256 == 0).sum()), "SHA-256")
         found = find_leaks(ids, sha256, phash, has_phash, other, reasons=settings.by, distance=settings.distance)
         for leak in found:
             if kept[leak.row]:
                 kept[leak.row] = False
                 leaks.append((leak, other))
-    if "near" in settings.by and (without := int((~has_phash).sum())):
-        logger.warning(
-            "%s no perceptual hash and could not be compared", counted(without, "sample has", "samples have")
-        )
+    if "near" in settings.by:
+        _warn(settings.directory, int((~has_phash).sum()), "perceptual hash")
+    if "hash" in settings.by:
+        _warn(settings.directory, int((sha256 == 0).sum()), "SHA-256")
     return kept, leaks
+
+
+def _warn(name: object, without: int, what: str) -> None:
+    """Log how many images could not be compared."""
+    if without:
+        logger.warning(
+            "%s: %s without a %s, so they were not compared by it",
+            name,
+            counted(without, "image is", "images are"),
+            what,
+        )
 
 
 _HASHES = ("sha256", "phash", "has_phash")

@@ -110,7 +110,10 @@ def _scan_shard(
             number = None if phash is None else _phash_of(values, phash, key)
             hashes.append((prefix, number or 0, number is not None))
     transposed = zip(*rows, strict=True) if rows else [[]] * len(selection_schema())
-    arrays = [pa.array(list(some), field.type) for some, field in zip(transposed, selection_schema(), strict=True)]
+    try:
+        arrays = [pa.array(list(some), field.type) for some, field in zip(transposed, selection_schema(), strict=True)]
+    except UnicodeEncodeError as error:
+        raise CorruptShardError(f"holds text that UTF-8 cannot hold: {error.object!r:.80}", path=reader.path) from None
     return Rows(
         table=pa.table(arrays, schema=selection_schema()),
         sha256=np.array([it[0] for it in hashes], np.uint64),

@@ -114,11 +114,14 @@ def test_a_list_of_ids_and_a_manifest(
     assert "leave near out of --by" in capsys.readouterr().err
 
 
-def test_what_cannot_be_compared_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_cannot_be_compared_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
     train, test = (write(tmp_path / name, test=name == "test").directory for name in ("train", "test"))
     select = ["select", str(train), "--output", str(tmp_path / "s.parquet"), "--not-in"]
     assert main([*select, str(test)]) == 2
     assert f"vilbert score {train} --column quality --scores phash" in capsys.readouterr().err
+    (tmp_path / "train/images/9.png").unlink()
     assert main(["score", str(train), "--column", "quality", "--scores", "phash"]) == 0
     capsys.readouterr()
     assert main([*select, str(test)]) == 2
@@ -129,6 +132,10 @@ def test_what_cannot_be_compared_is_refused(tmp_path: Path, capsys: pytest.Captu
     (tmp_path / "empty.txt").write_text("")
     assert main([*select, str(tmp_path / "empty.txt"), "--by", "id"]) == 2
     assert not (tmp_path / "s.parquet").exists()
+    assert main(["score", str(test), "--column", "quality", "--scores", "phash"]) == 0
+    assert main([*select, str(test)]) == 0
+    assert f"{train}: 1 image is without a perceptual hash" in caplog.text
+    assert f"{test}: 1 image is" not in caplog.text
 
 
 @settings(max_examples=40)
