@@ -38,6 +38,7 @@ REASONS = {
     # pixels to regions
     "bad_boxes": "given boxes that are not finite, are empty, or lie outside the image",
     "no_regions": "the detector kept no region",
+    "feature_precision": "int8 or float8 does not hold the features precisely; see --feature-dtype",
     "detector_error": "the detector failed on this image alone",
     "out_of_memory": "not enough memory for this image alone",
     # the whole process

@@ -16,6 +16,7 @@ from vilbert.pipeline.jobs.journal import Journal
 from vilbert.pipeline.shards.failures import FailureRow
 from vilbert.pipeline.shards.keys import sample_key
 from vilbert.pipeline.shards.sample import Sample
+from vilbert.pipeline.shards.small_features import LEAST_COSINE, STORED_AS, PrecisionError
 
 DETECTOR_ERRORS_IN_A_ROW = 10
 """After so many failing images without a success between them, the detector is broken, not the images."""
@@ -27,8 +28,10 @@ Outcome = tuple[int, Sample | FailureRow]
 class Detection:
     """A worker's detector, and how many images it failed on in a row. Threads use it when it is their turn."""
 
-    def __init__(self, extractor: Extractor, batch_size: int, turns: Turns) -> None:
+    def __init__(self, extractor: Extractor, batch_size: int, turns: Turns, *, feature_dtype: str = "float16") -> None:
+        """Take the detector; feature_dtype: see `ExtractSettings`."""
         self._extractor = extractor
+        self._stored_dtype = STORED_AS[feature_dtype]
         self._batch_size = batch_size
         self._turns = turns
         self._errors = 0
@@ -79,7 +82,10 @@ class Detection:
             self._too_many[shape] = len(batch)
         if not isinstance(found, Exception):
             self._errors = 0
-            yield from ((item.row, outcome(item, regions)) for item, regions in zip(batch, found, strict=True))
+            yield from (
+                (item.row, self._stored(item, outcome(item, regions)))
+                for item, regions in zip(batch, found, strict=True)
+            )
         elif len(batch) > 1:
             yield from self._detect_halves(batch, journal)
         else:
@@ -117,6 +123,15 @@ class Detection:
         if other := [it.features.shape[1] for it in found if it.features.shape[1] != width]:
             raise ExtractorError(f"the detector's features have {other[0]} channels, but its feature_dim is {width}")
         return found
+
+    def _stored(self, item: Prepared, made: Sample | FailureRow) -> Sample | FailureRow:
+        """Return the sample with its features as they are to be stored, or the failure of one that cannot be."""
+        if isinstance(made, FailureRow) or self._stored_dtype not in LEAST_COSINE:
+            return made
+        try:
+            return made.with_features(self._stored_dtype)
+        except PrecisionError as error:
+            return failure(item.row, item.record, ImageError("feature_precision", str(error)))
 
     def _failed_alone(self, item: Prepared, error: Exception) -> FailureRow:
         self._errors += 1

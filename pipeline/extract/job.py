@@ -18,6 +18,7 @@ from vilbert.pipeline.shards.dataset import DatasetInfo, fingerprint_digest
 from vilbert.pipeline.shards.index.write import write_side_files
 from vilbert.pipeline.shards.location.folder import Folder
 from vilbert.pipeline.shards.sample import describe_fields
+from vilbert.pipeline.shards.small_features import STORED_AS
 
 logger = logging.getLogger(__name__)
 
@@ -99,6 +100,7 @@ def plan_dataset(settings: ExtractSettings, manifest: Manifest, description: Des
             objects=bool(description.class_names),
             object_boxes=settings.selection.saved_box == "both",
             attributes=bool(description.attribute_names),
+            feature_dtype=STORED_AS[settings.feature_dtype],
         ),
         feature_dim=description.feature_dim,
         class_names=description.class_names,

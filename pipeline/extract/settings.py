@@ -37,6 +37,9 @@ class ExtractSettings:
     """Process only the first rows of the manifest."""
     keep_images: bool = False
     """Store the encoded image in its sample, beside the regions."""
+    feature_dtype: Literal["float16", "int8", "float8_e4m3fn"] = "float16"
+    """dtype of features. int8 and float8_e4m3fn have a scale per region and take half the bytes of float16; an image
+    whose features they do not hold precisely is recorded as a failure."""
     batch_size: PositiveInt = 8
     """Maximum number of images per forward pass; images of a pass have the same resized shape."""
     backend: Literal["ray", "local"] = "ray"
@@ -80,5 +83,7 @@ class ExtractSettings:
             raise ValueError("--shared: --retry-failed is for one process; run it without --shared")
         if self.shared and not isinstance(self.output, Path):
             raise ValueError("--shared: --output is a URL; give a folder of a shared file system, or use Ray")
+        if self.column is not None and self.feature_dtype != "float16":
+            raise ValueError(f"--feature-dtype {self.feature_dtype}: a column has float16 features")
         if self.backend == "local" and (self.ray_address or self.dashboard):
             raise ValueError("--ray-address and --dashboard belong to --backend ray")

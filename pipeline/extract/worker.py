@@ -87,13 +87,14 @@ class Worker:
         if settings.column is not None:
             self._kept_images = KeptImages(Path(settings.output).parents[1])
         self._turns = Turns(str(facts["device"]))
-        self._detection = Detection(extractor, settings.batch_size, self._turns)
+        self._detection = Detection(extractor, settings.batch_size, self._turns, feature_dtype=settings.feature_dtype)
         soft_labels = bool(getattr(extractor, "soft_labels", extractor.class_names))
         fingerprint = {
-            "format": 1 if soft_labels else 2,
+            "format": 3 if settings.feature_dtype != "float16" else 1 if soft_labels else 2,
             "extractor": facts,
             "decoding": asdict(settings.decoding),
             "batch_size": settings.batch_size,
+            **({"feature_dtype": settings.feature_dtype} if settings.feature_dtype != "float16" else {}),
             **({"keep_images": True} if settings.keep_images else {}),
             **({"boxes_from": "base"} if settings.column is not None else {}),
             # Sums are taken in another order with another number of threads, which can change a last bit.

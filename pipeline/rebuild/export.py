@@ -117,10 +117,11 @@ def export(settings: ExportSettings) -> int:
 def describe(info: DatasetInfo) -> SourceDescription:
     """Return what an exporter is told about one of our data sets."""
     from vilbert.pipeline.rebuild.source import SourceDescription
+    from vilbert.pipeline.shards.sample import read_fields
 
     return SourceDescription(
         format="vilbert",
-        fields=info.fields,
+        fields=read_fields(info.fields),
         class_names=info.class_names,
         attribute_names=info.attribute_names,
         fingerprint={"fingerprint": info.fingerprint, "records_sha256": info.records_sha256},
@@ -130,8 +131,7 @@ def describe(info: DatasetInfo) -> SourceDescription:
 def require_fields(sample: Sample, info: DatasetInfo) -> Sample:
     """Return a sample that has the arrays of dataset.json; ShardError for another, which only a forged shard holds."""
     found = {
-        name: {"dtype": str(array.dtype), "shape": ["N", *array.shape[1:]]}
-        for name, array in sample.regions.arrays().items()
+        name: {"dtype": str(array.dtype), "shape": ["N", *array.shape[1:]]} for name, array in sample.arrays().items()
     }
     if found != info.fields:
         differing = ", ".join(name for name in {**found, **info.fields} if found.get(name) != info.fields.get(name))

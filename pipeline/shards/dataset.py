@@ -112,7 +112,7 @@ class DatasetInfo:
     def format(self) -> int:
         """Number of the format of the data set."""
         later = self.totals.dropped or self.converted or self.shard_starts is not None
-        return 2 if later else format_of(self.fields)
+        return max(2 if later else 1, format_of(self.fields))
 
     @property
     def steps(self) -> dict[str, Any]:
@@ -322,8 +322,8 @@ def read_dataset(directory: str | os.PathLike[str]) -> DatasetInfo:
         problem = f"fields are not the arrays of this format, or disagree with feature_dim {document['feature_dim']}"
         raise CorruptShardError(problem, path=path, remedy=_REMEDY)
     document["fields"] = {name: document["fields"][name] for name in FIELDS if name in document["fields"]}
-    if number < format_of(document["fields"]):
-        raise CorruptShardError(f"format is {number}, its fields need format 2", path=path, remedy=_REMEDY)
+    if number < (needed := format_of(document["fields"])):
+        raise CorruptShardError(f"format is {number}, its fields need format {needed}", path=path, remedy=_REMEDY)
     for name in ("class_names", "attribute_names", *_OPTIONAL):
         if name in document:
             document[name] = tuple(document[name])

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,9 +17,10 @@ from vilbert.extractors.regions import PAIRS, Regions
 from vilbert.pipeline.errors import CorruptShardError, ShardError
 from vilbert.pipeline.shards.canonical import decode_json, encode_json
 from vilbert.pipeline.shards.keys import is_key
+from vilbert.pipeline.shards.small_features import LEAST_COSINE, SmallFeatures, compress, expand
 from vilbert.pipeline.shards.storage.npy import decode_npy, encode_npy
 
-FORMATS = (1, 2)
+FORMATS = (1, 2, 3)
 """Numbers of the whole format: shards, records, dataset.json. FORMAT.md says when a number is added."""
 
 
@@ -32,9 +33,12 @@ class Field(NamedTuple):
     """Letters of the legend above, or a number."""
 
 
+SCALES = "feature_scales"
+"""The field that is there where features are stored in one byte a value, see `small_features`."""
 FIELDS: dict[str, Field] = {
     "boxes": Field(("float32",), ("N", "4")),
-    "features": Field(("float16", "float32"), ("N", "D")),
+    "features": Field(("float16", "float32", "int8", "uint8"), ("N", "D")),
+    SCALES: Field(("float32",), ("N", "2")),
     "object_ids": Field(("uint16",), ("N",)),
     "object_scores": Field(("float32",), ("N",)),
     "object_boxes": Field(("float32",), ("N", "4")),
@@ -51,10 +55,16 @@ REGION_FIELDS = ("width", "height", "num_boxes")  # of KEY.json; they come from 
 
 
 def field_names(
-    *, objects: bool = True, object_boxes: bool = False, classes: bool = True, attributes: bool = False
+    *,
+    objects: bool = True,
+    object_boxes: bool = False,
+    classes: bool = True,
+    attributes: bool = False,
+    scales: bool = False,
 ) -> tuple[str, ...]:
     """Return the names of a sample's arrays in the order in which they are stored."""
-    groups = dict(zip((*PAIRS, ("object_boxes",)), (objects, classes, attributes, object_boxes), strict=True))
+    there = (objects, classes, attributes, object_boxes, scales)
+    groups = dict(zip((*PAIRS, ("object_boxes",), (SCALES,)), there, strict=True))
     absent = {name for names, there in groups.items() if not there for name in names}
     return tuple(name for name in FIELDS if name not in absent)
 
@@ -65,10 +75,10 @@ def member_names(fields: Iterable[str], *, image: bool = False) -> tuple[str, ..
 
 
 FIELD_LAYOUTS = tuple(
-    field_names(objects=objects, object_boxes=object_boxes, classes=classes, attributes=attributes)
-    for object_boxes, objects, classes, attributes in itertools.product((False, True), repeat=4)
+    field_names(objects=objects, object_boxes=object_boxes, classes=classes, attributes=attributes, scales=scales)
+    for scales, object_boxes, objects, classes, attributes in itertools.product((True, False), *[(False, True)] * 4)
 )
-"""The arrays that the samples of a data set may have; last all, which messages name."""
+"""The arrays that the samples of a data set may have; last all of format 2, which messages name."""
 MEMBER_LAYOUTS = tuple(member_names(fields, image=image) for fields in FIELD_LAYOUTS for image in (True, False))
 """The same as members of a tar."""
 
@@ -90,22 +100,36 @@ def describe_fields(
         attributes: Whether samples have attributes.
         objects: Whether samples have objects.
         object_boxes: Whether samples have the refined boxes of the objects beside the proposals.
-        feature_dtype: float16 or float32.
+        feature_dtype: Of the stored array: float16, float32, int8 or uint8.
     """
-    sizes: dict[str, int | str] = {"N": "N", "4": 4, "D": feature_dim, "K": top_classes}
+    sizes: dict[str, int | str] = {"N": "N", "2": 2, "4": 4, "D": feature_dim, "K": top_classes}
     return {
         name: {
             "dtype": feature_dtype if name == "features" else FIELDS[name].dtypes[0],
             "shape": [sizes[axis] for axis in FIELDS[name].axes],
         }
         for name in field_names(
-            objects=objects, object_boxes=object_boxes, classes=top_classes > 0, attributes=attributes
+            objects=objects,
+            object_boxes=object_boxes,
+            classes=top_classes > 0,
+            attributes=attributes,
+            scales=feature_dtype in LEAST_COSINE,
         )
     }
 
 
+def read_fields(fields: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Return the arrays that `Sample.regions` has, in the form of `fields`: features of one byte a value in float16."""
+    found = {name: dict(field) for name, field in fields.items() if name != SCALES}
+    if SCALES in fields:
+        found["features"]["dtype"] = "float16"
+    return found
+
+
 def format_of(fields: Mapping[str, Mapping[str, Any]]) -> int:
     """Return the smallest format number that allows the `fields` of a dataset.json: older software reads format 1."""
+    if SCALES in fields:
+        return 3
     usual = field_names(attributes="attribute_ids" in fields)
     return 1 if tuple(fields) == usual and fields["features"]["dtype"] == "float16" else 2
 
@@ -122,6 +146,8 @@ class Sample:
     """JSON values: image_id (a string, always there), captions, split, uri, sha256 of the image's bytes, …"""
     image: bytes | None = None
     """The image's own bytes, where the data set keeps them."""
+    small: SmallFeatures | None = None
+    """The features as they are stored, where that is one byte a value: `regions` has them in float16."""
 
     def __post_init__(self) -> None:
         if not is_key(self.key):
@@ -133,6 +159,19 @@ class Sample:
             raise ShardError(
                 f"sample {self.key}: meta names {', '.join(taken)}, which come from its regions: leave them out"
             )
+
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """Return the arrays that are stored, by name and in order."""
+        arrays = self.regions.arrays()
+        if self.small is None:
+            return arrays
+        arrays |= {"features": self.small.codes, SCALES: self.small.scales}
+        return {name: arrays[name] for name in FIELDS if name in arrays}
+
+    def with_features(self, dtype: str) -> Sample:
+        """Return the sample with features stored as int8 or uint8 (float8); PrecisionError for imprecise ones."""
+        small = compress(self.regions.features, dtype)
+        return replace(self, regions=replace(self.regions, features=expand(small)), small=small)
 
 
 def encode_metadata(sample: Sample) -> bytes:
@@ -147,7 +186,7 @@ def encode_metadata(sample: Sample) -> bytes:
 
 def encode_members(sample: Sample) -> list[tuple[str, bytes]]:
     """Return the sample's members, (name behind `KEY.`, content), in the order of `member_names`."""
-    members = [(f"{name}.npy", encode_npy(array)) for name, array in sample.regions.arrays().items()]
+    members = [(f"{name}.npy", encode_npy(array)) for name, array in sample.arrays().items()]
     image = [] if sample.image is None else [(IMAGE_MEMBER, sample.image)]
     return [*members, *image, ("json", encode_metadata(sample))]
 
@@ -189,12 +228,34 @@ def build_sample(
         if not isinstance(document, dict):
             raise TypeError("is not an object")
         width, height, num_boxes = (_take_count(document, name) for name in REGION_FIELDS)
+        arrays, small = expand_features(arrays)
         regions = Regions(**arrays, width=width, height=height)
         if len(regions) != num_boxes:
             raise ValueError(f"says {num_boxes} boxes where there are {len(regions)}")
-        return Sample(key=key, regions=regions, meta=document, image=image)
+        return Sample(key=key, regions=regions, meta=document, image=image, small=small)
     except (ValueError, TypeError, ShardError) as error:
         raise CorruptShardError(f"metadata or arrays disagree: {error}", path=path, key=key) from error
+
+
+def expand_features(arrays: Mapping[str, NDArray[Any]]) -> tuple[dict[str, NDArray[Any]], SmallFeatures | None]:
+    """Return stored arrays with features that can be computed with, and the features as stored if others.
+
+    Raises ValueError where scales do not go with the features, or are missing.
+    """
+    found = dict(arrays)
+    scales = found.pop(SCALES, None)
+    features = found.get("features")
+    if features is None:
+        return found, None
+    if (features.dtype.name in LEAST_COSINE) != (scales is not None):
+        raise ValueError(f"features are {features.dtype} {'with' if scales is not None else 'without'} {SCALES}")
+    if scales is None:
+        return found, None
+    if scales.shape != (len(features), 2):
+        raise ValueError(f"{SCALES} is {list(scales.shape)} for features of {len(features)} regions")
+    small = SmallFeatures(features, scales)
+    found["features"] = expand(small)
+    return found, small
 
 
 def captions_of(sample: Sample, path: Path) -> list[str]:

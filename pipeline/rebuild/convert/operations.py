@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from vilbert.extractors.regions import PAIRS, Regions
 from vilbert.pipeline.errors import RefusedError
 from vilbert.pipeline.shards.sample import Sample, describe_fields
+from vilbert.pipeline.shards.small_features import LEAST_COSINE, STORED_AS, PrecisionError
 
 GROUPS: dict[str, tuple[str, ...]] = {
     **dict(zip(("objects", "classes", "attributes"), PAIRS, strict=True)),
@@ -45,7 +46,7 @@ class RegionOperations:
     drop_fields: tuple[str, ...] = ()
     """Groups to leave out, `images` among them."""
     feature_dtype: str | None = None
-    """float16 or float32."""
+    """See `ConvertSettings.feature_dtype`."""
 
     def change_arrays(self, fields: Mapping[str, Mapping[str, Any]]) -> bool:
         """Return whether samples of these arrays are changed."""
@@ -69,34 +70,43 @@ class RegionOperations:
             attributes="attribute_ids" in fields and "attributes" not in self.drop_fields,
             objects="object_ids" in fields and "objects" not in self.drop_fields,
             object_boxes="object_boxes" in fields and "object_boxes" not in self.drop_fields,
-            feature_dtype=self.feature_dtype or fields["features"]["dtype"],
+            feature_dtype=STORED_AS[self.feature_dtype] if self.feature_dtype else fields["features"]["dtype"],
         )
 
     def apply(self, sample: Sample) -> Sample:
         """Return the changed sample.
 
         Raises:
-            DroppedError: No box is left (`no_boxes`), or a feature is too large for float16 (`float16_overflow`).
+            DroppedError: No box is left (`no_boxes`), or a feature is too large for float16 (`float16_overflow`), or
+                int8 or float8 does not hold it precisely (`feature_precision`).
         """
-        regions = sample.regions
+        regions, small = sample.regions, sample.small
         arrays = dict(regions.arrays())
         kept = self._kept_boxes(arrays)
         if kept is not None:
             if not len(kept):
                 raise DroppedError("no_boxes")
             arrays = {name: array[kept] for name, array in arrays.items()}
+            small = None if small is None else small.rows(kept)
         for name in ("class_ids", "class_probs"):
             if name in arrays and self.max_classes is not None:
                 arrays[name] = arrays[name][:, : self.max_classes]
         for group in self.drop_fields:
             for name in GROUPS.get(group, ()):
                 arrays.pop(name, None)
-        if self.feature_dtype is not None:
-            arrays["features"] = cast_features(arrays["features"], self.feature_dtype)
+        stored = STORED_AS[self.feature_dtype] if self.feature_dtype is not None else None
+        if stored is not None and (small is None or small.codes.dtype != stored):
+            small = None
+            arrays["features"] = cast_features(arrays["features"], "float16" if stored in LEAST_COSINE else stored)
         changed = Regions(**arrays, width=regions.width, height=regions.height)
-        return dataclasses.replace(
-            sample, regions=changed, image=None if "images" in self.drop_fields else sample.image
-        )
+        image = None if "images" in self.drop_fields else sample.image
+        made = dataclasses.replace(sample, regions=changed, image=image, small=small)
+        if small is not None or stored not in LEAST_COSINE:
+            return made
+        try:
+            return made.with_features(stored)
+        except PrecisionError as error:
+            raise DroppedError("feature_precision") from error
 
     def _kept_boxes(self, arrays: Mapping[str, NDArray[Any]]) -> NDArray[np.intp] | None:
         """Return the numbers of the boxes to keep, in their order; None for all. Equal scores: the first boxes."""

@@ -70,8 +70,9 @@ class ConvertSettings:
     """Leave out fields: objects (ids and scores), classes (the probabilities of soft labels), attributes, images."""
     add_fields_from: PlaceOption | None = None
     """Data set or file of the same images and boxes whose fields are added where the sources lack them."""
-    feature_dtype: Literal["float16", "float32"] | None = None
-    """dtype of features; default: that of the sources."""
+    feature_dtype: Literal["float16", "float32", "int8", "float8_e4m3fn"] | None = None
+    """dtype of features; default: that of the sources. int8 and float8_e4m3fn have a scale per region and take half the
+    bytes of float16."""
     max_classes: PositiveInt | None = None
     """Keep only this many of the most probable classes of each box."""
     shuffle_seed: Seed | None = None

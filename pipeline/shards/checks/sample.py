@@ -26,7 +26,7 @@ PROBABILITY_SUM = 1.02
 def sample_problems(sample: Sample, info: DatasetInfo) -> Iterator[tuple[str, str]]:
     """Yield (code, what) for each rule of FORMAT.md that the sample breaks."""
     regions = sample.regions
-    yield from _shapes(regions, info)
+    yield from _shapes(sample, info)
     yield from _numbers(regions)
     for name, boxes in (("boxes", regions.boxes), ("object_boxes", regions.object_boxes)):
         if boxes is not None and not np.isnan(boxes).any():
@@ -43,8 +43,8 @@ def not_finite(array: NDArray[Any]) -> int:
     return int(array.size - np.count_nonzero(np.isfinite(array)))
 
 
-def _shapes(regions: Regions, info: DatasetInfo) -> Iterator[tuple[str, str]]:
-    arrays = regions.arrays()
+def _shapes(sample: Sample, info: DatasetInfo) -> Iterator[tuple[str, str]]:
+    regions, arrays = sample.regions, sample.arrays()
     if list(arrays) != list(info.fields):
         yield "fields", f"has the fields {', '.join(arrays)}, dataset.json says {', '.join(info.fields)}"
         return

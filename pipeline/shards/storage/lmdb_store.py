@@ -19,7 +19,7 @@ from lmdb.verify import VerifyError, verify
 from vilbert.pipeline.errors import CorruptShardError, ShardError, UnsupportedFormatError
 from vilbert.pipeline.shards.canonical import decode_json, encode_json
 from vilbert.pipeline.shards.keys import is_key
-from vilbert.pipeline.shards.sample import FORMATS, Sample, field_names
+from vilbert.pipeline.shards.sample import FORMATS, SCALES, Sample, field_names
 from vilbert.pipeline.shards.storage.atomic import temporary_path
 from vilbert.pipeline.shards.storage.closing import Closing
 from vilbert.pipeline.shards.storage.lmdb_environments import environments
@@ -60,13 +60,13 @@ class LmdbWriter:
 
     def add(self, sample: Sample) -> None:
         """Add the sample behind those before it."""
-        self._fields = self._fields or list(sample.regions.arrays())
+        self._fields = self._fields or list(sample.arrays())
         self._add(sample.key, encode_tensors(sample))
 
     def add_raw(self, sample: RawSample) -> None:
         """Add a sample of another LMDB shard."""
         value = bytes(sample.content)
-        self._fields = self._fields or list(decode_tensors(sample.key, value, path=self._path).regions.arrays())
+        self._fields = self._fields or list(decode_tensors(sample.key, value, path=self._path).arrays())
         self._add(sample.key, value)
 
     def add_run(self, chunks: Iterable[memoryview]) -> None:
@@ -96,7 +96,8 @@ class LmdbWriter:
         """Write the order, put the file on the disk and close it; return its bytes and their SHA-256 in hex."""
         # The dtype of features is not among the facts listed here: a value says its own.
         usual = not self._fields or tuple(self._fields) == field_names(attributes="attribute_ids" in self._fields)
-        meta = {"format": 1 if usual else 2, "count": len(self._keys), "fields": self._fields, "keys": self._keys}
+        number = 3 if SCALES in self._fields else 1 if usual else 2
+        meta = {"format": number, "count": len(self._keys), "fields": self._fields, "keys": self._keys}
         self._batch.append((META_KEY.encode(), encode_json(meta)))
         with self._path.open("xb+") as file, _as_os_error():
             self._write_batch()

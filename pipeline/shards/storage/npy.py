@@ -20,7 +20,7 @@ _MAX_HEADER_BYTES = 256
 MAX_EMPTY_SIDE = 1 << 16
 """Longest side of an array without elements: no byte of data proves such a side."""
 _HEADER = re.compile(
-    rb"\{'descr': '(<f2|<f4|<u2)', 'fortran_order': False, 'shape': \((\d{1,12}), ?(\d{0,12})\), \} *\n"
+    rb"\{'descr': '(<f2|<f4|<u2|\|i1|\|u1)', 'fortran_order': False, 'shape': \((\d{1,12}), ?(\d{0,12})\), \} *\n"
 )
 
 
@@ -33,7 +33,7 @@ def encode_npy(array: NDArray[Any]) -> bytes:
 
 
 def decode_npy(data: memoryview | bytes) -> NDArray[Any]:
-    """Return a read-only view [N] or [N, M] of a .npy file's array, float16, float32 or uint16.
+    """Return a read-only view [N] or [N, M] of a .npy file's array, float16, float32, uint16, int8 or uint8.
 
     Raises ValueError where the bytes are not exactly such a file.
     """
@@ -67,7 +67,7 @@ def _parse_header(header: bytes) -> tuple[np.dtype[Any], tuple[int, ...], int]:
     """Return the dtype, the shape and the bytes of data that a .npy header speaks of."""
     match = _HEADER.fullmatch(header)
     if match is None:
-        raise ValueError("has a .npy header other than NumPy writes for float16, float32 or uint16 in one or two axes")
+        raise ValueError("has a .npy header other than NumPy writes for the dtypes of a sample in one or two axes")
     dtype = np.dtype(match[1].decode())
     shape = (int(match[2]), int(match[3])) if match[3] else (int(match[2]),)
     return dtype, shape, dtype.itemsize * shape[0] * (shape[1] if len(shape) == 2 else 1)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from vilbert.pipeline.errors import CorruptShardError
 from vilbert.pipeline.shards.canonical import decode_json
-from vilbert.pipeline.shards.sample import FIELDS, REGION_FIELDS, check_region_field
+from vilbert.pipeline.shards.sample import FIELDS, REGION_FIELDS, SCALES, check_region_field, expand_features
 
 _DTYPES = {name: tuple(map(np.dtype, field.dtypes)) for name, field in FIELDS.items()}
 
@@ -20,7 +20,7 @@ class Part(NamedTuple):
     """Some arrays of a sample and its metadata."""
 
     arrays: dict[str, NDArray[Any]]
-    """Read-only arrays by field name."""
+    """Read-only arrays by field name; features in float16 or float32, whatever they are stored in."""
     metadata: dict[str, Any]
     """The object of KEY.json, width, height and num_boxes included."""
 
@@ -29,7 +29,7 @@ def build_part(key: str, arrays: Mapping[str, NDArray[Any]], metadata: bytes, *,
     """Return a part of a sample; raise CorruptShardError where its arrays or its KEY.json disagree with the format."""
     document = parse_metadata(key, metadata, path=path)
     boxes = document["num_boxes"]
-    columns: dict[str, int] = {"4": 4}
+    columns: dict[str, int] = {"2": 2, "4": 4}
     for name, array in arrays.items():
         axes = FIELDS[name].axes
         # Axes of one letter have one length: K of class_ids is that of class_probs.
@@ -43,7 +43,15 @@ def build_part(key: str, arrays: Mapping[str, NDArray[Any]], metadata: bytes, *,
                 path=path,
                 key=key,
             )
-    return Part(dict(arrays), document)
+    try:
+        return Part(expand_features(arrays)[0], document)
+    except ValueError as error:
+        raise CorruptShardError(str(error), path=path, key=key) from error
+
+
+def stored_names(fields: Sequence[str], there: Container[str]) -> Sequence[str]:
+    """Return the stored arrays that the wanted ones are made from: features of one byte a value need their scales."""
+    return [*fields, SCALES] if "features" in fields and SCALES in there else fields
 
 
 def parse_metadata(key: str, metadata: bytes, *, path: Path) -> dict[str, Any]:

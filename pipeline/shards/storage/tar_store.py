@@ -20,7 +20,7 @@ from vilbert.pipeline.shards.sample import MEMBER_LAYOUTS, Sample, decode_member
 from vilbert.pipeline.shards.storage.closing import Closing
 from vilbert.pipeline.shards.storage.hashed_tar import HashedTar
 from vilbert.pipeline.shards.storage.npy import decode_npy
-from vilbert.pipeline.shards.storage.part import Part, build_part, parse_metadata
+from vilbert.pipeline.shards.storage.part import Part, build_part, parse_metadata, stored_names
 from vilbert.pipeline.shards.storage.raw import RawSample
 from vilbert.pipeline.shards.storage.tar_scan import TarIndex, scan
 from vilbert.pipeline.shards.storage.ustar import BLOCK, RECORD, padding, ustar_header
@@ -71,6 +71,7 @@ class TarReader(Closing):
             self._map: mmap.mmap | None = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         found = scan(self._map) or _place_members(read_index(self._map, path))
         self._keys, self._names, self._starts, self._sizes = found
+        self._fields = {name.removesuffix(".npy"): column for column, name in enumerate(self._names) if ".npy" in name}
 
     def __len__(self) -> int:
         return len(self._keys)
@@ -92,11 +93,11 @@ class TarReader(Closing):
         """Return the named arrays and the metadata of a sample."""
         key = self._keys[index]
         arrays = {}
-        for name in fields:
-            if f"{name}.npy" not in self._names:
+        for name in stored_names(fields, self._fields):
+            if name not in self._fields:
                 raise CorruptShardError(f"has no array {name}", path=self.path, key=key)
             try:
-                arrays[name] = decode_npy(self._content(index, self._names.index(f"{name}.npy")))
+                arrays[name] = decode_npy(self._content(index, self._fields[name]))
             except ValueError as error:
                 raise CorruptShardError(f"{name}.npy {error}", path=self.path, key=key) from error
         return build_part(key, arrays, bytes(self._content(index, -1)), path=self.path)

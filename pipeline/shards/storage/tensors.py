@@ -19,13 +19,14 @@ from vilbert.pipeline.errors import CorruptShardError
 from vilbert.pipeline.shards.canonical import decode_json
 from vilbert.pipeline.shards.sample import FIELD_LAYOUTS, FIELDS, Sample, build_sample, encode_metadata
 from vilbert.pipeline.shards.storage.npy import check_empty, read_only_view
-from vilbert.pipeline.shards.storage.part import Part, build_part, parse_metadata
+from vilbert.pipeline.shards.storage.part import Part, build_part, parse_metadata, stored_names
 
 _DTYPES: dict[str, np.dtype[Any]] = {
     "F16": np.dtype("<f2"),
     "F32": np.dtype("<f4"),
     "U16": np.dtype("<u2"),
     "U8": np.dtype("u1"),
+    "I8": np.dtype("i1"),
 }
 IMAGE_TENSOR = "image"
 """The image's own bytes, optional: uint8 [bytes]."""
@@ -34,7 +35,7 @@ _LENGTH_BYTES = 8
 
 def encode_tensors(sample: Sample) -> bytes:
     """Return the sample as safetensors; the same bytes for the same sample."""
-    arrays = {name: np.ascontiguousarray(array) for name, array in sample.regions.arrays().items()}
+    arrays = {name: np.ascontiguousarray(array) for name, array in sample.arrays().items()}
     if sample.image is not None:
         arrays[IMAGE_TENSOR] = np.frombuffer(sample.image, np.uint8)
     return save(arrays, metadata={"json": encode_metadata(sample).decode("utf-8")})
@@ -76,7 +77,7 @@ def decode_part(key: str, value: memoryview, fields: Sequence[str], *, path: Pat
     if missing := [name for name in fields if name not in found]:
         raise CorruptShardError(f"has no array {missing[0]}", path=path, key=key)
     arrays = {}
-    for name in fields:
+    for name in stored_names(fields, found):
         entry = found[name]
         arrays[name] = read_only_view(value, entry.dtype, entry.shape, entry.start).copy()
         arrays[name].flags.writeable = False

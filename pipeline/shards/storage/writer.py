@@ -70,7 +70,7 @@ class ShardWriter:
 
     def add(self, sample: Sample) -> None:
         """Append the sample of the next row of the manifest that has one."""
-        arrays = sample.regions.arrays().items()
+        arrays = sample.arrays().items()
         layout = tuple((name, array.shape[1:], array.dtype.name) for name, array in arrays)
         if sample.image is not None:
             layout = (*layout, ("image", (), "uint8"))

@@ -67,9 +67,16 @@ def describe_sample(info: DatasetInfo, sample: Sample, max_boxes: int) -> dict[s
         "height": regions.height,
         "meta": sample.meta,
         **({"image_bytes": len(sample.image)} if sample.image is not None else {}),
-        "fields": {name: _describe_array(array) for name, array in regions.arrays().items()},
+        "fields": _describe_arrays(sample),
         "objects": [_describe_object(info, regions, int(box)) for box in best_boxes(regions, max_boxes)],
     }
+
+
+def _describe_arrays(sample: Sample) -> dict[str, Any]:
+    """Return the arrays as they are read, features with the dtype that they are stored in."""
+    document = {name: _describe_array(array) for name, array in sample.regions.arrays().items()}
+    document["features"]["dtype"] = str(sample.arrays()["features"].dtype)
+    return document
 
 
 def _describe_array(array: NDArray[Any]) -> dict[str, Any]:

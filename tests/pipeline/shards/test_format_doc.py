@@ -56,5 +56,5 @@ def test_the_table_of_fields_is_that_of_the_code() -> None:
         (name, field.dtypes[0], field.axes) for name, field in FIELDS.items()
     ]
     assert tuple(name for name, *_, optional in rows if optional) == tuple(
-        name for name in FIELDS if name in (*itertools.chain(*PAIRS), "object_boxes")
+        name for name in FIELDS if name in (*itertools.chain(*PAIRS), "object_boxes", "feature_scales")
     )

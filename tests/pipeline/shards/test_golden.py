@@ -20,7 +20,10 @@ from vilbert.pipeline.shards.sample import Sample
 from vilbert.pipeline.shards.storage.store import open_shard
 
 pages = pytest.mark.skipif(mmap.PAGESIZE != 4096, reason="LMDB lays files out in pages of the machine's size")
-NAMES = ["tar", "tar-2", pytest.param("lmdb", marks=pages), pytest.param("lmdb-2", marks=pages)]
+NAMES = [
+    *("tar", "tar-2", "tar-3"),
+    *(pytest.param(name, marks=pages) for name in ("lmdb", "lmdb-2", "lmdb-3")),
+]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -51,11 +54,30 @@ def test_a_data_set_of_format_2_has_neither_objects_nor_classes(
     assert main(["verify", str(directory), "--deep"]) == 0
 
 
-def test_fields_of_format_2_under_the_number_1_are_damage(tmp_path: Path, golden: Path) -> None:
-    shutil.copytree(golden / "tar-2", tmp_path / "data")
+@pytest.mark.parametrize(("name", "dtype"), [("tar-3", "int8"), ("lmdb-3", "uint8")])
+def test_a_data_set_of_format_3_has_features_of_one_byte(
+    golden: Path, golden_maker: dict[str, Any], assert_same: Callable[[Sample, Sample], None], name: str, dtype: str
+) -> None:
+    directory = golden / name
+    info = read_dataset(directory)
+    assert (info.format, info.fields["features"]["dtype"]) == (3, dtype)
+    with open_shard(data_path(directory, 0, info.storage)) as reader:
+        for read, meant in zip(reader, golden_maker["small_samples"](dtype), strict=True):
+            assert_same(read, meant)
+            assert read.small is not None
+            assert read.small.codes.dtype == dtype
+        assert reader[0].regions.features[1, -1] == 1023 / 256
+    assert main(["verify", str(directory), "--deep"]) == 0
+
+
+@pytest.mark.parametrize(("name", "needed", "stated"), [("tar-2", 2, 1), ("tar-3", 3, 1), ("lmdb-3", 3, 2)])
+def test_fields_under_a_smaller_number_are_damage(
+    tmp_path: Path, golden: Path, name: str, needed: int, stated: int
+) -> None:
+    shutil.copytree(golden / name, tmp_path / "data")
     path = tmp_path / "data/dataset.json"
-    path.write_text(path.read_text().replace('"format": 2,\n  "limit"', '"format": 1,\n  "limit"'))
-    with pytest.raises(CorruptShardError, match=r"dataset\.json: format is 1, its fields need format 2"):
+    path.write_text(path.read_text().replace(f'"format": {needed},\n  "limit"', f'"format": {stated},\n  "limit"'))
+    with pytest.raises(CorruptShardError, match=rf"dataset\.json: format is {stated}, its fields need format {needed}"):
         read_dataset(tmp_path / "data")
 
 

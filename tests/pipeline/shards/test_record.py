@@ -124,8 +124,8 @@ def test_a_record_lacking_a_field_or_not_json_or_renamed_is_refused(tmp_path: Pa
 
 
 def test_a_record_of_a_newer_format_is_refused_and_never_taken_for_undone(tmp_path: Path) -> None:
-    path = _write(tmp_path, {"format": 3, "anything": "else"})
-    with pytest.raises(UnsupportedFormatError, match=r"000007\.json: is of format 3, this version knows 2"):
+    path = _write(tmp_path, {"format": 4, "anything": "else"})
+    with pytest.raises(UnsupportedFormatError, match=r"000007\.json: is of format 4, this version knows 3"):
         read_record(path)
     with pytest.raises(UnsupportedFormatError):
         is_done(tmp_path, 7)

@@ -25,9 +25,11 @@ from vilbert.pipeline.shards.record import records_digest
 from vilbert.pipeline.shards.sample import Sample, describe_fields
 from vilbert.pipeline.shards.storage.writer import ShardWriter
 
-GoldenName = Literal["tar", "lmdb", "tar-2", "lmdb-2"]
+GoldenName = Literal["tar", "lmdb", "tar-2", "lmdb-2", "tar-3", "lmdb-3"]
 NAMES: tuple[GoldenName, ...] = get_args(GoldenName)
-"""Folders: the storage, and -2 where the data set is of format 2."""
+"""Folders: the storage, and the number of the format where it is not 1."""
+SMALL = {"tar-3": "int8", "lmdb-3": "uint8"}
+"""dtype of the features of format 3; uint8 holds float8."""
 FEATURE_DIM = 512
 FINGERPRINT_FIELDS = {"decode": {"max_side": 4096}, "extractor": {"weights": "golden"}, "format": 1}
 
@@ -71,16 +73,22 @@ def plain_samples() -> list[Sample]:
     ]
 
 
+def small_samples(dtype: str) -> list[Sample]:
+    """Return the samples of format 1 as format 3 allows them: features in one byte a value."""
+    return [sample.with_features(dtype) for sample in golden_samples()]
+
+
 def write_golden(directory: Path, name: GoldenName) -> None:
     """Write a data set of one shard. Row 1 failed, rows 0 and 2 are samples; in format 2, row 3 was dropped."""
     storage: Literal["tar", "lmdb"] = "lmdb" if name.startswith("lmdb") else "tar"
     plain = name.endswith("-2")
     failure = FailureRow(row=1, image_id="broken", uri="broken.jpg", reason="truncated", detail="ends after 3 bytes")
-    facts = {**FINGERPRINT_FIELDS, "format": 2} if plain else FINGERPRINT_FIELDS
+    dtype = SMALL.get(name)
+    facts = {**FINGERPRINT_FIELDS, "format": 2 if plain else 3 if dtype else 1}
     fingerprint = fingerprint_digest(facts)
     rows = 4 if plain else 3
     with ShardWriter(directory, shard=0, format=storage) as writer:
-        for sample in plain_samples() if plain else golden_samples():
+        for sample in plain_samples() if plain else small_samples(dtype) if dtype else golden_samples():
             writer.add(sample)
         record = writer.commit(
             rows=(0, rows), failures=[failure], fingerprint=fingerprint, dropped={"split": 1} if plain else None
@@ -96,7 +104,7 @@ def write_golden(directory: Path, name: GoldenName) -> None:
             top_classes=0 if plain else 3,
             objects=not plain,
             attributes=not plain,
-            feature_dtype="float32" if plain else "float16",
+            feature_dtype="float32" if plain else dtype or "float16",
         ),
         feature_dim=FEATURE_DIM,
         class_names=() if plain else ("__background__", "cat", "dog"),

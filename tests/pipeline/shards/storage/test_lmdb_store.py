@@ -291,6 +291,6 @@ def test_a_value_of_another_kind_is_named(tmp_path: Path, make_sample: MakeSampl
 
 
 def test_another_format_number_is_refused(tmp_path: Path) -> None:
-    path = put(tmp_path / "000000.lmdb", {META_KEY.encode(): meta([], format=3)})
-    with pytest.raises(UnsupportedFormatError, match="format 3, this version reads 2"):
+    path = put(tmp_path / "000000.lmdb", {META_KEY.encode(): meta([], format=4)})
+    with pytest.raises(UnsupportedFormatError, match="format 4, this version reads 3"):
         open_shard(path)
