@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from vilbert.extractors.agreement import box_iou, cosines
 from vilbert.extractors.regions import Regions
 from vilbert.pipeline.browse.filters import FilterError
 from vilbert.pipeline.browse.index import IndexedSample
@@ -117,7 +117,7 @@ def compare_regions(first: Regions, second: Regions) -> dict[str, str]:
     """
     if not len(first) or not len(second):
         return {"regions": f"{len(first)} and {len(second)}"}
-    ious = iou(first.boxes, second.boxes)
+    ious = box_iou(first.boxes, second.boxes)
     best = ious.argmax(axis=1)
     highest = ious[np.arange(len(first)), best]
     matched = highest >= MATCHING_IOU
@@ -127,22 +127,8 @@ def compare_regions(first: Regions, second: Regions) -> dict[str, str]:
         "mean IoU": f"{highest.mean():.3f} with the region that overlaps most",
     }
     if matched.any() and first.features.shape[1] == second.features.shape[1]:
-        a, b = first.features[matched].astype(np.float64), second.features[best[matched]].astype(np.float64)
-        lengths = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
-        cosines = (a * b).sum(axis=1) / np.maximum(lengths, 1e-12)
-        words["cosine of matched features"] = f"mean {cosines.mean():.4f}, least {cosines.min():.4f}"
+        found = cosines(first.features[matched], second.features[best[matched]])
+        words["cosine of matched features"] = f"mean {found.mean():.4f}, least {found.min():.4f}"
     elif matched.any():
         words["features"] = f"{first.features.shape[1]:,} and {second.features.shape[1]:,} channels"
     return words
-
-
-def iou(first_xyxy: NDArray[np.float32], second_xyxy: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Return the intersection over union of boxes [N, 4] and [M, 4] as [N, M]; 0 where both are empty."""
-    a, b = (np.nan_to_num(boxes.astype(np.float64)) for boxes in (first_xyxy, second_xyxy))
-    low = np.maximum(a[:, None, :2], b[None, :, :2])
-    high = np.minimum(a[:, None, 2:], b[None, :, 2:])
-    shared = np.clip(high - low, 0, None).prod(axis=2)
-    areas = [np.clip(boxes[:, 2:] - boxes[:, :2], 0, None).prod(axis=1) for boxes in (a, b)]
-    union = areas[0][:, None] + areas[1][None, :] - shared
-    ratio: NDArray[np.float64] = np.divide(shared, union, out=np.zeros_like(shared), where=union > 0)
-    return ratio

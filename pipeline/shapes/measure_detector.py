@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from vilbert.extractors.agreement import box_iou
 from vilbert.extractors.extractor import Extractor
 from vilbert.extractors.regions import Regions
 from vilbert.pipeline.shapes.render import jpeg
@@ -53,22 +54,13 @@ def measure(extractor: Extractor, scenes: Sequence[Scene]) -> Measures:
     )
 
 
-def iou(boxes_xyxy: NDArray[np.float32], box_xyxy: Sequence[float]) -> NDArray[np.float64]:
-    """Return [N] the intersection over union of each box with the one."""
-    one = np.asarray(box_xyxy, dtype=np.float64)
-    low, high = np.maximum(boxes_xyxy[:, :2], one[:2]), np.minimum(boxes_xyxy[:, 2:], one[2:])
-    shared = (high - low).clip(min=0).prod(axis=1)
-    areas = (boxes_xyxy[:, 2:] - boxes_xyxy[:, :2]).astype(np.float64).prod(axis=1) + (one[2:] - one[:2]).prod()
-    overlap: NDArray[np.float64] = shared / (areas - shared)
-    return overlap
-
-
 def _matches(scene: Scene, regions: Regions) -> list[tuple[str, int]]:
     """Return the attribute of each object that a region of its class covers, and the most probable such region."""
     matches = []
     object_ids, object_scores = _objects(regions)
     for item in scene.objects:
-        covering = (iou(regions.boxes, item.box_xyxy) >= 0.5) & (object_ids == item.class_id)
+        overlaps = box_iou(regions.boxes, np.float64([item.box_xyxy]))[:, 0]
+        covering = (overlaps >= 0.5) & (object_ids == item.class_id)
         if covering.any():
             best = int(np.where(covering, object_scores, -1).argmax())
             matches.append((f"{item.size} {item.colour} {item.texture}", best))

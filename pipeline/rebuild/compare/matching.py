@@ -10,6 +10,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from vilbert.extractors.agreement import box_iou, unit_rows
+
 
 class Matching(NamedTuple):
     """Pairs of regions, in the order of A."""
@@ -23,23 +25,6 @@ class Matching(NamedTuple):
 
     def __len__(self) -> int:
         return len(self.a)
-
-
-def box_iou(a_xyxy: NDArray[Any], b_xyxy: NDArray[Any]) -> NDArray[np.float64]:
-    """Return the IoU [N, M] of boxes; 1 for boxes that are equal, also where they are empty."""
-    a, b = a_xyxy.astype(np.float64), b_xyxy.astype(np.float64)
-    low = np.maximum(a[:, None, :2], b[None, :, :2])
-    high = np.minimum(a[:, None, 2:], b[None, :, 2:])
-    intersection = (high - low).clip(min=0).prod(axis=2)
-    union = _areas(a)[:, None] + _areas(b) - intersection
-    iou = np.divide(intersection, union, out=np.zeros_like(union), where=union > 0)
-    equal = (a[:, None] == b[None]).all(axis=2)
-    return np.where(equal, 1.0, np.nan_to_num(iou))
-
-
-def _areas(boxes_xyxy: NDArray[np.float64]) -> NDArray[np.float64]:
-    areas: NDArray[np.float64] = (boxes_xyxy[:, 2:] - boxes_xyxy[:, :2]).clip(min=0).prod(axis=1)
-    return areas
 
 
 def mutual_best(scores: NDArray[np.float64], threshold: float) -> Matching:
@@ -76,22 +61,6 @@ def match_boxes(a_xyxy: NDArray[Any], b_xyxy: NDArray[Any], min_iou: float) -> M
 def match_features(a: NDArray[Any], b: NDArray[Any], min_cosine: float) -> Matching:
     """Match features [N, D] and [M, D] by cosine, mutual best."""
     return mutual_best(unit_rows(a) @ unit_rows(b).T, min_cosine)
-
-
-def cosines(a: NDArray[Any], b: NDArray[Any]) -> NDArray[np.float64]:
-    """Return the cosine [P] of rows [P, D]; 0 where a row has a value that is not finite, 1 where both are zero."""
-    both_zero = ~a.any(axis=1) & ~b.any(axis=1)
-    cosine: NDArray[np.float64] = np.where(both_zero, 1.0, (unit_rows(a) * unit_rows(b)).sum(axis=1))
-    return cosine
-
-
-def unit_rows(features: NDArray[Any]) -> NDArray[np.float64]:
-    """Return rows [N, D] of length 1; zeros where a row is zero or has a value that is not finite."""
-    rows = features.astype(np.float64)
-    rows[~np.isfinite(rows).all(axis=1)] = 0
-    lengths = np.linalg.norm(rows, axis=1, keepdims=True)
-    unit: NDArray[np.float64] = rows / np.where(lengths > 0, lengths, 1)
-    return unit
 
 
 def relative_errors(a: NDArray[Any], b: NDArray[Any]) -> NDArray[np.float64]:

@@ -11,10 +11,10 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
+from vilbert.extractors.agreement import cosines
 from vilbert.extractors.regions import Regions
 from vilbert.pipeline.rebuild.compare.matching import (
     Matching,
-    cosines,
     match_boxes,
     match_features,
     relative_errors,

@@ -8,10 +8,11 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from vilbert.extractors.agreement import cosines
 from vilbert.extractors.extractor import ExtractorError
 from vilbert.pipeline.rebuild.compare.causes import Finding
 from vilbert.pipeline.rebuild.compare.detector import RunningDetector
-from vilbert.pipeline.rebuild.compare.matching import cosines, relative_errors
+from vilbert.pipeline.rebuild.compare.matching import relative_errors
 from vilbert.pipeline.rebuild.compare.suspects import SUBTLE, SUSPECTS, Case, Variant, unchanged
 
 REPRODUCED_COSINE = 0.999

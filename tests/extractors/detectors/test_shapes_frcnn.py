@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 import torch
 
+from vilbert.extractors.agreement import box_iou
 from vilbert.extractors.detectors.shapes_frcnn import FEATURE_DIM, WEIGHTS, build, read_card
 from vilbert.extractors.detectors.torchvision_frcnn import TorchvisionExtractor
 from vilbert.extractors.extractor import DetectorSettings, ExtractorError, ExtractorSettings, build_extractor
 from vilbert.extractors.selection import SelectionSettings
-from vilbert.pipeline.shapes.measure_detector import iou, measure
+from vilbert.pipeline.shapes.measure_detector import measure
 from vilbert.pipeline.shapes.render import paint
 from vilbert.pipeline.shapes.scene import CANVASES, CLASS_NAMES, COLOURS, SIZES, TEXTURES, make_scene
 
@@ -44,7 +45,7 @@ def test_regions_of_the_default_selection_cover_the_objects(extractor: Torchvisi
         scene = make_scene(TEST_SEED, index)
         regions = extractor.extract([paint(scene)], [None])[0]
         assert len(regions) == 36
-        covered += [iou(regions.boxes, item.box_xyxy).max() >= 0.5 for item in scene.objects]
+        covered += [box_iou(regions.boxes, np.float64([item.box_xyxy])).max() >= 0.5 for item in scene.objects]
     assert np.mean(covered) >= 0.95
 
 

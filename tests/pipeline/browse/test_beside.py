@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from starlette.testclient import TestClient
 
-from vilbert.pipeline.browse.beside import compare_regions, iou
+from vilbert.pipeline.browse.beside import compare_regions
 from vilbert.pipeline.browse.site import Site
 from vilbert.pipeline.shards.sample import Sample
 
@@ -17,12 +17,6 @@ from ..shards.conftest import random_regions, write_small_dataset
 from .conftest import Browse
 
 ClientOf = Callable[[Site], TestClient]
-
-
-def test_iou_of_known_boxes() -> None:
-    first = np.array([[0, 0, 10, 10], [0, 0, 0, 0]], np.float32)
-    second = np.array([[0, 0, 10, 10], [5, 0, 15, 10], [20, 20, 30, 30]], np.float32)
-    assert iou(first, second).tolist() == [[1, 1 / 3, 0], [0, 0, 0]]
 
 
 def test_regions_agree_with_themselves_in_another_order() -> None:

@@ -10,7 +10,7 @@ import pytest
 from numpy.typing import NDArray
 
 from vilbert.extractors.regions import Regions
-from vilbert.pipeline.shapes.measure_detector import iou, measure
+from vilbert.pipeline.shapes.measure_detector import measure
 from vilbert.pipeline.shapes.scene import CLASS_NAMES, COLOURS, SIZES, TEXTURES, Scene, make_scene
 
 SCENES = [make_scene(5, index) for index in range(12)]
@@ -84,8 +84,3 @@ def test_wrong_attributes_lower_their_own_measure_alone() -> None:
     )
     assert wrong.map50 == pytest.approx(1.0)
     assert wrong.attributes == 0
-
-
-def test_overlap_by_hand() -> None:
-    boxes = np.float32([[0, 0, 10, 10], [5, 0, 15, 10], [20, 20, 30, 30], [0, 0, 5, 10]])
-    np.testing.assert_allclose(iou(boxes, (0, 0, 10, 10)), [1, 1 / 3, 0, 0.5])
