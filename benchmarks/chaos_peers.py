@@ -129,26 +129,30 @@ def run_ray_data(folder: Path, output: Path, settings: Settings) -> None:
 
 
 def run_daft(folder: Path, output: Path, settings: Settings) -> None:
-    """Run the job with Daft's checkpointing."""
+    """Run the job with Daft's checkpointing, which only its Ray runner has."""
     import daft
+    import ray
     from daft import DataType, Series, col
 
+    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
+    daft.set_runner_ray()
     store = daft.CheckpointStore(f"file://{output / 'checkpoint'}")
     struct = DataType.struct({name: DataType.binary() for name in ("features", "boxes")})
 
-    @daft.cls(max_concurrency=1)
     class DaftDetector:
         def __init__(self) -> None:
             self._detector = Detector()
 
-        @daft.method.batch(return_dtype=struct, batch_size=settings.batch_size)
         def detect(self, image_id: Series, path: Series) -> list[Row]:
             rows = self._detector.rows(image_id.to_pylist(), path.to_pylist())
             return [{name: row[name] for name in ("features", "boxes")} for row in rows]
 
+        batches = daft.method.batch(return_dtype=struct, batch_size=settings.batch_size)(detect)
+
+    detector = daft.cls(max_concurrency=1)(DaftDetector)()
     config = daft.CheckpointConfig(store=store, on="image_id")
     rows = daft.read_parquet(str(folder / "rows" / "*.parquet"), checkpoint=config)
-    found = rows.with_column("found", DaftDetector().detect(col("image_id"), col("path")))
+    found = rows.with_column("found", detector.batches(col("image_id"), col("path")))
     features = found.select(col("image_id"), *(col("found").get(name).alias(name) for name in ("features", "boxes")))
     features.write_parquet(str(output / "data"))
 
@@ -291,8 +295,9 @@ def start(peer: str, folder: Path, output: Path, settings: Settings, log: Path) 
     sizes = {"images": settings.images, "shard-size": settings.shard_size, "batch-size": settings.batch_size}
     options = [text for name, value in sizes.items() for text in (f"--{name}", str(value))]
     command = [sys.executable, "-m", "benchmarks.chaos_peers", "--run", peer, str(folder), str(output), *options]
+    environment = {**os.environ, "RAY_raylet_start_wait_time_s": "300"}  # a busy machine takes longer than Ray waits
     with log.open("ab") as messages:
-        return psutil.Popen(command, stdout=messages, stderr=messages, start_new_session=True)
+        return psutil.Popen(command, stdout=messages, stderr=messages, start_new_session=True, env=environment)
 
 
 def kill(process: psutil.Popen) -> None:
