@@ -26,7 +26,9 @@ SILENT_SECONDS = 60.0
 
 @validated
 class StatusSettings:
-    """Show the progress of a running `vilbert extract` or `vilbert convert`, or how the last one ended; with --shared, of each task.
+    """Show the progress of a running `vilbert extract` or `vilbert convert`, or how the last one ended.
+
+    With --shared the state of each task is shown too.
 
     Exit status 0 if a run is in progress or has finished, 1 if it failed, was interrupted, killed or stopped
     responding.

@@ -63,34 +63,36 @@ class OrderedLoader(Iterable[Any]):
 
     def __init__(
         self,
-        corpus: Corpus,
-        stream: Order,
+        load: Callable[..., Iterable[Any]],
         *,
         batch_size: int,
+        epoch_size: int,
         rank: int,
         world_size: int,
-        num_workers: int,
-        collate_fn: Collate,
         identity: Mapping[str, Any],
     ) -> None:
+        """Take what makes an iterable of batches from a `batch_sampler` of positions, and what the stream depends on.
+
+        Raises:
+            RefusedError: There are fewer samples in a batch than processes.
+        """
+        if not 0 <= rank < world_size <= batch_size:
+            raise RefusedError(
+                f"rank {rank}, world_size {world_size}, batch_size {batch_size}: rank must be below world_size, and "
+                "each process needs a sample of each batch"
+            )
         self.batch_size = batch_size
         """Samples of a global batch, over all processes."""
-        self.epoch_size = stream.epoch_size
+        self.epoch_size = epoch_size
         """Samples of an epoch."""
         self.position = 0
         """Samples of the stream that all processes took together; a multiple of `batch_size`."""
         self._rank, self._world_size = rank, world_size
         self._identity = dict(identity)
-        self._make = partial(
-            DataLoader,
-            _Positions(corpus, stream),
-            num_workers=num_workers,
-            collate_fn=collate_fn,
-            multiprocessing_context="forkserver" if num_workers else None,
-        )
+        self._load = load
 
     def __iter__(self) -> Iterator[Any]:
-        for batch in self._make(batch_sampler=self._parts(self.position)):
+        for batch in self._load(batch_sampler=self._parts(self.position)):
             self.position += self.batch_size
             yield batch
 
@@ -180,40 +182,25 @@ def order(
         ShardError: A data set is not there or is damaged.
         ValueError: A weight or the window is not positive.
     """
-    if not 0 <= rank < world_size <= batch_size:
-        raise RefusedError(
-            f"rank {rank}, world_size {world_size}, batch_size {batch_size}: rank must be below world_size, and each "
-            "process needs a sample of each batch"
-        )
-    files = [selection] if isinstance(selection, str | os.PathLike) else selection
     corpus = Corpus.open(
         data,
         split=split,
         cache_dir=cache_dir,
         verified=VerifiedFiles(),
         weighted=bool(weights),
-        selections=[Path(file) for file in files],
+        selections=[Path(file) for file in ([selection] if isinstance(selection, str | os.PathLike) else selection)],
     )
-    stream = Order(corpus.shard_sizes, seed=seed, weights=weights, window=window)
+    settings: dict[str, Any] = {"seed": seed, "window": window, "weights": [float(weight) for weight in weights]}
+    stream = Order(corpus.shard_sizes, **settings)
     corpus.keep_open(stream.most_shards())
-    identity = {
-        "batch_size": batch_size,
-        "seed": seed,
-        "split": split,
-        "window": window,
-        "weights": [float(weight) for weight in weights],
-        "data": [
-            {name: facts[name] for name in ("records_sha256", "samples", "selection") if name in facts}
-            for facts in corpus.fingerprints
-        ],
-    }
+    named = ("records_sha256", "samples", "selection")
+    facts = [{name: its[name] for name in named if name in its} for its in corpus.fingerprints]
+    loader = partial(DataLoader, _Positions(corpus, stream), num_workers=num_workers, collate_fn=collate_fn)
     return OrderedLoader(
-        corpus,
-        stream,
+        partial(loader, multiprocessing_context="forkserver" if num_workers else None),
         batch_size=batch_size,
+        epoch_size=stream.epoch_size,
         rank=rank,
         world_size=world_size,
-        num_workers=num_workers,
-        collate_fn=collate_fn,
-        identity=identity,
+        identity={"batch_size": batch_size, "split": split, "data": facts, **settings},
     )

@@ -164,10 +164,11 @@ def run_steps(training: Training, journal: Journal | None, progress: TrainProgre
     ):
         was_interrupted = training.evaluation_due
         if was_interrupted:
-            changed = held_out(training, journal, saving=True, interrupted=interrupted)
-            if training.evaluation_due:
-                return False
-            save(training)
+            with clock.paused():
+                changed = held_out(training, journal, saving=True, interrupted=interrupted)
+                if training.evaluation_due:
+                    return False
+                save(training)
             if changed:
                 batches.restart()
         while training.step < training.total_steps:
@@ -184,11 +185,12 @@ def run_steps(training: Training, journal: Journal | None, progress: TrainProgre
                 progress.show(training.step, float(losses.means.sum()), clock.waiting)
             saving = training.step % settings.checkpoint_every == 0 or last or stopping
             evaluating = training.step % settings.eval_every == 0 or last
-            begun = time.perf_counter()
-            changed = evaluating and held_out(training, journal, saving=saving, interrupted=interrupted)
-            evaluated = time.perf_counter()
-            if saving or training.evaluation_due:
-                save(training)
+            with clock.paused():
+                begun = time.perf_counter()
+                changed = evaluating and held_out(training, journal, saving=saving, interrupted=interrupted)
+                evaluated = time.perf_counter()
+                if saving or training.evaluation_due:
+                    save(training)
             if progress is not None:
                 progress.note(
                     evaluation=evaluated - begun if evaluating else None,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import resource
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -17,15 +18,21 @@ from vilbert.pipeline.train.engine.objective import MicroBatch
 PEAK_TFLOPS = {
     "V100": {"fp32": 15.7, "bf16": 125.0},
     "A10": {"fp32": 62.5, "bf16": 125.0},
-    "L4": {"fp32": 60.0, "bf16": 121.0},
+    "L4": {"fp32": 60.5, "bf16": 121.0},
     "L40": {"fp32": 90.5, "bf16": 181.0},
+    "L40S": {"fp32": 183.0, "bf16": 362.1},
     "A100": {"fp32": 156.0, "bf16": 312.0},
     "H100": {"fp32": 494.7, "bf16": 989.4},
+    "H100 PCIe": {"fp32": 378.0, "bf16": 756.0},
+    "H100 NVL": {"fp32": 417.5, "bf16": 835.0},
     "H200": {"fp32": 494.7, "bf16": 989.4},
+    "H200 NVL": {"fp32": 417.5, "bf16": 835.0},
     "B200": {"fp32": 1125.0, "bf16": 2250.0},
+    "MI300X": {"fp32": 653.7, "bf16": 1307.4},
 }
-"""Dense peak of a GPU in TFLOPS, by the model in its name; fp32 is TF32 where the chip has it. Source: NVIDIA's data
-sheets."""
+"""Dense peak of a GPU in TFLOPS, by the words of its name that tell it from others: H100 is the SXM module, whose name
+has only its memory beside; an A100 has the same peak in both forms. fp32 is TF32 where the chip has it. Source: the
+data sheets of NVIDIA and AMD, sparsity left out."""
 BACKWARD = 2
 """Operations of a backward pass, in forward passes."""
 
@@ -34,8 +41,9 @@ def peak_tflops(device: torch.device, precision: str) -> float | None:
     """Return the peak of a known GPU in a precision, fp32 or bf16; None for another device."""
     if device.type != "cuda":
         return None
-    words = torch.cuda.get_device_name(device).replace("-", " ").split()
-    return next((peak[precision] for name, peak in PEAK_TFLOPS.items() if name in words), None)
+    words = set(torch.cuda.get_device_name(device).replace("-", " ").split())
+    known = [name for name in PEAK_TFLOPS if words.issuperset(name.split())]
+    return PEAK_TFLOPS[max(known, key=len)][precision] if known else None
 
 
 def step_flops(config: PretrainedConfig, part: MicroBatch) -> int:
@@ -104,13 +112,24 @@ class Throughput:
                 self._lap_flops += step_flops(self._config, part)
         return parts
 
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Leave the time of the block out of all figures: an evaluation, or a checkpoint."""
+        started = time.perf_counter()
+        try:
+            yield
+        finally:
+            seconds = time.perf_counter() - started
+            self._begun += seconds
+            self._lap_begun += seconds
+
     @property
     def waiting(self) -> float:
         """The share of all time so far that was spent waiting for data."""
         return self._waited / max(time.perf_counter() - self._begun, 1e-9)
 
     def lap(self, samples: int) -> dict[str, float]:
-        """Return the figures since the last lap, and begin another.
+        """Return the figures since the last lap but for what was `paused`, and begin another.
 
         Args:
             samples: Samples done so far, over all processes.

@@ -119,10 +119,10 @@ def find_tracker(name: str) -> TrackerSpec:
 def open_trackers(
     names: Iterable[str], folder: Path, settings: Mapping[str, Any], *, resumed_at: int | None
 ) -> dict[str, Tracker]:
-    """Open the trackers of a run.
+    """Open the trackers of a run. One that cannot be opened is reported and left out: it does not stop the training.
 
     Raises:
-        RefusedError: A tracker does not exist, or cannot be opened.
+        RefusedError: A tracker does not exist, its package is not installed, or the file of IDs is damaged.
     """
     opened: dict[str, Tracker] = {}
     asked = list(names)
@@ -137,12 +137,13 @@ def open_trackers(
         run = TrackedRun(tracker=name, folder=folder, settings=settings, resumed_at=resumed_at)
         try:
             opened[name] = spec.open(run)
-        except (RefusedError, OSError):
+        except RefusedError:
             raise
-        except Exception as error:  # a package of somebody else, which has errors of its own
-            raise RefusedError(
-                f"--tracker {name}: cannot be opened: {type(error).__name__}: {error}; solve this, or run without it"
-            ) from error
+        except Exception as error:  # as in `log_to`
+            logger.warning(
+                "--tracker %s cannot be opened and is not used in this session: %s: %s; metrics.jsonl is written as "
+                "always", name, type(error).__name__, error,
+            )  # fmt: skip
     return opened
 
 

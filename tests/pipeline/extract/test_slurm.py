@@ -1,4 +1,4 @@
-"""The Slurm script of docs/cluster.md, with commands of its name that only pretend."""
+"""The Slurm scripts of docs/cluster.md, with commands of its name that only pretend."""
 
 import os
 import re
@@ -24,14 +24,15 @@ while true; do /bin/sleep 0.05; done
 }
 
 
+@pytest.mark.parametrize("number", [0, 1], ids=["Ray", "array"])
 @pytest.mark.parametrize(
     ("ends", "status", "notes"),
     [("well", 0, []), ("badly", 1, []), ("by Slurm", 130, ["at work", "interrupted", "requeue 42"])],
 )
 def test_the_warning_reaches_the_driver_and_the_job_goes_back_into_the_queue(
-    tmp_path: Path, ends: str, status: int, notes: list[str]
+    tmp_path: Path, number: int, ends: str, status: int, notes: list[str]
 ) -> None:
-    (script,) = re.findall(r"```bash\n(#!/bin/bash\n#SBATCH.*?)```", DOCS.read_text(encoding="utf-8"), re.DOTALL)
+    script = re.findall(r"```bash\n(#!/bin/bash\n#SBATCH.*?)```", DOCS.read_text(encoding="utf-8"), re.DOTALL)[number]
     (tmp_path / "script").write_text(script)
     for name, text in COMMANDS.items():
         (tmp_path / name).write_text(f"#!/bin/bash\n{text}\n")

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -216,8 +218,17 @@ def test_torchrun_ends_all_where_a_loader_of_one_rank_is_killed(data: Path, tmp_
     )
 
 
-def test_two_processes_are_one(data: Path, tmp_path: Path, forks: Forks) -> None:
-    """Two gloo processes go on from a checkpoint of one: the same batches, losses to 1e-5."""
+def assert_losses_of(run: Path, other: Path) -> None:
+    """Compare what two runs wrote down, every number to 1e-5."""
+    ours, theirs = journal(run), journal(other)
+    assert [entry["step"] for entry in ours] == [entry["step"] for entry in theirs]
+    for mine, its in zip(ours, theirs, strict=True):
+        for name in mine.keys() - {"kind"}:
+            assert mine[name] == pytest.approx(its[name], rel=1e-5), (name, mine, its)
+
+
+def test_a_run_is_resumed_by_two_processes_and_by_one_again(data: Path, tmp_path: Path, forks: Forks) -> None:
+    """Two gloo processes go on from a checkpoint of one, and one from theirs: the same batches, losses to 1e-5."""
     alone, both = tmp_path / "alone", tmp_path / "both"
     options = model_option(tmp_path / "model.json", WITHOUT_DROPOUT)
     for output in (alone, both):
@@ -227,11 +238,32 @@ def test_two_processes_are_one(data: Path, tmp_path: Path, forks: Forks) -> None
         shutil.rmtree(path)  # go on from the oldest one kept
     log = tmp_path / "log"
     assert forks.run_ranks(arguments(data, both, *options), log, world=2) == [0, 0], log.read_text()
-    ours, theirs = journal(both), journal(alone)
-    assert [entry["step"] for entry in ours] == [entry["step"] for entry in theirs]
-    for mine, other in zip(ours, theirs, strict=True):
-        for name in mine.keys() - {"kind"}:
-            assert mine[name] == pytest.approx(other[name], rel=1e-5), (name, mine, other)
+    assert_losses_of(both, alone)
+    shutil.rmtree(both / "checkpoints" / "step-00000008")  # go on from a step that two processes made
+    assert main(arguments(data, both, *options)) == 0
+    assert_losses_of(both, alone)
+
+
+@pytest.mark.slow
+def test_torchrun_resumes_on_more_and_on_fewer_processes(data: Path, tmp_path: Path) -> None:
+    """Steps 1 to 3 by one process, 4 to 6 by two with a loader each, 7 and 8 by one: losses to 1e-5 of one's."""
+    options = [*model_option(tmp_path / "model.json", WITHOUT_DROPOUT), "--schedule", "constant", "--warmup", "0"]
+    assert main(arguments(data, tmp_path / "alone", *options)) == 0
+    for world, steps, workers in ((1, "3", "0"), (2, "6", "1"), (1, "8", "2")):
+        torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(world)]
+        command = arguments(data, tmp_path / "run", *options, "--max-steps", steps, "--num-workers", workers)
+        done = subprocess.run(
+            [*torchrun, "-m", "vilbert.pipeline.cli", *command], capture_output=True, text=True, timeout=600
+        )
+        assert done.returncode == 0, done.stderr
+    sessions = [json.loads(line) for line in (tmp_path / "run" / "sessions.jsonl").read_text().splitlines()]
+    assert [session["processes"] for session in sessions if "processes" in session] == [1, 2, 1]
+    ours, theirs = (
+        [entry for entry in journal(tmp_path / name) if entry["kind"] == "train"] for name in ("run", "alone")
+    )
+    assert [entry["step"] for entry in ours] == [entry["step"] for entry in theirs] == list(range(1, 9))
+    for mine, its in zip(ours, theirs, strict=True):
+        assert mine["loss"] == pytest.approx(its["loss"], rel=1e-5), (mine, its)
 
 
 @pytest.mark.parametrize("changes", [{"with_coattention": False}, {"visual_target": 2, "num_negative": 8}])

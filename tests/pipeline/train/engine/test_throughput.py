@@ -54,7 +54,10 @@ def test_the_share_of_the_peak_is_operations_over_time(monkeypatch: pytest.Monke
     monkeypatch.setattr("time.perf_counter", lambda: now[0])
     speed = Throughput(10, config=config, device=torch.device("cpu"), world=2, peak=1e-6)
     speed.fetch(iter([[Part(), Part()]]))
-    now[0] = 4.0
+    now[0] = 3.0
+    with speed.paused():  # an evaluation of 100 seconds
+        now[0] = 103.0
+    now[0] = 104.0
     figures = speed.lap(18)
     assert figures["samples_per_second"] == 2.0
     assert figures["samples_per_second_per_device"] == 1.0
@@ -64,7 +67,12 @@ def test_the_share_of_the_peak_is_operations_over_time(monkeypatch: pytest.Monke
 
 
 def test_a_gpu_is_known_by_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
-    names = {"NVIDIA H200": "H200", "NVIDIA A100-SXM4-80GB": "A100", "NVIDIA L40S": None, "Tesla V100-PCIE": "V100"}
+    names = {
+        "NVIDIA H200": "H200", "NVIDIA H200 NVL": "H200 NVL", "NVIDIA A100-SXM4-80GB": "A100",
+        "NVIDIA A100 80GB PCIe": "A100", "NVIDIA H100 80GB HBM3": "H100", "NVIDIA H100 PCIe": "H100 PCIe",
+        "NVIDIA H100 NVL": "H100 NVL", "NVIDIA L4": "L4", "NVIDIA L40S": "L40S", "NVIDIA B200": "B200",
+        "AMD Instinct MI300X": "MI300X", "Tesla V100-PCIE-32GB": "V100", "NVIDIA GeForce GTX 1080": None,
+    }  # fmt: skip
     for name, known in names.items():
         monkeypatch.setattr(torch.cuda, "get_device_name", lambda device, name=name: name)
         assert peak_tflops(torch.device("cuda"), "bf16") == (PEAK_TFLOPS[known]["bf16"] if known else None)
