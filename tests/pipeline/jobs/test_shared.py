@@ -194,3 +194,17 @@ def test_what_tasks_cannot_do_is_refused(
     with pytest.raises(SystemExit):
         parse("extract", [*command(manifest, tmp_path / "out"), *options][1:])
     assert message in " ".join(capsys.readouterr().err.replace("│", " ").split())
+
+
+def test_conversions_are_shared_too(settings_for: Make, tmp_path: Path, forks: Forks) -> None:
+    source = settings_for("source")
+    assert extract(source) == 0
+
+    def convert(output: Path, *options: str) -> list[str]:
+        command = ["convert", str(source.output), "--output", str(output), "--shard-size", "3"]
+        return [*command, "--where", "n_boxes > 1", *options]
+
+    assert main(convert(tmp_path / "one")) == 0
+    tasks = [forks.start(convert(tmp_path / "two", "--shared"), tmp_path / "log") for _ in range(2)]
+    assert [forks.wait(task) for task in tasks] == [0, 0], (tmp_path / "log").read_text()
+    assert contents(tmp_path / "two") == contents(tmp_path / "one")
