@@ -189,9 +189,7 @@ def _step(settings: ConvertSettings, opened: OpenSources) -> dict[str, Any]:
 def source_selections(settings: ConvertSettings, opened: OpenSources) -> dict[str, SelectionFile]:
     """Return the files of `--selection` by the content of their source; RefusedError for one of no source."""
     files = open_selections(settings.selection)
-    names: dict[str | None, str] = {
-        source.content: place_name(place) for place, source in zip(settings.sources, opened.sources, strict=True)
-    }
+    names = {source.content: place_name(place) for place, source in zip(settings.sources, opened.sources, strict=True)}
     require_their_data(files, names)
     return files
 
