@@ -23,16 +23,15 @@ def split_starts(manifest: Manifest, rows: int, shard_size: int) -> tuple[int, .
         RefusedError: The manifest changes its split too often.
     """
     starts: list[int] = []
-    splits, changes = set(), 0
+    splits = set()
     most = MOST_SHARDS * -(-rows // shard_size)
-    for split, start, stop in _runs(manifest, rows):
+    for runs, (split, start, stop) in enumerate(_runs(manifest, rows), start=1):
         splits.add(split)
-        changes += 1
         starts.extend(range(start, stop, shard_size))
         if len(starts) > most + len(splits):
             raise RefusedError(
-                f"--one-split-per-shard: {manifest.path} changes its split {changes:,} times in its first {stop:,} rows, "
-                f"which makes {len(starts):,} shards; put the rows of a split together with `vilbert manifest "
+                f"--one-split-per-shard: {manifest.path} has {runs:,} runs of rows of one split in its first {stop:,} "
+                f"rows, which make {len(starts):,} shards; put the rows of a split together with `vilbert manifest "
                 "--group-by-split`"
             )
     return None if starts == list(range(0, rows, shard_size)) else tuple(starts)
