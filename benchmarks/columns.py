@@ -3,7 +3,8 @@
 A data set of the published sizes (36 regions of 2048 features with their classes) and columns for it: a score per image
 and a vector of 8 numbers per region. All are in the page cache. A read takes a sample at random, as training does, and
 copies its features into their row of a batch; a joined read looks up the column's value of the same key besides, and
-copies it too. By turns, medians. `--features base NAME` reads in this way.
+copies it too. `training` reads batches as `pretrain --features base vector` does, by places in data sets. By turns,
+medians; each ratio is to the same way of reading without the column.
 """
 
 from __future__ import annotations
@@ -14,8 +15,9 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,11 +35,15 @@ from vilbert.pipeline.shards.columns.values_file import open_values
 from vilbert.pipeline.shards.location.folder import LocalFolder
 from vilbert.pipeline.shards.location.layout import data_path
 from vilbert.pipeline.shards.storage.store import ShardReader, open_shard
+from vilbert.pipeline.train.data.corpus import Corpus
+from vilbert.pipeline.train.data.order import Places
 
 FIELDS = ("boxes", "features", "class_ids", "class_probs")
 MOST = 1.05
-"""Time of a joined read of a score, in reads of the base alone, at most."""
+"""Time of a joined read, in reads of the base alone, at most."""
 VECTOR = 8
+BATCH = 64
+TRAINING = "training: base"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,6 +99,24 @@ def reading(
     return read
 
 
+def each(read: Read, numbers: Sequence[int]) -> None:
+    """Read samples one by one."""
+    for number in numbers:
+        read(number)
+
+
+def read_batches(corpus: Corpus, order: NDArray[np.int64], shard_size: int) -> None:
+    """Read samples as training does, and copy their features into batches."""
+    batch = np.empty((BATCH, 36, corpus.feature_dim), np.float16)
+    for start in range(0, len(order), BATCH):
+        numbers = order[start : start + BATCH]
+        zeros = np.zeros(len(numbers), np.int64)
+        places = Places(zeros, numbers // shard_size, numbers % shard_size, numbers, zeros, zeros, zeros)
+        for row, example in enumerate(corpus.read(places)):
+            if example is not None:
+                example.copy_features(batch[row, : len(example.boxes)])
+
+
 def measure(folder: Path, settings: Settings, stack: ExitStack) -> dict[str, float]:
     """Return the median microseconds of a read, by way."""
     shards = range(-(-settings.samples // settings.shard_size))
@@ -110,13 +134,16 @@ def measure(folder: Path, settings: Settings, stack: ExitStack) -> dict[str, flo
         "base alone": reading(readers, None, settings.shard_size, batch),
         **{f"base and {name}": reading(readers, opened[name], settings.shard_size, batch) for name in members},
     }
-    order = np.random.default_rng(settings.seed).permutation(settings.samples).tolist()
-    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    order = np.random.default_rng(settings.seed).permutation(settings.samples)
+    passes: dict[str, Callable[[], None]] = {name: partial(each, read, order.tolist()) for name, read in ways.items()}
+    for name, features in {TRAINING: ("base",), f"{TRAINING} and vector": ("base", "vector")}.items():
+        corpus = stack.enter_context(closing(Corpus.open(folder, split=None, features=features)))
+        passes[name] = partial(read_batches, corpus, order, settings.shard_size)
+    seconds: dict[str, list[float]] = {name: [] for name in passes}
     for _ in range(settings.rounds + 1):  # the first fills caches
-        for name, read in ways.items():
+        for name, run in passes.items():
             begun = time.perf_counter()
-            for number in order:
-                read(number)
+            run()
             seconds[name].append((time.perf_counter() - begun) / len(order))
     return {name: 1e6 * statistics.median(taken[1:]) for name, taken in seconds.items()}
 
@@ -136,16 +163,16 @@ def main(settings: Settings) -> int:
         )
         write_columns(folder, [f"{row:08}" for row in range(settings.samples)], 36)
         found = measure(folder, settings, stack)
-    ratios = {name: taken / found["base alone"] for name, taken in found.items()}
+    ratios = {name: taken / found[TRAINING if TRAINING in name else "base alone"] for name, taken in found.items()}
     if settings.json:
         print(json.dumps({"microseconds": found, "ratios": ratios, "limit": MOST, "conditions": facts}, indent=2))
     else:
         rows = [[name, f"{found[name]:.1f}", f"{ratios[name]:.3f}"] for name in found]
         print(markdown(["read", "µs", "ratio"], rows), "", ", ".join(f"{k} {v}" for k, v in facts.items()), sep="\n")
-    missed = ratios["base and score"] > MOST
-    if missed:
-        print(f"base and score: {ratios['base and score']:.3f}, the limit is {MOST}", file=sys.stderr)
-    return int(missed)
+    missed = {name: ratio for name, ratio in ratios.items() if ratio > MOST}
+    for name, ratio in missed.items():
+        print(f"{name}: {ratio:.3f}, the limit is {MOST}", file=sys.stderr)
+    return int(bool(missed))
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ import logging
 from pathlib import Path
 
 from vilbert.manifests.atomic import publish, temporary_name
+from vilbert.manifests.grouped import group_by_split
 from vilbert.manifests.manifest import Manifest
 from vilbert.manifests.orientation import may_keep_stored_pixels
 from vilbert.manifests.record import ManifestError
@@ -34,7 +35,7 @@ def build_manifest(settings: ManifestSettings) -> int:
     except OSError as error:
         raise ManifestError(f"--output {output}: cannot make its folder: {error.strerror}") from None
     report = Report()
-    draft = temporary_name(output.with_suffix(".draft"))
+    draft, grouped = (temporary_name(output.with_suffix(suffix)) for suffix in (".draft", ".grouped"))
     try:
         keep_first = settings.duplicate_ids == "first"
         orientation = may_keep_stored_pixels(settings.exif_orientation, (kind for _, kind in source_kinds(settings)))
@@ -43,12 +44,16 @@ def build_manifest(settings: ManifestSettings) -> int:
         if not manifest.rows:
             sources = ", ".join(map(str, settings.sources))
             raise ManifestError("\n".join([f"no rows in {sources}", *report.lines()]))
+        if settings.group_by_split:
+            manifest = group_by_split(manifest, grouped, orientation=orientation)
+            publish(grouped, draft)
         _write_report(settings, manifest, report)
         publish(draft, output)
     except OSError as error:
         raise ManifestError(f"{error.filename or output}: {error.strerror or error}") from error
     finally:
         draft.unlink(missing_ok=True)
+        grouped.unlink(missing_ok=True)
     for line in report.lines():
         log.warning("%s", line)
     log.info("%s: %s rows, hash %s", output, f"{manifest.rows:,}", manifest.hash[:16])

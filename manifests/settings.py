@@ -49,6 +49,8 @@ class ManifestSettings:
     rest is assigned to `train`. Selected by a hash of the image id."""
     seed: int = 0
     """Seed of the selection for --hold-out."""
+    group_by_split: bool = False
+    """Order the rows by the names of their splits, for `vilbert extract --one-split-per-shard`."""
     limit: PositiveInt | None = None
     """Stop after this many rows."""
     duplicate_ids: Literal["error", "first"] = "error"

@@ -38,7 +38,7 @@ BELOW = {
     "evaluate": ("tasks",),
     "predict": ("evaluate", "extract"),
     "report": ("predict",),
-    "browse": ("report",),
+    "browse": ("report", "rebuild"),
 }
 """The folders of pipeline/, and the folders directly below each; a folder may import those below these, too."""
 

@@ -60,6 +60,7 @@ def beside_page(site: Site, query: Mapping[str, str]) -> str:
         pairing=pairing,
         previous=None if found is None else neighbour(first, second, found.number, -1),
         next=None if found is None else neighbour(first, second, found.number, 1),
+        findings=None if first is second else site.comparisons.find(first, second),
         differences=list(differences(settings_of(first), settings_of(second))),
         title="Side by side",
     )

@@ -1,7 +1,7 @@
 """Build the index of a data set: read its shards, store rows and captions in SQLite, sort its columns.
 
-Each shard is one transaction, so a build that was killed is resumed at the first shard that is missing. `complete` in
-the table `meta` is written last.
+Shards are stored in transactions of about BATCH samples, so a build that was killed is resumed at the first shard that
+is missing. `complete` in the table `meta` is written last.
 """
 
 from __future__ import annotations
@@ -35,6 +35,8 @@ from vilbert.pipeline.shards.parallel import map_shards, worker_count
 from vilbert.pipeline.shards.record import ShardRecord, records_digest
 
 PARTS = "parts"
+BATCH = 20_000
+"""Samples of a transaction. FTS5 writes a segment for each, and merging many small ones takes longer than all else."""
 SHUFFLE_KEY = 0x62726F777365
 
 
@@ -121,6 +123,10 @@ class _Build:
         counts = [record.samples for record in records.values()]
         starts = np.cumsum([0, *counts])
         self.samples = int(starts[-1])
+        self._pending = 0
+        """Samples stored since the last transaction ended."""
+        self._whole = True
+        """Whether all of the shards that the transaction has begun are in it."""
         self.starts = dict(zip(records, starts[:-1].tolist(), strict=True))
         """Number of each shard's first sample."""
 
@@ -136,9 +142,17 @@ class _Build:
         fields = tuple(self.info.fields)
         samples = {shard: self.records[shard].samples for shard in todo}
         function = partial(read_entries, self.directory, parts, self.info.storage, fields, samples)
-        for entries in map_shards(function, todo, workers=workers, label="index"):
-            self._store(entries)
+        try:
+            for entries in map_shards(function, todo, workers=workers, label="index"):
+                self._store(entries)
+        finally:  # after Ctrl-C, too
+            self._commit()
         self._sort()
+
+    def _commit(self) -> None:
+        if self.database.in_transaction and self._whole:
+            self.database.execute("COMMIT")
+            self._pending = 0
 
     def _store(self, entries: ShardEntries) -> None:
         start = self.starts[entries.shard]
@@ -150,7 +164,9 @@ class _Build:
         except ShardError as error:
             problem = problem or str(error)
         database = self.database
-        database.execute("BEGIN")
+        if not database.in_transaction:
+            database.execute("BEGIN")
+        self._whole = False
         database.executemany(
             "INSERT INTO samples VALUES (?, ?, ?, ?, ?, ?)",
             ((start + it.place, entries.shard, it.place, it.key, it.image_id, it.caption) for it in entries.rows),
@@ -163,7 +179,10 @@ class _Build:
         database.execute(
             "INSERT INTO shards VALUES (?, ?, ?)", (entries.shard, encode_json(entries.splits).decode(), problem)
         )
-        database.execute("COMMIT")
+        self._whole = True
+        self._pending += len(entries.rows)
+        if self._pending >= BATCH:
+            self._commit()
 
     def _sort(self) -> None:
         for statement in INDEXES.values():

@@ -18,7 +18,8 @@ from vilbert.pipeline.errors import CorruptShardError
 from vilbert.pipeline.shards.documents import is_digest
 from vilbert.pipeline.shards.location.layout import StorageFormat, data_path
 from vilbert.pipeline.shards.storage.atomic import write_atomic
-from vilbert.pipeline.shards.storage.store import open_shard
+from vilbert.pipeline.shards.storage.store import ShardReader, open_shard
+from vilbert.pipeline.shards.storage.tar_store import TarReader
 
 SHOWN_CAPTION = 160
 """Characters of a caption that the grid shows."""
@@ -83,7 +84,6 @@ def _read(
         name for name in ("boxes", "object_ids", "object_scores", "attribute_ids", "object_boxes") if name in fields
     )
     rows: list[SampleRow] = []
-    arrays: dict[str, list[NDArray[Any]]] = {name: [] for name in wanted}
     figures: list[tuple[int, int, int, int, int]] = []
     hashes: list[int] = []
     words: list[int] = []
@@ -92,13 +92,11 @@ def _read(
         keys = reader.keys()
         if len(keys) != samples:
             raise CorruptShardError(f"holds {len(keys)} samples, its record says {samples}", path=path)
-        for place, key in enumerate(keys):
-            found, meta = reader.read(place, wanted)
+        whole, documents = _read_all(reader, wanted)
+        for place, (key, meta) in enumerate(zip(keys, documents, strict=True)):
             captions = meta.get("captions", [])
             if not isinstance(captions, list) or not {*map(type, captions)} <= {str}:
                 raise CorruptShardError(f"captions is {captions!r:.100}, expected texts", path=path, key=key)
-            for name, array in found.items():
-                arrays[name].append(array)
             searched = "\n".join(captions)
             shown = captions[0][:SHOWN_CAPTION] if captions else ""
             rows.append(SampleRow(place, key, meta["image_id"], shown, searched))
@@ -107,7 +105,6 @@ def _read(
             words += [min(len(caption.split()), MAX_WORDS) for caption in captions]
             digest = meta.get("sha256")
             hashes.append(int(str(digest)[:16], 16) if is_digest(digest) else NO_HASH)
-        whole = {name: np.concatenate(of_name) for name, of_name in arrays.items() if of_name}
     names = ("boxes", "width", "height", "split", "captions")
     table = np.array(figures, np.int64).reshape(len(rows), len(names)).astype(np.uint32)
     columns: dict[str, NDArray[Any]] = dict(zip(names, np.ascontiguousarray(table.T), strict=True))
@@ -115,6 +112,19 @@ def _read(
     columns["caption_words"] = np.array(words, np.uint16)
     columns |= _region_columns(whole, columns["boxes"].astype(np.int64))
     return rows, columns, list(splits)
+
+
+def _read_all(reader: ShardReader, fields: tuple[str, ...]) -> tuple[dict[str, NDArray[Any]], list[dict[str, Any]]]:
+    """Return arrays [N, ...] of all regions of a shard, none without samples, and the metadata of each sample."""
+    if isinstance(reader, TarReader) and (joined := reader.joined_arrays(fields)) is not None:
+        documents = [reader.metadata(place) for place in range(len(reader))]
+        if [document["num_boxes"] for document in documents] == joined[1]:
+            boxes = joined[0].get("boxes", np.empty((0, 4)))
+            if boxes.shape[1] == 4:
+                return joined[0], documents
+    parts = [reader.read(place, fields) for place in range(len(reader))]
+    found = {name: np.concatenate([part.arrays[name] for part in parts]) for name in fields if parts}
+    return found, [part.metadata for part in parts]
 
 
 def _region_columns(arrays: dict[str, NDArray[Any]], counts: NDArray[np.int64]) -> dict[str, NDArray[Any]]:

@@ -15,13 +15,17 @@ from vilbert.pipeline.browse.grid import COLOURS, FIELDS, MAX_PLACE
 from vilbert.pipeline.browse.index import IndexedSample
 from vilbert.pipeline.browse.opened import OpenedDataset
 from vilbert.pipeline.browse.site import Site
-from vilbert.pipeline.errors import CorruptShardError, RefusedError
+from vilbert.pipeline.errors import CorruptShardError, RefusedError, ShardError
 from vilbert.pipeline.pages.templates import render
+from vilbert.pipeline.shards.columns.describe import values_of_sample
 from vilbert.pipeline.shards.dataset import DatasetInfo
+from vilbert.pipeline.shards.location.folder import LocalFolder
 from vilbert.pipeline.shards.location.layout import data_path
 from vilbert.pipeline.shards.sample import Sample
 from vilbert.pipeline.shards.viewing.describe import describe_sample, labelled_boxes, name_of
 
+MAX_VALUE = 2000
+"""Characters of a column's value."""
 SHOWN_REGIONS = 10
 """Regions whose boxes are drawn at first; the others when they are chosen."""
 
@@ -38,6 +42,7 @@ def sample_page(site: Site, dataset: OpenedDataset, found: IndexedSample, query:
         sample, problem, offset = None, str(error), None
     columns = dataset.index.columns
     asked = ask(site, dataset, found, query) if sample is not None else NOT_ASKED
+    values, values_problem = ({}, "") if sample is None else column_values(dataset, found)
     return render(
         "sample.html",
         site=site,
@@ -52,6 +57,8 @@ def sample_page(site: Site, dataset: OpenedDataset, found: IndexedSample, query:
         facts={} if sample is None else facts(dataset, found, sample, offset),
         record=None if sample is None else json.dumps(sample.meta, indent=2, ensure_ascii=False, sort_keys=True),
         fields={} if sample is None else describe_sample(dataset.info, sample, 0)["fields"],
+        values=values,
+        values_problem=values_problem,
         copies=int(columns["copies"][found.number]),
         back=f"/{dataset.number}/{filters.query()}",
         filtered=filters.active,
@@ -96,6 +103,16 @@ def beside(dataset: OpenedDataset, filters: Filters, rank: int) -> dict[str, Any
             (neighbour,) = dataset.index.at(page.numbers)
             urls[name] = f"/{dataset.number}/sample/{neighbour.key}{filters.query(at=page.ranks[0])}"
     return urls
+
+
+def column_values(dataset: OpenedDataset, found: IndexedSample) -> tuple[dict[str, str], str]:
+    """Return what the columns of the data set hold of a sample, as texts by name, and what is wrong with one."""
+    try:
+        values = values_of_sample(LocalFolder(dataset.directory), found.shard, found.key)
+    except ShardError as error:
+        return {}, str(error)
+    texts = (it if isinstance(it, str) else json.dumps(it, ensure_ascii=False) for it in values.values())
+    return dict(zip(values, (text[:MAX_VALUE] for text in texts), strict=True)), ""
 
 
 def captions_of(sample: Sample) -> list[str]:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from vilbert.pipeline.errors import ShardError
 
-VERSION = 1
+VERSION = 2
 """Of the index; another one is rebuilt."""
 DATABASE = "index.sqlite"
 TABLES = {
@@ -27,9 +27,12 @@ TABLES = {
 INDEXES = {
     "samples_by_key": "CREATE INDEX samples_by_key ON samples (key)",
     "samples_by_image": "CREATE INDEX samples_by_image ON samples (image_id)",
+    "shards_with_problems": "CREATE INDEX shards_with_problems ON shards (shard) WHERE problem IS NOT NULL",
     "failures_by_reason": "CREATE INDEX failures_by_reason ON failures (reason, row)",
 }
 """Made when all rows are there."""
+WORDS_IN_MEMORY = 256 << 20
+"""Bytes of words that FTS5 holds before it writes them; a transaction ends before."""
 _OWN = "captions_"  # how the tables of FTS5 itself begin
 
 
@@ -42,6 +45,7 @@ def open_for_building(folder: Path) -> sqlite3.Connection:
     if not database.execute("SELECT name FROM sqlite_master").fetchone():
         for statement in TABLES.values():
             database.execute(statement)
+        database.execute("INSERT INTO captions (captions, rank) VALUES ('hashsize', ?)", (WORDS_IN_MEMORY,))
     return database
 
 

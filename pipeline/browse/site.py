@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from vilbert.pipeline.browse.findings import Comparisons
 from vilbert.pipeline.browse.images import Photographs
 from vilbert.pipeline.browse.opened import OpenedDataset
 from vilbert.pipeline.browse.similar import SimilarRegions
@@ -26,6 +27,8 @@ class Site:
     similar: tuple[SimilarRegions, ...]
     """Searches, one for each data set."""
     photographs: Photographs
+    comparisons: Comparisons = field(default_factory=Comparisons)
+    """The findings of `vilbert compare` for pairs of data sets."""
     asking: Asking | None = None
     """The model of --checkpoint."""
 

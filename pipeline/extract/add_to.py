@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import shutil
+import tempfile
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Literal
@@ -31,7 +33,7 @@ from vilbert.settings import NonNegativeFloat, PositiveInt, validated
 
 SAME_IN_EXTRACT = (
     *("batch_size", "backend", "workers", "gpus_per_worker", "cpus_per_worker", "stall_seconds", "ray_address"),
-    *("dashboard", "price_per_hour", "detector", "decoding", "fetching", "column"),
+    *("dashboard", "price_per_hour", "retry_failed", "dry_run", "detector", "decoding", "fetching", "column"),
 )
 """Settings that a worker of `extract` has too."""
 logger = logging.getLogger(__name__)
@@ -62,6 +64,10 @@ class AddToSettings:
     stall_seconds: Annotated[float, Ge(0)] = 600.0
     """Seconds without progress before a worker is restarted; the image it was processing is recorded as a failure. 0:
     never."""
+    retry_failed: tuple[str, ...] | None = None
+    """Retry the samples that failed: all, or those with one of these reasons."""
+    dry_run: bool = False
+    """Print the disk space and time that the run would take; write nothing."""
     ray_address: str | None = None
     """Address of a running Ray cluster (`auto` or HOST:PORT); default: start Ray on this machine, on loopback."""
     dashboard: bool = False
@@ -142,6 +148,8 @@ class ColumnJob(ExtractJob):
 
 def add_to(settings: AddToSettings) -> int:
     """Write the column; return 0, 1 where every image failed, or 130 where it was interrupted."""
+    from vilbert.pipeline.jobs.dry_run import dry_run
+    from vilbert.pipeline.jobs.plan import require_dataset
     from vilbert.pipeline.jobs.run import run_job
 
     check_column_name(settings.column)
@@ -157,15 +165,21 @@ def add_to(settings: AddToSettings) -> int:
             f"{base.name}: has a column {settings.column} of other values or of an older state; drop it first: "
             f"vilbert column drop {base.name} --column {settings.column}"
         )
-    plan = column.path / PLAN_FOLDER
-    try:
+    if settings.retry_failed is not None:
+        require_dataset(column)
+    with ExitStack() as stack:
+        if settings.dry_run:
+            plan = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        else:
+            plan = column.path / PLAN_FOLDER
+            stack.callback(shutil.rmtree, plan, ignore_errors=True)
         manifest = write_base_rows(base, info, plan / "rows.parquet")
         job = ColumnJob(_extract_settings(settings, column.path, manifest.path), manifest, base, info, settings.column)
+        if settings.dry_run:
+            return dry_run(job)
         if settings.backend == "local":
             keep_freed_memory()  # before any thread, as in `extract`
         return run_job(job)
-    finally:
-        shutil.rmtree(plan, ignore_errors=True)
 
 
 def _extract_settings(settings: AddToSettings, output: Path, manifest: Path) -> ExtractSettings:

@@ -1,6 +1,7 @@
 """The job of `vilbert extract`: shards from a manifest and a detector.
 
-Shard i holds manifest rows [i·n, (i+1)·n), so its content depends on the manifest and the fingerprint alone.
+Shard i holds manifest rows [i·n, (i+1)·n), so its content depends on the manifest and the fingerprint alone. With
+`--one-split-per-shard` a shard ends where the split changes, too.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from dataclasses import dataclass, replace
 
 from vilbert.manifests.manifest import Manifest
 from vilbert.pipeline.extract.settings import ExtractSettings
+from vilbert.pipeline.extract.split_starts import split_starts
 from vilbert.pipeline.extract.worker import Worker
 from vilbert.pipeline.jobs.worker import Description
 from vilbert.pipeline.shards.dataset import DatasetInfo, fingerprint_digest
@@ -87,10 +89,12 @@ class ExtractJob:
 def plan_dataset(settings: ExtractSettings, manifest: Manifest, description: Description) -> DatasetInfo:
     """Return what the output folder is to hold; it holds no shard yet."""
     detector = settings.detector
+    rows = min(manifest.rows, settings.limit or manifest.rows)
     return DatasetInfo(
         storage=settings.format,
         shard_size=settings.shard_size,
-        rows=min(manifest.rows, settings.limit or manifest.rows),
+        shard_starts=split_starts(manifest, rows, settings.shard_size) if settings.one_split_per_shard else None,
+        rows=rows,
         limit=settings.limit,
         manifest=str(settings.manifest.resolve()),
         manifest_hash=manifest.hash,

@@ -6,7 +6,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 
+import numpy as np
+
+from vilbert.extractors.regions import Regions
 from vilbert.manifests.record import ImageRecord
+from vilbert.pipeline.errors import CorruptShardError
+from vilbert.pipeline.shards.columns.shard import REMEDY, ColumnShard
 from vilbert.pipeline.shards.failures import FailureRow, read_failures
 from vilbert.pipeline.shards.keys import sample_key
 from vilbert.pipeline.shards.location.folder import Folder
@@ -50,6 +55,54 @@ def keep(
                 if reasons and failure.reason not in reasons:
                     kept[failure.row] = partial(_same, failure)
             yield kept
+
+
+@contextmanager
+def keep_values(
+    folder: Folder, shard: int, column: str, records: Mapping[int, ImageRecord], reasons: Sequence[str]
+) -> Iterator[Kept]:
+    """Give what is to be kept of a shard of a column, as `keep` does of a shard of a data set."""
+    with folder.local(shard_files(shard, "tar")) as directory:
+        path = data_path(directory, shard, "tar")
+        if not path.exists():
+            yield {}
+            return
+        listed = failures_path(directory, shard)
+        failures = read_failures(listed) if listed.exists() else []
+        with ColumnShard(path, name=column, member="npy") as opened:
+            kept: dict[int, Callable[[], Sample | FailureRow]] = {
+                row: partial(_value, opened, key, record)
+                for row, record in records.items()
+                if (key := sample_key(record.image_id)) in opened
+            }
+            for failure in failures:
+                if reasons and failure.reason not in reasons:
+                    kept[failure.row] = partial(_same, failure)
+            yield kept
+
+
+def _value(opened: ColumnShard, key: str, record: ImageRecord) -> Sample:
+    """Return the features of a column at the given boxes of a row."""
+    features = opened[key]
+    if features.ndim != 2 or len(features) != len(record.boxes_xyxy or ()) or features.dtype.kind != "f":
+        problem = f"has {features.dtype}{list(features.shape)} for {len(record.boxes_xyxy or ())} regions"
+        raise CorruptShardError(problem, path=opened.path, key=key, remedy=REMEDY)
+    regions = Regions(
+        boxes=np.array(record.boxes_xyxy, np.float32).reshape(-1, 4),
+        features=features,
+        width=record.width or 0,
+        height=record.height or 0,
+    )
+    return Sample(key=key, regions=regions, meta={"image_id": record.image_id, "split": record.split})
+
+
+def features_alone(outcome: Sample | FailureRow) -> Sample | FailureRow:
+    """Return a sample as a column keeps it, without what the detector says of classes and attributes."""
+    if isinstance(outcome, FailureRow):
+        return outcome
+    found = outcome.regions
+    regions = Regions(boxes=found.boxes, features=found.features, width=found.width, height=found.height)
+    return Sample(key=outcome.key, regions=regions, meta=outcome.meta)
 
 
 def _same(failure: FailureRow) -> FailureRow:

@@ -33,6 +33,9 @@ class ExtractSettings:
     """tar: readable by any WebDataset reader. lmdb: one file per shard, values in the safetensors format."""
     shard_size: ShardSize = 1000
     """Samples per shard."""
+    one_split_per_shard: bool = False
+    """Start a new shard where the split changes in the manifest, so that other tools see the splits. `vilbert manifest
+    --group-by-split` puts the rows of a split together."""
     limit: PositiveInt | None = None
     """Process only the first rows of the manifest."""
     keep_images: bool = False

@@ -30,7 +30,7 @@ from vilbert.pipeline.extract.base_rows import KEPT, KeptImages
 from vilbert.pipeline.extract.batches import in_row_order
 from vilbert.pipeline.extract.detection import Detection
 from vilbert.pipeline.extract.fetching.fetcher import Fetcher
-from vilbert.pipeline.extract.kept import Kept, keep
+from vilbert.pipeline.extract.kept import Kept, features_alone, keep, keep_values
 from vilbert.pipeline.extract.prepare import Prepared, failure, prepare
 from vilbert.pipeline.extract.settings import ExtractSettings
 from vilbert.pipeline.extract.turns import Turns
@@ -194,6 +194,8 @@ class Worker:
     def _kept(self, shard: int, records: Mapping[int, ImageRecord], retry: bool) -> AbstractContextManager[Kept]:
         if not retry:
             return nullcontext({})
+        if (column := self._settings.column) is not None:
+            return keep_values(self._folder, shard, column, records, self._settings.retry_failed or ())
         return keep(self._folder, shard, self._settings.format, records, self._settings.retry_failed or ())
 
     def _outcomes(
@@ -209,7 +211,7 @@ class Worker:
             found = self._detection.outcomes(prepared, journal, verdict.singly)
             for outcome in in_row_order(found, kept, first_row=min(records)):
                 self._leave_if_stopped()
-                yield outcome
+                yield outcome if self._settings.column is None else features_alone(outcome)
 
     @contextmanager
     def _turn(self, journal: Journal) -> Iterator[None]:

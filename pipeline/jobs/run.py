@@ -25,7 +25,7 @@ from vilbert.pipeline.jobs.plan import (
 from vilbert.pipeline.jobs.retries import Retries, begin_retries, give_up_retries
 from vilbert.pipeline.jobs.run_log import log_folder, run_log
 from vilbert.pipeline.jobs.schedule import Schedule
-from vilbert.pipeline.jobs.shared import write_shared
+from vilbert.pipeline.jobs.shared import forget_tasks, write_shared
 from vilbert.pipeline.jobs.watch import Renewal, Watch, starting
 from vilbert.pipeline.jobs.workers import disk_errors, hurrying, planning
 from vilbert.pipeline.shards.dataset import DatasetInfo, read_info
@@ -76,6 +76,8 @@ def write_dataset(job: Job, hung: Event) -> int:
                         raise
                     return job.summarise(require_nothing_to_do(job, folder, hung))
             stack.callback(sweep, folder)  # of workers that were killed
+            with disk_errors(folder):
+                forget_tasks(folder)
             begins = job.retry_failed is not None or not is_complete(folder)
             with starting(folder) if begins else nullcontext() as start:
                 info = write_pending_shards(job, folder, hung, start)

@@ -12,7 +12,8 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
+from functools import partial
 from threading import Event
 
 from vilbert.pipeline.errors import RefusedError
@@ -49,12 +50,13 @@ def write_shared(job: Job, folder: Folder, hung: Event) -> DatasetInfo:
             "system, or use Ray"
         )
     with ExitStack() as stack, hurrying():
-        lock = stack.enter_context(open_lock(folder.path))
-        alone = join(lock)
-        if alone:
-            remove_tasks(folder)
         with disk_errors(folder):
+            lock = stack.enter_context(open_lock(folder.path))
+            alone = join(lock)
+            if alone:
+                forget_tasks(folder)
             state_file = task_file(folder)
+        stack.push(partial(forget_refused, folder, state_file))
         start = stack.enter_context(starting(folder, state_file))
         crew, planned = stack.enter_context(planning(job, folder, hung))
         with disk_errors(folder):
@@ -86,6 +88,21 @@ def join(lock: FolderLock) -> bool:
         if not lock.holder().startswith(SIGNATURE):
             lock.refuse()
         time.sleep(SECONDS_BETWEEN_TRIES)
+
+
+def forget_tasks(folder: Folder) -> None:
+    """Delete what tasks that were killed left of their claims and states; only while no task is at work."""
+    if isinstance(folder, LocalFolder):
+        remove_tasks(folder)
+        folder.delete(CLAIMS_FILE)
+
+
+def forget_refused(folder: LocalFolder, state_file: str, kind: object, error: object, trace: object) -> None:
+    """Delete the state of this task if its command was refused: it was no task of this data set."""
+    if isinstance(error, RefusedError):
+        with suppress(OSError):
+            folder.delete(state_file)
+            (folder.path / state_file).parent.rmdir()
 
 
 def share(lock: FolderLock) -> None:
@@ -182,6 +199,5 @@ def complete(job: Job, folder: LocalFolder, planned: DatasetInfo) -> DatasetInfo
         job.finished(folder)
         if tasks := read_tasks(folder):
             save(folder, merge_tasks(folder, tasks, lambda state: False))
-        remove_tasks(folder)
-        folder.delete(CLAIMS_FILE)
+        forget_tasks(folder)
     return info

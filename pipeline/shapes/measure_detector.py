@@ -59,7 +59,7 @@ def _matches(scene: Scene, regions: Regions) -> list[tuple[str, int]]:
     matches = []
     object_ids, object_scores = _objects(regions)
     for item in scene.objects:
-        overlaps = box_iou(regions.boxes, np.float64([item.box_xyxy]))[:, 0]
+        overlaps = box_iou(regions.boxes, np.array([item.box_xyxy]))[:, 0]
         covering = (overlaps >= 0.5) & (object_ids == item.class_id)
         if covering.any():
             best = int(np.where(covering, object_scores, -1).argmax())

@@ -59,12 +59,16 @@ def _show(found: Example, at_boxes: Example | None, max_regions: int, *, average
     given = 0 if at_boxes is None else min(len(at_boxes.boxes), max_regions)
     detected = min(len(found.boxes), max_regions - given)
     parts = [(found, detected)] if at_boxes is None else [(found, detected), (at_boxes, given)]
+    features = np.empty((detected + given, sum(part.shape[1] for part in found.feature_parts)), np.float16)
+    found.copy_features(features[:detected])
+    if at_boxes is not None:
+        at_boxes.copy_features(features[detected:])
     return Shown(
         image_id=found.image_id,
         width=found.width,
         height=found.height,
         boxes=np.concatenate([part.boxes[:count] for part, count in parts]),
-        features=np.concatenate([part.features[:count] for part, count in parts]),
+        features=features,
         weights=mean_weights(detected, given, averaged=averaged),
     )
 

@@ -10,9 +10,10 @@ from typing import Any, Literal
 from vilbert.pipeline.errors import CorruptShardError
 from vilbert.pipeline.shards.canonical import encode_json
 from vilbert.pipeline.shards.columns.layout import COLUMN_FILE
-from vilbert.pipeline.shards.dataset import MAX_CHANNELS, fingerprint_digest
+from vilbert.pipeline.shards.dataset import MAX_CHANNELS, fingerprint_digest, read_info
 from vilbert.pipeline.shards.documents import Check, is_count, is_digest, is_object, is_text, or_null, parse_document
 from vilbert.pipeline.shards.location.folder import Folder
+from vilbert.pipeline.shards.location.layout import DATASET_FILE
 
 Member = Literal["npy", "json"]
 """How each value is stored: an array as KEY.NAME.npy, any other value as KEY.NAME.json."""
@@ -83,7 +84,7 @@ def encode_column(info: ColumnInfo) -> bytes:
 
 
 def read_column(folder: Folder) -> ColumnInfo | None:
-    """Return the column.json of a column's folder, None where it does not exist.
+    """Return the column.json of a column's folder, None where it does not exist or failed samples are being retried.
 
     Raises:
         CorruptShardError: It is damaged.
@@ -91,6 +92,8 @@ def read_column(folder: Folder) -> ColumnInfo | None:
     data = folder.read(COLUMN_FILE)
     if data is None:
         return None
+    if folder.read(DATASET_FILE) is not None and not read_info(folder).complete:
+        return None  # `extract --add-to --retry-failed` was interrupted, and writes column.json anew
     path, remedy = Path(folder.name, COLUMN_FILE), "drop the column with `vilbert column drop` and add it again"
     document = parse_document(data, _CHECKS, path=path, remedy=remedy)
     del document["format"]

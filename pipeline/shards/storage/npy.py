@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -17,6 +17,8 @@ from numpy.typing import NDArray
 
 _MAGIC = b"\x93NUMPY\x01\x00"
 _MAX_HEADER_BYTES = 256
+_USUAL_HEADER_BYTES = 128
+"""What NumPy writes before an array of one or two axes."""
 MAX_EMPTY_SIDE = 1 << 16
 """Longest side of an array without elements: no byte of data proves such a side."""
 _HEADER = re.compile(
@@ -50,6 +52,34 @@ def decode_npy(data: memoryview | bytes) -> NDArray[Any]:
         )
     check_empty(shape)
     return read_only_view(view, dtype, shape, start)
+
+
+def concatenate_npy(contents: Iterable[memoryview]) -> tuple[NDArray[Any], list[int]]:
+    """Return the arrays of many .npy files as one along their first axis, and the length of each; several times faster.
+
+    Most headers occur many times, so each different one is checked once.
+
+    Raises ValueError where a file is not as `decode_npy` wants it, has another dtype or another second axis than the
+    first, or where no file is given.
+    """
+    checked: dict[bytes, tuple[int, int]] = {}  # header -> rows, bytes of data
+    kinds: set[tuple[np.dtype[Any], tuple[int, ...]]] = set()
+    parts: list[memoryview] = []
+    rows: list[int] = []
+    for view in contents:
+        header = bytes(view[:_USUAL_HEADER_BYTES])
+        if (found := checked.get(header)) is None or len(view) != _USUAL_HEADER_BYTES + found[1]:
+            array = decode_npy(view)
+            if len(view) - array.nbytes != _USUAL_HEADER_BYTES:
+                raise ValueError(f"has a header of {len(view) - array.nbytes} bytes")
+            kinds.add((array.dtype, array.shape[1:]))
+            found = checked[header] = len(array), array.nbytes
+        parts.append(view[_USUAL_HEADER_BYTES:])
+        rows.append(found[0])
+    if len(kinds) != 1:
+        raise ValueError(f"are of {len(kinds)} dtypes or widths, expected one")
+    ((dtype, tail),) = kinds
+    return np.frombuffer(b"".join(parts), dtype).reshape(sum(rows), *tail), rows
 
 
 def check_empty(shape: Sequence[int]) -> None:

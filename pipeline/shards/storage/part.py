@@ -33,7 +33,7 @@ def build_part(key: str, arrays: Mapping[str, NDArray[Any]], metadata: bytes, *,
     for name, array in arrays.items():
         axes = FIELDS[name].axes
         # Axes of one letter have one length: K of class_ids is that of class_probs.
-        fits = array.dtype in _DTYPES[name] and array.ndim == len(axes) and array.shape[0] == boxes
+        fits = fits_field(name, array) and array.shape[0] == boxes
         if fits and len(axes) == 2:
             fits = columns.setdefault(axes[1], array.shape[1]) == array.shape[1]
         if not fits:
@@ -52,6 +52,11 @@ def build_part(key: str, arrays: Mapping[str, NDArray[Any]], metadata: bytes, *,
 def stored_names(fields: Sequence[str], there: Container[str]) -> Sequence[str]:
     """Return the stored arrays that the wanted ones are made from: features of one byte a value need their scales."""
     return [*fields, SCALES] if "features" in fields and SCALES in there else fields
+
+
+def fits_field(name: str, array: NDArray[Any]) -> bool:
+    """Return whether an array has a dtype of a field, and its number of axes."""
+    return array.dtype in _DTYPES[name] and array.ndim == len(FIELDS[name].axes)
 
 
 def parse_metadata(key: str, metadata: bytes, *, path: Path) -> dict[str, Any]:

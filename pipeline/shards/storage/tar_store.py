@@ -13,14 +13,15 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from vilbert.pipeline.errors import CorruptShardError, ShardError
 from vilbert.pipeline.shards.keys import is_key
 from vilbert.pipeline.shards.sample import MEMBER_LAYOUTS, Sample, decode_members, encode_members
 from vilbert.pipeline.shards.storage.closing import Closing
 from vilbert.pipeline.shards.storage.hashed_tar import HashedTar
-from vilbert.pipeline.shards.storage.npy import decode_npy
-from vilbert.pipeline.shards.storage.part import Part, build_part, parse_metadata, stored_names
+from vilbert.pipeline.shards.storage.npy import concatenate_npy, decode_npy
+from vilbert.pipeline.shards.storage.part import Part, build_part, fits_field, parse_metadata, stored_names
 from vilbert.pipeline.shards.storage.raw import RawSample
 from vilbert.pipeline.shards.storage.tar_scan import TarIndex, scan
 from vilbert.pipeline.shards.storage.ustar import BLOCK, RECORD, padding, ustar_header
@@ -101,6 +102,28 @@ class TarReader(Closing):
             except ValueError as error:
                 raise CorruptShardError(f"{name}.npy {error}", path=self.path, key=key) from error
         return build_part(key, arrays, bytes(self._content(index, -1)), path=self.path)
+
+    def joined_arrays(self, fields: Sequence[str]) -> tuple[dict[str, NDArray[Any]], list[int]] | None:
+        """Return the named arrays of all samples, joined along their first axis, and the regions of each sample.
+
+        Several times faster than `read` of one sample after the other. None where `read` has something to say of a
+        sample, or the arrays cannot be joined.
+        """
+        arrays: dict[str, NDArray[Any]] = {}
+        rows: list[int] = []
+        for name in stored_names(fields, self._fields):
+            if name not in fields or name not in self._fields:
+                return None
+            try:
+                arrays[name], lengths = concatenate_npy(
+                    self._content(at, self._fields[name]) for at in range(len(self))
+                )
+            except ValueError:
+                return None
+            if not fits_field(name, arrays[name]) or (rows and lengths != rows):
+                return None
+            rows = lengths
+        return arrays, rows
 
     def metadata(self, index: int) -> dict[str, Any]:
         """Return the metadata of a sample without touching its arrays."""

@@ -51,12 +51,25 @@ class Example:
     """Pixels of the image."""
     boxes: NDArray[np.float32]
     """[N, 4] xyxy in pixels."""
-    features: NDArray[np.float16] | NDArray[np.float32]
-    """[N, D]. A batch holds float16."""
+    feature_parts: tuple[NDArray[np.float16] | NDArray[np.float32], ...]
+    """[N, M] for each name of `--features`; `features` has them side by side."""
     class_ids: NDArray[np.uint16]
     """[N, K] most probable classes, most probable first; 0 is the background. K is 0 for data sets without them."""
     class_probs: NDArray[np.float16]
     """[N, K] their probabilities."""
+
+    @property
+    def features(self) -> NDArray[np.float16] | NDArray[np.float32]:
+        """[N, D]. A batch holds float16. A copy where several features are concatenated."""
+        return self.feature_parts[0] if len(self.feature_parts) == 1 else np.concatenate(self.feature_parts, axis=1)
+
+    def copy_features(self, target: NDArray[Any]) -> None:
+        """Write the features of the first regions into an array [at most N, D], each part once."""
+        start = 0
+        for part in self.feature_parts:
+            stop = start + part.shape[1]
+            target[:, start:stop] = part[: len(target)]
+            start = stop
 
 
 class Corpus:
@@ -373,16 +386,18 @@ class Corpus:
         fields = _FIELDS if source.top_classes else _WITHOUT_CLASSES
         if source.features == (None,):
             arrays, metadata = reader.read(index, fields)
+            parts: tuple[NDArray[Any], ...] = (arrays.pop("features"),)
         else:
             wanted = [name for name in fields if name != "features" or None in source.features]
             arrays, metadata = reader.read(index, wanted)
-            arrays["features"] = self._joined_features(source, reader, index, arrays)
+            parts = self._feature_parts(source, reader, index, arrays)
+            arrays.pop("features", None)
         if not source.top_classes:
             arrays["class_ids"] = np.empty((len(arrays["boxes"]), 0), np.uint16)
             arrays["class_probs"] = np.empty((len(arrays["boxes"]), 0), np.float16)
-        features, class_ids = arrays["features"], arrays["class_ids"]
-        if features.shape[1] != source.feature_dim or class_ids.shape[1] != source.top_classes:
-            problem = f"has features {list(features.shape)} and class_ids {list(class_ids.shape)}, dataset.json says "
+        channels, class_ids = sum(part.shape[1] for part in parts), arrays["class_ids"]
+        if channels != source.feature_dim or class_ids.shape[1] != source.top_classes:
+            problem = f"has {channels} channels and class_ids {list(class_ids.shape)}, dataset.json says "
             problem += f"{source.feature_dim} channels and {source.top_classes} classes"
             raise CorruptShardError(problem, path=reader.path, key=reader.keys()[index])
         if class_ids.size and (largest := int(class_ids.max())) >= len(source.class_names):
@@ -393,19 +408,19 @@ class Corpus:
             captions=_take_captions(reader, index, metadata),
             width=metadata["width"],
             height=metadata["height"],
+            feature_parts=parts,
             **arrays,
         )
 
-    def _joined_features(
+    def _feature_parts(
         self, source: Source, reader: ShardReader, index: int, arrays: dict[str, NDArray[Any]]
-    ) -> NDArray[Any]:
-        """Return the features that `--features` names, one behind the other."""
+    ) -> tuple[NDArray[Any], ...]:
+        """Return the features that `--features` names, in their order."""
         key, boxes = reader.keys()[index], len(arrays["boxes"])
-        parts = [
+        return tuple(
             arrays["features"] if column is None or opened is None else column.read(opened, key, boxes)
             for column, opened in zip(source.features, self._columns[reader], strict=True)
-        ]
-        return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
+        )
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave open shards behind: the process that takes over opens its own."""

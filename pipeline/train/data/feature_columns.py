@@ -48,9 +48,10 @@ class FeatureColumn(NamedTuple):
 
     def read(self, opened: ColumnShard, key: str, boxes: int) -> NDArray[np.float16] | NDArray[np.float32]:
         """Return the vectors of a sample's regions, [boxes, M]; CorruptShardError where they are not there."""
-        if key not in opened:
-            raise CorruptShardError("has no value", path=opened.path, key=key, remedy=REMEDY)
-        features: NDArray[np.float16] | NDArray[np.float32] = opened[key]
+        try:
+            features: NDArray[np.float16] | NDArray[np.float32] = opened[key]
+        except KeyError:
+            raise CorruptShardError("has no value", path=opened.path, key=key, remedy=REMEDY) from None
         if features.shape != (boxes, self.width) or features.dtype.kind != "f":
             problem = f"has {features.dtype}{list(features.shape)}, expected [{boxes}, {self.width}] floats"
             raise CorruptShardError(problem, path=opened.path, key=key, remedy=REMEDY)

@@ -54,7 +54,7 @@ def lay_out(corpus: Corpus, examples: Sequence[Example | None], draws: RegionDra
     target = features.numpy()
     for row, (example, count) in enumerate(zip(examples, counts.tolist(), strict=True)):
         if example:
-            target[row, :count] = example.features[:count]
+            example.copy_features(target[row, :count])
         target[row, count:] = 0
     boxes = _spread(present, [e.boxes[:n] for e, n in kept], np.float32, 4)
     sizes = np.array([(e.width, e.height) if e else (1, 1) for e in examples], dtype=np.float64)

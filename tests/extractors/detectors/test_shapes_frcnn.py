@@ -45,7 +45,7 @@ def test_regions_of_the_default_selection_cover_the_objects(extractor: Torchvisi
         scene = make_scene(TEST_SEED, index)
         regions = extractor.extract([paint(scene)], [None])[0]
         assert len(regions) == 36
-        covered += [box_iou(regions.boxes, np.float64([item.box_xyxy])).max() >= 0.5 for item in scene.objects]
+        covered += [box_iou(regions.boxes, np.array([item.box_xyxy])).max() >= 0.5 for item in scene.objects]
     assert np.mean(covered) >= 0.95
 
 

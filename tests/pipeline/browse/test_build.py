@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 
 from vilbert.pipeline.browse import build
 from vilbert.pipeline.browse.filters import Filters
+from vilbert.pipeline.browse.index import Index
 from vilbert.pipeline.errors import ShardError
 from vilbert.pipeline.jobs.plan import refuse_strangers
 from vilbert.pipeline.shards.location.folder import LocalFolder
@@ -128,3 +130,53 @@ def test_an_index_from_elsewhere_is_refused_or_made_again(harm: str, tmp_path: P
         return
     with pytest.raises(ShardError, match=f"delete {folder}"):
         browse(made.directory)
+
+
+def test_no_statement_of_a_page_scans_a_table(
+    tmp_path: Path, browse: Browse, client_of: Callable[[Any], Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = write_small_dataset(tmp_path, failed={6: "corrupt"})
+    path = made.data_file(1)
+    path.write_bytes(path.read_bytes()[:-1000])
+    site = browse(made.directory)
+    index = site.datasets[0].index
+    statements: dict[str, Any] = {}
+    rows = Index.rows
+
+    def noted(self: Index, statement: str, values: Any = ()) -> Any:
+        statements[statement] = values
+        return rows(self, statement, values)
+
+    monkeypatch.setattr(Index, "rows", noted)
+    client, key = client_of(site), index.at([0])[0].key
+    pages = ("?caption=photograph&sort=-score", f"?same={key}", "?boxes_min=1", f"sample/{key}", "sample/photo.009")
+    for page in (*pages, "statistics", "failures", "failures?reason=corrupt", "failure/6"):
+        assert client.get(f"/0/{page}").status_code in (200, 307), page
+    assert len(statements) >= 7
+    for statement, values in statements.items():
+        for *_, detail in rows(index, f"EXPLAIN QUERY PLAN {statement}", values):
+            scans = detail.startswith("SCAN") and "VIRTUAL TABLE" not in detail
+            assert not scans or "shards_with_problems" in detail, (statement, detail)
+
+
+def test_a_kill_inside_a_transaction_leaves_no_half_shard(
+    tmp_path: Path, browse: Browse, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = write_small_dataset(tmp_path, rows=20)
+    monkeypatch.setattr(build, "BATCH", 100)
+    store, read = build._Build._store, shards_read(monkeypatch)
+
+    def killed_inside(self: Any, entries: Any) -> None:
+        store(self, entries)
+        if entries.shard == 2:
+            self._whole = False  # as while its rows are being inserted
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(build._Build, "_store", killed_inside)
+    with pytest.raises(KeyboardInterrupt):
+        browse(made.directory)
+    monkeypatch.setattr(build._Build, "_store", store)
+    found = browse(made.directory).datasets[0]
+    assert read == [0, 1, 2, 0, 1, 2, 3, 4]
+    with_captions = found.search.page(Filters(captions_min=1)).matches
+    assert found.search.page(Filters(caption="photograph")).matches == with_captions > 0

@@ -15,6 +15,9 @@ from starlette.testclient import TestClient
 
 from vilbert.pipeline.browse.site import Site
 from vilbert.pipeline.cli import main
+from vilbert.pipeline.shards.columns.add import add_column
+from vilbert.pipeline.shards.columns.values_file import open_values
+from vilbert.pipeline.shards.location.folder import LocalFolder
 from vilbert.pipeline.shards.open_dataset import open_dataset
 from vilbert.pipeline.shards.sample import Sample
 
@@ -68,6 +71,22 @@ def test_a_sample_page_has_regions_captions_record_and_place(
         (offset,) = re.findall(r"byte ([\d,]+)</dd>", html)
         path = dataset.data_file(int(re.findall(r"shards/(\d{6})", html)[0]))
         assert path.read_bytes()[int(offset.replace(",", "")) :].startswith(sample.key.encode())
+
+
+def test_a_sample_page_shows_the_values_of_columns(tmp_path: Path, browse: Browse, client_of: ClientOf) -> None:
+    data = write_small_dataset(tmp_path)
+    lines = [f'{{"image_id": "photo.{row:03}", "note": "<script>{row}</script>"}}' for row in range(10)]
+    (tmp_path / "notes.jsonl").write_text("\n".join(lines))
+    values = open_values(tmp_path / "notes.jsonl", ids=None, id_column="image_id", value_column=None)
+    add_column(LocalFolder(data.directory), "note", values, missing="error")
+    client = client_of(browse(data.directory))
+    with open_dataset(data.directory) as samples:
+        url = f"/0/sample/{samples[1].key}"
+    assert "<dt>note</dt><dd>&lt;script&gt;1&lt;/script&gt;</dd>" in client.get(url).text
+    (data.directory / "columns/note/shards/000000.tar").write_bytes(b"damaged")
+    page = client.get(url)
+    assert page.status_code == 200
+    assert "is not a tar of members KEY.note.json" in page.text
 
 
 def test_an_image_id_leads_to_its_key(dataset: SmallDataset, browse: Browse, client_of: ClientOf) -> None:

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from vilbert.pipeline.cli import main
+from vilbert.pipeline.extract.base_rows import KeptImages
 from vilbert.pipeline.shards.columns.info import read_column
 from vilbert.pipeline.shards.columns.shard import ColumnShard
 from vilbert.pipeline.shards.location.folder import LocalFolder
@@ -122,3 +123,46 @@ def test_what_cannot_be(base: Path, tmp_path: Path, capsys: pytest.CaptureFixtur
     assert add(tmp_path / "nowhere") == 1
     assert "no such folder" in capsys.readouterr().err
     assert not (tmp_path / "nowhere").exists()
+
+
+def test_failed_samples_are_tried_again_and_others_are_kept(
+    base: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert add(base, "--retry-failed") == 2
+    assert "run without it first" in capsys.readouterr().err
+    undisturbed = base.parent / "undisturbed"
+    shutil.copytree(base, undisturbed)
+    assert add(undisturbed) == 0
+    read = KeptImages.read
+    with monkeypatch.context() as patch:
+        patch.setattr(KeptImages, "read", lambda self, row, key: b"" if row in (1, 6) else read(self, row, key))
+        assert add(base) == 0
+    info = read_column(LocalFolder(base / "columns/second"))
+    assert info is not None
+    assert (info.samples, info.missing) == (SAMPLES - 2, 2)
+    untouched = (base / "columns/second/shards/000003.tar").stat().st_mtime_ns
+
+    before = of_column(base)
+    assert add(base, "--dry-run", "--retry-failed") == 0
+    assert "to try again: 2 failed rows" in capsys.readouterr().out
+    assert of_column(base) == before
+    assert add(base, "--retry-failed", "timeout") == 0  # nothing failed for that reason
+    assert of_column(base) == before
+    assert add(base, "--retry-failed") == 0
+    assert main(["verify", str(base), "--deep"]) == 0
+    assert (base / "columns/second/shards/000003.tar").stat().st_mtime_ns == untouched
+    info = read_column(LocalFolder(base / "columns/second"))
+    assert info is not None
+    assert (info.samples, info.missing) == (SAMPLES, 0)
+    found, expected = features(base), features(undisturbed)
+    assert list(found) == list(expected)
+    for key, value in expected.items():
+        assert np.allclose(found[key], value, atol=0.02 * float(np.abs(value).max()))
+
+
+def test_a_dry_run_writes_nothing(base: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = contents(base)
+    assert add(base, "--dry-run") == 0
+    assert contents(base) == before
+    assert not (base / "columns").exists()
+    assert f"5 shards of 5 rows, {SCENES} rows" in capsys.readouterr().out

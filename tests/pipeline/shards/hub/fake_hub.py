@@ -123,7 +123,7 @@ class _Handler(BaseHTTPRequestHandler):
                 return self._send({"transfer": "basic", "objects": [*map(self._batch, json.loads(body)["objects"])]})
             case ["api", "datasets", owner, name, *rest] if f"{owner}/{name}" in hub.repositories:
                 return self._repository(f"{owner}/{name}", rest, body)
-        self._fail(404, "Repository not found", code="RepoNotFound")
+        return self._fail(404, "Repository not found", code="RepoNotFound")
 
     def _repository(self, repo_id: str, rest: list[str], body: bytes) -> None:
         found = self.hub.repositories[repo_id]
@@ -144,7 +144,7 @@ class _Handler(BaseHTTPRequestHandler):
                 self._commit(branches[branch], body)
                 url = f"{self.hub.endpoint}/datasets/{repo_id}/commit/{len(self.hub.commits):040}"
                 return self._send({"commitUrl": url, "commitOid": f"{len(self.hub.commits):040}", "pullRequestUrl": ""})
-        self._fail(404, "Revision not found", code="RevisionNotFound")
+        return self._fail(404, "Revision not found", code="RevisionNotFound")
 
     def _batch(self, asked: dict[str, Any]) -> dict[str, Any]:
         answer = {"oid": asked["oid"], "size": asked["size"]}
@@ -158,12 +158,12 @@ class _Handler(BaseHTTPRequestHandler):
             hub.waiting.set()
             hub.put_gate.wait(60)
             self.close_connection = True
-            return
+            return None
         if hashlib.sha256(body).hexdigest() != oid:
             return self._fail(400, "another SHA-256")
         hub.objects[oid] = body
         hub.puts.append(oid)
-        self._send({})
+        return self._send({})
 
     def _commit(self, files: dict[str, bytes], body: bytes) -> None:
         names = []
@@ -199,7 +199,7 @@ def _is_lfs(name: str) -> bool:
 
 
 def git_oid(data: bytes) -> str:
-    return hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()  # noqa: S324 Git's own
+    return hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
 
 
 def _entry(name: str, data: bytes) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from vilbert.pipeline.errors import CorruptShardError, ShardError
 from vilbert.pipeline.shards.sample import Sample, encode_members
 from vilbert.pipeline.shards.storage.store import open_shard
-from vilbert.pipeline.shards.storage.tar_store import TarWriter, read_index
+from vilbert.pipeline.shards.storage.tar_store import TarReader, TarWriter, read_index
 from vilbert.pipeline.shards.storage.ustar import RECORD, ustar_header
 
 MakeSample = Callable[..., Sample]
@@ -259,3 +259,36 @@ def test_what_is_no_shard_is_refused(tmp_path: Path) -> None:
     (tmp_path / "noise.tar").write_bytes(np.random.default_rng(0).bytes(RECORD))
     with pytest.raises(CorruptShardError, match="byte 0: no header"):
         open_shard(tmp_path / "noise.tar")
+
+
+@pytest.mark.parametrize("counts", [[3], [0, 7, 36, 2], [5, 5, 5]])
+def test_joined_arrays_are_those_of_each_sample(tmp_path: Path, make_sample: MakeSample, counts: list[int]) -> None:
+    path = tmp_path / "000000.tar"
+    write(path, (make_sample(f"k{at}", boxes=n) for at, n in enumerate(counts)))
+    fields = ("boxes", "object_ids", "object_scores")
+    with TarReader(path) as reader:
+        joined = reader.joined_arrays(fields)
+        assert joined is not None
+        arrays, rows = joined
+        assert rows == counts
+        for name in fields:
+            parts = [reader.read(at, fields).arrays[name] for at in range(len(counts))]
+            expected = np.concatenate(parts)
+            assert arrays[name].dtype == expected.dtype
+            np.testing.assert_array_equal(arrays[name], expected)
+        assert reader.joined_arrays(("attribute_ids",)) is None
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [(b"(3, 4)", b"(2, 4)"), (b"(3, 4)", b"(3, 9)"), (b"'<f4'", b"'|O8'"), (b"\x93NUMPY", b"\x93numpy")],
+)
+def test_arrays_with_a_changed_header_are_not_joined(
+    tmp_path: Path, make_sample: MakeSample, old: bytes, new: bytes
+) -> None:
+    path = write(tmp_path / "000000.tar", (make_sample(f"k{at}", boxes=3) for at in range(3)))
+    content = path.read_bytes()
+    at = content.rindex(old)  # in the last sample: equal headers were read before it
+    path.write_bytes(content[:at] + new + content[at + len(old) :])
+    with TarReader(path) as reader:
+        assert reader.joined_arrays(tuple(name.removesuffix(".npy") for name in reader.index.names[:-1])) is None

@@ -51,7 +51,7 @@ def make_example(number: int, captions: Sequence[str], regions: int = 5) -> Exam
         width=64,
         height=48,
         boxes=corners.reshape(regions, 4).astype(np.float32),
-        features=draw.standard_normal((regions, 4)).astype(np.float16),
+        feature_parts=(draw.standard_normal((regions, 4)).astype(np.float16),),
         class_ids=np.argsort(draw.random((regions, 9)), axis=1)[:, :3].astype(np.uint16),
         class_probs=(draw.random((regions, 3)) / 3).astype(np.float16),
     )
