@@ -63,7 +63,7 @@ class Example:
         """[N, D]. A batch holds float16. A copy where several features are concatenated."""
         if len(self.feature_parts) == 1:
             return self.feature_parts[0]
-        joined: NDArray[np.float16] | NDArray[np.float32] = np.concatenate(self.feature_parts, axis=1)
+        joined: NDArray[Any] = np.concatenate(self.feature_parts, axis=1)
         return joined
 
     def copy_features(self, target: NDArray[Any]) -> None:
