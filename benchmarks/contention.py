@@ -13,7 +13,8 @@ the machine.
     base      the published base model (6 layers of co-attention) with random weights, 8 questions at a time, all cores
 
 The last two have operators of the size that users run; those of the shapes detector and model are so small that waking
-a thread costs as much as an operator. The data set, the models and the photographs are made at the start. Exit status 1 where a limit fails.
+a thread costs as much as an operator. The data set, the models and the photographs are made at the start. Exit status 1
+where a limit fails.
 """
 
 from __future__ import annotations
@@ -165,7 +166,8 @@ def base(folder: Path, progress: Path) -> None:
     from vilbert.model.config import preset
     from vilbert.model.vilbert import ViLBertModel
 
-    model = ViLBertModel(preset("bert_base_6layer_6conect")).eval()
+    model = ViLBertModel(preset("bert_base_6layer_6conect"))
+    model.train(False)
     regions = 37
     with progress.open("w", encoding="utf-8") as file, torch.inference_mode():
         for number in count():

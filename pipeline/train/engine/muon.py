@@ -35,7 +35,7 @@ def orthogonalize(matrices: Tensor) -> Tensor:
         Matrices of the same shape and dtype; zeros stay zeros.
     """
     tall = matrices.shape[-2] > matrices.shape[-1]
-    found = matrices.mT if tall else matrices
+    found: Tensor = matrices.mT if tall else matrices
     found = found / (torch.linalg.matrix_norm(found, keepdim=True) + 1e-7)
     a, b, c = COEFFICIENTS
     for _ in range(ITERATIONS):
@@ -71,8 +71,9 @@ class Muon(torch.optim.AdamW):
         for (rows, columns), parameters in by_shape.items():
             updates = orthogonalize(self._momentum(parameters, group["momentum"]))
             rate = group["lr"] * max(1.0, rows / columns) ** 0.5
-            torch._foreach_mul_(parameters, 1 - group["lr"] * group["weight_decay"])
-            torch._foreach_add_(parameters, updates.unbind(), alpha=-rate)
+            values: list[Tensor] = [*parameters]
+            torch._foreach_mul_(values, 1 - group["lr"] * group["weight_decay"])
+            torch._foreach_add_(values, updates.unbind(), alpha=-rate)
 
     def _momentum(self, parameters: Sequence[nn.Parameter], momentum: float) -> Tensor:
         """Add the gradients to the momenta; return Nesterov's momenta of the parameters, stacked."""
@@ -80,6 +81,6 @@ class Muon(torch.optim.AdamW):
             if not self.state[parameter]:
                 self.state[parameter].update(step=torch.tensor(0.0), momentum=torch.zeros_like(parameter))
         momenta = [self.state[parameter]["momentum"] for parameter in parameters]
-        gradients = [parameter.grad for parameter in parameters]
+        gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
         torch._foreach_lerp_(momenta, gradients, 1 - momentum)
         return torch.stack(torch._foreach_lerp(gradients, momenta, momentum))
