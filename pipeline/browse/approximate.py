@@ -123,7 +123,7 @@ class ApproximateIndex:
         index = faiss.index_factory(dim, f"IVF{lists},PQ{code_bytes}", faiss.METRIC_INNER_PRODUCT)
         # Orders the codes by annealing for a filter that is not used here; it takes longer than all else.
         faiss.downcast_index(index).do_polysemous_training = False
-        index.train(vectors[: 4 * needed])
+        index.train(vectors[: 2 * needed])
         return index
 
     def _shards(self) -> Iterator[tuple[int, int, int]]:
