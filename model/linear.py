@@ -23,7 +23,12 @@ LEAST = 256
 class Linear(nn.Linear):
     """`nn.Linear` with the product of `linear`."""
 
+    working: tuple[Tensor, Tensor | None] | None = None
+    """Weight and bias in the dtype that training computes in, kept by the training loop; autocast is then on."""
+
     def forward(self, input: Tensor) -> Tensor:
+        if self.working is not None and self.training:
+            return F.linear(input, *self.working)
         return linear(input, self.weight, self.bias)
 
 

@@ -21,6 +21,7 @@ from vilbert.model.losses import (
     masked_word_loss,
     nce_negatives,
 )
+from vilbert.model.packing import Positions
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,21 +61,32 @@ class Heads(Protocol):
 
 
 def losses_and_scores(
-    heads: Heads, text_BTH: Tensor, image_BRV: Tensor, fused_BA: Tensor, labels: Labels, target: RegionTarget
+    heads: Heads,
+    text_BTH: Tensor,
+    image_BRV: Tensor,
+    fused_BA: Tensor,
+    labels: Labels,
+    target: RegionTarget,
+    positions: Positions | None = None,
 ) -> dict[str, Any]:
-    """Return the fields of `ViLBertForPreTrainingOutput`; only labelled positions are projected where labels are."""
+    """Return the fields of `ViLBertForPreTrainingOutput`; only labelled positions are projected where labels are.
+
+    positions: where labels are, if that was found before.
+    """
     losses: dict[str, LossSum] = {}
     scores: dict[str, Tensor] = {}
     if labels.masked_lm is None:
         scores["text_scores"] = heads.predictions(text_BTH)
     else:
-        labelled = labels.masked_lm >= 0
-        losses["masked_lm"] = masked_word_loss(heads.predictions(text_BTH[labelled]), labels.masked_lm[labelled])
+        labelled = labels.masked_lm >= 0 if positions is None else positions.labelled_words
+        words_NH, words_N = rows_at(text_BTH, labelled), rows_at(labels.masked_lm, labelled)
+        losses["masked_lm"] = masked_word_loss(heads.predictions(words_NH), words_N)
     if labels.image is None or labels.image_target is None:
         scores["image_scores"] = heads.imagePredictions(image_BRV)
     else:
-        predicted = heads.imagePredictions(image_BRV[:, 1:][labels.image == 1])
-        losses["masked_image"] = masked_image_loss(predicted, labels.image, labels.image_target, target)
+        masked = labels.image == 1 if positions is None else positions.masked_regions
+        predicted = heads.imagePredictions(rows_at(image_BRV[:, 1:], masked))
+        losses["masked_image"] = masked_image_loss(predicted, labels.image, labels.image_target, target, masked)
     scores["alignment_scores"] = heads.alignment(fused_BA)
     if labels.alignment is not None:
         losses["alignment"] = alignment_loss(scores["alignment_scores"], labels.alignment.flatten())
@@ -82,13 +94,23 @@ def losses_and_scores(
     return {"loss": loss, **losses, **scores}
 
 
-def masked_image_loss(predicted_MC: Tensor, label_BR: Tensor, target_BRC: Tensor, target: RegionTarget) -> LossSum:
-    """Return the loss of what is predicted for masked regions, in the order of `label_BR == 1`."""
-    masked = label_BR == 1
+def rows_at(values: Tensor, where: Tensor) -> Tensor:
+    """Return the rows of values [B, L, ...] that `where` names: a mask [B, L], or int64 indices into [B x L]."""
+    return values[where] if where.dtype == torch.bool else values.flatten(0, 1).index_select(0, where)
+
+
+def masked_image_loss(
+    predicted_MC: Tensor, label_BR: Tensor, target_BRC: Tensor, target: RegionTarget, masked: Tensor | None = None
+) -> LossSum:
+    """Return the loss of what is predicted for masked regions, in the order of `label_BR == 1`.
+
+    masked: where that is, as `rows_at` takes it.
+    """
+    masked = label_BR == 1 if masked is None else masked
     if target.kind == 0:
-        return masked_region_kl(predicted_MC, target_BRC[masked])
+        return masked_region_kl(predicted_MC, rows_at(target_BRC, masked))
     if target.kind == 1:
-        return masked_region_regression(predicted_MC, target_BRC[masked])
+        return masked_region_regression(predicted_MC, rows_at(target_BRC, masked))
     if target.generator is None:
         raise ValueError("visual_target 2 draws negatives: give a generator")
     negatives = nce_negatives(label_BR, target.num_negative, target.generator)

@@ -24,7 +24,7 @@ from vilbert.model.heads import Pooler, PreTrainingHeads, WeightNormLinear, fuse
 from vilbert.model.inputs import check_inputs, check_labels, require_positions
 from vilbert.model.layers import BiOutput
 from vilbert.model.outputs import ViLBertForPreTrainingOutput, ViLBertModelOutput, kept_of
-from vilbert.model.packing import computed_positions, wanted_positions
+from vilbert.model.packing import Packing, Positions, computed_positions, packing_at, wanted_positions
 from vilbert.model.pairs import Pairing, Streams
 from vilbert.model.pretraining import Heads, Labels, RegionTarget, losses_and_scores
 
@@ -133,6 +133,7 @@ class ViLBertModel(ViLBertPreTrainedModel):
         output_attentions: bool | None = None,
         wanted_words: Tensor | None = None,
         wanted_regions: Tensor | None = None,
+        positions: Positions | None = None,
     ) -> ViLBertModelOutput:
         """Encode texts and images.
 
@@ -143,12 +144,13 @@ class ViLBertModel(ViLBertPreTrainedModel):
         images) or "all" (row text x images + image; what comes after has that many rows). Attention maps are computed
         by the eager path whichever is set. wanted_words, wanted_regions: [B, T] (T + 1 with a task token) and [B, R]
         bool, the positions whose last states are read, by default all; others but the first come out zero, and what
-        only they need is not computed (`vilbert.model.packing`). Raises ValueError where the inputs do not fit the
+        only they need is not computed (`vilbert.model.packing`). positions: the same in their place, found before on
+        the CPU, so that a GPU is not waited for. Raises ValueError where the inputs do not fit the
         model or one another.
         """
         states = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
         maps = self.config.output_attentions if output_attentions is None else output_attentions
-        partial = wanted_words is not None or wanted_regions is not None
+        partial = wanted_words is not None or wanted_regions is not None or positions is not None
         if partial and (states or maps or pairing != "rows"):
             raise ValueError("wanted_words and wanted_regions go with no hidden states, attention maps or pairing")
         check_inputs(
@@ -165,16 +167,28 @@ class ViLBertModel(ViLBertPreTrainedModel):
         text_mask = attention_mask if task_ids is None else with_task_token(attention_mask)
         require_positions(wanted_words, text, "wanted_words")
         require_positions(wanted_regions, image_feat, "wanted_regions")
-        text_packing = computed_positions(wanted_words, text_mask)
-        image_packing = computed_positions(wanted_regions, image_attention_mask)
+        if positions is None:
+            text_packing = computed_positions(wanted_words, text_mask)
+            image_packing = computed_positions(wanted_regions, image_attention_mask)
+        else:
+            assert image_feat is not None
+            rows, regions = image_feat.shape[:2]
+            text_packing = packing_at(positions.words, *text.shape[:2])
+            image_packing = packing_at(positions.regions, rows, regions)
         if image_packing is not None:
             assert image_feat is not None
             assert image_loc is not None
             image_feat, image_loc = image_packing.pack(image_feat), image_packing.pack(image_loc)
-        kept = Kept(
-            text=None if wanted_words is None else wanted_positions(wanted_words),
-            image=None if wanted_regions is None else wanted_positions(wanted_regions),
-        )
+        if positions is None:
+            kept = Kept(
+                text=None if wanted_words is None else wanted_positions(wanted_words),
+                image=None if wanted_regions is None else wanted_positions(wanted_regions),
+            )
+        else:
+            kept = Kept(
+                text=Packing(places=positions.last_words, batch=len(text), length=text.shape[1]),
+                image=Packing(places=positions.last_regions, batch=rows, length=regions),
+            )
         streams = Streams(
             text=text if text_packing is None else text_packing.pack(text),
             image=self.v_embeddings(image_feat, image_loc),
@@ -251,6 +265,7 @@ class ViLBertForPreTraining(WithWordHead):
         next_sentence_label: Tensor | None = None,
         task_ids: Tensor | None = None,
         generator: torch.Generator | None = None,
+        positions: Positions | None = None,
         **kwargs: Any,
     ) -> ViLBertForPreTrainingOutput:
         """Return the losses of what has labels and the scores of what has none.
@@ -259,7 +274,9 @@ class ViLBertForPreTraining(WithWordHead):
         masked_lm_labels: [B, T] the word piece behind each mask, -1 elsewhere. image_label: [B, R - 1] 1 where a region
         is masked, of all but the global one; image_target: [B, R - 1, v_target_size] the detector's class
         probabilities, or the unmasked features where `visual_target` is not 0. next_sentence_label: [B] 0 where text
-        and image match, 1 where not. generator: draws the negatives where `visual_target` is 2.
+        and image match, 1 where not. generator: draws the negatives where `visual_target` is 2. positions: those of the
+        masks and labels (`vilbert.model.packing.positions_of`), where all labels are given and there are no task
+        tokens; the model then waits for no GPU.
         """
         check_labels(
             input_ids if input_ids is not None else kwargs.get("inputs_embeds"),
@@ -275,7 +292,12 @@ class ViLBertForPreTraining(WithWordHead):
         labels = Labels(
             masked_lm=masked_lm_labels, image=image_label, image_target=image_target, alignment=next_sentence_label
         )
-        kwargs |= self._wanted(labels, kwargs)
+        if positions is None:
+            kwargs |= self._wanted(labels, kwargs)
+        elif self.config.task_specific_tokens or masked_lm_labels is None or image_label is None:
+            raise ValueError("positions go with masked_lm_labels and image_label, and no task tokens")
+        else:
+            kwargs["positions"] = positions
         encoded: ViLBertModelOutput = self.bert(
             input_ids,
             image_feat,
@@ -293,6 +315,7 @@ class ViLBertForPreTraining(WithWordHead):
             fuse(encoded.pooled_text, encoded.pooled_image, self.config.fusion_method),
             labels,
             RegionTarget(kind=self.config.visual_target, num_negative=self.config.num_negative, generator=generator),
+            positions,
         )
         return ViLBertForPreTrainingOutput(**fields, **kept_of(encoded))
 

@@ -46,6 +46,8 @@ class DetectorSpec:
     """One line of help."""
     options: tuple[str, ...] = ()
     """Fields of `DetectorSettings` that this detector takes and others may not."""
+    ignores: tuple[str, ...] = ()
+    """Fields of `DetectorSettings` that have no effect with this detector, though most detectors take them."""
     required: tuple[str, ...] = ()
     """Options that must be given."""
     settings: type | None = None
@@ -107,6 +109,11 @@ def check_options(name: str, given: Mapping[str, Any]) -> None:
             raise ValueError(
                 f"--{field.replace('_', '-')} is an option of --detector {' or '.join(others)}, and has no effect "
                 f"with --detector {name}; leave it out, or name that detector"
+            )
+        if field in spec.ignores:
+            raise ValueError(
+                f"--{field.replace('_', '-')} is an option of detectors with a Faster R-CNN head, and has no effect "
+                f"with --detector {name}; leave it out"
             )
     for field in spec.required:
         if field not in given:

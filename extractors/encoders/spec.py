@@ -36,9 +36,13 @@ class GridSettings:
     """Without --weights FOLDER_OR_HUB_NAME: the network of torchvision, trained on ImageNet."""
 
 
+IGNORED = ("feature_layer", "top_classes")
+"""Options of detectors that cells, which have no head and no classes, do not take."""
+
+
 def recorded(facts: Mapping[str, Any]) -> dict[str, Any]:
     """Return what a fingerprint says of settings: `opts` alone, which is the same word there."""
-    return {"feature_layer": None, "top_classes": None}
+    return dict.fromkeys(IGNORED)
 
 
 VIT = DetectorSpec(
@@ -46,6 +50,7 @@ VIT = DetectorSpec(
     summary="patches of DINOv2, DINOv3, SigLIP, CLIP, ViT as regions, by --weights FOLDER_OR_HUB_NAME.",
     required=("weights",),
     settings=VitSettings,
+    ignores=IGNORED,
     needs_files=True,
     recorded=recorded,
 )
@@ -53,5 +58,6 @@ GRID = DetectorSpec(
     build="vilbert.extractors.encoders.cells:build_grid",
     summary="cells of a ResNet's feature map as regions, of torchvision or by --weights FOLDER_OR_HUB_NAME.",
     settings=GridSettings,
+    ignores=IGNORED,
     recorded=recorded,
 )

@@ -1,7 +1,9 @@
 """Regions whose features have the largest cosine with those of a given region.
 
-The search is exact: it reads the features of all regions from the shards, which takes seconds for a million regions. A
-larger data set is searched in samples at equal distances that have about MAX_REGIONS regions; the page says so.
+Up to MAX_REGIONS regions the search is exact: it reads the features of all regions from the shards, which takes seconds
+for a million. A larger data set is searched with an approximate index, whose nearest regions are then compared exactly.
+Until that index is built, samples at equal distances are searched that have about MAX_REGIONS regions. The page says
+which of the three it was.
 
 Shapes: R regions of a shard, D feature channels.
 """
@@ -16,6 +18,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from vilbert.pipeline.browse.approximate import ApproximateIndex
 from vilbert.pipeline.browse.filters import FilterError
 from vilbert.pipeline.browse.index import IndexedSample
 from vilbert.pipeline.browse.opened import OpenedDataset
@@ -25,6 +28,8 @@ from vilbert.pipeline.shards.storage.store import open_shard
 
 MAX_REGIONS = 1_000_000
 FOUND = 48
+CANDIDATES = 10 * FOUND
+"""Regions of the approximate index that are compared exactly."""
 KEPT_SEARCHES = 32
 
 
@@ -47,6 +52,12 @@ class Similar(NamedTuple):
     """Regions that were compared."""
     stride: int
     """1: all samples were searched; else every `stride`-th."""
+    approximate: bool = False
+    """Whether regions were chosen by an approximate index of all regions, and then compared."""
+    progress: float | None = None
+    """Share of the approximate index that is built; None where it is not needed or cannot be built."""
+    problem: str | None = None
+    """Why there is no approximate index."""
 
 
 class SimilarRegions:
@@ -56,18 +67,45 @@ class SimilarRegions:
         self._dataset = dataset
         self._lock = threading.Lock()
         self._find = lru_cache(maxsize=KEPT_SEARCHES)(self._search)
+        self._find_approximately = lru_cache(maxsize=KEPT_SEARCHES)(self._search_approximately)
+        self.approximate = ApproximateIndex(dataset) if dataset.index.regions > MAX_REGIONS else None
 
     def find(self, sample: IndexedSample, region: int) -> Similar:
         """Return the regions most similar to a region of a sample, that one left out."""
+        index = self.approximate
         with self._lock:
-            return self._find(sample, region)
+            if index is None:
+                return self._find(sample, region)
+            if index.ready():
+                return self._find_approximately(sample, region)
+            found = self._find(sample, region)
+        return found._replace(progress=None if index.problem else index.progress, problem=index.problem)
 
-    def _search(self, sample: IndexedSample, region: int) -> Similar:
-        dataset = self._dataset
-        features = dataset.read(sample).regions.features
+    def _wanted(self, sample: IndexedSample, region: int) -> NDArray[np.float32]:
+        """Return the unit vector [D] of a region."""
+        features = self._dataset.read(sample).regions.features
         if region >= len(features):
             raise FilterError(f"region: there are {len(features)}, numbered from 0")
-        wanted = unit(features[region].astype(np.float32))
+        return unit(features[region].astype(np.float32))
+
+    def _search_approximately(self, sample: IndexedSample, region: int) -> Similar:
+        dataset, wanted = self._dataset, self._wanted(sample, region)
+        assert self.approximate is not None
+        near: dict[int, list[int]] = {}
+        for number, at in self.approximate.candidates(wanted, CANDIDATES):
+            near.setdefault(number, []).append(at)
+        found: list[SimilarRegion] = []
+        for row in dataset.index.at(sorted(near)):
+            features = dataset.read(row).regions.features
+            found += (
+                SimilarRegion(float(unit(features[at].astype(np.float32)) @ wanted), row.number, at)
+                for at in near[row.number]
+                if (row.number, at) != (sample.number, region)
+            )
+        return Similar(heapq.nlargest(FOUND, found), dataset.index.regions, 1, approximate=True)
+
+    def _search(self, sample: IndexedSample, region: int) -> Similar:
+        dataset, wanted = self._dataset, self._wanted(sample, region)
         stride = -(-dataset.index.regions // MAX_REGIONS)
         best: list[SimilarRegion] = []
         searched = first = 0

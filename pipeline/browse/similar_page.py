@@ -30,7 +30,6 @@ def similar_page(site: Site, dataset: OpenedDataset, found: IndexedSample, regio
         found=found,
         region=region_of(dataset.info, dataset.read(found).regions, region),
         results=results,
-        searched=similar.searched,
-        stride=similar.stride,
+        similar=similar,
         title=f"Regions similar to region {region} of {found.image_id}",
     )

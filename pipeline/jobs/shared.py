@@ -59,10 +59,13 @@ def write_shared(job: Job, folder: Folder, hung: Event) -> DatasetInfo:
         stack.push(partial(forget_refused, folder, state_file))
         start = stack.enter_context(starting(folder, state_file))
         crew, planned = stack.enter_context(planning(job, folder, hung))
-        with disk_errors(folder):
-            claims = stack.enter_context(Claims(folder.path))
+        claims: Claims | None = None
         while True:
-            done = begin(folder, planned, claims) if alone else join_dataset(folder, planned)
+            done = begin(folder, planned) if alone else join_dataset(folder, planned)
+            with disk_errors(folder):
+                claims = claims or stack.enter_context(Claims(folder.path))
+                if alone:
+                    claims.reset(planned.shards)
             if alone:
                 share(lock)
             start.end()
@@ -127,13 +130,12 @@ def sign(lock: FolderLock) -> None:
     lock.sign(f"{SIGNATURE} {this_process()['holder']}")
 
 
-def begin(folder: LocalFolder, planned: DatasetInfo, claims: Claims) -> DoneShards:
+def begin(folder: LocalFolder, planned: DatasetInfo) -> DoneShards:
     """Begin or go on with the data set while no other task is at work; return which shards are done."""
     with disk_errors(folder):
         folder.sweep()
         begin_dataset(folder, planned, Journals(folder))
         done = find_done(folder, planned, sweep=True)
-        claims.reset(planned.shards)
         if done.pending():
             reopen_dataset(folder)
             folder.delete(INDEX_FILE)  # side files are of the shards as they were; see `write_side_files`

@@ -26,10 +26,13 @@ from vilbert.pipeline.shards.storage.closing import Closing
 from vilbert.pipeline.shards.storage.raw import RawRun, RawSample
 from vilbert.pipeline.shards.storage.store import ShardReader, open_shard
 from vilbert.pipeline.shards.storage.tar_store import TarReader
-from vilbert.pipeline.shards.storage.verified import compare_with_record, read_compared, read_part
+from vilbert.pipeline.shards.storage.verified import compare_with_record, read_compared
 
 OPEN_SHARDS, OPEN_REMOTE_SHARDS = 256, 4
 """Shards that stay open: an open file each, and of a remote one a copy on this machine's disk."""
+
+MAPPED = 16
+"""Runs of fewer samples are taken from the mapped file, which is compared before: shuffled rows come one by one."""
 
 
 @dataclass
@@ -122,13 +125,16 @@ class DatasetSource(Closing):
     def read_runs(self, start: int, stop: int) -> Iterator[RawRun | FailureRow]:
         """Yield the rows [start, stop) of a data set in tar shards, consecutive samples together as they are stored."""
         for shard, first, last in self.spans(start, stop):
-            opened = self._shard(shard, compare=False)
+            opened = self._shard(shard, compare=last - first < MAPPED)
             reader = opened.reader
             assert isinstance(reader, TarReader)
             if (end := min(last, len(reader))) > first:
                 splits = tuple(reader.metadata(index).get("split", "") for index in range(first, end))
-                read = read_compared if self._verify else read_part
-                yield RawRun(reader.keys()[first:end], splits, read(opened.path, *reader.span(first, end)))
+                if opened.compared:
+                    chunks = (chunk for chunk in [reader.chunk(first, end)])
+                else:
+                    chunks = read_compared(opened.path, *reader.span(first, end))
+                yield RawRun(reader.keys()[first:end], splits, chunks)
             yield from opened.failures[max(0, first - len(reader)) : max(0, last - len(reader))]
 
     def scan(self, start: int, stop: int, *, metadata: bool) -> Iterator[Scanned | FailureRow]:

@@ -16,6 +16,11 @@ from vilbert.extractors.extractor import DetectorSettings
         ("shapes", {"config_file": "x.yaml"}),
         ("shapes", {"opts": ("MODEL.DEVICE", "cpu")}),
         ("shapes", {"torchvision_model": "mobilenet_v3_large_fpn"}),
+        ("grid", {"feature_layer": "fc6"}),
+        ("grid", {"top_classes": 5}),
+        ("vit", {"weights": "x", "feature_layer": "fc6"}),
+        ("vit", {"weights": "x", "top_classes": 5}),
+        ("transformers", {"weights": "x", "feature_layer": "fc6"}),
     ],
 )
 def test_an_option_of_another_detector_is_refused(detector: Any, option: dict[str, Any]) -> None:

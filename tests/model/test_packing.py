@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vilbert.model.config import ViLBertConfig
-from vilbert.model.packing import computed_positions, packing_of, wanted_positions
+from vilbert.model.packing import computed_positions, packing_of, positions_of, wanted_positions
 from vilbert.model.vilbert import ViLBertForPreTraining, ViLBertModel
 
 from .tiny_model import TINY, batch, fill, labels, largest_difference
@@ -130,3 +130,34 @@ def test_autocast_leaves_the_same_out() -> None:
     assert lean.item() == pytest.approx(full.item(), rel=2e-2)
     lean.backward()
     assert all(torch.isfinite(weight.grad).all() for weight in model.parameters() if weight.grad is not None)
+
+
+@pytest.mark.parametrize("masked", [True, False])
+def test_positions_found_before_give_the_losses_that_the_model_finds(masked: bool) -> None:
+    inputs = batch(3, 6, regions=5)
+    attention, regions = torch.ones(3, 6, dtype=torch.long), torch.ones(3, 4, dtype=torch.long)
+    if masked:
+        attention[0, 4:] = 0
+        attention[1] = 0
+        regions[2, 2:] = 0
+    given_labels = labels(3, 6, 5)
+    positions = positions_of(attention, given_labels["masked_lm_labels"], regions, given_labels["image_label"])
+    arguments = {
+        **inputs, **given_labels,
+        "attention_mask": attention, "image_attention_mask": torch.nn.functional.pad(regions, (1, 0), value=1),
+    }  # fmt: skip
+    model = fill(ViLBertForPreTraining(ViLBertConfig(**TINY))).eval()
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    found = []
+    for more in ({}, {"positions": positions}):
+        output = model(**arguments, **more)
+        found.append((output.loss, *torch.autograd.grad(output.loss, parameters, allow_unused=True)))
+    for one, other in zip(*found, strict=True):
+        assert (one is None and other is None) or torch.equal(one, other)
+
+
+def test_positions_go_with_labels() -> None:
+    model = ViLBertForPreTraining(ViLBertConfig(**TINY))
+    ones = torch.ones(2, 3, dtype=torch.long)
+    with pytest.raises(ValueError, match="positions go with"):
+        model(**batch(2, 3, regions=4), positions=positions_of(ones, ones, ones, ones))

@@ -223,6 +223,11 @@ def build(detector: DetectorSettings, selection: SelectionSettings) -> Transform
             if family.open_vocabulary
             else f"--vocabulary: {folder.name} has classes of its own; leave it out"
         )
+    if not family.softmax and detector.top_classes != type(detector)().top_classes:
+        raise ExtractorError(
+            f"--top-classes {detector.top_classes}: {folder.name} has no softmax over its classes, so no soft labels "
+            "are stored; leave it out"
+        )
     return _build(folder, family, detector, selection)
 
 

@@ -28,6 +28,7 @@ SPEC = DetectorSpec(
     build="vilbert.extractors.detectors.transformers.query_extractor:build",
     summary="DETR, RT-DETR, D-FINE, RF-DETR, Grounding DINO, OWLv2 and others, by --weights FOLDER_OR_HUB_NAME.",
     options=("vocabulary",),
+    ignores=("feature_layer",),
     required=("weights",),
     settings=TransformersSettings,
     needs_files=True,

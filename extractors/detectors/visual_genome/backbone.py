@@ -5,6 +5,8 @@ Shapes: B images or regions, C channels, H and W of a feature map.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -80,23 +82,30 @@ def fold_norms(network: nn.Module) -> None:
             module.fold()
 
 
+class BlockShape(NamedTuple):
+    """Sizes of a bottleneck block."""
+
+    inputs: int
+    width: int
+    """Channels of the 3x3 convolution."""
+    outputs: int
+    stride: int
+    dilation: int
+    groups: int
+
+    def strides(self, conventions: Conventions) -> tuple[int, int]:
+        """Return the strides of the first 1x1 convolution and of the 3x3 one."""
+        return (self.stride, 1) if conventions.stride_in_1x1 else (1, self.stride)
+
+
 class Block(nn.Module):
     """The bottleneck block of ResNet: 1x1, 3x3 and 1x1 convolutions beside a shortcut."""
 
-    def __init__(
-        self,
-        inputs: int,
-        width: int,
-        outputs: int,
-        *,
-        stride: int,
-        dilation: int,
-        groups: int,
-        conventions: Conventions,
-    ) -> None:
+    def __init__(self, shape: BlockShape, conventions: Conventions) -> None:
         super().__init__()
         epsilon = conventions.norm_epsilon
-        first, second = (stride, 1) if conventions.stride_in_1x1 else (1, stride)
+        inputs, width, outputs, stride, dilation, groups = shape
+        first, second = shape.strides(conventions)
         self.shortcut = ConvNorm(inputs, outputs, 1, epsilon, stride=stride) if inputs != outputs else None
         self.conv1 = ConvNorm(inputs, width, 1, epsilon, stride=first)
         self.conv2 = ConvNorm(width, width, 3, epsilon, stride=second, dilation=dilation, groups=groups)
@@ -127,20 +136,11 @@ class NormConv(nn.Conv2d):
 class PreactivationBlock(nn.Module):
     """A bottleneck block whose norms and ReLUs come before the convolutions (He et al. 2016, "Identity mappings")."""
 
-    def __init__(
-        self,
-        inputs: int,
-        width: int,
-        outputs: int,
-        *,
-        stride: int,
-        dilation: int,
-        groups: int,
-        conventions: Conventions,
-    ) -> None:
+    def __init__(self, shape: BlockShape, conventions: Conventions) -> None:
         super().__init__()
         epsilon = conventions.norm_epsilon
-        first, second = (stride, 1) if conventions.stride_in_1x1 else (1, stride)
+        inputs, width, outputs, stride, dilation, _ = shape  # groups: ResNeXt has none of these
+        first, second = shape.strides(conventions)
         self.norm = FrozenNorm(inputs, epsilon)
         self.shortcut = nn.Conv2d(inputs, outputs, 1, stride=stride, bias=False) if inputs != outputs else None
         self.conv1 = nn.Conv2d(inputs, width, 1, stride=first, bias=False)
@@ -187,13 +187,15 @@ def stage(index: int, architecture: Architecture, conventions: Conventions) -> n
     for number in range(architecture.blocks[index]):
         blocks.append(
             kind(
-                inputs,
-                architecture.width << index,
-                outputs,
-                stride=strides[index] if number == 0 else 1,
-                dilation=dilation,
-                groups=architecture.groups,
-                conventions=conventions,
+                BlockShape(
+                    inputs,
+                    architecture.width << index,
+                    outputs,
+                    stride=strides[index] if number == 0 else 1,
+                    dilation=dilation,
+                    groups=architecture.groups,
+                ),
+                conventions,
             )
         )
         inputs = outputs

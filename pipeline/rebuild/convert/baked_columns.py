@@ -29,7 +29,7 @@ from vilbert.pipeline.shards.dataset import MAX_CHANNELS, fingerprint_digest
 from vilbert.pipeline.shards.failures import FailureRow
 from vilbert.pipeline.shards.location.folder import Folder
 from vilbert.pipeline.shards.location.layout import data_path, record_path
-from vilbert.pipeline.shards.sample import Sample, format_of
+from vilbert.pipeline.shards.sample import Sample, format_of, read_fields
 from vilbert.pipeline.shards.storage.closing import Closing
 from vilbert.pipeline.shards.storage.verified import compare_with_record
 
@@ -130,7 +130,7 @@ class BakedColumns(Closing):
             raise RefusedError(f"--columns: features would have {channels:,} channels; at most {MAX_CHANNELS:,} can be")
         dtypes = {base.fields["features"]["dtype"], *(str(column.info.dtype) for column in wide)}
         dtype = "float32" if "float32" in dtypes else "float16"
-        fields = {**base.fields, "features": {"dtype": dtype, "shape": ["N", channels]}}
+        fields = {**read_fields(base.fields), "features": {"dtype": dtype, "shape": ["N", channels]}}
         operation = {"columns": [_origin(column.info) for column in wide]}
         was = dict(base.fingerprint["fingerprint_fields"])
         extractor = was.get("extractor")
@@ -144,7 +144,7 @@ class BakedColumns(Closing):
     def _baked(self, sample: Sample, opened: _OpenShard) -> Sample | FailureRow:
         if (absent := self._absent(sample.key, opened)) is not None:
             return _failure(sample.key, sample.meta, absent)
-        regions = sample.regions
+        regions, small = sample.regions, sample.small
         parts: list[NDArray[Any]] = [regions.features]
         for column, shard in zip(self._columns, opened.columns, strict=True):
             if column.width is not None:
@@ -156,8 +156,9 @@ class BakedColumns(Closing):
                 parts.append(vectors)
         if len(parts) > 1:
             features = np.concatenate(parts, axis=1, dtype=self._description.fields["features"]["dtype"])
-            regions = dataclasses.replace(regions, features=features)
-        return dataclasses.replace(sample, regions=regions, meta={**sample.meta, **self._fields(sample.key, opened)})
+            regions, small = dataclasses.replace(regions, features=features), None
+        meta = {**sample.meta, **self._fields(sample.key, opened)}
+        return dataclasses.replace(sample, regions=regions, small=small, meta=meta)
 
     def _absent(self, key: str, opened: _OpenShard) -> str | None:
         """Return the name of the first column of features that has nothing of a sample."""

@@ -142,6 +142,13 @@ class TarReader(Closing):
         end = int(self._starts[stop - 1, -1] + self._sizes[stop - 1, -1])
         return self.offset(first), end + padding(end)
 
+    def chunk(self, first: int, stop: int) -> memoryview:
+        """Return the bytes of `span` where they lie in the map."""
+        if self._map is None:
+            raise ShardError(f"{self.path}: the reader is closed; open the shard again")
+        start, end = self.span(first, stop)
+        return memoryview(self._map)[start:end]
+
     def offset(self, index: int) -> int:
         """Return the byte of the file at which the header of a sample's first member begins."""
         return int(self._starts[index, 0]) - BLOCK

@@ -227,12 +227,7 @@ def read_compared(path: Path, start: int, stop: int) -> Generator[memoryview]:
             _require_equal(path, digest.hexdigest(), sha256)
             _compared.add(entry)
     if not unknown:
-        yield from read_part(path, start, stop)
-
-
-def read_part(path: Path, start: int, stop: int) -> Generator[memoryview]:
-    """Yield the bytes [start, stop) of a file in pieces as `read_compared` does, and compare nothing."""
-    yield from (piece for _, piece in _pieces(path, start, stop))
+        yield from (piece for _, piece in _pieces(path, start, stop))
 
 
 def _pieces(path: Path, start: int, stop: int | None) -> Iterator[tuple[int, memoryview]]:

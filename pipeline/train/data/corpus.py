@@ -61,7 +61,10 @@ class Example:
     @property
     def features(self) -> NDArray[np.float16] | NDArray[np.float32]:
         """[N, D]. A batch holds float16. A copy where several features are concatenated."""
-        return self.feature_parts[0] if len(self.feature_parts) == 1 else np.concatenate(self.feature_parts, axis=1)
+        if len(self.feature_parts) == 1:
+            return self.feature_parts[0]
+        joined: NDArray[Any] = np.concatenate(self.feature_parts, axis=1)
+        return joined
 
     def copy_features(self, target: NDArray[Any]) -> None:
         """Write the features of the first regions into an array [at most N, D], each part once."""

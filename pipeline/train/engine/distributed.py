@@ -50,7 +50,7 @@ class Group:
 
     def sum(self, values: Tensor) -> Tensor:
         """Return the sum of a tensor over all processes, on the group's device."""
-        values = values.to(self.device)
+        values = to_device(values, self.device)
         if self.world > 1:
             dist.all_reduce(values)
         return values
@@ -67,6 +67,13 @@ class Group:
         """Wait until all processes are here."""
         if self.world > 1:
             dist.barrier(group=self.patient)
+
+
+def to_device(values: Tensor, device: torch.device) -> Tensor:
+    """Return a small tensor on a device, without waiting for a GPU."""
+    if device.type == "cuda" and values.device.type == "cpu":
+        values = values.pin_memory()
+    return values.to(device, non_blocking=True)
 
 
 def own_device(wanted: Literal["auto", "cpu", "cuda"]) -> torch.device:

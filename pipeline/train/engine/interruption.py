@@ -39,6 +39,8 @@ def interruption() -> Iterator[threading.Event]:
 
 def is_interrupted(interrupted: threading.Event, group: Group) -> bool:
     """Return whether the event is set in any process of the group; the same in all of them."""
+    if group.world == 1:
+        return interrupted.is_set()
     return bool(group.sum(torch.tensor(int(interrupted.is_set()))))
 
 

@@ -17,7 +17,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
-import torch
 from torch import Tensor, nn
 from torch.optim import AdamW
 from transformers import PreTrainedModel
@@ -25,6 +24,7 @@ from transformers import PreTrainedModel
 from vilbert.pipeline.errors import NonFiniteError
 from vilbert.pipeline.train.engine.bad_inputs import Locate, explain_inputs, gathered, not_finite_images
 from vilbert.pipeline.train.engine.distributed import Group
+from vilbert.pipeline.train.engine.finite import StepResult, Unchecked
 from vilbert.pipeline.train.engine.interruption import (
     InterruptedEvaluationError,
     interruption,
@@ -38,6 +38,7 @@ from vilbert.pipeline.train.engine.schedule import factor_at
 from vilbert.pipeline.train.engine.steering import Steering
 from vilbert.pipeline.train.engine.step import Losses, backward
 from vilbert.pipeline.train.engine.throughput import Throughput, peak_tflops
+from vilbert.pipeline.train.engine.working_weights import WorkingWeights
 from vilbert.pipeline.train.run.checkpoints import optimizer_tensors, prune, restore_optimizer, save_checkpoint
 from vilbert.pipeline.train.run.journal import Journal
 from vilbert.pipeline.train.run.progress import TrainProgress
@@ -63,6 +64,7 @@ class Training:
     objective: Objective
     """What is learnt."""
     total_steps: int
+    """Of the run."""
     train_batches: Callable[[range], Generator[list[Any], None, None]]
     """Return this rank's parts of each step's global batch; closing them ends what reads ahead."""
     eval_batches: Callable[[], Generator[list[Any], None, None]] | None
@@ -75,13 +77,17 @@ class Training:
     """Samples of one epoch; None where tasks take turns, each with epochs of its own."""
     steering: Steering | None = None
     """What evaluations change of the steps that follow; None where batches are a function of the step alone."""
+    working: WorkingWeights | None = None
+    """The weights in bfloat16 that a step on a GPU reads; None where it reads the parameters."""
     step: int = 0
     """Steps done."""
-    unread: int = 0
-    """Rows that could not be read so far."""
+    unread: int | Tensor = 0
+    """Rows that could not be read so far; on the model's device, and read from there where it is written down."""
     skipped_steps: int = 0
     """Steps left out so far, their loss or gradient being no number."""
     skipped_in_a_row: int = 0
+    unchecked: Unchecked = field(default_factory=Unchecked)
+    """Steps of which a GPU has not been asked whether they are finite."""
     best: dict[str, float] = field(default_factory=dict)
     """Step of the best evaluation so far, and its `Objective.badness`."""
     evaluation_due: bool = False
@@ -115,7 +121,7 @@ def save(training: Training) -> None:
             info={
                 "step": training.step,
                 "samples": training.samples(training.step),
-                "unread": training.unread,
+                "unread": int(training.unread),
                 "skipped_steps": training.skipped_steps,
                 "skipped_in_a_row": training.skipped_in_a_row,
                 "best": training.best,
@@ -177,12 +183,17 @@ def run_steps(training: Training, journal: Journal | None, progress: TrainProgre
             end_step()
             training.step += 1
             last = training.step == training.total_steps
-            stopping = is_interrupted(interrupted, training.group)
-            if journal is not None and (training.step % settings.log_every == 0 or last):
+            logging_due = training.step % settings.log_every == 0 or last
+            # What is on a GPU, and whether another process stops, is read where it is logged: reading waits.
+            reading = logging_due or group.device.type == "cpu"
+            stopping = is_interrupted(interrupted, group) if reading or group.world == 1 else False
+            if reading or training.step % settings.eval_every == 0 or training.step % settings.checkpoint_every == 0:
+                require_finite(training)
+            if journal is not None and logging_due:
                 lap = clock.lap(training.samples(training.step))
                 journal.write("train", training.step, {**train_figures(training, losses, norm), **lap})
             if progress is not None:
-                progress.show(training.step, float(losses.means.sum()), clock.waiting)
+                progress.show(training.step, float(losses.means.sum()) if reading else None, clock.waiting)
             saving = training.step % settings.checkpoint_every == 0 or last or stopping
             evaluating = training.step % settings.eval_every == 0 or last
             with clock.paused():
@@ -236,20 +247,37 @@ def train_step(training: Training, parts: list[MicroBatch]) -> tuple[Losses, Ten
     set_step(optimizer, settings.optimizer, factor=factor, step=updates)
     if training.steering is not None and not settings.optimizer.bias_correction:
         level_counts(optimizer, updates)
-    losses = backward(training.wrapped, parts, training.objective, training.group, training.step)
+    losses = backward(training.wrapped, parts, training.objective, training.group, training.step, training.working)
     norm = clip_gradients(training.model.parameters(), settings.optimizer)
     training.unread += losses.unread
-    if bool(torch.isfinite(losses.sums).all() & torch.isfinite(norm)):
+    result = StepResult(step=training.step, losses=losses, norm=norm)
+    finite = result.finite
+    if training.group.device.type == "cuda" and settings.non_finite == "stop":
+        # torch's fused optimizers leave out, on the device, a step for which this is 1 (as for torch.amp.GradScaler).
+        optimizer.found_inf = (~finite).float()  # type: ignore[attr-defined]
+        optimizer.step()
+        training.unchecked.add(result, finite)
+    elif bool(finite):
         optimizer.step()
         training.skipped_in_a_row = 0
     else:
-        leave_out(training, parts, losses, norm)
+        leave_out(training, parts, result)
     optimizer.zero_grad(set_to_none=True)
     return losses, norm
 
 
-def leave_out(training: Training, parts: list[MicroBatch], losses: Losses, norm: Tensor) -> None:
+def require_finite(training: Training) -> None:
+    """Raise NonFiniteError where a step since this was last called was not finite."""
+    result = training.unchecked.first_bad()
+    if result is None:
+        return
+    with closing(training.train_batches(range(result.step, result.step + 1))) as batches:  # the same as they were
+        leave_out(training, next(batches), result)
+
+
+def leave_out(training: Training, parts: list[MicroBatch], result: StepResult) -> None:
     """Count a step whose loss or gradient is not a number, or raise NonFiniteError, as the policy says."""
+    step, losses, norm = result.step, result.losses, result.norm
     ids = gathered(training.group.gather([name for part in parts for name in part.image_ids]))
     bad = gathered(training.group.gather([name for part in parts for name in not_finite_images(part)]))
     rest = f" and {len(ids) - IDS_IN_A_MESSAGE} more" if len(ids) > IDS_IN_A_MESSAGE else ""
@@ -257,9 +285,9 @@ def leave_out(training: Training, parts: list[MicroBatch], losses: Losses, norm:
         f"{part} {value:g}" for part, value in zip(training.objective.parts, losses.means.tolist(), strict=True)
     )
     problem = (
-        f"step {training.step}: the loss or a gradient is not finite ({values}, gradient norm {float(norm):g}); "
+        f"step {step}: the loss or a gradient is not finite ({values}, gradient norm {float(norm):g}); "
         f"images {', '.join(ids[:IDS_IN_A_MESSAGE])}{rest}. "
-        f"{explain_inputs(bad, training.step, training.locate, data_names(training))}"
+        f"{explain_inputs(bad, step, training.locate, data_names(training))}"
     )
     cause = (
         "extract again the shards that `vilbert verify` names" if bad else "if it finds nothing, lower --learning-rate"
@@ -321,6 +349,6 @@ def train_figures(training: Training, losses: Losses, norm: Tensor) -> dict[str,
         "learning_rate": max(group["lr"] for group in training.optimizer.param_groups),
         "gradient_norm": float(norm),
         "samples": training.samples(training.step),
-        "unread": training.unread,
+        "unread": int(training.unread),
         "skipped_steps": training.skipped_steps,
     }

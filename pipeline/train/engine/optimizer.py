@@ -145,6 +145,13 @@ def clip_gradients(parameters: Iterable[nn.Parameter], settings: OptimizerSettin
     length = nn.utils.get_total_norm(gradients)
     if settings.clip and settings.clip_by == "global":
         nn.utils.clip_grads_with_norm_(with_gradients, settings.clip, length)
+    elif settings.clip and gradients and gradients[0].device.type == "cuda":
+        # As `clip_grad_norm_` of each, in a few launches for all.
+        lengths = torch._foreach_norm(gradients)
+        factors = torch._foreach_reciprocal(torch._foreach_add(lengths, 1e-6))
+        torch._foreach_mul_(factors, settings.clip)
+        torch._foreach_clamp_max_(factors, 1.0)
+        torch._foreach_mul_(gradients, factors)
     elif settings.clip:
         for parameter in with_gradients:
             nn.utils.clip_grad_norm_(parameter, settings.clip)

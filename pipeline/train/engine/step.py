@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from vilbert.pipeline.train.data.mixing import mix64
 from vilbert.pipeline.train.engine.distributed import Group
 from vilbert.pipeline.train.engine.objective import MicroBatch, Objective
+from vilbert.pipeline.train.engine.working_weights import WorkingWeights
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,8 +28,8 @@ class Losses:
     """[P] float32."""
     counts: Tensor
     """[P] int64, what each sum is divided by."""
-    unread: int
-    """Rows of the batch that could not be read, and taught nothing."""
+    unread: Tensor
+    """[] int64 on the group's device. Rows of the batch that could not be read, and taught nothing."""
 
     @property
     def means(self) -> Tensor:
@@ -44,13 +45,23 @@ def seed_of(seed: int, step: int, rank: int, part: int) -> int:
     return int(words[0] >> np.uint64(1))
 
 
-def backward(model: nn.Module, parts: Sequence[MicroBatch], objective: Objective, group: Group, step: int) -> Losses:
+def backward(
+    model: nn.Module,
+    parts: Sequence[MicroBatch],
+    objective: Objective,
+    group: Group,
+    step: int,
+    working: WorkingWeights | None = None,
+) -> Losses:
     """Run a rank's parts of a global batch forward and backward; gradients are then those of the whole batch.
 
     model: the model, or DistributedDataParallel around it, which averages gradients over ranks at the last part.
+    working: its weights in bfloat16, where it reads those.
     """
     counts = group.sum(torch.stack([objective.counts(part) for part in parts]).sum(0))
     sums = torch.zeros(len(counts), device=group.device)
+    if working is not None:
+        working.refresh()
     for number, part in enumerate(parts):
         seed = seed_of(objective.seed, step, group.rank, number)
         torch.manual_seed(seed)  # dropout's
@@ -59,7 +70,9 @@ def backward(model: nn.Module, parts: Sequence[MicroBatch], objective: Objective
             part_sums = objective.sums(model, part, group.device, seed)
             loss = (part_sums / counts.clamp(min=1)).sum() * group.world
             loss.backward()  # type: ignore[no-untyped-call]
+        if working is not None:
+            working.collect()
         sums += part_sums.detach()
-    unread = sum(part.unread for part in parts)
-    totals = group.sum(torch.cat([sums.double(), sums.new_tensor([unread]).double()]))
-    return Losses(sums=totals[:-1].float(), counts=counts, unread=int(totals[-1]))
+    unread = torch.full((1,), sum(part.unread for part in parts), dtype=torch.float64, device=group.device)
+    totals = group.sum(torch.cat([sums.double(), unread]))
+    return Losses(sums=totals[:-1].float(), counts=counts, unread=totals[-1].long())

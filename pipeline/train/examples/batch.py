@@ -12,7 +12,7 @@ D features, K most probable classes.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -22,6 +22,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from vilbert.model.losses import IGNORED, MASKED, apply_objective, has_negatives
+from vilbert.model.packing import positions_of
 from vilbert.pipeline.train.data.order import Order
 from vilbert.pipeline.train.engine.share import Share
 from vilbert.pipeline.train.examples.draws import Stream, below, bits, keys, uniforms
@@ -72,6 +73,8 @@ class Batch:
     """[B] whose regions they are; "" where there was nothing to read."""
     unread: int
     """Rows that could not be read. Nothing is learnt from them."""
+    positions: dict[str, Tensor] = field(default_factory=dict)
+    """Fields of `vilbert.model.packing.Positions`: what the model finds out itself on a CPU."""
 
     def counts(self, visual_target: int, feature_dim: int) -> Tensor:
         """Return what the three losses divide by, int64 [3]: labelled words, terms of masked regions, labelled pairs.
@@ -89,7 +92,7 @@ class Batch:
         """Return the batch in page-locked memory, from which a GPU copies while the CPU goes on."""
         held = {field.name: getattr(self, field.name) for field in fields(self)}
         pinned: dict[str, Any] = {name: it.pin_memory() for name, it in held.items() if isinstance(it, Tensor)}
-        return replace(self, **pinned)
+        return replace(self, **pinned, positions={name: it.pin_memory() for name, it in self.positions.items()})
 
 
 def make_batches(
@@ -189,19 +192,22 @@ def _join(
         torch.from_numpy(image.masks.label),
         torch.from_numpy(alignment).clamp(min=0),
     )
+    attention_mask = torch.from_numpy((np.arange(width) < lengths[:, None]).astype(np.int64))
+    region_mask = torch.from_numpy(image.region_mask)
     return Batch(
         input_ids=torch.from_numpy(text.ids[rows, :width]),
-        attention_mask=torch.from_numpy((np.arange(width) < lengths[:, None]).astype(np.int64)),
+        attention_mask=attention_mask,
         masked_lm_labels=words,
         features=image.features,
         zeroed=torch.from_numpy(image.masks.zeroed),
         divisor=torch.from_numpy(image.masks.divisor),
         locations=torch.from_numpy(image.locations),
-        region_mask=torch.from_numpy(image.region_mask),
+        region_mask=region_mask,
         image_label=regions,
         class_ids=torch.from_numpy(image.class_ids),
         class_probs=torch.from_numpy(image.class_probs),
         next_sentence_label=pairs.masked_fill(torch.from_numpy(alignment < 0), IGNORED),
         image_ids=tuple(example.image_id if example else "" for example in examples),
         unread=unread,
+        positions=vars(positions_of(attention_mask, words, region_mask, regions)),
     )

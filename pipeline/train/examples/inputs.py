@@ -8,8 +8,10 @@ Shapes: B pairs, R regions without the global one, D features, K most probable c
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
+from vilbert.model.packing import Positions
 from vilbert.pipeline.train.examples.batch import Batch
 
 SMALLEST = 2.0**-24  # of the float16 numbers above 0
@@ -35,13 +37,15 @@ def to_model_inputs(
     seen[:, 1:] = features
     seen[:, 1:].masked_fill_(batch.zeroed.to(device, non_blocking=True)[..., None], 0)
     seen[:, 0] = seen[:, 1:].sum(dim=1) / batch.divisor.to(device, non_blocking=True)[:, None]
+    located = F.pad(batch.locations.to(device, non_blocking=True), (0, 0, 1, 0), value=1)
+    located[:, 0, :2] = 0  # GLOBAL_LOCATION
     target = dense_labels(batch, device, num_classes) if visual_target == 0 else features.float()
     return {
         "input_ids": batch.input_ids.to(device, non_blocking=True),
         "image_feat": seen,
-        "image_loc": _with_global(batch.locations, GLOBAL_LOCATION).to(device, non_blocking=True),
+        "image_loc": located,
         "attention_mask": batch.attention_mask.to(device, non_blocking=True),
-        "image_attention_mask": _with_global(batch.region_mask[..., None], (1,))[..., 0].to(device, non_blocking=True),
+        "image_attention_mask": F.pad(batch.region_mask.to(device, non_blocking=True), (1, 0), value=1),
         "masked_lm_labels": batch.masked_lm_labels.to(device, non_blocking=True),
         "image_label": batch.image_label.to(device, non_blocking=True),
         "image_target": target,
@@ -71,6 +75,6 @@ def dense_labels(batch: Batch, device: torch.device | str, num_classes: int) -> 
     return labels.mul_(batch.region_mask.to(device, non_blocking=True)[..., None])
 
 
-def _with_global(values: Tensor, first: tuple[float, ...]) -> Tensor:
-    """Return [B, R + 1, n] of values [B, R, n] with `first` before each row's."""
-    return torch.cat((values.new_tensor(first).expand(len(values), 1, -1), values), dim=1)
+def to_positions(batch: Batch, device: torch.device) -> Positions:
+    """Return the positions that the model computes and reads, on its device."""
+    return Positions(**{name: places.to(device, non_blocking=True) for name, places in batch.positions.items()})

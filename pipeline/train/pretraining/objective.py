@@ -18,7 +18,7 @@ from vilbert.model.vilbert import ViLBertForPreTraining
 from vilbert.pipeline.train.engine.distributed import Group
 from vilbert.pipeline.train.engine.step import seed_of
 from vilbert.pipeline.train.examples.batch import PARTS, Batch
-from vilbert.pipeline.train.examples.inputs import to_model_inputs
+from vilbert.pipeline.train.examples.inputs import to_model_inputs, to_positions
 from vilbert.pipeline.train.pretraining.evaluation import PretrainEvaluation
 
 HEAD_LABELS = ("masked_lm_labels", "image_label", "image_target", "next_sentence_label")
@@ -38,6 +38,8 @@ class PretrainObjective:
     """Whether the model runs under autocast."""
     seed: int
     """Of dropout, and of negatives where there are any."""
+    known_positions: bool = False
+    """Whether a model on a GPU takes the positions that the loader found; else it finds them, which waits for it."""
     parts: tuple[str, ...] = PARTS
     stage: str = "pretrain"
 
@@ -47,7 +49,9 @@ class PretrainObjective:
 
     def sums(self, model: nn.Module, part: Batch, device: torch.device, seed: int) -> Tensor:
         """Return the three losses as sums, [3] float32."""
-        inputs = self.inputs(part, device)
+        inputs: dict[str, Any] = self.inputs(part, device)
+        if self.known_positions and device.type == "cuda":
+            inputs["positions"] = to_positions(part, device)
         with torch.autocast(device.type, torch.bfloat16, enabled=self.bfloat16):
             output: Any = model(**inputs, generator=self.negatives(seed))
         return torch.stack([getattr(output, name).sum for name in PARTS])

@@ -7,6 +7,7 @@ from functools import partial
 import torch
 from transformers import PreTrainedTokenizerBase
 
+from vilbert.model.vilbert import ViLBertForPreTraining
 from vilbert.pipeline.errors import RefusedError
 from vilbert.pipeline.train.data.corpus import Corpus
 from vilbert.pipeline.train.data.known_features import read_known_features
@@ -103,6 +104,7 @@ def prepare(
             feature_dim=data.corpus.feature_dim,
             bfloat16=settings.precision == "bf16",
             seed=settings.seed,
+            known_positions=isinstance(model, ViLBertForPreTraining) and not config.task_specific_tokens,
         ),
         locate=locate_samples(data.corpus, data.order, settings.batch_size),
         total_steps=settings.steps(data.order.epoch_size),

@@ -66,9 +66,14 @@ class TrainProgress:
         self._checkpoints = _Pauses(name="checkpoint", every=checkpoint_every)
         self._shown = ProgressLine(sys.stderr if stream is None else stream)
 
-    def show(self, step: int, loss: float, waiting: float) -> None:
-        """Show that `step` steps are done; waiting: the share, 0 to 1, of the time spent waiting for data."""
-        self._step, self._loss, self._waiting = step, loss, waiting
+    def show(self, step: int, loss: float | None, waiting: float) -> None:
+        """Show that `step` steps are done.
+
+        loss: of the step; None where it was not read, and the last one stands. waiting: the share, 0 to 1, of the time
+        spent waiting for data.
+        """
+        self._step, self._waiting = step, waiting
+        self._loss = self._loss if loss is None else loss
         self._shown.show(lambda: self.line(self._shown.seconds))
 
     def note(self, *, evaluation: float | None, checkpoint: float | None) -> None:

@@ -22,6 +22,7 @@ from vilbert.pipeline.train.engine.distributed import Group, process_group
 from vilbert.pipeline.train.engine.loop import Training, held_out, restore, run_steps
 from vilbert.pipeline.train.engine.memory import explain_out_of_memory
 from vilbert.pipeline.train.engine.share import share_of
+from vilbert.pipeline.train.engine.working_weights import working_weights
 from vilbert.pipeline.train.run.checkpoints import Checkpoint, checkpoint_path, newest_whole, read_checkpoint, sweep
 from vilbert.pipeline.train.run.export import export_final
 from vilbert.pipeline.train.run.folder import (
@@ -82,6 +83,12 @@ def train(settings: S, prepare: Callable[[S, Group], Stage]) -> int:
         stage = prepare(settings, group)
         training = stage.training
         is_same = resume(training, stage.load_start)
+        training.working = working_weights(
+            training.model,
+            device=group.device,
+            bfloat16=settings.precision == "bf16",
+            bare=training.wrapped is training.model,
+        )
         if all(group.gather(is_same and training.step == training.total_steps and is_finished(settings.output))):
             if group.first:
                 logger.info("nothing to do: %s has all %d steps", settings.output, training.total_steps)

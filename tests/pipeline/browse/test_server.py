@@ -205,6 +205,7 @@ def test_a_larger_data_set_is_searched_in_samples_at_equal_distances(
     assert {it.number for it in found.regions} == {0, 3, 6}
     key = site.datasets[0].index.at([1])[0].key
     assert "12 of them were compared, those of one sample in 3" in client_of(site).get(f"/0/similar/{key}/0").text
+    site.similar[0].approximate.wait()  # its thread reads the data set
 
 
 def test_several_data_sets_have_pages_of_their_own(tmp_path: Path, browse: Browse, client_of: ClientOf) -> None:

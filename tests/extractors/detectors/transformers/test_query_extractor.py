@@ -322,6 +322,7 @@ def test_options_that_do_not_fit_the_model_are_refused(folder_of: Callable[[str]
     assert "give --vocabulary FILE" in refusal(folder_of("owlv2"))
     assert "leave it out" in refusal(folder_of("detr"), vocabulary=vocabulary)
     assert "setting of open-vocabulary models" in refusal(folder_of("detr"), opts=("prompt", "a {}"))
+    assert "has no softmax over its classes" in refusal(folder_of("rt_detr_v2"), top_classes=5)
     with pytest.raises(ValueError, match="needs --weights"):
         DetectorSettings(detector="transformers")
     with pytest.raises(ValueError, match="where the name goes"):

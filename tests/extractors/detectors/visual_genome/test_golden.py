@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,9 +19,10 @@ from tests.extractors.detectors.visual_genome.random_checkpoints import (
     write_checkpoint,
 )
 from vilbert.extractors.detectors.visual_genome.extractor import VisualGenomeExtractor
-from vilbert.extractors.detectors.visual_genome.geometry import grid_anchors
+from vilbert.extractors.detectors.visual_genome.geometry import decode, grid_anchors
 from vilbert.extractors.detectors.visual_genome.heads import Res5Head
 from vilbert.extractors.detectors.visual_genome.preprocessing import resized_bgr, resizing
+from vilbert.extractors.detectors.visual_genome.presets import PRESETS
 from vilbert.extractors.extractor import DetectorSettings, ExtractorSettings, build_extractor
 from vilbert.extractors.selection import SelectionSettings
 from vilbert.pipeline.cli import main
@@ -65,13 +66,18 @@ def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 
 
 def convert_and_build(
-    name: str, folder: Path, shapes: Any, golden: Any, selection: SelectionSettings | None = None
+    name: str,
+    folder: Path,
+    shapes: Any,
+    golden: Any,
+    selection: SelectionSettings | None = None,
+    preset: str | None = None,
 ) -> VisualGenomeExtractor:
     port = PORTS[name]
     fixed = {key.removeprefix("fixed:"): values for key, values in golden.items() if key.startswith("fixed:")}
     source = write_checkpoint(folder / f"checkpoint{port.suffix}", random_state(shapes, fixed))
     names = {"classes": 20, "attributes": port.attributes}
-    options = []
+    options = [] if preset is None else ["--preset", preset]
     for kind, count in names.items():
         if count:
             (folder / f"{kind}.txt").write_text("\n".join(f"{kind}{index}" for index in range(count)))
@@ -153,3 +159,27 @@ def test_regressed_boxes_are_those_of_the_original_code(name: str, tmp_path: Pat
     extractor = convert_and_build(name, tmp_path, shapes, golden, selection)
     (regions,) = extractor.extract([picture(200, 270)], [None])
     close(regions.boxes, golden["regressed_boxes"])
+
+
+def test_the_preset_caffe_is_milvlg_without_a_clamp(tmp_path: Path) -> None:
+    """MILVLG's port of the Caffe network clamps the boxes' growth, which no delta of a usual image reaches."""
+    facts, other = asdict(PRESETS["caffe"]), asdict(PRESETS["milvlg"])
+    assert {name for name in facts if facts[name] != other[name]} == {"clamp_deltas"}
+    shapes, golden = read_golden("milvlg")
+    extractor = convert_and_build("milvlg", tmp_path, shapes, golden, preset="caffe")
+    assert not extractor.network.conventions.clamp_deltas
+    (regions,) = extractor.extract([picture(200, 270)], [None])
+    close(regions.boxes, golden["kept_boxes"])
+    assert regions.object_ids is not None
+    assert regions.object_ids.tolist() == golden["kept_classes"].tolist()
+    close(sample(regions.features), golden["features"], relative=1e-3)  # float16
+
+
+def test_caffe_lets_a_box_grow_as_its_delta_says() -> None:
+    delta, box = torch.tensor([[0.0, 0.0, 5.0, 5.0]]), torch.tensor([[0.0, 0.0, 9.0, 9.0]])
+    sides = {
+        name: float((found := decode(delta, box, PRESETS[name], (1, 1, 1, 1)))[0, 2] - found[0, 0])
+        for name in ("caffe", "milvlg")
+    }
+    assert sides["caffe"] == pytest.approx(10 * np.exp(5), rel=1e-5)  # bbox_transform_inv of py-faster-rcnn
+    assert sides["milvlg"] == pytest.approx(10 * 1000 / 16, rel=1e-5)

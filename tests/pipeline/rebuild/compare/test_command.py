@@ -104,6 +104,7 @@ def test_the_report_is_one_page_with_the_most_different_images(
     page = tmp_path / "out.html"
     look(write("a", named), write("b", other), report=page, worst=2)
     text = page.read_text(encoding="utf-8")
+    assert len(text.encode()) < 3_000_000
     assert text.count('class="image"') == 2
     assert text.count("data:image/jpeg;base64,") == 2
     assert text.count('class="other"') > 2 * BOXES

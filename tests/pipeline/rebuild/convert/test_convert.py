@@ -15,6 +15,7 @@ from vilbert.manifests.manifest import ManifestWriter
 from vilbert.manifests.record import ImageRecord
 from vilbert.pipeline.cli import main
 from vilbert.pipeline.errors import CorruptShardError, FingerprintError, RefusedError, ShardError
+from vilbert.pipeline.rebuild import dataset_source
 from vilbert.pipeline.rebuild.convert.command import convert
 from vilbert.pipeline.rebuild.convert.settings import ConvertSettings
 from vilbert.pipeline.shards.checks.verify import examine
@@ -422,7 +423,18 @@ def test_folders_may_have_names_that_are_not_utf8(
     assert "Traceback" not in capsys.readouterr().err
 
 
-def test_a_damaged_source_stops_and_names_the_shard(source: Source, tmp_path: Path) -> None:
+def test_long_runs_are_the_same_bytes(source: Source, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = source("a", rows=30)
+    mapped = files(run("mapped", data, shard_size=7, where="split == 'train'"))
+    monkeypatch.setattr(dataset_source, "MAPPED", 0)
+    assert files(run("read", data, shard_size=7, where="split == 'train'")) == mapped
+
+
+@pytest.mark.parametrize("mapped", [0, 16])
+def test_a_damaged_source_stops_and_names_the_shard(
+    source: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mapped: int
+) -> None:
+    monkeypatch.setattr(dataset_source, "MAPPED", mapped)
     data = source("a")
     shard = data / "shards" / "000001.tar"
     content = bytearray(shard.read_bytes())
@@ -430,6 +442,7 @@ def test_a_damaged_source_stops_and_names_the_shard(source: Source, tmp_path: Pa
     shard.write_bytes(content)
     with pytest.raises(CorruptShardError, match=r"000001\.tar"):
         convert(ConvertSettings(sources=(data,), output=tmp_path / "out"))
+    assert not list((tmp_path / "out" / "shards").glob("0*"))
 
 
 def test_a_record_that_was_changed_is_refused(source: Source, tmp_path: Path) -> None:

@@ -8,6 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from vilbert.pipeline.cli import main
@@ -139,3 +141,19 @@ def test_hugging_face_datasets_gives_codes_and_scales(
         scale, zero = row["feature_scales.npy"].T[..., None]
         codes = row["features.npy"] + zero
         np.testing.assert_array_equal((scale * codes * abs(codes)).astype(np.float16), sample.regions.features)
+
+
+def test_columns_of_vectors_are_appended_in_float16(source: Source, run: Run, tmp_path: Path) -> None:
+    small = run("small", source("a"), feature_dtype="int8")
+    before = samples(small)
+    vectors = [[[0.5, 1.0, 2.0]] * len(sample.regions) for sample in before.values()]
+    table = pa.table({"image_id": list(before), "v": pa.array(vectors, pa.list_(pa.list_(pa.float32())))})
+    pq.write_table(table, tmp_path / "v.parquet")
+    assert main(["column", "add", str(small), str(tmp_path / "v.parquet"), "--column", "v"]) == 0
+    output = run("out", small, columns=("v",))
+    info = read_dataset(output)
+    assert (info.format, info.fields["features"]) == (2, {"dtype": "float32", "shape": ["N", 11]})
+    for key, sample in samples(output).items():
+        np.testing.assert_array_equal(sample.regions.features[:, :8], before[key].regions.features)
+    again = run("again", small, columns=("v",), feature_dtype="int8")
+    assert read_dataset(again).fields["features"] == {"dtype": "int8", "shape": ["N", 11]}

@@ -1,0 +1,239 @@
+"""Host time, launches and synchronisations of a training step on a GPU: what the CPU does while it hands out the work.
+
+A step whose host time is above the GPU's is bound by the CPU, whatever the chip. On the emulated device of
+`../shared/emulated_gpu`, where kernels take no time and are not run, that is all that is measured:
+
+    python -m benchmarks.host_time --emulator ../shared/emulated_gpu
+
+(build it first: `bash build.sh` in a copy of that folder). On a real GPU, leave --emulator out: launches and
+synchronisations are then not counted. Host time is CPU time of this process.
+
+The model has the layers of the 6-layer model at small widths, which changes no launch. The step is the training loop's
+own: `train_step`.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import itertools
+import os
+import statistics
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, Literal, cast
+
+import torch
+import tyro
+from torch import Tensor
+
+from benchmarks.passes import layer_keys
+from vilbert.model.config import ViLBertConfig, preset
+from vilbert.model.packing import positions_of
+from vilbert.model.vilbert import ViLBertForPreTraining
+from vilbert.pipeline.train.engine.distributed import Group
+from vilbert.pipeline.train.engine.loop import Training, train_step
+from vilbert.pipeline.train.engine.optimizer import build_optimizer
+from vilbert.pipeline.train.engine.optimizer_settings import OptimizerSettings
+from vilbert.pipeline.train.engine.schedule import ScheduleSettings
+from vilbert.pipeline.train.engine.working_weights import working_weights
+from vilbert.pipeline.train.examples.batch import Batch
+from vilbert.pipeline.train.pretraining.objective import PretrainObjective
+
+THIN = {
+    "hidden_size": 96, "num_attention_heads": 12, "intermediate_size": 384, "v_hidden_size": 128,
+    "v_num_attention_heads": 8, "v_intermediate_size": 128, "bi_hidden_size": 128, "bi_num_attention_heads": 8,
+    "vocab_size": 1000,
+}  # fmt: skip
+WORDS, REGIONS, FEATURES, CLASSES, TOP = 24, 36, 64, 1601, 20
+COUNTERS = (
+    "launch", "gemm", "h2d_pinned", "h2d_pageable", "d2h", "d2d", "memset", "stream_sync", "device_sync",
+    "event_record", "event_sync", "malloc", "free", "hostalloc", "sync_memcpy", "event_query", "bytes_h2d",
+    "bytes_h2d_pageable", "bytes_d2h", "bytes_malloc", "bytes_hostalloc", "wait_event",
+)  # fmt: skip
+"""What the emulated device counts, in its order."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """What to measure."""
+
+    emulator: Path | None = None
+    """Folder of the built emulator; default: the GPU of this machine."""
+    precision: Literal["fp32", "bf16"] = "bf16"
+    """That of `vilbert pretrain --precision`."""
+    batch_size: int = 64
+    """Captions, each with its image."""
+    layers: int = 6
+    """Visual and co-attention layers, with twice as many text layers."""
+    steps: int = 10
+    """Steps to measure, after four."""
+
+
+def made_batch(rows: int) -> Batch:
+    """Return a batch as the loader makes it, in page-locked memory: 15 % of words and regions masked."""
+    draw = torch.Generator().manual_seed(0)
+    lengths = torch.randint(8, WORDS + 1, (rows,), generator=draw)
+    lengths[0] = WORDS
+    attention = (torch.arange(WORDS) < lengths[:, None]).long()
+    ids = torch.randint(5, 1000, (rows, WORDS), generator=draw)
+    masked = (torch.rand(rows, WORDS, generator=draw) < 0.15) & (attention > 0)
+    words = torch.where(masked, ids, torch.full_like(ids, -1))
+    regions = torch.where(torch.rand(rows, REGIONS, generator=draw) < 0.15, 1, -1)
+    region_mask = torch.ones(rows, REGIONS, dtype=torch.long)
+    return Batch(
+        input_ids=ids,
+        attention_mask=attention,
+        masked_lm_labels=words,
+        features=torch.rand(rows, REGIONS, FEATURES, generator=draw).half(),
+        zeroed=regions > 0,
+        divisor=torch.full((rows,), float(REGIONS)),
+        locations=torch.rand(rows, REGIONS, 5, generator=draw),
+        region_mask=region_mask,
+        image_label=regions,
+        class_ids=torch.arange(TOP, dtype=torch.int32).expand(rows, REGIONS, TOP).contiguous(),
+        class_probs=torch.full((rows, REGIONS, TOP), 0.04).half(),
+        next_sentence_label=torch.arange(rows) % 2,
+        image_ids=("",) * rows,
+        unread=0,
+        positions=vars(positions_of(attention, words, region_mask, regions)),
+    ).pin_memory()
+
+
+class TimedObjective(PretrainObjective):
+    """The objective of pre-training, and when a forward pass ended."""
+
+    def sums(self, model: torch.nn.Module, part: Batch, device: torch.device, seed: int) -> Tensor:
+        """Return the losses, as `PretrainObjective.sums`."""
+        sums = super().sums(model, part, device, seed)
+        MARKS.append(("forward", time.process_time(), counts()))
+        return sums
+
+
+MARKS: list[tuple[str, float, dict[str, int]]] = []
+"""What ended in a step, when, and what the device had counted until then."""
+
+
+def counts() -> dict[str, int]:
+    """Return what the emulated device counted so far; nothing on a real one."""
+    function = getattr(ctypes.CDLL(None), "fakecuda_counts", None)
+    values = (ctypes.c_long * len(COUNTERS))()
+    if function is not None:
+        function(values)
+    return dict(zip(COUNTERS, values, strict=True))
+
+
+def launches(counted: dict[str, int]) -> int:
+    """Return kernels, products, fills and copies on the device."""
+    return sum(counted[name] for name in ("launch", "gemm", "memset", "d2d"))
+
+
+def waits(counted: dict[str, int]) -> int:
+    """Return how often the host waited for the device."""
+    return sum(counted[name] for name in ("stream_sync", "device_sync", "event_sync", "sync_memcpy", "d2h"))
+
+
+def made_training(settings: Settings) -> Training:
+    """Return a run on the GPU, before its first step."""
+    config = ViLBertConfig.from_dict(
+        {
+            **preset("bert_base_6layer_6conect").to_dict(),
+            **layer_keys(settings.layers),
+            **THIN,
+            "v_feature_size": FEATURES,
+            "v_target_size": CLASSES,
+        }
+    )
+    config._attn_implementation = "sdpa"
+    device, bfloat16 = torch.device("cuda", 0), settings.precision == "bf16"
+    model = cast(Any, ViLBertForPreTraining(config)).to(device).train()
+    optimizer_settings = OptimizerSettings()
+    optimizer = build_optimizer(model, optimizer_settings, from_bert=True)
+
+    def end(*_: object) -> None:
+        MARKS.append(("optimizer", time.process_time(), counts()))
+
+    def begin(*_: object) -> None:
+        MARKS.append(("backward and clipping", time.process_time(), counts()))
+
+    optimizer.register_step_pre_hook(begin)
+    optimizer.register_step_post_hook(end)
+    run: Any = SimpleNamespace(
+        optimizer=optimizer_settings,
+        schedule=ScheduleSettings(),
+        non_finite="stop",
+        batch_size=settings.batch_size,
+    )
+    return Training(
+        settings=run,
+        group=Group(rank=0, world=1, device=device),
+        model=model,
+        wrapped=model,
+        optimizer=optimizer,
+        objective=TimedObjective(
+            num_classes=CLASSES,
+            visual_target=0,
+            feature_dim=FEATURES,
+            bfloat16=bfloat16,
+            seed=0,
+            known_positions=True,
+        ),
+        total_steps=1000,
+        train_batches=lambda steps: (parts for parts in ()),
+        eval_batches=None,
+        description={},
+        working=working_weights(model, device=device, bfloat16=bfloat16, bare=True),
+    )
+
+
+def measure(settings: Settings) -> None:
+    """Print the medians of host time, launches and waits of a step, whole and by place."""
+    torch.set_num_threads(1)
+    training, batch = made_training(settings), made_batch(settings.batch_size)
+    spent: dict[str, list[tuple[float, int, int]]] = {}
+    for number in range(4 + settings.steps):
+        torch.cuda.synchronize()
+        MARKS[:] = [("", time.process_time(), counts())]
+        train_step(training, [batch])
+        training.step += 1
+        MARKS.append(("the rest", time.process_time(), counts()))
+        if number < 4:
+            continue
+        for (_, begun, before), (name, ended, after) in itertools.pairwise(MARKS):
+            figures = (1e3 * (ended - begun), launches(after) - launches(before), waits(after) - waits(before))
+            spent.setdefault(name, []).append(figures)
+        pairs = (MARKS[0], MARKS[-1])
+        whole = [(mark[1], launches(mark[2]), waits(mark[2]), mark[2]["h2d_pageable"]) for mark in pairs]
+        spent.setdefault("step", []).append(
+            (1e3 * (whole[1][0] - whole[0][0]), whole[1][1] - whole[0][1], whole[1][2] - whole[0][2])
+        )
+        assert whole[1][3] == whole[0][3], "a step copied from pageable memory"
+    print(f"{settings.precision}, batch {settings.batch_size}: medians of {settings.steps} steps (least CPU time)")
+    for name, figures_of in spent.items():
+        times, launched, waited = zip(*figures_of, strict=True)
+        print(
+            f"{name:24} {statistics.median(times):7.1f} ms ({min(times):6.1f}) "
+            f"{statistics.median(launched):6.0f} launches {statistics.median(waited):4.0f} waits"
+        )
+
+
+def main() -> None:
+    """Measure, on the emulated device in this process started anew with it."""
+    settings = tyro.cli(Settings)
+    if settings.emulator is not None and "libfakecudart" not in os.environ.get("LD_PRELOAD", ""):
+        folder = settings.emulator.resolve()
+        library = folder / "libfakecudart.so"
+        if not library.is_file():
+            sys.exit(f"--emulator {settings.emulator}: {library} is missing; run `bash build.sh` there")
+        path = os.pathsep.join(filter(None, (str(folder), os.environ.get("LD_LIBRARY_PATH"))))
+        environment = {**os.environ, "LD_PRELOAD": str(library), "LD_LIBRARY_PATH": path, "FAKECUDA_LAZY": "1"}
+        os.execve(sys.executable, [sys.executable, "-m", "benchmarks.host_time", *sys.argv[1:]], environment)
+    if not torch.cuda.is_available():
+        sys.exit("PyTorch sees no GPU; give --emulator")
+    measure(settings)
+
+
+if __name__ == "__main__":
+    main()

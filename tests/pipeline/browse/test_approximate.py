@@ -1,0 +1,102 @@
+"""The approximate index finds what the exact search finds, is resumed, and is not read from the data set."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from starlette.testclient import TestClient
+
+from vilbert.pipeline.browse import approximate
+from vilbert.pipeline.browse.site import Site
+from vilbert.pipeline.shards.sample import Sample
+
+from ..shards.conftest import FEATURE_DIM, SmallDataset, random_regions, write_small_dataset
+from .conftest import Browse
+
+pytest.importorskip("faiss", reason="faiss-cpu is not installed")
+ROWS, BOXES = 60, 40
+LIMIT = "vilbert.pipeline.browse.similar.MAX_REGIONS"
+
+
+@pytest.fixture
+def clustered(tmp_path: Path) -> SmallDataset:
+    """2,400 regions around 30 directions, as the features of a detector lie around its classes."""
+    centres = np.random.default_rng(0).standard_normal((30, FEATURE_DIM)) * 3
+
+    def near(row: int, sample: Sample) -> Sample:
+        draw = np.random.default_rng(row)
+        features = centres[draw.integers(0, 30, BOXES)] + draw.standard_normal((BOXES, FEATURE_DIM))
+        regions = dataclasses.replace(random_regions(row, boxes=BOXES), features=features.astype(np.float16))
+        return dataclasses.replace(sample, regions=regions)
+
+    return write_small_dataset(tmp_path, rows=ROWS, shard_size=6, failed={}, change=near)
+
+
+def approximate_site(browse: Browse, made: SmallDataset, monkeypatch: pytest.MonkeyPatch) -> Site:
+    monkeypatch.setattr(LIMIT, 100)
+    site = browse(made.directory)
+    index = site.similar[0].approximate
+    assert index is not None
+    index.wait()
+    assert index.problem is None
+    return site
+
+
+def test_it_finds_nearly_all_that_the_exact_search_finds(
+    clustered: SmallDataset, browse: Browse, client_of: Callable[[Site], TestClient], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    exact = browse(clustered.directory)
+    samples = exact.datasets[0].index.at(range(0, ROWS, 3))
+    expected = [{it[1:] for it in exact.similar[0].find(sample, 0).regions[:10]} for sample in samples]
+    assert "Exact: all 2,400 regions" in client_of(exact).get(f"/0/similar/{samples[0].key}/0").text
+    site = approximate_site(browse, clustered, monkeypatch)
+    recalls = []
+    for sample, nearest in zip(samples, expected, strict=True):
+        found = site.similar[0].find(sample, 0)
+        assert found.approximate
+        assert [it.cosine for it in found.regions] == sorted((it.cosine for it in found.regions), reverse=True)
+        recalls.append(len(nearest & {it[1:] for it in found.regions[:10]}) / 10)
+    assert np.mean(recalls) >= 0.95, recalls
+    assert "Approximate: an index of all 2,400 regions" in client_of(site).get(f"/0/similar/{samples[0].key}/0").text
+
+
+def test_an_interrupted_build_is_resumed_and_a_finished_one_is_opened(
+    clustered: SmallDataset, browse: Browse, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[int] = []
+    vectors = approximate.ApproximateIndex._vectors
+
+    def until_shard_5(self: Any, shard: int, count: int) -> Any:
+        if shard == 5 and 5 in read:
+            raise OSError("interrupted")
+        read.append(shard)
+        return vectors(self, shard, count)
+
+    monkeypatch.setattr(LIMIT, 100)
+    monkeypatch.setattr(approximate.ApproximateIndex, "_vectors", until_shard_5)
+    index = browse(clustered.directory).similar[0].approximate
+    assert index is not None
+    index.wait()
+    assert index.problem == "interrupted"
+    del read[:]
+    index = approximate_site(browse, clustered, monkeypatch).similar[0].approximate
+    assert index is not None
+    assert read == [5, 6, 7, 8, 9]
+    del read[:]
+    approximate_site(browse, clustered, monkeypatch)
+    assert read == []
+    assert not list(clustered.directory.rglob("*.faiss"))
+
+
+def test_a_damaged_file_is_built_again(
+    clustered: SmallDataset, browse: Browse, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site = approximate_site(browse, clustered, monkeypatch)
+    approximate.index_path(site.datasets[0]).write_bytes(b"not an index" * 100)
+    again = approximate_site(browse, clustered, monkeypatch)
+    assert again.similar[0].find(again.datasets[0].index.at([0])[0], 0).approximate

@@ -1,0 +1,39 @@
+"""Steps that are not finite, found after others have been made."""
+
+from __future__ import annotations
+
+import torch
+
+from vilbert.pipeline.train.engine.finite import StepResult, Unchecked
+from vilbert.pipeline.train.engine.step import Losses
+
+
+def result(step: int, loss: float, norm: float = 1.0) -> StepResult:
+    losses = Losses(sums=torch.tensor([1.0, loss]), counts=torch.tensor([1, 1]), unread=torch.tensor(0))
+    return StepResult(step=step, losses=losses, norm=torch.tensor(norm))
+
+
+def test_the_first_bad_step_is_named_once() -> None:
+    unchecked = Unchecked()
+    assert unchecked.first_bad() is None
+    for found in (result(3, 0.5), result(4, 0.5, norm=float("inf")), result(5, float("nan")), result(6, 1.0)):
+        unchecked.add(found, found.finite)
+    bad = unchecked.first_bad()
+    assert bad is not None
+    assert bad.step == 4
+    assert unchecked.first_bad() is None
+
+
+def test_the_fused_optimizer_leaves_out_a_step_that_is_not_finite() -> None:
+    """What the loop relies on where it does not look: parameters, moments and the count of updates stand still."""
+    parameter = torch.nn.Parameter(torch.ones(3))
+    optimizer = torch.optim.AdamW([parameter], lr=0.1, fused=True)
+    parameter.grad = torch.ones(3)
+    optimizer.step()
+    before = [parameter.detach().clone(), *(value.clone() for value in optimizer.state[parameter].values())]
+    for found_inf, same in ((1.0, True), (0.0, False)):
+        parameter.grad = torch.full((3,), float("nan") if same else 1.0)
+        optimizer.found_inf = torch.tensor(found_inf)  # type: ignore[attr-defined]
+        optimizer.step()
+        after = [parameter.detach(), *optimizer.state[parameter].values()]
+        assert all(torch.equal(one, other) for one, other in zip(before, after, strict=True)) is same
