@@ -1,8 +1,8 @@
 """Selecting among a million samples: near-duplicates, leaks, and the file, each in a process of its own.
 
 Hashes are drawn as photographs have them: most are unrelated, every twentieth is a copy of an earlier one with up to
-three flipped bits, one in a hundred is the hash of a flat image. CPU time, so that a busy machine counts less; peak memory of
-the process with all that it imports.
+three flipped bits, one in a hundred is the hash of a flat image. CPU time, so that a busy machine counts less; peak
+memory of the process with all that it imports.
 """
 
 from __future__ import annotations
