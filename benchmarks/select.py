@@ -1,9 +1,8 @@
 """Selecting among a million samples: near-duplicates, leaks, and the file, each in a process of its own.
 
 Hashes are drawn as photographs have them: most are unrelated, every twentieth is a copy of an earlier one with up to
-three flipped bits, one in a hundred is the hash of a flat image. A pass of `vilbert select` over metadata is measured
-on fewer samples with small arrays, as its time is proportional to their number. CPU time, so that a busy machine counts
-less; peak memory of the process with all that it imports.
+three flipped bits, one in a hundred is the hash of a flat image. CPU time, so that a busy machine counts less; peak
+memory of the process with all that it imports.
 """
 
 from __future__ import annotations
@@ -40,8 +39,6 @@ class Settings:
     """Samples of the data set."""
     others: int = 50_000
     """Samples of the other data set of --not-in."""
-    scanned: int = 20_000
-    """Samples of the data set that a pass over metadata reads."""
     seed: int = 0
     """Seed of the hashes."""
     json: bool = False
@@ -109,21 +106,6 @@ def file(settings: Settings) -> str:
         return f"{path.stat().st_size / 1e6:.1f} MB, {kept / count:.1f} bytes of memory per sample"
 
 
-def scan(settings: Settings) -> str:
-    """Evaluate an expression for the samples of a data set."""
-    from benchmarks.samples import SampleShape, draw_captions, draw_words, write_samples
-    from vilbert.pipeline.cli import main
-
-    with tempfile.TemporaryDirectory() as home:
-        captions = draw_captions(draw_words(settings.seed), settings.scanned, settings.seed)
-        shape = SampleShape(regions=2, feature_dim=4, top_classes=2, classes=9)
-        folder = write_samples(Path(home) / "data", captions, shape, storage="tar", shard_size=1000, seed=settings.seed)
-        begun = time.process_time()
-        where = "width >= 200 and 'a' in captions and n_boxes > 0"
-        main(["select", str(folder), "--where", where, "--output", f"{home}/s.parquet"])
-        return f"{(time.process_time() - begun) / settings.scanned * 1e6:.1f} s for a million samples"
-
-
 def measure(step: Callable[..., str], *arguments: Any) -> dict[str, Any]:
     """Return CPU seconds, peak memory and the result of a step that runs in a process of its own."""
     with multiprocessing.get_context("spawn").Pool(1) as pool:
@@ -146,7 +128,6 @@ def main(settings: Settings) -> int:
         "near-duplicate groups, 8 bits": measure(groups, settings, 8),
         f"leaks by near-duplicates, {settings.others:,} others": measure(leaks, settings),
         "file written and read": measure(file, settings),
-        f"select --where, {settings.scanned:,} samples": measure(scan, settings),
     }
     if settings.json:
         print(json.dumps({"steps": found, "conditions": facts}, indent=2))
