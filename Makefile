@@ -32,6 +32,7 @@ test: $(VENV)/installed
 
 test-slow: $(VENV)/installed
 	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -m "hypothesis and not slow" --hypothesis-profile thorough
 
 lint: $(VENV)/installed
 	$(BIN)/ruff format --check .

@@ -15,13 +15,16 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 # A shell that starts a job in the background has it ignore Ctrl-C, and so would the processes that tests interrupt.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
-# A loaded machine is slow, which is no fault of what is tested.
-hypothesis.settings.register_profile(
-    "any-machine",
-    deadline=None,
-    suppress_health_check=[hypothesis.HealthCheck.too_slow, hypothesis.HealthCheck.data_too_large],
-)
-hypothesis.settings.load_profile("any-machine")
+# Few examples of each property in CI; `make test-slow` tests the properties again, with the profile "thorough".
+# No deadlines: a loaded machine is slow.
+for profile, examples in (("quick", 25), ("thorough", 400)):
+    hypothesis.settings.register_profile(
+        profile,
+        max_examples=examples,
+        deadline=None,
+        suppress_health_check=[hypothesis.HealthCheck.too_slow, hypothesis.HealthCheck.data_too_large],
+    )
+hypothesis.settings.load_profile("quick")
 
 
 @pytest.fixture(scope="session")

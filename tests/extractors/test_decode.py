@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from numpy.testing import assert_array_equal
 from PIL import Image, ImageFile
@@ -131,7 +131,6 @@ class TestAnyBytes:
         st.sampled_from(sorted(SAMPLES)),
         st.lists(st.tuples(st.integers(0), st.integers(1, 255)), min_size=1, max_size=8),
     )
-    @settings(max_examples=400, deadline=None)
     def test_changed_bytes(self, name: str, changes: list[tuple[int, int]]) -> None:
         data = bytearray(SAMPLES[name])
         for position, mask in changes:
@@ -147,7 +146,6 @@ class TestAnyBytes:
         st.sampled_from([data[:keep] for data in SAMPLES.values() for keep in (0, 4, 16, 30, 100)]),
         st.binary(max_size=500),
     )
-    @settings(max_examples=300, deadline=None)
     def test_rubbish_behind_a_true_beginning(self, beginning: bytes, rest: bytes) -> None:
         outcome(beginning + rest)
 

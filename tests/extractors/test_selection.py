@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from torchvision.ops import nms
@@ -60,7 +60,6 @@ def detections(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray]:
     return boxes, draw(tenths).astype(F32) / F32(10)
 
 
-@settings(max_examples=400, deadline=None)
 @given(
     detections(),
     st.sampled_from(["1", "2-5", "3", "5-9", "1-12", "12"]),

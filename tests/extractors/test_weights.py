@@ -342,7 +342,7 @@ def test_truncated_anywhere(tmp_path: Path, suffix: str) -> None:
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
 @pytest.mark.parametrize("suffix", [".pkl", ".safetensors", ".pth", ".bin"])
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_changed_bytes_give_tensors_or_an_extractor_error(tmp_path: Path, suffix: str, data) -> None:
     content = bytearray(whole(suffix))

@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from vilbert.manifests.manifest import ROWS_PER_GROUP, Manifest, ManifestWriter, content_hash
@@ -90,7 +90,6 @@ def literal_hash(rows: list[ImageRecord]) -> str:
 
 
 @given(st.lists(records, min_size=1, max_size=6))
-@settings(max_examples=60, deadline=None)
 def test_round_trip_and_hash_as_documented(tmp_path_factory: pytest.TempPathFactory, rows: list[ImageRecord]) -> None:
     manifest = write(tmp_path_factory.mktemp("m") / "m.parquet", rows, batch=2)
     assert manifest.read(0, len(rows)) == rows

@@ -87,7 +87,7 @@ def test_a_manifest_without_the_column_takes_no_such_row(tmp_path: Path) -> None
 
 
 @given(st.lists(st.booleans(), min_size=1, max_size=8))
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_round_trip(tmp_path_factory: pytest.TempPathFactory, turned: list[bool]) -> None:
     rows = [ImageRecord(image_id=str(i), uri="a", exif_orientation=value) for i, value in enumerate(turned)]
     with ManifestWriter(tmp_path_factory.mktemp("m") / "m.parquet", orientation=True) as writer:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from vilbert.manifests import repeats as module
@@ -23,7 +23,6 @@ def find(folder: Path, values: list[str]) -> tuple[list[tuple[int, str, int]], i
 
 
 @given(st.lists(st.integers(0, 12).map(str), max_size=40), st.sampled_from([3, 8, 1 << 24]))
-@settings(max_examples=60, deadline=None)
 def test_against_a_dictionary(tmp_path_factory: pytest.TempPathFactory, values: list[str], at_a_time: int) -> None:
     first: dict[str, int] = {}
     expected = [(i, value, first[value]) for i, value in enumerate(values) if first.setdefault(value, i) != i]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from vilbert.model.config import ViLBertConfig, preset
@@ -24,7 +24,6 @@ def test_the_six_layer_model_runs_in_the_published_order() -> None:
     assert " ".join(spelled(preset("bert_base_6layer_6conect"))) == SIX_LAYERS
 
 
-@settings(max_examples=80, deadline=None)
 @given(st.data())
 def test_any_order_has_every_layer_once_and_connections_in_place(data: st.DataObject) -> None:
     text, image = data.draw(st.integers(1, 9)), data.draw(st.integers(1, 9))

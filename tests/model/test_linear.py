@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
 from vilbert.model import linear as linear_file
 from vilbert.model.linear import Linear, linear, rounded
+
+needs_onednn = pytest.mark.skipif(not linear_file.ONEDNN, reason="this build of PyTorch has no oneDNN")
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -32,7 +34,6 @@ def results(product: object, states: Tensor, layer: torch.nn.Linear) -> list[Ten
     return [output.detach(), *(gradient.clone() for gradient in gradients if gradient is not None)]
 
 
-@settings(deadline=None)
 @given(
     shape=st.lists(st.integers(1, 13), max_size=3),
     inputs=st.integers(1, 40),
@@ -54,31 +55,34 @@ def test_output_and_gradients_are_those_of_torch(
         torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-5)
 
 
-def test_onednn_serves_float32_on_an_x86_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    if not linear_file.ONEDNN:
-        pytest.skip("this build of PyTorch has no oneDNN")
-    products = []
-    original = linear_file._product
-    monkeypatch.setattr(
-        linear_file, "_product", lambda *operands: products.append(len(operands)) or original(*operands)
-    )
+def onednn_products(work: Callable[[], object]) -> int:
+    """Return how many products oneDNN computed during the work."""
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+        work()
+    return sum(event.name == "mkldnn::_linear_pointwise" for event in profile.events())
+
+
+@needs_onednn
+def test_onednn_multiplies_float32_and_torch_other_types() -> None:
     layer = Linear(4, 3)
-    layer(torch.randn(2, 4, requires_grad=True)).sum().backward()
-    assert len(products) == 2, "one product forward, one for the gradient of the inputs"
+    inputs = torch.randn(2, 4, requires_grad=True)
+    # one product forward, one for the gradient of the inputs
+    assert onednn_products(lambda: layer(inputs).sum().backward()) == 2
     with torch.autocast("cpu", torch.bfloat16):
-        assert layer(torch.randn(2, 4)).dtype == torch.bfloat16
-    assert layer.double()(torch.randn(2, 4).double()).dtype == torch.float64
-    assert len(products) == 2, "other types are torch's"
+        assert onednn_products(lambda: layer(inputs)) == 0
+        assert layer(inputs).dtype == torch.bfloat16
+    assert onednn_products(lambda: layer.double()(inputs.double())) == 0
 
 
-def test_small_layers_are_torchs(monkeypatch: pytest.MonkeyPatch) -> None:
+@needs_onednn
+def test_onednn_multiplies_only_in_layers_of_the_least_size(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(linear_file, "LEAST", 4)
-    served = []
-    original = linear_file.OneDnnLinear.apply
-    monkeypatch.setattr(linear_file.OneDnnLinear, "apply", lambda *operands: served.append(1) or original(*operands))
-    for inputs, outputs in ((4, 3), (3, 4), (4, 4)):
-        Linear(inputs, outputs)(torch.randn(2, inputs))
-    assert len(served) == linear_file.ONEDNN
+
+    def products(inputs: int, outputs: int) -> int:
+        layer, states = Linear(inputs, outputs), torch.randn(2, inputs)
+        return onednn_products(lambda: layer(states))
+
+    assert [products(4, 3), products(3, 4), products(4, 4)] == [0, 0, 1]
 
 
 def test_frozen_weights_get_no_gradient_and_pass_it_on() -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -191,7 +191,6 @@ def test_gradients_are_those_of_finite_differences(which: int) -> None:
     assert torch.autograd.gradcheck(lambda scores: every_loss(torch.float64)[which](scores).mean, scores)
 
 
-@settings(deadline=None, max_examples=40)
 @given(sizes=st.lists(st.integers(0, 9), min_size=1, max_size=5), seed=st.integers(0, 2**16))
 def test_shards_of_labelled_rows_add_up(sizes: list[int], seed: int) -> None:
     rows = sum(sizes)
@@ -207,7 +206,6 @@ def test_shards_of_labelled_rows_add_up(sizes: list[int], seed: int) -> None:
         assert_adds_up(shards, loss(taken, wanted))
 
 
-@settings(deadline=None, max_examples=40)
 @given(sizes=st.lists(st.integers(1, 4), min_size=1, max_size=4), seed=st.integers(0, 2**16))
 def test_shards_of_nce_add_up(sizes: list[int], seed: int) -> None:
     rows, regions = sum(sizes), 3
@@ -344,7 +342,6 @@ def test_objective_1_drops_masked_labels_of_pairs_that_do_not_match() -> None:
     assert all(torch.equal(*both) for both in zip(before, (WORDS, REGIONS, PAIRS), strict=True))
 
 
-@settings(deadline=None, max_examples=30)
 @given(seed=st.integers(0, 2**16))
 def test_objective_1_can_drop_label_zero_as_published(seed: int) -> None:
     words, regions = (torch.randint(-1, top, (4, 5), generator=generator(seed + top)) for top in (3, 2))

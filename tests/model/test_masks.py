@@ -48,7 +48,6 @@ def as_double(inputs: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-@settings(max_examples=30, deadline=None)
 @given(st.data())
 def test_the_eager_path_equals_the_fused_one(data: st.DataObject) -> None:
     rows, words, regions = (data.draw(st.integers(1, most)) for most in (3, 7, 6))
@@ -63,7 +62,7 @@ def test_the_eager_path_equals_the_fused_one(data: st.DataObject) -> None:
     assert all(torch.isfinite(fused[name]).all() for name in FIELDS)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(words=st.integers(1, 5), regions=st.integers(1, 4), more=st.integers(1, 4), seed=st.integers(0, 99))
 def test_more_padding_changes_nothing_nor_does_its_content(words: int, regions: int, more: int, seed: int) -> None:
     short = batch(words=words, regions=regions, seed=seed)
@@ -131,7 +130,7 @@ def test_a_pair_of_nothing_but_padding_is_finite_and_has_the_unmasked_numbers() 
     assert all(torch.isfinite(single[name]).all() for name in FIELDS)
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(
     words=st.lists(st.integers(0, 1), min_size=5, max_size=5).filter(any),
     regions=st.lists(st.integers(0, 1), min_size=4, max_size=4).filter(any),

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from vilbert.model.config import ViLBertConfig
@@ -32,7 +32,6 @@ def test_what_is_kept() -> None:
     assert computed_positions(wanted, mask).places.tolist() == [0, 1, 3, 4, 6, 8, 9, 10, 11]
 
 
-@settings(max_examples=25, deadline=None)
 @given(data=st.data(), dynamic=st.booleans(), attention=st.sampled_from(["eager", "sdpa"]), frozen=st.booleans())
 def test_wanted_states_and_gradients_are_the_same(data: Any, dynamic: bool, attention: str, frozen: bool) -> None:
     rows, words, regions = (data.draw(st.integers(1, 4)) for _ in range(3))

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from vilbert.extractors.detectors import detectron2_frcnn
@@ -208,7 +208,6 @@ def test_detections_are_those_of_detectron2s_predictor(folder: Path, name: str, 
 
 
 @given(height=st.integers(1, 500), width=st.integers(1, 500), short=st.sampled_from([0, 96, 600]))
-@settings(max_examples=60, deadline=None)
 def test_resized_shape_is_detectron2s(folder: Path, height: int, width: int, short: int) -> None:
     from detectron2.data.transforms import ResizeShortestEdge
 

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 from torchvision.models import get_model_builder, get_model_weights
@@ -207,7 +207,6 @@ def test_different_resized_shapes_are_refused(loaded: LoadedModel) -> None:
         extractor(loaded).extract([picture(1), picture(1, 60, 60)], [None, None])
 
 
-@settings(max_examples=60, deadline=None)
 @given(height=st.integers(1, 700), width=st.integers(1, 700))
 def test_resized_shape_is_what_the_transform_yields(loaded: LoadedModel, height: int, width: int) -> None:
     shape = extractor(loaded).resized_shape(height, width)

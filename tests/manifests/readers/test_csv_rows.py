@@ -33,7 +33,7 @@ def read(path: Path, columns: ColumnNames = USUAL_NAMES) -> tuple[list[dict[str,
     st.booleans(),
     st.sampled_from([csv.QUOTE_MINIMAL, csv.QUOTE_ALL]),
 )
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_what_a_csv_writer_writes_is_read(
     tmp_path: Path, cells: list[tuple[str, str]], separator: str, end: str, with_mark: bool, quoting: Any
 ) -> None:

@@ -72,7 +72,7 @@ def build(tmp_path: Path, **options: Any) -> None:
         json.loads((tmp_path / "m.report.json").read_bytes())
 
 
-quick = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+quick = settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 @pytest.mark.parametrize("kind", DOCUMENTS)

@@ -11,7 +11,7 @@ import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from vilbert.manifests.readers import shard_files
@@ -201,7 +201,6 @@ def test_zeros_behind_the_end_are_no_damage(tmp_path: Path) -> None:
     assert read(tmp_path, [("a.jpg", "A")], lambda data: data + bytes(3 << 20))[1].counts == {"no-caption": 1}
 
 
-@settings(max_examples=60, deadline=None)
 @given(position=st.integers(0, 2047), value=st.binary(min_size=1, max_size=20))
 def test_no_damage_raises_anything(tmp_path_factory: pytest.TempPathFactory, position: int, value: bytes) -> None:
     path = tmp_path_factory.mktemp("tar") / "a.tar"

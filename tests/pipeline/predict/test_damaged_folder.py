@@ -162,7 +162,7 @@ def test_a_field_of_another_type_or_size_is_refused_or_without_effect(folder: Pa
 
 
 @pytest.mark.parametrize("name", FILES)
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(flips=st.lists(st.tuples(st.integers(0, 10**9), st.integers(1, 255)), min_size=1, max_size=4))
 def test_flipped_bits_are_refused_or_without_effect(whole: Path, tmp_path: Path, name: str, flips: Any) -> None:
     folder = tmp_path / "flipped"

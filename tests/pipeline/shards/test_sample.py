@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import safetensors.numpy
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from vilbert.extractors.regions import Regions
@@ -42,7 +42,6 @@ def views(members: list[tuple[str, bytes]]) -> list[tuple[str, memoryview]]:
     return [(name, memoryview(content)) for name, content in members]
 
 
-@settings(max_examples=60, deadline=None)
 @given(
     boxes=st.integers(0, 5),
     feature_dim=st.integers(1, 9),

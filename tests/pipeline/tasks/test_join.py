@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from vilbert.pipeline.errors import RefusedError
@@ -33,7 +33,6 @@ there = [f"a{row}" for row in range(11) if row != 5] + [f"b{row}" for row in ran
 names = st.sampled_from([*there, "a5", "nowhere"])
 
 
-@settings(deadline=None)
 @given(
     items=st.lists(st.lists(names, min_size=1, max_size=2).map(lambda each: Item(tuple(each))), min_size=1, max_size=30)
 )

@@ -55,14 +55,21 @@ def assert_same_run(run: Path, other: Path) -> None:
         assert torch.equal(value, theirs[name]), name
 
 
-@pytest.mark.parametrize("num_workers", [pytest.param("0", marks=pytest.mark.slow), "2"])
+@pytest.mark.parametrize(
+    ("num_workers", "kills"),
+    [
+        ("2", (4,)),
+        pytest.param("2", (1, 4, 7), marks=pytest.mark.slow),
+        pytest.param("0", (1, 4, 7), marks=pytest.mark.slow),
+    ],
+)
 def test_killed_and_resumed_it_is_the_undisturbed_run(
-    data: Path, undisturbed: Path, tmp_path: Path, forks: Forks, num_workers: str
+    data: Path, undisturbed: Path, tmp_path: Path, forks: Forks, num_workers: str, kills: tuple[int, ...]
 ) -> None:
-    """SIGKILL at whatever it is doing, three times, and on with the same number of workers."""
+    """SIGKILL after so many steps, at whatever it is doing; it resumes with the same number of workers."""
     output, log = tmp_path / "run", tmp_path / "log"
     command = arguments(data, output, "--num-workers", num_workers)
-    for steps in (1, 4, 7):
+    for steps in kills:
         process = forks.start(command, log)
         wait_for_lines(output / "metrics.jsonl", steps, log)
         os.kill(process, signal.SIGKILL)

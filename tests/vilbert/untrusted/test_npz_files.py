@@ -9,7 +9,7 @@ import zipfile
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from vilbert.untrusted import npz_files
@@ -70,7 +70,6 @@ def _array() -> bytes:
     return file.getvalue()
 
 
-@settings(max_examples=150, deadline=None)
 @given(st.data())
 def test_damage_raises_nothing_else(data: st.DataObject) -> None:
     whole = bytearray(npz(x=np.arange(50.0), info={"a": 1}))

@@ -9,7 +9,7 @@ import tracemalloc
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from vilbert.untrusted.pickles import PickleError, load, load_one
@@ -49,7 +49,6 @@ def test_annotation_files_take_the_fast_way(protocol: int) -> None:
     assert load(data) == load_one(data, 0)[0] == entries
 
 
-@settings(max_examples=300)
 @given(value=VALUES, protocol=st.integers(0, 2), data=st.data())
 def test_what_it_takes_is_what_the_machine_makes(value: Any, protocol: int, data: st.DataObject) -> None:
     content = bytearray(pickle.dumps(value, protocol))

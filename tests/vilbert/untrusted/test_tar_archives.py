@@ -82,7 +82,7 @@ PACKS = [bytes, gzip.compress, bz2.compress, lzma.compress]
 WHOLE = tar({"a" * 150: bytes(range(256)), "b": b"22"}, comment="of all")
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(pack=st.sampled_from(PACKS), data=st.data())
 def test_changed_bytes_give_members_or_an_archive_error(tmp_path: Path, pack, data: st.DataObject) -> None:
     content = bytearray(data.draw(st.sampled_from([WHOLE, SPARSE])))

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from vilbert.pipeline.errors import StoppedError
@@ -52,7 +52,6 @@ def ahead(
     )
 
 
-@settings(max_examples=25, deadline=None)
 @given(
     delays=st.lists(st.sampled_from([0.0, 0.0, 0.002, 0.01]), max_size=40),
     threads=st.integers(1, 8),
@@ -73,7 +72,6 @@ def test_the_order_is_that_of_the_rows_whatever_the_times(
         assert list(stream) == [(item, b"remote" if item % 3 else b"local") for item in items]
 
 
-@settings(max_examples=25, deadline=None)
 @given(sizes=st.lists(st.integers(0, 300), min_size=1, max_size=40), limit=st.integers(1, 400), seed=st.integers(0, 5))
 def test_memory_is_bounded_and_large_images_come_through(
     decoders: ThreadPoolExecutor, sizes: list[int], limit: int, seed: int

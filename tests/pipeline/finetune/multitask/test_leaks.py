@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from vilbert.pipeline.errors import RefusedError
@@ -42,7 +42,6 @@ def statements(pairs: list[tuple[str, str]]) -> Nlvr2Task:
 
 
 @given(st.lists(st.tuples(st.integers(0, 20).map(str), st.integers(0, 20).map(str)), min_size=1), IMAGES)
-@settings(deadline=None)
 def test_an_item_is_kept_when_none_of_its_images_is_held_out(pairs: list[tuple[str, str]], images: set[str]) -> None:
     task = statements(pairs)
     expected = [item.identifier for item in task.items if not set(item.image_ids) & images]

@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from vilbert.pipeline.finetune.multitask.stop_and_go import StopAndGoSettings, changes, stops
@@ -40,7 +40,6 @@ class Published:
 
 
 @given(st.lists(METRIC, max_size=20), SETTINGS)
-@settings(deadline=None)
 def test_stops_are_those_of_the_published_rule(metrics: list[float], rule: StopAndGoSettings) -> None:
     published = Published(rule)
     assert stops(metrics, rule) == [published.step(metric) for metric in metrics]

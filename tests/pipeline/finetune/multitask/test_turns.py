@@ -7,7 +7,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from vilbert.pipeline.finetune.multitask.stop_and_go import StopAndGoSettings
@@ -19,13 +19,11 @@ METRICS = st.lists(st.tuples(st.floats(0, 1), st.floats(0, 1)), min_size=1, max_
 
 
 @given(st.integers(1, 8), st.integers(0, 40))
-@settings(deadline=None)
 def test_equal_weights_are_a_round_robin(tasks: int, steps: int) -> None:
     assert take_turns([1.0] * tasks, steps).tolist() == [step % tasks for step in range(steps)]
 
 
 @given(WEIGHTS, st.integers(0, 300))
-@settings(deadline=None)
 def test_each_task_has_its_share_after_any_number_of_steps(weights: list[float], steps: int) -> None:
     turns = take_turns(weights, steps)
     assert len(turns) == steps
@@ -36,13 +34,11 @@ def test_each_task_has_its_share_after_any_number_of_steps(weights: list[float],
 
 
 @given(WEIGHTS, st.integers(0, 100), st.integers(0, 100))
-@settings(deadline=None)
 def test_a_longer_run_begins_as_a_shorter_one(weights: list[float], steps: int, more: int) -> None:
     assert take_turns(weights, steps + more)[:steps].tolist() == take_turns(weights, steps).tolist()
 
 
 @given(st.data(), st.integers(1, 4), st.integers(0, 60), st.integers(1, 5))
-@settings(deadline=None)
 def test_a_change_leaves_the_steps_before_it(data: st.DataObject, tasks: int, steps: int, gap: int) -> None:
     stops = st.tuples(*[st.booleans()] * tasks)
     at = sorted(data.draw(st.lists(st.integers(0, steps), max_size=4)))
@@ -75,7 +71,6 @@ def test_changes_out_of_order_are_refused() -> None:
 
 
 @given(st.lists(st.integers(1, 50), min_size=1, max_size=5))
-@settings(deadline=None)
 def test_a_run_is_as_long_as_its_tasks_need(needed: list[int]) -> None:
     robin = take_turns([1.0] * len(needed), steps_of_run(needed, by_size=False))
     assert min((robin == task).sum() for task in range(len(needed))) == max(needed)
@@ -91,7 +86,6 @@ def taking(**more: object) -> TurnTaking:
 
 
 @given(METRICS)
-@settings(deadline=None)
 def test_what_a_checkpoint_keeps_gives_the_same_turns(metrics: list[tuple[float, float]]) -> None:
     first, second = taking(), taking()
     for number, (one, other) in enumerate(metrics, 1):
@@ -103,7 +97,6 @@ def test_what_a_checkpoint_keeps_gives_the_same_turns(metrics: list[tuple[float,
 
 
 @given(METRICS)
-@settings(deadline=None)
 def test_note_says_when_steps_are_others(metrics: list[tuple[float, float]]) -> None:
     turn_taking = taking()
     for number, (one, other) in enumerate(metrics, 1):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -26,7 +26,6 @@ def all_distances(first: NDArray[np.uint64], second: NDArray[np.uint64]) -> NDAr
     return distances
 
 
-@settings(max_examples=25)
 @given(seed=st.integers(0, 1 << 30), distance=st.integers(0, MAX_DISTANCE), flips=st.integers(0, 12))
 def test_pairs_groups_and_nearest_are_those_of_all_comparisons(seed: int, distance: int, flips: int) -> None:
     first = some_hashes(seed, 60, clusters=9, flips=flips)

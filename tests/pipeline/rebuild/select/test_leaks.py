@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from vilbert.manifests.manifest import ManifestWriter
@@ -138,7 +138,6 @@ def test_what_cannot_be_compared_is_refused(
     assert f"{test}: 1 image is" not in caplog.text
 
 
-@settings(max_examples=40)
 @given(data=st.data())
 def test_each_leak_is_reported_once_by_the_first_reason(data: st.DataObject) -> None:
     ours, theirs = data.draw(st.integers(1, 12)), data.draw(st.integers(1, 12))

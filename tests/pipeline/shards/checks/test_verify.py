@@ -109,7 +109,7 @@ def test_every_flipped_byte_of_a_record_and_of_failures_is_found(
 ) -> None:
     dataset = make_dataset()
     path = dataset.directory / name
-    for position in range(path.stat().st_size):
+    for position in range(bits & 1, path.stat().st_size, 2):  # each byte once, in one of the two cases
         flip(path, position, bits)
         assert dataset.findings(), position
         flip(path, position, bits)

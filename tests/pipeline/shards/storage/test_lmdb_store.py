@@ -54,7 +54,7 @@ def meta(keys: list[str], **changes: object) -> bytes:
     return encode_json({"format": 1, "count": len(keys), "fields": [], "keys": keys} | changes)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.lists(st.integers(0, 60), max_size=8), st.randoms(use_true_random=False), st.booleans())
 def test_what_is_written_is_read_in_the_order_of_writing(
     tmp_path_factory: pytest.TempPathFactory,

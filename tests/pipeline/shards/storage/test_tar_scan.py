@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from vilbert.pipeline.errors import CorruptShardError
@@ -71,7 +71,6 @@ def test_every_flipped_bit_outside_of_contents_is_left_to_the_careful_reader(con
         assert (scan(bytes(changed)) is not None) == (position in contents)
 
 
-@settings(max_examples=100, deadline=None)
 @given(st.data())
 def test_cut_doubled_and_moved_blocks_are_left_to_the_careful_reader(content: bytes, data: st.DataObject) -> None:
     blocks = [content[at : at + 512] for at in range(0, len(content), 512)]

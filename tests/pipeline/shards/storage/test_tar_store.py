@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import webdataset
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from vilbert.pipeline.errors import CorruptShardError, ShardError
@@ -72,7 +72,6 @@ def test_the_whole_file_is_that_of_tarfile(tmp_path: Path, make_sample: MakeSamp
     assert ours.read_bytes() == archive(tmp_path / "theirs.tar", members_of(*samples)).read_bytes()
 
 
-@settings(max_examples=25, deadline=None)
 @given(st.lists(st.integers(0, 40), max_size=6), st.booleans())
 def test_what_is_written_is_read(
     tmp_path_factory: pytest.TempPathFactory,

@@ -135,7 +135,7 @@ def test_greedy_is_the_most_probable_word_each_time(seed: int) -> None:
 
 
 @given(seed=st.integers(0, 50), penalty=st.sampled_from((0.0, 0.7, 2.0)))
-@settings(max_examples=6, deadline=None)
+@settings(max_examples=6)
 def test_a_beam_of_one_is_greedy(seed: int, penalty: float) -> None:
     images = pictures(3, seed)
     beam = write(images, method="beam", beams=1, length_penalty=penalty, max_tokens=6)

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from vilbert.pipeline.errors import RefusedError
@@ -148,7 +148,6 @@ SAID = st.dictionaries(st.integers(0, 99).map(str), WORDS.map(" ".join), min_siz
 
 
 @given(candidates=SAID, other=WORDS)
-@settings(max_examples=25, deadline=None)
 def test_what_is_a_reference_word_for_word_is_perfect(candidates: dict[str, str], other: list[str]) -> None:
     references = {image_id: [" ".join(other), text] for image_id, text in candidates.items()}
     loud = {image_id: f"{text.upper()}!" for image_id, text in candidates.items()}
@@ -158,7 +157,6 @@ def test_what_is_a_reference_word_for_word_is_perfect(candidates: dict[str, str]
 
 
 @given(candidates=SAID)
-@settings(max_examples=25, deadline=None)
 def test_captions_without_a_word_in_common_score_nothing(candidates: dict[str, str]) -> None:
     references = {image_id: ["cats sleep under warm green blankets"] for image_id in candidates}
     figures = caption_scores(references, candidates, java=False)

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -29,7 +29,6 @@ def by_hand(means: NDArray[np.float32], k: int) -> list[list[int]]:
     return found
 
 
-@settings(max_examples=60, deadline=None)
 @given(
     count=st.integers(2, 40),
     dim=st.integers(1, 6),

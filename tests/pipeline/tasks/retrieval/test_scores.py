@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from torch import Tensor, nn
@@ -97,7 +97,6 @@ def one_by_one(model: Scorer, captions: list[list[int]], pool: Pool, task_id: in
 
 
 @pytest.mark.slow
-@settings(max_examples=40, deadline=None)
 @given(
     variant=st.sampled_from(VARIANTS),
     kind=st.sampled_from([ViLBertForPreTraining, ViLBertForTasks]),

@@ -10,7 +10,7 @@ from unittest import mock
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -37,7 +37,6 @@ def as_rows(places: Places) -> list[tuple[int, ...]]:
     return list(zip(*(column.tolist() for column in places), strict=True))
 
 
-@settings(max_examples=60, deadline=None)
 @given(some_sizes, seeds, st.integers(1, 40), st.integers(0, 5), st.booleans())
 def test_each_epoch_has_each_sample_once(sizes: Sizes, seed: int, window: int, epoch: int, shuffle: bool) -> None:
     order = make(sizes, seed=seed, window=window, shuffle=shuffle)
@@ -50,7 +49,6 @@ def test_each_epoch_has_each_sample_once(sizes: Sizes, seed: int, window: int, e
     assert sorted(named) == [(d, s, i) for d, of in enumerate(sizes) for s, n in enumerate(of) for i in range(n)]
 
 
-@settings(max_examples=100, deadline=None)
 @given(
     some_sizes,
     st.lists(st.sampled_from([0.1, 0.5, 1.0, 1.7]), min_size=3, max_size=3),
@@ -74,7 +72,6 @@ def test_equal_shards_are_touched_by_the_samples_of_two_windows_and_no_more() ->
     assert make([[10] * 1000], window=100).most_shards() == 19 + 1 + 2
 
 
-@settings(max_examples=40, deadline=None)
 @given(some_sizes, st.lists(st.sampled_from([0.5, 1.0, 1.7, 2.0]), min_size=3, max_size=3), seeds)
 def test_samples_are_numbered_in_the_order_of_data_set_shard_and_index(
     sizes: Sizes, weights: list[float], seed: int
@@ -88,7 +85,6 @@ def test_samples_are_numbered_in_the_order_of_data_set_shard_and_index(
         assert numbers[dataset, shard, index] == sample
 
 
-@settings(max_examples=60, deadline=None)
 @given(some_sizes, seeds, st.integers(1, 30), st.data())
 def test_any_subset_in_any_order_is_that_part_of_the_whole(
     sizes: Sizes, seed: int, window: int, data: st.DataObject
@@ -101,7 +97,6 @@ def test_any_subset_in_any_order_is_that_part_of_the_whole(
     assert as_rows(fresh.at(np.array(asked, dtype=np.int64))) == [whole[at] for at in asked]
 
 
-@settings(max_examples=60, deadline=None)
 @given(
     some_sizes,
     st.sampled_from([1, 2, 3, 4]),
@@ -130,7 +125,6 @@ def test_global_batches_do_not_know_of_ranks_accumulation_and_restarts(
     assert seen == expected
 
 
-@settings(max_examples=80, deadline=None)
 @given(some_sizes, st.lists(st.sampled_from([0.5, 1.0, 1.7, 2.0, 0.3]), min_size=3, max_size=3), seeds)
 def test_an_epoch_takes_its_share_of_each_data_set_exactly(sizes: Sizes, weights: list[float], seed: int) -> None:
     order = make(sizes, seed=seed, weights=weights[: len(sizes)])
@@ -145,7 +139,6 @@ def test_an_epoch_takes_its_share_of_each_data_set_exactly(sizes: Sizes, weights
         assert Counter(taken.dataset.tolist()) == expected
 
 
-@settings(max_examples=80, deadline=None)
 @given(some_sizes, st.lists(st.sampled_from([0.5, 1.0, 1.7, 2.0, 0.3]), min_size=3, max_size=3), st.integers(1, 7))
 def test_no_sample_comes_twice_more_than_another_of_its_data_set(
     sizes: Sizes, weights: list[float], epochs: int
@@ -173,7 +166,6 @@ def test_half_a_weight_takes_the_other_half_next_time() -> None:
     assert halves[0] != halves[2]
 
 
-@settings(max_examples=60, deadline=None)
 @given(some_sizes, seeds, st.integers(1, 30))
 def test_each_position_lies_in_its_window_and_windows_tile_the_epoch(sizes: Sizes, seed: int, window: int) -> None:
     order = make(sizes, seed=seed, window=window)
@@ -187,7 +179,6 @@ def test_each_position_lies_in_its_window_and_windows_tile_the_epoch(sizes: Size
     assert all(end - start >= min(window, order.epoch_size) for start, end in bounds)
 
 
-@settings(max_examples=40, deadline=None)
 @given(some_sizes, seeds, st.integers(1, 20))
 def test_a_shard_of_weight_one_stays_inside_of_one_window(sizes: Sizes, seed: int, window: int) -> None:
     order = make(sizes, seed=seed, window=window)
@@ -319,7 +310,6 @@ def test_keys_tell_sequences_apart() -> None:
 
 
 @given(st.integers(0, 300), st.integers(0, 2**64 - 1))
-@settings(max_examples=30, deadline=None)
 def test_permutations_are_permutations(count: int, key: int) -> None:
     assert sorted(permutation(count, key).tolist()) == list(range(count))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import functools
 import http.server
 import multiprocessing
@@ -19,9 +20,9 @@ import numpy as np
 import pytest
 
 from vilbert.pipeline.errors import CorruptShardError, RefusedError, ShardError
-from vilbert.pipeline.train.data import remote, shard_cache
+from vilbert.pipeline.train.data import remote
 from vilbert.pipeline.train.data.corpus import Corpus
-from vilbert.pipeline.train.data.order import Order
+from vilbert.pipeline.train.data.order import Order, Places
 from vilbert.pipeline.train.data.remote import RemoteError, is_remote, public_url
 from vilbert.pipeline.train.data.shard_cache import CacheFullError, ShardCache
 
@@ -218,7 +219,7 @@ def test_open_shards_give_way_where_the_cache_is_smaller_than_they_are(
     size = (served / "shards/000000.tar").stat().st_size
     corpus = open_remote(f"{server.url}/data", tmp_path / "cache", limit=2 * size, open_shards=6)
     assert listing(corpus) == listing(Corpus.open([str(served)], split=None))
-    assert len(corpus._readers) == 2
+    assert len(cached_shards(tmp_path / "cache")) == 2
 
 
 @pytest.mark.parametrize("fault", [500, 503, "cut"])
@@ -355,26 +356,37 @@ def test_a_download_whose_process_was_killed_claims_no_room(tmp_path: Path, serv
 
 def test_a_download_waits_for_room_that_others_are_filling(tmp_path: Path, server: Server, served: Path) -> None:
     size = (served / "shards/000000.tar").stat().st_size
-    cache = ShardCache(folder=tmp_path / "cache", limit=size)
     corpus = open_remote(f"{server.url}/data", tmp_path / "cache", limit=size)
     result: list[Any] = []
-    with cache._workplace(size):
+    claim = tmp_path / f"cache/.fetch-{size}-0123456789abcdef"  # as another process claims room: a locked folder
+    claim.mkdir()
+    descriptor = os.open(claim, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
         reading = threading.Thread(target=lambda: result.append(listing(corpus)))
         reading.start()
         reading.join(0.3)
         assert reading.is_alive()
         assert not cached_shards(tmp_path / "cache")
+    finally:
+        os.close(descriptor)
     reading.join(30)
     assert None not in result[0]
 
 
 def test_closing_frees_the_files_for_deletion(tmp_path: Path, server: Server, served: Path) -> None:
-    corpus = open_remote(f"{server.url}/data", tmp_path / "cache", open_shards=3)
+    size = (served / "shards/000000.tar").stat().st_size
+    corpus = open_remote(f"{server.url}/data", tmp_path / "cache", limit=3 * size, open_shards=3)
     listing(corpus)
-    cache = tmp_path / "cache"
-    assert sum(path in shard_cache._in_use for path in cached_shards(cache)) == 3
+    cached = {path.stem for path in cached_shards(tmp_path / "cache")}
+    absent = next(shard for shard in range(6) if f"{shard:06}" not in cached)
+    other = open_remote(f"{server.url}/data", tmp_path / "cache", limit=3 * size)
+    at = np.array([0])
+    places = Places(at, at + absent, at, at, at, at, at)
+    with pytest.raises(CacheFullError, match="beside those in use"):
+        other.read(places)
     corpus.close()
-    assert not any(path in shard_cache._in_use for path in cached_shards(cache))
+    assert None not in other.read(places)
 
 
 def test_remote_data_wants_a_cache(server: Server, served: Path) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from vilbert.pipeline.train.data.corpus import Corpus, Example
@@ -127,7 +127,6 @@ def ids_of(caption: str) -> list[int]:
     st.sampled_from(["none", "divisor", "paper"]),
     st.booleans(),
 )
-@settings(max_examples=40, deadline=None)
 @pytest.mark.slow
 def test_a_global_batch_is_the_same_however_it_is_shared(
     parts: tuple[int, int], step: int, overlap: str, blind: bool
@@ -150,7 +149,6 @@ def test_ranks_take_every_position_once_and_none_a_row_more_than_another(size: i
 
 
 @given(st.integers(1, 30), st.integers(1, 9))
-@settings(max_examples=30, deadline=None)
 def test_parts_are_even_and_never_empty(world: int, accumulation: int) -> None:
     for rank in range(0, world, 3):
         share = Share(rank=rank, world=world, accumulation=accumulation, batch_size=24)
@@ -173,7 +171,6 @@ def test_a_rank_without_a_part_has_one_row_that_teaches_nothing() -> None:
 
 
 @given(st.integers(1, 26), st.integers(1, 5), st.sampled_from([0, 1, 2]))
-@settings(max_examples=30, deadline=None)
 def test_what_losses_divide_by_is_the_same_however_it_is_shared(world: int, parts: int, visual_target: int) -> None:
     shares = [Share(rank=rank, world=world, accumulation=parts, batch_size=24) for rank in range(world)]
     counts = [batch.counts(visual_target, 4) for share in shares for batch in batches_of(share=share)]
