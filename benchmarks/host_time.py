@@ -20,6 +20,7 @@ import os
 import statistics
 import sys
 import time
+from collections.abc import Generator
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -135,6 +136,11 @@ def waits(counted: dict[str, int]) -> int:
     return sum(counted[name] for name in ("stream_sync", "device_sync", "event_sync", "sync_memcpy", "d2h"))
 
 
+def iter_nothing() -> Generator[list[Any], None, None]:
+    """Yield no batches."""
+    yield from ()
+
+
 def made_training(settings: Settings) -> Training:
     """Return a run on the GPU, before its first step."""
     config = ViLBertConfig.from_dict(
@@ -181,7 +187,7 @@ def made_training(settings: Settings) -> Training:
             known_positions=True,
         ),
         total_steps=1000,
-        train_batches=lambda steps: (parts for parts in ()),
+        train_batches=lambda steps: iter_nothing(),
         eval_batches=None,
         description={},
         working=working_weights(model, device=device, bfloat16=bfloat16, bare=True),

@@ -137,6 +137,8 @@ def _group(device: torch.device) -> Group:
     Beside NCCL's there is one of gloo: GPUs that wait for each other are given less time than processes.
     """
     patient = dist.new_group(backend="gloo", timeout=PATIENCE) if device.type == "cuda" else None
+    if isinstance(patient, int):  # torch's answer to a process that is not in the new group
+        raise TrainingError("this process is not in the group that waits for all processes")
     return Group(rank=dist.get_rank(), world=dist.get_world_size(), device=device, patient=patient)
 
 

@@ -17,7 +17,7 @@ from vilbert.model.linear import Linear
 
 
 class _Pair(NamedTuple):
-    parameter: nn.Parameter
+    parameter: Tensor
     working: Tensor
     """bfloat16, a leaf."""
     gradient: Tensor | None
@@ -38,7 +38,7 @@ class WorkingWeights:
                 bias = None if module.bias is None else self._add(module.bias)
                 module.working = (self._add(module.weight), bias)
 
-    def _add(self, parameter: nn.Parameter) -> Tensor:
+    def _add(self, parameter: Tensor) -> Tensor:
         working = torch.empty_like(parameter, dtype=torch.bfloat16).detach()
         working.requires_grad_(parameter.requires_grad)
         gradient = torch.empty_like(parameter).detach() if parameter.requires_grad else None
@@ -63,7 +63,7 @@ class WorkingWeights:
         if more:
             torch._foreach_add_([gradient for gradient, _ in more], [found.float() for _, found in more])
 
-    def _found(self) -> Iterator[tuple[nn.Parameter, Tensor, Tensor]]:
+    def _found(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         for parameter, working, gradient in self._pairs:
             if gradient is not None and working.grad is not None:
                 yield parameter, gradient, working.grad
