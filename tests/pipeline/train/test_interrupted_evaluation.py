@@ -128,6 +128,8 @@ def test_a_journal_loses_the_evaluation_that_is_done_again(tmp_path: Path) -> No
 class GroupOfTwo:
     """Two processes, of which the other one is interrupted after so many calls."""
 
+    world = 2
+
     def __init__(self, calls: int) -> None:
         self.calls = calls
 

@@ -68,8 +68,8 @@ def content(made: list[Batch]) -> list[Any]:
     return [
         [
             (value.dtype, tuple(value.shape), value.numpy().tobytes()) if isinstance(value, torch.Tensor) else value
-            for name, value in vars(batch).items()
-            if name != "image_ids"
+            for name, value in (vars(batch) | batch.positions).items()
+            if name not in ("image_ids", "positions")
         ]
         + [batch.image_ids[0]]
         for batch in made

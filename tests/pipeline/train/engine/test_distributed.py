@@ -45,6 +45,8 @@ def test_a_process_of_a_group_leaves_with_the_status_of_the_command(
     left: list[tuple[Any, ...]] = []
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setattr(dist, "init_process_group", lambda *_, **__: None)
+    monkeypatch.setattr(dist, "get_rank", lambda: 0)
+    monkeypatch.setattr(dist, "get_world_size", lambda: 2)
     monkeypatch.setattr(dist, "rendezvous", lambda *_, **__: iter([(dist.HashStore(), 0, 2)]))
     monkeypatch.setattr("atexit.register", lambda *given: left.append(given))
     with pytest.raises(error), process_group("cpu"):
