@@ -63,8 +63,18 @@ class ApproximateIndex:
             self._thread.join()
 
     def candidates(self, wanted: NDArray[np.float32], count: int) -> list[tuple[int, int]]:
-        """Return about `count` regions near a unit vector [D]: the number of the sample, the region in it."""
-        _, rows = self._index.search(wanted[None], count)
+        """Return about `count` regions near a unit vector [D]: the number of the sample, the region in it.
+
+        Only regions of samples that are shown.
+        """
+        import faiss
+
+        index, parameters = self._dataset.index, None
+        if not index.complete:
+            shown = np.repeat(index.columns["present"], np.diff(self._starts))
+            selector = faiss.IDSelectorBitmap(np.packbits(shown, bitorder="little"))
+            parameters = faiss.SearchParametersIVF(sel=selector, nprobe=PROBED)
+        _, rows = self._index.search(wanted[None], count, params=parameters)
         regions = rows[0][rows[0] >= 0]
         samples = np.searchsorted(self._starts, regions, side="right") - 1
         return list(zip(samples.tolist(), (regions - self._starts[samples]).tolist(), strict=True))

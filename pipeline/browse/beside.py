@@ -92,7 +92,7 @@ def settings_of(dataset: OpenedDataset) -> dict[str, Any]:
 def neighbour(first: OpenedDataset, second: OpenedDataset, number: int, step: int) -> IndexedSample | None:
     """Return the next sample of the first data set, forwards or backwards, that the second has, too."""
     numbers = range(number + step, number + step * (SEARCHED + 1), step)
-    there = [at for at in numbers if 0 <= at < first.index.samples]
+    there = [at for at in numbers if 0 <= at < first.index.samples and first.index.columns["present"][at]]
     for found in first.index.at(there):
         if second.index.find(found.key) is not None:
             return found

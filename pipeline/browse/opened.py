@@ -37,6 +37,8 @@ class OpenedDataset:
         self.directory = directory
         self.number = number
         """Its place on the command line, from 0; pages about it lie below /NUMBER/."""
+        self.name = directory.resolve().name if directory.name in ("", ".", "..") else directory.name
+        """What pages call it."""
         self.info = read_dataset(directory)
         self.records = read_records(directory)
         self.index = Index(ensure_index(directory, self.info, self.records, num_workers=num_workers), self.info)
@@ -56,11 +58,6 @@ class OpenedDataset:
             firsts = np.cumsum([0, *samples])[:-1]
             numbers = np.repeat(firsts, np.diff(selection.starts)) + selection.places
             self.index.restrict(numbers.astype(np.int64))
-
-    @property
-    def name(self) -> str:
-        """What pages call it."""
-        return self.directory.resolve().name if self.directory.name in ("", ".", "..") else self.directory.name
 
     def close(self) -> None:
         """Close the index and the shards."""

@@ -33,7 +33,7 @@ SHOWN_REGIONS = 10
 def sample_page(site: Site, dataset: OpenedDataset, found: IndexedSample, query: Mapping[str, str]) -> str:
     """Return the page of a sample within the matches of a query."""
     filters = Filters.parse(query)
-    rank = query.get("at", "")
+    rank = query.get("at", "" if filters != Filters() else str(found.number))
     neighbours = beside(dataset, filters, int(rank)) if rank.isdecimal() and int(rank) < MAX_PLACE else {}
     try:
         sample, problem = dataset.read(found), ""

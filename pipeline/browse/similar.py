@@ -3,7 +3,7 @@
 Up to MAX_REGIONS regions the search is exact: it reads the features of all regions from the shards, which takes seconds
 for a million. A larger data set is searched with an approximate index, whose nearest regions are then compared exactly.
 Until that index is built, samples at equal distances are searched that have about MAX_REGIONS regions. The page says
-which of the three it was.
+which of the three it was. Regions of samples that are not selected are not searched, and do not count.
 
 Shapes: R regions of a shard, D feature channels.
 """
@@ -52,6 +52,8 @@ class Similar(NamedTuple):
     """Regions that were compared."""
     stride: int
     """1: all samples were searched; else every `stride`-th."""
+    total: int
+    """Regions of all samples that are shown."""
     approximate: bool = False
     """Whether regions were chosen by an approximate index of all regions, and then compared."""
     progress: float | None = None
@@ -68,7 +70,10 @@ class SimilarRegions:
         self._lock = threading.Lock()
         self._find = lru_cache(maxsize=KEPT_SEARCHES)(self._search)
         self._find_approximately = lru_cache(maxsize=KEPT_SEARCHES)(self._search_approximately)
-        self.approximate = ApproximateIndex(dataset) if dataset.index.regions > MAX_REGIONS else None
+        columns = dataset.index.columns
+        self._shown = np.flatnonzero(columns["present"])  # numbers of the samples that are searched, ascending
+        self._total = int(columns["boxes"][self._shown].sum(dtype=np.int64))
+        self.approximate = ApproximateIndex(dataset) if self._total > MAX_REGIONS else None
 
     def find(self, sample: IndexedSample, region: int) -> Similar:
         """Return the regions most similar to a region of a sample, that one left out."""
@@ -102,15 +107,17 @@ class SimilarRegions:
                 for at in near[row.number]
                 if (row.number, at) != (sample.number, region)
             )
-        return Similar(heapq.nlargest(FOUND, found), dataset.index.regions, 1, approximate=True)
+        return Similar(heapq.nlargest(FOUND, found), self._total, 1, self._total, approximate=True)
 
     def _search(self, sample: IndexedSample, region: int) -> Similar:
         dataset, wanted = self._dataset, self._wanted(sample, region)
-        stride = -(-dataset.index.regions // MAX_REGIONS)
+        stride = max(1, -(-self._total // MAX_REGIONS))
+        numbers = self._shown[::stride]
         best: list[SimilarRegion] = []
         searched = first = 0
         for shard, record in dataset.records.items():
-            places = range(-first % stride, record.samples, stride)
+            start, stop = np.searchsorted(numbers, (first, first + record.samples))
+            places = (numbers[start:stop] - first).tolist()
             try:
                 counts, scores = self._compare(shard, places, wanted)
             except CorruptShardError:
@@ -125,9 +132,11 @@ class SimilarRegions:
                     best.append(SimilarRegion(float(scores[at]), number, int(at - starts[place])))
             best = heapq.nlargest(FOUND, best)
             first += record.samples
-        return Similar(best, searched, stride)
+        return Similar(best, searched, stride, self._total)
 
-    def _compare(self, shard: int, places: range, wanted: NDArray[np.float32]) -> tuple[list[int], NDArray[np.float32]]:
+    def _compare(
+        self, shard: int, places: list[int], wanted: NDArray[np.float32]
+    ) -> tuple[list[int], NDArray[np.float32]]:
         """Return the number of regions of some samples of a shard, and the cosine of each region with a unit vector."""
         import torch
 

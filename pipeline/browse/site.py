@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -44,6 +45,7 @@ class Site:
                 stack.callback(dataset.close)
                 dataset.select(selections)
                 datasets.append(dataset)
+            tell_apart(datasets)
             require_their_data(selections, {it.info.records_sha256 or "": str(it.directory) for it in datasets})
             photographs = Photographs(FetchSettings(allow_private_addresses=settings.allow_private_addresses))
             stack.callback(photographs.close)
@@ -54,3 +56,13 @@ class Site:
 
                 asking = Asking(settings.checkpoint, task=settings.task, device=settings.device)
             yield Site(datasets=tuple(datasets), similar=similar, photographs=photographs, asking=asking)
+
+
+def tell_apart(datasets: Sequence[OpenedDataset]) -> None:
+    """Call data sets of the same name by the name of the folder above, too; by their whole paths where that is equal."""
+    for parts in (2, None):
+        count = Counter(dataset.name for dataset in datasets)
+        for dataset in datasets:
+            if count[dataset.name] > 1:
+                path = dataset.directory.resolve()
+                dataset.name = str(path) if parts is None else "/".join(path.parts[-parts:])

@@ -84,7 +84,10 @@ def distribution(title: str, values: NDArray[Any], name: str | None, base: str) 
         return base + Filters(**{f"{name}_min": first, f"{name}_max": last}).query()  # type: ignore[arg-type]
 
     bars = tuple(Bar(range_label(first, last), count, url(first, last)) for first, last, count in group_ranges(counted))
-    note = f"{min(counted):,} to {max(counted):,}, mean {mean(counted):.1f}" if counted else ""
+    note = ""
+    if counted:
+        least, most = min(counted), max(counted)
+        note = f"always {least:,}" if least == most else f"{least:,} to {most:,}, mean {mean(counted):.1f}"
     return Chart(title, bars=bars, note=note)
 
 

@@ -11,6 +11,8 @@ from vilbert.pipeline.pages.templates import render, static_text
 
 LEAST_PROBABILITY = 0.005
 """An answer below it would be listed with 0.00, and is not."""
+SKIPPED = {"left_out": "items left out", "unread": "items in unreadable shards"}
+"""Counts that are shown only where there are some, and what the page calls them."""
 NO_SHARE = ("rank", "cider", "distribution", "loss", "left_out", "unread", "ptb_tokenizer")
 """Ends of the names of metrics that are no share of 1."""
 
@@ -122,9 +124,10 @@ def report_page(content: Content) -> str:
 
 def _metrics(content: Content) -> str:
     rows = [
-        (metric.name.replace("_", " "), [_value(metric.name, value) for value in values])
+        (SKIPPED.get(metric.name, metric.name.replace("_", " ")), [_value(metric.name, value) for value in values])
         for metric in content.metrics
         for values in [(metric.value, metric.blind) if content.compared else (metric.value,)]
+        if metric.name not in SKIPPED or any(values)
     ]
     return render("report_metrics.html", about=content.about_metrics, compared=content.compared, rows=rows)
 

@@ -6,7 +6,7 @@ export function linkRegions() {
   const boxes = byNumber(document.querySelectorAll('#figure .region'));
   const labels = byNumber(document.querySelectorAll('#figure .label'));
   const all = document.getElementById('all-boxes');
-  all.closest('.switch').hidden = rows.size < 2;
+  all.closest('.switch').hidden = [...rows.values()].every(row => row.classList.contains('shown'));
   let chosen = numberOf(location.hash);
 
   function show(lit) {

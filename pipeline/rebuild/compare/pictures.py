@@ -68,7 +68,7 @@ def draw_pair(number: int, pair: ImagePair, worst: WorstImage, prepared: Prepare
     figures = "".join(
         f'<figure><svg viewBox="0 0 {width} {height}" role="img" aria-label="boxes of {name}">{under}'
         f"{''.join(boxes_of(pair, name, min_cosine))}</svg>"
-        f"<figcaption>{name}: {len(regions)} regions</figcaption></figure>"
+        f"<figcaption>{name}: {len(regions)} region{'s' * (len(regions) != 1)}</figcaption></figure>"
         for name, regions, under in (("A", pair.a, photograph), ("B", pair.b, again))
     )
     return (

@@ -14,6 +14,8 @@ from vilbert.pipeline.train.run.journal import read_journal
 from vilbert.pipeline.train.run.sessions import read_sessions, sessions_table
 
 REPORT_FILE = "report.html"
+COUNTS_OF_TROUBLE = ("unread", "skipped_steps")
+"""Values that are shown only where they are not 0."""
 CURVES_LEGEND = "Faint: as measured; strong: moving average; dots: evaluations on held-out samples."
 DATA_HEAD = ("path", "samples", "fingerprint", "records (SHA-256)")
 
@@ -72,7 +74,8 @@ def last_values(entries: Sequence[Mapping[str, Any]]) -> list[tuple[object, ...]
     """Return (name, last training value, last held-out value) of all that was measured, and the steps of both."""
     last = {kind: _last(entries, kind) for kind in ("train", "eval")}
     names = dict.fromkeys([*last["train"], *last["eval"]])
-    return [(name, last["train"].get(name, ""), last["eval"].get(name, "")) for name in names]
+    rows = [(name, last["train"].get(name, ""), last["eval"].get(name, "")) for name in names]
+    return [row for row in rows if row[0] not in COUNTS_OF_TROUBLE or any(row[1:])]
 
 
 def _last(entries: Sequence[Mapping[str, Any]], kind: str) -> dict[str, Any]:

@@ -13,6 +13,8 @@ from starlette.testclient import TestClient
 
 from vilbert.pipeline.browse import approximate
 from vilbert.pipeline.browse.site import Site
+from vilbert.pipeline.cli import main
+from vilbert.pipeline.shards.open_dataset import open_dataset
 from vilbert.pipeline.shards.sample import Sample
 
 from ..shards.conftest import FEATURE_DIM, SmallDataset, random_regions, write_small_dataset
@@ -63,6 +65,35 @@ def test_it_finds_nearly_all_that_the_exact_search_finds(
         recalls.append(len(nearest & {it[1:] for it in found.regions[:10]}) / 10)
     assert np.mean(recalls) >= 0.95, recalls
     assert "Approximate: an index of all 2,400 regions" in client_of(site).get(f"/0/similar/{samples[0].key}/0").text
+
+
+def test_regions_of_samples_that_are_not_selected_are_not_found(
+    clustered: SmallDataset, browse: Browse, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    chosen, directory = tmp_path / "some.parquet", clustered.directory
+    assert main(["select", str(directory), "--where", "split == 'val'", "--output", str(chosen)]) == 0
+    with open_dataset(directory) as dataset:
+        selected = [number for number, sample in enumerate(dataset) if sample.meta["split"] == "val"]
+    exact = browse(directory, selection=(chosen,))
+    sample = exact.datasets[0].index.at(selected[:1])[0]
+    expected = exact.similar[0].find(sample, 0)
+    assert {it.number for it in expected.regions} <= set(selected)
+    monkeypatch.setattr(LIMIT, 100)
+    site = browse(directory, selection=(chosen,))
+    index = site.similar[0].approximate
+    assert index is not None
+    with monkeypatch.context() as building:
+        building.setattr(index, "ready", lambda: False)
+        partial = site.similar[0].find(sample, 0)
+    assert partial.total == BOXES * len(selected)
+    assert partial.stride == -(-partial.total // 100)
+    assert {it.number for it in partial.regions} == set(selected[:: partial.stride])
+    index.wait()
+    found = site.similar[0].find(sample, 0)
+    assert found.approximate
+    assert {it.number for it in found.regions} <= set(selected)
+    nearest = [{it[1:] for it in each.regions[:10]} for each in (found, expected)]
+    assert len(nearest[0] & nearest[1]) >= 9
 
 
 def test_an_interrupted_build_is_resumed_and_a_finished_one_is_opened(

@@ -12,6 +12,7 @@ import pytest
 from starlette.testclient import TestClient
 
 from vilbert.pipeline.browse.filters import Filters
+from vilbert.pipeline.browse.similar import FOUND
 from vilbert.pipeline.browse.site import Site
 from vilbert.pipeline.browse.statistics import charts
 from vilbert.pipeline.cli import main
@@ -64,6 +65,35 @@ def test_charts_and_the_page_of_statistics_count_the_selected_samples(
     page = client_of(site).get("/0/statistics")
     samples = browse(output).datasets[0].index.samples
     assert f"{samples} of 40 rows" in page.text
+
+
+def brute_force(site: Site, sample: int, region: int, numbers: set[int]) -> set[tuple[int, int]]:
+    """Return the regions most similar to a region, of samples of these numbers, by a loop over all of them."""
+    dataset = site.datasets[0]
+    features = {
+        row.number: dataset.read(row).regions.features.astype(np.float64) for row in dataset.index.at(range(40))
+    }
+    wanted = features[sample][region]
+    cosines = {
+        (number, at): float(vector @ wanted / np.linalg.norm(vector) / np.linalg.norm(wanted))
+        for number in numbers
+        for at, vector in enumerate(features[number])
+        if (number, at) != (sample, region)
+    }
+    return set(sorted(cosines, key=lambda place: -cosines[place])[:FOUND])
+
+
+def test_similar_regions_are_those_of_the_selected_samples_alone(
+    made: tuple[Path, Path], browse: Browse, client_of: Callable[[Site], TestClient]
+) -> None:
+    site = browse(made[0], selection=(made[1],))
+    columns = site.datasets[0].index.columns
+    selected = set(np.flatnonzero(columns["present"]).tolist())
+    for row in site.datasets[0].index.at([min(selected), min(set(range(40)) - selected)]):
+        found = site.similar[0].find(row, 0)
+        assert {it[1:] for it in found.regions} == brute_force(site, row.number, 0, selected)
+        assert found.searched == found.total == int(columns["boxes"][sorted(selected)].sum())
+        assert f"all {found.total:,} regions" in client_of(site).get(f"/0/similar/{row.key}/0").text
 
 
 def test_a_selection_of_another_data_set_is_refused(made: tuple[Path, Path], browse: Browse, tmp_path: Path) -> None:
