@@ -26,7 +26,7 @@ from vilbert.pipeline.shards.storage.closing import Closing
 from vilbert.pipeline.shards.storage.raw import RawRun, RawSample
 from vilbert.pipeline.shards.storage.store import ShardReader, open_shard
 from vilbert.pipeline.shards.storage.tar_store import TarReader
-from vilbert.pipeline.shards.storage.verified import compare_with_record, read_compared
+from vilbert.pipeline.shards.storage.verified import compare_once, read_compared
 
 OPEN_SHARDS, OPEN_REMOTE_SHARDS = 256, 4
 """Shards that stay open: an open file each, and of a remote one a copy on this machine's disk."""
@@ -65,11 +65,12 @@ class DatasetSource(Closing):
         self._verify = verify
         if not self.info.complete and shards is None:
             raise ShardError(f"{self.folder.name}: is not complete; run the command that writes it again")
-        digest, ends, samples, failures = hashlib.sha256(), [0], [], []
+        digest, ends, samples, contents, failures = hashlib.sha256(), [0], [], [], []
         for record in read_each_record(self.folder, range(self.info.shards if shards is None else shards)):
             digest.update(record.to_json())
             ends.append(ends[-1] + record.samples + sum(record.failures.values()))
             samples.append(record.samples)
+            contents.append(bytes.fromhex(record.sha256))
             failures.append(bytes.fromhex(record.failures_sha256))
         self.content = digest.hexdigest()
         """Hash of the records, which names the content."""
@@ -78,7 +79,8 @@ class DatasetSource(Closing):
                 f"{self.folder.name}: its records are not those that dataset.json was completed with; run `vilbert "
                 f"verify {self.folder.name} --deep`"
             )
-        self._starts, self._samples, self._failures = tuple(ends), samples, failures
+        self._starts, self._samples = tuple(ends), samples
+        self._contents, self._failures = contents, failures  # SHA-256, of the records as `content` names them
         self._open: OrderedDict[int, _OpenShard] = OrderedDict()
 
     @property
@@ -133,7 +135,7 @@ class DatasetSource(Closing):
                 if opened.compared:
                     chunks = (chunk for chunk in [reader.chunk(first, end)])
                 else:
-                    chunks = read_compared(opened.path, *reader.span(first, end))
+                    chunks = read_compared(opened.path, *reader.span(first, end), self._contents[shard].hex())
                 yield RawRun(reader.keys()[first:end], splits, chunks)
             yield from opened.failures[max(0, first - len(reader)) : max(0, last - len(reader))]
 
@@ -165,7 +167,7 @@ class DatasetSource(Closing):
         if (opened := self._open.get(shard)) is not None:
             self._open.move_to_end(shard)
             if compare and not opened.compared:
-                compare_with_record(opened.path)
+                compare_once(opened.path, self._contents[shard].hex())
                 opened.compared = True
             return opened
         while len(self._open) >= (OPEN_REMOTE_SHARDS if self.folder.remote else OPEN_SHARDS):
@@ -177,7 +179,9 @@ class DatasetSource(Closing):
             if hashlib.sha256(listed.read_bytes()).digest() != self._failures[shard]:
                 raise CorruptShardError("its sha256 is not the record's", path=listed)
             path = data_path(directory, shard, storage)
-            reader = stack.enter_context(open_shard(path, verify=self._verify and compare))
+            reader = stack.enter_context(open_shard(path, verify=False))
+            if self._verify and compare:
+                compare_once(path, self._contents[shard].hex())
             if len(reader) != self._samples[shard]:
                 problem = f"holds {len(reader)} samples, its record says {self._samples[shard]}"
                 raise CorruptShardError(problem, path=path)

@@ -173,6 +173,11 @@ def _write(
             writer.finish()
     except RefusedError as error:
         raise RefusedError(f"--to {settings.to}: {error}") from error
+    except OSError as error:
+        raise ShardError(
+            f"{output}: cannot be written ({error.strerror or error}); free space or check the folder's permissions, "
+            "then run the same command again"
+        ) from error
 
 
 def _add_all(writer: ExportWriter, names: ImageNames, samples: Iterable[Sample], *, total: int, quiet: bool) -> None:

@@ -23,15 +23,16 @@ from vilbert.pipeline.rebuild.convert.joined import FIXED, check_fields
 from vilbert.pipeline.rebuild.dataset_source import DatasetSource
 from vilbert.pipeline.rebuild.source import Scanned, SourceDescription
 from vilbert.pipeline.shards.columns.info import ColumnInfo, read_column
-from vilbert.pipeline.shards.columns.layout import check_column_name, column_folder, column_names
+from vilbert.pipeline.shards.columns.layout import COLUMN_FILE, check_column_name, column_folder, column_names
 from vilbert.pipeline.shards.columns.shard import REMEDY, ColumnShard
 from vilbert.pipeline.shards.dataset import MAX_CHANNELS, fingerprint_digest
 from vilbert.pipeline.shards.failures import FailureRow
 from vilbert.pipeline.shards.location.folder import Folder
-from vilbert.pipeline.shards.location.layout import data_path, record_path
+from vilbert.pipeline.shards.location.layout import data_path
+from vilbert.pipeline.shards.record import read_each_record, records_digest
 from vilbert.pipeline.shards.sample import Sample, format_of, read_fields
 from vilbert.pipeline.shards.storage.closing import Closing
-from vilbert.pipeline.shards.storage.verified import compare_with_record
+from vilbert.pipeline.shards.storage.verified import compare_once
 
 OPEN_SHARDS = 64
 """Shards whose columns stay open."""
@@ -42,6 +43,8 @@ NO_VALUE = "no_column_value"
 class _Column(NamedTuple):
     folder: Folder
     info: ColumnInfo
+    contents: tuple[bytes, ...]
+    """SHA-256 of each shard."""
 
     @property
     def width(self) -> int | None:
@@ -186,13 +189,13 @@ class BakedColumns(Closing):
             return self._open[shard]
         while len(self._open) >= OPEN_SHARDS:
             self._open.popitem(last=False)[1].stack.close()
-        file, record = data_path(Path(), shard, "tar").as_posix(), record_path(Path(), shard).as_posix()
+        file = data_path(Path(), shard, "tar").as_posix()
         with ExitStack() as stack:
             columns = []
             for column in self._columns:
-                directory = stack.enter_context(column.folder.local([file, record]))
+                directory = stack.enter_context(column.folder.local([file]))
                 if self._verify:
-                    compare_with_record(directory / file)
+                    _compare(directory / file, column.contents[shard])
                 opened = ColumnShard(directory / file, name=column.info.name, member=column.info.member)
                 columns.append(stack.enter_context(opened))
             self._open[shard] = _OpenShard(columns, stack.pop_all())
@@ -206,7 +209,7 @@ def other_columns(source: object, names: Sequence[str]) -> list[str]:
 
 
 def _find(base: DatasetSource, name: str) -> _Column:
-    check_column_name(name)
+    check_column_name(name, option="--columns")
     place = base.folder.name
     if name in FIXED:
         raise RefusedError(f"--columns {name}: is a field of the regions or the image's name, which no column replaces")
@@ -228,7 +231,21 @@ def _find(base: DatasetSource, name: str) -> _Column:
             f"--columns {name}: {place}: holds {info.dtype} {list(info.shape)}, one value per region; a sample has a "
             "place for floats [N, M], for one array per image and for JSON values"
         )
-    return _Column(folder, info)
+    records = tuple(read_each_record(folder, range(info.shards)))
+    if records_digest(records) != info.records_sha256:
+        raise CorruptShardError(
+            "its records_sha256 is not that of the records in shards/",
+            path=Path(folder.name, COLUMN_FILE),
+            remedy=REMEDY,
+        )
+    return _Column(folder, info, tuple(bytes.fromhex(record.sha256) for record in records))
+
+
+def _compare(path: Path, sha256: bytes) -> None:
+    try:
+        compare_once(path, sha256.hex())
+    except CorruptShardError as error:
+        raise CorruptShardError(error.problem, path=error.path, remedy=REMEDY) from None
 
 
 def _origin(info: ColumnInfo) -> str:

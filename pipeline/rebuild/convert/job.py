@@ -101,7 +101,8 @@ class ConvertJob:
     def _is_extended(self) -> bool:
         """Whether the data set in the output folder was begun or extended by this command."""
         existing = self._existing
-        if existing is None or not existing.converted:
+        steps_before = 1 if self.settings.append else 0
+        if existing is None or len(existing.converted) <= steps_before:
             return False
         return nameless(existing.converted[-1]) == nameless(self._outcome.step)
 
@@ -265,7 +266,8 @@ class ConvertJob:
             if some
         )
         name = self.settings.output
-        logger.info("%s: %d samples%s; check with: vilbert verify %s --deep", name, totals.samples, told, name)
+        held = counted(totals.samples, "sample")
+        logger.info("%s: %s%s; check with: vilbert verify %s --deep", name, held, told, name)
         if totals.samples == 0:
             logger.error("no sample is left of %s", counted(info.rows, "row"))
             return 1

@@ -20,6 +20,7 @@ from vilbert.manifests.readers.karpathy import read_karpathy
 from vilbert.manifests.record import ImageRecord, ManifestError
 from vilbert.manifests.report import Report
 from vilbert.pipeline.errors import RefusedError, ShardError
+from vilbert.pipeline.rebuild.where import ALIASES
 from vilbert.pipeline.shards.canonical import decode_json, encode_json
 from vilbert.pipeline.shards.sample import REGION_FIELDS
 
@@ -31,7 +32,7 @@ MAX_CELL = 1 << 24
 """Characters of a cell of a CSV file."""
 ID_NAMES = ("image_id", "id", "img_id")
 PARQUET = b"PAR1"
-FIXED = (*REGION_FIELDS, *ID_NAMES)
+FIXED = (*REGION_FIELDS, *ID_NAMES, *ALIASES)
 """Metadata that no file can change: it is that of the regions, or the name of the image."""
 
 Fields = dict[str, Any]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from vilbert.pipeline.rebuild.convert.baked_columns import BakedColumns
 from vilbert.pipeline.rebuild.convert.plan import SOURCES_FOLDER
 from vilbert.pipeline.rebuild.convert.settings import ConvertSettings
 from vilbert.pipeline.rebuild.dataset_source import DatasetSource
+from vilbert.pipeline.rebuild.formats.registry import ImportOptions
 from vilbert.pipeline.rebuild.open_features import open_features
 from vilbert.pipeline.rebuild.source import Source
 from vilbert.pipeline.shards.location.folder import Place
@@ -59,6 +61,7 @@ class OpenSources(Closing):
             for place, source in zip(settings.sources, self.sources, strict=True):
                 if source.rows == 0:
                     raise ShardError(f"{place}: has no rows")
+            _require_use(settings, [*self.sources, *([] if self.donor is None else [self.donor])])
             self._stack = stack.pop_all()
 
     @staticmethod
@@ -73,3 +76,17 @@ class OpenSources(Closing):
     def close(self) -> None:
         """Release all files."""
         self._stack.close()
+
+
+def _require_use(settings: ConvertSettings, sources: Sequence[Source]) -> None:
+    """Raise RefusedError for options of published features where all sources are data sets."""
+    if any(source.description.format != "vilbert" for source in sources):
+        return
+    given = [] if settings.source_format is None else ["--source-format"]
+    given += [
+        f"--{option.name.replace('_', '-')}"
+        for option in dataclasses.fields(ImportOptions)
+        if getattr(settings.importing, option.name) != option.default
+    ]
+    if given:
+        raise RefusedError(f"{' '.join(given)}: for files of published features, but all sources are data sets")

@@ -24,14 +24,14 @@ _NAME = re.compile(rf"[a-z][a-z0-9_]{{0,{MAX_NAME - 1}}}")
 _TAKEN = {*FIELDS, IMAGE_MEMBER, "json", BASE}
 
 
-def check_column_name(name: str) -> None:
-    """Raise RefusedError where a column cannot be named so."""
+def check_column_name(name: str, option: str = "--column") -> None:
+    """Raise RefusedError where a column cannot be named so; it names the option."""
     if not _NAME.fullmatch(name):
         raise RefusedError(
-            f"--column {name!r:.60}: give a name of at most {MAX_NAME} of a-z, 0-9 and _ that begins with a letter"
+            f"{option} {name!r:.60}: give a name of at most {MAX_NAME} of a-z, 0-9 and _ that begins with a letter"
         )
     if name in _TAKEN:
-        raise RefusedError(f"--column {name}: is the name of an array of the data set; choose another")
+        raise RefusedError(f"{option} {name}: is the name of an array of the data set; choose another")
 
 
 def column_folder(folder: Folder, name: str) -> Folder:

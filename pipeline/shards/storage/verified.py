@@ -193,17 +193,26 @@ def compare_with_record(path: Path) -> None:
 
     Raises CorruptShardError where its SHA-256 is another, or the record is damaged or names another file.
     """
-    if (recorded := _recorded(path)) is None:
+    record_path = path.with_suffix(".json")
+    if not record_path.is_file():
         return
-    entry, sha256 = recorded
+    record = read_record(record_path)
+    if record.file != path.name:
+        raise CorruptShardError(f"is the record of {record.file}, not of {path.name}", path=record_path)
+    compare_once(path, record.sha256)
+
+
+def compare_once(path: Path, sha256: str) -> None:
+    """Compare a file with a SHA-256, once for each state of the file; CorruptShardError where it has another."""
+    entry = _entry(path, sha256, cached=False)
     with _at_work[entry]:
         if entry not in _compared:
             compare_sha256(path, sha256)
             _compared.add(entry)
 
 
-def read_compared(path: Path, start: int, stop: int) -> Generator[memoryview]:
-    """Yield the bytes [start, stop) of a file of samples in pieces, and compare the file with its record.
+def read_compared(path: Path, start: int, stop: int, sha256: str) -> Generator[memoryview]:
+    """Yield the bytes [start, stop) of a file in pieces, and compare the file with its SHA-256.
 
     The file is read once for both. Only when the iterator has ended are the bytes known to be those of the record:
     until then the caller must not make what it wrote of them part of a data set. Threads that need the same file wait
@@ -213,11 +222,11 @@ def read_compared(path: Path, start: int, stop: int) -> Generator[memoryview]:
         Pieces, each valid until the next one is asked for.
 
     Raises:
-        CorruptShardError: What `compare_with_record` raises, or the file is shorter than `stop`.
+        CorruptShardError: Its SHA-256 is another, or the file is shorter than `stop`.
     """
-    entry, sha256 = _recorded(path) or ("", "")
-    with _at_work[entry] if entry else contextlib.nullcontext():
-        unknown = bool(entry) and entry not in _compared
+    entry = _entry(path, sha256, cached=False)
+    with _at_work[entry]:
+        unknown = entry not in _compared
         if unknown:
             digest = hashlib.sha256()
             for offset, piece in _pieces(path, 0, None):
@@ -246,14 +255,3 @@ def _pieces(path: Path, start: int, stop: int | None) -> Iterator[tuple[int, mem
         raise CorruptShardError(f"cannot be read ({error.strerror})", path=path) from error
     if stop is not None and offset < stop:
         raise CorruptShardError(f"has {offset:,} bytes, {stop:,} are expected", path=path)
-
-
-def _recorded(path: Path) -> tuple[str, str] | None:
-    """Return the entry and the SHA-256 that the record beside a file gives it; None where it has no record."""
-    record_path = path.with_suffix(".json")
-    if not record_path.is_file():
-        return None
-    record = read_record(record_path)
-    if record.file != path.name:
-        raise CorruptShardError(f"is the record of {record.file}, not of {path.name}", path=record_path)
-    return _entry(path, record.sha256, cached=False), record.sha256

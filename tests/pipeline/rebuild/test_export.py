@@ -228,5 +228,7 @@ sys.exit(main(["export", {str(dataset.directory)!r}, "--to", {name!r}, "--output
     done = subprocess.run([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True, timeout=60)
     assert done.returncode == 1, done.stderr
     assert "File too large" in done.stderr or "No space left" in done.stderr
+    assert f"{output}: cannot be written (" in done.stderr
+    assert "free space" in done.stderr
     assert "Traceback" not in done.stderr
     assert os.listdir(output.parent) == []

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from vilbert.manifests.manifest import ROWS_PER_GROUP, Manifest
 from vilbert.manifests.record import ManifestError
-from vilbert.pipeline.errors import ShardError
+from vilbert.pipeline.errors import RefusedError
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class ImageSizes:
         """Read a manifest's sizes.
 
         Raises:
-            ShardError: It is no manifest, or has no size of any image.
+            RefusedError: It is no manifest, or has no size of any image.
         """
         hashes, sizes = [], []
         try:
@@ -39,9 +39,9 @@ class ImageSizes:
                         hashes.append(_hash(record.image_id))
                         sizes.append((record.width, record.height))
         except ManifestError as error:
-            raise ShardError(f"--image-sizes {error}") from error
+            raise RefusedError(f"--image-sizes {error}") from error
         if not hashes:
-            raise ShardError(
+            raise RefusedError(
                 f"--image-sizes {path}: names no image size: make a manifest of a source with sizes, such as COCO"
             )
         keys = np.array(hashes, np.uint64)

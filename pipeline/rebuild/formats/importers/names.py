@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from vilbert.pipeline.errors import ShardError
+from vilbert.pipeline.errors import RefusedError
 
 _MAX_NAMES_BYTES = 16 << 20
 
@@ -13,19 +13,19 @@ def read_names(path: Path, option: str) -> tuple[str, ...]:
     """Return the lines of a text file of names; several names of one class, "a,b", stay as they are.
 
     Raises:
-        ShardError: It cannot be read, or has an empty line; the message names the option.
+        RefusedError: It cannot be read, or has an empty line; the message names the option.
     """
     try:
         with path.open("rb") as file:
             data = file.read(_MAX_NAMES_BYTES + 1)
         lines = data.decode("utf-8-sig").splitlines()
     except OSError as error:
-        raise ShardError(f"--{option} {path}: cannot be read ({error.strerror})") from error
+        raise RefusedError(f"--{option} {path}: cannot be read ({error.strerror})") from error
     except UnicodeDecodeError as error:
-        raise ShardError(f"--{option} {path}: not UTF-8 at byte {error.start}") from error
+        raise RefusedError(f"--{option} {path}: not UTF-8 at byte {error.start}") from error
     names = tuple(line.strip() for line in lines)
     if not names or len(data) > _MAX_NAMES_BYTES or not all(names):
-        raise ShardError(f"--{option} {path}: expected one name per line, no line empty")
+        raise RefusedError(f"--{option} {path}: expected one name per line, no line empty")
     return names
 
 
@@ -33,7 +33,7 @@ def class_names(path: Path | None, count: int) -> tuple[str, ...]:
     """Return the names of `count` classes, the background first: of a file, else numbers.
 
     Raises:
-        ShardError: The file does not name so many, with or without the background as its first line.
+        RefusedError: The file does not name so many, with or without the background as its first line.
     """
     if path is None:
         return ("background", *(f"class {number}" for number in range(1, count)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +17,7 @@ from vilbert.pipeline.cli import main
 from vilbert.pipeline.errors import CorruptShardError, RefusedError
 from vilbert.pipeline.rebuild.convert.command import convert
 from vilbert.pipeline.rebuild.convert.settings import ConvertSettings
+from vilbert.pipeline.shards.canonical import encode_json
 from vilbert.pipeline.shards.dataset import read_dataset
 
 from .conftest import samples
@@ -108,6 +110,7 @@ def test_columns_that_cannot_be_had_are_refused_by_name(columned: Callable[[str]
     for name, said in {
         "none": "has no such column; its columns: captions, score, second, vector",
         "image_id": "which no column replaces",
+        "n_boxes": "which no column replaces",
         "Nö": "give a name",
     }.items():
         with pytest.raises(RefusedError, match=said):
@@ -122,12 +125,17 @@ def test_stale_and_damaged_columns_are_refused(columned: Callable[[str], Path], 
     content[512 + 130] ^= 1
     shard.write_bytes(content)
     settings = ConvertSettings(sources=(data,), output=tmp_path / "out", columns=("second",))
-    with pytest.raises(CorruptShardError, match=r"second/shards/000001\.tar"):
+    with pytest.raises(CorruptShardError, match=r"second/shards/000001\.tar: its SHA-256 .*; drop the column"):
+        convert(settings)
+    record = shard.with_suffix(".json")
+    document: dict[str, Any] = json.loads(record.read_text())
+    record.write_bytes(encode_json({**document, "sha256": hashlib.sha256(content).hexdigest()}) + b"\n")
+    with pytest.raises(CorruptShardError, match=r"second/column\.json: its records_sha256 .*; drop the column"):
         convert(settings)
     with pytest.raises(RefusedError, match="is a file of published features, which has no columns"):
         convert(ConvertSettings(sources=(published(tmp_path),), output=tmp_path / "more", columns=("second",)))
     description = data / "columns" / "score" / "column.json"
-    document: dict[str, Any] = json.loads(description.read_text())
+    document = json.loads(description.read_text())
     description.write_text(json.dumps({**document, "base": "0" * 64}))
     with pytest.raises(RefusedError, match="of an older state of the data set"):
         convert(ConvertSettings(sources=(data,), output=tmp_path / "older", columns=("score",)))

@@ -354,6 +354,9 @@ def test_sources_that_do_not_go_together_are_refused(source: Source, run: Run, t
         (["a/data", "--max-classes", "0"], "--max-classes"),
         (["a/data", "--join", "fine.csv", "--join-fields", "caption"], "no row of --join has this field"),
         (["a/data", "--source-format", "tvs"], "no format 'tvs'"),
+        (["a/data", "--number-ids", "--origin", "x"], "--number-ids --origin: for files of published features"),
+        (["a/data", "--source-format", "hdf5"], "--source-format: for files of published features"),
+        (["a/data", "--columns", "../x"], "--columns '../x': give a name"),
         (["a/data", "--shard-size", "99999999999999999999"], "--shard-size"),
     ],
 )

@@ -92,6 +92,9 @@ def test_boxes_cannot_be_chosen_by_scores_that_are_not_there(
     (tmp_path / "notes.txt").write_text("no features\n")
     assert main(["convert", str(tmp_path / "notes.txt"), "--output", str(tmp_path / "out")]) == 1
     assert "notes.txt: its format is not recognised" in capsys.readouterr().err
+    for option in ("--class-names", "--attribute-names", "--image-sizes"):
+        assert main([*arguments, option, str(tmp_path / "none")]) == 2
+        assert f"{option} {tmp_path / 'none'}: " in capsys.readouterr().err
 
 
 def test_files_of_one_origin_can_be_appended(run: Run, tmp_path: Path) -> None:
@@ -113,6 +116,8 @@ def test_files_of_one_origin_can_be_appended(run: Run, tmp_path: Path) -> None:
     assert len(set(contents)) == 2
     both = run("both", first, more, importing=butd)
     assert read_dataset(both).fingerprint == info.fingerprint
+    with pytest.raises(ShardError, match=r"the image id '.' is there twice: in the data set that is appended to"):
+        convert(ConvertSettings(sources=(first, more), output=both, append=True, importing=butd))
     for options in (ImportOptions(), ImportOptions(origin="another"), ImportOptions(origin=butd.origin, top_classes=3)):
         settings = ConvertSettings(sources=(more,), output=both, append=True, importing=options)
         with pytest.raises(FingerprintError, match="has another fingerprint than the sources") as caught:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import hashlib
 import json
 import multiprocessing
 import os
@@ -21,7 +22,13 @@ from vilbert.pipeline.shards.location.layout import StorageFormat, data_path, re
 from vilbert.pipeline.shards.record import read_record
 from vilbert.pipeline.shards.storage import verified
 from vilbert.pipeline.shards.storage.store import open_shard
-from vilbert.pipeline.shards.storage.verified import VerifiedFiles, compare_with_record, file_sha256, read_compared
+from vilbert.pipeline.shards.storage.verified import (
+    VerifiedFiles,
+    compare_once,
+    compare_with_record,
+    file_sha256,
+    read_compared,
+)
 from vilbert.pipeline.shards.storage.writer import ShardWriter
 
 MakeSample = Callable
@@ -88,25 +95,28 @@ def test_a_part_is_read_and_the_whole_file_compared_in_one_pass(
     path = write_shard(tmp_path, make_sample)
     monkeypatch.setattr(verified, "_READ_BYTES", 700)
     content = path.read_bytes()
-    assert b"".join(map(bytes, read_compared(path, 512, 5000))) == content[512:5000]
+    sha256 = hashlib.sha256(content).hexdigest()
+    assert b"".join(map(bytes, read_compared(path, 512, 5000, sha256))) == content[512:5000]
     monkeypatch.setattr(verified, "file_sha256", lambda path, stop=None: pytest.fail(f"{path} was read again"))
     compare_with_record(path)
-    assert b"".join(map(bytes, read_compared(path, 1, 3))) == content[1:3]
+    assert b"".join(map(bytes, read_compared(path, 1, 3, sha256))) == content[1:3]
     flip_a_value(path)
     for _ in range(2):  # the first attempt does not stand in the way of the second
         with pytest.raises(CorruptShardError, match="its SHA-256"):
-            b"".join(map(bytes, read_compared(path, 0, 512)))
-    abandoned = read_compared(path, 0, 2000)
+            b"".join(map(bytes, read_compared(path, 0, 512, sha256)))
+    abandoned = read_compared(path, 0, 2000, sha256)
     next(abandoned)
     abandoned.close()
     with pytest.raises(CorruptShardError, match="its SHA-256"):
-        b"".join(map(bytes, read_compared(path, 0, 512)))
+        b"".join(map(bytes, read_compared(path, 0, 512, sha256)))
 
 
 def test_a_part_beyond_the_end_of_a_file_is_an_error(tmp_path: Path) -> None:
-    (tmp_path / "000000.tar").write_bytes(b"abc")
+    path, sha256 = tmp_path / "000000.tar", hashlib.sha256(b"abc").hexdigest()
+    path.write_bytes(b"abc")
+    compare_once(path, sha256)
     with pytest.raises(CorruptShardError, match="has 3 bytes, 5 are expected"):
-        b"".join(map(bytes, read_compared(tmp_path / "000000.tar", 1, 5)))
+        b"".join(map(bytes, read_compared(path, 1, 5, sha256)))
 
 
 def test_a_file_without_a_record_beside_it_can_be_opened(tmp_path: Path, make_sample: MakeSample) -> None:
