@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vilbert.pipeline.errors import CorruptShardError, RefusedError
+from vilbert.pipeline.errors import CorruptShardError, RefusedError, ShardError
 from vilbert.pipeline.rebuild.scores.images import Images
 from vilbert.pipeline.rebuild.scores.score import SCORES, Score, Scored
 from vilbert.pipeline.rebuild.scores.settings import ScoreSettings
@@ -72,7 +72,7 @@ def write_scores(settings: ScoreSettings) -> int:
         if _is_there(folder, info, settings.column, facts):
             logger.info("%s: column %s is there with these scores", folder.name, settings.column)
             return 0
-        home = folder.path / PLAN_FOLDER / f"score-{settings.column}-{fingerprint_digest(facts)[:16]}"
+        home = folder.path / PLAN_FOLDER / _home_name(settings.column, facts, info.records_sha256)
         _prepare_home(home, settings.column)
         records = list(read_each_record(folder, range(info.shards)))
         alone = any(score.uses_model for score in scores.values())
@@ -135,6 +135,11 @@ def _is_there(folder: LocalFolder, info: DatasetInfo, name: str, facts: dict[str
     )
 
 
+def _home_name(column: str, facts: dict[str, Any], records_sha256: str) -> str:
+    """Return the name of the folder of finished shards: values are of these settings and this state of the data."""
+    return f"score-{column}-{fingerprint_digest({**facts, 'base': records_sha256})[:16]}"
+
+
 def _prepare_home(home: Path, column: str) -> None:
     """Make the folder of finished shards, and delete those of other settings."""
     home.mkdir(parents=True, exist_ok=True)
@@ -173,7 +178,14 @@ def score_shard(task: ScoreTask, shard: int) -> int:
                 if problem:
                     values[PROBLEM] = problem
                 lines.append(encode_json({"image_id": image_id, "key": scored.key, "value": values}))
-    write_atomic(values_path(task.home, shard), b"\n".join(lines) + b"\n")
+    path = values_path(task.home, shard)
+    try:
+        write_atomic(path, b"\n".join(lines) + b"\n")
+    except OSError as error:
+        raise ShardError(
+            f"{path}: cannot be written ({error.strerror or error}); free space or check the folder's permissions, "
+            "then run the same command again to resume"
+        ) from error
     return len(lines)
 
 

@@ -43,7 +43,7 @@ class SelectSettings:
     directory: Positional[PlaceOption]
     """Folder of the data set, or its URL."""
     output: Path
-    """The file to write (.parquet); one that exists is replaced."""
+    """The file to write (.parquet). An earlier selection is replaced, any other file is refused."""
     where: str | None = None
     """Keep only samples for which this expression over their metadata and columns is true: "width >= 200 and
     quality.aesthetic > 5 and 'dog' in captions"."""
@@ -75,9 +75,10 @@ def select(settings: SelectSettings) -> int:
     from vilbert.pipeline.rebuild.select.values import ValueColumns
     from vilbert.pipeline.shards.dataset import read_info
     from vilbert.pipeline.shards.record import read_each_record
-    from vilbert.pipeline.shards.selection.file import write_selection
+    from vilbert.pipeline.shards.selection.file import require_replaceable, write_selection
     from vilbert.pipeline.shards.selection.match import read_selection
 
+    require_replaceable(settings.output)
     folder = open_folder(settings.directory)
     info = read_info(folder)
     if not info.complete or info.records_sha256 is None:

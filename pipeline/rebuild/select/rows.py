@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ from vilbert.pipeline.shards.storage.store import open_shard
 if TYPE_CHECKING:
     import pyarrow as pa
 
+_HASH = re.compile("[0-9a-fA-F]{16}")  # int() takes signs and underscores too
 PHASH = "phash"
 """Field of a column of scores: the perceptual hash of the image, 16 hex digits."""
 
@@ -137,10 +139,7 @@ def _phash_of(values: ShardValues, column: str, key: str) -> int | None:
         return None
     value = opened[key]
     text = value.get(PHASH) if isinstance(value, dict) else None
-    try:
-        return int(text, 16) if isinstance(text, str) and len(text) == 16 else None
-    except ValueError:
-        return None
+    return int(text, 16) if isinstance(text, str) and _HASH.fullmatch(text) else None
 
 
 def find_phash_column(columns: ValueColumns) -> str | None:

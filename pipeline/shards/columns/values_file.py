@@ -205,6 +205,8 @@ def _choose(path: Path, names: list[str], id_column: str, value_column: str | No
             raise RefusedError(
                 f"{path}: has no column {name}: name it by --id-column or --value-column; it has {listed}"
             )
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise RefusedError(f"{path}: has several columns {twice!r:.60}; rename all but one")
     others = [name for name in names if name != id_column] if value_column is None else [value_column]
     if not others:
         raise RefusedError(f"{path}: has no column beside {id_column}")

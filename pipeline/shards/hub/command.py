@@ -50,6 +50,8 @@ class PushSettings:
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[\w.-]+/[\w.-]+", self.repo_id, re.ASCII):
             raise ValueError(f"--repo-id {self.repo_id}: give OWNER/NAME, as in my-name/my-features")
+        if not re.fullmatch(r"\w[\w./-]*", self.revision) or ".." in self.revision:
+            raise ValueError(f"--revision {self.revision!r:.80}: give the name of a branch, or refs/pr/N")
 
 
 def push(settings: PushSettings) -> int:
@@ -59,8 +61,9 @@ def push(settings: PushSettings) -> int:
         RefusedError: The Hub or the state of the repository does not allow the upload.
         ShardError: The upload failed.
     """
-    from vilbert.pipeline.shards.hub.repository import Repository
+    from vilbert.pipeline.shards.hub.repository import Repository, require_access
 
+    require_access(settings.repo_id)  # verification may take hours
     folder = LocalFolder(settings.directory)
     info = read_info(folder)
     if not info.complete:

@@ -49,16 +49,12 @@ class Repository:
         """Return a repository that may be written to; it and the branch are created where they do not exist.
 
         Raises:
-            RefusedError: No token, no permission, offline, a bad name, or it is public where `private` is asked for.
+            RefusedError: No permission, or it is public where `private` is asked for.
             ShardError: The Hub cannot be reached.
         """
-        from huggingface_hub import HfApi, constants, get_token
+        from huggingface_hub import HfApi
         from huggingface_hub.errors import RepositoryNotFoundError
 
-        if constants.HF_HUB_OFFLINE:
-            raise RefusedError("HF_HUB_OFFLINE is set: unset it to upload to the Hugging Face Hub")
-        if get_token() is None:
-            raise RefusedError("no token for the Hugging Face Hub: run `hf auth login`, or set HF_TOKEN")
         api = HfApi()
         with hub_errors(repo_id):
             try:
@@ -103,6 +99,22 @@ class Repository:
                 revision=self.revision,
                 commit_message=message,
             )
+
+
+def require_access(repo_id: str) -> None:
+    """Raise RefusedError where an upload cannot work for a reason that is known without the network.
+
+    These are: offline mode, no token, a repository name that the Hub does not allow.
+    """
+    from huggingface_hub import constants, get_token
+    from huggingface_hub.utils import validate_repo_id
+
+    if constants.HF_HUB_OFFLINE:
+        raise RefusedError("HF_HUB_OFFLINE is set: unset it to upload to the Hugging Face Hub")
+    if get_token() is None:
+        raise RefusedError("no token for the Hugging Face Hub: run `hf auth login`, or set HF_TOKEN")
+    with hub_errors(repo_id):
+        validate_repo_id(repo_id)
 
 
 def is_stored(path: Path, stored: StoredFile | None, known: str | None) -> bool:

@@ -256,6 +256,23 @@ def write_selection(path: Path, info: DatasetInfo, tables: Iterable[pa.Table], h
     return SelectionFile.open(path)
 
 
+def require_replaceable(path: Path) -> None:
+    """Raise RefusedError where writing a selection would replace a file that is no selection."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    if path.is_dir():
+        raise RefusedError(f"--output {path}: is a folder; name a file")
+    if not path.exists():
+        return
+    try:
+        is_selection = path.is_file() and FOOTER in (pq.read_metadata(path).metadata or {})
+    except (pa.ArrowException, OSError, ValueError):
+        is_selection = False
+    if not is_selection:
+        raise RefusedError(f"--output {path}: exists and is no selection; delete it, or name another file")
+
+
 @contextlib.contextmanager
 def _damage(path: Path) -> Iterator[None]:
     """Raise RefusedError for whatever pyarrow, or a check of ours, finds wrong in a file."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import hashlib
 import json
 import sys
@@ -125,6 +126,52 @@ def test_an_interrupted_run_resumes_behind_its_last_shard(
     assert not (data / ".plan").exists()
     assert score(data) == 0
     assert scored == [0, 1, 2]
+
+
+def test_values_of_an_older_state_of_the_data_set_are_not_used(
+    photographs: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from vilbert.pipeline.rebuild.scores import run
+
+    from ...shards.conftest import write_small_dataset
+
+    data, real = photographs.directory, run.score_shard
+
+    def interrupted(task: run.ScoreTask, shard: int) -> int:
+        if shard == 2:
+            raise KeyboardInterrupt
+        return real(task, shard)
+
+    monkeypatch.setattr(run, "score_shard", interrupted)
+    assert score(data, "--scores", "captions") == 130
+    monkeypatch.setattr(run, "score_shard", real)
+
+    def longer(row: int, sample: Sample) -> Sample:
+        return dataclasses.replace(sample, meta={**sample.meta, "captions": ["one two three four five six seven"]})
+
+    (tmp_path / "other").mkdir()
+    other = write_small_dataset(tmp_path / "other", failed={}, change=longer).directory
+    for path in (data / "shards").iterdir():
+        path.unlink()
+    for path in (*(other / "shards").iterdir(), other / "dataset.json"):
+        (data / path.relative_to(other)).write_bytes(path.read_bytes())
+    assert score(data, "--scores", "captions") == 0
+    assert {value["words_max"] for value in values_of(data).values()} == {7}
+    assert not (data / ".plan").exists()
+
+
+def test_a_full_disk_names_the_file(
+    photographs: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from vilbert.pipeline.rebuild.scores import run
+
+    def full(path: Path, content: bytes) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(run, "write_atomic", full)
+    assert score(photographs.directory, "--scores", "captions") == 1
+    said = capsys.readouterr().err
+    assert "000000.jsonl: cannot be written (No space left on device); free space" in said
 
 
 def test_other_scores_under_the_same_name_are_refused(photographs: Any, capsys: pytest.CaptureFixture[str]) -> None:

@@ -112,6 +112,36 @@ def test_a_column_that_has_the_name_of_a_field_is_refused(
     assert "both a field of the samples and a column" in capsys.readouterr().err
 
 
+def test_a_file_that_is_no_selection_is_not_replaced(
+    make_dataset: MakeDataset, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = make_dataset(failed={})
+    output = tmp_path / "s.parquet"
+    for _ in range(2):  # an earlier selection is
+        assert select(data.directory, output, "--where", "width > 0") == 0
+    pq.write_table(pq.read_table(output).replace_schema_metadata(), tmp_path / "table.parquet")
+    for path in (data.data_file(), data.directory / "dataset.json", tmp_path / "table.parquet", tmp_path):
+        before = None if path.is_dir() else path.read_bytes()
+        assert select(data.directory, path, "--where", "width > 0") == 2
+        assert f"--output {path}: " in capsys.readouterr().err
+        assert before is None or path.read_bytes() == before
+    assert data.findings(deep=True) == ()
+
+
+def test_values_that_are_no_perceptual_hash_are_not_compared(
+    make_dataset: MakeDataset, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    data = make_dataset(failed={})
+    wrong = ["-00000000000000f", "0x0000000000000f", "0_0000000000000f", "+00000000000000f", "0" * 15, 15, None]
+    values = {image_id: {"phash": "0" * 16} for image_id in ids_of(data.directory)}
+    values |= {image_id: {"phash": text} for image_id, text in zip(values, wrong, strict=False)}
+    add_column(data, values)
+    options = ["--not-in", str(data.directory), "--by", "near"]
+    assert select(data.directory, tmp_path / "s.parquet", *options) == 0
+    assert selected(tmp_path / "s.parquet") == ids_of(data.directory)[: len(wrong)]
+    assert "7 images are without a perceptual hash" in caplog.text
+
+
 def test_without_anything_to_select_by_it_is_a_usage_error(make_dataset: MakeDataset, tmp_path: Path) -> None:
     assert select(make_dataset().directory, tmp_path / "s.parquet") == 2
 

@@ -211,6 +211,17 @@ def test_files_that_cannot_be_read(
     assert not (data.directory / "columns/extra").exists()
 
 
+def test_several_columns_of_one_name_are_refused(
+    make_dataset: MakeDataset, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = make_dataset()
+    for twice in ("v", "image_id"):
+        table = pa.table([pa.array(["photo.000"]), pa.array([1]), pa.array([2])], names=["image_id", "v", twice])
+        pq.write_table(table, tmp_path / "a.parquet")
+        assert add(data, tmp_path / "a.parquet", "--missing", "skip") == 2
+        assert f"several columns {twice!r}" in capsys.readouterr().err
+
+
 def test_names_that_cannot_be(make_dataset: MakeDataset, tmp_path: Path) -> None:
     data = make_dataset()
     file = write_lines(tmp_path / "s.jsonl", [])

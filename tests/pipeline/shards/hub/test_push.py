@@ -182,6 +182,22 @@ def test_without_a_token_or_a_network(
     assert "hf auth login" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("name", ["../features", "someone/features.git", "someone/-features", "someone/" + "f" * 200])
+def test_names_that_the_hub_does_not_allow_are_refused_before_the_data_set_is_read(
+    hub: FakeHub, data: Any, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    (data.directory / "dataset.json").write_text("damaged")
+    assert main(["push", str(data.directory), "--repo-id", name]) == 2
+    assert f"--repo-id {name}: " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("revision", ["", "a b", "a/../b", "a\nb", "/main"])
+def test_revisions_that_are_no_branch_are_usage_errors(hub: FakeHub, data: Any, revision: str) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        push(data, "--revision", revision)
+    assert hub.repositories == {}
+
+
 def test_commits_are_bounded() -> None:
     sizes = {f"shards/{shard:06}.tar": 1 << 30 for shard in range(9)} | {"dataset.json": 1, "README.md": 1}
     groups = list(in_commits(sizes))
