@@ -30,16 +30,24 @@ class Claim(Enum):
     """Another task has made it."""
 
 
+def reset_claims(directory: Path, shards: int) -> None:
+    """Mark no shard as done; only while no other task is at work, and before this process opens its `Claims`."""
+    descriptor = os.open(directory / CLAIMS_FILE, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        os.ftruncate(descriptor, 0)
+        os.ftruncate(descriptor, shards)
+    finally:
+        os.close(descriptor)
+
+
 class Claims:
-    """The claims of one process. Its locks end when any descriptor of the file is closed: open it once a process."""
+    """The claims of one process. Its locks end when any descriptor of the file is closed: have one open at a time.
+
+    Open them while the folder's lock is held: a command that holds it alone deletes the file.
+    """
 
     def __init__(self, directory: Path) -> None:
         self._descriptor = os.open(directory / CLAIMS_FILE, os.O_RDWR | os.O_CREAT, 0o644)
-
-    def reset(self, shards: int) -> None:
-        """Mark no shard as done; only while no other task is at work."""
-        os.ftruncate(self._descriptor, 0)
-        os.ftruncate(self._descriptor, shards)
 
     def take(self, shard: int) -> Claim:
         """Claim a shard until `finish`, or until this process ends."""

@@ -17,7 +17,7 @@ from functools import partial
 from threading import Event
 
 from vilbert.pipeline.errors import RefusedError
-from vilbert.pipeline.jobs.claims import CLAIMS_FILE, Claims
+from vilbert.pipeline.jobs.claims import CLAIMS_FILE, Claims, reset_claims
 from vilbert.pipeline.jobs.crew import Crew
 from vilbert.pipeline.jobs.done import DoneShards, find_done
 from vilbert.pipeline.jobs.job import Job
@@ -40,6 +40,8 @@ SIGNATURE = "a task with --shared,"
 """Begins what tasks write into the lock file."""
 SECONDS_BETWEEN_TRIES = 0.3
 """To take the lock, while another task holds it for a moment."""
+SECONDS_TO_SIGN = 2.0
+"""After which whoever holds the lock, and has not signed as a task does, is a command without --shared."""
 
 
 def write_shared(job: Job, folder: Folder, hung: Event) -> DatasetInfo:
@@ -58,18 +60,19 @@ def write_shared(job: Job, folder: Folder, hung: Event) -> DatasetInfo:
             state_file = task_file(folder)
         stack.push(partial(forget_refused, folder, state_file))
         start = stack.enter_context(starting(folder, state_file))
+        claimed = stack.enter_context(ExitStack())  # before the crew: claims last until its workers have ended
         crew, planned = stack.enter_context(planning(job, folder, hung))
-        claims: Claims | None = None
         while True:
-            done = begin(folder, planned) if alone else join_dataset(folder, planned)
-            with disk_errors(folder):
-                claims = claims or stack.enter_context(Claims(folder.path))
-                if alone:
-                    claims.reset(planned.shards)
             if alone:
+                done = begin(folder, planned)
                 share(lock)
+            else:
+                done = join_dataset(folder, planned)
             start.end()
+            with disk_errors(folder):
+                claims = claimed.enter_context(Claims(folder.path))
             make_shards(job, folder, planned, done, crew, claims, state_file)
+            claimed.close()  # once the lock is released, another command may delete the file
             wait_alone(lock)
             alone = True
             if (info := complete(job, folder, planned)) is not None:
@@ -82,15 +85,35 @@ def join(lock: FolderLock) -> bool:
     Raises:
         LockedError: A command without --shared writes here.
     """
+    seen = time.monotonic()
     while True:
         if lock.take():
             sign(lock)
             return True
         if lock.take(shared=True):
             return False
-        if not lock.holder().startswith(SIGNATURE):
-            lock.refuse()
-        time.sleep(SECONDS_BETWEEN_TRIES)
+        seen = wait_for_task(lock, seen)
+
+
+def wait_for_task(lock: FolderLock, seen: float) -> float:
+    """Wait a moment for the task that holds the lock alone; return when a task was last known to be its holder.
+
+    A task signs just after it takes the lock, so a signature may be that of an earlier holder for a moment.
+
+    Args:
+        lock: It is not held by this process.
+        seen: When a task was last known to be its holder, or the first try was made, by the monotonic clock.
+
+    Raises:
+        LockedError: A command without --shared holds the lock.
+    """
+    now = time.monotonic()
+    if lock.holder().startswith(SIGNATURE):
+        seen = now
+    elif now - seen > SECONDS_TO_SIGN:
+        lock.refuse()
+    time.sleep(SECONDS_BETWEEN_TRIES)
+    return seen
 
 
 def forget_tasks(folder: Folder) -> None:
@@ -111,10 +134,9 @@ def forget_refused(folder: LocalFolder, state_file: str, kind: object, error: ob
 def share(lock: FolderLock) -> None:
     """Let other tasks in."""
     sign(lock)
+    seen = time.monotonic()
     while not lock.take(shared=True):  # another task, or a command without --shared, came first
-        if not lock.holder().startswith(SIGNATURE):
-            lock.refuse()
-        time.sleep(SECONDS_BETWEEN_TRIES)
+        seen = wait_for_task(lock, seen)
 
 
 def wait_alone(lock: FolderLock) -> None:
@@ -139,6 +161,7 @@ def begin(folder: LocalFolder, planned: DatasetInfo) -> DoneShards:
         if done.pending():
             reopen_dataset(folder)
             folder.delete(INDEX_FILE)  # side files are of the shards as they were; see `write_side_files`
+        reset_claims(folder.path, planned.shards)
     return done
 
 

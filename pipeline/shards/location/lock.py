@@ -57,12 +57,18 @@ class FolderLock:
 
     def sign(self, holder: str) -> None:
         """Write down who holds the lock, for messages."""
-        os.ftruncate(self._descriptor, 0)
-        os.pwrite(self._descriptor, f"{holder}\n".encode(), 0)
+        signature = f"{holder}\n".encode()
+        os.pwrite(self._descriptor, signature, 0)  # before the file is cut: a reader never finds it empty
+        os.ftruncate(self._descriptor, len(signature))
 
     def holder(self) -> str:
-        """Return who signed last."""
-        return os.pread(self._descriptor, 200, 0).decode(errors="replace").strip() or "another process"
+        """Return who signed last. The file is opened anew: NFS may answer an open one from its cache."""
+        try:
+            with self._path.open("rb") as file:
+                signature = file.read(200)
+        except FileNotFoundError:  # moved away by hand
+            signature = os.pread(self._descriptor, 200, 0)
+        return signature.decode(errors="replace").strip() or "another process"
 
     def refuse(self) -> NoReturn:
         """Raise LockedError, naming the holder."""

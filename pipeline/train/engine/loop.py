@@ -187,15 +187,15 @@ def run_steps(training: Training, journal: Journal | None, progress: TrainProgre
             # What is on a GPU, and whether another process stops, is read where it is logged: reading waits.
             reading = logging_due or group.device.type == "cpu"
             stopping = is_interrupted(interrupted, group) if reading or group.world == 1 else False
-            if reading or training.step % settings.eval_every == 0 or training.step % settings.checkpoint_every == 0:
+            saving = training.step % settings.checkpoint_every == 0 or last or stopping
+            evaluating = training.step % settings.eval_every == 0 or last
+            if reading or evaluating or saving:
                 require_finite(training)
             if journal is not None and logging_due:
                 lap = clock.lap(training.samples(training.step))
                 journal.write("train", training.step, {**train_figures(training, losses, norm), **lap})
             if progress is not None:
                 progress.show(training.step, float(losses.means.sum()) if reading else None, clock.waiting)
-            saving = training.step % settings.checkpoint_every == 0 or last or stopping
-            evaluating = training.step % settings.eval_every == 0 or last
             with clock.paused():
                 begun = time.perf_counter()
                 changed = evaluating and held_out(training, journal, saving=saving, interrupted=interrupted)

@@ -9,6 +9,9 @@ the momentum, an update is
 
 torch.optim.Muon computes in bfloat16, one matrix after another. On a CPU that is slow for small matrices; here matrices
 of one shape go through each product together, in their own dtype.
+
+Where the attribute `found_inf` is a tensor that holds 1, a step changes neither parameters nor momenta, as with torch's
+fused optimizers: so the training loop leaves out a step that is not finite without waiting for the GPU.
 """
 
 from __future__ import annotations
@@ -59,28 +62,35 @@ class Muon(torch.optim.AdamW):
             super().step(closure)
         finally:
             self.param_groups = groups
+        found_inf: Tensor | None = getattr(self, "found_inf", None)
         for group in groups:
             if group.get("muon"):
-                self._update(group)
+                self._update(group, found_inf)
 
-    def _update(self, group: dict[str, Any]) -> None:
+    def _update(self, group: dict[str, Any], found_inf: Tensor | None) -> None:
         by_shape: dict[torch.Size, list[nn.Parameter]] = {}
         for parameter in group["params"]:
             if parameter.grad is not None:
                 by_shape.setdefault(parameter.shape, []).append(parameter)
         for (rows, columns), parameters in by_shape.items():
-            updates = orthogonalize(self._momentum(parameters, group["momentum"]))
+            updates = orthogonalize(self._momentum(parameters, group["momentum"], found_inf))
             rate = group["lr"] * max(1.0, rows / columns) ** 0.5
+            decay: float | Tensor = group["lr"] * group["weight_decay"]
+            if found_inf is not None:
+                updates, decay = updates * (1 - found_inf), decay * (1 - found_inf)
             values: list[Tensor] = [*parameters]
-            torch._foreach_mul_(values, 1 - group["lr"] * group["weight_decay"])
+            torch._foreach_mul_(values, 1 - decay)  # type: ignore[arg-type] # a tensor may be given, too
             torch._foreach_add_(values, updates.unbind(), alpha=-rate)
 
-    def _momentum(self, parameters: Sequence[nn.Parameter], momentum: float) -> Tensor:
+    def _momentum(self, parameters: Sequence[nn.Parameter], momentum: float, found_inf: Tensor | None) -> Tensor:
         """Add the gradients to the momenta; return Nesterov's momenta of the parameters, stacked."""
         for parameter in parameters:
             if not self.state[parameter]:
                 self.state[parameter].update(step=torch.tensor(0.0), momentum=torch.zeros_like(parameter))
         momenta = [self.state[parameter]["momentum"] for parameter in parameters]
         gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+        if found_inf is not None:  # a mean that is moved towards itself stays; NaN times 0 would be NaN
+            leaves_out = found_inf.bool()
+            gradients = [*torch.where(leaves_out, torch.stack(momenta), torch.stack(gradients)).unbind()]
         torch._foreach_lerp_(momenta, gradients, 1 - momentum)
         return torch.stack(torch._foreach_lerp(gradients, momenta, momentum))

@@ -6,9 +6,11 @@ import json
 import os
 import random
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,8 +18,9 @@ from vilbert.pipeline.cli import main, parse
 from vilbert.pipeline.errors import FingerprintError, LockedError
 from vilbert.pipeline.extract.run import extract
 from vilbert.pipeline.extract.settings import ExtractSettings
-from vilbert.pipeline.jobs.claims import Claim, Claims
+from vilbert.pipeline.jobs.claims import Claim, Claims, reset_claims
 from vilbert.pipeline.jobs.run_state import read_state
+from vilbert.pipeline.jobs.shared import join, share, sign
 from vilbert.pipeline.shards.checks.verify import examine
 from vilbert.pipeline.shards.dataset import read_dataset
 from vilbert.pipeline.shards.location.folder import LocalFolder
@@ -188,8 +191,8 @@ def test_a_command_of_other_settings_is_refused_and_leaves_nothing(settings_for:
 
 
 def test_a_claim_ends_with_its_process_and_a_mark_does_not(tmp_path: Path) -> None:
+    reset_claims(tmp_path, 4)
     with Claims(tmp_path) as claims:
-        claims.reset(4)
         assert claims.take(1) is Claim.OURS
         reader, writer = os.pipe()
         if (child := os.fork()) == 0:
@@ -232,3 +235,83 @@ def test_conversions_are_shared_too(settings_for: Make, tmp_path: Path, forks: F
     tasks = [forks.start(convert(tmp_path / "two", "--shared"), tmp_path / "log") for _ in range(2)]
     assert [forks.wait(task) for task in tasks] == [0, 0], (tmp_path / "log").read_text()
     assert contents(tmp_path / "two") == contents(tmp_path / "one")
+
+
+def test_a_task_that_has_not_signed_yet_is_waited_for(tmp_path: Path) -> None:
+    """Two tasks begin at once, where a command without --shared that was killed has signed before them."""
+    (tmp_path / ".lock").write_text("process 7 on node3\n")
+    with open_lock(tmp_path) as first, open_lock(tmp_path) as second:
+        assert first.take()
+
+        def begin() -> None:
+            time.sleep(0.2)
+            sign(first)
+            time.sleep(0.4)
+            share(first)
+
+        beginning = threading.Thread(target=begin)
+        beginning.start()
+        assert not join(second)
+        beginning.join()
+
+
+def test_the_lock_is_signed_at_every_moment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[str] = []
+    with open_lock(tmp_path) as lock, open_lock(tmp_path) as other:
+        lock.sign("a task with --shared, process 123456 on node3")
+        for name in ("pwrite", "ftruncate"):
+
+            def called(*arguments: Any, call: Callable[..., Any] = getattr(os, name)) -> Any:
+                read.append(other.holder())
+                result = call(*arguments)
+                read.append(other.holder())
+                return result
+
+            monkeypatch.setattr(os, name, called)
+        lock.sign("a task with --shared, process 7 on node3")
+    assert len(read) == 4
+    assert all(holder.startswith("a task with --shared, process ") for holder in read)
+    assert read[-1] == "a task with --shared, process 7 on node3"
+
+
+def claim_of_another_process(output: Path, shard: int) -> str:
+    """Return what another process that opens the claims now gets."""
+    reader, writer = os.pipe()
+    if (child := os.fork()) == 0:
+        with Claims(output) as claims:
+            os.write(writer, claims.take(shard).value.encode())
+        os._exit(0)
+    os.waitpid(child, 0)
+    told = os.read(reader, 10).decode()
+    os.close(reader)
+    os.close(writer)
+    return told
+
+
+def test_claims_hold_against_all_tasks_and_until_the_workers_have_ended(
+    settings_for: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A shard is missing after all, so the task begins again; meanwhile another command deleted the file of claims."""
+    settings = settings_for("shared", shard_size=2, shared=True)
+    told: list[str] = []
+
+    def make_shards(*arguments: Any) -> None:
+        claims = arguments[5]
+        assert claims.take(0) is Claim.OURS
+        told.append(claim_of_another_process(settings.output, 0))
+        if len(told) == 2:
+            raise KeyboardInterrupt
+        claims.finish(0)
+
+    def complete(job: Any, folder: LocalFolder, planned: Any) -> None:
+        folder.delete(".claims")
+
+    def close(crew: Any, hung: Any) -> None:
+        told.append(claim_of_another_process(settings.output, 0))
+        crew.close()
+
+    monkeypatch.setattr("vilbert.pipeline.jobs.shared.make_shards", make_shards)
+    monkeypatch.setattr("vilbert.pipeline.jobs.shared.complete", complete)
+    monkeypatch.setattr("vilbert.pipeline.jobs.workers.close", close)
+    assert extract(settings) == 130
+    assert told == ["held", "held", "held"]

@@ -140,3 +140,25 @@ def test_a_matrix_without_a_gradient_stays() -> None:
     learning(model)[name].grad = None
     optimizer.step()
     assert torch.equal(before, learning(model)[name])
+
+
+def test_a_step_that_is_not_finite_is_left_out_on_the_device() -> None:
+    """As torch's fused AdamW does where `found_inf` is 1; where it is 0 the update is the usual one."""
+    model, same = two_streams(), two_streams()
+    optimizer = build_optimizer(model, SETTINGS, from_bert=False)
+    usual = build_optimizer(same, SETTINGS, from_bert=False)
+    for step, found_inf in enumerate((1.0, 0.0, 1.0, 0.0)):
+        before = {name: value.detach().clone() for name, value in learning(model).items()}
+        set_gradients(model, step)
+        set_gradients(same, step)
+        if found_inf:
+            for parameter in learning(model).values():
+                parameter.grad = torch.full_like(parameter, float("nan"))
+        optimizer.found_inf = torch.tensor(found_inf)  # type: ignore[attr-defined]
+        optimizer.step()
+        if found_inf:
+            assert all(torch.equal(value, before[name]) for name, value in learning(model).items())
+        else:
+            usual.step()
+            for name, value in learning(model).items():
+                torch.testing.assert_close(value, learning(same)[name], msg=name)
