@@ -211,7 +211,7 @@ def stages(output: Path, scenes: int) -> list[Stage]:
     evaluate = ("evaluate", "vqa", *questions, "--checkpoint", vqa)
     return [
         # What is there already is whole, but not recorded as finished: the demo was killed between the two.
-        Stage("draw", ["shapes", str(shapes), "--scenes", str(scenes), "--seed", "0", "--overwrite"], 28),
+        Stage("draw", ["shapes", str(shapes), "--scenes", str(scenes), "--seed", "0", "--overwrite"], 23),
         Stage(
             "manifest",
             [
@@ -223,15 +223,15 @@ def stages(output: Path, scenes: int) -> list[Stage]:
         Stage(
             "extract",
             ["extract", str(manifest), "--output", str(features), *DETECTOR, "--shard-size", "250"],
-            105,
+            77,
         ),
-        Stage("verify", ["verify", str(features), "--deep"], 2),
+        Stage("verify", ["verify", str(features), "--deep"], 3),
         Stage("stats", ["stats", str(features)], 1),
         Stage("inspect", ["inspect", f"{features}:0", "--image", str(output / "regions.png"), "--max-boxes", "8"], 1),
         Stage(
             "pretrain",
             ["pretrain", str(features), "--output", pretrained, "--config", "shapes"],
-            275,
+            144,
         ),
         Stage(
             "finetune",
@@ -239,7 +239,7 @@ def stages(output: Path, scenes: int) -> list[Stage]:
                 *("finetune", "vqa", *questions, "--init-from", f"{pretrained}/final", "--config", "shapes"),
                 *("--output", vqa),
             ],
-            215,
+            100,
         ),
         Stage("evaluate", [*evaluate, "--output", results], 5),
         Stage("evaluate blind", [*evaluate, "--blind", "--output", blind], 5),
