@@ -64,9 +64,9 @@ class Batch:
     image_label: Tensor
     """int64 [B, R], 1 where the region is to be predicted."""
     class_ids: Tensor
-    """int32 [B, R, K]"""
+    """int32 [B, R, K]; K is 0 where the class targets are those of a column."""
     class_probs: Tensor
-    """float16 [B, R, K]; padding is 0."""
+    """float16 [B, R, K], or [B, R, C] of all classes by class id, where they are those of a column; padding is 0."""
     next_sentence_label: Tensor
     """int64 [B], 0 where text and image match, 1 where not."""
     image_ids: tuple[str, ...]

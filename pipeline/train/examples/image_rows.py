@@ -35,9 +35,9 @@ class ImageRows(NamedTuple):
     region_mask: NDArray[np.int64]
     """[B, R], 1 where a region is; an image without any has one of zeros."""
     class_ids: NDArray[np.int32]
-    """[B, R, K]"""
+    """[B, R, K]; K is 0 where the class targets are those of a column."""
     class_probs: NDArray[np.float16]
-    """[B, R, K]"""
+    """[B, R, K], or [B, R, C] of all classes by class id, where they are those of a column."""
 
 
 def lay_out(corpus: Corpus, examples: Sequence[Example | None], draws: RegionDraws, items: ItemSettings) -> ImageRows:
@@ -74,7 +74,7 @@ def lay_out(corpus: Corpus, examples: Sequence[Example | None], draws: RegionDra
         locations(boxes, sizes),
         region_mask,
         _spread(present, [e.class_ids[:n] for e, n in kept], np.int32, corpus.top_classes),
-        _spread(present, [e.class_probs[:n] for e, n in kept], np.float16, corpus.top_classes),
+        _spread(present, [e.class_probs[:n] for e, n in kept], np.float16, corpus.target_classes),
     )
 
 

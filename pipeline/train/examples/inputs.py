@@ -65,6 +65,8 @@ def dense_labels(batch: Batch, device: torch.device | str, num_classes: int) -> 
     class_ids = batch.class_ids.to(device, non_blocking=True).long()
     probs = batch.class_probs.to(device, non_blocking=True).double()
     total = probs.sum(dim=-1, keepdim=True)
+    if not batch.class_ids.shape[-1]:  # all classes, of a column
+        return (probs / total.clamp(min=SMALLEST)).float()
     others = num_classes - class_ids.shape[-1]
     rest = (1 - total).clamp(min=0) / others if others else torch.zeros_like(total)
     # Padding has a total of 0, and stays 0.
