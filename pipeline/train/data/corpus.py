@@ -21,10 +21,13 @@ from numpy.typing import NDArray
 from vilbert.pipeline.errors import CorruptShardError, RefusedError
 from vilbert.pipeline.shards.columns.layout import BASE
 from vilbert.pipeline.shards.columns.shard import ColumnShard
+from vilbert.pipeline.shards.sample import SCALES
 from vilbert.pipeline.shards.selection.match import open_selections, require_their_data
+from vilbert.pipeline.shards.small_features import SmallFeatures
 from vilbert.pipeline.shards.storage.store import ShardReader, open_shard
 from vilbert.pipeline.shards.storage.verified import VerifiedFiles
 from vilbert.pipeline.train.data.feature_columns import FeatureColumn, check_class_targets
+from vilbert.pipeline.train.data.feature_rows import FeaturePart, copy_features, joined_features
 from vilbert.pipeline.train.data.mixed_features import refuse_mixed_features, refuse_repeated
 from vilbert.pipeline.train.data.order import Places
 from vilbert.pipeline.train.data.selection import Source, check_sources, read_source, usable_indices
@@ -53,7 +56,7 @@ class Example:
     """Pixels of the image."""
     boxes: NDArray[np.float32]
     """[N, 4] xyxy in pixels."""
-    feature_parts: tuple[NDArray[np.float16] | NDArray[np.float32], ...]
+    feature_parts: tuple[FeaturePart, ...]
     """[N, M] for each name of `--features`; `features` has them side by side."""
     class_ids: NDArray[np.uint16]
     """[N, K] most probable classes, most probable first; 0 is the background. K is 0 for data sets without them, and
@@ -63,19 +66,12 @@ class Example:
 
     @property
     def features(self) -> NDArray[np.float16] | NDArray[np.float32]:
-        """[N, D]. A batch holds float16. A copy where several features are concatenated."""
-        if len(self.feature_parts) == 1:
-            return self.feature_parts[0]
-        joined: NDArray[Any] = np.concatenate(self.feature_parts, axis=1)
-        return joined
+        """[N, D]. A copy where several features are concatenated, or they have one byte a value."""
+        return joined_features(self.feature_parts)
 
     def copy_features(self, target: NDArray[Any]) -> None:
         """Write the features of the first regions into an array [at most N, D], each part once."""
-        start = 0
-        for part in self.feature_parts:
-            stop = start + part.shape[1]
-            target[:, start:stop] = part[: len(target)]
-            start = stop
+        copy_features(self.feature_parts, target)
 
 
 class Corpus:
@@ -415,8 +411,9 @@ class Corpus:
     def _read_example(self, source: Source, reader: ShardReader, index: int) -> Example:
         fields = _FIELDS if source.top_classes else _WITHOUT_CLASSES
         if source.features == (None,):
-            arrays, metadata = reader.read(index, fields)
-            parts: tuple[NDArray[Any], ...] = (arrays.pop("features"),)
+            arrays, metadata = reader.read(index, fields, stored=True)
+            features, scales = arrays.pop("features"), arrays.pop(SCALES, None)
+            parts: tuple[FeaturePart, ...] = (features if scales is None else SmallFeatures(features, scales),)
         else:
             wanted = [name for name in fields if name != "features" or None in source.features]
             arrays, metadata = reader.read(index, wanted)

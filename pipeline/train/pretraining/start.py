@@ -168,7 +168,7 @@ def whiten_features(model: PreTrainedModel, corpus: Corpus) -> None:
     """
     order = Order(corpus.shard_sizes, seed=0, shuffle=False)
     places = order.at(np.arange(min(WHITENED_SAMPLES, order.epoch_size)))
-    found = [example.features for example in corpus.read(places) if example is not None and len(example.features)]
+    found = [example.features for example in corpus.read(places) if example is not None and len(example.boxes)]
     if not found:
         raise RefusedError("--whiten-features: none of the first samples has a region that can be read")
     features = np.concatenate(found).astype(np.float64)
