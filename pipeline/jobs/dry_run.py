@@ -124,7 +124,7 @@ def measure_sample(job: Job, worker: ShardWorker, planned: DatasetInfo, descript
     begun = time.monotonic()
     outcomes = worker.try_rows(rows)
     seconds = time.monotonic() - begun
-    device = description.fingerprint.get("extractor", {}).get("device")
+    device = description.fingerprint.get("extractor", {}).get("device") if job.on_gpu else None
     where = f", on the {device}" if device else ""
     return Measure(
         bytes_a_row=sum(stored(outcome, planned.storage) for outcome in outcomes) / len(rows),

@@ -229,7 +229,7 @@ class ConvertJob:
 
     def worker_here(self) -> ConvertWorker:
         """Return a worker of this process, which reads the plan of the dry run."""
-        return ConvertWorker(self.settings, self._dry_plan)
+        return ConvertWorker(self.settings, self._dry_plan, verify=False)
 
     @property
     def made_share(self) -> float:

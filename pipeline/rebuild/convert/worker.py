@@ -45,8 +45,16 @@ Outcome = Sample | RawSample | RawRun | FailureRow | str
 class ConvertWorker:
     """Reads rows of the sources and writes shards. Its methods may be called from several threads."""
 
-    def __init__(self, settings: ConvertSettings, plan: Path | None = None) -> None:
-        """Take the settings, and the folder that holds `.plan/` if it is not the output folder."""
+    def __init__(self, settings: ConvertSettings, plan: Path | None = None, *, verify: bool = True) -> None:
+        """Take the settings.
+
+        Args:
+            settings: What to convert.
+            plan: Folder that holds `.plan/`, if it is not the output folder.
+            verify: Whether the SHA-256 of shards of the sources is compared. A dry run does not: it needs few rows of
+                many shards, and would read these whole.
+        """
+        self._verify = verify
         self._settings = settings
         self._folder = open_folder(settings.output)
         self._plan = plan
@@ -60,7 +68,7 @@ class ConvertWorker:
 
     def start(self) -> Description:
         """Open the sources and return what is made of them. Raises what `describe_outcome` raises."""
-        opened = OpenSources(self._settings)
+        opened = OpenSources(self._settings, verify=self._verify)
         self._outcome = outcome = describe_outcome(self._settings, opened)
         self._fingerprint = fingerprint_digest(outcome.fingerprint)
         self._idle.append(_Opened(opened))
@@ -152,7 +160,7 @@ class ConvertWorker:
         """Give sources and a plan that no other thread uses."""
         with self._lock:
             opened = self._idle.pop() if self._idle else None
-        opened = opened or _Opened(OpenSources(self._settings))
+        opened = opened or _Opened(OpenSources(self._settings, verify=self._verify))
         opened.open_plan(self._settings, self._plan)
         try:
             yield opened
