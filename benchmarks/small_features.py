@@ -1,8 +1,9 @@
 """Features of one byte a value beside float16: bytes, and the time of an epoch over samples of the published sizes.
 
 The same 36 regions of 2048 features in tar shards. A read hands over features, boxes, classes and metadata, and copies
-the features into their row of a batch, as training does. An epoch reads every sample once, at random: from the page
-cache, and from the disk, with the cache emptied before. By turns, medians.
+the features as they are stored into their row of a batch, as training does: codes of one byte a value are expanded on
+the model's device. An epoch reads every sample once, at random: from the page cache, and from the disk, with the cache
+emptied before. By turns, medians.
 """
 
 from __future__ import annotations
@@ -68,15 +69,19 @@ def write(folder: Path, name: str, settings: Settings) -> int:
     return written // settings.samples
 
 
-def epoch(paths: Sequence[Path], order: Sequence[int], shard_size: int) -> float:
+def epoch(paths: Sequence[Path], order: Sequence[int], shard_size: int, dtype: str) -> float:
     """Read every sample once and return the seconds."""
-    batch: NDArray[Any] = np.empty((BATCH, 36, 2048), np.float16)
+    batch: NDArray[Any] = np.empty((BATCH, 36, 2048), dtype)
+    scales = np.empty((BATCH, 36, 2), np.float32)
     begun = time.perf_counter()
     with ExitStack() as stack:
         readers = [stack.enter_context(open_shard(path, verify=False)) for path in paths]
         for number in order:
             shard, index = divmod(number, shard_size)
-            batch[number % BATCH] = readers[shard].read(index, FIELDS).arrays["features"]
+            arrays = readers[shard].read(index, FIELDS, stored=True).arrays
+            batch[number % BATCH] = arrays["features"]
+            if dtype != "float16":
+                scales[number % BATCH] = arrays["feature_scales"]
     return time.perf_counter() - begun
 
 
@@ -99,7 +104,7 @@ def measure(folder: Path, settings: Settings) -> dict[str, dict[str, float]]:
         for way, prepare in ways.items():
             for name in NAMES:
                 prepare(paths[name])
-                taken[way][name].append(epoch(paths[name], order, settings.shard_size))
+                taken[way][name].append(epoch(paths[name], order, settings.shard_size, STORED_AS[name]))
     return {
         way: {name: 1e6 * statistics.median(found[1:]) / settings.samples for name, found in names.items()}
         for way, names in taken.items()

@@ -63,7 +63,7 @@ class Site:
 
 
 def tell_apart(datasets: Sequence[OpenedDataset]) -> None:
-    """Call data sets of the same name by the name of the folder above, too; by their whole paths where that is equal."""
+    """Add the parent folder to names that occur more than once; use whole paths where that is not enough."""
     for parts in (2, None):
         count = Counter(dataset.name for dataset in datasets)
         for dataset in datasets:

@@ -29,6 +29,7 @@ from vilbert.pipeline.tasks.retrieval.scores import ImagePool, ImageTensors, sco
 from vilbert.pipeline.tasks.retrieval.task import RetrievalTask
 from vilbert.pipeline.tasks.task import Task
 from vilbert.pipeline.tasks.texts import encode
+from vilbert.pipeline.train.data.feature_rows import features_on
 from vilbert.pipeline.train.examples.inputs import GLOBAL_LOCATION
 
 logger = logging.getLogger(__name__)
@@ -98,7 +99,7 @@ def image_pool(
     def read(numbers: NDArray[np.int64]) -> ImageTensors:
         shown = read_images(images, None, [looked_at[number] for number in numbers], max_regions=max_regions)
         rows = lay_out(shown, feature_dim=images.corpus.feature_dim, max_regions=max_regions)
-        features = rows.features.float()
+        features = features_on("cpu", *rows.features).float()
         whole = torch.einsum("cr,crd->cd", torch.from_numpy(rows.weights), features)
         first = torch.tensor(GLOBAL_LOCATION).expand(len(shown), 1, -1)
         mask = torch.from_numpy(rows.mask)

@@ -26,6 +26,8 @@ from vilbert.pipeline.shards.viewing.draw import Rectangle, place_label
 LEVELS = 255
 FONT = 2.8
 """Size of a label, in hundredths of the photograph's longer side."""
+LONGEST_SIDE = 1120
+"""Pixels of the photograph; a larger one is reduced, so that the page of a large model stays below 3 MB."""
 LISTED = 6
 """Labels drawn and weights listed for what is chosen."""
 
@@ -80,7 +82,7 @@ def attention_page(attention: Attention, pixels: NDArray[np.uint8], *, title: st
         dimming=bool(over_regions.any()),
         width=attention.width,
         height=attention.height,
-        photograph=photograph_uri(pixels),
+        photograph=photograph_uri(pixels, LONGEST_SIDE),
         chosen=f"\u201c{names[first.rows][row]}\u201d looks at",
         listed=_listed(names[first.columns], weights),
         data=data,

@@ -170,6 +170,7 @@ class Reader:
         regions = lay_out(seen, feature_dim=config.v_feature_size, max_regions=trained.card.max_regions)
         batch = ItemBatch(
             **row_tensors(text, regions, image_of),
+            feature_scales=regions.features.scales,
             targets={},
             count=0,
             numbers=(),

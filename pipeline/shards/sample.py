@@ -17,7 +17,14 @@ from vilbert.extractors.regions import PAIRS, Regions
 from vilbert.pipeline.errors import CorruptShardError, ShardError
 from vilbert.pipeline.shards.canonical import decode_json, encode_json
 from vilbert.pipeline.shards.keys import is_key
-from vilbert.pipeline.shards.small_features import LEAST_COSINE, SmallFeatures, compress, expand
+from vilbert.pipeline.shards.small_features import (
+    CODES,
+    LEAST_COSINE,
+    SmallFeatures,
+    compress,
+    expand,
+    require_known_scales,
+)
 from vilbert.pipeline.shards.storage.npy import decode_npy, encode_npy
 
 FORMATS = (1, 2, 3)
@@ -240,22 +247,32 @@ def build_sample(
 def expand_features(arrays: Mapping[str, NDArray[Any]]) -> tuple[dict[str, NDArray[Any]], SmallFeatures | None]:
     """Return stored arrays with features that can be computed with, and the features as stored if others.
 
+    Raises ValueError as `small_features` does.
+    """
+    found, small = dict(arrays), small_features(arrays)
+    if small is not None:
+        del found[SCALES]
+        found["features"] = expand(small)
+    return found, small
+
+
+def small_features(arrays: Mapping[str, NDArray[Any]]) -> SmallFeatures | None:
+    """Return the features among stored arrays if they have one byte a value.
+
     Raises ValueError where scales do not go with the features, or are missing.
     """
-    found = dict(arrays)
-    scales = found.pop(SCALES, None)
-    features = found.get("features")
+    features, scales = arrays.get("features"), arrays.get(SCALES)
     if features is None:
-        return found, None
-    if (features.dtype.name in LEAST_COSINE) != (scales is not None):
+        return None
+    if (features.dtype.str[1:] in CODES) != (scales is not None):
         raise ValueError(f"features are {features.dtype} {'with' if scales is not None else 'without'} {SCALES}")
     if scales is None:
-        return found, None
+        return None
     if scales.shape != (len(features), 2):
         raise ValueError(f"{SCALES} is {list(scales.shape)} for features of {len(features)} regions")
     small = SmallFeatures(features, scales)
-    found["features"] = expand(small)
-    return found, small
+    require_known_scales(small)
+    return small
 
 
 def captions_of(sample: Sample, path: Path) -> list[str]:

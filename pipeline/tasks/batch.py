@@ -42,7 +42,7 @@ class ItemBatch:
     attention_mask: Tensor
     """int64 [N, T], 1 where a word is."""
     features: Tensor
-    """float16 [C, R, D], without the global region; padding is 0."""
+    """float16 [C, R, D], without the global region; padding is 0. Codes where there are `feature_scales`."""
     weights: Tensor
     """float32 [C, R], what each region counts in the global one."""
     locations: Tensor
@@ -61,6 +61,8 @@ class ItemBatch:
     """[C]."""
     unread: int
     """Items that could not be read."""
+    feature_scales: Tensor | None = None
+    """float32 [C, R, 2] of features of one byte a value, see `FeatureRows`."""
 
     def pin_memory(self) -> Self:
         """Return the batch in page-locked memory, from which a GPU copies while the CPU goes on."""
@@ -139,6 +141,7 @@ def make_item_batch(source: ItemSource, numbers: Sequence[int], rows: Sequence[R
     ]
     return ItemBatch(
         **row_tensors(text, regions, image_of),
+        feature_scales=regions.features.scales,
         targets=targets,
         count=task.count(targets),
         numbers=tuple(kept_numbers),
@@ -154,7 +157,7 @@ def row_tensors(text: Encoded, regions: RegionRows, image_of: Sequence[int]) -> 
         "input_ids": torch.from_numpy(text.ids),
         "segments": torch.from_numpy(text.segments),
         "attention_mask": torch.from_numpy(attention_mask.astype(np.int64)),
-        "features": regions.features,
+        "features": regions.features.features,
         "weights": torch.from_numpy(regions.weights),
         "locations": torch.from_numpy(regions.locations),
         "region_mask": torch.from_numpy(regions.mask),

@@ -10,20 +10,20 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
 
+from vilbert.pipeline.shards.small_features import SmallFeatures
 from vilbert.pipeline.tasks.join import Images
 from vilbert.pipeline.tasks.task import Shown
 from vilbert.pipeline.train.data.corpus import Example
-from vilbert.pipeline.train.data.shared_buffers import empty_features
+from vilbert.pipeline.train.data.feature_rows import FeaturePart, FeatureRows, lay_out_features
 from vilbert.pipeline.train.examples.image_rows import locations
 
 
 class RegionRows(NamedTuple):
     """Images side by side; padding is 0."""
 
-    features: Tensor
-    """float16 [C, R, D]."""
+    features: FeatureRows
+    """[C, R, D]."""
     weights: NDArray[np.float32]
     """[C, R], what each region counts in the feature of the whole image."""
     locations: NDArray[np.float32]
@@ -59,18 +59,27 @@ def _show(found: Example, at_boxes: Example | None, max_regions: int, *, average
     given = 0 if at_boxes is None else min(len(at_boxes.boxes), max_regions)
     detected = min(len(found.boxes), max_regions - given)
     parts = [(found, detected)] if at_boxes is None else [(found, detected), (at_boxes, given)]
-    features = np.empty((detected + given, sum(part.shape[1] for part in found.feature_parts)), np.float16)
-    found.copy_features(features[:detected])
-    if at_boxes is not None:
-        at_boxes.copy_features(features[detected:])
     return Shown(
         image_id=found.image_id,
         width=found.width,
         height=found.height,
         boxes=np.concatenate([part.boxes[:count] for part, count in parts]),
-        features=features,
+        features=_first_features(parts),
         weights=mean_weights(detected, given, averaged=averaged),
     )
+
+
+def _first_features(parts: Sequence[tuple[Example, int]]) -> FeaturePart:
+    """Return the features of the first regions of each, [R, D]; float16, but for the codes of one alone."""
+    found, count = parts[0]
+    if len(parts) == len(found.feature_parts) == 1 and isinstance(small := found.feature_parts[0], SmallFeatures):
+        return small.rows(slice(count))
+    channels, start = sum(part.shape[1] for part in found.feature_parts), 0
+    features = np.empty((sum(count for _, count in parts), channels), np.float16)
+    for example, count in parts:
+        example.copy_features(features[start : start + count])
+        start += count
+    return features
 
 
 def mean_weights(detected: int, given: int = 0, *, averaged: bool = False) -> NDArray[np.float32]:
@@ -91,14 +100,16 @@ def lay_out(shown: Sequence[Shown | None], *, feature_dim: int, max_regions: int
     """Lay images side by side; None is an image of one region of zeros, for attention needs something to look at."""
     counts = np.array([len(image.boxes) if image else 0 for image in shown], dtype=np.int64)
     width = max(int(counts.max(initial=0)), 1)
-    features = empty_features((len(shown), width, feature_dim), room=len(shown) * max_regions * feature_dim)
-    filled = features.numpy()
+    features = lay_out_features(
+        [(image.features,) if image else () for image in shown],
+        counts.tolist(),
+        channels=feature_dim,
+        most=max_regions,
+    )
     weights = np.zeros((len(shown), width), dtype=np.float32)
     boxes = np.zeros((len(shown), width, 4), dtype=np.float32)
     for row, (image, count) in enumerate(zip(shown, counts.tolist(), strict=True)):
-        filled[row, count:] = 0
         if image is not None and count:
-            filled[row, :count] = image.features
             boxes[row, :count] = image.boxes
             weights[row, :count] = image.weights
     sizes = np.array([(image.width, image.height) if image else (1, 1) for image in shown], dtype=np.float64)

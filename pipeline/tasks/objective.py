@@ -17,6 +17,7 @@ from vilbert.model.outputs import ViLBertForTasksOutput
 from vilbert.model.tasks import ViLBertForTasks
 from vilbert.pipeline.tasks.batch import PAST_THE_END, ItemBatch
 from vilbert.pipeline.tasks.task import Task
+from vilbert.pipeline.train.data.feature_rows import features_on
 from vilbert.pipeline.train.engine.distributed import Group
 from vilbert.pipeline.train.examples.inputs import GLOBAL_LOCATION
 
@@ -46,7 +47,7 @@ def to_inputs(part: ItemBatch, device: torch.device, *, causal: bool) -> dict[st
     image_feat float32 [N, R + 1, D] and the other image tensors begin with the global region. attention_mask is
     [N, T, T] where `causal`: a word sees itself and those before it, and the image what every word sees.
     """
-    features = part.features.to(device, non_blocking=True).float()
+    features = features_on(device, part.features, part.feature_scales).float()
     whole = torch.einsum("cr,crd->cd", part.weights.to(device, non_blocking=True), features)
     image_of = part.image_of.to(device, non_blocking=True)
     locations, mask = (value.to(device, non_blocking=True) for value in (part.locations, part.region_mask))

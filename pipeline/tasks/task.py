@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from vilbert.pipeline.tasks.batch import ItemSource
+    from vilbert.pipeline.train.data.feature_rows import FeaturePart
     from vilbert.pipeline.train.engine.distributed import Group
 
 __all__ = ["GivenBoxes", "Rows", "Shown", "Task", "TaskBase"]
@@ -39,7 +40,7 @@ class Shown:
     """Pixels of the image."""
     boxes: NDArray[np.float32]
     """[R, 4] xyxy in pixels."""
-    features: NDArray[np.float16] | NDArray[np.float32]
+    features: FeaturePart
     """[R, D]."""
     weights: NDArray[np.float32]
     """[R], what each region counts in the feature of the whole image; they sum to 1."""

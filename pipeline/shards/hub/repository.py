@@ -107,7 +107,7 @@ def require_access(repo_id: str) -> None:
     These are: offline mode, no token, a repository name that the Hub does not allow.
     """
     from huggingface_hub import constants, get_token
-    from huggingface_hub.utils import validate_repo_id
+    from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
     if constants.HF_HUB_OFFLINE:
         raise RefusedError("HF_HUB_OFFLINE is set: unset it to upload to the Hugging Face Hub")

@@ -198,10 +198,10 @@ class LmdbReader(Closing):
         key = self._keys[index]
         return decode_tensors(key, self._get(key), path=self.path)
 
-    def read(self, index: int, fields: Sequence[str]) -> Part:
+    def read(self, index: int, fields: Sequence[str], *, stored: bool = False) -> Part:
         """Return the named arrays and the metadata of a sample."""
         key = self._keys[index]
-        return self._view(key, lambda value: decode_part(key, value, fields, path=self.path))
+        return self._view(key, lambda value: decode_part(key, value, fields, path=self.path, stored=stored))
 
     def metadata(self, index: int) -> dict[str, Any]:
         """Return the metadata of a sample without touching its arrays."""

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from vilbert.pipeline.errors import CorruptShardError
 from vilbert.pipeline.shards.canonical import decode_json
-from vilbert.pipeline.shards.sample import FIELDS, REGION_FIELDS, SCALES, check_region_field, expand_features
+from vilbert.pipeline.shards.sample import FIELDS, REGION_FIELDS, SCALES, check_region_field, small_features
+from vilbert.pipeline.shards.small_features import expand
 
 _DTYPES = {name: tuple(map(np.dtype, field.dtypes)) for name, field in FIELDS.items()}
 
@@ -20,13 +21,18 @@ class Part(NamedTuple):
     """Some arrays of a sample and its metadata."""
 
     arrays: dict[str, NDArray[Any]]
-    """Read-only arrays by field name; features in float16 or float32, whatever they are stored in."""
+    """Read-only arrays by field name; features in float16 or float32, or as stored where asked for."""
     metadata: dict[str, Any]
     """The object of KEY.json, width, height and num_boxes included."""
 
 
-def build_part(key: str, arrays: Mapping[str, NDArray[Any]], metadata: bytes, *, path: Path) -> Part:
-    """Return a part of a sample; raise CorruptShardError where its arrays or its KEY.json disagree with the format."""
+def build_part(
+    key: str, arrays: Mapping[str, NDArray[Any]], metadata: bytes, *, path: Path, stored: bool = False
+) -> Part:
+    """Return a part of a sample; raise CorruptShardError where its arrays or its KEY.json disagree with the format.
+
+    stored: leave features of one byte a value as they are, beside their scales.
+    """
     document = parse_metadata(key, metadata, path=path)
     boxes = document["num_boxes"]
     columns: dict[str, int] = {"2": 2, "4": 4}
@@ -44,9 +50,13 @@ def build_part(key: str, arrays: Mapping[str, NDArray[Any]], metadata: bytes, *,
                 key=key,
             )
     try:
-        return Part(expand_features(arrays)[0], document)
+        small = small_features(arrays)
     except ValueError as error:
         raise CorruptShardError(str(error), path=path, key=key) from error
+    if small is None or stored:
+        return Part(dict(arrays), document)
+    found = {name: array for name, array in arrays.items() if name != SCALES}
+    return Part({**found, "features": expand(small)}, document)
 
 
 def stored_names(fields: Sequence[str], there: Container[str]) -> Sequence[str]:

@@ -30,8 +30,11 @@ class ShardReader(Protocol):
 
     def __iter__(self) -> Iterator[Sample]: ...
 
-    def read(self, index: int, fields: Sequence[str]) -> Part:
-        """Return the named arrays and the metadata of a sample; what is not asked for is neither read nor checked."""
+    def read(self, index: int, fields: Sequence[str], *, stored: bool = False) -> Part:
+        """Return the named arrays and the metadata of a sample; what is not asked for is neither read nor checked.
+
+        stored: leave features of one byte a value as they are, and add their `feature_scales`.
+        """
 
     def metadata(self, index: int) -> dict[str, Any]:
         """Return the metadata of a sample, its KEY.json, without touching its arrays."""

@@ -90,7 +90,7 @@ class TarReader(Closing):
         contents = [(name, self._content(index, column)) for column, name in enumerate(self._names)]
         return decode_members(self._keys[index], contents, path=self.path)
 
-    def read(self, index: int, fields: Sequence[str]) -> Part:
+    def read(self, index: int, fields: Sequence[str], *, stored: bool = False) -> Part:
         """Return the named arrays and the metadata of a sample."""
         key = self._keys[index]
         arrays = {}
@@ -101,7 +101,7 @@ class TarReader(Closing):
                 arrays[name] = decode_npy(self._content(index, self._fields[name]))
             except ValueError as error:
                 raise CorruptShardError(f"{name}.npy {error}", path=self.path, key=key) from error
-        return build_part(key, arrays, bytes(self._content(index, -1)), path=self.path)
+        return build_part(key, arrays, bytes(self._content(index, -1)), path=self.path, stored=stored)
 
     def joined_arrays(self, fields: Sequence[str]) -> tuple[dict[str, NDArray[Any]], list[int]] | None:
         """Return the named arrays of all samples, joined along their first axis, and the regions of each sample.

@@ -64,10 +64,10 @@ def decode_tensors(key: str, value: bytes, *, path: Path) -> Sample:
     return build_sample(key, arrays, metadata, image=None if image is None else image.tobytes(), path=path)
 
 
-def decode_part(key: str, value: memoryview, fields: Sequence[str], *, path: Path) -> Part:
+def decode_part(key: str, value: memoryview, fields: Sequence[str], *, path: Path, stored: bool = False) -> Part:
     """Return the named arrays, copied out of `value`, and the metadata of `encode_tensors`' output.
 
-    path: the shard, for the message of the CorruptShardError that anything unexpected raises.
+    path: the shard, for the message of the CorruptShardError that anything unexpected raises. stored: see `build_part`.
     """
     try:
         entries, metadata = _parse_header(value)
@@ -81,7 +81,7 @@ def decode_part(key: str, value: memoryview, fields: Sequence[str], *, path: Pat
         entry = found[name]
         arrays[name] = read_only_view(value, entry.dtype, entry.shape, entry.start).copy()
         arrays[name].flags.writeable = False
-    return build_part(key, arrays, metadata, path=path)
+    return build_part(key, arrays, metadata, path=path, stored=stored)
 
 
 def decode_tensor_metadata(key: str, value: memoryview, *, path: Path) -> dict[str, Any]:

@@ -64,7 +64,7 @@ def mean_features(corpus: Corpus, only: Collection[str] | None = None) -> tuple[
         for example in corpus.read(places):
             if example is not None and (only is None or example.image_id in only):
                 ids.append(example.image_id)
-                regions = max(len(example.features), 1)
+                regions = max(len(example.boxes), 1)
                 means.append(example.features.sum(0, dtype=np.float64).astype(np.float32) / np.float32(regions))
     if not ids:
         raise RefusedError("none of the images wanted is in the data sets: give those of the task's training images")

@@ -11,6 +11,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -20,18 +21,22 @@ from numpy.typing import NDArray
 from vilbert.pipeline.errors import CorruptShardError, RefusedError
 from vilbert.pipeline.shards.columns.layout import BASE
 from vilbert.pipeline.shards.columns.shard import ColumnShard
+from vilbert.pipeline.shards.sample import SCALES
 from vilbert.pipeline.shards.selection.match import open_selections, require_their_data
+from vilbert.pipeline.shards.small_features import SmallFeatures
 from vilbert.pipeline.shards.storage.store import ShardReader, open_shard
 from vilbert.pipeline.shards.storage.verified import VerifiedFiles
-from vilbert.pipeline.train.data.feature_columns import FeatureColumn
+from vilbert.pipeline.train.data.feature_columns import FeatureColumn, check_class_targets
+from vilbert.pipeline.train.data.feature_rows import FeaturePart, copy_features, joined_features
 from vilbert.pipeline.train.data.mixed_features import refuse_mixed_features, refuse_repeated
 from vilbert.pipeline.train.data.order import Places
 from vilbert.pipeline.train.data.selection import Source, check_sources, read_source, usable_indices
-from vilbert.pipeline.train.data.shard_cache import CacheFullError, ShardCache
+from vilbert.pipeline.train.data.shard_cache import CacheFullError, OpenedShard, ShardCache
 from vilbert.pipeline.train.run.settings import DEFAULT_CACHE_BYTES
 
 _log = logging.getLogger(__name__)
 _Item = TypeVar("_Item")
+_Opened = TypeVar("_Opened", bound=OpenedShard)
 CORPORA = 2  # of a process: what trains and what is held out
 _FIELDS = ("boxes", "features", "class_ids", "class_probs")
 _WITHOUT_CLASSES = _FIELDS[:2]
@@ -51,28 +56,22 @@ class Example:
     """Pixels of the image."""
     boxes: NDArray[np.float32]
     """[N, 4] xyxy in pixels."""
-    feature_parts: tuple[NDArray[np.float16] | NDArray[np.float32], ...]
+    feature_parts: tuple[FeaturePart, ...]
     """[N, M] for each name of `--features`; `features` has them side by side."""
     class_ids: NDArray[np.uint16]
-    """[N, K] most probable classes, most probable first; 0 is the background. K is 0 for data sets without them."""
-    class_probs: NDArray[np.float16]
-    """[N, K] their probabilities."""
+    """[N, K] most probable classes, most probable first; 0 is the background. K is 0 for data sets without them, and
+    where the class targets are those of a column."""
+    class_probs: NDArray[np.float16] | NDArray[np.float32]
+    """[N, K] their probabilities; [N, C] those of all classes by class id, where they come from a column."""
 
     @property
     def features(self) -> NDArray[np.float16] | NDArray[np.float32]:
-        """[N, D]. A batch holds float16. A copy where several features are concatenated."""
-        if len(self.feature_parts) == 1:
-            return self.feature_parts[0]
-        joined: NDArray[Any] = np.concatenate(self.feature_parts, axis=1)
-        return joined
+        """[N, D]. A copy where several features are concatenated, or they have one byte a value."""
+        return joined_features(self.feature_parts)
 
     def copy_features(self, target: NDArray[Any]) -> None:
         """Write the features of the first regions into an array [at most N, D], each part once."""
-        start = 0
-        for part in self.feature_parts:
-            stop = start + part.shape[1]
-            target[:, start:stop] = part[: len(target)]
-            start = stop
+        copy_features(self.feature_parts, target)
 
 
 class Corpus:
@@ -105,7 +104,7 @@ class Corpus:
         self._whole: set[tuple[int, int]] = set()
         self._process = os.getpid()
         self._readers: OrderedDict[tuple[int, int], ShardReader] = OrderedDict()
-        self._columns: dict[ShardReader, tuple[ColumnShard | None, ...]] = {}
+        self._columns: dict[ShardReader, dict[str, ColumnShard]] = {}
         self._indices: dict[tuple[int, int], NDArray[np.uint32] | None] = {}
         self._broken: dict[tuple[int, int], CorruptShardError] = {}
 
@@ -123,6 +122,7 @@ class Corpus:
         allow_mixed: bool = False,
         weighted: bool = False,
         features: Sequence[str] = (BASE,),
+        class_targets: str = BASE,
         selections: Sequence[Path] = (),
     ) -> Corpus:
         """Read what the data sets are; no shard is opened.
@@ -139,6 +139,8 @@ class Corpus:
             allow_mixed: take data sets whose regions were extracted in different ways.
             weighted: name --weights where a data set is given twice.
             features: what a region's features are, one behind the other: `base`, and names of columns.
+            class_targets: where the class probabilities of regions come from: `base`, or the name of a column that has
+                those of all classes.
             selections: files of `vilbert select`, at most one for each data set, which find theirs by its content.
 
         Raises:
@@ -152,7 +154,12 @@ class Corpus:
             raise RefusedError("no data set: give one or more folders that `vilbert extract --output` wrote")
         cache = None if cache_dir is None else ShardCache(folder=cache_dir, limit=cache_bytes)
         files = open_selections(selections)
-        sources = [read_source(name, split=split, cache=cache, features=features, selections=files) for name in names]
+        sources = [
+            read_source(
+                name, split=split, cache=cache, features=features, class_targets=class_targets, selections=files
+            )
+            for name in names
+        ]
         require_their_data(files, {source.records_sha256: source.name for source in sources})
         check_sources(sources)
         refuse_repeated(sources, weighted=weighted)
@@ -194,6 +201,11 @@ class Corpus:
         return self.sources[0].top_classes
 
     @property
+    def target_classes(self) -> int:
+        """Class probabilities that are read of a region: K, or all C of a column; 0 where there are none."""
+        return self.sources[0].target_classes
+
+    @property
     def fingerprints(self) -> list[dict[str, Any]]:
         """By what each data set is known: path, records_sha256, fingerprint and the number of samples used."""
         return [
@@ -203,6 +215,7 @@ class Corpus:
                 "fingerprint": source.fingerprint,
                 "samples": sum(shard.usable for shard in source.shards),
                 **({} if source.features == (None,) else {"features": [_known(it) for it in source.features]}),
+                **({} if source.class_targets is None else {"class_targets": _known(source.class_targets)}),
                 **({} if source.selection is None else {"selection": source.selection.digest}),
             }
             for source in self.sources
@@ -251,8 +264,8 @@ class Corpus:
 
         Fewer than a window of the order touches, and each of them is opened again and again.
         """
-        files = max(len(source.features) for source in self.sources) + 1
-        self._open_shards = max(1, min(shards, most_open_shards() // (files if files > 2 else 1)))
+        files = max(len(source.columns) for source in self.sources) + 1
+        self._open_shards = max(1, min(shards, most_open_shards() // files))
 
     def image_ids(self, places: Places) -> list[str | None]:
         """Return the image ids of places without touching their arrays; None as with `read`."""
@@ -326,9 +339,9 @@ class Corpus:
         path = source.path(shard)
         try:
             self._verified.require(path, source.shards[shard].sha256, cached=source.url is not None)
-            for column in source.features:
-                if column is not None:
-                    self._verified.require(column.path(shard), column.sha256[shard])
+            for column in source.columns:
+                path = column.path(shard)
+                self._verified.require(path, column.sha256[shard], cached=source.url is not None)
         except CorruptShardError as error:
             if source.url is not None:
                 path.unlink(missing_ok=True)
@@ -346,26 +359,37 @@ class Corpus:
             _check_size(path, facts.bytes)
             reader = open_shard(path, verify=False)  # `_require_whole` compares it, where its samples are used
         else:
-            reader = self._open_remote(self._cache, source, shard)
+            reader = self._open_remote(
+                self._cache, source.url, path, facts.bytes, facts.sha256, partial(open_shard, verify=False)
+            )
+        self._columns[reader] = {}
         try:
             if (dataset, shard) not in self._indices:
                 places = None if source.selection is None else source.selection.of_shard(shard)
                 self._indices[dataset, shard] = usable_indices(reader, facts, source.split, source.part, places)
-            self._columns[reader] = tuple(None if it is None else it.open(shard) for it in source.features)
+            for column in source.columns:
+                self._columns[reader][column.name] = self._open_column(column, shard)
         except BaseException:
             self._release(source, reader)
             raise
         return reader
 
-    def _open_remote(self, cache: ShardCache, source: Source, shard: int) -> ShardReader:
+    def _open_column(self, column: FeatureColumn, shard: int) -> ColumnShard:
+        if column.url is None or self._cache is None:
+            return column.open_local(shard)
+        path, size, sha256 = column.path(shard), column.bytes[shard], column.sha256[shard]
+        return self._open_remote(self._cache, column.url, path, size, sha256, column.open)
+
+    def _open_remote(
+        self, cache: ShardCache, url: str, path: Path, size: int, sha256: str, opener: Callable[[Path], _Opened]
+    ) -> _Opened:
         """Open a shard of the cache; where the cache is full of shards that are open here, close the oldest first."""
-        facts, path = source.shards[shard], source.path(shard)
         fetched = not path.exists()
         while True:
             try:
-                reader = cache.open(str(source.url), path, size=facts.bytes, sha256=facts.sha256)
+                reader = cache.open(url, path, size=size, sha256=sha256, opener=opener)
                 if fetched and self._verified is not None:  # a download is compared as it arrives
-                    self._verified.note(path, facts.sha256, cached=True)
+                    self._verified.note(path, sha256, cached=True)
                 return reader
             except CacheFullError:
                 if not self._readers:
@@ -377,19 +401,19 @@ class Corpus:
         self._release(self.sources[dataset], reader)
 
     def _release(self, source: Source, reader: ShardReader) -> None:
-        for column in self._columns.pop(reader, ()):
-            if column is not None:
-                column.close()
-        if source.url is not None and self._cache is not None:
-            self._cache.close(reader)
-        else:
-            reader.close()
+        opened: list[OpenedShard] = [*self._columns.pop(reader, {}).values(), reader]
+        for shard in opened:
+            if source.url is not None and self._cache is not None:
+                self._cache.close(shard)
+            else:
+                shard.close()
 
     def _read_example(self, source: Source, reader: ShardReader, index: int) -> Example:
         fields = _FIELDS if source.top_classes else _WITHOUT_CLASSES
         if source.features == (None,):
-            arrays, metadata = reader.read(index, fields)
-            parts: tuple[NDArray[Any], ...] = (arrays.pop("features"),)
+            arrays, metadata = reader.read(index, fields, stored=True)
+            features, scales = arrays.pop("features"), arrays.pop(SCALES, None)
+            parts: tuple[FeaturePart, ...] = (features if scales is None else SmallFeatures(features, scales),)
         else:
             wanted = [name for name in fields if name != "features" or None in source.features]
             arrays, metadata = reader.read(index, wanted)
@@ -397,7 +421,7 @@ class Corpus:
             arrays.pop("features", None)
         if not source.top_classes:
             arrays["class_ids"] = np.empty((len(arrays["boxes"]), 0), np.uint16)
-            arrays["class_probs"] = np.empty((len(arrays["boxes"]), 0), np.float16)
+            arrays["class_probs"] = self._class_targets(source, reader, index, len(arrays["boxes"]))
         channels, class_ids = sum(part.shape[1] for part in parts), arrays["class_ids"]
         if channels != source.feature_dim or class_ids.shape[1] != source.top_classes:
             problem = f"has {channels} channels and class_ids {list(class_ids.shape)}, dataset.json says "
@@ -415,14 +439,24 @@ class Corpus:
             **arrays,
         )
 
+    def _class_targets(self, source: Source, reader: ShardReader, index: int, boxes: int) -> NDArray[Any]:
+        """Return the class probabilities of a column [boxes, C], or [boxes, 0] where there are none."""
+        column = source.class_targets
+        if column is None:
+            return np.empty((boxes, 0), np.float16)
+        key, opened = reader.keys()[index], self._columns[reader][column.name]
+        probs = column.read(opened, key, boxes)
+        check_class_targets(probs, opened.path, key)
+        return probs
+
     def _feature_parts(
         self, source: Source, reader: ShardReader, index: int, arrays: dict[str, NDArray[Any]]
     ) -> tuple[NDArray[Any], ...]:
         """Return the features that `--features` names, in their order."""
-        key, boxes = reader.keys()[index], len(arrays["boxes"])
+        key, boxes, opened = reader.keys()[index], len(arrays["boxes"]), self._columns[reader]
         return tuple(
-            arrays["features"] if column is None or opened is None else column.read(opened, key, boxes)
-            for column, opened in zip(source.features, self._columns[reader], strict=True)
+            arrays["features"] if column is None else column.read(opened[column.name], key, boxes)
+            for column in source.features
         )
 
     def __getstate__(self) -> dict[str, Any]:

@@ -22,7 +22,12 @@ from vilbert.pipeline.shards.location.layout import DATASET_FILE, StorageFormat,
 from vilbert.pipeline.shards.record import ShardRecord, read_records, records_digest
 from vilbert.pipeline.shards.selection.file import Selection, SelectionFile
 from vilbert.pipeline.shards.storage.store import ShardReader
-from vilbert.pipeline.train.data.feature_columns import FeatureColumn, read_feature_columns
+from vilbert.pipeline.train.data.feature_columns import (
+    ColumnSource,
+    FeatureColumn,
+    read_class_targets,
+    read_feature_columns,
+)
 from vilbert.pipeline.train.data.remote import is_remote, public_url
 from vilbert.pipeline.train.data.shard_cache import ShardCache
 
@@ -73,9 +78,9 @@ class Source(NamedTuple):
     feature_dim: int
     """D, channels of a feature."""
     top_classes: int
-    """K, most probable classes kept; 0 where the data set has no class probabilities."""
+    """K, most probable classes kept; 0 where the data set has no class probabilities, or a column's are used."""
     class_names: tuple[str, ...]
-    """Names by class id."""
+    """Names by class id; `NAME 3` for class 3 of the column NAME that has the class targets."""
     fingerprint: str
     """Of the settings that made it, see dataset.json."""
     extractor: dict[str, Any]
@@ -90,12 +95,25 @@ class Source(NamedTuple):
     """Of the samples of the split, those that are used; None for all."""
     features: tuple[FeatureColumn | None, ...] = (None,)
     """Where a region's features come from, one behind the other: columns, and None for the data set's own."""
+    class_targets: FeatureColumn | None = None
+    """Where the class probabilities of masked regions come from; None for the data set's own."""
     selection: Selection | None = None
     """The samples of `--selection`; None for all."""
 
     def path(self, shard: int) -> Path:
         """Return where the file of a shard lies, or will once it is fetched."""
         return data_path(self.folder, shard, self.storage)
+
+    @property
+    def columns(self) -> tuple[FeatureColumn, ...]:
+        """The columns that are read, each once."""
+        named = (column for column in (*self.features, self.class_targets) if column is not None)
+        return tuple({column.name: column for column in named}.values())
+
+    @property
+    def target_classes(self) -> int:
+        """Class probabilities that are read of a region: K, or all C of a column; 0 where there are none."""
+        return self.top_classes if self.class_targets is None else self.class_targets.width
 
 
 def read_source(
@@ -104,12 +122,14 @@ def read_source(
     split: str | None,
     cache: ShardCache | None,
     features: Sequence[str] = (BASE,),
+    class_targets: str = BASE,
     selections: Mapping[str, SelectionFile] = MappingProxyType({}),
 ) -> Source:
     """Read a data set's dataset.json and records; shards are left alone.
 
     name: a folder, or the URL of one. split: whose samples are used, None for all; `auto` is `train`, or where it has
     no samples those without a split. cache: where a remote data set's files go. features: `base` and names of columns.
+    class_targets: `base`, or the column with the class probabilities of regions.
     selections: as `open_selections` returns them; that of this data set is used, if any.
 
     Raises RefusedError for a data set that is not complete, a URL that cannot be used or a remote one without a cache,
@@ -144,7 +164,8 @@ def read_source(
         for record, count in zip(records, usable, strict=True)
     )
     extractor = info.fingerprint_fields.get("extractor")
-    columns = read_feature_columns(folder, info, features, shown=shown, remote=url is not None)
+    place = ColumnSource(info, folder, url, cache, shown)
+    columns, targets = read_feature_columns(place, features), read_class_targets(place, class_targets)
     widths = [info.feature_dim if column is None else column.width for column in columns]
     # A model of other features is another model: these facts are compared as the detector's are.
     facts = {} if columns == (None,) else {"features": [f"{n} [{m}]" for n, m in zip(features, widths, strict=True)]}
@@ -156,14 +177,15 @@ def read_source(
         split=split,
         shards=shards,
         feature_dim=sum(widths),
-        top_classes=info.top_classes,
-        class_names=info.class_names,
+        top_classes=info.top_classes if targets is None else 0,
+        class_names=info.class_names if targets is None else targets.channel_names,
         fingerprint=info.fingerprint,
         extractor={**(extractor if isinstance(extractor, dict) else {}), **facts},
         manifest_hash=info.manifest_hash,
         records_sha256=info.records_sha256,
         splits=splits,
         features=columns,
+        class_targets=targets,
         selection=selection,
     )
 

@@ -1,6 +1,7 @@
 """The folder where shards of remote data sets are kept: whole files only, bounded in bytes, shared by processes.
 
     FOLDER/<hash of dataset.json>/dataset.json, shards/000000.json, shards/000000.tar …     as in any data set
+    FOLDER/<hash of column.json>/column.json, shards/…                                      a column, likewise
     FOLDER/.fetch-BYTES-UNIQUE/                                                             a download at work
 
 A shard appears in its place by a rename after its size and hash are checked. When room is needed, the shards that were
@@ -21,15 +22,15 @@ import secrets
 import shutil
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol, TypeVar
 
 from vilbert.pipeline.errors import RefusedError, ShardError
 from vilbert.pipeline.shards.dataset import read_dataset
 from vilbert.pipeline.shards.location.layout import DATASET_FILE, SHARDS_FOLDER, record_path
 from vilbert.pipeline.shards.storage.atomic import write_atomic
-from vilbert.pipeline.shards.storage.store import ShardReader, open_shard
 from vilbert.pipeline.train.data.remote import download, join, public_url, read_files
 
 _FETCH = re.compile(r"\.fetch-(\d+)-[0-9a-f]{16}")
@@ -37,6 +38,19 @@ _WAIT_SECONDS = 0.05  # between looks whether downloads of other processes are d
 _RECORDS_AT_ONCE = 500
 
 _in_use: Counter[Path] = Counter()  # of this process, whichever cache object opened it
+
+
+class OpenedShard(Protocol):
+    """A shard of a data set or of a column that is open."""
+
+    path: Path
+    """Of its file."""
+
+    def close(self) -> None:
+        """Close the file."""
+
+
+_Opened = TypeVar("_Opened", bound=OpenedShard)
 
 
 class CacheFullError(RefusedError):
@@ -61,21 +75,42 @@ class ShardCache:
         Raises RemoteError where a file cannot be fetched, RefusedError for a data set that is not complete.
         """
         (content,) = read_files([join(url, DATASET_FILE)])
-        target = self.folder / hashlib.sha256(content).hexdigest()[:32]
+        target = self._named_by(content)
         if (target / DATASET_FILE).is_file():
             return target
         with self._disk_errors(), self._workplace(0) as workplace:
             write_atomic(workplace / DATASET_FILE, content)
             info = read_dataset(workplace)
-            if not info.complete:
-                raise RefusedError(
-                    f"{public_url(url)}: not complete: run the same `vilbert extract` or `vilbert convert` again until "
-                    "it says that all shards are done, then copy the data set to its place"
-                )
+        if not info.complete:
+            raise RefusedError(
+                f"{public_url(url)}: not complete: run the same `vilbert extract` or `vilbert convert` again until "
+                "it says that all shards are done, then copy the data set to its place"
+            )
+        return self.fetch_folder(url, DATASET_FILE, content, shards=info.shards)
+
+    def fetch_folder(self, url: str, name: str, content: bytes, *, shards: int) -> Path:
+        """Return the cache's folder of a remote data set or column, with its description and its records.
+
+        The folder is named by the content of the description. Records are fetched once.
+
+        Args:
+            url: Of the data set's or the column's folder.
+            name: Of the description's file, dataset.json or column.json.
+            content: Of that file.
+            shards: How many records there are.
+
+        Raises:
+            RemoteError: A record cannot be fetched.
+        """
+        target = self._named_by(content)
+        if (target / name).is_file():
+            return target
+        with self._disk_errors(), self._workplace(0) as workplace:
+            write_atomic(workplace / name, content)
             (workplace / SHARDS_FOLDER).mkdir()
-            for first in range(0, info.shards, _RECORDS_AT_ONCE):
-                shards = range(first, min(first + _RECORDS_AT_ONCE, info.shards))
-                paths = [record_path(workplace, shard) for shard in shards]
+            for first in range(0, shards, _RECORDS_AT_ONCE):
+                some = range(first, min(first + _RECORDS_AT_ONCE, shards))
+                paths = [record_path(workplace, shard) for shard in some]
                 for path, record in zip(
                     paths, read_files([join(url, SHARDS_FOLDER, path.name) for path in paths]), strict=True
                 ):
@@ -83,14 +118,18 @@ class ShardCache:
             # Where another process was faster the folder is there, with the same content.
             with contextlib.suppress(OSError):
                 workplace.rename(target)
-        if not (target / DATASET_FILE).is_file():
+        if not (target / name).is_file():
             raise ShardError(f"{target}: cannot be written; check the permissions of the cache's folder")
         return target
 
-    def open(self, url: str, path: Path, *, size: int, sha256: str) -> ShardReader:
-        """Open a shard, fetched first where it is not there; hand the reader to `close` when done.
+    def _named_by(self, content: bytes) -> Path:
+        return self.folder / hashlib.sha256(content).hexdigest()[:32]
 
-        url: of the data set. path: of the shard under the cache's folder of that data set. size, sha256: of its record.
+    def open(self, url: str, path: Path, *, size: int, sha256: str, opener: Callable[[Path], _Opened]) -> _Opened:
+        """Open a shard, fetched first where it is not there; hand what `opener` returns to `close` when done.
+
+        url: of the data set or column. path: of the shard under the cache's folder of it. size, sha256: of its record.
+        opener: opens the file, which was compared with its record as it was fetched.
 
         Raises RemoteError where it cannot be fetched, CorruptShardError where it is damaged, CacheFullError where only
         closing readers of this process would make room.
@@ -103,13 +142,13 @@ class ShardCache:
                 with self._locked(fcntl.LOCK_SH):
                     if path.exists():  # else another process deleted it just now
                         os.utime(path)  # newest: other processes see that it is wanted
-                        return open_shard(path, verify=False)  # compared as it was fetched
+                        return opener(path)
         except BaseException:
             _forget(path)
             raise
 
-    def close(self, reader: ShardReader) -> None:
-        """Close a reader that `open` returned; its file may be deleted from now on."""
+    def close(self, reader: OpenedShard) -> None:
+        """Close what `open` returned; its file may be deleted from now on."""
         reader.close()
         _forget(reader.path)
 

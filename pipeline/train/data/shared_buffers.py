@@ -43,7 +43,9 @@ class Sent(NamedTuple):
     number: int
     """Which of its buffers."""
     shape: tuple[int, ...]
-    """Of the float16 features at its beginning."""
+    """Of the features at its beginning."""
+    dtype: str
+    """Of these features: float16, or int8 or uint8 where they are codes."""
 
 
 class WorkerBuffers:
@@ -54,22 +56,22 @@ class WorkerBuffers:
         self._buffers: list[Tensor] = []
         self._new: list[int] = []
 
-    def take(self, shape: tuple[int, ...], room: int) -> Tensor:
-        """Return memory for features of `shape`, float16; its content is whatever it is.
+    def take(self, shape: tuple[int, ...], room: int, dtype: torch.dtype = torch.float16) -> Tensor:
+        """Return memory for features of `shape`; its content is whatever it is.
 
         room: numbers that a new buffer has room for; the same each time, so that buffers serve again.
         """
-        wanted = _HEADER + 2 * int(np.prod(shape))
+        wanted = _HEADER + dtype.itemsize * int(np.prod(shape))
         fitting = (buffer for buffer in self._buffers if buffer[0] == _FREE and len(buffer) >= wanted)
         buffer = next(fitting, None)
         if buffer is None:
-            size = max(wanted, _HEADER + 2 * room)
+            size = max(wanted, _HEADER + dtype.itemsize * room)
             descriptor = _file_in_memory(size)
             buffer = torch.frombuffer(mmap.mmap(descriptor, size), dtype=torch.uint8)
             self._buffers.append(buffer)
             self._new.append(descriptor)
         buffer[0] = _TAKEN
-        return buffer[_HEADER:wanted].view(torch.float16).view(shape)
+        return buffer[_HEADER:wanted].view(dtype).view(shape)
 
     def send(self, features: Tensor) -> Sent | Tensor:
         """Return what to send in place of `features`, which is itself where it lies in no buffer."""
@@ -77,7 +79,7 @@ class WorkerBuffers:
         number = next((n for n, it in enumerate(self._buffers) if it.untyped_storage().data_ptr() == where), None)
         if number is None:
             return features
-        return Sent(self._worker, number, tuple(features.shape))
+        return Sent(self._worker, number, tuple(features.shape), features.numpy().dtype.name)
 
     def new(self) -> list[int]:
         """Return the descriptors of buffers made since the last call, in their order; the caller closes them."""
@@ -139,8 +141,9 @@ class ReceivedBuffers:
     def receive(self, sent: Sent) -> Tensor:
         """Return the features that were sent; their buffer is free again when no tensor looks into it any more."""
         memory = self._buffers[sent.worker, sent.number]
-        size = 2 * int(np.prod(sent.shape))
-        features = memory[_HEADER : _HEADER + size].view(np.float16).reshape(sent.shape)
+        dtype = np.dtype(sent.dtype)
+        size = dtype.itemsize * int(np.prod(sent.shape))
+        features = memory[_HEADER : _HEADER + size].view(dtype).reshape(sent.shape)
         # The tensor's memory holds this array, and whoever holds the memory holds the array with it.
         weakref.finalize(features, _release, memory).atexit = False
         return torch.from_numpy(features)
@@ -183,11 +186,11 @@ def begin_worker(number: int) -> None:
     _of_this_worker = WorkerBuffers(number)
 
 
-def empty_features(shape: tuple[int, ...], *, room: int) -> Tensor:
-    """Return memory for features, float16 of `shape`, not written yet; see `WorkerBuffers.take`."""
+def empty_features(shape: tuple[int, ...], *, room: int, dtype: torch.dtype = torch.float16) -> Tensor:
+    """Return memory for features of `shape`, not written yet; see `WorkerBuffers.take`."""
     if _of_this_worker is None:
-        return torch.empty(shape, dtype=torch.float16)
-    return _of_this_worker.take(shape, room)
+        return torch.empty(shape, dtype=dtype)
+    return _of_this_worker.take(shape, room, dtype)
 
 
 def send_features(features: Tensor) -> Sent | Tensor:

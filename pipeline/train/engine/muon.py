@@ -79,7 +79,7 @@ class Muon(torch.optim.AdamW):
             if found_inf is not None:
                 updates, decay = updates * (1 - found_inf), decay * (1 - found_inf)
             values: list[Tensor] = [*parameters]
-            torch._foreach_mul_(values, 1 - decay)  # type: ignore[arg-type] # a tensor may be given, too
+            torch._foreach_mul_(values, 1 - decay)
             torch._foreach_add_(values, updates.unbind(), alpha=-rate)
 
     def _momentum(self, parameters: Sequence[nn.Parameter], momentum: float, found_inf: Tensor | None) -> Tensor:

@@ -52,7 +52,7 @@ class Batch:
     masked_lm_labels: Tensor
     """int64 [B, T], the word behind a mask."""
     features: Tensor
-    """float16 [B, R, D], unmasked, without the global region; padding is 0."""
+    """float16 [B, R, D], unmasked, without the global region; padding is 0. Codes where there are `feature_scales`."""
     zeroed: Tensor
     """bool [B, R], whose features the model may not see."""
     divisor: Tensor
@@ -64,15 +64,17 @@ class Batch:
     image_label: Tensor
     """int64 [B, R], 1 where the region is to be predicted."""
     class_ids: Tensor
-    """int32 [B, R, K]"""
+    """int32 [B, R, K]; K is 0 where the class targets are those of a column."""
     class_probs: Tensor
-    """float16 [B, R, K]; padding is 0."""
+    """float16 [B, R, K], or [B, R, C] of all classes by class id, where they are those of a column; padding is 0."""
     next_sentence_label: Tensor
     """int64 [B], 0 where text and image match, 1 where not."""
     image_ids: tuple[str, ...]
     """[B] whose regions they are; "" where there was nothing to read."""
     unread: int
     """Rows that could not be read. Nothing is learnt from them."""
+    feature_scales: Tensor | None = None
+    """float32 [B, R, 2] of features of one byte a value, see `FeatureRows`."""
     positions: dict[str, Tensor] = field(default_factory=dict)
     """Fields of `vilbert.model.packing.Positions`: what the model finds out itself on a CPU."""
 
@@ -198,7 +200,8 @@ def _join(
         input_ids=torch.from_numpy(text.ids[rows, :width]),
         attention_mask=attention_mask,
         masked_lm_labels=words,
-        features=image.features,
+        features=image.features.features,
+        feature_scales=image.features.scales,
         zeroed=torch.from_numpy(image.masks.zeroed),
         divisor=torch.from_numpy(image.masks.divisor),
         locations=torch.from_numpy(image.locations),

@@ -1,7 +1,8 @@
 """Regions of some images, laid out side by side.
 
-Features are by far the most of a batch. They are copied once, from the shard into the batch, and stay float16; in a
-worker process they lie in memory that the training process sees too, so that they are not copied again.
+Features are by far the most of a batch. They are copied once, from the shard into the batch, and stay as they are
+stored, float16 or codes; in a worker process they lie in memory that the training process sees too, so that they are
+not copied again.
 
 Shapes: B images, R regions of the one with most (at least 1), D features, K most probable classes.
 """
@@ -13,9 +14,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
 
-from vilbert.pipeline.train.data.shared_buffers import empty_features
+from vilbert.pipeline.train.data.feature_rows import FeatureRows, lay_out_features
 from vilbert.pipeline.train.examples.item_settings import ItemSettings
 from vilbert.pipeline.train.examples.masking import RegionDraws, RegionMasks, mask_regions
 
@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 class ImageRows(NamedTuple):
     """Regions and what happens to them; padding is 0."""
 
-    features: Tensor
-    """float16 [B, R, D], unmasked."""
+    features: FeatureRows
+    """[B, R, D], unmasked."""
     masks: RegionMasks
     """What is to be predicted and what is seen."""
     locations: NDArray[np.float32]
@@ -35,9 +35,9 @@ class ImageRows(NamedTuple):
     region_mask: NDArray[np.int64]
     """[B, R], 1 where a region is; an image without any has one of zeros."""
     class_ids: NDArray[np.int32]
-    """[B, R, K]"""
+    """[B, R, K]; K is 0 where the class targets are those of a column."""
     class_probs: NDArray[np.float16]
-    """[B, R, K]"""
+    """[B, R, K], or [B, R, C] of all classes by class id, where they are those of a column."""
 
 
 def lay_out(corpus: Corpus, examples: Sequence[Example | None], draws: RegionDraws, items: ItemSettings) -> ImageRows:
@@ -49,13 +49,12 @@ def lay_out(corpus: Corpus, examples: Sequence[Example | None], draws: RegionDra
     width = max(int(counts.max()), 1)
     present = np.arange(width) < counts[:, None]
     kept = [(e, count) for e, count in zip(examples, counts.tolist(), strict=True) if e and count]
-    room = len(counts) * items.max_regions * corpus.feature_dim
-    features = empty_features((len(counts), width, corpus.feature_dim), room=room)
-    target = features.numpy()
-    for row, (example, count) in enumerate(zip(examples, counts.tolist(), strict=True)):
-        if example:
-            example.copy_features(target[row, :count])
-        target[row, count:] = 0
+    features = lay_out_features(
+        [e.feature_parts if e else () for e in examples],
+        counts.tolist(),
+        channels=corpus.feature_dim,
+        most=items.max_regions,
+    )
     boxes = _spread(present, [e.boxes[:n] for e, n in kept], np.float32, 4)
     sizes = np.array([(e.width, e.height) if e else (1, 1) for e in examples], dtype=np.float64)
     masks = mask_regions(
@@ -74,7 +73,7 @@ def lay_out(corpus: Corpus, examples: Sequence[Example | None], draws: RegionDra
         locations(boxes, sizes),
         region_mask,
         _spread(present, [e.class_ids[:n] for e, n in kept], np.int32, corpus.top_classes),
-        _spread(present, [e.class_probs[:n] for e, n in kept], np.float16, corpus.top_classes),
+        _spread(present, [e.class_probs[:n] for e, n in kept], np.float16, corpus.target_classes),
     )
 
 

@@ -1,6 +1,6 @@
 """A batch becomes what the model takes, on the model's device.
 
-What is large is made here and not in the workers: float32 features of float16 ones, 1601 probabilities of 20.
+What is large is made here and not in the workers: float32 features of float16 or codes, 1601 probabilities of 20.
 
 Shapes: B pairs, R regions without the global one, D features, K most probable classes, C classes.
 """
@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from vilbert.model.packing import Positions
+from vilbert.pipeline.train.data.feature_rows import features_on
 from vilbert.pipeline.train.examples.batch import Batch
 
 SMALLEST = 2.0**-24  # of the float16 numbers above 0
@@ -31,7 +32,7 @@ def to_model_inputs(
     num_classes: the background included. Raises ValueError where the batch has a class id beyond them.
     Source: `ConceptCapLoaderTrain.__iter__` of jiasenlu/vilbert_beta.
     """
-    features = batch.features.to(device, non_blocking=True)
+    features = features_on(device, batch.features, batch.feature_scales)
     rows, regions, channels = features.shape
     seen = torch.empty((rows, regions + 1, channels), dtype=torch.float32, device=device)
     seen[:, 1:] = features
@@ -65,6 +66,8 @@ def dense_labels(batch: Batch, device: torch.device | str, num_classes: int) -> 
     class_ids = batch.class_ids.to(device, non_blocking=True).long()
     probs = batch.class_probs.to(device, non_blocking=True).double()
     total = probs.sum(dim=-1, keepdim=True)
+    if not batch.class_ids.shape[-1]:  # all classes, of a column
+        return (probs / total.clamp(min=SMALLEST)).float()
     others = num_classes - class_ids.shape[-1]
     rest = (1 - total).clamp(min=0) / others if others else torch.zeros_like(total)
     # Padding has a total of 0, and stays 0.

@@ -100,6 +100,7 @@ def _open(settings: PretrainSettings, directories: tuple[str, ...], split: str, 
         verified=verified_files(settings),
         allow_mixed=settings.allow_mixed_features,
         features=settings.features,
+        class_targets=settings.class_targets,
         selections=selections,
         weighted=True,
     )

@@ -86,7 +86,7 @@ def prepare(
         tokenizer,
         feature_dim=data.corpus.feature_dim,
         num_classes=data.num_classes,
-        soft_labels=data.corpus.top_classes > 0,
+        soft_labels=data.corpus.target_classes > 0,
     )
     model = build_model(settings, config)
     torch.nn.Module.to(model, group.device)  # transformers' own has no types

@@ -49,6 +49,9 @@ class PretrainSettings(RunSettings):
     """What the model predicts of a masked region: classes (the detector's soft labels), regression (its feature,
     squared error) or nce (which of many features is its own). auto: what --model says; regression if the data have no
     soft labels."""
+    class_targets: str = "base"
+    """Class probabilities that masked regions predict: base (the soft labels of the data set's detector), or the name
+    of a column that holds those of all its classes, floats [N, C]."""
     whiten_features: bool = False
     """Begin with an embedding of regions that takes out the features' mean and covariance, for short runs."""
     items: ItemSettings = field(default_factory=ItemSettings)
@@ -58,5 +61,10 @@ class PretrainSettings(RunSettings):
         object.__setattr__(self, "init_from", resolve_init_from(self.init_from))
         if self.weights and len(self.weights) != len(self.data):
             raise ValueError(f"--weights {self.weights}: give one for each of the {len(self.data)} data sets")
+        if self.class_targets != "base" and self.visual_target not in ("auto", "classes"):
+            raise ValueError(
+                f"--class-targets {self.class_targets}: --visual-target {self.visual_target} does not predict classes; "
+                "leave one of them out"
+            )
         if self.eval_split == "held-out" and self.eval_data:
             raise ValueError("--eval-split held-out takes samples of the training data: leave --eval-data out")

@@ -20,6 +20,7 @@ from vilbert.model.tensor_files import CheckpointError
 from vilbert.model.text_stream import load_text_stream, text_settings
 from vilbert.model.vilbert import ViLBertForPreTraining
 from vilbert.pipeline.errors import RefusedError
+from vilbert.pipeline.shards.columns.layout import BASE
 from vilbert.pipeline.train.data.corpus import Corpus
 from vilbert.pipeline.train.data.order import Order
 from vilbert.pipeline.train.pretraining.settings import PretrainSettings
@@ -71,6 +72,11 @@ def model_config(
     try:
         named = named_config(settings.model)
         target = choose_visual_target(settings.visual_target, named.get("visual_target", 0), soft_labels=soft_labels)
+        if target != 0 and settings.class_targets != BASE:
+            raise RefusedError(
+                f"--class-targets {settings.class_targets}: the model predicts features of masked regions; give "
+                "--visual-target classes"
+            )
         target_size = num_classes if target == 0 else feature_dim
         sizes |= {"visual_target": target, "v_feature_size": feature_dim, "v_target_size": target_size}
         config = make_config({**named, **sizes})
@@ -162,7 +168,7 @@ def whiten_features(model: PreTrainedModel, corpus: Corpus) -> None:
     """
     order = Order(corpus.shard_sizes, seed=0, shuffle=False)
     places = order.at(np.arange(min(WHITENED_SAMPLES, order.epoch_size)))
-    found = [example.features for example in corpus.read(places) if example is not None and len(example.features)]
+    found = [example.features for example in corpus.read(places) if example is not None and len(example.boxes)]
     if not found:
         raise RefusedError("--whiten-features: none of the first samples has a region that can be read")
     features = np.concatenate(found).astype(np.float64)

@@ -152,6 +152,7 @@ RUNTIME = frozenset(
             "allow_mixed_features",
         ),
         *("hold_out", "hold_out_seed", "num_threads"),
+        "class_targets",  # are compared by content, with the data sets
         "visual_target",  # is part of the model's config, which is compared
     }
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -121,20 +122,62 @@ def test_ask_and_look_at_the_attention(page: Any, tmp_path: Path, browse: Browse
     assert page.wrong == []
 
 
+AXE = find_spec("axe_playwright_python")
+"""The package that brings axe-core, a checker of accessibility (optional: pip install axe-playwright-python)."""
+PAGES = (
+    "/0/?boxes_min=1", "/0/?caption=zebra", "/0/?object=dgo", "/0/sample/photo.001", "/0/similar/photo.001/0",
+    "/0/statistics", "/0/failures", "/0/failure/0", "/beside/", "/", "/0/sample/nobody",
+)  # fmt: skip
+
+
 @pytest.mark.parametrize(("width", "scheme"), [(390, "dark"), (1280, "light")])
 def test_pages_fit_and_can_be_read(browser: Any, width: int, scheme: str, tmp_path: Path, browse: Browse) -> None:
-    made = write_small_dataset(tmp_path, change=lambda row, sample: sample)
-    with serving(browse(made.directory)) as address:
-        context = browser.new_context(viewport={"width": width, "height": 800}, color_scheme=scheme)
+    first, second = (write_small_dataset(tmp_path / name, failed={0: "corrupt"}).directory for name in "ab")
+    with serving(browse(first, second)) as address:
+        context = browser.new_context(viewport={"width": width, "height": 800}, color_scheme=scheme, bypass_csp=True)
         page = context.new_page()
-        for path in ("/0/?boxes_min=1", "/0/sample/photo.001", "/0/statistics", "/0/failures"):
+        for path in PAGES:
             page.goto(f"{address}{path}")
             assert page.evaluate("document.documentElement.scrollWidth") <= width, path
-            assert page.evaluate(LOW_CONTRAST) == [], path
             assert page.evaluate(UNNAMED) == [], path
+            if AXE is not None and AXE.origin:
+                page.evaluate((Path(AXE.origin).parent / "axe.min.js").read_text())
+                assert page.evaluate(VIOLATIONS) == [], path
+            for each in ("light", "dark"):
+                page.emulate_media(color_scheme=each)
+                assert page.evaluate(LOW_CONTRAST) == [], (path, each)
+            page.emulate_media(color_scheme=scheme)
         context.close()
 
 
+def test_tab_reaches_each_control_and_shows_where_it_is(page: Any, tmp_path: Path, browse: Browse) -> None:
+    made = write_small_dataset(tmp_path, failed={})
+    with serving(browse(made.directory)) as address:
+        for path in ("/0/?boxes_min=1", "/0/sample/photo.001"):
+            page.goto(f"{address}{path}")
+            expected = page.evaluate(REACHABLE)
+            reached = 0
+            for _ in range(expected):
+                page.keyboard.press("Tab")
+                outline = page.evaluate("parseFloat(getComputedStyle(document.activeElement).outlineWidth)")
+                assert outline >= 2, page.evaluate("document.activeElement.outerHTML.slice(0, 100)")
+                reached += page.evaluate("document.activeElement !== document.body")
+            assert reached == expected > 10
+            assert page.evaluate(MARKED) == expected
+
+
+REACHABLE = """() => {
+  const all = [...document.querySelectorAll('a, button, input:not([type=hidden]), select, summary, [tabindex="0"]')]
+    .filter(it => it.checkVisibility());
+  window.reached = new Set();
+  document.addEventListener('focusin', event => window.reached.add(event.target));
+  return all.length;
+}"""
+"""The number of things that the key Tab must reach; notes which it does."""
+MARKED = "window.reached.size"
+VIOLATIONS = """async () => (await axe.run()).violations
+  .map(it => `${it.id}: ${it.nodes.slice(0, 3).map(node => node.html.slice(0, 100)).join(' ')}`)"""
+"""What axe-core finds wrong."""
 LOW_CONTRAST = """() => {
   const channel = value => (value /= 255) <= 0.04045 ? value / 12.92 : ((value + 0.055) / 1.055) ** 2.4;
   const light = ([r, g, b]) => 0.2126 * channel(r) + 0.7152 * channel(g) + 0.0722 * channel(b);

@@ -6,12 +6,14 @@ import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qs, parse_qsl, urlsplit
 
 import numpy as np
 import pytest
 
 from vilbert.pipeline.browse.filters import FilterError, Filters
 from vilbert.pipeline.browse.opened import OpenedDataset
+from vilbert.pipeline.browse.statistics import charts
 from vilbert.pipeline.shards.open_dataset import open_dataset
 from vilbert.pipeline.shards.sample import Sample
 
@@ -112,6 +114,7 @@ def test_a_filter_finds_what_a_loop_over_all_samples_finds(
         ("boxes", lambda it: len(it.regions)), ("-boxes", lambda it: -len(it.regions)),
         ("size", lambda it: it.regions.width * it.regions.height),
         ("-size", lambda it: -it.regions.width * it.regions.height),
+        ("score", lambda it: int(it.regions.object_scores.max(initial=0) * 100)),
         ("-score", lambda it: -int(it.regions.object_scores.max(initial=0) * 100)),
         ("copies", lambda it: it.meta["sha256"] != "ab" * 32),
     ],
@@ -122,6 +125,53 @@ def test_samples_come_in_the_order_that_is_asked_for(
     figures = [figure(samples[number]) for number in opened.search.page(Filters(sort=sort)).numbers]
     assert figures == sorted(figures)
     assert len(figures) == len(samples)
+
+
+def bounds(label: str) -> tuple[int, int]:
+    first, _, last = label.partition("-")
+    return int(first), int(last or first)
+
+
+OF_BARS: dict[str, Callable[[Sample, str], int]] = {
+    "Images by split": lambda it, label: it.meta["split"] == label,
+    "Boxes of an image": lambda it, label: bounds(label)[0] <= len(it.regions) <= bounds(label)[1],
+    "Captions of an image": lambda it, label: bounds(label)[0] <= len(it.meta["captions"]) <= bounds(label)[1],
+    "Words of a caption": lambda it, label: sum(bounds(label)[0] <= count <= bounds(label)[1] for count in words(it)),
+    "Shorter side of an image, pixels": lambda it, label: bounds(label)[0] <= shorter(it) <= bounds(label)[1],
+    "Boxes by object class": lambda it, label: int((it.regions.object_ids == CLASS_NAMES.index(label)).sum()),
+    "Boxes by attribute": lambda it, label: int((it.regions.attribute_ids == ATTRIBUTE_NAMES.index(label)).sum()),
+    "Boxes by object score": lambda it, label: sum(
+        int(float(score) * 10) == round(float(label[:3]) * 10) for score in it.regions.object_scores
+    ),
+    "Images that share their bytes, by number of copies": lambda it, label: it.meta["sha256"] == "ab" * 32,
+}
+"""What a bar of each chart counts of a sample."""
+
+
+@pytest.mark.parametrize("title", OF_BARS)
+def test_each_bar_counts_and_links_to_what_a_loop_over_all_samples_finds(
+    title: str, opened: OpenedDataset, samples: list[Sample]
+) -> None:
+    (chart,) = [it for it in charts(opened) if it.title == title]
+    for bar in chart.bars:
+        counts = [int(OF_BARS[title](sample, bar.label)) for sample in samples]
+        assert bar.count == sum(counts), bar
+        assert bar.url is not None
+        filters = Filters.parse(dict(parse_qsl(urlsplit(bar.url).query)))
+        found = opened.search.page(filters)
+        assert sorted(found.numbers) == [number for number, count in enumerate(counts) if count], bar
+        assert Filters.parse(dict(parse_qsl(filters.query()[1:]))) == filters
+    assert sum(bar.count for bar in chart.bars) > 10
+
+
+def test_each_bar_of_failures_links_to_the_rows_of_its_reason(made: SmallDataset, browse: Browse) -> None:
+    opened = browse(made.directory).datasets[0]
+    (chart,) = [it for it in charts(opened) if it.title == "Failures by reason"]
+    for bar in chart.bars:
+        assert bar.url is not None
+        (reason,) = parse_qs(urlsplit(bar.url).query)["reason"]
+        assert len(opened.index.failures(reason=reason, after=-1, count=100)) == bar.count
+    assert sum(bar.count for bar in chart.bars) == 3
 
 
 @pytest.mark.parametrize("sort", ["", "-boxes", "shuffled"])

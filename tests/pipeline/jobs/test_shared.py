@@ -255,19 +255,24 @@ def test_a_task_that_has_not_signed_yet_is_waited_for(tmp_path: Path) -> None:
         beginning.join()
 
 
+def between_readings(call: Callable[..., Any], lock: Any, read: list[str]) -> Callable[..., Any]:
+    """Return a function that reads the holder of a lock before and after the call."""
+
+    def called(*arguments: Any) -> Any:
+        read.append(lock.holder())
+        result = call(*arguments)
+        read.append(lock.holder())
+        return result
+
+    return called
+
+
 def test_the_lock_is_signed_at_every_moment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     read: list[str] = []
     with open_lock(tmp_path) as lock, open_lock(tmp_path) as other:
         lock.sign("a task with --shared, process 123456 on node3")
         for name in ("pwrite", "ftruncate"):
-
-            def called(*arguments: Any, call: Callable[..., Any] = getattr(os, name)) -> Any:
-                read.append(other.holder())
-                result = call(*arguments)
-                read.append(other.holder())
-                return result
-
-            monkeypatch.setattr(os, name, called)
+            monkeypatch.setattr(os, name, between_readings(getattr(os, name), other, read))
         lock.sign("a task with --shared, process 7 on node3")
     assert len(read) == 4
     assert all(holder.startswith("a task with --shared, process ") for holder in read)

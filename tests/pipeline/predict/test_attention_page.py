@@ -179,7 +179,7 @@ def test_a_model_without_coattention_opens_on_its_first_layer() -> None:
 def test_a_large_model_on_a_large_photograph_stays_small() -> None:
     large = random_attention(words=36, regions=101, layers=6, heads=12)
     pixels = np.random.default_rng(0).integers(0, 256, (1500, 2000, 3), dtype=np.uint8)
-    assert len(attention_page(large, pixels, title="", answer="")) < 5_000_000
+    assert len(attention_page(large, pixels, title="", answer="")) < 3_000_000
 
 
 def test_a_photograph_without_regions_has_a_page() -> None:

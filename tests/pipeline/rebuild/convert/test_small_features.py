@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,13 @@ from vilbert.pipeline.cli import main
 from vilbert.pipeline.shards.dataset import read_dataset
 from vilbert.pipeline.shards.sample import Sample
 from vilbert.pipeline.train.data.corpus import Corpus
+from vilbert.pipeline.train.data.loader import batches
 from vilbert.pipeline.train.data.order import Order
+from vilbert.pipeline.train.engine.share import Share
+from vilbert.pipeline.train.examples.batch import make_batches
+from vilbert.pipeline.train.examples.inputs import to_model_inputs
+from vilbert.pipeline.train.examples.item_settings import ItemSettings
+from vilbert.pipeline.train.examples.words import new_tokenizer
 
 from .conftest import files, samples
 from .test_convert import totals
@@ -85,6 +92,24 @@ def test_training_reads_what_the_samples_hold(source: Source, run: Run) -> None:
     for example in found:
         assert example is not None
         np.testing.assert_array_equal(example.features, expected[example.image_id].regions.features, strict=True)
+
+
+@NAMES
+def test_a_model_is_given_the_same_numbers_as_from_float16(source: Source, run: Run, name: str) -> None:
+    small = run("small", source("a"), feature_dtype=name)
+    half = run("half", small, feature_dtype="float16")
+    tokenizer = new_tokenizer(["a caption of a scene"])
+    share = Share(rank=0, world=1, accumulation=2, batch_size=6)
+    found = []
+    for folder, num_workers in ((half, 0), (small, 0), (small, 1)):
+        corpus = Corpus.open(folder, split=None)
+        order = Order(corpus.shard_sizes, seed=3, window=4)
+        make = partial(make_batches, corpus, order, tokenizer, ItemSettings(), share, seed=4)
+        parts = [part for step in batches(make, range(3), num_workers=num_workers) for part in step]
+        assert all((part.feature_scales is None) == (folder == half) for part in parts)
+        inputs = [to_model_inputs(part, "cpu", num_classes=1601, visual_target=1) for part in parts]
+        found.append([{name: value.numpy().tobytes() for name, value in part.items()} for part in inputs])
+    assert found[0] == found[1] == found[2]
 
 
 @NAMES

@@ -169,6 +169,7 @@ def test_the_page_has_the_figures_and_needs_no_network(
     dataset = make_dataset(change=fewer_boxes)
     page = tmp_path / "stats.html"
     found = figures(dataset, capsys, "--html", str(page))
+    assert page.stat().st_size < 3_000_000
     html = page.read_text()
     rows = re.findall(r'class="name">([^<]*)</span>.*?class="number">([\d,]+)<', html, re.DOTALL)
     for name, count in [*found["failures"].items(), *found["splits"].items(), *map(tuple, found["classes"])]:

@@ -1,18 +1,24 @@
-"""`--features`: a region's features are those of the data set, of a column at its boxes, or several concatenated."""
+"""Columns in training: features of a region, several concatenated, and class targets; on a disk and behind a URL."""
 
 from __future__ import annotations
 
 import json
 import pickle
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import fsspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
+from numpy.typing import NDArray
 
+from vilbert.pipeline.cli import main
 from vilbert.pipeline.errors import CorruptShardError, RefusedError
 from vilbert.pipeline.shards.columns.add import add_column
 from vilbert.pipeline.shards.columns.values_file import open_values
@@ -21,8 +27,15 @@ from vilbert.pipeline.shards.open_dataset import open_dataset
 from vilbert.pipeline.shards.storage.verified import VerifiedFiles
 from vilbert.pipeline.train.data.corpus import Corpus
 from vilbert.pipeline.train.data.order import Order
+from vilbert.pipeline.train.data.shard_cache import _in_use
+from vilbert.pipeline.train.examples.image_rows import lay_out
+from vilbert.pipeline.train.examples.inputs import dense_labels
+from vilbert.pipeline.train.examples.item_settings import ItemSettings
+from vilbert.pipeline.train.examples.masking import RegionDraws
 from vilbert.pipeline.train.pretraining.data import open_data
 from vilbert.pipeline.train.pretraining.settings import PretrainSettings
+
+from ..tiny_runs import MODEL, pretrain_arguments
 
 MakeDataset = Callable[..., Path]
 
@@ -35,18 +48,49 @@ def add(folder: Path, name: str, values: dict[str, Any], kind: pa.DataType) -> N
     add_column(LocalFolder(folder), name, opened, missing="error")
 
 
-@pytest.fixture(params=["tar", "lmdb"])
-def folder(request: pytest.FixtureRequest, tmp_path: Path, make_dataset: MakeDataset) -> Path:
-    """A data set with the column `dino`, three channels per region, and `score`, a number per image."""
+@pytest.fixture(scope="module", params=["tar", "lmdb"])
+def written(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, make_dataset: MakeDataset
+) -> Path:
+    """A data set with the columns `dino` (three channels per region), `classes` (probabilities), `score` (numbers)."""
     made = make_dataset(
-        tmp_path / "a", samples=10, shard_size=4, storage=request.param, regions=lambda row: 1 + row % 4
+        tmp_path_factory.mktemp("columns") / "a",
+        samples=10,
+        shard_size=4,
+        storage=request.param,
+        regions=lambda row: 1 + row % 4,
     )
     with open_dataset(made) as samples:
         boxes = {sample.meta["image_id"]: sample.regions.boxes for sample in samples}
     dino = {image_id: (found[:, :3] / 7).tolist() for image_id, found in boxes.items()}
     add(made, "dino", dino, pa.list_(pa.list_(pa.float32())))
+    classes = {image_id: probabilities(found).tolist() for image_id, found in boxes.items()}
+    add(made, "classes", classes, pa.list_(pa.list_(pa.float32())))
     add(made, "score", dict.fromkeys(boxes, 0.5), pa.float32())
     return made
+
+
+@pytest.fixture
+def folder(written: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(written, tmp_path / "a"))
+
+
+def probabilities(boxes: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return a distribution over five classes for each box [N, 4]."""
+    drawn = np.concatenate([boxes, np.ones((len(boxes), 1), np.float32)], axis=1) + 1
+    distribution: NDArray[np.float32] = drawn / drawn.sum(axis=1, keepdims=True)
+    return distribution
+
+
+@pytest.fixture
+def url(folder: Path) -> Iterator[str]:
+    """The URL of a copy of the data set in fsspec's file system in memory."""
+    memory = fsspec.filesystem("memory")
+    for path in folder.rglob("*"):
+        if path.is_file():
+            memory.pipe_file(f"/columns-of/{path.relative_to(folder)}", path.read_bytes())
+    yield "memory://columns-of"
+    memory.rm("/columns-of", recursive=True)
 
 
 def read_all(corpus: Corpus) -> list[Any]:
@@ -78,7 +122,12 @@ def test_what_a_run_knows_its_data_by_names_the_column(folder: Path) -> None:
 
 @pytest.mark.parametrize(
     ("features", "said"),
-    [(("clip",), "base, dino, score"), (("score",), "vector per region"), (("dino", "dino"), "once"), ((), "once")],
+    [
+        (("clip",), "base, classes, dino, score"),
+        (("score",), "vector per region"),
+        (("dino", "dino"), "once"),
+        ((), "once"),
+    ],
 )
 def test_columns_that_cannot_be_features(folder: Path, features: tuple[str, ...], said: str) -> None:
     with pytest.raises(RefusedError, match=said):
@@ -117,3 +166,148 @@ def test_pretraining_reads_and_holds_out_what_features_names(folder: Path, tmp_p
     for corpus in (data.corpus, data.held_out):
         for example in read_all(corpus):
             assert np.array_equal(example.features[:, :3], np.float32(example.boxes[:, :3] / 7))
+
+
+def test_class_targets_are_the_probabilities_of_a_column(folder: Path) -> None:
+    corpus = Corpus.open(folder, split=None, class_targets="classes", features=("classes", "base"))
+    base = Corpus.open(folder, split=None)
+    assert (corpus.top_classes, corpus.target_classes, base.target_classes) == (0, 5, base.top_classes)
+    assert corpus.class_names == ("classes 0", "classes 1", "classes 2", "classes 3", "classes 4")
+    for example, of_base in zip(read_all(corpus), read_all(base), strict=True):
+        assert example.class_ids.shape == (len(example.boxes), 0)
+        assert np.array_equal(example.class_probs, probabilities(of_base.boxes))
+        assert np.array_equal(example.features[:, 5:], of_base.features)
+    assert "class_targets" not in base.fingerprints[0]
+    assert corpus.fingerprints[0]["class_targets"].startswith("classes ")
+
+
+def test_the_model_sees_them_as_they_are(folder: Path) -> None:
+    corpus = Corpus.open(folder, split=None, class_targets="classes")
+    examples = read_all(corpus)
+    rows = 2 + max(len(example.boxes) for example in examples)
+    draws = RegionDraws(np.zeros((len(examples) + 1, rows)), np.zeros((len(examples) + 1, rows)))
+    image = lay_out(corpus, [*examples, None], draws, ItemSettings(max_regions=3))
+    batch = SimpleNamespace(
+        class_ids=torch.from_numpy(image.class_ids),
+        class_probs=torch.from_numpy(image.class_probs),
+        region_mask=torch.from_numpy(image.region_mask),
+    )
+    labels = dense_labels(batch, "cpu", 5)  # type: ignore[arg-type]
+    assert labels.shape == (len(examples) + 1, 3, 5)
+    for row, example in enumerate(examples):
+        count = min(3, len(example.boxes))
+        torch.testing.assert_close(labels[row, :count], torch.tensor(example.class_probs[:3]), atol=1e-3, rtol=0)
+        assert torch.allclose(labels[row, :count].sum(-1), torch.ones(count))
+        assert not labels[row, count:].any()
+    assert not labels[-1].any()
+
+
+@pytest.mark.parametrize(
+    ("name", "said"), [("clip", "no column clip; --class-targets takes: base"), ("score", "--class-targets needs fl")]
+)
+def test_columns_that_cannot_be_class_targets(folder: Path, name: str, said: str) -> None:
+    with pytest.raises(RefusedError, match=said):
+        Corpus.open(folder, split=None, class_targets=name)
+
+
+def test_values_that_are_no_probabilities_are_refused(folder: Path) -> None:
+    with pytest.raises(RefusedError, match=r"dino/shards/000000\.tar, key row\d: --class-targets needs .* sum 1"):
+        read_all(Corpus.open(folder, split=None, class_targets="dino", on_corrupt="skip"))
+
+
+def test_class_targets_of_other_lengths_do_not_go_together(
+    folder: Path, tmp_path: Path, make_dataset: MakeDataset
+) -> None:
+    other = make_dataset(tmp_path / "b", samples=3, shard_size=3, regions=1, seed=1)
+    add(other, "classes", {f"photo.{row:04}": [[0.25, 0.75]] for row in range(3)}, pa.list_(pa.list_(pa.float32())))
+    with pytest.raises(RefusedError, match="class_names"):
+        Corpus.open([folder, other], split=None, class_targets="classes")
+
+
+def test_behind_a_url_columns_are_those_on_the_disk(folder: Path, url: str, tmp_path: Path) -> None:
+    wanted: dict[str, Any] = {"split": None, "features": ("base", "dino"), "class_targets": "classes"}
+    local = Corpus.open(folder, **wanted)
+    log = VerifiedFiles(tmp_path / "log")
+    remote = pickle.loads(
+        pickle.dumps(Corpus.open([url], cache_dir=tmp_path / "cache", open_shards=1, verified=log, **wanted))
+    )
+    for here, there in zip(read_all(local), read_all(remote), strict=True):
+        assert (here.image_id, here.features.tobytes()) == (there.image_id, there.features.tobytes())
+        assert here.class_probs.tobytes() == there.class_probs.tobytes()
+    assert local.fingerprints[0]["features"] == remote.fingerprints[0]["features"]
+    remote.close()
+    assert not [path for path in _in_use if path.is_relative_to(tmp_path)]
+
+
+def test_the_cache_holds_columns_within_its_bytes(folder: Path, url: str, tmp_path: Path) -> None:
+    wanted: dict[str, Any] = {"split": None, "features": ("base", "dino")}
+    limit = sum(path.stat().st_size for path in folder.glob("**/000000.*") if path.suffix in (".tar", ".lmdb"))
+    corpus = Corpus.open([url], cache_dir=tmp_path / "cache", cache_bytes=limit, **wanted)
+    assert [it.image_id for it in read_all(corpus)] == [it.image_id for it in read_all(Corpus.open(folder, **wanted))]
+    kept = [path for path in (tmp_path / "cache").glob("*/shards/*") if path.suffix in (".tar", ".lmdb")]
+    assert 0 < sum(path.stat().st_size for path in kept) <= limit
+
+
+def test_a_damaged_column_behind_a_url_is_never_used(folder: Path, url: str, tmp_path: Path) -> None:
+    memory = fsspec.filesystem("memory")
+    name = "/columns-of/columns/dino/shards/000001.tar"
+    memory.pipe_file(name, memory.cat_file(name)[:-1] + b"!")
+    opened = Corpus.open([url], split=None, features=("dino",), cache_dir=tmp_path / "cache")
+    with pytest.raises(CorruptShardError, match=r"columns/dino/shards/000001\.tar gave \d+ bytes of SHA-256"):
+        read_all(opened)
+    skipping = Corpus.open([url], split=None, features=("dino",), cache_dir=tmp_path / "cache", on_corrupt="skip")
+    assert sum(example is None for example in read_all(skipping)) == 4
+
+
+def test_a_column_made_anew_behind_a_url_does_not_meet_its_old_shards(folder: Path, url: str, tmp_path: Path) -> None:
+    def read() -> list[Any]:
+        return read_all(Corpus.open([url], split=None, features=("dino",), cache_dir=tmp_path / "cache"))
+
+    before = read()
+    memory = fsspec.filesystem("memory")
+    values = {example.image_id: (example.features + 1).tolist() for example in before}
+    shutil.rmtree(folder / "columns/dino")
+    add(folder, "dino", values, pa.list_(pa.list_(pa.float32())))
+    for path in (folder / "columns/dino").rglob("*"):
+        if path.is_file():
+            memory.pipe_file(f"/columns-of/{path.relative_to(folder)}", path.read_bytes())
+    for old, new in zip(before, read(), strict=True):
+        assert np.array_equal(old.features + 1, new.features)
+
+
+def test_a_column_that_is_not_behind_the_url_is_refused(url: str, tmp_path: Path) -> None:
+    with pytest.raises(RefusedError, match="memory://columns-of: has no finished column clip"):
+        Corpus.open([url], split=None, features=("clip",), cache_dir=tmp_path / "cache")
+
+
+@pytest.mark.parametrize("written", ["tar"], indirect=True)
+def test_pretraining_predicts_the_classes_of_a_column_and_is_resumed_with_it_alone(
+    folder: Path, url: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "model.json").write_text(json.dumps(MODEL))
+    sizes = {"steps": 2, "batch_size": 4, "eval_every": 2, "save_every": 1}
+    run = [*pretrain_arguments([folder], tmp_path / "run", tmp_path / "model.json", **sizes), "--eval-split", "all"]
+    run += ["--split", "all"]
+    assert main([*run, "--class-targets", "classes"]) == 0
+    config = json.loads((tmp_path / "run/final/config.json").read_text())
+    assert (config["visual_target"], config["v_target_size"]) == (0, 5)
+    counted = json.loads((tmp_path / "run/evaluation.json").read_text())["classes"]
+    assert counted
+    assert set(counted) <= {f"classes {number}" for number in range(5)}
+    described = json.loads((tmp_path / "run/run.json").read_text())
+    assert described["data"][0]["class_targets"] == described["eval_data"][0]["class_targets"]
+    # The same data behind a URL are the same run; the class targets of the data set are another one.
+    remote = [url if argument == str(folder) else argument for argument in run]
+    assert main([*remote, "--class-targets", "classes"]) == 0
+    assert main(run) == 2
+    assert "class_targets" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("written", ["tar"], indirect=True)
+def test_class_targets_want_a_model_that_predicts_classes(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="--visual-target nce does not predict classes"):
+        PretrainSettings(data=(str(folder),), output=tmp_path, class_targets="classes", visual_target="nce")
+    (tmp_path / "model.json").write_text(json.dumps({**MODEL, "visual_target": 1}))
+    sizes = {"steps": 1, "batch_size": 4, "eval_every": 1, "save_every": 1}
+    run = pretrain_arguments([folder], tmp_path / "run", tmp_path / "model.json", **sizes)
+    assert main([*run, "--eval-split", "none", "--class-targets", "classes"]) == 2

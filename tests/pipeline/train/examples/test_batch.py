@@ -34,6 +34,7 @@ class FakeCorpus:
     broken: frozenset[int] = frozenset()
     feature_dim: int = 4
     top_classes: int = 3
+    target_classes: int = 3
 
     def read(self, places: Places) -> list[Example | None]:
         return [None if n in self.broken else self.samples[n] for n in places.sample.tolist()]

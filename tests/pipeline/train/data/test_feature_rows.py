@@ -1,0 +1,75 @@
+"""Features in a batch: codes where all images have them, and the same numbers in every way."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from vilbert.pipeline.shards.small_features import SmallFeatures, compress, expand
+from vilbert.pipeline.train.data.feature_rows import FeaturePart, features_on, lay_out_features
+from vilbert.pipeline.train.data.shared_buffers import ReceivedBuffers, WorkerBuffers
+
+DTYPES = pytest.mark.parametrize("dtype", ["int8", "uint8"])
+
+
+def small(dtype: str, regions: int, *, seed: int = 0) -> SmallFeatures:
+    """Return features of which every second region has negative values, so that zero points differ."""
+    values = np.random.default_rng(seed).standard_normal((regions, 6), np.float32)
+    values[::2] = np.abs(values[::2])
+    return compress(values, dtype)
+
+
+def laid_out(images: Sequence[Sequence[FeaturePart]], counts: Sequence[int]) -> tuple[torch.dtype, NDArray[np.float16]]:
+    rows = lay_out_features(images, counts, channels=6, most=5)
+    return rows.features.dtype, features_on("cpu", *rows).numpy()
+
+
+@DTYPES
+def test_codes_of_a_batch_give_the_features_that_each_sample_gives(dtype: str) -> None:
+    images = [small(dtype, 5), small(dtype, 3, seed=1)]
+    kind, found = laid_out([(images[0],), (), (images[1],)], [4, 0, 3])
+    assert kind == getattr(torch, dtype)
+    expected = np.zeros((3, 4, 6), np.float16)
+    expected[0], expected[2, :3] = expand(images[0])[:4], expand(images[1])
+    np.testing.assert_array_equal(found, expected, strict=True)
+
+
+@DTYPES
+def test_images_that_differ_are_expanded_to_the_same_numbers(dtype: str) -> None:
+    other = np.ones((2, 6), np.float16)
+    codes = small(dtype, 4)
+    kind, found = laid_out([(codes,), (other,)], [3, 2])
+    assert kind == torch.float16
+    np.testing.assert_array_equal(found[0], expand(codes)[:3])
+    np.testing.assert_array_equal(found[1, :2], other)
+    both, parts = small("int8", 4), small("uint8", 4)
+    assert laid_out([(both,), (parts,)], [4, 4])[0] == torch.float16
+
+
+def test_features_side_by_side_are_expanded() -> None:
+    values, column = small("int8", 3), np.ones((3, 2), np.float16)
+    rows = lay_out_features([(values, column)], [3], channels=8, most=5)
+    assert rows.scales is None
+    np.testing.assert_array_equal(rows.features[0].numpy(), np.concatenate([expand(values), column], axis=1))
+
+
+def test_without_any_image_a_batch_is_zeros() -> None:
+    kind, found = laid_out([(), ()], [0, 0])
+    assert kind == torch.float16
+    np.testing.assert_array_equal(found, np.zeros((2, 1, 6), np.float16), strict=True)
+
+
+def test_codes_arrive_from_a_worker() -> None:
+    worker, receiver = WorkerBuffers(0), ReceivedBuffers()
+    codes = worker.take((2, 3), room=100, dtype=torch.int8)
+    codes[:] = torch.arange(-3, 3).view(2, 3)
+    sent = worker.send(codes)
+    receiver.add(0, worker.new())
+    assert not isinstance(sent, torch.Tensor)
+    received = receiver.receive(sent)
+    assert received.dtype == torch.int8
+    assert received.tolist() == [[-3, -2, -1], [0, 1, 2]]
