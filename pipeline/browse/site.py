@@ -13,7 +13,9 @@ from vilbert.pipeline.browse.images import Photographs
 from vilbert.pipeline.browse.opened import OpenedDataset
 from vilbert.pipeline.browse.similar import SimilarRegions
 from vilbert.pipeline.extract.fetching.settings import FetchSettings
+from vilbert.pipeline.shards.dataset import read_dataset
 from vilbert.pipeline.shards.selection.match import open_selections, require_their_data
+from vilbert.pipeline.urls import is_remote
 
 if TYPE_CHECKING:
     from vilbert.pipeline.browse.asking import Asking
@@ -40,13 +42,15 @@ class Site:
         with ExitStack() as stack:
             datasets = []
             selections = open_selections(settings.selection)
+            if selections:  # before an index is built, which may take minutes
+                local = (folder for folder in settings.directories if not is_remote(str(folder)))
+                require_their_data(selections, {read_dataset(it).records_sha256 or "": str(it) for it in local})
             for number, directory in enumerate(settings.directories):
                 dataset = OpenedDataset(directory, number=number, num_workers=settings.num_workers)
                 stack.callback(dataset.close)
                 dataset.select(selections)
                 datasets.append(dataset)
             tell_apart(datasets)
-            require_their_data(selections, {it.info.records_sha256 or "": str(it.directory) for it in datasets})
             photographs = Photographs(FetchSettings(allow_private_addresses=settings.allow_private_addresses))
             stack.callback(photographs.close)
             similar = tuple(map(SimilarRegions, datasets))

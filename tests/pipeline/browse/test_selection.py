@@ -100,3 +100,4 @@ def test_a_selection_of_another_data_set_is_refused(made: tuple[Path, Path], bro
     other = write_small_dataset(tmp_path).directory
     with pytest.raises(RefusedError, match=r"s\.parquet: is of another data set"):
         browse(other, selection=(made[1],))
+    assert not (other / ".browse").exists()  # an index of a large data set takes minutes

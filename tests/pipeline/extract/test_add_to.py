@@ -80,6 +80,23 @@ def test_the_same_detector_has_the_same_features_at_the_boxes_of_the_base(base: 
     assert corpus.feature_dim == 2 * sample.regions.features.shape[1]
 
 
+def test_a_base_of_int8_features_takes_a_column(kept: Path, tmp_path: Path) -> None:
+    small = tmp_path / "small"
+    assert main(["convert", str(kept), "--output", str(small), "--feature-dtype", "int8"]) == 0
+    before = contents(small)
+    assert add(small) == 0
+    assert {name: data for name, data in contents(small).items() if not name.startswith("columns/")} == before
+    assert main(["verify", str(small), "--deep"]) == 0
+    found = features(small)
+    with open_dataset(small) as samples:
+        assert list(found) == [sample.key for sample in samples]
+        for sample in samples:
+            assert sample.small is not None
+            assert found[sample.key].dtype == np.float16
+            assert np.allclose(found[sample.key], sample.regions.features, atol=0.03 * float(found[sample.key].max()))
+    assert Corpus.open(small, split=None, features=("base", "second")).feature_dim == 2 * found[sample.key].shape[1]
+
+
 def test_images_that_are_not_kept_are_read_from_where_they_were(base: Path, manifest: Path, tmp_path: Path) -> None:
     other = tmp_path / "other"
     options = ["--detector", "shapes", "--backend", "local", "--shard-size", "5"]
