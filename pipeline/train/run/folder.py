@@ -32,6 +32,8 @@ RENAMED_SETTINGS = {
     "least_answers": "min_answer_count",
 }
 """Settings that run.json of version 0.1.0 has under other names."""
+ADDED_SETTINGS = {"features": ["base"], "optim": "adamw", "muon_learning_rate": 0.02, "muon_momentum": 0.95}
+"""Settings that version 0.1.0 did not have, and what it did."""
 IDENTITY = tuple(PARTS)
 PACKAGES = ("torch", "transformers", "tokenizers", "numpy", "vilbert-pipeline")
 _OF_THE_SOFTWARE = ("transformers_version", "id2label", "label2id", "_name_or_path")
@@ -113,6 +115,14 @@ def _renamed(settings: Mapping[str, Any]) -> dict[str, Any]:
     if isinstance(tasks := found.get("tasks"), list):
         found["tasks"] = [_renamed(task) if isinstance(task, dict) else task for task in tasks]
     return found
+
+
+def in_present_terms(description: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the description of a run, which an older version may have begun, with the settings of today."""
+    settings = description.get("settings")
+    if not isinstance(settings, Mapping):
+        return dict(description)
+    return {**description, "settings": {**ADDED_SETTINGS, **_renamed(settings)}}
 
 
 def write_run(run: Path, description: Mapping[str, Any]) -> None:

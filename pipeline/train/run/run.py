@@ -27,6 +27,7 @@ from vilbert.pipeline.train.run.checkpoints import Checkpoint, checkpoint_path, 
 from vilbert.pipeline.train.run.export import export_final
 from vilbert.pipeline.train.run.folder import (
     FINAL_FOLDER,
+    in_present_terms,
     is_described,
     read_run,
     require_same_run,
@@ -187,14 +188,14 @@ def resume(training: Training, load_start: Callable[[], None]) -> bool:
     settings, group = training.settings, training.group
     found = checkpoint_to_resume(settings, is_start=not settings.workers)
     if found is not None:
-        same_length = as_long(training, found.info["run"], found.info["step"], where=found.path)
+        same_length = as_long(training, in_present_terms(found.info["run"]), found.info["step"], where=found.path)
         require_same_run(same_length, training.description, where=found.path)
         restore(training, found.info, *found.read_tensors())
         if group.first:
             logger.info("going on from step %d of %d", training.step, training.total_steps)
     else:
         if (before := read_run(settings.output)) is not None:
-            same_length = as_long(training, before, 0, where=settings.output)
+            same_length = as_long(training, in_present_terms(before), 0, where=settings.output)
             require_same_run(same_length, training.description, where=settings.output)
         load_start()
     group.wait()

@@ -21,8 +21,8 @@ from vilbert.pipeline.cli import main
 from vilbert.pipeline.train.engine import loop
 from vilbert.pipeline.train.run import run as run_module
 from vilbert.pipeline.train.run import shared_tokenizer
-from vilbert.pipeline.train.run.checkpoints import newest_whole
-from vilbert.pipeline.train.run.folder import writing
+from vilbert.pipeline.train.run.checkpoints import load_checkpoint, newest_whole, save_checkpoint
+from vilbert.pipeline.train.run.folder import ADDED_SETTINGS, writing
 from vilbert.pipeline.train.run.journal import Journal, read_journal
 
 from .tiny_runs import journal, pretrain_arguments
@@ -274,3 +274,19 @@ def test_a_tokenizer_folder_that_lost_a_file_is_made_anew(
     assert main(arguments(data, finished)) == 0
     assert (finished / "tokenizer" / name).read_bytes() == whole
     assert_same_run(finished, undisturbed)
+
+
+def test_a_run_that_an_older_version_began_is_resumed_and_one_of_another_optimizer_refused(
+    finished: Path, undisturbed: Path, data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    back_to(finished, 4)
+    for path in (finished / "checkpoints").iterdir():
+        checkpoint, model, optimizer = load_checkpoint(path)
+        settings = checkpoint.info["run"]["settings"]
+        for name in ADDED_SETTINGS:
+            del settings[name]
+        save_checkpoint(finished, checkpoint.step, model=model, optimizer=optimizer, info=checkpoint.info)
+    assert main(arguments(data, finished, "--optim", "muon")) == 2
+    assert 'optim "adamw" before, now "muon"' in capsys.readouterr().err
+    assert main(arguments(data, finished)) == 0
+    assert_same_run(finished, undisturbed, after=4)

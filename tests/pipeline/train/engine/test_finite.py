@@ -2,8 +2,18 @@
 
 from __future__ import annotations
 
+import signal
+from collections.abc import Generator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
 import torch
 
+from vilbert.pipeline.errors import NonFiniteError
+from vilbert.pipeline.train.engine import loop
+from vilbert.pipeline.train.engine.distributed import Group
 from vilbert.pipeline.train.engine.finite import StepResult, Unchecked
 from vilbert.pipeline.train.engine.step import Losses
 
@@ -37,3 +47,41 @@ def test_the_fused_optimizer_leaves_out_a_step_that_is_not_finite() -> None:
         optimizer.step()
         after = [parameter.detach(), *optimizer.state[parameter].values()]
         assert all(torch.equal(one, other) for one, other in zip(before, after, strict=True)) is same
+
+
+def test_steps_are_looked_at_before_the_checkpoint_that_a_signal_asks_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a GPU, between two steps that are logged: the checkpoint would count a step that was left out."""
+
+    def train_batches(steps: range) -> Generator[list[Any], None, None]:
+        yield from ([] for _ in steps)
+
+    def train_step(training: loop.Training, parts: list[Any]) -> tuple[Losses, torch.Tensor]:
+        bad = result(training.step, float("nan"))
+        training.unchecked.add(bad, bad.finite)
+        signal.raise_signal(signal.SIGTERM)
+        return bad.losses, bad.norm
+
+    never = dict.fromkeys(("log_every", "eval_every", "checkpoint_every"), 100)
+    training = loop.Training(
+        settings=cast(
+            Any,
+            SimpleNamespace(**never, batch_size=4, peak_tflops=1.0, profile=0, output=tmp_path, non_finite="stop"),
+        ),
+        group=Group(rank=0, world=1, device=torch.device("cuda")),
+        model=cast(Any, SimpleNamespace(config=None)),
+        wrapped=cast(Any, None),
+        optimizer=cast(Any, None),
+        objective=cast(Any, SimpleNamespace(parts=("words", "regions"))),
+        total_steps=10,
+        train_batches=train_batches,
+        eval_batches=None,
+        description={},
+    )
+    saved: list[int] = []
+    monkeypatch.setattr(loop, "train_step", train_step)
+    monkeypatch.setattr(loop, "save", lambda training: saved.append(training.step))
+    with pytest.raises(NonFiniteError, match="step 0: the loss or a gradient is not finite"):
+        loop.run_steps(training, None, None)
+    assert saved == []
