@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from vilbert.pipeline import __version__
 from vilbert.pipeline.errors import FingerprintError, RefusedError
 from vilbert.pipeline.jobs.done import find_done
-from vilbert.pipeline.jobs.plan import differences, has_dataset
+from vilbert.pipeline.jobs.plan import differences, has_dataset, require_same
 from vilbert.pipeline.jobs.worker import Description
 from vilbert.pipeline.rebuild.convert.baked_columns import other_columns
 from vilbert.pipeline.rebuild.convert.outcome import (
@@ -91,6 +91,9 @@ class ConvertJob:
                 if self.settings.append:
                     self._require_same(folder)
                     self._base = self._find_base()
+                elif self._existing is not None and not dry:
+                    # Before a plan replaces that of the data set, which other tasks (--shared) may be reading.
+                    require_same(self._existing, self._planned(), folder.name)
                 if dry or not self._is_done(folder):
                     self._make_plan(folder, opened, stack.enter_context(scratch_folder()) if dry else None)
             if self.settings.append and not dry and not self._is_extended:
@@ -205,11 +208,12 @@ class ConvertJob:
             starts = (*base.starts, *(base.rows + start for start in self._plan.starts))
             regular = starts == tuple(range(0, rows, settings.shard_size))
             shard_starts = None if regular else starts
-        else:  # nothing is left to do
+        else:  # nothing is left to do, or the plan is not made yet
             assert self._existing is not None
             rows, shard_starts = self._existing.rows, self._existing.shard_starts
-            if not settings.append and len(self._existing.converted) > 1:
-                rows, shard_starts = int(outcome.step["rows"]), None  # refused: it was appended to since
+            if not settings.append and (len(self._existing.converted) > 1 or not self._is_extended):
+                # Refused: it was appended to since, or is of other sources or settings.
+                rows, shard_starts = int(outcome.step["rows"]), None
         return DatasetInfo(
             storage=settings.format,
             shard_size=settings.shard_size,

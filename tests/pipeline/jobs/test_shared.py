@@ -24,6 +24,7 @@ from vilbert.pipeline.jobs.shared import join, share, sign
 from vilbert.pipeline.shards.checks.verify import examine
 from vilbert.pipeline.shards.dataset import read_dataset
 from vilbert.pipeline.shards.location.folder import LocalFolder
+from vilbert.pipeline.shards.location.layout import PLAN_FOLDER
 from vilbert.pipeline.shards.location.lock import exclusive_writer, open_lock
 
 from ..extract.conftest import contents
@@ -320,3 +321,27 @@ def test_claims_hold_against_all_tasks_and_until_the_workers_have_ended(
     monkeypatch.setattr("vilbert.pipeline.jobs.workers.close", close)
     assert extract(settings) == 130
     assert told == ["held", "held", "held"]
+
+
+def test_a_conversion_of_other_settings_is_refused_and_leaves_the_plan(
+    settings_for: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Workers of the tasks that wrote the plan read it."""
+    source, output = settings_for("source"), tmp_path / "converted"
+    assert extract(source) == 0
+    command = ["convert", str(source.output), "--output", str(output), "--shared", "--backend", "local"]
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr("vilbert.pipeline.jobs.shared.make_shards", interrupted)
+        assert main([*command, "--shard-size", "3"]) == 130
+    plan = {path.name: path.read_bytes() for path in (output / PLAN_FOLDER).iterdir()}
+    for other in (["--shard-size", "4"], ["--shard-size", "3", "--where", "n_boxes > 2"]):
+        with open_lock(output) as lock:
+            assert lock.take(shared=True)
+            assert main([*command, *other]) == 2
+        assert "holds a data set of other settings" in capsys.readouterr().err
+        assert {path.name: path.read_bytes() for path in (output / PLAN_FOLDER).iterdir()} == plan
+    assert main([*command, "--shard-size", "3"]) == 0
