@@ -50,23 +50,6 @@ def test_every_link_of_every_page_leads_somewhere(dataset: SmallDataset, browse:
     }
 
 
-def test_pages_of_int8_features_are_those_of_float16(
-    dataset: SmallDataset, browse: Browse, client_of: ClientOf, tmp_path: Path
-) -> None:
-    small, half = tmp_path / "small", tmp_path / "half"
-    for source, output, dtype in ((dataset.directory, small, "int8"), (small, half, "float16")):
-        assert main(["convert", str(source), "--output", str(output), "--feature-dtype", dtype]) == 0
-    with open_dataset(half) as samples:
-        key = samples[4].key
-    clients = [client_of(browse(folder)) for folder in (small, half)]
-    for page in (f"/0/sample/{key}", f"/0/similar/{key}", "/0/statistics", "/0/"):
-        found = [client.get(page) for client in clients]
-        assert [response.status_code for response in found] == [200, 200], page
-    for page in ("sample", "similar"):
-        orders = [re.findall(r"/0/image/([^\"?]+)", client.get(f"/0/{page}/{key}").text) for client in clients]
-        assert orders[0] == orders[1] != [], page
-
-
 def test_a_sample_page_has_regions_captions_record_and_place(
     dataset: SmallDataset, browse: Browse, client_of: ClientOf
 ) -> None:
