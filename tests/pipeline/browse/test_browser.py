@@ -205,3 +205,24 @@ UNNAMED = """() => [...document.querySelectorAll('a, button, input:not([type=hid
     it.labels?.length || it.innerText?.trim() || it.querySelector?.('img[alt]')))
   .map(it => it.outerHTML.slice(0, 80))"""
 """What a person can use but a screen reader has no name for."""
+
+
+@pytest.mark.slow
+def test_a_million_samples_are_found_and_paged(page: Any, tmp_path: Path, browse: Browse) -> None:
+    """Times are in benchmarks/browse.py; each page has a tenth of the time that the fixture gives."""
+    from benchmarks.browse import write_data
+
+    write_data(tmp_path / "million", samples=1_000_000, shard_size=1_000)
+    page.set_default_timeout(6_000)
+    with serving(browse(tmp_path / "million")) as address:
+        page.goto(f"{address}/0/?split=val&boxes_min=30&sort=-score")
+        found = int(count(page).replace(",", ""))
+        assert 0 < found < 200_000
+        cards = page.locator(".card").count()
+        page.keyboard.press("n")
+        page.wait_for_url("**after=*")
+        assert page.locator(".card").count() == cards
+        assert int(count(page).replace(",", "")) == found
+        page.goto(f"{address}/0/sample/000000000007")
+        assert page.locator("tbody tr").count() > 9
+    assert page.wrong == []

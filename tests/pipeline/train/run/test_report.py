@@ -79,7 +79,7 @@ def test_every_panel_with_values_is_drawn_whatever_the_length(steps: int, tmp_pa
     titles = ["Total loss", "Masked words", "Masked regions", "Alignment", "Held-out accuracy", "Learning rate"]
     assert {*titles, "Gradient norm", "Speed", "samples/s", "step"} <= set(texts)
     assert "Waiting for data" not in texts
-    assert len(html) < 400_000
+    assert len(html) < 400_000  # the limit of a page is 3 MB
 
 
 @pytest.mark.parametrize("facts", [None, {}, {"settings": {}, "data": [], "software": {}}])
