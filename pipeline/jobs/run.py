@@ -82,9 +82,7 @@ def write_dataset(job: Job, hung: Event) -> int:
             with starting(folder) if begins else nullcontext() as start:
                 info = write_pending_shards(job, folder, hung, start)
         except KeyboardInterrupt:
-            hurry()
-            logger.warning("interrupted: %s complete; run the same command again to resume", what_is_done(folder))
-            return 130
+            return interrupted(folder)
     return job.summarise(info)
 
 
@@ -95,10 +93,15 @@ def write_with_others(job: Job, folder: Folder, hung: Event) -> int:
             make_folder(folder)
         info = write_shared(job, folder, hung)
     except KeyboardInterrupt:
-        hurry()
-        logger.warning("interrupted: %s complete; run the same command again to resume", what_is_done(folder))
-        return 130
+        return interrupted(folder)
     return job.summarise(info)
+
+
+def interrupted(folder: Folder) -> int:
+    """Say how to resume, and let no store that is away be waited for; return the exit status."""
+    hurry()
+    logger.warning("interrupted: %s complete; run the same command again to resume", what_is_done(folder))
+    return 130
 
 
 def write_pending_shards(job: Job, folder: Folder, hung: Event, start: Renewal | None) -> DatasetInfo:

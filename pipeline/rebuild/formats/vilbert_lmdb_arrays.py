@@ -2,19 +2,11 @@
 
 from __future__ import annotations
 
+from vilbert.pipeline.rebuild.formats import vilbert_lmdb
 from vilbert.pipeline.rebuild.formats.registry import FormatSpec
 
 SPEC = FormatSpec(
     summary="LMDB of arrays, of vilbert-multi-task.",
     exporter="vilbert.pipeline.rebuild.formats.exporters.vilbert_lmdb:arrays_exporter",
-    lost=(
-        "captions",
-        "split",
-        "metadata",
-        "object_ids",
-        "object_scores",
-        "attribute_ids",
-        "attribute_scores",
-        "object_boxes",
-    ),
+    lost=vilbert_lmdb.SPEC.lost,
 )

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vilbert.pipeline.errors import CorruptShardError, RefusedError, ShardError
+from vilbert.pipeline.errors import RefusedError, ShardError
 from vilbert.pipeline.rebuild.scores.images import Images
 from vilbert.pipeline.rebuild.scores.score import SCORES, Score, Scored
 from vilbert.pipeline.rebuild.scores.settings import ScoreSettings
@@ -36,7 +36,7 @@ from vilbert.pipeline.shards.location.layout import DATASET_FILE, PLAN_FOLDER, d
 from vilbert.pipeline.shards.parallel import map_shards, worker_count
 from vilbert.pipeline.shards.record import ShardRecord, read_each_record, read_record
 from vilbert.pipeline.shards.storage.atomic import write_atomic
-from vilbert.pipeline.shards.storage.store import open_shard
+from vilbert.pipeline.shards.storage.store import open_shard, read_captions
 from vilbert.pipeline.terminal import counted
 from vilbert.plugins import PluginError
 
@@ -201,15 +201,11 @@ def _samples(
         for number, key in enumerate(reader.keys()):
             arrays, metadata = reader.read(number, wanted)
             image = None if pixels is None else next(pixels)
-            captions = metadata.get("captions") or []
-            if not isinstance(captions, list) or not all(isinstance(caption, str) for caption in captions):
-                problem = f"captions is {captions!r:.100}, expected an array of strings"
-                raise CorruptShardError(problem, path=reader.path, key=key)
             yield (
                 metadata["image_id"],
                 Scored(
                     key=key,
-                    captions=tuple(captions),
+                    captions=read_captions(reader, number, metadata),
                     width=metadata["width"],
                     height=metadata["height"],
                     boxes=arrays["boxes"],

@@ -7,10 +7,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vilbert.pipeline.errors import CorruptShardError
 from vilbert.pipeline.shards.canonical import encode_json
 from vilbert.pipeline.shards.index.energon import sample_ends
-from vilbert.pipeline.shards.storage.store import ShardReader
+from vilbert.pipeline.shards.storage.store import ShardReader, read_captions
 from vilbert.pipeline.shards.storage.tar_store import TarReader
 
 if TYPE_CHECKING:
@@ -61,10 +60,7 @@ def index_rows(reader: ShardReader, file: str) -> Iterator[dict[str, Any]]:
     ends = sample_ends(reader.index).tolist() if isinstance(reader, TarReader) else None
     for number, key in enumerate(reader.keys()):
         metadata = reader.metadata(number)
-        captions = metadata.get("captions") or []
-        if not isinstance(captions, list) or not all(isinstance(caption, str) for caption in captions):
-            problem = f"captions is {captions!r:.100}, expected an array of strings"
-            raise CorruptShardError(problem, path=reader.path, key=key)
+        captions = list(read_captions(reader, number, metadata))
         sha256 = metadata.get("sha256")
         yield {
             "key": key,

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, Self
 
-from vilbert.pipeline.errors import ShardError
+from vilbert.pipeline.errors import CorruptShardError, ShardError
 from vilbert.pipeline.shards.location.layout import StorageFormat
 from vilbert.pipeline.shards.sample import Sample
 from vilbert.pipeline.shards.storage.part import Part
@@ -120,3 +120,16 @@ def create_shard(path: Path, storage: StorageFormat) -> SampleWriter:
     from vilbert.pipeline.shards.storage.lmdb_store import LmdbWriter
 
     return LmdbWriter(path)
+
+
+def read_captions(reader: ShardReader, index: int, metadata: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the captions of a sample's metadata, none where it has no such field.
+
+    Raises:
+        CorruptShardError: They are no array of strings.
+    """
+    captions = metadata.get("captions") or []
+    if not isinstance(captions, list) or not all(isinstance(caption, str) for caption in captions):
+        problem = f"captions is {captions!r:.100}, expected an array of strings"
+        raise CorruptShardError(problem, path=reader.path, key=reader.keys()[index])
+    return tuple(captions)

@@ -24,7 +24,7 @@ from vilbert.pipeline.shards.columns.shard import ColumnShard
 from vilbert.pipeline.shards.sample import SCALES
 from vilbert.pipeline.shards.selection.match import open_selections, require_their_data
 from vilbert.pipeline.shards.small_features import SmallFeatures
-from vilbert.pipeline.shards.storage.store import ShardReader, open_shard
+from vilbert.pipeline.shards.storage.store import ShardReader, open_shard, read_captions
 from vilbert.pipeline.shards.storage.verified import VerifiedFiles
 from vilbert.pipeline.train.data.feature_columns import FeatureColumn, check_class_targets
 from vilbert.pipeline.train.data.feature_rows import FeaturePart, copy_features, joined_features
@@ -239,7 +239,7 @@ class Corpus:
         """
         return self._each(
             places,
-            lambda source, reader, index: _take_captions(reader, index, reader.metadata(index)),
+            lambda source, reader, index: read_captions(reader, index, reader.metadata(index)),
             verify=verify,
         )
 
@@ -432,7 +432,7 @@ class Corpus:
             raise CorruptShardError(problem, path=reader.path, key=reader.keys()[index])
         return Example(
             image_id=metadata["image_id"],
-            captions=_take_captions(reader, index, metadata),
+            captions=read_captions(reader, index, metadata),
             width=metadata["width"],
             height=metadata["height"],
             feature_parts=parts,
@@ -484,11 +484,3 @@ def _check_size(path: Path, expected: int) -> None:
         raise CorruptShardError("is missing, though its record is there", path=path)
     if size != expected:
         raise CorruptShardError(f"has {size} bytes, its record says {expected}", path=path)
-
-
-def _take_captions(reader: ShardReader, index: int, metadata: dict[str, Any]) -> tuple[str, ...]:
-    captions = metadata.get("captions") or []
-    if not isinstance(captions, list) or not all(isinstance(caption, str) for caption in captions):
-        problem = f"captions is {captions!r:.100}, expected an array of strings"
-        raise CorruptShardError(problem, path=reader.path, key=reader.keys()[index])
-    return tuple(captions)

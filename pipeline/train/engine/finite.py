@@ -1,7 +1,7 @@
 """Losses and gradients that are no finite numbers, looked for without waiting for a GPU at each step.
 
 On a CPU, and where such steps are to be skipped and counted (`--non-finite skip`), each step is looked at before the
-optimizer's. On a GPU where they end the run, AdamW leaves the step out by itself, on the device (Muon does not),
+optimizer's. On a GPU where they end the run, the optimizer leaves the step out by itself, on the device,
 and what happened is read before anything is logged, evaluated or saved: nothing that came of it is kept.
 """
 
