@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import NamedTuple
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import NamedTuple, TypeVar
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -34,9 +37,13 @@ Photograph = str | os.PathLike[str] | Image.Image | NDArray[np.uint8] | Detected
 """The path or the URL of an image file, an image of PIL, its pixels (RGB [H, W, 3]), or its regions."""
 
 DETECTOR_BATCH = 8
-"""Photographs of a detector pass, as in `vilbert extract` by default."""
+"""Photographs at the detector at a time, as in `vilbert extract` by default."""
 ORIENTATION = 0x0112
 """Number of the EXIF field that says how an image is turned."""
+
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 
 class ArgumentError(RefusedError, TypeError):
@@ -111,9 +118,11 @@ def detect_each(
     decoding: DecodeSettings,
     read: Callable[[str], bytes],
 ) -> list[Regions | RefusedError]:
-    """Return the regions of photographs, each with its name; no more than two detector passes' pixels are held.
+    """Return the regions of photographs, each with its name.
 
-    A photograph that cannot be read, or in which the detector finds nothing, has the error that says so.
+    A photograph that cannot be read, or in which the detector finds nothing, has the error that says so. On a CPU, each
+    thread runs the detector on photographs of its own: small operators gain little from several threads. The pixels of
+    at most two times `DETECTOR_BATCH` photographs are held.
     """
     found: dict[int, Regions | RefusedError] = {}
 
@@ -129,18 +138,45 @@ def detect_each(
             else:
                 yield number, pixels
 
-    batches = group_by_shape(
-        read_all(), lambda item: extractor.resized_shape(*item[1].shape[:2]), DETECTOR_BATCH, max_lag=DETECTOR_BATCH
-    )
-    for batch in batches:
+    def detect(batch: list[tuple[int, NDArray[np.uint8]]]) -> dict[int, Regions]:
         regions = extractor.extract([pixels for _, pixels in batch], [None] * len(batch))
-        found.update((number, of_one) for (number, _), of_one in zip(batch, regions, strict=True))
+        return dict(zip((number for number, _ in batch), regions, strict=True))
+
+    threads = min(torch.get_num_threads(), DETECTOR_BATCH, sum(not isinstance(it, Detected) for _, it in photographs))
+    if threads < 2 or extractor.fingerprint()["device"] != "cpu":
+        threads = 1
+    size = -(-DETECTOR_BATCH // threads)
+    batches = group_by_shape(
+        read_all(), lambda item: extractor.resized_shape(*item[1].shape[:2]), size, max_lag=DETECTOR_BATCH
+    )
+    for of_batch in map_in_threads(detect, batches, threads) if threads > 1 else map(detect, batches):
+        found.update(of_batch)
     return [
         of_one
         if isinstance(of_one, RefusedError) or len(of_one)
         else RefusedError(f"{name}: the detector finds no region in it")
         for of_one, (name, _) in zip((found[number] for number in range(len(photographs))), photographs, strict=True)
     ]
+
+
+def map_in_threads(function: Callable[[Item], Result], items: Iterable[Item], threads: int) -> Iterator[Result]:
+    """Yield `function` of each item, in order, computed in threads that share the cores of PyTorch's operators.
+
+    At most `threads` + 1 items are taken from `items` ahead of the result that is yielded.
+    """
+    operator_threads = torch.get_num_threads()
+    pool = ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(operator_threads // threads,))
+    try:
+        with pool:
+            ahead: deque[Future[Result]] = deque()
+            for item in items:
+                ahead.append(pool.submit(function, item))
+                if len(ahead) > threads:
+                    yield ahead.popleft().result()
+            while ahead:
+                yield ahead.popleft().result()
+    finally:
+        torch.set_num_threads(operator_threads)  # what the pool's threads set holds for threads that start later, too
 
 
 def shown(regions: Regions, name: str, *, max_regions: int) -> Shown:
