@@ -76,7 +76,7 @@ class Batch:
     feature_scales: Tensor | None = None
     """float32 [B, R, 2] of features of one byte a value, see `FeatureRows`."""
     positions: dict[str, Tensor] = field(default_factory=dict)
-    """Fields of `vilbert.model.packing.Positions`: what the model finds out itself on a CPU."""
+    """Fields of `vilbert.model.packing.Positions`; empty where the model finds them itself, as it does on a CPU."""
 
     def counts(self, visual_target: int, feature_dim: int) -> Tensor:
         """Return what the three losses divide by, int64 [3]: labelled words, terms of masked regions, labelled pairs.
@@ -107,12 +107,14 @@ def make_batches(
     *,
     seed: int,
     limit: int | None = None,
+    with_positions: bool = False,
 ) -> list[Batch]:
     """Make a rank's micro-batches of global batch `step`: `share.accumulation` of them, but none without a row.
 
     limit: positions from here on are past the end (of an evaluation). They, and rows that cannot be read, become rows
     of one zero region and no words, without labels. A rank without a part has one such row: it takes part in the step
     all the same. An image without captions has its regions learnt, nothing else. Raises what reading the corpus raises.
+    with_positions: fill `Batch.positions`, for a training step on a GPU.
     """
     positions, wanted = share.rows(step, limit)
     places = order.at(positions)
@@ -138,8 +140,14 @@ def make_batches(
         kept = [examples[row] for row in rows.tolist()]
         unread = sum(example is None for example in kept) - int((~wanted[rows]).sum())
         image = lay_out(corpus, kept, RegionDraws(*(part[rows] for part in regions)), items)
-        batches.append(_join(text, rows, image, alignment[rows], items.objective, kept, unread))
+        batch = _join(text, rows, image, alignment[rows], items.objective, kept, unread)
+        batches.append(_with_positions(batch) if with_positions else batch)
     return batches
+
+
+def _with_positions(batch: Batch) -> Batch:
+    masks = batch.attention_mask, batch.masked_lm_labels, batch.region_mask, batch.image_label
+    return replace(batch, positions=vars(positions_of(*masks)))
 
 
 def _at(wanted: NDArray[np.bool_], found: Sequence[T | None]) -> list[T | None]:
@@ -194,23 +202,20 @@ def _join(
         torch.from_numpy(image.masks.label),
         torch.from_numpy(alignment).clamp(min=0),
     )
-    attention_mask = torch.from_numpy((np.arange(width) < lengths[:, None]).astype(np.int64))
-    region_mask = torch.from_numpy(image.region_mask)
     return Batch(
         input_ids=torch.from_numpy(text.ids[rows, :width]),
-        attention_mask=attention_mask,
+        attention_mask=torch.from_numpy((np.arange(width) < lengths[:, None]).astype(np.int64)),
         masked_lm_labels=words,
         features=image.features.features,
         feature_scales=image.features.scales,
         zeroed=torch.from_numpy(image.masks.zeroed),
         divisor=torch.from_numpy(image.masks.divisor),
         locations=torch.from_numpy(image.locations),
-        region_mask=region_mask,
+        region_mask=torch.from_numpy(image.region_mask),
         image_label=regions,
         class_ids=torch.from_numpy(image.class_ids),
         class_probs=torch.from_numpy(image.class_probs),
         next_sentence_label=pairs.masked_fill(torch.from_numpy(alignment < 0), IGNORED),
         image_ids=tuple(example.image_id if example else "" for example in examples),
         unread=unread,
-        positions=vars(positions_of(attention_mask, words, region_mask, regions)),
     )

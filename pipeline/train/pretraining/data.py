@@ -119,10 +119,18 @@ def train_batches(
     settings: PretrainSettings, data: TrainingData, tokenizer: PreTrainedTokenizerBase, group: Group, steps: range
 ) -> Generator[list[Batch], None, None]:
     """Yield this rank's parts of each step's global batch."""
+    on_gpu = group.device.type == "cuda"
     make = partial(
-        make_batches, data.corpus, data.order, tokenizer, settings.items, share_of(settings, group), seed=settings.seed
+        make_batches,
+        data.corpus,
+        data.order,
+        tokenizer,
+        settings.items,
+        share_of(settings, group),
+        seed=settings.seed,
+        with_positions=on_gpu,
     )
-    made = batches(make, steps, num_workers=settings.num_workers, pin_memory=group.device.type == "cuda")
+    made = batches(make, steps, num_workers=settings.num_workers, pin_memory=on_gpu)
     return verifying_ahead(data.corpus, data.order, made, steps, batch_size=settings.batch_size)
 
 

@@ -83,12 +83,16 @@ def batches_of(
     limit: int | None = None,
     window: int = 40,
     weights: Sequence[float] = (),
+    with_positions: bool = False,
     **items: Any,
 ) -> list[Batch]:
     corpus = corpus or FakeCorpus(SAMPLES)
     order = Order([np.array([len(corpus.samples)])], seed=3, window=window, weights=weights)
     found: Any = corpus
-    return make_batches(found, order, TOKENIZER, ItemSettings(**items), share, step, seed=seed, limit=limit)
+    settings = ItemSettings(**items)
+    return make_batches(
+        found, order, TOKENIZER, settings, share, step, seed=seed, limit=limit, with_positions=with_positions
+    )
 
 
 def rows_of(batches: Sequence[Batch]) -> list[tuple[Any, ...]]:
@@ -479,3 +483,14 @@ def test_samples_come_from_disk_as_they_were_stored(make_dataset: Callable[..., 
     stored = {example.image_id: example for example in corpus.read(order.at(np.arange(10))) if example}
     for row, image_id in enumerate(batch.image_ids):
         assert (batch.features[row].numpy() == stored[image_id].features).all()
+
+
+def test_positions_are_found_where_they_are_asked_for() -> None:
+    (without,) = batches_of()
+    (batch,) = batches_of(with_positions=True)
+    assert not without.positions
+    words, masked = batch.masked_lm_labels >= 0, batch.image_label == 1
+    assert len(batch.positions["labelled_words"]) == words.sum() > 0
+    assert (words.flatten()[batch.positions["labelled_words"]]).all()
+    assert len(batch.positions["masked_regions"]) == masked.sum() > 0
+    assert (masked.flatten()[batch.positions["masked_regions"]]).all()
