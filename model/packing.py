@@ -1,10 +1,10 @@
-"""Compute only the positions that matter, and leave padding out of everything but attention itself.
+"""Compute only the positions that are needed, and leave padding out of everything but attention.
 
-A batch of captions is mostly padding once the longest sets its width, and pre-training reads the last states of masked
-positions alone. So states are kept as one row a position that matters, [W, H], and spread to [B, L, H] for attention.
-Nothing that matters depends on what is left out, so it comes out the same.
+A batch of captions is mostly padding, because the longest caption sets its width, and pre-training uses the last states
+of masked positions only. So states are stored as one row per needed position, [W, H], and scattered to [B, L, H] for
+attention. Needed positions do not depend on the others, so the results are the same.
 
-Shapes: B batch, L positions of a stream, W positions that matter over the whole batch, H width.
+Shapes: B batch, L positions of a stream, W needed positions of the batch, H width.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Packing:
 
     @property
     def whole(self) -> bool:
-        """Whether every position is kept, so that there is nothing to leave out."""
+        """Whether every position is kept."""
         return len(self.places) == self.batch * self.length
 
     def pack(self, states_BLH: Tensor) -> Tensor:
@@ -37,16 +37,16 @@ class Packing:
         return states_BLH.flatten(0, 1).index_select(0, self.places)
 
     def unpack(self, states_WH: Tensor) -> Tensor:
-        """Return [B, L, H] with zeros where nothing was kept."""
+        """Return [B, L, H] with zeros at the positions that were not kept."""
         spread = states_WH.new_zeros(self.batch * self.length, states_WH.shape[-1])
         return spread.index_copy(0, self.places, states_WH).unflatten(0, (self.batch, self.length))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Positions:
-    """Which positions of both streams a pre-training batch computes and reads; made on the CPU (`positions_of`).
+    """Which positions of both streams a pre-training batch computes and uses, found on the CPU by `positions_of`.
 
-    A GPU that finds them itself makes the CPU wait for it. All are int64 indices into flattened [B x L].
+    Finding them on a GPU would synchronise it. All are int64 indices into flattened [B x L].
     """
 
     words: Tensor
@@ -54,11 +54,11 @@ class Positions:
     regions: Tensor
     """[W] of regions that are computed, the global one of each image included."""
     last_words: Tensor
-    """[W] of words whose last states are read: those that have a label, and the first of each text."""
+    """[W] of words whose last states are used: those with a label, and the first of each text."""
     last_regions: Tensor
-    """[W] of regions whose last states are read: those that are masked, and the global one."""
+    """[W] of regions whose last states are used: the masked ones, and the global one."""
     labelled_words: Tensor
-    """[N] of words that have a label."""
+    """[N] of words with a label."""
     masked_regions: Tensor
     """[M] of masked regions, into [B x (R - 1)]: without the global region."""
 
@@ -66,7 +66,7 @@ class Positions:
 def positions_of(
     attention_mask: Tensor, masked_lm_labels: Tensor, region_mask: Tensor, image_label: Tensor
 ) -> Positions:
-    """Return the positions that a model computes and reads where these are its labels, as it would find them.
+    """Return the positions that a model computes and uses for these labels.
 
     attention_mask, masked_lm_labels: [B, T]. region_mask, image_label: [B, R - 1], without the global region.
     """
@@ -82,14 +82,46 @@ def positions_of(
     )
 
 
-def packing_at(places: Tensor, batch: int, length: int) -> Packing | None:
-    """Return the packing that keeps these positions; None where that is all of them."""
-    packing = Packing(places=places, batch=batch, length=length)
-    return None if packing.whole else packing
+@dataclass(frozen=True, kw_only=True)
+class StreamPacking:
+    """Which positions of one stream are computed, and which last states are returned; None for all."""
+
+    computed: Packing | None
+    last: Packing | None
+
+
+def stream_packing(wanted_BL: Tensor | None, mask_BL: Tensor | None) -> StreamPacking:
+    """Return the packing of a stream whose last states are used where wanted_BL is true; None for all.
+
+    On a GPU this synchronises; `stream_packing_at` does not.
+    """
+    return StreamPacking(
+        computed=computed_positions(wanted_BL, mask_BL),
+        last=None if wanted_BL is None else wanted_positions(wanted_BL),
+    )
+
+
+def stream_packing_at(computed: Tensor, last: Tensor, states_BLH: Tensor) -> StreamPacking:
+    """Return the packing of a stream of this shape whose positions are known (`Positions`)."""
+    batch, length = states_BLH.shape[:2]
+    packing = Packing(places=computed, batch=batch, length=length)
+    return StreamPacking(
+        computed=None if packing.whole else packing, last=Packing(places=last, batch=batch, length=length)
+    )
+
+
+def packed(states_BLH: Tensor, packing: Packing | None) -> Tensor:
+    """Return the kept positions [W, H], or all of them [B, L, H] without a packing."""
+    return states_BLH if packing is None else packing.pack(states_BLH)
+
+
+def unpacked(states: Tensor, packing: Packing | None) -> Tensor:
+    """Return states [B, L, H] of `packed` states."""
+    return states if packing is None else packing.unpack(states)
 
 
 def packing_of(needed_BL: Tensor) -> Packing:
-    """Return the packing that keeps the positions that are true in needed_BL; on a GPU this waits for it."""
+    """Return the packing that keeps the positions where needed_BL is true. On a GPU this synchronises."""
     batch, length = needed_BL.shape
     return Packing(places=needed_BL.flatten().nonzero().squeeze(1), batch=batch, length=length)
 
@@ -100,10 +132,11 @@ def wanted_positions(wanted_BL: Tensor) -> Packing:
 
 
 def computed_positions(wanted_BL: Tensor | None, mask_BL: Tensor | None) -> Packing | None:
-    """Keep the positions that wanted states depend on: themselves, the first, and what the mask lets be seen.
+    """Keep the positions that the wanted states depend on: themselves, the first, and those the mask shows.
 
-    A row whose mask hides everything is kept whole: its attention falls back to all positions. None where nothing can
-    be left out: all states are wanted (wanted_BL is None), there is no mask, or it has a row for each position.
+    A row whose mask hides everything is kept in full, because its attention falls back to all positions. Returns None
+    if nothing can be left out: all states are wanted (wanted_BL is None), mask_BL is None, or the mask has a row per
+    query.
     """
     if wanted_BL is None or mask_BL is None or mask_BL.dim() != 2:
         return None

@@ -19,18 +19,18 @@ from transformers.utils.generic import can_return_tuple
 
 from vilbert.model.config import ViLBertConfig
 from vilbert.model.embeddings import ImageEmbeddings, LocationEmbeddings, TextEmbeddings
-from vilbert.model.encoder import Encoder, Kept
+from vilbert.model.encoder import Encoder, Kept, Trace
 from vilbert.model.heads import Pooler, PreTrainingHeads, WeightNormLinear, fuse
 from vilbert.model.inputs import check_inputs, check_labels, require_positions
 from vilbert.model.layers import BiOutput
 from vilbert.model.outputs import ViLBertForPreTrainingOutput, ViLBertModelOutput, kept_of
-from vilbert.model.packing import Packing, Positions, computed_positions, packing_at, wanted_positions
+from vilbert.model.packing import Positions, packed, stream_packing, stream_packing_at, unpacked
 from vilbert.model.pairs import Pairing, Streams
 from vilbert.model.pretraining import Heads, Labels, RegionTarget, losses_and_scores
 
 
 class ViLBertPreTrainedModel(PreTrainedModel):
-    """What all ViLBERT models share: how weights start, what may be tied, and what transformers may do with them."""
+    """Base class of all ViLBERT models: weight initialisation, tied weights, and support for transformers' features."""
 
     config: ViLBertConfig
     config_class = ViLBertConfig
@@ -43,9 +43,9 @@ class ViLBertPreTrainedModel(PreTrainedModel):
 
     @classmethod
     def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
-        """Load as transformers does, from safetensors, and freeze again what is never used.
+        """Load as transformers does, from safetensors, and freeze the frozen parameters again.
 
-        Loading makes new parameters of all. A `pytorch_model.bin` is read by `load_checkpoint`, not here.
+        Loading replaces all parameters. Use `load_checkpoint` for a `pytorch_model.bin`.
         """
         kwargs.setdefault("use_safetensors", True)
         loaded = super().from_pretrained(*args, **kwargs)
@@ -59,7 +59,7 @@ class ViLBertPreTrainedModel(PreTrainedModel):
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
-        """Draw the weights the reference starts from; the padding word's row is drawn too, as there."""
+        """Initialise weights as the reference does, which also initialises the row of the padding token."""
         if isinstance(module, nn.Embedding):
             init.normal_(module.weight, mean=0.0, std=self.config.initializer_range)
         elif isinstance(module, WeightNormLinear):
@@ -77,7 +77,7 @@ class ViLBertPreTrainedModel(PreTrainedModel):
 
 
 def with_task_token(mask: Tensor | None) -> Tensor | None:
-    """Make room behind [CLS] in a mask [B, T] or [B, T, T] for a task token that all words see."""
+    """Insert a task token that all words attend to behind [CLS] into a mask [B, T] or [B, T, T]."""
     if mask is None:
         return None
     mask = torch.cat([torch.ones_like(mask[..., :1]), mask], dim=-1)
@@ -85,7 +85,7 @@ def with_task_token(mask: Tensor | None) -> Tensor | None:
 
 
 def _with_task_label(labels_BT: Tensor) -> Tensor:
-    """Make room behind [CLS] in masked words' labels: the task token has none."""
+    """Insert the label of a task token, -1, behind [CLS] into the labels of masked words."""
     return torch.cat([labels_BT[:, :1], torch.full_like(labels_BT[:, :1], -1), labels_BT[:, 1:]], dim=1)
 
 
@@ -103,9 +103,10 @@ class ViLBertModel(ViLBertPreTrainedModel):
         self.post_init()
 
     def freeze_layers(self) -> None:
-        """Take the layers of `fixed_t_layer` and `fixed_v_layer`, and the embeddings below, from optimizers and DDP.
+        """Freeze the first `fixed_t_layer` text and `fixed_v_layer` visual layers, and the embeddings below them.
 
-        They run without gradients. The word embeddings stay: the decoder of masked words is tied to them.
+        They run without gradients and are left out of the optimizer and DDP. The word embeddings stay trainable: the
+        decoder of masked words is tied to them.
         """
         embeddings: list[tuple[int, nn.Module]] = [
             (self.config.fixed_t_layer, self.embeddings),
@@ -137,22 +138,34 @@ class ViLBertModel(ViLBertPreTrainedModel):
     ) -> ViLBertModelOutput:
         """Encode texts and images.
 
-        input_ids: [B, T] int64, or inputs_embeds [B, T, H] in their place. image_feat: [B, R, F], region 0 the global
-        one. image_loc: [B, R, 5] (x1, y1, x2, y2, area), fractions of the image. Masks are 1 where seen, 0 where not:
-        [B, T] and [B, R], or one row for each position, [B, T, T] and [B, R, R]; then the other stream sees what every
-        position sees. task_ids: [B, 1] where the model has task tokens. pairing: "rows", "one_text" (B = 1 for many
-        images) or "all" (row text x images + image; what comes after has that many rows). Attention maps are computed
-        by the eager path whichever is set. wanted_words, wanted_regions: [B, T] (T + 1 with a task token) and [B, R]
-        bool, the positions whose last states are read, by default all; others but the first come out zero, and what
-        only they need is not computed (`vilbert.model.packing`). positions: the same in their place, found before on
-        the CPU, so that a GPU is not waited for. Raises ValueError where the inputs do not fit the
-        model or one another.
+        Args:
+            input_ids: int64 [B, T]; or `inputs_embeds` [B, T, H] instead.
+            image_feat: [B, R, F]; region 0 is the whole image.
+            image_loc: [B, R, 5] (x1, y1, x2, y2, area) as fractions of the image.
+            token_type_ids: int64 [B, T]; 0 by default.
+            attention_mask: 1 for a position to attend to, 0 for a masked one: [B, T], or [B, T, T] with a row per
+                query. The image stream then attends to the words that every query attends to.
+            image_attention_mask: The same for regions, [B, R] or [B, R, R].
+            task_ids: int64 [B, 1], required by a model with task tokens.
+            inputs_embeds: [B, T, H].
+            pairing: `rows`; `one_text` (B = 1 for many images); or `all`: each text with each image, in row
+                text * images + image of the output.
+            output_hidden_states: Whether to return the states of each layer.
+            output_attentions: Whether to return attention maps. They are computed by the eager implementation.
+            wanted_words: bool [B, T] (T + 1 with a task token), the positions whose last states are used; all by
+                default. The first is always computed, the others are zero in the output, and what only they depend on
+                is not computed (`vilbert.model.packing`).
+            wanted_regions: The same for regions, bool [B, R].
+            positions: The same for both streams, computed on the CPU in advance so that a GPU is not synchronised.
+
+        Raises:
+            ValueError: The inputs do not match the model or each other.
         """
         states = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
         maps = self.config.output_attentions if output_attentions is None else output_attentions
         partial = wanted_words is not None or wanted_regions is not None or positions is not None
         if partial and (states or maps or pairing != "rows"):
-            raise ValueError("wanted_words and wanted_regions go with no hidden states, attention maps or pairing")
+            raise ValueError("wanted_words and wanted_regions cannot be combined with hidden states, maps or pairing")
         check_inputs(
             input_ids,
             inputs_embeds,
@@ -163,44 +176,35 @@ class ViLBertModel(ViLBertPreTrainedModel):
             longest=self.longest_text,
             task_tokens=self.config.task_specific_tokens,
         )
+        assert image_feat is not None  # check_inputs
+        assert image_loc is not None
         text = self.embeddings(input_ids, token_type_ids, task_ids, inputs_embeds)
         text_mask = attention_mask if task_ids is None else with_task_token(attention_mask)
         require_positions(wanted_words, text, "wanted_words")
         require_positions(wanted_regions, image_feat, "wanted_regions")
         if positions is None:
-            text_packing = computed_positions(wanted_words, text_mask)
-            image_packing = computed_positions(wanted_regions, image_attention_mask)
+            words = stream_packing(wanted_words, text_mask)
+            regions = stream_packing(wanted_regions, image_attention_mask)
         else:
-            assert image_feat is not None
-            rows, regions = image_feat.shape[:2]
-            text_packing = packing_at(positions.words, *text.shape[:2])
-            image_packing = packing_at(positions.regions, rows, regions)
-        if image_packing is not None:
-            assert image_feat is not None
-            assert image_loc is not None
-            image_feat, image_loc = image_packing.pack(image_feat), image_packing.pack(image_loc)
-        if positions is None:
-            kept = Kept(
-                text=None if wanted_words is None else wanted_positions(wanted_words),
-                image=None if wanted_regions is None else wanted_positions(wanted_regions),
-            )
-        else:
-            kept = Kept(
-                text=Packing(places=positions.last_words, batch=len(text), length=text.shape[1]),
-                image=Packing(places=positions.last_regions, batch=rows, length=regions),
-            )
+            words = stream_packing_at(positions.words, positions.last_words, text)
+            regions = stream_packing_at(positions.regions, positions.last_regions, image_feat)
         streams = Streams(
-            text=text if text_packing is None else text_packing.pack(text),
-            image=self.v_embeddings(image_feat, image_loc),
+            text=packed(text, words.computed),
+            image=self.v_embeddings(packed(image_feat, regions.computed), packed(image_loc, regions.computed)),
             text_mask=text_mask,
             image_mask=image_attention_mask,
-            text_packing=text_packing,
-            image_packing=image_packing,
+            text_packing=words.computed,
+            image_packing=regions.computed,
         )
         eager = bool(maps) or self.config._attn_implementation == "eager"
+        kept = Kept(text=words.last, image=regions.last)
         streams, trace = self.encoder(streams, pairing=pairing, eager=eager, keep_states=bool(states), kept=kept)
-        text = streams.text if kept.text is None else kept.text.unpack(streams.text)
-        image = streams.image if kept.image is None else kept.image.unpack(streams.image)
+        return self._output(streams, trace, kept, states=bool(states), maps=bool(maps))
+
+    def _output(self, streams: Streams, trace: Trace, kept: Kept, *, states: bool, maps: bool) -> ViLBertModelOutput:
+        """Return the unpacked last states, the pooled vectors, and the states and maps of each layer if requested."""
+        text = unpacked(streams.text, kept.text)
+        image = unpacked(streams.image, kept.image)
         return ViLBertModelOutput(
             text_output=text,
             image_output=image,
@@ -215,7 +219,7 @@ class ViLBertModel(ViLBertPreTrainedModel):
 
     @property
     def longest_text(self) -> int:
-        """Word pieces that there are positions for: RoBERTa's begin behind those of padding."""
+        """Maximum number of word pieces. RoBERTa's positions start behind the padding token's."""
         positions = self.config.max_position_embeddings
         return positions - self.embeddings.pad_token_id - 1 if self.embeddings.roberta_positions else positions
 
@@ -232,7 +236,7 @@ class WithWordHead(ViLBertPreTrainedModel):
         return self.cls.predictions.decoder
 
     def set_output_embeddings(self, new_embeddings: nn.Linear) -> None:
-        """Put another decoder in place; the bias, which is none of its own, grows with zeros or is cut."""
+        """Replace the decoder; the shared bias is padded with zeros or truncated."""
         self.cls.predictions.decoder = new_embeddings
         old, size = self.cls.predictions.bias, new_embeddings.weight.shape[0]
         if len(old) != size:
@@ -268,15 +272,23 @@ class ViLBertForPreTraining(WithWordHead):
         positions: Positions | None = None,
         **kwargs: Any,
     ) -> ViLBertForPreTrainingOutput:
-        """Return the losses of what has labels and the scores of what has none.
+        """Return the losses of the heads that have labels and the scores of the others.
 
-        The first six arguments, and pairing, output_hidden_states and output_attentions, are those of `ViLBertModel`.
-        masked_lm_labels: [B, T] the word piece behind each mask, -1 elsewhere. image_label: [B, R - 1] 1 where a region
-        is masked, of all but the global one; image_target: [B, R - 1, v_target_size] the detector's class
-        probabilities, or the unmasked features where `visual_target` is not 0. next_sentence_label: [B] 0 where text
-        and image match, 1 where not. generator: draws the negatives where `visual_target` is 2. positions: those of the
-        masks and labels (`vilbert.model.packing.positions_of`), where all labels are given and there are no task
-        tokens; the model then waits for no GPU.
+        Args:
+            input_ids: The first six arguments, and pairing, output_hidden_states and output_attentions, are those of
+                `ViLBertModel.forward`.
+            masked_lm_labels: int64 [B, T], the word piece at each masked position, -1 elsewhere.
+            image_label: [B, R - 1], 1 for a masked region; without the global region.
+            image_target: [B, R - 1, v_target_size], the detector's class probabilities, or the unmasked features if
+                `visual_target` is not 0.
+            next_sentence_label: int64 [B], 0 if text and image match, 1 if not.
+            task_ids: int64 [B, 1], required by a model with task tokens.
+            generator: Draws the negatives if `visual_target` is 2.
+            positions: Positions of the masks and labels (`vilbert.model.packing.positions_of`), so that no GPU is
+                synchronised. Requires masked_lm_labels and image_label, and a model without task tokens.
+
+        Raises:
+            ValueError: The inputs do not match the model or each other.
         """
         check_labels(
             input_ids if input_ids is not None else kwargs.get("inputs_embeds"),
@@ -295,7 +307,7 @@ class ViLBertForPreTraining(WithWordHead):
         if positions is None:
             kwargs |= self._wanted(labels, kwargs)
         elif self.config.task_specific_tokens or masked_lm_labels is None or image_label is None:
-            raise ValueError("positions go with masked_lm_labels and image_label, and no task tokens")
+            raise ValueError("positions require masked_lm_labels and image_label, and a model without task tokens")
         else:
             kwargs["positions"] = positions
         encoded: ViLBertModelOutput = self.bert(
@@ -320,13 +332,13 @@ class ViLBertForPreTraining(WithWordHead):
         return ViLBertForPreTrainingOutput(**fields, **kept_of(encoded))
 
     def _wanted(self, labels: Labels, others: dict[str, Any]) -> dict[str, Tensor | None]:
-        """Return which last states the losses read, where that is all that is asked for."""
+        """Return which last states the losses use; {} if others are requested too."""
         config = self.config
         everything = (
             *(config.output_hidden_states, config.output_attentions),
             *(others.get("output_hidden_states"), others.get("output_attentions")),
             others.get("pairing", "rows") != "rows",
-            torch.compiler.is_compiling(),  # how many positions there are is data: every layer would break the graph
+            torch.compiler.is_compiling(),  # the number of positions depends on the data: a graph break in every layer
         )
         if any(everything):
             return {}

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from vilbert.pipeline.shards.small_features import SmallFeatures
 from vilbert.pipeline.tasks.join import Images
 from vilbert.pipeline.tasks.task import Shown
-from vilbert.pipeline.train.data.corpus import Example
+from vilbert.pipeline.train.data.example import Example
 from vilbert.pipeline.train.data.feature_rows import FeaturePart, FeatureRows, lay_out_features
 from vilbert.pipeline.train.examples.image_rows import locations
 

@@ -158,5 +158,5 @@ def test_positions_found_before_give_the_losses_that_the_model_finds(masked: boo
 def test_positions_go_with_labels() -> None:
     model = ViLBertForPreTraining(ViLBertConfig(**TINY))
     ones = torch.ones(2, 3, dtype=torch.long)
-    with pytest.raises(ValueError, match="positions go with"):
+    with pytest.raises(ValueError, match="positions require"):
         model(**batch(2, 3, regions=4), positions=positions_of(ones, ones, ones, ones))

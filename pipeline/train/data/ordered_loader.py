@@ -20,7 +20,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from vilbert.pipeline.errors import RefusedError
 from vilbert.pipeline.shards.storage.verified import VerifiedFiles
-from vilbert.pipeline.train.data.corpus import Corpus, Example
+from vilbert.pipeline.train.data.corpus import Corpus
+from vilbert.pipeline.train.data.example import Example
 from vilbert.pipeline.train.data.order import Order
 
 if TYPE_CHECKING:

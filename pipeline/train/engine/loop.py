@@ -1,8 +1,7 @@
-"""The training loop: batches in their order, a step of the optimizer each, and now and then a line, an evaluation, a
-checkpoint.
+"""The training loop: optimizer steps over the batches in order, with metrics, evaluations and checkpoints.
 
-Everything that a step does is a function of the settings, the data and the step's number, so a run that was killed goes
-on from its newest whole checkpoint as if nothing had happened.
+A step is a function of the settings, the data and the step's number, so a killed run that is resumed from its newest
+complete checkpoint gives the same result as an undisturbed one.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ from collections.abc import Callable, Generator
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 from torch import Tensor, nn
 from torch.optim import AdamW
@@ -149,13 +148,20 @@ def restore(training: Training, info: dict[str, Any], model: dict[str, Tensor], 
 
 
 def run_steps(training: Training, journal: Journal | None, progress: TrainProgress | None) -> bool:
-    """Train from where `training` stands to its last step; return False where a signal ended it before.
+    """Train from the current step to the last one.
 
-    Then the step under way was finished and a checkpoint of it written; its evaluation, if one was due or under way, is
-    left to the resumed run. journal, progress: of the first rank only.
+    After a signal, the current step is finished and a checkpoint is written. An evaluation that is due or running then
+    is repeated by the resumed run.
+
+    Args:
+        training: State of the run; updated in place.
+        journal: Receives metrics; None on all ranks but the first.
+        progress: Receives progress; None on all ranks but the first.
+
+    Returns:
+        False if a signal ended the run before its last step.
     """
-    settings = training.settings
-    group = training.group
+    settings, group = training.settings, training.group
     clock = Throughput(
         training.samples(training.step),
         config=training.model.config,
@@ -168,8 +174,7 @@ def run_steps(training: Training, journal: Journal | None, progress: TrainProgre
         _Batches(training) as batches,
         profiled(training.run, settings.profile, rank=group.rank, device=group.device) as end_step,
     ):
-        was_interrupted = training.evaluation_due
-        if was_interrupted:
+        if training.evaluation_due:
             with clock.paused():
                 changed = held_out(training, journal, saving=True, interrupted=interrupted)
                 if training.evaluation_due:
@@ -182,36 +187,61 @@ def run_steps(training: Training, journal: Journal | None, progress: TrainProgre
             losses, norm = train_step(training, parts)
             end_step()
             training.step += 1
-            last = training.step == training.total_steps
-            logging_due = training.step % settings.log_every == 0 or last
-            # What is on a GPU, and whether another process stops, is read where it is logged: reading waits.
-            reading = logging_due or group.device.type == "cpu"
-            stopping = is_interrupted(interrupted, group) if reading or group.world == 1 else False
-            saving = training.step % settings.checkpoint_every == 0 or last or stopping
-            evaluating = training.step % settings.eval_every == 0 or last
-            if reading or evaluating or saving:
+            due = _due(training, interrupted)
+            if due.reading or due.evaluating or due.saving:
                 require_finite(training)
-            if journal is not None and logging_due:
+            if journal is not None and due.logging:
                 lap = clock.lap(training.samples(training.step))
                 journal.write("train", training.step, {**train_figures(training, losses, norm), **lap})
             if progress is not None:
-                progress.show(training.step, float(losses.means.sum()) if reading else None, clock.waiting)
+                progress.show(training.step, float(losses.means.sum()) if due.reading else None, clock.waiting)
             with clock.paused():
                 begun = time.perf_counter()
-                changed = evaluating and held_out(training, journal, saving=saving, interrupted=interrupted)
+                changed = due.evaluating and held_out(training, journal, saving=due.saving, interrupted=interrupted)
                 evaluated = time.perf_counter()
-                if saving or training.evaluation_due:
+                if due.saving or training.evaluation_due:
                     save(training)
             if progress is not None:
                 progress.note(
-                    evaluation=evaluated - begun if evaluating else None,
-                    checkpoint=time.perf_counter() - evaluated if saving else None,
+                    evaluation=evaluated - begun if due.evaluating else None,
+                    checkpoint=time.perf_counter() - evaluated if due.saving else None,
                 )
-            if (stopping and not last) or training.evaluation_due:
+            if due.stopping or training.evaluation_due:
                 return False
             if changed:
                 batches.restart()
     return True
+
+
+class _Due(NamedTuple):
+    """What is due after a step."""
+
+    logging: bool
+    """Write metrics."""
+    reading: bool
+    """Read values from the device. On a GPU this synchronises, so it is done only where metrics are written."""
+    evaluating: bool
+    """Evaluate the held-out samples."""
+    saving: bool
+    """Write a checkpoint."""
+    stopping: bool
+    """End the run before its last step, after a signal."""
+
+
+def _due(training: Training, interrupted: threading.Event) -> _Due:
+    """Return what is due after the step just done. Several ranks agree on stopping where they read from the device."""
+    settings, group, step = training.settings, training.group, training.step
+    last = step == training.total_steps
+    logging_due = step % settings.log_every == 0 or last
+    reading = logging_due or group.device.type == "cpu"
+    stopping = (reading or group.world == 1) and is_interrupted(interrupted, group)
+    return _Due(
+        logging=logging_due,
+        reading=reading,
+        evaluating=step % settings.eval_every == 0 or last,
+        saving=step % settings.checkpoint_every == 0 or last or stopping,
+        stopping=stopping and not last,
+    )
 
 
 class _Batches:

@@ -33,7 +33,8 @@ from vilbert.pipeline.train.examples.pairs import choose_captions, choose_images
 from vilbert.pipeline.train.examples.words import replacement_ids, to_words
 
 if TYPE_CHECKING:
-    from vilbert.pipeline.train.data.corpus import Corpus, Example
+    from vilbert.pipeline.train.data.corpus import Corpus
+    from vilbert.pipeline.train.data.example import Example
 
 T = TypeVar("T")
 

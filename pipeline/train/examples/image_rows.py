@@ -20,7 +20,8 @@ from vilbert.pipeline.train.examples.item_settings import ItemSettings
 from vilbert.pipeline.train.examples.masking import RegionDraws, RegionMasks, mask_regions
 
 if TYPE_CHECKING:
-    from vilbert.pipeline.train.data.corpus import Corpus, Example
+    from vilbert.pipeline.train.data.corpus import Corpus
+    from vilbert.pipeline.train.data.example import Example
 
 
 class ImageRows(NamedTuple):

@@ -13,7 +13,8 @@ import torch
 
 import vilbert
 from vilbert.pipeline.errors import RefusedError
-from vilbert.pipeline.train.data.corpus import Corpus, Example
+from vilbert.pipeline.train.data.corpus import Corpus
+from vilbert.pipeline.train.data.example import Example
 from vilbert.pipeline.train.data.order import Order
 from vilbert.pipeline.train.data.ordered_loader import collate
 

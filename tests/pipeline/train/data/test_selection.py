@@ -15,7 +15,8 @@ import pytest
 import vilbert
 from vilbert.pipeline.cli import main
 from vilbert.pipeline.errors import RefusedError
-from vilbert.pipeline.train.data.corpus import Corpus, Example
+from vilbert.pipeline.train.data.corpus import Corpus
+from vilbert.pipeline.train.data.example import Example
 from vilbert.pipeline.train.data.order import Order
 from vilbert.pipeline.train.pretraining.data import open_data
 from vilbert.pipeline.train.pretraining.settings import PretrainSettings

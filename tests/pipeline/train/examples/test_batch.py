@@ -14,7 +14,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vilbert.pipeline.train.data.corpus import Corpus, Example
+from vilbert.pipeline.train.data.corpus import Corpus
+from vilbert.pipeline.train.data.example import Example
 from vilbert.pipeline.train.data.order import Order, Places
 from vilbert.pipeline.train.engine.share import Share
 from vilbert.pipeline.train.examples.batch import Batch, make_batches

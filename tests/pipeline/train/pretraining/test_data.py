@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from vilbert.pipeline.train.data import corpus as corpus_module
+from vilbert.pipeline.train.data import shard_pool
 from vilbert.pipeline.train.pretraining.data import open_data
 from vilbert.pipeline.train.pretraining.settings import PretrainSettings
 
@@ -28,13 +28,13 @@ def tiny_shards(tmp_path_factory: pytest.TempPathFactory, make_dataset: Callable
 def opened(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     """Return how often each shard was opened."""
     counts: Counter[str] = Counter()
-    open_shard: Callable[[Path], Any] = corpus_module.open_shard
+    open_shard: Callable[[Path], Any] = shard_pool.open_shard
 
     def counted(path: Path, *, verify: bool) -> Any:
         counts[path.name] += 1
         return open_shard(path, verify=verify)
 
-    monkeypatch.setattr(corpus_module, "open_shard", counted)
+    monkeypatch.setattr(shard_pool, "open_shard", counted)
     return counts
 
 
@@ -55,8 +55,8 @@ def test_but_no_more_than_the_limit_on_files_leaves_room_for(
     tiny_shards: Path, opened: Counter[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(resource, "getrlimit", lambda _: (40, 40))
-    assert corpus_module.most_open_shards() == 10
+    assert shard_pool.most_open_shards() == 10
     read_two_epochs(tiny_shards)
     assert sum(opened.values()) > 2 * SHARDS - 20
     monkeypatch.setattr(resource, "getrlimit", lambda _: (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
-    assert corpus_module.most_open_shards() > 10**6
+    assert shard_pool.most_open_shards() > 10**6
