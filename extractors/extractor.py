@@ -11,15 +11,16 @@ import numpy as np
 import tyro
 from annotated_types import Interval
 from numpy.typing import NDArray
-from pydantic import BeforeValidator
 
 from vilbert.extractors.detectors.registry import add_encoder, check_options, detector_help, find_detector
 from vilbert.extractors.regions import Regions
 from vilbert.extractors.selection import SelectionSettings
 from vilbert.plugins import PluginError
-from vilbert.settings import PositiveInt, validated
+from vilbert.settings import PositiveInt, Validator, validated
 
-PathText = Annotated[str, BeforeValidator(lambda value: os.fspath(value) if isinstance(value, os.PathLike) else value)]
+PathText = Annotated[
+    str, Validator("before", lambda value: os.fspath(value) if isinstance(value, os.PathLike) else value)
+]
 """A path as text, which Python code may give as a Path."""
 
 

@@ -19,9 +19,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BeforeValidator
 
-from vilbert.settings import Share, validated
+from vilbert.settings import Share, Validator, validated
 
 if TYPE_CHECKING:  # the settings are read where torch would take seconds to import
     from torch import Tensor
@@ -31,7 +30,7 @@ if TYPE_CHECKING:  # the settings are read where torch would take seconds to imp
 class SelectionSettings:
     """Selection of the regions that are stored."""
 
-    boxes: Annotated[str, BeforeValidator(lambda value: str(value) if type(value) is int else value)] = "36"
+    boxes: Annotated[str, Validator("before", lambda value: str(value) if type(value) is int else value)] = "36"
     """Regions per image: a number or MIN-MAX. Published feature sets have 36, 10-100 or 100."""
     selection: Literal["butd", "topk", "vinvl", "maxnms"] = "butd"
     """butd: regions above --confidence, between MIN and MAX, in the order of the proposals (Anderson et al. 2018).

@@ -47,7 +47,8 @@ class Registry:
 
     def installed(self) -> dict[str, EntryPoint]:
         """Return the entry points of other packages by name, without those that have a built-in name."""
-        return {name: entry for name, entry in entry_points_of(self.group).items() if name not in self.built_in}
+        found = reversed(list(all_entry_points().select(group=self.group)))  # of one name the first on sys.path counts
+        return {entry.name: entry for entry in found if entry.name not in self.built_in}
 
     def is_known(self, name: str) -> bool:
         """Return whether the name is that of a component; its module may still fail to import."""
@@ -102,9 +103,9 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 
 
 @cache
-def entry_points_of(group: str) -> dict[str, EntryPoint]:
-    """Return a group's entry points by name; they are read once per process."""
-    return {entry.name: entry for entry in reversed(list(entry_points(group=group)))}  # the first on sys.path counts
+def all_entry_points() -> Any:
+    """Return the entry points of all installed packages; their metadata is read once per process."""
+    return entry_points()
 
 
 def _package(entry: EntryPoint) -> str:
