@@ -19,9 +19,10 @@ OF_A_TASK = ("finetune", "evaluate", "predict")
 def recipes_folder(command: str) -> Path:
     """Return the folder of the settings that come with a command; a task of another package has its own."""
     verb, _, task = command.partition(" ")
-    if verb in OF_A_TASK and task in TASKS and (own := find_task(task).recipes) is not None:
-        return own if verb == "finetune" else own / verb
-    return RECIPES / command.replace(" ", "/")
+    folder = RECIPES / command.replace(" ", "/")
+    if verb not in OF_A_TASK or folder.is_dir() or task not in TASKS or (own := find_task(task).recipes) is None:
+        return folder
+    return own if verb == "finetune" else own / verb
 
 
 def shipped_config(command: str, name: str) -> str:

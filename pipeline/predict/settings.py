@@ -10,8 +10,7 @@ from typing import Annotated, ClassVar
 
 from tyro.conf import Suppress
 
-from vilbert.extractors.extractor import DetectorSettings
-from vilbert.extractors.selection import SelectionSettings
+from vilbert.extractors.settings import DetectorSettings, SelectionSettings
 from vilbert.pipeline.tasks.captioning.generation_settings import GenerationSettings
 from vilbert.pipeline.tasks.registry import require_prediction
 from vilbert.pipeline.terminal import text_argument
