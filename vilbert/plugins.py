@@ -6,16 +6,16 @@ Nothing is imported before a component is asked for by its name.
 
 from __future__ import annotations
 
-import difflib
-import hashlib
 import importlib
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
-from importlib.metadata import EntryPoint, entry_points, packages_distributions, version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:  # slow to import, and `vilbert --help` does not need it
+    from importlib.metadata import EntryPoint
 
 
 class PluginError(ValueError):
@@ -98,6 +98,8 @@ class Registry:
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """Return a question that names the known name nearest to a mistyped one; empty where none is near."""
+    import difflib
+
     nearest = difflib.get_close_matches(name, list(known), n=1)
     return f"; did you mean {nearest[0]}?" if nearest else ""
 
@@ -105,6 +107,8 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 @cache
 def all_entry_points() -> Any:
     """Return the entry points of all installed packages; their metadata is read once per process."""
+    from importlib.metadata import entry_points
+
     return entry_points()
 
 
@@ -123,6 +127,9 @@ def _resolve(reference: str) -> Any:
 
 
 def _source_of_module(module: str) -> dict[str, str]:
+    import hashlib
+    from importlib.metadata import packages_distributions, version
+
     distributions = packages_distributions().get(module.partition(".")[0], [])
     if distributions:
         return {"distribution": distributions[0], "version": version(distributions[0])}
