@@ -1,11 +1,13 @@
-"""Start-up time of the command line: `vilbert --help` and the help of commands, beside a bare Python.
+"""Start-up time of the command line: the help of every command, beside a bare Python.
 
 Each command runs in a process of its own, by turns, and the best of the rounds counts: other work on the machine only
-makes a start slower. Exits with 1 where `vilbert --help` takes longer than the limit.
+makes a start slower. A first round, which is not counted, compiles the modules. Exits with 1 where a help takes more CPU
+seconds than the limit.
 """
 
 from __future__ import annotations
 
+import os
 import resource
 import subprocess
 import sys
@@ -15,9 +17,11 @@ from typing import NamedTuple
 
 import tyro
 
+from vilbert.pipeline.cli import COMMANDS
+
 LIMIT_SECONDS = 0.5
-LIMITED = "vilbert --help"
-COMMANDS = ("", "verify", "pretrain", "extract", "finetune vqa", "predict vqa")
+TASK = "vqa"
+"""The task of commands that have one."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +42,8 @@ class Start(NamedTuple):
 def start(command: list[str]) -> Start:
     """Run a process and return its wall time and its CPU time, which depends less on other work."""
     before, begin = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env=environment)
     wall, after = time.perf_counter() - begin, resource.getrusage(resource.RUSAGE_CHILDREN)
     return Start(wall, after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime)
 
@@ -49,20 +54,25 @@ def main(settings: Settings) -> int:
         "python -c pass": [sys.executable, "-c", "pass"],
         "python -c 'import pydantic, tyro'": [sys.executable, "-c", "import pydantic.dataclasses, tyro"],
     }
-    for name in COMMANDS:
-        words = [*name.split(), "--help"]
-        lines[f"vilbert {' '.join(words)}"] = [sys.executable, "-m", "vilbert.pipeline.cli", *words]
+    helps = [[], *([*name.split(), *([TASK] if command.of_a_task else [])] for name, command in COMMANDS.items())]
+    for words in helps:
+        command = [*words, "--help"]
+        lines[f"vilbert {' '.join(command)}"] = [sys.executable, "-m", "vilbert.pipeline.cli", *command]
     starts: dict[str, list[Start]] = {name: [] for name in lines}
+    for command in lines.values():
+        start(command)
     for _ in range(settings.rounds):
         for name, command in lines.items():
             starts[name].append(start(command))
     best = {name: Start(min(it.wall for it in found), min(it.cpu for it in found)) for name, found in starts.items()}
     bare = best["python -c pass"]
-    print("| command | seconds | CPU seconds | ratio to a bare Python | limit, seconds |\n|---|---:|---:|---:|---:|")
+    print(
+        "| command | seconds | CPU seconds | ratio to a bare Python | limit, CPU seconds |\n|---|---:|---:|---:|---:|"
+    )
     for name, found in best.items():
-        limit = f"{LIMIT_SECONDS}" if name == LIMITED else ""
+        limit = f"{LIMIT_SECONDS}" if name.startswith("vilbert") else ""
         print(f"| `{name}` | {found.wall:.2f} | {found.cpu:.2f} | {found.cpu / bare.cpu:.1f} | {limit} |")
-    return int(best[LIMITED].wall > LIMIT_SECONDS)
+    return int(any(found.cpu > LIMIT_SECONDS for name, found in best.items() if name.startswith("vilbert")))
 
 
 if __name__ == "__main__":

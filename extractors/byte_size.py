@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 from typing import Annotated
 
-from pydantic import BeforeValidator
 from tyro.constructors import PrimitiveConstructorSpec
+
+from vilbert.settings import Validator
 
 _UNITS: dict[str, int] = {"": 1, "B": 1} | {
     f"{prefix}{suffix}B": base**power
@@ -26,7 +27,7 @@ def parse_size(text: str) -> int:
 
 ByteSize = Annotated[
     int,
-    BeforeValidator(lambda value: parse_size(value) if isinstance(value, str) else value),
+    Validator("before", lambda value: parse_size(value) if isinstance(value, str) else value),
     PrimitiveConstructorSpec(
         nargs=1,
         metavar="SIZE",

@@ -9,10 +9,8 @@ from __future__ import annotations
 import io
 import re
 from dataclasses import dataclass
-from typing import Annotated
 
 import numpy as np
-from annotated_types import Ge
 from numpy.typing import NDArray
 
 # The decoders by name: PIL.Image.open would import all of Pillow's, and judge sizes by a global.
@@ -24,12 +22,11 @@ from PIL.PngImagePlugin import PngImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
-from vilbert.extractors.byte_size import ByteSize
 from vilbert.extractors.images.container import Container
 from vilbert.extractors.images.error import REASONS, ImageError
 from vilbert.extractors.images.read import read_container
 from vilbert.extractors.images.rgb import to_rgb, upright
-from vilbert.settings import PositiveInt, validated
+from vilbert.extractors.settings import DecodeSettings
 
 __all__ = ["REASONS", "DecodeSettings", "DecodedImage", "ImageError", "decode"]
 
@@ -41,37 +38,6 @@ _DECODERS: dict[str, type[ImageFile]] = {
     "BMP": BmpImageFile,
     "TIFF": TiffImageFile,
 }
-_PILLOW_PIXELS = 89_478_485  # beyond it Pillow warns of a decompression bomb, and beyond twice that refuses
-
-
-@validated
-class DecodeSettings:
-    """Decoding of images. All settings are part of the fingerprint of a data set."""
-
-    exif_orientation: bool = True
-    """Apply the EXIF orientation, except to images whose manifest row keeps stored pixels (COCO, Visual Genome) or has
-    given boxes. Off: apply it to no image."""
-    allow_truncated: bool = False
-    """Accept truncated JPEG files; missing pixels are grey."""
-    max_bytes: Annotated[ByteSize, Ge(1)] = 64 * 1024 * 1024
-    """Maximum file size: bytes, or a size such as 64MiB."""
-    max_pixels: PositiveInt = 50_000_000
-    """Maximum number of pixels of an image. A decoder needs up to 32 bytes of memory per pixel."""
-    max_side: PositiveInt = 20_000
-    """Maximum length of an image's longer side, in pixels."""
-    min_side: PositiveInt = 16
-    """Minimum length of an image's shorter side, in pixels."""
-    max_aspect: Annotated[float, Ge(1)] = 20.0
-    """Maximum aspect ratio: longer side divided by shorter side."""
-
-    def __post_init__(self) -> None:
-        if self.max_pixels > _PILLOW_PIXELS:
-            raise ValueError(
-                f"--max-pixels {self.max_pixels}: give at most {_PILLOW_PIXELS}, Pillow's own limit; "
-                "resize larger images before extraction"
-            )
-        if self.max_side < self.min_side:
-            raise ValueError(f"--max-side {self.max_side}: give at least --min-side, {self.min_side}")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, slots=True)

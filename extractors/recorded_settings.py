@@ -6,8 +6,7 @@ from collections.abc import Mapping
 from typing import Any, get_args, get_type_hints
 
 from vilbert.extractors.detectors.registry import DETECTORS, find_detector
-from vilbert.extractors.extractor import DetectorSettings
-from vilbert.extractors.selection import SelectionSettings
+from vilbert.extractors.settings import DetectorSettings, SelectionSettings
 
 SAME = ("feature_layer", "precision", "top_classes")
 """Facts of a detector that are settings of the same names."""

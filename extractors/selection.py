@@ -14,57 +14,15 @@ Shapes: P proposals, C foreground classes (the softmax has C + 1 columns, backgr
 
 from __future__ import annotations
 
-import re
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BeforeValidator
 
-from vilbert.settings import Share, validated
+from vilbert.extractors.settings import SelectionSettings as SelectionSettings
 
 if TYPE_CHECKING:  # the settings are read where torch would take seconds to import
     from torch import Tensor
-
-
-@validated
-class SelectionSettings:
-    """Selection of the regions that are stored."""
-
-    boxes: Annotated[str, BeforeValidator(lambda value: str(value) if type(value) is int else value)] = "36"
-    """Regions per image: a number or MIN-MAX. Published feature sets have 36, 10-100 or 100."""
-    selection: Literal["butd", "topk", "vinvl", "maxnms"] = "butd"
-    """butd: regions above --confidence, between MIN and MAX, in the order of the proposals (Anderson et al. 2018).
-    topk: the MAX regions with the highest scores, in descending order. vinvl: as butd, in descending order of scores.
-    maxnms: one suppression of the refined boxes of the best classes, at --nms, then 0.1 more, ... up to 0.9 until MIN
-    are left (airsplay/py-bottom-up-attention)."""
-    confidence: Share = 0.2
-    """butd, vinvl: minimum probability of a region's best class after NMS."""
-    nms: Share = 0.3
-    """IoU threshold of non-maximum suppression, applied per class."""
-    saved_box: Literal["proposal", "regressed", "both"] = "proposal"
-    """proposal: the box from which the feature was pooled. regressed: the refined box of the best class. both: the
-    proposal, and beside it the refined box as `object_boxes`."""
-
-    def __post_init__(self) -> None:
-        match = re.fullmatch(r"(\d+)(?:-(\d+))?", self.boxes)
-        if not match or not 1 <= int(match[1]) <= int(match[2] or match[1]):
-            raise ValueError(f"--boxes {self.boxes}: give a number such as 36, or MIN-MAX such as 10-100")
-
-    @property
-    def min_boxes(self) -> int:
-        """The least number of regions."""
-        return int(self.boxes.partition("-")[0])
-
-    @property
-    def max_boxes(self) -> int:
-        """The greatest number of regions."""
-        return int(self.boxes.rpartition("-")[2])
-
-    @property
-    def needs_regressed(self) -> bool:
-        """Whether the refined boxes are needed."""
-        return self.saved_box != "proposal" or self.selection == "maxnms"
 
 
 def select(boxes_xyxy: Tensor, probs: Tensor, settings: SelectionSettings) -> Tensor:

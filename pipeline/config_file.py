@@ -12,14 +12,17 @@ from vilbert.plugins import did_you_mean
 from vilbert.untrusted.documents import DocumentError, read_yaml
 
 RECIPES = Path(__file__).parent / "recipes"
+OF_A_TASK = ("finetune", "evaluate", "predict")
+"""Commands whose first argument is a task."""
 
 
 def recipes_folder(command: str) -> Path:
     """Return the folder of the settings that come with a command; a task of another package has its own."""
     verb, _, task = command.partition(" ")
-    if task in TASKS and (own := find_task(task).recipes) is not None:
-        return own if verb == "finetune" else own / verb
-    return RECIPES / command.replace(" ", "/")
+    folder = RECIPES / command.replace(" ", "/")
+    if verb not in OF_A_TASK or folder.is_dir() or task not in TASKS or (own := find_task(task).recipes) is None:
+        return folder
+    return own if verb == "finetune" else own / verb
 
 
 def shipped_config(command: str, name: str) -> str:
@@ -42,7 +45,7 @@ def shipped_config(command: str, name: str) -> str:
 
 def default_config(command: str) -> str | None:
     """Return the name of the recipe that a task has without being asked for, or None."""
-    return "default" if " " in command and (recipes_folder(command) / "default.yaml").is_file() else None
+    return "default" if command.startswith(OF_A_TASK) and (recipes_folder(command) / "default.yaml").is_file() else None
 
 
 def read_config(path: str, settings_class: type) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from vilbert.pipeline.doctor import check_entry_points
 from vilbert.pipeline.shapes.render import render
 from vilbert.pipeline.shapes.scene import make_scene
 from vilbert.pipeline.shards.open_dataset import open_dataset
-from vilbert.plugins import PluginError, entry_points_of
+from vilbert.plugins import PluginError, all_entry_points
 
 from .extending_pages import install_page, vilbert
 
@@ -118,13 +118,13 @@ def test_a_mistake_is_a_usage_error(
     (broken / "entry_points.txt").write_text("[vilbert.detectors]\nbroken = broken_detector:build\n")
     (folder / "packages" / "broken_detector.py").write_text("import package_that_is_not_installed\n")
     monkeypatch.syspath_prepend(folder / "packages")
-    entry_points_of.cache_clear()
+    all_entry_points.cache_clear()
     try:
         with pytest.raises(SystemExit) as stopped:
             sys.exit(main(["extract", "images.parquet", "--output", "none", *options]))
     finally:
         monkeypatch.undo()
-        entry_points_of.cache_clear()
+        all_entry_points.cache_clear()
     message = capsys.readouterr().err
     assert stopped.value.code == 2
     assert expected in " ".join(message.replace("│", " ").split())
@@ -137,12 +137,12 @@ def test_doctor_says_which_packages_cannot_be_imported(folder: Path, monkeypatch
     (broken / "METADATA").write_text("Metadata-Version: 2.1\nName: worse-detector\nVersion: 0.2\n")
     (broken / "entry_points.txt").write_text("[vilbert.detectors]\nworse = worse_detector:build\n")
     monkeypatch.syspath_prepend(folder / "packages")
-    entry_points_of.cache_clear()
+    all_entry_points.cache_clear()
     try:
         found = {check.name: check for check in check_entry_points()}
     finally:
         monkeypatch.undo()
-        entry_points_of.cache_clear()
+        all_entry_points.cache_clear()
     assert (found["toy"].ok, found["toy"].what) == (True, "detector of toy-detector 1.2")
     assert (found["worse"].ok, found["worse"].essential) == (False, False)
     assert "worse-detector 0.2" in found["worse"].what
@@ -159,7 +159,7 @@ def test_a_trained_model_finds_its_detector_by_its_installed_name_alone(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.syspath_prepend(folder / "packages")
-    entry_points_of.cache_clear()
+    all_entry_points.cache_clear()
     try:
         known = detector_values({"extractor": "toy", "top_classes": 2, "opts": ["cells", "3"]})
         for facts in ({"extractor": "toy_detector:build"}, {"extractor": "toy", "opts": ["--output", "x"]}):
@@ -168,7 +168,7 @@ def test_a_trained_model_finds_its_detector_by_its_installed_name_alone(
         extractor = build_extractor(ExtractorSettings(detector=DetectorSettings(**known)))
     finally:
         monkeypatch.undo()
-        entry_points_of.cache_clear()
+        all_entry_points.cache_clear()
     assert (extractor.fingerprint()["cells"], extractor.fingerprint()["top_classes"]) == (3, 2)
 
 

@@ -17,7 +17,7 @@ from vilbert.pipeline.rebuild.formats.detect import detect_format, find_format, 
 from vilbert.pipeline.rebuild.formats.registry import FORMATS
 from vilbert.pipeline.shards.failures import FailureRow
 from vilbert.pipeline.shards.sample import Sample
-from vilbert.plugins import PluginError, entry_points_of
+from vilbert.plugins import PluginError, all_entry_points
 
 from .extending_pages import install_page, vilbert
 from .pipeline.shards.conftest import write_small_dataset
@@ -29,9 +29,9 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     folder = install_page("format.md", tmp_path / "packages")
     with monkeypatch.context() as patch:
         patch.syspath_prepend(folder)
-        entry_points_of.cache_clear()
+        all_entry_points.cache_clear()
         yield folder
-    entry_points_of.cache_clear()
+    all_entry_points.cache_clear()
 
 
 def sample(number: int) -> Sample:
@@ -94,7 +94,7 @@ def test_a_package_that_cannot_be_imported_stops_no_other_format(
         (information / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}-format\nVersion: 0.1\n")
         (information / "entry_points.txt").write_text(f"[vilbert.formats]\n{name} = {value}\n")
     (package / "broken_format.py").write_text("import package_that_is_not_installed\n")
-    entry_points_of.cache_clear()
+    all_entry_points.cache_clear()
     (tmp_path / "a.txt").write_text("a text")
     assert detect_format(tmp_path / "a.txt") is None
     with pytest.raises(ShardError, match=r"one of these can be named: .*, toy$"):

@@ -11,7 +11,7 @@ import pytest
 from vilbert.pipeline.cli import main
 from vilbert.pipeline.shards.columns.info import read_column
 from vilbert.pipeline.shards.location.folder import LocalFolder
-from vilbert.plugins import entry_points_of
+from vilbert.plugins import all_entry_points
 
 from .extending_pages import install_page
 from .pipeline.shards.conftest import write_small_dataset
@@ -23,9 +23,9 @@ def _package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     folder = install_page("score.md", tmp_path / "packages")
     with monkeypatch.context() as patch:
         patch.syspath_prepend(folder)
-        entry_points_of.cache_clear()
+        all_entry_points.cache_clear()
         yield
-    entry_points_of.cache_clear()
+    all_entry_points.cache_clear()
 
 
 @pytest.mark.usefixtures("_package")

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from vilbert.pipeline.cli import main, parse
-from vilbert.plugins import entry_points_of
+from vilbert.plugins import all_entry_points
 
 from .extending_pages import install_page, vilbert
 from .pipeline.predict.tiny_predictor import OPTIONS, SIZES, write_features, write_scenes
@@ -21,9 +21,9 @@ def package(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     folder = install_page("task.md", tmp_path_factory.mktemp("outside") / "packages")
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(folder)
-        entry_points_of.cache_clear()
+        all_entry_points.cache_clear()
         yield folder
-    entry_points_of.cache_clear()
+    all_entry_points.cache_clear()
 
 
 @pytest.fixture(scope="module")

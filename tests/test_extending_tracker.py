@@ -14,7 +14,7 @@ import pytest
 from vilbert.pipeline.cli import main, parse
 from vilbert.pipeline.errors import RefusedError
 from vilbert.pipeline.train.run.trackers import TRACKERS, TrackerSpec, find_tracker, open_trackers
-from vilbert.plugins import entry_points_of
+from vilbert.plugins import all_entry_points
 
 from .extending_pages import install_page
 from .pipeline.train.conftest import write_dataset_folder
@@ -37,9 +37,9 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     folder = install_page("tracker.md", tmp_path / "packages")
     with monkeypatch.context() as patch:
         patch.syspath_prepend(folder)
-        entry_points_of.cache_clear()
+        all_entry_points.cache_clear()
         yield folder
-    entry_points_of.cache_clear()
+    all_entry_points.cache_clear()
 
 
 def command(data: Path, *options: str, steps: int = 4) -> list[str]:

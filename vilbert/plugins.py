@@ -6,16 +6,16 @@ Nothing is imported before a component is asked for by its name.
 
 from __future__ import annotations
 
-import difflib
-import hashlib
 import importlib
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
-from importlib.metadata import EntryPoint, entry_points, packages_distributions, version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:  # slow to import, and `vilbert --help` does not need it
+    from importlib.metadata import EntryPoint
 
 
 class PluginError(ValueError):
@@ -47,7 +47,8 @@ class Registry:
 
     def installed(self) -> dict[str, EntryPoint]:
         """Return the entry points of other packages by name, without those that have a built-in name."""
-        return {name: entry for name, entry in entry_points_of(self.group).items() if name not in self.built_in}
+        found = reversed(list(all_entry_points().select(group=self.group)))  # of one name the first on sys.path counts
+        return {entry.name: entry for entry in found if entry.name not in self.built_in}
 
     def is_known(self, name: str) -> bool:
         """Return whether the name is that of a component; its module may still fail to import."""
@@ -97,14 +98,18 @@ class Registry:
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """Return a question that names the known name nearest to a mistyped one; empty where none is near."""
+    import difflib
+
     nearest = difflib.get_close_matches(name, list(known), n=1)
     return f"; did you mean {nearest[0]}?" if nearest else ""
 
 
 @cache
-def entry_points_of(group: str) -> dict[str, EntryPoint]:
-    """Return a group's entry points by name; they are read once per process."""
-    return {entry.name: entry for entry in reversed(list(entry_points(group=group)))}  # the first on sys.path counts
+def all_entry_points() -> Any:
+    """Return the entry points of all installed packages; their metadata is read once per process."""
+    from importlib.metadata import entry_points
+
+    return entry_points()
 
 
 def _package(entry: EntryPoint) -> str:
@@ -122,6 +127,9 @@ def _resolve(reference: str) -> Any:
 
 
 def _source_of_module(module: str) -> dict[str, str]:
+    import hashlib
+    from importlib.metadata import packages_distributions, version
+
     distributions = packages_distributions().get(module.partition(".")[0], [])
     if distributions:
         return {"distribution": distributions[0], "version": version(distributions[0])}

@@ -1,4 +1,4 @@
-"""Settings as pydantic dataclasses: constraints declared on the fields, and errors that name the option.
+"""Settings as dataclasses that pydantic validates: constraints on the fields, and errors that name the option.
 
     @validated
     class ShapesSettings:
@@ -7,7 +7,8 @@
 
 `ShapesSettings(scenes=3)` and `dataclasses.replace(settings, scenes=3)` raise SettingsError, `--scenes 3: must be at
 least 10`. Instances are frozen, can be pickled, and show up in `dataclasses.fields` and `asdict`. They are dataclasses
-and no BaseModel because several commands have an option `json`, which is a method of BaseModel.
+and no BaseModel because several commands have an option `json`, which is a method of BaseModel. pydantic is imported
+when the first value is validated: `--help` needs none.
 """
 
 from __future__ import annotations
@@ -15,52 +16,83 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
-from collections.abc import Iterable, Mapping
-from typing import Annotated, Any, NamedTuple, TypeVar, dataclass_transform, get_args, get_type_hints
+from collections.abc import Callable, Iterable, Mapping
+from typing import (
+    TYPE_CHECKING,
+    Annotated,
+    Any,
+    Literal,
+    NamedTuple,
+    TypeVar,
+    dataclass_transform,
+    get_args,
+    get_type_hints,
+)
 
-import pydantic
-import pydantic.dataclasses
 from annotated_types import Ge, Gt, Interval
+
+if TYPE_CHECKING:
+    import pydantic
 
 T = TypeVar("T")
 
-_Finite = pydantic.AllowInfNan(False)
 PositiveInt = Annotated[int, Ge(1)]
 ShardSize = Annotated[int, Interval(ge=1, lt=2**53)]
 """Rows of a shard; dataset.json holds no larger count."""
 NonNegativeInt = Annotated[int, Ge(0)]
-PositiveFloat = Annotated[float, Gt(0), _Finite]
-NonNegativeFloat = Annotated[float, Ge(0), _Finite]
+PositiveFloat = Annotated[float, Gt(0)]
+NonNegativeFloat = Annotated[float, Ge(0)]
 Share = Annotated[float, Interval(ge=0, le=1)]
 ShareBelowOne = Annotated[float, Interval(ge=0, lt=1)]
 Fraction = Annotated[float, Interval(gt=0, lt=1)]
 Seed = Annotated[int, Interval(ge=0, lt=2**63)]
-
-_CONFIG = pydantic.ConfigDict(extra="forbid", defer_build=True, coerce_numbers_to_str=False)
 
 
 class SettingsError(ValueError):
     """A value of settings that is refused; says which option, which value and why."""
 
 
+@dataclasses.dataclass(frozen=True)
+class Validator:
+    """A function that takes part in the validation of a field, as pydantic's BeforeValidator and its relatives do."""
+
+    kind: Literal["before", "after", "wrap"]
+    """When it is called: on the value as given, on the validated one, or with both the value and the validation."""
+    function: Callable[..., Any]
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> Any:
+        from pydantic_core import core_schema
+
+        schema_of = getattr(core_schema, f"no_info_{self.kind}_validator_function")
+        return schema_of(self.function, handler(source))
+
+
 @dataclass_transform(kw_only_default=True, frozen_default=True, field_specifiers=(dataclasses.field,))
 def validated(cls: type[T]) -> type[T]:
     """Make a class of settings a frozen dataclass whose values are validated; they are given by keyword."""
-    made: Any = pydantic.dataclasses.dataclass(frozen=True, kw_only=True, config=_CONFIG)(cls)
-    validate = made.__init__
+    made: Any = dataclasses.dataclass(frozen=True, kw_only=True)(cls)
+    made.__pydantic_config__ = {"extra": "forbid", "allow_inf_nan": False}
 
-    @functools.wraps(validate)
+    @functools.wraps(made.__init__)
     def init(self: Any, *args: Any, **values: Any) -> None:
-        if not made.__pydantic_complete__:  # its validator is built when it is first needed, and sets __init__ again
-            pydantic.dataclasses.rebuild_dataclass(made)
-            made.__init__ = init
+        from pydantic import ValidationError
+        from pydantic_core import ArgsKwargs
+
         try:
-            validate(self, *args, **values)
-        except pydantic.ValidationError as error:
+            _adapter(made).validator.validate_python(ArgsKwargs(args, values), self_instance=self)
+        except ValidationError as error:
             raise SettingsError("; ".join(map(_option_problem, error.errors(include_url=False)))) from None
 
     made.__init__ = init
     return made  # type: ignore[no-any-return]
+
+
+@functools.cache
+def _adapter(kind: Any) -> pydantic.TypeAdapter[Any]:
+    """Return what validates values of a type; made when the first is."""
+    from pydantic import TypeAdapter
+
+    return TypeAdapter(kind)
 
 
 def _option_problem(error: Any) -> str:
@@ -189,12 +221,14 @@ def file_value(kind: Any, value: Any, *, numbers_as_text: bool = True) -> Any:
     Types are strict: no text for a whole number, no number for a truth value. But a text such as 1e-4 may stand for a
     number (YAML 1.1 reads it as a text), one value for a list of one, and with `numbers_as_text` a number for a text.
     """
-    adapter = pydantic.TypeAdapter(kind)
-    problem: pydantic.ValidationError | None = None
+    from pydantic import TypeAdapter, ValidationError
+
+    adapter = TypeAdapter(kind)
+    problem: ValidationError | None = None
     for attempt in _readings(value, numbers_as_text):
         try:
             return adapter.validate_json(json.dumps(attempt, default=str), strict=True)
-        except pydantic.ValidationError as error:
+        except ValidationError as error:
             problem = problem or error
     assert problem is not None
     first = problem.errors(include_url=False)[0]

@@ -12,8 +12,7 @@ from typing import Annotated, Literal
 
 from annotated_types import Ge
 
-from vilbert.extractors.decode import DecodeSettings
-from vilbert.extractors.extractor import DetectorSettings
+from vilbert.extractors.settings import DecodeSettings, DetectorSettings
 from vilbert.pipeline.allocator import keep_freed_memory
 from vilbert.pipeline.errors import RefusedError, ShardError
 from vilbert.pipeline.extract.base_rows import write_base_rows

@@ -10,17 +10,20 @@ import logging
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from vilbert.manifests.manifest import Manifest
 from vilbert.pipeline.extract.settings import ExtractSettings
 from vilbert.pipeline.extract.split_starts import split_starts
-from vilbert.pipeline.extract.worker import Worker
 from vilbert.pipeline.jobs.worker import Description
 from vilbert.pipeline.shards.dataset import DatasetInfo, fingerprint_digest
 from vilbert.pipeline.shards.index.write import write_side_files
 from vilbert.pipeline.shards.location.folder import Folder
 from vilbert.pipeline.shards.sample import describe_fields
 from vilbert.pipeline.shards.small_features import STORED_AS
+
+if TYPE_CHECKING:  # decoders and the HTTP client, which `vilbert extract --add-to --help` does not need
+    from vilbert.pipeline.extract.worker import Worker
 
 logger = logging.getLogger(__name__)
 
@@ -36,6 +39,8 @@ class ExtractJob:
     @property
     def worker(self) -> Callable[[ExtractSettings], Worker]:
         """Build a worker from the settings."""
+        from vilbert.pipeline.extract.worker import Worker
+
         return Worker
 
     @property
@@ -69,7 +74,7 @@ class ExtractJob:
         settings = self.settings
         if settings.backend == "ray":
             settings = replace(settings, detector=replace(settings.detector, device="auto"))
-        return Worker(settings)
+        return self.worker(settings)
 
     def measured_rows(self, planned: DatasetInfo, count: int) -> Sequence[int]:
         """Return rows spread over the manifest."""

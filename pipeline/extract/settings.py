@@ -9,10 +9,8 @@ from typing import Annotated, Literal
 from annotated_types import Ge
 from tyro.conf import Positional, Suppress
 
-from vilbert.extractors.decode import DecodeSettings
-from vilbert.extractors.extractor import DetectorSettings
 from vilbert.extractors.images.error import is_reason
-from vilbert.extractors.selection import SelectionSettings
+from vilbert.extractors.settings import DecodeSettings, DetectorSettings, SelectionSettings
 from vilbert.pipeline.extract.fetching.settings import FetchSettings
 from vilbert.pipeline.shards.location.place_option import PlaceOption
 from vilbert.settings import NonNegativeFloat, PositiveInt, ShardSize, validated

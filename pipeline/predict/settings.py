@@ -8,15 +8,13 @@ from dataclasses import field
 from pathlib import Path
 from typing import Annotated, ClassVar
 
-from pydantic import AfterValidator
 from tyro.conf import Suppress
 
-from vilbert.extractors.extractor import DetectorSettings
-from vilbert.extractors.selection import SelectionSettings
+from vilbert.extractors.settings import DetectorSettings, SelectionSettings
 from vilbert.pipeline.tasks.captioning.generation_settings import GenerationSettings
 from vilbert.pipeline.tasks.registry import require_prediction
 from vilbert.pipeline.terminal import text_argument
-from vilbert.settings import PositiveInt, validated
+from vilbert.settings import PositiveInt, Validator, validated
 
 PICTURES = (".png", ".jpg", ".jpeg")
 
@@ -101,7 +99,7 @@ class PredictSettings:
         return found
 
 
-Text = Annotated[str, AfterValidator(text_argument)]
+Text = Annotated[str, Validator("after", text_argument)]
 """A text of the command line, whatever its encoding."""
 
 

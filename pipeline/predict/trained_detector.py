@@ -12,9 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from vilbert.extractors.detectors.registry import find_detector
-from vilbert.extractors.extractor import DetectorSettings, ExtractorSettings
 from vilbert.extractors.recorded_settings import detector_values, selection_values
-from vilbert.extractors.selection import SelectionSettings
+from vilbert.extractors.settings import DetectorSettings, ExtractorSettings, SelectionSettings
 from vilbert.pipeline.errors import RefusedError
 from vilbert.pipeline.tasks.task_card import TaskCard, read_task_cards
 from vilbert.pipeline.tasks.trained_folder import trained_folder

@@ -7,8 +7,7 @@ from pathlib import Path
 
 from tyro.conf import Positional
 
-from vilbert.extractors.extractor import DetectorSettings
-from vilbert.extractors.selection import SelectionSettings
+from vilbert.extractors.settings import DetectorSettings, SelectionSettings
 from vilbert.pipeline.tasks.registry import TASKS
 from vilbert.settings import PositiveInt, validated
 

@@ -40,9 +40,9 @@ def run_in_child(*arguments: str, watched: tuple[str, ...] = HEAVY) -> tuple[str
 
 @pytest.mark.parametrize("command", ["", *COMMANDS])
 def test_help_explains_and_imports_nothing_heavy(command: str) -> None:
-    text, status, heavy = run_in_child(*command.split(), "--help")
+    text, status, heavy = run_in_child(*command.split(), "--help", watched=(*HEAVY, "pydantic"))
     assert status == 0
-    assert heavy == []
+    assert heavy == (["pydantic"] if command == "finetune multitask" else [])  # it has a recipe, which is validated
     if command:
         assert f"vilbert {command}" in text
     else:

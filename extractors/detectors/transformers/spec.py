@@ -5,9 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated
 
-from pydantic import AfterValidator
-
 from vilbert.extractors.detectors.registry import DetectorSpec
+from vilbert.settings import Validator
 
 
 def _one_place(prompt: str) -> str:
@@ -20,7 +19,7 @@ def _one_place(prompt: str) -> str:
 class TransformersSettings:
     """Settings of open-vocabulary detectors, as --opts KEY VALUE."""
 
-    prompt: Annotated[str, AfterValidator(_one_place)] = "{}"
+    prompt: Annotated[str, Validator("after", _one_place)] = "{}"
     """The text for a name of the vocabulary, such as "a photo of a {}"."""
 
 

@@ -5,11 +5,10 @@ from __future__ import annotations
 from typing import Annotated
 
 from annotated_types import Ge
-from pydantic import AfterValidator
 
 from vilbert.extractors.byte_size import ByteSize
 from vilbert.pipeline import __version__
-from vilbert.settings import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, validated
+from vilbert.settings import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Validator, validated
 
 
 def _printable_ascii(text: str) -> str:
@@ -48,7 +47,7 @@ class FetchSettings:
     """Minimum seconds between the starts of two requests to one host."""
     max_redirects: NonNegativeInt = 5
     """Maximum number of redirects per image."""
-    contact: Annotated[str, AfterValidator(_printable_ascii)] = ""
+    contact: Annotated[str, Validator("after", _printable_ascii)] = ""
     """Mail address or web page in the User-Agent, so that server operators can contact you."""
     allow_private_addresses: bool = False
     """Fetch from hosts with private, loopback or link-local addresses too."""

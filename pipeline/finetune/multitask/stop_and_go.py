@@ -13,8 +13,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
-from vilbert.pipeline.finetune.multitask.turns import Change
 from vilbert.settings import NonNegativeInt, PositiveInt, ShareBelowOne, validated
 
 
@@ -34,6 +34,15 @@ class StopAndGoSettings:
     """Relative loss against the best metric at which a stopped task resumes."""
     gap: PositiveInt = 4
     """A stopped task trains once in this many of its turns."""
+
+
+class Change(NamedTuple):
+    """From a step on, other tasks have stopped than before."""
+
+    step: int
+    """The first step, from 0, that it holds for."""
+    stopped: tuple[bool, ...]
+    """Of each task."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

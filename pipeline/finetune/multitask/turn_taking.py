@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from vilbert.pipeline.finetune.multitask.stop_and_go import StopAndGoSettings, changes
-from vilbert.pipeline.finetune.multitask.turns import Change, Integers, own_steps, plan_turns
+from vilbert.pipeline.finetune.multitask.stop_and_go import Change, StopAndGoSettings, changes
+from vilbert.pipeline.finetune.multitask.turns import Integers, own_steps, plan_turns
 
 
 class Plan(NamedTuple):

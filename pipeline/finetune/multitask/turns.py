@@ -12,21 +12,13 @@ each, so a segment is known from its first step and its stops alone.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from vilbert.pipeline.finetune.multitask.stop_and_go import Change
+
 Integers = NDArray[np.int64]
-
-
-class Change(NamedTuple):
-    """From a step on, other tasks have stopped than before."""
-
-    step: int
-    """The first step, from 0, that it holds for."""
-    stopped: tuple[bool, ...]
-    """Of each task."""
 
 
 def take_turns(weights: Sequence[float], steps: int) -> Integers:

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import yaml
-
 from vilbert.pipeline.shards.dataset import DatasetInfo
 from vilbert.pipeline.shards.index.listed_shards import NO_SPLIT, ListedShard, by_split, shown_split
 from vilbert.pipeline.shards.index.names import INDEX_FILE
@@ -31,6 +29,8 @@ _METADATA = {
 
 def encode_card(info: DatasetInfo, shards: Sequence[ListedShard]) -> bytes:
     """Return README.md of a complete data set."""
+    import yaml
+
     header = yaml.safe_dump(_header(info, shards), sort_keys=False, allow_unicode=True, width=120)
     return seal_markdown(f"---\n{header}---\n\n{_text(info, shards)}")
 

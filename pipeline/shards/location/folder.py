@@ -14,8 +14,7 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
-from urllib.parse import urlsplit
-from urllib.request import url2pathname
+from urllib.parse import unquote, urlsplit
 
 from vilbert.pipeline.errors import RefusedError
 from vilbert.pipeline.shards.location.layout import DATASET_FILE
@@ -176,7 +175,7 @@ def parse_place(text: str) -> Place:
     """Return the place that an option names: a path, or a URL as it is."""
     if is_remote(text):
         return text
-    return Path(url2pathname(urlsplit(text).path)) if text.startswith("file://") else Path(text)
+    return Path(unquote(urlsplit(text).path)) if text.startswith("file://") else Path(text)
 
 
 def what_is_there(folder: Folder) -> str:

@@ -5,14 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import WrapValidator
 from tyro.constructors import PrimitiveConstructorSpec
 
 from vilbert.pipeline.shards.location.folder import Place, parse_place
+from vilbert.settings import Validator
 
 PlaceOption = Annotated[
     Place,
-    WrapValidator(lambda value, check: parse_place(value) if isinstance(value, str) else check(value)),
+    Validator("wrap", lambda value, check: parse_place(value) if isinstance(value, str) else check(value)),
     PrimitiveConstructorSpec(
         nargs=1,
         metavar="DIR|URL",

@@ -9,8 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vilbert.pipeline.finetune.multitask.stop_and_go import StopAndGoSettings, changes, stops
-from vilbert.pipeline.finetune.multitask.turns import Change
+from vilbert.pipeline.finetune.multitask.stop_and_go import Change, StopAndGoSettings, changes, stops
 
 # A few values beside any: so that metrics stay as they are, or fall and rise by little, as often as not.
 METRIC = st.one_of(st.sampled_from([0.5, 0.5004, 0.5006, 0.4974, 0.4976, 0.6, 0.3]), st.floats(0, 1))

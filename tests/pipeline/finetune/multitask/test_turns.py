@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vilbert.pipeline.finetune.multitask.stop_and_go import StopAndGoSettings
+from vilbert.pipeline.finetune.multitask.stop_and_go import Change, StopAndGoSettings
 from vilbert.pipeline.finetune.multitask.turn_taking import TurnTaking
-from vilbert.pipeline.finetune.multitask.turns import Change, own_steps, plan_turns, steps_of_run, take_turns
+from vilbert.pipeline.finetune.multitask.turns import own_steps, plan_turns, steps_of_run, take_turns
 
 WEIGHTS = st.lists(st.floats(0.01, 100), min_size=1, max_size=6)
 METRICS = st.lists(st.tuples(st.floats(0, 1), st.floats(0, 1)), min_size=1, max_size=6)
