@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING
 from vilbert.manifests.manifest import Manifest
 from vilbert.pipeline.extract.settings import ExtractSettings
 from vilbert.pipeline.extract.split_starts import split_starts
-from vilbert.pipeline.jobs.worker import Description
+from vilbert.pipeline.jobs.measure import SAMPLE_ROWS, Measure, measure_rows
+from vilbert.pipeline.jobs.worker import Description, ShardWorker
 from vilbert.pipeline.shards.dataset import DatasetInfo, fingerprint_digest
 from vilbert.pipeline.shards.index.write import write_side_files
 from vilbert.pipeline.shards.location.folder import Folder
@@ -76,15 +77,12 @@ class ExtractJob:
             settings = replace(settings, detector=replace(settings.detector, device="auto"))
         return self.worker(settings)
 
-    def measured_rows(self, planned: DatasetInfo, count: int) -> Sequence[int]:
-        """Return rows spread over the manifest."""
-        count = min(count, planned.rows)
-        return [number * planned.rows // count for number in range(count)]
-
-    @property
-    def made_share(self) -> float:
-        """All rows are measured."""
-        return 1.0
+    def measure(self, worker: ShardWorker, planned: DatasetInfo, pending: Sequence[int]) -> Measure:
+        """Return what rows cost that are spread over the manifest."""
+        count = min(SAMPLE_ROWS, planned.rows)
+        rows = [number * planned.rows // count for number in range(count)]
+        device = planned.fingerprint_fields.get("extractor", {}).get("device") if self.on_gpu else None
+        return measure_rows(worker, rows, planned.storage, where=f", on the {device}" if device else "")
 
     def like(self, existing: DatasetInfo, planned: DatasetInfo) -> tuple[DatasetInfo, DatasetInfo]:
         """Return the plan with the device of the data set: a cluster's workers may have another than this machine."""

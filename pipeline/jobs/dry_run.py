@@ -6,43 +6,21 @@ a sample of the rows, which one worker in this process makes.
 
 from __future__ import annotations
 
-import time
 from contextlib import ExitStack
-from dataclasses import dataclass
 from datetime import timedelta
 
 from vilbert.pipeline.jobs.done import DoneShards, find_done
 from vilbert.pipeline.jobs.job import Job
+from vilbert.pipeline.jobs.measure import Measure
 from vilbert.pipeline.jobs.plan import has_dataset, refuse_strangers, require_same
 from vilbert.pipeline.jobs.retries import begin_retries
 from vilbert.pipeline.jobs.run_state import read_state
-from vilbert.pipeline.jobs.worker import Description, ShardWorker
 from vilbert.pipeline.shards.dataset import DatasetInfo, Tally, read_info
-from vilbert.pipeline.shards.failures import FailureRow
 from vilbert.pipeline.shards.location.folder import Folder, open_folder
-from vilbert.pipeline.shards.location.layout import StorageFormat
 from vilbert.pipeline.shards.record import read_each_record
-from vilbert.pipeline.shards.sample import Sample, encode_members
-from vilbert.pipeline.shards.storage.tensors import encode_tensors
-from vilbert.pipeline.shards.storage.ustar import BLOCK, padding
 from vilbert.pipeline.terminal import counted, print_lines
 
-SAMPLE_ROWS = 32
-"""Rows to measure."""
 RECORDS_LOOKED_AT = 1000
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Measure:
-    """What a row costs."""
-
-    bytes_a_row: float
-    """Of the files of samples; rows that fail count as rows."""
-    rows_a_second: float
-    share: float = 1.0
-    """Of the rows that cost this much; the others are left out and cost nothing."""
-    source: str
-    """Where that is from, for a person."""
 
 
 def dry_run(job: Job) -> int:
@@ -53,8 +31,7 @@ def dry_run(job: Job) -> int:
         stack.enter_context(job.prepare(folder, dry=True))
         worker = job.worker_here()
         stack.callback(worker.stop)
-        description = worker.start()
-        planned = job.plan(description)
+        planned = job.plan(worker.start())
         pending, again = list(range(planned.shards)), 0
         if has_dataset(folder):
             existing = read_info(folder)
@@ -65,7 +42,7 @@ def dry_run(job: Job) -> int:
             again = rows_to_try_again(job, folder, planned, done)
         rows = sum(stop - start for start, stop in map(planned.shard_rows, pending))
         finished = sorted(set(range(planned.shards)) - set(pending))
-        measure = measure_finished(folder, finished) or measure_sample(job, worker, planned, description)
+        measure = measure_finished(folder, finished) or job.measure(worker, planned, pending)
     print_lines(report(folder.name, planned, len(finished), rows, again, measure))
     return 0
 
@@ -115,32 +92,6 @@ def measure_finished(folder: Folder, finished: list[int]) -> Measure | None:
         rows_a_second=last.images_per_second,
         source=f"{counted(len(finished), 'finished shard')}, and the workers and speed of the last run",
     )
-
-
-def measure_sample(job: Job, worker: ShardWorker, planned: DatasetInfo, description: Description) -> Measure:
-    """Return what some rows cost one worker of this process that is warm."""
-    rows = job.measured_rows(planned, SAMPLE_ROWS)
-    worker.try_rows(rows[:1])  # the first pass builds what later ones use again
-    begun = time.monotonic()
-    outcomes = worker.try_rows(rows)
-    seconds = time.monotonic() - begun
-    device = description.fingerprint.get("extractor", {}).get("device") if job.on_gpu else None
-    where = f", on the {device}" if device else ""
-    return Measure(
-        bytes_a_row=sum(stored(outcome, planned.storage) for outcome in outcomes) / len(rows),
-        rows_a_second=len(rows) / seconds,
-        share=job.made_share,
-        source=f"{counted(len(rows), 'row')} that one worker here tried just now{where} (several share the time)",
-    )
-
-
-def stored(outcome: Sample | FailureRow, storage: StorageFormat) -> int:
-    """Return the bytes that a row takes in its shard."""
-    if isinstance(outcome, FailureRow):
-        return 0
-    if storage == "lmdb":
-        return -(-(len(encode_tensors(outcome)) + 16) // 4096) * 4096  # whole pages, and the header of the first
-    return sum(BLOCK + len(content) + padding(len(content)) for _, content in encode_members(outcome))
 
 
 def size(number: float) -> str:

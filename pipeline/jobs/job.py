@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Literal, Protocol
 
+from vilbert.pipeline.jobs.measure import Measure
 from vilbert.pipeline.jobs.worker import Description, ShardWorker
 from vilbert.pipeline.shards.dataset import DatasetInfo
 from vilbert.pipeline.shards.location.folder import Folder, Place
@@ -108,12 +109,14 @@ class Job(Protocol):
     def worker_here(self) -> ShardWorker:
         """Return a worker of this process for the dry run."""
 
-    def measured_rows(self, planned: DatasetInfo, count: int) -> Sequence[int]:
-        """Return the rows, at most `count`, that the dry run tries to measure their bytes and time."""
+    def measure(self, worker: ShardWorker, planned: DatasetInfo, pending: Sequence[int]) -> Measure:
+        """Return what a row costs, for the dry run.
 
-    @property
-    def made_share(self) -> float:
-        """The share of the planned rows that become samples: measured rows are of these."""
+        Args:
+            worker: That of `worker_here`, started.
+            planned: What the run is to write.
+            pending: The shards that are not done.
+        """
 
     def like(self, existing: DatasetInfo, planned: DatasetInfo) -> tuple[DatasetInfo, DatasetInfo]:
         """Return the existing data set and the plan without the differences that a dry run accepts."""

@@ -65,11 +65,12 @@ class DatasetSource(Closing):
         self._verify = verify
         if not self.info.complete and shards is None:
             raise ShardError(f"{self.folder.name}: is not complete; run the command that writes it again")
-        digest, ends, samples, contents, failures = hashlib.sha256(), [0], [], [], []
+        digest, ends, samples, contents, failures, sizes = hashlib.sha256(), [0], [], [], [], []
         for record in read_each_record(self.folder, range(self.info.shards if shards is None else shards)):
             digest.update(record.to_json())
             ends.append(ends[-1] + record.samples + sum(record.failures.values()))
             samples.append(record.samples)
+            sizes.append(record.bytes)
             contents.append(bytes.fromhex(record.sha256))
             failures.append(bytes.fromhex(record.failures_sha256))
         self.content = digest.hexdigest()
@@ -79,7 +80,7 @@ class DatasetSource(Closing):
                 f"{self.folder.name}: its records are not those that dataset.json was completed with; run `vilbert "
                 f"verify {self.folder.name} --deep`"
             )
-        self._starts, self._samples = tuple(ends), samples
+        self._starts, self._samples, self._sizes = tuple(ends), samples, sizes
         self._contents, self._failures = contents, failures  # SHA-256, of the records as `content` names them
         self._open: OrderedDict[int, _OpenShard] = OrderedDict()
 
@@ -107,6 +108,18 @@ class DatasetSource(Closing):
         shards = np.repeat(np.arange(len(self._samples)), np.diff(selection.starts))
         selected[np.array(self._starts)[shards] + selection.places] = True
         return selected
+
+    def shards_of(self, rows: NDArray[np.int64]) -> set[int]:
+        """Return the shards in which some rows [any number] lie."""
+        return set(np.unique(np.searchsorted(self._starts, rows, side="right") - 1).tolist())
+
+    def shard_bytes(self, shard: int) -> int:
+        """Return the size of a shard's file of samples."""
+        return self._sizes[shard]
+
+    def shard_file(self, shard: int) -> Path:
+        """Return a shard's file of samples on this machine, which stays as long as the shard is open."""
+        return self._shard(shard, compare=False).path
 
     def read(self, start: int, stop: int) -> Iterator[Sample | FailureRow]:
         """Yield the rows [start, stop)."""

@@ -13,9 +13,11 @@ from typing import Any, NamedTuple
 from vilbert.pipeline import __version__
 from vilbert.pipeline.errors import FingerprintError, RefusedError
 from vilbert.pipeline.jobs.done import find_done
+from vilbert.pipeline.jobs.measure import Measure
 from vilbert.pipeline.jobs.plan import differences, has_dataset, require_same
-from vilbert.pipeline.jobs.worker import Description
+from vilbert.pipeline.jobs.worker import Description, ShardWorker
 from vilbert.pipeline.rebuild.convert.baked_columns import other_columns
+from vilbert.pipeline.rebuild.convert.measure import measure_conversion
 from vilbert.pipeline.rebuild.convert.outcome import (
     Outcome,
     describe_outcome,
@@ -25,7 +27,7 @@ from vilbert.pipeline.rebuild.convert.outcome import (
     place_name,
     source_entry,
 )
-from vilbert.pipeline.rebuild.convert.plan import FILES, Plan, PlannedRows, find_plan, make_plan, remove_plan
+from vilbert.pipeline.rebuild.convert.plan import Plan, find_plan, make_plan, remove_plan
 from vilbert.pipeline.rebuild.convert.planning import plan_rows
 from vilbert.pipeline.rebuild.convert.settings import ConvertSettings
 from vilbert.pipeline.rebuild.convert.sources import OpenSources
@@ -62,7 +64,10 @@ class ConvertJob:
         self._existing: DatasetInfo | None = None
         self._base = _Base(0, (), ())
         self._plan: Plan | None = None
+        self._scratch: Path | None = None
+        """Of a dry run: the folder for what it writes."""
         self._dry_plan: Path | None = None
+        """The scratch folder, where it has the plan."""
 
     @property
     def worker(self) -> Callable[[ConvertSettings], ConvertWorker]:
@@ -74,6 +79,7 @@ class ConvertJob:
         """Plan the rows of the output, unless the folder has the plan or nothing is left to do."""
         with ExitStack() as stack:
             self._existing = read_info(folder) if has_dataset(folder) else None
+            self._scratch = stack.enter_context(scratch_folder()) if dry else None
             begins = self._existing is None or not self._existing.complete or self.settings.append
             if begins and not dry and isinstance(folder, LocalFolder):
                 (folder.path / PLAN_FOLDER).mkdir(exist_ok=True)
@@ -95,7 +101,7 @@ class ConvertJob:
                     # Before a plan replaces that of the data set, which other tasks (--shared) may be reading.
                     require_same(self._existing, self._planned(), folder.name)
                 if dry or not self._is_done(folder):
-                    self._make_plan(folder, opened, stack.enter_context(scratch_folder()) if dry else None)
+                    self._make_plan(folder, opened)
             if self.settings.append and not dry and not self._is_extended:
                 folder.write(DATASET_FILE, encode_dataset(self._planned()))
             yield
@@ -116,7 +122,7 @@ class ConvertJob:
             return False
         return not find_done(folder, existing).pending()
 
-    def _make_plan(self, folder: Folder, opened: OpenSources, dry: Path | None) -> None:
+    def _make_plan(self, folder: Folder, opened: OpenSources) -> None:
         request = fingerprint_digest(
             {
                 "step": nameless(self._outcome.step),
@@ -146,8 +152,8 @@ class ConvertJob:
                 )
                 return dataclasses.replace(plan, base_rows=self._base.rows)
 
-            self._plan = make_plan(folder if dry is None else open_folder(dry), build)
-        self._dry_plan = dry
+            self._plan = make_plan(folder if self._scratch is None else open_folder(self._scratch), build)
+        self._dry_plan = self._scratch
         reasons = ", ".join(f"{count:,} {reason}" for reason, count in self._plan.dropped.items())
         kept = f"{self._plan.kept:,} of {counted(self._plan.rows, 'row')}"
         logger.info("planned: %s%s", kept, f"; dropped: {reasons}" if reasons else "")
@@ -232,23 +238,13 @@ class ConvertJob:
         )
 
     def worker_here(self) -> ConvertWorker:
-        """Return a worker of this process, which reads the plan of the dry run."""
-        return ConvertWorker(self.settings, self._dry_plan, verify=False)
+        """Return a worker of this process, which writes into the scratch folder of the dry run."""
+        return ConvertWorker(self.settings, scratch=self._scratch, plan=self._dry_plan)
 
-    @property
-    def made_share(self) -> float:
-        """The share of the rows that become samples."""
-        return 1.0 if self._plan is None else self._plan.kept / self._plan.rows
-
-    def measured_rows(self, planned: DatasetInfo, count: int) -> Sequence[int]:
-        """Return rows spread over those that are kept."""
-        with open_folder(self._dry_plan or self.settings.output).local(FILES) as directory:
-            planned_rows = PlannedRows(directory)
-            try:
-                places = planned_rows.spread(count)
-            finally:
-                planned_rows.close()
-        return [self._base.rows + place for place in places]
+    def measure(self, worker: ShardWorker, planned: DatasetInfo, pending: Sequence[int]) -> Measure:
+        """Return what a kept row costs."""
+        assert isinstance(worker, ConvertWorker)
+        return measure_conversion(worker, planned, pending)
 
     def like(self, existing: DatasetInfo, planned: DatasetInfo) -> tuple[DatasetInfo, DatasetInfo]:
         """Return both; a data set that will be appended to is not compared."""

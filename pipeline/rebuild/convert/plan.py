@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -95,6 +95,11 @@ class PlannedRows:
         counts = np.bincount(codes, minlength=len(REASONS))
         dropped = {reason: int(count) for reason, count in zip(REASONS[1:], counts[1:], strict=False) if count}
         return Part(start + np.flatnonzero(kept), entries[kept] >> 8, dropped)
+
+    def kept_rows(self) -> Iterator[NDArray[np.int64]]:
+        """Yield the source rows that are kept, in pieces, in the order of their places."""
+        for start in range(0, self.plan.rows, _CHUNK):
+            yield self.part(start, start + _CHUNK).rows
 
     def spread(self, count: int) -> list[int]:
         """Return at most `count` kept places, spread over all."""

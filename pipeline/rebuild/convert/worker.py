@@ -45,22 +45,22 @@ Outcome = Sample | RawSample | RawRun | FailureRow | str
 class ConvertWorker:
     """Reads rows of the sources and writes shards. Its methods may be called from several threads."""
 
-    def __init__(self, settings: ConvertSettings, plan: Path | None = None, *, verify: bool = True) -> None:
+    def __init__(self, settings: ConvertSettings, *, scratch: Path | None = None, plan: Path | None = None) -> None:
         """Take the settings.
 
         Args:
             settings: What to convert.
+            scratch: Of a dry run: the folder that takes the shards in place of the output folder. The SHA-256 of the
+                sources' shards is not compared then: a dry run needs few rows of many shards and would read them all.
             plan: Folder that holds `.plan/`, if it is not the output folder.
-            verify: Whether the SHA-256 of shards of the sources is compared. A dry run does not: it needs few rows of
-                many shards, and would read these whole.
         """
-        self._verify = verify
+        self._verify = scratch is None
         self._settings = settings
-        self._folder = open_folder(settings.output)
+        self._folder = open_folder(scratch or settings.output)
         self._plan = plan
         self._operations = region_operations(settings)
         self._stop = threading.Event()
-        self._idle: list[_Opened] = []
+        self._idle: list[Opened] = []
         self._stack = ExitStack()
         self._lock = threading.Lock()
         self._rows_done: dict[int, int] = {}
@@ -71,7 +71,7 @@ class ConvertWorker:
         opened = OpenSources(self._settings, verify=self._verify)
         self._outcome = outcome = describe_outcome(self._settings, opened)
         self._fingerprint = fingerprint_digest(outcome.fingerprint)
-        self._idle.append(_Opened(opened))
+        self._idle.append(Opened(opened))
         joins = bool(self._settings.join)
         self._copies = [
             isinstance(source, DatasetSource)
@@ -98,7 +98,7 @@ class ConvertWorker:
         """Write the shard of the rows [start, stop) of the data set and return what it holds."""
         begun = time.monotonic()
         with ExitStack() as stack:
-            opened = stack.enter_context(self._opened())
+            opened = stack.enter_context(self.opened())
             stack.callback(self._forget, shard)
             base = opened.planned.plan.base_rows
             part = opened.planned.part(rows[0] - base, rows[1] - base)
@@ -131,7 +131,7 @@ class ConvertWorker:
     def try_rows(self, rows: Sequence[int]) -> list[Sample | FailureRow]:
         """Return what some rows become that are not dropped, and write nothing."""
         made = []
-        with self._opened() as opened:
+        with self.opened() as opened:
             base = opened.planned.plan.base_rows
             for row in rows:
                 part = opened.planned.part(row - base, row - base + 1)
@@ -156,11 +156,11 @@ class ConvertWorker:
         return False
 
     @contextmanager
-    def _opened(self) -> Iterator[_Opened]:
+    def opened(self) -> Iterator[Opened]:
         """Give sources and a plan that no other thread uses."""
         with self._lock:
             opened = self._idle.pop() if self._idle else None
-        opened = opened or _Opened(OpenSources(self._settings, verify=self._verify))
+        opened = opened or Opened(OpenSources(self._settings, verify=self._verify))
         opened.open_plan(self._settings, self._plan)
         try:
             yield opened
@@ -181,7 +181,7 @@ class ConvertWorker:
         layout = tuple((name, tuple(field["shape"][1:]), str(field["dtype"])) for name, field in fields)
         return (*layout, ("image", (), "uint8")) if self._outcome.images else layout
 
-    def _outcomes(self, opened: _Opened, part: Part, *, copies: bool = True) -> Iterator[Outcome]:
+    def _outcomes(self, opened: Opened, part: Part, *, copies: bool = True) -> Iterator[Outcome]:
         """Yield what each kept row becomes, in order."""
         for start in range(0, len(part.rows), BATCH):
             read = self._read(opened, part.rows[start : start + BATCH], copies=copies)
@@ -198,7 +198,7 @@ class ConvertWorker:
 
     def _complete(
         self,
-        opened: _Opened,
+        opened: Opened,
         source: int,
         outcome: Sample | RawSample | FailureRow,
         fields: Mapping[str, dict[str, Any]],
@@ -236,7 +236,7 @@ class ConvertWorker:
             return error.reason
 
     def _read(
-        self, opened: _Opened, rows: NDArray[np.int64], *, copies: bool
+        self, opened: Opened, rows: NDArray[np.int64], *, copies: bool
     ) -> Iterator[tuple[int, Sample | RawSample | RawRun | FailureRow]]:
         """Yield (number of the source, row) of source rows, consecutive ones by one call.
 
@@ -259,7 +259,7 @@ class ConvertWorker:
                 yield from ((number, row) for row in source.read(start, stop))
 
 
-class _Opened:
+class Opened:
     """Sources, and the plan once it is needed."""
 
     def __init__(self, sources: OpenSources) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vilbert.pipeline.shards.canonical import encode_json
+from vilbert.pipeline.shards.index.arrow_columns import arrow_array
 from vilbert.pipeline.shards.index.energon import sample_ends
 from vilbert.pipeline.shards.storage.store import ShardReader, read_captions
 from vilbert.pipeline.shards.storage.tar_store import TarReader
@@ -116,5 +117,7 @@ class IndexWriter:
     def _flush(self) -> None:
         import pyarrow as pa
 
-        self._writer.write_table(pa.Table.from_pylist(self._rows, schema=self._schema), row_group_size=GROUP_ROWS)
+        arrays = [arrow_array([row[field.name] for row in self._rows], field.type) for field in self._schema]
+        table = pa.Table.from_arrays(arrays, schema=self._schema)
+        self._writer.write_table(table, row_group_size=GROUP_ROWS)
         self._rows = []

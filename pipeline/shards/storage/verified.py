@@ -164,6 +164,17 @@ def file_sha256(path: Path, *, stop: threading.Event | None = None) -> str | Non
     return digest.hexdigest()
 
 
+def hash_part(path: Path, most: int) -> int:
+    """Hash at most `most` bytes at the beginning of a file, to see how long that takes; return how many there were."""
+    digest, size = hashlib.sha256(), 0
+    for _, piece in _pieces(path, 0, None):
+        digest.update(piece)
+        size += len(piece)
+        if size >= most:
+            break
+    return size
+
+
 def compare_sha256(path: Path, sha256: str, *, stop: threading.Event | None = None) -> bool:
     """Read a file; return False where `stop` ended that, raise CorruptShardError where its SHA-256 is another."""
     found = file_sha256(path, stop=stop)

@@ -17,10 +17,11 @@ from vilbert.extractors.regions import Regions
 from vilbert.pipeline.cli import main
 from vilbert.pipeline.errors import FingerprintError, LockedError, RefusedError, StoppedError
 from vilbert.pipeline.jobs.dry_run import dry_run
+from vilbert.pipeline.jobs.measure import Measure, measure_rows
 from vilbert.pipeline.jobs.run import run_job
 from vilbert.pipeline.jobs.run_state import read_state
 from vilbert.pipeline.jobs.stall import Pulse
-from vilbert.pipeline.jobs.worker import Description, ShardDone
+from vilbert.pipeline.jobs.worker import Description, ShardDone, ShardWorker
 from vilbert.pipeline.shards.checks.verify import examine
 from vilbert.pipeline.shards.dataset import DatasetInfo, fingerprint_digest, read_dataset
 from vilbert.pipeline.shards.failures import FailureRow
@@ -111,7 +112,6 @@ class NumberJob:
     command = "number"
     on_gpu = False
     retry_failed = None
-    made_share = 1.0
 
     def __init__(self, settings: NumberSettings) -> None:
         self.settings = settings
@@ -154,8 +154,8 @@ class NumberJob:
     def worker_here(self) -> NumberWorker:
         return NumberWorker(self.settings)
 
-    def measured_rows(self, planned: DatasetInfo, count: int) -> Sequence[int]:
-        return range(min(count, planned.rows))
+    def measure(self, worker: ShardWorker, planned: DatasetInfo, pending: Sequence[int]) -> Measure:
+        return measure_rows(worker, range(planned.rows), "tar")
 
     def like(self, existing: DatasetInfo, planned: DatasetInfo) -> tuple[DatasetInfo, DatasetInfo]:
         return existing, planned
