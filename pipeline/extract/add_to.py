@@ -1,4 +1,8 @@
-"""`vilbert extract --add-to DIR --column NAME`: another detector's features at the boxes of a data set, as a column."""
+"""`vilbert extract --add-to DIR --column NAME`: what another detector says of the images of a data set, as a column.
+
+At the boxes of the data set a column holds features, one array a sample. With `--labels`, and always at the detector's
+own boxes, it holds regions: its folder is then a data set of the same keys, with `column.json` beside.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +16,7 @@ from typing import Annotated, Literal
 
 from annotated_types import Ge
 
-from vilbert.extractors.settings import DecodeSettings, DetectorSettings
+from vilbert.extractors.settings import DecodeSettings, DetectorSettings, SelectionSettings
 from vilbert.pipeline.allocator import keep_freed_memory
 from vilbert.pipeline.errors import RefusedError, ShardError
 from vilbert.pipeline.extract.base_rows import write_base_rows
@@ -32,7 +36,8 @@ from vilbert.settings import NonNegativeFloat, PositiveInt, validated
 
 SAME_IN_EXTRACT = (
     *("batch_size", "backend", "workers", "gpus_per_worker", "cpus_per_worker", "stall_seconds", "ray_address"),
-    *("dashboard", "price_per_hour", "retry_failed", "dry_run", "detector", "decoding", "fetching", "column"),
+    *("dashboard", "price_per_hour", "retry_failed", "dry_run", "detector", "selection", "decoding", "fetching"),
+    *("column", "boxes_from", "labels"),
 )
 """Settings that a worker of `extract` has too."""
 logger = logging.getLogger(__name__)
@@ -40,7 +45,7 @@ logger = logging.getLogger(__name__)
 
 @validated
 class AddToSettings:
-    """Run another detector at the boxes of a data set's regions, and add its features as a column.
+    """Run another detector over the images of a data set, and add what it says as a column.
 
     The data set does not change. Its images are those that it keeps (--keep-images), else they are read from where they
     were. Run the same command again after any interruption: it resumes, and writes the same files.
@@ -50,6 +55,12 @@ class AddToSettings:
     """Folder of the data set."""
     column: str
     """Name of the column: at most 20 of a-z, 0-9 and _."""
+    boxes_from: Literal["base", "own"] = "base"
+    """base: features at the boxes of the data set's regions. own: boxes that the detector selects, with features and
+    labels; training on `--features NAME` uses them in place of the data set's."""
+    labels: bool = False
+    """Store objects, class probabilities and attributes besides the features, for `--class-targets NAME`. Always so
+    with --boxes-from own."""
     batch_size: PositiveInt = 8
     """Maximum number of images per forward pass; images of a pass have the same resized shape."""
     backend: Literal["ray", "local"] = "ray"
@@ -74,17 +85,23 @@ class AddToSettings:
     price_per_hour: NonNegativeFloat | None = None
     """Price of a worker per hour, in any currency; the summary then has the price of a million images."""
     detector: DetectorSettings = field(default_factory=DetectorSettings)
+    selection: SelectionSettings = field(default_factory=SelectionSettings)
     decoding: DecodeSettings = field(default_factory=DecodeSettings)
     fetching: FetchSettings = field(default_factory=FetchSettings)
 
     def __post_init__(self) -> None:
         if self.backend == "local" and self.workers not in ("auto", 1):
             raise ValueError(f"--workers {self.workers}: the local backend runs one; use --backend ray for more")
+        if self.boxes_from == "base" and self.selection != SelectionSettings():
+            raise ValueError(
+                "--boxes, --selection, --confidence, --nms and --saved-box choose boxes, and a column has those of the "
+                "data set; give --boxes-from own for others"
+            )
 
 
 @dataclass(frozen=True)
 class ColumnJob(ExtractJob):
-    """Writes the features at the boxes of a data set; see `jobs.job.Job`."""
+    """Writes the column; see `jobs.job.Job`."""
 
     base: LocalFolder
     info: DatasetInfo
@@ -94,16 +111,18 @@ class ColumnJob(ExtractJob):
 
     def plan(self, description: Description) -> DatasetInfo:
         """Return what the column is to hold: a shard for each one of the data set, of the same rows."""
-        planned = plan_dataset(self.settings, self.manifest, description)
-        return replace(
-            planned,
+        planned = replace(
+            plan_dataset(self.settings, self.manifest, description),
             shard_size=self.info.shard_size,
             shard_starts=self.info.shard_starts,
             manifest=self.info.manifest,
-            fields=describe_fields(feature_dim=planned.feature_dim, top_classes=0, objects=False, attributes=False),
-            class_names=(),
-            attribute_names=(),
         )
+        if not self.settings.labels:
+            fields = describe_fields(feature_dim=planned.feature_dim, top_classes=0, objects=False, attributes=False)
+            return replace(planned, fields=fields, class_names=(), attribute_names=())
+        if self.settings.boxes_from == "base" and not planned.class_names:
+            raise RefusedError("--labels: the detector names no classes; leave the option out, or choose another one")
+        return planned
 
     def finished(self, folder: Folder) -> None:
         """Write column.json, which makes the column usable."""
@@ -117,7 +136,7 @@ class ColumnJob(ExtractJob):
         column = ColumnInfo(
             name=self.name,
             base=str(self.info.records_sha256),
-            member="npy",
+            member="regions" if self.settings.labels else "npy",
             dtype=str(found.fields["features"]["dtype"]),
             shape=("N", found.feature_dim),
             shards=found.shards,
@@ -127,6 +146,8 @@ class ColumnJob(ExtractJob):
             fingerprint=fingerprint_digest(fields),
             fingerprint_fields=fields,
             records_sha256=str(found.records_sha256),
+            boxes=self.settings.boxes_from,
+            regions=found if self.settings.labels else None,
         )
         write_energon_files(folder, column)
         folder.write(COLUMN_FILE, encode_column(column))
@@ -135,9 +156,10 @@ class ColumnJob(ExtractJob):
         """Log what the column holds; return 1 where it holds nothing."""
         failed = sum(info.totals.failures.values())
         logger.info(
-            "%s: column %s has features of %s%s; check with: vilbert verify %s --deep",
+            "%s: column %s has %s of %s%s; check with: vilbert verify %s --deep",
             self.base.name,
             self.name,
+            "regions" if self.settings.labels else "features",
             counted(info.totals.samples, "sample"),
             f", {failed:,} failed (reasons in {self.settings.output}/failures/)" if failed else "",
             self.base.name,
@@ -184,4 +206,5 @@ def add_to(settings: AddToSettings) -> int:
 def _extract_settings(settings: AddToSettings, output: Path, manifest: Path) -> ExtractSettings:
     """Return the settings of the workers."""
     same = {name: getattr(settings, name) for name in SAME_IN_EXTRACT}
+    same["labels"] = settings.labels or settings.boxes_from == "own"
     return ExtractSettings(manifest=manifest.absolute(), output=output.absolute(), **same)

@@ -11,7 +11,8 @@ import numpy as np
 from vilbert.extractors.regions import Regions
 from vilbert.manifests.record import ImageRecord
 from vilbert.pipeline.errors import CorruptShardError
-from vilbert.pipeline.shards.columns.shard import REMEDY, ColumnShard
+from vilbert.pipeline.shards.columns.info import REMEDY
+from vilbert.pipeline.shards.columns.shard import ColumnShard
 from vilbert.pipeline.shards.failures import FailureRow, read_failures
 from vilbert.pipeline.shards.keys import sample_key
 from vilbert.pipeline.shards.location.folder import Folder
@@ -94,6 +95,14 @@ def _value(opened: ColumnShard, key: str, record: ImageRecord) -> Sample:
         height=record.height or 0,
     )
     return Sample(key=key, regions=regions, meta={"image_id": record.image_id, "split": record.split})
+
+
+def regions_alone(outcome: Sample | FailureRow) -> Sample | FailureRow:
+    """Return a sample as a column of regions keeps it: captions and the place of the image are the data set's."""
+    if isinstance(outcome, FailureRow):
+        return outcome
+    meta = {name: outcome.meta[name] for name in ("image_id", "split", "sha256") if name in outcome.meta}
+    return Sample(key=outcome.key, regions=outcome.regions, meta=meta)
 
 
 def features_alone(outcome: Sample | FailureRow) -> Sample | FailureRow:

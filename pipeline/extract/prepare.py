@@ -39,6 +39,7 @@ def prepare(
     *,
     keep: bool = False,
     of_dataset: bool = False,
+    own_boxes: bool = False,
 ) -> Prepared | FailureRow:
     """Read, check and decode a row's image.
 
@@ -50,6 +51,7 @@ def prepare(
         keep: Whether the bytes are to be stored.
         of_dataset: Whether the row is one of `write_base_rows`: its boxes are those of a data set, which lie on the
             image as it was turned for the detector, and were checked when they were written.
+        own_boxes: Whether the detector selects boxes of its own, whatever boxes such a row has.
     """
     try:
         data = read()
@@ -62,6 +64,7 @@ def prepare(
         boxes = None
         if record.boxes_xyxy is not None:
             boxes = boxes_of_dataset(record, *size) if of_dataset else given_boxes(record, *size)
+            boxes = None if own_boxes else boxes
     except ImageError as error:
         return failure(row, record, error)
     return Prepared(row=row, record=record, image=image, sha256=digest, boxes=boxes, data=data if keep else None)

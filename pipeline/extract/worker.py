@@ -30,7 +30,7 @@ from vilbert.pipeline.extract.base_rows import KEPT, KeptImages
 from vilbert.pipeline.extract.batches import in_row_order
 from vilbert.pipeline.extract.detection import Detection
 from vilbert.pipeline.extract.fetching.fetcher import Fetcher
-from vilbert.pipeline.extract.kept import Kept, features_alone, keep, keep_values
+from vilbert.pipeline.extract.kept import Kept, features_alone, keep, keep_values, regions_alone
 from vilbert.pipeline.extract.prepare import Prepared, failure, prepare
 from vilbert.pipeline.extract.settings import ExtractSettings
 from vilbert.pipeline.extract.turns import Turns
@@ -96,7 +96,8 @@ class Worker:
             "batch_size": settings.batch_size,
             **({"feature_dtype": settings.feature_dtype} if settings.feature_dtype != "float16" else {}),
             **({"keep_images": True} if settings.keep_images else {}),
-            **({"boxes_from": "base"} if settings.column is not None else {}),
+            **({"boxes_from": settings.boxes_from} if settings.column is not None else {}),
+            **({"labels": True} if settings.labels else {}),
             # Sums are taken in another order with another number of threads, which can change a last bit.
             **({"cpus_per_worker": settings.cpus_per_worker} if facts["device"] == "cpu" else {}),
         }
@@ -136,7 +137,7 @@ class Worker:
             create: Callable[[Path], SampleWriter] | None = None
             if settings.column is not None:
                 kept |= without_sample(records)
-                create = partial(FeatureWriter, name=settings.column)
+                create = None if settings.labels else partial(FeatureWriter, name=settings.column)
             directory = stack.enter_context(self._folder.building())
             writer = stack.enter_context(ShardWriter(directory, shard=shard, format=settings.format, create=create))
             failures: list[FailureRow] = []
@@ -147,7 +148,8 @@ class Worker:
                 elif isinstance(outcome, FailureRow):
                     failures.append(outcome)
                 else:
-                    require_given_boxes(outcome, records[row])
+                    if settings.boxes_from == "base":
+                        require_given_boxes(outcome, records[row])
                     writer.add(outcome)
                 self._rows_done[shard] = self._rows_done.get(shard, 0) + 1
             journal.flush()
@@ -194,7 +196,7 @@ class Worker:
     def _kept(self, shard: int, records: Mapping[int, ImageRecord], retry: bool) -> AbstractContextManager[Kept]:
         if not retry:
             return nullcontext({})
-        if (column := self._settings.column) is not None:
+        if (column := self._settings.column) is not None and not self._settings.labels:
             return keep_values(self._folder, shard, column, records, self._settings.retry_failed or ())
         return keep(self._folder, shard, self._settings.format, records, self._settings.retry_failed or ())
 
@@ -211,7 +213,11 @@ class Worker:
             found = self._detection.outcomes(prepared, journal, verdict.singly)
             for outcome in in_row_order(found, kept, first_row=min(records)):
                 self._leave_if_stopped()
-                yield outcome if self._settings.column is None else features_alone(outcome)
+                yield outcome if self._settings.column is None else self._of_column(outcome)
+
+    def _of_column(self, outcome: Sample | FailureRow) -> Sample | FailureRow:
+        """Return a row as the column holds it."""
+        return regions_alone(outcome) if self._settings.labels else features_alone(outcome)
 
     @contextmanager
     def _turn(self, journal: Journal) -> Iterator[None]:
@@ -264,8 +270,15 @@ class Worker:
             read = partial(self._kept_images.read, row, record.uri.removeprefix(KEPT))
         self._preparing.add(row)
         try:
-            of_dataset = settings.column is not None
-            return prepare(row, record, settings.decoding, read, keep=settings.keep_images, of_dataset=of_dataset)
+            return prepare(
+                row,
+                record,
+                settings.decoding,
+                read,
+                keep=settings.keep_images,
+                of_dataset=settings.column is not None,
+                own_boxes=settings.boxes_from == "own",
+            )
         finally:
             self._preparing.discard(row)
 

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
-from pathlib import Path
 from typing import Any
 
 from vilbert.pipeline.errors import RefusedError
-from vilbert.pipeline.shards.columns.info import ColumnInfo, read_column
+from vilbert.pipeline.shards.columns.info import ColumnInfo, read_column, why_unusable
 from vilbert.pipeline.shards.columns.layout import column_folder, column_names
-from vilbert.pipeline.shards.columns.shard import ColumnShard
+from vilbert.pipeline.shards.columns.shard import ColumnReader, open_column_shard
 from vilbert.pipeline.shards.dataset import DatasetInfo
 from vilbert.pipeline.shards.location.folder import Folder
-from vilbert.pipeline.shards.location.layout import data_path
 from vilbert.pipeline.shards.storage.closing import Closing
 
 
@@ -28,14 +26,12 @@ class ValueColumns:
         self._others: dict[str, str] = {}
         for name in column_names(folder):
             found = read_column(column_folder(folder, name))
-            if found is None:
-                self._others[name] = "is not finished; run the command that writes it again"
-            elif found.base != info.records_sha256:
-                self._others[name] = "is of an older state of the data set; drop it and add it again"
-            elif found.member == "npy":
-                self._others[name] = "holds arrays, which an expression cannot compare"
-            else:
+            if why := why_unusable(found, info):
+                self._others[name] = why
+            elif found is not None and found.member == "json":
                 self.usable[name] = found
+            else:
+                self._others[name] = "holds arrays, which an expression cannot compare"
 
     def require(self, name: str) -> None:
         """Raise RefusedError where a name is that of a column that cannot be read."""
@@ -53,17 +49,14 @@ class ShardValues(Closing):
     def __init__(self, columns: ValueColumns, shard: int) -> None:
         self._columns = columns
         self._shard = shard
-        self._open: dict[str, ColumnShard] = {}
+        self._open: dict[str, ColumnReader] = {}
         self._stack = ExitStack()
 
-    def column(self, name: str) -> ColumnShard:
+    def column(self, name: str) -> ColumnReader:
         """Return a column of the shard."""
         if name not in self._open:
-            folder = column_folder(self._columns.folder, name)
-            file = data_path(Path(), self._shard, "tar").as_posix()
-            directory = self._stack.enter_context(folder.local([file]))
-            opened = ColumnShard(directory / file, name=name, member="json")
-            self._open[name] = self._stack.enter_context(opened)
+            column, info = column_folder(self._columns.folder, name), self._columns.usable[name]
+            self._open[name] = self._stack.enter_context(open_column_shard(column, info, self._shard))
         return self._open[name]
 
     def sample(self, key: str, metadata: dict[str, Any]) -> Mapping[str, Any]:

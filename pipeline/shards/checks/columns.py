@@ -12,10 +12,11 @@ import numpy as np
 
 from vilbert.pipeline.errors import CorruptShardError, ShardError
 from vilbert.pipeline.shards.checks.findings import Finding
+from vilbert.pipeline.shards.checks.sample import sample_problems
 from vilbert.pipeline.shards.checks.shard import ENOUGH, problem_of
 from vilbert.pipeline.shards.columns.info import ColumnInfo, read_column
 from vilbert.pipeline.shards.columns.layout import COLUMN_FILE, COLUMNS_FOLDER, column_folder, column_names
-from vilbert.pipeline.shards.columns.shard import ColumnShard
+from vilbert.pipeline.shards.columns.shard import ColumnReader, open_column_file
 from vilbert.pipeline.shards.dataset import DatasetInfo
 from vilbert.pipeline.shards.index.energon import encode_tar_index
 from vilbert.pipeline.shards.index.names import TAR_INDEX_SUFFIX
@@ -23,6 +24,7 @@ from vilbert.pipeline.shards.location.folder import Folder
 from vilbert.pipeline.shards.location.layout import SHARDS_FOLDER, data_path, record_numbers, record_path
 from vilbert.pipeline.shards.parallel import map_shards
 from vilbert.pipeline.shards.record import read_each_record, read_record, records_digest
+from vilbert.pipeline.shards.sample import Sample
 from vilbert.pipeline.shards.storage.store import ShardReader, open_shard
 from vilbert.pipeline.shards.storage.verified import compare_sha256
 
@@ -113,7 +115,7 @@ def _shard_problems(task: _Task, shard: int, file: str) -> Iterator[str]:
             return
         if task.deep:
             compare_sha256(directory / file, record.sha256)
-        opened = ColumnShard(directory / file, name=task.column.name, member=task.column.member)
+        opened = open_column_file(directory / file, name=task.column.name, member=task.column.member)
         with opened, open_shard(base_directory / base_file, verify=False) as reader:
             index = (directory / file).with_suffix(TAR_INDEX_SUFFIX)
             if index.is_file() and index.read_bytes() != encode_tar_index(opened.index):
@@ -127,11 +129,14 @@ def _shard_problems(task: _Task, shard: int, file: str) -> Iterator[str]:
                 yield from _value_problems(task.column, opened, reader)
 
 
-def _value_problems(column: ColumnInfo, opened: ColumnShard, reader: ShardReader) -> Iterator[str]:
+def _value_problems(column: ColumnInfo, opened: ColumnReader, reader: ShardReader) -> Iterator[str]:
     for number, key in enumerate(reader.keys()):
         if key not in opened:
             continue
         value = opened[key]
+        if isinstance(value, Sample):
+            yield from (f"key {key} {what}" for what in _region_problems(column, value, reader, number))
+            continue
         if column.shape is None:
             continue
         sides = [reader.metadata(number)["num_boxes"] if side == "N" else side for side in column.shape]
@@ -139,3 +144,17 @@ def _value_problems(column: ColumnInfo, opened: ColumnShard, reader: ShardReader
         if not fits or any(side not in (None, length) for side, length in zip(sides, value.shape, strict=True)):
             shown = f"{value.dtype}{list(value.shape)}"
             yield f"key {key} has {shown}, column.json says {column.dtype}{sides}"
+
+
+def _region_problems(column: ColumnInfo, sample: Sample, reader: ShardReader, number: int) -> Iterator[str]:
+    """Yield what is wrong with the regions that a column has of a sample, and what does not go with the data set."""
+    assert column.regions is not None
+    yield from (what for _, what in sample_problems(sample, column.regions))
+    arrays, metadata = reader.read(number, ["boxes"])
+    size, expected = (sample.regions.width, sample.regions.height), (metadata["width"], metadata["height"])
+    if size != expected:
+        yield f"is of {size[0]}x{size[1]} pixels, the data set's image has {expected[0]}x{expected[1]}"
+    if metadata.get("sha256") not in (None, sample.meta.get("sha256")):
+        yield "is of an image with another sha256 than the data set's"
+    if column.boxes == "base" and not np.array_equal(sample.regions.boxes, arrays["boxes"]):
+        yield "has other boxes than the data set"

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from vilbert.pipeline.shards.columns.info import read_column
+from vilbert.pipeline.shards.columns.info import ColumnInfo, read_column
 from vilbert.pipeline.shards.columns.layout import column_folder, column_names
-from vilbert.pipeline.shards.columns.shard import ColumnShard
+from vilbert.pipeline.shards.columns.shard import open_column_shard
 from vilbert.pipeline.shards.dataset import DatasetInfo, read_info
 from vilbert.pipeline.shards.location.folder import Folder
-from vilbert.pipeline.shards.location.layout import DATASET_FILE, data_path
+from vilbert.pipeline.shards.location.layout import DATASET_FILE
+from vilbert.pipeline.shards.sample import Sample
 from vilbert.pipeline.terminal import counted
+
+SUMMARISED_NAMES = 3
+"""Objects that the text of a sample's regions names."""
 
 
 def describe_columns(folder: Folder, info: DatasetInfo) -> list[dict[str, Any]]:
@@ -26,10 +29,9 @@ def describe_columns(folder: Folder, info: DatasetInfo) -> list[dict[str, Any]]:
 def _describe(column: Folder, name: str, base: DatasetInfo) -> dict[str, Any]:
     found = read_column(column)
     if found is not None:
-        kind = "JSON" if found.shape is None else f"{found.dtype} {_shape(found.shape)}"
         return {
             "name": name,
-            "values": kind,
+            "values": _values(found),
             "samples": found.samples,
             "missing": found.missing,
             "bytes": found.bytes,
@@ -57,12 +59,42 @@ def values_of_sample(folder: Folder, shard: int, key: str) -> dict[str, Any]:
         column = column_folder(folder, name)
         if (found := read_column(column)) is None:
             continue
-        file = data_path(Path(), shard, "tar").as_posix()
-        with column.local([file]) as directory, ColumnShard(directory / file, name=name, member=found.member) as opened:
+        with open_column_shard(column, found, shard) as opened:
             if key in opened:
-                value = opened[key]
-                values[name] = describe_array(value) if isinstance(value, np.ndarray) else value
+                values[name] = _describe_value(found, opened[key])
     return values
+
+
+def region_columns(folder: Folder) -> dict[str, ColumnInfo]:
+    """Return the finished columns that hold regions, by name."""
+    found = {name: read_column(column_folder(folder, name)) for name in column_names(folder)}
+    return {name: info for name, info in found.items() if info is not None and info.regions is not None}
+
+
+def column_regions(folder: Folder, info: ColumnInfo, shard: int, key: str) -> Sample | None:
+    """Return what a column of regions holds of a sample, None where that is nothing; its arrays stay valid."""
+    with open_column_shard(column_folder(folder, info.name), info, shard) as opened:
+        return opened[key] if key in opened else None
+
+
+def _describe_value(column: ColumnInfo, value: Any) -> Any:
+    if isinstance(value, Sample):
+        return _describe_regions(column, value)
+    return describe_array(value) if isinstance(value, np.ndarray) else value
+
+
+def _describe_regions(column: ColumnInfo, sample: Sample) -> str:
+    """Return number and fields of a sample's regions, and its best objects."""
+    regions = sample.regions
+    text = f"{counted(len(regions), 'region')}: {', '.join(regions.arrays())}"
+    if regions.object_ids is None or regions.object_scores is None:
+        return text
+    best = np.argsort(-regions.object_scores, kind="stable")[:SUMMARISED_NAMES].tolist()
+    names = column.regions.class_names if column.regions is not None else ()
+    ids = [int(regions.object_ids[number]) for number in best]
+    named = [names[one] if one < len(names) else f"id {one}" for one in ids]
+    scored = (f"{name} {regions.object_scores[at]:.2f}" for name, at in zip(named, best, strict=True))
+    return f"{text}; {', '.join(scored)}"
 
 
 def describe_array(array: NDArray[Any]) -> str:
@@ -82,3 +114,15 @@ def column_line(document: Mapping[str, Any]) -> str:
 
 def _shape(shape: tuple[int | str | None, ...]) -> str:
     return f"[{', '.join('?' if side is None else str(side) for side in shape)}]"
+
+
+def _values(info: ColumnInfo) -> str:
+    """Return what each value of a column is, as text."""
+    if info.shape is None:
+        return "JSON"
+    arrays = f"{info.dtype} {_shape(info.shape)}"
+    if info.regions is None:
+        return arrays
+    whose = "boxes of its own" if info.boxes == "own" else "the boxes of the data set"
+    classes = f", {counted(info.regions.top_classes, 'class', 'classes')} kept" if info.regions.top_classes else ""
+    return f"regions with {whose}, features {arrays}{classes}"

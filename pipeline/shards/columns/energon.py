@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 from vilbert.pipeline.shards.columns.info import ColumnInfo
-from vilbert.pipeline.shards.columns.shard import ColumnShard
+from vilbert.pipeline.shards.columns.shard import open_column_shard
 from vilbert.pipeline.shards.index.energon import (
     DATASET_YAML,
     SqliteIndex,
@@ -66,10 +66,7 @@ def write_energon_files(column: Folder, info: ColumnInfo) -> None:
 
 
 def _index_shard(column: Folder, info: ColumnInfo, record: ShardRecord, sqlite: SqliteIndex) -> None:
-    file = Path(SHARDS_FOLDER, record.file)
-    with (
-        column.local([file.as_posix()]) as directory,
-        ColumnShard(directory / file, name=info.name, member=info.member) as opened,
-    ):
+    with open_column_shard(column, info, record.shard) as opened:
         sqlite.add(opened.index)
-        column.write(file.with_suffix(TAR_INDEX_SUFFIX).as_posix(), encode_tar_index(opened.index))
+        file = Path(SHARDS_FOLDER, record.file).with_suffix(TAR_INDEX_SUFFIX)
+        column.write(file.as_posix(), encode_tar_index(opened.index))

@@ -1,4 +1,4 @@
-"""column.json: what an imported column holds. Written last: a column without it is not finished."""
+"""column.json: what a column holds. Written last: a column without it is not finished."""
 
 from __future__ import annotations
 
@@ -10,13 +10,17 @@ from typing import Any, Literal
 from vilbert.pipeline.errors import CorruptShardError
 from vilbert.pipeline.shards.canonical import encode_json
 from vilbert.pipeline.shards.columns.layout import COLUMN_FILE
-from vilbert.pipeline.shards.dataset import MAX_CHANNELS, fingerprint_digest, read_info
+from vilbert.pipeline.shards.dataset import MAX_CHANNELS, DatasetInfo, fingerprint_digest, read_info
 from vilbert.pipeline.shards.documents import Check, is_count, is_digest, is_object, is_text, or_null, parse_document
 from vilbert.pipeline.shards.location.folder import Folder
 from vilbert.pipeline.shards.location.layout import DATASET_FILE
 
-Member = Literal["npy", "json"]
-"""How each value is stored: an array as KEY.NAME.npy, any other value as KEY.NAME.json."""
+Member = Literal["npy", "json", "regions"]
+"""How each value is stored: an array as KEY.NAME.npy, a JSON value as KEY.NAME.json, regions as a sample of a data set
+(KEY.boxes.npy, ..., KEY.json)."""
+Boxes = Literal["base", "own"]
+"""Which boxes a column of regions has: those of the data set, or others."""
+REMEDY = "drop the column with `vilbert column drop` and add it again"
 DTYPES = ("float16", "float32", "uint16")
 """Of arrays."""
 
@@ -29,7 +33,7 @@ def _is_shape(value: Any) -> bool:
 _CHECKS: dict[str, Check] = {
     "name": is_text,
     "base": is_digest,
-    "member": lambda value: value in ("npy", "json"),
+    "member": lambda value: value in ("npy", "json", "regions"),
     "dtype": or_null(lambda value: value in DTYPES),
     "shape": or_null(_is_shape),
     "shards": is_count,
@@ -40,6 +44,7 @@ _CHECKS: dict[str, Check] = {
     "fingerprint_fields": is_object,
     "records_sha256": is_digest,
 }
+_SINCE_2: dict[str, Check] = {"boxes": lambda value: value in ("base", "own")}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,9 +57,9 @@ class ColumnInfo:
     """records_sha256 of the data set that it belongs to."""
     member: Member
     dtype: str | None
-    """Of arrays, NumPy's name; None for JSON values."""
+    """Of arrays, or of the features of regions, NumPy's name; None for JSON values."""
     shape: tuple[int | str | None, ...] | None
-    """Of arrays: "N" is the number of the sample's regions, None differs from sample to sample."""
+    """Likewise: "N" is the number of the sample's regions, None differs from sample to sample."""
     shards: int
     samples: int
     """Values in all shards."""
@@ -68,19 +73,26 @@ class ColumnInfo:
     """What the values depend on: the imported file's SHA-256 and how it was read."""
     records_sha256: str
     """`record.records_digest` of its records."""
+    boxes: Boxes = "base"
+    """Whose boxes its regions have; stored of columns of regions alone."""
+    regions: DatasetInfo | None = None
+    """The dataset.json of a column of regions, which names fields and classes; not part of column.json."""
 
     @property
     def of_regions(self) -> int | None:
-        """M where each region has a vector of M numbers, else None."""
+        """M where each region of the data set has a vector of M numbers, else None."""
         match self.shape:
-            case ("N", int(side)):
+            case ("N", int(side)) if self.boxes == "base":
                 return side
         return None
 
 
 def encode_column(info: ColumnInfo) -> bytes:
-    """Return the bytes of column.json."""
-    return encode_json({"format": 1, **dataclasses.asdict(info)}, indent=2) + b"\n"
+    """Return the bytes of column.json: of format 2 for a column of regions, else of format 1."""
+    document = {field.name: getattr(info, field.name) for field in dataclasses.fields(info) if field.name != "regions"}
+    if info.member != "regions":
+        del document["boxes"]
+    return encode_json({"format": 2 if info.member == "regions" else 1, **document}, indent=2) + b"\n"
 
 
 def read_column(folder: Folder) -> ColumnInfo | None:
@@ -92,14 +104,46 @@ def read_column(folder: Folder) -> ColumnInfo | None:
     data = folder.read(COLUMN_FILE)
     if data is None:
         return None
-    if folder.read(DATASET_FILE) is not None and not read_info(folder).complete:
+    regions = None if folder.read(DATASET_FILE) is None else read_info(folder)
+    if regions is not None and not regions.complete:
         return None  # `extract --add-to --retry-failed` was interrupted, and writes column.json anew
-    path, remedy = Path(folder.name, COLUMN_FILE), "drop the column with `vilbert column drop` and add it again"
-    document = parse_document(data, _CHECKS, path=path, remedy=remedy)
-    del document["format"]
-    info = ColumnInfo(**{**document, "shape": None if document["shape"] is None else tuple(document["shape"])})
-    if info.fingerprint != fingerprint_digest(info.fingerprint_fields):
-        raise CorruptShardError("fingerprint is not that of fingerprint_fields", path=path, remedy=remedy)
-    if (info.member == "npy") != (info.dtype is not None and info.shape is not None):
-        raise CorruptShardError(f"dtype and shape do not go with member {info.member}", path=path, remedy=remedy)
+    path = Path(folder.name, COLUMN_FILE)
+    document = parse_document(data, _CHECKS, path=path, remedy=REMEDY, since_2=_SINCE_2)
+    number = document.pop("format")
+    shape = None if document["shape"] is None else tuple(document["shape"])
+    info = ColumnInfo(**{**document, "shape": shape, "regions": regions if document["member"] == "regions" else None})
+    if problem := _contradiction(info, number):
+        raise CorruptShardError(problem, path=path, remedy=REMEDY)
     return info
+
+
+def _contradiction(info: ColumnInfo, number: int) -> str | None:
+    """Return what does not fit together in a column.json of a format number."""
+    if info.fingerprint != fingerprint_digest(info.fingerprint_fields):
+        return "fingerprint is not that of fingerprint_fields"
+    if number != (2 if info.member == "regions" else 1):
+        return f"format is {number} with member {info.member}"
+    if (info.member != "json") != (info.dtype is not None and info.shape is not None):
+        return f"dtype and shape do not go with member {info.member}"
+    if info.member == "regions":
+        if info.regions is None:
+            return f"{DATASET_FILE} of its regions is not there"
+        features = info.regions.fields["features"]
+        stored = features["dtype"], tuple(features["shape"]), info.regions.records_sha256, info.regions.shards
+        if stored != (info.dtype, info.shape, info.records_sha256, info.shards):
+            return f"{DATASET_FILE} of its regions describes others"
+    return None
+
+
+def why_unusable(found: ColumnInfo | None, base: DatasetInfo) -> str | None:
+    """Return why the values of a column cannot be used with a data set, and what to do; None where they can.
+
+    Args:
+        found: What `read_column` returned.
+        base: Of the data set.
+    """
+    if found is None:
+        return "is not finished; run the command that writes it again"
+    if found.base != base.records_sha256 or found.shards != base.shards:
+        return "is of an older state of the data set; drop it with `vilbert column drop` and add it again"
+    return None

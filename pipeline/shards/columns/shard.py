@@ -1,11 +1,12 @@
-"""One shard of an imported column: a tar with one member per sample, KEY.NAME.npy or KEY.NAME.json."""
+"""One shard of a column: a tar with one member per sample, KEY.NAME.npy or KEY.NAME.json, or one of samples."""
 
 from __future__ import annotations
 
 import math
 import mmap
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,20 +15,24 @@ from numpy.typing import NDArray
 
 from vilbert.pipeline.errors import CorruptShardError, ShardError
 from vilbert.pipeline.shards.canonical import decode_json, encode_json
-from vilbert.pipeline.shards.columns.info import Member
+from vilbert.pipeline.shards.columns.info import REMEDY, ColumnInfo, Member
+from vilbert.pipeline.shards.location.folder import Folder
+from vilbert.pipeline.shards.location.layout import data_path
 from vilbert.pipeline.shards.sample import Sample
 from vilbert.pipeline.shards.storage.closing import Closing
 from vilbert.pipeline.shards.storage.hashed_tar import HashedTar
 from vilbert.pipeline.shards.storage.npy import decode_npy, encode_npy
+from vilbert.pipeline.shards.storage.part import Part
 from vilbert.pipeline.shards.storage.raw import RawSample
-from vilbert.pipeline.shards.storage.tar_scan import scan
+from vilbert.pipeline.shards.storage.tar_scan import TarIndex, scan
+from vilbert.pipeline.shards.storage.tar_store import TarReader
+from vilbert.pipeline.shards.storage.verified import compare_once
 
 _HEADER_BYTES = 128
 """Of the .npy files that NumPy writes for small shapes."""
 _MOST_HEADERS = 4096
 """A shard's arrays have few different headers, which are parsed once each."""
 _NUMBER = re.compile(rb"-?(?:0|[1-9][0-9]{0,15})(\.[0-9]{1,20})?")
-REMEDY = "drop the column with `vilbert column drop` and add it again"
 
 
 def encode_value(value: Any, member: Member) -> bytes:
@@ -145,3 +150,92 @@ class ColumnShard(Closing):
     def close(self) -> None:
         """Let go of the file; arrays already handed out stay valid."""
         self._map = None
+
+
+class RegionShard(Closing):
+    """The samples of a shard of a column of regions, by key. Arrays are read-only views of the mapped file."""
+
+    def __init__(self, path: Path) -> None:
+        """Open a tar of samples.
+
+        Raises:
+            CorruptShardError: It is not, byte for byte outside of the members, what a data set's shard is.
+        """
+        self.path = path
+        try:
+            self._reader = TarReader(path)
+        except OSError as error:
+            raise CorruptShardError(f"cannot be read ({error.strerror})", path=path, remedy=REMEDY) from error
+        except CorruptShardError as error:
+            raise _of_column(error) from None
+        self._places = {key: number for number, key in enumerate(self._reader.keys())}
+
+    @property
+    def index(self) -> TarIndex:
+        """Where the members lie."""
+        return self._reader.index
+
+    @property
+    def keys(self) -> Sequence[str]:
+        """The keys of the samples that have regions, in the order of the data set."""
+        return self._reader.keys()
+
+    def __contains__(self, key: str) -> bool:
+        return key in self._places
+
+    def __getitem__(self, key: str) -> Sample:
+        """Return the sample of a key; KeyError where there is none."""
+        try:
+            return self._reader[self._places[key]]
+        except CorruptShardError as error:
+            raise _of_column(error) from None
+
+    def part(self, key: str, fields: Sequence[str]) -> Part:
+        """Return the named arrays and the metadata of a sample; KeyError where there is none."""
+        try:
+            return self._reader.read(self._places[key], fields)
+        except CorruptShardError as error:
+            raise _of_column(error) from None
+
+    def close(self) -> None:
+        """Let go of the file; arrays already handed out stay valid."""
+        self._reader.close()
+
+
+ColumnReader = ColumnShard | RegionShard
+
+
+def open_column_file(path: Path, *, name: str, member: Member) -> ColumnReader:
+    """Open the file of a column's shard; CorruptShardError where it is damaged or missing."""
+    return RegionShard(path) if member == "regions" else ColumnShard(path, name=name, member=member)
+
+
+@contextmanager
+def open_column_shard(
+    column: Folder, info: ColumnInfo, shard: int, *, sha256: str | None = None
+) -> Iterator[ColumnReader]:
+    """Give an opened shard of a column, wherever that lies.
+
+    Args:
+        column: The column's folder.
+        info: Its column.json.
+        shard: The number of the shard.
+        sha256: That of the shard's record, with which the file is compared once a process; None for no comparison.
+
+    Raises:
+        CorruptShardError: The shard is damaged or missing, or has another SHA-256.
+    """
+    file = data_path(Path(), shard, "tar")
+    with column.local([file.as_posix()]) as directory:
+        try:
+            if sha256 is not None:
+                compare_once(directory / file, sha256)
+        except CorruptShardError as error:
+            raise _of_column(error) from None
+        with open_column_file(directory / file, name=info.name, member=info.member) as opened:
+            yield opened
+
+
+def _of_column(error: CorruptShardError) -> CorruptShardError:
+    """Return an error of a shard with what to do about a column."""
+    return CorruptShardError(error.problem, path=error.path, offset=error.offset, key=error.key, remedy=REMEDY)

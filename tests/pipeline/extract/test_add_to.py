@@ -22,6 +22,8 @@ from vilbert.pipeline.train.data.corpus import Corpus
 from .conftest import BROKEN, SCENES, Harm, contents
 
 SAMPLES = SCENES - len(BROKEN)
+OWN = ("--boxes-from", "own", "--boxes", "4")
+"""A column of the four regions that the detector selects itself."""
 
 
 @pytest.fixture(scope="module")
@@ -123,15 +125,19 @@ def test_a_second_run_changes_no_byte_and_other_settings_are_refused(
     assert not (base / "columns/second").exists()
 
 
-def test_a_killed_run_is_resumed_to_the_same_bytes(base: Path, harm: Harm, tmp_path: Path) -> None:
+@pytest.mark.parametrize("options", [(), OWN], ids=["features", "own boxes"])
+def test_a_killed_run_is_resumed_to_the_same_bytes(
+    base: Path, harm: Harm, tmp_path: Path, options: tuple[str, ...]
+) -> None:
     undisturbed = Path(shutil.copytree(base, tmp_path / "undisturbed"))
-    assert add(undisturbed) == 0
+    assert add(undisturbed, *options) == 0
     harm.by(17, "decode", "kill")
-    status, _ = harm.run("--add-to", base, "--column", "second", "--detector", "shapes", "--backend", "local")
+    command = ["--add-to", base, "--column", "second", "--detector", "shapes", "--backend", "local", *options]
+    status, _ = harm.run(*command)
     assert status == -signal.SIGKILL
     assert not (base / "columns/second/column.json").exists()
     assert main(["verify", str(base)]) == 1
-    assert add(base) == 0
+    assert add(base, *options) == 0
     assert of_column(base) == of_column(undisturbed)
 
 
