@@ -7,13 +7,14 @@ and distributions those that 20 classes give, so that a path that stores float32
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from unittest import mock
 
 import numpy as np
+from numpy.typing import NDArray
 
 from benchmarks.batches import caption_lengths
 from vilbert.extractors.regions import Regions
@@ -26,6 +27,9 @@ from vilbert.pipeline.shards.storage.writer import ShardWriter
 WORDS = 30_000  # as many as BERT has word pieces
 LETTERS = ("bcdfghklmnprstvw", "aeiou")
 WIDTH, HEIGHT = 640, 480
+
+DrawFeatures = Callable[[int, int], NDArray[np.float16]]
+"""Returns the features [N, D] of a sample, from its number and N."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,18 +67,18 @@ def draw_captions(words: Sequence[str], rows: int, seed: int) -> list[str]:
     return [" ".join(words[which] for which in part).capitalize() for part in parts]
 
 
-def draw_sample(row: int, caption: str, shape: SampleShape, seed: int) -> Sample:
-    """Return sample `row` of a data set."""
+def draw_sample(row: int, caption: str, shape: SampleShape, seed: int, features: DrawFeatures | None = None) -> Sample:
+    """Return sample `row` of a data set; features: draws its features, by default without structure."""
     draw = np.random.default_rng((seed, 2, row))
     corners = np.sort(draw.uniform(0, 1, (shape.regions, 2, 2)), axis=1) * [WIDTH, HEIGHT]
     class_ids = np.argpartition(draw.random((shape.regions, shape.classes)), shape.top_classes)[:, : shape.top_classes]
     probs = -np.sort(-draw.dirichlet(np.ones(shape.top_classes + 1), shape.regions), axis=1)[:, : shape.top_classes]
-    features = draw.standard_normal((shape.regions, shape.feature_dim), dtype=np.float32)
+    drawn = draw_features(draw, shape) if features is None else features(row, shape.regions)
     return Sample(
         key=f"{row:08}",
         regions=Regions(
             boxes=corners.reshape(-1, 4).astype(np.float32),
-            features=np.maximum(features, 0).astype(np.float16),
+            features=drawn,
             object_ids=class_ids[:, 0].astype(np.uint16),
             object_scores=probs[:, 0].astype(np.float32),
             class_ids=class_ids.astype(np.uint16),
@@ -86,13 +90,28 @@ def draw_sample(row: int, caption: str, shape: SampleShape, seed: int) -> Sample
     )
 
 
-def draw_samples(captions: Sequence[str], shape: SampleShape, seed: int) -> Iterator[Sample]:
+def draw_features(draw: np.random.Generator, shape: SampleShape) -> NDArray[np.float16]:
+    """Return features [N, D] of independent channels."""
+    features = draw.standard_normal((shape.regions, shape.feature_dim), dtype=np.float32)
+    return np.maximum(features, 0).astype(np.float16)
+
+
+def draw_samples(
+    captions: Sequence[str], shape: SampleShape, seed: int, features: DrawFeatures | None = None
+) -> Iterator[Sample]:
     """Yield a sample for each caption."""
-    return (draw_sample(row, caption, shape, seed) for row, caption in enumerate(captions))
+    return (draw_sample(row, caption, shape, seed, features) for row, caption in enumerate(captions))
 
 
 def write_samples(
-    folder: Path, captions: Sequence[str], shape: SampleShape, *, seed: int, storage: StorageFormat, shard_size: int
+    folder: Path,
+    captions: Sequence[str],
+    shape: SampleShape,
+    *,
+    seed: int,
+    storage: StorageFormat,
+    shard_size: int,
+    features: DrawFeatures | None = None,
 ) -> Path:
     """Write the samples as a data set, without waiting for the disk, and return its folder."""
     info = DatasetInfo(
@@ -109,7 +128,7 @@ def write_samples(
         fingerprint_fields={"drawn": seed},
         software={},
     )
-    samples = draw_samples(captions, shape, seed)
+    samples = draw_samples(captions, shape, seed, features)
     records = []
     with mock.patch.object(os, "fsync", return_value=None):
         for shard in range(info.shards):

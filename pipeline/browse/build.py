@@ -22,8 +22,14 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load
 
-from vilbert.pipeline.browse.columns import SCORE_STEPS, SHOWN_BOXES, write_column
-from vilbert.pipeline.browse.entries import NO_HASH, ShardEntries, part_path, read_entries
+from vilbert.pipeline.browse.columns import (
+    ABOVE_ALL,
+    FILTER_ORDERS,
+    SCORE_STEPS,
+    SHOWN_BOXES,
+    write_column,
+)
+from vilbert.pipeline.browse.entries import MAX_WORDS, NO_HASH, ShardEntries, part_path, read_entries
 from vilbert.pipeline.browse.schema import DATABASE, INDEXES, VERSION, open_for_building
 from vilbert.pipeline.errors import ShardError
 from vilbert.pipeline.shards.canonical import decode_json, encode_json
@@ -206,13 +212,15 @@ class _Build:
         objects = "object_ids" in self.info.fields and "object_scores" in self.info.fields
         attributes = objects and "attribute_ids" in self.info.fields
         sample = np.repeat(np.arange(self.samples, dtype=np.uint32), whole["boxes"].astype(np.int64))
-        sizes = {"N": self.samples, "R": len(sample), "C": len(whole["caption_words"])}
+        sizes = {"N": self.samples, "P": self.samples + 1, "R": len(sample), "C": len(whole["caption_words"]), "S": 0}
         columns = {name: whole[name] for name in _EMPTY if not name.startswith("object") and name != "attribute_ids"}
+        columns |= word_columns(whole["captions"].astype(np.int64), whole["caption_words"])
         if not objects:
             del columns["shown_objects"]
             return columns, {**sizes, "O": 0, "A": 0}, list(splits)
         scores = whole["object_scores"]
         columns |= score_columns(sample, scores, self.samples)
+        sizes["S"] = len(columns["score_samples"])
         for kind, names in (("object", self.info.class_names), ("attribute", self.info.attribute_names)):
             if kind == "attribute" and not attributes:
                 continue
@@ -271,26 +279,64 @@ _EMPTY: dict[str, NDArray[Any]] = {
 _OF_SAMPLES = set(_EMPTY) - {"caption_words", "object_ids", "object_scores", "attribute_ids"}
 
 
+def word_columns(counts: NDArray[np.int64], words: NDArray[np.uint16]) -> dict[str, NDArray[Any]]:
+    """Return the columns over captions, and the words of the longest and the shortest caption of each sample.
+
+    counts: [N] captions of each sample. words: [C] words of each caption.
+    """
+    starts = np.concatenate([[0], np.cumsum(counts)])
+    longest = np.zeros(len(counts), np.uint16)
+    shortest = np.full(len(counts), MAX_WORDS + 1, np.uint16)
+    some = np.flatnonzero(counts)
+    if len(some):
+        longest[some] = np.maximum.reduceat(words, starts[some]) + 1
+        shortest[some] = np.minimum.reduceat(words, starts[some])
+    order = np.argsort(words, kind="stable")
+    sample = np.repeat(np.arange(len(counts), dtype=np.uint32), counts)
+    return {
+        "caption_starts": starts.astype(np.uint64),
+        "longest": longest,
+        "shortest": shortest,
+        "word_counts": words[order],
+        "word_samples": sample[order],
+    }
+
+
 def score_columns(sample: NDArray[np.uint32], scores: NDArray[np.uint8], samples: int) -> dict[str, NDArray[Any]]:
-    """Return the best score of each sample, and a bit for each step in which it has a score.
+    """Return the best and the worst score of each sample, a bit for each step in which it has one, and the postings.
 
     sample, scores: [R], ordered by sample.
     """
     best = np.zeros(samples, np.uint8)
+    worst = np.full(samples, ABOVE_ALL, np.uint8)
     steps = np.zeros((samples, 2), np.uint64)
     if len(sample):
         starts = np.flatnonzero(np.diff(sample, prepend=sample[0] + 1))
-        best[sample[starts]] = np.maximum.reduceat(scores, starts)
+        best[sample[starts]] = np.maximum.reduceat(scores, starts) + 1
+        worst[sample[starts]] = np.minimum.reduceat(scores, starts) + 1
         bits = np.left_shift(np.uint64(1), (scores % 64).astype(np.uint64))
         for word in (0, 1):
             of_word = np.where(scores // 64 == word, bits, np.uint64(0))
             steps[sample[starts], word] = np.bitwise_or.reduceat(of_word, starts)
     assert SCORE_STEPS <= 2 * 64
-    return {"best_score": best, "score_steps": steps, "order_score": np.argsort(best, kind="stable").astype(np.uint32)}
+    order = np.argsort(scores, kind="stable")
+    by_step, of_step = scores[order], sample[order]
+    first = np.ones(len(order), np.bool_)  # a sample is listed once for a step, however many regions have it
+    first[1:] = (by_step[1:] != by_step[:-1]) | (of_step[1:] != of_step[:-1])
+    counts = np.bincount(by_step[first], minlength=SCORE_STEPS)
+    return {
+        "best_score": best,
+        "worst_score": worst,
+        "score_steps": steps,
+        "score_starts": np.concatenate([[0], np.cumsum(counts)]).astype(np.uint64),
+        "score_samples": of_step[first],
+        **sort_columns({"score": np.argsort(best, kind="stable")}),
+        "order_worst_score": np.argsort(worst, kind="stable").astype(np.uint32),
+    }
 
 
 def derive(columns: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-    """Return what follows from the columns over samples: copies of the same image, and orders to sort by."""
+    """Return what follows from the columns over samples: copies of the same image, and orders to sort and filter by."""
     hashes, samples = columns["image_hash"], len(columns["image_hash"])
     by_hash = np.argsort(hashes, kind="stable")
     counts = np.unique(hashes, return_counts=True)[1]
@@ -300,9 +346,25 @@ def derive(columns: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
     size = columns["width"].astype(np.uint64) * columns["height"]
     draws = np.random.Generator(np.random.Philox(key=SHUFFLE_KEY))
     orders = {
-        "order_boxes": np.argsort(columns["boxes"], kind="stable"),
-        "order_size": np.argsort(size, kind="stable"),
-        "order_copies": by_hash[np.argsort(-copies[by_hash].astype(np.int64), kind="stable")],
-        "order_shuffled": draws.permutation(samples),
+        "boxes": np.argsort(columns["boxes"], kind="stable"),
+        "size": np.argsort(size, kind="stable"),
+        "copies": by_hash[np.argsort(-copies[by_hash].astype(np.int64), kind="stable")],
+        "shuffled": draws.permutation(samples),
     }
-    return {"copies": copies, **{name: order.astype(np.uint32) for name, order in orders.items()}}
+    filtered = {**columns, "side": np.minimum(columns["width"], columns["height"])}
+    by_value = {name: np.argsort(filtered[name], kind="stable").astype(np.uint32) for name in FILTER_ORDERS}
+    return {
+        "copies": copies,
+        **sort_columns(orders),
+        **{f"order_{name}": order for name, order in by_value.items()},
+    }
+
+
+def sort_columns(orders: Mapping[str, NDArray[np.int64]]) -> dict[str, NDArray[Any]]:
+    """Return the columns of some orders, numbers of samples [N] each: the order itself, and the rank of each sample."""
+    columns: dict[str, NDArray[Any]] = {}
+    for name, order in orders.items():
+        rank = np.empty(len(order), np.uint32)
+        rank[order] = np.arange(len(order), dtype=np.uint32)
+        columns |= {f"order_{name}": order.astype(np.uint32), f"rank_{name}": rank}
+    return columns

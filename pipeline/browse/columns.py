@@ -1,6 +1,10 @@
 """The columns of an index: raw little-endian arrays in files of their own, memory-mapped by the server.
 
-Legend: N samples, R regions, C captions, O classes and A attributes (one more, for ids without a name), B boxes shown.
+Legend: N samples, P = N + 1, R regions, C captions, O classes and A attributes (two more: ids without a name, and the
+end), S pairs of a sample and a score step that it has, B boxes shown.
+
+`order_X` holds the numbers of all samples sorted by X, `rank_X` the place of each sample in it. A range of X is a slice
+of `order_X`, found by bisection, and postings (`X_starts`, `X_samples`) hold the samples that have a value of X.
 """
 
 from __future__ import annotations
@@ -19,6 +23,8 @@ SHOWN_BOXES = 8
 """B, boxes drawn on a photograph of the grid, the best scores first."""
 SCORE_STEPS = 100
 """Scores are indexed in steps of 0.01, rounded down."""
+ABOVE_ALL = 2**8 - 1
+"""Score step that stands for the lowest of no scores; the highest of none is 0, so steps are stored plus 1."""
 
 
 class Column(NamedTuple):
@@ -38,29 +44,41 @@ SAMPLE_COLUMNS = {
     "image_hash": Column("<u8", ("N",)),
     "present": Column("u1", ("N",)),
     "shown_boxes": Column("<u2", ("N", SHOWN_BOXES, 4)),
+    "caption_starts": Column("<u8", ("P",)),
     "caption_words": Column("<u2", ("C",)),
+    "longest": Column("<u2", ("N",)),
+    "shortest": Column("<u2", ("N",)),
+    "word_counts": Column("<u2", ("C",)),
+    "word_samples": Column("<u4", ("C",)),
 }
+"""caption_words: of each caption, in the order of the samples. word_counts, word_samples: the same, sorted by words."""
 OBJECT_COLUMNS = {
     "best_score": Column("u1", ("N",)),
+    "worst_score": Column("u1", ("N",)),
     "score_steps": Column("<u8", ("N", 2)),
+    "score_starts": Column("<u8", (SCORE_STEPS + 1,)),
+    "score_samples": Column("<u4", ("S",)),
     "shown_objects": Column("<u2", ("N", SHOWN_BOXES)),
     "object_starts": Column("<u8", ("O",)),
     "object_samples": Column("<u4", ("R",)),
     "object_scores": Column("u1", ("R",)),
     "order_score": Column("<u4", ("N",)),
+    "rank_score": Column("<u4", ("N",)),
+    "order_worst_score": Column("<u4", ("N",)),
 }
+"""best_score, worst_score: step of the highest and the lowest object score plus 1; 0 and ABOVE_ALL without regions."""
 ATTRIBUTE_COLUMNS = {
     "object_attributes": Column("<u2", ("R",)),
     "attribute_starts": Column("<u8", ("A",)),
     "attribute_samples": Column("<u4", ("R",)),
     "attribute_scores": Column("u1", ("R",)),
 }
+SORT_ORDERS = ("boxes", "size", "copies", "shuffled")
+FILTER_ORDERS = ("split", "captions", "side", "longest", "shortest")
 DERIVED_COLUMNS = {
     "copies": Column("<u4", ("N",)),
-    "order_boxes": Column("<u4", ("N",)),
-    "order_size": Column("<u4", ("N",)),
-    "order_copies": Column("<u4", ("N",)),
-    "order_shuffled": Column("<u4", ("N",)),
+    **{f"order_{name}": Column("<u4", ("N",)) for name in (*SORT_ORDERS, *FILTER_ORDERS)},
+    **{f"rank_{name}": Column("<u4", ("N",)) for name in SORT_ORDERS},
 }
 
 

@@ -18,12 +18,13 @@ from vilbert.pipeline.errors import CorruptShardError
 from vilbert.pipeline.shards.documents import is_digest
 from vilbert.pipeline.shards.location.layout import StorageFormat, data_path
 from vilbert.pipeline.shards.storage.atomic import write_atomic
-from vilbert.pipeline.shards.storage.store import ShardReader, open_shard
+from vilbert.pipeline.shards.storage.store import ShardReader, open_shard, read_captions
 from vilbert.pipeline.shards.storage.tar_store import TarReader
 
 SHOWN_CAPTION = 160
 """Characters of a caption that the grid shows."""
-MAX_WORDS = 2**16 - 1
+MAX_WORDS = 2**16 - 2
+"""Of a caption that are counted."""
 NO_HASH = 0
 """Stands for an image whose sha256 is not known."""
 
@@ -94,9 +95,7 @@ def _read(
             raise CorruptShardError(f"holds {len(keys)} samples, its record says {samples}", path=path)
         whole, documents = _read_all(reader, wanted)
         for place, (key, meta) in enumerate(zip(keys, documents, strict=True)):
-            captions = meta.get("captions", [])
-            if not isinstance(captions, list) or not {*map(type, captions)} <= {str}:
-                raise CorruptShardError(f"captions is {captions!r:.100}, expected texts", path=path, key=key)
+            captions = read_captions(reader, place, meta)
             searched = "\n".join(captions)
             shown = captions[0][:SHOWN_CAPTION] if captions else ""
             rows.append(SampleRow(place, key, meta["image_id"], shown, searched))

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from urllib.parse import urlencode
 
 NO_SPLIT = "(none)"
+ANY = "any"
+"""As `same`: images with copies; as `failure`: images that failed, for whatever reason."""
 SORTS = {
     "": "manifest order",
     "shuffled": "shuffled",
@@ -21,7 +23,7 @@ SORTS = {
     "copies": "most copies",
 }
 """Orders, by the value of `sort`."""
-TEXTS = ("caption", "object", "attribute", "split", "same", "sort")
+TEXTS = ("caption", "object", "attribute", "split", "same", "failure", "sort")
 COUNTS = ("boxes", "captions", "words", "side")
 """Filters that have a least and a greatest whole number."""
 MAX_TEXT = 500
@@ -45,7 +47,9 @@ class Filters:
     split: str = ""
     """Name of a split; NO_SPLIT for samples without one."""
     same: str = ""
-    """`any`: images that share their bytes with another; else the key of a sample, for the copies of its image."""
+    """ANY: images that share their bytes with another; else the key of a sample, for the copies of its image."""
+    failure: str = ""
+    """Images that gave no sample: ANY, or the reason of their failure. Goes with no other filter, and no order."""
     sort: str = ""
     """One of SORTS."""
     score_min: float | None = None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from vilbert.pipeline.browse.filters import SORTS, FilterError, Filters
+from vilbert.pipeline.browse.filters import ANY, SORTS, FilterError, Filters
 from vilbert.pipeline.browse.opened import OpenedDataset
 from vilbert.pipeline.browse.search import PAGE, Page
 from vilbert.pipeline.browse.site import Site
@@ -19,15 +19,19 @@ COLOURS = 8
 
 def grid_page(site: Site, dataset: OpenedDataset, query: Mapping[str, str]) -> str:
     """Return the page of a URL's query; a filter that cannot be is explained beside the form."""
-    problem = ""
+    problem, filters, page = "", Filters(), Page([], [], 0, 0)
     try:
         filters = Filters.parse(query)
         page = dataset.search.page(filters, **place_of(query))
     except FilterError as error:
         problem = str(error)
-        filters, page = Filters(), Page([], [], 0, 0)
-    cards = [card(dataset, filters, number, rank) for number, rank in zip(page.numbers, page.ranks, strict=True)]
-    rows = dataset.index.at(page.numbers)
+    cards, failed = [], []
+    if filters.failure:
+        failed = dataset.index.failures_at(page.numbers)
+    else:
+        places = zip(page.numbers, page.ranks, strict=True)
+        cards = [card(dataset, filters, number, rank) for number, rank in places]
+    rows = dataset.index.at(page.numbers) if cards else []
     path = f"/{dataset.number}/"
     more = page.before + len(page.numbers) < page.matches
     sorts = {value: text for value, text in SORTS.items() if dataset.index.objects or not value.endswith("score")}
@@ -41,12 +45,15 @@ def grid_page(site: Site, dataset: OpenedDataset, query: Mapping[str, str]) -> s
         problem=problem,
         sorts=sorts,
         cards=list(zip(rows, cards, strict=True)),
+        failed=failed,
+        failures=sum(dataset.index.failure_counts.values()),
+        query=filters.query(),
         count=page.matches,
         first=page.before + 1,
         last=page.before + len(page.numbers),
         previous=f"{path}{filters.query(until=page.ranks[0])}" if page.before else None,
         next=f"{path}{filters.query(after=page.ranks[-1])}" if more else None,
-        last_page=f"{path}{filters.query(until=dataset.index.samples)}" if more else None,
+        last_page=f"{path}{filters.query(until=MAX_PLACE)}" if more else None,
         removable=removable(filters, path),
         page_size=PAGE,
         title="Photographs",
@@ -60,12 +67,16 @@ LABELS = {
     "attribute": "attribute",
     "split": "split",
     "same": "copies of",
+    "failure": "failed:",
     "score": "score",
     "boxes": "boxes",
     "captions": "captions",
     "words": "words of a caption",
     "side": "shorter side",
 }
+
+
+ANY_LABELS = {"same": "images with copies", "failure": "failed images"}
 
 
 def place_of(query: Mapping[str, str]) -> dict[str, int]:
@@ -116,7 +127,7 @@ def removable(filters: Filters, path: str) -> list[tuple[str, str]]:
         if name in FIELDS:
             value = getattr(filters, name)
             if value:
-                text = "images with copies" if (name, value) == ("same", "any") else f"{label} {value}"
+                text = ANY_LABELS.get(name, "") if value == ANY else f"{label} {value}"
                 found.append((text, path + filters.changed(**{name: ""}).query()))
             continue
         least, most = getattr(filters, f"{name}_min"), getattr(filters, f"{name}_max")

@@ -59,16 +59,25 @@ class Index:
         for kind, names in expected.items():
             if f"{kind}_starts" in self.columns and len(self.columns[f"{kind}_starts"]) != len(names) + 2:
                 raise ShardError(f"{folder}: is the index of another data set; delete it and run again")
-        self.complete = bool(self.columns["present"].all())
-        """Whether every sample is shown; False where shards are damaged, or some samples are selected."""
-        self._connection()
+        self._note_shown()
+        self.failure_counts: dict[str, int] = dict(
+            self.rows("SELECT reason, count(*) FROM failures GROUP BY reason ORDER BY count(*) DESC, reason")
+        )
+        """Failed rows by reason, the most frequent first."""
 
     def restrict(self, numbers: NDArray[np.int64]) -> None:
         """Show only the samples of these numbers, as if no other had been read."""
         selected = np.zeros(self.samples, np.uint8)
         selected[numbers] = 1
         self.columns["present"] = self.columns["present"] & selected
-        self.complete = False
+        self._note_shown()
+
+    def _note_shown(self) -> None:
+        present = self.columns["present"].astype(np.bool_)
+        self.complete = bool(present.all())
+        """Whether every sample is shown; False where shards are damaged, or some samples are selected."""
+        self.shown, self.hidden = (np.flatnonzero(those).astype(np.uint32) for those in (present, ~present))
+        """Numbers of the samples that are shown, and of the others."""
 
     def _connection(self) -> sqlite3.Connection:
         found: sqlite3.Connection | None = getattr(self._local, "database", None)
@@ -106,31 +115,57 @@ class Index:
         found = {row[0]: IndexedSample(*row) for row in rows}
         return [found[int(number)] for number in numbers if int(number) in found]
 
-    def matching(self, expression: str) -> NDArray[np.int64]:
-        """Return the numbers of the samples whose captions match an expression of FTS5, in order."""
-        # One text of all numbers: a row each would take several times as long.
-        ((text,),) = self.rows("SELECT group_concat(rowid) FROM captions WHERE captions MATCH ?", (expression,))
-        return np.fromstring(text, np.int64, sep=",") if text else np.empty(0, np.int64)
+    def matching(self, expression: str, most: int | None) -> NDArray[np.int64] | None:
+        """Return the numbers of the samples whose captions match an expression of FTS5, in order; None if over `most`.
 
-    def failures(self, *, reason: str | None, after: int, count: int) -> list[FailureRow]:
-        """Return failed rows of a reason (None: any) behind a row, in the order of the manifest."""
-        if reason is None:
-            rows = self.rows("SELECT * FROM failures WHERE row > ? ORDER BY row LIMIT ?", (after, count))
-        else:
-            rows = self.rows(
-                "SELECT * FROM failures WHERE reason = ? AND row > ? ORDER BY row LIMIT ?", (reason, after, count)
+        most: None for no limit.
+        """
+        # One text of all numbers: a row each would take several times as long.
+        limit = self.samples if most is None else most + 1
+        ((text,),) = self.rows(
+            "SELECT group_concat(rowid) FROM (SELECT rowid FROM captions WHERE captions MATCH ? LIMIT ?)",
+            (expression, limit),
+        )
+        numbers = _numbers_in(text)
+        return numbers if most is None or len(numbers) <= most else None
+
+    def matching_of(self, expression: str, numbers: NDArray[Any]) -> NDArray[np.int64]:
+        """Return those of some samples whose captions match an expression of FTS5; each is looked up by its number."""
+        ((text,),) = self.rows(
+            "SELECT group_concat(c.rowid) FROM json_each(?) AS j CROSS JOIN captions AS c "
+            "WHERE c.captions MATCH ? AND c.rowid = j.value",
+            (encode_json(numbers.tolist()).decode(), expression),
+        )
+        return _numbers_in(text)
+
+    def failed_rows(self, reason: str) -> NDArray[np.int64]:
+        """Return the failed rows of a reason, ascending."""
+        ((text,),) = self.rows(
+            "SELECT group_concat(row) FROM (SELECT row FROM failures WHERE reason = ? ORDER BY row)", (reason,)
+        )
+        return _numbers_in(text)
+
+    def failures_at(self, rows: Sequence[int]) -> list[FailureRow]:
+        """Return the failed rows of some numbers, in their order."""
+        wanted = encode_json([int(row) for row in rows]).decode()
+        found = {
+            row: FailureRow(row=row, reason=reason, image_id=image_id, uri=uri, detail=detail)
+            for row, reason, image_id, uri, detail in self.rows(
+                "SELECT * FROM failures WHERE row IN (SELECT value FROM json_each(?))", (wanted,)
             )
-        return [
-            FailureRow(row=row, reason=reason, image_id=image_id, uri=uri, detail=detail)
-            for row, reason, image_id, uri, detail in rows
-        ]
+        }
+        return [found[row] for row in rows if row in found]
 
     def failure(self, row: int) -> FailureRow | None:
         """Return the failed row of a number; None where there is no such."""
-        found = self.failures(reason=None, after=row - 1, count=1)
-        return found[0] if found and found[0].row == row else None
+        found = self.failures_at([row])
+        return found[0] if found else None
 
     def problems(self) -> Iterator[str]:
         """Yield what is wrong with shards that could not be read."""
         for (problem,) in self.rows("SELECT problem FROM shards WHERE problem IS NOT NULL ORDER BY shard LIMIT 20"):
             yield problem
+
+
+def _numbers_in(text: str | None) -> NDArray[np.int64]:
+    return np.fromstring(text, np.int64, sep=",") if text else np.empty(0, np.int64)

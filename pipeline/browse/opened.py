@@ -6,15 +6,16 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from vilbert.pipeline.browse.build import ensure_index
 from vilbert.pipeline.browse.index import Index, IndexedSample
 from vilbert.pipeline.browse.search import Search
 from vilbert.pipeline.errors import RefusedError, ShardError
-from vilbert.pipeline.shards.dataset import read_dataset
+from vilbert.pipeline.shards.dataset import read_dataset, sum_records
 from vilbert.pipeline.shards.location.layout import data_path
 from vilbert.pipeline.shards.record import read_records
 from vilbert.pipeline.shards.sample import Sample
@@ -41,6 +42,7 @@ class OpenedDataset:
         """What pages call it."""
         self.info = read_dataset(directory)
         self.records = read_records(directory)
+        self.totals = sum_records(self.records.values())
         self.index = Index(ensure_index(directory, self.info, self.records, num_workers=num_workers), self.info)
         self.search = Search(self.index, self.info)
         self._readers: OrderedDict[int, ShardReader] = OrderedDict()
@@ -70,10 +72,14 @@ class OpenedDataset:
     def read(self, place: IndexedSample) -> Sample:
         """Return a sample; CorruptShardError where it is damaged, ShardError where its shard was replaced since."""
 
-        def of(reader: ShardReader) -> Sample:
-            if place.place >= len(reader) or reader.keys()[place.place] != place.key:
-                raise ShardError(f"{reader.path}: was replaced since the index was built; start `vilbert browse` again")
-            return reader[place.place]
+        return self.with_shard(place.shard, lambda reader: _same(reader, place)[place.place])
+
+    def features(self, place: IndexedSample) -> NDArray[Any]:
+        """Return the features [R, D] of a sample without its other arrays; the errors are those of `read`."""
+
+        def of(reader: ShardReader) -> NDArray[Any]:
+            features: NDArray[Any] = _same(reader, place).read(place.place, ("features",)).arrays["features"]
+            return features
 
         return self.with_shard(place.shard, of)
 
@@ -93,3 +99,10 @@ class OpenedDataset:
             while len(self._readers) > OPEN_SHARDS:
                 self._readers.popitem(last=False)[1].close()
             return function(reader)
+
+
+def _same(reader: ShardReader, place: IndexedSample) -> ShardReader:
+    """Return the reader; ShardError where it has another sample in this place."""
+    if place.place >= len(reader) or reader.keys()[place.place] != place.key:
+        raise ShardError(f"{reader.path}: was replaced since the index was built; start `vilbert browse` again")
+    return reader

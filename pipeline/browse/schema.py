@@ -7,7 +7,7 @@ from pathlib import Path
 
 from vilbert.pipeline.errors import ShardError
 
-VERSION = 2
+VERSION = 3
 """Of the index; another one is rebuilt."""
 DATABASE = "index.sqlite"
 TABLES = {

@@ -133,7 +133,7 @@ def failures(site: Site, request: Request) -> Response:
 
 def failure(site: Site, request: Request) -> Response:
     """Show one failed row."""
-    return HTMLResponse(failure_page(site, of_request(site, request), failed_row(site, request)))
+    return HTMLResponse(failure_page(site, of_request(site, request), failed_row(site, request), request.query_params))
 
 
 def failure_image(site: Site, request: Request) -> Response:

@@ -71,7 +71,7 @@ class SimilarRegions:
         self._find = lru_cache(maxsize=KEPT_SEARCHES)(self._search)
         self._find_approximately = lru_cache(maxsize=KEPT_SEARCHES)(self._search_approximately)
         columns = dataset.index.columns
-        self._shown = np.flatnonzero(columns["present"])  # numbers of the samples that are searched, ascending
+        self._shown = dataset.index.shown
         self._total = int(columns["boxes"][self._shown].sum(dtype=np.int64))
         self.approximate = ApproximateIndex(dataset) if self._total > MAX_REGIONS else None
 
@@ -88,7 +88,7 @@ class SimilarRegions:
 
     def _wanted(self, sample: IndexedSample, region: int) -> NDArray[np.float32]:
         """Return the unit vector [D] of a region."""
-        features = self._dataset.read(sample).regions.features
+        features = self._dataset.features(sample)
         if region >= len(features):
             raise FilterError(f"region: there are {len(features)}, numbered from 0")
         return unit(features[region].astype(np.float32))
@@ -101,7 +101,7 @@ class SimilarRegions:
             near.setdefault(number, []).append(at)
         found: list[SimilarRegion] = []
         for row in dataset.index.at(sorted(near)):
-            features = dataset.read(row).regions.features
+            features = dataset.features(row)
             found += (
                 SimilarRegion(float(unit(features[at].astype(np.float32)) @ wanted), row.number, at)
                 for at in near[row.number]

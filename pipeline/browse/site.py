@@ -12,6 +12,7 @@ from vilbert.pipeline.browse.findings import Comparisons
 from vilbert.pipeline.browse.images import Photographs
 from vilbert.pipeline.browse.opened import OpenedDataset
 from vilbert.pipeline.browse.similar import SimilarRegions
+from vilbert.pipeline.browse.statistics import charts
 from vilbert.pipeline.extract.fetching.settings import FetchSettings
 from vilbert.pipeline.shards.dataset import read_dataset
 from vilbert.pipeline.shards.selection.match import open_selections, require_their_data
@@ -51,6 +52,8 @@ class Site:
                 dataset.select(selections)
                 datasets.append(dataset)
             tell_apart(datasets)
+            for dataset in datasets:
+                charts(dataset)  # for the pages of statistics
             photographs = Photographs(FetchSettings(allow_private_addresses=settings.allow_private_addresses))
             stack.callback(photographs.close)
             similar = tuple(map(SimilarRegions, datasets))

@@ -10,10 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vilbert.pipeline.browse.columns import SCORE_STEPS
-from vilbert.pipeline.browse.filters import NO_SPLIT, Filters
+from vilbert.pipeline.browse.filters import ANY, NO_SPLIT, Filters
 from vilbert.pipeline.browse.opened import OpenedDataset
 from vilbert.pipeline.pages.bars import Bar, Chart
-from vilbert.pipeline.shards.dataset import sum_records
 from vilbert.pipeline.shards.viewing.histogram import group_ranges, mean, range_label
 
 MAX_NAMES = 40
@@ -24,7 +23,10 @@ COUNTABLE = 1 << 20
 
 @lru_cache(maxsize=KEPT)
 def charts(dataset: OpenedDataset) -> list[Chart]:
-    """Return the charts of a data set, those that its fields allow; they are computed once."""
+    """Return the charts of a data set, those that its fields allow.
+
+    They are computed once, when the data set is opened: this reads whole columns, which no request may.
+    """
     columns, base = dataset.index.columns, f"/{dataset.number}/"
     present = columns["present"] == 1
 
@@ -32,7 +34,7 @@ def charts(dataset: OpenedDataset) -> list[Chart]:
         return base + Filters(**values).query()
 
     found = [
-        failures(dataset),
+        failures(dataset, base),
         Chart(
             "Images by split",
             bars=tuple(
@@ -60,12 +62,15 @@ def charts(dataset: OpenedDataset) -> list[Chart]:
     return [chart for chart in found if chart.bars]
 
 
-def failures(dataset: OpenedDataset) -> Chart:
-    """Return the failed rows by reason, the most frequent first."""
-    reasons = sum_records(dataset.records.values()).failures
-    ordered = sorted(reasons.items(), key=lambda item: (-item[1], item[0]))
-    base = f"/{dataset.number}/failures"
-    return Chart("Failures by reason", bars=tuple(Bar(name, count, f"{base}?reason={name}") for name, count in ordered))
+def failures(dataset: OpenedDataset, path: str) -> Chart:
+    """Return the failed rows by reason, the most frequent first; path: the page that shows those of a bar."""
+    return Chart(
+        "Failures by reason",
+        bars=tuple(
+            Bar(name, count, path + Filters(failure=name).query())
+            for name, count in dataset.index.failure_counts.items()
+        ),
+    )
 
 
 def distribution(title: str, values: NDArray[Any], name: str | None, base: str) -> Chart:
@@ -80,7 +85,7 @@ def distribution(title: str, values: NDArray[Any], name: str | None, base: str) 
 
     def url(first: int, last: int) -> str:
         if name is None:
-            return base + Filters(same="any", sort="copies").query()
+            return base + Filters(same=ANY, sort="copies").query()
         return base + Filters(**{f"{name}_min": first, f"{name}_max": last}).query()  # type: ignore[arg-type]
 
     bars = tuple(Bar(range_label(first, last), count, url(first, last)) for first, last, count in group_ranges(counted))

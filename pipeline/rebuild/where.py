@@ -135,12 +135,7 @@ def _name(compiler: _Compiler, node: ast.Name, depth: int) -> _Evaluate:
         try:
             return row[column]
         except KeyError:
-            image = row.get("image_id")
-            known, near = ", ".join(sorted(row)), did_you_mean(node.id, row)
-            raise WhereError(
-                f"--where: image {image!r:.80} has no column {node.id!r}{near}; it has {known:.300}. "
-                f"Where only some images have it, write: has({node.id!r}) and …"
-            ) from None
+            raise _absent(row, row, "", f"column {node.id!r}", node.id) from None
 
     return read
 
@@ -159,14 +154,19 @@ def _field(compiler: _Compiler, node: ast.Attribute, depth: int) -> _Evaluate:
         try:
             return value[node.attr]
         except KeyError:
-            image = row.get("image_id")
-            known, near = ", ".join(sorted(value)), did_you_mean(node.attr, value)
-            raise WhereError(
-                f"--where: {name.id!r} of image {image!r:.80} has no field {node.attr!r}{near}; it has {known:.300}. "
-                f"Where only some images have it, write: has('{name.id}.{node.attr}') and …"
-            ) from None
+            part = f"{name.id!r} of "
+            raise _absent(row, value, part, f"field {node.attr!r}", f"{name.id}.{node.attr}") from None
 
     return read
+
+
+def _absent(row: Row, known: Mapping[str, Any], part: str, what: str, name: str) -> WhereError:
+    """Return the error for a name that an image does not have; known: the names that it has in this place."""
+    near, names = did_you_mean(name.rpartition(".")[2], known), ", ".join(sorted(known))
+    return WhereError(
+        f"--where: {part}image {row.get('image_id')!r:.80} has no {what}{near}; it has {names:.300}. "
+        f"Where only some images have it, write: has({name!r}) and …"
+    )
 
 
 def _list(compiler: _Compiler, node: ast.List | ast.Tuple, depth: int) -> _Evaluate:

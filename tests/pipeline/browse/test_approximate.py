@@ -100,16 +100,16 @@ def test_an_interrupted_build_is_resumed_and_a_finished_one_is_opened(
     clustered: SmallDataset, browse: Browse, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     read: list[int] = []
-    vectors = approximate.ApproximateIndex._vectors
+    blocks = approximate.ApproximateIndex._blocks
 
-    def until_shard_5(self: Any, shard: int, count: int) -> Any:
+    def until_shard_5(self: Any, shard: int, places: range) -> Any:
         if shard == 5 and 5 in read:
             raise OSError("interrupted")
         read.append(shard)
-        return vectors(self, shard, count)
+        return blocks(self, shard, places)
 
     monkeypatch.setattr(LIMIT, 100)
-    monkeypatch.setattr(approximate.ApproximateIndex, "_vectors", until_shard_5)
+    monkeypatch.setattr(approximate.ApproximateIndex, "_blocks", until_shard_5)
     index = browse(clustered.directory).similar[0].approximate
     assert index is not None
     index.wait()
