@@ -24,7 +24,8 @@ class Extractor(Protocol):
 
     An image's regions do not depend on the other images of the batch. docs/extending/detector.md implements one. A
     detector that names objects but has no softmax over them has an attribute `soft_labels = False`, and leaves
-    `class_ids` and `class_probs` out of its regions.
+    `class_ids` and `class_probs` out of its regions. One that has features of its own boxes only, and not of given
+    ones, has an attribute `given_features = False`.
     """
 
     @property

@@ -27,9 +27,11 @@ class Preprocessing:
     std: Channels
     """By which they are then divided."""
     short_side: int
-    """Pixels to which the shorter side is resized."""
+    """Pixels to which the shorter side is resized; 0 where the size cannot be changed."""
     long_side: int
     """Pixels that the longer side may have at most."""
+    square: bool = False
+    """Whether the image becomes a square of `short_side`, whatever its shape was."""
     pad_to: tuple[int, int] = (0, 0)
     """(height, width) to which the normalised image is padded at least, with zeros to the right and below."""
 

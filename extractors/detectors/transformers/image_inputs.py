@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from vilbert.extractors.extractor import ExtractorError
+from vilbert.extractors.preprocessing import Channels, Preprocessing
 from vilbert.extractors.pretrained import PretrainedFolder, load_processor, plain_values
 
 MIN_SIDE = 32
@@ -38,6 +40,7 @@ class ImageInputs:
 
         self._processor: Any = load_processor(AutoImageProcessor, folder)
         self._fixed = fixed
+        self._pad_to = (0, 0)
         self.resized_shape = lru_cache(maxsize=SHAPES_REMEMBERED)(self._resized_shape)
         try:
             shape = self.resized_shape(480, 640)
@@ -49,6 +52,43 @@ class ImageInputs:
     def describe(self) -> dict[str, object]:
         """Return the settings of the image processor, for the fingerprint."""
         return {**plain_values(self._processor), "min_side": MIN_SIDE}
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """What the processor does, for pixels from 0 to 255."""
+        processor, size = self._processor, self._processor.size
+        scale = self._scale
+        mean, std = (processor.image_mean, processor.image_std) if processor.do_normalize else (0.0, 1.0)
+        short, long, square = size.shortest_edge or 0, size.longest_edge or MAX_SIDE, False
+        if size.height and size.height == size.width:
+            short, long, square = size.height, size.width, True
+        changeable = processor.do_resize and not self._fixed
+        return Preprocessing(
+            mean=_channels(mean, 1 / scale),
+            std=_channels(std, 1 / scale),
+            short_side=short if changeable else 0,
+            long_side=long,
+            square=square,
+        )
+
+    @property
+    def _scale(self) -> float:
+        return float(self._processor.rescale_factor) if self._processor.do_rescale else 1.0
+
+    def with_preprocessing(self, changed: Preprocessing) -> ImageInputs:
+        """Return the same with other preprocessing."""
+        other, own = copy.copy(self), self.preprocessing
+        other._processor = processor = copy.copy(self._processor)
+        other._pad_to = changed.pad_to
+        processor.do_normalize = True
+        processor.image_mean = _channels(changed.mean, self._scale)
+        processor.image_std = _channels(changed.std, self._scale)
+        if (changed.short_side, changed.long_side, changed.square) != (own.short_side, own.long_side, own.square):
+            sides = {"shortest_edge": changed.short_side, "longest_edge": changed.long_side}
+            square = {"height": changed.short_side, "width": changed.short_side}
+            processor.size = type(processor.size)(**square if changed.square else sides)
+        other.resized_shape = lru_cache(maxsize=SHAPES_REMEMBERED)(other._resized_shape)
+        return other
 
     def _resized_shape(self, height: int, width: int) -> tuple[int, int]:
         """Return the (height, width) to which an image is resized: the processor's own arithmetic, without pixels."""
@@ -78,4 +118,15 @@ class ImageInputs:
             device=str(device),
             **size,
         )
-        return {key: value.to(device) for key, value in inputs.items() if key in ("pixel_values", "pixel_mask")}
+        return {key: self._padded(inputs[key].to(device)) for key in ("pixel_values", "pixel_mask") if key in inputs}
+
+    def _padded(self, planes: Tensor) -> Tensor:
+        """Return pixels or their mask [..., H, W] with the zeros to the right and below that are asked for."""
+        height, width = (max(0, wanted - side) for wanted, side in zip(self._pad_to, planes.shape[-2:], strict=True))
+        return torch.nn.functional.pad(planes, (0, width, 0, height)) if height or width else planes
+
+
+def _channels(values: float | Sequence[float], factor: float) -> Channels:
+    """Return three values times a factor; a single one is that of all channels."""
+    red, green, blue = np.broadcast_to(np.array(values, np.float64) * factor, 3).tolist()
+    return red, green, blue

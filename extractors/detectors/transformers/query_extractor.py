@@ -8,6 +8,7 @@ Shapes: B images, Q queries, C classes, D channels, N regions.
 
 from __future__ import annotations
 
+import copy
 import logging
 from collections.abc import Sequence
 from dataclasses import asdict, replace
@@ -30,6 +31,7 @@ from vilbert.extractors.detectors.transformers.spec import TransformersSettings
 from vilbert.extractors.detectors.transformers.vocabulary import Prompts, make_prompts, read_vocabulary
 from vilbert.extractors.device import autocast, resolve_device
 from vilbert.extractors.extractor import DetectorSettings, ExtractorError
+from vilbert.extractors.preprocessing import Preprocessing
 from vilbert.extractors.pretrained import PretrainedFolder, load_pretrained, open_pretrained, plain_values
 from vilbert.extractors.regions import Regions
 from vilbert.extractors.selection import SelectionSettings
@@ -46,6 +48,7 @@ class TransformersExtractor:
     """A detector of transformers that implements `vilbert.extractors.extractor.Extractor`."""
 
     attribute_names: tuple[str, ...] = ()
+    given_features = False
 
     def __init__(
         self,
@@ -100,6 +103,23 @@ class TransformersExtractor:
     def resized_shape(self, height: int, width: int) -> tuple[int, int]:
         """Return the (height, width) to which an image of this size is resized."""
         return self._inputs.resized_shape(height, width)
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """What the image processor does; see `preprocessing.Adjustable`."""
+        return self._inputs.preprocessing
+
+    @property
+    def network(self) -> nn.Module:
+        """The model."""
+        module: nn.Module = self._model
+        return module
+
+    def with_preprocessing(self, changed: Preprocessing) -> TransformersExtractor:
+        """Return an extractor of the same model with other preprocessing."""
+        other = copy.copy(self)
+        other._inputs = self._inputs.with_preprocessing(changed)
+        return other
 
     @torch.inference_mode()
     def extract(

@@ -107,6 +107,11 @@ CAUSES: dict[str, Cause] = {
         title="wrong PIXEL_STD",
         advice="The pixels are divided by another standard deviation than in the detector's training.",
     ),
+    "wrong-normalisation": Cause(
+        title="wrong normalisation",
+        advice="Both means and standard deviations differ from those of the detector's training, or the pixels are "
+        "not normalised at all: use the detector's own image processor.",
+    ),
     "other-resize": Cause(
         title="another resize",
         advice="The images were resized to another size, or with another filter.",

@@ -121,6 +121,8 @@ def object_ids(pair: ImagePair) -> Sighting | None:
     """See object classes that differ by a constant."""
     if pair.object_ids is None or pair.same_object is None or len(pair.same_object) < 4 or pair.same_object.any():
         return None
+    if len(np.unique(pair.object_ids[0])) == 1 and pair.equal(SAME_COSINE) < 0.5:
+        return None  # another detector, which finds one other class everywhere
     apart = np.unique(pair.object_ids[1] - pair.object_ids[0])
     return ("object-ids-shifted", f"ids of B are those of A {int(apart[0]):+d}") if len(apart) == 1 else None
 

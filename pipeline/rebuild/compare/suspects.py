@@ -1,7 +1,9 @@
 """Causes that only the detector can show: a table of ways in which other code may have run it.
 
 Each is tried on a few images: features are extracted again at the boxes of the other set, so that every region has its
-counterpart whatever the proposals would be, and compared with the features that the other set has there.
+counterpart whatever the proposals would be, and compared with the features that the other set has there. A detector
+without features of given boxes (a query's box and feature come together) finds its own, and those of the other set are
+looked for among them: the cause that makes the features makes the boxes, too.
 
 Shapes: M regions of the image in the other set, D feature channels.
 """
@@ -21,6 +23,7 @@ from vilbert.extractors.extractor import ExtractorError
 from vilbert.extractors.preprocessing import Adjustable, Channels, moved_strides
 from vilbert.pipeline.extract.prepare import Prepared
 from vilbert.pipeline.rebuild.compare.detector import RunningDetector
+from vilbert.pipeline.rebuild.compare.matching import match_boxes
 from vilbert.pipeline.shards.failures import FailureRow
 
 CAFFE_MEAN: Channels = (122.7717, 115.9465, 102.9801)
@@ -38,8 +41,18 @@ STDS: dict[str, Channels] = {
     "PIXEL_STD 127.5": (127.5, 127.5, 127.5),
     "PIXEL_STD 255": (255.0, 255.0, 255.0),
 }
+NORMALISATIONS: dict[str, tuple[Channels, Channels]] = {
+    "pixels divided by 255, not normalised": ((0.0, 0.0, 0.0), (255.0, 255.0, 255.0)),
+    "pixels from 0 to 255, not normalised": ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),
+    "means and PIXEL_STD of 127.5 (pixels from -1 to 1)": ((127.5, 127.5, 127.5), (127.5, 127.5, 127.5)),
+    "means and PIXEL_STD of ImageNet": (IMAGENET_MEAN, IMAGENET_STD),
+    "means and PIXEL_STD of CLIP": ((122.7709, 116.746, 104.0937), (68.5005, 66.6322, 70.3232)),
+}
+"""Means and deviations that go together."""
 SIZES = ((600, 1000), (800, 1333), (480, 800), (320, 640))
 """Short and long side that published code resizes to."""
+SQUARES = (320, 512, 640, 800, 1024)
+"""Sides of the squares that published code resizes to."""
 FACTOR = 2.5
 """Sizes further from the detector's own are not tried."""
 FILTERS: dict[str, Image.Resampling | None] = {
@@ -51,6 +64,8 @@ FILTERS: dict[str, Image.Resampling | None] = {
 }
 """Filters with which published code resizes; None where PIL does not have it."""
 BATCH_SIZES = (2, 4, 8, 16, 32)
+SAME_BOX = 0.9
+"""IoU from which a box that a detector finds is that of the other set."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -74,7 +89,7 @@ class Variant(NamedTuple):
 
     label: str
     run: Run
-    """Returns the features [M, D] of a case; None where the detector gives none."""
+    """Returns the features [M, D] of a case, NaN for regions that it does not find; None where it gives none."""
 
 
 def features_at(
@@ -85,17 +100,24 @@ def features_at(
 ) -> NDArray[np.float32] | None:
     """Return a detector's features [M, D] at a case's boxes, or at other boxes in other pixels of its image."""
     image = case.prepared.image
-    given = case.boxes_xyxy if boxes_xyxy is None else boxes_xyxy
+    wanted = (case.boxes_xyxy if boxes_xyxy is None else boxes_xyxy).astype(np.float32)
+    given = getattr(detector.extractor, "given_features", True)
     item = replace(
         case.prepared,
         row=0,
         image=image if pixels is None else replace(image, pixels=np.ascontiguousarray(pixels)),
-        boxes=given.astype(np.float32),
+        boxes=wanted if given else None,
     )
     (found,) = detector.run([item])
-    if isinstance(found, FailureRow) or len(found.regions) != len(given):
+    if isinstance(found, FailureRow) or (given and len(found.regions) != len(wanted)):
         return None
-    return found.regions.features.astype(np.float32)
+    features = found.regions.features.astype(np.float32)
+    if given:
+        return features
+    pairs = match_boxes(wanted, found.regions.boxes, SAME_BOX)
+    at_boxes = np.full((len(wanted), features.shape[1]), np.nan, np.float32)
+    at_boxes[pairs.a] = features[pairs.b]
+    return at_boxes
 
 
 def unchanged(detector: RunningDetector) -> Variant:
@@ -123,6 +145,14 @@ def _stds(detector: RunningDetector) -> Iterator[Variant]:
         yield from (adjusted(detector, label, std=std) for label, std in others.items() if _far(std, own))
 
 
+def _normalisations(detector: RunningDetector) -> Iterator[Variant]:
+    if isinstance(detector.extractor, Adjustable):
+        own = detector.extractor.preprocessing
+        for label, (mean, std) in NORMALISATIONS.items():
+            if _far(mean, own.mean) and _far(std, own.std):  # else it is one of those above
+                yield adjusted(detector, label, mean=mean, std=std)
+
+
 def _far(one: Channels, other: Channels) -> bool:
     return not np.allclose(one, other, atol=0.01)
 
@@ -131,10 +161,12 @@ def _sizes(detector: RunningDetector) -> Iterator[Variant]:
     if not isinstance(detector.extractor, Adjustable):
         return
     own = detector.extractor.preprocessing
-    for short, long in SIZES:
-        if (short, long) != (own.short_side, own.long_side) and 1 / FACTOR <= short / max(own.short_side, 1) <= FACTOR:
-            label = f"short side {short}, long side at most {long}"
-            yield adjusted(detector, label, short_side=short, long_side=long)
+    sizes = [(*size, False) for size in SIZES] + [(side, side, True) for side in SQUARES if own.square]
+    for short, long, square in sizes:
+        same = (short, long, square) == (own.short_side, own.long_side, own.square)
+        if not same and 1 / FACTOR <= short / max(own.short_side, 1) <= FACTOR:
+            label = f"a square of {short} pixels" if square else f"short side {short}, long side at most {long}"
+            yield adjusted(detector, label, short_side=short, long_side=long, square=square)
 
 
 def _filters(detector: RunningDetector) -> Iterator[Variant]:
@@ -217,6 +249,7 @@ SUSPECTS: dict[str, tuple[Callable[[RunningDetector], Iterator[Variant]], ...]] 
     "channels-swapped": (_swapped,),
     "wrong-mean": (_means,),
     "wrong-std": (_stds,),
+    "wrong-normalisation": (_normalisations,),
     "other-resize": (_sizes, _filters),
     "stride-in-1x1": (_strides,),
     "another-layer": (_layers,),

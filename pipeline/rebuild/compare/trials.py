@@ -22,6 +22,8 @@ EXACT_ERROR = 2e-3
 """Mean relative error that other boxes, stored in float32, and features, stored in float16, leave."""
 NEAR_COSINE = 0.98
 """Mean cosine of an image below which a variant is not tried on further images."""
+FOUND = 0.9
+"""Fraction of an image's regions that a variant must find; of the others nothing is said."""
 GAIN = 0.3
 """Fraction of the unchanged detector's error that a suspect may leave."""
 
@@ -84,8 +86,11 @@ def try_variant(cause: str, variant: Variant, cases: Sequence[Case], *, all_case
         if features is None or features.shape != case.features.shape:
             found.append(None)
             continue
-        errors = np.minimum(relative_errors(case.features, features), 1)
-        cosine = float(cosines(case.features, features).mean())
+        there = ~np.isnan(features).all(axis=1)
+        if there.mean() < FOUND:
+            there[:] = True  # the others count as wholly different
+        errors = np.minimum(relative_errors(case.features[there], features[there]), 1)
+        cosine = float(cosines(case.features[there], features[there]).mean())
         found.append((cosine, float(errors.mean())))
         if not all_cases and cosine < NEAR_COSINE:
             break

@@ -7,6 +7,7 @@ import json
 import re
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from safetensors.torch import load_file, save_file
 
 from vilbert.extractors.detectors.transformers.query_extractor import TransformersExtractor
 from vilbert.extractors.extractor import DetectorSettings, ExtractorError, ExtractorSettings, build_extractor
+from vilbert.extractors.preprocessing import Adjustable
 from vilbert.extractors.selection import SelectionSettings
 
 from .tiny_models import CLASSES, CLOSED, OPEN, SOFTMAX, edit_config, save_model
@@ -340,3 +342,34 @@ def test_it_is_an_extractor(build: Callable[..., Any]) -> None:
     assert isinstance(build("detr"), TransformersExtractor)
     with pytest.raises(ValueError, match="images of different resized shapes"):
         build("detr").extract([*photographs(1), *photographs(1, 80, 60)], [None, None])
+
+
+@pytest.mark.parametrize("name", ["detr", "rt_detr_v2", "yolos"])
+def test_other_preprocessing_is_that_of_another_image_processor(
+    name: str, build: Callable[..., Any], folder_of: Callable[[str], Path], tmp_path: Path
+) -> None:
+    extractor = build(name)
+    assert isinstance(extractor, Adjustable)
+    own = extractor.preprocessing
+    (image,) = photographs(1)
+    (before,) = extractor.extract([image], [None])
+    size = {"height": 96, "width": 96} if own.square else {"shortest_edge": 96, "longest_edge": 160}
+    values = {"image_mean": [0.5, 0.4, 0.3], "image_std": [0.2, 0.3, 0.4], "do_normalize": True, "size": size}
+    other = shutil.copytree(folder_of(name), tmp_path / name)
+    path = other / "preprocessor_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
+    (expected,) = build(name, weights=other).extract([image], [None])
+    changed = extractor.with_preprocessing(
+        replace(own, mean=(127.5, 102, 76.5), std=(51, 76.5, 102), short_side=96, long_side=96 if own.square else 160)
+    )
+    assert changed.preprocessing.short_side == 96
+    (found,) = changed.extract([image], [None])
+    np.testing.assert_allclose(found.features, expected.features, atol=2e-3)
+    np.testing.assert_allclose(found.boxes, expected.boxes, atol=1e-2)
+    (again,) = extractor.extract([image], [None])
+    np.testing.assert_array_equal(again.features, before.features)
+    assert not np.allclose(found.features[: len(before)], before.features[: len(found)], atol=0.01)
+    padded = extractor.with_preprocessing(replace(own, pad_to=(128, 160)))
+    (wider,) = padded.extract([image], [None])
+    assert len(wider)
+    assert not np.array_equal(wider.features[: len(before)], before.features[: len(wider)])
