@@ -8,7 +8,7 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from vilbert.model.linear import ONEDNN
+from vilbert.model.cpu import ONEDNN
 
 
 def counted_flops(forward: Callable[[], object]) -> int:

@@ -1,4 +1,4 @@
-"""The softmax of short rows on a CPU: `vilbert.model.attention.softmax` against torch's, forward and backward.
+"""The softmax of short rows on a CPU: `vilbert.model.cpu.softmax` against torch's, forward and backward.
 
 Prints a table of lengths of a row, of 64 texts with 4 heads and 12 queries. Exit status 1 where ours takes longer for a
 length that it pads.
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.model import markdown
-from vilbert.model.attention import VECTOR, softmax
+from vilbert.model.cpu import VECTOR, softmax
 
 LENGTHS = (8, 10, 12, 14, 15, 16, 20, 36)
 ROUNDS = 300

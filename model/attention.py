@@ -9,15 +9,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from vilbert.model.dropout import dropout as apply_dropout
+from vilbert.model import cpu
+from vilbert.model.operators import dropout as apply_dropout
 from vilbert.model.packing import Packing
 
 # Added to the score of a masked key. Not -inf: where every key is masked the softmax falls back to the scores alone,
 # as in the reference, and stays finite. It can be held in float16.
 MASKED_SCORE = -10000.0
-
-VECTOR = 16
-"""Numbers of float32 in the widest vector register of an x86 CPU."""
 
 
 def split_heads(states: Tensor, heads: int, packing: Packing | None = None) -> Tensor:
@@ -44,28 +42,17 @@ def attend(
     """
     mask = None if scores_mask is None else scores_mask.to(query_BNQD.dtype)
     maps = None
-    # On a CPU PyTorch's fused kernel has no dropout, and its backward takes longer than that of the steps.
-    if eager or (query_BNQD.device.type == "cpu" and (dropout or torch.is_grad_enabled())):
+    on_cpu = cpu.serves(query_BNQD)
+    if eager or (on_cpu and (dropout or torch.is_grad_enabled())):
         scores = query_BNQD * query_BNQD.shape[-1] ** -0.5 @ key_BNKD.transpose(-1, -2)
-        probabilities = softmax(scores if mask is None else scores + mask)
+        scores = scores if mask is None else scores + mask
+        probabilities = cpu.softmax(scores) if on_cpu else torch.softmax(scores, dim=-1)
         maps = apply_dropout(probabilities, dropout, training=True)
         context = maps @ value_BNKD
     else:
         context = F.scaled_dot_product_attention(query_BNQD, key_BNKD, value_BNKD, mask, dropout)
     context_BQA = context.transpose(1, 2).flatten(2)
     return context_BQA if packing is None else packing.pack(context_BQA), maps if eager else None
-
-
-def softmax(scores: Tensor) -> Tensor:
-    """Return the softmax over the last axis; rows shorter than a vector register are filled up with -inf on a CPU.
-
-    PyTorch computes such rows number by number: a row of 15 takes it ten times as long as one of 16
-    (`benchmarks/README.md`), and questions and images of few regions have no more.
-    """
-    missing = VECTOR - scores.shape[-1]
-    if scores.device.type != "cpu" or missing <= 0:
-        return torch.softmax(scores, dim=-1)
-    return torch.softmax(F.pad(scores, (0, missing), value=-torch.inf), dim=-1)[..., :-missing]
 
 
 def scores_mask(mask: Tensor | None, dtype: torch.dtype) -> Tensor | None:

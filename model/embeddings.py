@@ -9,8 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from vilbert.model.config import ViLBertConfig
-from vilbert.model.dropout import Dropout
-from vilbert.model.linear import Linear
+from vilbert.model.operators import Dropout, Linear
 
 
 class TextEmbeddings(nn.Module):

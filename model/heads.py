@@ -13,8 +13,7 @@ from torch import Tensor, nn
 from transformers.activations import ACT2FN
 
 from vilbert.model.config import ViLBertConfig
-from vilbert.model.dropout import Dropout
-from vilbert.model.linear import Linear, linear
+from vilbert.model.operators import Dropout, Linear, linear
 
 
 class Pooler(nn.Module):

@@ -14,8 +14,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from vilbert.model.attention import attend, split_heads
 from vilbert.model.config import ViLBertConfig
-from vilbert.model.dropout import Dropout, dropout
-from vilbert.model.linear import Linear
+from vilbert.model.operators import Dropout, Linear, dropout
 from vilbert.model.packing import Packing
 
 

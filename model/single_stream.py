@@ -25,12 +25,11 @@ from transformers.utils.generic import can_return_tuple
 
 from vilbert.model.attention import scores_mask, seen_by_all
 from vilbert.model.config import ViLBertConfig
-from vilbert.model.dropout import Dropout
 from vilbert.model.embeddings import ImageEmbeddings, TextEmbeddings
 from vilbert.model.heads import BetaClassifier, RegionHead, WordHead
 from vilbert.model.inputs import check_inputs, check_labels
 from vilbert.model.layers import StreamLayer, text_sizes
-from vilbert.model.linear import Linear
+from vilbert.model.operators import Dropout, Linear
 from vilbert.model.outputs import ViLBertForPreTrainingOutput, ViLBertForTasksOutput, ViLBertModelOutput, kept_of
 from vilbert.model.pairs import Pairing, Streams, pair
 from vilbert.model.pretraining import Labels, RegionTarget, losses_and_scores

@@ -13,9 +13,8 @@ from transformers.utils.generic import can_return_tuple
 
 from vilbert.model.attention import MASKED_SCORE, seen_by_all
 from vilbert.model.config import ViLBertConfig
-from vilbert.model.dropout import Dropout
 from vilbert.model.heads import BetaClassifier, Classifier, PreTrainingHeads, fuse
-from vilbert.model.linear import Linear
+from vilbert.model.operators import Dropout, Linear
 from vilbert.model.outputs import ViLBertForTasksOutput, ViLBertModelOutput, kept_of
 from vilbert.model.vilbert import ViLBertModel, WithWordHead
 

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from vilbert.model.linear import Linear
+from vilbert.model.operators import Linear
 
 
 class _Pair(NamedTuple):

@@ -15,7 +15,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from vilbert.model.checkpoint import load_checkpoint
 from vilbert.model.config import PRESETS, ViLBertConfig
 from vilbert.model.config_file import make_config, read_settings, require_memory
-from vilbert.model.linear import Linear
+from vilbert.model.operators import Linear
 from vilbert.model.tensor_files import CheckpointError
 from vilbert.model.text_stream import load_text_stream, text_settings
 from vilbert.model.vilbert import ViLBertForPreTraining

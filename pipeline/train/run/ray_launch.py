@@ -157,6 +157,7 @@ def _trainer(
     from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig, UserCallback
     from ray.train.torch import TorchConfig, TorchTrainer
 
+    from vilbert.model import cpu
     from vilbert.pipeline.train.engine.distributed import GPU_PATIENCE, PATIENCE
 
     class StopOnFinalError(UserCallback):  # type: ignore[misc] # Ray has no types
@@ -185,7 +186,8 @@ def _trainer(
             storage_path=str(storage),
             failure_config=FailureConfig(max_failures=max_failures, controller_failure_limit=max_failures),
             callbacks=[StopOnFinalError()],
-            worker_runtime_env={"env_vars": wait_policy()},  # Ray's workers load torch before any module of ours
+            # Ray's workers load torch before any module of ours.
+            worker_runtime_env={"env_vars": {**wait_policy(), cpu.VARIABLE: str(int(cpu.enabled))}},
             logging_config=LoggingConfig(log_level="CRITICAL"),  # its tracebacks; what matters is raised here
         ),
     )
