@@ -1,8 +1,8 @@
 """Start-up time of the command line: the help of every command, beside a bare Python.
 
 Each command runs in a process of its own, by turns, and the best of the rounds counts: other work on the machine only
-makes a start slower. A first round, which is not counted, compiles the modules. Exits with 1 where a help takes more CPU
-seconds than the limit.
+makes a start slower. A first round, which is not counted, compiles the modules. Exits with 1 where a help takes more
+CPU seconds than the limit.
 """
 
 from __future__ import annotations

@@ -79,7 +79,7 @@ def validated(cls: type[T]) -> type[T]:
         from pydantic_core import ArgsKwargs
 
         try:
-            _adapter(made).validator.validate_python(ArgsKwargs(args, values), self_instance=self)
+            adapter_of(made).validator.validate_python(ArgsKwargs(args, values), self_instance=self)
         except ValidationError as error:
             raise SettingsError("; ".join(map(_option_problem, error.errors(include_url=False)))) from None
 
@@ -88,7 +88,7 @@ def validated(cls: type[T]) -> type[T]:
 
 
 @functools.cache
-def _adapter(kind: Any) -> pydantic.TypeAdapter[Any]:
+def adapter_of(kind: Any) -> pydantic.TypeAdapter[Any]:
     """Return what validates values of a type; made when the first is."""
     from pydantic import TypeAdapter
 
@@ -136,6 +136,10 @@ def reason(error: Any) -> str:
             return "must be a text"
         case "path_type":
             return "must be a path"
+        case "dict_type" | "dataclass_type":
+            return "must be an object"
+        case "string_pattern_mismatch":
+            return f"must match {context['pattern']}"
         case "tuple_type" | "list_type":
             return "must be a list"
         case "unexpected_keyword_argument":

@@ -16,7 +16,7 @@ from vilbert.pipeline.jobs.run_log import LOG_FILE
 from vilbert.pipeline.jobs.run_state import RUN_FILE
 from vilbert.pipeline.jobs.task_states import TASKS_FOLDER
 from vilbert.pipeline.jobs.worker import Description
-from vilbert.pipeline.shards.dataset import DatasetInfo, Tally, Totals, encode_dataset, read_info
+from vilbert.pipeline.shards.dataset import NOTHING, DatasetInfo, Tally, encode_dataset, read_info
 from vilbert.pipeline.shards.index.names import ROOT_NAMES as SIDE_FILES
 from vilbert.pipeline.shards.location.folder import Folder
 from vilbert.pipeline.shards.location.layout import (
@@ -113,7 +113,7 @@ def require_dataset(folder: Folder) -> None:
 def reopen_dataset(folder: Folder) -> None:
     """Write into dataset.json that the data set is not complete: its totals are about to change."""
     info = read_info(folder)
-    reopened = dataclasses.replace(info, complete=False, totals=Totals(), splits={}, records_sha256=None)
+    reopened = dataclasses.replace(info, complete=False, totals=NOTHING, splits={}, records_sha256=None)
     if reopened != info:
         folder.write(DATASET_FILE, encode_dataset(reopened))
 

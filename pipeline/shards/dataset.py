@@ -8,49 +8,75 @@ import operator
 import os
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+from annotated_types import Interval, Len
+from typing_extensions import TypedDict
+
+from vilbert.documents import Count, Counts, Digest, List, document
 from vilbert.pipeline.errors import CorruptShardError, ShardError
 from vilbert.pipeline.shards.canonical import encode_json
-from vilbert.pipeline.shards.documents import (
-    Check,
-    check_fields,
-    is_count,
-    is_counts,
-    is_digest,
-    is_object,
-    is_text,
-    is_texts,
-    or_null,
-    parse_document,
-    read_bytes,
-)
+from vilbert.pipeline.shards.format_number import parse_document, read_bytes
 from vilbert.pipeline.shards.location.folder import Folder, LocalFolder, what_is_there
 from vilbert.pipeline.shards.location.layout import DATASET_FILE, StorageFormat
 from vilbert.pipeline.shards.record import ShardRecord
 from vilbert.pipeline.shards.sample import FIELDS, describe_fields, format_of
 from vilbert.pipeline.shards.storage.atomic import write_atomic
+from vilbert.settings import ShardSize, Validator
 
 _REMEDY = "restore it from a copy, or extract into another folder"
 
 
-@dataclass(frozen=True, kw_only=True)
+MAX_CHANNELS = 1 << 16
+"""Feature channels, or classes kept, of a region: what a model or a batch is made from before a sample is read."""
+_SINCE_2 = ("shard_starts", "converted")
+
+
+def _require_value(value: Any) -> Any:
+    if value is None:
+        raise ValueError("must be a list")
+    return value
+
+
+@document
 class Totals:
     """What the shards that are done hold together."""
 
-    samples: int = 0
+    samples: Count
     """Samples in all shards."""
-    failures: dict[str, int] = field(default_factory=dict)
+    failures: Counts
     """Failed rows by reason."""
-    bytes: int = 0
+    bytes: Count
     """Size of all files of samples."""
-    dropped: dict[str, int] = field(default_factory=dict)
+    dropped: Counts = field(default_factory=dict)
     """Rows that the settings leave out on purpose, by reason."""
 
 
-@dataclass(frozen=True, kw_only=True)
+NOTHING = Totals(samples=0, failures={}, bytes=0)
+"""Of a data set without a finished shard."""
+
+
+class ConvertedSource(TypedDict):
+    """A source of `vilbert convert`: its name, and its content by hash."""
+
+    name: str
+    format: str
+    rows: Count
+    content: Digest
+    fingerprint: Digest
+
+
+class ConvertStep(TypedDict):
+    """A `vilbert convert` command: the rows that it wrote, from which sources and how."""
+
+    rows: Count
+    sources: Annotated[List[ConvertedSource], Len(1)]
+    operations: dict[str, Any]
+
+
+@document
 class DatasetInfo:
     """The content of dataset.json. Shard i holds the rows [i * shard_size, (i + 1) * shard_size), or those that
     `shard_starts` says. Rows are those of the manifest; of a converted data set those of its sources, one after the
@@ -58,13 +84,13 @@ class DatasetInfo:
 
     storage: StorageFormat
     """How the shards are stored."""
-    shard_size: int
+    shard_size: ShardSize
     """Rows a shard; the last may have fewer. With `shard_starts` the most samples and failures of a shard."""
-    shard_starts: tuple[int, ...] | None = None
+    shard_starts: Annotated[List[Count] | None, Validator("after", _require_value)] = None
     """First row of each shard, where dropped rows or splits make their numbers of rows differ. Format 2."""
-    rows: int
+    rows: Count
     """Rows that the data set covers, from the first on."""
-    limit: int | None = None
+    limit: Count | None = None
     """The `--limit` that made `rows` less than the manifest has; None where all of it is meant."""
     manifest: str
     """Path of the manifest, as the command was given it; empty for a converted data set."""
@@ -72,32 +98,30 @@ class DatasetInfo:
     """The manifest's content hash; of a converted data set that of `steps`."""
     fields: dict[str, dict[str, Any]]
     """Arrays of a sample in stored order: dtype and shape by name, see `sample.describe_fields`."""
-    feature_dim: int
+    feature_dim: Annotated[int, Interval(ge=0, le=MAX_CHANNELS)]
     """D, channels of a region's feature."""
-    class_names: tuple[str, ...]
+    class_names: List[str]
     """Names by class id; 0 is the background."""
-    attribute_names: tuple[str, ...]
+    attribute_names: List[str]
     """Names by attribute id; empty where the detector knows none."""
-    fingerprint: str
+    fingerprint: Digest
     """`fingerprint_digest(fingerprint_fields)`."""
     fingerprint_fields: dict[str, Any]
     """All that the regions depend on: weights, detector, decoding, selection, dtype, format number."""
     software: dict[str, str]
     """Versions that the first run used, by name; for people, not part of the fingerprint."""
-    converted: tuple[dict[str, Any], ...] = ()
+    converted: Annotated[List[ConvertStep], Len(1)] = ()
     """The `vilbert convert` commands that wrote the rows: `rows`, `sources` and `operations` of each. Format 2."""
     complete: bool = False
     """Whether all shards are done; what follows is as yet empty where not."""
-    splits: dict[str, int] = field(default_factory=dict)
+    splits: Counts = field(default_factory=dict)
     """Samples by split."""
-    totals: Totals = field(default_factory=Totals)
+    totals: Totals = NOTHING
     """What all shards hold together."""
-    records_sha256: str | None = None
+    records_sha256: Digest | None = None
     """`record.records_digest` of all records: one hash for the data set's content."""
 
     def __post_init__(self) -> None:
-        if self.shard_size < 1:
-            raise ValueError(f"--shard-size {self.shard_size}: give at least 1")
         if self.complete == (self.records_sha256 is None):
             raise ValueError("records_sha256 is there exactly where the data set is complete")
         starts = self.shard_starts
@@ -105,8 +129,11 @@ class DatasetInfo:
             not starts or starts[0] != 0 or starts[-1] >= self.rows or any(map(operator.ge, starts, starts[1:]))
         ):
             raise ValueError(f"shard_starts do not ascend from 0 to less than the {self.rows} rows")
-        if self.converted and sum(int(step["rows"]) for step in self.converted) != self.rows:
+        if self.converted and sum(step["rows"] for step in self.converted) != self.rows:
             raise ValueError(f"the rows of `converted` do not add up to {self.rows}")
+        for number, step in enumerate(self.converted):
+            if sum(source["rows"] for source in step["sources"]) != step["rows"]:
+                raise ValueError(f"converted[{number}] has {step['rows']} rows, which those of its sources do not make")
 
     @property
     def format(self) -> int:
@@ -231,13 +258,8 @@ def _tally(records: Iterable[ShardRecord]) -> Tally:
     return tally
 
 
-MAX_CHANNELS = 1 << 16
-"""Feature channels, or classes kept, of a region: what a model or a batch is made from before a sample is read."""
-
-
-def _describes_arrays(document: Mapping[str, Any]) -> bool:
-    """Say whether `fields` are the arrays of the format, with the sizes that the document states."""
-    fields = document["fields"]
+def _are_arrays(fields: Mapping[str, Mapping[str, Any]], feature_dim: int) -> bool:
+    """Say whether `fields` are the arrays of the format, with D channels."""
     match fields:
         case {"features": {"dtype": str(feature_dtype)}, "class_ids": {"shape": [_, top_classes]}}:
             pass
@@ -245,64 +267,17 @@ def _describes_arrays(document: Mapping[str, Any]) -> bool:
             top_classes = 0
         case _:
             return False
-    if not is_count(top_classes) or top_classes > MAX_CHANNELS or feature_dtype not in FIELDS["features"].dtypes:
+    if type(top_classes) is not int or not 0 <= top_classes <= MAX_CHANNELS:
         return False
     expected = describe_fields(
-        feature_dim=document["feature_dim"],
+        feature_dim=feature_dim,
         top_classes=top_classes,
         attributes="attribute_ids" in fields,
         objects="object_ids" in fields,
         object_boxes="object_boxes" in fields,
         feature_dtype=feature_dtype,
     )
-    return bool(fields == expected)
-
-
-_CHECKS: dict[str, Check] = {
-    "storage": lambda value: value in ("tar", "lmdb"),
-    "shard_size": lambda value: is_count(value) and value > 0,
-    "rows": is_count,
-    "limit": or_null(is_count),
-    "manifest": is_text,
-    "manifest_hash": is_text,
-    "fields": is_object,
-    "feature_dim": lambda value: is_count(value) and value <= MAX_CHANNELS,
-    "class_names": is_texts,
-    "attribute_names": is_texts,
-    "fingerprint": is_digest,
-    "fingerprint_fields": is_object,
-    "software": lambda value: isinstance(value, dict) and is_texts(list(value.values())),
-    "complete": lambda value: isinstance(value, bool),
-    "splits": is_counts,
-    "totals": is_object,
-    "records_sha256": or_null(is_digest),
-}
-
-
-def _are_steps(value: Any) -> bool:
-    return isinstance(value, list) and bool(value) and all(_is_step(step) for step in value)
-
-
-def _is_step(step: Any) -> bool:
-    """Say whether a value is one command of `converted`, whose sources have its rows."""
-    match step:
-        case {"rows": rows, "sources": [_, *_] as sources, "operations": dict(), **other} if not other:
-            return is_count(rows) and all(map(_is_source, sources)) and sum(s["rows"] for s in sources) == rows
-    return False
-
-
-def _is_source(source: Any) -> bool:
-    match source:
-        case {"name": str(), "format": str(), "rows": rows, "content": content, "fingerprint": mark, **other}:
-            return is_count(rows) and is_digest(content) and is_digest(mark) and not other
-    return False
-
-
-_OPTIONAL: dict[str, Check] = {
-    "shard_starts": lambda value: isinstance(value, list) and all(map(is_count, value)),
-    "converted": _are_steps,
-}
-_TOTALS_CHECKS: dict[str, Check] = {"samples": is_count, "failures": is_counts, "bytes": is_count}
+    return feature_dtype in FIELDS["features"].dtypes and fields == expected
 
 
 def read_dataset(directory: str | os.PathLike[str]) -> DatasetInfo:
@@ -314,23 +289,13 @@ def read_dataset(directory: str | os.PathLike[str]) -> DatasetInfo:
     path = Path(directory) / DATASET_FILE
     if not path.is_file():
         raise ShardError(f"{directory}: {what_is_there(LocalFolder(Path(directory)))}")
-    document = parse_document(read_bytes(path), _CHECKS, path=path, remedy=_REMEDY, optional=_OPTIONAL)
-    number = document.pop("format")
-    dropped: dict[str, Check] = {"dropped": is_counts} if "dropped" in document["totals"] else {}
-    check_fields(document["totals"], {**_TOTALS_CHECKS, **dropped}, path=path, remedy=_REMEDY, place="totals: ")
-    if not _describes_arrays(document):
-        problem = f"fields are not the arrays of this format, or disagree with feature_dim {document['feature_dim']}"
+    info, number = parse_document(DatasetInfo, read_bytes(path), path=path, remedy=_REMEDY, since_2=_SINCE_2)
+    if not _are_arrays(info.fields, info.feature_dim):
+        problem = f"fields are not the arrays of this format, or disagree with feature_dim {info.feature_dim}"
         raise CorruptShardError(problem, path=path, remedy=_REMEDY)
-    document["fields"] = {name: document["fields"][name] for name in FIELDS if name in document["fields"]}
-    if number < (needed := format_of(document["fields"])):
+    info = dataclasses.replace(info, fields={name: info.fields[name] for name in FIELDS if name in info.fields})
+    if number < (needed := format_of(info.fields)):
         raise CorruptShardError(f"format is {number}, its fields need format {needed}", path=path, remedy=_REMEDY)
-    for name in ("class_names", "attribute_names", *_OPTIONAL):
-        if name in document:
-            document[name] = tuple(document[name])
-    try:
-        info = DatasetInfo(**{**document, "totals": Totals(**document["totals"])})
-    except ValueError as error:
-        raise CorruptShardError(str(error), path=path, remedy=_REMEDY) from error
     if info.fingerprint != fingerprint_digest(info.fingerprint_fields):
         raise CorruptShardError("fingerprint is not that of fingerprint_fields", path=path, remedy=_REMEDY)
     return info
@@ -349,7 +314,7 @@ def encode_dataset(info: DatasetInfo) -> bytes:
     document = dataclasses.asdict(info)
     if not info.totals.dropped:
         del document["totals"]["dropped"]
-    for name in _OPTIONAL:
+    for name in _SINCE_2:
         if not document[name]:
             del document[name]
     return encode_json({**document, "format": info.format}, indent=2) + b"\n"

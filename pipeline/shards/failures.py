@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
 
+from vilbert.documents import Count, document, from_json
 from vilbert.pipeline.errors import CorruptShardError
 from vilbert.pipeline.shards.canonical import decode_json, encode_json
-from vilbert.pipeline.shards.documents import Check, check_fields, is_count, is_object, is_text, read_bytes
+from vilbert.pipeline.shards.format_number import read_bytes
+from vilbert.untrusted.documents import DocumentError
 
-_CHECKS: dict[str, Check] = {"row": is_count, "image_id": is_text, "uri": is_text, "reason": is_text, "detail": is_text}
 
-
-@dataclass(frozen=True, kw_only=True)
+@document
 class FailureRow:
     """Why one row of the manifest gave no sample."""
 
-    row: int
+    row: Count
     """Its number in the manifest, from 0."""
     image_id: str
     """As in the manifest."""
@@ -50,11 +49,11 @@ def read_failures(path: Path) -> list[FailureRow]:
     rows = []
     for number, line in enumerate(lines, start=1):
         try:
-            document = decode_json(line)
+            values = decode_json(line)
         except ValueError as error:
             raise CorruptShardError(f"line {number} is not JSON ({error})", path=path, remedy=remedy) from error
-        if not is_object(document):
-            raise CorruptShardError(f"line {number} is not a JSON object", path=path, remedy=remedy)
-        check_fields(document, _CHECKS, path=path, remedy=remedy, place=f"line {number}: ")
-        rows.append(FailureRow(**document))
+        try:
+            rows.append(from_json(FailureRow, values))
+        except DocumentError as error:
+            raise CorruptShardError(f"line {number}: {error}", path=path, remedy=remedy) from None
     return rows

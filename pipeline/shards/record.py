@@ -7,22 +7,16 @@ import dataclasses
 import hashlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
-from typing import Any
+from typing import Annotated
 
+from annotated_types import Len
+
+from vilbert.documents import Count, Counts, Digest, document
 from vilbert.pipeline.errors import CorruptShardError
 from vilbert.pipeline.shards.canonical import encode_json
-from vilbert.pipeline.shards.documents import (
-    Check,
-    is_count,
-    is_counts,
-    is_digest,
-    is_text,
-    or_null,
-    parse_document,
-    read_bytes,
-)
+from vilbert.pipeline.shards.format_number import parse_document, read_bytes
 from vilbert.pipeline.shards.keys import is_key
 from vilbert.pipeline.shards.location.folder import Folder
 from vilbert.pipeline.shards.location.layout import (
@@ -33,6 +27,7 @@ from vilbert.pipeline.shards.location.layout import (
     record_paths,
     shard_name,
 )
+from vilbert.settings import Validator
 
 LEAST_SAMPLE_BYTES = 256
 """A sample takes more in either storage: it has two arrays and metadata, each with a header."""
@@ -40,62 +35,44 @@ _AT_ONCE = 1000
 _REMEDY = "delete it and run the same `vilbert extract` or `vilbert convert` again: it rewrites this shard"
 
 
-def _is_rows(value: Any) -> bool:
-    return isinstance(value, list) and len(value) == 2 and all(map(is_count, value)) and value[0] <= value[1]
+def _check_key(value: str) -> str:
+    if not is_key(value):
+        raise ValueError("is no key of a sample")
+    return value
 
 
-def _is_key(value: Any) -> bool:
-    return isinstance(value, str) and is_key(value)
+Key = Annotated[str, Validator("after", _check_key)]
 
 
-_CHECKS: dict[str, Check] = {
-    "shard": is_count,
-    "rows": _is_rows,
-    "file": is_text,
-    "samples": is_count,
-    "bytes": is_count,
-    "sha256": is_digest,
-    "first_key": or_null(_is_key),
-    "last_key": or_null(_is_key),
-    "splits": is_counts,
-    "failures": is_counts,
-    "failures_sha256": is_digest,
-    "fingerprint": is_digest,
-}
-
-
-_SINCE_2: dict[str, Check] = {"dropped": lambda value: is_counts(value) and bool(value)}
-
-
-@dataclass(frozen=True, kw_only=True)
+@document
 class ShardRecord:
     """What one shard holds. It says nothing of when, where and by how many workers it was made."""
 
-    shard: int
+    shard: Count
     """Its number, from 0."""
-    rows: tuple[int, int]
+    rows: tuple[Count, Count]
     """The manifest rows [start, stop) that it covers."""
     file: str
     """Name of its file of samples, beside the record."""
-    samples: int
+    samples: Count
     """How many samples it holds; with the failures and dropped rows, as many as rows."""
-    sha256: str
+    sha256: Digest
     """Hex digest of the file of samples."""
-    first_key: str | None
+    first_key: Key | None
     """Key of the first sample; None if it does not exist."""
-    last_key: str | None
+    last_key: Key | None
     """Key of the last sample; None if it does not exist."""
-    splits: dict[str, int] = field(default_factory=dict)
+    splits: Counts = field(default_factory=dict)
     """Number of samples by split."""
-    failures: dict[str, int] = field(default_factory=dict)
+    failures: Counts = field(default_factory=dict)
     """Number of failed rows by reason; reasons without any are left out."""
-    failures_sha256: str
+    failures_sha256: Digest
     """Hex digest of the shard's file of failures."""
-    fingerprint: str
+    fingerprint: Digest
     """Hex digest of the settings that made the shard, see dataset.json."""
-    bytes: int
+    bytes: Count
     """Size of the file of samples."""
-    dropped: dict[str, int] = field(default_factory=dict)
+    dropped: Annotated[Counts, Len(1)] = field(default_factory=dict)
     """Rows that the settings leave out on purpose, by reason; `vilbert convert` counts them. Format 2."""
 
     def to_json(self) -> builtins.bytes:
@@ -108,15 +85,16 @@ class ShardRecord:
     @classmethod
     def from_json(cls, data: builtins.bytes, *, path: Path) -> ShardRecord:
         """Return the record of its file's bytes; path names the file in what CorruptShardError says."""
-        fields = parse_document(data, _CHECKS, path=path, remedy=_REMEDY, since_2=_SINCE_2)
-        del fields["format"]
-        record = cls(**{**fields, "rows": tuple(fields["rows"])})
-        if problem := record._contradiction():
+        record, number = parse_document(cls, data, path=path, remedy=_REMEDY, since_2=("dropped",))
+        problem = "dropped is missing" if number > 1 and not record.dropped else record._contradiction()
+        if problem:
             raise CorruptShardError(problem, path=path, remedy=_REMEDY)
         return record
 
     def _contradiction(self) -> str | None:
         start, stop = self.rows
+        if start > stop:
+            return f"rows is {list(self.rows)}"
         failed = sum(self.failures.values())
         if self.file not in (f"{shard_name(self.shard)}.tar", f"{shard_name(self.shard)}.lmdb"):
             return f"shard {self.shard} names the file {self.file}"
