@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from vilbert.pipeline.errors import CorruptShardError, RefusedError
 from vilbert.pipeline.shards.columns.info import REMEDY, ColumnInfo, Member, encode_column, read_column, why_unusable
 from vilbert.pipeline.shards.columns.layout import BASE, COLUMN_FILE, COLUMNS_FOLDER, column_folder, column_names
-from vilbert.pipeline.shards.columns.shard import ColumnReader, ColumnShard, RegionShard, open_column_file
+from vilbert.pipeline.shards.columns.shard import ColumnReader, RegionShard, open_column_file
 from vilbert.pipeline.shards.dataset import DatasetInfo
 from vilbert.pipeline.shards.location.folder import Folder, open_folder
 from vilbert.pipeline.shards.location.layout import data_path
@@ -82,9 +82,7 @@ class FeatureColumn(NamedTuple):
     def read(self, opened: ColumnReader, key: str, boxes: int) -> NDArray[np.float16] | NDArray[np.float32]:
         """Return the vectors of a sample's regions, [boxes, M]; CorruptShardError where they are not there."""
         try:
-            features: NDArray[np.float16] | NDArray[np.float32] = (
-                opened[key] if isinstance(opened, ColumnShard) else opened.part(key, ("features",)).arrays["features"]
-            )
+            features: NDArray[np.float16] | NDArray[np.float32] = opened.features(key)
         except KeyError:
             raise self._absent(opened, key) from None
         if features.shape != (boxes, self.width) or features.dtype.kind != "f":
