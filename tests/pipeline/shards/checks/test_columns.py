@@ -126,12 +126,14 @@ def test_regions_are_joined_with_the_samples(make_dataset: MakeDataset, tmp_path
         return replace(sample, regions=replace(sample.regions, boxes=sample.regions.boxes / 2)) if row == 7 else sample
 
     make_regions(data, tmp_path / "regions", change=change)
-    assert sorted(finding.what.partition(" ")[2] for finding in data.findings(deep=True)) == [
-        "photo_003 is of 49x40 pixels, the data set's image has 48x40",
-        "photo_004 is of an image with another sha256 than the data set's",
+    found = sorted(finding.what for finding in data.findings(deep=True))
+    assert [(what[:13], what.partition(" is ")[2]) for what in found] == [
+        ("key photo_003", "of 121x90 pixels, the data set's image has 120x90"),
+        ("key photo_004", "of an image with another sha256 than the data set's"),
     ]
     change_document(data.directory / "columns/second/column.json", boxes="base")
-    assert any("photo_007 has other boxes" in finding.what for finding in data.findings(deep=True))
+    found = [finding.what for finding in data.findings(deep=True) if "photo_007" in finding.what]
+    assert [what.partition(" has ")[2] for what in found] == ["other boxes than the data set"]
 
 
 def test_a_column_of_another_data_set_is_found(with_column: Any, tmp_path: Path) -> None:
