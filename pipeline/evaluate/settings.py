@@ -42,7 +42,8 @@ class EvaluateSettings:
     allow_mixed_features: bool = False
     """Accept features of another detector than the model was trained on, or of several detectors."""
     features: tuple[str, ...] = ("base",)
-    """Features of a region, as in training: base, or names of columns; several are concatenated."""
+    """Features of a region, as in training: base, or names of columns; several are concatenated. A column with boxes of
+    its own is given alone."""
     cache: Path | None = None
     """Cache folder for shards of remote data sets; default: a folder beside --output, or the checkpoint."""
     cache_bytes: int = DEFAULT_CACHE_BYTES

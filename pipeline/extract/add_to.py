@@ -25,9 +25,9 @@ from vilbert.pipeline.extract.job import ExtractJob, plan_dataset
 from vilbert.pipeline.extract.settings import ExtractSettings
 from vilbert.pipeline.jobs.worker import Description
 from vilbert.pipeline.shards.columns.energon import write_energon_files
-from vilbert.pipeline.shards.columns.info import ColumnInfo, encode_column, read_column
+from vilbert.pipeline.shards.columns.info import Member, describe_column, encode_column, read_column
 from vilbert.pipeline.shards.columns.layout import COLUMN_FILE, check_column_name, column_folder
-from vilbert.pipeline.shards.dataset import DatasetInfo, fingerprint_digest, read_info
+from vilbert.pipeline.shards.dataset import DatasetInfo, read_info
 from vilbert.pipeline.shards.location.folder import Folder, LocalFolder
 from vilbert.pipeline.shards.location.layout import DATASET_FILE, PLAN_FOLDER
 from vilbert.pipeline.shards.sample import describe_fields
@@ -132,23 +132,8 @@ class ColumnJob(ExtractJob):
                 f"{self.base.name} --column {self.name}` and the same command again"
             )
         found = read_info(folder)
-        fields = {**found.fingerprint_fields, "base": str(self.info.records_sha256)}
-        column = ColumnInfo(
-            name=self.name,
-            base=str(self.info.records_sha256),
-            member="regions" if self.settings.labels else "npy",
-            dtype=str(found.fields["features"]["dtype"]),
-            shape=("N", found.feature_dim),
-            shards=found.shards,
-            samples=found.totals.samples,
-            missing=self.info.totals.samples - found.totals.samples,
-            bytes=found.totals.bytes,
-            fingerprint=fingerprint_digest(fields),
-            fingerprint_fields=fields,
-            records_sha256=str(found.records_sha256),
-            boxes=self.settings.boxes_from,
-            regions=found if self.settings.labels else None,
-        )
+        member: Member = "regions" if self.settings.labels else "npy"
+        column = describe_column(self.name, found, self.info, member=member, boxes=self.settings.boxes_from)
         write_energon_files(folder, column)
         folder.write(COLUMN_FILE, encode_column(column))
 

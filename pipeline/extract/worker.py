@@ -97,7 +97,7 @@ class Worker:
             **({"feature_dtype": settings.feature_dtype} if settings.feature_dtype != "float16" else {}),
             **({"keep_images": True} if settings.keep_images else {}),
             **({"boxes_from": settings.boxes_from} if settings.column is not None else {}),
-            **({"labels": True} if settings.labels else {}),
+            **({"labels": True} if settings.labels and settings.boxes_from == "base" else {}),
             # Sums are taken in another order with another number of threads, which can change a last bit.
             **({"cpus_per_worker": settings.cpus_per_worker} if facts["device"] == "cpu" else {}),
         }

@@ -1,7 +1,8 @@
 """`--columns`: a data set whose columns are part of its samples.
 
-A column of one vector per region is appended to the features, in the order of the option. Any other column becomes a
-field of the metadata of its own name, arrays as lists of numbers.
+A column of one vector per region is appended to the features, in the order of the option. A column with boxes of its
+own replaces the regions: boxes, features and labels. Any other column becomes a field of the metadata of its own name,
+arrays as lists of numbers.
 
 Shapes: N regions, D feature channels of the data set, M of a column.
 """
@@ -18,26 +19,27 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from vilbert.extractors.regions import Regions
 from vilbert.pipeline.errors import CorruptShardError, RefusedError
 from vilbert.pipeline.rebuild.convert.joined import FIXED, check_fields
 from vilbert.pipeline.rebuild.dataset_source import DatasetSource
 from vilbert.pipeline.rebuild.source import Scanned, SourceDescription
-from vilbert.pipeline.shards.columns.info import ColumnInfo, read_column
+from vilbert.pipeline.shards.columns.info import REMEDY, ColumnInfo, read_column, why_unusable
 from vilbert.pipeline.shards.columns.layout import COLUMN_FILE, check_column_name, column_folder, column_names
-from vilbert.pipeline.shards.columns.shard import REMEDY, ColumnShard
+from vilbert.pipeline.shards.columns.shard import ColumnReader, RegionShard, open_column_shard
 from vilbert.pipeline.shards.dataset import MAX_CHANNELS, fingerprint_digest
 from vilbert.pipeline.shards.failures import FailureRow
 from vilbert.pipeline.shards.location.folder import Folder
-from vilbert.pipeline.shards.location.layout import data_path
 from vilbert.pipeline.shards.record import read_each_record, records_digest
 from vilbert.pipeline.shards.sample import Sample, format_of, read_fields
 from vilbert.pipeline.shards.storage.closing import Closing
-from vilbert.pipeline.shards.storage.verified import compare_once
 
 OPEN_SHARDS = 64
 """Shards whose columns stay open."""
 NO_VALUE = "no_column_value"
-"""Reason of a row that has no vectors in a column of features."""
+"""Reason of a row that has nothing in a column of features or regions."""
+OF_ADD_TO = ("base", "missing", "boxes_from", "labels")
+"""Facts of a column that say where its values are stored, not what they are."""
 
 
 class _Column(NamedTuple):
@@ -48,12 +50,22 @@ class _Column(NamedTuple):
 
     @property
     def width(self) -> int | None:
-        """M of a column of features, None of a column that becomes metadata."""
+        """M of a column of features, None of others."""
         return self.info.of_regions
+
+    @property
+    def own_boxes(self) -> bool:
+        """Whether its regions replace those of the data set."""
+        return self.info.boxes == "own"
+
+    @property
+    def required(self) -> bool:
+        """Whether a sample without a value cannot be made."""
+        return self.own_boxes or self.width is not None
 
 
 class _OpenShard(NamedTuple):
-    columns: list[ColumnShard]
+    columns: list[ColumnReader]
     stack: ExitStack
 
 
@@ -70,10 +82,17 @@ class BakedColumns(Closing):
 
         Raises:
             RefusedError: It has no such column, or the column is not finished, of an older state of the data set, or
-                of values that have no place in a sample.
+                of values that have no place in a sample, or features at different boxes are to be joined.
         """
         self.base, self._verify = base, verify
         self._columns = [_find(base, name) for name in names]
+        of_features = [column.info.name for column in self._columns if column.required]
+        own = [column.info.name for column in self._columns if column.own_boxes]
+        if own and len(of_features) > 1:
+            raise RefusedError(
+                f"--columns {' '.join(of_features)}: {base.folder.name}: column {own[0]} has boxes of its own and "
+                "replaces the regions of the samples; name no other column of features or regions with it"
+            )
         self._open: OrderedDict[int, _OpenShard] = OrderedDict()
         self._description = self._describe()
 
@@ -81,6 +100,11 @@ class BakedColumns(Closing):
     def description(self) -> SourceDescription:
         """What all samples share."""
         return self._description
+
+    @property
+    def labelled(self) -> list[str]:
+        """Columns at the boxes of the data set of which features alone are used, though they have labels."""
+        return [column.info.name for column in self._columns if column.info.member == "regions" and column.width]
 
     @property
     def rows(self) -> int:
@@ -93,7 +117,7 @@ class BakedColumns(Closing):
         return self.base.content
 
     def read(self, start: int, stop: int) -> Iterator[Sample | FailureRow]:
-        """Yield the rows [start, stop); a sample without vectors in a column of features is a failure."""
+        """Yield the rows [start, stop); a sample without a value in a column of features or regions is a failure."""
         for shard, first, last in self.base.spans(start, stop):
             opened = self._shard(shard)
             for outcome in self.base.read(start, start + last - first):
@@ -112,7 +136,8 @@ class BakedColumns(Closing):
                 elif entry.metadata is None:
                     yield entry
                 else:
-                    yield Scanned(entry.key, {**entry.metadata, **self._fields(entry.key, opened)})
+                    boxes = self._number_of_boxes(entry.key, opened)
+                    yield Scanned(entry.key, {**entry.metadata, **boxes, **self._fields(entry.key, opened)})
             start += last - first
 
     def close(self) -> None:
@@ -125,6 +150,8 @@ class BakedColumns(Closing):
         base = self.base.description
         contents = {column.info.name: column.info.records_sha256 for column in self._columns}
         fingerprint: dict[str, Any] = {**base.fingerprint, "columns": contents}
+        if own := next((column for column in self._columns if column.own_boxes), None):
+            return _with_regions(base, own.info, fingerprint)
         wide = [column for column in self._columns if column.width is not None]
         if not wide:
             return dataclasses.replace(base, fingerprint=fingerprint)
@@ -150,8 +177,10 @@ class BakedColumns(Closing):
         regions, small = sample.regions, sample.small
         parts: list[NDArray[Any]] = [regions.features]
         for column, shard in zip(self._columns, opened.columns, strict=True):
-            if column.width is not None:
-                vectors = shard[sample.key]
+            if column.own_boxes:
+                regions, small = _own_regions(shard, sample), None
+            elif column.width is not None:
+                vectors = shard.features(sample.key)
                 expected = len(regions), column.width
                 if vectors.shape != expected or vectors.dtype.kind != "f":
                     problem = f"has {vectors.dtype}{list(vectors.shape)}, expected {list(expected)} floats"
@@ -164,9 +193,9 @@ class BakedColumns(Closing):
         return dataclasses.replace(sample, regions=regions, small=small, meta=meta)
 
     def _absent(self, key: str, opened: _OpenShard) -> str | None:
-        """Return the name of the first column of features that has nothing of a sample."""
+        """Return the name of the first column of features or regions that has nothing of a sample."""
         for column, shard in zip(self._columns, opened.columns, strict=True):
-            if column.width is not None and key not in shard:
+            if column.required and key not in shard:
                 return column.info.name
         return None
 
@@ -174,7 +203,7 @@ class BakedColumns(Closing):
         """Return the metadata that columns have of a sample."""
         found = {}
         for column, shard in zip(self._columns, opened.columns, strict=True):
-            if column.width is None and key in shard:
+            if not column.required and key in shard:
                 value = shard[key]
                 found[column.info.name] = value.tolist() if isinstance(value, np.ndarray) else value
         try:
@@ -183,29 +212,63 @@ class BakedColumns(Closing):
             raise RefusedError(f"--columns: {error}; such a column cannot take the place of this field") from None
         return found
 
+    def _number_of_boxes(self, key: str, opened: _OpenShard) -> dict[str, int]:
+        """Return the number of boxes as metadata, where a column replaces them."""
+        for column, shard in zip(self._columns, opened.columns, strict=True):
+            if column.own_boxes and isinstance(shard, RegionShard):
+                return {"num_boxes": int(shard.part(key, ()).metadata["num_boxes"])}
+        return {}
+
     def _shard(self, shard: int) -> _OpenShard:
         if shard in self._open:
             self._open.move_to_end(shard)
             return self._open[shard]
         while len(self._open) >= OPEN_SHARDS:
             self._open.popitem(last=False)[1].stack.close()
-        file = data_path(Path(), shard, "tar").as_posix()
         with ExitStack() as stack:
             columns = []
             for column in self._columns:
-                directory = stack.enter_context(column.folder.local([file]))
-                if self._verify:
-                    _compare(directory / file, column.contents[shard])
-                opened = ColumnShard(directory / file, name=column.info.name, member=column.info.member)
+                sha256 = column.contents[shard].hex() if self._verify else None
+                opened = open_column_shard(column.folder, column.info, shard, sha256=sha256)
                 columns.append(stack.enter_context(opened))
             self._open[shard] = _OpenShard(columns, stack.pop_all())
         return self._open[shard]
 
 
+def _with_regions(base: SourceDescription, column: ColumnInfo, fingerprint: dict[str, Any]) -> SourceDescription:
+    """Return the description of a data set with the regions of a column: that of one extracted with its detector."""
+    regions = column.regions
+    assert regions is not None  # of each column of regions
+    facts = {name: value for name, value in regions.fingerprint_fields.items() if name not in OF_ADD_TO}
+    if "keep_images" in base.fingerprint["fingerprint_fields"]:
+        facts["keep_images"] = base.fingerprint["fingerprint_fields"]["keep_images"]
+    return dataclasses.replace(
+        base,
+        fields=read_fields(regions.fields),
+        class_names=regions.class_names,
+        attribute_names=regions.attribute_names,
+        fingerprint={**fingerprint, "fingerprint_fields": facts},
+    )
+
+
+def _own_regions(shard: ColumnReader, sample: Sample) -> Regions:
+    """Return the regions that a column has of a sample."""
+    assert isinstance(shard, RegionShard)
+    regions, size = shard[sample.key].regions, (sample.regions.width, sample.regions.height)
+    if (regions.width, regions.height) != size:
+        problem = f"is of {regions.width}x{regions.height} pixels, the data set's image has {size[0]}x{size[1]}"
+        raise CorruptShardError(problem, path=shard.path, key=sample.key, remedy=REMEDY)
+    return regions
+
+
 def other_columns(source: object, names: Sequence[str]) -> list[str]:
-    """Return the columns of a source that are not among those named, none of a file of published features."""
+    """Return what of a source's columns is not put into the samples; nothing of a file of published features."""
     base = source.base if isinstance(source, BakedColumns) else source
-    return [name for name in column_names(base.folder) if name not in names] if isinstance(base, DatasetSource) else []
+    if not isinstance(base, DatasetSource):
+        return []
+    labels = source.labelled if isinstance(source, BakedColumns) else []
+    others = [name for name in column_names(base.folder) if name not in names]
+    return [*others, *(f"labels of {name} (--add-fields-from takes fields from its folder)" for name in labels)]
 
 
 def _find(base: DatasetSource, name: str) -> _Column:
@@ -218,15 +281,11 @@ def _find(base: DatasetSource, name: str) -> _Column:
         raise RefusedError(f"--columns {name}: {place} has no such column; its columns: {', '.join(names) or 'none'}")
     folder = column_folder(base.folder, name)
     info = read_column(folder)
-    if info is None:
-        raise RefusedError(f"--columns {name}: {place}: is not finished; run the command that writes it again")
-    if info.base != base.content or info.shards != base.info.shards:
-        raise RefusedError(
-            f"--columns {name}: {place}: is of an older state of the data set; drop it with `vilbert column drop` and "
-            "add it again"
-        )
+    if why := why_unusable(info, base.info):
+        raise RefusedError(f"--columns {name}: {place}: {why}")
+    assert info is not None
     of_regions = info.of_regions is not None and info.dtype != "uint16"
-    if info.shape is not None and "N" in info.shape and not of_regions:
+    if info.shape is not None and "N" in info.shape and not of_regions and info.boxes == "base":
         raise RefusedError(
             f"--columns {name}: {place}: holds {info.dtype} {list(info.shape)}, one value per region; a sample has a "
             "place for floats [N, M], for one array per image and for JSON values"
@@ -241,16 +300,9 @@ def _find(base: DatasetSource, name: str) -> _Column:
     return _Column(folder, info, tuple(bytes.fromhex(record.sha256) for record in records))
 
 
-def _compare(path: Path, sha256: bytes) -> None:
-    try:
-        compare_once(path, sha256.hex())
-    except CorruptShardError as error:
-        raise CorruptShardError(error.problem, path=error.path, remedy=REMEDY) from None
-
-
 def _origin(info: ColumnInfo) -> str:
     """Return a hash of what a column's features depend on, whatever data set they were made for."""
-    fields = {name: value for name, value in info.fingerprint_fields.items() if name not in ("base", "missing")}
+    fields = {name: value for name, value in info.fingerprint_fields.items() if name not in OF_ADD_TO[:2]}
     return fingerprint_digest(fields)
 
 
@@ -261,5 +313,5 @@ def _failure(key: str, meta: dict[str, Any], column: str) -> FailureRow:
         image_id=str(meta.get("image_id", key)),
         uri=str(meta.get("uri", "")),
         reason=NO_VALUE,
-        detail=f"column {column} has no vectors of its regions",
+        detail=f"column {column} has no value for it",
     )

@@ -50,8 +50,9 @@ class ConvertSettings:
     """Keep only samples for which this expression over their metadata is true: "width >= 200 and n_boxes > 10 and
     'dog' in captions"."""
     columns: tuple[str, ...] = ()
-    """Put these columns of the sources into the samples: vectors of regions are appended to the features, other values
-    become metadata, which --where sees. Columns that are not named are left behind."""
+    """Put these columns of the sources into the samples: vectors of regions are appended to the features, regions with
+    boxes of their own replace those of the samples, other values become metadata, which --where sees. Columns that are
+    not named are left behind."""
     join: tuple[Path, ...] = ()
     """Take new captions, splits and metadata from these files by image id: a manifest, COCO or Karpathy JSON, JSONL,
     CSV. Later files override earlier ones; --split and --where see the joined values."""

@@ -74,7 +74,11 @@ def region_columns(folder: Folder) -> dict[str, ColumnInfo]:
 def column_regions(folder: Folder, info: ColumnInfo, shard: int, key: str) -> Sample | None:
     """Return what a column of regions holds of a sample, None where that is nothing; its arrays stay valid."""
     with open_column_shard(column_folder(folder, info.name), info, shard) as opened:
-        return opened[key] if key in opened else None
+        if key not in opened:
+            return None
+        sample = opened[key]
+        assert isinstance(sample, Sample)
+        return sample
 
 
 def _describe_value(column: ColumnInfo, value: Any) -> Any:

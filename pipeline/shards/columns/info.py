@@ -87,6 +87,37 @@ class ColumnInfo:
         return None
 
 
+def describe_column(
+    name: str, written: DatasetInfo, base: DatasetInfo, *, member: Member, boxes: Boxes = "base"
+) -> ColumnInfo:
+    """Return the column.json of a column that was written as a data set: features, or regions.
+
+    Args:
+        name: Of the column.
+        written: The complete dataset.json in the column's folder.
+        base: That of the data set that the column belongs to.
+        member: npy for features, regions for whole samples.
+        boxes: Whose boxes the regions have.
+    """
+    fields = {**written.fingerprint_fields, "base": str(base.records_sha256)}
+    return ColumnInfo(
+        name=name,
+        base=str(base.records_sha256),
+        member=member,
+        dtype=str(written.fields["features"]["dtype"]),
+        shape=("N", written.feature_dim),
+        shards=written.shards,
+        samples=written.totals.samples,
+        missing=base.totals.samples - written.totals.samples,
+        bytes=written.totals.bytes,
+        fingerprint=fingerprint_digest(fields),
+        fingerprint_fields=fields,
+        records_sha256=str(written.records_sha256),
+        boxes=boxes,
+        regions=written if member == "regions" else None,
+    )
+
+
 def encode_column(info: ColumnInfo) -> bytes:
     """Return the bytes of column.json: of format 2 for a column of regions, else of format 1."""
     document = {field.name: getattr(info, field.name) for field in dataclasses.fields(info) if field.name != "regions"}

@@ -136,6 +136,10 @@ class ColumnShard(Closing):
         except ValueError as error:
             raise CorruptShardError(f"its value {error}", path=self.path, key=key, remedy=REMEDY) from error
 
+    def features(self, key: str) -> Any:
+        """Return the value of a sample, as `RegionShard.features` does. KeyError where it has none."""
+        return self[key]
+
     def _array(self, data: mmap.mmap, start: int, size: int) -> NDArray[Any]:
         """Return the array of a member; ValueError where it is none."""
         header = data[start : start + _HEADER_BYTES]
@@ -189,6 +193,10 @@ class RegionShard(Closing):
             return self._reader[self._places[key]]
         except CorruptShardError as error:
             raise _of_column(error) from None
+
+    def features(self, key: str) -> NDArray[Any]:
+        """Return the features of a sample's regions; KeyError where there is none."""
+        return self.part(key, ("features",)).arrays["features"]
 
     def part(self, key: str, fields: Sequence[str]) -> Part:
         """Return the named arrays and the metadata of a sample; KeyError where there is none."""

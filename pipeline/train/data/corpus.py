@@ -20,7 +20,7 @@ from vilbert.pipeline.shards.small_features import SmallFeatures
 from vilbert.pipeline.shards.storage.store import read_captions
 from vilbert.pipeline.shards.storage.verified import VerifiedFiles
 from vilbert.pipeline.train.data.example import Example
-from vilbert.pipeline.train.data.feature_columns import FeatureColumn, check_class_targets
+from vilbert.pipeline.train.data.feature_columns import FeatureColumn
 from vilbert.pipeline.train.data.feature_rows import FeaturePart
 from vilbert.pipeline.train.data.mixed_features import refuse_mixed_features, refuse_repeated
 from vilbert.pipeline.train.data.order import Places
@@ -254,7 +254,9 @@ class Corpus:
 
     def _read_example(self, source: Source, shard: PooledShard, index: int) -> Example:
         reader = shard.reader
-        fields = _FIELDS if source.top_classes else _WITHOUT_CLASSES
+        if source.regions is not None:
+            return _read_own_regions(source.regions, shard, index)
+        fields = _FIELDS if source.stored_classes else _WITHOUT_CLASSES
         if source.features == (None,):
             arrays, metadata = reader.read(index, fields, stored=True)
             features, scales = arrays.pop("features"), arrays.pop(SCALES, None)
@@ -264,9 +266,8 @@ class Corpus:
             arrays, metadata = reader.read(index, wanted)
             parts = _feature_parts(source, shard, index, arrays)
             arrays.pop("features", None)
-        if not source.top_classes:
-            arrays["class_ids"] = np.empty((len(arrays["boxes"]), 0), np.uint16)
-            arrays["class_probs"] = _class_targets(source, shard, index, len(arrays["boxes"]))
+        if not source.stored_classes:
+            arrays["class_ids"], arrays["class_probs"] = _class_targets(source, shard, index, len(arrays["boxes"]))
         channels, class_ids = sum(part.shape[1] for part in parts), arrays["class_ids"]
         if channels != source.feature_dim or class_ids.shape[1] != source.top_classes:
             problem = f"has {channels} channels and class_ids {list(class_ids.shape)}, dataset.json says "
@@ -285,15 +286,29 @@ class Corpus:
         )
 
 
-def _class_targets(source: Source, shard: PooledShard, index: int, boxes: int) -> NDArray[Any]:
-    """Return the class probabilities of a column [boxes, C], or [boxes, 0] if no column is used."""
+def _read_own_regions(column: FeatureColumn, shard: PooledShard, index: int) -> Example:
+    """Return a sample of the data set with the regions of a column in place of its own."""
+    reader = shard.reader
+    metadata = reader.metadata(index)
+    arrays = column.read_regions(shard.columns[column.name], reader.keys()[index])
+    return Example(
+        image_id=metadata["image_id"],
+        captions=read_captions(reader, index, metadata),
+        width=metadata["width"],
+        height=metadata["height"],
+        feature_parts=(arrays.pop("features"),),
+        **arrays,
+    )
+
+
+def _class_targets(
+    source: Source, shard: PooledShard, index: int, boxes: int
+) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Return class ids and probabilities of a column, see `FeatureColumn.read_classes`; of width 0 without one."""
     column = source.class_targets
     if column is None:
-        return np.empty((boxes, 0), np.float16)
-    key, opened = shard.reader.keys()[index], shard.columns[column.name]
-    probs = column.read(opened, key, boxes)
-    check_class_targets(probs, opened.path, key)
-    return probs
+        return np.empty((boxes, 0), np.uint16), np.empty((boxes, 0), np.float16)
+    return column.read_classes(shard.columns[column.name], shard.reader.keys()[index], boxes)
 
 
 def _feature_parts(

@@ -78,9 +78,10 @@ class Source(NamedTuple):
     feature_dim: int
     """D, channels of a feature."""
     top_classes: int
-    """K, most probable classes kept; 0 where the data set has no class probabilities, or a column's are used."""
+    """K, most probable classes kept of a region; 0 where there are no class probabilities, or those of a column that
+    has all classes are used."""
     class_names: tuple[str, ...]
-    """Names by class id; `NAME 3` for class 3 of the column NAME that has the class targets."""
+    """Names by class id; `NAME 3` for class 3 of a column NAME that has probabilities of all classes."""
     fingerprint: str
     """Of the settings that made it, see dataset.json."""
     extractor: dict[str, Any]
@@ -96,7 +97,7 @@ class Source(NamedTuple):
     features: tuple[FeatureColumn | None, ...] = (None,)
     """Where a region's features come from, one behind the other: columns, and None for the data set's own."""
     class_targets: FeatureColumn | None = None
-    """Where the class probabilities of masked regions come from; None for the data set's own."""
+    """Where the class probabilities of masked regions come from; None for those that belong to the boxes."""
     selection: Selection | None = None
     """The samples of `--selection`; None for all."""
 
@@ -111,9 +112,22 @@ class Source(NamedTuple):
         return tuple({column.name: column for column in named}.values())
 
     @property
+    def regions(self) -> FeatureColumn | None:
+        """The column whose regions, boxes included, are used in place of the data set's."""
+        first = self.features[0]
+        return first if first is not None and first.own_boxes else None
+
+    @property
+    def stored_classes(self) -> int:
+        """K, class probabilities that are read from the data set's own shards; 0 where they come from a column."""
+        return self.top_classes if self.class_targets is None else 0
+
+    @property
     def target_classes(self) -> int:
         """Class probabilities that are read of a region: K, or all C of a column; 0 where there are none."""
-        return self.top_classes if self.class_targets is None else self.class_targets.width
+        if self.class_targets is None or self.class_targets.top_classes:
+            return self.top_classes
+        return self.class_targets.width
 
 
 def read_source(
@@ -165,10 +179,17 @@ def read_source(
     )
     extractor = info.fingerprint_fields.get("extractor")
     place = ColumnSource(info, folder, url, cache, shown)
-    columns, targets = read_feature_columns(place, features), read_class_targets(place, class_targets)
+    columns = read_feature_columns(place, features)
+    targets = read_class_targets(place, class_targets, columns)
     widths = [info.feature_dim if column is None else column.width for column in columns]
     # A model of other features is another model: these facts are compared as the detector's are.
     facts = {} if columns == (None,) else {"features": [f"{n} [{m}]" for n, m in zip(features, widths, strict=True)]}
+    facts = {**(extractor if isinstance(extractor, dict) else {}), **facts}
+    top_classes, class_names = info.top_classes, info.class_names
+    if targets is not None:
+        top_classes, class_names = targets.top_classes, targets.target_names
+    if (own := columns[0]) is not None and own.own_boxes:  # all is as in a data set that this detector extracted
+        facts, top_classes, class_names = own.extractor, own.top_classes, own.class_names
     return Source(
         name=shown,
         url=url,
@@ -177,10 +198,10 @@ def read_source(
         split=split,
         shards=shards,
         feature_dim=sum(widths),
-        top_classes=info.top_classes if targets is None else 0,
-        class_names=info.class_names if targets is None else targets.channel_names,
+        top_classes=top_classes,
+        class_names=class_names,
         fingerprint=info.fingerprint,
-        extractor={**(extractor if isinstance(extractor, dict) else {}), **facts},
+        extractor=facts,
         manifest_hash=info.manifest_hash,
         records_sha256=info.records_sha256,
         splits=splits,

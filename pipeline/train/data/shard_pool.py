@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vilbert.pipeline.errors import CorruptShardError
-from vilbert.pipeline.shards.columns.shard import ColumnShard
+from vilbert.pipeline.shards.columns.shard import ColumnReader
 from vilbert.pipeline.shards.storage.store import ShardReader, open_shard
 from vilbert.pipeline.shards.storage.verified import VerifiedFiles
 from vilbert.pipeline.train.data.feature_columns import FeatureColumn
@@ -37,7 +37,7 @@ class PooledShard:
     """An open shard with the shards of the columns that are used."""
 
     reader: ShardReader
-    columns: dict[str, ColumnShard]
+    columns: dict[str, ColumnReader]
     """By the column's name."""
     indices: NDArray[np.uint32] | None
     """Index in the shard of each sample that is used; None if all are used."""
@@ -166,7 +166,7 @@ class ShardPool:
             reader = opener(path)
         else:
             reader = self._open_remote(self.cache, source.url, path, facts.bytes, facts.sha256, opener)
-        columns: dict[str, ColumnShard] = {}
+        columns: dict[str, ColumnReader] = {}
         try:
             if key not in self._indices:
                 places = None if source.selection is None else source.selection.of_shard(shard)
@@ -178,7 +178,7 @@ class ShardPool:
             raise
         return PooledShard(reader=reader, columns=columns, indices=self._indices[key])
 
-    def _open_column(self, column: FeatureColumn, shard: int) -> ColumnShard:
+    def _open_column(self, column: FeatureColumn, shard: int) -> ColumnReader:
         if column.url is None or self.cache is None:
             return column.open_local(shard)
         path, size, sha256 = column.path(shard), column.bytes[shard], column.sha256[shard]

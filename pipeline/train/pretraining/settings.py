@@ -50,8 +50,8 @@ class PretrainSettings(RunSettings):
     squared error) or nce (which of many features is its own). auto: what --model says; regression if the data have no
     soft labels."""
     class_targets: str = "base"
-    """Class probabilities that masked regions predict: base (the soft labels of the data set's detector), or the name
-    of a column that holds those of all its classes, floats [N, C]."""
+    """Class probabilities that masked regions predict: base (the soft labels of the detector whose boxes are used), or
+    the name of a column: of `extract --add-to --labels`, or of those of all its classes, floats [N, C]."""
     whiten_features: bool = False
     """Begin with an embedding of regions that takes out the features' mean and covariance, for short runs."""
     items: ItemSettings = field(default_factory=ItemSettings)

@@ -65,7 +65,8 @@ class RunSettings:
     allow_mixed_features: bool = False
     """Accept data sets, or an --init-from, whose regions come from different detectors or settings."""
     features: tuple[str, ...] = ("base",)
-    """Features of a region: base (those of the data set), or names of columns; several are concatenated."""
+    """Features of a region: base (those of the data set), or names of columns; several are concatenated. A column with
+    boxes of its own is given alone; its boxes and soft labels are used, too."""
     selection: tuple[Path, ...] = ()
     """Files of `vilbert select`: use only these samples of their data sets, to train and to evaluate. A data set
     without a file is used whole."""

@@ -14,9 +14,10 @@ import pytest
 from vilbert.pipeline.cli import main
 from vilbert.pipeline.extract.base_rows import KeptImages
 from vilbert.pipeline.shards.columns.info import read_column
-from vilbert.pipeline.shards.columns.shard import ColumnShard
+from vilbert.pipeline.shards.columns.shard import ColumnShard, open_column_shard
 from vilbert.pipeline.shards.location.folder import LocalFolder
 from vilbert.pipeline.shards.open_dataset import open_dataset
+from vilbert.pipeline.shards.sample import Sample
 from vilbert.pipeline.train.data.corpus import Corpus
 
 from .conftest import BROKEN, SCENES, Harm, contents
@@ -41,9 +42,12 @@ def base(kept: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(kept, tmp_path / "base"))
 
 
-def add(base: Path, *options: str, column: str = "second") -> int:
+def add_column(base: Path, *options: str, column: str = "second") -> int:
     arguments = ["--add-to", str(base), "--column", column, "--detector", "shapes", "--backend", "local"]
     return main(["extract", *arguments, *options])
+
+
+add = add_column
 
 
 def of_column(base: Path, name: str = "second") -> dict[str, bytes]:
@@ -80,6 +84,66 @@ def test_the_same_detector_has_the_same_features_at_the_boxes_of_the_base(base: 
     assert main(["verify", str(base), "--deep"]) == 0
     corpus = Corpus.open(base, split=None, features=("base", "second"))
     assert corpus.feature_dim == 2 * sample.regions.features.shape[1]
+
+
+def regions(base: Path, name: str = "second") -> dict[str, Sample]:
+    """Return what a column of regions holds, by key."""
+    info = read_column(LocalFolder(base / "columns" / name))
+    assert info is not None
+    found: dict[str, Sample] = {}
+    for shard in range(info.shards):
+        with open_column_shard(LocalFolder(base / "columns" / name), info, shard) as opened:
+            found |= {key: opened[key] for key in opened.keys}
+    return found
+
+
+def test_boxes_of_its_own_are_those_that_extract_selects(base: Path, manifest: Path, tmp_path: Path) -> None:
+    before = contents(base)
+    assert add(base, *OWN) == 0
+    assert {name: data for name, data in contents(base).items() if not name.startswith("columns/")} == before
+    assert main(["verify", str(base), "--deep"]) == 0
+    other = tmp_path / "other"
+    options = ["--detector", "shapes", "--backend", "local", "--shard-size", "5", "--boxes", "4"]
+    assert main(["extract", str(manifest), "--output", str(other), *options]) == 0
+    found = regions(base)
+    with open_dataset(other) as samples, open_dataset(base / "columns/second") as column:
+        assert list(found) == [sample.key for sample in samples] == [sample.key for sample in column]
+        for sample in samples:
+            ours, theirs = found[sample.key].regions, sample.regions
+            assert {name: it.tobytes() for name, it in ours.arrays().items()} == {
+                name: it.tobytes() for name, it in theirs.arrays().items()
+            }
+            assert set(found[sample.key].meta) == {"image_id", "split", "sha256"}
+    info = read_column(LocalFolder(base / "columns/second"))
+    assert info is not None
+    assert (info.boxes, info.of_regions, info.samples, info.missing) == ("own", None, SAMPLES, 0)
+
+
+def test_labels_at_the_boxes_of_the_base(base: Path) -> None:
+    assert add(base, "--labels", "--top-classes", "3") == 0
+    assert main(["verify", str(base), "--deep"]) == 0
+    found = regions(base)
+    with open_dataset(base) as samples:
+        for sample in samples:
+            column = found[sample.key].regions
+            assert np.array_equal(column.boxes, sample.regions.boxes)
+            assert column.class_ids is not None
+            assert sample.regions.class_ids is not None
+            assert column.class_ids.shape == (len(sample.regions), 3)
+            assert np.array_equal(column.class_ids[:, 0], sample.regions.class_ids[:, 0])
+    assert add(base) == 2  # the column has labels
+    assert add(base, "--boxes-from", "own") == 2
+    assert add(base, column="plain") == 0
+    assert list(features(base, "plain")) == list(found)
+
+
+def test_options_that_do_not_go_together(base: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        add(base, "--boxes", "4")
+    assert "--boxes-from own" in capsys.readouterr().err
+    assert add(base, "--labels", "--detector", "grid", "--weights", "random") == 2
+    assert "names no classes" in capsys.readouterr().err
+    assert not (base / "columns/second/column.json").exists()
 
 
 def test_a_base_of_int8_features_takes_a_column(kept: Path, tmp_path: Path) -> None:
@@ -148,9 +212,13 @@ def test_what_cannot_be(base: Path, tmp_path: Path, capsys: pytest.CaptureFixtur
     assert not (tmp_path / "nowhere").exists()
 
 
+@pytest.mark.parametrize("options", [(), OWN], ids=["features", "own boxes"])
 def test_failed_samples_are_tried_again_and_others_are_kept(
-    base: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    base: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], options: tuple[str, ...]
 ) -> None:
+    def add(base: Path, *more: str) -> int:
+        return add_column(base, *options, *more)
+
     assert add(base, "--retry-failed") == 2
     assert "run without it first" in capsys.readouterr().err
     undisturbed = base.parent / "undisturbed"
@@ -177,7 +245,12 @@ def test_failed_samples_are_tried_again_and_others_are_kept(
     info = read_column(LocalFolder(base / "columns/second"))
     assert info is not None
     assert (info.samples, info.missing) == (SAMPLES, 0)
-    found, expected = features(base), features(undisturbed)
+    if options:
+        found, expected = (
+            {key: sample.regions.boxes for key, sample in regions(it).items()} for it in (base, undisturbed)
+        )
+    else:
+        found, expected = features(base), features(undisturbed)
     assert list(found) == list(expected)
     for key, value in expected.items():
         assert np.allclose(found[key], value, atol=0.02 * float(np.abs(value).max()))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 from collections.abc import Callable
@@ -13,13 +14,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from vilbert.extractors.regions import Regions
 from vilbert.pipeline.cli import main
 from vilbert.pipeline.errors import CorruptShardError, RefusedError
 from vilbert.pipeline.rebuild.convert.command import convert
 from vilbert.pipeline.rebuild.convert.settings import ConvertSettings
 from vilbert.pipeline.shards.canonical import encode_json
+from vilbert.pipeline.shards.columns.info import Boxes
 from vilbert.pipeline.shards.dataset import read_dataset
+from vilbert.pipeline.shards.sample import Sample
 
+from ...shards.columns.made import make_region_column
 from .conftest import samples
 
 Source = Callable[..., Path]
@@ -139,6 +144,78 @@ def test_stale_and_damaged_columns_are_refused(columned: Callable[[str], Path], 
     description.write_text(json.dumps({**document, "base": "0" * 64}))
     with pytest.raises(RefusedError, match="of an older state of the data set"):
         convert(ConvertSettings(sources=(data,), output=tmp_path / "older", columns=("score",)))
+
+
+@pytest.fixture
+def with_regions(source: Source) -> Callable[..., Path]:
+    """A function that writes a data set with a column of regions `other`, whose last sample of shard 1 is missing."""
+
+    def write(name: str, boxes: Boxes = "own") -> Path:
+        data = source(name, failed={3: "corrupt"})
+        change = {} if boxes == "base" else {"change": halve_boxes}
+        other = source(f"{name}-other", failed={3: "corrupt", 6: "no_regions"}, **change)
+        make_region_column(data, other, "other", boxes=boxes)
+        return data
+
+    return write
+
+
+def halve_boxes(row: int, sample: Sample) -> Sample:
+    """Return a sample with the first region alone, of half the size."""
+    arrays = {name: array[:1] for name, array in sample.regions.arrays().items()}
+    boxes = arrays["boxes"] / 2
+    size = {"width": sample.regions.width, "height": sample.regions.height}
+    return dataclasses.replace(
+        sample, regions=Regions(**{**arrays, "boxes": boxes}, **size), meta={**sample.meta, "captions": []}
+    )
+
+
+def test_regions_with_boxes_of_their_own_replace_those_of_the_samples(
+    with_regions: Callable[..., Path], run: Run
+) -> None:
+    data = with_regions("a")
+    before, column = samples(data), samples(data / "columns/other")
+    output = run("out", data, columns=("other",))
+    after = samples(output)
+    assert read_dataset(output).totals.failures == {"corrupt": 1, "no_column_value": 1}
+    assert list(after) == list(column)
+    for key, sample in after.items():
+        assert sample.meta == before[key].meta
+        expected = column[key].regions.arrays()
+        assert {name: it.tobytes() for name, it in sample.regions.arrays().items()} == {
+            name: it.tobytes() for name, it in expected.items()
+        }
+    was, now = read_dataset(data / "columns/other"), read_dataset(output)
+    assert now.fingerprint == was.fingerprint  # it fits what the column's detector extracts
+    few = run("few", data, columns=("other",), where="num_boxes == 1")
+    assert list(samples(few)) == list(after)
+
+
+def test_regions_at_the_boxes_of_the_samples_give_features(
+    with_regions: Callable[..., Path], run: Run, caplog: pytest.LogCaptureFixture
+) -> None:
+    data = with_regions("a", boxes="base")
+    before = samples(data)
+    for key, sample in samples(run("out", data, columns=("other",))).items():
+        old = before[key].regions
+        np.testing.assert_array_equal(sample.regions.features, np.concatenate([old.features, old.features], axis=1))
+        np.testing.assert_array_equal(sample.regions.boxes, old.boxes)
+    assert "left behind: labels of other (--add-fields-from" in caplog.text
+    bare = run("bare", data, drop_fields=("objects", "classes"))
+    labelled = samples(run("labelled", bare, add_fields_from=data / "columns/other"))
+    for key, sample in labelled.items():
+        np.testing.assert_array_equal(sample.regions.class_probs, before[key].regions.class_probs)
+
+
+def test_features_at_other_boxes_are_not_joined(with_regions: Callable[..., Path], tmp_path: Path) -> None:
+    data = with_regions("a")
+    found = samples(data)
+    kind = pa.list_(pa.list_(pa.float32()))
+    values = pa.array([[[1.0]] * len(one.regions) for one in found.values()], kind)
+    pq.write_table(pa.table({"image_id": list(found), "v": values}), tmp_path / "v.parquet")
+    assert main(["column", "add", str(data), str(tmp_path / "v.parquet"), "--column", "v"]) == 0
+    with pytest.raises(RefusedError, match="column other has boxes of its own and replaces the regions"):
+        convert(ConvertSettings(sources=(data,), output=tmp_path / "out", columns=("v", "other")))
 
 
 def published(folder: Path) -> Path:

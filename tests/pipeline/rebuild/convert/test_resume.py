@@ -17,6 +17,7 @@ from vilbert.pipeline.rebuild.convert.settings import ConvertSettings
 from vilbert.pipeline.shards.checks.verify import examine
 from vilbert.pipeline.shards.storage.writer import ShardWriter
 
+from ...shards.columns.made import make_region_column
 from .conftest import files
 from .test_published import write_tsv
 
@@ -53,6 +54,12 @@ def columns(source: Callable[..., Path], folder: Path) -> tuple[tuple[Path, ...]
     return (data,), {"columns": ("score",), "where": "score > 0"}
 
 
+def regions(source: Callable[..., Path], folder: Path) -> tuple[tuple[Path, ...], dict[str, Any]]:
+    data = source("a")
+    make_region_column(data, source("b"), "other")
+    return (data,), {"columns": ("other",), "where": "num_boxes > 0"}
+
+
 def storage(source: Callable[..., Path], folder: Path) -> tuple[tuple[Path, ...], dict[str, Any]]:
     return (source("a", storage="lmdb"),), {"format": "lmdb"}
 
@@ -62,7 +69,7 @@ def published(source: Callable[..., Path], folder: Path) -> tuple[tuple[Path, ..
     return (folder / "a.tsv",), {"feature_dtype": "float16"}
 
 
-@pytest.mark.parametrize("prepare", [lists, fewer_fields, more_fields, columns, storage, published])
+@pytest.mark.parametrize("prepare", [lists, fewer_fields, more_fields, columns, regions, storage, published])
 def test_every_operation_is_resumed_to_the_same_bytes(
     source: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, prepare: Callable[..., Any]
 ) -> None:

@@ -35,7 +35,8 @@ from vilbert.pipeline.train.examples.masking import RegionDraws
 from vilbert.pipeline.train.pretraining.data import open_data
 from vilbert.pipeline.train.pretraining.settings import PretrainSettings
 
-from ..tiny_runs import MODEL, pretrain_arguments
+from ...shards.columns.made import make_region_column
+from ..tiny_runs import MODEL, journal, pretrain_arguments
 
 MakeDataset = Callable[..., Path]
 
@@ -80,6 +81,31 @@ def probabilities(boxes: NDArray[np.float32]) -> NDArray[np.float32]:
     drawn = np.concatenate([boxes, np.ones((len(boxes), 1), np.float32)], axis=1) + 1
     distribution: NDArray[np.float32] = drawn / drawn.sum(axis=1, keepdims=True)
     return distribution
+
+
+OTHER_CLASSES = ("background", "cup", "car", "cat")
+
+
+@pytest.fixture
+def with_regions(folder: Path, tmp_path: Path, make_dataset: MakeDataset) -> Path:
+    """The data set with a column `own` of other boxes, features of five channels, and two of three other classes."""
+    other = make_dataset(
+        tmp_path / "other", samples=10, shard_size=4, regions=lambda row: 2 + row % 3, seed=5, feature_dim=5,
+        top_classes=2, class_names=OTHER_CLASSES, captions=lambda row: (), detector="another",
+    )  # fmt: skip
+    make_region_column(folder, other, "own")
+    return folder
+
+
+@pytest.fixture
+def with_labels(folder: Path, tmp_path: Path, make_dataset: MakeDataset) -> Path:
+    """The data set with a column `labels` of regions at its own boxes."""
+    other = make_dataset(
+        tmp_path / "other", samples=10, shard_size=4, regions=lambda row: 1 + row % 4, feature_dim=5, top_classes=2,
+        class_names=OTHER_CLASSES, detector="another",
+    )  # fmt: skip
+    make_region_column(folder, other, "labels", boxes="base")
+    return folder
 
 
 @pytest.fixture
@@ -222,6 +248,105 @@ def test_class_targets_of_other_lengths_do_not_go_together(
     add(other, "classes", {f"photo.{row:04}": [[0.25, 0.75]] for row in range(3)}, pa.list_(pa.list_(pa.float32())))
     with pytest.raises(RefusedError, match="class_names"):
         Corpus.open([folder, other], split=None, class_targets="classes")
+
+
+def test_a_column_with_boxes_of_its_own_replaces_the_regions(with_regions: Path) -> None:
+    corpus = pickle.loads(pickle.dumps(Corpus.open(with_regions, split=None, features=("own",), open_shards=1)))
+    assert (corpus.feature_dim, corpus.top_classes, corpus.class_names) == (5, 2, OTHER_CLASSES)
+    assert corpus.extractors == ({"detector": "another"},)
+    assert corpus.fingerprints[0]["features"][0].startswith("own ")
+    base = Corpus.open(with_regions, split=None)
+    with open_dataset(with_regions / "columns/own") as column:
+        regions = {sample.meta["image_id"]: sample.regions for sample in column}
+    for example, of_base in zip(read_all(corpus), read_all(base), strict=True):
+        assert (example.image_id, example.captions) == (of_base.image_id, of_base.captions)
+        assert len(example.captions) == 2
+        expected = regions[example.image_id]
+        for name in ("boxes", "features", "class_ids", "class_probs"):
+            assert np.array_equal(getattr(example, name), getattr(expected, name)), name
+    named = Corpus.open(with_regions, split=None, features=("own",), class_targets="own")
+    assert named.fingerprints == corpus.fingerprints
+    plain = Corpus.open(with_regions / "columns/own", split=None)
+    assert plain.extractors == corpus.extractors  # a model of one takes the other
+
+
+@pytest.mark.parametrize(
+    ("wanted", "said"),
+    [
+        ({"features": ("base", "own")}, "--features base own: column own has boxes of its own, .* that base describes"),
+        ({"features": ("own", "dino")}, "--features own dino: .* that dino describes; give --features own alone"),
+        ({"features": ("own",), "class_targets": "classes"}, "column own has boxes of its own, and column classes is"),
+        ({"class_targets": "own"}, "column own has boxes of its own, and the data set has others; give --features own"),
+    ],
+)
+def test_regions_of_different_boxes_do_not_go_together(with_regions: Path, wanted: Any, said: str) -> None:
+    with pytest.raises(RefusedError, match=said):
+        Corpus.open(with_regions, split=None, **wanted)
+
+
+def test_labels_at_the_boxes_of_the_data_set_are_class_targets_and_features(with_labels: Path) -> None:
+    corpus = Corpus.open(with_labels, split=None, features=("base", "labels", "dino"), class_targets="labels")
+    base = Corpus.open(with_labels, split=None)
+    assert (corpus.feature_dim, corpus.top_classes, corpus.target_classes) == (base.feature_dim + 5 + 3, 2, 2)
+    assert corpus.class_names == OTHER_CLASSES
+    with open_dataset(with_labels / "columns/labels") as column:
+        regions = {sample.meta["image_id"]: sample.regions for sample in column}
+    for example, of_base in zip(read_all(corpus), read_all(base), strict=True):
+        expected = regions[example.image_id]
+        assert np.array_equal(example.boxes, of_base.boxes)
+        assert np.array_equal(example.features[:, base.feature_dim : -3], expected.features)
+        assert np.array_equal(example.class_ids, expected.class_ids)
+        assert np.array_equal(example.class_probs, expected.class_probs)
+    assert corpus.fingerprints[0]["class_targets"].startswith("labels ")
+
+
+@pytest.mark.parametrize("damage", ["class id", "channels", "missing"])
+def test_damaged_regions_of_a_column_are_never_used(with_regions: Path, damage: str) -> None:
+    """Not even where the record was made to fit: the sample itself is not what the column's dataset.json says."""
+    path = with_regions / "columns/own/shards/000001.tar"
+    content = path.read_bytes()
+    if damage == "missing":
+        path.unlink()
+    elif damage == "channels":
+        path.write_bytes(content.replace(b"(2, 5), }", b"(5, 2), }").replace(b"(3, 5), }", b"(5, 3), }"))
+    else:
+        with open_dataset(with_regions / "columns/own") as column:
+            ids = column[4].regions.class_ids
+        assert ids is not None
+        assert content.count(ids.tobytes()) >= 1
+        path.write_bytes(content.replace(ids.tobytes(), np.full_like(ids, 9).tobytes()))
+    corpus = Corpus.open(with_regions, split=None, features=("own",))
+    with pytest.raises(CorruptShardError, match=r"own/shards/000001\.tar.*drop the column"):
+        read_all(corpus)
+
+
+@pytest.mark.parametrize("written", ["tar"], indirect=True)
+def test_regions_of_a_column_behind_a_url(with_regions: Path, url: str, tmp_path: Path) -> None:
+    local = Corpus.open(with_regions, split=None, features=("own",))
+    remote = Corpus.open([url], split=None, features=("own",), cache_dir=tmp_path / "cache", open_shards=1)
+    for here, there in zip(read_all(local), read_all(remote), strict=True):
+        assert (here.image_id, here.boxes.tobytes()) == (there.image_id, there.boxes.tobytes())
+        assert here.features.tobytes() == there.features.tobytes()
+    assert local.fingerprints[0]["features"] == remote.fingerprints[0]["features"]
+
+
+@pytest.mark.parametrize("written", ["tar"], indirect=True)
+def test_pretraining_on_regions_of_a_column_is_that_of_a_data_set_of_them(
+    with_regions: Path, tmp_path: Path, make_dataset: MakeDataset
+) -> None:
+    """The same losses as with a data set that was extracted with these regions and the captions of the base."""
+    plain = make_dataset(
+        tmp_path / "plain", samples=10, shard_size=4, regions=lambda row: 2 + row % 3, seed=5, feature_dim=5,
+        top_classes=2, class_names=OTHER_CLASSES, detector="another",
+    )  # fmt: skip
+    (tmp_path / "model.json").write_text(json.dumps(MODEL))
+    sizes = {"steps": 2, "batch_size": 4, "eval_every": 2, "save_every": 2}
+    losses = []
+    for name, data, options in (("own", with_regions, ["--features", "own"]), ("plain", plain, [])):
+        run = pretrain_arguments([data], tmp_path / f"run-{name}", tmp_path / "model.json", **sizes)
+        assert main([*run, "--eval-split", "all", "--split", "all", *options]) == 0
+        losses.append(journal(tmp_path / f"run-{name}"))
+    assert losses[0] == losses[1]
 
 
 def test_behind_a_url_columns_are_those_on_the_disk(folder: Path, url: str, tmp_path: Path) -> None:
