@@ -76,7 +76,7 @@ def open_pretrained(name: str, *, option: str) -> PretrainedFolder:
             f"{option} {name}: cannot read {config_path} ({error.strerror}); give a folder as save_pretrained writes it"
         ) from error
     except DocumentError as error:
-        raise ExtractorError(f"{config_path}: damaged: {error}; get the model again") from error
+        raise ExtractorError(f"{config_path}: damaged: {error}; download the model again") from error
     if not isinstance(config, dict) or not isinstance(config.get("model_type"), str):
         raise ExtractorError(f"{config_path}: has no model_type; expected the config of a transformers model")
     if "transformers_weights" in config or (path / "adapter_config.json").exists():
@@ -124,7 +124,7 @@ def load_pretrained(model_class: Any, folder: PretrainedFolder, **options: Any) 
     if missing := sorted(report["missing_keys"]):
         more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
         raise ExtractorError(
-            f"{folder.name}: the weights lack {', '.join(missing[:3])}{more}: they are another model's than "
+            f"{folder.name}: the weights lack {', '.join(missing[:3])}{more}: they do not match "
             "config.json says, or were saved without these layers"
         )
     require_finite(model.state_dict(), folder.name)
@@ -183,7 +183,8 @@ def _download(name: str, option: str) -> Path:
         )
     except (HFValidationError, OSError, ValueError, RuntimeError) as error:
         raise ExtractorError(
-            f"{option} {name}: no such folder, and the hub does not give it ({reason(error)}). Download it elsewhere "
+            f"{option} {name}: no such folder, and it cannot be downloaded from the Hub ({reason(error)}). Download "
+            "it elsewhere "
             f"(hf download {repository}) and give its folder"
         ) from error
 
@@ -206,7 +207,7 @@ def _weight_files(path: Path, option: str, name: str) -> list[Path]:
         if not names or len(names) != len(set(shards)):
             raise ValueError("weight_map must name safetensors files of this folder")
     except (AttributeError, KeyError, OSError, TypeError, ValueError) as error:
-        raise ExtractorError(f"{index}: damaged: {reason(error)}; get the model again") from error
+        raise ExtractorError(f"{index}: damaged: {reason(error)}; download the model again") from error
     return [path / shard for shard in names]
 
 

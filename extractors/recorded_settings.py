@@ -22,7 +22,7 @@ def detector_values(facts: Mapping[str, Any]) -> dict[str, Any]:
         return {}
     # Not `package.module:function`: which module is imported is not for a file to say.
     if not isinstance(name, str) or not DETECTORS.is_known(name):
-        raise ValueError(f"extractor is {name!r:.60}, and no such detector is installed")
+        raise ValueError(f"extractor is {name!r:.60}, which is not an installed detector")
     spec = find_detector(name)
     recorded = spec.recorded(facts)
     same = [key for key in SAME if key in facts and key not in recorded]

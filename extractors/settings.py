@@ -95,7 +95,7 @@ class DetectorSettings:
         defaults = type(self).__dataclass_fields__
         for name in ("encoder_feature", "encoder_size"):
             if self.encoder is None and getattr(self, name) != defaults[name].default:
-                raise ValueError(f"--{name.replace('_', '-')} is a setting of --encoder; give that as well")
+                raise ValueError(f"--{name.replace('_', '-')} requires --encoder")
         check_options(
             self.detector,
             {

@@ -114,7 +114,7 @@ def _state_dict(path: Path, content: object) -> dict[str, torch.Tensor]:
         if isinstance(content, Mapping) and isinstance(content.get(wrapper), Mapping):
             content = content[wrapper]
     if not isinstance(content, Mapping) or not content:
-        raise ExtractorError(f"{path}: holds no tensors by name but a {type(content).__name__}")
+        raise ExtractorError(f"{path}: holds no dict of tensors but a {type(content).__name__}")
     wrapped = all(str(name).startswith("module.") for name in content)
     state: dict[str, torch.Tensor] = {}
     tensors: dict[int, torch.Tensor] = {}  # an array that has several names is one tensor
@@ -125,7 +125,7 @@ def _state_dict(path: Path, content: object) -> dict[str, torch.Tensor]:
                 tensors[id(value)] = _tensor(value.array)
             tensor = tensors[id(value)]
         if not isinstance(key, str) or not isinstance(tensor, torch.Tensor):
-            raise ExtractorError(f"{path}: {key!r} is a {type(value).__name__}, expected tensors by name only")
+            raise ExtractorError(f"{path}: {key!r} is a {type(value).__name__}, expected a dict of tensors")
         state[key.removeprefix("module.") if wrapped else key] = tensor
     return state
 

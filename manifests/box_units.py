@@ -23,8 +23,8 @@ _FORMATS = ("BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")
 def refuse_fractions(where: str, images: int) -> NoReturn:
     """Raise ManifestError for boxes that are fractions and were not said to be."""
     raise ManifestError(
-        f"{where}: the boxes of all {images:,} images lie within 0..1, so they are fractions of the image and not "
-        "pixels, and extraction would refuse them as bad_boxes; say what they are with --box-format xyxy-normalized, "
+        f"{where}: the boxes of all {images:,} images lie within 0..1, so they are fractions of the image, not "
+        "pixels, and extraction would fail with bad_boxes; set their format with --box-format xyxy-normalized, "
         "xywh-normalized or cxcywh-normalized"
     )
 

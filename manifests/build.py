@@ -33,7 +33,7 @@ def build_manifest(settings: ManifestSettings) -> int:
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ManifestError(f"--output {output}: cannot make its folder: {error.strerror}") from None
+        raise ManifestError(f"--output {output}: cannot create its folder: {error.strerror}") from None
     report = Report()
     draft, grouped = (temporary_name(output.with_suffix(suffix)) for suffix in (".draft", ".grouped"))
     try:

@@ -50,7 +50,7 @@ def _id_text(value: object) -> str:
         value = int(value)
     if isinstance(value, str | int) and not isinstance(value, bool):
         return str(value).strip()
-    raise ValueError(f"{value!r:.80} is not an id, expected text or a whole number")
+    raise ValueError(f"{value!r:.80} is not an id, expected a string or an integer")
 
 
 class Exclusion:

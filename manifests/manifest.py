@@ -67,7 +67,7 @@ def columns_of(records: Sequence[ImageRecord]) -> list[Any]:
     try:
         arrays = [pa.array(values, field.type) for field, values in zip(schema(), columns, strict=True)]
     except UnicodeEncodeError as error:
-        raise ManifestError(f"a row holds text that UTF-8 cannot hold: {error.object!r:.200}") from None
+        raise ManifestError(f"a row holds text that cannot be encoded as UTF-8: {error.object!r:.200}") from None
     return [*arrays, pa.repeat(True, len(records)) if all(orientation) else pa.array(orientation, pa.bool_())]
 
 
@@ -148,7 +148,7 @@ class ManifestWriter:
         columns = columns_of(records)
         written = columns[: len(self._schema)]
         if len(written) < len(columns) and columns[-1].false_count:
-            raise ValueError("a record keeps its stored pixels: the manifest needs the column of orientation")
+            raise ValueError("a record sets exif_orientation: create the manifest with that column")
         self._parquet.write_table(pa.table(written, schema=self._schema), row_group_size=ROWS_PER_GROUP)
         hash_block(self._sha256, columns)
         self.rows += len(records)
@@ -187,9 +187,9 @@ class Manifest:
         try:
             metadata = pq.read_metadata(path)
         except FileNotFoundError:
-            raise ManifestError(f"{path}: no such manifest; {make_one}") from None
+            raise ManifestError(f"{path}: no such file; {make_one}") from None
         except (pa.ArrowException, OSError) as error:
-            raise ManifestError(f"{path}: not a manifest, or a damaged one ({error}); {make_one}") from None
+            raise ManifestError(f"{path}: not a manifest, or damaged ({error}); {make_one}") from None
         footer = metadata.metadata or {}
         found = footer.get(b"vilbert.manifest.format")
         if found is None:
@@ -197,17 +197,17 @@ class Manifest:
         if found != str(FORMAT).encode():
             raise ManifestError(
                 f"{path}: manifest format {found[:20].decode(errors='replace')}, this version reads format {FORMAT}; "
-                "make the manifest again with `vilbert manifest`"
+                "create it again with `vilbert manifest`"
             )
         try:
             groups = [metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)]
             columns = metadata.schema.to_arrow_schema()
             is_whole = columns.equals(schema(orientation=ORIENTATION in columns.names)) and min(groups, default=0) >= 0
         except (pa.ArrowException, OSError, ValueError, OverflowError) as error:
-            raise ManifestError(f"{path}: damaged footer ({error}); make the manifest again") from None
+            raise ManifestError(f"{path}: damaged footer ({error}); create the manifest again") from None
         rows, digest = footer.get(b"vilbert.manifest.rows"), footer.get(b"vilbert.manifest.hash", b"")
         if rows != str(sum(groups)).encode() or not re.fullmatch(rb"[0-9a-f]{64}", digest) or not is_whole:
-            raise ManifestError(f"{path}: the footer disagrees with the rows or columns; make the manifest again")
+            raise ManifestError(f"{path}: the footer does not match the rows or columns; create the manifest again")
         starts = tuple(accumulate(groups, initial=0))
         return cls(path=path, rows=sum(groups), hash=digest.decode(), group_starts=starts)
 
@@ -223,7 +223,7 @@ class Manifest:
             rows = table.slice(start - self.group_starts[groups[0]], stop - start).to_pydict()
             return self._records(rows, stop - start)
         except (ValueError, TypeError, LookupError) as error:  # text that is not UTF-8, null where a value is due
-            raise ManifestError(f"{self.path}: rows [{start}, {stop}) are damaged ({error}); make it again") from None
+            raise ManifestError(f"{self.path}: rows [{start}, {stop}) are damaged ({error}); create it again") from None
 
     def _records(self, rows: dict[str, list[Any]], count: int) -> list[ImageRecord]:
         orientation = rows.get(ORIENTATION, repeat(True, count))
@@ -263,4 +263,4 @@ class Manifest:
             with pq.ParquetFile(self.path) as file:
                 return file.read_row_groups(groups, columns=columns)
         except (pa.ArrowException, OSError) as error:
-            raise ManifestError(f"{self.path}: cannot read row groups {groups} ({error}); make it again") from None
+            raise ManifestError(f"{self.path}: cannot read row groups {groups} ({error}); create it again") from None

@@ -58,8 +58,8 @@ class Orientation:
         """Say how many rows keep their stored pixels, where some do."""
         if self.stored:
             log.info(
-                "%s rows keep their stored pixels, to which annotations of COCO and Visual Genome refer "
-                "(--exif-orientation apply turns them)",
+                "%s rows keep their stored orientation, which the annotations of COCO and Visual Genome refer to "
+                "(--exif-orientation apply rotates them)",
                 f"{self.stored:,}",
             )
 

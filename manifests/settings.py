@@ -64,12 +64,13 @@ class ManifestSettings:
 
     def __post_init__(self) -> None:
         if not self.sources:
-            raise ValueError("SOURCES are missing: name at least one file or folder")
+            raise ValueError("SOURCES are missing: give at least one file or folder")
         if self.min_box_score and self.given_boxes is None:
-            raise ValueError("--min-box-score is a setting of --given-boxes; give that as well")
+            raise ValueError("--min-box-score requires --given-boxes")
         if self.hold_out is not None and self.split not in (None, "train"):
             raise ValueError(
-                f"--hold-out takes rows of split train, --split {self.split} leaves none: give one of both"
+                f"--hold-out holds out rows of split train, and --split {self.split} selects none of them: give only "
+                "one of both"
             )
         if self.output.suffix != ".parquet":
-            raise ValueError(f"--output {self.output}: a manifest is a Parquet file; end its name in .parquet")
+            raise ValueError(f"--output {self.output}: a manifest is a Parquet file; its name must end in .parquet")

@@ -37,7 +37,7 @@ def source_kinds(settings: ManifestSettings) -> list[tuple[Path, Kind]]:
             raise ManifestError(f"{path}: no such file or folder")
         if not path.is_dir() and not path.is_file():  # a pipe would lose what detection reads
             raise ManifestError(
-                f"{path}: neither a file nor a folder; sources are read twice, so write it to a file first"
+                f"{path}: not a regular file or folder; sources are read twice, so write it to a file first"
             )
         if settings.kind not in (None, "parquet") and path.is_dir() is not (settings.kind in ("img2dataset", "folder")):
             what = "folder" if path.is_dir() else "file"
@@ -46,10 +46,10 @@ def source_kinds(settings: ManifestSettings) -> list[tuple[Path, Kind]]:
     kinds = [(path, settings.kind or detect_kind(path, columns)) for path in settings.sources]
     if settings.images is not None and not any(kind in _WITH_IMAGES for _, kind in kinds):
         raise ManifestError(
-            f"--images {settings.images}: of no use to {', '.join(sorted({kind for _, kind in kinds}))}"
+            f"--images {settings.images}: has no effect on {', '.join(sorted({kind for _, kind in kinds}))}"
         )
     if not any(kind in _WITH_COLUMNS for _, kind in kinds):
-        of_no_use = f"of no use to {', '.join(sorted({kind for _, kind in kinds}))}"
+        of_no_use = f"has no effect on {', '.join(sorted({kind for _, kind in kinds}))}"
         if columns.named:
             raise ManifestError(f"--uri-column and --caption-column: {of_no_use}")
         if columns.box_format is not None and settings.given_boxes is None:

@@ -40,7 +40,8 @@ def write_unique(
                 shown = "; ".join(f"{value!r} in rows {first} and {row}" for row, value, first in examples)
                 raise ManifestError(
                     f"image ids must be unique, and {len(ids.repeated()):,} rows repeat an earlier one: {shown}. "
-                    "Mend the source, make one manifest a source, or keep the first of each with --duplicate-ids first"
+                    "Fix the source, create one manifest per source, or keep the first row of each id with "
+                    "--duplicate-ids first"
                 )
             later = array("q")
             for row, value, first in later_rows(manifest, "image_id", ids):

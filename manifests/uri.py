@@ -116,7 +116,7 @@ class ImageReader:
         if chained and member[:6].lower() == "tar://" and "://" not in tar:
             return self._read_member(tar, member[6:], limit)
         if (scheme := refused_scheme(uri)) is not None:
-            raise OSError(f"images at {scheme}:// are never opened")
+            raise OSError(f"{scheme}:// URLs are not supported")
         import fsspec
 
         if chained:  # chained file systems share a position, see above
@@ -135,7 +135,7 @@ class ImageReader:
             self._indexes.move_to_end(tar)
             place = self._indexes[tar].get(member)
         if place is None:
-            raise FileNotFoundError(f"no member {member} in {tar}, or it lies behind a damaged header")
+            raise FileNotFoundError(f"no member {member} in {tar}, or it follows a damaged header")
         offset, size = place[0], place[1] if limit < 0 else min(place[1], limit)
         with open(tar, "rb", opener=open_regular) as file:
             data = os.pread(file.fileno(), size, offset)

@@ -57,7 +57,9 @@ def read_state_dict(path: str | os.PathLike[str]) -> dict[str, Tensor]:
             return dict(safetensors.torch.load_file(path))
         except (safetensors.SafetensorError, *_DAMAGE) as error:
             reason = str(error).partition("\n")[0] or type(error).__name__
-            raise CheckpointError(f"{path}: is no undamaged safetensors file: {reason}; download it again") from error
+            raise CheckpointError(
+                f"{path}: is not a safetensors file, or damaged: {reason}; download it again"
+            ) from error
     with path.open("rb") as file:
         if not file.read(1):
             raise CheckpointError(f"{path}: is empty; download it again")
@@ -72,7 +74,7 @@ def _read_folder(folder: Path) -> dict[str, Tensor]:
         if index.is_file():
             files = _files_of(index)
             return {key: value for file in files for key, value in read_state_dict(folder / file).items()}
-    raise CheckpointError(f"{folder}: has none of {', '.join(FILE_NAMES)}; name the file to read")
+    raise CheckpointError(f"{folder}: contains none of {', '.join(FILE_NAMES)}; give the path of the file")
 
 
 def _files_of(index: Path) -> list[str]:
@@ -80,7 +82,7 @@ def _files_of(index: Path) -> list[str]:
     try:
         files = set(read_json(index)["weight_map"].values())
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise CheckpointError(f"{index}: is no index of weights ({error!r}); download it again") from error
+        raise CheckpointError(f"{index}: is not an index of weights ({error!r}); download it again") from error
     beside = {path.name for path in index.parent.iterdir() if path.is_file()}
     for file in files - beside:
         raise CheckpointError(
@@ -98,7 +100,9 @@ def _read_archive(path: Path) -> dict[str, Tensor]:
                 if name not in FILE_NAMES or not member.isreg():
                     continue
                 if member.issparse():  # a few bytes of it stand for as many as its header states
-                    raise CheckpointError(f"{path}: {name} in the archive is sparse; unpack it and name the file")
+                    raise CheckpointError(
+                        f"{path}: {name} in the archive is sparse; unpack the archive and give the path of the file"
+                    )
                 content = archive.extractfile(member)
                 if content is not None:
                     target = Path(scratch) / name
@@ -109,14 +113,17 @@ def _read_archive(path: Path) -> dict[str, Tensor]:
                     return {key: tensor.clone() for key, tensor in read_state_dict(target).items()}
     except ArchiveError as error:
         raise CheckpointError(f"{path}: the archive is damaged: {error}; download it again") from error
-    raise CheckpointError(f"{path}: the archive holds none of {', '.join(FILE_NAMES)}; unpack it and name the file")
+    raise CheckpointError(
+        f"{path}: the archive contains none of {', '.join(FILE_NAMES)}; unpack it and give the path of the file"
+    )
 
 
 def _state_dict_in(found: Any, path: Path) -> dict[str, Tensor]:
     """Return the state dict in what a file holds: all of it, or the model's part of a training checkpoint."""
     if not isinstance(found, Mapping):
         raise CheckpointError(
-            f"{path}: holds a {type(found).__name__}, not tensors by name; save model.state_dict() where it was made"
+            f"{path}: holds a {type(found).__name__}, not a dict of tensors; save model.state_dict() where it was "
+            "created"
         )
     if found and all(isinstance(name, str) and isinstance(value, Tensor) for name, value in found.items()):
         return dict(found)
@@ -242,7 +249,8 @@ def _take_decoder(tensors: dict[str, Tensor]) -> None:
     words = tensors.get(_WORDS)
     if decoder is not None and words is not None and not torch.equal(decoder, words):
         raise CheckpointError(
-            f"{_DECODER} is not {_WORDS} in this checkpoint: make the model with tie_word_embeddings=False to keep both"
+            f"{_DECODER} is not {_WORDS} in this checkpoint: create the model with tie_word_embeddings=False to keep "
+            "both"
         )
 
 
@@ -286,7 +294,7 @@ def refuse_non_finite(tensors: Mapping[str, Tensor], what: str) -> None:
 
 
 def save_reference(model: PreTrainedModel, path: str | os.PathLike[str]) -> None:
-    """Write a model's parameters as the published files have them: `bert.` before the backbone, the tied decoder too.
+    """Write a model's parameters as in the published files: `bert.` before the backbone, the tied decoder too.
 
     path: `.safetensors`, or any other name for a file of torch.save, a plain dict of tensors. Replaces a file at once
     or not at all.

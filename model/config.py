@@ -156,7 +156,8 @@ class ViLBertConfig(PreTrainedConfig):
         ):
             if getattr(self, width) % getattr(self, heads):
                 raise ValueError(
-                    f"{width} {getattr(self, width)} is not a multiple of {heads} {getattr(self, heads)}: change either"
+                    f"{width} {getattr(self, width)} is not a multiple of {heads} {getattr(self, heads)}: change one "
+                    "of them"
                 )
         if self.visual_target != 0 and self.v_target_size != self.v_feature_size:
             raise ValueError(
@@ -164,11 +165,11 @@ class ViLBertConfig(PreTrainedConfig):
                 f"({self.v_feature_size}), not {self.v_target_size}"
             )
         if self.visual_target == 2 and self.num_negative < 2:
-            raise ValueError(f"num_negative {self.num_negative}: NCE (visual_target 2) wants 2 or more")
+            raise ValueError(f"num_negative {self.num_negative}: NCE (visual_target 2) requires 2 or more")
         if not self.v_biattention_id or len(self.v_biattention_id) != len(self.t_biattention_id):
             raise ValueError(
                 f"v_biattention_id {self.v_biattention_id} and t_biattention_id {self.t_biattention_id} place the "
-                "co-attention layers: as many in both, at least one"
+                "co-attention layers: give at least one, and the same number in both"
             )
         for ids, layers, fixed in (
             ("v_biattention_id", "v_num_hidden_layers", "fixed_v_layer"),
@@ -178,7 +179,9 @@ class ViLBertConfig(PreTrainedConfig):
             if list(places) != sorted(places) or places[0] < 0 or places[-1] >= last:
                 raise ValueError(f"{ids} {places}: expected ascending numbers of layers below {layers} {last}")
             if not 0 <= frozen <= places[0]:
-                raise ValueError(f"{fixed} {frozen}: only layers below the first co-attention ({places[0]}) freeze")
+                raise ValueError(
+                    f"{fixed} {frozen}: only layers below the first co-attention ({places[0]}) can be frozen"
+                )
 
     @classmethod
     def from_reference(cls, settings: Mapping[str, Any], **changes: Any) -> Self:
@@ -196,7 +199,7 @@ class ViLBertConfig(PreTrainedConfig):
             fields["visual_target"] = 1
         unknown = sorted(fields.keys() - {field.name for field in dataclasses.fields(cls)})
         if unknown:
-            raise ValueError(f"not a setting of ViLBERT: {', '.join(unknown)}")
+            raise ValueError(f"unknown settings of ViLBERT: {', '.join(unknown)}")
         return cls(**{**fields, **changes})
 
 
@@ -231,7 +234,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 def preset(name: str, **changes: Any) -> ViLBertConfig:
     """Return a published configuration with changes over it; raises ValueError naming those there are."""
     if name not in PRESETS:
-        raise ValueError(f"no configuration {name!r}; there are {', '.join(PRESETS)}")
+        raise ValueError(f"no configuration {name!r}; choose one of {', '.join(PRESETS)}")
     return ViLBertConfig(**{**PRESETS[name], **changes})
 
 

@@ -41,7 +41,7 @@ def check_image(image_feat: Tensor | None, image_loc: Tensor | None, *, features
 def check_text(words: Tensor, task_ids: Tensor | None, *, longest: int, task_tokens: bool) -> None:
     """Raise ValueError where a text, ids or embeddings, is too long or its task is not what the model takes."""
     if words.shape[1] > longest:
-        raise ValueError(f"a text of {words.shape[1]} word pieces: the model has {longest} positions; cut it")
+        raise ValueError(f"a text of {words.shape[1]} word pieces: the model has {longest} positions; truncate it")
     if task_tokens != (task_ids is not None):
         raise ValueError(
             "this model has task tokens: give task_ids [B, 1]"
@@ -66,7 +66,7 @@ def check_labels(
     """
     given = [label for label in (masked_lm_labels, image_label, image_target) if label is not None]
     if given and pairing != "rows":
-        raise ValueError("labels of words and regions go with pairing 'rows': label the pairs that you form")
+        raise ValueError("labels of words and regions require pairing 'rows': label the pairs that you form")
     require_positions(masked_lm_labels, words, "masked_lm_labels")
     if image_feat is None:
         return

@@ -75,7 +75,7 @@ def pair(streams: Streams, pairing: Pairing) -> Streams:
     images = len(streams.image) if streams.image_packing is None else streams.image_packing.batch
     if texts != images:
         raise ValueError(
-            f"{texts} texts and {images} images: give as many of both, or a pairing "
+            f"{texts} texts and {images} images: give the same number of both, or a pairing "
             "('one_text' for one text and many images, 'all' for every pair)"
         )
     return streams

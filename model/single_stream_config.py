@@ -82,5 +82,5 @@ PRESETS: dict[str, dict[str, Any]] = {
 def single_stream_preset(name: str, **changes: Any) -> SingleStreamConfig:
     """Return a published configuration with changes over it; raises ValueError naming those there are."""
     if name not in PRESETS:
-        raise ValueError(f"no single-stream configuration {name!r}; there are {', '.join(PRESETS)}")
+        raise ValueError(f"no single-stream configuration {name!r}; choose one of {', '.join(PRESETS)}")
     return SingleStreamConfig(**{**PRESETS[name], **changes})

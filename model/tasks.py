@@ -46,7 +46,7 @@ def require_heads(names: Collection[str], there: Collection[str]) -> None:
     """Raise ValueError naming the heads that are not there."""
     unknown = sorted(set(names) - set(there))
     if unknown:
-        raise ValueError(f"no head {', '.join(unknown)}; there are {', '.join(there)}")
+        raise ValueError(f"no head {', '.join(unknown)}; the heads are {', '.join(there)}")
 
 
 class ViLBertForTasks(WithWordHead):
@@ -79,7 +79,7 @@ class ViLBertForTasks(WithWordHead):
             return [name for name in there if not (paired and name == "vil_binary_prediction")]
         require_heads(heads, (*there, *PRETRAINING_SCORES))
         if paired and "vil_binary_prediction" in heads:
-            raise ValueError(f"vil_binary_prediction takes rows two by two: an even batch, not {batch}")
+            raise ValueError(f"vil_binary_prediction takes pairs of rows: expected an even batch size, got {batch}")
         return heads
 
     @can_return_tuple

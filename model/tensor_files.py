@@ -24,5 +24,5 @@ def read_torch_file(path: Path) -> Any:
     except PickleError as error:
         raise CheckpointError(
             f"{path}: cannot be read as a file of torch.save: {error}; download it again, or save its state dict as "
-            "safetensors where it was made"
+            "safetensors where it was created"
         ) from error

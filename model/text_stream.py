@@ -59,7 +59,7 @@ def fetch_file(source: str | os.PathLike[str], name: str) -> Path | None:
     except EntryNotFoundError:
         return None
     except (HfHubHTTPError, HFValidationError) as error:
-        raise CheckpointError(f"{source}: is neither a folder nor a model on the hub: {error}") from error
+        raise CheckpointError(f"{source}: is neither a folder nor a model on the Hub: {error}") from error
 
 
 def text_settings(source: str | os.PathLike[str]) -> dict[str, Any]:
@@ -70,11 +70,13 @@ def text_settings(source: str | os.PathLike[str]) -> dict[str, Any]:
     """
     path = fetch_file(source, "config.json")
     if path is None:
-        raise CheckpointError(f"{source}: has no config.json; give a folder that save_pretrained wrote, or a hub name")
+        raise CheckpointError(
+            f"{source}: has no config.json; give a folder that save_pretrained wrote, or a model name on the Hub"
+        )
     try:
         found = read_json(path)
     except ValueError as error:
-        raise CheckpointError(f"{path}: is no configuration: {error}") from error
+        raise CheckpointError(f"{path}: is not a configuration: {error}") from error
     if not isinstance(found, dict):
         raise CheckpointError(f"{path}: is not a JSON object of settings but a {type(found).__name__}")
     kind = found.get("model_type", "bert")
@@ -118,7 +120,7 @@ def load_text_stream(model: PreTrainedModel, source: str | os.PathLike[str]) -> 
     eps = theirs.pop("layer_norm_eps")
     if differences := _differences(model.config, theirs):
         raise CheckpointError(
-            f"the text stream is not that of {source}: {'; '.join(differences)}. Make the config with "
+            f"the text stream is not that of {source}: {'; '.join(differences)}. Create the config with "
             "ViLBertConfig(**text_settings(source), ...)"
         )
     path = next((found for name in _FILES if (found := fetch_file(source, name)) is not None), None)

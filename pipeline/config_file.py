@@ -66,7 +66,7 @@ def read_config(path: str, settings_class: type) -> dict[str, Any]:
                 f"--config {path}: no option {key}{nearest}; names are those of --help, without the dashes"
             )
         if name in values:
-            raise ValueError(f"--config {path}: {key} is there twice, with dashes and with underscores")
+            raise ValueError(f"--config {path}: {key} appears twice, with dashes and with underscores")
         if isinstance(value, dict) or (isinstance(value, list) and any(isinstance(it, list | dict) for it in value)):
             raise ValueError(f"--config {path}: {key} holds a mapping or a nested list; options are flat, as in --help")
         try:

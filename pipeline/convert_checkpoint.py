@@ -58,9 +58,9 @@ class ConvertCheckpointSettings:
     def __post_init__(self) -> None:
         """Refuse an output that is the source."""
         if self.output.resolve() == self.source.resolve():
-            raise ValueError(f"--output {self.output} is the source: name another folder")
+            raise ValueError(f"--output {self.output} is the source: give another folder")
         if self.source.is_dir() and self.source.resolve() in self.output.resolve().parents:
-            raise ValueError(f"--output {self.output} lies in the source: name a folder outside it")
+            raise ValueError(f"--output {self.output} is inside the source: give a folder outside it")
 
 
 def base_settings(settings: ConvertCheckpointSettings) -> ViLBertConfig:
@@ -111,7 +111,7 @@ def read_model(settings: ConvertCheckpointSettings, state: dict[str, Tensor]) ->
     try:
         config = make_config({**{name: getattr(base, name) for name in SETTINGS}, **changes})
     except ConfigError as error:
-        raise RefusedError(f"the heads of {settings.source} do not go with the configuration: {error}") from error
+        raise RefusedError(f"the heads of {settings.source} do not match the configuration: {error}") from error
     names = {name for name in shapes if name.startswith("bert.") or is_known(name)}
     try:
         require_memory(config)
@@ -154,9 +154,9 @@ def convert_checkpoint(settings: ConvertCheckpointSettings) -> int:
     from vilbert.model.checkpoint import CheckpointError, read_state_dict
 
     if not settings.source.exists():
-        raise RefusedError(f"{settings.source}: there is no such file or folder")
+        raise RefusedError(f"{settings.source}: no such file or folder")
     if settings.output.exists() and (not settings.output.is_dir() or any(settings.output.iterdir())):
-        raise RefusedError(f"--output {settings.output}: is there and not empty; name a new folder")
+        raise RefusedError(f"--output {settings.output}: exists and is not empty; give a new folder")
     try:
         model, report = read_model(settings, read_state_dict(settings.source))
     except CheckpointError as error:

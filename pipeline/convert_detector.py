@@ -50,7 +50,7 @@ class ConvertDetectorSettings:
         if self.output.suffix != ".safetensors":
             raise ValueError(f"--output {self.output}: name a file that ends in .safetensors")
         if self.output.resolve() == self.source.resolve():
-            raise ValueError(f"--output {self.output} is the source: name another file")
+            raise ValueError(f"--output {self.output} is the source: give another file")
         if self.config_file is not None and self.layout not in ("auto", "hf"):
             raise ValueError(f"--config-file has no effect with --layout {self.layout}; leave it out")
 
@@ -58,11 +58,11 @@ class ConvertDetectorSettings:
 def convert_detector(settings: ConvertDetectorSettings) -> int:
     """Convert a checkpoint and print the report; 1 where it is damaged or does not fit, with nothing written."""
     if not settings.source.is_file():
-        raise RefusedError(f"{settings.source}: there is no such file")
+        raise RefusedError(f"{settings.source}: no such file")
     if settings.output.exists() and (not settings.output.is_file() or not settings.overwrite):
-        raise RefusedError(f"--output {settings.output}: exists; name another file, or give --overwrite")
+        raise RefusedError(f"--output {settings.output}: exists; give another file, or --overwrite")
     if not settings.output.parent.is_dir():
-        raise RefusedError(f"--output {settings.output}: there is no folder {settings.output.parent}")
+        raise RefusedError(f"--output {settings.output}: the folder {settings.output.parent} does not exist")
 
     from vilbert.extractors.detectors.visual_genome.convert import convert
     from vilbert.extractors.extractor import ExtractorError

@@ -134,7 +134,7 @@ def summary(output: Path, scenes: int) -> str:
     def figures(name: str, *inside: str, names: tuple[str, ...]) -> list[float]:
         found = read_part(output / name, *inside, kind=dict)
         if not all(type(found.get(one)) in (int, float) and 0 <= found[one] <= 1 for one in names):
-            raise _damaged(output / name, f"not all of {', '.join(names)} are there as numbers from 0 to 1")
+            raise _damaged(output / name, f"expected numbers from 0 to 1 under each of {', '.join(names)}")
         return [found[one] for one in names]
 
     evaluation = ("pretrained/evaluation.json", "figures")
@@ -173,14 +173,14 @@ def read_part(path: Path, *inside: str | int, kind: type) -> Any:
     except (OSError, ValueError) as error:
         raise _damaged(path, str(error)) from error
     except (LookupError, TypeError) as error:
-        raise _damaged(path, f"there is no {'/'.join(map(str, inside))} in it") from error
+        raise _damaged(path, f"it has no {'/'.join(map(str, inside))}") from error
     if not isinstance(found, kind):
-        raise _damaged(path, f"it is not as the demo wrote it, but a {type(found).__name__}")
+        raise _damaged(path, f"it is not the number that the demo wrote, but a {type(found).__name__}")
     return found
 
 
 def _damaged(path: Path, problem: str) -> RefusedError:
-    return RefusedError(f"{path}: cannot be read: {problem}; give --overwrite to delete the demo and begin again")
+    return RefusedError(f"{path}: cannot be read: {problem}; give --overwrite to delete the demo and start again")
 
 
 def question(output: Path) -> list[str]:

@@ -63,7 +63,7 @@ def _require_empty(output: Path) -> None:
     if (output / FIRST_MARKER).is_file():
         raise RefusedError(f"{output}: holds a demo of an earlier version, which cannot be resumed: {REMEDY}")
     if output.is_dir() and (others := sorted(path.name for path in output.iterdir() if path.name != ".lock")):
-        raise RefusedError(f"{output}: holds {others[0]}, which is not a demo's; choose another --output")
+        raise RefusedError(f"{output}: holds {others[0]}, which does not belong to a demo; choose another --output")
 
 
 def _parse(path: Path) -> DemoState:
@@ -80,5 +80,5 @@ def _parse(path: Path) -> DemoState:
         or not isinstance(found["seconds"], dict)
         or not all(type(seconds) in (int, float) for seconds in found["seconds"].values())
     ):
-        raise RefusedError(f"{path}: is not the state of a demo: {REMEDY}")
+        raise RefusedError(f"{path}: is not a demo's state: {REMEDY}")
     return DemoState(**found)

@@ -43,7 +43,7 @@ def ray_session(address: str | None, *, instead: str, dashboard: bool = False) -
     """
     require_own_package(instead)
     if dashboard and find_spec("aiohttp_cors") is None:
-        raise RefusedError("--dashboard needs more of Ray than is installed: pip install 'ray[default]'")
+        raise RefusedError("--dashboard needs parts of Ray that are not installed: pip install 'ray[default]'")
     with ExitStack() as stack:
         if address is None:
             stack.enter_context(_environment(_private_settings(dashboard=dashboard)))

@@ -104,4 +104,4 @@ def require_own_options(command: str, task: str, arguments: Sequence[str]) -> No
         others = [other for other in TASKS.built_in if name in options_of(task_settings(command, other))]
         if others:
             remedy = settings_class.remedies.get(name, "leave it out")
-            raise ValueError(f"{option}: is no option of {task} but of {', '.join(others)}; {remedy}")
+            raise ValueError(f"{option}: is not an option of {task} but of {', '.join(others)}; {remedy}")

@@ -97,7 +97,7 @@ def test_a_package_that_cannot_be_imported_stops_no_other_format(
     all_entry_points.cache_clear()
     (tmp_path / "a.txt").write_text("a text")
     assert detect_format(tmp_path / "a.txt") is None
-    with pytest.raises(ShardError, match=r"one of these can be named: .*, toy$"):
+    with pytest.raises(ShardError, match=r"give one of these: .*, toy$"):
         open_published(tmp_path / "a.txt")
     with pytest.raises(PluginError, match=r"format 'broken' of package broken-format 0\.1"):
         open_published(tmp_path / "a.txt", "broken")

@@ -37,7 +37,7 @@ __all__ = ["Predictor", "build_extractor", "load_checkpoint", "open_dataset", "o
 def __getattr__(name: str) -> Any:
     """Import a public name when it is first used (PEP 562)."""
     if name not in _MODULES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}; there are {', '.join(_MODULES)}")
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}; it has {', '.join(_MODULES)}")
     value = globals()[name] = getattr(importlib.import_module(_MODULES[name]), name)
     return value
 

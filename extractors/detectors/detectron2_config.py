@@ -123,7 +123,7 @@ def _check_files(path: Path, above: tuple[Path, ...]) -> None:
         raise ExtractorError(f"{path}: is based on itself through _BASE_")
     if path.suffix == ".py":
         raise ExtractorError(
-            f"{path}: a config in Python is code, which is not run; take the model's .yaml config, which "
+            f"{path}: Python configs are not executed; use the model's .yaml config, which "
             "detectron2 has for all models of COCO-Detection"
         )
     try:
@@ -138,7 +138,7 @@ def _check_files(path: Path, above: tuple[Path, ...]) -> None:
     bases = values.get("_BASE_", [])
     for base in [bases] if isinstance(bases, str) else bases:
         if "://" in base:
-            raise ExtractorError(f"{path}: _BASE_ {base}: is not a local file; download it, and name it there")
+            raise ExtractorError(f"{path}: _BASE_ {base}: is not a local file; download it and give its path there")
         _check_files(Path(os.path.normpath(path.parent / Path(base).expanduser())), (*above, path))
 
 
@@ -152,7 +152,8 @@ def _check_model(config_file: str, config: Any) -> None:
             value = value[part]
         if value not in values:
             raise ExtractorError(
-                f"--config-file {config_file}: {key} is {value!r}; the detectron2 extractor takes Faster R-CNN models "
+                f"--config-file {config_file}: {key} is {value!r}; the detectron2 extractor supports Faster R-CNN "
+                "models "
                 f"of stock parts, where it is {' or '.join(map(repr, values))}{_reason(value)}"
             )
 

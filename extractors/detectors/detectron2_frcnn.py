@@ -95,7 +95,7 @@ def _load(model: Any, detector: DetectorSettings, config: Any) -> str:
     """Load or draw the weights and return their sha256."""
     path = detector.weights or config.MODEL.WEIGHTS
     if path == "random":
-        logger.warning("--weights random: the model is untrained (seed %d); its regions mean nothing", detector.seed)
+        logger.warning("--weights random: the model is untrained (seed %d); its regions are meaningless", detector.seed)
         damp(model)
         return hash_tensors(model.state_dict())
     if not path or "://" in path:

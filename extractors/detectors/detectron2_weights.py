@@ -38,7 +38,7 @@ def load_into(model: nn.Module, path: str) -> str:
     expected = {name: tensor for name, tensor in model.state_dict().items() if not _beside_the_weights(name)}
     differences = _differences(compared, expected)
     if differences:
-        raise ExtractorError(f"{path}: these are not the weights of this config: " + "; ".join(differences))
+        raise ExtractorError(f"{path}: the weights do not match this config: " + "; ".join(differences))
     model.load_state_dict(compared, strict=False)
     return sha256
 

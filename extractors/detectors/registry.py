@@ -108,7 +108,7 @@ def check_options(name: str, given: Mapping[str, Any]) -> None:
             others = [it for it in DETECTORS.built_in if field in find_detector(it).options]
             raise ValueError(
                 f"--{field.replace('_', '-')} is an option of --detector {' or '.join(others)}, and has no effect "
-                f"with --detector {name}; leave it out, or name that detector"
+                f"with --detector {name}; leave it out, or choose that detector"
             )
         if field in spec.ignores:
             raise ValueError(

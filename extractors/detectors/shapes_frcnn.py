@@ -171,11 +171,11 @@ def read_card(weights: Path) -> Card:
         )
     except OSError as error:
         raise ExtractorError(
-            f"{path}: cannot read the names that belong to {weights.name}: {error.strerror}. "
-            "Keep both files that python -m vilbert.pipeline.shapes.train_detector wrote"
+            f"{path}: cannot read the class names of {weights.name}: {error.strerror}. "
+            "Keep both files that python -m vilbert.pipeline.shapes.train_detector wrote together"
         ) from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ExtractorError(f"{path}: not the names of a shapes detector: {error!r}") from error
+        raise ExtractorError(f"{path}: not the class names of a shapes detector: {error!r}") from error
 
 
 def build(detector: DetectorSettings, selection: SelectionSettings) -> TorchvisionExtractor:
@@ -191,7 +191,7 @@ def build(detector: DetectorSettings, selection: SelectionSettings) -> Torchvisi
         torch.manual_seed(detector.seed)
         model = ShapesDetector(len(card.class_names) + 1, [len(values) for values in card.attributes.values()])
     if random:
-        logger.warning("--weights random: an untrained detector (seed %d); its regions mean nothing", detector.seed)
+        logger.warning("--weights random: an untrained detector (seed %d); its regions are meaningless", detector.seed)
         randomise(model.detector, detector.seed)
         sha256 = hash_tensors(model.state_dict())
     else:

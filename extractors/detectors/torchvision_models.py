@@ -46,7 +46,7 @@ def load_model(settings: DetectorSettings) -> LoadedModel:
     # float32 under autocast, so the plain one is kept for all weights, with the epsilon that they were trained with.
     epsilon = 0.0 if settings.torchvision_model == "resnet50_fpn" else None
     if settings.weights == "random":
-        logger.warning("--weights random: %s is untrained (seed %d); its regions mean nothing", name, settings.seed)
+        logger.warning("--weights random: %s is untrained (seed %d); its regions are meaningless", name, settings.seed)
         randomise(model, settings.seed)
         sha256 = hash_tensors(model.state_dict())
     else:
@@ -96,10 +96,10 @@ def load_state(model: nn.Module, state: dict[str, Tensor], source: Path) -> None
         mismatch = model.load_state_dict(state, strict=False)
     except RuntimeError as error:  # how torch reports shapes that differ
         lines = [line.strip() for line in str(error).splitlines()[1:]]
-        raise ExtractorError(f"{source}: the weights are another model's: {_first(lines)}") from error
+        raise ExtractorError(f"{source}: the weights belong to another model: {_first(lines)}") from error
     for kind, keys in (("it lacks", mismatch.missing_keys), ("the model has no", mismatch.unexpected_keys)):
         if keys:
-            raise ExtractorError(f"{source}: the weights are another model's: {kind} {_first(keys)}")
+            raise ExtractorError(f"{source}: the weights belong to another model: {kind} {_first(keys)}")
 
 
 def _first(items: list[str], count: int = 3) -> str:

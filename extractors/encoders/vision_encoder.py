@@ -62,8 +62,8 @@ class VisionEncoder:
         tower = TOWERS.get(self._folder.model_type)
         if tower is None:
             raise ExtractorError(
-                f"{option} {name}: model_type {self._folder.model_type!r} is not an image encoder that is known here; "
-                f"known are {', '.join(TOWERS)}"
+                f"{option} {name}: model_type {self._folder.model_type!r} is not a supported image encoder; "
+                f"supported are {', '.join(TOWERS)}"
             )
         processor: Any = load_processor(AutoImageProcessor, self._folder)
         self._pixels = {
@@ -79,7 +79,8 @@ class VisionEncoder:
         if self.size % self._patch:
             lower = self.size // self._patch * self._patch
             raise ExtractorError(
-                f"{option} {name}: its patches have {self._patch} pixels, so a size of {self.size} does not divide; "
+                f"{option} {name}: its patches have {self._patch} pixels and --opts size {self.size} is not a "
+                "multiple; "
                 f"give {lower or self._patch} or {lower + self._patch}"
             )
         self._arguments: dict[str, Any] = {}

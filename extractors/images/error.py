@@ -21,7 +21,7 @@ REASONS = {
     "tls": "no secure connection: a certificate that has expired, belongs to another host, or has an unknown issuer",
     "dns": "there is no host of that name",
     "dns_unavailable": "the name of the host could not be looked up just then",
-    "redirects": "too many redirects, a circle of them, or one to something that is not http or https",
+    "redirects": "too many redirects, a circle of them, or one to a URL that is not http or https",
     "private_address": "the host has a private, loopback or link-local address; see --allow-private-addresses",
     "sha256_mismatch": "the bytes are not those whose sha256 the manifest gives",
     # bytes to pixels

@@ -32,7 +32,7 @@ class Entry(NamedTuple):
         (start,) = struct.unpack_from(byte_order(data) + "I", self.raw, 8)
         values = data[start : start + self.size]
         if len(values) < self.size:
-            raise struct.error("values lie past the end")
+            raise struct.error("values extend past the end")
         return values
 
 

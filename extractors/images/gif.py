@@ -49,5 +49,5 @@ def read_gif(data: bytes) -> Container:
         if not frames:
             raise ImageError("truncated", "GIF ends within its first frame") from None
     if not frames:
-        raise ImageError("corrupt", "GIF without a frame")
+        raise ImageError("corrupt", "GIF has no frame")
     return Container(format="GIF", width=width, height=height, body=bytes(body), frames=frames)

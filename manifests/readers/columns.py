@@ -53,7 +53,7 @@ def normalise_row(row: dict[str, Any]) -> dict[str, Any]:
     """Return a row with normalised names, without nulls; raise ValueError where two names become one."""
     values = {normalise(name): value for name, value in row.items() if value is not None}
     if len(values) < sum(value is not None for value in row.values()):
-        raise ValueError(f"two columns of one name among {', '.join(row)}")
+        raise ValueError(f"duplicate column name among {', '.join(row)}")
     return values
 
 
@@ -84,7 +84,7 @@ def require_columns(names: Collection[str], columns: ColumnNames, where: str) ->
     if uri is None:
         raise ManifestError(
             f"{where}: no column of the header ({', '.join(names) or 'empty'}) names the image; expected one of "
-            f"{', '.join(URI_NAMES)}; name it with --uri-column"
+            f"{', '.join(URI_NAMES)}; set it with --uri-column"
         )
     return uri, caption_column(names, columns, where)
 

@@ -29,7 +29,7 @@ def id_field(row: Mapping[str, Any], name: str) -> str:
     value = _value(row, name)
     if isinstance(value, str | int) and not isinstance(value, bool) and (text := storable(str(value).strip())):
         return text
-    raise FieldError(f"{name!r} is {value!r:.80}, expected text or a whole number")
+    raise FieldError(f"{name!r} is {value!r:.80}, expected a string or an integer")
 
 
 def list_field(row: Mapping[str, Any], name: str) -> list[Any]:

@@ -87,7 +87,7 @@ class ImageRoot:
         """
         for part in (folder, name):
             if leads_out(part):
-                raise ManifestError(f"{where}: file name {part!r} leads out of --images {self.root}")
+                raise ManifestError(f"{where}: file name {part!r} points outside --images {self.root}")
         if not self._check:
             return str(self.root / (folder if folder in self._subfolders else "") / name)
         for candidate in ("", folder):
@@ -97,7 +97,7 @@ class ImageRoot:
         if len(found) > 1:
             raise ManifestError(
                 f"{where}: {name} is in both {self.root / found[0]} and {self.root / found[1]}; "
-                "give --images the folder that is meant"
+                "set --images to the folder that contains the right one"
             )
         if found:
             return str(self.root / found[0] / name)

@@ -47,7 +47,7 @@ def parquet_rows(shard: Shard) -> list[dict[str, Any]]:
         rows = pq.read_table(path, columns=[name for name in wanted if name in names]).to_pylist()
     except (pa.ArrowException, OSError, ValueError) as error:
         raise ManifestError(
-            f"{path}: cannot be read ({error}); fetch the shard again or remove all its files"
+            f"{path}: cannot be read ({error}); download the shard again or remove all its files"
         ) from None
     if not {"key", "status"} <= set(names):
         raise ManifestError(f"{path}: no columns key and status; is it a shard of img2dataset?")

@@ -52,7 +52,7 @@ def find_metadata(folder: str, names: list[str], columns: ColumnNames) -> tuple[
             found.append((path, chosen))
     if len(found) > 1:
         (first, _), (second, _) = found[:2]
-        raise ManifestError(f"{first} and {second.name} both name the images of their folder; remove one of them")
+        raise ManifestError(f"{first} and {second.name} both list the images of their folder; remove one of them")
     return found[0] if found else None
 
 
@@ -118,14 +118,14 @@ class MetadataFile:
             yield where, record._replace(uri=path, split=record.split or self.split_of(path))
 
     def _place(self, name: str) -> str:
-        """Return the path of an image that a row names; ValueError where it leads out of the folder."""
+        """Return the path of an image that a row names; ValueError where it points outside the folder."""
         if "://" in name:
             if not is_remote(name):
-                raise ValueError(f"file name {name!r} leads out of the folder")
+                raise ValueError(f"file name {name!r} points outside the folder")
             return name
         path = os.path.normpath(os.path.join(self.folder, name))
         if os.path.isabs(name) or not path.startswith(os.path.join(self.folder, "")):
-            raise ValueError(f"file name {name!r} leads out of the folder")
+            raise ValueError(f"file name {name!r} points outside the folder")
         return path
 
     def _image_id(self, name: str) -> str:

@@ -86,7 +86,7 @@ def read_parquet(path: Path, report: Report, columns: ColumnNames) -> Iterator[t
                         continue
                     yield where, row
     except (pa.ArrowException, OSError) as error:
-        raise ManifestError(f"{path}: row {number}: cannot be read ({error}); fetch the file again") from None
+        raise ManifestError(f"{path}: row {number}: cannot be read ({error}); download the file again") from None
 
 
 def _plain(value: Any) -> Any:
@@ -116,10 +116,10 @@ def _fields(path: Path) -> dict[str, Any]:
         require_regular(path)
         schema = pq.read_schema(path)
     except (pa.ArrowException, OSError) as error:
-        raise ManifestError(f"{path}: not a Parquet file, or a damaged one ({error}); fetch it again") from None
+        raise ManifestError(f"{path}: not a Parquet file, or damaged ({error}); download it again") from None
     fields = {normalise(field.name): field for field in schema}
     if len(fields) < len(schema):
-        raise ManifestError(f"{path}: two columns of one name among {', '.join(schema.names)}; rename one")
+        raise ManifestError(f"{path}: duplicate column name among {', '.join(schema.names)}; rename one")
     return fields
 
 
@@ -135,7 +135,7 @@ def _require_text(path: Path, name: str, field: Any) -> None:
     texts = (pa.types.is_string, pa.types.is_large_string, pa.types.is_binary, pa.types.is_large_binary)
     if not any(is_text(kind) for is_text in (*texts, pa.types.is_string_view)):
         raise ManifestError(
-            f"{path}: the column {name} is of type {kind}, expected paths or URLs; name another one with --uri-column"
+            f"{path}: the column {name} is of type {kind}, expected paths or URLs; set another one with --uri-column"
         )
 
 

@@ -39,7 +39,7 @@ def find_shards(root: Path, report: Report) -> list[Shard]:
         if path.is_dir() and (name.isdecimal() or {f"{name}.parquet", f"{name}_stats.json"} & entries.keys())
     }
     if both := sorted(tars & folders):
-        raise ManifestError(f"{root}: shard {both[0]} is there as a tar and as loose files; remove one of them")
+        raise ManifestError(f"{root}: shard {both[0]} exists both as a tar and as loose files; remove one of them")
     shards = tars | folders
     _count_others(root, set(entries) - folders - {f"{name}.tar" for name in tars}, shards, report)
     return [

@@ -163,5 +163,5 @@ def _text(row: dict[str, Any], name: str) -> str | None:
     if isinstance(value, str | int) and not isinstance(value, bool):
         return storable(str(value).strip()) or None
     if value is not None:
-        raise ValueError(f"{name} {value!r:.80} is neither text nor a whole number")
+        raise ValueError(f"{name} {value!r:.80} is neither a string nor an integer")
     return None

@@ -114,7 +114,7 @@ class Asking:
         self.card: TaskCard = read_task_card(folder.card, task)
         kind = prediction_of(self.card.task)
         if kind is None:
-            raise RefusedError(f"{checkpoint}: is a model of {self.card.task}, which takes its items from files alone")
+            raise RefusedError(f"{checkpoint}: is a model of {self.card.task}, which reads its items from files only")
         self.kind: Prediction = kind
         self.takes_answers = find_task(self.card.task).takes_answers
         on = own_device(device)

@@ -70,7 +70,7 @@ def chosen(site: Site, query: Mapping[str, str], name: str, default: int) -> Ope
     """Return the data set that a name of the query numbers."""
     text = query.get(name, str(default))
     if not text.isdecimal() or len(text) > 6 or int(text) >= len(site.datasets):
-        raise FilterError(f"{name}: is {text!r:.20}; data sets are numbered from 0 to {len(site.datasets) - 1}")
+        raise FilterError(f"{name}: is {text!r:.20}; choose a data set from 0 to {len(site.datasets) - 1}")
     return site.datasets[int(text)]
 
 

@@ -105,7 +105,7 @@ def _whole(name: str, text: str) -> int | None:
     if not text:
         return None
     if not re.fullmatch("[0-9]{1,10}", text) or int(text) > MAX_NUMBER:
-        raise FilterError(f"{name}: is {text!r:.40}; give a whole number from 0 to {MAX_NUMBER:,}")
+        raise FilterError(f"{name}: is {text!r:.40}; give an integer from 0 to {MAX_NUMBER:,}")
     return int(text)
 
 

@@ -54,7 +54,7 @@ class Index:
             self.regions: int = sizes["R"]
             self.splits: list[str] = splits
         except (KeyError, TypeError, ValueError) as error:
-            raise ShardError(f"{folder}: is no complete index ({error!r}); delete it and run again") from error
+            raise ShardError(f"{folder}: is not a complete index ({error!r}); delete it and run again") from error
         expected = {"object": info.class_names, "attribute": info.attribute_names}
         for kind, names in expected.items():
             if f"{kind}_starts" in self.columns and len(self.columns[f"{kind}_starts"]) != len(names) + 2:

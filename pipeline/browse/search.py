@@ -175,7 +175,7 @@ class Search:
         """Return the samples whose captions match, listed unless checking those of a smaller set takes less time."""
         expression = captions_expression(text)
         if not expression:
-            raise FilterError("caption: give at least one word that must be there")
+            raise FilterError("caption: give at least one word that is not excluded")
         most = LISTED_AT_ONCE * smallest
         numbers = self._by_words(expression, most if most < self.index.samples else None)
         if numbers is not None:
@@ -190,7 +190,7 @@ class Search:
         try:
             return self.index.splits.index("" if name == NO_SPLIT else name)
         except ValueError:
-            raise FilterError(f"split: there is no split {name!r:.60}") from None
+            raise FilterError(f"split: no split {name!r:.60}") from None
 
     def _copies(self, key: str) -> Term:
         sample = self.index.find(key)

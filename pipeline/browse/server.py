@@ -74,7 +74,7 @@ def static(site: Site, request: Request) -> Response:
     """Send the style sheet or a script."""
     path = STATIC_FILES.get(request.path_params["name"])
     if path is None:
-        raise HTTPException(404, "there is no such file")
+        raise HTTPException(404, "no such file")
     return Response(path.read_bytes(), media_type=MEDIA_TYPES[path.suffix])
 
 
@@ -156,7 +156,7 @@ def failed_row(site: Site, request: Request) -> FailureRow:
     row = request.path_params["row"]
     found = of_request(site, request).index.failure(row) if row < MAX_ROW else None
     if found is None:
-        raise HTTPException(404, "there is no such failed row")
+        raise HTTPException(404, "no such failed row")
     return found
 
 

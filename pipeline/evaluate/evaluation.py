@@ -103,13 +103,13 @@ def evaluate(settings: EvaluateSettings) -> int:
     figures = {**figures, "left_out": left_out}
     if left_out:
         logger.warning(
-            "%s, %s: %d are left out of the results, which a server may refuse or count as wrong; give --data of all",
+            "%s, %s: %d are missing from the results, which a server may reject or count as wrong; give --data of all",
             settings.task, settings.split, left_out,
         )  # fmt: skip
     if settings.output is not None:
         write_atomic(settings.output, results)
         write_atomic(settings.output.with_suffix(".figures.json"), encode_json(figures, indent=2) + b"\n")
-        logger.info("%s: the results; figures beside it", settings.output)
+        logger.info("%s: results; metrics are in the file beside it", settings.output)
     if settings.json:
         print(encode_json(figures).decode())
     else:
@@ -171,7 +171,7 @@ def shown_in_pretraining(folder: TrainedFolder, task: str) -> TaskCard:
     try:
         return make_card({name: chosen[name] for name in AS_PUBLISHED} | {"task": task, "labels": ()})
     except (KeyError, ValueError) as error:
-        raise RefusedError(f"{folder.run}: its run.json does not say how pairs were shown ({error})") from error
+        raise RefusedError(f"{folder.run}: its run.json does not record how pairs were presented ({error})") from error
 
 
 def _made_as(model: Path) -> str | None:

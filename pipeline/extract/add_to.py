@@ -168,7 +168,8 @@ def add_to(settings: AddToSettings) -> int:
     found = read_column(column)
     if found is not None and (column.read(DATASET_FILE) is None or found.base != info.records_sha256):
         raise RefusedError(
-            f"{base.name}: has a column {settings.column} of other values or of an older state; drop it first: "
+            f"{base.name}: has a column {settings.column} with other values or from an older state of the data set; "
+            "drop it first: "
             f"vilbert column drop {base.name} --column {settings.column}"
         )
     if settings.retry_failed is not None:

@@ -69,7 +69,7 @@ def base_rows(
                 arrays, metadata = reader.read(number, ["boxes"])
                 image_id, uri = metadata["image_id"], metadata.get("uri")
                 if sample_key(image_id) != key or not (keeps or isinstance(uri, str)):
-                    raise RefusedError(f"{folder.name}: sample {key} does not say where its image is")
+                    raise RefusedError(f"{folder.name}: sample {key} does not record the location of its image")
                 sha256 = metadata.get("sha256")
                 yield ImageRecord(
                     image_id=image_id,
@@ -112,5 +112,5 @@ class KeptImages:
             reader, places = self._open[shard]
             image = reader[places[key]].image if key in places else None
         if image is None:
-            raise CorruptShardError("does not hold the bytes of its image", path=reader.path, key=key)
+            raise CorruptShardError("does not contain its image", path=reader.path, key=key)
         return image

@@ -23,7 +23,7 @@ def read_photograph(sample: Sample, read: Callable[[str], bytes] | None = None) 
     uri = str(sample.meta.get("uri", ""))
     data = (read or fetch)(uri) if sample.image is None else sample.image
     if sample.meta.get("sha256") not in (None, hashlib.sha256(data).hexdigest()):
-        raise ShardError(f"{uri}: is not the file that the regions were extracted from, its sha256 is another")
+        raise ShardError(f"{uri}: is not the file that the regions were extracted from: its sha256 differs")
     limits = DecodeSettings(allow_truncated=True, min_side=1, max_aspect=1e9)
     try:
         pixels = decode(data, limits, apply_orientation=bool(sample.meta.get("transposed", True))).pixels
@@ -31,7 +31,7 @@ def read_photograph(sample: Sample, read: Callable[[str], bytes] | None = None) 
         raise ShardError(f"{uri}: cannot be decoded ({error})") from error
     if pixels.shape[:2] != (sample.regions.height, sample.regions.width):
         size = f"{sample.regions.width}x{sample.regions.height}"
-        raise ShardError(f"{uri}: is {pixels.shape[1]}x{pixels.shape[0]}, the regions are of a photograph of {size}")
+        raise ShardError(f"{uri}: is {pixels.shape[1]}x{pixels.shape[0]}, the regions belong to a photograph of {size}")
     return pixels
 
 
@@ -50,7 +50,7 @@ def fetch(uri: str) -> bytes:
         what = mask_credentials(f"{uri!r} ({error.reason}: {error.detail})")
         raise ShardError(
             f"cannot read the photograph {what}; --image needs it where it was "
-            "for `vilbert extract`: relative paths start at the folder you are in"
+            "for `vilbert extract`; relative paths start at the current folder"
         ) from error
     finally:
         fetcher.stop()

@@ -87,7 +87,7 @@ def fetch(uri: str, max_bytes: int, reader: ImageReader) -> bytes:
     try:
         data = reader.read(uri, max_bytes + 1)
     except FileNotFoundError:
-        raise ImageError("missing_file", "there is no such file") from None
+        raise ImageError("missing_file", "no such file") from None
     except Exception as error:  # file systems behind fsspec raise errors of their own kinds
         raise ImageError("unreadable", f"{type(error).__name__}: {error}") from error
     if len(data) > max_bytes:
@@ -118,7 +118,8 @@ def given_boxes(record: ImageRecord, height: int, width: int) -> NDArray[np.floa
     if boxes_xyxy.max() <= 1 and not np.isin(boxes_xyxy, (0, 1)).all():  # [0, 0, 1, 1] is the first pixel
         raise ImageError(
             "bad_boxes",
-            f"all boxes lie within 0..1, as {boxes_xyxy[0].tolist()}: fractions of the image are no pixels; make the "
+            f"all boxes lie within 0..1, as {boxes_xyxy[0].tolist()}: expected pixels, not fractions of the image; "
+            "create the "
             "manifest again with --box-format",
         )
     return boxes_xyxy

@@ -20,7 +20,7 @@ def extract(settings: ExtractSettings) -> int:
     """
     manifest = Manifest.open(settings.manifest)
     if manifest.rows == 0:
-        logger.error("%s has no rows: there is nothing to extract", settings.manifest)
+        logger.error("%s has no rows; nothing to extract", settings.manifest)
         return 1
     job = ExtractJob(settings, manifest)
     if settings.dry_run:

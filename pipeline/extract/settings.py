@@ -83,12 +83,12 @@ class ExtractSettings:
         if self.backend == "local" and self.workers not in ("auto", 1):
             raise ValueError(f"--workers {self.workers}: the local backend runs one; use --backend ray for more")
         if unknown := [reason for reason in self.retry_failed or () if not is_reason(reason)]:
-            raise ValueError(f"--retry-failed {unknown[0]}: is no reason; docs/decoding.md lists them")
+            raise ValueError(f"--retry-failed {unknown[0]}: unknown reason; docs/decoding.md lists them")
         if self.shared and self.retry_failed is not None:
-            raise ValueError("--shared: --retry-failed is for one process; run it without --shared")
+            raise ValueError("--retry-failed cannot be combined with --shared; run it without --shared")
         if self.shared and not isinstance(self.output, Path):
             raise ValueError("--shared: --output is a URL; give a folder of a shared file system, or use Ray")
         if self.column is not None and self.feature_dtype != "float16":
             raise ValueError(f"--feature-dtype {self.feature_dtype}: a column has float16 features")
         if self.backend == "local" and (self.ray_address or self.dashboard):
-            raise ValueError("--ray-address and --dashboard belong to --backend ray")
+            raise ValueError("--ray-address and --dashboard require --backend ray")

@@ -305,7 +305,7 @@ def require_given_boxes(sample: Sample, record: ImageRecord) -> None:
     if record.boxes_xyxy is not None and len(sample.regions) != len(record.boxes_xyxy):
         raise ExtractorError(
             f"the detector returned {len(sample.regions)} regions for {len(record.boxes_xyxy)} given boxes of image "
-            f"{record.image_id!r:.80}: it has no features at given boxes; choose another detector"
+            f"{record.image_id!r:.80}: it does not compute features at given boxes; choose another detector"
         )
 
 

@@ -82,7 +82,7 @@ def begin(settings: FinetuneSettings, group: Group) -> Stage:
     """Read annotations, open data sets and make the model; return what the run needs of a task."""
     task, held_out = open_items(settings)
     if settings.optimizer.head_learning_rate is not None and not task.head.startswith("vil_"):
-        raise RefusedError(f"--head-learning-rate: {task.name} has no head of that kind; --learning-rate is its rate")
+        raise RefusedError(f"--head-learning-rate: {task.name} has no new head; --learning-rate sets its learning rate")
     tokenizer = shared_tokenizer(settings.output, group, lambda: task_tokenizer(settings, lambda: texts_of(task)))
     data = open_task_data(settings, tokenizer, task, held_out)
     cards = [card_of(settings, task, data.train.images.corpus.extractors)]

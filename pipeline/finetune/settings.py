@@ -71,9 +71,9 @@ class FinetuneSettings(RunSettings):
         if self.task in TASKS and self.task_heads not in find_task(self.task).task_heads:
             raise ValueError(f"--task-heads beta: vilbert_beta has no classifier for {self.task}; give multitask")
         if self.init_from == "none" and self.model is None:
-            raise ValueError("--init-from none: name a --model to begin with")
+            raise ValueError("--init-from none: give --model")
         if self.init_from == "none" and self.tokenizer is None:
-            raise ValueError("--init-from none: name a --tokenizer, or give `new`")
+            raise ValueError("--init-from none: give --tokenizer, or `--tokenizer new`")
 
 
 @validated

@@ -44,7 +44,7 @@ def task_tokenizer(settings: FinetuneSettings, texts: Callable[[], Iterable[str]
                 "final/ or a ViLBERT checkpoint"
             )
         raise RefusedError(
-            f"--init-from {settings.init_from}: is a file, which holds no tokenizer; name the --tokenizer that the "
+            f"--init-from {settings.init_from}: is a file without a tokenizer; give the --tokenizer that the "
             "model was trained with, such as bert-base-uncased"
         )
     return load_tokenizer(settings.init_from, None)
@@ -60,7 +60,7 @@ def task_config(
     """
     source = settings.model or str(Path(settings.init_from) / "config.json")
     if settings.model is None and not Path(source).is_file():
-        raise RefusedError(f"--init-from {settings.init_from}: has no config.json beside it; name its --model")
+        raise RefusedError(f"--init-from {settings.init_from}: has no config.json beside it; give its --model")
     try:
         named = named_config(source)
         if settings.init_from == NONE:
@@ -113,7 +113,7 @@ def load_task_start(model: ViLBertForTasks, settings: FinetuneSettings, corpus: 
         if lacking:
             raise RefusedError(
                 f"--init-from {settings.init_from}: lacks {len(lacking):,} parameters of the model, as {lacking[0]}; "
-                "name the --model that it is of"
+                "give the --model that it belongs to"
             )
         logger.info("%s", report)
     if settings.whiten_features:

@@ -148,7 +148,7 @@ class Crew:
                 self._failed_at = time.monotonic()
             if self._failed_starts >= FAILED_STARTS and not self.ready:
                 raise ShardError(
-                    f"{FAILED_STARTS} workers failed while they started ({error}); is there memory enough?"
+                    f"{FAILED_STARTS} workers failed while they started ({error}); is there enough memory?"
                 ) from error
             logger.warning("a worker failed while it started (%s); starting another", error)
             return

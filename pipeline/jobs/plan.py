@@ -89,7 +89,7 @@ def require_same(found: DatasetInfo, planned: DatasetInfo, name: str) -> None:
     lines = "\n  ".join(differences(was, now))
     if lines:
         raise FingerprintError(
-            f"{name}: holds a data set of other settings, which this run would mix with its own:\n  {lines}\n"
+            f"{name}: holds a data set with other settings, which cannot be mixed with those of this run:\n  {lines}\n"
             "Run with the settings of the data set, or choose another --output"
         )
 
@@ -143,10 +143,10 @@ def finish_dataset(folder: Folder, *, written: int) -> DatasetInfo:
         raise ShardError(
             f"{folder.name}: the records in {SHARDS_FOLDER}/ are not those that {DATASET_FILE} was completed with: one "
             f"of them or {DATASET_FILE} was changed. Run `vilbert verify {folder.name} --deep`, delete the "
-            f"{SHARDS_FOLDER}/NNNNNN.json that it names (any one where it names none), and run the same command again"
+            f"{SHARDS_FOLDER}/NNNNNN.json that it reports (any one if it reports none), and run the same command again"
         )
     if tally.rows != info.rows:
-        raise ShardError(f"{folder.name}: shards do not add up to its rows; see: vilbert verify {folder.name}")
+        raise ShardError(f"{folder.name}: its shards do not add up to its rows; run: vilbert verify {folder.name}")
     finished = dataclasses.replace(
         info, complete=True, totals=tally.totals(), splits=tally.splits(), records_sha256=digest.hexdigest()
     )

@@ -46,7 +46,7 @@ def worker_resources(settings: WorkerSettings, cluster: dict[str, float], *, on_
     waits = settings.ray_address is not None and bool(settings.gpus_per_worker)
     if (wanted > fitting and settings.ray_address is None) or (fitting == 0 and not waits):
         raise ExtractorError(
-            f"{wanted or 1} workers of {settings.cpus_per_worker} CPUs and {gpus:g} GPUs do not fit a Ray with "
+            f"{wanted or 1} workers of {settings.cpus_per_worker} CPUs and {gpus:g} GPUs do not fit a Ray cluster with "
             f"{cluster.get('CPU', 0):g} CPUs and {cluster.get('GPU', 0):g} GPUs: ask for fewer with --workers, "
             "--cpus-per-worker or --gpus-per-worker"
         )
@@ -76,7 +76,7 @@ def room_now(settings: WorkerSettings, gpus: float, first: int) -> Callable[[], 
         try:
             resources = ray.cluster_resources()
         except (ray.exceptions.RayError, ConnectionError) as error:
-            raise ShardError(f"the Ray cluster is gone ({error}); {_again(settings)}") from error
+            raise ShardError(f"the connection to the Ray cluster was lost ({error}); {_again(settings)}") from error
         looked = time.monotonic()
         if resources:  # each node has some
             had_nodes = looked

@@ -186,14 +186,15 @@ class Schedule:
         if len(verdict.quarantined) > self._blamed.get(shard, 0):
             self._blamed[shard] = len(verdict.quarantined)
             self._attempts[shard] = 0
-            logger.warning("%s: left out, as failures: %s", self._name(shard), _list(verdict.quarantined))
+            logger.warning("%s: skipped and recorded as failures: %s", self._name(shard), _list(verdict.quarantined))
         self._attempts[shard] += 1
         if self._attempts[shard] >= ATTEMPTS:
             raise ShardError(
-                f"shard {shard} ended {ATTEMPTS} workers ({why}), and no image of it could be blamed; is there memory "
-                "enough? The shards that are done stay; run again to retry"
+                f"shard {shard} ended {ATTEMPTS} workers ({why}), and no image could be identified as the cause; is "
+                "there memory "
+                "enough? Finished shards are kept; run the same command again to retry"
             )
-        logger.warning("%s: its worker is lost (%s); trying again", self._name(shard), why)
+        logger.warning("%s: its worker was lost (%s); trying again", self._name(shard), why)
         self._fragile.add(shard)
         self._waiting.appendleft(shard)
 
@@ -212,7 +213,7 @@ class Schedule:
             or max(self._errors_in_a_row, self._failed[shard]) >= ERRORS_IN_A_ROW
         ):
             raise error
-        logger.warning("%s: failed (%s); it is tried again by whoever is free", self._name(shard), error)
+        logger.warning("%s: failed (%s); it will be retried by another worker", self._name(shard), error)
         self._rests[id(worker)] = time.monotonic() + REST_SECONDS
         self._waiting.append(shard)
 

@@ -48,7 +48,7 @@ def write_shared(job: Job, folder: Folder, hung: Event) -> DatasetInfo:
     """Make shards together with other tasks until all are done; return the complete data set."""
     if not isinstance(folder, LocalFolder):
         raise RefusedError(
-            f"--shared: {folder.name} is behind a URL, where nothing locks a shard; write to a folder of a shared file "
+            f"--shared: {folder.name} is a URL, where shards cannot be locked; write to a folder of a shared file "
             "system, or use Ray"
         )
     with ExitStack() as stack, hurrying():

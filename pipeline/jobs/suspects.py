@@ -101,7 +101,7 @@ def require_sound(verdict: Verdict, journals: Journals, *, shard: int) -> None:
     if verdict.broken:
         journals.remove(shard)
         raise ShardError(
-            f"shard {shard}: each of {len(verdict.quarantined)} images ended the process three times, and none came "
-            "through: the machine or the detector is broken (see `vilbert doctor`), and no image is left out for it. "
-            "The shards that are done stay; mend it and run the same command again"
+            f"shard {shard}: each of {len(verdict.quarantined)} images ended the process three times, and none was "
+            "processed: the machine or the detector is broken (see `vilbert doctor`), so no image is skipped. "
+            "Finished shards are kept; fix the problem and run the same command again"
         )

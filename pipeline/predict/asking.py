@@ -35,7 +35,7 @@ def paired(images: int, texts: int, what: str, *, called: str = "images") -> lis
         raise RefusedError(f"{images} {called} and {texts} {what}: give at least one of each")
     if images != texts and 1 not in (images, texts):
         raise RefusedError(
-            f"{images} {called} and {texts} {what}: give as many of one as of the other, or one that goes with all"
+            f"{images} {called} and {texts} {what}: give the same number of both, or a single one for all"
         )
     number = max(images, texts)
     return [(at if images > 1 else 0, at if texts > 1 else 0) for at in range(number)]
@@ -53,7 +53,7 @@ def first_of_same(photographs: Sequence[Photograph]) -> list[int]:
 def as_texts(texts: Iterable[str], what: str) -> list[str]:
     """Return texts as a list; ArgumentError where one text is given in place of a list. what: for messages."""
     if isinstance(texts, str | bytes) or not isinstance(texts, Iterable):
-        raise ArgumentError(f"{what}: is one {type(texts).__name__}; give a list of texts, as [text]")
+        raise ArgumentError(f"{what}: is a single {type(texts).__name__}; give a list of texts, such as [text]")
     found = list(texts)
     for number, text in enumerate(found):
         if not isinstance(text, str):

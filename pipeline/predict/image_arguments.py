@@ -33,13 +33,11 @@ def expand_images(arguments: Sequence[str], *, in_pairs: bool) -> list[str]:
             found.append(argument)
             continue
         if not images:
-            raise RefusedError(
-                f"--image {argument}: there is no image in it; give the path of a file, a folder or a URL"
-            )
+            raise RefusedError(f"--image {argument}: contains no image; give the path of a file, a folder or a URL")
         if in_pairs and len(images) != 2:
             raise RefusedError(
-                f"--image {argument}: has {len(images)} images; in this task a folder or a pattern stands for one "
-                "pair, two images, left and right in the order of their names: name the files of each pair"
+                f"--image {argument}: has {len(images)} images; in this task a folder or pattern stands for one "
+                "pair of images, left and right in the order of their names: give the files of each pair"
             )
         found += images
     return found

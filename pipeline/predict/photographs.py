@@ -54,7 +54,9 @@ def as_photographs(images: Iterable[Photograph], what: str = "images") -> list[P
     """Return photographs as a list; ArgumentError where one is given in place of a list, or of a wrong type."""
     single = isinstance(images, str | bytes | os.PathLike | Image.Image | Detected)
     if single or (isinstance(images, np.ndarray) and images.ndim == 3) or not isinstance(images, Iterable):
-        raise ArgumentError(f"{what}: is one {type(images).__name__}; give a list of photographs, as [photograph]")
+        raise ArgumentError(
+            f"{what}: is a single {type(images).__name__}; give a list of photographs, such as [photograph]"
+        )
     return [as_photograph(image, f"{what}[{number}]") for number, image in enumerate(images)]
 
 
@@ -65,7 +67,7 @@ def as_photograph(image: Photograph, what: str) -> Photograph:
     if isinstance(image, Image.Image | np.ndarray | Detected):
         return image
     raise ArgumentError(
-        f"{what}: is a {type(image).__name__}; give a path, a URL, an image of PIL, or RGB pixels, uint8[H, W, 3]"
+        f"{what}: is a {type(image).__name__}; give a path, a URL, a PIL image, or RGB pixels, uint8 [H, W, 3]"
     )
 
 
@@ -154,7 +156,7 @@ def detect_each(
     return [
         of_one
         if isinstance(of_one, RefusedError) or len(of_one)
-        else RefusedError(f"{name}: the detector finds no region in it")
+        else RefusedError(f"{name}: the detector found no region")
         for of_one, (name, _) in zip((found[number] for number in range(len(photographs))), photographs, strict=True)
     ]
 

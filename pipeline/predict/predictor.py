@@ -137,7 +137,8 @@ class Predictor:
             )
         if card.given_boxes:
             logger.warning(
-                "%s: was trained with regions at given boxes beside the detector's; here are none", checkpoint
+                "%s: was trained with regions at given boxes in addition to the detector's; none are given here",
+                checkpoint,
             )
         described = describe_extractor(extractor, chosen.detector.detector, chosen.detector.opts)
         warn_of_another_detector(card, described, where=folder.card)
@@ -265,12 +266,14 @@ class Predictor:
         images, questions = as_photographs(images), as_texts(questions, "questions")
         answers, options = as_texts(answers, "answers"), _as_lists(options)
         if len(options) != len(questions) or not all(options):
-            raise RefusedError(f"{len(questions)} questions and options for {len(options)}: give some for each")
+            raise RefusedError(
+                f"{len(questions)} questions and options for {len(options)}: give at least one option per question"
+            )
         wanted = len(questions) if find_task(self.card.task).takes_answers else 0
         if len(answers) != wanted:
             raise RefusedError(
-                f"{len(answers)} answers: {self.card.task} takes {wanted} for {len(questions)} questions; they go with "
-                "vcr-qar alone"
+                f"{len(answers)} answers: {self.card.task} takes {wanted} for {len(questions)} questions; only "
+                "vcr-qar takes answers"
             )
         asked_about = zip(questions, answers, strict=True) if answers else ((question,) for question in questions)
         texts = [[(*before, option) for option in of_one] for before, of_one in zip(asked_about, options, strict=True)]
@@ -393,9 +396,9 @@ class Predictor:
         """Raise RefusedError where this is not the method of the task that the model was trained for."""
         right = prediction_of(self.card.task)
         if right != method:
-            remedy = f"ask it by Predictor.{right}" if right else "`vilbert evaluate` answers its files"
+            remedy = f"use Predictor.{right}" if right else "use `vilbert evaluate` on files"
             task, folder = self.card.task, self.reader.trained.folder
-            raise RefusedError(f"{folder}: was trained for {task}, which Predictor.{method} does not ask; {remedy}")
+            raise RefusedError(f"{folder}: was trained for {task}, which Predictor.{method} does not support; {remedy}")
 
 
 def _alone(images: Sequence[Photograph], texts: Sequence[str], what: str) -> list[tuple[Row]]:
@@ -406,14 +409,14 @@ def _alone(images: Sequence[Photograph], texts: Sequence[str], what: str) -> lis
 def _as_lists(options: Iterable[Iterable[str]]) -> list[list[str]]:
     """Return the options of each question; ArgumentError where they are no list of lists of texts."""
     if isinstance(options, str | bytes) or not isinstance(options, Iterable):
-        raise ArgumentError("options: give a list of texts for each question, as [[text, text]]")
+        raise ArgumentError("options: give a list of texts for each question, such as [[text, text]]")
     return [as_texts(of_one, f"options[{number}]") for number, of_one in enumerate(options)]
 
 
 def _as_pairs(pairs: Iterable[tuple[Photograph, Photograph]]) -> list[tuple[Photograph, Photograph]]:
     """Return pairs of photographs; ArgumentError where they are no list of (left, right)."""
     if isinstance(pairs, str | bytes | os.PathLike) or not isinstance(pairs, Iterable):
-        raise ArgumentError("pairs: give a list of pairs of photographs, as [(left, right)]")
+        raise ArgumentError("pairs: give a list of pairs of photographs, such as [(left, right)]")
     found = []
     for number, pair in enumerate(pairs):
         sides = as_photographs(pair, f"pairs[{number}]")

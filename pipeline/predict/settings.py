@@ -73,7 +73,7 @@ class PredictSettings:
             raise ValueError(f"--output {self.output}: give a file name that ends in {' or '.join(PICTURES)}")
         if len(self.attention) not in (0, self.images_of_a_text):
             raise ValueError(
-                f"--attention: takes a page for each photograph that {self.task} reads a text with, "
+                f"--attention: takes one file per photograph of a text in {self.task}, "
                 f"{self.images_of_a_text}; got {len(self.attention)}"
             )
         if not any("://" not in it and (glob.has_magic(it) or os.path.isdir(it)) for it in self.image):
@@ -127,7 +127,7 @@ class ChooseSettings(PredictSettings):
     def __post_init__(self) -> None:
         super().__post_init__()
         if not self.option:
-            raise ValueError(f"--option: {self.task} needs some to choose from")
+            raise ValueError(f"--option: {self.task} needs at least one")
 
     @property
     def answers(self) -> tuple[str, ...]:

@@ -64,7 +64,7 @@ def choose_extractor(
             detector = DetectorSettings(**known, device=device)
         selection = selection or SelectionSettings(**selection_values(facts))
     except (TypeError, ValueError) as error:
-        raise RefusedError(f"how the regions of the model's training were found is not known here: {error}") from error
+        raise RefusedError(f"cannot tell how the regions of the model's training were extracted: {error}") from error
     return ExtractorSettings(detector=detector, selection=selection)
 
 
@@ -81,12 +81,12 @@ def warn_of_another_detector(card: TaskCard, facts: Mapping[str, Any], *, where:
     from vilbert.pipeline.jobs.plan import differences  # imports what options are read without
 
     if not card.extractors:
-        logger.warning("%s: does not say which detector's features the model knows: is it this one?", where)
+        logger.warning("%s: does not record the detector of the training features; check that it is this one", where)
     for made_by in card.extractors:
         # A GPU's features are a CPU's but for rounding.
         if found := list(differences({**made_by, "device": None}, {**facts, "device": None})):
             logger.warning(
-                "%s: was trained on regions of other detector settings: %s; the model knows the features of that "
+                "%s: was trained on regions of other detector settings: %s; the model works only with features of that "
                 "detector alone",
                 where, "; ".join(found),
             )  # fmt: skip

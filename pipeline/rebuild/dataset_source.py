@@ -190,7 +190,7 @@ class DatasetSource(Closing):
             directory = stack.enter_context(self.folder.local(shard_files(shard, storage)))
             failures = read_failures(listed := failures_path(directory, shard))
             if hashlib.sha256(listed.read_bytes()).digest() != self._failures[shard]:
-                raise CorruptShardError("its sha256 is not the record's", path=listed)
+                raise CorruptShardError("its sha256 differs from its record", path=listed)
             path = data_path(directory, shard, storage)
             reader = stack.enter_context(open_shard(path, verify=False))
             if self._verify and compare:

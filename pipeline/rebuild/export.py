@@ -71,7 +71,9 @@ class ExportSettings:
         if self.to not in FORMATS:
             raise ValueError(f"--to: {FORMATS.unknown(self.to)}")
         if find_format(self.to).exporter is None:
-            raise ValueError(f"--to {self.to}: can only be imported; exported are {', '.join(export_formats())}")
+            raise ValueError(
+                f"--to {self.to}: can only be imported; the export formats are {', '.join(export_formats())}"
+            )
         try:
             check_template(self.image_id_format)
         except ValueError as error:
@@ -79,7 +81,7 @@ class ExportSettings:
         if is_remote(str(self.output)) or ":/" in str(self.output):
             raise ValueError(f"--output {self.output}: give a path on this machine and copy the result afterwards")
         if isinstance(self.directory, Path) and self.output.resolve().is_relative_to(self.directory.resolve()):
-            raise ValueError(f"--output {self.output}: lies in the data set; give a place outside it")
+            raise ValueError(f"--output {self.output}: is inside the data set; give a path outside it")
 
 
 def export(settings: ExportSettings) -> int:
@@ -135,7 +137,7 @@ def require_fields(sample: Sample, info: DatasetInfo) -> Sample:
     }
     if found != info.fields:
         differing = ", ".join(name for name in {**found, **info.fields} if found.get(name) != info.fields.get(name))
-        raise ShardError(f"sample {sample.key}: its {differing} are not as dataset.json says; run `vilbert verify`")
+        raise ShardError(f"sample {sample.key}: its {differing} do not match dataset.json; run `vilbert verify`")
     return sample
 
 

@@ -49,7 +49,7 @@ def _value(match: re.Match[str], sample: Sample) -> str:
         uri = sample.meta.get("uri")
         stem = PurePosixPath(urlsplit(uri).path if "://" in uri else uri).stem if isinstance(uri, str) else ""
         if not stem:
-            raise ShardError(f"sample {sample.key}: has no uri to take {{stem}} from; use {{id}} or {{number}}")
+            raise ShardError(f"sample {sample.key}: has no uri for {{stem}}; use {{id}} or {{number}}")
         return stem
     digits = re.search(r"([0-9]+)$", image_id, re.ASCII)
     if digits is None:
@@ -78,5 +78,5 @@ class ImageNames:
         if repeated:
             raise ShardError(
                 f"--image-id-format '{self._template}' gives {repeated:,} of {len(self._digests):,} images a name that "
-                "another image has; use {id} or {stem}"
+                "another image has too; use {id} or {stem}"
             )

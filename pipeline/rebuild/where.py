@@ -165,7 +165,7 @@ def _absent(row: Row, known: Mapping[str, Any], part: str, what: str, name: str)
     near, names = did_you_mean(name.rpartition(".")[2], known), ", ".join(sorted(known))
     return WhereError(
         f"--where: {part}image {row.get('image_id')!r:.80} has no {what}{near}; it has {names:.300}. "
-        f"Where only some images have it, write: has({name!r}) and …"
+        f"If only some images have it, write: has({name!r}) and …"
     )
 
 

@@ -27,7 +27,7 @@ def read_answers(path: Path, task: Any) -> dict[int, Any]:
         answers = dict(task.read_row(row) for row in rows)
     except (OSError, DocumentError, ValueError, TypeError, LookupError, OverflowError) as error:
         raise RefusedError(
-            f"{path}: cannot be read as what `vilbert evaluate {task.name} --output` writes ({error}); evaluate again"
+            f"{path}: is not a file of `vilbert evaluate {task.name} --output` ({error}); evaluate again"
         ) from error
     found: dict[int, Any] = {}
     first: dict[Hashable, int] = {}
@@ -37,5 +37,5 @@ def read_answers(path: Path, task: Any) -> dict[int, Any]:
             found[number] = answers[key]
         first.setdefault(key, number)
     if not found:
-        raise RefusedError(f"{path}: answers no item of this split; evaluate it with the same --split")
+        raise RefusedError(f"{path}: has no prediction for this split; evaluate with the same --split")
     return found

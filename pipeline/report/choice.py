@@ -28,7 +28,7 @@ def choose(
         if task.has_truth(number) and all(image in places for image in task.images(task.items[number]))
     ]
     if not there:
-        raise RefusedError(f"{settings.data}: has none of the images that {settings.results} is about")
+        raise RefusedError(f"{settings.data}: contains none of the images of {settings.results}")
     scores = {number: task.score(number, answers[number]) for number in there}
     least, headings = 0.5, ("Errors", "Right answers")
     if prediction_of(task.name) == "describe":

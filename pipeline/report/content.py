@@ -56,9 +56,9 @@ def read_content(settings: ReportSettings) -> Content:
     files = TaskFiles(folder=settings.annotations, seed=card.seed, names=card.names, labels=card.labels)
     task: Any = open_task(card.task, files, settings.split, like=None)
     if not task.reports:
-        raise RefusedError(f"{card.task}: its results are not known to `vilbert report`; see docs/tasks.md")
+        raise RefusedError(f"{card.task}: `vilbert report` does not support its results; see docs/tasks.md")
     if not any(task.has_truth(number) for number in range(len(task.items))):
-        raise RefusedError(f"--split {settings.split}: its answers are secret; name a split that has them")
+        raise RefusedError(f"--split {settings.split}: its answers are not public; choose a split with public answers")
     seeing = read_evaluation(settings.results, task)
     blind = None if settings.blind_results is None else read_evaluation(settings.blind_results, task)
     photographs = Photographs(settings.data, task, seeing.answers)
@@ -123,7 +123,7 @@ def read_evaluation(path: Path, task: Any) -> Evaluation:
     try:
         metrics = read_json(file)
         if not isinstance(metrics, dict) or not all(type(it) in (int, float) for it in metrics.values()):
-            raise DocumentError("is no object of numbers")
+            raise DocumentError("is not an object of numbers")
     except (OSError, DocumentError) as error:
         raise RefusedError(
             f"{file}: is not what `vilbert evaluate --output` writes ({error}); evaluate again"

@@ -49,6 +49,6 @@ class ReportSettings:
 
     def __post_init__(self) -> None:
         if self.task is not None and self.task not in TASKS:
-            raise ValueError(f"--task {self.task}: no such task; there are {', '.join(TASKS)}")
+            raise ValueError(f"--task {self.task}: no such task; the tasks are {', '.join(TASKS)}")
         if self.output.suffix.lower() not in (".html", ".htm"):
             raise ValueError(f"--output {self.output}: give a file name that ends in .html")

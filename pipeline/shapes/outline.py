@@ -96,7 +96,7 @@ def _inside(shape: str, radius: int, angle: int) -> NDArray[np.bool_]:
             x, y = (11 * _UNIT * turn * scale // 20 for turn in (cosine, sine))
             bite = ((centres - x) ** 2)[None, :] + ((centres - y) ** 2)[:, None] <= (length * 4 // 5) ** 2
             return disc & ~bite
-    raise ValueError(f"no shape {shape!r}; there are: {', '.join(CLASS_NAMES)}")
+    raise ValueError(f"no shape {shape!r}; the shapes are: {', '.join(CLASS_NAMES)}")
 
 
 def _eroded(inside: NDArray[np.bool_], width: int) -> NDArray[np.bool_]:

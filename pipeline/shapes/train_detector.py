@@ -68,7 +68,7 @@ class TrainSettings:
         if self.output.suffix != ".safetensors":
             raise ValueError(f"--output {self.output}: give a file name that ends in .safetensors")
         if self.seed == self.held_out_seed:
-            raise ValueError(f"--held-out-seed {self.seed}: give another than --seed, or nothing is held out")
+            raise ValueError(f"--held-out-seed {self.seed}: must differ from --seed, or nothing is held out")
 
 
 Target = dict[str, Tensor]

@@ -123,7 +123,7 @@ class DatasetInfo:
 
     def __post_init__(self) -> None:
         if self.complete == (self.records_sha256 is None):
-            raise ValueError("records_sha256 is there exactly where the data set is complete")
+            raise ValueError("records_sha256 must be set if and only if the data set is complete")
         starts = self.shard_starts
         if starts is not None and (
             not starts or starts[0] != 0 or starts[-1] >= self.rows or any(map(operator.ge, starts, starts[1:]))

@@ -91,7 +91,7 @@ def parse_document(
         raise CorruptShardError(f"format is {number!r}, expected {FORMATS[-1]}", path=path, remedy=remedy)
     if number not in FORMATS:
         raise UnsupportedFormatError(
-            f"{path}: is of format {number}, this version knows {FORMATS[-1]}: "
+            f"{path}: has format {number}, this version reads up to {FORMATS[-1]}: "
             "use the version of vilbert-pipeline that wrote it, or extract into another folder"
         )
     later = {**(since_2 or {}), **{name: check for name, check in (optional or {}).items() if name in document}}

@@ -45,7 +45,7 @@ def read_failures(path: Path) -> list[FailureRow]:
     *lines, rest = read_bytes(path).split(b"\n")
     remedy = "delete the shard's record in shards/ and run the same `vilbert extract` or `vilbert convert` again"
     if rest:
-        raise CorruptShardError(f"line {len(lines) + 1} is cut short", path=path, remedy=remedy)
+        raise CorruptShardError(f"line {len(lines) + 1} is truncated", path=path, remedy=remedy)
     rows = []
     for number, line in enumerate(lines, start=1):
         try:

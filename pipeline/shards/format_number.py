@@ -50,7 +50,7 @@ def parse_document(
         raise CorruptShardError(f"format is {number!r:.100}, expected {FORMATS[-1]}", path=path, remedy=remedy)
     if number not in FORMATS:
         raise UnsupportedFormatError(
-            f"{path}: is of format {number}, this version knows {FORMATS[-1]}: "
+            f"{path}: has format {number}, this version reads up to {FORMATS[-1]}: "
             "use the version of vilbert-pipeline that wrote it, or extract into another folder"
         )
     try:

@@ -53,7 +53,7 @@ def map_shards(
                     yield future.result()
                     bar.update()
         except BrokenProcessPool:
-            raise ShardError(f"{label}: a process died, of want of memory perhaps; try --num-workers 1") from None
+            raise ShardError(f"{label}: a process died, possibly out of memory; try --num-workers 1") from None
 
 
 @contextmanager

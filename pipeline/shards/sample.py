@@ -158,13 +158,13 @@ class Sample:
 
     def __post_init__(self) -> None:
         if not is_key(self.key):
-            raise ShardError(f"key {self.key!r} does not fit a tar member's name: make keys with sample_key(image_id)")
+            raise ShardError(f"key {self.key!r} is not a valid tar member name: create keys with sample_key(image_id)")
         if not isinstance(self.meta.get("image_id"), str):
             raise ShardError(f"sample {self.key}: meta['image_id'] is {self.meta.get('image_id')!r}, expected a string")
         taken = [name for name in REGION_FIELDS if name in self.meta]
         if taken:
             raise ShardError(
-                f"sample {self.key}: meta names {', '.join(taken)}, which come from its regions: leave them out"
+                f"sample {self.key}: meta names {', '.join(taken)}, which are fields of its regions: leave them out"
             )
 
     def arrays(self) -> dict[str, NDArray[Any]]:
@@ -238,10 +238,10 @@ def build_sample(
         arrays, small = expand_features(arrays)
         regions = Regions(**arrays, width=width, height=height)
         if len(regions) != num_boxes:
-            raise ValueError(f"says {num_boxes} boxes where there are {len(regions)}")
+            raise ValueError(f"has num_boxes {num_boxes} for {len(regions)} regions")
         return Sample(key=key, regions=regions, meta=document, image=image, small=small)
     except (ValueError, TypeError, ShardError) as error:
-        raise CorruptShardError(f"metadata or arrays disagree: {error}", path=path, key=key) from error
+        raise CorruptShardError(f"metadata and arrays do not match: {error}", path=path, key=key) from error
 
 
 def expand_features(arrays: Mapping[str, NDArray[Any]]) -> tuple[dict[str, NDArray[Any]], SmallFeatures | None]:

@@ -121,7 +121,7 @@ def require_known_scales(small: SmallFeatures) -> None:
     # Faster than NumPy for the few tens of regions that an image has. No comparison with NaN is true.
     for scale, zero in small.scales.tolist():
         if not 0 <= scale < limits.get(zero, 0):
-            raise ValueError("feature_scales holds a scale or a zero point that does not go with the features")
+            raise ValueError("feature_scales contains a scale or a zero point that does not match the features")
 
 
 def _largest(zero: NDArray[np.float32], dtype: str) -> NDArray[np.float32]:

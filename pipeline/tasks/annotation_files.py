@@ -55,7 +55,7 @@ def json_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
             rows += 1
             yield where, row
     if not rows:
-        raise RefusedError(f"{path}: has no entry; is the download complete?")
+        raise RefusedError(f"{path}: contains no entry; is the download complete?")
 
 
 def field(row: Mapping[str, Any], name: str, kind: type[T], where: str) -> T:

@@ -50,9 +50,9 @@ def read_captioned_images(path: Path, split: str) -> list[CaptionedImage]:
     seen: set[str] = set()
     for where, part, image_id, texts in (_lines if path.suffix in _LINE_SUFFIXES else _entries)(path):
         if not image_id:
-            raise RefusedError(f"{where}: the image has no name")
+            raise RefusedError(f"{where}: the image has no file name")
         if image_id in seen:
-            raise RefusedError(f"{where}: image {image_id} stands in an earlier entry too; remove one of them")
+            raise RefusedError(f"{where}: image {image_id} appears in an earlier entry too; remove one of them")
         seen.add(image_id)
         splits.add(part)
         captions = tuple(caption for text in texts if not is_blank(caption := storable(text.strip())))
@@ -81,7 +81,9 @@ def _document(path: Path) -> Path:
     found = sorted(path.glob("dataset_*.json"))
     if len(found) != 1:
         named = ", ".join(file.name for file in found) or "none"
-        raise RefusedError(f"{path}: expected one Karpathy document, dataset_*.json, and found {named}; name the file")
+        raise RefusedError(
+            f"{path}: expected one Karpathy document, dataset_*.json, found {named}; give the path of the file"
+        )
     return found[0]
 
 
@@ -95,7 +97,7 @@ def _entries(path: Path) -> Iterator[tuple[str, str, str, list[str]]]:
             image_id = str(field(row, "cocoid", int, where)) if "cocoid" in row else stem
             split = field(row, "split", str, where)
             if not split:
-                raise RefusedError(f"{where}: split is empty; name train, restval, val or test")
+                raise RefusedError(f"{where}: split is empty; expected train, restval, val or test")
             yield where, split, image_id, caption_texts(row, where)
 
 
@@ -120,7 +122,7 @@ def _line_id(row: dict[str, Any], where: str) -> str:
         raise RefusedError(f"{where}: id is {number!r:.80}, neither text nor a whole number")
     if "img_path" not in row:
         if "id" not in row:
-            raise RefusedError(f"{where}: id and img_path are missing; one of them must name the image")
+            raise RefusedError(f"{where}: id and img_path are missing; one of them must identify the image")
         return str(number)
     name = field(row, "img_path", str, where)
     stem = PurePosixPath(name).stem

@@ -48,7 +48,7 @@ class Images:
                     continue
                 if image_id in self.number:
                     raise RefusedError(
-                        f"image {image_id} is in the data sets twice, and annotations know it by this name alone: "
+                        f"image {image_id} is in the data sets twice, and annotations refer to it by this id only: "
                         "leave one of them out"
                     )
                 self.number[image_id] = number
@@ -112,7 +112,7 @@ def join(
     there is no item at all.
     """
     if not items:
-        raise RefusedError(f"{what}: there are none in this split")
+        raise RefusedError(f"{what}: none in this split")
     places = np.full(len(items), -1, dtype=np.int64)
     absent: dict[str, None] = {}
     no_given: dict[str, None] = {}
@@ -141,7 +141,7 @@ def join(
         ]
         message = f"{what}: {', and '.join(found)}"
         if selected and missing == len(items):
-            raise RefusedError(f"{message}; select images of these annotations, too")
+            raise RefusedError(f"{message}; select images of these annotations too")
         if missing > most_missing * len(items) and not selected:
             raise RefusedError(
                 f"{message}, more than --max-missing-fraction {most_missing:g} allows; give the data sets of these "

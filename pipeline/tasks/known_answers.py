@@ -48,7 +48,7 @@ def require_labels(task: Task, *, where: str) -> None:
     for targets in all_targets(task):
         if targets.keys().isdisjoint({"label", "labelled"}) or task.count(targets):  # or its truth is no label
             return
-    raise RefusedError(f"{where}: none of its {len(task.items):,} items has an answer; name a split that has them")
+    raise RefusedError(f"{where}: none of its {len(task.items):,} items has an answer; choose a split that has them")
 
 
 def compare_answers(task: Task, labels: Sequence[str], *, where: str, of: str, learns: bool) -> None:
@@ -68,7 +68,7 @@ def compare_answers(task: Task, labels: Sequence[str], *, where: str, of: str, l
     message = f"{where}: {unknown} ({some}, ...): one does not belong to the other"
     if learns:
         raise RefusedError(f"{message}; give other annotations, or other --answers")
-    logger.warning("%s; no figure below means anything", message)
+    logger.warning("%s; the metrics below are meaningless", message)
 
 
 def require_classes(task: Task, config: Any, *, folder: Path) -> None:
@@ -78,7 +78,7 @@ def require_classes(task: Task, config: Any, *, folder: Path) -> None:
         if classes != size:
             raise RefusedError(
                 f"{folder}: {TASK_FILE} names {size:,} answers and the classifier has {classes:,} classes: "
-                "they are not of one run; name the run that `vilbert finetune` wrote"
+                "they do not belong to one run; give a run of `vilbert finetune`"
             )
 
 
@@ -97,5 +97,5 @@ def require_same_order(task: Task, init_from: str) -> None:
         raise RefusedError(
             f"--init-from {init_from}: its classifier has {len(before):,} answers as here, but class {at} is "
             f"{before[at]!r} there and {labels[at]!r} here; give --answers "
-            + (f"{Path(init_from) / TASK_FILE}" if len(cards) == 1 else f"with its labels in {TASK_FILE}, one a line")
+            + (f"{Path(init_from) / TASK_FILE}" if len(cards) == 1 else f"with its labels in {TASK_FILE}, one per line")
         )

@@ -132,7 +132,7 @@ def prediction_of(name: str) -> Prediction | None:
 def require_prediction(name: str) -> None:
     """Raise ValueError where `vilbert predict` does not ask models of the task."""
     if prediction_of(name) is None:
-        raise ValueError(f"predict {name}: takes its items from files; use `vilbert evaluate {name}`")
+        raise ValueError(f"predict {name}: reads its items from files; use `vilbert evaluate {name}`")
 
 
 def task_token(name: str) -> int:

@@ -77,7 +77,7 @@ def read_task_card(folder: Path, task: str | None = None) -> TaskCard:
     cards = read_task_cards(folder)
     names = [card.task for card in cards]
     if task is None and len(cards) > 1:
-        raise RefusedError(f"{folder}: was trained for {', '.join(names)}; say which of them is meant")
+        raise RefusedError(f"{folder}: was trained for {', '.join(names)}; choose one of them with --task")
     if task is not None and task not in names:
         raise RefusedError(f"{folder}: was trained for {', '.join(names)}, not {task}")
     return cards[names.index(task)] if task is not None else cards[0]
@@ -90,11 +90,11 @@ def read_task_cards(folder: Path) -> list[TaskCard]:
         found = read_json(path, max_bytes=MAX_BYTES)
         cards = found["tasks"] if isinstance(found, Mapping) and "tasks" in found else [found]
         if not isinstance(cards, list) or not cards:
-            raise ValueError("names no task")
+            raise ValueError("has no task")
         return [make_card(card) for card in cards]
     except FileNotFoundError:
         raise RefusedError(
-            f"{folder}: has no {TASK_FILE}; name the final/ folder of a run of `vilbert finetune`"
+            f"{folder}: has no {TASK_FILE}; give the final/ folder of a run of `vilbert finetune`"
         ) from None
     except (OSError, ValueError) as error:
         reason = (error.strerror if isinstance(error, OSError) else None) or error
@@ -107,7 +107,7 @@ def make_card(values: Any) -> TaskCard:
         raise ValueError(f"not an object but a {type(values).__name__}")
     own = fields(TaskCard)
     if unknown := sorted(values.keys() - {one.name for one in own}):
-        raise ValueError(f"{unknown[0]} is no field of it")
+        raise ValueError(f"{unknown[0]} is not a field of it")
     for one in own:
         if one.name not in values:
             if one.default is MISSING:

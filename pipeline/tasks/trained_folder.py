@@ -54,5 +54,5 @@ def trained_folder(checkpoint: Path) -> TrainedFolder:
 
         there = [str(found.path) for found in checkpoints(checkpoint)[-1:]]
         named = f", or name one of its checkpoints, as {there[0]}" if there else ""
-        raise RefusedError(f"--checkpoint {checkpoint}: the run has not come to its end; run it again{named}")
+        raise RefusedError(f"--checkpoint {checkpoint}: the run is not finished; run its command again{named}")
     return TrainedFolder(checkpoint, checkpoint.resolve().parent, checkpoint, checkpoint)

@@ -48,7 +48,7 @@ def load_model(kind: type[PreTrainedModel], folder: TrainedFolder, device: torch
             "folder again, or train again"
         )
     if absent := [setting for setting in LAYER_SETTINGS if setting not in count_layers(shapes)]:
-        raise RefusedError(f"{weights}: holds no layers of a ViLBERT ({', '.join(absent)}); name a run of training")
+        raise RefusedError(f"{weights}: contains no layers of a ViLBERT ({', '.join(absent)}); give a training run")
     config._attn_implementation = "sdpa"
     with torch.device("meta"):
         model = kind(config)
@@ -58,8 +58,8 @@ def load_model(kind: type[PreTrainedModel], folder: TrainedFolder, device: torch
         raise RefusedError(f"{weights}: {error}") from error
     if report.missing:
         raise RefusedError(
-            f"{weights}: lacks {len(report.missing):,} parameters of {kind.__name__}: {some(report.missing)}; name a "
-            "whole model of that kind"
+            f"{weights}: lacks {len(report.missing):,} parameters of {kind.__name__}: {some(report.missing)}; give a "
+            "complete model of that kind"
         )
     model.to_empty(device=device)
     model.tie_weights()
@@ -77,8 +77,8 @@ def load_its_tokenizer(folder: TrainedFolder, config: Any) -> PreTrainedTokenize
     last = max(tokenizer.get_vocab().values(), default=0)
     if last >= config.vocab_size:
         raise RefusedError(
-            f"{folder.tokenizer}: its tokenizer numbers words up to {last:,}, the model embeds {config.vocab_size:,}: "
-            "they are not of one model; copy the whole folder again"
+            f"{folder.tokenizer}: its tokenizer has word ids up to {last:,}, the model embeds {config.vocab_size:,}: "
+            "they do not belong to one model; copy the complete folder again"
         )
     return tokenizer
 
@@ -96,19 +96,19 @@ def _read_config(folder: TrainedFolder) -> ViLBertConfig:
         return make_config(settings if folder.is_checkpoint else read_settings(path))
     except FileNotFoundError:
         raise RefusedError(
-            f"{folder.model}: has no whole model, {CONFIG_FILE} is missing; name a run of `vilbert finetune`"
+            f"{folder.model}: is not a complete model, {CONFIG_FILE} is missing; give a run of `vilbert finetune`"
         ) from None
     except (OSError, ValueError) as error:
         reason = (error.strerror if isinstance(error, OSError) else None) or error
-        raise RefusedError(f"{path}: is no configuration of a model: {reason}; copy the whole folder again") from error
+        raise RefusedError(f"{path}: is not a model configuration: {reason}; copy the complete folder again") from error
 
 
 def _read_tensors(weights: Path) -> dict[str, Tensor]:
     if not weights.is_file():
         beside = weights.with_name("pytorch_model.bin").is_file()
         remedy = "`vilbert convert-checkpoint` makes it from pytorch_model.bin" if beside else "name a run of training"
-        raise RefusedError(f"{weights.parent}: has no whole model, {weights.name} is missing; {remedy}")
+        raise RefusedError(f"{weights.parent}: is not a complete model, {weights.name} is missing; {remedy}")
     try:
         return dict(load_file(weights))
     except (SafetensorError, OSError, ValueError, KeyError) as error:
-        raise RefusedError(f"{weights}: its file of parameters is damaged ({error}); copy it again") from error
+        raise RefusedError(f"{weights}: its parameters are damaged ({error}); copy it again") from error

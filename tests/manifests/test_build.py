@@ -171,9 +171,9 @@ def test_refusals(tmp_path: Path, tsv: Path) -> None:
         (tmp_path, {"kind": "coco"}, "is a folder"),
         (tsv, {"kind": "folder"}, "is a file"),
         (tsv, {"kind": "coco"}, "not valid JSON"),
-        (tsv, {"images": tmp_path}, "of no use to conceptual-captions"),
+        (tsv, {"images": tmp_path}, "has no effect on conceptual-captions"),
         (table, {"images": tmp_path / "none"}, "--images"),
-        (tmp_path / "pipe", {}, "neither a file nor a folder"),
+        (tmp_path / "pipe", {}, "not a regular file or folder"),
         (tsv, {"exclude_ids": tmp_path / "none"}, "--exclude-ids"),
         (tsv, {"given_boxes": tmp_path / "none"}, "--given-boxes"),
         (tsv, {"output": tsv / "m.parquet"}, "cc.tsv"),
@@ -230,7 +230,7 @@ def test_a_box_format_is_of_the_given_boxes_where_the_source_holds_none(tmp_path
     (tmp_path / "boxes.jsonl").write_text('{"image_id": "1", "boxes": [[0.25, 0.25, 0.5, 0.5]]}\n')
     source = tmp_path / "dataset_shapes.json"
     options: dict[str, Any] = {"images": tmp_path / "images", "box_format": "xyxy-normalized"}
-    with pytest.raises(ManifestError, match="--box-format: of no use to karpathy without --given-boxes"):
+    with pytest.raises(ManifestError, match="--box-format: has no effect on karpathy without --given-boxes"):
         build(tmp_path, source, **options)
     rows, _ = build(tmp_path, source, **options, given_boxes=tmp_path / "boxes.jsonl")
     assert [record.boxes_xyxy for record in rows] == [((16.0, 8.0, 32.0, 16.0),)]

@@ -183,7 +183,7 @@ def test_a_safetensors_file_of_odd_types_and_shapes_is_read_or_refused(tmp_path:
         read_state_dict(path)
     except CheckpointError as error:
         told = str(error)
-    assert not told or told.startswith(f"{path}: is no undamaged safetensors file: ")
+    assert not told or told.startswith(f"{path}: is not a safetensors file, or damaged: ")
 
 
 @pytest.mark.parametrize("flavour", ["beta", "multitask"])

@@ -214,5 +214,5 @@ def test_a_hub_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_name_that_cannot_be_on_the_hub_is_refused() -> None:
-    with pytest.raises(CheckpointError, match=r"neither a folder nor a model on the hub"):
+    with pytest.raises(CheckpointError, match=r"neither a folder nor a model on the Hub"):
         text_settings("no/such/folder")

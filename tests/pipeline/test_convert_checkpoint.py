@@ -120,7 +120,7 @@ def test_damage_and_misfit_are_status_1_and_leave_nothing(
     assert main(["convert-checkpoint", str(tmp_path / "cut.bin"), "--output", out]) == 1
     assert "cut.bin: cannot be read" in capsys.readouterr().err
     assert main(["convert-checkpoint", str(tmp_path / "folder"), "--output", out]) == 1
-    assert "no index of weights" in capsys.readouterr().err
+    assert "not an index of weights" in capsys.readouterr().err
     assert main(["convert-checkpoint", str(tmp_path / "good.bin"), "--output", out, "--model-config", str(config_file),
                  "--layout", "volta"]) == 1  # fmt: skip
     assert "VOLTA" in capsys.readouterr().err
@@ -163,10 +163,13 @@ def test_wrong_usage_is_status_2(config_file: Path, tmp_path: Path, capsys: pyte
     (tmp_path / "typed.json").write_text('{"v_biattention_id": 5}')
     source, out = str(tmp_path / "c.bin"), str(tmp_path / "out")
     for arguments, message in (
-        ([str(tmp_path / "no.bin"), "--output", out], "there is no such file"),
+        ([str(tmp_path / "no.bin"), "--output", out], "no such file"),
         ([source, "--output", str(tmp_path / "full")], "not empty"),
         ([source, "--output", out, "--model-config", "bert_huge"], "bert_base_6layer_6conect"),
-        ([source, "--output", out, "--model-config", str(tmp_path / "bad.json")], "not a setting of ViLBERT: hidden"),
+        (
+            [source, "--output", out, "--model-config", str(tmp_path / "bad.json")],
+            "unknown settings of ViLBERT: hidden",
+        ),
         ([source, "--output", out, "--model-config", str(tmp_path / "zero.json")], "num_attention_heads 0"),
         ([source, "--output", out, "--model-config", str(tmp_path / "typed.json")], "v_biattention_id"),
         ([source, "--output", out, "--model-config", str(tmp_path / "deep.json")], "nested deeper than"),

@@ -54,17 +54,19 @@ def parse_npy(file: IO[bytes], size: int) -> NDArray[Any]:
     try:
         return flat.reshape(shape, order="F" if fortran_order else "C")
     except ValueError:  # a side, beside one of 0, that is larger than numpy counts
-        raise ArrayError(f"its header states an array of {list(shape[:8])} {dtype}, which numpy cannot make") from None
+        raise ArrayError(
+            f"its header describes an array of {list(shape[:8])} {dtype}, which numpy cannot create"
+        ) from None
 
 
 def _check_shape(shape: tuple[int, ...], dtype: np.dtype[Any], left: int) -> None:
     """Raise ArrayError for an array of objects, or one that does not take the `left` bytes that follow its header."""
     if dtype.hasobject:
-        raise ArrayError("holds objects of Python, which could run a program")
+        raise ArrayError("holds Python objects, which could run code")
     if len(shape) > 32:  # before the product, which many sides make slow
-        raise ArrayError(f"its header states an array of {len(shape):,} dimensions")
+        raise ArrayError(f"its header describes an array of {len(shape):,} dimensions")
     if min(shape, default=0) < 0 or math.prod(shape) * dtype.itemsize != left:
-        raise ArrayError(f"its header states an array of {list(shape[:8])} {dtype}, and {left:,} bytes follow it")
+        raise ArrayError(f"its header describes an array of {list(shape[:8])} {dtype}, and {left:,} bytes follow it")
 
 
 def read_header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:

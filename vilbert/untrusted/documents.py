@@ -160,7 +160,7 @@ def _decode(data: bytes) -> str:
 
 
 def _refuse_constant(name: str) -> NoReturn:
-    raise DocumentError(f"not valid JSON: {name} is not a number of JSON")
+    raise DocumentError(f"not valid JSON: {name} is not valid JSON")
 
 
 def _refuse_repeated(_values: dict[str, Any], key: str) -> NoReturn:
@@ -228,7 +228,7 @@ def _refuse_surrogates(value: Any) -> None:
     while pending:
         part = pending.pop()
         if isinstance(part, str) and not part.isascii() and _SURROGATE.search(part):
-            raise DocumentError(f"holds half a character (a lone surrogate) in {part[:60]!r}")
+            raise DocumentError(f"contains a lone surrogate in {part[:60]!r}")
         if isinstance(part, dict):
             pending += [*part.keys(), *part.values()]
         elif isinstance(part, list):

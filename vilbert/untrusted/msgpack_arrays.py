@@ -49,13 +49,13 @@ def _hook(value: dict[Any, Any]) -> Any:
         return value
     kind, shape, data = fields.get("kind", b""), fields.get("shape", []), fields.get("data")
     if kind in (b"O", "O") or "type" not in fields:
-        raise MessageError("holds an array of objects, which could run a program")
+        raise MessageError("holds an array of objects, which could run code")
     code = fields["type"].decode("latin1") if isinstance(fields["type"], bytes) else fields["type"]
     if not isinstance(code, str) or code[:1] not in "<>|=" or code[1:] not in _DTYPES:
         raise MessageError(f"holds an array of dtype {code!r:.60}")
     dtype = np.dtype(code)
     if not isinstance(shape, (list, tuple)) or len(shape) > _MAX_DIMENSIONS:
-        raise MessageError("holds an array whose shape is not a list of at most 32 sides")
+        raise MessageError("holds an array whose shape is not a list of at most 32 sizes")
     if not all(type(side) is int and side >= 0 for side in shape) or not isinstance(data, bytes):
         raise MessageError("holds an array without shape or data")
     if math.prod(shape) * dtype.itemsize != len(data):
@@ -63,5 +63,5 @@ def _hook(value: dict[Any, Any]) -> Any:
     try:
         array = np.frombuffer(data, np.uint8).view(dtype).reshape(shape)
     except ValueError:  # a side, beside one of 0, that is larger than numpy counts
-        raise MessageError(f"holds an array of {list(shape[:8])} {dtype}, which numpy cannot make") from None
+        raise MessageError(f"holds an array of {list(shape[:8])} {dtype}, which numpy cannot create") from None
     return array if fields["nd"] else array.item()

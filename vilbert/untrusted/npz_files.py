@@ -48,4 +48,4 @@ def load_npz(data: bytes, *, skip: tuple[str, ...] = ()) -> dict[str, Any]:
                     arrays[name] = load_npy(archive.read(member))
             return arrays
     except _DAMAGE as error:
-        raise ArrayError(f"is no .npz file, or a damaged one: {str(error)[:200] or type(error).__name__}") from None
+        raise ArrayError(f"is not a .npz file, or damaged: {str(error)[:200] or type(error).__name__}") from None

@@ -119,7 +119,7 @@ class Machine:
                 self.at = at + 1
                 handler = handlers[opcode]
                 if handler is None:
-                    raise PickleError(f"holds the byte {opcode:#04x}, which is no operation of plain data")
+                    raise PickleError(f"holds the byte {opcode:#04x}, which is not an opcode of plain data")
                 handler(self)
 
     # Arguments of opcodes, read from the buffer.
@@ -165,7 +165,7 @@ class Machine:
 
     def put(self, index: int) -> None:
         if not 0 <= index < _MAX_MEMO:
-            raise PickleError("uses a memo index that no writer uses")
+            raise PickleError("uses an invalid memo index")
         self._memo[index] = self.stack[-1]
 
     def memoize(self) -> None:
@@ -180,7 +180,7 @@ class Machine:
         if kind is str or kind is bytes:
             self._budget -= len(value)
             if self._budget < 0:
-                raise PickleError("repeats its texts until they are many times larger than the file")
+                raise PickleError("expands its strings to many times the size of the file")
         elif kind in CONTAINERS or kind is bytearray:
             self.shares = True
         self.stack.append(value)
@@ -196,7 +196,7 @@ class Machine:
             elif kind in CONTAINERS:
                 self._budget -= _ENTRY_BYTES * len(part)
         if self._budget < 0:
-            raise PickleError("repeats its parts until they are many times larger than the file")
+            raise PickleError("expands its values to many times the size of the file")
 
     # Values.
 
@@ -287,7 +287,7 @@ class Machine:
 
     def named(self, module: Any, name: Any) -> None:
         if type(module) is not str or type(name) is not str:
-            raise PickleError("names a class by something that is not a text")
+            raise PickleError("refers to a class by a value that is not a string")
         self.stack.append(self._lookup(module, name))
 
     def call(self, function: Any, arguments: Any) -> None:
@@ -320,7 +320,7 @@ def check_keys(keys: list[Any]) -> None:
             if type(part) not in _PLAIN_KEYS and not isinstance(part, Stub):
                 raise PickleError(f"has a {type(key).__name__} as a key")
             if type(part) is int and abs(part) > _MAX_KEY_INT:
-                raise PickleError("has a huge number as a key")
+                raise PickleError("has a too large number as a key")
 
 
 def mapping(items: list[Any]) -> dict[Any, Any]:
@@ -331,7 +331,7 @@ def mapping(items: list[Any]) -> dict[Any, Any]:
 
 
 def _refuse_buffer(machine: Machine) -> NoReturn:
-    raise PickleError("refers to a buffer outside of it")
+    raise PickleError("refers to an out-of-band buffer")
 
 
 def _instance(m: Machine) -> None:

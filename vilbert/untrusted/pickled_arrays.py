@@ -117,7 +117,7 @@ class _Global(Stub):
 
 def _ordered(pairs: Any = ()) -> dict[Any, Any]:
     if not isinstance(pairs, (list, tuple)) or not all(isinstance(pair, (list, tuple)) for pair in pairs):
-        raise ForbiddenError("makes an OrderedDict of something that is not a list of pairs")
+        raise ForbiddenError("creates an OrderedDict from a value that is not a list of pairs")
     return mapping([part for key, value in pairs for part in (key, value)])
 
 
@@ -165,7 +165,7 @@ class ArrayRecord(Stub):
         _check_shape(shape)
         if isinstance(dtype, DtypeRecord) and dtype.code in _OBJECTS:
             if type(raw) is not list or len(raw) != math.prod(shape):
-                raise ForbiddenError("holds an array of objects that are not as many as its shape says")
+                raise ForbiddenError("holds an array of objects whose number does not match its shape")
             self.objects = raw
         else:
             self.array = _array(raw, dtype, shape, fortran=bool(fortran))
@@ -177,7 +177,7 @@ def _array(raw: object, dtype: object, shape: object, *, fortran: bool) -> NDArr
     if isinstance(raw, str):  # Python 2 wrote its bytes as str
         raw = _latin1(raw, "latin1")
     if not isinstance(raw, (bytes, bytearray)) or not isinstance(dtype, DtypeRecord) or dtype.code in _OBJECTS:
-        raise ForbiddenError("holds an array that is not the bytes of numbers")
+        raise ForbiddenError("holds an array whose data are not bytes of numbers")
     sides = _check_shape(shape)
     native = np.dtype(dtype.byte_order + dtype.code)
     flat = np.frombuffer(raw, dtype=np.uint8)
@@ -186,15 +186,15 @@ def _array(raw: object, dtype: object, shape: object, *, fortran: bool) -> NDArr
     try:
         return flat.view(native).reshape(sides, order="F" if fortran else "C")
     except ValueError:  # a side, beside one of 0, that is larger than numpy counts
-        raise ForbiddenError(f"holds an array of {list(sides[:8])} {native}, which numpy cannot make") from None
+        raise ForbiddenError(f"holds an array of {list(sides[:8])} {native}, which numpy cannot create") from None
 
 
 def _check_shape(shape: object) -> tuple[int, ...]:
     # Its length comes before the product, which many sides make slow.
     if not isinstance(shape, tuple) or len(shape) > _MAX_DIMENSIONS:
-        raise ForbiddenError("holds an array whose shape is no tuple of at most 32 sides")
+        raise ForbiddenError("holds an array whose shape is not a tuple of at most 32 sizes")
     if not all(type(side) is int and side >= 0 for side in shape):
-        raise ForbiddenError("holds an array of a shape that is not of whole numbers from 0")
+        raise ForbiddenError("holds an array whose shape is not made of integers from 0")
     return shape
 
 
@@ -205,7 +205,7 @@ def _plain(value: Any, seen: dict[int, Any]) -> Any:
             seen[id(value)] = _convert(value, seen)
         return seen[id(value)]
     if isinstance(value, Stub):
-        raise ForbiddenError(f"holds {value!r}, which is no array")
+        raise ForbiddenError(f"holds {value!r}, which is not an array")
     return value
 
 

@@ -29,12 +29,12 @@ _DAMAGE = (LookupError, TypeError, ValueError, ArithmeticError, AttributeError, 
 
 def refuse_globals(module: str, name: str) -> NoReturn:
     """Raise PickleError for every class and function; the default of `load`."""
-    raise ForbiddenError(f"asks for {module}.{name}, which could run a program")
+    raise ForbiddenError(f"asks for {module}.{name}, which could run code")
 
 
 def refuse_references(pid: Any) -> NoReturn:
     """Raise PickleError for references to something outside of the pickle; the default of `load`."""
-    raise ForbiddenError(f"refers to something outside of it ({_brief(pid)})")
+    raise ForbiddenError(f"refers to an external object ({_brief(pid)})")
 
 
 def load(
@@ -115,7 +115,7 @@ def _check_shape(value: Any, limit: int | None) -> None:
                     deeper_counts[id(part)] = deeper_counts.get(id(part), 0) + times
             size += times * weight
             if limit is not None and size > limit:
-                raise PickleError("repeats its parts until they are many times larger than the file")
+                raise PickleError("expands its values to many times the size of the file")
         level, counts = deeper, deeper_counts
     if level:
         raise PickleError(f"is nested deeper than {MAX_DEPTH} levels, or in itself")

@@ -141,7 +141,7 @@ class _Reader:
     def _view(self, storage: Any, offset: Any, size: Any, stride: Any, *_rest: Any) -> Tensor:
         """Return a tensor over a storage; torch refuses what reaches beyond its end."""
         if not isinstance(storage, Tensor):
-            raise PickleError("builds a tensor on something that is no storage")
+            raise PickleError("builds a tensor on a value that is not a storage")
         if not all(type(part) is tuple and all(type(side) is int for side in part) for part in (size, stride)):
             raise PickleError("builds a tensor with an invalid shape")
         if max(len(size), len(stride)) > _MAX_DIMENSIONS:  # before the product, which many sides make slow
@@ -159,7 +159,7 @@ class _Reader:
     ) -> Tensor:
         """Return a tensor of a type that its storage does not say."""
         if not isinstance(storage, Tensor) or not isinstance(dtype, torch.dtype):
-            raise PickleError("builds a tensor on something that is no storage")
+            raise PickleError("builds a tensor on a value that is not a storage")
         return self._view(storage.view(dtype), offset, size, stride)
 
 
@@ -173,14 +173,14 @@ def _mapping(*arguments: Any) -> dict[Any, Any]:
 
 def _pair(pair: Any) -> Any:
     if not isinstance(pair, (list, tuple)) or len(pair) != 2:
-        raise PickleError("makes a mapping of something that is no pair")
+        raise PickleError("creates a mapping from a value that is not a pair")
     return pair
 
 
 def _storage_id(pid: Any) -> tuple[Any, ...]:
     """Return dtype, key, device, count of numbers, and more, of the storage that a tensor refers to."""
     if not isinstance(pid, tuple) or len(pid) < 5 or pid[0] != "storage" or not isinstance(pid[1], torch.dtype):
-        raise PickleError("refers to something that is no storage of a tensor")
+        raise PickleError("refers to a value that is not a tensor storage")
     if type(pid[2]) not in (str, int) or type(pid[4]) is not int:
         raise PickleError("refers to a storage without a name or size")
     return pid[1:]
@@ -199,12 +199,12 @@ def _read_zip(file: IO[bytes], reader: _Reader) -> Any:
         _check_members(archive, reader.file_size)
         pickled = [name for name in names if name.endswith("/data.pkl") or name == "data.pkl"]
         if len(pickled) != 1:
-            raise PickleError("it is a zip file, but not of torch.save")
+            raise PickleError("it is a zip file that torch.save did not write")
         folder = pickled[0].removesuffix("data.pkl")
         if archive.getinfo(pickled[0]).file_size > _MAX_PICKLE_BYTES:
             raise PickleError(f"its pickle, beside its tensors, has more than {_MAX_PICKLE_BYTES:,} bytes")
         if f"{folder}byteorder" in names and _member(archive, f"{folder}byteorder") != sys.byteorder.encode():
-            raise PickleError("its numbers have another byte order than this machine's")
+            raise PickleError("its byte order differs from this machine's")
         storages: dict[tuple[str, torch.dtype], Tensor] = {}
         contents: dict[str, bytearray] = {}
 
@@ -247,7 +247,7 @@ def _member(archive: zipfile.ZipFile, name: str) -> bytearray:
             content[at : at + len(part)] = part
             at += len(part)
     if at != size:
-        raise PickleError(f"its member {name[:80]!r} is cut short")
+        raise PickleError(f"its member {name[:80]!r} is truncated")
     return content
 
 
@@ -272,7 +272,7 @@ def _read_legacy(data: Buffer, reader: _Reader) -> Any:
     _version, at = load_one(data, at)
     system, at = load_one(data, at)
     if isinstance(system, dict) and system.get("little_endian", True) != (sys.byteorder == "little"):
-        raise PickleError("its numbers have another byte order than this machine's")
+        raise PickleError("its byte order differs from this machine's")
     storages: dict[str, Tensor] = {}
     stated = 0
 
@@ -295,7 +295,7 @@ def _read_legacy(data: Buffer, reader: _Reader) -> Any:
     found, at = load_one(data, at, lookup=reader.lookup, persistent_load=storage, encoding="utf-8")
     keys, at = load_one(data, at)
     if not isinstance(keys, list) or {str(key) for key in keys} != storages.keys() or len(keys) != len(storages):
-        raise PickleError("its list of storages is not that of its tensors")
+        raise PickleError("its list of storages does not match its tensors")
     for key in keys:
         at = _fill(storages[str(key)], data, at, str(key))
     return found
@@ -307,7 +307,7 @@ def _fill(whole: Tensor, data: Buffer, at: int, key: str) -> int:
     content = memoryview(whole.view(torch.uint8).numpy()).cast("B") if count else memoryview(b"")  # type: ignore[arg-type]
     at += 8
     if count != whole.numel() or at + len(content) > len(data):
-        raise PickleError(f"the storage {key} is cut short")
+        raise PickleError(f"the storage {key} is truncated")
     for start in range(0, len(content), _CHUNK):
         part = data[at + start : at + min(start + _CHUNK, len(content))]
         content[start : start + len(part)] = part

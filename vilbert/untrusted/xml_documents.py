@@ -45,7 +45,7 @@ def parse_xml(data: bytes) -> Element:
         builder.end(tag)
 
     def refuse(*_: Any) -> NoReturn:
-        raise XmlError(f"line {parser.CurrentLineNumber}: has a document type, which is not read")
+        raise XmlError(f"line {parser.CurrentLineNumber}: has a document type declaration, which is not allowed")
 
     parser.StartElementHandler = start
     parser.EndElementHandler = end

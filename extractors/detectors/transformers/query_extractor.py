@@ -138,8 +138,9 @@ class TransformersExtractor:
         common_resized_shape(images, given_boxes, self.resized_shape)
         if any(boxes is not None for boxes in given_boxes) and not self._given_pooled():
             raise ExtractorError(
-                "the manifest gives boxes, and a query detector has no feature of a given box: add --encoder NAME "
-                "--encoder-feature replace, or use --detector vit, which pool the feature of any box"
+                "the manifest gives boxes, and a query detector cannot compute features of given boxes: add "
+                "--encoder NAME "
+                "--encoder-feature replace, or use --detector vit; both compute the feature of any box"
             )
         inputs = self._inputs.batch(images, self._device)
         with autocast(self._device, self._detector.precision):
@@ -234,14 +235,14 @@ def build(detector: DetectorSettings, selection: SelectionSettings) -> Transform
     if family is None:
         raise ExtractorError(
             f"--weights {folder.name}: model_type {folder.model_type!r} is not an object detector that "
-            f"--detector transformers knows; it knows {', '.join(FAMILIES)}. "
-            "Encoders go with --detector vit or --encoder"
+            f"--detector transformers supports; it supports {', '.join(FAMILIES)}. "
+            "Use an encoder with --detector vit or --encoder"
         )
     if family.open_vocabulary != (detector.vocabulary is not None):
         raise ExtractorError(
-            f"--weights {folder.name}: finds what you name: give --vocabulary FILE, one name per line"
+            f"--weights {folder.name}: is an open-vocabulary detector: give --vocabulary FILE, one name per line"
             if family.open_vocabulary
-            else f"--vocabulary: {folder.name} has classes of its own; leave it out"
+            else f"--vocabulary: {folder.name} has fixed classes; leave it out"
         )
     if not family.softmax and detector.top_classes != type(detector)().top_classes:
         raise ExtractorError(
@@ -258,7 +259,7 @@ def _build(
 
     settings = own_settings(TransformersSettings, detector.opts)
     if detector.opts and not family.open_vocabulary:
-        raise ExtractorError(f"--opts {detector.opts[0]}: is a setting of open-vocabulary models; leave it out")
+        raise ExtractorError(f"--opts {detector.opts[0]}: applies to open-vocabulary models only; leave it out")
     names = read_vocabulary(detector.vocabulary) if detector.vocabulary is not None else ()
     auto = AutoModelForZeroShotObjectDetection if family.open_vocabulary else AutoModelForObjectDetection
     model = load_pretrained(auto, folder)

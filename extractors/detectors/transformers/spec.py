@@ -11,7 +11,7 @@ from vilbert.settings import Validator
 
 def _one_place(prompt: str) -> str:
     if prompt.count("{}") != 1 or prompt.count("{") != 1 or prompt.count("}") != 1:
-        raise ValueError("give a text with {} where the name goes")
+        raise ValueError("give a text with {} in place of the name")
     return prompt
 
 

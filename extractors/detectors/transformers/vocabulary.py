@@ -129,7 +129,7 @@ def _grounding_prompts(model: Any, tokenizer: Any, texts: list[str]) -> Prompts:
             "fewer names, or use an OWLv2 model, which takes any number"
         )
     if empty := set(range(len(texts))) - set(name_of_token):
-        raise ExtractorError(f"--vocabulary: {texts[min(empty)]!r} has no token that this model knows")
+        raise ExtractorError(f"--vocabulary: {texts[min(empty)]!r} has no token in this model's vocabulary")
     return Prompts(
         count=len(texts),
         tokens={key: tokens[key] for key in ("input_ids", "attention_mask", "token_type_ids")},

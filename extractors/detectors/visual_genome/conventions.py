@@ -166,7 +166,7 @@ class DetectorFile:
             if len(names) != count:
                 raise ValueError(f"{field}: {len(names)} names, the network has {count}")
             if not all(name.isprintable() for name in names):
-                raise ValueError(f"{field}: a name has control characters")
+                raise ValueError(f"{field}: a name contains control characters")
 
 
 def named_attributes(architecture: Architecture, conventions: Conventions) -> int:

@@ -137,7 +137,7 @@ def _check_shapes(state: dict[str, Tensor], architecture: Architecture, conventi
             name: list(tensor.shape) for name, tensor in build_network(architecture, conventions).state_dict().items()
         }
     except (RuntimeError, ValueError) as error:
-        raise ExtractorError(f"its shapes are those of no network of {what}: {error}") from error
+        raise ExtractorError(f"its shapes do not match a network of {what}: {error}") from error
     found = {name: list(tensor.shape) for name, tensor in state.items()}
     problems = {
         "missing": [name for name in expected if name not in found],

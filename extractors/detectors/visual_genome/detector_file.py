@@ -61,12 +61,12 @@ def read_detector_file(
     try:
         network = build_network(file.architecture, adapt(file.conventions))
     except (ValueError, RuntimeError) as error:
-        raise ExtractorError(f"{path}: its configuration fits no network: {error}") from error
+        raise ExtractorError(f"{path}: its configuration does not describe a network: {error}") from error
     expected = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
     found = {name: tuple(tensor.shape) for name, tensor in state.items()}
     if found != expected:
         names = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
-        raise ExtractorError(f"{path}: its tensors do not fit its configuration: {', '.join(names[:5])}")
+        raise ExtractorError(f"{path}: its tensors do not match its configuration: {', '.join(names[:5])}")
     network.load_state_dict({name: tensor.float() for name, tensor in state.items()}, assign=True)
     return file, network
 
@@ -74,7 +74,7 @@ def read_detector_file(
 def _read(path: Path) -> tuple[DetectorFile, dict[str, Tensor]]:
     try:
         if not path.is_file():
-            raise ExtractorError(f"{path}: there is no such file; make it with `vilbert convert-detector`")
+            raise ExtractorError(f"{path}: no such file; create it with `vilbert convert-detector`")
         with safetensors.safe_open(str(path), framework="pt") as opened:
             text = (opened.metadata() or {}).get(KEY)
             if text is None:
@@ -84,8 +84,8 @@ def _read(path: Path) -> tuple[DetectorFile, dict[str, Tensor]]:
             state = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 - no mapping
     except safetensors.SafetensorError as error:
         raise ExtractorError(
-            f"{path}: is damaged or is not safetensors ({error}); --weights takes a file that `vilbert "
-            "convert-detector` has written"
+            f"{path}: is damaged or is not safetensors ({error}); --weights expects a file that `vilbert "
+            "convert-detector` wrote"
         ) from error
     except OSError as error:
         raise ExtractorError(f"{path}: cannot read the weights: {error.strerror}") from error

@@ -64,7 +64,7 @@ def with_hf_config(conventions: Conventions, path: Path) -> Conventions:
         try:
             changes |= _CHANGES[key](values[key])
         except (TypeError, LookupError) as error:
-            raise ExtractorError(f"{path}: {key} is {str(values[key])[:60]}, which it cannot be") from error
+            raise ExtractorError(f"{path}: {key} is {str(values[key])[:60]}, which is not allowed") from error
     try:
         changed = replace(conventions, **changes)
     except SettingsError as error:

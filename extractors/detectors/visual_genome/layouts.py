@@ -139,7 +139,7 @@ def detect_layout(names: set[str]) -> str:
             return name
     if any(key.startswith("proposal_generator.rpn_head.") for key in names):
         return "airsplay"
-    raise ExtractorError("its names are those of no known layout")
+    raise ExtractorError("its tensor names match no known layout")
 
 
 def rename(state: Mapping[str, Tensor], layout: str) -> dict[str, Tensor]:
@@ -190,7 +190,7 @@ def infer_architecture(state: Mapping[str, Tensor]) -> Architecture:
     score = _shape(state, "attributes.score.weight", 2) if has_attributes else None
     if conv2[1] < 1 or conv2[0] % conv2[1]:
         raise ExtractorError(
-            f"backbone.res2.0.conv2.weight has the shape {list(conv2)}, which is no convolution of groups"
+            f"backbone.res2.0.conv2.weight has the shape {list(conv2)}, which does not match a grouped convolution"
         )
     return Architecture(
         blocks=tuple(_count(state, stage) for stage in stages),

@@ -39,12 +39,12 @@ def read_names(path: Path, kind: Kind) -> tuple[str, ...]:
             names = _from_json(read_json(path, max_bytes=_MAX_BYTES), kind)
         else:
             if path.stat().st_size > _MAX_BYTES:
-                raise ExtractorError(f"{path}: larger than {_MAX_BYTES >> 20} MiB, which is no list of names")
+                raise ExtractorError(f"{path}: larger than {_MAX_BYTES >> 20} MiB, too large for a list of names")
             names = _lines(path.read_text(encoding="utf-8-sig"))
     except DocumentError as error:
         raise ExtractorError(f"{path}: {error}") from error
     except UnicodeDecodeError as error:
-        raise ExtractorError(f"{path}: not a text in UTF-8") from error
+        raise ExtractorError(f"{path}: not UTF-8 text") from error
     except OSError as error:
         raise ExtractorError(f"{path}: cannot read the names: {error.strerror}") from error
     if not names:

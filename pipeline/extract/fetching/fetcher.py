@@ -153,7 +153,7 @@ class Fetcher:
             return self._http.get(uri, max_bytes=self._max_bytes, make_room=share.grow)
         any_host = not ANY_HOST.isdisjoint(named)
         if any_host and not self._settings.allow_private_addresses:
-            raise ImageError("private_address", "neither http nor a store, and so an address that is not checked")
+            raise ImageError("private_address", "neither http nor an object store, so its address cannot be checked")
         limits = self._http.hosts if any_host else self._stores
         with limits.turn(host_or_bucket(uri)):
             return fsspec_get(

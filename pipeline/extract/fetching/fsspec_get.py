@@ -42,9 +42,9 @@ def fsspec_get(
     except (ImageError, NoRoomError, StoppedError):
         raise
     except FileNotFoundError:
-        raise ImageError("missing_file", "there is no such file") from None
+        raise ImageError("missing_file", "no such file") from None
     except TimeoutError:
-        raise ImageError("timeout", "the whole of it took too long") from None
+        raise ImageError("timeout", "the download exceeded its time limit") from None
     except ConnectionError as error:
         raise ImageError("connection") from error
     except Exception as error:  # file systems behind fsspec raise errors of their own kinds
@@ -62,7 +62,7 @@ def _get(uri: str, reader: ImageReader, max_bytes: int, timeout: float, make_roo
 
     for scheme in protocols(uri):
         if scheme in NEVER_OPENED:
-            raise ImageError("unsupported_scheme", f"images at {scheme}:// are never opened")
+            raise ImageError("unsupported_scheme", f"{scheme}:// URLs are not supported")
         if missing_driver(scheme) is not None:
             raise ImageError("unsupported_scheme", f"the package that {scheme}:// needs is not installed")
     if "::" in uri:  # fsspec reads archives through one shared position, so the reader takes turns
@@ -109,7 +109,7 @@ def _in_time(call: Callable[[], Result], seconds: float) -> Result:
 async def _read(file_system: Any, path: str, max_bytes: int, make_room: Callable[[int], None]) -> bytes:
     size = (await file_system._info(path)).get("size")
     if not isinstance(size, int):
-        raise ImageError("unreadable", "its size is not known before it is read")
+        raise ImageError("unreadable", "its size is unknown before it is read")
     if size > max_bytes:
         raise ImageError("too_large", f"more than {max_bytes} bytes")
     make_room(size)

@@ -119,7 +119,7 @@ class _EndsInTime(HTTPConnection):
                 exchange.attach(self._switch)
             return connection
         if isinstance(problem, TimeoutError):
-            raise ConnectTimeoutError(self, "no connection in time") from problem
+            raise ConnectTimeoutError(self, "connecting timed out") from problem
         raise NewConnectionError(self, "no connection") from problem
 
     def request(self, *arguments: Any, **options: Any) -> None:

@@ -81,9 +81,9 @@ class HttpGetter:
                 return answer
             url = redirect_target(parts._replace(auth=None).url, answer)
             if not url.lower().startswith(("http://", "https://")):
-                raise ImageError("redirects", "to something that is not http or https")
+                raise ImageError("redirects", "to a URL that is not http or https")
             if left <= 0:
-                raise ImageError("timeout", "the whole of it took too long")
+                raise ImageError("timeout", "the download exceeded its time limit")
         raise ImageError("redirects", f"more than {self._settings.max_redirects}")
 
     def _ask(
@@ -152,9 +152,9 @@ def parse(url: str) -> Url:
     except ValueError:  # LocationParseError is one
         raise ImageError("bad_url") from None
     if not parts.host:
-        raise ImageError("bad_url", "it names no host")
+        raise ImageError("bad_url", "it has no host")
     if "%" in parts.host and not parts.host.startswith("["):
-        raise ImageError("bad_url", "its host has escaped characters")
+        raise ImageError("bad_url", "its host contains escaped characters")
     return parts
 
 
@@ -227,7 +227,7 @@ def refusal(response: urllib3.BaseHTTPResponse, host: str) -> ImageError:
     """Return the error for an answer that brings no image."""
     status = response.status
     if not 100 <= status <= 999:
-        return ImageError("connection", "the answer is not one of http")
+        return ImageError("connection", "the response is not HTTP")
     phrase = HTTPStatus(status).phrase if status in HTTPStatus._value2member_map_ else ""
     detail = f"the server answered {status} {phrase}".rstrip()
     seconds = retry_after(response.headers.get("Retry-After"), now=time.time())
@@ -254,16 +254,16 @@ def explain(error: Exception, *, over: bool) -> ImageError:
     A detail is the same on every run, so it tells no address, byte count or time.
     """
     if over:
-        return ImageError("timeout", "the whole of it took too long")
+        return ImageError("timeout", "the download exceeded its time limit")
     match error:
         case NewConnectionError():  # urllib3 counts it among the timeouts
             return ImageError("connection")
         case urllib3.exceptions.TimeoutError() | TimeoutError():
-            return ImageError("timeout", "no connection in time, or a silent server")
+            return ImageError("timeout", "connecting or reading timed out")
         case SSLError():
             return ImageError("tls")
         case DecodeError():
-            return ImageError("corrupt", "its Content-Encoding cannot be undone")
+            return ImageError("corrupt", "its Content-Encoding cannot be decoded")
         case LocationValueError() | UnicodeError():
             return ImageError("bad_url")
     return ImageError("connection")
@@ -276,4 +276,4 @@ def redirect_target(base: str, location: str) -> str:
     try:
         return urljoin(base, location)
     except ValueError:
-        raise ImageError("redirects", "to something that is no URL") from None
+        raise ImageError("redirects", "to an invalid URL") from None

@@ -13,7 +13,7 @@ from vilbert.settings import NonNegativeFloat, NonNegativeInt, PositiveFloat, Po
 
 def _printable_ascii(text: str) -> str:
     if not (text.isascii() and (text.isprintable() or not text)):
-        raise ValueError("give a mail address or a page, in ASCII")
+        raise ValueError("give an email address or a URL, in ASCII")
     return text
 
 

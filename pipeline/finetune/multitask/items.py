@@ -65,6 +65,6 @@ def held_out_by(entry: TaskEntry, task: Task, evaluated: Task | None) -> dict[st
                 continue
             why = "its file names no splits"
         logger.warning(
-            "%s: images of its %s split may train other tasks (%s); name them by leave_out", task.name, name, why
+            "%s: images of its %s split may train other tasks (%s); exclude them with leave_out", task.name, name, why
         )
     return found

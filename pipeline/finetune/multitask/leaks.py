@@ -43,7 +43,7 @@ def read_image_ids(path: Path) -> list[str]:
     if path.suffix == ".json":
         found = _read(path, "leave_out", parse_json)
         if not isinstance(found, list) or any(isinstance(it, bool) or not isinstance(it, str | int) for it in found):
-            raise RefusedError(f"leave_out {path}: is no JSON list of image ids, strings or whole numbers")
+            raise RefusedError(f"leave_out {path}: is not a JSON list of image ids (strings or integers)")
         return [str(it) for it in found]
     return [line.strip() for line in _read(path, "leave_out", str.splitlines) if line.strip()]
 
@@ -52,7 +52,7 @@ def read_image_names(path: Path | None) -> dict[str, str]:
     """Read the names that other tasks know images by, a JSON object by image id; RefusedError if it is not one."""
     found = {} if path is None else _read(path, "image_names", parse_json)
     if not isinstance(found, dict) or not all(isinstance(name, str) for name in found.values()):
-        raise RefusedError(f"image_names {path}: is no JSON object of names by image id")
+        raise RefusedError(f"image_names {path}: is not a JSON object from image ids to names")
     return found
 
 

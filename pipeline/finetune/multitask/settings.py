@@ -100,7 +100,7 @@ def read_tasks(path: Path) -> list[dict[str, Any]]:
     try:
         found = read_yaml(path if path.exists() else shipped)  # JSON is YAML
     except FileNotFoundError:
-        raise ValueError(f"{where}: there is no such file; give a list of tasks, as docs/tasks.md has it") from None
+        raise ValueError(f"{where}: no such file; give a list of tasks, see docs/tasks.md") from None
     except OSError as error:
         raise ValueError(f"{where}: cannot be read: {error}") from error
     except DocumentError as error:
@@ -110,7 +110,7 @@ def read_tasks(path: Path) -> list[dict[str, Any]]:
     tasks = [_read_task(one, f"{where}, task {number}") for number, one in enumerate(found, 1)]
     names = [one["task"] for one in tasks]
     if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise ValueError(f"{where}: {', '.join(twice)} is there twice; name each task once")
+        raise ValueError(f"{where}: {', '.join(twice)} appears twice; list each task once")
     return tasks
 
 
@@ -123,10 +123,10 @@ def _refuse_renamed(where: str, key: str) -> None:
 
 def _read_task(one: Mapping[str, Any], where: str) -> dict[str, Any]:
     if one.get("task") not in TASKS:
-        raise ValueError(f"{where}: task {one.get('task')!r}: name one of {', '.join(TASKS)}")
+        raise ValueError(f"{where}: task {one.get('task')!r}: give one of {', '.join(TASKS)}")
     where = f"{where} ({one['task']})"
     if "annotations" not in one:
-        raise ValueError(f"{where}: has no annotations; name the folder of its annotation files")
+        raise ValueError(f"{where}: has no annotations; give the folder of its annotation files")
     kinds = get_type_hints(TaskEntry, include_extras=True)
     kinds = {name: kinds[name] for name in OF_THE_RUN}
     of_task = get_type_hints(task_settings("finetune", one["task"]), include_extras=True)
@@ -135,7 +135,7 @@ def _read_task(one: Mapping[str, Any], where: str) -> dict[str, Any]:
     for key, value in one.items():
         if key not in kinds:
             _refuse_renamed(where, key)
-            raise ValueError(f"{where}: no setting {key} of a task; there are: {', '.join(sorted(kinds))}")
+            raise ValueError(f"{where}: no setting {key} of a task; the settings are: {', '.join(sorted(kinds))}")
         try:
             found[key] = file_value(kinds[key], value, numbers_as_text=False)
         except SettingsError as error:

@@ -41,7 +41,7 @@ def plan_turns(weights: Sequence[float], changes: Sequence[Change], *, gap: int,
     """
     begins = [0, *(min(change.step, steps) for change in changes)]
     if begins != sorted(begins):
-        raise ValueError(f"changes at steps {begins[1:]}: give them in order")
+        raise ValueError(f"changes at steps {begins[1:]}: give them in ascending order")
     stops = [(False,) * len(weights), *(change.stopped for change in changes)]
     parts = [
         take_turns(

@@ -52,7 +52,7 @@ def detector_settings(text: str, recorded: Mapping[str, Any], device: str) -> Ex
         if recorded.get("extractor") == name and DETECTORS.is_known(name):
             values |= detector_values(recorded)
         if find_detector(name).needs_files:
-            raise ValueError("needs files of yours; write its options (detector, weights, ...) to a .yaml file")
+            raise ValueError("needs your own files; write its options (detector, weights, ...) to a .yaml file")
         return _settings({**values, "detector": name}, device)
     except ValueError as error:
         raise RefusedError(f"{text}: {error}") from error
@@ -69,7 +69,7 @@ def recorded_settings(recorded: Mapping[str, Any], device: str) -> ExtractorSett
         raise ValueError("it does not record its detector")
     # An encoder and the models of transformers are recorded by their hash alone.
     if find_detector(values["detector"]).needs_files or "encoder" in recorded or "model_type" in recorded:
-        raise ValueError(f"the detector {values['detector']} needs files of yours")
+        raise ValueError(f"the detector {values['detector']} needs your own files")
     return _settings({**selection_values(recorded), **values}, device)
 
 
@@ -92,7 +92,7 @@ def read_detector_file(path: Path) -> dict[str, Any]:
     for key, value in found.items():
         name = str(key).replace("-", "_")
         if name not in options:
-            raise ValueError(f"{key!r:.60} is no option of a detector; `vilbert extract --help` lists them")
+            raise ValueError(f"{key!r:.60} is not an option of a detector; `vilbert extract --help` lists them")
         try:
             values[name] = file_value(options[name].type, value)
         except SettingsError as error:

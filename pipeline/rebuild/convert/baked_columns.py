@@ -209,7 +209,7 @@ class BakedColumns(Closing):
         try:
             check_fields(key, found)
         except ValueError as error:
-            raise RefusedError(f"--columns: {error}; such a column cannot take the place of this field") from None
+            raise RefusedError(f"--columns: {error}; such a column cannot replace this field") from None
         return found
 
     def _number_of_boxes(self, key: str, opened: _OpenShard) -> dict[str, int]:
@@ -275,7 +275,9 @@ def _find(base: DatasetSource, name: str) -> _Column:
     check_column_name(name, option="--columns")
     place = base.folder.name
     if name in FIXED:
-        raise RefusedError(f"--columns {name}: is a field of the regions or the image's name, which no column replaces")
+        raise RefusedError(
+            f"--columns {name}: is a field of the regions or the image's id, which a column cannot replace"
+        )
     names = column_names(base.folder)
     if name not in names:
         raise RefusedError(f"--columns {name}: {place} has no such column; its columns: {', '.join(names) or 'none'}")
@@ -287,8 +289,9 @@ def _find(base: DatasetSource, name: str) -> _Column:
     of_regions = info.of_regions is not None and info.dtype != "uint16"
     if info.shape is not None and "N" in info.shape and not of_regions and info.boxes == "base":
         raise RefusedError(
-            f"--columns {name}: {place}: holds {info.dtype} {list(info.shape)}, one value per region; a sample has a "
-            "place for floats [N, M], for one array per image and for JSON values"
+            f"--columns {name}: {place}: holds {info.dtype} {list(info.shape)}, one value per region; a sample can "
+            "store "
+            "floats [N, M], one array per image, and JSON values"
         )
     records = tuple(read_each_record(folder, range(info.shards)))
     if records_digest(records) != info.records_sha256:

@@ -90,7 +90,7 @@ class ConvertJob:
                 for place, source in zip(self.settings.sources, opened.sources, strict=True):
                     if left := other_columns(source, self.settings.columns):
                         logger.warning(
-                            "%s: its columns are left behind: %s; --columns puts columns into the samples",
+                            "%s: its columns are not copied: %s; --columns stores columns in the samples",
                             place_name(place),
                             ", ".join(left),
                         )
@@ -176,11 +176,11 @@ class ConvertJob:
             known = "sources" not in outcome.fingerprint or settings.importing.origin is not None
             hint = "" if known else ". Files of one detector can be appended if each is imported with the same --origin"
             raise FingerprintError(
-                f"--append: {folder.name} has another fingerprint than the sources:\n  {lines}\n"
+                f"--append: {folder.name} has a different fingerprint from the sources:\n  {lines}\n"
                 f"To merge them, write a new data set: vilbert convert {folder.name} SOURCE ... --output NEW{hint}"
             )
         if (existing.class_names, existing.attribute_names) != (outcome.class_names, outcome.attribute_names):
-            raise FingerprintError(f"--append: {folder.name} has other class or attribute names than the sources")
+            raise FingerprintError(f"--append: {folder.name} has different class or attribute names from the sources")
 
     def _find_base(self) -> _Base:
         """Return the data set that is appended to as it was before, of one that an interrupted run extended, too."""
@@ -203,7 +203,7 @@ class ConvertJob:
             FingerprintError: The workers found other sources than this process, such as other copies.
         """
         if lines := "; ".join(differences(described(self._outcome), description.fingerprint)):
-            raise FingerprintError(f"the workers see other sources than this process: {lines}")
+            raise FingerprintError(f"the workers see different sources from this process: {lines}")
         return self._planned()
 
     def _planned(self) -> DatasetInfo:

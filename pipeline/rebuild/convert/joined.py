@@ -108,7 +108,7 @@ def _named(row: Fields, where: str) -> tuple[str, Fields]:
     """Return a row by its image id, with its captions as a list."""
     image_id = next((row[name] for name in ID_NAMES if name in row), None)
     if isinstance(image_id, bool) or not isinstance(image_id, str | int):
-        raise ValueError(f"{where}: image_id is {image_id!r:.80}; a row needs image_id, a text or a whole number")
+        raise ValueError(f"{where}: image_id is {image_id!r:.80}; a row needs image_id, a string or an integer")
     fields = {name: value for name, value in row.items() if name != "caption"}
     if "caption" in row and "captions" not in row:
         caption = row["caption"]
@@ -127,7 +127,7 @@ def _csv_rows(path: Path) -> Iterator[tuple[str, Fields]]:
         names = [name.strip().lower() for name in next(rows, [])]
         if not set(names) & set(ID_NAMES) or len(set(names)) < len(names):
             raise ValueError(
-                "its first line is no header with a column image_id; expected a manifest, JSON, JSONL or CSV"
+                "its first line is not a header with a column image_id; expected a manifest, JSON, JSONL or CSV"
             )
         for number, row in enumerate(rows, start=2):
             if len(row) != len(names) and row:
@@ -198,7 +198,7 @@ def build_joined(
             try:
                 database.execute("INSERT INTO donor VALUES (?, ?)", (key, row_number))
             except sqlite3.IntegrityError:
-                raise ShardError(f"--add-fields-from: holds the key {key!r} twice") from None
+                raise ShardError(f"--add-fields-from: contains the key {key!r} twice") from None
         database.execute("COMMIT")
     except sqlite3.Error as error:
         raise ShardError(f"{path}: cannot be written ({error}); free space and run the same command again") from error

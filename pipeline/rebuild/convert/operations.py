@@ -60,7 +60,7 @@ class RegionOperations:
         """
         if (self.min_score is not None or self.max_boxes is not None) and "object_scores" not in fields:
             option = "--min-score" if self.min_score is not None else "--max-boxes"
-            raise RefusedError(f"{option}: the source has no object_scores to choose boxes by")
+            raise RefusedError(f"{option}: the source has no object_scores to select boxes by")
         if self.max_classes is not None and "class_probs" not in fields:
             raise RefusedError("--max-classes: the source has no class_probs")
         top_classes = int(fields["class_ids"]["shape"][1]) if "class_ids" in fields else 0

@@ -72,7 +72,7 @@ def describe_outcome(settings: ConvertSettings, opened: OpenSources) -> Outcome:
     for place, these, pictures in zip(settings.sources, fields, images, strict=True):
         if lines := "; ".join(_field_differences(fields[0], these)):
             raise RefusedError(
-                f"{place}: its samples have other arrays than those of {settings.sources[0]} ({lines}); see "
+                f"{place}: its samples have different arrays from those of {settings.sources[0]} ({lines}); see "
                 "--drop-fields, --feature-dtype and --max-classes"
             )
         if pictures != images[0]:
@@ -107,7 +107,7 @@ def _names(kind: str, descriptions: Sequence[SourceDescription], *, used: bool) 
         return ()
     lists = {names for one in descriptions if (names := getattr(one, f"{kind}_names"))}
     if len(lists) > 1:
-        raise RefusedError(f"the sources have different {kind} names, so the same id means another {kind} in each")
+        raise RefusedError(f"the sources have different {kind} names, so the same id means a different {kind} in each")
     return next(iter(lists), ())
 
 

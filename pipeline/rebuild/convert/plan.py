@@ -79,7 +79,7 @@ class PlannedRows:
         path = directory / PLAN_FOLDER / ROWS_FILE
         try:
             if path.stat().st_size != self.plan.rows * np.dtype(np.int64).itemsize:
-                raise ValueError(f"has not the rows of {PLAN_FILE}")
+                raise ValueError(f"does not have the rows of {PLAN_FILE}")
             self._rows: NDArray[np.int64] = np.memmap(path, dtype="<i8", mode="r")
             self.joined = Joined(directory / PLAN_FOLDER / JOINED_FILE)
         except (OSError, ValueError) as error:

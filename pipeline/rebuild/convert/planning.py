@@ -209,7 +209,7 @@ class _Pass:
         if self._splits is not None:
             number = self._split_numbers.setdefault(split, len(self._split_numbers))
             if number >= MAX_SPLITS:
-                raise RefusedError(f"--one-split-per-shard: there are more than {MAX_SPLITS:,} splits")
+                raise RefusedError(f"--one-split-per-shard: more than {MAX_SPLITS:,} splits")
             self._splits[row] = number
         return ""
 
@@ -302,7 +302,7 @@ def _image_hash(entry: Scanned) -> str:
     if not isinstance(sha256, str):
         raise RefusedError(
             f"--deduplicate image: sample {entry.key} has no sha256 of its image; use --deduplicate id, or extract "
-            "with `vilbert extract`, which notes it"
+            "with `vilbert extract`, which records it"
         )
     return sha256
 

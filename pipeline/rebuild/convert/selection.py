@@ -84,5 +84,5 @@ def _ids(path: Path) -> Iterable[str]:
 def _hashes(ids: Iterable[str]) -> NDArray[np.uint64]:
     hashes = np.unique(np.fromiter((key_hash(sample_key(image_id)) for image_id in ids), np.uint64))
     if not len(hashes):
-        raise RefusedError("--ids: the file holds no id")
+        raise RefusedError("--ids: the file contains no id")
     return hashes

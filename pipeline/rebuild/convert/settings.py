@@ -103,13 +103,13 @@ class ConvertSettings:
 
     def __post_init__(self) -> None:
         if not self.sources:
-            raise ValueError("SOURCES are missing: name at least one data set or file of features")
+            raise ValueError("SOURCES are missing: give at least one data set or file of features")
         if len(set(self.columns)) < len(self.columns):
             raise ValueError(f"--columns {' '.join(self.columns)}: give each name once")
         if self.where is not None:
             parse_where(self.where)
         if self.join_fields is not None and not self.join:
-            raise ValueError("--join-fields chooses among the fields of --join, which is missing")
+            raise ValueError("--join-fields requires --join")
         if self.unjoined == "drop" and not self.join:
             raise ValueError("--unjoined drop needs --join")
         if self.source_format is not None and not FORMATS.is_known(self.source_format):
@@ -118,11 +118,11 @@ class ConvertSettings:
         if self.backend == "local" and self.workers not in ("auto", 1):
             raise ValueError(f"--workers {self.workers}: the local backend runs one; use --backend ray for more")
         if self.shared and self.append:
-            raise ValueError("--shared: --append is for one process; run it without --shared")
+            raise ValueError("--append cannot be combined with --shared; run it without --shared")
         if self.shared and not isinstance(self.output, Path):
             raise ValueError("--shared: --output is a URL; give a folder of a shared file system, or use Ray")
         if self.backend == "local" and (self.ray_address or self.dashboard):
-            raise ValueError("--ray-address and --dashboard belong to --backend ray")
+            raise ValueError("--ray-address and --dashboard require --backend ray")
 
     def _require_outside(self) -> None:
         """Raise ValueError where the output is a source, by any path, or lies inside one."""
@@ -135,7 +135,7 @@ class ConvertSettings:
             if same and not self.append:
                 raise ValueError(f"--output {self.output}: is one of the sources; write to another folder")
             if inside:
-                raise ValueError(f"--output {self.output}: lies in the source {source}; give a folder outside it")
+                raise ValueError(f"--output {self.output}: is inside the source {source}; give a folder outside it")
 
     @property
     def gpus_per_worker(self) -> float | None:

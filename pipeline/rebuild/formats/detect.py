@@ -36,7 +36,7 @@ def open_published(path: Path, format: str | None = None, options: ImportOptions
         PluginError: The format is that of a package that cannot be imported.
     """
     if not path.exists():
-        raise ShardError(f"{path}: there is no such file or folder")
+        raise ShardError(f"{path}: no such file or folder")
     if format is None:
         format = detect_format(path)
     if format is None:
@@ -51,13 +51,13 @@ def unrecognised(path: Path) -> ShardError:
 
     file = data_file(path)
     if file.is_file() and file.stat().st_size == 0:
-        return ShardError(f"{file}: is empty; get it again")
+        return ShardError(f"{file}: is empty; download it again")
     if is_lmdb(path):
         try:
             open_lmdb(path).close()
         except ShardError as error:
             return error
-    return ShardError(f"{path}: its format is not recognised; one of these can be named: {', '.join(importable())}")
+    return ShardError(f"{path}: its format is not recognised; give one of these: {', '.join(importable())}")
 
 
 def importable() -> list[str]:
@@ -81,7 +81,9 @@ def load_importer(name: str) -> Importer:
     """
     importer = find_format(name).load_importer()
     if importer is None:
-        raise ShardError(f"format {name}: can be exported, not imported; these can: {', '.join(importable())}")
+        raise ShardError(
+            f"format {name}: can be exported but not imported; the import formats are {', '.join(importable())}"
+        )
     return importer
 
 

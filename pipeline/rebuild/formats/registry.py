@@ -77,7 +77,7 @@ class ImportOptions:
 
     def __post_init__(self) -> None:
         if self.origin is not None and not self.origin.strip():
-            raise ValueError("--origin: is empty; say what made the features, or leave it out")
+            raise ValueError("--origin: is empty; describe what produced the features, or leave it out")
 
 
 class Importer(Protocol):

@@ -88,7 +88,7 @@ def _layers(tensors: dict[str, NDArray[Any]]) -> list[tuple[NDArray[np.float64],
         numbers = {int(match[1]) for name in tensors if (match := re.fullmatch(r"layers\.(\d{1,4})\.weight", name))}
         prefixes = [f"layers.{number}." for number in sorted(numbers)]
         if set(tensors) != {f"{prefix}{part}" for prefix in prefixes for part in ("weight", "bias")} or not prefixes:
-            raise ValueError(f"it holds {', '.join(sorted(tensors)[:6]) or 'nothing'}")
+            raise ValueError(f"its tensors are {', '.join(sorted(tensors)[:6]) or 'missing'}")
     layers = [
         (tensors[f"{prefix}weight"].astype(np.float64), tensors[f"{prefix}bias"].astype(np.float64))
         for prefix in prefixes
@@ -134,7 +134,7 @@ class AestheticScore:
         width = self._head.layers[0][0].shape[1]
         if embeddings.shape[1] != width:
             raise RefusedError(
-                f"--aesthetic-head {self._path}: is for embeddings of {width} channels, --clip-model has "
+                f"--aesthetic-head {self._path}: expects embeddings of {width} channels, --clip-model has "
                 f"{embeddings.shape[1]}; give the model that it was trained on"
             )
         scores = iter(self._head(embeddings))

@@ -70,7 +70,7 @@ def write_scores(settings: ScoreSettings) -> int:
     facts = describe_scores(settings, scores)
     with folder.exclusive_writer():
         if _is_there(folder, info, settings.column, facts):
-            logger.info("%s: column %s is there with these scores", folder.name, settings.column)
+            logger.info("%s: column %s already has these scores", folder.name, settings.column)
             return 0
         home = folder.path / PLAN_FOLDER / _home_name(settings.column, facts, info.records_sha256)
         _prepare_home(home, settings.column)
@@ -232,7 +232,7 @@ def _summarise(folder: LocalFolder, column: ColumnInfo, values: Values, *, needs
     if failed:
         reasons = ", ".join(f"{count:,} {reason}" for reason, count in sorted(failed.items()))
         logger.warning(
-            "%s: images of %s could not be read (%s); they have %s.%s in place of scores",
+            "%s: images of %s could not be read (%s); they have %s.%s instead of scores",
             folder.name,
             counted(sum(failed.values()), "sample"),
             reasons,

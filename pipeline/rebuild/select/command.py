@@ -62,9 +62,9 @@ class SelectSettings:
         if self.where is not None:
             parse_where(self.where)
         if not self.by:
-            raise ValueError(f"--by: give some of {', '.join(REASONS)}")
+            raise ValueError(f"--by: give one or more of {', '.join(REASONS)}")
         if self.where is None and self.selection is None and not self.not_in:
-            raise ValueError("--where or --not-in: give at least one, else all samples would be selected")
+            raise ValueError("--where or --not-in: give at least one of them; otherwise all samples would be selected")
 
 
 def select(settings: SelectSettings) -> int:

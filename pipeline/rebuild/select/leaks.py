@@ -75,7 +75,7 @@ def read_other(place: Place, reasons: Sequence[Reason]) -> Other:
         raise RefusedError(f"--not-in {open_folder(place).name}: holds no data set")
     try:
         if not place.is_file():
-            raise ShardError(f"--not-in {place}: is no data set, manifest or file of ids")
+            raise ShardError(f"--not-in {place}: is not a data set, manifest or file of ids")
         with place.open("rb") as file:
             is_manifest = file.read(len(PARQUET)) == PARQUET
         other = _read_manifest(place) if is_manifest else _of_ids(place)

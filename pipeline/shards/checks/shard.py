@@ -157,7 +157,7 @@ def check_failures(report: ShardReport, record: ShardRecord, path: Path) -> Sequ
         report.add("failures-missing", path, "is not there; without failures it would be an empty file")
         return ()
     if hashlib.sha256(path.read_bytes()).hexdigest() != record.failures_sha256:
-        report.add("failures-changed", path, "its sha256 is not the record's")
+        report.add("failures-changed", path, "its sha256 differs from its record")
     try:
         failures = read_failures(path)
     except ShardError as error:

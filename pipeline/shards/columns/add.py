@@ -110,7 +110,9 @@ def empty(column: Folder) -> None:
             try:
                 (column.path / under).rmdir()
             except OSError as error:
-                raise ShardError(f"{column.path / under}: holds files that are no column's; move them away") from error
+                raise ShardError(
+                    f"{column.path / under}: contains files that do not belong to a column; move them away"
+                ) from error
 
 
 def _write(
@@ -170,7 +172,7 @@ def _write_shard(
                 if missing == "error":
                     raise RefusedError(
                         f"{folder.name}: the file has no value for image {image_id!r:.80} (shard {base.shard}, key "
-                        f"{key}); give --missing skip to leave such samples without one"
+                        f"{key}); give --missing skip to leave such samples without a value"
                     )
                 continue
             writer.add(key, content)

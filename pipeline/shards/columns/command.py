@@ -78,7 +78,7 @@ def add(settings: AddColumnSettings) -> int:
     with folder.exclusive_writer():
         info = add_column(folder, settings.column, values, missing=settings.missing)
     if unused := len(values.places) - info.samples:
-        logger.warning("%s: %s of images that the data set does not hold", settings.file, counted(unused, "value is"))
+        logger.warning("%s: %s for images that are not in the data set", settings.file, counted(unused, "value is"))
     logger.info("%s: column %s has %s", folder.name, info.name, counted(info.samples, "value"))
     return 0
 
@@ -106,7 +106,7 @@ def drop(settings: DropColumnSettings) -> int:
     column = column_folder(folder, settings.column)
     if not is_column(column):
         there = ", ".join(column_names(folder)) or "none"
-        raise RefusedError(f"{folder.name}: has no column {settings.column}; there are: {there}")
+        raise RefusedError(f"{folder.name}: has no column {settings.column}; its columns: {there}")
     with folder.exclusive_writer():
         empty(column)
     return 0

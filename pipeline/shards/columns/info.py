@@ -155,7 +155,7 @@ def _contradiction(info: ColumnInfo, number: int) -> str | None:
     if number != (2 if info.member == "regions" else 1):
         return f"format is {number} with member {info.member}"
     if (info.member != "json") != (info.dtype is not None and info.shape is not None):
-        return f"dtype and shape do not go with member {info.member}"
+        return f"dtype and shape do not match member {info.member}"
     if info.member == "regions":
         if info.regions is None:
             return f"{DATASET_FILE} of its regions is not there"

@@ -82,10 +82,10 @@ def _index(path: Path, pairs: Iterable[tuple[Any, Any]]) -> dict[str, Any]:
     places: dict[str, Any] = {}
     for image_id, place in pairs:
         if type(image_id) not in (str, int):
-            raise RefusedError(f"{path}: {image_id!r:.80} is no image id; ids are texts or whole numbers")
+            raise RefusedError(f"{path}: {image_id!r:.80} is not an image id; ids are strings or integers")
         name = str(image_id)
         if name in places:
-            raise RefusedError(f"{path}: image id {name!r:.80} is there twice; keep one value for each image")
+            raise RefusedError(f"{path}: image id {name!r:.80} appears twice; keep one value for each image")
         places[name] = place
     return places
 
@@ -109,7 +109,7 @@ def _open_npy(path: Path, ids: Path, facts: dict[str, Any]) -> ValuesFile:
         )  # fmt: skip
     if array.ndim > 2 or array.dtype.kind not in "fiubU":
         raise RefusedError(
-            f"{path}: has the shape {list(array.shape)} and dtype {array.dtype}, which no column can hold"
+            f"{path}: has the shape {list(array.shape)} and dtype {array.dtype}, which a column cannot store"
         )
     places = _index(ids, zip(names, range(len(names)), strict=True))
     return ValuesFile(member=member, places=places, facts=facts, read=lambda row: array[row].tolist())
@@ -171,7 +171,9 @@ def _open_lines(path: Path, id_column: str, value_column: str | None, facts: dic
         except ValueError as error:
             raise RefusedError(f"{path}: line {number} cannot be read ({error})") from None
         if not isinstance(document, dict) or id_column not in document:
-            raise RefusedError(f"{path}: line {number} is no object with the field {id_column}: name it by --id-column")
+            raise RefusedError(
+                f"{path}: line {number} is not an object with the field {id_column}: set it with --id-column"
+            )
         return document
 
     def pairs() -> Iterator[tuple[Any, int]]:
@@ -203,7 +205,7 @@ def _choose(path: Path, names: list[str], id_column: str, value_column: str | No
         if name not in names:
             listed = ", ".join(names[:20])
             raise RefusedError(
-                f"{path}: has no column {name}: name it by --id-column or --value-column; it has {listed}"
+                f"{path}: has no column {name}: set it with --id-column or --value-column; it has {listed}"
             )
     if twice := next((name for name in names if names.count(name) > 1), None):
         raise RefusedError(f"{path}: has several columns {twice!r:.60}; rename all but one")

@@ -88,7 +88,7 @@ def push(settings: PushSettings) -> int:
         logger.info("%s: %d of %d files are uploaded", settings.repo_id, done, len(missing))
     if left := missing_files(folder, repository.files(), sizes):
         raise ShardError(
-            f"{settings.repo_id}: did not take {counted(len(left), 'file')} ({', '.join(list(left)[:3])}); check its "
+            f"{settings.repo_id}: rejected {counted(len(left), 'file')} ({', '.join(list(left)[:3])}); check its "
             ".gitignore, then run the same command again"
         )
     logger.info("%s has the whole data set; revision %s", settings.repo_id, settings.revision)

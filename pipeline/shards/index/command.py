@@ -37,6 +37,6 @@ def index(settings: IndexSettings) -> int:
     with folder.exclusive_writer():
         written = index_dataset(folder)
     for name in written.kept:
-        logger.info("%s: left as it is, it was written or changed by somebody else", name)
+        logger.info("%s: not replaced, because another program wrote or changed it", name)
     logger.info("%s: %s up to date", folder.name, counted(written.files, "side file is", "side files are"))
     return 0

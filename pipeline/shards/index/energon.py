@@ -134,8 +134,8 @@ class SqliteIndex:
             )
         except sqlite3.IntegrityError:
             raise ShardError(
-                f"shard {shard}: a key of it is in another shard too, which no tool can index; "
-                "`vilbert verify` names it"
+                f"shard {shard}: one of its keys is in another shard too, which cannot be indexed; "
+                "`vilbert verify` reports it"
             ) from None
         self._database.executemany(
             "INSERT INTO sample_parts VALUES (?, ?, ?, ?, ?)", ((shard, *row) for row in part_rows(index))

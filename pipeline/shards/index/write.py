@@ -71,7 +71,7 @@ def write_side_files(folder: Folder) -> None:
     if any(name == INDEX_FILE for name, _ in folder.entries("")):
         return
     if folder.remote:
-        logger.info("for files with which other tools open it, run: vilbert index %s", folder.name)
+        logger.info("to write side files for other tools, run: vilbert index %s", folder.name)
         return
     try:
         index_dataset(folder)

@@ -68,7 +68,7 @@ def hold_lease(folder: Objects) -> Iterator[None]:
                 folder.write(_name(number), encode_json({**me, "released": True}))
     if lost.is_set():
         raise LockedError(
-            f"{folder.name}: this run did not answer for a while and another one took over; let that one continue"
+            f"{folder.name}: this run sent no heartbeat for a while and another one took over; let that one continue"
         )
 
 
@@ -84,7 +84,7 @@ def acquire(folder: Objects) -> tuple[int, dict[str, Any]]:
         folder.delete(_name(number))
         taken = False
     if not taken:
-        raise LockedError(f"{folder.name}: another process began to write here just now; choose another --output")
+        raise LockedError(f"{folder.name}: another process has just started writing here; choose another --output")
     for old in before:
         folder.delete(_name(old))
     return number, me
@@ -107,7 +107,7 @@ def _wait_for_its_end(folder: Objects, number: int) -> None:
             raise LockedError(
                 f"{folder.name}: {holder} is writing here; wait for it or stop it, or choose another --output"
             )
-    logger.warning("%s: %s gave no sign of life for %g s: going on", folder.name, holder, PATIENCE_SECONDS)
+    logger.warning("%s: %s sent no heartbeat for %g s; continuing", folder.name, holder, PATIENCE_SECONDS)
 
 
 def _beat(folder: Objects, number: int, me: dict[str, Any], done: threading.Event, lost: threading.Event) -> None:

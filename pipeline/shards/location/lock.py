@@ -45,8 +45,9 @@ class FolderLock:
             return False
         except OSError as error:  # what the kernel says of a file system without locks
             raise LockedError(
-                f"{self._path.parent}: its file system does not lock files ({error.strerror}), so nothing would keep "
-                "two runs apart; mount it with locks (Lustre: -o flock; NFS 3: its lock service), or choose another "
+                f"{self._path.parent}: its file system does not lock files ({error.strerror}), so two runs could "
+                "write at the same time; mount it with locks (Lustre: -o flock; NFS 3: its lock service), or choose "
+                "another "
                 "--output"
             ) from error
         return True

@@ -43,7 +43,7 @@ class RemoteFolder:
     def make(self) -> None:
         """Refuse a URL that nothing can be written to."""
         if self.url.startswith(("http://", "https://")):
-            raise RefusedError(f"--output {self.name}: a web server takes no files; name a folder or s3://…")
+            raise RefusedError(f"--output {self.name}: cannot write to a web server; give a folder or s3://…")
         self._open("")
 
     def entries(self, under: str) -> Iterator[tuple[str, int | None]]:

@@ -24,7 +24,7 @@ def scratch_folder() -> Iterator[Path]:
         directory, claim = _claim()
     except OSError as error:
         raise ShardError(
-            f"{tempfile.gettempdir()}: no folder can be made there ({error.strerror}); name another disk in TMPDIR"
+            f"{tempfile.gettempdir()}: cannot create a folder there ({error.strerror}); set TMPDIR to another disk"
         ) from error
     try:
         yield directory

@@ -127,7 +127,7 @@ class SelectionFile:
                 case _:
                     raise ValueError("its footer is not that of a selection")
             if not schema.equals(selection_schema()) or rows != found.samples or metadata.num_rows != rows:
-                raise ValueError("its footer does not agree with its rows or columns")
+                raise ValueError("its footer does not match its rows or columns")
         return found
 
     def load(self, shard_samples: Sequence[int]) -> Selection:
@@ -165,7 +165,7 @@ class SelectionFile:
                 sizes,
             )
             if found.digest != self.digest:
-                raise ValueError("its rows are not those that it was written with")
+                raise ValueError("its rows are not the ones it was written with")
         return found
 
 
@@ -178,9 +178,9 @@ def _selection(
 ) -> Selection:
     """Return a selection of rows in any number; ValueError where they are not places of the data set, in order."""
     if not len(shards) or shards.min() < 0 or shards.max() >= len(sizes):
-        raise ValueError("it names a shard that the data set does not have")
+        raise ValueError("it refers to a shard that the data set does not have")
     if places.min() < 0 or bool((places >= sizes[shards]).any()):
-        raise ValueError("it names a sample that its shard does not have")
+        raise ValueError("it refers to a sample that its shard does not have")
     numbers = (np.cumsum(sizes) - sizes)[shards] + places
     if bool((np.diff(numbers) <= 0).any()):
         raise ValueError("its rows are not in the order of the data set")
@@ -262,7 +262,7 @@ def require_replaceable(path: Path) -> None:
     import pyarrow.parquet as pq
 
     if path.is_dir():
-        raise RefusedError(f"--output {path}: is a folder; name a file")
+        raise RefusedError(f"--output {path}: is a folder; give a file")
     if not path.exists():
         return
     try:
@@ -270,7 +270,7 @@ def require_replaceable(path: Path) -> None:
     except (pa.ArrowException, OSError, ValueError):
         is_selection = False
     if not is_selection:
-        raise RefusedError(f"--output {path}: exists and is no selection; delete it, or name another file")
+        raise RefusedError(f"--output {path}: exists and is not a selection; delete it, or give another file")
 
 
 @contextlib.contextmanager

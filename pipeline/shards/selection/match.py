@@ -20,7 +20,7 @@ def open_selections(paths: Sequence[Path]) -> dict[str, SelectionFile]:
         file = SelectionFile.open(path)
         if file.records_sha256 in found:
             raise RefusedError(
-                f"--selection: {found[file.records_sha256].path} and {path} are of the same data set; give one file "
+                f"--selection: {found[file.records_sha256].path} and {path} belong to the same data set; give one file "
                 "for each"
             )
         found[file.records_sha256] = file
@@ -37,7 +37,7 @@ def require_their_data(files: Mapping[str, SelectionFile], data: Mapping[str, st
     for content, file in files.items():
         if content not in data:
             raise RefusedError(
-                f"--selection {file.path}: is of another data set than {', '.join(data.values())}, or of an older "
+                f"--selection {file.path}: belongs to another data set than {', '.join(data.values())}, or to an older "
                 "state of it; select again with `vilbert select`"
             )
 

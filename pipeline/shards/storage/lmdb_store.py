@@ -71,7 +71,7 @@ class LmdbWriter:
 
     def add_run(self, chunks: Iterable[memoryview]) -> None:
         """Refuse: members of a tar are no values."""
-        raise ShardError(f"{self._path}: an LMDB takes samples one by one")
+        raise ShardError(f"{self._path}: an LMDB shard stores single samples")
 
     def _add(self, key: str, value: bytes) -> None:
         self._keys.append(key)
@@ -149,7 +149,7 @@ class LmdbReader(Closing):
             self._keys = self._read_keys()
         except lmdb.Error as error:
             self.close()
-            raise CorruptShardError(f"LMDB refuses it: {error}", path=path) from error
+            raise CorruptShardError(f"LMDB cannot open it: {error}", path=path) from error
         except ShardError:
             self.close()
             raise
@@ -166,7 +166,7 @@ class LmdbReader(Closing):
         if stored != expected:
             named = min(stored ^ expected)
             raise CorruptShardError(
-                f"its keys are not those that {META_KEY} lists; the first is {named!r}", path=self.path
+                f"its keys do not match the list in {META_KEY}; the first difference is {named!r}", path=self.path
             )
         return keys
 

@@ -191,7 +191,7 @@ def read_index(data: mmap.mmap | bytes | bytearray, path: Path) -> dict[str, tup
         name, member = _read_member(data, header, offset, path)
         if key is None and name in index:
             raise CorruptShardError(
-                "its members are not adjacent, or it is there twice", path=path, offset=offset, key=name
+                "its members are not adjacent, or it appears twice", path=path, offset=offset, key=name
             )
         if key is not None and name != key:
             raise CorruptShardError(f"ends without its json member, {name} follows", path=path, offset=offset, key=key)
@@ -208,7 +208,7 @@ def read_index(data: mmap.mmap | bytes | bytearray, path: Path) -> dict[str, tup
         problem = f"has {len(data)} bytes, expected {expected}: cut short, or something was appended"
         raise CorruptShardError(problem, path=path, offset=offset)
     if data[offset:].strip(b"\0"):
-        raise CorruptShardError("holds more than zeros behind its last member", path=path, offset=offset)
+        raise CorruptShardError("contains data behind its last member", path=path, offset=offset)
     return index
 
 
@@ -219,7 +219,7 @@ def _read_member(
     match = re.fullmatch(rb"([A-Za-z0-9_-]+)\.([a-z_.]+)\0*", header[:100])
     size_field = re.fullmatch(rb"([0-7]{11})\0", header[124:136])
     if not match or not size_field or not is_key(match[1].decode()):
-        raise CorruptShardError("no header of a member KEY.NAME", path=path, offset=offset)
+        raise CorruptShardError("expected the header of a member KEY.NAME", path=path, offset=offset)
     key, name, size = match[1].decode(), match[2].decode(), int(size_field[1], 8)
     if header != ustar_header(f"{key}.{name}", size):
         problem = f"header of {name} is not the plain USTAR header of a regular file of mode 0644, owner 0 and time 0"
@@ -228,7 +228,7 @@ def _read_member(
     end = start + size
     if end + padding(size) > len(data):
         raise CorruptShardError(
-            f"the file is cut inside {name}, which has {size} bytes", path=path, offset=offset, key=key
+            f"the file is truncated inside {name}, which has {size} bytes", path=path, offset=offset, key=key
         )
     if data[end : end + padding(size)].strip(b"\0"):
         raise CorruptShardError(f"the padding behind {name} is not zeros", path=path, offset=end, key=key)

@@ -115,7 +115,7 @@ def _parse_header(value: bytes | memoryview) -> tuple[list[_Entry], bytes]:
     """Return where the arrays lie, in their order, and the metadata; ValueError where a byte belongs to neither."""
     start = _LENGTH_BYTES + int.from_bytes(value[:_LENGTH_BYTES], "little")
     if start > len(value):
-        raise ValueError(f"of {len(value)} bytes is cut inside its safetensors header")
+        raise ValueError(f"of {len(value)} bytes is truncated inside its safetensors header")
     header = decode_json(bytes(value[_LENGTH_BYTES:start]))
     metadata = header.pop("__metadata__", None) if isinstance(header, dict) else None
     if not isinstance(metadata, dict) or metadata.keys() != {"json"} or not isinstance(metadata["json"], str):
@@ -133,7 +133,7 @@ def _parse_header(value: bytes | memoryview) -> tuple[list[_Entry], bytes]:
             raise ValueError(f"has array {entry.name}, which {error}") from None
         offset += size
     if offset != len(value):
-        raise ValueError(f"has {len(value) - offset} bytes that belong to no array")
+        raise ValueError(f"has {len(value) - offset} bytes that do not belong to an array")
     return entries, metadata["json"].encode("utf-8")
 
 

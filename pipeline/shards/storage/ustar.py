@@ -25,7 +25,7 @@ def ustar_header(name: str, size: int) -> bytes:
     """
     encoded = name.encode("ascii")
     if len(encoded) > 100 or size > _MAX_MEMBER_BYTES:
-        raise ValueError(f"USTAR has no room for {name} of {size} bytes")
+        raise ValueError(f"USTAR cannot store {name} of {size} bytes")
     before = encoded.ljust(100, b"\0") + _MODE_AND_OWNER + b"%011o\0" % size + _TIME
     return before + checksum_field(sum(before) + _END_SUM) + HEADER_END
 

@@ -105,10 +105,10 @@ class ShardWriter:
     def _note(self, key: str, layout: Layout, split: object) -> None:
         """Take in the next sample, before it is written."""
         if key in self._keys:
-            raise ShardError(f"{self._path}: key {key!r} comes twice: image ids must be unique in a manifest")
+            raise ShardError(f"{self._path}: key {key!r} appears twice: image ids must be unique in a manifest")
         if self._layout is not None and layout != self._layout:
             raise ShardError(
-                f"{self._path}: sample {key} has the arrays {_describe(layout)}, those before have "
+                f"{self._path}: sample {key} has the arrays {_describe(layout)}, earlier samples have "
                 f"{_describe(self._layout)}: use one detector for a data set"
             )
         self._layout = layout
@@ -168,14 +168,14 @@ class ShardWriter:
         start, stop = rows
         failed = {failure.row for failure in failures}
         if len(failed) != len(failures) or not all(start <= row < stop for row in failed):
-            raise ShardError(f"{self._path}: failures name rows twice, or rows outside of [{start}, {stop})")
+            raise ShardError(f"{self._path}: failures list a row twice, or rows outside of [{start}, {stop})")
         if len(self._keys) + len(failed) + dropped != stop - start:
             left_out = (
                 f", {len(failed)} failures and {dropped} dropped rows" if dropped else f" and {len(failed)} failures"
             )
             raise ShardError(
                 f"{self._path}: {len(self._keys)} samples{left_out} for {stop - start} rows: "
-                "each row must be one or the other"
+                "each row must be a sample or a failure"
             )
 
     @contextlib.contextmanager

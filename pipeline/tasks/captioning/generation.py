@@ -85,7 +85,7 @@ def next_word_scores(seen: Seen, image_of: Tensor, words: Tensor) -> Tensor:
     last = bert.encoder.together(streams, eager=bert.config._attn_implementation == "eager", kept=kept)
     scores = torch.log_softmax(seen.word_head(last.text).float(), dim=-1)
     if not torch.isfinite(scores).all():
-        raise NonFiniteError("the model's scores of words are not numbers; take an earlier checkpoint, or fp32")
+        raise NonFiniteError("the model's word scores are not finite; use an earlier checkpoint, or fp32")
     return scores
 
 
@@ -245,7 +245,7 @@ def generate(
     if settings.max_tokens + 1 > bert.longest_text:
         raise ValueError(f"--max-tokens {settings.max_tokens}: this model takes {bert.longest_text - 1}")
     if settings.method == "nucleus" and len(keys) != len(features):
-        raise ValueError(f"{len(keys)} keys for {len(features)} images: nucleus sampling draws by them, give one each")
+        raise ValueError(f"{len(keys)} keys for {len(features)} images: nucleus sampling needs one key per image")
     was_training = model.training
     model.train(False)
     try:

@@ -86,10 +86,10 @@ def _words_by_java(captions: Sequence[str]) -> list[str]:
             check=True,
         )
     except (OSError, subprocess.CalledProcessError) as error:
-        raise RefusedError(f"Java cannot cut captions into words ({error}); mend it, or score without Java") from error
+        raise RefusedError(f"Java cannot tokenize the captions ({error}); fix it, or score without Java") from error
     lines = ran.stdout.decode().split("\n")[: len(captions)]
     if len(lines) != len(captions):
-        raise RefusedError(f"Java cut {len(captions)} captions into {len(lines)}; score without Java")
+        raise RefusedError(f"Java returned {len(lines)} lines for {len(captions)} captions; score without Java")
     dropped = frozenset(ptbtokenizer.PUNCTUATIONS)
     return [" ".join(word for word in line.split(" ") if word not in dropped) for line in lines]
 
@@ -111,7 +111,9 @@ def _meteor(references: Mapping[str, list[str]], candidates: Mapping[str, list[s
         program.lock.release()  # or the package waits for it for ever when it clears up
         with suppress(OSError):
             program.meteor_p.stdin.close()
-        raise RefusedError(f"METEOR's Java program failed ({error}): it takes 2 GB; score without Java") from error
+        raise RefusedError(
+            f"METEOR's Java program failed ({error}): it needs 2 GB of memory; score without Java"
+        ) from error
     return float(score)
 
 
@@ -122,7 +124,7 @@ def _require_pairs(references: Mapping[str, Sequence[str]], candidates: Mapping[
         if image_id not in candidates:
             raise RefusedError(f"image {image_id}: has no caption to score; write one, or leave its references out")
         if not references.get(image_id):
-            raise RefusedError(f"image {image_id}: has a caption but no reference to score it by; leave it out")
+            raise RefusedError(f"image {image_id}: has a caption but no reference; leave it out")
 
 
 def require_pycocoevalcap() -> None:

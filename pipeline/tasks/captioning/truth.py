@@ -180,7 +180,7 @@ def truth_share(captions: Mapping[str, str], scenes: Mapping[str, Objects]) -> f
     Raises RefusedError naming an image without a scene, or where there are no captions.
     """
     if not captions:
-        raise RefusedError("no captions, so no share of them is true; give some")
+        raise RefusedError("no captions to check; give at least one")
     for image_id in captions:
         if image_id not in scenes:
             raise RefusedError(

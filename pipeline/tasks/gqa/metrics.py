@@ -50,7 +50,7 @@ def read_choices(path: Path, questions: Sequence[GqaQuestion]) -> dict[str, Choi
     for number in (question.question_id for question in questions if question.balanced):
         where, row = f"{path}: question {number}", document.pop(number, None)
         if row is None:
-            raise RefusedError(f"{where}: has no choices; is the file that of another split?")
+            raise RefusedError(f"{where}: has no choices; does the file belong to another split?")
         choices[number] = Choices(answers(row, "valid", where), answers(row, "plausible", where))
     return choices
 

@@ -112,7 +112,7 @@ def open_task(name: str, files: TaskFiles, split: str, like: Task | None) -> Gqa
     if files.answers is not None:
         return GqaTask(name, questions, load_vocabulary(files.answers))
     if all(question.answer is None for question in questions):
-        raise RefusedError(f"{files.folder}: the answers of the {split} split are secret; train on another --split")
+        raise RefusedError(f"{files.folder}: the answers of the {split} split are not public; train on another --split")
     labels = build_gqa_vocabulary(questions, least=files.least_answers)
     if not labels:
         raise RefusedError(

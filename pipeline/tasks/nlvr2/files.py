@@ -44,7 +44,7 @@ def read_nlvr2(folder: Path, split: str) -> list[NlvrStatement]:
         if match is None:
             raise RefusedError(f"{where}: identifier {identifier!r:.80} is not split-set-pair-sentence")
         if identifier in statements:
-            raise RefusedError(f"{where}: identifier {identifier} stands in an earlier line too; remove one of them")
+            raise RefusedError(f"{where}: identifier {identifier} appears in an earlier line too; remove one of them")
         statements[identifier] = NlvrStatement(
             identifier=identifier,
             image_ids=(f"{match[1]}-img0", f"{match[1]}-img1"),

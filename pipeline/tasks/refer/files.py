@@ -107,7 +107,7 @@ def _unpickled(path: Path) -> Any:
     except pickles.ForbiddenError as error:
         raise RefusedError(f"{path}: {error}; get the file from a source you trust, as JSON") from error
     except pickles.PickleError as error:
-        raise RefusedError(f"{path}: not a whole pickle ({error}); is the download complete?") from error
+        raise RefusedError(f"{path}: not a complete pickle ({error}); is the download complete?") from error
 
 
 def _decoded(path: Path) -> Any:
@@ -139,7 +139,7 @@ def _checked(rows: Iterable[Placed], path: Path) -> Iterator[Placed]:
 
 def _add(numbers: set[int], number: int, where: str) -> None:
     if number in numbers:
-        raise RefusedError(f"{where} {number} stands in an earlier place too; remove one of them")
+        raise RefusedError(f"{where} {number} appears earlier too; remove one of them")
     numbers.add(number)
 
 
@@ -154,7 +154,7 @@ def _boxes(path: Path, wanted: set[int]) -> dict[int, tuple[int, Box]]:
         if number not in wanted:
             continue
         if number in boxes:
-            raise RefusedError(f"{where}: id {number} stands in an earlier entry too; remove one of them")
+            raise RefusedError(f"{where}: id {number} appears in an earlier entry too; remove one of them")
         boxes[number] = field(row, "image_id", int, where), _xyxy(field(row, "bbox", list, where), where)
     if boxes and within_unit(box for _, box in boxes.values()):
         raise RefusedError(f"{path}: all boxes lie within 0..1; expected x, y, width and height in pixels")
@@ -177,11 +177,11 @@ def _expressions(
 ) -> Iterator[Expression]:
     ann_id, image_id = ref["ann_id"], ref["image_id"]
     if ann_id not in boxes:
-        raise RefusedError(f"{where}: ann_id {ann_id} is not in {instances}; are both of one data set?")
+        raise RefusedError(f"{where}: ann_id {ann_id} is not in {instances}; do both belong to one data set?")
     if boxes[ann_id][0] != image_id:
         raise RefusedError(
-            f"{where}: image_id is {image_id}, but {instances} has object {ann_id} in image {boxes[ann_id][0]}; are "
-            "both of one data set?"
+            f"{where}: image_id is {image_id}, but {instances} has object {ann_id} in image {boxes[ann_id][0]}; do "
+            "both belong to one data set?"
         )
     for sentence in ref["sentences"]:
         yield Expression(

@@ -67,7 +67,9 @@ def mean_features(corpus: Corpus, only: Collection[str] | None = None) -> tuple[
                 regions = max(len(example.boxes), 1)
                 means.append(example.features.sum(0, dtype=np.float64).astype(np.float32) / np.float32(regions))
     if not ids:
-        raise RefusedError("none of the images wanted is in the data sets: give those of the task's training images")
+        raise RefusedError(
+            "none of the requested images is in the data sets: give the data sets of the task's training images"
+        )
     return ids, np.stack(means)
 
 
@@ -79,7 +81,7 @@ def nearest(means: NDArray[np.float32], k: int = NEIGHBOURS, *, block: int = 512
     """
     count = len(means)
     if not 1 <= k < count:
-        raise ValueError(f"k {k}: {count} images have 1 to {count - 1} others each")
+        raise ValueError(f"k {k}: expected 1 to {count - 1} for {count} images")
     if not np.isfinite(means).all():
         raise ValueError("means hold NaN or infinities: some image's features are damaged")
     rows = torch.from_numpy(np.ascontiguousarray(means, dtype=np.float32))
@@ -123,7 +125,7 @@ def hard_negatives(
         return kept
     ids, means = mean_features(corpus, only)
     if len(ids) < 2:
-        raise RefusedError(f"image {ids[0]} is the only one: hard negatives take two or more")
+        raise RefusedError(f"image {ids[0]} is the only one: hard negatives need two or more images")
     mined = HardNegatives(image_ids=tuple(ids), nearest=nearest(means, min(k, len(ids) - 1)))
     with explain_disk_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)

@@ -37,7 +37,7 @@ def ranks(scores: NDArray[np.float32], image_of_caption: NDArray[np.int64]) -> t
         part, true = scores[rows], np.arange(images) == image_of_caption[rows, None]
         if np.isnan(part).any():
             row, column = (int(place) for place in np.argwhere(np.isnan(part))[0])
-            raise RefusedError(f"the score of caption {start + row} with image {column} is not there: score all pairs")
+            raise RefusedError(f"the score of caption {start + row} with image {column} is missing: score all pairs")
         of_captions[rows] = ((part >= own[rows, None]) & ~true).sum(1)
         of_images += ((part >= best) & ~true).sum(0)
     of_images[np.bincount(image_of_caption, minlength=images) == 0] = NO_CAPTION
@@ -52,7 +52,7 @@ def recall_figures(found: Ranks) -> dict[str, float]:
     """
     counted = found[found != NO_CAPTION]
     if not len(counted):
-        raise RefusedError("no caption belongs to any image: there is nothing to rank")
+        raise RefusedError("no caption belongs to an image: nothing to rank")
     return {
         "r1": float((counted < 1).mean()),
         "r5": float((counted < 5).mean()),

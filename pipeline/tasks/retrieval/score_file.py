@@ -46,7 +46,8 @@ def open_scores(
             _compare(folder, wanted)
         elif path.exists():
             raise RefusedError(
-                f"{folder}: {SCORES} is there without {IDENTITY}, so whose scores they are cannot be told; {_REMEDY}"
+                f"{folder}: {SCORES} exists without {IDENTITY}, so it is unknown which model and images the scores "
+                f"belong to; {_REMEDY}"
             )
         else:
             write_atomic(folder / IDENTITY, encode_json(wanted, indent=2) + b"\n")
@@ -100,4 +101,4 @@ def _compare(folder: Path, wanted: Mapping[str, Any]) -> None:
     differing = [name for name in sorted({*wanted, *found}) if wanted.get(name) != found.get(name)]
     if differing:
         told = ", ".join(f"{name} {found.get(name)!r}, not {wanted.get(name)!r}" for name in differing)
-        raise FingerprintError(f"{folder}: holds scores of something else ({told}); {_REMEDY}")
+        raise FingerprintError(f"{folder}: holds scores of another model or other data ({told}); {_REMEDY}")

@@ -72,7 +72,7 @@ def plan(words: Numbers, regions: Numbers, *, text_width: int, image_width: int,
     model's two streams. Raises RefusedError where there is nothing to score, or the budget cannot hold one batch.
     """
     if not len(words) or not len(regions):
-        raise RefusedError(f"{len(words)} captions and {len(regions)} images: there is nothing to score")
+        raise RefusedError(f"{len(words)} captions and {len(regions)} images: nothing to score")
     size = ITEM_BYTES[settings.precision]
     chunks = _chunks(regions, settings.pairs_per_batch)
     widest = max(len(chunk) for chunk in chunks)

@@ -44,11 +44,11 @@ def read_snli_ve(folder: Path, split: str) -> list[Hypothesis]:
     for where, row in json_lines(split_file(folder, "snli_ve_{}.jsonl", split, _PUBLISHED)):
         pair_id = field(row, "pairID", str, where)
         if pair_id in hypotheses:
-            raise RefusedError(f"{where}: pairID {pair_id} stands in an earlier line too; remove one of them")
+            raise RefusedError(f"{where}: pairID {pair_id} appears in an earlier line too; remove one of them")
         name = next((name for name in _IMAGE_FIELDS if name in row), _IMAGE_FIELDS[0])
         image_id = PurePosixPath(field(row, name, str, where)).stem
         if not image_id:
-            raise RefusedError(f"{where}: {name} is empty; it must name an image")
+            raise RefusedError(f"{where}: {name} is empty; it must identify an image")
         hypotheses[pair_id] = Hypothesis(
             pair_id=pair_id,
             image_id=image_id,

@@ -117,7 +117,7 @@ def load_names(path: Path) -> tuple[str, ...]:
     except (UnicodeDecodeError, csv.Error) as error:
         raise RefusedError(f"{path}: not a CSV file in UTF-8 ({error})") from error
     if not rows or "name" not in rows[0]:
-        raise RefusedError(f"{path}: its first line names no column `name`; write one")
+        raise RefusedError(f"{path}: its first line has no column `name`; add it")
     column = rows[0].index("name")
     names: dict[str, None] = {}
     for number, row in enumerate(rows[1:], 2):
@@ -154,14 +154,14 @@ def read_vcr(
     seed, names: of the names of people. Raises RefusedError naming file and line.
     """
     if not names:
-        raise RefusedError("names: there are none to call people by; give at least one")
+        raise RefusedError("names: the list of names for people is empty; give at least one")
     path = Path(folder) / f"{split}.jsonl"
     questions: dict[str, VcrQuestion] = {}
     shared: dict[tuple[Tag, ...], tuple[Tag, ...]] = {}  # the same few tags in most of a million texts
     for where, row in json_lines(path):
         annot_id, img_fn = field(row, "annot_id", str, where), field(row, "img_fn", str, where)
         if annot_id in questions:
-            raise RefusedError(f"{where}: annot_id {annot_id} stands in an earlier line too; remove one of them")
+            raise RefusedError(f"{where}: annot_id {annot_id} appears in an earlier line too; remove one of them")
         image_id = vcr_image_id(img_fn)
         called = object_names(_words(row, "objects", where), image_id=image_id, seed=seed, names=names)
         texts = [
@@ -228,7 +228,7 @@ def submission_csv(annot_ids: Sequence[str], answer_probs: NDArray[Any], rationa
     if answer_probs.shape != (count, CHOICES) or rationale_probs.shape != (count, CHOICES, CHOICES):
         raise ValueError(f"{count} questions, but probabilities {answer_probs.shape} and {rationale_probs.shape}")
     if len(set(annot_ids)) < count:
-        raise ValueError("annot_ids: some stand there twice")
+        raise ValueError("annot_ids: some appear twice")
     numbers = np.concatenate([answer_probs, rationale_probs.reshape(count, CHOICES * CHOICES)], axis=1)
     if not np.isfinite(numbers).all():
         raise ValueError("probabilities are not all finite")
@@ -287,7 +287,9 @@ def _spell(tokens: Sequence[Any], called: Sequence[str], where: str) -> tuple[st
             raise RefusedError(f"{where}: {token!r:.80} is neither a word nor a list of objects")
         for number in token:
             if type(number) is not int or not 0 <= number < len(called):
-                raise RefusedError(f"{where}: {token!r:.80} names no object; there are {len(called)}, from 0 on")
+                raise RefusedError(
+                    f"{where}: {token!r:.80} refers to no object; there are {len(called)}, numbered from 0"
+                )
             words.append(called[number])
             tags.append(Tag(number, start, start + len(words[-1])))
             start += len(words[-1]) + 1

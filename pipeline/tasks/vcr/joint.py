@@ -34,7 +34,7 @@ def joint_results(
         question, given = task.items[number]
         found.setdefault(question.annot_id, np.full((CHOICES, CHOICES), np.nan))[given] = probabilities
     if missing := found.keys() - answers.keys():
-        raise RefusedError(f"{path}: has no answer to {sorted(missing)[0]}, nor to {len(missing) - 1} more questions")
+        raise RefusedError(f"{path}: has no answer to {sorted(missing)[0]} and {len(missing) - 1} more questions")
     questions = {item.question.annot_id: item.question for item in task.items}
     names = [name for name in questions if name in found]
     chosen = np.array([answers[name] for name in names])
@@ -53,10 +53,12 @@ def _read(path: Path) -> dict[str, list[float]]:
     try:
         rows: Any = read_json(path)
         if any("given" in row for row in rows):
-            raise ValueError("it is one of vcr-qar")
+            raise ValueError("it is a file of vcr-qar")
         found = {str(row["annot_id"]): [float(value) for value in row["answer"]] for row in rows}
     except (OSError, ValueError, TypeError, KeyError) as error:
-        raise RefusedError(f"--answers-from {path}: is not a file of results of vcr-qa ({error})") from error
+        raise RefusedError(f"--answers-from {path}: is not a results file of vcr-qa ({error})") from error
     if any(len(values) != CHOICES for values in found.values()):
-        raise RefusedError(f"--answers-from {path}: an answer has not {CHOICES} probabilities; give results of vcr-qa")
+        raise RefusedError(
+            f"--answers-from {path}: an answer does not have {CHOICES} probabilities; give results of vcr-qa"
+        )
     return found

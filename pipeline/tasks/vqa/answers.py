@@ -124,11 +124,11 @@ def load_vocabulary(path: Path) -> tuple[str, ...]:
             found = data.decode("utf-8-sig").splitlines()
         return _in_order(found)
     except FileNotFoundError:
-        raise RefusedError(f"--answers {path}: there is no such file") from None
+        raise RefusedError(f"--answers {path}: no such file") from None
     except (OSError, ValueError) as error:  # PickleError and DocumentError are ValueErrors
         raise RefusedError(
             f"--answers {path}: is not a list of answers ({error}); give label2ans or ans2label as .pkl or .json, or a "
-            "text file of an answer a line"
+            "text file with one answer per line"
         ) from error
 
 
@@ -138,10 +138,10 @@ def _in_order(found: Any) -> tuple[str, ...]:
     if isinstance(found, dict):
         numbers = list(found.values())
         if not all(type(number) is int for number in numbers) or sorted(numbers) != list(range(len(found))):
-            raise ValueError(f"its {len(found)} classes are not the numbers from 0 on")
+            raise ValueError(f"its {len(found)} classes are not numbered from 0")
         found = sorted(found, key=found.__getitem__)
     if not isinstance(found, list) or not found or not all(isinstance(answer, str) for answer in found):
         raise ValueError("expected strings")
     if len(set(found)) != len(found):
-        raise ValueError("an answer stands in it twice")
+        raise ValueError("an answer appears twice")
     return tuple(found)

@@ -56,7 +56,7 @@ def read_trainval(folder: Path) -> tuple[list[Question], list[Question]]:
     train = _by_id(read_questions(folder, "train"))  # the larger file comes first, while nothing else is held
     val, minval = _parts_of_val(folder)
     if twice := {question.question_id for question in train} & {question.question_id for question in (*val, *minval)}:
-        raise RefusedError(f"{folder}: question {min(twice)} stands in train and in val; download both again")
+        raise RefusedError(f"{folder}: question {min(twice)} appears in train and in val; download both again")
     return [*train, *val], minval
 
 
@@ -88,10 +88,11 @@ def read_questions(folder: Path, split: str) -> list[Question]:
     for where, row in _entries(path, "questions"):
         number = id_field(row, "question_id", where)
         if number in questions:
-            raise RefusedError(f"{where}: question {number} stands in an earlier entry too; remove one of them")
+            raise RefusedError(f"{where}: question {number} appears in an earlier entry too; remove one of them")
         if split in LABELLED and number not in given:
             raise RefusedError(
-                f"{where}: question {number} has no entry in {answers_path.name}; the two files are not of one release"
+                f"{where}: question {number} has no entry in {answers_path.name}; the two files are from different "
+                "releases"
             )
         answers, kind, chosen, image = given.pop(number, ((), "", None, None))
         asked_of = str(id_field(row, "image_id", where))
@@ -106,7 +107,7 @@ def read_questions(folder: Path, split: str) -> list[Question]:
             multiple_choice_answer=chosen,
         )
     if given:
-        raise RefusedError(f"{path}: has no question {next(iter(given))}, whose answers there are; download both again")
+        raise RefusedError(f"{path}: has no question {next(iter(given))}, which has answers; download both again")
     if not questions:
         raise RefusedError(f"{path}: holds no questions")
     return list(questions.values())
@@ -141,7 +142,7 @@ def _annotations(path: Path) -> dict[Id, Answered]:
     for where, row in _entries(path, "annotations"):
         number = id_field(row, "question_id", where)
         if number in found:
-            raise RefusedError(f"{where}: question {number} stands in an earlier entry too; remove one of them")
+            raise RefusedError(f"{where}: question {number} appears in an earlier entry too; remove one of them")
         answers = _answers(row, f"{where}: question {number}")
         kind = field(row, "answer_type", str, where) if "answer_type" in row else ""
         named = "multiple_choice_answer" in row
@@ -157,8 +158,9 @@ def _answers(row: Mapping[str, Any], where: str) -> tuple[str, ...]:
     texts = [one if isinstance(one, tuple) else (storable(one),) for one in answers if isinstance(one, (tuple, str))]
     if len(texts) < len(answers) or not texts:
         raise RefusedError(
-            f"{where} has {len(texts)} answers in text among {len(answers)}; expected at least one, and texts alone, "
-            "as the published files have them"
+            f"{where} has {len(texts)} answers in text among {len(answers)}; expected at least one, all of them "
+            "strings, "
+            "as in the published files"
         )
     return tuple(text for (text,) in texts)
 

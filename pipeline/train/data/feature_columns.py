@@ -267,4 +267,4 @@ def _refuse_unfit(source: ColumnSource, found: ColumnInfo, name: str, option: st
         raise RefusedError(f"{shown} holds {kind}; {option} needs floats [N, M], a vector per region")
     if found.samples != info.totals.samples:
         absent = info.totals.samples - found.samples
-        raise RefusedError(f"{shown} has no value for {absent:,} of the samples, training needs all")
+        raise RefusedError(f"{shown} has no value for {absent:,} of the samples, training needs one for every sample")

@@ -66,11 +66,13 @@ def hold_out(corpus: Corpus, *, share: float, seed: int, run: Path, group: Group
         group.wait()
         found = found or _read(path, key, sizes)
     if found is None:
-        raise RefusedError(f"{path}: was not written by the first process; --output must be storage that all see")
+        raise RefusedError(
+            f"{path}: was not written by the first process; --output must be storage that all processes share"
+        )
     total = sum(int(size.sum()) for size in sizes)
     held = sum(int(counts.sum()) for counts in found.counts)
     if held >= total:
-        raise RefusedError(f"{total} samples are too few to hold any out: train on all with --eval-split none")
+        raise RefusedError(f"{total} samples are too few to hold any out: train on all of them with --eval-split none")
     if group is None or group.first:
         _log.info(
             "%s of %s samples are held out of training to evaluate on, by the hash of their image ids (seed %d); "

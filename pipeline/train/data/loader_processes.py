@@ -212,9 +212,9 @@ def _death(process: BaseProcess) -> LoaderError:
     status, who = process.exitcode, f"a data loading process (process {process.pid})"
     again = "then run the same command again"
     if status is None:
-        return LoaderError(f"{who} closed its connection before all batches were made; run the same command again")
+        return LoaderError(f"{who} closed its connection before all batches were read; run the same command again")
     if status >= 0:
-        return LoaderError(f"{who} ended with exit status {status} before all batches were made; {again[5:]}")
+        return LoaderError(f"{who} ended with exit status {status} before all batches were read; {again[5:]}")
     name = signal.Signals(-status).name if -status in list(signal.Signals) else "unknown"
     said = f"{who} was killed by signal {-status} ({name})"
     if -status in (signal.SIGKILL, signal.SIGTERM):
@@ -248,7 +248,7 @@ class _Stall:
             logger.warning(
                 "waiting for batch %d for %.0f s; data loading process %d %s",
                 self._step, now - self._begun, self._process,
-                "is at work" if self._moved == now else f"has used no CPU time for {now - self._moved:.0f} s",
+                "is running" if self._moved == now else f"has used no CPU time for {now - self._moved:.0f} s",
             )  # fmt: skip
 
 

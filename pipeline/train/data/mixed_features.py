@@ -35,7 +35,7 @@ def refuse_mixed_features(sources: Sequence[Source], *, apart_from: Sequence[str
         if found:
             raise RefusedError(
                 f"{first.name} and {other.name} have regions that were extracted in different ways: "
-                f"{_listed(found, first.name, other.name)}. A model cannot tell them apart: extract both alike, or "
+                f"{_listed(found, first.name, other.name)}. Extract both with the same settings, or "
                 f"give {OPTION} to train on the mixture"
             )
 
@@ -118,10 +118,10 @@ def check_known_features(
         if not any(map(_is_of_the_detector, closest)):
             logger.warning("%s", message)
         elif allow_mixed:
-            logger.warning("%s; it knows the features of the other detector alone (%s)", message, OPTION)
+            logger.warning("%s; the model works only with features of the other detector (%s)", message, OPTION)
         else:
             raise RefusedError(
-                f"{message}. It knows the features of that detector alone: give data sets of that one, or {OPTION}"
+                f"{message}. The model works only with features of that detector: give its data sets, or {OPTION}"
             )
 
 

@@ -120,7 +120,7 @@ class Order:
         self.epoch_size = sum(self._taken)
         """Positions of an epoch."""
         if not self.epoch_size:
-            raise ValueError("the data sets hold no sample: give one that does")
+            raise ValueError("the data sets contain no samples")
         first = np.cumsum([0, *self._totals])
         self._shard_offsets = [first[d] + np.cumsum(sizes) - sizes for d, sizes in enumerate(self._sizes)]
         self._epochs: OrderedDict[int, _Epoch] = OrderedDict()

@@ -121,8 +121,8 @@ class OrderedLoader(Iterable[Any]):
             if state.get(name) != value:
                 found, here = f"{state.get(name)!r:.200}", f"{value!r:.200}"
                 raise RefusedError(
-                    f"state: {name} is {found}, here {here}: a stream continues with the data, seed and batch size "
-                    "that it began with"
+                    f"state: {name} is {found}, here {here}: resume a stream with the data, seed and batch size "
+                    "that it started with"
                 )
         self.position = position
 

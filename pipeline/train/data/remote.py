@@ -115,11 +115,11 @@ def _retry(fetch: Callable[[], _Result], url: str) -> _Result:
         try:
             return fetch()
         except FileNotFoundError as error:
-            raise RemoteError(f"{public_url(url)}: is not there; check the URL and its permissions") from error
+            raise RemoteError(f"{public_url(url)}: not found; check the URL and its permissions") from error
         except (OSError, ClientError) as error:
             if attempt + 1 == _ATTEMPTS:
                 raise RemoteError(
-                    f"{public_url(url)}: cannot be fetched, tried {_ATTEMPTS} times: "
+                    f"{public_url(url)}: download failed {_ATTEMPTS} times: "
                     f"{type(error).__name__}: {error}; check the server, then run the same command again"
                 ) from error
             time.sleep(RETRY_SECONDS * 2**attempt)

@@ -153,7 +153,7 @@ def read_source(
     if url is None:
         folder = Path(url2pathname(urlsplit(name).path)) if name.startswith("file://") else Path(name)
     elif cache is None:
-        raise RefusedError(f"{public_url(name)}: remote data needs a folder for its shards: give --cache")
+        raise RefusedError(f"{public_url(name)}: remote data sets need a folder for downloaded shards: give --cache")
     else:
         folder = cache.fetch_dataset(url)
     shown = name if url is None else public_url(url)
@@ -220,7 +220,7 @@ def _check_records(folder: Path, info: DatasetInfo) -> list[ShardRecord]:
         or records_digest(records.values()) != info.records_sha256
     ):
         raise CorruptShardError(
-            "the records in shards/ are not those that it was completed with",
+            "the records in shards/ do not match it",
             path=folder / DATASET_FILE,
             remedy="run the same `vilbert extract` or `vilbert convert` again, or restore the folder from a copy",
         )
@@ -250,14 +250,14 @@ def check_sources(sources: Sequence[Source]) -> None:
         listing = ", ".join(f"{name!r} ({count} samples)" for name, count in sorted(there.items())) or "none"
         names = ", ".join(source.name for source in sources)
         if first.split is None:
-            raise RefusedError(f"{names}: no sample at all")
+            raise RefusedError(f"{names}: no samples")
         raise RefusedError(
-            f"split {first.split!r}: no sample of it in {names}; splits there are: {listing}. Choose one of "
+            f"split {first.split!r}: no samples in {names}; their splits are: {listing}. Choose one of "
             "them, or all samples with --split all; evaluate on some of the training samples with --eval-split "
             "held-out, or on none with --eval-split none"
         )
     for source in without:
-        _log.warning("%s: no sample of split %r, it is left out", source.name, source.split)
+        _log.warning("%s: no sample of split %r; the data set is not used", source.name, source.split)
 
 
 def _shorten(value: object) -> str:

@@ -207,7 +207,7 @@ class ShardCache:
                 total -= freed
         if total - claimed > self.limit:
             raise CacheFullError(
-                f"{self.folder}: {self.limit} bytes have no room for a shard of {size} beside those in use: "
+                f"{self.folder}: {self.limit} bytes have no room for a shard of {size} besides the shards in use: "
                 "raise --cache-bytes"
             )
         return total <= self.limit
@@ -226,7 +226,7 @@ class ShardCache:
         except OSError as error:
             raise ShardError(
                 f"{self.folder}: cannot be written ({error.strerror or error}); free space or check its permissions, "
-                "or name another folder with --cache"
+                "or choose another folder with --cache"
             ) from error
 
 

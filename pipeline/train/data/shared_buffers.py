@@ -171,7 +171,7 @@ def say_that_shared_memory_is_small(size: int) -> None:
     if not _said and room is not None and room < size:
         _said = True
         logger.info(
-            "%s has %s bytes, less than a batch (%s): batches are passed in memory that it does not limit. NCCL on "
+            "%s has %s bytes, less than a batch (%s): batches are passed in other memory. NCCL on "
             "several GPUs and Ray need it: in Docker, give --shm-size 2g or --ipc host",
             SHARED_MEMORY, f"{room:,}", f"{size:,}",
         )  # fmt: skip

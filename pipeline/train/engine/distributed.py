@@ -108,8 +108,9 @@ def _joined(wanted: Literal["auto", "cpu", "cuda"]) -> Iterator[Group]:
         store, rank, world = next(dist.rendezvous("env://", timeout=JOIN_PATIENCE))  # type: ignore[attr-defined]
     except dist.DistError as error:
         raise TrainingError(
-            f"the training processes did not find each other within {JOIN_PATIENCE} ({first_line(error)}); have all "
-            "been started, with the same MASTER_ADDR and MASTER_PORT?"
+            f"the training processes did not connect to each other within {JOIN_PATIENCE} ({first_line(error)}); "
+            "check that "
+            "all were started, with the same MASTER_ADDR and MASTER_PORT"
         ) from error
     try:
         with ending_together(store.clone(), rank):
@@ -139,7 +140,7 @@ def _group(device: torch.device) -> Group:
     """
     patient = dist.new_group(backend="gloo", timeout=PATIENCE) if device.type == "cuda" else None
     if isinstance(patient, int):  # torch's answer to a process that is not in the new group
-        raise TrainingError("this process is not in the group that waits for all processes")
+        raise TrainingError("the process group for waiting was not initialised")
     return Group(rank=dist.get_rank(), world=dist.get_world_size(), device=device, patient=patient)
 
 

@@ -63,6 +63,7 @@ def profiled(run: Path, steps: int, *, rank: int, device: torch.device) -> Itera
         yield end_step
     if steps_done <= SKIPPED_STEPS + WARM_UP_STEPS:
         logger.warning(
-            "--profile %d: nothing was profiled: the first %d steps of a session are left out, and it ended with them",
+            "--profile %d: nothing was profiled: the first %d steps of a session are not profiled, and the session "
+            "ended before",
             steps, SKIPPED_STEPS + WARM_UP_STEPS,
         )  # fmt: skip

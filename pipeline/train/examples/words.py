@@ -51,7 +51,7 @@ def load_tokenizer(source: str, captions: Iterable[str] | None) -> PreTrainedTok
     """
     if source == NEW:
         if captions is None:
-            raise RefusedError("tokenizer new: there are no captions to make a vocabulary of; name a tokenizer instead")
+            raise RefusedError("tokenizer new: no captions to build a vocabulary from; give a tokenizer instead")
         return new_tokenizer(captions)
     if (shipped := SHIPPED / f"{source}.txt").is_file():
         return _whole_words(shipped.read_text(encoding="utf-8").splitlines())
@@ -65,11 +65,13 @@ def load_tokenizer_folder(folder: str) -> PreTrainedTokenizerFast:
 
 def _require_masking(source: str, tokenizer: Any) -> PreTrainedTokenizerFast:
     if not isinstance(tokenizer, PreTrainedTokenizerFast):
-        raise RefusedError(f"tokenizer {source}: is {type(tokenizer).__name__}, which has no fast form; name another")
+        raise RefusedError(
+            f"tokenizer {source}: is {type(tokenizer).__name__}, which is not a fast tokenizer; give another"
+        )
     missing = [name for name in ("cls", "sep", "pad", "mask") if getattr(tokenizer, f"{name}_token_id") is None]
     if missing:
         raise RefusedError(
-            f"tokenizer {source}: has no {', '.join(missing)} token, and training masks words: name one like "
+            f"tokenizer {source}: has no {', '.join(missing)} token, which masking needs: give one such as "
             "bert-base-uncased, or new"
         )
     return tokenizer
@@ -93,7 +95,8 @@ def save_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
 def _load_from_folder(folder: str) -> Any:
     if not holds_vocabulary(Path(folder)):  # transformers would make one of special tokens alone
         raise RefusedError(
-            f"tokenizer {folder}: the folder holds no tokenizer, none of {', '.join(VOCABULARY_FILES)}; give one that "
+            f"tokenizer {folder}: the folder contains no tokenizer, none of {', '.join(VOCABULARY_FILES)}; give one "
+            "that "
             "holds tokenizer.json and tokenizer_config.json"
         )
     for name in JSON_FILES:
@@ -103,7 +106,7 @@ def _load_from_folder(folder: str) -> Any:
         return _from_transformers(folder, local_files_only=True)
     except _LoadError as error:
         raise RefusedError(
-            f"tokenizer {folder}: the folder holds no whole tokenizer ({error}); give one that holds "
+            f"tokenizer {folder}: the folder contains no complete tokenizer ({error}); give one that holds "
             "tokenizer.json and tokenizer_config.json as save_pretrained wrote them"
         ) from error
 
@@ -122,7 +125,7 @@ def _from_transformers(source: str, **options: bool) -> Any:
             raise
         if "trust_remote_code" in str(error):
             raise RefusedError(
-                f"tokenizer {source}: its tokenizer is Python code, which is never run; give a folder with a "
+                f"tokenizer {source}: its tokenizer is Python code, which is not executed; give a folder with a "
                 "tokenizer.json"
             ) from None
         raise _LoadError(first_line(error)) from error
@@ -154,7 +157,7 @@ def _load_from_hub(name: str) -> Any:
         problem = str(error)
     raise RefusedError(
         f"tokenizer {name}: no such folder here, and {here}; {problem}. Give a folder that holds tokenizer.json and "
-        "tokenizer_config.json, or new to make a vocabulary of the captions"
+        "tokenizer_config.json, or new to build a vocabulary from the captions"
     )
 
 
@@ -171,7 +174,7 @@ def new_tokenizer(captions: Iterable[str], *, size: int = VOCABULARY_SIZE) -> Pr
         counts.update(word for word, _ in splitter.pre_tokenize_str(normalizer.normalize_str(storable(caption))))
     if not counts:
         raise RefusedError(
-            "--tokenizer new: the training samples have no captions to take words from; name a tokenizer"
+            "--tokenizer new: the training samples have no captions to build a vocabulary from; give a tokenizer"
         )
     characters = sorted(set(chain.from_iterable(counts)))
     ranked = sorted((word for word in counts if 1 < len(word) <= LONGEST_WORD), key=lambda word: (-counts[word], word))

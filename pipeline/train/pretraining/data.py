@@ -65,7 +65,9 @@ def open_data(settings: PretrainSettings, group: Group | None = None) -> Trainin
     if held_out is not None:
         for name in ("feature_dim", "class_names"):
             if getattr(held_out, name) != getattr(corpus, name):
-                raise RefusedError(f"--eval-data: has another {name} than the training data; extract both alike")
+                raise RefusedError(
+                    f"--eval-data: has another {name} than the training data; extract both with the same settings"
+                )
         if not settings.allow_mixed_features:
             refuse_mixed_features((*corpus.sources, *held_out.sources))
     held_out_order = Order(held_out.shard_sizes, seed=settings.seed, shuffle=False) if held_out else None

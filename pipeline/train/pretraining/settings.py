@@ -67,4 +67,4 @@ class PretrainSettings(RunSettings):
                 "leave one of them out"
             )
         if self.eval_split == "held-out" and self.eval_data:
-            raise ValueError("--eval-split held-out takes samples of the training data: leave --eval-data out")
+            raise ValueError("--eval-split held-out evaluates on training samples: leave --eval-data out")

@@ -105,7 +105,7 @@ def choose_visual_target(wanted: str, configured: int, *, soft_labels: bool) -> 
     if wanted == "auto" and configured == 0 and not soft_labels:
         logger.info(
             "masked regions predict their features (--visual-target regression): the data sets have no class "
-            "probabilities; --visual-target nce is the other choice"
+            "probabilities; the alternative is --visual-target nce"
         )
         return VISUAL_TARGETS["regression"]
     if wanted == "classes" and not soft_labels:
@@ -133,7 +133,7 @@ def named_config(name: str) -> dict[str, Any]:
     path = SHIPPED / f"{name}.json" if (SHIPPED / f"{name}.json").is_file() else Path(name)
     if not path.is_file():
         raise ValueError(
-            f"is not a file and none of {', '.join([*PRESETS, *(p.stem for p in sorted(SHIPPED.glob('*.json')))])}"
+            f"is not a file and not one of {', '.join([*PRESETS, *(p.stem for p in sorted(SHIPPED.glob('*.json')))])}"
         )
     return read_settings(path)
 
@@ -170,7 +170,7 @@ def whiten_features(model: PreTrainedModel, corpus: Corpus) -> None:
     places = order.at(np.arange(min(WHITENED_SAMPLES, order.epoch_size)))
     found = [example.features for example in corpus.read(places) if example is not None and len(example.boxes)]
     if not found:
-        raise RefusedError("--whiten-features: none of the first samples has a region that can be read")
+        raise RefusedError("--whiten-features: no region could be read from the first samples")
     features = np.concatenate(found).astype(np.float64)
     mean = features.mean(axis=0)
     variances, directions = np.linalg.eigh(np.cov(features - mean, rowvar=False, bias=True))

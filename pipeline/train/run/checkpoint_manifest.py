@@ -70,15 +70,15 @@ def read_manifest(path: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise damaged(path, f"{MANIFEST} cannot be read ({error})") from error
     if not isinstance(fields, dict) or own != digest:
-        raise damaged(path, f"{MANIFEST} does not have the hash that it says")
+        raise damaged(path, f"{MANIFEST} does not match its own hash")
     if fields.get("format") != FORMAT:
         raise UnsupportedFormatError(
-            f"{path}: is a checkpoint of format {fields.get('format')!r}, this version knows {FORMAT}: use the version "
+            f"{path}: is a checkpoint of format {fields.get('format')!r}, this version reads {FORMAT}: use the version "
             "of vilbert-pipeline that wrote it, or another --output"
         )
     files = fields.get("files")
     if not is_count(fields.get("step")) or not isinstance(files, dict) or set(files) != set(FILES):
-        raise damaged(path, f"{MANIFEST} does not say its step and files")
+        raise damaged(path, f"{MANIFEST} does not list its step and files")
     if not all(isinstance(f, dict) and is_count(f.get("bytes")) and is_digest(f.get("sha256")) for f in files.values()):
-        raise damaged(path, f"{MANIFEST} does not say bytes and sha256 of its files")
+        raise damaged(path, f"{MANIFEST} does not list the bytes and sha256 of its files")
     return fields

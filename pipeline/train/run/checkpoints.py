@@ -96,7 +96,9 @@ def save_checkpoint(
     try:
         info_bytes = encode_json(dict(info), indent=2) + b"\n"
     except ValueError as error:
-        raise ValueError(f"{final}: info cannot be kept as JSON ({error}); give null for what is no number") from error
+        raise ValueError(
+            f"{final}: info cannot be kept as JSON ({error}); use null instead of NaN and infinity"
+        ) from error
     temporary = temporary_path(final)
     try:
         final.parent.mkdir(parents=True, exist_ok=True)
@@ -117,8 +119,8 @@ def save_checkpoint(
         if isinstance(error, OSError):
             raise OSError(
                 error.errno,
-                f"{error.strerror or error}: the checkpoint of step {step} is not on the disk; earlier ones are as "
-                "they were. Make room, or keep fewer (--keep), and run the same command again to resume",
+                f"{error.strerror or error}: the checkpoint of step {step} was not written; earlier ones are "
+                "unchanged. Free space, or keep fewer (--keep), and run the same command again to resume",
                 str(final),
             ) from error
         raise
@@ -175,7 +177,7 @@ def read_checkpoint(path: Path, *, hashes: bool) -> Checkpoint:
                 if size != entry["bytes"]:
                     raise damaged(path, f"{name} has {size} bytes, not {entry['bytes']}")
                 if (hashes or name == INFO) and hashlib.file_digest(file, "sha256").hexdigest() != entry["sha256"]:
-                    raise damaged(path, f"{name} does not have the hash that {MANIFEST} says")
+                    raise damaged(path, f"{name} does not match its hash in {MANIFEST}")
         except OSError as error:
             raise damaged(path, f"{name} cannot be read ({error.strerror})") from error
     return Checkpoint(path=path, step=manifest["step"], info=decode_json((path / INFO).read_bytes()))
@@ -210,7 +212,7 @@ def newest_whole(run: Path) -> Checkpoint | None:
         try:
             return read_checkpoint(path, hashes=True)
         except CheckpointError as error:
-            logger.warning("passed over a damaged checkpoint: %s", error)
+            logger.warning("skipped a damaged checkpoint: %s", error)
     return None
 
 
@@ -272,7 +274,7 @@ def restore_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer, tensor
     for number, parameter in enumerate(members):
         if (found := state.pop(names[parameter], None)) is not None:
             if any(value.ndim and value.shape != parameter.shape for value in found.values()):
-                raise CheckpointError(f"{names[parameter]}: the optimizer's state is of another shape; {_OTHER_MODEL}")
+                raise CheckpointError(f"{names[parameter]}: the optimizer's state has another shape; {_OTHER_MODEL}")
             by_number[number] = found
     if state:
         raise CheckpointError(f"{min(state)}: the optimizer has no such parameter; {_OTHER_MODEL}")

@@ -28,4 +28,4 @@ def explain_disk_errors(path: Path) -> Iterator[None]:
 def require_folder_of(option: str, path: Path | None) -> None:
     """Raise RefusedError where a file that an option names would lie in a folder that is not there."""
     if path is not None and not path.parent.is_dir():
-        raise RefusedError(f"{option} {path}: there is no folder {path.parent}")
+        raise RefusedError(f"{option} {path}: the folder {path.parent} does not exist")

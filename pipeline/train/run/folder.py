@@ -103,7 +103,7 @@ def read_run(run: Path) -> dict[str, Any] | None:
     parts: dict[str, Any] = found if isinstance(found, dict) else {"settings": None}
     if not all(isinstance(parts.get(part, kind()), kind) for part, kind in PARTS.items()):
         raise RefusedError(
-            f"{path}: is damaged: not the JSON that a run writes; a run with a checkpoint rewrites it when it "
+            f"{path}: is damaged: not the JSON of a run; a run with a checkpoint rewrites it when it "
             "resumes; without one, give another --output or delete the folder"
         )
     return {**parts, "settings": _renamed(parts["settings"])} if isinstance(parts.get("settings"), dict) else parts

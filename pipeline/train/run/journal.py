@@ -135,5 +135,5 @@ def _entry(raw: bytes, path: Path, number: int) -> dict[str, Any]:
     except ValueError:
         entry = None
     if not isinstance(entry, dict) or not isinstance(entry.get("kind"), str) or not isinstance(entry.get("step"), int):
-        raise ShardError(f"{path}, line {number}: is not an entry with a kind and a step; delete that line")
+        raise ShardError(f"{path}, line {number}: is not an entry with a kind and a step; delete this line")
     return entry

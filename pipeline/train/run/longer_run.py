@@ -39,8 +39,9 @@ def as_long(training: Training, before: Mapping[str, Any], step: int, *, where: 
     if reason is not None:
         output = training.settings.output
         raise RefusedError(
-            f"{where}: {reason}. Give the same --max-steps and --epochs as before; or train on from the model of the "
-            f"finished run, with a learning rate schedule of its own: --init-from {output / FINAL_FOLDER} --output NEW"
+            f"{where}: {reason}. Give the same --max-steps and --epochs as before; or start a new run from the model "
+            "of the "
+            f"finished run, with its own learning rate schedule: --init-from {output / FINAL_FOLDER} --output NEW"
         )
     return longer
 

@@ -95,7 +95,7 @@ def _node_died(storage: Path, terminated: threading.Event) -> int:
 def _require_ray_train() -> None:
     # ray.train imports it, ray alone does not ask for it. Looked up only: ray_session decides how Ray is imported.
     if find_spec("pandas") is None:
-        raise RefusedError("--workers needs more of Ray than is installed: pip install 'ray[train]'")
+        raise RefusedError("--workers needs parts of Ray that are not installed: pip install 'ray[train]'")
 
 
 def check_room(cluster: dict[str, float], *, workers: int, use_gpu: bool) -> None:
@@ -104,12 +104,12 @@ def check_room(cluster: dict[str, float], *, workers: int, use_gpu: bool) -> Non
     fitting = min(cpus, gpus) if use_gpu else cpus
     if fitting == 0:
         raise RefusedError(
-            f"no worker fits a Ray with {cpus} CPUs and {gpus} GPUs: each takes a CPU{' and a GPU' * use_gpu}; "
+            f"no worker fits a Ray cluster with {cpus} CPUs and {gpus} GPUs: each takes a CPU{' and a GPU' * use_gpu}; "
             "give Ray more, or leave out --workers" + (" or --use-gpu" * use_gpu)
         )
     if fitting < workers:
         logger.warning(
-            "--workers %d: Ray has room for %d now; the same batches are shared by as many as there are",
+            "--workers %d: Ray has room for %d now; the same batches are divided among them",
             workers,
             fitting,
         )
@@ -166,7 +166,7 @@ def _trainer(
         def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
             if (final := _final_error(worker_exceptions)) is not None:
                 raise final
-            logger.warning("a training worker is lost, all are started again (%s)", _said_first(worker_exceptions))
+            logger.warning("a training worker was lost; all workers are restarted (%s)", _said_first(worker_exceptions))
 
     folder = str(Path.cwd())
     patience = GPU_PATIENCE if use_gpu else PATIENCE

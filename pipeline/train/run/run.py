@@ -97,7 +97,7 @@ def train(settings: S, prepare: Callable[[S, Group], Stage]) -> int:
         if group.first:
             if is_read_only:
                 raise RefusedError(
-                    f"--output {settings.output}: is read-only and its run is not finished; give another"
+                    f"--output {settings.output}: is read-only and its run is not finished; give another folder"
                 )
             write_run(settings.output, training.description)
             (settings.output / REPORT_FILE).unlink(missing_ok=True)  # written last: a run that has it is finished
@@ -174,8 +174,8 @@ def checkpoint_to_resume(settings: RunSettings, *, is_start: bool) -> Checkpoint
         return read_checkpoint(path, hashes=True)
     if is_start and path.resolve().parent == newest.path.resolve().parent:
         raise RefusedError(
-            f"--resume {path}: {settings.output} has continued to step {newest.step} since; delete the checkpoints "
-            f"behind step {asked.step}, give another --output, or --resume auto"
+            f"--resume {path}: {settings.output} has continued to step {newest.step}; delete the checkpoints "
+            f"after step {asked.step}, give another --output, or --resume auto"
         )
     return newest
 
@@ -192,7 +192,7 @@ def resume(training: Training, load_start: Callable[[], None]) -> bool:
         require_same_run(same_length, training.description, where=found.path)
         restore(training, found.info, *found.read_tensors())
         if group.first:
-            logger.info("going on from step %d of %d", training.step, training.total_steps)
+            logger.info("resuming from step %d of %d", training.step, training.total_steps)
     else:
         if (before := read_run(settings.output)) is not None:
             same_length = as_long(training, in_present_terms(before), 0, where=settings.output)
@@ -259,4 +259,4 @@ def finish_run(training: Training, tokenizer: PreTrainedTokenizerBase, evaluatio
     )
     best = training.best.get("step", training.step)
     if best != training.step:
-        logger.info("the best evaluation was after step %d; %s holds it", best, checkpoint_path(output, int(best)))
+        logger.info("best evaluation after step %d, checkpoint %s", best, checkpoint_path(output, int(best)))

@@ -103,7 +103,7 @@ class RunSettings:
             raise ValueError("no data set: give one or more folders that `vilbert extract` wrote")
         self.require_share(max(self.workers, 1))
         if not self.workers and (self.use_gpu or self.ray_address):
-            raise ValueError("--use-gpu and --ray-address belong to --workers; without it use --device")
+            raise ValueError("--use-gpu and --ray-address require --workers; otherwise use --device")
 
     def require_share(self, world: int) -> None:
         """Raise ValueError where a rank of so many would have no sample of a batch, or fewer than it has parts."""
@@ -115,7 +115,7 @@ class RunSettings:
             )
         if smallest < self.grad_accumulation:
             raise ValueError(
-                f"--grad-accumulation {self.grad_accumulation}: more parts than the {smallest} samples of a batch that "
+                f"--grad-accumulation {self.grad_accumulation}: more than the {smallest} samples of a batch that "
                 f"a process has (--batch-size {self.batch_size}, {world} of them); give at most {smallest}"
             )
 

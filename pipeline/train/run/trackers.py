@@ -130,7 +130,7 @@ def open_trackers(
     if AUTO in asked and "tensorboard" not in chosen:
         logger.info(
             "TensorBoard is not installed, so RUN/tensorboard is not written: pip install "
-            "'vilbert-pipeline[tensorboard]'; --tracker none hides this line"
+            "'vilbert-pipeline[tensorboard]'; give --tracker none to hide this line"
         )
     for name in chosen:
         spec = find_tracker(name)

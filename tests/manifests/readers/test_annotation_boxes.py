@@ -137,6 +137,6 @@ def test_the_command_reads_them(tmp_path: Path, capsys: pytest.CaptureFixture[st
     arguments = ["manifest", str(tmp_path / "images"), "--output", str(tmp_path / "m.parquet")]
     with pytest.raises(SystemExit, match="2"):
         main([*arguments, "--min-box-score", "0.5"])
-    assert "--min-box-score is a setting" in capsys.readouterr().err
+    assert "--min-box-score requires --given-boxes" in capsys.readouterr().err
     assert main([*arguments, "--given-boxes", str(labels), "--min-box-score", "0.5"]) == 0
     assert "low-score-box" in (tmp_path / "m.report.json").read_text()

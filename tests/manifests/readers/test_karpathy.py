@@ -92,7 +92,7 @@ def test_a_folder_that_leads_out_of_the_images_is_refused(tmp_path: Path, folder
     (tmp_path / "images").mkdir()
     content = {"images": [image("secret.jpg", "train", ["a"], filepath=folder)]}
     if isinstance(folder, str):
-        with pytest.raises(ManifestError, match="leads out of --images"):
+        with pytest.raises(ManifestError, match="points outside --images"):
             read(tmp_path, content)
     else:
         assert read(tmp_path, content)[1].counts == {"malformed-row": 1}

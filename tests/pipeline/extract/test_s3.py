@@ -254,7 +254,7 @@ def test_of_several_who_begin_at_once_one_gets_the_lease(bucket: str) -> None:
 def test_what_cannot_be_written_to_is_refused_at_the_start(
     bucket: str, settings_for: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pytest.raises(RefusedError, match="a web server takes no files"):
+    with pytest.raises(RefusedError, match="cannot write to a web server"):
         extract(settings_for("unused", output="https://example.org/features"))
     with pytest.raises(RefusedError, match="fsspec cannot open it"):
         extract(settings_for("unused", output="nonsense://features"))

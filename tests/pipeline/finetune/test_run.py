@@ -178,7 +178,7 @@ def test_a_selection_leaves_out_annotations_of_other_images(
     assert 0 < len(data.held_out.joined.kept) < len(data.held_out.task.items)
     one = ["--selection", select("image_id == '1'")]
     assert run(small, "refcocog", tmp_path / "third", *one) == 2
-    assert "select images of these annotations, too" in capsys.readouterr().err
+    assert "select images of these annotations too" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

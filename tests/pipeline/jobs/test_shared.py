@@ -214,7 +214,10 @@ def test_a_claim_ends_with_its_process_and_a_mark_does_not(tmp_path: Path) -> No
 
 @pytest.mark.parametrize(
     ("options", "message"),
-    [(["--retry-failed"], "--retry-failed is for one process"), (["--output", "s3://bucket/x"], "--output is a URL")],
+    [
+        (["--retry-failed"], "--retry-failed cannot be combined with --shared"),
+        (["--output", "s3://bucket/x"], "--output is a URL"),
+    ],
 )
 def test_what_tasks_cannot_do_is_refused(
     manifest: Path, tmp_path: Path, options: list[str], message: str, capsys: pytest.CaptureFixture[str]

@@ -169,21 +169,21 @@ def test_one_statement_goes_with_all_pairs(folder: Path, capsys: pytest.CaptureF
         (
             "vqa",
             ["--question", "a", "--phrase", "a"],
-            "--phrase: is no option of vqa but of refcoco, refcoco+, refcocog",
+            "--phrase: is not an option of vqa but of refcoco, refcoco+, refcocog",
         ),
         ("refcocog", [], "--phrase: refcocog needs at least one"),
-        ("vqa", ["--question", "a", "--option", "b"], "--option: is no option of vqa but of vcr-qa, vcr-qar"),
-        ("vcr-qa", ["--question", "a"], "--option: vcr-qa needs some to choose from"),
+        ("vqa", ["--question", "a", "--option", "b"], "--option: is not an option of vqa but of vcr-qa, vcr-qar"),
+        ("vcr-qa", ["--question", "a"], "--option: vcr-qa needs at least one"),
         ("vcr-qar", ["--question", "a", "--option", "b"], "--answer: give one for each --question, 1; got 0"),
-        ("vcr-qa", ["--question", "a", "--option", "b", "--answer", "c"], "--answer: is no option of vcr-qa"),
-        ("captioning", ["--question", "a"], "--question: is no option of captioning"),
-        ("vqa", ["--question", "a", "--beams", "2"], "--beams: is no option of vqa but of captioning"),
+        ("vcr-qa", ["--question", "a", "--option", "b", "--answer", "c"], "--answer: is not an option of vcr-qa"),
+        ("captioning", ["--question", "a"], "--question: is not an option of captioning"),
+        ("vqa", ["--question", "a", "--beams", "2"], "--beams: is not an option of vqa but of captioning"),
         ("vqa", ["--question", "a", "--top", "0"], "--top 0"),
         ("vqa", ["--question", "a", "--output", "out.gif"], "--output out.gif"),
         ("vqa", ["--question", "a", "b", "--attention", "out.html"], "--attention: shows one text with one photograph"),
-        ("vqa", ["--question", "a", "--attention", "no/folder/out.html"], "there is no folder"),
-        ("vqa", ["--question", "a", "--attention", "a.html", "b.html"], "vqa reads a text with, 1; got 2"),
-        ("vqa", ["--question", "a", "--statement", "a"], "--statement: is no option of vqa but of nlvr2"),
+        ("vqa", ["--question", "a", "--attention", "no/folder/out.html"], "the folder"),
+        ("vqa", ["--question", "a", "--attention", "a.html", "b.html"], "of a text in vqa, 1; got 2"),
+        ("vqa", ["--question", "a", "--statement", "a"], "--statement: is not an option of vqa but of nlvr2"),
         ("nlvr2", ["--statement", "a"], "--image: nlvr2 takes photographs in pairs, left and right; got 1"),
     ],
 )
@@ -301,9 +301,9 @@ def test_folders_and_patterns_stand_for_their_images(
 @pytest.mark.parametrize(
     ("task", "argument", "said"),
     [
-        ("vqa", "*.nothing", "there is no image in it"),
-        ("vqa", "empty", "there is no image in it"),
-        ("nlvr2", "three", "has 3 images; in this task a folder or a pattern stands for one pair"),
+        ("vqa", "*.nothing", "contains no image"),
+        ("vqa", "empty", "contains no image"),
+        ("nlvr2", "three", "has 3 images; in this task a folder or pattern stands for one pair"),
         ("nlvr2", "three/a.*", "has 1 images; in this task"),
     ],
 )
@@ -350,7 +350,7 @@ def test_a_broken_photograph_is_named(folder: Path, capsys: pytest.CaptureFixtur
 def test_a_pair_of_photographs_needs_two_pages(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["--statement", "a", "--attention", "out.html"]
     assert status(lambda: predict(folder, "nlvr2", *arguments, images=2)) == 2
-    assert "nlvr2 reads a text with, 2; got 1" in " ".join(capsys.readouterr().err.split())
+    assert "of a text in nlvr2, 2; got 1" in " ".join(capsys.readouterr().err.split())
     pairs = [str(folder / f"{number}.jpg") for number in (0, 1, 1, 2)]
     command = ["predict", "nlvr2", "--checkpoint", str(folder / "nlvr2"), "--image", *pairs, "--statement", "a"]
     for option in (["--attention", "a.html", "b.html"], ["--output", "a.png"]):

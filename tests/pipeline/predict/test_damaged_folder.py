@@ -207,7 +207,7 @@ def test_a_configuration_that_is_not_the_files_is_described(folder: Path, change
         ({"task": "gqa"}, "names 12 answers and the classifier has 3 classes"),
         ({"task": ["vqa"]}, "task is ['vqa'], expected one of"),
         ({"labels": [1, 2]}, "labels is [1, 2], expected a list of texts"),
-        ({"colour": 1}, "colour is no field of it"),
+        ({"colour": 1}, "colour is not a field of it"),
         ({"extractors": ["shapes"]}, "extractors is ['shapes']"),
     ],
 )

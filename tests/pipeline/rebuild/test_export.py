@@ -156,7 +156,7 @@ def test_a_shard_with_other_arrays_than_dataset_json_says_is_no_export(
     dataset = make_dataset(change=without_attributes)
     assert run(dataset, tmp_path / "out" / "features.tsv", to="lxmert-tsv") == 1
     said = capsys.readouterr().err
-    assert "its attribute_ids, attribute_scores are not as dataset.json says; run `vilbert verify`" in said
+    assert "its attribute_ids, attribute_scores do not match dataset.json; run `vilbert verify`" in said
     assert os.listdir(tmp_path / "out") == []
 
 
@@ -175,8 +175,8 @@ def test_names_that_collide_are_no_export(
         ({"to": "vilbert-lmdp"}, "did you mean vilbert-lmdb"),
         ({"image_id_format": "{idd}"}, r"--image-id-format '\{idd\}': use \{id\}"),
         ({"output": "s3://bucket/x"}, "give a path on this machine"),
-        ({"output": "d/../d/x"}, "lies in the data set"),
-        ({"output": "d"}, "lies in the data set"),
+        ({"output": "d/../d/x"}, "is inside the data set"),
+        ({"output": "d"}, "is inside the data set"),
     ],
 )
 def test_wrong_settings(options: dict[str, Any], said: str) -> None:

@@ -170,10 +170,10 @@ def test_nothing_comes_from_elsewhere_and_the_page_is_small(folder: Path) -> Non
     ("changes", "said"),
     [
         ({"results": "gone.json"}, "gone.json: cannot be read"),
-        ({"split": "val"}, "answers no item of this split"),
+        ({"split": "val"}, "has no prediction for this split"),
         ({"task": "gqa"}, "was trained for vqa, not gqa"),
         ({"task": "vqaa"}, "no such task"),
-        ({"split": "test"}, "its answers are secret"),
+        ({"split": "test"}, "its answers are not public"),
         ({"output": "page.pdf"}, "--output page.pdf"),
         ({"images": "0"}, "--images 0"),
     ],

@@ -126,7 +126,7 @@ def test_a_record_lacking_a_field_or_not_json_or_renamed_is_refused(tmp_path: Pa
 
 def test_a_record_of_a_newer_format_is_refused_and_never_taken_for_undone(tmp_path: Path) -> None:
     path = _write(tmp_path, {"format": 4, "anything": "else"})
-    with pytest.raises(UnsupportedFormatError, match=r"000007\.json: is of format 4, this version knows 3"):
+    with pytest.raises(UnsupportedFormatError, match=r"000007\.json: has format 4, this version reads up to 3"):
         read_record(path)
     with pytest.raises(UnsupportedFormatError):
         is_done(tmp_path, 7)
@@ -193,7 +193,7 @@ def test_a_damaged_line_of_failures_is_named(tmp_path: Path, line: bytes, messag
     with pytest.raises(CorruptShardError, match=message):
         read_failures(path)
     path.write_bytes(whole[:-1])
-    with pytest.raises(CorruptShardError, match="line 1 is cut short"):
+    with pytest.raises(CorruptShardError, match="line 1 is truncated"):
         read_failures(path)
 
 

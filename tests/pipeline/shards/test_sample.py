@@ -138,7 +138,7 @@ def test_every_changed_or_missing_byte_of_a_tensor_header_is_noticed(make_sample
     for length in range(len(value)):
         with pytest.raises(CorruptShardError):
             decode_tensors("k", value[:length], path=SHARD)
-    with pytest.raises(CorruptShardError, match="belong to no array"):
+    with pytest.raises(CorruptShardError, match="do not belong to an array"):
         decode_tensors("k", value + b"\0", path=SHARD)
 
 
@@ -192,7 +192,7 @@ def test_metadata_is_canonical(make_sample: MakeSample) -> None:
 @pytest.mark.parametrize(
     ("key", "meta", "message"),
     [
-        ("a.b", {"image_id": "a.b"}, "make keys with sample_key"),
+        ("a.b", {"image_id": "a.b"}, "create keys with sample_key"),
         ("a", {}, "image_id"),
         ("a", {"image_id": 3}, "expected a string"),
         ("a", {"image_id": "a", "width": 3}, "width"),

@@ -124,10 +124,10 @@ def test_scales_that_were_never_written_are_damage(
     sample = make_sample().with_features("int8")
     assert sample.small is not None
     sample.small.scales[1] = scale, zero
-    with pytest.raises(CorruptShardError, match="feature_scales holds"):
+    with pytest.raises(CorruptShardError, match="feature_scales contains"):
         decode_tensors("k", encode_tensors(sample), path=Path("x"))
     members = [(name, memoryview(content)) for name, content in encode_members(sample)]
-    with pytest.raises(CorruptShardError, match="feature_scales holds"):
+    with pytest.raises(CorruptShardError, match="feature_scales contains"):
         decode_members("k", members, path=Path("x"))
 
 

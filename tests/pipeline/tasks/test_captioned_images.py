@@ -79,11 +79,11 @@ def test_a_folder_with_one_document_stands_for_it(tmp_path: Path) -> None:
     document(tmp_path / "dataset_coco.json", coco(7))
     assert ids(tmp_path, "train") == ["7"]
     document(tmp_path / "dataset_flickr30k.json", flickr("8.jpg"))
-    assert "found dataset_coco.json, dataset_flickr30k.json; name the file" in refusal(tmp_path)
+    assert "found dataset_coco.json, dataset_flickr30k.json; give the path" in refusal(tmp_path)
 
 
 def test_a_folder_without_a_document_is_refused(tmp_path: Path) -> None:
-    assert "expected one Karpathy document, dataset_*.json, and found none" in refusal(tmp_path)
+    assert "expected one Karpathy document, dataset_*.json, found none" in refusal(tmp_path)
 
 
 def test_a_split_that_is_not_there_is_answered_with_those_that_are(tmp_path: Path) -> None:
@@ -126,7 +126,7 @@ def test_lines_that_name_a_split_are_chosen_by_it(tmp_path: Path) -> None:
         (coco(2, sentences=sentences(" \n")), "image 2 has no caption"),
         (coco(1), "image 1 stands in an earlier entry too"),
         (coco(1, "test"), "image 1 stands in an earlier entry too"),
-        (flickr(""), "the image has no name"),
+        (flickr(""), "the image has no file name"),
     ],
 )
 def test_a_damaged_entry_is_named(tmp_path: Path, row: dict[str, Any], what: str) -> None:

@@ -179,7 +179,7 @@ def test_a_damaged_newest_checkpoint_gives_way_to_the_one_before(
     path.write_bytes(damaged)
     with caplog.at_level(logging.WARNING):
         assert main(arguments(data, finished)) == 0
-    assert "passed over a damaged checkpoint" in caplog.text
+    assert "skipped a damaged checkpoint" in caplog.text
     assert name in caplog.text
     assert_same_run(finished, undisturbed)
     newest = newest_whole(finished)

@@ -90,7 +90,7 @@ def test_killed_and_interrupted_a_group_of_two_is_the_undisturbed_process(
     assert process.returncode == 130, said
     assert time.monotonic() - interrupted_at < 20
     assert "run the same command again to resume from the last checkpoint" in said
-    assert "all are started again" in said
+    assert "all workers are restarted" in said
     assert not any(line.startswith("Traceback") for line in said.splitlines())  # Ray's own stand behind a prefix
 
     reached = max(entry["step"] for entry in read_journal(both))
@@ -117,7 +117,7 @@ def test_a_group_whose_loader_is_killed_starts_again_and_none_is_left(
     _, said = process.communicate(timeout=180)
     assert process.returncode == 0, said
     assert f"a data loading process (process {loaders[0].pid}) was killed by signal 9" in said
-    assert "all are started again" in said
+    assert "all workers are restarted" in said
     assert not psutil.wait_procs(loaders, timeout=10)[1]
 
 

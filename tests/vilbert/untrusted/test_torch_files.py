@@ -180,7 +180,7 @@ def test_a_mapping_that_is_copied_again_and_again_is_refused(tmp_path: Path) -> 
     entries = b"".join(b"M" + key.to_bytes(2, "little") + b"N" for key in range(20_000))
     pickled = b"\x80\x02ccollections\nOrderedDict\nq\x00}q\x01(" + entries + b"u](" + b"h\x00h\x01\x85R" * 2_000 + b"e."
     path = zip_file(tmp_path / "x.bin", pickled, {})
-    with pytest.raises(CheckpointError, match="repeats its parts until they are many times larger than the file"):
+    with pytest.raises(CheckpointError, match="expands its values to many times the size of the file"):
         read_state_dict(path)
 
 

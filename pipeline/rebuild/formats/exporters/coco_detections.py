@@ -24,7 +24,7 @@ def integer_id(sample: Sample) -> int:
     if not re.fullmatch("0|[1-9][0-9]{0,17}", image_id):
         raise ShardError(
             f"sample {sample.key}: image id {image_id!r:.100} is not an integer, which COCO's readers expect; "
-            "--image-id-format '{number}' takes the digits at the end of each id"
+            "--image-id-format '{number}' uses the digits at the end of each id"
         )
     return int(image_id)
 

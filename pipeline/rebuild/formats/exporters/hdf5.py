@@ -59,8 +59,9 @@ def write_hdf5(path: Path, _description: SourceDescription) -> Rows:
             regions = file["boxes"].shape[1]
             if len(sample.regions) != regions:
                 raise ShardError(
-                    f"sample {sample.key} has {len(sample.regions)} regions and those before it {regions}; the format "
-                    "has one number for all images: choose another format, or use `vilbert convert --max-boxes`"
+                    f"sample {sample.key} has {len(sample.regions)} regions and earlier samples have {regions}; the "
+                    "format "
+                    "has one region count for all images: choose another format, or use `vilbert convert --max-boxes`"
                 )
             for name, row in rows.items():
                 if count % _ROWS_AT_ONCE == 0:

@@ -54,7 +54,7 @@ class StagedWriter:
     def finish(self) -> None:
         """Put the output on the disk and give it its name."""
         if self._failed:
-            raise ShardError(f"{self._path}: an error ended this export; run it again")
+            raise ShardError(f"{self._path}: the export failed earlier; run it again")
         with contextlib.suppress(StopIteration):
             self._rows.send(None)
         written = self._work / self._path.name

@@ -80,7 +80,7 @@ def foreground_ids(sample: Sample) -> NDArray[np.int64]:
     assert sample.regions.object_ids is not None
     ids = sample.regions.object_ids.astype("<i8")
     if len(ids) and not ids.min():
-        raise ShardError(f"sample {sample.key}: object_ids holds 0, the background, which the format has no number for")
+        raise ShardError(f"sample {sample.key}: object_ids holds 0, the background, which the format cannot store")
     return ids - 1
 
 

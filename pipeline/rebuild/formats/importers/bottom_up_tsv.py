@@ -134,7 +134,7 @@ class _Reader:
         if len(fields) != len(self._columns):
             image_id = unquoted(fields[0])[:_SMALL].decode("utf-8", "replace")
             raise RowError(
-                "broken_row", f"has {len(fields)} columns, the first whole line has {len(self._columns)}", image_id
+                "broken_row", f"has {len(fields)} columns, the first complete line has {len(self._columns)}", image_id
             )
         values = {_NAMES.get(name, name): unquoted(field) for name, field in zip(self._columns, fields, strict=True)}
         return parse_fields(values, self._background)
@@ -210,7 +210,7 @@ def parse_fields(values: Mapping[str, bytes], background: Background) -> Publish
 
 def _number(field: bytes, name: str) -> int:
     if not field.isdigit() or len(field) > 10:
-        raise RowError("broken_row", f"{name} is {field[:40]!r}, expected a whole number")
+        raise RowError("broken_row", f"{name} is {field[:40]!r}, expected an integer")
     return int(field)
 
 

@@ -79,7 +79,7 @@ class _Reader:
             missing = sorted(_REQUIRED - set(table.column_names))
         except (pa.ArrowException, OSError, ValueError) as error:
             reason = str(error).partition("\n")[0][:200]
-            raise ShardError(f"{path}: not an Arrow file, or cut short ({reason}): get it again") from error
+            raise ShardError(f"{path}: not an Arrow file, or truncated ({reason}): download it again") from error
         if missing:
             raise ShardError(f"{path}: lacks the columns {', '.join(missing)}")
         self._batches = [batch for batch in table.to_batches() if batch.num_rows]
@@ -169,7 +169,7 @@ def _array(values: dict[str, Any], name: str) -> NDArray[Any]:
         shape.append(lengths["max"] or 0)
         inner = inner.flatten()
     if inner.null_count or not (pa.types.is_floating(inner.type) or pa.types.is_integer(inner.type)):
-        raise RowError("broken_row", f"{name} does not hold numbers alone")
+        raise RowError("broken_row", f"{name} does not hold only numbers")
     array: NDArray[Any] = inner.to_numpy(zero_copy_only=False)
     return array.reshape(shape)
 
@@ -180,5 +180,5 @@ def _whole(values: dict[str, Any], name: str, count: int) -> NDArray[np.int64] |
         return None
     array = _array(values, name)[:count]
     if array.dtype.kind == "f" and not ((np.abs(array) < _MAX_ID) & (array == np.round(array))).all():
-        raise RowError("broken_row", f"{name} are no whole numbers")
+        raise RowError("broken_row", f"{name} are not integers")
     return array.astype(np.int64)

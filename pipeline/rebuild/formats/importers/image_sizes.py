@@ -42,7 +42,7 @@ class ImageSizes:
             raise RefusedError(f"--image-sizes {error}") from error
         if not hashes:
             raise RefusedError(
-                f"--image-sizes {path}: names no image size: make a manifest of a source with sizes, such as COCO"
+                f"--image-sizes {path}: contains no image size: create a manifest of a source with sizes, such as COCO"
             )
         keys = np.array(hashes, np.uint64)
         order = np.argsort(keys, kind="stable")

@@ -171,7 +171,8 @@ class ImportedSource:
             return read(row)
         except ForbiddenError as error:
             raise ShardError(
-                f"{self._path}: refused: row {row:,} {error}. Files of features hold arrays, texts and numbers; get it "
+                f"{self._path}: refused: row {row:,} {error}. Files of features contain arrays, strings and numbers "
+                "only; download it "
                 "from its authors again"
             ) from error
         except DAMAGE as error:

@@ -75,7 +75,7 @@ class Lines:
         if path.suffix == ".tsv" and index.is_file():
             starts = _read_lineidx(index, self._size)
             if any(os.pread(self._file.fileno(), 1, at - 1) != b"\n" for at in starts[1:].tolist()[-3:]):
-                raise ShardError(f"{index}: is not the index of lines of {path}: delete it, it is not needed")
+                raise ShardError(f"{index}: is not the line index of {path}: delete it, it will be rebuilt")
         elif scratch is None:
             starts = scan_lines(path)
         else:
@@ -83,7 +83,7 @@ class Lines:
             try:
                 starts = read_npy(kept)
             except (ArrayError, OSError) as error:
-                raise ShardError(f"{kept}: a damaged index of lines ({error}): delete it") from error
+                raise ShardError(f"{kept}: a damaged line index ({error}): delete it, it will be rebuilt") from error
         stops = np.append(starts[1:], self._size)
         return starts, stops
 
@@ -100,7 +100,7 @@ class Lines:
             raise RowError("broken_row", f"the file ends within the line at byte {start:,}")
         line = data.rstrip(b"\r\n")
         if b"\n" in line:  # an index of lines that belongs to another file
-            raise RowError("broken_row", f"the index of lines has no entry for a line after byte {start:,}")
+            raise RowError("broken_row", f"the line index has no entry for a line after byte {start:,}")
         return line
 
     def head(self, row: int, size: int) -> bytes:
@@ -143,11 +143,9 @@ def _read_lineidx(path: Path, size: int) -> NDArray[np.int64]:
         with open(path, "rb", opener=open_regular) as file:
             starts = np.array(file.read().split(), dtype=np.int64)
     except (OSError, ValueError, OverflowError) as error:
-        raise ShardError(f"{path}: no index of lines ({str(error)[:100]}): delete it, it is not needed") from error
+        raise ShardError(f"{path}: not a line index ({str(error)[:100]}): delete it, it will be rebuilt") from error
     if not len(starts) or starts[0] != 0 or (np.diff(starts) <= 0).any() or starts[-1] >= size:
-        raise ShardError(
-            f"{path}: is not the index of lines of its file, of {size:,} bytes: delete it, it is not needed"
-        )
+        raise ShardError(f"{path}: is not the line index of its file of {size:,} bytes: delete it, it will be rebuilt")
     return starts
 
 
@@ -182,6 +180,6 @@ def _unpack(source: Path, target: Path) -> None:
                     raise ShardError(f"{source}: refused: it unpacks to more than {MAX_GZIP_RATIO} times its size")
                 file.write(chunk)
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise ShardError(f"{source}: a damaged .gz file ({error}): get it again") from error
+        raise ShardError(f"{source}: a damaged .gz file ({error}): download it again") from error
     except OSError as error:
         raise ShardError(f"{source}: cannot be unpacked to {target.parent} ({error.strerror or error})") from error

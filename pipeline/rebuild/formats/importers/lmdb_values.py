@@ -53,7 +53,8 @@ def open_lmdb(path: Path) -> LmdbFile:
             head = opened.read(64)
         if any(head[at : at + 4] == _MAGIC[::-1] for at in _MAGIC_AT):
             raise ShardError(
-                f"{path}: an LMDB of another byte order: copy it with mdb_dump on a machine like the one that wrote "
+                f"{path}: an LMDB of another byte order: copy it with mdb_dump on a machine of the byte order that "
+                "wrote "
                 "it, and mdb_load here"
             )
         status = file.stat()
@@ -65,11 +66,11 @@ def open_lmdb(path: Path) -> LmdbFile:
             _verified[file] = identity
         return LmdbFile(path, file)
     except VerifyError as error:
-        raise ShardError(f"{path}: not an LMDB, or cut short: {error}") from error
+        raise ShardError(f"{path}: not an LMDB, or truncated: {error}") from error
     except OSError as error:
         raise ShardError(f"{path}: cannot be read ({error.strerror or error})") from error
     except lmdb.Error as error:
-        raise ShardError(f"{path}: LMDB refuses it: {error}") from error
+        raise ShardError(f"{path}: LMDB cannot open it: {error}") from error
 
 
 class LmdbFile:
@@ -123,13 +124,13 @@ class LmdbFile:
         if absent:
             raise ShardError(
                 f"{self.path}: its list of keys names {len(absent):,} keys without a value, the first "
-                f"{absent[0]!r:.80}: it was not written to its end"
+                f"{absent[0]!r:.80}: it was not written completely"
             )
         repeated = len(listed) - len(np.unique(np.fromiter(map(hash, listed), np.int64, len(listed))))
         if repeated or rows != len(listed):
             raise ShardError(
                 f"{self.path}: its list of keys has {len(listed):,} keys, {repeated:,} of them repeated, and there are "
-                f"{rows:,} values: it was not written to its end, or by two programs"
+                f"{rows:,} values: it was not written completely, or by two programs"
             )
         return PackedKeys(listed)
 

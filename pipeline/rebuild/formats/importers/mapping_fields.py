@@ -16,7 +16,7 @@ _MAX_DIGITS = 20
 def require_mapping(value: object) -> dict[Any, Any]:
     """Return the mapping of a row; keys that Python 2 wrote as bytes become texts."""
     if not isinstance(value, dict):
-        raise RowError("broken_row", f"holds a {type(value).__name__}, expected a mapping of fields")
+        raise RowError("broken_row", f"is a {type(value).__name__}, expected a mapping of fields")
     return {_text(key) if isinstance(key, bytes) else key: part for key, part in value.items()}
 
 
@@ -31,7 +31,7 @@ def take_text(fields: Mapping[Any, Any], name: str) -> str | None:
         return _text(value)
     if type(value) is int:
         return str(value)
-    raise RowError("broken_row", f"{name} is a {type(value).__name__}, expected a text or a whole number")
+    raise RowError("broken_row", f"{name} is a {type(value).__name__}, expected a string or an integer")
 
 
 def take_number(fields: Mapping[Any, Any], name: str) -> int | None:
@@ -44,13 +44,13 @@ def take_number(fields: Mapping[Any, Any], name: str) -> int | None:
     if isinstance(value, (str, bytes)):
         text = _text(value)
         if not (text.isdecimal() and text.isascii() and len(text) <= _MAX_DIGITS):
-            raise RowError("broken_row", f"{name} is {text[:40]!r}, expected a whole number")
+            raise RowError("broken_row", f"{name} is {text[:40]!r}, expected an integer")
         return int(text)
     if type(value) is float and value.is_integer():
         return int(value)
     if type(value) is int:
         return value
-    raise RowError("broken_row", f"{name} is {value!r:.60}, expected a whole number")
+    raise RowError("broken_row", f"{name} is {value!r:.60}, expected an integer")
 
 
 def take_array(fields: Mapping[Any, Any], name: str) -> NDArray[Any] | None:

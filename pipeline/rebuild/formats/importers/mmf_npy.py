@@ -55,5 +55,5 @@ class _Reader(NamedReader):
         """Return what both files say of an image."""
         features = load_npy(self._files.read(row))
         if not isinstance(features, np.ndarray):
-            raise RowError("broken_row", "holds objects, expected an array of features")
+            raise RowError("broken_row", "holds Python objects, expected an array of features")
         return mmf_image(image_id, features, require_mapping(load_npy(self._info(row))), self._background)

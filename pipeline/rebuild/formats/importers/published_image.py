@@ -225,7 +225,7 @@ def _boxes(image: PublishedImage, width: int, height: int, count: int) -> NDArra
     if wrong.any():
         first = int(np.flatnonzero(wrong)[0])
         box = [round(side, 2) for side in pixels[first].tolist()]
-        raise RowError("bad_boxes", f"box {first} {box} is not one of an image of {width} x {height} pixels")
+        raise RowError("bad_boxes", f"box {first} {box} is outside of its image of {width} x {height} pixels")
     # float32 may round a side up, beyond the image
     return np.minimum(clipped.astype(np.float32), sides.astype(np.float32))
 
@@ -242,7 +242,7 @@ def _scores(scores: NDArray[Any], name: str, count: int) -> NDArray[np.float32]:
     if scores.shape != (count,) or scores.dtype.kind != "f":
         raise RowError("broken_row", f"{name} are {scores.dtype}{list(scores.shape)}, and there are {count} features")
     if not ((scores >= 0) & (scores <= 1 + 1e-3)).all():
-        raise RowError("bad_numbers", f"{name} hold values that are no probabilities")
+        raise RowError("bad_numbers", f"{name} contain values that are not probabilities")
     return scores.astype(np.float32).clip(0, 1)
 
 
@@ -252,5 +252,5 @@ def _probs(probs: NDArray[Any], count: int) -> NDArray[np.float32]:
             "broken_row", f"class_probs are {probs.dtype}{list(probs.shape)}, and there are {count} features"
         )
     if not ((probs >= 0) & (probs <= 1 + 1e-3)).all() or (probs.sum(axis=1, dtype=np.float64) > _PROBABILITY_SUM).any():
-        raise RowError("bad_numbers", "class_probs are no probabilities")
+        raise RowError("bad_numbers", "class_probs are not probabilities")
     return probs.astype(np.float32).clip(0, 1)

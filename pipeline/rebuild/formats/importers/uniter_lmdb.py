@@ -61,7 +61,7 @@ class Importer:
         """Open an environment; see `registry.Importer`."""
         if options.image_sizes is None:
             raise ShardError(
-                f"{path}: uniter-lmdb holds boxes as shares of the image's sides and no sizes: give a manifest of the "
+                f"{path}: uniter-lmdb stores boxes as fractions of the image and no sizes: give a manifest of the "
                 "images with --image-sizes"
             )
         environment = _environment(path)

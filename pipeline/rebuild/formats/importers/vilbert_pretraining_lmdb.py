@@ -77,8 +77,8 @@ def _listed(file: LmdbFile) -> list[bytes] | None:
         keys = load_msgpack(value)
     except (MessageError, RowError) as error:
         raise ShardError(
-            f"{file.path}: its list of keys {error}. If tensorpack wrote it with pyarrow, as it does by default, only "
-            "the pyarrow of that time reads it: write it again with TENSORPACK_SERIALIZE=msgpack"
+            f"{file.path}: its list of keys {error}. If tensorpack wrote it with pyarrow, its default, only "
+            "a pyarrow of that time can read it: write it again with TENSORPACK_SERIALIZE=msgpack"
         ) from error
     if not isinstance(keys, list) or not all(isinstance(key, (bytes, str)) for key in keys):
         raise ShardError(f"{file.path}: its value under '__keys__' is not a list of keys")

@@ -109,7 +109,7 @@ class _Reader:
             return None
         found, _, text = line.partition(b"\t")
         if found.strip() != key.strip():
-            raise RowError("broken_row", f"line {row + 1} of the {what} file is of {found[:80]!r}, another image")
+            raise RowError("broken_row", f"line {row + 1} of the {what} file belongs to another image, {found[:80]!r}")
         return parse_json(text)
 
     def _of_features(
@@ -136,7 +136,7 @@ class _Reader:
         if not objects:
             raise RowError("no_regions", "it has no regions")
         if not all(isinstance(one, dict) and isinstance(one.get("feature"), str) for one in objects):
-            raise RowError("broken_row", "an object has no feature: TEST.OUTPUT_FEATURE was not set")
+            raise RowError("broken_row", "an object has no feature: set TEST.OUTPUT_FEATURE")
         ids, scores = self._objects(objects, len(objects))
         return PublishedImage(
             image_id=image_id,

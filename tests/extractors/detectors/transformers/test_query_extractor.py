@@ -323,11 +323,11 @@ def test_a_vocabulary_that_cannot_be_used_is_refused(
 def test_options_that_do_not_fit_the_model_are_refused(folder_of: Callable[[str], Path], vocabulary: Path) -> None:
     assert "give --vocabulary FILE" in refusal(folder_of("owlv2"))
     assert "leave it out" in refusal(folder_of("detr"), vocabulary=vocabulary)
-    assert "setting of open-vocabulary models" in refusal(folder_of("detr"), opts=("prompt", "a {}"))
+    assert "applies to open-vocabulary models only" in refusal(folder_of("detr"), opts=("prompt", "a {}"))
     assert "has no softmax over its classes" in refusal(folder_of("rt_detr_v2"), top_classes=5)
     with pytest.raises(ValueError, match="needs --weights"):
         DetectorSettings(detector="transformers")
-    with pytest.raises(ValueError, match="where the name goes"):
+    with pytest.raises(ValueError, match="in place of the name"):
         DetectorSettings(detector="transformers", weights="a", opts=("prompt", "a photo"))
     detector = DetectorSettings(detector="transformers", weights=folder_of("detr"), device="cpu")
     for selection, said in (

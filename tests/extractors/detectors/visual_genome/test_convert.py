@@ -56,7 +56,7 @@ def convert(source: Path, *options: str) -> int:
             "airsplay",
             ".pkl",
             {"backbone.res2.0.conv2.weight": torch.zeros(4, 0, 3, 3)},
-            "which is no convolution of groups",
+            "which does not match a grouped convolution",
         ),
         ("airsplay", ".pkl", {"backbone.res2.900.conv2.weight": torch.zeros(4, 4, 3, 3)}, "blocks"),
     ],
@@ -86,7 +86,7 @@ def test_other_classes_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture
     assert "it has 8 attributes" in capsys.readouterr().err
     (tmp_path / "classes.txt").write_bytes(b"\xff\xfe")
     assert convert(source, "--classes", str(tmp_path / "classes.txt")) == 1
-    assert "not a text in UTF-8" in capsys.readouterr().err
+    assert "not UTF-8 text" in capsys.readouterr().err
     vmb = checkpoint(tmp_path, "vmb", ".pth")
     assert convert(vmb) == 1
     assert "give --classes FILE" in capsys.readouterr().err
@@ -97,7 +97,7 @@ def test_other_classes_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture
     [
         ({"backbone.bottom_up.res2.0.conv1.weight": torch.zeros(1)}, "give --detector detectron2"),
         ({"roi_heads.attribute_predictor.obj_embed.weight": torch.zeros(1)}, "MILVLG's detectron2 mode"),
-        ({"encoder.layer.0.weight": torch.zeros(1)}, "those of no known layout"),
+        ({"encoder.layer.0.weight": torch.zeros(1)}, "match no known layout"),
     ],
 )
 def test_other_models_are_refused(state: Any, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -252,7 +252,7 @@ def test_an_existing_output_is_kept(tmp_path: Path, capsys: pytest.CaptureFixtur
 
 @pytest.mark.parametrize(
     ("text", "said"),
-    [(b"\xff\n", "not a text in UTF-8"), (b"\n \n", "holds no names"), (b"a\x1b[31m\n", "control characters")],
+    [(b"\xff\n", "not UTF-8 text"), (b"\n \n", "holds no names"), (b"a\x1b[31m\n", "control characters")],
 )
 def test_a_list_of_names_that_cannot_be_used_is_refused(text: bytes, said: str, tmp_path: Path) -> None:
     path = tmp_path / "names.txt"

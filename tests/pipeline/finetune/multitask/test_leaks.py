@@ -87,7 +87,7 @@ def test_files_of_ids_and_names(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("content", "said"),
-    [("[", "cannot be read"), ("{}", "no JSON list"), ("[1.5]", "no JSON list"), ("[true]", "no JSON list")],
+    [("[", "cannot be read"), ("{}", "not a JSON list"), ("[1.5]", "not a JSON list"), ("[true]", "not a JSON list")],
 )
 def test_a_damaged_file_of_ids_is_refused(tmp_path: Path, content: str, said: str) -> None:
     path = tmp_path / "ids.json"

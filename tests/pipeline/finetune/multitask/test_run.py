@@ -260,7 +260,7 @@ GOOD = {"task": "vqa", "annotations": "a", "data": ["features"]}
         ("[", "is neither YAML nor JSON"),
         ("{}", "expected a list of tasks"),
         ([], "expected a list of tasks"),
-        ([{**GOOD, "task": "vqs"}], "task 'vqs': name one of vqa, gqa"),
+        ([{**GOOD, "task": "vqs"}], "task 'vqs': give one of vqa, gqa"),
         ([{"task": "vqa"}], "task 1 (vqa): has no annotations"),
         ([GOOD, {**GOOD, "batchsize": 3}], "task 2 (vqa): no setting batchsize"),
         ([GOOD, GOOD], "vqa is there twice"),
@@ -287,4 +287,4 @@ def test_a_file_of_tasks_that_is_wrong_says_where(
 def test_a_file_of_tasks_that_is_not_there_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="2"):
         main(["finetune", "multitask", "--tasks", "nowhere.yaml", "--output", "o", "--init-from", "i"])
-    assert "nowhere.yaml: there is no such file" in " ".join(capsys.readouterr().err.replace("│", " ").split())
+    assert "nowhere.yaml: no such file" in " ".join(capsys.readouterr().err.replace("│", " ").split())

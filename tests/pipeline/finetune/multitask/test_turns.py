@@ -66,7 +66,7 @@ def test_all_stopped_tasks_are_as_none() -> None:
 
 
 def test_changes_out_of_order_are_refused() -> None:
-    with pytest.raises(ValueError, match="give them in order"):
+    with pytest.raises(ValueError, match="give them in ascending order"):
         plan_turns([1.0], [Change(5, (True,)), Change(3, (False,))], gap=4, steps=9)
 
 

@@ -140,14 +140,14 @@ def test_a_photograph_of_another_size_is_not_run(
     [
         (["nowhere", "detector:shapes"], 1, "no such file or folder"),
         (["{a}", "detector:shap"], 2, "no detector 'shap'; did you mean shapes"),
-        (["{a}", "bad.yaml"], 2, "'wieghts' is no option of a detector"),
+        (["{a}", "bad.yaml"], 2, "'wieghts' is not an option of a detector"),
         (["{a}", "absent.yaml"], 2, "cannot be read"),
         (["{a}", "list.yaml"], 2, "expected a mapping"),
         (["{a}", "type.yaml"], 2, "boxes"),
         (["{a}", "{other}"], 1, "no image of"),
         (["{a}", "{cut}"], 1, "000000.tar"),
         (["{a}", "{b}", "--report", "no/folder/out.html"], 2, "there is no folder no/folder"),
-        (["{a}", "detector:butd-r101"], 2, "needs files of yours; write its options"),
+        (["{a}", "detector:butd-r101"], 2, "needs your own files; write its options"),
     ],
 )
 def test_mistakes_are_named(
@@ -204,5 +204,5 @@ def test_no_cause_is_named_where_nothing_differs(found: list[Sample], write: Wri
 @pytest.mark.parametrize("facts", [{"encoder": {"size": 64}}, {"model_type": "resnet"}])
 def test_a_detector_with_an_encoder_is_not_built_without_it(detector: RunningDetector, facts: dict[str, Any]) -> None:
     assert recorded_settings(detector.facts, "cpu").detector.detector == "shapes"
-    with pytest.raises(ValueError, match="needs files of yours"):
+    with pytest.raises(ValueError, match="needs your own files"):
         recorded_settings({**detector.facts, **facts}, "cpu")

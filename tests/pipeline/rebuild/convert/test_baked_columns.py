@@ -81,7 +81,7 @@ def test_columns_become_features_and_metadata(
     (converted,) = info.fingerprint_fields["extractor"]["converted"]
     assert list(converted) == ["columns"]
     assert list(info.converted[0]["operations"]["columns"][0]) == ["score", "second", "vector"]
-    assert "a/data: its columns are left behind: captions; --columns puts" in caplog.text
+    assert "a/data: its columns are not copied: captions; --columns stores" in caplog.text
     assert len(samples(run("half", data, columns=("second",), feature_dtype="float16", max_boxes=2))) == len(after)
 
 
@@ -114,8 +114,8 @@ def test_columns_that_cannot_be_had_are_refused_by_name(columned: Callable[[str]
     data = columned("a")
     for name, said in {
         "none": "has no such column; its columns: captions, score, second, vector",
-        "image_id": "which no column replaces",
-        "n_boxes": "which no column replaces",
+        "image_id": "which a column cannot replace",
+        "n_boxes": "which a column cannot replace",
         "Nö": "give a name",
     }.items():
         with pytest.raises(RefusedError, match=said):

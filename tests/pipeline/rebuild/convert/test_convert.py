@@ -346,11 +346,11 @@ def test_sources_that_do_not_go_together_are_refused(source: Source, run: Run, t
         (["a/data", "--where", "nothing > 3"], "has no column 'nothing'"),
         (["a/data", "--ids", "none.txt"], "none.txt"),
         (["a/data", "--join", "broken.jsonl"], "broken.jsonl: 1 rows cannot be read"),
-        (["a/data", "--join", "other.csv"], "no header with a column image_id"),
+        (["a/data", "--join", "other.csv"], "not a header with a column image_id"),
         (["a/data", "--join", "captions.jsonl"], "expected a list of texts"),
         (["a/data", "--join", "latin.csv"], "latin.csv"),
         (["a/data", "--join", "strangers.csv"], "no image id of the sources is in the files"),
-        (["a/data", "--join-fields", "captions"], "--join-fields chooses"),
+        (["a/data", "--join-fields", "captions"], "--join-fields requires"),
         (["a/data", "--add-fields-from", "a/data"], "has no field that the sources lack"),
         (["a/data", "--max-classes", "0"], "--max-classes"),
         (["a/data", "--join", "fine.csv", "--join-fields", "caption"], "no row of --join has this field"),
@@ -393,8 +393,8 @@ def test_mistakes_are_named_without_a_traceback(
     [
         ("link", "is one of the sources"),
         ("a/../a/data", "is one of the sources"),
-        ("a/data/new", "lies in the source"),
-        ("link/shards/new", "lies in the source"),
+        ("a/data/new", "is inside the source"),
+        ("link/shards/new", "is inside the source"),
     ],
 )
 def test_a_source_is_not_written_to_by_any_path(source: Source, tmp_path: Path, output: str, said: str) -> None:

@@ -120,7 +120,7 @@ def test_files_of_one_origin_can_be_appended(run: Run, tmp_path: Path) -> None:
         convert(ConvertSettings(sources=(first, more), output=both, append=True, importing=butd))
     for options in (ImportOptions(), ImportOptions(origin="another"), ImportOptions(origin=butd.origin, top_classes=3)):
         settings = ConvertSettings(sources=(more,), output=both, append=True, importing=options)
-        with pytest.raises(FingerprintError, match="has another fingerprint than the sources") as caught:
+        with pytest.raises(FingerprintError, match="has a different fingerprint from the sources") as caught:
             convert(settings)
         assert ("imported with the same --origin" in str(caught.value)) == (options.origin is None)
 

@@ -112,7 +112,7 @@ def test_who_comes_when_others_came_and_went_meanwhile_is_refused(
         folder.delete(NAME)
 
     monkeypatch.setattr(lease, "_wait_for_its_end", others_come)
-    with pytest.raises(LockedError, match="began to write here just now"):
+    with pytest.raises(LockedError, match="has just started writing here"):
         acquire(folder)
     assert [name for name, _ in folder.entries(".lease")] == ["00000003.json"]
 

@@ -60,5 +60,5 @@ def test_one_of_a_killed_process_is_deleted_by_the_next_and_one_in_use_is_not() 
 def test_where_none_can_be_made_it_says_what_to_do(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "file"))
-    with pytest.raises(ShardError, match="name another disk in TMPDIR"), scratch_folder():
+    with pytest.raises(ShardError, match="set TMPDIR to another disk"), scratch_folder():
         pass

@@ -229,8 +229,8 @@ def test_samples_mixed_torn_or_repeated_are_refused(tmp_path: Path, make_sample:
     for wrong, message in (
         ([*a[:3], *b, *a[3:]], "ends without its json member"),
         ([*a[:3], *b[:3], *a[3:], *b[3:]], "ends without its json member"),
-        ([*a, *b, *a], "not adjacent, or it is there twice"),
-        ([*a, *b, a[0]], "not adjacent, or it is there twice"),
+        ([*a, *b, *a], "not adjacent, or it appears twice"),
+        ([*a, *b, a[0]], "not adjacent, or it appears twice"),
         (a[:-1], "ends inside the sample"),
         (a[1:], "has members"),
         ([a[1], a[0], *a[2:]], "has members"),

@@ -266,7 +266,7 @@ def test_an_unwritable_folder_is_told(tmp_path: Path) -> None:
     [
         ((0, 3), [], "1 samples and 0 failures for 3 rows"),
         ((0, 1), [failed(0)], "1 samples and 1 failures for 1 rows"),
-        ((0, 3), [failed(1), failed(1)], "name rows twice"),
+        ((0, 3), [failed(1), failed(1)], "list a row twice"),
         ((0, 2), [failed(2)], "outside of"),
     ],
 )

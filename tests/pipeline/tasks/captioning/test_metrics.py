@@ -200,13 +200,13 @@ def fake_java(folder: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> Non
 
 def test_a_java_that_fails_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fake_java(tmp_path, monkeypatch, "exit 3")
-    with pytest.raises(RefusedError, match="Java cannot cut captions"):
+    with pytest.raises(RefusedError, match="Java cannot tokenize the captions"):
         caption_scores(REFERENCES, CANDIDATES)
 
 
 def test_a_tokenizer_that_loses_lines_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fake_java(tmp_path, monkeypatch, "read -r first; echo $first")
-    with pytest.raises(RefusedError, match="Java cut 40 captions into 2"):
+    with pytest.raises(RefusedError, match="Java returned 2 lines for 40 captions"):
         caption_scores(REFERENCES, CANDIDATES)
 
 

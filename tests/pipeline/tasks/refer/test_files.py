@@ -148,7 +148,7 @@ def test_a_pickle_that_asks_for_anything_is_refused(
 
 def test_a_pickle_that_refers_outside_is_refused(tmp_path: Path) -> None:
     (tmp_path / "refs(umd).p").write_bytes(b"Pfile:secret\n.")
-    assert "refers to something outside of it ('file:secret')" in refusal(tmp_path)
+    assert "refers to an external object ('file:secret')" in refusal(tmp_path)
 
 
 def test_a_pickle_cut_anywhere_is_refused(tmp_path: Path) -> None:

@@ -65,7 +65,7 @@ def test_real_size_features_in_several_blocks_and_threads() -> None:
 
 
 def test_what_has_no_neighbours_is_refused() -> None:
-    with pytest.raises(ValueError, match="3 images have 1 to 2 others"):
+    with pytest.raises(ValueError, match="expected 1 to 2 for 3 images"):
         nearest(np.zeros((3, 2), np.float32), 3)
     with pytest.raises(ValueError, match="NaN"):
         nearest(np.array([[0.0], [np.nan], [1.0]], np.float32), 1)

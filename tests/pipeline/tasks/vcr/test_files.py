@@ -197,13 +197,13 @@ def test_secret_labels_are_none_in_test_alone(tmp_path: Path) -> None:
         ({"img_fn": None}, "img_fn is None, not text"),
         ({"metadata_fn": []}, "metadata_fn is [], not text"),
         ({"objects": ["dog", 1]}, "objects is ['dog', 1], not a list of text"),
-        ({"objects": []}, "[0, 1] names no object; there are 0"),
+        ({"objects": []}, "[0, 1] refers to no object; there are 0"),
         ({"question": "Why?"}, "question is 'Why?', not a list"),
         ({"question": ["Why", 3]}, "3 is neither a word nor a list of objects"),
-        ({"question": [[6]]}, "[6] names no object; there are 6, from 0 on"),
-        ({"question": [[-1]]}, "[-1] names no object"),
-        ({"question": [[True]]}, "[True] names no object"),
-        ({"question": [["dog"]]}, "['dog'] names no object"),
+        ({"question": [[6]]}, "[6] refers to no object; there are 6, numbered from 0"),
+        ({"question": [[-1]]}, "[-1] refers to no object"),
+        ({"question": [[True]]}, "[True] refers to no object"),
+        ({"question": [["dog"]]}, "['dog'] refers to no object"),
         ({"answer_choices": [["a"]] * 3}, "answer_choices is [['a'], ['a'], ['a']], not 4 lists of words"),
         ({"rationale_choices": ["a", "b", "c", "d"]}, "rationale_choices is ['a', 'b', 'c', 'd'], not 4 lists"),
         ({"answer_label": 4}, "answer_label is 4, not 0 to 3"),
@@ -228,7 +228,7 @@ def test_an_empty_file_is_refused(tmp_path: Path) -> None:
 
 
 def test_no_names_at_all_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(RefusedError, match="names: there are none"):
+    with pytest.raises(RefusedError, match="names: the list of names"):
         read_vcr(write(tmp_path, published()), "train", seed=0, names=[])
 
 
@@ -256,8 +256,8 @@ def test_people_are_called_by_the_names_of_a_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("data", "what"),
     [
-        (b"", "names no column `name`"),
-        (b"Casey\nRiley\n", "names no column `name`"),
+        (b"", "has no column `name`"),
+        (b"Casey\nRiley\n", "has no column `name`"),
         (b"x,name\n", "has no names"),
         (b"x,name\n1\n", "row 2 has no name"),
         (b"x,name\n1, \n", "row 2 has no name"),

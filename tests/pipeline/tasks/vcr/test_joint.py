@@ -87,5 +87,5 @@ def test_answers_to_other_questions_are_refused(reasons_of: VcrTask, tmp_path: P
 def test_results_of_reasons_are_not_taken_for_answers(reasons_of: VcrTask, tmp_path: Path) -> None:
     answers = {question.annot_id: sure_of(0) for question, _ in reasons_of.items}
     path = write_answers(tmp_path / "answers.json", answers, given=2)
-    with pytest.raises(RefusedError, match="it is one of vcr-qar"):
+    with pytest.raises(RefusedError, match="it is a file of vcr-qar"):
         joint_results(path, reasons_of, {0: sure_of(0)})

@@ -107,7 +107,7 @@ def test_of_a_small_val_minval_is_the_last_tenth(tmp_path: Path) -> None:
     [
         ([asked(1), asked(1)], [answered(1)], "earlier entry"),
         ([asked(1)], [answered(1), answered(1)], "earlier entry"),
-        ([asked(1), asked(2)], [answered(1)], "not of one release"),
+        ([asked(1), asked(2)], [answered(1)], "from different releases"),
         ([asked(1)], [answered(1), answered(2)], "no question 2"),
         ([{**asked(1), "question": 3}], [answered(1)], r"questions\[0\]"),
         ([asked(1)], [{**answered(1), "answers": []}], "0 answers in text among 0"),

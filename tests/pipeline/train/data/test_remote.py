@@ -239,7 +239,7 @@ def test_a_server_that_keeps_failing_stops_the_run_whatever_the_policy(
     """It says nothing of the data: skipping would train on what happens to be reachable."""
     server.faults = {"000003.tar": [500] * 100}
     corpus = open_remote(f"{server.url}/data", tmp_path / "cache", on_corrupt=on_corrupt)
-    with pytest.raises(RemoteError, match=r"/data/shards/000003\.tar: cannot be fetched, tried 3 times: .*500"):
+    with pytest.raises(RemoteError, match=r"/data/shards/000003\.tar: download failed 3 times: .*500"):
         listing(corpus)
     assert leftovers(tmp_path / "cache") == []
     server.faults = {}
@@ -385,7 +385,7 @@ def test_closing_frees_the_files_for_deletion(tmp_path: Path, server: Server, se
     other = open_remote(f"{server.url}/data", tmp_path / "cache", limit=3 * size)
     at = np.array([0])
     places = Places(at, at + absent, at, at, at, at, at)
-    with pytest.raises(CacheFullError, match="beside those in use"):
+    with pytest.raises(CacheFullError, match="besides the shards in use"):
         other.read(places)
     corpus.close()
     assert None not in other.read(places)

@@ -80,7 +80,7 @@ def test_two_data_sets_have_a_file_each_in_any_order(folder: Path) -> None:
 
 def test_a_selection_without_a_sample_of_the_split_is_refused(folder: Path) -> None:
     path = select(folder / "b", "image_id == 'photo.0003'")
-    with pytest.raises(RefusedError, match="no sample of it"):
+    with pytest.raises(RefusedError, match="no samples"):
         Corpus.open(folder / "b", split="val", selections=[path])
     select(folder / "b")
 

@@ -170,7 +170,7 @@ def test_nobody_is_advised_to_run_the_code_of_a_tokenizer(monkeypatch: pytest.Mo
 
 
 def test_a_folder_without_a_tokenizer_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(RefusedError, match="holds no tokenizer"):
+    with pytest.raises(RefusedError, match="contains no tokenizer"):
         load_tokenizer(str(tmp_path), None)
 
 

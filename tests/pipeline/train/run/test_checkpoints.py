@@ -237,7 +237,7 @@ def test_a_full_disk_is_said_and_leaves_what_was_there(
         full = again(run, copy)
         with monkeypatch.context() as patch:
             intercept(patch, fail_from(call, number, once=call == "rename"))
-            with pytest.raises(OSError, match="earlier ones are as they were") as caught:
+            with pytest.raises(OSError, match="earlier ones are unchanged") as caught:
                 save(full, step, 3.0)
         assert caught.value.errno == errno.ENOSPC
         assert "--keep" in str(caught.value)
@@ -386,7 +386,7 @@ def test_prune_refuses_to_keep_none(run: Path) -> None:
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_info_that_is_not_json_is_refused_before_anything_is_written(tmp_path: Path, value: float) -> None:
-    with pytest.raises(ValueError, match=r"step-00000010.*give null"):
+    with pytest.raises(ValueError, match=r"step-00000010.*use null"):
         save_checkpoint(tmp_path, 10, model={}, optimizer={}, info={"loss": value})
     assert not (tmp_path / "checkpoints").exists()
 

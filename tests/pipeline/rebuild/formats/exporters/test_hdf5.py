@@ -47,7 +47,7 @@ def test_arrays_over_all_images(folder: Path) -> None:
 
 def test_images_with_other_numbers_of_regions_are_refused(write: Write) -> None:
     pytest.importorskip("h5py")
-    with pytest.raises(ShardError, match="sample 300 has 5 regions and those before it 4"):
+    with pytest.raises(ShardError, match="sample 300 has 5 regions and earlier samples have 4"):
         write("hdf5", make_samples(boxes=(4, 4, 5)))
 
 

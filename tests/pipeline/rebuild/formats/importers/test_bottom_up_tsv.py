@@ -151,7 +151,7 @@ def test_a_first_line_that_is_cut_short_decides_nothing(tmp_path: Path) -> None:
     path.write_bytes(b"1\t64\t48\n" + tsv(found, 6))
     _, rows = read_published(path, format="bottom-up-tsv")
     (failure,) = failures_of(rows)
-    assert (failure.row, failure.detail) == (0, "has 3 columns, the first whole line has 6")
+    assert (failure.row, failure.detail) == (0, "has 3 columns, the first complete line has 6")
     assert len(rows) == len(found) + 1
 
 
@@ -224,7 +224,7 @@ def test_an_index_of_lines_beside_the_file_is_used_and_checked(tmp_path: Path, m
     assert len(samples_of(read_published(path)[1])) == len(found)
     for damaged in ("", "5\n", "0\n9\n9\n", f"0\n{len(data)}\n", "0\nnine\n", f"0\n{starts[1] + 3}\n"):
         index.write_text(damaged)
-        with pytest.raises(ShardError, match=r"a\.lineidx: .*delete it, it is not needed"):
+        with pytest.raises(ShardError, match=r"a\.lineidx: .*delete it, it will be rebuilt"):
             open_published(path)
 
 

@@ -74,7 +74,7 @@ def test_sizes_are_required_and_matched_by_id(tmp_path: Path) -> None:
     _, rows = read_published(path, image_sizes=manifest(tmp_path / "a.parquet", found[1:]))
     (failure,) = failures_of(rows)
     assert (failure.row, failure.reason, failure.image_id) == (0, "no_image_size", found[0].image_id)
-    with pytest.raises(ShardError, match=r"--image-sizes .*: no such manifest"):
+    with pytest.raises(ShardError, match=r"--image-sizes .*: no such file"):
         read_published(path, image_sizes=tmp_path / "absent.parquet")
 
 
@@ -88,5 +88,5 @@ def test_values_with_pickles_are_not_unpickled(tmp_path: Path) -> None:
     found[0].image_id = "0"
     _, rows = read_published(path, image_sizes=manifest(tmp_path / "a.parquet", found[:1]))
     details = [row.detail for row in failures_of(rows)]
-    assert details[0] == "holds an array of objects, which could run a program"
+    assert details[0] == "holds an array of objects, which could run code"
     assert details[1].startswith("is not MessagePack, or damaged")
