@@ -46,8 +46,7 @@ class FolderLock:
         except OSError as error:  # what the kernel says of a file system without locks
             raise LockedError(
                 f"{self._path.parent}: its file system does not lock files ({error.strerror}), so nothing would keep "
-                "two runs apart; mount it with locks (Lustre: -o flock; NFS 3: its lock service), or choose another "
-                "--output"
+                "two runs apart; mount it with locks (Lustre: -o flock; NFS 3: its lock service), or use another folder"
             ) from error
         return True
 
@@ -74,7 +73,7 @@ class FolderLock:
         """Raise LockedError, naming the holder."""
         holder = self.holder()
         raise LockedError(
-            f"{self._path.parent}: {holder} is writing here; wait for it or stop it, or choose another --output"
+            f"{self._path.parent}: {holder} is writing here; wait for it or stop it, or use another folder"
             f"{_of_a_dead_machine(holder, self._path)}"
         )
 

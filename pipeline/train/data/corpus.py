@@ -301,9 +301,7 @@ def _read_own_regions(column: FeatureColumn, shard: PooledShard, index: int) -> 
     )
 
 
-def _class_targets(
-    source: Source, shard: PooledShard, index: int, boxes: int
-) -> tuple[NDArray[Any], NDArray[Any]]:
+def _class_targets(source: Source, shard: PooledShard, index: int, boxes: int) -> tuple[NDArray[Any], NDArray[Any]]:
     """Return class ids and probabilities of a column, see `FeatureColumn.read_classes`; of width 0 without one."""
     column = source.class_targets
     if column is None:
