@@ -11,10 +11,10 @@ from typing import Any, NamedTuple
 
 from tyro.conf import Positional
 
-from vilbert.pipeline.errors import ShardError
-from vilbert.pipeline.shards.columns.describe import describe_columns, values_of_sample
+from vilbert.pipeline.errors import RefusedError, ShardError
+from vilbert.pipeline.shards.columns.describe import describe_columns, region_columns, values_of_sample, with_regions
 from vilbert.pipeline.shards.dataset import DatasetInfo, read_info
-from vilbert.pipeline.shards.location.folder import open_folder, what_is_there
+from vilbert.pipeline.shards.location.folder import Folder, open_folder, what_is_there
 from vilbert.pipeline.shards.location.layout import DATASET_FILE
 from vilbert.pipeline.shards.record import read_records_of
 from vilbert.pipeline.shards.sample import Sample
@@ -51,6 +51,8 @@ class InspectSettings:
     """DIR, DIR:N or DIR#KEY (quote the # in a shell); DIR may be a URL, or published features in another format."""
     image: Path | None = None
     """Write the sample's image with boxes and labels to this .png or .jpg file."""
+    column: str | None = None
+    """Show and draw the regions that this column has of the sample, in place of the data set's."""
     max_boxes: PositiveInt | None = None
     """Number of objects to list and draw, highest scores first; default: 36 listed, 10 drawn."""
     json: bool = False
@@ -98,8 +100,9 @@ def inspect(settings: InspectSettings) -> int:
     info = read_info(folder)
     records = read_records_of(folder)
     if selector is None:
-        if settings.image is not None:
-            print(f"--image {settings.image}: name a sample, {folder.name}:0 for the first", file=sys.stderr)
+        if settings.image is not None or settings.column is not None:
+            option = f"--image {settings.image}" if settings.image is not None else f"--column {settings.column}"
+            print(f"{option}: name a sample, {folder.name}:0 for the first", file=sys.stderr)
             return 2
         numbers = range(min(FIRST_SAMPLES, sum(record.samples for record in records.values())))
         first = [read_sample(directory, info, find_sample(folder, info, records, number)) for number in numbers]
@@ -108,18 +111,40 @@ def inspect(settings: InspectSettings) -> int:
         return 0
     place = find_sample(folder, info, records, selector)
     sample = read_sample(directory, info, place)
+    regions, shown = (info, sample)
+    if settings.column is not None:
+        regions, shown = regions_of_column(folder, settings.column, place.shard, sample)
     document = {
         **place._asdict(),
-        **describe_sample(info, sample, settings.max_boxes or LISTED),
+        **describe_sample(regions, shown, settings.max_boxes or LISTED),
         "columns": values_of_sample(folder, place.shard, sample.key),
     }
     _print(settings, document, sample_lines(folder.name, document))
     if settings.image is not None:
         count = settings.max_boxes or DRAWN
-        draw_sample(info, sample, settings.image, count)
-        for line in drawn_lines(info, sample, settings.image, count):
+        draw_sample(regions, shown, settings.image, count)
+        for line in drawn_lines(regions, shown, settings.image, count):
             print(one_line(line), file=sys.stderr)
     return 0
+
+
+def regions_of_column(folder: Folder, name: str, shard: int, sample: Sample) -> tuple[DatasetInfo, Sample]:
+    """Return the dataset.json of a column of regions, and a sample with its regions.
+
+    Raises:
+        RefusedError: There is no such column, or it has no regions of the sample.
+    """
+    columns = region_columns(folder)
+    column = columns.get(name)
+    if column is None or column.regions is None:
+        there = ", ".join(columns) or "none"
+        raise RefusedError(
+            f"--column {name}: {folder.name} has no finished column of regions with this name; there are: {there}"
+        )
+    found = with_regions(folder, column, shard, sample)
+    if found is None:
+        raise RefusedError(f"--column {name}: {folder.name}: the column has no regions of {sample.key}")
+    return column.regions, found
 
 
 def inspect_published(settings: InspectSettings, path: Path) -> int | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import urlencode
 
@@ -14,6 +14,7 @@ from vilbert.pipeline.browse.filters import FilterError, Filters
 from vilbert.pipeline.browse.grid import COLOURS, FIELDS, MAX_PLACE
 from vilbert.pipeline.browse.index import IndexedSample
 from vilbert.pipeline.browse.opened import OpenedDataset
+from vilbert.pipeline.browse.shown_regions import shown_regions
 from vilbert.pipeline.browse.site import Site
 from vilbert.pipeline.errors import CorruptShardError, RefusedError, ShardError
 from vilbert.pipeline.pages.templates import render
@@ -34,14 +35,18 @@ def sample_page(site: Site, dataset: OpenedDataset, found: IndexedSample, query:
     """Return the page of a sample within the matches of a query."""
     filters = Filters.parse(query)
     rank = query.get("at", "" if filters != Filters() else str(found.number))
-    neighbours = beside(dataset, filters, int(rank)) if rank.isdecimal() and int(rank) < MAX_PLACE else {}
     try:
         sample, problem = dataset.read(found), ""
         offset = dataset.offset(found)
     except CorruptShardError as error:
         sample, problem, offset = None, str(error), None
     columns = dataset.index.columns
-    asked = ask(site, dataset, found, query) if sample is not None else NOT_ASKED
+    shown = None if sample is None else shown_regions(dataset, found, sample, query.get("column", ""))
+    column = "" if shown is None else shown.column
+    neighbours = {}
+    if rank.isdecimal() and int(rank) < MAX_PLACE:
+        neighbours = beside(dataset, filters, int(rank), **({"column": column} if column else {}))
+    asked = NOT_ASKED if shown is None or column else ask(site, dataset, found, query)
     values, values_problem = ({}, "") if sample is None else column_values(dataset, found)
     return render(
         "sample.html",
@@ -50,13 +55,15 @@ def sample_page(site: Site, dataset: OpenedDataset, found: IndexedSample, query:
         found=found,
         sample=sample,
         problem=problem,
-        regions=[] if sample is None else regions_of(dataset.info, sample),
-        has_scores=sample is not None and sample.regions.object_scores is not None,
+        shown=shown,
+        choices={} if shown is None else choices(dataset, found, shown.columns, query),
+        regions=[] if shown is None else regions_of(shown.info, shown.sample),
+        has_scores=shown is not None and shown.sample.regions.object_scores is not None,
         shown_regions=SHOWN_REGIONS,
         captions=[] if sample is None else captions_of(sample),
         facts={} if sample is None else facts(dataset, found, sample, offset),
         record=None if sample is None else json.dumps(sample.meta, indent=2, ensure_ascii=False, sort_keys=True),
-        fields={} if sample is None else describe_sample(dataset.info, sample, 0)["fields"],
+        fields={} if shown is None else describe_sample(shown.info, shown.sample, 0)["fields"],
         values=values,
         values_problem=values_problem,
         copies=int(columns["copies"][found.number]),
@@ -67,6 +74,18 @@ def sample_page(site: Site, dataset: OpenedDataset, found: IndexedSample, query:
         **asked,
         title=f"Sample {found.image_id}",
     )
+
+
+def choices(
+    dataset: OpenedDataset, found: IndexedSample, columns: Sequence[str], query: Mapping[str, str]
+) -> dict[str, str]:
+    """Return the pages of a sample with the regions of the data set ("") and of columns, by name of the column."""
+    kept = {name: query[name] for name in (*FIELDS, "at") if query.get(name)}
+    path = f"/{dataset.number}/sample/{found.key}"
+    return {
+        name: f"{path}?{urlencode(values)}" if (values := {**kept, **({"column": name} if name else {})}) else path
+        for name in (("", *columns) if columns else ())
+    }
 
 
 NOT_ASKED: dict[str, Any] = {"ask": None, "ask_problem": "", "answered": None, "attention_url": ""}
@@ -90,8 +109,11 @@ def ask(site: Site, dataset: OpenedDataset, found: IndexedSample, query: Mapping
     return {**shown, "attention_url": f"/{dataset.number}/attention/{found.key}?{urlencode(values)}"}
 
 
-def beside(dataset: OpenedDataset, filters: Filters, rank: int) -> dict[str, Any]:
-    """Return the samples before and behind a place of the matches, with their URLs; those that there are."""
+def beside(dataset: OpenedDataset, filters: Filters, rank: int, **more: str) -> dict[str, Any]:
+    """Return the samples before and behind a place of the matches, with their URLs; those that there are.
+
+    more: further values of the URLs.
+    """
     try:
         following = dataset.search.page(filters, after=rank, size=1)
         preceding = dataset.search.page(filters, until=rank, size=1)
@@ -101,7 +123,7 @@ def beside(dataset: OpenedDataset, filters: Filters, rank: int) -> dict[str, Any
     for name, page in (("next", following), ("previous", preceding)):
         if page.numbers:
             (neighbour,) = dataset.index.at(page.numbers)
-            urls[name] = f"/{dataset.number}/sample/{neighbour.key}{filters.query(at=page.ranks[0])}"
+            urls[name] = f"/{dataset.number}/sample/{neighbour.key}{filters.query(at=page.ranks[0], **more)}"
     return urls
 
 

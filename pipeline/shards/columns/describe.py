@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -71,14 +72,19 @@ def region_columns(folder: Folder) -> dict[str, ColumnInfo]:
     return {name: info for name, info in found.items() if info is not None and info.regions is not None}
 
 
-def column_regions(folder: Folder, info: ColumnInfo, shard: int, key: str) -> Sample | None:
-    """Return what a column of regions holds of a sample, None where that is nothing; its arrays stay valid."""
-    with open_column_shard(column_folder(folder, info.name), info, shard) as opened:
-        if key not in opened:
+def with_regions(folder: Folder, column: ColumnInfo, shard: int, sample: Sample) -> Sample | None:
+    """Return a sample of the data set with the regions that a column has of it; None where it has none.
+
+    Args:
+        folder: The data set.
+        column: One of `region_columns`.
+        shard: The shard that the sample is in.
+        sample: The sample, whose captions, metadata and image stay.
+    """
+    with open_column_shard(column_folder(folder, column.name), column, shard) as opened:
+        if sample.key not in opened:
             return None
-        sample = opened[key]
-        assert isinstance(sample, Sample)
-        return sample
+        return replace(sample, regions=opened[sample.key].regions, small=None)
 
 
 def _describe_value(column: ColumnInfo, value: Any) -> Any:

@@ -104,9 +104,7 @@ def _wait_for_its_end(folder: Objects, number: int) -> None:
         if content is None or _is_over(content):
             return
         if content != first:
-            raise LockedError(
-                f"{folder.name}: {holder} is writing here; wait for it or stop it, or choose another --output"
-            )
+            raise LockedError(f"{folder.name}: {holder} is writing here; wait for it or stop it, or use another folder")
     logger.warning("%s: %s sent no heartbeat for %g s; continuing", folder.name, holder, PATIENCE_SECONDS)
 
 

@@ -45,10 +45,9 @@ class FolderLock:
             return False
         except OSError as error:  # what the kernel says of a file system without locks
             raise LockedError(
-                f"{self._path.parent}: its file system does not lock files ({error.strerror}), so two runs could "
-                "write at the same time; mount it with locks (Lustre: -o flock; NFS 3: its lock service), or choose "
-                "another "
-                "--output"
+                f"{self._path.parent}: its file system does not lock files ({error.strerror}), so two runs could write "
+                "at the same time; mount it with locks (Lustre: -o flock; NFS 3: its lock service), or use another "
+                "folder"
             ) from error
         return True
 
@@ -75,7 +74,7 @@ class FolderLock:
         """Raise LockedError, naming the holder."""
         holder = self.holder()
         raise LockedError(
-            f"{self._path.parent}: {holder} is writing here; wait for it or stop it, or choose another --output"
+            f"{self._path.parent}: {holder} is writing here; wait for it or stop it, or use another folder"
             f"{_of_a_dead_machine(holder, self._path)}"
         )
 

@@ -17,11 +17,14 @@ from vilbert.pipeline.browse.site import Site
 from vilbert.pipeline.cli import main
 from vilbert.pipeline.shards.columns.add import add_column
 from vilbert.pipeline.shards.columns.values_file import open_values
+from vilbert.pipeline.shards.dataset import read_dataset, write_dataset
 from vilbert.pipeline.shards.location.folder import LocalFolder
 from vilbert.pipeline.shards.open_dataset import open_dataset
-from vilbert.pipeline.shards.sample import Sample
+from vilbert.pipeline.shards.sample import Sample, describe_fields
+from vilbert.pipeline.shards.small_features import STORED_AS
 
-from ..shards.conftest import SmallDataset, write_small_dataset
+from ..shards.columns.made import make_region_column
+from ..shards.conftest import SmallDataset, random_regions, write_small_dataset
 from .conftest import Browse, hostile_dataset
 
 ClientOf = Callable[[Site], TestClient]
@@ -87,6 +90,76 @@ def test_a_sample_page_shows_the_values_of_columns(tmp_path: Path, browse: Brows
     page = client.get(url)
     assert page.status_code == 200
     assert "is not a tar of members KEY.note.json" in page.text
+
+
+def test_a_sample_page_shows_the_regions_of_a_column(tmp_path: Path, browse: Browse, client_of: ClientOf) -> None:
+    """Boxes, names and scores of the column, whose classes are others; the data set's own on the page without it."""
+
+    def other_regions(row: int, sample: Sample) -> Sample:
+        regions = random_regions(row + 50)
+        return dataclasses.replace(sample, regions=regions)
+
+    data = write_small_dataset(tmp_path / "a")
+    other = write_small_dataset(tmp_path / "b", change=other_regions, failed={2: "corrupt", 5: "x", 6: "x", 9: "none"})
+    info = dataclasses.replace(read_dataset(other.directory), class_names=("background", "<b>cup", "car", "cat"))
+    write_dataset(other.directory, info)
+    make_region_column(data.directory, other.directory, "second")
+    client = client_of(browse(data.directory))
+    with open_dataset(data.directory) as samples, open_dataset(data.directory / "columns/second") as column:
+        own, second = samples[1].regions, column[1].regions
+        url, last = f"/0/sample/{samples[1].key}", f"/0/sample/{samples[6].key}"
+    plain, shown = client.get(url).text, client.get(f"{url}?caption=caption&column=second").text
+    for html, regions, hidden in ((plain, own, second), (shown, second, own)):
+        assert all(f'x="{round(box[0], 1)}"' in html for box in regions.boxes.tolist())
+        assert all(f"{score:.3f}" in html for score in regions.object_scores)
+        assert not all(f"{score:.3f}" in html for score in hidden.object_scores)
+    assert "Regions of column second" in shown
+    assert "&lt;b&gt;cup" in shown
+    assert "<b>cup" not in shown
+    assert f'{url}?column=second"' in plain
+    assert f'{url}?caption=caption"' in shown
+    unfiltered = client.get(f"{url}?column=second").text
+    assert re.findall(r'rel="next" href="[^"]*column=second', unfiltered)
+    assert "/similar/" not in shown
+    assert "has no regions of this sample" in client.get(f"{last}?column=second").text
+    assert "There is no finished column of regions" in client.get(f"{url}?column=../../secret").text
+    (data.directory / "columns/second/shards/000000.tar").write_bytes(b"damaged")
+    damaged = client.get(f"{url}?column=second")
+    assert damaged.status_code == 200
+    assert "drop the column" in damaged.text
+
+
+@pytest.mark.parametrize("dtype", ["int8", "float8_e4m3fn"])
+def test_pages_of_features_of_one_byte_are_those_of_float16(
+    dtype: str, tmp_path: Path, browse: Browse, client_of: ClientOf
+) -> None:
+    """The page of a sample names the stored dtype; similar regions are those of the expanded features."""
+
+    def small_features(row: int, sample: Sample) -> Sample:
+        return sample.with_features(STORED_AS[dtype])
+
+    def expanded(row: int, sample: Sample) -> Sample:
+        return dataclasses.replace(small_features(row, sample), small=None)
+
+    made = write_small_dataset(tmp_path / "a", change=expanded)
+    small = write_small_dataset(tmp_path / "b", change=small_features)
+    fields = describe_fields(
+        feature_dim=made.info.feature_dim, top_classes=made.info.top_classes, attributes=True,
+        feature_dtype=STORED_AS[dtype],
+    )  # fmt: skip
+    write_dataset(small.directory, dataclasses.replace(read_dataset(small.directory), fields=fields))
+    assert main(["verify", str(small.directory), "--deep"]) == 0
+    with open_dataset(made.directory) as samples:
+        keys = [sample.key for sample in samples]
+    client, expected = client_of(browse(small.directory)), client_of(browse(made.directory))
+    for key in keys[:2]:
+        page = client.get(f"/0/sample/{key}").text
+        assert f"<td>{STORED_AS[dtype]}</td>" in page
+        assert "feature_scales" not in page
+        similar, other = (it.get(f"/0/similar/{key}/0").text for it in (client, expected))
+        links = [re.findall(r'href="(/0/sample/[^"]*)"', text) for text in (similar, other)]
+        assert links[0] == links[1]
+        assert len(links[0]) > 5
 
 
 def test_an_image_id_leads_to_its_key(dataset: SmallDataset, browse: Browse, client_of: ClientOf) -> None:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from vilbert.extractors.regions import Regions
 from vilbert.pipeline.cli import main
 from vilbert.pipeline.errors import CorruptShardError
+from vilbert.pipeline.shards.location.layout import StorageFormat
 from vilbert.pipeline.shards.open_dataset import open_dataset
 from vilbert.pipeline.shards.sample import Sample, decode_members, encode_members
 from vilbert.pipeline.shards.small_features import LEAST_COSINE, PrecisionError, SmallFeatures, compress, expand
@@ -129,6 +130,29 @@ def test_scales_that_were_never_written_are_damage(
     members = [(name, memoryview(content)) for name, content in encode_members(sample)]
     with pytest.raises(CorruptShardError, match="feature_scales contains"):
         decode_members("k", members, path=Path("x"))
+
+
+@pytest.mark.parametrize("storage", ["tar", "lmdb"])
+@pytest.mark.filterwarnings("error")
+def test_a_damaged_scale_is_an_error_of_a_shard_and_a_key(
+    tmp_path: Path, make_sample: Callable[..., Sample], storage: StorageFormat
+) -> None:
+    """However a sample is read: whole, in part, or as it is stored."""
+    sample = make_sample().with_features("int8")
+    assert sample.small is not None
+    sample.small.scales[0] = 3e38, 0
+    path = tmp_path / f"000000.{storage}"
+    writer = create_shard(path, storage)
+    writer.add(sample)
+    writer.finish()
+    with open_shard(path, verify=False) as reader:
+        for read in (
+            lambda: reader[0],
+            lambda: reader.read(0, ["features"]),
+            lambda: reader.read(0, ["boxes", "features"], stored=True),
+        ):
+            with pytest.raises(CorruptShardError, match=rf"000000\.{storage}, key '.*feature_scales holds a scale"):
+                read()
 
 
 @pytest.mark.parametrize(

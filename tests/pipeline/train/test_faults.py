@@ -133,7 +133,7 @@ def test_a_second_writer_is_refused_naming_the_first(
         assert main(arguments(data, finished)) == 2
     said = capsys.readouterr().err
     assert f"process {os.getpid()}" in said
-    assert "choose another --output" in said
+    assert "or use another folder" in said
     assert sorted(path.name for path in finished.rglob("*")) == before
 
 

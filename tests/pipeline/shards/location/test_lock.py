@@ -33,7 +33,7 @@ def test_second_writer_is_refused_and_told_who_the_first_is(tmp_path: Path) -> N
 def test_what_to_do_about_a_lock_of_a_dead_machine_is_said_where_it_may_be_one(tmp_path: Path) -> None:
     lock = tmp_path / ".lock"
     with exclusive_writer(tmp_path):
-        with pytest.raises(LockedError, match=r"choose another --output$"), exclusive_writer(tmp_path):
+        with pytest.raises(LockedError, match=r"or use another folder$"), exclusive_writer(tmp_path):
             pytest.fail("two writers")
         lock.write_text("process 7 on a-dead-host\n")  # as a file server shows it
         remedy = rf"process 7 on a-dead-host is writing here; .* Where a-dead-host died, .* move {lock} away$"

@@ -25,6 +25,9 @@ from vilbert.pipeline.shards.sample import Sample
 from vilbert.pipeline.shards.storage.store import open_shard
 from vilbert.pipeline.shards.viewing.draw import colour
 
+from ..columns.made import make_region_column
+from ..conftest import random_regions, write_small_dataset
+
 MakeDataset = Callable[..., Any]
 ROWS = (0, 1, 3, 4, 7, 8, 9)
 """The manifest rows of the samples of the default data set, in order."""
@@ -318,3 +321,32 @@ def test_usage_errors(dataset: Any, capsys: pytest.CaptureFixture[str]) -> None:
         with pytest.raises((SystemExit, ValueError)) as refused:
             raise SystemExit(main(["inspect", f"{dataset.directory}:0", *options]))
         assert refused.value.code == 2
+
+
+def test_the_regions_of_a_column(make_dataset: MakeDataset, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = make_dataset()
+    (tmp_path / "other").mkdir()
+
+    def other_boxes(row: int, sample: Sample) -> Sample:
+        return replace(sample, regions=random_regions(row + 50))
+
+    other = write_small_dataset(tmp_path / "other", change=other_boxes, failed={2: "x", 4: "x", 5: "x", 6: "x"})
+    make_region_column(data.directory, other.directory, "second")
+    assert main(["inspect", str(data.directory)]) == 0
+    line = "second: regions with boxes of its own, features float16 [N, 8], 3 classes kept, 6 samples, 1 without one"
+    assert line in capsys.readouterr().out
+    place = f"{data.directory}#photo.001"
+    own, column = shown(place, capsys), shown(place, capsys, column="second", image=tmp_path / "second.png")
+    expected = random_regions(51)
+    best = int(expected.object_scores.argmax())  # type: ignore[union-attr]
+    assert column["objects"][0]["xyxy"] == [round(side, 1) for side in expected.boxes[best].tolist()]
+    assert column["meta"] == own["meta"]
+    assert own["columns"]["second"].startswith("4 regions: boxes, features, object_ids, ")
+    assert (tmp_path / "second.png").is_file()
+    for arguments, said in (
+        ([place, "--column", "none"], "no finished column of regions with this name"),
+        ([f"{data.directory}#photo.004", "--column", "second"], "has no regions of photo_004"),
+        ([str(data.directory), "--column", "second"], "name a sample"),
+    ):
+        assert main(["inspect", *arguments]) == 2
+        assert said in capsys.readouterr().err
