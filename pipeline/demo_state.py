@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, field
 from pathlib import Path
-from typing import Any
 
+from vilbert.documents import Count, document, from_json
 from vilbert.pipeline.errors import RefusedError
 from vilbert.pipeline.shards.canonical import encode_json
 from vilbert.pipeline.shards.storage.atomic import write_atomic
+from vilbert.settings import NonNegativeFloat
 from vilbert.untrusted.documents import DocumentError, read_json
 
 STATE_FILE = "demo.json"
@@ -17,15 +18,15 @@ FIRST_MARKER = ".vilbert-demo"
 REMEDY = "choose another --output, or give --overwrite to delete that demo and begin again"
 
 
-@dataclass(kw_only=True)
+@document
 class DemoState:
     """Content of OUTPUT/demo.json."""
 
     version: str
     """Version of vilbert-pipeline that began the demo."""
-    scenes: int
+    scenes: Count
     """How many scenes it draws."""
-    seconds: dict[str, float] = field(default_factory=dict)
+    seconds: dict[str, NonNegativeFloat] = field(default_factory=dict)
     """Seconds that each finished stage took, by its name."""
 
     def write(self, output: Path) -> None:
@@ -68,17 +69,6 @@ def _require_empty(output: Path) -> None:
 
 def _parse(path: Path) -> DemoState:
     try:
-        found: Any = read_json(path)
+        return from_json(DemoState, read_json(path))
     except (DocumentError, OSError) as error:
-        raise RefusedError(f"{path}: cannot be read ({error}): {REMEDY}") from error
-    names = {one.name for one in fields(DemoState)}
-    if (
-        not isinstance(found, dict)
-        or set(found) != names
-        or not isinstance(found["version"], str)
-        or type(found["scenes"]) is not int
-        or not isinstance(found["seconds"], dict)
-        or not all(type(seconds) in (int, float) for seconds in found["seconds"].values())
-    ):
-        raise RefusedError(f"{path}: is not a demo's state: {REMEDY}")
-    return DemoState(**found)
+        raise RefusedError(f"{path}: is not the state of a demo ({error}): {REMEDY}") from error

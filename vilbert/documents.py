@@ -62,7 +62,7 @@ def is_digest(value: Any) -> bool:
 def document(cls: type[T]) -> type[T]:
     """Make a class the frozen dataclass of a document, whose values are given by keyword."""
     made: Any = dataclasses.dataclass(frozen=True, kw_only=True)(cls)
-    made.__pydantic_config__ = {"extra": "forbid", "strict": True, "allow_inf_nan": False}
+    made.__pydantic_config__ = {"extra": "forbid", "allow_inf_nan": False}
     return made  # type: ignore[no-any-return]
 
 
@@ -80,7 +80,9 @@ def from_json(kind: type[T], value: Any, *, optional: Collection[str] = ()) -> T
     from pydantic_core import ValidationError
 
     try:
-        made: T = adapter_of(kind).validator.validate_json(json.dumps(value))  # strict Python mode takes no lists
+        made: T = adapter_of(kind).validator.validate_json(
+            json.dumps(value), strict=True
+        )  # in Python mode it takes no lists
     except ValidationError as error:
         raise DocumentError(_problem(error.errors(include_url=False)[0])) from None
     if isinstance(value, dict) and (missing := _fields(kind) - value.keys() - set(optional)):

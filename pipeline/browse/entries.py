@@ -13,9 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import save
 
+from vilbert.documents import is_digest
 from vilbert.pipeline.browse.columns import SCORE_STEPS, SHOWN_BOXES
 from vilbert.pipeline.errors import CorruptShardError
-from vilbert.pipeline.shards.documents import is_digest
 from vilbert.pipeline.shards.location.layout import StorageFormat, data_path
 from vilbert.pipeline.shards.storage.atomic import write_atomic
 from vilbert.pipeline.shards.storage.store import ShardReader, open_shard, read_captions

@@ -33,7 +33,7 @@ from vilbert.pipeline.tasks.objective import TaskObjective
 from vilbert.pipeline.tasks.objective import evaluate as answer_items
 from vilbert.pipeline.tasks.registry import TaskFiles, find_task, imported, open_task, task_token
 from vilbert.pipeline.tasks.task import Task
-from vilbert.pipeline.tasks.task_card import TASK_FILE, TaskCard, make_card, read_task_card, require_card
+from vilbert.pipeline.tasks.task_card import TASK_FILE, TaskCard, parse_card, read_task_card, require_card
 from vilbert.pipeline.tasks.trained_folder import TrainedFolder, trained_folder
 from vilbert.pipeline.tasks.trained_model import load_its_tokenizer, load_model
 from vilbert.pipeline.train.data.corpus import Corpus
@@ -169,7 +169,7 @@ def shown_in_pretraining(folder: TrainedFolder, task: str) -> TaskCard:
     if "max_tokens" in chosen:  # task.json has another name for it
         chosen = {**chosen, "max_words": chosen["max_tokens"]}
     try:
-        return make_card({name: chosen[name] for name in AS_PUBLISHED} | {"task": task, "labels": ()})
+        return parse_card({name: chosen[name] for name in AS_PUBLISHED} | {"task": task, "labels": []})
     except (KeyError, ValueError) as error:
         raise RefusedError(f"{folder.run}: its run.json does not record how pairs were presented ({error})") from error
 

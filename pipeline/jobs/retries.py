@@ -13,10 +13,10 @@ import logging
 import time
 from collections.abc import Iterable, Sequence
 
+from vilbert.documents import Count, List, document, from_json
 from vilbert.pipeline.errors import ShardError
 from vilbert.pipeline.jobs.done import DoneShards
 from vilbert.pipeline.shards.canonical import encode_json
-from vilbert.pipeline.shards.documents import is_count
 from vilbert.pipeline.shards.location.folder import Folder
 from vilbert.pipeline.shards.record import ShardRecord, read_each_record
 from vilbert.untrusted.documents import read_json
@@ -26,6 +26,16 @@ logger = logging.getLogger(__name__)
 RETRY_FILE = ".retry.json"
 SAVE_SECONDS = 10.0
 """Between two writes of it, at least. What is not written yet would be tried once more after a kill."""
+
+
+@document
+class RetryState:
+    """The content of `.retry.json`."""
+
+    reasons: List[str] | None
+    """Those that are tried again; None for shards without a record that a retry left."""
+    shards: List[Count]
+    """The shards that are still to be made once more."""
 
 
 class Retries:
@@ -49,8 +59,8 @@ class Retries:
         """Write down what is left; delete the file where nothing is."""
         try:
             if self.left:
-                document = {"reasons": self._reasons, "shards": sorted(self.left)}
-                self._folder.write(RETRY_FILE, encode_json(document) + b"\n")
+                state = {"reasons": self._reasons, "shards": sorted(self.left)}
+                self._folder.write(RETRY_FILE, encode_json(state) + b"\n")
             else:
                 self._folder.delete(RETRY_FILE)
         except (OSError, ShardError) as error:
@@ -64,7 +74,7 @@ def begin_retries(folder: Folder, done: DoneShards, shards: int, reasons: Sequen
     shards: how many the data set has. reasons: those to try again; none: all of them.
     """
     of, unfinished = _read(folder, shards)
-    if of == sorted(reasons):
+    if of == tuple(sorted(reasons)):
         return Retries(folder, reasons, unfinished), False
     failing = done.failing()
     chosen = [
@@ -81,14 +91,11 @@ def give_up_retries(folder: Folder, done: DoneShards, shards: int) -> Retries:
     return Retries(folder, None, unfinished.intersection(done.pending()))
 
 
-def _read(folder: Folder, shards: int) -> tuple[list[str] | None, set[int]]:
+def _read(folder: Folder, shards: int) -> tuple[tuple[str, ...] | None, set[int]]:
     """Return the reasons of an interrupted retry and the shards that it left; None and no shard where there is none."""
     with folder.local([RETRY_FILE]) as directory:
         try:
-            document = read_json(directory / RETRY_FILE)
+            state = from_json(RetryState, read_json(directory / RETRY_FILE))
         except (OSError, ValueError):
             return None, set()
-    left = document.get("shards") if isinstance(document, dict) else None
-    if not isinstance(left, list) or not all(is_count(shard) and shard < shards for shard in left):
-        return None, set()
-    return document.get("reasons"), set(left)
+    return (state.reasons, set(state.shards)) if max(state.shards, default=-1) < shards else (None, set())

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import MISSING, asdict, dataclass, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+from annotated_types import Interval, Len
+
+from vilbert.documents import List, document, from_json
 from vilbert.pipeline.errors import RefusedError
 from vilbert.pipeline.shards.canonical import encode_json
 from vilbert.pipeline.shards.storage.atomic import write_atomic
 from vilbert.pipeline.tasks.registry import TASKS, find_task, task_token
 from vilbert.pipeline.train.run.folder import RUN_FILE
+from vilbert.settings import Validator
 from vilbert.untrusted.documents import read_json
 
 TASK_FILE = "task.json"
@@ -21,28 +25,43 @@ FEWEST_WORDS = 3
 """Word pieces of a text, at least: a classifier token, a separator, a word."""
 MOST = 65_536
 """Word pieces or regions, at most."""
+_OPTIONAL = ("names", "given_boxes", "extractors")
+"""Fields that version 0.1.0 did not write."""
 
 
-@dataclass(frozen=True, kw_only=True)
+def _known_task(name: str) -> str:
+    if name not in TASKS:
+        raise ValueError(f"must be one of {', '.join(TASKS.built_in)}, or a task of an installed package")
+    return name
+
+
+@document
 class TaskCard:
     """What was trained, and how items were shown."""
 
-    task: str
+    task: Annotated[str, Validator("after", _known_task)]
     """Its name."""
-    labels: tuple[str, ...]
+    labels: List[str]
     """Answers by class of the classifier, where the task has one."""
-    max_words: int
+    max_words: Annotated[int, Interval(ge=FEWEST_WORDS, le=MOST)]
     """Word pieces of a text."""
-    max_regions: int
+    max_regions: Annotated[int, Interval(ge=1, le=MOST)]
     """Regions of an image without the global one."""
-    seed: int
+    seed: Annotated[int, Interval(gt=-(1 << 63), lt=1 << 63)]
     """Of what is drawn when annotations are read."""
-    names: tuple[str, ...] = ()
+    names: List[str] = ()
     """What people are called in VCR, where it is not by the usual names."""
     given_boxes: bool = False
     """Whether regions at the annotations' boxes were shown beside the detector's."""
-    extractors: tuple[dict[str, Any], ...] = ()
+    extractors: List[dict[str, Any]] = ()
     """What the regions of its data sets depend on, each way of it once: detector and selection, as in dataset.json."""
+
+
+@document
+class TaskCards:
+    """What a model of several tasks was trained for."""
+
+    tasks: Annotated[List[TaskCard], Len(1)]
 
 
 def name_labels(config: Any, cards: Sequence[TaskCard]) -> None:
@@ -88,10 +107,8 @@ def read_task_cards(folder: Path) -> list[TaskCard]:
     path = folder / TASK_FILE
     try:
         found = read_json(path, max_bytes=MAX_BYTES)
-        cards = found["tasks"] if isinstance(found, Mapping) and "tasks" in found else [found]
-        if not isinstance(cards, list) or not cards:
-            raise ValueError("has no task")
-        return [make_card(card) for card in cards]
+        several = isinstance(found, Mapping) and "tasks" in found
+        return list(from_json(TaskCards, found).tasks) if several else [parse_card(found)]
     except FileNotFoundError:
         raise RefusedError(
             f"{folder}: has no {TASK_FILE}; give the final/ folder of a run of `vilbert finetune`"
@@ -101,21 +118,9 @@ def read_task_cards(folder: Path) -> list[TaskCard]:
         raise RefusedError(f"{path}: is not what `vilbert finetune` writes ({reason}); train again") from error
 
 
-def make_card(values: Any) -> TaskCard:
-    """Return the card with these values, as JSON has them; ValueError naming the one that is missing or wrong."""
-    if not isinstance(values, Mapping):
-        raise ValueError(f"not an object but a {type(values).__name__}")
-    own = fields(TaskCard)
-    if unknown := sorted(values.keys() - {one.name for one in own}):
-        raise ValueError(f"{unknown[0]} is not a field of it")
-    for one in own:
-        if one.name not in values:
-            if one.default is MISSING:
-                raise ValueError(f"{one.name} is missing")
-        elif not _CHECKS[one.name](values[one.name]):
-            raise ValueError(f"{one.name} is {values[one.name]!r:.80}, expected {_EXPECTED[one.name]}")
-    known: dict[str, Any] = {name: tuple(it) if isinstance(it, list) else it for name, it in values.items()}
-    return TaskCard(**known)
+def parse_card(values: Any) -> TaskCard:
+    """Return the card with these values, as JSON has them; DocumentError naming the one that is missing or wrong."""
+    return from_json(TaskCard, values, optional=_OPTIONAL)
 
 
 def require_card(card: TaskCard, config: Any, folder: Path) -> None:
@@ -137,33 +142,3 @@ def require_card(card: TaskCard, config: Any, folder: Path) -> None:
         )
     if config.task_specific_tokens and (token := task_token(card.task)) >= config.num_task_tokens:
         raise RefusedError(f"{where}: {card.task} is task {token}, the model has {config.num_task_tokens}: {remedy}")
-
-
-def _is_texts(value: Any) -> bool:
-    return isinstance(value, list | tuple) and all(isinstance(part, str) for part in value)
-
-
-def _is_count(value: Any, least: int, most: int) -> bool:
-    return type(value) is int and least <= value <= most
-
-
-_CHECKS: dict[str, Callable[[Any], bool]] = {
-    "task": lambda value: isinstance(value, str) and value in TASKS,
-    "labels": _is_texts,
-    "max_words": lambda value: _is_count(value, FEWEST_WORDS, MOST),
-    "max_regions": lambda value: _is_count(value, 1, MOST),
-    "seed": lambda value: type(value) is int and abs(value) < 1 << 63,
-    "names": _is_texts,
-    "given_boxes": lambda value: isinstance(value, bool),
-    "extractors": lambda value: isinstance(value, list | tuple) and all(isinstance(way, dict) for way in value),
-}
-_EXPECTED = {
-    "task": f"one of {', '.join(TASKS.built_in)}, or a task of an installed package",
-    "labels": "a list of texts",
-    "max_words": f"a number from {FEWEST_WORDS} to {MOST:,}",
-    "max_regions": f"a number from 1 to {MOST:,}",
-    "seed": "a whole number",
-    "names": "a list of texts",
-    "given_boxes": "true or false",
-    "extractors": "a list of objects",
-}

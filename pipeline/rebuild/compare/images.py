@@ -11,6 +11,7 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
+from vilbert.documents import is_digest
 from vilbert.extractors.decode import DecodeSettings
 from vilbert.manifests.manifest import Manifest
 from vilbert.manifests.record import ImageRecord, ManifestError
@@ -19,7 +20,6 @@ from vilbert.pipeline.extract.fetching.fetcher import Fetcher
 from vilbert.pipeline.extract.fetching.settings import FetchSettings
 from vilbert.pipeline.extract.prepare import Prepared, failure, prepare
 from vilbert.pipeline.rebuild.compare.choice import KEYS_AT_ONCE, key_hash
-from vilbert.pipeline.shards.documents import is_digest
 from vilbert.pipeline.shards.failures import FailureRow
 from vilbert.pipeline.shards.keys import sample_key
 from vilbert.pipeline.shards.sample import Sample

@@ -13,17 +13,16 @@ from __future__ import annotations
 import dataclasses
 import shutil
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from vilbert.documents import Count, Counts, Digest, List, document, from_json
 from vilbert.pipeline.errors import ShardError
 from vilbert.pipeline.rebuild.convert.joined import Joined
 from vilbert.pipeline.shards.canonical import decode_json, encode_json
-from vilbert.pipeline.shards.documents import is_count, is_counts, is_digest
 from vilbert.pipeline.shards.location.folder import Folder, LocalFolder
 from vilbert.pipeline.shards.location.layout import PLAN_FOLDER
 from vilbert.pipeline.shards.storage.atomic import write_atomic
@@ -41,21 +40,21 @@ REASONS = (
 """Why a row is dropped, by the low byte of its entry in rows.bin; the first: it is kept."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@document
 class Plan:
     """plan.json."""
 
-    request: str
+    request: Digest
     """Digest of the sources and settings that the plan is for."""
-    rows: int
+    rows: Count
     """Rows of all sources."""
-    kept: int
+    kept: Count
     """Rows that are not dropped."""
-    dropped: dict[str, int]
+    dropped: Counts
     """Rows by the reason for which they are dropped."""
-    starts: tuple[int, ...]
+    starts: List[Count]
     """First place of each shard."""
-    base_rows: int = 0
+    base_rows: Count = 0
     """Rows of the data set that is appended to."""
 
 
@@ -120,17 +119,12 @@ class PlannedRows:
 def read_plan(directory: Path) -> Plan:
     """Return the plan.json of a folder that holds `.plan/`; ShardError if there is none or it is damaged."""
     path = directory / PLAN_FOLDER / PLAN_FILE
-    problem = f"{path}: is damaged; delete {path.parent} and run the same command again"
     try:
-        document = decode_json(path.read_bytes())
-        plan = Plan(**{**document, "starts": tuple(document["starts"])})
-    except (OSError, ValueError, TypeError, LookupError) as error:
-        raise ShardError(problem) from error
-    if not (
-        is_digest(plan.request) and is_count(plan.rows) and is_counts(plan.dropped) and all(map(is_count, plan.starts))
-    ):
-        raise ShardError(problem)
-    return plan
+        return from_json(Plan, decode_json(path.read_bytes()))
+    except (OSError, ValueError) as error:
+        raise ShardError(
+            f"{path}: is damaged ({error}); delete {path.parent} and run the same command again"
+        ) from error
 
 
 def find_plan(folder: Folder, request: str) -> Plan | None:

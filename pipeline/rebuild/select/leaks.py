@@ -10,6 +10,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from vilbert.documents import is_digest
 from vilbert.manifests.exclusion import read_ids
 from vilbert.manifests.manifest import Manifest
 from vilbert.manifests.record import ManifestError
@@ -20,7 +21,6 @@ from vilbert.pipeline.rebuild.select.rows import find_phash_column, scan_rows
 from vilbert.pipeline.rebuild.select.values import ValueColumns
 from vilbert.pipeline.shards.checks.shard import key_hash
 from vilbert.pipeline.shards.dataset import read_info
-from vilbert.pipeline.shards.documents import is_digest
 from vilbert.pipeline.shards.keys import sample_key
 from vilbert.pipeline.shards.location.folder import Place, open_folder
 

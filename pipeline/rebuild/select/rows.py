@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from vilbert.documents import is_digest
 from vilbert.pipeline.errors import CorruptShardError, RefusedError
 from vilbert.pipeline.rebuild.select.values import ShardValues, ValueColumns
 from vilbert.pipeline.rebuild.where import Where, WhereError
 from vilbert.pipeline.shards.dataset import DatasetInfo
-from vilbert.pipeline.shards.documents import is_digest
 from vilbert.pipeline.shards.location.folder import Folder
 from vilbert.pipeline.shards.location.layout import data_path
 from vilbert.pipeline.shards.record import ShardRecord, read_each_record

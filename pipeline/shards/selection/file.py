@@ -19,11 +19,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from vilbert.documents import Count, Digest, document, from_json
 from vilbert.pipeline.errors import RefusedError, ShardError
 from vilbert.pipeline.shards.canonical import encode_json
 from vilbert.pipeline.shards.dataset import DatasetInfo
-from vilbert.pipeline.shards.documents import is_count, is_digest
 from vilbert.pipeline.shards.storage.atomic import fsync_dir, temporary_path
+from vilbert.settings import PositiveInt
 from vilbert.untrusted.documents import parse_json
 
 if TYPE_CHECKING:
@@ -81,6 +82,25 @@ class Selection:
         return {name: count for name, count in sorted(zip(self.split_names, counts, strict=True)) if count}
 
 
+@document
+class SelectionData:
+    """The data set of a selection."""
+
+    records_sha256: Digest
+    fingerprint: Digest
+    samples: Count
+
+
+@document
+class SelectionFooter:
+    """The document in the footer, without the format number."""
+
+    data: SelectionData
+    how: dict[str, Any]
+    samples: PositiveInt
+    digest: Digest
+
+
 @dataclass(frozen=True, kw_only=True)
 class SelectionFile:
     """A selection on disk, of which the footer was read."""
@@ -115,20 +135,21 @@ class SelectionFile:
             rows = sum(metadata.row_group(number).num_rows for number in range(metadata.num_row_groups))
             if len(footer) > _MAX_FOOTER_BYTES:
                 raise ValueError("its footer is too large")
-            match parse_json(footer):
-                case {"format": number} if number != FORMAT:
-                    raise RefusedError(
-                        f"--selection {path}: has format {number!r:.20}, this version reads format {FORMAT}; {_AGAIN}"
-                    )
-                case {"samples": samples, "digest": digest, "how": dict(how), "data": {"records_sha256": content}} if (
-                    is_count(samples) and samples and is_digest(digest) and is_digest(content)
-                ):
-                    found = cls(path=path, records_sha256=content, samples=samples, digest=digest, how=how)
-                case _:
-                    raise ValueError("its footer is not that of a selection")
+            document = parse_json(footer)
+            if isinstance(document, dict) and (number := document.pop("format", None)) != FORMAT:
+                raise RefusedError(
+                    f"--selection {path}: has format {number!r:.20}, this version reads format {FORMAT}; {_AGAIN}"
+                )
+            found = from_json(SelectionFooter, document)
             if not schema.equals(selection_schema()) or rows != found.samples or metadata.num_rows != rows:
                 raise ValueError("its footer does not match its rows or columns")
-        return found
+        return cls(
+            path=path,
+            records_sha256=found.data.records_sha256,
+            samples=found.samples,
+            digest=found.digest,
+            how=found.how,
+        )
 
     def load(self, shard_samples: Sequence[int]) -> Selection:
         """Read the samples.

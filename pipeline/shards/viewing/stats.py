@@ -14,9 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 from tyro.conf import Positional
 
+from vilbert.documents import is_digest
 from vilbert.pipeline.errors import ShardError
 from vilbert.pipeline.shards.dataset import DatasetInfo, Totals, read_info, sum_records
-from vilbert.pipeline.shards.documents import is_digest
 from vilbert.pipeline.shards.location.folder import Folder, open_folder
 from vilbert.pipeline.shards.location.layout import data_path
 from vilbert.pipeline.shards.location.place_option import PlaceOption

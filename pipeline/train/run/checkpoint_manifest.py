@@ -10,12 +10,15 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
+from annotated_types import Len
+
+from vilbert.documents import Count, Digest, document, from_json
 from vilbert.pipeline.errors import ShardError, UnsupportedFormatError
 from vilbert.pipeline.shards.canonical import decode_json, encode_json
-from vilbert.pipeline.shards.documents import is_count, is_digest
 from vilbert.pipeline.shards.storage.atomic import HashingFile
+from vilbert.untrusted.documents import DocumentError
 
 FORMAT = 1
 MANIFEST = "checkpoint.json"
@@ -23,6 +26,24 @@ MODEL = "model.safetensors"
 OPTIMIZER = "optimizer.safetensors"
 INFO = "info.json"
 FILES = (MODEL, OPTIMIZER, INFO)
+
+
+@document
+class WrittenFile:
+    """A file of a checkpoint."""
+
+    bytes: Count
+    sha256: Digest
+
+
+@document
+class CheckpointManifest:
+    """The content of checkpoint.json."""
+
+    step: Count
+    """Steps that the run had made."""
+    files: Annotated[dict[Literal["model.safetensors", "optimizer.safetensors", "info.json"], WrittenFile], Len(3)]
+    """All files by name, each of FILES."""
 
 
 class CheckpointError(ShardError):
@@ -58,8 +79,8 @@ def write_manifest(path: Path, step: int, files: Mapping[str, Any]) -> None:
     write_file(path / MANIFEST, [encode_json({**fields, "sha256": _digest(fields)})])
 
 
-def read_manifest(path: Path) -> dict[str, Any]:
-    """Return what checkpoint.json says, all of it of its kind.
+def read_manifest(path: Path) -> CheckpointManifest:
+    """Return what checkpoint.json says.
 
     Raises CheckpointError where it is missing or damaged, UnsupportedFormatError where a newer version wrote it.
     """
@@ -71,14 +92,12 @@ def read_manifest(path: Path) -> dict[str, Any]:
         raise damaged(path, f"{MANIFEST} cannot be read ({error})") from error
     if not isinstance(fields, dict) or own != digest:
         raise damaged(path, f"{MANIFEST} does not match its own hash")
-    if fields.get("format") != FORMAT:
+    if (number := fields.pop("format", None)) != FORMAT:
         raise UnsupportedFormatError(
-            f"{path}: is a checkpoint of format {fields.get('format')!r}, this version reads {FORMAT}: use the version "
+            f"{path}: is a checkpoint of format {number!r}, this version reads {FORMAT}: use the version "
             "of vilbert-pipeline that wrote it, or another --output"
         )
-    files = fields.get("files")
-    if not is_count(fields.get("step")) or not isinstance(files, dict) or set(files) != set(FILES):
-        raise damaged(path, f"{MANIFEST} does not list its step and files")
-    if not all(isinstance(f, dict) and is_count(f.get("bytes")) and is_digest(f.get("sha256")) for f in files.values()):
-        raise damaged(path, f"{MANIFEST} does not list the bytes and sha256 of its files")
-    return fields
+    try:
+        return from_json(CheckpointManifest, fields)
+    except DocumentError as error:
+        raise damaged(path, f"{MANIFEST}: {error}") from None

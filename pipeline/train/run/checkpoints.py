@@ -168,19 +168,19 @@ def read_checkpoint(path: Path, *, hashes: bool) -> Checkpoint:
     """
     manifest = read_manifest(path)
     named = _NAME.fullmatch(path.name)
-    if named is not None and int(named[1]) != manifest["step"]:
-        raise damaged(path, f"{MANIFEST} is of step {manifest['step']}")
-    for name, entry in manifest["files"].items():
+    if named is not None and int(named[1]) != manifest.step:
+        raise damaged(path, f"{MANIFEST} is of step {manifest.step}")
+    for name, entry in manifest.files.items():
         try:
             with (path / name).open("rb") as file:
                 size = os.fstat(file.fileno()).st_size
-                if size != entry["bytes"]:
-                    raise damaged(path, f"{name} has {size} bytes, not {entry['bytes']}")
-                if (hashes or name == INFO) and hashlib.file_digest(file, "sha256").hexdigest() != entry["sha256"]:
+                if size != entry.bytes:
+                    raise damaged(path, f"{name} has {size} bytes, not {entry.bytes}")
+                if (hashes or name == INFO) and hashlib.file_digest(file, "sha256").hexdigest() != entry.sha256:
                     raise damaged(path, f"{name} does not match its hash in {MANIFEST}")
         except OSError as error:
             raise damaged(path, f"{name} cannot be read ({error.strerror})") from error
-    return Checkpoint(path=path, step=manifest["step"], info=decode_json((path / INFO).read_bytes()))
+    return Checkpoint(path=path, step=manifest.step, info=decode_json((path / INFO).read_bytes()))
 
 
 def _named(run: Path) -> list[tuple[int, Path]]:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from vilbert.documents import from_json
 from vilbert.pipeline.errors import RefusedError
 from vilbert.pipeline.shards.canonical import encode_json
 from vilbert.pipeline.shards.storage.atomic import write_atomic
@@ -169,14 +170,11 @@ def finish_trackers(trackers: Mapping[str, Tracker]) -> None:
 def _read_ids(folder: Path) -> dict[str, str]:
     path = folder / IDS_FILE
     try:
-        found = read_json(path)
+        return from_json(dict[str, str], read_json(path))
     except FileNotFoundError:
         return {}
     except (DocumentError, OSError) as error:
         raise RefusedError(f"{path}: cannot be read ({error}); delete it to begin new runs in the trackers") from error
-    if not isinstance(found, dict) or not all(isinstance(value, str) for value in found.values()):
-        raise RefusedError(f"{path}: expected tracker names and IDs; delete it to begin new runs in the trackers")
-    return found
 
 
 class _TensorBoard:
