@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 # The decoders by name: PIL.Image.open would import all of Pillow's, and judge sizes by a global.
 from PIL.BmpImagePlugin import BmpImageFile
 from PIL.GifImagePlugin import GifImageFile
+from PIL.Image import DecompressionBombError
 from PIL.ImageFile import ImageFile
 from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
@@ -116,7 +117,9 @@ def _explain(error: Exception) -> ImageError:
     """Return the error with a reason; its detail is free of addresses, so that failure files are reproducible."""
     message = re.sub(r" ?<[^>]* at 0x[0-9a-f]+>", "", " ".join(str(error).split()))[:200]
     lower = message.lower()
-    if "truncated" in lower:
+    if isinstance(error, DecompressionBombError):
+        reason = "too_many_pixels"
+    elif "truncated" in lower:
         reason = "truncated"
     else:
         reason = "unsupported_format" if "unsupported" in lower or "unknown pixel mode" in lower else "corrupt"

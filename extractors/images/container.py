@@ -1,9 +1,9 @@
 """One still image in its own format: what every reader of this package returns.
 
-Pillow is handed a file of one still image and nothing else. Metadata, later frames and whatever follows the image are
-left out, so a zip bomb in a text chunk, a colour profile of a gigabyte, an EXIF block that points at itself a
-thousand times, or a telephone's second picture neither costs anything nor fails the image; and size limits are applied
-to what stands here, before any decoder has run. All walks are linear in the file and bounded by `MAX_PARTS`.
+Of a JPEG, PNG, GIF or TIFF, Pillow gets one still image and nothing else. Metadata, later frames and whatever follows
+the image are left out; parts whose number or size would cost a decoder minutes or gigabytes are refused; damage that
+Pillow decodes to other pixels without an error is found. BMP and WebP files go to Pillow as they are.
+`docs/decoding.md` has the measurements. Walks are linear in the file and bounded by `MAX_PARTS`.
 """
 
 from __future__ import annotations

@@ -58,8 +58,6 @@ def read_jpeg(data: bytes, *, allow_truncated: bool) -> Container:
         elif first_scan:
             continue  # tables between scans stay where they are
         elif marker in _FRAMES:
-            if size:
-                raise ImageError("corrupt", "JPEG with two frame headers")
             size = _frame_size(data[start:end])
         elif marker == _APP1 and data.startswith(b"Exif\0\0", start + 4):
             exif += data[start + 10 : end]  # a block of more than 64 KB goes on in the next segment

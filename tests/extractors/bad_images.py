@@ -45,6 +45,13 @@ def png(width: int, height: int, depth: int, colour: int, raw: bytes, *extra: by
     return b"\x89PNG\r\n\x1a\n" + header + b"".join(extra) + chunk(b"IDAT", zlib.compress(raw)) + chunk(b"IEND", b"")
 
 
+def webp_on_canvas(width: int, height: int, chunks: bytes = b"", *, flags: int = 0) -> bytes:
+    """Return an extended WebP with a picture of 48x32 on a canvas of this size; `chunks` stand behind the picture."""
+    canvas = bytes((flags, 0, 0, 0)) + (width - 1).to_bytes(3, "little") + (height - 1).to_bytes(3, "little")
+    body = b"WEBPVP8X" + struct.pack("<I", len(canvas)) + canvas + encode(picture(), "WEBP")[12:] + chunks
+    return b"RIFF" + struct.pack("<I", len(body)) + body
+
+
 def segment(marker: int, body: bytes) -> bytes:
     """Return a JPEG segment."""
     return struct.pack(">BBH", 0xFF, marker, len(body) + 2) + body
@@ -148,7 +155,7 @@ def _broken() -> dict[str, tuple[bytes, str]]:
         "gif without a frame": (gif[:13] + gif[13 : 13 + 768] + b";", "corrupt"),
         "gif with rubbish for pixels": (patch(gif, gif.index(b",", 13 + 768) + 12, b"\xff" * 200), "corrupt"),
         "webp with rubbish for pixels": (patch(lossless, 25, b"\xff" * (len(lossless) - 25)), "corrupt"),
-        "webp with no picture": (b"RIFF\x0c\0\0\0WEBPVP8 \0\0\0\0", "truncated"),
+        "webp with no picture": (b"RIFF\x0c\0\0\0WEBPVP8 \0\0\0\0", "corrupt"),
         "bmp of an unknown depth": (patch(files["BMP"], 28, b"\x07\0"), "unsupported_format"),
         "tiff of an unknown layout": (tiff(grey_tiff(32, 32, t258=(3, 1, 9)), bytes(1024)), "unsupported_format"),
         "tiff in zstandard": (encode(image, "TIFF", compression="zstd"), "unsupported_format"),
@@ -163,8 +170,8 @@ def _too_large() -> dict[str, tuple[bytes, str]]:
     image = picture()
     jpeg, gif, bmp = encode(image, "JPEG"), encode(image, "GIF"), encode(image, "BMP")
     frame = jpeg.index(b"\xff\xc0")
+    lossless = encode(image, "WEBP", lossless=True)
     descriptor = gif.index(b",", 13 + 768)
-    webp = b"WEBPVP8X\x0a\0\0\0\0\0\0\0" + (3000).to_bytes(3, "little") * 2
     many: dict[str, tuple[bytes, str]] = {
         "jpeg of 3000x3000": (patch(jpeg, frame + 5, struct.pack(">HH", 3000, 3000)), "too_many_pixels"),
         "png of 3000x3000": (png(3000, 3000, 8, 6, b""), "too_many_pixels"),
@@ -173,7 +180,8 @@ def _too_large() -> dict[str, tuple[bytes, str]]:
             patch(gif, descriptor + 5, struct.pack("<HH", 3000, 3000)),
             "too_many_pixels",
         ),
-        "webp with a canvas of 3001x3001": (b"RIFF" + struct.pack("<I", len(webp)) + webp, "too_many_pixels"),
+        "webp of 3001x3001": (patch(lossless, 21, struct.pack("<I", 3000 | 3000 << 14)), "too_many_pixels"),
+        "webp with a canvas of 16384x16384": (webp_on_canvas(1 << 14, 1 << 14), "too_many_pixels"),
         "bmp of 3000x3000": (patch(bmp, 18, struct.pack("<ii", 3000, -3000)), "too_many_pixels"),
         "tiff of 3000x3000": (tiff(grey_tiff(3000, 3000, t279=(4, 1, 64)), bytes(64)), "too_many_pixels"),
         "jpeg of 65535x65535": (patch(jpeg, frame + 5, b"\xff\xff\xff\xff"), "too_large_side"),

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vilbert.model.linear import Linear
+from vilbert.model.operators import Linear
 from vilbert.pipeline.train.engine.working_weights import WorkingWeights, working_weights
 
 
