@@ -152,7 +152,7 @@ class ApproximateIndex:
     def _train(self, faiss: Any) -> Any:
         """Return an index without vectors, trained on the features of samples at equal distances."""
         total, dim = int(self._starts[-1]), self._dataset.info.feature_dim
-        lists = max(1, min(MAX_LISTS, 2 ** round(np.log2(4 * np.sqrt(total))), total // TRAINING_VECTORS))
+        lists = max(1, min(MAX_LISTS, 2 ** round(np.log2(total) / 2), total // TRAINING_VECTORS))  # about sqrt(R)
         code_bytes = next(number for number in CODE_BYTES if dim % number == 0)
         needed = min(TRAINING_VECTORS * max(lists, 256), total)
         stride = max(1, total // needed)

@@ -24,6 +24,7 @@ from vilbert.pipeline.browse.terms import (
     Numbers,
     Term,
     copies_of,
+    distinct,
     listed,
     ordered,
     regions_of,
@@ -125,7 +126,7 @@ class Search:
         without = None
         if sum(term.rest for term in terms) < terms[0].size:
             left_out = [term.others() for term in terms if term.others is not None]
-            numbers, without = np.unique(np.concatenate(left_out)), samples
+            numbers, without = np.concatenate(left_out), samples
         else:
             numbers = terms[0].numbers()
             for term in terms[1:]:
@@ -134,7 +135,7 @@ class Search:
         if filters.sort:
             ranks = self.index.columns[f"rank_{filters.sort.removeprefix('-')}"][numbers]
             ranks = np.uint32(max(samples, 1) - 1) - ranks if filters.sort.startswith("-") else ranks
-        return Ranks(np.sort(ranks), without)
+        return Ranks(distinct(np.sort(ranks)), without)
 
     def _failed(self, filters: Filters) -> NDArray[np.int64]:
         """Return the failed rows of a reason, ascending."""

@@ -101,6 +101,45 @@ def test_hostile_texts_do_nothing_and_missing_images_say_why(page: Any, tmp_path
     assert page.wrong == []
 
 
+def test_failed_images_are_a_filter_with_a_url_a_count_and_keys(page: Any, tmp_path: Path, browse: Browse) -> None:
+    failed = {0: "missing_file", 2: "corrupt", 3: "corrupt", 7: "corrupt"}
+    with serving(browse(write_small_dataset(tmp_path, failed=failed).directory)) as address:
+        page.goto(f"{address}/0/")
+        page.locator("summary", has_text="More filters").click()
+        page.select_option("select[name=failure]", "corrupt")
+        page.keyboard.press("Enter")
+        page.click(".filters .primary")
+        page.wait_for_url("**/0/?failure=corrupt*")
+        filtered = page.url
+        assert page.inner_text(".status p").startswith("3 of 4 failed images")
+        assert page.locator(".card .why strong").all_inner_texts() == ["corrupt"] * 3
+        page.keyboard.press("Escape")
+        page.evaluate("document.activeElement.blur()")
+        page.keyboard.press("ArrowRight")
+        page.keyboard.press("ArrowRight")
+        page.keyboard.press("Enter")
+        page.wait_for_url("**/0/failure/3?failure=corrupt")
+        assert "2 of 3" in page.inner_text(".crumbs")
+        page.wait_for_load_state()
+        page.keyboard.press("ArrowRight")
+        page.wait_for_url("**/0/failure/7?failure=corrupt")
+        page.wait_for_load_state()
+        page.keyboard.press("u")
+        page.wait_for_url("**/0/?failure=corrupt")
+        assert page.locator(".card").count() == 3
+        page.goto(f"{address}/0/statistics")
+        page.locator(".bars a", has_text="missing_file").click()
+        page.wait_for_url("**/0/?failure=missing_file")
+        assert count(page) == "1"
+        page.locator(".chips a").click()
+        page.wait_for_url("**/0/")
+        assert count(page) == "6"
+        page.goto(f"{filtered}&object=dog")
+        assert "remove the other filters" in page.locator(".problem").inner_text()
+        assert page.locator(".chips a").count() == 2
+    assert page.wrong == []
+
+
 def test_ask_and_look_at_the_attention(page: Any, tmp_path: Path, browse: Browse) -> None:
     write_scenes(tmp_path / "scenes")
     write_features(tmp_path / "scenes", tmp_path / "features")
@@ -126,7 +165,7 @@ AXE = find_spec("axe_playwright_python")
 """The package that brings axe-core, a checker of accessibility (optional: pip install axe-playwright-python)."""
 PAGES = (
     "/0/?boxes_min=1", "/0/?caption=zebra", "/0/?object=dgo", "/0/sample/photo.001", "/0/similar/photo.001/0",
-    "/0/statistics", "/0/failures", "/0/failure/0", "/beside/", "/", "/0/sample/nobody",
+    "/0/statistics", "/0/failures", "/0/failure/0", "/0/?failure=any", "/beside/", "/", "/0/sample/nobody",
 )  # fmt: skip
 
 

@@ -176,6 +176,20 @@ def test_each_bar_of_failures_links_to_the_rows_of_its_reason(made: SmallDataset
     assert sum(bar.count for bar in chart.bars) == 3
 
 
+@pytest.mark.parametrize("reason", ["any", "corrupt", "missing_file"])
+def test_failed_rows_are_found_by_reason_and_page_by_page(reason: str, tmp_path: Path, browse: Browse) -> None:
+    failed = {row: "corrupt" if row % 3 else "missing_file" for row in range(0, 30, 2)}
+    opened = browse(write_small_dataset(tmp_path, rows=30, failed=failed).directory).datasets[0]
+    expected = [row for row in failed if reason in ("any", failed[row])]
+    filters = Filters(failure=reason, sort="-boxes")  # failed images have no boxes: the order of the manifest stays
+    first = opened.search.page(filters, size=4)
+    second = opened.search.page(filters, after=first.ranks[-1], size=4)
+    assert first.numbers + second.numbers == expected[:8]
+    assert (first.matches, second.before) == (len(expected), 4)
+    assert opened.search.page(filters, until=second.ranks[0], size=4) == first
+    assert [row.row for row in opened.index.failures_at(second.numbers)] == second.numbers
+
+
 @pytest.mark.parametrize("sort", ["", "-boxes", "shuffled"])
 def test_pages_follow_each_other_without_gaps_in_both_directions(sort: str, opened: OpenedDataset) -> None:
     filters = Filters(boxes_min=2, sort=sort)
@@ -205,7 +219,9 @@ def test_shuffled_is_another_order_and_the_same_each_time(opened: OpenedDataset)
     ("values", "message"),
     [
         ({"object": "dgo"}, "object: .*did you mean dog"), ({"attribute": "none"}, "attribute: "),
-        ({"split": "test"}, "split: "), ({"same": "nobody"}, "same: "), ({"caption": "-dog"}, "caption: "),
+        ({"split": "test"}, "split: "), ({"failure": "corupt"}, "failure: .*did you mean corrupt"),
+        ({"failure": "any", "split": "val"}, "failure: .*remove the other filters"),
+        ({"same": "nobody"}, "same: "), ({"caption": "-dog"}, "caption: "),
     ],
 )  # fmt: skip
 def test_a_name_that_the_data_set_does_not_have_is_told(
