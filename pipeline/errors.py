@@ -29,6 +29,10 @@ class RefusedError(ShardError):
     """An output folder that is not this run's to write to."""
 
 
+class MissingError(RefusedError):
+    """An input that does not exist, such as a folder whose name was misspelt."""
+
+
 class FingerprintError(RefusedError):
     """An output folder that holds the results of other settings than those asked for."""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from vilbert.pipeline.errors import RefusedError, ShardError
+from vilbert.pipeline.errors import MissingError, RefusedError
 from vilbert.pipeline.rebuild.dataset_source import DatasetSource, is_dataset
 from vilbert.pipeline.rebuild.formats.registry import ImportOptions
 from vilbert.pipeline.rebuild.source import Source
@@ -21,6 +21,7 @@ def open_features(place: Place, format: str | None, options: ImportOptions, *, v
 
     Raises:
         RefusedError: It is a URL without a data set, or there is no such format.
+        MissingError: It does not exist.
         ShardError: It is no source, or damaged.
     """
     if is_dataset(place):
@@ -29,7 +30,7 @@ def open_features(place: Place, format: str | None, options: ImportOptions, *, v
         name = open_folder(place).name
         raise RefusedError(f"{name}: has no dataset.json; published features are read from files on this machine")
     if not place.exists():
-        raise ShardError(f"{place}: no such file or folder")
+        raise MissingError(f"{place}: no such file or folder")
     from vilbert.pipeline.rebuild.formats.detect import open_published
 
     try:

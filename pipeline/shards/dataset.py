@@ -16,10 +16,10 @@ from annotated_types import Interval, Len
 from typing_extensions import TypedDict
 
 from vilbert.documents import Count, Counts, Digest, List, document
-from vilbert.pipeline.errors import CorruptShardError, ShardError
+from vilbert.pipeline.errors import CorruptShardError
 from vilbert.pipeline.shards.canonical import encode_json
 from vilbert.pipeline.shards.format_number import parse_document, read_bytes
-from vilbert.pipeline.shards.location.folder import Folder, LocalFolder, what_is_there
+from vilbert.pipeline.shards.location.folder import Folder, LocalFolder, not_a_dataset
 from vilbert.pipeline.shards.location.layout import DATASET_FILE, StorageFormat
 from vilbert.pipeline.shards.record import ShardRecord
 from vilbert.pipeline.shards.sample import FIELDS, describe_fields, format_of
@@ -283,12 +283,12 @@ def _are_arrays(fields: Mapping[str, Mapping[str, Any]], feature_dim: int) -> bo
 def read_dataset(directory: str | os.PathLike[str]) -> DatasetInfo:
     """Return a data set's dataset.json.
 
-    Raises ShardError if there is none, UnsupportedFormatError for another format number, CorruptShardError for
-    damage.
+    Raises MissingError if the folder does not exist, ShardError if it has none, UnsupportedFormatError for another
+    format number, CorruptShardError for damage.
     """
     path = Path(directory) / DATASET_FILE
     if not path.is_file():
-        raise ShardError(f"{directory}: {what_is_there(LocalFolder(Path(directory)))}")
+        raise not_a_dataset(LocalFolder(Path(directory)))
     info, number = parse_document(DatasetInfo, read_bytes(path), path=path, remedy=_REMEDY, since_2=_SINCE_2)
     if not _are_arrays(info.fields, info.feature_dim):
         problem = f"fields are not the arrays of this format, or disagree with feature_dim {info.feature_dim}"
@@ -305,7 +305,7 @@ def read_info(folder: Folder) -> DatasetInfo:
     """Return the dataset.json of a folder, wherever that lies; raise what `read_dataset` raises."""
     with folder.local([DATASET_FILE]) as directory:
         if not (directory / DATASET_FILE).is_file():
-            raise ShardError(f"{folder.name}: {what_is_there(folder)}")
+            raise not_a_dataset(folder)
         return read_dataset(directory)
 
 

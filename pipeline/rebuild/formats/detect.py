@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from vilbert.pipeline.errors import ShardError
+from vilbert.pipeline.errors import MissingError, ShardError
 from vilbert.pipeline.rebuild.formats.registry import FORMATS, FormatSpec, Importer, ImportOptions
 from vilbert.pipeline.rebuild.source import Source
 from vilbert.plugins import PluginError
@@ -31,12 +31,13 @@ def open_published(path: Path, format: str | None = None, options: ImportOptions
         options: What the file does not say of itself.
 
     Raises:
-        ShardError: The path does not exist, its format is not known or cannot be imported, or it is damaged, hostile
+        MissingError: The path does not exist.
+        ShardError: Its format is not known or cannot be imported, or it is damaged, hostile
             or empty.
         PluginError: The format is that of a package that cannot be imported.
     """
     if not path.exists():
-        raise ShardError(f"{path}: no such file or folder")
+        raise MissingError(f"{path}: no such file or folder")
     if format is None:
         format = detect_format(path)
     if format is None:

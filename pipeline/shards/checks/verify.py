@@ -12,7 +12,7 @@ from tyro.conf import Positional
 
 from vilbert.manifests.manifest import Manifest
 from vilbert.manifests.record import ManifestError
-from vilbert.pipeline.errors import ShardError
+from vilbert.pipeline.errors import MissingError, ShardError
 from vilbert.pipeline.shards.checks.columns import check_columns
 from vilbert.pipeline.shards.checks.dataset import (
     check_duplicates,
@@ -27,7 +27,7 @@ from vilbert.pipeline.shards.checks.findings import RESTORE, Finding
 from vilbert.pipeline.shards.checks.shard import ShardTask, check_shard, problem_of
 from vilbert.pipeline.shards.checks.side_files import check_side_files, side_files_there
 from vilbert.pipeline.shards.dataset import DatasetInfo, read_info
-from vilbert.pipeline.shards.location.folder import Folder, Place, open_folder, what_is_there
+from vilbert.pipeline.shards.location.folder import Folder, Place, not_a_dataset, open_folder, what_is_there
 from vilbert.pipeline.shards.location.layout import DATASET_FILE, SHARDS_FOLDER, record_numbers
 from vilbert.pipeline.shards.location.place_option import PlaceOption
 from vilbert.pipeline.shards.parallel import map_shards, worker_count
@@ -66,14 +66,20 @@ class Verdict:
 
 
 def verify(settings: VerifySettings) -> int:
-    """Check a data set, print what is wrong or what was proven, and return 1 or 0."""
+    """Check a data set, print what is wrong or what was proven, and return 1 or 0.
+
+    Raises MissingError where nothing is there.
+    """
+    folder = open_folder(settings.directory)
+    if isinstance(error := not_a_dataset(folder), MissingError):
+        raise error
     verdict = examine(
         settings.directory, deep=settings.deep, manifest=settings.manifest, num_workers=settings.num_workers
     )
     if settings.json:
         print(json.dumps([asdict(finding) for finding in verdict.findings], indent=2))
     else:
-        problems = f"{open_folder(settings.directory).name}: problems: {len(verdict.findings)}"
+        problems = f"{folder.name}: problems: {len(verdict.findings)}"
         print_lines([*map(str, verdict.findings), problems if verdict.findings else verdict.proven])
     return 1 if verdict.findings else 0
 

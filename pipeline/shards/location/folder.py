@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Protocol
 from urllib.parse import unquote, urlsplit
 
-from vilbert.pipeline.errors import RefusedError
+from vilbert.pipeline.errors import MissingError, RefusedError, ShardError
 from vilbert.pipeline.shards.location.layout import DATASET_FILE
 from vilbert.pipeline.shards.location.listing import Entry
 from vilbert.pipeline.shards.location.lock import exclusive_writer
@@ -188,6 +188,15 @@ def what_is_there(folder: Folder) -> str:
         return f"no such folder; {expected}"
     around = next((parent for parent in path.parents if (parent / DATASET_FILE).is_file()), None)
     return f"is a file; {expected}{f': {around} is one' if around is not None else ''}"
+
+
+def not_a_dataset(folder: Folder) -> ShardError:
+    """Return the error of a folder without dataset.json: a `MissingError` where nothing is there at all."""
+    if isinstance(folder, LocalFolder):
+        there = folder.path.exists()
+    else:
+        there = next(iter(folder.entries("")), None) is not None
+    return (ShardError if there else MissingError)(f"{folder.name}: {what_is_there(folder)}")
 
 
 def open_folder(place: Place) -> Folder:

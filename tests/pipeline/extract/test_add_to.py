@@ -207,7 +207,7 @@ def test_a_killed_run_is_resumed_to_the_same_bytes(
 
 def test_what_cannot_be(base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert add(base, column="features") == 2
-    assert add(tmp_path / "nowhere") == 1
+    assert add(tmp_path / "nowhere") == 2
     assert "no such folder" in capsys.readouterr().err
     assert not (tmp_path / "nowhere").exists()
 

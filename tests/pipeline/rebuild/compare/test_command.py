@@ -138,7 +138,7 @@ def test_a_photograph_of_another_size_is_not_run(
 @pytest.mark.parametrize(
     ("arguments", "status", "said"),
     [
-        (["nowhere", "detector:shapes"], 1, "no such file or folder"),
+        (["nowhere", "detector:shapes"], 2, "no such file or folder"),
         (["{a}", "detector:shap"], 2, "no detector 'shap'; did you mean shapes"),
         (["{a}", "bad.yaml"], 2, "'wieghts' is not an option of a detector"),
         (["{a}", "absent.yaml"], 2, "cannot be read"),
