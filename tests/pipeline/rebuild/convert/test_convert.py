@@ -419,7 +419,7 @@ def test_folders_may_have_names_that_are_not_utf8(
     output = run(os.fsdecode(b"out\xe9"), data)
     assert list(samples(output)) == ALL
     assert read_dataset(output).converted[0]["sources"][0]["name"].endswith("a\\xff")
-    assert main(["convert", str(tmp_path / "none"), "--output", str(tmp_path / os.fsdecode(b"x\xe9"))]) == 1
+    assert main(["convert", str(tmp_path / "none"), "--output", str(tmp_path / os.fsdecode(b"x\xe9"))]) == 2
     assert main(["status", str(output)]) == 0
     parquet = tmp_path / os.fsdecode(b"p\xfe.parquet")
     assert main(["export", str(output), "--to", "parquet", "--output", str(parquet)]) == 0
