@@ -149,22 +149,50 @@ def read_source(
     Raises RefusedError for a data set that is not complete, a URL that cannot be used or a remote one without a cache,
     CorruptShardError where the records are not those that dataset.json was completed with.
     """
-    url = name if is_remote(name) else None
-    if url is None:
-        folder = Path(url2pathname(urlsplit(name).path)) if name.startswith("file://") else Path(name)
-    elif cache is None:
-        raise RefusedError(f"{public_url(name)}: remote data sets need a folder for downloaded shards: give --cache")
-    else:
-        folder = cache.fetch_dataset(url)
-    shown = name if url is None else public_url(url)
+    folder, url, shown = _locate(name, cache)
     info = read_dataset(folder)
     if not info.complete or info.records_sha256 is None:
         raise RefusedError(
             f"{shown}: not complete: run the same `vilbert extract` or `vilbert convert` again until it says that all "
             "shards are done"
         )
-    records = _check_records(folder, info)
-    file = selections.get(info.records_sha256)
+    chosen = _choose_samples(info, _check_records(folder, info), split, selections.get(info.records_sha256))
+    regions = _describe_regions(ColumnSource(info, folder, url, cache, shown), features, class_targets)
+    return Source(
+        name=shown,
+        url=url,
+        folder=folder,
+        storage=info.storage,
+        fingerprint=info.fingerprint,
+        manifest_hash=info.manifest_hash,
+        records_sha256=info.records_sha256,
+        **chosen._asdict(),
+        **regions._asdict(),
+    )
+
+
+def _locate(name: str, cache: ShardCache | None) -> tuple[Path, str | None, str]:
+    """Return a data set's folder on this machine, its URL if it is remote, and its name for messages."""
+    if not is_remote(name):
+        return Path(url2pathname(urlsplit(name).path)) if name.startswith("file://") else Path(name), None, name
+    if cache is None:
+        raise RefusedError(f"{public_url(name)}: remote data sets need a folder for downloaded shards: give --cache")
+    return cache.fetch_dataset(name), name, public_url(name)
+
+
+class _Choice(NamedTuple):
+    """The samples that are used; fields of `Source`."""
+
+    split: str | None
+    splits: dict[str, int]
+    shards: tuple[Shard, ...]
+    selection: Selection | None
+
+
+def _choose_samples(
+    info: DatasetInfo, records: Sequence[ShardRecord], split: str | None, file: SelectionFile | None
+) -> _Choice:
+    """Return the samples of a split, and of a selection if there is one."""
     selection = None if file is None else file.load([record.samples for record in records])
     splits = info.splits if selection is None else selection.by_split()
     if split == "auto":
@@ -177,38 +205,36 @@ def read_source(
         Shard(samples=record.samples, usable=count, bytes=record.bytes, sha256=record.sha256)
         for record, count in zip(records, usable, strict=True)
     )
-    extractor = info.fingerprint_fields.get("extractor")
-    place = ColumnSource(info, folder, url, cache, shown)
+    return _Choice(split, splits, shards, selection)
+
+
+class _Regions(NamedTuple):
+    """What the regions of a sample have; fields of `Source`."""
+
+    features: tuple[FeatureColumn | None, ...]
+    class_targets: FeatureColumn | None
+    feature_dim: int
+    extractor: dict[str, Any]
+    top_classes: int
+    class_names: tuple[str, ...]
+
+
+def _describe_regions(place: ColumnSource, features: Sequence[str], class_targets: str) -> _Regions:
+    """Return where features and class targets come from, and what they are."""
+    info = place.info
     columns = read_feature_columns(place, features)
     targets = read_class_targets(place, class_targets, columns)
     widths = [info.feature_dim if column is None else column.width for column in columns]
-    # A model of other features is another model: these facts are compared as the detector's are.
-    facts = {} if columns == (None,) else {"features": [f"{n} [{m}]" for n, m in zip(features, widths, strict=True)]}
-    facts = {**(extractor if isinstance(extractor, dict) else {}), **facts}
+    extractor = info.fingerprint_fields.get("extractor")
+    facts: dict[str, Any] = dict(extractor) if isinstance(extractor, dict) else {}
+    if columns != (None,):  # a model of other features is another model: compared as the detector's facts are
+        facts["features"] = [f"{name} [{width}]" for name, width in zip(features, widths, strict=True)]
     top_classes, class_names = info.top_classes, info.class_names
     if targets is not None:
         top_classes, class_names = targets.top_classes, targets.target_names
     if (own := columns[0]) is not None and own.own_boxes:  # all is as in a data set that this detector extracted
         facts, top_classes, class_names = own.extractor, own.top_classes, own.class_names
-    return Source(
-        name=shown,
-        url=url,
-        folder=folder,
-        storage=info.storage,
-        split=split,
-        shards=shards,
-        feature_dim=sum(widths),
-        top_classes=top_classes,
-        class_names=class_names,
-        fingerprint=info.fingerprint,
-        extractor=facts,
-        manifest_hash=info.manifest_hash,
-        records_sha256=info.records_sha256,
-        splits=splits,
-        features=columns,
-        class_targets=targets,
-        selection=selection,
-    )
+    return _Regions(columns, targets, sum(widths), facts, top_classes, class_names)
 
 
 def _check_records(folder: Path, info: DatasetInfo) -> list[ShardRecord]:
