@@ -86,9 +86,9 @@ def try_variant(cause: str, variant: Variant, cases: Sequence[Case], *, all_case
         if features is None or features.shape != case.features.shape:
             found.append(None)
             continue
-        there = ~np.isnan(features).all(axis=1)
+        there = np.isnan(features).sum(axis=1) < features.shape[1]
         if there.mean() < FOUND:
-            there[:] = True  # the others count as wholly different
+            there = np.ones(len(features), bool)  # the others count as wholly different
         errors = np.minimum(relative_errors(case.features[there], features[there]), 1)
         cosine = float(cosines(case.features[there], features[there]).mean())
         found.append((cosine, float(errors.mean())))
