@@ -42,12 +42,13 @@ from vilbert.pipeline.shards.location.folder import LocalFolder
 from vilbert.pipeline.shards.location.layout import data_path
 from vilbert.pipeline.shards.storage.store import ShardReader, open_shard
 from vilbert.pipeline.train.data.corpus import Corpus
+from vilbert.pipeline.train.data.feature_rows import lay_out_features
 from vilbert.pipeline.train.data.order import Places
 
 FIELDS = ("boxes", "features", "class_ids", "class_probs")
 MOST = 1.05
 """Time of a joined read, in reads of the same bytes from one data set, at most."""
-VECTOR = 8
+VECTOR, REGIONS = 8, 36
 BATCH = 64
 TRAINING = "training: "
 BASE, BAKED = "base", "one data set with"
@@ -110,15 +111,18 @@ def each(read: Read, numbers: Sequence[int]) -> None:
 
 
 def read_batches(corpus: Corpus, order: NDArray[np.int64], shard_size: int) -> None:
-    """Read samples as training does, and copy their features into batches."""
-    batch = np.empty((BATCH, 36, corpus.feature_dim), np.float16)
+    """Read samples as training does, and lay their features out in batches."""
     for start in range(0, len(order), BATCH):
         numbers = order[start : start + BATCH]
         zeros = np.zeros(len(numbers), np.int64)
         places = Places(zeros, numbers // shard_size, numbers % shard_size, numbers, zeros, zeros, zeros)
-        for row, example in enumerate(corpus.read(places)):
-            if example is not None:
-                example.copy_features(batch[row, : len(example.boxes)])
+        examples = [example for example in corpus.read(places) if example is not None]
+        lay_out_features(
+            [example.feature_parts for example in examples],
+            [len(example.boxes) for example in examples],
+            channels=corpus.feature_dim,
+            most=REGIONS,
+        )
 
 
 def measure(folder: Path, settings: Settings, stack: ExitStack) -> dict[str, float]:
@@ -134,7 +138,7 @@ def measure(folder: Path, settings: Settings, stack: ExitStack) -> dict[str, flo
         readers = [stack.enter_context(open_shard(data_path(where, at, "tar"), verify=False)) for at in shards]
         files = [data_path(folder / "columns/score", at, "tar") for at in shards] if joined else []
         opened = [stack.enter_context(ColumnShard(file, name="score", member="json")) for file in files]
-        batch = np.empty((BATCH, 36, 2048), np.float16)
+        batch = np.empty((BATCH, REGIONS, 2048), np.float16)
         read = reading(readers, opened or None, settings.shard_size, batch)
         passes[name] = partial(each, read, order.tolist())
     for where, features, name in (
@@ -166,7 +170,7 @@ def main(settings: Settings) -> int:
             shard_size=settings.shard_size,
             seed=settings.seed,
         )
-        write_columns(folder, [f"{row:08}" for row in range(settings.samples)], 36)
+        write_columns(folder, [f"{row:08}" for row in range(settings.samples)], REGIONS)
         for name in ("score", "vector"):
             with patch.object(os, "fsync", return_value=None):
                 convert(

@@ -29,7 +29,12 @@ def decode_json(data: bytes) -> Any:
     if b"\\u" in data or data.count(b"{") + data.count(b"[") > MAX_DEPTH:
         return parse_json(data)
     try:
-        return _DECODER.decode(data.decode("utf-8"))
+        text = data.decode("utf-8")
+        try:
+            value, end = _DECODER.scan_once(text, 0)
+        except StopIteration:  # no JSON, or space before it
+            end = -1
+        return value if end == len(text) else _DECODER.decode(text)  # which skips space, and says what is wrong
     except UnicodeDecodeError as error:
         raise DocumentError(f"not UTF-8 at byte {error.start}") from None
     except DocumentError:
