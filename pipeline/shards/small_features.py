@@ -126,7 +126,7 @@ def require_known_scales(small: SmallFeatures) -> None:
     zeros = bits[:, 1].tobytes()
     # Mostly all regions have one zero point. The bits of numbers from 0 on are in the order of the numbers, and below
     # those of negative numbers and NaN.
-    if zeros and zeros == len(bits) * zeros[:4] and bits[:, 0].max() < below.get(zeros[:4], 0):
+    if zeros and zeros == len(bits) * zeros[:4] and np.maximum.reduce(bits[:, 0]) < below.get(zeros[:4], 0):
         return
     limits = _SCALES_BELOW[small.codes.dtype]
     for scale, zero in small.scales.tolist():  # no comparison with NaN is true

@@ -16,6 +16,8 @@ from vilbert.pipeline.shards.sample import FIELDS, REGION_FIELDS, SCALES, check_
 from vilbert.pipeline.shards.small_features import expand
 from vilbert.pipeline.shards.storage.npy import USUAL_HEADER_BYTES, NpyLayout, usual_layout
 
+_USUAL_COUNT = 1 << 16
+"""Pixels and boxes from 1 to here need no further look."""
 _DTYPES = {name: tuple(map(np.dtype, field.dtypes)) for name, field in FIELDS.items()}
 
 
@@ -115,7 +117,8 @@ def parse_metadata(key: str, metadata: bytes, *, path: Path) -> dict[str, Any]:
         if not isinstance(document.get("image_id"), str):
             raise ValueError(f"image_id is {document.get('image_id')!r}, expected a string")
         for name in REGION_FIELDS:
-            check_region_field(name, document.get(name))
+            if type(value := document.get(name)) is not int or not 0 < value < _USUAL_COUNT:
+                check_region_field(name, value)
     except ValueError as error:
         raise CorruptShardError(f"its metadata: {error}", path=path, key=key) from error
     return document

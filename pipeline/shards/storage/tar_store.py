@@ -113,7 +113,7 @@ class TarReader(Closing):
         metadata = parse_metadata(key, data[starts[-1] : starts[-1] + sizes[-1]], path=self.path)
         if layout.boxes not in (metadata["num_boxes"], None):
             return self._read_unusual(index, names, stored=stored)
-        arrays = {}
+        arrays: dict[str, NDArray[Any]] = {}
         for column, (name, (dtype, shape, _)) in zip(columns, layout.arrays, strict=True):
             arrays[name] = np.ndarray(shape, dtype, data, starts[column] + USUAL_HEADER_BYTES)
         return finish_part(key, arrays, metadata, path=self.path, stored=stored)
