@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from typing import Any, NoReturn
 
 from vilbert.untrusted.documents import MAX_DEPTH, DocumentError, parse_json, unique_keys
@@ -29,7 +30,12 @@ def decode_json(data: bytes) -> Any:
     if b"\\u" in data or data.count(b"{") + data.count(b"[") > MAX_DEPTH:
         return parse_json(data)
     try:
-        return _DECODER.decode(data.decode("utf-8"))
+        text = data.decode("utf-8")
+        try:
+            value, end = _SCAN(text, 0)
+        except StopIteration:  # no JSON, or space before it
+            end = -1
+        return value if end == len(text) else _DECODER.decode(text)  # which skips space, and says what is wrong
     except UnicodeDecodeError as error:
         raise DocumentError(f"not UTF-8 at byte {error.start}") from None
     except DocumentError:
@@ -47,3 +53,5 @@ _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 # Made once: a shard holds one document a sample.
 _DECODER = json.JSONDecoder(object_pairs_hook=unique_keys, parse_constant=_refuse_constant)
+_SCAN: Callable[[str, int], tuple[Any, int]] = _DECODER.scan_once  # type: ignore[attr-defined]
+"""`_DECODER.decode` of a text without space around it, in half the time. Returns the value and where it ends."""

@@ -264,7 +264,7 @@ def small_features(arrays: Mapping[str, NDArray[Any]]) -> SmallFeatures | None:
     features, scales = arrays.get("features"), arrays.get(SCALES)
     if features is None:
         return None
-    if (features.dtype.str[1:] in CODES) != (scales is not None):
+    if (features.dtype in CODES) != (scales is not None):
         raise ValueError(f"features are {features.dtype} {'with' if scales is not None else 'without'} {SCALES}")
     if scales is None:
         return None

@@ -26,12 +26,17 @@ _FLOAT16_LIMIT = 65520.0  # rounds to infinity
 _FLOAT8_MAX = 448.0
 _ZERO = 128.0  # added to the codes of a region without negative values
 _SCALES_BELOW = {
-    "i1": {0.0: _FLOAT16_LIMIT / 127**2, _ZERO: _FLOAT16_LIMIT / 255**2},
-    "u1": {0.0: _FLOAT16_LIMIT / _FLOAT8_MAX},
+    np.dtype(np.int8): {0.0: _FLOAT16_LIMIT / 127**2, _ZERO: _FLOAT16_LIMIT / 255**2},
+    np.dtype(np.uint8): {0.0: _FLOAT16_LIMIT / _FLOAT8_MAX},
 }
 """By the dtype of the codes and the zero point, the scale that makes the largest code too large for float16."""
+_BITS_BELOW = {
+    dtype: {np.float32(zero).tobytes(): int(np.float32(scale).view(np.uint32)) for zero, scale in limits.items()}
+    for dtype, limits in _SCALES_BELOW.items()
+}
+"""The same as the bytes and bits of float32."""
 CODES = tuple(_SCALES_BELOW)
-"""The dtypes of codes, int8 and uint8, as NumPy abbreviates them."""
+"""The dtypes of codes."""
 
 
 class PrecisionError(ValueError):
@@ -117,9 +122,14 @@ def expand_codes(codes: Tensor, scales: Tensor) -> Tensor:
 
 def require_known_scales(small: SmallFeatures) -> None:
     """Raise ValueError where the scales are not such as `compress` makes them."""
-    limits = _SCALES_BELOW[small.codes.dtype.str[1:]]
-    # Faster than NumPy for the few tens of regions that an image has. No comparison with NaN is true.
-    for scale, zero in small.scales.tolist():
+    bits, below = small.scales.view(np.uint32), _BITS_BELOW[small.codes.dtype]
+    zeros = bits[:, 1].tobytes()
+    # Mostly all regions have one zero point. The bits of numbers from 0 on are in the order of the numbers, and below
+    # those of negative numbers and NaN.
+    if zeros and zeros == len(bits) * zeros[:4] and np.maximum.reduce(bits[:, 0]) < below.get(zeros[:4], 0):
+        return
+    limits = _SCALES_BELOW[small.codes.dtype]
+    for scale, zero in small.scales.tolist():  # no comparison with NaN is true
         if not 0 <= scale < limits.get(zero, 0):
             raise ValueError("feature_scales contains a scale or a zero point that does not match the features")
 

@@ -10,15 +10,15 @@ import io
 import re
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 _MAGIC = b"\x93NUMPY\x01\x00"
 _MAX_HEADER_BYTES = 256
-_USUAL_HEADER_BYTES = 128
-"""What NumPy writes before an array of one or two axes."""
+USUAL_HEADER_BYTES = 128
+"""Bytes before the data in the .npy files that NumPy writes for arrays of one or two axes."""
 MAX_EMPTY_SIDE = 1 << 16
 """Longest side of an array without elements: no byte of data proves such a side."""
 _HEADER = re.compile(
@@ -54,6 +54,34 @@ def decode_npy(data: memoryview | bytes) -> NDArray[Any]:
     return read_only_view(view, dtype, shape, start)
 
 
+class NpyLayout(NamedTuple):
+    """What follows from the header of a .npy file."""
+
+    dtype: np.dtype[Any]
+    """Of the array."""
+    shape: tuple[int, ...]
+    """Of the array."""
+    size: int
+    """Bytes of the whole file, its header included."""
+
+
+@lru_cache(maxsize=4096)
+def usual_layout(header: bytes) -> NpyLayout | None:
+    """Return what follows from a header of `USUAL_HEADER_BYTES`; None where `decode_npy` has to look at the file.
+
+    A file with this header and of this size is one that `decode_npy` accepts: each different header is checked once.
+    """
+    length = USUAL_HEADER_BYTES - 10
+    if len(header) != USUAL_HEADER_BYTES or header[:10] != _MAGIC + length.to_bytes(2, "little"):
+        return None
+    try:
+        dtype, shape, size = _parse_header(header[10:])
+        check_empty(shape)
+    except ValueError:
+        return None
+    return NpyLayout(dtype, shape, USUAL_HEADER_BYTES + size)
+
+
 def concatenate_npy(contents: Iterable[memoryview]) -> tuple[NDArray[Any], list[int]]:
     """Return the arrays of many .npy files as one along their first axis, and the length of each; several times faster.
 
@@ -67,14 +95,14 @@ def concatenate_npy(contents: Iterable[memoryview]) -> tuple[NDArray[Any], list[
     parts: list[memoryview] = []
     rows: list[int] = []
     for view in contents:
-        header = bytes(view[:_USUAL_HEADER_BYTES])
-        if (found := checked.get(header)) is None or len(view) != _USUAL_HEADER_BYTES + found[1]:
+        header = bytes(view[:USUAL_HEADER_BYTES])
+        if (found := checked.get(header)) is None or len(view) != USUAL_HEADER_BYTES + found[1]:
             array = decode_npy(view)
-            if len(view) - array.nbytes != _USUAL_HEADER_BYTES:
+            if len(view) - array.nbytes != USUAL_HEADER_BYTES:
                 raise ValueError(f"has a header of {len(view) - array.nbytes} bytes")
             kinds.add((array.dtype, array.shape[1:]))
             found = checked[header] = len(array), array.nbytes
-        parts.append(view[_USUAL_HEADER_BYTES:])
+        parts.append(view[USUAL_HEADER_BYTES:])
         rows.append(found[0])
     if len(kinds) != 1:
         raise ValueError(f"are of {len(kinds)} dtypes or widths, expected one")

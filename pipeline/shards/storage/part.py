@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Container, Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,7 +14,10 @@ from vilbert.pipeline.errors import CorruptShardError
 from vilbert.pipeline.shards.canonical import decode_json
 from vilbert.pipeline.shards.sample import FIELDS, REGION_FIELDS, SCALES, check_region_field, small_features
 from vilbert.pipeline.shards.small_features import expand
+from vilbert.pipeline.shards.storage.npy import USUAL_HEADER_BYTES, NpyLayout, usual_layout
 
+_USUAL_COUNT = 1 << 16
+"""Pixels and boxes from 1 to here need no further look."""
 _DTYPES = {name: tuple(map(np.dtype, field.dtypes)) for name, field in FIELDS.items()}
 
 
@@ -35,20 +39,17 @@ def build_part(
     """
     document = parse_metadata(key, metadata, path=path)
     boxes = document["num_boxes"]
-    columns: dict[str, int] = {"2": 2, "4": 4}
-    for name, array in arrays.items():
-        axes = FIELDS[name].axes
-        # Axes of one letter have one length: K of class_ids is that of class_probs.
-        fits = fits_field(name, array) and array.shape[0] == boxes
-        if fits and len(axes) == 2:
-            fits = columns.setdefault(axes[1], array.shape[1]) == array.shape[1]
-        if not fits:
-            raise CorruptShardError(
-                f"{name} is {array.dtype}{list(array.shape)}, expected {FIELDS[name].dtypes[0]}[{', '.join(axes)}] "
-                f"of {boxes} boxes",
-                path=path,
-                key=key,
-            )
+    if (name := _first_unfit(arrays, boxes)) is not None:
+        array, field = arrays[name], FIELDS[name]
+        problem = f"{name} is {array.dtype}{list(array.shape)}, expected {field.dtypes[0]}[{', '.join(field.axes)}]"
+        raise CorruptShardError(f"{problem} of {boxes} boxes", path=path, key=key)
+    return finish_part(key, arrays, document, path=path, stored=stored)
+
+
+def finish_part(
+    key: str, arrays: Mapping[str, NDArray[Any]], document: dict[str, Any], *, path: Path, stored: bool
+) -> Part:
+    """Return a part whose arrays go together, its features of one byte a value compared with their scales."""
     try:
         small = small_features(arrays)
     except ValueError as error:
@@ -64,9 +65,47 @@ def stored_names(fields: Sequence[str], there: Container[str]) -> Sequence[str]:
     return [*fields, SCALES] if "features" in fields and SCALES in there else fields
 
 
-def fits_field(name: str, array: NDArray[Any]) -> bool:
+class PartLayout(NamedTuple):
+    """What the headers of a sample's arrays say, where the arrays go together."""
+
+    arrays: tuple[tuple[str, NpyLayout], ...]
+    """By field name, in the order asked for."""
+    sizes: tuple[int, ...]
+    """Bytes of each .npy file."""
+    boxes: int | None
+    """Length of the arrays; None where none was asked for."""
+
+
+@lru_cache(maxsize=4096)  # most samples of a data set have the same headers, or those of a few numbers of regions
+def part_layout(names: tuple[str, ...], headers: bytes) -> PartLayout | None:
+    """Return what follows from the .npy headers of some arrays; None where `build_part` has to look at them.
+
+    names: fields. headers: their first `USUAL_HEADER_BYTES`, one behind the other.
+    """
+    starts = range(0, len(names) * USUAL_HEADER_BYTES, USUAL_HEADER_BYTES)
+    found = {name: usual_layout(headers[at : at + USUAL_HEADER_BYTES]) for name, at in zip(names, starts, strict=True)}
+    layouts = {name: layout for name, layout in found.items() if layout is not None}
+    boxes = next(iter(layouts.values())).shape[0] if layouts else None
+    if len(layouts) < len(names) or (boxes is not None and _first_unfit(layouts, boxes) is not None):
+        return None
+    return PartLayout(tuple(layouts.items()), tuple(layout.size for layout in layouts.values()), boxes)
+
+
+def _first_unfit(arrays: Mapping[str, NDArray[Any] | NpyLayout], boxes: int) -> str | None:
+    """Return the name of the first array that does not fit its field, so many boxes, or the arrays before it."""
+    columns: dict[str, int] = {"2": 2, "4": 4}
+    for name, array in arrays.items():
+        axes = FIELDS[name].axes
+        # Axes of one letter have one length: K of class_ids is that of class_probs.
+        fits = fits_field(name, array) and array.shape[0] == boxes
+        if not fits or (len(axes) == 2 and columns.setdefault(axes[1], array.shape[1]) != array.shape[1]):
+            return name
+    return None
+
+
+def fits_field(name: str, array: NDArray[Any] | NpyLayout) -> bool:
     """Return whether an array has a dtype of a field, and its number of axes."""
-    return array.dtype in _DTYPES[name] and array.ndim == len(FIELDS[name].axes)
+    return array.dtype in _DTYPES[name] and len(array.shape) == len(FIELDS[name].axes)
 
 
 def parse_metadata(key: str, metadata: bytes, *, path: Path) -> dict[str, Any]:
@@ -78,7 +117,8 @@ def parse_metadata(key: str, metadata: bytes, *, path: Path) -> dict[str, Any]:
         if not isinstance(document.get("image_id"), str):
             raise ValueError(f"image_id is {document.get('image_id')!r}, expected a string")
         for name in REGION_FIELDS:
-            check_region_field(name, document.get(name))
+            if type(value := document.get(name)) is not int or not 0 < value < _USUAL_COUNT:
+                check_region_field(name, value)
     except ValueError as error:
         raise CorruptShardError(f"its metadata: {error}", path=path, key=key) from error
     return document

@@ -20,8 +20,16 @@ from vilbert.pipeline.shards.keys import is_key
 from vilbert.pipeline.shards.sample import MEMBER_LAYOUTS, Sample, decode_members, encode_members
 from vilbert.pipeline.shards.storage.closing import Closing
 from vilbert.pipeline.shards.storage.hashed_tar import HashedTar
-from vilbert.pipeline.shards.storage.npy import concatenate_npy, decode_npy
-from vilbert.pipeline.shards.storage.part import Part, build_part, fits_field, parse_metadata, stored_names
+from vilbert.pipeline.shards.storage.npy import USUAL_HEADER_BYTES, concatenate_npy, decode_npy
+from vilbert.pipeline.shards.storage.part import (
+    Part,
+    build_part,
+    finish_part,
+    fits_field,
+    parse_metadata,
+    part_layout,
+    stored_names,
+)
 from vilbert.pipeline.shards.storage.raw import RawSample
 from vilbert.pipeline.shards.storage.tar_scan import TarIndex, scan
 from vilbert.pipeline.shards.storage.ustar import BLOCK, RECORD, padding, ustar_header
@@ -92,11 +100,29 @@ class TarReader(Closing):
 
     def read(self, index: int, fields: Sequence[str], *, stored: bool = False) -> Part:
         """Return the named arrays and the metadata of a sample."""
-        key = self._keys[index]
-        arrays = {}
-        for name in stored_names(fields, self._fields):
+        key, names, data = self._keys[index], tuple(stored_names(fields, self._fields)), self._data
+        starts, sizes = self._starts[index].tolist(), self._sizes[index].tolist()
+        for name in names:
             if name not in self._fields:
                 raise CorruptShardError(f"has no array {name}", path=self.path, key=key)
+        columns = [self._fields[name] for name in names]
+        headers = b"".join([data[starts[column] : starts[column] + USUAL_HEADER_BYTES] for column in columns])
+        layout = part_layout(names, headers)
+        if layout is None or layout.sizes != tuple([sizes[column] for column in columns]):
+            return self._read_unusual(index, names, stored=stored)
+        metadata = parse_metadata(key, data[starts[-1] : starts[-1] + sizes[-1]], path=self.path)
+        if layout.boxes not in (metadata["num_boxes"], None):
+            return self._read_unusual(index, names, stored=stored)
+        arrays: dict[str, NDArray[Any]] = {}
+        for column, (name, (dtype, shape, _)) in zip(columns, layout.arrays, strict=True):
+            arrays[name] = np.ndarray(shape, dtype, data, starts[column] + USUAL_HEADER_BYTES)
+        return finish_part(key, arrays, metadata, path=self.path, stored=stored)
+
+    def _read_unusual(self, index: int, names: Sequence[str], *, stored: bool) -> Part:
+        """Read arrays one by one, and say what is wrong with them."""
+        key = self._keys[index]
+        arrays = {}
+        for name in names:
             try:
                 arrays[name] = decode_npy(self._content(index, self._fields[name]))
             except ValueError as error:
@@ -132,10 +158,8 @@ class TarReader(Closing):
     def raw(self, index: int) -> RawSample:
         """Return a sample as it is stored."""
         metadata = bytes(self._content(index, -1))
-        if self._map is None:
-            raise ShardError(f"{self.path}: the reader is closed; open the shard again")
         start, stop = int(self._starts[index, 0]) - BLOCK, int(self._starts[index, -1]) - BLOCK
-        return RawSample(self._keys[index], memoryview(self._map)[start:stop], metadata)
+        return RawSample(self._keys[index], memoryview(self._data)[start:stop], metadata)
 
     def span(self, first: int, stop: int) -> tuple[int, int]:
         """Return the bytes [start, stop) of the file that hold the samples [first, stop), which are at least one."""
@@ -144,10 +168,8 @@ class TarReader(Closing):
 
     def chunk(self, first: int, stop: int) -> memoryview:
         """Return the bytes of `span` where they lie in the map."""
-        if self._map is None:
-            raise ShardError(f"{self.path}: the reader is closed; open the shard again")
         start, end = self.span(first, stop)
-        return memoryview(self._map)[start:end]
+        return memoryview(self._data)[start:end]
 
     def offset(self, index: int) -> int:
         """Return the byte of the file at which the header of a sample's first member begins."""
@@ -155,10 +177,14 @@ class TarReader(Closing):
 
     def _content(self, index: int, column: int) -> memoryview:
         """Return a member's content where it lies in the map."""
+        start = int(self._starts[index, column])
+        return memoryview(self._data)[start : start + int(self._sizes[index, column])]
+
+    @property
+    def _data(self) -> mmap.mmap:
         if self._map is None:
             raise ShardError(f"{self.path}: the reader is closed; open the shard again")
-        start = int(self._starts[index, column])
-        return memoryview(self._map)[start : start + int(self._sizes[index, column])]
+        return self._map
 
     def __iter__(self) -> Iterator[Sample]:
         return (self[index] for index in range(len(self)))

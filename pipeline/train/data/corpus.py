@@ -6,6 +6,8 @@ import logging
 import os
 import threading
 from collections.abc import Callable, Sequence
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -31,8 +33,7 @@ from vilbert.pipeline.train.run.settings import DEFAULT_CACHE_BYTES
 
 _log = logging.getLogger(__name__)
 _Item = TypeVar("_Item")
-_FIELDS = ("boxes", "features", "class_ids", "class_probs")
-_WITHOUT_CLASSES = _FIELDS[:2]
+_FEATURES, _CLASSES = ("features",), ("class_ids", "class_probs")
 
 
 class Corpus:
@@ -233,21 +234,29 @@ class Corpus:
     ) -> list[_Item | None]:
         """Call `take` for each place, shard by shard. verify: compare the SHA-256 of the shard first."""
         items: list[_Item | None] = [None] * len(places.shard)
-        for row in np.lexsort((places.index, places.shard, places.dataset)).tolist():
-            dataset, number, place = int(places.dataset[row]), int(places.shard[row]), int(places.index[row])
+        rows = np.lexsort((places.index, places.shard, places.dataset))
+        columns = (places.dataset, places.shard, places.index)
+        sorted_places = zip(rows.tolist(), *(column[rows].tolist() for column in columns), strict=True)
+        for (dataset, number), group in groupby(sorted_places, itemgetter(1, 2)):
             source = self.sources[dataset]
             try:
                 shard = self._shards.open(dataset, number)
                 if verify:
                     self._shards.require_intact(dataset, number)
-                items[row] = take(source, shard, shard.index(place))
             except CorruptShardError as error:
-                if self._on_corrupt == "stop":
-                    raise
-                self._note(source.path(number), error)
+                self._skip(source.path(number), error)
+                continue
+            for row, _, _, place in group:
+                try:
+                    items[row] = take(source, shard, shard.index(place))
+                except CorruptShardError as error:
+                    self._skip(source.path(number), error)
         return items
 
-    def _note(self, path: Path, error: CorruptShardError) -> None:
+    def _skip(self, path: Path, error: CorruptShardError) -> None:
+        """Log the problem of a shard whose samples are skipped; raise it if the run stops for damaged shards."""
+        if self._on_corrupt == "stop":
+            raise error
         if str(path) not in self.skipped_shards:
             self.skipped_shards[str(path)] = str(error)
             _log.warning("samples are skipped: %s", error)
@@ -256,24 +265,26 @@ class Corpus:
         reader = shard.reader
         if source.regions is not None:
             return _read_own_regions(source.regions, shard, index)
-        fields = _FIELDS if source.stored_classes else _WITHOUT_CLASSES
+        fields = (
+            "boxes",
+            *(_FEATURES if None in source.features else ()),
+            *(_CLASSES if source.stored_classes else ()),
+        )
         if source.features == (None,):
             arrays, metadata = reader.read(index, fields, stored=True)
             features, scales = arrays.pop("features"), arrays.pop(SCALES, None)
             parts: tuple[FeaturePart, ...] = (features if scales is None else SmallFeatures(features, scales),)
         else:
-            wanted = [name for name in fields if name != "features" or None in source.features]
-            arrays, metadata = reader.read(index, wanted)
-            parts = _feature_parts(source, shard, index, arrays)
-            arrays.pop("features", None)
+            arrays, metadata = reader.read(index, fields)
+            parts = _feature_parts(source, shard, index, arrays.pop("features", None), len(arrays["boxes"]))
         if not source.stored_classes:
             arrays["class_ids"], arrays["class_probs"] = _class_targets(source, shard, index, len(arrays["boxes"]))
-        channels, class_ids = sum(part.shape[1] for part in parts), arrays["class_ids"]
+        channels, class_ids = sum([part.shape[1] for part in parts]), arrays["class_ids"]
         if channels != source.feature_dim or class_ids.shape[1] != source.top_classes:
             problem = f"has {channels} channels and class_ids {list(class_ids.shape)}, dataset.json says "
             problem += f"{source.feature_dim} channels and {source.top_classes} classes"
             raise CorruptShardError(problem, path=reader.path, key=reader.keys()[index])
-        if class_ids.size and (largest := int(class_ids.max())) >= len(source.class_names):
+        if class_ids.size and (largest := np.maximum.reduce(class_ids, axis=None)) >= len(source.class_names):
             problem = f"has class id {largest}, dataset.json names {len(source.class_names)} classes"
             raise CorruptShardError(problem, path=reader.path, key=reader.keys()[index])
         return Example(
@@ -310,14 +321,16 @@ def _class_targets(source: Source, shard: PooledShard, index: int, boxes: int) -
 
 
 def _feature_parts(
-    source: Source, shard: PooledShard, index: int, arrays: dict[str, NDArray[Any]]
+    source: Source, shard: PooledShard, index: int, base: NDArray[Any] | None, boxes: int
 ) -> tuple[NDArray[Any], ...]:
-    """Return the features that `--features` names, in their order."""
-    key, boxes = shard.reader.keys()[index], len(arrays["boxes"])
-    return tuple(
-        arrays["features"] if column is None else column.read(shard.columns[column.name], key, boxes)
-        for column in source.features
-    )
+    """Return the features that `--features` names, in their order; base: those of the data set."""
+    equal = shard.equal_images
+    if equal is not None and equal.regions == boxes:
+        found = [base if vectors is None else vectors[index] for vectors in equal.parts]
+    else:
+        key, columns = shard.reader.keys()[index], shard.columns
+        found = [base if it is None else it.read(columns[it.name], key, boxes) for it in source.features]
+    return tuple([part for part in found if part is not None])
 
 
 def _known(column: FeatureColumn | None) -> str:

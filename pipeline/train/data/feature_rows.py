@@ -10,6 +10,8 @@ Shapes: B images, R regions of the one with most (at least 1), N regions of one 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import chain
+from operator import attrgetter
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
@@ -22,6 +24,10 @@ from vilbert.pipeline.train.data.shared_buffers import empty_features
 
 FeaturePart: TypeAlias = NDArray[np.float16] | NDArray[np.float32] | SmallFeatures
 """[N, M] features of an image, or some of their channels."""
+
+
+_NARROW = 64
+"""Channels of a narrow part."""
 
 
 class FeatureRows(NamedTuple):
@@ -42,6 +48,9 @@ def joined_features(parts: Sequence[FeaturePart]) -> NDArray[np.float16] | NDArr
 
 def copy_features(parts: Sequence[FeaturePart], target: NDArray[Any]) -> None:
     """Write the features of the first regions into an array [at most N, D], each part once."""
+    if len(parts) == 1:
+        target[...] = _first(parts[0], len(target))
+        return
     start = 0
     for part in parts:
         stop = start + part.shape[1]
@@ -66,6 +75,9 @@ def lay_out_features(
     features = empty_features(shape, room=room, dtype=codes or torch.float16)
     scales = None if codes is None else np.zeros((*shape[:2], 2), np.float32)
     target = features.numpy()
+    if min(counts) == shape[1] and _are_alike(images, shape[1], codes=scales is not None):
+        _copy_together(images, target, scales)
+        return FeatureRows(features, None if scales is None else torch.from_numpy(scales))
     for row, (parts, count) in enumerate(zip(images, counts, strict=True)):
         target[row, count:] = 0
         if scales is None:
@@ -75,6 +87,38 @@ def lay_out_features(
             assert isinstance(small, SmallFeatures)
             target[row, :count], scales[row, :count] = small.rows(slice(count))
     return FeatureRows(features, None if scales is None else torch.from_numpy(scales))
+
+
+def _are_alike(images: Sequence[Sequence[FeaturePart]], regions: int, *, codes: bool) -> bool:
+    """Return whether all images have parts of the same shapes, of so many regions, all of codes or all of floats.
+
+    Its loops are in C: it is called for each batch.
+    """
+    if len(set(map(len, images))) > 1:
+        return False
+    columns = list(zip(*images, strict=True))
+    kinds = set(map(type, chain.from_iterable(columns)))
+    if kinds != {SmallFeatures} if codes else SmallFeatures in kinds:
+        return False
+    shapes = [set(map(attrgetter("shape"), column)) for column in columns]
+    return all(len(shape) == 1 and next(iter(shape))[0] == regions for shape in shapes)
+
+
+def _copy_together(
+    images: Sequence[Sequence[FeaturePart]], target: NDArray[Any], scales: NDArray[np.float32] | None
+) -> None:
+    """Copy the features of images of equal shapes, several times faster than image by image."""
+    rows, start = target.reshape(-1, target.shape[2]), 0
+    for parts in zip(*images, strict=True):
+        stop = start + parts[0].shape[1]
+        if scales is not None:
+            np.concatenate([part.scales for part in parts], out=scales.reshape(-1, 2))
+            np.concatenate([part.codes for part in parts], out=rows)
+        elif stop - start > _NARROW:
+            np.concatenate(parts, out=rows[:, start:stop])
+        else:  # faster by way of one array
+            rows[:, start:stop] = np.concatenate(parts)
+        start = stop
 
 
 def features_on(device: torch.device | str, features: Tensor, scales: Tensor | None) -> Tensor:
@@ -95,4 +139,6 @@ def _expanded(part: FeaturePart) -> NDArray[np.float16] | NDArray[np.float32]:
 
 
 def _first(part: FeaturePart, count: int) -> NDArray[np.float16] | NDArray[np.float32]:
-    return expand(part.rows(slice(count))) if isinstance(part, SmallFeatures) else part[:count]
+    if isinstance(part, SmallFeatures):
+        return expand(part.rows(slice(count)))
+    return part if len(part) == count else part[:count]

@@ -21,7 +21,7 @@ from vilbert.pipeline.errors import CorruptShardError
 from vilbert.pipeline.shards.columns.shard import ColumnReader
 from vilbert.pipeline.shards.storage.store import ShardReader, open_shard
 from vilbert.pipeline.shards.storage.verified import VerifiedFiles
-from vilbert.pipeline.train.data.feature_columns import FeatureColumn
+from vilbert.pipeline.train.data.feature_columns import EqualImages, FeatureColumn, equal_images
 from vilbert.pipeline.train.data.selection import Source, usable_indices
 from vilbert.pipeline.train.data.shard_cache import CacheFullError, OpenedShard, ShardCache
 
@@ -39,6 +39,8 @@ class PooledShard:
     reader: ShardReader
     columns: dict[str, ColumnReader]
     """By the column's name."""
+    equal_images: EqualImages | None
+    """The features of `--features` as arrays over all samples, if all images have the same number of regions."""
     indices: NDArray[np.uint32] | None
     """Index in the shard of each sample that is used; None if all are used."""
 
@@ -176,7 +178,8 @@ class ShardPool:
         except BaseException:
             self._close(source, [*columns.values(), reader])
             raise
-        return PooledShard(reader=reader, columns=columns, indices=self._indices[key])
+        equal = equal_images(source.features, columns, reader.keys())
+        return PooledShard(reader=reader, columns=columns, equal_images=equal, indices=self._indices[key])
 
     def _open_column(self, column: FeatureColumn, shard: int) -> ColumnReader:
         if column.url is None or self.cache is None:

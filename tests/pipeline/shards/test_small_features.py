@@ -119,12 +119,13 @@ def test_float8_is_that_of_torch() -> None:
 @pytest.mark.parametrize(
     ("scale", "zero"), [(-1, 0), (np.nan, 0), (np.inf, 0), (1e30, 128), (1.1, 128), (1, 5), (1, -128), (1, np.nan)]
 )
+@pytest.mark.parametrize("regions", [1, slice(None)])
 def test_scales_that_were_never_written_are_damage(
-    make_sample: Callable[..., Sample], scale: float, zero: float
+    make_sample: Callable[..., Sample], scale: float, zero: float, regions: int | slice
 ) -> None:
     sample = make_sample().with_features("int8")
     assert sample.small is not None
-    sample.small.scales[1] = scale, zero
+    sample.small.scales[regions] = scale, zero
     with pytest.raises(CorruptShardError, match="feature_scales contains"):
         decode_tensors("k", encode_tensors(sample), path=Path("x"))
     members = [(name, memoryview(content)) for name, content in encode_members(sample)]

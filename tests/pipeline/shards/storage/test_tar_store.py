@@ -282,7 +282,7 @@ def test_joined_arrays_are_those_of_each_sample(tmp_path: Path, make_sample: Mak
     ("old", "new"),
     [(b"(3, 4)", b"(2, 4)"), (b"(3, 4)", b"(3, 9)"), (b"'<f4'", b"'|O8'"), (b"\x93NUMPY", b"\x93numpy")],
 )
-def test_arrays_with_a_changed_header_are_not_joined(
+def test_arrays_with_a_changed_header_are_neither_joined_nor_read(
     tmp_path: Path, make_sample: MakeSample, old: bytes, new: bytes
 ) -> None:
     path = write(tmp_path / "000000.tar", (make_sample(f"k{at}", boxes=3) for at in range(3)))
@@ -290,4 +290,21 @@ def test_arrays_with_a_changed_header_are_not_joined(
     at = content.rindex(old)  # in the last sample: equal headers were read before it
     path.write_bytes(content[:at] + new + content[at + len(old) :])
     with TarReader(path) as reader:
-        assert reader.joined_arrays(tuple(name.removesuffix(".npy") for name in reader.index.names[:-1])) is None
+        fields = tuple(name.removesuffix(".npy") for name in reader.index.names[:-1])
+        assert reader.joined_arrays(fields) is None
+        for sound in (0, 1):
+            assert reader.read(sound, fields).metadata["num_boxes"] == 3
+        with pytest.raises(CorruptShardError, match=r"key 'k2': \w+(\.npy)? (is|has|holds) "):
+            reader.read(2, fields)
+
+
+def test_regions_that_the_metadata_does_not_count_are_damage(tmp_path: Path, make_sample: MakeSample) -> None:
+    path = write(tmp_path / "000000.tar", [make_sample(f"k{at}", boxes=3) for at in range(2)])
+    content = path.read_bytes()
+    at = content.rindex(b'"num_boxes":3')
+    path.write_bytes(content[:at] + b'"num_boxes":4' + content[at + 13 :])
+    with TarReader(path) as reader:
+        assert len(reader.read(0, ("boxes",)).arrays["boxes"]) == 3
+        assert reader.read(1, ()).metadata["num_boxes"] == 4
+        with pytest.raises(CorruptShardError, match=r"key 'k1': boxes is float32\[3, 4\], expected .* of 4 boxes"):
+            reader.read(1, ("boxes",))

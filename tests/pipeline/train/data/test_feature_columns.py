@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from vilbert.pipeline.cli import main
 from vilbert.pipeline.errors import CorruptShardError, RefusedError
 from vilbert.pipeline.shards.columns.add import add_column
+from vilbert.pipeline.shards.columns.shard import ColumnShard, ColumnWriter, encode_value
 from vilbert.pipeline.shards.columns.values_file import open_values
 from vilbert.pipeline.shards.location.folder import LocalFolder
 from vilbert.pipeline.shards.open_dataset import open_dataset
@@ -136,6 +137,28 @@ def test_a_column_alone_and_behind_the_features_of_the_data_set(folder: Path) ->
         assert np.array_equal(of_both.class_ids, of_base.class_ids)
     for corpus in (alone, joined, base):
         corpus.close()
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_columns_of_images_with_one_number_of_regions(make_dataset: MakeDataset, tmp_path: Path, order: int) -> None:
+    folder = make_dataset(tmp_path / "a", samples=7, shard_size=4, regions=lambda row: 3)
+    with open_dataset(folder) as samples:
+        boxes = {sample.meta["image_id"]: sample.regions.boxes for sample in samples}
+    add(
+        folder, "dino", {name: found[:, :3].tolist() for name, found in boxes.items()}, pa.list_(pa.list_(pa.float32()))
+    )
+    path = folder / "columns/dino/shards/000000.tar"
+    with ColumnShard(path, name="dino", member="npy") as shard:
+        values = [(key, encode_value(shard[key], "npy")) for key in shard.keys][::order]
+    path.unlink()
+    writer = ColumnWriter(path, name="dino", member="npy")  # in another order, keys find the values
+    for key, content in values:
+        writer.add(key, content)
+    writer.finish()
+    found = read_all(Corpus.open(folder, split=None, features=("dino", "base")))
+    for example, base in zip(found, read_all(Corpus.open(folder, split=None)), strict=True):
+        expected = np.concatenate([boxes[example.image_id][:, :3], base.features], axis=1)
+        np.testing.assert_array_equal(example.features, expected, strict=True)
 
 
 def test_what_a_run_knows_its_data_by_names_the_column(folder: Path) -> None:

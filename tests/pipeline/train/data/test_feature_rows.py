@@ -57,6 +57,31 @@ def test_features_side_by_side_are_expanded() -> None:
     np.testing.assert_array_equal(rows.features[0].numpy(), np.concatenate([expand(values), column], axis=1))
 
 
+@pytest.mark.parametrize("counts", [(5, 5), (5, 4)])
+@pytest.mark.parametrize("widths", [(6,), (2, 4), (70, 3, 70)])
+def test_images_of_one_shape_are_laid_out_as_others_are(widths: tuple[int, ...], counts: tuple[int, int]) -> None:
+    draw = np.random.default_rng(1)
+    images = [
+        tuple(draw.random((n, width), np.float32).astype(kind) for width, kind in zip(widths, "efe", strict=False))
+        for n in counts
+    ]
+    rows = lay_out_features(images, counts, channels=sum(widths), most=5)
+    expected = np.zeros((2, 5, sum(widths)), np.float16)
+    for row, parts in enumerate(images):
+        expected[row, : counts[row]] = np.concatenate(parts, axis=1).astype(np.float16)
+    assert rows.scales is None
+    np.testing.assert_array_equal(rows.features.numpy(), expected, strict=True)
+
+
+@DTYPES
+@pytest.mark.parametrize("counts", [(5, 5), (4, 4)])
+def test_codes_of_one_shape_are_laid_out_as_others_are(dtype: str, counts: tuple[int, int]) -> None:
+    images = [small(dtype, 5, seed=seed) for seed in (0, 1)]
+    kind, found = laid_out([(image,) for image in images], counts)
+    assert kind == getattr(torch, dtype)
+    np.testing.assert_array_equal(found, np.stack([expand(image)[: counts[0]] for image in images]), strict=True)
+
+
 def test_without_any_image_a_batch_is_zeros() -> None:
     kind, found = laid_out([(), ()], [0, 0])
     assert kind == torch.float16
