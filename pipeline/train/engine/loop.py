@@ -36,6 +36,7 @@ from vilbert.pipeline.train.engine.profiling import profiled
 from vilbert.pipeline.train.engine.schedule import factor_at
 from vilbert.pipeline.train.engine.steering import Steering
 from vilbert.pipeline.train.engine.step import Losses, backward
+from vilbert.pipeline.train.engine.step_graphs import StepGraphs
 from vilbert.pipeline.train.engine.throughput import Throughput, peak_tflops
 from vilbert.pipeline.train.engine.working_weights import WorkingWeights
 from vilbert.pipeline.train.run.checkpoints import optimizer_tensors, prune, restore_optimizer, save_checkpoint
@@ -78,6 +79,8 @@ class Training:
     """What evaluations change of the steps that follow; None where batches are a function of the step alone."""
     working: WorkingWeights | None = None
     """The weights in bfloat16 that a step on a GPU reads; None where it reads the parameters."""
+    graphs: StepGraphs | None = None
+    """Recorded passes; None where a step launches its kernels one by one."""
     step: int = 0
     """Steps done."""
     unread: int | Tensor = 0
@@ -277,7 +280,15 @@ def train_step(training: Training, parts: list[MicroBatch]) -> tuple[Losses, Ten
     set_step(optimizer, settings.optimizer, factor=factor, step=updates)
     if training.steering is not None and not settings.optimizer.bias_correction:
         level_counts(optimizer, updates)
-    losses = backward(training.wrapped, parts, training.objective, training.group, training.step, training.working)
+    losses = backward(
+        training.wrapped,
+        parts,
+        training.objective,
+        training.group,
+        training.step,
+        training.working,
+        training.graphs,
+    )
     norm = clip_gradients(training.model.parameters(), settings.optimizer)
     training.unread += losses.unread
     result = StepResult(step=training.step, losses=losses, norm=norm)

@@ -22,6 +22,7 @@ from vilbert.pipeline.train.engine.distributed import Group, process_group
 from vilbert.pipeline.train.engine.loop import Training, held_out, restore, run_steps
 from vilbert.pipeline.train.engine.memory import explain_out_of_memory
 from vilbert.pipeline.train.engine.share import share_of
+from vilbert.pipeline.train.engine.step_graphs import step_graphs
 from vilbert.pipeline.train.engine.working_weights import working_weights
 from vilbert.pipeline.train.run.checkpoints import Checkpoint, checkpoint_path, newest_whole, read_checkpoint, sweep
 from vilbert.pipeline.train.run.export import export_final
@@ -90,6 +91,7 @@ def train(settings: S, prepare: Callable[[S, Group], Stage]) -> int:
             bfloat16=settings.precision == "bf16",
             bare=training.wrapped is training.model,
         )
+        training.graphs = step_graphs(settings, group, training.model, training.objective, training.working)
         if all(group.gather(is_same and training.step == training.total_steps and is_finished(settings.output))):
             if group.first:
                 logger.info("nothing to do: %s has all %d steps", settings.output, training.total_steps)

@@ -40,6 +40,8 @@ class RunSettings:
     """bf16: forward and backward under autocast; parameters, losses and the optimizer stay float32."""
     compile: bool = False
     """Run the model through torch.compile."""
+    cuda_graphs: bool = True
+    """On one GPU without --compile: record the passes of pre-training as CUDA graphs and replay them."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """auto: a GPU if available."""
     num_workers: NonNegativeInt = 2
@@ -136,6 +138,7 @@ RUNTIME = frozenset(
             "resume",
             "grad_accumulation",
             "compile",
+            "cuda_graphs",
             "device",
             "num_workers",
             "workers",

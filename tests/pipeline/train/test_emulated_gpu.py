@@ -20,7 +20,7 @@ from vilbert.pipeline.shards.open_dataset import open_dataset
 from vilbert.pipeline.train.run.journal import read_journal, without_timing
 
 from ..predict.tiny_predictor import OPTIONS, write_features, write_model, write_scenes
-from .emulated_gpu import build_emulator, run_emulated
+from .emulated_gpu import run_emulated
 from .tiny_runs import WITHOUT_DROPOUT, pretrain_arguments
 
 pytestmark = pytest.mark.usefixtures("no_curves")
@@ -32,11 +32,6 @@ FROZEN = {
     **WIDE, "num_hidden_layers": 3, "v_num_hidden_layers": 3, "v_biattention_id": [1, 2], "t_biattention_id": [1, 2],
     "fixed_t_layer": 1, "fixed_v_layer": 1,
 }  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def emulator(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return build_emulator(tmp_path_factory.mktemp("emulator") / "built")
 
 
 @pytest.fixture(scope="module")
@@ -97,7 +92,7 @@ def commands(data: Path, runs: Path, device: str) -> list[list[str]]:
 
 @pytest.fixture(scope="module")
 def runs(emulator: Path, data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
-    """Return the folder of what commands wrote on the CPU and on the emulated GPU, and facts of the last training.
+    """Return the folder of what commands wrote on the CPU and on the emulated GPU, and facts of the pre-training runs.
 
     All in one process on the GPU: most of its time is that of loading torch.
     """
@@ -109,9 +104,10 @@ def runs(emulator: Path, data: Path, tmp_path_factory: pytest.TempPathFactory) -
     assert main(arguments(data, folder / "cpu")) == 0
     with (folder / "said-cpu").open("w") as said, contextlib.redirect_stdout(said):
         assert [main(command) for command in commands(data, folder, "cpu")] == [0] * 4
-    pretraining = [arguments(data, folder / name, "--device", "cuda", "--precision", name) for name in ("fp32", "bf16")]
-    facts = run_emulated(emulator, [*commands(data, folder, "cuda"), *pretraining], folder)
-    return folder, facts
+    on_gpu = ["--device", "cuda", "--precision"]
+    recorded = arguments(data, folder / "fp32", *on_gpu, "fp32")
+    launched = arguments(data, folder / "bf16", *on_gpu, "bf16", "--no-cuda-graphs")
+    return folder, run_emulated(emulator, [*commands(data, folder, "cuda"), recorded, launched], folder)
 
 
 def test_pretraining_on_a_gpu_gives_the_losses_of_a_cpu(runs: tuple[Path, dict[str, Any]]) -> None:
@@ -144,16 +140,18 @@ def test_a_task_on_a_gpu_gives_the_losses_and_answers_of_a_cpu(runs: tuple[Path,
 
 def test_a_step_does_not_wait_for_the_gpu(runs: tuple[Path, dict[str, Any]]) -> None:
     """Neither in the step nor in the loop between two; nothing is copied from memory that is not page-locked."""
-    _, facts = runs
-    assert facts["syncs"] == {}
-    assert facts["pageable"] == {}
-    assert facts["refused"] == {}
+    recorded, launched = runs[1]["runs"]
+    assert recorded["graphs"] > 0
+    assert launched["graphs"] == 0
+    for facts in (recorded, launched):
+        assert facts["syncs"] == {}
+        assert facts["pageable"] == {}
+        assert facts["refused"] == {}
 
 
 def test_ceilings_of_launches_and_the_kernel_of_attention(runs: tuple[Path, dict[str, Any]]) -> None:
     """Of a bfloat16 step of the tiny model; raise a number only with a reason."""
-    _, facts = runs
-    launches = facts["launches"]
+    launches = runs[1]["runs"][-1]["launches"]
     assert sum(launches.values()) < 640
     # The casts that are left are those of activations: weights are converted in one launch.
     assert launches["_to_copy"] < 110
