@@ -289,7 +289,10 @@ def train_step(training: Training, parts: list[MicroBatch]) -> tuple[Losses, Ten
         training.working,
         training.graphs,
     )
-    norm = clip_gradients(training.model.parameters(), settings.optimizer)
+    if training.graphs is None:
+        norm = clip_gradients(training.model.parameters(), settings.optimizer)
+    else:
+        norm = training.graphs.clip(settings.optimizer)
     training.unread += losses.unread
     result = StepResult(step=training.step, losses=losses, norm=norm)
     finite = result.finite

@@ -14,7 +14,8 @@ holds them all, and one call launches it. What a graph requires:
 - No waiting for the device while a graph is recorded. Other threads, such as the one that copies batches, may go on
   (`capture_error_mode="thread_local"`).
 
-Clipping and the optimizer's step follow as usual: they take few launches, and their settings change with the step.
+Clipping, which has the same gradients whatever the batch, is one more graph. The optimizer's step is none: it takes few
+launches, and its settings change with the step.
 Source: "CUDA Graphs" in the CUDA semantics of PyTorch's documentation.
 """
 
@@ -30,6 +31,8 @@ from torch import Tensor, nn
 
 from vilbert.pipeline.train.engine.distributed import Group
 from vilbert.pipeline.train.engine.objective import MicroBatch, Objective
+from vilbert.pipeline.train.engine.optimizer import clip_gradients
+from vilbert.pipeline.train.engine.optimizer_settings import OptimizerSettings
 from vilbert.pipeline.train.engine.working_weights import WorkingWeights
 from vilbert.pipeline.train.run.settings import RunSettings
 
@@ -80,6 +83,7 @@ class StepGraphs:
         self._buffers: dict[tuple[str, torch.dtype], Tensor] = {}
         self._gradients: dict[nn.Parameter, Tensor] = {}
         self._refused = False
+        self._clipping: tuple[list[int], torch.cuda.CUDAGraph, Tensor] | None = None
 
     def run(self, part: MicroBatch, counts: Tensor, *, first: bool) -> Tensor | None:
         """Replay the pass of a micro-batch, recording it before if need be.
@@ -115,6 +119,20 @@ class StepGraphs:
         for parameter, gradient in found.gradients:
             parameter.grad = gradient
         return found.sums
+
+    def clip(self, settings: OptimizerSettings) -> Tensor:
+        """Clip the gradients as `clip_gradients`, by a graph where they lie where replayed passes put them."""
+        clipped = [parameter for parameter in self._parameters if parameter.grad is not None]
+        if self._refused or any(parameter.grad is not self._gradients.get(parameter) for parameter in clipped):
+            return clip_gradients(clipped, settings)
+        names = [id(parameter) for parameter in clipped]
+        if self._clipping is None or self._clipping[0] != names:
+            graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"):
+                self._clipping = names, graph, clip_gradients(clipped, settings)
+        _, graph, length = self._clipping
+        graph.replay()
+        return length.clone()
 
     def _record(self, part: MicroBatch, tensors: dict[str, Tensor], counts: Tensor, *, first: bool) -> _Recorded | None:
         """Return the recorded pass; None, after a warning, where the device refuses to record it."""
