@@ -54,11 +54,13 @@ def backward(
     step: int,
     working: WorkingWeights | None = None,
     graphs: StepGraphs | None = None,
+    on_gpu: Sequence[MicroBatch] | None = None,
 ) -> Losses:
     """Run a rank's parts of a global batch forward and backward; gradients are then those of the whole batch.
 
     model: the model, or DistributedDataParallel around it, which averages gradients over ranks at the last part.
     working: its weights in bfloat16, where it reads those. graphs: of its passes, where they are recorded.
+    on_gpu: the parts on the GPU, where they have been copied.
     """
     counts = group.sum(torch.stack([objective.counts(part) for part in parts]).sum(0))
     sums = torch.zeros(len(counts), device=group.device)
@@ -67,13 +69,14 @@ def backward(
     for number, part in enumerate(parts):
         seed = seed_of(objective.seed, step, group.rank, number)
         torch.manual_seed(seed)  # dropout's
-        replayed = None if graphs is None else graphs.run(part, counts, first=number == 0)
+        given = part if on_gpu is None else on_gpu[number]
+        replayed = None if graphs is None else graphs.run(given, counts, first=number == 0)
         if replayed is not None:
             sums += replayed
             continue
         last = number == len(parts) - 1
         with contextlib.nullcontext() if last or group.world == 1 else model.no_sync():  # type: ignore[operator]
-            part_sums = objective.sums(model, part, group.device, seed)
+            part_sums = objective.sums(model, given, group.device, seed)
             loss = (part_sums / counts.clamp(min=1)).sum() * group.world
             loss.backward()  # type: ignore[no-untyped-call]
         if working is not None:

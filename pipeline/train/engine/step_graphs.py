@@ -112,8 +112,7 @@ class StepGraphs:
         self._recorded[key] = found
         if not first:
             self._adopt()
-        for name, target in found.inputs.items():
-            target.copy_(tensors[name], non_blocking=True)
+        copy_all(found.inputs, tensors)
         found.counts.copy_(counts, non_blocking=True)
         found.graph.replay()
         for parameter, gradient in found.gradients:
@@ -216,6 +215,15 @@ def step_graphs(
 def uses_graphs(settings: RunSettings, group: Group) -> bool:
     """Say whether steps may be recorded: of one process on a GPU, without torch.compile."""
     return settings.cuda_graphs and group.device.type == "cuda" and group.world == 1 and not settings.compile
+
+
+def copy_all(targets: dict[str, Tensor], sources: dict[str, Tensor]) -> None:
+    """Copy tensors by name, in one launch for those of a dtype where they lie on the GPU."""
+    by_dtype: dict[torch.dtype, list[str]] = {}
+    for name, target in targets.items():
+        by_dtype.setdefault(target.dtype, []).append(name)
+    for names in by_dtype.values():
+        torch._foreach_copy_([targets[name] for name in names], [sources[name] for name in names], non_blocking=True)
 
 
 def tensors_of(part: MicroBatch) -> dict[str, Tensor]:

@@ -38,6 +38,7 @@ from vilbert.pipeline.train.run.folder import (
 )
 from vilbert.pipeline.train.run.journal import Journal, read_journal
 from vilbert.pipeline.train.run.longer_run import as_long
+from vilbert.pipeline.train.run.precision import with_precision
 from vilbert.pipeline.train.run.progress import TrainProgress
 from vilbert.pipeline.train.run.report import REPORT_FILE, write_report
 from vilbert.pipeline.train.run.sessions import begin_session, end_session, used_gpus
@@ -82,6 +83,7 @@ def train(settings: S, prepare: Callable[[S, Group], Stage]) -> int:
         group.wait()
         stack.enter_context(_threads(settings.num_threads))
         share_of(settings, group)  # refuses more processes, or parts, than a batch has samples
+        settings = with_precision(settings, group)
         stage = prepare(settings, group)
         training = stage.training
         is_same = resume(training, stage.load_start)

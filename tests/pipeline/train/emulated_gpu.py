@@ -101,7 +101,7 @@ class Steps:
         step, stats, graphs = loop.train_step, self._emulate.STATS, ctypes.CDLL(None).fakegraphs_launches
         before = 0
 
-        def watched(training: Any, parts: Any) -> Any:
+        def watched(training: Any, *parts: Any) -> Any:
             nonlocal before
             if training.step == 1:
                 stats.reset()
@@ -116,7 +116,7 @@ class Steps:
                     "graphs": graphs() - before,
                 }
                 self.runs.append(facts)
-            return step(training, parts)
+            return step(training, *parts)
 
         loop.train_step = watched
 

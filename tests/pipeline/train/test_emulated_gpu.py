@@ -50,11 +50,12 @@ def data(tmp_path_factory: pytest.TempPathFactory, make_dataset: Callable[..., P
     return folder
 
 
-def arguments(data: Path, output: Path, *more: str, model: str = "model", log_every: int = STEPS) -> list[str]:
+def arguments(data: Path, output: Path, *more: str, model: str = "model", num_workers: int = 0) -> list[str]:
     """Return a run of `STEPS` steps that reads its losses once."""
     sizes = {"steps": STEPS, "batch_size": 4, "eval_every": STEPS, "save_every": STEPS}
     command = pretrain_arguments([data / "a"], output, data / f"{model}.json", **sizes)
-    command[command.index("--log-every") + 1] = str(log_every)
+    for option, value in (("--log-every", STEPS), ("--num-workers", num_workers)):
+        command[command.index(option) + 1] = str(value)
     return [*command, *more]
 
 
@@ -82,7 +83,7 @@ def commands(data: Path, runs: Path, device: str) -> list[list[str]]:
         ["finetune", *questions, "--output", str(trained), "--init-from", "none", "--tokenizer", "new",
          "--model", str(data / "model.json"), "--batch-size", "4", "--max-steps", "2", "--log-every", "2",
          "--eval-every", "2", "--num-workers", "0", "--tracker", "none", "--min-answer-count", "1",
-         "--max-tokens", "16", *on],
+         "--max-tokens", "16", "--precision", "fp32", *on],
         ["evaluate", *questions, "--checkpoint", str(trained), "--output", str(runs / f"results-{device}.json"),
          "--num-workers", "0", *on],
         ["predict", "vqa", "--checkpoint", str(data / "asked"), "--image", str(data / "photograph.jpg"),
@@ -104,9 +105,9 @@ def runs(emulator: Path, data: Path, tmp_path_factory: pytest.TempPathFactory) -
     assert main(arguments(data, folder / "cpu")) == 0
     with (folder / "said-cpu").open("w") as said, contextlib.redirect_stdout(said):
         assert [main(command) for command in commands(data, folder, "cpu")] == [0] * 4
-    on_gpu = ["--device", "cuda", "--precision"]
-    recorded = arguments(data, folder / "fp32", *on_gpu, "fp32")
-    launched = arguments(data, folder / "bf16", *on_gpu, "bf16", "--no-cuda-graphs")
+    # Batches of loader processes are copied by a thread.
+    recorded = arguments(data, folder / "fp32", "--device", "cuda", "--precision", "fp32", num_workers=1)
+    launched = arguments(data, folder / "bf16", "--device", "cuda", "--no-cuda-graphs")
     return folder, run_emulated(emulator, [*commands(data, folder, "cuda"), recorded, launched], folder)
 
 
@@ -114,6 +115,8 @@ def test_pretraining_on_a_gpu_gives_the_losses_of_a_cpu(runs: tuple[Path, dict[s
     folder, _ = runs
     assert_alike(folder / "fp32", folder / "cpu")
     assert_alike(folder / "bf16", folder / "cpu", relative=0.05)
+    settings = [json.loads((folder / name / "run.json").read_text())["settings"] for name in ("cpu", "bf16")]
+    assert [it["precision"] for it in settings] == ["fp32", "bf16"]
 
 
 def test_extraction_on_a_gpu_gives_the_regions_of_a_cpu(runs: tuple[Path, dict[str, Any]]) -> None:
@@ -164,6 +167,6 @@ def test_ceilings_of_launches_and_the_kernel_of_attention(runs: tuple[Path, dict
 @pytest.mark.slow
 def test_two_gpus_with_frozen_layers_train_as_a_cpu(emulator: Path, data: Path, tmp_path: Path) -> None:
     assert main(arguments(data, tmp_path / "cpu", model="frozen")) == 0
-    command = arguments(data, tmp_path / "gpus", "--device", "cuda", model="frozen")
+    command = arguments(data, tmp_path / "gpus", "--device", "cuda", "--precision", "fp32", model="frozen")
     run_emulated(emulator, [command], tmp_path, gpus=2)
     assert_alike(tmp_path / "gpus", tmp_path / "cpu")
