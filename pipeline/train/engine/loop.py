@@ -281,7 +281,7 @@ class _Batches:
         self._source.close()
 
     def __next__(self) -> list[Any]:
-        found = next(self._source)
+        found: list[Any] | Copied = next(self._source)
         if not isinstance(found, Copied):
             return found
         wait_for(found)
