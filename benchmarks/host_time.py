@@ -5,8 +5,9 @@ A step whose host time is above the GPU's is bound by the CPU, whatever the chip
 
     python -m benchmarks.host_time --emulator ../shared/emulated_gpu
 
-(build it first: `bash build.sh` in a copy of that folder). On a real GPU, leave --emulator out: launches and
-synchronisations are then not counted. Host time is CPU time of this process.
+(build it first: `bash build.sh` in a copy of that folder; gcc adds CUDA graphs to it). On a real GPU, leave --emulator
+out: launches and synchronisations are then not counted. Host time is CPU time of this process. A graph counts as one
+launch.
 
 The model has the layers of the 6-layer model at small widths, which changes no launch. The step is the training loop's
 own: `train_step`.
@@ -18,6 +19,7 @@ import ctypes
 import itertools
 import os
 import statistics
+import subprocess
 import sys
 import time
 from collections.abc import Generator
@@ -36,11 +38,14 @@ from vilbert.model.packing import positions_of
 from vilbert.model.vilbert import ViLBertForPreTraining
 from vilbert.pipeline.train.engine.distributed import Group
 from vilbert.pipeline.train.engine.loop import Training, train_step
+from vilbert.pipeline.train.engine.objective import MicroBatch
 from vilbert.pipeline.train.engine.optimizer import build_optimizer
 from vilbert.pipeline.train.engine.optimizer_settings import OptimizerSettings
 from vilbert.pipeline.train.engine.schedule import ScheduleSettings
+from vilbert.pipeline.train.engine.step_graphs import StepGraphs
 from vilbert.pipeline.train.engine.working_weights import working_weights
 from vilbert.pipeline.train.examples.batch import Batch
+from vilbert.pipeline.train.examples.buckets import filled_up
 from vilbert.pipeline.train.pretraining.objective import PretrainObjective
 
 THIN = {
@@ -49,6 +54,7 @@ THIN = {
     "vocab_size": 1000,
 }  # fmt: skip
 WORDS, REGIONS, FEATURES, CLASSES, TOP = 24, 36, 64, 1601, 20
+GRAPHS = Path(__file__).parents[1] / "tests" / "pipeline" / "train" / "emulated_graphs.c"
 COUNTERS = (
     "launch", "gemm", "h2d_pinned", "h2d_pageable", "d2h", "d2d", "memset", "stream_sync", "device_sync",
     "event_record", "event_sync", "malloc", "free", "hostalloc", "sync_memcpy", "event_query", "bytes_h2d",
@@ -71,9 +77,11 @@ class Settings:
     """Visual and co-attention layers, with twice as many text layers."""
     steps: int = 10
     """Steps to measure, after four."""
+    cuda_graphs: bool = True
+    """That of `vilbert pretrain`."""
 
 
-def made_batch(rows: int) -> Batch:
+def made_batch(rows: int, *, in_buckets: bool) -> Batch:
     """Return a batch as the loader makes it, in page-locked memory: 15 % of words and regions masked."""
     draw = torch.Generator().manual_seed(0)
     lengths = torch.randint(8, WORDS + 1, (rows,), generator=draw)
@@ -84,7 +92,10 @@ def made_batch(rows: int) -> Batch:
     words = torch.where(masked, ids, torch.full_like(ids, -1))
     regions = torch.where(torch.rand(rows, REGIONS, generator=draw) < 0.15, 1, -1)
     region_mask = torch.ones(rows, REGIONS, dtype=torch.long)
-    return Batch(
+    positions = positions_of(attention, words, region_mask, regions)
+    if in_buckets:
+        positions = filled_up(positions, rows=rows, words=WORDS, regions=REGIONS + 1)
+    made = Batch(
         input_ids=ids,
         attention_mask=attention,
         masked_lm_labels=words,
@@ -99,8 +110,9 @@ def made_batch(rows: int) -> Batch:
         next_sentence_label=torch.arange(rows) % 2,
         image_ids=("",) * rows,
         unread=0,
-        positions=vars(positions_of(attention, words, region_mask, regions)),
-    ).pin_memory()
+        positions=vars(positions),
+    )
+    return made.pin_memory()
 
 
 class TimedObjective(PretrainObjective):
@@ -109,7 +121,18 @@ class TimedObjective(PretrainObjective):
     def sums(self, model: torch.nn.Module, part: Batch, device: torch.device, seed: int) -> Tensor:
         """Return the losses, as `PretrainObjective.sums`."""
         sums = super().sums(model, part, device, seed)
-        MARKS.append(("forward", time.process_time(), counts()))
+        MARKS.append(("forward", time.process_time(), device_counts()))
+        return sums
+
+
+class TimedGraphs(StepGraphs):
+    """Recorded passes, and when one was handed over."""
+
+    def run(self, part: MicroBatch, counts: Tensor, *, first: bool) -> Tensor | None:
+        """Replay, as `StepGraphs.run`."""
+        sums = super().run(part, counts, first=first)
+        if sums is not None:
+            MARKS.append(("copies and replay", time.process_time(), device_counts()))
         return sums
 
 
@@ -117,18 +140,20 @@ MARKS: list[tuple[str, float, dict[str, int]]] = []
 """What ended in a step, when, and what the device had counted until then."""
 
 
-def counts() -> dict[str, int]:
+def device_counts() -> dict[str, int]:
     """Return what the emulated device counted so far; nothing on a real one."""
-    function = getattr(ctypes.CDLL(None), "fakecuda_counts", None)
+    library = ctypes.CDLL(None)
+    function = getattr(library, "fakecuda_counts", None)
     values = (ctypes.c_long * len(COUNTERS))()
     if function is not None:
         function(values)
-    return dict(zip(COUNTERS, values, strict=True))
+    graphs = getattr(library, "fakegraphs_launches", None)
+    return {**dict(zip(COUNTERS, values, strict=True)), "graphs": 0 if graphs is None else graphs()}
 
 
 def launches(counted: dict[str, int]) -> int:
-    """Return kernels, products, fills and copies on the device."""
-    return sum(counted[name] for name in ("launch", "gemm", "memset", "d2d"))
+    """Return kernels, products, fills, copies on the device and graphs."""
+    return sum(counted[name] for name in ("launch", "gemm", "memset", "d2d", "graphs"))
 
 
 def waits(counted: dict[str, int]) -> int:
@@ -159,10 +184,12 @@ def made_training(settings: Settings) -> Training:
     optimizer = build_optimizer(model, optimizer_settings, from_bert=True)
 
     def end(*_: object) -> None:
-        MARKS.append(("optimizer", time.process_time(), counts()))
+        MARKS.append(("optimizer", time.process_time(), device_counts()))
 
     def begin(*_: object) -> None:
-        MARKS.append(("backward and clipping", time.process_time(), counts()))
+        is_replayed = MARKS[-1][0] == "copies and replay"
+        name = "clipping" if is_replayed else "backward and clipping"
+        MARKS.append((name, time.process_time(), device_counts()))
 
     optimizer.register_step_pre_hook(begin)
     optimizer.register_step_post_hook(end)
@@ -172,39 +199,38 @@ def made_training(settings: Settings) -> Training:
         non_finite="stop",
         batch_size=settings.batch_size,
     )
+    objective = TimedObjective(
+        num_classes=CLASSES, visual_target=0, feature_dim=FEATURES, bfloat16=bfloat16, seed=0, known_positions=True
+    )
+    working = working_weights(model, device=device, bfloat16=bfloat16, bare=True)
     return Training(
         settings=run,
         group=Group(rank=0, world=1, device=device),
         model=model,
         wrapped=model,
         optimizer=optimizer,
-        objective=TimedObjective(
-            num_classes=CLASSES,
-            visual_target=0,
-            feature_dim=FEATURES,
-            bfloat16=bfloat16,
-            seed=0,
-            known_positions=True,
-        ),
+        objective=objective,
         total_steps=1000,
         train_batches=lambda steps: iter_nothing(),
         eval_batches=None,
         description={},
-        working=working_weights(model, device=device, bfloat16=bfloat16, bare=True),
+        working=working,
+        graphs=TimedGraphs(model, objective, device, working) if settings.cuda_graphs else None,
     )
 
 
 def measure(settings: Settings) -> None:
     """Print the medians of host time, launches and waits of a step, whole and by place."""
     torch.set_num_threads(1)
-    training, batch = made_training(settings), made_batch(settings.batch_size)
+    training = made_training(settings)
+    batch = made_batch(settings.batch_size, in_buckets=settings.cuda_graphs)
     spent: dict[str, list[tuple[float, int, int]]] = {}
     for number in range(4 + settings.steps):
         torch.cuda.synchronize()
-        MARKS[:] = [("", time.process_time(), counts())]
+        MARKS[:] = [("", time.process_time(), device_counts())]
         train_step(training, [batch])
         training.step += 1
-        MARKS.append(("the rest", time.process_time(), counts()))
+        MARKS.append(("the rest", time.process_time(), device_counts()))
         if number < 4:
             continue
         for (_, begun, before), (name, ended, after) in itertools.pairwise(MARKS):
@@ -225,6 +251,13 @@ def measure(settings: Settings) -> None:
         )
 
 
+def built_graphs(folder: Path) -> Path:
+    """Compile the emulator's CUDA graphs, which the tests have, into its folder; return the library."""
+    library = folder / "libfakegraphs.so"
+    subprocess.run(["gcc", "-O1", "-w", "-fPIC", "-shared", "-o", library, GRAPHS, "-ldl"], check=True)
+    return library
+
+
 def main() -> None:
     """Measure, on the emulated device in this process started anew with it."""
     settings = tyro.cli(Settings)
@@ -234,7 +267,8 @@ def main() -> None:
         if not library.is_file():
             sys.exit(f"--emulator {settings.emulator}: {library} is missing; run `bash build.sh` there")
         path = os.pathsep.join(filter(None, (str(folder), os.environ.get("LD_LIBRARY_PATH"))))
-        environment = {**os.environ, "LD_PRELOAD": str(library), "LD_LIBRARY_PATH": path, "FAKECUDA_LAZY": "1"}
+        preloaded = os.pathsep.join((str(built_graphs(folder)), str(library)))
+        environment = {**os.environ, "LD_PRELOAD": preloaded, "LD_LIBRARY_PATH": path, "FAKECUDA_LAZY": "1"}
         os.execve(sys.executable, [sys.executable, "-m", "benchmarks.host_time", *sys.argv[1:]], environment)
     if not torch.cuda.is_available():
         sys.exit("PyTorch sees no GPU; give --emulator")

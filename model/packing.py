@@ -21,7 +21,8 @@ class Packing:
     """Which positions of a stream are kept."""
 
     places: Tensor
-    """[W] int64, indices into the flattened [B x L], ascending."""
+    """[W] int64, indices into the flattened [B x L]. A position that nothing reads may occur several times; after
+    `unpack` it holds one of its rows."""
     batch: int
     """B."""
     length: int
@@ -46,7 +47,8 @@ class Packing:
 class Positions:
     """Which positions of both streams a pre-training batch computes and uses, found on the CPU by `positions_of`.
 
-    Finding them on a GPU would synchronise it. All are int64 indices into flattened [B x L].
+    Finding them on a GPU would synchronise it. All are int64 indices into flattened [B x L]. Each list may end with
+    positions whose states have no effect, such as words without a label, so that few lengths occur.
     """
 
     words: Tensor

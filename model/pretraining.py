@@ -104,13 +104,17 @@ def masked_image_loss(
 ) -> LossSum:
     """Return the loss of what is predicted for masked regions, in the order of `label_BR == 1`.
 
-    masked: where that is, as `rows_at` takes it.
+    masked: where that is, as `rows_at` takes it; indices of regions that are not masked do not count.
     """
     masked = label_BR == 1 if masked is None else masked
-    if target.kind == 0:
-        return masked_region_kl(predicted_MC, rows_at(target_BRC, masked))
-    if target.kind == 1:
-        return masked_region_regression(predicted_MC, rows_at(target_BRC, masked))
+    if target.kind in (0, 1):
+        loss_of = masked_region_kl if target.kind == 0 else masked_region_regression
+        target_MC = rows_at(target_BRC, masked)
+        if masked.dtype == torch.bool:
+            return loss_of(predicted_MC, target_MC)
+        counted_M1 = rows_at(label_BR, masked)[:, None] == 1
+        total = loss_of(predicted_MC * counted_M1, target_MC * counted_M1).sum
+        return LossSum(total, counted_M1.sum() * (1 if target.kind == 0 else predicted_MC.shape[1]))
     if target.generator is None:
         raise ValueError("visual_target 2 draws negatives: give a generator")
     negatives = nce_negatives(label_BR, target.num_negative, target.generator)

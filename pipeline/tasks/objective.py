@@ -82,6 +82,8 @@ class TaskObjective:
     """Whether the model runs under autocast."""
     seed: int
     """Of dropout."""
+    capturable: bool = False
+    """A GPU finds the positions that are computed, and the CPU waits for it."""
 
     @property
     def stage(self) -> str:

@@ -71,6 +71,7 @@ class MultitaskObjective:
     seed: int
     """Of dropout."""
     stage: str = "finetune multitask"
+    capturable: bool = False
 
     @property
     def parts(self) -> tuple[str, ...]:

@@ -59,7 +59,12 @@ def copy_features(parts: Sequence[FeaturePart], target: NDArray[Any]) -> None:
 
 
 def lay_out_features(
-    images: Sequence[Sequence[FeaturePart]], counts: Sequence[int], *, channels: int, most: int
+    images: Sequence[Sequence[FeaturePart]],
+    counts: Sequence[int],
+    *,
+    channels: int,
+    most: int,
+    width: int | None = None,
 ) -> FeatureRows:
     """Lay the first regions of images side by side.
 
@@ -68,8 +73,9 @@ def lay_out_features(
         counts: Regions of each.
         channels: D.
         most: Regions that an image may have; decides the size of buffers.
+        width: R, default: the largest count.
     """
-    shape, room = (len(images), max(1, *counts), channels), len(images) * most * channels
+    shape, room = (len(images), width or max(1, *counts), channels), len(images) * most * channels
     kinds = {_kind(parts) for parts in images if parts}
     codes = kinds.pop() if len(kinds) == 1 else None
     features = empty_features(shape, room=room, dtype=codes or torch.float16)

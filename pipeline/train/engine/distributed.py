@@ -85,6 +85,7 @@ def own_device(wanted: Literal["auto", "cpu", "cuda"]) -> torch.device:
     # Under Ray each process sees its own GPU alone.
     index = int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count()
     torch.cuda.set_device(index)
+    torch.set_float32_matmul_precision("high")  # TF32, as convolutions have by default
     torch.backends.cuda.enable_cudnn_sdp(False)  # makes a plan for each shape, and the shapes of batches vary
     return torch.device("cuda", index)
 

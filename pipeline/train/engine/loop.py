@@ -22,6 +22,7 @@ from transformers import PreTrainedModel
 
 from vilbert.pipeline.errors import NonFiniteError
 from vilbert.pipeline.train.engine.bad_inputs import Locate, explain_inputs, gathered, not_finite_images
+from vilbert.pipeline.train.engine.copy_ahead import Ahead, Copied, copied_ahead, wait_for
 from vilbert.pipeline.train.engine.distributed import Group
 from vilbert.pipeline.train.engine.finite import StepResult, Unchecked
 from vilbert.pipeline.train.engine.interruption import (
@@ -36,9 +37,11 @@ from vilbert.pipeline.train.engine.profiling import profiled
 from vilbert.pipeline.train.engine.schedule import factor_at
 from vilbert.pipeline.train.engine.steering import Steering
 from vilbert.pipeline.train.engine.step import Losses, backward
+from vilbert.pipeline.train.engine.step_graphs import StepGraphs
 from vilbert.pipeline.train.engine.throughput import Throughput, peak_tflops
 from vilbert.pipeline.train.engine.working_weights import WorkingWeights
-from vilbert.pipeline.train.run.checkpoints import optimizer_tensors, prune, restore_optimizer, save_checkpoint
+from vilbert.pipeline.train.run.checkpoint_writer import CheckpointWriter
+from vilbert.pipeline.train.run.checkpoints import optimizer_tensors, restore_optimizer
 from vilbert.pipeline.train.run.journal import Journal
 from vilbert.pipeline.train.run.progress import TrainProgress
 from vilbert.pipeline.train.run.settings import RunSettings
@@ -78,6 +81,8 @@ class Training:
     """What evaluations change of the steps that follow; None where batches are a function of the step alone."""
     working: WorkingWeights | None = None
     """The weights in bfloat16 that a step on a GPU reads; None where it reads the parameters."""
+    graphs: StepGraphs | None = None
+    """Recorded passes; None where a step launches its kernels one by one."""
     step: int = 0
     """Steps done."""
     unread: int | Tensor = 0
@@ -109,11 +114,14 @@ def model_tensors(model: PreTrainedModel) -> dict[str, Tensor]:
     return {name: value for name, value in model.state_dict().items() if name not in model._tied_weights_keys}
 
 
-def save(training: Training) -> None:
-    """Write a checkpoint of the step just done and delete those no longer wanted."""
+def save(training: Training, writer: CheckpointWriter, *, waits: bool) -> None:
+    """Write a checkpoint of the step just done and delete those no longer wanted.
+
+    waits: whether all processes wait until it is whole, as before the run ends.
+    """
     if training.group.first:
-        save_checkpoint(
-            training.run,
+        best = training.best.get("step")
+        writer.save(
             training.step,
             model=model_tensors(training.model),
             optimizer=optimizer_tensors(training.model, training.optimizer),
@@ -123,15 +131,16 @@ def save(training: Training) -> None:
                 "unread": int(training.unread),
                 "skipped_steps": training.skipped_steps,
                 "skipped_in_a_row": training.skipped_in_a_row,
-                "best": training.best,
+                "best": dict(training.best),
                 **({} if training.steering is None else {"steering": training.steering.state()}),
                 **({"evaluation_due": True} if training.evaluation_due else {}),
                 "run": training.description,
             },
+            best=None if best is None else int(best),
         )
-        best = training.best.get("step")
-        prune(training.run, keep=training.settings.keep, best=None if best is None else int(best))
-    training.group.wait()
+    if waits:
+        writer.wait()
+        training.group.wait()
 
 
 def restore(training: Training, info: dict[str, Any], model: dict[str, Tensor], optimizer: dict[str, Tensor]) -> None:
@@ -173,19 +182,21 @@ def run_steps(training: Training, journal: Journal | None, progress: TrainProgre
         interruption() as interrupted,
         _Batches(training) as batches,
         profiled(training.run, settings.profile, rank=group.rank, device=group.device) as end_step,
+        CheckpointWriter(training.run, keep=settings.keep, is_async=settings.async_checkpoint) as writer,
     ):
         if training.evaluation_due:
             with clock.paused():
                 changed = held_out(training, journal, saving=True, interrupted=interrupted)
                 if training.evaluation_due:
                     return False
-                save(training)
+                save(training, writer, waits=False)
             if changed:
                 batches.restart()
         while training.step < training.total_steps:
             parts = clock.fetch(batches)
-            losses, norm = train_step(training, parts)
+            losses, norm = train_step(training, parts, batches.on_gpu)
             end_step()
+            writer.check()
             training.step += 1
             due = _due(training, interrupted)
             if due.reading or due.evaluating or due.saving:
@@ -200,7 +211,7 @@ def run_steps(training: Training, journal: Journal | None, progress: TrainProgre
                 changed = due.evaluating and held_out(training, journal, saving=due.saving, interrupted=interrupted)
                 evaluated = time.perf_counter()
                 if due.saving or training.evaluation_due:
-                    save(training)
+                    save(training, writer, waits=due.last or due.stopping or training.evaluation_due)
             if progress is not None:
                 progress.note(
                     evaluation=evaluated - begun if due.evaluating else None,
@@ -226,6 +237,8 @@ class _Due(NamedTuple):
     """Write a checkpoint."""
     stopping: bool
     """End the run before its last step, after a signal."""
+    last: bool
+    """End the run: this was its last step."""
 
 
 def _due(training: Training, interrupted: threading.Event) -> _Due:
@@ -241,6 +254,7 @@ def _due(training: Training, interrupted: threading.Event) -> _Due:
         evaluating=step % settings.eval_every == 0 or last,
         saving=step % settings.checkpoint_every == 0 or last or stopping,
         stopping=stopping and not last,
+        last=last,
     )
 
 
@@ -249,7 +263,16 @@ class _Batches:
 
     def __init__(self, training: Training) -> None:
         self._training = training
-        self._source = training.train_batches(range(training.step, training.total_steps))
+        self._source = self._begin()
+        self.on_gpu: list[Any] | None = None
+        """The last batch on the GPU, where a thread has copied it."""
+
+    def _begin(self) -> Generator[list[Any], None, None] | Ahead[list[Any], Copied]:
+        training = self._training
+        source = training.train_batches(range(training.step, training.total_steps))
+        # Without loader processes, batches are made by what evaluations and messages read too: not in a thread.
+        is_ahead = training.group.device.type == "cuda" and training.settings.num_workers > 0
+        return copied_ahead(source, training.group.device) if is_ahead else source
 
     def __enter__(self) -> Self:
         return self
@@ -258,7 +281,12 @@ class _Batches:
         self._source.close()
 
     def __next__(self) -> list[Any]:
-        return next(self._source)
+        found: list[Any] | Copied = next(self._source)
+        if not isinstance(found, Copied):
+            return found
+        wait_for(found)
+        self.on_gpu = found.on_gpu
+        return found.parts
 
     def __iter__(self) -> Self:
         return self
@@ -266,19 +294,36 @@ class _Batches:
     def restart(self) -> None:
         """Drop what was read ahead: it is of other steps than those that follow now."""
         self._source.close()
-        self._source = self._training.train_batches(range(self._training.step, self._training.total_steps))
+        self._source = self._begin()
 
 
-def train_step(training: Training, parts: list[MicroBatch]) -> tuple[Losses, Tensor]:
-    """Make one step of the optimizer; return the losses and the gradient's norm before clipping."""
+def train_step(
+    training: Training, parts: list[MicroBatch], on_gpu: list[MicroBatch] | None = None
+) -> tuple[Losses, Tensor]:
+    """Make one step of the optimizer; return the losses and the gradient's norm before clipping.
+
+    on_gpu: the parts on the GPU, where they have been copied.
+    """
     settings, optimizer = training.settings, training.optimizer
     factor = factor_at(training.step, training.total_steps, settings.schedule)
     updates = training.step - training.skipped_steps
     set_step(optimizer, settings.optimizer, factor=factor, step=updates)
     if training.steering is not None and not settings.optimizer.bias_correction:
         level_counts(optimizer, updates)
-    losses = backward(training.wrapped, parts, training.objective, training.group, training.step, training.working)
-    norm = clip_gradients(training.model.parameters(), settings.optimizer)
+    losses = backward(
+        training.wrapped,
+        parts,
+        training.objective,
+        training.group,
+        training.step,
+        training.working,
+        training.graphs,
+        on_gpu,
+    )
+    if training.graphs is None:
+        norm = clip_gradients(training.model.parameters(), settings.optimizer)
+    else:
+        norm = training.graphs.clip(settings.optimizer)
     training.unread += losses.unread
     result = StepResult(step=training.step, losses=losses, norm=norm)
     finite = result.finite

@@ -56,6 +56,11 @@ class Objective(Protocol):
     def seed(self) -> int:
         """Of dropout, and of whatever a loss draws."""
 
+    @property
+    def capturable(self) -> bool:
+        """Whether `sums` and its backward pass wait for no GPU and draw from its own generator alone, as a CUDA graph
+        wants."""
+
     def counts(self, part: Any) -> Tensor:
         """Return what each loss is divided by, int64 [P], known from the labels of a micro-batch."""
 

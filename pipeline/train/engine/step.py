@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from vilbert.pipeline.train.data.mixing import mix64
 from vilbert.pipeline.train.engine.distributed import Group
 from vilbert.pipeline.train.engine.objective import MicroBatch, Objective
+from vilbert.pipeline.train.engine.step_graphs import StepGraphs
 from vilbert.pipeline.train.engine.working_weights import WorkingWeights
 
 
@@ -52,11 +53,14 @@ def backward(
     group: Group,
     step: int,
     working: WorkingWeights | None = None,
+    graphs: StepGraphs | None = None,
+    on_gpu: Sequence[MicroBatch] | None = None,
 ) -> Losses:
     """Run a rank's parts of a global batch forward and backward; gradients are then those of the whole batch.
 
     model: the model, or DistributedDataParallel around it, which averages gradients over ranks at the last part.
-    working: its weights in bfloat16, where it reads those.
+    working: its weights in bfloat16, where it reads those. graphs: of its passes, where they are recorded.
+    on_gpu: the parts on the GPU, where they have been copied.
     """
     counts = group.sum(torch.stack([objective.counts(part) for part in parts]).sum(0))
     sums = torch.zeros(len(counts), device=group.device)
@@ -65,14 +69,20 @@ def backward(
     for number, part in enumerate(parts):
         seed = seed_of(objective.seed, step, group.rank, number)
         torch.manual_seed(seed)  # dropout's
+        given = part if on_gpu is None else on_gpu[number]
+        replayed = None if graphs is None else graphs.run(given, counts, first=number == 0)
+        if replayed is not None:
+            sums += replayed
+            continue
         last = number == len(parts) - 1
         with contextlib.nullcontext() if last or group.world == 1 else model.no_sync():  # type: ignore[operator]
-            part_sums = objective.sums(model, part, group.device, seed)
+            part_sums = objective.sums(model, given, group.device, seed)
             loss = (part_sums / counts.clamp(min=1)).sum() * group.world
             loss.backward()  # type: ignore[no-untyped-call]
         if working is not None:
             working.collect()
         sums += part_sums.detach()
+        del part_sums, loss  # what they keep of this pass would disturb the recording of the next
     unread = torch.full((1,), sum(part.unread for part in parts), dtype=torch.float64, device=group.device)
     totals = group.sum(torch.cat([sums.double(), unread]))
     return Losses(sums=totals[:-1].float(), counts=counts, unread=totals[-1].long())

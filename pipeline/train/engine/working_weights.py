@@ -45,6 +45,11 @@ class WorkingWeights:
         self._pairs.append(_Pair(parameter, working, gradient))
         return working
 
+    @property
+    def gradients(self) -> dict[Tensor, Tensor]:
+        """What the gradients of parameters are put into."""
+        return {pair.parameter: pair.gradient for pair in self._pairs if pair.gradient is not None}
+
     @torch.no_grad()
     def refresh(self) -> None:
         """Convert the parameters as they are now."""

@@ -25,6 +25,7 @@ from vilbert.model.losses import IGNORED, MASKED, apply_objective, has_negatives
 from vilbert.model.packing import positions_of
 from vilbert.pipeline.train.data.order import Order
 from vilbert.pipeline.train.engine.share import Share
+from vilbert.pipeline.train.examples.buckets import REGION_STEP, WIDTH_STEP, filled_up, rounded_up
 from vilbert.pipeline.train.examples.draws import Stream, below, bits, keys, uniforms
 from vilbert.pipeline.train.examples.image_rows import ImageRows, lay_out
 from vilbert.pipeline.train.examples.item_settings import ItemSettings
@@ -109,13 +110,15 @@ def make_batches(
     seed: int,
     limit: int | None = None,
     with_positions: bool = False,
+    in_buckets: bool = False,
 ) -> list[Batch]:
     """Make a rank's micro-batches of global batch `step`: `share.accumulation` of them, but none without a row.
 
     limit: positions from here on are past the end (of an evaluation). They, and rows that cannot be read, become rows
     of one zero region and no words, without labels. A rank without a part has one such row: it takes part in the step
     all the same. An image without captions has its regions learnt, nothing else. Raises what reading the corpus raises.
-    with_positions: fill `Batch.positions`, for a training step on a GPU.
+    with_positions: fill `Batch.positions`, for a training step on a GPU. in_buckets: round sizes up, so that few shapes
+    occur (`buckets`).
     """
     positions, wanted = share.rows(step, limit)
     places = order.at(positions)
@@ -132,6 +135,8 @@ def make_batches(
     swap = 0.0 if items.objective == 2 else items.swap
     texts, alignment = choose_captions(corpus, order, positions, places, sample_keys, own, swap=swap)
     text = _mask_text(tokenizer, texts, sample_keys, items)
+    if in_buckets:
+        text = _widened(text, items.max_tokens, tokenizer.pad_token_id or 0)
     regions = RegionDraws(
         uniforms(sample_keys, Stream.REGION_MASK, items.max_regions),
         uniforms(sample_keys, Stream.REGION_ACTION, items.max_regions),
@@ -140,15 +145,19 @@ def make_batches(
     for rows in np.array_split(np.argsort(text.lengths, kind="stable"), min(share.accumulation, len(positions))):
         kept = [examples[row] for row in rows.tolist()]
         unread = sum(example is None for example in kept) - int((~wanted[rows]).sum())
-        image = lay_out(corpus, kept, RegionDraws(*(part[rows] for part in regions)), items)
-        batch = _join(text, rows, image, alignment[rows], items.objective, kept, unread)
-        batches.append(_with_positions(batch) if with_positions else batch)
+        drawn = RegionDraws(*(part[rows] for part in regions))
+        image = lay_out(corpus, kept, drawn, items, step=REGION_STEP if in_buckets else 1)
+        batch = _join(text, rows, image, alignment[rows], items.objective, kept, unread, in_buckets=in_buckets)
+        batches.append(_with_positions(batch, in_buckets=in_buckets) if with_positions else batch)
     return batches
 
 
-def _with_positions(batch: Batch) -> Batch:
-    masks = batch.attention_mask, batch.masked_lm_labels, batch.region_mask, batch.image_label
-    return replace(batch, positions=vars(positions_of(*masks)))
+def _with_positions(batch: Batch, *, in_buckets: bool) -> Batch:
+    positions = positions_of(batch.attention_mask, batch.masked_lm_labels, batch.region_mask, batch.image_label)
+    if in_buckets:
+        (rows, words), regions = batch.input_ids.shape, batch.region_mask.shape[1] + 1
+        positions = filled_up(positions, rows=rows, words=words, regions=regions)
+    return replace(batch, positions=vars(positions))
 
 
 def _at(wanted: NDArray[np.bool_], found: Sequence[T | None]) -> list[T | None]:
@@ -184,6 +193,14 @@ def _mask_text(
     return _Text(ids, labels, words.lengths)
 
 
+def _widened(text: _Text, most: int, pad_id: int) -> _Text:
+    """Return the captions padded to a width of few that occur, at most `most`."""
+    width = text.ids.shape[1]
+    more = ((0, 0), (0, max(min(rounded_up(width, WIDTH_STEP), most) - width, 0)))
+    ids, labels = np.pad(text.ids, more, constant_values=pad_id), np.pad(text.labels, more, constant_values=IGNORED)
+    return _Text(ids, labels, text.lengths)
+
+
 def _join(
     text: _Text,
     rows: NDArray[np.int64],
@@ -192,10 +209,14 @@ def _join(
     objective: int,
     examples: Sequence[Example | None],
     unread: int,
+    *,
+    in_buckets: bool,
 ) -> Batch:
     """Make a micro-batch of some rows of the text and their regions."""
     lengths = text.lengths[rows]
     width = int(lengths.max())
+    if in_buckets:
+        width = min(rounded_up(width, WIDTH_STEP), text.ids.shape[1])
     # An image without a caption is no mismatch: its regions are learnt whatever the objective.
     words, regions, pairs = apply_objective(
         objective,

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vilbert.pipeline.train.data.feature_rows import FeatureRows, lay_out_features
+from vilbert.pipeline.train.examples.buckets import rounded_up
 from vilbert.pipeline.train.examples.item_settings import ItemSettings
 from vilbert.pipeline.train.examples.masking import RegionDraws, RegionMasks, mask_regions
 
@@ -41,13 +42,21 @@ class ImageRows(NamedTuple):
     """[B, R, K], or [B, R, C] of all classes by class id, where they are those of a column."""
 
 
-def lay_out(corpus: Corpus, examples: Sequence[Example | None], draws: RegionDraws, items: ItemSettings) -> ImageRows:
+def lay_out(
+    corpus: Corpus,
+    examples: Sequence[Example | None],
+    draws: RegionDraws,
+    items: ItemSettings,
+    *,
+    step: int = 1,
+) -> ImageRows:
     """Lay the regions of some images out; None is an image without any.
 
-    draws: random numbers of at least R regions an image. What is over `items.max_regions` is left out.
+    draws: random numbers of at least R regions an image. What is over `items.max_regions` is left out. step: R is a
+    multiple of it, or `items.max_regions`.
     """
     counts = np.array([min(len(e.boxes), items.max_regions) if e else 0 for e in examples], dtype=np.int64)
-    width = max(int(counts.max()), 1)
+    width = min(rounded_up(int(counts.max()), step), items.max_regions)
     present = np.arange(width) < counts[:, None]
     kept = [(e, count) for e, count in zip(examples, counts.tolist(), strict=True) if e and count]
     features = lay_out_features(
@@ -55,6 +64,7 @@ def lay_out(corpus: Corpus, examples: Sequence[Example | None], draws: RegionDra
         counts.tolist(),
         channels=corpus.feature_dim,
         most=items.max_regions,
+        width=width,
     )
     boxes = _spread(present, [e.boxes[:n] for e, n in kept], np.float32, 4)
     sizes = np.array([(e.width, e.height) if e else (1, 1) for e in examples], dtype=np.float64)

@@ -59,10 +59,7 @@ def dense_labels(batch: Batch, device: torch.device | str, num_classes: int) -> 
 
     The same numbers as `vilbert.extractors.soft_labels.dense_labels`, where the arithmetic is explained.
     """
-    # Looked at before it goes to the device: there, a wrong id ends the process, and reading the largest waits for it.
-    largest = int(batch.class_ids.max()) if batch.class_ids.numel() else 0
-    if largest >= num_classes:
-        raise ValueError(f"class id {largest} in a distribution over {num_classes} classes")
+    require_class_ids(batch, num_classes)
     class_ids = batch.class_ids.to(device, non_blocking=True).long()
     probs = batch.class_probs.to(device, non_blocking=True).double()
     total = probs.sum(dim=-1, keepdim=True)
@@ -76,6 +73,18 @@ def dense_labels(batch: Batch, device: torch.device | str, num_classes: int) -> 
     labels = rest.float().expand(rows, regions, num_classes).contiguous()
     labels.scatter_(-1, class_ids, kept.float())
     return labels.mul_(batch.region_mask.to(device, non_blocking=True)[..., None])
+
+
+def require_class_ids(batch: Batch, num_classes: int) -> None:
+    """Raise ValueError where a batch on the CPU has a class id beyond the classes.
+
+    On a GPU a wrong id ends the process, and reading the largest waits for it: look before it goes there.
+    """
+    if batch.class_ids.device.type != "cpu":
+        return
+    largest = int(batch.class_ids.max()) if batch.class_ids.numel() else 0
+    if largest >= num_classes:
+        raise ValueError(f"class id {largest} in a distribution over {num_classes} classes")
 
 
 def to_positions(batch: Batch, device: torch.device) -> Positions:

@@ -20,6 +20,7 @@ from vilbert.pipeline.train.data.order import Order
 from vilbert.pipeline.train.data.verify_ahead import verified_files, verifying_ahead
 from vilbert.pipeline.train.engine.distributed import Group
 from vilbert.pipeline.train.engine.share import share_of
+from vilbert.pipeline.train.engine.step_graphs import uses_graphs
 from vilbert.pipeline.train.examples.batch import Batch, make_batches
 from vilbert.pipeline.train.pretraining.settings import PretrainSettings
 
@@ -131,6 +132,7 @@ def train_batches(
         share_of(settings, group),
         seed=settings.seed,
         with_positions=on_gpu,
+        in_buckets=uses_graphs(settings, group),
     )
     made = batches(make, steps, num_workers=settings.num_workers, pin_memory=on_gpu)
     return verifying_ahead(data.corpus, data.order, made, steps, batch_size=settings.batch_size)

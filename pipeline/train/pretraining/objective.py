@@ -18,7 +18,7 @@ from vilbert.model.vilbert import ViLBertForPreTraining
 from vilbert.pipeline.train.engine.distributed import Group
 from vilbert.pipeline.train.engine.step import seed_of
 from vilbert.pipeline.train.examples.batch import PARTS, Batch
-from vilbert.pipeline.train.examples.inputs import to_model_inputs, to_positions
+from vilbert.pipeline.train.examples.inputs import require_class_ids, to_model_inputs, to_positions
 from vilbert.pipeline.train.pretraining.evaluation import PretrainEvaluation
 
 HEAD_LABELS = ("masked_lm_labels", "image_label", "image_target", "next_sentence_label")
@@ -43,8 +43,18 @@ class PretrainObjective:
     parts: tuple[str, ...] = PARTS
     stage: str = "pretrain"
 
+    @property
+    def capturable(self) -> bool:
+        """Whether the loader finds all positions."""
+        return self.known_positions
+
     def counts(self, part: Batch) -> Tensor:
-        """Return int64 [3]: labelled words, terms of masked regions, labelled pairs."""
+        """Return int64 [3]: labelled words, terms of masked regions, labelled pairs.
+
+        Raises ValueError where the batch has a class id beyond the classes.
+        """
+        if self.visual_target == 0:
+            require_class_ids(part, self.num_classes)
         return part.counts(self.visual_target, self.feature_dim)
 
     def sums(self, model: nn.Module, part: Batch, device: torch.device, seed: int) -> Tensor:

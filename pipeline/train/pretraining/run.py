@@ -104,7 +104,10 @@ def prepare(
             feature_dim=data.corpus.feature_dim,
             bfloat16=settings.precision == "bf16",
             seed=settings.seed,
-            known_positions=isinstance(model, ViLBertForPreTraining) and not config.task_specific_tokens,
+            # Drawing negatives (visual target 2) waits for the GPU in any case.
+            known_positions=isinstance(model, ViLBertForPreTraining)
+            and not config.task_specific_tokens
+            and config.visual_target != 2,
         ),
         locate=locate_samples(data.corpus, data.order, settings.batch_size),
         total_steps=settings.steps(data.order.epoch_size),

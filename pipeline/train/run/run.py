@@ -22,6 +22,7 @@ from vilbert.pipeline.train.engine.distributed import Group, process_group
 from vilbert.pipeline.train.engine.loop import Training, held_out, restore, run_steps
 from vilbert.pipeline.train.engine.memory import explain_out_of_memory
 from vilbert.pipeline.train.engine.share import share_of
+from vilbert.pipeline.train.engine.step_graphs import step_graphs
 from vilbert.pipeline.train.engine.working_weights import working_weights
 from vilbert.pipeline.train.run.checkpoints import Checkpoint, checkpoint_path, newest_whole, read_checkpoint, sweep
 from vilbert.pipeline.train.run.export import export_final
@@ -37,6 +38,7 @@ from vilbert.pipeline.train.run.folder import (
 )
 from vilbert.pipeline.train.run.journal import Journal, read_journal
 from vilbert.pipeline.train.run.longer_run import as_long
+from vilbert.pipeline.train.run.precision import with_precision
 from vilbert.pipeline.train.run.progress import TrainProgress
 from vilbert.pipeline.train.run.report import REPORT_FILE, write_report
 from vilbert.pipeline.train.run.sessions import begin_session, end_session, used_gpus
@@ -81,6 +83,7 @@ def train(settings: S, prepare: Callable[[S, Group], Stage]) -> int:
         group.wait()
         stack.enter_context(_threads(settings.num_threads))
         share_of(settings, group)  # refuses more processes, or parts, than a batch has samples
+        settings = with_precision(settings, group)
         stage = prepare(settings, group)
         training = stage.training
         is_same = resume(training, stage.load_start)
@@ -90,6 +93,7 @@ def train(settings: S, prepare: Callable[[S, Group], Stage]) -> int:
             bfloat16=settings.precision == "bf16",
             bare=training.wrapped is training.model,
         )
+        training.graphs = step_graphs(settings, group, training.model, training.objective, training.working)
         if all(group.gather(is_same and training.step == training.total_steps and is_finished(settings.output))):
             if group.first:
                 logger.info("nothing to do: %s has all %d steps", settings.output, training.total_steps)

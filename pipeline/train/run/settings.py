@@ -36,10 +36,13 @@ class RunSettings:
     """Number of steps in place of --epochs; the schedule is scaled to it."""
     grad_accumulation: PositiveInt = 1
     """Gradient accumulation steps."""
-    precision: Literal["fp32", "bf16"] = "fp32"
-    """bf16: forward and backward under autocast; parameters, losses and the optimizer stay float32."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """bf16: forward and backward under autocast; parameters, losses and the optimizer stay float32. fp32: on a GPU,
+    matrix products in TF32. auto: that of the run that is resumed; else bf16 on a GPU that supports it, else fp32."""
     compile: bool = False
     """Run the model through torch.compile."""
+    cuda_graphs: bool = True
+    """On one GPU without --compile: record the passes of pre-training as CUDA graphs and replay them."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """auto: a GPU if available."""
     num_workers: NonNegativeInt = 2
@@ -78,6 +81,8 @@ class RunSettings:
     """Steps between evaluations; the last step is always evaluated."""
     checkpoint_every: PositiveInt = 1000
     """Steps between checkpoints; the last step always has one."""
+    async_checkpoint: bool = True
+    """Write checkpoints in a thread while training goes on, from a copy in memory of three times the parameters."""
     peak_tflops: PositiveFloat | None = None
     """Peak TFLOPS of one device, for the MFU in metrics.jsonl; default: that of known GPUs."""
     profile: NonNegativeInt = 0
@@ -136,6 +141,7 @@ RUNTIME = frozenset(
             "resume",
             "grad_accumulation",
             "compile",
+            "cuda_graphs",
             "device",
             "num_workers",
             "workers",
@@ -143,6 +149,7 @@ RUNTIME = frozenset(
         *("use_gpu", "max_failures", "ray_address", "on_corrupt", "non_finite", "log_every", "eval_every"),
         *(
             "checkpoint_every",
+            "async_checkpoint",
             "keep",
             "tracker",
             "peak_tflops",

@@ -21,9 +21,16 @@ from vilbert.pipeline.shards.record import read_records, records_digest
 from vilbert.pipeline.shards.sample import Sample, describe_fields
 from vilbert.pipeline.shards.storage.writer import ShardWriter
 
+from .emulated_gpu import build_emulator
 from .tiny_runs import MODEL
 
 CLASS_NAMES = ("background", "sky", "tree", "dog", "boat", "lamp", "chair")
+
+
+@pytest.fixture(scope="session")
+def emulator(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the folder of the emulated GPU, built once."""
+    return build_emulator(tmp_path_factory.mktemp("emulator") / "built")
 
 
 def two_captions(row: int) -> tuple[str, ...]:

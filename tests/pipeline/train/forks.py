@@ -34,10 +34,10 @@ torch.set_num_threads(1)
 def pause(step, until):
     train_step = loop.train_step
 
-    def paused(training, parts):
+    def paused(training, *parts):
         while training.step == step and not os.path.exists(until):
             time.sleep(0.005)
-        return train_step(training, parts)
+        return train_step(training, *parts)
 
     loop.train_step = paused
 
@@ -45,10 +45,10 @@ def pause(step, until):
 def fail(rank, step, error):
     train_step = loop.train_step
 
-    def failing(training, parts):
+    def failing(training, *parts):
         if training.step == step and os.environ.get("RANK", "0") == str(rank):
             raise {"OutOfMemoryError": torch.OutOfMemoryError}.get(error, RuntimeError)("as the test wants it")
-        return train_step(training, parts)
+        return train_step(training, *parts)
 
     loop.train_step = failing
 

@@ -20,7 +20,7 @@ from vilbert.pipeline.shards.open_dataset import open_dataset
 from vilbert.pipeline.train.run.journal import read_journal, without_timing
 
 from ..predict.tiny_predictor import OPTIONS, write_features, write_model, write_scenes
-from .emulated_gpu import build_emulator, run_emulated
+from .emulated_gpu import run_emulated
 from .tiny_runs import WITHOUT_DROPOUT, pretrain_arguments
 
 pytestmark = pytest.mark.usefixtures("no_curves")
@@ -32,11 +32,6 @@ FROZEN = {
     **WIDE, "num_hidden_layers": 3, "v_num_hidden_layers": 3, "v_biattention_id": [1, 2], "t_biattention_id": [1, 2],
     "fixed_t_layer": 1, "fixed_v_layer": 1,
 }  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def emulator(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return build_emulator(tmp_path_factory.mktemp("emulator") / "built")
 
 
 @pytest.fixture(scope="module")
@@ -55,11 +50,12 @@ def data(tmp_path_factory: pytest.TempPathFactory, make_dataset: Callable[..., P
     return folder
 
 
-def arguments(data: Path, output: Path, *more: str, model: str = "model", log_every: int = STEPS) -> list[str]:
+def arguments(data: Path, output: Path, *more: str, model: str = "model", num_workers: int = 0) -> list[str]:
     """Return a run of `STEPS` steps that reads its losses once."""
     sizes = {"steps": STEPS, "batch_size": 4, "eval_every": STEPS, "save_every": STEPS}
     command = pretrain_arguments([data / "a"], output, data / f"{model}.json", **sizes)
-    command[command.index("--log-every") + 1] = str(log_every)
+    for option, value in (("--log-every", STEPS), ("--num-workers", num_workers)):
+        command[command.index(option) + 1] = str(value)
     return [*command, *more]
 
 
@@ -87,7 +83,7 @@ def commands(data: Path, runs: Path, device: str) -> list[list[str]]:
         ["finetune", *questions, "--output", str(trained), "--init-from", "none", "--tokenizer", "new",
          "--model", str(data / "model.json"), "--batch-size", "4", "--max-steps", "2", "--log-every", "2",
          "--eval-every", "2", "--num-workers", "0", "--tracker", "none", "--min-answer-count", "1",
-         "--max-tokens", "16", *on],
+         "--max-tokens", "16", "--precision", "fp32", *on],
         ["evaluate", *questions, "--checkpoint", str(trained), "--output", str(runs / f"results-{device}.json"),
          "--num-workers", "0", *on],
         ["predict", "vqa", "--checkpoint", str(data / "asked"), "--image", str(data / "photograph.jpg"),
@@ -97,7 +93,7 @@ def commands(data: Path, runs: Path, device: str) -> list[list[str]]:
 
 @pytest.fixture(scope="module")
 def runs(emulator: Path, data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
-    """Return the folder of what commands wrote on the CPU and on the emulated GPU, and facts of the last training.
+    """Return the folder of what commands wrote on the CPU and on the emulated GPU, and facts of the pre-training runs.
 
     All in one process on the GPU: most of its time is that of loading torch.
     """
@@ -109,15 +105,18 @@ def runs(emulator: Path, data: Path, tmp_path_factory: pytest.TempPathFactory) -
     assert main(arguments(data, folder / "cpu")) == 0
     with (folder / "said-cpu").open("w") as said, contextlib.redirect_stdout(said):
         assert [main(command) for command in commands(data, folder, "cpu")] == [0] * 4
-    pretraining = [arguments(data, folder / name, "--device", "cuda", "--precision", name) for name in ("fp32", "bf16")]
-    facts = run_emulated(emulator, [*commands(data, folder, "cuda"), *pretraining], folder)
-    return folder, facts
+    # Batches of loader processes are copied by a thread.
+    recorded = arguments(data, folder / "fp32", "--device", "cuda", "--precision", "fp32", num_workers=1)
+    launched = arguments(data, folder / "bf16", "--device", "cuda", "--no-cuda-graphs")
+    return folder, run_emulated(emulator, [*commands(data, folder, "cuda"), recorded, launched], folder)
 
 
 def test_pretraining_on_a_gpu_gives_the_losses_of_a_cpu(runs: tuple[Path, dict[str, Any]]) -> None:
     folder, _ = runs
     assert_alike(folder / "fp32", folder / "cpu")
     assert_alike(folder / "bf16", folder / "cpu", relative=0.05)
+    settings = [json.loads((folder / name / "run.json").read_text())["settings"] for name in ("cpu", "bf16")]
+    assert [it["precision"] for it in settings] == ["fp32", "bf16"]
 
 
 def test_extraction_on_a_gpu_gives_the_regions_of_a_cpu(runs: tuple[Path, dict[str, Any]]) -> None:
@@ -144,16 +143,18 @@ def test_a_task_on_a_gpu_gives_the_losses_and_answers_of_a_cpu(runs: tuple[Path,
 
 def test_a_step_does_not_wait_for_the_gpu(runs: tuple[Path, dict[str, Any]]) -> None:
     """Neither in the step nor in the loop between two; nothing is copied from memory that is not page-locked."""
-    _, facts = runs
-    assert facts["syncs"] == {}
-    assert facts["pageable"] == {}
-    assert facts["refused"] == {}
+    recorded, launched = runs[1]["runs"]
+    assert recorded["graphs"] > 0
+    assert launched["graphs"] == 0
+    for facts in (recorded, launched):
+        assert facts["syncs"] == {}
+        assert facts["pageable"] == {}
+        assert facts["refused"] == {}
 
 
 def test_ceilings_of_launches_and_the_kernel_of_attention(runs: tuple[Path, dict[str, Any]]) -> None:
     """Of a bfloat16 step of the tiny model; raise a number only with a reason."""
-    _, facts = runs
-    launches = facts["launches"]
+    launches = runs[1]["runs"][-1]["launches"]
     assert sum(launches.values()) < 640
     # The casts that are left are those of activations: weights are converted in one launch.
     assert launches["_to_copy"] < 110
@@ -166,6 +167,6 @@ def test_ceilings_of_launches_and_the_kernel_of_attention(runs: tuple[Path, dict
 @pytest.mark.slow
 def test_two_gpus_with_frozen_layers_train_as_a_cpu(emulator: Path, data: Path, tmp_path: Path) -> None:
     assert main(arguments(data, tmp_path / "cpu", model="frozen")) == 0
-    command = arguments(data, tmp_path / "gpus", "--device", "cuda", model="frozen")
+    command = arguments(data, tmp_path / "gpus", "--device", "cuda", "--precision", "fp32", model="frozen")
     run_emulated(emulator, [command], tmp_path, gpus=2)
     assert_alike(tmp_path / "gpus", tmp_path / "cpu")

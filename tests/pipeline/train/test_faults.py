@@ -18,9 +18,8 @@ import torch
 from safetensors.torch import load_file
 
 from vilbert.pipeline.cli import main
-from vilbert.pipeline.train.engine import loop
+from vilbert.pipeline.train.run import checkpoint_writer, shared_tokenizer
 from vilbert.pipeline.train.run import run as run_module
-from vilbert.pipeline.train.run import shared_tokenizer
 from vilbert.pipeline.train.run.checkpoints import load_checkpoint, newest_whole, save_checkpoint
 from vilbert.pipeline.train.run.folder import ADDED_SETTINGS, writing
 from vilbert.pipeline.train.run.journal import Journal, read_journal
@@ -98,8 +97,8 @@ def on_a_full_disk(call: Callable[..., Any], room: int, *, skip: int = 0) -> Cal
     ("owner", "name", "room", "skip", "path", "newest"),
     [
         (Journal, "write", 100, 3, "metrics.jsonl", 2),
-        (loop, "save_checkpoint", 5_000, 0, "checkpoints/step-00000002", None),
-        (loop, "save_checkpoint", 5_000, 1, "checkpoints/step-00000004", 2),
+        (checkpoint_writer, "save_checkpoint", 5_000, 0, "checkpoints/step-00000002", None),
+        (checkpoint_writer, "save_checkpoint", 5_000, 1, "checkpoints/step-00000004", 2),
         (run_module, "export_final", 5_000, 0, "final", STEPS),
         (run_module, "write_report", 5_000, 0, "report.html", STEPS),
         (run_module, "write_run", 50, 0, "run.json", None),

@@ -57,7 +57,7 @@ def test_steps_are_looked_at_before_the_checkpoint_that_a_signal_asks_for(
     def train_batches(steps: range) -> Generator[list[Any], None, None]:
         yield from ([] for _ in steps)
 
-    def train_step(training: loop.Training, parts: list[Any]) -> tuple[Losses, torch.Tensor]:
+    def train_step(training: loop.Training, parts: list[Any], on_gpu: None) -> tuple[Losses, torch.Tensor]:
         bad = result(training.step, float("nan"))
         training.unchecked.add(bad, bad.finite)
         signal.raise_signal(signal.SIGTERM)
@@ -67,7 +67,17 @@ def test_steps_are_looked_at_before_the_checkpoint_that_a_signal_asks_for(
     training = loop.Training(
         settings=cast(
             Any,
-            SimpleNamespace(**never, batch_size=4, peak_tflops=1.0, profile=0, output=tmp_path, non_finite="stop"),
+            SimpleNamespace(
+                **never,
+                batch_size=4,
+                peak_tflops=1.0,
+                profile=0,
+                output=tmp_path,
+                non_finite="stop",
+                num_workers=0,
+                keep=1,
+                async_checkpoint=True,
+            ),
         ),
         group=Group(rank=0, world=1, device=torch.device("cuda")),
         model=cast(Any, SimpleNamespace(config=None)),
@@ -81,7 +91,7 @@ def test_steps_are_looked_at_before_the_checkpoint_that_a_signal_asks_for(
     )
     saved: list[int] = []
     monkeypatch.setattr(loop, "train_step", train_step)
-    monkeypatch.setattr(loop, "save", lambda training: saved.append(training.step))
+    monkeypatch.setattr(loop, "save", lambda training, *_, **__: saved.append(training.step))
     with pytest.raises(NonFiniteError, match="step 0: the loss or a gradient is not finite"):
         loop.run_steps(training, None, None)
     assert saved == []
