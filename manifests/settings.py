@@ -52,7 +52,7 @@ class ManifestSettings:
     group_by_split: bool = False
     """Order the rows by the names of their splits, for `vilbert extract --one-split-per-shard`."""
     limit: PositiveInt | None = None
-    """Stop after this many rows."""
+    """Maximum number of rows."""
     duplicate_ids: Literal["error", "first"] = "error"
     """Rows with the same id: stop with an error, or keep the first and count the others."""
     check_files: bool = True

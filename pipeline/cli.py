@@ -41,7 +41,7 @@ class Command(NamedTuple):
 
 COMMANDS = {
     "shapes": Command(
-        "vilbert.pipeline.shapes.write", "ShapesSettings", "write_shapes", "draw a small data set to try"
+        "vilbert.pipeline.shapes.write", "ShapesSettings", "write_shapes", "generate a small data set for trials"
     ),
     "manifest": Command(
         "vilbert.manifests.build",
@@ -67,15 +67,18 @@ COMMANDS = {
         "add_to",
         "run another detector at the boxes of a data set",
     ),
-    "status": Command("vilbert.pipeline.jobs.status", "StatusSettings", "status", "say how a job is going"),
+    "status": Command("vilbert.pipeline.jobs.status", "StatusSettings", "status", "show the progress of a job"),
     "verify": Command(
-        "vilbert.pipeline.shards.checks.verify", "VerifySettings", "verify", "prove shards complete and undamaged"
+        "vilbert.pipeline.shards.checks.verify",
+        "VerifySettings",
+        "verify",
+        "verify that shards are complete and undamaged",
     ),
     "index": Command(
         "vilbert.pipeline.shards.index.command",
         "IndexSettings",
         "index",
-        "let other tools open a data set as it is",
+        "write side files with which other tools open a data set",
     ),
     "push": Command(
         "vilbert.pipeline.shards.hub.command", "PushSettings", "push", "upload a data set to the Hugging Face Hub"
@@ -102,22 +105,25 @@ COMMANDS = {
         "add scores of images and captions to select by",
     ),
     "select": Command(
-        "vilbert.pipeline.rebuild.select.command", "SelectSettings", "select", "name samples to use, in a small file"
+        "vilbert.pipeline.rebuild.select.command",
+        "SelectSettings",
+        "select",
+        "select samples by expressions, into a small file",
     ),
-    "inspect": Command("vilbert.pipeline.inspect", "InspectSettings", "inspect", "look at a data set or at one sample"),
+    "inspect": Command("vilbert.pipeline.inspect", "InspectSettings", "inspect", "show a data set or one sample"),
     "stats": Command(
-        "vilbert.pipeline.shards.viewing.stats", "StatsSettings", "stats", "count and summarise a data set"
+        "vilbert.pipeline.shards.viewing.stats", "StatsSettings", "stats", "print statistics of a data set"
     ),
     "export": Command(
-        "vilbert.pipeline.rebuild.export", "ExportSettings", "export", "write a data set in a format that others read"
+        "vilbert.pipeline.rebuild.export", "ExportSettings", "export", "write a data set in another format"
     ),
     "compare": Command(
         "vilbert.pipeline.rebuild.compare.command",
         "vilbert.pipeline.rebuild.compare.settings:CompareSettings",
         "compare",
-        "say how two feature sets of the same images differ, and why",
+        "compare two feature sets of the same images",
     ),
-    "browse": Command("vilbert.pipeline.browse.command", "BrowseSettings", "browse", "look at data sets in a web page"),
+    "browse": Command("vilbert.pipeline.browse.command", "BrowseSettings", "browse", "browse data sets in a web page"),
     "pretrain": Command(
         "vilbert.pipeline.train.pretraining.command",
         "PretrainSettings",
@@ -141,14 +147,14 @@ COMMANDS = {
         "vilbert.pipeline.task_commands",
         "vilbert.pipeline.evaluate.settings:EvaluateSettings",
         "evaluate",
-        "score a fine-tuned ViLBERT, write its answers",
+        "evaluate a fine-tuned ViLBERT, write a submission file",
         of_a_task=True,
     ),
     "predict": Command(
         "vilbert.pipeline.task_commands",
         "vilbert.pipeline.predict.settings:PredictSettings",
         "predict",
-        "ask a fine-tuned ViLBERT about photographs",
+        "run a fine-tuned ViLBERT on photographs",
         of_a_task=True,
         detects=True,
     ),
@@ -156,23 +162,23 @@ COMMANDS = {
         "vilbert.pipeline.report.command",
         "ReportSettings",
         "report",
-        "show what a fine-tuned model has learnt on one page",
+        "write an HTML page about a fine-tuned model",
         detects=True,
     ),
     "convert-checkpoint": Command(
         "vilbert.pipeline.convert_checkpoint",
         "ConvertCheckpointSettings",
         "convert_checkpoint",
-        "read a published ViLBERT",
+        "convert a published ViLBERT",
     ),
     "convert-detector": Command(
         "vilbert.pipeline.convert_detector",
         "ConvertDetectorSettings",
         "convert_detector",
-        "read a published Visual Genome detector",
+        "convert a published Visual Genome detector",
     ),
     "demo": Command("vilbert.pipeline.demo", "DemoSettings", "demo", "run all of the above on the small data set"),
-    "doctor": Command("vilbert.pipeline.doctor", "DoctorSettings", "doctor", "say what this machine can do"),
+    "doctor": Command("vilbert.pipeline.doctor", "DoctorSettings", "doctor", "check the installation and the machine"),
 }
 
 
@@ -260,7 +266,7 @@ def run(arguments: Sequence[str], passing: tuple[type[Exception], ...] = ()) -> 
         name, rest = f"{name} {rest[0]}", rest[1:]
     if name not in COMMANDS:
         print(
-            f"vilbert: no command {name!r}; there are: {', '.join(COMMANDS)}{did_you_mean(name, COMMANDS)}",
+            f"vilbert: no command {name!r}; the commands are: {', '.join(COMMANDS)}{did_you_mean(name, COMMANDS)}",
             file=sys.stderr,
         )
         return 2

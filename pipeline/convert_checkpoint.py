@@ -53,7 +53,7 @@ class ConvertCheckpointSettings:
     seed: int = 0
     """Seed for newly initialised parameters."""
     json: bool = False
-    """Print one JSON object in place of the text."""
+    """Print one JSON object instead of text."""
 
     def __post_init__(self) -> None:
         """Refuse an output that is the source."""

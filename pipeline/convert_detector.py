@@ -43,7 +43,7 @@ class ConvertDetectorSettings:
     overwrite: bool = False
     """Replace the output file."""
     json: bool = False
-    """Print one JSON object in place of the text."""
+    """Print one JSON object instead of text."""
 
     def __post_init__(self) -> None:
         """Refuse an output that is the source or has another suffix, and a configuration for another layout."""

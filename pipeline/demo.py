@@ -31,18 +31,18 @@ INTERRUPTED = 130
 
 @validated
 class DemoSettings:
-    """Make a small data set, extract its region features with Ray, prove them complete, look, pre-train, fine-tune.
+    """Generate a small data set, extract its features with Ray, verify and show them, pre-train, and fine-tune.
 
-    The last of it is report.html, a page that shows what the model has learnt. Run the same command again after any
-    interruption: finished stages are skipped, the interrupted one resumes.
+    The result is report.html, a page about the trained model. Run the same command again after any interruption:
+    finished stages are skipped, the interrupted one resumes.
     """
 
     output: Path = Path("demo")
-    """The folder for everything that the demo makes."""
+    """Output folder of all stages."""
     scenes: Annotated[int, Ge(10)] = MEASURED_SCENES
-    """How many scenes to draw; with fewer the model learns less."""
+    """Number of scenes to draw; with fewer the model learns less."""
     overwrite: bool = False
-    """Delete a demo that is there and begin again."""
+    """Delete an existing demo and start again."""
 
 
 class Stage(NamedTuple):

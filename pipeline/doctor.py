@@ -38,7 +38,7 @@ class DoctorSettings:
     """
 
     json: bool = False
-    """Print one JSON object in place of the text."""
+    """Print one JSON object instead of text."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -42,7 +42,7 @@ LISTED, DRAWN = 36, 10
 class InspectSettings:
     """Show a data set (DIR) or one sample: DIR:N by index, starting at 0; DIR#KEY by key or image id.
 
-    A file or folder of published features in another format is named, with what it holds and lacks.
+    For published features in another format, print the format and the fields that it has and lacks.
 
     Example: vilbert inspect features:0 --image sample.png
     """
@@ -56,7 +56,7 @@ class InspectSettings:
     max_boxes: PositiveInt | None = None
     """Number of objects to list and draw, highest scores first; default: 36 listed, 10 drawn."""
     json: bool = False
-    """Print one JSON object in place of the text."""
+    """Print one JSON object instead of text."""
 
     def __post_init__(self) -> None:
         if self.image is not None and self.image.suffix.lower() not in PICTURES:

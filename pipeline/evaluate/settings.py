@@ -20,7 +20,7 @@ class EvaluateSettings:
     data: Positional[tuple[str, ...]]
     """Data sets of the images: folders, or fsspec URLs of them."""
     task: Suppress[str]
-    """The task, which the command line names first."""
+    """The task; the first argument of the command line."""
     checkpoint: Path
     """A run of `vilbert finetune`, its final/, or one of its checkpoints/."""
     annotations: Path
@@ -54,7 +54,7 @@ class EvaluateSettings:
         "given_data": "for accuracy of referring expressions on given boxes, name their data set in place of the "
         "features"
     }
-    """What to do in place of an option that only other tasks have, by its name."""
+    """Recommendation in the message about an option that only other tasks have, by its name."""
 
 
 @validated
@@ -80,7 +80,7 @@ class GivenRegionsEvaluateSettings(ItemEvaluateSettings):
     """Of tasks that show regions at given boxes beside the detector's."""
 
     given_data: tuple[str, ...] = ()
-    """Data sets of the same images with regions at given boxes, used beside the detected regions."""
+    """Data sets of the same images with regions at given boxes, used in addition to the detected regions."""
 
 
 @validated

@@ -69,11 +69,11 @@ class ExtractSettings:
     price_per_hour: NonNegativeFloat | None = None
     """Price of a worker per hour, in any currency; the summary then has the price of a million images."""
     column: Suppress[str | None] = None
-    """Set by `--add-to`: the column to write in place of a data set; --manifest holds the rows of its data set."""
+    """Set by `--add-to`: the column to write instead of a data set; --manifest has the rows of its data set."""
     boxes_from: Suppress[Literal["base", "own"]] = "base"
-    """Set by `--add-to`: whose boxes the column has."""
+    """Set by `--add-to`: the source of the boxes of the column."""
     labels: Suppress[bool] = False
-    """Set by `--add-to`: whether the column holds samples with all that the detector says, or features alone."""
+    """Set by `--add-to`: whether the column stores samples with labels, or features only."""
     detector: DetectorSettings = field(default_factory=DetectorSettings)
     selection: SelectionSettings = field(default_factory=SelectionSettings)
     decoding: DecodeSettings = field(default_factory=DecodeSettings)

@@ -21,8 +21,8 @@ class TaskOptimizerSettings(OptimizerSettings):
     """AdamW in groups of parameters (Loshchilov and Hutter, ICLR 2019), or Muon for the matrices of the layers."""
 
     text_learning_rate_factor: NonNegativeFloat = 1.0
-    """Share of the rate for parameters that came from BERT (embeddings and layers of the text stream). The published
-    fine-tuning has one rate for them and the others, but for new heads."""
+    """Learning rate factor for parameters that come from BERT (embeddings and layers of the text stream). The published
+    fine-tuning uses 1: only new heads have another rate."""
 
 
 @validated
@@ -34,7 +34,7 @@ class FinetuneSettings(RunSettings):
     """
 
     task: Suppress[str]
-    """The task, which the command line names first."""
+    """The task; the first argument of the command line."""
     annotations: Path
     """Folder with the task's annotation files under their published names; docs/tasks.md lists them."""
     split: str = "train"
@@ -63,7 +63,7 @@ class FinetuneSettings(RunSettings):
     """With --init-from none: initialise the region embedding so that it whitens the features (mean and covariance)."""
     optimizer: TaskOptimizerSettings = field(default_factory=TaskOptimizerSettings)
     remedies: ClassVar[dict[str, str]] = {}
-    """What to do in place of an option that only other tasks have, by its name."""
+    """Recommendation in the message about an option that only other tasks have, by its name."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -78,7 +78,7 @@ class FinetuneSettings(RunSettings):
 
 @validated
 class AnswerListFinetuneSettings(FinetuneSettings):
-    """Of tasks whose answers are those that occur often enough in training."""
+    """Settings of tasks that classify among the frequent answers of the training annotations."""
 
     answers: Path | None = None
     """List of answers in the order of a published classifier; default: answers of the training annotations that occur
@@ -92,15 +92,15 @@ class AnswerListFinetuneSettings(FinetuneSettings):
 
 @validated
 class GivenRegionsFinetuneSettings(FinetuneSettings):
-    """Of tasks whose annotations have boxes, for which regions can be extracted."""
+    """Settings of tasks whose annotations have boxes, for which regions can be extracted."""
 
     given_data: tuple[str, ...] = ()
-    """Data sets of the same images with regions at given boxes, used beside the detected regions."""
+    """Data sets of the same images with regions at given boxes, used in addition to the detected regions."""
 
 
 @validated
 class NamedPeopleFinetuneSettings(GivenRegionsFinetuneSettings):
-    """Of tasks whose texts name the people in an image, at boxes."""
+    """Settings of tasks whose texts refer to people in boxes of the image."""
 
     names: Path | None = None
     """CSV file whose column `name` has names of people, such as ViLBERT's unisex_names_table.csv; default: the fourteen
@@ -109,4 +109,4 @@ class NamedPeopleFinetuneSettings(GivenRegionsFinetuneSettings):
 
 @validated
 class AnyFinetuneSettings(AnswerListFinetuneSettings, NamedPeopleFinetuneSettings):
-    """Of several tasks at once, and of tasks of other packages that need more than one of the above."""
+    """Settings of multi-task runs, and of tasks of other packages that need several of the above."""

@@ -37,7 +37,7 @@ class StatusSettings:
     directory: Positional[PlaceOption]
     """The data set's folder, or its URL."""
     json: bool = False
-    """Print one JSON object in place of the text."""
+    """Print one JSON object instead of text."""
 
 
 def status(settings: StatusSettings) -> int:

@@ -21,22 +21,22 @@ PICTURES = (".png", ".jpg", ".jpeg")
 
 @validated
 class CaptionSettings(GenerationSettings):
-    """Write captions word by word; for captioning."""
+    """Settings of generated captions; for captioning."""
 
     seed: Suppress[int] = 0
-    """The detector's --seed serves here, too."""
+    """Shared with the detector's --seed."""
 
 
 @validated
 class PredictSettings:
     """Run a fine-tuned ViLBERT on images: detector, tokenizer and model in one call.
 
-    Texts and photographs go together in order; one text goes with all photographs, and one photograph with all texts.
-    Detector and selection are by default those that the features of the model's training were extracted with.
+    Texts and photographs are paired in order; a single one is paired with all of the other. By default, detector and
+    selection are those of the training features.
     """
 
     task: Suppress[str]
-    """The task, which the command line names first."""
+    """The task; the first argument of the command line."""
     checkpoint: Path
     """A run of `vilbert finetune`, its final/, or one of its checkpoints/."""
     image: tuple[str, ...]
@@ -50,18 +50,18 @@ class PredictSettings:
     allow_private_addresses: bool = False
     """Allow downloads from hosts with private, loopback or link-local addresses."""
     json: bool = False
-    """Print one JSON list in place of the text."""
+    """Print one JSON list instead of text."""
     detector: DetectorSettings = field(default_factory=DetectorSettings)
     selection: SelectionSettings = field(default_factory=SelectionSettings)
 
     text_option: ClassVar[str | None] = None
-    """The field that has the texts that are asked; None where none is."""
+    """Name of the field with the texts; None for a task without texts."""
     images_of_a_text: ClassVar[int] = 1
-    """How many photographs a text is about."""
+    """Number of photographs per text."""
     ranks: ClassVar[bool] = False
-    """Whether the photographs are ranked, so that the best one is drawn."""
+    """Whether photographs are ranked; --output then draws the best one."""
     remedies: ClassVar[dict[str, str]] = {}
-    """What to do in place of an option that only other tasks have, by its name."""
+    """Recommendation in the message about an option that only other tasks have, by its name."""
 
     def __post_init__(self) -> None:
         require_prediction(self.task)
@@ -137,7 +137,7 @@ class ChooseSettings(PredictSettings):
 
 @validated
 class PointSettings(PredictSettings):
-    """Phrases that mean a region."""
+    """Phrases that describe a region."""
 
     phrase: tuple[Text, ...] = ()
     """Phrases to locate."""
@@ -158,7 +158,7 @@ class RankSettings(PredictSettings):
 
 @validated
 class DescribeSettings(PredictSettings):
-    """Captions to be written."""
+    """Generated captions."""
 
     generation: CaptionSettings = field(default_factory=CaptionSettings)
 

@@ -64,7 +64,7 @@ class ExportSettings:
     dry_run: bool = False
     """Check that the format can hold the data set and estimate its size; write nothing."""
     json: bool = False
-    """Print one JSON object in place of the text."""
+    """Print one JSON object instead of text."""
 
     def __post_init__(self) -> None:
         """Refuse unknown formats and fields of names, and URLs."""

@@ -31,7 +31,7 @@ class ReportSettings:
     task: str | None = None
     """Task to report, if the model was trained on several."""
     blind_results: Path | None = None
-    """File that it wrote with --blind."""
+    """The same with --blind."""
     split: str = "val"
     """Split of the annotations that was evaluated."""
     pretrained: Path | None = None

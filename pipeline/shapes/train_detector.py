@@ -45,24 +45,24 @@ ATTRIBUTES = {"size": SIZES, "colour": COLOURS, "texture": TEXTURES}
 
 @validated
 class TrainSettings:
-    """How long and how fast to train, and on which scenes."""
+    """Training of the shapes detector."""
 
     output: Path
-    """Where the weights go, NAME.safetensors; their card NAME.json goes beside them."""
+    """File for the weights, NAME.safetensors; NAME.json with their facts is written beside it."""
     steps: PositiveInt = 5000
-    """Updates of the weights."""
+    """Number of optimizer steps."""
     batch_size: PositiveInt = 4
-    """Scenes an update."""
+    """Scenes per step."""
     learning_rate: float = 5e-4
-    """Its peak, after a tenth of the steps; from there it falls to nothing."""
+    """Peak learning rate, after a tenth of the steps; it then decays to 0."""
     seed: int = 1
-    """Of the first weights, of the sampling of regions, and of the training scenes."""
+    """Seed of the initial weights, the sampling of regions, and the training scenes."""
     held_out_seed: int = 2
-    """Of the scenes to measure on."""
+    """Seed of the scenes to evaluate on."""
     held_out_scenes: PositiveInt = 200
-    """How many of them."""
+    """Number of scenes to evaluate on."""
     threads: PositiveInt = 1
-    """torch's own, beside the one process that draws scenes."""
+    """PyTorch threads; a separate process draws the scenes."""
 
     def __post_init__(self) -> None:
         if self.output.suffix != ".safetensors":

@@ -42,20 +42,21 @@ SCENES_A_LOG_LINE = 5000  # if there is no terminal for a progress bar
 
 @validated
 class ShapesSettings:
-    """Write a small data set to try things on: pictures of coloured shapes, with captions, questions and answers.
+    """Generate a small data set for trials: pictures of coloured shapes, with captions, questions and answers.
 
     The files have the names and formats of COCO, Conceptual Captions, VQA v2, VCR, RefCOCOg and Karpathy's split;
-    docs/shapes.md lists them. The same seed gives the same bytes, and more scenes begin with the fewer.
+    docs/shapes.md lists them. The same seed gives the same bytes, and a larger data set begins with the scenes of a
+    smaller one.
     """
 
     output: Positional[Path]
     """The data set's folder."""
     scenes: Annotated[int, Interval(ge=FEWEST_SCENES, le=MOST_SCENES)] = 1000
-    """How many pictures: of every ten, eight to train, one to validate, one to test."""
+    """Number of pictures: of every ten, eight for training, one for validation, one for testing."""
     seed: Seed = 0
-    """Another seed, other scenes."""
+    """Random seed of the scenes."""
     overwrite: bool = False
-    """Replace a shapes data set that is there."""
+    """Replace an existing shapes data set."""
 
 
 def refusal(output: Path, overwrite: bool) -> str | None:

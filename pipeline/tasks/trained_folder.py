@@ -53,6 +53,6 @@ def trained_folder(checkpoint: Path) -> TrainedFolder:
         from vilbert.pipeline.train.run.checkpoints import checkpoints
 
         there = [str(found.path) for found in checkpoints(checkpoint)[-1:]]
-        named = f", or name one of its checkpoints, as {there[0]}" if there else ""
+        named = f", or give one of its checkpoints, such as {there[0]}" if there else ""
         raise RefusedError(f"--checkpoint {checkpoint}: the run is not finished; run its command again{named}")
     return TrainedFolder(checkpoint, checkpoint.resolve().parent, checkpoint, checkpoint)

@@ -161,7 +161,7 @@ def test_differences_are_named_together(tmp_path: Path) -> None:
     make(BertModel).save_pretrained(tmp_path)
     model = ours(tmp_path, vocab_size=43, num_attention_heads=2)
     with pytest.raises(
-        CheckpointError, match=r"vocab_size 43, there 41; num_attention_heads 2, there 4\. Make the config"
+        CheckpointError, match=r"vocab_size 43, there 41; num_attention_heads 2, there 4\. Create the config"
     ):
         load_text_stream(model, tmp_path)
     bert_for_roberta = ours(tmp_path, text_model="roberta", pad_token_id=1)

@@ -22,7 +22,7 @@ Side = Annotated[int, Interval(ge=1, le=16_384)]
 
 @validated
 class Architecture:
-    """What the shapes of the tensors say; `layouts.py` reads it from them."""
+    """Sizes of a network, read from its tensors by `layouts.py`."""
 
     blocks: Annotated[tuple[Annotated[int, Interval(ge=1, le=100)], ...], Len(4, 4)]
     """Residual blocks of res2, res3, res4 and res5."""
@@ -39,7 +39,7 @@ class Architecture:
     hidden_channels: Channels | None
     """Outputs of fc6 and fc7; None: a C4 model."""
     classes: Annotated[int, Interval(ge=1, le=65_534)]
-    """Object classes, the background not counted."""
+    """Object classes, without the background."""
     attributes: Annotated[int, Interval(ge=1, le=65_534)] | None
     """Rows of the attribute classifier; None: the detector has none."""
     attribute_embedding: Channels | None
@@ -48,7 +48,7 @@ class Architecture:
 
 @validated
 class Conventions:
-    """How one port of a detector computes; `presets.py` has a value for each port."""
+    """Numerical conventions of one port of a detector; `presets.py` has one value per port."""
 
     # backbone
     stem_pool: Literal["ceil", "padded"]
@@ -68,7 +68,7 @@ class Conventions:
     anchor_ratios: tuple[PositiveFloat, ...] = (0.5, 1.0, 2.0)
     """Height over width."""
     anchor_order: Literal["size", "ratio"]
-    """What changes slowest from one anchor of a position to the next."""
+    """Outer loop of the order of the anchors at a position."""
     anchor_rounding: Literal["none", "caffe"]
     """none: real-valued, centred on the corner of their cell. caffe: widths and heights of the ratios rounded at the
     size of a cell, centred on (stride - 1) / 2, inclusive of their last pixel."""
@@ -139,7 +139,7 @@ DetectorName = Literal["butd-r101", "vmb-x152", "vmb-x101", "vinvl-x152c4"]
 
 @validated
 class DetectorFile:
-    """What a converted file says beside its tensors."""
+    """Metadata of a converted detector file."""
 
     detector: DetectorName
     layout: str

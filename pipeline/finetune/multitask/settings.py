@@ -31,17 +31,17 @@ OF_THE_RUN = ("leave_out", "image_names", "loss_weight")
 
 @validated
 class TaskEntry:
-    """One task of a run of several."""
+    """One task of a multi-task run."""
 
     settings: FinetuneSettings
-    """Those of the task alone: of the run where the file says nothing else."""
+    """Settings of this task; by default those of the run."""
     leave_out: tuple[str, ...] | None = None
-    """What no task of the run may train on, beside the images of `eval_split`: splits of this task's annotations, and
-    files of image ids (.json: a list; .txt: a line each). None: the task's test splits, as far as they are there."""
+    """Images that no task of the run may train on, besides those of `eval_split`: splits of this task's annotations,
+    and files of image ids (.json: a list; .txt: one per line). None: the test splits of the task that exist."""
     image_names: Path | None = None
-    """A JSON object, image id to the name that other tasks know the image by; without it, the id."""
+    """JSON file that maps image ids to the names that other tasks use for the images; default: the ids."""
     loss_weight: PositiveFloat = 1.0
-    """What its loss is multiplied by."""
+    """Factor of the loss."""
 
 
 @validated
@@ -56,10 +56,10 @@ class MultitaskSettings(AnyFinetuneSettings):
     tasks: Path
     """A YAML or JSON file, a list of tasks. Each has `task` and `annotations`, and may have data, given_data, split,
     eval_split, batch_size, max_tokens, max_regions, max_missing_fraction, answers, min_answer_count, names, selection,
-    loss_weight, leave_out and image_names. Paths are as seen from where the command runs. Or `12-in-1`, which comes
+    loss_weight, leave_out and image_names. Paths are relative to the current folder. Or `12-in-1`, which is shipped
     with this package."""
     data: Positional[tuple[str, ...]] = ()
-    """Data sets of tasks that name none in the file: folders, or their fsspec URLs."""
+    """Data sets of tasks without data in the file: folders, or their fsspec URLs."""
     task: Suppress[str] = MULTITASK
     annotations: Suppress[Path] = Path()
     turns: Literal["round-robin", "by-size"] = "round-robin"

@@ -20,7 +20,7 @@ from vilbert.settings import NonNegativeInt, PositiveInt, ShareBelowOne, validat
 
 @validated
 class StopAndGoSettings:
-    """Dynamic stop-and-go of tasks; defaults of 12-in-1."""
+    """Dynamic stop-and-go of tasks. Defaults are those of 12-in-1."""
 
     stop_and_go: bool = True
     """Train less often on a task that no longer improves."""

@@ -33,11 +33,11 @@ class CompareSettings:
     """The reference: a data set, a file of published features, detector:NAME, or a detector's options as a .yaml file.
     """
     b: Positional[str]
-    """What is compared with it; the same kinds."""
+    """The feature set to compare with it; the same kinds of argument."""
     report: Path | None = None
-    """Write an HTML page with figures and the most different images, as one file."""
+    """Write a single HTML file with metrics and the most different images."""
     json: bool = False
-    """Print one JSON object in place of the text."""
+    """Print one JSON object instead of text."""
     limit: NonNegativeInt = 1000
     """Maximum number of images to compare. Images are chosen by a hash of their id, so the choice does not depend on
     the order of either set. 0: all."""
@@ -56,7 +56,7 @@ class CompareSettings:
     worst: PositiveInt = 8
     """Number of most different images to list and to show in the report."""
     manifest: Path | None = None
-    """Manifest that says where the images are, by image id. Default: the images that a data set keeps, or their paths
+    """Manifest with the locations of the images, by image id. Default: the images that a data set stores, or the paths
     and URLs in it."""
     diagnose: bool = True
     """If a bound is exceeded, extract a few images again with each suspected cause and name the one that reproduces
@@ -69,7 +69,7 @@ class CompareSettings:
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Device of a detector. auto: a GPU if available."""
     source_format: str | None = None
-    """Format of published features; default: recognised by their content."""
+    """Format of published features; default: detected from their content."""
     importing: ImportOptions = field(default_factory=ImportOptions)
 
     def __post_init__(self) -> None:

@@ -38,7 +38,7 @@ class ConvertSettings:
     append: bool = False
     """Add the sources to the data set in --output, which must have the same fingerprint."""
     source_format: str | None = None
-    """Format of the sources that are published features; default: recognised by their content."""
+    """Format of sources with published features; default: detected from their content."""
     ids: Path | None = None
     """Keep only these images: text file with one image id per line, JSON list, .npy, or a manifest."""
     selection: tuple[Path, ...] = ()
@@ -50,9 +50,9 @@ class ConvertSettings:
     """Keep only samples for which this expression over their metadata is true: "width >= 200 and n_boxes > 10 and
     'dog' in captions"."""
     columns: tuple[str, ...] = ()
-    """Put these columns of the sources into the samples: vectors of regions are appended to the features, regions with
-    boxes of their own replace those of the samples, other values become metadata, which --where sees. Columns that are
-    not named are left behind."""
+    """Store these columns of the sources in the samples: vectors of regions are appended to the features, regions with
+    boxes of their own replace those of the samples, other values become metadata, which --where sees. Other columns are
+    not copied."""
     join: tuple[Path, ...] = ()
     """Take new captions, splits and metadata from these files by image id: a manifest, COCO or Karpathy JSON, JSONL,
     CSV. Later files override earlier ones; --split and --where see the joined values."""

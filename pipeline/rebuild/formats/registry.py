@@ -51,7 +51,7 @@ FORMATS = Registry(
 
 @validated
 class ImportOptions:
-    """What a file of published features does not say of itself."""
+    """Facts about a file of published features that the file does not contain."""
 
     class_names: Path | None = None
     """Text file with one class name per line, without the background; default: the names are "class 1", "class 2", …"""
@@ -60,20 +60,20 @@ class ImportOptions:
     image_sizes: Path | None = None
     """Manifest (of `vilbert manifest`) with the width and height of each image, for formats without image sizes."""
     background: Literal["none", "first", "last"] | None = None
-    """What the class ids of the file count. none: foreground classes alone, from 0. first: 0 is the background. last:
-    the greatest id is the background. Default: as the tools that write the format do."""
+    """Meaning of the class ids in the file. none: foreground classes only, from 0. first: 0 is the background. last:
+    the largest id is the background. Default: the convention of the tools that write the format."""
     top_classes: PositiveInt = 20
-    """Most probable classes to keep of each region where the file has probabilities of all classes."""
+    """Number of most probable classes to keep per region, for files with probabilities of all classes."""
     number_ids: bool = False
     """Take the number at the end of an image id, as COCO's annotations have it: COCO_train2014_000000132417 becomes
     132417."""
     origin: str | None = None
-    """What made the features, in your words, such as "BUTD ResNet-101, 36 boxes". Files of one format with the same
-    words and the same options count as made by the same detector: they get one fingerprint, so that they can be
-    appended to each other. Default: the content of a file is its fingerprint."""
+    """Free text that describes how the features were extracted, such as "BUTD ResNet-101, 36 boxes". Files of one
+    format with the same words and the same options count as made by the same detector: they get one fingerprint, so
+    that they can be appended to each other. Default: the content of a file is its fingerprint."""
     scratch: Annotated[Path | None, Suppress] = None
-    """Folder for row offsets and unpacked .gz files, which other processes that open the same file find there; None
-    keeps them in this process. Nothing that is read depends on it."""
+    """Folder for row offsets and unpacked .gz files, shared with other processes that open the same file; None keeps
+    them in this process. It does not affect the samples."""
 
     def __post_init__(self) -> None:
         if self.origin is not None and not self.origin.strip():

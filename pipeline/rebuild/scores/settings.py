@@ -20,8 +20,9 @@ class ScoreSettings:
     """Add a column of scores to a data set, to select samples by: box statistics, captions, language, perceptual hashes
     with near-duplicate groups, image-text similarity, aesthetic score.
 
-    The data set does not change. Images are those that it keeps, else they are read from where they were. Run the same
-    command again after any interruption: it resumes. Example: vilbert score features --column quality
+    The data set does not change. Images are read from the data set if it stores them, else from their original
+    locations. Run the same command again after any interruption: it resumes. Example: vilbert score features --column
+    quality
     """
 
     directory: Positional[Path]
@@ -34,15 +35,15 @@ class ScoreSettings:
     duplicate_distance: Annotated[int, Interval(ge=0, le=MAX_DISTANCE)] = 4
     """With phash: images whose hashes differ in at most this many of 64 bits are near-duplicates."""
     clip_model: str | None = None
-    """A CLIP or SigLIP of transformers: a folder, or a Hugging Face hub name, NAME@REVISION."""
+    """CLIP or SigLIP model of transformers: a folder, or a Hugging Face hub name, NAME@REVISION."""
     aesthetic_head: Path | None = None
-    """A head over the embeddings of --clip-model (.safetensors)."""
+    """File with a head on the embeddings of --clip-model (.safetensors)."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Device of the model."""
     batch_size: PositiveInt = 16
-    """Images per forward pass of the model, which are in memory at a time."""
+    """Number of images per forward pass of the model."""
     num_workers: NonNegativeInt = 0
-    """Processes; 0: one per core, none for a small data set. With a model there is one."""
+    """Worker processes; 0: one per core, none for a small data set. With a model: one."""
     fetching: FetchSettings = field(default_factory=FetchSettings)
 
     def __post_init__(self) -> None:

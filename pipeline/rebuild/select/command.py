@@ -33,8 +33,8 @@ IN_WORDS: dict[Reason, str] = {"id": "the same image id", "hash": "the same byte
 
 @validated
 class SelectSettings:
-    """Write which samples of a data set are used into a small file, for --selection of pretrain, finetune, convert,
-    browse and stats. No shard is written anew.
+    """Select samples of a data set and write the selection to a small file, for --selection of pretrain, finetune,
+    convert, browse and stats. No shard is rewritten.
 
     Examples: vilbert select features --where "quality.aesthetic > 5" --output good.parquet
     vilbert select features --not-in test_features --output train.parquet
@@ -43,20 +43,20 @@ class SelectSettings:
     directory: Positional[PlaceOption]
     """Folder of the data set, or its URL."""
     output: Path
-    """The file to write (.parquet). An earlier selection is replaced, any other file is refused."""
+    """File to write (.parquet). An existing selection is replaced; any other existing file is refused."""
     where: str | None = None
     """Keep only samples for which this expression over their metadata and columns is true: "width >= 200 and
     quality.aesthetic > 5 and 'dog' in captions"."""
     selection: Path | None = None
     """Select among the samples of this file of `vilbert select`; default: among all."""
     not_in: tuple[PlaceOption, ...] = ()
-    """Leave out images that these have too: data sets, manifests, or files of image ids."""
+    """Exclude images that are also in these data sets, manifests, or files of image ids."""
     by: tuple[Reason, ...] = REASONS
-    """With --not-in, what counts as the same image: id, hash (SHA-256 of the bytes), near (perceptual hash)."""
+    """Criteria of --not-in for the same image: id, hash (SHA-256 of the bytes), near (perceptual hash)."""
     distance: Annotated[int, Interval(ge=0, le=MAX_DISTANCE)] = 4
     """With --by near: maximum number of the 64 bits in which two perceptual hashes differ."""
     json: bool = False
-    """Print one JSON object in place of the text."""
+    """Print one JSON object instead of text."""
 
     def __post_init__(self) -> None:
         if self.where is not None:

@@ -37,7 +37,7 @@ from vilbert.settings import NonNegativeInt, validated
 
 @validated
 class VerifySettings:
-    """Verify that a data set is complete and undamaged, or list the problems and exit with 1.
+    """Verify that a data set is complete and undamaged, or list the problems and exit with status 1.
 
     The fast check compares records, sizes, counts, keys and failures. --deep also hashes every byte, parses every
     sample, checks its values, and compares all of it with the manifest in both directions.

@@ -17,7 +17,7 @@ logger = logging.getLogger(__name__)
 
 @validated
 class IndexSettings:
-    """Write the files with which other tools open a data set as it is; the shards do not change.
+    """Write side files with which other tools open a data set; the shards do not change.
 
     README.md (Hugging Face card), shardindex.json (wids), .nv-meta/ and .tar.idx (Megatron-Energon), croissant.json,
     and index.parquet with one row per sample. A README.md, split.yaml, dataset.yaml or croissant.json that you wrote or

@@ -46,13 +46,14 @@ class StatsSettings:
     directory: Positional[PlaceOption]
     """Folder of the data set, or its URL; with a URL, each shard is downloaded once."""
     selection: Path | None = None
-    """File of `vilbert select`: count only these samples. Failures and sizes stay those of the whole data set."""
+    """File of `vilbert select`: count only these samples. Failures and file sizes are those of the complete data
+    set."""
     top_classes: NonNegativeInt = 20
     """Number of most frequent object classes to list."""
     num_workers: NonNegativeInt = 0
     """Worker processes; 0: one per core, none for a small data set."""
     json: bool = False
-    """Print one JSON object in place of the text."""
+    """Print one JSON object instead of text."""
     html: Path | None = None
     """Also write charts to this page (.html), a single file that needs no network."""
 

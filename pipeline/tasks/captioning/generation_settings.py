@@ -25,7 +25,7 @@ class GenerationSettings:
     temperature: PositiveFloat = 1.0
     """Sampling temperature; nucleus only."""
     max_tokens: PositiveInt = 20
-    """Maximum number of tokens of a caption, and never more than in training; longer captions end there."""
+    """Maximum number of tokens of a caption, at most that of training; longer captions are truncated."""
     no_repeat: NonNegativeInt = 0
     """Size of n-grams that may not repeat in a caption; 0: no restriction."""
     seed: int = 0

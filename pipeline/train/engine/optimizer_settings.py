@@ -24,9 +24,9 @@ class OptimizerSettings:
     decay: Literal["weights", "biases_and_norms"] = "weights"
     """Parameters with weight decay: all but biases, norms and gains; or only these, as in the code of vilbert_beta."""
     beta1: ShareBelowOne = 0.9
-    """Decay of the running mean of gradients."""
+    """Coefficient of the running average of gradients."""
     beta2: ShareBelowOne = 0.999
-    """Decay of the running mean of squared gradients."""
+    """Coefficient of the running average of squared gradients."""
     epsilon: PositiveFloat = 1e-8
     """Added to the root of the running mean of squared gradients."""
     epsilon_hat: bool = False

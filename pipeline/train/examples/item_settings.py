@@ -24,14 +24,13 @@ class ItemSettings:
     region_mask: Share = 0.15
     """Fraction of the regions to predict; the features of 90 % of these are set to zero."""
     overlap_masking: OverlapMasking = "none"
-    """What happens to regions that overlap a masked one (IoU above 0.4): nothing (ViLBERT), they are only left out of
-    the number that the global region is divided by (the code of 12-in-1), or they lose their features too, without
-    being predicted (the paper of 12-in-1)."""
+    """Treatment of regions that overlap a masked one (IoU above 0.4): unchanged (ViLBERT), excluded from the divisor of
+    the global region only (the code of 12-in-1), or also masked without being predicted (the paper of 12-in-1)."""
     swap: Share = 0.5
     """Fraction of the pairs with the caption of another image, for the alignment task."""
     objective: Literal[0, 1, 2] = 0
     """0: all losses on all pairs. 1: masked words and regions on matching pairs only. 2: no alignment, no swaps."""
     random_special_words: bool = False
-    """Whether a random word may be [CLS] and the like, as in the published code."""
+    """Whether a random word may be a special token such as [CLS], as in the published code."""
     blind: bool = False
     """Train with the regions of another image, to measure what is learnt from text alone."""

@@ -24,11 +24,11 @@ class PretrainSettings(RunSettings):
     """Passes over each data set per epoch, one number per data set: 2 is twice, 0.5 a different half each time.
     Default: 1."""
     split: str = "auto"
-    """Which samples train: a split of the manifest, or `all`. auto: `train`, and of data sets without it those without
-    a split."""
+    """Samples to train on: a split of the manifest, or `all`. auto: `train`; for data sets without it, the samples
+    without a split."""
     eval_split: str = "auto"
-    """Which samples to evaluate on: a split, `held-out` (some of the training samples, which then do not train), `all`
-    or `none`. auto: `val` where the data have it, else `held-out`."""
+    """Samples to evaluate on: a split, `held-out` (some of the training samples, excluded from training), `all` or
+    `none`. auto: `val` if the data have it, else `held-out`."""
     hold_out: Fraction = 0.01
     """Fraction of the training samples for --eval-split held-out; of fewer than 10,000 samples, 100 or a tenth.
     Selected by a hash of the image id."""
@@ -37,23 +37,23 @@ class PretrainSettings(RunSettings):
     eval_data: tuple[str, ...] = ()
     """Data sets to evaluate on; default: the training data sets."""
     model: str = "bert_base_6layer_6conect"
-    """A published configuration by name, `shapes`, or a config.json. Sizes that the data and the tokenizer decide (of
-    features, classes, vocabulary) are set from them."""
+    """Name of a published configuration, `shapes`, or a config.json. Sizes of features, classes and vocabulary are set
+    from the data and the tokenizer."""
     tokenizer: str = "bert-base-uncased"
-    """A tokenizer's folder or hub name; `new`: whole words of the training captions; `shapes`: those of the shapes data
-    set and its tasks."""
+    """Tokenizer folder or hub name; `new`: whole words of the training captions; `shapes`: those of the shapes data set
+    and its tasks."""
     init_from: str = "bert-base-uncased"
-    """Initial parameters: a BERT or RoBERTa (folder or hub name) for the text stream, a run of `vilbert pretrain`,
-    a ViLBERT checkpoint of any known layout, or `none`."""
+    """Initial parameters: a BERT or RoBERTa model (folder or hub name) for the text stream, a run of `vilbert
+    pretrain`, a ViLBERT checkpoint of any known layout, or `none`."""
     visual_target: Literal["auto", "classes", "regression", "nce"] = "auto"
-    """What the model predicts of a masked region: classes (the detector's soft labels), regression (its feature,
-    squared error) or nce (which of many features is its own). auto: what --model says; regression if the data have no
-    soft labels."""
+    """Prediction target of a masked region: classes (the detector's soft labels), regression (its feature, squared
+    error) or nce (identify its feature among many). auto: that of --model; regression if the data have no soft
+    labels."""
     class_targets: str = "base"
     """Class probabilities that masked regions predict: base (the soft labels of the detector whose boxes are used), or
     the name of a column: of `extract --add-to --labels`, or of those of all its classes, floats [N, C]."""
     whiten_features: bool = False
-    """Begin with an embedding of regions that takes out the features' mean and covariance, for short runs."""
+    """Initialise the region embedding so that it whitens the features (mean and covariance); for short runs."""
     items: ItemSettings = field(default_factory=ItemSettings)
 
     def __post_init__(self) -> None:

@@ -33,7 +33,7 @@ class RunSettings:
     epochs: PositiveFloat = 10.0
     """Number of epochs."""
     max_steps: PositiveInt | None = None
-    """Number of steps in place of --epochs; the schedule is scaled to it."""
+    """Number of steps instead of --epochs; the schedule is scaled to it."""
     grad_accumulation: PositiveInt = 1
     """Gradient accumulation steps."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"

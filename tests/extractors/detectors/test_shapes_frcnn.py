@@ -144,7 +144,7 @@ def test_a_card_that_is_no_card_is_refused(tmp_path: Path) -> None:
     weights = shutil.copy(WEIGHTS, tmp_path / "mine.safetensors")
     for text in ("", "[]", '{"class_names": ["circle"]}', '{"class_names": [], "attributes": [], "sha256": ""}'):
         (tmp_path / "mine.json").write_text(text)
-        with pytest.raises(ExtractorError, match=r"mine\.json: not the names"):
+        with pytest.raises(ExtractorError, match=r"mine\.json: not the class names"):
             build(DetectorSettings(detector="shapes", weights=str(weights)), SelectionSettings())
 
 

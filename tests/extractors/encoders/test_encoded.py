@@ -66,7 +66,7 @@ def test_given_boxes_have_no_feature_of_the_detector_to_concatenate(folders: dic
 
 
 def test_settings_of_an_encoder_want_an_encoder() -> None:
-    with pytest.raises(ValueError, match="--encoder-size is a setting of --encoder"):
+    with pytest.raises(ValueError, match="--encoder-size requires --encoder"):
         DetectorSettings(encoder_size=64)
     for size in (1, 100_000_000):
         with pytest.raises(ValueError, match="--encoder-size"):

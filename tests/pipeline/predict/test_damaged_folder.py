@@ -241,7 +241,7 @@ def test_a_tokenizer_of_another_model_is_refused(folder: Path) -> None:
     document = json.loads(path.read_text())
     document["model"]["vocab"]["farther"] = 10**6
     path.write_text(json.dumps(document))
-    assert "numbers words up to 1,000,000, the model embeds" in refused(folder)
+    assert "has word ids up to 1,000,000, the model embeds" in refused(folder)
 
 
 def test_what_is_no_model_folder_is_refused(tmp_path: Path) -> None:

@@ -152,7 +152,7 @@ def test_a_damaged_scale_is_an_error_of_a_shard_and_a_key(
             lambda: reader.read(0, ["features"]),
             lambda: reader.read(0, ["boxes", "features"], stored=True),
         ):
-            with pytest.raises(CorruptShardError, match=rf"000000\.{storage}, key '.*feature_scales holds a scale"):
+            with pytest.raises(CorruptShardError, match=rf"000000\.{storage}, key '.*feature_scales contains a scale"):
                 read()
 
 

@@ -124,8 +124,8 @@ def test_lines_that_name_a_split_are_chosen_by_it(tmp_path: Path) -> None:
         (coco(2, sentences=[{"tokens": []}]), "sentences[0]: 'raw' is None"),
         (coco(2, sentences=[]), "image 2 has no caption"),
         (coco(2, sentences=sentences(" \n")), "image 2 has no caption"),
-        (coco(1), "image 1 stands in an earlier entry too"),
-        (coco(1, "test"), "image 1 stands in an earlier entry too"),
+        (coco(1), "image 1 appears in an earlier entry too"),
+        (coco(1, "test"), "image 1 appears in an earlier entry too"),
         (flickr(""), "the image has no file name"),
     ],
 )
@@ -138,7 +138,7 @@ def test_a_damaged_entry_is_named(tmp_path: Path, row: dict[str, Any], what: str
 @pytest.mark.parametrize(
     ("row", "what"),
     [
-        ({"id": 1, "sentences": ["again"]}, "image 1 stands in an earlier entry too"),
+        ({"id": 1, "sentences": ["again"]}, "image 1 appears in an earlier entry too"),
         ({"id": 2}, "sentences is missing"),
         ({"id": 2, "sentences": "one"}, "sentences is 'one', not a list"),
         ({"id": 2, "sentences": ["one", 2]}, "sentences[1] is 2, not text"),

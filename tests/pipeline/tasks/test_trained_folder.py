@@ -68,7 +68,7 @@ def test_before_its_end_a_run_has_checkpoints_alone_and_says_so(
     shutil.rmtree(under_way / "final")
     assert evaluate(small, under_way, tmp_path / "results.json") == 2
     newest = under_way / "checkpoints" / "step-00000006"
-    assert f"has not come to its end; run it again, or name one of its checkpoints, as {newest}" in (
+    assert f"is not finished; run its command again, or give one of its checkpoints, such as {newest}" in (
         capsys.readouterr().err
     )
     assert evaluate(small, newest, tmp_path / "results.json") == 0

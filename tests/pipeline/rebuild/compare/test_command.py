@@ -146,7 +146,7 @@ def test_a_photograph_of_another_size_is_not_run(
         (["{a}", "type.yaml"], 2, "boxes"),
         (["{a}", "{other}"], 1, "no image of"),
         (["{a}", "{cut}"], 1, "000000.tar"),
-        (["{a}", "{b}", "--report", "no/folder/out.html"], 2, "there is no folder no/folder"),
+        (["{a}", "{b}", "--report", "no/folder/out.html"], 2, "the folder no"),
         (["{a}", "detector:butd-r101"], 2, "needs your own files; write its options"),
     ],
 )

@@ -163,7 +163,7 @@ def test_models_that_are_refused(
     save_file({**LINEAR, "weight": np.ones((1, 3), np.float32)}, tmp_path / "head.safetensors")
     aesthetic = ["--scores", "aesthetic", "--aesthetic-head", str(tmp_path / "head.safetensors"), "--clip-model"]
     assert score(photographs.directory, *aesthetic, str(clip), "--device", "cpu") == 2
-    assert "is for embeddings of 3 channels" in capsys.readouterr().err
+    assert "expects embeddings of 3 channels" in capsys.readouterr().err
     for name, config in (("other", '{"model_type": "bert"}'), ("empty", "{}")):
         (tmp_path / name).mkdir()
         (tmp_path / name / "config.json").write_text(config)

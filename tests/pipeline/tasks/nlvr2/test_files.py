@@ -124,7 +124,7 @@ def test_a_missing_field_is_named_with_its_line(tmp_path: Path, name: str) -> No
 
 def test_doubled_identifiers_are_refused(tmp_path: Path) -> None:
     write(tmp_path, "dev.json", [published(), published()])
-    assert "dev.json:2: identifier dev-850-0-0 stands in an earlier line too" in refusal(tmp_path)
+    assert "dev.json:2: identifier dev-850-0-0 appears in an earlier line too" in refusal(tmp_path)
 
 
 @pytest.mark.parametrize(

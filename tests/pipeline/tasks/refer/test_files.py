@@ -156,7 +156,7 @@ def test_a_pickle_cut_anywhere_is_refused(tmp_path: Path) -> None:
     write(tmp_path, [ref()], name="refs(umd).p")
     for length in range(len(whole)):
         (tmp_path / "refs(umd).p").write_bytes(whole[:length])
-        assert "refs(umd).p: not a whole pickle" in refusal(tmp_path)
+        assert "refs(umd).p: not a complete pickle" in refusal(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -193,8 +193,8 @@ def sentence(**changes: Any) -> dict[str, Any]:
         (ref(2, sentences=["a"]), "entry 1: sentences[0]: not an object but 'a'"),
         (ref(2, sentences=[sentence(raw=5)]), "entry 1: sentences[0]: raw is 5, not text"),
         (ref(2, sentences=[sentence(sent_id=True)]), "entry 1: sentences[0]: sent_id is True, not a whole number"),
-        (ref(2, sentences=[sentence(), sentence()]), "entry 1: sentences[1]: sent_id 77 stands in an earlier place"),
-        (ref(2, ref_id=1), "entry 1: ref_id 1 stands in an earlier place too"),
+        (ref(2, sentences=[sentence(), sentence()]), "entry 1: sentences[1]: sent_id 77 appears earlier"),
+        (ref(2, ref_id=1), "entry 1: ref_id 1 appears earlier too"),
         (ref(9), "entry 1: ann_id 90 is not in"),
         (ref(2, image_id=100), "entry 1: image_id is 100, but"),
     ],
@@ -242,7 +242,7 @@ def test_a_damaged_object_is_named(tmp_path: Path, changes: dict[str, Any], what
 
 def test_an_object_that_stands_there_twice_is_refused(tmp_path: Path) -> None:
     write(tmp_path, [ref(1)], [annotation(1), annotation(1)])
-    assert "instances.json: annotations[1]: id 10 stands in an earlier entry too" in refusal(tmp_path)
+    assert "instances.json: annotations[1]: id 10 appears in an earlier entry too" in refusal(tmp_path)
 
 
 def test_missing_boxes_are_refused_by_name(tmp_path: Path) -> None:
@@ -267,7 +267,7 @@ def test_lines_hold_every_field_of_the_pickle(tmp_path: Path) -> None:
 
 def test_a_damaged_pickle_leaves_no_lines(tmp_path: Path) -> None:
     (tmp_path / "refs(umd).p").write_bytes(pickle.dumps([ref(1), ref(1)], 2))
-    with pytest.raises(RefusedError, match=r"entry 1: ref_id 1 stands in an earlier place"):
+    with pytest.raises(RefusedError, match=r"entry 1: ref_id 1 appears earlier"):
         refs_to_jsonl(tmp_path / "refs(umd).p", tmp_path / "lines.jsonl")
     assert not (tmp_path / "lines.jsonl").exists()
 

@@ -98,7 +98,7 @@ def test_a_missing_field_is_named_with_its_line(tmp_path: Path, name: str) -> No
 
 def test_doubled_pairs_are_refused(tmp_path: Path) -> None:
     write(tmp_path, "dev", published(), published())
-    assert "snli_ve_dev.jsonl:2: pairID 4705552913.jpg#2r1n stands in an earlier line too" in refusal(tmp_path)
+    assert "snli_ve_dev.jsonl:2: pairID 4705552913.jpg#2r1n appears in an earlier line too" in refusal(tmp_path)
 
 
 def test_an_empty_file_is_refused(tmp_path: Path) -> None:

@@ -208,7 +208,7 @@ def test_secret_labels_are_none_in_test_alone(tmp_path: Path) -> None:
         ({"rationale_choices": ["a", "b", "c", "d"]}, "rationale_choices is ['a', 'b', 'c', 'd'], not 4 lists"),
         ({"answer_label": 4}, "answer_label is 4, not 0 to 3"),
         ({"rationale_label": "1"}, "rationale_label is '1', not a whole number"),
-        ({"annot_id": "train-0"}, "annot_id train-0 stands in an earlier line too"),
+        ({"annot_id": "train-0"}, "annot_id train-0 appears in an earlier line too"),
     ],
 )
 def test_a_damaged_field_is_named_with_its_line(tmp_path: Path, changes: dict[str, Any], what: str) -> None:

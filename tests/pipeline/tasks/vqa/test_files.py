@@ -150,7 +150,7 @@ def test_an_unknown_split_names_those_there_are(tmp_path: Path) -> None:
 def test_a_question_in_train_and_val_is_said_of_trainval(tmp_path: Path) -> None:
     for split in ("train", "val"):
         write(tmp_path, split, [asked(7000)], [answered(7000)])
-    with pytest.raises(RefusedError, match="question 7000 stands in train and in val"):
+    with pytest.raises(RefusedError, match="question 7000 appears in train and in val"):
         read_questions(tmp_path, "trainval")
 
 

@@ -164,7 +164,7 @@ def test_nobody_is_advised_to_run_the_code_of_a_tokenizer(monkeypatch: pytest.Mo
         raise ValueError("The repository contains custom code. Please pass the argument `trust_remote_code=True`.")
 
     monkeypatch.setattr(AutoTokenizer, "from_pretrained", advise)
-    with pytest.raises(RefusedError, match=r"some/name: its tokenizer is Python code, which is never run") as error:
+    with pytest.raises(RefusedError, match=r"some/name: its tokenizer is Python code, which is not executed") as error:
         load_tokenizer("some/name", None)
     assert "trust_remote_code" not in str(error.value)
 
