@@ -88,7 +88,7 @@ def file(settings: Settings) -> str:
         storage="tar", shard_size=size, rows=count, manifest="", manifest_hash="",
         fields=describe_fields(feature_dim=1, top_classes=0, attributes=False), feature_dim=1, class_names=(),
         attribute_names=(), fingerprint="0" * 64, fingerprint_fields={}, software={}, complete=True,
-        totals=Totals(samples=count), records_sha256="0" * 64,
+        totals=Totals(samples=count, failures={}, bytes=0), records_sha256="0" * 64,
     )  # fmt: skip
 
     def table(shard: int) -> pa.Table:

@@ -31,6 +31,8 @@ T = TypeVar("T")
 
 MAX_COUNT = 2**53
 """Counts and sizes are below it: no file is larger, and sums of many still fit into 64 bits."""
+DOCUMENT_CONFIG: dict[str, Any] = {"extra": "forbid", "allow_inf_nan": False}
+"""Of `document`, and `__pydantic_config__` of a dataclass that is not frozen."""
 _DIGEST = "^[0-9a-f]{64}$"
 
 
@@ -62,7 +64,7 @@ def is_digest(value: Any) -> bool:
 def document(cls: type[T]) -> type[T]:
     """Make a class the frozen dataclass of a document, whose values are given by keyword."""
     made: Any = dataclasses.dataclass(frozen=True, kw_only=True)(cls)
-    made.__pydantic_config__ = {"extra": "forbid", "allow_inf_nan": False}
+    made.__pydantic_config__ = DOCUMENT_CONFIG
     return made  # type: ignore[no-any-return]
 
 
@@ -79,22 +81,21 @@ def from_json(kind: type[T], value: Any, *, optional: Collection[str] = ()) -> T
     """
     from pydantic_core import ValidationError
 
+    key: Any = kind  # of caches; mypy does not take a class for hashable
     try:
-        made: T = adapter_of(kind).validator.validate_json(
-            json.dumps(value), strict=True
-        )  # in Python mode it takes no lists
+        # As text again: strict validation of Python values takes no list for a tuple.
+        made: T = adapter_of(key).validator.validate_json(json.dumps(value), strict=True)
     except ValidationError as error:
         raise DocumentError(_problem(error.errors(include_url=False)[0])) from None
-    if isinstance(value, dict) and (missing := _fields(kind) - value.keys() - set(optional)):
+    if isinstance(value, dict) and (missing := _fields(key) - value.keys() - set(optional)):
         raise DocumentError(f"{min(missing)} is missing")
     return made
 
 
 @functools.cache
 def _fields(kind: Any) -> frozenset[str]:
-    return (
-        frozenset(field.name for field in dataclasses.fields(kind)) if dataclasses.is_dataclass(kind) else frozenset()
-    )
+    fields = dataclasses.fields(kind) if dataclasses.is_dataclass(kind) else ()
+    return frozenset(field.name for field in fields)
 
 
 def _problem(error: Any) -> str:

@@ -14,8 +14,9 @@ from __future__ import annotations
 import itertools
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import field
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -26,6 +27,7 @@ from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHe
 from torchvision.ops import MultiScaleRoIAlign
 from torchvision.ops.misc import Conv2dNormActivation
 
+from vilbert.documents import Digest, List, document, from_json
 from vilbert.extractors.detectors.torchvision_frcnn import TorchvisionExtractor
 from vilbert.extractors.detectors.torchvision_models import load_state, randomise
 from vilbert.extractors.extractor import DetectorSettings, ExtractorError
@@ -142,16 +144,20 @@ class ShapesDetector(nn.Module):
             nn.init.zeros_(layer.bias)
 
 
-@dataclass(frozen=True, kw_only=True)
+@document
 class Card:
     """What lies beside a weights file: the names that it was trained to say."""
 
-    class_names: tuple[str, ...]
+    class_names: List[str]
     """Without the background."""
-    attributes: dict[str, tuple[str, ...]]
+    attributes: dict[str, List[str]]
     """The values of each kind of attribute, in the order of the heads."""
-    sha256: str
+    sha256: Digest
     """Of the weights file."""
+    trained: dict[str, Any] = field(default_factory=dict)
+    """How it was trained; for people."""
+    held_out: dict[str, float] = field(default_factory=dict)
+    """Its metrics on scenes that it was not trained on; for people."""
 
     @property
     def attribute_names(self) -> tuple[str, ...]:
@@ -163,19 +169,14 @@ def read_card(weights: Path) -> Card:
     """Read NAME.json beside the weights NAME.safetensors; raise ExtractorError where it is missing or damaged."""
     path = weights.with_suffix(".json")
     try:
-        card = read_json(path)
-        return Card(
-            class_names=tuple(card["class_names"]),
-            attributes={kind: tuple(values) for kind, values in card["attributes"].items()},
-            sha256=card["sha256"],
-        )
+        return from_json(Card, read_json(path), optional=("trained", "held_out"))
     except OSError as error:
         raise ExtractorError(
             f"{path}: cannot read the class names of {weights.name}: {error.strerror}. "
             "Keep both files that python -m vilbert.pipeline.shapes.train_detector wrote together"
         ) from error
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ExtractorError(f"{path}: not the class names of a shapes detector: {error!r}") from error
+    except ValueError as error:
+        raise ExtractorError(f"{path}: not the class names of a shapes detector: {error}") from error
 
 
 def build(detector: DetectorSettings, selection: SelectionSettings) -> TorchvisionExtractor:

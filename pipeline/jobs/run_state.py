@@ -9,17 +9,21 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass, field
-from types import UnionType
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Annotated, Any
 
+from annotated_types import Interval
+
+from vilbert.documents import DOCUMENT_CONFIG, Count, Counts, from_json
 from vilbert.pipeline.shards.location.folder import Folder
+from vilbert.settings import NonNegativeFloat
 from vilbert.untrusted.documents import read_json
 
 RUN_FILE = ".run.json"
 FORMAT = 1
 """Of the file."""
-LARGEST = {int: 10**18, float: 1e13}
-"""Numbers from here on are no counts and no seconds of a run."""
+DERIVED = ("images_per_second", "detector_waited", "worker_hours_per_million", "cost_per_million")
+"""What the file has beside the fields of `RunState`, from which it follows."""
+Seconds = Annotated[float, Interval(ge=0, lt=1e13)]
 HOUR = 3600.0
 MILLION = 1_000_000
 
@@ -27,6 +31,8 @@ MILLION = 1_000_000
 @dataclass(kw_only=True)
 class RunState:
     """Counts of a run; times are in seconds. "This run" leaves out what earlier ones did."""
+
+    __pydantic_config__ = DOCUMENT_CONFIG
 
     state: str = "running"
     """starting, running, finished, interrupted or failed."""
@@ -38,41 +44,41 @@ class RunState:
     """The process, see `vilbert.pipeline.shards.location.process`."""
     log: str | None = None
     """Path of the run's log on the driver's machine; None where it cannot be written."""
-    begun: float
+    begun: Seconds
     """Unix time of the beginning."""
-    updated: float = 0.0
+    updated: Seconds = 0.0
     """Unix time of the last change."""
-    seconds: float = 0.0
+    seconds: Seconds = 0.0
     """Seconds since the start, by a monotonic clock."""
-    rows: int = 0
+    rows: Count = 0
     """Of the manifest that the data set covers."""
-    rows_before: int = 0
+    rows_before: Count = 0
     """Done by earlier runs, those of shards made once more that were kept among them."""
-    rows_done: int = 0
+    rows_done: Count = 0
     """In shards that are done, by this run and earlier ones."""
-    rows_in_work: int = 0
+    rows_in_work: Count = 0
     """Done of shards that are not."""
-    shards: int = 0
+    shards: Count = 0
     """Of the data set."""
-    shards_done: int = 0
+    shards_done: Count = 0
     """By this run and earlier ones."""
-    samples: int = 0
+    samples: Count = 0
     """Written by this run."""
-    failures: dict[str, int] = field(default_factory=dict)
+    failures: Counts = field(default_factory=dict)
     """Rows that failed in this run, by reason."""
-    failures_before: int = 0
+    failures_before: Count = 0
     """Rows that failed in earlier runs."""
-    bytes: int = 0
+    bytes: Count = 0
     """Of samples, written by this run."""
-    workers: int = 0
+    workers: Count = 0
     """At work now."""
-    workers_lost: int = 0
+    workers_lost: Count = 0
     """Killed, dead or stuck in this run."""
-    worker_seconds: float = 0.0
+    worker_seconds: Seconds = 0.0
     """Of all workers together, from the moment that their detectors were ready."""
-    detector_seconds: float = 0.0
+    detector_seconds: Seconds = 0.0
     """For which detectors were at images, of shards that this run finished."""
-    price_per_hour: float | None = None
+    price_per_hour: NonNegativeFloat | None = None
     """Of a worker, as `--price-per-hour` said."""
 
     def ends(self, error: BaseException | None) -> None:
@@ -119,10 +125,7 @@ class RunState:
         return {
             "format": FORMAT,
             **dataclasses.asdict(self),
-            "images_per_second": self.images_per_second,
-            "detector_waited": self.detector_waited,
-            "worker_hours_per_million": self.worker_hours_per_million,
-            "cost_per_million": self.cost_per_million,
+            **{name: getattr(self, name) for name in DERIVED},
         }
 
 
@@ -130,29 +133,14 @@ def read_state(folder: Folder, file: str = RUN_FILE) -> RunState | None:
     """Return what the last run left in a file; None if there is no such file, or none of this format."""
     with folder.local([file]) as directory:
         try:
-            document = read_json(directory / file)
-            if document["format"] != FORMAT:
+            found = read_json(directory / file)
+            if not isinstance(found, dict) or found.pop("format", None) != FORMAT:
                 return None
-            values = {name: document[name] for name in get_type_hints(RunState)}
-        except (OSError, ValueError, TypeError, LookupError):
+            return from_json(RunState, {name: value for name, value in found.items() if name not in DERIVED})
+        except (OSError, ValueError):
             return None
-    if not all(_is_of(values[name], kind) for name, kind in get_type_hints(RunState).items()):
-        return None
-    return RunState(**values)
 
 
 def encodable(text: str) -> str:
     """Return a text that JSON can hold: bytes of a path that are not UTF-8 become escapes."""
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
-
-
-def _is_of(value: Any, kind: Any) -> bool:
-    """Say whether a value of a file is of a field's type, and a number one that can be told."""
-    if isinstance(kind, UnionType):
-        return any(_is_of(value, one) for one in get_args(kind))
-    if get_origin(kind) is dict:
-        of_value = get_args(kind)[1]
-        return isinstance(value, dict) and (of_value is Any or all(_is_of(one, of_value) for one in value.values()))
-    if kind in (int, float):
-        return type(value) in (int, kind) and abs(value) < LARGEST[kind]
-    return isinstance(value, kind)

@@ -15,7 +15,7 @@ from typing import Annotated, Any
 from annotated_types import Interval, Len
 from typing_extensions import TypedDict
 
-from vilbert.documents import Count, Counts, Digest, List, document
+from vilbert.documents import Constraint, Count, Counts, Digest, List, document
 from vilbert.pipeline.errors import CorruptShardError
 from vilbert.pipeline.shards.canonical import encode_json
 from vilbert.pipeline.shards.format_number import parse_document, read_bytes
@@ -72,7 +72,7 @@ class ConvertStep(TypedDict):
     """A `vilbert convert` command: the rows that it wrote, from which sources and how."""
 
     rows: Count
-    sources: Annotated[List[ConvertedSource], Len(1)]
+    sources: Annotated[list[ConvertedSource], Len(1), Constraint("fail_fast", True)]
     operations: dict[str, Any]
 
 

@@ -13,6 +13,7 @@ import pytest
 from vilbert.pipeline.cli import COMMANDS, parse
 from vilbert.pipeline.config_file import RECIPES, shipped_config
 from vilbert.pipeline.finetune.run import task_identity
+from vilbert.pipeline.renamed_options import DEPRECATED, RENAMED
 from vilbert.pipeline.tasks.registry import TASKS
 from vilbert.pipeline.train.run.settings import RUNTIME, identity
 from vilbert.settings import default_instance, options_of
@@ -211,6 +212,18 @@ def test_a_default_instance_is_not_taken_for_settings() -> None:
     assert instance.schedule.warmup == 0.5
     with pytest.raises(ValueError, match="--output"):
         settings_class(data=("features",))
+
+
+def test_every_shipped_recipe_has_a_case() -> None:
+    recipes = {RECIPES.joinpath(*command.split(), *task, f"{name}.yaml") for command, task, name in WITH_RECIPES}
+    components = {RECIPES / "model", RECIPES / "tokenizer", RECIPES / "multitask"}  # not settings of a command
+    assert recipes == {path for path in RECIPES.rglob("*.yaml") if components.isdisjoint(path.parents)}
+
+
+@pytest.mark.parametrize("old", [name for name in RENAMED if f"--{name}" not in DEPRECATED])
+def test_every_renamed_option_is_in_the_changelog(old: str) -> None:
+    changelog = (Path(__file__).parents[2] / "CHANGELOG.md").read_text(encoding="utf-8")
+    assert any(f"`--{old}`" in entry and f"`{RENAMED[old]}`" in entry for entry in changelog.split("\n- "))
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import platform
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from vilbert.pipeline import __version__
 from vilbert.pipeline.errors import FingerprintError, RefusedError
@@ -33,7 +33,7 @@ from vilbert.pipeline.rebuild.convert.settings import ConvertSettings
 from vilbert.pipeline.rebuild.convert.sources import OpenSources
 from vilbert.pipeline.rebuild.convert.worker import ConvertWorker
 from vilbert.pipeline.rebuild.dataset_source import DatasetSource
-from vilbert.pipeline.shards.dataset import DatasetInfo, encode_dataset, fingerprint_digest, read_info
+from vilbert.pipeline.shards.dataset import ConvertStep, DatasetInfo, encode_dataset, fingerprint_digest, read_info
 from vilbert.pipeline.shards.index.write import write_side_files
 from vilbert.pipeline.shards.location.folder import Folder, LocalFolder, open_folder
 from vilbert.pipeline.shards.location.layout import DATASET_FILE, PLAN_FOLDER
@@ -48,7 +48,7 @@ class _Base(NamedTuple):
 
     rows: int
     starts: tuple[int, ...]
-    steps: tuple[dict[str, Any], ...]
+    steps: tuple[ConvertStep, ...]
 
 
 class ConvertJob:

@@ -16,7 +16,7 @@ from vilbert.pipeline.rebuild.convert.operations import RegionOperations, add_de
 from vilbert.pipeline.rebuild.convert.settings import ConvertSettings
 from vilbert.pipeline.rebuild.convert.sources import OpenSources
 from vilbert.pipeline.rebuild.source import Source, SourceDescription
-from vilbert.pipeline.shards.dataset import fingerprint_digest
+from vilbert.pipeline.shards.dataset import ConvertedSource, ConvertStep, fingerprint_digest
 from vilbert.pipeline.shards.location.folder import Place, open_folder
 from vilbert.pipeline.shards.sample import format_of
 from vilbert.pipeline.shards.selection.file import SelectionFile
@@ -37,7 +37,7 @@ class Outcome:
     """Groups of fields that each source gets from `--add-fields-from`."""
     fingerprint: dict[str, Any]
     """All that the regions depend on."""
-    step: dict[str, Any]
+    step: ConvertStep
     """What is done to which content, see `DatasetInfo.converted`."""
 
 
@@ -155,7 +155,7 @@ def _fingerprint(
     return {"format": format_of(fields), "sources": regions, "operations": operations, **kept}
 
 
-def _step(settings: ConvertSettings, opened: OpenSources) -> dict[str, Any]:
+def _step(settings: ConvertSettings, opened: OpenSources) -> ConvertStep:
     """Return this command's entry of `DatasetInfo.converted`."""
     sources = [
         source_entry(place_name(place), source) for place, source in zip(settings.sources, opened.sources, strict=True)
@@ -194,7 +194,7 @@ def source_selections(settings: ConvertSettings, opened: OpenSources) -> dict[st
     return files
 
 
-def source_entry(name: str, source: Source) -> dict[str, Any]:
+def source_entry(name: str, source: Source) -> ConvertedSource:
     """Return what `DatasetInfo.converted` says of a source."""
     description = source.description
     return {
@@ -229,7 +229,7 @@ def mixed_fingerprints(opened: OpenSources) -> str:
     return "; ".join(line for other in fields[1:] for line in differences(fields[0], other))[:500]
 
 
-def nameless(step: Mapping[str, Any]) -> dict[str, Any]:
+def nameless(step: ConvertStep) -> dict[str, Any]:
     """Return a step without the places of its sources, which may be moved."""
     sources = [{name: value for name, value in source.items() if name != "name"} for source in step["sources"]]
     return {**step, "sources": sources}

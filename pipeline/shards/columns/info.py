@@ -5,13 +5,16 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
+from annotated_types import Interval, Len
+
+from vilbert.documents import Constraint, Count, Digest, document
 from vilbert.pipeline.errors import CorruptShardError
 from vilbert.pipeline.shards.canonical import encode_json
 from vilbert.pipeline.shards.columns.layout import COLUMN_FILE
 from vilbert.pipeline.shards.dataset import MAX_CHANNELS, DatasetInfo, fingerprint_digest, read_info
-from vilbert.pipeline.shards.documents import Check, is_count, is_digest, is_object, is_text, or_null, parse_document
+from vilbert.pipeline.shards.format_number import parse_document
 from vilbert.pipeline.shards.location.folder import Folder
 from vilbert.pipeline.shards.location.layout import DATASET_FILE
 
@@ -25,58 +28,45 @@ DTYPES = ("float16", "float32", "uint16")
 """Of arrays."""
 
 
-def _is_shape(value: Any) -> bool:
-    sides = isinstance(value, list) and 1 <= len(value) <= 2
-    return sides and all(side in ("N", None) or (is_count(side) and side <= MAX_CHANNELS) for side in value)
+Side = Annotated[int, Interval(ge=0, le=MAX_CHANNELS)] | Annotated[str, Constraint("pattern", "^N$")] | None
 
 
-_CHECKS: dict[str, Check] = {
-    "name": is_text,
-    "base": is_digest,
-    "member": lambda value: value in ("npy", "json", "regions"),
-    "dtype": or_null(lambda value: value in DTYPES),
-    "shape": or_null(_is_shape),
-    "shards": is_count,
-    "samples": is_count,
-    "missing": is_count,
-    "bytes": is_count,
-    "fingerprint": is_digest,
-    "fingerprint_fields": is_object,
-    "records_sha256": is_digest,
-}
-_SINCE_2: dict[str, Check] = {"boxes": lambda value: value in ("base", "own")}
-
-
-@dataclass(frozen=True, kw_only=True)
-class ColumnInfo:
+@document
+class ColumnFile:
     """The content of column.json."""
 
     name: str
     """Its folder's name, and what follows the key in the names of members."""
-    base: str
+    base: Digest
     """records_sha256 of the data set that it belongs to."""
     member: Member
-    dtype: str | None
+    dtype: Annotated[str, Constraint("pattern", f"^({'|'.join(DTYPES)})$")] | None
     """Of arrays, or of the features of regions, NumPy's name; None for JSON values."""
-    shape: tuple[int | str | None, ...] | None
+    shape: Annotated[tuple[Side, ...], Len(1, 2)] | None
     """Likewise: "N" is the number of the sample's regions, None differs from sample to sample."""
-    shards: int
-    samples: int
+    shards: Count
+    samples: Count
     """Values in all shards."""
-    missing: int
+    missing: Count
     """Samples of the data set that have no value."""
-    bytes: int
+    bytes: Count
     """Size of all tar files."""
-    fingerprint: str
+    fingerprint: Digest
     """`fingerprint_digest(fingerprint_fields)`."""
     fingerprint_fields: dict[str, Any]
     """What the values depend on: the imported file's SHA-256 and how it was read."""
-    records_sha256: str
+    records_sha256: Digest
     """`record.records_digest` of its records."""
     boxes: Boxes = "base"
-    """Whose boxes its regions have; stored of columns of regions alone."""
+    """Whose boxes its regions have; stored of columns of regions alone. Format 2."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ColumnInfo(ColumnFile):
+    """A column: its column.json, and the dataset.json of its regions."""
+
     regions: DatasetInfo | None = None
-    """The dataset.json of a column of regions, which names fields and classes; not part of column.json."""
+    """Of a column of regions; names their fields and classes."""
 
     @property
     def of_regions(self) -> int | None:
@@ -120,10 +110,10 @@ def describe_column(
 
 def encode_column(info: ColumnInfo) -> bytes:
     """Return the bytes of column.json: of format 2 for a column of regions, else of format 1."""
-    document = {field.name: getattr(info, field.name) for field in dataclasses.fields(info) if field.name != "regions"}
+    values = {field.name: getattr(info, field.name) for field in dataclasses.fields(ColumnFile)}
     if info.member != "regions":
-        del document["boxes"]
-    return encode_json({"format": 2 if info.member == "regions" else 1, **document}, indent=2) + b"\n"
+        del values["boxes"]
+    return encode_json({"format": 2 if info.member == "regions" else 1, **values}, indent=2) + b"\n"
 
 
 def read_column(folder: Folder) -> ColumnInfo | None:
@@ -139,10 +129,8 @@ def read_column(folder: Folder) -> ColumnInfo | None:
     if regions is not None and not regions.complete:
         return None  # `extract --add-to --retry-failed` was interrupted, and writes column.json anew
     path = Path(folder.name, COLUMN_FILE)
-    document = parse_document(data, _CHECKS, path=path, remedy=REMEDY, since_2=_SINCE_2)
-    number = document.pop("format")
-    shape = None if document["shape"] is None else tuple(document["shape"])
-    info = ColumnInfo(**{**document, "shape": shape, "regions": regions if document["member"] == "regions" else None})
+    file, number = parse_document(ColumnFile, data, path=path, remedy=REMEDY, since_2=("boxes",))
+    info = ColumnInfo(**vars(file), regions=regions if file.member == "regions" else None)
     if problem := _contradiction(info, number):
         raise CorruptShardError(problem, path=path, remedy=REMEDY)
     return info

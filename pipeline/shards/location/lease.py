@@ -24,6 +24,7 @@ import time
 from collections.abc import Iterator
 from typing import Any, Protocol
 
+from vilbert.documents import Count, document, from_json
 from vilbert.pipeline.errors import LockedError, ShardError
 from vilbert.pipeline.shards.canonical import decode_json, encode_json
 from vilbert.pipeline.shards.location.process import is_dead, this_process
@@ -72,6 +73,20 @@ def hold_lease(folder: Objects) -> Iterator[None]:
         )
 
 
+@document
+class Lease:
+    """The content of a lease: a process, see `process.this_process`, and what it does."""
+
+    holder: str
+    process: int
+    machine: str | None
+    unique: str
+    beats: Count
+    """Heartbeats so far."""
+    released: bool
+    """Whether the holder is done."""
+
+
 def acquire(folder: Objects) -> tuple[int, dict[str, Any]]:
     """Take the folder's lease and return its number and its content; LockedError where another process has it."""
     before = _numbers(folder)
@@ -95,7 +110,8 @@ def _wait_for_its_end(folder: Objects, number: int) -> None:
     first = folder.read(_name(number))
     if first is None or _is_over(first):
         return
-    holder = _parse(first).get("holder", "another process")
+    lease = _parse(first)
+    holder = "another process" if lease is None else lease.holder
     logger.info("%s: was held by %s; waiting %g s for its heartbeat", folder.name, holder, PATIENCE_SECONDS)
     began = time.monotonic()
     while time.monotonic() - began < PATIENCE_SECONDS:
@@ -146,15 +162,15 @@ def _this_run() -> dict[str, Any]:
     return {**this_process(), "unique": os.urandom(8).hex(), "beats": 0, "released": False}
 
 
-def _parse(content: bytes) -> dict[str, Any]:
+def _parse(content: bytes) -> Lease | None:
+    """Return a lease; None where it is none, whose holder is then given its time."""
     try:
-        document = decode_json(content)
+        return from_json(Lease, decode_json(content))
     except ValueError:
-        return {}
-    return document if isinstance(document, dict) else {}
+        return None
 
 
 def _is_over(content: bytes) -> bool:
     """Say whether a lease is released, or its holder a process of this machine that is dead."""
-    document = _parse(content)
-    return bool(document.get("released")) or is_dead(document)
+    lease = _parse(content)
+    return lease is not None and (lease.released or is_dead(vars(lease)))

@@ -24,6 +24,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from vilbert.documents import Digest, List, document, from_json
 from vilbert.pipeline.errors import RefusedError
 from vilbert.pipeline.shards.canonical import encode_json
 from vilbert.pipeline.shards.storage.atomic import write_atomic
@@ -38,6 +39,17 @@ if TYPE_CHECKING:
 NEIGHBOURS = 100
 _SAMPLES_AT_ONCE = 512
 _EXACT_AT_ONCE = 4096
+
+
+@document
+class NamesFile:
+    """The content of hard-negatives-KEY.json."""
+
+    key: Digest
+    """Of the data sets, the images and k."""
+    sha256: Digest
+    """Of the file of arrays."""
+    image_ids: List[str]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -146,10 +158,10 @@ def _key(corpus: Corpus, only: Collection[str] | None, k: int) -> str:
 def _read(arrays: Path, names: Path, key: str) -> HardNegatives | None:
     """Return what the files hold; None where they are not both there, whole, and of this key."""
     try:
-        data, told = arrays.read_bytes(), read_json(names)
+        data, told = arrays.read_bytes(), from_json(NamesFile, read_json(names))
     except (FileNotFoundError, ValueError):
         return None
-    if not isinstance(told, dict) or told.get("key") != key or told.get("sha256") != hashlib.sha256(data).hexdigest():
+    if told.key != key or told.sha256 != hashlib.sha256(data).hexdigest():
         return None
     found: NDArray[np.int32] = parse_npy(io.BytesIO(data), len(data))
-    return HardNegatives(image_ids=tuple(told["image_ids"]), nearest=found)
+    return HardNegatives(image_ids=told.image_ids, nearest=found)

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from vilbert.documents import from_json
 from vilbert.pipeline.errors import FingerprintError, RefusedError
 from vilbert.pipeline.shards.canonical import encode_json
 from vilbert.pipeline.shards.storage.atomic import fsync_dir, temporary_path, write_atomic
@@ -93,11 +94,9 @@ def _create(path: Path, shape: tuple[int, int]) -> None:
 def _compare(folder: Path, wanted: Mapping[str, Any]) -> None:
     path = folder / IDENTITY
     try:
-        found = read_json(path)
+        found = from_json(dict[str, Any], read_json(path))
     except ValueError as error:
-        raise RefusedError(f"{path}: is not JSON ({error}); {_REMEDY}") from error
-    if not isinstance(found, dict):
-        raise RefusedError(f"{path}: expected an object; {_REMEDY}")
+        raise RefusedError(f"{path}: says not what its scores are of ({error}); {_REMEDY}") from error
     differing = [name for name in sorted({*wanted, *found}) if wanted.get(name) != found.get(name)]
     if differing:
         told = ", ".join(f"{name} {found.get(name)!r}, not {wanted.get(name)!r}" for name in differing)

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from vilbert.documents import Count, List, document, from_json
 from vilbert.manifests.hold_out import HoldOut, hold_out_key
 from vilbert.pipeline.errors import RefusedError
 from vilbert.pipeline.shards.canonical import encode_json
@@ -23,6 +24,7 @@ from vilbert.pipeline.train.data.corpus import Corpus
 from vilbert.pipeline.train.data.order import Order
 from vilbert.pipeline.train.data.selection import Part, Source
 from vilbert.pipeline.train.engine.distributed import Group
+from vilbert.settings import NonNegativeInt
 from vilbert.untrusted.documents import DocumentError, read_json
 
 _log = logging.getLogger(__name__)
@@ -31,6 +33,20 @@ HELD_OUT_FILE = ".held-out.json"
 FEWEST = 100
 """Samples held out, at least, where they are no more than a tenth of the data."""
 IDS_AT_A_TIME = 4096
+
+
+@document
+class HeldOutFile:
+    """The content of the file."""
+
+    share: float
+    seed: int
+    data: List[dict[str, Any]]
+    """The data sets by content."""
+    limit: NonNegativeInt
+    """Samples whose keys are below it are held out."""
+    counts: List[List[Count]]
+    """Held-out samples of each shard, for each data set."""
 
 
 class HeldOut(NamedTuple):
@@ -154,18 +170,14 @@ def _write(path: Path, key: dict[str, Any], found: HeldOut) -> None:
 def _read(path: Path, key: dict[str, Any], sizes: list[NDArray[np.int64]]) -> HeldOut | None:
     """Return what an earlier start, or the first process, counted in the same data; None where it did not."""
     try:
-        document = read_json(path)
+        found = from_json(HeldOutFile, read_json(path))
     except (DocumentError, OSError):
         return None
-    if not isinstance(document, dict) or any(document.get(name) != value for name, value in key.items()):
+    if {"share": found.share, "seed": found.seed, "data": list(found.data)} != key:
         return None
-    try:
-        counts = [np.array(counts, np.int64) for counts in document["counts"]]
-        limit = int(document["limit"])
-    except (KeyError, TypeError, ValueError, OverflowError):
-        return None
+    counts = [np.array(counts, np.int64) for counts in found.counts]
     if [count.shape for count in counts] != [size.shape for size in sizes]:
         return None
     if any(bool(((count < 0) | (count > size)).any()) for count, size in zip(counts, sizes, strict=True)):
         return None
-    return HeldOut(HoldOut(seed=key["seed"], limit=limit), counts)
+    return HeldOut(HoldOut(seed=found.seed, limit=found.limit), counts)

@@ -9,10 +9,12 @@ import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import field
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from vilbert.documents import List, document, from_json
 from vilbert.pipeline.errors import READ_ONLY, FingerprintError, LockedError, RefusedError
 from vilbert.pipeline.shards.canonical import decode_json, encode_json
 from vilbert.pipeline.shards.location.lock import LOCK_FILE, exclusive_writer
@@ -25,7 +27,8 @@ from vilbert.untrusted.documents import read_json
 RUN_FILE = "run.json"
 FINAL_FOLDER = "final"
 TOKENIZER_FOLDER = "tokenizer"
-PARTS = {"settings": dict, "model": dict, "data": list, "eval_data": list}
+IDENTITY = ("settings", "model", "data", "eval_data")
+"""Parts that must be the same when a run is resumed."""
 RENAMED_SETTINGS = {
     "max_words": "max_tokens",
     "most_missing": "max_missing_fraction",
@@ -34,10 +37,30 @@ RENAMED_SETTINGS = {
 """Settings that run.json of version 0.1.0 has under other names."""
 ADDED_SETTINGS = {"features": ["base"], "optim": "adamw", "muon_learning_rate": 0.02, "muon_momentum": 0.95}
 """Settings that version 0.1.0 did not have, and what it did."""
-IDENTITY = tuple(PARTS)
 PACKAGES = ("torch", "transformers", "tokenizers", "numpy", "vilbert-pipeline")
 _OF_THE_SOFTWARE = ("transformers_version", "id2label", "label2id", "_name_or_path")
 _WHERE_ONLY = "path"  # a data set may lie elsewhere: its content decides
+
+
+@document
+class RunDescription:
+    """The content of run.json. It has no format number: a key of a newer version is refused."""
+
+    settings: dict[str, Any]
+    """Those that decide what is learnt."""
+    model: dict[str, Any]
+    """The model's config."""
+    data: List[dict[str, Any]]
+    """The data sets that are trained on, by content."""
+    eval_data: List[dict[str, Any]] = ()
+    extractors: List[dict[str, Any]] = ()
+    """What the features of the training data depend on, each way of it once."""
+    software: dict[str, str] = field(default_factory=dict)
+    """Versions by package."""
+
+
+_OPTIONAL = ("eval_data", "extractors", "software")
+"""Fields that the first runs did not have."""
 
 
 @contextmanager
@@ -98,15 +121,13 @@ def read_run(run: Path) -> dict[str, Any] | None:
         return None
     try:
         found = read_json(path)
-    except ValueError:
-        found = None
-    parts: dict[str, Any] = found if isinstance(found, dict) else {"settings": None}
-    if not all(isinstance(parts.get(part, kind()), kind) for part, kind in PARTS.items()):
+        from_json(RunDescription, found, optional=_OPTIONAL)
+    except ValueError as error:
         raise RefusedError(
-            f"{path}: is damaged: not the JSON of a run; a run with a checkpoint rewrites it when it "
-            "resumes; without one, give another --output or delete the folder"
-        )
-    return {**parts, "settings": _renamed(parts["settings"])} if isinstance(parts.get("settings"), dict) else parts
+            f"{path}: is damaged ({error}); a run with a checkpoint rewrites it when it resumes; without one, give "
+            "another --output or delete the folder"
+        ) from None
+    return {**found, "settings": _renamed(found["settings"])}
 
 
 def _renamed(settings: Mapping[str, Any]) -> dict[str, Any]:
