@@ -200,7 +200,7 @@ def test_regions_at_the_boxes_of_the_samples_give_features(
         old = before[key].regions
         np.testing.assert_array_equal(sample.regions.features, np.concatenate([old.features, old.features], axis=1))
         np.testing.assert_array_equal(sample.regions.boxes, old.boxes)
-    assert "left behind: labels of other (--add-fields-from" in caplog.text
+    assert "not copied: labels of other (--add-fields-from" in caplog.text
     bare = run("bare", data, drop_fields=("objects", "classes"))
     labelled = samples(run("labelled", bare, add_fields_from=data / "columns/other"))
     for key, sample in labelled.items():
