@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
+from typing import Any
 
 import numpy as np
 
@@ -22,6 +23,10 @@ from vilbert.pipeline.shards.storage.store import open_shard
 
 Kept = Mapping[int, Callable[[], Sample | FailureRow]]
 """By row, a function that returns what is there of it: samples are not all held in memory."""
+
+
+OWN_META = ("image_id", "split", "sha256")
+"""Metadata that samples of a column have besides the size of the image."""
 
 
 @contextmanager
@@ -101,7 +106,7 @@ def regions_alone(outcome: Sample | FailureRow) -> Sample | FailureRow:
     """Return a sample as a column of regions keeps it: captions and the place of the image are the data set's."""
     if isinstance(outcome, FailureRow):
         return outcome
-    meta = {name: outcome.meta[name] for name in ("image_id", "split", "sha256") if name in outcome.meta}
+    meta: dict[str, Any] = {name: outcome.meta[name] for name in OWN_META if name in outcome.meta}
     return Sample(key=outcome.key, regions=outcome.regions, meta=meta)
 
 

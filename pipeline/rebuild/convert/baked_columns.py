@@ -32,6 +32,7 @@ from vilbert.pipeline.shards.failures import FailureRow
 from vilbert.pipeline.shards.location.folder import Folder
 from vilbert.pipeline.shards.record import read_each_record, records_digest
 from vilbert.pipeline.shards.sample import Sample, format_of, read_fields
+from vilbert.pipeline.shards.selection.file import SelectionFile
 from vilbert.pipeline.shards.storage.closing import Closing
 
 OPEN_SHARDS = 64
@@ -115,6 +116,10 @@ class BakedColumns(Closing):
     def content(self) -> str:
         """Hash of the records of the data set."""
         return self.base.content
+
+    def selected_rows(self, file: SelectionFile) -> NDArray[np.bool_]:
+        """Return which rows a selection of the data set has, bool [rows]; RefusedError where it is damaged."""
+        return self.base.selected_rows(file)
 
     def read(self, start: int, stop: int) -> Iterator[Sample | FailureRow]:
         """Yield the rows [start, stop); a sample without a value in a column of features or regions is a failure."""

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vilbert.pipeline.errors import RefusedError, ShardError
+from vilbert.pipeline.rebuild.convert.baked_columns import BakedColumns
 from vilbert.pipeline.rebuild.convert.duplicates import KeyHashes
 from vilbert.pipeline.rebuild.convert.joined import Joined, build_joined
 from vilbert.pipeline.rebuild.convert.plan import JOINED_FILE, REASONS, ROWS_FILE, Plan, order_rows
@@ -115,8 +116,10 @@ class _Pass:
 
     def _selected(self, source: Source) -> NDArray[np.bool_] | None:
         """Return which rows of a source `--selection` has; None where no file is of this source."""
-        file = self._selection.files.get(source.content) if isinstance(source, DatasetSource) else None
-        return None if file is None or not isinstance(source, DatasetSource) else source.selected_rows(file)
+        if not isinstance(source, DatasetSource | BakedColumns):
+            return None
+        file = self._selection.files.get(source.content)
+        return None if file is None else source.selected_rows(file)
 
     def _is_identity(self, existing: Source | None) -> bool:
         """Return whether nothing can be dropped and no key can be there twice: one data set of ours, kept whole."""

@@ -16,13 +16,15 @@ from vilbert.pipeline.shards.storage.closing import Closing
 
 
 class ValueColumns:
-    """The columns of a data set that hold a JSON value for a sample: numbers, texts, objects."""
+    """The columns of a data set: values of a sample that an expression compares, and whether it has an array."""
 
     def __init__(self, folder: Folder, info: DatasetInfo) -> None:
         """Read the column.json of all columns."""
         self.folder = folder
         self.usable: dict[str, ColumnInfo] = {}
-        """By name."""
+        """Those of JSON values (numbers, texts, objects), by name."""
+        self.arrays: dict[str, ColumnInfo] = {}
+        """Those of arrays and regions, by name: `has` says whether a sample has some."""
         self._others: dict[str, str] = {}
         for name in column_names(folder):
             found = read_column(column_folder(folder, name))
@@ -30,8 +32,9 @@ class ValueColumns:
                 self._others[name] = why
             elif found is not None and found.member == "json":
                 self.usable[name] = found
-            else:
-                self._others[name] = "holds arrays, which an expression cannot compare"
+            elif found is not None:
+                self.arrays[name] = found
+                self._others[name] = f"holds arrays, which an expression cannot compare, apart from has({name!r})"
 
     def require(self, name: str) -> None:
         """Raise RefusedError where a name is that of a column that cannot be read."""
@@ -55,13 +58,19 @@ class ShardValues(Closing):
     def column(self, name: str) -> ColumnReader:
         """Return a column of the shard."""
         if name not in self._open:
-            column, info = column_folder(self._columns.folder, name), self._columns.usable[name]
+            column, info = column_folder(self._columns.folder, name), self._columns.usable.get(name)
+            info = info or self._columns.arrays[name]
             self._open[name] = self._stack.enter_context(open_column_shard(column, info, self._shard))
         return self._open[name]
 
     def sample(self, key: str, metadata: dict[str, Any]) -> Mapping[str, Any]:
         """Return what an expression reads of a sample."""
-        return _SampleValues(self, key, metadata) if self._columns.usable else metadata
+        return _SampleValues(self, key, metadata) if self._columns.usable or self._columns.arrays else metadata
+
+    def has(self, name: str, key: str) -> bool:
+        """Say whether a sample has a value in a column of this name."""
+        known = name in self._columns.usable or name in self._columns.arrays
+        return known and key in self.column(name)
 
     @property
     def names(self) -> list[str]:
@@ -91,6 +100,9 @@ class _SampleValues(Mapping[str, Any]):
         if not known:
             raise KeyError(name)
         return self._shard.column(name)[self._key]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._metadata or (isinstance(name, str) and self._shard.has(name, self._key))
 
     def __iter__(self) -> Iterator[str]:
         return iter({**self._metadata, **dict.fromkeys(self._shard.names)})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -141,7 +142,7 @@ def hub_errors(repo_id: str) -> Iterator[None]:
         yield
     except (OSError, ValueError, RuntimeError, *bases) as error:
         answer = next((cause for cause in _causes(error) if isinstance(cause, HfHubHTTPError)), None)
-        status = None if answer is None else answer.response.status_code
+        status = _status_of_xet(error) if answer is None else answer.response.status_code
         said = (answer.server_message if answer is not None else None) or str(error) or type(error).__name__
         said = one_line(said.strip().splitlines()[0])[:300] if said.strip() else type(error).__name__
         if token := get_token():
@@ -151,6 +152,12 @@ def hub_errors(repo_id: str) -> Iterator[None]:
         if isinstance(error, ValueError) and answer is None:
             raise RefusedError(f"--repo-id {repo_id}: {said}") from None
         raise ShardError(f"{repo_id}: the upload failed ({said}); run the same command again to resume it") from None
+
+
+def _status_of_xet(error: BaseException) -> int | None:
+    """Return the status of an HTTP answer that hf_xet reports in its text, None where it reports none."""
+    found = re.search(r"HTTP status \w+ error \((\d{3})\b", str(error))
+    return int(found[1]) if found else None
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vilbert.pipeline.errors import CorruptShardError, RefusedError
+from vilbert.pipeline.shards.columns.add import NO_VALUE
 from vilbert.pipeline.shards.columns.info import REMEDY, ColumnInfo, Member, encode_column, read_column, why_unusable
 from vilbert.pipeline.shards.columns.layout import BASE, COLUMN_FILE, COLUMNS_FOLDER, column_folder, column_names
 from vilbert.pipeline.shards.columns.shard import ColumnReader, ColumnShard, RegionShard, open_column_file
@@ -21,6 +22,8 @@ from vilbert.pipeline.shards.dataset import DatasetInfo
 from vilbert.pipeline.shards.location.folder import Folder, open_folder
 from vilbert.pipeline.shards.location.layout import data_path
 from vilbert.pipeline.shards.record import read_records, records_digest
+from vilbert.pipeline.shards.selection.file import Selection
+from vilbert.pipeline.shards.storage.store import open_shard
 from vilbert.pipeline.train.data.shard_cache import ShardCache
 from vilbert.pipeline.urls import join
 
@@ -181,6 +184,8 @@ class ColumnSource(NamedTuple):
     """Where files of a remote data set go."""
     shown: str
     """What messages call it."""
+    selection: Selection | None = None
+    """The samples that are used; None for all."""
 
     @property
     def place(self) -> Folder:
@@ -254,6 +259,8 @@ def _read(source: ColumnSource, name: str, option: str) -> FeatureColumn:
     if found is None:
         raise RefusedError(f"{source.shown}: {_why_absent(source, name, option)}")
     _refuse_unfit(source, found, name, option)
+    if source.selection is None and found.samples != source.info.totals.samples:
+        raise RefusedError(f"{source.shown}: column {name} {_missing(source, found)}")
     folder, url = source.folder / COLUMNS_FOLDER / name, None
     if source.url is not None:
         assert source.cache is not None
@@ -265,7 +272,7 @@ def _read(source: ColumnSource, name: str, option: str) -> FeatureColumn:
     assert found.shape is not None
     regions = found.regions
     extractor = {} if regions is None else regions.fingerprint_fields.get("extractor")
-    return FeatureColumn(
+    column = FeatureColumn(
         name=name,
         width=int(found.shape[-1] or 0),
         folder=folder,
@@ -279,6 +286,10 @@ def _read(source: ColumnSource, name: str, option: str) -> FeatureColumn:
         class_names=() if regions is None else regions.class_names,
         extractor=extractor if isinstance(extractor, dict) else {},
     )
+    if source.url is None and found.samples != source.info.totals.samples:  # behind a URL, where a sample is read
+        incomplete = [record.shard for record in records if record.failures or record.dropped.get(NO_VALUE)]
+        _require_values(source, column, found, incomplete)
+    return column
 
 
 def _why_absent(source: ColumnSource, name: str, option: str) -> str:
@@ -298,6 +309,28 @@ def _refuse_unfit(source: ColumnSource, found: ColumnInfo, name: str, option: st
     if (found.of_regions is None and found.boxes == "base") or found.dtype not in ("float16", "float32"):
         kind = "JSON values" if found.shape is None else f"{found.dtype} {list(found.shape)}"
         raise RefusedError(f"{shown} holds {kind}; {option} needs floats [N, M], a vector per region")
-    if found.samples != info.totals.samples:
-        absent = info.totals.samples - found.samples
-        raise RefusedError(f"{shown} has no value for {absent:,} of the samples, training needs one for every sample")
+
+
+def _missing(source: ColumnSource, found: ColumnInfo) -> str:
+    """Say that samples have no value in a column, and how to leave them out."""
+    absent, name = source.info.totals.samples - found.samples, found.name
+    return (
+        f"has no value for {absent:,} of the samples, training needs one for every sample. Leave these out: "
+        f"vilbert select {source.shown} --where \"has('{name}')\" --output with-{name}.parquet, then --selection "
+        f"with-{name}.parquet"
+    )
+
+
+def _require_values(source: ColumnSource, column: FeatureColumn, found: ColumnInfo, shards: Sequence[int]) -> None:
+    """Raise RefusedError where a selected sample of some shards of this machine has no value."""
+    assert source.selection is not None
+    for shard in shards:
+        places = source.selection.of_shard(shard).tolist()
+        path = data_path(source.folder, shard, source.info.storage)
+        with open_shard(path, verify=False) as reader, column.open_local(shard) as opened:
+            keys = reader.keys()
+            if absent := next((keys[place] for place in places if keys[place] not in opened), None):
+                where = f"the selected sample {absent} (shard {shard})"
+                raise RefusedError(
+                    f"{source.shown}: column {column.name} has no value for {where}: it {_missing(source, found)}"
+                )

@@ -157,7 +157,8 @@ def read_source(
             "shards are done"
         )
     chosen = _choose_samples(info, _check_records(folder, info), split, selections.get(info.records_sha256))
-    regions = _describe_regions(ColumnSource(info, folder, url, cache, shown), features, class_targets)
+    place = ColumnSource(info, folder, url, cache, shown, chosen.selection)
+    regions = _describe_regions(place, features, class_targets)
     return Source(
         name=shown,
         url=url,

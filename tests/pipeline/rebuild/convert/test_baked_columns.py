@@ -191,6 +191,18 @@ def test_regions_with_boxes_of_their_own_replace_those_of_the_samples(
     assert list(samples(few)) == list(after)
 
 
+@pytest.mark.parametrize("columns", [(), ("other",)], ids=["none", "regions"])
+def test_a_selection_is_kept_with_columns(
+    with_regions: Callable[..., Path], run: Run, tmp_path: Path, columns: tuple[str, ...]
+) -> None:
+    data = with_regions("a")
+    where = "has('other') and image_id != 'photo.001'"
+    assert main(["select", str(data), "--where", where, "--output", str(tmp_path / "s.parquet")]) == 0
+    output = run("out", data, columns=columns, selection=(tmp_path / "s.parquet",))
+    assert list(samples(output)) == [f"photo.{row:03}" for row in (0, 2, 4, 5, 7, 8, 9)]
+    assert "no_column_value" not in read_dataset(output).totals.failures
+
+
 def test_regions_at_the_boxes_of_the_samples_give_features(
     with_regions: Callable[..., Path], run: Run, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -200,7 +212,7 @@ def test_regions_at_the_boxes_of_the_samples_give_features(
         old = before[key].regions
         np.testing.assert_array_equal(sample.regions.features, np.concatenate([old.features, old.features], axis=1))
         np.testing.assert_array_equal(sample.regions.boxes, old.boxes)
-    assert "left behind: labels of other (--add-fields-from" in caplog.text
+    assert "not copied: labels of other (--add-fields-from" in caplog.text
     bare = run("bare", data, drop_fields=("objects", "classes"))
     labelled = samples(run("labelled", bare, add_fields_from=data / "columns/other"))
     for key, sample in labelled.items():

@@ -1,7 +1,8 @@
 """A server that answers as the Hugging Face Hub does to uploads: repositories, branches, LFS objects, commits.
 
-It keeps everything in memory. `HF_ENDPOINT` or `constants.ENDPOINT` names it, and HF_HUB_DISABLE_XET makes
-huggingface_hub upload by the LFS protocol.
+It keeps everything in memory. `HF_ENDPOINT` or `constants.ENDPOINT` names it. huggingface_hub uploads by the Xet
+protocol where hf_xet is installed, and by the LFS protocol with HF_HUB_DISABLE_XET. Of a file that arrives by Xet the
+server keeps size and SHA-256: its content is spread over compressed blocks.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import base64
 import hashlib
 import json
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -18,6 +20,14 @@ from urllib.parse import unquote, urlsplit
 
 LFS = (".tar", ".parquet", ".sqlite", ".lmdb")
 TOKEN = "hf_" + "s3cret" * 5
+XET_TOKEN = "xet-token"
+
+
+class XetFile(bytes):
+    """A file that arrived by Xet, of which the content is not known."""
+
+    length: int
+    sha256: str
 
 
 class FakeHub:
@@ -30,6 +40,10 @@ class FakeHub:
         """LFS objects by SHA-256."""
         self.puts: list[str] = []
         """SHA-256 of each LFS object that arrived, in order."""
+        self.xet_blocks: list[int] = []
+        """Bytes of each block that arrived by Xet, in order."""
+        self.xet_files = b""
+        """What Xet clients said of the files that the blocks make up."""
         self.commits: list[list[str]] = []
         """Names of the files of each commit, in order."""
         self.deny: dict[str, tuple[int, str]] = {}
@@ -105,6 +119,10 @@ class _Handler(BaseHTTPRequestHandler):
         hub = self.hub
         if method == "PUT":
             return self._put(parts[-1], body)
+        if parts[0] == "cas":
+            return self._content_store(method, parts, body)
+        if parts == ["v1", "telemetry"]:
+            return self._send({})
         if self.headers.get("Authorization") != f"Bearer {TOKEN}":
             return self._fail(401, "Invalid username or password.")
         for denied, answer in hub.deny.items():
@@ -131,6 +149,11 @@ class _Handler(BaseHTTPRequestHandler):
         match rest:
             case []:
                 return self._send({"id": repo_id, "private": found["private"], "sha": "0" * 40, "siblings": []})
+            case ["xet-write-token", branch] if branch in branches:
+                address = f"{self.hub.endpoint}/cas"
+                document = {"casUrl": address, "accessToken": XET_TOKEN, "exp": int(time.time()) + 3600}
+                names = {"X_Xet_Cas_Url": address, "X_Xet_Access_Token": XET_TOKEN}
+                return self._send(document, **names, X_Xet_Token_Expiration=str(document["exp"]))
             case ["branch", branch]:
                 if branch in branches:
                     return self._fail(409, "Reference already exists")
@@ -145,6 +168,19 @@ class _Handler(BaseHTTPRequestHandler):
                 url = f"{self.hub.endpoint}/datasets/{repo_id}/commit/{len(self.hub.commits):040}"
                 return self._send({"commitUrl": url, "commitOid": f"{len(self.hub.commits):040}", "pullRequestUrl": ""})
         return self._fail(404, "Revision not found", code="RevisionNotFound")
+
+    def _content_store(self, method: str, parts: list[str], body: bytes) -> None:
+        """Answer as the server of Xet's blocks does, of its first version: clients fall back to that."""
+        if self.headers.get("Authorization") != f"Bearer {XET_TOKEN}":
+            return self._fail(401, "not the token of the content store")
+        match method, parts[1:]:
+            case "POST", ["v1", "xorbs", "default", _]:
+                self.hub.xet_blocks.append(len(body))
+                return self._send({"was_inserted": True})
+            case "POST", ["v1", "shards"]:
+                self.hub.xet_files += body
+                return self._send({"result": 1})
+        return self._fail(404, "not found")
 
     def _batch(self, asked: dict[str, Any]) -> dict[str, Any]:
         answer = {"oid": asked["oid"], "size": asked["size"]}
@@ -173,12 +209,20 @@ class _Handler(BaseHTTPRequestHandler):
             if item["key"] == "file":
                 files[value["path"]] = base64.b64decode(value["content"])
             elif item["key"] == "lfsFile":
-                files[value["path"]] = self.hub.objects[value["oid"]]
+                files[value["path"]] = self.hub.objects.get(value["oid"]) or self._xet_file(value)
             elif item["key"] == "deletedFile":
                 del files[value["path"]]
             if "path" in value:
                 names.append(value["path"])
         self.hub.commits.append(names)
+
+    def _xet_file(self, value: dict[str, Any]) -> XetFile:
+        """Return a file of a commit that has arrived by Xet; its SHA-256 stands there as four little-endian numbers."""
+        digest = bytes.fromhex(value["oid"])
+        assert b"".join(digest[at : at + 8][::-1] for at in range(0, 32, 8)) in self.hub.xet_files
+        found = XetFile()
+        found.length, found.sha256 = value["size"], value["oid"]
+        return found
 
     def _send(self, document: Any, status: int = 200, **headers: str) -> None:
         data = json.dumps(document).encode()
@@ -202,14 +246,22 @@ def git_oid(data: bytes) -> str:
     return hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
 
 
+def size_of(data: bytes) -> int:
+    return data.length if isinstance(data, XetFile) else len(data)
+
+
+def sha256_of(data: bytes) -> str:
+    return data.sha256 if isinstance(data, XetFile) else hashlib.sha256(data).hexdigest()
+
+
 def _entry(name: str, data: bytes) -> dict[str, Any]:
-    entry = {"type": "file", "path": name, "size": len(data), "oid": git_oid(data)}
+    entry = {"type": "file", "path": name, "size": size_of(data), "oid": git_oid(data)}
     if _is_lfs(name):
-        entry["lfs"] = {"size": len(data), "oid": hashlib.sha256(data).hexdigest(), "pointerSize": 100}
+        entry["lfs"] = {"size": size_of(data), "oid": sha256_of(data), "pointerSize": 100}
     return entry
 
 
 def _mode(name: str, files: dict[str, bytes]) -> dict[str, Any]:
     data = files.get(name)
-    oid = None if data is None else hashlib.sha256(data).hexdigest() if _is_lfs(name) else git_oid(data)
+    oid = None if data is None else sha256_of(data) if _is_lfs(name) else git_oid(data)
     return {"path": name, "uploadMode": "lfs" if _is_lfs(name) else "regular", "shouldIgnore": False, "oid": oid}

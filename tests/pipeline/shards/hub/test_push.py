@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import signal
 import subprocess
@@ -22,7 +23,7 @@ from vilbert.pipeline.shards.hub.files import in_commits
 from vilbert.pipeline.shards.index.write import index_dataset
 from vilbert.pipeline.shards.location.folder import LocalFolder
 
-from .fake_hub import TOKEN, FakeHub, serve
+from .fake_hub import TOKEN, FakeHub, XetFile, serve, sha256_of, size_of
 
 MakeDataset = Callable[..., Any]
 REPO = "someone/features"
@@ -89,6 +90,48 @@ def test_a_second_push_sends_nothing(hub: FakeHub, data: Any) -> None:
     card.write_bytes(card.read_bytes() + b"\nMine.\n")
     assert push(data) == 0
     assert hub.commits[commits:] == [["README.md"]]
+
+
+@pytest.fixture
+def xet(hub: FakeHub, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> FakeHub:
+    """The Hub, to which huggingface_hub uploads by the Xet protocol."""
+    pytest.importorskip("hf_xet", reason="pip install hf_xet")
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", False)
+    for name in ("HF_HOME", "HF_XET_CACHE"):
+        monkeypatch.setenv(name, str(tmp_path / "home"))
+    return hub
+
+
+def test_files_arrive_by_xet_where_it_is_installed(xet: FakeHub, data: Any) -> None:
+    assert push(data) == 0
+    expected = local_files(data.directory)
+    assert {name: (size_of(it), sha256_of(it)) for name, it in xet.files(REPO).items()} == {
+        name: (len(it), hashlib.sha256(it).hexdigest()) for name, it in expected.items()
+    }
+    assert any(isinstance(it, XetFile) for it in xet.files(REPO).values())
+    assert not xet.puts
+    assert set(xet.commits[-1]) == {"README.md", "index.parquet", "dataset.json"}
+    blocks, commits = list(xet.xet_blocks), len(xet.commits)
+    assert push(data) == 0
+    assert (xet.xet_blocks, len(xet.commits)) == (blocks, commits)
+
+
+@pytest.mark.parametrize(
+    ("answer", "status", "message"),
+    [((403, "Forbidden"), 2, "write access"), ((410, "Gone"), 1, "run the same command again")],
+)
+def test_what_the_hub_refuses_by_xet_is_a_message(
+    xet: FakeHub, data: Any, capfd: pytest.CaptureFixture[str], answer: Any, status: int, message: str
+) -> None:
+    xet.deny = {"xet-write-token": answer}
+    assert push(data) == status
+    said = capfd.readouterr().err
+    assert message in said
+    assert TOKEN not in said
+    assert "Traceback" not in said
+    assert "dataset.json" not in xet.files(REPO)
 
 
 def test_a_killed_push_is_resumed(hub: FakeHub, data: Any) -> None:

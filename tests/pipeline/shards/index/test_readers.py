@@ -6,17 +6,22 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from vilbert.extractors.regions import Regions
 from vilbert.pipeline.shards.columns.add import add_column
 from vilbert.pipeline.shards.columns.values_file import open_values
 from vilbert.pipeline.shards.index.write import index_dataset
 from vilbert.pipeline.shards.location.folder import LocalFolder
 from vilbert.pipeline.shards.open_dataset import open_dataset
+
+from ..columns.made import make_region_column
+from ..conftest import write_small_dataset
 
 MakeDataset = Callable[..., Any]
 
@@ -84,6 +89,17 @@ def test_wids(indexed: Any, tmp_path: Path) -> None:
         for number in (0, 5, 9):
             assert opened[number]["__key__"] == samples[number].key
             assert np.array_equal(opened[number][".features.npy"], samples[number].regions.features)
+
+
+@pytest.mark.slow
+def test_the_command_mlcroissant_validate(indexed: Any) -> None:
+    pytest.importorskip("mlcroissant", reason="pip install mlcroissant")
+    command = [sys.executable, "-c", "from mlcroissant.scripts.cli import main; main()", "validate", "--jsonld"]
+    described = indexed.directory / "croissant.json"
+    done = subprocess.run([*command, str(described)], capture_output=True, text=True, check=False)
+    assert (done.returncode, "Done." in done.stderr + done.stdout) == (0, True), done.stderr
+    described.write_text(described.read_text().replace('"cr:FileObject"', '"cr:FileThing"'))
+    assert subprocess.run([*command, str(described)], capture_output=True, check=False).returncode == 1
 
 
 def test_mlcroissant(indexed: Any) -> None:
@@ -187,3 +203,29 @@ def test_energon_reads_a_column_beside_the_data_set(indexed: Any, tmp_path: Path
     lines = {tuple(line.split()) for line in run_python(ENERGON_AUX, tmp_path / "joined.yaml").splitlines()}
     expected = list(enumerate(keys.values()))[4:8]
     assert lines == {(key, str(boxes), f"{number}.0") for number, (key, boxes) in expected}
+
+
+@pytest.mark.slow
+def test_energon_reads_the_regions_of_a_column_beside_the_data_set(indexed: Any, tmp_path: Path) -> None:
+    pytest.importorskip("megatron.energon", reason="pip install megatron-energon")
+    (tmp_path / "other").mkdir()
+    other = write_small_dataset(
+        tmp_path / "other", failed={}, shard_size=4, change=lambda row, sample: with_regions(sample, row)
+    )
+    make_region_column(indexed.directory, other.directory, "second")
+    with open_dataset(indexed.directory) as samples:
+        keys = [sample.key for sample in samples]
+    (tmp_path / "joined.yaml").write_text(
+        "__module__: megatron.energon\n__class__: MetadatasetV2\nsplits:\n  val:\n    path: data\n"
+        "    split_part: val\n    aux:\n      dino: data/columns/second\n"
+    )
+    code = ENERGON_AUX.replace(".dino.npy", ".features.npy")
+    lines = {tuple(line.split()) for line in run_python(code, tmp_path / "joined.yaml").splitlines()}
+    assert lines == {(keys[row], "2", f"{row}.0") for row in range(4, 8)}
+
+
+def with_regions(sample: Any, row: int) -> Any:
+    regions = sample.regions
+    arrays = {name: array[:2] for name, array in regions.arrays().items()}
+    arrays["features"] = np.full_like(arrays["features"], row)
+    return replace(sample, regions=Regions(**arrays, width=regions.width, height=regions.height))

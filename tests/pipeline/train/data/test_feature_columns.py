@@ -344,6 +344,32 @@ def test_damaged_regions_of_a_column_are_never_used(with_regions: Path, damage: 
 
 
 @pytest.mark.parametrize("written", ["tar"], indirect=True)
+def test_images_without_regions_are_left_out_by_a_selection(
+    folder: Path, tmp_path: Path, make_dataset: MakeDataset, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = make_dataset(tmp_path / "other", samples=10, shard_size=4, failed=(1, 6), captions=lambda row: ())
+    make_region_column(folder, other, "own")
+    with pytest.raises(RefusedError, match=r"no value for 2 of the samples.* --where \"has\('own'\)\" --output"):
+        Corpus.open(folder, split=None, features=("own",))
+
+    def selected(where: str, name: str) -> Path:
+        assert main(["select", str(folder), "--where", where, "--output", str(tmp_path / name)]) == 0
+        return tmp_path / name
+
+    having = selected("has('own')", "having.parquet")
+    corpus = Corpus.open(folder, split=None, features=("own",), selections=[having])
+    found = read_all(corpus)
+    assert sorted(example.image_id for example in found) == [
+        f"photo.{row:04}" for row in range(10) if row not in (1, 6)
+    ]
+    every = selected("has('score')", "every.parquet")
+    with pytest.raises(RefusedError, match=r"no value for the selected sample row1 \(shard 0\)"):
+        Corpus.open(folder, split=None, features=("own",), selections=[every])
+    assert main(["select", str(folder), "--where", "own == 1", "--output", str(tmp_path / "no.parquet")]) == 2
+    assert "apart from has('own')" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("written", ["tar"], indirect=True)
 def test_regions_of_a_column_behind_a_url(with_regions: Path, url: str, tmp_path: Path) -> None:
     local = Corpus.open(with_regions, split=None, features=("own",))
     remote = Corpus.open([url], split=None, features=("own",), cache_dir=tmp_path / "cache", open_shards=1)
