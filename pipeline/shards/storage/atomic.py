@@ -21,6 +21,10 @@ from vilbert.pipeline.shards.location.layout import FAILURES_FOLDER, SHARDS_FOLD
 _TEMPORARY_NAME = re.compile(r"\..+\.\d+\.[0-9a-f]{8}\.tmp")
 
 
+WRITEBACK_BYTES = 8 << 20
+"""Bytes after which a file's new pages are handed to the disk, so that the disk works while the rest is hashed."""
+
+
 class HashingFile:
     """A new file that counts and hashes (SHA-256) what is written to it."""
 
@@ -30,12 +34,16 @@ class HashingFile:
         self.bytes = 0
         self._hash = hashlib.sha256()
         self._file: BinaryIO = path.open("xb")
+        self._flushed = 0
 
     def write(self, data: bytes | memoryview) -> None:
         """Append `data`."""
         self._file.write(data)
         self._hash.update(data)
         self.bytes += len(data)
+        if self.bytes - self._flushed >= WRITEBACK_BYTES:
+            start_writeback(self._file.fileno(), self._flushed, self.bytes)
+            self._flushed = self.bytes
 
     def sync(self) -> None:
         """Put what was written on the disk."""
@@ -56,6 +64,17 @@ class HashingFile:
     def sha256(self) -> str:
         """Hex digest of what was written so far."""
         return self._hash.hexdigest()
+
+
+def start_writeback(descriptor: int, start: int, stop: int) -> None:
+    """Let the system begin to write the bytes [start, stop) of a file to the disk, and return at once.
+
+    On Linux the advice starts the writeback of modified pages; PostgreSQL's `pg_flush_data` uses it so, too. `fsync`
+    then has less to wait for. Systems without the call write everything at `fsync`.
+    """
+    if hasattr(os, "posix_fadvise"):
+        with contextlib.suppress(OSError):  # it is a hint: a file system may refuse it
+            os.posix_fadvise(descriptor, start, stop - start, os.POSIX_FADV_DONTNEED)
 
 
 def temporary_path(path: Path) -> Path:
