@@ -178,8 +178,8 @@ def main(settings: Settings) -> int:
         rows = [
             ["bytes a sample", *(f"{size:,}" for size in sizes.values()), f"{sizes['int8'] / sizes['float16']:.3f}"]
         ]
-        for name, (*values, ratio) in lines.items():
-            shown = "" if "expansion" in name else f"{ratio:.2f}"
+        for name, (*values, to_float16) in lines.items():
+            shown = "" if "expansion" in name else f"{to_float16:.2f}"
             rows.append([name, *(f"{value:.1f}" for value in values), shown])
         print(
             markdown(["", *NAMES, "int8 / float16"], rows),
