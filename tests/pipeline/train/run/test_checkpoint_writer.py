@@ -55,7 +55,7 @@ def test_a_checkpoint_that_cannot_be_written_ends_the_run_at_the_next_step(tmp_p
     for thread in threading.enumerate():
         if thread.name == "checkpoint-1":
             thread.join()
-    with pytest.raises(OSError, match="step 1 is not on the disk"):
+    with pytest.raises(OSError, match="the checkpoint of step 1"):
         writer.check()
     writer.check()
 
