@@ -115,7 +115,7 @@ class Fetcher:
             stop=stop_after_attempt(self._settings.retries + 1),
             wait=lambda state: max(backoff(uri, state.attempt_number - 1, self._settings), _asked_for(state)),
             before_sleep=self._pause_busy_host,
-            sleep=lambda seconds: self._stopped.wait(seconds),
+            sleep=self._sleep,
             reraise=True,
         )(fetch_once)
 
@@ -172,6 +172,9 @@ class Fetcher:
                 timeout=self._settings.fetch_timeout,
                 make_room=share.grow,
             )
+
+    def _sleep(self, seconds: float) -> None:
+        self._stopped.wait(seconds)
 
     def _may_pass(self, error: BaseException) -> bool:
         """Say whether another try may have the image."""

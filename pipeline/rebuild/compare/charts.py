@@ -14,7 +14,6 @@ from vilbert.pipeline.rebuild.compare.statistics import BINS_PER_DECADE, LOWEST,
 
 MAX_POINTS = 1024
 """Channels that are drawn; of more every n-th."""
-BOUND_LINE = {"color": SECOND, "linestyle": "--"}
 
 
 def histogram_svg(histogram: LogHistogram, title: str, unit: str, bound: float | None = None) -> str:
@@ -28,17 +27,17 @@ def histogram_svg(histogram: LogHistogram, title: str, unit: str, bound: float |
         return ""
     shares = np.array([int(counts[0]), *_decade_halves(counts[1:])]) / total
     last = max(int(np.flatnonzero(shares)[-1]), 8)
-    # Two bars a decade, each beginning at its power of ten; the bar of what is below lies half a bar further left.
-    starts = np.array([LOWEST - 0.75, *(LOWEST + np.arange(last) / 2)])
+    # Two bars a decade, each beginning at its power of ten; the bar of what is below lies apart at the left.
+    starts = np.array([LOWEST - 1.25, *(LOWEST + np.arange(last) / 2)])
     with mpl.rc_context(STYLE):
         drawing, axes = _axes(title, unit)
         axes.bar(starts, shares[: last + 1], width=0.45, align="edge", color=FIRST)
         axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
         axes.set_ylim(0, 1)
         decades = range(LOWEST, LOWEST + last // 2 + 1, 2)
-        axes.set_xticks([LOWEST - 0.5, *decades], ["0", *(f"$10^{{{decade}}}$" for decade in decades)])
+        axes.set_xticks([LOWEST - 1.025, *decades], ["0", *(f"$10^{{{decade}}}$" for decade in decades)])
         if bound is not None and 0 < bound <= 10.0 ** (LOWEST + last / 2):
-            axes.axvline(np.log10(bound), **BOUND_LINE)
+            axes.axvline(np.log10(bound), color=SECOND, linestyle="--")
         return svg_element(drawing, title)
 
 
@@ -55,7 +54,7 @@ def drift_svg(a: Moments, b: Moments, title: str) -> str:
     x, y = a.mean[::step], b.mean[::step]
     with mpl.rc_context(STYLE):
         drawing, axes = _axes(title, "mean in A; upwards the mean in B")
-        axes.axline((float(x.mean()), float(x.mean())), slope=1, **BOUND_LINE)
+        axes.axline((float(x.mean()), float(x.mean())), slope=1, color=SECOND, linestyle="--")
         axes.plot(x, y, linestyle="none", marker="o", markersize=3, alpha=0.55, color=FIRST, markeredgewidth=0)
         return svg_element(drawing, title)
 

@@ -69,13 +69,17 @@ def ask_again(ask: Callable[[], _Result], what: str) -> _Result:
         retry=retry_if_exception(_may_pass),
         stop=stop_after_attempt(ATTEMPTS) | stop_when_event_set(_hurry),
         wait=wait_exponential(multiplier=half) + wait_random_exponential(multiplier=half),
-        sleep=lambda seconds: _hurry.wait(seconds),
+        sleep=_sleep,
         before_sleep=lambda state: logger.warning(
             "%s failed (%s); trying again, %d of %d", what, _problem(state), state.attempt_number + 1, ATTEMPTS
         ),
         retry_error_callback=lambda state: _give_up(state, what),
     )
     return retrying(ask)
+
+
+def _sleep(seconds: float) -> None:
+    _hurry.wait(seconds)
 
 
 def _may_pass(error: BaseException) -> bool:
