@@ -13,6 +13,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_attempt
+
 import vilbert
 from vilbert.pipeline.errors import RefusedError, first_line
 from vilbert.pipeline.signals import keeping_handlers
@@ -129,27 +131,41 @@ def _start(dashboard: bool, instead: str, folder: str | None) -> Any:
     import ray
 
     set_by_user = {name for name in start_limits(0) if name in os.environ}
-    for seconds in START_SECONDS:
+    time_limits = iter(START_SECONDS)
+
+    def start() -> Any:
+        seconds = next(time_limits)
         limits = {name: value for name, value in start_limits(seconds).items() if name not in set_by_user}
-        try:
-            with _environment(limits), _ending_half_started(), keeping_handlers():
-                _read_environment_again()
-                return ray.init(
-                    address="local", include_dashboard=dashboard, logging_level=logging.ERROR, _temp_dir=folder
-                )
-        # ray.init raises bare Exception where its node is slow to start, and many other types for other causes.
-        except Exception as error:
-            if not _may_be_slow(error) or seconds == START_SECONDS[-1]:
-                raise RayStartError(f"Ray does not start on this machine: {first_line(error)}; {instead}") from error
-            logger.warning(
-                "Ray does not start (%s); trying again with time limits of %d s", first_line(error), START_SECONDS[-1]
-            )
-    raise AssertionError("unreachable: the last attempt returns or raises")
+        with _environment(limits), _ending_half_started(), keeping_handlers():
+            _read_environment_again()
+            return ray.init(address="local", include_dashboard=dashboard, logging_level=logging.ERROR, _temp_dir=folder)
+
+    def warn(state: RetryCallState) -> None:
+        problem = state.outcome and state.outcome.exception()
+        logger.warning(
+            "Ray does not start (%s); trying again with time limits of %d s",
+            first_line(problem) if problem else "",
+            START_SECONDS[-1],
+        )
+
+    # ray.init raises bare Exception where its node is slow to start, and many other types for other causes.
+    tries = Retrying(
+        retry=retry_if_exception(_may_be_slow),
+        stop=stop_after_attempt(len(START_SECONDS)),
+        before_sleep=warn,
+        reraise=True,
+    )
+    try:
+        return tries(start)
+    except Exception as error:
+        raise RayStartError(f"Ray does not start on this machine: {first_line(error)}; {instead}") from error
 
 
-def _may_be_slow(error: Exception) -> bool:
+def _may_be_slow(error: BaseException) -> bool:
     """Return whether a start that failed with this error may succeed with longer time limits."""
-    return isinstance(error, TimeoutError) or not isinstance(error, OSError | ValueError | TypeError)
+    return isinstance(error, TimeoutError) or (
+        isinstance(error, Exception) and not isinstance(error, OSError | ValueError | TypeError)
+    )
 
 
 def _read_environment_again() -> None:

@@ -154,18 +154,19 @@ def svg(entries: Sequence[Mapping[str, Any]], panels: Sequence[Panel] = PANELS) 
 
     Colours are the CSS variables of VARIABLES.
     """
-    return "\n".join(_svg(entries, panel) for panel in measured(entries, panels))
+    return "\n".join(svg_element(figure(entries, panel), panel.title) for panel in measured(entries, panels))
 
 
-def _svg(entries: Sequence[Mapping[str, Any]], panel: Panel) -> str:
+def svg_element(drawing: Figure, title: str) -> str:
+    """Return a drawing in the colours of VARIABLES as an <svg> element, whose colours are then CSS variables."""
     written = io.StringIO()
     # The salt keeps ids of two drawings on one page apart.
-    with mpl.rc_context({**STYLE, "svg.hashsalt": f"vilbert {panel.title}"}):
-        figure(entries, panel).savefig(written, format="svg", metadata={"Date": None, "Creator": None})
+    with mpl.rc_context({**STYLE, "svg.hashsalt": f"vilbert {title}"}):
+        drawing.savefig(written, format="svg", metadata={"Date": None, "Creator": None})
     text = re.sub(r'<g id="[^"]*"', "<g", written.getvalue())  # names of parts, which every drawing has
     for colour, variable in VARIABLES.items():
         text = text.replace(colour, f"var({variable})")
-    label = f'<svg role="img" aria-label="{escape(panel.title)}"'
+    label = f'<svg role="img" aria-label="{escape(title)}"'
     return text[text.index("<svg") :].replace("<svg", label, 1)
 
 

@@ -6,8 +6,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from markupsafe import Markup
+
 from vilbert.pipeline.command_line import command_line
 from vilbert.pipeline.pages.html_page import table
+from vilbert.pipeline.pages.templates import render
 from vilbert.pipeline.report.settings import ReportSettings
 from vilbert.pipeline.train.run.folder import RUN_FILE, read_run
 from vilbert.pipeline.train.run.journal import METRICS_FILE
@@ -46,4 +49,4 @@ def how_it_was_made(settings: ReportSettings) -> dict[str, str]:
 
 
 def _folded(html: str) -> str:
-    return f"<details><summary>Show</summary>\n{html}</details>" if html else ""
+    return render("folded.html", body=Markup(html)) if html else ""  # noqa: S704  # of a template

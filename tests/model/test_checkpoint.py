@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import json
 import os
+import resource
+import struct
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
@@ -318,3 +320,47 @@ def test_golden_weights_load_in_full(case: str, tmp_path: Path) -> None:
     written = torch.load(tmp_path / "m.bin", weights_only=True)
     assert set(written) == set(weights)
     assert all(torch.equal(written[name], weights[name]) for name in weights)
+
+
+def safetensors_file(tensors: dict[str, object], data: bytes, *, length: int | None = None) -> bytes:
+    """Return a safetensors file with any header; length: what it says of its header."""
+    header = json.dumps(tensors).encode()
+    return struct.pack("<Q", len(header) if length is None else length) + header + data
+
+
+def entry(begin: int, end: int, *shape: int, dtype: str = "F32") -> dict[str, object]:
+    return {"dtype": dtype, "shape": shape, "data_offsets": [begin, end]}
+
+
+WHOLE = safetensors_file({"a": entry(0, 16, 4), "b": entry(16, 32, 2, 2)}, bytes(32))
+HOSTILE = {
+    "a header of 2^60 bytes": safetensors_file({}, bytes(16), length=1 << 60),
+    "a header of 2 GB": safetensors_file({}, bytes(16), length=1 << 31),
+    "a shape of 4 terabytes": safetensors_file({"a": entry(0, 16, 1 << 20, 1 << 20)}, bytes(16)),
+    "a shape that overflows 64 bits": safetensors_file({"a": entry(0, 16, 1 << 40, 1 << 40)}, bytes(16)),
+    "offsets of 4 terabytes": safetensors_file({"a": entry(0, 1 << 42, 1 << 20, 1 << 20)}, bytes(16)),
+    "overlapping tensors": safetensors_file({"a": entry(0, 16, 4), "b": entry(8, 24, 4)}, bytes(24)),
+    "the same bytes twice": safetensors_file({"a": entry(0, 16, 4), "b": entry(0, 16, 4)}, bytes(16)),
+    "bytes of no tensor between two": safetensors_file({"a": entry(0, 16, 4), "b": entry(24, 40, 4)}, bytes(40)),
+    "bytes of no tensor at the end": WHOLE + bytes(8),
+    "an end before its beginning": safetensors_file({"a": entry(16, 0, 4)}, bytes(16)),
+    "an unknown type": safetensors_file({"a": entry(0, 16, 4, dtype="O")}, bytes(16)),
+    "a negative side": safetensors_file({"a": entry(0, 16, -4)}, bytes(16)),
+    "a header that is no JSON": struct.pack("<Q", 8) + b"{{{{{{{{" + bytes(16),
+    "half of a header": WHOLE[:40],
+    "half of the tensors": WHOLE[:-16],
+    "no header": b"",
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_hostile_safetensors_are_refused_before_anything_is_allocated(tmp_path: Path, name: str) -> None:
+    """By the safetensors package itself; nothing of ours stands before it."""
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(WHOLE)
+    assert read_state_dict(path).keys() == {"a", "b"}
+    path.write_bytes(HOSTILE[name])
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(CheckpointError, match="is no undamaged safetensors file"):
+        read_state_dict(path)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 10_000  # KiB

@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import Executor
 from typing import TypeVar
 
+from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_attempt
+
 from vilbert.extractors.decode import ImageError
 from vilbert.extractors.images.error import is_transient
 from vilbert.manifests.record import ImageRecord
@@ -86,29 +88,36 @@ class Fetcher:
         beat: is called at the end of each try, whichever: where hosts are slow, the only thing that moves for minutes.
         Raises ImageError where they cannot be had, and StoppedError after `stop`.
         """
-        tries = 0
         room = min(_FIRST_ROOM, self._max_bytes)
-        while True:
-            share.wait_for(room)
-            if self._stopped.is_set():
-                raise StoppedError
-            failed: ImageError | None = None
-            try:
-                data = self._try(uri, share, beat)
-            except NoRoomError:  # the image is large: ask again when there is room for the largest there can be
-                room = self._max_bytes
-            except ImageError as error:
-                failed = error.bare()  # a body that was half read must not outlive its share, during the wait below
-            else:
-                share.wait_for(len(data))
-                return data
-            share.wait_for(0)
-            if failed is not None:
-                wait = self._wait_before_next(uri, tries, failed)
-                if wait is None:
+
+        def fetch_once() -> bytes:
+            nonlocal room
+            while True:
+                share.wait_for(room)
+                if self._stopped.is_set():
+                    raise StoppedError
+                failed: ImageError | None = None
+                try:
+                    data = self._try(uri, share, beat)
+                except NoRoomError:  # the image is large: ask again when there is room for the largest there can be
+                    room = self._max_bytes
+                except ImageError as error:
+                    failed = error.bare()  # a body that was half read must not outlive its share, during the wait
+                else:
+                    share.wait_for(len(data))
+                    return data
+                share.wait_for(0)
+                if failed is not None:
                     raise failed
-                tries += 1
-                self._stopped.wait(wait)
+
+        return Retrying(
+            retry=retry_if_exception(self._may_pass),
+            stop=stop_after_attempt(self._settings.retries + 1),
+            wait=lambda state: max(backoff(uri, state.attempt_number - 1, self._settings), _asked_for(state)),
+            before_sleep=self._pause_busy_host,
+            sleep=self._sleep,
+            reraise=True,
+        )(fetch_once)
 
     def read(self, uri: str, beat: Callable[[], None] = lambda: None) -> bytes:
         """Return the bytes behind a uri of any kind, here and now; beat and errors as of `fetch`."""
@@ -164,17 +173,27 @@ class Fetcher:
                 make_room=share.grow,
             )
 
-    def _wait_before_next(self, uri: str, tries: int, error: ImageError) -> float | None:
-        """Return the seconds before the next try, or None where there shall be none."""
-        if not is_transient(error.reason) or tries >= self._settings.retries:
-            return None
-        wait = backoff(uri, tries, self._settings)
-        if isinstance(error, BusyError):
-            if error.seconds > self._settings.max_backoff:
-                return None
-            self._http.hosts.pause(error.host, error.seconds)
-            wait = max(wait, error.seconds)
-        return wait
+    def _sleep(self, seconds: float) -> None:
+        self._stopped.wait(seconds)
+
+    def _may_pass(self, error: BaseException) -> bool:
+        """Say whether another try may have the image."""
+        too_long = isinstance(error, BusyError) and error.seconds > self._settings.max_backoff
+        return isinstance(error, ImageError) and is_transient(error.reason) and not too_long
+
+    def _pause_busy_host(self, state: RetryCallState) -> None:
+        if isinstance(busy := _error_of(state), BusyError):
+            self._http.hosts.pause(busy.host, busy.seconds)
+
+
+def _error_of(state: RetryCallState) -> BaseException | None:
+    return state.outcome.exception() if state.outcome else None
+
+
+def _asked_for(state: RetryCallState) -> float:
+    """Return the seconds that a busy host asks to wait."""
+    busy = _error_of(state)
+    return busy.seconds if isinstance(busy, BusyError) else 0.0
 
 
 def host_or_bucket(uri: str) -> str:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from html import escape
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import numpy as np
 
 from vilbert.extractors.regions import Regions
 from vilbert.pipeline.extract.prepare import Prepared
 from vilbert.pipeline.pages.picture import photograph_uri
+from vilbert.pipeline.pages.templates import render
 from vilbert.pipeline.rebuild.compare.detector import RunningDetector
 from vilbert.pipeline.rebuild.compare.diagnosis import prepare_pair
 from vilbert.pipeline.rebuild.compare.images import Images
@@ -57,27 +58,21 @@ def read(side: Side, row: int, prepared: Prepared | None) -> Regions | None:
 
 def draw_pair(number: int, pair: ImagePair, worst: WorstImage, prepared: Prepared | None, min_cosine: float) -> str:
     """Return an image's HTML. number: of the image in the page, for the photograph that both sides share."""
-    width, height = pair.a.width, pair.a.height
-    if prepared is None:
-        photograph, note = f'<rect class="paper" width="{width}" height="{height}"/>', " The photograph is not at hand."
-    else:
-        uri = photograph_uri(prepared.image.pixels, LONGEST_SIDE)
-        photograph, note = f'<image id="photograph-{number}" href="{uri}" width="{width}" height="{height}"/>', ""
-    again = photograph if prepared is None else f'<use href="#photograph-{number}"/>'
+    note = "" if prepared is not None else " The photograph is not at hand."
     cosine = "" if worst.cosine is None else f", mean cosine {worst.cosine:.5f}"
-    figures = "".join(
-        f'<figure><svg viewBox="0 0 {width} {height}" role="img" aria-label="boxes of {name}">{under}'
-        f"{''.join(boxes_of(pair, name, min_cosine))}</svg>"
-        f"<figcaption>{name}: {len(regions)} region{'s' * (len(regions) != 1)}</figcaption></figure>"
-        for name, regions, under in (("A", pair.a, photograph), ("B", pair.b, again))
-    )
-    return (
-        f'<div class="image"><h3>{escape(pair.image_id)}</h3><p>{worst.matched:.1%} of regions matched{cosine}.{note}'
-        f'</p><div class="pictures">{figures}</div></div>'
+    return render(
+        "pair.html",
+        number=number,
+        image_id=pair.image_id,
+        note=f"{worst.matched:.1%} of regions matched{cosine}.{note}",
+        width=pair.a.width,
+        height=pair.a.height,
+        uri=None if prepared is None else photograph_uri(prepared.image.pixels, LONGEST_SIDE),
+        sides=[{"name": name, "boxes": list(boxes_of(pair, name, min_cosine))} for name in ("A", "B")],
     )
 
 
-def boxes_of(pair: ImagePair, name: str, min_cosine: float) -> Iterator[str]:
+def boxes_of(pair: ImagePair, name: str, min_cosine: float) -> Iterator[Mapping[str, Any]]:
     """Yield the boxes of a side, those that agree first, so that the others lie over them."""
     regions, matched = (pair.a, pair.boxes.a) if name == "A" else (pair.b, pair.boxes.b)
     cosines = np.full(len(regions), np.nan)
@@ -89,7 +84,7 @@ def boxes_of(pair: ImagePair, name: str, min_cosine: float) -> Iterator[str]:
         x1, y1, x2, y2 = np.nan_to_num(regions.boxes[at].astype(float)).tolist()
         label = "" if regions.object_ids is None else name_of(names, int(regions.object_ids[at]))
         cosine = "no match" if kinds[at] == "alone" else f"cosine {cosines[at]:.4f}"
-        yield (
-            f'<rect class="{kinds[at]}" x="{x1:.1f}" y="{y1:.1f}" width="{max(x2 - x1, 0):.1f}" '
-            f'height="{max(y2 - y1, 0):.1f}"><title>{escape(f"{at}: {label} {cosine}")}</title></rect>'
-        )
+        yield {
+            "kind": kinds[at], "x": x1, "y": y1, "width": max(x2 - x1, 0), "height": max(y2 - y1, 0),
+            "title": f"{at}: {label} {cosine}",
+        }  # fmt: skip

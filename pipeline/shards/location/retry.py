@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 import logging
-import secrets
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import NoReturn, TypeVar
+
+from tenacity import (
+    RetryCallState,
+    Retrying,
+    retry_if_exception,
+    stop_after_attempt,
+    stop_when_event_set,
+    wait_exponential,
+    wait_random_exponential,
+)
 
 from vilbert.pipeline.errors import ShardError
 
@@ -54,20 +63,37 @@ def ask_again(ask: Callable[[], _Result], what: str) -> _Result:
     what: what is done to which URL, for messages. Raises the errors of LASTING at once, and ShardError for any other
     when the last attempt failed.
     """
-    for attempt in range(1, ATTEMPTS + 1):
-        try:
-            return ask()
-        except (*LASTING, ShardError):
-            raise
-        except Exception as error:  # file systems behind fsspec raise errors of their own kinds
-            problem = f"{type(error).__name__}: {error}"
-            if attempt == ATTEMPTS or _hurry.is_set():
-                raise ShardError(
-                    f"{what} failed {attempt} times, at last with {problem}; check the server and the network, then "
-                    "run the same command again to resume"
-                ) from error
-            logger.warning("%s failed (%s); trying again, %d of %d", what, problem, attempt + 1, ATTEMPTS)
-            # Half of the wait is drawn, so that workers which failed together do not come back together.
-            scatter = secrets.randbelow(1000) / 1000
-            _hurry.wait(FIRST_WAIT_SECONDS * 2 ** (attempt - 1) * (0.5 + 0.5 * scatter))
-    raise AssertionError("unreachable: the last attempt returns or raises")
+    # Half of the wait is drawn, so that workers which failed together do not come back together.
+    half = FIRST_WAIT_SECONDS / 2
+    retrying = Retrying(
+        retry=retry_if_exception(_may_pass),
+        stop=stop_after_attempt(ATTEMPTS) | stop_when_event_set(_hurry),
+        wait=wait_exponential(multiplier=half) + wait_random_exponential(multiplier=half),
+        sleep=_sleep,
+        before_sleep=lambda state: logger.warning(
+            "%s failed (%s); trying again, %d of %d", what, _problem(state), state.attempt_number + 1, ATTEMPTS
+        ),
+        retry_error_callback=lambda state: _give_up(state, what),
+    )
+    return retrying(ask)
+
+
+def _sleep(seconds: float) -> None:
+    _hurry.wait(seconds)
+
+
+def _may_pass(error: BaseException) -> bool:
+    # File systems behind fsspec raise errors of their own kinds.
+    return isinstance(error, Exception) and not isinstance(error, (*LASTING, ShardError))
+
+
+def _problem(state: RetryCallState) -> str:
+    error = state.outcome.exception() if state.outcome else None
+    return f"{type(error).__name__}: {error}"
+
+
+def _give_up(state: RetryCallState, what: str) -> NoReturn:
+    raise ShardError(
+        f"{what} failed {state.attempt_number} times, at last with {_problem(state)}; check the server and the "
+        "network, then run the same command again to resume"
+    ) from (state.outcome.exception() if state.outcome else None)

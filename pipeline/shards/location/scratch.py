@@ -14,6 +14,8 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from filelock import FileLock
+
 from vilbert.pipeline.errors import ShardError
 
 
@@ -39,8 +41,7 @@ def _claim() -> tuple[Path, int]:
     base.mkdir(mode=0o700, exist_ok=True)
     if base.stat().st_uid != os.getuid():
         raise PermissionError(1, f"{base} belongs to another user")
-    with (base / ".lock").open("ab") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # between making and locking a folder nobody else may look at it
+    with FileLock(base / ".lock"):  # between making and locking a folder nobody else may look at it
         for left in base.iterdir():
             if left.is_dir() and not _is_held(left):
                 shutil.rmtree(left, ignore_errors=True)

@@ -1,7 +1,8 @@
 """A sample as one value: its arrays in the safetensors encoding, its KEY.json as the metadata entry `json`.
 
-Any safetensors library reads it. Ours reads without a copy, and strictly: every byte of the value belongs to the
-header or to one array.
+The safetensors package writes it, and any safetensors library reads it. The header is parsed here: the package gives
+the metadata of files only, not of bytes in memory, and copies every array, where training reads three of them. The
+checks are the package's, every byte of the value belongs to the header or to one array, and those of a sample.
 """
 
 from __future__ import annotations

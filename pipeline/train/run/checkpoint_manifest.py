@@ -8,11 +8,16 @@ The last "sha256" is that of the canonical JSON of the other fields, in this and
 from __future__ import annotations
 
 import hashlib
+import os
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from annotated_types import Len
+from safetensors import SafetensorError
+from safetensors.torch import save_file
+from torch import Tensor
 
 from vilbert.documents import Count, Digest, document, from_json
 from vilbert.pipeline.errors import ShardError, UnsupportedFormatError
@@ -71,6 +76,47 @@ def write_file(path: Path, parts: Iterable[bytes]) -> dict[str, Any]:
     finally:
         file.close()
     return {"bytes": file.bytes, "sha256": file.sha256}
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
+    """Write a safetensors file to the disk and return its entry in checkpoint.json.
+
+    Args:
+        path: Of a new file.
+        tensors: On any device; they may share memory, and each is written whole. Those of other devices are all copied
+            to the CPU first.
+
+    Raises:
+        OSError: The disk refuses it.
+        TypeError: A tensor is of a type that safetensors files do not hold.
+    """
+    path.touch()
+    mode = path.stat().st_mode
+    try:
+        save_file(_apart(tensors), path)
+    except KeyError as error:  # its table of types
+        raise TypeError(f"{path.name}: a tensor is of {error.args[0]}, which safetensors files do not hold") from error
+    except SafetensorError as error:
+        if number := re.search(r"\(os error (\d+)\)", str(error)):
+            raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from error
+        raise
+    path.chmod(mode)  # safetensors puts a file in its place that nobody else may read
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+        return {"bytes": file.tell(), "sha256": digest}
+
+
+def _apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return contiguous tensors on the CPU, no two of which share memory: safetensors refuses others."""
+    found: dict[str, Tensor] = {}
+    taken: set[int] = set()
+    for name, tensor in tensors.items():
+        plain = tensor.detach().cpu().contiguous()
+        storage = plain.untyped_storage().data_ptr()
+        found[name] = plain.clone() if storage in taken else plain
+        taken.add(storage)
+    return found
 
 
 def write_manifest(path: Path, step: int, files: Mapping[str, Any]) -> None:

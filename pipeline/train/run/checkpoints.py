@@ -45,8 +45,8 @@ from vilbert.pipeline.train.run.checkpoint_manifest import (
     read_manifest,
     write_file,
     write_manifest,
+    write_tensors,
 )
-from vilbert.pipeline.train.run.tensor_bytes import safetensors_bytes
 
 logger = logging.getLogger(__name__)
 
@@ -105,8 +105,8 @@ def save_checkpoint(
         fsync_dir(run)
         temporary.mkdir()
         files = {
-            MODEL: write_file(temporary / MODEL, safetensors_bytes(model)),
-            OPTIMIZER: write_file(temporary / OPTIMIZER, safetensors_bytes(optimizer)),
+            MODEL: write_tensors(temporary / MODEL, model),
+            OPTIMIZER: write_tensors(temporary / OPTIMIZER, optimizer),
             INFO: write_file(temporary / INFO, [info_bytes]),
         }
         write_manifest(temporary, step, files)

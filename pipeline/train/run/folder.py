@@ -6,13 +6,14 @@ RUN/run.json holds the settings that decide what is learnt, the model's config, 
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import field
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+
+from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_fixed
 
 from vilbert.documents import List, document, from_json
 from vilbert.pipeline.errors import READ_ONLY, FingerprintError, LockedError, RefusedError
@@ -162,16 +163,11 @@ def writing(run: Path, *, patience: float) -> Iterator[None]:
     patience: seconds to wait for the holder to end. When a group of processes is started again, the first of the group
     before may be dying still, and the system frees its lock only when it is dead.
     """
-    deadline = time.monotonic() + patience
+    waiting = Retrying(
+        retry=retry_if_exception_type(LockedError), stop=stop_after_delay(patience), wait=wait_fixed(0.1), reraise=True
+    )
     with ExitStack() as stack:
-        while True:
-            try:
-                stack.enter_context(exclusive_writer(run))
-                break
-            except LockedError:
-                if time.monotonic() >= deadline:
-                    raise
-                time.sleep(0.1)
+        waiting(lambda: stack.enter_context(exclusive_writer(run)))
         yield
 
 

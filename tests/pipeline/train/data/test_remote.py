@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import fcntl
 import functools
 import http.server
@@ -430,13 +429,3 @@ def test_what_counts_as_remote(name: str, expected: bool) -> None:
 
 def test_passwords_and_signatures_are_not_shown() -> None:
     assert public_url("https://me:secret@host:8/data?sig=secret#x") == "https://host:8/data"
-
-
-def test_webdataset_keeps_its_own_schemes(tmp_path: Path, server: Server, served: Path) -> None:
-    from webdataset.gopen import gopen_schemes
-
-    before = dict(gopen_schemes)
-    with contextlib.closing(open_remote(f"{server.url}/data", tmp_path / "cache")) as corpus:
-        listing(corpus)
-    after = {name: handler for name, handler in gopen_schemes.items() if name != remote._SCHEME}
-    assert after == {name: handler for name, handler in before.items() if name != remote._SCHEME}

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import math
+import resource
 from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from vilbert.pipeline.train.run import tensor_bytes
 from vilbert.pipeline.train.run.checkpoints import load_checkpoint, save_checkpoint
 
 DTYPES = (
@@ -46,8 +47,13 @@ def test_tensors_of_every_type_and_layout_come_back_bit_by_bit(tmp_path: Path) -
         assert torch.equal(*bits), name
 
 
-def test_tensors_written_in_parts_are_the_same_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = save_checkpoint(tmp_path / "whole", 10, model=odd_tensors(), optimizer={}, info={})
-    monkeypatch.setattr(tensor_bytes, "_CHUNK", 3)
-    parts = save_checkpoint(tmp_path / "parts", 10, model=odd_tensors(), optimizer={}, info={})
-    assert (whole / "model.safetensors").read_bytes() == (parts / "model.safetensors").read_bytes()
+def test_a_disk_that_refuses_the_tensors_is_an_os_error(tmp_path: Path) -> None:
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, before[1]))
+    try:
+        with pytest.raises(OSError, match="earlier ones are as they were") as caught:
+            save_checkpoint(tmp_path, 10, model={"large": torch.zeros(4096)}, optimizer={}, info={})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert caught.value.errno == errno.EFBIG
+    assert list((tmp_path / "checkpoints").iterdir()) == []
