@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from tyro.conf import Positional
 
-from vilbert.pipeline.errors import RefusedError
+from vilbert.pipeline.errors import OutputError, RefusedError
 from vilbert.pipeline.shards.storage.atomic import give_usual_mode
 from vilbert.settings import validated
 
@@ -156,7 +156,7 @@ def convert_checkpoint(settings: ConvertCheckpointSettings) -> int:
     if not settings.source.exists():
         raise RefusedError(f"{settings.source}: no such file or folder")
     if settings.output.exists() and (not settings.output.is_dir() or any(settings.output.iterdir())):
-        raise RefusedError(f"--output {settings.output}: exists and is not empty; give a new folder")
+        raise OutputError(f"--output {settings.output}: exists and is not empty; give a new folder")
     try:
         model, report = read_model(settings, read_state_dict(settings.source))
     except CheckpointError as error:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal
 
 from tyro.conf import Positional
 
-from vilbert.pipeline.errors import RefusedError
+from vilbert.pipeline.errors import OutputError, RefusedError
 from vilbert.pipeline.shards.storage.atomic import write_atomic
 from vilbert.settings import validated
 
@@ -60,9 +60,9 @@ def convert_detector(settings: ConvertDetectorSettings) -> int:
     if not settings.source.is_file():
         raise RefusedError(f"{settings.source}: no such file")
     if settings.output.exists() and (not settings.output.is_file() or not settings.overwrite):
-        raise RefusedError(f"--output {settings.output}: exists; give another file, or --overwrite")
+        raise OutputError(f"--output {settings.output}: exists; give another file, or --overwrite")
     if not settings.output.parent.is_dir():
-        raise RefusedError(f"--output {settings.output}: the folder {settings.output.parent} does not exist")
+        raise OutputError(f"--output {settings.output}: the folder {settings.output.parent} does not exist")
 
     from vilbert.extractors.detectors.visual_genome.convert import convert
     from vilbert.extractors.extractor import ExtractorError
@@ -94,7 +94,7 @@ def _write(converted: Converted, output: Path) -> str:
     try:
         write_atomic(output, data)
     except OSError as error:
-        raise RefusedError(f"--output {output}: cannot write it: {error.strerror or error}") from error
+        raise OutputError(f"--output {output}: cannot write it: {error.strerror or error}") from error
     return hashlib.sha256(data).hexdigest()
 
 

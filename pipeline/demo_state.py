@@ -6,7 +6,7 @@ from dataclasses import asdict, field
 from pathlib import Path
 
 from vilbert.documents import Count, document, from_json
-from vilbert.pipeline.errors import RefusedError
+from vilbert.pipeline.errors import OutputError, RefusedError
 from vilbert.pipeline.shards.canonical import encode_json
 from vilbert.pipeline.shards.storage.atomic import write_atomic
 from vilbert.settings import NonNegativeFloat
@@ -60,11 +60,11 @@ def is_demo(output: Path) -> bool:
 
 def _require_empty(output: Path) -> None:
     if output.exists() and not output.is_dir():
-        raise RefusedError(f"{output}: is a file; choose another --output")
+        raise OutputError(f"{output}: is a file; choose another --output")
     if (output / FIRST_MARKER).is_file():
         raise RefusedError(f"{output}: holds a demo of an earlier version, which cannot be resumed: {REMEDY}")
     if output.is_dir() and (others := sorted(path.name for path in output.iterdir() if path.name != ".lock")):
-        raise RefusedError(f"{output}: holds {others[0]}, which does not belong to a demo; choose another --output")
+        raise OutputError(f"{output}: holds {others[0]}, which does not belong to a demo; choose another --output")
 
 
 def _parse(path: Path) -> DemoState:

@@ -1,4 +1,18 @@
-"""The errors of the stages: what is wrong, where, and what to do."""
+"""The errors of the stages. A message says what is wrong, where, and what to do.
+
+    ShardError             a data set cannot be read or written
+        RefusedError           input or options that cannot be used (exit status 2)
+            MissingError           an input that does not exist
+            OutputError            an output that must not be written to
+                FingerprintError       it has the results of other settings
+                LockedError            another process is writing to it
+        CorruptShardError      a damaged file
+        UnsupportedFormatError a file of a newer format
+        DeviceLostError        a GPU that failed
+    TrainingError          a run that cannot continue
+
+The packages below have their own: `ManifestError`, `ExtractorError`, `ImageError`, `CheckpointError`.
+"""
 
 from __future__ import annotations
 
@@ -9,40 +23,44 @@ from pathlib import Path
 from typing import Any
 
 READ_ONLY = (errno.EROFS, errno.EACCES, errno.EPERM)
-"""What the system says of a file that may not be written: `OSError.errno`."""
+"""`OSError.errno` of a file without write permission."""
 
 
 def first_line(error: BaseException) -> str:
-    """Return the first line of what an error says, or its own name where it says nothing."""
+    """Return the first line of an error's message, or its repr if the message is empty."""
     return (str(error).strip() or repr(error)).splitlines()[0]
 
 
 class ShardError(Exception):
-    """A data set that cannot be written or read as asked; says what, where and what to do."""
+    """A data set that cannot be read or written."""
 
 
 class UnsupportedFormatError(ShardError):
-    """A file of a format number that this version does not know."""
+    """A file with a format number that this version does not support."""
 
 
 class RefusedError(ShardError):
-    """An output folder that is not this run's to write to."""
+    """Input or options that a command cannot use. The command line reports it with exit status 2."""
 
 
 class MissingError(RefusedError):
-    """An input that does not exist, such as a folder whose name was misspelt."""
+    """An input that does not exist."""
 
 
-class FingerprintError(RefusedError):
-    """An output folder that holds the results of other settings than those asked for."""
+class OutputError(RefusedError):
+    """An output file or folder that a run must not write to."""
 
 
-class LockedError(RefusedError):
+class FingerprintError(OutputError):
+    """An output folder with the results of other settings."""
+
+
+class LockedError(OutputError):
     """An output folder that another process is writing to."""
 
 
 class CorruptShardError(ShardError):
-    """A file of the data set that is not what its format says it must be."""
+    """A damaged file of a data set."""
 
     def __init__(
         self,
@@ -53,10 +71,18 @@ class CorruptShardError(ShardError):
         key: str | None = None,
         remedy: str | None = None,
     ) -> None:
-        """Say `problem` of the file at `path`; offset counts its bytes, key names the sample, where they are known."""
+        """Create the error of a file.
+
+        Args:
+            problem: What is wrong, as the predicate of a sentence about the file.
+            path: The file.
+            offset: Position in the file in bytes, if known.
+            key: Key of the sample, if known.
+            remedy: What to do; default: extract or convert the shard again.
+        """
         place = "".join(
             [
-                re.sub(r"^([a-z][a-z0-9+.-]+:)/(?=[^/])", r"\1//", str(path)),  # a Path makes one slash of a URL's two
+                re.sub(r"^([a-z][a-z0-9+.-]+:)/(?=[^/])", r"\1//", str(path)),  # a Path joins the two slashes of a URL
                 f", byte {offset}" if offset is not None else "",
                 f", key {key!r}" if key is not None else "",
             ]
@@ -69,7 +95,7 @@ class CorruptShardError(ShardError):
         super().__init__(f"{place}: {problem}; {self.remedy}")
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Let the error travel between processes; exceptions by default only take their positional arguments along."""
+        """Support pickling: by default only positional arguments of an exception are pickled."""
         again = partial(
             CorruptShardError, self.problem, path=self.path, offset=self.offset, key=self.key, remedy=self.remedy
         )
@@ -83,15 +109,15 @@ def _remedy(path: Path) -> str:
 
 
 class TrainingError(Exception):
-    """A run that cannot go on; says at which step, why, and what to do."""
+    """A run that cannot continue; the message has the step."""
 
 
 class NonFiniteError(TrainingError):
-    """A loss or a gradient that is not a number."""
+    """A loss or a gradient that is NaN or infinite."""
 
 
 class LoaderError(TrainingError):
-    """A data loading process that died or no longer moves."""
+    """A data loading process that died or made no progress."""
 
 
 class OutOfMemoryError(TrainingError):
@@ -103,8 +129,8 @@ class LostPeerError(TrainingError):
 
 
 class StoppedError(Exception):
-    """The worker was told to stop; its unfinished shards leave nothing behind."""
+    """The worker was asked to stop. Its unfinished shards are removed."""
 
 
 class DeviceLostError(ShardError):
-    """The GPU failed so that this process cannot use it any more; another process may."""
+    """The GPU failed. This process cannot use it any more; a new process may."""

@@ -8,7 +8,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TypeGuard
 
-from vilbert.pipeline.errors import FingerprintError, RefusedError, ShardError
+from vilbert.pipeline.errors import FingerprintError, OutputError, RefusedError, ShardError
 from vilbert.pipeline.jobs.claims import CLAIMS_FILE
 from vilbert.pipeline.jobs.done import DONE_FILE
 from vilbert.pipeline.jobs.journals import Journals
@@ -65,7 +65,7 @@ def refuse_strangers(folder: Folder) -> None:
     )
     ours = {name for name in names if name in own or is_temporary(name)}
     if strangers := sorted(names - ours):
-        raise RefusedError(
+        raise OutputError(
             f"--output {folder.name}: holds {', '.join(strangers[:3])} but no {DATASET_FILE}; choose an empty folder"
         )
 

@@ -6,7 +6,7 @@ import json
 from contextlib import ExitStack
 from typing import Any, NamedTuple
 
-from vilbert.pipeline.errors import RefusedError
+from vilbert.pipeline.errors import OutputError
 from vilbert.pipeline.rebuild.compare.across_images import AnotherImage, Padding
 from vilbert.pipeline.rebuild.compare.causes import Finding
 from vilbert.pipeline.rebuild.compare.diagnosis import MAX_CASES, diagnose
@@ -24,7 +24,7 @@ from vilbert.pipeline.terminal import print_lines
 def compare(settings: CompareSettings) -> int:
     """Print how two feature sets differ and why; return 1 where a bound is exceeded or a problem was named, else 0."""
     if settings.report is not None and not settings.report.parent.is_dir():
-        raise RefusedError(f"--report {settings.report}: the folder {settings.report.parent} does not exist")
+        raise OutputError(f"--report {settings.report}: the folder {settings.report.parent} does not exist")
     with ExitStack() as stack:
         found = compare_sets(settings, stack)
         document = found.document

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Protocol
 from urllib.parse import unquote, urlsplit
 
-from vilbert.pipeline.errors import MissingError, RefusedError, ShardError
+from vilbert.pipeline.errors import MissingError, OutputError, RefusedError, ShardError
 from vilbert.pipeline.shards.location.layout import DATASET_FILE
 from vilbert.pipeline.shards.location.listing import Entry
 from vilbert.pipeline.shards.location.lock import exclusive_writer
@@ -94,7 +94,7 @@ class LocalFolder:
     def make(self) -> None:
         """Create the folder if it does not exist; RefusedError where it is a file."""
         if self.path.exists() and not self.path.is_dir():
-            raise RefusedError(f"--output {self.path}: is a file; name a folder")
+            raise OutputError(f"--output {self.path}: is a file; name a folder")
         self.path.mkdir(parents=True, exist_ok=True)
 
     def entries(self, under: str) -> Iterator[tuple[str, int | None]]:

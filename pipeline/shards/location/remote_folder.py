@@ -14,7 +14,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from vilbert.pipeline.errors import CorruptShardError, RefusedError
+from vilbert.pipeline.errors import CorruptShardError, OutputError, RefusedError
 from vilbert.pipeline.shards.location.lease import hold_lease
 from vilbert.pipeline.shards.location.listing import Entry
 from vilbert.pipeline.shards.location.retry import ask_again
@@ -43,7 +43,7 @@ class RemoteFolder:
     def make(self) -> None:
         """Refuse a URL that nothing can be written to."""
         if self.url.startswith(("http://", "https://")):
-            raise RefusedError(f"--output {self.name}: cannot write to a web server; give a folder or s3://…")
+            raise OutputError(f"--output {self.name}: cannot write to a web server; give a folder or s3://…")
         self._open("")
 
     def entries(self, under: str) -> Iterator[tuple[str, int | None]]:

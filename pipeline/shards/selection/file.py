@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vilbert.documents import Count, Digest, document, from_json
-from vilbert.pipeline.errors import RefusedError, ShardError
+from vilbert.pipeline.errors import OutputError, RefusedError, ShardError
 from vilbert.pipeline.shards.canonical import encode_json
 from vilbert.pipeline.shards.dataset import DatasetInfo
 from vilbert.pipeline.shards.storage.atomic import fsync_dir, temporary_path
@@ -283,7 +283,7 @@ def require_replaceable(path: Path) -> None:
     import pyarrow.parquet as pq
 
     if path.is_dir():
-        raise RefusedError(f"--output {path}: is a folder; give a file")
+        raise OutputError(f"--output {path}: is a folder; give a file")
     if not path.exists():
         return
     try:
@@ -291,7 +291,7 @@ def require_replaceable(path: Path) -> None:
     except (pa.ArrowException, OSError, ValueError):
         is_selection = False
     if not is_selection:
-        raise RefusedError(f"--output {path}: exists and is not a selection; delete it, or give another file")
+        raise OutputError(f"--output {path}: exists and is not a selection; delete it, or give another file")
 
 
 @contextlib.contextmanager

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from vilbert.pipeline.errors import RefusedError
+from vilbert.pipeline.errors import OutputError
 
 GO_ON = "make room, or mend what is wrong there, and run the same command again to resume from the last checkpoint"
 
@@ -28,4 +28,4 @@ def explain_disk_errors(path: Path) -> Iterator[None]:
 def require_folder_of(option: str, path: Path | None) -> None:
     """Raise RefusedError where a file that an option names would lie in a folder that is not there."""
     if path is not None and not path.parent.is_dir():
-        raise RefusedError(f"{option} {path}: the folder {path.parent} does not exist")
+        raise OutputError(f"{option} {path}: the folder {path.parent} does not exist")

@@ -13,10 +13,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_fixed
-
 from vilbert.documents import List, document, from_json
-from vilbert.pipeline.errors import READ_ONLY, FingerprintError, LockedError, RefusedError
+from vilbert.pipeline.errors import READ_ONLY, FingerprintError, LockedError, OutputError, RefusedError
 from vilbert.pipeline.shards.canonical import decode_json, encode_json
 from vilbert.pipeline.shards.location.lock import LOCK_FILE, exclusive_writer
 from vilbert.pipeline.shards.storage.atomic import write_atomic
@@ -86,11 +84,11 @@ def has_learnt(run: Path) -> bool:
 def make_run_folder(run: Path) -> None:
     """Make the folder; raise RefusedError where it holds something that is not a run."""
     if run.is_file():
-        raise RefusedError(f"--output {run}: is a file; give a folder")
+        raise OutputError(f"--output {run}: is a file; give a folder")
     run.mkdir(parents=True, exist_ok=True)
     others = [path.name for path in run.iterdir() if path.name != LOCK_FILE]
     if others and not (run / RUN_FILE).is_file() and not _only_ours(others):
-        raise RefusedError(f"--output {run}: holds {others[0]} and no {RUN_FILE}; give a new folder, or one of a run")
+        raise OutputError(f"--output {run}: holds {others[0]} and no {RUN_FILE}; give a new folder, or one of a run")
 
 
 def _only_ours(names: list[str]) -> bool:

@@ -16,7 +16,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from vilbert.pipeline.errors import RefusedError
+from vilbert.pipeline.errors import OutputError, RefusedError
 from vilbert.pipeline.shards.storage.atomic import write_atomic
 from vilbert.pipeline.train.engine.distributed import Group, process_group
 from vilbert.pipeline.train.engine.loop import Training, held_out, restore, run_steps
@@ -100,7 +100,7 @@ def train(settings: S, prepare: Callable[[S, Group], Stage]) -> int:
             return 0
         if group.first:
             if is_read_only:
-                raise RefusedError(
+                raise OutputError(
                     f"--output {settings.output}: is read-only and its run is not finished; give another folder"
                 )
             write_run(settings.output, training.description)

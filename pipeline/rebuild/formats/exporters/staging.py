@@ -15,7 +15,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from vilbert.pipeline.errors import LockedError, RefusedError, ShardError
+from vilbert.pipeline.errors import LockedError, OutputError, ShardError
 from vilbert.pipeline.shards.sample import Sample
 from vilbert.pipeline.shards.storage.atomic import fsync_dir
 
@@ -79,7 +79,7 @@ class StagedWriter:
 def require_free(path: Path) -> None:
     """Raise RefusedError where there already is a file, folder or link at `path`."""
     if os.path.lexists(path):
-        raise RefusedError(f"--output {path}: exists; delete it or choose another name")
+        raise OutputError(f"--output {path}: exists; delete it or choose another name")
 
 
 def _lock_folder(folder: Path, output: Path) -> int:

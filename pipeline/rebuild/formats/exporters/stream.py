@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vilbert.extractors.soft_labels import region_labels
-from vilbert.pipeline.errors import RefusedError, ShardError
+from vilbert.pipeline.errors import OutputError, RefusedError, ShardError
 from vilbert.pipeline.rebuild.formats.exporters.staging import Rows, StagedWriter
 from vilbert.pipeline.rebuild.source import SourceDescription
 from vilbert.pipeline.shards.sample import Sample
@@ -49,7 +49,7 @@ class StreamExporter:
                 "data set that has them"
             )
         if not path.name.endswith(self.suffix):
-            raise RefusedError(f"--output {path}: readers of the format expect a name that ends in {self.suffix}")
+            raise OutputError(f"--output {path}: readers of the format expect a name that ends in {self.suffix}")
         return StagedWriter(path, lambda work: self.write(work, description))
 
 
