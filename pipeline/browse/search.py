@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from vilbert.pipeline.browse.columns import SCORE_STEPS
 from vilbert.pipeline.browse.filters import ANY, NO_SPLIT, FilterError, Filters, captions_expression
-from vilbert.pipeline.browse.index import Index
+from vilbert.pipeline.browse.index import Index, explained
 from vilbert.pipeline.browse.terms import (
     Numbers,
     Term,
@@ -96,15 +96,16 @@ class Search:
 
     def page(self, filters: Filters, *, after: int = -1, until: int | None = None, size: int = PAGE) -> Page:
         """Return the matches behind a place of the order, or with `until` the last before that one."""
-        ranks = self._ranks(filters)
-        if until is None:
-            start = ranks.before(after + 1)
-            stop = min(start + size, ranks.matches)
-        else:
-            stop = ranks.before(until)
-            start = max(stop - size, 0)
-        some = ranks.part(start, stop)
-        return Page(self._numbers(filters, some).tolist(), some.tolist(), ranks.matches, start)
+        with explained(self.index.folder):
+            ranks = self._ranks(filters)
+            if until is None:
+                start = ranks.before(after + 1)
+                stop = min(start + size, ranks.matches)
+            else:
+                stop = ranks.before(until)
+                start = max(stop - size, 0)
+            some = ranks.part(start, stop)
+            return Page(self._numbers(filters, some).tolist(), some.tolist(), ranks.matches, start)
 
     def _numbers(self, filters: Filters, ranks: NDArray[Any]) -> NDArray[Any]:
         """Return the numbers of the samples at some places of an order."""
