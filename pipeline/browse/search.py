@@ -121,15 +121,16 @@ class Search:
             return Ranks(self._failed(filters))
         if filters.sort.endswith("score") and not self.index.objects:
             raise FilterError("sort: this data set has no scores")
-        terms, samples = sorted(self._terms(filters), key=lambda term: term.size), self.index.samples
-        if not terms:
+        samples = self.index.samples
+        terms = sorted((term for term in self._terms(filters) if term.rest), key=lambda term: term.size)
+        if not terms:  # or all samples match each of them
             return Ranks(np.empty(0, np.uint32), samples)
         without = None
         if sum(term.rest for term in terms) < terms[0].size:
             left_out = [term.others() for term in terms if term.others is not None]
             numbers, without = np.concatenate(left_out), samples
         else:
-            numbers = terms[0].numbers()
+            numbers = np.sort(terms[0].numbers())  # the checks read columns and lists in their order, which is faster
             for term in terms[1:]:
                 numbers = numbers[term.holds(numbers)]
         ranks = numbers
