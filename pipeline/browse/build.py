@@ -77,7 +77,10 @@ def ensure_index(
     if read_meta(folder).get("complete") == digest:
         return folder
     with exclusive_writer(folder):
-        if read_meta(folder).get("digest") != digest:
+        meta = read_meta(folder)
+        if meta.get("complete") == digest:
+            return folder  # another process has built it meanwhile
+        if meta.get("digest") != digest:
             _empty(folder)
         with contextlib.closing(open_for_building(folder)) as database:
             try:

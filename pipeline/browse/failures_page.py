@@ -7,7 +7,7 @@ from typing import Any
 
 from vilbert.manifests.uri import mask_credentials
 from vilbert.pipeline.browse.filters import ANY, FilterError, Filters
-from vilbert.pipeline.browse.grid import place_of
+from vilbert.pipeline.browse.grid import page_of
 from vilbert.pipeline.browse.images import Preview
 from vilbert.pipeline.browse.opened import OpenedDataset
 from vilbert.pipeline.browse.site import Site
@@ -22,7 +22,7 @@ MAX_ROW = 2**53
 def failures_page(site: Site, dataset: OpenedDataset, query: Mapping[str, str]) -> str:
     """Return the table of failed rows, of all reasons or that of the query."""
     filters = Filters(failure=Filters.parse(query).failure or ANY)
-    page = dataset.search.page(filters, **place_of(query), size=PAGE)
+    page = page_of(dataset, filters, query, PAGE)
     path, more = f"/{dataset.number}/failures", page.before + len(page.numbers) < page.matches
     return render(
         "failures.html",

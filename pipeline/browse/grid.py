@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from vilbert.pipeline.browse.filters import ANY, SORTS, FilterError, Filters
+from vilbert.pipeline.browse.index import explained
 from vilbert.pipeline.browse.opened import OpenedDataset
 from vilbert.pipeline.browse.search import PAGE, Page
 from vilbert.pipeline.browse.site import Site
@@ -22,7 +23,7 @@ def grid_page(site: Site, dataset: OpenedDataset, query: Mapping[str, str]) -> s
     problem, filters, page = "", Filters(), Page([], [], 0, 0)
     try:
         filters = Filters.parse(query)
-        page = dataset.search.page(filters, **place_of(query))
+        page = page_of(dataset, filters, query)
     except FilterError as error:
         problem = str(error)
     cards, failed = [], []
@@ -30,7 +31,8 @@ def grid_page(site: Site, dataset: OpenedDataset, query: Mapping[str, str]) -> s
         failed = dataset.index.failures_at(page.numbers)
     else:
         places = zip(page.numbers, page.ranks, strict=True)
-        cards = [card(dataset, filters, number, rank) for number, rank in places]
+        with explained(dataset.index.folder):
+            cards = [card(dataset, filters, number, rank) for number, rank in places]
     rows = dataset.index.at(page.numbers) if cards else []
     path = f"/{dataset.number}/"
     more = page.before + len(page.numbers) < page.matches
@@ -77,6 +79,12 @@ LABELS = {
 
 
 ANY_LABELS = {"same": "images with copies", "failure": "failed images"}
+
+
+def page_of(dataset: OpenedDataset, filters: Filters, query: Mapping[str, str], size: int = PAGE) -> Page:
+    """Return the page that a query asks for; the last one where nothing lies behind the place that it names."""
+    page = dataset.search.page(filters, **place_of(query), size=size)
+    return page if page.numbers else dataset.search.page(filters, until=MAX_PLACE, size=size)
 
 
 def place_of(query: Mapping[str, str]) -> dict[str, int]:

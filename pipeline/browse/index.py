@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 import threading
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 
 from vilbert.pipeline.browse.build import read_meta
 from vilbert.pipeline.browse.columns import columns_of, read_columns
+from vilbert.pipeline.browse.filters import FilterError
 from vilbert.pipeline.browse.schema import open_for_reading
 from vilbert.pipeline.errors import ShardError
 from vilbert.pipeline.shards.canonical import decode_json, encode_json
@@ -32,6 +34,17 @@ class IndexedSample(NamedTuple):
     image_id: str
     caption: str
     """The beginning of the first caption."""
+
+
+@contextmanager
+def explained(folder: Path) -> Iterator[None]:
+    """Raise ShardError where columns lead beyond each other, as those of a damaged index do."""
+    try:
+        yield
+    except FilterError:
+        raise
+    except (IndexError, ValueError) as error:
+        raise ShardError(f"{folder}: is damaged ({error}); delete it and start again") from error
 
 
 class Index:

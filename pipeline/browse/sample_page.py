@@ -16,7 +16,7 @@ from vilbert.pipeline.browse.index import IndexedSample
 from vilbert.pipeline.browse.opened import OpenedDataset
 from vilbert.pipeline.browse.shown_regions import shown_regions
 from vilbert.pipeline.browse.site import Site
-from vilbert.pipeline.errors import CorruptShardError, RefusedError, ShardError
+from vilbert.pipeline.errors import RefusedError, ShardError
 from vilbert.pipeline.pages.templates import render
 from vilbert.pipeline.shards.columns.describe import values_of_sample
 from vilbert.pipeline.shards.dataset import DatasetInfo
@@ -38,7 +38,7 @@ def sample_page(site: Site, dataset: OpenedDataset, found: IndexedSample, query:
     try:
         sample, problem = dataset.read(found), ""
         offset = dataset.offset(found)
-    except CorruptShardError as error:
+    except ShardError as error:
         sample, problem, offset = None, str(error), None
     columns = dataset.index.columns
     shown = None if sample is None else shown_regions(dataset, found, sample, query.get("column", ""))

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from vilbert.pipeline.browse.columns import SCORE_STEPS
 from vilbert.pipeline.browse.filters import ANY, NO_SPLIT, FilterError, Filters, captions_expression
-from vilbert.pipeline.browse.index import Index
+from vilbert.pipeline.browse.index import Index, explained
 from vilbert.pipeline.browse.terms import (
     Numbers,
     Term,
@@ -96,15 +96,16 @@ class Search:
 
     def page(self, filters: Filters, *, after: int = -1, until: int | None = None, size: int = PAGE) -> Page:
         """Return the matches behind a place of the order, or with `until` the last before that one."""
-        ranks = self._ranks(filters)
-        if until is None:
-            start = ranks.before(after + 1)
-            stop = min(start + size, ranks.matches)
-        else:
-            stop = ranks.before(until)
-            start = max(stop - size, 0)
-        some = ranks.part(start, stop)
-        return Page(self._numbers(filters, some).tolist(), some.tolist(), ranks.matches, start)
+        with explained(self.index.folder):
+            ranks = self._ranks(filters)
+            if until is None:
+                start = ranks.before(after + 1)
+                stop = min(start + size, ranks.matches)
+            else:
+                stop = ranks.before(until)
+                start = max(stop - size, 0)
+            some = ranks.part(start, stop)
+            return Page(self._numbers(filters, some).tolist(), some.tolist(), ranks.matches, start)
 
     def _numbers(self, filters: Filters, ranks: NDArray[Any]) -> NDArray[Any]:
         """Return the numbers of the samples at some places of an order."""
@@ -120,15 +121,16 @@ class Search:
             return Ranks(self._failed(filters))
         if filters.sort.endswith("score") and not self.index.objects:
             raise FilterError("sort: this data set has no scores")
-        terms, samples = sorted(self._terms(filters), key=lambda term: term.size), self.index.samples
-        if not terms:
+        samples = self.index.samples
+        terms = sorted((term for term in self._terms(filters) if term.rest), key=lambda term: term.size)
+        if not terms:  # or all samples match each of them
             return Ranks(np.empty(0, np.uint32), samples)
         without = None
         if sum(term.rest for term in terms) < terms[0].size:
             left_out = [term.others() for term in terms if term.others is not None]
             numbers, without = np.concatenate(left_out), samples
         else:
-            numbers = terms[0].numbers()
+            numbers = np.sort(terms[0].numbers())  # the checks read columns and lists in their order, which is faster
             for term in terms[1:]:
                 numbers = numbers[term.holds(numbers)]
         ranks = numbers

@@ -22,7 +22,7 @@ from vilbert.pipeline.browse.approximate import ApproximateIndex
 from vilbert.pipeline.browse.filters import FilterError
 from vilbert.pipeline.browse.index import IndexedSample
 from vilbert.pipeline.browse.opened import OpenedDataset
-from vilbert.pipeline.errors import CorruptShardError
+from vilbert.pipeline.errors import ShardError
 from vilbert.pipeline.shards.location.layout import data_path
 from vilbert.pipeline.shards.storage.store import open_shard
 
@@ -101,7 +101,10 @@ class SimilarRegions:
             near.setdefault(number, []).append(at)
         found: list[SimilarRegion] = []
         for row in dataset.index.at(sorted(near)):
-            features = dataset.features(row)
+            try:
+                features = dataset.features(row)
+            except ShardError:  # removed since
+                continue
             found += (
                 SimilarRegion(float(unit(features[at].astype(np.float32)) @ wanted), row.number, at)
                 for at in near[row.number]
@@ -120,8 +123,8 @@ class SimilarRegions:
             places = (numbers[start:stop] - first).tolist()
             try:
                 counts, scores = self._compare(shard, places, wanted)
-            except CorruptShardError:
-                counts, scores = [], np.empty(0, np.float32)  # the grid says that it is left out
+            except ShardError:  # damaged, which the grid says, or removed since
+                counts, scores = [], np.empty(0, np.float32)
             searched += len(scores)
             starts = np.cumsum([0, *counts])
             top = np.argpartition(-scores, FOUND)[: FOUND + 1] if len(scores) > FOUND + 1 else np.arange(len(scores))

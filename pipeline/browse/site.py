@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from vilbert.pipeline.browse.findings import Comparisons
 from vilbert.pipeline.browse.images import Photographs
+from vilbert.pipeline.browse.index import explained
 from vilbert.pipeline.browse.opened import OpenedDataset
 from vilbert.pipeline.browse.similar import SimilarRegions
 from vilbert.pipeline.browse.statistics import charts
@@ -53,7 +54,8 @@ class Site:
                 datasets.append(dataset)
             tell_apart(datasets)
             for dataset in datasets:
-                charts(dataset)  # for the pages of statistics
+                with explained(dataset.index.folder):
+                    charts(dataset)  # for the pages of statistics
             photographs = Photographs(FetchSettings(allow_private_addresses=settings.allow_private_addresses))
             stack.callback(photographs.close)
             similar = tuple(map(SimilarRegions, datasets))

@@ -228,9 +228,12 @@ def regions_of(
     def holds(some: Numbers) -> Mask:
         mask: Mask = np.zeros(len(some), np.bool_)
         for start, stop in parts:
+            if every:
+                mask |= among(samples[start:stop], some)
+                continue
             wanted = some.astype(samples.dtype)
             first, behind = (start + np.searchsorted(samples[start:stop], wanted, side) for side in ("left", "right"))
-            mask |= behind > first if every else any_of(first, behind, fits)
+            mask |= any_of(first, behind, fits)
         return mask
 
     return Term(sum(stop - start for start, stop in parts), numbers, holds)

@@ -252,6 +252,34 @@ def test_each_bar_leads_to_as_many_images_as_it_counts(
         assert f"<strong>{count}</strong>" in client.get(url.replace("&amp;", "&")).text, url
 
 
+def test_a_shard_that_is_removed_while_it_is_served_is_named(
+    dataset: SmallDataset, browse: Browse, client_of: ClientOf
+) -> None:
+    site = browse(dataset.directory)
+    client, rows = client_of(site), site.datasets[0].index.at(range(7))
+    (lost,) = [row for row in rows if row.shard == 2][:1]
+    dataset.data_file(2).unlink()
+    (dataset.directory / "dataset.json").write_text("{}")
+    page = client.get(f"/0/sample/{lost.key}")
+    assert page.status_code == 200
+    assert dataset.data_file(2).name in page.text.partition('role="alert"')[2]
+    assert client.get(f"/0/image/{lost.number}").status_code == 404
+    similar = client.get(f"/0/similar/{rows[0].key}/0")
+    assert similar.status_code == 200
+    assert similar.text.count('class="card"') > 0
+    assert client.get("/0/?boxes_min=1").text.count('class="card"') == 7
+
+
+@pytest.mark.parametrize("query", ["", "failure=any&", "boxes_min=2&sort=-boxes&"])
+def test_a_place_behind_the_last_shows_the_last_page(
+    query: str, dataset: SmallDataset, browse: Browse, client_of: ClientOf
+) -> None:
+    client = client_of(browse(dataset.directory))
+    page = client.get(f"/0/?{query}after=4611686018427387904")
+    assert page.status_code == 200
+    assert page.text.count('class="card"') == client.get(f"/0/?{query}").text.count('class="card"') > 0
+
+
 def test_similar_regions_are_those_of_the_largest_cosine(dataset: SmallDataset, browse: Browse) -> None:
     site = browse(dataset.directory)
     with open_dataset(dataset.directory) as samples:
