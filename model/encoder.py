@@ -58,13 +58,13 @@ def first_meeting(config: ViLBertConfig) -> int:
 
 @dataclass(kw_only=True)
 class Trace:
-    """What the encoder kept on its way: attention maps, and states after each layer, the embeddings first."""
+    """What the encoder keeps: states after each layer, the embeddings first, and attention maps of eager attention."""
 
     text_states: list[Tensor] = field(default_factory=list)
     image_states: list[Tensor] = field(default_factory=list)
-    text_maps: list[Tensor | None] = field(default_factory=list)
-    image_maps: list[Tensor | None] = field(default_factory=list)
-    co_maps: list[tuple[Tensor | None, Tensor | None]] = field(default_factory=list)
+    text_maps: list[Tensor] = field(default_factory=list)
+    image_maps: list[Tensor] = field(default_factory=list)
+    co_maps: list[tuple[Tensor, Tensor]] = field(default_factory=list)
 
 
 class Masks(NamedTuple):
@@ -169,7 +169,8 @@ class Encoder(nn.Module):
             text, maps = self.layer[step.number](
                 streams.text, masks.text, None, streams.text_packing, kept.text if last else None, eager=eager
             )
-            trace.text_maps.append(maps)
+            if maps is not None:
+                trace.text_maps.append(maps)
             return replace(streams, text=text)
         if step.kind == "image":
             words = _mean_word(streams) if self.dynamic_attention else None
@@ -177,11 +178,12 @@ class Encoder(nn.Module):
             image, maps = self.v_layer[step.number](
                 streams.image, masks.image, words, streams.image_packing, kept.image if last else None, eager=eager
             )
-            trace.image_maps.append(maps)
+            if maps is not None:
+                trace.image_maps.append(maps)
             return replace(streams, image=image)
         if not self.with_coattention:
             return streams
-        image, text, co_maps = self.c_layer[step.number](
+        image, text, (image_maps, text_maps) = self.c_layer[step.number](
             streams.image,
             masks.to_image,
             streams.text,
@@ -190,5 +192,6 @@ class Encoder(nn.Module):
             streams.text_packing,
             eager=eager,
         )
-        trace.co_maps.append(co_maps)
+        if image_maps is not None and text_maps is not None:
+            trace.co_maps.append((image_maps, text_maps))
         return replace(streams, image=image, text=text)

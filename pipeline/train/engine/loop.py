@@ -184,7 +184,8 @@ def run_steps(training: Training, journal: Journal | None, progress: TrainProgre
         profiled(training.run, settings.profile, rank=group.rank, device=group.device) as end_step,
         CheckpointWriter(training.run, keep=settings.keep, is_async=settings.async_checkpoint) as writer,
     ):
-        if training.evaluation_due:
+        was_interrupted = training.evaluation_due
+        if was_interrupted:
             with clock.paused():
                 changed = held_out(training, journal, saving=True, interrupted=interrupted)
                 if training.evaluation_due:
@@ -281,9 +282,9 @@ class _Batches:
         self._source.close()
 
     def __next__(self) -> list[Any]:
-        found: list[Any] | Copied = next(self._source)
+        found = next(self._source)
         if not isinstance(found, Copied):
-            return found
+            return list(found)
         wait_for(found)
         self.on_gpu = found.on_gpu
         return found.parts

@@ -13,6 +13,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_fixed
+
 from vilbert.documents import List, document, from_json
 from vilbert.pipeline.errors import READ_ONLY, FingerprintError, LockedError, OutputError, RefusedError
 from vilbert.pipeline.shards.canonical import decode_json, encode_json
