@@ -194,7 +194,7 @@ def test_the_same_values_again_are_no_work_and_others_are_refused(make_dataset: 
         ("a.jsonl", b'["image_id"]\n', "line 1"),
         ("a.jsonl", b"\xff\xfe\n", "cannot be read"),
         ("a.jsonl", b'{"image_id": 1, "x": 1}\n{"image_id": 2, "x":\n', "line 2 cannot be read"),
-        ("a.jsonl", b'{"image_id": {}, "x": 1}\n', "no image id"),
+        ("a.jsonl", b'{"image_id": {}, "x": 1}\n', "is not an image id"),
         ("a.jsonl", b'{"other": "1"}\n', "--id-column"),
         ("a.jsonl", b"", "none of its image ids"),
         ("a.csv", b"image_id,x\n", ".parquet, .npy or .jsonl"),

@@ -268,7 +268,7 @@ def test_cut_and_damaged_files_are_refused_and_never_crash(tmp_path: Path, make_
         ({META_KEY.encode(): b"{"}, "is not JSON"),
         ({META_KEY.encode(): b"[1]"}, "does not list the keys"),
         ({META_KEY.encode(): meta(["a"])}, "its keys do not match the list in __meta__; the first difference is b'a'"),
-        ({META_KEY.encode(): meta([]), b"x": b""}, "the first is b'x'"),
+        ({META_KEY.encode(): meta([]), b"x": b""}, "the first difference is b'x'"),
         ({META_KEY.encode(): meta([], count=1)}, "does not list the keys"),
         ({META_KEY.encode(): meta(["a", "a"]), b"a": b""}, "does not list the keys"),
         ({META_KEY.encode(): meta(["a.b"]), b"a.b": b""}, "does not list the keys"),

@@ -177,7 +177,7 @@ def test_one_data_set_without_the_split_is_told_and_left_out(
     corpus = Corpus.open([str(folder) for folder in folders], split="b")
     assert len(image_ids(corpus)) == 2
     assert [record.getMessage() for record in caplog.records] == [
-        f"{folders[0]}: no sample of split 'b', it is left out"
+        f"{folders[0]}: no sample of split 'b'; the data set is not used"
     ]
 
 
@@ -210,7 +210,7 @@ def test_records_of_another_extraction_are_told(tmp_path: Path, make_dataset: Ma
     folder = make_dataset(tmp_path / "a", samples=8, shard_size=4)
     other = make_dataset(tmp_path / "b", samples=8, shard_size=4, seed=1)
     (folder / "shards/000001.json").write_bytes((other / "shards/000001.json").read_bytes())
-    with pytest.raises(CorruptShardError, match=r"dataset\.json: the records in shards/ are not those"):
+    with pytest.raises(CorruptShardError, match=r"dataset\.json: the records in shards/ do not match it"):
         Corpus.open([str(folder)], split=None)
 
 
