@@ -98,6 +98,6 @@ def test_similar_regions_are_those_of_the_selected_samples_alone(
 
 def test_a_selection_of_another_data_set_is_refused(made: tuple[Path, Path], browse: Browse, tmp_path: Path) -> None:
     other = write_small_dataset(tmp_path).directory
-    with pytest.raises(RefusedError, match=r"s\.parquet: is of another data set"):
+    with pytest.raises(RefusedError, match=r"s\.parquet: .*another data set"):
         browse(other, selection=(made[1],))
     assert not (other / ".browse").exists()  # an index of a large data set takes minutes
