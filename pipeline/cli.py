@@ -63,7 +63,7 @@ COMMANDS = {
     ),
     "extract --add-to": Command(
         "vilbert.pipeline.extract.add_to",
-        "AddToSettings",
+        "vilbert.pipeline.extract.add_to_settings:AddToSettings",
         "add_to",
         "run another detector at the boxes of a data set",
     ),

@@ -225,9 +225,9 @@ def file_value(kind: Any, value: Any, *, numbers_as_text: bool = True) -> Any:
     Types are strict: no text for a whole number, no number for a truth value. But a text such as 1e-4 may stand for a
     number (YAML 1.1 reads it as a text), one value for a list of one, and with `numbers_as_text` a number for a text.
     """
-    from pydantic import TypeAdapter, ValidationError
+    from pydantic import ValidationError
 
-    adapter = TypeAdapter(kind)
+    adapter = adapter_of(kind)
     problem: ValidationError | None = None
     for attempt in _readings(value, numbers_as_text):
         try:

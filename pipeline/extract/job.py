@@ -10,11 +10,11 @@ import logging
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 from vilbert.manifests.manifest import Manifest
 from vilbert.pipeline.extract.settings import ExtractSettings
 from vilbert.pipeline.extract.split_starts import split_starts
+from vilbert.pipeline.extract.worker import Worker
 from vilbert.pipeline.jobs.measure import SAMPLE_ROWS, Measure, measure_rows
 from vilbert.pipeline.jobs.worker import Description, ShardWorker
 from vilbert.pipeline.shards.dataset import DatasetInfo, fingerprint_digest
@@ -22,9 +22,6 @@ from vilbert.pipeline.shards.index.write import write_side_files
 from vilbert.pipeline.shards.location.folder import Folder
 from vilbert.pipeline.shards.sample import describe_fields
 from vilbert.pipeline.shards.small_features import STORED_AS
-
-if TYPE_CHECKING:  # decoders and the HTTP client, which `vilbert extract --add-to --help` does not need
-    from vilbert.pipeline.extract.worker import Worker
 
 logger = logging.getLogger(__name__)
 
@@ -40,8 +37,6 @@ class ExtractJob:
     @property
     def worker(self) -> Callable[[ExtractSettings], Worker]:
         """Build a worker from the settings."""
-        from vilbert.pipeline.extract.worker import Worker
-
         return Worker
 
     @property
@@ -75,7 +70,7 @@ class ExtractJob:
         settings = self.settings
         if settings.backend == "ray":
             settings = replace(settings, detector=replace(settings.detector, device="auto"))
-        return self.worker(settings)
+        return Worker(settings)
 
     def measure(self, worker: ShardWorker, planned: DatasetInfo, pending: Sequence[int]) -> Measure:
         """Return what rows cost that are spread over the manifest."""

@@ -202,7 +202,7 @@ def test_a_damaged_run_json_without_a_checkpoint_is_said(
     shutil.rmtree(finished / "checkpoints")
     assert main(arguments(data, finished)) == 2
     said = capsys.readouterr().err
-    assert f"{finished / 'run.json'}: is damaged: not the JSON" in said
+    assert f"{finished / 'run.json'}: is damaged (not valid JSON" in said
     assert "Traceback" not in said
 
 

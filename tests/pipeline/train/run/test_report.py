@@ -61,7 +61,7 @@ def report(run: Path, entries: list[tuple[str, int, dict[str, float]]], facts: d
         journal.write(kind, step, values)
     journal.close()
     if facts is not None:
-        (run / "run.json").write_text(json.dumps(facts))
+        (run / "run.json").write_text(json.dumps({"settings": {}, "model": {}, "data": [], **facts}))
     return write_report(run).read_text()
 
 
