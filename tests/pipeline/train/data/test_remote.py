@@ -287,7 +287,7 @@ def test_a_data_set_that_is_not_whole_on_the_server_leaves_nothing(
 ) -> None:
     content = (served / name).read_bytes()
     (served / name).unlink()
-    with pytest.raises(RemoteError, match=r"/data/.*\.json: is not there"):
+    with pytest.raises(RemoteError, match=r"/data/.*\.json: not found"):
         open_remote(f"{server.url}/data", tmp_path / "cache")
     (served / name).write_bytes(content)
     assert None not in listing(open_remote(f"{server.url}/data", tmp_path / "cache"))

@@ -51,7 +51,7 @@ def test_a_disk_that_refuses_the_tensors_is_an_os_error(tmp_path: Path) -> None:
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (4096, before[1]))
     try:
-        with pytest.raises(OSError, match="earlier ones are as they were") as caught:
+        with pytest.raises(OSError, match="earlier ones are unchanged") as caught:
             save_checkpoint(tmp_path, 10, model={"large": torch.zeros(4096)}, optimizer={}, info={})
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
