@@ -2,8 +2,8 @@
 
 Each run is killed at random moments, now one of its workers, now the driver itself, which is then started again, until
 the kills are used up and it is left to end; one that ends before its first kill is made again. Its files, records and
-dataset.json included, must be those of one process that nobody disturbed. Prints a Markdown table, a line a run; exits
-with 1 where a byte differs or a run fails.
+dataset.json included, must be those of one undisturbed process. Prints a Markdown table, a line a run; exits with 1
+where a byte differs or a run fails.
 """
 
 from __future__ import annotations
@@ -192,7 +192,7 @@ def wait(driver: psutil.Popen, event: Callable[[], object] | None, seconds: floa
 def main(settings: Settings) -> int:
     """Print a Markdown table; return 1 where a run failed or its bytes differ."""
     if settings.kills < 1:
-        raise SystemExit(f"--kills {settings.kills}: give at least 1; a run that nobody kills shows nothing")
+        raise SystemExit(f"--kills {settings.kills}: give at least 1; a run without kills shows nothing")
     bad = again = 0
     with tempfile.TemporaryDirectory(dir=settings.folder) as name:
         folder = Path(name)

@@ -6,7 +6,7 @@ on the disk (fsync). With TMPDIR in memory (/dev/shm) no disk takes part.
 
 - plain: the standard library reads the shards, takes their SHA-256 and writes the bytes.
 - webdataset: its reader's samples go to its `TarWriter`, decoded and undecoded.
-- MMF: `lmdb_conversion.py` of facebookresearch/mmf written anew: a .npy of features and one of the other facts of each
+- MMF: `lmdb_conversion.py` of facebookresearch/mmf, reimplemented: .npy of features and of the other facts of each
   image, read and pickled into one LMDB in one transaction. The .npy files are written before the clock starts, as MMF's
   extraction (`extract_features_vmb.py`) writes them: float32 features and float32 probabilities of all classes.
 

@@ -259,7 +259,7 @@ def built_graphs(folder: Path) -> Path:
 
 
 def main() -> None:
-    """Measure, on the emulated device in this process started anew with it."""
+    """Measure, on the emulated device in this process, restarted with it."""
     settings = tyro.cli(Settings)
     if settings.emulator is not None and "libfakecudart" not in os.environ.get("LD_PRELOAD", ""):
         folder = settings.emulator.resolve()

@@ -1,7 +1,7 @@
 """The published ViLBERT of a checkout of vilbert_beta or vilbert-multi-task, on today's torch.
 
-Both import packages that are gone. What `vilbert/vilbert.py` needs of them to build a model is little, and stands here
-as a module in memory; the file itself runs as it is, without its package's `__init__`.
+Both import packages that no longer exist. What `vilbert/vilbert.py` needs of them to build a model is little, and
+stands here as a module in memory; the file itself runs as it is, without its package's `__init__`.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def _cached_path(path: str, cache_dir: str | None = None) -> str:
 
 
 def load_module(checkout: Path) -> types.ModuleType:
-    """Return `vilbert/vilbert.py` of a checkout as a module; FileNotFoundError where there is none."""
+    """Return `vilbert/vilbert.py` of a checkout as a module; FileNotFoundError if it does not exist."""
     source = checkout / "vilbert" / "vilbert.py"
     if not source.is_file():
         raise FileNotFoundError(

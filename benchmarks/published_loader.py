@@ -1,4 +1,4 @@
-"""The published way from disk to batch, written anew to be measured beside ours.
+"""The published way from disk to batch, reimplemented for comparison with ours.
 
 What it does and in what order is that of `ConceptCapLoaderTrain` of jiasenlu/vilbert_beta and what it calls of
 tensorpack and of BERT's first tokenizer: an LMDB value a sample, unpacked whole; masks by loops over words and regions;

@@ -146,7 +146,7 @@ def regions() -> Regions:
 
 
 def make_manifest(folder: Path, shards: int) -> Path:
-    """List images that are not there: nobody opens them."""
+    """List images that do not exist; they are not opened."""
     from vilbert.pipeline.cli import main as vilbert
 
     (folder / "list.csv").write_text(

@@ -8,7 +8,7 @@ from vilbert.extractors.extractor import ExtractorError
 
 
 def resolve_device(wanted: str) -> torch.device:
-    """Return the device for `--device`; raise ExtractorError where a GPU is wanted and there is none."""
+    """Return the device for `--device`; raise ExtractorError if a GPU is requested and none is available."""
     available = torch.cuda.is_available()
     if wanted == "cuda" and not available:
         raise ExtractorError("--device cuda: torch sees no GPU here; give --device cpu, or see `vilbert doctor`")

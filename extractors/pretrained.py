@@ -160,7 +160,7 @@ def reason(error: BaseException) -> str:
 
 
 def _folder(name: str) -> Path | None:
-    """Return the folder of this name; None if there is none."""
+    """Return the folder of this name; None if it does not exist."""
     try:
         path = Path(name).expanduser()
         return path if name and path.is_dir() else None

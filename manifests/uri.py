@@ -79,7 +79,7 @@ def mask_credentials(text: str) -> str:
 
 
 def refused_scheme(uri: str) -> str | None:
-    """Return the first of a uri's schemes that is never opened, or None if there is none."""
+    """Return the first unsupported scheme of a uri, or None."""
     return next((scheme for scheme in protocols(uri) if scheme in NEVER_OPENED), None)
 
 

@@ -309,7 +309,7 @@ def save_reference(model: PreTrainedModel, path: str | os.PathLike[str]) -> None
             scratch.touch()
             mode = scratch.stat().st_mode
             safetensors.torch.save_file(tensors, scratch, metadata={"format": "pt"})
-            scratch.chmod(mode)  # it replaces the file by one that nobody else may read
+            scratch.chmod(mode)  # it replaces the file by one that only its owner may read
         else:
             torch.save(tensors, scratch)
         scratch.replace(path)

@@ -34,7 +34,7 @@ class LossSum(NamedTuple):
 
     sum: Tensor
     """[] float32 (float64 where the scores were), always attached to the graph of the scores."""
-    count: Tensor  # type: ignore[assignment] # tuple.count, which nobody calls on a loss
+    count: Tensor  # type: ignore[assignment] # tuple.count is not used on a loss
     """[] int64, a count of labels; 0 where nothing is labelled, and then the sum is 0 too."""
 
     @property

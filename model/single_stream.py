@@ -7,7 +7,7 @@ Interface and outputs are the two-stream model's, so that one trainer and one ev
 - one attention map a layer, returned as its four blocks: words at words, regions at regions and, as `co_attentions`,
   words at regions and regions at words. It is the row of text and co blocks together that sums to 1.
 
-Parameter names are the published ones. Its pre-training, which could not run as published, is mended; position 0 and
+Parameter names are the published ones. Its pre-training, which could not run as published, is corrected; position 0 and
 token type 0 learn, which there got no gradient.
 
 Shapes: B batch, T words, R regions with the global one at 0, L = T + R, H width.

@@ -274,7 +274,7 @@ def run(arguments: Sequence[str], passing: tuple[type[Exception], ...] = ()) -> 
         return task_usage(name, rest[0] if rest else None)
     try:
         settings = parse(name, rest)
-    except BrokenPipeError:  # `vilbert pretrain --help | head`: whoever read has read enough
+    except BrokenPipeError:  # `vilbert pretrain --help | head`: the reader closed the pipe
         return quiet()
     except (ValueError, OSError, RefusedError) as error:
         print(f"vilbert {name}: {error}", file=sys.stderr)
@@ -328,7 +328,7 @@ def call(name: str, settings: Any, passing: tuple[type[Exception], ...] = ()) ->
     except (ManifestError, ExtractorError, RefusedError) as error:
         status = 2
         message = str(error)
-    except BrokenPipeError:  # `vilbert stats DIR | head`: whoever read has read enough
+    except BrokenPipeError:  # `vilbert stats DIR | head`: the reader closed the pipe
         return quiet()
     except (ShardError, TrainingError, OSError) as error:
         status = 1

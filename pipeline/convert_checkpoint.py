@@ -64,7 +64,7 @@ class ConvertCheckpointSettings:
 
 
 def base_settings(settings: ConvertCheckpointSettings) -> ViLBertConfig:
-    """Return the configuration before the file's own heads; raises RefusedError if there is none of that name."""
+    """Return the configuration without the heads of the file; RefusedError if the name is unknown."""
     from vilbert.model.config import PRESETS, preset
     from vilbert.model.config_file import make_config, read_settings
 

@@ -1,4 +1,4 @@
-"""`vilbert doctor`: say what this machine can do, and how to mend what it cannot."""
+"""`vilbert doctor`: check what works on this machine, and how to fix what does not."""
 
 from __future__ import annotations
 

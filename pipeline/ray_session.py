@@ -84,7 +84,7 @@ def _private_settings(*, dashboard: bool) -> dict[str, str]:
         "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
         # Its job agent runs any command that it is sent: only for processes that know this session's token.
         "RAY_AUTH_MODE": "token",
-        # Idle worker processes and metrics that nobody reads take a twentieth of a core from the detector.
+        # Idle worker processes and unused metrics take a twentieth of a core from the detector.
         "RAY_prestart_worker_first_driver": "0",
         "RAY_enable_metrics_collection": str(int(dashboard)),
         # Read at import, so the same for both attempts.

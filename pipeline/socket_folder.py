@@ -1,8 +1,8 @@
 """Short folders for Unix sockets: the kernel limits a socket's path to 107 bytes (103 on macOS).
 
 multiprocessing and Ray make their sockets under TMPDIR. Slurm and other schedulers set it to a job's folder, whose path
-is often too long: then `connect` fails in another process, and whoever waits for it waits for ever. Only sockets go to
-the short folder; all other temporary files stay where TMPDIR says.
+is often too long: then `connect` fails in another process, and a process that waits for it blocks for ever. Only
+sockets go to the short folder; all other temporary files stay where TMPDIR says.
 """
 
 from __future__ import annotations

@@ -173,7 +173,8 @@ class TorchvisionExtractor:
         transform = self._transform
         if transform.fixed_size is not None:
             return transform.fixed_size[1], transform.fixed_size[0]
-        # the arithmetic of torchvision's transform and of F.interpolate, to the last bit: floor is not forgiving
+        # the arithmetic of torchvision's transform and of F.interpolate, to the last bit: floor amplifies rounding
+        # differences
         scale = min(transform.min_size[-1] / min(height, width), transform.max_size / max(height, width))
         # a thread-like image keeps at least a pixel
         return max(1, math.floor(height * scale)), max(1, math.floor(width * scale))

@@ -29,6 +29,6 @@ class Container:
     frames: int = 1
     """Frames of an animation, pages of a TIFF."""
     orientation: int = 1
-    """EXIF orientation 1 to 8; 1, upright, if there is none or it cannot be read."""
+    """EXIF orientation 1 to 8; 1 (upright) if it is missing or cannot be read."""
     truncated: bool = False
     """Whether the file ends too early and the body was closed in its stead."""

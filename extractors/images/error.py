@@ -60,7 +60,7 @@ def is_reason(reason: str) -> bool:
 def is_transient(reason: str) -> bool:
     """Return whether another try may succeed although nothing was changed: a busy server, a broken line.
 
-    An image that is gone, is not an image, or is too large stays so.
+    An image that is missing, is not an image, or is too large stays so.
     """
     if status := _STATUS.fullmatch(reason):
         return int(status[1]) in _TRANSIENT_STATUSES

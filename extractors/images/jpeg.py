@@ -60,7 +60,7 @@ def read_jpeg(data: bytes, *, allow_truncated: bool) -> Container:
         elif marker in _FRAMES:
             size = _frame_size(data[start:end])
         elif marker == _APP1 and data.startswith(b"Exif\0\0", start + 4):
-            exif += data[start + 10 : end]  # a block of more than 64 KB goes on in the next segment
+            exif += data[start + 10 : end]  # a block of more than 64 KB continues in the next segment
         if marker in _KEPT and not first_scan:
             head += data[start:end]
     # Here `marker` and `end` are of the last segment: the end of the image, or the cut.

@@ -70,7 +70,7 @@ def read_coco(
 
 
 def _url(row: dict[str, Any], where: str) -> str:
-    """Return the row's `coco_url`; raise ManifestError if there is none, or one of a file of this machine."""
+    """Return the row's `coco_url`; raise ManifestError if it is missing or is a local path."""
     url = row.get("coco_url")
     if not isinstance(url, str) or not url:
         raise ManifestError(f"{where}: no coco_url; give --images, the folder of the image files")

@@ -58,7 +58,7 @@ def normalise_row(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def uri_column(names: Collection[str], columns: ColumnNames, where: str) -> str | None:
-    """Return the normalised name of the column that names the image, or None if there is none.
+    """Return the normalised name of the column with the image's path or URL, or None.
 
     A column `uri` goes before the other names. Raises ManifestError where two others could be meant.
     """
@@ -68,7 +68,7 @@ def uri_column(names: Collection[str], columns: ColumnNames, where: str) -> str 
 
 
 def caption_column(names: Collection[str], columns: ColumnNames, where: str) -> str | None:
-    """Return the normalised name of the column of captions, None if there is none; ManifestError where two are."""
+    """Return the normalised name of the column of captions, or None; ManifestError if there are two candidates."""
     if columns.caption is not None:
         return _asked(columns.caption, names)
     taken = () if columns.uri is None else (normalise(columns.uri),)

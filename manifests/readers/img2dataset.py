@@ -2,7 +2,7 @@
 
 A shard is `NNNNN.tar` or `NNNNN/`, with `NNNNN.parquet` (a row for every input, failures too) and `NNNNN_stats.json`,
 written last: without it the shard is incomplete. Rows stand in the order of their keys, not of their download. The
-parquet's sha256 is not taken over: it is of the downloaded bytes, which img2dataset encodes anew by default.
+parquet's sha256 is not taken over: it is of the downloaded bytes, which img2dataset re-encodes by default.
 """
 
 from __future__ import annotations
@@ -114,7 +114,7 @@ def _listed_images(shard: Shard, report: Report, check_files: bool, split: str |
 
 
 def first_image(shard: Shard) -> str:
-    """Return the name of a shard's first image, or one without a key if there is none."""
+    """Return the name of a shard's first image; a name without a key for an empty shard."""
     names = list_tar(shard.data, stop_at=is_image).places if shard.tar else [path.name for path in shard.data.iterdir()]
     return next(filter(is_image, names), ".jpg")
 

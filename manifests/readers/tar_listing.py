@@ -109,7 +109,7 @@ class _Listing:
 
 
 def plain_name(name: str) -> str:
-    """Return a member's name without `./` before it, doubled slashes and the like: `./a//b.jpg` is `a/b.jpg`."""
+    """Return a member's name without a leading `./` and doubled slashes: `./a//b.jpg` is `a/b.jpg`."""
     if name[:1] in (".", "/") or "//" in name or "/." in name:
         return posixpath.normpath(name)
     return name

@@ -109,7 +109,7 @@ class Asking:
     """A model that is asked about samples, one question at a time."""
 
     def __init__(self, checkpoint: Path, *, task: str | None, device: Literal["auto", "cpu", "cuda"]) -> None:
-        """Load a model; RefusedError where there is none, or none that can be asked."""
+        """Load a model; RefusedError if it does not exist or its task has no method of `Predictor`."""
         folder = trained_folder(checkpoint)
         self.card: TaskCard = read_task_card(folder.card, task)
         kind = prediction_of(self.card.task)

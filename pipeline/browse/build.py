@@ -95,7 +95,7 @@ def ensure_index(
 
 
 def read_meta(folder: Path) -> dict[str, str]:
-    """Return what an index says of itself; nothing where there is none that can be read."""
+    """Return the description of an index; {} if it is missing or unreadable."""
     path = folder / DATABASE
     if not path.is_file() or path.is_symlink():
         return {}

@@ -1,6 +1,6 @@
 """Photographs for pages: from the shard, the path or the URL of a sample, reduced and encoded again.
 
-What is sent is always a JPEG that this module made, or the reason why there is none: no byte of a file leaves as it is.
+The response is always a JPEG that this module encoded, or an error message: bytes of a file are never sent unchanged.
 """
 
 from __future__ import annotations
@@ -44,11 +44,11 @@ class Photographs:
         self._fetcher.stop()
 
     def pixels(self, sample: Sample) -> NDArray[np.uint8]:
-        """Return the RGB pixels [H, W, 3] of a sample's photograph; ShardError that says why there are none."""
+        """Return the RGB pixels [H, W, 3] of a sample's photograph; ShardError with the reason if it cannot be read."""
         return read_photograph(sample, self.read)
 
     def read(self, uri: str) -> bytes:
-        """Return the bytes behind a uri; ShardError that says why there are none."""
+        """Return the bytes at a uri; ShardError with the reason if they cannot be read."""
         try:
             return self._fetcher.read(uri)
         except ImageError as error:

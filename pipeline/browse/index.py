@@ -112,7 +112,7 @@ class Index:
             raise ShardError(f"{self.folder}: cannot be read ({error}); delete it and start again") from error
 
     def find(self, selector: str) -> IndexedSample | None:
-        """Return the sample of a key or an image id; None where there is no such sample."""
+        """Return the sample with a key or an image id, or None."""
         for statement in (
             "SELECT * FROM samples WHERE key = ? ORDER BY number LIMIT 1",
             "SELECT * FROM samples WHERE image_id = ? ORDER BY number LIMIT 1",
@@ -170,7 +170,7 @@ class Index:
         return [found[row] for row in rows if row in found]
 
     def failure(self, row: int) -> FailureRow | None:
-        """Return the failed row of a number; None where there is no such."""
+        """Return the failed row with a number, or None."""
         found = self.failures_at([row])
         return found[0] if found else None
 

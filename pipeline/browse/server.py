@@ -168,7 +168,7 @@ def names(site: Site, request: Request) -> Response:
 
 
 def image(site: Site, request: Request) -> Response:
-    """Send a sample's photograph, or as text why there is none."""
+    """Send a sample's photograph, or an error message as text."""
     dataset, found, side = of_request(site, request), numbered(site, request), side_of(request)
 
     def make() -> bytes:
@@ -178,7 +178,7 @@ def image(site: Site, request: Request) -> Response:
 
 
 def region_crop(site: Site, request: Request) -> Response:
-    """Send the part of a sample's photograph that a region covers, or as text why there is none."""
+    """Send the part of a sample's photograph inside a region, or an error message as text."""
     dataset, found, side = of_request(site, request), numbered(site, request), side_of(request)
     region = request.path_params["region"]
 

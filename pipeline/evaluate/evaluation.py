@@ -258,7 +258,7 @@ def open_images(
         corpus.sources,
         model=f"--checkpoint {settings.checkpoint}",
         allow_mixed=settings.allow_mixed_features,
-        # Regions at given boxes are chosen by nobody.
+        # Regions at given boxes do not come from a box selection.
         apart_from=OF_THE_DETECTOR_ALONE if directories == given_data_of(settings) else (),
     )
     return Images(corpus, also_in=also_in)

@@ -104,7 +104,7 @@ def boxes_of_dataset(record: ImageRecord, height: int, width: int) -> NDArray[np
 
 
 def given_boxes(record: ImageRecord, height: int, width: int) -> NDArray[np.float32]:
-    """Return a record's boxes as [N, 4]; raise ImageError if there are none or one is not in the image."""
+    """Return a record's boxes as [N, 4]; raise ImageError if the list is empty or a box is outside the image."""
     boxes_xyxy = np.asarray(record.boxes_xyxy, dtype=np.float32).reshape(-1, 4)
     if not len(boxes_xyxy):
         raise ImageError("bad_boxes", "the list of given boxes is empty")

@@ -131,7 +131,7 @@ def open_split(settings: FinetuneSettings, split: str, *, like: Task | None) -> 
 
 
 def names_of(settings: FinetuneSettings) -> tuple[str, ...]:
-    """Return the names of people that a file gives; none where there is none."""
+    """Return the names of people in a file; an empty result without a file."""
     if isinstance(settings, NamedPeopleFinetuneSettings) and settings.names is not None:
         return load_names(settings.names)
     return ()
@@ -295,7 +295,7 @@ def known_data(source: ItemSource) -> list[dict[str, Any]]:
 
 
 def digest(source: ItemSource) -> str:
-    """Return a hash of the items that have features, which a run that goes on must share."""
+    """Return a hash of the items with features, which a resumed run must match."""
     found = hashlib.sha256()
     for number in source.joined.kept.tolist():
         found.update(repr(source.task.items[number]).encode())

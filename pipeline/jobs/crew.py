@@ -28,7 +28,7 @@ SECONDS_BEFORE_WAITING_IS_SAID = 60.0
 
 
 class WorkerLostError(Exception):
-    """A worker's process is gone; its shards can be done by another."""
+    """A worker's process has ended; another worker can process its shards."""
 
 
 class Handle(Protocol):

@@ -79,7 +79,7 @@ def report(name: str, planned: DatasetInfo, finished: int, rows: int, again: int
 def measure_finished(folder: Folder, finished: list[int]) -> Measure | None:
     """Return what rows cost by the records of shards that are done and the account of the last run.
 
-    None where there is no such account, or that run got nothing done.
+    None without such a state, or if that run finished nothing.
     """
     last = read_state(folder)
     if not finished or last is None or not last.images_per_second:

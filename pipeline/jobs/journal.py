@@ -1,4 +1,4 @@
-"""A shard's journal: which rows are in hand right now, so that whoever comes after a crash knows whom to suspect.
+"""A shard's journal: which rows are being processed, to find the image that crashed a worker.
 
     .journals/000003.journal        lines of ATTEMPT EVENT ROW ROW …
 

@@ -1,4 +1,4 @@
-"""Where journals lie: in `.journals/` of the data set's folder, where whoever makes a shard next can read them.
+"""Storage of journals: in `.journals/` of the data set's folder, where the next worker of a shard reads them.
 
 On a disk a shard has one, `000003.journal`, to which lines are appended. What a killed process wrote is with the kernel
 already. Behind a URL nothing can be appended to, so each attempt has a file of its own, `000003.0002.7f3a90c1.journal`.
@@ -36,7 +36,7 @@ class Journals:
         return set()
 
     def read(self, shard: int) -> bytes | None:
-        """Return a shard's journal, all attempts in their order: b"" if there is none, None where it is away."""
+        """Return a shard's journal with all attempts in order: b"" if it does not exist, None if it is unreachable."""
         with costing_nothing():
             return b"".join(self._folder.read(name) or b"" for name in self._files(shard))
         return None
@@ -167,7 +167,7 @@ class UploadedFile:
         with self._lock:
             self._closed = True
         with self._uploading:
-            self._uploaded = len(self._lines)  # nobody who waits for its turn writes it once more
+            self._uploaded = len(self._lines)  # threads that wait need not write it again
             self._folder.delete(self._name)
 
     def _upload(self, length: int) -> None:

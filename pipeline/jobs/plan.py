@@ -48,8 +48,8 @@ def refuse_strangers(folder: Folder) -> None:
     names = {name for name, _ in folder.entries("")}
     if DATASET_FILE in names:
         return
-    # A run that was killed before dataset.json was there leaves its lock, and perhaps the file half written.
-    # Side files are written anew in the end, all but a card of the user's own, who may have written it before.
+    # A run that was killed before dataset.json was there leaves its lock, and perhaps the file half written. Side files
+    # are rewritten at the end, except for a card that the user wrote.
     own = (
         PLAN_FOLDER,
         LOCK_FILE,

@@ -199,7 +199,7 @@ def translated(future: Future[Any]) -> Future[Any]:
         if isinstance(error, ray.exceptions.RayTaskError):
             cause = error.cause
             translated.set_exception(WorkerLostError(str(cause)) if isinstance(cause, DeviceLostError) else cause)
-        elif isinstance(error, ray.exceptions.RayError):  # it died, was killed for memory, or its node is gone
+        elif isinstance(error, ray.exceptions.RayError):  # it died, was killed for memory, or its node was lost
             translated.set_exception(WorkerLostError(in_a_line(error)))
         elif error is not None:
             translated.set_exception(error)

@@ -69,7 +69,7 @@ class Retries:
 
 
 def begin_retries(folder: Folder, done: DoneShards, shards: int, reasons: Sequence[str]) -> tuple[Retries, bool]:
-    """Return the shards to make once more, and whether this begins a retry rather than goes on with one.
+    """Return the shards to retry, and whether this starts a retry rather than resumes one.
 
     shards: how many the data set has. reasons: those to try again; none: all of them.
     """
@@ -92,7 +92,7 @@ def give_up_retries(folder: Folder, done: DoneShards, shards: int) -> Retries:
 
 
 def _read(folder: Folder, shards: int) -> tuple[tuple[str, ...] | None, set[int]]:
-    """Return the reasons of an interrupted retry and the shards that it left; None and no shard where there is none."""
+    """Return the reasons of an interrupted retry and its remaining shards; None and no shards without a retry."""
     with folder.local([RETRY_FILE]) as directory:
         try:
             state = from_json(RetryState, read_json(directory / RETRY_FILE))

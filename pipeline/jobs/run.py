@@ -107,7 +107,7 @@ def interrupted(folder: Folder) -> int:
 def write_pending_shards(job: Job, folder: Folder, hung: Event, start: Renewal | None) -> DatasetInfo:
     """Start workers, check that the data set is theirs to go on with, write the missing shards, close the data set.
 
-    start: renews the run's account until its `Watch` does; None where there is most likely nothing to do.
+    start: renews the run's account until its `Watch` does; None if there is most likely nothing to do.
     """
     settings = job.settings
     with ExitStack() as stack, hurrying():

@@ -180,7 +180,7 @@ class Schedule:
         self._rests.pop(id(worker), None)
 
     def _put_back(self, shard: int, why: str) -> None:
-        """Put a shard back whose worker is gone; ShardError where that does not help any more."""
+        """Return the shard of a lost worker to the queue; ShardError after too many attempts."""
         verdict = judge(parse_journal(self._journals.read(shard) or b"", range(*self._shards[shard])))
         require_sound(verdict, self._journals, shard=shard)
         if len(verdict.quarantined) > self._blamed.get(shard, 0):

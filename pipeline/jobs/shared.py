@@ -4,7 +4,7 @@ Each runs the same command. Tasks at work hold the folder's lock together, which
 shards one by one (`claims.py`). What must be done by one task alone, it does while it holds the lock alone: the first
 one begins the data set and sweeps what killed tasks left, and when all shards are done, the first one that gets the
 lock completes it. A task that is killed loses its claims and its share of the lock; the others make its shards. If all
-are killed, any that is started again goes on.
+are killed, a restarted one resumes.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ SIGNATURE = "a task with --shared,"
 SECONDS_BETWEEN_TRIES = 0.3
 """To take the lock, while another task holds it for a moment."""
 SECONDS_TO_SIGN = 2.0
-"""After which whoever holds the lock, and has not signed as a task does, is a command without --shared."""
+"""Seconds after which a lock whose holder has not registered as a task belongs to a command without --shared."""
 
 
 def write_shared(job: Job, folder: Folder, hung: Event) -> DatasetInfo:

@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 
 
 def trained_values(arguments: Sequence[str], config: Mapping[str, Any], task: str | None) -> dict[str, Any]:
-    """Return the values of detector and selection that a model was trained with, by option; none where nobody knows.
+    """Return the values of detector and selection that a model was trained with, by option; empty if unknown.
 
     What is wrong with the model is left to the command to say.
 

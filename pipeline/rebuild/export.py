@@ -198,7 +198,7 @@ def _add_all(writer: ExportWriter, names: ImageNames, samples: Iterable[Sample],
         writer.add(names.rename(sample))
         done += 1
         if not quiet:
-            progress.show(lambda: line(done))  # noqa: B023  # it is called before the loop goes on
+            progress.show(lambda: line(done))  # noqa: B023  # it is called before the next iteration
     if not quiet:
         progress.close(line(done))
 

@@ -55,7 +55,7 @@ def _changed(item: SceneObject, attribute: str, objects: Objects, draws: Draws) 
 
 
 def _beside(item: SceneObject, objects: Objects, draws: Draws) -> Pair:
-    """Return the colour and shape of another object, and the shape in a colour in which there is none."""
+    """Return the colour and shape of another object, and the shape in a colour that it does not have in the scene."""
     other = draws.choice([one for one in objects if one is not item])
     there = {one.colour for one in objects if one.shape == other.shape}
     around = sorted({one.colour for one in objects} - there) or sorted(set(COLOURS) - there)

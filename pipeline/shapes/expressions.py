@@ -58,7 +58,7 @@ def _beside(item: SceneObject, vague: Description, objects: Objects, draws: Draw
 
 
 def _outermost(item: SceneObject, vague: Description, objects: Objects) -> str | None:
-    """Return `leftmost star` and the like, where it is."""
+    """Return an expression such as `leftmost star` with its object."""
     rivals = [other for other in objects if vague.fits(other)]
     side = next((word for relation, word in _SIDES.items() if furthest(relation, rivals) is item), None)
     return f"{side} {vague.phrase()}" if side else None

@@ -38,7 +38,7 @@ def reading(path: Path) -> Iterator[None]:
 def json_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield (file and line, object) of a file with a JSON object a line; blank lines are passed over.
 
-    Raises RefusedError where the file cannot be read, a line is anything else, or there is none.
+    Raises RefusedError where the file cannot be read, a line is anything else, or the file is empty.
     """
     number = rows = 0
     with reading(path), path.open("rb") as file:
@@ -87,7 +87,7 @@ def label_field(row: Mapping[str, Any], name: str, labels: Mapping[str, T], spli
 
 
 def split_file(folder: Path, name: str, split: str, published: Mapping[str, str]) -> Path:
-    """Return the file of a split, `name` with the split for {}; if there is none, under the published split's name.
+    """Return the file of a split, `name` with the split for {}; otherwise the one under the published split's name.
 
     published: what the data set calls a split that others call otherwise, as `dev` for `val`.
     """

@@ -65,7 +65,7 @@ class ItemBatch:
     """float32 [C, R, 2] of features of one byte a value, see `FeatureRows`."""
 
     def pin_memory(self) -> Self:
-        """Return the batch in page-locked memory, from which a GPU copies while the CPU goes on."""
+        """Return the batch in page-locked memory, from which a GPU copies asynchronously."""
         held = {field.name: getattr(self, field.name) for field in fields(self)}
         pinned: dict[str, Any] = {name: it.pin_memory() for name, it in held.items() if isinstance(it, Tensor)}
         return replace(self, **pinned, targets={name: it.pin_memory() for name, it in self.targets.items()})
@@ -166,7 +166,7 @@ def row_tensors(text: Encoded, regions: RegionRows, image_of: Sequence[int]) -> 
 
 
 def _next_words(ids: NDArray[np.int64], lengths: NDArray[np.int64], readable: Sequence[bool]) -> Tensor:
-    """Return int64 [N, T], the word after each position, -1 if there is none to learn."""
+    """Return int64 [N, T], the word after each position, -1 where no word is predicted."""
     labels = np.full(ids.shape, -1, dtype=np.int64)
     labels[:, :-1] = ids[:, 1:]
     labels[np.arange(ids.shape[1]) >= lengths[:, None] - 1] = -1

@@ -12,7 +12,7 @@ from vilbert.pipeline.tasks.losses import IGNORED
 
 
 def label_targets(label_of: Callable[[int], int | None], numbers: Sequence[int]) -> dict[str, Tensor]:
-    """Return label int64 [I], -1 if there is none or nothing is to be learnt."""
+    """Return labels int64 [I], -1 for an item without a label or outside of training."""
     labels = [None if number < 0 else label_of(number) for number in numbers]
     return {"label": torch.tensor([IGNORED if label is None else label for label in labels])}
 

@@ -38,8 +38,8 @@ def choice_loss(scores: Tensor, label: Tensor) -> Tensor:
 def binary_loss(scores: Tensor, label: Tensor) -> Tensor:
     """Return binary cross-entropy of each class against a one-hot label, summed over classes and labelled items.
 
-    scores: [I, C]. label: int64 [I], -1 if there is none. Source: `VL-binary-classifier` and `VL-tri-classifier`
-    of vilbert-multi-task, whose mean is over classes too.
+    scores: [I, C]. label: int64 [I], -1 for no label. Source: `VL-binary-classifier` and `VL-tri-classifier` of
+    vilbert-multi-task, whose mean is over classes too.
     """
     labelled = label >= 0
     targets = F.one_hot(label.clamp(min=0), scores.shape[1]).float()

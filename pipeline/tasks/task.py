@@ -75,7 +75,7 @@ class Task(Protocol):
     items: Sequence[Any]
     """What there is to answer, in the order of the files."""
     labels: tuple[str, ...]
-    """Names of the answers that were collected from training, by class; empty if there are none."""
+    """Names of the answers that were collected from training, by class; may be empty."""
 
     def images(self, item: Any) -> tuple[str, ...]:
         """Return the images that an item is about; it is read where the first of them lies."""

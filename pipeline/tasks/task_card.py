@@ -82,7 +82,7 @@ def write_task_cards(folder: Path, cards: Sequence[TaskCard]) -> None:
 def keep_task_cards(run: Path, cards: Sequence[TaskCard]) -> None:
     """Write the cards into a run's folder, for its checkpoints; until run.json is there, where a start may be refused.
 
-    A run that has one already goes on as it began.
+    A run that has one already keeps its settings.
     """
     if not ((run / RUN_FILE).is_file() and (run / TASK_FILE).is_file()):
         write_task_cards(run, cards)

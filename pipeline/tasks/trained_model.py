@@ -71,7 +71,7 @@ def load_model(kind: type[PreTrainedModel], folder: TrainedFolder, device: torch
 def load_its_tokenizer(folder: TrainedFolder, config: Any) -> PreTrainedTokenizerBase:
     """Return the tokenizer that the model was trained with; config: the model's, a `ViLBertConfig`.
 
-    Raises RefusedError if there is none, it is damaged, or it has words that the model does not embed.
+    Raises RefusedError if it is missing or damaged, or has words that the model does not embed.
     """
     tokenizer = load_tokenizer_folder(str(folder.tokenizer))
     last = max(tokenizer.get_vocab().values(), default=0)

@@ -122,7 +122,7 @@ LAYOUTS = {
 
 
 def detect_layout(names: set[str]) -> str:
-    """Return the layout of these names; raise ExtractorError, which says what they look like, where there is none."""
+    """Return the layout with these names; raise ExtractorError if no layout matches, with what the names look like."""
     has = {name: any(re.fullmatch(it.own, key) for key in names) for name, it in LAYOUTS.items() if it.own}
     if any(key.startswith("roi_heads.attribute_predictor.") or "attribute_predictor.obj_embed" in key for key in names):
         raise ExtractorError(

@@ -45,7 +45,7 @@ class Exchange:
         self._owned: list[KillSwitch] = []
 
     def remaining(self) -> float:
-        """Return the seconds left, above 0; raise TimeoutError if there are none."""
+        """Return the remaining seconds, above 0; raise TimeoutError after the deadline."""
         left = self.deadline - time.monotonic()
         if self.over or left <= 0:
             raise TimeoutError

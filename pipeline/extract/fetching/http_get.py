@@ -175,7 +175,7 @@ def authorization(first: Url, parts: Url) -> dict[str, str]:
 
 
 def read_body(response: urllib3.BaseHTTPResponse, max_bytes: int, make_room: Callable[[int], None]) -> bytes:
-    """Return a body as it comes, never more than `max_bytes` of it, unpacked where the server packed it."""
+    """Return a body, decompressed, and at most `max_bytes` of it."""
     announced = response.headers.get("Content-Length", "")
     length = None
     if announced.isdecimal() and "Content-Encoding" not in response.headers:

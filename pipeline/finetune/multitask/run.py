@@ -160,7 +160,7 @@ def turns_of(settings: MultitaskSettings, members: Sequence[Member]) -> TurnTaki
 
 
 def describe(settings: MultitaskSettings, members: Sequence[Member], model: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the content of run.json: what a run that goes on must share."""
+    """Return the content of run.json: what a resumed run must match."""
     chosen = identity(settings)
     tasks = [
         {

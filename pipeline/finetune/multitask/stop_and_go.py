@@ -1,7 +1,7 @@
 """Stop-and-go (Lu et al., 12-in-1, CVPR 2020, 3.3): a task that gets no better trains less, until it gets worse.
 
 After every evaluation a task's metric, higher being better, is compared with its best so far. It stops when it has not
-got better for more than `patience` evaluations in a row, and goes on when it has fallen clearly below its best. After
+improved for more than `patience` evaluations in a row, and resumes when it has fallen clearly below its best. After
 either, `cooldown` evaluations count as good whatever they give.
 
 Source of the rule: `MultiTaskStopOnPlateau` of facebookresearch/vilbert-multi-task (vilbert/utils.py); its thresholds

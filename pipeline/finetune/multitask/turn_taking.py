@@ -38,7 +38,7 @@ class TurnTaking:
     steps: int
     """Of the run."""
     rule: StopAndGoSettings
-    """When a task stops and goes on."""
+    """When a task stops and resumes."""
     evaluations: dict[int, tuple[float | None, ...]] = field(default_factory=dict)
     """By step, the metric of each task."""
     _plan: tuple[list[Change], Plan] | None = None
@@ -60,7 +60,7 @@ class TurnTaking:
         return int(np.asarray(self.batch_sizes)[self.plan().turns[:step]].sum())
 
     def note(self, step: int, figures: Mapping[str, float]) -> bool:
-        """Take what was evaluated after `step` steps; return whether tasks have stopped, or gone on, by it."""
+        """Take what was evaluated after `step` steps; return whether tasks have stopped or resumed."""
         self.evaluations = {at: found for at, found in self.evaluations.items() if at < step}
         before = self.changes()
         self.evaluations[step] = tuple(None if name is None else figures.get(name, math.nan) for name in self.metrics)

@@ -76,7 +76,7 @@ def _reproduces(detector: RunningDetector, cases: list[Case]) -> bool:
 
 
 def find_detector(settings: CompareSettings, sides: tuple[Side, Side]) -> tuple[str, RunningDetector | None, str]:
-    """Return the side that a detector made, the detector, and if there is none, why not."""
+    """Return the side that a detector produced and the detector, or why there is no detector."""
     recorded = {
         name: recorded_extractor(it)
         for name, it in zip("AB", sides, strict=True)

@@ -51,7 +51,7 @@ class Images:
         return place if place < len(self._hashes) and self._hashes[place] == wanted else None
 
     def ids(self) -> Iterator[tuple[int, str]]:
-        """Yield the row and the id of each image of the manifest; nothing if there is none."""
+        """Yield the row and the id of each image of the manifest; nothing without a manifest."""
         rows = 0 if self.manifest is None else self.manifest.rows
         for start in range(0, rows, KEYS_AT_ONCE):
             assert self.manifest is not None

@@ -213,7 +213,7 @@ class Drift:
 
 
 def drift(a: Moments, b: Moments) -> Drift | None:
-    """Return the drift from A to B by channel; None where there are no features to compare."""
+    """Return the drift from A to B by channel; None without features to compare."""
     if not a.count or not b.count or len(a.mean) != len(b.mean):
         return None
     std_a, std_b = a.std(), b.std()

@@ -161,7 +161,7 @@ def build_joined(
     """Write the SQLite file.
 
     Args:
-        path: The file to write; there is none yet.
+        path: The file to write; it must not exist.
         files: Those of `--join`, in order.
         wanted: Names of the fields to take; None for all.
         donor_keys: Key and row of each sample of `--add-fields-from`.

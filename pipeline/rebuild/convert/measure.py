@@ -46,7 +46,7 @@ def measure_conversion(worker: ConvertWorker, planned: DatasetInfo, pending: Seq
         sources = list(_datasets(opened))
         hashing = _hashing_seconds(sources, opened)
         if len(sources) < len(opened.sources.sources):
-            del parts[1:]  # each thread would index the published file anew
+            del parts[1:]  # each thread would index the published file again
     for _ in range(2):  # the first pass opens shards, which the rows of a run find open
         seconds, done = _timed(lambda part: worker.make_shard(*part).record, parts)
     rows = sum(record.samples + sum(record.failures.values()) for record in done)

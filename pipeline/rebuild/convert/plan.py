@@ -117,7 +117,7 @@ class PlannedRows:
 
 
 def read_plan(directory: Path) -> Plan:
-    """Return the plan.json of a folder that holds `.plan/`; ShardError if there is none or it is damaged."""
+    """Return the plan.json of a folder that holds `.plan/`; ShardError if it is missing or damaged."""
     path = directory / PLAN_FOLDER / PLAN_FILE
     try:
         return from_json(Plan, decode_json(path.read_bytes()))

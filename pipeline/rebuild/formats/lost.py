@@ -1,4 +1,4 @@
-"""What of a data set a format cannot hold, said only where the data set has it."""
+"""Which fields of a data set a format cannot store, reported only if the data set has them."""
 
 from __future__ import annotations
 

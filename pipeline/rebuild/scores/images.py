@@ -41,7 +41,7 @@ class Images:
         self._decoders = ThreadPoolExecutor(1, thread_name_prefix="decode")
 
     def read(self, record: ShardRecord) -> Iterator[NDArray[np.uint8] | FailureRow]:
-        """Yield the pixels of each sample of a shard, [H, W, 3] RGB, or why there are none."""
+        """Yield the pixels of each sample of a shard, [H, W, 3] RGB, or the reason why they cannot be read."""
         rows = islice(base_rows(self._folder, self._info, record, self._manifest), record.samples)
         numbered = list(enumerate(rows, record.rows[0]))
         with self._fetcher.ahead(
@@ -63,4 +63,4 @@ class Images:
 
 
 def _no_pulse() -> None:
-    """Take a sign of life that nobody watches."""
+    """Ignore a heartbeat."""

@@ -2,7 +2,7 @@
 
 The values of a shard are kept in DIR/.plan/ as soon as they are complete, so an interrupted run resumes behind its last
 finished shard. Near-duplicate groups need the hashes of all samples, so the column is written when all shards are
-there; writing it takes little time, and begins anew where it was interrupted.
+there; writing it takes little time and starts again after an interruption.
 """
 
 from __future__ import annotations

@@ -42,7 +42,7 @@ class Other:
     sha256: NDArray[np.uint64] | None
     """[E] the first 64 bits of the hash of each image's bytes, 0 where it is not known; None for a list of ids."""
     phash: NDArray[np.uint64] | None
-    """[P] perceptual hashes; None where there are none."""
+    """[P] perceptual hashes, or None."""
     phash_rows: NDArray[np.int64]
     """[P] which images they are of."""
 

@@ -40,7 +40,7 @@ class Rows:
     sha256: NDArray[np.uint64]
     """[S] the first 64 bits of the SHA-256 of each image's bytes; 0 where it is not known."""
     phash: NDArray[np.uint64]
-    """[S] perceptual hashes; 0 where there is none, see `has_phash`."""
+    """[S] perceptual hashes; 0 for a missing one, see `has_phash`."""
     has_phash: NDArray[np.bool_]
     """[S]."""
     considered: int

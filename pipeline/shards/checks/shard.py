@@ -66,7 +66,7 @@ class ShardReport:
     shard: int
     findings: list[Finding] = field(default_factory=list)
     record: ShardRecord | None = None
-    """None where there is none that can be read."""
+    """None if it is missing or unreadable."""
     key_hashes: NDArray[np.uint64] = field(default_factory=lambda: np.empty(0, np.uint64))
     """[samples] `key_hash` of each key, in order; empty where the shard cannot be read."""
     rows_digest: str | None = None

@@ -62,7 +62,7 @@ def add_column(folder: Folder, name: str, values: ValuesFile, *, missing: Litera
     """Write a column whose name is free, or return it where it is there with the same values.
 
     The caller holds the data set's writer lock. A column that is not complete when this is interrupted has no
-    column.json; the next call begins it anew.
+    column.json; the next call starts again.
 
     Args:
         folder: A complete data set.

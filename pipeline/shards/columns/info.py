@@ -127,7 +127,7 @@ def read_column(folder: Folder) -> ColumnInfo | None:
         return None
     regions = None if folder.read(DATASET_FILE) is None else read_info(folder)
     if regions is not None and not regions.complete:
-        return None  # `extract --add-to --retry-failed` was interrupted, and writes column.json anew
+        return None  # `extract --add-to --retry-failed` was interrupted, and rewrites column.json
     path = Path(folder.name, COLUMN_FILE)
     file, number = parse_document(ColumnFile, data, path=path, remedy=REMEDY, since_2=("boxes",))
     info = ColumnInfo(**vars(file), regions=regions if file.member == "regions" else None)

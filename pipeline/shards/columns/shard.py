@@ -213,18 +213,18 @@ class RegionShard(Closing):
         return key in self._places
 
     def __getitem__(self, key: str) -> Sample:
-        """Return the sample of a key; KeyError where there is none."""
+        """Return the sample with a key; KeyError if it is missing."""
         try:
             return self._reader[self._places[key]]
         except CorruptShardError as error:
             raise _of_column(error) from None
 
     def features(self, key: str) -> NDArray[Any]:
-        """Return the features of a sample's regions; KeyError where there is none."""
+        """Return the features of a sample's regions; KeyError if the sample is missing."""
         return self.part(key, ("features",)).arrays["features"]
 
     def part(self, key: str, fields: Sequence[str]) -> Part:
-        """Return the named arrays and the metadata of a sample; KeyError where there is none."""
+        """Return the named arrays and the metadata of a sample; KeyError if the sample is missing."""
         try:
             return self._reader.read(self._places[key], fields)
         except CorruptShardError as error:

@@ -41,7 +41,7 @@ class ValuesFile:
     """What identifies the values: the file's SHA-256 and how it is read."""
 
     def get(self, image_id: str) -> Any:
-        """Return the value of an image; None where there is none."""
+        """Return the value of an image, or None."""
         return self.read(self.places[image_id]) if image_id in self.places else None
 
 

@@ -66,7 +66,7 @@ def encode_splits(shards: Sequence[ListedShard]) -> bytes:
 
 
 def encode_uuid(records_sha256: str) -> bytes:
-    """Return index.uuid: Energon joins data sets anew when it changes, so it follows from the content."""
+    """Return index.uuid. Energon rebuilds its joined data sets when it changes, so it is a function of the content."""
     return str(uuid.uuid5(_NAMESPACE, records_sha256)).encode()
 
 

@@ -50,7 +50,7 @@ from vilbert.pipeline.shards.storage.verified import file_sha256
 logger = logging.getLogger(__name__)
 
 PEOPLE_EDIT = (CARD_FILE, ENERGON_SPLITS, ENERGON_DATASET, CROISSANT_FILE)
-"""Files that are written anew only where they are as `vilbert index` wrote them."""
+"""Files that are overwritten only if `vilbert index` wrote them."""
 
 
 class Written(NamedTuple):

@@ -1,7 +1,7 @@
 """The folder that a data set is written to and read from: on a disk, or behind a URL.
 
 Whoever makes a shard builds it in a folder on this machine and publishes its files in the order in which they shall
-appear; whoever reads one asks for the files it needs on this machine. On a disk both are the data set's own folder.
+appear; a reader requests local copies of the files that it needs. On a disk both are the data set's own folder.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class Folder(Protocol):
         """
 
     def changed(self, name: str) -> int:
-        """Return when a file last changed, by the clock that `listing` uses; 0 if there is none or it is unknown."""
+        """Return when a file last changed, by the clock that `listing` uses; 0 if it is missing or unknown."""
 
     def local(self, names: Sequence[str]) -> AbstractContextManager[Path]:
         """Give a folder of this machine that holds those of the named files that exist, at the same names."""

@@ -106,7 +106,7 @@ def acquire(folder: Objects) -> tuple[int, dict[str, Any]]:
 
 
 def _wait_for_its_end(folder: Objects, number: int) -> None:
-    """Return once a lease is known to be nobody's; LockedError where its holder lives."""
+    """Return when a lease is free; LockedError if its holder is alive."""
     first = folder.read(_name(number))
     if first is None or _is_over(first):
         return
@@ -138,7 +138,7 @@ def _beat(folder: Objects, number: int, me: dict[str, Any], done: threading.Even
         except (
             OSError,
             ShardError,
-        ) as error:  # the network is away; whoever takes over meanwhile is met at the next beat
+        ) as error:  # the network is down; another owner is detected at the next heartbeat
             logger.warning("the lease could not be renewed: %s", error)
 
 

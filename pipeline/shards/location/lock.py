@@ -62,7 +62,7 @@ class FolderLock:
         os.ftruncate(self._descriptor, len(signature))
 
     def holder(self) -> str:
-        """Return who signed last. The file is opened anew: NFS may answer an open one from its cache."""
+        """Return who signed last. The file is opened again, because NFS may serve an open one from its cache."""
         try:
             with self._path.open("rb") as file:
                 signature = file.read(200)
@@ -107,12 +107,14 @@ def exclusive_writer(directory: Path) -> Iterator[None]:
             lock.refuse()
         lock.sign(this_process()["holder"])
         yield
-        with contextlib.suppress(OSError):  # a file server that is away: the lock names a process that is gone
+        with contextlib.suppress(
+            OSError
+        ):  # the file server is unreachable: the lock refers to a process that has ended
             lock.sign("")
 
 
 def _of_a_dead_machine(holder: str, path: Path) -> str:
-    """Return what to do about the lock of a holder on another machine, which may be gone; nothing for one of this."""
+    """Return what to do about the lock of a holder on another machine, which may be dead; "" for this machine."""
     _, on, host = holder.partition(" on ")
     if not on or host == socket.gethostname():
         return ""

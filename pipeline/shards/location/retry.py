@@ -37,7 +37,7 @@ LASTING = (
     TypeError,
     ValueError,
 )
-"""Errors that asking again does not mend."""
+"""Errors that are not retried."""
 
 
 _hurry = threading.Event()

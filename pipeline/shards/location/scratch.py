@@ -1,7 +1,7 @@
 """Folders for a while on this machine's disk, under TMPDIR, that are cleaned up even after a kill.
 
 A folder is locked while its process lives. The kernel frees the lock however the process ends, so whoever makes the
-next one deletes those that nobody holds.
+next one deletes unlocked ones.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def _claim() -> tuple[Path, int]:
     base.mkdir(mode=0o700, exist_ok=True)
     if base.stat().st_uid != os.getuid():
         raise PermissionError(1, f"{base} belongs to another user")
-    with FileLock(base / ".lock"):  # between making and locking a folder nobody else may look at it
+    with FileLock(base / ".lock"):  # no other process may see a folder between its creation and its lock
         for left in base.iterdir():
             if left.is_dir() and not _is_held(left):
                 shutil.rmtree(left, ignore_errors=True)

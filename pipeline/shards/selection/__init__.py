@@ -1,1 +1,1 @@
-"""A selection: some samples of a data set, named in a small file, so that no shard is written anew."""
+"""A selection: a small file that lists samples of a data set, so that no shard is rewritten."""

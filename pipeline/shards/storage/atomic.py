@@ -114,7 +114,7 @@ def write_atomic(path: Path, data: bytes) -> None:
 def give_usual_mode(folder: Path) -> None:
     """Give a folder and all in it the modes that new ones have there, by the umask or the folder's default ACL.
 
-    Libraries write some files through private temporary ones, which nobody else may read: safetensors, tempfile.
+    Libraries write some files through private temporary ones, which only their owner may read: safetensors, tempfile.
     """
     probe = temporary_path(folder / "mode")
     probe.touch()

@@ -127,7 +127,7 @@ class VerifiedFiles:
 
 
 def _open_log(log: Path | None) -> int:
-    """Open the list for reading and appending; a file without a name if there is none, or none can be written."""
+    """Open the list for reading and appending; an unnamed file if it does not exist and cannot be created."""
     flags = os.O_RDWR | os.O_APPEND | os.O_CLOEXEC
     if log is not None:
         with contextlib.suppress(OSError):
@@ -141,7 +141,7 @@ def _open_log(log: Path | None) -> int:
 
 
 def _entry(path: Path, sha256: str, *, cached: bool) -> str:
-    """Return the line that stands for a file in its present state; raise CorruptShardError if there is none."""
+    """Return the line of a file in its present state; raise CorruptShardError if the file is missing."""
     try:
         status = path.stat()
     except OSError as error:

@@ -182,7 +182,7 @@ def _best_of_beam(finished: Sequence[Candidate], length_penalty: float) -> Candi
 
 
 def _is_decided(finished: Sequence[Candidate], live: Sequence[Candidate], settings: GenerationSettings) -> bool:
-    """Say whether an image has enough captions, or none that goes on can become better than its best."""
+    """Return whether an image has enough captions, or no unfinished one can exceed the best."""
     if not live or len(finished) >= settings.beams:
         return True
     if not finished:

@@ -1,9 +1,9 @@
 """Whether a caption is true of a scene of the shapes data set, judged by the scene's own objects.
 
-Overlap with reference captions forgives a wrong colour and punishes another true sentence. Here each of the five kinds
-of sentence that `vilbert.pipeline.shapes.captions` writes is read for what it claims, and that is checked: every object
-named must be there, two named must be two, numbers must be exact. What is not such a sentence says nothing, and is not
-true.
+Overlap with reference captions hardly penalises a wrong colour and penalises another true sentence. Here each of the
+five kinds of sentence that `vilbert.pipeline.shapes.captions` writes is read for what it claims, and that is checked:
+every object named must be there, two named must be two, numbers must be exact. What is not such a sentence says
+nothing, and is not true.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Scores on disk while they are computed, so that a killed evaluation goes on.
+"""Scores on disk while they are computed, so that a killed evaluation can be resumed.
 
     FOLDER/scores.json      what they are scores of; written first
     FOLDER/scores.npy       float32 [captions, images], NaN where a score is not there yet
@@ -33,7 +33,7 @@ _REMEDY = "delete the folder, or name another"
 def open_scores(
     folder: Path, shape: tuple[int, int], identity: Mapping[str, Any]
 ) -> np.memmap[Any, np.dtype[np.float32]]:
-    """Open the scores of a folder for writing, as far as an earlier run came; made if there are none.
+    """Open the scores of a folder for writing, and continue those of an earlier run; create them if they do not exist.
 
     identity: what they are scores of, as JSON; the number of the format and the shape come beside it. One process a
     folder may write. Raises FingerprintError where the folder's are of something else, naming what differs, and

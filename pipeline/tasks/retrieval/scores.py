@@ -86,7 +86,7 @@ def score_pairs(
         images: those to score against.
         settings: batches, memory, precision.
         task_id: the task's token, where the model has them.
-        folder: where scores are kept as they come; a run that was killed goes on from them. None to keep none.
+        folder: Folder for the scores computed so far, from which a killed run resumes; None for none.
         progress: told pairs done and pairs in all after each batch.
 
     Raises:

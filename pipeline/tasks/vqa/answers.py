@@ -74,8 +74,8 @@ def normalize(answer: str) -> str:
 def soft_score(matches: int, people: int = PEOPLE) -> float:
     """Return the score, 0 to 1, of an answer that `matches` of `people` gave.
 
-    Of ten it is the published one. With fewer there is nobody to leave out: it is the share of three, or of all where
-    they are fewer than three, and one person's answer is right.
+    Of ten it is the published one. With fewer, none is left out: it is the fraction of three, or of all where they are
+    fewer than three, and one person's answer is right.
     """
     if people < PEOPLE:
         return min(1.0, matches / min(ENOUGH, people))

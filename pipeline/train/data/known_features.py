@@ -34,7 +34,7 @@ def read_known_features(model: str) -> tuple[dict[str, Any], ...]:
         try:
             document = read_json(file)
         except (OSError, ValueError):
-            continue  # absent, or damaged: whoever loads the model says so
+            continue  # missing or damaged: reported when the model is loaded
         if found := _extractors(document):
             return found
     return ()

@@ -1,8 +1,8 @@
 """Processes that make messages ahead of time for the process that started them, which takes them in order.
 
-Each process has a socket of its own to its parent, and makes every n-th step. So a process that dies, at any moment,
-is noticed at once: its socket ends, and no lock, queue or half-written message of it is in anybody's way. In the same
-way a process ends when its parent closes the socket, and the system kills it when its parent is gone.
+Each process has a socket of its own to its parent, and makes every n-th step. So a process that dies, at any moment, is
+noticed at once: its socket ends, and no lock, queue or half-written message of it is in anybody's way. In the same way
+a process ends when its parent closes the socket, and the system kills it when its parent ends.
 
     parent -> process: one empty message a step that may be made
     process -> parent: BUFFER and a file descriptor for each new piece of shared memory; MESSAGE and the message
@@ -72,7 +72,7 @@ class LoaderProcesses:
         """
         self._steps = steps
         self._workers: list[_Worker] = []
-        # Before multiprocessing waits at exit for processes that nobody has closed, which would be for ever.
+        # Runs before multiprocessing joins processes at exit, which would block for ever on open ones.
         self.close = Finalize(self, _end, args=(self._workers, os.getpid()), exitpriority=10)
         for number in range(min(num_workers, len(steps))):
             try:
@@ -132,7 +132,7 @@ def _start(make: Make, steps: range, begin: Callable[[int], None], number: int) 
         raise
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
-        theirs.close()  # the process has the only one: what it does not send, nobody does
+        theirs.close()  # only the process may hold this end, so that its death closes the connection
     return _Worker(process=process, connection=ours, steps_left=len(steps))
 
 

@@ -97,7 +97,7 @@ def check_known_features(
     """Compare the features that a model was trained on with those of data sets.
 
     Args:
-        known: What the model's features depended on, each way of it once; empty where nobody knows.
+        known: The distinct settings that the model's features depended on; empty if unknown.
         sources: The data sets.
         model: What the message calls the model.
         allow_mixed: Take features of another detector, with a warning.

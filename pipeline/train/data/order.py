@@ -39,7 +39,7 @@ class Places(NamedTuple):
     """Number of the data set."""
     shard: Integers
     """Its shard."""
-    index: Integers  # type: ignore[assignment]  # hides tuple.index, which nobody wants here
+    index: Integers  # type: ignore[assignment]  # hides tuple.index, which is not used here
     """Place among the usable samples of the shard."""
     sample: Integers
     """Number of the sample among all samples of all data sets."""

@@ -43,7 +43,7 @@ def read_files(urls: Sequence[str]) -> list[bytes]:
 def download(url: str, folder: Path, *, name: str, size: int, sha256: str) -> Path:
     """Fetch a file whole into `folder` and return its path; it has the expected size and hash.
 
-    folder: of this call alone, so that nobody sees the file before it is checked.
+    folder: a folder of this call only, so that no other process sees the file before it is verified.
 
     Raises RemoteError where the server fails three times, CorruptShardError if there is no such file or it is
     another than the record says, twice in a row.

@@ -6,7 +6,7 @@
 
 A shard appears in its place by a rename after its size and hash are checked. When room is needed, the shards that were
 opened longest ago go first, but none that this process has open. Another process may lose a file that it has open: on
-Linux it reads on undisturbed, and fetches the shard again when it opens it anew.
+Linux it keeps reading, and downloads the shard again when it opens it again.
 
 webdataset's own LRUCleanup deletes whatever is oldest, open or not, and only looks every 30 seconds.
 """
@@ -62,15 +62,15 @@ class ShardCache:
     """Remote shards on this machine's disk."""
 
     folder: Path
-    """Where they are kept; made if there is none."""
+    """Folder of the files; created if it does not exist."""
     limit: int
     """Bytes of shards kept, those being fetched included."""
 
     def fetch_dataset(self, url: str) -> Path:
         """Return the cache's folder of a remote data set, with its dataset.json and its records.
 
-        The folder is named by the content of dataset.json, which is fetched every time: a data set that was made anew
-        never meets shards of the old one. Records are fetched once.
+        The folder is named by the content of dataset.json, which is fetched every time, so shards of an older version
+        of the data set are never used. Records are fetched once.
 
         Raises RemoteError where a file cannot be fetched, RefusedError for a data set that is not complete.
         """
@@ -138,7 +138,7 @@ class ShardCache:
         try:
             while True:
                 self._fetch(join(url, SHARDS_FOLDER, path.name), path, size=size, sha256=sha256)
-                # Opening reads the file by its name, several times for LMDB: nobody may delete it meanwhile.
+                # Opening reads the file by its name, several times for LMDB: it must not be deleted meanwhile.
                 with self._locked(fcntl.LOCK_SH):
                     if path.exists():  # else another process deleted it just now
                         os.utime(path)  # newest: other processes see that it is wanted
@@ -231,7 +231,7 @@ class ShardCache:
 
 
 def _claimed_bytes(folder: Path) -> int:
-    """Return the bytes that a download at work will take; 0 for one whose process is gone, which is deleted."""
+    """Return the bytes that a running download will take; 0 for one whose process has ended, which is deleted."""
     match = _FETCH.fullmatch(folder.name)
     try:
         descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)

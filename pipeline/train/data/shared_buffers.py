@@ -144,7 +144,7 @@ class ReceivedBuffers:
         dtype = np.dtype(sent.dtype)
         size = dtype.itemsize * int(np.prod(sent.shape))
         features = memory[_HEADER : _HEADER + size].view(dtype).reshape(sent.shape)
-        # The tensor's memory holds this array, and whoever holds the memory holds the array with it.
+        # The tensor's memory keeps a reference to this array, so the array lives as long as the memory.
         weakref.finalize(features, _release, memory).atexit = False
         return torch.from_numpy(features)
 

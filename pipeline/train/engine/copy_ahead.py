@@ -23,7 +23,7 @@ R = TypeVar("R")
 CLOSE_SECONDS = 10.0
 """How long closing waits for a batch that is being made; the thread ends with the process in any case."""
 PATIENCE = 0.2
-"""Seconds after which a thread whose batch nobody takes looks whether it is to end."""
+"""Seconds between checks whether to end while a batch is not taken."""
 
 
 class Copied(NamedTuple):
@@ -60,7 +60,7 @@ class Ahead(Generic[T, R]):
             return self._make(first)
         found = self._made.get()
         if isinstance(found, BaseException):
-            self._put(found)  # whoever asks again is told again
+            self._put(found)  # later calls raise it again
             raise found
         return found
 
@@ -83,7 +83,7 @@ class Ahead(Generic[T, R]):
             self._put(error)
 
     def _put(self, found: R | BaseException) -> bool:
-        """Hand over a result; return False where nobody wants it any more."""
+        """Hand over a result; return False after `close`."""
         while not self._ending.is_set():
             with suppress(queue.Full):
                 self._made.put(found, timeout=PATIENCE)

@@ -77,7 +77,8 @@ def to_device(values: Tensor, device: torch.device) -> Tensor:
 
 
 def own_device(wanted: Literal["auto", "cpu", "cuda"]) -> torch.device:
-    """Return this process's device: of several GPUs that of its local rank. RefusedError if there is none."""
+    """Return this process's device: the GPU of its local rank if there are several. RefusedError if no GPU is
+    available."""
     if wanted == "cuda" and not torch.cuda.is_available():
         raise RefusedError("--device cuda: PyTorch sees no GPU; `vilbert doctor` says what this machine can do")
     if wanted == "cpu" or not torch.cuda.is_available():

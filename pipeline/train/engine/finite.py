@@ -32,7 +32,7 @@ class StepResult:
 
 
 class Unchecked:
-    """Steps of which nobody has read whether they are finite."""
+    """Steps that have not been checked for finite values."""
 
     def __init__(self) -> None:
         self._results: list[tuple[StepResult, Tensor]] = []
@@ -42,7 +42,7 @@ class Unchecked:
         self._results.append((result, finite))
 
     def first_bad(self) -> StepResult | None:
-        """Return the first of the steps that is not finite, and forget all; None if there is none. Waits for a GPU."""
+        """Return the first non-finite step, or None, and clear the list. Synchronises a GPU."""
         results, self._results = self._results, []
         if not results:
             return None

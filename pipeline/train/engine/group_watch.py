@@ -87,7 +87,7 @@ class _Watch(threading.Thread):
 
     def tell(self, error: BaseException) -> None:
         """Say to the others that this process fails, unless another has said so before."""
-        with suppress(RuntimeError):  # the store is gone with the process that held it
+        with suppress(RuntimeError):  # the store ended with its process
             if not self._store.check([FAILED]):
                 self._store.set(FAILED, f"{self._rank} {first_line(error)}")
                 time.sleep(LOOK_SECONDS * 2)  # the store may be this process's: let the others read it
@@ -100,11 +100,11 @@ class _Watch(threading.Thread):
                     who, _, said = self._store.get(FAILED).decode(errors="replace").partition(" ")
                     self.reason = f"training process {who} failed: {said}"
                     break
-            except RuntimeError:  # whoever held the store is gone, and the group with it
+            except RuntimeError:  # the process with the store has ended, and the group with it
                 break
         self.failed.set()
         if self.done.wait(GRACE_SECONDS):
             return
-        reason = self.reason or "the process that started the group is gone"
+        reason = self.reason or "the process that started the group has ended"
         logger.error("%s; this process (rank %d) ends too. Run the same command again to resume", reason, self._rank)
         leave_now(1)

@@ -70,7 +70,7 @@ class Training:
     train_batches: Callable[[range], Generator[list[Any], None, None]]
     """Return this rank's parts of each step's global batch; closing them ends what reads ahead."""
     eval_batches: Callable[[], Generator[list[Any], None, None]] | None
-    """Return this rank's parts of the held-out samples; None if there are none."""
+    """Return this rank's parts of the held-out samples; None without held-out samples."""
     description: dict[str, Any]
     """Content of run.json, kept in each checkpoint too."""
     locate: Locate | None = None

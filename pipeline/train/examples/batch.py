@@ -93,7 +93,7 @@ class Batch:
         )
 
     def pin_memory(self) -> Batch:
-        """Return the batch in page-locked memory, from which a GPU copies while the CPU goes on."""
+        """Return the batch in page-locked memory, from which a GPU copies asynchronously."""
         held = {field.name: getattr(self, field.name) for field in fields(self)}
         pinned: dict[str, Any] = {name: it.pin_memory() for name, it in held.items() if isinstance(it, Tensor)}
         return replace(self, **pinned, positions={name: it.pin_memory() for name, it in self.positions.items()})

@@ -83,7 +83,7 @@ def model_config(
         require_memory(config)
     except (ValueError, OSError) as error:
         raise RefusedError(f"--model {settings.model}: {error}") from error
-    if Path(settings.init_from).exists() or begins_from_text(settings.init_from):  # a run that goes on can do without
+    if Path(settings.init_from).exists() or begins_from_text(settings.init_from):  # not needed by a resumed run
         require_its_vocabulary(settings, tokenizer, embedded=config.vocab_size)
     positions = config.max_position_embeddings
     if settings.items.max_tokens > positions:
@@ -100,7 +100,7 @@ def choose_visual_target(wanted: str, configured: int, *, soft_labels: bool) -> 
         soft_labels: Whether the data sets have class probabilities.
 
     Raises:
-        RefusedError: Soft labels are to be predicted, and there are none.
+        RefusedError: Soft labels are the prediction target and the data sets have none.
     """
     if wanted == "auto" and configured == 0 and not soft_labels:
         logger.info(

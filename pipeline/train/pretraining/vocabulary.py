@@ -50,7 +50,7 @@ def require_its_vocabulary(settings: PretrainSettings, tokenizer: PreTrainedToke
 def tokenizer_beside(init_from: str) -> PreTrainedTokenizerBase | None:
     """Return the tokenizer that comes with a model: in its folder, in the run that a checkpoint is of, or on the hub.
 
-    None if there is none that masks words.
+    None if no tokenizer with a mask token is found.
     """
     path = Path(init_from)
     if path.exists():

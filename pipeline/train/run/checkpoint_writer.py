@@ -1,9 +1,9 @@
-"""Checkpoints written by a thread while training goes on.
+"""Checkpoints written by a thread during training.
 
 At a checkpoint the training thread copies parameters and the optimizer's state to other memory: page-locked memory for
 those of a GPU, which it does not wait for. A thread then hashes them and writes them to the disk, one checkpoint at a
 time. The copies take as much of the machine's memory as the checkpoint has bytes, three times the parameters, until it
-is written. Until then the checkpoint before is the newest, so a run that is killed goes on from that one.
+is written. Until then the previous checkpoint is the newest, from which a killed run resumes.
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from vilbert.pipeline.errors import OutputError
 
-GO_ON = "make room, or mend what is wrong there, and run the same command again to resume from the last checkpoint"
+GO_ON = "free space or fix the problem, then run the same command again to resume from the last checkpoint"
 
 
 @contextmanager

@@ -49,7 +49,8 @@ def export_final(
 
     facts: what run.json says (`settings`, `model`, `data`, `eval_data`, `extractors`, `software`), `steps`, and
     `evaluation`, the last one's journal entry or None. A kill leaves the older folder, the new one, or, between two
-    renames, none: exporting again mends that. OSError naming it where the disk is full; the older folder then stays.
+    renames, none: exporting again completes it. OSError with its path if the disk is full; the older folder is then
+    kept.
     """
     final = run / FINAL_FOLDER
     sweep_unfinished(run)

@@ -1,4 +1,4 @@
-"""RUN: what a training run is, written down before its first step, and what it may be gone on with.
+"""The run folder: a run's description, written before its first step, and what may resume it.
 
 RUN/run.json holds the settings that decide what is learnt, the model's config, the data sets by content, and versions.
 """
@@ -116,7 +116,7 @@ def describe_run(
 
 
 def read_run(run: Path) -> dict[str, Any] | None:
-    """Return run.json, or None if there is none; RefusedError where it is damaged."""
+    """Return run.json, or None if it does not exist; RefusedError if it is damaged."""
     path = run / RUN_FILE
     if not path.is_file():
         return None
@@ -189,13 +189,13 @@ def is_described(run: Path, description: Mapping[str, Any]) -> bool:
     """Say whether run.json describes the same run."""
     try:
         before = read_run(run)
-    except RefusedError:  # damaged: it is written anew
+    except RefusedError:  # damaged: it is rewritten
         return False
     return before is not None and not _all_differences(before, description)
 
 
 def require_same_run(before: Mapping[str, Any], now: Mapping[str, Any], *, where: Path) -> None:
-    """Raise FingerprintError where a run that goes on would not be the one before, naming each difference."""
+    """Raise FingerprintError with each difference if a resumed run would differ from the earlier one."""
     if found := _all_differences(before, now):
         raise FingerprintError(
             f"{where}: was trained with other settings or data: {'; '.join(found)}. Give the same, or another --output"

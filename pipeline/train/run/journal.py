@@ -2,7 +2,7 @@
 
 An entry is a line of JSON: `{"kind": "train", "step": 20, "loss": 5.25, ...}`. A number that is not finite has no place
 in JSON: it is written as null, and its name stands in the entry's list "not_finite" as "loss=nan", "loss=inf" or
-"loss=-inf". Lines are written in the order of steps, so a run that goes on at step n only keeps what came before its
+"loss=-inf". Lines are written in the order of steps, so a run that resumes at step n keeps only what came before its
 next step: steps after n are cut away. But for `TIMING`, an interrupted run then has the lines of an undisturbed one.
 """
 

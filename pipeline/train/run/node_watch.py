@@ -2,7 +2,7 @@
 
 The driver is blocked in a call of Ray when the node dies. Some 15 seconds later Ray ends the driver's process from
 native code, without a message and without cleaning up. So a thread looks for the node's process (the raylet), and when
-it is gone says what happened and leaves.
+the node is lost reports it and exits.
 """
 
 from __future__ import annotations

@@ -37,7 +37,7 @@ def best_precision(device: torch.device) -> str:
 
 
 def begun_with(settings: RunSettings) -> str | None:
-    """Return the precision of the run that these settings resume; None where there is none.
+    """Return the precision of the run that these settings resume; None for a new run.
 
     What cannot be read is passed over: resuming says what is wrong with it.
     """

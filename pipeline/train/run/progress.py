@@ -17,12 +17,12 @@ class _Pauses:
 
     name: str
     every: int | None
-    """Steps between them; None if there are none."""
+    """Interval in steps; None for never."""
     seconds: float = 0.0
     count: int = 0
 
     def note(self, seconds: float | None) -> None:
-        """Take how long one took; None where there was none."""
+        """Record a duration in seconds; None is ignored."""
         if seconds is not None:
             self.seconds += seconds
             self.count += 1
@@ -55,7 +55,7 @@ class TrainProgress:
         """Start at `first_step` steps done, in earlier starts of the run.
 
         batch_size: samples a step, of all ranks. stream: by default stderr. stage: what the line begins with.
-        eval_every, checkpoint_every: steps between them; None if there are none.
+        eval_every, checkpoint_every: intervals in steps; None for never.
         """
         self._stage = stage
         self._total = total_steps
@@ -77,7 +77,7 @@ class TrainProgress:
         self._shown.show(lambda: self.line(self._shown.seconds))
 
     def note(self, *, evaluation: float | None, checkpoint: float | None) -> None:
-        """Take the seconds that an evaluation and a checkpoint took behind the last step; None where there was none."""
+        """Record the seconds of the evaluation and the checkpoint after the last step; None is ignored."""
         self._evaluations.note(evaluation)
         self._checkpoints.note(checkpoint)
 

@@ -1,7 +1,7 @@
 """The training function on many workers through Ray Train, started again when one of them dies.
 
 Ray starts the processes and joins them into a torch process group (gloo, or nccl with GPUs). What a run has learnt is
-in its own checkpoints, not in Ray's: a group that is started again calls the training function anew, and that goes on
+in its own checkpoints, not in Ray's: a group that is started again calls the training function again, and that resumes
 from the run's folder. A group takes as many workers as the cluster has room for, from one to the number asked for.
 """
 
@@ -132,7 +132,7 @@ def _causes(failures: dict[int, Exception]) -> list[Exception]:
 
 
 def _final_error(failures: dict[int, Exception]) -> Exception | None:
-    """Return the first error that another try would meet again, or None if there is none."""
+    """Return the first error that a restart would raise again, or None."""
     return next((error for error in _causes(failures) if _is_final(error)), None)
 
 

@@ -168,7 +168,7 @@ def checkpoint_to_resume(settings: RunSettings, *, is_start: bool) -> Checkpoint
     """Return the checkpoint to go on from, its hashes compared: the run's newest, or an earlier run's to begin by.
 
     None if there is none. is_start: False where a group is started again, which goes on from the newest whatever it
-    began with. RefusedError where `--resume` names a checkpoint of this run that it has gone on from since.
+    began with. RefusedError if `--resume` is a checkpoint of this run that is not its newest.
     """
     newest = newest_whole(settings.output)
     if settings.resume == "auto":
@@ -185,7 +185,7 @@ def checkpoint_to_resume(settings: RunSettings, *, is_start: bool) -> Checkpoint
 
 
 def resume(training: Training, load_start: Callable[[], None]) -> bool:
-    """Put the checkpoint back that the settings ask for, or begin if there is none; refuse one of another run.
+    """Restore the checkpoint that the settings request, or start from step 0 without one; refuse one of another run.
 
     Return whether run.json already says what the run is.
     """
@@ -207,7 +207,7 @@ def resume(training: Training, load_start: Callable[[], None]) -> bool:
 
 
 def is_finished(run: Path) -> bool:
-    """Say whether all is there that a run leaves; its report is written last, and removed when it goes on."""
+    """Return whether all outputs of a run exist. Its report is written last, and removed when the run resumes."""
     final = run / FINAL_FOLDER
     wanted = [final / name for name in (*MODEL_FILES, *(name for name in (TASK_FILE,) if (run / name).is_file()))]
     return all(path.is_file() for path in (*wanted, run / REPORT_FILE))

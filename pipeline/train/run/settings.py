@@ -82,7 +82,8 @@ class RunSettings:
     checkpoint_every: PositiveInt = 1000
     """Steps between checkpoints; the last step always has one."""
     async_checkpoint: bool = True
-    """Write checkpoints in a thread while training goes on, from a copy in memory of three times the parameters."""
+    """Write checkpoints in a thread during training, from a copy in memory of three times the size of the
+    parameters."""
     peak_tflops: PositiveFloat | None = None
     """Peak TFLOPS of one device, for the MFU in metrics.jsonl; default: that of known GPUs."""
     profile: NonNegativeInt = 0
@@ -129,8 +130,8 @@ class RunSettings:
         return self.max_steps or max(1, -(-round(self.epochs * epoch_size) // self.batch_size))
 
 
-# What may differ between a run and the one that goes on from its checkpoints: none of it changes what is learnt, up to
-# rounding. The data sets are compared by their content.
+# What may differ between a run and the one that resumes it: it does not change the results, up to rounding. The data
+# sets are compared by their content.
 RUNTIME = frozenset(
     {
         *(

@@ -20,7 +20,7 @@ TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
 def shared_tokenizer(run: Path, group: Group, make: Callable[[], PreTrainedTokenizerBase]) -> PreTrainedTokenizerBase:
     """Return the run's tokenizer, which the first process makes and keeps in RUN/tokenizer.
 
-    It is made anew until run.json is there: a start that was refused may have asked for another.
+    It is recreated until run.json exists, because a refused start may have used another one.
     """
     folder = run / TOKENIZER_FOLDER
     is_whole = all((folder / name).is_file() for name in TOKENIZER_FILES)

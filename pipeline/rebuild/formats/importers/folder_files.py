@@ -66,7 +66,7 @@ def read_file(path: Path, name: str) -> bytes:
 
 
 def first_file(folder: Path, accept: Callable[[str], bool]) -> Path | None:
-    """Return the first file of a folder, or of the folders inside, whose name is accepted; None if there is none."""
+    """Return the first file of a folder, or of the folders inside, whose name is accepted, or None."""
     try:
         for place, folders, files in os.walk(folder):
             folders.sort()

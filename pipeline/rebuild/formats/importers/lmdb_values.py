@@ -86,7 +86,7 @@ class LmdbFile:
         return int(self._environment.stat()["entries"])
 
     def get(self, key: bytes) -> bytes | None:
-        """Return a value, None if there is none of this key; raise RowError where it is too large."""
+        """Return the value of a key, or None; raise RowError if it is too large."""
         try:
             with self._environment.begin(buffers=True) as transaction:
                 value = transaction.get(key) if 0 < len(key) <= self._environment.max_key_size() else None
@@ -99,7 +99,7 @@ class LmdbFile:
             raise RowError("broken_row", f"LMDB cannot read it: {error}") from error
 
     def first(self, skip: Iterable[bytes]) -> tuple[bytes, bytes] | None:
-        """Return the first key and value beside those named; None where there are no others."""
+        """Return the first key and value other than those given, or None."""
         with self._environment.begin() as transaction:
             for key in transaction.cursor().iternext(values=False):
                 if key not in skip:
