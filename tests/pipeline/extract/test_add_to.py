@@ -256,9 +256,10 @@ def test_failed_samples_are_tried_again_and_others_are_kept(
         assert np.allclose(found[key], value, atol=0.02 * float(np.abs(value).max()))
 
 
-def test_a_dry_run_writes_nothing(base: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("options", [(), OWN], ids=["features", "own boxes"])
+def test_a_dry_run_writes_nothing(base: Path, capsys: pytest.CaptureFixture[str], options: tuple[str, ...]) -> None:
     before = contents(base)
-    assert add(base, "--dry-run") == 0
+    assert add(base, "--dry-run", *options) == 0
     assert contents(base) == before
     assert not (base / "columns").exists()
     assert f"5 shards of 5 rows, {SCENES} rows" in capsys.readouterr().out
