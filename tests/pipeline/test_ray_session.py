@@ -54,6 +54,7 @@ def test_a_private_ray_is_closed_to_others_and_starts_nothing_idle(
     assert address == "local"
     assert [environment[name] for name in NAMES] == ["0", "0", metrics]
     assert environment["RAY_AUTH_MODE"] == "token"
+    assert environment["RAY_worker_niceness"] == "0"
 
 
 def test_a_cluster_that_is_joined_keeps_its_environment(start_fails: Callable[..., Calls]) -> None:
@@ -165,7 +166,7 @@ def post_job(port: int, headers: dict[str, str]) -> int:
 
 @pytest.mark.ray
 @pytest.mark.slow
-def test_a_private_ray_refuses_jobs_without_its_token(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_private_ray_refuses_jobs_without_its_token_and_runs_workers_at_its_own_priority(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("aiohttp_cors", reason="without ray[default] there is no job agent")
     monkeypatch.setenv("RAY_AUTH_MODE", "disabled")  # of the user's cluster, say
     with ray_session(None, instead="do without"):
@@ -173,4 +174,5 @@ def test_a_private_ray_refuses_jobs_without_its_token(monkeypatch: pytest.Monkey
         port = ray._private.worker._global_node.dashboard_agent_listen_port
         assert [post_job(port, {}), post_job(port, {"Authorization": "Bearer wrong"})] == [401, 403]
         assert post_job(port, {"Authorization": f"Bearer {token}"}) == 200
+        assert ray.get(ray.remote(lambda: os.nice(0)).remote()) == os.nice(0)
     assert os.environ["RAY_AUTH_MODE"] == "disabled"
