@@ -88,7 +88,7 @@ def _private_settings(*, dashboard: bool) -> dict[str, str]:
         "RAY_prestart_worker_first_driver": "0",
         "RAY_enable_metrics_collection": str(int(dashboard)),
         # Ray's default, 15, leaves workers a thirtieth of a core that another process uses, too.
-        "RAY_worker_niceness": os.environ.get("RAY_worker_niceness", "0"),
+        "RAY_worker_niceness": os.environ.get("RAY_worker_niceness", "0"),  # noqa: SIM112  Ray's spelling
         # Read at import, so the same for both attempts.
         "RAY_DASHBOARD_STARTUP_TIMEOUT_S": os.environ.get("RAY_DASHBOARD_STARTUP_TIMEOUT_S", str(START_SECONDS[-1])),
     }

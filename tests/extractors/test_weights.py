@@ -367,7 +367,7 @@ def test_backbone_is_refused(tmp_path: Path, mark: dict[str, object]) -> None:
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        ({"a": 3}, "'a' is a int, expected tensors"),
+        ({"a": 3}, "'a' is a int, expected a dict of tensors"),
         ({"model": {"a": ["b"]}}, "'a' is a list"),
         ({3: ARRAYS["steps"]}, "3 is a"),
         ([1, 2], "but a list"),

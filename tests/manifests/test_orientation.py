@@ -1,4 +1,4 @@
-"""Which rows keep their stored pixels, and how a manifest records it."""
+"""Which rows keep their sets exif_orientation, and how a manifest records it."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def test_a_table_may_say_it_itself(tmp_path: Path) -> None:
 def test_a_manifest_without_the_column_takes_no_such_row(tmp_path: Path) -> None:
     with ManifestWriter(tmp_path / "m.parquet") as writer:
         writer.write([ImageRecord(image_id="1", uri="a", exif_orientation=False)])
-        with pytest.raises(ValueError, match="stored pixels"):
+        with pytest.raises(ValueError, match="sets exif_orientation"):
             writer.commit()
 
 

@@ -226,7 +226,7 @@ def test_every_head_gives_what_its_weights_say() -> None:
         assert output[name].shape == shape
         assert largest_difference(output[name], numbers) < 1e-5
     assert set(model(**inputs).keys()) == set(HEADS)
-    with pytest.raises(ValueError, match="no head vil_tri_prediction; there are vil_prediction"):
+    with pytest.raises(ValueError, match="no head vil_tri_prediction; the heads are vil_prediction"):
         model(**inputs, heads=["vil_tri_prediction"])
 
 
@@ -254,7 +254,7 @@ def test_a_bad_value_is_refused_by_name(changes: dict[str, Any], message: str) -
 
 
 def test_an_unknown_preset_is_refused_with_those_there_are() -> None:
-    with pytest.raises(ValueError, match=f"no single-stream configuration 'bert'; there are {', '.join(PRESETS)}"):
+    with pytest.raises(ValueError, match=f"no single-stream configuration 'bert'; choose one of {', '.join(PRESETS)}"):
         single_stream_preset("bert")
 
 

@@ -188,7 +188,7 @@ def test_what_is_no_text_stream_is_refused(tmp_path: Path) -> None:
     state = theirs.state_dict()
     del state["encoder.layer.3.output.dense.weight"]
     (tmp_path / "model.safetensors").unlink()
-    with pytest.raises(CheckpointError, match=r"has none of model\.safetensors"):
+    with pytest.raises(CheckpointError, match=r"contains none of model\.safetensors"):
         load_text_stream(model, tmp_path)
     torch.save(state, tmp_path / "pytorch_model.bin")
     with pytest.raises(CheckpointError, match=r"lacks 1 parameters.*layer\.3\.output\.dense\.weight"):

@@ -202,7 +202,7 @@ def test_config_values_of_every_kind(line: str, value: object, tmp_path: Path) -
         ("deep: 'yes'", 'deep: must be true or false, is "yes"'),
         ("manifest: true", "manifest: must be a text, is true"),
         ("deap: true", "no option deap; did you mean deep?"),
-        ("num-workers: 1\nnum_workers: 2", "is there twice"),
+        ("num-workers: 1\nnum_workers: 2", "appears twice"),
     ],
 )
 def test_a_wrong_value_in_a_config_file_is_refused_by_file_key_and_reason(

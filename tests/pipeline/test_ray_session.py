@@ -166,7 +166,9 @@ def post_job(port: int, headers: dict[str, str]) -> int:
 
 @pytest.mark.ray
 @pytest.mark.slow
-def test_a_private_ray_refuses_jobs_without_its_token_and_runs_workers_at_its_own_priority(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_private_ray_refuses_jobs_without_its_token_and_runs_workers_at_its_own_priority(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     pytest.importorskip("aiohttp_cors", reason="without ray[default] there is no job agent")
     monkeypatch.setenv("RAY_AUTH_MODE", "disabled")  # of the user's cluster, say
     with ray_session(None, instead="do without"):

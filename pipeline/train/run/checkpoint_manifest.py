@@ -12,18 +12,19 @@ import os
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from annotated_types import Len
 from safetensors import SafetensorError
-from safetensors.torch import save_file
-from torch import Tensor
 
 from vilbert.documents import Count, Digest, document, from_json
 from vilbert.pipeline.errors import ShardError, UnsupportedFormatError
 from vilbert.pipeline.shards.canonical import decode_json, encode_json
 from vilbert.pipeline.shards.storage.atomic import HashingFile
 from vilbert.untrusted.documents import DocumentError
+
+if TYPE_CHECKING:  # `vilbert predict --help` reads manifests without PyTorch
+    from torch import Tensor
 
 FORMAT = 1
 MANIFEST = "checkpoint.json"
@@ -90,6 +91,8 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
         OSError: The disk refuses it.
         TypeError: A tensor is of a type that safetensors files do not hold.
     """
+    from safetensors.torch import save_file
+
     path.touch()
     mode = path.stat().st_mode
     try:

@@ -136,7 +136,7 @@ def test_random_weights_follow_the_seed() -> None:
 
 def test_weights_without_their_card_are_refused(tmp_path: Path) -> None:
     weights = shutil.copy(WEIGHTS, tmp_path / "mine.safetensors")
-    with pytest.raises(ExtractorError, match=r"mine\.json: cannot read the names"):
+    with pytest.raises(ExtractorError, match=r"mine\.json: cannot read the class names"):
         build(DetectorSettings(detector="shapes", weights=str(weights)), SelectionSettings())
 
 

@@ -99,7 +99,11 @@ def test_images_beside_urls_are_counted(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("columns", "message"),
-    [({"a": ["x"]}, "--uri-column"), ({"url": [1.5]}, "type double"), ({"url": ["x"], "URL": ["y"]}, "one name")],
+    [
+        ({"a": ["x"]}, "--uri-column"),
+        ({"url": [1.5]}, "type double"),
+        ({"url": ["x"], "URL": ["y"]}, "duplicate column name"),
+    ],
 )
 def test_what_is_no_table_of_images_is_refused(tmp_path: Path, columns: dict[str, Any], message: str) -> None:
     with pytest.raises(ManifestError, match=message):

@@ -106,7 +106,7 @@ def test_a_model_without_an_alignment_head_is_refused(
     folder = Path(shutil.copytree(pretrained, tmp_path / "backbone"))
     ViLBertForPreTraining.from_pretrained(pretrained).bert.save_pretrained(folder)
     assert main(arguments(small, folder, "--zero-shot")) == 2
-    assert "name a run of training" in capsys.readouterr().err
+    assert "give a training run" in capsys.readouterr().err
 
 
 def test_images_that_cannot_be_read_are_left_out_and_counted(

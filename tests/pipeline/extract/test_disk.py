@@ -102,7 +102,7 @@ def test_a_complete_data_set_on_a_read_only_disk_has_nothing_to_do(
         assert main(["extract", *command]) == 0
     assert f"nothing to do: {read_only} has all its shards" in caplog.text
     assert main(["extract", *command, "--boxes", "3"]) == 2  # of other settings
-    assert "holds a data set of other settings" in capsys.readouterr().err
+    assert "holds a data set with other settings" in capsys.readouterr().err
     assert main(["extract", *command, "--retry-failed", "corrupt"]) == 1
     assert "cannot be written (Read-only file system)" in capsys.readouterr().err
 

@@ -103,7 +103,7 @@ def test_two_workers_one_killed_make_the_bytes_of_one_process(
     at_work.send_signal(signal.SIGKILL)
     _, messages = driver.communicate(timeout=SECONDS)
     assert driver.returncode == 0, messages
-    assert "its worker is lost" in messages
+    assert "its worker was lost" in messages
     assert contents(output) == contents(undisturbed)
     info = read_dataset(output)
     broken = sum(row % SCENES in BROKEN for row in range(ROWS))

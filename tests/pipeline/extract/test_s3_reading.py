@@ -90,7 +90,7 @@ def test_damage_is_named_by_its_url(bucket: str, settings_for: Make, capsys: pyt
     s3fs.S3FileSystem().pipe_file(f"{url}/shards/000000.tar", b"not a tar")
     assert main(["inspect", f"{url}:0"]) == 1
     assert f"{url}/shards/000000.tar" in capsys.readouterr().err
-    assert main(["stats", f"{bucket}/nowhere"]) == 1
+    assert main(["stats", f"{bucket}/nowhere"]) == 2
     assert f"{bucket}/nowhere: has no dataset.json" in capsys.readouterr().err
 
 

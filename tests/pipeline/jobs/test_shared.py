@@ -345,6 +345,6 @@ def test_a_conversion_of_other_settings_is_refused_and_leaves_the_plan(
         with open_lock(output) as lock:
             assert lock.take(shared=True)
             assert main([*command, *other]) == 2
-        assert "holds a data set of other settings" in capsys.readouterr().err
+        assert "holds a data set with other settings" in capsys.readouterr().err
         assert {path.name: path.read_bytes() for path in (output / PLAN_FOLDER).iterdir()} == plan
     assert main([*command, "--shard-size", "3"]) == 0

@@ -202,13 +202,13 @@ def test_a_configuration_that_is_not_the_files_is_described(folder: Path, change
     [
         ({"labels": ["a"]}, "names 1 answers and the classifier has 12 classes"),
         ({"max_words": 25}, "max_words is 25, the model has 24 positions"),
-        ({"max_words": "9"}, "max_words is '9', expected a number"),
-        ({"max_regions": 10**9}, "max_regions is 1000000000, expected a number"),
+        ({"max_words": "9"}, "max_words is '9': must be "),
+        ({"max_regions": 10**9}, "max_regions is 1000000000: must be "),
         ({"task": "gqa"}, "names 12 answers and the classifier has 3 classes"),
-        ({"task": ["vqa"]}, "task is ['vqa'], expected one of"),
-        ({"labels": [1, 2]}, "labels is [1, 2], expected a list of texts"),
-        ({"colour": 1}, "colour is not a field of it"),
-        ({"extractors": ["shapes"]}, "extractors is ['shapes']"),
+        ({"task": ["vqa"]}, "task is ['vqa']: must be a text"),
+        ({"labels": [1, 2]}, "labels[0] is 1: must be a text"),
+        ({"colour": 1}, "colour is not a field of this format"),
+        ({"extractors": ["shapes"]}, "extractors[0] is 'shapes': must be an object"),
     ],
 )
 def test_a_card_that_is_not_the_models_is_refused(folder: Path, changes: dict[str, Any], said: str) -> None:
@@ -233,7 +233,7 @@ def test_parameters_that_are_not_finite_or_no_numbers_are_named(folder: Path) ->
 def test_a_pickle_is_not_read(folder: Path) -> None:
     torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
     (folder / "model.safetensors").unlink()
-    assert "has no whole model, model.safetensors is missing; `vilbert convert-checkpoint`" in refused(folder)
+    assert "is not a complete model, model.safetensors is missing; `vilbert convert-checkpoint`" in refused(folder)
 
 
 def test_a_tokenizer_of_another_model_is_refused(folder: Path) -> None:

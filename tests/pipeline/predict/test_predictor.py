@@ -302,21 +302,21 @@ def test_orientation_does_not_depend_on_how_a_path_is_written(
 @pytest.mark.parametrize(
     ("task", "ask", "said"),
     [
-        ("vqa", lambda it, image: it.answer(image, ["a"]), "images: is one str; give a list of photographs"),
-        ("vqa", lambda it, image: it.answer(Path(image), ["a"]), "images: is one PosixPath"),
-        ("vqa", lambda it, image: it.answer([image], "a"), "questions: is one str; give a list of texts"),
+        ("vqa", lambda it, image: it.answer(image, ["a"]), "images: is a single str; give a list of photographs"),
+        ("vqa", lambda it, image: it.answer(Path(image), ["a"]), "images: is a single PosixPath"),
+        ("vqa", lambda it, image: it.answer([image], "a"), "questions: is a single str; give a list of texts"),
         ("vqa", lambda it, image: it.answer([image], [b"a"]), r"questions\[0\]: is a bytes; give text"),
         ("vqa", lambda it, image: it.answer([3], ["a"]), r"images\[0\]: is a int; give a path"),
-        ("vqa", lambda it, image: it.answer(np.zeros((4, 4, 3), np.uint8), ["a"]), "images: is one ndarray"),
-        ("vqa", lambda it, image: it.answer(None, ["a"]), "images: is one NoneType"),
-        ("refcocog", lambda it, image: it.point([image], "a ring"), "phrases: is one str"),
-        ("retrieval", lambda it, image: it.rank([image], "a ring"), "captions: is one str"),
-        ("captioning", lambda it, image: it.describe(image), "images: is one str"),
-        ("vcr-qa", lambda it, image: it.choose([image], ["a"], ["b", "c"]), r"options\[0\]: is one str"),
+        ("vqa", lambda it, image: it.answer(np.zeros((4, 4, 3), np.uint8), ["a"]), "images: is a single ndarray"),
+        ("vqa", lambda it, image: it.answer(None, ["a"]), "images: is a single NoneType"),
+        ("refcocog", lambda it, image: it.point([image], "a ring"), "phrases: is a single str"),
+        ("retrieval", lambda it, image: it.rank([image], "a ring"), "captions: is a single str"),
+        ("captioning", lambda it, image: it.describe(image), "images: is a single str"),
+        ("vcr-qa", lambda it, image: it.choose([image], ["a"], ["b", "c"]), r"options\[0\]: is a single str"),
         ("vcr-qa", lambda it, image: it.choose([image], ["a"], "bc"), "options: give a list of texts for each"),
-        ("nlvr2", lambda it, image: it.judge([image, image], ["a"]), r"pairs\[0\]: is one str"),
+        ("nlvr2", lambda it, image: it.judge([image, image], ["a"]), r"pairs\[0\]: is a single str"),
         ("nlvr2", lambda it, image: it.judge([[image]], ["a"]), r"pairs\[0\]: has 1 photographs; give two"),
-        ("vqa", lambda it, image: it.detect(image), "images: is one str"),
+        ("vqa", lambda it, image: it.detect(image), "images: is a single str"),
     ],
 )
 def test_one_in_place_of_a_list_is_refused(
@@ -375,7 +375,7 @@ def test_a_folder_without_a_model_is_refused(tmp_path: Path) -> None:
 def test_a_model_without_parameters_is_refused(tmp_path: Path) -> None:
     run = write_model(tmp_path / "run", "vqa")
     (run / "final" / "model.safetensors").unlink()
-    with pytest.raises(RefusedError, match="has no whole model"):
+    with pytest.raises(RefusedError, match="is not a complete model"):
         load(run)
 
 

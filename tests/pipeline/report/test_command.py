@@ -169,7 +169,7 @@ def test_nothing_comes_from_elsewhere_and_the_page_is_small(folder: Path) -> Non
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"results": "gone.json"}, "gone.json: cannot be read"),
+        ({"results": "gone.json"}, "gone.json: is not a file of"),
         ({"split": "val"}, "has no prediction for this split"),
         ({"task": "gqa"}, "was trained for vqa, not gqa"),
         ({"task": "vqaa"}, "no such task"),

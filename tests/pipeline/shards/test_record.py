@@ -261,7 +261,7 @@ def test_a_dataset_json_of_another_format_or_absent_is_refused(tmp_path: Path) -
     with pytest.raises(ShardError, match=r"has no dataset\.json; expected a data set"):
         read_dataset(tmp_path)
     _spoil(tmp_path, lambda document: document.update(format=99))
-    with pytest.raises(UnsupportedFormatError, match="is of format 99"):
+    with pytest.raises(UnsupportedFormatError, match="has format 99"):
         read_dataset(tmp_path)
 
 

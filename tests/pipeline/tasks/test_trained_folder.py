@@ -88,7 +88,7 @@ def test_a_folder_for_results_that_is_not_there_is_told_before_anything_is_answe
     small: Path, finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert evaluate(small, finished, tmp_path / "nowhere" / "answers.json") == 2
-    assert f"does not exist {tmp_path / 'nowhere'}" in capsys.readouterr().err
+    assert f"the folder {tmp_path / 'nowhere'} does not exist" in capsys.readouterr().err
 
 
 def test_a_run_that_is_refused_leaves_the_card_as_it_was(small: Path, finished: Path) -> None:
@@ -116,7 +116,7 @@ def test_the_run_says_where_the_best_evaluation_is(
     best = max(accuracy, key=lambda step: (accuracy[step], -step))
     assert best != STEPS, accuracy
     path = output / "checkpoints" / f"step-{best:08d}"
-    assert f"best evaluation after step {best}; {path} holds it" in caplog.text
+    assert f"best evaluation after step {best}, checkpoint {path}" in caplog.text
     assert path.is_dir()
 
 

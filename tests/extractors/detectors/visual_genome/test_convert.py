@@ -246,7 +246,7 @@ def test_an_existing_output_is_kept(tmp_path: Path, capsys: pytest.CaptureFixtur
     source = checkpoint(tmp_path, "airsplay", ".pkl")
     (tmp_path / "out.safetensors").write_text("mine")
     assert convert(source, *names(tmp_path)) in (1, 2)
-    assert "give --overwrite" in capsys.readouterr().err
+    assert "or --overwrite" in capsys.readouterr().err
     assert (tmp_path / "out.safetensors").read_text() == "mine"
 
 

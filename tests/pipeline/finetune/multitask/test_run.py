@@ -263,7 +263,7 @@ GOOD = {"task": "vqa", "annotations": "a", "data": ["features"]}
         ([{**GOOD, "task": "vqs"}], "task 'vqs': give one of vqa, gqa"),
         ([{"task": "vqa"}], "task 1 (vqa): has no annotations"),
         ([GOOD, {**GOOD, "batchsize": 3}], "task 2 (vqa): no setting batchsize"),
-        ([GOOD, GOOD], "vqa is there twice"),
+        ([GOOD, GOOD], "vqa appears twice"),
         ([{**GOOD, "batch_size": "many"}], 'batch_size: must be a whole number, is "many"'),
         ([{**GOOD, "batch_size": 2.5}], "batch_size: must be a whole number, is 2.5"),
         ([{**GOOD, "batch_size": True}], "batch_size: must be a whole number, is true"),

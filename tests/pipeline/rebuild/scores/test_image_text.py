@@ -134,7 +134,7 @@ LINEAR = {"weight": np.ones((1, WIDTH), np.float32), "bias": np.zeros(1, np.floa
         (lambda path: None, "No such file"),
         (lambda path: path.write_bytes(b"\x80\x04N."), "cannot be used"),
         (lambda path: path.write_bytes(b"\xff" * 64), "cannot be used"),
-        (lambda path: save_file({"w": LINEAR["weight"]}, path), "it holds w"),
+        (lambda path: save_file({"w": LINEAR["weight"]}, path), "its tensors are w"),
         (lambda path: save_file({**LINEAR, "bias": np.zeros(2, np.float32)}, path), "shapes"),
         (lambda path: save_file({**LINEAR, "weight": np.full((1, WIDTH), np.nan, np.float32)}, path), "not finite"),
         (
@@ -142,7 +142,7 @@ LINEAR = {"weight": np.ones((1, WIDTH), np.float32), "bias": np.zeros(1, np.floa
             "do not end in one number",
         ),
         (lambda path: save_file(LINEAR, path, metadata={"activation": "exec"}), "activation is 'exec'"),
-        (lambda path: save_file({f"layers.0.{name}": LINEAR[name] for name in ("weight",)}, path), "it holds"),
+        (lambda path: save_file({f"layers.0.{name}": LINEAR[name] for name in ("weight",)}, path), "its tensors are"),
     ],
 )
 def test_heads_that_are_refused(tmp_path: Path, write: Callable[[Path], None], said: str) -> None:

@@ -167,7 +167,7 @@ def test_stats_and_convert_read_the_selected_samples(
     assert step["operations"] == {"selection": [digest]}
     assert json.loads((output / "dataset.json").read_text())["totals"]["dropped"] == {"selection": 10 - len(expected)}
     assert main(["stats", str(output), "--selection", str(file)]) == 2
-    assert "is of another data set" in capsys.readouterr().err
+    assert "belongs to another data set" in capsys.readouterr().err
     again = ["convert", str(output), "--selection", str(file), "--output", str(tmp_path / "c")]
     assert main(again) in (1, 2)
-    assert "is of another data set" in capsys.readouterr().err
+    assert "belongs to another data set" in capsys.readouterr().err

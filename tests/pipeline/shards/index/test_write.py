@@ -143,5 +143,5 @@ def test_damage_and_unfinished_data_sets_are_named(
     assert "000001.tar" in capsys.readouterr().err
     assert not (data.directory / INDEX_FILE).exists()
     assert not list(data.directory.rglob("*.tmp"))
-    assert main(["index", str(tmp_path / "nowhere")]) == 1
+    assert main(["index", str(tmp_path / "nowhere")]) == 2
     assert not (tmp_path / "nowhere").exists()

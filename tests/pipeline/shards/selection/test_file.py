@@ -152,7 +152,7 @@ def test_selections_find_their_data_sets(info: DatasetInfo, tmp_path: Path) -> N
     assert set(open_selections([path])) == {info.records_sha256}
     with pytest.raises(RefusedError, match="same data set"):
         open_selections([path, path])
-    with pytest.raises(RefusedError, match="is of another data set than DIR"):
+    with pytest.raises(RefusedError, match="belongs to another data set than DIR"):
         read_selection(path, "0" * 64, SIZES, "DIR")
     assert read_selection(None, None, [], "DIR") is None
 

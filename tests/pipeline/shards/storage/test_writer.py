@@ -286,7 +286,7 @@ def test_samples_that_do_not_go_together_are_refused(
 ) -> None:
     with ShardWriter(tmp_path, shard=0, format=storage) as writer:
         writer.add(make_sample("a"))
-        with pytest.raises(ShardError, match="key 'a' comes twice"):
+        with pytest.raises(ShardError, match="key 'a' appears twice"):
             writer.add(make_sample("a"))
         for other in ({"feature_dim": 9}, {"top_classes": 3}, {"attributes": True}):
             with pytest.raises(ShardError, match="sample b has the arrays"):

@@ -130,8 +130,8 @@ def test_doubled_identifiers_are_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("data", "what"),
     [
-        (b"", "dev.json: has no entry"),
-        (b"\n\n", "dev.json: has no entry"),
+        (b"", "dev.json: contains no entry"),
+        (b"\n\n", "dev.json: contains no entry"),
         (b'{"identifier": "dev', "dev.json:1: not valid JSON"),
         (b"[1]\n", "dev.json:1: not a JSON object"),
         (b'{"a": NaN}\n', "dev.json:1: not valid JSON"),

@@ -80,7 +80,7 @@ def test_means_of_regions_in_natural_order(tmp_path: Path, make_dataset: Callabl
             features = reader[row % 3].regions.features.astype(np.float64)
         np.testing.assert_allclose(mean, features.mean(0) if len(features) else np.zeros(8), rtol=1e-6, atol=1e-7)
     assert mean_features(Corpus.open([str(folder)], split=None), {"photo.0005", "photo.0002"})[0] == [ids[2], ids[5]]
-    with pytest.raises(RefusedError, match="none of the images"):
+    with pytest.raises(RefusedError, match="none of the requested images"):
         mean_features(Corpus.open([str(folder)], split=None), {"other"})
 
 

@@ -102,4 +102,4 @@ def test_doubled_pairs_are_refused(tmp_path: Path) -> None:
 
 
 def test_an_empty_file_is_refused(tmp_path: Path) -> None:
-    assert "snli_ve_dev.jsonl: has no entry" in refusal(write(tmp_path, "dev"))
+    assert "snli_ve_dev.jsonl: contains no entry" in refusal(write(tmp_path, "dev"))

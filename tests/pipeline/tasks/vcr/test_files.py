@@ -224,7 +224,7 @@ def test_a_missing_field_is_named_with_its_line(tmp_path: Path, name: str) -> No
 
 
 def test_an_empty_file_is_refused(tmp_path: Path) -> None:
-    assert "train.jsonl: has no entry" in refusal(write(tmp_path))
+    assert "train.jsonl: contains no entry" in refusal(write(tmp_path))
 
 
 def test_no_names_at_all_are_refused(tmp_path: Path) -> None:

@@ -73,7 +73,7 @@ def test_where_answers_are_secret_all_are_given_and_the_servers_file_comes_out(s
     ("change", "said"),
     [
         (lambda answers: dict(list(answers.items())[1:]), "has no answer to"),
-        (lambda answers: {name: answer[:3] for name, answer in answers.items()}, "has not 4 probabilities"),
+        (lambda answers: {name: answer[:3] for name, answer in answers.items()}, "does not have 4 probabilities"),
     ],
 )
 def test_answers_to_other_questions_are_refused(reasons_of: VcrTask, tmp_path: Path, change: Any, said: str) -> None:

@@ -74,7 +74,7 @@ def test_two_data_sets_have_a_file_each_in_any_order(folder: Path) -> None:
     assert epoch(one, shuffle=False) == names([*range(21), *rows_b])
     assert "selection" not in one.fingerprints[0]
     assert [entry["samples"] for entry in both.fingerprints] == [len(rows_a), len(rows_b)]
-    with pytest.raises(RefusedError, match=r"a\.parquet: is of another data set"):
+    with pytest.raises(RefusedError, match=r"a\.parquet: belongs to another data set"):
         Corpus.open(folder / "b", split=None, selections=files)
 
 

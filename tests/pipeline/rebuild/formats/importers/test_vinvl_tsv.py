@@ -80,7 +80,7 @@ def test_files_beside_must_be_of_the_same_images(tmp_path: Path) -> None:
     (tmp_path / "test.hw.tsv").write_text("".join([sizes[0], sizes[2], sizes[1], sizes[3]]))
     failures = failures_of(read_published(path)[1])
     assert [row.row for row in failures] == [1, 2]
-    assert "line 2 of the hw file is of b'COCO_train2014_000000000003', another image" in failures[0].detail
+    assert "line 2 of the hw file belongs to another image, b'COCO_train2014_000000000003'" in failures[0].detail
 
 
 def test_a_file_without_sizes_is_refused(tmp_path: Path) -> None:
