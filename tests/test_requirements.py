@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import configparser
 import re
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 
 import pytest
@@ -73,6 +73,22 @@ def test_the_lock_file_has_a_version_within_the_bounds_of_every_requirement_of_t
         assert all(pinned in requirement.specifier for pinned in pins[name]), f"{requirement}: run make lock"
     for block in re.split(r"^(?=[a-z0-9])", LOCK.read_text(encoding="utf-8"), flags=re.MULTILINE)[1:]:
         assert "--hash=sha256:" in block, block.splitlines()[0]
+
+
+def test_the_lock_file_has_every_package_that_a_package_of_it_requires() -> None:
+    """CI installs with hashes, which refuses a requirement that has no entry. Checked for the packages that are installed here."""
+    entries = re.findall(r"^([a-z0-9.-]+)(?:\[\S*\])?==", LOCK.read_text(encoding="utf-8"), re.MULTILINE)
+    checked = 0
+    for package in entries:
+        try:
+            required = requires(package) or []
+        except PackageNotFoundError:
+            continue  # of another platform or Python
+        checked += 1
+        for requirement in map(Requirement, required):
+            if requirement.marker is None or requirement.marker.evaluate({"extra": ""}):
+                assert canonicalize_name(requirement.name) in entries, f"{package} requires {requirement.name}: run make lock"
+    assert checked > 100
 
 
 def test_dev_has_every_extra_but_detectron2() -> None:
