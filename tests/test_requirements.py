@@ -87,7 +87,9 @@ def test_the_lock_file_has_every_package_that_a_package_of_it_requires() -> None
         checked += 1
         for requirement in map(Requirement, required):
             if requirement.marker is None or requirement.marker.evaluate({"extra": ""}):
-                assert canonicalize_name(requirement.name) in entries, f"{package} requires {requirement.name}: run make lock"
+                assert canonicalize_name(requirement.name) in entries, (
+                    f"{package} requires {requirement.name}: run make lock"
+                )
     assert checked > 100
 
 

@@ -1,4 +1,4 @@
-"""The wait policy is set before PyTorch is loaded, in every process, unless the user has set one."""
+"""The wait policy is set before PyTorch and NumPy are loaded, in every process, unless the user has set one."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ import pytest
 
 from vilbert.pipeline.openmp import ENVIRONMENT, USERS_OWN, set_wait_policy, wait_policy
 
-REPORT_AT_TORCH = """
+REPORT_AT_IMPORT = """
 import builtins, json, os, sys
 import_module = builtins.__import__
 
 def note(name, *rest, **named):
-    if name.partition(".")[0] == "torch" and "torch" not in sys.modules:
+    if name.partition(".")[0] in ("numpy", "torch"):
         print(json.dumps({name: os.environ.get(name) for name in json.loads(sys.argv[1])}), flush=True)
         os._exit(0)
     return import_module(name, *rest, **named)
@@ -25,11 +25,11 @@ builtins.__import__ = note
 """
 
 
-def policy_when_torch_loads(program: str, **environment: str) -> dict[str, str | None]:
-    """Return the variables as they are when a fresh Python that runs `program` begins to import torch."""
+def policy_at_import(program: str, **environment: str) -> dict[str, str | None]:
+    """Return the variables as they are when a fresh Python that runs `program` begins to import NumPy or PyTorch."""
     inherited = {name: value for name, value in os.environ.items() if name not in USERS_OWN}
     done = subprocess.run(
-        [sys.executable, "-c", REPORT_AT_TORCH + program, json.dumps(USERS_OWN)],
+        [sys.executable, "-c", REPORT_AT_IMPORT + program, json.dumps(USERS_OWN)],
         env={**inherited, **environment},
         capture_output=True,
         text=True,
@@ -48,14 +48,14 @@ def policy_when_torch_loads(program: str, **environment: str) -> dict[str, str |
         "from vilbert.pipeline.train.engine.loop import Training",
     ],
 )
-def test_it_is_set_before_torch_is_loaded(program: str) -> None:
-    assert policy_when_torch_loads(program) == {"OMP_WAIT_POLICY": None, **ENVIRONMENT}
+def test_it_is_set_before_the_libraries_are_loaded(program: str) -> None:
+    assert policy_at_import(program) == {"OMP_WAIT_POLICY": None, **ENVIRONMENT}
 
 
 @pytest.mark.parametrize(("name", "value"), [("OMP_WAIT_POLICY", "ACTIVE"), ("GOMP_SPINCOUNT", "7")])
 def test_what_the_user_has_set_is_left_alone(name: str, value: str) -> None:
     unset: dict[str, str | None] = dict.fromkeys(USERS_OWN)
-    assert policy_when_torch_loads("import vilbert.pipeline.predict.predictor", **{name: value}) == {
+    assert policy_at_import("import vilbert.pipeline.predict.predictor", **{name: value}) == {
         **unset,
         name: value,
     }

@@ -11,9 +11,8 @@ from pathlib import Path, PurePosixPath
 
 from vilbert.pipeline.errors import RefusedError
 from vilbert.pipeline.tasks.annotation_files import field, json_lines, label_field, split_file
+from vilbert.pipeline.tasks.snli_ve.spec import LABELS
 
-LABELS = ("contradiction", "neutral", "entailment")
-"""The classes in the order of ViLBERT's classifier."""
 UNDECIDED = "-"
 """The label where annotators did not agree."""
 _NUMBERS: dict[str, int | None] = {label: number for number, label in enumerate(LABELS)} | {UNDECIDED: None}

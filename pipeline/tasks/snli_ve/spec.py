@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from vilbert.pipeline.tasks.registry import TaskSpec
-from vilbert.pipeline.tasks.snli_ve.files import LABELS
+
+LABELS = ("contradiction", "neutral", "entailment")
+"""The classes in the order of ViLBERT's classifier."""
 
 SNLI_VE = TaskSpec(
     open="vilbert.pipeline.tasks.snli_ve.task:open_task",

@@ -10,7 +10,8 @@ import numpy as np
 from vilbert.pipeline.shards.canonical import encode_json
 from vilbert.pipeline.tasks.choice import ChoiceTask
 from vilbert.pipeline.tasks.registry import TaskFiles
-from vilbert.pipeline.tasks.snli_ve.files import LABELS, Hypothesis, read_snli_ve
+from vilbert.pipeline.tasks.snli_ve.files import Hypothesis, read_snli_ve
+from vilbert.pipeline.tasks.snli_ve.spec import LABELS
 from vilbert.pipeline.tasks.task import Rows, Task
 
 

@@ -13,8 +13,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_fixed
-
 from vilbert.documents import List, document, from_json
 from vilbert.pipeline.errors import READ_ONLY, FingerprintError, LockedError, OutputError, RefusedError
 from vilbert.pipeline.shards.canonical import decode_json, encode_json
@@ -163,6 +161,8 @@ def writing(run: Path, *, patience: float) -> Iterator[None]:
     patience: seconds to wait for the holder to end. When a group of processes is started again, the first of the group
     before may be dying still, and the system frees its lock only when it is dead.
     """
+    from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_fixed
+
     waiting = Retrying(
         retry=retry_if_exception_type(LockedError), stop=stop_after_delay(patience), wait=wait_fixed(0.1), reraise=True
     )

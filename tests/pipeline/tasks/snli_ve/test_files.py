@@ -5,7 +5,8 @@ from typing import Any
 import pytest
 
 from vilbert.pipeline.errors import RefusedError
-from vilbert.pipeline.tasks.snli_ve.files import LABELS, Hypothesis, read_snli_ve
+from vilbert.pipeline.tasks.snli_ve.files import Hypothesis, read_snli_ve
+from vilbert.pipeline.tasks.snli_ve.spec import LABELS
 
 
 def published(pair: str = "4705552913.jpg#2r1n", **changes: Any) -> dict[str, Any]:
