@@ -1,14 +1,15 @@
 """The wait policy of OpenMP and OpenBLAS: threads that wait sleep instead of spinning.
 
-OpenMP runs PyTorch's operators on a CPU, OpenBLAS NumPy's products of matrices. A thread that has done its part of an operator waits for the others. By
-default it spins meanwhile: up to 3 ms in GNU's libgomp, which the PyTorch wheels for Linux contain, and 200 ms in
-LLVM's and Intel's libraries. The threads that OpenBLAS starts when NumPy is imported spin for 2**26 cycles. As soon as another process uses a core, threads spin for others that have no core, and
-training becomes many times slower. So threads spin for about 10 microseconds and then sleep. Waking up costs more than
-a small operator is worth: small models train faster in one thread (`--num-threads`), where nothing waits.
+OpenMP runs PyTorch's operators on a CPU, and OpenBLAS NumPy's matrix products. A thread that has done its part waits
+for the others. By default it spins meanwhile: up to 3 ms in GNU's libgomp, which the PyTorch wheels for Linux contain,
+200 ms in LLVM's and Intel's libraries, and 2**26 cycles in OpenBLAS, which starts its threads when NumPy is imported.
+When another process uses a core, these threads spin while the threads they wait for have no core, and training becomes
+many times slower. So threads spin for about 10 microseconds and then sleep. Waking up costs more than a small operator
+is worth: small models train faster in one thread (`--num-threads`), where nothing waits.
 
-The libraries read these variables when they are loaded, so they are set when `pipeline` is imported, before PyTorch and
-NumPy; processes that are started from here inherit them. What the user has set is left alone. Sources: libgomp's manual,
-"Environment Variables"; LLVM's OpenMP reference, `KMP_BLOCKTIME`; OpenBLAS's documentation, "Runtime variables".
+The libraries read these variables when they are loaded. They are set when `pipeline` is imported, before PyTorch and
+NumPy, and child processes inherit them. What the user has set is left alone. Sources: libgomp's manual, "Environment
+Variables"; LLVM's OpenMP reference, `KMP_BLOCKTIME`; OpenBLAS's documentation, "Runtime variables".
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import os
 from collections.abc import MutableMapping
 
 ENVIRONMENT = {"GOMP_SPINCOUNT": "1000", "KMP_BLOCKTIME": "0", "OPENBLAS_THREAD_TIMEOUT": "4"}
-"""Spins of libgomp, about 100 a microsecond; milliseconds of LLVM's and Intel's libraries; log2 of OpenBLAS's cycles."""
+"""In spins of libgomp (about 100 per microsecond), milliseconds of LLVM and Intel, and log2 of cycles of OpenBLAS."""
 USERS_OWN = ("OMP_WAIT_POLICY", *ENVIRONMENT)
 """Variables by which the user decides: with any of them set, none is changed."""
 

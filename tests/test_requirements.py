@@ -76,7 +76,7 @@ def test_the_lock_file_has_a_version_within_the_bounds_of_every_requirement_of_t
 
 
 def test_the_lock_file_has_every_package_that_a_package_of_it_requires() -> None:
-    """CI installs with hashes, which refuses a requirement that has no entry. Checked for the packages that are installed here."""
+    """CI installs with hashes, which refuses a requirement without an entry. Checks the packages that are installed."""
     entries = re.findall(r"^([a-z0-9.-]+)(?:\[\S*\])?==", LOCK.read_text(encoding="utf-8"), re.MULTILINE)
     checked = 0
     for package in entries:
