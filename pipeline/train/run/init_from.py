@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from vilbert.pipeline.train.run.folder import FINAL_FOLDER, RUN_FILE
-
 
 def resolve_init_from(init_from: str) -> str:
     """Return the final/ of a run, and anything else as it is.
 
     Raises ValueError for a run that has no final/ yet.
     """
+    from vilbert.pipeline.train.run.folder import FINAL_FOLDER, RUN_FILE
+
     run = Path(init_from)
     if (run / FINAL_FOLDER).is_dir():
         return str(run / FINAL_FOLDER)
