@@ -19,6 +19,7 @@ import torch
 
 from vilbert.extractors.extractor import ExtractorError
 from vilbert.extractors.weights import require_finite
+from vilbert.interrupts import delayed_interrupts
 from vilbert.untrusted.documents import DocumentError, read_json
 
 _HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?(@[\w./-]+)?")
@@ -109,7 +110,7 @@ def load_pretrained(model_class: Any, folder: PretrainedFolder, **options: Any) 
 
     try:
         # Layers draw their first values from torch's global generator, which is not ours to move on.
-        with torch.random.fork_rng(devices=[]), _quiet():
+        with torch.random.fork_rng(devices=[]), _quiet(), delayed_interrupts():
             model, report = model_class.from_pretrained(
                 folder.path,
                 trust_remote_code=False,

@@ -18,6 +18,7 @@ import torch
 from numpy.typing import NDArray
 
 from vilbert.extractors.extractor import ExtractorError
+from vilbert.interrupts import delayed_interrupts
 from vilbert.untrusted.pickled_arrays import ArrayRecord, lookup
 from vilbert.untrusted.pickles import ForbiddenError, PickleError, load
 from vilbert.untrusted.torch_files import read_torch_file
@@ -75,7 +76,8 @@ def _from_safetensors(path: Path, data: bytes) -> object:
     import safetensors.torch
 
     try:
-        return safetensors.torch.load(data)
+        with delayed_interrupts():
+            return safetensors.torch.load(data)
     except (safetensors.SafetensorError, *_DAMAGE) as error:
         raise _damaged(path, error) from error
 

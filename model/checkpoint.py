@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from vilbert.interrupts import delayed_interrupts
 from vilbert.model.architecture import describe, differences, is_of_a_head, is_of_layers
 from vilbert.model.config import ViLBertConfig
 from vilbert.model.layouts import Layout, detect_layout, is_head, is_known, is_unread, to_ours
@@ -54,7 +55,8 @@ def read_state_dict(path: str | os.PathLike[str]) -> dict[str, Tensor]:
         return _read_folder(path)
     if path.suffix == ".safetensors":
         try:
-            return dict(safetensors.torch.load_file(path))
+            with delayed_interrupts():
+                return dict(safetensors.torch.load_file(path))
         except (safetensors.SafetensorError, *_DAMAGE) as error:
             reason = str(error).partition("\n")[0] or type(error).__name__
             raise CheckpointError(

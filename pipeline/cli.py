@@ -20,6 +20,7 @@ from vilbert.pipeline.command_line import recorded_command
 from vilbert.pipeline.config_file import default_config, read_config, shipped_config
 from vilbert.pipeline.errors import RefusedError
 from vilbert.pipeline.renamed_options import refuse_renamed, replace_deprecated
+from vilbert.pipeline.signals import noting_interrupts
 from vilbert.pipeline.tasks.registry import TASKS
 from vilbert.pipeline.terminal import accept_any_encoding, safe_streams
 from vilbert.plugins import did_you_mean
@@ -313,31 +314,39 @@ def call(name: str, settings: Any, passing: tuple[type[Exception], ...] = ()) ->
 
     Errors of the types in `passing` are raised.
     """
+    from vilbert.pipeline.socket_folder import shorten_multiprocessing_sockets
+
+    with noting_interrupts() as interrupted:
+        try:
+            module = importlib.import_module(COMMANDS[name].module)  # takes seconds: Ctrl-C may come here
+            function: Callable[[Any], int] = getattr(module, COMMANDS[name].function)
+            shorten_multiprocessing_sockets()
+            return function(settings)
+        except passing:
+            raise
+        except BrokenPipeError:  # `vilbert stats DIR | head`: the reader closed the pipe
+            return quiet()
+        except (Exception, KeyboardInterrupt) as error:
+            stopped = isinstance(error, KeyboardInterrupt) or interrupted.is_set()
+            status = 130 if stopped else exit_status(error)
+            if status is None:
+                raise
+            print(f"vilbert {name}: {'interrupted' if stopped else error}", file=sys.stderr)
+            return status
+
+
+def exit_status(error: BaseException) -> int | None:
+    """Return 2 for an error of usage, 1 for a problem that was found, None for a fault of the software."""
     from vilbert.extractors.extractor import ExtractorError
     from vilbert.manifests.record import ManifestError
     from vilbert.pipeline.errors import RefusedError, ShardError, TrainingError
-    from vilbert.pipeline.socket_folder import shorten_multiprocessing_sockets
 
-    try:
-        module = importlib.import_module(COMMANDS[name].module)  # takes seconds: Ctrl-C may come here
-        function: Callable[[Any], int] = getattr(module, COMMANDS[name].function)
-        shorten_multiprocessing_sockets()
-        return function(settings)
-    except passing:
-        raise
-    except (ManifestError, ExtractorError, RefusedError) as error:
-        status = 2
-        message = str(error)
-    except BrokenPipeError:  # `vilbert stats DIR | head`: the reader closed the pipe
-        return quiet()
-    except (ShardError, TrainingError, OSError) as error:
-        status = 1
-        message = str(error)
-    except KeyboardInterrupt:
-        status = 130
-        message = "interrupted"
-    print(f"vilbert {name}: {message}", file=sys.stderr)
-    return status
+    match error:
+        case ManifestError() | ExtractorError() | RefusedError():
+            return 2
+        case ShardError() | TrainingError() | OSError():
+            return 1
+    return None
 
 
 if __name__ == "__main__":

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import ctypes
 import logging
 import os
 import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from types import FrameType
 from typing import NoReturn
 
@@ -33,15 +32,33 @@ def handling(handler: Handler, *numbers: signal.Signals) -> Iterator[None]:
             signal.signal(number, handler_before)
 
 
+_interrupted = threading.Event()
+
+
+def _interrupt(signum: int, frame: FrameType | None) -> None:
+    _interrupted.set()
+    raise KeyboardInterrupt
+
+
 @contextmanager
 def terminate_like_interrupt() -> Iterator[None]:
     """Let SIGTERM, which schedulers send before they kill, end the block as Ctrl-C does: by KeyboardInterrupt."""
-
-    def interrupt(signum: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    with handling(interrupt, signal.SIGTERM):
+    with handling(_interrupt, signal.SIGTERM):
         yield
+
+
+@contextmanager
+def noting_interrupts() -> Iterator[threading.Event]:
+    """Yield an event that is set when KeyboardInterrupt is raised for Ctrl-C, or for SIGTERM by the block above.
+
+    Libraries of native code can replace that exception by one of their own, so its type does not always tell. Handlers
+    that the caller has set for Ctrl-C are left alone.
+    """
+    _interrupted.clear()
+    with ExitStack() as stack:
+        if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+            stack.enter_context(handling(_interrupt, signal.SIGINT))
+        yield _interrupted
 
 
 @contextmanager
@@ -74,6 +91,8 @@ def end_with_parent(parent: int) -> None:
     nothing happens. It is the thread that forked whose end counts.
     """
     if sys.platform == "linux":
+        import ctypes
+
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
         os._exit(1)

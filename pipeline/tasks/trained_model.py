@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from vilbert.interrupts import delayed_interrupts
 from vilbert.model.architecture import count_layers, describe, differences
 from vilbert.model.checkpoint import check_tensors, copy_tensors
 from vilbert.model.config import ViLBertConfig
@@ -109,6 +110,7 @@ def _read_tensors(weights: Path) -> dict[str, Tensor]:
         remedy = "`vilbert convert-checkpoint` makes it from pytorch_model.bin" if beside else "name a run of training"
         raise RefusedError(f"{weights.parent}: is not a complete model, {weights.name} is missing; {remedy}")
     try:
-        return dict(load_file(weights))
+        with delayed_interrupts():
+            return dict(load_file(weights))
     except (SafetensorError, OSError, ValueError, KeyError) as error:
         raise RefusedError(f"{weights}: its parameters are damaged ({error}); copy it again") from error

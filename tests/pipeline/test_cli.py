@@ -1,8 +1,10 @@
 """The command line itself: help, version, config files, mistakes."""
 
 import json
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -10,8 +12,10 @@ import pytest
 from vilbert.pipeline import __version__
 from vilbert.pipeline.cli import COMMANDS, call, main, parse
 from vilbert.pipeline.config_file import read_config
+from vilbert.pipeline.errors import RefusedError, ShardError
 from vilbert.pipeline.extract.settings import ExtractSettings
 from vilbert.pipeline.shards.checks.verify import VerifySettings
+from vilbert.pipeline.signals import terminate_like_interrupt
 
 HEAVY = ("torch", "torchvision", "ray", "pyarrow", "webdataset", "transformers", "detectron2")
 PROBE = """
@@ -100,6 +104,29 @@ def test_a_folder_with_the_name_of_shipped_settings_is_not_taken_for_them(
     assert parse("pretrain", ["d", "--output", "o", "--config", "shapes"]).optimizer
     finetune = ["vqa", "d", "--annotations", "a", "--init-from", "none", "--model", "m", "--tokenizer", "t"]
     assert parse("finetune", [*finetune, "--output", "o"]).batch_size == 256
+
+
+@pytest.mark.parametrize("disguise", [RefusedError, ShardError, RuntimeError])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_that_a_library_replaced_by_its_own_error_is_an_interruption(
+    number: signal.Signals,
+    disguise: type[Exception],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def read(settings: VerifySettings) -> int:
+        with terminate_like_interrupt():
+            try:
+                signal.raise_signal(number)
+                time.sleep(10)
+            except KeyboardInterrupt:
+                raise disguise("weights.safetensors: is damaged") from None
+        return 0
+
+    monkeypatch.setattr("vilbert.pipeline.shards.checks.verify.verify", read)
+    assert call("verify", parse("verify", [str(tmp_path)])) == 130
+    assert capsys.readouterr().err == "vilbert verify: interrupted\n"
 
 
 def test_ctrl_c_while_modules_are_imported_is_an_interruption(

@@ -15,6 +15,7 @@ from vilbert.extractors.detectors.visual_genome.conventions import Architecture,
 from vilbert.extractors.detectors.visual_genome.network import Network
 from vilbert.extractors.extractor import ExtractorError
 from vilbert.extractors.weights import hash_tensors, require_finite
+from vilbert.interrupts import delayed_interrupts
 from vilbert.settings import SettingsError, reason
 from vilbert.untrusted.documents import DocumentError, parse_json
 
@@ -75,7 +76,7 @@ def _read(path: Path) -> tuple[DetectorFile, dict[str, Tensor]]:
     try:
         if not path.is_file():
             raise ExtractorError(f"{path}: no such file; create it with `vilbert convert-detector`")
-        with safetensors.safe_open(str(path), framework="pt") as opened:
+        with delayed_interrupts(), safetensors.safe_open(str(path), framework="pt") as opened:
             text = (opened.metadata() or {}).get(KEY)
             if text is None:
                 raise ExtractorError(

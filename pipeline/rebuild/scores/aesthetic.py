@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from vilbert.interrupts import delayed_interrupts
 from vilbert.pipeline.errors import RefusedError
 from vilbert.pipeline.rebuild.scores.image_text import load_image_text_model
 from vilbert.pipeline.rebuild.scores.score import Scored
@@ -62,7 +63,7 @@ def read_head(path: Path) -> Head:
     try:
         if path.stat().st_size > MAX_HEAD_BYTES:
             raise ValueError(f"has more than {MAX_HEAD_BYTES:,} bytes")
-        with safe_open(path, framework="np") as file:
+        with delayed_interrupts(), safe_open(path, framework="np") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  no mapping
             activation = (file.metadata() or {}).get("activation", "none")
         return Head(_layers(tensors), _known(activation))

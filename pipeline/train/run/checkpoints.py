@@ -32,6 +32,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from vilbert.interrupts import delayed_interrupts
 from vilbert.pipeline.shards.canonical import decode_json, encode_json
 from vilbert.pipeline.shards.storage.atomic import fsync_dir, is_temporary, temporary_path
 from vilbert.pipeline.train.engine.optimizer import trained_parameters
@@ -73,7 +74,8 @@ class Checkpoint:
         Hashes are not compared: `newest_whole` and `read_checkpoint` have done it.
         """
         try:
-            return load_file(self.path / MODEL), load_file(self.path / OPTIMIZER)
+            with delayed_interrupts():
+                return load_file(self.path / MODEL), load_file(self.path / OPTIMIZER)
         except (SafetensorError, OSError) as error:
             raise damaged(self.path, f"its tensors cannot be read ({error})") from error
 
