@@ -85,6 +85,7 @@ def leveldb_records(log: bytes) -> Iterator[bytes]:
             record = b""
 
 
+@pytest.mark.slow
 def test_wandb_offline_writes_sessions_of_one_run(data: Path, wandb_offline: None) -> None:
     from wandb.proto import wandb_internal_pb2
 
@@ -143,6 +144,7 @@ NOWHERE = "http://127.0.0.1:9"
 """Nothing listens at the discard port."""
 
 
+@pytest.mark.slow
 def test_wandb_without_a_network_does_not_stop_the_training(
     data: Path, wandb_offline: None, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
