@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from torchvision.ops import nms
 
-from vilbert.extractors.selection import SelectionSettings, overlapping, overlapping_torch, select
+from vilbert.extractors.selection import SelectionSettings, select
 
 F32 = np.float32
 
@@ -139,25 +139,3 @@ def test_background_neither_selects_nor_suppresses() -> None:
     boxes = torch.tensor([[0.0, 0.0, 10.0, 10.0], [0.0, 0.0, 10.0, 10.0]])
     probs = torch.tensor([[0.7, 0.3, 0.0], [0.0, 0.0, 1.0]])
     assert select(boxes, probs, SelectionSettings(boxes="1-2")).tolist() == [0, 1]
-
-
-def test_iou_has_no_plus_one() -> None:
-    boxes = np.float32([[0, 0, 10, 10], [0, 5, 10, 15]])  # IoU 1/3; with + 1 it is 66/176 = 0.375
-    assert overlapping(boxes, 0.33).any()
-    assert not overlapping(boxes, 0.34).any()
-
-
-@given(detections(), st.sampled_from([0.0, 0.25, 0.3, 1 / 3, 0.5, 1.0]))
-def test_torch_finds_the_same_pairs_overlapping(found: tuple[np.ndarray, np.ndarray], threshold: float) -> None:
-    boxes = found[0]
-    np.testing.assert_array_equal(overlapping_torch(torch.from_numpy(boxes), threshold), overlapping(boxes, threshold))
-
-
-def test_torch_finds_the_same_pairs_overlapping_to_the_last_bit() -> None:
-    generator = np.random.default_rng(0)
-    low = generator.random((600, 2), F32) * 500
-    boxes = np.concatenate([low, low + generator.random((600, 2), F32) * 200], axis=1)
-    iou = [literal_iou(boxes[0], boxes[j]) for j in range(1, 600)]
-    for threshold in (0.3, *sorted({float(value) for value in iou if value > 0})[:20]):  # where a last bit decides
-        pairs = overlapping_torch(torch.from_numpy(boxes), threshold)
-        np.testing.assert_array_equal(pairs, overlapping(boxes, threshold))
