@@ -25,7 +25,9 @@ class Extractor(Protocol):
     An image's regions do not depend on the other images of the batch. docs/extending/detector.md implements one. A
     detector that names objects but has no softmax over them has an attribute `soft_labels = False`, and leaves
     `class_ids` and `class_probs` out of its regions. One that has features of its own boxes only, and not of given
-    ones, has an attribute `given_features = False`.
+    ones, has an attribute `given_features = False`. One that resizes images on the CPU may have a method
+    `resize(image: NDArray[np.uint8]) -> ResizedImage` (`batch.py`): `vilbert extract` calls it in the threads that
+    decode, and passes the results to `extract` in place of the images.
     """
 
     @property

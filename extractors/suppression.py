@@ -51,7 +51,8 @@ def overlapping_torch(boxes_xyxy: Tensor, threshold: float) -> Tensor:
     intersection = width.clip(min=0) * height.clip(min=0)
     area = (x2 - x1) * (y2 - y1)
     iou = intersection / (area[:, None] + area - intersection)
-    return (iou.double() > threshold).fill_diagonal_(False)
+    above: Tensor = (iou.double() > threshold).fill_diagonal_(False)
+    return above
 
 
 def confidence_above(overlaps: NDArray[np.bool_], probs: NDArray[np.float32], floor: float) -> NDArray[np.float32]:
@@ -93,7 +94,7 @@ def confidence_above_torch(overlaps: Tensor, probs: Tensor, floor: float) -> NDA
         return np.zeros(len(probs), np.float32)
     neighbours = _neighbours(overlaps)
     confidence = probs.new_zeros(len(probs))
-    for chunk in classes.split(CLASSES_AT_ONCE):
+    for chunk in torch.split(classes, CLASSES_AT_ONCE):
         scores = probs[:, 1 + chunk]
         survive = _survivors(neighbours, scores, candidates[:, chunk])
         confidence = torch.maximum(confidence, torch.where(survive, scores, 0).amax(dim=1))

@@ -111,7 +111,7 @@ def nemo_curator(folder: Path, output: Path, job: Job) -> None:
     from nemo_curator.stages.text.io.writer import ParquetWriter
     from nemo_curator.tasks import DocumentBatch
 
-    class Detect(ProcessingStage[DocumentBatch, DocumentBatch]):
+    class Detect(ProcessingStage[DocumentBatch, DocumentBatch]):  # type: ignore[misc]  # not installed where types are checked
         name = "detect"
         resources = Resources(cpus=1.0)
 

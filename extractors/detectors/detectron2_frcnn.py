@@ -26,7 +26,7 @@ from PIL import Image
 from torch import Tensor
 
 from vilbert.extractors.assemble import assemble_regions
-from vilbert.extractors.batch import common_resized_shape
+from vilbert.extractors.batch import ResizedImage, common_resized_shape
 from vilbert.extractors.boxes import resize_given, scale_boxes
 from vilbert.extractors.detectors.detectron2_config import (
     CONFIG_ERRORS,
@@ -195,18 +195,19 @@ class Detectron2Extractor:
 
     @torch.inference_mode()
     def extract(
-        self, images: Sequence[NDArray[np.uint8]], given_boxes: Sequence[NDArray[np.float32] | None]
+        self, images: Sequence[NDArray[np.uint8] | ResizedImage], given_boxes: Sequence[NDArray[np.float32] | None]
     ) -> list[Regions]:
         """Return the regions of each image, as `Extractor.extract` says."""
         if not images:
             return []
         resized = common_resized_shape(images, given_boxes, self.resized_shape)
-        batch = self._model.preprocess_image([{"image": self._input(image, resized)} for image in images])
+        inputs = [image if isinstance(image, ResizedImage) else self.resize(image) for image in images]
+        batch = self._model.preprocess_image([{"image": it.pixels} for it in inputs])
         batch.tensor = pad(batch.tensor, self._preprocessing.pad_to, self._model.backbone.size_divisibility)
         with autocast(self._model.device, self._detector.precision):
             maps = self._model.backbone(batch.tensor)
 
-        stored = [(image.shape[0], image.shape[1]) for image in images]
+        stored = [it.stored for it in inputs]
         given = [None if boxes is None else torch.tensor(boxes, device=self._model.device) for boxes in given_boxes]
         proposals = iter(self._propose(batch, maps, [row for row, boxes in enumerate(given) if boxes is None]))
         rois = [
@@ -230,14 +231,16 @@ class Detectron2Extractor:
             for shape, boxes, roi, (features, probs, deltas) in zip(stored, given, rois, outputs, strict=True)
         ]
 
-    def _input(self, image: NDArray[np.uint8], resized: tuple[int, int]) -> Tensor:
-        """Resize as detectron2's DefaultPredictor does, with PIL's bilinear filter; return uint8 [3, H, W]."""
-        if image.shape[:2] != resized:
+    def resize(self, image: NDArray[np.uint8]) -> ResizedImage:
+        """Resize as detectron2's DefaultPredictor does, with PIL's bilinear filter, to uint8 [3, height, width]."""
+        stored = (image.shape[0], image.shape[1])
+        resized = self.resized_shape(*stored)
+        if stored != resized:
             image = np.asarray(Image.fromarray(image).resize(resized[::-1], Image.Resampling.BILINEAR))
         pixels: NDArray[Any] = image if self._preprocessing == self._own else self._renormalised(image)
         if self._config.INPUT.FORMAT == "BGR":
             pixels = pixels[:, :, ::-1]
-        return torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))
+        return ResizedImage(stored=stored, pixels=torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1))))
 
     def _renormalised(self, image: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Return RGB pixels which the model's own mean and deviation turn into those of other preprocessing."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Sequence
+from typing import Any
 
 from vilbert.extractors.decode import ImageError
 from vilbert.extractors.extractor import Extractor, ExtractorError
@@ -105,7 +106,8 @@ class Detection:
         """
         with journal.detecting([item.row for item in batch]), self._turns.at_images(alone=alone):
             try:
-                found = self._extractor.extract([item.image.pixels for item in batch], [item.boxes for item in batch])
+                images: list[Any] = [item.resized or item.image.pixels for item in batch]
+                found = self._extractor.extract(images, [item.boxes for item in batch])
                 return self._checked(found, len(batch))
             except ExtractorError:
                 raise

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from vilbert.extractors.batch import ResizedImage
 from vilbert.extractors.decode import DecodedImage, DecodeSettings, ImageError, decode
 from vilbert.manifests.record import ImageRecord
 from vilbert.manifests.uri import ImageReader, mask_credentials
@@ -29,6 +30,8 @@ class Prepared:
     """[N, 4] given boxes, xyxy pixels."""
     data: bytes | None = None
     """The image's bytes, where they are to be stored."""
+    resized: ResizedImage | None = None
+    """The image as the detector takes it, where that is computed ahead."""
 
 
 def prepare(

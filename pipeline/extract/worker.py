@@ -12,12 +12,16 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from threading import Event, Thread
 
+import numpy as np
+from numpy.typing import NDArray
+
+from vilbert.extractors.batch import ResizedImage
 from vilbert.extractors.decode import ImageError
 from vilbert.extractors.detectors.registry import describe_extractor
 from vilbert.extractors.extractor import Extractor, ExtractorError, ExtractorSettings, build_extractor
@@ -87,6 +91,7 @@ class Worker:
         if settings.column is not None:
             self._kept_images = KeptImages(Path(settings.output).parents[1])
         self._turns = Turns(str(facts["device"]))
+        self._resize: Callable[[NDArray[np.uint8]], ResizedImage] | None = getattr(extractor, "resize", None)
         self._detection = Detection(extractor, settings.batch_size, self._turns, feature_dtype=settings.feature_dtype)
         soft_labels = bool(getattr(extractor, "soft_labels", extractor.class_names))
         fingerprint = {
@@ -270,7 +275,7 @@ class Worker:
             read = partial(self._kept_images.read, row, record.uri.removeprefix(KEPT))
         self._preparing.add(row)
         try:
-            return prepare(
+            item = prepare(
                 row,
                 record,
                 settings.decoding,
@@ -279,8 +284,18 @@ class Worker:
                 of_dataset=settings.column is not None,
                 own_boxes=settings.boxes_from == "own",
             )
+            return item if isinstance(item, FailureRow) else self._resized(item)
         finally:
             self._preparing.discard(row)
+
+    def _resized(self, item: Prepared) -> Prepared:
+        """Resize the image here, in a thread that decodes, where the detector resizes on the CPU."""
+        if self._resize is None:
+            return item
+        try:
+            return replace(item, resized=self._resize(item.image.pixels))
+        except Exception:  # the detector does it again, where an error is recorded as this image's failure
+            return item
 
     def _leave_if_stopped(self) -> None:
         if self._stop.is_set():

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from vilbert.extractors.assemble import assemble_regions
-from vilbert.extractors.batch import common_resized_shape
+from vilbert.extractors.batch import ResizedImage, common_resized_shape, stored_shape
 from vilbert.extractors.boxes import clip_boxes, resize_given
 from vilbert.extractors.detectors.visual_genome.backbone import fold_norms
 from vilbert.extractors.detectors.visual_genome.conventions import Conventions, DetectorFile
@@ -26,7 +26,7 @@ from vilbert.extractors.detectors.visual_genome.detector_file import read_detect
 from vilbert.extractors.detectors.visual_genome.geometry import clip, comparable, decode
 from vilbert.extractors.detectors.visual_genome.heads import HeadOutputs, Res5Head
 from vilbert.extractors.detectors.visual_genome.network import Network
-from vilbert.extractors.detectors.visual_genome.preprocessing import Resizing, resized_bgr, resizing
+from vilbert.extractors.detectors.visual_genome.preprocessing import Resizing, bgr_pixels, network_input, resizing
 from vilbert.extractors.detectors.visual_genome.specs import RunSettings
 from vilbert.extractors.device import autocast, resolve_device
 from vilbert.extractors.extractor import DetectorSettings, ExtractorError
@@ -128,13 +128,13 @@ class VisualGenomeExtractor:
 
     @torch.inference_mode()
     def extract(
-        self, images: Sequence[NDArray[np.uint8]], given_boxes: Sequence[NDArray[np.float32] | None]
+        self, images: Sequence[NDArray[np.uint8] | ResizedImage], given_boxes: Sequence[NDArray[np.float32] | None]
     ) -> list[Regions]:
         """Return the regions of each image, as `Extractor.extract` says."""
         if not images:
             return []
         resized = common_resized_shape(images, given_boxes, self.resized_shape)
-        stored = [(image.shape[0], image.shape[1]) for image in images]
+        stored = [stored_shape(image) for image in images]
         sizes = [resizing(*shape, self._conventions) for shape in stored]
         given = [None if boxes is None else torch.tensor(boxes, device=self._device) for boxes in given_boxes]
         levels = self._levels(images, resized)
@@ -146,12 +146,19 @@ class VisualGenomeExtractor:
         outputs = self._describe(levels, rois)
         return [self._regions(*parts) for parts in zip(rois, outputs, sizes, stored, given, strict=True)]
 
-    def _levels(self, images: Sequence[NDArray[np.uint8]], resized: tuple[int, int]) -> list[Tensor]:
+    def resize(self, image: NDArray[np.uint8]) -> ResizedImage:
+        """Do what is done on the CPU before the pixels go to the device: uint8 [height, width, 3], BGR."""
+        return ResizedImage(stored=(image.shape[0], image.shape[1]), pixels=bgr_pixels(image, self._conventions))
+
+    def _levels(self, images: Sequence[NDArray[np.uint8] | ResizedImage], resized: tuple[int, int]) -> list[Tensor]:
         """Return the feature maps of the images, resized and padded."""
         padded = self._padded(resized)
         batch = torch.zeros(len(images), 3, *padded, device=self._device).contiguous(memory_format=self._layout)
         for row, image in enumerate(images):
-            batch[row, :, : resized[0], : resized[1]] = resized_bgr(image, self._conventions, self._device)
+            ready = image if isinstance(image, ResizedImage) else self.resize(image)
+            batch[row, :, : resized[0], : resized[1]] = network_input(
+                ready.pixels.to(self._device), ready.stored, self._conventions
+            )
         with autocast(self._device, self._detector.precision):
             levels: list[Tensor] = self.network.levels(batch)
         return levels

@@ -48,14 +48,23 @@ def resizing(height: int, width: int, conventions: Conventions) -> Resizing:
     return Resizing(max(1, sides[0]), max(1, sides[1]), scale)
 
 
-def resized_bgr(image: NDArray[np.uint8], conventions: Conventions, device: torch.device) -> Tensor:
-    """Return an RGB image [H, W, 3] as float32 [3, height, width] in BGR, resized and normalised."""
-    height, width, scale = resizing(image.shape[0], image.shape[1], conventions)
+def bgr_pixels(image: NDArray[np.uint8], conventions: Conventions) -> Tensor:
+    """Return an RGB image [H, W, 3] in BGR, resized if the conventions resize uint8 pixels with PIL."""
+    height, width, _ = resizing(image.shape[0], image.shape[1], conventions)
     if conventions.resize == "pil" and image.shape[:2] != (height, width):
         from PIL import Image
 
         image = np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR))
-    pixels = torch.from_numpy(np.ascontiguousarray(image[:, :, ::-1])).to(device).permute(2, 0, 1).float()
+    return torch.from_numpy(np.ascontiguousarray(image[:, :, ::-1]))
+
+
+def network_input(bgr: Tensor, stored: tuple[int, int], conventions: Conventions) -> Tensor:
+    """Return what the network takes of an image, float32 [3, height, width], resized and normalised.
+
+    bgr: Of `bgr_pixels`, on the network's device. stored: (height, width) of the image before that.
+    """
+    height, width, scale = resizing(*stored, conventions)
+    pixels = bgr.permute(2, 0, 1).float()
     mean, std = (pixels.new_tensor(values)[:, None, None] for values in (conventions.pixel_mean, conventions.pixel_std))
     if conventions.resize == "torch":
         pixels = F.interpolate(pixels[None], (height, width), mode="bilinear", align_corners=False)[0]

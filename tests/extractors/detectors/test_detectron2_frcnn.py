@@ -214,11 +214,11 @@ def test_resized_shape_is_detectron2s(folder: Path, height: int, width: int, sho
     detector = extractor(folder, "C4", opts=("INPUT.MIN_SIZE_TEST", str(short), "INPUT.MAX_SIZE_TEST", "1000"))
     resized = detector.resized_shape(height, width)
     image = picture(7, height, width)
-    assert tuple(detector._input(image, resized).shape[1:]) == resized
+    assert tuple(detector.resize(image).pixels.shape[1:]) == resized
     assume(max(height, width) < 500 * min(height, width))  # beyond, detectron2 asks PIL for a side of 0 and fails
     theirs = ResizeShortestEdge([short, short], 1000).get_transform(image).apply_image(image)
     assert theirs.shape[:2] == resized
-    np.testing.assert_array_equal(detector._input(image, resized).numpy(), theirs[:, :, ::-1].transpose(2, 0, 1))
+    np.testing.assert_array_equal(detector.resize(image).pixels.numpy(), theirs[:, :, ::-1].transpose(2, 0, 1))
 
 
 # --- precision ----------------------------------------------------------------------------------------------------

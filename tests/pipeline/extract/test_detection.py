@@ -53,7 +53,7 @@ class Detector:
 def items(number: int) -> list[Any]:
     image = SimpleNamespace(pixels=np.zeros((4, 4, 3), np.uint8))
     record = SimpleNamespace(image_id="i", uri="i.jpg")
-    return [SimpleNamespace(row=row, image=image, boxes=None, record=record) for row in range(number)]
+    return [SimpleNamespace(row=row, image=image, resized=None, boxes=None, record=record) for row in range(number)]
 
 
 def detect(detector: Detector, device: str, journal: Journal, number: int = 4) -> list[str]:

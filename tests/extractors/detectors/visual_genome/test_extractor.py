@@ -51,6 +51,14 @@ def test_alone_or_in_a_batch_the_regions_are_the_same(butd: VisualGenomeExtracto
     assert not same(*together[:2])
 
 
+def test_images_that_were_resized_before_give_the_same_regions(butd: VisualGenomeExtractor) -> None:
+    images = [picture(100, 130, seed) for seed in range(2)]
+    resized = [butd.resize(image) for image in images]
+    assert [image.stored for image in resized] == [(100, 130)] * 2
+    for before, after in zip(butd.extract(images, [None] * 2), butd.extract(resized, [None] * 2), strict=True):
+        assert same(before, after)
+
+
 @pytest.mark.parametrize("shape", [(1, 1), (1, 400), (400, 1), (30, 900), (900, 30), (37, 41)])
 def test_images_of_extreme_shapes_give_regions_within_the_image(
     butd: VisualGenomeExtractor, shape: tuple[int, int]

@@ -21,7 +21,7 @@ from tests.extractors.detectors.visual_genome.random_checkpoints import (
 from vilbert.extractors.detectors.visual_genome.extractor import VisualGenomeExtractor
 from vilbert.extractors.detectors.visual_genome.geometry import decode, grid_anchors
 from vilbert.extractors.detectors.visual_genome.heads import Res5Head
-from vilbert.extractors.detectors.visual_genome.preprocessing import resized_bgr, resizing
+from vilbert.extractors.detectors.visual_genome.preprocessing import bgr_pixels, network_input, resizing
 from vilbert.extractors.detectors.visual_genome.presets import PRESETS
 from vilbert.extractors.extractor import DetectorSettings, ExtractorSettings, build_extractor
 from vilbert.extractors.selection import SelectionSettings
@@ -109,7 +109,9 @@ def test_every_step_is_that_of_the_original_code(case: Any) -> None:
     image = picture(200, 270)
     size = resizing(200, 270, conventions)
     pixels = torch.zeros(1, 3, *[-(-side // conventions.pad_to) * conventions.pad_to for side in size[:2]])
-    pixels[0, :, : size.height, : size.width] = resized_bgr(image, conventions, torch.device("cpu"))
+    pixels[0, :, : size.height, : size.width] = network_input(
+        bgr_pixels(image, conventions), (image.shape[0], image.shape[1]), conventions
+    )
     close(sample(pixels), golden["input"])
 
     maps = network.backbone(pixels)
