@@ -109,7 +109,13 @@ def random_network(architecture: Architecture) -> Network:
 
 
 def butd(
-    network: Network, device: Device, *, precision: Precision = "fp32", folded: bool = True, last: bool | None = None
+    network: Network,
+    device: Device,
+    *,
+    precision: Precision = "fp32",
+    folded: bool = True,
+    last: bool | None = None,
+    boxes: str = "36",
 ) -> VisualGenomeExtractor:
     """Return the extractor of a copy of the network; folded and last: how it would be computed otherwise."""
     names = tuple(f"thing {number}" for number in range(1600)), tuple(f"kind {number}" for number in range(400))
@@ -121,7 +127,7 @@ def butd(
         network=copy.deepcopy(network),
         run=RunSettings(),
         detector=DetectorSettings(detector="butd-r101", weights="random", device=device, precision=precision),
-        selection=SelectionSettings(),
+        selection=SelectionSettings(boxes=boxes),
     )
     if not folded:
         made.network = copy.deepcopy(network).to(device)

@@ -6,12 +6,13 @@ A attributes, N regions kept. Everything here is float32, whatever the precision
 
 from __future__ import annotations
 
-import numpy as np
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
 
 from vilbert.extractors.boxes import clip_boxes
-from vilbert.extractors.regions import Regions
+from vilbert.extractors.regions import DTYPES, Regions
 from vilbert.extractors.selection import SelectionSettings, select, select_by_max_nms
 from vilbert.extractors.soft_labels import top_classes as most_probable_classes
 
@@ -75,22 +76,31 @@ def assemble_regions(
     if object_boxes is not None and selection.saved_box == "regressed":
         boxes_xyxy, object_boxes = object_boxes, None
     class_ids, class_probs = most_probable_classes(probs, top_classes)
-    attribute_scores, attribute_ids = (
-        (None, None) if attribute_probs is None else attribute_probs[keep].float().max(dim=1)
-    )
-    return Regions(
-        boxes=boxes_xyxy.cpu().numpy(),
-        features=features[keep].cpu().numpy(),
-        object_ids=(best_class + 1).cpu().numpy().astype(np.uint16),
-        object_scores=object_scores.cpu().numpy(),
-        object_boxes=None if object_boxes is None else object_boxes.cpu().numpy(),
-        class_ids=class_ids,
-        class_probs=class_probs,
-        width=width,
-        height=height,
-        attribute_ids=None if attribute_ids is None else attribute_ids.cpu().numpy().astype(np.uint16),
-        attribute_scores=None if attribute_scores is None else attribute_scores.cpu().numpy(),
-    )
+    fields = {
+        "boxes": boxes_xyxy,
+        "features": features[keep],
+        "object_ids": best_class + 1,
+        "object_scores": object_scores,
+        "class_ids": class_ids,
+        "class_probs": class_probs,
+    }
+    if object_boxes is not None:
+        fields["object_boxes"] = object_boxes
+    if attribute_probs is not None:
+        fields["attribute_scores"], fields["attribute_ids"] = attribute_probs[keep].float().max(dim=1)
+    arrays = {name: values.numpy().astype(DTYPES[name][0], copy=False) for name, values in to_host(fields).items()}
+    return Regions(**arrays, width=width, height=height)
+
+
+def to_host(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return tensors on the CPU. From a GPU they are copied to page-locked memory, with one wait for all of them."""
+    if all(values.device.type == "cpu" for values in tensors.values()):
+        return dict(tensors)
+    copies = {name: torch.empty_like(values, device="cpu", pin_memory=True) for name, values in tensors.items()}
+    for name, values in tensors.items():
+        copies[name].copy_(values, non_blocking=True)
+    torch.cuda.current_stream().synchronize()
+    return copies
 
 
 def _max_nms(

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-_DTYPES: dict[str, tuple[Any, ...]] = {
+DTYPES: dict[str, tuple[Any, ...]] = {
     "boxes": (np.float32,),
     "features": (np.float16, np.float32),
     "object_ids": (np.uint16,),
@@ -73,10 +73,10 @@ class Regions:
             columns["class_ids"] = columns["class_probs"] = self.class_ids.shape[1:]
         for name, array in arrays.items():
             shape = (count, *columns.get(name, ()))
-            if array.dtype not in _DTYPES[name] or array.shape != shape:
+            if array.dtype not in DTYPES[name] or array.shape != shape:
                 raise ValueError(
                     f"Regions.{name} is {array.dtype}{list(array.shape)}, "
-                    f"expected {np.dtype(_DTYPES[name][0])}{list(shape)}"
+                    f"expected {np.dtype(DTYPES[name][0])}{list(shape)}"
                 )
 
     def __len__(self) -> int:
@@ -84,5 +84,5 @@ class Regions:
 
     def arrays(self) -> dict[str, NDArray[Any]]:
         """Return the arrays by name, in the order in which they are stored; absent ones are left out."""
-        arrays = {name: getattr(self, name) for name in _DTYPES}
+        arrays = {name: getattr(self, name) for name in DTYPES}
         return {name: array for name, array in arrays.items() if array is not None}

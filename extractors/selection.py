@@ -22,6 +22,7 @@ from vilbert.extractors.suppression import (
     confidence_above,
     confidence_above_torch,
     descending,
+    neighbours_of,
     overlapping,
     overlapping_torch,
 )
@@ -53,7 +54,7 @@ def _confidence(boxes_xyxy: Tensor, probs: Tensor, settings: SelectionSettings) 
     """Return the function that computes confidences where the boxes are: with NumPy on a CPU, else on the device."""
     if boxes_xyxy.device.type == "cpu":
         return partial(confidence_above, overlapping(boxes_xyxy.numpy(), settings.nms), probs.numpy())
-    return partial(confidence_above_torch, overlapping_torch(boxes_xyxy, settings.nms), probs)
+    return partial(confidence_above_torch, neighbours_of(overlapping_torch(boxes_xyxy, settings.nms)), probs)
 
 
 def _select(

@@ -26,18 +26,15 @@ if TYPE_CHECKING:
     from vilbert.extractors.regions import Regions
 
 
-def top_classes(probs: Tensor, k: int) -> tuple[NDArray[np.uint16], NDArray[np.float16]]:
+def top_classes(probs: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """Return the `k` most probable classes of each region and their probabilities, most probable first.
 
     probs: [N, C] float32 softmax, background first; of equally probable classes the lower id comes first.
-    Returns ids and probabilities [N, K] where K = min(k, C).
+    Returns ids int64 and probabilities float32 [N, K] where K = min(k, C), where `probs` are.
     """
     # topk leaves the order of ties open, and with it which class is kept
     ordered_probs, class_ids = probs.float().sort(dim=1, descending=True, stable=True)
-    return (
-        class_ids[:, :k].cpu().numpy().astype(np.uint16),
-        ordered_probs[:, :k].cpu().numpy().astype(np.float16),
-    )
+    return class_ids[:, :k], ordered_probs[:, :k]
 
 
 def dense_labels(

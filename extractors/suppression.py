@@ -23,7 +23,7 @@ if TYPE_CHECKING:  # read for the settings too, where torch would take seconds t
 
 CLASSES_AT_ONCE = 256
 """Classes whose neighbours [P, K, A] are in a GPU's memory at a time."""
-ROUNDS = 4
+ROUNDS = 8
 """Rounds of suppression on a GPU between two looks at whether anything changes."""
 
 
@@ -81,10 +81,10 @@ def confidence_above(overlaps: NDArray[np.bool_], probs: NDArray[np.float32], fl
     return confidence
 
 
-def confidence_above_torch(overlaps: Tensor, probs: Tensor, floor: float) -> NDArray[np.float32]:
+def confidence_above_torch(neighbours: Tensor, probs: Tensor, floor: float) -> NDArray[np.float32]:
     """Return what `confidence_above` returns, computed on the device of the tensors.
 
-    overlaps: [P, P] from `overlapping_torch`. probs: [P, C + 1], background first.
+    neighbours: [P, K] from `neighbours_of`. probs: [P, C + 1], background first.
     """
     import torch
 
@@ -92,7 +92,6 @@ def confidence_above_torch(overlaps: Tensor, probs: Tensor, floor: float) -> NDA
     classes = candidates.any(dim=0).nonzero()[:, 0]
     if not len(classes):
         return np.zeros(len(probs), np.float32)
-    neighbours = _neighbours(overlaps)
     confidence = probs.new_zeros(len(probs))
     for chunk in torch.split(classes, CLASSES_AT_ONCE):
         scores = probs[:, 1 + chunk]
@@ -102,8 +101,13 @@ def confidence_above_torch(overlaps: Tensor, probs: Tensor, floor: float) -> NDA
     return found
 
 
-def _neighbours(overlaps: Tensor) -> Tensor:
-    """Return the proposals [P, K] that each one overlaps, in any order, and P where they are fewer."""
+def neighbours_of(overlaps: Tensor) -> Tensor:
+    """Return the proposals [P, K] that each one overlaps, in any order, and P where they are fewer.
+
+    overlaps: [P, P] from `overlapping_torch`.
+    """
+    if not len(overlaps):
+        return overlaps.long()
     most = int(overlaps.sum(dim=1).max())
     overlapped, neighbours = overlaps.half().topk(most, dim=1)
     return neighbours.masked_fill(overlapped == 0, len(overlaps))

@@ -206,6 +206,7 @@ def parse(name: str, arguments: Sequence[str]) -> Any:
 
     from vilbert.settings import default_instance
 
+    os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")  # the search reads the metadata of all packages
     arguments = replace_deprecated(arguments)
     refuse_renamed(argument for argument in arguments if argument.startswith("--"))
     command, task = COMMANDS[name], None

@@ -12,6 +12,7 @@ from vilbert.extractors import suppression
 from vilbert.extractors.suppression import (
     confidence_above,
     confidence_above_torch,
+    neighbours_of,
     overlapping,
     overlapping_torch,
 )
@@ -52,9 +53,9 @@ def test_torch_computes_the_same_confidences(
     found: tuple[np.ndarray, np.ndarray], floor: float, threshold: float
 ) -> None:
     boxes, probs = found
-    pairs = overlapping_torch(torch.from_numpy(boxes), threshold)
+    neighbours = neighbours_of(overlapping_torch(torch.from_numpy(boxes), threshold))
     np.testing.assert_array_equal(
-        confidence_above_torch(pairs, torch.from_numpy(probs), floor),
+        confidence_above_torch(neighbours, torch.from_numpy(probs), floor),
         confidence_above(overlapping(boxes, threshold), probs, floor),
     )
 
@@ -67,7 +68,7 @@ def test_torch_computes_the_same_confidences_of_crowded_boxes_in_several_chunks(
     monkeypatch.setattr(suppression, "CLASSES_AT_ONCE", 7)
     boxes, probs = crowded(seed=3, proposals=150, classes=40, sharpness=sharpness)
     np.testing.assert_array_equal(
-        confidence_above_torch(overlapping_torch(boxes, 0.3), probs, floor),
+        confidence_above_torch(neighbours_of(overlapping_torch(boxes, 0.3)), probs, floor),
         confidence_above(overlapping(boxes.numpy(), 0.3), probs.numpy(), floor),
     )
 
@@ -78,5 +79,5 @@ def test_a_long_chain_of_suppressions_is_followed_to_its_end() -> None:
     boxes = torch.stack([left, left * 0, left + 7, left * 0 + 10], dim=1)
     scores = torch.linspace(0.9, 0.3, 101)
     probs = torch.stack([1 - scores, scores], dim=1)
-    found = confidence_above_torch(overlapping_torch(boxes, 0.2), probs, 0.1)
+    found = confidence_above_torch(neighbours_of(overlapping_torch(boxes, 0.2)), probs, 0.1)
     np.testing.assert_array_equal(found, np.where(np.arange(101) % 2 == 0, scores.numpy(), F32(0)))
