@@ -121,10 +121,22 @@ def _copy_together(
             np.concatenate([part.scales for part in parts], out=scales.reshape(-1, 2))
             np.concatenate([part.codes for part in parts], out=rows)
         elif stop - start > _NARROW:
-            np.concatenate(parts, out=rows[:, start:stop])
+            _concatenate(parts, rows[:, start:stop])
         else:  # faster by way of one array
             rows[:, start:stop] = np.concatenate(parts)
         start = stop
+
+
+def _concatenate(parts: Sequence[Any], target: NDArray[Any]) -> None:
+    """Copy [N, M] arrays below each other into rows that are not contiguous.
+
+    NumPy copies a row at once where the row is one item, and its values one by one otherwise.
+    """
+    if any(part.dtype != target.dtype or part.strides[1] != part.itemsize for part in parts):
+        np.concatenate(parts, out=target)
+        return
+    row = np.dtype((np.void, target.itemsize * target.shape[1]))
+    np.concatenate([part.view(row) for part in parts], out=target.view(row))
 
 
 def features_on(device: torch.device | str, features: Tensor, scales: Tensor | None) -> Tensor:
