@@ -54,10 +54,11 @@ def difference(one: Regions, other: Regions) -> dict[str, float]:
     """Return how two results for an image differ."""
     if len(one) != len(other):
         return {"count": abs(len(one) - len(other))}
+    features = one.features.astype(float)
     return {
         "count": 0,
         "boxes": float(np.abs(one.boxes - other.boxes).max()),
-        "features": float(np.abs(one.features.astype(float) - other.features.astype(float)).max()),
+        "features": float(np.abs(features - other.features).max() / np.abs(features).max()),
         "objects": int((one.object_ids != other.object_ids).sum()),
     }
 
