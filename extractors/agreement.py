@@ -5,10 +5,12 @@ Shapes: N boxes or rows of A, M of B, P pairs, D feature channels.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+
+Float = TypeVar("Float", bound=np.floating[Any])
 
 
 def box_iou(a_xyxy: NDArray[Any], b_xyxy: NDArray[Any]) -> NDArray[np.float64]:
@@ -26,6 +28,20 @@ def box_iou(a_xyxy: NDArray[Any], b_xyxy: NDArray[Any]) -> NDArray[np.float64]:
 def _areas(boxes_xyxy: NDArray[np.float64]) -> NDArray[np.float64]:
     areas: NDArray[np.float64] = (boxes_xyxy[:, 2:] - boxes_xyxy[:, :2]).clip(min=0).prod(axis=1)
     return areas
+
+
+def pixel_iou(a_xyxy: NDArray[Float], b_xyxy: NDArray[Float]) -> NDArray[Float]:
+    """Return the IoU [..., N, M] of boxes [..., N, 4] and [..., M, 4] whose corners are pixels that belong to them.
+
+    Sides are x2 - x1 + 1 and y2 - y1 + 1 long; corners are in order. Computed in the dtype of the boxes. Source: `iou`
+    in refer_expression_dataset.py of facebookresearch/vilbert-multi-task.
+    """
+    a, b = a_xyxy[..., :, None, :], b_xyxy[..., None, :, :]
+    sides = np.minimum(a[..., 2:], b[..., 2:]) - np.maximum(a[..., :2], b[..., :2]) + 1
+    intersection = np.maximum(sides, 0).prod(axis=-1)
+    areas_a, areas_b = ((boxes[..., 2:] - boxes[..., :2] + 1).prod(axis=-1) for boxes in (a, b))
+    iou: NDArray[Float] = intersection / (areas_a + areas_b - intersection)
+    return iou
 
 
 def cosines(a: NDArray[Any], b: NDArray[Any]) -> NDArray[np.float64]:

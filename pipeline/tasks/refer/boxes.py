@@ -1,7 +1,6 @@
 """Boxes of referring expressions: overlaps as ViLBERT measures them, and what is learnt from them.
 
-A box's corners are pixels that belong to it, so its sides are x2 - x1 + 1 and y2 - y1 + 1. Source: `iou` in
-refer_expression_dataset.py of facebookresearch/vilbert-multi-task, which reckons in float32. Shapes: N boxes.
+A box's corners are pixels that belong to it (`pixel_iou`). The published code computes in float32. Shapes: N boxes.
 """
 
 from __future__ import annotations
@@ -11,6 +10,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from vilbert.extractors.agreement import pixel_iou
+
 THRESHOLD = 0.5
 """A region learns its overlap from here on, and is right above it."""
 
@@ -18,15 +19,10 @@ THRESHOLD = 0.5
 def iou(boxes_xyxy: ArrayLike, box: Sequence[float] | NDArray[np.floating]) -> NDArray[np.float64]:
     """Return the overlap of each box with one, intersection over union, float64 [N] in [0, 1].
 
-    boxes_xyxy: [N, 4] pixels, of any type; reckoned in float64. box: [4]. Corners are in order, x1 <= x2 and y1 <= y2.
+    boxes_xyxy: [N, 4] pixels, of any type; computed in float64. box: [4]. Corners are in order, x1 <= x2 and y1 <= y2.
     """
-    boxes = np.asarray(boxes_xyxy, dtype=np.float64).reshape(-1, 4)
-    one = np.asarray(box, dtype=np.float64).reshape(4)
-    sides = np.minimum(boxes[:, 2:], one[2:]) - np.maximum(boxes[:, :2], one[:2]) + 1
-    both: NDArray[np.float64] = np.maximum(sides, 0).prod(1)
-    areas: NDArray[np.float64] = (boxes[:, 2:] - boxes[:, :2] + 1).prod(1)
-    overlaps: NDArray[np.float64] = both / (areas + (one[2:] - one[:2] + 1).prod() - both)
-    return overlaps
+    boxes, one = (np.asarray(them, dtype=np.float64).reshape(-1, 4) for them in (boxes_xyxy, box))
+    return pixel_iou(boxes, one)[:, 0]
 
 
 def soft_targets(boxes_xyxy: ArrayLike, box: Sequence[float] | NDArray[np.floating]) -> NDArray[np.float32]:

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from vilbert.extractors.agreement import pixel_iou
 from vilbert.model.losses import IGNORED, MASKED
 from vilbert.pipeline.train.examples.item_settings import OverlapMasking
 
@@ -104,21 +105,7 @@ def mask_regions(
 
 def _overlapping(boxes_xyxy: NDArray[np.float32], chosen: NDArray[np.bool_]) -> NDArray[np.bool_]:
     """Return [B, R]: whether a region overlaps a chosen one of its image, itself included."""
-    covered: NDArray[np.bool_] = np.logical_or.reduce(chosen[:, :, None] & (pixel_iou(boxes_xyxy) > OVERLAP), axis=1)
+    covered: NDArray[np.bool_] = np.logical_or.reduce(
+        chosen[:, :, None] & (pixel_iou(boxes_xyxy, boxes_xyxy) > OVERLAP), axis=1
+    )
     return covered
-
-
-def pixel_iou(boxes_xyxy: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return the overlap of each region with each of the same image, float32 [B, R, R], of boxes [B, R, 4].
-
-    A box holds its last pixel too, so its sides are one longer than the difference of its corners.
-    Source: `iou` of facebookresearch/vilbert-multi-task.
-    """
-    x1, y1, x2, y2 = np.moveaxis(boxes_xyxy, -1, 0)
-    width = np.minimum(x2[:, :, None], x2[:, None, :]) - np.maximum(x1[:, :, None], x1[:, None, :]) + 1
-    height = np.minimum(y2[:, :, None], y2[:, None, :]) - np.maximum(y1[:, :, None], y1[:, None, :]) + 1
-    both = np.maximum(width, 0) * np.maximum(height, 0)
-    area = (x2 - x1 + 1) * (y2 - y1 + 1)
-    either = area[:, :, None] + area[:, None, :] - both
-    overlap: NDArray[np.float32] = both / either
-    return overlap

@@ -7,7 +7,8 @@ from typing import Any, Literal
 import numpy as np
 import pytest
 
-from vilbert.pipeline.train.examples.masking import RegionDraws, WordDraws, mask_regions, mask_words, pixel_iou
+from vilbert.extractors.agreement import pixel_iou
+from vilbert.pipeline.train.examples.masking import RegionDraws, WordDraws, mask_regions, mask_words
 
 MASK_ID = 103
 SEEDS = range(40)
@@ -136,4 +137,4 @@ def test_a_hidden_region_cannot_be_read_off_its_neighbour_as_in_the_paper() -> N
 
 def test_one_pixel_boxes_overlap_themselves_alone() -> None:
     boxes = np.array([[[3, 3, 3, 3], [4, 3, 4, 3]]], dtype=np.float32)
-    assert pixel_iou(boxes).tolist() == [[[1, 0], [0, 1]]]
+    assert pixel_iou(boxes, boxes).tolist() == [[[1, 0], [0, 1]]]
