@@ -42,6 +42,7 @@ def make_app(site: Site) -> OnlyOwnPages:
         "/{dataset:int}/": grid,
         "/{dataset:int}/sample/{key}": sample,
         "/{dataset:int}/similar/{key}/{region:int}": similar,
+        "/{dataset:int}/similar/{key}/{region:int}/found": similar_found,
         "/{dataset:int}/attention/{key}": attention,
         "/{dataset:int}/statistics": statistics,
         "/{dataset:int}/failures": failures,
@@ -102,12 +103,24 @@ def sample(site: Site, request: Request) -> Response:
 
 
 def similar(site: Site, request: Request) -> Response:
-    """Show the regions that are similar to a region."""
+    """Show a region at once, and have the page ask for the regions that are similar."""
+    dataset, found = sample_of(site, request)
+    return HTMLResponse(similar_page(site, dataset, found, request.path_params["region"]))
+
+
+def similar_found(site: Site, request: Request) -> Response:
+    """Show the regions that are similar to a region: a search that reads the features of all regions."""
+    (dataset, found), region = sample_of(site, request), request.path_params["region"]
+    return HTMLResponse(similar_page(site, dataset, found, region, site.similar[dataset.number].find(found, region)))
+
+
+def sample_of(site: Site, request: Request) -> tuple[OpenedDataset, IndexedSample]:
+    """Return the data set and the sample that a URL names."""
     dataset = of_request(site, request)
     found = dataset.index.find(request.path_params["key"])
     if found is None:
         raise HTTPException(404, "no sample has this key or image id")
-    return HTMLResponse(similar_page(site, dataset, found, request.path_params["region"]))
+    return dataset, found
 
 
 def attention(site: Site, request: Request) -> Response:

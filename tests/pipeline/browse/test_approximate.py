@@ -55,7 +55,7 @@ def test_it_finds_nearly_all_that_the_exact_search_finds(
     exact = browse(clustered.directory)
     samples = exact.datasets[0].index.at(range(0, ROWS, 3))
     expected = [{it[1:] for it in exact.similar[0].find(sample, 0).regions[:10]} for sample in samples]
-    assert "Exact: all 2,400 regions" in client_of(exact).get(f"/0/similar/{samples[0].key}/0").text
+    assert "Exact: all 2,400 regions" in client_of(exact).get(f"/0/similar/{samples[0].key}/0/found").text
     site = approximate_site(browse, clustered, monkeypatch)
     recalls = []
     for sample, nearest in zip(samples, expected, strict=True):
@@ -64,7 +64,9 @@ def test_it_finds_nearly_all_that_the_exact_search_finds(
         assert [it.cosine for it in found.regions] == sorted((it.cosine for it in found.regions), reverse=True)
         recalls.append(len(nearest & {it[1:] for it in found.regions[:10]}) / 10)
     assert np.mean(recalls) >= 0.95, recalls
-    assert "Approximate: an index of all 2,400 regions" in client_of(site).get(f"/0/similar/{samples[0].key}/0").text
+    assert (
+        "Approximate: an index of all 2,400 regions" in client_of(site).get(f"/0/similar/{samples[0].key}/0/found").text
+    )
 
 
 def test_regions_of_samples_that_are_not_selected_are_not_found(

@@ -164,7 +164,7 @@ def test_ask_and_look_at_the_attention(page: Any, tmp_path: Path, browse: Browse
 AXE = find_spec("axe_playwright_python")
 """The package that brings axe-core, a checker of accessibility (optional: pip install axe-playwright-python)."""
 PAGES = (
-    "/0/?boxes_min=1", "/0/?caption=zebra", "/0/?object=dgo", "/0/sample/photo.001", "/0/similar/photo.001/0",
+    "/0/?boxes_min=1", "/0/?caption=zebra", "/0/?object=dgo", "/0/sample/photo.001", "/0/similar/photo.001/0/found",
     "/0/statistics", "/0/failures", "/0/failure/0", "/0/?failure=any", "/beside/", "/", "/0/sample/nobody",
 )  # fmt: skip
 
@@ -187,6 +187,23 @@ def test_pages_fit_and_can_be_read(browser: Any, width: int, scheme: str, tmp_pa
                 assert page.evaluate(LOW_CONTRAST) == [], (path, each)
             page.emulate_media(color_scheme=scheme)
         context.close()
+
+
+def test_similar_regions_follow_the_page_and_a_failed_search_says_why(
+    page: Any, tmp_path: Path, browse: Browse
+) -> None:
+    made = write_small_dataset(tmp_path, failed={})
+    site = browse(made.directory)
+    with serving(site) as address:
+        page.goto(f"{address}/0/similar/photo.001/0")
+        page.wait_for_selector("#found .card")
+        assert page.locator("#found[aria-busy]").count() == 0
+        assert "regions were compared" in page.inner_text("#found")
+        assert page.wrong == []
+        found, site.similar[0].find = site.similar[0].find, None  # type: ignore[method-assign,assignment]
+        page.goto(f"{address}/0/similar/photo.001/0")
+        page.wait_for_function("document.querySelector('#found [role=status]').textContent.startsWith('No result')")
+        site.similar[0].find = found  # type: ignore[method-assign]
 
 
 def test_tab_reaches_each_control_and_shows_where_it_is(page: Any, tmp_path: Path, browse: Browse) -> None:

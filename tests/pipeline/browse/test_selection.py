@@ -93,7 +93,7 @@ def test_similar_regions_are_those_of_the_selected_samples_alone(
         found = site.similar[0].find(row, 0)
         assert {it[1:] for it in found.regions} == brute_force(site, row.number, 0, selected)
         assert found.searched == found.total == int(columns["boxes"][sorted(selected)].sum())
-        assert f"all {found.total:,} regions" in client_of(site).get(f"/0/similar/{row.key}/0").text
+        assert f"all {found.total:,} regions" in client_of(site).get(f"/0/similar/{row.key}/0/found").text
 
 
 def test_a_selection_of_another_data_set_is_refused(made: tuple[Path, Path], browse: Browse, tmp_path: Path) -> None:

@@ -156,7 +156,7 @@ def test_pages_of_features_of_one_byte_are_those_of_float16(
         page = client.get(f"/0/sample/{key}").text
         assert f"<td>{STORED_AS[dtype]}</td>" in page
         assert "feature_scales" not in page
-        similar, other = (it.get(f"/0/similar/{key}/0").text for it in (client, expected))
+        similar, other = (it.get(f"/0/similar/{key}/0/found").text for it in (client, expected))
         links = [re.findall(r'href="(/0/sample/[^"]*)"', text) for text in (similar, other)]
         assert links[0] == links[1]
         assert len(links[0]) > 5
@@ -264,7 +264,7 @@ def test_a_shard_that_is_removed_while_it_is_served_is_named(
     assert page.status_code == 200
     assert dataset.data_file(2).name in page.text.partition('role="alert"')[2]
     assert client.get(f"/0/image/{lost.number}").status_code == 404
-    similar = client.get(f"/0/similar/{rows[0].key}/0")
+    similar = client.get(f"/0/similar/{rows[0].key}/0/found")
     assert similar.status_code == 200
     assert similar.text.count('class="card"') > 0
     assert client.get("/0/?boxes_min=1").text.count('class="card"') == 7
@@ -296,6 +296,22 @@ def test_similar_regions_are_those_of_the_largest_cosine(dataset: SmallDataset, 
     assert [it.cosine for it in found.regions] == pytest.approx([it[0] for it in expected], abs=1e-5)
 
 
+def test_the_page_of_similar_regions_is_there_before_they_are_searched(
+    dataset: SmallDataset, browse: Browse, client_of: ClientOf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site = browse(dataset.directory)
+    client, key = client_of(site), site.datasets[0].index.at([1])[0].key
+    found = client.get(f"/0/similar/{key}/0/found").text
+    assert found.count('class="card"') > 5
+    assert "data-from" not in found
+    monkeypatch.setattr(type(site.similar[0]), "find", None)
+    page = client.get(f"/0/similar/{key}/0")
+    assert page.status_code == 200
+    assert f'data-from="/0/similar/{key}/0/found"' in page.text
+    assert f'<a href="/0/similar/{key}/0/found">' in page.text  # without scripts
+    assert client.get("/0/similar/nobody/0").status_code == client.get("/0/similar/nobody/0/found").status_code == 404
+
+
 def test_a_larger_data_set_is_searched_in_samples_at_equal_distances(
     dataset: SmallDataset, browse: Browse, client_of: ClientOf, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -305,7 +321,7 @@ def test_a_larger_data_set_is_searched_in_samples_at_equal_distances(
     assert (found.stride, found.searched) == (3, 12)
     assert {it.number for it in found.regions} == {0, 3, 6}
     key = site.datasets[0].index.at([1])[0].key
-    assert "12 of them were compared, those of one sample in 3" in client_of(site).get(f"/0/similar/{key}/0").text
+    assert "12 of them were compared, those of one sample in 3" in client_of(site).get(f"/0/similar/{key}/0/found").text
     site.similar[0].approximate.wait()  # its thread reads the data set
 
 
