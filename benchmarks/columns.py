@@ -72,7 +72,7 @@ class Settings:
     """Samples, about 0.15 MB each."""
     shard_size: int = 128
     """Samples per shard."""
-    rounds: int = 15
+    rounds: int = 25
     """How often each way is timed."""
     seed: int = 0
     """Seed of the samples and of the order of reading."""
