@@ -20,6 +20,7 @@ from vilbert.pipeline.shards.open_dataset import open_dataset
 from vilbert.pipeline.shards.sample import Sample
 from vilbert.pipeline.train.data.corpus import Corpus
 
+from ...extractors.encoders.tiny_encoders import save_encoder
 from .conftest import BROKEN, SCENES, Harm, contents
 
 SAMPLES = SCENES - len(BROKEN)
@@ -97,14 +98,18 @@ def regions(base: Path, name: str = "second") -> dict[str, Sample]:
     return found
 
 
-def test_boxes_of_its_own_are_those_that_extract_selects(base: Path, manifest: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("encoder", [None, "dinov2"])
+def test_boxes_of_its_own_are_those_that_extract_selects(
+    base: Path, manifest: Path, tmp_path: Path, encoder: str | None
+) -> None:
     before = contents(base)
-    assert add(base, *OWN) == 0
+    more = () if encoder is None else ("--encoder", str(save_encoder(encoder, tmp_path / encoder)))
+    assert add(base, *OWN, *more) == 0
     assert {name: data for name, data in contents(base).items() if not name.startswith("columns/")} == before
     assert main(["verify", str(base), "--deep"]) == 0
     other = tmp_path / "other"
     options = ["--detector", "shapes", "--backend", "local", "--shard-size", "5", "--boxes", "4"]
-    assert main(["extract", str(manifest), "--output", str(other), *options]) == 0
+    assert main(["extract", str(manifest), "--output", str(other), *options, *more]) == 0
     found = regions(base)
     with open_dataset(other) as samples, open_dataset(base / "columns/second") as column:
         assert list(found) == [sample.key for sample in samples] == [sample.key for sample in column]
