@@ -141,11 +141,14 @@ def plain_detectron2(short: bool) -> Callable[[Image], object] | None:
     """Return detectron2's own pass over an image, of the geometry of butd-r101; None where it cannot be imported."""
     if short or find_spec("detectron2") is None:
         return None
-    from detectron2 import model_zoo
+    # not model_zoo, which needs pkg_resources, which setuptools no longer has
+    from detectron2.config import get_cfg
     from detectron2.modeling import build_model
 
-    config = model_zoo.get_config("COCO-Detection/faster_rcnn_R_101_C4_3x.yaml")
+    config = get_cfg()  # the defaults are a C4 Faster R-CNN; these are the settings of faster_rcnn_R_101_C4_3x.yaml
     config.MODEL.DEVICE = "cpu"
+    config.MODEL.RESNETS.DEPTH = 101
+    config.MODEL.RPN.PRE_NMS_TOPK_TEST = 6000
     config.MODEL.ROI_HEADS.NUM_CLASSES = 1600
     config.MODEL.RPN.POST_NMS_TOPK_TEST = 300
     torch.manual_seed(0)
