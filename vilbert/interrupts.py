@@ -2,7 +2,7 @@
 
 Ctrl-C raises KeyboardInterrupt wherever Python runs, and the native code that called Python may replace it by an
 exception of its own: PyTorch makes it a ValueError while safetensors reads a file. The file would then be reported as
-damaged, or an older one taken in its place.
+damaged.
 """
 
 from __future__ import annotations
