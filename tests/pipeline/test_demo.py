@@ -133,8 +133,10 @@ def test_interrupted_in_every_stage_it_ends_with_a_report(tmp_path: Path) -> Non
                     process.send_signal(signal.SIGINT)
         text = "".join(said)
         assert "Traceback" not in text
-        assert process.returncode in (0, 130), text
-        interrupted += process.returncode == 130
+        # Python ends itself by the signal where a library ran the code that it came in; a shell shows 130 for both.
+        assert process.returncode in (0, 130, -signal.SIGINT), text
+        assert process.returncode == 0 or "was interrupted; run the same command again" in text
+        interrupted += process.returncode != 0
         skipped = [name for name in names if f"] {name}: finished before, skipped" in text]
         assert skipped == names[: len(skipped)]
     assert interrupted >= 6  # the shortest stages can end before the signal comes
