@@ -70,7 +70,10 @@ def killed_runs(name: str, folder: Path, expected: Content, seconds: float, sett
     while made < settings.kills:
         shutil.rmtree(output, ignore_errors=True)
         output.mkdir()
-        if not kill_after(start(name, folder, output, settings.job, log), draw.uniform(0, seconds)):
+        first = start(name, folder, output, settings.job, log)
+        if not kill_after(first, draw.uniform(0, seconds)):
+            if first.returncode:
+                raise SystemExit(f"{name}: failed before its kill\n\n{log.read_text()[-3000:]}")
             continue  # it ended before its kill
         again = start(name, folder, output, settings.job, log)
         succeeded, resumed = finish(again, output, FRAMEWORKS[name].results)

@@ -58,19 +58,25 @@ def read_content(output: Path) -> Content:
 
 def _read_dataset(output: Path) -> Content:
     from vilbert.pipeline.shards.dataset import read_dataset
+    from vilbert.pipeline.shards.location.layout import shard_name
     from vilbert.pipeline.shards.open_dataset import open_dataset
 
     info = read_dataset(output)
-    names = {f"shards/{number:06d}.{info.storage}" for number in range(info.shards)}
-    others = [path for path in _files(output) if path.endswith((".tmp", ".journal"))]
-    others += [path for path in _files(output) if path.endswith(f".{info.storage}") and path not in names]
+    results = {"dataset.json"}
+    for shard in map(shard_name, range(info.shards)):
+        file = f"shards/{shard}.{info.storage}"
+        results |= {file, f"{file}.idx", f"shards/{shard}.json", f"failures/{shard}.jsonl"}
     samples: Counter[tuple[str, str]] = Counter()
     with open_dataset(output) as dataset:
         for sample in dataset:
             content = sample.regions.features.tobytes() + sample.regions.boxes.tobytes()
             samples[str(sample.meta["image_id"]), hashlib.sha256(content).hexdigest()] += 1
-    results = [*(output / "shards").glob("*.tar"), *(output / "shards").glob("*.json"), output / "dataset.json"]
-    return Content(samples=samples, files=Counter(map(_sha256, results)), others=frozenset(others))
+    paths = _files(output)
+    return Content(
+        samples=samples,
+        files=Counter(_sha256(output / path) for path in paths if path in results),
+        others=frozenset(path for path in paths if path not in results),
+    )
 
 
 def _read_parquet(output: Path) -> Content:

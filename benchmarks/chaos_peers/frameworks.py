@@ -4,7 +4,8 @@
 - Ray Data: `map_batches` with an actor, `write_parquet`, and `DataContext.checkpoint_config` with an ID column
   (docs.ray.io, "Checkpointing": a Dataset job that is run again skips the rows whose IDs were written).
 - Daft: `read_parquet(checkpoint=CheckpointConfig(...))`, a batch method of a `daft.cls`, `write_parquet`
-  (docs.daft.ai, "Checkpointing"). Only its Ray runner supports it.
+  (docs.daft.ai, "Checkpointing"). Only its Ray runner supports it. For Parquet files that page promises that finished
+  inputs are skipped; exactly-once commits need Iceberg or Delta tables, and files of a crashed task may stay.
 - NeMo Curator: a `Pipeline` of reader, stage and writer, `Pipeline.run(checkpoint_path=...)` on a Ray cluster that
   `RayClient` starts (docs.nvidia.com/nemo/curator, "Resumable processing").
 """
@@ -62,7 +63,11 @@ def ray_data(folder: Path, output: Path, job: Job) -> None:
 
     with ray_session(None, instead="try again on a machine with less work"):
         context = ray.data.DataContext.get_current()
-        context.checkpoint_config = CheckpointConfig(id_column="image_id", checkpoint_path=str(output / "checkpoint"))
+        # The IDs are kept: by default they are deleted on success, and a run killed while it shuts down, whose results
+        # are complete, would compute and append every row again.
+        context.checkpoint_config = CheckpointConfig(
+            id_column="image_id", checkpoint_path=str(output / "checkpoint"), delete_checkpoint_on_success=False
+        )
         blocks = -(-job.images // job.shard_size)
         rows = ray.data.read_parquet(str(folder / ROWS), override_num_blocks=blocks)
         actors = ray.data.ActorPoolStrategy(size=1)

@@ -15,6 +15,9 @@ from benchmarks.chaos_peers.job import Job
 
 MAX_SECONDS = 1800.0
 """Of one run, after which it counts as failed."""
+RAY_RESOURCES = '{"CPU": 4}'
+"""Logical CPUs of Ray, the same for all. Ray Data's and Daft's actors that filter IDs take one or two; on a machine of
+two CPUs the detector or its input would wait forever."""
 SETTLE_SECONDS = 20.0
 """For which the processes of a killed run are waited for."""
 
@@ -25,7 +28,8 @@ def start(framework: str, folder: Path, output: Path, job: Job, log: Path) -> ps
     options = [text for name, value in sizes.items() for text in (f"--job.{name}", str(value))]
     command = [sys.executable, "-m", "benchmarks.chaos_peers", "--run", framework, str(folder), str(output), *options]
     with log.open("ab") as messages:
-        return psutil.Popen(command, stdout=messages, stderr=messages, start_new_session=True)
+        environment = os.environ | {"RAY_OVERRIDE_RESOURCES": RAY_RESOURCES}
+        return psutil.Popen(command, stdout=messages, stderr=messages, start_new_session=True, env=environment)
 
 
 def kill(process: psutil.Popen) -> None:

@@ -73,3 +73,21 @@ def test_a_data_set_is_read_with_what_it_left_behind(tmp_path: Path) -> None:
     assert difference(again, whole) == Difference(lost=0, doubled=0, orphans=0, same_samples=True, same_bytes=True)
     (again / "shards" / ".000001.tar.1.x.tmp").write_bytes(b"cut")
     assert difference(again, whole).orphans == 1
+
+
+@pytest.mark.parametrize("path", ["shards/000001.tar.part", "shards/000099.tar", ".journals/000001.journal", "core.1"])
+def test_any_file_beyond_those_of_the_data_set_is_left_behind(tmp_path: Path, path: str) -> None:
+    whole = write_small_dataset(tmp_path / "whole").directory
+    (whole / "shards" / "000000.tar.idx").write_bytes(b"offsets")
+    (whole / ".lock").touch()
+    again = shutil.copytree(whole, tmp_path / "again")
+    (again / path).parent.mkdir(exist_ok=True)
+    (again / path).write_bytes(b"cut")
+    assert difference(again, whole).orphans == 1
+
+
+def test_other_failure_records_are_other_bytes(tmp_path: Path) -> None:
+    whole = write_small_dataset(tmp_path / "whole").directory
+    again = shutil.copytree(whole, tmp_path / "again")
+    (again / "failures" / "000000.jsonl").write_text("{}\n")
+    assert not difference(again, whole).same_bytes
