@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import logging
 import os
 import signal
@@ -108,3 +109,16 @@ def leave_now(status: int) -> NoReturn:
         with suppress(OSError, ValueError):
             stream.flush()
     os._exit(status)
+
+
+def abandon(thread: threading.Thread) -> None:
+    """End the process with status 130, as interrupted, if a daemon thread still runs when the process exits.
+
+    An ordinary exit ends such a thread as it returns from native code, and C++ and Rust then abort the process.
+    """
+
+    def leave() -> None:
+        if thread.is_alive():
+            leave_now(130)
+
+    atexit.register(leave)

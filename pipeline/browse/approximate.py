@@ -27,6 +27,7 @@ from vilbert.pipeline.browse.opened import OpenedDataset
 from vilbert.pipeline.errors import CorruptShardError, ShardError
 from vilbert.pipeline.shards.location.layout import data_path
 from vilbert.pipeline.shards.storage.store import ShardReader, open_shard
+from vilbert.pipeline.signals import abandon
 
 CODE_BYTES = (64, 48, 32, 16, 8, 4, 2, 1)
 """Bytes that stand for a vector: the first that divides D."""
@@ -72,6 +73,11 @@ class ApproximateIndex:
         self.ready()
         if self._thread is not None:
             self._thread.join()
+
+    def close(self) -> None:
+        """Let the process end while the index is built."""
+        if self._thread is not None and self._thread.is_alive():
+            abandon(self._thread)
 
     def candidates(self, wanted: NDArray[np.float32], count: int) -> list[tuple[int, int]]:
         """Return about `count` regions near a unit vector [D]: the number of the sample, the region in it.

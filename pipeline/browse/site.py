@@ -59,6 +59,9 @@ class Site:
             photographs = Photographs(FetchSettings(allow_private_addresses=settings.allow_private_addresses))
             stack.callback(photographs.close)
             similar = tuple(map(SimilarRegions, datasets))
+            for search in similar:
+                if search.approximate is not None:
+                    stack.callback(search.approximate.close)
             asking = None
             if settings.checkpoint is not None:
                 from vilbert.pipeline.browse.asking import Asking  # torch and transformers take seconds

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import subprocess
 import sys
 import time
 
@@ -41,3 +42,22 @@ def install_and_send() -> None:
 def send_and_wait() -> None:
     os.kill(os.getpid(), signal.SIGTERM)
     time.sleep(10)
+
+
+ABANDONED = """
+import sys, threading, time
+from vilbert.pipeline.signals import abandon
+
+thread = threading.Thread(target=time.sleep, args=[float(sys.argv[1])], daemon=True)
+thread.start()
+abandon(thread)
+print("the end", flush=False)
+time.sleep(0.1)
+sys.exit(3)
+"""
+
+
+@pytest.mark.parametrize(("seconds", "status"), [("60", 130), ("0", 3)])
+def test_a_process_ends_with_an_abandoned_thread_and_keeps_its_status_without(seconds: str, status: int) -> None:
+    done = subprocess.run([sys.executable, "-c", ABANDONED, seconds], capture_output=True, text=True, timeout=50)
+    assert (done.returncode, done.stdout, done.stderr) == (status, "the end\n", "")

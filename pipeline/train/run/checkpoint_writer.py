@@ -18,6 +18,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
+from vilbert.pipeline.signals import abandon
 from vilbert.pipeline.train.run.checkpoints import prune, save_checkpoint
 
 logger = logging.getLogger(__name__)
@@ -44,13 +45,17 @@ class CheckpointWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if kind is None:
-            self.wait()
-        elif not issubclass(kind, KeyboardInterrupt):  # a second Ctrl-C ends the run at once
-            try:
+        try:
+            if kind is None:
                 self.wait()
-            except Exception as failure:  # the block's own error is the one to report
-                logger.warning("%s", failure)
+            elif not issubclass(kind, KeyboardInterrupt):  # a second Ctrl-C ends the run at once
+                try:
+                    self.wait()
+                except Exception as failure:  # the block's own error is the one to report
+                    logger.warning("%s", failure)
+        finally:
+            if self._thread is not None:
+                abandon(self._thread)  # the next run deletes what it has written
 
     def save(
         self,

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -133,3 +135,25 @@ def test_a_damaged_file_is_built_again(
     approximate.index_path(site.datasets[0]).write_bytes(b"not an index" * 100)
     again = approximate_site(browse, clustered, monkeypatch)
     assert again.similar[0].find(again.datasets[0].index.at([0])[0], 0).approximate
+
+
+INTERRUPTED = """
+import sys, time
+from pathlib import Path
+from vilbert.pipeline.browse import similar
+from vilbert.pipeline.browse.approximate import ApproximateIndex
+from vilbert.pipeline.browse.command import BrowseSettings
+from vilbert.pipeline.browse.site import Site
+
+similar.MAX_REGIONS = 100
+ApproximateIndex._build = lambda self: time.sleep(60)
+with Site.open(BrowseSettings(directories=(Path(sys.argv[1]),))) as site:
+    site.similar[0].approximate.ready()
+"""
+
+
+def test_the_server_ends_with_130_while_the_index_is_built(clustered: SmallDataset) -> None:
+    """An ordinary exit while FAISS works in a thread can crash: status 139."""
+    command = [sys.executable, "-c", INTERRUPTED, str(clustered.directory)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=100)
+    assert done.returncode == 130, done.stderr

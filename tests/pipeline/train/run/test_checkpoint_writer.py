@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import errno
+import subprocess
+import sys
 import threading
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors import SafetensorError
 
 from vilbert.pipeline.train.run import checkpoint_writer
 from vilbert.pipeline.train.run.checkpoint_writer import CheckpointWriter
@@ -76,3 +80,57 @@ def test_without_a_thread_it_is_whole_at_once(tmp_path: Path) -> None:
     writer = CheckpointWriter(tmp_path, keep=1, is_async=False)
     writer.save(1, model={"a": torch.zeros(1)}, optimizer={}, info={}, best=None)
     assert [checkpoint.step for checkpoint in checkpoints(tmp_path)] == [1]
+
+
+SECOND_CTRL_C = """
+import sys, threading
+import torch
+from vilbert.pipeline.train.run import checkpoint_writer
+
+begun = threading.Event()
+
+def save(*args, **kwargs):
+    begun.set()
+    while True:  # in native code, as the writing of a large file
+        torch.ones(1000).sort()
+
+checkpoint_writer.save_checkpoint = save
+try:
+    with checkpoint_writer.CheckpointWriter(sys.argv[1], keep=1, is_async=True) as writer:
+        writer.save(1, model={"a": torch.zeros(1)}, optimizer={}, info={}, best=None)
+        assert begun.wait(30)
+        raise KeyboardInterrupt
+except KeyboardInterrupt:
+    sys.exit(130)
+"""
+
+
+def test_a_second_ctrl_c_ends_the_process_at_once_and_does_not_abort_it(tmp_path: Path) -> None:
+    """Python would end the thread within C++ or Rust, which abort the process then: status 134."""
+    done = subprocess.run(
+        [sys.executable, "-c", SECOND_CTRL_C, str(tmp_path)], capture_output=True, text=True, timeout=100
+    )
+    assert (done.returncode, done.stderr) == (130, "")
+
+
+def test_a_full_disk_leaves_the_previous_checkpoint_and_nothing_of_the_new_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*args: Any) -> None:
+        raise SafetensorError(
+            "Error while serializing: IoError(Os { code: 28 }): No space left on device (os error 28)"
+        )
+
+    def run() -> None:
+        with CheckpointWriter(tmp_path, keep=1, is_async=True) as writer:
+            writer.save(1, model={"a": torch.ones(1)}, optimizer={}, info={}, best=None)
+            writer.wait()
+            monkeypatch.setattr("safetensors.torch.save_file", refuse)
+            writer.save(2, model={"a": torch.zeros(1)}, optimizer={}, info={}, best=None)
+
+    with pytest.raises(OSError, match="No space left on device: the checkpoint of step 2 was not written") as caught:
+        run()
+    assert caught.value.errno == errno.ENOSPC
+    assert torch.equal(load_checkpoint(checkpoints(tmp_path)[-1].path)[1]["a"], torch.ones(1))
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step-00000001"]
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("checkpoint-")]
