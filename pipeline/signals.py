@@ -36,7 +36,8 @@ def handling(handler: Handler, *numbers: signal.Signals) -> Iterator[None]:
 _interrupted = threading.Event()
 
 
-def _interrupt(signum: int, frame: FrameType | None) -> None:
+def interrupt(signum: int, frame: FrameType | None) -> None:
+    """Raise KeyboardInterrupt, a handler of signals, and let `noting_interrupts` know."""
     _interrupted.set()
     raise KeyboardInterrupt
 
@@ -44,13 +45,13 @@ def _interrupt(signum: int, frame: FrameType | None) -> None:
 @contextmanager
 def terminate_like_interrupt() -> Iterator[None]:
     """Let SIGTERM, which schedulers send before they kill, end the block as Ctrl-C does: by KeyboardInterrupt."""
-    with handling(_interrupt, signal.SIGTERM):
+    with handling(interrupt, signal.SIGTERM):
         yield
 
 
 @contextmanager
 def noting_interrupts() -> Iterator[threading.Event]:
-    """Yield an event that is set when KeyboardInterrupt is raised for Ctrl-C, or for SIGTERM by the block above.
+    """Yield an event that is set when KeyboardInterrupt is raised for Ctrl-C, or by `interrupt`.
 
     Libraries of native code can replace that exception by one of their own, so its type does not always tell. Handlers
     that the caller has set for Ctrl-C are left alone.
@@ -58,7 +59,7 @@ def noting_interrupts() -> Iterator[threading.Event]:
     _interrupted.clear()
     with ExitStack() as stack:
         if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-            stack.enter_context(handling(_interrupt, signal.SIGINT))
+            stack.enter_context(handling(interrupt, signal.SIGINT))
         yield _interrupted
 
 

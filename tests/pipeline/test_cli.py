@@ -16,6 +16,7 @@ from vilbert.pipeline.errors import RefusedError, ShardError
 from vilbert.pipeline.extract.settings import ExtractSettings
 from vilbert.pipeline.shards.checks.verify import VerifySettings
 from vilbert.pipeline.signals import terminate_like_interrupt
+from vilbert.pipeline.train.engine.interruption import interruption
 
 HEAVY = ("torch", "torchvision", "ray", "pyarrow", "webdataset", "transformers", "detectron2")
 PROBE = """
@@ -155,6 +156,24 @@ def test_an_interrupt_that_a_library_replaced_by_its_own_error_is_an_interruptio
         return 0
 
     monkeypatch.setattr("vilbert.pipeline.shards.checks.verify.verify", read)
+    assert call("verify", parse("verify", [str(tmp_path)])) == 130
+    assert capsys.readouterr().err == "vilbert verify: interrupted\n"
+
+
+def test_a_second_ctrl_c_in_training_that_a_library_replaced_by_its_own_error_is_an_interruption(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def train(settings: VerifySettings) -> int:
+        with interruption() as interrupted:
+            signal.raise_signal(signal.SIGINT)
+            assert interrupted.is_set()
+            try:
+                signal.raise_signal(signal.SIGINT)
+            except KeyboardInterrupt:
+                raise RuntimeError("of native code") from None
+        return 0
+
+    monkeypatch.setattr("vilbert.pipeline.shards.checks.verify.verify", train)
     assert call("verify", parse("verify", [str(tmp_path)])) == 130
     assert capsys.readouterr().err == "vilbert verify: interrupted\n"
 

@@ -6,11 +6,12 @@ import signal
 import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from types import FrameType
 from typing import TypeVar
 
 import torch
 
-from vilbert.pipeline.signals import handling
+from vilbert.pipeline.signals import handling, interrupt
 from vilbert.pipeline.train.engine.distributed import Group
 
 T = TypeVar("T")
@@ -28,9 +29,9 @@ def interruption() -> Iterator[threading.Event]:
     """
     event = threading.Event()
 
-    def note(signum: int, frame: object) -> None:
+    def note(signum: int, frame: FrameType | None) -> None:
         if event.is_set():
-            raise KeyboardInterrupt
+            interrupt(signum, frame)
         event.set()
 
     with handling(note, signal.SIGINT, signal.SIGTERM):

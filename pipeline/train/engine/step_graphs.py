@@ -147,7 +147,8 @@ class StepGraphs:
             gradients=[],
         )
         for parameter in self._parameters:
-            parameter.grad = None if first else self._buffer(parameter)
+            # What the passes before did not use has none, such as co-attention in a model without it.
+            parameter.grad = None if first or parameter.grad is None else self._buffer(parameter)
         gc.collect()  # A pass that a reference cycle keeps alive has nodes of the parameters on another stream.
         try:
             with torch.cuda.graph(graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"):

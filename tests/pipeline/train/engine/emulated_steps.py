@@ -60,10 +60,12 @@ class WaitingObjective(PretrainObjective):
         return sums
 
 
-def train(steps: int, *, recorded: bool, bfloat16: bool = False, waits: bool = False) -> tuple[Tensor, Tensor, int]:
+def train(
+    steps: int, *, recorded: bool, bfloat16: bool = False, waits: bool = False, with_coattention: bool = True
+) -> tuple[Tensor, Tensor, int]:
     """Return the losses of all steps, the last parameters, and how many graphs were launched."""
     torch.manual_seed(0)
-    config = ViLBertConfig(**CONFIG)
+    config = ViLBertConfig(**CONFIG, with_coattention=with_coattention)
     config._attn_implementation = "sdpa"
     model: Any = ViLBertForPreTraining(config).to(DEVICE).train()
     optimizer_settings = OptimizerSettings(learning_rate=1e-3)
@@ -96,7 +98,11 @@ def train(steps: int, *, recorded: bool, bfloat16: bool = False, waits: bool = F
 def main() -> None:
     """Compare, and print what was found as JSON."""
     found: dict[str, Any] = {}
-    for name, steps, options in (("bf16", 6, {"bfloat16": True}), ("waits", 2, {"waits": True})):
+    for name, steps, options in (
+        ("bf16", 6, {"bfloat16": True}),
+        ("unused parameters", 6, {"with_coattention": False}),
+        ("waits", 2, {"waits": True}),
+    ):
         losses, values, launched = train(steps, recorded=True, **options)
         expected, usual, _ = train(steps, recorded=False, **options)
         found[name] = {

@@ -30,6 +30,11 @@ def test_replayed_steps_equal_launched_ones(found: dict[str, dict[str, Any]]) ->
     assert found["bf16"] == {"losses": 0.0, "parameters": 0.0, "graphs": 9 + 5}
 
 
+def test_parameters_that_no_pass_uses_stay_without_gradients(found: dict[str, dict[str, Any]]) -> None:
+    """As those of co-attention in a model without it: an optimizer does not touch them, nor does their norm count."""
+    assert found["unused parameters"] == {"losses": 0.0, "parameters": 0.0, "graphs": 9 + 5}
+
+
 def test_a_pass_that_cannot_be_recorded_is_launched(found: dict[str, dict[str, Any]]) -> None:
     assert found["waits"] == {"losses": 0.0, "parameters": 0.0, "graphs": 0}
 
