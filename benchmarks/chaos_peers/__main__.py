@@ -1,9 +1,11 @@
 """Kill jobs of this pipeline and of others at random, run them again, and compare what is there.
 
 Every framework gets the same job: drawn images, the detector of the shapes data set in one worker, features to shards.
-A run is killed once (SIGKILL of all its processes) at a random moment of the time that an undisturbed run takes, and
-the same command is run again until it ends. The result is compared with that of an undisturbed run of the same
-framework. Frameworks whose package is not installed are left out, and the table says so. Exits with 1 where this
+Each start of the job is killed (SIGKILL of all its processes) after a random time, up to a fifth of the time that an
+undisturbed run takes, and the same command is run again, until the job ends; then the next run begins with an empty
+folder, until there were as many kills as wanted. The last run ends undisturbed. What a run left is compared with an
+undisturbed run of the same framework, of which there are two: they show whether the framework writes the same bytes
+each time. Frameworks whose package is not installed are left out, and the table says so. Exits with 1 where this
 pipeline loses or doubles an image, leaves a file behind, writes other bytes or fails.
 """
 
@@ -15,7 +17,6 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -25,12 +26,14 @@ import tyro
 from benchmarks.chaos_peers.content import Content, Difference, compare, read_content
 from benchmarks.chaos_peers.frameworks import FRAMEWORKS
 from benchmarks.chaos_peers.job import Job, prepare
-from benchmarks.chaos_peers.kills import finish, kill_after, start
+from benchmarks.chaos_peers.kills import MAX_SECONDS, start, watch
 
 HEADS = (
-    "framework", "images/s", "killed runs", "lost", "doubled", "orphaned files", "runs with other samples",
-    "runs with other bytes", "failed runs", "seconds to resume",
+    "framework", "images/s", "kills", "runs", "failed runs", "lost", "doubled", "orphaned files",
+    "runs with other samples", "runs with other bytes", "undisturbed runs have equal bytes", "seconds to resume",
 )  # fmt: skip
+KILL_WITHIN = 0.2
+"""Of the time of an undisturbed run: the latest moment of a kill after a start."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +45,7 @@ class Settings:
     frameworks: tuple[str, ...] = tuple(FRAMEWORKS)
     """Which frameworks run it."""
     kills: int = 20
-    """Killed runs of each framework."""
+    """Kills of each framework."""
     seed: int = 0
     """Of the images and of the moments of the kills."""
     folder: Path | None = None
@@ -53,46 +56,74 @@ class Settings:
 
 @dataclass(frozen=True, kw_only=True)
 class KilledRun:
-    """What a run that was killed and run again left."""
+    """What a run left that was killed and started again until it ended."""
 
+    kills: int
     succeeded: bool
-    """Whether the second run ended with status 0."""
-    seconds: float
-    """From the second start to its first file of samples, or to its end where it had none to write."""
+    """Whether its last start ended with status 0."""
+    resumed: list[float]
+    """Seconds from each start after a kill to its first file of samples, where it came so far."""
     difference: Difference
 
 
-def killed_runs(name: str, folder: Path, expected: Content, seconds: float, settings: Settings) -> Iterator[KilledRun]:
-    """Yield `settings.kills` runs. seconds: of an undisturbed one."""
+def killed_run(
+    name: str, folder: Path, expected: Content, seconds: float, kills: int, draw: random.Random, job: Job
+) -> KilledRun:
+    """Start a job with an empty folder, kill it at random moments and start it again until it ends.
+
+    seconds: of an undisturbed run. kills: at most so many.
+    """
+    output = folder / f"{name}-killed"
+    shutil.rmtree(output, ignore_errors=True)
+    output.mkdir()
+    killed, resumed = 0, []
+    while True:
+        limit = draw.uniform(0, seconds * KILL_WITHIN) if killed < kills else MAX_SECONDS
+        process = start(name, folder, output, job, folder / f"{name}.log")
+        watched = watch(process, output, FRAMEWORKS[name].results, limit)
+        if killed and watched.seconds is not None:
+            resumed.append(watched.seconds)
+        if watched.ended or killed == kills:
+            break
+        killed += 1
+    difference = compare(read_content(output), expected)
+    return KilledRun(kills=killed, succeeded=process.returncode == 0, resumed=resumed, difference=difference)
+
+
+def killed_runs(name: str, folder: Path, expected: Content, seconds: float, settings: Settings) -> list[KilledRun]:
+    """Return runs with `settings.kills` kills in all, fewer if a run failed. seconds: of an undisturbed run."""
     draw = random.Random(f"{settings.seed} {name}")
-    output, log = folder / f"{name}-killed", folder / f"{name}.log"
-    made = 0
-    while made < settings.kills:
-        shutil.rmtree(output, ignore_errors=True)
-        output.mkdir()
-        first = start(name, folder, output, settings.job, log)
-        if not kill_after(first, draw.uniform(0, seconds)):
-            if first.returncode:
-                raise SystemExit(f"{name}: failed before its kill\n\n{log.read_text()[-3000:]}")
-            continue  # it ended before its kill
-        again = start(name, folder, output, settings.job, log)
-        succeeded, resumed = finish(again, output, FRAMEWORKS[name].results)
-        yield KilledRun(succeeded=succeeded, seconds=resumed, difference=compare(read_content(output), expected))
-        made += 1
+    runs: list[KilledRun] = []
+    while (left := settings.kills - sum(run.kills for run in runs)) and all(run.succeeded for run in runs):
+        runs.append(killed_run(name, folder, expected, seconds, left, draw, settings.job))
+        print(f"{name}: {runs[-1]}", file=sys.stderr, flush=True)
+    return runs
 
 
-def row(name: str, images_per_second: float, runs: list[KilledRun]) -> list[str]:
-    """Return a framework's line of the table."""
+def row(name: str, images_per_second: float, runs: list[KilledRun], agree: bool) -> list[str]:
+    """Return a framework's line of the table. agree: whether two undisturbed runs have the same bytes."""
     differences = [run.difference for run in runs]
+    resumed = [seconds for run in runs for seconds in run.resumed]
     return [
         f"{name} ({FRAMEWORKS[name].package} {version(FRAMEWORKS[name].package)})",
         f"{images_per_second:.1f}",
+        str(sum(run.kills for run in runs)),
         str(len(runs)),
+        str(sum(not run.succeeded for run in runs)),
         *(str(sum(getattr(it, part) for it in differences)) for part in ("lost", "doubled", "orphans")),
         *(str(sum(not getattr(it, part) for it in differences)) for part in ("same_samples", "same_bytes")),
-        str(sum(not run.succeeded for run in runs)),
-        f"{statistics.median(run.seconds for run in runs):.1f}",
+        "yes" if agree else "no",
+        f"{statistics.median(resumed):.1f}" if resumed else "",
     ]
+
+
+def undisturbed(name: str, folder: Path, output: Path, job: Job) -> float | None:
+    """Run a job to its end; return the seconds, None if it failed."""
+    output.mkdir()
+    begun = time.monotonic()
+    process = start(name, folder, output, job, folder / f"{name}.log")
+    watch(process, output, FRAMEWORKS[name].results)
+    return time.monotonic() - begun if process.returncode == 0 else None
 
 
 def keeps_promise(run: KilledRun) -> bool:
@@ -109,16 +140,16 @@ def measure(name: str, folder: Path, settings: Settings) -> bool:
     except PackageNotFoundError:
         print(f"| {name}: not installed |", flush=True)
         return not ours
-    output, log = folder / f"{name}-whole", folder / f"{name}.log"
-    output.mkdir()
-    begun = time.monotonic()
-    succeeded, _ = finish(start(name, folder, output, settings.job, log), output, FRAMEWORKS[name].results)
-    seconds = time.monotonic() - begun
-    if not succeeded:
-        print(f"| {name}: failed without a kill |\n\n{log.read_text()[-3000:]}", flush=True)
+    outputs = [folder / f"{name}-{number}" for number in range(2)]
+    seconds = [undisturbed(name, folder, output, settings.job) for output in outputs]
+    if None in seconds:
+        print(f"| {name}: failed without a kill |\n\n{(folder / f'{name}.log').read_text()[-3000:]}", flush=True)
         return not ours
-    runs = list(killed_runs(name, folder, read_content(output), seconds, settings))
-    print(f"| {' | '.join(row(name, settings.job.images / seconds, runs))} |", flush=True)
+    fastest = min(filter(None, seconds))
+    expected, other = map(read_content, outputs)
+    agree = compare(other, expected).same_bytes
+    runs = killed_runs(name, folder, expected, fastest, settings)
+    print(f"| {' | '.join(row(name, settings.job.images / fastest, runs, agree))} |", flush=True)
     return not ours or all(map(keeps_promise, runs))
 
 

@@ -18,7 +18,7 @@ class Job:
 
     images: int = 10_000
     """Drawn images."""
-    shard_size: int = 500
+    shard_size: int = 250
     """Images per shard, and per block or partition of the others."""
     batch_size: int = 8
     """Images per forward pass."""

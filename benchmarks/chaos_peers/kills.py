@@ -1,20 +1,20 @@
-"""Start a job in a session of its own, kill it with all its processes, run it to its end."""
+"""Start a job in a session of its own, watch it, kill it with all its processes."""
 
 from __future__ import annotations
 
 import os
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import NamedTuple
 
 import psutil
 
 from benchmarks.chaos_peers.job import Job
 
-MAX_SECONDS = 1800.0
-"""Of one run, after which it counts as failed."""
+MAX_SECONDS = 3600.0
+"""Of one start, after which the run counts as failed."""
 RAY_RESOURCES = '{"CPU": 4}'
 """Logical CPUs of Ray, the same for all. Ray Data's and Daft's actors that filter IDs take one or two; on a machine of
 two CPUs the detector or its input would wait forever."""
@@ -44,34 +44,34 @@ def kill(process: psutil.Popen) -> None:
     psutil.wait_procs(victims, timeout=SETTLE_SECONDS)
 
 
-def kill_after(process: psutil.Popen, seconds: float) -> bool:
-    """Kill a job after so many seconds; return False if it ended before that."""
-    try:
-        process.wait(timeout=seconds)
-    except (psutil.TimeoutExpired, subprocess.TimeoutExpired):
-        kill(process)
-        return True
-    return False
+class Watched(NamedTuple):
+    """What a job did while it was watched."""
+
+    ended: bool
+    """Whether it ended by itself."""
+    seconds: float | None
+    """From its start to its first new file of samples, or to its end if it wrote none; None if neither happened."""
 
 
-def finish(process: psutil.Popen, output: Path, results: str) -> tuple[bool, float]:
-    """Wait for the end of a job.
+def watch(process: psutil.Popen, output: Path, results: str, limit: float = MAX_SECONDS) -> Watched:
+    """Wait until a job ends, at most `limit` seconds, then kill it.
 
     Args:
-        process: The job.
+        process: The job, just started.
         output: Its output folder.
         results: Pattern of its files of samples.
-
-    Returns:
-        Whether it succeeded, and the seconds until it wrote a file of samples, or until its end if it wrote none.
+        limit: Seconds after which it is killed.
     """
     before = set(output.glob(results))
     begun = time.monotonic()
     first: float | None = None
-    while process.poll() is None and time.monotonic() - begun < MAX_SECONDS:
+    while process.poll() is None and time.monotonic() - begun < limit:
         if first is None and set(output.glob(results)) - before:
             first = time.monotonic() - begun
-        time.sleep(0.05)
-    if process.poll() is None:
+        time.sleep(min(0.05, limit))
+    ended = process.poll() is not None
+    if ended and first is None:
+        first = time.monotonic() - begun
+    if not ended:
         kill(process)
-    return process.returncode == 0, time.monotonic() - begun if first is None else first
+    return Watched(ended, first)
