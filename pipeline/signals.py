@@ -112,14 +112,16 @@ def leave_now(status: int) -> NoReturn:
     os._exit(status)
 
 
-def abandon(thread: threading.Thread) -> None:
+def abandon(ended: threading.Event) -> None:
     """End the process with status 130, as interrupted, if a daemon thread still runs when the process exits.
 
     An ordinary exit ends such a thread as it returns from native code, and C++ and Rust then abort the process.
+
+    ended: set by the thread as it ends. `Thread.is_alive` is False after a `join` that Ctrl-C ended (Python 3.11).
     """
 
     def leave() -> None:
-        if thread.is_alive():
+        if not ended.is_set():
             leave_now(130)
 
     atexit.register(leave)

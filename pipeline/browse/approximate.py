@@ -55,6 +55,7 @@ class ApproximateIndex:
         """Number of each shard's first sample."""
         self._starts = np.concatenate([[0], np.cumsum(boxes)])  # of each sample's regions among all
         self._thread: threading.Thread | None = None
+        self._ended = threading.Event()
         self._index: Any = None
         self.progress = 0.0
         """Share of the data set that is indexed."""
@@ -76,8 +77,8 @@ class ApproximateIndex:
 
     def close(self) -> None:
         """Let the process end while the index is built."""
-        if self._thread is not None and self._thread.is_alive():
-            abandon(self._thread)
+        if self._thread is not None:
+            abandon(self._ended)
 
     def candidates(self, wanted: NDArray[np.float32], count: int) -> list[tuple[int, int]]:
         """Return about `count` regions near a unit vector [D]: the number of the sample, the region in it.
@@ -111,6 +112,8 @@ class ApproximateIndex:
             self.problem = "pip install 'vilbert-pipeline[similar]' for an index of all regions"
         except (ShardError, OSError, RuntimeError) as error:  # RuntimeError: FAISS
             self.problem = str(error)
+        finally:
+            self._ended.set()
 
     def _build(self) -> Any:
         import faiss

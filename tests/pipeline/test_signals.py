@@ -45,14 +45,25 @@ def send_and_wait() -> None:
 
 
 ABANDONED = """
-import sys, threading, time
+import signal, sys, threading, time
 from vilbert.pipeline.signals import abandon
 
-thread = threading.Thread(target=time.sleep, args=[float(sys.argv[1])], daemon=True)
+def work():
+    time.sleep(float(sys.argv[1]))
+    ended.set()
+
+ended = threading.Event()
+thread = threading.Thread(target=work, daemon=True)
 thread.start()
-abandon(thread)
+signal.setitimer(signal.ITIMER_REAL, 0.2)
+signal.signal(signal.SIGALRM, signal.default_int_handler)
+try:
+    thread.join()
+    time.sleep(1)
+except KeyboardInterrupt:
+    pass
+abandon(ended)
 print("the end", flush=False)
-time.sleep(0.1)
 sys.exit(3)
 """
 

@@ -37,6 +37,8 @@ class CheckpointWriter:
         """
         self._run, self._keep, self._is_async = run, keep, is_async
         self._thread: threading.Thread | None = None
+        self._ended = threading.Event()
+        """Set when the thread has written its checkpoint."""
         self._error: BaseException | None = None
 
     def __enter__(self) -> Self:
@@ -55,7 +57,7 @@ class CheckpointWriter:
                     logger.warning("%s", failure)
         finally:
             if self._thread is not None:
-                abandon(self._thread)  # the next run deletes what it has written
+                abandon(self._ended)  # the next run deletes what it has written
 
     def save(
         self,
@@ -83,7 +85,10 @@ class CheckpointWriter:
                 self._write(step, copied_model, copied_optimizer, info, best)
             except BaseException as error:  # it is raised in the training thread
                 self._error = error
+            finally:
+                ended.set()
 
+        self._ended = ended = threading.Event()
         self._thread = threading.Thread(target=write, name=f"checkpoint-{step}", daemon=True)
         self._thread.start()
 
@@ -95,6 +100,7 @@ class CheckpointWriter:
     def wait(self) -> None:
         """Wait for the checkpoint that is being written; raise what went wrong."""
         if self._thread is not None:
+            self._ended.wait()
             self._thread.join()
             self._thread = None
         error, self._error = self._error, None

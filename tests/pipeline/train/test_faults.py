@@ -208,7 +208,7 @@ def test_a_damaged_run_json_without_a_checkpoint_is_said(
 
 KILLED_IN = """
 import os, signal, sys
-import vilbert.pipeline.train.{module} as module
+import vilbert.pipeline.train.run.{module} as module
 setattr(module, {name!r}, lambda *_: os.kill(os.getpid(), signal.SIGKILL))
 from vilbert.pipeline.cli import main
 sys.exit(main(sys.argv[1:]))

@@ -83,7 +83,7 @@ def test_without_a_thread_it_is_whole_at_once(tmp_path: Path) -> None:
 
 
 SECOND_CTRL_C = """
-import sys, threading
+import signal, sys, threading
 import torch
 from vilbert.pipeline.train.run import checkpoint_writer
 
@@ -99,7 +99,9 @@ try:
     with checkpoint_writer.CheckpointWriter(sys.argv[1], keep=1, is_async=True) as writer:
         writer.save(1, model={"a": torch.zeros(1)}, optimizer={}, info={}, best=None)
         assert begun.wait(30)
-        raise KeyboardInterrupt
+        signal.signal(signal.SIGALRM, signal.default_int_handler)
+        signal.setitimer(signal.ITIMER_REAL, 0.1)
+        writer.wait()
 except KeyboardInterrupt:
     sys.exit(130)
 """
