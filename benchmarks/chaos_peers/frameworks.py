@@ -107,9 +107,6 @@ def daft(folder: Path, output: Path, job: Job) -> None:
 
 def nemo_curator(folder: Path, output: Path, job: Job) -> None:
     """Run the job with NeMo Curator."""
-    import os
-    import secrets
-
     import pandas as pd
     from nemo_curator.core.client import RayClient
     from nemo_curator.pipeline import Pipeline
@@ -148,7 +145,6 @@ def nemo_curator(folder: Path, output: Path, job: Job) -> None:
     reader = ParquetReader(file_paths=str(folder / ROWS), files_per_partition=1)
     writer = ParquetWriter(path=str(output / "data")).with_(resources=small)
     stages = [*(stage.with_(resources=small) for stage in reader.decompose()), Detect(), writer]
-    os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(16)}  # for `ray status`, too
     client = RayClient(num_cpus=CPUS, include_dashboard=False)
     client.start()
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 import signal
 import sys
 import time
@@ -18,6 +19,8 @@ MAX_SECONDS = 3600.0
 RAY_RESOURCES = '{"CPU": 4}'
 """Logical CPUs of Ray, the same for all. Ray Data's and Daft's actors that filter IDs take one or two; on a machine of
 two CPUs the detector or its input would wait forever."""
+RAY_TOKEN = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+"""Ray reads them as it is imported. Without them, other users of the machine could run code in the cluster."""
 SETTLE_SECONDS = 20.0
 """For which the processes of a killed run are waited for."""
 
@@ -28,7 +31,7 @@ def start(framework: str, folder: Path, output: Path, job: Job, log: Path) -> ps
     options = [text for name, value in sizes.items() for text in (f"--job.{name}", str(value))]
     command = [sys.executable, "-m", "benchmarks.chaos_peers", "--run", framework, str(folder), str(output), *options]
     with log.open("ab") as messages:
-        environment = os.environ | {"RAY_OVERRIDE_RESOURCES": RAY_RESOURCES}
+        environment = os.environ | {"RAY_OVERRIDE_RESOURCES": RAY_RESOURCES, **RAY_TOKEN}
         return psutil.Popen(command, stdout=messages, stderr=messages, start_new_session=True, env=environment)
 
 
