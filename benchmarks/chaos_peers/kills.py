@@ -7,6 +7,7 @@ import secrets
 import signal
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,6 +22,8 @@ RAY_RESOURCES = '{"CPU": 4}'
 two CPUs the detector or its input would wait forever."""
 RAY_TOKEN = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
 """Ray reads them as it is imported. Without them, other users of the machine could run code in the cluster."""
+MARK = {"CHAOS_PEERS_JOB": secrets.token_hex(16)}
+"""In the environment of the processes of all jobs of this benchmark."""
 SETTLE_SECONDS = 20.0
 """For which the processes of a killed run are waited for."""
 
@@ -31,20 +34,31 @@ def start(framework: str, folder: Path, output: Path, job: Job, log: Path) -> ps
     options = [text for name, value in sizes.items() for text in (f"--job.{name}", str(value))]
     command = [sys.executable, "-m", "benchmarks.chaos_peers", "--run", framework, str(folder), str(output), *options]
     with log.open("ab") as messages:
-        environment = os.environ | {"RAY_OVERRIDE_RESOURCES": RAY_RESOURCES, **RAY_TOKEN}
+        environment = os.environ | {"RAY_OVERRIDE_RESOURCES": RAY_RESOURCES, **RAY_TOKEN, **MARK}
         return psutil.Popen(command, stdout=messages, stderr=messages, start_new_session=True, env=environment)
 
 
 def kill(process: psutil.Popen) -> None:
     """Kill a job with all its processes at once (SIGKILL), and wait until they are gone."""
-    victims = [process, *process.children(recursive=True)]
     os.killpg(process.pid, signal.SIGKILL)
+    kill_processes()
+
+
+def kill_processes() -> None:
+    """Kill what is left of all jobs: a framework may start processes that are no children of the job."""
+    victims = [process for process in psutil.process_iter() if _is_of_a_job(process)]
     for victim in victims:
-        try:
+        with suppress(psutil.NoSuchProcess):
             victim.kill()
-        except psutil.NoSuchProcess:
-            continue
     psutil.wait_procs(victims, timeout=SETTLE_SECONDS)
+
+
+def _is_of_a_job(process: psutil.Process) -> bool:
+    try:
+        is_marked: bool = MARK.items() <= process.environ().items()
+    except (psutil.Error, OSError):
+        return False
+    return is_marked
 
 
 class Watched(NamedTuple):
@@ -75,6 +89,8 @@ def watch(process: psutil.Popen, output: Path, results: str, limit: float = MAX_
     ended = process.poll() is not None
     if ended and first is None:
         first = time.monotonic() - begun
-    if not ended:
+    if ended:
+        kill_processes()
+    else:
         kill(process)
     return Watched(ended, first)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pyarrow as pa
@@ -10,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from benchmarks.chaos_peers.content import Difference, compare, read_content
+from benchmarks.chaos_peers.kills import MARK, kill_processes
 from tests.pipeline.shards.conftest import write_small_dataset
 
 IDS = ("a", "b", "c", "d")
@@ -91,3 +95,17 @@ def test_other_failure_records_are_other_bytes(tmp_path: Path) -> None:
     again = shutil.copytree(whole, tmp_path / "again")
     (again / "failures" / "000000.jsonl").write_text("{}\n")
     assert not difference(again, whole).same_bytes
+
+
+def test_processes_that_left_the_group_of_a_job_are_killed_too() -> None:
+    sleep = [sys.executable, "-c", "import time; time.sleep(60)"]
+    marked = subprocess.Popen(sleep, env=os.environ | MARK, start_new_session=True)
+    other = subprocess.Popen(sleep, env=os.environ | dict.fromkeys(MARK, "another run"))
+    try:
+        kill_processes()
+        assert marked.wait(10) == -9
+        assert other.poll() is None
+    finally:
+        marked.kill()
+        other.kill()
+        other.wait()
