@@ -41,6 +41,7 @@ def start(framework: str, folder: Path, output: Path, job: Job, log: Path) -> ps
 def kill(process: psutil.Popen) -> None:
     """Kill a job with all its processes at once (SIGKILL), and wait until they are gone."""
     os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
     kill_processes()
 
 

@@ -103,7 +103,7 @@ def test_processes_that_left_the_group_of_a_job_are_killed_too() -> None:
     other = subprocess.Popen(sleep, env=os.environ | dict.fromkeys(MARK, "another run"))
     try:
         kill_processes()
-        assert marked.wait(10) == -9
+        marked.wait(10)  # raises TimeoutExpired if it lives
         assert other.poll() is None
     finally:
         marked.kill()
