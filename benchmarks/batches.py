@@ -1,4 +1,4 @@
-"""Batches of pre-training: captions of real length, random word pieces, regions and labels."""
+"""Pre-training batches with captions of realistic length and random token ids, regions and labels."""
 
 from __future__ import annotations
 

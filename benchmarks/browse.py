@@ -1,11 +1,12 @@
-"""The index of `vilbert browse` over a million samples: seconds to build, milliseconds of a page.
+"""Measure `vilbert browse` on a million samples: seconds to build the index, milliseconds per page.
 
 The data set has the published number of regions, classes and captions. Its shards are hard links to one shard of
-`--shard-size` samples, so a million samples take the disk of one shard and are read from memory: features, which the
-index does not read, have few channels. Pages are asked for as a browser does, within the process: rendering included,
-the network not. Each page is asked for twice: first with filters that nobody asked for before, then the page behind it.
+`--shard-size` samples, so a million samples use the disk space of one shard and are read from memory. Features, which
+the index does not read, have few channels. Pages are requested as by a browser but within the process, so times include
+rendering and exclude the network. Each measurement requests two pages: the first page with new filters, then the next
+page of the same result.
 
-Exits with status 1 above the limits.
+The exit status is 1 if a limit is exceeded.
 """
 
 from __future__ import annotations

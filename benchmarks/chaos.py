@@ -1,9 +1,9 @@
-"""Does a data set come out the same whatever is killed? Runs of `vilbert extract` with Ray under random SIGKILLs.
+"""Check that a data set has the same bytes after any kill: `vilbert extract` with Ray under random SIGKILLs.
 
-Each run is killed at random moments, now one of its workers, now the driver itself, which is then started again, until
-the kills are used up and it is left to end; one that ends before its first kill is made again. Its files, records and
-dataset.json included, must be those of one undisturbed process. Prints a Markdown table, a line a run; exits with 1
-where a byte differs or a run fails.
+Each run is killed at random moments: either one of its workers, or the driver, which is then started again. After the
+last kill the run completes. A run that ends before its first kill is repeated. Its files, including records and
+dataset.json, must equal those of one undisturbed process. Prints a Markdown table with a row per run. The exit status
+is 1 if a byte differs or a run fails.
 """
 
 from __future__ import annotations
@@ -29,22 +29,22 @@ SECONDS_A_RUN = 600.0
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """How much of it."""
+    """What to measure."""
 
     runs: int = 50
-    """Runs, each into a folder of its own."""
+    """Runs, each with an output folder of its own."""
     kills: int = 4
-    """SIGKILLs a run."""
+    """SIGKILLs per run."""
     images: int = 400
-    """Drawn scenes in the manifest."""
+    """Generated scenes in the manifest."""
     shard_size: int = 10
-    """Rows a shard."""
+    """Rows per shard."""
     workers: int = 2
-    """Ray actors a run."""
+    """Ray actors per run."""
     seed: int = 0
-    """Of the moments and the victims."""
+    """Seed of the moments and of what is killed."""
     folder: Path | None = None
-    """Where the outputs go for the run; by default the system's temporary folder."""
+    """Folder for the outputs; by default the system's temporary folder."""
 
 
 @dataclass(kw_only=True)
@@ -115,7 +115,7 @@ def prepare(folder: Path, settings: Settings) -> tuple[dict[str, str], float]:
     seconds = time.monotonic() - begun
     expected = hashes(folder / "one")
     if hashes(folder / "ray") != expected:
-        raise SystemExit("undisturbed, Ray's workers make other bytes than one process: fix that first")
+        raise SystemExit("without kills, Ray's workers write other bytes than one process; fix that first")
     return expected, seconds
 
 
@@ -192,13 +192,13 @@ def wait(driver: psutil.Popen, event: Callable[[], object] | None, seconds: floa
 def main(settings: Settings) -> int:
     """Print a Markdown table; return 1 where a run failed or its bytes differ."""
     if settings.kills < 1:
-        raise SystemExit(f"--kills {settings.kills}: give at least 1; a run without kills shows nothing")
+        raise SystemExit(f"--kills {settings.kills}: must be at least 1; a run without kills shows nothing")
     bad = again = 0
     with tempfile.TemporaryDirectory(dir=settings.folder) as name:
         folder = Path(name)
         expected, seconds = prepare(folder, settings)
         print(f"{len(expected)} files, {settings.images} images; undisturbed with Ray: {seconds:.0f} s\n")
-        print("| run | workers killed | drivers killed | shards done at each kill | seconds | the same bytes |")
+        print("| run | workers killed | drivers killed | shards done at each kill | seconds | same bytes |")
         print("|---:|---:|---:|---|---:|---|", flush=True)
         total = Outcome()
         for number in range(settings.runs):
@@ -226,9 +226,9 @@ def main(settings: Settings) -> int:
                     f"\nrun {number}: status {outcome.status}; differing: {differing[:9]}\n{outcome.message[-3000:]}\n"
                 )
         print(
-            f"\n{settings.runs - bad} of {settings.runs} runs have the bytes of an undisturbed one; killed were "
-            f"{total.workers_killed} workers and {total.drivers_killed} drivers; {again} ended before a kill and were "
-            "made again"
+            f"\n{settings.runs - bad} of {settings.runs} runs have the bytes of an undisturbed run; "
+            f"{total.workers_killed} workers and {total.drivers_killed} drivers were killed; {again} runs ended before "
+            "a kill and were repeated"
         )
     return int(bad > 0)
 

@@ -1,16 +1,15 @@
-"""Columns: what a value of a column costs beside the reading of a sample.
+"""Measure what reading a value of a column costs in addition to reading a sample.
 
-A data set of the published sizes (36 regions of 2048 features with their classes), columns for it, and the data sets
-that hold the same bytes without a column, as `vilbert convert --columns` writes them. All are in the page cache. The
-columns are `score`, a number per image, `vector`, 8 float16 numbers per region, and `dino`, 2048 of them.
+The data set has the published sizes (36 regions of 2048 features with their classes). Its columns are `score`, a number
+per image, `vector`, 8 float16 numbers per region, and `dino`, 2048 of them. The peers are data sets that contain the
+same bytes without a column, as `vilbert convert --columns` writes them. All files are in the page cache.
 
-A read takes a sample at random and copies its features into their row of a batch; a joined read looks up the score of
-the same key besides. `training` reads batches as `pretrain --features base vector` does: samples by their place, and
-their features laid out in memory that a worker process uses again and again. `loader` makes whole batches, with words
-and masks.
+`base` reads a random sample and copies its features into their row of a batch; with a column, the value of the same key
+is looked up, too. `training` reads batches as `pretrain --features base vector` does: samples by their position, with
+their features in memory that a worker process reuses. `loader` makes complete batches with words and masks.
 
-By turns; CPU time and wall time. The cost of joining is the ratio to the same bytes in one data set: medians of the
-ratios of all rounds.
+Methods take turns. The table has CPU time and wall time; the cost of a column is the ratio to the same bytes in one
+data set, the median over all rounds.
 """
 
 from __future__ import annotations
@@ -73,11 +72,11 @@ class Settings:
     shard_size: int = 128
     """Samples per shard."""
     rounds: int = 25
-    """How often each way is timed."""
+    """Number of measurements of each method."""
     seed: int = 0
     """Seed of the samples and of the order of reading."""
     json: bool = False
-    """Print one JSON object in place of the table."""
+    """Print one JSON object instead of the table."""
 
 
 Read = Callable[[int], None]
@@ -234,7 +233,7 @@ def main(settings: Settings) -> int:
             [name, *(f"{it:.1f}" for it in taken), *(f"{it:.3f}" for it in joining.get(name, ()))]
             for name, taken in medians.items()
         ]
-        heads = ["read", "µs of CPU", "µs", "CPU, to the same bytes in one data set", "wall, to the same"]
+        heads = ["read", "µs of CPU", "µs", "CPU ratio to one data set with the same bytes", "wall-time ratio"]
         print(markdown(heads, [row + [""] * (len(heads) - len(row)) for row in rows]), "")
         print(", ".join(f"{k} {v}" for k, v in facts.items()))
     missed = {name: ratios[0] for name, ratios in joining.items() if ratios[0] > MOST}

@@ -1,21 +1,21 @@
-"""What a busy core costs training, extraction and prediction, and what the OpenMP wait policy costs on a quiet machine.
+"""Measure the effect of a busy core, and of the OpenMP wait policy, on training, extraction and prediction.
 
-Each part runs in processes of its own: one as the product is, one with `GOMP_SPINCOUNT` and `KMP_BLOCKTIME` set to the
-defaults of the OpenMP libraries, which `vilbert.pipeline.openmp` then leaves alone. One of them runs at a time, the
-other is stopped by SIGSTOP. A round starts both anew, because two processes that run the same program differ by up to
-15 % for as long as they live, and measures both with and without a process that spins beside them, a few seconds each.
-Rates are medians over the rounds. The ratio of the two policies is a geometric mean with twice its standard error.
-Nothing else should run on the machine.
+Each part runs in two processes: one with the settings of this package, and one with `GOMP_SPINCOUNT` and
+`KMP_BLOCKTIME` set to the defaults of the OpenMP libraries, which `vilbert.pipeline.openmp` then does not change. Only
+one of them runs at a time; the other is stopped by SIGSTOP. Each round starts both processes again, because the speed
+of two processes of the same program differs by up to 15 % for their whole life. A round measures both with and without
+a third process that spins, a few seconds each. Rates are medians over the rounds. The ratio of the two policies is a
+geometric mean with twice its standard error. Nothing else should run on the machine.
 
     train     `vilbert pretrain --config shapes`, with its loader process
-    extract   the shapes detector in as many processes as there are cores, one thread each, as `vilbert extract` has it
-    predict   `Predictor.answer` of a VQA model: detector and model, in PyTorch's default number of threads
+    extract   the shapes detector in as many processes as there are cores, with one thread each, as in `vilbert extract`
+    predict   `Predictor.answer` of a VQA model: detector and model, with PyTorch's default number of threads
     frcnn     the same with Faster R-CNN R50-FPN of torchvision with random weights, one photograph at a time
     base      the published base model (6 layers of co-attention) with random weights, 8 questions at a time, all cores
 
-`base` has no limit for the busy machine: PyTorch divides each of its operators into equal parts for the cores, so the
-part on the core that the other process uses takes twice as long. The data set, the models and the photographs are made
-at the start. Exit status 1 where a limit fails.
+`base` has no limit for the busy machine: PyTorch divides each operator into equal parts for the cores, so the part on
+the core that the other process uses takes twice as long. The data set, the models and the photographs are generated at
+the start. The exit status is 1 if a limit is missed.
 """
 
 from __future__ import annotations
@@ -54,10 +54,10 @@ Part = Literal["train", "extract", "predict", "frcnn", "base"]
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """How much is measured."""
+    """What to measure."""
 
     parts: tuple[Part, ...] = ("train", "extract", "predict", "frcnn", "base")
-    """What is measured."""
+    """Parts to measure."""
     rounds: int = 7
     """Rounds of each part."""
     seconds: float = 4.0
@@ -65,7 +65,7 @@ class Settings:
     scenes: int = 200
     """Scenes of the data set."""
     short: bool = False
-    """One round of one second each, on few scenes: does the script work?"""
+    """One round of one second each, on few scenes, to test the script."""
     measure: tuple[str, ...] = ()
     """Used by the script itself: run one part in this process."""
 
@@ -361,8 +361,8 @@ def main(settings: Settings) -> int:
     with tempfile.TemporaryDirectory() as name:
         prepare(Path(name), settings.scenes)
         rows = [row(part, measure(part, Path(name), settings)) for part in settings.parts]
-    heads = ["part", "quiet", "busy", f"ratio (>= {BUSY_LIMIT})", "quiet, library's policy", "busy", "ratio"]
-    print(markdown([*heads, f"quiet, ours to the library's (>= {QUIET_LIMIT})"], [cells for cells, _ in rows]))
+    heads = ["part", "quiet", "busy", f"ratio (>= {BUSY_LIMIT})", "quiet, library defaults", "busy", "ratio"]
+    print(markdown([*heads, f"quiet, ratio to library defaults (>= {QUIET_LIMIT})"], [cells for cells, _ in rows]))
     return int(not all(kept for _, kept in rows))
 
 

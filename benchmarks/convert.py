@@ -1,17 +1,19 @@
-"""`vilbert convert`: samples a second beside plain reading, hashing and writing, and beside two published ways.
+"""Measure `vilbert convert` in samples per second, compared with a plain copy, webdataset and MMF.
 
-The same samples for all: 36 regions of 2048 features in tar shards, in the page cache. Before anything is timed, each
-way converts a few samples, and its output must hold the same features. By turns, medians; every way ends with its files
-on the disk (fsync). With TMPDIR in memory (/dev/shm) no disk takes part.
+All methods convert the same samples: 36 regions of 2048 features in tar shards, in the page cache. Before the
+measurement, each method converts a few samples, and its output must contain the same features. Methods take turns;
+medians are printed. Every method ends with its files on the disk (fsync). With TMPDIR in memory (/dev/shm), no disk is
+involved.
 
-- plain: the standard library reads the shards, takes their SHA-256 and writes the bytes.
-- webdataset: its reader's samples go to its `TarWriter`, decoded and undecoded.
-- MMF: `lmdb_conversion.py` of facebookresearch/mmf, reimplemented: .npy of features and of the other facts of each
-  image, read and pickled into one LMDB in one transaction. The .npy files are written before the clock starts, as MMF's
-  extraction (`extract_features_vmb.py`) writes them: float32 features and float32 probabilities of all classes.
+- plain: the standard library reads the shards, computes their SHA-256 and writes the bytes.
+- webdataset: samples from its reader are written by its `TarWriter`, decoded and undecoded.
+- MMF: `lmdb_conversion.py` of facebookresearch/mmf, reimplemented. It reads .npy files with the features and the other
+  data of each image and pickles them into one LMDB in one transaction. The .npy files are written before the
+  measurement, as MMF's extraction (`extract_features_vmb.py`) writes them: float32 features and float32 probabilities
+  of all classes.
 
-`vilbert convert` runs as the command does by default: one worker in this process, with two shards in work. The others
-have one thread, as published.
+`vilbert convert` runs as the command does by default: one worker in this process that works on two shards at a time.
+The others use one thread, as published.
 """
 
 from __future__ import annotations
@@ -72,13 +74,13 @@ class Settings:
     samples: int = 8000
     """Samples, of about 0.16 MB each; MMF's files take 0.53 MB of each."""
     shard_size: int = 500
-    """Samples a shard of the source; the output has twice as many."""
+    """Samples per shard of the source; the output has twice as many."""
     rounds: int = 3
-    """How often each way is timed."""
+    """Number of measurements of each method."""
     seed: int = 0
     """Seed of the samples."""
     json: bool = False
-    """Print one JSON object in place of the table."""
+    """Print one JSON object instead of the table."""
 
 
 def sync(path: Path) -> None:
@@ -214,15 +216,15 @@ def measure(home: Path, settings: Settings) -> list[dict[str, Any]]:
             "way": name,
             "samples/s": settings.samples / spent,
             "CPU s": statistics.median(cpu[name]),
-            "of plain": seconds[PLAIN] / spent,
-            "of the fastest peer": peers / spent,
+            "ratio to plain": seconds[PLAIN] / spent,
+            "ratio to the fastest peer": peers / spent,
         }
         for name, spent in seconds.items()
     ]
 
 
 def main(settings: Settings) -> int:
-    """Print the table; return 1 where a limit is missed."""
+    """Print the table; return 1 if a limit is missed."""
     logging.basicConfig(level=logging.ERROR)
     facts = conditions()
     with tempfile.TemporaryDirectory() as folder:
@@ -232,16 +234,18 @@ def main(settings: Settings) -> int:
         rows = measure(Path(folder) / "home", settings)
     row = next(row for row in rows if row["way"] == LIMITED)
     missed = [
-        f"{name} {row[name]:.2f}, at least {least}"
-        for name, least in (("of plain", LEAST_OF_PLAIN), ("of the fastest peer", LEAST_OF_PEERS))
+        f"{name} {row[name]:.2f}, the limit is {least}"
+        for name, least in (("ratio to plain", LEAST_OF_PLAIN), ("ratio to the fastest peer", LEAST_OF_PEERS))
         if row[name] < least
     ]
     if settings.json:
         print(json.dumps({**facts, "rows": rows, "missed": missed}))
     else:
         print(", ".join(f"{name} {value}" for name, value in facts.items()) + "\n")
-        forms = {"samples/s": ",.0f", "CPU s": ".1f", "of plain": ".2f", "of the fastest peer": ".2f"}
-        print(markdown(["way", *forms], [[row["way"], *(cell(row[key], forms[key]) for key in forms)] for row in rows]))
+        forms = {"samples/s": ",.0f", "CPU s": ".1f", "ratio to plain": ".2f", "ratio to the fastest peer": ".2f"}
+        print(
+            markdown(["method", *forms], [[row["way"], *(cell(row[key], forms[key]) for key in forms)] for row in rows])
+        )
         print("\n".join(missed))
     return int(bool(missed))
 

@@ -1,4 +1,4 @@
-"""What PyTorch's own counter sees of a forward pass, to check `vilbert.pipeline.train.engine.flops` with."""
+"""Count the operations of a forward pass with PyTorch's counter, to check `vilbert.pipeline.train.engine.flops`."""
 
 from __future__ import annotations
 

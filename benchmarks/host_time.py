@@ -1,16 +1,16 @@
-"""Host time, launches and synchronisations of a training step on a GPU: what the CPU does while it hands out the work.
+"""Measure host time, kernel launches and synchronisations of a training step on a GPU.
 
-A step whose host time is above the GPU's is bound by the CPU, whatever the chip. On the emulated device of
-`../shared/emulated_gpu`, where kernels take no time and are not run, that is all that is measured:
+If the host time of a step exceeds the GPU's time, the CPU limits the speed, whatever the chip. On the emulated device
+of `../shared/emulated_gpu`, where kernels take no time and are not executed, only the host side is measured:
 
     python -m benchmarks.host_time --emulator ../shared/emulated_gpu
 
-(build it first: `bash build.sh` in a copy of that folder; gcc adds CUDA graphs to it). On a real GPU, leave --emulator
-out: launches and synchronisations are then not counted. Host time is CPU time of this process. A graph counts as one
-launch.
+(Build it first: `bash build.sh` in a copy of that folder; this script adds CUDA graphs to it with gcc.) On a real GPU,
+omit --emulator; launches and synchronisations are then not counted. Host time is the CPU time of this process. A graph
+counts as one launch.
 
-The model has the layers of the 6-layer model at small widths, which changes no launch. The step is the training loop's
-own: `train_step`.
+The model has the layers of the 6-layer model at small widths, which does not change the number of launches. The step is
+that of the training loop, `train_step`.
 """
 
 from __future__ import annotations
@@ -70,15 +70,15 @@ class Settings:
     emulator: Path | None = None
     """Folder of the built emulator; default: the GPU of this machine."""
     precision: Literal["fp32", "bf16"] = "bf16"
-    """That of `vilbert pretrain --precision`."""
+    """As in `vilbert pretrain --precision`."""
     batch_size: int = 64
     """Captions, each with its image."""
     layers: int = 6
     """Visual and co-attention layers, with twice as many text layers."""
     steps: int = 10
-    """Steps to measure, after four."""
+    """Steps to measure, after four steps of warm-up."""
     cuda_graphs: bool = True
-    """That of `vilbert pretrain`."""
+    """As in `vilbert pretrain --cuda-graphs`."""
 
 
 def made_batch(rows: int, *, in_buckets: bool) -> Batch:
@@ -247,7 +247,7 @@ def measure(settings: Settings) -> None:
         times, launched, waited = zip(*figures_of, strict=True)
         print(
             f"{name:24} {statistics.median(times):7.1f} ms ({min(times):6.1f}) "
-            f"{statistics.median(launched):6.0f} launches {statistics.median(waited):4.0f} waits"
+            f"{statistics.median(launched):6.0f} launches {statistics.median(waited):4.0f} synchronisations"
         )
 
 

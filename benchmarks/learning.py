@@ -1,8 +1,8 @@
-"""What pre-training on the shapes data set learns, beside the same model that sees another image's regions.
+"""Measure what pre-training on the shapes data set learns, compared with a blind model.
 
-Both are trained with `--config shapes` on the same data set and evaluated on its held-out scenes; for several seeds.
-Content words are the colours, shapes, sizes, textures and relations of the captions. Exit status 1 where a limit is
-missed by any seed.
+The blind model sees the regions of another image. Both models are trained with `--config shapes` on the same data set
+and evaluated on its held-out scenes, for several seeds. Content words are the colours, shapes, sizes, textures and
+relations in the captions. The exit status is 1 if any seed misses a limit.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ RELATIONS = ("left", "right", "above", "below", "leftmost", "rightmost", "topmos
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """Train a seeing and a blind model for each seed and compare them."""
+    """Train a normal and a blind model for each seed and compare them."""
 
     data: tyro.conf.Positional[Path]
     """A data set of shapes, as `vilbert demo` extracts it."""
     seeds: tuple[int, ...] = (42,)
     """Seeds of the runs."""
     epochs: float | None = None
-    """Instead of the recipe's."""
+    """Number of epochs; default: that of the recipe."""
 
 
 def content_words() -> set[str]:
@@ -81,7 +81,7 @@ def main(settings: Settings) -> int:
         found = {seed: measure(settings, Path(folder), seed) for seed in settings.seeds}
     names = list(next(iter(found.values())))
     rows = [[name, *(f"{figures[name]:.3f}" for figures in found.values()), str(LEAST.get(name, ""))] for name in names]
-    print(markdown(["held-out scenes", *(f"seed {seed}" for seed in found), "at least"], rows))
+    print(markdown(["held-out scenes", *(f"seed {seed}" for seed in found), "limit"], rows))
     return int(any(figures[name] < least for figures in found.values() for name, least in LEAST.items()))
 
 

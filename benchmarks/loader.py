@@ -1,9 +1,10 @@
-"""Pre-training batches a second, from disk: ours, and the published loader's of the same samples.
+"""Measure pre-training batches per second from disk, compared with the published loader on the same samples.
 
-Full batches: 36 regions of 2048 features, 1601 classes, captions of real length, masks and swaps. By turns in one run,
-medians, with 0, 1 and 2 worker processes each. Before anything is timed both must give the same batch where nothing is
-masked. All files lie in the page cache. Beside it the time that a plain copy of a batch's bytes takes, as a share of
-ours. Ours leaves dense labels, float32 and the global region to the model's device; a row counts them in, on the CPU.
+Full batches: 36 regions of 2048 features, 1601 classes, captions of realistic length, masks and swaps. Methods take
+turns in one run with 0, 1 and 2 worker processes each; medians are printed. Before the measurement, both must give the
+same batch if nothing is masked. All files are in the page cache. `copy` is the time of a plain copy of a batch's bytes,
+as a fraction of the time of our batch. Our loader leaves dense labels, float32 and the global region to the device of
+the model; one row includes them, computed on the CPU.
 """
 
 from __future__ import annotations
@@ -51,21 +52,21 @@ class Settings:
     """What to measure."""
 
     samples: int = 512
-    """Samples in the data sets, about 0.15 MB each as ours and 0.53 or 0.70 MB each as the published ones."""
+    """Samples, about 0.15 MB each in our format and 0.53 or 0.70 MB each in the published ones."""
     batch_size: int = 64
-    """Pairs in a batch."""
+    """Pairs per batch."""
     shard_size: int = 128
-    """Samples a shard of ours."""
+    """Samples per shard of our format."""
     rounds: int = 5
-    """How often each way is timed."""
+    """Number of measurements of each method."""
     batches: int = 40
-    """Batches of ours each time; of the published ones an eighth."""
+    """Batches of our loader per measurement; of the published loader an eighth."""
     workers: tuple[int, ...] = (0, 1, 2)
     """Numbers of worker processes."""
     seed: int = 0
     """Seed of the samples."""
     json: bool = False
-    """Print one JSON object in place of the table."""
+    """Print one JSON object instead of the table."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -228,7 +229,7 @@ def conditions() -> dict[str, str]:
 
 
 def main(settings: Settings) -> int:
-    """Print the table; return 1 where a limit is missed."""
+    """Print the table; return 1 if a limit is missed."""
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # no threads before the workers fork
     torch.set_num_threads(1)
     facts = conditions()
@@ -240,7 +241,7 @@ def main(settings: Settings) -> int:
         return int(bool(missed))
     print(", ".join(f"{name} {value}" for name, value in facts.items()) + "\n")
     forms = {"workers": "", "samples/s": ",.0f", "ratio": ".2f", "limit": "", "copy": ".1%"}
-    print(markdown(["way", *forms], [[row["way"], *(cell(row[key], forms[key]) for key in forms)] for row in rows]))
+    print(markdown(["method", *forms], [[row["way"], *(cell(row[key], forms[key]) for key in forms)] for row in rows]))
     return int(bool(missed))
 
 

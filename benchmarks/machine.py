@@ -1,4 +1,4 @@
-"""What every figure depends on besides the code."""
+"""The machine and the versions that results depend on."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import transformers
 
 
 def versions(device: str = "cpu") -> dict[str, str]:
-    """Return the chip and the versions that a table is of."""
+    """Return the chip and the versions of the packages."""
     names = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
     chip = torch.cuda.get_device_name() if device == "cuda" else names[0].partition(": ")[2] if names else ""
     return {

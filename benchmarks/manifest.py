@@ -1,7 +1,7 @@
-"""Rows a second and peak memory of `vilbert manifest` on a generated TSV the size of Conceptual 12M.
+"""Measure rows per second and peak memory of `vilbert manifest` on a generated TSV of the size of Conceptual 12M.
 
-Beside it, on the same file in the same run: pyarrow.csv reading the two columns and writing them as Parquet, without
-ids, hash, report or search for duplicates, and a bare Python loop over the lines. Each runs in a process of its own.
+Two peers read the same file in the same run: pyarrow.csv, which reads the two columns and writes them as Parquet
+(without ids, hash, report or search for duplicates), and a Python loop over the lines. Each runs in a separate process.
 """
 
 from __future__ import annotations
@@ -51,11 +51,11 @@ class Settings:
     """What to measure."""
 
     rows: int = 12_423_374
-    """Rows of the TSV; the default is Conceptual 12M's number."""
+    """Rows of the TSV; the default is the size of Conceptual 12M."""
     seed: int = 0
     """Seed of the captions."""
     folder: Path | None = None
-    """Where the TSV (200 bytes a row) and the outputs go for the run; by default the system's temporary folder."""
+    """Folder for the TSV (200 bytes per row) and the outputs; by default the system's temporary folder."""
 
 
 def rows(number: int, seed: int) -> Iterator[str]:
@@ -80,7 +80,7 @@ def measure(command: list[str]) -> tuple[float, float, float]:
 
 
 def main(settings: Settings) -> int:
-    """Print a Markdown table; return 1 where the command took more than 1 GB."""
+    """Print a Markdown table; return 1 if the command uses more than 1 GB."""
     with tempfile.TemporaryDirectory(dir=settings.folder) as folder:
         tsv = Path(folder, "cc12m.tsv")
         with open(tsv, "w", encoding="utf-8", newline="\n") as file:
@@ -92,7 +92,7 @@ def main(settings: Settings) -> int:
             "pyarrow.csv to Parquet, two columns, one thread": ["-c", ARROW, str(tsv), f"{folder}/arrow.parquet"],
             "Python, reading the lines only": ["-c", LINES, str(tsv)],
         }
-        print("| what | rows/s | seconds | rows a CPU second | peak memory, MB |\n|---|---:|---:|---:|---:|")
+        print("| program | rows/s | seconds | rows per CPU second | peak memory, MB |\n|---|---:|---:|---:|---:|")
         peaks = []
         for name, command in commands.items():
             seconds, cpu, peak = measure([sys.executable, *command])

@@ -1,7 +1,8 @@
-"""Seconds and memory of a forward and backward pass: ours, and the published ViLBERT of a checkout of its repository.
+"""Measure time and memory of a forward and backward pass, compared with the published ViLBERT.
 
-Same weights, captions and labels, in one run, by turns, medians. Before anything is timed both must give the same
-losses. Beside it a table of where the floating-point operations go.
+The published model is loaded from a checkout of its repository. Both have the same weights, captions and labels and
+take turns in one run; medians are printed. Before the measurement, both must give the same losses. A second table shows
+the floating-point operations by part of the model.
 """
 
 from __future__ import annotations
@@ -43,15 +44,15 @@ class Settings:
     """What to measure."""
 
     reference: Path | None = None
-    """A checkout of vilbert_beta or vilbert-multi-task; without it ours runs alone."""
+    """A checkout of vilbert_beta or vilbert-multi-task; without it, only our model is measured."""
     batch_size: int = 8
     """Captions, each with its image, in a batch."""
     words: int = 36
-    """Length the reference pads every caption to."""
+    """Length to which the reference pads every caption."""
     regions: int = 37
     """Regions of an image, the global one included."""
     rounds: int = 5
-    """Batches; each is timed once every way, and the medians are printed."""
+    """Batches; each is timed once with every method, and medians are printed."""
     threads: int = 2
     """CPU threads."""
     layers: int = 6
@@ -59,15 +60,15 @@ class Settings:
     seed: int = 0
     """Seed of the batches."""
     device: Literal["cpu", "cuda"] = "cpu"
-    """Where to run; on cuda also compiled, with the share of the rate a large matrix product reaches."""
+    """Device; on cuda also compiled, with the share of the rate that a large matrix product reaches."""
     memory: bool = True
-    """Measure peak memory too, each way in a process of its own."""
+    """Measure peak memory, too, each method in a separate process."""
     check_flops: bool = False
     """Compare the table of operations with torch's own counter, and stop."""
     json: bool = False
-    """Print one JSON object in place of the tables."""
+    """Print one JSON object instead of the tables."""
     memory_of: str | None = None
-    """Run this way alone and print its peak memory in MB: how the script calls itself."""
+    """Run only this method and print its peak memory in MB; used by the script itself."""
 
 
 def ways(settings: Settings) -> list[Way]:
@@ -255,7 +256,7 @@ def cell(value: object, form: str) -> str:
 
 
 def main(settings: Settings) -> int:
-    """Print the tables; return 1 where a limit is missed."""
+    """Print the tables; return 1 if a limit is missed."""
     torch.set_num_threads(settings.threads)
     if settings.memory_of is not None:
         print(measured_peak(settings))
@@ -278,11 +279,13 @@ def main(settings: Settings) -> int:
     forms = {"seconds": ".3f", "ratio": ".2f", "limit": "", "peak_mb": ",.0f", "matrix_rate_share": ".1%"}
     shown = [name for name in forms if name in rows[0]]
     print(
-        markdown(["way", *shown], [[str(row["way"]), *(cell(row[key], forms[key]) for key in shown)] for row in rows])
+        markdown(
+            ["method", *shown], [[str(row["way"]), *(cell(row[key], forms[key]) for key in shown)] for row in rows]
+        )
     )
     sums = ["sum", *(f"{sum(parts.values()) / 1e9:.2f}" for parts in flops.values())]
     parts = [[part, *(f"{flops[who][part] / 1e9:.2f}" for who in flops)] for part in flops["ours"]]
-    print("\n" + markdown(["GFLOP of a forward pass, batch 0", *flops], [*parts, sums]))
+    print("\n" + markdown(["GFLOP of the forward pass, first batch", *flops], [*parts, sums]))
     return int(bool(missed))
 
 

@@ -1,4 +1,4 @@
-"""One forward and backward pass of pre-training, ours or the published model's, and the ways to run it."""
+"""One forward and backward pass of pre-training, of our model or the published one, and the ways to run it."""
 
 from __future__ import annotations
 

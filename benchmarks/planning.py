@@ -1,8 +1,8 @@
-"""Memory and start-up of the driver for 100 million rows: plan, list what is done, add up the records.
+"""Measure memory and time of the driver for 100 million rows: plan, list finished shards, sum up the records.
 
-Writes a manifest of 100 million rows and the files of 400 000 finished shards (samples as holes), then measures each
-step in a process of its own, with all that the driver imports. The last row is a store's listing of 100 000 shards,
-with the entries that s3fs makes, without a network.
+Writes a manifest of 100 million rows and the files of 400 000 finished shards (samples as sparse files), then measures
+each step in a separate process with all imports of the driver. The last row is the listing of 100 000 shards in an
+object store, with the entries that s3fs creates, without a network.
 """
 
 from __future__ import annotations
@@ -49,9 +49,9 @@ class Settings:
     shards: int = 400_000
     """Shards of the data set; three files each."""
     pending: int = 1_000
-    """Shards, the last ones, that are not done."""
+    """Number of shards at the end that are not finished."""
     folder: Path | None = None
-    """Where to write some 5 GB of small files; by default a temporary folder."""
+    """Folder for about 5 GB of small files; by default a temporary folder."""
 
 
 def write_manifest(path: Path, rows: int) -> None:
@@ -206,7 +206,7 @@ def _measured(step: Callable[[Path], None], folder: Path, answers: Any) -> None:
 
 
 def main(settings: Settings) -> int:
-    """Print the table; return 1 where a limit is missed."""
+    """Print the table; return 1 if a limit is missed."""
     with tempfile.TemporaryDirectory(dir=settings.folder) as name:
         folder = Path(name)
         info = plan(settings)
@@ -227,7 +227,7 @@ def main(settings: Settings) -> int:
         for text, step, limit in steps:
             rows.append((text, limit, *in_own_process(step, folder)))
         write_shards(folder / "set", info, range(done, info.shards))
-        rows.append(("end, all records added up", None, *in_own_process(close, folder)))
+        rows.append(("end, all records summed up", None, *in_own_process(close, folder)))
     from benchmarks.model import markdown  # imports torch, which must not count
 
     cells = [

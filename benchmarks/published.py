@@ -1,7 +1,7 @@
-"""The published ViLBERT of a checkout of vilbert_beta or vilbert-multi-task, on today's torch.
+"""The published ViLBERT of a checkout of vilbert_beta or vilbert-multi-task, on current torch.
 
-Both import packages that no longer exist. What `vilbert/vilbert.py` needs of them to build a model is little, and
-stands here as a module in memory; the file itself runs as it is, without its package's `__init__`.
+Both repositories import packages that no longer exist. `vilbert/vilbert.py` needs little of them to build a model; this
+module provides that part in memory. The file itself runs unchanged, without its package's `__init__`.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class _PreTrainedModel(nn.Module):
 
 
 def _cached_path(path: str, cache_dir: str | None = None) -> str:
-    raise FileNotFoundError(f"{path}: the benchmark downloads nothing")
+    raise FileNotFoundError(f"{path}: the benchmark does not download files")
 
 
 def load_module(checkout: Path) -> types.ModuleType:
@@ -39,7 +39,7 @@ def load_module(checkout: Path) -> types.ModuleType:
     source = checkout / "vilbert" / "vilbert.py"
     if not source.is_file():
         raise FileNotFoundError(
-            f"{source} is not there: give --reference a checkout of vilbert_beta or vilbert-multi-task"
+            f"{source} does not exist: pass --reference a checkout of vilbert_beta or vilbert-multi-task"
         )
     package, utils = types.ModuleType(PACKAGE), types.ModuleType(f"{PACKAGE}.utils")
     package.__path__ = []

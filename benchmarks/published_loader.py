@@ -1,9 +1,9 @@
 """The published way from disk to batch, reimplemented for comparison with ours.
 
-What it does and in what order is that of `ConceptCapLoaderTrain` of jiasenlu/vilbert_beta and what it calls of
-tensorpack and of BERT's first tokenizer: an LMDB value a sample, unpacked whole; masks by loops over words and regions;
-each sample's arrays padded, copied and sent to the training process one by one; batches stacked there, then the global
-region put before the others. Left out, in its favour: the buffer that shuffles samples and the process that reads them.
+It does what `ConceptCapLoaderTrain` of jiasenlu/vilbert_beta does, and what that calls of tensorpack and of BERT's
+first tokenizer, in the same order: an LMDB value per sample, unpacked whole; masks by loops over words and regions; the
+arrays of each sample padded, copied and sent to the training process one by one; batches stacked there, then the global
+region put before the others. Omitted, in its favour: the buffer that shuffles samples and the process that reads them.
 """
 
 from __future__ import annotations

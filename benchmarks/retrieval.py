@@ -1,8 +1,9 @@
-"""Pairs a second of scoring every caption against every image: `score_pairs`, and the published way.
+"""Measure scoring of every caption against every image: pairs per second of `score_pairs` and published code.
 
-The published way runs every pair through the whole model, captions padded to 30 word pieces, all pre-training heads
-included; its evaluation's fast mode, beside it, encodes a caption once for a batch of images. Same weights, captions,
-images and batches, by turns, medians. Before anything is timed every way must give the same scores.
+The published code runs every pair through the whole model, with captions padded to 30 tokens and all pre-training
+heads. The fast mode of its evaluation encodes a caption once for a batch of images. All methods have the same weights,
+captions, images and batches and take turns; medians are printed. Before the measurement, every method must give the
+same scores.
 """
 
 from __future__ import annotations
@@ -38,19 +39,19 @@ class Settings:
     """What to measure."""
 
     reference: Path | None = None
-    """A checkout of vilbert_beta or vilbert-multi-task; without it ours runs alone."""
+    """A checkout of vilbert_beta or vilbert-multi-task; without it, only our code is measured."""
     captions: int = 4
     """Captions."""
     images: int = 32
-    """Images, each of which meets every caption."""
+    """Images; each is paired with every caption."""
     words: int = 30
-    """Length the reference pads every caption to: that of its retrieval tasks."""
+    """Length to which the reference pads every caption: that of its retrieval tasks."""
     regions: int = 37
     """Regions of an image, the global one included."""
     pairs_per_batch: int = 32
-    """Pairs that go through a model at a time; a batch of the reference is one caption with as many images."""
+    """Pairs per forward pass; a batch of the reference is one caption with as many images."""
     rounds: int = 2
-    """Times that every way is timed; the medians are printed."""
+    """Number of measurements of every method; medians are printed."""
     threads: int = 2
     """CPU threads."""
     layers: int = 6
@@ -60,7 +61,7 @@ class Settings:
     device: Literal["cpu", "cuda"] = "cpu"
     """Where to run; on cuda also in bfloat16."""
     json: bool = False
-    """Print one JSON object in place of the table."""
+    """Print one JSON object instead of the table."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -205,7 +206,7 @@ def main(settings: Settings) -> int:
         [name, f"{pairs / wall:.2f}", f"{pairs / cpu:.2f}", cell(ratios[name], ".2f"), limits.get(name, "")]
         for name, (wall, cpu) in seconds.items()
     ]
-    print(markdown(["way", "pairs/s", "pairs a CPU second", "times the reference", "limit"], table))
+    print(markdown(["method", "pairs/s", "pairs per CPU second", "times the reference", "limit"], table))
     return int(missed)
 
 

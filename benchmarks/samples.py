@@ -1,7 +1,8 @@
-"""Synthetic data sets with the published sizes: 36 regions of 2048 features, 1601 classes, captions of real length.
+"""Synthetic data sets with the published sizes: 36 regions of 2048 features, 1601 classes, realistic captions.
 
-What lies on the disk is what `vilbert extract` writes. Everything is drawn from a seed. Features are float16 numbers,
-and distributions those that 20 classes give, so that a path that stores float32 and 1601 probabilities holds the same.
+The files have the format that `vilbert extract` writes. Everything is drawn from a seed. Features are float16 numbers,
+and class distributions are those that 20 classes give, so that a format that stores float32 and 1601 probabilities
+contains the same values.
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
-"""What does one driver cost 64 workers? `vilbert extract` on a simulated cluster, with a detector that only sleeps.
+"""Measure the overhead of one driver with 64 workers: `vilbert extract` on a simulated cluster.
 
-The driver, its Ray actors and the shards are real; a worker sleeps for as long as a GPU would be busy with a shard, one
-shard at a time, and writes it. Ray's multi-node test cluster runs the nodes on this machine. Measured are the shards a
-second of 64 workers over 64 times those of one, both while all are at work, and for which share of a core the driver is
-busy meanwhile, beside a process that has joined the same cluster and does nothing: what Ray's own threads take. Then
-the same again, but a node is removed in the middle and another one added: every shard has to be there once. Exit status
-1 where a limit is missed.
+The driver, its Ray actors and the shards are real; the detector only sleeps, for as long as a GPU would be busy with a
+shard, one shard at a time. Ray's multi-node test cluster runs the nodes on this machine. The efficiency is the number
+of shards per second of 64 workers over 64 times that of one worker, both while all workers are busy. The driver's load
+is its share of a core, compared with a process that has joined the same cluster and does nothing (the cost of Ray's own
+threads). A second run removes a node and adds another; every shard must be there exactly once. The exit status is 1 if
+a limit is missed.
 """
 
 from __future__ import annotations
@@ -69,13 +69,13 @@ class Settings:
     """How much of it."""
 
     nodes: int = 8
-    """Of the simulated cluster, beside the head."""
+    """Nodes of the simulated cluster, without the head."""
     workers_a_node: int = 8
-    """Logical workers of each."""
+    """Logical workers per node."""
     seconds: float = 100.0
-    """For which a worker sleeps over a shard: 1,000 images, at ten a second."""
+    """Seconds that a worker sleeps per shard: 1,000 images, at ten per second."""
     shards: int = 3
-    """Shards a worker."""
+    """Shards per worker."""
 
 
 class SleepingWorker:
@@ -250,7 +250,7 @@ def idle_driver(address: str) -> float:
 
 
 def main(settings: Settings) -> int:
-    """Print the table; return 1 where a limit is missed."""
+    """Print the table; return 1 if a limit is missed."""
     from ray.cluster_utils import Cluster
 
     os.environ["SLEEP"] = str(settings.seconds)
@@ -285,9 +285,9 @@ def main(settings: Settings) -> int:
         row(f"{workers} workers", all_of_them, idle, f"{efficiency:.3f}", f"{EFFICIENCY_LIMIT}", f"{DRIVER_LIMIT:.0%}"),
         row(f"{workers}, a node removed, one added", disturbed, idle, most=f"{DRIVER_LIMIT:.0%}"),
     ]
-    rate = ["shards/s", "efficiency", "at least"]
+    rate = ["shards/s", "efficiency", "minimum"]
     shards = ["shards, each once", "workers lost", "shards of the late node"]
-    heads = ["", *rate, "driver, of a core", "of that our own", "at most", *shards]
+    heads = ["", *rate, "driver, share of a core", "without Ray's threads", "maximum", *shards]
     print(markdown(heads, rows))
     busy = max(all_of_them.driver, disturbed.driver) - idle
     return int(efficiency < EFFICIENCY_LIMIT or busy > DRIVER_LIMIT or not (disturbed.lost and disturbed.late))

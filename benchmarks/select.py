@@ -1,8 +1,8 @@
-"""Selecting among a million samples: near-duplicates, leaks, and the file, each in a process of its own.
+"""Measure selecting among a million samples: near-duplicates, overlap with other data, the selection file.
 
-Hashes are drawn as photographs have them: most are unrelated, every twentieth is a copy of an earlier one with up to
-three flipped bits, one in a hundred is the hash of a flat image. CPU time, so that a busy machine counts less; peak
-memory of the process with all that it imports.
+Each step runs in a separate process. Hashes are distributed like those of photographs: most are unrelated, every
+twentieth is a copy of an earlier one with up to three flipped bits, one in a hundred is the hash of a flat image. CPU
+time is measured, so that a busy machine matters less, and the peak memory of the process including all imports.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Settings:
     seed: int = 0
     """Seed of the hashes."""
     json: bool = False
-    """Print one JSON object in place of the table."""
+    """Print one JSON object instead of the table."""
 
 
 def draw_hashes(count: int, seed: int) -> NDArray[np.uint64]:
@@ -121,7 +121,7 @@ def _measured(step: Callable[..., str], *arguments: Any) -> dict[str, Any]:
 
 
 def main(settings: Settings) -> int:
-    """Print the table; return 1 where a limit is missed."""
+    """Print the table; return 1 if a limit is missed."""
     facts = conditions()
     found = {
         "near-duplicate groups, 4 bits": measure(groups, settings, 4),

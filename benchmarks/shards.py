@@ -1,10 +1,11 @@
-"""Shards on disk: bytes a sample, writing speed and random reads; ours, webdataset's and the published LMDB's.
+"""Compare shards on disk with webdataset and the published LMDB: bytes per sample, writing speed, random reads.
 
-The same samples for all: 36 regions of 2048 features with their classes, in the page cache. A read hands over features,
-boxes, classes and metadata, and copies the features into their row of a batch, as whoever trains does. Ours and the
-published LMDB are read at random, webdataset front to back, as it cannot else. Before anything is timed, all must give
-the same numbers. By turns, medians. The published LMDB is written here in its layout: a pickled dict a sample with
-base64 text of float32 arrays, with the class probabilities that pre-training needs and once without.
+All formats store the same samples: 36 regions of 2048 features with their classes, in the page cache. A read returns
+features, boxes, classes and metadata, and copies the features into their row of a batch, as training does. Our formats
+and the published LMDB are read at random, webdataset sequentially, because it supports nothing else. Before the
+measurement, all must return the same numbers. Methods take turns; medians are printed. The published LMDB is written
+here in its layout: a pickled dict per sample with base64 text of float32 arrays, once with the class probabilities that
+pre-training needs and once without.
 """
 
 from __future__ import annotations
@@ -50,15 +51,15 @@ class Settings:
     """What to measure."""
 
     samples: int = 512
-    """Samples, about 0.15 MB each as ours and 0.7 MB each as the published ones."""
+    """Samples, about 0.15 MB each in our format and 0.7 MB each in the published one."""
     shard_size: int = 128
-    """Samples a shard of ours."""
+    """Samples per shard of our format."""
     rounds: int = 7
-    """How often each way is timed."""
+    """Number of measurements of each method."""
     seed: int = 0
     """Seed of the samples and of the order of reading."""
     json: bool = False
-    """Print one JSON object in place of the table."""
+    """Print one JSON object instead of the table."""
 
 
 Batch = NDArray[Any]
@@ -234,14 +235,14 @@ def judge(rows: list[dict[str, Any]]) -> list[str]:
     for name in (TAR, LMDB):
         for peer, least in ((STREAM, LEAST_OVER_STREAM), (PUBLISHED, LEAST_OVER_PUBLISHED)):
             if (ratio := by_name[name]["read"] / by_name[peer]["read"]) < least:
-                missed.append(f"{name}: reads {ratio:.1f} times as fast as {peer}, not {least:g}")
+                missed.append(f"{name}: reads {ratio:.1f} times as fast as {peer}, the limit is {least:g}")
         if (share := by_name[name]["bytes"] / by_name[PUBLISHED]["bytes"]) > MOST_BYTES:
-            missed.append(f"{name}: takes {share:.2f} of the published bytes, more than {MOST_BYTES:g}")
+            missed.append(f"{name}: takes {share:.2f} of the published bytes, the limit is {MOST_BYTES:g}")
     return missed
 
 
 def main(settings: Settings) -> int:
-    """Print the table; return 1 where a limit is missed."""
+    """Print the table; return 1 if a limit is missed."""
     facts = conditions()
     captions = draw_captions(draw_words(settings.seed), settings.samples, settings.seed)
     samples = list(draw_samples(captions, SampleShape(), settings.seed))
@@ -258,8 +259,8 @@ def main(settings: Settings) -> int:
         return int(bool(missed))
     print(", ".join(f"{name} {value}" for name, value in facts.items()) + "\n")
     heads = {
-        "bytes": "bytes a sample",
-        "share": "of the published",
+        "bytes": "bytes per sample",
+        "share": "ratio to the published",
         "write": "write MB/s",
         "written": "write samples/s",
         "read": "read samples/s",
@@ -268,7 +269,7 @@ def main(settings: Settings) -> int:
     }
     forms = dict(zip(heads, (",.0f", ".2f", ",.0f", ",.0f", ",.0f", ".1f", ".1f"), strict=True))
     cells = [[row["way"], *(cell(row[key], forms[key]) for key in heads)] for row in rows]
-    print(markdown(["way", *heads.values()], cells))
+    print(markdown(["method", *heads.values()], cells))
     print(*missed, sep="\n", end="\n" if missed else "")
     return int(bool(missed))
 

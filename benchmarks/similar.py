@@ -1,12 +1,12 @@
-"""Similar regions in a data set of more than a million: the approximate index beside a search of every region.
+"""Measure the approximate index of similar regions, compared with an exact search of every region.
 
-Writes a data set whose features are distinct: each region lies around one of 1600 centres, varies in 32 directions, has
-noise in every channel, and is cut at 0 as after a ReLU. Builds the approximate index of `vilbert browse` (FAISS), then
-asks for the regions similar to random ones, as its page does, and compares the ten nearest with those of a loop over
-all features.
+Writes a data set with more than a million distinct features: each region lies near one of 1600 centres, varies in 32
+directions, has noise in every channel, and is clipped at 0 as after a ReLU. Builds the approximate index of
+`vilbert browse` (FAISS), requests the regions similar to random ones as its page does, and compares the ten nearest
+with those of a loop over all features.
 
 Prints the seconds and the CPU time of the build, its peak of anonymous memory above that of the process before, the
-milliseconds of a page with and without the index, and recall@10. Exits with status 1 below --min-recall.
+milliseconds of a page with and without the index, and recall@10. The exit status is 1 below --min-recall.
 """
 
 from __future__ import annotations
@@ -156,8 +156,8 @@ def measure(site: Site, options: argparse.Namespace) -> int:
     print(f"machine: {versions()}, load {os.getloadavg()[0]:.1f}")
     print(f"{total:,} regions of {dataset.info.feature_dim:,} channels, {dataset.index.samples:,} samples")
     print(
-        f"index: {built:.0f} s, {cpu:.0f} s of CPU, {size / total:.1f} bytes a region ({size / 1e6:,.0f} MB), peak of "
-        f"{(memory.peak - memory.before) / 1e9:.2f} GB above {memory.before / 1e9:.2f} GB"
+        f"index: {built:.0f} s, {cpu:.0f} s of CPU, {size / total:.1f} bytes per region ({size / 1e6:,.0f} MB), peak "
+        f"of {(memory.peak - memory.before) / 1e9:.2f} GB above {memory.before / 1e9:.2f} GB"
     )
     client = TestClient(make_app(site), base_url="http://127.0.0.1")
     times = []

@@ -1,11 +1,11 @@
-"""Features of one byte a value beside float16: bytes, and the time of an epoch over samples of the published sizes.
+"""Compare features of one byte per value with float16: bytes, and the time of an epoch.
 
-The same 36 regions of 2048 features in tar shards. A read hands over features, boxes, classes and metadata, and the
-features are laid out in batches as they are stored, as training does: codes of one byte a value are expanded on the
-model's device. An epoch opens the shards and reads every sample once, at random: from the page cache, and from the
-disk, with the cache emptied before. `open` reads from shards that are open and were read before. `expansion` is the
-time that the training process takes where the model's device is a CPU, in one thread. By turns; medians of CPU time and
-of wall time, and of the ratios of all rounds.
+The samples have the published sizes: 36 regions of 2048 features in tar shards. A read returns features, boxes, classes
+and metadata. The features are put into batches as they are stored, as training does: codes of one byte per value are
+expanded on the device of the model. An epoch opens the shards and reads every sample once, at random: `page cache`
+reads from memory, `disk` empties the cache before. `open` reads from shards that are open and were read before.
+`expansion` is the time that the training process needs if the device of the model is a CPU, in one thread. Methods take
+turns; the table has medians of CPU time, of wall time, and of the ratios of all rounds.
 """
 
 from __future__ import annotations
@@ -53,11 +53,11 @@ class Settings:
     shard_size: int = 128
     """Samples per shard."""
     rounds: int = 9
-    """How often each way is timed."""
+    """Number of measurements of each method."""
     seed: int = 0
     """Seed of the samples and of the order of reading."""
     json: bool = False
-    """Print one JSON object in place of the table."""
+    """Print one JSON object instead of the table."""
 
 
 def write(folder: Path, name: str, settings: Settings) -> int:
@@ -176,7 +176,7 @@ def main(settings: Settings) -> int:
         print(json.dumps({"bytes": sizes, "microseconds": lines, "limit": MOST_BYTES, "conditions": facts}, indent=2))
     else:
         rows = [
-            ["bytes a sample", *(f"{size:,}" for size in sizes.values()), f"{sizes['int8'] / sizes['float16']:.3f}"]
+            ["bytes per sample", *(f"{size:,}" for size in sizes.values()), f"{sizes['int8'] / sizes['float16']:.3f}"]
         ]
         for name, (*values, to_float16) in lines.items():
             shown = "" if "expansion" in name else f"{to_float16:.2f}"

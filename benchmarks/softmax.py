@@ -1,6 +1,6 @@
-"""The softmax of short rows on a CPU: `vilbert.model.cpu.softmax` against torch's, forward and backward.
+"""Measure the softmax of short rows on a CPU: `vilbert.model.cpu.softmax` and torch's, forward and backward.
 
-Prints a table of lengths of a row, of 64 texts with 4 heads and 12 queries. Exit status 1 where ours takes longer for a
+Prints a table by row length, for 64 texts with 4 heads and 12 queries. The exit status is 1 if ours is slower for a
 length that it pads.
 """
 
@@ -42,7 +42,7 @@ def main() -> int:
         ours, theirs = (statistics.median(taken[name]) * 1e6 for name in ("ours", "torch"))
         slower |= length < VECTOR and ours > theirs
         rows.append([str(length), f"{theirs:.0f}", f"{ours:.0f}", f"{theirs / ours:.2f}"])
-    print(markdown(["numbers in a row", "torch, us", "ours, us", "torch / ours"], rows))
+    print(markdown(["row length", "torch, us", "ours, us", "torch / ours"], rows))
     return int(slower)
 
 

@@ -1,8 +1,8 @@
-"""Start-up time of the command line: the help of every command, beside a bare Python.
+"""Measure the start-up time of the command line: the help of every command, compared with `python -c pass`.
 
-Each command runs in a process of its own, by turns, and the best of the rounds counts: other work on the machine only
-makes a start slower. A first round, which is not counted, compiles the modules. Exits with 1 where a help takes more
-CPU seconds than the limit.
+Each command runs in a separate process. Commands take turns, and the fastest round counts, because other work on the
+machine can only make a start slower. A first round, which is not counted, compiles the modules. The exit status is 1 if
+a help takes more CPU seconds than the limit.
 """
 
 from __future__ import annotations
@@ -66,9 +66,7 @@ def main(settings: Settings) -> int:
             starts[name].append(start(command))
     best = {name: Start(min(it.wall for it in found), min(it.cpu for it in found)) for name, found in starts.items()}
     bare = best["python -c pass"]
-    print(
-        "| command | seconds | CPU seconds | ratio to a bare Python | limit, CPU seconds |\n|---|---:|---:|---:|---:|"
-    )
+    print("| command | seconds | CPU seconds | ratio to `python -c pass` | CPU limit |\n|---|---:|---:|---:|---:|")
     for name, found in best.items():
         limit = f"{LIMIT_SECONDS}" if name.startswith("vilbert") else ""
         print(f"| `{name}` | {found.wall:.2f} | {found.cpu:.2f} | {found.cpu / bare.cpu:.1f} | {limit} |")

@@ -1,10 +1,10 @@
-"""What the training loop costs beside the model, task by task, as `benchmarks/training.py` measures it of pre-training.
+"""Measure the overhead of the training loop task by task, as `benchmarks/training.py` does for pre-training.
 
-Items a second of `run_steps`, as `vilbert finetune TASK --config shapes` runs it with one loader worker, over those of
-the bare step (forward, backward, clip, optimizer) on the same batches, by turns in one run. An item is a question, a
-phrase, a caption, or a statement; of four choices, all four. The shapes data set has no files of GQA, SNLI-VE and
-NLVR2: they are written of its questions and captions, for speed asks not whether they are true. RefCOCO and RefCOCO+
-are RefCOCOg's loop, `retrieval-coco` is that of `retrieval`.
+The rate is that of `run_steps`, as `vilbert finetune TASK --config shapes` runs it with one loader worker, in items per
+second. It is divided by the rate of the bare step (forward, backward, clip, optimizer) on the same batches; both take
+turns in one run. An item is a question, a phrase, a caption, a statement, or all four choices of a question. The shapes
+data set has no files of GQA, SNLI-VE and NLVR2: they are made from its questions and captions, because whether they are
+true does not affect the speed. RefCOCO and RefCOCO+ have the loop of RefCOCOg, `retrieval-coco` that of `retrieval`.
 """
 
 from __future__ import annotations
@@ -114,15 +114,15 @@ class Settings:
     pretrained: Path
     """The final/ of a run of `vilbert pretrain --config shapes`."""
     tasks: tuple[str, ...] = (*PROOFS, *WRITTEN)
-    """Which tasks."""
+    """Tasks to measure."""
     threads: int = 1
     """CPU threads of the model."""
     turns: int = 7
-    """How often loop and bare step take turns; one more goes untimed."""
+    """Number of turns of loop and bare step; one more is not timed."""
     steps: int = 12
-    """Steps of a turn, the first three untimed."""
+    """Steps per turn; the first three are not timed."""
     json: bool = False
-    """Print one JSON object in place of the table."""
+    """Print one JSON object instead of the table."""
 
 
 def measure(settings: Settings, task: str, folder: Path) -> dict[str, Any]:

@@ -1,8 +1,8 @@
-"""What fine-tuning learns on the shapes data set, task by task: pre-trained, blind and from scratch, for several seeds.
+"""Measure what fine-tuning learns on the shapes data set: pre-trained, blind and from scratch, for several seeds.
 
-Each model is trained with `vilbert finetune TASK --config shapes` and answers held-out scenes by `vilbert evaluate`, as
-they are and blind: with another scene's regions. Beside it, the same model begun from nothing. Exit status 1 where any
-seed misses a limit.
+Each model is trained with `vilbert finetune TASK --config shapes` and evaluated on held-out scenes with
+`vilbert evaluate`, normally and blind (with the regions of another scene). The same model is also trained from random
+parameters. The exit status is 1 if any seed misses a limit.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Proof(NamedTuple):
     """Of the evaluation; `true` is the share of captions that are true of their scene."""
     least: float
     above_blind: float = 0.0
-    """By how much it has to be above the blind model's."""
+    """Minimum difference to the blind model."""
     options: tuple[str, ...] = ()
     """Of the evaluation."""
 
@@ -59,13 +59,13 @@ class Settings:
     pretrained: Path
     """The final/ of a run of `vilbert pretrain --config shapes`."""
     tasks: tuple[str, ...] = tuple(PROOFS)
-    """Which tasks."""
+    """Tasks to measure."""
     seeds: tuple[int, ...] = (42,)
     """Seeds of the runs."""
     scratch_seeds: tuple[int, ...] = (42,)
-    """Seeds of the runs that begin from nothing."""
+    """Seeds of the runs that start from random parameters."""
     output: Path | None = None
-    """Keep runs here; those that are there already are not trained again. By default they are thrown away."""
+    """Folder of the runs; existing runs are not trained again. By default, runs are deleted."""
 
 
 def run(*command: object) -> None:
@@ -130,7 +130,7 @@ def main(settings: Settings) -> int:
     """Print a table of all tasks; return 1 where one misses a limit."""
     with tempfile.TemporaryDirectory() as folder:
         found = [measure(settings, task, settings.output or Path(folder)) for task in settings.tasks]
-    heads = ["held-out scenes", "pre-trained", "the same, blind", "from scratch", "at least"]
+    heads = ["held-out scenes", "pre-trained", "blind", "from scratch", "limit"]
     print(markdown(heads, [row for row, _ in found]))
     return int(not all(kept for _, kept in found))
 

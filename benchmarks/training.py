@@ -1,17 +1,17 @@
-"""What the training loop costs beside the model: its speed, its memory, and the size of the index.
+"""Measure the overhead of the training loop: its speed, its memory, and the effect of the size of the index.
 
-speed: samples a second of `run_steps`, as `vilbert pretrain` runs it with one loader worker, over those of the bare
-step (forward, backward, clip, optimizer) on the same batches kept in memory. By turns in one run; the ratio is the
-median over turns. Evaluations and checkpoints, whose number is a setting, are left out; journal and progress line are
-in. Both begin from the same parameters.
+speed: samples per second of `run_steps`, as `vilbert pretrain` runs it with one loader worker, divided by those of the
+bare step (forward, backward, clip, optimizer) on the same batches in memory. Both take turns in one run; the ratio is
+the median over turns. Evaluations and checkpoints are not included, because their number is a setting; the journal and
+the progress line are. Both start from the same parameters.
 
-memory: resident memory of the process and its worker after 200 steps and after 2 000 of a small model. What grows for a
-while are oneDNN's programs, 0.6 MB for each new number of rows (`model/linear.py`); it keeps 1024 at most. `--leak 50`
-keeps 50 kB of each step on purpose: the limit must then be missed. Memory comes first, whatever the order asked for:
-growth would hide in what another part has freed and the C library still holds.
+memory: resident memory of the process and its worker after 200 steps and after 2 000 steps of a small model. oneDNN's
+programs grow for a while, by 0.6 MB for each new number of rows (`model/linear.py`); at most 1024 are kept. `--leak 50`
+keeps 50 kB of each step on purpose, to show that the limit is then missed. Memory is always measured first, because
+memory that another part has freed and that the C library still holds would hide growth.
 
-index: time to make a batch from an index of 10 thousand and of 10 million samples, by turns: the order's windows, the
-choice of partners, all that is read. What is read comes from one small data set, by places modulo its size.
+index: time to make a batch from an index of 10 thousand and of 10 million samples, by turns: the windows of the order,
+the choice of partners, and reading. All reads come from one small data set, by position modulo its size.
 """
 
 from __future__ import annotations
@@ -72,29 +72,29 @@ class Settings:
     """What to measure."""
 
     parts: tuple[Part, ...] = ("memory", "speed", "index")
-    """Which figures."""
+    """Parts to measure."""
     model: str = "shapes"
     """The model whose speed is measured: a shipped or published name, or a config.json."""
     batch_size: int = 64
-    """Pairs in a step."""
+    """Pairs per step."""
     threads: int = 2
     """CPU threads."""
     num_workers: int = 1
     """Loader workers."""
     turns: int = 7
-    """How often loop and bare step take turns; one more goes untimed."""
+    """Number of turns of loop and bare step; one more is not timed."""
     steps: int = 12
-    """Steps of a turn, the first three untimed."""
+    """Steps per turn; the first three are not timed."""
     memory_steps: int = 2000
-    """Steps after which memory is read again."""
+    """Step at which memory is measured again."""
     leak: int = 0
     """Kilobytes of each step that the memory part keeps, to see that its limit is missed."""
     samples: int = 512
-    """Samples of the data set that is read."""
+    """Samples of the data set."""
     seed: int = 0
-    """Of everything drawn."""
+    """Random seed."""
     json: bool = False
-    """Print one JSON object in place of the table."""
+    """Print one JSON object instead of the table."""
 
 
 def write_data(folder: Path, shape: SampleShape, settings: Settings) -> list[str]:
@@ -253,7 +253,7 @@ def measure_index(settings: Settings, folder: Path) -> dict[str, Any]:
             taken[samples].append((time.perf_counter() - started) / 128 * 1000)
     small, large = (statistics.median(spent[1:]) for spent in taken.values())
     ratios = [after / before for before, after in zip(*taken.values(), strict=True)][1:]
-    name = "index of 10 thousand and of 10 million samples, ms a batch"
+    name = "index of 10 thousand and of 10 million samples, ms per batch"
     ratio, spread = statistics.median(ratios), (min(ratios), max(ratios))
     return {"figure": name, "from": small, "to": large, "ratio": ratio, "limit": INDEX_LIMIT, "turns": spread}
 
@@ -266,7 +266,7 @@ def missed(row: dict[str, Any]) -> bool:
 
 
 def main(settings: Settings) -> int:
-    """Print the table; return 1 where a limit is missed."""
+    """Print the table; return 1 if a limit is missed."""
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # no threads before the workers fork
     torch.set_num_threads(settings.threads)
     facts = {**conditions(), "threads": str(settings.threads), "workers": str(settings.num_workers)}
@@ -291,7 +291,7 @@ def show(facts: dict[str, str], rows: list[dict[str, Any]], *, as_json: bool) ->
          "" if row["turns"] is None else " to ".join(f"{value:.3f}" for value in row["turns"])]
         for row in rows
     ]  # fmt: skip
-    print(markdown(["figure", *forms, "over turns"], shown))
+    print(markdown(["measure", *forms, "range over turns"], shown))
     return int(bool(failed))
 
 

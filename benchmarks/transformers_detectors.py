@@ -1,8 +1,9 @@
-"""What does the feature of each box cost? `--detector transformers` and `vit` beside the library's own pass, images/s.
+"""Measure the cost of box features: `--detector transformers` and `vit`, compared with the library's own pass.
 
-The library's pass is its image processor, the model's forward and its post-processing: boxes, labels and scores, no
-features. Ours gives the same boxes with their features, selected and in the arrays that are stored. Both on the same
-weights and images, turn by turn in one run, medians. Models have the sizes of published ones and random weights.
+The library's pass is its image processor, the model's forward and its post-processing: boxes, labels and scores without
+features. Ours returns the same boxes with their features, selected and in the arrays that are stored. Both use the same
+weights and images and take turns in one run; the table has medians in images per second. Models have the sizes of
+published ones and random weights.
 """
 
 from __future__ import annotations
@@ -31,15 +32,15 @@ class Settings:
     models: tuple[Literal["rt_detr_v2", "d_fine", "yolos", "dinov2"], ...] = ("rt_detr_v2", "d_fine", "yolos", "dinov2")
     """Families, in the sizes of rtdetr_v2_r50vd, dfine-large, yolos-small and dinov2-small."""
     images: int = 4
-    """Photographs of 640 x 480 pixels, a batch."""
+    """Photographs of 640 x 480 pixels per batch."""
     rounds: int = 3
-    """Turns."""
+    """Number of turns."""
     device: Literal["cpu", "cuda"] = "cuda" if torch.cuda.is_available() else "cpu"
     """Where the models run."""
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
-    """Of our pass; the library's is float32."""
+    """Precision of our pass; the library's is float32."""
     threads: int = 1
-    """Of torch, on a CPU."""
+    """Threads of torch on a CPU."""
     json: bool = False
     """Print JSON."""
 

@@ -1,7 +1,7 @@
-"""What it costs to compare shards with their records: alone, when one is opened, and as a share of an epoch of reading.
+"""Measure the cost of comparing shards with their records: hashing alone, opening a shard, and an epoch.
 
-Samples have the published sizes (36 regions of 2048 features). An epoch here only reads the samples, each once in the
-order of training; a training step takes many times longer, so its share of a real epoch is smaller.
+Samples have the published sizes (36 regions of 2048 features). Here an epoch only reads the samples, each once in the
+order of training. A training step takes much longer, so the share of a real epoch is smaller.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ class Settings:
     samples: int = 2000
     """Samples of the data set."""
     shard_size: int = 500
-    """Samples a shard."""
+    """Samples per shard."""
     repeats: int = 3
-    """Times that each way is measured; the fastest counts, as other work on the machine only slows it down."""
+    """Measurements of each method; the fastest counts, because other work on the machine can only slow it down."""
     seed: int = 0
-    """Decides what is in the samples."""
+    """Seed of the samples."""
 
 
 def fastest(act: Callable[[], object], repeats: int) -> float:
@@ -97,8 +97,8 @@ def main(settings: Settings) -> int:
                     f"{(compared - plain) / settings.samples * 1e6:,.0f}",
                 ]
             )
-    head = ["storage", "MB a shard", "GB/s hashed", "ms to open, structure alone", "ms to open, compared"]
-    head += ["samples/s read", "samples/s read and compared", "µs a sample, first epoch only"]
+    head = ["storage", "MB per shard", "GB/s hashed", "ms to open, structure only", "ms to open, with SHA-256"]
+    head += ["samples/s read", "samples/s read, with SHA-256", "µs of SHA-256 per sample, first epoch only"]
     print(markdown(head, rows))
     return 0
 
