@@ -1,1 +1,1 @@
-"""What to process: readers of the published file formats, and the manifest they become."""
+"""The manifest of images to process, and readers of the published file formats."""

@@ -1,4 +1,4 @@
-"""Files that are either whole or not there, whenever the machine stops."""
+"""Files that are either complete or absent, even after a power failure."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ def temporary_name(path: Path) -> Path:
 
 
 def publish(temporary: Path, path: Path) -> None:
-    """Make a finished temporary file durable, then give it its name."""
+    """Flush a finished temporary file to disk, then rename it to its final name."""
     _sync(temporary)
     temporary.replace(path)
     _sync(path.parent)

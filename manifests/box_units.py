@@ -1,7 +1,7 @@
-"""The unit of given boxes: pixels, or fractions of the image that `--box-format` says to be such.
+"""The unit of given boxes: pixels, or fractions of the image as stated by `--box-format`.
 
-Boxes as fractions, read as pixels, all lie in the first pixel of the image; every region would then have the same
-features. So a source whose boxes all lie within 0..1 is refused unless `--box-format` says what they are.
+Fractions that are read as pixels all lie in the first pixel of the image, so every region would have the same features.
+Therefore a source whose boxes all lie within 0..1 is refused unless `--box-format` states their unit.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _FORMATS = ("BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")
 
 
 def refuse_fractions(where: str, images: int) -> NoReturn:
-    """Raise ManifestError for boxes that are fractions and were not said to be."""
+    """Raise ManifestError for boxes that are fractions although `--box-format` does not say so."""
     raise ManifestError(
         f"{where}: the boxes of all {images:,} images lie within 0..1, so they are fractions of the image, not "
         "pixels, and extraction would fail with bad_boxes; set their format with --box-format xyxy-normalized, "
@@ -37,12 +37,13 @@ def boxes_in_pixels(
     *,
     only: Container[str] | None = None,
 ) -> Iterator[ImageRecord]:
-    """Yield the records with boxes in pixels, clipped to their image where they lie up to a pixel outside.
+    """Yield the records with boxes in pixels; boxes that lie up to a pixel outside their image are clipped.
 
-    only: ids of the images whose boxes are of this source; other records stay as they are, because their own source
-    has converted their boxes already. None for all.
-    form: as the user named it; None for pixels. Then ManifestError at the end where all boxes are fractions, and a
-    count of the images whose boxes are. ManifestError also if boxes are fractions and an image size is unknown.
+    only: ids of the images whose boxes come from this source. Other records are not changed, because their own source
+    has already converted their boxes. None for all.
+    form: the format that the user stated; None for pixels. With None, images with boxes that are fractions are counted,
+    and ManifestError is raised at the end if all boxes are. ManifestError is also raised if boxes are fractions and the
+    size of an image is unknown.
     """
     with_boxes = within = fractions = 0
     reader = ImageReader()
@@ -81,7 +82,7 @@ def _in_pixels(record: ImageRecord, where: str, report: Report, form: BoxFormat,
 
 
 def image_size(uri: str, reader: ImageReader) -> tuple[int, int] | None:
-    """Return (width, height) of a local image as stored, from its header; None where it cannot be read."""
+    """Return (width, height) of a local image as stored, from its header; None if it cannot be read."""
     from PIL import Image
 
     try:

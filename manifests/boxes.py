@@ -1,4 +1,4 @@
-"""Given boxes: four finite numbers with an area, in one of the usual forms; in a manifest always xyxy in pixels."""
+"""Given boxes: four finite numbers with a positive area, in one of the usual formats; in a manifest, xyxy in pixels."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from vilbert.manifests.record import Box, ImageRecord
 from vilbert.manifests.report import Report
 
 BoxFormat = Literal["xyxy", "xywh", "cxcywh", "xyxy-normalized", "xywh-normalized", "cxcywh-normalized"]
-"""Two corners; a corner and the size; the centre and the size: in pixels, or as fractions of the image's size."""
+"""Two corners, a corner and the size, or the centre and the size; in pixels or as fractions of the image size."""
 
 
 def parse_boxes(values: object, where: str, report: Report, form: BoxFormat = "xyxy") -> tuple[Box, ...]:
-    """Return the boxes in a list as corners, in the unit that they are written in; count what is no box."""
+    """Return the boxes in a list as corners, in their own unit; count entries that are not boxes."""
     if not isinstance(values, Sequence) or isinstance(values, str):
         report.count("bad-box", f"{where}: {values!r:.80}")
         return ()
@@ -28,9 +28,9 @@ def parse_boxes(values: object, where: str, report: Report, form: BoxFormat = "x
 
 
 def parse_box(value: object, form: BoxFormat = "xyxy") -> Box | None:
-    """Return a box as corners, or None where it is not four finite numbers with x1 < x2 and y1 < y2.
+    """Return a box as corners, or None if it is not four finite numbers with x1 < x2 and y1 < y2.
 
-    Of a normalized form also None where the numbers cannot be fractions of the image.
+    For a normalized form, also None if the numbers cannot be fractions of the image.
     """
     if not isinstance(value, list | tuple) or len(value) != 4:
         return None
@@ -50,7 +50,7 @@ def parse_box(value: object, form: BoxFormat = "xyxy") -> Box | None:
 
 
 def is_normalized(form: BoxFormat) -> bool:
-    """Say whether boxes of this form are fractions of the image's width and height."""
+    """Return whether boxes of this form are fractions of the image's width and height."""
     return form.endswith("-normalized")
 
 
@@ -65,25 +65,25 @@ def _corners(box: Box, form: BoxFormat) -> Box:
 
 
 def within_unit(boxes: Iterable[Box]) -> bool:
-    """Say whether all boxes lie within 0..1, as fractions of an image do; in pixels none would be larger than one."""
+    """Return whether all boxes lie within 0..1, as fractions of an image do."""
     return all(x1 >= 0 and y1 >= 0 and x2 <= 1 and y2 <= 1 for x1, y1, x2, y2 in boxes)
 
 
 def are_fractions(boxes: Iterable[Box]) -> bool:
-    """Say whether boxes within 0..1 have a corner that is none of the unit square's, as `[0, 0, 1, 1]` has not."""
+    """Return whether boxes within 0..1 have a corner that is not one of the unit square's (unlike `[0, 0, 1, 1]`)."""
     return any(number not in (0.0, 1.0) for box in boxes for number in box)
 
 
 def scale_boxes(boxes: Iterable[Box], width: int, height: int) -> tuple[Box, ...]:
-    """Return boxes that are fractions of an image's size in its pixels."""
+    """Convert boxes from fractions of the image size to pixels."""
     return tuple((x1 * width, y1 * height, x2 * width, y2 * height) for x1, y1, x2, y2 in boxes)
 
 
 def fit_boxes(record: ImageRecord, report: Report) -> ImageRecord:
-    """Return the record with boxes clipped to its image where they lie outside by no more than a pixel.
+    """Return the record with its boxes clipped to the image if they lie at most one pixel outside.
 
-    Published annotations are rounded so. What lies further out stays as it is and is counted: xywh read as xyxy, or the
-    boxes of another size of the image. Where the size is not known, nothing is done.
+    Published annotations are rounded like this. Boxes further outside are kept and counted: they are xywh read as xyxy,
+    or boxes for another size of the image. If the size of the image is unknown, nothing is changed.
     """
     width, height = record.width, record.height
     if record.boxes_xyxy is None or width is None or height is None:

@@ -1,4 +1,4 @@
-"""The command `vilbert manifest`: sources in any published format become one manifest and a report of what was met."""
+"""The command `vilbert manifest`: convert sources in any published format to one manifest and a report."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 def build_manifest(settings: ManifestSettings) -> int:
     """Write the manifest and its report, log a summary, and return 0.
 
-    Raises ManifestError, and leaves no manifest behind, where a source cannot be read as asked.
+    If a source cannot be read with these settings, raises ManifestError and leaves no manifest behind.
     """
     output = settings.output
     if output.exists() and not settings.overwrite:
@@ -61,7 +61,7 @@ def build_manifest(settings: ManifestSettings) -> int:
 
 
 def report_path(output: Path) -> Path:
-    """Return where the report of a manifest is."""
+    """Return the path of a manifest's report."""
     return output.with_suffix(".report.json")
 
 

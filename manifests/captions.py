@@ -1,4 +1,4 @@
-"""Captions as published, but for white space at either end; what is not a text is counted and never becomes one."""
+"""Captions as published, without white space at either end; values that are not strings are counted, not converted."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from vilbert.manifests.report import Report
 
 
 def image_captions(values: Sequence[object], where: str, report: Report) -> tuple[str, ...]:
-    """Return the captions among the values that a source gives for an image.
+    """Return the captions among the values that a source has for an image.
 
-    Counts the image as `no-caption` where it has no value but null, and the values as `clean_captions` does.
+    Counts the image as `no-caption` if all its values are null, and counts the values as `clean_captions` does.
     """
     if all(value is None for value in values):
         report.count("no-caption", where)
@@ -19,10 +19,10 @@ def image_captions(values: Sequence[object], where: str, report: Report) -> tupl
 
 
 def clean_captions(values: Iterable[object], where: str, report: Report) -> tuple[str, ...]:
-    """Return the captions that show something.
+    """Return the captions that have visible text.
 
-    Counts null and blank ones (`empty-caption`), values that are no text (`bad-caption`: NaN, numbers, lists, objects),
-    and captions with characters that UTF-8 cannot hold (`replaced-characters`).
+    Counts null and blank captions (`empty-caption`), values that are not strings (`bad-caption`: NaN, numbers, lists,
+    objects), and captions with characters that UTF-8 cannot encode (`replaced-characters`).
     """
     captions = []
     for value in values:
@@ -40,10 +40,10 @@ def clean_captions(values: Iterable[object], where: str, report: Report) -> tupl
 
 
 def is_blank(text: str) -> bool:
-    """Say whether nothing of a text is visible: white space, control characters, zero-width characters, or nothing."""
+    """Return whether a text is empty or has only white space, control characters and zero-width characters."""
     return not any(character.isprintable() and not character.isspace() for character in text)
 
 
 def storable(text: str) -> str:
-    r"""Return text with U+FFFD for lone surrogates, which JSON escapes such as `\ud83d` make and UTF-8 cannot hold."""
+    r"""Replace lone surrogates, which come from JSON escapes such as `\ud83d` and cannot be encoded, by U+FFFD."""
     return text if text.isascii() else text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")

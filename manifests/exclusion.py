@@ -1,7 +1,7 @@
-"""Images to leave out, such as another task's test set: the same COCO photographs are in many data sets.
+"""Images to exclude, such as another task's test set: many data sets contain the same COCO photographs.
 
-12-in-1 (Lu et al. 2020) drops from training whatever another task tests on, by `coco_test_ids.npy`; such a list is read
-as it is, as a JSON list, or as text with one id a line.
+12-in-1 (Lu et al. 2020) excludes the test images of all tasks from training, by `coco_test_ids.npy`. Such a .npy file,
+a JSON list, and text with one id per line can be read.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from vilbert.untrusted.documents import read_json
 
 
 def read_ids(path: Path) -> set[str]:
-    """Return the ids in a .npy, JSON or text file; numbers become their digits."""
+    """Return the ids in a .npy, JSON or text file; numbers are converted to their digits."""
     try:
         if path.suffix.lower() == ".npy":
             return set(map(_id_text, _read_npy(path)))
@@ -34,7 +34,7 @@ def read_ids(path: Path) -> set[str]:
 
 
 def _read_npy(path: Path) -> list[object]:
-    """Return the values of an array; raise ValueError where the file is no array of plain values."""
+    """Return the values of an array; raise ValueError if the file is not an array of plain values."""
     array = read_npy(path)
     if array.dtype.kind not in "iufUS":
         raise ValueError("expected an array of numbers or texts")
@@ -43,7 +43,7 @@ def _read_npy(path: Path) -> list[object]:
 
 
 def _id_text(value: object) -> str:
-    """Return an id as text; a fraction without a remainder is the whole number that NumPy or pandas made it from."""
+    """Return an id as text; a float without a fractional part, as NumPy or pandas makes it, becomes an integer."""
     if isinstance(value, bytes):
         value = value.decode("utf-8")
     if isinstance(value, float) and value.is_integer():
@@ -54,7 +54,7 @@ def _id_text(value: object) -> str:
 
 
 class Exclusion:
-    """The ids to leave out, and which of them were met."""
+    """The ids to exclude, and which of them occurred."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -62,7 +62,7 @@ class Exclusion:
         self._met: set[str] = set()
 
     def filter(self, records: Iterator[ImageRecord], report: Report) -> Iterator[ImageRecord]:
-        """Yield the records whose id is not on the list; count the others."""
+        """Yield the records whose id is not in the list; count the others."""
         for record in records:
             if record.image_id in self._ids:
                 self._met.add(record.image_id)
@@ -71,6 +71,6 @@ class Exclusion:
                 yield record
 
     def count_unmet(self, report: Report) -> None:
-        """Count the ids that no record had: another spelling of ids would leave the leak open."""
+        """Count the ids that no record had: if ids are spelled differently, nothing would be excluded."""
         for image_id in sorted(self._ids - self._met):
             report.count("unmatched-exclusion", f"{self.path}: {image_id}")

@@ -1,8 +1,8 @@
-"""Boxes that are given instead of detected, joined to records by image id.
+"""Given boxes, used instead of detected ones, joined to records by image id.
 
-From JSONL, `{"image_id": …, "boxes": [[x1, y1, x2, y2], …]}` (lines of one image add up), from a COCO instances file or
-COCO detection results (a list of the same objects), whose `bbox` is x, y, width, height, or from a folder of YOLO or
-Pascal VOC files, one per image. They are held in memory: 32 bytes a box and some 200 an image.
+They come from JSONL, `{"image_id": …, "boxes": [[x1, y1, x2, y2], …]}` (an image may have several lines), from a COCO
+instances file or COCO detection results (a list of the same objects), whose `bbox` is x, y, width, height, or from a
+folder of YOLO or Pascal VOC files, one per image. They are kept in memory: 32 bytes per box and about 200 per image.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ _HEAD = 1 << 20
 
 
 class GivenBoxes:
-    """Boxes by image id, and which of them found their image."""
+    """Boxes by image id, and which images were found."""
 
     def __init__(self, path: Path, report: Report, form: BoxFormat | None = None, *, min_score: float = 0.0) -> None:
         """Read the boxes of a file or folder.
 
-        form: how they are written; None for the format's own (xyxy in JSONL and VOC, xywh in COCO, cxcywh-normalized in
-        YOLO), and then ManifestError where all boxes lie within 0..1 but YOLO's.
-        min_score: boxes with a lower score are counted and left out, where the format has scores.
+        form: format of the boxes; None for the usual one (xyxy in JSONL and VOC, xywh in COCO, cxcywh-normalized in
+        YOLO). With None, ManifestError is raised if all boxes of a format other than YOLO lie within 0..1.
+        min_score: if the format has scores, boxes with a lower score are counted and excluded.
         """
         self.path = path
         self._by_name = path.is_dir()
@@ -55,7 +55,7 @@ class GivenBoxes:
             refuse_fractions(f"--given-boxes {path}", len(images))
 
     def join(self, records: Iterator[ImageRecord], report: Report) -> Iterator[ImageRecord]:
-        """Yield the records with their boxes; count those without, and boxes outside their image."""
+        """Yield the records with their boxes; count records without boxes, and boxes outside their image."""
         joined, where = self._joined(records, report), f"--given-boxes {self.path}"
         return boxes_in_pixels(joined, where, report, self._form, only=self._joined_ids)
 
@@ -74,7 +74,7 @@ class GivenBoxes:
             yield record._replace(boxes_xyxy=tuple(_boxes(numbers)))
 
     def count_unmet(self, report: Report) -> None:
-        """Count the images whose boxes no record took."""
+        """Count the images with boxes that no record has."""
         for image_id in self._boxes.keys() - self._met:
             report.count("boxes-without-image", f"{self.path}: image_id {image_id}")
 
@@ -82,7 +82,7 @@ class GivenBoxes:
 def _read(
     path: Path, report: Report, form: BoxFormat | None, min_score: float
 ) -> tuple[BoxFormat | None, Iterator[tuple[str, tuple[Box, ...]]]]:
-    """Return how boxes are written, None for the usual way in pixels, and (image id, boxes) of a file or folder."""
+    """Return the format of the boxes (None: the usual one, in pixels) and (image id, boxes) of a file or folder."""
     if path.is_dir():
         if annotation_suffix(path) == ".txt":
             form = form or yolo.FORM
@@ -100,7 +100,7 @@ def _boxes(numbers: array[float]) -> Iterator[Box]:
 
 
 def is_jsonl(path: Path) -> bool:
-    """Say whether a file's first line alone is a JSON object with boxes."""
+    """Return whether the first line of a file is a JSON object with boxes."""
     try:
         with open(path, encoding="utf-8-sig", opener=open_regular) as file:
             first = parse_json(file.readline(_HEAD), allow_surrogates=True, allow_nan=True)

@@ -1,4 +1,4 @@
-"""`vilbert manifest --group-by-split`: the rows of each split one after the other."""
+"""`vilbert manifest --group-by-split`: order the rows of a manifest by split."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from vilbert.manifests.manifest import Manifest, ManifestWriter
 from vilbert.manifests.record import ManifestError
 
 MOST_SPLITS = 1000
-"""Splits, at most: a group of rows is read once for each split in it."""
+"""Maximum number of splits: a row group is read once for each split in it."""
 
 
 def group_by_split(manifest: Manifest, path: Path, *, orientation: bool) -> Manifest:
     """Write the rows of a manifest to another file, splits in the order of their names, and return that manifest.
 
-    The rows of a split keep their order. Memory depends on the rows of one group (`manifest.ROWS_PER_GROUP`).
+    The rows of a split keep their order. Memory depends on the size of a row group (`manifest.ROWS_PER_GROUP`).
 
     Raises:
         ManifestError: There are more than `MOST_SPLITS` splits.

@@ -1,7 +1,7 @@
-"""Which images are held out of training: a pure function of the image's id and a seed.
+"""Selection of images that are held out of training: a pure function of the image's id and a seed.
 
-The same image is held out wherever it occurs, in every data set, process and restart. `vilbert manifest --hold-out` and
-`vilbert pretrain` choose alike for the same share and seed.
+The same image is held out in every data set and process, and after every restart. `vilbert manifest --hold-out` and
+`vilbert pretrain` select the same images for the same fraction and seed.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _KEYS = 1 << 64
 
 
 def hold_out_key(image_id: str, seed: int) -> int:
-    """Return an image's place in the order of holding out: the first 8 bytes of sha256(SEED, a zero byte, ID)."""
+    """Return the key by which images are selected: the first 8 bytes of sha256(SEED, a zero byte, ID)."""
     text = storable(f"{seed}\0{image_id}")
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big")
 
@@ -28,29 +28,29 @@ class HoldOut(NamedTuple):
     """The images whose key is below a limit."""
 
     seed: int
-    """Makes another choice of as many images."""
+    """Another seed selects other images."""
     limit: int
-    """Of 2**64 keys, those below it are held out."""
+    """Images with a key below it, of 2**64 possible keys, are held out."""
 
     @classmethod
     def of_share(cls, share: float, seed: int) -> HoldOut:
-        """Return the choice of a share in (0, 1) of all images."""
+        """Return the selection of a fraction in (0, 1) of all images."""
         return cls(seed=seed, limit=round(share * _KEYS))
 
     def takes(self, image_id: str) -> bool:
-        """Say whether an image is held out."""
+        """Return whether an image is held out."""
         return hold_out_key(image_id, self.seed) < self.limit
 
 
 class HeldOutRows:
-    """Gives rows without a split, and those of `train`, the split `val` or `train`."""
+    """Assigns `val` or `train` to rows without a split and to rows of `train`."""
 
     def __init__(self, share: float, seed: int) -> None:
         self._choice = HoldOut.of_share(share, seed)
         self.rows: Counter[str] = Counter()
-        """Rows by split, of those that were chosen from."""
+        """Number of rows by assigned split."""
         self.others: Counter[str] = Counter()
-        """Rows by the split that their source names, which they keep."""
+        """Number of rows that keep the split of their source, by split."""
 
     def split(self, records: Iterator[ImageRecord]) -> Iterator[ImageRecord]:
         """Yield the records with their split."""
@@ -64,7 +64,7 @@ class HeldOutRows:
             yield record if record.split == split else record._replace(split=split)
 
     def summary(self) -> str:
-        """Return what was held out, for a person; ManifestError where there was nothing to choose from."""
+        """Return a message about what was held out; raise ManifestError if no row could be selected."""
         others = ", ".join(f"{count:,} of {split!r}" for split, count in sorted(self.others.items()))
         if not self.rows:
             raise ManifestError(

@@ -1,14 +1,14 @@
-"""The manifest file: Parquet, one row an image, written and read in a stream, named by the hash of its rows.
+"""The manifest file: Parquet with one row per image, written and read as a stream, identified by a hash of its rows.
 
-The content hash depends on the rows alone, so compression, row groups and Parquet versions may change without it. It is
-the sha256 of blocks of 32 768 rows, the last one shorter; of a block, its columns in order; of a column, the number of
-its values (8 bytes), a byte 1 or 0 a value for there or null, and then: of numbers, the values; of strings, their
-lengths in bytes (4 bytes each) and their UTF-8; of lists, their lengths and the items as a column. Numbers are
-little-endian, and a null counts as 0 or as empty. With the format number it stands in the Parquet footer.
+The content hash depends on the rows only, so compression, row groups and Parquet versions do not affect it. It is the
+sha256 of blocks of 32 768 rows; the last block may be shorter. A block is its columns in order. A column is the number
+of its values (8 bytes), a byte per value (1 for a value, 0 for null), and then: for numbers, the values; for strings,
+their lengths in bytes (4 bytes each) and their UTF-8; for lists, their lengths and the items as a column. Numbers are
+little-endian, and a null counts as 0 or as empty. The hash and the format number are stored in the Parquet footer.
 
-The last column, `exif_orientation`, is there only in manifests with a source whose images may be read as stored (COCO,
-Visual Genome). It is hashed, as numbers of one byte, in the blocks that have such a row: if there is none, the hash
-is as without the column.
+The last column, `exif_orientation`, exists only in manifests with a source whose images may be read as stored (COCO,
+Visual Genome). It is hashed, as numbers of one byte, in the blocks that have such a row. Without such a row, the hash
+is the same as without the column.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ FORMAT = 1
 ROWS_PER_GROUP = 32_768  # part of the format; some 6 MB to read for a shard, 3 000 groups for 100 million rows
 COLUMNS = ("image_id", "uri", "captions", "split", "boxes", "sha256", "width", "height")
 ORIENTATION = "exif_orientation"
-"""Column that a manifest may have behind the others: false where an image is decoded as stored."""
+"""Optional last column of a manifest: false if an image is decoded as stored."""
 
 
 def schema(*, orientation: bool = False) -> Any:
-    """Return the manifest's pyarrow schema, with the column of orientation or without."""
+    """Return the manifest's pyarrow schema, with or without the column of orientation."""
     import pyarrow as pa
 
     types = (
@@ -59,7 +59,7 @@ def schema(*, orientation: bool = False) -> Any:
 def columns_of(records: Sequence[ImageRecord]) -> list[Any]:
     """Return the records as pyarrow arrays, the column of orientation last.
 
-    Raises ManifestError where a text is not Unicode.
+    Raises ManifestError if a text is not valid Unicode.
     """
     import pyarrow as pa
 
@@ -72,7 +72,7 @@ def columns_of(records: Sequence[ImageRecord]) -> list[Any]:
 
 
 def hash_block(sha256: Any, columns: Sequence[Any]) -> None:
-    """Add a block of `columns_of` to a running sha256; orientation only where an image keeps its stored pixels."""
+    """Add a block of `columns_of` to a running sha256; orientation only if an image keeps its stored pixels."""
     for column in columns[: len(COLUMNS)]:
         hash_column(sha256, column)
     if columns[-1].false_count:
@@ -80,7 +80,7 @@ def hash_block(sha256: Any, columns: Sequence[Any]) -> None:
 
 
 def hash_column(sha256: Any, column: Any) -> None:
-    """Add a pyarrow array to a running sha256, as the head of this file says."""
+    """Add a pyarrow array to a running sha256, as described at the head of this file."""
     import numpy as np
     import pyarrow as pa
     import pyarrow.compute as pc
@@ -101,7 +101,7 @@ def hash_column(sha256: Any, column: Any) -> None:
 
 
 def content_hash(records: Sequence[ImageRecord]) -> str:
-    """Return the hash that a manifest of these records has."""
+    """Return the content hash of a manifest with these records."""
     sha256 = hashlib.sha256()
     for start in range(0, len(records), ROWS_PER_GROUP):
         hash_block(sha256, columns_of(records[start : start + ROWS_PER_GROUP]))
@@ -109,9 +109,9 @@ def content_hash(records: Sequence[ImageRecord]) -> str:
 
 
 class ManifestWriter:
-    """Stream records into a manifest; leaving the `with` block without `commit` leaves no file behind.
+    """Writes records to a manifest as a stream. If the `with` block is left without `commit`, no file remains.
 
-    orientation: write the column of orientation; without it no record may keep its stored pixels.
+    orientation: write the column of orientation; without it, no record may keep its stored pixels.
     """
 
     def __init__(self, path: str | os.PathLike[str], *, orientation: bool = False) -> None:
@@ -154,7 +154,7 @@ class ManifestWriter:
         self.rows += len(records)
 
     def commit(self) -> Manifest:
-        """Write what is left and the footer, publish the file under its name, and open it."""
+        """Write the remaining rows and the footer, rename the file to its final name, and open it."""
         if self._pending:
             self._write_group(self._pending)
             self._pending = []
@@ -167,18 +167,18 @@ class ManifestWriter:
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
-    """A manifest on disk. Holds its row counts only, so every worker may open it and any of them be sent to another."""
+    """A manifest on disk. It holds row counts only, so it is cheap to open and to send to workers."""
 
     path: Path
     rows: int
     hash: str
     """Content hash, 64 hex digits."""
     group_starts: tuple[int, ...]
-    """First row of every Parquet row group, and the number of rows at the end."""
+    """First row of every Parquet row group, followed by the number of rows."""
 
     @classmethod
     def open(cls, path: str | os.PathLike[str]) -> Manifest:
-        """Read a manifest's footer; raise ManifestError where the file is not a manifest of this format."""
+        """Read a manifest's footer; raise ManifestError if the file is not a manifest of this format."""
         import pyarrow as pa
         import pyarrow.parquet as pq
 
@@ -212,7 +212,7 @@ class Manifest:
         return cls(path=path, rows=sum(groups), hash=digest.decode(), group_starts=starts)
 
     def read(self, start: int, stop: int) -> list[ImageRecord]:
-        """Return rows [start, stop), reading only the row groups that hold them; raise IndexError outside [0, rows]."""
+        """Return rows [start, stop), reading only their row groups; raise IndexError outside [0, rows]."""
         if not 0 <= start <= stop <= self.rows:
             raise IndexError(f"rows [{start}, {stop}) of {self.path}, which has {self.rows}")
         groups = [i for i, (a, b) in enumerate(self._groups()) if a < stop and start < b]
@@ -245,7 +245,7 @@ class Manifest:
         ]
 
     def values(self, column: str, rows: NDArray[np.int64]) -> Iterator[tuple[int, Any]]:
-        """Yield (row, value) of one column at ascending row numbers, reading only that column of the groups needed."""
+        """Yield (row, value) of one column at ascending row numbers, reading only the row groups that are needed."""
         for i, (start, stop) in enumerate(self._groups()):
             wanted = rows[rows.searchsorted(start) : rows.searchsorted(stop)]
             if len(wanted):

@@ -1,4 +1,4 @@
-"""Rows one after the other that name the same image: they become one row with all their captions."""
+"""Merge consecutive rows of the same image into one row with all captions."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from vilbert.manifests.report import Report
 
 
 def merge_rows(rows: Iterable[tuple[str, ImageRecord]], report: Report) -> Iterator[tuple[str, ImageRecord]]:
-    """Yield (place, record) with the captions of rows that follow a row of the same image: all but the captions alike.
+    """Yield (place, record); consecutive rows that differ only in their captions are merged.
 
-    Many tables list an image once for each of its captions. Rows of one id that lie apart, and repeated ones that are
-    alike in everything, are left as they are.
+    Many tables list an image once per caption. Rows of the same id that are not consecutive, and rows that are equal in
+    every field, are not merged.
     """
     last: tuple[str, ImageRecord] | None = None
     for where, record in rows:

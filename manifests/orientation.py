@@ -1,8 +1,8 @@
-"""Which images are decoded as stored, whatever their EXIF orientation says.
+"""Selection of images that are decoded as stored, whatever their EXIF orientation is.
 
-Annotations and published features of COCO, Visual Genome and Flickr30k (Karpathy's files) refer to stored pixels: an
-image that is turned no longer fits its boxes. The readers of their annotation files say so for every image; of other
-sources those images are recognised that have the name which COCO or Visual Genome gave them.
+Annotations and published features of COCO, Visual Genome and Flickr30k (Karpathy's files) refer to stored pixels; a
+rotated image would not match its boxes. The readers of these annotation files select every image. In other sources,
+images are recognised by the file names of COCO and Visual Genome.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ _PUBLISHED = re.compile(
 
 
 def has_published_name(uri: str) -> bool:
-    """Say whether an image has the name of one of COCO's or Visual Genome's, whose annotations are of stored pixels."""
+    """Return whether an image has a file name of COCO or Visual Genome, whose annotations refer to stored pixels."""
     return _PUBLISHED.search(uri) is not None
 
 
 def may_keep_stored_pixels(choice: Choice, kinds: Iterable[Kind]) -> bool:
-    """Say whether a manifest of sources of these kinds may have rows that keep their stored pixels."""
+    """Return whether a manifest of sources of these kinds may have rows that keep their stored pixels."""
     return choice == "ignore" or (choice == "auto" and any(kind in (*ANNOTATED, *BY_NAME) for kind in kinds))
 
 
@@ -45,7 +45,7 @@ class Orientation:
         """Rows that keep their stored pixels."""
 
     def set(self, records: Iterator[ImageRecord], kind: Kind) -> Iterator[ImageRecord]:
-        """Return the records of a source of this kind with their orientation; a table may say it itself."""
+        """Return the records of a source of this kind with their orientation, which a table may state itself."""
         if self._choice == "ignore" or (self._choice == "auto" and kind in ANNOTATED):
             return self._set(records, lambda record: False)
         if kind not in BY_NAME:
@@ -55,7 +55,7 @@ class Orientation:
         return self._set(records, lambda record: record.exif_orientation and not has_published_name(record.uri))
 
     def log_rows(self) -> None:
-        """Say how many rows keep their stored pixels, where some do."""
+        """Log how many rows keep their stored pixels, if any do."""
         if self.stored:
             log.info(
                 "%s rows keep their stored orientation, which the annotations of COCO and Visual Genome refer to "

@@ -1,4 +1,4 @@
-"""Opening files that may turn out to be pipes or devices, which keep their reader waiting for ever."""
+"""Open files that may be pipes or devices, which would block their reader forever."""
 
 from __future__ import annotations
 
@@ -17,5 +17,5 @@ def open_regular(path: str, flags: int) -> int:
 
 
 def require_regular(path: str | os.PathLike[str]) -> None:
-    """Raise OSError where a path is not that of a regular file, for readers of libraries that open it themselves."""
+    """Raise OSError if a path is not a regular file, for libraries that open the file themselves."""
     os.close(open_regular(os.fspath(path), os.O_RDONLY | os.O_CLOEXEC))

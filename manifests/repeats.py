@@ -1,4 +1,4 @@
-"""Which values of a long column occur again, in little memory: 8 bytes a row on disk, some of them at a time in memory.
+"""Find repeated values of a long column in little memory: 8 bytes per row on disk, of which a part is in memory.
 
 Equal values have equal hashes, so only rows whose 64-bit hash occurs twice can repeat a value; those few are then
 compared in full.
@@ -23,7 +23,7 @@ _HASHES_AT_A_TIME = 1 << 24  # 128 MB
 
 
 class Repeats:
-    """The hashes of one column's values, in the order of its rows, in a temporary file of `folder`."""
+    """The hashes of one column's values, in row order, in a temporary file in `folder`."""
 
     def __init__(self, folder: Path) -> None:
         self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115  closed by __exit__
@@ -51,7 +51,7 @@ class Repeats:
             yield chunk
 
     def repeated(self) -> NDArray[np.int64]:
-        """Return the hashes that occur more than once, sorted, one entry for every further occurrence."""
+        """Return the hashes that occur more than once, sorted, with one entry per repetition."""
         import numpy as np
 
         parts = -(-self._count // _HASHES_AT_A_TIME) or 1
@@ -64,7 +64,7 @@ class Repeats:
         return np.sort(np.concatenate(found))
 
     def rows(self, hashes: NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:
-        """Yield, in ascending parts, the numbers of the rows whose hash is one of these (sorted)."""
+        """Yield the numbers of the rows whose hash is one of these (sorted), in ascending parts."""
         import numpy as np
 
         start = 0

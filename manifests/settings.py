@@ -20,7 +20,7 @@ class ManifestSettings:
     """Conceptual Captions TSV, img2dataset folder, COCO captions or Karpathy JSON, folder of images (with caption files
     or metadata), and tables of images: CSV, TSV, JSONL, JSON array, Parquet."""
     output: Path
-    """The manifest to write (.parquet); the report goes beside it (.report.json)."""
+    """The manifest to write (.parquet); the report is written beside it (.report.json)."""
     kind: Kind | None = None
     """Format of the sources; default: detected from their content."""
     images: Path | None = None

@@ -31,7 +31,7 @@ _WITH_COLUMNS = ("csv", "jsonl", "json", "parquet", "folder")
 
 
 def source_kinds(settings: ManifestSettings) -> list[tuple[Path, Kind]]:
-    """Return every source with its kind; raise ManifestError for the first that is not there or not known."""
+    """Return every source with its kind; raise ManifestError for the first that does not exist or is not recognised."""
     for path in settings.sources:
         if not path.exists():
             raise ManifestError(f"{path}: no such file or folder")
@@ -65,7 +65,7 @@ def column_names(settings: ManifestSettings) -> ColumnNames:
 def read_source(
     path: Path, kind: Kind, settings: ManifestSettings, images: ImageRoot | None, report: Report
 ) -> Iterator[ImageRecord]:
-    """Return the records of one source, as its reader gives them."""
+    """Return the records of one source from its reader."""
     split, check_files, columns = settings.split, settings.check_files, column_names(settings)
     incomplete = settings.incomplete_shards == "read"
     match kind:
@@ -88,7 +88,7 @@ def read_source(
 
 
 def read_batches(settings: ManifestSettings, report: Report) -> Iterator[list[ImageRecord]]:
-    """Yield all rows of all sources in batches; a source that is not there or not known is raised before the first."""
+    """Yield all rows of all sources in batches; before that, raise ManifestError for unknown or missing sources."""
     kinds = source_kinds(settings)
     images = ImageRoot(settings.images, check_files=settings.check_files) if settings.images else None
     exclusion = Exclusion(settings.exclude_ids) if settings.exclude_ids else None

@@ -1,4 +1,4 @@
-"""A manifest without doubled ids: written, checked as a whole, and written again without the later rows if asked."""
+"""Write a manifest without duplicate ids: write, check as a whole, and rewrite without repeats if requested."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ def write_unique(
     keep_first: bool = False,
     orientation: bool = False,
 ) -> Manifest:
-    """Write rows to a manifest at `path` in which every id is unique; count doubled URIs, which stay.
+    """Write rows to a manifest at `path` in which every id is unique; count duplicate URIs, which are kept.
 
-    orientation: as for `ManifestWriter`. keep_first: of rows with one id keep the first and count the others, instead
-    of raising ManifestError with examples.
-    The file at `path` is a draft until this returns: the check needs all of the rows.
+    orientation: as for `ManifestWriter`. keep_first: of rows with the same id, keep the first and count the others,
+    instead of raising ManifestError with examples.
+    The file at `path` is a draft until this returns, because the check needs all rows.
     """
     with Repeats(path.parent) as ids, Repeats(path.parent) as uris:
         manifest = _write(batches, path, ids, uris, orientation)
@@ -68,7 +68,7 @@ def _write(
 
 
 def _without(manifest: Manifest, rows: array[int]) -> Iterator[list[ImageRecord]]:
-    """Yield a manifest's rows but for these, which ascend."""
+    """Yield a manifest's rows except for these, which are in ascending order."""
     at = 0
     for start in range(0, manifest.rows, ROWS_PER_GROUP):
         kept = []
@@ -81,9 +81,9 @@ def _without(manifest: Manifest, rows: array[int]) -> Iterator[list[ImageRecord]
 
 
 def _count_uris(manifest: Manifest, uris: Repeats, report: Report) -> None:
-    """Count doubled URIs by their 64-bit hashes, and show the first, compared in full.
+    """Count duplicate URIs by their 64-bit hashes; the examples are compared in full.
 
-    Among 100 million rows the chance that two different URIs are counted as one is 3 in 10 000.
+    Among 100 million rows, the probability that two different URIs are counted as one is 3 in 10 000.
     """
     examples = list(islice(later_rows(manifest, "uri", uris), EXAMPLES))
     for row, value, first in examples:

@@ -1,8 +1,7 @@
-"""The bytes behind a record's uri: a path, an image inside a tar, or a URL that fsspec opens.
+"""Read the bytes at a record's uri: a path, an image inside a tar, or a URL that fsspec opens.
 
-An image inside a tar is `tar://MEMBER::TAR`, fsspec's own chained URL. fsspec would read such members through one
-shared file position, which threads must not do; local tars are therefore read here, at an offset, from an index of
-their headers.
+An image inside a tar is `tar://MEMBER::TAR`, a chained URL of fsspec. fsspec reads such members through one shared file
+position, which is not thread-safe. Local tars are therefore read here, at an offset, from an index of their headers.
 """
 
 from __future__ import annotations
@@ -23,12 +22,12 @@ NEVER_OPENED = frozenset(
     | {"jlab", "jupyter", "local", "pyscript", "reference", "simplecache"}
 )
 """Schemes of fsspec that copy whole files to this machine's disk, open repositories and files of this machine under
-another name, run a program, or lead on to any other URL. A manifest has no need of them."""
+another name, run a program, or lead to any other URL. A manifest does not need them."""
 ANY_HOST = frozenset(
     {"http", "https", "arrow_hdfs", "dask", "ftp", "generic", "hdfs", "jlab", "jupyter", "reference", "root", "sftp"}
     | {"smb", "ssh", "webdav", "webhdfs"}
 )
-"""Schemes by which a URL leads to whatever host it names; those of stores lead to the store."""
+"""Schemes with which a URL leads to the host that it names; those of object stores lead to the store."""
 _USER = re.compile(rf"\b((?:{'|'.join(sorted(ANY_HOST))})://)[^/?#\s]*@", re.IGNORECASE)
 _SECRET = re.compile(
     r"(?<=[?&])((?:x-(?:amz|goog)-(?:signature|credential|security-token)|signature|sig|awsaccesskeyid|policy|key-pair-id"
@@ -49,9 +48,9 @@ def tar_uri(tar: Path | str, member: str) -> str:
 
 
 def protocols(uri: str) -> tuple[str, ...]:
-    """Return the protocols that a uri names, outermost first: `zip://a.jpg::s3://b/c.zip` has zip and s3; a path none.
+    """Return the protocols in a uri, outermost first: `zip://a.jpg::s3://b/c.zip` has zip and s3, a path has none.
 
-    An http URL has one, whatever it holds.
+    An http URL has one protocol, whatever it contains.
     """
     if uri[:8].lower().startswith(("http://", "https://")):
         return (uri.partition("://")[0].lower(),)
@@ -63,15 +62,15 @@ def protocols(uri: str) -> tuple[str, ...]:
 
 
 def is_remote(uri: str) -> bool:
-    """Return whether a uri names a server or a store alone, through whatever chain, and no file of this machine's."""
+    """Return whether a uri, through all links of a chain, names only servers or stores and no file of this machine."""
     named = protocols(uri)
     return bool(named) and set(named) <= REMOTE
 
 
 def mask_credentials(text: str) -> str:
-    """Return a uri, or a text with URLs in it, without user names, passwords and signatures.
+    """Return a uri, or a text that contains URLs, without user names, passwords and signatures.
 
-    The user of `https://user:password@host/a.jpg` is left out; the signature of a presigned URL becomes `***`.
+    The user of `https://user:password@host/a.jpg` is removed; the signature of a presigned URL becomes `***`.
     """
     if "@" not in text and "=" not in text:
         return text
@@ -84,7 +83,7 @@ def refused_scheme(uri: str) -> str | None:
 
 
 def is_local(uri: str) -> bool:
-    """Return whether a uri is that of a file of this machine's, or of an image inside such a tar."""
+    """Return whether a uri names a file of this machine, or an image inside a local tar."""
     return protocols(uri) in ((), ("file",), ("tar",))
 
 
@@ -105,9 +104,9 @@ class ImageReader:
         self._turns = Lock()  # to read from archives through fsspec
 
     def read(self, uri: str, limit: int = -1) -> bytes:
-        """Return the bytes of an image, or the first `limit` of them where that is given.
+        """Return the bytes of an image, or the first `limit` of them.
 
-        Raises OSError (FileNotFoundError, …) where they cannot be read, and what fsspec's file systems raise.
+        Raises OSError (FileNotFoundError, …) if they cannot be read, and the exceptions of fsspec's file systems.
         """
         if protocols(uri) in ((), ("file",)):
             with open(_FILE.sub("", uri), "rb", opener=open_regular) as file:
@@ -145,7 +144,7 @@ class ImageReader:
 
 
 def _check_regular(uri: str) -> None:
-    """Raise OSError where a chain ends in a file of this machine that is a pipe, device or folder, or is not there."""
+    """Raise OSError if a chain ends in a file of this machine that does not exist or is a pipe, device or folder."""
     last = uri.rpartition("::")[2]
     if "://" not in last or _FILE.match(last):
         require_regular(_FILE.sub("", last))

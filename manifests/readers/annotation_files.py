@@ -13,7 +13,7 @@ from vilbert.manifests.regular_file import open_regular
 
 SUFFIXES = {".txt": "YOLO", ".xml": "Pascal VOC"}
 NOT_OF_IMAGES = ("classes.txt", "labels.txt", "names.txt", "obj.names", "predefined_classes.txt", "README.txt")
-"""Files that labelling tools write beside YOLO's annotations."""
+"""Other files that labelling tools write beside YOLO's annotations."""
 
 
 def annotation_suffix(folder: Path) -> str:
@@ -49,7 +49,7 @@ def read_annotation(path: Path, max_bytes: int) -> bytes:
     """Return the bytes of an annotation file.
 
     Raises:
-        OSError: It is no regular file, or cannot be read.
+        OSError: It is not a regular file, or cannot be read.
         ValueError: It is larger than `max_bytes`.
     """
     with open(path, "rb", opener=open_regular) as file:

@@ -1,8 +1,8 @@
 """Captions in files beside the images of a folder: `a.txt`, `a.caption` or `a.json` of `a.jpg` (or `a.jpg.txt`).
 
-A text file holds a caption a line. A JSON file holds an object with a column of captions, as img2dataset writes it, and
-is looked at if there is no text. Whether a folder has captions at all shows only at its end, so what is without
-one is counted then.
+A text file has one caption per line. A JSON file contains an object with a column of captions, as img2dataset writes
+it, and is read if no text file exists. Only at the end of a folder is it known whether the folder has captions at all,
+so images without captions are counted then.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from vilbert.untrusted.documents import parse_json
 
 SUFFIXES = (".txt", ".caption", ".json")
 MAX_BYTES = 1 << 20
-"""Size of a caption file."""
+"""Maximum size of a caption file."""
 _NUMBERS = re.compile(r"\d+(\s+-?[\d.]+(e-?\d+)?){4,}", re.IGNORECASE)
 
 
@@ -59,13 +59,13 @@ class CaptionFiles:
                 self._files.add(os.path.join(folder, name))
 
     def finish(self) -> None:
-        """Count images without captions and caption files without image; where no image has one, as other files."""
+        """Count images without captions and caption files without image; if no image has captions, other files."""
         self._files.count(self._report, "caption-file-without-image" if self._found else "other-file")
         if self._found:
             self._images.count(self._report, "no-caption")
 
     def _read_file(self, path: str) -> tuple[str, ...] | None:
-        """Return the captions in a file; None where it is something else than a file of captions."""
+        """Return the captions in a file; None if it is not a caption file."""
         try:
             with open(path, "rb", opener=open_regular) as file:
                 data = file.read(MAX_BYTES + 1)
@@ -88,7 +88,7 @@ class CaptionFiles:
 
 
 def is_caption_file(name: str) -> bool:
-    """Say whether a file's name has the suffix of a caption file."""
+    """Return whether a file name has the suffix of a caption file."""
     return bool(_suffix(name))
 
 
@@ -106,7 +106,7 @@ def _from_text(data: bytes) -> list[str]:
 
 
 class _Deferred:
-    """What will be counted at the end, under a name that is not known before."""
+    """Issues that are counted at the end, because their name is not known before."""
 
     def __init__(self) -> None:
         self._number = 0

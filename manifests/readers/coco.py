@@ -20,13 +20,13 @@ _PART = re.compile(r"(train|val|test)(20\d\d)")
 
 
 def part_of(image: str, annotations: Path) -> tuple[str, str]:
-    """Return (folder, split) such as ("train2014", "train"): what the image's name says, else the annotation file's."""
+    """Return (folder, split) such as ("train2014", "train"), from the image's name or else the annotation file's."""
     match = _PART.search(image) or _PART.search(annotations.name)
     return (match[0], match[1]) if match else ("", "")
 
 
 def captions_by_image(path: Path, document: dict[str, Any], report: Report) -> dict[str, list[object]]:
-    """Return every image's captions in the file's order: five as a rule, six or seven now and then."""
+    """Return every image's captions in the order of the file: usually five, sometimes six or seven."""
     captions: defaultdict[str, list[object]] = defaultdict(list)
     for i, row in enumerate(document["annotations"]):
         where = f"{path}: annotations[{i}]"
@@ -42,9 +42,9 @@ def captions_by_image(path: Path, document: dict[str, Any], report: Report) -> d
 def read_coco(
     path: Path, report: Report, *, images: ImageRoot | None = None, split: str | None = None
 ) -> Iterator[ImageRecord]:
-    """Yield one record an image with all its captions; the COCO id is the image id.
+    """Yield one record per image with all its captions; the COCO id is the image id.
 
-    Without `images` the uri is the file's own `coco_url`; ManifestError if it has none.
+    Without `images`, the uri is the `coco_url` in the file; ManifestError if it has none.
     """
     document = read_document(path, ["images"], optional=["annotations"])  # test images have no annotations
     captions = captions_by_image(path, document, report)

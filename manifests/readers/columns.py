@@ -1,7 +1,7 @@
 """Which column of a table names the image, and which holds its captions.
 
-Names are compared in lower case, with spaces and hyphens as underscores: `File Name` is `file_name`. A table with two
-columns that could be meant is refused, and the message names the option that decides.
+Names are compared in lower case, with spaces and hyphens as underscores: `File Name` is `file_name`. A table in which
+two columns match is refused; the message names the option that selects one.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ URI_NAMES = (
     *("image", "file_name", "filename", "filepath"),
 )
 FIELD_NAMES = ("split", "sha256", "width", "height", "boxes", "exif_orientation")
-"""Columns that a record takes besides its id, image and captions."""
+"""Columns that a record uses besides its id, image and captions."""
 CAPTION_NAMES = ("caption", "captions", "sentences", "text", "title")
 
 
 class ColumnNames(NamedTuple):
-    """What the user said about a table's columns; None where the usual names decide."""
+    """The user's options for a table's columns; None: the usual names are used."""
 
     uri: str | None = None
-    """Of --uri-column."""
+    """Value of --uri-column."""
     caption: str | None = None
-    """Of --caption-column."""
+    """Value of --caption-column."""
     box_format: BoxFormat | None = None
-    """Of --box-format: how the boxes of the column `boxes` are written."""
+    """Value of --box-format: the format of the column `boxes`."""
 
     @property
     def named(self) -> bool:
@@ -40,17 +40,17 @@ class ColumnNames(NamedTuple):
 
 
 USUAL_NAMES = ColumnNames()
-"""Where the user named none."""
+"""Used if the user named no column."""
 
 
 @lru_cache(maxsize=4096)
 def normalise(name: str) -> str:
-    """Return a column's name as it is compared."""
+    """Return a column's name in the form in which names are compared."""
     return name.strip().casefold().replace(" ", "_").replace("-", "_")
 
 
 def normalise_row(row: dict[str, Any]) -> dict[str, Any]:
-    """Return a row with normalised names, without nulls; raise ValueError where two names become one."""
+    """Return a row with normalised names, without nulls; raise ValueError if two names become equal."""
     values = {normalise(name): value for name, value in row.items() if value is not None}
     if len(values) < sum(value is not None for value in row.values()):
         raise ValueError(f"duplicate column name among {', '.join(row)}")
@@ -60,7 +60,7 @@ def normalise_row(row: dict[str, Any]) -> dict[str, Any]:
 def uri_column(names: Collection[str], columns: ColumnNames, where: str) -> str | None:
     """Return the normalised name of the column with the image's path or URL, or None.
 
-    A column `uri` goes before the other names. Raises ManifestError where two others could be meant.
+    A column `uri` has priority. Raises ManifestError if two other columns match.
     """
     if columns.uri is not None:
         return _asked(columns.uri, names)
@@ -76,7 +76,7 @@ def caption_column(names: Collection[str], columns: ColumnNames, where: str) -> 
 
 
 def require_columns(names: Collection[str], columns: ColumnNames, where: str) -> tuple[str, str | None]:
-    """Return both columns of a table with a header; raise ManifestError where one is missing that has to be there."""
+    """Return both columns of a table with a header; raise ManifestError if a required one is missing."""
     for asked, option in ((columns.uri, "--uri-column"), (columns.caption, "--caption-column")):
         if asked is not None and normalise(asked) not in names:
             raise ManifestError(f"{where}: no column {asked!r} ({option}); the columns are {', '.join(names)}")
@@ -90,7 +90,7 @@ def require_columns(names: Collection[str], columns: ColumnNames, where: str) ->
 
 
 def names_an_image(names: Iterable[str], columns: ColumnNames) -> bool:
-    """Say whether one of these (not yet normalised) columns can name the image."""
+    """Return whether one of these (not yet normalised) columns can name the image."""
     wanted = set(URI_NAMES) if columns.uri is None else {normalise(columns.uri)}
     return bool(wanted & set(map(normalise, names)))
 

@@ -1,8 +1,8 @@
 """Conceptual Captions 3M and 12M: tab separated, with or without a header, URL first (12M) or caption first (3M).
 
-The files have no quoting: a caption may hold quotes, carriage returns and no-break spaces, and only a line feed ends a
-row (Sharma et al. 2018; Changpinyo et al. 2021; google-research-datasets on GitHub). ViLBERT's own files name an image
-by the crc32 of its URL, which collides among millions; here its id is its row and eight digits of the URL's sha1.
+The files have no quoting: a caption may contain quotes, carriage returns and no-break spaces, and only a line feed ends
+a row (Sharma et al. 2018; Changpinyo et al. 2021; google-research-datasets on GitHub). ViLBERT's own files identify an
+image by the crc32 of its URL, which collides among millions. Here the id is the row and eight digits of the URL's sha1.
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ _HOW_TO_SAY = "put a header line with the names caption and url before the rows"
 
 @dataclass(frozen=True, kw_only=True)
 class Layout:
-    """Where a file has its columns."""
+    """Positions of a file's columns."""
 
     header: bool
     url: int
     caption: int
     columns: int
-    """Cells of the header, or else of most rows."""
+    """Number of cells in the header, or else in most rows."""
 
 
 def detect_layout(lines: Sequence[str], where: str) -> Layout:
-    """Return the layout that a file's first lines show; raise ManifestError where they could be read in two ways.
+    """Return the layout of a file from its first lines; raise ManifestError if it is ambiguous.
 
     A first line with a cell named url, image_url or caption is a header. Without one, the URL column is the one of the
     first two in which at least 95 % of the cells are http(s) URLs.
@@ -77,7 +77,7 @@ def _splitter(layout: Layout) -> Callable[[str], Sequence[str]]:
 
 
 def published_split(path: Path) -> str:
-    """Return the split that a published file's name says, or nothing."""
+    """Return the split in a published file's name, or an empty string."""
     name = path.name.lower()
     if name.startswith(("train_gcc", "cc12m")):
         return "train"
@@ -85,7 +85,7 @@ def published_split(path: Path) -> str:
 
 
 def read_conceptual_captions(path: Path, report: Report, *, split: str | None = None) -> Iterator[ImageRecord]:
-    """Yield one record a row, its URL as the uri; rows without a URL are counted and left out."""
+    """Yield one record per row, with its URL as the uri; rows without a URL are counted and skipped."""
     # newline="\n": a carriage return inside a caption ends no row.
     with open(path, encoding="utf-8-sig", errors="replace", newline="\n") as file:
         layout = detect_layout(list(islice(file, ROWS_LOOKED_AT)), str(path))

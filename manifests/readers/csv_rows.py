@@ -1,7 +1,7 @@
-"""Rows of a CSV file with a header: commas, semicolons or tabs between cells, quoted as RFC 4180 says.
+"""Rows of a CSV file with a header: cells separated by commas, semicolons or tabs, quoted according to RFC 4180.
 
-The separator is the one that makes the first line a header that names an image. Cells and lines are bounded, so that a
-damaged file cannot fill the memory; a row with a longer cell is one malformed row.
+The separator is the one with which the first line is a header with an image column. The lengths of cells and lines are
+limited, so that a damaged file cannot fill the memory; a row with a longer cell is one malformed row.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ from vilbert.manifests.report import Report
 
 SEPARATORS = (",", ";", "\t")
 MAX_CELL = 1 << 24
-"""Characters of a cell, and of a line."""
+"""Maximum number of characters in a cell, and in a line."""
 HEADER_LINES = 20
-"""Most lines of a header, whose cells may hold line ends."""
+"""Maximum number of lines of a header, whose cells may contain line ends."""
 
 
 def csv_header(lines: Sequence[str], columns: ColumnNames) -> tuple[str, list[str]] | None:
-    """Return the separator of a table and the cells of its header, or None where the lines begin no table of images.
+    """Return the separator of a table and the cells of its header, or None if the lines are not a table of images.
 
-    lines: the first lines, with their line ends; the header may hold quoted ones.
+    lines: the first lines, with their line ends; the header may contain quoted line ends.
     """
     for separator in SEPARATORS:
         try:
@@ -48,12 +48,12 @@ class _Lines:
     def __init__(self, file: IO[str]) -> None:
         self._file = file
         self.number = 0
-        """Of the line read last, from 1."""
+        """Number of the line read last, from 1."""
         self.open = False
         """Whether the lines since `begin_row` have an odd number of quotes."""
 
     def begin_row(self) -> None:
-        """Forget the quotes of the row before."""
+        """Reset the state of quotes for a new row."""
         self.open = False
 
     def __iter__(self) -> Iterator[str]:
@@ -65,7 +65,7 @@ class _Lines:
             yield line
 
     def skip_row(self, *, within_line: bool) -> bool:
-        """Read to the end of the row; return False where the file ends before its quoted cell does."""
+        """Read to the end of the row; return False if the file ends within a quoted cell."""
         while within_line or self.open:
             part = self._file.readline(MAX_CELL + 1)
             if not part:
@@ -77,7 +77,7 @@ class _Lines:
 
 
 def read_csv(path: Path, report: Report, columns: ColumnNames) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield (place, row) of a file whose first line names the columns; names are normalised, empty cells left away."""
+    """Yield (place, row) of a file with a header; names are normalised, empty cells omitted."""
     csv.field_size_limit(max(MAX_CELL, csv.field_size_limit()))
     with open(path, encoding="utf-8-sig", errors="replace", opener=open_regular, newline="") as file:
         header = csv_header(_first_lines(file), columns)

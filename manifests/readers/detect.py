@@ -1,4 +1,4 @@
-"""Which published format a source has, from its content; ambiguous and unknown formats are refused."""
+"""Detect the published format of a source from its content; ambiguous and unknown formats are refused."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _FORCE = f"name its kind with --kind ({', '.join(get_args(Kind))})"
 
 
 def detect_kind(path: Path, columns: ColumnNames = USUAL_NAMES) -> Kind:
-    """Return the kind of a source; raise ManifestError where it is not there, unknown or ambiguous."""
+    """Return the kind of a source; raise ManifestError if it does not exist, or is unknown or ambiguous."""
     if path.is_dir():
         return detect_folder(path)
     try:
@@ -44,7 +44,7 @@ def detect_kind(path: Path, columns: ColumnNames = USUAL_NAMES) -> Kind:
 def detect_folder(path: Path) -> Kind:
     """Return img2dataset for shards, folder for a tree of images, captions and metadata, parquet for Parquet files.
 
-    Raises ManifestError for a folder that holds none of them, or shards beside images.
+    Raises ManifestError for a folder that contains none of them, or shards beside images.
     """
     names = sorted(entry.name for entry in path.iterdir())
     shards = shard_names(path, names)
@@ -61,7 +61,7 @@ def detect_folder(path: Path) -> Kind:
 
 
 def detect_file(head: bytes, where: str, columns: ColumnNames = USUAL_NAMES) -> Kind:
-    """Return the kind that a file's first bytes (HEAD of them) show."""
+    """Return the kind of a file from its first HEAD bytes."""
     if head.startswith(b"PAR1"):
         return "parquet"
     for magic, what in _BY_FIRST_BYTES.items():
@@ -114,7 +114,7 @@ def _detect_array(text: str, where: str, columns: ColumnNames) -> Kind:
 
 
 def _first_value(text: str) -> Any:
-    """Return the JSON value that a text begins with, None where it begins with none or has only a part of it."""
+    """Return the JSON value at the beginning of a text; None if there is no complete value."""
     try:
         return json.JSONDecoder().raw_decode(text)[0]
     except (ValueError, RecursionError):

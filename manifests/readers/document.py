@@ -1,4 +1,4 @@
-"""Annotation files that are one JSON document: read whole, checked for the keys that a reader needs."""
+"""Annotation files that are one JSON document: read completely, checked for the keys that a reader needs."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ def read_document(
 ) -> dict[str, Any]:
     """Return the JSON object in a file.
 
-    lists: names that must hold a list of objects. optional: names that do, or become an empty list.
-    drop: names thrown away wherever they stand, as the file is parsed (the polygons of an instances file take gigabytes
-    as Python lists).
-    bare: name of the list that a document may be by itself, without an object around it; None takes objects alone.
-    Rows of these lists in which a key is repeated come as `RepeatedKeys`; elsewhere a repeated key is refused.
-    Raises ManifestError naming the file and the place, OSError where it cannot be opened.
+    lists: names of required lists of objects. optional: names of lists that may be missing; they become empty lists.
+    drop: names that are discarded at any depth while the file is parsed (the polygons of an instances file take
+    gigabytes as Python lists).
+    bare: name of the list if the document may be a list without an object around it; None accepts objects only.
+    Rows of these lists in which a key is repeated are returned as `RepeatedKeys`; elsewhere a repeated key is refused.
+    Raises ManifestError with the file and the place, and OSError if the file cannot be opened.
     """
 
     def without(value: dict[str, Any]) -> dict[str, Any]:
@@ -69,7 +69,7 @@ def read_document(
 
 
 def pixels(value: object) -> int | None:
-    """Return a width or height that is a positive whole number, given as a number or as its digits; else None."""
+    """Return a width or height that is a positive integer, given as a number or as digits; else None."""
     if isinstance(value, str) and len(value) <= _MAX_DIGITS and value.isdecimal():
         value = int(value)
     if isinstance(value, float) and value.is_integer():

@@ -1,4 +1,4 @@
-"""Fields of one row of an annotation file, checked for their types; what is wrong costs the row, not the file."""
+"""Type-checked fields of one row of an annotation file; an invalid field makes the row a failure, not the file."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from vilbert.manifests.readers.repeated_keys import RepeatedKeys
 
 
 class FieldError(ValueError):
-    """A field that is absent or of a wrong type; the message names the field and says what is expected."""
+    """A field that is missing or has the wrong type; the message names the field and the expected type."""
 
 
 def text_field(row: Mapping[str, Any], name: str) -> str:
-    """Return row[name], a text that is not empty, with U+FFFD for lone surrogates; raise FieldError otherwise."""
+    """Return row[name], a non-empty string, with U+FFFD for lone surrogates; raise FieldError otherwise."""
     value = _value(row, name)
     if not isinstance(value, str) or not value:
         raise FieldError(f"{name!r} is {value!r:.80}, expected text")
@@ -22,9 +22,9 @@ def text_field(row: Mapping[str, Any], name: str) -> str:
 
 
 def id_field(row: Mapping[str, Any], name: str) -> str:
-    """Return row[name], a text or a whole number, as text without white space around it; raise FieldError otherwise.
+    """Return row[name], a string or an integer, as text without surrounding white space; raise FieldError otherwise.
 
-    Fractions, `true` and null are no ids: `1.0` and `1` would be two images in one file and one in another.
+    Floats, `true` and null are not ids: `1.0` and `1` would be two images in one file and one image in another.
     """
     value = _value(row, name)
     if isinstance(value, str | int) and not isinstance(value, bool) and (text := storable(str(value).strip())):

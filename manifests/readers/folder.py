@@ -1,7 +1,7 @@
-"""A tree of folders with images: the path below its root, without suffix, is the id.
+"""A tree of folders with images: the id of an image is its path below the root, without suffix.
 
-Captions come from a metadata file of Hugging Face's imagefolder, which names the images below its folder, or from files
-beside the images. Folders below the root that hold shards of img2dataset are read as such.
+Captions come from a metadata file of Hugging Face's imagefolder, which lists the images below its folder, or from files
+beside the images. Folders below the root that contain shards of img2dataset are read as such.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _SHARD = re.compile(r".*\.tar|\d+\.parquet|\d+_stats\.json")
 
 
 def shard_names(folder: Path, names: Sequence[str]) -> list[str]:
-    """Return which files of a folder are parts of shards of images; none where neither tars nor folders hold those."""
+    """Return which files of a folder are parts of image shards; none if neither tars nor folders contain images."""
     names = [name for name in names if _SHARD.fullmatch(name) and not is_hidden(name)]
     numbers = {re.split(r"[_.]", name)[0] for name in names}
     has_images = any(name.endswith(".tar") for name in names) or any((folder / number).is_dir() for number in numbers)
@@ -33,7 +33,7 @@ def shard_names(folder: Path, names: Sequence[str]) -> list[str]:
 
 
 def holds_images(path: Path) -> bool:
-    """Say whether a tree has an image file, or shards below its root, outside of hidden folders."""
+    """Return whether a tree has an image file, or shards below its root, outside hidden folders."""
     return any(
         any(map(is_image, names)) or shard_names(Path(folder), names)
         for folder, names in walk(path)
@@ -50,7 +50,7 @@ def read_folder(
     check_files: bool = True,
     incomplete: bool = False,
 ) -> Iterator[ImageRecord]:
-    """Yield one record an image file, in sorted order, sub-folders included; count files that are no images.
+    """Yield one record per image file, in sorted order, including sub-folders; count files that are not images.
 
     split, check_files, incomplete: as for `read_img2dataset`. Rows of a metadata file come before the other images
     of its folder.
@@ -100,9 +100,9 @@ def read_folder(
 def _images(
     folder: str, names: Sequence[str], report: Report, *, hidden: bool, captions: bool, metadata: Path | None
 ) -> Iterator[str]:
-    """Yield the names of a folder's images that are not hidden, as all are where the folder is.
+    """Yield the names of a folder's images that are not hidden (all are if the folder is hidden).
 
-    Counts other files, but for caption files (where captions) and metadata.
+    Counts other files, except caption files (if `captions`) and metadata.
     """
     for name in names:
         file = os.path.join(folder, name)

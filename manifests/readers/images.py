@@ -1,4 +1,4 @@
-"""Image files on a local disk: which there are, and where a name of an annotation file is."""
+"""Image files on a local disk: list them, and find those that an annotation file names."""
 
 from __future__ import annotations
 
@@ -19,38 +19,38 @@ _OUTSIDE = re.compile(r"[\\/]|[A-Za-z]:[\\/]|(?:.*[\\/])?\.\.(?:[\\/]|\Z)|.*\0",
 
 
 def has_image_suffix(name: str) -> bool:
-    """Say whether a file's name has the suffix of a format that is decoded."""
+    """Return whether a file name has the suffix of a supported image format."""
     return os.path.splitext(name)[1].lower() in SUFFIXES
 
 
 def is_image(name: str) -> bool:
-    """Say whether a file is an image by its name, and not hidden."""
+    """Return whether a file has the name of an image and is not hidden."""
     return has_image_suffix(name) and not is_hidden(os.path.basename(name))
 
 
 def is_hidden(name: str) -> bool:
-    """Say whether a file or folder of this name is hidden, or kept by a system beside the user's own.
+    """Return whether a file or folder with this name is hidden, or is a copy that the system keeps.
 
-    `._a.jpg` of macOS holds no image; `.Trash`, `.ipynb_checkpoints` and `.thumbnails` hold copies.
+    `._a.jpg` of macOS contains no image; `.Trash`, `.ipynb_checkpoints` and `.thumbnails` contain copies.
     """
     return (name.startswith(".") and name not in (".", "..")) or name in _HIDDEN
 
 
 def is_hidden_below(root: Path | str, folder: str) -> bool:
-    """Say whether a folder that `walk` yields is hidden or lies in a hidden one below the root.
+    """Return whether a folder that `walk` yields is hidden or is in a hidden folder below the root.
 
-    The root itself may be hidden: the user named it.
+    The root itself may be hidden, because the user named it.
     """
     return any(map(is_hidden, os.path.relpath(folder, root).split(os.sep)))
 
 
 def leads_out(name: str) -> bool:
-    """Say whether a relative name could lead out of the folder or archive that it is looked up in."""
+    """Return whether a relative name could point outside the folder or archive in which it is looked up."""
     return _OUTSIDE.match(name) is not None
 
 
 def walk(root: Path) -> Iterator[tuple[str, list[str]]]:
-    """Yield (folder, file names) for every folder under `root`, sorted, links followed, each real folder once."""
+    """Yield (folder, file names) for every folder below `root`, sorted, following links, each real folder once."""
     seen = set()
     for folder, subfolders, names in os.walk(root, followlinks=True, onerror=_refuse):
         real = os.path.realpath(folder)
@@ -67,7 +67,7 @@ def _refuse(error: OSError) -> None:
 
 
 class ImageRoot:
-    """The folder of `--images`: finds a file by name in it, in the sub-folder that is named, or in any other."""
+    """The folder of `--images`: finds a file by name in it, in a given sub-folder, or in any other sub-folder."""
 
     def __init__(self, root: Path, *, check_files: bool = True) -> None:
         if not root.is_dir():
@@ -80,10 +80,10 @@ class ImageRoot:
         self._listings: dict[str, frozenset[str]] = {}
 
     def find(self, name: str, *, folder: str = "", where: str, report: Report) -> str:
-        """Return the path of image `name`; count it where it is not there.
+        """Return the path of image `name`; count it if it does not exist.
 
-        folder: the sub-folder where the data set keeps it, looked into before the others.
-        Raises ManifestError where two other sub-folders have the name, or the name leads out of the root.
+        folder: the sub-folder of the data set, which is searched before the others.
+        Raises ManifestError if two other sub-folders have the name, or the name points outside the root.
         """
         for part in (folder, name):
             if leads_out(part):

@@ -1,8 +1,9 @@
 """Output folders of img2dataset: shards of tar + parquet or loose files + parquet (rom1504/img2dataset, `writer.py`).
 
-A shard is `NNNNN.tar` or `NNNNN/`, with `NNNNN.parquet` (a row for every input, failures too) and `NNNNN_stats.json`,
-written last: without it the shard is incomplete. Rows stand in the order of their keys, not of their download. The
-parquet's sha256 is not taken over: it is of the downloaded bytes, which img2dataset re-encodes by default.
+A shard is `NNNNN.tar` or `NNNNN/`, with `NNNNN.parquet` (a row for every input, including failures) and
+`NNNNN_stats.json`, which is written last: without it the shard is incomplete. Rows are in the order of their keys, not
+of their download. The sha256 in the parquet is not used: it is that of the downloaded bytes, which img2dataset
+re-encodes by default.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from vilbert.manifests.uri import tar_uri
 
 
 def parquet_rows(shard: Shard) -> list[dict[str, Any]]:
-    """Return the shard's rows as img2dataset listed them, by key."""
+    """Return the shard's rows as listed by img2dataset, by key."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -55,7 +56,7 @@ def parquet_rows(shard: Shard) -> list[dict[str, Any]]:
 
 
 def count_unlisted(shard: Shard, listed: int, report: Report) -> None:
-    """Count the inputs that img2dataset's statistics know and its rows do not (a crash in its thread loses them)."""
+    """Count the inputs that are in img2dataset's statistics but not in its rows (lost by a crash of a thread)."""
     if not shard.stats:
         return
     path = shard.name.with_name(shard.name.name + "_stats.json")
@@ -67,10 +68,10 @@ def count_unlisted(shard: Shard, listed: int, report: Report) -> None:
 def read_img2dataset(
     root: Path, report: Report, *, check_files: bool = True, incomplete: bool = False, split: str | None = None
 ) -> Iterator[ImageRecord]:
-    """Yield one record a downloaded image; its key is the image id.
+    """Yield one record per downloaded image; its key is the image id.
 
-    check_files: read every tar's headers (or folder) to see that each image is there. incomplete: read shards without
-    `_stats.json` too. Failures, incomplete shards, resized images and all files that become no row are counted.
+    check_files: read every tar's headers (or folder) to check that each image exists. incomplete: also read shards
+    without `_stats.json`. Failures, incomplete shards, resized images and all files without a row are counted.
     """
     for shard in find_shards(root, report):
         if not shard.stats and not incomplete:
@@ -120,7 +121,7 @@ def first_image(shard: Shard) -> str:
 
 
 def around_key(name: str) -> tuple[str, str]:
-    """Return what stands before and after the key in an image's name, which is the same for all images of a shard."""
+    """Return the text before and after the key in an image's name, which is the same for all images of a shard."""
     folder, slash, base = name.rpartition("/")
     return folder + slash, base[base.rindex(".") :]
 

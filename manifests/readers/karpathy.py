@@ -1,6 +1,6 @@
 """Karpathy's splits of COCO and Flickr: `dataset_coco.json`, `dataset_flickr30k.json` (Karpathy & Fei-Fei 2015).
 
-`restval` stays `restval`: by convention the training set is train and restval together, which is the user's to choose.
+`restval` stays `restval`. By convention the training set is train and restval together, but that is the user's choice.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from vilbert.manifests.report import Report
 def caption_texts(row: dict[str, Any], where: str) -> list[str]:
     """Return the captions as written (`raw`), not the lower-cased tokens without punctuation.
 
-    Raises ManifestError naming the sentence that is not an object with a text.
+    Raises ManifestError with the sentence if it is not an object with a text.
     """
     try:
         sentences = list_field(row, "sentences")

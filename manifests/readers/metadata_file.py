@@ -1,4 +1,4 @@
-"""Hugging Face's imagefolder: `metadata.jsonl`, `.csv` or `.parquet` names the images below its folder, a row each."""
+"""Hugging Face's imagefolder: `metadata.jsonl`, `.csv` or `.parquet` with one row per image below its folder."""
 
 from __future__ import annotations
 
@@ -34,15 +34,15 @@ _LISTINGS = 64  # of folders: rows of one folder mostly follow each other
 
 
 def is_metadata(name: str) -> bool:
-    """Say whether a file's name is that of an imagefolder's metadata."""
+    """Return whether a file has the name of an imagefolder's metadata."""
     return name in _KINDS
 
 
 def find_metadata(folder: str, names: list[str], columns: ColumnNames) -> tuple[Path, ColumnNames] | None:
-    """Return the file of a folder that names its images, and its columns; None if it does not exist.
+    """Return the metadata file of a folder and its columns; None if the folder has none.
 
-    A column `file_name` goes before others that could name the image, such as the URL that it came from. ManifestError
-    where two files name images.
+    A column `file_name` has priority over others that could name the image, such as the URL of its origin. Raises
+    ManifestError if two files name images.
     """
     choices = [columns] if columns.uri is not None else [columns._replace(uri="file_name"), columns]
     found = []
@@ -68,7 +68,7 @@ def _names_images(path: Path, columns: ColumnNames) -> bool:
 
 
 class MetadataFile:
-    """The rows of one metadata file, and once they were read, which images they named: 8 bytes of memory a row."""
+    """The rows of one metadata file, and after reading, which images they named: 8 bytes of memory per row."""
 
     def __init__(self, path: Path, root: str, columns: ColumnNames) -> None:
         self.folder = os.path.abspath(path.parent)
@@ -80,12 +80,12 @@ class MetadataFile:
         self._listings: OrderedDict[str, tuple[dict[str, str], frozenset[str]]] = OrderedDict()
 
     def read(self, report: Report, *, check_files: bool) -> Iterator[ImageRecord]:
-        """Return a record a row, in a stream. The id is the path of the image below the root, without its suffix."""
+        """Return one record per row, as a stream. The id is the path of the image below the root, without suffix."""
         records = self._present(report, check_files)
         return boxes_in_pixels(records, str(self._path), report, self._columns.box_format)
 
     def _present(self, report: Report, check_files: bool) -> Iterator[ImageRecord]:
-        """Yield the records; count those whose image is not there."""
+        """Yield the records; count those whose image does not exist."""
         for where, record in merge_rows(self._records(report), report):
             if check_files and "://" not in record.uri:
                 folder, name = os.path.split(record.uri)
@@ -118,7 +118,7 @@ class MetadataFile:
             yield where, record._replace(uri=path, split=record.split or self.split_of(path))
 
     def _place(self, name: str) -> str:
-        """Return the path of an image that a row names; ValueError where it points outside the folder."""
+        """Return the path of the image in a row; raise ValueError if it points outside the folder."""
         if "://" in name:
             if not is_remote(name):
                 raise ValueError(f"file name {name!r} points outside the folder")
@@ -138,11 +138,11 @@ class MetadataFile:
         return PurePosixPath(os.path.relpath(folder, self._root), own).as_posix()
 
     def split_of(self, path: str) -> str:
-        """Return the split that the first folder below the root names, as Hugging Face does; else nothing."""
+        """Return the split named by the first folder below the root, as in Hugging Face; else an empty string."""
         return _SPLITS.get(os.path.relpath(path, self._root).split(os.sep)[0].lower(), "")
 
     def _listing(self, folder: str) -> tuple[dict[str, str], frozenset[str]]:
-        """Return the ids of a folder's images by file name, and all of them; one listing instead of a call a file."""
+        """Return the ids of a folder's images by file name, and all ids; one listing instead of a call per file."""
         if folder not in self._listings:
             try:
                 names = [name for name in sorted(os.listdir(folder)) if storable(name) == name]

@@ -1,6 +1,6 @@
-"""Rows of Parquet files by column names: lists of URLs such as LAION's or img2dataset's, data sets of Hugging Face.
+"""Rows of Parquet files by column name: lists of URLs such as those of LAION or img2dataset, data sets of Hugging Face.
 
-Files are read in batches of rows, of the columns that are needed. Images inside a file (columns of bytes) are not read.
+Files are read in batches of rows with the needed columns. Images inside a file (columns of bytes) are not read.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _PUBLISHED = re.compile(r"(train|validation|val|test)-\d+-of-\d+")
 def parquet_files(path: Path, report: Report | None = None) -> list[Path]:
     """Return the file itself, or every .parquet file under a folder, sorted by folder and name.
 
-    report: counts the hidden ones, which are left out.
+    report: counts hidden files, which are skipped.
     """
     if not path.is_dir():
         return [path]
@@ -47,20 +47,20 @@ def parquet_files(path: Path, report: Report | None = None) -> list[Path]:
 
 
 def parquet_split(path: Path) -> str:
-    """Return the split that a file's name says, as in `train-00000-of-00004.parquet` of Hugging Face; else nothing."""
+    """Return the split in a file name such as `train-00000-of-00004.parquet` of Hugging Face; else an empty string."""
     match = _PUBLISHED.match(path.name)
     return {"validation": "val"}.get(match[1], match[1]) if match else ""
 
 
 def has_image_column(path: Path, columns: ColumnNames) -> bool:
-    """Say whether a Parquet file names images in a column; ManifestError where it cannot be read."""
+    """Return whether a Parquet file has an image column; raise ManifestError if it cannot be read."""
     return uri_column(_fields(path), columns, str(path)) is not None
 
 
 def read_parquet(path: Path, report: Report, columns: ColumnNames) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield (place, row) of a Parquet file; names are normalised, nulls left away.
+    """Yield (place, row) of a Parquet file; names are normalised, nulls omitted.
 
-    Rows that img2dataset could not download are counted and left out.
+    Rows that img2dataset could not download are counted and skipped.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -90,12 +90,12 @@ def read_parquet(path: Path, report: Report, columns: ColumnNames) -> Iterator[t
 
 
 def _plain(value: Any) -> Any:
-    """Return a value as JSON would hold it; some writers store texts as bytes."""
+    """Return a value as in JSON; some writers store texts as bytes."""
     return value.decode("utf-8", "replace") if isinstance(value, bytes) else value
 
 
 def _is_downloaded(row: dict[str, Any], where: str, report: Report) -> bool:
-    """Take img2dataset's own columns from a row of its lists: the URL is that of the original image."""
+    """Convert a row of img2dataset to the original image, whose URL it has; return whether it was downloaded."""
     key, status = row.pop("key", None), row.pop("status", None)
     width, height = row.pop("original_width", None), row.pop("original_height", None)
     if status != "success":
@@ -140,7 +140,7 @@ def _require_text(path: Path, name: str, field: Any) -> None:
 
 
 def _holds_bytes(kind: Any) -> bool:
-    """Say whether values are bytes, or the struct of bytes and path that Hugging Face stores images in."""
+    """Return whether values are bytes, or the struct of bytes and path of Hugging Face's image columns."""
     import pyarrow as pa
 
     if pa.types.is_struct(kind):

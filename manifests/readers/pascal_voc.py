@@ -1,7 +1,7 @@
 """Pascal VOC's annotations: an XML file per image, `object/bndbox` with xmin, ymin, xmax, ymax.
 
-The published files count pixels from 1 and include both ends, so a corner moves by one pixel to the left and up, as
-detectron2's and torchvision's readers of VOC have it.
+The published files count pixels from 1 and include both ends, so a corner moves by one pixel to the left and up, as in
+the VOC reader of detectron2.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ CORNERS = ("xmin", "ymin", "xmax", "ymax")
 
 
 def read_voc(folder: Path, report: Report, *, from_one: bool) -> Iterator[tuple[str, tuple[Box, ...]]]:
-    """Yield (image id, boxes) of each file that has boxes, as corners in pixels; count what cannot be read.
+    """Yield (image id, boxes) of each file that has boxes, as corners in pixels; count unreadable files and boxes.
 
     from_one: whether pixels are counted from 1.
     """

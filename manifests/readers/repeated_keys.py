@@ -1,4 +1,4 @@
-"""Objects of JSON that hold a key twice: in the rows of an annotation file they cost the row, elsewhere the file."""
+"""JSON objects with a repeated key: in rows of an annotation file the row fails, elsewhere the file is refused."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ from typing import Any
 
 
 class RepeatedKeys(dict[str, Any]):
-    """An object that holds a key twice, or that contains such an object."""
+    """An object in which a key is repeated, or that contains such an object."""
 
     def __init__(self, values: dict[str, Any], key: str) -> None:
-        """key: The one that appears twice."""
+        """key: The repeated key."""
         super().__init__(values)
         self.key = key
 
 
 def repeated_key(value: Any) -> str | None:
-    """Return a key that appears twice in an object within `value`, which may be nested; None if it does not exist."""
+    """Return a key that is repeated in an object within `value`, at any depth; None if there is none."""
     pending = [value]
     while pending:
         part = pending.pop()
@@ -26,7 +26,7 @@ def repeated_key(value: Any) -> str | None:
 
 
 def mark_rows(rows: list[Any]) -> None:
-    """Replace each row within which a key is repeated by one that is `RepeatedKeys` itself."""
+    """Replace each row that contains a repeated key by a `RepeatedKeys`."""
     for number, row in enumerate(rows):
         if (key := repeated_key(row)) is not None:
             rows[number] = RepeatedKeys(row, key)

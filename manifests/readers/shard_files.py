@@ -1,8 +1,8 @@
 """Which files of a shard belong together: images, and their captions and metadata under the same key.
 
-The key of WebDataset is what stands before the first dot of a file's name: `a.left.jpg` and `a.txt` have the key `a`.
-Many tars are written by tools that mean the name without its last suffix, as in `22.05.jpg` and `22.05.txt`, so that
-name goes first, and two images of one key stay two images.
+WebDataset's key is the part of a file name before the first dot: `a.left.jpg` and `a.txt` have the key `a`. Many tools
+that write tars use the name without its last suffix instead, as in `22.05.jpg` and `22.05.txt`. Therefore that name is
+tried first, and two images with the same key remain two images.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from vilbert.untrusted.documents import DocumentError
 
 SIDE_SUFFIXES = (".txt", ".json")
 MAX_SIDE_BYTES = 1 << 24
-"""Size of a side file."""
+"""Maximum size of a side file."""
 
 
 def key_of(name: str) -> str:
-    """Return a file's key as WebDataset has it: its path up to the first dot of its name."""
+    """Return a file's key as defined by WebDataset: its path up to the first dot of the file name."""
     folder, slash, base = name.rpartition("/")
     return folder + slash + base.partition(".")[0]
 
@@ -41,21 +41,21 @@ def stem_of(name: str) -> str:
 
 @dataclass(kw_only=True)
 class ShardFiles:
-    """The files of one shard by their plain names, with the names under which they are stored."""
+    """The files of one shard by plain name, with their stored names."""
 
     images: dict[str, str] = field(default_factory=dict)
     sides: dict[str, str] = field(default_factory=dict)
-    """Captions and metadata; the suffix in lower case."""
+    """Captions and metadata, with the suffix in lower case."""
 
     def side(self, image: str, suffix: str) -> str | None:
-        """Return the stored name of an image's side file: of its name without suffix, or else of its key."""
+        """Return the stored name of an image's side file, by the image's name without suffix or else by its key."""
         return self.sides.get(stem_of(image) + suffix) or self.sides.get(key_of(image) + suffix)
 
     def by_id(self, where: str, report: Report) -> dict[str, str]:
-        """Return the images' plain names by id, in the order of the ids; count those that share a key.
+        """Return the images' plain names by id, in the order of the ids; count images that share a key.
 
-        The id is the key. It is the name without suffix where images share the key or a side file is named so, and the
-        whole name where that is not unique either (`a.jpg` and `a.png`).
+        The id is the key. If images share the key, or a side file has the name without suffix, the id is the name
+        without suffix. If that is not unique either (`a.jpg` and `a.png`), it is the whole name.
         """
         groups: defaultdict[str, list[str]] = defaultdict(list)
         for name in self.images:
@@ -73,9 +73,9 @@ class ShardFiles:
         return dict(sorted(ids.items()))
 
     def by_key(self) -> dict[str, str]:
-        """Return the images' plain names by every name that a row may call them: path without suffix, key, file name.
+        """Return the images' plain names by every name that a row may use: path without suffix, key, file name.
 
-        The file name alone serves a tar whose members lie in a folder; it is left out where two folders have it.
+        The file name alone is for tars whose members are in a folder; it is omitted if two folders have it.
         """
         names: dict[str, str] = {}
         for name_of in (stem_of, key_of):
@@ -88,7 +88,7 @@ class ShardFiles:
         return {base: name for base, name in bases.items() if name is not None} | names
 
     def count_sides_alone(self, where: str, report: Report) -> None:
-        """Count keys with captions or metadata and without an image."""
+        """Count keys that have captions or metadata but no image."""
         with_image = {part for name in self.images for part in (stem_of(name), key_of(name))}
         alone = {stem_of(side) for side in self.sides} - with_image
         for key in sorted(key for key in alone if key_of(key) not in with_image):
@@ -96,7 +96,7 @@ class ShardFiles:
 
 
 def open_shard(shard: Shard, report: Report) -> tuple[ShardFiles, Callable[[str], bytes]]:
-    """Return a shard's files and the function that reads a side file by its stored name; count what cannot be read.
+    """Return a shard's files and a function that reads a side file by its stored name; count unreadable files.
 
     The function raises DocumentError for a file of more than `MAX_SIDE_BYTES`.
     """
@@ -118,7 +118,7 @@ def open_shard(shard: Shard, report: Report) -> tuple[ShardFiles, Callable[[str]
 
 
 def _loose_names(folder: Path, report: Report) -> list[str]:
-    """Return the names in a shard's folder; count pipes, devices and links to nothing, which hold nothing to read."""
+    """Return the names in a shard's folder; count pipes, devices and broken links, which cannot be read."""
     names = []
     with os.scandir(folder) as entries:
         for entry in sorted(entries, key=lambda entry: entry.name):
@@ -130,7 +130,7 @@ def _loose_names(folder: Path, report: Report) -> list[str]:
 
 
 def _read(path: Path, offset: int = 0, size: int | None = None) -> bytes:
-    """Return a side file's bytes, the whole file or a part of it; raise DocumentError where they are too many."""
+    """Return the bytes of a side file, which is a file or a part of one; raise DocumentError if they are too many."""
     with open(path, "rb", opener=open_regular) as file:
         file.seek(offset)
         data = file.read(MAX_SIDE_BYTES + 1 if size is None else min(size, MAX_SIDE_BYTES + 1))
@@ -140,7 +140,7 @@ def _read(path: Path, offset: int = 0, size: int | None = None) -> bytes:
 
 
 def group_files(names: Iterable[str], where: str, report: Report) -> ShardFiles:
-    """Sort a shard's files into images and side files; count all others by what they are."""
+    """Divide a shard's files into images and side files; count all others by kind."""
     files = ShardFiles()
     for stored in names:
         name = plain_name(stored)

@@ -12,10 +12,10 @@ from vilbert.manifests.report import Report
 
 @dataclass(frozen=True, kw_only=True)
 class Shard:
-    """Where one shard's parts are; the folder's entries are known, so that a network disk is not asked again."""
+    """Paths of one shard's parts, from one listing of the folder (a network disk is not queried again)."""
 
     name: Path
-    """Its path without suffix."""
+    """Path without suffix."""
     tar: bool
     parquet: bool
     stats: bool
@@ -27,7 +27,7 @@ class Shard:
 
 
 def find_shards(root: Path, report: Report) -> list[Shard]:
-    """Return a folder's shards in the order of their names; count what is no part of one."""
+    """Return a folder's shards in the order of their names; count files that are not part of a shard."""
     entries = {entry.name: entry for entry in root.iterdir()}
     for name in sorted(filter(is_hidden, entries)):
         is_shard = name.endswith((".tar", ".parquet"))
@@ -54,7 +54,7 @@ def find_shards(root: Path, report: Report) -> list[Shard]:
 
 
 def _count_others(root: Path, names: set[str], shards: set[str], report: Report) -> None:
-    """Count the entries of the folder that belong to none of the shards."""
+    """Count the entries of the folder that do not belong to a shard."""
     for name in sorted(names):
         shard = name.removesuffix(".parquet").removesuffix("_stats.json")
         if shard != name and shard in shards:

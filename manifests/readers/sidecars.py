@@ -14,10 +14,10 @@ from vilbert.untrusted.documents import DocumentError, parse_json
 def sidecar_rows(
     where: str, files: ShardFiles, names: Mapping[str, str], read_side: Callable[[str], bytes], report: Report
 ) -> Iterator[dict[str, Any]]:
-    """Yield a row an image, as img2dataset's parquet would have it, from its side files.
+    """Yield a row per image from its side files, with the fields of img2dataset's parquet.
 
-    names: plain name of each image by its id. Rows whose .json cannot be read are counted and left out; of two
-    captions that differ, that of the .txt is taken.
+    names: plain name of each image by its id. Rows whose .json cannot be read are counted and skipped. If the captions
+    of the two side files differ, that of the .txt is used.
     """
     files.count_sides_alone(where, report)
     for key, name in names.items():

@@ -1,9 +1,9 @@
-"""Tables: a row an image, columns by name. CSV, JSONL, JSON arrays and Parquet files are read alike.
+"""Tables with one row per image and named columns: CSV, JSONL, JSON arrays and Parquet files.
 
-The image is named by a column `uri`, or one of `columns.URI_NAMES`; its captions stand in one of
-`columns.CAPTION_NAMES`, a text or a list of texts. image_id or id; split; width; height; sha256; boxes
-([[x1, y1, x2, y2], …]) may be there. A list in a CSV cell is written as JSON. A relative path starts at `--images`, or
-else at the table's folder.
+The image is in a column `uri`, or one of `columns.URI_NAMES`; its captions are in one of `columns.CAPTION_NAMES`, as a
+text or a list of texts. Optional columns: image_id or id, split, width, height, sha256, boxes
+([[x1, y1, x2, y2], …]). A list in a CSV cell is written as JSON. Relative paths start at `--images`, or else at the
+table's folder.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _LISTS = ("captions", "sentences")
 def read_rows(
     path: Path, kind: TableKind, report: Report, columns: ColumnNames
 ) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield (place, row) of a table; names are normalised, nulls left away."""
+    """Yield (place, row) of a table; names are normalised, nulls omitted."""
     match kind:
         case "csv":
             return read_csv(path, report, columns)
@@ -58,9 +58,9 @@ def read_table(
     check_files: bool = True,
     split: str | None = None,
 ) -> Iterator[ImageRecord]:
-    """Return one record a row, in a stream; rows that cannot be read are counted and left out.
+    """Return one record per row, as a stream; rows that cannot be read are counted and skipped.
 
-    Rows one after the other that name the same image by id and path become one, with the captions of all.
+    Consecutive rows with the same id and path are merged into one with the captions of all.
     """
     rows = merge_rows(_records(path, report, kind, columns, images, split), report)
     records = count_missing(rows, report) if check_files else (record for _, record in rows)
@@ -68,7 +68,7 @@ def read_table(
 
 
 def count_missing(rows: Iterable[tuple[str, ImageRecord]], report: Report) -> Iterator[ImageRecord]:
-    """Yield the records of (place, record); count those whose local image is not there."""
+    """Yield the records of (place, record); count those whose local image does not exist."""
     for where, record in rows:
         if "://" not in record.uri and not os.path.isfile(record.uri):
             report.count("missing-file", f"{where}: {record.uri}")
@@ -78,7 +78,7 @@ def count_missing(rows: Iterable[tuple[str, ImageRecord]], report: Report) -> It
 def _records(
     path: Path, report: Report, kind: TableKind, columns: ColumnNames, images: Path | None, split: str | None
 ) -> Iterator[tuple[str, ImageRecord]]:
-    """Yield (place, record) of each row; the id of a row without one is its number and a digest of its uri."""
+    """Yield (place, record) of each row; a row without an id gets its number and a digest of its uri as id."""
     number = 0
     for file in parquet_files(path, report) if kind == "parquet" else [path]:
         root = os.path.abspath(file.parent if images is None else images)
@@ -95,7 +95,7 @@ def _records(
 
 
 def row_id(number: int, uri: str) -> str:
-    """Return the id of a row without one: its number and eight digits of the sha1 of its uri as written."""
+    """Return the id for a row without one: its number and eight digits of the sha1 of its uri as written."""
     return f"{number:09d}-{hashlib.sha1(uri.encode(), usedforsecurity=False).hexdigest()[:8]}"
 
 
@@ -108,10 +108,10 @@ def table_record(
     default_id: Callable[[str], str],
     split: str = "",
 ) -> ImageRecord:
-    """Return a row's record, its uri as written; raise ValueError saying what is wrong with it.
+    """Return a row's record, with its uri as written; raise ValueError with the reason if the row is invalid.
 
-    default_id: makes the id of a row without one from its uri. split: of a row that names none. ManifestError where two
-    columns could be meant.
+    default_id: makes the id of a row without one from its uri. split: used if the row has none. Raises ManifestError if
+    two columns match.
     """
     name = uri_column(row, columns, where)
     uri = _text(row, name) if name is not None else None
@@ -140,7 +140,7 @@ def table_record(
 
 
 def _captions(row: dict[str, Any], columns: ColumnNames, where: str) -> list[object]:
-    """Return the values of a row's captions; in a column of lists, or one that the user named, a text may be JSON."""
+    """Return the caption values of a row; in a column of lists, or one that the user named, a text may be JSON."""
     name = caption_column(row, columns, where)
     value = row.get(name, []) if name is not None else []
     if isinstance(value, str) and value.lstrip().startswith("[") and (name in _LISTS or columns.caption is not None):
@@ -149,7 +149,7 @@ def _captions(row: dict[str, Any], columns: ColumnNames, where: str) -> list[obj
 
 
 def _is_true(value: object) -> bool:
-    """Return a truth value of JSON, or one that a CSV cell spells."""
+    """Return a boolean of JSON, or one spelled in a CSV cell."""
     if isinstance(value, str) and value.strip().lower() in ("true", "false", "1", "0"):
         return value.strip().lower() in ("true", "1")
     if not isinstance(value, bool):
@@ -158,7 +158,7 @@ def _is_true(value: object) -> bool:
 
 
 def _text(row: dict[str, Any], name: str) -> str | None:
-    """Return the value of a column as text without white space around it; None where it is empty or not there."""
+    """Return the value of a column as text without surrounding white space; None if it is empty or missing."""
     value = row.get(name)
     if isinstance(value, str | int) and not isinstance(value, bool):
         return storable(str(value).strip()) or None

@@ -1,4 +1,4 @@
-"""The members of a tar: where their bytes are, and which of its members cannot be read as they were meant."""
+"""The members of a tar: offsets and sizes of their bytes, and members that cannot be read correctly."""
 
 from __future__ import annotations
 
@@ -20,22 +20,22 @@ _DAMAGE = (tarfile.TarError, ValueError, OverflowError, RecursionError, EOFError
 
 
 class TarListing(NamedTuple):
-    """What the headers of a tar say."""
+    """Content of the headers of a tar."""
 
     places: dict[str, tuple[int, int]]
-    """(offset, size) in the file by member name as stored; of members with one name the last, as `tar -x` does."""
+    """(offset, size) in the file by stored member name; of members with the same name the last, as with `tar -x`."""
     repeated: list[str]
-    """Names of the members that a later one of the same name replaces."""
+    """Names of members that are replaced by a later member with the same name."""
     unreadable: list[str]
-    """Names of members without bytes of their own: links to nothing, devices, sparse files."""
+    """Names of members without data of their own: broken links, devices, sparse files."""
     damage: str | None
-    """Where and why the listing ends before the file does; None for a whole archive."""
+    """Where and why the listing ends before the end of the file; None for a complete archive."""
 
 
 def list_tar(path: Path | str, *, stop_at: Callable[[str], bool] | None = None) -> TarListing:
-    """Return the whole members before the first damaged header; links are followed to a member of the same tar.
+    """Return the complete members before the first damaged header; links to members of the same tar are followed.
 
-    stop_at: end with the first member whose name it accepts.
+    stop_at: end at the first member whose name it accepts.
     """
     with open(path, "rb", opener=open_regular) as file:
         listing = _Listing(os.fstat(file.fileno()).st_size)
@@ -54,7 +54,7 @@ def list_tar(path: Path | str, *, stop_at: Callable[[str], bool] | None = None) 
 
 
 class _Headers:
-    """The file as tarfile reads it, which reads no more than headers: no size that a header names fills the memory."""
+    """A file object for tarfile that reads headers only, so that a size in a header cannot fill the memory."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self._file = file
@@ -71,14 +71,14 @@ class _Listing:
     def __init__(self, size: int) -> None:
         self.size = size
         self.position = 0
-        """Where the next header is due."""
+        """Offset of the next header."""
         self.places: dict[str, tuple[int, int]] = {}
         self._repeated: list[str] = []
         self._unreadable: list[str] = []
         self._links: list[tuple[str, str]] = []
 
     def add(self, member: tarfile.TarInfo, position: int) -> bool:
-        """Take a member; return whether another header can follow."""
+        """Add a member; return whether another header can follow."""
         if position <= self.position:  # a negative size would lead back for ever
             return False
         self.position = position
@@ -116,7 +116,7 @@ def plain_name(name: str) -> str:
 
 
 def _check_end(path: Path | str, position: int, size: int) -> str | None:
-    """Return what is wrong where the last header was looked for: the two blocks of zeros that end a tar are due."""
+    """Return what is wrong at the end of the archive, where two blocks of zeros are expected."""
     if position > size:
         return f"ends at byte {size}, inside its last member"
     with open(path, "rb") as file:

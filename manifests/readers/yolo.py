@@ -1,7 +1,7 @@
-"""YOLO's annotations: a text file per image, a line per object, `class x y width height [confidence]`.
+"""YOLO's annotations: a text file per image with one line per object, `class x y width height [confidence]`.
 
-Centre and size are fractions of the image. A line with three points or more is the polygon of YOLO's segmentation
-format, `class x1 y1 x2 y2 x3 y3 ...`; its box is the smallest around the points. Source: docs.ultralytics.com/datasets.
+Centre and size are fractions of the image. A line with three or more points is a polygon of YOLO's segmentation format,
+`class x1 y1 x2 y2 x3 y3 ...`; its box is the bounding box of the points. Source: docs.ultralytics.com/datasets.
 """
 
 from __future__ import annotations
