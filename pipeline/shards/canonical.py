@@ -1,4 +1,4 @@
-"""Canonical JSON: one value, one string of bytes."""
+"""Canonical JSON: equal values have equal bytes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from vilbert.untrusted.documents import MAX_DEPTH, DocumentError, parse_json, un
 def encode_json(value: Any, *, indent: int | None = None) -> bytes:
     """Return `value` as UTF-8 JSON with sorted keys; compact unless `indent` is given.
 
-    Raises ValueError for NaN, infinities and lone surrogates, TypeError for what JSON has no word for.
+    Raises ValueError for NaN, infinities and lone surrogates, TypeError for values that JSON cannot represent.
     """
     separators = (",", ":") if indent is None else (",", ": ")
     text = json.dumps(value, sort_keys=True, ensure_ascii=False, allow_nan=False, separators=separators, indent=indent)
@@ -22,7 +22,7 @@ def encode_json(value: Any, *, indent: int | None = None) -> bytes:
 def decode_json(data: bytes) -> Any:
     """Return the value of UTF-8 JSON; raise DocumentError, a ValueError, for anything that `parse_json` refuses.
 
-    A byte order mark is refused too. A document with few brackets and no escapes cannot nest too deeply or hold a lone
+    A byte order mark is refused, too. A document with few brackets and no escapes cannot nest too deeply or hold a lone
     surrogate; it is decoded without those checks, in a third of the time. Nearly every KEY.json is such a document.
     """
     if data.startswith(_BYTE_ORDER_MARK):

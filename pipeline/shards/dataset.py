@@ -1,4 +1,4 @@
-"""dataset.json: what a data set is, and once it is complete, what it amounts to."""
+"""dataset.json: the description of a data set and, once it is complete, its totals."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _REMEDY = "restore it from a copy, or extract into another folder"
 
 
 MAX_CHANNELS = 1 << 16
-"""Feature channels, or classes kept, of a region: what a model or a batch is made from before a sample is read."""
+"""Maximum feature channels, or classes kept, of a region: models and batches are sized before a sample is read."""
 _SINCE_2 = ("shard_starts", "converted")
 
 
@@ -42,16 +42,16 @@ def _require_value(value: Any) -> Any:
 
 @document
 class Totals:
-    """What the shards that are done hold together."""
+    """Totals of all finished shards."""
 
     samples: Count
-    """Samples in all shards."""
+    """Number of samples in all shards."""
     failures: Counts
-    """Failed rows by reason."""
+    """Number of failed rows by reason."""
     bytes: Count
     """Size of all files of samples."""
     dropped: Counts = field(default_factory=dict)
-    """Rows that the settings leave out on purpose, by reason."""
+    """Number of rows that the settings drop on purpose, by reason."""
 
 
 NOTHING = Totals(samples=0, failures={}, bytes=0)
@@ -69,7 +69,7 @@ class ConvertedSource(TypedDict):
 
 
 class ConvertStep(TypedDict):
-    """A `vilbert convert` command: the rows that it wrote, from which sources and how."""
+    """A `vilbert convert` command: the rows that it wrote, their sources and the operations."""
 
     rows: Count
     sources: Annotated[list[ConvertedSource], Len(1), Constraint("fail_fast", True)]
@@ -83,41 +83,41 @@ class DatasetInfo:
     other."""
 
     storage: StorageFormat
-    """How the shards are stored."""
+    """Storage format of the shards."""
     shard_size: ShardSize
-    """Rows a shard; the last may have fewer. With `shard_starts` the most samples and failures of a shard."""
+    """Rows per shard; the last may have fewer. With `shard_starts`, the maximum of samples and failures per shard."""
     shard_starts: Annotated[List[Count] | None, Validator("after", _require_value)] = None
-    """First row of each shard, where dropped rows or splits make their numbers of rows differ. Format 2."""
+    """First row of each shard, if dropped rows or splits make the numbers of rows differ. Format 2."""
     rows: Count
-    """Rows that the data set covers, from the first on."""
+    """Number of rows that the data set covers, from the first one."""
     limit: Count | None = None
-    """The `--limit` that made `rows` less than the manifest has; None where all of it is meant."""
+    """The `--limit` that made `rows` smaller than the manifest; None without a limit."""
     manifest: str
-    """Path of the manifest, as the command was given it; empty for a converted data set."""
+    """Path of the manifest as given to the command; empty for a converted data set."""
     manifest_hash: str
-    """The manifest's content hash; of a converted data set that of `steps`."""
+    """Content hash of the manifest; for a converted data set, the hash of `steps`."""
     fields: dict[str, dict[str, Any]]
     """Arrays of a sample in stored order: dtype and shape by name, see `sample.describe_fields`."""
     feature_dim: Annotated[int, Interval(ge=0, le=MAX_CHANNELS)]
-    """D, channels of a region's feature."""
+    """D, number of feature channels of a region."""
     class_names: List[str]
     """Names by class id; 0 is the background."""
     attribute_names: List[str]
-    """Names by attribute id; empty where the detector knows none."""
+    """Names by attribute id; empty if the detector has no attributes."""
     fingerprint: Digest
     """`fingerprint_digest(fingerprint_fields)`."""
     fingerprint_fields: dict[str, Any]
-    """All that the regions depend on: weights, detector, decoding, selection, dtype, format number."""
+    """Everything that the regions depend on: weights, detector, decoding, selection, dtype, format number."""
     software: dict[str, str]
-    """Versions that the first run used, by name; for people, not part of the fingerprint."""
+    """Versions of packages that the first run used, by name; not part of the fingerprint."""
     converted: Annotated[List[ConvertStep], Len(1)] = ()
     """The `vilbert convert` commands that wrote the rows: `rows`, `sources` and `operations` of each. Format 2."""
     complete: bool = False
-    """Whether all shards are done; what follows is as yet empty where not."""
+    """Whether all shards are finished; otherwise the following fields are empty."""
     splits: Counts = field(default_factory=dict)
     """Samples by split."""
     totals: Totals = NOTHING
-    """What all shards hold together."""
+    """Totals of all shards."""
     records_sha256: Digest | None = None
     """`record.records_digest` of all records: one hash for the data set's content."""
 
@@ -143,7 +143,7 @@ class DatasetInfo:
 
     @property
     def steps(self) -> dict[str, Any]:
-        """What a converted data set was made from and how, without the names of files."""
+        """Sources and operations of a converted data set, without file names."""
         return {
             f"step {number}": {
                 "operations": step["operations"],
@@ -157,7 +157,7 @@ class DatasetInfo:
 
     @property
     def top_classes(self) -> int:
-        """K, most probable classes stored of each region; 0 where the data set has no class probabilities."""
+        """K, number of most probable classes stored per region; 0 without class probabilities."""
         return int(self.fields["class_ids"]["shape"][1]) if "class_ids" in self.fields else 0
 
     @property
@@ -183,18 +183,18 @@ def fingerprint_digest(fields: Mapping[str, Any]) -> str:
 
 
 class Tally:
-    """What records amount to, added one by one, so that none need be kept."""
+    """Sums over records, which are added one by one and not kept."""
 
     def __init__(self) -> None:
         self.samples = 0
-        """Samples of the records so far."""
+        """Number of samples in the records so far."""
         self._bytes = 0
         self._failures: Counter[str] = Counter()
         self._dropped: Counter[str] = Counter()
         self._splits: Counter[str] = Counter()
 
     def add(self, record: ShardRecord) -> None:
-        """Take in a record."""
+        """Add a record."""
         self.samples += record.samples
         self._bytes += record.bytes
         self._failures.update(record.failures)
@@ -203,11 +203,11 @@ class Tally:
 
     @property
     def rows(self) -> int:
-        """Rows of the records so far: samples, failures and dropped rows."""
+        """Number of rows in the records so far: samples, failures and dropped rows."""
         return self.samples + self._failures.total() + self._dropped.total()
 
     def totals(self) -> Totals:
-        """Return what the shards hold together."""
+        """Return the totals of the shards."""
         return Totals(
             samples=self.samples,
             failures=dict(sorted(self._failures.items())),
@@ -226,14 +226,14 @@ def sum_splits(records: Iterable[ShardRecord]) -> dict[str, int]:
 
 
 def sum_records(records: Iterable[ShardRecord]) -> Totals:
-    """Return what the records' shards hold together."""
+    """Return the totals of the records' shards."""
     return _tally(records).totals()
 
 
 def contradiction(info: DatasetInfo, records: Sequence[ShardRecord]) -> str | None:
-    """Return in what a complete data set's dataset.json and all its records disagree; None where they agree.
+    """Return how the dataset.json of a complete data set contradicts its records; None if it does not.
 
-    records: in the order of their shards, as many as there are.
+    records: all records, in the order of their shards.
     """
     for record in records:
         if record.rows != info.shard_rows(record.shard):
@@ -259,7 +259,7 @@ def _tally(records: Iterable[ShardRecord]) -> Tally:
 
 
 def _are_arrays(fields: Mapping[str, Mapping[str, Any]], feature_dim: int) -> bool:
-    """Say whether `fields` are the arrays of the format, with D channels."""
+    """Return whether `fields` are the arrays of the format, with D channels."""
     match fields:
         case {"features": {"dtype": str(feature_dtype)}, "class_ids": {"shape": [_, top_classes]}}:
             pass
@@ -302,7 +302,7 @@ def read_dataset(directory: str | os.PathLike[str]) -> DatasetInfo:
 
 
 def read_info(folder: Folder) -> DatasetInfo:
-    """Return the dataset.json of a folder, wherever that lies; raise what `read_dataset` raises."""
+    """Return the dataset.json of a local or remote folder; raises what `read_dataset` raises."""
     with folder.local([DATASET_FILE]) as directory:
         if not (directory / DATASET_FILE).is_file():
             raise not_a_dataset(folder)
@@ -321,5 +321,5 @@ def encode_dataset(info: DatasetInfo) -> bytes:
 
 
 def write_dataset(directory: Path, info: DatasetInfo) -> None:
-    """Write dataset.json in one step."""
+    """Write dataset.json atomically."""
     write_atomic(directory / DATASET_FILE, encode_dataset(info))

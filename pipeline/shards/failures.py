@@ -1,4 +1,4 @@
-"""The rows of the manifest that gave no sample: one line of JSON each, in `failures/NNNNNN.jsonl`."""
+"""Rows of the manifest without a sample: one line of JSON each, in `failures/NNNNNN.jsonl`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from vilbert.untrusted.documents import DocumentError
 
 @document
 class FailureRow:
-    """Why one row of the manifest gave no sample."""
+    """Why a row of the manifest has no sample."""
 
     row: Count
     """Its number in the manifest, from 0."""
@@ -24,9 +24,9 @@ class FailureRow:
     uri: str
     """As in the manifest."""
     reason: str
-    """A code to count by, of the documented set."""
+    """A documented reason code."""
     detail: str
-    """What exactly was wrong, for a person."""
+    """Description of the problem."""
 
 
 def encode_failures(rows: Iterable[FailureRow]) -> bytes:
@@ -41,7 +41,7 @@ def _encode_row(row: FailureRow) -> bytes:
 
 
 def read_failures(path: Path) -> list[FailureRow]:
-    """Return the rows of a file of failures; raise CorruptShardError naming the line where it is damaged."""
+    """Return the rows of a file of failures; raise CorruptShardError with the line if it is damaged."""
     *lines, rest = read_bytes(path).split(b"\n")
     remedy = "delete the shard's record in shards/ and run the same `vilbert extract` or `vilbert convert` again"
     if rest:

@@ -16,7 +16,7 @@ T = TypeVar("T")
 
 
 def read_bytes(path: Path) -> bytes:
-    """Return a file's content; raise ShardError where it cannot be read."""
+    """Return a file's content; raise ShardError if it cannot be read."""
     try:
         return path.read_bytes()
     except OSError as error:
@@ -31,13 +31,13 @@ def parse_document(
     Args:
         kind: Its class, see `vilbert.documents`.
         data: The file's content.
-        path: Of the file, for messages.
-        remedy: What to do with a damaged one.
-        since_2: Fields that documents of format 1 do not have, and later ones need not have.
+        path: Path of the file, for messages.
+        remedy: What to do with a damaged file.
+        since_2: Fields that documents of format 1 do not have; they are optional in later formats.
 
     Raises:
-        UnsupportedFormatError: A newer version wrote it, whatever else it holds.
-        CorruptShardError: It is not such a document; names the first wrong key.
+        UnsupportedFormatError: A newer version wrote it, whatever its other content.
+        CorruptShardError: It is not such a document; the message names the first wrong key.
     """
     try:
         document = decode_json(data)

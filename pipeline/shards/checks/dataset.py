@@ -1,4 +1,4 @@
-"""Check what no single shard can tell: the plan, stray files, the totals, keys over all shards, the manifest."""
+"""Check the data set as a whole: the plan, stray files, the totals, keys across shards, the manifest."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from vilbert.pipeline.shards.storage.store import open_shard
 
 
 def check_info(folder: Folder, info: DatasetInfo) -> Iterator[Finding]:
-    """Check dataset.json by itself: written the way it is written, and free of contradictions."""
+    """Check dataset.json by itself: canonical bytes, and no contradictions."""
 
     def damaged(what: str) -> Finding:
         return Finding(code="dataset-damaged", where=DATASET_FILE, what=what, remedy=RESTORE)
@@ -46,7 +46,7 @@ def check_info(folder: Folder, info: DatasetInfo) -> Iterator[Finding]:
 
 
 def check_files(folder: Folder, info: DatasetInfo) -> Iterator[Finding]:
-    """Find what does not belong into `shards/` and `failures/`, and what killed runs left of a complete data set."""
+    """Find files that do not belong in `shards/` and `failures/`, and leftovers of killed runs if it is complete."""
     suffixes = {SHARDS_FOLDER: ("json", info.storage), FAILURES_FOLDER: ("jsonl",)}
     for under in ("", SHARDS_FOLDER, FAILURES_FOLDER, ENERGON_FOLDER):
         for name, size in sorted(folder.entries(under)):
@@ -76,7 +76,7 @@ def _belongs(name: str, suffixes: Sequence[str], shards: int) -> bool:
 
 
 def check_presence(info: DatasetInfo, present: Collection[int]) -> Iterator[Finding]:
-    """Find the shards of the plan that have no record, where `present` are those that have one."""
+    """Find the shards of the plan without a record; `present` are those that have one."""
     missing = info.shards - len(present)
     if not info.complete:
         what = f"{len(present):,} of {info.shards:,} shards are done"
@@ -94,7 +94,7 @@ def check_presence(info: DatasetInfo, present: Collection[int]) -> Iterator[Find
 def check_listed_sizes(
     reports: Sequence[ShardReport], listed: Mapping[str, int], info: DatasetInfo
 ) -> Iterator[Finding]:
-    """Compare records with the sizes of a remote folder's files of samples, by name in `shards/`, none of them read."""
+    """Compare records with the listed sizes of a remote folder's files, by name in `shards/`; no file is read."""
     for report in reports:
         if (record := report.record) is None:
             continue
@@ -108,7 +108,7 @@ def check_listed_sizes(
 
 
 def check_totals(info: DatasetInfo, reports: Sequence[ShardReport]) -> Iterator[Finding]:
-    """Compare a complete data set's totals with its records; nothing is said where records are missing."""
+    """Compare a complete data set's totals with its records; skipped if records are missing."""
     records = [report.record for report in reports if report.record is not None]
     if len(records) < info.shards:
         return
@@ -133,14 +133,14 @@ def check_totals(info: DatasetInfo, reports: Sequence[ShardReport]) -> Iterator[
 
 
 def repeated(hashes: Sequence[NDArray[np.uint64]]) -> NDArray[np.uint64]:
-    """Return the values that occur more than once, ascending; takes 16 bytes a value."""
+    """Return the values that occur more than once, in ascending order; uses 16 bytes per value."""
     ordered = np.concatenate([*hashes, np.empty(0, np.uint64)])
     ordered.sort()
     return np.unique(ordered[1:][ordered[1:] == ordered[:-1]])
 
 
 def check_duplicates(folder: Folder, info: DatasetInfo, reports: Sequence[ShardReport]) -> Iterator[Finding]:
-    """Find keys that are in more than one shard: by their hashes, then by name in the few shards that are suspect."""
+    """Find keys that are in several shards: by hash, then by name in the few shards with equal hashes."""
     suspects = repeated([report.key_hashes for report in reports])
     places: dict[str, list[str]] = defaultdict(list)
     for report in reports if suspects.size else ():

@@ -1,4 +1,4 @@
-"""What `vilbert verify` found wrong: one line for a person, one object for a program."""
+"""Problems found by `vilbert verify`: one line of text, or one JSON object."""
 
 from __future__ import annotations
 
@@ -9,28 +9,28 @@ RESTORE = "restore it from a copy, or extract into a new folder"
 
 
 def remake(shard_name: str) -> str:
-    """Return how to rewrite one shard."""
+    """Return the remedy that rewrites one shard."""
     again = "run the same `vilbert extract` or `vilbert convert` again: it rewrites this shard"
     return f"delete shards/{shard_name}.* and {again}"
 
 
 def reindex(name: str) -> str:
-    """Return how to renew the side files of the data set `name`."""
+    """Return the remedy that rewrites the side files of the data set `name`."""
     return f"run `vilbert index {name}`, or delete the file"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Finding:
-    """One thing that is wrong."""
+    """One problem."""
 
     code: str
-    """A fixed word for its kind; docs/verify.md lists them."""
+    """Code of the problem; docs/verify.md lists the codes."""
     where: str
-    """The file, relative to the data set's folder, and the sample or row where it is known."""
+    """The file, relative to the data set's folder, and the sample or row if it is known."""
     what: str
-    """What was found, and what was expected."""
+    """The problem: what was found and what was expected."""
     remedy: str
-    """What to do."""
+    """The remedy."""
 
     def __str__(self) -> str:
         return f"{self.code}: {self.where}: {self.what}; {self.remedy}"

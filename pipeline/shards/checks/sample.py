@@ -1,4 +1,4 @@
-"""What must hold of one sample beyond its dtypes and shapes: pure functions that yield what is wrong.
+"""Checks of one sample beyond its dtypes and shapes: pure functions that yield problems.
 
 Legend: N regions, D feature channels, K most probable classes.
 """
@@ -18,13 +18,13 @@ from vilbert.pipeline.shards.keys import sample_key
 from vilbert.pipeline.shards.sample import Sample
 
 OUTSIDE = 0.01
-"""Pixels by which a box may pass the picture's edge: float32 rounding of a resized coordinate, no more."""
+"""Pixels by which a box may exceed the edge of the image: float32 rounding of a resized coordinate."""
 PROBABILITY_SUM = 1.02
-"""Sum of the K most probable classes, at most: one, with the rounding of K float16 numbers."""
+"""Maximum sum of the K most probable classes: one plus the rounding of K float16 numbers."""
 
 
 def sample_problems(sample: Sample, info: DatasetInfo) -> Iterator[tuple[str, str]]:
-    """Yield (code, what) for each rule of FORMAT.md that the sample breaks."""
+    """Yield (code, problem) for each rule of FORMAT.md that the sample violates."""
     regions = sample.regions
     yield from _shapes(sample, info)
     yield from _numbers(regions)
@@ -37,7 +37,7 @@ def sample_problems(sample: Sample, info: DatasetInfo) -> Iterator[tuple[str, st
 
 
 def not_finite(array: NDArray[Any]) -> int:
-    """Return how many NaNs and infinities an array holds."""
+    """Return the number of NaNs and infinities in an array."""
     if array.dtype == np.float16:  # np.isfinite is four times slower on float16 than a look at the exponents
         return int(np.count_nonzero((array.view(np.uint16) & 0x7C00) == 0x7C00))
     return int(array.size - np.count_nonzero(np.isfinite(array)))

@@ -1,6 +1,6 @@
-"""Check one shard against its record, its failures and, where asked, every byte of it and its rows of the manifest.
+"""Check one shard against its record and failures and, if requested, all its bytes and its rows of the manifest.
 
-Runs in a process of its own; what it returns is small, whatever the shard holds.
+Runs in a separate process; its result is small, whatever the size of the shard.
 """
 
 from __future__ import annotations
@@ -42,25 +42,25 @@ from vilbert.pipeline.shards.storage.store import ShardReader, open_shard
 from vilbert.pipeline.shards.storage.tar_store import TarReader
 
 ENOUGH = 20
-"""A shard with so many findings should be rewritten as a whole."""
+"""Maximum number of findings per shard; a shard with so many should be rewritten as a whole."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ShardTask:
-    """What a checking process is told of the data set."""
+    """What a checking process needs of the data set."""
 
     folder: Folder
     info: DatasetInfo
     deep: bool
     manifest: Manifest | None = None
-    """Compared row by row, in deep mode."""
+    """Manifest to compare row by row, in deep mode."""
     side_files: frozenset[str] = frozenset()
-    """Of the files of other tools in the data set's folder, those that exist."""
+    """Existing files of other tools in the data set's folder."""
 
 
 @dataclass(kw_only=True, eq=False)
 class ShardReport:
-    """What is known of one shard so far, and what is wrong with it."""
+    """What is known about one shard so far, and its problems."""
 
     directory: Path
     shard: int
@@ -68,32 +68,32 @@ class ShardReport:
     record: ShardRecord | None = None
     """None if it is missing or unreadable."""
     key_hashes: NDArray[np.uint64] = field(default_factory=lambda: np.empty(0, np.uint64))
-    """[samples] `key_hash` of each key, in order; empty where the shard cannot be read."""
+    """[samples] `key_hash` of each key, in order; empty if the shard cannot be read."""
     rows_digest: str | None = None
-    """Of the rows that index.parquet should have of it; None where they are not compared."""
+    """Digest of the rows that index.parquet should have for it; None if they are not compared."""
     parts_digest: str | None = None
-    """Of the rows that Energon's index.sqlite should have of it; None where they are not compared."""
+    """Digest of the rows that Energon's index.sqlite should have for it; None if they are not compared."""
 
     def add(self, code: str, path: Path, what: str, *, place: str = "") -> None:
-        """Note that something is wrong with the file at `path`; place says where in it."""
+        """Add a problem of the file at `path`; `place` is the location within it."""
         where = path.relative_to(self.directory).as_posix() + (f" {place}" if place else "")
         self.findings.append(Finding(code=code, where=where, what=what, remedy=remake(shard_name(self.shard))))
 
 
 def key_hash(key: str) -> int:
-    """Return 64 bits of a key's hash: of 100 million keys, two share theirs by chance once in some 4000 data sets."""
+    """Return 64 bits of a key's hash: among 100 million keys, about one in 4000 data sets has a collision."""
     return int.from_bytes(hashlib.blake2b(key.encode(), digest_size=8).digest(), "little")
 
 
 def problem_of(error: ShardError | ManifestError) -> str:
-    """Return what an error says is wrong, without the path and remedy that a finding has of its own."""
+    """Return the problem in an error message, without its path and remedy, which a finding has separately."""
     if not isinstance(error, CorruptShardError):
         return str(error)
     return error.problem if error.offset is None else f"byte {error.offset}: {error.problem}"
 
 
 def check_shard(task: ShardTask, shard: int) -> ShardReport:
-    """Return what is wrong with a shard that has a record. A remote one is fetched whole in deep mode alone."""
+    """Return the problems of a shard that has a record. A remote shard is fetched completely only in deep mode."""
     failures, data, record = shard_files(shard, task.info.storage)
     large = [data, data.removesuffix(".tar") + TAR_INDEX_SUFFIX] if task.deep else []
     with task.folder.local([failures, record, *large]) as directory:
@@ -101,7 +101,7 @@ def check_shard(task: ShardTask, shard: int) -> ShardReport:
 
 
 def _check_files(task: ShardTask, shard: int, directory: Path, *, opened: bool) -> ShardReport:
-    """Return what is wrong with a shard whose files are in `directory`; opened: its file of samples too."""
+    """Return the problems of a shard whose files are in `directory`; opened: including its file of samples."""
     report = ShardReport(directory=directory, shard=shard)
     path = record_path(directory, shard)
     try:
@@ -138,7 +138,7 @@ def _check_files(task: ShardTask, shard: int, directory: Path, *, opened: bool) 
 
 
 def check_record(report: ShardReport, record: ShardRecord, path: Path, info: DatasetInfo) -> None:
-    """Compare a record with the plan that dataset.json makes."""
+    """Compare a record with the plan in dataset.json."""
     if path.read_bytes() != record.to_json():
         report.add("record-damaged", path, "is not written the way records are: bytes were changed")
     expected = info.shard_rows(report.shard)
@@ -152,7 +152,7 @@ def check_record(report: ShardReport, record: ShardRecord, path: Path, info: Dat
 
 
 def check_failures(report: ShardReport, record: ShardRecord, path: Path) -> Sequence[FailureRow]:
-    """Return a shard's failed rows, compared with its record; none where the file cannot be used."""
+    """Return a shard's failed rows, compared with its record; none if the file cannot be used."""
     if not path.is_file():
         report.add("failures-missing", path, "is not there; without failures it would be an empty file")
         return ()
@@ -175,7 +175,7 @@ def check_failures(report: ShardReport, record: ShardRecord, path: Path) -> Sequ
 
 
 def file_is_whole(report: ShardReport, record: ShardRecord, path: Path, *, hashed: bool) -> bool:
-    """Compare a file of samples with its record, size and if asked hash; return whether it is worth reading on."""
+    """Compare a file of samples with the size, and if requested the hash, in its record; return whether to continue."""
     if not path.is_file():
         report.add("data-missing", path, "is not there")
         return False
@@ -193,7 +193,7 @@ def file_is_whole(report: ShardReport, record: ShardRecord, path: Path, *, hashe
 
 
 def check_keys(report: ShardReport, record: ShardRecord, reader: ShardReader) -> None:
-    """Compare a shard's own index with its record, and note the hashes of its keys."""
+    """Compare a shard's own index with its record, and store the hashes of its keys."""
     keys = reader.keys()
     report.key_hashes = np.fromiter(map(key_hash, keys), np.uint64, len(keys))
     if len(keys) != record.samples:
@@ -207,7 +207,7 @@ def check_keys(report: ShardReport, record: ShardRecord, reader: ShardReader) ->
 
 
 def check_side_files_of(report: ShardReport, task: ShardTask, reader: ShardReader) -> None:
-    """Compare a tar's .tar.idx with it, and note what the indexes of the whole data set should say of it."""
+    """Compare a tar with its .tar.idx, and store what the indexes of the data set should contain for it."""
     if isinstance(reader, TarReader):
         path = reader.path.with_suffix(TAR_INDEX_SUFFIX)
         if path.is_file() and path.read_bytes() != encode_tar_index(reader.index):
@@ -236,7 +236,7 @@ def check_samples(
 ) -> Counter[str]:
     """Parse every sample, check its values, compare it with its row of the manifest; return the samples by split.
 
-    rows: the manifest row of each sample. records: the manifest's rows by number; empty where there is no manifest.
+    rows: the manifest row of each sample. records: the manifest's rows by number; empty without a manifest.
     """
     splits: Counter[str] = Counter()
     aligned = bool(records) and len(rows) == len(reader)  # else it is not known which sample is which row
@@ -269,7 +269,7 @@ def check_failed_rows(report: ShardReport, failures: Sequence[FailureRow], recor
 
 
 def read_rows(report: ShardReport, record: ShardRecord, manifest: Manifest | None) -> dict[int, ImageRecord]:
-    """Return the shard's rows of the manifest, by number; none where there is no manifest or it has no such rows."""
+    """Return the shard's rows of the manifest, by number; none without a manifest or if it lacks the rows."""
     start, stop = record.rows
     if manifest is None or stop > manifest.rows:
         return {}
@@ -283,7 +283,7 @@ def read_rows(report: ShardReport, record: ShardRecord, manifest: Manifest | Non
 
 
 def row_differences(sample: Sample, record: ImageRecord) -> Iterator[str]:
-    """Yield how a sample differs from its row of the manifest."""
+    """Yield the differences of a sample from its row of the manifest."""
     expected = {
         "image_id": record.image_id,
         "uri": mask_credentials(record.uri),

@@ -1,7 +1,7 @@
-"""Compare the side files of other tools with the records and shards: a stale one makes a tool read the wrong bytes.
+"""Compare the side files of other tools with the records and shards: with a stale file, a tool reads wrong bytes.
 
-A file that a person wrote or edited (a card, Energon's YAML files) is left to that person. Files that `energon prepare`
-or `widsindex` wrote are checked by what they say, as ours are.
+Files that a user wrote or edited (a card, Energon's YAML files) are not checked. Files that `energon prepare` or
+`widsindex` wrote are checked by their content, like ours.
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ from vilbert.pipeline.shards.location.folder import Folder
 from vilbert.pipeline.shards.storage.verified import file_sha256
 
 LISTINGS = {WIDS_FILE: wids.listed_samples, ENERGON_INFO: energon.listed_samples}
-"""Files that list the samples of each shard, and how the counts are found in them."""
+"""Files that list the number of samples of each shard, and functions that read these numbers."""
 
 
 def side_files_there(folder: Folder) -> set[str]:
-    """Return the names of the files of other tools, in the folder itself and in Energon's."""
+    """Return the names of the files of other tools, in the folder itself and in Energon's folder."""
     names = {name for name, size in folder.entries("") if size is not None}
     return names | {f"{ENERGON_FOLDER}/{name}" for name, size in folder.entries(ENERGON_FOLDER) if size is not None}
 
@@ -50,9 +50,10 @@ def check_side_files(
     """Find side files that do not belong to the shards of a complete data set.
 
     Args:
-        reports: Of all shards, in order; nothing is said where a record is missing.
-        names: What `side_files_there` found.
-        deep: Compare every row of the indexes with the shards. Behind a URL the large files are read only then.
+        reports: Reports of all shards, in order; shards without a record are skipped.
+        names: The result of `side_files_there`.
+        deep: Compare every row of the indexes with the shards. If the data set is behind a URL, the large files are
+            only read then.
     """
     records = [report.record for report in reports if report.record is not None]
     if len(records) < info.shards:
@@ -121,7 +122,7 @@ def _rows(file: Any) -> Iterator[Mapping[str, Any]]:
 
 
 def _row_problems(rows: Iterator[Mapping[str, Any]], reports: Sequence[ShardReport]) -> Iterator[str]:
-    """Compare rows with those of the shards, in order; shards that are damaged themselves are passed over."""
+    """Compare rows with those of the shards, in order; damaged shards are skipped."""
     for report in reports:
         samples = 0 if report.record is None else report.record.samples
         digest = rows_digest(islice(rows, samples))

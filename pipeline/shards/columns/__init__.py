@@ -1,1 +1,1 @@
-"""Columns: further values for the samples of a data set, in files of their own; no byte of the data set changes."""
+"""Columns: additional values for the samples of a data set, in separate files; no byte of the data set changes."""

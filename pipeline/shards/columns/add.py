@@ -27,7 +27,7 @@ from vilbert.pipeline.shards.storage.atomic import fsync_dir, temporary_path, wr
 from vilbert.pipeline.shards.storage.store import open_shard
 
 NO_VALUE, NO_SAMPLE = "no_value", "no_sample"
-"""Why a row of the manifest has nothing in the column's shard."""
+"""Why a row of the manifest has no value in the column's shard."""
 
 
 @dataclass
@@ -50,7 +50,7 @@ class _Seen:
             self.of_boxes = self.of_boxes and value.shape[0] == boxes
 
     def shape(self) -> tuple[int | str | None, ...]:
-        """Return the shape of all arrays, as column.json has it."""
+        """Return the shape of all arrays in the form of column.json."""
         (dimensions,) = self.dimensions
         last = next(iter(self.last_sides)) if len(self.last_sides) == 1 else None
         if dimensions == 2:
@@ -59,19 +59,19 @@ class _Seen:
 
 
 def add_column(folder: Folder, name: str, values: ValuesFile, *, missing: Literal["error", "skip"]) -> ColumnInfo:
-    """Write a column whose name is free, or return it where it is there with the same values.
+    """Write a new column, or return it if it exists with the same values.
 
-    The caller holds the data set's writer lock. A column that is not complete when this is interrupted has no
-    column.json; the next call starts again.
+    The caller holds the data set's writer lock. After an interruption, an incomplete column has no column.json, and the
+    next call starts again.
 
     Args:
         folder: A complete data set.
-        name: Of the column.
-        values: By image id.
+        name: Name of the column.
+        values: Values by image id.
         missing: What to do with samples that have no value: refuse, or leave them without one.
 
     Raises:
-        RefusedError: The name is taken, or samples have no value.
+        RefusedError: The name is in use, or samples have no value.
     """
     check_column_name(name)
     info = read_info(folder)

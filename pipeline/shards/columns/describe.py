@@ -19,11 +19,11 @@ from vilbert.pipeline.shards.sample import Sample
 from vilbert.pipeline.terminal import counted
 
 SUMMARISED_NAMES = 3
-"""Objects that the text of a sample's regions names."""
+"""Number of objects in the text about a sample's regions."""
 
 
 def describe_columns(folder: Folder, info: DatasetInfo) -> list[dict[str, Any]]:
-    """Return what the columns of a data set hold, as JSON values."""
+    """Return a description of the columns of a data set, as JSON values."""
     return [_describe(column_folder(folder, name), name, info) for name in column_names(folder)]
 
 
@@ -54,7 +54,7 @@ def _describe(column: Folder, name: str, base: DatasetInfo) -> dict[str, Any]:
 
 
 def values_of_sample(folder: Folder, shard: int, key: str) -> dict[str, Any]:
-    """Return what the finished columns hold of a sample, by name: JSON values, arrays as dtype, shape and bounds."""
+    """Return a sample's values in the finished columns, by name: JSON values, arrays as dtype, shape and bounds."""
     values: dict[str, Any] = {}
     for name in column_names(folder):
         column = column_folder(folder, name)
@@ -67,19 +67,19 @@ def values_of_sample(folder: Folder, shard: int, key: str) -> dict[str, Any]:
 
 
 def region_columns(folder: Folder) -> dict[str, ColumnInfo]:
-    """Return the finished columns that hold regions, by name."""
+    """Return the finished columns of regions, by name."""
     found = {name: read_column(column_folder(folder, name)) for name in column_names(folder)}
     return {name: info for name, info in found.items() if info is not None and info.regions is not None}
 
 
 def with_regions(folder: Folder, column: ColumnInfo, shard: int, sample: Sample) -> Sample | None:
-    """Return a sample of the data set with the regions that a column has of it; None where it has none.
+    """Return a sample of the data set with its regions from a column; None if the column has none.
 
     Args:
         folder: The data set.
         column: One of `region_columns`.
         shard: The shard that the sample is in.
-        sample: The sample, whose captions, metadata and image stay.
+        sample: The sample; its captions, metadata and image are kept.
     """
     with open_column_shard(column_folder(folder, column.name), column, shard) as opened:
         if sample.key not in opened:
@@ -127,7 +127,7 @@ def _shape(shape: tuple[int | str | None, ...]) -> str:
 
 
 def _values(info: ColumnInfo) -> str:
-    """Return what each value of a column is, as text."""
+    """Return the type of a column's values, as text."""
     if info.shape is None:
         return "JSON"
     arrays = f"{info.dtype} {_shape(info.shape)}"

@@ -35,7 +35,7 @@ def write_energon_files(column: Folder, info: ColumnInfo) -> None:
     """Write `.nv-meta/` and `shards/*.tar.idx` of a column whose shards are complete.
 
     Raises:
-        CorruptShardError: A shard of it is damaged.
+        CorruptShardError: A shard of the column is damaged.
     """
     shards = []
     with column.building() as built:

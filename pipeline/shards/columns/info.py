@@ -1,4 +1,4 @@
-"""column.json: what a column holds. Written last: a column without it is not finished."""
+"""column.json: the description of a column. It is written last; a column without it is not finished."""
 
 from __future__ import annotations
 
@@ -36,29 +36,29 @@ class ColumnFile:
     """The content of column.json."""
 
     name: str
-    """Its folder's name, and what follows the key in the names of members."""
+    """Name of its folder, and the part of member names after the key."""
     base: Digest
     """records_sha256 of the data set that it belongs to."""
     member: Member
     dtype: Annotated[str, Constraint("pattern", f"^({'|'.join(DTYPES)})$")] | None
     """Of arrays, or of the features of regions, NumPy's name; None for JSON values."""
     shape: Annotated[tuple[Side, ...], Len(1, 2)] | None
-    """Likewise: "N" is the number of the sample's regions, None differs from sample to sample."""
+    """Shape of arrays: "N" is the number of the sample's regions, None differs between samples."""
     shards: Count
     samples: Count
-    """Values in all shards."""
+    """Number of values in all shards."""
     missing: Count
-    """Samples of the data set that have no value."""
+    """Number of samples of the data set without a value."""
     bytes: Count
     """Size of all tar files."""
     fingerprint: Digest
     """`fingerprint_digest(fingerprint_fields)`."""
     fingerprint_fields: dict[str, Any]
-    """What the values depend on: the imported file's SHA-256 and how it was read."""
+    """What the values depend on: the SHA-256 of the imported file and how it was read."""
     records_sha256: Digest
     """`record.records_digest` of its records."""
     boxes: Boxes = "base"
-    """Whose boxes its regions have; stored of columns of regions alone. Format 2."""
+    """Which boxes its regions have; only stored for columns of regions. Format 2."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,7 +70,7 @@ class ColumnInfo(ColumnFile):
 
     @property
     def of_regions(self) -> int | None:
-        """M where each region of the data set has a vector of M numbers, else None."""
+        """M if each region of the data set has a vector of M numbers, else None."""
         match self.shape:
             case ("N", int(side)) if self.boxes == "base":
                 return side
@@ -83,11 +83,11 @@ def describe_column(
     """Return the column.json of a column that was written as a data set: features, or regions.
 
     Args:
-        name: Of the column.
+        name: Name of the column.
         written: The complete dataset.json in the column's folder.
-        base: That of the data set that the column belongs to.
+        base: The dataset.json of the data set that the column belongs to.
         member: npy for features, regions for whole samples.
-        boxes: Whose boxes the regions have.
+        boxes: Which boxes the regions have.
     """
     fields = {**written.fingerprint_fields, "base": str(base.records_sha256)}
     return ColumnInfo(
@@ -120,7 +120,7 @@ def read_column(folder: Folder) -> ColumnInfo | None:
     """Return the column.json of a column's folder, None where it does not exist or failed samples are being retried.
 
     Raises:
-        CorruptShardError: It is damaged.
+        CorruptShardError: column.json is damaged.
     """
     data = folder.read(COLUMN_FILE)
     if data is None:
@@ -137,7 +137,7 @@ def read_column(folder: Folder) -> ColumnInfo | None:
 
 
 def _contradiction(info: ColumnInfo, number: int) -> str | None:
-    """Return what does not fit together in a column.json of a format number."""
+    """Return a contradiction in a column.json of the given format number, or None."""
     if info.fingerprint != fingerprint_digest(info.fingerprint_fields):
         return "fingerprint is not that of fingerprint_fields"
     if number != (2 if info.member == "regions" else 1):
@@ -155,11 +155,11 @@ def _contradiction(info: ColumnInfo, number: int) -> str | None:
 
 
 def why_unusable(found: ColumnInfo | None, base: DatasetInfo) -> str | None:
-    """Return why the values of a column cannot be used with a data set, and what to do; None where they can.
+    """Return why the values of a column cannot be used with a data set, and the remedy; None if they can.
 
     Args:
-        found: What `read_column` returned.
-        base: Of the data set.
+        found: The result of `read_column`.
+        base: The dataset.json of the data set.
     """
     if found is None:
         return "is not finished; run the command that writes it again"

@@ -1,4 +1,4 @@
-"""Where the files of a column lie: DIR/columns/NAME/ is laid out as a data set, with column.json or dataset.json.
+"""Paths of a column's files: DIR/columns/NAME/ has the layout of a data set, with column.json or dataset.json.
 
 Shard 3 of column `dino` is DIR/columns/dino/shards/000003.tar. It belongs to the same rows as shard 3 of the data set.
 """
@@ -17,15 +17,15 @@ from vilbert.pipeline.urls import join
 COLUMNS_FOLDER = "columns"
 COLUMN_FILE = "column.json"
 BASE = "base"
-"""How options name the data set's own arrays."""
+"""Name of the data set's own arrays in options."""
 MAX_NAME = 20
-"""`KEY.NAME.json` has to fit the 100 bytes that USTAR has for a member's name."""
+"""`KEY.NAME.json` must fit into the 100 bytes of a member name in USTAR."""
 _NAME = re.compile(rf"[a-z][a-z0-9_]{{0,{MAX_NAME - 1}}}")
 _TAKEN = {*FIELDS, IMAGE_MEMBER, "json", BASE}
 
 
 def check_column_name(name: str, option: str = "--column") -> None:
-    """Raise RefusedError where a column cannot be named so; it names the option."""
+    """Raise RefusedError, with the option, if a column cannot have this name."""
     if not _NAME.fullmatch(name):
         raise RefusedError(
             f"{option} {name!r:.60}: give a name of at most {MAX_NAME} of a-z, 0-9 and _ that begins with a letter"
@@ -49,5 +49,5 @@ def column_names(folder: Folder) -> list[str]:
 
 
 def is_column(folder: Folder) -> bool:
-    """Say whether a column's folder holds one, finished or not."""
+    """Return whether a folder contains a column, finished or not."""
     return bool({COLUMN_FILE, DATASET_FILE, "shards"} & {name for name, _ in folder.entries("")})

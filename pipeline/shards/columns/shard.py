@@ -33,7 +33,7 @@ _NUMBERS = re.compile(_NUMBER + rb"(?:," + _NUMBER + rb")*")
 
 
 def encode_value(value: Any, member: Member) -> bytes:
-    """Return a member's content; ValueError or TypeError for a value that has none."""
+    """Return a member's content; ValueError or TypeError for a value that cannot be stored."""
     if member == "json":
         if isinstance(value, float) and not math.isfinite(value):
             raise ValueError("it is NaN or infinite")
@@ -67,15 +67,15 @@ class FeatureWriter:
         self._writer.add(sample.key, encode_npy(sample.regions.features))
 
     def add_raw(self, sample: RawSample) -> None:
-        """Refuse: the members of another shard are no column."""
+        """Refuse: members of another shard cannot be copied into a column."""
         raise ShardError(f"{sample.key}: a column is written from samples")
 
     def add_run(self, chunks: Iterable[memoryview]) -> None:
-        """Refuse: the samples of another shard are no column."""
+        """Refuse: samples of another shard cannot be copied into a column."""
         raise ShardError("a column is written from samples")
 
     def finish(self) -> tuple[int, str]:
-        """End the archive and put it on the disk; return its bytes and the hex digest of their SHA-256."""
+        """Finish the archive and fsync it; return its size and the hex digest of its SHA-256."""
         return self._writer.finish()
 
     def abort(self) -> None:
@@ -90,7 +90,7 @@ class ColumnShard(Closing):
         """Open a tar.
 
         Raises:
-            CorruptShardError: It is not, byte for byte outside of the values, what `ColumnWriter` writes.
+            CorruptShardError: Outside the values, a byte differs from what `ColumnWriter` writes.
         """
         self.path = path
         self._member = member
@@ -107,9 +107,9 @@ class ColumnShard(Closing):
         self._places = {key: place for place, key in enumerate(index.keys)}
         self._starts, self._sizes = index.starts[:, 0].tolist(), index.sizes[:, 0].tolist()
         self.index = index
-        """Where the members lie."""
+        """Positions of the members."""
         self.arrays = self._equal_arrays() if member == "npy" else None
-        """The arrays of all samples in the order of `keys`, [samples, ...]; None where shapes or dtypes differ."""
+        """The arrays of all samples in the order of `keys`, [samples, ...]; None if shapes or dtypes differ."""
         self._numbers = self._all_numbers() if member == "json" else None
 
     @property
@@ -121,7 +121,7 @@ class ColumnShard(Closing):
         return key in self._places
 
     def __getitem__(self, key: str) -> Any:
-        """Return the value of a sample: an array, or what the JSON stands for. KeyError where it has none."""
+        """Return the value of a sample: an array or a decoded JSON value. KeyError if it has none."""
         place = self._places[key]
         if self.arrays is not None:
             return self.arrays[place]
@@ -137,11 +137,11 @@ class ColumnShard(Closing):
             raise CorruptShardError(f"its value {error}", path=self.path, key=key, remedy=REMEDY) from error
 
     def features(self, key: str) -> Any:
-        """Return the value of a sample, as `RegionShard.features` does. KeyError where it has none."""
+        """Return the value of a sample, as `RegionShard.features` does. KeyError if it has none."""
         return self[key]
 
     def _array(self, data: mmap.mmap, start: int, size: int) -> NDArray[Any]:
-        """Return the array of a member; ValueError where it is none."""
+        """Return the array of a member; ValueError if it is not an array."""
         layout = usual_layout(data[start : start + USUAL_HEADER_BYTES])
         if layout is None or layout.size != size:
             return decode_npy(memoryview(data)[start : start + size])
@@ -165,7 +165,7 @@ class ColumnShard(Closing):
         return np.ndarray((len(starts), *layout.shape), layout.dtype, data, offset, strides)
 
     def _all_numbers(self) -> list[int | float] | None:
-        """Return the values of all samples where all are numbers: several times faster than one by one."""
+        """Return the values of all samples if all are numbers; several times faster than one by one."""
         data = self._map
         if data is None or not self._starts:
             return None
@@ -188,7 +188,7 @@ class RegionShard(Closing):
         """Open a tar of samples.
 
         Raises:
-            CorruptShardError: It is not, byte for byte outside of the members, what a data set's shard is.
+            CorruptShardError: Outside the members, a byte differs from what a shard of a data set has.
         """
         self.path = path
         try:
@@ -201,7 +201,7 @@ class RegionShard(Closing):
 
     @property
     def index(self) -> TarIndex:
-        """Where the members lie."""
+        """Positions of the members."""
         return self._reader.index
 
     @property
@@ -239,7 +239,7 @@ ColumnReader = ColumnShard | RegionShard
 
 
 def open_column_file(path: Path, *, name: str, member: Member) -> ColumnReader:
-    """Open the file of a column's shard; CorruptShardError where it is damaged or missing."""
+    """Open the file of a column's shard; CorruptShardError if it is damaged or missing."""
     return RegionShard(path) if member == "regions" else ColumnShard(path, name=name, member=member)
 
 
@@ -247,13 +247,13 @@ def open_column_file(path: Path, *, name: str, member: Member) -> ColumnReader:
 def open_column_shard(
     column: Folder, info: ColumnInfo, shard: int, *, sha256: str | None = None
 ) -> Iterator[ColumnReader]:
-    """Give an opened shard of a column, wherever that lies.
+    """Open a shard of a local or remote column, as a context manager.
 
     Args:
         column: The column's folder.
         info: Its column.json.
         shard: The number of the shard.
-        sha256: That of the shard's record, with which the file is compared once a process; None for no comparison.
+        sha256: SHA-256 in the shard's record. The file is compared with it once per process; None for no comparison.
 
     Raises:
         CorruptShardError: The shard is damaged or missing, or has another SHA-256.
@@ -270,5 +270,5 @@ def open_column_shard(
 
 
 def _of_column(error: CorruptShardError) -> CorruptShardError:
-    """Return an error of a shard with what to do about a column."""
+    """Return an error of a shard with the remedy for a column."""
     return CorruptShardError(error.problem, path=error.path, offset=error.offset, key=error.key, remedy=REMEDY)

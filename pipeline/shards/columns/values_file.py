@@ -1,6 +1,6 @@
-"""Values by image id from a file that somebody else wrote: Parquet, .npy with a list of ids, or JSON lines.
+"""Values by image id from a file of another tool: Parquet, .npy with a list of ids, or JSON lines.
 
-Ids are held in memory, values are read when they are asked for: the file need not be in the order of the data set.
+Ids are kept in memory and values are read on request, so the file does not have to be in the order of the data set.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from vilbert.untrusted.arrays import map_npy
 from vilbert.untrusted.documents import parse_json, read_json
 
 OPEN_GROUPS = 4
-"""Row groups of a Parquet file that are held in memory."""
+"""Number of row groups of a Parquet file that are kept in memory."""
 MAX_LINE_BYTES = 64 << 20
 _STORED = {"float64": "float32", "float32": "float32", "float16": "float16", "uint16": "uint16"}
-"""dtype in the file, dtype in the column."""
+"""dtype in the file: dtype in the column."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,11 +32,11 @@ class ValuesFile:
     """An opened file of values."""
 
     member: Member
-    """How its values are stored."""
+    """How the values are stored."""
     places: dict[str, Any]
-    """Where the value of an image lies, by image id."""
+    """Position of each image's value, by image id."""
     read: Callable[[Any], Any]
-    """Return the value at a place: an array of a stored dtype, or a JSON value; None where it is null."""
+    """Returns the value at a position: an array of a stored dtype, or a JSON value; None if it is null."""
     facts: dict[str, Any]
     """What identifies the values: the file's SHA-256 and how it is read."""
 
@@ -51,11 +51,11 @@ def open_values(path: Path, *, ids: Path | None, id_column: str, value_column: s
     Args:
         path: `.parquet`, `.npy`, or `.jsonl`.
         ids: For .npy: the image ids of its rows, one per line, or a JSON list.
-        id_column: The Parquet column or JSON field that holds the image id.
-        value_column: The column or field of the value; None takes the only other one, or all others as one object.
+        id_column: The Parquet column or JSON field of the image id.
+        value_column: The column or field of the value; None: the only other one, or all others as one object.
 
     Raises:
-        RefusedError: The file cannot be read as asked; it says why.
+        RefusedError: The file cannot be read with these options; the message gives the reason.
     """
     opened = {".parquet": _open_parquet, ".jsonl": _open_lines}.get(path.suffix)
     for file in (path, *([ids] if ids is not None else [])):
@@ -78,7 +78,7 @@ def open_values(path: Path, *, ids: Path | None, id_column: str, value_column: s
 
 
 def _index(path: Path, pairs: Iterable[tuple[Any, Any]]) -> dict[str, Any]:
-    """Return places by image id; RefusedError where an id is there twice or is no text or whole number."""
+    """Return positions by image id; RefusedError if an id is repeated or is neither a string nor an integer."""
     places: dict[str, Any] = {}
     for image_id, place in pairs:
         if type(image_id) not in (str, int):

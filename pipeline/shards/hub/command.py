@@ -96,7 +96,7 @@ def push(settings: PushSettings) -> int:
 
 
 def missing_files(folder: LocalFolder, stored: dict[str, StoredFile], sizes: dict[str, int]) -> dict[str, int]:
-    """Return the bytes of the files that the repository lacks, or has with another content."""
+    """Return the sizes of the files that the repository lacks or has with other content."""
     from vilbert.pipeline.shards.hub.repository import is_stored
 
     known = known_digests(folder)
@@ -110,9 +110,9 @@ def missing_files(folder: LocalFolder, stored: dict[str, StoredFile], sizes: dic
 def stale_files(
     folder: LocalFolder, repo_id: str, stored: dict[str, StoredFile], sizes: dict[str, int], *, replace: bool
 ) -> list[str]:
-    """Return the files of the repository to delete before the upload; dataset.json of another data set is the first.
+    """Return the files of the repository to delete before the upload, dataset.json of another data set first.
 
-    Raises RefusedError where there are such files and they may not be replaced.
+    Raises RefusedError if such files exist and may not be replaced.
     """
     from vilbert.pipeline.shards.hub.repository import is_stored
 

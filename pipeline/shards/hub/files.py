@@ -1,4 +1,4 @@
-"""Which files of a data set's folder are uploaded, in which order and in which commits."""
+"""The files of a data set's folder to upload, their order and their division into commits."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from vilbert.pipeline.shards.location.layout import DATASET_FILE, FAILURES_FOLDE
 from vilbert.pipeline.shards.record import read_records
 
 COMMIT_FILES = 200
-"""Files of a commit, at most; the Hub slows down for larger commits."""
+"""Maximum number of files per commit; the Hub is slow for larger commits."""
 COMMIT_BYTES = 4 << 30
-"""Bytes of a commit, at most, unless it is one file. What an interrupted push has to hash again."""
+"""Maximum size of a commit, unless it is one file. An interrupted push has to hash as much again."""
 _LAST = (CARD_FILE, INDEX_FILE, DATASET_FILE)
-"""They describe all other files, so they are uploaded when those are there."""
+"""They describe all other files, so they are uploaded last."""
 _FOLDERS = (SHARDS_FOLDER, FAILURES_FOLDER, ENERGON_FOLDER)
 
 
 def published_files(folder: LocalFolder) -> dict[str, int]:
-    """Return the bytes of the files to upload by name, in the order of upload.
+    """Return the sizes of the files to upload by name, in the order of upload.
 
-    Shards, records, failures, side files and columns; locks, logs, journals and other files stay here.
+    These are shards, records, failures, side files and columns; locks, logs, journals and other files are not uploaded.
     """
     sizes = dict(_inside(folder, (*ROOT_NAMES, DATASET_FILE)))
     last = {name: sizes.pop(name) for name in _LAST if name in sizes}
@@ -35,7 +35,7 @@ def published_files(folder: LocalFolder) -> dict[str, int]:
 
 
 def known_digests(folder: LocalFolder) -> dict[str, str]:
-    """Return the hex SHA-256 of the files of samples and of columns by name, as their records have them."""
+    """Return the hex SHA-256 of the files of samples and of columns by name, from their records."""
     places = [("", folder), *((f"{COLUMNS_FOLDER}/{name}/", column) for name, column in _columns(folder))]
     return {
         f"{prefix}{SHARDS_FOLDER}/{record.file}": record.sha256
@@ -45,7 +45,7 @@ def known_digests(folder: LocalFolder) -> dict[str, str]:
 
 
 def in_commits(sizes: dict[str, int]) -> Iterator[list[str]]:
-    """Yield the names of the files of one commit after the other; the last files have one of their own."""
+    """Yield the file names of each commit; the files to upload last have a commit of their own."""
     names: list[str] = []
     size = 0
     for name in (name for name in sizes if name not in _LAST):
@@ -65,7 +65,7 @@ def _columns(folder: LocalFolder) -> Iterator[tuple[str, LocalFolder]]:
 
 
 def _inside(folder: LocalFolder, wanted: Sequence[str]) -> Iterator[tuple[str, int]]:
-    """Yield (name, bytes) of the files of a data set's or column's folder; of its root only those `wanted`."""
+    """Yield (name, size) of the files of a data set's or column's folder; in its root only those `wanted`."""
     root = (item for item in sorted(folder.entries("")) if item[0] in wanted)
     folders = ((f"{inner}/{name}", size) for inner in _FOLDERS for name, size in sorted(folder.entries(inner)))
     return ((name, size) for name, size in chain(folders, root) if size is not None)
