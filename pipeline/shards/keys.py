@@ -1,7 +1,7 @@
-"""A sample's key: its name inside a shard, which every reader of tar files must be able to take apart again.
+"""A sample's key: its name inside a shard, which every reader of tar files must be able to separate from suffixes.
 
-WebDataset splits a member's name at its first dot, merges samples whose keys differ only behind a dot, and treats
-names in double underscores as metadata. USTAR has 100 bytes for a name, of which the longest member suffix,
+WebDataset splits a member's name at its first dot, merges samples whose keys differ only after a dot, and treats
+names in double underscores as metadata. USTAR has 100 bytes for a name; the longest member suffix,
 `.attribute_scores.npy`, takes 21.
 """
 
@@ -16,12 +16,12 @@ _DIGEST_LENGTH = 16
 
 
 def is_key(text: str) -> bool:
-    """Say whether `text` can be a key: 1 to 72 of A-Z a-z 0-9 _ -, not begun by a hyphen or by two underscores."""
+    """Return whether `text` can be a key: 1 to 72 of A-Z a-z 0-9 _ -, not starting with a hyphen or two underscores."""
     return _KEY.fullmatch(text) is not None
 
 
 def sample_key(image_id: str) -> str:
-    """Return an image's key: its id if that is a key, else what is readable of it, a hyphen and 16 hex of its SHA-1."""
+    """Return an image's key: its id if valid, else its valid characters, a hyphen and 16 hex digits of its SHA-1."""
     if is_key(image_id):
         return image_id
     digest = hashlib.sha1(image_id.encode("utf-8", "surrogatepass"), usedforsecurity=False).hexdigest()[:_DIGEST_LENGTH]

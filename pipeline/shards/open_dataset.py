@@ -23,13 +23,14 @@ from vilbert.pipeline.shards.storage.store import ShardReader, open_shard
 class Dataset(Sequence[Sample], Closing):
     """The samples of a finished data set, in the order of the manifest; one shard is open at a time.
 
-    Not for threads or for training, whose loader (`vilbert.pipeline.train`) keeps many shards open and shuffles.
+    Do not use it from several threads, or for training: the loader of `vilbert.pipeline.train` keeps many shards open
+    and shuffles.
     """
 
     def __init__(self, place: str | os.PathLike[str]) -> None:
         self._folder = open_folder(parse_place(os.fspath(place)))
         self.info: DatasetInfo = read_info(self._folder)
-        """What the data set is: class names, fields, splits, totals."""
+        """Description of the data set: class names, fields, splits, totals."""
         if not self.info.complete:
             raise ShardError(
                 f"{self._folder.name}: is not complete; run the same `vilbert extract` or `vilbert convert` again"
@@ -48,7 +49,7 @@ class Dataset(Sequence[Sample], Closing):
     @overload
     def __getitem__(self, index: slice) -> list[Sample]: ...
     def __getitem__(self, index: int | slice) -> Sample | list[Sample]:
-        """Return a sample by its number, negative from the end; IndexError beyond. CorruptShardError for damage."""
+        """Return a sample, or a list for a slice; IndexError out of range, CorruptShardError for damage."""
         if isinstance(index, slice):
             return [self[at] for at in range(*index.indices(len(self)))]
         at = index + len(self) if index < 0 else index
@@ -62,7 +63,7 @@ class Dataset(Sequence[Sample], Closing):
         return (self[at] for at in range(len(self)))
 
     def close(self) -> None:
-        """Let go of the open shard; samples already read stay valid."""
+        """Close the open shard; samples already read stay valid."""
         if self._open is not None:
             self._open[2].close()
             self._open = None
@@ -82,15 +83,15 @@ class Dataset(Sequence[Sample], Closing):
 
 
 def open_dataset(place: str | os.PathLike[str]) -> Dataset:
-    """Open a data set that `vilbert extract` wrote, by number of its samples.
+    """Open a data set of `vilbert extract` or `vilbert convert` as a sequence of samples.
 
     Args:
-        place: Its folder, or the URL of one.
+        place: Folder of the data set, or its URL.
 
     Returns:
-        A sequence of samples in the order of the manifest; `len`, index, slice and iteration. Close it, or use `with`.
+        A sequence of samples in the order of the manifest, with `len`, indexing and iteration. Close it, or use `with`.
 
     Raises:
-        ShardError: There is no data set, or it is not complete.
+        ShardError: The data set does not exist or is not complete.
     """
     return Dataset(place)

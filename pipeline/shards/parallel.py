@@ -1,4 +1,4 @@
-"""One function over many shards, in processes of their own where it is worth it, with progress on a terminal."""
+"""Apply a function to many shards, in several processes if that is faster, with progress on a terminal."""
 
 from __future__ import annotations
 
@@ -20,25 +20,25 @@ from vilbert.pipeline.errors import ShardError
 Result = TypeVar("Result")
 
 SMALL_BYTES = 64 << 20
-"""A data set up to this size is read sooner than processes start."""
+"""Up to this size, reading a data set takes less time than starting processes."""
 
 
 def worker_count(asked: int, total_bytes: int) -> int:
-    """Return how many processes read `total_bytes`: those asked for; for 0 one a core, or 1 for few bytes."""
+    """Return the number of processes for `total_bytes`: the requested one; for 0 one per core, or 1 for few bytes."""
     return asked or (1 if total_bytes <= SMALL_BYTES else cores())
 
 
 def cores() -> int:
-    """Return how many cores this process may use."""
+    """Return the number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def map_shards(
     function: Callable[[int], Result], shards: Sequence[int], *, workers: int, label: str
 ) -> Iterator[Result]:
-    """Yield `function` of each shard as it gets ready, in any order; with 1 worker in this process, and in order.
+    """Yield the result of `function` for each shard as it completes; with 1 worker, in order and in this process.
 
-    `function` and its results must be picklable. Raises what it raises, and ShardError where a process dies.
+    `function` and its results must be picklable. Raises what it raises, and ShardError if a process dies.
     """
     workers = min(workers, len(shards))
     with tqdm(total=len(shards), desc=label, unit="shard", disable=None, file=sys.stderr) as bar:
@@ -58,7 +58,7 @@ def map_shards(
 
 @contextmanager
 def processes(workers: int) -> Iterator[ProcessPoolExecutor]:
-    """Give a pool of processes that end with the block, and with this process however it ends."""
+    """Provide a pool of processes that end with the block, and with this process for whatever reason it ends."""
     pool = ProcessPoolExecutor(workers, get_context("spawn"), initializer=_follow_the_parent)
     try:
         yield pool

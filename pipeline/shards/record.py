@@ -1,4 +1,4 @@
-"""A shard's record, the last file written of it: what the shard holds and by which hash it is known."""
+"""A shard's record, its file that is written last: the content of the shard and its hash."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from vilbert.pipeline.shards.location.layout import (
 from vilbert.settings import Validator
 
 LEAST_SAMPLE_BYTES = 256
-"""A sample takes more in either storage: it has two arrays and metadata, each with a header."""
+"""Minimum size of a sample in either storage: it has two arrays and metadata, each with a header."""
 _AT_ONCE = 1000
 _REMEDY = "delete it and run the same `vilbert extract` or `vilbert convert` again: it rewrites this shard"
 
@@ -46,26 +46,26 @@ Key = Annotated[str, Validator("after", _check_key)]
 
 @document
 class ShardRecord:
-    """What one shard holds. It says nothing of when, where and by how many workers it was made."""
+    """Description of one shard. It does not depend on when, where and by how many workers it was made."""
 
     shard: Count
     """Its number, from 0."""
     rows: tuple[Count, Count]
     """The manifest rows [start, stop) that it covers."""
     file: str
-    """Name of its file of samples, beside the record."""
+    """Name of its file of samples, in the folder of the record."""
     samples: Count
-    """How many samples it holds; with the failures and dropped rows, as many as rows."""
+    """Number of samples; samples + failures + dropped rows = rows."""
     sha256: Digest
     """Hex digest of the file of samples."""
     first_key: Key | None
-    """Key of the first sample; None if it does not exist."""
+    """Key of the first sample; None without samples."""
     last_key: Key | None
-    """Key of the last sample; None if it does not exist."""
+    """Key of the last sample; None without samples."""
     splits: Counts = field(default_factory=dict)
     """Number of samples by split."""
     failures: Counts = field(default_factory=dict)
-    """Number of failed rows by reason; reasons without any are left out."""
+    """Number of failed rows by reason; reasons without rows are omitted."""
     failures_sha256: Digest
     """Hex digest of the shard's file of failures."""
     fingerprint: Digest
@@ -73,10 +73,10 @@ class ShardRecord:
     bytes: Count
     """Size of the file of samples."""
     dropped: Annotated[Counts, Len(1)] = field(default_factory=dict)
-    """Rows that the settings leave out on purpose, by reason; `vilbert convert` counts them. Format 2."""
+    """Number of rows that the settings drop on purpose, by reason, counted by `vilbert convert`. Format 2."""
 
     def to_json(self) -> builtins.bytes:
-        """Return the record as the bytes of its file: of format 1 where no row was dropped."""
+        """Return the bytes of the record's file: format 1 if no row was dropped."""
         fields = dataclasses.asdict(self)
         if not self.dropped:
             del fields["dropped"]
@@ -84,7 +84,7 @@ class ShardRecord:
 
     @classmethod
     def from_json(cls, data: builtins.bytes, *, path: Path) -> ShardRecord:
-        """Return the record of its file's bytes; path names the file in what CorruptShardError says."""
+        """Return the record from the bytes of its file; `path` is used in the message of CorruptShardError."""
         record, number = parse_document(cls, data, path=path, remedy=_REMEDY, since_2=("dropped",))
         problem = "dropped is missing" if number > 1 and not record.dropped else record._contradiction()
         if problem:
@@ -112,7 +112,7 @@ class ShardRecord:
 
 
 def read_record(path: Path) -> ShardRecord:
-    """Return the record at `path`; raise CorruptShardError where it is damaged or another shard's."""
+    """Return the record at `path`; raise CorruptShardError if it is damaged or belongs to another shard."""
     record = ShardRecord.from_json(read_bytes(path), path=path)
     if path.name != f"{shard_name(record.shard)}.json":
         raise CorruptShardError(f"is the record of shard {record.shard}", path=path, remedy=_REMEDY)
@@ -125,14 +125,14 @@ def read_records(directory: Path) -> dict[int, ShardRecord]:
 
 
 def read_records_of(folder: Folder) -> dict[int, ShardRecord]:
-    """Return all records of a data set, wherever it lies, as `read_records` does."""
+    """Return all records of a local or remote data set, as `read_records` does."""
     shards = record_numbers(name for name, _ in folder.entries(SHARDS_FOLDER))
     with folder.local([record_path(Path(), shard).as_posix() for shard in shards]) as directory:
         return read_records(directory)
 
 
 def read_each_record(folder: Folder, shards: Sequence[int]) -> Iterator[ShardRecord]:
-    """Yield the records of shards, some at a time; ShardError where one does not exist or is damaged."""
+    """Yield the records of shards, in batches; ShardError if one does not exist or is damaged."""
     for start in range(0, len(shards), _AT_ONCE):
         some = shards[start : start + _AT_ONCE]
         with folder.local([record_path(Path(), shard).as_posix() for shard in some]) as directory:
@@ -141,7 +141,7 @@ def read_each_record(folder: Folder, shards: Sequence[int]) -> Iterator[ShardRec
 
 
 def records_digest(records: Iterable[ShardRecord]) -> str:
-    """Return the hex SHA-256 of the records' files one behind the other, in the order of their shards."""
+    """Return the hex SHA-256 of the concatenated records' files, in the order of their shards."""
     digest = hashlib.sha256()
     for record in sorted(records, key=lambda record: record.shard):
         digest.update(record.to_json())
@@ -149,10 +149,10 @@ def records_digest(records: Iterable[ShardRecord]) -> str:
 
 
 def is_done(directory: Path, shard: int) -> bool:
-    """Say whether a shard needs no more work: its record is there, whole, and agrees with the files beside it.
+    """Return whether a shard is finished: its record exists, is undamaged and matches the files beside it.
 
-    The file of samples is compared by size, the file of failures by hash. A damaged record counts as none.
-    UnsupportedFormatError where a newer version wrote it: it must not be overwritten.
+    The file of samples is compared by size, the file of failures by hash. A damaged record counts as missing. Raises
+    UnsupportedFormatError if a newer version wrote the record, because it must not be overwritten.
     """
     if not record_path(directory, shard).exists():
         return False

@@ -55,7 +55,7 @@ class PushSettings:
 
 
 def push(settings: PushSettings) -> int:
-    """Upload what the repository lacks and return 0, or 1 where the data set has problems.
+    """Upload the files that the repository lacks and return 0, or 1 if the data set has problems.
 
     Raises:
         RefusedError: The Hub or the state of the repository does not allow the upload.

@@ -1,7 +1,7 @@
 """Arrow arrays of Python values, built from their buffers.
 
-`pyarrow.array` imports pandas on its first call, where that is installed (Ray Train requires it): a second of CPU time,
-more than it takes to index ten thousand samples.
+`pyarrow.array` imports pandas on its first call if it is installed (Ray Train requires it). That takes a second of CPU
+time, more than indexing ten thousand samples.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def arrow_array(values: Sequence[Any], kind: pa.DataType) -> pa.Array:
         kind: An integer type, `string` or `list<string>`.
 
     Raises:
-        UnicodeEncodeError: UTF-8 cannot hold a text.
+        UnicodeEncodeError: UTF-8 cannot encode a text.
         OverflowError: An integer does not fit, or the texts have more than 2 GiB together.
     """
     import pyarrow as pa

@@ -24,7 +24,7 @@ _METADATA = {
     "height": "int64",
     "num_boxes": "int64",
 }
-"""Fields of KEY.json that the features name; `datasets` leaves out others."""
+"""Fields of KEY.json in the features; `datasets` ignores others."""
 
 
 def encode_card(info: DatasetInfo, shards: Sequence[ListedShard]) -> bytes:
@@ -71,7 +71,7 @@ def _header(info: DatasetInfo, shards: Sequence[ListedShard]) -> dict[str, Any]:
 
 
 def _features(info: DatasetInfo) -> list[dict[str, Any]]:
-    """Return the features of a tar's samples as `datasets` writes them to YAML."""
+    """Return the features of a tar's samples in the form in which `datasets` writes them to YAML."""
     features: list[dict[str, Any]] = []
     for name, field in info.fields.items():
         rows, *columns = (None if size == "N" else size for size in field["shape"])

@@ -47,7 +47,7 @@ _KINDS = {
     "shard": "sc:Text",
     "captions": "sc:Text",
 }
-"""Columns of index.parquet that are always there, and their types."""
+"""Columns that index.parquet always has, and their types."""
 _REPEATED = ("captions",)
 _ENCODINGS = {"tar": "application/x-tar", "lmdb": "application/octet-stream"}
 _SEAL = "vilbert-index:"
@@ -81,7 +81,7 @@ def encode_croissant(info: DatasetInfo, shards: Sequence[ListedShard], index_sha
 
 
 def is_sealed_croissant(document: Any) -> bool:
-    """Say whether a parsed croissant.json is as `vilbert index` wrote it."""
+    """Return whether a parsed croissant.json is unchanged since `vilbert index` wrote it."""
     if not isinstance(document, dict):
         return False
     rest = {name: value for name, value in document.items() if name != "identifier"}

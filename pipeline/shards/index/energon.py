@@ -29,7 +29,7 @@ from vilbert.pipeline.shards.storage.ustar import BLOCK, padding
 ENERGON_VERSION = "7.4.1"
 """The release whose layout is written."""
 DATASET_YAML = seal_yaml("__module__: megatron.energon\n__class__: CrudeWebdataset\n")
-"""dataset.yaml: samples stay as they are decoded, a `Cooker` of the user's TaskEncoder makes batches of them."""
+"""dataset.yaml: samples are only decoded; a `Cooker` of the user's TaskEncoder makes batches of them."""
 _NAMESPACE = uuid.UUID("0f8b6f0e-4a33-5d62-9b0c-6f2d5f6c1c55")
 _TABLES = """
 CREATE TABLE samples (tar_file_id INTEGER NOT NULL, sample_key TEXT NOT NULL UNIQUE, sample_index INTEGER NOT NULL,
@@ -56,7 +56,7 @@ def encode_info(shards: Sequence[ListedShard]) -> bytes:
 
 
 def encode_splits(shards: Sequence[ListedShard]) -> bytes:
-    """Return split.yaml: each shard under the split that it holds."""
+    """Return split.yaml: each shard under the split of its samples."""
     lines = ["split_parts:"]
     for split, members in by_split(shards).items():
         lines += [f"  {json.dumps(split)}:", *(f"  - {shard.file}" for shard in members)]
@@ -66,12 +66,12 @@ def encode_splits(shards: Sequence[ListedShard]) -> bytes:
 
 
 def encode_uuid(records_sha256: str) -> bytes:
-    """Return index.uuid. Energon rebuilds its joined data sets when it changes, so it is a function of the content."""
+    """Return index.uuid, a function of the content, because Energon rebuilds joined data sets when it changes."""
     return str(uuid.uuid5(_NAMESPACE, records_sha256)).encode()
 
 
 def sample_ends(index: TarIndex) -> NDArray[np.int64]:
-    """Return the byte offsets [samples + 1] at which samples begin, and the end of the last."""
+    """Return the byte offsets [samples + 1] of the beginnings of samples, and of the end of the last one."""
     if not index.keys:
         return np.zeros(1, np.int64)
     last = int(index.starts[-1, -1] + index.sizes[-1, -1])
@@ -98,7 +98,7 @@ def part_rows(index: TarIndex) -> Iterator[PartRow]:
 
 
 def parts_digest(samples: Iterable[Sequence[Any]], parts: Iterable[Sequence[Any]]) -> str:
-    """Return the SHA-256 of the rows of both tables for one shard, to compare a shard with an index.sqlite."""
+    """Return the SHA-256 of one shard's rows of both tables, to compare the shard with an index.sqlite."""
     digest = hashlib.sha256()
     for rows in (samples, parts):
         for row in rows:
@@ -110,7 +110,7 @@ def parts_digest(samples: Iterable[Sequence[Any]], parts: Iterable[Sequence[Any]
 
 
 class SqliteIndex:
-    """A new index.sqlite. It is committed and on the disk after `finish`."""
+    """A new index.sqlite. `finish` commits and fsyncs it."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -122,10 +122,10 @@ class SqliteIndex:
         self._shards = 0
 
     def add(self, index: TarIndex) -> None:
-        """Append a shard that holds samples.
+        """Append a shard that has samples.
 
         Raises:
-            ShardError: A key of it is in the index already.
+            ShardError: The index already has a key of the shard.
         """
         shard, self._shards = self._shards, self._shards + 1
         try:
@@ -142,7 +142,7 @@ class SqliteIndex:
         )
 
     def finish(self) -> None:
-        """Build the indexes and write all of it to the disk."""
+        """Build the indexes, commit and fsync."""
         self._database.execute("COMMIT")
         self._database.executescript(_INDEXES)
         self._database.close()
@@ -150,11 +150,11 @@ class SqliteIndex:
             os.fsync(file.fileno())
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the file."""
         self._database.close()
 
 
 def listed_samples(document: Any) -> dict[str, int] | None:
-    """Return the samples per shard of a parsed .info.json; None where it is none."""
+    """Return the samples per shard of a parsed .info.json; None if it is not one."""
     counts = document.get("shard_counts") if isinstance(document, dict) else None
     return counts if isinstance(counts, dict) else None

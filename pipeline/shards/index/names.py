@@ -1,4 +1,4 @@
-"""Names of the side files inside a data set's folder, and which files of other tools may lie beside the shards."""
+"""Names of the side files in a data set's folder, and of files of other tools that may be beside the shards."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ WIDS_FILE = "shardindex.json"
 CROISSANT_FILE = "croissant.json"
 """Croissant 1.0 description (MLCommons)."""
 INDEX_FILE = "index.parquet"
-"""One row per sample. Written last and deleted before shards change: while it exists, it was made from the shards."""
+"""One row per sample. Written last and deleted before shards change, so an existing file matches the shards."""
 ENERGON_FOLDER = ".nv-meta"
 """Folder of Megatron-Energon."""
 ENERGON_INFO = f"{ENERGON_FOLDER}/.info.json"
@@ -20,15 +20,15 @@ ENERGON_DATASET = f"{ENERGON_FOLDER}/dataset.yaml"
 ENERGON_SQLITE = f"{ENERGON_FOLDER}/index.sqlite"
 ENERGON_UUID = f"{ENERGON_FOLDER}/index.uuid"
 TAR_INDEX_SUFFIX = ".tar.idx"
-"""Of Energon's file beside each tar: `shards/000003.tar.idx`."""
+"""Suffix of Energon's file beside each tar: `shards/000003.tar.idx`."""
 
 ROOT_NAMES = (CARD_FILE, WIDS_FILE, CROISSANT_FILE, INDEX_FILE, ENERGON_FOLDER)
-"""What may lie in a folder into which a data set is about to be extracted."""
+"""Files that may exist in the output folder of a new data set."""
 
 _BESIDE_SHARDS = re.compile(r"([0-9]{6,})(?:\.tar\.idx|\.idx)")
 
 
 def shard_of_side_file(name: str) -> int | None:
-    """Return the shard that a file in `shards/` indexes for another tool: Energon's .tar.idx, DALI's .idx; or None."""
+    """Return the shard of an index file in `shards/` of another tool (Energon's .tar.idx, DALI's .idx), or None."""
     match = _BESIDE_SHARDS.fullmatch(name)
     return int(match[1]) if match else None

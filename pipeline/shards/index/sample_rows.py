@@ -1,4 +1,4 @@
-"""index.parquet: one row per sample, for tools that look up, filter or count without opening a shard."""
+"""index.parquet: one row per sample, for tools that search, filter or count without opening a shard."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 GROUP_ROWS = 65_536
-"""Rows of a Parquet row group: what a writer or reader holds in memory."""
+"""Rows per Parquet row group, which a writer or reader keeps in memory."""
 RECORDS_KEY = b"vilbert.records_sha256"
 """Metadata of the file: the hash of all records of the data set that it describes."""
 COLUMNS = (
@@ -26,7 +26,7 @@ COLUMNS = (
 
 
 def index_schema(records_sha256: str) -> pa.Schema:
-    """Return the columns of index.parquet, and of which data set it is."""
+    """Return the schema of index.parquet, with the hash of the data set."""
     import pyarrow as pa
 
     types = {
@@ -53,10 +53,10 @@ def index_rows(reader: ShardReader, file: str) -> Iterator[dict[str, Any]]:
         file: Its name inside the data set's folder.
 
     Yields:
-        `COLUMNS` by name. offset and bytes: where the sample's members lie in a tar; None in LMDB.
+        `COLUMNS` by name. offset and bytes: position of the sample's members in a tar; None in LMDB.
 
     Raises:
-        CorruptShardError: A sample's metadata breaks the format.
+        CorruptShardError: A sample's metadata violates the format.
     """
     ends = sample_ends(reader.index).tolist() if isinstance(reader, TarReader) else None
     for number, key in enumerate(reader.keys()):
@@ -79,7 +79,7 @@ def index_rows(reader: ShardReader, file: str) -> Iterator[dict[str, Any]]:
 
 
 def rows_digest(rows: Iterator[Mapping[str, Any]]) -> str:
-    """Return the SHA-256 of rows, to compare those of a shard with those of a file."""
+    """Return the SHA-256 of rows, to compare the rows of a shard with those of a file."""
     digest = hashlib.sha256()
     for row in rows:
         digest.update(encode_json(dict(row)) + b"\n")
@@ -104,13 +104,13 @@ class IndexWriter:
             self._flush()
 
     def finish(self) -> None:
-        """Write the rest and close the file."""
+        """Write the remaining rows and close the file."""
         if self._rows:
             self._flush()
         self.close()
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the file."""
         self._writer.close()
         self._file.close()
 

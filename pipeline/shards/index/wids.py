@@ -10,7 +10,7 @@ from vilbert.pipeline.shards.index.listed_shards import ListedShard
 
 
 def encode_wids(shards: Sequence[ListedShard], *, name: str) -> bytes:
-    """Return shardindex.json. wids resolves the relative URLs against the file's own place."""
+    """Return shardindex.json. wids resolves the relative URLs against the location of the file."""
     document = {
         "__kind__": "wids-shard-index-v1",
         "wids_version": 1,
@@ -21,7 +21,7 @@ def encode_wids(shards: Sequence[ListedShard], *, name: str) -> bytes:
 
 
 def listed_samples(document: Any) -> dict[str, int] | None:
-    """Return the samples by the last two parts of each shard's URL; None where the document is no shard list."""
+    """Return the samples by the last two parts of each shard's URL; None if the document is not a shard list."""
     shardlist = document.get("shardlist") if isinstance(document, dict) else None
     if not isinstance(shardlist, list):
         return None

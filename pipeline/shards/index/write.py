@@ -1,4 +1,4 @@
-"""Write all side files of a complete data set in one pass over its shards, which stay as they are."""
+"""Write all side files of a complete data set in one pass over its shards, which are not changed."""
 
 from __future__ import annotations
 
@@ -57,16 +57,16 @@ class Written(NamedTuple):
     """What `index_dataset` did."""
 
     files: int
-    """Files that were written, one per shard included."""
+    """Files that were written, including one per shard."""
     kept: tuple[str, ...]
-    """Files that somebody else wrote or changed, and that were left as they are."""
+    """Files that a user wrote or changed and that were not overwritten."""
 
 
 def write_side_files(folder: Folder) -> None:
     """Write the side files of a data set that a job completed, unless they exist; the caller holds the writer lock.
 
-    What goes wrong is a warning: the data set is complete without them. Behind a URL they are left to `vilbert index`,
-    which downloads every shard once more.
+    Errors are logged as warnings, because the data set is complete without them. If it is behind a URL, they are not
+    written here but by `vilbert index`, which downloads every shard again.
     """
     if any(name == INDEX_FILE for name, _ in folder.entries("")):
         return
@@ -82,11 +82,11 @@ def write_side_files(folder: Folder) -> None:
 def index_dataset(folder: Folder) -> Written:
     """Write the files with which other tools open a data set, from its records and shards.
 
-    The caller holds the folder's writer lock. The same shards give the same bytes with the same releases of pyarrow and
-    SQLite. Memory depends on the number of shards (some hundred bytes each), not on that of samples.
+    The caller holds the folder's writer lock. With the same releases of pyarrow and SQLite, the same shards give the
+    same bytes. Memory depends on the number of shards (some hundred bytes each), not on the number of samples.
 
     Args:
-        folder: A complete data set. Behind a URL each shard is downloaded once.
+        folder: A complete data set. If it is behind a URL, each shard is downloaded once.
 
     Raises:
         ShardError: The data set is not complete, a shard is damaged, or a file cannot be written.
@@ -147,7 +147,7 @@ def encode_documents(info: DatasetInfo, shards: list[ListedShard], index_sha256:
 
 
 def is_ours(name: str, data: bytes) -> bool:
-    """Say whether a side file that people edit is as `vilbert index` wrote it."""
+    """Return whether a side file that users edit is unchanged since `vilbert index` wrote it."""
     if name != CROISSANT_FILE:
         return is_sealed(data)
     with suppress(ValueError):
@@ -158,7 +158,7 @@ def is_ours(name: str, data: bytes) -> bool:
 def _index_shard(
     folder: Folder, built: Path, record: ShardRecord, index: IndexWriter, sqlite: SqliteIndex | None
 ) -> int:
-    """Add a shard to the indexes; return how many files of its own were written."""
+    """Add a shard to the indexes; return the number of files written for the shard."""
     file = f"{SHARDS_FOLDER}/{record.file}"
     with folder.local([file]) as directory, open_shard(directory / file, verify=False) as reader:
         if len(reader) != record.samples:
@@ -179,7 +179,7 @@ def _index_shard(
 
 
 def _write_documents(folder: Folder, documents: dict[str, bytes]) -> tuple[str, ...]:
-    """Write the small files that are not somebody else's; return the names of those that are."""
+    """Write the small files except those that a user wrote or edited; return the names of these."""
     kept = []
     for name, data in documents.items():
         found = folder.read(name)
@@ -191,7 +191,7 @@ def _write_documents(folder: Folder, documents: dict[str, bytes]) -> tuple[str, 
 
 
 def _publish(folder: Folder, built: Path, temporary: Path, name: str) -> None:
-    """Give a large file its name, and behind a URL upload it."""
+    """Rename a large file to its final name, or upload it if the data set is behind a URL."""
     with temporary.open("rb") as file:
         os.fsync(file.fileno())
     if folder.remote:

@@ -1,1 +1,1 @@
-"""Where a data set is stored: a folder on a disk or in an object store, with one writer."""
+"""The location of a data set: a folder on a disk or in an object store, with one writer."""

@@ -1,7 +1,7 @@
 """The folder that a data set is written to and read from: on a disk, or behind a URL.
 
-Whoever makes a shard builds it in a folder on this machine and publishes its files in the order in which they shall
-appear; a reader requests local copies of the files that it needs. On a disk both are the data set's own folder.
+A writer builds a shard in a local folder and publishes its files in the order in which they must appear. A reader
+requests local copies of the files that it needs. On a disk, both local folders are the data set's own folder.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from vilbert.pipeline.shards.storage.atomic import is_temporary, sweep_temporary
 from vilbert.pipeline.urls import is_remote
 
 Place = Path | str
-"""Where a data set lies: the path of a folder, or as a string the URL of one."""
+"""Location of a data set: the path of a folder, or its URL as a string."""
 
 
 class Folder(Protocol):
@@ -32,50 +32,50 @@ class Folder(Protocol):
 
     @property
     def name(self) -> str:
-        """As messages show it, without credentials."""
+        """Name for messages, without credentials."""
 
     @property
     def remote(self) -> bool:
         """Whether files must be fetched before they can be opened."""
 
     def make(self) -> None:
-        """Create the folder if it does not exist; RefusedError where it cannot be one."""
+        """Create the folder if it does not exist; RefusedError if it cannot be a folder."""
 
     def entries(self, under: str) -> Iterator[tuple[str, int | None]]:
-        """Yield (name, bytes) of what lies in a folder inside, None for what is not a file."""
+        """Yield (name, size) of the entries of a sub-folder; size is None if an entry is not a file."""
 
     def listing(self, under: str, *, sweep: bool = False) -> Iterator[Entry]:
-        """Yield what lies in a folder inside.
+        """Yield the entries of a sub-folder.
 
-        sweep: delete what killed runs left unfinished there, as `sweep` does in all.
+        sweep: delete unfinished files of killed runs there, as `sweep` does everywhere.
         """
 
     def changed(self, name: str) -> int:
-        """Return when a file last changed, by the clock that `listing` uses; 0 if it is missing or unknown."""
+        """Return the time of a file's last change, by the clock of `listing`; 0 if it is missing or unknown."""
 
     def local(self, names: Sequence[str]) -> AbstractContextManager[Path]:
-        """Give a folder of this machine that holds those of the named files that exist, at the same names."""
+        """Provide a local folder with those of the named files that exist, under the same names."""
 
     def building(self) -> AbstractContextManager[Path]:
-        """Give a folder of this machine to build a shard in, at the names it will have here."""
+        """Provide a local folder to build a shard in, with the names that it will have here."""
 
     def publish(self, built: Path, names: Sequence[str]) -> None:
-        """Make built files appear here, each whole, one after the other; those there were go, the last name first."""
+        """Make built files appear here, each complete, in order. Existing ones are deleted before, in reverse."""
 
     def read(self, name: str) -> bytes | None:
         """Return the content of a small file; None if it does not exist."""
 
     def write(self, name: str, data: bytes) -> None:
-        """Write a small file whole, in the place of an older one if there is one."""
+        """Write a small file atomically, replacing an existing one."""
 
     def delete(self, name: str) -> None:
-        """Delete a file where there is one."""
+        """Delete a file if it exists."""
 
     def exclusive_writer(self) -> AbstractContextManager[None]:
-        """Hold the folder against other writers; LockedError, naming the holder, where there is one."""
+        """Hold the folder's lock; LockedError, with the holder's name, if another process holds it."""
 
     def sweep(self) -> None:
-        """Delete what killed runs left unfinished; only while no other process writes here."""
+        """Delete unfinished files of killed runs; call it only while no other process writes here."""
 
 
 @dataclass(frozen=True)
@@ -83,22 +83,22 @@ class LocalFolder:
     """A folder on a disk of this machine, or of a file server."""
 
     path: Path
-    """Where it lies."""
+    """Path of the folder."""
     remote = False
 
     @property
     def name(self) -> str:
-        """As messages show it."""
+        """Name for messages."""
         return str(self.path)
 
     def make(self) -> None:
-        """Create the folder if it does not exist; RefusedError where it is a file."""
+        """Create the folder if it does not exist; RefusedError if it is a file."""
         if self.path.exists() and not self.path.is_dir():
             raise OutputError(f"--output {self.path}: is a file; name a folder")
         self.path.mkdir(parents=True, exist_ok=True)
 
     def entries(self, under: str) -> Iterator[tuple[str, int | None]]:
-        """Yield (name, bytes) of what lies in a folder inside, None for what is not a file."""
+        """Yield (name, size) of the entries of a sub-folder; size is None if an entry is not a file."""
         return ((entry.name, entry.size) for entry in self.listing(under))
 
     def changed(self, name: str) -> int:
@@ -108,7 +108,7 @@ class LocalFolder:
         return 0
 
     def listing(self, under: str, *, sweep: bool = False) -> Iterator[Entry]:
-        """Yield what lies in a folder inside."""
+        """Yield the entries of a sub-folder."""
         try:
             found = os.scandir(self.path / under)
         except FileNotFoundError:
@@ -132,16 +132,16 @@ class LocalFolder:
 
     @contextmanager
     def local(self, names: Sequence[str]) -> Iterator[Path]:
-        """Give the folder itself."""
+        """Provide the folder itself."""
         yield self.path
 
     @contextmanager
     def building(self) -> Iterator[Path]:
-        """Give the folder itself: `ShardWriter` publishes by renaming, record last."""
+        """Provide the folder itself: `ShardWriter` publishes by renaming, the record last."""
         yield self.path
 
     def publish(self, built: Path, names: Sequence[str]) -> None:
-        """Do nothing: what was built in the folder is there."""
+        """Do nothing, because files are built in the folder itself."""
 
     def read(self, name: str) -> bytes | None:
         """Return the content of a small file; None if it does not exist."""
@@ -150,11 +150,11 @@ class LocalFolder:
         return None
 
     def write(self, name: str, data: bytes) -> None:
-        """Write a small file whole."""
+        """Write a small file atomically."""
         write_atomic(self.path / name, data)
 
     def delete(self, name: str) -> None:
-        """Delete a file where there is one."""
+        """Delete a file if it exists."""
         (self.path / name).unlink(missing_ok=True)
 
     def exclusive_writer(self) -> AbstractContextManager[None]:
@@ -172,14 +172,14 @@ def _changed(status: os.stat_result) -> int:
 
 
 def parse_place(text: str) -> Place:
-    """Return the place that an option names: a path, or a URL as it is."""
+    """Return the location in an option: a path, or an unchanged URL."""
     if is_remote(text):
         return text
     return Path(unquote(urlsplit(text).path)) if text.startswith("file://") else Path(text)
 
 
 def what_is_there(folder: Folder) -> str:
-    """Return what a folder without dataset.json is, and what a command on data sets expects in its place."""
+    """Return a description of a folder without dataset.json, and what a command on data sets expects instead."""
     expected = f"expected a data set, the --output of `vilbert extract` or `convert`, with {DATASET_FILE} in it"
     path = folder.path if isinstance(folder, LocalFolder) else None
     if path is None or path.is_dir():
@@ -191,7 +191,7 @@ def what_is_there(folder: Folder) -> str:
 
 
 def not_a_dataset(folder: Folder) -> ShardError:
-    """Return the error of a folder without dataset.json: a `MissingError` where nothing is there at all."""
+    """Return the error for a folder without dataset.json: a `MissingError` if the folder does not exist."""
     if isinstance(folder, LocalFolder):
         there = folder.path.exists()
     else:
@@ -200,7 +200,7 @@ def not_a_dataset(folder: Folder) -> ShardError:
 
 
 def open_folder(place: Place) -> Folder:
-    """Return the folder at a place, which need not exist."""
+    """Return the folder at a location, which does not have to exist."""
     if isinstance(place, Path):
         return LocalFolder(place)
     from vilbert.pipeline.shards.location.remote_folder import RemoteFolder  # fsspec's own import takes a while

@@ -1,4 +1,4 @@
-"""Where the files of a data set lie.
+"""Paths of the files of a data set.
 
 DIR/dataset.json, and for shard 3 of a tar data set: DIR/shards/000003.tar, DIR/shards/000003.json (its record) and
 DIR/failures/000003.jsonl.
@@ -19,7 +19,7 @@ JOURNALS_FOLDER = ".journals"
 PLAN_FOLDER = ".plan"
 """The rows that an unfinished conversion writes, see `rebuild/convert/plan.py`."""
 BROWSE_FOLDER = ".browse"
-"""The index of `vilbert browse`: no part of the data set, made again where it is missing."""
+"""The index of `vilbert browse`: not part of the data set, rebuilt if it is missing."""
 DATASET_FILE = "dataset.json"
 
 
@@ -52,11 +52,11 @@ def shard_files(shard: int, storage: StorageFormat) -> tuple[str, str, str]:
 
 
 def record_paths(directory: Path) -> dict[int, Path]:
-    """Return the records there are, by shard number, in order."""
+    """Return the paths of existing records by shard number, in order."""
     numbers = record_numbers(path.name for path in (directory / SHARDS_FOLDER).glob("*.json"))
     return {shard: record_path(directory, shard) for shard in numbers}
 
 
 def record_numbers(names: Iterable[str]) -> list[int]:
-    """Return the shards, in order, whose records are among these names of files in `shards/`."""
+    """Return the numbers of the shards, in order, whose records are among these file names in `shards/`."""
     return sorted(int(match[1]) for name in names if (match := re.fullmatch(r"([0-9]{6,})\.json", name)))

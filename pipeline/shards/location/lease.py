@@ -1,16 +1,17 @@
-"""One writer a remote folder, where no kernel can hold a lock.
+"""A lease: ensures a single writer for a remote folder, where the kernel has no lock.
 
-    FOLDER/.lease/00000007.json     who writes here: process, host, a count of heartbeats, whether it is done
+    FOLDER/.lease/00000007.json     the writer: process, host, a count of heartbeats, whether it is done
 
-A lease is a numbered object that its holder rewrites every ten seconds. A newcomer that sees it change is refused;
-one that sees it stand still for 40 seconds, by its own clock, or released, or of a dead process of its own machine,
-creates the next number. The store lets one of several create it (If-None-Match), and a holder that meets a higher
-number than its own stops. So a killed run needs no cleaning up, and no two hosts' clocks need to agree.
+A lease is a numbered object that its holder rewrites every ten seconds. Another process that sees it change is refused.
+It creates the next number if the lease does not change for 40 seconds by its own clock, is released, or belongs to a
+dead process of its own machine. The store lets only one of several processes create it (If-None-Match), and a holder
+that sees a number higher than its own stops. So nothing has to be cleaned up after a killed run, and the clocks of
+hosts do not have to agree.
 
-A holder that was cut off for 40 seconds and comes back may write beside its successor until its next heartbeat. Then
-both write the same shards of the same settings: the same bytes, but where an image came for one of them and failed for
-the other, as behind a URL it may. The record of one may then stand beside the files of the other, which `vilbert verify
---deep` finds; with that record deleted the next run rewrites the shard.
+A holder that was disconnected for 40 seconds may continue to write beside its successor until its next heartbeat. Both
+then write the same shards with the same settings. The bytes are the same unless an image failed for one of them only,
+as images behind URLs may. Then the record of one may be beside the files of the other. `vilbert verify --deep` detects
+this; delete that record, and the next run rewrites the shard.
 """
 
 from __future__ import annotations
@@ -34,14 +35,14 @@ logger = logging.getLogger(__name__)
 LEASE_FOLDER = ".lease"
 BEAT_SECONDS = 10.0
 PATIENCE_SECONDS = 40.0
-"""Without a heartbeat, after which a lease is taken to be a dead run's."""
+"""Seconds without a heartbeat after which the holder of a lease is considered dead."""
 _LOOK_SECONDS = 2.0
 _LEAVE_SECONDS = 5.0
-"""For which a heartbeat that is under way is waited for in the end; one that comes later costs the next run 40 s."""
+"""Seconds to wait at the end for a heartbeat that is being written; a later one delays the next run by 40 s."""
 
 
 class Objects(Protocol):
-    """What a lease needs of a folder; see `RemoteFolder`."""
+    """The methods of a folder that a lease uses; see `RemoteFolder`."""
 
     @property
     def name(self) -> str: ...
@@ -54,7 +55,7 @@ class Objects(Protocol):
 
 @contextlib.contextmanager
 def hold_lease(folder: Objects) -> Iterator[None]:
-    """Hold the folder's lease; LockedError, naming the holder, where another process does, or took it over."""
+    """Hold the folder's lease; LockedError, with the holder's name, if another process holds it or took it over."""
     number, me = acquire(folder)
     done, lost = threading.Event(), threading.Event()
     beating = threading.Thread(target=_beat, args=(folder, number, me, done, lost), name="lease", daemon=True)
@@ -75,20 +76,20 @@ def hold_lease(folder: Objects) -> Iterator[None]:
 
 @document
 class Lease:
-    """The content of a lease: a process, see `process.this_process`, and what it does."""
+    """The content of a lease: a process (see `process.this_process`) and its state."""
 
     holder: str
     process: int
     machine: str | None
     unique: str
     beats: Count
-    """Heartbeats so far."""
+    """Number of heartbeats so far."""
     released: bool
     """Whether the holder is done."""
 
 
 def acquire(folder: Objects) -> tuple[int, dict[str, Any]]:
-    """Take the folder's lease and return its number and its content; LockedError where another process has it."""
+    """Take the folder's lease and return its number and content; LockedError if another process holds it."""
     before = _numbers(folder)
     newest = max(before, default=0)
     if newest:
@@ -125,7 +126,7 @@ def _wait_for_its_end(folder: Objects, number: int) -> None:
 
 
 def _beat(folder: Objects, number: int, me: dict[str, Any], done: threading.Event, lost: threading.Event) -> None:
-    """Rewrite the lease periodically until `done`; set `lost` and interrupt the run where another took it over."""
+    """Rewrite the lease periodically until `done`; if another process took it, set `lost` and interrupt the run."""
     beats = 0
     while not done.wait(BEAT_SECONDS):
         try:
@@ -143,7 +144,7 @@ def _beat(folder: Objects, number: int, me: dict[str, Any], done: threading.Even
 
 
 def _interrupt_the_run() -> None:
-    """End the run as SIGTERM does, where a handler of SIGTERM says how; without one the process would be killed."""
+    """End the run with SIGTERM if it has a handler; without a handler the process would be killed."""
     main = threading.main_thread().ident
     if main is not None and callable(signal.getsignal(signal.SIGTERM)):
         signal.pthread_kill(main, signal.SIGTERM)
@@ -163,7 +164,7 @@ def _this_run() -> dict[str, Any]:
 
 
 def _parse(content: bytes) -> Lease | None:
-    """Return a lease; None where it is none, whose holder is then given its time."""
+    """Return a lease; None if the content is not a lease, whose holder is then waited for as usual."""
     try:
         return from_json(Lease, decode_json(content))
     except ValueError:
@@ -171,6 +172,6 @@ def _parse(content: bytes) -> Lease | None:
 
 
 def _is_over(content: bytes) -> bool:
-    """Say whether a lease is released, or its holder a process of this machine that is dead."""
+    """Return whether a lease is released, or its holder is a dead process of this machine."""
     lease = _parse(content)
     return lease is not None and (lease.released or is_dead(vars(lease)))

@@ -6,11 +6,11 @@ from typing import NamedTuple
 
 
 class Entry(NamedTuple):
-    """What a listing says of a file or folder."""
+    """A file or folder in a listing."""
 
     name: str
-    """Inside the listed folder."""
+    """Name inside the listed folder."""
     size: int | None
-    """Bytes; None for what is not a file."""
+    """Size in bytes; None if it is not a file."""
     changed: int
-    """When its content or its place last changed, in nanoseconds since 1970; 0 where that is not known."""
+    """Time of the last change of its content or inode, in nanoseconds since 1970; 0 if unknown."""

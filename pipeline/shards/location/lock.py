@@ -1,4 +1,4 @@
-"""One writer an output folder."""
+"""The lock of an output folder, which ensures a single writer."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ os.register_at_fork(after_in_child=_close_inherited)
 
 
 class FolderLock:
-    """The lock of an open lock file. Shared holders keep an exclusive one out, and the other way round."""
+    """The lock of an open lock file, shared by several holders or exclusive to one."""
 
     def __init__(self, path: Path, descriptor: int) -> None:
         self._path, self._descriptor = path, descriptor
 
     def take(self, *, shared: bool = False) -> bool:
-        """Take the lock if it is free now, in place of what this process holds of it; say whether it was taken.
+        """Take the lock if it is free, replacing the lock that this process holds; return whether it was taken.
 
         Raises:
             LockedError: The file system has no locks.
@@ -52,17 +52,17 @@ class FolderLock:
         return True
 
     def release(self) -> None:
-        """Let others have the lock."""
+        """Release the lock."""
         fcntl.flock(self._descriptor, fcntl.LOCK_UN)
 
     def sign(self, holder: str) -> None:
-        """Write down who holds the lock, for messages."""
+        """Write the name of the holder to the lock file, for messages."""
         signature = f"{holder}\n".encode()
         os.pwrite(self._descriptor, signature, 0)  # before the file is cut: a reader never finds it empty
         os.ftruncate(self._descriptor, len(signature))
 
     def holder(self) -> str:
-        """Return who signed last. The file is opened again, because NFS may serve an open one from its cache."""
+        """Return the name written last. The file is opened again, because NFS may serve an open file from its cache."""
         try:
             with self._path.open("rb") as file:
                 signature = file.read(200)
@@ -71,7 +71,7 @@ class FolderLock:
         return signature.decode(errors="replace").strip() or "another process"
 
     def refuse(self) -> NoReturn:
-        """Raise LockedError, naming the holder."""
+        """Raise LockedError with the holder's name."""
         holder = self.holder()
         raise LockedError(
             f"{self._path.parent}: {holder} is writing here; wait for it or stop it, or use another folder"
@@ -83,9 +83,9 @@ class FolderLock:
 def open_lock(directory: Path) -> Iterator[FolderLock]:
     """Open the folder's lock file; leaving the block releases the lock.
 
-    The kernel frees the lock when its process ends, however it ends, so there are no stale locks; but a file server may
-    keep that of a machine that died. Where a mount keeps locks to its own node (NFS with nolock or local_lock, Lustre
-    with localflock), two nodes are not kept apart, and nothing here can tell.
+    The kernel releases the lock when its process ends, for whatever reason, so there are no stale locks; but a file
+    server may keep the lock of a crashed machine. If a mount restricts locks to its own node (NFS with nolock or
+    local_lock, Lustre with localflock), writers on two nodes are not prevented, and this cannot be detected here.
     """
     path = directory / LOCK_FILE
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
@@ -101,7 +101,7 @@ def open_lock(directory: Path) -> Iterator[FolderLock]:
 
 @contextlib.contextmanager
 def exclusive_writer(directory: Path) -> Iterator[None]:
-    """Hold the folder's lock; raise LockedError, naming the holder, where another process does."""
+    """Hold the folder's lock; raise LockedError, with the holder's name, if another process holds it."""
     with open_lock(directory) as lock:
         if not lock.take():
             lock.refuse()
@@ -114,7 +114,7 @@ def exclusive_writer(directory: Path) -> Iterator[None]:
 
 
 def _of_a_dead_machine(holder: str, path: Path) -> str:
-    """Return what to do about the lock of a holder on another machine, which may be dead; "" for this machine."""
+    """Return the remedy for a lock of a holder on another machine, which may be dead; "" for this machine."""
     _, on, host = holder.partition(" on ")
     if not on or host == socket.gethostname():
         return ""

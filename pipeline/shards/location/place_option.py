@@ -1,4 +1,4 @@
-"""A command-line option that takes a folder's path or its URL, whose two slashes a path would not keep."""
+"""A command-line option for a folder's path or URL (a Path would collapse the two slashes of a URL)."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """A data set's folder behind an fsspec URL: s3://…, gs://…, memory://…
 
-An object store has no rename, and needs none: an upload appears when it is whole, or not at all. So a shard is built
-on this machine's disk and its files are uploaded, the record last. Nothing here is of one kind of store.
+An object store has no rename and does not need one: an upload appears when it is complete, or not at all. So a shard is
+built on this machine's disk and its files are uploaded, the record last. No code here is specific to one store.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ from vilbert.pipeline.shards.location.scratch import scratch_folder
 from vilbert.pipeline.urls import join, open_file_system, public_url
 
 _TIMES = ("LastModified", "last_modified", "updated", "mtime", "created")
-"""Under these names s3fs, adlfs, gcsfs, and local and in-memory file systems say when an object was written."""
+"""Keys under which s3fs, adlfs, gcsfs, and local and in-memory file systems have the time of the last write."""
 _FETCHES = 32
-"""Files that are fetched side by side."""
+"""Number of files that are fetched concurrently."""
 
 
 @dataclass(frozen=True)
 class RemoteFolder:
-    """A folder behind a URL. May be sent to another process, which makes connections of its own."""
+    """A folder behind a URL. It can be pickled; the receiving process opens its own connections."""
 
     url: str
-    """Of the folder; credentials are better left to the environment."""
+    """URL of the folder; credentials should come from the environment."""
     remote = True
 
     @property
@@ -41,17 +41,17 @@ class RemoteFolder:
         return public_url(self.url)
 
     def make(self) -> None:
-        """Refuse a URL that nothing can be written to."""
+        """Raise RefusedError if the URL cannot be written to."""
         if self.url.startswith(("http://", "https://")):
             raise OutputError(f"--output {self.name}: cannot write to a web server; give a folder or s3://…")
         self._open("")
 
     def entries(self, under: str) -> Iterator[tuple[str, int | None]]:
-        """Yield (name, bytes) of what lies in a folder inside, None for a folder; nothing if there is no such."""
+        """Yield (name, size) of the entries of a sub-folder, None for a folder; none if it does not exist."""
         return ((entry.name, entry.size) for entry in self.listing(under))
 
     def changed(self, name: str) -> int:
-        """Return when an object was last written; 0 if it does not exist, or the store does not say."""
+        """Return the time of an object's last write; 0 if it does not exist or the store does not provide it."""
         file_system, path = self._open(name)
         try:
             return _changed(ask_again(lambda: file_system.info(path), f"looking at {join(self.name, name)}"))
@@ -59,7 +59,7 @@ class RemoteFolder:
             return 0
 
     def listing(self, under: str, *, sweep: bool = False) -> Iterator[Entry]:
-        """Yield what lies in a folder inside; nothing if there is no such folder."""
+        """Yield the entries of a sub-folder; none if it does not exist."""
         file_system, path = self._open(under)
         try:
             # A reply of a thousand names a request; what it is held in is freed as soon as it was looked through.
@@ -74,7 +74,7 @@ class RemoteFolder:
 
     @contextmanager
     def local(self, names: Sequence[str]) -> Iterator[Path]:
-        """Give a scratch folder with those of the named files that exist; what is damaged in it is named by its URL."""
+        """Provide a scratch folder with those of the named files that exist; error messages name the URL."""
         with scratch_folder() as directory:
             for parent in {Path(name).parent for name in names}:
                 (directory / parent).mkdir(parents=True, exist_ok=True)
@@ -101,13 +101,13 @@ class RemoteFolder:
             )
 
     def building(self) -> AbstractContextManager[Path]:
-        """Give a scratch folder."""
+        """Provide a scratch folder."""
         return scratch_folder()
 
     def publish(self, built: Path, names: Sequence[str]) -> None:
-        """Upload built files one after the other; of those there were the last goes first, so it vouches for none.
+        """Upload built files in order; the last of the existing files (the record) is deleted first.
 
-        It stays where it is the same: of a worker that was given up and comes back, its successor wrote it.
+        It is kept if it is equal: it was written by the successor of a worker that was given up and came back.
         """
         if self.read(names[-1]) not in (None, (built / names[-1]).read_bytes()):
             self.delete(names[-1])
@@ -121,9 +121,10 @@ class RemoteFolder:
             self._upload(directory / "file", name)
 
     def create(self, name: str, data: bytes) -> bool:
-        """Upload a small file unless it exists; return whether this call created it: of concurrent calls one does.
+        """Upload a small file unless it exists; return whether this call created it.
 
-        That holds for stores with conditional writes. Another answers what it sees a moment before it writes.
+        In stores with conditional writes, only one of several concurrent calls creates it. In other stores, the result
+        depends on what exists shortly before the write.
         """
         with scratch_folder() as directory:
             (directory / "file").write_bytes(data)
@@ -143,7 +144,7 @@ class RemoteFolder:
         return bytes(content)
 
     def delete(self, name: str) -> None:
-        """Delete a file where there is one."""
+        """Delete a file if it exists."""
         file_system, path = self._open(name)
         with suppress(FileNotFoundError):
             ask_again(lambda: file_system.rm_file(path), f"deleting {join(self.name, name)}")
@@ -153,7 +154,7 @@ class RemoteFolder:
         return hold_lease(self)
 
     def sweep(self) -> None:
-        """Do nothing: an upload that was cut leaves no object, and scratch folders are swept by who makes the next."""
+        """Do nothing: an interrupted upload leaves no object, and old scratch folders are deleted with the next one."""
 
     def _open(self, name: str) -> tuple[Any, str]:
         # Listings of a moment ago must not be taken for those of now.
@@ -161,7 +162,7 @@ class RemoteFolder:
         return file_system, f"{root}/{name}" if name else root
 
     def _upload(self, path: Path, name: str, mode: str = "overwrite") -> None:
-        """Upload a file whole, in parts where it is large, and see that it arrived whole."""
+        """Upload a file, in parts if it is large, and check its size afterwards."""
         file_system, target = self._open(name)
         size = path.stat().st_size
 
@@ -180,7 +181,7 @@ class RemoteFolder:
 
 
 def _changed(entry: Mapping[str, Any]) -> int:
-    """Return the time of an entry that fsspec lists, in nanoseconds; 0 if its store has none that is known here."""
+    """Return the time of an entry listed by fsspec, in nanoseconds; 0 if none of its keys is known here."""
     for name in _TIMES:
         value = entry.get(name)
         if isinstance(value, str):

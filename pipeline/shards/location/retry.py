@@ -1,4 +1,4 @@
-"""Ask a server again where it failed for a while: with growing, scattered waits, a bounded number of times."""
+"""Retry requests to a server: with exponential, jittered waits and a limited number of attempts."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _Result = TypeVar("_Result")
 
 ATTEMPTS = 6
 FIRST_WAIT_SECONDS = 1.0
-"""Before the second attempt, up to; twice as long before each further one, 31 seconds in all."""
+"""Maximum wait before the second attempt; it doubles before each further one, 31 seconds in total."""
 LASTING = (
     FileNotFoundError,
     FileExistsError,
@@ -44,13 +44,13 @@ _hurry = threading.Event()
 
 
 def hurry() -> None:
-    """Let `ask_again`, in whichever thread, wait no more and ask once: the process is to end within seconds."""
+    """Make `ask_again`, in all threads, try once without waiting, because the process must end within seconds."""
     _hurry.set()
 
 
 @contextmanager
 def patience() -> Iterator[None]:
-    """Have hurry end with the block."""
+    """End `hurry` with the block."""
     try:
         yield
     finally:
@@ -58,10 +58,10 @@ def patience() -> Iterator[None]:
 
 
 def ask_again(ask: Callable[[], _Result], what: str) -> _Result:
-    """Return what `ask` returns, called again where it fails.
+    """Return the result of `ask`, which is called again if it fails.
 
-    what: what is done to which URL, for messages. Raises the errors of LASTING at once, and ShardError for any other
-    when the last attempt failed.
+    what: the action and its URL, for messages. Raises the errors of LASTING at once, and ShardError for any other error
+    after the last attempt.
     """
     # Half of the wait is drawn, so that workers which failed together do not come back together.
     half = FIRST_WAIT_SECONDS / 2

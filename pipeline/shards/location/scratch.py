@@ -1,7 +1,7 @@
-"""Folders for a while on this machine's disk, under TMPDIR, that are cleaned up even after a kill.
+"""Temporary folders on this machine's disk, under TMPDIR, that are cleaned up even after a kill.
 
-A folder is locked while its process lives. The kernel frees the lock however the process ends, so whoever makes the
-next one deletes unlocked ones.
+A folder is locked while its process runs. The kernel releases the lock when the process ends for whatever reason, so
+unlocked folders are deleted when the next one is created.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from vilbert.pipeline.errors import ShardError
 
 @contextlib.contextmanager
 def scratch_folder() -> Iterator[Path]:
-    """Give an empty folder that is deleted in the end; ShardError where none can be made."""
+    """Provide an empty folder that is deleted at the end; ShardError if it cannot be created."""
     try:
         directory, claim = _claim()
     except OSError as error:
@@ -36,7 +36,7 @@ def scratch_folder() -> Iterator[Path]:
 
 
 def _claim() -> tuple[Path, int]:
-    """Return a new folder and the descriptor that locks it; delete those of dead processes."""
+    """Return a new folder and the descriptor of its lock; delete the folders of dead processes."""
     base = Path(tempfile.gettempdir()) / f"vilbert-scratch-{os.getuid()}"
     base.mkdir(mode=0o700, exist_ok=True)
     if base.stat().st_uid != os.getuid():
