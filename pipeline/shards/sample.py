@@ -1,6 +1,6 @@
-"""One image's sample: its regions, what is known of the image, and the files it becomes in a tar.
+"""One image's sample: its regions, its metadata, and its files in a tar.
 
-Shapes: N regions of the image; D feature channels and K most probable classes, the same all over a data set.
+Shapes: N regions of the image; D feature channels and K most probable classes, constant within a data set.
 """
 
 from __future__ import annotations
@@ -28,20 +28,20 @@ from vilbert.pipeline.shards.small_features import (
 from vilbert.pipeline.shards.storage.npy import decode_npy, encode_npy
 
 FORMATS = (1, 2, 3)
-"""Numbers of the whole format: shards, records, dataset.json. FORMAT.md says when a number is added."""
+"""Format numbers of the whole data set: shards, records, dataset.json. FORMAT.md says when one is added."""
 
 
 class Field(NamedTuple):
-    """One array of a sample, as it lies on the disk."""
+    """One array of a sample as it is stored."""
 
     dtypes: tuple[str, ...]
-    """NumPy's names, the usual one first."""
+    """Possible dtypes, the usual one first."""
     axes: tuple[str, ...]
-    """Letters of the legend above, or a number."""
+    """Letters of the legend above, or numbers."""
 
 
 SCALES = "feature_scales"
-"""The field that is there where features are stored in one byte a value, see `small_features`."""
+"""The field that exists if features are stored in one byte per value, see `small_features`."""
 FIELDS: dict[str, Field] = {
     "boxes": Field(("float32",), ("N", "4")),
     "features": Field(("float16", "float32", "int8", "uint8"), ("N", "D")),
@@ -55,9 +55,9 @@ FIELDS: dict[str, Field] = {
     "attribute_scores": Field(("float32",), ("N",)),
 }
 IMAGE_MEMBER = "jpg"
-"""The image's own bytes, optional: this name in a tar whatever the image's format, as img2dataset has it."""
+"""The image's own bytes, optional: this name in a tar for every image format, as in img2dataset."""
 MAX_SIDE = 2**31 - 1
-"""Pixels of an image's side, and boxes of an image."""
+"""Maximum side of an image in pixels, and maximum number of boxes."""
 REGION_FIELDS = ("width", "height", "num_boxes")  # of KEY.json; they come from Regions, the rest from Sample.meta
 
 
@@ -77,7 +77,7 @@ def field_names(
 
 
 def member_names(fields: Iterable[str], *, image: bool = False) -> tuple[str, ...]:
-    """Return what follows `KEY.` in the names of a sample's members, in the order in which they are stored."""
+    """Return the parts of a sample's member names after `KEY.`, in the order in which they are stored."""
     return (*(f"{name}.npy" for name in fields), *([IMAGE_MEMBER] if image else []), "json")
 
 
@@ -85,7 +85,7 @@ FIELD_LAYOUTS = tuple(
     field_names(objects=objects, object_boxes=object_boxes, classes=classes, attributes=attributes, scales=scales)
     for scales, object_boxes, objects, classes, attributes in itertools.product((True, False), *[(False, True)] * 4)
 )
-"""The arrays that the samples of a data set may have; last all of format 2, which messages name."""
+"""The combinations of arrays that a data set may have; the last one, all of format 2, is used in messages."""
 MEMBER_LAYOUTS = tuple(member_names(fields, image=image) for fields in FIELD_LAYOUTS for image in (True, False))
 """The same as members of a tar."""
 
@@ -107,7 +107,7 @@ def describe_fields(
         attributes: Whether samples have attributes.
         objects: Whether samples have objects.
         object_boxes: Whether samples have the refined boxes of the objects beside the proposals.
-        feature_dtype: Of the stored array: float16, float32, int8 or uint8.
+        feature_dtype: dtype of the stored array: float16, float32, int8 or uint8.
     """
     sizes: dict[str, int | str] = {"N": "N", "2": 2, "4": 4, "D": feature_dim, "K": top_classes}
     return {
@@ -126,7 +126,7 @@ def describe_fields(
 
 
 def read_fields(fields: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Return the arrays that `Sample.regions` has, in the form of `fields`: features of one byte a value in float16."""
+    """Return the arrays of `Sample.regions`, in the form of `fields`: features of one byte per value in float16."""
     found = {name: dict(field) for name, field in fields.items() if name != SCALES}
     if SCALES in fields:
         found["features"]["dtype"] = "float16"
@@ -134,7 +134,7 @@ def read_fields(fields: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, 
 
 
 def format_of(fields: Mapping[str, Mapping[str, Any]]) -> int:
-    """Return the smallest format number that allows the `fields` of a dataset.json: older software reads format 1."""
+    """Return the smallest format number that allows the `fields` of a dataset.json, for older software."""
     if SCALES in fields:
         return 3
     usual = field_names(attributes="attribute_ids" in fields)
@@ -143,18 +143,18 @@ def format_of(fields: Mapping[str, Mapping[str, Any]]) -> int:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Sample:
-    """One image of a data set. Raises ShardError where it cannot be stored."""
+    """One image of a data set. Raises ShardError if it cannot be stored."""
 
     key: str
     """See `keys.sample_key`."""
     regions: Regions
-    """What the detector found."""
+    """The regions that the detector found."""
     meta: dict[str, Any]
-    """JSON values: image_id (a string, always there), captions, split, uri, sha256 of the image's bytes, …"""
+    """JSON values: image_id (a required string), captions, split, uri, sha256 of the image's bytes, …"""
     image: bytes | None = None
-    """The image's own bytes, where the data set keeps them."""
+    """The image's own bytes, if the data set stores them."""
     small: SmallFeatures | None = None
-    """The features as they are stored, where that is one byte a value: `regions` has them in float16."""
+    """The stored features, if they have one byte per value; `regions` has them in float16."""
 
     def __post_init__(self) -> None:
         if not is_key(self.key):
@@ -168,7 +168,7 @@ class Sample:
             )
 
     def arrays(self) -> dict[str, NDArray[Any]]:
-        """Return the arrays that are stored, by name and in order."""
+        """Return the stored arrays by name, in order."""
         arrays = self.regions.arrays()
         if self.small is None:
             return arrays
@@ -176,7 +176,7 @@ class Sample:
         return {name: arrays[name] for name in FIELDS if name in arrays}
 
     def with_features(self, dtype: str) -> Sample:
-        """Return the sample with features stored as int8 or uint8 (float8); PrecisionError for imprecise ones."""
+        """Return the sample with features stored as int8 or uint8 (float8); PrecisionError if that is too imprecise."""
         small = compress(self.regions.features, dtype)
         return replace(self, regions=replace(self.regions, features=expand(small)), small=small)
 
@@ -192,7 +192,7 @@ def encode_metadata(sample: Sample) -> bytes:
 
 
 def encode_members(sample: Sample) -> list[tuple[str, bytes]]:
-    """Return the sample's members, (name behind `KEY.`, content), in the order of `member_names`."""
+    """Return the sample's members, (name after `KEY.`, content), in the order of `member_names`."""
     members = [(f"{name}.npy", encode_npy(array)) for name, array in sample.arrays().items()]
     image = [] if sample.image is None else [(IMAGE_MEMBER, sample.image)]
     return [*members, *image, ("json", encode_metadata(sample))]
@@ -223,7 +223,7 @@ def decode_members(key: str, members: Sequence[tuple[str, memoryview]], *, path:
 def build_sample(
     key: str, arrays: Mapping[str, NDArray[Any]], metadata: bytes, *, path: Path, image: bytes | None = None
 ) -> Sample:
-    """Return a sample from its arrays and its KEY.json; raise CorruptShardError where they disagree with the format."""
+    """Return a sample from its arrays and its KEY.json; raise CorruptShardError if they violate the format."""
     for name, array in arrays.items():
         expected = FIELDS[name]
         if array.dtype not in expected.dtypes or array.ndim != len(expected.axes):
@@ -245,7 +245,7 @@ def build_sample(
 
 
 def expand_features(arrays: Mapping[str, NDArray[Any]]) -> tuple[dict[str, NDArray[Any]], SmallFeatures | None]:
-    """Return stored arrays with features that can be computed with, and the features as stored if others.
+    """Return stored arrays with float features, and the features of one byte per value if they are stored so.
 
     Raises ValueError as `small_features` does.
     """
@@ -257,9 +257,9 @@ def expand_features(arrays: Mapping[str, NDArray[Any]]) -> tuple[dict[str, NDArr
 
 
 def small_features(arrays: Mapping[str, NDArray[Any]]) -> SmallFeatures | None:
-    """Return the features among stored arrays if they have one byte a value.
+    """Return the features among stored arrays if they have one byte per value.
 
-    Raises ValueError where scales do not go with the features, or are missing.
+    Raises ValueError if scales do not match the features, or are missing.
     """
     features, scales = arrays.get("features"), arrays.get(SCALES)
     if features is None:
@@ -293,7 +293,7 @@ def _take_count(document: dict[str, Any], name: str) -> int:
 
 
 def check_region_field(name: str, value: object) -> None:
-    """Raise ValueError where a field of `REGION_FIELDS` is not a number of pixels or boxes."""
+    """Raise ValueError if a field of `REGION_FIELDS` is not a number of pixels or boxes."""
     least = 0 if name == "num_boxes" else 1
     if type(value) is not int or not least <= value <= MAX_SIDE:
         raise ValueError(f"{name} is {value!r:.60}, expected an integer from {least} to {MAX_SIDE:,}")

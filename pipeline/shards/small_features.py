@@ -1,9 +1,10 @@
-"""Features in one byte a value: int8 on a scale of squares, or float8, each with a scale per region.
+"""Features in one byte per value: int8 on a quadratic scale, or float8, each with a scale per region.
 
-A code c stands for scale * (c + zero) * |c + zero| where the codes are int8, and for scale * c where they are float8
-(uint8 on the disk, for no .npy file names float8). Squares place more codes near 0, where most of the values of a
-detector lie: on published features (coco10), evenly spaced int8 codes reach a cosine of 0.9999 for 1 % of the regions,
-squares for all. A region without negative values has the zero point 128, so that it uses all 256 codes; else it is 0.
+An int8 code c represents scale * (c + zero) * |c + zero|; a float8 code c (uint8 on the disk, because .npy has no
+float8) represents scale * c. The quadratic scale has more codes near 0, where most values of a detector are. On
+published features (coco10), a linear int8 scale reaches a cosine of 0.9999 for 1 % of the regions, the quadratic one
+for all. A region without negative values has the zero point 128, so that it uses all 256 codes; otherwise the zero
+point is 0.
 
 Shapes: N regions, D feature channels.
 """
@@ -19,9 +20,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 STORED_AS = {"float16": "float16", "float32": "float32", "int8": "int8", "float8_e4m3fn": "uint8"}
-"""dtype of the stored array, by the name that `--feature-dtype` has for it."""
+"""dtype of the stored array, by the value of `--feature-dtype`."""
 LEAST_COSINE = {"int8": 0.9999, "uint8": 0.999}
-"""Between a region's feature in float16 and what is read again, at least; by the dtype of the codes."""
+"""Minimum cosine between a region's feature in float16 and the decoded one, by the dtype of the codes."""
 _FLOAT16_LIMIT = 65520.0  # rounds to infinity
 _FLOAT8_MAX = 448.0
 _ZERO = 128.0  # added to the codes of a region without negative values
@@ -29,7 +30,7 @@ _SCALES_BELOW = {
     np.dtype(np.int8): {0.0: _FLOAT16_LIMIT / 127**2, _ZERO: _FLOAT16_LIMIT / 255**2},
     np.dtype(np.uint8): {0.0: _FLOAT16_LIMIT / _FLOAT8_MAX},
 }
-"""By the dtype of the codes and the zero point, the scale that makes the largest code too large for float16."""
+"""Scale for which the largest code exceeds float16, by the dtype of the codes and the zero point."""
 _BITS_BELOW = {
     dtype: {np.float32(zero).tobytes(): int(np.float32(scale).view(np.uint32)) for zero, scale in limits.items()}
     for dtype, limits in _SCALES_BELOW.items()
@@ -40,11 +41,11 @@ CODES = tuple(_SCALES_BELOW)
 
 
 class PrecisionError(ValueError):
-    """Features that one byte a value cannot hold as precisely as `LEAST_COSINE` states."""
+    """Features that one byte per value cannot represent as precisely as `LEAST_COSINE` requires."""
 
 
 class SmallFeatures(NamedTuple):
-    """Features of one image as they are stored."""
+    """The stored features of one image."""
 
     codes: NDArray[np.int8] | NDArray[np.uint8]
     """[N, D]"""
@@ -62,7 +63,7 @@ class SmallFeatures(NamedTuple):
 
 
 def compress(features: NDArray[Any], dtype: str) -> SmallFeatures:
-    """Return features in one byte a value.
+    """Encode features in one byte per value.
 
     Args:
         features: float [N, D].
@@ -94,7 +95,7 @@ def compress(features: NDArray[Any], dtype: str) -> SmallFeatures:
 
 
 def expand(small: SmallFeatures) -> NDArray[np.float16]:
-    """Return features as float16 [N, D], read-only."""
+    """Decode features to float16 [N, D], read-only."""
     import torch  # NumPy rounds to float16 twenty times slower
 
     features: NDArray[np.float16] = expand_codes(*(torch.from_numpy(part.copy()) for part in small)).numpy()
@@ -103,9 +104,9 @@ def expand(small: SmallFeatures) -> NDArray[np.float16]:
 
 
 def expand_codes(codes: Tensor, scales: Tensor) -> Tensor:
-    """Return features as float16 [..., N, D], computed on the device of the codes; the same bits on each device.
+    """Decode features to float16 [..., N, D] on the device of the codes, with the same bits on every device.
 
-    The product of two codes is exact in float32. One multiplication and the conversion to float16 round.
+    The product of two codes is exact in float32. Only one multiplication and the conversion to float16 round.
 
     Args:
         codes: int8, or uint8 (float8), [..., N, D].
@@ -121,7 +122,7 @@ def expand_codes(codes: Tensor, scales: Tensor) -> Tensor:
 
 
 def require_known_scales(small: SmallFeatures) -> None:
-    """Raise ValueError where the scales are not such as `compress` makes them."""
+    """Raise ValueError if the scales are not valid results of `compress`."""
     bits, below = small.scales.view(np.uint32), _BITS_BELOW[small.codes.dtype]
     zeros = bits[:, 1].tobytes()
     # Mostly all regions have one zero point. The bits of numbers from 0 on are in the order of the numbers, and below
@@ -135,7 +136,7 @@ def require_known_scales(small: SmallFeatures) -> None:
 
 
 def _largest(zero: NDArray[np.float32], dtype: str) -> NDArray[np.float32]:
-    """Return what the largest code of each region stands for where the scale is 1, [N]."""
+    """Return the value of each region's largest code for a scale of 1, [N]."""
     if dtype == "uint8":
         return np.full(len(zero), _FLOAT8_MAX, np.float32)
     return (zero + np.float32(127)) ** 2
@@ -153,7 +154,7 @@ def _float8_codes(shares: NDArray[np.float32]) -> NDArray[np.uint8]:
 
 
 def _cosines(exact: NDArray[np.float32], read: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Return the cosine of each region with itself, [N]; 1 where both are zero."""
+    """Return the cosine of corresponding regions, [N]; 1 if both are zero."""
     dots, squares, others = (
         np.einsum("nd,nd->n", a, b, dtype=np.float64) for a, b in ((exact, read), (exact, exact), (read, read))
     )

@@ -1,4 +1,4 @@
-"""The file of a selection: which samples of one data set are used, by shard and place.
+"""The file of a selection: which samples of one data set are used, by shard and position.
 
 It is a Parquet file with a row per sample, in the order of the data set: `image_id`, `key`, `split`, `shard`, `place`.
 The footer has a JSON document under `vilbert.selection`: the format number, the data set by its fingerprint and the
@@ -49,24 +49,24 @@ def selection_schema() -> pa.Schema:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Selection:
-    """The selected samples of a data set, read."""
+    """The selected samples of a data set."""
 
     digest: str
-    """Of shard, place and split of all samples, 64 hex digits."""
+    """SHA-256 of shard, position and split of all samples, 64 hex digits."""
     starts: NDArray[np.int64]
-    """[shards + 1] where the samples of each shard begin in the arrays below, last their number."""
+    """[shards + 1] offset of each shard's samples in the arrays below, then the number of samples."""
     places: NDArray[np.uint32]
-    """[samples] place of each in its shard, ascending within a shard."""
+    """[samples] position of each sample in its shard, ascending within a shard."""
     splits: NDArray[np.uint32]
-    """[samples] number of each one's split in `split_names`."""
+    """[samples] index of each sample's split in `split_names`."""
     split_names: tuple[str, ...]
 
     def of_shard(self, shard: int) -> NDArray[np.uint32]:
-        """Return the places of the selected samples of a shard, uint32 [selected], ascending."""
+        """Return the positions of the selected samples of a shard, uint32 [selected], ascending."""
         return self.places[self.starts[shard] : self.starts[shard + 1]]
 
     def counts(self, split: str | None) -> NDArray[np.int64]:
-        """Return the selected samples of a split (None: of all splits) in each shard, int64 [shards]."""
+        """Return the number of selected samples of a split (None: of all splits) in each shard, int64 [shards]."""
         if split is None:
             return np.diff(self.starts)
         of_split = np.zeros(len(self.places), bool)
@@ -77,7 +77,7 @@ class Selection:
         return counts
 
     def by_split(self) -> dict[str, int]:
-        """Return the selected samples by split, sorted by name."""
+        """Return the number of selected samples by split, sorted by name."""
         counts = np.bincount(self.splits, minlength=len(self.split_names)).tolist()
         return {name: count for name, count in sorted(zip(self.split_names, counts, strict=True)) if count}
 
@@ -103,13 +103,13 @@ class SelectionFooter:
 
 @dataclass(frozen=True, kw_only=True)
 class SelectionFile:
-    """A selection on disk, of which the footer was read."""
+    """A selection on disk whose footer has been read."""
 
     path: Path
     records_sha256: str
-    """Hash of the records of its data set: one hash for the content."""
+    """Hash of the records of its data set, which identifies the content."""
     samples: int
-    """Selected samples."""
+    """Number of selected samples."""
     digest: str
     """See `Selection.digest`."""
     how: Mapping[str, Any]
@@ -120,7 +120,7 @@ class SelectionFile:
         """Read the footer of a selection.
 
         Raises:
-            RefusedError: The file is not there, is no selection, or is damaged.
+            RefusedError: The file does not exist, is not a selection, or is damaged.
         """
         import pyarrow.parquet as pq
 
@@ -155,7 +155,7 @@ class SelectionFile:
         """Read the samples.
 
         Args:
-            shard_samples: Samples of each shard of the data set.
+            shard_samples: Number of samples of each shard of the data set.
 
         Raises:
             RefusedError: The file is damaged.
@@ -197,7 +197,7 @@ def _selection(
     names: tuple[str, ...],
     sizes: NDArray[np.int64],
 ) -> Selection:
-    """Return a selection of rows in any number; ValueError where they are not places of the data set, in order."""
+    """Return a selection of these rows; ValueError if they are not positions of the data set in order."""
     if not len(shards) or shards.min() < 0 or shards.max() >= len(sizes):
         raise ValueError("it refers to a shard that the data set does not have")
     if places.min() < 0 or bool((places >= sizes[shards]).any()):
@@ -215,7 +215,7 @@ def _selection(
 
 
 def selection_digest(shards: NDArray[Any], places: NDArray[Any], splits: Sequence[str]) -> str:
-    """Return the hex SHA-256 of the samples of a selection: shards, places (int64 [samples]) and splits, in order."""
+    """Return the hex SHA-256 of a selection's samples: shards, positions (int64 [samples]) and splits, in order."""
     digest = hashlib.sha256(len(splits).to_bytes(8, "little"))
     for numbers in (shards, places):
         digest.update(np.ascontiguousarray(numbers, "<i8").data)
@@ -227,11 +227,11 @@ def selection_digest(shards: NDArray[Any], places: NDArray[Any], splits: Sequenc
 
 
 def write_selection(path: Path, info: DatasetInfo, tables: Iterable[pa.Table], how: Mapping[str, Any]) -> SelectionFile:
-    """Write a selection under its name in one step.
+    """Write a selection atomically.
 
     Args:
-        path: The file; one that exists is replaced.
-        info: Of the data set, which is complete.
+        path: The file; an existing one is replaced.
+        info: The dataset.json of the complete data set.
         tables: The selected samples in the order of the data set, with the columns of `selection_schema`.
         how: How they were selected, as JSON values.
 
@@ -278,7 +278,7 @@ def write_selection(path: Path, info: DatasetInfo, tables: Iterable[pa.Table], h
 
 
 def require_replaceable(path: Path) -> None:
-    """Raise RefusedError where writing a selection would replace a file that is no selection."""
+    """Raise RefusedError if writing a selection would replace a file that is not a selection."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -296,7 +296,7 @@ def require_replaceable(path: Path) -> None:
 
 @contextlib.contextmanager
 def _damage(path: Path) -> Iterator[None]:
-    """Raise RefusedError for whatever pyarrow, or a check of ours, finds wrong in a file."""
+    """Convert errors of pyarrow or of our checks to RefusedError."""
     import pyarrow as pa
 
     try:

@@ -1,4 +1,4 @@
-"""Which selection is of which data set: they find each other by the content of the data set."""
+"""Match selections to data sets by the content of the data set."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def open_selections(paths: Sequence[Path]) -> dict[str, SelectionFile]:
     """Read the footers of the files of `--selection`; return them by the hash of their data set's records.
 
     Raises:
-        RefusedError: A file cannot be read, or two are of one data set.
+        RefusedError: A file cannot be read, or two belong to the same data set.
     """
     found: dict[str, SelectionFile] = {}
     for path in paths:
@@ -28,11 +28,11 @@ def open_selections(paths: Sequence[Path]) -> dict[str, SelectionFile]:
 
 
 def require_their_data(files: Mapping[str, SelectionFile], data: Mapping[str, str]) -> None:
-    """Raise RefusedError where a selection is of none of the data sets.
+    """Raise RefusedError if a selection belongs to none of the data sets.
 
     Args:
-        files: As `open_selections` returns them.
-        data: What messages call each data set, by the hash of its records.
+        files: The result of `open_selections`.
+        data: Name of each data set for messages, by the hash of its records.
     """
     for content, file in files.items():
         if content not in data:
@@ -45,16 +45,16 @@ def require_their_data(files: Mapping[str, SelectionFile], data: Mapping[str, st
 def read_selection(
     path: Path | None, records_sha256: str | None, samples: Sequence[int], name: str
 ) -> Selection | None:
-    """Return the selection of the only data set that a command reads, None without a path.
+    """Return the selection for a command that reads a single data set; None without a path.
 
     Args:
-        path: Of the file.
+        path: Path of the file.
         records_sha256: Hash of the records of the data set.
-        samples: Of each of its shards.
-        name: What messages call it.
+        samples: Number of samples of each shard.
+        name: Name of the data set for messages.
 
     Raises:
-        RefusedError: The file cannot be read, or is of another data set.
+        RefusedError: The file cannot be read, or belongs to another data set.
     """
     if path is None:
         return None

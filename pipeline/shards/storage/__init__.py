@@ -1,1 +1,1 @@
-"""How a shard is stored: tar or LMDB files, written atomically, read by memory map."""
+"""Storage of shards: tar or LMDB files, written atomically, read by memory map."""

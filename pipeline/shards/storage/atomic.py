@@ -1,7 +1,7 @@
-"""Files that appear whole or not at all.
+"""Files that appear complete or not at all.
 
-A file is written under a temporary name beside its final one, fsynced and renamed, and its folder is fsynced. What a
-killed run leaves behind is known by its name, `.FINAL.PID.UNIQUE.tmp`.
+A file is written under a temporary name beside its final one, fsynced and renamed, and its folder is fsynced. Files
+that a killed run leaves behind are recognised by their name, `.FINAL.PID.UNIQUE.tmp`.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ _TEMPORARY_NAME = re.compile(r"\..+\.\d+\.[0-9a-f]{8}\.tmp")
 
 
 WRITEBACK_BYTES = 8 << 20
-"""Bytes after which a file's new pages are handed to the disk, so that the disk works while the rest is hashed."""
+"""Bytes after which writeback of a file is started, so that the disk is busy while the rest is hashed."""
 
 
 class HashingFile:
     """A new file that counts and hashes (SHA-256) what is written to it."""
 
     def __init__(self, path: Path) -> None:
-        """Create the file; FileExistsError where there is one."""
+        """Create the file; FileExistsError if it exists."""
         self.path = path
         self.bytes = 0
         self._hash = hashlib.sha256()
@@ -46,7 +46,7 @@ class HashingFile:
             self._flushed = self.bytes
 
     def sync(self) -> None:
-        """Put what was written on the disk."""
+        """Flush the written data to the disk."""
         self._file.flush()
         os.fsync(self._file.fileno())
 
@@ -62,15 +62,15 @@ class HashingFile:
 
     @property
     def sha256(self) -> str:
-        """Hex digest of what was written so far."""
+        """Hex digest of the data written so far."""
         return self._hash.hexdigest()
 
 
 def start_writeback(descriptor: int, start: int, stop: int) -> None:
-    """Let the system begin to write the bytes [start, stop) of a file to the disk, and return at once.
+    """Start writing the bytes [start, stop) of a file to the disk, and return at once.
 
-    On Linux the advice starts the writeback of modified pages; PostgreSQL's `pg_flush_data` uses it so, too. `fsync`
-    then has less to wait for. Systems without the call write everything at `fsync`.
+    On Linux this advice starts the writeback of modified pages, as in PostgreSQL's `pg_flush_data`, so `fsync` waits
+    for less. Systems without the call write everything at `fsync`.
     """
     if hasattr(os, "posix_fadvise"):
         with contextlib.suppress(OSError):  # it is a hint: a file system may refuse it
@@ -78,17 +78,17 @@ def start_writeback(descriptor: int, start: int, stop: int) -> None:
 
 
 def temporary_path(path: Path) -> Path:
-    """Return a name beside `path` that no other writer, thread or host takes."""
+    """Return a name beside `path` that no other writer, thread or host uses."""
     return path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
 
 
 def is_temporary(name: str) -> bool:
-    """Say whether a file's name is one that `temporary_path` gives."""
+    """Return whether a file has a name of `temporary_path`."""
     return _TEMPORARY_NAME.fullmatch(name) is not None
 
 
 def fsync_dir(directory: Path) -> None:
-    """Put a folder's entries on the disk, so that a rename in it survives a power cut."""
+    """Flush a folder's entries to the disk, so that a rename in it survives a power failure."""
     descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)
@@ -97,7 +97,7 @@ def fsync_dir(directory: Path) -> None:
 
 
 def write_atomic(path: Path, data: bytes) -> None:
-    """Write a whole file, in the place of an older one if there is one; a kill leaves the old or the new."""
+    """Write a file atomically, replacing an existing one; after a kill, either the old or the new file exists."""
     temporary = temporary_path(path)
     try:
         with temporary.open("xb") as file:
@@ -112,9 +112,9 @@ def write_atomic(path: Path, data: bytes) -> None:
 
 
 def give_usual_mode(folder: Path) -> None:
-    """Give a folder and all in it the modes that new ones have there, by the umask or the folder's default ACL.
+    """Set the modes of a folder and its content to those of new files there, by the umask or the folder's default ACL.
 
-    Libraries write some files through private temporary ones, which only their owner may read: safetensors, tempfile.
+    Some libraries (safetensors, tempfile) write through private temporary files, which only their owner may read.
     """
     probe = temporary_path(folder / "mode")
     probe.touch()
@@ -130,9 +130,9 @@ def give_usual_mode(folder: Path) -> None:
 
 
 def sweep_temporary(directory: Path) -> list[Path]:
-    """Delete what killed runs left unfinished in a data set, and return its paths.
+    """Delete unfinished files of killed runs in a data set, and return their paths.
 
-    Call it while no other process writes there: a live writer's temporary file looks the same.
+    Call it only while no other process writes there: the temporary file of a running writer looks the same.
     """
     folders = (directory, *(directory / inner for inner in (SHARDS_FOLDER, FAILURES_FOLDER, ENERGON_FOLDER)))
     stale = sorted(path for folder in folders for path in folder.glob(".*.tmp") if is_temporary(path.name))

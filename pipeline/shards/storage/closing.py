@@ -9,7 +9,7 @@ class Closing:
     """Base of readers that a `with` block closes."""
 
     def close(self) -> None:
-        """Let go of what is open."""
+        """Close what is open."""
         raise NotImplementedError
 
     def __enter__(self) -> Self:

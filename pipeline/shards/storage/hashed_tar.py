@@ -1,4 +1,4 @@
-"""A plain USTAR archive that is hashed while it is written, front to back."""
+"""A plain USTAR archive that is hashed while it is written sequentially."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class HashedTar:
         self._file.write(ustar_header(name, len(content)) + content + bytes(padding(len(content))))
 
     def finish(self) -> tuple[int, str]:
-        """End the archive, put it on the disk and close it; return its bytes and the hex digest of their SHA-256."""
+        """Finish the archive, fsync and close it; return its size and the hex digest of its SHA-256."""
         end = self._file.bytes + 2 * BLOCK
         self._file.write(bytes(2 * BLOCK + -end % RECORD))
         self._file.sync()

@@ -1,4 +1,4 @@
-"""The LMDB files that a process has open, so that none is opened twice and none is taken through a fork."""
+"""The LMDB files that a process has open, so that none is opened twice or used after a fork."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ import lmdb
 
 
 class Environments:
-    """One environment a process and file, as LMDB demands.
+    """One environment per process and file, as LMDB requires.
 
-    Readers of one file share its environment; the last to close it closes it. A forked child may neither use nor
-    re-open what it inherited, so all of it is closed in the child before anything else runs there.
+    Readers of the same file share its environment; it is closed with the last reader. A forked child may neither use
+    nor re-open inherited environments, so all of them are closed in the child before anything else runs.
     """
 
     def __init__(self) -> None:
@@ -32,7 +32,7 @@ class Environments:
         self._forget()  # the lock may have been held by a thread that the child does not have
 
     def acquire(self, path: Path) -> tuple[tuple[int, int], lmdb.Environment]:
-        """Return the environment of the file at `path`, and by which identity to release it."""
+        """Return the environment of the file at `path`, and the identity with which to release it."""
         status = path.stat()
         identity = (status.st_dev, status.st_ino)
         with self._lock:
@@ -53,4 +53,4 @@ class Environments:
 
 
 environments = Environments()
-"""Of this process: LMDB's rule holds for the process, so there can be no second such object."""
+"""The environments of this process. LMDB's rule applies to the process, so only one such object may exist."""

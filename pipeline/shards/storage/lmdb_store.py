@@ -1,7 +1,7 @@
-"""Shards as LMDB files: one value a sample, and the value of the key `__meta__`, which says the order.
+"""Shards as LMDB files: one value per sample, and the value of the key `__meta__`, which defines the order.
 
-The bytes depend on the samples alone. LMDB's own file would also tell how it was built (freed pages, the number of
-transactions), so it is built aside and copied compactly.
+The bytes depend on the samples only. LMDB's own file also depends on how it was built (freed pages, the number of
+transactions), so it is built separately and copied in compact form.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from vilbert.pipeline.shards.storage.tensors import (
 _Decoded = TypeVar("_Decoded")
 
 META_KEY = "__meta__"
-"""No sample has this key: `keys.is_key` refuses it."""
+"""Key of the order. No sample has it, because `keys.is_key` refuses it."""
 _FIRST_MAP_BYTES = 64 << 20
 _BATCH_BYTES = 64 << 20
 _DATA_FORMAT = 0  # LMDB 0.9's, which every LMDB reads; 1.0's is closed to older ones
@@ -59,18 +59,18 @@ class LmdbWriter:
             )  # fmt: skip
 
     def add(self, sample: Sample) -> None:
-        """Add the sample behind those before it."""
+        """Append a sample."""
         self._fields = self._fields or list(sample.arrays())
         self._add(sample.key, encode_tensors(sample))
 
     def add_raw(self, sample: RawSample) -> None:
-        """Add a sample of another LMDB shard."""
+        """Append a sample of another LMDB shard."""
         value = bytes(sample.content)
         self._fields = self._fields or list(decode_tensors(sample.key, value, path=self._path).arrays())
         self._add(sample.key, value)
 
     def add_run(self, chunks: Iterable[memoryview]) -> None:
-        """Refuse: members of a tar are no values."""
+        """Refuse: members of a tar cannot be copied into LMDB."""
         raise ShardError(f"{self._path}: an LMDB shard stores single samples")
 
     def _add(self, key: str, value: bytes) -> None:
@@ -93,7 +93,7 @@ class LmdbWriter:
         self._batch, self._batch_bytes = [], 0
 
     def finish(self) -> tuple[int, str]:
-        """Write the order, put the file on the disk and close it; return its bytes and their SHA-256 in hex."""
+        """Write the order, fsync and close the file; return its size and the hex digest of its SHA-256."""
         # The dtype of features is not among the facts listed here: a value says its own.
         usual = not self._fields or tuple(self._fields) == field_names(attributes="attribute_ids" in self._fields)
         number = 3 if SCALES in self._fields else 1 if usual else 2
@@ -110,7 +110,7 @@ class LmdbWriter:
         return size, digest
 
     def abort(self) -> None:
-        """Delete what was written."""
+        """Delete the unfinished file."""
         self._discard_build()
         self._path.unlink(missing_ok=True)
 
@@ -121,7 +121,7 @@ class LmdbWriter:
 
 @contextlib.contextmanager
 def _as_os_error() -> Iterator[None]:
-    """Raise LMDB's errors, of a full disk above all, as the system's."""
+    """Convert LMDB's errors, such as a full disk, to OSError."""
     try:
         yield
     except lmdb.Error as error:
@@ -129,10 +129,10 @@ def _as_os_error() -> Iterator[None]:
 
 
 class LmdbReader(Closing):
-    """The samples of an LMDB shard, in the order of the manifest. May be inherited by a fork and sent to a process.
+    """The samples of an LMDB shard, in the order of the manifest. It can be used after a fork and pickled.
 
-    Opening checks the file's structure (`lmdb.verify`, which trusts no byte of it) and its keys and raises
-    CorruptShardError where they are wrong; what is inside a value is checked when its sample is read.
+    Opening checks the structure of the file (`lmdb.verify`, which trusts none of its bytes) and its keys, and raises
+    CorruptShardError if they are wrong. The content of a value is checked when its sample is read.
     """
 
     def __init__(self, path: Path) -> None:
@@ -204,7 +204,7 @@ class LmdbReader(Closing):
         return self._view(key, lambda value: decode_part(key, value, fields, path=self.path, stored=stored))
 
     def metadata(self, index: int) -> dict[str, Any]:
-        """Return the metadata of a sample without touching its arrays."""
+        """Return the metadata of a sample without reading its arrays."""
         key = self._keys[index]
         return self._view(key, lambda value: decode_tensor_metadata(key, value, path=self.path))
 
@@ -215,7 +215,7 @@ class LmdbReader(Closing):
         return RawSample(key, value, raw_metadata(key, value, path=self.path))
 
     def _view(self, key: str, decode: Callable[[memoryview], _Decoded]) -> _Decoded:
-        """Decode a value where it lies; nothing of it may be kept, for the view ends with the transaction."""
+        """Decode a value in place; the result must not refer to it, because the view ends with the transaction."""
         try:
             with self._current_environment().begin(buffers=True) as transaction:
                 value: memoryview | None = transaction.get(key.encode())
@@ -229,18 +229,18 @@ class LmdbReader(Closing):
         return (self[index] for index in range(len(self)))
 
     def close(self) -> None:
-        """Let go of the file; arrays already handed out stay valid."""
+        """Close the file; arrays that were returned stay valid."""
         if self._environment is not None and self._process == os.getpid():
             environments.release(self._identity)
         self._environment = None
 
     def __reduce__(self) -> tuple[type[LmdbReader], tuple[Path]]:
-        """Let a process started by `spawn` open the file for itself."""
+        """Pickle as the arguments of `__init__`: the receiving process opens the file itself."""
         return LmdbReader, (self.path,)
 
 
 def _parse_keys(value: bytes, path: Path) -> tuple[str, ...]:
-    """Return the keys that the value of `__meta__` lists, in its order."""
+    """Return the keys in the value of `__meta__`, in order."""
     try:
         meta = decode_json(value)
     except ValueError as error:

@@ -1,7 +1,7 @@
 """Arrays as .npy files, version 1.0, the way NumPy writes them: little-endian, C order, never pickled.
 
-Reading is strict (only the header that NumPy writes for such an array), takes no copy, and allocates nothing on the
-word of a damaged file.
+Reading is strict (only the header that NumPy writes for such an array), makes no copy, and allocates nothing based on a
+damaged file.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 _MAGIC = b"\x93NUMPY\x01\x00"
 _MAX_HEADER_BYTES = 256
 USUAL_HEADER_BYTES = 128
-"""Bytes before the data in the .npy files that NumPy writes for arrays of one or two axes."""
+"""Size of the header in the .npy files that NumPy writes for arrays of one or two axes."""
 MAX_EMPTY_SIDE = 1 << 16
-"""Longest side of an array without elements: no byte of data proves such a side."""
+"""Maximum length of an axis of an array without elements, which cannot be checked against the data."""
 _HEADER = re.compile(
     rb"\{'descr': '(<f2|<f4|<u2|\|i1|\|u1)', 'fortran_order': False, 'shape': \((\d{1,12}), ?(\d{0,12})\), \} *\n"
 )
@@ -37,7 +37,7 @@ def encode_npy(array: NDArray[Any]) -> bytes:
 def decode_npy(data: memoryview | bytes) -> NDArray[Any]:
     """Return a read-only view [N] or [N, M] of a .npy file's array, float16, float32, uint16, int8 or uint8.
 
-    Raises ValueError where the bytes are not exactly such a file.
+    Raises ValueError if the bytes are not exactly such a file.
     """
     view = memoryview(data)
     if bytes(view[:8]) != _MAGIC:
@@ -55,21 +55,21 @@ def decode_npy(data: memoryview | bytes) -> NDArray[Any]:
 
 
 class NpyLayout(NamedTuple):
-    """What follows from the header of a .npy file."""
+    """The content of the header of a .npy file."""
 
     dtype: np.dtype[Any]
     """Of the array."""
     shape: tuple[int, ...]
     """Of the array."""
     size: int
-    """Bytes of the whole file, its header included."""
+    """Size of the whole file, including its header."""
 
 
 @lru_cache(maxsize=4096)
 def usual_layout(header: bytes) -> NpyLayout | None:
-    """Return what follows from a header of `USUAL_HEADER_BYTES`; None where `decode_npy` has to look at the file.
+    """Return the layout from a header of `USUAL_HEADER_BYTES`; None if `decode_npy` has to check the file.
 
-    A file with this header and of this size is one that `decode_npy` accepts: each different header is checked once.
+    `decode_npy` accepts every file with this header and size, so each distinct header is checked once.
     """
     length = USUAL_HEADER_BYTES - 10
     if len(header) != USUAL_HEADER_BYTES or header[:10] != _MAGIC + length.to_bytes(2, "little"):
@@ -83,12 +83,13 @@ def usual_layout(header: bytes) -> NpyLayout | None:
 
 
 def concatenate_npy(contents: Iterable[memoryview]) -> tuple[NDArray[Any], list[int]]:
-    """Return the arrays of many .npy files as one along their first axis, and the length of each; several times faster.
+    """Concatenate the arrays of many .npy files along their first axis; also return the length of each.
 
-    Most headers occur many times, so each different one is checked once.
+    This is several times faster than decoding each file: most headers occur many times, and each distinct one is
+    checked once.
 
-    Raises ValueError where a file is not as `decode_npy` wants it, has another dtype or another second axis than the
-    first, or where no file is given.
+    Raises ValueError if `decode_npy` would refuse a file, if a file has another dtype or another second axis than the
+    first, or if no file is given.
     """
     checked: dict[bytes, tuple[int, int]] = {}  # header -> rows, bytes of data
     kinds: set[tuple[np.dtype[Any], tuple[int, ...]]] = set()
@@ -111,10 +112,10 @@ def concatenate_npy(contents: Iterable[memoryview]) -> tuple[NDArray[Any], list[
 
 
 def check_empty(shape: Sequence[int]) -> None:
-    """Raise ValueError for an array without elements whose other side no data can prove.
+    """Raise ValueError for an array without elements whose other axis is too long.
 
-    The caller has compared the bytes that the shape needs with those that are there, which bounds the sides of an array
-    with elements. An array without elements needs no byte, whatever its other side says.
+    The caller has compared the bytes that the shape needs with those that exist, which limits the axes of an array with
+    elements. An array without elements needs no bytes, whatever the length of its other axis.
     """
     if 0 in shape and max(shape) > MAX_EMPTY_SIDE:
         raise ValueError(f"has the shape {list(shape)} without elements; a side has at most {MAX_EMPTY_SIDE}")
@@ -122,7 +123,7 @@ def check_empty(shape: Sequence[int]) -> None:
 
 @lru_cache(maxsize=4096)  # a data set has few different shapes
 def _parse_header(header: bytes) -> tuple[np.dtype[Any], tuple[int, ...], int]:
-    """Return the dtype, the shape and the bytes of data that a .npy header speaks of."""
+    """Return the dtype, the shape and the number of data bytes in a .npy header."""
     match = _HEADER.fullmatch(header)
     if match is None:
         raise ValueError("has a .npy header other than NumPy writes for the dtypes of a sample in one or two axes")
@@ -132,7 +133,7 @@ def _parse_header(header: bytes) -> tuple[np.dtype[Any], tuple[int, ...], int]:
 
 
 def read_only_view(data: memoryview, dtype: np.dtype[Any], shape: tuple[int, ...], offset: int) -> NDArray[Any]:
-    """Return an array over `data` without a copy; the caller has checked that its bytes suffice."""
+    """Return a read-only array over `data` without a copy; the caller has checked its size."""
     array: NDArray[Any] = np.ndarray(shape, dtype, buffer=data, offset=offset)
     array.flags.writeable = False
     return array

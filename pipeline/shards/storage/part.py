@@ -1,4 +1,4 @@
-"""Part of a sample: the arrays that a reader asks for, and the metadata. Training reads no more than that."""
+"""Part of a sample: the requested arrays and the metadata, which is all that training reads."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from vilbert.pipeline.shards.small_features import expand
 from vilbert.pipeline.shards.storage.npy import USUAL_HEADER_BYTES, NpyLayout, usual_layout
 
 _USUAL_COUNT = 1 << 16
-"""Pixels and boxes from 1 to here need no further look."""
+"""Numbers of pixels and boxes from 1 to this value are valid without further checks."""
 _DTYPES = {name: tuple(map(np.dtype, field.dtypes)) for name, field in FIELDS.items()}
 
 
@@ -25,17 +25,17 @@ class Part(NamedTuple):
     """Some arrays of a sample and its metadata."""
 
     arrays: dict[str, NDArray[Any]]
-    """Read-only arrays by field name; features in float16 or float32, or as stored where asked for."""
+    """Read-only arrays by field name; features in float16 or float32, or as stored if requested."""
     metadata: dict[str, Any]
-    """The object of KEY.json, width, height and num_boxes included."""
+    """The object of KEY.json, including width, height and num_boxes."""
 
 
 def build_part(
     key: str, arrays: Mapping[str, NDArray[Any]], metadata: bytes, *, path: Path, stored: bool = False
 ) -> Part:
-    """Return a part of a sample; raise CorruptShardError where its arrays or its KEY.json disagree with the format.
+    """Return a part of a sample; raise CorruptShardError if its arrays or its KEY.json violate the format.
 
-    stored: leave features of one byte a value as they are, beside their scales.
+    stored: return features of one byte per value as they are, with their scales.
     """
     document = parse_metadata(key, metadata, path=path)
     boxes = document["num_boxes"]
@@ -49,7 +49,7 @@ def build_part(
 def finish_part(
     key: str, arrays: Mapping[str, NDArray[Any]], document: dict[str, Any], *, path: Path, stored: bool
 ) -> Part:
-    """Return a part whose arrays go together, its features of one byte a value compared with their scales."""
+    """Return a part whose arrays match; check features of one byte per value against their scales."""
     try:
         small = small_features(arrays)
     except ValueError as error:
@@ -61,26 +61,26 @@ def finish_part(
 
 
 def stored_names(fields: Sequence[str], there: Container[str]) -> Sequence[str]:
-    """Return the stored arrays that the wanted ones are made from: features of one byte a value need their scales."""
+    """Return the stored arrays needed for the requested ones: features of one byte per value need their scales."""
     return [*fields, SCALES] if "features" in fields and SCALES in there else fields
 
 
 class PartLayout(NamedTuple):
-    """What the headers of a sample's arrays say, where the arrays go together."""
+    """The layout of a sample's arrays, from their headers, if they match each other."""
 
     arrays: tuple[tuple[str, NpyLayout], ...]
-    """By field name, in the order asked for."""
+    """By field name, in the requested order."""
     sizes: tuple[int, ...]
     """Bytes of each .npy file."""
     boxes: int | None
-    """Length of the arrays; None where none was asked for."""
+    """Length of the arrays; None if none was requested."""
 
 
 @lru_cache(maxsize=4096)  # most samples of a data set have the same headers, or those of a few numbers of regions
 def part_layout(names: tuple[str, ...], headers: bytes) -> PartLayout | None:
-    """Return what follows from the .npy headers of some arrays; None where `build_part` has to look at them.
+    """Return the layout from the .npy headers of some arrays; None if `build_part` has to check them.
 
-    names: fields. headers: their first `USUAL_HEADER_BYTES`, one behind the other.
+    names: fields. headers: their first `USUAL_HEADER_BYTES`, concatenated.
     """
     starts = range(0, len(names) * USUAL_HEADER_BYTES, USUAL_HEADER_BYTES)
     found = {name: usual_layout(headers[at : at + USUAL_HEADER_BYTES]) for name, at in zip(names, starts, strict=True)}
@@ -92,7 +92,7 @@ def part_layout(names: tuple[str, ...], headers: bytes) -> PartLayout | None:
 
 
 def _first_unfit(arrays: Mapping[str, NDArray[Any] | NpyLayout], boxes: int) -> str | None:
-    """Return the name of the first array that does not fit its field, so many boxes, or the arrays before it."""
+    """Return the name of the first array that does not match its field, the number of boxes, or earlier arrays."""
     columns: dict[str, int] = {"2": 2, "4": 4}
     for name, array in arrays.items():
         axes = FIELDS[name].axes
@@ -104,12 +104,12 @@ def _first_unfit(arrays: Mapping[str, NDArray[Any] | NpyLayout], boxes: int) -> 
 
 
 def fits_field(name: str, array: NDArray[Any] | NpyLayout) -> bool:
-    """Return whether an array has a dtype of a field, and its number of axes."""
+    """Return whether an array has an allowed dtype and the number of axes of a field."""
     return array.dtype in _DTYPES[name] and len(array.shape) == len(FIELDS[name].axes)
 
 
 def parse_metadata(key: str, metadata: bytes, *, path: Path) -> dict[str, Any]:
-    """Return the object of a sample's KEY.json; raise CorruptShardError where a field that is always there is not."""
+    """Return the object of a sample's KEY.json; raise CorruptShardError if a required field is missing."""
     try:
         document = decode_json(metadata)
         if not isinstance(document, dict):

@@ -1,4 +1,4 @@
-"""Samples as they are stored: what one data set copies from another without decoding it."""
+"""Stored samples, which are copied from one data set to another without decoding."""
 
 from __future__ import annotations
 
@@ -7,20 +7,20 @@ from typing import NamedTuple
 
 
 class RawSample(NamedTuple):
-    """The stored bytes of a sample, which only a shard of the same storage can take."""
+    """The stored bytes of a sample, which can be copied to a shard with the same storage only."""
 
     key: str
     content: memoryview | bytes
-    """Of a tar all members before KEY.json, headers and padding included; of LMDB the whole value."""
+    """For a tar, all members before KEY.json including headers and padding; for LMDB, the whole value."""
     metadata: bytes
-    """KEY.json. In LMDB it is part of the value, too."""
+    """KEY.json. In LMDB, it is also part of the value."""
 
 
 class RawRun(NamedTuple):
-    """Consecutive samples of a tar shard, which another tar shard takes as they are."""
+    """Consecutive samples of a tar shard, which are copied unchanged to another tar shard."""
 
     keys: tuple[str, ...]
     splits: tuple[object, ...]
-    """`split` of each sample's metadata, empty text where it has none."""
+    """`split` in each sample's metadata, an empty string if it has none."""
     chunks: Generator[memoryview]
-    """The stored bytes in pieces. Each is valid until the next is asked for; they are sound once there is no next."""
+    """The stored bytes in pieces. Each is valid until the next one is read; they are verified after the last one."""

@@ -1,4 +1,4 @@
-"""Open a shard for reading or writing, whichever way it is stored."""
+"""Open a shard for reading or writing, in either storage."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from vilbert.pipeline.shards.storage.verified import compare_with_record
 
 
 class ShardReader(Protocol):
-    """The samples of one shard, by their place in it. IndexError beyond the last; CorruptShardError for damage."""
+    """The samples of one shard by position. IndexError out of range, CorruptShardError for damage."""
 
     path: Path
 
@@ -31,19 +31,19 @@ class ShardReader(Protocol):
     def __iter__(self) -> Iterator[Sample]: ...
 
     def read(self, index: int, fields: Sequence[str], *, stored: bool = False) -> Part:
-        """Return the named arrays and the metadata of a sample; what is not asked for is neither read nor checked.
+        """Return the named arrays and the metadata of a sample; other arrays are neither read nor checked.
 
-        stored: leave features of one byte a value as they are, and add their `feature_scales`.
+        stored: return features of one byte per value as they are, with their `feature_scales`.
         """
 
     def metadata(self, index: int) -> dict[str, Any]:
-        """Return the metadata of a sample, its KEY.json, without touching its arrays."""
+        """Return the metadata of a sample, its KEY.json, without reading its arrays."""
 
     def raw(self, index: int) -> RawSample:
         """Return a sample as it is stored."""
 
     def close(self) -> None:
-        """Let go of the file; arrays already handed out stay valid."""
+        """Close the file; arrays that were returned stay valid."""
 
     def __enter__(self) -> Self: ...
 
@@ -56,19 +56,19 @@ class SampleWriter(Protocol):
     """A new file of samples."""
 
     def add(self, sample: Sample) -> None:
-        """Add the sample behind those before it."""
+        """Append a sample."""
 
     def add_raw(self, sample: RawSample) -> None:
-        """Add a sample of another shard of the same storage behind those before it."""
+        """Append a sample of another shard with the same storage."""
 
     def add_run(self, chunks: Iterable[memoryview]) -> None:
-        """Add the bytes of samples of another tar shard behind those before them; only a tar takes them."""
+        """Append the bytes of samples of another tar shard; only supported by tar."""
 
     def finish(self) -> tuple[int, str]:
-        """Put the whole file on the disk and close it; return its bytes and the hex digest of their SHA-256."""
+        """Finish, fsync and close the file; return its size and the hex digest of its SHA-256."""
 
     def abort(self) -> None:
-        """Delete what was written."""
+        """Delete the unfinished file."""
 
 
 def open_shard(path: str | os.PathLike[str], *, verify: bool = True) -> ShardReader:
@@ -76,9 +76,9 @@ def open_shard(path: str | os.PathLike[str], *, verify: bool = True) -> ShardRea
 
     Args:
         path: A .tar or .lmdb file of a data set's shards/ folder.
-        verify: Read the whole file and compare its SHA-256 with the record beside it, where there is one; once a
-            process as long as the file does not change. False checks the structure alone (names, sizes, order): what is
-            in an array may then have been changed.
+        verify: Read the whole file and compare its SHA-256 with the record beside it, if there is one; once per process
+            unless the file changes. False checks the structure only (names, sizes, order), so changes within arrays are
+            not detected.
 
     Raises:
         CorruptShardError: The file is damaged.
@@ -112,7 +112,7 @@ def _open(path: Path) -> ShardReader:
 
 
 def create_shard(path: Path, storage: StorageFormat) -> SampleWriter:
-    """Start a new file of samples at `path`, whatever its suffix; FileExistsError where there is one."""
+    """Create a new file of samples at `path`, whatever its suffix; FileExistsError if it exists."""
     if storage == "tar":
         from vilbert.pipeline.shards.storage.tar_store import TarWriter
 
@@ -123,10 +123,10 @@ def create_shard(path: Path, storage: StorageFormat) -> SampleWriter:
 
 
 def read_captions(reader: ShardReader, index: int, metadata: Mapping[str, Any]) -> tuple[str, ...]:
-    """Return the captions of a sample's metadata, none where it has no such field.
+    """Return the captions of a sample's metadata, none if it has no such field.
 
     Raises:
-        CorruptShardError: They are no array of strings.
+        CorruptShardError: They are not an array of strings.
     """
     captions = metadata.get("captions") or []
     if not isinstance(captions, list) or not all(isinstance(caption, str) for caption in captions):

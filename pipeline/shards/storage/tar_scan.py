@@ -1,4 +1,4 @@
-"""Find the members of a tar shard fast: what opening costs when a reader opens a shard every second."""
+"""Find the members of a tar shard quickly, because a reader may open a shard every second."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _ZEROS = bytes(BLOCK)
 
 
 class TarIndex(NamedTuple):
-    """Where the members of all samples lie."""
+    """Positions of the members of all samples."""
 
     keys: tuple[str, ...]
     names: tuple[str, ...]  # what follows `KEY.`, the same for all samples
@@ -26,12 +26,12 @@ class TarIndex(NamedTuple):
 
 
 def scan(data: mmap.mmap | bytes, layouts: Sequence[tuple[str, ...]] = MEMBER_LAYOUTS) -> TarIndex | None:
-    """Return what `tar_store.read_index` would, several times faster; None where that has something to say of the file.
+    """Return the result of `tar_store.read_index`, several times faster; None if that has to check the file.
 
-    A member's name and size follow from the sample's key and the 11 digits of its header, so its whole header does: it
-    is compared with one put together from parts that are made once.
+    The sample's key and the 11 digits of the size determine a member's whole header. It is compared with a header that
+    is assembled from precomputed parts.
 
-    layouts: what may follow `KEY.` in the names of a sample's members, in their order.
+    layouts: possible lists of the parts of a sample's member names after `KEY.`, in order.
     """
     keys: list[str] = []
     places: list[int] = []
@@ -60,7 +60,7 @@ def scan(data: mmap.mmap | bytes, layouts: Sequence[tuple[str, ...]] = MEMBER_LA
 
 
 def _find_members(data: mmap.mmap | bytes, offset: int, key: bytes, names: tuple[str, ...]) -> list[int] | None:
-    """Return start and size of each member of the sample at `offset`, then where the next begins; None if it is odd."""
+    """Return start and size of each member of the sample at `offset`, and the next offset; None if it is unusual."""
     key_sum = sum(key)
     found: list[int] = []
     for name in names:

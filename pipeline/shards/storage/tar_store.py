@@ -1,7 +1,7 @@
-"""Shards as plain USTAR files, written front to back and read through a memory map.
+"""Shards as plain USTAR files, written sequentially and read through a memory map.
 
-A member's header is a function of its name and size alone, so the reader compares each header with the one that the
-writer would have made: no byte of it can change unnoticed.
+A member's header is a function of its name and size only. The reader compares each header with the one that the writer
+would have written, so every change of a header is detected.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class TarWriter(HashedTar):
             self.add_member(f"{sample.key}.{name}", content)
 
     def add_raw(self, sample: RawSample) -> None:
-        """Append a sample of another tar shard, its metadata as given."""
+        """Append a sample of another tar shard, with the given metadata."""
         self._file.write(sample.content)
         self.add_member(f"{sample.key}.json", sample.metadata)
 
@@ -55,21 +55,21 @@ class TarWriter(HashedTar):
 
 
 class Member(NamedTuple):
-    """Where a member's content lies."""
+    """Position of a member's content."""
 
     name: str
-    """What follows `KEY.`"""
+    """The part of the name after `KEY.`."""
     start: int
-    """Byte of the file."""
+    """Offset in the file, in bytes."""
     size: int
     """Bytes."""
 
 
 class TarReader(Closing):
-    """The samples of a tar shard, by their place in it. Arrays are read-only views of the mapped file, not copies.
+    """The samples of a tar shard, by position. Arrays are read-only views of the mapped file, not copies.
 
-    Opening reads all headers and raises CorruptShardError at the first byte that the writer would not have written;
-    what is inside a member is checked when its sample is read.
+    Opening reads all headers and raises CorruptShardError at the first byte that the writer would not have written. The
+    content of a member is checked when its sample is read.
     """
 
     def __init__(self, path: Path) -> None:
@@ -91,7 +91,7 @@ class TarReader(Closing):
 
     @property
     def index(self) -> TarIndex:
-        """Where the members of all samples lie in the file."""
+        """Positions of the members of all samples in the file."""
         return TarIndex(self._keys, self._names, self._starts, self._sizes)
 
     def __getitem__(self, index: int) -> Sample:
@@ -119,7 +119,7 @@ class TarReader(Closing):
         return finish_part(key, arrays, metadata, path=self.path, stored=stored)
 
     def _read_unusual(self, index: int, names: Sequence[str], *, stored: bool) -> Part:
-        """Read arrays one by one, and say what is wrong with them."""
+        """Read arrays one by one, and raise an error with the problem."""
         key = self._keys[index]
         arrays = {}
         for name in names:
@@ -130,10 +130,10 @@ class TarReader(Closing):
         return build_part(key, arrays, bytes(self._content(index, -1)), path=self.path, stored=stored)
 
     def joined_arrays(self, fields: Sequence[str]) -> tuple[dict[str, NDArray[Any]], list[int]] | None:
-        """Return the named arrays of all samples, joined along their first axis, and the regions of each sample.
+        """Return the named arrays of all samples, concatenated along their first axis, and the regions of each sample.
 
-        Several times faster than `read` of one sample after the other. None where `read` has something to say of a
-        sample, or the arrays cannot be joined.
+        Several times faster than `read` for each sample. None if `read` has to check a sample, or the arrays cannot be
+        concatenated.
         """
         arrays: dict[str, NDArray[Any]] = {}
         rows: list[int] = []
@@ -152,7 +152,7 @@ class TarReader(Closing):
         return arrays, rows
 
     def metadata(self, index: int) -> dict[str, Any]:
-        """Return the metadata of a sample without touching its arrays."""
+        """Return the metadata of a sample without reading its arrays."""
         return parse_metadata(self._keys[index], bytes(self._content(index, -1)), path=self.path)
 
     def raw(self, index: int) -> RawSample:
@@ -162,21 +162,21 @@ class TarReader(Closing):
         return RawSample(self._keys[index], memoryview(self._data)[start:stop], metadata)
 
     def span(self, first: int, stop: int) -> tuple[int, int]:
-        """Return the bytes [start, stop) of the file that hold the samples [first, stop), which are at least one."""
+        """Return the bytes [start, stop) of the file that contain the samples [first, stop), at least one."""
         end = int(self._starts[stop - 1, -1] + self._sizes[stop - 1, -1])
         return self.offset(first), end + padding(end)
 
     def chunk(self, first: int, stop: int) -> memoryview:
-        """Return the bytes of `span` where they lie in the map."""
+        """Return the bytes of `span` as a view of the map."""
         start, end = self.span(first, stop)
         return memoryview(self._data)[start:end]
 
     def offset(self, index: int) -> int:
-        """Return the byte of the file at which the header of a sample's first member begins."""
+        """Return the offset of the header of a sample's first member."""
         return int(self._starts[index, 0]) - BLOCK
 
     def _content(self, index: int, column: int) -> memoryview:
-        """Return a member's content where it lies in the map."""
+        """Return a member's content as a view of the map."""
         start = int(self._starts[index, column])
         return memoryview(self._data)[start : start + int(self._sizes[index, column])]
 
@@ -190,12 +190,12 @@ class TarReader(Closing):
         return (self[index] for index in range(len(self)))
 
     def close(self) -> None:
-        """Let go of the file; arrays already handed out stay valid."""
+        """Close the file; arrays that were returned stay valid."""
         # Not mmap.close(): it would unmap the file under the arrays, which keep the map alive but are not its exports.
         self._map = None
 
     def __reduce__(self) -> tuple[type[TarReader], tuple[Path]]:
-        """Let a process started by `spawn` open the file for itself."""
+        """Pickle as the arguments of `__init__`: the receiving process opens the file itself."""
         return TarReader, (self.path,)
 
 
@@ -208,7 +208,7 @@ def _place_members(index: dict[str, tuple[Member, ...]]) -> TarIndex:
 
 
 def read_index(data: mmap.mmap | bytes | bytearray, path: Path) -> dict[str, tuple[Member, ...]]:
-    """Return the members of each sample by key, in the file's order, or raise CorruptShardError."""
+    """Return the members of each sample by key, in file order, or raise CorruptShardError."""
     index: dict[str, tuple[Member, ...]] = {}
     key: str | None = None
     members: list[Member] = []
@@ -241,7 +241,7 @@ def read_index(data: mmap.mmap | bytes | bytearray, path: Path) -> dict[str, tup
 def _read_member(
     data: mmap.mmap | bytes | bytearray, header: bytes | bytearray, offset: int, path: Path
 ) -> tuple[str, Member]:
-    """Return the key and the member whose header lies at `offset`."""
+    """Return the key and the member of the header at `offset`."""
     match = re.fullmatch(rb"([A-Za-z0-9_-]+)\.([a-z_.]+)\0*", header[:100])
     size_field = re.fullmatch(rb"([0-7]{11})\0", header[124:136])
     if not match or not size_field or not is_key(match[1].decode()):
@@ -264,7 +264,7 @@ def _read_member(
 def _complete(
     members: list[Member], index: dict[str, tuple[Member, ...]], path: Path, offset: int, key: str
 ) -> tuple[Member, ...]:
-    """Return a sample's members where they are those of the format, and of the samples before."""
+    """Return a sample's members if they are those of the format and of the previous samples."""
     names = tuple(member.name for member in members)
     first = next(iter(index.values()), None)
     allowed = MEMBER_LAYOUTS if first is None else (tuple(member.name for member in first),)

@@ -1,8 +1,8 @@
 """A sample as one value: its arrays in the safetensors encoding, its KEY.json as the metadata entry `json`.
 
-The safetensors package writes it, and any safetensors library reads it. The header is parsed here: the package gives
-the metadata of files only, not of bytes in memory, and copies every array, where training reads three of them. The
-checks are the package's, every byte of the value belongs to the header or to one array, and those of a sample.
+The safetensors package writes it, and any safetensors library reads it. The header is parsed here, because the package
+returns the metadata of files only, not of bytes in memory, and copies every array although training reads three. The
+checks are those of the package (every byte of the value belongs to the header or to one array) and those of a sample.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ def decode_part(key: str, value: memoryview, fields: Sequence[str], *, path: Pat
 
 
 def decode_tensor_metadata(key: str, value: memoryview, *, path: Path) -> dict[str, Any]:
-    """Return the metadata of `encode_tensors`' output without touching its arrays; CorruptShardError as above."""
+    """Return the metadata of `encode_tensors`' output without reading its arrays; CorruptShardError as above."""
     try:
         _, metadata = _parse_header(value)
     except ValueError as error:
@@ -95,7 +95,7 @@ def decode_tensor_metadata(key: str, value: memoryview, *, path: Path) -> dict[s
 
 
 def raw_metadata(key: str, value: bytes, *, path: Path) -> bytes:
-    """Return the KEY.json of `encode_tensors`' output as it is stored; CorruptShardError as above."""
+    """Return the stored KEY.json of `encode_tensors`' output; CorruptShardError as above."""
     try:
         return _parse_header(value)[1]
     except ValueError as error:
@@ -113,7 +113,7 @@ class _Entry(NamedTuple):
 
 
 def _parse_header(value: bytes | memoryview) -> tuple[list[_Entry], bytes]:
-    """Return where the arrays lie, in their order, and the metadata; ValueError where a byte belongs to neither."""
+    """Return the positions of the arrays in order, and the metadata; ValueError if a byte belongs to neither."""
     start = _LENGTH_BYTES + int.from_bytes(value[:_LENGTH_BYTES], "little")
     if start > len(value):
         raise ValueError(f"of {len(value)} bytes is truncated inside its safetensors header")
@@ -139,7 +139,7 @@ def _parse_header(value: bytes | memoryview) -> tuple[list[_Entry], bytes]:
 
 
 def _entry(name: str, entry: Any, first: int) -> _Entry:
-    """Return one array of the header; first: where the arrays begin."""
+    """Return one array of the header; first: offset of the first array."""
     match entry:
         case {"dtype": str(dtype), "shape": [*shape], "data_offsets": [begin, end]} if (
             dtype in _DTYPES

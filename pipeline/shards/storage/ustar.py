@@ -1,4 +1,4 @@
-"""The plain USTAR headers of our tar shards, which are functions of a member's name and size alone."""
+"""The plain USTAR headers of our tar shards, which are functions of a member's name and size only."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _END_SUM = sum(HEADER_END) + sum(b" " * 8)  # the checksum counts its own field 
 def ustar_header(name: str, size: int) -> bytes:
     """Return the 512 bytes before a regular file's content: mode 0644, owner 0, time 0, as `tarfile` writes them.
 
-    Raises ValueError for a name over 100 bytes or a size of 8 GiB and more, for which USTAR has no room.
+    Raises ValueError for a name over 100 bytes or a size of 8 GiB or more, which USTAR cannot store.
     """
     encoded = name.encode("ascii")
     if len(encoded) > 100 or size > _MAX_MEMBER_BYTES:
@@ -32,21 +32,21 @@ def ustar_header(name: str, size: int) -> bytes:
 
 @lru_cache(maxsize=65536)  # sums of the 512 bytes of similar headers lie close together
 def checksum_field(checksum: int) -> bytes:
-    """Return the 8 bytes that a header has for the sum of all its bytes."""
+    """Return the 8 bytes of a header's checksum field for the sum of its bytes."""
     return b"%06o\0 " % checksum
 
 
 def padding(size: int) -> int:
-    """Return how many zeros follow a content of `size` bytes."""
+    """Return the number of zeros after a content of `size` bytes."""
     return -size % BLOCK
 
 
 @lru_cache(maxsize=65536)  # shapes of arrays are few, lengths of captions some thousand
 def header_parts(name: str, digits: bytes, key_length: int) -> tuple[bytes, int, int] | None:
-    """Return what a header holds between key and checksum, what all but the key adds to the checksum, and the size.
+    """Return a header's bytes between key and checksum, the sum of all bytes except the key, and the size.
 
-    name: what follows `KEY.`. digits: the size as the header writes it; None where they are not 11 octal digits. With
-    these a whole header is `key + between + checksum_field(sum(key) + rest) + HEADER_END`.
+    name: the part of the name after `KEY.`. digits: the size as written in the header; the result is None if they are
+    not 11 octal digits. A whole header is `key + between + checksum_field(sum(key) + rest) + HEADER_END`.
     """
     if not _OCTAL.fullmatch(digits):
         return None

@@ -1,8 +1,8 @@
-"""Files of samples whose SHA-256 was compared with their record, so that each is read for it once.
+"""Compare files of samples with the SHA-256 in their record, each file once.
 
-A file is known by its path, size, times and inode and by the digest it was compared with: one that changes is compared
-again. The list may lie in a file that several processes, runs and machines share. They append to it and never rewrite
-it; what is torn or lost in it costs one more comparison.
+A file is identified by its path, size, times and inode and the digest that it was compared with. If it changes, it is
+compared again. The list of compared files may be a file that several processes, runs and machines share. They append to
+it and never rewrite it; if an entry is damaged or lost, its file is compared again.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ _ENTRY_BYTES = 16
 
 
 class VerifiedFiles:
-    """Compares files with their SHA-256, each once. Threads, forked and spawned processes may share it."""
+    """Compares files with their SHA-256, each once. Threads and forked or spawned processes may share it."""
 
     def __init__(self, log: Path | None = None) -> None:
-        """Begin with what is in the file `log`, and add to it; by default with nothing, in a file without a name."""
+        """Start with the entries of the file `log` and append to it; by default, start empty with an unnamed file."""
         self._log = log
         self._descriptor = _open_log(log)
         # At the process's end the system closes it: a thread may still read ahead.
@@ -51,11 +51,11 @@ class VerifiedFiles:
     def require(
         self, path: Path, sha256: str, *, cached: bool = False, wait: bool = True, stop: threading.Event | None = None
     ) -> None:
-        """Return when the file at `path` has the SHA-256 of its record; raise CorruptShardError where it has another.
+        """Return if the file at `path` has the SHA-256 of its record; raise CorruptShardError otherwise.
 
-        cached: of a file in a cache, whose times say when it was used; it is known without them.
-        wait: while another thread or process compares the file; False leaves it to that one and returns at once.
-        stop: an event that ends the reading, with nothing known.
+        cached: the file is in a cache, whose times record its last use; it is identified without them.
+        wait: wait while another thread or process compares the file; False returns at once in this case.
+        stop: an event that ends the comparison without a result.
         """
         if self._process != os.getpid():
             self._begin()  # a lock that was held at the fork would never be free
@@ -69,7 +69,7 @@ class VerifiedFiles:
                 self._note(entry)
 
     def note(self, path: Path, sha256: str, *, cached: bool = False) -> None:
-        """Take in a file that was compared as it was written."""
+        """Add a file that was hashed while it was written."""
         self._note(_entry(path, sha256, cached=cached))
 
     def _knows(self, entry: str) -> bool:
@@ -90,7 +90,7 @@ class VerifiedFiles:
 
     @contextlib.contextmanager
     def _claim(self, entry: str, *, wait: bool) -> Iterator[bool]:
-        """Hold a file against other threads, and processes with the same log; give False where it is not to be had."""
+        """Lock a file among threads, and processes with the same log; yields False if it is locked."""
         with self._guard:
             lock = self._at_work.setdefault(entry, threading.Lock())
         if not lock.acquire(blocking=wait):
@@ -127,7 +127,7 @@ class VerifiedFiles:
 
 
 def _open_log(log: Path | None) -> int:
-    """Open the list for reading and appending; an unnamed file if it does not exist and cannot be created."""
+    """Open the list for reading and appending; use an unnamed file if it cannot be created."""
     flags = os.O_RDWR | os.O_APPEND | os.O_CLOEXEC
     if log is not None:
         with contextlib.suppress(OSError):
@@ -141,7 +141,7 @@ def _open_log(log: Path | None) -> int:
 
 
 def _entry(path: Path, sha256: str, *, cached: bool) -> str:
-    """Return the line of a file in its present state; raise CorruptShardError if the file is missing."""
+    """Return the list entry of a file in its present state; raise CorruptShardError if the file is missing."""
     try:
         status = path.stat()
     except OSError as error:
@@ -152,9 +152,9 @@ def _entry(path: Path, sha256: str, *, cached: bool) -> str:
 
 
 def file_sha256(path: Path, *, stop: threading.Event | None = None) -> str | None:
-    """Return the hex SHA-256 of a file, None where `stop` ended the reading; CorruptShardError where it cannot be read.
+    """Return the hex SHA-256 of a file, None if `stop` ended the reading; CorruptShardError if it cannot be read.
 
-    Other threads run meanwhile: neither reading nor hashing holds the interpreter.
+    Other threads run meanwhile, because reading and hashing release the interpreter lock.
     """
     digest = hashlib.sha256()
     for _, piece in _pieces(path, 0, None):
@@ -165,7 +165,7 @@ def file_sha256(path: Path, *, stop: threading.Event | None = None) -> str | Non
 
 
 def hash_part(path: Path, most: int) -> int:
-    """Hash at most `most` bytes at the beginning of a file, to see how long that takes; return how many there were."""
+    """Hash at most `most` bytes at the beginning of a file, to measure the time; return the number of bytes."""
     digest, size = hashlib.sha256(), 0
     for _, piece in _pieces(path, 0, None):
         digest.update(piece)
@@ -176,7 +176,7 @@ def hash_part(path: Path, most: int) -> int:
 
 
 def compare_sha256(path: Path, sha256: str, *, stop: threading.Event | None = None) -> bool:
-    """Read a file; return False where `stop` ended that, raise CorruptShardError where its SHA-256 is another."""
+    """Hash a file; return False if `stop` ended it, raise CorruptShardError if its SHA-256 differs."""
     found = file_sha256(path, stop=stop)
     if found is not None:
         _require_equal(path, found, sha256)
@@ -195,14 +195,14 @@ _compared: set[str] = set()  # of this process: files in the states in which the
 
 
 _at_work: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
-"""Held while a thread compares a file, so that the others wait for it and do not read the file, too."""
+"""Held while a thread compares a file, so that other threads wait and do not read the file as well."""
 os.register_at_fork(after_in_child=_at_work.clear)  # a lock that was held at the fork would never be free
 
 
 def compare_with_record(path: Path) -> None:
-    """Compare a file of samples with the record beside it, where there is one; once for each state of the file.
+    """Compare a file of samples with the record beside it, if there is one; once for each state of the file.
 
-    Raises CorruptShardError where its SHA-256 is another, or the record is damaged or names another file.
+    Raises CorruptShardError if its SHA-256 differs, or the record is damaged or names another file.
     """
     record_path = path.with_suffix(".json")
     if not record_path.is_file():
@@ -214,7 +214,7 @@ def compare_with_record(path: Path) -> None:
 
 
 def compare_once(path: Path, sha256: str) -> None:
-    """Compare a file with a SHA-256, once for each state of the file; CorruptShardError where it has another."""
+    """Compare a file with a SHA-256, once for each state of the file; CorruptShardError if it differs."""
     entry = _entry(path, sha256, cached=False)
     with _at_work[entry]:
         if entry not in _compared:
@@ -225,15 +225,15 @@ def compare_once(path: Path, sha256: str) -> None:
 def read_compared(path: Path, start: int, stop: int, sha256: str) -> Generator[memoryview]:
     """Yield the bytes [start, stop) of a file in pieces, and compare the file with its SHA-256.
 
-    The file is read once for both. Only when the iterator has ended are the bytes known to be those of the record:
-    until then the caller must not make what it wrote of them part of a data set. Threads that need the same file wait
-    meanwhile, so close the iterator where it is left early.
+    The file is read once for both. The bytes are verified only when the iterator has ended; until then, the caller must
+    not make them part of a data set. Threads that need the same file wait meanwhile, so close the iterator if it is not
+    read to the end.
 
     Yields:
-        Pieces, each valid until the next one is asked for.
+        Pieces, each valid until the next one is read.
 
     Raises:
-        CorruptShardError: Its SHA-256 is another, or the file is shorter than `stop`.
+        CorruptShardError: Its SHA-256 differs, or the file is shorter than `stop`.
     """
     entry = _entry(path, sha256, cached=False)
     with _at_work[entry]:
@@ -251,7 +251,7 @@ def read_compared(path: Path, start: int, stop: int, sha256: str) -> Generator[m
 
 
 def _pieces(path: Path, start: int, stop: int | None) -> Iterator[tuple[int, memoryview]]:
-    """Yield (offset, bytes) of a file from `start` on; CorruptShardError where it ends before `stop`."""
+    """Yield (offset, bytes) of a file from `start`; CorruptShardError if it ends before `stop`."""
     buffer = memoryview(bytearray(_READ_BYTES))
     try:
         with path.open("rb", buffering=0) as file:

@@ -1,7 +1,7 @@
-"""Write one shard so that it is there whole or not at all.
+"""Write one shard so that it appears complete or not at all.
 
-The order of the steps is the promise: failures, samples, folder, and the record last. Killed between any two, the
-shard has no record and is made again, from the same rows to the same bytes.
+The order of the steps guarantees this: failures, samples, folder, and the record last. If the process is killed between
+two of them, the shard has no record and is made again, with the same bytes from the same rows.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ from vilbert.pipeline.shards.storage.raw import RawRun, RawSample
 from vilbert.pipeline.shards.storage.store import SampleWriter, create_shard
 
 Layout = tuple[tuple[str, tuple[int, ...], str], ...]
-"""Arrays of a sample: name, shape without the number of regions, dtype. The image's bytes are `image`, (), uint8."""
+"""Arrays of a sample: name, shape without the number of regions, dtype. Image bytes are `image`, (), uint8."""
 
 
 class ShardWriter:
-    """One shard of a data set in the making. Leave without `commit` and nothing of it remains.
+    """Writes one shard of a data set. If the `with` block is left without `commit`, no file remains.
 
-    Raises ShardError where the disk refuses, a sample does not go with the others, or the rows do not add up.
+    Raises ShardError if writing fails, a sample does not match the others, or the rows do not add up.
     """
 
     def __init__(
@@ -49,9 +49,9 @@ class ShardWriter:
         format: StorageFormat,
         create: Callable[[Path], SampleWriter] | None = None,
     ) -> None:
-        """Begin a shard.
+        """Create the shard.
 
-        create: makes the file of samples; None makes one that holds all of a sample.
+        create: creates the file of samples; None: a file with complete samples.
         """
         self._directory = directory
         self._shard = shard
@@ -69,7 +69,7 @@ class ShardWriter:
         self._committed = False
 
     def add(self, sample: Sample) -> None:
-        """Append the sample of the next row of the manifest that has one."""
+        """Append the sample of the next row of the manifest that has a sample."""
         arrays = sample.arrays().items()
         layout = tuple((name, array.shape[1:], array.dtype.name) for name, array in arrays)
         if sample.image is not None:
@@ -79,23 +79,23 @@ class ShardWriter:
             self._store.add(sample)
 
     def add_raw(self, sample: RawSample, *, layout: Layout, split: object) -> None:
-        """Append a sample of another shard as it is stored there.
+        """Append the stored bytes of a sample of another shard.
 
         Args:
-            sample: The sample; its shard has the storage of this one.
-            layout: Its arrays, from the data set that it is of.
-            split: What its metadata says.
+            sample: The sample, from a shard with the same storage.
+            layout: Its arrays, from its data set.
+            split: The split in its metadata.
         """
         self._note(sample.key, layout, split)
         with self._disk_errors():
             self._store.add_raw(sample)
 
     def add_run(self, run: RawRun, *, layout: Layout) -> None:
-        """Append samples of another tar shard as they are stored there; this one is a tar, too.
+        """Append the stored bytes of samples of another tar shard; this shard must be a tar, too.
 
         Args:
             run: The samples.
-            layout: Their arrays, from the data set that they are of.
+            layout: Their arrays, from their data set.
         """
         for key, split in zip(run.keys, run.splits, strict=True):
             self._note(key, layout, split)
@@ -103,7 +103,7 @@ class ShardWriter:
             self._store.add_run(run.chunks)
 
     def _note(self, key: str, layout: Layout, split: object) -> None:
-        """Take in the next sample, before it is written."""
+        """Check and count the next sample before it is written."""
         if key in self._keys:
             raise ShardError(f"{self._path}: key {key!r} appears twice: image ids must be unique in a manifest")
         if self._layout is not None and layout != self._layout:
@@ -126,10 +126,10 @@ class ShardWriter:
         """Make the shard part of the data set and return its record.
 
         Args:
-            rows: The rows [start, stop) that the shard covers; each is a sample added, one of `failures` or dropped.
-            failures: The rows that gave no sample.
-            fingerprint: Of the data set.
-            dropped: Rows that the settings leave out, by reason.
+            rows: The rows [start, stop) that the shard covers; each is an added sample, one of `failures`, or dropped.
+            failures: The rows without a sample.
+            fingerprint: Fingerprint of the data set.
+            dropped: Number of rows that the settings drop, by reason.
         """
         dropped = dict(sorted((dropped or {}).items()))
         self._check_rows(rows, failures, sum(dropped.values()))

@@ -1,4 +1,4 @@
-"""A data set and a sample as JSON values, and those as the lines that a person reads: pure functions."""
+"""Descriptions of a data set and a sample, as JSON values and as lines of text: pure functions."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from vilbert.pipeline.shards.sample import Sample
 from vilbert.pipeline.terminal import counted
 
 LISTED_NAMES = 8
-"""Names of classes or attributes that the text lists."""
+"""Maximum number of classes or attributes in the text."""
 VALUE_WIDTH = 90
-"""Characters of a setting that the text shows."""
+"""Maximum number of characters of a setting in the text."""
 
 
 def describe_dataset(
@@ -28,7 +28,7 @@ def describe_dataset(
     first_samples: Sequence[Sample],
     columns: Sequence[Mapping[str, Any]] = (),
 ) -> dict[str, Any]:
-    """Return what a data set is, as JSON values; columns as `describe_columns` returns them."""
+    """Return a description of a data set, as JSON values; columns: the result of `describe_columns`."""
     totals = sum_records(records.values())
     first = [
         {"key": sample.key, "image_id": sample.meta["image_id"], "boxes": len(sample.regions)}
@@ -59,7 +59,7 @@ def describe_dataset(
 
 
 def describe_sample(info: DatasetInfo, sample: Sample, max_boxes: int) -> dict[str, Any]:
-    """Return what is known of a sample, as JSON values; its best objects first."""
+    """Return a description of a sample, as JSON values, with the best objects first."""
     regions = sample.regions
     return {
         "key": sample.key,
@@ -73,7 +73,7 @@ def describe_sample(info: DatasetInfo, sample: Sample, max_boxes: int) -> dict[s
 
 
 def _describe_arrays(sample: Sample) -> dict[str, Any]:
-    """Return the arrays as they are read, features with the dtype that they are stored in."""
+    """Return the arrays as they are read; for features, with the stored dtype."""
     document = {name: _describe_array(array) for name, array in sample.regions.arrays().items()}
     document["features"]["dtype"] = str(sample.arrays()["features"].dtype)
     return document
@@ -100,14 +100,14 @@ def _describe_object(info: DatasetInfo, regions: Regions, box: int) -> dict[str,
 
 
 def name_of(names: tuple[str, ...], index: int) -> str:
-    """Return a class's name, or its number where there is no name for it."""
+    """Return a class's name, or its number if it has no name."""
     return names[index] if index < len(names) else f"id {index}"
 
 
 def best_boxes(regions: Regions, count: int) -> NDArray[np.intp]:
-    """Return the indices of the boxes with the highest object scores, the highest first; ties in their order.
+    """Return the indices of the boxes with the highest object scores, in descending order; ties in box order.
 
-    Regions without objects are in the detector's order, of which the first ones are returned.
+    Without objects, the first regions in the detector's order are returned.
     """
     if regions.object_scores is None:
         return np.arange(min(count, len(regions)))
@@ -115,12 +115,12 @@ def best_boxes(regions: Regions, count: int) -> NDArray[np.intp]:
 
 
 def labelled_boxes(regions: Regions) -> NDArray[np.float32]:
-    """Return [N, 4] the boxes to which the objects' names belong: the refined ones where they are stored."""
+    """Return the boxes [N, 4] to which the objects' names belong: the refined boxes if they are stored."""
     return regions.boxes if regions.object_boxes is None else regions.object_boxes
 
 
 def box_labels(regions: Regions, class_names: tuple[str, ...], boxes: NDArray[np.intp]) -> list[str]:
-    """Return what to write on some boxes: the object and its score, or the region's number where it has no object."""
+    """Return labels for some boxes: the object and its score, or the region's number if it has no object."""
     if regions.object_ids is None or regions.object_scores is None:
         return [str(box) for box in boxes.tolist()]
     names = [name_of(class_names, int(regions.object_ids[box])) for box in boxes]
@@ -163,7 +163,7 @@ def dataset_lines(directory: str, document: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _origin(document: Mapping[str, Any]) -> dict[str, str]:
-    """Return what a data set was made from: its manifest, or the sources and operations of `vilbert convert`."""
+    """Return the origin of a data set: its manifest, or the sources and operations of `vilbert convert`."""
     if not document["converted"]:
         return {"manifest": f"{document['manifest']} ({document['manifest_hash'][:16]}…)"}
     lines = {}

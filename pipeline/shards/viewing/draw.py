@@ -1,4 +1,4 @@
-"""Draw regions on a photograph: boxes in distinct colours, each with a label that can be read.
+"""Draw regions on a photograph: boxes in distinct colours with legible labels.
 
 Legend: N boxes, H and W the picture's height and width in pixels.
 """
@@ -16,14 +16,14 @@ Colour = tuple[int, int, int]
 Rectangle = tuple[float, float, float, float]
 
 SMALL_SIDE = 640
-"""Pictures whose longer side is below this many pixels are enlarged, or their labels would hide them."""
+"""Pictures whose longer side has fewer pixels are enlarged; otherwise labels would cover them."""
 
 GOLDEN_RATIO = 0.6180339887498949
-"""Stepping the hue by it keeps any number of colours apart."""
+"""Step of the hue (golden ratio) that gives distinct colours for any number of boxes."""
 
 
 def colour(index: int) -> Colour:
-    """Return a saturated RGB colour, far from those of the indices before it."""
+    """Return a saturated RGB colour that differs from those of the previous indices."""
     lightness = (0.5, 0.65, 0.4)[index % 3]
     red, green, blue = colorsys.hls_to_rgb(index * GOLDEN_RATIO % 1, lightness, 0.9)
     return round(red * 255), round(green * 255), round(blue * 255)
@@ -36,14 +36,14 @@ def ink(background: Colour) -> Colour:
 
 
 def overlap(first: Rectangle, second: Rectangle) -> float:
-    """Return the area that two xyxy rectangles share."""
+    """Return the area of the intersection of two xyxy rectangles."""
     width = min(first[2], second[2]) - max(first[0], second[0])
     height = min(first[3], second[3]) - max(first[1], second[1])
     return max(width, 0.0) * max(height, 0.0)
 
 
 def label_places(box: Rectangle, size: tuple[float, float], line: int) -> Iterator[Rectangle]:
-    """Yield where a label of (width, height) `size` could stand at a box, the best place first."""
+    """Yield positions for a label of `size` (width, height) at a box, the best first."""
     x1, y1, x2, y2 = box
     width, height = size
     for left in (x1, x2 - width):
@@ -54,7 +54,7 @@ def label_places(box: Rectangle, size: tuple[float, float], line: int) -> Iterat
 def place_label(
     box: Rectangle, size: tuple[float, float], line: int, taken: Sequence[Rectangle], canvas: tuple[int, int]
 ) -> Rectangle | None:
-    """Return a rectangle for a label inside the (W, H) canvas and clear of those taken; None where no place is free."""
+    """Return a rectangle for a label inside the (W, H) canvas without overlap; None if no position is free."""
     for place in label_places(box, size, line):
         left = min(max(place[0], 0.0), max(canvas[0] - size[0], 0.0))
         top = min(max(place[1], 0.0), max(canvas[1] - size[1], 0.0))
@@ -67,8 +67,8 @@ def place_label(
 def draw_regions(pixels: NDArray[np.uint8], boxes_xyxy: NDArray[np.float32], labels: Sequence[str]) -> Image.Image:
     """Return the photograph with its boxes and labels.
 
-    pixels: RGB [H, W, 3]. boxes_xyxy: [N, 4] in its pixels. labels: N, the most important first: a label that finds
-    no free place at its box is left out, and its box stays.
+    pixels: RGB [H, W, 3]. boxes_xyxy: [N, 4] in its pixels. labels: N, the most important first. A label without a free
+    position at its box is omitted; the box is still drawn.
     """
     image = Image.fromarray(pixels)
     scale = max(1, -(-SMALL_SIDE // max(image.size)))

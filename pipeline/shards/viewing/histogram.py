@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 BAR_WIDTH = 40
-"""Characters of the longest bar."""
+"""Length of the longest bar, in characters."""
 _STEPS = (1, 2, 5)
-"""Ranges are as wide as one of these, times a power of ten."""
+"""Widths of ranges are one of these times a power of ten."""
 
 
 def mean(counts: Mapping[int, int]) -> float:
@@ -17,7 +17,7 @@ def mean(counts: Mapping[int, int]) -> float:
 
 
 def group_ranges(counts: Mapping[int, int], max_rows: int = 12) -> list[tuple[int, int, int]]:
-    """Return (first, last, count) of ranges of one round width over the counted numbers, `max_rows` at most."""
+    """Return (first, last, count) of at most `max_rows` ranges of one round width over the counted numbers."""
     if not counts:
         return []
     lowest, highest = min(counts), max(counts)
@@ -44,7 +44,7 @@ def range_label(first: int, last: int) -> str:
 
 
 def bars(rows: Sequence[tuple[str, int]], *, indent: str = "  ") -> list[str]:
-    """Return one line a row: label, count, bar. The longest bar is BAR_WIDTH long, and only a zero has none."""
+    """Return one line per row: label, count, bar. The longest bar has BAR_WIDTH characters; only zero has no bar."""
     if not rows:
         return [f"{indent}none"]
     label_width = max(len(label) for label, _ in rows)

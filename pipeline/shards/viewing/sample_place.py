@@ -17,17 +17,17 @@ from vilbert.pipeline.terminal import counted
 
 
 class Place(NamedTuple):
-    """Where a sample lies."""
+    """Position of a sample."""
 
     number: int
-    """In the data set, from 0."""
+    """Index in the data set, from 0."""
     shard: int
     sample: int
-    """In the shard, from 0."""
+    """Index in the shard, from 0."""
 
 
 def find_sample(folder: Folder, info: DatasetInfo, records: dict[int, ShardRecord], selector: int | str) -> Place:
-    """Return where a sample lies; raise ShardError if there is no such sample."""
+    """Return the position of a sample; raise ShardError if it does not exist."""
     first = 0
     for shard, record in records.items():
         if isinstance(selector, int):
@@ -45,7 +45,7 @@ def find_sample(folder: Folder, info: DatasetInfo, records: dict[int, ShardRecor
 
 
 def read_sample(place_of_data: Path | str, info: DatasetInfo, place: Place) -> Sample:
-    """Return the sample at a place."""
+    """Return the sample at a position."""
     folder, name = open_folder(place_of_data), data_path(Path(), place.shard, info.storage).as_posix()
     record = record_path(Path(), place.shard).as_posix()
     with folder.local([name, record]) as directory, open_shard(directory / name) as reader:

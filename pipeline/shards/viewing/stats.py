@@ -35,7 +35,7 @@ from vilbert.settings import NonNegativeInt, validated
 SCORE_BINS = 10
 SHOWN_DUPLICATES = 5
 _NO_HASH = 0
-"""Stands for an image whose sha256 is not known."""
+"""Placeholder for an image whose sha256 is unknown."""
 
 
 @validated
@@ -64,25 +64,25 @@ class StatsSettings:
 
 @dataclass(kw_only=True, eq=False)
 class Summary:
-    """What is counted of some shards; summaries of disjoint shards add up."""
+    """Counts of some shards; summaries of disjoint shards can be added."""
 
     splits: Counter[str] = field(default_factory=Counter)
-    """Images by split."""
+    """Number of images by split."""
     boxes: Counter[int] = field(default_factory=Counter)
-    """Images by number of boxes."""
+    """Number of images by number of boxes."""
     captions: Counter[int] = field(default_factory=Counter)
-    """Images by number of captions."""
+    """Number of images by number of captions."""
     words: Counter[int] = field(default_factory=Counter)
-    """Captions by number of words."""
+    """Number of captions by number of words."""
     classes: Counter[int] = field(default_factory=Counter)
-    """Boxes by object class id."""
+    """Number of boxes by object class id."""
     scores: NDArray[np.int64] = field(default_factory=lambda: np.zeros(SCORE_BINS, np.int64))
-    """[SCORE_BINS] boxes by object score, from 0 to 1."""
+    """[SCORE_BINS] number of boxes by object score, from 0 to 1."""
     image_hashes: dict[int, NDArray[np.uint64]] = field(default_factory=dict)
-    """By shard: [samples] the first 64 bits of the sha256 of each image's bytes."""
+    """By shard: [samples] first 64 bits of the sha256 of each image's bytes."""
 
     def add(self, other: Summary) -> None:
-        """Add another's counts."""
+        """Add the counts of another summary."""
         for name in ("splits", "boxes", "captions", "words", "classes"):
             getattr(self, name).update(getattr(other, name))
         self.scores += other.scores
@@ -91,12 +91,12 @@ class Summary:
 
 @dataclass(frozen=True, kw_only=True)
 class Duplicate:
-    """Image bytes that more than one sample was made from."""
+    """Image bytes that occur in several samples."""
 
     count: int
     sha256: str
     image_id: str
-    """Of the first such sample."""
+    """Image id of the first such sample."""
 
 
 def summarise_shard(folder: Folder, info: DatasetInfo, selection: Selection | None, shard: int) -> Summary:
@@ -124,7 +124,7 @@ def summarise_shard(folder: Folder, info: DatasetInfo, selection: Selection | No
 def find_duplicates(
     folder: Folder, info: DatasetInfo, summary: Summary, selection: Selection | None
 ) -> tuple[int, list[Duplicate]]:
-    """Return how many images share their bytes with another, and the most frequent of them, the most frequent first."""
+    """Return the number of images that share their bytes with another, and the most frequent ones in order."""
     hashes = np.concatenate([*summary.image_hashes.values(), np.empty(0, np.uint64)])
     values, counts = np.unique(hashes[hashes != _NO_HASH], return_counts=True)
     values, counts = values[counts > 1], counts[counts > 1]
@@ -141,7 +141,7 @@ def find_duplicates(
 
 
 def stats(settings: StatsSettings) -> int:
-    """Print what a data set holds; of an unfinished one, what its finished shards hold."""
+    """Print statistics of a data set; for an unfinished one, of its finished shards."""
     folder = open_folder(settings.directory)
     info = read_info(folder)
     records = read_records_of(folder)
@@ -173,7 +173,7 @@ def stats(settings: StatsSettings) -> int:
 
 
 def describe(info: DatasetInfo, totals: Totals, summary: Summary, shards: int, top_classes: int) -> dict[str, Any]:
-    """Return the figures as JSON values, but for the duplicates."""
+    """Return the statistics as JSON values, without the duplicates."""
     ordered = {name: dict(sorted(getattr(summary, name).items())) for name in ("splits", "boxes", "captions", "words")}
     most_frequent = sorted(summary.classes.items(), key=lambda item: (-item[1], item[0]))[:top_classes]
     return {
@@ -199,7 +199,7 @@ def _distribution(counts: dict[int, int]) -> dict[str, Any]:
 
 
 def report(name: str, info: DatasetInfo, summary: Summary, figures: dict[str, Any]) -> list[str]:
-    """Return the lines that a person reads."""
+    """Return the statistics as lines of text."""
     failures = figures["failures"]
     state = "complete" if info.complete else "incomplete: run the command that wrote it again"
     done = figures["shards"]

@@ -1,4 +1,4 @@
-"""`vilbert stats --html`: the figures as charts, on a page in one file that needs no network."""
+"""`vilbert stats --html`: charts of the statistics, on a page in one file that needs no network."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from vilbert.pipeline.shards.viewing.histogram import group_counts
 
 
 def stats_page(name: str, figures: Mapping[str, Any]) -> str:
-    """Return the page, HTML; figures: what `vilbert stats --json` prints."""
+    """Return the HTML page; figures: the output of `vilbert stats --json`."""
     failures = figures["failures"]
     duplicates = figures["duplicates"]
     facts = {
