@@ -1,1 +1,1 @@
-"""Shards from shards and from published files: convert, import, export, compare."""
+"""Data sets from other data sets and from published files: convert, import, export, compare."""

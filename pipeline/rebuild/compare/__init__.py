@@ -1,1 +1,1 @@
-"""`vilbert compare`: two feature sets of the same images, where they differ, and why."""
+"""`vilbert compare`: how two feature sets of the same images differ, and why."""

@@ -1,4 +1,4 @@
-"""Causes that the numbers show only over several images: features of another image, and batch padding."""
+"""Causes that can be recognised only from several images: features of another image, and batch padding."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from vilbert.pipeline.rebuild.compare.marks import EXAMPLES
 from vilbert.pipeline.rebuild.compare.pair import SAME_ERROR, ImagePair
 
 MAX_MEANS = 4096
-"""Images whose mean feature is remembered; 16 KiB an image with 2048 channels."""
+"""Number of images whose mean feature is kept; 16 KiB per image with 2048 channels."""
 
 
 class MeanFeature(NamedTuple):
@@ -25,13 +25,13 @@ class MeanFeature(NamedTuple):
 
 @dataclass(kw_only=True)
 class AnotherImage:
-    """Looks for images of A whose features B has under another image id."""
+    """Detects images of A whose features B has under another image id."""
 
     images: int = 0
     wanted: list[MeanFeature] = field(default_factory=list)
-    """Of A, the images whose features B does not have under their own id."""
+    """Images of A whose features B does not have under the same id."""
     known: list[MeanFeature] = field(default_factory=list)
-    """Of B, all images."""
+    """All images of B."""
 
     def add(self, pair: ImagePair) -> None:
         """Take in an image."""
@@ -77,15 +77,15 @@ def _mean(features: NDArray[np.floating]) -> NDArray[np.float32]:
 
 
 EQUAL_ERROR, OTHER_ERROR = 2e-3, 5e-3
-"""Median relative error of an image that padding did not change, and from which it did."""
+"""Median relative error below which padding did not change an image, and above which it did."""
 MIN_SLOPE_DIFFERENCE = 0.25
-"""By how much the error must correlate more with the nearness to the padded edges than to the others."""
+"""Minimum difference between the correlations of the error with nearness to the padded and to the other edges."""
 MIN_REGIONS = 20
 
 
 @dataclass(kw_only=True)
 class Padding:
-    """Looks for errors that grow towards the right and bottom edges, in some images and not in others."""
+    """Detects errors that grow towards the right and bottom edges in some images but not in others."""
 
     equal: int = 0
     """Images without differences."""

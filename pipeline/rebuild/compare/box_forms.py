@@ -1,6 +1,6 @@
 """Systematic differences between the boxes of two sets: a table of tests, each over the boxes of one image.
 
-Shapes: P pairs of regions that are the same region, by their features or by their order.
+Shapes: P pairs of corresponding regions, matched by features or by order.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 MIN_ROWS = 4
-"""Regions that a test needs: fewer fit many rules by chance."""
+"""Minimum number of regions for a test; fewer match many rules by chance."""
 FITTING = 0.8
 """Fraction of boxes that must follow a rule; others may be clipped at the border of the image."""
 PIXELS = 0.06
-"""Deviation that a box which follows a rule may have, in pixels: published boxes are often rounded to 0.1."""
+"""Allowed deviation from a rule in pixels; published boxes are often rounded to 0.1."""
 
 Boxes = NDArray[np.float64]
 Size = tuple[int, int]
@@ -24,9 +24,9 @@ Size = tuple[int, int]
 
 
 def find_form(a_xyxy: NDArray[Any], b_xyxy: NDArray[Any], size: Size) -> tuple[str, str] | None:
-    """Return the name of the rule by which B's boxes [P, 4] follow from A's and its figures; None where none does.
+    """Return the rule by which B's boxes [P, 4] follow from A's and its parameters; None if no rule does.
 
-    None also where the boxes are equal.
+    Also None if the boxes are equal.
     """
     a, b = a_xyxy.astype(np.float64), b_xyxy.astype(np.float64)
     if len(a) < MIN_ROWS or not np.isfinite(b).all() or _fits(a, b):

@@ -1,6 +1,6 @@
-"""The causes that `vilbert compare` can name: one table, with what each means and what to do.
+"""The causes that `vilbert compare` can name: one table with meanings and remedies.
 
-How a cause is recognised is elsewhere: from the numbers alone in `marks`, by running a detector again in `suspects`.
+Causes are recognised in other modules: from the features and boxes in `marks`, by running a detector in `suspects`.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ class Cause:
     """Why two sets may differ."""
 
     title: str
-    """Short name for people."""
+    """Short name for messages."""
     advice: str
-    """What it means and what to do."""
+    """Meaning and remedy."""
     problem: bool = True
-    """False where the regions are as good as the others'."""
+    """False if the regions are as good as the others'."""
 
 
 CAUSES: dict[str, Cause] = {
@@ -145,13 +145,13 @@ class Finding:
     cause: str
     """Name in `CAUSES`."""
     detail: str
-    """Figures, in words."""
+    """Values as text."""
     images: int
-    """Images in which it was seen."""
+    """Number of images with this cause."""
     of: int
-    """Images looked at."""
+    """Number of images examined."""
     image_ids: tuple[str, ...] = ()
-    """Some of them."""
+    """Ids of some of these images."""
     figures: dict[str, Any] = field(default_factory=dict)
     """JSON values for programs."""
 
@@ -161,7 +161,7 @@ class Finding:
         return CAUSES[self.cause].problem
 
     def sentence(self) -> str:
-        """Return the finding as one line for people."""
+        """Return the finding as one line of text."""
         seen = f"{self.images:,} of {self.of:,} images"
         detail = f": {self.detail}" if self.detail else ""
         return f"{CAUSES[self.cause].title}{detail} ({seen})"

@@ -13,13 +13,13 @@ from vilbert.pipeline.pages.curves import FIRST, SECOND, SIZE, STYLE, svg_elemen
 from vilbert.pipeline.rebuild.compare.statistics import BINS_PER_DECADE, LOWEST, LogHistogram, Moments
 
 MAX_POINTS = 1024
-"""Channels that are drawn; of more every n-th."""
+"""Maximum number of channels that are drawn; of more, every n-th."""
 
 
 def histogram_svg(histogram: LogHistogram, title: str, unit: str, bound: float | None = None) -> str:
-    """Return a histogram over powers of ten, with what is below the lowest in a bar of its own at the left.
+    """Return a histogram over powers of ten; smaller values have a separate bar at the left.
 
-    bound: drawn as a line; None for none.
+    bound: drawn as a line; None for no line.
     """
     counts = histogram.counts
     total = int(counts.sum())
@@ -47,7 +47,7 @@ def _decade_halves(counts: NDArray[np.int64]) -> list[int]:
 
 
 def drift_svg(a: Moments, b: Moments, title: str) -> str:
-    """Return the mean of each channel in B against that in A: a point on the diagonal has not moved."""
+    """Return a plot of each channel's mean in B against A; points on the diagonal are equal."""
     if not a.count or not b.count or len(a.mean) != len(b.mean):
         return ""
     step = -(-len(a.mean) // MAX_POINTS)

@@ -1,4 +1,4 @@
-"""Which images of two sets are compared: chosen by a hash of their key, so that the order of a set does not matter."""
+"""Select the images to compare by a hash of their key, independent of the order of a set."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Choice(NamedTuple):
     hashes: NDArray[np.uint64]
     rows: NDArray[np.int64]
     images: int
-    """Images of the whole set."""
+    """Number of images of the whole set."""
     complete: bool
     """Whether all images of the set are in it."""
 
@@ -27,7 +27,7 @@ class Choice(NamedTuple):
 def choose_images(keys: Iterable[tuple[int, str]], limit: int, seed: int) -> Choice:
     """Return the `limit` images with the smallest hashes; all of them for 0.
 
-    Memory is 16 bytes an image that is chosen. Of images with one key the first is taken.
+    Memory is 16 bytes per selected image. Of images with the same key, the first is used.
     """
     hashes, rows = np.empty(0, np.uint64), np.empty(0, np.int64)
     pending: list[tuple[int, int]] = []
@@ -53,7 +53,7 @@ def choose_images(keys: Iterable[tuple[int, str]], limit: int, seed: int) -> Cho
 
 
 def key_hash(key: str, seed: int) -> int:
-    """Return 64 bits by which images are chosen."""
+    """Return the 64-bit hash by which images are selected."""
     data = f"{seed}:{key}".encode("utf-8", "surrogatepass")
     return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "big")
 
@@ -65,15 +65,15 @@ class PairedRows:
     a: NDArray[np.int64]
     b: NDArray[np.int64]
     hashes: NDArray[np.uint64]
-    """Of these images, ascending; not in the order of the rows."""
+    """Hashes of these images, ascending; not in row order."""
     only_a: int
-    """Images of A, among those looked at, that B does not have."""
+    """Number of examined images of A that B does not have."""
     only_b: int
-    """The reverse."""
+    """Number of examined images of B that A does not have."""
 
 
 def pair_rows(a: Choice, b: Choice) -> PairedRows:
-    """Return the rows of the images that both sets have, among those with hashes that both choices cover."""
+    """Return the rows of the images in both sets, within the range of hashes that both selections cover."""
     last = min((choice.hashes[-1] for choice in (a, b) if not choice.complete), default=np.uint64(2**64 - 1))
     keep_a, keep_b = a.hashes <= last, b.hashes <= last
     hashes, at_a, at_b = np.intersect1d(a.hashes[keep_a], b.hashes[keep_b], assume_unique=True, return_indices=True)

@@ -1,4 +1,4 @@
-"""`vilbert compare`: are these features right? Two sets of the same images, compared region by region."""
+"""`vilbert compare`: compare two feature sets of the same images region by region."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from vilbert.pipeline.terminal import print_lines
 
 
 def compare(settings: CompareSettings) -> int:
-    """Print how two feature sets differ and why; return 1 where a bound is exceeded or a problem was named, else 0."""
+    """Print how two feature sets differ and why; return 1 if a bound is exceeded or a problem is named, else 0."""
     if settings.report is not None and not settings.report.parent.is_dir():
         raise OutputError(f"--report {settings.report}: the folder {settings.report.parent} does not exist")
     with ExitStack() as stack:
@@ -45,7 +45,7 @@ class Compared(NamedTuple):
     """Two feature sets that were compared."""
 
     document: dict[str, Any]
-    """What `--json` prints."""
+    """Output of `--json`."""
     totals: Totals
     sides: tuple[Side, Side]
     images: Images
@@ -78,6 +78,6 @@ def compare_sets(settings: CompareSettings, stack: ExitStack) -> Compared:
 
 
 def needs_diagnosis(settings: CompareSettings, totals: Totals, findings: list[Finding]) -> bool:
-    """Return whether a bound is exceeded that no cause seen in most of the differing images explains."""
+    """Return whether a bound is exceeded although no cause was found in most of the differing images."""
     explained = any(finding.problem and finding.images >= 0.5 * totals.differing for finding in findings)
     return not explained and not all(bound["holds"] for bound in check_bounds(settings, totals))

@@ -1,4 +1,4 @@
-"""A detector as one side of a comparison: its settings from a name, a YAML file or a data set, and its runs."""
+"""A detector as one side of a comparison: its settings (from a name, a YAML file or a data set) and its runs."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ def detector_settings(text: str, recorded: Mapping[str, Any], device: str) -> Ex
 
     Args:
         text: detector:NAME, or a YAML file with options of detector and selection.
-        recorded: What the other set records of its extractor. With detector:NAME, where NAME is that detector, its
-            settings are the defaults, so that the same regions are expected.
+        recorded: The other set's record of its extractor. With detector:NAME, if NAME is that detector, its settings
+            are the defaults, so that the same regions are expected.
         device: `DetectorSettings.device`.
 
     Raises:
-        RefusedError: The detector, the file or an option is not there, or has a wrong value.
+        RefusedError: The detector, the file or an option does not exist, or a value is invalid.
     """
     try:
         if not text.startswith(PREFIX):
@@ -59,10 +59,10 @@ def detector_settings(text: str, recorded: Mapping[str, Any], device: str) -> Ex
 
 
 def recorded_settings(recorded: Mapping[str, Any], device: str) -> ExtractorSettings:
-    """Return the settings by which a set's detector can be built again.
+    """Return the settings with which a set's detector can be built again.
 
     Raises:
-        ValueError: They cannot be known from what the set records.
+        ValueError: The set's record is not sufficient.
     """
     values = detector_values(recorded)
     if "detector" not in values:
@@ -77,7 +77,7 @@ def read_detector_file(path: Path) -> dict[str, Any]:
     """Return the options of a YAML file by name, in underscores.
 
     Raises:
-        ValueError: It cannot be read, or a name or value is no option of a detector.
+        ValueError: It cannot be read, or a name or value is not a valid option of a detector.
     """
     try:
         found = read_yaml(path)
@@ -112,7 +112,7 @@ def _settings(values: Mapping[str, Any], device: str) -> ExtractorSettings:
 
 
 class RunningDetector:
-    """A built detector. Images that it fails on become `FailureRow`s, as in `vilbert extract`."""
+    """A built detector. Images on which it fails become `FailureRow`s, as in `vilbert extract`."""
 
     def __init__(self, settings: ExtractorSettings, batch_size: int) -> None:
         self.settings = settings
@@ -126,19 +126,19 @@ class RunningDetector:
         self._detection = Detection(extractor, self.batch_size, Turns(str(self.facts["device"])))
 
     def with_extractor(self, extractor: Extractor) -> RunningDetector:
-        """Return the detector with another extractor, of the same settings but for its preprocessing."""
+        """Return the detector with another extractor that differs in its preprocessing only."""
         other = copy.copy(self)
         other._use(extractor)
         return other
 
     def run(self, images: Iterable[Prepared | FailureRow]) -> Iterator[Sample | FailureRow]:
-        """Yield what becomes of images, in their order; their rows must ascend by one."""
+        """Yield the results for images in order; their row numbers must be consecutive."""
         images = list(images)
         if images:
             yield from in_row_order(self._detection.outcomes(images, Journal()), {}, first_row=images[0].row)
 
     def require_weights(self, recorded: Mapping[str, Any]) -> None:
-        """Raise ExtractorError where the weights are not those that a set records."""
+        """Raise ExtractorError if the weights differ from those that a set records."""
         wanted, found = recorded.get("weights_sha256"), self.facts.get("weights_sha256")
         if wanted is not None and wanted != found:
             raise ExtractorError(f"its weights have the SHA-256 {wanted!s:.12}, the detector's here {found!s:.12}")

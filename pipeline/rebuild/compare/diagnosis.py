@@ -1,4 +1,4 @@
-"""Run a detector again over a few images that differ, to name a cause that the numbers do not show."""
+"""Run a detector again on a few differing images, to find a cause that features and boxes do not show."""
 
 from __future__ import annotations
 
@@ -23,28 +23,28 @@ from vilbert.pipeline.shards.sample import Sample
 logger = logging.getLogger(__name__)
 
 MAX_CASES = 4
-"""Images on which suspects are tried."""
+"""Number of images on which possible causes are tested."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Diagnosis:
-    """What the trials showed."""
+    """Result of the trials."""
 
     suspect: str
-    """A or B, the side whose features were to be reproduced."""
+    """A or B, the side whose features the trials try to reproduce."""
     reason: str = ""
-    """Why there were no trials, for people; empty where there were."""
+    """Reason without trials, as text; empty if there were trials."""
     detector: str = ""
-    """Name of the detector that ran."""
+    """Name of the detector that was run."""
     trials: tuple[Trial, ...] = ()
-    """The nearest first."""
+    """Trials, the closest first."""
     findings: tuple[Finding, ...] = ()
     images: tuple[str, ...] = ()
-    """Ids of the cases."""
+    """Image ids of the cases."""
 
 
 def diagnose(settings: CompareSettings, sides: tuple[Side, Side], images: Images, pairs: list[ImagePair]) -> Diagnosis:
-    """Run a detector with each suspect changed over some differing images, and say which reproduces a side."""
+    """Run a detector with each possible cause on some differing images, and return which one reproduces a side."""
     reference, detector, reason = find_detector(settings, sides)
     if detector is None:
         return Diagnosis(suspect="B", reason=reason)
@@ -76,7 +76,7 @@ def _reproduces(detector: RunningDetector, cases: list[Case]) -> bool:
 
 
 def find_detector(settings: CompareSettings, sides: tuple[Side, Side]) -> tuple[str, RunningDetector | None, str]:
-    """Return the side that a detector produced and the detector, or why there is no detector."""
+    """Return the side that a detector produced and the detector, or the reason why it cannot be built."""
     recorded = {
         name: recorded_extractor(it)
         for name, it in zip("AB", sides, strict=True)
@@ -101,7 +101,7 @@ def find_detector(settings: CompareSettings, sides: tuple[Side, Side]) -> tuple[
 
 
 def build_cases(name: str, sides: tuple[Side, Side], images: Images, pairs: list[ImagePair]) -> list[Case]:
-    """Return the differing images that can be had, with the boxes and features of a side."""
+    """Return the available differing images, with the boxes and features of a side."""
     cases = []
     for pair in pairs:
         prepared = prepare_pair((pair.row_a, pair.row_b), sides, images)
@@ -121,7 +121,7 @@ def build_cases(name: str, sides: tuple[Side, Side], images: Images, pairs: list
 
 
 def prepare_pair(rows: tuple[int, int], sides: tuple[Side, Side], images: Images) -> Prepared | None:
-    """Return the image of rows of A and B, decoded; None where no side knows where it is."""
+    """Return the decoded image of rows of A and B; None if neither side knows its location."""
     for side, row in zip(sides, rows, strict=True):
         if isinstance(side, RunningDetector):
             continue

@@ -1,4 +1,4 @@
-"""The result of a comparison as JSON values, and those as the lines that a person reads: pure functions."""
+"""The result of a comparison as JSON values and as lines of text: pure functions."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from vilbert.pipeline.rebuild.compare.suspects import SUSPECTS
 from vilbert.pipeline.terminal import counted
 
 DRIFTING_CHANNELS = 5
-"""Channels that are listed."""
+"""Maximum number of channels in the list."""
 QUANTILES = (0.5, 0.9, 0.99)
 TRIALS = 6
-"""Ways to run the detector that the text lists, the nearest first."""
+"""Maximum number of trials in the text, the closest first."""
 SETTINGS_LISTED = 8
-"""Recorded settings that differ which the text lists."""
+"""Maximum number of differing settings in the text."""
 
 
 def describe(
@@ -36,7 +36,7 @@ def describe(
 ) -> dict[str, Any]:
     """Return the result as JSON values.
 
-    sides: of A and of B, JSON values; `facts` is what a side records of how it was made.
+    sides: descriptions of A and B, JSON values; `facts` is a side's record of how it was made.
     """
     bounds = check_bounds(settings, totals)
     recorded = [side["facts"] for side in sides]
@@ -76,7 +76,7 @@ def describe(
 
 
 def check_bounds(settings: CompareSettings, totals: Totals) -> list[dict[str, Any]]:
-    """Return the bounds with what was found, those that apply."""
+    """Return the bounds that apply, with the measured values."""
     bounds = [("matched", settings.min_matched), ("equal", settings.min_equal)]
     if totals.objects:
         bounds.append(("objects", settings.min_objects))
@@ -153,7 +153,7 @@ def _finite(value: float) -> float | None:
 def recorded_differences(a: Mapping[str, Any], b: Mapping[str, Any], prefix: str = "") -> list[list[Any]]:
     """Return [name, value of A, value of B] of recorded settings that differ.
 
-    Of the groups of settings only those that both sides record: a detector that runs here has no shards.
+    Only groups of settings that both sides record are compared: a detector that runs here has no shards.
     """
     found: list[list[Any]] = []
     for name in sorted(a.keys() | b.keys() if prefix else a.keys() & b.keys()):
@@ -174,12 +174,12 @@ def _kind(extractor: Any) -> str:
 
 
 def untold_causes() -> str:
-    """Return the causes that only a detector can tell apart, in words."""
+    """Return the causes that only a detector can distinguish, as text."""
     return ", ".join(CAUSES[cause].title for cause in SUSPECTS)
 
 
 def text_lines(document: Mapping[str, Any]) -> Iterator[str]:
-    """Yield the lines that a person reads."""
+    """Yield the result as lines of text."""
     for side in ("a", "b"):
         yield f"{side.upper()}  {side_text(document[side])}"
     yield ""
@@ -212,13 +212,13 @@ def text_lines(document: Mapping[str, Any]) -> Iterator[str]:
 
 
 def side_text(side: Mapping[str, Any]) -> str:
-    """Return what a side is, in words."""
+    """Return a description of a side, as text."""
     images = "" if side["images"] is None else f", {counted(side['images'], 'image')}"
     return f"{side['name']} ({side['format']}{images})"
 
 
 def summary_rows(document: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Return titles and texts of the figures."""
+    """Return titles and texts of the metrics."""
     images, regions, features = document["images"], document["regions"], document["features"]
     looked = " of a sample" if images["sampled"] else ""
     parts = [f"{images['compared']:,} compared{looked}, {images['differing']:,} differ"]
@@ -281,13 +281,13 @@ def percent(value: float) -> str:
 
 
 def bound_text(bound: Mapping[str, Any]) -> str:
-    """Return a bound and whether it holds, in words."""
+    """Return a bound and whether it holds, as text."""
     state = "holds" if bound["holds"] else "EXCEEDED"
     return f"{bound['name']} {percent(bound['value'])} ({bound['option']} {bound['bound']:g}: {state})"
 
 
 def advice(document: Mapping[str, Any]) -> Iterator[str]:
-    """Yield what else would have to be known to name the cause, where it is not known."""
+    """Yield what else is needed to name the cause, if it is unknown."""
     diagnosis = document["diagnosis"]
     if diagnosis is None or document["verdict"] != "different":
         return

@@ -1,4 +1,4 @@
-"""Stored features, read by row: a data set of ours, or a file of published features."""
+"""Stored features, read by row: a data set, or a file of published features."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from vilbert.pipeline.shards.sample import Sample
 
 
 class FeatureSet:
-    """A source with what a comparison needs of it. Not shared between threads."""
+    """A source with the operations that a comparison needs. It must not be shared between threads."""
 
     def __init__(self, name: str, source: Source) -> None:
         self.name = name
@@ -23,10 +23,10 @@ class FeatureSet:
         self.format = description.format
         """`vilbert`, or the name of a published format."""
         self.class_names = description.class_names
-        """Names by class id; empty where the set names none."""
+        """Names by class id; empty if the set has no names."""
         recorded = description.fingerprint.get("fingerprint_fields")
         self.facts: Mapping[str, Any] = recorded if isinstance(recorded, Mapping) else {}
-        """What it records of how it was made, the fingerprint of a data set of ours; else empty."""
+        """Its record of how it was made: the fingerprint of a data set; else empty."""
         self.rows = source.rows
         """Number of rows."""
 
@@ -37,7 +37,7 @@ class FeatureSet:
                 yield row, scanned.key
 
     def sample(self, row: int) -> Sample | FailureRow:
-        """Return the sample of a row, or why it has none."""
+        """Return the sample of a row, or the reason why it has none."""
         return next(iter(self._source.read(row, row + 1)))
 
     def close(self) -> None:
@@ -46,10 +46,10 @@ class FeatureSet:
 
 
 def open_set(name: str, settings: CompareSettings) -> FeatureSet:
-    """Open stored features by path or URL; the SHA-256 of shards is left to `vilbert verify`.
+    """Open stored features by path or URL; the SHA-256 of shards is not checked here but by `vilbert verify`.
 
     Raises:
-        ShardError: There are none, or they are damaged.
+        ShardError: They do not exist or are damaged.
     """
     source = open_features(parse_place(name), settings.source_format, settings.importing, verify=False)
     return FeatureSet(name, source)

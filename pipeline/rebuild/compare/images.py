@@ -1,4 +1,4 @@
-"""The images of a comparison, for a detector that runs on the spot and for the pictures of the report."""
+"""The images of a comparison, for a detector that runs during the comparison and for the report."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ from vilbert.pipeline.shards.keys import sample_key
 from vilbert.pipeline.shards.sample import Sample
 
 LENIENT = DecodeSettings(allow_truncated=True, min_side=1, max_aspect=1e9)
-"""Whatever limits a set was extracted with, its images are decoded."""
+"""Decoding settings that accept the images of any set, whatever limits it was extracted with."""
 
 
 class Images:
-    """Reads images by the record of a manifest, or by what a sample says of its image."""
+    """Reads images by their record in a manifest, or by the metadata of a sample."""
 
     def __init__(self, manifest: Path | None) -> None:
         self.manifest = None if manifest is None else Manifest.open(manifest)
@@ -37,7 +37,7 @@ class Images:
         self._fetcher = Fetcher(FetchSettings(), ImageReader(), max_bytes=LENIENT.max_bytes)
 
     def locate(self, hashes: NDArray[np.uint64], seed: int) -> None:
-        """Find the images with these hashes, ascending, in the manifest, if there is one."""
+        """Find the images with these hashes (ascending) in the manifest, if there is one."""
         self._hashes, self._seed = hashes, seed
         self._rows = np.full(len(hashes), -1, np.int64)
         for row, image_id in self.ids():
@@ -59,7 +59,7 @@ class Images:
             yield from ((row, str(image_id)) for row, image_id in of_block)
 
     def record(self, sample: Sample) -> ImageRecord:
-        """Return where the image of a sample is: by the manifest, else by the sample itself."""
+        """Return the location of a sample's image, from the manifest or else from the sample."""
         if self.manifest is not None:
             place = self._place(sample.key)
             row = -1 if place is None else int(self._rows[place])
@@ -76,7 +76,7 @@ class Images:
         )
 
     def prepare(self, row: int, sample: Sample) -> Prepared | FailureRow:
-        """Return the image of a sample, decoded, or why it cannot be had."""
+        """Return the decoded image of a sample, or the reason why it is not available."""
         try:
             record = self.record(sample)
         except ManifestError as error:
@@ -95,7 +95,7 @@ class Images:
         return found
 
     def prepare_record(self, row: int, record: ImageRecord) -> Prepared | FailureRow:
-        """Return the image of a row of a manifest, decoded, or why it cannot be had."""
+        """Return the decoded image of a manifest row, or the reason why it is not available."""
         return prepare(row, record, LENIENT, partial(self._fetcher.read, record.uri))
 
     def __enter__(self) -> Self:

@@ -1,4 +1,4 @@
-"""Causes that the numbers show without a detector: a table of marks, each looked for in one image at a time."""
+"""Causes that can be recognised without a detector: a table of tests, each applied to one image at a time."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from vilbert.pipeline.rebuild.compare.matching import Matching
 from vilbert.pipeline.rebuild.compare.pair import SAME_COSINE, ImagePair
 
 Sighting = tuple[str, str]
-"""Name of a cause and its figures in words."""
+"""Name of a cause and its values as text."""
 
 MOST = 0.8
-"""Fraction of an image's regions that must show a mark."""
+"""Fraction of an image's regions that must show a difference."""
 FLOAT16_MAX = 65504.0
 MANTISSA_BITS = {"bfloat16": 7, "float16": 10}
-"""Stored bits of the mantissa; float32 has 23."""
+"""Stored bits of the mantissa by dtype; float32 has 23."""
 EXAMPLES = 5
-"""Image ids that a finding names."""
+"""Maximum number of image ids in a finding."""
 
 LEAST_SHARE = {
     "boxes-regressed": 0.5,
@@ -33,11 +33,11 @@ LEAST_SHARE = {
     "computed-in-bfloat16": 0.5,
     "object-ids-shifted": 0.5,
 }
-"""Fraction of the images that must show a mark which can be chance in one; of other marks one image is enough."""
+"""Minimum fraction of images for tests that can match one image by chance; other tests need a single image."""
 
 
 def box_form(pair: ImagePair) -> Sighting | None:
-    """See boxes that follow from the other set's by a rule."""
+    """Detect boxes that follow from the other set's boxes by a rule."""
     size = (pair.a.width, pair.a.height)
     for pairs in (pair.same_features, pair.boxes, _by_row(pair)):
         if _covers(pairs, pair) and (found := find_form(pair.a.boxes[pairs.a], pair.b.boxes[pairs.b], size)):
@@ -46,7 +46,7 @@ def box_form(pair: ImagePair) -> Sighting | None:
 
 
 def regressed(pair: ImagePair) -> Sighting | None:
-    """See boxes that differ each in its own way, while the features are the same."""
+    """Detect boxes with individual differences although the features are equal."""
     pairs = pair.same_features
     same_places = _covers(pair.boxes, pair) and pair.boxes.scores.mean() > 0.995
     if not _covers(pairs, pair) or len(pairs) < 4 or same_places:
@@ -59,7 +59,7 @@ def regressed(pair: ImagePair) -> Sighting | None:
 
 
 def order(pair: ImagePair) -> Sighting | None:
-    """See regions in another order, and features that belong to other boxes of the image."""
+    """Detect regions in another order, and features that belong to other boxes of the image."""
     pairs, boxes = pair.same_features, pair.boxes
     if len(boxes) < 2 or not _covers(boxes, pair) or boxes.scores.mean() < 0.95:
         return None
@@ -77,7 +77,7 @@ def order(pair: ImagePair) -> Sighting | None:
 
 
 def overflow(pair: ImagePair) -> Sighting | None:
-    """See values that are infinite, or stop at the limit of float16, in one set alone."""
+    """Detect values that are infinite, or clipped at the limit of float16, in one set only."""
     bad = [name for name, regions in (("A", pair.a), ("B", pair.b)) if _overflowed(regions.features)]
     if len(bad) != 1:
         return None
@@ -90,7 +90,7 @@ def _overflowed(features: NDArray[np.floating]) -> bool:
 
 
 def rounding(pair: ImagePair) -> Sighting | None:
-    """See values of one set that have fewer bits than those of the other."""
+    """Detect values of one set that have fewer bits than those of the other."""
     if not len(pair.cosines) or np.array_equal(*pair.matched_features):
         return None
     a, b = pair.matched_features
@@ -111,14 +111,14 @@ def rounding(pair: ImagePair) -> Sighting | None:
 
 
 def _bits(values: NDArray[np.float32]) -> int:
-    """Return the bits of the mantissa that float32 values use: those of a type of `MANTISSA_BITS`, or 23."""
+    """Return the number of mantissa bits that float32 values use: that of a type of `MANTISSA_BITS`, or 23."""
     patterns = np.ascontiguousarray(values, np.float32).view(np.uint32)
     used = int(np.bitwise_or.reduce(patterns)) if patterns.size else 0
     return next((bits for bits in MANTISSA_BITS.values() if not used & ((1 << (23 - bits)) - 1)), 23)
 
 
 def object_ids(pair: ImagePair) -> Sighting | None:
-    """See object classes that differ by a constant."""
+    """Detect object class ids that differ by a constant."""
     if pair.object_ids is None or pair.same_object is None or len(pair.same_object) < 4 or pair.same_object.any():
         return None
     if len(np.unique(pair.object_ids[0])) == 1 and pair.equal(SAME_COSINE) < 0.5:
@@ -128,7 +128,7 @@ def object_ids(pair: ImagePair) -> Sighting | None:
 
 
 def dimension(pair: ImagePair) -> Sighting | None:
-    """See features with other numbers of channels."""
+    """Detect features with different numbers of channels."""
     if pair.comparable:
         return None
     return "other-dimension", f"{pair.a.features.shape[1]} channels in A, {pair.b.features.shape[1]} in B"
@@ -156,16 +156,16 @@ def _by_row(pair: ImagePair) -> Matching:
 
 @dataclass(kw_only=True)
 class Sightings:
-    """Which marks were seen in the images so far."""
+    """Causes found in the images so far."""
 
     images: int = 0
     details: dict[str, Counter[str]] = field(default_factory=dict)
-    """Images by cause and figures; a cause has at most a few figures, of others only the number is kept."""
+    """Number of images by cause and values. Only the first few values of a cause are kept separately."""
     image_ids: dict[str, list[str]] = field(default_factory=dict)
     """The first images of each cause."""
 
     def add(self, pair: ImagePair) -> bool:
-        """Look for all marks in an image and return whether one of them is a problem."""
+        """Apply all tests to an image and return whether a problem was found."""
         self.images += 1
         problem = False
         for mark in MARKS:
@@ -180,7 +180,7 @@ class Sightings:
         return problem
 
     def findings(self) -> list[Finding]:
-        """Return the causes that enough images show, in the order of the table."""
+        """Return the causes found in enough images, in the order of the table."""
         found = []
         for cause, counts in self.details.items():
             seen = counts.total()

@@ -1,4 +1,4 @@
-"""Which region of one set is which region of the other.
+"""Match the regions of two sets.
 
 Shapes: N regions of A, M regions of B, P matched pairs, D feature channels.
 """
@@ -28,13 +28,13 @@ class Matching(NamedTuple):
 
 
 def mutual_best(scores: NDArray[np.float64], threshold: float) -> Matching:
-    """Return the pairs that prefer each other, then those that do among the rest, until none is left.
+    """Return mutual best pairs, then those among the remaining regions, until none is left.
 
     Args:
-        scores: [N, M], the greater the better.
-        threshold: Pairs with a lower score are left out.
+        scores: [N, M], higher is better.
+        threshold: Pairs with a lower score are excluded.
 
-    Equal scores are resolved by the lower index, so that two copies of one set match row by row.
+    Ties are resolved by the lower index, so that two copies of the same set match row by row.
     """
     left = np.where(scores >= threshold, scores, -np.inf)
     found_a: list[NDArray[np.intp]] = []
@@ -64,7 +64,7 @@ def match_features(a: NDArray[Any], b: NDArray[Any], min_cosine: float) -> Match
 
 
 def relative_errors(a: NDArray[Any], b: NDArray[Any]) -> NDArray[np.float64]:
-    """Return |a - b| / |a| [P] of rows [P, D] in Euclidean norm; inf where a row has a value that is not finite."""
+    """Return |a - b| / |a| [P] of rows [P, D] in Euclidean norm; inf if a row has a value that is not finite."""
     a, b = a.astype(np.float64), b.astype(np.float64)
     finite = np.isfinite(a).all(axis=1) & np.isfinite(b).all(axis=1)
     a, b = a[finite], b[finite]

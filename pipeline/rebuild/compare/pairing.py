@@ -1,4 +1,4 @@
-"""The images of two sides in pairs, by image id, in a stream."""
+"""A stream of pairs of the images of two sides, by image id."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ from vilbert.pipeline.shards.keys import sample_key
 from vilbert.pipeline.shards.sample import Sample
 
 BATCHES_AT_ONCE = 4
-"""Batches of images that are decoded before a detector runs."""
+"""Number of batches that are decoded before a detector runs."""
 SHOWN_IDS = 3
 
 Outcome = Sample | FailureRow
 
 
 class Row(NamedTuple):
-    """An image in both sides, where each has it."""
+    """The positions of an image in both sides."""
 
     a: int
     b: int
@@ -38,32 +38,32 @@ class Row(NamedTuple):
 
 @dataclass(kw_only=True)
 class Coverage:
-    """Which images are compared, and which are not."""
+    """Numbers of images that are compared, and that are not."""
 
     images_a: int | None = None
-    """Images of A; None for a detector."""
+    """Number of images of A; None for a detector."""
     images_b: int | None = None
     only_a: int = 0
-    """Images of A, among those looked at, that B does not have."""
+    """Number of examined images of A that B does not have."""
     only_b: int = 0
     sampled: bool = False
-    """Whether --limit left images out."""
+    """Whether --limit excluded images."""
     skipped: Counter[str] = field(default_factory=Counter)
-    """Images that were chosen and could not be compared, by reason."""
+    """Selected images that could not be compared, by reason."""
     first_skipped: str = ""
-    """What was wrong with the first of them."""
+    """The problem of the first of them."""
 
     def skip(self, side: str, failed: FailureRow) -> None:
-        """Count an image that a side has no regions of."""
+        """Count an image for which a side has no regions."""
         self.skipped[f"{side}: {failed.reason}"] += 1
         self.first_skipped = self.first_skipped or f"{failed.image_id} of {side}: {failed.reason}, {failed.detail}"
 
 
 def pair_images(a: Side, b: Side, images: Images, settings: CompareSettings, coverage: Coverage) -> Iterator[ImagePair]:
-    """Yield the images that both sides have; `coverage` says what of the sides that is.
+    """Yield the images that both sides have; `coverage` counts the images of the sides.
 
     Raises:
-        ShardError: A side is damaged, or no image is in both.
+        ShardError: A side is damaged, or the sides have no image in common.
     """
     found = 0
     for row, sample_a, sample_b in _samples(a, b, images, settings, coverage):
@@ -130,7 +130,7 @@ def _first_ids(side: FeatureSet, chosen: Choice) -> str:
 def _one_runs(
     stored: FeatureSet, detector: RunningDetector, images: Images, settings: CompareSettings, coverage: Coverage
 ) -> Iterator[tuple[int, Outcome, Outcome]]:
-    """Yield row, stored sample and extracted sample of chosen images; the counts are A's until they are swapped."""
+    """Yield row, stored sample and extracted sample of selected images; the counts are A's until they are swapped."""
     chosen = choose_images(stored.keys(), settings.limit, settings.seed)
     coverage.images_a, coverage.sampled = chosen.images, not chosen.complete
     images.locate(chosen.hashes, settings.seed)
@@ -160,7 +160,7 @@ def _both_run(
 
 
 def _blocks(chosen: Choice, settings: CompareSettings) -> Iterator[list[int]]:
-    """Yield the chosen rows, ascending, as many at a time as are decoded before a detector runs."""
+    """Yield the selected rows, ascending, in blocks that are decoded before a detector runs."""
     rows = np.sort(chosen.rows)
     size = BATCHES_AT_ONCE * settings.batch_size
     for start in range(0, len(rows), size):
@@ -168,5 +168,5 @@ def _blocks(chosen: Choice, settings: CompareSettings) -> Iterator[list[int]]:
 
 
 def _numbered(items: Iterable[Prepared | FailureRow]) -> list[Prepared | FailureRow]:
-    """Return images numbered from 0: rows of a set are not consecutive, which a detector's run expects."""
+    """Return images numbered from 0, because a detector's run expects consecutive rows."""
     return [replace(item, row=number) if isinstance(item, FailureRow) else item for number, item in enumerate(items)]

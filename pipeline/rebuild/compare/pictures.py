@@ -1,4 +1,4 @@
-"""The most different images side by side: each set's boxes on the photograph, coloured by how they agree."""
+"""The most different images side by side: each set's boxes on the photograph, coloured by agreement."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from vilbert.pipeline.shards.sample import Sample
 from vilbert.pipeline.shards.viewing.describe import name_of
 
 LONGEST_SIDE = 640
-"""Pixels of a photograph in the page."""
+"""Size of a photograph in the page, in pixels."""
 
 
 def draw_worst(totals: Totals, sides: tuple[Side, Side], images: Images, settings: CompareSettings) -> Iterator[str]:
-    """Yield the HTML of each of the most different images, read once more."""
+    """Yield the HTML of each of the most different images, which are read again."""
     for number, worst in enumerate(totals.worst_images()):
         prepared = prepare_pair((worst.row_a, worst.row_b), sides, images)
         a, b = (read(side, row, prepared) for side, row in zip(sides, (worst.row_a, worst.row_b), strict=True))
@@ -46,7 +46,7 @@ def draw_worst(totals: Totals, sides: tuple[Side, Side], images: Images, setting
 
 
 def read(side: Side, row: int, prepared: Prepared | None) -> Regions | None:
-    """Return the regions of an image in a side; None where a detector cannot have the image."""
+    """Return the regions of an image in a side; None if the image is not available to a detector."""
     if not isinstance(side, RunningDetector):
         stored = side.sample(row)
         return stored.regions if isinstance(stored, Sample) else None
@@ -57,7 +57,7 @@ def read(side: Side, row: int, prepared: Prepared | None) -> Regions | None:
 
 
 def draw_pair(number: int, pair: ImagePair, worst: WorstImage, prepared: Prepared | None, min_cosine: float) -> str:
-    """Return an image's HTML. number: of the image in the page, for the photograph that both sides share."""
+    """Return an image's HTML. number: index of the image in the page, for the photograph that both sides share."""
     note = "" if prepared is not None else " The photograph is not at hand."
     cosine = "" if worst.cosine is None else f", mean cosine {worst.cosine:.5f}"
     return render(
@@ -73,7 +73,7 @@ def draw_pair(number: int, pair: ImagePair, worst: WorstImage, prepared: Prepare
 
 
 def boxes_of(pair: ImagePair, name: str, min_cosine: float) -> Iterator[Mapping[str, Any]]:
-    """Yield the boxes of a side, those that agree first, so that the others lie over them."""
+    """Yield the boxes of a side, those that agree first, so that the others are drawn on top."""
     regions, matched = (pair.a, pair.boxes.a) if name == "A" else (pair.b, pair.boxes.b)
     cosines = np.full(len(regions), np.nan)
     cosines[matched] = pair.cosines if pair.comparable else 0.0

@@ -1,4 +1,4 @@
-"""What the arguments A and B name: stored features, or a detector that runs on the spot."""
+"""The arguments A and B: stored features, or a detector that runs during the comparison."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Side = FeatureSet | RunningDetector
 
 
 def open_sides(settings: CompareSettings, stack: ExitStack) -> tuple[Side, Side]:
-    """Open A and B; a detector takes what it is not told from what the other side records."""
+    """Open A and B; the defaults of a detector's settings are those that the other side records."""
     names = (settings.a, settings.b)
     stored: list[FeatureSet | None] = []
     for name in names:
@@ -30,13 +30,13 @@ def open_sides(settings: CompareSettings, stack: ExitStack) -> tuple[Side, Side]
 
 
 def recorded_extractor(side: FeatureSet) -> Mapping[str, Any]:
-    """Return what a set records of its detector; nothing where it records none."""
+    """Return a set's record of its detector, empty if it has none."""
     found = side.facts.get("extractor")
     return found if isinstance(found, Mapping) else {}
 
 
 def describe_side(name: str, side: Side, images: int | None) -> dict[str, Any]:
-    """Return what a side is as JSON values."""
+    """Return a description of a side, as JSON values."""
     if isinstance(side, RunningDetector):
         return {"name": name, "format": "detector", "images": None, "facts": {"extractor": side.facts}}
     return {"name": name, "format": side.format, "images": images, "facts": side.facts}

@@ -17,7 +17,7 @@ from vilbert.pipeline.rebuild.compare.pair import ImagePair
 
 BINS_PER_DECADE = 20
 LOWEST, HIGHEST = -9, 3
-"""Powers of ten that a histogram covers; smaller values count as 0, larger ones as the highest."""
+"""Range of powers of ten in a histogram; smaller values count as 0, larger ones as the highest."""
 
 
 class Moments:
@@ -29,7 +29,7 @@ class Moments:
         self._squares: NDArray[np.float64] = np.zeros(0)
 
     def add(self, rows: NDArray[Any]) -> None:
-        """Take in rows [P, D]; rows with a value that is not finite are left out."""
+        """Add rows [P, D]; rows with a value that is not finite are ignored."""
         rows = rows[np.isfinite(rows).all(axis=1)].astype(np.float64)
         if not len(rows):
             return
@@ -55,14 +55,14 @@ class LogHistogram:
         """[bins]; the first counts values below 10^LOWEST."""
 
     def add(self, values: NDArray[np.float64]) -> None:
-        """Take in values [P]; infinite ones count as the highest."""
+        """Add values [P]; infinite ones count as the highest."""
         with np.errstate(divide="ignore"):
             powers = np.log10(np.abs(values))
         places = np.floor((np.clip(powers, LOWEST - 1, HIGHEST) - LOWEST) * BINS_PER_DECADE).astype(np.intp) + 1
         self.counts += np.bincount(places.clip(0, len(self.counts) - 1), minlength=len(self.counts))
 
     def quantile(self, share: float) -> float:
-        """Return the upper edge of the bin that holds a quantile, 0 for the first; NaN where nothing was counted."""
+        """Return the upper edge of the bin of a quantile, 0 for the first bin; NaN without values."""
         total = int(self.counts.sum())
         if not total:
             return float("nan")
@@ -83,50 +83,50 @@ class WorstImage:
     matched: float
     """Fraction of its regions that have a match."""
     cosine: float | None
-    """Mean cosine of its matched features; None where no features are comparable."""
+    """Mean cosine of its matched features; None if no features are comparable."""
     regions: tuple[int, int]
     """Number of regions in A and in B."""
 
 
 @dataclass(kw_only=True)
 class Totals:
-    """What the images compared so far amount to."""
+    """Sums over the images compared so far."""
 
     min_cosine: float
-    """Cosine from which features count as equal."""
+    """Minimum cosine of equal features."""
     keep: int
     """Number of worst images to keep."""
     images: int = 0
     differing: int = 0
-    """Images in which a region has no match, or features that are not equal."""
+    """Number of images with a region without match or with unequal features."""
     regions_a: int = 0
     regions_b: int = 0
     matched: int = 0
-    """Matched pairs of regions."""
+    """Number of matched pairs of regions."""
     compared: int = 0
-    """Those whose features have the same number of channels."""
+    """Number of pairs whose features have the same number of channels."""
     equal: int = 0
-    """Those whose features are equal."""
+    """Number of pairs whose features are equal."""
     cosine_sum: float = 0.0
     iou_sum: float = 0.0
     not_finite_a: int = 0
-    """Regions of A with a value that is not finite."""
+    """Number of regions of A with a value that is not finite."""
     not_finite_b: int = 0
     objects: int = 0
-    """Matched pairs with an object class on both sides."""
+    """Number of matched pairs with an object class on both sides."""
     same_object: int = 0
     other_size: int = 0
-    """Images whose width or height differ."""
+    """Number of images whose width or height differs."""
     other_count: int = 0
-    """Images whose number of regions differs."""
+    """Number of images whose number of regions differs."""
     dims: Counter[tuple[int, int]] = field(default_factory=Counter)
-    """Images by feature channels of A and B."""
+    """Number of images by feature channels of A and B."""
     cosine_gaps: LogHistogram = field(default_factory=LogHistogram)
-    """1 - cosine of matched features."""
+    """Histogram of 1 - cosine of matched features."""
     errors: LogHistogram = field(default_factory=LogHistogram)
-    """Relative errors of matched features."""
+    """Histogram of relative errors of matched features."""
     moments_a: Moments = field(default_factory=Moments)
-    """Of the features of all regions of A."""
+    """Moments of the features of all regions of A."""
     moments_b: Moments = field(default_factory=Moments)
     worst: list[WorstImage] = field(default_factory=list)
     """A heap; `worst_images` is in order."""
@@ -196,7 +196,7 @@ def differs(pair: ImagePair, min_cosine: float) -> bool:
 
 
 LIVE = 1e-3
-"""Standard deviation, as a fraction of the largest of any channel, from which a channel counts as live."""
+"""Minimum standard deviation of a live channel, as a fraction of the largest of all channels."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -208,7 +208,7 @@ class Drift:
     std_ratio: NDArray[np.float64]
     """[D] standard deviation of B over that of A; 1 for channels that are not live in both sets."""
     live_a: int
-    """Channels of A that vary: after a ReLU some are always 0."""
+    """Number of channels of A that vary; after a ReLU, some are always 0."""
     live_b: int
 
 

@@ -1,9 +1,9 @@
-"""Causes that only the detector can show: a table of ways in which other code may have run it.
+"""Causes that can be recognised only by running the detector: a table of variants in which other code may have run it.
 
-Each is tried on a few images: features are extracted again at the boxes of the other set, so that every region has its
-counterpart whatever the proposals would be, and compared with the features that the other set has there. A detector
-without features of given boxes (a query's box and feature come together) finds its own, and those of the other set are
-looked for among them: the cause that makes the features makes the boxes, too.
+Each variant is tried on a few images: features are extracted again at the boxes of the other set, so that every region
+has a counterpart whatever the proposals would be, and compared with the other set's features. A detector that cannot
+compute features at given boxes (a query has its own box and feature) detects its own boxes, and the boxes of the other
+set are searched among them, because the cause that changes the features also changes the boxes.
 
 Shapes: M regions of the image in the other set, D feature channels.
 """
@@ -48,13 +48,13 @@ NORMALISATIONS: dict[str, tuple[Channels, Channels]] = {
     "means and PIXEL_STD of ImageNet": (IMAGENET_MEAN, IMAGENET_STD),
     "means and PIXEL_STD of CLIP": ((122.7709, 116.746, 104.0937), (68.5005, 66.6322, 70.3232)),
 }
-"""Means and deviations that go together."""
+"""Pairs of means and standard deviations."""
 SIZES = ((600, 1000), (800, 1333), (480, 800), (320, 640))
-"""Short and long side that published code resizes to."""
+"""Short and long sides to which published code resizes."""
 SQUARES = (320, 512, 640, 800, 1024)
-"""Sides of the squares that published code resizes to."""
+"""Sides of the squares to which published code resizes."""
 FACTOR = 2.5
-"""Sizes further from the detector's own are not tried."""
+"""Maximum ratio to the detector's own size; other sizes are not tried."""
 FILTERS: dict[str, Image.Resampling | None] = {
     "bilinear without antialiasing (OpenCV)": None,
     "bilinear with antialiasing (PIL)": Image.Resampling.BILINEAR,
@@ -62,23 +62,23 @@ FILTERS: dict[str, Image.Resampling | None] = {
     "nearest": Image.Resampling.NEAREST,
     "Lanczos (PIL)": Image.Resampling.LANCZOS,
 }
-"""Filters with which published code resizes; None where PIL does not have it."""
+"""Filters with which published code resizes; None if PIL does not have the filter."""
 BATCH_SIZES = (2, 4, 8, 16, 32)
 SAME_BOX = 0.9
-"""IoU from which a box that a detector finds is that of the other set."""
+"""Minimum IoU at which a detected box corresponds to a box of the other set."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Case:
-    """An image on which suspects are tried."""
+    """An image on which variants are tried."""
 
     prepared: Prepared
     boxes_xyxy: NDArray[np.float32]
-    """[M, 4] of the other set, in pixels of the stored image."""
+    """[M, 4] boxes of the other set, in pixels of the stored image."""
     features: NDArray[np.float32]
-    """[M, D] of the other set."""
+    """[M, D] features of the other set."""
     batch_sizes: Callable[[int], list[tuple[int, int]]] = lambda size: []
-    """From a batch size to the (height, width) of the images of this image's batch in the other set."""
+    """Maps a batch size to the (height, width) of the images of this image's batch in the other set."""
 
 
 Run = Callable[[Case], "NDArray[np.float32] | None"]
@@ -89,7 +89,7 @@ class Variant(NamedTuple):
 
     label: str
     run: Run
-    """Returns the features [M, D] of a case, NaN for regions that it does not find; None where it gives none."""
+    """Returns the features [M, D] of a case, NaN for regions that are not found; None if it returns no features."""
 
 
 def features_at(
@@ -121,7 +121,7 @@ def features_at(
 
 
 def unchanged(detector: RunningDetector) -> Variant:
-    """Return the detector as it is."""
+    """Return the unchanged detector."""
     return Variant("unchanged", lambda case: features_at(detector, case))
 
 
@@ -177,7 +177,7 @@ def _filters(detector: RunningDetector) -> Iterator[Variant]:
 def resized_first(
     detector: RunningDetector, resampling: Image.Resampling | None, case: Case
 ) -> NDArray[np.float32] | None:
-    """Return the features of an image that is resized before the detector, which then leaves it as it is."""
+    """Return the features of an image that is resized before the detector, which then does not resize it."""
     import torch
 
     from vilbert.extractors.boxes import scale_boxes
@@ -233,7 +233,7 @@ def _padding(detector: RunningDetector) -> Iterator[Variant]:
 
 
 def padded(detector: RunningDetector, batch_size: int, case: Case) -> NDArray[np.float32] | None:
-    """Return the features of an image that is padded to the largest of its batch; None where that changes nothing."""
+    """Return the features of an image that is padded to the largest of its batch; None if that changes nothing."""
     extractor = detector.extractor
     assert isinstance(extractor, Adjustable)
     own = extractor.resized_shape(*case.prepared.image.pixels.shape[:2])
@@ -256,9 +256,9 @@ SUSPECTS: dict[str, tuple[Callable[[RunningDetector], Iterator[Variant]], ...]] 
     "other-precision": (_precisions,),
     "batch-padding": (_padding,),
 }
-"""By cause, the ways to run the detector that would show it."""
+"""Variants of the detector by the cause that they would show."""
 SUBTLE = ("other-precision",)
-"""Causes of small differences alone, which are tried where the unchanged detector comes near."""
+"""Causes of small differences, which are tried if the unchanged detector is close."""
 
 
 def adjusted(detector: RunningDetector, label: str, **changes: Any) -> Variant:
@@ -270,7 +270,7 @@ def adjusted(detector: RunningDetector, label: str, **changes: Any) -> Variant:
 
 
 def rebuilt(detector: RunningDetector, label: str, **changes: Any) -> Variant:
-    """Return a variant with other settings, built when it first runs; it gives nothing where that is impossible."""
+    """Return a variant with other settings, built when it first runs; it returns nothing if that is impossible."""
     built: list[RunningDetector | None] = []
 
     def run(case: Case) -> NDArray[np.float32] | None:

@@ -1,4 +1,4 @@
-"""Try the suspects of `suspects` on a few images and name the one that reproduces the other set's features."""
+"""Try the variants of `suspects` on a few images and find the one that reproduces the other set's features."""
 
 from __future__ import annotations
 
@@ -17,32 +17,32 @@ from vilbert.pipeline.rebuild.compare.suspects import SUBTLE, SUSPECTS, Case, Va
 
 REPRODUCED_COSINE = 0.999
 REPRODUCED_ERROR = 0.03
-"""Mean cosine and relative error at which features count as reproduced: other kernels and devices stay within it."""
+"""Mean cosine and relative error of reproduced features; other kernels and devices are within these limits."""
 EXACT_ERROR = 2e-3
-"""Mean relative error that other boxes, stored in float32, and features, stored in float16, leave."""
+"""Mean relative error that remains due to boxes stored in float32 and features stored in float16."""
 NEAR_COSINE = 0.98
 """Mean cosine of an image below which a variant is not tried on further images."""
 FOUND = 0.9
-"""Fraction of an image's regions that a variant must find; of the others nothing is said."""
+"""Fraction of an image's regions that a variant must find; with fewer, it has no result."""
 GAIN = 0.3
-"""Fraction of the unchanged detector's error that a suspect may leave."""
+"""Maximum error of a variant that explains the difference, as a fraction of the unchanged detector's error."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Trial:
-    """How near one way to run the detector comes to the other set."""
+    """How close one variant of the detector is to the other set."""
 
     cause: str
     """Name in `CAUSES`; empty for the unchanged detector."""
     label: str
     cosines: tuple[float | None, ...]
-    """Mean cosine over the regions of each case; None where it was not run, or changes nothing."""
+    """Mean cosine over the regions of each case; None if it was not run or changes nothing."""
     errors: tuple[float | None, ...]
-    """Mean relative error, in which errors above 1 count as 1."""
+    """Mean relative error; errors above 1 count as 1."""
 
     @property
     def images(self) -> int:
-        """Cases that it was run on."""
+        """Number of cases on which it was run."""
         return sum(error is not None for error in self.errors)
 
     @property
@@ -57,11 +57,11 @@ class Trial:
 
     @property
     def reproduces(self) -> bool:
-        """Whether the features are the same apart from small errors."""
+        """Whether the features are equal except for small errors."""
         return self.cosine >= REPRODUCED_COSINE and self.error <= REPRODUCED_ERROR
 
     def on_cases_of(self, other: Trial) -> Trial:
-        """Return the trial with the cases that another was run on."""
+        """Return the trial restricted to the cases on which another was run."""
         both = [error is not None for error in other.errors]
         cosines, errors = (
             tuple(value if kept else None for value, kept in zip(values, both, strict=True))
@@ -76,9 +76,9 @@ def _mean(values: Sequence[float | None]) -> float:
 
 
 def try_variant(cause: str, variant: Variant, cases: Sequence[Case], *, all_cases: bool = False) -> Trial | None:
-    """Run a variant on cases up to the first that it does not come near; None where it gives no features.
+    """Run a variant on cases up to the first one where it is not close; None if it returns no features.
 
-    all_cases: run it on all.
+    all_cases: run it on all cases.
     """
     found: list[tuple[float, float] | None] = []
     for case in cases:
@@ -106,7 +106,7 @@ def try_variant(cause: str, variant: Variant, cases: Sequence[Case], *, all_case
 
 
 def try_suspects(detector: RunningDetector, cases: Sequence[Case]) -> list[Trial]:
-    """Return the trials of the unchanged detector and all suspects, the nearest first."""
+    """Return the trials of the unchanged detector and all variants, the closest first."""
     first = try_variant("", unchanged(detector), cases, all_cases=True)
     trials = [first]
     for cause, makers in SUSPECTS.items():
@@ -119,9 +119,9 @@ def try_suspects(detector: RunningDetector, cases: Sequence[Case]) -> list[Trial
 
 
 def judge(trials: Sequence[Trial], *, suspect: str, image_ids: Sequence[str], features_equal: bool) -> Finding | None:
-    """Return the cause that the trials show: the nearest one, if it reproduces the features much better than none.
+    """Return the cause shown by the trials: the closest one, if it is much better than the unchanged detector.
 
-    features_equal: whether matched regions have equal features, so that only the choice of regions can differ.
+    features_equal: whether matched regions have equal features, so that only the selection of regions can differ.
     """
     own = next((trial for trial in trials if not trial.cause), None)
     selection = None
