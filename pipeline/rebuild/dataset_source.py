@@ -1,4 +1,4 @@
-"""A data set of ours as a `Source`: tar or LMDB shards, in a folder or behind a URL."""
+"""A data set as a `Source`: tar or LMDB shards, in a folder or behind a URL."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ from vilbert.pipeline.shards.storage.tar_store import TarReader
 from vilbert.pipeline.shards.storage.verified import compare_once, read_compared
 
 OPEN_SHARDS, OPEN_REMOTE_SHARDS = 256, 4
-"""Shards that stay open: an open file each, and of a remote one a copy on this machine's disk."""
+"""Number of shards that stay open: each has an open file and, if remote, a copy on the local disk."""
 
 MAPPED = 16
-"""Runs of fewer samples are taken from the mapped file, which is compared before: shuffled rows come one by one."""
+"""Shorter runs are read from the mapped file, which is compared before, because shuffled rows come one by one."""
 
 
 @dataclass
@@ -42,25 +42,25 @@ class _OpenShard:
     failures: list[FailureRow]
     stack: ExitStack
     compared: bool
-    """Whether its SHA-256 was compared with its record, or need not be."""
+    """Whether its SHA-256 was compared with its record, or does not have to be."""
 
 
 class DatasetSource(Closing):
-    """The rows of a data set: of each shard first the samples, then the failed rows. Dropped rows are none of them."""
+    """The rows of a data set: for each shard the samples, then the failed rows. Dropped rows are not included."""
 
     def __init__(self, place: Place, *, shards: int | None = None, verify: bool = True) -> None:
         """Open a data set.
 
         Args:
             place: Its folder or URL.
-            shards: Only its first shards, which are done whether or not the data set is complete.
-            verify: Whether to compare the SHA-256 of each shard with its record before a sample of it is used.
+            shards: Number of leading shards to read, which are finished even if the data set is incomplete.
+            verify: Whether to compare the SHA-256 of each shard with its record before its first sample is used.
 
         Raises:
-            ShardError: There is none, it is not complete, or its records are not those it was completed with.
+            ShardError: It does not exist, is not complete, or its records differ from those it was completed with.
         """
         self.folder = open_folder(place)
-        """Where it lies."""
+        """Location of the data set."""
         self.info: DatasetInfo = read_info(self.folder)
         self._verify = verify
         if not self.info.complete and shards is None:
@@ -74,7 +74,7 @@ class DatasetSource(Closing):
             contents.append(bytes.fromhex(record.sha256))
             failures.append(bytes.fromhex(record.failures_sha256))
         self.content = digest.hexdigest()
-        """Hash of the records, which names the content."""
+        """Hash of the records, which identifies the content."""
         if shards is None and self.content != self.info.records_sha256:
             raise ShardError(
                 f"{self.folder.name}: its records are not those that dataset.json was completed with; run `vilbert "
@@ -86,7 +86,7 @@ class DatasetSource(Closing):
 
     @property
     def description(self) -> SourceDescription:
-        """What all samples share."""
+        """Properties that all samples share."""
         info = self.info
         return SourceDescription(
             format="vilbert",
@@ -98,11 +98,11 @@ class DatasetSource(Closing):
 
     @property
     def rows(self) -> int:
-        """Samples and failed rows."""
+        """Number of samples and failed rows."""
         return self._starts[-1]
 
     def selected_rows(self, file: SelectionFile) -> NDArray[np.bool_]:
-        """Return which rows a selection of this data set has, bool [rows]; RefusedError where it is damaged."""
+        """Return which rows a selection of this data set contains, bool [rows]; RefusedError if it is damaged."""
         selection = file.load(self._samples)
         selected = np.zeros(self.rows, bool)
         shards = np.repeat(np.arange(len(self._samples)), np.diff(selection.starts))
@@ -110,7 +110,7 @@ class DatasetSource(Closing):
         return selected
 
     def shards_of(self, rows: NDArray[np.int64]) -> set[int]:
-        """Return the shards in which some rows [any number] lie."""
+        """Return the shards of the given rows."""
         return set(np.unique(np.searchsorted(self._starts, rows, side="right") - 1).tolist())
 
     def shard_bytes(self, shard: int) -> int:
@@ -118,7 +118,7 @@ class DatasetSource(Closing):
         return self._sizes[shard]
 
     def shard_file(self, shard: int) -> Path:
-        """Return a shard's file of samples on this machine, which stays as long as the shard is open."""
+        """Return a local path of a shard's file of samples, which is valid while the shard is open."""
         return self._shard(shard, compare=False).path
 
     def read(self, start: int, stop: int) -> Iterator[Sample | FailureRow]:
@@ -130,7 +130,7 @@ class DatasetSource(Closing):
                 yield opened.reader[index] if index < samples else opened.failures[index - samples]
 
     def read_raw(self, start: int, stop: int) -> Iterator[RawSample | FailureRow]:
-        """Yield the rows [start, stop), samples as the bytes that are stored."""
+        """Yield the rows [start, stop), samples as stored bytes."""
         for shard, first, last in self.spans(start, stop):
             opened = self._shard(shard)
             samples = len(opened.reader)
@@ -138,7 +138,7 @@ class DatasetSource(Closing):
                 yield opened.reader.raw(index) if index < samples else opened.failures[index - samples]
 
     def read_runs(self, start: int, stop: int) -> Iterator[RawRun | FailureRow]:
-        """Yield the rows [start, stop) of a data set in tar shards, consecutive samples together as they are stored."""
+        """Yield the rows [start, stop) of a data set in tar shards; consecutive samples as runs of stored bytes."""
         for shard, first, last in self.spans(start, stop):
             opened = self._shard(shard, compare=last - first < MAPPED)
             reader = opened.reader
@@ -167,7 +167,7 @@ class DatasetSource(Closing):
             self._open.popitem()[1].stack.close()
 
     def spans(self, start: int, stop: int) -> Iterator[tuple[int, int, int]]:
-        """Yield (shard, first, last) of the parts of the shards that hold the rows [start, stop)."""
+        """Yield (shard, first, last) of the parts of the shards that contain the rows [start, stop)."""
         shard = bisect_right(self._starts, start) - 1
         while start < stop:
             end = min(stop, self._starts[shard + 1])
@@ -176,7 +176,7 @@ class DatasetSource(Closing):
             start, shard = end, shard + 1
 
     def _shard(self, shard: int, *, compare: bool = True) -> _OpenShard:
-        """Return an open shard, compared with its record unless the caller does that."""
+        """Return an open shard, compared with its record unless the caller compares it."""
         if (opened := self._open.get(shard)) is not None:
             self._open.move_to_end(shard)
             if compare and not opened.compared:
@@ -204,7 +204,7 @@ class DatasetSource(Closing):
 
 
 def is_dataset(place: Place) -> bool:
-    """Return whether a data set of ours lies at a place."""
+    """Return whether a location contains a data set."""
     return not (isinstance(place, Path) and not place.is_dir()) and any(
         name == "dataset.json" for name, _ in open_folder(place).entries("")
     )

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from vilbert.pipeline.shards.sample import Sample
 
 MEASURED = 16
-"""Samples that a dry run writes to estimate the size."""
+"""Number of samples that a dry run writes to estimate the size."""
 
 
 def export_formats() -> dict[str, FormatSpec]:
@@ -46,8 +46,8 @@ def _formats_help() -> str:
 class ExportSettings:
     """Write a data set (DIR or URL) in another format.
 
-    Use `vilbert convert` first to choose samples, boxes or captions. Nothing appears at --output before all of it is
-    written; an export that was stopped is started again by the same command.
+    Use `vilbert convert` first to select samples, boxes or captions. Nothing appears at --output before everything is
+    written; if the export is interrupted, run the same command again.
 
     Example: vilbert export features --to vilbert-lmdb --output coco.lmdb
     """
@@ -62,12 +62,12 @@ class ExportSettings:
     """Names of the images in the export: text with {id}, {stem} (the image's file name without its extension), {number}
     (the digits at the end of the image id) or {number:012} (12 digits): 'COCO_train2014_{number:012}'."""
     dry_run: bool = False
-    """Check that the format can hold the data set and estimate its size; write nothing."""
+    """Check that the format can store the data set and estimate its size; write nothing."""
     json: bool = False
     """Print one JSON object instead of text."""
 
     def __post_init__(self) -> None:
-        """Refuse unknown formats and fields of names, and URLs."""
+        """Refuse unknown formats, unknown fields in names, and URLs."""
         if self.to not in FORMATS:
             raise ValueError(f"--to: {FORMATS.unknown(self.to)}")
         if find_format(self.to).exporter is None:
@@ -85,7 +85,7 @@ class ExportSettings:
 
 
 def export(settings: ExportSettings) -> int:
-    """Export a data set and print what was written and what the format cannot hold."""
+    """Export a data set and print what was written and what the format cannot store."""
     from vilbert.pipeline.rebuild.formats.exporters.staging import require_free
     from vilbert.pipeline.shards.open_dataset import open_dataset
 
@@ -117,7 +117,7 @@ def export(settings: ExportSettings) -> int:
 
 
 def describe(info: DatasetInfo) -> SourceDescription:
-    """Return what an exporter is told about one of our data sets."""
+    """Return the description of a data set for an exporter."""
     from vilbert.pipeline.rebuild.source import SourceDescription
     from vilbert.pipeline.shards.sample import read_fields
 
@@ -131,7 +131,7 @@ def describe(info: DatasetInfo) -> SourceDescription:
 
 
 def require_fields(sample: Sample, info: DatasetInfo) -> Sample:
-    """Return a sample that has the arrays of dataset.json; ShardError for another, which only a forged shard holds."""
+    """Return a sample that has the arrays of dataset.json; ShardError for others, which only a forged shard has."""
     found = {
         name: {"dtype": str(array.dtype), "shape": ["N", *array.shape[1:]]} for name, array in sample.arrays().items()
     }
@@ -142,7 +142,7 @@ def require_fields(sample: Sample, info: DatasetInfo) -> Sample:
 
 
 def noted(samples: Iterable[Sample], found: set[str]) -> Iterator[Sample]:
-    """Yield samples, and add what they have of `PARTS` to a set."""
+    """Yield samples, and add the `PARTS` that they have to a set."""
     for sample in samples:
         found |= parts_of(sample)
         yield sample
@@ -151,7 +151,7 @@ def noted(samples: Iterable[Sample], found: set[str]) -> Iterator[Sample]:
 def _measure(
     settings: ExportSettings, spec: FormatSpec, info: DatasetInfo, samples: Iterable[Sample], found: set[str]
 ) -> int:
-    """Return how many bytes the first samples take; they are written to a temporary folder. found: see `_write`."""
+    """Return the size of the first samples, which are written to a temporary folder. found: see `_write`."""
     first = list(itertools.islice(samples, MEASURED))
     with tempfile.TemporaryDirectory(prefix="vilbert-export-") as folder:
         output = Path(folder) / settings.output.name
@@ -163,7 +163,7 @@ def _write(
     settings: ExportSettings, spec: FormatSpec, info: DatasetInfo, samples: Iterable[Sample], output: Path,
     found: set[str],
 ) -> None:  # fmt: skip
-    """Write samples. found: what they have of `PARTS` is added to it."""
+    """Write samples. found: the `PARTS` that they have are added to it."""
     exporter = spec.load_exporter()
     assert exporter is not None  # ExportSettings refuses the others
     names = ImageNames(settings.image_id_format)

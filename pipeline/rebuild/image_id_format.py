@@ -1,7 +1,7 @@
-"""Other names for images in an export: a template over what is known of them.
+"""Other names for images in an export: a template of their metadata.
 
-Readers of old formats look images up by the ids of their annotation files: LXMERT by `COCO_train2014_000000391895`,
-vilbert_beta by `391895`, UNITER by `coco_train2014_000000391895.npz`. A manifest may have named them otherwise.
+Readers of old formats look up images by the ids of their annotation files: LXMERT by `COCO_train2014_000000391895`,
+vilbert_beta by `391895`, UNITER by `coco_train2014_000000391895.npz`. The ids in a manifest may differ.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _FIELD = re.compile(r"\{(?:id|stem|number(?::0([1-9][0-9]?))?)\}")
 
 
 def check_template(template: str) -> None:
-    """Raise ValueError where a template has unknown fields, or none."""
+    """Raise ValueError if a template has unknown fields, or no field."""
     rest, fields = _FIELD.subn("", template)
     if not fields or "{" in rest or "}" in rest:
         raise ValueError(
@@ -33,10 +33,10 @@ def check_template(template: str) -> None:
 
 
 def image_name(template: str, sample: Sample) -> str:
-    """Return the name of an image by a template that `check_template` accepts.
+    """Return the name of an image from a template that `check_template` accepts.
 
     Raises:
-        ShardError: The image lacks what the template uses.
+        ShardError: The image lacks a field of the template.
     """
     return _FIELD.sub(lambda match: _value(match, sample), template)
 
@@ -58,14 +58,14 @@ def _value(match: re.Match[str], sample: Sample) -> str:
 
 
 class ImageNames:
-    """Gives samples their names, and finds out whether two have the same; 8 bytes of memory an image."""
+    """Renames samples and detects equal names; uses 8 bytes of memory per image."""
 
     def __init__(self, template: str) -> None:
         self._template = template
         self._digests = array("Q")
 
     def rename(self, sample: Sample) -> Sample:
-        """Return the sample under its name."""
+        """Return the renamed sample."""
         if self._template == UNCHANGED:
             return sample
         name = image_name(self._template, sample)
@@ -73,7 +73,7 @@ class ImageNames:
         return dataclasses.replace(sample, meta={**sample.meta, "image_id": name})
 
     def require_unique(self) -> None:
-        """Raise ShardError where two images have the same name."""
+        """Raise ShardError if two images have the same name."""
         repeated = len(self._digests) - len(np.unique(np.asarray(self._digests, np.uint64)))
         if repeated:
             raise ShardError(

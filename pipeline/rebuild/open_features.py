@@ -1,4 +1,4 @@
-"""Open features wherever they are stored: a data set of ours, or a file of a published format."""
+"""Open stored features: a data set, or a file of a published format."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from vilbert.plugins import PluginError
 
 
 def open_features(place: Place, format: str | None, options: ImportOptions, *, verify: bool = True) -> Source:
-    """Open a data set of ours, or a file of published features.
+    """Open a data set, or a file of published features.
 
     Args:
         place: Folder or URL of a data set, or path of a file or folder of features.
         format: Name of the format of published features; None recognises it by its content. A data set has none.
-        options: What a file of features does not say of itself.
+        options: Facts that a file of features does not contain.
         verify: Whether the SHA-256 of shards is compared before a sample is used.
 
     Raises:
-        RefusedError: It is a URL without a data set, or there is no such format.
+        RefusedError: It is a URL without a data set, or the format does not exist.
         MissingError: It does not exist.
-        ShardError: It is no source, or damaged.
+        ShardError: It is not a source, or is damaged.
     """
     if is_dataset(place):
         return DatasetSource(place, verify=verify)

@@ -1,4 +1,4 @@
-"""What shards are rebuilt from: rows of samples in order, whatever the format they are stored in."""
+"""A source of samples for a conversion: rows in order, in any storage format."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from vilbert.pipeline.shards.sample import Sample
 
 @dataclass(frozen=True, kw_only=True)
 class SourceDescription:
-    """What all samples of a source share."""
+    """Properties that all samples of a source share."""
 
     format: str
-    """Name of the format: `vilbert` for our data sets, else a name of the registry."""
+    """Name of the format: `vilbert` for data sets, else a name of the registry."""
     fields: dict[str, dict[str, Any]]
     """Arrays of a sample in stored order, as in dataset.json; see `sample.describe_fields`."""
     class_names: tuple[str, ...] = ()
-    """Names by class id, 0 the background; empty where the source names none."""
+    """Names by class id, 0 is the background; empty if the source has no names."""
     attribute_names: tuple[str, ...] = ()
-    """Names by attribute id; empty where the source names none."""
+    """Names by attribute id; empty if the source has no names."""
     fingerprint: dict[str, Any] = field(default_factory=dict)
-    """JSON values that say what the regions depend on: of our data sets `fingerprint_fields`, of a file the options by
-    which it is read and, as `origin`, what its user says of the detector."""
+    """JSON values that the regions depend on: for data sets `fingerprint_fields`; for a file, the options with which it
+    is read and, as `origin`, the user's description of the detector."""
     missing: tuple[str, ...] = ()
-    """What the format lacks and a data set could hold, for people: "class probabilities", "image sizes"."""
+    """What the format lacks and a data set could have, as text: "class probabilities", "image sizes"."""
 
 
 class Source(Protocol):

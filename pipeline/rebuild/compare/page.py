@@ -17,7 +17,7 @@ from vilbert.pipeline.rebuild.compare.statistics import Totals
 from vilbert.pipeline.shards.storage.atomic import write_atomic
 
 TRIALS = 12
-"""Ways to run the detector that are listed."""
+"""Maximum number of trials in the list."""
 BOUND_TITLES = {
     "matched": "of all regions have a match",
     "equal": "of matched features are equal",
@@ -38,7 +38,7 @@ def write_page(path: Path, document: Mapping[str, Any], totals: Totals, pictures
 
 
 def build_page(document: Mapping[str, Any], totals: Totals, pictures: Sequence[str]) -> str:
-    """Return the page, HTML; names and ids are shown as they are, whatever they hold."""
+    """Return the HTML page; names and ids are escaped."""
     diagnosis = document["diagnosis"] or {}
     return render(
         "compare.html",

@@ -1,4 +1,4 @@
-"""One image in both sets: matched regions and how far their features are apart.
+"""One image in both sets: matched regions and the distances of their features.
 
 Shapes: N regions of A, M regions of B, P matched pairs, D feature channels.
 """
@@ -21,10 +21,10 @@ from vilbert.pipeline.rebuild.compare.matching import (
 )
 
 SAME_COSINE = 0.9999
-"""Cosine from which two features are taken for the same one, apart from rounding. Features of different regions of one
-image reach 0.99 with some detectors."""
+"""Minimum cosine at which two features count as the same except for rounding. Features of different regions of an image
+reach 0.99 with some detectors."""
 SAME_ERROR = 0.02
-"""Relative error up to which two features are taken for the same one."""
+"""Maximum relative error at which two features count as the same."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -35,13 +35,13 @@ class ImagePair:
     a: Regions
     b: Regions
     row_a: int
-    """Row of the sample in A; of a detector, the row in the other set."""
+    """Row of the sample in A; for a detector, the row in the other set."""
     row_b: int
-    """The same of B."""
+    """Row of the sample in B."""
     min_iou: float
     """Minimum IoU of matched boxes."""
     names: tuple[tuple[str, ...], tuple[str, ...]] = ((), ())
-    """Class names of A and of B by id; empty where a set names none."""
+    """Class names of A and B by id; empty if a set has no names."""
 
     @cached_property
     def boxes(self) -> Matching:
@@ -61,17 +61,17 @@ class ImagePair:
 
     @cached_property
     def cosines(self) -> NDArray[np.float64]:
-        """Cosines [P] of matched features; empty where channels differ."""
+        """Cosines [P] of matched features; empty if the channels differ."""
         return cosines(*self.matched_features) if self.comparable else np.empty(0)
 
     @cached_property
     def errors(self) -> NDArray[np.float64]:
-        """Relative errors [P] of matched features; empty where channels differ."""
+        """Relative errors [P] of matched features; empty if the channels differ."""
         return relative_errors(*self.matched_features) if self.comparable else np.empty(0)
 
     @cached_property
     def same_features(self) -> Matching:
-        """Regions matched by their features alone: those whose features are the same apart from rounding."""
+        """Regions matched by their features only: those whose features are equal except for rounding."""
         if not self.comparable:
             return Matching(np.empty(0, np.intp), np.empty(0, np.intp), np.empty(0))
         found = match_features(self.a.features, self.b.features, SAME_COSINE)
@@ -87,7 +87,7 @@ class ImagePair:
 
     @cached_property
     def same_object(self) -> NDArray[np.bool_] | None:
-        """Whether matched regions [P] have the same object class, by name where both sets have names."""
+        """Whether matched regions [P] have the same object class, by name if both sets have names."""
         if self.object_ids is None:
             return None
         names_a, names_b = self.names
@@ -103,15 +103,15 @@ class ImagePair:
 
     @property
     def matched(self) -> float:
-        """Fraction of the regions of A and B that have a match; 1 where neither has any."""
+        """Fraction of the regions of A and B that have a match; 1 if neither has regions."""
         return 2 * len(self.boxes) / self.regions if self.regions else 1.0
 
     def equal(self, min_cosine: float) -> float:
-        """Return the fraction of matched regions whose features are equal; 1 where none matched."""
+        """Return the fraction of matched regions whose features are equal; 1 without matches."""
         return float((self.cosines >= min_cosine).mean()) if len(self.cosines) else 1.0
 
     def distance(self) -> float:
-        """Return how different the image is: the mean of 1 - cosine, where a region without a match counts as 1."""
+        """Return how different the image is: the mean of 1 - cosine; a region without a match counts as 1."""
         if not self.regions:
             return 0.0
         apart = float((1 - self.cosines).sum()) if self.comparable else 0.0
@@ -123,5 +123,5 @@ def _name(names: tuple[str, ...], index: int) -> str:
 
 
 def _named(names: tuple[str, ...]) -> bool:
-    """Return whether class names say more than the number of the class."""
+    """Return whether class names contain more than the number of the class."""
     return any(not name.removeprefix("class").strip(" _").isdigit() for name in names[1:])

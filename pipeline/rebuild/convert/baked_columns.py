@@ -36,11 +36,11 @@ from vilbert.pipeline.shards.selection.file import SelectionFile
 from vilbert.pipeline.shards.storage.closing import Closing
 
 OPEN_SHARDS = 64
-"""Shards whose columns stay open."""
+"""Number of shards whose columns stay open."""
 NO_VALUE = "no_column_value"
-"""Reason of a row that has nothing in a column of features or regions."""
+"""Reason of a row without a value in a column of features or regions."""
 OF_ADD_TO = ("base", "missing", "boxes_from", "labels")
-"""Facts of a column that say where its values are stored, not what they are."""
+"""Properties of a column that describe the storage of its values, not the values."""
 
 
 class _Column(NamedTuple):
@@ -51,7 +51,7 @@ class _Column(NamedTuple):
 
     @property
     def width(self) -> int | None:
-        """M of a column of features, None of others."""
+        """M for a column of features, None for others."""
         return self.info.of_regions
 
     @property
@@ -61,7 +61,7 @@ class _Column(NamedTuple):
 
     @property
     def required(self) -> bool:
-        """Whether a sample without a value cannot be made."""
+        """Whether a sample without a value becomes a failure."""
         return self.own_boxes or self.width is not None
 
 
@@ -78,12 +78,12 @@ class BakedColumns(Closing):
 
         Args:
             base: The data set; closed with this source.
-            names: Of its columns, in the order in which features are appended.
+            names: Names of its columns, in the order in which features are appended.
             verify: Whether the SHA-256 of the columns' shards is compared before a value is used.
 
         Raises:
-            RefusedError: It has no such column, or the column is not finished, of an older state of the data set, or
-                of values that have no place in a sample, or features at different boxes are to be joined.
+            RefusedError: A column does not exist, is not finished, belongs to an older state of the data set, or has
+                values that cannot be stored in a sample, or features at different boxes would be joined.
         """
         self.base, self._verify = base, verify
         self._columns = [_find(base, name) for name in names]
@@ -104,7 +104,7 @@ class BakedColumns(Closing):
 
     @property
     def labelled(self) -> list[str]:
-        """Columns at the boxes of the data set of which features alone are used, though they have labels."""
+        """Columns at the boxes of the data set of which only features are used, although they have labels."""
         return [column.info.name for column in self._columns if column.info.member == "regions" and column.width]
 
     @property
@@ -118,7 +118,7 @@ class BakedColumns(Closing):
         return self.base.content
 
     def selected_rows(self, file: SelectionFile) -> NDArray[np.bool_]:
-        """Return which rows a selection of the data set has, bool [rows]; RefusedError where it is damaged."""
+        """Return which rows a selection of the data set contains, bool [rows]; RefusedError if it is damaged."""
         return self.base.selected_rows(file)
 
     def read(self, start: int, stop: int) -> Iterator[Sample | FailureRow]:
@@ -198,14 +198,14 @@ class BakedColumns(Closing):
         return dataclasses.replace(sample, regions=regions, small=small, meta=meta)
 
     def _absent(self, key: str, opened: _OpenShard) -> str | None:
-        """Return the name of the first column of features or regions that has nothing of a sample."""
+        """Return the name of the first column of features or regions without a value for a sample."""
         for column, shard in zip(self._columns, opened.columns, strict=True):
             if column.required and key not in shard:
                 return column.info.name
         return None
 
     def _fields(self, key: str, opened: _OpenShard) -> dict[str, Any]:
-        """Return the metadata that columns have of a sample."""
+        """Return the metadata of a sample from columns."""
         found = {}
         for column, shard in zip(self._columns, opened.columns, strict=True):
             if not column.required and key in shard:
@@ -218,7 +218,7 @@ class BakedColumns(Closing):
         return found
 
     def _number_of_boxes(self, key: str, opened: _OpenShard) -> dict[str, int]:
-        """Return the number of boxes as metadata, where a column replaces them."""
+        """Return the number of boxes as metadata if a column replaces the boxes."""
         for column, shard in zip(self._columns, opened.columns, strict=True):
             if column.own_boxes and isinstance(shard, RegionShard):
                 return {"num_boxes": int(shard.part(key, ()).metadata["num_boxes"])}
@@ -241,7 +241,7 @@ class BakedColumns(Closing):
 
 
 def _with_regions(base: SourceDescription, column: ColumnInfo, fingerprint: dict[str, Any]) -> SourceDescription:
-    """Return the description of a data set with the regions of a column: that of one extracted with its detector."""
+    """Return the description of a data set with a column's regions: as if extracted with the column's detector."""
     regions = column.regions
     assert regions is not None  # of each column of regions
     facts = {name: value for name, value in regions.fingerprint_fields.items() if name not in OF_ADD_TO}
@@ -257,7 +257,7 @@ def _with_regions(base: SourceDescription, column: ColumnInfo, fingerprint: dict
 
 
 def _own_regions(shard: ColumnReader, sample: Sample) -> Regions:
-    """Return the regions that a column has of a sample."""
+    """Return the regions of a sample from a column."""
     assert isinstance(shard, RegionShard)
     regions, size = shard[sample.key].regions, (sample.regions.width, sample.regions.height)
     if (regions.width, regions.height) != size:
@@ -267,7 +267,7 @@ def _own_regions(shard: ColumnReader, sample: Sample) -> Regions:
 
 
 def other_columns(source: object, names: Sequence[str]) -> list[str]:
-    """Return what of a source's columns is not put into the samples; nothing of a file of published features."""
+    """Return which columns of a source are not put into the samples; none for a file of published features."""
     base = source.base if isinstance(source, BakedColumns) else source
     if not isinstance(base, DatasetSource):
         return []
@@ -309,13 +309,13 @@ def _find(base: DatasetSource, name: str) -> _Column:
 
 
 def _origin(info: ColumnInfo) -> str:
-    """Return a hash of what a column's features depend on, whatever data set they were made for."""
+    """Return a hash of everything a column's features depend on except the data set."""
     fields = {name: value for name, value in info.fingerprint_fields.items() if name not in OF_ADD_TO[:2]}
     return fingerprint_digest(fields)
 
 
 def _failure(key: str, meta: dict[str, Any], column: str) -> FailureRow:
-    """Return the failure of a sample without a value; the row's number is that of the output, set there."""
+    """Return the failure of a sample without a value; the row number is set in the output."""
     return FailureRow(
         row=0,
         image_id=str(meta.get("image_id", key)),

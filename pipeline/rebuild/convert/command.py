@@ -11,10 +11,10 @@ from vilbert.pipeline.rebuild.convert.settings import ConvertSettings
 
 
 def convert(settings: ConvertSettings) -> int:
-    """Write the shards that are not there yet; return 0, 1 where no sample is left, or 130 where it was interrupted.
+    """Write the missing shards; return 0, 1 if no sample is left, or 130 if interrupted.
 
     Raises:
-        MissingError: A source does not exist; nothing is made then.
+        MissingError: A source does not exist; nothing is written then.
     """
     for place in (*settings.sources, settings.add_fields_from):
         if isinstance(place, Path) and not place.exists():

@@ -14,15 +14,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 BUCKETS = 64
-"""Files: of 100 million rows each has some 37 MB."""
+"""Number of files; with 100 million rows, each has about 37 MB."""
 _ENTRY = np.dtype([("high", "<u8"), ("low", "<u8"), ("row", "<i8")])
 
 
 class KeyHashes:
-    """Hashes of keys by row, on the disk while they are collected."""
+    """Hashes of keys by row, stored on disk while they are collected."""
 
     def __init__(self, folder: Path) -> None:
-        """Take an empty folder for the files."""
+        """Use an empty folder for the files."""
         folder.mkdir()
         self._folder = folder
         self._files = [(folder / str(number)).open("wb") for number in range(BUCKETS)]
@@ -48,7 +48,7 @@ class KeyHashes:
         """Yield arrays (rows whose key an earlier row has, the first row of each key). Deletes the files.
 
         Args:
-            alive: Returns which of some rows still count.
+            alive: Returns which of the given rows are still considered.
         """
         for file in self._files:
             file.close()

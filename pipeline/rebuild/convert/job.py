@@ -44,7 +44,7 @@ logger = logging.getLogger(__name__)
 
 
 class _Base(NamedTuple):
-    """The data set that is appended to, as it was before."""
+    """The data set that is appended to, in its previous state."""
 
     rows: int
     starts: tuple[int, ...]
@@ -65,9 +65,9 @@ class ConvertJob:
         self._base = _Base(0, (), ())
         self._plan: Plan | None = None
         self._scratch: Path | None = None
-        """Of a dry run: the folder for what it writes."""
+        """Output folder of a dry run."""
         self._dry_plan: Path | None = None
-        """The scratch folder, where it has the plan."""
+        """The scratch folder, if it contains the plan."""
 
     @property
     def worker(self) -> Callable[[ConvertSettings], ConvertWorker]:
@@ -76,7 +76,7 @@ class ConvertJob:
 
     @contextmanager
     def prepare(self, folder: Folder, *, dry: bool = False) -> Iterator[None]:
-        """Plan the rows of the output, unless the folder has the plan or nothing is left to do."""
+        """Plan the rows of the output, unless the folder has a plan or nothing is left to do."""
         with ExitStack() as stack:
             self._existing = read_info(folder) if has_dataset(folder) else None
             self._scratch = stack.enter_context(scratch_folder()) if dry else None
@@ -108,7 +108,7 @@ class ConvertJob:
 
     @property
     def _is_extended(self) -> bool:
-        """Whether the data set in the output folder was begun or extended by this command."""
+        """Whether the data set in the output folder was started or extended by this command."""
         existing = self._existing
         steps_before = 1 if self.settings.append else 0
         if existing is None or len(existing.converted) <= steps_before:
@@ -116,7 +116,7 @@ class ConvertJob:
         return nameless(existing.converted[-1]) == nameless(self._outcome.step)
 
     def _is_done(self, folder: Folder) -> bool:
-        """Return whether the folder holds the complete output of this command."""
+        """Return whether the folder contains the complete output of this command."""
         existing = self._existing
         if existing is None or not existing.complete or not self._is_extended:
             return False
@@ -159,7 +159,7 @@ class ConvertJob:
         logger.info("planned: %s%s", kept, f"; dropped: {reasons}" if reasons else "")
 
     def _require_same(self, folder: Folder) -> None:
-        """Raise where the sources cannot be appended to the data set in the output folder."""
+        """Raise an error if the sources cannot be appended to the data set in the output folder."""
         existing, settings, outcome = self._existing, self.settings, self._outcome
         if existing is None:
             raise RefusedError(f"--append: {folder.name} holds no data set; run without it first")
@@ -183,7 +183,7 @@ class ConvertJob:
             raise FingerprintError(f"--append: {folder.name} has different class or attribute names from the sources")
 
     def _find_base(self) -> _Base:
-        """Return the data set that is appended to as it was before, of one that an interrupted run extended, too."""
+        """Return the previous state of the data set that is appended to, also if an interrupted run extended it."""
         existing = self._existing
         assert existing is not None
         extended = self._is_extended
@@ -197,7 +197,7 @@ class ConvertJob:
         return _Base(rows, starts, steps)
 
     def plan(self, description: Description) -> DatasetInfo:
-        """Return what the output folder is to hold.
+        """Return the planned content of the output folder.
 
         Raises:
             FingerprintError: The workers found other sources than this process, such as other copies.
@@ -242,12 +242,12 @@ class ConvertJob:
         return ConvertWorker(self.settings, scratch=self._scratch, plan=self._dry_plan)
 
     def measure(self, worker: ShardWorker, planned: DatasetInfo, pending: Sequence[int]) -> Measure:
-        """Return what a kept row costs."""
+        """Return the cost of a kept row."""
         assert isinstance(worker, ConvertWorker)
         return measure_conversion(worker, planned, pending)
 
     def like(self, existing: DatasetInfo, planned: DatasetInfo) -> tuple[DatasetInfo, DatasetInfo]:
-        """Return both; a data set that will be appended to is not compared."""
+        """Return both unchanged; a data set that will be appended to is not compared."""
         extends = self.settings.append and not self._is_extended
         return planned if extends else existing, planned
 
@@ -257,7 +257,7 @@ class ConvertJob:
         write_side_files(folder)
 
     def summarise(self, info: DatasetInfo) -> int:
-        """Log what the data set holds; return 1 where it holds no sample."""
+        """Log a summary of the data set; return 1 if it has no sample."""
         totals = info.totals
         counts = {"failures": totals.failures, "dropped": totals.dropped}
         told = "".join(

@@ -1,6 +1,6 @@
-"""Captions, splits and metadata by image id, in one SQLite file: built once, read by every worker, of any size.
+"""Captions, splits and metadata by image id, in one SQLite file of any size, built once and read by every worker.
 
-The file also has the rows of `--add-fields-from` by key.
+The file also contains the rows of `--add-fields-from` by key.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ from vilbert.pipeline.shards.canonical import decode_json, encode_json
 from vilbert.pipeline.shards.sample import REGION_FIELDS
 
 QUERY = 500
-"""Ids of one query; SQLite allows 999."""
+"""Maximum number of ids per query; SQLite allows 999."""
 HEAD = 1 << 16
-"""Bytes of a file that tell its kind."""
+"""Number of bytes from which the kind of a file is detected."""
 MAX_CELL = 1 << 24
-"""Characters of a cell of a CSV file."""
+"""Maximum number of characters in a cell of a CSV file."""
 ID_NAMES = ("image_id", "id", "img_id")
 PARQUET = b"PAR1"
 FIXED = (*REGION_FIELDS, *ID_NAMES, *ALIASES)
-"""Metadata that no file can change: it is that of the regions, or the name of the image."""
+"""Metadata that files cannot change: properties of the regions, and the name of the image."""
 
 Fields = dict[str, Any]
 
@@ -43,10 +43,10 @@ def read_join(path: Path, wanted: Sequence[str] | None) -> Iterator[tuple[str, F
 
     Args:
         path: A manifest, COCO or Karpathy JSON, JSONL or CSV file.
-        wanted: Names of the fields to take; None for all.
+        wanted: Names of the fields to read; None for all.
 
     Raises:
-        RefusedError: The file does not exist, is of none of these kinds, or has rows that cannot be read.
+        RefusedError: The file does not exist, has none of these formats, or has rows that cannot be read.
     """
     report = Report()
     try:
@@ -68,7 +68,7 @@ def read_join(path: Path, wanted: Sequence[str] | None) -> Iterator[tuple[str, F
 
 
 def check_fields(image_id: str, fields: Mapping[str, Any]) -> None:
-    """Raise ValueError where values cannot be metadata of a sample."""
+    """Raise ValueError if values cannot be metadata of a sample."""
     captions, split = fields.get("captions", []), fields.get("split", "")
     if not isinstance(captions, list) or not all(isinstance(caption, str) for caption in captions):
         raise ValueError(f"image {image_id!r:.80}: captions is {captions!r:.80}, expected a list of texts")
@@ -81,7 +81,7 @@ def check_fields(image_id: str, fields: Mapping[str, Any]) -> None:
 
 
 def _rows(path: Path, report: Report) -> Iterator[tuple[str, Fields]]:
-    """Yield the rows of a file by its content."""
+    """Yield the rows of a file, whose format is detected from its content."""
     with path.open("rb") as file:
         head = file.read(HEAD)
     if head.startswith(PARQUET):
@@ -117,9 +117,9 @@ def _named(row: Fields, where: str) -> tuple[str, Fields]:
 
 
 def _csv_rows(path: Path) -> Iterator[tuple[str, Fields]]:
-    """Yield the rows of a CSV file with a header; empty cells are left out, whole numbers and fractions are numbers.
+    """Yield the rows of a CSV file with a header; empty cells are omitted, integers and decimals become numbers.
 
-    `nan` and `inf` remain texts.
+    `nan` and `inf` remain strings.
     """
     csv.field_size_limit(max(MAX_CELL, csv.field_size_limit()))
     with path.open(encoding="utf-8-sig", newline="") as file:
@@ -139,7 +139,7 @@ def _csv_rows(path: Path) -> Iterator[tuple[str, Fields]]:
 
 
 def _value(cell: str) -> Any:
-    """Return a cell's number, JSON list or text."""
+    """Return a cell's value: a number, a JSON list or a string."""
     if cell.startswith("["):
         try:
             return decode_json(cell.encode())
@@ -162,13 +162,13 @@ def build_joined(
 
     Args:
         path: The file to write; it must not exist.
-        files: Those of `--join`, in order.
-        wanted: Names of the fields to take; None for all.
+        files: The files of `--join`, in order.
+        wanted: Names of the fields to read; None for all.
         donor_keys: Key and row of each sample of `--add-fields-from`.
 
     Raises:
         RefusedError: No row has one of the wanted fields, or a file cannot be read.
-        ShardError: The file cannot be written, or a key of `--add-fields-from` is there twice.
+        ShardError: The file cannot be written, or `--add-fields-from` has a key twice.
     """
     database = sqlite3.connect(path, isolation_level=None)
     try:
@@ -214,14 +214,14 @@ class Joined:
         self._database = sqlite3.connect(uri, uri=True, check_same_thread=False)
 
     def fields(self, image_ids: Sequence[str]) -> dict[str, Fields]:
-        """Return the new metadata of those images that have some."""
+        """Return the new metadata of the images that have some."""
         return {
             name: decode_json(fields)
             for name, fields in self._find("SELECT id, fields FROM joined WHERE id", image_ids)
         }
 
     def donor_rows(self, keys: Sequence[str]) -> dict[str, int]:
-        """Return the rows of `--add-fields-from` by key, of those keys that it has."""
+        """Return the rows of `--add-fields-from` by key, for the keys that it has."""
         return dict(self._find("SELECT key, row FROM donor WHERE key", keys))
 
     def _find(self, query: str, names: Sequence[str]) -> Iterator[tuple[str, Any]]:

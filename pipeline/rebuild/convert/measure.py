@@ -1,7 +1,7 @@
-"""What a conversion costs, for its dry run: some rows are converted as the run would do it, into a scratch folder.
+"""Measure the cost of a conversion for its dry run: some rows are converted as in the run, into a scratch folder.
 
-A run also reads the shards of its sources once to compare their SHA-256. That is measured apart, on a part of a shard:
-a few rows may need many shards, which a dry run does not read whole.
+A run also reads the shards of its sources once to compare their SHA-256. This is measured separately on a part of a
+shard: a few rows may need many shards, which a dry run does not read completely.
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ from vilbert.pipeline.shards.storage.verified import hash_part
 from vilbert.pipeline.terminal import counted
 
 TRIAL_ROWS, TRIAL_BYTES = 1000, 64 << 20
-"""Most that is written of a shard, and most bytes of a shard that are hashed."""
+"""Maximum size that is written, and maximum number of bytes that are hashed, of a shard."""
 
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
 
 
 def measure_conversion(worker: ConvertWorker, planned: DatasetInfo, pending: Sequence[int]) -> Measure:
-    """Return what a kept row costs.
+    """Return the cost of a kept row.
 
     Args:
-        worker: It writes into a scratch folder and compares no SHA-256.
-        planned: What the run is to write.
-        pending: Shards that are not done.
+        worker: A worker that writes into a scratch folder and does not compare SHA-256.
+        planned: The planned output of the run.
+        pending: Shards that are not finished.
     """
     with worker.opened() as opened:
         plan = opened.planned.plan
@@ -61,7 +61,7 @@ def measure_conversion(worker: ConvertWorker, planned: DatasetInfo, pending: Seq
 def _parts(
     rows: PlannedRows, planned: DatasetInfo, pending: Sequence[int], most: int
 ) -> Iterator[tuple[int, tuple[int, int]]]:
-    """Yield (shard, rows) of as many shards as are made at a time, with at most `most` kept rows each."""
+    """Yield (shard, rows) of as many shards as are made concurrently, with at most `most` kept rows each."""
     base = rows.plan.base_rows
     shards = [shard for shard in pending or range(planned.shards) if planned.shard_rows(shard)[0] >= base]
     for number in range(min(SHARDS_IN_FLIGHT, len(shards))):
@@ -73,7 +73,7 @@ def _parts(
 
 
 def _datasets(opened: Opened) -> Iterator[tuple[int, DatasetSource]]:
-    """Yield the sources that are data sets of ours, each with its number."""
+    """Yield the sources that are data sets, each with its index."""
     for number, source in enumerate(opened.sources.sources):
         if isinstance(source, BakedColumns):
             yield number, source.base
@@ -82,7 +82,7 @@ def _datasets(opened: Opened) -> Iterator[tuple[int, DatasetSource]]:
 
 
 def _hashing_seconds(sources: Sequence[tuple[int, DatasetSource]], opened: Opened) -> float:
-    """Return how long it takes to compare all shards of which a row is kept."""
+    """Return the time to compare all shards with a kept row, in seconds."""
     total, files = 0, []
     for number, source in sources:
         needed: set[int] = set()
@@ -98,7 +98,7 @@ def _hashing_seconds(sources: Sequence[tuple[int, DatasetSource]], opened: Opene
 
 
 def _timed(act: Callable[[_Item], _Result], items: Iterable[_Item]) -> tuple[float, list[_Result]]:
-    """Return the seconds that a function takes of all items at the same time, and what it returns."""
+    """Return the seconds that a function takes for all items concurrently, and its results."""
     with ThreadPoolExecutor(SHARDS_IN_FLIGHT) as threads:
         begun = time.monotonic()
         results = list(threads.map(act, items))

@@ -1,4 +1,4 @@
-"""What conversion changes in a sample's regions, and in the description of its arrays. Pure functions.
+"""Operations of a conversion on a sample's regions and on the description of its arrays: pure functions.
 
 Legend: N regions, D feature channels, K most probable classes.
 """
@@ -26,7 +26,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
 
 
 class DroppedError(Exception):
-    """A sample that the operations leave nothing usable of; `reason` is counted in the record."""
+    """A sample that is dropped because nothing usable remains; `reason` is counted in the record."""
 
     def __init__(self, reason: str) -> None:
         self.reason = reason
@@ -38,13 +38,13 @@ class RegionOperations:
     """Changes of regions, in the order of the fields."""
 
     min_score: float | None = None
-    """Least score of a box."""
+    """Minimum score of a box."""
     max_boxes: int | None = None
-    """Boxes of the highest scores."""
+    """Maximum number of boxes; those with the highest scores are kept."""
     max_classes: int | None = None
-    """K at most."""
+    """Maximum K."""
     drop_fields: tuple[str, ...] = ()
-    """Groups to leave out, `images` among them."""
+    """Groups to drop, possibly including `images`."""
     feature_dtype: str | None = None
     """See `ConvertSettings.feature_dtype`."""
 
@@ -53,10 +53,10 @@ class RegionOperations:
         return self.min_score is not None or self.max_boxes is not None or self.describe(fields) != dict(fields)
 
     def describe(self, fields: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
-        """Return the `fields` of dataset.json that samples have afterwards.
+        """Return the `fields` of dataset.json after the operations.
 
         Raises:
-            RefusedError: An operation needs a field that is not there.
+            RefusedError: An operation needs a field that does not exist.
         """
         if (self.min_score is not None or self.max_boxes is not None) and "object_scores" not in fields:
             option = "--min-score" if self.min_score is not None else "--max-boxes"
@@ -77,8 +77,8 @@ class RegionOperations:
         """Return the changed sample.
 
         Raises:
-            DroppedError: No box is left (`no_boxes`), or a feature is too large for float16 (`float16_overflow`), or
-                int8 or float8 does not hold it precisely (`feature_precision`).
+            DroppedError: No box is left (`no_boxes`), a feature is too large for float16 (`float16_overflow`), or int8
+                or float8 cannot represent it precisely enough (`feature_precision`).
         """
         regions, small = sample.regions, sample.small
         arrays = dict(regions.arrays())
@@ -109,7 +109,7 @@ class RegionOperations:
             raise DroppedError("feature_precision") from error
 
     def _kept_boxes(self, arrays: Mapping[str, NDArray[Any]]) -> NDArray[np.intp] | None:
-        """Return the numbers of the boxes to keep, in their order; None for all. Equal scores: the first boxes."""
+        """Return the indices of the boxes to keep, in order; None for all. For equal scores, the first are kept."""
         scores = arrays.get("object_scores")
         if scores is None or (self.min_score is None and self.max_boxes is None):
             return None
@@ -120,7 +120,7 @@ class RegionOperations:
 
 
 def cast_features(features: NDArray[Any], dtype: str) -> NDArray[Any]:
-    """Return features in another dtype; DroppedError where a finite value becomes infinite."""
+    """Return features in another dtype; DroppedError if a finite value becomes infinite."""
     if features.dtype == dtype:
         return features
     with np.errstate(over="ignore"):
@@ -131,7 +131,7 @@ def cast_features(features: NDArray[Any], dtype: str) -> NDArray[Any]:
 
 
 def missing_groups(fields: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
-    """Return the groups that `other` has and `fields` has not."""
+    """Return the groups that `other` has and `fields` does not have."""
     return [group for group, names in GROUPS.items() if names[0] in other and names[0] not in fields]
 
 

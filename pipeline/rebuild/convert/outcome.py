@@ -1,4 +1,4 @@
-"""What a conversion makes of its sources: arrays, names, fingerprint, and what `converted` says of it."""
+"""The result of a conversion: arrays, names, fingerprint, and the entry in `converted`."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from vilbert.pipeline.shards.selection.match import open_selections, require_the
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """What the samples of a conversion share."""
+    """Properties that all samples of a conversion share."""
 
     fields: dict[str, dict[str, Any]]
     """Arrays of a sample, as in dataset.json."""
@@ -34,15 +34,15 @@ class Outcome:
     images: bool
     """Whether samples have the bytes of their image."""
     added: list[list[str]]
-    """Groups of fields that each source gets from `--add-fields-from`."""
+    """Groups of fields that each source takes from `--add-fields-from`."""
     fingerprint: dict[str, Any]
-    """All that the regions depend on."""
+    """Everything that the regions depend on."""
     step: ConvertStep
-    """What is done to which content, see `DatasetInfo.converted`."""
+    """Operations and content of the sources, see `DatasetInfo.converted`."""
 
 
 def region_operations(settings: ConvertSettings) -> RegionOperations:
-    """Return the changes of regions that the settings ask for."""
+    """Return the operations on regions from the settings."""
     return RegionOperations(
         min_score=settings.min_score,
         max_boxes=settings.max_boxes,
@@ -53,10 +53,10 @@ def region_operations(settings: ConvertSettings) -> RegionOperations:
 
 
 def describe_outcome(settings: ConvertSettings, opened: OpenSources) -> Outcome:
-    """Return what the conversion makes of its sources.
+    """Return the result of the conversion.
 
     Raises:
-        RefusedError: The sources do not go together, or an operation needs a field that they lack.
+        RefusedError: The sources are incompatible, or an operation needs a field that they lack.
     """
     operations = region_operations(settings)
     descriptions = [source.description for source in opened.sources]
@@ -102,7 +102,7 @@ def _shape(field: Mapping[str, Any] | None) -> str:
 
 
 def _names(kind: str, descriptions: Sequence[SourceDescription], *, used: bool) -> tuple[str, ...]:
-    """Return the class or attribute names of all sources, which must be the same where a source has some."""
+    """Return the class or attribute names of all sources, which must be equal if several sources have names."""
     if not used:
         return ()
     lists = {names for one in descriptions if (names := getattr(one, f"{kind}_names"))}
@@ -116,9 +116,9 @@ def _has_images(description: SourceDescription) -> bool:
 
 
 def _regions_of(source: Source) -> dict[str, Any]:
-    """Return what the regions of a source depend on: of our data sets without the images that they are of.
+    """Return what the regions of a source depend on; for data sets, without the images.
 
-    Nobody knows which detector made a published file, so its content stands for it, unless the user names an origin.
+    The detector of a published file is unknown, so the content of the file is used unless the user states an origin.
     """
     description = source.description
     if description.format == "vilbert":
@@ -132,8 +132,8 @@ def _fingerprint(
 ) -> dict[str, Any]:
     """Return the fingerprint of the output.
 
-    It is that of the sources if they have the same one and no region is changed. Changes are facts of the extractor,
-    which training compares.
+    It is that of the sources if they have the same one and no region is changed. Changes become part of the extractor's
+    description, which training compares.
     """
     regions: list[dict[str, Any]] = []
     for one in map(_regions_of, opened.sources):
@@ -187,7 +187,7 @@ def _step(settings: ConvertSettings, opened: OpenSources) -> ConvertStep:
 
 
 def source_selections(settings: ConvertSettings, opened: OpenSources) -> dict[str, SelectionFile]:
-    """Return the files of `--selection` by the content of their source; RefusedError for one of no source."""
+    """Return the files of `--selection` by the content of their source; RefusedError if one matches no source."""
     files = open_selections(settings.selection)
     names = {source.content: place_name(place) for place, source in zip(settings.sources, opened.sources, strict=True)}
     require_their_data(files, names)
@@ -195,7 +195,7 @@ def source_selections(settings: ConvertSettings, opened: OpenSources) -> dict[st
 
 
 def source_entry(name: str, source: Source) -> ConvertedSource:
-    """Return what `DatasetInfo.converted` says of a source."""
+    """Return the entry of a source in `DatasetInfo.converted`."""
     description = source.description
     return {
         "name": name,
@@ -207,7 +207,7 @@ def source_entry(name: str, source: Source) -> ConvertedSource:
 
 
 def place_name(place: Place) -> str:
-    """Return a source's place as JSON can hold it, without credentials."""
+    """Return a source's location as a JSON string, without credentials."""
     return open_folder(place).name if isinstance(place, str) else os.fsencode(place).decode("utf-8", "backslashreplace")
 
 
@@ -220,7 +220,7 @@ def _file_hash(path: Path, option: str) -> str:
 
 
 def mixed_fingerprints(opened: OpenSources) -> str:
-    """Return in what the data sets among the sources were extracted differently; empty where in nothing."""
+    """Return the differences in extraction among the sources that are data sets; empty if there are none."""
     fields = [
         dataclasses.asdict(source.description)["fingerprint"]["fingerprint_fields"]
         for source in opened.sources
@@ -230,11 +230,11 @@ def mixed_fingerprints(opened: OpenSources) -> str:
 
 
 def nameless(step: ConvertStep) -> dict[str, Any]:
-    """Return a step without the places of its sources, which may be moved."""
+    """Return a step without the locations of its sources, which may change."""
     sources = [{name: value for name, value in source.items() if name != "name"} for source in step["sources"]]
     return {**step, "sources": sources}
 
 
 def described(outcome: Outcome) -> dict[str, Any]:
-    """Return what workers say of an outcome: the same wherever they find the same sources."""
+    """Return the workers' description of an outcome: equal if they read the same sources."""
     return {**outcome.fingerprint, "step": nameless(outcome.step)}

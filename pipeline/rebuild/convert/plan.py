@@ -1,11 +1,11 @@
 """The rows that a conversion writes, planned once and read by every worker.
 
-    DIR/.plan/rows.bin        int64 [rows]: a source row in each place of the output, with the reason why it is dropped
-    DIR/.plan/joined.sqlite   what is joined by image id, see `joined.py`
-    DIR/.plan/plan.json       written last: what the plan was made for, and where each shard begins
+    DIR/.plan/rows.bin        int64 [rows]: the source row of each position of the output, with the reason if dropped
+    DIR/.plan/joined.sqlite   values that are joined by image id, see `joined.py`
+    DIR/.plan/plan.json       written last: the request of the plan, and the first position of each shard
 
-Source rows are counted through all sources, one after the other. The plan is a function of the sources and the
-settings, so it may be deleted: the next run makes the same one. It is deleted when the data set is complete.
+Source rows are numbered consecutively through all sources. The plan is a function of the sources and the settings, so
+it may be deleted: the next run makes the same one. It is deleted when the data set is complete.
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ from vilbert.pipeline.shards.location.layout import PLAN_FOLDER
 from vilbert.pipeline.shards.storage.atomic import write_atomic
 
 SOURCES_FOLDER = "sources"
-"""In `.plan/`: indexes of published features."""
+"""Folder in `.plan/` with indexes of published features."""
 PLAN_FILE, ROWS_FILE, JOINED_FILE = "plan.json", "rows.bin", "joined.sqlite"
 FILES = tuple(f"{PLAN_FOLDER}/{name}" for name in (ROWS_FILE, JOINED_FILE, PLAN_FILE))
-"""In the order in which they are written."""
+"""Files of the plan in the order in which they are written."""
 _CHUNK = 1 << 20
 REASONS = (
     *("", "failed", "ids", "split", "where", "not_joined", "no_fields", "duplicate_image", "duplicate_id"),
     "selection",
 )
-"""Why a row is dropped, by the low byte of its entry in rows.bin; the first: it is kept."""
+"""Reasons why rows are dropped, by the low byte of their entry in rows.bin; the first one means kept."""
 
 
 @document
@@ -45,35 +45,35 @@ class Plan:
     """plan.json."""
 
     request: Digest
-    """Digest of the sources and settings that the plan is for."""
+    """Digest of the sources and settings of the plan."""
     rows: Count
-    """Rows of all sources."""
+    """Number of rows of all sources."""
     kept: Count
-    """Rows that are not dropped."""
+    """Number of rows that are not dropped."""
     dropped: Counts
-    """Rows by the reason for which they are dropped."""
+    """Number of dropped rows by reason."""
     starts: List[Count]
-    """First place of each shard."""
+    """First position of each shard."""
     base_rows: Count = 0
-    """Rows of the data set that is appended to."""
+    """Number of rows of the data set that is appended to."""
 
 
 class Part(NamedTuple):
-    """The places of a shard."""
+    """The positions of a shard."""
 
     places: NDArray[np.int64]
-    """[kept] places in the plan, ascending."""
+    """[kept] positions in the plan, ascending."""
     rows: NDArray[np.int64]
     """[kept] source rows."""
     dropped: dict[str, int]
-    """Number of other places by reason."""
+    """Number of dropped positions by reason."""
 
 
 class PlannedRows:
     """An opened plan. Rows are mapped, not read: memory does not depend on their number."""
 
     def __init__(self, directory: Path) -> None:
-        """Open the plan in a folder that holds `.plan/`; ShardError where it is damaged."""
+        """Open the plan in a folder with `.plan/`; ShardError if it is damaged."""
         self.plan = read_plan(directory)
         path = directory / PLAN_FOLDER / ROWS_FILE
         try:
@@ -87,7 +87,7 @@ class PlannedRows:
             ) from error
 
     def part(self, start: int, stop: int) -> Part:
-        """Return the places [start, stop)."""
+        """Return the positions [start, stop)."""
         entries = np.array(self._rows[start:stop])
         codes = entries & 0xFF
         kept = codes == 0
@@ -96,12 +96,12 @@ class PlannedRows:
         return Part(start + np.flatnonzero(kept), entries[kept] >> 8, dropped)
 
     def kept_rows(self) -> Iterator[NDArray[np.int64]]:
-        """Yield the source rows that are kept, in pieces, in the order of their places."""
+        """Yield the kept source rows in pieces, in the order of their positions."""
         for start in range(0, self.plan.rows, _CHUNK):
             yield self.part(start, start + _CHUNK).rows
 
     def spread(self, count: int) -> list[int]:
-        """Return at most `count` kept places, spread over all."""
+        """Return at most `count` kept positions, spread evenly."""
         places = set()
         for start in np.linspace(0, self.plan.rows, count, endpoint=False).astype(int).tolist():
             for begin in range(start, self.plan.rows, _CHUNK):
@@ -117,7 +117,7 @@ class PlannedRows:
 
 
 def read_plan(directory: Path) -> Plan:
-    """Return the plan.json of a folder that holds `.plan/`; ShardError if it is missing or damaged."""
+    """Return the plan.json of a folder with `.plan/`; ShardError if it is missing or damaged."""
     path = directory / PLAN_FOLDER / PLAN_FILE
     try:
         return from_json(Plan, decode_json(path.read_bytes()))
@@ -128,7 +128,7 @@ def read_plan(directory: Path) -> Plan:
 
 
 def find_plan(folder: Folder, request: str) -> Plan | None:
-    """Return the plan that a folder has for this request; None where it has to be made."""
+    """Return the folder's plan for this request; None if it does not exist."""
     with folder.local([FILES[-1]]) as directory:
         try:
             plan = read_plan(directory)
@@ -142,7 +142,7 @@ def make_plan(folder: Folder, build: Callable[[Path], Plan]) -> Plan:
 
     Args:
         folder: The output folder.
-        build: Writes rows.bin and joined.sqlite into the folder that it is given.
+        build: Writes rows.bin and joined.sqlite into its argument, a folder.
     """
     with folder.building() as directory:
         home = directory / PLAN_FOLDER
@@ -178,14 +178,14 @@ def order_rows(
 ) -> tuple[int, ...]:
     """Write rows.bin and return the first place of each shard.
 
-    In the order of the sources, a dropped row stands where it was. Shuffled rows, and rows by split, are followed by
-    the dropped ones, which the last shard counts.
+    In the order of the sources, a dropped row keeps its position. Shuffled rows, and rows by split, are followed by the
+    dropped rows, which are counted in the last shard.
 
     Args:
         path: The file to write.
-        codes: [rows] place in `REASONS` of each source row.
-        shard_size: Kept rows of a shard.
-        shuffle_seed: Seed of the order; None for that of the sources.
+        codes: [rows] index in `REASONS` of each source row.
+        shard_size: Kept rows per shard.
+        shuffle_seed: Seed of the order; None for the order of the sources.
         splits: [rows] number of each row's split, for shards of one split each.
         split_names: Names of the splits by number.
     """
@@ -226,7 +226,7 @@ def _in_order(entries: NDArray[np.int64], codes: NDArray[np.uint8], shard_size: 
 
 
 def _by_split(counts: NDArray[np.intp], shard_size: int) -> tuple[int, ...]:
-    """Return the first place of each shard where the rows of each split stand together."""
+    """Return the first position of each shard if rows are grouped by split."""
     starts: list[int] = []
     begin = 0
     for count in counts.tolist():

@@ -50,14 +50,14 @@ def plan_rows(
     Args:
         home: An empty folder.
         sources: The sources, in order.
-        settings: What to do.
-        request: Digest that names the plan.
+        settings: Settings of the command.
+        request: Digest that identifies the plan.
         donor: The source of `--add-fields-from`.
-        lacking: Which sources get fields from it.
-        existing: The data set that is appended to; its keys may not come again.
+        lacking: Which sources take fields from it.
+        existing: The data set that is appended to; its keys must not be repeated.
 
     Raises:
-        RefusedError: The settings do not fit the sources.
+        RefusedError: The settings do not match the sources.
         ShardError: Two samples have the same id, or nothing is kept.
     """
     donor_keys = () if donor is None else _keys(donor)
@@ -77,7 +77,7 @@ def _keys(source: Source) -> Iterator[tuple[str, int]]:
 
 
 class _Pass:
-    """One pass over all rows, and what it finds."""
+    """One pass over all rows, and its results."""
 
     def __init__(self, home: Path, sources: Sequence[Source], settings: ConvertSettings, joined: Joined) -> None:
         self._home, self._sources, self._settings, self._joined = home, sources, settings, joined
@@ -96,7 +96,7 @@ class _Pass:
         self._logged = time.monotonic()
 
     def run(self, existing: Source | None, lacking: Sequence[bool]) -> None:
-        """Read what is needed of every row."""
+        """Read the keys and, if needed, the metadata of every row."""
         if self._is_identity(existing):
             return
         self._keys = KeyHashes(self._home / "keys")
@@ -115,14 +115,14 @@ class _Pass:
         self._drop_repeated(base)
 
     def _selected(self, source: Source) -> NDArray[np.bool_] | None:
-        """Return which rows of a source `--selection` has; None where no file is of this source."""
+        """Return which rows of a source are in `--selection`; None if no file belongs to this source."""
         if not isinstance(source, DatasetSource | BakedColumns):
             return None
         file = self._selection.files.get(source.content)
         return None if file is None else source.selected_rows(file)
 
     def _is_identity(self, existing: Source | None) -> bool:
-        """Return whether nothing can be dropped and no key can be there twice: one data set of ours, kept whole."""
+        """Return whether no row can be dropped and no key repeated: a single data set that is kept completely."""
         chosen = self._selection
         selects = chosen.needs_metadata or chosen.ids is not None or chosen.add_fields or bool(chosen.files)
         ours = len(self._sources) == 1 and self._sources[0].description.format == "vilbert"
@@ -147,7 +147,7 @@ class _Pass:
         lacks: bool,
         selected: NDArray[np.bool_] | None,
     ) -> None:
-        """Decide on a batch of rows, all but repeated keys."""
+        """Decide on a batch of rows, except for repeated keys."""
         new_fields = self._new_fields(batch)
         donor_rows: dict[str, int] = {}
         if lacks:
@@ -191,7 +191,7 @@ class _Pass:
         return found
 
     def _reason(self, entry: Scanned, new_fields: dict[str, dict[str, Any]], row: int) -> str:
-        """Return why a sample is dropped by its own metadata; empty where it is kept."""
+        """Return the reason why a sample is dropped by its own metadata; empty if it is kept."""
         metadata, chosen = entry.metadata, self._selection
         if metadata is None:
             return ""
@@ -279,7 +279,7 @@ class _Pass:
         )
 
     def _check(self, kept: int, dropped: dict[str, int]) -> None:
-        """Raise where nothing is kept, or a file of ids names no image at all; warn where it names some that lack."""
+        """Raise an error if nothing is kept or no id of a file exists; warn if some ids do not exist."""
         if self._selection.ids is not None and (absent := len(self._found_ids) - int(self._found_ids.sum())):
             logger.warning("--ids: %s of %s ids are in no source", f"{absent:,}", f"{len(self._found_ids):,}")
         if self._selection.joins and not self._met_joined:
@@ -292,7 +292,7 @@ class _Pass:
             raise ShardError(f"no row is left, so nothing is written: {reasons or 'the sources have no rows'} dropped")
 
     def close(self) -> None:
-        """Release and delete what only the pass needs."""
+        """Close and delete the temporary files of the pass."""
         self._joined.close()
         for name in ("codes.npy", "splits.npy"):
             (self._home / name).unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""What decides by itself whether a row of the sources is kept: ids, splits, an expression, and what they need."""
+"""Criteria that decide for each row by itself whether it is kept: ids, splits, an expression, and what they need."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from vilbert.pipeline.shards.selection.match import open_selections
 
 @dataclass(frozen=True, kw_only=True)
 class Selection:
-    """What decides by itself whether a row is kept."""
+    """Criteria that decide for each row by itself whether it is kept."""
 
     files: Mapping[str, SelectionFile]
     """Files of `--selection` by the content of their data set."""
@@ -37,17 +37,17 @@ class Selection:
     add_fields: bool
     one_split_per_shard: bool
     by_image: bool
-    """Whether images are told apart by their SHA-256."""
+    """Whether images are identified by their SHA-256."""
 
     @property
     def decides_by_metadata(self) -> bool:
-        """Whether a row needs metadata to be kept; a failed row has none."""
+        """Whether the decision needs metadata, which failed rows do not have."""
         chosen = self.splits is not None or self.where is not None
         return chosen or self.drop_unjoined or self.one_split_per_shard
 
     @property
     def needs_metadata(self) -> bool:
-        """Whether metadata is read, not the keys alone."""
+        """Whether metadata is read in addition to the keys."""
         return self.decides_by_metadata or self.joins or self.by_image
 
 

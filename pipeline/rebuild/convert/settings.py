@@ -15,7 +15,7 @@ from vilbert.pipeline.shards.location.place_option import PlaceOption
 from vilbert.settings import NonNegativeFloat, PositiveInt, Seed, ShardSize, Share, validated
 
 Group = Literal["objects", "classes", "attributes", "object_boxes", "images"]
-"""What a data set may have or not: two arrays each, or the bytes of the images."""
+"""Optional parts of a data set: two arrays each, or the bytes of the images."""
 
 
 @validated
@@ -125,7 +125,7 @@ class ConvertSettings:
             raise ValueError("--ray-address and --dashboard require --backend ray")
 
     def _require_outside(self) -> None:
-        """Raise ValueError where the output is a source, by any path, or lies inside one."""
+        """Raise ValueError if the output is a source, by any path, or is inside one."""
         for source in self.sources:
             if not isinstance(source, Path) or not isinstance(self.output, Path):
                 same, inside = source == self.output, False
@@ -143,7 +143,7 @@ class ConvertSettings:
         return 0.0
 
     def region_operations(self) -> dict[str, Any]:
-        """Return what changes the regions, as JSON values; without what does nothing."""
+        """Return the operations on regions as JSON values, without those that have no effect."""
         operations = {
             "max_boxes": self.max_boxes,
             "min_score": self.min_score,

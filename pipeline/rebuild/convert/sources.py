@@ -21,17 +21,17 @@ from vilbert.pipeline.shards.storage.closing import Closing
 
 
 def open_source(place: Place, settings: ConvertSettings, *, verify: bool = True, scratch: Path | None = None) -> Source:
-    """Open a data set of ours, or a file of published features.
+    """Open a data set, or a file of published features.
 
     Args:
-        place: Where it lies.
+        place: Its location.
         settings: How published features are read.
         verify: Whether the SHA-256 of shards is compared before a sample is used.
-        scratch: Folder for indexes of published features, which other processes find there.
+        scratch: Folder for indexes of published features, shared with other processes.
 
     Raises:
         RefusedError: It is a URL without a data set.
-        ShardError: It is no source, or damaged.
+        ShardError: It is not a source, or is damaged.
     """
     importing = dataclasses.replace(settings.importing, scratch=scratch)
     return open_features(place, settings.source_format, importing, verify=verify)
@@ -41,9 +41,9 @@ class OpenSources(Closing):
     """The sources of a conversion, opened for one thread."""
 
     def __init__(self, settings: ConvertSettings, *, verify: bool = True) -> None:
-        """Open all sources, and that of `--add-fields-from`.
+        """Open all sources, and the source of `--add-fields-from`.
 
-        Indexes of published features lie beside the plan while there is one: each process would make its own.
+        If there is a plan, indexes of published features are stored beside it; otherwise each process makes its own.
 
         Args:
             settings: Names of the sources.
@@ -66,7 +66,7 @@ class OpenSources(Closing):
 
     @staticmethod
     def _baked(place: Place, source: Source, settings: ConvertSettings, verify: bool) -> Source:
-        """Return a source with the columns that are asked for in its samples."""
+        """Return a source with the requested columns in its samples."""
         if not settings.columns:
             return source
         if not isinstance(source, DatasetSource):
@@ -79,7 +79,7 @@ class OpenSources(Closing):
 
 
 def _require_use(settings: ConvertSettings, sources: Sequence[Source]) -> None:
-    """Raise RefusedError for options of published features where all sources are data sets."""
+    """Raise RefusedError for options of published features if all sources are data sets."""
     if any(source.description.format != "vilbert" for source in sources):
         return
     given = [] if settings.source_format is None else ["--source-format"]

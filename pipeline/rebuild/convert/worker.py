@@ -1,4 +1,4 @@
-"""One worker of a conversion: places of the plan in, a finished shard out. The same with Ray and without."""
+"""A worker of a conversion, which makes a shard from positions of the plan, with Ray or without."""
 
 from __future__ import annotations
 
@@ -36,23 +36,23 @@ from vilbert.pipeline.shards.storage.raw import RawRun, RawSample
 from vilbert.pipeline.shards.storage.writer import Layout, ShardWriter
 
 BATCH = 256
-"""Rows whose joined values are looked up together."""
+"""Number of rows whose joined values are looked up together."""
 
 Outcome = Sample | RawSample | RawRun | FailureRow | str
-"""What a row becomes, or several together; text is the reason why it is dropped."""
+"""The result of one or several rows; a string is the reason why a row is dropped."""
 
 
 class ConvertWorker:
     """Reads rows of the sources and writes shards. Its methods may be called from several threads."""
 
     def __init__(self, settings: ConvertSettings, *, scratch: Path | None = None, plan: Path | None = None) -> None:
-        """Take the settings.
+        """Store the settings.
 
         Args:
-            settings: What to convert.
-            scratch: Of a dry run: the folder that takes the shards in place of the output folder. The SHA-256 of the
-                sources' shards is not compared then: a dry run needs few rows of many shards and would read them all.
-            plan: Folder that holds `.plan/`, if it is not the output folder.
+            settings: Settings of the command.
+            scratch: For a dry run, the folder for the shards instead of the output folder. The SHA-256 of the sources'
+                shards is then not compared: a dry run needs few rows of many shards and would read them all.
+            plan: Folder with `.plan/`, if it is not the output folder.
         """
         self._verify = scratch is None
         self._settings = settings
@@ -67,7 +67,7 @@ class ConvertWorker:
         self._beats = 1
 
     def start(self) -> Description:
-        """Open the sources and return what is made of them. Raises what `describe_outcome` raises."""
+        """Open the sources and return the description of the result. Raises what `describe_outcome` raises."""
         opened = OpenSources(self._settings, verify=self._verify)
         self._outcome = outcome = describe_outcome(self._settings, opened)
         self._fingerprint = fingerprint_digest(outcome.fingerprint)
@@ -82,9 +82,9 @@ class ConvertWorker:
             and "images" not in self._settings.drop_fields
             for source, groups in zip(opened.sources, outcome.added, strict=True)
         ]
-        """Whether the stored bytes of each source's samples are those of the output."""
+        """Whether each source's stored bytes can be copied to the output."""
         self._completes = joins or any(outcome.added)
-        """Whether samples get something from other files, so that each is looked at."""
+        """Whether samples take values from other files, so that each is decoded."""
         return Description(
             fingerprint=described(outcome),
             feature_dim=int(outcome.fields["features"]["shape"][1]),
@@ -95,7 +95,7 @@ class ConvertWorker:
         )
 
     def make_shard(self, shard: int, rows: tuple[int, int], retry: bool = False) -> ShardDone:
-        """Write the shard of the rows [start, stop) of the data set and return what it holds."""
+        """Write the shard of the rows [start, stop) of the data set and return its content."""
         begun = time.monotonic()
         with ExitStack() as stack:
             opened = stack.enter_context(self.opened())
@@ -129,7 +129,7 @@ class ConvertWorker:
         return ShardDone(record, time.monotonic() - begun, 0.0)
 
     def try_rows(self, rows: Sequence[int]) -> list[Sample | FailureRow]:
-        """Return what some rows become that are not dropped, and write nothing."""
+        """Return the results of some rows that are not dropped, without writing them."""
         made = []
         with self.opened() as opened:
             base = opened.planned.plan.base_rows
@@ -140,11 +140,11 @@ class ConvertWorker:
         return made
 
     def pulse(self) -> Pulse:
-        """Return a sign of life."""
+        """Return the worker's heartbeat."""
         return Pulse(sum(self._rows_done.copy().values()), self._beats)
 
     def stop(self, *, hung: bool = False) -> None:
-        """Let every `make_shard` under way leave with StoppedError at its next row."""
+        """Make every running `make_shard` raise StoppedError at its next row."""
         self._stop.set()
         with self._lock:
             idle, self._idle = self._idle, []
@@ -152,12 +152,12 @@ class ConvertWorker:
             opened.close()
 
     def is_preparing(self) -> bool:
-        """Return False: no thread works apart from those of `make_shard`."""
+        """Return False: the only threads are those of `make_shard`."""
         return False
 
     @contextmanager
     def opened(self) -> Iterator[Opened]:
-        """Give sources and a plan that no other thread uses."""
+        """Provide sources and a plan that no other thread uses."""
         with self._lock:
             opened = self._idle.pop() if self._idle else None
         opened = opened or Opened(OpenSources(self._settings, verify=self._verify))
@@ -182,7 +182,7 @@ class ConvertWorker:
         return (*layout, ("image", (), "uint8")) if self._outcome.images else layout
 
     def _outcomes(self, opened: Opened, part: Part, *, copies: bool = True) -> Iterator[Outcome]:
-        """Yield what each kept row becomes, in order."""
+        """Yield the result of each kept row, in order."""
         for start in range(0, len(part.rows), BATCH):
             read = self._read(opened, part.rows[start : start + BATCH], copies=copies)
             if not self._completes:
@@ -204,7 +204,7 @@ class ConvertWorker:
         fields: Mapping[str, dict[str, Any]],
         donor_rows: Mapping[str, int],
     ) -> Outcome:
-        """Return a row with what other files know of its image."""
+        """Return a row with the values of other files for its image."""
         if isinstance(outcome, FailureRow):
             return outcome
         new = fields.get(_image_id(outcome))
@@ -238,9 +238,9 @@ class ConvertWorker:
     def _read(
         self, opened: Opened, rows: NDArray[np.int64], *, copies: bool
     ) -> Iterator[tuple[int, Sample | RawSample | RawRun | FailureRow]]:
-        """Yield (number of the source, row) of source rows, consecutive ones by one call.
+        """Yield (index of the source, row) of source rows; consecutive rows are read with one call.
 
-        Rows of which nothing changes come as runs where the storage allows it.
+        Unchanged rows are returned as runs if the storage allows it.
         """
         sources = np.searchsorted(opened.starts, rows, side="right") - 1
         runs = np.flatnonzero((np.diff(rows) != 1) | (np.diff(sources) != 0)) + 1
@@ -260,7 +260,7 @@ class ConvertWorker:
 
 
 class Opened:
-    """Sources, and the plan once it is needed."""
+    """Sources, and the plan, which is opened when it is needed."""
 
     def __init__(self, sources: OpenSources) -> None:
         self.sources = sources
@@ -271,12 +271,12 @@ class Opened:
 
     @property
     def planned(self) -> PlannedRows:
-        """The plan, which is open."""
+        """The open plan."""
         assert self._planned is not None
         return self._planned
 
     def open_plan(self, settings: ConvertSettings, plan: Path | None) -> None:
-        """Open the plan in a folder, by default that of the output."""
+        """Open the plan in a folder, by default the output folder."""
         if self._planned is None:
             directory = plan
             if directory is None:
