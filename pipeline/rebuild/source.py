@@ -39,17 +39,17 @@ class Source(Protocol):
 
     @property
     def rows(self) -> int:
-        """Number of rows: what `read` yields in all."""
+        """Number of rows that `read` yields in total."""
 
     @property
     def content(self) -> str:
-        """Hex SHA-256 that names the content: of our data sets that of the records, of a file that of all its rows.
+        """Hex SHA-256 that identifies the content: for data sets that of the records, for a file that of all rows.
 
-        A file of published features is read whole for it, once.
+        For this, a file of published features is read completely, once.
         """
 
     def read(self, start: int, stop: int) -> Iterator[Sample | FailureRow]:
-        """Yield the rows [start, stop) in the order of the source, each a sample or the reason why it is none.
+        """Yield the rows [start, stop) in the order of the source, each a sample or the reason why it has none.
 
         The time does not depend on `start`: formats without an index are indexed when they are opened.
 
@@ -68,12 +68,12 @@ class Source(Protocol):
 
 
 class Scanned(NamedTuple):
-    """What planning needs of a sample."""
+    """The part of a sample that planning needs."""
 
     key: str
     """See `shards.keys.sample_key`."""
     metadata: dict[str, Any] | None
-    """The object of KEY.json, width, height and num_boxes included; None where it was not asked for."""
+    """The object of KEY.json, including width, height and num_boxes; None if it was not requested."""
 
 
 @runtime_checkable
@@ -85,11 +85,11 @@ class ScannableSource(Protocol):
 
 
 def scan_source(source: Source, *, metadata: bool) -> Iterator[Scanned | FailureRow]:
-    """Yield what planning needs of every row of a source, in order.
+    """Yield the part of every row of a source that planning needs, in order.
 
     Args:
-        source: The source; one that cannot list its samples is read whole.
-        metadata: Whether the metadata is needed, or the keys alone.
+        source: The source; if it cannot list its samples, it is read completely.
+        metadata: Whether the metadata is needed, or only the keys.
     """
     if isinstance(source, ScannableSource):
         yield from source.scan(0, source.rows, metadata=metadata)

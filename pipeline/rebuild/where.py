@@ -29,21 +29,21 @@ MAX_DEPTH = 40
 MAX_NUMBER = 2**63
 """Largest integer of an expression or of a result."""
 ALIASES = {"n_boxes": "num_boxes"}
-"""Other names of columns."""
+"""Aliases of columns."""
 
 Row = Mapping[str, Any]
 _Evaluate = Callable[[Row], Any]
 
 
 class WhereError(ValueError):
-    """An expression that is refused, or that has no value for a sample; says which part and why."""
+    """An expression that is refused or has no value for a sample; the message names the part and the reason."""
 
 
 class Where(NamedTuple):
-    """An expression that was checked."""
+    """A checked expression."""
 
     text: str
-    """As it was given."""
+    """The text of the expression."""
     columns: frozenset[str]
     """Columns that it reads."""
     evaluate: _Evaluate
@@ -71,10 +71,10 @@ class Where(NamedTuple):
 
 
 def parse_where(text: str) -> Where:
-    """Check an expression and return it.
+    """Parse and check an expression.
 
     Raises:
-        WhereError: It is no expression, or has something that is not in the list above.
+        WhereError: It is not an expression, or contains something that is not in the list above.
     """
     if len(text) > MAX_CHARACTERS:
         raise WhereError(
@@ -161,7 +161,7 @@ def _field(compiler: _Compiler, node: ast.Attribute, depth: int) -> _Evaluate:
 
 
 def _absent(row: Row, known: Mapping[str, Any], part: str, what: str, name: str) -> WhereError:
-    """Return the error for a name that an image does not have; known: the names that it has in this place."""
+    """Return the error for a name that an image does not have; known: the names that exist there."""
     near, names = did_you_mean(name.rpartition(".")[2], known), ", ".join(sorted(known))
     return WhereError(
         f"--where: {part}image {row.get('image_id')!r:.80} has no {what}{near}; it has {names:.300}. "
@@ -175,7 +175,7 @@ def _list(compiler: _Compiler, node: ast.List | ast.Tuple, depth: int) -> _Evalu
 
 
 class _Literals(tuple[Any, ...]):
-    """A list that is written in the expression: `in` compares with each item as a whole."""
+    """A list literal in the expression: `in` compares with each item as a whole."""
 
 
 def _both(compiler: _Compiler, node: ast.BoolOp, depth: int) -> _Evaluate:
@@ -321,7 +321,7 @@ def _call(compiler: _Compiler, node: ast.Call, depth: int) -> _Evaluate:
 
 
 def _has(row: Row, column: str) -> bool:
-    """Say whether a sample has a column, or where that is no column of it, the field behind the dot."""
+    """Return whether a sample has a column or, if the name has a dot and is not a column, the field after the dot."""
     name, _, field = column.partition(".")
     return column in row or (bool(field) and name in row and isinstance(row[name], Mapping) and field in row[name])
 

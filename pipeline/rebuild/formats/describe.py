@@ -1,4 +1,4 @@
-"""A file of published features as JSON values, and those as the lines that a person reads."""
+"""The description of a file of published features, as JSON values and as lines of text."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ _LABEL = 12
 
 
 def describe_published(path: Path) -> dict[str, Any] | None:
-    """Return what a file or folder of published features is, as JSON values; None where no format is recognised.
+    """Return a description of a file or folder of published features, as JSON values; None if its format is unknown.
 
-    `problem` is there where it cannot be imported as it is, and then nothing is known beyond its format.
+    If it cannot be imported with these options, the description has `problem` and nothing else except the format.
     """
     name = detect_format(path)
     if name is None:

@@ -1,4 +1,4 @@
-"""Which format a published file is of, by its content; and its `Source`."""
+"""Detect the format of a published file by its content, and open it as a `Source`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from vilbert.plugins import PluginError
 
 
 def detect_format(path: Path) -> str | None:
-    """Return the name of the format whose importer recognises a file or folder; None where none does."""
+    """Return the name of the format whose importer recognises a file or folder; None if none does."""
     for name in FORMATS:
         try:
             importer = find_format(name).load_importer()
@@ -27,14 +27,13 @@ def open_published(path: Path, format: str | None = None, options: ImportOptions
 
     Args:
         path: The file or folder.
-        format: Name of its format; None recognises it by its content.
-        options: What the file does not say of itself.
+        format: Name of its format; None: detected from its content.
+        options: Facts that the file does not contain.
 
     Raises:
         MissingError: The path does not exist.
-        ShardError: Its format is not known or cannot be imported, or it is damaged, hostile
-            or empty.
-        PluginError: The format is that of a package that cannot be imported.
+        ShardError: Its format is unknown or cannot be imported, or it is damaged, hostile or empty.
+        PluginError: The format belongs to a package that cannot be imported.
     """
     if not path.exists():
         raise MissingError(f"{path}: no such file or folder")
@@ -62,7 +61,7 @@ def unrecognised(path: Path) -> ShardError:
 
 
 def importable() -> list[str]:
-    """Return the names of the formats that can be imported; those of packages that fail to import are left out."""
+    """Return the names of the formats that can be imported, except those of packages that fail to import."""
     names = []
     for name in FORMATS:
         try:
@@ -78,7 +77,7 @@ def load_importer(name: str) -> Importer:
 
     Raises:
         ShardError: The format cannot be imported.
-        PluginError: There is no such format.
+        PluginError: The format does not exist.
     """
     importer = find_format(name).load_importer()
     if importer is None:
@@ -89,10 +88,10 @@ def load_importer(name: str) -> Importer:
 
 
 def find_format(name: str) -> FormatSpec:
-    """Return a format's own facts.
+    """Return the `FormatSpec` of a format.
 
     Raises:
-        PluginError: There is no such format, or what a package offers under its name is no `FormatSpec`.
+        PluginError: The format does not exist, or a package provides something else under its name.
     """
     spec = FORMATS.load(name)
     if not isinstance(spec, FormatSpec):

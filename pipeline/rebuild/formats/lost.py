@@ -18,12 +18,12 @@ PARTS = {
     "attribute_scores": "attribute scores",
     "image": "the images themselves",
 }
-"""What a sample may have or not, by the name that `FormatSpec.lost` takes, and for people."""
+"""Optional parts of a sample by their name in `FormatSpec.lost`, with their text for users."""
 _OWN = ("image_id", "captions", "split")
 
 
 def parts_of(sample: Sample) -> set[str]:
-    """Return the names in `PARTS` of what a sample has."""
+    """Return the names in `PARTS` of the parts that a sample has."""
     found = PARTS.keys() & sample.regions.arrays().keys()
     found |= {name for name in ("captions", "split") if sample.meta.get(name)}
     if sample.meta.keys() - set(_OWN):
@@ -34,11 +34,11 @@ def parts_of(sample: Sample) -> set[str]:
 
 
 def lost_lines(lost: Iterable[str], found: set[str]) -> list[str]:
-    """Return what an export leaves out: the parts that samples have, and whatever else the format says.
+    """Return what an export cannot store: parts that samples have, and the other texts of the format.
 
     Args:
-        lost: `FormatSpec.lost`: names in `PARTS`, and texts that hold for every data set.
-        found: What some sample has.
+        lost: `FormatSpec.lost`: names in `PARTS`, and texts that apply to every data set.
+        found: Names of the parts that at least one sample has.
     """
     parts = [PARTS[name] for name in PARTS if name in (*lost, "image") and name in found]
     return [*parts, *(text for text in lost if text not in PARTS)]

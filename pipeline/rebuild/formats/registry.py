@@ -1,7 +1,7 @@
 """The formats of published features by name. docs/extending/format.md shows how a package adds one.
 
-A `FormatSpec` holds what is known of a format without importing its libraries. Files are recognised by their content,
-never by their name alone.
+A `FormatSpec` describes a format without importing its libraries. Files are recognised by their content, never only by
+their name.
 """
 
 from __future__ import annotations
@@ -84,29 +84,29 @@ class Importer(Protocol):
     """Reads one format."""
 
     def detect(self, path: Path) -> bool:
-        """Return whether the file or folder is of this format, by a few bytes of its content; never raise for others'
+        """Return whether the file or folder has this format, from a few bytes of its content; never raise for other
         files."""
 
     def open(self, path: Path, options: ImportOptions) -> Source:
         """Open a file or folder.
 
         Raises:
-            ShardError: It is damaged, hostile or empty; the message names the file.
+            ShardError: The file is damaged, hostile or empty; the message names it.
         """
 
 
 class ExportWriter(Protocol):
-    """A file of features that is being written. Left without `finish`, nothing of it remains."""
+    """A file of features that is being written. Without `finish`, it is deleted."""
 
     def add(self, sample: Sample) -> None:
         """Append a sample.
 
         Raises:
-            ShardError: The format cannot hold it.
+            ShardError: The format cannot store it.
         """
 
     def finish(self) -> None:
-        """Make the file complete under its name."""
+        """Complete the file and rename it to its final name."""
 
     def __enter__(self) -> Self: ...
 
@@ -119,26 +119,26 @@ class Exporter(Protocol):
     """Writes one format."""
 
     def create(self, path: Path, description: SourceDescription) -> ExportWriter:
-        """Begin a file or folder of samples that are as described.
+        """Create a file or folder for samples of this description.
 
         Raises:
-            ShardError: The format needs a field that the samples do not have; it names the field.
+            ShardError: The format needs a field that the samples do not have; the message names it.
         """
 
 
 @dataclass(frozen=True, kw_only=True)
 class FormatSpec:
-    """A format's own facts, in a module that imports nothing heavy."""
+    """Description of a format, in a module that imports nothing heavy."""
 
     summary: str
     """One line of help: which tools write these files."""
     importer: Callable[[], Importer] | str | None = None
-    """Makes the importer, or `module:attribute` that does; None where files of it cannot be imported."""
+    """Function that builds the importer, or its `module:attribute`; None if the format cannot be imported."""
     exporter: Callable[[], Exporter] | str | None = None
-    """Makes the exporter, or `module:attribute` that does; None where files of it cannot be exported."""
+    """Function that builds the exporter, or its `module:attribute`; None if the format cannot be exported."""
     lost: tuple[str, ...] = ()
-    """What of a data set an export cannot hold: names in `lost.PARTS`, which are shown where the data set has them, and
-    texts for people."""
+    """What an export cannot store: names in `lost.PARTS`, which are shown if the data set has them, and texts for
+    users."""
 
     def load_importer(self) -> Importer | None:
         """Import and return the importer."""

@@ -5,8 +5,8 @@ The head is a safetensors file of one of two layouts, both in float:
     weight [1, D], bias [1]                      one linear layer, as LAION's first predictors
     layers.N.weight [O, I], layers.N.bias [O]    several, in the order of N, as LAION's predictor "sac+logos+ava1"
 
-D is the width of the model's embeddings. Between the layers is what the file's metadata says under `activation`: `none`
-(the default, as LAION trained its heads) or `relu`.
+D is the width of the model's embeddings. The activation between the layers is `activation` in the file's metadata:
+`none` (the default, as in LAION's heads) or `relu`.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ MAX_HEAD_BYTES = 1 << 30
 
 
 class Head(NamedTuple):
-    """Layers that turn an embedding into one number."""
+    """Layers that map an embedding to one number."""
 
     layers: list[tuple[NDArray[np.float64], NDArray[np.float64]]]
     """Weight [O, I] and bias [O] of each."""
@@ -56,7 +56,7 @@ def read_head(path: Path) -> Head:
     """Read a head.
 
     Raises:
-        RefusedError: The file is not there, is no safetensors file, or has another layout.
+        RefusedError: The file does not exist, is not a safetensors file, or has another layout.
     """
     from safetensors import SafetensorError, safe_open
 
@@ -82,7 +82,7 @@ def _known(activation: str) -> str:
 
 
 def _layers(tensors: dict[str, NDArray[Any]]) -> list[tuple[NDArray[np.float64], NDArray[np.float64]]]:
-    """Return the layers in their order; ValueError where they are no chain that ends in one number."""
+    """Return the layers in order; ValueError if they are not a chain that ends in one number."""
     if set(tensors) == {"weight", "bias"}:
         prefixes = [""]
     else:
@@ -107,7 +107,7 @@ def _layers(tensors: dict[str, NDArray[Any]]) -> list[tuple[NDArray[np.float64],
 
 
 class AestheticScore:
-    """The field `aesthetic`, in the units of the head: LAION's give about 1 to 10."""
+    """The field `aesthetic`, in the units of the head: about 1 to 10 for LAION's heads."""
 
     needs_images = True
     uses_model = True
@@ -123,7 +123,7 @@ class AestheticScore:
         self._path = settings.aesthetic_head
 
     def fingerprint(self) -> dict[str, Any]:
-        """Return what embeddings depend on, and the hash of the head."""
+        """Return everything that embeddings depend on, and the hash of the head."""
         return {**self._model.facts, "head_sha256": self._sha256, "version": 1}
 
     def score(self, samples: Sequence[Scored]) -> list[dict[str, Any]]:

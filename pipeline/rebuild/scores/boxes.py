@@ -15,14 +15,14 @@ DIGITS = 6
 
 
 class BoxScore:
-    """Number of boxes, their scores, what share of the image they cover, and how mixed their classes are."""
+    """Number of boxes, their scores, the fraction of the image that they cover, and the entropy of their classes."""
 
     needs_images = False
     uses_model = False
     fields = ("boxes", "score_mean", "score_max", "coverage", "objects", "object_entropy")
 
     def __init__(self, settings: object) -> None:
-        """Take the settings of the command, of which none is used."""
+        """Accept the settings of the command, which are not used."""
 
     def fingerprint(self) -> dict[str, Any]:
         """Return the version of the method."""
@@ -48,10 +48,10 @@ def _fields(sample: Scored) -> dict[str, Any]:
 
 
 def coverage(boxes_xyxy: NDArray[np.float32], width: int, height: int) -> float:
-    """Return the share of an image's area that lies in at least one box.
+    """Return the fraction of an image's area that is covered by at least one box.
 
     Args:
-        boxes_xyxy: [N, 4] in pixels; parts outside of the image do not count.
+        boxes_xyxy: [N, 4] in pixels; parts outside the image do not count.
         width: Pixels of the image.
         height: Pixels of the image.
     """

@@ -11,14 +11,14 @@ DIGITS = 6
 
 
 class CaptionScore:
-    """How many captions a sample has, and how long they are in words (separated by white space) and characters."""
+    """Number of captions, and their lengths in words (separated by white space) and characters."""
 
     needs_images = False
     uses_model = False
     fields = ("captions", "words_min", "words_mean", "words_max", "characters_mean")
 
     def __init__(self, settings: object) -> None:
-        """Take the settings of the command, of which none is used."""
+        """Accept the settings of the command, which are not used."""
 
     def fingerprint(self) -> dict[str, Any]:
         """Return the version of the method."""

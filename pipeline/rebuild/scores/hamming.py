@@ -1,9 +1,10 @@
-"""Pairs of 64-bit hashes that differ in few bits, among millions, without comparing each with each.
+"""Find pairs of 64-bit hashes that differ in few bits, among millions, without comparing all pairs.
 
-Of hashes that differ in at most d bits, cut into d + r bands of bits, at least r bands are equal (pigeonhole). So for
-each choice of r bands the hashes are sorted by these bands alone, and only those that agree in them are compared.
-Source: Norouzi, Punjani and Fleet, "Fast search in Hamming space with multi-index hashing" (CVPR 2012), with several
-equal bands for each table in place of one, which keeps the tables selective where hashes are not uniform.
+If two hashes differ in at most d bits and are divided into d + r bands of bits, at least r bands are equal (pigeonhole
+principle). So for each choice of r bands, the hashes are sorted by these bands only, and only hashes with equal bands
+are compared. Source: Norouzi, Punjani and Fleet, "Fast search in Hamming space with multi-index hashing" (CVPR 2012).
+Unlike there, each table uses several equal bands instead of one, which keeps the tables selective for non-uniform
+hashes.
 """
 
 from __future__ import annotations
@@ -18,21 +19,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 MAX_DISTANCE = 10
-"""Bits. Beyond it hashes of unrelated images begin to agree, and the tables become many."""
+"""Maximum number of bits. Above it, unrelated images begin to match, and many tables are needed."""
 _AT_ONCE = 1 << 22
-"""Pairs that are compared at a time: some 100 MB."""
+"""Number of pairs that are compared at a time: about 100 MB."""
 
 Hashes = NDArray[np.uint64]
 Numbers = NDArray[np.int64]
 
 
 class Pairs(NamedTuple):
-    """Some pairs of near hashes; a pair may come more than once."""
+    """Some pairs of similar hashes; a pair may occur more than once."""
 
     first: Numbers
     second: Numbers
     distance: NDArray[np.uint8]
-    """Bits in which they differ."""
+    """Number of bits in which they differ."""
 
 
 def near_pairs(first: Hashes, second: Hashes, distance: int) -> Iterator[Pairs]:
@@ -40,11 +41,11 @@ def near_pairs(first: Hashes, second: Hashes, distance: int) -> Iterator[Pairs]:
 
     Args:
         first: [F] hashes.
-        second: [S] hashes. The same array as `first` asks for pairs within it, each in one direction.
+        second: [S] hashes. If it is the same array as `first`, pairs within it are found, each in one direction.
         distance: Bits, from 0 to `MAX_DISTANCE`.
 
     Yields:
-        Indices into both arrays. Memory depends on their sizes alone, not on the number of pairs.
+        Indices into both arrays. Memory depends on their sizes only, not on the number of pairs.
     """
     if not 0 <= distance <= MAX_DISTANCE:
         raise ValueError(f"distance {distance}: give 0 to {MAX_DISTANCE}")
@@ -75,7 +76,7 @@ def band_masks(distance: int) -> list[np.uint64]:
 
 
 def _candidates(low: Numbers, high: Numbers) -> Iterator[tuple[Numbers, Numbers]]:
-    """Yield (row, place) for each place in [low, high) of each row, some millions at a time."""
+    """Yield (row, position) for each position in [low, high) of each row, some millions at a time."""
     counts = high - low
     rows = np.flatnonzero(counts > 0)
     ends = np.cumsum(counts[rows])
@@ -90,14 +91,14 @@ def _candidates(low: Numbers, high: Numbers) -> Iterator[tuple[Numbers, Numbers]
 
 
 def near_groups(hashes: Hashes, distance: int) -> Numbers:
-    """Return groups of hashes that are joined by chains of near pairs.
+    """Return groups of hashes that are connected by chains of similar pairs.
 
     Args:
         hashes: [S].
-        distance: Bits in which two hashes of a pair differ at most.
+        distance: Maximum number of bits in which two hashes of a pair differ.
 
     Returns:
-        int64 [S]: the index of the first hash of each one's group, which is its own for a hash without a near one.
+        int64 [S]: the index of the first hash of each hash's group; its own index for a hash without similar ones.
     """
     unique, firsts, inverse = np.unique(hashes, return_index=True, return_inverse=True)
     labels = np.arange(len(unique))
@@ -124,16 +125,16 @@ def _joined(labels: Numbers, left: Numbers, right: Numbers) -> Numbers:
 
 
 def nearest(first: Hashes, second: Hashes, distance: int) -> tuple[Numbers, Numbers]:
-    """Return for each hash of `first` the nearest of `second`, where one is near.
+    """Return for each hash of `first` the nearest of `second` within a distance.
 
     Args:
         first: [F] hashes.
         second: [S] hashes.
-        distance: Bits in which they may differ.
+        distance: Maximum number of bits in which they differ.
 
     Returns:
-        int64 [F] index into `second`, -1 where none is near; int64 [F] the bits in which the two differ. Of several at
-        the same distance the one of the smallest hash.
+        int64 [F] index into `second`, -1 if none is within the distance; int64 [F] number of bits in which the two
+        differ. Of several at the same distance, the smallest hash is returned.
     """
     unique, inverse = np.unique(first, return_inverse=True)
     others, firsts = np.unique(second, return_index=True)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 DIGITS = 6
 MODEL_TYPES = ("clip", "siglip", "siglip2")
-"""`model_type` of the config.json of models that embed images and texts alike."""
+"""`model_type` in the config.json of models that embed images and texts in the same space."""
 
 
 class ImageTextModel:
@@ -32,12 +32,12 @@ class ImageTextModel:
         """Load a model.
 
         Args:
-            name: Folder as `save_pretrained` writes it, or a hub name OWNER/NAME, OWNER/NAME@REVISION.
+            name: Folder written by `save_pretrained`, or a hub name OWNER/NAME, OWNER/NAME@REVISION.
             device: auto, cpu or cuda.
 
         Raises:
             RefusedError: The model has another type.
-            ExtractorError: There is no such model, or its files are damaged.
+            ExtractorError: The model does not exist, or its files are damaged.
         """
         import torch
         from transformers import AutoImageProcessor, AutoModel, AutoTokenizer
@@ -64,16 +64,16 @@ class ImageTextModel:
             "preprocessing": plain_values(self._processor),
             "device": self._device,
         }
-        """What embeddings depend on, as JSON values."""
+        """Everything that embeddings depend on, as JSON values."""
         self._last: tuple[list[NDArray[np.uint8]], NDArray[np.float32]] = [], np.empty((0, 0), np.float32)
 
     def embed_images(self, pixels: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
         """Return the embeddings of images, float32 [B, D].
 
-        The last batch is kept: several scores ask for the embeddings of the same images.
+        The last batch is cached, because several scores need the embeddings of the same images.
 
         Args:
-            pixels: [H, W, 3] RGB each.
+            pixels: RGB images, [H, W, 3] each.
         """
         import torch
 
@@ -123,9 +123,9 @@ def load_image_text_model(settings: ScoreSettings, *, score: str) -> ImageTextMo
 
 
 class SimilarityScore:
-    """Cosine of the embeddings of an image and of its captions: mean, least and largest over its captions.
+    """Cosine of the embeddings of an image and its captions: mean, minimum and maximum over the captions.
 
-    Source: Hessel et al., "CLIPScore" (EMNLP 2021), without its factor 2.5 and its bound at 0.
+    Source: Hessel et al., "CLIPScore" (EMNLP 2021), without the factor 2.5 and the lower bound 0.
     """
 
     needs_images = True
@@ -137,7 +137,7 @@ class SimilarityScore:
         self._model = load_image_text_model(settings, score="clip")
 
     def fingerprint(self) -> dict[str, Any]:
-        """Return what embeddings depend on."""
+        """Return everything that embeddings depend on."""
         return {**self._model.facts, "version": 1}
 
     def score(self, samples: Sequence[Scored]) -> list[dict[str, Any]]:

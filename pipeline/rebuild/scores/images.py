@@ -1,4 +1,4 @@
-"""The images of a data set once more, for scores that need them."""
+"""Read the images of a data set again, for scores that need them."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ from vilbert.pipeline.shards.location.folder import LocalFolder
 from vilbert.pipeline.shards.record import ShardRecord
 
 DECODING = DecodeSettings(allow_truncated=True, min_side=1, max_aspect=1e9)
-"""Images that were decoded for the detector: looser limits than any that it had."""
+"""Decoding limits looser than those of any extraction, so that images of the data set are accepted."""
 DECODED_AHEAD = 8
-"""Images that are decoded before they are needed; one may have 150 MB."""
+"""Number of images that are decoded ahead; one may have 150 MB."""
 
 
 class Images:
-    """The images of a data set: the bytes that it keeps, or what lies where they were; read ahead by threads."""
+    """The images of a data set: its stored bytes, or the files at their original locations; read ahead by threads."""
 
     def __init__(self, folder: LocalFolder, info: DatasetInfo, fetching: FetchSettings) -> None:
-        """Take a complete data set."""
+        """Open the images of a complete data set."""
         self._folder, self._info = folder, info
         self._kept = KeptImages(folder.path) if info.fingerprint_fields.get("keep_images") else None
         self._manifest: Manifest | None = original_manifest(info)

@@ -15,7 +15,7 @@ DIGITS = 6
 class LanguageScore:
     """The most probable language of all captions of a sample together, as ISO 639 code, and its probability.
 
-    Longer texts are told apart better than single captions of a few words. The model is part of the package py3langid
+    Longer texts are identified better than single captions of a few words. The model is part of the package py3langid
     (a naive Bayes classifier over byte n-grams: Lui and Baldwin, "langid.py: an off-the-shelf language identification
     tool", ACL 2012); the same text always gives the same language.
     """

@@ -1,4 +1,4 @@
-"""Perceptual hash of an image: 64 bits that stay nearly the same when it is resized or compressed again."""
+"""Perceptual hash of an image: 64 bits that hardly change when the image is resized or compressed again."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ _SIDE, _KEPT = 32, 8
 _COSINES = np.cos(np.pi / (2 * _SIDE) * np.outer(np.arange(_KEPT), 2 * np.arange(_SIDE) + 1))
 """[8, 32] the first rows of the discrete cosine transform (type II, not normalised)."""
 _DIGITS = 3
-"""Decimals of a coefficient, of which the largest has six digits before the point: a flat image's are zeros on every
-machine, not what rounding left of them."""
+"""Decimal places to which coefficients are rounded (the largest has six digits before the point), so that those of a
+flat image are zero on every machine in spite of rounding errors."""
 
 
 class PerceptualHash:
@@ -26,7 +26,7 @@ class PerceptualHash:
     fields = ("phash",)
 
     def __init__(self, settings: object) -> None:
-        """Take the settings of the command, of which none is used."""
+        """Accept the settings of the command, which are not used."""
 
     def fingerprint(self) -> dict[str, Any]:
         """Return the version of the method."""
@@ -42,15 +42,15 @@ class PerceptualHash:
 def perceptual_hash(pixels: NDArray[np.uint8]) -> int:
     """Return 64 bits that describe the coarse structure of an image.
 
-    The image becomes grey and 32x32 pixels; of its cosine transform the 8x8 lowest frequencies are compared with their
-    median, row by row, the first bit the highest. Hashes of an image and of a resized or recompressed copy differ in
-    few bits, those of unrelated images in about 32.
+    The image is converted to grey and 32x32 pixels. The 8x8 lowest frequencies of its cosine transform are compared
+    with their median, row by row; the first bit is the highest. Hashes of an image and of a resized or recompressed
+    copy differ in few bits, those of unrelated images in about 32.
 
     Args:
         pixels: [H, W, 3] RGB.
 
     Source: pHash (Zauner, "Implementation and benchmarking of perceptual image hash functions", 2010) in the variant of
-    the package imagehash, whose `phash` gives the same bits.
+    the package imagehash, whose `phash` returns the same bits.
     """
     from PIL import Image
 

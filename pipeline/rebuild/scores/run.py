@@ -1,8 +1,8 @@
 """Compute the scores of a data set shard by shard, then write them as a column.
 
-The values of a shard are kept in DIR/.plan/ as soon as they are complete, so an interrupted run resumes behind its last
-finished shard. Near-duplicate groups need the hashes of all samples, so the column is written when all shards are
-there; writing it takes little time and starts again after an interruption.
+The values of a shard are stored in DIR/.plan/ as soon as they are complete, so an interrupted run resumes after its
+last finished shard. Near-duplicate groups need the hashes of all samples, so the column is written when all shards are
+finished; writing it takes little time and starts again after an interruption.
 """
 
 from __future__ import annotations
@@ -47,15 +47,15 @@ _ARRAYS = ("boxes", "object_ids", "object_scores")
 
 @dataclass(frozen=True, kw_only=True)
 class ScoreTask:
-    """What a process needs to score a shard."""
+    """The input of a process that scores a shard."""
 
     settings: ScoreSettings
     home: Path
-    """Where the values of finished shards are kept."""
+    """Folder of the values of finished shards."""
 
 
 def write_scores(settings: ScoreSettings) -> int:
-    """Write the column; return 0, or 1 where images are needed and none could be read.
+    """Write the column; return 0, or 1 if images are needed and none could be read.
 
     Raises:
         RefusedError: The data set is not complete, a score cannot be computed, or the column has other values.
@@ -89,7 +89,7 @@ def write_scores(settings: ScoreSettings) -> int:
 
 
 def build_scores(settings: ScoreSettings) -> dict[str, Score]:
-    """Return the scores of `--scores` by name; RefusedError where one cannot be built or two give the same field."""
+    """Return the scores of `--scores` by name; RefusedError if one cannot be built or two have the same field."""
     built: dict[str, Score] = {}
     owners: dict[str, str] = dict.fromkeys((PROBLEM, *GROUP_FIELDS), "vilbert score")
     for name in settings.scores:
@@ -106,7 +106,7 @@ def build_scores(settings: ScoreSettings) -> dict[str, Score]:
 
 
 def describe_scores(settings: ScoreSettings, scores: dict[str, Score]) -> dict[str, Any]:
-    """Return, as JSON values, all that the values of the column depend on beside the data set."""
+    """Return, as JSON values, everything except the data set that the values of the column depend on."""
     facts: dict[str, Any] = {
         "scores": {
             name: {**score.fingerprint(), **({"source": source} if (source := SCORES.source(name)) else {})}
@@ -121,7 +121,7 @@ def describe_scores(settings: ScoreSettings, scores: dict[str, Score]) -> dict[s
 
 
 def _is_there(folder: LocalFolder, info: DatasetInfo, name: str, facts: dict[str, Any]) -> bool:
-    """Say whether the column is complete; RefusedError where it has other values."""
+    """Return whether the column is complete; RefusedError if it has other values."""
     column = column_folder(folder, name)
     found = read_column(column)
     if found is None and column.read(DATASET_FILE) is None:
@@ -136,12 +136,12 @@ def _is_there(folder: LocalFolder, info: DatasetInfo, name: str, facts: dict[str
 
 
 def _home_name(column: str, facts: dict[str, Any], records_sha256: str) -> str:
-    """Return the name of the folder of finished shards: values are of these settings and this state of the data."""
+    """Return the name of the folder of finished shards, which depends on the settings and the state of the data."""
     return f"score-{column}-{fingerprint_digest({**facts, 'base': records_sha256})[:16]}"
 
 
 def _prepare_home(home: Path, column: str) -> None:
-    """Make the folder of finished shards, and delete those of other settings."""
+    """Create the folder of finished shards, and delete the folders of other settings."""
     home.mkdir(parents=True, exist_ok=True)
     for other in home.parent.glob(f"score-{column}-*"):
         if other != home and len(other.name) == len(home.name):
@@ -160,7 +160,7 @@ def _scores_of(settings: ScoreSettings) -> dict[str, Score]:
 
 
 def score_shard(task: ScoreTask, shard: int) -> int:
-    """Write the values of a shard's samples, a line each; return their number."""
+    """Write the values of a shard's samples, one per line; return their number."""
     settings = task.settings
     folder = LocalFolder(settings.directory)
     info = read_info(folder)
@@ -195,7 +195,7 @@ def _samples(
     record: ShardRecord,
     pixels: Iterator[NDArray[np.uint8] | FailureRow] | None,
 ) -> Iterator[tuple[str, Scored, str]]:
-    """Yield image id, what scores are computed from, and the reason for which there is no image, of each sample."""
+    """Yield for each sample the image id, the input of the scores, and the reason if there is no image."""
     wanted = [name for name in _ARRAYS if name in info.fields]
     with open_shard(data_path(folder.path, record.shard, info.storage), verify=False) as reader:
         for number, key in enumerate(reader.keys()):
@@ -218,7 +218,7 @@ def _samples(
 
 
 def _summarise(folder: LocalFolder, column: ColumnInfo, values: Values, *, needs_images: bool) -> int:
-    """Log what was written; return 1 where images are needed and none could be read."""
+    """Log a summary; return 1 if images are needed and none could be read."""
     failed, groups = values.failures, values.duplicate_groups
     logger.info(
         '%s: column %s has scores of %s%s; select with: vilbert select %s --where "%s..." --output FILE',

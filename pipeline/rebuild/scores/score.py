@@ -1,4 +1,4 @@
-"""What a score is: some numbers or texts for each sample, from its regions, captions and, if it needs it, its image."""
+"""The interface of scores: numbers or texts for each sample, from its regions, captions and, if needed, its image."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from vilbert.plugins import Registry
 
 
 class Scored(NamedTuple):
-    """What a score is computed from. N regions."""
+    """The input of a score. N regions."""
 
     key: str
     captions: tuple[str, ...]
@@ -26,24 +26,24 @@ class Scored(NamedTuple):
     object_scores: NDArray[np.float32] | None
     """[N]; None for data sets without classes."""
     pixels: NDArray[np.uint8] | None
-    """[H, W, 3] RGB, for scores that need images; turned as it was for the detector."""
+    """[H, W, 3] RGB, for scores that need images; rotated as for the detector."""
 
 
 class Score(Protocol):
-    """Computes some fields of a column of scores. The fields of a sample do not depend on the others of the batch."""
+    """Computes some fields of a column of scores. A sample's fields must not depend on the rest of the batch."""
 
     needs_images: bool
-    """Whether images are read and decoded for it."""
+    """Whether it needs images, which are read and decoded."""
     uses_model: bool
-    """Whether it holds a network: then one process computes all scores."""
+    """Whether it uses a neural network; then one process computes all scores."""
     fields: tuple[str, ...]
-    """Names of the fields that it may give, each a Python identifier."""
+    """Names of the fields that it may return, each a Python identifier."""
 
     def fingerprint(self) -> dict[str, Any]:
-        """Return, as JSON values, all that the values depend on: versions of the method, weights, preprocessing."""
+        """Return everything that the values depend on, as JSON values: version, weights, preprocessing."""
 
     def score(self, samples: Sequence[Scored]) -> list[dict[str, Any]]:
-        """Return the fields of each sample, as JSON values; one that has no value for a sample is left out."""
+        """Return the fields of each sample, as JSON values; fields without a value are omitted."""
 
 
 SCORES = Registry(

@@ -1,4 +1,4 @@
-"""The values of a column of scores: those of each shard, kept while it is unfinished, and near-duplicate groups."""
+"""The values of a column of scores: those of each shard, stored until the column is written, and duplicate groups."""
 
 from __future__ import annotations
 
@@ -18,28 +18,28 @@ from vilbert.pipeline.shards.columns.values_file import ValuesFile
 from vilbert.pipeline.shards.record import ShardRecord
 
 PROBLEM = "problem"
-"""Field of a sample whose image cannot be read or is another one now: the reason, as in failures/."""
+"""Field of a sample whose image cannot be read or has changed: the reason, as in failures/."""
 GROUP_FIELDS = ("duplicates", "duplicate_of", "first_of_duplicates")
-"""Number of samples of the near-duplicate group, this one included; key of its first sample; whether it is this one."""
+"""Size of the near-duplicate group including this sample; key of its first sample; whether this is the first."""
 _PLACE_BITS = 32
 
 
 def values_path(home: Path, shard: int) -> Path:
-    """Return where the values of a finished shard are kept: a line for each sample."""
+    """Return the path of the values of a finished shard, which has one line per sample."""
     return home / f"{shard:06d}.jsonl"
 
 
 class Values:
-    """The values of all samples, with near-duplicate groups, for `add_column`. Those of two shards are in memory."""
+    """The values of all samples, with near-duplicate groups, for `add_column`. Two shards at a time are in memory."""
 
     def __init__(self, home: Path, records: Sequence[ShardRecord], facts: dict[str, Any], *, distance: int) -> None:
         """Read the values of all shards once.
 
         Args:
-            home: Where they are.
-            records: Of all shards.
-            facts: What the values depend on.
-            distance: Bits in which the hashes of near-duplicates differ at most.
+            home: Folder of the values.
+            records: Records of all shards.
+            facts: Everything that the values depend on.
+            distance: Maximum number of bits in which the hashes of near-duplicates differ.
         """
         self._home = home
         self._starts = np.cumsum([0, *(record.samples for record in records)])
@@ -61,18 +61,18 @@ class Values:
             known.append(np.array([text is not None for text in some], bool))
             hashes.append(np.array([int(text or "0", 16) for text in some], np.uint64))
         self.failures = failures
-        """Samples without an image, by reason."""
+        """Number of samples without an image, by reason."""
         self._keys = keys
         self._groups = self._sizes = np.empty(0, np.int64)
         if keys:
             self._groups = _find_groups(np.concatenate(hashes), np.concatenate(known), distance)
             self._sizes = np.bincount(self._groups, minlength=len(keys))
         self.file = ValuesFile(member="json", places=places, read=self._value, facts=facts)
-        """What the column is written from."""
+        """The input for writing the column."""
 
     @property
     def duplicate_groups(self) -> int:
-        """Groups of at least two near-duplicates."""
+        """Number of groups of at least two near-duplicates."""
         return int((self._sizes > 1).sum())
 
     def _read_shard(self, shard: int) -> list[dict[str, Any]]:
@@ -94,7 +94,7 @@ class Values:
 
 
 def _find_groups(hashes: NDArray[np.uint64], known: NDArray[np.bool_], distance: int) -> NDArray[np.int64]:
-    """Return the first sample of the group of each; a sample whose hash is not known is a group of its own."""
+    """Return the first sample of each sample's group; a sample without a hash is a group of its own."""
     groups = np.arange(len(hashes))
     rows = np.flatnonzero(known)
     groups[rows] = rows[near_groups(hashes[rows], distance)]

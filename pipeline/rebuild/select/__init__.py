@@ -1,1 +1,1 @@
-"""`vilbert select`: name samples of a data set in a file, by an expression and by what another data set holds."""
+"""`vilbert select`: list samples of a data set in a file, by an expression and by overlap with other data sets."""

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 SHOWN = 5
-"""Samples that are named for each reason."""
+"""Number of samples that are named for each reason."""
 IN_WORDS: dict[Reason, str] = {"id": "the same image id", "hash": "the same bytes", "near": "near-duplicates"}
 
 
@@ -115,7 +115,7 @@ def select(settings: SelectSettings) -> int:
 
 
 def _without_leaks(settings: SelectSettings, rows: list[Rows]) -> tuple[Any, list[tuple[Leak, Other]]]:
-    """Return which rows are in none of the others, bool [rows], and the leaks."""
+    """Return which rows are in none of the other data sets, bool [rows], and the overlaps."""
     from vilbert.pipeline.rebuild.select.leaks import find_leaks, read_other
 
     kept = np.ones(sum(len(it.table) for it in rows), bool)
@@ -143,7 +143,7 @@ def _without_leaks(settings: SelectSettings, rows: list[Rows]) -> tuple[Any, lis
 
 
 def _warn(name: object, without: int, what: str) -> None:
-    """Log how many images could not be compared."""
+    """Log the number of images that could not be compared."""
     if without:
         logger.warning(
             "%s: %s without a %s, so they were not compared by it",
@@ -172,7 +172,7 @@ def _report(
     chosen: int,
     leaks: list[tuple[Leak, Other]],
 ) -> None:
-    """Print what was selected and left out, with a few names for each reason."""
+    """Print what was selected and excluded, with a few names for each reason."""
     ids = [image_id for it in rows for image_id in it.table.column("image_id").to_pylist()] if leaks else []
     left_out = {reason: [it for it in leaks if it[0].reason == reason] for reason in REASONS}
     if settings.json:

@@ -1,4 +1,4 @@
-"""`--not-in OTHER`: samples whose image another data set, a manifest or a list of ids has too."""
+"""`--not-in OTHER`: samples whose image is also in another data set, a manifest or a list of ids."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from vilbert.pipeline.shards.keys import sample_key
 from vilbert.pipeline.shards.location.folder import Place, open_folder
 
 Reason = Literal["id", "hash", "near"]
-"""The same image id, the same bytes (SHA-256), or a near perceptual hash."""
+"""The same image id, the same bytes (SHA-256), or a similar perceptual hash."""
 REASONS: tuple[Reason, ...] = ("id", "hash", "near")
 PARQUET = b"PAR1"
 _BATCH = 65_536
@@ -33,41 +33,41 @@ _BATCH = 65_536
 
 @dataclass(kw_only=True, eq=False)
 class Other:
-    """What is known of the images that must not be selected. E images."""
+    """Identifiers of the images that must not be selected. E images."""
 
     name: str
-    """As it was given, for messages."""
+    """The argument, for messages."""
     ids: list[str]
     """[E]."""
     sha256: NDArray[np.uint64] | None
-    """[E] the first 64 bits of the hash of each image's bytes, 0 where it is not known; None for a list of ids."""
+    """[E] first 64 bits of the hash of each image's bytes, 0 if unknown; None for a list of ids."""
     phash: NDArray[np.uint64] | None
     """[P] perceptual hashes, or None."""
     phash_rows: NDArray[np.int64]
-    """[P] which images they are of."""
+    """[P] indices of their images."""
 
 
 class Leak(NamedTuple):
-    """A sample that is left out, and the image for which it is."""
+    """A sample that is excluded, and the image that is the reason."""
 
     row: int
     reason: Reason
     other: int
-    """Number of the image."""
+    """Index of the image."""
     distance: int
-    """Bits in which perceptual hashes differ; 0 for another reason."""
+    """Number of bits in which perceptual hashes differ; 0 for other reasons."""
 
 
 def read_other(place: Place, reasons: Sequence[Reason]) -> Other:
-    """Read what is needed of the images that must not be selected.
+    """Read the identifiers of the images that must not be selected.
 
     Args:
         place: A data set (folder or URL), a manifest, or a file of ids (one per line, .json or .npy).
-        reasons: What is compared.
+        reasons: The criteria.
 
     Raises:
-        RefusedError: It lacks what is to be compared; the message says how to add it.
-        ShardError: There is no such place, or it is damaged.
+        RefusedError: It lacks the data for a criterion; the message says how to add it.
+        ShardError: It does not exist, or is damaged.
     """
     if is_dataset(place):
         return _read_dataset(place, reasons)
@@ -148,7 +148,7 @@ def _of_ids(path: Path) -> Other:
 
 
 def require_phash(columns: ValueColumns) -> str:
-    """Return the column of perceptual hashes of a data set; RefusedError, which says how to add it, without one."""
+    """Return a data set's column of perceptual hashes; RefusedError, with the remedy, if it has none."""
     column = find_phash_column(columns)
     if column is None:
         raise RefusedError(
@@ -159,7 +159,7 @@ def require_phash(columns: ValueColumns) -> str:
 
 
 def require_sha256(known: NDArray[np.uint64], name: str) -> None:
-    """Raise RefusedError where a data set knows the SHA-256 of no image."""
+    """Raise RefusedError if a data set has no SHA-256 of any image."""
     if len(known) and not known.any():
         raise RefusedError(
             f"{name}: its samples have no SHA-256 of their images; leave hash out of --by (--by id near)"
@@ -176,16 +176,16 @@ def find_leaks(
     reasons: Sequence[Reason],
     distance: int,
 ) -> Iterator[Leak]:
-    """Yield the rows whose image is among the others, each once, by the first reason that holds.
+    """Yield the rows whose image is among the others, each once, with the first matching criterion.
 
     Args:
         ids: [S] image ids.
-        sha256: [S] first 64 bits of the hash of each image's bytes; 0 where it is not known.
+        sha256: [S] first 64 bits of the hash of each image's bytes; 0 if unknown.
         phash: [S] perceptual hashes.
         has_phash: [S] whether there is one.
         other: The images that must not be selected.
-        reasons: What is compared.
-        distance: Bits in which perceptual hashes of near-duplicates differ at most.
+        reasons: The criteria.
+        distance: Maximum number of bits in which perceptual hashes of near-duplicates differ.
     """
     left = np.ones(len(ids), bool)
     if "id" in reasons:
@@ -205,7 +205,7 @@ def find_leaks(
 def _equal(
     reason: Reason, ours: NDArray[np.uint64], theirs: NDArray[np.uint64], left: NDArray[np.bool_]
 ) -> Iterator[Leak]:
-    """Yield the rows of `left` whose hash is among theirs, and take them out of it."""
+    """Yield the rows of `left` whose hash is among theirs, and remove them from `left`."""
     values, firsts = np.unique(theirs, return_index=True)
     if not len(values):
         return

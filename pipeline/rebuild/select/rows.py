@@ -36,15 +36,15 @@ class Rows:
     """Some samples of a shard. S samples."""
 
     table: pa.Table
-    """With the columns of `selection_schema`."""
+    """Table with the columns of `selection_schema`."""
     sha256: NDArray[np.uint64]
-    """[S] the first 64 bits of the SHA-256 of each image's bytes; 0 where it is not known."""
+    """[S] first 64 bits of the SHA-256 of each image's bytes; 0 if unknown."""
     phash: NDArray[np.uint64]
     """[S] perceptual hashes; 0 for a missing one, see `has_phash`."""
     has_phash: NDArray[np.bool_]
     """[S]."""
     considered: int
-    """Samples of the shard, before the expression."""
+    """Number of samples of the shard before the expression is applied."""
 
 
 def scan_rows(
@@ -64,7 +64,7 @@ def scan_rows(
         columns: Its columns.
         where: The expression; None for all samples.
         within: Only samples of this selection; None for all.
-        phash: Column with the field `phash`; None where perceptual hashes are not needed.
+        phash: Column with the field `phash`; None if perceptual hashes are not needed.
 
     Raises:
         RefusedError: The expression has no value for a sample.
@@ -133,7 +133,7 @@ def _selects(where: Where, sample: Any) -> bool:
 
 
 def _phash_of(values: ShardValues, column: str, key: str) -> int | None:
-    """Return the perceptual hash of a sample; None where it has none."""
+    """Return the perceptual hash of a sample; None if it has none."""
     opened = values.column(column)
     if key not in opened:
         return None
@@ -143,7 +143,7 @@ def _phash_of(values: ShardValues, column: str, key: str) -> int | None:
 
 
 def find_phash_column(columns: ValueColumns) -> str | None:
-    """Return the name of the column whose values have the field `phash`; None where no column has.
+    """Return the name of the column whose values have the field `phash`; None if there is none.
 
     Raises:
         RefusedError: Several columns have one.
@@ -157,7 +157,7 @@ def find_phash_column(columns: ValueColumns) -> str | None:
 
 
 def _has_phash(columns: ValueColumns, name: str, shards: int) -> bool:
-    """Say whether the first values of a column are objects with a perceptual hash."""
+    """Return whether the first values of a column are objects with a perceptual hash."""
     looked = 0
     for shard in range(shards):
         with ShardValues(columns, shard) as values:

@@ -1,4 +1,4 @@
-"""What an expression reads of a sample: its metadata, and the values of the data set's columns."""
+"""The input of an expression for a sample: its metadata, and the values of the data set's columns."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from vilbert.pipeline.shards.storage.closing import Closing
 
 
 class ValueColumns:
-    """The columns of a data set: values of a sample that an expression compares, and whether it has an array."""
+    """The columns of a data set: values that an expression compares, and whether a sample has an array."""
 
     def __init__(self, folder: Folder, info: DatasetInfo) -> None:
         """Read the column.json of all columns."""
         self.folder = folder
         self.usable: dict[str, ColumnInfo] = {}
-        """Those of JSON values (numbers, texts, objects), by name."""
+        """Columns of JSON values (numbers, strings, objects), by name."""
         self.arrays: dict[str, ColumnInfo] = {}
-        """Those of arrays and regions, by name: `has` says whether a sample has some."""
+        """Columns of arrays and regions, by name; `has` returns whether a sample has a value."""
         self._others: dict[str, str] = {}
         for name in column_names(folder):
             found = read_column(column_folder(folder, name))
@@ -37,7 +37,7 @@ class ValueColumns:
                 self._others[name] = f"holds arrays, which an expression cannot compare, apart from has({name!r})"
 
     def require(self, name: str) -> None:
-        """Raise RefusedError where a name is that of a column that cannot be read."""
+        """Raise RefusedError if a name is that of a column that cannot be read."""
         if why := self._others.get(name):
             raise RefusedError(f"{self.folder.name}: column {name} {why}")
 
@@ -47,7 +47,7 @@ class ValueColumns:
 
 
 class ShardValues(Closing):
-    """The columns of one shard, each opened when a value of it is first asked for."""
+    """The columns of one shard, each opened when one of its values is first read."""
 
     def __init__(self, columns: ValueColumns, shard: int) -> None:
         self._columns = columns
@@ -64,11 +64,11 @@ class ShardValues(Closing):
         return self._open[name]
 
     def sample(self, key: str, metadata: dict[str, Any]) -> Mapping[str, Any]:
-        """Return what an expression reads of a sample."""
+        """Return the input of an expression for a sample."""
         return _SampleValues(self, key, metadata) if self._columns.usable or self._columns.arrays else metadata
 
     def has(self, name: str, key: str) -> bool:
-        """Say whether a sample has a value in a column of this name."""
+        """Return whether a sample has a value in a column of this name."""
         known = name in self._columns.usable or name in self._columns.arrays
         return known and key in self.column(name)
 
@@ -84,7 +84,7 @@ class ShardValues(Closing):
 
 
 class _SampleValues(Mapping[str, Any]):
-    """The metadata of a sample, and behind it the columns, which are read when they are asked for."""
+    """The metadata of a sample and then the columns, which are read on demand."""
 
     def __init__(self, shard: ShardValues, key: str, metadata: dict[str, Any]) -> None:
         self._shard, self._key, self._metadata = shard, key, metadata

@@ -1,6 +1,6 @@
-"""Detections as COCO's evaluation and detectron2 write them: one JSON list of boxes, without features.
+"""Detections in the format of COCO's evaluation and detectron2: one JSON list of boxes, without features.
 
-`bbox` is x, y, width, height in pixels, of the refined boxes where the data set has them; `category_id` is the class
+`bbox` is x, y, width, height in pixels, of the refined boxes if the data set has them; `category_id` is the class
 id, counted from 1 (0 is the background). Source: https://cocodataset.org/#format-results; facebookresearch/detectron2
 `evaluation/coco_evaluation.py`.
 """
@@ -19,7 +19,7 @@ from vilbert.pipeline.shards.sample import Sample
 
 
 def integer_id(sample: Sample) -> int:
-    """Return the image id as the integer that it is written as; ShardError if it is not one."""
+    """Return the image id as an integer; ShardError if it is not one."""
     image_id: str = sample.meta["image_id"]
     if not re.fullmatch("0|[1-9][0-9]{0,17}", image_id):
         raise ShardError(
@@ -30,7 +30,7 @@ def integer_id(sample: Sample) -> int:
 
 
 def write_detections(path: Path, _description: SourceDescription) -> Rows:
-    """Write the list, one detection a line."""
+    """Write the list, one detection per line."""
     with path.open("x", encoding="utf-8") as file:
         separator = "["
         while (sample := (yield)) is not None:

@@ -1,7 +1,7 @@
-"""HDF5 as VisualBERT's code reads it: arrays over all images, and a JSON that lists the images in the same order.
+"""HDF5 in the format of VisualBERT's code: arrays over all images, and a JSON list of the images in the same order.
 
-A folder with `features.h5` and `features.json`. The arrays have no place for a number of regions, so all images have
-the same. Source: uclanlp/visualbert `unsupervised_visualbert/src/utils.py` (load_obj_tsv_save_to_h5) and
+A folder with `features.h5` and `features.json`. The arrays cannot store a number of regions, so all images must have
+the same number. Source: uclanlp/visualbert `unsupervised_visualbert/src/utils.py` (load_obj_tsv_save_to_h5) and
 `src/lxrt/h5_data.py` (load_custom_h5).
 """
 
@@ -40,7 +40,7 @@ def hdf5_arrays(sample: Sample) -> dict[str, NDArray[Any]]:
 
 
 def write_hdf5(path: Path, _description: SourceDescription) -> Rows:
-    """Write the arrays, which grow as images come, and the list of images."""
+    """Write the arrays, which grow with each image, and the list of images."""
     import h5py
 
     path.mkdir()
@@ -76,10 +76,10 @@ def write_hdf5(path: Path, _description: SourceDescription) -> Rows:
 
 
 class Hdf5Exporter:
-    """An `Exporter` that says which package it needs before it writes."""
+    """An `Exporter` that checks for its package before it writes."""
 
     def create(self, path: Path, description: SourceDescription) -> StagedWriter:
-        """Begin a folder; RefusedError where h5py is not installed or a field is missing."""
+        """Create a folder; RefusedError if h5py is not installed or a field is missing."""
         try:
             import h5py  # noqa: F401
         except ImportError as error:

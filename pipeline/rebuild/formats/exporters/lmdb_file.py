@@ -1,4 +1,4 @@
-"""New LMDB environments of any size, written in transactions of a bounded number of bytes."""
+"""New LMDB environments of any size, written in transactions of limited size."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ class Put(Protocol):
     """Stores a value."""
 
     def __call__(self, key: bytes, value: bytes) -> None:
-        """Store a value; ShardError where there is one of that key, or the key is too long."""
+        """Store a value; ShardError if the key exists or is too long."""
 
 
 @contextmanager
 def new_lmdb(path: Path, *, subdir: bool) -> Iterator[Put]:
-    """Give a function that stores values in a new environment; all of them are in the file when the block ends.
+    """Provide a function that stores values in a new environment; all of them are in the file when the block ends.
 
     Args:
-        path: Where it is made.
-        subdir: Make a folder with `data.mdb` in it, as `lmdb.open` does by default; else one file.
+        path: Path of the environment.
+        subdir: Create a folder with `data.mdb`, as `lmdb.open` does by default; else one file.
 
     Raises:
-        OSError: LMDB's errors, of a full disk above all.
+        OSError: An error of LMDB, such as a full disk.
     """
     with _as_os_error():
         environment = lmdb.open(
@@ -79,7 +79,7 @@ def _write(environment: lmdb.Environment, batch: list[tuple[bytes, bytes]]) -> N
 
 @contextmanager
 def _as_os_error() -> Iterator[None]:
-    """Raise LMDB's errors as the system's, but for the full map, which is made larger."""
+    """Convert LMDB's errors to OSError, except a full map, which is enlarged."""
     try:
         yield
     except lmdb.MapFullError:

@@ -1,7 +1,7 @@
 """The LMDB of features that MMF reads.
 
-As the LMDBs of ViLBERT's tasks, with MMF's names. Classes are counted with the background as 0, as MMF's extractor
-writes them with `--background`, for its ViLBERT predicts a distribution with the background (`v_target_size` 1601).
+Like the LMDBs of ViLBERT's tasks, with MMF's names. Class 0 is the background, as in MMF's extractor with
+`--background`, because its ViLBERT predicts a distribution with the background (`v_target_size` 1601).
 Sources: facebookresearch/mmf `tools/scripts/features/lmdb_conversion.py`, `extract_features_vmb.py`,
 `mmf/datasets/databases/readers/feature_readers.py`.
 """
@@ -23,7 +23,7 @@ from vilbert.pipeline.shards.sample import Sample
 
 
 def mmf_item(sample: Sample, description: SourceDescription) -> dict[str, Any]:
-    """Return what MMF stores of an image; `cls_prob` is None where the data set has no class probabilities."""
+    """Return the value that MMF stores for an image; `cls_prob` is None without class probabilities."""
     regions = sample.regions
     assert regions.object_ids is not None
     return {
@@ -39,5 +39,5 @@ def mmf_item(sample: Sample, description: SourceDescription) -> dict[str, Any]:
 
 
 def exporter() -> StreamExporter:
-    """Return the exporter. MMF takes a path for an LMDB where it ends in .lmdb."""
+    """Return the exporter. MMF recognises an LMDB by the suffix .lmdb."""
     return StreamExporter(write=partial(write_pickled_items, item=mmf_item), fields=("object_ids",), suffix=".lmdb")

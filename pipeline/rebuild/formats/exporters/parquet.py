@@ -1,8 +1,8 @@
-"""One Parquet file, one image a row, for pandas, Polars, DuckDB, Spark and Hugging Face Datasets.
+"""One Parquet file with one image per row, for pandas, Polars, DuckDB, Spark and Hugging Face Datasets.
 
 Columns: image_id, width, height, num_boxes, captions (list of strings), split, uri, sha256; each array of the sample
-under its own name and dtype, as a list or a list of fixed-size lists; and `metadata`, a JSON object of what else is
-known of the image.
+under its own name and dtype, as a list or a list of fixed-size lists; and `metadata`, a JSON object of all other
+metadata of the image.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ def _text(sample: Sample, name: str) -> str | None:
 
 
 def write_parquet(path: Path, description: SourceDescription) -> Rows:
-    """Write the file in row groups of some tens of megabytes."""
+    """Write the file in row groups of tens of megabytes."""
     import pyarrow.parquet as pq
 
     schema = parquet_schema(description)

@@ -1,8 +1,8 @@
 """Pickles of plain values and arrays that every version of Python 3 and NumPy reads.
 
-`pickle.dumps` under NumPy 2 names `numpy._core`, which NumPy before 1.26 does not have, so readers of that time fail.
-These are pickles of protocol 3 that name `numpy.core.multiarray._reconstruct`, `numpy.ndarray` and `numpy.dtype`, and
-nothing else. The same values give the same bytes under all versions.
+`pickle.dumps` under NumPy 2 refers to `numpy._core`, which NumPy before 1.26 does not have, so old readers fail. These
+pickles of protocol 3 refer only to `numpy.core.multiarray._reconstruct`, `numpy.ndarray` and `numpy.dtype`. The same
+values give the same bytes under all versions.
 """
 
 from __future__ import annotations
@@ -63,10 +63,10 @@ def _encode_array(array: NDArray[Any]) -> bytes:
 
 
 def append_key(keys: bytearray, key: bytes) -> None:
-    """Append a byte string to the items of a list that `encode_key_list` completes; takes 2 to 5 bytes more than it."""
+    """Append a byte string to the items of a list that `encode_key_list` completes; adds 2 to 5 bytes to its size."""
     keys += (b"C" + bytes([len(key)]) if len(key) < 256 else b"B" + struct.pack("<I", len(key))) + key
 
 
 def encode_key_list(keys: bytearray) -> bytes:
-    """Return the pickle of the list of byte strings that `append_key` was given."""
+    """Return the pickle of the list of byte strings that were passed to `append_key`."""
     return b"\x80\x03](" + keys + b"e."

@@ -1,7 +1,8 @@
-"""Outputs that appear whole or not at all.
+"""Outputs that appear complete or not at all.
 
-An export is written inside `.NAME.export` beside its final place, fsynced and renamed. The folder is locked while its
-process lives, so a second export to the same place is refused, and what a killed one left is deleted by the next.
+An export is written in a folder `.NAME.export` beside its final path, fsynced and renamed. The folder is locked while
+its process runs, so a second export to the same path is refused, and leftovers of a killed export are deleted by the
+next one.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from vilbert.pipeline.shards.sample import Sample
 from vilbert.pipeline.shards.storage.atomic import fsync_dir
 
 Rows = Generator[None, Sample | None, None]
-"""Writes a file or folder from the samples that are sent to it; None, sent last, makes it complete."""
+"""Writes a file or folder from the samples that are sent to it; None, sent last, completes it."""
 
 
 class StagedWriter:
@@ -46,13 +47,13 @@ class StagedWriter:
         return self
 
     def add(self, sample: Sample) -> None:
-        """Append a sample; ShardError where the format cannot hold it."""
+        """Append a sample; ShardError if the format cannot store it."""
         self._failed = True  # until it is written
         self._rows.send(sample)
         self._failed = False
 
     def finish(self) -> None:
-        """Put the output on the disk and give it its name."""
+        """Fsync the output and rename it to its final name."""
         if self._failed:
             raise ShardError(f"{self._path}: the export failed earlier; run it again")
         with contextlib.suppress(StopIteration):
@@ -77,13 +78,13 @@ class StagedWriter:
 
 
 def require_free(path: Path) -> None:
-    """Raise RefusedError where there already is a file, folder or link at `path`."""
+    """Raise RefusedError if a file, folder or link exists at `path`."""
     if os.path.lexists(path):
         raise OutputError(f"--output {path}: exists; delete it or choose another name")
 
 
 def _lock_folder(folder: Path, output: Path) -> int:
-    """Create and lock a folder and return the descriptor that holds the lock; LockedError if another process has it."""
+    """Create and lock a folder and return the descriptor of the lock; LockedError if another process holds it."""
     while True:
         folder.mkdir(exist_ok=True)
         descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
@@ -109,7 +110,7 @@ def _empty(folder: Path) -> None:
 
 
 def _sync(path: Path) -> None:
-    """Put a file, or a folder with all its files, on the disk."""
+    """Fsync a file, or a folder with all its files."""
     if not path.is_dir():
         with path.open("rb") as file:
             os.fsync(file.fileno())

@@ -1,6 +1,6 @@
-"""What the exporters share: checks of the fields that a format needs, and arrays in the types that its readers expect.
+"""Shared code of exporters: checks of the fields that a format needs, and arrays in the types that readers expect.
 
-Shapes: N regions, D feature channels, C classes with the background, which is class 0.
+Shapes: N regions, D feature channels, C classes including the background, which is class 0.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ class StreamExporter:
     write: Callable[[Path, SourceDescription], Rows]
     """Writes the samples that it is sent to a path; see `staging.Rows`."""
     fields: tuple[str, ...] = ()
-    """Arrays without which the format cannot be written."""
+    """Arrays that the format requires."""
     class_names: bool = False
     """Whether the format needs the names of the classes."""
     suffix: str = ""
-    """What the name of the output must end in for the format's readers."""
+    """Suffix of the output that the format's readers require."""
 
     def create(self, path: Path, description: SourceDescription) -> StagedWriter:
-        """Begin a file or folder; RefusedError where the samples lack a field that the format needs."""
+        """Create a file or folder; RefusedError if the samples lack a field that the format needs."""
         missing = [name for name in self.fields if name not in description.fields]
         if "class_probs" in missing:
             missing = [name for name in missing if name != "class_ids"]
@@ -59,15 +59,15 @@ def float32(array: NDArray[Any]) -> NDArray[np.float32]:
 
 
 def has_classes(description: SourceDescription) -> bool:
-    """Return whether whole distributions over the classes can be written."""
+    """Return whether complete distributions over the classes can be written."""
     return "class_probs" in description.fields and bool(description.class_names)
 
 
 def class_distributions(sample: Sample, description: SourceDescription) -> NDArray[np.float32]:
-    """Return the probabilities of all classes, float32 [N, C]; those that were not kept share the rest evenly.
+    """Return the probabilities of all classes, float32 [N, C]; the rest is divided evenly among classes not stored.
 
     Raises:
-        ShardError: A class id beyond the names of the classes.
+        ShardError: A class id is beyond the names of the classes.
     """
     try:
         return region_labels(sample.regions, len(description.class_names))
@@ -76,7 +76,7 @@ def class_distributions(sample: Sample, description: SourceDescription) -> NDArr
 
 
 def foreground_ids(sample: Sample) -> NDArray[np.int64]:
-    """Return the most probable classes counted without the background, int64 [N]: the first object class is 0."""
+    """Return the most probable classes without the background, int64 [N]: the first object class is 0."""
     assert sample.regions.object_ids is not None
     ids = sample.regions.object_ids.astype("<i8")
     if len(ids) and not ids.min():
@@ -85,7 +85,7 @@ def foreground_ids(sample: Sample) -> NDArray[np.int64]:
 
 
 def tsv_text(sample: Sample) -> str:
-    """Return the image id for a column of a TSV; ShardError where it would break the row for some readers."""
+    """Return the image id for a column of a TSV; ShardError if it would break the row for some readers."""
     image_id: str = sample.meta["image_id"]
     if _NOT_IN_TSV.search(image_id):
         raise ShardError(

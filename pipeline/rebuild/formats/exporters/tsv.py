@@ -1,6 +1,6 @@
-"""The TSV of Bottom-Up Attention and that of LXMERT: one image a row, arrays in base64.
+"""The TSVs of Bottom-Up Attention and LXMERT: one image per row, arrays in base64.
 
-No header; rows end in CR LF, as Python's csv module writes them. Sources: peteanderson80/bottom-up-attention
+No header; rows end in CR LF, as written by Python's csv module. Sources: peteanderson80/bottom-up-attention
 `tools/generate_tsv.py`, jiasenlu's fork of it (the seventh column), airsplay/lxmert `src/utils.py`.
 """
 
@@ -36,7 +36,7 @@ def base64_text(array: NDArray[Any]) -> str:
 
 
 def bottom_up_row(sample: Sample, description: SourceDescription) -> dict[str, str]:
-    """Return the columns of Bottom-Up Attention; `cls_prob` only where the data set has class probabilities."""
+    """Return the columns of Bottom-Up Attention; `cls_prob` only if the data set has class probabilities."""
     regions = sample.regions
     row = {
         "image_id": sample.meta["image_id"],
@@ -52,7 +52,7 @@ def bottom_up_row(sample: Sample, description: SourceDescription) -> dict[str, s
 
 
 def lxmert_row(sample: Sample, _description: SourceDescription) -> dict[str, str]:
-    """Return the columns of LXMERT. Classes are counted without the background, from 0."""
+    """Return the columns of LXMERT. Class ids start at 0, without the background."""
     regions = sample.regions
     assert regions.object_scores is not None
     assert regions.attribute_ids is not None
@@ -74,7 +74,7 @@ def lxmert_row(sample: Sample, _description: SourceDescription) -> dict[str, str
 def write_tsv(
     path: Path, description: SourceDescription, row: Callable[[Sample, SourceDescription], Mapping[str, str]]
 ) -> Rows:
-    """Write a TSV of the columns that `row` gives."""
+    """Write a TSV with the columns that `row` returns."""
     with path.open("xb") as file:
         while (sample := (yield)) is not None:
             tsv_text(sample)

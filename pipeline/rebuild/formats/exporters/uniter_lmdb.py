@@ -1,8 +1,8 @@
 """UNITER's LMDB of features, uncompressed (msgpack) and compressed (npz).
 
-A folder as `DetectFeatLmdb` opens it, with the thresholds of its configurations in the names: the LMDB and a JSON of
-how many regions of each image are read, here all of them. The key of an image is its id with `.npz` behind it. Source:
-ChenRocks/UNITER `data/data.py`, `scripts/convert_imgdir.py`.
+A folder that `DetectFeatLmdb` opens, with the thresholds of its configurations in the names: the LMDB, and a JSON with
+the number of regions to read for each image, here all of them. The key of an image is its id followed by `.npz`.
+Source: ChenRocks/UNITER `data/data.py`, `scripts/convert_imgdir.py`.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def normalised_boxes(sample: Sample) -> NDArray[np.float32]:
 
 
 def uniter_item(sample: Sample, description: SourceDescription) -> dict[str, NDArray[np.float16]]:
-    """Return what UNITER stores of an image, all of it float16; ShardError for a feature beyond float16."""
+    """Return the arrays that UNITER stores for an image, all in float16; ShardError for a feature beyond float16."""
     regions = sample.regions
     assert regions.object_scores is not None
     arrays = {
@@ -81,7 +81,7 @@ _FIELDS = ("object_ids", "object_scores", "class_ids", "class_probs")
 
 
 def exporter() -> StreamExporter:
-    """Return the exporter of msgpack values, what UNITER's configurations read by default."""
+    """Return the exporter of msgpack values, which UNITER's configurations read by default."""
     write = partial(write_uniter, encode=encode_msgpack, suffix="")
     return StreamExporter(write=write, fields=_FIELDS, class_names=True)
 

@@ -1,4 +1,4 @@
-"""The LMDBs that ViLBERT's task readers take, in three dialects: base64 texts, arrays, and the names of VOLTA.
+"""The LMDBs of ViLBERT's task readers in three variants: base64 texts, arrays, and the names of VOLTA.
 
 One LMDB folder. The value of an image id is a pickled mapping, the value of `keys` the pickled list of all ids.
 Sources: jiasenlu/vilbert_beta `script/convert_trainval_lmdb.py` and `_image_features_reader.py`;
@@ -29,7 +29,7 @@ Item = Callable[[Sample, SourceDescription], dict[str, Any]]
 
 
 def write_pickled_items(path: Path, description: SourceDescription, item: Item) -> Rows:
-    """Write an LMDB of pickled mappings, one an image id, and their list under `keys`."""
+    """Write an LMDB of pickled mappings, one per image id, and the list of ids under `keys`."""
     keys = bytearray()
     with new_lmdb(path, subdir=True) as put:
         while (sample := (yield)) is not None:
@@ -40,7 +40,7 @@ def write_pickled_items(path: Path, description: SourceDescription, item: Item) 
 
 
 def array_item(sample: Sample, description: SourceDescription) -> dict[str, Any]:
-    """Return what vilbert-multi-task stores of an image: arrays of float32."""
+    """Return the mapping that vilbert-multi-task stores for an image: arrays of float32."""
     regions = sample.regions
     item = {
         "image_id": sample.meta["image_id"],

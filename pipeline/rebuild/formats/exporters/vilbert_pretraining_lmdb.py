@@ -1,4 +1,4 @@
-"""The LMDB that ViLBERT is pre-trained from: tensorpack's LMDBSerializer over msgpack, one record a caption.
+"""The LMDB for pre-training of ViLBERT: tensorpack's LMDBSerializer with msgpack, one record per caption.
 
 A folder with one LMDB file and one JSON of captions, named as the reference's loader expects them. Sources:
 jiasenlu/vilbert_beta `script/conceptual_caption_preprocess_sequential_train.py` and `concept_cap_dataset.py`;
@@ -26,10 +26,10 @@ VALIDATION = ("validation_feat_all.lmdb", "caption_val.json")
 
 
 def records_of(sample: Sample, description: SourceDescription) -> Iterator[list[Any]]:
-    """Yield the records of an image, one for each of its captions.
+    """Yield the records of an image, one per caption.
 
     Raises:
-        ShardError: It has no caption.
+        ShardError: The image has no caption.
     """
     captions = captions_of(sample, Path(sample.key))
     if not captions:
@@ -46,7 +46,7 @@ def records_of(sample: Sample, description: SourceDescription) -> Iterator[list[
 
 
 def write_records(path: Path, description: SourceDescription) -> Rows:
-    """Write the LMDB and the captions; their names say whether all samples are of a validation split."""
+    """Write the LMDB and the captions; their names depend on whether all samples are of a validation split."""
     path.mkdir()
     numbers = count()
     splits: set[str] = set()

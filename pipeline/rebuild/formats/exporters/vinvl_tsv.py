@@ -6,7 +6,7 @@ scores, boxes), `hw.tsv` (image sizes), `caption.json`, and `dataset.yaml`, whic
 Pre-training, retrieval and VQA: a folder with `features.tsv` (image id, num_boxes, features in base64),
 `predictions.tsv` (image size, classes, scores, boxes), and `imageid2idx.json` (row numbers).
 
-A `.lineidx` beside each TSV has the byte at which each row begins. Features have six columns more than the detector's:
+A `.lineidx` beside each TSV has the byte offset of each row. Features have six columns more than those of the detector:
 the corners, width and height of the box as fractions of the image. Source: microsoft/Oscar `oscar/run_captioning.py`,
 `oscar/run_retrieval.py`, `oscar/datasets/oscar_tsv.py`, `oscar/utils/tsv_file.py`.
 """

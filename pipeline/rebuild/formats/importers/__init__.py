@@ -1,1 +1,1 @@
-"""Readers of published features: one module a format, on top of the modules that all formats share."""
+"""Readers of published features: one module per format, and modules that all formats share."""

@@ -1,7 +1,7 @@
 """MILVLG's files: ID.npz per image, of MILVLG/bottom-up-attention.pytorch.
 
-`info` is a pickled mapping with objects and attributes. Their ids count without background and "no attribute" in the
-released script; an early version counted them (`--background first`).
+`info` is a pickled mapping with objects and attributes. In the released script, ids do not include background and "no
+attribute"; in an early version they do (`--background first`).
 """
 
 from __future__ import annotations

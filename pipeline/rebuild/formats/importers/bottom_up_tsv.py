@@ -1,7 +1,8 @@
-"""Bottom-Up Attention TSV: one image a line, arrays in base64.
+"""Bottom-Up Attention TSV: one image per line, arrays in base64.
 
-Written by `generate_tsv.py` of peteanderson80/bottom-up-attention and its descendants. A file has no header; the number
-of columns tells the variant. Class ids count foreground classes from 0, class probabilities have the background first.
+Written by `generate_tsv.py` of peteanderson80/bottom-up-attention and its forks. A file has no header; the number of
+columns identifies the variant. Class ids count foreground classes from 0; class probabilities have the background
+first.
 """
 
 from __future__ import annotations
@@ -43,9 +44,9 @@ _NAMES = {"img_id": "image_id", "img_w": "image_w", "img_h": "image_h"}
 _MAX_BOXES = 10_000
 _HEAD = 1 << 16
 _TRIED = 20
-"""First lines of which one must be whole."""
+"""Number of first lines of which one must be complete."""
 _SMALL = 200
-"""Characters of an id or number."""
+"""Maximum number of characters of an id or number."""
 
 
 class Importer:
@@ -81,7 +82,7 @@ class Importer:
 
 
 def _first_fields(path: Path) -> list[bytes]:
-    """Return the columns at the beginning of a file, as far as a few kilobytes hold them."""
+    """Return the columns in the first kilobytes of a file."""
     import gzip
 
     with open(path, "rb", opener=open_regular) as file:
@@ -90,7 +91,7 @@ def _first_fields(path: Path) -> list[bytes]:
 
 
 def _truncated_variant(fields: Sequence[bytes]) -> tuple[str, ...] | None:
-    """Return a variant whose first line is longer than what was read: its small columns suffice."""
+    """Return the variant of a first line that is longer than the part that was read, from its small columns."""
     if len(fields) in (5, 6) and all(unquoted(field).isdigit() for field in fields[1:4]):
         return ORIGINAL
     if len(fields) in (8, 9, 10) and all(unquoted(fields[at]).isdigit() for at in (1, 2, 7)):
@@ -99,7 +100,7 @@ def _truncated_variant(fields: Sequence[bytes]) -> tuple[str, ...] | None:
 
 
 def _named(fields: Sequence[bytes]) -> tuple[str, ...] | None:
-    """Return the columns of a line of headings, None where it is not such a line."""
+    """Return the columns of a header line, None if it is not one."""
     known = {name for columns in VARIANTS.values() for name in columns}
     names = tuple(unquoted(field).decode("utf-8", "replace") for field in fields)
     if len(set(names) & known) < len(ORIGINAL) or len(set(names)) != len(names):
@@ -144,7 +145,7 @@ class _Reader:
 
 
 def _columns(path: Path, lines: Lines) -> tuple[int, tuple[str, ...]]:
-    """Return the number of lines of headings, and the columns: of the headings, or of the first whole line.
+    """Return the number of header lines, and the columns: of the header, or of the first complete line.
 
     Raises:
         ShardError: None of the first lines has the columns of a variant.
@@ -162,7 +163,7 @@ def _columns(path: Path, lines: Lines) -> tuple[int, tuple[str, ...]]:
 
 
 def unquoted(field: bytes) -> bytes:
-    """Return a field without what writers put around it: CSV's quotes, or Python 3's `b'…'`."""
+    """Return a field without quoting: CSV's quotes, or Python 3's `b'…'`."""
     field = field.strip()
     if len(field) > 1 and field[:1] == field[-1:] == b'"':
         field = field[1:-1].replace(b'""', b'"')
@@ -172,10 +173,10 @@ def unquoted(field: bytes) -> bytes:
 
 
 def parse_fields(values: Mapping[str, bytes], background: Background) -> PublishedImage:
-    """Return the image of the columns of a row, by name; `cls_prob`, objects and attributes may be missing.
+    """Return the image from the columns of a row, by name; `cls_prob`, objects and attributes are optional.
 
     Raises:
-        RowError: A column is not what it should be.
+        RowError: A column is invalid.
     """
     try:
         image_id = values["image_id"].decode("utf-8")
@@ -230,7 +231,7 @@ def _boxes(field: bytes, count: int) -> NDArray[Any]:
 
 
 def _floats(values: Mapping[str, bytes], name: str, count: int) -> NDArray[np.float32] | None:
-    """Return an array [count, columns]; None where the column is missing or there are no regions."""
+    """Return an array [count, columns]; None if the column is missing or there are no regions."""
     if not values.get(name) or not count:
         return None
     data = _decode(values[name], name)

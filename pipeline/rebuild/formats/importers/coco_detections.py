@@ -1,7 +1,7 @@
-"""COCO detection results, as detectron2's `coco_instances_results.json`: boxes, classes and scores, no features.
+"""COCO detection results, such as detectron2's `coco_instances_results.json`: boxes, classes and scores, no features.
 
-A data set holds a feature for each region, so nothing can be imported. The boxes are of use where features are computed
-of them: `vilbert manifest --given-boxes` reads such a file.
+A data set has a feature for each region, so nothing can be imported. To extract features at these boxes, use
+`vilbert manifest --given-boxes`, which reads such a file.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ _HEAD = 1 << 16
 
 
 class Importer:
-    """Recognises COCO detection results and says how to use them."""
+    """Recognises COCO detection results and explains how to use them."""
 
     def detect(self, path: Path) -> bool:
-        """Return whether a file begins as a JSON list of mappings with `image_id` and `bbox`."""
+        """Return whether a file begins with a JSON list of mappings with `image_id` and `bbox`."""
         try:
             if not path.is_file():
                 return False
@@ -36,7 +36,7 @@ class Importer:
         """Refuse the file.
 
         Raises:
-            ShardError: Always; it says what to do with the boxes.
+            ShardError: Always; the message says how to use the boxes.
         """
         raise ShardError(
             f"{path}: COCO detections are boxes without features. To compute features of these boxes: "

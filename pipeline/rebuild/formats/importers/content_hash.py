@@ -1,4 +1,4 @@
-"""The SHA-256 that names the content of a published file: of all its rows, once for each state of the file."""
+"""The SHA-256 of all rows, which identifies the content of a published file, computed once per state of the file."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ logger = logging.getLogger(__name__)
 
 LOG_SECONDS = 30.0
 DAMAGE = (ValueError, TypeError, LookupError, ArithmeticError, AttributeError)
-"""What readers raise for a damaged row, beside RowError."""
+"""Exceptions of readers for a damaged row, besides RowError."""
 _known: dict[str, str] = {}
 """SHA-256 by the state of the files that this process has hashed."""
 
 
 class Rows(Protocol):
-    """What is hashed."""
+    """Rows to hash."""
 
     def __len__(self) -> int: ...
 
@@ -34,12 +34,12 @@ class Rows(Protocol):
 
 
 def content_sha256(rows: Rows, path: Path, *, scratch: Path | None = None) -> str:
-    """Return the hex SHA-256 of all rows, damaged ones by what is wrong with them.
+    """Return the hex SHA-256 of all rows; damaged rows are hashed by their error.
 
     Args:
         rows: The opened file.
-        path: The file or folder that holds the rows.
-        scratch: Folder in which the hash is kept for other processes; None keeps it in this process alone.
+        path: The file or folder of the rows.
+        scratch: Folder in which the hash is stored for other processes; None: in this process only.
     """
     state = _state(path)
     kept = None if scratch is None else scratch / f"{state}.sha256"
@@ -72,7 +72,7 @@ def _hash(rows: Rows, path: Path) -> str:
 
 
 def _state(path: Path) -> str:
-    """Return a hash of the names, sizes, times and inodes of a folder's files, or of a file and those named like it."""
+    """Return a hash of the names, sizes, times and inodes of a folder's files, or of a file and its companions."""
     state = hashlib.blake2b(os.fsencode(path.absolute()), digest_size=16)
     for file in _files(path):
         with suppress(OSError):

@@ -14,7 +14,7 @@ from vilbert.pipeline.rebuild.formats.importers.published_image import RowError
 
 
 class FolderFiles:
-    """Files by number. Folders inside are searched, links to folders are not followed."""
+    """Files by index. Sub-folders are searched, links to folders are not followed."""
 
     def __init__(self, folder: Path, accept: Callable[[str], bool]) -> None:
         """List the files whose names are accepted.
@@ -38,15 +38,15 @@ class FolderFiles:
         return len(self._names)
 
     def name(self, row: int) -> str:
-        """Return a file's path inside the folder, with characters that UTF-8 does not hold escaped."""
+        """Return a file's path inside the folder; characters that UTF-8 cannot encode are escaped."""
         return self._names[row].decode("utf-8", "backslashreplace")
 
     def read(self, row: int) -> bytes:
-        """Return the bytes of a file; raise RowError where it cannot be read."""
+        """Return the bytes of a file; raise RowError if it cannot be read."""
         return read_file(self.folder / os.fsdecode(self._names[row]), self.name(row))
 
     def close(self) -> None:
-        """Nothing is open between rows."""
+        """Do nothing, because no file is open between rows."""
 
     def path(self, row: int) -> Path:
         """Return the path of a file."""
@@ -66,7 +66,7 @@ def read_file(path: Path, name: str) -> bytes:
 
 
 def first_file(folder: Path, accept: Callable[[str], bool]) -> Path | None:
-    """Return the first file of a folder, or of the folders inside, whose name is accepted, or None."""
+    """Return the first file of a folder or its sub-folders whose name is accepted, or None."""
     try:
         for place, folders, files in os.walk(folder):
             folders.sort()
@@ -78,10 +78,10 @@ def first_file(folder: Path, accept: Callable[[str], bool]) -> Path | None:
 
 
 def only_inside(path: Path, *patterns: str) -> Path:
-    """Return the one file or folder inside a folder whose name matches a pattern, where there is exactly one.
+    """Return the file or folder inside a folder whose name matches a pattern, if there is exactly one.
 
-    Tools write some formats as a folder with files beside them; users may name either. The path itself is returned
-    otherwise.
+    Some tools write a folder with additional files; users may name the folder or the file. If not exactly one name
+    matches, the path itself is returned.
     """
     if not path.is_dir():
         return path

@@ -1,7 +1,7 @@
 """Arrow files of the LXMERT example of transformers: Faster R-CNN outputs padded to a number of regions.
 
-Boxes are shares of the image's sides, `sizes` is height and width, ids count foreground classes and attributes from 0.
-`img_id` is an int32, so ids such as those of Conceptual Captions may have lost their upper bits before.
+Boxes are fractions of the image size, `sizes` is height and width, ids count foreground classes and attributes from 0.
+`img_id` is an int32, so the upper bits of ids such as those of Conceptual Captions may be lost in the file.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ class _Reader:
         return int(self._ends[-1]) if len(self._ends) else 0
 
     def _row(self, row: int) -> dict[str, Any]:
-        """Return the values of a row by column; a batch's offsets are checked before they are followed."""
+        """Return the values of a row by column; a batch's offsets are checked before they are used."""
         import pyarrow as pa
 
         number = int(self._ends.searchsorted(row, side="right"))
@@ -175,7 +175,7 @@ def _array(values: dict[str, Any], name: str) -> NDArray[Any]:
 
 
 def _whole(values: dict[str, Any], name: str, count: int) -> NDArray[np.int64] | None:
-    """Return a column of ids, which the example writes as floats."""
+    """Return a column of ids as integers; the example writes them as floats."""
     if name not in values:
         return None
     array = _array(values, name)[:count]

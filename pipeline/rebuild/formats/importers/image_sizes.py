@@ -1,4 +1,4 @@
-"""Sizes of images from a manifest, for formats that have none."""
+"""Image sizes from a manifest, for formats without sizes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from vilbert.pipeline.errors import RefusedError
 
 @dataclass(frozen=True)
 class ImageSizes:
-    """Width and height by image id: 16 bytes an image, ordered by a 64-bit hash of the id."""
+    """Width and height by image id: 16 bytes per image, ordered by a 64-bit hash of the id."""
 
     manifest_hash: str
     hashes: NDArray[np.uint64]
@@ -28,7 +28,7 @@ class ImageSizes:
         """Read a manifest's sizes.
 
         Raises:
-            RefusedError: It is no manifest, or has no size of any image.
+            RefusedError: It is not a manifest, or has no image sizes.
         """
         hashes, sizes = [], []
         try:

@@ -32,11 +32,11 @@ from vilbert.pipeline.shards.sample import Sample
 from vilbert.untrusted.pickles import ForbiddenError
 
 MAX_ROW_BYTES = 256 << 20
-"""Size of one row, far beyond that of any detector's output: bounds the memory that a damaged file takes."""
+"""Maximum size of a row, far above any detector's output; limits the memory that a damaged file uses."""
 _CLASSES, _ATTRIBUTES = 1601, 400
-"""Of Visual Genome as Anderson et al. 2018 use it, which the tools of these formats detect; the background counts."""
+"""Number of classes of Visual Genome in Anderson et al. 2018, including the background; used by these formats."""
 _PROBED = 1_000
-"""Rows that are read in search of the first good one before a file is refused."""
+"""Number of rows that are searched for the first valid one before a file is refused."""
 
 _Read = TypeVar("_Read")
 
@@ -48,20 +48,20 @@ class RowReader(Protocol):
         """Return the number of rows."""
 
     def content(self, row: int) -> bytes:
-        """Return the bytes of a row, for the hash that names the content; raise RowError where they cannot be read."""
+        """Return the bytes of a row, for the hash of the content; raise RowError if they cannot be read."""
 
     def head(self, row: int) -> Head | None:
-        """Return what planning needs of a row, without its arrays; None where the row must be read for it.
+        """Return the part of a row that planning needs, without its arrays; None if the row must be read for it.
 
-        Raises what `image` raises. A row that looks sound here may still turn out to be damaged.
+        Raises what `image` raises. A row that is accepted here may still be damaged.
         """
 
     def image(self, row: int) -> PublishedImage:
-        """Return what a row says.
+        """Return the image of a row.
 
         Raises:
-            RowError: It is damaged; a ValueError, TypeError or LookupError means the same.
-            ForbiddenError: It is hostile.
+            RowError: The row is damaged; ValueError, TypeError and LookupError are treated in the same way.
+            ForbiddenError: The row is hostile.
             ShardError: The file as a whole is damaged.
         """
 
@@ -73,16 +73,16 @@ class ImportedSource:
     """The rows of a `RowReader` as samples. A `Source`."""
 
     def __init__(self, name: str, path: Path, reader: RowReader, options: ImportOptions) -> None:
-        """Find the first row that gives a sample; it decides which fields all samples have.
+        """Find the first row with a sample; it determines the fields of all samples.
 
         Args:
             name: The format's name.
             path: The file or folder.
-            reader: Its rows; closed with the source, and where this raises.
-            options: What the file does not say of itself.
+            reader: Its rows; closed with the source, and if this raises.
+            options: Facts that the file does not contain.
 
         Raises:
-            ShardError: No row gives a sample.
+            ShardError: No row has a valid sample.
         """
         self._name, self._path, self._reader, self._options = name, path, reader, options
         self._content: str | None = None
@@ -98,7 +98,7 @@ class ImportedSource:
 
     @property
     def description(self) -> SourceDescription:
-        """What all samples share."""
+        """Properties that all samples share."""
         return self._description
 
     @property
@@ -121,7 +121,7 @@ class ImportedSource:
     def scan(self, start: int, stop: int, *, metadata: bool) -> Iterator[Scanned | FailureRow]:
         """Yield the rows [start, stop) without their arrays; see `ScannableSource.scan`.
 
-        A row that only its arrays show to be damaged is taken for a sample, and becomes a failure when it is read.
+        A row whose arrays are damaged is listed as a sample here, and becomes a failure when it is read.
         """
         for row in range(start, stop):
             try:
@@ -166,7 +166,7 @@ class ImportedSource:
         return self._guarded(self._reader.image, row)
 
     def _guarded(self, read: Callable[[int], _Read], row: int) -> _Read:
-        """Return what is read of a row; a damaged row raises RowError, a hostile one ShardError."""
+        """Return the result of reading a row; a damaged row raises RowError, a hostile one ShardError."""
         try:
             return read(row)
         except ForbiddenError as error:
@@ -188,7 +188,7 @@ class ImportedSource:
         )
 
     def _identify(self, row: PublishedImage | Head) -> tuple[str, int | None, int | None]:
-        """Return the image id, the width and the height that a row gets."""
+        """Return the image id, the width and the height of a row."""
         image_id, width, height = row.image_id, row.width, row.height
         if not image_id:
             raise RowError("broken_row", "its image id is empty")
@@ -226,7 +226,7 @@ class ImportedSource:
         )
 
     def _count_classes(self, image: PublishedImage) -> None:
-        """Number the classes as many as a row has probabilities; refuse names that are not as many."""
+        """Set the number of classes to the number of probabilities of a row; refuse another number of names."""
         if image.class_probs is None or image.class_probs.ndim != 2:
             return
         count = image.class_probs.shape[1]
@@ -254,7 +254,7 @@ class ImportedSource:
 
     @property
     def content(self) -> str:
-        """Hex digest of all rows, and of what else the samples depend on. The first time, the whole file is read."""
+        """Hex digest of all rows and of the options that the samples depend on. The first call reads the whole file."""
         if self._content is None:
             rows = content_sha256(self._reader, self._path, scratch=self._options.scratch)
             sizes = None if self._sizes is None else self._sizes.manifest_hash
@@ -263,7 +263,7 @@ class ImportedSource:
         return self._content
 
     def _fingerprint(self) -> dict[str, Any]:
-        """Return how the file is read, and what its user says of the detector."""
+        """Return the options with which the file is read, and the user's description of the detector."""
         options = self._options
         return {
             **({} if options.origin is None else {"origin": options.origin}),

@@ -1,4 +1,4 @@
-"""Where the lines of a large text file begin, found once and kept for other processes; and .gz files unpacked."""
+"""Line offsets of a large text file, found once and stored for other processes; .gz files are unpacked."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from vilbert.untrusted.arrays import ArrayError, read_npy
 
 _CHUNK = 2 << 20
 MAX_GZIP_RATIO = 64
-"""Unpacked bytes for a byte of a .gz file, beyond a first gigabyte: base64 of float32 shrinks to less than a half."""
+"""Maximum ratio of unpacked to packed bytes of a .gz file above one gigabyte; base64 of float32 has more than 2."""
 _GZIP_FREE = 1 << 30
 _GZIP_MAGIC = b"\x1f\x8b"
 _END = re.compile(rb"\n")
@@ -34,19 +34,19 @@ _EMPTY = (b"\n", b"\r", b"")
 
 
 def is_gzip(path: Path) -> bool:
-    """Return whether a file begins as gzip does."""
+    """Return whether a file begins with gzip's magic bytes."""
     with open(path, "rb", opener=open_regular) as file:
         return file.read(2) == _GZIP_MAGIC
 
 
 class Lines:
-    """The lines of a text file, plain or .gz, by number. Empty lines do not count."""
+    """The lines of a text file, plain or .gz, by index. Empty lines are skipped."""
 
     def __init__(self, path: Path, scratch: Path | None) -> None:
-        """Open a file and find its lines: in `FILE.lineidx`, in the folder `scratch`, or by reading the file once.
+        """Open a file and find its lines: from `FILE.lineidx`, from the folder `scratch`, or by reading the file once.
 
         Raises:
-            ShardError: It cannot be read, or is a damaged .gz.
+            ShardError: It cannot be read, or is a damaged .gz file.
         """
         self.path = path
         self._folder: tempfile.TemporaryDirectory[str] | None = None
@@ -91,7 +91,7 @@ class Lines:
         return len(self._starts)
 
     def line(self, row: int) -> bytes:
-        """Return a line without its end; raise RowError where the file has become shorter or the line is too long."""
+        """Return a line without its line end; raise RowError if the file has become shorter or the line is too long."""
         start, stop = int(self._starts[row]), int(self._stops[row])
         if stop - start > MAX_ROW_BYTES:
             raise RowError("broken_row", f"the line at byte {start:,} has {stop - start:,} bytes")
@@ -104,12 +104,12 @@ class Lines:
         return line
 
     def head(self, row: int, size: int) -> bytes:
-        """Return the beginning of a line, of at most so many bytes."""
+        """Return at most this many bytes of the beginning of a line."""
         start, stop = int(self._starts[row]), int(self._stops[row])
         return os.pread(self._file.fileno(), min(stop - start, size), start).split(b"\n", 1)[0]
 
     def close(self) -> None:
-        """Close the file, and delete what was unpacked for this process alone."""
+        """Close the file, and delete data that was unpacked for this process only."""
         self._file.close()
         self._release()
 
@@ -134,10 +134,10 @@ def scan_lines(path: Path) -> NDArray[np.int64]:
 
 
 def _read_lineidx(path: Path, size: int) -> NDArray[np.int64]:
-    """Return the offsets that Oscar's TSV tools keep beside a file: a decimal number per line.
+    """Return the offsets that Oscar's TSV tools store beside a file: a decimal number per line.
 
     Raises:
-        ShardError: They are not those of a file of this size.
+        ShardError: The offsets do not match a file of this size.
     """
     try:
         with open(path, "rb", opener=open_regular) as file:
@@ -150,7 +150,7 @@ def _read_lineidx(path: Path, size: int) -> NDArray[np.int64]:
 
 
 def _kept(folder: Path, source: Path, suffix: str, make: Callable[[Path], None]) -> Path:
-    """Return what `make` wrote of a file, in this process or another; it is made again once the file changed."""
+    """Return what `make` wrote for a file, in this or another process; repeated if the file changes."""
     status = source.stat()
     identity = json.dumps([str(source.resolve()), status.st_size, status.st_mtime_ns])
     target = folder / f"{hashlib.sha256(identity.encode('utf-8', 'backslashreplace')).hexdigest()[:32]}.{suffix}"

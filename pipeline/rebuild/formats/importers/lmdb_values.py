@@ -1,7 +1,7 @@
-"""The values of a published LMDB by number, in the order of the list of keys that its writer left in it.
+"""The values of a published LMDB by index, in the order of its list of keys.
 
-LMDB's library trusts the file. `lmdb.verify` walks its pages first, in Python, so that a damaged or hostile file is
-refused before the library sees it: one page of each value, which takes about a minute for a terabyte.
+LMDB's library trusts the file. `lmdb.verify` first checks its pages in Python, so that a damaged or hostile file is
+refused before the library reads it. It reads one page of each value, which takes about a minute for a terabyte.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from vilbert.pipeline.shards.storage.lmdb_environments import environments
 
 _MAGIC = (0xBEEFC0DE).to_bytes(4, "little")
 _MAGIC_AT = (16, 24)
-"""Where it stands in the first page of LMDB 0.9 and 1.0."""
+"""Its offset in the first page of LMDB 0.9 and 1.0."""
 _verified: dict[Path, tuple[int, int, int]] = {}
 """Size, time and inode of the files that this process has verified."""
 
@@ -32,7 +32,7 @@ def data_file(path: Path) -> Path:
 
 
 def is_lmdb(path: Path) -> bool:
-    """Return whether a file, or the data.mdb of a folder, begins as LMDB's files do, in either byte order."""
+    """Return whether a file, or the data.mdb of a folder, begins like an LMDB file, in either byte order."""
     try:
         with open(data_file(path), "rb", opener=open_regular) as file:
             head = file.read(64)
@@ -74,7 +74,7 @@ def open_lmdb(path: Path) -> LmdbFile:
 
 
 class LmdbFile:
-    """An open environment. Not for threads, nor for a forked process."""
+    """An open environment. Do not share it between threads or use it after a fork."""
 
     def __init__(self, path: Path, file: Path) -> None:
         self.path = path
@@ -82,7 +82,7 @@ class LmdbFile:
 
     @property
     def entries(self) -> int:
-        """Number of values, lists of keys included."""
+        """Number of values, including lists of keys."""
         return int(self._environment.stat()["entries"])
 
     def get(self, key: bytes) -> bytes | None:
@@ -99,7 +99,7 @@ class LmdbFile:
             raise RowError("broken_row", f"LMDB cannot read it: {error}") from error
 
     def first(self, skip: Iterable[bytes]) -> tuple[bytes, bytes] | None:
-        """Return the first key and value other than those given, or None."""
+        """Return the first key and value except the given keys, or None."""
         with self._environment.begin() as transaction:
             for key in transaction.cursor().iternext(values=False):
                 if key not in skip:
@@ -111,8 +111,8 @@ class LmdbFile:
         """Return the keys of all rows in the order of a list of keys, or in LMDB's order without one.
 
         Raises:
-            ShardError: The list names a key twice or one without a value, or leaves out a value: the conversion that
-                wrote the file was interrupted.
+            ShardError: The list has a key twice or without a value, or lacks a value, because the conversion that wrote
+                the file was interrupted.
         """
         with self._environment.begin() as transaction:
             if listed is None:
@@ -140,7 +140,7 @@ class LmdbFile:
 
 
 class PackedKeys:
-    """Keys by number in as many bytes as they have, and 8 bytes each."""
+    """Keys by index, stored in their own bytes plus 8 bytes each."""
 
     def __init__(self, keys: Iterable[bytes]) -> None:
         packed = bytearray()
@@ -167,9 +167,9 @@ class LmdbRows:
         """Find the keys.
 
         Args:
-            file: Closed with this object, and where this raises.
-            read_list: Returns the list of keys that the file holds, None where it holds none.
-            skip: Keys that are no rows.
+            file: Closed with this object, and if this raises.
+            read_list: Returns the list of keys in the file, None if it has none.
+            skip: Keys that are not rows.
         """
         self.file = file
         try:
@@ -186,11 +186,11 @@ class LmdbRows:
         return self._keys[row]
 
     def name(self, row: int) -> str:
-        """Return the key of a row as text, with characters that UTF-8 does not hold escaped."""
+        """Return the key of a row as text; characters that UTF-8 cannot encode are escaped."""
         return self._keys[row].decode("utf-8", "backslashreplace")
 
     def read(self, row: int) -> bytes:
-        """Return the value of a row; raise RowError where it cannot be read."""
+        """Return the value of a row; raise RowError if it cannot be read."""
         value = self.file.get(self._keys[row])
         if value is None:
             raise RowError("broken_row", f"key {self._keys[row]!r:.80} has no value any more")

@@ -1,4 +1,4 @@
-"""Values of a mapping that a published file holds for an image, checked one by one."""
+"""Checked values of the mapping of an image in a published file."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ _MAX_DIGITS = 20
 
 
 def require_mapping(value: object) -> dict[Any, Any]:
-    """Return the mapping of a row; keys that Python 2 wrote as bytes become texts."""
+    """Return the mapping of a row; keys that Python 2 wrote as bytes become strings."""
     if not isinstance(value, dict):
         raise RowError("broken_row", f"is a {type(value).__name__}, expected a mapping of fields")
     return {_text(key) if isinstance(key, bytes) else key: part for key, part in value.items()}
 
 
 def take_text(fields: Mapping[Any, Any], name: str) -> str | None:
-    """Return a text or a number as a text; None where the field is missing."""
+    """Return a string or number as a string; None if the field is missing."""
     value = fields.get(name)
     if value is None:
         return None
@@ -35,7 +35,7 @@ def take_text(fields: Mapping[Any, Any], name: str) -> str | None:
 
 
 def take_number(fields: Mapping[Any, Any], name: str) -> int | None:
-    """Return a whole number, also of a text or a float; None where the field is missing."""
+    """Return an integer, also from a string or a float; None if the field is missing."""
     value = fields.get(name)
     if value is None:
         return None
@@ -54,7 +54,7 @@ def take_number(fields: Mapping[Any, Any], name: str) -> int | None:
 
 
 def take_array(fields: Mapping[Any, Any], name: str) -> NDArray[Any] | None:
-    """Return an array; None where the field is missing."""
+    """Return an array; None if the field is missing."""
     value = fields.get(name)
     if value is None:
         return None
@@ -64,13 +64,13 @@ def take_array(fields: Mapping[Any, Any], name: str) -> NDArray[Any] | None:
 
 
 def take_column(fields: Mapping[Any, Any], name: str) -> NDArray[Any] | None:
-    """Return an array of one number per region, which may have a second side of 1."""
+    """Return an array of one number per region, which may have a second axis of length 1."""
     array = take_array(fields, name)
     return array[:, 0] if array is not None and array.ndim == 2 and array.shape[1] == 1 else array
 
 
 def require_array(fields: Mapping[Any, Any], name: str) -> NDArray[Any]:
-    """Return an array; raise RowError where the field is missing."""
+    """Return an array; raise RowError if the field is missing."""
     array = take_array(fields, name)
     if array is None:
         raise RowError("broken_row", f"has no {name}")

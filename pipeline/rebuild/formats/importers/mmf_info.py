@@ -1,8 +1,8 @@
-"""What MMF's extraction scripts save of an image beside its features: the same fields in `_info.npy` and in LMDB.
+"""Fields that MMF's extraction scripts save beside the features of an image, in `_info.npy` and in LMDB.
 
 The scripts differ. `extract_features_vmb.py` saves probabilities of all classes, without the background's column unless
-`--background` was given; `extract_features_frcnn.py` saves the best class's probability under the same name, and no
-boxes beyond `--num_features`; `extract_features_vinvl.py` saves boxes as shares of the image's sides, in six columns.
+`--background` was given. `extract_features_frcnn.py` saves the best class's probability under the same name, and at
+most `--num_features` boxes. `extract_features_vinvl.py` saves boxes as fractions of the image size, in six columns.
 """
 
 from __future__ import annotations
@@ -28,22 +28,22 @@ from vilbert.pipeline.rebuild.formats.importers.published_image import (
 )
 
 _APPENDED = 6
-"""Columns that VinVL appends to features: the box, as it is stored beside them."""
+"""Number of columns that VinVL appends to features: the box, as stored beside them."""
 
 
 def mmf_image(
     image_id: str, features: NDArray[Any], info: Mapping[Any, Any], background: Background | None
 ) -> PublishedImage:
-    """Return the image of features and the fields beside them.
+    """Return the image from features and the fields beside them.
 
     Args:
         image_id: The image's id.
         features: [N, D].
         info: The fields.
-        background: What class ids count; None decides by the columns of `cls_prob`, as MMF's scripts write them.
+        background: Convention of the class ids; None: determined by the columns of `cls_prob`, as in MMF's scripts.
 
     Raises:
-        RowError: There are no boxes, or a field is not what it should be.
+        RowError: There are no boxes, or a field is invalid.
     """
     if features.ndim == 3 and features.shape[0] == 1:
         features = features[0]
@@ -78,7 +78,7 @@ def mmf_image(
 
 
 def _without_box(features: NDArray[Any], boxes: NDArray[Any]) -> NDArray[Any]:
-    """Return features without the box that VinVL appends to them; others as they are."""
+    """Return features without the box that VinVL appends to them; others unchanged."""
     if features.ndim == 2 and features.shape[1] > _APPENDED and len(features) == len(boxes):
         tail = features[:, -_APPENDED:]
         if np.allclose(tail, boxes, atol=1e-4):
@@ -87,7 +87,7 @@ def _without_box(features: NDArray[Any], boxes: NDArray[Any]) -> NDArray[Any]:
 
 
 def _convention(probs: NDArray[Any] | None) -> Background:
-    """Say what ids count: with the background's column a softmax adds up to 1, and the ids count it, too."""
+    """Return the convention of ids: with the background's column, a softmax adds up to 1 and ids include it."""
     if probs is None or probs.ndim != 2:
         return "none"
     sums = probs.sum(axis=1, dtype=np.float64)

@@ -22,7 +22,7 @@ class Importer:
     """Reads MMF's LMDB."""
 
     def detect(self, path: Path) -> bool:
-        """Return whether the first value is a pickled mapping as `lmdb_conversion.py` makes it."""
+        """Return whether the first value is a pickled mapping of `lmdb_conversion.py`."""
         try:
             fields = first_mapping(path)
         except ForbiddenError:

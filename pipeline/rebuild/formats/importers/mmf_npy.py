@@ -1,4 +1,4 @@
-"""MMF's files: ID.npy with the features of an image, ID_info.npy with what else is known of it."""
+"""MMF's files: ID.npy with the features of an image, ID_info.npy with its other fields."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class _Reader(NamedReader):
         return read_file(info, f"{self._files.name(row).removesuffix('.npy')}{_INFO}")
 
     def parse(self, row: int, image_id: str) -> PublishedImage:
-        """Return what both files say of an image."""
+        """Return the image from both files."""
         features = load_npy(self._files.read(row))
         if not isinstance(features, np.ndarray):
             raise RowError("broken_row", "holds Python objects, expected an array of features")

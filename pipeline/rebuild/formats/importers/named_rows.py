@@ -1,4 +1,4 @@
-"""Rows that have names: the values of an LMDB by their keys, the files of a folder. Several formats store images so."""
+"""Named rows, in which several formats store images: the values of an LMDB by key, or the files of a folder."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ from vilbert.pipeline.rebuild.formats.importers.published_image import Head, Pub
 
 
 class NamedRows(Protocol):
-    """Bytes by number, each with a name."""
+    """Bytes by index, each with a name."""
 
     def __len__(self) -> int: ...
 
     def name(self, row: int) -> str:
-        """Return the name of a row, with characters that UTF-8 does not hold escaped."""
+        """Return the name of a row; characters that UTF-8 cannot encode are escaped."""
 
     def read(self, row: int) -> bytes:
-        """Return the bytes of a row; raise RowError where they cannot be read."""
+        """Return the bytes of a row; raise RowError if they cannot be read."""
 
     def close(self) -> None:
         """Release files."""
 
 
 class NamedReader:
-    """One image in each of some named rows, whose name gives the image id. A `RowReader`."""
+    """One image per named row, whose image id comes from the name. A `RowReader`."""
 
     def __init__(
         self,
@@ -32,13 +32,13 @@ class NamedReader:
         parse: Callable[[str, bytes], PublishedImage] | None = None,
         image_id: Callable[[str], str] = str,
     ) -> None:
-        """Take the rows.
+        """Store the rows.
 
         Args:
-            rows: Closed with the reader.
-            parse: Returns the image of an image id and the bytes of its row; raises RowError for a damaged one. None in
-                a class that has its own `parse`.
-            image_id: Returns the image id of a name.
+            rows: The rows; closed with the reader.
+            parse: Returns the image from an image id and the bytes of its row; raises RowError for a damaged row. None
+                if a subclass has its own `parse`.
+            image_id: Returns the image id for a name.
         """
         self.rows, self._parse, self._image_id = rows, parse, image_id
 
@@ -54,7 +54,7 @@ class NamedReader:
         return Head(image_id=self._image_id(self.rows.name(row)))
 
     def image(self, row: int) -> PublishedImage:
-        """Return what a row says."""
+        """Return the image of a row."""
         image_id = self.head(row).image_id
         try:
             return self.parse(row, image_id)
@@ -62,7 +62,7 @@ class NamedReader:
             raise RowError(error.reason, str(error), error.image_id or image_id) from error
 
     def parse(self, row: int, image_id: str) -> PublishedImage:
-        """Return what a row says of an image."""
+        """Return the image from the bytes of a row."""
         assert self._parse is not None
         return self._parse(image_id, self.rows.read(row))
 
@@ -72,5 +72,5 @@ class NamedReader:
 
 
 def file_stem(name: str, suffix: str) -> str:
-    """Return the image id of files that scripts name by it: the last part of the path, without its suffix."""
+    """Return the image id in a file name: the last part of the path, without its suffix."""
     return name.rpartition("/")[2].removesuffix(suffix)

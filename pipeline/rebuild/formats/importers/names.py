@@ -1,4 +1,4 @@
-"""Names of classes and attributes for files that have numbers alone."""
+"""Names of classes and attributes for files that have numbers only."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _MAX_NAMES_BYTES = 16 << 20
 
 
 def read_names(path: Path, option: str) -> tuple[str, ...]:
-    """Return the lines of a text file of names; several names of one class, "a,b", stay as they are.
+    """Return the lines of a text file of names; several names of one class, "a,b", are not separated.
 
     Raises:
         RefusedError: It cannot be read, or has an empty line; the message names the option.
@@ -30,10 +30,10 @@ def read_names(path: Path, option: str) -> tuple[str, ...]:
 
 
 def class_names(path: Path | None, count: int) -> tuple[str, ...]:
-    """Return the names of `count` classes, the background first: of a file, else numbers.
+    """Return the names of `count` classes, the background first: from a file, else numbers.
 
     Raises:
-        RefusedError: The file does not name so many, with or without the background as its first line.
+        RefusedError: The file has another number of names, with or without the background as its first line.
     """
     if path is None:
         return ("background", *(f"class {number}" for number in range(1, count)))
@@ -44,7 +44,7 @@ def class_names(path: Path | None, count: int) -> tuple[str, ...]:
 
 
 def attribute_names(path: Path | None, count: int) -> tuple[str, ...]:
-    """Return the names of `count` attributes: of a file, else numbers."""
+    """Return the names of `count` attributes: from a file, else numbers."""
     if path is None:
         return tuple(f"attribute {number}" for number in range(count))
     return read_names(path, "attribute-names")

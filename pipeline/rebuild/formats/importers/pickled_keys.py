@@ -1,4 +1,4 @@
-"""The list of keys that ViLBERT's and MMF's LMDB files hold under `keys`: a pickled list of bytes or texts."""
+"""The list of keys under `keys` in ViLBERT's and MMF's LMDB files: a pickled list of bytes or strings."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def read_pickled_keys(file: LmdbFile) -> list[bytes] | None:
     """Return the list of keys, None if the file has none.
 
     Raises:
-        ShardError: It is damaged, or no list of keys.
+        ShardError: It is damaged, or not a list of keys.
     """
     try:
         value = file.get(KEYS)
@@ -30,5 +30,5 @@ def read_pickled_keys(file: LmdbFile) -> list[bytes] | None:
 
 
 def is_pickle(value: bytes) -> bool:
-    """Return whether a value begins as pickles of protocol 2 and later do, or as the mappings of older ones."""
+    """Return whether a value begins like a pickle of protocol 2 or later, or like a mapping of an older protocol."""
     return value[:1] == b"\x80" or value[:3] in (b"(dp", b"}q\x00", b"(lp")

@@ -1,4 +1,4 @@
-"""What a published file says of one image, and the sample that is made of it.
+"""The content of a published file for one image, and its conversion to a sample.
 
 Legend: N regions, D feature channels, C classes with the background.
 """
@@ -18,27 +18,27 @@ from vilbert.pipeline.shards.keys import sample_key
 from vilbert.pipeline.shards.sample import MAX_SIDE, Sample
 
 Background = Literal["none", "first", "last"]
-"""What the class ids of a file count: `none`: foreground classes alone, from 0. `first`: all, 0 is the background.
-`last`: all, the greatest id is the background."""
+"""Convention of class ids in a file. `none`: foreground classes only, from 0. `first`: all classes, 0 is the
+background. `last`: all classes, the largest id is the background."""
 MAX_CLASSES = 1 << 16
-"""Ids are stored in 16 bits."""
+"""Maximum id; ids are stored in 16 bits."""
 _OUTSIDE = 1.5
-"""Pixels by which a published box may pass the edge of its image. Boxes are clipped: detectors that count pixels
-(+ 1), and coordinates rounded to float16, pass it by less."""
+"""Pixels by which a published box may exceed the edge of its image. Such boxes are clipped: detectors with the +1 pixel
+convention, and coordinates rounded to float16, exceed it by less."""
 _OUTSIDE_SHARE = 0.002
-"""The same as a share of the side, for coordinates in float16 of large images."""
+"""The same as a fraction of the side, for coordinates in float16 of large images."""
 _PROBABILITY_SUM = 1.02
 NO_SIZE = "its size is not known: neither the file nor --image-sizes has it"
 
 
 class RowError(Exception):
-    """A row that gives no sample; `reason` is a code to count by, the message says what is wrong."""
+    """A row without a valid sample; `reason` is a code, the message describes the problem."""
 
     def __init__(self, reason: str, message: str, image_id: str = "") -> None:
         super().__init__(message)
         self.reason = reason
         self.image_id = image_id
-        """Empty where it could not be read."""
+        """Image id; empty if it could not be read."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -49,34 +49,34 @@ class PublishedImage:
     features: NDArray[Any]
     """[N, D] float16 or float32; float64 is rounded to float32."""
     boxes: NDArray[Any]
-    """[N, 4] xyxy, in pixels or as shares of the image's sides."""
+    """[N, 4] xyxy, in pixels or as fractions of the image size."""
     boxes_are_shares: bool = False
     width: int | None = None
-    """Pixels; None where the file does not say."""
+    """Pixels; None if the file does not contain it."""
     height: int | None = None
     object_ids: NDArray[Any] | None = None
-    """[N] from 1 on."""
+    """[N] object class ids, from 1."""
     object_scores: NDArray[Any] | None = None
     """[N] probabilities of these."""
     class_probs: NDArray[Any] | None = None
-    """[N, C] of all classes, the background first."""
+    """[N, C] probabilities of all classes, the background first."""
     attribute_ids: NDArray[Any] | None = None
-    """[N] from 0 on; "no attribute" does not count."""
+    """[N] attribute ids, from 0, without "no attribute"."""
     attribute_scores: NDArray[Any] | None = None
     """[N] probabilities of these."""
     meta: Mapping[str, Any] = field(default_factory=dict)
-    """More for the sample's meta: captions."""
+    """Other metadata of the sample: captions."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Head:
-    """What planning needs of a row."""
+    """The part of a row that planning needs."""
 
     image_id: str
     width: int | None = None
     height: int | None = None
     regions: int | None = None
-    """N; None where only reading the row would tell."""
+    """N; None if the row must be read to know it."""
     meta: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
@@ -92,7 +92,7 @@ class Head:
 
 
 def foreground_ids(ids: NDArray[Any], background: Background) -> NDArray[np.int64]:
-    """Return ids [N] that count from 1. A region of background is then 0 or beyond the last class: both are refused."""
+    """Return ids [N] that start at 1. A background region becomes 0 or exceeds the last class; both are refused."""
     ids = ids.astype(np.int64)
     return ids if background == "first" else ids + 1
 
@@ -100,7 +100,7 @@ def foreground_ids(ids: NDArray[Any], background: Background) -> NDArray[np.int6
 def background_first(probs: NDArray[Any], background: Background) -> NDArray[np.float32]:
     """Return probabilities [N, C] with a column for the background in front.
 
-    A softmax without that column determines it: 1 minus the sum of the others.
+    If a softmax lacks that column, it is 1 minus the sum of the others.
     """
     probs = probs.astype(np.float32)
     if background == "first":
@@ -115,13 +115,13 @@ def to_sample(image: PublishedImage, *, top_classes: int, classes: int, attribut
     """Return the sample of an image.
 
     Args:
-        image: What the file says.
-        top_classes: How many of the most probable classes to keep.
-        classes: How many there are, the background included; ids beyond are refused.
-        attributes: How many there are; ids beyond are refused.
+        image: The content of the file.
+        top_classes: Number of most probable classes to keep.
+        classes: Number of classes, including the background; larger ids are refused.
+        attributes: Number of attributes; larger ids are refused.
 
     Raises:
-        RowError: Its arrays contradict each other, or are not what a data set may hold.
+        RowError: Its arrays contradict each other, or cannot be stored in a data set.
     """
     try:
         width, height = _size(image)
@@ -138,7 +138,7 @@ def to_sample(image: PublishedImage, *, top_classes: int, classes: int, attribut
 
 
 def sample_meta(image_id: str, meta: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the meta of the sample of an image."""
+    """Return the metadata of the sample of an image."""
     return {"image_id": image_id, "captions": [], "split": "", **meta}
 
 
@@ -181,9 +181,9 @@ def _arrays(
 
 
 def most_probable(probs: NDArray[np.float32], count: int) -> NDArray[np.intp]:
-    """Return the ids [N, count] of the most probable classes, most probable first, of equals the lower id first.
+    """Return the ids [N, count] of the most probable classes, most probable first; ties by lower id.
 
-    Sorting all classes would take most of the time of an import, so only those that may be among them are sorted.
+    Sorting all classes would take most of the time of an import, so only candidates are sorted.
     """
     if count >= probs.shape[1]:
         return np.argsort(-probs, axis=1, kind="stable")

@@ -1,7 +1,7 @@
 """UNITER's LMDB: arrays per image in float16, as MessagePack or as a compressed .npz.
 
-Boxes are shares of the image's sides, so sizes must come from elsewhere. `soft_labels` has all classes, the background
-first; objects are its best classes. `conf`, by which boxes were selected, has no place in a data set.
+Boxes are fractions of the image size, so sizes must come from elsewhere. `soft_labels` has all classes, the background
+first; objects are its best classes. `conf`, by which boxes were selected, cannot be stored in a data set.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from vilbert.untrusted.npz_files import load_npz
 KEYS = b"__keys__"
 _ZIP = b"PK\x03\x04"
 _PHANTOM = ("allow_pickle",)
-"""An array that UNITER's script stores by an argument that `savez` does not know."""
+"""Name of an array that UNITER's script stores by passing an unknown argument to `savez`."""
 
 
 class Importer:
@@ -75,7 +75,7 @@ class Importer:
 
 
 def _environment(path: Path) -> Path:
-    """Return the environment of a folder of one split, which holds it beside `nbb_*.json`."""
+    """Return the environment in the folder of a split, beside `nbb_*.json`."""
     return path if is_lmdb(path) else only_inside(path, "feat_*", "all", "all_compressed")
 
 
@@ -93,7 +93,7 @@ def _listed(file: LmdbFile) -> list[bytes] | None:
 
 
 def _counts(path: Path, rows: LmdbRows) -> NDArray[np.int32] | None:
-    """Return how many boxes `nbb_*.json` beside the environment gives each row, -1 where it names it not."""
+    """Return the number of boxes of each row in `nbb_*.json` beside the environment, -1 if it has no entry."""
     folder = data_file(path).parent
     match = re.fullmatch(r"feat_(.+?)(?:_compressed)?", folder.name)
     file = folder.parent / f"nbb_{match[1]}.json" if match else None
@@ -117,19 +117,19 @@ def _fields(value: bytes) -> dict[Any, Any]:
 
 
 class _Reader(NamedReader):
-    """Values, of which `nbb_*.json` may say how many boxes to use."""
+    """Values whose number of boxes may be limited by `nbb_*.json`."""
 
     def __init__(self, rows: LmdbRows, counts: NDArray[np.int32] | None, background: Background) -> None:
         super().__init__(rows, image_id=lambda name: name.removesuffix(".npz"))
         self._counts, self._background = counts, background
 
     def content(self, row: int) -> bytes:
-        """Return key and value of a row, and how many boxes it has."""
+        """Return key and value of a row, and its number of boxes."""
         count = b"" if self._counts is None else b"\0%d" % self._counts[row]
         return super().content(row) + count
 
     def parse(self, row: int, image_id: str) -> PublishedImage:
-        """Return what a row says of an image."""
+        """Return the image from the bytes of a row."""
         return self._of(_fields(self.rows.read(row)), image_id, row)
 
     def _of(self, fields: Mapping[str, Any], image_id: str, row: int) -> PublishedImage:

@@ -1,6 +1,6 @@
-"""ViLBERT's task LMDB: a pickled mapping per image, in both kinds that its releases wrote.
+"""ViLBERT's task LMDB: a pickled mapping per image, in both variants.
 
-vilbert_beta pickled the columns of a TSV as texts (arrays in base64), vilbert-multi-task pickled arrays.
+vilbert_beta pickled the columns of a TSV as strings (arrays in base64), vilbert-multi-task pickled arrays.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class Importer:
     def detect(self, path: Path) -> bool:
         """Return whether the first value is a pickled mapping with boxes and features, or a hostile pickle.
 
-        Opening the file then names what the pickle asks for.
+        Opening a hostile file raises an error that names the forbidden object.
         """
         try:
             fields = first_mapping(path)
@@ -60,7 +60,7 @@ class Importer:
 
 
 def first_mapping(path: Path) -> dict[Any, Any] | None:
-    """Return the first value of an LMDB that holds pickled mappings, None for any other file.
+    """Return the first value of an LMDB of pickled mappings, None for any other file.
 
     Raises:
         ForbiddenError: The value is a hostile pickle.
@@ -85,7 +85,7 @@ def first_mapping(path: Path) -> dict[Any, Any] | None:
 
 
 def _parse(background: Background, image_id: str, data: bytes) -> PublishedImage:
-    """Return an image. Its id is the key, by which ViLBERT's reader finds it; volta's values name it otherwise."""
+    """Return an image. Its id is the key, as in ViLBERT's reader; volta's values contain another id."""
     fields = require_mapping(load_arrays(data))
     fields = {_ALIASES.get(name, name): value for name, value in fields.items()}
     if isinstance(fields.get("features"), (str, bytes)):
@@ -94,7 +94,7 @@ def _parse(background: Background, image_id: str, data: bytes) -> PublishedImage
 
 
 def _encoded(fields: Mapping[str, Any]) -> dict[str, bytes]:
-    """Return texts and numbers as the bytes of a TSV's columns, as `parse_fields` takes them."""
+    """Return strings and numbers as the bytes of TSV columns, for `parse_fields`."""
     encoded: dict[str, bytes] = {}
     for name, value in fields.items():
         if type(value) is int:

@@ -1,7 +1,7 @@
 """vilbert-multi-task's files: ID.npy with a pickled mapping per image, of `script/extract_features.py`.
 
-`cls_prob` has all classes, the background first. `objects` is not read: the script takes rows for columns
-(`scores[keep_boxes][start_index:]`), so the ids belong to the next region; the probabilities give the right ones.
+`cls_prob` has all classes, the background first. `objects` is not read: the script confuses rows and columns
+(`scores[keep_boxes][start_index:]`), so its ids belong to the next region; the probabilities give the correct ids.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """ViLBERT's pre-training LMDB: tensorpack's `LMDBSerializer` with MessagePack, one value per image, with its caption.
 
-A value is the list features, cls_prob, boxes, num_boxes, image_h, image_w, image_id, caption. volta's are mappings of
-named arrays. tensorpack serialises with pyarrow unless it was told otherwise; today's pyarrow cannot read that.
+A value is the list features, cls_prob, boxes, num_boxes, image_h, image_w, image_id, caption. volta's values are
+mappings of named arrays. By default, tensorpack serialises with pyarrow; current pyarrow cannot read that.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Importer:
     """Reads ViLBERT's pre-training LMDB."""
 
     def detect(self, path: Path) -> bool:
-        """Return whether an LMDB has tensorpack's list of keys, in whichever serialisation."""
+        """Return whether an LMDB has tensorpack's list of keys, in any serialisation."""
         try:
             path = _environment(path)
             if not is_lmdb(path):
@@ -65,7 +65,7 @@ class Importer:
 
 
 def _environment(path: Path) -> Path:
-    """Return the file of a folder that holds it beside the captions."""
+    """Return the LMDB file of a folder that also contains the captions."""
     return path if is_lmdb(path) else only_inside(path, "*.lmdb")
 
 

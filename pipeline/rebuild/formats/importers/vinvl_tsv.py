@@ -1,7 +1,7 @@
 """VinVL's TSV: `features.tsv` of Oscar+ and `predictions.tsv` of scene_graph_benchmark, with the files beside them.
 
-A feature of `features.tsv` ends in its box: x1, y1, x2, y2, width and height as shares of the image's sides. These six
-columns are taken off. `PREFIX.hw.tsv` has the sizes of the images, `PREFIX.label.tsv` the names of the objects.
+A feature of `features.tsv` ends in its box: x1, y1, x2, y2, width and height as fractions of the image size. These six
+columns are removed. `PREFIX.hw.tsv` has the sizes of the images, `PREFIX.label.tsv` the names of the objects.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class Importer:
 
 
 def _features_file(path: Path) -> Path:
-    """Return the file of features of a folder that holds it beside labels and sizes."""
+    """Return the file of features in a folder that also contains labels and sizes."""
     return only_inside(path, "*feature.tsv", "*features.tsv")
 
 
@@ -102,7 +102,7 @@ class _Reader:
             raise RowError("broken_row", str(error), image_id) from error
 
     def _value(self, what: str, row: int, key: bytes) -> Any:
-        """Return what a file beside this one says of a row."""
+        """Return the value of a row in a companion file."""
         file = self._beside.get(what)
         line = None if file is None else file.line(row)
         if line is None:
@@ -149,7 +149,7 @@ class _Reader:
         )
 
     def _objects(self, objects: Sequence[Any], count: int) -> tuple[NDArray[Any] | None, NDArray[Any] | None]:
-        """Return ids [N] and scores [N] of the objects by name; None without --class-names."""
+        """Return ids [N] and scores [N] of the objects from their names; None without --class-names."""
         if not self._ids:
             return None, None
         if len(objects) != count:
@@ -170,7 +170,7 @@ class _Reader:
 
 
 class _Keyed:
-    """The lines of a file beside the features, which have the same order."""
+    """The lines of a companion file, in the order of the features."""
 
     def __init__(self, path: Path, scratch: Path | None) -> None:
         self._lines = Lines(path, scratch)
@@ -192,7 +192,7 @@ def _file_beside(path: Path, what: str) -> Path | None:
 
 
 def _packed(fields: Sequence[bytes], value: Any) -> tuple[int, bytes]:
-    """Return the number of boxes and the features in base64."""
+    """Return the number of boxes, and the features from base64."""
     if len(fields) == 3 and fields[1].strip().isdigit() and len(fields[1]) < 10:
         count, packed = int(fields[1]), fields[2]
     elif isinstance(value, dict) and isinstance(value.get("features"), str):
