@@ -10,6 +10,7 @@ Shapes: B images, R boxes of all images, C foreground classes, D feature channel
 from __future__ import annotations
 
 import copy
+import itertools
 import math
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
@@ -27,9 +28,11 @@ from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.rpn import concat_box_prediction_layers
 
 from vilbert.extractors.assemble import assemble_regions
+from vilbert.extractors.assemble_batch import BatchOutputs, assemble_batch, can_select_batch, rows_of, size_factors
 from vilbert.extractors.batch import common_resized_shape
+from vilbert.extractors.batch_proposals import suppress_batch
 from vilbert.extractors.boxes import resize_given, scale_boxes
-from vilbert.extractors.device import autocast, resolve_device
+from vilbert.extractors.device import autocast, constant, resolve_device
 from vilbert.extractors.extractor import DetectorSettings
 from vilbert.extractors.preprocessing import Preprocessing
 from vilbert.extractors.regions import Regions
@@ -43,6 +46,10 @@ class _HeadOutputs(NamedTuple):
     probs: Tensor  # [R, C + 1]
     regressed_xyxy: Tensor | None  # [R, C, 4] pixels of the resized image
     attribute_probs: Tensor | None  # [R, A]
+
+    def of(self, rows: Tensor) -> _HeadOutputs:
+        """Return some rows."""
+        return _HeadOutputs(*(None if values is None else values[rows] for values in self))
 
     def split(self, counts: list[int]) -> list[_HeadOutputs]:
         """Return the rows of each image."""
@@ -198,6 +205,8 @@ class TorchvisionExtractor:
         given = [None if boxes is None else torch.tensor(boxes, device=self._device) for boxes in given_boxes]
 
         maps = self._feature_maps(batch)
+        if can_select_batch(self._device, given_boxes, self._selection):
+            return self._regions_of_batch(batch, maps, resized, stored)
         boxes_xyxy = [
             proposals if boxes is None else resize_given(boxes, shape, resized)
             for proposals, boxes, shape in zip(self._proposals(batch, maps, resized, given), given, stored, strict=True)
@@ -206,6 +215,45 @@ class TorchvisionExtractor:
         return [
             self._regions(boxes, output, resized, shape, given_xyxy)
             for boxes, output, shape, given_xyxy in zip(boxes_xyxy, outputs, stored, given, strict=True)
+        ]
+
+    def _regions_of_batch(
+        self, batch: Tensor, maps: Mapping[str, Tensor], resized: tuple[int, int], stored: list[tuple[int, int]]
+    ) -> list[Regions]:
+        """Propose, describe and select the regions of all images at once, as a GPU does it."""
+        boxes_xyxy, is_there = self._batch_proposals(batch, maps, resized)  # [B, P, 4]
+        every, deltas = self._describe(batch, maps, list(boxes_xyxy))
+        output = _HeadOutputs(*(None if values is None else values.unflatten(0, is_there.shape) for values in every))
+        factors = size_factors([(height / resized[0], width / resized[1]) for height, width in stored], self._device)
+
+        def refine(keep: Tensor, classes: Tensor) -> Tensor:
+            of_class = rows_of(deltas.view(*is_there.shape, -1, 4), keep, classes + 1).flatten(0, 1)
+            refined = self._model.roi_heads.box_coder.decode_single(of_class, rows_of(boxes_xyxy, keep).flatten(0, 1))
+            return refined.view(*keep.shape, 4) * factors
+
+        attributes = output.attribute_probs
+        found = assemble_batch(
+            BatchOutputs(
+                proposals_xyxy=boxes_xyxy * factors,
+                is_there=is_there,
+                probs=output.probs,
+                features=output.features,
+                shapes=stored,
+                refine=refine,
+                attributes=None if attributes is None else lambda keep, _classes: rows_of(attributes, keep),
+            ),
+            self._selection,
+            self._detector.top_classes,
+        )
+        if all(regions is not None for regions in found):
+            return [regions for regions in found if regions is not None]
+        with_boxes = every._replace(regressed_xyxy=self._regressed(deltas, list(boxes_xyxy)))
+        parts = with_boxes.split([is_there.shape[1]] * len(found))
+        return [
+            self._regions(boxes_xyxy[row][there], output.of(there), resized, stored[row], None)
+            if regions is None
+            else regions
+            for row, (regions, output, there) in enumerate(zip(found, parts, is_there, strict=True))
         ]
 
     def _batch(self, images: Sequence[NDArray[np.uint8]], resized: tuple[int, int]) -> Tensor:
@@ -248,7 +296,53 @@ class TorchvisionExtractor:
         kept, _ = rpn.filter_proposals(proposals_xyxy, objectness, image_list.image_sizes, anchors_per_level)
         return list(kept)
 
+    def _batch_proposals(
+        self, batch: Tensor, maps: Mapping[str, Tensor], resized: tuple[int, int]
+    ) -> tuple[Tensor, Tensor]:
+        """Return the proposals of each image, padded [B, P, 4], and which are there [B, P]; see `_proposals`."""
+        rpn, levels = self._model.rpn, list(maps.values())
+        with autocast(self._device, self._detector.precision):
+            objectness, deltas = rpn.head(levels)
+        # the anchors of all images are the same
+        (anchors,) = rpn.anchor_generator(ImageList(batch[:1], [resized]), [level.float() for level in levels])
+        counts = [level[0].numel() for level in objectness]
+        scores, codes = concat_box_prediction_layers(
+            [level.float() for level in objectness], [level.float() for level in deltas]
+        )
+        scores = scores.view(len(batch), -1)
+        best = rpn._get_top_n_idx(scores, counts)  # [B, K], of each level
+        boxes_xyxy = rpn.box_coder.decode_single(
+            rows_of(codes.view(len(batch), -1, 4), best).flatten(0, 1), anchors[best].flatten(0, 1)
+        ).view(*best.shape, 4)
+        height, width = resized
+        boxes_xyxy = torch.minimum(boxes_xyxy.clamp(min=0), constant((width, height, width, height), self._device))
+        probs = scores.gather(1, best).sigmoid()
+        is_large = (boxes_xyxy[..., 2:] - boxes_xyxy[..., :2] >= rpn.min_size).all(dim=2)
+        # Boxes of different levels do not overlap, as in torchvision's `batched_nms`.
+        starts = constant(tuple(itertools.accumulate(counts)), self._device)
+        level = torch.bucketize(best.float(), starts, right=True)
+        apart = boxes_xyxy + (level * (max(resized) + 1.0))[..., None]
+        keep, is_there = suppress_batch(
+            apart, probs, is_large & (probs >= rpn.score_thresh), rpn.nms_thresh, rpn.post_nms_top_n()
+        )
+        return rows_of(boxes_xyxy, keep), is_there
+
     def _box_head(self, batch: Tensor, maps: Mapping[str, Tensor], boxes_xyxy: list[Tensor]) -> _HeadOutputs:
+        """Return what the box head says of the boxes [P, 4] of each image."""
+        output, deltas = self._describe(batch, maps, boxes_xyxy)
+        return output._replace(regressed_xyxy=self._regressed(deltas, boxes_xyxy))
+
+    def _regressed(self, deltas: Tensor, boxes_xyxy: list[Tensor]) -> Tensor | None:
+        """Return each foreground class's refined box [R, C, 4], where they are needed."""
+        if not self._selection.needs_regressed:
+            return None
+        decoded: Tensor = self._model.roi_heads.box_coder.decode(deltas, boxes_xyxy)
+        return decoded.view(len(deltas), -1, 4)[:, 1:]
+
+    def _describe(
+        self, batch: Tensor, maps: Mapping[str, Tensor], boxes_xyxy: list[Tensor]
+    ) -> tuple[_HeadOutputs, Tensor]:
+        """Return what the box head says of the boxes [P, 4] of each image, and the deltas [R, 4 * (C + 1)]."""
         heads = self._model.roi_heads
         # The pooler infers its scales from the first images it sees and keeps them. From padded shapes, whose sides are
         # multiples of the strides, they are exact; a copy that knows none keeps an image apart from others, also from
@@ -262,11 +356,8 @@ class TorchvisionExtractor:
             features, last = self._fully_connected(pooled)
         features, last = features.float(), last.float()
         logits, deltas = heads.box_predictor(last)
-        regressed_xyxy = None
-        if self._selection.needs_regressed:
-            regressed_xyxy = heads.box_coder.decode(deltas, boxes_xyxy).view(len(logits), -1, 4)[:, 1:]
         attribute_probs = self._attribute_head(last).softmax(dim=1) if self._attribute_head else None
-        return _HeadOutputs(features, logits.softmax(dim=1), regressed_xyxy, attribute_probs)
+        return _HeadOutputs(features, logits.softmax(dim=1), None, attribute_probs), deltas
 
     def _fully_connected(self, pooled: Tensor) -> tuple[Tensor, Tensor]:
         """Return the feature wanted and the head's output, both after their ReLU, [R, D]."""
