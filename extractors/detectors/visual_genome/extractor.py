@@ -30,11 +30,14 @@ from vilbert.extractors.detectors.visual_genome.heads import HeadOutputs, Res5He
 from vilbert.extractors.detectors.visual_genome.network import Network
 from vilbert.extractors.detectors.visual_genome.preprocessing import Resizing, bgr_pixels, network_input, resizing
 from vilbert.extractors.detectors.visual_genome.specs import RunSettings
-from vilbert.extractors.device import autocast, resolve_device, to_device
+from vilbert.extractors.device import autocast, convert_weights, page_locked, resolve_device, to_device
 from vilbert.extractors.extractor import DetectorSettings, ExtractorError
 from vilbert.extractors.preprocessing import Preprocessing
 from vilbert.extractors.regions import Regions
 from vilbert.extractors.selection import SelectionSettings, surviving_classes
+
+ROIS_AT_ONCE = {"cpu": 256, "cuda": 1024}
+"""By device: a pass of few regions is cheap on a CPU, and many launches on a GPU."""
 
 
 class VisualGenomeExtractor:
@@ -55,6 +58,8 @@ class VisualGenomeExtractor:
         reduced = self._device.type == "cuda" or detector.precision != "fp32"
         layout = torch.channels_last if reduced else torch.preserve_format
         self.network = network.eval().requires_grad_(False).to(self._device).to(memory_format=layout)
+        parts = [network.backbone, network.pyramid, network.rpn.conv, network.head]
+        convert_weights([part for part in parts if part is not None], self._device, detector.precision)
         self._layout = layout
         self._file = file
         self._conventions = network.conventions
@@ -191,7 +196,8 @@ class VisualGenomeExtractor:
 
     def resize(self, image: NDArray[np.uint8]) -> ResizedImage:
         """Do what is done on the CPU before the pixels go to the device: uint8 [height, width, 3], BGR."""
-        return ResizedImage(stored=(image.shape[0], image.shape[1]), pixels=bgr_pixels(image, self._conventions))
+        pixels = page_locked(bgr_pixels(image, self._conventions), self._device)
+        return ResizedImage(stored=(image.shape[0], image.shape[1]), pixels=pixels)
 
     def _levels(self, images: Sequence[NDArray[np.uint8] | ResizedImage], resized: tuple[int, int]) -> list[Tensor]:
         """Return the feature maps of the images, resized and padded."""
@@ -200,7 +206,7 @@ class VisualGenomeExtractor:
         for row, image in enumerate(images):
             ready = image if isinstance(image, ResizedImage) else self.resize(image)
             batch[row, :, : resized[0], : resized[1]] = network_input(
-                ready.pixels.to(self._device), ready.stored, self._conventions
+                ready.pixels.to(self._device, non_blocking=True), ready.stored, self._conventions
             )
         with autocast(self._device, self._detector.precision):
             levels: list[Tensor] = self.network.levels(batch)
@@ -242,7 +248,7 @@ class VisualGenomeExtractor:
         rows = to_device(torch.repeat_interleave(torch.tensor(counts)), self._device)
         every = torch.cat([rows[:, None].float(), torch.cat(list(rois)).float()], dim=1)
         chunks = []
-        for chunk in torch.split(every, self._run.rois_at_once):
+        for chunk in torch.split(every, self._run.rois_at_once or ROIS_AT_ONCE[self._device.type]):
             pooled = self.network.pool(levels, chunk)
             if self._layout == torch.channels_last:
                 pooled = pooled.contiguous(memory_format=torch.channels_last)
