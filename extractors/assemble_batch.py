@@ -76,7 +76,7 @@ def assemble_batch(outputs: BatchOutputs, selection: SelectionSettings, top_clas
         "object_scores": probs[..., 1:].gather(2, best_class[..., None])[..., 0],
     }
     fields["class_ids"], fields["class_probs"] = (
-        it.unflatten(0, keep.shape) for it in most_probable_classes(probs.flatten(0, 1), top_classes)
+        it.view(*keep.shape, it.shape[1]) for it in most_probable_classes(probs.flatten(0, 1), top_classes)
     )
     if selection.needs_regressed:
         if outputs.refine is None:

@@ -53,7 +53,7 @@ def pool_levels(
     counts = regions_per_level(members.sum(dim=0))
     parts = [
         roi_align(level, part, size, scale, sampling)
-        for level, scale, part in zip(levels, scales, rois[by_level].split(counts), strict=True)
+        for level, scale, part in zip(levels, scales, torch.split(rois[by_level], counts), strict=True)
     ]
     return torch.cat(parts), by_level.argsort()
 

@@ -13,7 +13,7 @@ import copy
 import itertools
 import math
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import NamedTuple
 
@@ -51,7 +51,13 @@ class _HeadOutputs(NamedTuple):
 
     def of(self, rows: Tensor) -> _HeadOutputs:
         """Return some rows."""
-        return _HeadOutputs(*(None if values is None else values[rows] for values in self))
+        return self.map(lambda values: values[rows])
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> _HeadOutputs:
+        """Return changed values."""
+        regressed_xyxy = None if self.regressed_xyxy is None else change(self.regressed_xyxy)
+        attribute_probs = None if self.attribute_probs is None else change(self.attribute_probs)
+        return _HeadOutputs(change(self.features), change(self.probs), regressed_xyxy, attribute_probs)
 
     def split(self, counts: list[int]) -> list[_HeadOutputs]:
         """Return the rows of each image."""
@@ -226,12 +232,13 @@ class TorchvisionExtractor:
         """Propose, describe and select the regions of all images at once, as a GPU does it."""
         boxes_xyxy, is_there = self._batch_proposals(batch, maps, resized)  # [B, P, 4]
         every, deltas = self._describe(*self._pool_batch(batch, maps, boxes_xyxy))
-        output = _HeadOutputs(*(None if values is None else values.unflatten(0, is_there.shape) for values in every))
+        output = every.map(lambda values: values.view(*is_there.shape, *values.shape[1:]))
         factors = size_factors([(height / resized[0], width / resized[1]) for height, width in stored], self._device)
 
         def refine(keep: Tensor, classes: Tensor) -> Tensor:
             of_class = rows_of(deltas.view(*is_there.shape, -1, 4), keep, classes + 1).flatten(0, 1)
-            refined = self._model.roi_heads.box_coder.decode_single(of_class, rows_of(boxes_xyxy, keep).flatten(0, 1))
+            rois = rows_of(boxes_xyxy, keep).flatten(0, 1)
+            refined: Tensor = self._model.roi_heads.box_coder.decode_single(of_class, rois)
             return refined.view(*keep.shape, 4) * factors
 
         attributes = output.attribute_probs

@@ -164,7 +164,7 @@ class VisualGenomeExtractor:
         resized = sizes[0][:2]
         rois, is_there = self.network.batch_proposals(hidden, resized, self._padded(resized), scales)  # [B, P, 4]
         every = self._describe(levels, list(rois))
-        output = HeadOutputs(*(values.unflatten(0, rois.shape[:2]) for values in every))
+        output = HeadOutputs(*(values.view(*rois.shape[:2], *values.shape[1:]) for values in every))
         conventions = self._conventions
         found = assemble_batch(
             BatchOutputs(
