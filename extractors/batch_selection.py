@@ -96,9 +96,10 @@ def _confidences(compared_xyxy: Tensor, scores: Tensor, threshold: float) -> tup
     suppresses = overlapping_torch(compared_xyxy, threshold)[image, rows[:, :, None], rows[:, None, :]]
     suppresses &= labels[:, :, None] == labels[:, None, :]
     suppresses = suppresses.tril_(-1).to(torch.float16)  # [B, M, M]: whether the second pair is ahead of the first
-    survive = before = torch.ones_like(best, dtype=torch.bool)
+    survive = before = torch.ones_like(best, dtype=torch.float16)
     for _ in range(ROUNDS):  # see `suppression._survivors`
         before = survive
-        survive = torch.bmm(suppresses, survive[..., None].to(torch.float16))[..., 0] == 0
+        suppressed = torch.bmm(suppresses, survive[..., None])[..., 0]
+        survive = torch.eq(suppressed, 0, out=torch.empty_like(suppressed))
     confidence = scores.new_zeros(images, proposals).scatter_reduce_(1, rows, best * survive, "amax")
     return confidence, floor, (survive == before).all(dim=1)

@@ -36,6 +36,7 @@ from vilbert.extractors.batch_proposals import pool_levels, suppress_batch
 from vilbert.extractors.boxes import resize_given, scale_boxes
 from vilbert.extractors.device import autocast, constant, convert_weights, page_locked, resolve_device
 from vilbert.extractors.extractor import DetectorSettings
+from vilbert.extractors.folding import fold_batch_norms
 from vilbert.extractors.preprocessing import Preprocessing
 from vilbert.extractors.regions import Regions
 from vilbert.extractors.selection import SelectionSettings
@@ -94,7 +95,10 @@ class TorchvisionExtractor:
         self._device = resolve_device(detector.device)
         # cuDNN's convolutions of reduced precision are made for this layout; the CPU's choose their own.
         layout = torch.channels_last if self._device.type == "cuda" else torch.preserve_format
-        self._model = model.eval().requires_grad_(False).to(self._device, memory_format=layout)
+        model = model.eval().requires_grad_(False)
+        if self._device.type == "cuda":
+            fold_batch_norms(model)
+        self._model = model.to(self._device, memory_format=layout)
         self._model.rpn.anchor_generator.set_cell_anchors(torch.float32, self._device)  # here, and in no thread later
         convert_weights([model.backbone, model.rpn.head, model.roi_heads.box_head], self._device, detector.precision)
         self._transform = model.transform
