@@ -127,9 +127,8 @@ def butd(
 ) -> VisualGenomeExtractor:
     """Return the extractor of a copy of the network; folded and last: how it would be computed otherwise."""
     names = tuple(f"thing {number}" for number in range(1600)), tuple(f"kind {number}" for number in range(400))
-    file = cast(
-        DetectorFile, mock.Mock(detector="butd-r101", class_names=names[0], attribute_names=names[1], preset="airsplay")
-    )
+    facts = {"layout": "", "source_sha256": "", "tensors_sha256": "", "preset": "airsplay"}
+    file = cast(DetectorFile, mock.Mock(detector="butd-r101", class_names=names[0], attribute_names=names[1], **facts))
     made = VisualGenomeExtractor(
         file=file,
         network=copy.deepcopy(network),

@@ -15,12 +15,8 @@ that of the training loop, `train_step`.
 
 from __future__ import annotations
 
-import ctypes
 import itertools
-import os
 import statistics
-import subprocess
-import sys
 import time
 from collections.abc import Generator
 from dataclasses import dataclass
@@ -32,6 +28,7 @@ import torch
 import tyro
 from torch import Tensor
 
+from benchmarks.emulated_device import device_counts, launches, require_device, waits
 from benchmarks.passes import layer_keys
 from vilbert.model.config import ViLBertConfig, preset
 from vilbert.model.packing import positions_of
@@ -54,13 +51,6 @@ THIN = {
     "vocab_size": 1000,
 }  # fmt: skip
 WORDS, REGIONS, FEATURES, CLASSES, TOP = 24, 36, 64, 1601, 20
-GRAPHS = Path(__file__).parents[1] / "tests" / "pipeline" / "train" / "emulated_graphs.c"
-COUNTERS = (
-    "launch", "gemm", "h2d_pinned", "h2d_pageable", "d2h", "d2d", "memset", "stream_sync", "device_sync",
-    "event_record", "event_sync", "malloc", "free", "hostalloc", "sync_memcpy", "event_query", "bytes_h2d",
-    "bytes_h2d_pageable", "bytes_d2h", "bytes_malloc", "bytes_hostalloc", "wait_event",
-)  # fmt: skip
-"""What the emulated device counts, in its order."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,27 +128,6 @@ class TimedGraphs(StepGraphs):
 
 MARKS: list[tuple[str, float, dict[str, int]]] = []
 """What ended in a step, when, and what the device had counted until then."""
-
-
-def device_counts() -> dict[str, int]:
-    """Return what the emulated device counted so far; nothing on a real one."""
-    library = ctypes.CDLL(None)
-    function = getattr(library, "fakecuda_counts", None)
-    values = (ctypes.c_long * len(COUNTERS))()
-    if function is not None:
-        function(values)
-    graphs = getattr(library, "fakegraphs_launches", None)
-    return {**dict(zip(COUNTERS, values, strict=True)), "graphs": 0 if graphs is None else graphs()}
-
-
-def launches(counted: dict[str, int]) -> int:
-    """Return kernels, products, fills, copies on the device and graphs."""
-    return sum(counted[name] for name in ("launch", "gemm", "memset", "d2d", "graphs"))
-
-
-def waits(counted: dict[str, int]) -> int:
-    """Return how often the host waited for the device."""
-    return sum(counted[name] for name in ("stream_sync", "device_sync", "event_sync", "sync_memcpy", "d2h"))
 
 
 def iter_nothing() -> Generator[list[Any], None, None]:
@@ -251,27 +220,10 @@ def measure(settings: Settings) -> None:
         )
 
 
-def built_graphs(folder: Path) -> Path:
-    """Compile the emulator's CUDA graphs, which the tests have, into its folder; return the library."""
-    library = folder / "libfakegraphs.so"
-    subprocess.run(["gcc", "-O1", "-w", "-fPIC", "-shared", "-o", library, GRAPHS, "-ldl"], check=True)
-    return library
-
-
 def main() -> None:
     """Measure, on the emulated device in this process, restarted with it."""
     settings = tyro.cli(Settings)
-    if settings.emulator is not None and "libfakecudart" not in os.environ.get("LD_PRELOAD", ""):
-        folder = settings.emulator.resolve()
-        library = folder / "libfakecudart.so"
-        if not library.is_file():
-            sys.exit(f"--emulator {settings.emulator}: {library} is missing; run `bash build.sh` there")
-        path = os.pathsep.join(filter(None, (str(folder), os.environ.get("LD_LIBRARY_PATH"))))
-        preloaded = os.pathsep.join((str(built_graphs(folder)), str(library)))
-        environment = {**os.environ, "LD_PRELOAD": preloaded, "LD_LIBRARY_PATH": path, "FAKECUDA_LAZY": "1"}
-        os.execve(sys.executable, [sys.executable, "-m", "benchmarks.host_time", *sys.argv[1:]], environment)
-    if not torch.cuda.is_available():
-        sys.exit("PyTorch sees no GPU; give --emulator")
+    require_device("benchmarks.host_time", settings.emulator)
     measure(settings)
 
 

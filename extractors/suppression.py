@@ -42,16 +42,17 @@ def overlapping(boxes_xyxy: NDArray[np.float32], threshold: float) -> NDArray[np
 
 
 def overlapping_torch(boxes_xyxy: Tensor, threshold: float) -> Tensor:
-    """Return what `overlapping` returns, bit for bit, on the device of the boxes."""
+    """Return what `overlapping` returns, bit for bit, on the device of the boxes [P, 4], or of each image [B, P, 4]."""
     import torch
 
-    x1, y1, x2, y2 = boxes_xyxy.T
-    width = torch.minimum(x2[:, None], x2) - torch.maximum(x1[:, None], x1)
-    height = torch.minimum(y2[:, None], y2) - torch.maximum(y1[:, None], y1)
+    x1, y1, x2, y2 = boxes_xyxy.unbind(dim=-1)
+    width = torch.minimum(x2[..., :, None], x2[..., None, :]) - torch.maximum(x1[..., :, None], x1[..., None, :])
+    height = torch.minimum(y2[..., :, None], y2[..., None, :]) - torch.maximum(y1[..., :, None], y1[..., None, :])
     intersection = width.clip(min=0) * height.clip(min=0)
     area = (x2 - x1) * (y2 - y1)
-    iou = intersection / (area[:, None] + area - intersection)
-    above: Tensor = (iou.double() > threshold).fill_diagonal_(False)
+    iou = intersection / (area[..., :, None] + area[..., None, :] - intersection)
+    above: Tensor = iou.double() > threshold
+    above.diagonal(dim1=-2, dim2=-1).fill_(False)
     return above
 
 

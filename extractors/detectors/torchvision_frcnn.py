@@ -10,9 +10,10 @@ Shapes: B images, R boxes of all images, C foreground classes, D feature channel
 from __future__ import annotations
 
 import copy
+import itertools
 import math
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import NamedTuple
 
@@ -25,12 +26,17 @@ from torchvision.models.detection import FasterRCNN
 from torchvision.models.detection.faster_rcnn import TwoMLPHead
 from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.rpn import concat_box_prediction_layers
+from torchvision.ops import roi_align
+from torchvision.ops.poolers import LevelMapper
 
 from vilbert.extractors.assemble import assemble_regions
-from vilbert.extractors.batch import common_resized_shape
+from vilbert.extractors.assemble_batch import BatchOutputs, assemble_batch, can_select_batch, rows_of, size_factors
+from vilbert.extractors.batch import ResizedImage, common_resized_shape, stored_shape
+from vilbert.extractors.batch_proposals import pool_levels, suppress_batch
 from vilbert.extractors.boxes import resize_given, scale_boxes
-from vilbert.extractors.device import autocast, resolve_device
+from vilbert.extractors.device import autocast, constant, convert_weights, page_locked, resolve_device
 from vilbert.extractors.extractor import DetectorSettings
+from vilbert.extractors.folding import fold_batch_norms
 from vilbert.extractors.preprocessing import Preprocessing
 from vilbert.extractors.regions import Regions
 from vilbert.extractors.selection import SelectionSettings
@@ -43,6 +49,16 @@ class _HeadOutputs(NamedTuple):
     probs: Tensor  # [R, C + 1]
     regressed_xyxy: Tensor | None  # [R, C, 4] pixels of the resized image
     attribute_probs: Tensor | None  # [R, A]
+
+    def of(self, rows: Tensor) -> _HeadOutputs:
+        """Return some rows."""
+        return self.map(lambda values: values[rows])
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> _HeadOutputs:
+        """Return changed values."""
+        regressed_xyxy = None if self.regressed_xyxy is None else change(self.regressed_xyxy)
+        attribute_probs = None if self.attribute_probs is None else change(self.attribute_probs)
+        return _HeadOutputs(change(self.features), change(self.probs), regressed_xyxy, attribute_probs)
 
     def split(self, counts: list[int]) -> list[_HeadOutputs]:
         """Return the rows of each image."""
@@ -79,8 +95,12 @@ class TorchvisionExtractor:
         self._device = resolve_device(detector.device)
         # cuDNN's convolutions of reduced precision are made for this layout; the CPU's choose their own.
         layout = torch.channels_last if self._device.type == "cuda" else torch.preserve_format
-        self._model = model.eval().requires_grad_(False).to(self._device, memory_format=layout)
+        model = model.eval().requires_grad_(False)
+        if self._device.type == "cuda":
+            fold_batch_norms(model)
+        self._model = model.to(self._device, memory_format=layout)
         self._model.rpn.anchor_generator.set_cell_anchors(torch.float32, self._device)  # here, and in no thread later
+        convert_weights([model.backbone, model.rpn.head, model.roi_heads.box_head], self._device, detector.precision)
         self._transform = model.transform
         self._pad_to = (0, 0)
         self._attribute_head = attribute_head.eval().to(self._device) if attribute_head is not None else None
@@ -182,7 +202,7 @@ class TorchvisionExtractor:
     @torch.inference_mode()
     def extract(
         self,
-        images: Sequence[NDArray[np.uint8]],
+        images: Sequence[NDArray[np.uint8] | ResizedImage],
         given_boxes: Sequence[NDArray[np.float32] | None],
     ) -> list[Regions]:
         """Return the regions of each image.
@@ -193,11 +213,13 @@ class TorchvisionExtractor:
         if not images:
             return []
         resized = common_resized_shape(images, given_boxes, self.resized_shape)
-        stored = [(image.shape[0], image.shape[1]) for image in images]
+        stored = [stored_shape(image) for image in images]
         batch = self._batch(images, resized)
         given = [None if boxes is None else torch.tensor(boxes, device=self._device) for boxes in given_boxes]
 
         maps = self._feature_maps(batch)
+        if can_select_batch(self._device, given_boxes, self._selection):
+            return self._regions_of_batch(batch, maps, resized, stored)
         boxes_xyxy = [
             proposals if boxes is None else resize_given(boxes, shape, resized)
             for proposals, boxes, shape in zip(self._proposals(batch, maps, resized, given), given, stored, strict=True)
@@ -208,16 +230,66 @@ class TorchvisionExtractor:
             for boxes, output, shape, given_xyxy in zip(boxes_xyxy, outputs, stored, given, strict=True)
         ]
 
-    def _batch(self, images: Sequence[NDArray[np.uint8]], resized: tuple[int, int]) -> Tensor:
+    def _regions_of_batch(
+        self, batch: Tensor, maps: Mapping[str, Tensor], resized: tuple[int, int], stored: list[tuple[int, int]]
+    ) -> list[Regions]:
+        """Propose, describe and select the regions of all images at once, as a GPU does it."""
+        boxes_xyxy, is_there = self._batch_proposals(batch, maps, resized)  # [B, P, 4]
+        every, deltas = self._describe(*self._pool_batch(batch, maps, boxes_xyxy))
+        output = every.map(lambda values: values.view(*is_there.shape, *values.shape[1:]))
+        factors = size_factors([(height / resized[0], width / resized[1]) for height, width in stored], self._device)
+
+        def refine(keep: Tensor, classes: Tensor) -> Tensor:
+            of_class = rows_of(deltas.view(*is_there.shape, -1, 4), keep, classes + 1).flatten(0, 1)
+            rois = rows_of(boxes_xyxy, keep).flatten(0, 1)
+            refined: Tensor = self._model.roi_heads.box_coder.decode_single(of_class, rois)
+            return refined.view(*keep.shape, 4) * factors
+
+        attributes = output.attribute_probs
+        found = assemble_batch(
+            BatchOutputs(
+                proposals_xyxy=boxes_xyxy * factors,
+                is_there=is_there,
+                probs=output.probs,
+                features=output.features,
+                shapes=stored,
+                refine=refine,
+                attributes=None if attributes is None else lambda keep, _classes: rows_of(attributes, keep),
+            ),
+            self._selection,
+            self._detector.top_classes,
+        )
+        if all(regions is not None for regions in found):
+            return [regions for regions in found if regions is not None]
+        with_boxes = every._replace(regressed_xyxy=self._regressed(deltas, list(boxes_xyxy)))
+        parts = with_boxes.split([is_there.shape[1]] * len(found))
+        return [
+            self._regions(boxes_xyxy[row][there], output.of(there), resized, stored[row], None)
+            if regions is None
+            else regions
+            for row, (regions, output, there) in enumerate(zip(found, parts, is_there, strict=True))
+        ]
+
+    def resize(self, image: NDArray[np.uint8]) -> ResizedImage:
+        """Do what is done on the CPU before the pixels go to the device: uint8 [H, W, 3], not resized yet."""
+        pixels = torch.from_numpy(np.array(image))  # a copy: decoded images may be read-only
+        return ResizedImage(stored=(image.shape[0], image.shape[1]), pixels=page_locked(pixels, self._device))
+
+    def _batch(self, images: Sequence[NDArray[np.uint8] | ResizedImage], resized: tuple[int, int]) -> Tensor:
         """Return float32 [B, 3, *padded]: normalised, resized, zeros to the right and below."""
         transform = self._transform
         multiple = transform.size_divisible
         least = [max(sides) for sides in zip(resized, self._pad_to, strict=True)]
         padded = [math.ceil(side / multiple) * multiple for side in least]
         batch = torch.zeros(len(images), 3, *padded, device=self._device).contiguous(memory_format=self._layout)
+        mean, std = (
+            constant(tuple(values), self._device)[:, None, None]
+            for values in (transform.image_mean, transform.image_std)
+        )
         for i, image in enumerate(images):
-            pixels = torch.from_numpy(np.array(image)).to(self._device)  # a copy: decoded images may be read-only
-            normalised = transform.normalize(pixels.permute(2, 0, 1).float() / 255)
+            ready = image if isinstance(image, ResizedImage) else self.resize(image)
+            pixels = ready.pixels.to(self._device, non_blocking=True)
+            normalised = (pixels.permute(2, 0, 1).float() / 255 - mean) / std  # as torchvision's transform
             batch[i, :, : resized[0], : resized[1]] = F.interpolate(
                 normalised[None], size=resized, mode="bilinear", align_corners=False
             )[0]
@@ -248,25 +320,85 @@ class TorchvisionExtractor:
         kept, _ = rpn.filter_proposals(proposals_xyxy, objectness, image_list.image_sizes, anchors_per_level)
         return list(kept)
 
+    def _pool_batch(
+        self, batch: Tensor, maps: Mapping[str, Tensor], boxes_xyxy: Tensor
+    ) -> tuple[Tensor, Tensor | None]:
+        """Return the pooled boxes [B * P, channels, h, w] level by level, and the order that puts them back."""
+        pool = self._model.roi_heads.box_roi_pool
+        levels = [maps[name].float() for name in pool.featmap_names if name in maps]
+        scales = [2.0 ** round(math.log2(level.shape[2] / batch.shape[2])) for level in levels]
+        images = torch.arange(len(batch), device=self._device).repeat_interleave(boxes_xyxy.shape[1])
+        rois = torch.cat([images[:, None].to(boxes_xyxy), boxes_xyxy.flatten(0, 1)], dim=1)
+        size, sampling = pool.output_size, pool.sampling_ratio
+        if len(levels) == 1:
+            return roi_align(levels[0], rois, size, scales[0], sampling), None
+        first, last = (-round(math.log2(scale)) for scale in (scales[0], scales[-1]))
+        assign = LevelMapper(first, last, pool.canonical_scale, pool.canonical_level)
+        return pool_levels(levels, scales, rois, assign([rois[:, 1:]]), size, sampling)
+
+    def _batch_proposals(
+        self, batch: Tensor, maps: Mapping[str, Tensor], resized: tuple[int, int]
+    ) -> tuple[Tensor, Tensor]:
+        """Return the proposals of each image, padded [B, P, 4], and which are there [B, P]; see `_proposals`."""
+        rpn, levels = self._model.rpn, list(maps.values())
+        with autocast(self._device, self._detector.precision):
+            objectness, deltas = rpn.head(levels)
+        # the anchors of all images are the same
+        (anchors,) = rpn.anchor_generator(ImageList(batch[:1], [resized]), [level.float() for level in levels])
+        counts = [level[0].numel() for level in objectness]
+        scores, codes = concat_box_prediction_layers(
+            [level.float() for level in objectness], [level.float() for level in deltas]
+        )
+        scores = scores.view(len(batch), -1)
+        best = rpn._get_top_n_idx(scores, counts)  # [B, K], of each level
+        boxes_xyxy = rpn.box_coder.decode_single(
+            rows_of(codes.view(len(batch), -1, 4), best).flatten(0, 1), anchors[best].flatten(0, 1)
+        ).view(*best.shape, 4)
+        height, width = resized
+        boxes_xyxy = torch.minimum(boxes_xyxy.clamp(min=0), constant((width, height, width, height), self._device))
+        probs = scores.gather(1, best).sigmoid()
+        is_large = (boxes_xyxy[..., 2:] - boxes_xyxy[..., :2] >= rpn.min_size).all(dim=2)
+        # Boxes of different levels do not overlap, as in torchvision's `batched_nms`.
+        starts = constant(tuple(itertools.accumulate(counts)), self._device)
+        level = torch.bucketize(best.float(), starts, right=True)
+        apart = boxes_xyxy + (level * (max(resized) + 1.0))[..., None]
+        keep, is_there = suppress_batch(
+            apart, probs, is_large & (probs >= rpn.score_thresh), rpn.nms_thresh, rpn.post_nms_top_n()
+        )
+        return rows_of(boxes_xyxy, keep), is_there
+
     def _box_head(self, batch: Tensor, maps: Mapping[str, Tensor], boxes_xyxy: list[Tensor]) -> _HeadOutputs:
-        heads = self._model.roi_heads
+        """Return what the box head says of the boxes [P, 4] of each image."""
         # The pooler infers its scales from the first images it sees and keeps them. From padded shapes, whose sides are
         # multiples of the strides, they are exact; a copy that knows none keeps an image apart from others, also from
         # those that another thread has in hand.
-        pool = copy.copy(heads.box_roi_pool)
+        pool = copy.copy(self._model.roi_heads.box_roi_pool)
         pool.scales = pool.map_levels = None
-        padded = (batch.shape[2], batch.shape[3])
         maps_fp32 = {name: level.float() for name, level in maps.items()}  # else RoI coordinates lose up to 4 pixels
-        pooled = pool(maps_fp32, boxes_xyxy, [padded] * len(batch))
+        output, deltas = self._describe(pool(maps_fp32, boxes_xyxy, [tuple(batch.shape[2:])] * len(batch)))
+        return output._replace(regressed_xyxy=self._regressed(deltas, boxes_xyxy))
+
+    def _regressed(self, deltas: Tensor, boxes_xyxy: list[Tensor]) -> Tensor | None:
+        """Return each foreground class's refined box [R, C, 4], where they are needed."""
+        if not self._selection.needs_regressed:
+            return None
+        decoded: Tensor = self._model.roi_heads.box_coder.decode(deltas, boxes_xyxy)
+        return decoded.view(len(deltas), -1, 4)[:, 1:]
+
+    def _describe(self, pooled: Tensor, order: Tensor | None = None) -> tuple[_HeadOutputs, Tensor]:
+        """Return what the box head says of pooled boxes [R, channels, h, w], and the deltas [R, 4 * (C + 1)].
+
+        order: in which to return them, where it is another one.
+        """
+        heads = self._model.roi_heads
         with autocast(self._device, self._detector.precision):
             features, last = self._fully_connected(pooled)
         features, last = features.float(), last.float()
+        if order is not None:
+            features, last = features[order], last[order]
         logits, deltas = heads.box_predictor(last)
-        regressed_xyxy = None
-        if self._selection.needs_regressed:
-            regressed_xyxy = heads.box_coder.decode(deltas, boxes_xyxy).view(len(logits), -1, 4)[:, 1:]
         attribute_probs = self._attribute_head(last).softmax(dim=1) if self._attribute_head else None
-        return _HeadOutputs(features, logits.softmax(dim=1), regressed_xyxy, attribute_probs)
+        return _HeadOutputs(features, logits.softmax(dim=1), None, attribute_probs), deltas
 
     def _fully_connected(self, pooled: Tensor) -> tuple[Tensor, Tensor]:
         """Return the feature wanted and the head's output, both after their ReLU, [R, D]."""

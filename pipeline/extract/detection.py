@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Any
 
+from vilbert.extractors.batch import stored_shape
 from vilbert.extractors.decode import ImageError
 from vilbert.extractors.extractor import Extractor, ExtractorError
 from vilbert.extractors.regions import Regions
@@ -57,7 +58,7 @@ class Detection:
 
         batches = group_by_shape(
             decoded(),
-            lambda item: self._extractor.resized_shape(*item.image.pixels.shape[:2]),
+            lambda item: self._extractor.resized_shape(*stored_shape(item.detector_input)),
             self._batch_size,
             max_lag=8 * self._batch_size,
         )
@@ -71,7 +72,7 @@ class Detection:
 
     def detect(self, batch: Sequence[Prepared], journal: Journal) -> Iterator[Outcome]:
         """Run the detector on a batch; where that fails, on each half, so that only the image at fault is lost."""
-        shape = self._extractor.resized_shape(*batch[0].image.pixels.shape[:2])
+        shape = self._extractor.resized_shape(*stored_shape(batch[0].detector_input))
         if 1 < len(batch) >= self._too_many.get(shape, len(batch) + 1):
             yield from self._detect_halves(batch, journal)
             return
@@ -106,7 +107,7 @@ class Detection:
         """
         with journal.detecting([item.row for item in batch]), self._turns.at_images(alone=alone):
             try:
-                images: list[Any] = [item.resized or item.image.pixels for item in batch]
+                images: list[Any] = [item.detector_input for item in batch]
                 found = self._extractor.extract(images, [item.boxes for item in batch])
                 return self._checked(found, len(batch))
             except ExtractorError:

@@ -31,7 +31,12 @@ class Prepared:
     data: bytes | None = None
     """The image's bytes, where they are to be stored."""
     resized: ResizedImage | None = None
-    """The image as the detector takes it, where that is computed ahead."""
+    """The image as the detector takes it, where that is computed ahead; `image` then has no pixels."""
+
+    @property
+    def detector_input(self) -> NDArray[np.uint8] | ResizedImage:
+        """What the detector takes of the image."""
+        return self.image.pixels if self.resized is None else self.resized
 
 
 def prepare(

@@ -56,6 +56,9 @@ from vilbert.pipeline.shards.storage.writer import ShardWriter
 JOURNAL_SECONDS = 1.0
 """For which the closing of journals is waited for when the work is to stop: a store may not answer."""
 
+NO_PIXELS = np.empty((0, 0, 3), np.uint8)
+"""Of an image that is resized already: its own are not needed any more."""
+
 ROWS_LOOKED_AT = 1000
 """Of the manifest's beginning, for URLs that cannot be fetched here at all."""
 
@@ -293,7 +296,8 @@ class Worker:
         if self._resize is None:
             return item
         try:
-            return replace(item, resized=self._resize(item.image.pixels))
+            resized = self._resize(item.image.pixels)
+            return replace(item, resized=resized, image=replace(item.image, pixels=NO_PIXELS))
         except Exception:  # the detector does it again, where an error is recorded as this image's failure
             return item
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from typing import Any
+from unittest import mock
 
 import emulate
 import numpy as np
@@ -15,6 +16,7 @@ import numpy as np
 emulate.install()
 
 from benchmarks.detectors import R101, butd, random_network  # noqa: E402 (a GPU has to be there first)
+from vilbert.extractors import batch_selection  # noqa: E402
 from vilbert.extractors.extractor import DetectorSettings, ExtractorSettings, build_extractor  # noqa: E402
 from vilbert.extractors.regions import Regions  # noqa: E402
 from vilbert.extractors.selection import SelectionSettings  # noqa: E402
@@ -28,11 +30,12 @@ SHARPER = 30.0
 
 
 def r50_fpn(device: str) -> Any:
-    """Return R50-FPN of torchvision with random weights, for small images."""
+    """Return R50-FPN of torchvision with random weights, for small images and few proposals."""
     settings = DetectorSettings(detector="torchvision", weights="random", device=device)
     extractor: Any = build_extractor(
         ExtractorSettings(detector=settings, selection=SelectionSettings(boxes="10-36", confidence=0.012))
     )
+    extractor.network.rpn._post_nms_top_n["testing"] = 200
     return extractor.with_preprocessing(replace(extractor.preprocessing, short_side=96, long_side=160))
 
 
@@ -84,6 +87,9 @@ def main() -> None:
             "places": {place[:200]: count / BATCH for place, count in stats.syncs.most_common(40)},
             "refused": dict(stats.real_failed),
         }
+        with mock.patch.object(batch_selection, "PAIRS", 1):  # no selection is exact: image by image
+            one_by_one = extractor.extract(ready, [None] * BATCH)
+        found[name]["differences"] += [difference(*pair) for pair in zip(expected, one_by_one, strict=True)]
     print(json.dumps(found))
 
 

@@ -33,7 +33,7 @@ def test_regions_are_those_of_the_cpu(found: dict[str, dict[str, Any]], detector
         assert difference["features"] < 0.002  # of the largest, in float16
 
 
-@pytest.mark.parametrize(("detector", "launches", "waits"), [("r50_fpn", 420, 20), ("r101_c4", 600, 27)])
+@pytest.mark.parametrize(("detector", "launches", "waits"), [("r50_fpn", 165, 4), ("r101_c4", 175, 4)])
 def test_launches_and_waits_of_an_image(
     found: dict[str, dict[str, Any]], detector: str, launches: int, waits: int
 ) -> None:

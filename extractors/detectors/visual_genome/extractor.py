@@ -11,6 +11,7 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -18,21 +19,25 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from vilbert.extractors.assemble import assemble_regions
+from vilbert.extractors.assemble_batch import BatchOutputs, assemble_batch, can_select_batch, rows_of, size_factors
 from vilbert.extractors.batch import ResizedImage, common_resized_shape, stored_shape
 from vilbert.extractors.boxes import clip_boxes, resize_given
 from vilbert.extractors.detectors.visual_genome.backbone import fold_norms
 from vilbert.extractors.detectors.visual_genome.conventions import Conventions, DetectorFile
 from vilbert.extractors.detectors.visual_genome.detector_file import read_detector_file
-from vilbert.extractors.detectors.visual_genome.geometry import clip, comparable, decode
+from vilbert.extractors.detectors.visual_genome.geometry import clip, comparable, decode, last_pixel
 from vilbert.extractors.detectors.visual_genome.heads import HeadOutputs, Res5Head
 from vilbert.extractors.detectors.visual_genome.network import Network
 from vilbert.extractors.detectors.visual_genome.preprocessing import Resizing, bgr_pixels, network_input, resizing
 from vilbert.extractors.detectors.visual_genome.specs import RunSettings
-from vilbert.extractors.device import autocast, resolve_device
+from vilbert.extractors.device import autocast, convert_weights, page_locked, resolve_device, to_device
 from vilbert.extractors.extractor import DetectorSettings, ExtractorError
 from vilbert.extractors.preprocessing import Preprocessing
 from vilbert.extractors.regions import Regions
 from vilbert.extractors.selection import SelectionSettings, surviving_classes
+
+ROIS_AT_ONCE = {"cpu": 256, "cuda": 1024}
+"""By device: a pass of few regions is cheap on a CPU, and many launches on a GPU."""
 
 
 class VisualGenomeExtractor:
@@ -53,6 +58,8 @@ class VisualGenomeExtractor:
         reduced = self._device.type == "cuda" or detector.precision != "fp32"
         layout = torch.channels_last if reduced else torch.preserve_format
         self.network = network.eval().requires_grad_(False).to(self._device).to(memory_format=layout)
+        parts = [network.backbone, network.pyramid, network.rpn.conv, network.head]
+        convert_weights([part for part in parts if part is not None], self._device, detector.precision)
         self._layout = layout
         self._file = file
         self._conventions = network.conventions
@@ -138,17 +145,59 @@ class VisualGenomeExtractor:
         sizes = [resizing(*shape, self._conventions) for shape in stored]
         given = [None if boxes is None else torch.tensor(boxes, device=self._device) for boxes in given_boxes]
         levels = self._levels(images, resized)
+        if can_select_batch(self._device, given_boxes, self._selection):
+            return self._regions_of_batch(levels, sizes, stored)
         proposals = iter(self._proposals(levels, sizes, [row for row, boxes in enumerate(given) if boxes is None]))
         rois = [
             next(proposals) if boxes is None else resize_given(boxes, shape, resized)
             for boxes, shape in zip(given, stored, strict=True)
         ]
-        outputs = self._describe(levels, rois)
+        outputs = self._describe(levels, rois).split([len(boxes) for boxes in rois])
         return [self._regions(*parts) for parts in zip(rois, outputs, sizes, stored, given, strict=True)]
+
+    def _regions_of_batch(
+        self, levels: list[Tensor], sizes: list[Resizing], stored: list[tuple[int, int]]
+    ) -> list[Regions]:
+        """Propose, describe and select the regions of all images at once, as a GPU does it."""
+        hidden = self._hidden(levels)
+        scales = [size.scale for size in sizes]
+        resized = sizes[0][:2]
+        rois, is_there = self.network.batch_proposals(hidden, resized, self._padded(resized), scales)  # [B, P, 4]
+        every = self._describe(levels, list(rois))
+        output = HeadOutputs(*(values.view(*rois.shape[:2], *values.shape[1:]) for values in every))
+        conventions = self._conventions
+        found = assemble_batch(
+            BatchOutputs(
+                proposals_xyxy=self._batch_to_stored(rois, sizes, stored),
+                is_there=is_there,
+                probs=output.logits.softmax(dim=2),
+                features=output.features,
+                shapes=stored,
+                refine=partial(self._refine, rois, output.deltas, sizes, stored),
+                attributes=None if self.network.attributes is None else partial(self._attributes_of_kept, output),
+                comparable=lambda boxes_xyxy: comparable(boxes_xyxy, conventions),
+                is_named_by_surviving_class=conventions.label == "unsuppressed",
+            ),
+            self._selection,
+            self._detector.top_classes,
+        )
+        return [
+            self._regions(
+                rois[row][is_there[row]],
+                HeadOutputs(*(values[row][is_there[row]] for values in output)),
+                sizes[row],
+                stored[row],
+                None,
+            )
+            if regions is None
+            else regions
+            for row, regions in enumerate(found)
+        ]
 
     def resize(self, image: NDArray[np.uint8]) -> ResizedImage:
         """Do what is done on the CPU before the pixels go to the device: uint8 [height, width, 3], BGR."""
-        return ResizedImage(stored=(image.shape[0], image.shape[1]), pixels=bgr_pixels(image, self._conventions))
+        pixels = page_locked(bgr_pixels(image, self._conventions), self._device)
+        return ResizedImage(stored=(image.shape[0], image.shape[1]), pixels=pixels)
 
     def _levels(self, images: Sequence[NDArray[np.uint8] | ResizedImage], resized: tuple[int, int]) -> list[Tensor]:
         """Return the feature maps of the images, resized and padded."""
@@ -157,11 +206,17 @@ class VisualGenomeExtractor:
         for row, image in enumerate(images):
             ready = image if isinstance(image, ResizedImage) else self.resize(image)
             batch[row, :, : resized[0], : resized[1]] = network_input(
-                ready.pixels.to(self._device), ready.stored, self._conventions
+                ready.pixels.to(self._device, non_blocking=True), ready.stored, self._conventions
             )
         with autocast(self._device, self._detector.precision):
             levels: list[Tensor] = self.network.levels(batch)
         return levels
+
+    def _hidden(self, levels: list[Tensor]) -> list[Tensor]:
+        """Return the proposal head's hidden maps, float32: in bfloat16 many logits would be equal, and order chance."""
+        with autocast(self._device, self._detector.precision):
+            hidden = [self.network.rpn.hidden(level) for level in levels]
+        return [level.float() for level in hidden]
 
     def _padded(self, resized: tuple[int, int]) -> tuple[int, int]:
         """Return the (height, width) of the network's input."""
@@ -175,36 +230,32 @@ class VisualGenomeExtractor:
         """Return the proposals [P, 4] of the images in these rows, in pixels of the resized image."""
         if not rows:
             return []
-        with autocast(self._device, self._detector.precision):
-            hidden = [self.network.rpn.hidden(level[rows]) for level in levels]
         shapes = [sizes[row][:2] for row in rows]
         proposals: list[Tensor] = self.network.proposals(
-            # float32: in bfloat16 many logits would be equal, and the order of proposals chance
-            [level.float() for level in hidden],
+            self._hidden([level[rows] for level in levels]),
             shapes,
             self._padded(shapes[0]),
             [sizes[row].scale for row in rows],
         )
         return proposals
 
-    def _describe(self, levels: list[Tensor], rois: Sequence[Tensor]) -> list[HeadOutputs]:
-        """Return for each image what the box head says of its regions.
+    def _describe(self, levels: list[Tensor], rois: Sequence[Tensor]) -> HeadOutputs:
+        """Return what the box head says of the regions [P, 4] of each image, R in all.
 
         The regions of all images go through the head together, in chunks so that memory is bounded.
         """
         counts = [len(boxes) for boxes in rois]
-        rows = torch.repeat_interleave(torch.tensor(counts)).to(self._device)
+        rows = to_device(torch.repeat_interleave(torch.tensor(counts)), self._device)
         every = torch.cat([rows[:, None].float(), torch.cat(list(rois)).float()], dim=1)
         chunks = []
-        for chunk in torch.split(every, self._run.rois_at_once):
+        for chunk in torch.split(every, self._run.rois_at_once or ROIS_AT_ONCE[self._device.type]):
             pooled = self.network.pool(levels, chunk)
             if self._layout == torch.channels_last:
                 pooled = pooled.contiguous(memory_format=torch.channels_last)
             with autocast(self._device, self._detector.precision):
                 features, last = self.network.describe(pooled, self._detector.feature_layer)
             chunks.append(self.network.predict(features, last))
-        outputs = (torch.split(torch.cat(parts), counts) for parts in zip(*chunks, strict=True))
-        return [HeadOutputs(*parts) for parts in zip(*outputs, strict=True)]
+        return HeadOutputs(*(torch.cat(parts) for parts in zip(*chunks, strict=True)))
 
     def _regions(
         self,
@@ -249,6 +300,45 @@ class VisualGenomeExtractor:
             classes = 1 + (probs[:, 1:].argmax(dim=1) if labels is None else labels)
         attributes: Tensor = self.network.attributes(output.last, classes)
         return attributes
+
+    def _attributes_of_kept(self, output: HeadOutputs, keep: Tensor, labels: Tensor) -> Tensor:
+        """Return the attributes' probabilities [B, N, A] of kept proposals [B, N], named by classes [B, N]."""
+        classes = 1 + labels
+        if self._conventions.attribute_class == "logits":
+            classes = rows_of(output.logits, keep).argmax(dim=2)
+        last = rows_of(output.last, keep).flatten(0, 1)
+        attributes: Tensor = self.network.attributes(last, classes.flatten()).unflatten(0, keep.shape)  # type: ignore[misc]
+        return attributes
+
+    def _refine(
+        self,
+        rois: Tensor,
+        deltas: Tensor,
+        sizes: Sequence[Resizing],
+        stored: Sequence[tuple[int, int]],
+        keep: Tensor,
+        classes: Tensor,
+    ) -> Tensor:
+        """Return the box [B, N, 4] of one class of each kept proposal, in pixels of the stored image."""
+        conventions, weights = self._conventions, self._conventions.box_weights
+        deltas, rois = rows_of(deltas, keep, classes), rows_of(rois, keep)
+        if conventions.boxes == "caffe":  # as `_regressed`
+            decoded = decode(deltas, self._batch_to_stored(rois, sizes, stored), conventions, weights)
+            one = last_pixel(conventions)
+            limits = [(size.height / size.scale - one, size.width / size.scale - one) for size in sizes]
+            return torch.minimum(decoded.clamp(min=0), size_factors(limits, rois.device))
+        decoded = clip(decode(deltas, rois, conventions, weights), *sizes[0][:2], conventions)
+        return self._batch_to_stored(decoded, sizes, stored)
+
+    def _batch_to_stored(
+        self, boxes_xyxy: Tensor, sizes: Sequence[Resizing], stored: Sequence[tuple[int, int]]
+    ) -> Tensor:
+        """Return boxes [B, N, 4] of the resized images in pixels of the stored ones."""
+        if self._conventions.scale_back == "uniform":
+            return boxes_xyxy / size_factors([(size.scale, size.scale) for size in sizes], boxes_xyxy.device)
+        pairs = zip(sizes, stored, strict=True)
+        ratios = [(height / size.height, width / size.width) for size, (height, width) in pairs]
+        return boxes_xyxy * size_factors(ratios, boxes_xyxy.device)
 
     def _regressed(self, rois: Tensor, deltas: Tensor, size: Resizing, stored: tuple[int, int]) -> Tensor:
         """Return each object class's box [P, C, 4] in pixels of the stored image."""

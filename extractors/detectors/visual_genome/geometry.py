@@ -14,6 +14,7 @@ from torch import Tensor
 from torchvision.ops import nms
 
 from vilbert.extractors.detectors.visual_genome.conventions import Conventions
+from vilbert.extractors.device import constant
 
 _MAX_LOG_SCALE = math.log(1000 / 16)
 
@@ -27,14 +28,13 @@ def comparable(boxes_xyxy: Tensor, conventions: Conventions) -> Tensor:
     """Return ordinary boxes [..., 4] with the same intersections over unions."""
     if not conventions.overlap_of_last_pixels:
         return boxes_xyxy
-    return boxes_xyxy + boxes_xyxy.new_tensor([0, 0, 1, 1])
+    return boxes_xyxy + constant((0, 0, 1, 1), boxes_xyxy.device)
 
 
 def clip(boxes_xyxy: Tensor, height: float, width: float, conventions: Conventions) -> Tensor:
     """Return boxes [..., 4] within an image of this size."""
     one = last_pixel(conventions)
-    limits = boxes_xyxy.new_tensor([width - one, height - one] * 2)
-    return torch.minimum(boxes_xyxy.clamp(min=0), limits)
+    return torch.minimum(boxes_xyxy.clamp(min=0), constant((width - one, height - one) * 2, boxes_xyxy.device))
 
 
 def decode(
@@ -44,7 +44,7 @@ def decode(
     one = last_pixel(conventions)
     size = boxes_xyxy[..., 2:] - boxes_xyxy[..., :2] + one
     centre = boxes_xyxy[..., :2] + 0.5 * size
-    deltas = deltas / deltas.new_tensor(weights)
+    deltas = deltas / constant(weights, deltas.device)
     log_scale = deltas[..., 2:].clamp(max=_MAX_LOG_SCALE) if conventions.clamp_deltas else deltas[..., 2:]
     centre = deltas[..., :2] * size + centre
     half = 0.5 * (log_scale.exp() * size)

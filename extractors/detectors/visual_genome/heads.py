@@ -62,6 +62,10 @@ class HeadOutputs(NamedTuple):
     deltas: Tensor  # [R, C, 4] of the object classes
     last: Tensor  # [R, D] what the predictors read
 
+    def split(self, counts: list[int]) -> list[HeadOutputs]:
+        """Return the rows of each image."""
+        return [HeadOutputs(*parts) for parts in zip(*(torch.split(values, counts) for values in self), strict=True)]
+
 
 class Res5Head(nn.Module):
     """The last stage of the ResNet on each region, and its mean."""

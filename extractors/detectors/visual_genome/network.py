@@ -17,7 +17,8 @@ from vilbert.extractors.detectors.visual_genome.heads import (
     level_strides,
     pool,
 )
-from vilbert.extractors.detectors.visual_genome.proposals import ProposalHead, propose
+from vilbert.extractors.detectors.visual_genome.proposals import ProposalHead, propose, propose_batch
+from vilbert.extractors.device import to_device
 
 
 class Network(nn.Module):
@@ -68,10 +69,7 @@ class Network(nn.Module):
         """
         conventions = self.conventions
         outputs = [self.rpn.scores_and_deltas(level) for level in hidden]
-        anchors = [
-            grid_anchors(cell, (level.shape[2], level.shape[3]), stride)
-            for cell, level, stride in zip(self.anchors, hidden, self.strides, strict=True)
-        ]
+        anchors = self._anchors_of(hidden)
         return [
             propose(
                 [scores[row] for scores, _ in outputs],
@@ -82,6 +80,29 @@ class Network(nn.Module):
                 conventions,
             )
             for row, shape in enumerate(image_shapes)
+        ]
+
+    def batch_proposals(
+        self, hidden: list[Tensor], image_shape: tuple[int, int], clip_shape: tuple[int, int], scale: list[float]
+    ) -> tuple[Tensor, Tensor]:
+        """Return the proposals of each image, padded [B, P, 4], and which are there [B, P]; see `proposals`."""
+        conventions = self.conventions
+        scores, deltas = zip(*(self.rpn.scores_and_deltas(level) for level in hidden), strict=True)
+        min_sizes = torch.tensor([conventions.rpn_min_size * of_image for of_image in scale])
+        return propose_batch(
+            list(scores),
+            list(deltas),
+            self._anchors_of(hidden),
+            clip_shape if conventions.clip_to == "padded" else image_shape,
+            to_device(min_sizes, hidden[0].device),
+            conventions,
+        )
+
+    def _anchors_of(self, hidden: list[Tensor]) -> list[Tensor]:
+        """Return the anchors [H * W * A, 4] of each level."""
+        return [
+            grid_anchors(cell, (level.shape[2], level.shape[3]), stride)
+            for cell, level, stride in zip(self.anchors, hidden, self.strides, strict=True)
         ]
 
     def pool(self, levels: list[Tensor], rois: Tensor) -> Tensor:

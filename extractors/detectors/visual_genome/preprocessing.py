@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from vilbert.extractors.detectors.visual_genome.conventions import Conventions
+from vilbert.extractors.device import constant
 
 
 class Resizing(NamedTuple):
@@ -65,7 +66,9 @@ def network_input(bgr: Tensor, stored: tuple[int, int], conventions: Conventions
     """
     height, width, scale = resizing(*stored, conventions)
     pixels = bgr.permute(2, 0, 1).float()
-    mean, std = (pixels.new_tensor(values)[:, None, None] for values in (conventions.pixel_mean, conventions.pixel_std))
+    mean, std = (
+        constant(values, pixels.device)[:, None, None] for values in (conventions.pixel_mean, conventions.pixel_std)
+    )
     if conventions.resize == "torch":
         pixels = F.interpolate(pixels[None], (height, width), mode="bilinear", align_corners=False)[0]
     elif conventions.resize == "cv2":

@@ -9,8 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from vilbert.extractors.assemble_batch import rows_of
+from vilbert.extractors.batch_proposals import suppress_batch
 from vilbert.extractors.detectors.visual_genome.conventions import Conventions
-from vilbert.extractors.detectors.visual_genome.geometry import clip, decode, last_pixel, suppress
+from vilbert.extractors.detectors.visual_genome.geometry import clip, comparable, decode, last_pixel, suppress
 
 
 class ProposalHead(nn.Module):
@@ -82,14 +84,64 @@ def _propose_at_level(
     return boxes[keep], scores[keep]
 
 
+def propose_batch(
+    scores: list[Tensor],  # of each level [B, H * W * A]
+    deltas: list[Tensor],  # [B, H * W * A, 4]
+    anchors: list[Tensor],  # [H * W * A, 4]
+    clip_shape: tuple[int, int],
+    min_sizes: Tensor,  # [B] in pixels of the resized image
+    conventions: Conventions,
+) -> tuple[Tensor, Tensor]:
+    """Return what `propose` returns for each image, padded [B, P, 4], and which proposals are there [B, P].
+
+    On a GPU it takes a few launches for each level, and one wait for each level of each image.
+    """
+    levels = [
+        _propose_batch_at_level(*level, clip_shape, min_sizes, conventions)
+        for level in zip(scores, deltas, anchors, strict=True)
+    ]
+    boxes, kept_scores, is_there = (torch.cat(parts, dim=1) for parts in zip(*levels, strict=True))
+    if len(levels) > 1:
+        kept_scores = kept_scores.masked_fill(~is_there, float("-inf"))
+        order = kept_scores.sort(dim=1, descending=True, stable=True).indices[:, : conventions.rpn_post_nms]
+        boxes, is_there = rows_of(boxes, order), is_there.gather(1, order)
+    return boxes, is_there
+
+
+def _propose_batch_at_level(
+    scores: Tensor,
+    deltas: Tensor,
+    anchors: Tensor,
+    clip_shape: tuple[int, int],
+    min_sizes: Tensor,
+    conventions: Conventions,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the boxes [B, P, 4], the scores [B, P] and which are there, the most object-like first."""
+    min_sizes = min_sizes[:, None, None]
+    if conventions.rpn_filter == "before_top_k":
+        every = clip(decode(deltas, anchors, conventions), *clip_shape, conventions)
+        large = _large(every, min_sizes, conventions)
+        best = _best(scores.masked_fill(~large, float("-inf")), conventions.rpn_pre_nms)
+        boxes, large = rows_of(every, best), large.gather(1, best)
+    else:
+        best = _best(scores, conventions.rpn_pre_nms)
+        boxes = clip(decode(rows_of(deltas, best), anchors[best], conventions), *clip_shape, conventions)
+        large = _large(boxes, min_sizes, conventions)
+    scores = scores.gather(1, best)
+    keep, is_there = suppress_batch(
+        comparable(boxes, conventions), scores, large, conventions.rpn_nms, conventions.rpn_post_nms
+    )
+    return rows_of(boxes, keep), scores.gather(1, keep), is_there
+
+
 def _best(scores: Tensor, count: int) -> Tensor:
-    return scores.sort(descending=True, stable=True).indices[:count]
+    return scores.sort(dim=-1, descending=True, stable=True).indices[..., :count]
 
 
-def _large(boxes_xyxy: Tensor, min_size: float, conventions: Conventions) -> Tensor:
-    """Return which boxes [P] are longer than `min_size` on both sides; NaN is not."""
-    sides = boxes_xyxy[:, 2:] - boxes_xyxy[:, :2]
+def _large(boxes_xyxy: Tensor, min_size: float | Tensor, conventions: Conventions) -> Tensor:
+    """Return which boxes [..., 4] are longer than `min_size` on both sides; NaN is not."""
+    sides = boxes_xyxy[..., 2:] - boxes_xyxy[..., :2]
     large = sides + last_pixel(conventions) > min_size
     if conventions.boxes == "caffe":
         large &= sides > 0
-    return large.all(dim=1)
+    return large.all(dim=-1)

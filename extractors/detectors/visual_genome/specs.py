@@ -22,8 +22,8 @@ class RunSettings:
     """Upper bound in pixels of the longer side of the resized image."""
     proposals: Annotated[int, Interval(ge=1, le=10_000)] | None = None
     """Number of proposals per image, before selection."""
-    rois_at_once: Annotated[int, Ge(1)] = 256
-    """Number of regions in one pass of the box head; bounds its memory."""
+    rois_at_once: Annotated[int, Ge(1)] | None = None
+    """Number of regions in one pass of the box head; bounds its memory. Default: 256, on a GPU 1024."""
 
 
 def recorded(facts: Mapping[str, Any]) -> dict[str, Any]:

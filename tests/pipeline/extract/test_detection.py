@@ -12,6 +12,7 @@ from vilbert.extractors.regions import Regions
 from vilbert.pipeline.errors import DeviceLostError
 from vilbert.pipeline.extract import turns
 from vilbert.pipeline.extract.detection import Detection
+from vilbert.pipeline.extract.prepare import Prepared
 from vilbert.pipeline.extract.turns import Turns
 from vilbert.pipeline.jobs.journal import Journal, parse_journal
 from vilbert.pipeline.jobs.journals import AppendedFile
@@ -53,7 +54,8 @@ class Detector:
 def items(number: int) -> list[Any]:
     image = SimpleNamespace(pixels=np.zeros((4, 4, 3), np.uint8))
     record = SimpleNamespace(image_id="i", uri="i.jpg")
-    return [SimpleNamespace(row=row, image=image, resized=None, boxes=None, record=record) for row in range(number)]
+    image_and_record: dict[str, Any] = {"image": image, "record": record}
+    return [Prepared(row=row, sha256="", boxes=None, **image_and_record) for row in range(number)]
 
 
 def detect(detector: Detector, device: str, journal: Journal, number: int = 4) -> list[str]:

@@ -59,13 +59,15 @@ def spoil_detector(module: ModuleType) -> None:
     pixels: dict[str, list[str]] = sys.modules["sitecustomize"].__dict__.setdefault("pixels", {})
 
     def build_extractor(settings: object) -> object:
+        import numpy as np
         import torch
 
         extractor = build(settings)
         whole = extractor.extract
 
         def extract(images: list, given_boxes: list) -> list:
-            for fault in filter(None, (pixels.get(hashlib.sha256(image).hexdigest()) for image in images)):
+            arrays = [np.asarray(getattr(image, "pixels", image)) for image in images]
+            for fault in filter(None, (pixels.get(hashlib.sha256(array).hexdigest()) for array in arrays)):
                 if fault[1] == "out of memory in company":
                     if len(images) > 1:
                         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
