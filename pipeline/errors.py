@@ -26,6 +26,28 @@ READ_ONLY = (errno.EROFS, errno.EACCES, errno.EPERM)
 """`OSError.errno` of a file without write permission."""
 
 
+FULL = {
+    "CPU": ("DefaultCPUAllocator", "std::bad_alloc"),
+    "GPU": ("CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED"),
+}
+"""In the messages of RuntimeErrors of PyTorch that mean that a device has no memory left and have no type."""
+
+
+def out_of_memory_device(error: Exception) -> str | None:
+    """Return the device that has no memory left, CPU or GPU; None if the error is another one."""
+    import torch
+
+    if isinstance(error, MemoryError):
+        return "CPU"
+    if isinstance(error, torch.OutOfMemoryError) or (
+        isinstance(error, torch.AcceleratorError) and "out of memory" in str(error)
+    ):
+        return "GPU"
+    if isinstance(error, RuntimeError):
+        return next((device for device, texts in FULL.items() if any(text in str(error) for text in texts)), None)
+    return None
+
+
 def first_line(error: BaseException) -> str:
     """Return the first line of an error's message, or its repr if the message is empty."""
     return (str(error).strip() or repr(error)).splitlines()[0]

@@ -10,7 +10,7 @@ from vilbert.extractors.decode import ImageError
 from vilbert.extractors.extractor import Extractor, ExtractorError
 from vilbert.extractors.regions import Regions
 from vilbert.manifests.uri import mask_credentials
-from vilbert.pipeline.errors import DeviceLostError, first_line
+from vilbert.pipeline.errors import DeviceLostError, first_line, out_of_memory_device
 from vilbert.pipeline.extract.batches import group_by_shape
 from vilbert.pipeline.extract.prepare import Prepared, failure
 from vilbert.pipeline.extract.turns import Turns
@@ -38,7 +38,7 @@ class Detection:
         self._turns = turns
         self._errors = 0
         self._too_many: dict[tuple[int, int], int] = {}
-        """Images of a resized shape that were too many for the GPU's memory at once."""
+        """Images of a resized shape that were too many for the memory at once."""
 
     def outcomes(
         self, prepared: Iterable[Prepared | FailureRow], journal: Journal, singly: Collection[int] = ()
@@ -152,12 +152,8 @@ HARMLESS = ("no kernel image", "invalid device function", "invalid configuration
 
 
 def is_out_of_memory(found: object) -> bool:
-    """Say whether it is the error of a GPU whose memory is full."""
-    import torch
-
-    return isinstance(found, torch.OutOfMemoryError) or (
-        isinstance(found, torch.AcceleratorError) and "out of memory" in str(found)
-    )
+    """Return whether this is the error of a GPU or a machine whose memory is full."""
+    return isinstance(found, Exception) and out_of_memory_device(found) is not None
 
 
 def is_device_lost(error: Exception) -> bool:

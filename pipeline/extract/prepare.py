@@ -75,6 +75,8 @@ def prepare(
             boxes = None if own_boxes else boxes
     except ImageError as error:
         return failure(row, record, error)
+    except MemoryError:
+        return failure(row, record, ImageError("out_of_memory", "while preparing the image"))
     return Prepared(row=row, record=record, image=image, sha256=digest, boxes=boxes, data=data if keep else None)
 
 
@@ -96,6 +98,8 @@ def fetch(uri: str, max_bytes: int, reader: ImageReader) -> bytes:
         data = reader.read(uri, max_bytes + 1)
     except FileNotFoundError:
         raise ImageError("missing_file", "no such file") from None
+    except MemoryError:
+        raise ImageError("out_of_memory", "while reading the file") from None
     except Exception as error:  # file systems behind fsspec raise errors of their own kinds
         raise ImageError("unreadable", f"{type(error).__name__}: {error}") from error
     if len(data) > max_bytes:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from vilbert.pipeline.errors import OutOfMemoryError, first_line
+from vilbert.pipeline.errors import OutOfMemoryError, first_line, out_of_memory_device
 
 
 @contextmanager
@@ -17,17 +17,7 @@ def explain_out_of_memory(remedy: str) -> Iterator[None]:
     try:
         yield
     except (MemoryError, RuntimeError) as error:
-        where = _device_of(error)
+        where = out_of_memory_device(error)
         if where is None:
             raise
         raise OutOfMemoryError(f"out of memory on the {where} ({first_line(error)}). {remedy}") from error
-
-
-def _device_of(error: Exception) -> str | None:
-    """Return the device that has no memory left; None where the error is another."""
-    import torch
-
-    if isinstance(error, torch.OutOfMemoryError):
-        return "GPU"
-    # torch has no type of its own for the CPU's allocator.
-    return "CPU" if isinstance(error, MemoryError) or "DefaultCPUAllocator" in str(error) else None

@@ -108,6 +108,54 @@ def test_an_image_that_has_no_room_alone_is_a_failure() -> None:
     assert detect(Detector(FULL, FULL), "cuda", Journal(), number=1) == ["out_of_memory"]
 
 
+def cpu_is_full() -> Exception:
+    """Return the error of PyTorch's allocator for more bytes than any machine has."""
+    with pytest.raises(RuntimeError, match="DefaultCPUAllocator") as caught:
+        torch.empty(2**60, dtype=torch.uint8)
+    return caught.value
+
+
+def numpy_is_full() -> Exception:
+    with pytest.raises(MemoryError) as caught:
+        np.empty(2**60, np.uint8)
+    return caught.value
+
+
+def libraries_are_full() -> list[Exception]:
+    return [
+        RuntimeError("std::bad_alloc"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+    ]
+
+
+class Hungry(Detector):
+    """Has no memory for batches of more than `most` images, and none for one row, however it comes."""
+
+    def __init__(self, error: Exception, *, most: int, row: int) -> None:
+        super().__init__()
+        self._error = error
+        self._most = most
+        self._row = row
+
+    def extract(self, images: list[Any], boxes: list[Any]) -> list[Regions]:
+        self.given.append(len(images))
+        if len(images) > self._most or any(image[0, 0, 0] == self._row for image in images):
+            raise self._error
+        return [WITHOUT_REGIONS for _ in images]
+
+
+@pytest.mark.parametrize("error", [FULL, cpu_is_full(), numpy_is_full(), *libraries_are_full()])
+def test_an_image_that_exceeds_the_memory_of_any_device_fails_alone(error: Exception) -> None:
+    detector = Hungry(error, most=2, row=5)
+    batch = items(8)
+    for item in batch:
+        item.image = SimpleNamespace(pixels=np.full((4, 4, 3), item.row, np.uint8))
+    found = dict(Detection(detector, 8, Turns("cpu")).detect(batch, Journal()))  # type: ignore[arg-type]
+    reasons = {row: made.reason for row, made in found.items() if isinstance(made, FailureRow)}
+    assert reasons == {**dict.fromkeys(range(8), "no_regions"), 5: "out_of_memory"}
+    assert detector.given == [8, 4, 2, 2, 2, 1, 1, 1, 1]  # a size that failed is not tried again
+
+
 def test_when_the_gpu_is_lost_the_journal_says_over_which_rows(tmp_path: Path) -> None:
     path = tmp_path / "journal"
     lost = torch.AcceleratorError("CUDA error: an illegal memory access was encountered\nMore of it.")
