@@ -2,7 +2,7 @@
 
 `butd-r101` at its published sizes (ResNet-101 C4, 300 proposals, 1600 classes, 400 attributes) with random weights:
 float32 as the modules stand, norms folded, channels last, reduced precision, and images of one shape in a batch; the
-plain network of detectron2 with the same geometry where it can be imported. The floor is the operations that PyTorch
+plain network of detectron2 with the same weights where it can be imported. The floor is the operations that PyTorch
 counts over the rate of a matrix product of the same precision, measured in the same run. Then R50-FPN beside
 torchvision's own pass, what reduced precision changes (`shapes`, a trained detector: cosines, kept boxes;
 `butd-r101`: cosines at given boxes), and peak memory. `--short` is a small network, to see that all of it runs.
@@ -32,12 +32,14 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.machine import versions
 from benchmarks.model import markdown
+from benchmarks.rounded_products import RoundedProducts
 from vilbert.extractors.assemble import assemble_regions
 from vilbert.extractors.detectors.visual_genome import extractor as module
 from vilbert.extractors.detectors.visual_genome.backbone import FrozenNorm
 from vilbert.extractors.detectors.visual_genome.conventions import Architecture, DetectorFile
 from vilbert.extractors.detectors.visual_genome.extractor import VisualGenomeExtractor
 from vilbert.extractors.detectors.visual_genome.geometry import cell_anchors
+from vilbert.extractors.detectors.visual_genome.layouts import rename
 from vilbert.extractors.detectors.visual_genome.network import Network
 from vilbert.extractors.detectors.visual_genome.presets import AIRSPLAY
 from vilbert.extractors.detectors.visual_genome.specs import RunSettings
@@ -87,6 +89,10 @@ class Settings:
     """A small network and small images."""
     memory_of: tuple[int, int] | None = None
     """Measure the peak memory of one image of this height and width alone; the benchmark starts itself with it."""
+    scenes: int = 270
+    """Images of the comparison of precisions."""
+    only_precision: bool = False
+    """Compare precisions, and measure no time and no memory."""
     json: bool = False
     """Print one JSON object in place of the tables."""
 
@@ -144,22 +150,31 @@ def butd(
     return made
 
 
-def plain_detectron2(short: bool) -> Callable[[Image], object] | None:
-    """Return detectron2's own pass over an image, of the geometry of butd-r101; None where it cannot be imported."""
+def plain_detectron2(network: Network, short: bool) -> Callable[[Image], object] | None:
+    """Return detectron2's own pass over an image with the weights of butd-r101; None where it cannot be imported."""
     if short or find_spec("detectron2") is None:
         return None
     # not model_zoo, which needs pkg_resources, which setuptools no longer has
     from detectron2.config import get_cfg
     from detectron2.modeling import build_model
 
+    conventions = network.conventions
     config = get_cfg()  # the defaults are a C4 Faster R-CNN; these are the settings of faster_rcnn_R_101_C4_3x.yaml
     config.MODEL.DEVICE = "cpu"
     config.MODEL.RESNETS.DEPTH = 101
-    config.MODEL.RPN.PRE_NMS_TOPK_TEST = 6000
+    config.MODEL.ANCHOR_GENERATOR.SIZES = [list(conventions.anchor_sizes[0])]
+    config.MODEL.RPN.PRE_NMS_TOPK_TEST = conventions.rpn_pre_nms
+    config.MODEL.RPN.POST_NMS_TOPK_TEST = conventions.rpn_post_nms
     config.MODEL.ROI_HEADS.NUM_CLASSES = 1600
-    config.MODEL.RPN.POST_NMS_TOPK_TEST = 300
-    torch.manual_seed(0)
+    config.MODEL.ROI_BOX_HEAD.POOLER_TYPE = "ROIPool"
+    config.MODEL.ROI_BOX_HEAD.POOLER_RESOLUTION = conventions.pool_size
     model = build_model(config).eval()
+    ours = network.state_dict()
+    with torch.no_grad():
+        for name, tensor in model.state_dict().items():
+            if not name.startswith("pixel_") and "cell_anchors" not in name:
+                (renamed,) = rename({name: tensor}, "airsplay")
+                tensor.copy_(ours[renamed])
     first = model.roi_heads.res5[0]
     first.conv1.stride = first.shortcut.stride = (1, 1)
     for block in model.roi_heads.res5:
@@ -233,7 +248,7 @@ def measure_butd(settings: Settings) -> dict[str, Any]:
         name: (lambda e=e, n=n: e.extract(images[:n], [None] * n), n)  # type: ignore[misc]
         for name, (e, n, _) in made.items()
     }
-    other = plain_detectron2(settings.short)
+    other = plain_detectron2(network, settings.short)
     if other is not None:
         ways["detectron2, float32"] = (lambda: other(images[0]), 1)
     with FlopCounterMode(display=False) as counter:
@@ -331,30 +346,36 @@ def measure_precision(settings: Settings) -> dict[str, dict[str, float]]:
     from vilbert.pipeline.shapes.render import paint
     from vilbert.pipeline.shapes.scene import make_scene
 
-    images = [paint(make_scene(0, number)) for number in range(4 if settings.short else 40)]
+    images = [paint(make_scene(0, number)) for number in range(4 if settings.short else settings.scenes)]
     selection = SelectionSettings(boxes="2-20", confidence=0.5)
     found: dict[str, list[Regions]] = {}
-    cosines: dict[str, list[float]] = {}
-    for precision in ("fp32", *REDUCED[settings.device]):
-        detector = DetectorSettings(detector="shapes", device=settings.device, precision=precision)
+    cosines: dict[str, float] = {}
+    for precision in DTYPES:
+        detector = DetectorSettings(detector="shapes", device=settings.device, precision=cast(Precision, precision))
         extractor = build_extractor(ExtractorSettings(detector=detector, selection=selection))
-        found[precision] = [extractor.extract([image], [None])[0] for image in images]
-        exact = found["fp32"]
-        given = [extractor.extract([im], [it.boxes])[0].features for im, it in zip(images, exact, strict=True)]
-        cosines[precision] = [float(cosine(a.features, b).min()) for a, b in zip(exact, given, strict=True)]
+        with RoundedProducts() if settings.device == "cpu" else contextlib.nullcontext():
+            found[precision] = [extractor.extract([image], [None])[0] for image in images]
+            exact = found["fp32"]
+            given = [extractor.extract([im], [it.boxes])[0].features for im, it in zip(images, exact, strict=True)]
+        cosines[precision] = min(float(cosine(a.features, b).min()) for a, b in zip(exact, given, strict=True))
     return {
-        precision: {"least_cosine": min(cosines[precision]), "same_boxes": same_boxes(found["fp32"], found[precision])}
-        for precision in REDUCED[settings.device]
+        precision: {
+            "least_cosine": cosines[precision],
+            "same_boxes": same_boxes(found["fp32"], found[precision]),
+            "boxes": sum(map(len, found["fp32"])),
+        }
+        for precision in ("bf16", "fp16")
     }
 
 
 def same_boxes(exact: list[Regions], other: list[Regions]) -> float:
-    """Return the share of kept boxes that the other way keeps too, to 2 pixels."""
-    same = 0
+    """Return the share of kept boxes that are the same to 2 pixels; additional boxes are different ones."""
+    same = total = 0
     for a, b in zip(exact, other, strict=True):
         distances = np.abs(a.boxes[:, None] - b.boxes[None]).max(axis=2)
-        same += int((distances.min(axis=1) <= 2).sum()) if len(b) else 0
-    return same / sum(map(len, exact))
+        same += int((distances.min(axis=1, initial=np.inf) <= 2).sum())
+        total += max(len(a), len(b))
+    return same / total
 
 
 def peak_memory(settings: Settings) -> float:
@@ -401,7 +422,7 @@ def tables(found: dict[str, Any]) -> str:
     first = r50["torchvision, float32"]
     memory = ", ".join(f"{name} {value:,.0f} MB" for name, value in found["memory"].items())
     kept = [
-        [name, f"{it['least_cosine']:.5f}", f"{it['same_boxes']:.1%}"]
+        [f"{name}, {it['boxes']} boxes", f"{it['least_cosine']:.5f}", f"{it['same_boxes']:.1%}"]
         for name, it in found["reduced precision"].items()
     ]
     given = [[name, f"{value:.5f}", ""] for name, value in found["butd"]["least_cosine_at_given_boxes"].items()]
@@ -422,6 +443,9 @@ def main(settings: Settings) -> int:
     torch.set_num_threads(settings.threads)
     if settings.memory_of is not None:
         print(peak_memory(settings))
+        return 0
+    if settings.only_precision:
+        print(json.dumps(measure_precision(settings), indent=2))
         return 0
     found = {
         "butd": measure_butd(settings),

@@ -100,7 +100,8 @@ class TorchvisionExtractor:
             fold_batch_norms(model)
         self._model = model.to(self._device, memory_format=layout)
         self._model.rpn.anchor_generator.set_cell_anchors(torch.float32, self._device)  # here, and in no thread later
-        convert_weights([model.backbone, model.rpn.head, model.roi_heads.box_head], self._device, detector.precision)
+        reduced = [model.backbone, model.rpn.head.conv, model.roi_heads.box_head]
+        convert_weights(reduced, self._device, detector.precision)
         self._transform = model.transform
         self._pad_to = (0, 0)
         self._attribute_head = attribute_head.eval().to(self._device) if attribute_head is not None else None
@@ -132,7 +133,9 @@ class TorchvisionExtractor:
         """Return, as JSON values, all that the regions depend on."""
         transform, rpn = self._transform, self._model.rpn
         pool = self._model.roi_heads.box_roi_pool
+        reduced = {} if self._detector.precision == "fp32" else {"rpn_predictor_precision": "fp32"}
         return {
+            **reduced,
             **self._facts,
             "resize_min": transform.min_size[-1],
             "resize_max": transform.max_size,
@@ -307,15 +310,12 @@ class TorchvisionExtractor:
         if all(boxes is not None for boxes in given):
             return [batch.new_zeros(0, 4)] * len(given)
         rpn = self._model.rpn
-        with autocast(self._device, self._detector.precision):
-            objectness, deltas = rpn.head(list(maps.values()))
+        objectness, deltas = self._anchor_outputs(list(maps.values()))
         image_list = ImageList(batch, [resized] * len(batch))
         # anchors take the dtype of the maps, and coordinates need float32
         anchors = rpn.anchor_generator(image_list, [level.float() for level in maps.values()])
         anchors_per_level = [level[0].numel() for level in objectness]
-        objectness, deltas = concat_box_prediction_layers(
-            [level.float() for level in objectness], [level.float() for level in deltas]
-        )
+        objectness, deltas = concat_box_prediction_layers(objectness, deltas)
         proposals_xyxy = rpn.box_coder.decode(deltas, anchors).view(len(batch), -1, 4)
         kept, _ = rpn.filter_proposals(proposals_xyxy, objectness, image_list.image_sizes, anchors_per_level)
         return list(kept)
@@ -341,14 +341,11 @@ class TorchvisionExtractor:
     ) -> tuple[Tensor, Tensor]:
         """Return the proposals of each image, padded [B, P, 4], and which are there [B, P]; see `_proposals`."""
         rpn, levels = self._model.rpn, list(maps.values())
-        with autocast(self._device, self._detector.precision):
-            objectness, deltas = rpn.head(levels)
+        objectness, deltas = self._anchor_outputs(levels)
         # the anchors of all images are the same
         (anchors,) = rpn.anchor_generator(ImageList(batch[:1], [resized]), [level.float() for level in levels])
         counts = [level[0].numel() for level in objectness]
-        scores, codes = concat_box_prediction_layers(
-            [level.float() for level in objectness], [level.float() for level in deltas]
-        )
+        scores, codes = concat_box_prediction_layers(objectness, deltas)
         scores = scores.view(len(batch), -1)
         best = rpn._get_top_n_idx(scores, counts)  # [B, K], of each level
         boxes_xyxy = rpn.box_coder.decode_single(
@@ -366,6 +363,18 @@ class TorchvisionExtractor:
             apart, probs, is_large & (probs >= rpn.score_thresh), rpn.nms_thresh, rpn.post_nms_top_n()
         )
         return rows_of(boxes_xyxy, keep), is_there
+
+    def _anchor_outputs(self, levels: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+        """Return each level's objectness [B, anchors, H, W] and box deltas [B, 4 * anchors, H, W], float32.
+
+        The two last convolutions compute in float32: in bfloat16 many logits would be equal, and the order of the
+        proposals chance.
+        """
+        head = self._model.rpn.head
+        with autocast(self._device, self._detector.precision):
+            hidden = [head.conv(level) for level in levels]
+        hidden = [level.float() for level in hidden]
+        return [head.cls_logits(level) for level in hidden], [head.bbox_pred(level) for level in hidden]
 
     def _box_head(self, batch: Tensor, maps: Mapping[str, Tensor], boxes_xyxy: list[Tensor]) -> _HeadOutputs:
         """Return what the box head says of the boxes [P, 4] of each image."""

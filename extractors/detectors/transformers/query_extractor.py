@@ -40,8 +40,14 @@ logger = logging.getLogger(__name__)
 
 CANDIDATES = 1000
 """Queries of an image that selection looks at, those with the highest scores; OWLv2 has 3600."""
-BOX_HEADS = ("bbox_embed", "bbox_predictor", "box_head")
-"""Submodules that compute boxes, which stay float32."""
+PREDICTORS = {
+    *("bbox_embed", "bbox_predictor", "box_head"),
+    *("class_embed", "class_labels_classifier", "class_head"),
+    # of the first stage, which selects queries from the encoder's output
+    *("enc_bbox_head", "enc_out_bbox_embed", "encoder_output_bbox_embed", "pre_bbox_head"),
+    *("enc_score_head", "enc_out_class_embed", "encoder_output_class_embed"),
+}
+"""Submodules that compute boxes and class logits. They stay float32."""
 
 
 class TransformersExtractor:
@@ -76,7 +82,7 @@ class TransformersExtractor:
         self.soft_labels = self._family.softmax
         config = getattr(model.config, "vision_config", model.config)
         self.feature_dim = int(getattr(config, "d_model", None) or config.hidden_size)
-        _keep_float32(model)
+        _keep_float32(model, self._device.type)
 
     def fingerprint(self) -> dict[str, object]:
         """Return, as JSON values, all that the regions depend on."""
@@ -93,6 +99,8 @@ class TransformersExtractor:
             "transformers": version("transformers"),
             "torchvision": version("torchvision"),
         }
+        if self._detector.precision != "fp32":
+            facts["predictor_precision"] = "fp32"
         if self._family.softmax:
             facts["top_classes"] = self._detector.top_classes
         if self._prompts is not None:
@@ -201,21 +209,30 @@ def _candidates(boxes_xyxy: Tensor, probs: Tensor) -> Tensor:
     return inside[best.sort().values]
 
 
-def _keep_float32(model: nn.Module) -> None:
-    """Leave box heads out of autocast: in bfloat16 a coordinate near 1000 would be off by 4 pixels."""
+def _keep_float32(model: nn.Module, device_type: str) -> None:
+    """Exclude the predictors from autocast.
 
-    def plain(head: nn.Module) -> None:
+    In bfloat16 a coordinate near 1000 would be off by 4 pixels, and many logits would be equal.
+    """
+
+    def exclude(head: nn.Module) -> None:
         forward = head.forward
 
-        def in_float32(*args: Any) -> Any:
-            with torch.autocast(args[0].device.type, enabled=False):
-                return forward(*(it.float() if isinstance(it, Tensor) else it for it in args))
+        def in_float32(*args: Any, **kwargs: Any) -> Any:
+            with torch.autocast(device_type, enabled=False):
+                return forward(*map(_as_float32, args), **{name: _as_float32(it) for name, it in kwargs.items()})
 
         head.forward = in_float32
 
     for name, module in model.named_modules():
-        if any(part in BOX_HEADS for part in name.split(".")) and isinstance(module, nn.Linear):
-            plain(module)
+        if name.rpartition(".")[2] in PREDICTORS:
+            # one for each decoder layer, which may be the same one
+            for head in dict.fromkeys(module) if isinstance(module, nn.ModuleList) else [module]:
+                exclude(head)
+
+
+def _as_float32(value: Any) -> Any:
+    return value.float() if isinstance(value, Tensor) and value.is_floating_point() else value
 
 
 def build(detector: DetectorSettings, selection: SelectionSettings) -> TransformersExtractor:

@@ -60,6 +60,37 @@ def test_alone_or_in_a_batch(folder: Path, name: str) -> None:
         assert (regions.height, regions.width) == image.shape[:2]
 
 
+@pytest.mark.parametrize("name", ["C4", "FPN"])
+@pytest.mark.parametrize("shape", [(1, 1), (1, 400), (400, 1), (30, 900), (900, 30)])
+def test_images_of_extreme_shapes_give_regions_within_the_image(
+    folder: Path, name: str, shape: tuple[int, int]
+) -> None:
+    detector = extractor(folder, name, weights=str(weights_file(folder, name)))
+    height, width = shape
+    (regions,) = detector.extract([picture(1, height, width)], [None])
+    assert (regions.height, regions.width) == shape
+    assert len(regions) or 1 in shape  # detectron2 keeps no proposal without an area
+    assert np.isfinite(regions.boxes).all()
+    assert np.isfinite(regions.features.astype(float)).all()
+    assert (regions.boxes >= 0).all()
+    assert (regions.boxes <= [width, height, width, height]).all()
+
+
+@pytest.mark.parametrize("name", ["C4", "FPN"])
+def test_an_image_among_many_has_the_regions_that_it_has_alone(folder: Path, name: str) -> None:
+    """Also those between images of another kind: black ones, and with many and without given boxes."""
+    detector = extractor(folder, name, weights=str(weights_file(folder, name)))
+    image, black = picture(1), np.zeros_like(picture(1))
+    boxes = np.tile(np.array([[5, 5, 40, 50]], np.float32), (100, 1))
+    (alone,) = detector.extract([image], [None])
+    for before, after in ((0, 7), (7, 0)):
+        images = [picture(seed + 2) if seed % 2 else black for seed in range(before + after)]
+        given: list[np.ndarray | None] = [boxes if seed % 3 == 0 else None for seed in range(before + after)]
+        images.insert(before, image)
+        given.insert(before, None)
+        assert_same(detector.extract(images, given)[before], alone)
+
+
 def test_chunks_of_regions_change_nothing(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("C4", "FPN"):
         images = [picture(1), picture(2)]

@@ -87,6 +87,38 @@ def test_an_image_alone_and_among_others_has_the_same_regions(extractor: Torchvi
         np.testing.assert_array_equal(alone.object_ids, beside.object_ids)
 
 
+def test_an_image_among_many_has_the_regions_that_it_has_alone(extractor: TorchvisionExtractor) -> None:
+    """Wherever it is in the batch, beside scenes, black images and images with given boxes."""
+    scenes = (make_scene(TEST_SEED, index) for index in range(100))
+    image, *others = [paint(scene) for scene in scenes if (scene.width, scene.height) == (240, 180)][:8]
+    (alone,) = extractor.extract([image], [None])
+    boxes = np.tile(np.array([[5, 5, 40, 50]], np.float32), (100, 1))
+    for before in (0, 7):
+        images = [other if i % 2 else np.zeros_like(image) for i, other in enumerate(others)]
+        given = [boxes if i % 3 == 0 else None for i in range(len(others))]
+        images.insert(before, image)
+        given.insert(before, None)
+        beside = extractor.extract(images, given)[before]
+        np.testing.assert_allclose(beside.boxes, alone.boxes, atol=1e-2)
+        np.testing.assert_allclose(beside.features, alone.features, rtol=1e-2, atol=1e-2)
+        np.testing.assert_array_equal(beside.object_ids, alone.object_ids)
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 400), (400, 1), (30, 900), (900, 30), (37, 41)])
+def test_images_of_extreme_shapes_give_regions_within_the_image(
+    extractor: TorchvisionExtractor, shape: tuple[int, int]
+) -> None:
+    height, width = shape
+    image = np.random.default_rng(0).integers(0, 256, (height, width, 3)).astype(np.uint8)
+    (regions,) = extractor.extract([image], [None])
+    assert (regions.height, regions.width) == shape
+    assert len(regions)
+    assert np.isfinite(regions.boxes).all()
+    assert np.isfinite(regions.features.astype(float)).all()
+    assert (regions.boxes >= 0).all()
+    assert (regions.boxes <= [width, height, width, height]).all()
+
+
 def test_attributes_are_read_from_fc7_whichever_layer_is_the_feature(extractor: TorchvisionExtractor) -> None:
     settings = DetectorSettings(detector="shapes", device="cpu", feature_layer="fc6")
     image = paint(make_scene(TEST_SEED, 0))

@@ -207,6 +207,21 @@ def test_boxes_stay_float32_in_bfloat16(build: Callable[..., Any]) -> None:
         assert (boxes != boxes.to(torch.bfloat16).float()).float().mean() > 0.5, name
 
 
+@pytest.mark.parametrize("name", [*CLOSED, "grounding_dino"])
+def test_predictors_stay_float32_in_bfloat16(build: Callable[..., Any], name: str) -> None:
+    """Those of the first stage too: they compute the boxes that the decoder starts from."""
+    extractor = build(name, precision="bf16")
+    inputs = extractor._inputs.batch(photographs(1), torch.device("cpu"))
+    text = {} if extractor._prompts is None else extractor._prompts.tokens
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+        output = extractor._model(**inputs, **text)
+    predicted = {key: value for key, value in output.items() if "logits" in key or "box" in key or "class" in key}
+    if name == "rf_detr":  # the library copies them to the type of the encoder's output
+        predicted = {key: value for key, value in predicted.items() if not key.startswith("enc_")}
+    assert {"logits", "pred_boxes"} <= predicted.keys()
+    assert {value.dtype for value in predicted.values() if isinstance(value, torch.Tensor)} == {torch.float32}
+
+
 def test_the_fingerprint_has_all_that_regions_depend_on(build: Callable[..., Any], tmp_path: Path) -> None:
     facts = build("owlv2").fingerprint()
     assert json.loads(json.dumps(facts)) == facts
@@ -215,6 +230,8 @@ def test_the_fingerprint_has_all_that_regions_depend_on(build: Callable[..., Any
     assert len(facts["weights_sha256"]) == 64
     assert facts["preprocessing"]["size"]["height"] == 64
     assert build("owlv2", opts=("prompt", "a {}")).fingerprint() != facts
+    assert "predictor_precision" not in facts  # data sets in float32 can be continued
+    assert build("owlv2", precision="bf16").fingerprint()["predictor_precision"] == "fp32"
 
 
 @pytest.fixture
