@@ -28,7 +28,7 @@ demo: $(VENV)/installed
 	$(BIN)/vilbert demo --output "$(DEMO)"
 
 test: $(VENV)/installed
-	$(BIN)/python -m pytest -m "not slow" --numprocesses 2 --dist loadfile
+	$(BIN)/python -m pytest -m "not slow" --numprocesses 3 --dist loadfile
 
 test-slow: $(VENV)/installed
 	$(BIN)/python -m pytest -m slow
