@@ -353,7 +353,7 @@ def measure_precision(settings: Settings) -> dict[str, dict[str, float]]:
     for precision in DTYPES:
         detector = DetectorSettings(detector="shapes", device=settings.device, precision=cast(Precision, precision))
         extractor = build_extractor(ExtractorSettings(detector=detector, selection=selection))
-        with RoundedProducts() if settings.device == "cpu" else contextlib.nullcontext():
+        with RoundedProducts() if settings.device == "cpu" else contextlib.nullcontext():  # type: ignore[no-untyped-call]
             found[precision] = [extractor.extract([image], [None])[0] for image in images]
             exact = found["fp32"]
             given = [extractor.extract([im], [it.boxes])[0].features for im, it in zip(images, exact, strict=True)]
