@@ -275,7 +275,7 @@ def test_fingerprint_is_json_and_changes_with_every_setting(loaded: LoadedModel)
     others += [extractor(loaded, SelectionSettings(**{"boxes": "10-100", **change})) for change in selections]
     prints = [json.dumps(other.fingerprint(), sort_keys=True) for other in others]
     assert len({json.dumps(base, sort_keys=True), *prints}) == 1 + len(others)
-    # A data set of an older version with reduced precision is not continued: its proposals are others. One in float32 is.
+    # A data set in reduced precision of an older version has other proposals and is not resumed; one in float32 is.
     assert "rpn_predictor_precision" not in base
     assert others[1].fingerprint()["rpn_predictor_precision"] == "fp32"
 
