@@ -65,10 +65,10 @@ def judge(attempts: Iterable[Attempt]) -> Verdict:
     came_through = False
     for attempt in attempts:
         came_through = came_through or attempt.came_through
-        for row in attempt.passed:
+        for row in attempt.passed:  # another row was to blame
             deaths.pop(row, None)
             alone.pop(row, None)
-        if attempt.ended:
+        if attempt.ended:  # it did not die
             continue
         in_hand = {attempt.alone} if attempt.alone is not None else attempt.decoding | attempt.detecting
         deaths.update(in_hand)

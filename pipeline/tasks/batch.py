@@ -71,6 +71,10 @@ class ItemBatch:
         return replace(self, **pinned, targets={name: it.pin_memory() for name, it in self.targets.items()})
 
 
+NO_IMAGE = ""
+"""Shown by items of which an image could not be read."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class ItemSource:
     """All that batches of one task are made from; the same in every worker process."""
@@ -115,39 +119,57 @@ def make_item_batches(source: ItemSource, share: Share, step: int, *, limit: int
 
 
 def make_item_batch(source: ItemSource, numbers: Sequence[int], rows: Sequence[Rows]) -> ItemBatch:
-    """Make a micro-batch of items, whose images are read here."""
+    """Make a micro-batch of items and read their images.
+
+    An item that is past the end of an evaluation, or of which an image cannot be read, keeps its row, so that all ranks
+    have as many. It shows `NO_IMAGE`, an image of one zero region, and has no target.
+
+    Args:
+        source: What batches of the task are made from.
+        numbers: Of the items; `PAST_THE_END` for rows past the end.
+        rows: Texts and images of each item.
+    """
     task = source.task
-    wanted = list(dict.fromkeys(image for n, row in zip(numbers, rows, strict=True) if n >= 0 for image in row.images))
-    looked_at = [source.images.other(image, source.seed) for image in wanted] if source.blind else wanted
-    averaged = task.given_boxes == "averaged"
-    read = read_images(source.images, source.given, looked_at, max_regions=source.max_regions, averaged=averaged)
-    shown = dict(zip(wanted, read, strict=True))
-    readable = [
-        n >= 0 and all(shown[image] is not None for image in row.images) for n, row in zip(numbers, rows, strict=True)
+    found = _read_shown(source, [row for number, row in zip(numbers, rows, strict=True) if number >= 0])
+    is_readable = [
+        number >= 0 and all(found[image] is not None for image in row.images)
+        for number, row in zip(numbers, rows, strict=True)
     ]
-    kept: dict[str, Shown | None] = {image: found for image, found in shown.items() if found is not None}
-    if not all(readable) or not kept:
-        kept[""] = None
-    at = {image: place for place, image in enumerate(kept)}
+    shown: dict[str, Shown | None] = {image: regions for image, regions in found.items() if regions is not None}
+    if not shown or not all(is_readable):
+        shown[NO_IMAGE] = None
+    place_of = {image: place for place, image in enumerate(shown)}
     text = encode(source.tokenizer, [text for row in rows for text in row.texts], max_words=source.max_words)
-    regions = lay_out(list(kept.values()), feature_dim=source.images.corpus.feature_dim, max_regions=source.max_regions)
-    first = [shown[row.images[0]] if is_read else None for row, is_read in zip(rows, readable, strict=True)]
-    kept_numbers = [n if is_read else PAST_THE_END for n, is_read in zip(numbers, readable, strict=True)]
-    targets = task.targets(kept_numbers, first)
+    regions = lay_out(
+        list(shown.values()), feature_dim=source.images.corpus.feature_dim, max_regions=source.max_regions
+    )
+
+    read_numbers, first_images, image_of = [], [], []
+    for number, row, is_read in zip(numbers, rows, is_readable, strict=True):
+        read_numbers.append(number if is_read else PAST_THE_END)
+        first_images.append(found[row.images[0]] if is_read else None)
+        image_of += [place_of[image if is_read else NO_IMAGE] for image in row.images]
+    targets = task.targets(read_numbers, first_images)
     if task.causal:
-        targets = {**targets, "next_words": _next_words(text.ids, text.lengths, readable)}
-    image_of = [
-        at[image] if is_read else at[""] for row, is_read in zip(rows, readable, strict=True) for image in row.images
-    ]
+        targets = {**targets, "next_words": _next_words(text.ids, text.lengths, is_readable)}
     return ItemBatch(
         **row_tensors(text, regions, image_of),
         feature_scales=regions.features.scales,
         targets=targets,
         count=task.count(targets),
-        numbers=tuple(kept_numbers),
-        image_ids=tuple(image for image in kept if image),
-        unread=sum(n >= 0 and not is_read for n, is_read in zip(numbers, readable, strict=True)),
+        numbers=tuple(read_numbers),
+        image_ids=tuple(image for image in shown if image != NO_IMAGE),
+        unread=sum(number >= 0 and not is_read for number, is_read in zip(numbers, is_readable, strict=True)),
     )
+
+
+def _read_shown(source: ItemSource, rows: Sequence[Rows]) -> dict[str, Shown | None]:
+    """Read each image of the rows once; None where it cannot be read. A blind task is shown other images."""
+    wanted = list(dict.fromkeys(image for row in rows for image in row.images))
+    images = [source.images.other(image, source.seed) for image in wanted] if source.blind else wanted
+    averaged = source.task.given_boxes == "averaged"
+    read = read_images(source.images, source.given, images, max_regions=source.max_regions, averaged=averaged)
+    return dict(zip(wanted, read, strict=True))
 
 
 def row_tensors(text: Encoded, regions: RegionRows, image_of: Sequence[int]) -> dict[str, Tensor]:

@@ -23,7 +23,7 @@ from transformers import PreTrainedTokenizerBase
 
 from vilbert.model.losses import IGNORED, MASKED, apply_objective, has_negatives
 from vilbert.model.packing import positions_of
-from vilbert.pipeline.train.data.order import Order
+from vilbert.pipeline.train.data.order import Order, Places
 from vilbert.pipeline.train.engine.share import Share
 from vilbert.pipeline.train.examples.buckets import REGION_STEP, WIDTH_STEP, filled_up, rounded_up
 from vilbert.pipeline.train.examples.draws import Stream, below, bits, keys, uniforms
@@ -125,15 +125,12 @@ def make_batches(
     sample_keys = keys(seed, places.epoch, places.sample)
     shown = places
     if items.blind:
-        shown, found = choose_images(order, positions, places, sample_keys)
-        wanted &= found
+        shown, has_other = choose_images(order, positions, places, sample_keys)
+        wanted &= has_other
     examples = _at(wanted, corpus.read(pick(shown, np.flatnonzero(wanted))))
-    captions = [None if example is None else example.captions for example in examples]
-    if items.blind:
-        captions = _at(wanted, corpus.captions(pick(places, np.flatnonzero(wanted))))
-    own = [() if example is None else texts or () for example, texts in zip(examples, captions, strict=True)]
+    captions = _captions(corpus, places, wanted, examples, blind=items.blind)
     swap = 0.0 if items.objective == 2 else items.swap
-    texts, alignment = choose_captions(corpus, order, positions, places, sample_keys, own, swap=swap)
+    texts, alignment = choose_captions(corpus, order, positions, places, sample_keys, captions, swap=swap)
     text = _mask_text(tokenizer, texts, sample_keys, items)
     if in_buckets:
         text = _widened(text, items.max_tokens, tokenizer.pad_token_id or 0)
@@ -150,6 +147,19 @@ def make_batches(
         batch = _join(text, rows, image, alignment[rows], items.objective, kept, unread, in_buckets=in_buckets)
         batches.append(_with_positions(batch, in_buckets=in_buckets) if with_positions else batch)
     return batches
+
+
+def _captions(
+    corpus: Corpus, places: Places, wanted: NDArray[np.bool_], examples: Sequence[Example | None], *, blind: bool
+) -> list[tuple[str, ...]]:
+    """Return each row's own captions; none for a row that could not be read.
+
+    blind: whether the examples are other images, so that captions have to be read from the rows' own places.
+    """
+    if not blind:
+        return [() if example is None else example.captions for example in examples]
+    own = _at(wanted, corpus.captions(pick(places, np.flatnonzero(wanted))))
+    return [() if example is None or texts is None else texts for example, texts in zip(examples, own, strict=True)]
 
 
 def _with_positions(batch: Batch, *, in_buckets: bool) -> Batch:

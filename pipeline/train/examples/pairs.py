@@ -41,28 +41,39 @@ def choose_captions(
 
     captions: each image's own. swap: share of the images with captions that get another image's.
     """
-    own = np.array([len(texts) for texts in captions], dtype=np.int64)
-    drawn = below(bits(sample_keys, Stream.CAPTION, 1)[:, 0], np.maximum(own, 1))
-    chosen = [texts[which] if texts else "" for texts, which in zip(captions, drawn.tolist(), strict=True)]
-    label = np.where(own > 0, MATCHES, IGNORED)
-    left = np.flatnonzero((own > 0) & (uniforms(sample_keys, Stream.SWAP, 1)[:, 0] < swap))
-    left = left[(places.window_stop - places.window_start)[left] > 1]
-    known = {row: {_fold(text) for text in captions[row]} for row in left.tolist()}
-    words = bits(sample_keys, Stream.PARTNER, 2 * TRIES)
+    counts = np.array([len(texts) for texts in captions], dtype=np.int64)
+    drawn = below(bits(sample_keys, Stream.CAPTION, 1)[:, 0], np.maximum(counts, 1))
+    chosen = [_caption(texts, which) for texts, which in zip(captions, drawn.tolist(), strict=True)]
+    label = np.where(counts > 0, MATCHES, IGNORED)
+
+    is_swapped = uniforms(sample_keys, Stream.SWAP, 1)[:, 0] < swap
+    has_partners = places.window_stop - places.window_start > 1
+    left = np.flatnonzero((counts > 0) & is_swapped & has_partners)  # rows without a partner so far
+    words = bits(sample_keys, Stream.PARTNER, 2 * TRIES)  # of each attempt one for the partner, one for its caption
     for attempt in range(TRIES):
         if not len(left):
             break
         partners = order.at(_others(positions[left], pick(places, left), words[left, 2 * attempt]))
-        which = words[left, 2 * attempt + 1]
-        failed = []
-        for number, (row, texts) in enumerate(zip(left.tolist(), corpus.captions(partners), strict=True)):
-            text = texts[int(below(which[number], len(texts)))] if texts else ""
-            if not text or partners.sample[number] == places.sample[row] or _fold(text) in known[row]:
-                failed.append(row)
-            else:
-                chosen[row], label[row] = text, MISMATCHES
-        left = np.array(failed, dtype=np.int64)
+        texts_of = corpus.captions(partners)
+        counts = np.array([max(1, len(texts or ())) for texts in texts_of], dtype=np.int64)
+        drawn = below(words[left, 2 * attempt + 1], counts)
+        offered = [_caption(texts, which) for texts, which in zip(texts_of, drawn.tolist(), strict=True)]
+        differs = partners.sample != places.sample[left]
+        fits = [_fits(text, captions[row]) for row, text in zip(left.tolist(), offered, strict=True)] & differs
+        for number in np.flatnonzero(fits).tolist():
+            chosen[left[number]], label[left[number]] = offered[number], MISMATCHES
+        left = left[~fits]
     return chosen, label
+
+
+def _caption(texts: Sequence[str] | None, which: int) -> str:
+    """Return one of the captions; "" if there are none."""
+    return texts[which] if texts else ""
+
+
+def _fits(text: str, own: Sequence[str]) -> bool:
+    """Say whether a caption may be shown with an image that it does not describe, whose `own` captions are these."""
+    return bool(text) and _fold(text) not in map(_fold, own)
 
 
 def choose_images(
