@@ -45,22 +45,31 @@ def open_all(entries: Sequence[TaskEntry]) -> list[tuple[Task, Task | None]]:
 
 
 def held_out_by(entry: TaskEntry, task: Task, evaluated: Task | None) -> dict[str, list[str]]:
-    """Return the images that a task holds out, by what holds them out."""
-    found = {}
-    if evaluated is not None:
-        found[f"{task.name} {entry.settings.eval_split}"] = images_of(evaluated)
-    for name in find_task(task.name).test_splits if entry.leave_out is None else entry.leave_out:
+    """Return the images that a task holds out, by what holds them out.
+
+    These are the images of its evaluation split and those of `leave_out`, by default of the task's test splits.
+    """
+    found = {} if evaluated is None else {f"{task.name} {entry.settings.eval_split}": images_of(evaluated)}
+    if entry.leave_out is None:
+        return found | _test_images(entry, task)
+    for name in entry.leave_out:
         if name.endswith(FILES):
             found[name] = read_image_ids(Path(name))
-            continue
+        else:
+            found[f"{task.name} {name}"] = images_of(open_split(entry.settings, name, like=task))
+    return found
+
+
+def _test_images(entry: TaskEntry, task: Task) -> dict[str, list[str]]:
+    """Return the images of the task's test splits by split. A warning names each split whose images are unknown."""
+    found = {}
+    for name in find_task(task.name).test_splits:
         try:
             images = images_of(open_split(entry.settings, name, like=task))
         except AbsentError as error:
-            if entry.leave_out is not None:
-                raise
             why = str(error)
         else:
-            if entry.leave_out is not None or not set(images_of(task)) <= set(images):
+            if not set(images_of(task)) <= set(images):
                 found[f"{task.name} {name}"] = images
                 continue
             why = "its file names no splits"
