@@ -16,7 +16,7 @@ from vilbert.plugins import PluginError
 
 
 class ExtractorError(Exception):
-    """A detector that cannot be built or run as asked; says what, where and what to do."""
+    """A detector that cannot be built or run; the message says what, where and what to do."""
 
 
 class Extractor(Protocol):
@@ -36,11 +36,11 @@ class Extractor(Protocol):
 
     @property
     def class_names(self) -> tuple[str, ...]:
-        """Names by class id; 0 is the background. Empty where regions have no objects."""
+        """Names by class id; 0 is the background. Empty if regions have no objects."""
 
     @property
     def attribute_names(self) -> tuple[str, ...]:
-        """Names by attribute id; empty where the detector knows no attributes."""
+        """Names by attribute id; empty if the detector has no attributes."""
 
     def fingerprint(self) -> dict[str, object]:
         """Return, as JSON values, all that the regions depend on: weights' sha256, config, preprocessing, selection.

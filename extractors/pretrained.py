@@ -125,8 +125,8 @@ def load_pretrained(model_class: Any, folder: PretrainedFolder, **options: Any) 
     if missing := sorted(report["missing_keys"]):
         more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
         raise ExtractorError(
-            f"{folder.name}: the weights lack {', '.join(missing[:3])}{more}: they do not match "
-            "config.json says, or were saved without these layers"
+            f"{folder.name}: the weights lack {', '.join(missing[:3])}{more}: they do not match config.json, or were "
+            "saved without these layers"
         )
     require_finite(model.state_dict(), folder.name)
     return model.eval().requires_grad_(False)

@@ -93,7 +93,7 @@ def run_stages(output: Path, state: DemoState) -> int:
     before = sum(state.seconds.values())
     watch = Stopwatch()
     if state.seconds.keys() >= shares.keys():
-        print(f"The demo in {output} is finished: every stage is skipped. --overwrite begins it again.", flush=True)
+        print(f"The demo in {output} is finished: every stage is skipped. --overwrite runs it again.", flush=True)
         return 0
     for number, stage in enumerate(planned, start=1):
         place = f"[{number}/{len(planned)}] {stage.name}"

@@ -103,13 +103,14 @@ def evaluate(settings: EvaluateSettings) -> int:
     figures = {**figures, "left_out": left_out}
     if left_out:
         logger.warning(
-            "%s, %s: %d are missing from the results, which a server may reject or count as wrong; give --data of all",
+            "%s, %s: %d items have no prediction; a server may reject the file or count them as wrong; give --data for "
+            "all items",
             settings.task, settings.split, left_out,
         )  # fmt: skip
     if settings.output is not None:
         write_atomic(settings.output, results)
         write_atomic(settings.output.with_suffix(".figures.json"), encode_json(figures, indent=2) + b"\n")
-        logger.info("%s: results; metrics are in the file beside it", settings.output)
+        logger.info("%s: predictions; the metrics are in its .figures.json", settings.output)
     if settings.json:
         print(encode_json(figures).decode())
     else:

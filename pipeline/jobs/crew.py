@@ -181,7 +181,7 @@ class Crew:
 
     def _why_none_is_ready(self) -> str:
         if not self._starting:
-            return "no node has room for one; add nodes, or wait until others have left"
+            return "no node has enough free CPUs and GPUs; add nodes, or wait until other jobs end"
         if any(worker.pulse().beats for worker, _ in self._starting.values()):
             return "the first one is still starting (it reads or downloads its weights, or opens its inputs)"
         return self._no_process

@@ -93,40 +93,40 @@ def without_state(folder: Folder, settings: StatusSettings) -> int:
     if settings.json:
         print(json.dumps({"condition": "unknown", "shards_done": done}))
     else:
-        print_lines([f"{folder.name}: {counted(done, 'finished shard')}; there is no record of a run (.run.json)"])
+        print_lines([f"{folder.name}: {counted(done, 'finished shard')}; no run is recorded (no .run.json)"])
     return 0
 
 
 def judge(state: RunState, now: float) -> tuple[str, bool]:
-    """Return what has become of the run, for a person, and whether that is fine. now: Unix time.
+    """Return the state of the run as text, and whether it is good. now: Unix time.
 
-    A clock that is wrong makes a living run look silent, and does no other harm.
+    A wrong clock can only make a running run look as if it did not update its state.
     """
     lasted = timedelta(seconds=round(state.seconds))
     if state.state == "finished":
-        return f"finished, in {lasted}", True
+        return f"finished in {lasted}", True
     if state.state == "interrupted":
         return f"interrupted after {lasted}; the same command resumes it", False
     if state.state == "failed":
         return f"failed after {lasted}: {state.message}", False
     who = state.holder.get("holder", "a process")
     if is_dead(state.holder):
-        return f"killed after {lasted} ({who} is gone); the same command resumes it", False
+        return f"killed after {lasted} ({who} has ended); the same command resumes it", False
     silent = now - state.updated
     if silent > SILENT_SECONDS:
         ago = timedelta(seconds=round(silent))
-        return f"silent for {ago}: {who} was killed, hangs, or cannot write; the same command resumes it", False
+        return f"no update for {ago}: {who} was killed, hangs, or cannot write; the same command resumes it", False
     if state.state == "starting":
         return f"starting as {who}: no worker is ready yet", True
     return f"running for {lasted} as {who}", True
 
 
 def progress(state: RunState) -> Iterator[str]:
-    """Yield the lines that say how far it is."""
+    """Yield the lines about progress."""
     done = state.rows_done + state.rows_in_work
     left = ""
     if state.state == "running" and state.images_per_second:
-        left = f", about {timedelta(seconds=round((state.rows - done) / state.images_per_second))} left"
+        left = f", about {timedelta(seconds=round((state.rows - done) / state.images_per_second))} remaining"
     yield f"  rows       {done:,} of {state.rows:,} ({done / max(state.rows, 1):.1%}){left}"
     yield f"  shards     {state.shards_done:,} of {state.shards:,}"
     if state.state == "running":
@@ -136,9 +136,9 @@ def progress(state: RunState) -> Iterator[str]:
 
 
 def summary(state: RunState) -> Iterator[str]:
-    """Yield the lines that say what the run did."""
+    """Yield the lines that summarise the run."""
     rate, waited = state.images_per_second, state.detector_waited
-    yield f"  images     {state.rows_done - state.rows_before:,}, {'-' if rate is None else f'{rate:,.1f}'} a second"
+    yield f"  images     {state.rows_done - state.rows_before:,}, {'-' if rate is None else f'{rate:,.1f}'} per second"
     if waited is not None:
         yield f"  detector   waited {waited:.1%} of the workers' time"
     reasons = ", ".join(f"{count:,} {reason}" for reason, count in state.failures.items())
@@ -147,5 +147,5 @@ def summary(state: RunState) -> Iterator[str]:
     if state.workers_lost:
         yield f"  lost       {counted(state.workers_lost, 'worker')}"
     if state.worker_hours_per_million is not None:
-        price = "" if state.cost_per_million is None else f", {state.cost_per_million:,.2f} in money"
-        yield f"  a million  {state.worker_hours_per_million:,.1f} worker hours{price}"
+        price = "" if state.cost_per_million is None else f", price {state.cost_per_million:,.2f}"
+        yield f"  1 million  {state.worker_hours_per_million:,.1f} worker hours{price}"

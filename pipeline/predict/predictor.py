@@ -80,12 +80,13 @@ class Pointed(NamedTuple):
 class Predictor:
     """A fine-tuned model with its detector and tokenizer.
 
-    Create one with `Predictor.load`. Every method processes photographs and texts in batches, so memory is bounded by a
-    batch. The result for a photograph does not depend on the others, up to rounding.
+    Create one with `Predictor.load`. Every method processes photographs and texts in batches, so memory depends on the
+    batch size only. The result for a photograph does not depend on the others, up to rounding.
 
     A photograph is a path, a URL, a PIL image, an RGB array uint8 [H, W, 3], or an element of the list that
-    `detect_each` returned. Photographs and texts are paired in order; a single one is paired with all of the other.
-    A model answers the method of its task; other methods raise RefusedError and name the right one.
+    `detect_each` returned. Photographs and texts are paired in order; a single photograph is paired with every text,
+    and a single text with every photograph. Only the method of the model's task can be used; the others raise
+    RefusedError, which names it.
     """
 
     reader: Reader
@@ -108,9 +109,9 @@ class Predictor:
         Args:
             checkpoint: A run of `vilbert finetune`, its final/, or one of its checkpoints/.
             task: The task to use, for a model that was trained for several.
-            detector: Settings of the detector; by default those of the training features, which task.json records. A
-                difference is logged as a warning.
-            selection: Settings of the box selection; as `detector`.
+            detector: Settings of the detector; by default those of the training features, which are recorded in
+                task.json. Differences are logged as warnings.
+            selection: Settings of the box selection; same defaults as `detector`.
             device: Device of the model, and of the detector unless `detector` is given.
             batch_size: Maximum number of texts, or of photographs, that are processed together.
             fetching: How photographs behind URLs are fetched; private addresses are refused by default.
@@ -119,7 +120,7 @@ class Predictor:
             The predictor.
 
         Raises:
-            RefusedError: There is no such model, or its features have another width than the detector's.
+            RefusedError: The model does not exist, or the detector's features have another number of channels.
             ExtractorError: The detector cannot be built.
         """
         folder = trained_folder(Path(checkpoint))
@@ -160,7 +161,7 @@ class Predictor:
             images: Photographs.
 
         Returns:
-            Regions of each photograph; the model uses at most the maximum number of its training.
+            Regions of each photograph; the model uses at most as many as in training.
 
         Raises:
             RefusedError: A photograph cannot be used.
@@ -175,8 +176,8 @@ class Predictor:
             images: Photographs.
 
         Returns:
-            For each photograph its regions, which every method accepts in place of the photograph without detecting
-            again, or the error of a photograph that cannot be used.
+            For each photograph its regions, or the error if it cannot be used. Every method accepts the regions instead
+            of the photograph and does not detect again.
         """
         photographs = as_photographs(images)
         names = [name_of_photograph(image, at) for at, image in enumerate(photographs)]
@@ -251,7 +252,7 @@ class Predictor:
 
         Args:
             images: Photographs; a single one is used for all questions.
-            questions: Questions. Objects are called by the names of their classes (`the dog`).
+            questions: Questions. Refer to objects by the names of their classes (`the dog`).
             options: For each question its options: answers, or reasons for vcr-qar.
             answers: For each question its answer; for vcr-qar only.
 
@@ -342,7 +343,7 @@ class Predictor:
         return np.concatenate(parts, axis=1)
 
     def describe(self, images: Iterable[Photograph], generation: GenerationSettings | None = None) -> list[str]:
-        """Write a caption of each image; for captioning.
+        """Generate a caption for each image; for captioning.
 
         Args:
             images: Photographs.

@@ -156,8 +156,8 @@ def write_shapes(settings: ShapesSettings) -> int:
         with _renamed_when_whole(settings.output) as folder:
             _write(folder, settings)
     except (OSError, BrokenProcessPool) as error:
-        log.error("%s could not be written: %s; nothing is left of it", settings.output, error)
+        log.error("%s could not be written: %s; no partial output remains", settings.output, error)
         return 1
     seconds = perf_counter() - start
-    log.info("%d scenes in %s, %.0f a second", settings.scenes, settings.output, settings.scenes / seconds)
+    log.info("%d scenes in %s, %.0f per second", settings.scenes, settings.output, settings.scenes / seconds)
     return 0

@@ -133,7 +133,7 @@ class DatasetInfo:
             raise ValueError(f"the rows of `converted` do not add up to {self.rows}")
         for number, step in enumerate(self.converted):
             if sum(source["rows"] for source in step["sources"]) != step["rows"]:
-                raise ValueError(f"converted[{number}] has {step['rows']} rows, which those of its sources do not make")
+                raise ValueError(f"converted[{number}] has {step['rows']} rows, not the sum of its sources")
 
     @property
     def format(self) -> int:

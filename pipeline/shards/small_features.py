@@ -88,8 +88,8 @@ def compress(features: NDArray[Any], dtype: str) -> SmallFeatures:
     if (cosines < LEAST_COSINE[dtype]).any():
         region = int(cosines.argmin())
         raise PrecisionError(
-            f"{dtype.replace('uint8', 'float8')} holds the feature of region {region} with a cosine of "
-            f"{cosines[region]:.6f} to the exact one, at least {LEAST_COSINE[dtype]} is required"
+            f"{dtype.replace('uint8', 'float8')} represents the feature of region {region} with a cosine of "
+            f"{cosines[region]:.6f} to the original; at least {LEAST_COSINE[dtype]} is required"
         )
     return small
 

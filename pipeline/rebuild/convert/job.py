@@ -165,7 +165,7 @@ class ConvertJob:
             raise RefusedError(f"--append: {folder.name} holds no data set; run without it first")
         if existing.storage != settings.format or existing.shard_size != settings.shard_size:
             raise RefusedError(
-                f"--append: {folder.name} has {existing.shard_size} rows a shard in {existing.storage} files; give "
+                f"--append: {folder.name} has {existing.shard_size} rows per shard in {existing.storage} files; give "
                 f"--shard-size {existing.shard_size} --format {existing.storage}"
             )
         if not existing.complete and not self._is_extended:
@@ -269,6 +269,6 @@ class ConvertJob:
         held = counted(totals.samples, "sample")
         logger.info("%s: %s%s; check with: vilbert verify %s --deep", name, held, told, name)
         if totals.samples == 0:
-            logger.error("no sample is left of %s", counted(info.rows, "row"))
+            logger.error("no sample is left: all of %s failed or were dropped", counted(info.rows, "row"))
             return 1
         return 0

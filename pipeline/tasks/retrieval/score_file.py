@@ -96,8 +96,8 @@ def _compare(folder: Path, wanted: Mapping[str, Any]) -> None:
     try:
         found = from_json(dict[str, Any], read_json(path))
     except ValueError as error:
-        raise RefusedError(f"{path}: says not what its scores are of ({error}); {_REMEDY}") from error
+        raise RefusedError(f"{path}: does not state the model and data of its scores ({error}); {_REMEDY}") from error
     differing = [name for name in sorted({*wanted, *found}) if wanted.get(name) != found.get(name)]
     if differing:
         told = ", ".join(f"{name} {found.get(name)!r}, not {wanted.get(name)!r}" for name in differing)
-        raise FingerprintError(f"{folder}: holds scores of another model or other data ({told}); {_REMEDY}")
+        raise FingerprintError(f"{folder}: contains scores of another model or other data ({told}); {_REMEDY}")

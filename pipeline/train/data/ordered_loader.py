@@ -29,12 +29,12 @@ if TYPE_CHECKING:
 
 
 def collate(examples: Sequence[Example]) -> dict[str, Any]:
-    """Pad the regions of some samples to the image with most.
+    """Make a batch of samples, with regions padded to the largest number of regions.
 
     Returns:
         `features` float32 [B, R, D], `boxes` float32 [B, R, 4] in xyxy pixels, `sizes` int64 [B, 2] width and height in
-        pixels, `region_mask` bool [B, R] with True where a region is, and the lists `image_ids` and `captions` of
-        length B. Padding is 0.
+        pixels, `region_mask` bool [B, R] with True for regions and False for padding, and the lists `image_ids` and
+        `captions` of length B. Padding is 0.
     """
     regions = max([len(example.boxes) for example in examples], default=0)
     channels = examples[0].features.shape[1] if examples else 0
@@ -72,7 +72,7 @@ class OrderedLoader(Iterable[Any]):
         world_size: int,
         identity: Mapping[str, Any],
     ) -> None:
-        """Take what makes an iterable of batches from a `batch_sampler` of positions, and what the stream depends on.
+        """Store a function that makes an iterable of batches from a `batch_sampler`, and what the stream depends on.
 
         Raises:
             RefusedError: There are fewer samples in a batch than processes.
@@ -156,21 +156,21 @@ def order(
     collate_fn: Collate = collate,
     cache_dir: Path | None = None,
 ) -> OrderedLoader:
-    """Return the samples of data sets in the order in which `vilbert pretrain` takes them, for a loop of your own.
+    """Return the samples of data sets in the order of `vilbert pretrain`, for a training loop of your own.
 
     Args:
-        data: Data sets that `vilbert extract` wrote: folders, or URLs with `cache_dir`.
-        batch_size: Samples of a global batch, over all processes. Process `rank` gets those from
+        data: Data sets of `vilbert extract` or `vilbert convert`: folders, or URLs with `cache_dir`.
+        batch_size: Size of a global batch, over all processes. Process `rank` gets the samples from
             `rank * batch_size // world_size` on.
-        seed: Of the order.
-        split: The split whose samples are used; None for all, `auto` for train.
-        weights: Passes over each data set in an epoch, 1 each by default.
-        window: Samples that are shuffled among one another.
-        selection: Files of `vilbert select`, at most one for each data set; a data set without one is used whole.
-        rank: Number of this process, from 0.
+        seed: Seed of the order.
+        split: The split to use; None for all, `auto` for train.
+        weights: Passes over each data set per epoch, 1 each by default.
+        window: Number of samples within which samples are shuffled.
+        selection: Files of `vilbert select`, at most one per data set; a data set without one is used completely.
+        rank: Index of this process, from 0.
         world_size: Number of processes.
-        num_workers: Loader processes; 0 reads in this process. A script that uses them has its main code under
-            `if __name__ == "__main__":`.
+        num_workers: Number of loader processes; 0 reads in this process. A script that uses them must have its main
+            code under `if __name__ == "__main__":`.
         collate_fn: Makes a batch of a list of `Example`; by default `collate`. With workers it must be importable.
         cache_dir: Folder for the shards of data sets behind URLs.
 
@@ -178,9 +178,9 @@ def order(
         An endless iterable with `state_dict` and `load_state_dict`; stop after as many batches as you need.
 
     Raises:
-        RefusedError: The data sets are not complete or do not go together, a selection is of another data set, or there
-            are fewer samples in a batch than processes.
-        ShardError: A data set is not there or is damaged.
+        RefusedError: The data sets are not complete or not compatible, a selection belongs to another data set, or a
+            batch has fewer samples than there are processes.
+        ShardError: A data set does not exist or is damaged.
         ValueError: A weight or the window is not positive.
     """
     corpus = Corpus.open(

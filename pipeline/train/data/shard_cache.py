@@ -207,8 +207,8 @@ class ShardCache:
                 total -= freed
         if total - claimed > self.limit:
             raise CacheFullError(
-                f"{self.folder}: {self.limit} bytes have no room for a shard of {size} besides the shards in use: "
-                "raise --cache-bytes"
+                f"{self.folder}: a shard of {size} bytes does not fit into {self.limit} bytes besides the shards in "
+                "use: raise --cache-bytes"
             )
         return total <= self.limit
 

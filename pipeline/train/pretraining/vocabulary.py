@@ -34,8 +34,8 @@ def require_its_vocabulary(settings: PretrainSettings, tokenizer: PreTrainedToke
         if settings.tokenizer != NEW and len(ours) == embedded:
             return
         raise RefusedError(
-            f"{sizes}embeds {embedded}, of a tokenizer that is not beside it: give the one that it was trained with, "
-            "and put its files there where it has fewer word pieces; or --init-from none"
+            f"{sizes}embeds {embedded} of a tokenizer that is not stored beside it: give the tokenizer that it was "
+            "trained with (if it has fewer word pieces, put its files beside --init-from), or --init-from none"
         )
     theirs = its.get_vocab()
     others = sorted((number, piece) for piece, number in ours.items() if theirs.get(piece) != number)

@@ -88,7 +88,7 @@ def make_run_folder(run: Path) -> None:
     run.mkdir(parents=True, exist_ok=True)
     others = [path.name for path in run.iterdir() if path.name != LOCK_FILE]
     if others and not (run / RUN_FILE).is_file() and not _only_ours(others):
-        raise OutputError(f"--output {run}: holds {others[0]} and no {RUN_FILE}; give a new folder, or one of a run")
+        raise OutputError(f"--output {run}: contains {others[0]} but no {RUN_FILE}; give a new folder or that of a run")
 
 
 def _only_ours(names: list[str]) -> bool:

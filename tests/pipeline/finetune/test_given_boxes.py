@@ -71,7 +71,7 @@ def test_evaluation_does_too(
     assert main(command) == 0
     said = json.loads(capsys.readouterr().out)
     assert (said["unread"], said["left_out"]) == (0, 1)
-    assert "1 are missing from the results, which a server may reject or count as wrong" in caplog.text
+    assert "1 items have no prediction; a server may reject the file or count them as wrong" in caplog.text
     assert "vcr-qa, val: 1 of 150 are about images without regions in --given-data (894, ...)" in caplog.text
     assert "trained" not in caplog.text
     assert main([*command, "--max-missing-fraction", "0"]) == 2

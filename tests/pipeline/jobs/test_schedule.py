@@ -385,7 +385,7 @@ class Unready:
     [
         (1, 1, "the first one is still starting"),
         (0, 1, "is the cluster busy?"),
-        (0, 0, "no node has room for one"),
+        (0, 0, "no node has enough free CPUs and GPUs"),
     ],
 )
 def test_while_no_worker_is_ready_it_says_what_is_waited_for(

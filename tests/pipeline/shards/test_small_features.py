@@ -100,7 +100,7 @@ def test_what_is_not_finite_is_refused(wrong: float, dtype: str) -> None:
 def test_a_region_that_would_be_imprecise_is_refused_by_number() -> None:
     values = np.random.default_rng(0).standard_normal((3, CHANNELS), np.float32)
     values[2, 7] = -45  # with negative values on both sides, 127 codes a side have to do
-    with pytest.raises(PrecisionError, match=r"int8 holds the feature of region 2 with a cosine of 0\.9998"):
+    with pytest.raises(PrecisionError, match=r"int8 represents the feature of region 2 with a cosine of 0\.9998"):
         compress(values, "int8")
 
 

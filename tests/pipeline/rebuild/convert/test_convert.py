@@ -187,7 +187,7 @@ def test_a_sample_without_a_box_left_is_dropped_and_an_empty_output_is_an_error(
     output = run("out", data, min_score=0.5, shard_size=3)
     assert totals(output) == (6, 0, {"no_boxes": 4})
     run("none", data, min_score=1.0, status=1)
-    assert "no sample is left of 10 rows" in caplog.text
+    assert "no sample is left: all of 10 rows failed or were dropped" in caplog.text
 
 
 def test_fields_are_dropped_and_added_back(source: Source, run: Run) -> None:

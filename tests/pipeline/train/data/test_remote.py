@@ -210,7 +210,7 @@ def test_the_shard_opened_longest_ago_goes_first_and_none_that_is_open(
 
 def test_a_cache_too_small_for_one_shard_says_so(tmp_path: Path, server: Server, served: Path) -> None:
     corpus = open_remote(f"{server.url}/data", tmp_path / "cache", limit=1000)
-    with pytest.raises(CacheFullError, match=r"1000 bytes have no room .* raise --cache-bytes"):
+    with pytest.raises(CacheFullError, match=r"does not fit into 1000 bytes .* raise --cache-bytes"):
         listing(corpus)
 
 

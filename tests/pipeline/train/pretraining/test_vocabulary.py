@@ -59,7 +59,7 @@ def test_without_a_tokenizer_to_compare_the_same_number_will_do(bert: Path, tmp_
 
 def test_but_not_for_a_vocabulary_of_these_captions(bert: Path, tmp_path: Path) -> None:
     """It may be cut at BERT's own number of word pieces."""
-    with pytest.raises(RefusedError, match=r"--tokenizer new has .*not beside it"):
+    with pytest.raises(RefusedError, match=r"--tokenizer new has .*not stored beside it"):
         check(bert, new_tokenizer(CAPTIONS), tmp_path, name="new")
 
 
