@@ -31,7 +31,12 @@ def test_the_page_names_only_reasons_that_there_are() -> None:
 
 
 def test_the_reasons_worth_another_try_are_those_of_the_page() -> None:
-    page = (DOCS / "decoding.md").read_text().partition("A retry without any change may succeed")[2].partition("permanent")[0]
+    page = (
+        (DOCS / "decoding.md")
+        .read_text()
+        .partition("A retry without any change may succeed")[2]
+        .partition("permanent")[0]
+    )
     named = set(re.findall(r"`([a-z0-9_]+)`", page))
     assert {reason for reason in REASONS if is_transient(reason)} <= named
     assert all(is_transient(reason) for reason in named)
