@@ -1,12 +1,12 @@
-"""ViLBERT end to end: region features from images, verified shards, and the model trained from them.
+"""ViLBERT end to end: extract region features into verified shards, and train the model on them.
 
     import vilbert
 
     predictor = vilbert.Predictor.load("runs/vqa")
     dataset = vilbert.open_dataset("features")
 
-Importing this package imports neither torch nor transformers: the names below are imported when they are first used.
-After it, `AutoConfig` and `AutoModel` of transformers know ViLBERT, whichever of the two is imported first.
+Importing this package imports neither torch nor transformers: the names below are imported on first use. It registers
+ViLBERT with the `AutoConfig` and `AutoModel` classes of transformers, whichever package is imported first.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ __all__ = ["Predictor", "build_extractor", "load_checkpoint", "open_dataset", "o
 
 
 def __getattr__(name: str) -> Any:
-    """Import a public name when it is first used (PEP 562)."""
+    """Import a public name on first use (PEP 562)."""
     if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}; it has {', '.join(_MODULES)}")
     value = globals()[name] = getattr(importlib.import_module(_MODULES[name]), name)

@@ -1,4 +1,4 @@
-"""Documents on disk as dataclasses that pydantic validates: types and bounds on the fields, damage named by its key.
+"""On-disk documents as dataclasses that pydantic validates, with types and bounds declared on the fields.
 
     @document
     class FailureRow:
@@ -6,11 +6,11 @@
         reason: str
 
 `from_json(FailureRow, {"row": -1, "reason": ""})` raises DocumentError, `row is -1: must be at least 0`. Types are
-strict: no text and no 1.0 for a whole number, no number for a truth value. A key that is no field is refused. A newer
-version that adds a field also raises the format number, which is read first and refused by its own message; where a
-document has no format number, its class says which other keys it may hold.
+strict: neither a string nor 1.0 is accepted as an integer, and no number as a boolean. Unknown keys are refused. A
+version that adds a field also increments the format number, which is checked first and has its own error message. The
+class of a document without a format number documents which other keys it may hold.
 
-Instances that a program makes are not validated. pydantic is imported when the first document is.
+Instances that a program creates are not validated. pydantic is imported when the first document is read.
 """
 
 from __future__ import annotations
@@ -30,15 +30,15 @@ from vilbert.untrusted.documents import DocumentError
 T = TypeVar("T")
 
 MAX_COUNT = 2**53
-"""Counts and sizes are below it: no file is larger, and sums of many still fit into 64 bits."""
+"""Exclusive upper bound of counts and sizes: no file is larger, and sums of many values still fit into 64 bits."""
 DOCUMENT_CONFIG: dict[str, Any] = {"extra": "forbid", "allow_inf_nan": False}
-"""Of `document`, and `__pydantic_config__` of a dataclass that is not frozen."""
+"""Configuration of `document` classes, and the `__pydantic_config__` of dataclasses that are not frozen."""
 _DIGEST = "^[0-9a-f]{64}$"
 
 
 @dataclasses.dataclass(frozen=True)
 class Constraint:
-    """An entry of the pydantic-core schema of a type, without importing pydantic."""
+    """Add one entry to the pydantic-core schema of a type without importing pydantic."""
 
     name: str
     value: Any
@@ -52,38 +52,38 @@ Counts = dict[str, Count]
 Digest = Annotated[str, Constraint("pattern", _DIGEST)]
 """A SHA-256 in lower-case hex."""
 List = Annotated[tuple[T, ...], Constraint("fail_fast", True)]
-"""A JSON array; the first wrong item ends the validation, so that a hostile file makes no million errors."""
+"""A JSON array. Validation stops at the first invalid item, so that a hostile file cannot produce a million errors."""
 
 
 def is_digest(value: Any) -> bool:
-    """Say whether a value is a SHA-256 in lower-case hex."""
+    """Return whether a value is a SHA-256 in lower-case hex."""
     return isinstance(value, str) and re.fullmatch(_DIGEST, value) is not None
 
 
 @dataclass_transform(kw_only_default=True, frozen_default=True, field_specifiers=(dataclasses.field,))
 def document(cls: type[T]) -> type[T]:
-    """Make a class the frozen dataclass of a document, whose values are given by keyword."""
+    """Turn a class into a frozen, keyword-only dataclass for an on-disk document."""
     made: Any = dataclasses.dataclass(frozen=True, kw_only=True)(cls)
     made.__pydantic_config__ = DOCUMENT_CONFIG
     return made  # type: ignore[no-any-return]
 
 
 def from_json(kind: type[T], value: Any, *, optional: Collection[str] = ()) -> T:
-    """Return the document that a JSON value states.
+    """Validate a JSON value and return it as a document.
 
     Args:
-        kind: A class of `document`, or another type that pydantic knows.
-        value: As `parse_json` returned it.
-        optional: Fields of `kind` that the value may lack; it must have the others, whatever their defaults.
+        kind: A class decorated with `document`, or another type that pydantic supports.
+        value: A value that `parse_json` returned.
+        optional: Fields of `kind` that may be missing. All other fields are required, even those with a default.
 
     Raises:
-        DocumentError: It is not such a document; names the first key that is wrong, its value and the reason.
+        DocumentError: The value is not valid. The message names the first invalid key, its value and the reason.
     """
     from pydantic_core import ValidationError
 
-    key: Any = kind  # of caches; mypy does not take a class for hashable
+    key: Any = kind  # a cache key; mypy does not accept a class as hashable
     try:
-        # As text again: strict validation of Python values takes no list for a tuple.
+        # Serialise again: strict validation of Python values does not accept a list as a tuple.
         made: T = adapter_of(key).validator.validate_json(json.dumps(value), strict=True)
     except ValidationError as error:
         raise DocumentError(_problem(error.errors(include_url=False)[0])) from None

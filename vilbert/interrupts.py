@@ -1,8 +1,8 @@
-"""Signals that wait until a file is read.
+"""Delay signals while a file is read.
 
-Ctrl-C raises KeyboardInterrupt wherever Python runs, and the native code that called Python may replace it by an
-exception of its own: PyTorch makes it a ValueError while safetensors reads a file. The file would then be reported as
-damaged.
+Ctrl-C raises KeyboardInterrupt at any Python instruction, and native code that called Python may replace it with an
+exception of its own: PyTorch turns it into a ValueError while safetensors reads a file. The file would then be reported
+as damaged.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from contextlib import contextmanager
 
 @contextmanager
 def delayed_interrupts() -> Iterator[None]:
-    """Deliver SIGINT and SIGTERM at the end of the block, to the handlers that they had before it.
+    """Deliver SIGINT and SIGTERM to their previous handlers at the end of the block.
 
-    The block should take seconds at most. In a thread, which gets no signals, nothing happens.
+    The block should take a few seconds at most. Outside the main thread, which receives no signals, this does nothing.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -27,7 +27,7 @@ def delayed_interrupts() -> Iterator[None]:
     before = {number: signal.getsignal(number) for number in numbers}
     handled = {
         number: handler for number, handler in before.items() if callable(handler)
-    }  # not ignored, not the default
+    }  # neither SIG_IGN nor SIG_DFL
     for number in handled:
         signal.signal(number, lambda number, frame: received.append(number))
     try:

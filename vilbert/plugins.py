@@ -1,7 +1,7 @@
-"""Look up a component by name: a built-in one, one that an installed package offers, or `package.module:attribute`.
+"""Look up a component by name: built in, provided by an installed package, or given as `package.module:attribute`.
 
-A package offers components through entry points (https://packaging.python.org/en/latest/specifications/entry-points/).
-Nothing is imported before a component is asked for by its name.
+Packages provide components through entry points (https://packaging.python.org/en/latest/specifications/entry-points/).
+A component is imported only when it is loaded by name.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:  # slow to import, and `vilbert --help` does not need it
 
 
 class PluginError(ValueError):
-    """A component that does not exist or cannot be imported; the message names the package and what to do."""
+    """A component that does not exist or cannot be imported. The message names the package and says what to do."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,13 +27,13 @@ class Registry:
     """The components of one kind, by name."""
 
     kind: str
-    """What a component is called in messages: "detector"."""
+    """The word for a component in messages, for example "detector"."""
     group: str
-    """The entry-point group, as `vilbert.detectors`."""
+    """The entry-point group, for example `vilbert.detectors`."""
     built_in: Mapping[str, str]
-    """Components of this package: name to `module:attribute`."""
+    """Mapping from the names of this package's components to `module:attribute`."""
     references: bool = False
-    """Whether a name may also be a reference, `package.module:attribute`."""
+    """Whether a name may also be a reference of the form `package.module:attribute`."""
 
     def __contains__(self, name: object) -> bool:
         return isinstance(name, str) and self.is_known(name)
@@ -42,23 +42,23 @@ class Registry:
         return iter(self.names())
 
     def names(self) -> list[str]:
-        """Return the names of all components, built-in ones first; nothing is imported."""
+        """Return the names of all components, built-in ones first, without importing them."""
         return [*self.built_in, *self.installed()]
 
     def installed(self) -> dict[str, EntryPoint]:
-        """Return the entry points of other packages by name, without those that have a built-in name."""
-        found = reversed(list(all_entry_points().select(group=self.group)))  # of one name the first on sys.path counts
+        """Return the entry points of other packages by name, except those that reuse a built-in name."""
+        found = reversed(list(all_entry_points().select(group=self.group)))  # the first on sys.path wins
         return {entry.name: entry for entry in found if entry.name not in self.built_in}
 
     def is_known(self, name: str) -> bool:
-        """Return whether the name is that of a component; its module may still fail to import."""
+        """Return whether a component has this name. Its module may still fail to import."""
         return name in self.built_in or name in self.installed()
 
     def load(self, name: str) -> Any:
         """Import and return a component.
 
         Raises:
-            PluginError: There is none of that name, or its module cannot be imported.
+            PluginError: No component has this name, or its module cannot be imported.
         """
         if name in self.built_in:
             return _resolve(self.built_in[name])
@@ -69,7 +69,7 @@ class Registry:
         raise PluginError(self.unknown(name))
 
     def unknown(self, name: str) -> str:
-        """Return the message for a name that is not known: the nearest one, and all there are."""
+        """Return the error message for an unknown name, with the closest name and all available names."""
         question = did_you_mean(name, self.names()) or "."
         reference = f". A package's own: package.module:name, or the entry-point group {self.group}"
         return (
@@ -78,9 +78,9 @@ class Registry:
         )
 
     def source(self, name: str) -> dict[str, str] | None:
-        """Return which distribution a component comes from, for fingerprints; None where it is built in.
+        """Return the distribution that provides a component, for fingerprints, or None for a built-in component.
 
-        A module outside any distribution is identified by the SHA-256 of its source file.
+        A module that belongs to no distribution is identified by the SHA-256 of its source file.
         """
         if name in self.built_in:
             return None
@@ -92,12 +92,12 @@ class Registry:
     def _import(self, reference: str, what: str) -> Any:
         try:
             return _resolve(reference)
-        except Exception as error:  # a package of somebody else: whatever its import raises is reported by its name
+        except Exception as error:  # importing a third-party package can raise anything
             raise PluginError(f"{what}: {reference} cannot be imported: {type(error).__name__}: {error}") from error
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """Return a question that names the known name nearest to a mistyped one; empty where none is near."""
+    """Return "; did you mean NAME?" for the known name closest to `name`, or an empty string if none is close."""
     import difflib
 
     nearest = difflib.get_close_matches(name, list(known), n=1)
@@ -106,7 +106,7 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 
 @cache
 def all_entry_points() -> Any:
-    """Return the entry points of all installed packages; their metadata is read once per process."""
+    """Return the entry points of all installed packages. Their metadata is read once per process."""
     from importlib.metadata import entry_points
 
     return entry_points()

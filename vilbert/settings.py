@@ -1,14 +1,14 @@
-"""Settings as dataclasses that pydantic validates: constraints on the fields, and errors that name the option.
+"""Settings as dataclasses that pydantic validates, with constraints on the fields and errors that name the option.
 
     @validated
     class ShapesSettings:
         scenes: Annotated[int, Interval(ge=10, le=10_000_000)] = 1000
-        \"\"\"How many pictures.\"\"\"
+        \"\"\"Number of images.\"\"\"
 
 `ShapesSettings(scenes=3)` and `dataclasses.replace(settings, scenes=3)` raise SettingsError, `--scenes 3: must be at
-least 10`. Instances are frozen, can be pickled, and show up in `dataclasses.fields` and `asdict`. They are dataclasses
-and no BaseModel because several commands have an option `json`, which is a method of BaseModel. pydantic is imported
-when the first value is validated: `--help` needs none.
+least 10`. Instances are frozen, can be pickled, and work with `dataclasses.fields` and `asdict`. They are dataclasses
+rather than BaseModel because several commands have an option `json`, which is a method of BaseModel. pydantic is
+imported when the first value is validated, so `--help` does not import it.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ T = TypeVar("T")
 
 PositiveInt = Annotated[int, Ge(1)]
 ShardSize = Annotated[int, Interval(ge=1, lt=2**53)]
-"""Rows of a shard; dataset.json holds no larger count."""
+"""Number of rows in a shard; dataset.json does not allow larger counts."""
 NonNegativeInt = Annotated[int, Ge(0)]
 PositiveFloat = Annotated[float, Gt(0)]
 NonNegativeFloat = Annotated[float, Ge(0)]
@@ -49,15 +49,15 @@ Seed = Annotated[int, Interval(ge=0, lt=2**63)]
 
 
 class SettingsError(ValueError):
-    """A value of settings that is refused; says which option, which value and why."""
+    """An invalid setting. The message names the option, its value and the reason."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Validator:
-    """A function that takes part in the validation of a field, as pydantic's BeforeValidator and its relatives do."""
+    """A validator function of a field, like pydantic's BeforeValidator, AfterValidator and WrapValidator."""
 
     kind: Literal["before", "after", "wrap"]
-    """When it is called: on the value as given, on the validated one, or with both the value and the validation."""
+    """When it is called: before validation, after it, or around it (with the value and the validation handler)."""
     function: Callable[..., Any]
 
     def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> Any:
@@ -69,7 +69,7 @@ class Validator:
 
 @dataclass_transform(kw_only_default=True, frozen_default=True, field_specifiers=(dataclasses.field,))
 def validated(cls: type[T]) -> type[T]:
-    """Make a class of settings a frozen dataclass whose values are validated; they are given by keyword."""
+    """Turn a settings class into a frozen, keyword-only dataclass whose values are validated."""
     made: Any = dataclasses.dataclass(frozen=True, kw_only=True)(cls)
     made.__pydantic_config__ = {"extra": "forbid", "allow_inf_nan": False}
 
@@ -89,16 +89,16 @@ def validated(cls: type[T]) -> type[T]:
 
 @functools.cache
 def adapter_of(kind: Any) -> pydantic.TypeAdapter[Any]:
-    """Return what validates values of a type; made when the first is."""
+    """Return the TypeAdapter that validates values of a type, created on first use."""
     from pydantic import TypeAdapter
 
     return TypeAdapter(kind)
 
 
 def _option_problem(error: Any) -> str:
-    """Return what is wrong with a value given in Python or on the command line: `--scenes 3: must be at least 10`."""
+    """Return the message for an invalid value from Python or the command line: `--scenes 3: must be at least 10`."""
     if not error["loc"]:
-        return reason(error)  # of a check of several fields, which names the options itself
+        return reason(error)  # a check of several fields names the options itself
     name = f"--{str(error['loc'][0]).replace('_', '-')}"
     value = error["input"]
     if isinstance(value, tuple | list):
@@ -109,7 +109,7 @@ def _option_problem(error: Any) -> str:
 
 
 def reason(error: Any) -> str:
-    """Return why pydantic refused a value, in the words of an option's reader."""
+    """Return why pydantic refused a value, worded for the user of a command-line option."""
     context = error.get("ctx", {})
     match error["type"]:
         case "value_error":
@@ -143,28 +143,28 @@ def reason(error: Any) -> str:
         case "tuple_type" | "list_type":
             return "must be a list"
         case "unexpected_keyword_argument":
-            return "there is no such setting"
+            return "no such setting"
         case "missing_argument" | "missing_keyword_only_argument":
             return "is required"
     return str(error["msg"])
 
 
 def _plain(number: float) -> float:
-    """Return a bound without a fraction that says nothing: 1 for 1.0."""
+    """Return a bound without a zero fraction: 1 for 1.0."""
     return int(number) if number == int(number) else number
 
 
 class Option(NamedTuple):
-    """An option of a command: a field of its settings, or of settings within them."""
+    """An option of a command: a field of its settings or of nested settings."""
 
     path: tuple[str, ...]
-    """The names of the fields that lead to it; the last is its own."""
+    """Names of the fields that lead to the option, ending with its own name."""
     type: Any
-    """With its constraints."""
+    """Its type with its constraints."""
 
 
 def options_of(settings_class: type) -> Mapping[str, Option]:
-    """Return a command's options by name, in underscores; without positional arguments and hidden fields."""
+    """Return a command's options by name (with underscores), without positional arguments and hidden fields."""
     return _options_of(settings_class)
 
 
@@ -186,11 +186,11 @@ def _options_of(settings_class: type) -> Mapping[str, Option]:
 
 
 def default_instance(settings_class: type[T], values: Mapping[str, Any], *, fixed: Mapping[str, Any]) -> T:
-    """Return an instance whose values are defaults of a command line, so that it is not validated as a whole.
+    """Return an instance that holds the defaults of a command line. It is not validated as a whole.
 
     Args:
-        settings_class: Of a command.
-        values: Valid values by option name, in underscores, which replace the defaults of the class.
+        settings_class: The settings class of a command.
+        values: Valid values by option name (with underscores), which replace the defaults of the class.
         fixed: Values of hidden fields of `settings_class` itself.
 
     Returns:
@@ -220,10 +220,14 @@ def default_instance(settings_class: type[T], values: Mapping[str, Any], *, fixe
 
 
 def file_value(kind: Any, value: Any, *, numbers_as_text: bool = True) -> Any:
-    """Return a value of a JSON or YAML file as a field's type; SettingsError, which says why, if it is not one.
+    """Convert a value of a JSON or YAML file to the type of a field.
 
-    Types are strict: no text for a whole number, no number for a truth value. But a text such as 1e-4 may stand for a
-    number (YAML 1.1 reads it as a text), one value for a list of one, and with `numbers_as_text` a number for a text.
+    Types are strict: a string is not accepted as an integer, nor a number as a boolean. There are three exceptions: a
+    string such as 1e-4 may stand for a number (YAML 1.1 reads it as a string), a single value for a list of one
+    element, and with `numbers_as_text` a number for a string.
+
+    Raises:
+        SettingsError: The value does not have this type. The message gives the reason and the value.
     """
     from pydantic import ValidationError
 
@@ -241,7 +245,7 @@ def file_value(kind: Any, value: Any, *, numbers_as_text: bool = True) -> Any:
 
 
 def _readings(value: Any, numbers_as_text: bool) -> Iterable[Any]:
-    """Yield a value of a file, then what else its writer may have meant."""
+    """Yield a value of a file, then its alternative interpretations."""
     yield value
     parts = value if isinstance(value, list) else [value]
     if all(isinstance(part, str) and ("e" in part or "E" in part) for part in parts):

@@ -1,4 +1,4 @@
-"""Readers for content that came from outside: bounded, and running nothing.
+"""Readers for untrusted content. They bound time and memory, and run no code from a file.
 
-Every package may import from here; nothing here imports from another package of this repository.
+Every package may import from here. This package imports from no other package of the repository.
 """

@@ -1,7 +1,7 @@
-"""NumPy's .npy files that came from outside, with a shape that agrees with the size of the file.
+"""Read untrusted .npy files, checking that the shape in the header matches the size of the file.
 
-`numpy.load` sets aside what the header states, unpacks a .npz whatever the name of the file, and raises errors of many
-kinds.
+`numpy.load` allocates the memory that the header asks for, unpacks a .npz file whatever its name, and raises many kinds
+of errors.
 """
 
 from __future__ import annotations
@@ -17,17 +17,22 @@ if TYPE_CHECKING:
 
 
 class ArrayError(ValueError):
-    """A file that is no .npy of plain values, or not as large as its header states."""
+    """A file that is not a .npy file of plain values, or whose size does not match its header."""
 
 
 def read_npy(path: Path) -> NDArray[Any]:
-    """Return the array of a .npy file; raise ArrayError where it is damaged, OSError where it cannot be opened."""
+    """Return the array of a .npy file.
+
+    Raises:
+        ArrayError: The file is damaged.
+        OSError: The file cannot be opened.
+    """
     with open(path, "rb") as file:
         return parse_npy(file, os.fstat(file.fileno()).st_size)
 
 
 def map_npy(path: Path) -> NDArray[Any]:
-    """Return a read-only map of a .npy file's array, which need not fit into memory; errors as of `read_npy`."""
+    """Return the array of a .npy file as a read-only memory map. Raises the errors of `read_npy`."""
     import numpy as np
 
     with open(path, "rb") as file:
@@ -40,7 +45,7 @@ def map_npy(path: Path) -> NDArray[Any]:
 
 
 def parse_npy(file: IO[bytes], size: int) -> NDArray[Any]:
-    """Return the array of a .npy file of `size` bytes, open at its start; errors as of `read_npy`."""
+    """Return the array of a .npy file of `size` bytes that is open at its start. Raises the errors of `read_npy`."""
     import numpy as np
 
     shape, fortran_order, dtype = read_header(file)
@@ -49,28 +54,32 @@ def parse_npy(file: IO[bytes], size: int) -> NDArray[Any]:
     count = math.prod(shape)
     data = file.read(left)
     if len(data) != left:
-        raise ArrayError("it became shorter while it was read")
+        raise ArrayError("it was truncated while it was read")
     flat = np.frombuffer(data, dtype=dtype) if left else np.empty(count, dtype=dtype)
     try:
         return flat.reshape(shape, order="F" if fortran_order else "C")
-    except ValueError:  # a side, beside one of 0, that is larger than numpy counts
+    except ValueError:  # one dimension is 0 and another exceeds the range of numpy's integers
         raise ArrayError(
             f"its header describes an array of {list(shape[:8])} {dtype}, which numpy cannot create"
         ) from None
 
 
 def _check_shape(shape: tuple[int, ...], dtype: np.dtype[Any], left: int) -> None:
-    """Raise ArrayError for an array of objects, or one that does not take the `left` bytes that follow its header."""
+    """Raise ArrayError for an array of objects, or one whose size is not the `left` bytes that follow the header."""
     if dtype.hasobject:
         raise ArrayError("holds Python objects, which could run code")
-    if len(shape) > 32:  # before the product, which many sides make slow
+    if len(shape) > 32:  # checked before the product, which is slow for many dimensions
         raise ArrayError(f"its header describes an array of {len(shape):,} dimensions")
     if min(shape, default=0) < 0 or math.prod(shape) * dtype.itemsize != left:
         raise ArrayError(f"its header describes an array of {list(shape[:8])} {dtype}, and {left:,} bytes follow it")
 
 
 def read_header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
-    """Return shape, whether it is in Fortran order, and dtype of a .npy file, and leave the file behind its header."""
+    """Read the header of a .npy file and leave the file positioned after it.
+
+    Returns:
+        The shape, whether the array is in Fortran order, and the dtype.
+    """
     import tokenize
 
     import numpy as np

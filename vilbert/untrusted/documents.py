@@ -1,13 +1,12 @@
-"""JSON and YAML that came from outside, read within bounds.
+"""Read untrusted JSON and YAML within bounds.
 
-The readers of the standard library and of PyYAML raise whatever they run into: `RecursionError` for a file that nests
-too deeply, `UnicodeDecodeError`, `OverflowError`, `KeyError` for odd YAML tags. These functions raise `DocumentError`
-for all of it, a `ValueError` whose message says what is wrong and at which line; the caller adds the file's name and
-what to do.
+The parsers of the standard library and of PyYAML raise many kinds of errors: `RecursionError` for deep nesting,
+`UnicodeDecodeError`, `OverflowError`, `KeyError` for unusual YAML tags. These functions raise `DocumentError` for all
+of them, a `ValueError` whose message gives the problem and the line. The caller adds the file's name and what to do.
 
-An object that holds a key twice is refused: the standard readers keep its last value without a word.
+Duplicate keys in an object are refused; the standard parsers silently keep the last value.
 
-A short YAML file can stand for a huge value by aliases of aliases, so the expanded size is bounded too.
+A short YAML file can expand to a huge value through aliases of aliases, so the expanded size is bounded too.
 """
 
 from __future__ import annotations
@@ -22,24 +21,24 @@ if TYPE_CHECKING:
     import yaml
 
 MAX_DEPTH = 200
-"""Levels of nested lists and mappings in a document."""
+"""Maximum nesting depth of lists and mappings in a document."""
 MAX_YAML_NODES = 1_000_000
-"""Scalars, lists and mappings of a YAML document after its aliases are expanded."""
+"""Maximum number of scalars, lists and mappings in a YAML document after alias expansion."""
 MAX_YAML_VALUE = 1_000
-"""Characters of a number, a date or another value of a YAML document that is no text: long ones are slow to convert."""
+"""Maximum length of a YAML scalar that is not a string (number, date), because long ones are slow to convert."""
 MAX_YAML_INT_KEY = 18
-"""Characters of an integer that is a key of a YAML document: larger ones can be made to have the same hash."""
+"""Maximum length of an integer key in a YAML document, because larger ones can be chosen to collide in their hash."""
 MAX_JSON_BYTES = 16 << 30
-"""Size of a JSON file; the largest published annotation files have some gigabytes."""
+"""Maximum size of a JSON file; the largest published annotation files have a few gigabytes."""
 MAX_YAML_BYTES = 16 << 20
-"""Size of a YAML file; YAML is for settings, which are small."""
+"""Maximum size of a YAML file; YAML is used for settings, which are small."""
 
 Hook = Callable[[dict[str, Any]], Any]
 Repeated = Callable[[dict[str, Any], str], Any]
 
 
 class DocumentError(ValueError):
-    """A document that is not JSON or YAML, or is beyond the bounds of this module."""
+    """A document that is not valid JSON or YAML, or exceeds the bounds of this module."""
 
 
 def read_json(
@@ -51,9 +50,11 @@ def read_json(
     allow_surrogates: bool = False,
     allow_nan: bool = False,
 ) -> Any:
-    """Return the value of a JSON file; arguments as for `parse_json`.
+    """Return the value of a JSON file. Takes the arguments of `parse_json`.
 
-    Raises DocumentError where its content is refused, OSError where it cannot be opened.
+    Raises:
+        DocumentError: The content is refused.
+        OSError: The file cannot be opened.
     """
     with open(path, "rb") as file:
         data = _read(file, max_bytes)
@@ -74,16 +75,16 @@ def parse_json(
 
     Args:
         data: The document.
-        object_hook: Called with each object, innermost first; its result takes the object's place.
-        repeated: Called with an object that holds a key twice (its last values) and with that key; its result takes the
-            object's place. None refuses such a document.
-        allow_surrogates: Keep lone surrogates (`"\ud83d"`, half an emoji), which no file or terminal takes, for a
-            caller that handles them text by text.
-        allow_nan: Take `NaN` and `Infinity`, which Python and pandas write though JSON has no such numbers.
+        object_hook: Called with each object, innermost first. Its result replaces the object.
+        repeated: Called with an object that has a duplicate key (holding the last values) and with that key. Its result
+            replaces the object. None refuses such a document.
+        allow_surrogates: Keep lone surrogates (`"\ud83d"`, half an emoji), which cannot be written to a file or
+            terminal, for a caller that handles them itself.
+        allow_nan: Accept `NaN` and `Infinity`, which Python and pandas write although JSON does not have them.
 
     Raises:
-        DocumentError: Not JSON (NaN and infinities are not), nested deeper than `MAX_DEPTH`, or with a lone surrogate,
-            or with a key twice in one object.
+        DocumentError: The document is not valid JSON (NaN and infinities are not), is nested deeper than `MAX_DEPTH`,
+            contains a lone surrogate, or has a duplicate key in an object.
     """
     text = _decode(data) if isinstance(data, bytes) else data.removeprefix("\ufeff")
     try:
@@ -106,18 +107,20 @@ def parse_json(
 def read_yaml(path: Path, *, max_bytes: int = MAX_YAML_BYTES) -> Any:
     """Return the value of a YAML file, which may be JSON.
 
-    Raises DocumentError where its content is refused, OSError where it cannot be opened.
+    Raises:
+        DocumentError: The content is refused.
+        OSError: The file cannot be opened.
     """
     with open(path, "rb") as file:
         return parse_yaml(_read(file, max_bytes))
 
 
 def parse_yaml(data: bytes | str) -> Any:
-    """Return the value of one YAML document of plain mappings, lists, texts, numbers, dates and null.
+    """Return the value of one YAML document of plain mappings, lists, strings, numbers, dates and null.
 
     Raises:
-        DocumentError: Not YAML, a tag that asks for an object of Python, nested deeper than `MAX_DEPTH`, or larger than
-            `MAX_YAML_NODES` once its aliases are expanded.
+        DocumentError: The document is not valid YAML, has a tag for a Python object, is nested deeper than `MAX_DEPTH`,
+            or has more than `MAX_YAML_NODES` nodes after alias expansion.
     """
     import yaml
 
@@ -168,7 +171,7 @@ def _refuse_repeated(_values: dict[str, Any], key: str) -> NoReturn:
 
 
 def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Return the object of these keys and values; an `object_pairs_hook` that refuses a key that appears twice."""
+    """Return the object with these keys and values. An `object_pairs_hook` that refuses duplicate keys."""
     values = dict(pairs)
     return values if len(values) == len(pairs) else _refuse_repeated(values, _first_repeated(pairs))
 
@@ -200,7 +203,7 @@ _NAN_DECODER = json.JSONDecoder(object_pairs_hook=unique_keys)
 
 
 def _check_depth(value: Any) -> None:
-    """Refuse a value nested deeper than `MAX_DEPTH`, which code that walks it could not bear; level by level."""
+    """Refuse a value nested deeper than `MAX_DEPTH`, so that recursive code can walk it. Checks level by level."""
     level = [value] if isinstance(value, (dict, list)) else []
     for _ in range(MAX_DEPTH):
         if not level:
@@ -246,7 +249,7 @@ def _refuse_repeated_scalars(mapping: yaml.MappingNode) -> None:
 
 
 def _expanded_size(node: yaml.Node, sizes: dict[int, int], depth: int) -> int:
-    """Return how many nodes `node` expands to; raise DocumentError beyond the bounds, and for an alias of itself."""
+    """Return how many nodes `node` expands to. Raise DocumentError beyond the bounds or if an alias is recursive."""
     import yaml
 
     known = sizes.get(id(node))

@@ -1,4 +1,4 @@
-"""MessagePack with NumPy arrays that came from outside, as the library msgpack_numpy writes them.
+"""Read untrusted MessagePack with NumPy arrays, in the encoding of the library msgpack_numpy.
 
 An array is a mapping of `nd` (True; False for a NumPy scalar), `type` (the dtype), `kind`, `shape` and `data` (its
 bytes in C order). msgpack_numpy unpickles arrays of objects; here they are refused, as all extension types are.
@@ -16,14 +16,14 @@ _MAX_DIMENSIONS = 32
 
 
 class MessageError(ValueError):
-    """A value that is not MessagePack, or holds something else than plain values and arrays of numbers."""
+    """A value that is not MessagePack, or holds anything other than plain values and numeric arrays."""
 
 
 def load_msgpack(data: bytes) -> Any:
-    """Return the value of one message; arrays are read-only views of `data`.
+    """Return the value of one message. Arrays are read-only views of `data`.
 
     Raises:
-        MessageError: It is damaged or refused.
+        MessageError: The message is damaged or refused.
     """
     import msgpack
 
@@ -43,7 +43,7 @@ def _refuse(code: int, _data: bytes) -> Any:
 
 
 def _hook(value: dict[Any, Any]) -> Any:
-    """Return the array or number that a mapping stands for, or the mapping."""
+    """Return the array or number that a mapping encodes, or the mapping itself."""
     fields = {key.decode("latin1") if isinstance(key, bytes) else key: part for key, part in value.items()}
     if "nd" not in fields:
         return value
@@ -62,6 +62,6 @@ def _hook(value: dict[Any, Any]) -> Any:
         raise MessageError(f"holds {len(data)} bytes as an array of {list(shape[:8])} {dtype}")
     try:
         array = np.frombuffer(data, np.uint8).view(dtype).reshape(shape)
-    except ValueError:  # a side, beside one of 0, that is larger than numpy counts
+    except ValueError:  # one dimension is 0 and another exceeds the range of numpy's integers
         raise MessageError(f"holds an array of {list(shape[:8])} {dtype}, which numpy cannot create") from None
     return array if fields["nd"] else array.item()

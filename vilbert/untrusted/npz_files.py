@@ -1,4 +1,4 @@
-"""NumPy's .npz files that came from outside: zip files of arrays, unpacked within bounds."""
+"""Read untrusted .npz files (zip files of NumPy arrays), with a bound on their unpacked size."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from vilbert.untrusted.arrays import ArrayError
 from vilbert.untrusted.pickled_arrays import load_npy
 
 MAX_BYTES = 256 << 20
-"""Size of all members together once unpacked; the features of an image have a few megabytes."""
+"""Maximum unpacked size of all members together; the features of one image take a few megabytes."""
 _MAX_MEMBERS = 1_000
 _METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
-# What damaged content raises beside ArrayError and PickleError.
+# Errors that damaged content raises, besides ArrayError and PickleError.
 _DAMAGE = (
     zipfile.BadZipFile, zlib.error, EOFError, LookupError, OSError, RuntimeError, NotImplementedError, OverflowError,
     UnicodeDecodeError,
@@ -22,14 +22,14 @@ _DAMAGE = (
 
 
 def load_npz(data: bytes, *, skip: tuple[str, ...] = ()) -> dict[str, Any]:
-    """Return the arrays of a .npz file by name, and lists and mappings that it pickled as `load_npy` returns them.
+    """Return the arrays of a .npz file by name; pickled lists and mappings are returned as by `load_npy`.
 
     Args:
-        data: The whole file.
-        skip: Names of members that are not read.
+        data: The content of the file.
+        skip: Names of members to skip.
 
     Raises:
-        ArrayError: It is damaged, or unpacks to more than `MAX_BYTES`.
+        ArrayError: The file is damaged, or unpacks to more than `MAX_BYTES`.
         PickleError: A pickle in it is damaged or refused.
     """
     try:

@@ -1,7 +1,7 @@
-"""The machine that runs the opcodes of a pickle over a buffer, without Python's own unpickler.
+"""An interpreter for the opcodes of a pickle, independent of Python's own unpickler.
 
-A pickle is a program. This machine builds lists, mappings, sets, tuples, texts and numbers. It imports nothing; a
-class or function that a pickle names becomes the `Stub` that the caller provides, and nothing but a stub is called.
+A pickle is a program. This machine builds lists, dicts, sets, tuples, strings and numbers. It imports nothing: a class
+or function that a pickle names is replaced by the `Stub` that the caller provides, and only stubs are called.
 
 Memory and time stay proportional to the size of the buffer: each length is compared with the bytes that are left
 before it is used, the memo is a dict, whatever its keys, texts that are used again through the memo are counted, and so
@@ -20,28 +20,28 @@ Buffer = bytes | mmap.mmap
 
 
 class PickleError(ValueError):
-    """A pickle that is damaged, or does what plain data does not need."""
+    """A pickle that is damaged, or uses operations that plain data does not need."""
 
 
 class ForbiddenError(PickleError):
-    """A pickle that names a class or function that is not allowed, or makes something of it that is not."""
+    """A pickle that names a class or function that is not allowed, or uses one in a way that is not allowed."""
 
 
 class Stub:
-    """Stands for a class or function that a pickle names, and for an object that it makes of one."""
+    """Replacement for a class or function that a pickle names, and for the objects created from it."""
 
     __slots__ = ()
 
     def call(self, *arguments: Any) -> Any:
-        """Return what the class or function makes of its arguments."""
+        """Return the result of calling the class or function with these arguments."""
         raise ForbiddenError(f"calls {self!r}")
 
     def set_state(self, state: Any) -> None:
-        """Take the attributes of an object."""
+        """Set the attributes of an object."""
         raise ForbiddenError(f"sets the state of {self!r}")
 
     def put(self, items: list[Any]) -> None:
-        """Take the items of an object that is a container."""
+        """Add items to an object that is a container."""
         raise ForbiddenError(f"puts items into {self!r}")
 
 
@@ -49,10 +49,10 @@ CONTAINERS = (list, dict, tuple, set, frozenset)
 _PLAIN_KEYS = frozenset({str, bytes, int, float, bool, type(None)})
 _MAX_INT_BYTES = 128
 _MAX_INT_DIGITS = 310
-_MAX_KEY_INT = 1 << 60  # the hash of a larger integer is that of a smaller one: a dict of such keys is slow
+_MAX_KEY_INT = 1 << 60  # larger integers can collide with the hash of smaller ones, which makes dicts slow
 _MAX_KEY_TUPLE = 16
-_MAX_MEMO = 1 << 32  # PUT could write any index; pickle writes a count, and dicts of huge ones are slow
-_ENTRY_BYTES = 16  # what an entry of a container costs of the budget: its copy takes at least that
+_MAX_MEMO = 1 << 32  # PUT accepts any index; pickle writes consecutive ones, and dicts of huge ones are slow
+_ENTRY_BYTES = 16  # budget per entry of a container: copying it takes at least as many bytes
 
 
 class Machine:
@@ -83,9 +83,9 @@ class Machine:
         self._budget = budget
 
     def run(self) -> Any:
-        """Return the value of the pickle; `at` is then behind it.
+        """Return the value of the pickle and leave `at` after its end.
 
-        The operations that lists of texts and numbers consist of are written out here, for speed.
+        The operations used by lists of strings and numbers are inlined here for speed.
         """
         data, memo, handlers = self.data, self._memo, HANDLERS
         while True:
@@ -149,7 +149,7 @@ class Machine:
         self.stack = []
 
     def items(self) -> list[Any]:
-        """Return what lies above the last mark."""
+        """Return the items above the last mark."""
         items = self.stack
         self.stack = self._outer.pop()
         return items
@@ -175,7 +175,7 @@ class Machine:
         self.push_again(self._memo[index])
 
     def push_again(self, value: Any) -> None:
-        """Push a value that is in another place too."""
+        """Push a value that is also referenced elsewhere."""
         kind = type(value)
         if kind is str or kind is bytes:
             self._budget -= len(value)
@@ -186,7 +186,7 @@ class Machine:
         self.stack.append(value)
 
     def charge(self, given: Any) -> None:
-        """Count what a stub is given: a pickle repeats it through the memo for a few bytes, and a stub may copy it."""
+        """Charge the arguments of a stub to the budget: the memo repeats them cheaply, and a stub may copy them."""
         parts = given if type(given) in (tuple, list, dict) else (given,)
         self._budget -= _ENTRY_BYTES * len(parts)
         for part in parts:
@@ -221,7 +221,7 @@ class Machine:
 
     def escaped_text(self, line: bytes) -> None:
         text = str(line, "raw-unicode-escape")
-        # Python 2 could write a character beyond the first 65,536 as two; a lone half is an error.
+        # Python 2 could write a character above U+FFFF as a surrogate pair; a lone surrogate is an error.
         self.stack.append(text if text.isascii() else text.encode("utf-16", "surrogatepass").decode("utf-16"))
 
     def string(self, raw: bytes) -> None:
@@ -280,7 +280,7 @@ class Machine:
 
     def tuple_of(self, count: int) -> None:
         if len(self.stack) < count:
-            raise PickleError("makes a tuple of more values than there are")
+            raise PickleError("makes a tuple of more values than the stack holds")
         self.stack[-count:] = [tuple(self.stack[-count:])]
 
     # What is named.
@@ -311,7 +311,7 @@ class Machine:
 
 
 def check_keys(keys: list[Any]) -> None:
-    """Refuse keys that cost more to hash than they have bytes, or have the same hash as others on purpose."""
+    """Refuse keys that are expensive to hash, or that can be chosen to collide with others."""
     kinds = set(map(type, keys))
     if kinds <= {str, bytes}:
         return
@@ -320,11 +320,11 @@ def check_keys(keys: list[Any]) -> None:
             if type(part) not in _PLAIN_KEYS and not isinstance(part, Stub):
                 raise PickleError(f"has a {type(key).__name__} as a key")
             if type(part) is int and abs(part) > _MAX_KEY_INT:
-                raise PickleError("has a too large number as a key")
+                raise PickleError("has a number as a key that is too large")
 
 
 def mapping(items: list[Any]) -> dict[Any, Any]:
-    """Return the mapping of keys and values that follow each other."""
+    """Return a dict from a list of alternating keys and values."""
     keys = items[::2]
     check_keys(keys)
     return dict(zip(keys, items[1::2], strict=True))

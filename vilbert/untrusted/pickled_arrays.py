@@ -1,7 +1,7 @@
-"""NumPy arrays in pickles that came from outside, read without NumPy's own unpickler.
+"""Read NumPy arrays from untrusted pickles, without NumPy's own unpickling code.
 
-`lookup` gives `pickles.load` what stands for the few functions that a pickled array names; anything else is refused.
-The bytes of an array are compared with its dtype and shape before an array is made of them.
+`lookup` provides `pickles.load` with replacements for the few functions that a pickled array names, and refuses all
+others. The length of the data is checked against dtype and shape before an array is created.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from vilbert.untrusted.arrays import ArrayError, read_header
 from vilbert.untrusted.pickle_machine import mapping
 from vilbert.untrusted.pickles import ForbiddenError, PickleError, Stub, load
 
-# numpy 2 moved numpy.core to numpy._core; pickles of either name are about.
+# numpy 2 renamed numpy.core to numpy._core; pickles with either name exist.
 _NUMPY_GLOBALS = {
     f"numpy.{core}.{name}"
     for core in ("core", "_core")
@@ -25,7 +25,7 @@ _NUMPY_GLOBALS = {
 }
 _GLOBALS = _NUMPY_GLOBALS | {
     *("numpy.ndarray", "numpy.dtype", "collections.OrderedDict"),
-    # How Python 3 writes bytes, and empty bytes, in protocols that have none.
+    # How Python 3 writes bytes and empty bytes in protocols without a bytes opcode.
     *("_codecs.encode", "builtins.bytes", "__builtin__.bytes"),
 }
 _MAX_DIMENSIONS = 32
@@ -34,25 +34,26 @@ _OBJECTS = ("O", "O4", "O8")
 
 
 def load_arrays(data: bytes, *, encoding: str = "latin1") -> Any:
-    """Return the value of a pickle of arrays, texts, numbers, lists and mappings.
+    """Return the value of a pickle of arrays, strings, numbers, lists and mappings.
 
-    An array of objects becomes a list of them, and one without dimensions the object itself.
+    An array of objects is returned as a list, and a 0-dimensional one as the object itself.
 
     Raises:
-        PickleError: The pickle is damaged; ForbiddenError where it names anything but arrays.
+        PickleError: The pickle is damaged.
+        ForbiddenError: The pickle names anything but arrays.
     """
     value = load(data, lookup=lookup_with_objects, encoding=encoding)
     try:
         return _plain(value, {})
-    except RecursionError:  # `load` sees no depth through arrays of objects
+    except RecursionError:  # `load` does not check the depth within arrays of objects
         raise PickleError("nests arrays of objects too deeply") from None
 
 
 def load_npy(data: bytes) -> Any:
-    """Return the array of a .npy file, or what its pickled array of objects holds; see `load_arrays`.
+    """Return the array of a .npy file, or the content of its pickled array of objects (see `load_arrays`).
 
     Raises:
-        ArrayError: It is no .npy file, or not as large as its header states.
+        ArrayError: It is not a .npy file, or its size does not match its header.
         PickleError: Its pickle is damaged or refused.
     """
     file = io.BytesIO(data)
@@ -65,12 +66,12 @@ def load_npy(data: bytes) -> Any:
 
 
 def lookup(module: str, name: str) -> Stub:
-    """Return what stands for a function that a pickled array of numbers names; raise ForbiddenError for another."""
+    """Return the stub of a function that a pickled numeric array names. Raise ForbiddenError for any other name."""
     return _global(module, name, objects=False)
 
 
 def lookup_with_objects(module: str, name: str) -> Stub:
-    """Return what `lookup` does, for pickles that may hold arrays of objects, too."""
+    """Return the stub of a function as `lookup` does, for pickles that may also hold arrays of objects."""
     return _global(module, name, objects=True)
 
 
@@ -82,7 +83,7 @@ def _global(module: str, name: str, *, objects: bool) -> Stub:
 
 
 class _Global(Stub):
-    """Stands for a function of numpy: notes what was to be made."""
+    """Replacement for a numpy function that records the array or dtype to create."""
 
     __slots__ = ("_name", "_objects")
 
@@ -122,7 +123,7 @@ def _ordered(pairs: Any = ()) -> dict[Any, Any]:
 
 
 class DtypeRecord(Stub):
-    """A dtype of numbers, and its byte order; a structured one cannot be written."""
+    """A numeric dtype and its byte order; structured dtypes are not supported."""
 
     __slots__ = ("byte_order", "code")
 
@@ -134,13 +135,13 @@ class DtypeRecord(Stub):
 
     @classmethod
     def of(cls, dtype: np.dtype[Any]) -> DtypeRecord:
-        """Return the record of a dtype; raise ForbiddenError where it is not one of numbers."""
+        """Return the record of a dtype. Raise ForbiddenError if it is not numeric."""
         record = cls(dtype.str[1:])
         record.byte_order = dtype.str[0]
         return record
 
     def set_state(self, state: Any) -> None:
-        """Take the byte order."""
+        """Set the byte order."""
         _version, byte_order, subarray, names, fields, *_sizes = state
         if byte_order not in ("<", ">", "|", "=") or any(part is not None for part in (subarray, names, fields)):
             raise ForbiddenError("holds an array of a structured dtype")
@@ -148,19 +149,19 @@ class DtypeRecord(Stub):
 
 
 class ArrayRecord(Stub):
-    """An array, once the pickle has given its state."""
+    """An array, available after the pickle has set its state."""
 
     __slots__ = ("array", "objects", "shape")
 
     def __init__(self, array: NDArray[Any] | None = None) -> None:
         self.array = array
-        """A view of the file's bytes, in their order; None where it has no state, or holds objects."""
+        """A view of the file's bytes in their byte order; None before the state is set or if it holds objects."""
         self.objects: list[Any] | None = None
         """The items of an array of objects."""
         self.shape: tuple[int, ...] = () if array is None else array.shape
 
     def set_state(self, state: Any) -> None:
-        """Take the content."""
+        """Set the content."""
         *_version, shape, dtype, fortran, raw = state
         _check_shape(shape)
         if isinstance(dtype, DtypeRecord) and dtype.code in _OBJECTS:
@@ -173,7 +174,7 @@ class ArrayRecord(Stub):
 
 
 def _array(raw: object, dtype: object, shape: object, *, fortran: bool) -> NDArray[Any]:
-    """Return the array of these bytes; refuse any disagreement of dtype, shape and length."""
+    """Return the array with this content. Raise ForbiddenError if dtype, shape and length do not match."""
     if isinstance(raw, str):  # Python 2 wrote its bytes as str
         raw = _latin1(raw, "latin1")
     if not isinstance(raw, (bytes, bytearray)) or not isinstance(dtype, DtypeRecord) or dtype.code in _OBJECTS:
@@ -185,21 +186,21 @@ def _array(raw: object, dtype: object, shape: object, *, fortran: bool) -> NDArr
         raise ForbiddenError(f"holds {flat.nbytes} bytes as an array of {list(sides[:8])} {native}")
     try:
         return flat.view(native).reshape(sides, order="F" if fortran else "C")
-    except ValueError:  # a side, beside one of 0, that is larger than numpy counts
+    except ValueError:  # one dimension is 0 and another exceeds the range of numpy's integers
         raise ForbiddenError(f"holds an array of {list(sides[:8])} {native}, which numpy cannot create") from None
 
 
 def _check_shape(shape: object) -> tuple[int, ...]:
-    # Its length comes before the product, which many sides make slow.
+    # The length is checked before the product, which is slow for many dimensions.
     if not isinstance(shape, tuple) or len(shape) > _MAX_DIMENSIONS:
         raise ForbiddenError("holds an array whose shape is not a tuple of at most 32 sizes")
     if not all(type(side) is int and side >= 0 for side in shape):
-        raise ForbiddenError("holds an array whose shape is not made of integers from 0")
+        raise ForbiddenError("holds an array whose shape is not made of non-negative integers")
     return shape
 
 
 def _plain(value: Any, seen: dict[int, Any]) -> Any:
-    """Return a value with arrays in place of records; a container that is in several places is converted once."""
+    """Return a value with arrays in place of records. A container referenced several times is converted once."""
     if isinstance(value, (list, tuple, dict, ArrayRecord)):
         if id(value) not in seen:
             seen[id(value)] = _convert(value, seen)
@@ -217,7 +218,7 @@ def _convert(value: Any, seen: dict[int, Any]) -> Any:
     if isinstance(value, (list, tuple)):
         return type(value)(_plain(part, seen) for part in value)
     if value.objects is not None:
-        seen[id(value)] = None  # in case that it holds itself, which no writer does
+        seen[id(value)] = None  # in case it contains itself, which no writer produces
         objects = [_plain(part, seen) for part in value.objects]
         return objects[0] if value.shape == () else objects
     if value.array is None:
@@ -226,7 +227,7 @@ def _convert(value: Any, seen: dict[int, Any]) -> Any:
 
 
 def _name(value: object) -> str:
-    """Return a text for an error message, or the type of what is none, which could be huge."""
+    """Return a short description for an error message: the string itself, or the type of any other value."""
     return repr(value[:60]) if isinstance(value, str) else f"a {type(value).__name__}"
 
 

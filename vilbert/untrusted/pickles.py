@@ -1,8 +1,8 @@
-"""Pickles that came from outside, read as plain data, within bounds.
+"""Read untrusted pickles as plain data, within bounds.
 
-`load` is the only reader of pickles of this project. It runs none of the code that a pickle names (`pickle_machine`, or
-`plain_pickles` for those that name none), and what it returns can be walked, compared and written without harm: nested
-at most `MAX_DEPTH` deep, without cycles, and, where a pickle repeats its parts, not many times larger than the file.
+`load` is the only reader of pickles in this project. It runs none of the code that a pickle names (see
+`pickle_machine`, and `plain_pickles` for pickles that name none). Its result is safe to walk, compare and write: nested
+at most `MAX_DEPTH` levels, free of cycles, and, if parts are repeated, bounded by a multiple of the file's size.
 """
 
 from __future__ import annotations
@@ -19,21 +19,21 @@ from vilbert.untrusted.plain_pickles import NotPlainError, load_plain
 __all__ = ["MAX_DEPTH", "Buffer", "ForbiddenError", "PickleError", "Stub", "load", "load_one"]
 
 _REPEATS = 16
-"""How many times larger than the file its content may be, once repeated parts are counted each time."""
+"""Maximum ratio of content to file size, where repeated parts are counted each time."""
 _FREE = 1 << 20
 _TEXTS = frozenset({str, bytes, bytearray})
 _ATOMS = frozenset({int, float, bool, type(None)})
-# What the operations of a damaged pickle raise.
+# Errors that the operations of a damaged pickle raise.
 _DAMAGE = (LookupError, TypeError, ValueError, ArithmeticError, AttributeError, RecursionError, struct.error)
 
 
 def refuse_globals(module: str, name: str) -> NoReturn:
-    """Raise PickleError for every class and function; the default of `load`."""
+    """Raise ForbiddenError for every class and function. The default of `load`."""
     raise ForbiddenError(f"asks for {module}.{name}, which could run code")
 
 
 def refuse_references(pid: Any) -> NoReturn:
-    """Raise PickleError for references to something outside of the pickle; the default of `load`."""
+    """Raise ForbiddenError for references to external objects. The default of `load`."""
     raise ForbiddenError(f"refers to an external object ({_brief(pid)})")
 
 
@@ -47,14 +47,14 @@ def load(
     """Return the value of a pickle of any protocol.
 
     Args:
-        data: The whole file.
-        lookup: Called with the module and the name of a class or function that the pickle asks for. It returns a
-            `Stub`, or a value that cannot be called, or raises PickleError.
-        persistent_load: Called with references to something outside of the pickle, as torch's files have them.
-        encoding: Of strings that Python 2 wrote; `bytes` leaves them as they are.
+        data: The content of the file.
+        lookup: Called with the module and the name of a class or function that the pickle names. It returns a `Stub` or
+            a value that cannot be called, or raises PickleError.
+        persistent_load: Called with references to external objects, which the files of PyTorch contain.
+        encoding: Encoding of strings that Python 2 wrote. `bytes` keeps them as bytes.
 
     Raises:
-        PickleError: The pickle is damaged, beyond the bounds of this module, or asks for something refused.
+        PickleError: The pickle is damaged, exceeds the bounds of this module, or names something that is refused.
     """
     if isinstance(data, bytes):
         with suppress(NotPlainError):
@@ -72,7 +72,7 @@ def load_one(
     persistent_load: Callable[[Any], Any] = refuse_references,
     encoding: str = "latin1",
 ) -> tuple[Any, int]:
-    """Return the value of the pickle that begins at `start`, and where it ends; see `load`."""
+    """Return the value of the pickle that begins at `start`, and the offset of its end. See `load`."""
     budget = _REPEATS * len(data) + _FREE
     machine = Machine(data, start, lookup=lookup, persistent=persistent_load, encoding=encoding, budget=budget)
     try:
@@ -90,9 +90,9 @@ def load_one(
 
 
 def _check_shape(value: Any, limit: int | None) -> None:
-    """Refuse a value that is nested too deeply, in itself, or, with a limit, too large once repeats are counted.
+    """Refuse a value that is nested too deeply, contains itself, or exceeds the limit when repeats are counted.
 
-    Goes level by level, and visits a container once a level, so this takes no longer than the pickle is large.
+    Visits each container once per level, so that the time is proportional to the size of the pickle.
     """
     level = {id(value): value} if isinstance(value, CONTAINERS) else {}
     counts = {id(value): 1}
@@ -126,7 +126,7 @@ def _parts(whole: Any) -> Iterable[Any]:
 
 
 def _brief(value: Any) -> str:
-    """Return the beginning of a value's text, which for a container could be huge."""
+    """Return the beginning of a value's repr, or only the type of a container, whose repr could be huge."""
     if isinstance(value, CONTAINERS):
         return f"a {type(value).__name__}"
     return repr(value)[:80] if not isinstance(value, BaseException) else str(value)[:80] or type(value).__name__

@@ -1,9 +1,9 @@
-"""A fast path for pickles of lists, mappings, texts and numbers, as Python 2 wrote annotation files.
+"""A fast path for pickles of lists, dicts, strings and numbers, such as annotation files written by Python 2.
 
-A regular expression reads the pickle operation by operation, at the speed of C, and matches nothing else: no class, no
-call, no reference to anything outside, no tuple (whose hash recurses when it is a key), no long text or integer, no
-escaped character beyond ASCII, and no memo index out of proportion to the file. What it matches, Python's own unpickler
-builds with memory in proportion to the file. Any other pickle is left to `pickle_machine`.
+A regular expression checks the pickle operation by operation at the speed of C. It matches plain data only: no class,
+no call, no external reference, no tuple (whose hash recurses if it is a key), no long string or integer, no escaped
+character beyond ASCII, and no memo index out of proportion to the file. Python's own unpickler then builds the value in
+memory proportional to the file. All other pickles are read by `pickle_machine`.
 """
 
 from __future__ import annotations
@@ -16,20 +16,20 @@ from typing import Any, NoReturn
 
 _SHORT = 256
 _OPERATIONS_AT_ONCE = 5_000
-"""The matcher keeps some bytes for each operation of one match."""
+"""Operations per match, because the matcher keeps some bytes for each operation of a match."""
 _BYTES_OF_AN_INDEX = 2
-"""Of the file for each entry of the memo, which Python's unpickler makes an array of, up to the largest index twice."""
+"""Minimum file size per memo entry, because Python's unpickler allocates an array of twice the largest memo index."""
 
 
 class NotPlainError(ValueError):
-    """The pickle is damaged or holds something else."""
+    """A pickle that is damaged or holds anything but plain data."""
 
 
 def load_plain(data: bytes, encoding: str) -> Any:
-    """Return the value of a pickle that ends with `data`, not yet checked for depth, cycles and repeated parts.
+    """Return the value of a pickle that ends with `data`. Depth, cycles and repeated parts are not checked.
 
     Raises:
-        NotPlainError: The pickle is not one of those that this module reads, or is damaged.
+        NotPlainError: The pickle is damaged, or this module does not read it.
     """
     operations = _operations(len(data))
     at = 0
@@ -44,7 +44,7 @@ def load_plain(data: bytes, encoding: str) -> Any:
 
 
 class _Unpickler(pickle.Unpickler):
-    """Names nothing, although no pickle that comes here does."""
+    """Refuses all names, although the pickles that reach it have none."""
 
     def find_class(self, _module: str, _name: str) -> NoReturn:
         raise NotPlainError
@@ -54,15 +54,15 @@ class _Unpickler(pickle.Unpickler):
 
 
 def _operations(size: int) -> re.Pattern[bytes]:
-    """Return what matches some operations of a pickle of `size` bytes."""
+    """Return the pattern that matches a series of operations in a pickle of `size` bytes."""
     entries = size // _BYTES_OF_AN_INDEX
     return _pattern(digits=max(len(str(entries)) - 1, 2), high=min(entries >> 16, 255))
 
 
 @lru_cache(maxsize=8)
 def _pattern(digits: int, high: int) -> re.Pattern[bytes]:
-    """Return the pattern for memo indices of at most so many digits, and below (high + 1) << 16."""
-    number = rb"(?:0|-?[1-9][0-9]{0,17})"  # below 2**60: larger integers have the hash of smaller ones
+    """Return the pattern for memo indices of at most `digits` digits and below (high + 1) << 16."""
+    number = rb"(?:0|-?[1-9][0-9]{0,17})"  # below 2**60: larger integers collide with the hashes of smaller ones
     operations = [
         rb"[(ldesau\]}N\x88\x89]",
         rb"p[0-9]{1,%d}\n" % digits,

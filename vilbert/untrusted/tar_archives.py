@@ -1,4 +1,4 @@
-"""A tar archive from outside, compressed or not, unpacked no further than a multiple of its size."""
+"""Read an untrusted tar archive, compressed or not, with a bound on the ratio of unpacked to packed size."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import IO, Any
 
 MAX_RATIO = 16
-"""Unpacked bytes for a byte of the archive; archives of weights have less than 2."""
+"""Maximum ratio of unpacked to packed size; archives of weights have less than 2."""
 _FREE = 64 << 20
 _OPENERS: tuple[tuple[bytes, Any], ...] = ((b"\x1f\x8b", gzip.open), (b"BZh", bz2.open), (b"\xfd7zXZ\x00", lzma.open))
 
@@ -27,7 +27,7 @@ class TooLargeError(ArchiveError):
     """An archive that unpacks to far more than its size."""
 
 
-# What the modules of the standard library raise for damaged content, beside errors of their own.
+# Errors that the standard library raises for damaged content.
 _DAMAGE = (
     tarfile.TarError, zlib.error, lzma.LZMAError, struct.error, EOFError, ValueError, TypeError, AttributeError,
     LookupError, OverflowError, RecursionError, MemoryError,
@@ -39,7 +39,7 @@ def _reason(error: BaseException) -> str:
 
 
 class _Archive(tarfile.TarFile):
-    """Raises ArchiveError for every header that is damaged."""
+    """A TarFile that raises ArchiveError for every damaged header."""
 
     def next(self) -> tarfile.TarInfo | None:
         try:
@@ -51,7 +51,7 @@ class _Archive(tarfile.TarFile):
 
 
 class _Bounded:
-    """Reads a stream to the end of its allowance."""
+    """A stream that raises TooLargeError after `allowance` bytes."""
 
     def __init__(self, stream: IO[bytes], allowance: int) -> None:
         self._stream = stream
@@ -63,7 +63,7 @@ class _Bounded:
         try:
             data = self._stream.read(size)
         except OSError as error:
-            if error.errno is not None:  # of the disk; bz2 and gzip raise it for damaged content too
+            if error.errno is not None:  # a disk error; bz2 and gzip raise OSError without errno for damaged content
                 raise
             raise ArchiveError(_reason(error)) from error
         except _DAMAGE as error:
@@ -74,10 +74,12 @@ class _Bounded:
 
 @contextmanager
 def open_tar(path: Path) -> Iterator[tarfile.TarFile]:
-    """Open an archive for reading from its start to its end, each member before the next.
+    """Open an archive for sequential reading; each member must be read before the next.
 
-    Raises ArchiveError, here and from what is read, where it is damaged or unpacks to more than `MAX_RATIO` times its
-    size; OSError where it cannot be read.
+    Raises:
+        ArchiveError: The archive is damaged, or unpacks to more than `MAX_RATIO` times its size. Reading members
+            raises it too.
+        OSError: The file cannot be read.
     """
     with path.open("rb") as raw:
         size, magic = path.stat().st_size, raw.read(6)
@@ -93,7 +95,7 @@ def open_tar(path: Path) -> Iterator[tarfile.TarFile]:
 
 
 def is_tar(path: Path) -> bool:
-    """Return whether a file begins as a tar archive does, compressed or not; OSError where it cannot be read."""
+    """Return whether a file begins like a tar archive, compressed or not. Raise OSError if it cannot be read."""
     try:
         with open_tar(path):
             return True

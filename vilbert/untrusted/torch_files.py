@@ -1,9 +1,9 @@
-"""Files of `torch.save`, read without running anything and within the size of the file.
+"""Read untrusted files of `torch.save`, without running code and in memory proportional to the file's size.
 
 Both formats are read: the zip file since torch 1.6, and the chain of pickles before it. `torch.load(weights_only=True)`
-is not used: it sets aside what a file states (a deflated member of 2 MB that inflates to 2 GB), and its own unpickler
-had a hole (CVE-2026-24747). Training checkpoints also hold other objects beside their tensors (a stop controller, a
-logger), which it refuses; here they become a `Placeholder`.
+is not used: it allocates whatever a file states (a deflated member of 2 MB that inflates to 2 GB), and its unpickler
+had a vulnerability (CVE-2026-24747). It also refuses the other objects that training checkpoints hold (a stop
+controller, a logger); here they become a `Placeholder`.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from vilbert.untrusted.pickles import Buffer, ForbiddenError, PickleError, Stub,
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 _MAX_DIMENSIONS = 32
 _MAX_VIEWS = 16
-"""How many times larger than the file its tensors may be together; shared storages are counted for each tensor."""
+"""Maximum ratio of the total size of all tensors to the file; shared storages are counted for each tensor."""
 _MAX_PICKLE_BYTES = 1 << 30
 _CHUNK = 1 << 24
 
@@ -38,10 +38,10 @@ _STORAGES = {
     "ComplexFloatStorage": torch.complex64, "ComplexDoubleStorage": torch.complex128, "UntypedStorage": torch.uint8,
 }  # fmt: skip
 _MAPPINGS = ("OrderedDict", "defaultdict", "Counter")
-# What is named as an argument in files that hold nothing but tensors.
+# Names that occur as arguments in files that hold only tensors.
 _HARMLESS = {("torch", "Size"), ("torch", "device"), ("torch.nn.parameter", "Parameter"), ("torch", "Tensor")}
 
-# What a damaged file raises beside PickleError.
+# Errors that a damaged file raises, besides PickleError.
 _DAMAGE = (
     zipfile.BadZipFile, zlib.error, EOFError, LookupError, ValueError, TypeError, RuntimeError,
     NotImplementedError, OverflowError, MemoryError, struct.error,
@@ -49,7 +49,7 @@ _DAMAGE = (
 
 
 class Placeholder(Stub):
-    """Stands for a class that is not a tensor's, and its objects; drops whatever is put into it."""
+    """Replacement for a class unrelated to tensors, and for its objects. Discards their content."""
 
     __slots__ = ("name",)
 
@@ -64,10 +64,10 @@ class Placeholder(Stub):
         return Placeholder(self.name)
 
     def set_state(self, state: Any) -> None:
-        """Drop the state."""
+        """Discard the state."""
 
     def put(self, items: list[Any]) -> None:
-        """Drop the items."""
+        """Discard the items."""
 
 
 class _Function(Stub):
@@ -81,14 +81,15 @@ class _Function(Stub):
 
 
 def read_torch_file(file: IO[bytes], *, strict: bool = False) -> Any:
-    """Return what a file of `torch.save` holds, with tensors on the CPU.
+    """Return the content of a file of `torch.save`, with tensors on the CPU.
 
     Args:
-        file: Open for reading, at its start.
-        strict: Raise for objects of classes that are not a tensor's; they are placeholders otherwise.
+        file: The file, open for reading at its start.
+        strict: Raise ForbiddenError for objects unrelated to tensors, instead of returning placeholders.
 
     Raises:
-        PickleError: The content is damaged or refused; ForbiddenError for an object that is refused.
+        PickleError: The content is damaged or refused.
+        ForbiddenError: An object is refused.
         OSError: The file cannot be read.
     """
     size = file.seek(0, 2)
@@ -108,7 +109,7 @@ def read_torch_file(file: IO[bytes], *, strict: bool = False) -> Any:
 
 
 class _Reader:
-    """What the globals of one file's pickle become, and how large its tensors are so far."""
+    """The replacements for the globals of one file's pickle, and the remaining size allowed for its tensors."""
 
     def __init__(self, file_size: int, *, strict: bool) -> None:
         self.file_size = file_size
@@ -125,7 +126,7 @@ class _Reader:
         self._mapping = _Function(_mapping)
 
     def lookup(self, module: str, name: str) -> Any:
-        """Return what stands for a global."""
+        """Return the replacement for a global."""
         if module == "torch._utils" and name in self._functions:
             return self._functions[name]
         if module == "collections" and name in _MAPPINGS:
@@ -139,12 +140,12 @@ class _Reader:
         return self._placeholders.setdefault(f"{module}.{name}", Placeholder(name.rpartition(".")[2] or "object"))
 
     def _view(self, storage: Any, offset: Any, size: Any, stride: Any, *_rest: Any) -> Tensor:
-        """Return a tensor over a storage; torch refuses what reaches beyond its end."""
+        """Return a tensor over a storage. torch refuses views that extend beyond its end."""
         if not isinstance(storage, Tensor):
             raise PickleError("builds a tensor on a value that is not a storage")
         if not all(type(part) is tuple and all(type(side) is int for side in part) for part in (size, stride)):
             raise PickleError("builds a tensor with an invalid shape")
-        if max(len(size), len(stride)) > _MAX_DIMENSIONS:  # before the product, which many sides make slow
+        if max(len(size), len(stride)) > _MAX_DIMENSIONS:  # before the product, which is slow for many
             raise PickleError(f"builds a tensor of {len(size):,} dimensions")
         count = math.prod(size)
         if not 0 <= count <= storage.numel() or min(size, default=0) < 0:
@@ -157,14 +158,14 @@ class _Reader:
     def _view_as(
         self, storage: Any, offset: Any, size: Any, stride: Any, _grad: Any, _hooks: Any, dtype: Any, *_rest: Any
     ) -> Tensor:
-        """Return a tensor of a type that its storage does not say."""
+        """Return a tensor whose dtype is given separately from its storage."""
         if not isinstance(storage, Tensor) or not isinstance(dtype, torch.dtype):
             raise PickleError("builds a tensor on a value that is not a storage")
         return self._view(storage.view(dtype), offset, size, stride)
 
 
 def _mapping(*arguments: Any) -> dict[Any, Any]:
-    """Return an OrderedDict, defaultdict or Counter as a plain one."""
+    """Return an OrderedDict, defaultdict or Counter as a plain dict."""
     if not arguments or not isinstance(arguments[-1], (dict, list)):
         return {}
     items = arguments[-1]
@@ -178,7 +179,7 @@ def _pair(pair: Any) -> Any:
 
 
 def _storage_id(pid: Any) -> tuple[Any, ...]:
-    """Return dtype, key, device, count of numbers, and more, of the storage that a tensor refers to."""
+    """Return dtype, key, device, element count and further fields of the storage that a tensor refers to."""
     if not isinstance(pid, tuple) or len(pid) < 5 or pid[0] != "storage" or not isinstance(pid[1], torch.dtype):
         raise PickleError("refers to a value that is not a tensor storage")
     if type(pid[2]) not in (str, int) or type(pid[4]) is not int:
@@ -202,7 +203,7 @@ def _read_zip(file: IO[bytes], reader: _Reader) -> Any:
             raise PickleError("it is a zip file that torch.save did not write")
         folder = pickled[0].removesuffix("data.pkl")
         if archive.getinfo(pickled[0]).file_size > _MAX_PICKLE_BYTES:
-            raise PickleError(f"its pickle, beside its tensors, has more than {_MAX_PICKLE_BYTES:,} bytes")
+            raise PickleError(f"its pickle, apart from the tensors, has more than {_MAX_PICKLE_BYTES:,} bytes")
         if f"{folder}byteorder" in names and _member(archive, f"{folder}byteorder") != sys.byteorder.encode():
             raise PickleError("its byte order differs from this machine's")
         storages: dict[tuple[str, torch.dtype], Tensor] = {}
@@ -216,7 +217,7 @@ def _read_zip(file: IO[bytes], reader: _Reader) -> Any:
                 storages[str(key), dtype] = _numbers(contents[str(key)], dtype)
             found = storages[str(key), dtype]
             if found.numel() != count:
-                raise PickleError(f"the storage {key} has {found.numel():,} numbers, and should have {count:,}")
+                raise PickleError(f"the storage {key} has {found.numel():,} elements, expected {count:,}")
             return found
 
         return load(
@@ -225,7 +226,7 @@ def _read_zip(file: IO[bytes], reader: _Reader) -> Any:
 
 
 def _check_members(archive: zipfile.ZipFile, file_size: int) -> None:
-    """Refuse members that are larger than their bytes in the file, as compressed ones are and those that overlap."""
+    """Refuse members that are larger than their bytes in the file, because they are compressed or overlap."""
     total = 0
     for info in archive.infolist():
         if info.compress_type != zipfile.ZIP_STORED or info.file_size != info.compress_size:
@@ -238,7 +239,7 @@ def _check_members(archive: zipfile.ZipFile, file_size: int) -> None:
 
 
 def _member(archive: zipfile.ZipFile, name: str) -> bytearray:
-    """Return the bytes of a member, which `_check_members` has seen; zipfile checks its CRC."""
+    """Return the bytes of a member that passed `_check_members`. zipfile checks its CRC."""
     size = archive.getinfo(name).file_size
     content = bytearray(size)
     with archive.open(name) as file:
@@ -256,11 +257,11 @@ def _member(archive: zipfile.ZipFile, name: str) -> bytearray:
 
 @contextlib.contextmanager
 def _buffer(file: IO[bytes]) -> Iterator[Buffer]:
-    """Yield a file's bytes, without a copy of those of a large one."""
+    """Yield the bytes of a file, memory-mapped if possible."""
     with contextlib.ExitStack() as stack:
         try:
             data: Buffer = stack.enter_context(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
-        except (OSError, ValueError):  # no file of the disk, or an empty one
+        except (OSError, ValueError):  # not a file on disk, or an empty one
             data = file.read()
         yield data
 
@@ -302,7 +303,7 @@ def _read_legacy(data: Buffer, reader: _Reader) -> Any:
 
 
 def _fill(whole: Tensor, data: Buffer, at: int, key: str) -> int:
-    """Copy the numbers of a storage out of the file; return where they end."""
+    """Copy the elements of a storage from the file, and return the offset of their end."""
     (count,) = struct.unpack("<q", data[at : at + 8])
     content = memoryview(whole.view(torch.uint8).numpy()).cast("B") if count else memoryview(b"")  # type: ignore[arg-type]
     at += 8

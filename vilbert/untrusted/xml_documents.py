@@ -1,7 +1,7 @@
-"""XML that came from outside, read within bounds and without a document type.
+"""Read untrusted XML within bounds and without a document type.
 
-A document type can declare entities: a few lines of them expand to gigabytes, and external ones name files and URLs.
-`parse_xml` refuses every `<!DOCTYPE`, so that the only references left are characters and the five built-in ones.
+A document type can declare entities: a few lines can expand to gigabytes, and external entities name files and URLs.
+`parse_xml` refuses every `<!DOCTYPE`, so that only character references and the five predefined entities remain.
 """
 
 from __future__ import annotations
@@ -12,18 +12,18 @@ from xml.parsers import expat
 
 MAX_BYTES = 16 << 20
 MAX_DEPTH = 100
-"""Levels of nested elements."""
+"""Maximum nesting depth of elements."""
 
 
 class XmlError(ValueError):
-    """A document that is not XML, or is beyond the bounds of this module."""
+    """A document that is not valid XML, or exceeds the bounds of this module."""
 
 
 def parse_xml(data: bytes) -> Element:
     """Return the root element of a document.
 
     Raises:
-        XmlError: It is not well-formed, has a document type, nests too deeply, or is too large.
+        XmlError: The document is not well-formed, has a document type, is nested too deeply, or is too large.
     """
     if len(data) > MAX_BYTES:
         raise XmlError(f"larger than {MAX_BYTES} bytes")

@@ -89,7 +89,7 @@ def test_true_boxes_are_never_shown_beside_the_detectors_in_evaluation(
 ) -> None:
     assert main(["evaluate", task, *EVALUATE, "--given-data", "given"]) == 2
     assert "name their data set in place of the features" in capsys.readouterr().err
-    with pytest.raises(ValueError, match="--given-data given: there is no such setting"):
+    with pytest.raises(ValueError, match="--given-data given: no such setting"):
         ItemEvaluateSettings(
             data=("features",),
             task=task,

@@ -146,7 +146,9 @@ def laughs(levels: int) -> bytes:
         pytest.param(b"})" + b"2\x86" * 60 + b"Ns.", "tuple as a key", id="a tuple of repeats as a key"),
         pytest.param(b"\x8f()" + b"2\x86" * 60 + b"\x90.", "tuple as a key", id="a tuple of repeats in a set"),
         pytest.param(
-            b"}\x8a\x09" + (2**64).to_bytes(9, "little") + b"Ns.", "too large number", id="a too large number as a key"
+            b"}\x8a\x09" + (2**64).to_bytes(9, "little") + b"Ns.",
+            "that is too large",
+            id="a number as a key that is too large",
         ),
         pytest.param(b"}]Ns.", "list as a key", id="a list as a key"),
         pytest.param(

@@ -144,8 +144,8 @@ def test_a_hand_made_file_is_read_as_one_of_torch(tmp_path: Path) -> None:
         (4, (2,), (1,), -1, "offset"),
         (4, (1,) * 100, (1,) * 100, 0, "100 dimensions"),
         (4, (2**1000,) * 20_000, (), 0, "20,000 dimensions"),
-        (1 << 40, (4,), (1,), 0, "has 4 numbers, and should have"),
-        (3, (3,), (1,), 0, "has 4 numbers, and should have 3"),
+        (1 << 40, (4,), (1,), 0, "has 4 elements, expected"),
+        (3, (3,), (1,), 0, "has 4 elements, expected 3"),
         (-1, (3,), (1,), 0, "has 4 numbers"),
     ],
 )
@@ -172,7 +172,7 @@ def test_a_compressed_storage_is_refused_before_it_is_read(tmp_path: Path) -> No
 def test_a_pickle_beside_the_tensors_that_is_huge_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = zip_file(tmp_path / "x.bin", tensor_pickle(4, (4,), (1,)), {"0": bytes(16)})
     monkeypatch.setattr("vilbert.untrusted.torch_files._MAX_PICKLE_BYTES", 50)
-    with pytest.raises(CheckpointError, match="its pickle, beside its tensors, has more than 50 bytes"):
+    with pytest.raises(CheckpointError, match="its pickle, apart from the tensors, has more than 50 bytes"):
         read_state_dict(path)
 
 
