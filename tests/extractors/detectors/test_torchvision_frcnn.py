@@ -275,7 +275,7 @@ def test_fingerprint_is_json_and_changes_with_every_setting(loaded: LoadedModel)
     others += [extractor(loaded, SelectionSettings(**{"boxes": "10-100", **change})) for change in selections]
     prints = [json.dumps(other.fingerprint(), sort_keys=True) for other in others]
     assert len({json.dumps(base, sort_keys=True), *prints}) == 1 + len(others)
-    # A data set of an older version with reduced precision is not continued: its proposals are others. One in float32 is.
+    # Data sets of older versions can be continued in float32, and not in reduced precision: its proposals changed.
     assert "rpn_predictor_precision" not in base
     assert others[1].fingerprint()["rpn_predictor_precision"] == "fp32"
 
