@@ -8,7 +8,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 
-class RoundedProducts(TorchDispatchMode):
+class RoundedProducts(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Computes convolutions and linear layers of bfloat16 and float16 in float32, and rounds each result once.
 
     GPUs and bfloat16 instructions of CPUs do the same. PyTorch does it too on other CPUs, in 15 times the time.
