@@ -1,5 +1,6 @@
 """Batches at the detector: what is halved, what is tried again, and what the journal says of it."""
 
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -147,9 +148,9 @@ class Hungry(Detector):
 @pytest.mark.parametrize("error", [FULL, cpu_is_full(), numpy_is_full(), *libraries_are_full()])
 def test_an_image_that_exceeds_the_memory_of_any_device_fails_alone(error: Exception) -> None:
     detector = Hungry(error, most=2, row=5)
-    batch = items(8)
-    for item in batch:
-        item.image = SimpleNamespace(pixels=np.full((4, 4, 3), item.row, np.uint8))
+    batch: list[Any] = [
+        replace(item, image=SimpleNamespace(pixels=np.full((4, 4, 3), item.row, np.uint8))) for item in items(8)
+    ]
     found = dict(Detection(detector, 8, Turns("cpu")).detect(batch, Journal()))  # type: ignore[arg-type]
     reasons = {row: made.reason for row, made in found.items() if isinstance(made, FailureRow)}
     assert reasons == {**dict.fromkeys(range(8), "no_regions"), 5: "out_of_memory"}
