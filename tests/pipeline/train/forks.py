@@ -66,7 +66,7 @@ def begin(request):
     sys.exit(main(request["arguments"]))
 
 
-def wait(process, seconds=60):
+def wait(process, seconds=240):
     for _ in range(seconds * 100):
         ended, status = os.waitpid(process, os.WNOHANG)
         if ended:
