@@ -163,6 +163,7 @@ def plain_detectron2(network: Network, short: bool) -> Callable[[Image], object]
     config.MODEL.DEVICE = "cpu"
     config.MODEL.RESNETS.DEPTH = 101
     config.MODEL.ANCHOR_GENERATOR.SIZES = [list(conventions.anchor_sizes[0])]
+    config.MODEL.RPN.CONV_DIMS = [network.rpn.conv.out_channels]
     config.MODEL.RPN.PRE_NMS_TOPK_TEST = conventions.rpn_pre_nms
     config.MODEL.RPN.POST_NMS_TOPK_TEST = conventions.rpn_post_nms
     config.MODEL.ROI_HEADS.NUM_CLASSES = 1600
