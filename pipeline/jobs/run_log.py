@@ -1,6 +1,6 @@
 """The run's log: a line for each shard that was assigned, finished or lost, with its number and attempt.
 
-    DIR/.run.log     2026-11-27T06:12:03+0000 WARNING shard 12, attempt 1: its worker is lost (…); trying again
+    DIR/.run.log     2026-11-27T06:12:03+0000 WARNING shard 12, attempt 1: its worker was lost (…); trying again
 
 Runs append to it. It also contains what the terminal shows of a job. It is not part of the data set.
 """

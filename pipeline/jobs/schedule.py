@@ -233,7 +233,7 @@ class Schedule:
             for shard in shards:
                 self._journals.mark_stalled(shard)
             for shard in shards:
-                self._put_back(shard, "it stood still")
+                self._put_back(shard, "it made no progress")
         for worker in self._crew.ready:
             if id(worker) not in busy:
                 self._watch.forget(id(worker))

@@ -32,9 +32,9 @@ MOST_BLAMED = 8
 """Number of skipped rows of a shard without any passed row after which the worker is considered broken."""
 
 DETAILS = {
-    "crash": f"the process died {DEATHS} times while it had this image in hand, the last {DEATHS_ALONE} with it alone",
-    "hang": f"the process stood still {DEATHS} times while it had this image in hand, the last {DEATHS_ALONE} "
-    "with it alone",
+    "crash": f"the process died {DEATHS} times while it processed this image, the last {DEATHS_ALONE} times alone",
+    "hang": f"the process made no progress {DEATHS} times while it processed this image, the last {DEATHS_ALONE} times "
+    "alone",
 }
 """Detail by reason, as in a file of failures; the same on every run."""
 
@@ -85,7 +85,7 @@ def judge(attempts: Iterable[Attempt]) -> Verdict:
             if deaths[row] >= DEATHS and alone[row] >= DEATHS_ALONE:
                 quarantined[row] = "hang" if stalls[row] else "crash"
     slow = in_company >= DEATHS_BEFORE_SLOW
-    # An attempt that goes slowly has one row in hand at a time anyway.
+    # A slow attempt processes one row at a time anyway.
     left = () if slow else deaths.keys() - quarantined.keys()
     suspects = sorted(left, key=lambda row: (-alone[row], -deaths[row], row))
     return Verdict(
