@@ -238,7 +238,7 @@ class Worker:
                 self._detecting.discard(journal)
 
     def _try_alone(self, suspects: Mapping[int, ImageRecord], journal: Journal) -> None:
-        """Put each row through all that may end the process, with nothing else in hand, and throw the result away."""
+        """Run every step that may end the process for each row alone, and discard the result."""
         for row, record in suspects.items():
             self._leave_if_stopped()
             journal.note("alone", [row])

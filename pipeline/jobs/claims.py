@@ -1,10 +1,10 @@
-"""Which of several processes makes a shard: the tasks of a Slurm array share one output folder with `--shared`.
+"""Claims of shards by several processes: the tasks of a Slurm array share one output folder with `--shared`.
 
     DIR/.claims     a byte per shard: 0, or 1 once the shard is done; the task that makes it holds a lock on the byte
 
-The kernel, or the file server, frees the locks of a process when it ends, however it ends: a claim never outlives its
-task, and no clock decides. The mark is read under the lock, where NFS does not answer from a cache. Marks are valid
-while tasks are at work; the first task resets them, and the last one deletes the file.
+The kernel, or the file server, releases the locks of a process when it ends for whatever reason, so a claim never
+outlives its task, and clocks do not matter. The byte is read under the lock, so that NFS does not answer from a cache.
+The bytes are valid while tasks are running; the first task resets them, and the last one deletes the file.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ _DONE = b"\1"
 
 
 class Claim(Enum):
-    """What became of an attempt to claim a shard."""
+    """The result of an attempt to claim a shard."""
 
     OURS = "ours"
     HELD = "held"
-    """Another task makes it."""
+    """Another task is making it."""
     DONE = "done"
     """Another task has made it."""
 
 
 def reset_claims(directory: Path, shards: int) -> None:
-    """Mark no shard as done; only while no other task is at work, and before this process opens its `Claims`."""
+    """Mark all shards as unfinished; call it only while no other task is running and before opening `Claims`."""
     descriptor = os.open(directory / CLAIMS_FILE, os.O_RDWR | os.O_CREAT, 0o644)
     try:
         os.ftruncate(descriptor, 0)
@@ -41,9 +41,9 @@ def reset_claims(directory: Path, shards: int) -> None:
 
 
 class Claims:
-    """The claims of one process. Its locks end when any descriptor of the file is closed: have one open at a time.
+    """The claims of one process. Its locks end when any descriptor of the file is closed, so open only one at a time.
 
-    Open them while the folder's lock is held: a command that holds it alone deletes the file.
+    Open it while holding the folder's lock, because a command that holds the lock exclusively deletes the file.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -61,7 +61,7 @@ class Claims:
         return Claim.DONE
 
     def finish(self, shard: int) -> None:
-        """Mark a claimed shard as done."""
+        """Mark a claimed shard as finished."""
         os.pwrite(self._descriptor, _DONE, shard)
         fcntl.lockf(self._descriptor, fcntl.LOCK_UN, 1, shard)
 

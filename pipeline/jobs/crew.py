@@ -1,7 +1,7 @@
-"""The workers of a run: those at work, those that are starting, and how many there shall be.
+"""The worker pool of a run: running workers, starting workers, and their target number.
 
-Workers start beside those at work and are taken in when they are ready, so a node that joins late is used, and one
-that is lost is not waited for.
+Workers start while others are running and are added when they are ready. So a node that joins late is used, and a lost
+node is not waited for.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from vilbert.pipeline.jobs.worker import Description, ShardDone
 logger = logging.getLogger(__name__)
 
 FAILED_STARTS = 5
-"""Workers in a row that may fail while they start. Where none is at work, the run then gives up."""
+"""Number of consecutive workers that may fail while they start; then the run ends if no worker is running."""
 SECONDS_BETWEEN_STARTS = 60.0
-"""From then on, where others are at work: on some node workers cannot start."""
+"""Seconds between starts after that if other workers are running, because a node cannot start workers."""
 START_SECONDS = 1800.0
-"""Seconds that a worker may take to start, from its first sign of life; then it hangs."""
+"""Maximum seconds to start a worker, from its first heartbeat; after that it counts as stuck."""
 SECONDS_BEFORE_WAITING_IS_SAID = 60.0
 
 
@@ -36,25 +36,25 @@ class Handle(Protocol):
 
     @property
     def stuck(self) -> bool:
-        """Whether it was closed, and a thread of this process is at it all the same."""
+        """Whether it was closed but a thread of this process still runs it."""
 
     def start(self) -> Future[Description]:
-        """Start the worker. The future raises WorkerLostError where the process dies."""
+        """Start the worker. The future raises WorkerLostError if the process dies."""
 
     def make_shard(self, shard: int, rows: tuple[int, int], retry: bool = False) -> Future[ShardDone]:
-        """Write the shard of the rows [start, stop); with `retry`, keep what is there of it.
+        """Write the shard of the rows [start, stop); with `retry`, keep its finished samples.
 
-        The future raises WorkerLostError where the worker's process dies.
+        The future raises WorkerLostError if the worker's process dies.
         """
 
     def pulse(self) -> Pulse:
-        """Return, at once, the last known sign of life."""
+        """Return the last known heartbeat, without waiting."""
 
     def stop(self) -> None:
-        """Ask the worker to leave its shards; does not wait."""
+        """Ask the worker to abandon its shards, without waiting."""
 
     def close(self) -> None:
-        """End the worker within seconds; unfinished shards leave nothing that counts as done."""
+        """End the worker within seconds; unfinished shards do not count as finished."""
 
 
 class Crew:
@@ -67,9 +67,9 @@ class Crew:
         *,
         no_process: str = "its process has not started",
     ) -> None:
-        """Take a function that makes a worker, and one that says how many there is room for right now.
+        """Store a function that makes a worker, and one that returns the number of workers with free resources.
 
-        no_process: What to tell people where a worker's process takes long to start.
+        no_process: Message for a worker whose process takes long to start.
         """
         self._start_handle = start_handle
         self._wanted = wanted
@@ -77,9 +77,9 @@ class Crew:
         self._first: Description | None = None
         self._check: Callable[[Description], None] = lambda description: None
         self._starting: dict[Future[Description], tuple[Handle, int]] = {}
-        """Each with how many starts had failed when it was begun."""
+        """Each with the number of failed starts when it was started."""
         self._alive_since: dict[Future[Description], float] = {}
-        """Of those that are starting and no longer wait for a place on a node."""
+        """Start times of starting workers that no longer wait for resources of a node."""
         self._failed_starts = 0
         self._failed_at = 0.0
         self._empty_since = time.monotonic()
@@ -87,7 +87,7 @@ class Crew:
         self.ready: list[Handle] = []
         """Workers that can be given shards."""
         self.stuck = False
-        """Whether a thread of this process hangs in a worker that was closed."""
+        """Whether a thread of this process hangs in a closed worker."""
 
     def first(self) -> Description:
         """Start one worker, wait for it, and return its description."""
@@ -100,14 +100,13 @@ class Crew:
         return self._first
 
     def require(self, check: Callable[[Description], None]) -> None:
-        """Let `check` raise where a worker that starts from now on is not like the first: then it is not taken in."""
+        """Set a check for workers that start from now on: if it raises, the worker is not added."""
         self._check = check
 
     def tend(self, most: int) -> None:
-        """Take in workers that are ready; start so many that there are as many as there is room for, `most` at most.
+        """Add workers that are ready, and start as many as there are resources for, at most `most` in total.
 
-        Raises ShardError where one worker after the other fails while it starts and none is at work, and what the very
-        first raises.
+        Raises what the first worker raises, and ShardError if workers repeatedly fail to start and none is running.
         """
         for future in list(self._starting):
             if future.done() or self._hangs(future):
@@ -124,7 +123,7 @@ class Crew:
         self._say_if_waiting()
 
     def _hangs(self, future: Future[Description]) -> bool:
-        """Say whether a worker has been starting for too long."""
+        """Return whether a worker has been starting for too long."""
         if not self._starting[future][0].pulse().beats:
             return False
         return time.monotonic() - self._alive_since.setdefault(future, time.monotonic()) > START_SECONDS
@@ -157,14 +156,14 @@ class Crew:
         self.ready.append(worker)
 
     def lose(self, worker: Handle) -> None:
-        """Part with a worker that is dead or hangs."""
+        """Remove a worker that is dead or stuck."""
         if worker in self.ready:
             self.ready.remove(worker)
             worker.close()
             self.stuck = self.stuck or worker.stuck
 
     def close(self) -> None:
-        """End all workers: all are asked before the first is waited for."""
+        """End all workers; all of them are asked before the first one is waited for."""
         workers = [*self.ready, *(worker for worker, _ in self._starting.values())]
         for worker in workers:
             worker.stop()

@@ -1,10 +1,10 @@
-"""Which shards are done, known from one listing of the output folder.
+"""Determine which shards are finished from one listing of the output folder.
 
-A shard's record is its last file, so a shard with a record is done, unless its files were changed since. To notice
-that without reading a hundred thousand records at every start, the run notes the sizes of each shard's files in
-`.done.npy`. A shard is done whose files have the noted sizes, and whose record and failures were not changed after the
-notes were written. Of the others the record and the failures are read and compared. The file is a shortcut, no part of
-the data set: it may be deleted, and once all is done its content depends on the shards alone.
+A shard's record is its last file, so a shard with a record is finished unless its files were changed afterwards. To
+detect changes without reading a hundred thousand records at every start, a run stores the sizes of each shard's files
+in `.done.npy`. A shard is finished if its files have these sizes, and its record and failures were not changed after
+`.done.npy` was written. For other shards, the record and the failures are read and compared. The file is a cache, not
+part of the data set: it may be deleted, and when all shards are finished its content depends on the shards only.
 """
 
 from __future__ import annotations
@@ -36,16 +36,16 @@ logger = logging.getLogger(__name__)
 
 DONE_FILE = ".done.npy"
 SAVE_SECONDS = 60.0
-"""Between two writes of it, at least."""
+"""Minimum seconds between two writes of the file."""
 _AT_ONCE = 1000
 _RECORD, _DATA, _FAILED = range(3)
 
 
 class DoneShards:
-    """The shards that are done, and what a later run can know them by."""
+    """The finished shards, and the sizes by which a later run recognises them."""
 
     def __init__(self, folder: Folder, known: NDArray[np.int64], *, changed: bool) -> None:
-        """Take int64 [shards, 3]: bytes of the record, bytes of the samples, failed rows; -1 for a shard not done."""
+        """Store int64 [shards, 3]: bytes of the record, bytes of the samples, failed rows; -1 for unfinished."""
         self._folder = folder
         self._known = known
         self._changed = changed
@@ -53,33 +53,33 @@ class DoneShards:
 
     @property
     def failed_rows(self) -> int:
-        """Failed rows of all shards that are done."""
+        """Number of failed rows of all finished shards."""
         return int(np.maximum(self._known[:, _FAILED], 0).sum())
 
     def pending(self) -> list[int]:
-        """Return the shards that are not done, in order."""
+        """Return the unfinished shards, in order."""
         missing: list[int] = np.flatnonzero(self._known[:, _RECORD] < 0).tolist()
         return missing
 
     def failing(self) -> list[int]:
-        """Return the shards that are done and have failed rows, in order."""
+        """Return the finished shards with failed rows, in order."""
         some: list[int] = np.flatnonzero(self._known[:, _FAILED] > 0).tolist()
         return some
 
     def forget(self, shards: Collection[int]) -> None:
-        """Take shards for not done: they are to be made once more."""
+        """Mark shards as unfinished, so that they are made again."""
         self._known[list(shards)] = -1
         self._changed = self._changed or bool(shards)
 
     def note(self, record: ShardRecord) -> None:
-        """Take in a shard that got done, and save now and then."""
+        """Add a finished shard, and save from time to time."""
         self._known[record.shard] = _facts(record)
         self._changed = True
         if time.monotonic() - self._saved >= SAVE_SECONDS:
             self.save()
 
     def save(self) -> None:
-        """Write the file where it would change. What cannot be saved costs the next start time and nothing else."""
+        """Write the file if it changed. If that fails, only the next start takes longer."""
         if not self._changed:
             return
         content = io.BytesIO()
@@ -93,10 +93,10 @@ class DoneShards:
 
 
 def find_done(folder: Folder, info: DatasetInfo, *, sweep: bool = False) -> DoneShards:
-    """List the folder and return which shards of the plan are done. No file of samples is read.
+    """List the folder and return which shards of the plan are finished. No file of samples is read.
 
-    sweep: delete on the way what killed runs left unfinished; only while no other process writes there. Raises
-    UnsupportedFormatError where a newer version wrote a record: it must not be overwritten.
+    sweep: also delete unfinished files of killed runs; use it only while no other process writes there. Raises
+    UnsupportedFormatError if a newer version wrote a record, because it must not be overwritten.
     """
     listed = list_files(folder, info, sweep=sweep)
     noted = _read_noted(folder, info.shards)
@@ -113,7 +113,7 @@ def find_done(folder: Folder, info: DatasetInfo, *, sweep: bool = False) -> Done
 
 
 class Listed(NamedTuple):
-    """The files of the shards as listings show them; int64 [shards] each."""
+    """The files of the shards from listings; int64 [shards] each."""
 
     record: NDArray[np.int64]
     """Bytes of the record; -1 if the file does not exist."""
@@ -122,7 +122,7 @@ class Listed(NamedTuple):
     failures: NDArray[np.int64]
     """Bytes of the file of failures; -1 if the file does not exist."""
     changed: NDArray[np.int64]
-    """When the record or the failures last changed, see `Entry.changed`."""
+    """Time of the last change of the record or the failures, see `Entry.changed`."""
 
     @property
     def present(self) -> NDArray[np.bool_]:
@@ -148,7 +148,7 @@ def list_files(folder: Folder, info: DatasetInfo, *, sweep: bool = False) -> Lis
 def _read_done(
     folder: Folder, info: DatasetInfo, shards: Sequence[int], data_bytes: NDArray[np.int64]
 ) -> Iterator[ShardRecord]:
-    """Yield the records, of these shards, that are whole and agree with the plan and the files beside them."""
+    """Yield the undamaged records of these shards that match the plan and the files beside them."""
     files = {shard: shard_files(shard, info.storage) for shard in shards}
     with folder.local([name for failures, _, record in files.values() for name in (failures, record)]) as directory:
         for shard in shards:
@@ -168,7 +168,7 @@ def _facts(record: ShardRecord) -> tuple[int, int, int]:
 
 
 def _read_noted(folder: Folder, shards: int) -> NDArray[np.int64]:
-    """Return what an earlier run noted, int64 [shards, 3]; -1 everywhere where it cannot be used."""
+    """Return the sizes stored by an earlier run, int64 [shards, 3]; all -1 if they cannot be used."""
     with folder.local([DONE_FILE]) as directory:
         try:
             noted = read_npy(directory / DONE_FILE)

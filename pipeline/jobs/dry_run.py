@@ -1,7 +1,7 @@
-"""`--dry-run` of a job: how many shards, how much disk, how much time. Nothing is written anywhere.
+"""`--dry-run` of a job: estimate the number of shards, disk space and time. Nothing is written.
 
-Disk is known from the part that is done and time from the account of the last run, where there is one; else both from
-a sample of the rows, which one worker in this process makes.
+Disk space is estimated from the finished shards and time from the state of the last run, if there is one; otherwise
+both from a sample of the rows, which one worker in this process makes.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ RECORDS_LOOKED_AT = 1000
 
 
 def dry_run(job: Job) -> int:
-    """Print what a run would do and return 0. Raises what a run would raise where settings are not the data set's."""
+    """Print what a run would do and return 0. Raises what a run would raise for settings that differ."""
     folder = open_folder(job.settings.output)
     refuse_strangers(folder)
     with ExitStack() as stack:
@@ -48,7 +48,7 @@ def dry_run(job: Job) -> int:
 
 
 def rows_to_try_again(job: Job, folder: Folder, planned: DatasetInfo, done: DoneShards) -> int:
-    """Return how many failed rows of shards that are done `--retry-failed` would try again."""
+    """Return how many failed rows of finished shards `--retry-failed` would try again."""
     if job.retry_failed is None:
         return 0
     retries, _ = begin_retries(folder, done, planned.shards, job.retry_failed)
@@ -58,7 +58,7 @@ def rows_to_try_again(job: Job, folder: Folder, planned: DatasetInfo, done: Done
 
 
 def report(name: str, planned: DatasetInfo, finished: int, rows: int, again: int, measure: Measure) -> list[str]:
-    """Return the lines to print. rows: those that are still to be done; again: those to be tried once more."""
+    """Return the lines to print. rows: unfinished rows; again: failed rows to try again."""
     left = planned.shards - finished
     to_do, total = ((number * measure.share) for number in (rows + again, planned.rows))
     row = "row" if measure.share == 1 else "row that is kept"
@@ -77,9 +77,9 @@ def report(name: str, planned: DatasetInfo, finished: int, rows: int, again: int
 
 
 def measure_finished(folder: Folder, finished: list[int]) -> Measure | None:
-    """Return what rows cost by the records of shards that are done and the account of the last run.
+    """Return the cost of rows from the records of finished shards and the state of the last run.
 
-    None without such a state, or if that run finished nothing.
+    None without such a state, or if that run finished no shard.
     """
     last = read_state(folder)
     if not finished or last is None or not last.images_per_second:
@@ -95,7 +95,7 @@ def measure_finished(folder: Folder, finished: list[int]) -> Measure | None:
 
 
 def size(number: float) -> str:
-    """Return a number of bytes for a person."""
+    """Return a number of bytes as text."""
     for unit in ("bytes", "kB", "MB", "GB"):
         if number < 1000:
             return f"{number:,.0f} {unit}" if unit == "bytes" else f"{number:,.1f} {unit}"

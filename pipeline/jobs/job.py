@@ -1,7 +1,7 @@
-"""What a job is: "make these shards, exactly once". `jobs/run.py` runs any job.
+"""The interface of a job, which makes each of its shards exactly once. `jobs/run.py` runs any job.
 
-A job says what the shards hold and builds workers that make one shard each. Everything else is the same for all jobs:
-the lock, the schedule, workers with Ray or without, recovery, progress, the dry run, the end of the data set.
+A job defines the content of the shards and builds workers that make them. Everything else is the same for all jobs: the
+lock, the schedule, workers with Ray or without, recovery, progress, the dry run, completing the data set.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from vilbert.pipeline.shards.location.folder import Folder, Place
 
 
 class WorkerSettings(Protocol):
-    """The settings of a job that say how many workers it has, and of what size."""
+    """The settings of a job for the number and the resources of workers."""
 
     @property
     def workers(self) -> int | Literal["auto"]:
@@ -81,16 +81,16 @@ class Job(Protocol):
 
     @property
     def on_gpu(self) -> bool:
-        """Whether a worker gets a GPU where there is one."""
+        """Whether a worker gets a GPU if there is one."""
 
     @property
     def retry_failed(self) -> Sequence[str] | None:
-        """Reasons of the failed rows to try again, all where it is empty; None where finished shards stay."""
+        """Reasons of the failed rows to try again (empty: all); None: finished shards are kept."""
 
     def prepare(self, folder: Folder, *, dry: bool = False) -> AbstractContextManager[None]:
-        """Get ready what workers need, before the first one starts and while no other process writes to the folder.
+        """Prepare what workers need, before the first one starts and while no other process writes to the folder.
 
-        The context lasts as long as the workers.
+        The context is open as long as there are workers.
 
         Args:
             folder: The output folder.
@@ -98,25 +98,25 @@ class Job(Protocol):
         """
 
     def plan(self, description: Description) -> DatasetInfo:
-        """Return what the output folder is to hold, given what the workers say of themselves."""
+        """Return the planned content of the output folder, given the description of the workers."""
 
     def finished(self, folder: Folder) -> None:
-        """Delete what only unfinished shards need, and write what only a complete data set has: its side files."""
+        """Delete files that only unfinished shards need, and write the side files of the complete data set."""
 
     def summarise(self, info: DatasetInfo) -> int:
-        """Log what the complete data set holds and return the exit status."""
+        """Log a summary of the complete data set and return the exit status."""
 
     def worker_here(self) -> ShardWorker:
         """Return a worker of this process for the dry run."""
 
     def measure(self, worker: ShardWorker, planned: DatasetInfo, pending: Sequence[int]) -> Measure:
-        """Return what a row costs, for the dry run.
+        """Return the cost of a row, for the dry run.
 
         Args:
-            worker: That of `worker_here`, started.
-            planned: What the run is to write.
-            pending: The shards that are not done.
+            worker: The started worker of `worker_here`.
+            planned: The planned output of the run.
+            pending: The unfinished shards.
         """
 
     def like(self, existing: DatasetInfo, planned: DatasetInfo) -> tuple[DatasetInfo, DatasetInfo]:
-        """Return the existing data set and the plan without the differences that a dry run accepts."""
+        """Return the existing data set and the plan without differences that a dry run accepts."""

@@ -7,12 +7,12 @@
     7f3a90c1 decoded 3001
     7f3a90c1 detect 3001 3002       the rows are in the detector, as one batch
     7f3a90c1 detected 3001 3002
-    7f3a90c1 alone 3001             the row is tried by itself, with nothing else in hand
+    7f3a90c1 alone 3001             the row is tried by itself, while no other row is in progress
     7f3a90c1 passed 3001
-    -------- stalled                the driver ended the last attempt, because it stood still
-    7f3a90c1 ended                  the attempt ended in order, whether well or with an error
+    -------- stalled                the driver ended the last attempt, because it made no progress
+    7f3a90c1 ended                  the attempt ended regularly, with or without an error
 
-An attempt without `ended` died. A line that is torn or foreign is passed over. A journal goes when its shard is done.
+An attempt without `ended` died. Damaged and unknown lines are ignored. A journal is deleted when its shard is finished.
 `journals.py` stores it.
 """
 
@@ -33,12 +33,12 @@ _LINE = re.compile(
     rb"([0-9a-f]{8}|--------) (begin|decode|decoded|detect|detected|alone|passed|stalled|ended)((?: \d{1,12})*)"
 )
 _IN_HAND = {"decode", "detect", "alone"}
-"""Events before which their line has to be safe: what comes next may end the process."""
+"""Events whose line must be stored before continuing, because the next step may kill the process."""
 
 
 @dataclass(kw_only=True, slots=True)
 class Attempt:
-    """What the journal records of one attempt at a shard."""
+    """One attempt at a shard, as recorded in the journal."""
 
     decoding: set[int] = field(default_factory=set)
     """Rows that were being decoded when it ended."""
@@ -47,17 +47,17 @@ class Attempt:
     alone: int | None = None
     """The row that was being tried by itself when it ended."""
     passed: set[int] = field(default_factory=set)
-    """Rows that were tried by themselves and did no harm."""
+    """Rows that were tried by themselves and passed."""
     came_through: bool = False
-    """Whether any row came out of the detector, or did no harm by itself."""
+    """Whether any row passed the detector, or passed by itself."""
     stalled: bool = False
-    """Whether it was ended because it stood still."""
+    """Whether it was ended because it made no progress."""
     ended: bool = False
-    """Whether it ended in order."""
+    """Whether it ended regularly."""
 
 
 def parse_journal(data: bytes, rows: range) -> list[Attempt]:
-    """Return the attempts in the order of their beginning. What is no line of a journal, or of other rows, is nothing.
+    """Return the attempts in the order of their start. Lines that are invalid or of other rows are ignored.
 
     data: the journal's bytes, in any state.
     """
@@ -100,13 +100,13 @@ def _note(attempt: Attempt, event: bytes, rows: list[int]) -> None:
 
 
 class JournalFile(Protocol):
-    """Where the lines of one attempt go. Its methods may be called from several threads, and raise what they like."""
+    """Destination of the lines of one attempt. Its methods may be called from several threads and raise any error."""
 
     def append(self, lines: bytes, *, wait: bool) -> None:
-        """Append lines; `wait` until they, and those before, would outlive this process."""
+        """Append lines; with `wait`, return when they and all earlier lines survive the end of this process."""
 
     def close(self) -> None:
-        """Append nothing from now on."""
+        """Accept no further lines."""
 
     def remove(self) -> None:
         """Delete the file."""
@@ -115,39 +115,39 @@ class JournalFile(Protocol):
 class Journal:
     """The journal of one attempt at a shard. Its methods may be called from several threads.
 
-    A journal that cannot be written costs nothing but itself: the shard is what matters.
+    If a journal cannot be written, the shard is made without it.
     """
 
     def __init__(self, file: JournalFile | None = None, *, keep: bool = False) -> None:
-        """Begin an attempt; without a file nothing is written.
+        """Start an attempt; without a file, nothing is written.
 
-        keep: leave the file when the attempt ends in order, because others before it died.
+        keep: keep the file when the attempt ends regularly, because earlier attempts died.
         """
         self._file: JournalFile = file or _Nowhere()
         self._keep = keep
         self._token = secrets.token_hex(4)
         self._lock = threading.Lock()
         self.beats = 0
-        """Grows with every event and every try to fetch: whether the attempt still moves."""
+        """Increases with every event and every fetch, to show progress of the attempt."""
         self._append(f"\n{self._token} begin\n", wait=True)  # the last line of one that was killed may be torn
 
     def beat(self) -> None:
-        """Count a sign of life."""
+        """Count a heartbeat."""
         self.beats += 1
 
     def note(self, event: str, rows: Iterable[int] = ()) -> None:
-        """Append an event, of those at the head of this file."""
+        """Append an event listed at the head of this file."""
         self.beat()
         self._append(" ".join([self._token, event, *map(str, rows)]) + "\n", wait=event in _IN_HAND)
         self.beat()
 
     def flush(self) -> None:
-        """Have what was noted safe: nothing is in hand now, and what comes next is not an image's fault."""
+        """Store all events safely: no row is in progress, and what follows cannot be caused by an image."""
         self._append("", wait=True)
 
     @contextlib.contextmanager
     def detecting(self, rows: Iterable[int]) -> Iterator[None]:
-        """Note that rows go into the detector, and that they came out of it, unless the device was lost over them."""
+        """Record that rows enter the detector and, unless the device is lost, that they have left it."""
         self.note("detect", rows)
         try:
             yield
@@ -159,7 +159,7 @@ class Journal:
         self.note("detected", rows)
 
     def end(self) -> None:
-        """Let the attempt end in order; what threads that are still at it note is not written."""
+        """End the attempt regularly; later events of threads that still run are not written."""
         with self._last_of_it() as file:
             if self._keep:
                 file.append(f"{self._token} ended\n".encode(), wait=False)
@@ -168,18 +168,18 @@ class Journal:
                 file.remove()
 
     def leave(self) -> None:
-        """Let the attempt stand as it is, like that of a process that died."""
+        """Leave the attempt unfinished, like that of a process that died."""
         with self._last_of_it() as file:
             file.close()
 
     def remove(self) -> None:
-        """Delete the journal, if the attempt is not over yet: the shard is done."""
+        """Delete the journal because the shard is finished, unless the attempt has already ended."""
         with self._last_of_it() as file:
             file.remove()
 
     @contextlib.contextmanager
     def _last_of_it(self) -> Iterator[JournalFile]:
-        """Give the file to the first caller."""
+        """Return the file to the first caller only."""
         with self._lock:
             file, self._file = self._file, _Nowhere()
         with costing_nothing():
@@ -202,7 +202,7 @@ class Journal:
 
 
 class _Nowhere:
-    """A file that takes everything and keeps nothing."""
+    """A file that discards everything."""
 
     def append(self, lines: bytes, *, wait: bool) -> None:
         """Do nothing."""
@@ -215,5 +215,5 @@ class _Nowhere:
 
 
 def costing_nothing() -> contextlib.suppress:
-    """Pass over whatever goes wrong with a journal; file systems behind fsspec raise errors of their own kinds."""
+    """Ignore all errors of a journal; file systems of fsspec raise errors of their own types."""
     return contextlib.suppress(Exception)

@@ -1,11 +1,12 @@
 """Storage of journals: in `.journals/` of the data set's folder, where the next worker of a shard reads them.
 
-On a disk a shard has one, `000003.journal`, to which lines are appended. What a killed process wrote is with the kernel
-already. Behind a URL nothing can be appended to, so each attempt has a file of its own, `000003.0002.7f3a90c1.journal`.
+On a disk, a shard has one journal, `000003.journal`, to which lines are appended; the kernel keeps what a killed
+process wrote. Objects behind a URL cannot be appended to, so each attempt has its own file,
+`000003.0002.7f3a90c1.journal`.
 
-A line that outlives the machine, too, takes its time: an fsync on a disk, behind a URL an upload of the file. So the
-first attempt at a shard makes sure only that it is known to have begun; after one died, each line that puts rows in
-hand is safe before the rows are touched. An image that takes its whole node down is found, for one attempt more.
+To store a line so that it survives a crash of the machine takes time: an fsync on a disk, an upload behind a URL. So
+the first attempt at a shard only stores its start safely. After an attempt has died, each line that starts work on rows
+is stored safely before the work starts. An image that crashes its whole node is thus found with one additional attempt.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ _NAME = re.compile(r"(\d{6,})(?:\.\d{4,}\.[0-9a-f]{8})?\.journal")
 
 
 class Journals:
-    """The journals of a data set. What goes wrong with them is passed over: shards are what matters."""
+    """The journals of a data set. Errors of journals are ignored, because shards do not depend on them."""
 
     def __init__(self, folder: Folder) -> None:
         self._folder = folder
@@ -42,7 +43,7 @@ class Journals:
         return None
 
     def open(self, shard: int, *, careful: bool) -> JournalFile | None:
-        """Return the file of the shard's next attempt, None where those before are not to be seen.
+        """Return the file of the shard's next attempt, None if earlier attempts cannot be read.
 
         careful: whether an attempt died.
         """
@@ -54,7 +55,7 @@ class Journals:
         return None
 
     def mark_stalled(self, shard: int) -> None:
-        """Write down that the last attempt was ended because it stood still."""
+        """Record that the last attempt was ended because it made no progress."""
         if self.read(shard) and (file := self.open(shard, careful=True)):
             with costing_nothing():
                 file.append(b"\n-------- stalled\n", wait=True)
@@ -67,7 +68,7 @@ class Journals:
                 self._folder.delete(name)
 
     def remove_all(self) -> None:
-        """Delete all journals, and on a disk their folder: the data set is complete or starts over."""
+        """Delete all journals, and on a disk their folder, because the data set is complete or starts again."""
         with costing_nothing():
             for _, name in self._listed():
                 self._folder.delete(name)
@@ -82,7 +83,7 @@ class Journals:
         return [name for number, name in self._listed() if number == shard]
 
     def _listed(self) -> list[tuple[int, str]]:
-        """Return the (shard, name) of all files there are, in order."""
+        """Return (shard, name) of all existing files, in order."""
         names = sorted(name for name, _ in self._folder.entries(JOURNALS_FOLDER))
         return [(int(match[1]), f"{JOURNALS_FOLDER}/{name}") for name in names if (match := _NAME.fullmatch(name))]
 
@@ -91,7 +92,7 @@ class AppendedFile:
     """A journal on a disk."""
 
     def __init__(self, path: Path, *, careful: bool) -> None:
-        """careful: fsync after all lines that are waited for, and not after the first ones alone."""
+        """careful: fsync after all lines with `wait`, not only after the first ones."""
         self._path = path
         self._careful = careful
         self._lock = threading.Lock()
@@ -99,7 +100,7 @@ class AppendedFile:
         self._closed = False
 
     def append(self, lines: bytes, *, wait: bool) -> None:
-        """Append lines, in one piece."""
+        """Append lines with one write."""
         with self._lock:
             if self._closed:
                 return
@@ -126,16 +127,16 @@ class AppendedFile:
 
 
 class UploadedFile:
-    """An attempt's journal behind a URL: written anew, with what was appended meanwhile by all threads that wait."""
+    """An attempt's journal behind a URL: rewritten with the lines that all waiting threads have appended meanwhile."""
 
     def __init__(self, folder: Folder, name: str, *, careful: bool) -> None:
-        """careful: upload all lines that are waited for, and not the first ones alone."""
+        """careful: upload after all lines with `wait`, not only after the first ones."""
         self._folder = folder
         self._name = name
         self._careful = careful
         self._lines = bytearray()
         self._uploaded = 0
-        """Bytes of them that are there."""
+        """Number of bytes that are uploaded."""
         self._lock = threading.Lock()
         self._uploading = threading.Lock()
         self._away = False
@@ -155,7 +156,7 @@ class UploadedFile:
                     self._upload(length)
 
     def close(self) -> None:
-        """Append nothing from now on, and upload what is not there yet."""
+        """Accept no further lines, and upload the remaining ones."""
         with self._lock:
             self._closed = True
             length = len(self._lines)

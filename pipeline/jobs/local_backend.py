@@ -10,7 +10,7 @@ from vilbert.pipeline.jobs.stall import Pulse
 from vilbert.pipeline.jobs.worker import SHARDS_IN_FLIGHT, Description, ShardDone, ShardWorker
 
 STOP_SECONDS = 5.0
-"""How long a worker may take to finish its batch, before it is left to itself."""
+"""Seconds that a worker may take to finish its batch before it is abandoned."""
 
 
 class LocalHandle:
@@ -35,18 +35,18 @@ class LocalHandle:
         return future
 
     def pulse(self) -> Pulse:
-        """Return a sign of life."""
+        """Return the heartbeat."""
         return self._worker.pulse()
 
     def stop(self) -> None:
-        """Let shards under way end after their current batch, unwritten."""
+        """Make shards in progress end after their current batch, without writing them."""
         self._asked = True
         self._worker.stop()
 
     def close(self) -> None:
-        """End the worker, or after some seconds leave its threads to themselves: nothing can end a thread.
+        """End the worker, or after some seconds abandon its threads, because a thread cannot be killed.
 
-        One that comes back later finds that it was told to stop.
+        A thread that continues later sees that it was asked to stop.
         """
         self._threads.shutdown(wait=False, cancel_futures=True)
         if self._asked:

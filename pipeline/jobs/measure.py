@@ -1,4 +1,4 @@
-"""What the rows of a job cost, measured for its dry run."""
+"""Measure the cost of a job's rows for its dry run."""
 
 from __future__ import annotations
 
@@ -15,26 +15,26 @@ from vilbert.pipeline.shards.storage.ustar import BLOCK, padding
 from vilbert.pipeline.terminal import counted
 
 SAMPLE_ROWS = 32
-"""Rows to measure, spread over those of the run."""
+"""Number of rows to measure, spread over the rows of the run."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Measure:
-    """What a row costs."""
+    """Cost of a row."""
 
     bytes_a_row: float
-    """Of the files of samples; rows that fail count as rows."""
+    """Bytes of the files of samples per row, including failed rows."""
     rows_a_second: float
     share: float = 1.0
-    """Of the rows that cost this much; the others are left out and cost nothing."""
+    """Fraction of rows with this cost; the others are dropped and cost nothing."""
     source: str
-    """Where that is from, for a person."""
+    """Origin of the measurement, as text."""
 
 
 def measure_rows(worker: ShardWorker, rows: Sequence[int], storage: StorageFormat, *, where: str = "") -> Measure:
-    """Return what some rows cost one worker of this process that is warm, without writing them.
+    """Return the cost of some rows in a warmed-up worker of this process, without writing them.
 
-    where: What to tell people of the place, such as ", on the cpu".
+    where: Text about the place, such as ", on the cpu".
     """
     worker.try_rows(rows[:1])  # the first pass builds what later ones use again
     begun = time.monotonic()

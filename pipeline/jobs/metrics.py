@@ -6,7 +6,7 @@ from vilbert.pipeline.jobs.run_state import RunState
 
 
 class Metrics:
-    """Metrics of one run, which the driver's node exports. Needs a Ray that is initialised."""
+    """Metrics of one run, which the driver's node exports. Ray must be initialised."""
 
     def __init__(self, command: str, dataset: str) -> None:
         """Create the metrics `vilbert_COMMAND_…`; `dataset` becomes the label of that name."""
@@ -33,7 +33,7 @@ class Metrics:
         self._told: dict[str, int] = {}
 
     def show(self, state: RunState) -> None:
-        """Let the metrics say what `state` says."""
+        """Set the metrics to the values of `state`."""
         self._rows.set(state.rows)
         self._rows_done.set(state.rows_done + state.rows_in_work)
         self._workers.set(state.workers)

@@ -1,4 +1,4 @@
-"""What a run is to write: a new data set, or the one that an earlier run of the same settings began."""
+"""The output of a run: a new data set, or the unfinished one of an earlier run with the same settings."""
 
 from __future__ import annotations
 
@@ -34,17 +34,17 @@ from vilbert.pipeline.shards.storage.atomic import is_temporary
 FIXED = ("fields", "storage", "shard_size", "rows", "shard_starts", "manifest_hash", "steps", "fingerprint_fields")
 """Settings that a resumed run must share with the first run."""
 UNNAMED = ("fingerprint_fields", "steps")
-"""Those whose parts are named by themselves in messages."""
+"""Settings whose parts are named separately in messages."""
 
 
 def make_folder(folder: Folder) -> None:
-    """Make the output folder; raise RefusedError where it is a file, or a folder of other things than a data set."""
+    """Create the output folder; raise RefusedError if it is a file or a folder with other files than a data set."""
     folder.make()
     refuse_strangers(folder)
 
 
 def refuse_strangers(folder: Folder) -> None:
-    """Raise RefusedError where the output folder holds other things than a data set."""
+    """Raise RefusedError if the output folder contains other files than a data set."""
     names = {name for name, _ in folder.entries("")}
     if DATASET_FILE in names:
         return
@@ -71,10 +71,10 @@ def refuse_strangers(folder: Folder) -> None:
 
 
 def begin_dataset(folder: Folder, planned: DatasetInfo, journals: Journals) -> None:
-    """Write dataset.json, or check that the one there is of the same settings.
+    """Write dataset.json, or check that the existing one has the same settings.
 
-    Journals of a data set that is no longer here go first: they would blame images of this one.
-    Raises FingerprintError, naming every difference, where it is not.
+    Journals of a data set that no longer exists are deleted before, because they would accuse images of this one.
+    Raises FingerprintError with every difference if the settings differ.
     """
     if has_dataset(folder):
         require_same(read_info(folder), planned, folder.name)
@@ -84,7 +84,7 @@ def begin_dataset(folder: Folder, planned: DatasetInfo, journals: Journals) -> N
 
 
 def require_same(found: DatasetInfo, planned: DatasetInfo, name: str) -> None:
-    """Raise FingerprintError, naming every difference, where the data set `found` is not what is planned."""
+    """Raise FingerprintError, with every difference, if the data set `found` differs from the plan."""
     was, now = ({name: getattr(info, name) for name in FIXED} for info in (found, planned))
     lines = "\n  ".join(differences(was, now))
     if lines:
@@ -95,23 +95,23 @@ def require_same(found: DatasetInfo, planned: DatasetInfo, name: str) -> None:
 
 
 def has_dataset(folder: Folder) -> bool:
-    """Say whether a data set has been begun in the folder."""
+    """Return whether the folder contains a data set, finished or not."""
     return DATASET_FILE in {name for name, _ in folder.entries("")}
 
 
 def is_complete(folder: Folder) -> bool:
-    """Say whether the folder holds a data set with all its shards."""
+    """Return whether the folder contains a data set with all its shards."""
     return has_dataset(folder) and read_info(folder).complete
 
 
 def require_dataset(folder: Folder) -> None:
-    """Raise RefusedError where there is no data set yet whose failed rows could be tried again."""
+    """Raise RefusedError if there is no data set whose failed rows could be tried again."""
     if not has_dataset(folder):
         raise RefusedError(f"--retry-failed: {folder.name} holds no data set yet; run without it first")
 
 
 def reopen_dataset(folder: Folder) -> None:
-    """Write into dataset.json that the data set is not complete: its totals are about to change."""
+    """Mark the data set as incomplete in dataset.json, because its totals will change."""
     info = read_info(folder)
     reopened = dataclasses.replace(info, complete=False, totals=NOTHING, splits={}, records_sha256=None)
     if reopened != info:
@@ -119,7 +119,7 @@ def reopen_dataset(folder: Folder) -> None:
 
 
 def check_alike(first: Description, other: Description) -> None:
-    """Raise FingerprintError where another worker's detector is not that of the first."""
+    """Raise FingerprintError if a worker's detector differs from that of the first worker."""
     if lines := "; ".join(differences(first.fingerprint, other.fingerprint)):
         raise FingerprintError(
             f"the workers' detectors differ ({lines}): all must have the same weights and the same kind of device"
@@ -127,10 +127,10 @@ def check_alike(first: Description, other: Description) -> None:
 
 
 def finish_dataset(folder: Folder, *, written: int) -> DatasetInfo:
-    """Write into dataset.json what all shards hold together, and return it.
+    """Write the totals of all shards into dataset.json, and return it.
 
-    written: how many shards this run made. Records are read one after the other: they need not fit into memory.
-    Raises ShardError where no shard was made and a complete data set has other records than it was completed with.
+    written: number of shards that this run made. Records are read one after another, so they do not have to fit into
+    memory. Raises ShardError if no shard was made and the records of a complete data set have changed.
     """
     info = read_info(folder)
     if info.complete and not written and folder.remote:

@@ -1,4 +1,4 @@
-"""One line that says how a job is going."""
+"""The progress line of a job."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from vilbert.pipeline.progress_line import ProgressLine
 
 
 class JobProgress:
-    """Reports images done of a total, images/s, failures and the time that is left."""
+    """Reports finished images of a total, images/s, failures and the remaining time."""
 
     def __init__(self, command: str, total: int, already_done: int, stream: TextIO | None = None) -> None:
         self._command = command
@@ -24,7 +24,7 @@ class JobProgress:
         self._shown.show(lambda: self.line(done, failures, self._shown.seconds))
 
     def line(self, done: int, failures: int, seconds: float) -> str:
-        """Return the line: what earlier runs did counts towards the total, but not towards the rate."""
+        """Return the line. Images of earlier runs count towards the total, but not towards the rate."""
         meter: str = tqdm.format_meter(
             done,
             self._total,
@@ -39,5 +39,5 @@ class JobProgress:
         return meter
 
     def close(self, done: int, failures: int) -> None:
-        """Show the line for the last time and leave it standing."""
+        """Show the final line."""
         self._shown.close(self.line(done, failures, self._shown.seconds))

@@ -1,7 +1,7 @@
 """Workers as Ray actors, on this machine or a cluster.
 
-Nothing large crosses Ray's object store: an actor gets a shard's number and returns its record. Restarts and retries
-are ours (`schedule.py`): Ray's own would run an image that kills its process for ever.
+No large objects are sent through Ray's object store: an actor gets a shard's number and returns its record. Restarts
+and retries are implemented in `schedule.py`, because Ray would retry an image that kills its process forever.
 """
 
 from __future__ import annotations
@@ -20,24 +20,24 @@ from vilbert.pipeline.jobs.stall import Pulse
 from vilbert.pipeline.jobs.worker import SHARDS_IN_FLIGHT, Description, ShardDone, ShardWorker
 
 SECONDS_BETWEEN_LOOKS = 10.0
-"""At a cluster's resources."""
+"""Seconds between two queries of a cluster's resources."""
 SECONDS_WITHOUT_NODES = 60.0
 """Seconds that a joined cluster may have no node while its head restarts."""
 PULSE_SECONDS = 10.0
-"""Between two questions to a worker, at least."""
+"""Minimum seconds between two queries of a worker."""
 QUESTIONS_A_SECOND = 0.5
-"""To all workers, about: with many of them they are most of what the driver does."""
+"""Approximate number of queries per second to all workers; with many workers they dominate the driver's load."""
 _STOP_SECONDS = 2.0
 
 
 def worker_resources(settings: WorkerSettings, cluster: dict[str, float], *, on_gpu: bool = True) -> tuple[float, int]:
-    """Return (GPUs a worker, number of workers) for a cluster with these resources.
+    """Return (GPUs per worker, number of workers) for a cluster with these resources.
 
-    on_gpu: whether a worker gets a GPU, where there is one and --gpus-per-worker does not say otherwise.
+    on_gpu: whether a worker gets a GPU if there is one and --gpus-per-worker is not set.
 
-    --workers is an upper bound on a cluster, which may grow; on this machine alone, where it cannot, what does not fit
-    is refused with ExtractorError. So is a cluster on which not one worker fits, but where --gpus-per-worker says what
-    to wait for.
+    On a cluster, which may grow, --workers is an upper bound. On a single machine, more workers than fit are refused
+    with ExtractorError. A cluster on which no worker fits is refused, too, unless --gpus-per-worker says what to wait
+    for.
     """
     wants_gpu = on_gpu and cluster.get("GPU", 0) > 0
     gpus = settings.gpus_per_worker if settings.gpus_per_worker is not None else float(wants_gpu)
@@ -60,9 +60,9 @@ def room_for(settings: WorkerSettings, gpus: float, cluster: dict[str, float]) -
 
 
 def room_now(settings: WorkerSettings, gpus: float, first: int) -> Callable[[], int]:
-    """Return a function that says how many workers the cluster has room for, looking at it every few seconds.
+    """Return a function that returns how many workers fit the cluster, which is queried every few seconds.
 
-    first: how many there was room for when it was looked at last.
+    first: the result of the last query.
     """
     seen = first
     looked = had_nodes = time.monotonic()
@@ -90,14 +90,14 @@ def room_now(settings: WorkerSettings, gpus: float, first: int) -> Callable[[], 
 
 
 def no_process_yet(settings: WorkerSettings) -> str:
-    """Return what to tell people where a worker's process takes long to start."""
+    """Return the message for a worker whose process takes long to start."""
     if settings.ray_address is None:
         return "Ray has not started its process yet; is this machine busy?"
     return "Ray has not started its process yet; is the cluster busy?"
 
 
 def _require_nodes(settings: WorkerSettings, seconds: float) -> None:
-    """Raise ShardError if no node of the Ray cluster is left: this process needs the one on its own machine."""
+    """Raise ShardError if no node of the Ray cluster is left; this process needs the node on its own machine."""
     if settings.ray_address is None:
         raise ShardError(f"Ray's node on this machine has died; {_again(settings)}")
     if seconds >= SECONDS_WITHOUT_NODES:
@@ -114,7 +114,7 @@ Settings = TypeVar("Settings", bound=WorkerSettings)
 
 
 class RayHandle:
-    """A worker in an actor of its own."""
+    """A worker in its own actor."""
 
     stuck = False
 
@@ -158,7 +158,7 @@ class RayHandle:
         return translated(self._actor.make_shard.remote(shard, rows, retry).future())
 
     def pulse(self) -> Pulse:
-        """Return the actor's last answer, and ask again now and then: the driver never waits for one."""
+        """Return the actor's last answer, and query it from time to time; the driver never waits for an answer."""
         if not self._asking and time.monotonic() - self._asked >= self._patience:
             self._asking = True
             self._actor.pulse.remote().future().add_done_callback(self._take_answer)
@@ -170,12 +170,12 @@ class RayHandle:
         self._asked, self._asking = time.monotonic(), False
 
     def stop(self) -> None:
-        """Ask the actor to leave its shards."""
+        """Ask the actor to abandon its shards."""
         self._stopping = self._actor.stop.remote()
         self._stop_until = time.monotonic() + _STOP_SECONDS
 
     def close(self) -> None:
-        """End the actor's process; one that was asked to stop has a moment to say in its journals that it did."""
+        """End the actor's process; after `stop`, it has a moment to record the end in its journals."""
         import ray
 
         if self._stopping is not None:
@@ -184,7 +184,7 @@ class RayHandle:
 
 
 def in_a_line(error: Exception) -> str:
-    """Return what an error of Ray's says, which node it was and why included, in one line."""
+    """Return the message of an error of Ray in one line, including the node and the reason."""
     return " ".join(str(error).split())[:500] or repr(error)
 
 

@@ -1,10 +1,10 @@
-"""`--retry-failed`: which shards have rows to try again, and how far a run that was interrupted came with them.
+"""`--retry-failed`: the shards that have rows to try again, and the progress of an interrupted retry.
 
-    DIR/.retry.json     {"reasons": […], "shards": […]}     the shards that are still to be made once more
+    DIR/.retry.json     {"reasons": […], "shards": […]}     the shards that are still to be made again
 
-The file exists while a retry is unfinished. The same command resumes it; other reasons start a new retry, and a run
-without the option gives it up. A shard that was killed between its old record and its new one is made by all of them
-from what is there: its images need not be had a second time.
+The file exists while a retry is unfinished. The same command resumes it, other reasons start a new retry, and a run
+without the option abandons it. If a shard was killed between its old record and its new one, each of them makes it from
+its existing samples, so its images are not read again.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 
 RETRY_FILE = ".retry.json"
 SAVE_SECONDS = 10.0
-"""Between two writes of it, at least. What is not written yet would be tried once more after a kill."""
+"""Minimum seconds between two writes. Unwritten progress is repeated after a kill."""
 
 
 @document
@@ -33,30 +33,30 @@ class RetryState:
     """The content of `.retry.json`."""
 
     reasons: List[str] | None
-    """Those that are tried again; None for shards without a record that a retry left."""
+    """Reasons that are tried again; None for shards without a record that a retry left."""
     shards: List[Count]
-    """The shards that are still to be made once more."""
+    """The shards that are still to be made again."""
 
 
 class Retries:
-    """The shards that are still to be made once more."""
+    """The shards that are still to be made again."""
 
     def __init__(self, folder: Folder, reasons: Sequence[str] | None, left: Iterable[int]) -> None:
-        """Take the shards that are left of a retry for these reasons; None: of a run without the option."""
+        """Store the remaining shards of a retry for these reasons; None for a run without the option."""
         self._folder = folder
         self._reasons = None if reasons is None else sorted(reasons)
         self.left = set(left)
         self._saved = float("-inf")
 
     def note(self, record: ShardRecord) -> None:
-        """Take in a shard that got done, and save now and then."""
+        """Add a finished shard, and save from time to time."""
         if record.shard in self.left:
             self.left.remove(record.shard)
             if time.monotonic() - self._saved >= SAVE_SECONDS:
                 self.save()
 
     def save(self) -> None:
-        """Write down what is left; delete the file where nothing is."""
+        """Write the remaining shards; delete the file if there are none."""
         try:
             if self.left:
                 state = {"reasons": self._reasons, "shards": sorted(self.left)}
@@ -71,7 +71,7 @@ class Retries:
 def begin_retries(folder: Folder, done: DoneShards, shards: int, reasons: Sequence[str]) -> tuple[Retries, bool]:
     """Return the shards to retry, and whether this starts a retry rather than resumes one.
 
-    shards: how many the data set has. reasons: those to try again; none: all of them.
+    shards: number of shards of the data set. reasons: reasons to try again; empty: all of them.
     """
     of, unfinished = _read(folder, shards)
     if of == tuple(sorted(reasons)):
@@ -86,7 +86,7 @@ def begin_retries(folder: Folder, done: DoneShards, shards: int, reasons: Sequen
 
 
 def give_up_retries(folder: Folder, done: DoneShards, shards: int) -> Retries:
-    """Return, of an interrupted retry, the shards that have no record: what they hold is kept."""
+    """Return the shards of an interrupted retry that have no record; their samples are kept."""
     _, unfinished = _read(folder, shards)
     return Retries(folder, None, unfinished.intersection(done.pending()))
 

@@ -1,6 +1,6 @@
 """Run a job: from its settings to a complete data set.
 
-The driver plans, hands out shards, counts and closes. It reads no sample and holds no features.
+The driver plans, assigns shards, counts and completes the data set. It reads no sample and holds no features.
 """
 
 from __future__ import annotations
@@ -40,9 +40,9 @@ logger = logging.getLogger(__name__)
 
 
 def run_job(job: Job) -> int:
-    """Write the shards that are not there yet; return the job's exit status, or 130 where it was interrupted.
+    """Write the missing shards; return the job's exit status, or 130 if it was interrupted.
 
-    Where a thread hangs in native code it does not return: it ends the process, with that status.
+    If a thread hangs in native code, this function does not return but ends the process with that status.
     """
     hung = Event()
     try:
@@ -59,7 +59,7 @@ def run_job(job: Job) -> int:
 
 
 def write_dataset(job: Job, hung: Event) -> int:
-    """Do what `run_job` does; set `hung` where a thread is left that nothing ends."""
+    """Do what `run_job` does; set `hung` if a thread remains that cannot be ended."""
     folder = open_folder(job.settings.output)
     if job.settings.shared:
         return write_with_others(job, folder, hung)
@@ -98,16 +98,16 @@ def write_with_others(job: Job, folder: Folder, hung: Event) -> int:
 
 
 def interrupted(folder: Folder) -> int:
-    """Say how to resume, and let no store that is away be waited for; return the exit status."""
+    """Print how to resume, stop waiting for unreachable stores, and return the exit status."""
     hurry()
     logger.warning("interrupted: %s complete; run the same command again to resume", what_is_done(folder))
     return 130
 
 
 def write_pending_shards(job: Job, folder: Folder, hung: Event, start: Renewal | None) -> DatasetInfo:
-    """Start workers, check that the data set is theirs to go on with, write the missing shards, close the data set.
+    """Start workers, check that they match the data set, write the missing shards, and complete the data set.
 
-    start: renews the run's account until its `Watch` does; None if there is most likely nothing to do.
+    start: renews the run's state until its `Watch` does; None if there is most likely nothing to do.
     """
     settings = job.settings
     with ExitStack() as stack, hurrying():
@@ -161,9 +161,9 @@ def write_pending_shards(job: Job, folder: Folder, hung: Event, start: Renewal |
 
 
 def require_nothing_to_do(job: Job, folder: Folder, hung: Event) -> DatasetInfo:
-    """Return what a complete data set holds that may only be read.
+    """Return the dataset.json of a complete data set that is read-only.
 
-    Raises FingerprintError where it is of other settings, RefusedError where shards of it are missing.
+    Raises FingerprintError if it has other settings, RefusedError if shards are missing.
     """
     with hurrying(), planning(job, folder, hung) as (_, planned):
         info = read_info(folder)
@@ -176,7 +176,7 @@ def require_nothing_to_do(job: Job, folder: Folder, hung: Event) -> DatasetInfo:
 
 
 def choose_retries(job: Job, folder: Folder, planned: DatasetInfo, done: DoneShards, journals: Journals) -> Retries:
-    """Return the shards to make once more for the sake of their failed rows, and take them for not done."""
+    """Return the shards to make again because of their failed rows, and mark them as unfinished."""
     if job.retry_failed is None:
         return give_up_retries(folder, done, planned.shards)
     retries, begins = begin_retries(folder, done, planned.shards, job.retry_failed)
@@ -193,7 +193,7 @@ def choose_retries(job: Job, folder: Folder, planned: DatasetInfo, done: DoneSha
 
 
 def what_is_done(folder: Folder) -> str:
-    """Return for a person how many shards are there."""
+    """Return the number of finished shards as text."""
     try:
         done = sum(name.endswith(".json") for name, _ in folder.entries(SHARDS_FOLDER))
     except (OSError, ShardError):  # a store that is away: perhaps that is why it was interrupted
@@ -202,7 +202,7 @@ def what_is_done(folder: Folder) -> str:
 
 
 def sweep(folder: Folder) -> None:
-    """Delete what killed workers left unfinished; what cannot be deleted is left to the next run."""
+    """Delete unfinished files of killed workers; files that cannot be deleted are left to the next run."""
     try:
         folder.sweep()
     except OSError as error:

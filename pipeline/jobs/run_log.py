@@ -1,8 +1,8 @@
-"""The run's log, a line for each shard that was given out, done or lost, with its number and attempt.
+"""The run's log: a line for each shard that was assigned, finished or lost, with its number and attempt.
 
-    DIR/.run.log     2026-11-27T06:12:03+0000 WARNING shard 12, attempt 1: its worker is lost (…); trying again
+    DIR/.run.log     2026-11-27T06:12:03+0000 WARNING shard 12, attempt 1: its worker was lost (…); trying again
 
-Runs append to it. What the terminal shows of a job is in it too. It is no part of the data set.
+Runs append to it. It also contains what the terminal shows of a job. It is not part of the data set.
 """
 
 from __future__ import annotations
@@ -19,22 +19,22 @@ from vilbert.pipeline.shards.location.folder import Place
 
 LOG_FILE = ".run.log"
 shard_log = logging.getLogger("vilbert.pipeline.jobs.shards")
-"""For lines that go to the file alone: there are as many as shards."""
+"""Level of lines that are written to the file only, because there is one per shard."""
 shard_log.propagate = False
 shard_log.addHandler(logging.NullHandler())
 LOGGED = ("vilbert.pipeline.extract", "vilbert.pipeline.rebuild", "vilbert.pipeline.jobs")
-"""Packages whose log messages go to the file."""
+"""Packages whose log messages are written to the file."""
 
 
 class _Quiet(logging.FileHandler):
-    """A disk that is full ends the run by its shards, not by its log."""
+    """Ignores errors of the log; a full disk ends the run when a shard is written."""
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802  the library's name
         """Do nothing."""
 
 
 def log_folder(place: Place) -> Path:
-    """Return the folder of a data set's log: its own, or where it is behind a URL, one of this machine."""
+    """Return the folder of a data set's log: its own or, if it is behind a URL, a local one."""
     if isinstance(place, Path):
         return place
     folder = Path(tempfile.gettempdir()) / f"vilbert-logs-{os.getuid()}"
@@ -43,7 +43,7 @@ def log_folder(place: Place) -> Path:
 
 @contextmanager
 def run_log(folder: Path) -> Iterator[Path | None]:
-    """Append what this package logs of a job to the file in the folder; yield its path, None without a file."""
+    """Append this package's log messages of a job to the file in the folder; yield its path, None without a file."""
     path = folder / LOG_FILE
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""Hand shards to workers until all are done, whatever becomes of a worker. Knows nothing of Ray."""
+"""Assign shards to workers until all shards are finished, even if workers are lost. Independent of Ray."""
 
 from __future__ import annotations
 
@@ -22,22 +22,22 @@ from vilbert.pipeline.jobs.worker import SHARDS_IN_FLIGHT, ShardDone
 logger = logging.getLogger(__name__)
 
 ATTEMPTS = 6
-"""Tries of a shard whose worker died, none of which found an image to blame, before the run gives up."""
+"""Number of attempts at a shard whose workers died without an identified image, before the run ends."""
 ERRORS_IN_A_ROW = 3
-"""Shards that fail without one that gets done between them, and tries of one shard, before an error is everybody's."""
+"""Number of consecutive failed shards, or of failed attempts at one shard, after which an error ends the run."""
 REST_SECONDS = 60.0
-"""For which a worker whose shard failed is given none."""
+"""Seconds for which a worker whose shard failed gets no new shard."""
 
 
 def assign(
     workers: Sequence[Handle], busy: Sequence[tuple[Handle, int]], waiting: deque[int], fragile: Collection[int] = ()
 ) -> Iterator[tuple[Handle, int]]:
-    """Take shards from the waiting and yield who gets which: first one to each idle worker, then a second one to each.
+    """Yield assignments of waiting shards: first one to each idle worker, then a second one to each.
 
-    The last shards are not given out as second ones: a worker that becomes idle can start them sooner.
+    The last shards are not assigned as second ones, because a worker that becomes idle can start them sooner.
 
-    fragile: shards that a worker died over. Each gets a worker for itself: only so can an image be blamed, and no
-    other shard suffers. They stand in front of the others, who wait until a worker is free for them.
+    fragile: shards during which a worker died. Each of them gets a worker of its own, so that the responsible image can
+    be identified and no other shard is affected. They come first; the others wait until a worker is free for them.
     """
     load = Counter(id(worker) for worker, _ in busy)
     taken = {id(worker) for worker, shard in busy if shard in fragile}
@@ -55,7 +55,7 @@ def assign(
 
 
 class Schedule:
-    """The state of one run: what waits, what is in whose hands, and which shards workers died over."""
+    """The state of one run: waiting shards, assigned shards, and shards during which workers died."""
 
     def __init__(
         self,
@@ -68,9 +68,9 @@ class Schedule:
         seconds_between_ticks: float = 2.0,
         claims: Claims | None = None,
     ) -> None:
-        """Take the rows [start, stop) of each shard; `retry`: the shards of which is kept what is there.
+        """Store the rows [start, stop) of each shard; `retry`: the shards whose samples are kept.
 
-        claims: Where other processes make shards of the same data set, a shard is given out once it is claimed.
+        claims: If other processes make shards of the same data set, a shard is assigned when it has been claimed.
         """
         self._crew = crew
         self._shards = shards
@@ -85,7 +85,7 @@ class Schedule:
         self._waiting = deque(order if claims is None else ())
         self._done_elsewhere: list[int] = []
         self._given: Counter[int] = Counter()
-        """How often this run gave a shard out: the number of its attempt."""
+        """Number of attempts at each shard in this run."""
         self._attempts: Counter[int] = Counter()
         self._blamed: dict[int, int] = {}
         self._failed: Counter[int] = Counter()
@@ -94,13 +94,13 @@ class Schedule:
         self._in_flight: dict[Future[ShardDone], tuple[Handle, int]] = {}
         self._done: SimpleQueue[Future[ShardDone]] = SimpleQueue()
         self.lost = 0
-        """Workers that died or got stuck over a shard."""
+        """Number of workers that died or got stuck during a shard."""
 
     def run(self) -> Iterator[ShardDone | None]:
-        """Yield each shard as it gets done, and None now and then so that the caller can report progress.
+        """Yield each shard when it is finished, and None from time to time so that the caller can report progress.
 
-        Raises what one worker after the other raises, or one that is alone, and ShardError where a shard outlives no
-        worker in ATTEMPTS tries.
+        Raises an error that several workers raise in a row, or a single worker if it is the only one, and ShardError if
+        ATTEMPTS workers are lost during one shard.
         """
         look = 0.0
         while self._unclaimed or self._waiting or self._in_flight:
@@ -138,12 +138,12 @@ class Schedule:
         yield None
 
     def take_done_elsewhere(self) -> list[int]:
-        """Return the shards that were found to be made by other processes since the last call."""
+        """Return the shards finished by other processes since the last call."""
         done, self._done_elsewhere = self._done_elsewhere, []
         return done
 
     def _claim(self) -> None:
-        """Claim as many shards as workers can be given now. Those of other processes are asked for again later."""
+        """Claim as many shards as can be assigned now. Shards claimed by other processes are tried again later."""
         if self._claims is None:
             return
         wanted = SHARDS_IN_FLIGHT * len(self._crew.ready) - len(self._waiting) - len(self._in_flight)
@@ -163,7 +163,7 @@ class Schedule:
                     self._fragile.add(shard)
 
     def _wait(self) -> list[Future[ShardDone]]:
-        """Return what is done, and wait for it, but not for long: a worker may be ready, a node may have come."""
+        """Wait briefly for finished shards and return them; meanwhile a worker may become ready or a node may join."""
         try:
             done = [self._done.get(timeout=self._seconds_between_ticks)]
         except Empty:
@@ -199,12 +199,12 @@ class Schedule:
         self._waiting.appendleft(shard)
 
     def _rested(self) -> list[Handle]:
-        """Return the workers that may be given shards."""
+        """Return the workers that may get shards."""
         now = time.monotonic()
         return [worker for worker in self._crew.ready if self._rests.get(id(worker), now) <= now]
 
     def _excuse(self, worker: Handle, shard: int, error: OSError | ShardError) -> None:
-        """Put back a shard that failed where perhaps one machine cannot read or write; raise where no other can."""
+        """Return a failed shard to the queue, because perhaps only one machine cannot read or write; else raise."""
         self._failed[shard] += 1
         self._errors_in_a_row += 1
         if (
@@ -221,7 +221,7 @@ class Schedule:
         return f"shard {shard}, attempt {self._given[shard]}"
 
     def _end_stuck_workers(self) -> None:
-        """Part with the busy workers in which nothing moves."""
+        """Remove busy workers that make no progress."""
         self._watch.tick(time.monotonic())
         busy = {id(worker): worker for worker, _ in self._in_flight.values()}
         for worker in busy.values():
@@ -233,7 +233,7 @@ class Schedule:
             for shard in shards:
                 self._journals.mark_stalled(shard)
             for shard in shards:
-                self._put_back(shard, "it stood still")
+                self._put_back(shard, "it made no progress")
         for worker in self._crew.ready:
             if id(worker) not in busy:
                 self._watch.forget(id(worker))

@@ -1,10 +1,10 @@
 """`--shared`: several processes make one data set, such as the tasks of a Slurm array; no Ray is needed.
 
-Each runs the same command. Tasks at work hold the folder's lock together, which keeps other commands out, and claim
-shards one by one (`claims.py`). What must be done by one task alone, it does while it holds the lock alone: the first
-one begins the data set and sweeps what killed tasks left, and when all shards are done, the first one that gets the
-lock completes it. A task that is killed loses its claims and its share of the lock; the others make its shards. If all
-are killed, a restarted one resumes.
+Each process runs the same command. Running tasks hold the folder's lock as a shared lock, which keeps other commands
+out, and claim shards one by one (`claims.py`). Work that a single task must do is done under the exclusive lock: the
+first task starts the data set and deletes leftovers of killed tasks; when all shards are finished, the first task that
+gets the lock completes the data set. A killed task loses its claims and its lock; the others make its shards. If all
+tasks are killed, a restarted one resumes.
 """
 
 from __future__ import annotations
@@ -37,9 +37,9 @@ from vilbert.pipeline.shards.location.process import this_process
 logger = logging.getLogger(__name__)
 
 SIGNATURE = "a task with --shared,"
-"""Begins what tasks write into the lock file."""
+"""Prefix of the text that tasks write into the lock file."""
 SECONDS_BETWEEN_TRIES = 0.3
-"""To take the lock, while another task holds it for a moment."""
+"""Seconds between attempts to take the lock while another task holds it."""
 SECONDS_TO_SIGN = 2.0
 """Seconds after which a lock whose holder has not registered as a task belongs to a command without --shared."""
 
@@ -80,10 +80,10 @@ def write_shared(job: Job, folder: Folder, hung: Event) -> DatasetInfo:
 
 
 def join(lock: FolderLock) -> bool:
-    """Take the lock alone if no other task is at work, else together with them; say whether it is held alone.
+    """Take the lock exclusively if no other task is running, else shared; return whether it is exclusive.
 
     Raises:
-        LockedError: A command without --shared writes here.
+        LockedError: A command without --shared is writing here.
     """
     seen = time.monotonic()
     while True:
@@ -96,13 +96,13 @@ def join(lock: FolderLock) -> bool:
 
 
 def wait_for_task(lock: FolderLock, seen: float) -> float:
-    """Wait a moment for the task that holds the lock alone; return when a task was last known to be its holder.
+    """Wait briefly for the task with the exclusive lock; return the time when a task was last known to hold it.
 
-    A task signs just after it takes the lock, so a signature may be that of an earlier holder for a moment.
+    A task writes its name just after it takes the lock, so for a moment the name may be that of an earlier holder.
 
     Args:
-        lock: It is not held by this process.
-        seen: When a task was last known to be its holder, or the first try was made, by the monotonic clock.
+        lock: The lock, which this process does not hold.
+        seen: Time (monotonic clock) when a task was last known to hold the lock, or of the first attempt.
 
     Raises:
         LockedError: A command without --shared holds the lock.
@@ -117,14 +117,14 @@ def wait_for_task(lock: FolderLock, seen: float) -> float:
 
 
 def forget_tasks(folder: Folder) -> None:
-    """Delete what tasks that were killed left of their claims and states; only while no task is at work."""
+    """Delete claims and states of killed tasks; call it only while no task is running."""
     if isinstance(folder, LocalFolder):
         remove_tasks(folder)
         folder.delete(CLAIMS_FILE)
 
 
 def forget_refused(folder: LocalFolder, state_file: str, kind: object, error: object, trace: object) -> None:
-    """Delete the state of this task if its command was refused: it was no task of this data set."""
+    """Delete the state of this task if its command was refused, because it is not a task of this data set."""
     if isinstance(error, RefusedError):
         with suppress(OSError):
             folder.delete(state_file)
@@ -132,7 +132,7 @@ def forget_refused(folder: LocalFolder, state_file: str, kind: object, error: ob
 
 
 def share(lock: FolderLock) -> None:
-    """Let other tasks in."""
+    """Change the lock to a shared one, so that other tasks can start."""
     sign(lock)
     seen = time.monotonic()
     while not lock.take(shared=True):  # another task, or a command without --shared, came first
@@ -140,7 +140,7 @@ def share(lock: FolderLock) -> None:
 
 
 def wait_alone(lock: FolderLock) -> None:
-    """Take the lock alone, once the other tasks have left their shards."""
+    """Take the exclusive lock when the other tasks have released theirs."""
     lock.release()
     while not lock.take():
         time.sleep(SECONDS_BETWEEN_TRIES)
@@ -148,12 +148,12 @@ def wait_alone(lock: FolderLock) -> None:
 
 
 def sign(lock: FolderLock) -> None:
-    """Say in the lock file that tasks hold it."""
+    """Write into the lock file that tasks hold it."""
     lock.sign(f"{SIGNATURE} {this_process()['holder']}")
 
 
 def begin(folder: LocalFolder, planned: DatasetInfo) -> DoneShards:
-    """Begin or go on with the data set while no other task is at work; return which shards are done."""
+    """Start or resume the data set while no other task is running; return which shards are finished."""
     with disk_errors(folder):
         folder.sweep()
         begin_dataset(folder, planned, Journals(folder))
@@ -166,7 +166,7 @@ def begin(folder: LocalFolder, planned: DatasetInfo) -> DoneShards:
 
 
 def join_dataset(folder: LocalFolder, planned: DatasetInfo) -> DoneShards:
-    """Return which shards are done of the data set that other tasks write."""
+    """Return which shards of the data set of other tasks are finished."""
     with disk_errors(folder):
         require_same(read_info(folder), planned, folder.name)
         return find_done(folder, planned)
@@ -181,7 +181,7 @@ def make_shards(
     claims: Claims,
     state_file: str,
 ) -> None:
-    """Make the shards that no other task makes; return when all are done, by whomever."""
+    """Make the shards that no other task makes; return when all shards are finished."""
     settings = job.settings
     rows: Mapping[int, tuple[int, int]] = {shard: planned.shard_rows(shard) for shard in done.pending()}
     schedule = Schedule(crew, rows, journals=Journals(folder), stall_seconds=settings.stall_seconds, claims=claims)
@@ -206,9 +206,9 @@ def make_shards(
 
 
 def complete(job: Job, folder: LocalFolder, planned: DatasetInfo) -> DatasetInfo | None:
-    """Complete the data set, unless another task has; None where a shard of it is missing after all.
+    """Complete the data set, unless another task has done so; None if a shard is missing.
 
-    No other task is at work. Each part is done again by the next task if this one is killed.
+    No other task is running. If this task is killed, the next one repeats every step.
     """
     with disk_errors(folder):
         if is_complete(folder):

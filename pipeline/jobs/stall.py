@@ -1,4 +1,4 @@
-"""Watchdog for stalled workers: clocks, one a worker and one a shard in detection, of the time without progress."""
+"""Watchdog for stalled workers: measures the time without progress per worker and per shard in detection."""
 
 from __future__ import annotations
 
@@ -9,38 +9,38 @@ MOST_SECONDS_A_TICK = 5.0
 
 
 class Pulse(NamedTuple):
-    """A worker's signs of life: it moves while they change."""
+    """A worker's heartbeat: the worker makes progress while it changes."""
 
     rows: int
-    """Rows done of its unfinished shards."""
+    """Finished rows of its unfinished shards."""
     beats: int
-    """Events of its journals and tries to fetch, so far."""
+    """Number of events of its journals and of fetches so far."""
     shards: Mapping[int, int] = {}
-    """The same of each shard that has the detector now; those that wait for it may well stand still."""
+    """The same for each shard in the detector; shards that wait for the detector need not make progress."""
 
 
 class StallWatch:
-    """Counts, by worker, the seconds since its pulse changed, or that of one of its shards that have the detector.
+    """Measures, by worker, the seconds since its heartbeat, or that of one of its shards in the detector, changed.
 
-    A tick counts for a few seconds at most: a driver that was itself held up (a suspended laptop, Ctrl-Z) has seen
-    nothing meanwhile, and no worker is to blame.
+    A tick counts for a few seconds at most: if the driver itself was suspended (a laptop, Ctrl-Z), no worker counts as
+    stalled.
     """
 
     def __init__(self, seconds: float) -> None:
-        """Take the seconds without a change after which a worker is taken to be stuck; 0: never."""
+        """Store the seconds without change after which a worker is considered stuck; 0: never."""
         self._seconds = seconds
         self._time = 0.0
         self._last_tick: float | None = None
         self._seen: dict[Hashable, dict[int | None, tuple[Hashable, float]]] = {}
 
     def tick(self, now: float) -> None:
-        """Let time pass. now: seconds of a clock that never goes back."""
+        """Advance the time. now: seconds of a monotonic clock."""
         if self._last_tick is not None:
             self._time += min(now - self._last_tick, MOST_SECONDS_A_TICK)
         self._last_tick = now
 
     def is_stuck(self, worker: Hashable, pulse: Pulse) -> bool:
-        """Take in a busy worker's pulse and say whether it has stood still for too long."""
+        """Record a busy worker's heartbeat and return whether it has made no progress for too long."""
         signs: list[tuple[int | None, Hashable]] = [(None, pulse[:2]), *pulse.shards.items()]
         before = self._seen.get(worker, {})
         fresh = {name: (sign, self._time) for name, sign in signs}

@@ -1,4 +1,4 @@
-"""`vilbert status`: how a job is going, from another shell or machine."""
+"""`vilbert status`: show the progress of a job, from any shell or machine."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from vilbert.pipeline.terminal import counted, print_lines
 from vilbert.settings import validated
 
 SILENT_SECONDS = 60.0
-"""Without a new `.run.json`, after which a run is taken to be dead or cut off."""
+"""Seconds without a new `.run.json` after which a run is considered dead or disconnected."""
 
 
 @validated
@@ -86,7 +86,7 @@ def status_of_tasks(folder: Folder, tasks: Sequence[RunState], settings: StatusS
 
 
 def without_state(folder: Folder, settings: StatusSettings) -> int:
-    """Print what the files say, where no run left word."""
+    """Print the number of finished shards if no state of a run exists."""
     if DATASET_FILE not in {name for name, _ in folder.entries("")}:
         raise RefusedError(f"{folder.name}: {what_is_there(folder)}; or no worker of a new run is ready yet")
     done = len(record_numbers(name for name, _ in folder.entries(SHARDS_FOLDER)))

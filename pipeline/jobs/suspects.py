@@ -1,12 +1,13 @@
-"""Find the images that crash workers: which rows of a shard to leave out, and which to try alone first.
+"""Find the images that crash workers: which rows of a shard to skip, and which to try alone first.
 
-When a process dies, any row in hand may have done it, or none: somebody may have pulled the plug. So those rows are
-suspects, and the next attempt tries them one by one before it does anything else. One that the process dies over
-again, alone this time, stays a suspect; one that passes is none any more. A row that was in hand in three deaths, in
-the last two of them alone, is left out as a failure of the shard. An unlucky moment hardly comes three times.
+When a process dies, any row in progress may be the cause, or none (a power failure). So these rows are suspects, and
+the next attempt first tries them one by one. If the process dies again while a row is tried alone, the row remains a
+suspect; if it passes, it is no longer one. A row that was in progress in three deaths, alone in the last two, is
+skipped and recorded as a failure. Three coincidences are unlikely.
 
-What only ever happens in company (two images that together are too much for the memory) is met by going slowly: after
-three deaths the rows are decoded one at a time, and the rows of a batch that died twice pass the detector one by one.
+Crashes that occur only with several rows (two images that together exceed the memory) are avoided by slowing down:
+after three deaths, rows are decoded one at a time, and the rows of a batch that died twice go through the detector one
+by one.
 """
 
 from __future__ import annotations
@@ -20,42 +21,42 @@ from vilbert.pipeline.jobs.journal import Attempt
 from vilbert.pipeline.jobs.journals import Journals
 
 DEATHS = 3
-"""So many times a row must have been in hand when the process died, to be left out."""
+"""Number of deaths of the process with a row in progress after which the row is skipped."""
 DEATHS_ALONE = 2
-"""So many of them with nothing else in hand."""
+"""Number of these deaths in which the row must have been alone."""
 BATCH_DEATHS = 2
-"""After so many, the rows of a batch go through the detector one by one."""
+"""Number of deaths after which the rows of a batch go through the detector one by one."""
 DEATHS_BEFORE_SLOW = 3
-"""Of a shard, with several rows in hand."""
+"""Number of deaths of a shard with several rows in progress after which rows are decoded one at a time."""
 MOST_BLAMED = 8
-"""Rows of a shard that are left out while none of it has come through yet. Then it is the worker that is broken."""
+"""Number of skipped rows of a shard without any passed row after which the worker is considered broken."""
 
 DETAILS = {
-    "crash": f"the process died {DEATHS} times while it had this image in hand, the last {DEATHS_ALONE} with it alone",
-    "hang": f"the process stood still {DEATHS} times while it had this image in hand, the last {DEATHS_ALONE} "
-    "with it alone",
+    "crash": f"the process died {DEATHS} times while it processed this image, the last {DEATHS_ALONE} times alone",
+    "hang": f"the process made no progress {DEATHS} times while it processed this image, the last {DEATHS_ALONE} times "
+    "alone",
 }
-"""By reason, as in a file of failures: the same on every run."""
+"""Detail by reason, as in a file of failures; the same on every run."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Verdict:
-    """How the next attempt at a shard is to go about it."""
+    """How the next attempt at a shard must proceed."""
 
     quarantined: dict[int, str]
-    """Rows to leave out, with the reason: `crash` or `hang`."""
+    """Rows to skip, with the reason: `crash` or `hang`."""
     suspects: tuple[int, ...]
-    """Rows to try by themselves first, the most suspect in front."""
+    """Rows to try by themselves first, the most suspect ones first."""
     singly: frozenset[int]
-    """Rows whose batch goes through the detector one by one."""
+    """Rows whose batch goes through the detector row by row."""
     slow: bool
-    """Whether rows are decoded one at a time, while the detector waits."""
+    """Whether rows are decoded one at a time while the detector waits."""
     broken: bool
-    """Whether the worker is to blame and not the rows: every one that it has tried ended it."""
+    """Whether the worker is broken and not the rows, because every row that it tried ended it."""
 
 
 def judge(attempts: Iterable[Attempt]) -> Verdict:
-    """Return the verdict on a shard after these attempts, in their order."""
+    """Return how to proceed with a shard after these attempts, in order."""
     deaths: Counter[int] = Counter()
     alone: Counter[int] = Counter()
     batches: Counter[int] = Counter()
@@ -84,7 +85,7 @@ def judge(attempts: Iterable[Attempt]) -> Verdict:
             if deaths[row] >= DEATHS and alone[row] >= DEATHS_ALONE:
                 quarantined[row] = "hang" if stalls[row] else "crash"
     slow = in_company >= DEATHS_BEFORE_SLOW
-    # An attempt that goes slowly has one row in hand at a time anyway.
+    # A slow attempt processes one row at a time anyway.
     left = () if slow else deaths.keys() - quarantined.keys()
     suspects = sorted(left, key=lambda row: (-alone[row], -deaths[row], row))
     return Verdict(
@@ -97,7 +98,7 @@ def judge(attempts: Iterable[Attempt]) -> Verdict:
 
 
 def require_sound(verdict: Verdict, journals: Journals, *, shard: int) -> None:
-    """Raise ShardError where the worker is broken, and throw the journal away, for its images are not to blame."""
+    """Raise ShardError if the worker is broken, and delete the journal, because its images are not the cause."""
     if verdict.broken:
         journals.remove(shard)
         raise ShardError(

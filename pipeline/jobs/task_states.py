@@ -36,7 +36,7 @@ def read_tasks(folder: Folder) -> list[RunState]:
 
 
 def remove_tasks(folder: LocalFolder) -> None:
-    """Delete the states; only while no other task is at work."""
+    """Delete the states; call it only while no other task is running."""
     for name, _ in list(folder.entries(TASKS_FOLDER)):
         folder.delete(f"{TASKS_FOLDER}/{name}")
     with suppress(OSError):
@@ -44,12 +44,12 @@ def remove_tasks(folder: LocalFolder) -> None:
 
 
 def merge_tasks(folder: Folder, states: Sequence[RunState], is_alive: Callable[[RunState], bool]) -> RunState:
-    """Return the state of all tasks together; what is done is counted from the records of the shards.
+    """Return the combined state of all tasks; finished rows are counted from the records of the shards.
 
     Args:
         folder: The output folder.
         states: At least one.
-        is_alive: Whether a task is at work.
+        is_alive: Returns whether a task is running.
     """
     info = read_info(folder)
     done = [shard for shard in record_numbers(name for name, _ in folder.entries(SHARDS_FOLDER)) if shard < info.shards]

@@ -29,21 +29,21 @@ from vilbert.pipeline.shards.location.process import this_process
 logger = logging.getLogger(__name__)
 
 SAVE_SECONDS, REMOTE_SAVE_SECONDS = 5.0, 30.0
-"""Between two writes of `.run.json`, to a disk and to an object store."""
+"""Seconds between two writes of `.run.json`, to a disk and to an object store."""
 HURRY_SECONDS = 1.0
-"""For which an interrupted run waits for a write that is under way."""
+"""Seconds that an interrupted run waits for a write in progress."""
 
 
 class Renewal:
-    """Writes an account now, and anew now and then from a thread, while it is entered: there nothing ticks."""
+    """Writes the state once, and then periodically from a thread while the context is open and nothing calls `tick`."""
 
     def __init__(self, folder: Folder, state: RunState, begun: float, file: str = RUN_FILE) -> None:
-        """Take the account of a run that began then, by the monotonic clock, and the file to write."""
+        """Store the state of a run, its start by the monotonic clock, and the file to write."""
         self._folder, self._state, self._begun, self._file = folder, state, begun, file
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._renew, name="account", daemon=True)
         self.at_work = True
-        """Whether the account is still written from here."""
+        """Whether the state is still written from here."""
 
     def _renew(self) -> None:
         while not self._over.wait(save_seconds(self._folder)):
@@ -51,7 +51,7 @@ class Renewal:
             save(self._folder, self._state, self._file)
 
     def end(self, error: BaseException | None = None) -> None:
-        """Write no more. error: what ends the block; an interrupt does not wait for a store that is away."""
+        """Stop writing. error: what ends the block; after an interrupt, an unreachable store is not waited for."""
         self._over.set()
         self._thread.join(HURRY_SECONDS if isinstance(error, KeyboardInterrupt) else None)
         self.at_work = False
@@ -69,7 +69,7 @@ class Renewal:
 
 @contextmanager
 def starting(folder: Folder, file: str = RUN_FILE) -> Iterator[Renewal]:
-    """Leave word that a run starts, until the renewal is ended for its `Watch`; else, of how the start ended."""
+    """Write that a run is starting, until its `Watch` takes over; if the start fails, write how it ended."""
     state = RunState(state="starting", software=__version__, holder=this_process(), begun=time.time())
     with Renewal(folder, state, time.monotonic(), file) as renewal:
         try:
@@ -83,12 +83,12 @@ def starting(folder: Folder, file: str = RUN_FILE) -> Iterator[Renewal]:
 
 
 def save_seconds(folder: Folder) -> float:
-    """Return how long an account stays as it was written."""
+    """Return the seconds between two writes of the state."""
     return REMOTE_SAVE_SECONDS if folder.remote else SAVE_SECONDS
 
 
 def save(folder: Folder, state: RunState, file: str = RUN_FILE) -> None:
-    """Write `.run.json`, or another file of a state, if that is possible."""
+    """Write `.run.json`, or another state file, if possible."""
     state.updated = time.time()
     try:
         folder.write(file, encode_json(state.to_json()) + b"\n")
@@ -97,7 +97,7 @@ def save(folder: Folder, state: RunState, file: str = RUN_FILE) -> None:
 
 
 class Watch:
-    """Keeps a run's account while it is entered. Whatever cannot be written costs the run nothing."""
+    """Keeps a run's state while the context is open. Errors of writing it do not affect the run."""
 
     def __init__(
         self,
@@ -111,7 +111,7 @@ class Watch:
         price_per_hour: float | None,
         state_file: str = RUN_FILE,
     ) -> None:
-        """Begin the account of a run that resumes from the finished shards.
+        """Start the state of a run that resumes from the finished shards.
 
         Args:
             folder: The output folder.
@@ -121,7 +121,7 @@ class Watch:
             log: The path of the run's log.
             metrics: Whether to export the counts as Prometheus metrics.
             price_per_hour: The price of one worker's hour, for the summary.
-            state_file: The file of the account.
+            state_file: The file of the state.
         """
         pending = done.pending()
         rows = planned.rows - sum(stop - start for start, stop in map(planned.shard_rows, pending))
@@ -146,7 +146,7 @@ class Watch:
         )
 
     def note(self, made: ShardDone) -> None:
-        """Take in a shard that got done."""
+        """Add a finished shard."""
         state, record = self.state, made.record
         state.rows_done += record.rows[1] - record.rows[0]
         state.rows_before += made.kept
@@ -158,14 +158,14 @@ class Watch:
         state.failures = dict(sorted(self._failures.items()))
 
     def note_elsewhere(self, shards: Sequence[tuple[int, int]]) -> None:
-        """Take in shards, by their rows [start, stop), that other tasks made."""
+        """Add shards that other tasks made, by their rows [start, stop)."""
         rows = sum(stop - start for start, stop in shards)
         self.state.rows_done += rows
         self.state.rows_before += rows
         self.state.shards_done += len(shards)
 
     def tick(self, workers: Sequence[Handle], lost: int) -> None:
-        """Let time pass, with these workers ready and so many lost up to now."""
+        """Update the state with the ready workers and the number of lost workers."""
         now, state = time.monotonic(), self.state
         state.seconds = now - self._begun
         state.worker_seconds += (now - self._ticked) * len(workers)
@@ -178,7 +178,7 @@ class Watch:
             self._save()
 
     def finishing(self) -> Renewal:
-        """Keep the account new while it is entered: the data set is being closed, and nothing ticks."""
+        """Keep the state up to date while the data set is being completed and nothing calls `tick`."""
         return Renewal(self._folder, self.state, self._begun, self._state_file)
 
     def _save(self) -> None:

@@ -1,4 +1,4 @@
-"""What a worker of any job is, and what it returns: a description of its work, and each shard that is done."""
+"""The interface of a worker of any job, and its results: a description of its work, and each finished shard."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from vilbert.pipeline.shards.record import ShardRecord
 from vilbert.pipeline.shards.sample import Sample
 
 SHARDS_IN_FLIGHT = 2
-"""Shards that a worker makes at a time: while one computes, the next reads and decodes."""
+"""Number of shards that a worker makes at a time: while one computes, the next reads and decodes."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Description:
-    """What a worker makes shards with, such as its detector. All workers of a data set have the same."""
+    """Description of a worker, such as its detector. It is the same for all workers of a data set."""
 
     fingerprint: dict[str, Any]
     feature_dim: int
@@ -26,7 +26,7 @@ class Description:
     """Whether regions have the probabilities of their most probable classes."""
     attribute_names: tuple[str, ...]
     software: dict[str, str]
-    """Versions, for the record: they are not part of the fingerprint."""
+    """Versions of packages, which are recorded but not part of the fingerprint."""
 
 
 class ShardDone(NamedTuple):
@@ -34,11 +34,11 @@ class ShardDone(NamedTuple):
 
     record: ShardRecord
     seconds: float
-    """From its beginning to its end; the worker made another shard at the same time."""
+    """Seconds from its start to its end; the worker made another shard at the same time."""
     busy_seconds: float
-    """Seconds that the worker's detector was busy since the worker last finished a shard; 0 without a detector."""
+    """Seconds that the worker's detector was busy since its last finished shard; 0 without a detector."""
     kept: int = 0
-    """Rows that were there before and were not tried again."""
+    """Rows that existed before and were not tried again."""
 
 
 class ShardWorker(Protocol):
@@ -51,16 +51,16 @@ class ShardWorker(Protocol):
         """Write the shard of the rows [start, stop); with `retry`, keep its finished samples."""
 
     def try_rows(self, rows: Sequence[int]) -> list[Sample | FailureRow]:
-        """Return what some rows become, and write nothing."""
+        """Return the results of some rows, without writing them."""
 
     def pulse(self) -> Pulse:
-        """Return a sign of life."""
+        """Return the heartbeat."""
 
     def stop(self, *, hung: bool = False) -> None:
-        """Let every shard under way end with StoppedError after its current batch.
+        """Make every shard in progress end with StoppedError after its current batch.
 
         Args:
-            hung: Whether it is stopped because nothing moves in it.
+            hung: Whether it is stopped because it makes no progress.
         """
 
     def is_preparing(self) -> bool:

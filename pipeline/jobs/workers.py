@@ -1,4 +1,4 @@
-"""Start a job's workers and plan its data set with what they say; end them, whatever happens meanwhile."""
+"""Start a job's workers, plan its data set with their description, and end them in every case."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def planning(job: Job, folder: Folder, hung: Event) -> Iterator[tuple[Crew, Data
 
 @contextmanager
 def backend(job: Job) -> Iterator[Crew]:
-    """Yield the crew that starts workers with the backend that is asked for."""
+    """Yield the worker pool of the selected backend."""
     settings = job.settings
     if settings.backend == "local":
         from vilbert.pipeline.jobs.local_backend import LocalHandle
@@ -52,7 +52,7 @@ def backend(job: Job) -> Iterator[Crew]:
 
 
 def close(crew: Crew, hung: Event) -> None:
-    """End the workers, undisturbed by those who cannot wait: it takes seconds."""
+    """End the workers within seconds, ignoring further interrupts meanwhile."""
     with undisturbed():
         crew.close()
     if crew.stuck:
@@ -61,7 +61,7 @@ def close(crew: Crew, hung: Event) -> None:
 
 @contextmanager
 def hurrying() -> Iterator[None]:
-    """Once the block is interrupted, let no store that is away be waited for, by whatever is left to write."""
+    """If the block is interrupted, do not wait for unreachable stores in the remaining writes."""
     try:
         yield
     except KeyboardInterrupt:
@@ -71,7 +71,7 @@ def hurrying() -> Iterator[None]:
 
 @contextmanager
 def disk_errors(folder: Folder) -> Iterator[None]:
-    """Raise ShardError where the output cannot be written."""
+    """Raise ShardError if the output cannot be written."""
     try:
         yield
     except OSError as error:

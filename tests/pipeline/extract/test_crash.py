@@ -122,7 +122,7 @@ def test_an_image_that_hangs_is_left_out_in_one_go_and_the_command_ends(
     status, messages = harm.run(*arguments(manifest, output, "--backend", "local", "--stall-seconds", "2"))
     assert status == 0, messages
     for attempt in (1, 2, 3):
-        assert f"shard 0, attempt {attempt}: its worker is lost (it stood still)" in messages
+        assert f"shard 0, attempt {attempt}: its worker was lost (it made no progress)" in messages
     assert f"skipped and recorded as failures: row {POISON} (hang)" in messages
     assert_neighbours_are_kept(output, without_poison, "hang")
 
