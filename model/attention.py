@@ -36,7 +36,7 @@ def attend(
 ) -> tuple[Tensor, Tensor | None]:
     """Return the context [B, Q, N x D] and, where eager, the attention maps [B, N, Q, K] after dropout.
 
-    scores_mask: added to the scores, [B, 1, 1 or Q, K], or None where nothing is masked. packing: of the queries'
+    scores_mask: added to the scores, [B, 1, 1 or Q, K], or None if nothing is masked. packing: of the queries'
     stream; the context is then [W, N x D]. The fused kernel (`scaled_dot_product_attention`) and the eager steps give
     the same numbers up to rounding.
     """

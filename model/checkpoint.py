@@ -48,7 +48,7 @@ def read_state_dict(path: str | os.PathLike[str]) -> dict[str, Tensor]:
 
     path: a file of torch.save (`.bin`, `.tar`, `.pth`, `.ckpt`), of which a training checkpoint gives its model's part;
     a `.safetensors`; a `.tar` or `.tar.gz` archive or a folder with one of `FILE_NAMES`. Raises CheckpointError where
-    it is damaged or holds no state dict, OSError where it cannot be opened.
+    it is damaged or holds no state dict, OSError if it cannot be opened.
     """
     path = Path(path)
     if path.is_dir():

@@ -62,7 +62,7 @@ def make_config(settings: Mapping[str, Any]) -> ViLBertConfig:
 
 
 def require_memory(config: ViLBertConfig) -> None:
-    """Raise ConfigError where the parameters of a model would not fit into the memory of this machine."""
+    """Raise ConfigError if the parameters of a model would not fit into the memory of this machine."""
     parameters, memory = count_parameters(config), os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     if 4 * parameters > memory:
         raise ConfigError(

@@ -18,7 +18,7 @@ SECONDS = 5.0
 
 @cache
 def hub_problem() -> str | None:
-    """Return why this process cannot reach the hub, None where it can; proxies are those of the environment."""
+    """Return why this process cannot reach the hub, None if it can; proxies are those of the environment."""
     from huggingface_hub import constants
 
     if constants.HF_HUB_OFFLINE:

@@ -29,7 +29,7 @@ def check_inputs(
 
 
 def check_image(image_feat: Tensor | None, image_loc: Tensor | None, *, features: int) -> None:
-    """Raise ValueError where an image's inputs are not there, or are not of the model's shape or of one another's."""
+    """Raise ValueError if an image's inputs are not there, or are not of the model's shape or of one another's."""
     if image_feat is None or image_loc is None:
         raise ValueError("give image_feat [B, R, features] and image_loc [B, R, 5]")
     if image_feat.dim() != 3 or image_feat.shape[-1] != features:
@@ -39,7 +39,7 @@ def check_image(image_feat: Tensor | None, image_loc: Tensor | None, *, features
 
 
 def check_text(words: Tensor, task_ids: Tensor | None, *, longest: int, task_tokens: bool) -> None:
-    """Raise ValueError where a text, ids or embeddings, is too long or its task is not what the model takes."""
+    """Raise ValueError if a text, ids or embeddings, is too long or its task is not what the model takes."""
     if words.shape[1] > longest:
         raise ValueError(f"a text of {words.shape[1]} word pieces: the model has {longest} positions; truncate it")
     if task_tokens != (task_ids is not None):
@@ -78,6 +78,6 @@ def check_labels(
 
 
 def require_positions(wanted: Tensor | None, states: Tensor | None, name: str) -> None:
-    """Raise ValueError where a tensor [B, L] is not of the shape of its stream [B, L, ...]."""
+    """Raise ValueError if a tensor [B, L] is not of the shape of its stream [B, L, ...]."""
     if wanted is not None and states is not None and wanted.shape != states.shape[:2]:
         raise ValueError(f"{name} {tuple(wanted.shape)}: expected {tuple(states.shape[:2])}")

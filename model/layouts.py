@@ -1,7 +1,7 @@
 """The names that published checkpoints give to a ViLBERT's parameters, mapped to ours and back.
 
 Ours are those of vilbert_beta and vilbert-multi-task ("reference"), with `bert.` before the backbone. A map is a plain
-dict from the names in a file to ours; None where the model has no parameter for a known one. `inverse` turns it around.
+dict from the names in a file to ours; None if the model has no parameter for a known one. `inverse` turns it around.
 Nothing here touches a tensor.
 """
 
@@ -109,7 +109,7 @@ def to_ours(
     """Map the names in a file to ours; None for those that no parameter of ours stands for.
 
     The places of the co-attention layers say which sublayer of VOLTA is which; the other layouts do not need them.
-    Raises CheckpointError where two names mean the same parameter, or where VOLTA's sublayers are not those of this
+    Raises CheckpointError if two names mean the same parameter, or where VOLTA's sublayers are not those of this
     model.
     """
     cleaned = {name: clean(name) for name in names}
@@ -131,7 +131,7 @@ def to_ours(
 
 
 def inverse(mapped: Mapping[str, str | None]) -> dict[str, str]:
-    """Map our names back to a file's; raises CheckpointError where two of the file's mean one of ours."""
+    """Map our names back to a file's; raises CheckpointError if two of the file's mean one of ours."""
     back: dict[str, str] = {}
     for theirs, ours in mapped.items():
         if ours is None:

@@ -57,7 +57,7 @@ def masked_region_kl(scores_MC: Tensor, targets_MC: Tensor) -> LossSum:
     """Return KL(target || softmax(scores)) summed over classes and masked regions; the count is M.
 
     A class of target 0 adds nothing (0 log 0 = 0). It differs from soft cross-entropy by the targets' own entropy, a
-    constant. Raises ValueError where the shapes differ.
+    constant. Raises ValueError if the shapes differ.
     Source: ViLBERT (Lu et al., 2019), "Training Tasks and Objectives"; `visual_target 0` of the reference.
     """
     _require_same_shape(scores_MC, targets_MC, "classes")
@@ -69,7 +69,7 @@ def masked_region_kl(scores_MC: Tensor, targets_MC: Tensor) -> LossSum:
 def masked_region_regression(scores_MD: Tensor, targets_MD: Tensor) -> LossSum:
     """Return the squared error of the masked regions' features; the count is M x D, every number of every region.
 
-    Raises ValueError where the shapes differ. Source: `visual_target 1` of facebookresearch/vilbert-multi-task.
+    Raises ValueError if the shapes differ. Source: `visual_target 1` of facebookresearch/vilbert-multi-task.
     """
     _require_same_shape(scores_MD, targets_MD, "features")
     scores = _at_least_float32(scores_MD)
@@ -85,7 +85,7 @@ def masked_region_nce(
     A candidate's score is the dot product of its features with the prediction. `negatives_MK` (int64) indexes the
     flattened [B * R] regions, see `nce_negatives`. Without negatives (K = 0) there is nothing to pick from: sum and
     count are 0.
-    Raises ValueError where the number of masked regions differs between the arguments.
+    Raises ValueError if the number of masked regions differs between the arguments.
     Source: `visual_target 2` of facebookresearch/vilbert-multi-task.
     """
     own_M = (image_label_BR.flatten() == MASKED).nonzero().squeeze(1)
@@ -106,7 +106,7 @@ def masked_region_nce(
 
 
 def has_negatives(image_label_BR: Tensor) -> bool:
-    """Say whether a masked region of the batch has another one to be told apart from; if not, NCE learns nothing."""
+    """Return whether a masked region of the batch has another one to be told apart from; if not, NCE learns nothing."""
     return image_label_BR.numel() > 1
 
 

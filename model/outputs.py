@@ -1,6 +1,6 @@
 """What the models return. B batch, T words (one more with a task token), R regions, M labelled positions.
 
-States and maps are None where they were not asked for. `text_hidden_states` are the embeddings and the states after
+States and maps are None if they were not asked for. `text_hidden_states` are the embeddings and the states after
 every text layer and co-attention layer, `image_hidden_states` likewise; `text_attentions` [B, heads, T, T] and
 `image_attentions` [B, heads, R, R] are of each layer of a stream, `co_attentions` of each co-attention layer the pair
 (words looking at regions [B, heads, T, R], regions looking at words [B, heads, R, T]). Maps are taken after dropout.
@@ -41,7 +41,7 @@ class ViLBertForPreTrainingOutput(ModelOutput):
 
     loss: () the sum of the mean losses. masked_lm, masked_image, alignment: each a sum and a count, to be added up over
     ranks and accumulation steps before dividing. text_scores [B, T, vocabulary] and image_scores [B, R, v_target_size]
-    are None where their labels were given: only labelled positions are projected then. alignment_scores [B, 2].
+    are None if their labels were given: only labelled positions are projected then. alignment_scores [B, 2].
     """
 
     loss: Tensor | None = None

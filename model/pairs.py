@@ -18,7 +18,7 @@ Pairing = Literal["rows", "one_text", "all"]
 
 @dataclass(frozen=True, kw_only=True)
 class Streams:
-    """The states of both streams and their masks of 1 (see) and 0 (hide), or None where nothing is masked."""
+    """The states of both streams and their masks of 1 (see) and 0 (hide), or None if nothing is masked."""
 
     text: Tensor
     """[B, T, H], or [W, H] where packed."""
@@ -64,7 +64,7 @@ def all_pairs(streams: Streams) -> Streams:
 
 
 def pair(streams: Streams, pairing: Pairing) -> Streams:
-    """Return the streams with as many texts as images; raises ValueError where the pairing cannot make them so."""
+    """Return the streams with as many texts as images; raises ValueError if the pairing cannot make them so."""
     if pairing == "one_text":
         return one_text_many_images(streams)
     if pairing == "all":

@@ -26,7 +26,7 @@ from vilbert.model.packing import Positions
 
 @dataclass(frozen=True, kw_only=True)
 class Labels:
-    """What is to be learnt from a batch; None where nothing of a kind is."""
+    """What is to be learnt from a batch; None if nothing of a kind is."""
 
     masked_lm: Tensor | None
     """[B, T] the word piece behind each mask, -1 elsewhere."""

@@ -87,7 +87,7 @@ class SingleStreamHeads(nn.Module):
 
 
 def joint_mask(streams: Streams) -> Tensor | None:
-    """Return the mask [B, L] or [B, L, L] of words and regions in one row; None where nothing is masked.
+    """Return the mask [B, L] or [B, L, L] of words and regions in one row; None if nothing is masked.
 
     Where words (or regions) see different things, the other side sees of them what all of them see, as between two
     streams: no later word reaches an earlier one by way of the regions.
@@ -143,7 +143,7 @@ class SingleStreamModel(ViLBertPreTrainedModel):
     ) -> ViLBertModelOutput:
         """Encode texts and images; the arguments are those of `ViLBertModel`, without task tokens.
 
-        Rows are paired before the first layer, so that pairs share no work. Raises ValueError where the inputs do not
+        Rows are paired before the first layer, so that pairs share no work. Raises ValueError if the inputs do not
         fit the model or one another, and where task_ids are given.
         """
         states = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states

@@ -16,7 +16,7 @@ class CheckpointError(Exception):
 def read_torch_file(path: Path) -> Any:
     """Return what a file of `torch.save` holds, tensors on the CPU; objects that are not plain data are placeholders.
 
-    Raises CheckpointError where the file is damaged or none of torch's, OSError where it cannot be opened.
+    Raises CheckpointError if the file is damaged or none of torch's, OSError if it cannot be opened.
     """
     try:
         with path.open("rb") as file:

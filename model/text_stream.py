@@ -44,7 +44,7 @@ _POSITION_IDS = "bert.embeddings.position_ids"  # a buffer of older versions
 
 
 def fetch_file(source: str | os.PathLike[str], name: str) -> Path | None:
-    """Return a file of a folder, or of a model on the hub; None where that has no such file."""
+    """Return a file of a folder, or of a model on the hub; None if that has no such file."""
     if Path(source).is_dir():
         path = Path(source) / name
         return path if path.is_file() else None
@@ -66,7 +66,7 @@ def text_settings(source: str | os.PathLike[str]) -> dict[str, Any]:
     """Return the settings of `ViLBertConfig` that make its text stream the shape of a BERT's or RoBERTa's.
 
     source: a folder, or a hub name. Where there are other than 12 text layers, say also where co-attention is
-    (`t_biattention_id`). Raises CheckpointError where it is neither model.
+    (`t_biattention_id`). Raises CheckpointError if it is neither model.
     """
     path = fetch_file(source, "config.json")
     if path is None:

@@ -131,7 +131,7 @@ class Asking:
         return (*FORMS[self.kind], *((ANSWER,) if self.takes_answers else ()))
 
     def typed(self, query: Mapping[str, str]) -> tuple[str, ...]:
-        """Return what a URL's query has for the fields; FilterError where one is missing or too long."""
+        """Return what a URL's query has for the fields; FilterError if one is missing or too long."""
         values = []
         for field in self.fields:
             value = query.get(field.name, "").strip()
@@ -143,7 +143,7 @@ class Asking:
         return tuple(values)
 
     def _answer(self, dataset: OpenedDataset, found: IndexedSample, typed: tuple[str, ...]) -> Answered:
-        """Return what the model says of a sample; RefusedError where it cannot be asked about it."""
+        """Return what the model says of a sample; RefusedError if it cannot be asked about it."""
         seen = self._seen(dataset, found)
         predictor = self._predictor(dataset)
         given = dict(zip((field.name for field in self.fields), typed, strict=True))
@@ -211,7 +211,7 @@ class Asking:
 
 
 def lines_of(text: str) -> list[str]:
-    """Return the lines of a text that are not empty; FilterError where there are too many."""
+    """Return the lines of a text that are not empty; FilterError if there are too many."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     if len(lines) > MAX_LINES:
         raise FilterError(f"{len(lines)} lines: give at most {MAX_LINES}")

@@ -101,7 +101,7 @@ def write_column(folder: Path, name: str, array: NDArray[Any]) -> None:
 
 
 def read_columns(folder: Path, columns: Mapping[str, Column], sizes: Mapping[str, int]) -> dict[str, NDArray[Any]]:
-    """Return the columns of a folder, memory-mapped; ShardError where a file has not the size that it must have."""
+    """Return the columns of a folder, memory-mapped; ShardError if a file has not the size that it must have."""
     arrays: dict[str, NDArray[Any]] = {}
     for name, column in columns.items():
         shape = tuple(axis if isinstance(axis, int) else sizes[axis] for axis in column.axes)

@@ -69,7 +69,7 @@ def browse(settings: BrowseSettings) -> int:
 
 
 def listen(port: int) -> socket.socket:
-    """Return a socket that listens on a port of the loopback address; RefusedError where the port is in use."""
+    """Return a socket that listens on a port of the loopback address; RefusedError if the port is in use."""
     listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:

@@ -118,7 +118,7 @@ def _score(name: str, text: str) -> float | None:
 
 
 def captions_expression(text: str) -> str:
-    """Return words that a person typed as an expression of FTS5; empty where they hold nothing to search for.
+    """Return words that a person typed as an expression of FTS5; empty if they hold nothing to search for.
 
     All words must be there. "a phrase" keeps its order, begin* matches beginnings, -word must not be there. Nothing of
     the text has another meaning for FTS5: each word and phrase becomes a quoted string.

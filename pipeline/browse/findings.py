@@ -75,7 +75,7 @@ class _Comparison:
 
 
 def compare_directories(first: str, second: str) -> Findings:
-    """Return the findings for two data sets. ShardError where one is damaged, ValueError where both are the same."""
+    """Return the findings for two data sets. ShardError if one is damaged, ValueError if both are the same."""
     if first == second:
         raise ValueError("choose two different data sets to compare their features")
     settings = CompareSettings(a=first, b=second, limit=IMAGES, diagnose=False)

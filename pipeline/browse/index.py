@@ -51,7 +51,7 @@ class Index:
     """The index of one data set."""
 
     def __init__(self, folder: Path, info: DatasetInfo) -> None:
-        """Open a finished index; raise ShardError where it is damaged."""
+        """Open a finished index; raise ShardError if it is damaged."""
         self.folder = folder
         self._local = threading.local()
         self._open: list[sqlite3.Connection] = []
@@ -105,7 +105,7 @@ class Index:
             database.close()
 
     def rows(self, statement: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
-        """Return the rows of a statement; ShardError where the database is damaged."""
+        """Return the rows of a statement; ShardError if the database is damaged."""
         try:
             return self._connection().execute(statement, values).fetchall()
         except sqlite3.DatabaseError as error:

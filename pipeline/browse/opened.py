@@ -32,7 +32,7 @@ class OpenedDataset:
     """One data set. Safe in threads."""
 
     def __init__(self, directory: Path, *, number: int, num_workers: int) -> None:
-        """Open a data set and build its index where that is missing; ShardError where there is no data set."""
+        """Open a data set and build its index where that is missing; ShardError if there is no data set."""
         if is_remote(str(directory)):
             raise RefusedError(f"{directory}: is a URL; `vilbert browse` reads data sets on a disk")
         self.directory = directory
@@ -49,7 +49,7 @@ class OpenedDataset:
         self._lock = threading.Lock()
 
     def select(self, files: Mapping[str, SelectionFile]) -> None:
-        """Show only the samples of the selection of this data set, if there is one; RefusedError where it is damaged.
+        """Show only the samples of the selection of this data set, if there is one; RefusedError if it is damaged.
 
         files: as `open_selections` returns them.
         """
@@ -70,7 +70,7 @@ class OpenedDataset:
         self.index.close()
 
     def read(self, place: IndexedSample) -> Sample:
-        """Return a sample; CorruptShardError where it is damaged, ShardError where its shard was replaced since."""
+        """Return a sample; CorruptShardError if it is damaged, ShardError if its shard was replaced since."""
 
         return self.with_shard(place.shard, lambda reader: _same(reader, place)[place.place])
 
@@ -102,7 +102,7 @@ class OpenedDataset:
 
 
 def _same(reader: ShardReader, place: IndexedSample) -> ShardReader:
-    """Return the reader; ShardError where it has another sample in this place."""
+    """Return the reader; ShardError if it has another sample in this place."""
     if place.place >= len(reader) or reader.keys()[place.place] != place.key:
         raise ShardError(f"{reader.path}: was replaced since the index was built; start `vilbert browse` again")
     return reader

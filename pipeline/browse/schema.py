@@ -52,7 +52,7 @@ def open_for_building(folder: Path) -> sqlite3.Connection:
 def open_for_reading(folder: Path) -> sqlite3.Connection:
     """Open the database of a finished index.
 
-    Raises ShardError where it has other tables than this software makes: a data set may come with an index from
+    Raises ShardError if it has other tables than this software makes: a data set may come with an index from
     elsewhere, and views or triggers in it could run code of SQLite's.
     """
     path = folder / DATABASE

@@ -25,7 +25,7 @@ class ShownRegions(NamedTuple):
     sample: Sample
     """The sample with its regions."""
     problem: str
-    """Why the regions of the column are not shown; empty where they are."""
+    """Why the regions of the column are not shown; empty if they are."""
 
 
 def shown_regions(dataset: OpenedDataset, found: IndexedSample, sample: Sample, wanted: str) -> ShownRegions:

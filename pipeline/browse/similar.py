@@ -57,7 +57,7 @@ class Similar(NamedTuple):
     approximate: bool = False
     """Whether regions were chosen by an approximate index of all regions, and then compared."""
     progress: float | None = None
-    """Share of the approximate index that is built; None where it is not needed or cannot be built."""
+    """Share of the approximate index that is built; None if it is not needed or cannot be built."""
     problem: str | None = None
     """Why there is no approximate index."""
 

@@ -31,7 +31,7 @@ def curves_section(legend: str, drawings: str) -> str:
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    """Return an HTML table, nothing where there are no rows; numbers stand right."""
+    """Return an HTML table, nothing if there are no rows; numbers stand right."""
     return render("table.html", head=head, rows=[list(map(_cell, row)) for row in rows]) if rows else ""
 
 

@@ -67,12 +67,12 @@ def _choices(split: str) -> str:
 
 
 def line_files() -> list[str]:
-    """Return the paths of the files that hold a row a line."""
+    """Return the paths of the files that hold one row per line."""
     return [SCENES, *CONCEPTUAL.values(), *map(_choices, SPLITS)]
 
 
 def json_files() -> dict[str, Frame | None]:
-    """Return the frame of each JSON file by its path; None where the file is one array."""
+    """Return the frame of each JSON file by its path; None if the file is one array."""
     frames: dict[str, Frame | None] = {
         _IMAGE_INFO: _COCO | {"categories": CATEGORIES},
         KARPATHY: {"images": ROWS, "dataset": "coco"},

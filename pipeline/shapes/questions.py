@@ -2,7 +2,7 @@
 
 The answer cannot be told from the question: yes and no are drawn before the question is made to fit, and where an
 answer is a number, the number is drawn before what is counted. Each kind of question is a function from the scene to
-one, or to None where the scene does not allow one.
+one, or to None if the scene does not allow one.
 """
 
 from __future__ import annotations

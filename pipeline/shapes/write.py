@@ -60,7 +60,7 @@ class ShapesSettings:
 
 
 def refusal(output: Path, overwrite: bool) -> str | None:
-    """Return why nothing may be written to `output`, or None where it may."""
+    """Return why nothing may be written to `output`, or None if it may."""
     if not output.exists():
         return None
     if not output.is_dir():
