@@ -28,7 +28,7 @@ from vilbert.pipeline.tasks.retrieval.score_plan import ScoreSettings
 from vilbert.pipeline.tasks.retrieval.scores import ImagePool, ImageTensors, score_pairs
 from vilbert.pipeline.tasks.retrieval.task import RetrievalTask
 from vilbert.pipeline.tasks.task import Task
-from vilbert.pipeline.tasks.texts import encode
+from vilbert.pipeline.tasks.texts import text_ids
 from vilbert.pipeline.train.data.feature_rows import features_on
 from vilbert.pipeline.train.examples.inputs import GLOBAL_LOCATION
 
@@ -53,8 +53,7 @@ def answer(settings: RankEvaluateSettings, trained: Trained, task: Task) -> Answ
             )
         logger.warning("%s; recall is among the %d others, with their captions", message, len(captioned))
     texts = [(caption,) for image in captioned for caption in image.captions]
-    encoded = encode(trained.tokenizer, texts, max_words=trained.card.max_words)
-    words = [ids[:length].tolist() for ids, length in zip(encoded.ids, encoded.lengths, strict=True)]
+    words = text_ids(trained.tokenizer, texts, max_words=trained.card.max_words)
     line = ProgressLine(sys.stderr)
     scores = score_pairs(
         trained.model,

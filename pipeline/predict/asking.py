@@ -6,11 +6,8 @@ import os
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from transformers import PreTrainedTokenizerBase
-
 from vilbert.pipeline.errors import RefusedError
 from vilbert.pipeline.predict.photographs import ArgumentError, Photograph
-from vilbert.pipeline.tasks.texts import encode
 
 Text = tuple[str, ...]
 """Sentences that separators part; the last of several is in segment 1."""
@@ -61,7 +58,8 @@ def as_texts(texts: Iterable[str], what: str) -> list[str]:
     return found
 
 
-def text_ids(tokenizer: PreTrainedTokenizerBase, texts: Sequence[Text], *, max_words: int) -> list[list[int]]:
-    """Return the word pieces of texts, special tokens included, no padding."""
-    found = encode(tokenizer, texts, max_words=max_words)
-    return [row[:length].tolist() for row, length in zip(found.ids, found.lengths.tolist(), strict=True)]
+def as_text_lists(lists: Iterable[Iterable[str]], what: str) -> list[list[str]]:
+    """Return a list of texts for each question; ArgumentError for anything else. what: for messages."""
+    if isinstance(lists, str | bytes) or not isinstance(lists, Iterable):
+        raise ArgumentError(f"{what}: give a list of texts for each question, such as [[text, text]]")
+    return [as_texts(of_one, f"{what}[{number}]") for number, of_one in enumerate(lists)]

@@ -71,6 +71,21 @@ def as_photograph(image: Photograph, what: str) -> Photograph:
     )
 
 
+def as_photograph_pairs(
+    pairs: Iterable[tuple[Photograph, Photograph]], what: str
+) -> list[tuple[Photograph, Photograph]]:
+    """Return pairs of photographs, (left, right); ArgumentError for anything else. what: for messages."""
+    if isinstance(pairs, str | bytes | os.PathLike) or not isinstance(pairs, Iterable):
+        raise ArgumentError(f"{what}: give a list of pairs of photographs, such as [(left, right)]")
+    checked = []
+    for number, pair in enumerate(pairs):
+        sides = as_photographs(pair, f"{what}[{number}]")
+        if len(sides) != 2:
+            raise ArgumentError(f"{what}[{number}]: has {len(sides)} photographs; give two, (left, right)")
+        checked.append((sides[0], sides[1]))
+    return checked
+
+
 def name_of_photograph(photograph: Photograph, number: int) -> str:
     """Return what messages call a photograph: its path, or its place in the list from 0."""
     if isinstance(photograph, Detected):

@@ -15,8 +15,8 @@ from vilbert.pipeline.shards.small_features import SmallFeatures
 from vilbert.pipeline.tasks.join import Images
 from vilbert.pipeline.tasks.task import Shown
 from vilbert.pipeline.train.data.example import Example
-from vilbert.pipeline.train.data.feature_rows import FeaturePart, FeatureRows, lay_out_features
-from vilbert.pipeline.train.examples.image_rows import locations
+from vilbert.pipeline.train.data.feature_rows import FeaturePart, FeatureRows
+from vilbert.pipeline.train.examples.region_layout import lay_out_regions, spread
 
 
 class RegionRows(NamedTuple):
@@ -99,20 +99,13 @@ def mean_weights(detected: int, given: int = 0, *, averaged: bool = False) -> ND
 def lay_out(shown: Sequence[Shown | None], *, feature_dim: int, max_regions: int) -> RegionRows:
     """Lay images side by side; None is an image of one region of zeros, for attention needs something to look at."""
     counts = np.array([len(image.boxes) if image else 0 for image in shown], dtype=np.int64)
-    width = max(int(counts.max(initial=0)), 1)
-    features = lay_out_features(
+    layout = lay_out_regions(
+        shown,
         [(image.features,) if image else () for image in shown],
-        counts.tolist(),
+        counts,
         channels=feature_dim,
-        most=max_regions,
+        max_regions=max_regions,
+        width=max(int(counts.max(initial=0)), 1),
     )
-    weights = np.zeros((len(shown), width), dtype=np.float32)
-    boxes = np.zeros((len(shown), width, 4), dtype=np.float32)
-    for row, (image, count) in enumerate(zip(shown, counts.tolist(), strict=True)):
-        if image is not None and count:
-            boxes[row, :count] = image.boxes
-            weights[row, :count] = image.weights
-    sizes = np.array([(image.width, image.height) if image else (1, 1) for image in shown], dtype=np.float64)
-    mask = (np.arange(width) < counts[:, None]).astype(np.int64)
-    mask[counts == 0, 0] = 1
-    return RegionRows(features, weights, locations(boxes, sizes), mask)
+    weights = spread(layout.present, [image.weights[:, None] for image in shown if image], np.float32, 1)[..., 0]
+    return RegionRows(layout.features, weights, layout.locations, layout.mask)

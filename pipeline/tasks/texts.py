@@ -48,6 +48,14 @@ def encode(tokenizer: PreTrainedTokenizerBase, texts: Sequence[tuple[str, ...]],
     return Encoded(ids, (inside & (np.arange(inside.shape[1]) >= first[:, None])).astype(np.int64), lengths)
 
 
+def text_ids(
+    tokenizer: PreTrainedTokenizerBase, texts: Sequence[tuple[str, ...]], *, max_words: int
+) -> list[list[int]]:
+    """Return the ids of each text as `encode` has them, without padding."""
+    encoded = encode(tokenizer, texts, max_words=max_words)
+    return [ids[:length].tolist() for ids, length in zip(encoded.ids, encoded.lengths.tolist(), strict=True)]
+
+
 def _pieces(tokenizer: PreTrainedTokenizerBase, sentences: list[str]) -> list[list[int]]:
     if not sentences:
         return []

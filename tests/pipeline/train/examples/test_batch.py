@@ -19,8 +19,8 @@ from vilbert.pipeline.train.data.example import Example
 from vilbert.pipeline.train.data.order import Order, Places
 from vilbert.pipeline.train.engine.share import Share
 from vilbert.pipeline.train.examples.batch import Batch, make_batches
-from vilbert.pipeline.train.examples.image_rows import locations
 from vilbert.pipeline.train.examples.item_settings import ItemSettings
+from vilbert.pipeline.train.examples.region_layout import locations
 from vilbert.pipeline.train.examples.words import new_tokenizer
 
 WORDS = [f"{a}{b}" for a in "bcdfgh" for b in "aeiou"]
