@@ -155,7 +155,6 @@ def open_task(name: str, files: TaskFiles, split: str, *, like: Task | None) -> 
 
     Raises:
         RefusedError: Files are missing or damaged.
-    they, and then training items may be shown otherwise. Raises RefusedError where files are missing or damaged.
     """
     opened: Task = imported(find_task(name).open)(name, files, split, like)
     return opened

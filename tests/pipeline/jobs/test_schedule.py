@@ -384,7 +384,7 @@ class Unready:
     ("beats", "room", "said"),
     [
         (1, 1, "the first one is still starting"),
-        (0, 1, "is the cluster busy?"),
+        (0, 1, "the cluster may be busy"),
         (0, 0, "no node has enough free CPUs and GPUs"),
     ],
 )
