@@ -27,6 +27,7 @@ def soft_answer_loss(scores: Tensor, label_ids: Tensor, label_scores: Tensor, la
 
     Returns:
         float32 [].
+
     Source: `VL-classifier` of vilbert-multi-task (BCEWithLogits times the number of answers), after Teney et al. 2018.
     """
     scores = scores.float()

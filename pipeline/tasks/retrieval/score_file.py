@@ -46,7 +46,6 @@ def open_scores(
     Raises:
         FingerprintError: The folder's scores have another identity; the message names the differences.
         RefusedError: The files are not valid scores.
-    RefusedError for files that are not such scores.
     """
     wanted = {**identity, "format": FORMAT, "shape": list(shape)}
     path = folder / SCORES
