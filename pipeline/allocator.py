@@ -1,9 +1,9 @@
-"""glibc's malloc, told to keep the memory that large tensors free.
+"""Configure glibc's malloc to keep the memory that freed large tensors occupied.
 
-Left to itself it gives every freed block of over 32 MB back to the system and takes it again page by page, which is a
-third of the time of an R50 Faster R-CNN on a CPU. Threads share one arena, for those of their own give memory back
-whatever they are told. A process then holds what it held at its peak. Elsewhere than on glibc nothing happens. Source:
-mallopt(3).
+By default malloc returns every freed block of more than 32 MB to the system and later faults it in again page by page,
+which takes a third of the time of an R50 Faster R-CNN on a CPU. All threads share one arena, because malloc ignores
+these settings for per-thread arenas. A process then keeps its peak memory. On platforms without glibc nothing happens.
+Source:
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ M_TRIM_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = -1, -4, -8
 NEVER = -1
 
 ENVIRONMENT = {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(NEVER)}
-"""Of a process that is to keep its memory from its beginning."""
+"""Environment variables for child processes that should keep freed memory from their start."""
 
 
 def keep_freed_memory() -> None:
-    """Let this process keep what it frees, in threads that begin from now on, too."""
+    """Make this process keep freed memory, also for threads that start later."""
     if platform.libc_ver()[0] == "glibc":
         libc = ctypes.CDLL(None)
         for parameter, value in ((M_ARENA_MAX, 1), (M_MMAP_MAX, 0), (M_TRIM_THRESHOLD, NEVER)):

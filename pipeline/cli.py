@@ -1,7 +1,7 @@
-"""The command `vilbert`: one table of commands, whose options are the fields of their settings dataclasses.
+"""The command `vilbert`: one table of commands. Their options are the fields of their settings dataclasses.
 
-A command's module is imported when it is called, so `vilbert --help` stays fast and works without what other
-commands need. Exit status: 0 fine, 1 problems found, 2 usage, 130 interrupted.
+A command's module is imported when the command is called, so `vilbert --help` is fast and works without the
+dependencies of other commands. Exit status: 0 success, 1 problems found, 2 usage error, 130 interrupted.
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ from vilbert.plugins import did_you_mean
 
 
 class Command(NamedTuple):
-    """Where a command's settings and function live, and its line in `vilbert --help`."""
+    """The settings class, function and help line of a command."""
 
     module: str
     settings: str
-    """Its class, in that module or as `module:class`."""
+    """Name of the settings class in `module`, or `module:class`."""
     function: str
     summary: str
     of_a_task: bool = False
-    """Whether the first argument is a task's name."""
+    """Whether the first argument is the name of a task."""
     detects: bool = False
-    """Whether it finds regions for a model, by default with the detector that the model was trained on."""
+    """Whether it detects regions for a model; default detector: the one that the model was trained with."""
 
 
 COMMANDS = {
@@ -184,7 +184,7 @@ COMMANDS = {
 
 
 def help_text() -> str:
-    """Return what `vilbert --help` prints."""
+    """Return the text of `vilbert --help`."""
     rows = "\n".join(f"  {name:<18} {command.summary}" for name, command in COMMANDS.items())
     return (
         "usage: vilbert COMMAND [OPTIONS]\n\n"
@@ -198,9 +198,20 @@ def help_text() -> str:
 
 
 def parse(name: str, arguments: Sequence[str]) -> Any:
-    """Return the settings of command `name`; leave with status 2 and a message where they are wrong.
+    """Parse the arguments of a command; exit with status 2 and a message if they are invalid.
 
-    What a recipe, a config file or a model's task.json says is the default of the options, and `--help` shows it.
+    Values from a recipe, a config file or a model's task.json become the defaults of the options, and `--help` shows
+    them.
+
+    Args:
+        name: The command, a key of `COMMANDS`.
+        arguments: The command line after the command's name.
+
+    Returns:
+        An instance of the command's settings class.
+
+    Raises:
+        ValueError: An option was renamed, belongs to another task, or the config file is invalid.
     """
     import tyro
 
@@ -252,7 +263,7 @@ def main(arguments: Sequence[str] | None = None, *, passing: tuple[type[Exceptio
 
 
 def run(arguments: Sequence[str], passing: tuple[type[Exception], ...] = ()) -> int:
-    """Run a command line, which `main` gave streams that are safe to print to."""
+    """Run a command line with the safe streams that `main` has set up; return the exit status."""
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s", stream=sys.stderr)
     if not arguments or arguments[0] in ("-h", "--help"):
         print(help_text())
@@ -262,7 +273,7 @@ def run(arguments: Sequence[str], passing: tuple[type[Exception], ...] = ()) -> 
         return 0
     name, *rest = arguments
     if name == "extract" and any(word.partition("=")[0] == "--add-to" for word in rest):
-        name = "extract --add-to"  # an option of its own settings
+        name = "extract --add-to"  # its settings class has this option
         rest = ["--help"] if {"-h", "--help"} & set(rest) else rest  # `--add-to --help` names no folder
     elif rest and f"{name} {rest[0]}" in COMMANDS:
         name, rest = f"{name} {rest[0]}", rest[1:]
@@ -288,7 +299,7 @@ def run(arguments: Sequence[str], passing: tuple[type[Exception], ...] = ()) -> 
 
 
 def task_usage(name: str, given: str | None) -> int:
-    """Print which tasks a command has, in answer to `--help` or to a name that is no task; return the exit status."""
+    """Print the tasks of a command, for `--help` or an unknown task; return the exit status."""
     tasks = [*TASKS, *(command.removeprefix(f"{name} ") for command in COMMANDS if command.startswith(f"{name} "))]
     usage = (
         f"usage: vilbert {name} TASK [OPTIONS]\n\nTASK is one of: {', '.join(tasks)}.\n"
@@ -305,21 +316,22 @@ def task_usage(name: str, given: str | None) -> int:
 
 
 def quiet() -> int:
-    """Let what is still to be printed go nowhere."""
+    """Discard all further output to stdout; return exit status 0."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
 
 
 def call(name: str, settings: Any, passing: tuple[type[Exception], ...] = ()) -> int:
-    """Run command `name`; a problem that its user can solve becomes a message, never a traceback.
+    """Run a command and return its exit status.
 
-    Errors of the types in `passing` are raised.
+    Errors that the user can fix are printed as a message without a traceback. Errors of the types in `passing` are
+    raised.
     """
     from vilbert.pipeline.socket_folder import shorten_multiprocessing_sockets
 
     with noting_interrupts() as interrupted:
         try:
-            module = importlib.import_module(COMMANDS[name].module)  # takes seconds: Ctrl-C may come here
+            module = importlib.import_module(COMMANDS[name].module)  # takes seconds and can be interrupted by Ctrl-C
             function: Callable[[Any], int] = getattr(module, COMMANDS[name].function)
             shorten_multiprocessing_sockets()
             return function(settings)
@@ -337,7 +349,7 @@ def call(name: str, settings: Any, passing: tuple[type[Exception], ...] = ()) ->
 
 
 def exit_status(error: BaseException) -> int | None:
-    """Return 2 for an error of usage, 1 for a problem that was found, None for a fault of the software."""
+    """Return 2 for a usage error, 1 for a problem with data, hardware or a run, None for a bug in this software."""
     from vilbert.extractors.extractor import ExtractorError
     from vilbert.manifests.record import ManifestError
     from vilbert.pipeline.errors import RefusedError, ShardError, TrainingError

@@ -1,4 +1,4 @@
-"""The command line of this process, for reports: worker processes that it starts inherit it."""
+"""Record the command line of this process for reports; worker processes inherit it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 VARIABLE = "VILBERT_COMMAND"
-"""An environment variable, because it reaches the workers of torchrun and of a Ray that is started here."""
+"""Environment variable with the command line; workers of torchrun and of a local Ray inherit it."""
 
 
 @contextmanager
@@ -25,12 +25,12 @@ def recorded_command(arguments: Sequence[str]) -> Iterator[None]:
 
 
 def command_line() -> str | None:
-    """Return the command line that runs, without credentials; None where Python code called the functions."""
+    """Return the current command line without credentials; None if it was not started from the command line."""
     return os.environ.get(VARIABLE)
 
 
 def _shown(word: str) -> str:
-    """Return a word of the command line without user, password and query, which can hold keys."""
+    """Return an argument without the user, password and query of a URL, which can contain credentials."""
     from vilbert.pipeline.urls import public_url
 
     if "://" not in word:

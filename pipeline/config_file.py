@@ -1,4 +1,4 @@
-"""Config files and shipped recipes: read into values of a command's settings, refused by file, key and reason."""
+"""Read config files and shipped recipes into values of a command's settings; errors name file, key and reason."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ OF_A_TASK = ("finetune", "evaluate", "predict")
 
 
 def recipes_folder(command: str) -> Path:
-    """Return the folder of the settings that come with a command; a task of another package has its own."""
+    """Return the folder of a command's recipes; a task of another package brings its own folder."""
     verb, _, task = command.partition(" ")
     folder = RECIPES / command.replace(" ", "/")
     if verb not in OF_A_TASK or folder.is_dir() or task not in TASKS or (own := find_task(task).recipes) is None:
@@ -26,12 +26,13 @@ def recipes_folder(command: str) -> Path:
 
 
 def shipped_config(command: str, name: str) -> str:
-    """Return the path of the settings that come with the package under `name`, where it is not a file of the user's.
+    """Return the path of a config file, or of the shipped recipe `name` if there is no such file.
 
-    Raises ValueError where it is neither.
+    Raises:
+        ValueError: There is neither a file nor a recipe of this name.
     """
     recipes = {path.stem: path for path in recipes_folder(command).glob("*.yaml")}
-    if name in recipes and not Path(name).is_file():  # a folder of that name, such as the demo's, is no settings
+    if name in recipes and not Path(name).is_file():  # a folder of that name, such as the demo's, is not a file
         return str(recipes[name])
     if Path(name).exists():
         return name
@@ -44,14 +45,15 @@ def shipped_config(command: str, name: str) -> str:
 
 
 def default_config(command: str) -> str | None:
-    """Return the name of the recipe that a task has without being asked for, or None."""
+    """Return the name of the recipe that a task uses by default, or None."""
     return "default" if command.startswith(OF_A_TASK) and (recipes_folder(command) / "default.yaml").is_file() else None
 
 
 def read_config(path: str, settings_class: type) -> dict[str, Any]:
-    """Return the values of a YAML or JSON file by option name, in underscores, each of its option's type.
+    """Read a YAML or JSON file and return option values by field name, converted to the options' types.
 
-    Raises ValueError, naming the file and the key, where a name is no option of the settings or a value is refused.
+    Raises:
+        ValueError: The file is invalid, a key is not an option, or a value is rejected. The message names file and key.
     """
     from vilbert.settings import SettingsError, file_value, options_of
 

@@ -1,4 +1,4 @@
-"""`vilbert convert-checkpoint`: read a published ViLBERT in any known layout, write ours or the reference's."""
+"""`vilbert convert-checkpoint`: convert a published ViLBERT to the layout of this project or of the reference."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class ConvertCheckpointSettings:
     """Print one JSON object instead of text."""
 
     def __post_init__(self) -> None:
-        """Refuse an output that is the source."""
+        """Reject an output that is the source or inside it."""
         if self.output.resolve() == self.source.resolve():
             raise ValueError(f"--output {self.output} is the source: give another folder")
         if self.source.is_dir() and self.source.resolve() in self.output.resolve().parents:
@@ -64,7 +64,11 @@ class ConvertCheckpointSettings:
 
 
 def base_settings(settings: ConvertCheckpointSettings) -> ViLBertConfig:
-    """Return the configuration without the heads of the file; RefusedError if the name is unknown."""
+    """Return the configuration for the backbone, before heads are inferred from the weights.
+
+    Raises:
+        RefusedError: `--model-config` is neither a preset nor a valid config.json.
+    """
     from vilbert.model.config import PRESETS, preset
     from vilbert.model.config_file import make_config, read_settings
 
@@ -77,12 +81,18 @@ def base_settings(settings: ConvertCheckpointSettings) -> ViLBertConfig:
     except (OSError, ValueError) as error:
         names = ", ".join(PRESETS)
         raise RefusedError(
-            f"--model-config {named}: is no configuration ({error}); give a config.json, or one of {names}"
+            f"--model-config {named}: is not a valid configuration ({error}); give a config.json, or one of {names}"
         ) from error
 
 
 def build_model(config: ViLBertConfig, names: set[str], seed: int) -> PreTrainedModel:
-    """Return a model with the heads that parameters of these names are of, its weights drawn from a seed of its own."""
+    """Return a randomly initialised model with the heads to which the given parameter names belong.
+
+    Args:
+        config: The configuration of the model.
+        names: Parameter names of the state dict in this project's layout.
+        seed: Seed for the initialisation; the global generator is not changed.
+    """
     import torch
 
     from vilbert.model.tasks import ViLBertForTasks
@@ -97,7 +107,12 @@ def build_model(config: ViLBertConfig, names: set[str], seed: int) -> PreTrained
 
 
 def read_model(settings: ConvertCheckpointSettings, state: dict[str, Tensor]) -> tuple[PreTrainedModel, Any]:
-    """Return the model a state dict fits, loaded, and the report of it."""
+    """Build the model that matches a state dict, load it, and return the model and the load report.
+
+    Raises:
+        RefusedError: The heads or the size do not match the configuration.
+        CheckpointError: The checkpoint is damaged or parameters do not match.
+    """
     from vilbert.model.checkpoint import load_checkpoint
     from vilbert.model.config_file import SETTINGS, ConfigError, make_config, require_memory
     from vilbert.model.layouts import detect_layout, inferred_settings, is_known, to_ours
@@ -130,7 +145,7 @@ def read_model(settings: ConvertCheckpointSettings, state: dict[str, Tensor]) ->
 
 
 def write_model(model: PreTrainedModel, output: Path, to: str) -> None:
-    """Write a model in our form, or as the reference has it: pytorch_model.bin and a config.json under its keys."""
+    """Write a model atomically, in the layout of `save_pretrained` (`ours`) or in that of the reference."""
     from vilbert.model.checkpoint import save_reference
     from vilbert.model.config import ViLBertConfig
 
@@ -146,11 +161,18 @@ def write_model(model: PreTrainedModel, output: Path, to: str) -> None:
             save_reference(model, written / "pytorch_model.bin")
             (written / "config.json").write_text(json.dumps(values, indent=2, sort_keys=True) + "\n", encoding="utf-8")
         give_usual_mode(written)
-        written.replace(output)  # whole or not at all; an empty folder there gives way
+        written.replace(output)  # atomic; an existing empty folder is replaced
 
 
 def convert_checkpoint(settings: ConvertCheckpointSettings) -> int:
-    """Convert a checkpoint and print the report; 1 where it is damaged or does not fit, with nothing written."""
+    """Convert a checkpoint, print the report and return the exit status.
+
+    The status is 1, and nothing is written, if the checkpoint is damaged or its parameters do not match.
+
+    Raises:
+        RefusedError: The source does not exist or does not match the configuration.
+        OutputError: The output exists and is not empty.
+    """
     from vilbert.model.checkpoint import CheckpointError, read_state_dict
 
     if not settings.source.exists():

@@ -1,4 +1,4 @@
-"""`vilbert convert-detector`: make one file of a published Visual Genome detector, for `--weights`."""
+"""`vilbert convert-detector`: convert a published Visual Genome detector to one file for `--weights`."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class ConvertDetectorSettings:
     preset: Literal["airsplay", "hf", "milvlg", "milvlg-r152", "caffe", "vmb", "vinvl"] | None = None
     """Conventions of the port to reproduce; default: that of the layout."""
     config_file: Path | None = None
-    """config.yaml of frcnn-vg-finetuned; default: the one beside the checkpoint, if there is one."""
+    """config.yaml of frcnn-vg-finetuned; default: the one next to the checkpoint, if it exists."""
     classes: Path | None = None
     """File with the names of the object classes; default: the 1600 of Bottom-Up Attention."""
     attributes: Path | None = None
@@ -46,7 +46,7 @@ class ConvertDetectorSettings:
     """Print one JSON object instead of text."""
 
     def __post_init__(self) -> None:
-        """Refuse an output that is the source or has another suffix, and a configuration for another layout."""
+        """Reject an output that is the source or has another suffix, and a configuration for another layout."""
         if self.output.suffix != ".safetensors":
             raise ValueError(f"--output {self.output}: name a file that ends in .safetensors")
         if self.output.resolve() == self.source.resolve():
@@ -56,7 +56,14 @@ class ConvertDetectorSettings:
 
 
 def convert_detector(settings: ConvertDetectorSettings) -> int:
-    """Convert a checkpoint and print the report; 1 where it is damaged or does not fit, with nothing written."""
+    """Convert a checkpoint, print the report and return the exit status.
+
+    The status is 1, and nothing is written, if the checkpoint is damaged or does not match the layout.
+
+    Raises:
+        RefusedError: The source does not exist.
+        OutputError: The output exists or cannot be written.
+    """
     if not settings.source.is_file():
         raise RefusedError(f"{settings.source}: no such file")
     if settings.output.exists() and (not settings.output.is_file() or not settings.overwrite):
@@ -85,7 +92,7 @@ def convert_detector(settings: ConvertDetectorSettings) -> int:
 
 
 def _write(converted: Converted, output: Path) -> str:
-    """Write the file, whole or not at all, and return its sha256."""
+    """Write the file atomically and return its SHA-256."""
     from safetensors.torch import save
 
     from vilbert.extractors.detectors.visual_genome.detector_file import metadata

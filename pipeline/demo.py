@@ -1,7 +1,7 @@
-"""`vilbert demo`: from nothing to a model that answers questions, as commands that anyone can run again.
+"""`vilbert demo`: generate data, extract features, pre-train and fine-tune a model, all with ordinary commands.
 
-Each stage is a command. demo.json records which are finished, so the same command resumes an interrupted demo: finished
-stages are skipped, and the interrupted one resumes as its command does.
+Each stage is a command. demo.json records the finished stages, so the same command resumes an interrupted demo:
+finished stages are skipped, and the interrupted stage resumes if its command supports it.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from vilbert.settings import validated
 from vilbert.untrusted.documents import read_json
 
 MEASURED_SCENES = 4000
-"""Scenes of the demo whose stages were measured (`Stage.seconds`)."""
+"""Number of scenes of the demo in which `Stage.seconds` was measured."""
 MASKED_IMAGE = ("masked_image_accuracy", "masked_image_majority")
 MASKED_WORD = ("masked_lm_accuracy",)
 INTERRUPTED = 130
-"""Exit status of a command that Ctrl-C ended."""
+"""Exit status of an interrupted command."""
 
 
 @validated
@@ -40,7 +40,7 @@ class DemoSettings:
     output: Path = Path("demo")
     """Output folder of all stages."""
     scenes: Annotated[int, Ge(10)] = MEASURED_SCENES
-    """Number of scenes to draw; with fewer the model learns less."""
+    """Number of scenes to draw; the model learns less from fewer scenes."""
     overwrite: bool = False
     """Delete an existing demo and start again."""
 
@@ -53,22 +53,22 @@ class Stage(NamedTuple):
     command: list[str]
     """The command line, without the leading `vilbert`."""
     seconds: float
-    """What it took on two quiet cores, to estimate the remaining time."""
+    """Duration on two idle cores, used to estimate the remaining time."""
 
 
 def demo(settings: DemoSettings) -> int:
-    """Run the stages that are not finished and say what they made; return the first exit status that is not 0."""
+    """Run the unfinished stages and print a summary; return the first non-zero exit status."""
     from vilbert.pipeline import __version__
     from vilbert.pipeline.shards.location.lock import LOCK_FILE, exclusive_writer
 
     output = settings.output
     again = settings.overwrite and is_demo(output)
     if not again:
-        open_demo(output, __version__, settings.scenes)  # nothing is written to a folder that is refused
+        open_demo(output, __version__, settings.scenes)  # raises before anything is written
     output.mkdir(parents=True, exist_ok=True)
     with exclusive_writer(output):
         remove(path for path in output.iterdir() if again and path.name != LOCK_FILE)
-        remove(output.glob(".shapes.unfinished-*"))  # of a demo that was killed while it drew
+        remove(output.glob(".shapes.unfinished-*"))  # left by a demo that was killed in the draw stage
         state = open_demo(output, __version__, settings.scenes)
         state.write(output)
         if status := run_stages(output, state):
@@ -87,7 +87,7 @@ def remove(paths: Iterable[Path]) -> None:
 
 
 def run_stages(output: Path, state: DemoState) -> int:
-    """Run the stages that are not finished; return the first exit status that is not 0."""
+    """Run the unfinished stages; return the first non-zero exit status."""
     planned = stages(output, state.scenes)
     shares = {stage.name: stage.seconds for stage in planned}
     before = sum(state.seconds.values())
@@ -98,7 +98,7 @@ def run_stages(output: Path, state: DemoState) -> int:
     for number, stage in enumerate(planned, start=1):
         place = f"[{number}/{len(planned)}] {stage.name}"
         if stage.name in state.seconds:
-            print(f"{place}: finished before, skipped", flush=True)
+            print(f"{place}: already finished, skipped", flush=True)
             continue
         left = remaining_seconds(shares, state.seconds, list(shares), state.scenes / MEASURED_SCENES)
         print(f"\n{place}: elapsed {clock(before + watch.seconds)}, about {clock(left)} remaining")
@@ -113,7 +113,7 @@ def run_stages(output: Path, state: DemoState) -> int:
 
 
 def run(stage: Stage) -> int:
-    """Run a stage and return its exit status; where Ray does not start, run it again with the local backend."""
+    """Run a stage and return its exit status; if Ray does not start, run it again with the local backend."""
     from vilbert.pipeline.cli import main
     from vilbert.pipeline.ray_session import RayStartError
 
@@ -123,13 +123,13 @@ def run(stage: Stage) -> int:
     except RayStartError as error:
         local = [*stage.command, "--backend", "local"]
         print(f"vilbert demo: {error}", file=sys.stderr)
-        print("The demo continues with the local backend: the shards will be the same, one worker writes them.")
+        print("The demo continues with the local backend: one worker writes the same shards.")
         print(f"\n$ vilbert {shlex.join(local)}", flush=True)
         return main(local)
 
 
 def summary(output: Path, scenes: int) -> str:
-    """Return what the demo says last: what was made, what the models have learnt, where to look and what to do next."""
+    """Return the final summary: what was created, what the models have learned, and what to do next."""
 
     def figures(name: str, *inside: str, names: tuple[str, ...]) -> list[float]:
         found = read_part(output / name, *inside, kind=dict)
@@ -140,32 +140,41 @@ def summary(output: Path, scenes: int) -> str:
     evaluation = ("pretrained/evaluation.json", "figures")
     measured = read_part(output / evaluation[0], evaluation[1], kind=dict)
     (alignment,) = figures(*evaluation, names=("alignment_accuracy",))
-    learnt = [f"tells whether a caption belongs to a picture in {alignment:.0%} (guessing: 50%)"]
-    if MASKED_IMAGE[0] in measured:  # with few scenes to evaluate on, nothing may have been hidden
+    learnt = [f"decides whether a caption matches an image with {alignment:.0%} accuracy (chance: 50%)"]
+    if MASKED_IMAGE[0] in measured:  # with few evaluation scenes, no region may be masked
         accuracy, majority = figures(*evaluation, names=MASKED_IMAGE)
-        learnt.append(f"names the class of a hidden region in {accuracy:.0%} (always the commonest: {majority:.0%})")
+        learnt.append(f"predicts the class of a masked region in {accuracy:.0%} (most frequent class: {majority:.0%})")
     if MASKED_WORD[0] in measured:
         (accuracy,) = figures(*evaluation, names=MASKED_WORD)
-        learnt.append(f"fills in a hidden word in {accuracy:.0%}")
+        learnt.append(f"predicts a masked word in {accuracy:.0%}")
     right, blind = (figures(f"{name}.figures.json", names=("accuracy",))[0] for name in ("vqa-val", "vqa-val-blind"))
     return (
         f"\nDone. {scenes} scenes were drawn, a Faster R-CNN described up to 20 regions of each, and the shards in\n"
-        f"{output}/features were proved complete and undamaged. A small ViLBERT was pre-trained on the regions and\n"
-        "captions of four scenes in five. On scenes that it has never seen, it\n"
+        f"{output}/features were verified as complete and undamaged. A small ViLBERT was pre-trained on the regions\n"
+        "and captions of 80% of the scenes. On the held-out scenes, it\n"
         + ",\n".join(f"  {fact}" for fact in learnt)
         + ".\n"
-        "Then it was fine-tuned on questions (VQA). Of those about scenes that it has never seen, it\n"
-        f"  answers {right:.0%} rightly, and {blind:.0%} when shown another scene: the difference is what it sees.\n"
-        f"\nOpen {output}/report.html in a browser: scenes with the detector's boxes, questions and answers, where\n"
-        f"the model looks, curves. The models are {output}/pretrained/final and {output}/vqa/final.\n"
-        "Ask it yourself:\n"
+        "Then it was fine-tuned on questions (VQA). On questions about held-out scenes, it\n"
+        f"  answers {right:.0%} correctly, and {blind:.0%} with the image of another scene (blind baseline).\n"
+        f"\nOpen {output}/report.html in a browser: scenes with the detector's boxes, questions and answers,\n"
+        f"attention maps and curves. The models are {output}/pretrained/final and {output}/vqa/final.\n"
+        "Ask the model a question:\n"
         f"  vilbert {shlex.join(question(output))}\n"
-        "Run the commands above on your own images: the README says how, and docs/tasks.md has the other tasks."
+        "To run the commands above on your own images, see the README; docs/tasks.md describes the other tasks."
     )
 
 
 def read_part(path: Path, *inside: str | int, kind: type) -> Any:
-    """Return a part of a JSON file that a stage wrote; RefusedError where the file is damaged or has no such part."""
+    """Return a value from a JSON file that a stage wrote.
+
+    Args:
+        path: The file.
+        inside: Keys and indices that lead to the value.
+        kind: Expected type of the value.
+
+    Raises:
+        RefusedError: The file is damaged, or the value is missing or has another type.
+    """
     try:
         found = read_json(path)
         for name in inside:
@@ -175,7 +184,7 @@ def read_part(path: Path, *inside: str | int, kind: type) -> Any:
     except (LookupError, TypeError) as error:
         raise _damaged(path, f"it has no {'/'.join(map(str, inside))}") from error
     if not isinstance(found, kind):
-        raise _damaged(path, f"it is not the number that the demo wrote, but a {type(found).__name__}")
+        raise _damaged(path, f"expected {kind.__name__} at {'/'.join(map(str, inside))}, found {type(found).__name__}")
     return found
 
 
@@ -184,7 +193,7 @@ def _damaged(path: Path, problem: str) -> RefusedError:
 
 
 def question(output: Path) -> list[str]:
-    """Return a command line, without the leading `vilbert`, that asks about a scene that the model has not seen."""
+    """Return a command line, without the leading `vilbert`, that asks a question about a held-out scene."""
     shapes = output / "shapes"
     path = shapes / "vqa" / "v2_OpenEnded_mscoco_val2014_questions.json"
     asked = read_part(path, "questions", 0, kind=dict)
@@ -198,7 +207,7 @@ def question(output: Path) -> list[str]:
 
 
 DETECTOR = ("--detector", "shapes", "--boxes", "2-20", "--confidence", "0.5", "--nms", "0.3")
-"""What finds the regions; later commands know it from the data set and from the model."""
+"""Options of the detector; later commands read them from the data set and the model."""
 
 
 def stages(output: Path, scenes: int) -> list[Stage]:
@@ -210,7 +219,7 @@ def stages(output: Path, scenes: int) -> list[Stage]:
     questions = (str(features), "--annotations", str(shapes / "vqa"))
     evaluate = ("evaluate", "vqa", *questions, "--checkpoint", vqa)
     return [
-        # What is there already is whole, but not recorded as finished: the demo was killed between the two.
+        # A folder of scenes is complete but not recorded as finished if the demo was killed in between.
         Stage("draw", ["shapes", str(shapes), "--scenes", str(scenes), "--seed", "0", "--overwrite"], 23),
         Stage(
             "manifest",

@@ -1,4 +1,4 @@
-"""What a demo folder holds: its settings, and which stages are finished."""
+"""State of a demo folder: its settings and the finished stages."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from vilbert.untrusted.documents import DocumentError, read_json
 
 STATE_FILE = "demo.json"
 FIRST_MARKER = ".vilbert-demo"
-"""What demos had in place of demo.json before they could be resumed."""
-REMEDY = "choose another --output, or give --overwrite to delete that demo and begin again"
+"""Marker file of earlier versions, whose demos cannot be resumed."""
+REMEDY = "choose another --output, or give --overwrite to delete that demo and start again"
 
 
 @document
@@ -23,21 +23,23 @@ class DemoState:
     """Content of OUTPUT/demo.json."""
 
     version: str
-    """Version of vilbert-pipeline that began the demo."""
+    """Version of vilbert-pipeline that started the demo."""
     scenes: Count
-    """How many scenes it draws."""
+    """Number of scenes."""
     seconds: dict[str, NonNegativeFloat] = field(default_factory=dict)
-    """Seconds that each finished stage took, by its name."""
+    """Duration of each finished stage in seconds, by stage name."""
 
     def write(self, output: Path) -> None:
-        """Write demo.json in one step."""
+        """Write demo.json atomically."""
         write_atomic(output / STATE_FILE, encode_json(asdict(self), indent=2) + b"\n")
 
 
 def open_demo(output: Path, version: str, scenes: int) -> DemoState:
-    """Return the state of the demo in a folder, a new one if the folder has none.
+    """Return the state of the demo in a folder, or a new state if the folder is empty.
 
-    Raises RefusedError where the folder holds something else, a demo with other settings, or a damaged demo.json.
+    Raises:
+        RefusedError: The folder holds a demo with other settings, or a damaged demo.json.
+        OutputError: The folder holds other files.
     """
     path = output / STATE_FILE
     if not path.is_file():
@@ -54,7 +56,7 @@ def open_demo(output: Path, version: str, scenes: int) -> DemoState:
 
 
 def is_demo(output: Path) -> bool:
-    """Say whether a folder holds a demo, of any version."""
+    """Return whether a folder holds a demo of any version."""
     return (output / STATE_FILE).is_file() or (output / FIRST_MARKER).is_file()
 
 
@@ -71,4 +73,4 @@ def _parse(path: Path) -> DemoState:
     try:
         return from_json(DemoState, read_json(path))
     except (DocumentError, OSError) as error:
-        raise RefusedError(f"{path}: is not the state of a demo ({error}): {REMEDY}") from error
+        raise RefusedError(f"{path}: is not a valid demo state ({error}): {REMEDY}") from error

@@ -1,4 +1,4 @@
-"""`vilbert doctor`: check what works on this machine, and how to fix what does not."""
+"""`vilbert doctor`: check the installation and the machine, and suggest fixes."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ OPTIONAL = (
     *("pycocoevalcap", "pycocotools", "s3fs", "tensorboard"),
 )
 PYTHONS = ((3, 11), (3, 14))
-"""From, and below."""
+"""Supported Python versions: the first included, the second excluded."""
 GIB = 2**30
 
 
@@ -43,7 +43,7 @@ class DoctorSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class Check:
-    """What one examination found."""
+    """The result of one check."""
 
     name: str
     ok: bool
@@ -53,7 +53,7 @@ class Check:
 
 
 def version_of(package: str) -> str | None:
-    """Return an installed distribution's version, without importing it; None where it is not installed."""
+    """Return the version of an installed distribution without importing it; None if it is not installed."""
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
@@ -61,7 +61,7 @@ def version_of(package: str) -> str | None:
 
 
 def memory_limit() -> int:
-    """Return the bytes of memory this process may use: the machine's, or the container's limit where that is less."""
+    """Return the memory that this process may use, in bytes: that of the machine or the container's lower limit."""
     total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     for limit in (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes")):
         if limit.is_file() and (text := limit.read_text().strip()).isdigit():
@@ -70,7 +70,7 @@ def memory_limit() -> int:
 
 
 def machine() -> dict[str, str]:
-    """Return the machine's resources as a user would write them down."""
+    """Describe the resources of this machine: label to text."""
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     rows = {
         "system": platform.platform(),
@@ -85,7 +85,7 @@ def machine() -> dict[str, str]:
 
 
 def check_python() -> Check:
-    """Check that this Python is one that the project supports."""
+    """Check that this Python version is supported."""
     lowest, above = PYTHONS
     ok = lowest <= sys.version_info[:2] < above
     remedy = "" if ok else f"use Python {lowest[0]}.{lowest[1]} to {above[0]}.{above[1] - 1}"
@@ -93,16 +93,17 @@ def check_python() -> Check:
 
 
 def requirements() -> list[Requirement]:
-    """Return the packages, with their versions, that this one requires of an environment without extras.
+    """Return the packages that this one requires without extras, with their version specifiers.
 
-    Raises PackageNotFoundError where this package runs from its source without being installed.
+    Raises:
+        PackageNotFoundError: This package runs from its source without being installed.
     """
     found = [Requirement(text) for text in importlib.metadata.requires(DISTRIBUTION) or ()]
     return [needed for needed in found if needed.marker is None or needed.marker.evaluate({"extra": ""})]
 
 
 def check_packages() -> Check:
-    """Check that every required package is installed, in a version that will do."""
+    """Check that every required package is installed in a supported version."""
     try:
         required = requirements()
     except importlib.metadata.PackageNotFoundError:
@@ -121,13 +122,13 @@ def check_packages() -> Check:
         name="packages",
         ok=not wrong,
         essential=True,
-        what=", ".join(wrong.values()) if wrong else f"all {len(required)} required packages have the right versions",
+        what=", ".join(wrong.values()) if wrong else f"all {len(required)} required packages have supported versions",
         remedy="pip install " + " ".join(f"'{needed}'" for needed in wrong) if wrong else "",
     )
 
 
 def check_import(name: str, *, essential: bool, remedy: str) -> Check:
-    """Check that a package can be imported; a broken shared library shows here and nowhere else."""
+    """Check that a package can be imported, which also detects broken shared libraries."""
     if importlib.util.find_spec(name) is None:
         return Check(name=name, ok=False, essential=essential, what="not installed", remedy=remedy)
     try:
@@ -140,7 +141,7 @@ def check_import(name: str, *, essential: bool, remedy: str) -> Check:
 
 
 def cuda_devices() -> list[str]:
-    """Return the CUDA devices that torch sees, with their memory."""
+    """Return a description of each CUDA device that torch sees, with its memory."""
     import torch
 
     names = []
@@ -151,9 +152,9 @@ def cuda_devices() -> list[str]:
 
 
 def check_nms(device: str, *, essential: bool) -> Check:
-    """Check on a device that torchvision's compiled operators load and give the right answer."""
+    """Check on a device that torchvision's compiled operators load and return correct results."""
     name = f"torchvision.ops on {device}"
-    remedy = "torch and torchvision do not fit each other: reinstall both from one source (pytorch.org)"
+    remedy = "torch and torchvision are incompatible: reinstall both from one source (pytorch.org)"
     try:
         import torch
         from torchvision.ops import nms
@@ -164,12 +165,12 @@ def check_nms(device: str, *, essential: bool) -> Check:
         what = f"nms fails: {type(error).__name__}: {error}"
         return Check(name=name, ok=False, essential=essential, what=what, remedy=remedy)
     ok = kept == [1, 2]
-    what = "nms works" if ok else f"nms keeps boxes {kept}, [1, 2] are right"
+    what = "nms works" if ok else f"nms keeps boxes {kept}, expected [1, 2]"
     return Check(name=name, ok=ok, essential=essential, what=what, remedy="" if ok else remedy)
 
 
 def check_gpu() -> list[Check]:
-    """Check what CUDA offers; a machine without a GPU is in order."""
+    """Check the CUDA devices; a machine without a GPU passes."""
     import torch
 
     devices = cuda_devices()
@@ -200,7 +201,7 @@ def examine() -> list[Check]:
 
 
 def check_entry_points() -> list[Check]:
-    """Check that the detectors, formats, scores, tasks and trackers of other packages can be imported."""
+    """Check that plugins of other packages (detectors, formats, scores, tasks, trackers) can be imported."""
     from vilbert.pipeline.rebuild.formats.registry import FORMATS
     from vilbert.pipeline.rebuild.scores.score import SCORES
     from vilbert.pipeline.tasks.registry import TASKS
@@ -222,7 +223,7 @@ def check_entry_points() -> list[Check]:
 
 
 def packages() -> list[str]:
-    """Return the names of the required packages, then of optional ones."""
+    """Return the names of the required packages, followed by the optional ones."""
     try:
         return [*(needed.name for needed in requirements()), *OPTIONAL]
     except importlib.metadata.PackageNotFoundError:
@@ -230,7 +231,7 @@ def packages() -> list[str]:
 
 
 def report(versions: dict[str, str | None], rows: dict[str, str], checks: list[Check]) -> str:
-    """Return the text that a person reads."""
+    """Format the results as text."""
     width = max(map(len, [*versions, *rows, *(check.name for check in checks)]))
     lines = ["versions"]
     lines += [f"  {name:<{width}}  {version or 'not installed'}" for name, version in versions.items()]
@@ -248,7 +249,7 @@ def report(versions: dict[str, str | None], rows: dict[str, str], checks: list[C
 
 
 def doctor(settings: DoctorSettings) -> int:
-    """Print what this machine can do; return 1 where something essential is broken."""
+    """Run all checks and print the results; return 1 if an essential check fails."""
     versions = {"python": platform.python_version(), **{name: version_of(name) for name in packages()}}
     rows, checks = machine(), examine()
     ok = all(check.ok for check in checks if check.essential)

@@ -11,7 +11,7 @@
         DeviceLostError        a GPU that failed
     TrainingError          a run that cannot continue
 
-The packages below have their own: `ManifestError`, `ExtractorError`, `ImageError`, `CheckpointError`.
+Lower packages define their own: `ManifestError`, `ExtractorError`, `ImageError`, `CheckpointError`.
 """
 
 from __future__ import annotations
@@ -117,7 +117,7 @@ class CorruptShardError(ShardError):
         super().__init__(f"{place}: {problem}; {self.remedy}")
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Support pickling: by default only positional arguments of an exception are pickled."""
+        """Support pickling; by default only positional arguments of an exception are pickled."""
         again = partial(
             CorruptShardError, self.problem, path=self.path, offset=self.offset, key=self.key, remedy=self.remedy
         )
@@ -131,23 +131,23 @@ def _remedy(path: Path) -> str:
 
 
 class TrainingError(Exception):
-    """A run that cannot continue; the message has the step."""
+    """A training run that cannot continue; the message contains the step."""
 
 
 class NonFiniteError(TrainingError):
-    """A loss or a gradient that is NaN or infinite."""
+    """A loss or gradient is NaN or infinite."""
 
 
 class LoaderError(TrainingError):
-    """A data loading process that died or made no progress."""
+    """A data loading process died or made no progress."""
 
 
 class OutOfMemoryError(TrainingError):
-    """A step that needs more memory than the device or the machine has."""
+    """A step needs more memory than the device or machine has."""
 
 
 class LostPeerError(TrainingError):
-    """Another process of the group that failed or died."""
+    """Another process of the group failed or died."""
 
 
 class StoppedError(Exception):
@@ -155,4 +155,4 @@ class StoppedError(Exception):
 
 
 class DeviceLostError(ShardError):
-    """The GPU failed. This process cannot use it any more; a new process may."""
+    """The GPU failed and cannot be used by this process again; a new process may succeed."""

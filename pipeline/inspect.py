@@ -1,4 +1,4 @@
-"""`vilbert inspect`: look at a data set, or at one of its samples, and draw its regions on the photograph."""
+"""`vilbert inspect`: describe a data set or one of its samples, and draw the regions on the image."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ from vilbert.settings import PositiveInt, validated
 PICTURES = (".png", ".jpg", ".jpeg")
 FIRST_SAMPLES = 3
 LISTED, DRAWN = 36, 10
-"""Objects that are listed and drawn where --max-boxes does not say: more boxes hide the photograph and each other."""
+"""Default numbers of listed and drawn objects; more boxes would hide the image and each other."""
 
 
 @validated
 class InspectSettings:
     """Show a data set (DIR) or one sample: DIR:N by index, starting at 0; DIR#KEY by key or image id.
 
-    For published features in another format, print the format and the fields that it has and lacks.
+    For published features in another format, print the format, its available fields and its missing fields.
 
     Example: vilbert inspect features:0 --image sample.png
     """
@@ -52,7 +52,7 @@ class InspectSettings:
     image: Path | None = None
     """Write the sample's image with boxes and labels to this .png or .jpg file."""
     column: str | None = None
-    """Show and draw the regions that this column has of the sample, in place of the data set's."""
+    """Show and draw the sample's regions from this column instead of those of the data set."""
     max_boxes: PositiveInt | None = None
     """Number of objects to list and draw, highest scores first; default: 36 listed, 10 drawn."""
     json: bool = False
@@ -64,16 +64,16 @@ class InspectSettings:
 
 
 class Target(NamedTuple):
-    """What to look at."""
+    """A data set, and optionally one of its samples."""
 
     directory: Path | str
     """A path, or a URL."""
     selector: int | str | None
-    """The number of a sample, its key or image id, or None for the whole data set."""
+    """Index of a sample, its key or image id; None for the whole data set."""
 
 
 def parse_target(text: str) -> Target:
-    """Return the folder and the selector of DIR, DIR:N or DIR#KEY; a folder's own name may hold : and #."""
+    """Split DIR, DIR:N or DIR#KEY into folder and selector; the folder's name may contain `:` and `#`."""
     if is_remote(text):
         match_remote = re.fullmatch(r"([^#]+://[^#]*/[^#]*?)(?::(\d+)|#(.+))?", text, re.DOTALL)
         url, number, key = match_remote.groups() if match_remote else (text, None, None)
@@ -90,7 +90,7 @@ def parse_target(text: str) -> Target:
 
 
 def inspect(settings: InspectSettings) -> int:
-    """Print a data set or one sample, and draw the sample where asked; return 2 where none is named to draw."""
+    """Print a data set or one sample and draw it if requested; return 2 if --image is given without a sample."""
     directory, selector = parse_target(settings.target)
     if isinstance(directory, Path) and selector is None and not (directory / DATASET_FILE).is_file():
         status = inspect_published(settings, directory)
@@ -129,28 +129,28 @@ def inspect(settings: InspectSettings) -> int:
 
 
 def regions_of_column(folder: Folder, name: str, shard: int, sample: Sample) -> tuple[DatasetInfo, Sample]:
-    """Return the dataset.json of a column of regions, and a sample with its regions.
+    """Return the dataset.json of a region column, and the sample with the regions of that column.
 
     Raises:
-        RefusedError: There is no such column, or it has no regions of the sample.
+        RefusedError: The column does not exist, or has no regions for the sample.
     """
     columns = region_columns(folder)
     column = columns.get(name)
     if column is None or column.regions is None:
         there = ", ".join(columns) or "none"
         raise RefusedError(
-            f"--column {name}: {folder.name} has no finished column of regions with this name; there are: {there}"
+            f"--column {name}: {folder.name} has no finished region column with this name; available: {there}"
         )
     found = with_regions(folder, column, shard, sample)
     if found is None:
-        raise RefusedError(f"--column {name}: {folder.name}: the column has no regions of {sample.key}")
+        raise RefusedError(f"--column {name}: {folder.name}: the column has no regions for {sample.key}")
     return column.regions, found
 
 
 def inspect_published(settings: InspectSettings, path: Path) -> int | None:
-    """Print what a file or folder of published features is; return None where the path does not exist.
+    """Describe a file or folder of published features; return None if the path does not exist.
 
-    The status is 1 where it cannot be imported as it is.
+    The exit status is 1 if the features cannot be imported without changes.
 
     Raises:
         ShardError: No format is recognised.
@@ -172,7 +172,7 @@ def inspect_published(settings: InspectSettings, path: Path) -> int | None:
 
 
 def drawn_lines(info: DatasetInfo, sample: Sample, picture: Path, count: int) -> Iterator[str]:
-    """Yield what was drawn, and which boxes these are: a label belongs to the box that the detector refined for it."""
+    """Yield lines about the drawn boxes, and a note if they are proposals: labels belong to the refined boxes."""
     boxes = counted(len(sample.regions), "box", "boxes")
     yield f"drawn: {picture}, the {min(count, len(sample.regions))} best of {boxes}"
     if sample.regions.object_boxes is None and saved_box(info) == "proposal":
@@ -184,7 +184,7 @@ def drawn_lines(info: DatasetInfo, sample: Sample, picture: Path, count: int) ->
 
 
 def saved_box(info: DatasetInfo) -> str | None:
-    """Return which boxes a data set stores, the value of --saved-box; None where it does not say."""
+    """Return which boxes a data set stores (the value of --saved-box); None if it is not recorded."""
     extractor = info.fingerprint_fields.get("extractor")
     selection = extractor.get("selection") if isinstance(extractor, Mapping) else None
     found = selection.get("saved_box") if isinstance(selection, Mapping) else None
@@ -199,9 +199,10 @@ def _print(settings: InspectSettings, document: dict[str, Any], lines: Iterable[
 
 
 def draw_sample(info: DatasetInfo, sample: Sample, picture: Path, max_boxes: int) -> None:
-    """Draw a sample's best boxes on its photograph into the file `picture`.
+    """Draw a sample's highest-scoring boxes on its image and save the result to `picture`.
 
-    Raises ShardError where the photograph cannot be read or is not the sample's, or the picture cannot be written.
+    Raises:
+        ShardError: The image cannot be read or is not that of the sample, or the picture cannot be written.
     """
     from vilbert.pipeline.extract.photograph import read_photograph
     from vilbert.pipeline.shards.viewing.draw import draw_regions

@@ -1,4 +1,4 @@
-"""A line that is shown again and again: in place on a terminal, now and then in a log."""
+"""A progress line: updated in place on a terminal, printed periodically to a log."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ SECONDS_BETWEEN_LOG_LINES = 30.0
 
 
 class ProgressLine:
-    """Shows lines and knows how long it has been doing so."""
+    """Shows a progress line and measures the elapsed time."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
@@ -20,11 +20,11 @@ class ProgressLine:
 
     @property
     def seconds(self) -> float:
-        """The time since the start."""
+        """Elapsed seconds."""
         return time.monotonic() - self._started
 
     def show(self, line: Callable[[], str]) -> None:
-        """Show the line that `line` makes; a log gets one only every so often."""
+        """Show the line that `line` returns; on a stream that is not a terminal, at most once per interval."""
         now = time.monotonic()
         if self.in_place:
             self._stream.write("\r" + line() + "\033[K")
@@ -34,7 +34,7 @@ class ProgressLine:
             self._last = now
 
     def close(self, line: str) -> None:
-        """Show the line for the last time and leave it standing."""
+        """Show the final line and move to the next one."""
         lead, end = ("\r", "\033[K\n") if self.in_place else ("", "\n")
         self._stream.write(lead + line + end)
         self._stream.flush()

@@ -1,4 +1,4 @@
-"""Ray for the length of a `with` block: join a cluster, or start a private Ray on this machine."""
+"""Use Ray inside a `with` block: join a cluster, or start a private Ray on this machine."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from vilbert.pipeline.socket_folder import ray_folder
 logger = logging.getLogger(__name__)
 
 START_SECONDS = (60, 120)
-"""Time limits for the start of a private Ray, one an attempt. A healthy start takes a few seconds."""
+"""Time limits of the first and second attempt to start a private Ray; a normal start takes a few seconds."""
 
 
 class RayStartError(RefusedError):
-    """Ray did not start, or the cluster cannot be joined; the message names the way without Ray."""
+    """Ray did not start, or the cluster cannot be joined; the message names the alternative without Ray."""
 
 
 @contextmanager
@@ -36,12 +36,12 @@ def ray_session(address: str | None, *, instead: str, dashboard: bool = False) -
 
     Args:
         address: `auto` or HOST:PORT of a cluster; None starts Ray on this machine.
-        instead: How to do without Ray, for the error message.
+        instead: What to do without Ray, for the error message.
         dashboard: Start Ray's dashboard with a private Ray.
 
     Raises:
         RayStartError: Ray does not start, after a second attempt with longer time limits, or cannot be joined.
-        RefusedError: Ray's workers would import another package `vilbert` than this one.
+        RefusedError: Ray's workers would import a different package `vilbert`.
     """
     require_own_package(instead)
     if dashboard and find_spec("aiohttp_cors") is None:
@@ -78,21 +78,21 @@ def require_own_package(instead: str) -> None:
 
 
 def _private_settings(*, dashboard: bool) -> dict[str, str]:
-    """Return the environment of a private Ray; Ray reads it when it is imported and when it starts."""
+    """Return the environment variables of a private Ray, which reads them at import and at start."""
     settings = {
-        # Its processes may not be reached from other machines.
+        # Do not make its processes reachable from other machines.
         "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
-        # Its job agent runs any command that it is sent: only for processes that know this session's token.
+        # Its job agent runs arbitrary commands: accept only clients that have the token of this session.
         "RAY_AUTH_MODE": "token",
-        # Idle worker processes and unused metrics take a twentieth of a core from the detector.
+        # Idle worker processes and unused metrics would take about 5% of a core from the detector.
         "RAY_prestart_worker_first_driver": "0",
         "RAY_enable_metrics_collection": str(int(dashboard)),
-        # Ray's default, 15, leaves workers a thirtieth of a core that another process uses, too.
+        # With Ray's default, 15, workers get about 3% of a core that another process uses too.
         "RAY_worker_niceness": os.environ.get("RAY_worker_niceness", "0"),  # noqa: SIM112  Ray's spelling
-        # Read at import, so the same for both attempts.
+        # Read at import, so both attempts use the same value.
         "RAY_DASHBOARD_STARTUP_TIMEOUT_S": os.environ.get("RAY_DASHBOARD_STARTUP_TIMEOUT_S", str(START_SECONDS[-1])),
     }
-    if not dashboard:  # which people open with the token in ~/.ray/auth_token
+    if not dashboard:  # users open the dashboard with the token in ~/.ray/auth_token
         settings["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
     return settings
 
@@ -124,7 +124,7 @@ def _join(address: str, instead: str) -> Any:
 
 
 def _default_folder() -> str:
-    """Return where Ray makes the folders of its sessions by itself."""
+    """Return the folder in which Ray creates its sessions by default."""
     return str(Path(os.environ.get("RAY_TMPDIR", os.environ.get("TMPDIR", "/tmp")), "ray"))  # noqa: S108
 
 
@@ -171,7 +171,7 @@ def _may_be_slow(error: BaseException) -> bool:
 
 
 def _read_environment_again() -> None:
-    """Make Ray's C++ code read the environment again: it keeps what it read first in this process."""
+    """Make Ray's C++ code read the environment again; it caches the first values of this process."""
     with suppress(ImportError, AttributeError):  # Ray has no public function for it
         raylet = importlib.import_module("ray._raylet")
         raylet.Config.initialize("")
@@ -180,7 +180,7 @@ def _read_environment_again() -> None:
 
 @contextmanager
 def _ending_half_started() -> Iterator[None]:
-    """End the processes of a Ray that fails to start within the block: ray.shutdown does not know them yet."""
+    """Kill the processes of a Ray that fails to start inside the block; `ray.shutdown` does not know them yet."""
     import ray
 
     before = _ray_processes()
@@ -198,7 +198,7 @@ def _ending_half_started() -> Iterator[None]:
 
 
 def _ray_processes() -> set[Any]:
-    """Return the child processes of this one that are programs of Ray."""
+    """Return the child processes of this process that are Ray programs."""
     import ray
 
     programs = str(Path(ray.__file__).parent)
@@ -211,21 +211,21 @@ def _ray_processes() -> set[Any]:
 
 
 def _descendants(process: Any) -> list[Any]:
-    """Return the children of a process and theirs."""
+    """Return all descendants of a process."""
     with suppress(_psutil().Error):
         return list(process.children(recursive=True))
     return []
 
 
 def _psutil() -> Any:
-    """Return psutil, which Ray brings along and puts on the path when it is imported."""
+    """Return psutil, which is bundled with Ray and importable once Ray is imported."""
     importlib.import_module("ray")
     return importlib.import_module("psutil")
 
 
 @contextmanager
 def _environment(settings: Mapping[str, str]) -> Iterator[None]:
-    """Set environment variables for the length of the block."""
+    """Set environment variables inside the block."""
     before = {name: os.environ.get(name) for name in settings}
     os.environ.update(settings)
     try:

@@ -1,6 +1,6 @@
-"""Options that were renamed or replaced: the old spelling is refused with the new one in the message.
+"""Renamed and replaced options: the old spelling is rejected with a message that names the new one.
 
-The switches for TensorBoard, which are in many job scripts, are still accepted on the command line, with a warning.
+The TensorBoard switches, which many job scripts use, are still accepted on the command line, with a warning.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 logger = logging.getLogger(__name__)
 
 DEPRECATED = {"--tensorboard": ("--tracker", "tensorboard"), "--no-tensorboard": ("--tracker", "none")}
-"""Switches that are accepted for now, and what they stand for."""
+"""Deprecated switches that are still accepted, and their replacements."""
 
 RENAMED = {
     "tensorboard": "--tracker tensorboard",
@@ -20,11 +20,11 @@ RENAMED = {
     "most-missing": "--max-missing-fraction",
     "least-answers": "--min-answer-count",
 }
-"""Old spelling, without dashes in front, to what is written now."""
+"""Old option name without leading dashes, and its replacement."""
 
 
 def refuse_renamed(options: Iterable[str]) -> None:
-    """Raise ValueError where an option of a command line, or a key of a config file, has an old spelling."""
+    """Raise ValueError if an option of a command line or a key of a config file was renamed."""
     for option in options:
         name = option.partition("=")[0].removeprefix("--").replace("_", "-")
         if name in RENAMED:
@@ -32,7 +32,7 @@ def refuse_renamed(options: Iterable[str]) -> None:
 
 
 def replace_deprecated(arguments: Sequence[str]) -> list[str]:
-    """Return a command line with deprecated switches replaced, and warn about each."""
+    """Replace deprecated switches of a command line, with a warning for each."""
     replaced: list[str] = []
     for argument in arguments:
         if argument in DEPRECATED:

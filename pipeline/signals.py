@@ -1,4 +1,4 @@
-"""Signal handlers for the length of a `with` block, and processes that end when they must."""
+"""Signal handlers that apply inside a `with` block, and controlled ends of processes."""
 
 from __future__ import annotations
 
@@ -18,9 +18,13 @@ Handler = Callable[[int, FrameType | None], object] | int | None
 
 @contextmanager
 def handling(handler: Handler, *numbers: signal.Signals) -> Iterator[None]:
-    """Let `handler` take these signals; afterwards they go where they went before. A thread gets none: there, nothing.
+    """Install a handler for some signals inside the block and restore the previous handlers afterwards.
 
-    handler: a function of the signal's number and the frame, or what `signal.getsignal` returns.
+    Does nothing outside the main thread, which is the only one that receives signals.
+
+    Args:
+        handler: A function of the signal number and the frame, or a value that `signal.getsignal` returns.
+        numbers: The signals.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -37,24 +41,24 @@ _interrupted = threading.Event()
 
 
 def interrupt(signum: int, frame: FrameType | None) -> None:
-    """Raise KeyboardInterrupt, a handler of signals, and let `noting_interrupts` know."""
+    """Handle a signal: raise KeyboardInterrupt and set the event of `noting_interrupts`."""
     _interrupted.set()
     raise KeyboardInterrupt
 
 
 @contextmanager
 def terminate_like_interrupt() -> Iterator[None]:
-    """Let SIGTERM, which schedulers send before they kill, end the block as Ctrl-C does: by KeyboardInterrupt."""
+    """Raise KeyboardInterrupt on SIGTERM inside the block; schedulers send SIGTERM before they kill a process."""
     with handling(interrupt, signal.SIGTERM):
         yield
 
 
 @contextmanager
 def noting_interrupts() -> Iterator[threading.Event]:
-    """Yield an event that is set when KeyboardInterrupt is raised for Ctrl-C, or by `interrupt`.
+    """Yield an event that is set when KeyboardInterrupt is raised for Ctrl-C or by `interrupt`.
 
-    Libraries of native code can replace that exception by one of their own, so its type does not always tell. Handlers
-    that the caller has set for Ctrl-C are left alone.
+    Native libraries can replace that exception with their own, so the exception type alone is not reliable. A Ctrl-C
+    handler that the caller has installed is not replaced.
     """
     _interrupted.clear()
     with ExitStack() as stack:
@@ -65,9 +69,9 @@ def noting_interrupts() -> Iterator[threading.Event]:
 
 @contextmanager
 def keeping_handlers() -> Iterator[None]:
-    """Let SIGTERM go where it went before, once the block is over that gives it a handler of its own, which exits.
+    """Restore the SIGTERM handler after a block that installs its own handler, which exits.
 
-    Where it comes before that, it is KeyboardInterrupt.
+    If SIGTERM arrives inside the block, KeyboardInterrupt is raised.
     """
     try:
         with handling(signal.getsignal(signal.SIGTERM), signal.SIGTERM):
@@ -78,7 +82,7 @@ def keeping_handlers() -> Iterator[None]:
 
 @contextmanager
 def undisturbed() -> Iterator[None]:
-    """Ignore Ctrl-C and SIGTERM for a block that takes seconds and ends what they are to end."""
+    """Ignore Ctrl-C and SIGTERM inside a short block that ends workers or processes."""
     with handling(signal.SIG_IGN, signal.SIGINT, signal.SIGTERM):
         yield
 
@@ -87,10 +91,12 @@ PR_SET_PDEATHSIG = 1
 
 
 def end_with_parent(parent: int) -> None:
-    """Have the system kill this process as soon as its parent has ended, however that ends.
+    """Have the kernel kill this process when its parent ends for any reason. Linux only; source: prctl(2).
 
-    parent: the process that started it, in case that has ended already. Source: prctl(2). Elsewhere than on Linux
-    nothing happens. It is the thread that forked whose end counts.
+    The relevant event is the end of the thread that forked this process.
+
+    Args:
+        parent: Process id of the parent. If it has ended already, this process exits at once.
     """
     if sys.platform == "linux":
         import ctypes
@@ -101,9 +107,9 @@ def end_with_parent(parent: int) -> None:
 
 
 def leave_now(status: int) -> NoReturn:
-    """End the process with this status although threads of it hang in native code, where nothing reaches them.
+    """Exit with this status even if threads hang in native code.
 
-    An ordinary exit would wait for them for ever. What they held, the system takes back.
+    A normal exit would wait for those threads for ever. The system releases their resources.
     """
     logging.shutdown()
     for stream in (sys.stdout, sys.stderr):
@@ -113,11 +119,13 @@ def leave_now(status: int) -> NoReturn:
 
 
 def abandon(ended: threading.Event) -> None:
-    """End the process with status 130, as interrupted, if a daemon thread still runs when the process exits.
+    """Exit with status 130 (interrupted) if a daemon thread still runs when the process exits.
 
-    An ordinary exit ends such a thread as it returns from native code, and C++ and Rust then abort the process.
+    A normal exit ends such a thread as it returns from native code, and C++ and Rust then abort the process.
 
-    ended: set by the thread as it ends. `Thread.is_alive` is False after a `join` that Ctrl-C ended (Python 3.11).
+    Args:
+        ended: Event that the thread sets as it ends. `Thread.is_alive` is not reliable: it is False after a `join` that
+            Ctrl-C interrupted (Python 3.11).
     """
 
     def leave() -> None:

@@ -1,8 +1,8 @@
 """Short folders for Unix sockets: the kernel limits a socket's path to 107 bytes (103 on macOS).
 
-multiprocessing and Ray make their sockets under TMPDIR. Slurm and other schedulers set it to a job's folder, whose path
-is often too long: then `connect` fails in another process, and a process that waits for it blocks for ever. Only
-sockets go to the short folder; all other temporary files stay where TMPDIR says.
+multiprocessing and Ray create their sockets under TMPDIR. Slurm and other schedulers set it to the folder of a job,
+whose path is often too long: `connect` then fails in another process, and a process that waits for it blocks for ever.
+Only sockets are created in the short folder; all other temporary files stay in TMPDIR.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ SHORT_FOLDERS = ("/tmp", "/var/tmp", "/dev/shm")  # noqa: S108  folders of our o
 
 
 def shorten_multiprocessing_sockets() -> None:
-    """Let this process and its children make multiprocessing's sockets in a short folder, where TMPDIR is too long.
+    """Make this process and its children create multiprocessing sockets in a short folder if TMPDIR is too long.
 
     The folder is deleted when the process exits.
 

@@ -1,6 +1,6 @@
 """`vilbert finetune TASK`, `vilbert finetune multitask`, `vilbert evaluate TASK` and `vilbert predict TASK`.
 
-Nothing heavy is imported before they run.
+Heavy modules are imported only when a command runs.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from vilbert.pipeline.train.pretraining.command import start
 
 
 def finetune(settings: FinetuneSettings) -> int:
-    """Fine-tune, here or on Ray's workers; return the exit status."""
+    """Fine-tune in this process or on Ray workers; return the exit status."""
     from vilbert.pipeline.finetune.run import finetune as train
 
     return start(train, settings)
 
 
 def multitask(settings: MultitaskSettings) -> int:
-    """Fine-tune on several tasks at once, here or on Ray's workers; return the exit status."""
+    """Fine-tune on several tasks at once, in this process or on Ray workers; return the exit status."""
     from vilbert.pipeline.finetune.multitask.run import multitask as train
 
     return start(train, settings)
@@ -37,7 +37,7 @@ def evaluate(settings: EvaluateSettings) -> int:
 
 
 def predict(settings: PredictSettings) -> int:
-    """Ask a model about photographs; return the exit status."""
+    """Run a fine-tuned model on photographs; return the exit status."""
     from vilbert.pipeline.predict.command import predict as ask
 
     with terminate_like_interrupt(), explain_out_of_memory("Give --device cpu, or smaller photographs"):

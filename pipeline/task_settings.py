@@ -1,6 +1,6 @@
-"""Which class of settings a command has for a task: the options that the facts of its TaskSpec call for.
+"""Choose the settings class of a command for a task, from the properties of its TaskSpec.
 
-The settings of a command are imported when it is called, since those of the others take their time.
+The settings modules are imported on demand, because importing all of them is slow.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from vilbert.settings import options_of
 
 
 def finetune_settings(spec: TaskSpec) -> type[Any]:
-    """Return the settings of `vilbert finetune` for a task."""
+    """Return the settings class of `vilbert finetune` for a task."""
     from vilbert.pipeline.finetune.settings import (
         AnswerListFinetuneSettings,
         AnyFinetuneSettings,
@@ -36,7 +36,7 @@ def finetune_settings(spec: TaskSpec) -> type[Any]:
 
 
 def evaluate_settings(spec: TaskSpec) -> type[Any]:
-    """Return the settings of `vilbert evaluate` for a task."""
+    """Return the settings class of `vilbert evaluate` for a task."""
     from vilbert.pipeline.evaluate.settings import (
         DescribeEvaluateSettings,
         GivenRegionsEvaluateSettings,
@@ -55,7 +55,7 @@ def evaluate_settings(spec: TaskSpec) -> type[Any]:
 
 
 def predict_settings(spec: TaskSpec) -> type[Any]:
-    """Return the settings of `vilbert predict` for a task."""
+    """Return the settings class of `vilbert predict` for a task."""
     from vilbert.pipeline.predict.settings import (
         AnswerSettings,
         ChooseReasonSettings,
@@ -87,12 +87,12 @@ _OF_COMMANDS = {"finetune": finetune_settings, "evaluate": evaluate_settings, "p
 
 
 def task_settings(command: str, task: str) -> type[Any]:
-    """Return the settings of `vilbert COMMAND TASK`; command: finetune, evaluate or predict."""
+    """Return the settings class of `vilbert COMMAND TASK`; `command` is finetune, evaluate or predict."""
     return _OF_COMMANDS[command](find_task(task))
 
 
 def require_own_options(command: str, task: str, arguments: Sequence[str]) -> None:
-    """Raise ValueError where the command line has an option that only other tasks have."""
+    """Raise ValueError if the command line has an option that only other tasks have."""
     if command == "predict":
         require_prediction(task)
     settings_class = task_settings(command, task)
@@ -104,4 +104,4 @@ def require_own_options(command: str, task: str, arguments: Sequence[str]) -> No
         others = [other for other in TASKS.built_in if name in options_of(task_settings(command, other))]
         if others:
             remedy = settings_class.remedies.get(name, "leave it out")
-            raise ValueError(f"{option}: is not an option of {task} but of {', '.join(others)}; {remedy}")
+            raise ValueError(f"{option}: is not an option of {task}, only of {', '.join(others)}; {remedy}")

@@ -1,10 +1,9 @@
-r"""What the command prints, safe for any terminal.
+r"""Make the output of commands safe for any terminal.
 
-Captions, image ids, file names and error messages come from outside and may hold control characters, with which a
-terminal can be made to show other text, change its title or type for its user. And a terminal or a pipe may have an
-encoding that lacks some characters. `safe_streams` and `accept_any_encoding` make both harmless for everything that is
-written to stdout and stderr: control characters and characters that the encoding lacks are written as JSON's escapes
-(`\u001b`), so that JSON stays valid JSON.
+Captions, image ids, file names and error messages are untrusted and may contain control characters, which can make a
+terminal display other text, change its title or insert input. A terminal or pipe may also use an encoding that cannot
+represent some characters. `safe_streams` and `accept_any_encoding` handle both for all output to stdout and stderr:
+control characters and unencodable characters are written as JSON escapes (`\u001b`), so JSON output stays valid.
 """
 
 from __future__ import annotations
@@ -23,11 +22,11 @@ _DIRECTION = "\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069"
 _UNSAFE = re.compile(f"[{_CONTROL}{_DIRECTION}\ud800-\udfff]")
 _UNSAFE_IN_LINE = re.compile(f"[{_LINE_BREAKS}{_CONTROL}{_DIRECTION}\ud800-\udfff]")
 _COLOR = re.compile(r"(\x1b\[[0-9;]*m)")
-# What a progress line is drawn with: back to the line's start, the line, and the rest of it erased.
+# Parts of a progress line: carriage return, the line, and the sequence that erases the rest of the line.
 _PROGRESS = re.compile(r"(\r)(.*?)((?:\x1b\[K)?\n?)", re.DOTALL)
 _ANY = re.compile(".", re.DOTALL)
 _ENCODING_ERRORS = "vilbert.stand-in"
-# What this package and tyro print beside letters, in ASCII.
+# ASCII replacements for the non-ASCII symbols that this package and tyro print.
 _PLAIN = {
     **dict.fromkeys("─━═\u2013\u2014", "-"), **dict.fromkeys("│┃║", "|"), **dict.fromkeys("╭╮╰╯┌┐└┘├┤┬┴┼", "+"),
     "█": "#", "…": "...", "\u00d7": "x", "→": "->", "≥": ">=", "≤": "<=", "·": "*", "✓": "ok",
@@ -35,12 +34,12 @@ _PLAIN = {
 
 
 def one_line(text: str) -> str:
-    """Return text from outside for a place within a line: line breaks, tabs and control characters escaped."""
+    """Return untrusted text for use within a line: line breaks, tabs and control characters are escaped."""
     return _UNSAFE_IN_LINE.sub(_escape, text)
 
 
 def safe_text(text: str) -> str:
-    """Return text with its control characters escaped, all but line feeds and tabs."""
+    """Return text with control characters escaped, except line feeds and tabs."""
     return _UNSAFE.sub(_escape, text)
 
 
@@ -50,17 +49,17 @@ def _escape(match: re.Match[str]) -> str:
 
 
 def counted(number: int, noun: str, plural: str | None = None) -> str:
-    """Return `1 shard`, `2,000 shards`; plural: of a noun to which it is not enough to add an s."""
+    """Return `1 shard` or `2,000 shards`; `plural` is required for nouns with an irregular plural."""
     return f"{number:,} {noun if number == 1 else plural or f'{noun}s'}"
 
 
 def print_lines(lines: Iterable[str]) -> None:
-    """Print lines, each of them `one_line`: a caption with a line feed cannot pass for a line of the command's own."""
+    """Print lines after escaping each with `one_line`, so that line breaks in data cannot imitate output."""
     print("\n".join(map(one_line, lines)))
 
 
 def text_argument(text: str) -> str:
-    """Return a text of the command line, with bytes that are not UTF-8 taken as Latin-1."""
+    """Return a command-line argument; bytes that are not valid UTF-8 are decoded as Latin-1."""
     try:
         text.encode()
     except UnicodeEncodeError:  # Python keeps such bytes as lone surrogates
@@ -69,9 +68,11 @@ def text_argument(text: str) -> str:
 
 
 class SafeStream:
-    """A text stream that writes `safe_text`; all else is the stream's own.
+    """A text stream that writes `safe_text`; other attributes are those of the wrapped stream.
 
-    colored: let colors and weights through, of a help text or a usage error.
+    Args:
+        stream: The wrapped stream.
+        colored: Keep ANSI color sequences, for help texts and usage errors.
     """
 
     def __init__(self, stream: TextIO, *, colored: bool) -> None:
@@ -79,11 +80,11 @@ class SafeStream:
         self.colored = colored
 
     def __getattr__(self, name: str) -> Any:
-        """Return the stream's own attribute."""
+        """Return the attribute of the wrapped stream."""
         return getattr(self.stream, name)
 
     def write(self, text: str) -> int:
-        """Write text; of control characters only those of a progress line, around it, reach the stream as they are."""
+        """Write text; the control characters around a progress line are the only ones that are not escaped."""
         whole = _PROGRESS.fullmatch(text)
         before, line, after = whole.groups() if whole else ("", text, "")
         parts = _COLOR.split(line) if self.colored else [line]  # texts and colors in turn
@@ -92,14 +93,14 @@ class SafeStream:
         return len(text)
 
     def writelines(self, lines: Any) -> None:
-        """Write texts one after the other."""
+        """Write lines in order."""
         for line in lines:
             self.write(line)
 
 
 @contextmanager
 def safe_streams(*, colored: bool = False) -> Iterator[None]:
-    """Let stdout and stderr be safe streams in the block."""
+    """Replace stdout and stderr with safe streams inside the block."""
     streams = sys.stdout, sys.stderr
     sys.stdout, sys.stderr = (_safe(stream, colored) for stream in streams)
     try:
@@ -114,7 +115,7 @@ def _safe(stream: TextIO, colored: bool) -> TextIO:
 
 
 def accept_any_encoding() -> None:
-    """Let stdout and stderr write a stand-in for each character that their encoding lacks, in place of an error."""
+    """Make stdout and stderr escape characters that their encoding lacks, instead of raising an error."""
     codecs.register_error(_ENCODING_ERRORS, _stand_in)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):

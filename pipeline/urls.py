@@ -1,4 +1,4 @@
-"""Names of places: which are URLs, how they may be shown, and which file system is behind one."""
+"""URLs of data sets: recognise them, remove credentials, and open their file systems."""
 
 from __future__ import annotations
 
@@ -10,25 +10,29 @@ from vilbert.pipeline.errors import RefusedError
 
 
 def is_remote(name: str) -> bool:
-    """Say whether `name` is a URL of another place than this machine's disk; RefusedError for a `pipe:` URL."""
+    """Return whether `name` is a URL of a remote location; raise RefusedError for a `pipe:` URL."""
     if name.startswith("pipe:"):
         raise RefusedError(f"{name}: commands are not run: give a folder, or a URL such as s3://… or https://…")
     return re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", name) is not None and not name.startswith("file://")
 
 
 def public_url(url: str) -> str:
-    """Return the URL as it may be shown: without user, password and query, which can hold keys."""
+    """Return the URL without user, password and query, which can contain credentials."""
     parts = urlsplit(url)
     return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
 
 
 def join(url: str, *names: str) -> str:
-    """Return the URL of a file under the folder at `url`."""
+    """Return the URL of a file below the folder `url`."""
     return "/".join([url.rstrip("/"), *names])
 
 
 def open_file_system(url: str, **options: Any) -> tuple[Any, str]:
-    """Return fsspec's file system for a URL and the path in it; RefusedError if fsspec has none."""
+    """Return fsspec's file system for a URL and the path in it.
+
+    Raises:
+        RefusedError: fsspec has no file system for the URL.
+    """
     import fsspec
 
     try:

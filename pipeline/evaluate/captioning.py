@@ -1,4 +1,4 @@
-"""`vilbert evaluate captioning`: a caption of each image, and how near it is to those that people wrote."""
+"""`vilbert evaluate captioning`: generate a caption for each image and compare it with the reference captions."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ IMAGE_INPUTS = ("image_feat", "image_loc", "image_attention_mask")
 
 
 def answer(settings: DescribeEvaluateSettings, trained: Trained, task: Task) -> Answered:
-    """Write a caption of each image with features; return BLEU, ROUGE-L, CIDEr and the COCO file of results."""
+    """Generate a caption for each image with features; return BLEU, ROUGE-L, CIDEr and the COCO results file."""
     require_pycocoevalcap()  # before captions are generated, which can take hours
     captioned = cast(CaptioningTask, task).captioned[: settings.images]
-    # One item an image: what its caption is does not matter here, for only its regions are read.
+    # One item per image: its caption is not used, because only the regions are read.
     once = CaptioningTask(
         task.name, [CaptionedImage(image_id=it.image_id, captions=it.captions[:1]) for it in captioned]
     )
@@ -56,5 +56,5 @@ def answer(settings: DescribeEvaluateSettings, trained: Trained, task: Task) -> 
 
 
 def spell(tokenizer: PreTrainedTokenizerBase, ids: tuple[int, ...]) -> str:
-    """Return word pieces as a sentence."""
+    """Decode token ids to a sentence."""
     return str(tokenizer.decode(list(ids), clean_up_tokenization_spaces=True))

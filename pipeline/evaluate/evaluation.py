@@ -1,4 +1,4 @@
-"""`vilbert evaluate TASK`: a fine-tuned model answers a split; figures, and the file of results that servers take."""
+"""`vilbert evaluate TASK`: evaluate a fine-tuned model on a split and write metrics and the submission file."""
 
 from __future__ import annotations
 
@@ -50,22 +50,22 @@ from vilbert.untrusted.documents import read_json
 logger = logging.getLogger(__name__)
 
 AS_PUBLISHED: dict[str, Any] = {"max_words": 30, "max_regions": 100, "seed": 0}
-"""How zero-shot retrieval shows pairs to a model that is no run of ours. Source: vlbert_tasks.yml of vilbert_beta."""
+"""Input settings of zero-shot retrieval with a model of another origin. Source: vlbert_tasks.yml of vilbert_beta."""
 
 
 class Answered(NamedTuple):
-    """What an evaluation gives."""
+    """The result of an evaluation."""
 
     figures: dict[str, float]
     """Metrics by name."""
     results: bytes
-    """The file of results."""
+    """Content of the results file."""
     left_out: int
-    """Items, or images where these are answered as wholes, that it has no answer to."""
+    """Number of items, or of images if these are evaluated as a whole, without a prediction."""
 
 
 class Trained(NamedTuple):
-    """A model that has been trained for a task, on its device."""
+    """A model that was trained on a task, on its device."""
 
     model: Any
     tokenizer: PreTrainedTokenizerBase
@@ -75,12 +75,12 @@ class Trained(NamedTuple):
 
     @property
     def task_token(self) -> int | None:
-        """The task's row of the task embedding, where the model has one."""
+        """Row of the task embedding, if the model has one."""
         return task_token(self.card.task) if self.model.config.task_specific_tokens else None
 
 
 def evaluate(settings: EvaluateSettings) -> int:
-    """Answer, score, write; return 0."""
+    """Evaluate, write the results, print the metrics and return 0."""
     require_folder_of("--output", settings.output)
     trained = load_trained(settings)
     warn_of_training_data(settings)
@@ -123,7 +123,7 @@ def evaluate(settings: EvaluateSettings) -> int:
 
 
 def warn_of_training_data(settings: EvaluateSettings) -> None:
-    """Say where the split is one that the model was trained on."""
+    """Warn if the model was trained on the split."""
     run = read_run(trained_folder(settings.checkpoint).run)
     trained_on = (run or {}).get("settings", {}).get("split")
     asked = settings.split.removesuffix("_all")
@@ -133,14 +133,14 @@ def warn_of_training_data(settings: EvaluateSettings) -> None:
 
 
 def warn_of_other_boxes(settings: EvaluateSettings, card: TaskCard) -> None:
-    """Warn where regions at given boxes that evaluation takes are shown in training alone, or in evaluation alone."""
+    """Warn if regions at given boxes were used in training but are not in evaluation, or the other way round."""
     if isinstance(settings, GivenRegionsEvaluateSettings) and card.given_boxes != bool(settings.given_data):
         how, remedy = ("with", "give --given-data") if card.given_boxes else ("without", "leave --given-data out")
         logger.warning("the model was trained %s regions at given boxes: %s, or it sees other images", how, remedy)
 
 
 def load_trained(settings: EvaluateSettings) -> Trained:
-    """Load a fine-tuned model; RefusedError where it is none, or was trained for another task."""
+    """Load a fine-tuned model; raise RefusedError if it is none or was trained on another task."""
     folder = trained_folder(settings.checkpoint)
     device = own_device(settings.device)
     kind: type[ViLBertForPreTraining | ViLBertForTasks]
@@ -155,9 +155,10 @@ def load_trained(settings: EvaluateSettings) -> Trained:
 
 
 def shown_in_pretraining(folder: TrainedFolder, task: str) -> TaskCard:
-    """Return how a pre-trained model was shown pairs, or as published where no run of ours made it.
+    """Return the input settings of a pre-trained model, or the published ones if it has another origin.
 
-    Raises RefusedError for a fine-tuned model.
+    Raises:
+        RefusedError: The model was fine-tuned.
     """
     fine_tuned = (folder.card / TASK_FILE).is_file() or _made_as(folder.model) == "ViLBertForTasks"
     if fine_tuned:
@@ -176,7 +177,7 @@ def shown_in_pretraining(folder: TrainedFolder, task: str) -> TaskCard:
 
 
 def _made_as(model: Path) -> str | None:
-    """Return the class that a folder's config.json says it is of; None where it says nothing."""
+    """Return the class name in a folder's config.json; None if it has none."""
     try:
         return str(read_json(model / "config.json")["architectures"][0])
     except (OSError, ValueError, LookupError, TypeError):
@@ -184,7 +185,7 @@ def _made_as(model: Path) -> str | None:
 
 
 def answer_each(settings: ItemEvaluateSettings, trained: Trained, task: Task) -> Answered:
-    """Return what the model answers to each item."""
+    """Predict each item."""
     objective = TaskObjective(
         task=task,
         held_out=task,

@@ -1,6 +1,6 @@
-"""`vilbert evaluate retrieval`: every caption against every image, ranked in both directions.
+"""`vilbert evaluate retrieval`: score every caption against every image and rank in both directions.
 
-With --zero-shot a pre-trained model ranks by its alignment head, untrained for the task.
+With --zero-shot a pre-trained model ranks by its alignment head, without training on the task.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ LISTED = 20
 
 
 def answer(settings: RankEvaluateSettings, trained: Trained, task: Task) -> Answered:
-    """Score every caption with every image that has features; return recall both ways and the best images of each."""
+    """Score every caption against every image with features; return recall in both directions and the best images."""
     images = open_images(settings, trained, settings.data)
     wanted = cast(RetrievalTask, task).captioned[: settings.images]
     joined = with_features(wanted, images, settings)
@@ -51,7 +51,7 @@ def answer(settings: RankEvaluateSettings, trained: Trained, task: Task) -> Answ
                 f"{message}, more than --max-missing-fraction {settings.max_missing_fraction:g} allows; see "
                 "`vilbert verify`"
             )
-        logger.warning("%s; recall is among the %d others, with their captions", message, len(captioned))
+        logger.warning("%s; recall is computed over the other %d and their captions", message, len(captioned))
     texts = [(caption,) for image in captioned for caption in image.captions]
     words = text_ids(trained.tokenizer, texts, max_words=trained.card.max_words)
     line = ProgressLine(sys.stderr)
@@ -77,7 +77,7 @@ def answer(settings: RankEvaluateSettings, trained: Trained, task: Task) -> Answ
 def with_features(
     captioned: Sequence[CaptionedImage], images: Images, settings: RankEvaluateSettings
 ) -> list[CaptionedImage]:
-    """Return the images that have features; RefusedError where too many have none."""
+    """Return the images with features; raise RefusedError if too many have none."""
     what = f"{settings.task}, {settings.split}"
     joined = join(
         captioned, lambda image: (image.image_id,), images, what=what, most_missing=settings.max_missing_fraction
@@ -88,7 +88,7 @@ def with_features(
 def image_pool(
     images: Images, captioned: Sequence[CaptionedImage], max_regions: int, *, blind: bool
 ) -> tuple[list[CaptionedImage], ImagePool]:
-    """Return the images that can be read, and them to score against, which are read again when they are needed."""
+    """Return the readable images, and a pool that reads them again on demand."""
     wanted = [images.other(it.image_id, 0) if blind else it.image_id for it in captioned]
     regions = images.region_counts(wanted)
     readable = [(it, name, count) for it, name, count in zip(captioned, wanted, regions, strict=True) if count]
@@ -116,7 +116,7 @@ def image_pool(
 
 
 def ranking(scores: NDArray[np.float32], image_of: NDArray[np.int64], captioned: Sequence[CaptionedImage]) -> bytes:
-    """Return JSON: of each caption its image and the best images, best first."""
+    """Return JSON: for each caption its image and the best images, best first."""
     captions = [text for image in captioned for text in image.captions]
     rows = [
         {

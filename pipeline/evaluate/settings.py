@@ -1,4 +1,4 @@
-"""The settings of `vilbert evaluate`, as far as tasks share them."""
+"""Settings of `vilbert evaluate`."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class EvaluateSettings:
     max_missing_fraction: Share = 0.01
     """Maximum fraction of items whose images have no features; these are skipped and counted."""
     blind: bool = False
-    """Use the regions of another image."""
+    """Use the regions of another image, to measure what the text alone predicts."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """auto: a GPU if available."""
     on_corrupt: Literal["stop", "skip"] = "stop"
@@ -59,7 +59,7 @@ class EvaluateSettings:
 
 @validated
 class BatchedEvaluateSettings(EvaluateSettings):
-    """Of tasks whose items are answered batch by batch."""
+    """Settings of tasks whose items are predicted in batches."""
 
     batch_size: PositiveInt = 64
     """Batch size."""
@@ -69,7 +69,7 @@ class BatchedEvaluateSettings(EvaluateSettings):
 
 @validated
 class ItemEvaluateSettings(BatchedEvaluateSettings):
-    """Of tasks that have an answer for each item."""
+    """Settings of tasks with a prediction per item."""
 
     precision: Literal["fp32", "bf16"] = "fp32"
     """bf16: forward pass under autocast."""
@@ -77,7 +77,7 @@ class ItemEvaluateSettings(BatchedEvaluateSettings):
 
 @validated
 class GivenRegionsEvaluateSettings(ItemEvaluateSettings):
-    """Of tasks that show regions at given boxes beside the detector's."""
+    """Settings of tasks that use regions at given boxes in addition to the detected ones."""
 
     given_data: tuple[str, ...] = ()
     """Data sets of the same images with regions at given boxes, used in addition to the detected regions."""
@@ -85,7 +85,7 @@ class GivenRegionsEvaluateSettings(ItemEvaluateSettings):
 
 @validated
 class ReasonEvaluateSettings(GivenRegionsEvaluateSettings):
-    """Of tasks that choose a reason for an answer."""
+    """Settings of tasks that choose a reason for an answer."""
 
     answers_from: Path | None = None
     """Results of `evaluate vcr-qa` on the same split, to compute Q -> AR and, where labels are secret, to write the CSV
@@ -94,7 +94,7 @@ class ReasonEvaluateSettings(GivenRegionsEvaluateSettings):
 
 @validated
 class RankEvaluateSettings(EvaluateSettings):
-    """Of tasks that score every caption with every image."""
+    """Settings of tasks that score every caption against every image."""
 
     precision: Literal["fp32", "bf16"] = "fp32"
     """bf16: forward pass under autocast."""
@@ -113,7 +113,7 @@ class RankEvaluateSettings(EvaluateSettings):
 
 @validated
 class DescribeEvaluateSettings(BatchedEvaluateSettings):
-    """Of tasks that write captions."""
+    """Settings of tasks that generate captions."""
 
     images: PositiveInt | None = None
     """Number of images to use, the first of the split, with their captions; default: all."""

@@ -1,1 +1,1 @@
-"""`vilbert finetune TASK`: from a pre-trained model to a model of one task."""
+"""`vilbert finetune TASK`: fine-tune a pre-trained model on one task."""

@@ -1,4 +1,4 @@
-"""From a pre-trained model, region features and annotation files to a fine-tuned model.
+"""Fine-tune a pre-trained model on region features and annotation files.
 
 The run, its loop, order, checkpoints and launchers are those of pre-training (`vilbert.pipeline.train.run.run`).
 """
@@ -61,25 +61,25 @@ from vilbert.pipeline.train.run.settings import identity
 from vilbert.pipeline.train.run.shared_tokenizer import shared_tokenizer
 
 _OF_OTHER_TASKS = {"names": None, "answers": None, "min_answer_count": 9, "answer_prior": False}
-"""Settings of some tasks as run.json has them for the others."""
+"""Values in run.json of settings that only some tasks have, for the other tasks."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TaskData:
-    """A task's items joined to region features."""
+    """A task's items, joined with region features."""
 
     train: ItemSource
     held_out: ItemSource | None
-    """None where nothing is held out."""
+    """None if no split is evaluated."""
 
 
 def finetune(settings: FinetuneSettings) -> int:
-    """Fine-tune from the newest checkpoint, or from the start, to the end; the same in every process of a group."""
+    """Fine-tune from the newest checkpoint, or from the start, to the end; run it in every process of a group."""
     return train(settings, begin)
 
 
 def begin(settings: FinetuneSettings, group: Group) -> Stage:
-    """Read annotations, open data sets and make the model; return what the run needs of a task."""
+    """Read annotations, open data sets and build the model; return the stage for the run."""
     task, held_out = open_items(settings)
     if settings.optimizer.head_learning_rate is not None and not task.head.startswith("vil_"):
         raise RefusedError(f"--head-learning-rate: {task.name} has no new head; --learning-rate sets its learning rate")
@@ -101,9 +101,10 @@ def begin(settings: FinetuneSettings, group: Group) -> Stage:
 
 
 def open_items(settings: FinetuneSettings) -> tuple[Task, Task | None]:
-    """Read a task's items that train, and those that are evaluated, if any.
+    """Read a task's training items, and its evaluation items if there are any.
 
-    Raises RefusedError where files are missing or damaged, or the answers of a classifier are not those of the items.
+    Raises:
+        RefusedError: Files are missing or damaged, or the answers of a classifier do not match the items.
     """
     task = open_split(settings, settings.split, like=None)
     require_labels(task, where=f"--split {settings.split}")
@@ -123,7 +124,7 @@ def open_items(settings: FinetuneSettings) -> tuple[Task, Task | None]:
 
 
 def open_split(settings: FinetuneSettings, split: str, *, like: Task | None) -> Task:
-    """Read a split of a task's annotations; like: the same task over the items that train, None for these."""
+    """Read a split of a task's annotations; `like` is the task with its training items, or None to read these."""
     files = TaskFiles(folder=settings.annotations, seed=settings.seed, names=names_of(settings))
     if isinstance(settings, AnswerListFinetuneSettings):
         files = replace(files, answers=settings.answers, least_answers=settings.min_answer_count)
@@ -143,7 +144,7 @@ def given_data_of(settings: FinetuneSettings) -> tuple[str, ...]:
 
 
 def card_of(settings: FinetuneSettings, task: Task, extractors: tuple[dict[str, Any], ...]) -> TaskCard:
-    """Return what a model answers in a task, and how its items were shown; extractors: see `Corpus.extractors`."""
+    """Return the card of a task: its answers and input settings; `extractors` is that of `Corpus.extractors`."""
     return TaskCard(
         task=settings.task,
         labels=task.labels,
@@ -157,7 +158,7 @@ def card_of(settings: FinetuneSettings, task: Task, extractors: tuple[dict[str, 
 
 
 def texts_of(task: Task) -> Iterator[str]:
-    """Yield every sentence that a task shows."""
+    """Yield every sentence of a task's items."""
     zero = np.uint64(0)
     for number in range(len(task.items)):
         for text in task.rows(number, zero).texts:
@@ -167,7 +168,7 @@ def texts_of(task: Task) -> Iterator[str]:
 def open_task_data(
     settings: FinetuneSettings, tokenizer: PreTrainedTokenizerBase, task: Task, held_out: Task | None
 ) -> TaskData:
-    """Join items to the data sets; RefusedError where too many have no features."""
+    """Join items with the data sets; raise RefusedError if too many have no features."""
     given_data = given_data_of(settings)
     given = Images(_open(settings, given_data)) if given_data else None
     images = Images(_open(settings, settings.data, settings.selection), also_in=given)
@@ -238,7 +239,7 @@ def finish_tasks(training: Training, tokenizer: PreTrainedTokenizerBase, cards: 
 
 
 def prepare(settings: FinetuneSettings, data: TaskData, group: Group) -> Training:
-    """Return a run before its first step."""
+    """Build the run before its first step."""
     source, held_out = data.train, data.held_out
     corpus = source.images.corpus
     config = task_config(settings, source.tokenizer, feature_dim=corpus.feature_dim, **source.task.head_sizes)
@@ -249,7 +250,7 @@ def prepare(settings: FinetuneSettings, data: TaskData, group: Group) -> Trainin
         settings=settings,
         group=group,
         model=model,
-        # Heads of other tasks, and layers whose output the head does not read, get no gradient.
+        # Heads of other tasks and layers whose output the head does not read get no gradient.
         wrapped=wrap(model, settings, group, reads_all=False),
         optimizer=build_optimizer(model, settings.optimizer, from_bert=True),
         objective=objective_of(settings, data, config),
@@ -269,7 +270,7 @@ def prepare(settings: FinetuneSettings, data: TaskData, group: Group) -> Trainin
 
 
 def objective_of(settings: FinetuneSettings, data: TaskData, config: ViLBertConfig) -> TaskObjective:
-    """Return what a model of this config learns of a task."""
+    """Return the objective of a task for a model with this config."""
     return TaskObjective(
         task=data.train.task,
         held_out=data.held_out.task if data.held_out else None,
@@ -281,15 +282,15 @@ def objective_of(settings: FinetuneSettings, data: TaskData, config: ViLBertConf
 
 
 def task_identity(settings: FinetuneSettings) -> dict[str, Any]:
-    """Return the settings that a resumed run of a task must share; of given boxes the content counts.
+    """Return the settings that a resumed run must share; data sets of given boxes are compared by content.
 
-    run.json lists settings that only some tasks have for every task, so that runs of any version can be resumed.
+    run.json contains settings that only some tasks have for every task, so that runs of any version can be resumed.
     """
     return {**_OF_OTHER_TASKS, **{name: value for name, value in identity(settings).items() if name != "given_data"}}
 
 
 def known_data(source: ItemSource) -> list[dict[str, Any]]:
-    """Return by what the data sets of items are known, and those of regions at given boxes, which say so."""
+    """Return the fingerprints of the data sets, including those of regions at given boxes, which are marked."""
     given = source.given.corpus.fingerprints if source.given else []
     return [*source.images.corpus.fingerprints, *({**one, "given_boxes": True} for one in given)]
 
@@ -305,7 +306,7 @@ def digest(source: ItemSource) -> str:
 def train_batches(
     settings: FinetuneSettings, source: ItemSource, group: Group, steps: range
 ) -> Generator[list[ItemBatch], None, None]:
-    """Yield this rank's parts of each step's global batch."""
+    """Yield this rank's micro-batches of each step."""
     make = partial(make_item_batches, source, share_of(settings, group))
     made = batches(make, steps, num_workers=settings.num_workers, pin_memory=group.device.type == "cuda")
     return verifying_ahead(source.images.corpus, source.order, made, steps, batch_size=settings.batch_size)
@@ -314,7 +315,7 @@ def train_batches(
 def eval_batches(
     settings: FinetuneSettings, source: ItemSource, group: Group
 ) -> Generator[list[ItemBatch], None, None]:
-    """Yield this rank's parts of the held-out items, each item once over all ranks."""
+    """Yield this rank's micro-batches of the held-out items, each item once over all ranks."""
     size = source.order.epoch_size
     make = partial(make_item_batches, source, share_of(settings, group), limit=size)
     steps = range(-(-size // settings.batch_size))

@@ -1,4 +1,4 @@
-"""The settings of `vilbert finetune`, the same for every task."""
+"""Settings of `vilbert finetune`."""
 
 from __future__ import annotations
 

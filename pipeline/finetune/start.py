@@ -1,4 +1,4 @@
-"""What fine-tuning begins with: a pre-trained model's config, tokenizer and parameters, under a task's head."""
+"""The start of fine-tuning: config, tokenizer and parameters of a pre-trained model, with a task's head."""
 
 from __future__ import annotations
 
@@ -27,13 +27,18 @@ logger = logging.getLogger(__name__)
 
 NONE = "none"
 TASK_TOKENS = "task_embeddings"
-"""In the names of parameters that pre-training does not have."""
+"""Part of the names of parameters that a pre-trained model lacks."""
 
 
 def task_tokenizer(settings: FinetuneSettings, texts: Callable[[], Iterable[str]]) -> PreTrainedTokenizerBase:
-    """Return the tokenizer that the settings name, or that of the pre-trained model.
+    """Return the tokenizer of the settings, or that of the pre-trained model.
 
-    texts: the training texts, for a new one. Raises RefusedError if there is none.
+    Args:
+        settings: The settings of the run.
+        texts: Returns the training texts, for `--tokenizer new`.
+
+    Raises:
+        RefusedError: There is no tokenizer.
     """
     if settings.tokenizer is not None:
         return load_tokenizer(settings.tokenizer, texts() if settings.tokenizer == "new" else None)
@@ -53,10 +58,16 @@ def task_tokenizer(settings: FinetuneSettings, texts: Callable[[], Iterable[str]
 def task_config(
     settings: FinetuneSettings, tokenizer: PreTrainedTokenizerBase, *, feature_dim: int, **heads: Any
 ) -> ViLBertConfig:
-    """Return the model's config: the named one or the pre-trained model's, with the task's heads.
+    """Return the named config or that of the pre-trained model, with the task's heads.
 
-    heads: settings that the task decides, as `num_answers`. Raises RefusedError where they make no model, or the
-    features or the tokenizer are not those of the parameters it begins with.
+    Args:
+        settings: The settings of the run.
+        tokenizer: The tokenizer of the run.
+        feature_dim: Number of channels of the features.
+        heads: Config settings that the task determines, such as `num_answers`.
+
+    Raises:
+        RefusedError: The config is invalid, or does not match the features or the tokenizer.
     """
     source = settings.model or str(Path(settings.init_from) / "config.json")
     if settings.model is None and not Path(source).is_file():
@@ -92,16 +103,17 @@ def task_config(
 
 
 def build_task_model(config: ViLBertConfig, seed: int) -> ViLBertForTasks:
-    """Return the model with parameters drawn from the seed."""
+    """Build the model with parameters initialised from the seed."""
     torch.manual_seed(seed)
     config._attn_implementation = "sdpa"
     return ViLBertForTasks(config)
 
 
 def load_task_start(model: ViLBertForTasks, settings: FinetuneSettings, corpus: Corpus) -> None:
-    """Give a model that has not trained yet what a run begins with.
+    """Initialise a new model: load the checkpoint of `--init-from` and whiten the features if requested.
 
-    Heads, and task tokens, that the checkpoint has not begin anew. RefusedError where it lacks anything else.
+    Heads and task tokens that the checkpoint lacks are initialised randomly. Raises RefusedError for other missing
+    ones.
     """
     if settings.init_from != NONE:
         tokens = model.config.task_specific_tokens
@@ -121,9 +133,9 @@ def load_task_start(model: ViLBertForTasks, settings: FinetuneSettings, corpus: 
 
 
 def begin_with_prior(model: ViLBertForTasks, task: Task) -> None:
-    """Set the biases of a classifier over answers to the log-odds of their mean scores in the training items.
+    """Set the biases of an answer classifier to the log-odds of the answers' mean scores in the training items.
 
-    So the model begins with what can be said without looking, as detectors do (Lin et al. 2017, Focal Loss, 3.3).
+    The model then starts from the answer frequencies, as detectors do (Lin et al. 2017, Focal Loss, 3.3).
     """
     targets = task.targets(range(len(task.items)), [None] * len(task.items))
     labels, scores = targets["label_ids"], targets.get("label_scores", torch.ones(()))

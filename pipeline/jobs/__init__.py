@@ -1,1 +1,1 @@
-"""Make shards exactly once on workers that may fail: plan -> schedule -> workers -> watch."""
+"""Write shards exactly once on workers that may fail: plan -> schedule -> workers -> watch."""

@@ -1,6 +1,6 @@
 """Claims of shards by several processes: the tasks of a Slurm array share one output folder with `--shared`.
 
-    DIR/.claims     a byte per shard: 0, or 1 once the shard is done; the task that makes it holds a lock on the byte
+    DIR/.claims     one byte per shard, 1 if it is done, else 0; the task that writes the shard locks its byte
 
 The kernel, or the file server, releases the locks of a process when it ends for whatever reason, so a claim never
 outlives its task, and clocks do not matter. The byte is read under the lock, so that NFS does not answer from a cache.
@@ -27,7 +27,7 @@ class Claim(Enum):
     HELD = "held"
     """Another task is making it."""
     DONE = "done"
-    """Another task has made it."""
+    """Another task has written it."""
 
 
 def reset_claims(directory: Path, shards: int) -> None:
@@ -50,7 +50,7 @@ class Claims:
         self._descriptor = os.open(directory / CLAIMS_FILE, os.O_RDWR | os.O_CREAT, 0o644)
 
     def take(self, shard: int) -> Claim:
-        """Claim a shard until `finish`, or until this process ends."""
+        """Claim a shard until `finish` or the end of this process."""
         try:
             fcntl.lockf(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, shard)
         except (BlockingIOError, PermissionError):  # EAGAIN or EACCES, by the file system

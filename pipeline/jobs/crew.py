@@ -28,11 +28,11 @@ SECONDS_BEFORE_WAITING_IS_SAID = 60.0
 
 
 class WorkerLostError(Exception):
-    """A worker's process has ended; another worker can process its shards."""
+    """The process of a worker has ended; another worker can process its shards."""
 
 
 class Handle(Protocol):
-    """A worker, here or in another process."""
+    """A worker in this or another process."""
 
     @property
     def stuck(self) -> bool:
@@ -85,7 +85,7 @@ class Crew:
         self._empty_since = time.monotonic()
         self._said = False
         self.ready: list[Handle] = []
-        """Workers that can be given shards."""
+        """Workers that accept shards."""
         self.stuck = False
         """Whether a thread of this process hangs in a closed worker."""
 
@@ -95,7 +95,7 @@ class Crew:
             self.tend(1)
             if self._starting:
                 wait(self._starting, timeout=1.0)
-            elif self._first is None:  # there is no room yet
+            elif self._first is None:  # no worker fits yet
                 time.sleep(1.0)
         return self._first
 
@@ -138,18 +138,18 @@ class Crew:
                 raise WorkerLostError(f"it was not ready after {START_SECONDS:.0f} s")
             description = future.result()
             self._check(description)
-        except Exception as error:  # whatever a worker raises while it starts in another process
+        except Exception as error:  # a worker in another process may raise any error
             if self._first is None and not isinstance(error, WorkerLostError):
-                raise  # wrong settings, most likely; later it is one node that cannot do what others can
+                raise  # probably invalid settings; later failures are specific to a node
             worker.close()
-            if failed_before == self._failed_starts:  # and not beside another one that died, as when a node is lost
+            if failed_before == self._failed_starts:  # counts workers that die together, as on a lost node, once
                 self._failed_starts += 1
                 self._failed_at = time.monotonic()
             if self._failed_starts >= FAILED_STARTS and not self.ready:
                 raise ShardError(
-                    f"{FAILED_STARTS} workers failed while they started ({error}); is there enough memory?"
+                    f"{FAILED_STARTS} workers failed to start ({error}); check that there is enough memory"
                 ) from error
-            logger.warning("a worker failed while it started (%s); starting another", error)
+            logger.warning("a worker failed to start (%s); starting another", error)
             return
         self._failed_starts = 0
         self._first = self._first or description

@@ -108,7 +108,7 @@ def find_done(folder: Folder, info: DatasetInfo, *, sweep: bool = False) -> Done
     for start in range(0, len(unknown), _AT_ONCE):
         for record in _read_done(folder, info, unknown[start : start + _AT_ONCE], listed.data):
             known[record.shard] = _facts(record)
-    # After a reading the notes are written even if their content is the same: the next start need not read it again.
+    # Rewrite the file after reading records even if its content is unchanged: the next start need not read them.
     return DoneShards(folder, known, changed=bool(unknown) or not np.array_equal(known, noted))
 
 
@@ -126,7 +126,7 @@ class Listed(NamedTuple):
 
     @property
     def present(self) -> NDArray[np.bool_]:
-        """Which shards have all their files, bool [shards]."""
+        """Whether each shard has all its files, bool [shards]."""
         return (self.record >= 0) & (self.data >= 0) & (self.failures >= 0)
 
 
@@ -176,4 +176,4 @@ def _read_noted(folder: Folder, shards: int) -> NDArray[np.int64]:
             noted = None
     if noted is None or noted.shape != (shards, 3) or noted.dtype != np.int64:
         return np.full((shards, 3), -1, np.int64)
-    return noted.copy()  # what is read cannot be written to
+    return noted.copy()  # the array that was read is read-only

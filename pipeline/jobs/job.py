@@ -25,7 +25,7 @@ class WorkerSettings(Protocol):
 
     @property
     def gpus_per_worker(self) -> float | None:
-        """GPUs of one worker; None chooses."""
+        """GPUs of one worker; None selects automatically."""
 
     @property
     def cpus_per_worker(self) -> int:
@@ -41,7 +41,7 @@ class WorkerSettings(Protocol):
 
 
 class JobSettings(WorkerSettings, Protocol):
-    """The settings that every job has."""
+    """Settings of every job."""
 
     @property
     def output(self) -> Place:
@@ -49,7 +49,7 @@ class JobSettings(WorkerSettings, Protocol):
 
     @property
     def backend(self) -> Literal["ray", "local"]:
-        """Whether workers are Ray actors, or one worker runs in this process."""
+        """ray: workers are Ray actors; local: one worker in this process."""
 
     @property
     def dashboard(self) -> bool:
@@ -57,11 +57,11 @@ class JobSettings(WorkerSettings, Protocol):
 
     @property
     def shared(self) -> bool:
-        """Whether other processes run the same command on the same output."""
+        """Whether other processes run the same command with the same output."""
 
     @property
     def price_per_hour(self) -> float | None:
-        """The price of one worker's hour, for the summary."""
+        """Price of one worker hour, for the summary."""
 
 
 class Job(Protocol):
@@ -69,15 +69,15 @@ class Job(Protocol):
 
     @property
     def command(self) -> str:
-        """The command without `vilbert`, such as `extract`; for messages."""
+        """Command name without `vilbert`, such as `extract`, for messages."""
 
     @property
     def settings(self) -> JobSettings:
-        """The settings that each worker is built from."""
+        """Settings from which each worker is built."""
 
     @property
     def worker(self) -> Callable[[Any], ShardWorker]:
-        """Build a worker from the settings; a class or function that another process can import."""
+        """Builds a worker from the settings; a class or function that other processes can import."""
 
     @property
     def on_gpu(self) -> bool:
@@ -94,7 +94,7 @@ class Job(Protocol):
 
         Args:
             folder: The output folder.
-            dry: Whether nothing may be written to it.
+            dry: Whether nothing may be written to the folder.
         """
 
     def plan(self, description: Description) -> DatasetInfo:
@@ -107,7 +107,7 @@ class Job(Protocol):
         """Log a summary of the complete data set and return the exit status."""
 
     def worker_here(self) -> ShardWorker:
-        """Return a worker of this process for the dry run."""
+        """Return a worker in this process, for the dry run."""
 
     def measure(self, worker: ShardWorker, planned: DatasetInfo, pending: Sequence[int]) -> Measure:
         """Return the cost of a row, for the dry run.

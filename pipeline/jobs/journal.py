@@ -1,6 +1,6 @@
-"""A shard's journal: which rows are being processed, to find the image that crashed a worker.
+"""The journal of a shard: records which rows are being processed, to identify images that crash workers.
 
-    .journals/000003.journal        lines of ATTEMPT EVENT ROW ROW …
+    .journals/000003.journal        lines of ATTEMPT EVENT ROW ROW ...
 
     7f3a90c1 begin
     7f3a90c1 decode 3001            the row is being read and decoded
@@ -41,11 +41,11 @@ class Attempt:
     """One attempt at a shard, as recorded in the journal."""
 
     decoding: set[int] = field(default_factory=set)
-    """Rows that were being decoded when it ended."""
+    """Rows that were being decoded when the attempt ended."""
     detecting: set[int] = field(default_factory=set)
-    """Rows that were in the detector when it ended."""
+    """Rows that were in the detector when the attempt ended."""
     alone: int | None = None
-    """The row that was being tried by itself when it ended."""
+    """The row that was being processed alone when the attempt ended."""
     passed: set[int] = field(default_factory=set)
     """Rows that were tried by themselves and passed."""
     came_through: bool = False
@@ -59,7 +59,9 @@ class Attempt:
 def parse_journal(data: bytes, rows: range) -> list[Attempt]:
     """Return the attempts in the order of their start. Lines that are invalid or of other rows are ignored.
 
-    data: the journal's bytes, in any state.
+    Args:
+        data: The bytes of the journal, possibly damaged.
+        rows: The rows of the shard.
     """
     attempts: dict[bytes, Attempt] = {}
     for line in data.split(b"\n"):

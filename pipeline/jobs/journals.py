@@ -1,4 +1,4 @@
-"""Storage of journals: in `.journals/` of the data set's folder, where the next worker of a shard reads them.
+"""Store journals in `.journals/` of the data set's folder, where the next worker of a shard reads them.
 
 On a disk, a shard has one journal, `000003.journal`, to which lines are appended; the kernel keeps what a killed
 process wrote. Objects behind a URL cannot be appended to, so each attempt has its own file,
@@ -37,7 +37,7 @@ class Journals:
         return set()
 
     def read(self, shard: int) -> bytes | None:
-        """Return a shard's journal with all attempts in order: b"" if it does not exist, None if it is unreachable."""
+        """Return a shard's journal with all attempts in order; b"" if it does not exist, None if it cannot be read."""
         with costing_nothing():
             return b"".join(self._folder.read(name) or b"" for name in self._files(shard))
         return None
@@ -45,7 +45,9 @@ class Journals:
     def open(self, shard: int, *, careful: bool) -> JournalFile | None:
         """Return the file of the shard's next attempt, None if earlier attempts cannot be read.
 
-        careful: whether an attempt died.
+        Args:
+            shard: The shard.
+            careful: Whether an earlier attempt died.
         """
         if isinstance(self._folder, LocalFolder):
             return AppendedFile(self._folder.path / self._files(shard)[0], careful=careful)
@@ -73,12 +75,12 @@ class Journals:
             for _, name in self._listed():
                 self._folder.delete(name)
         if isinstance(self._folder, LocalFolder):
-            with costing_nothing():  # it is not there; one that stays is `verify`'s to name
+            with costing_nothing():  # it may not exist; `verify` reports a folder that remains
                 (self._folder.path / JOURNALS_FOLDER).rmdir()
 
     def _files(self, shard: int) -> list[str]:
         """Return the names of a shard's files, in the order of its attempts."""
-        if isinstance(self._folder, LocalFolder):  # a file server's listings may be of a minute ago
+        if isinstance(self._folder, LocalFolder):  # listings of a file server may be a minute old
             return [f"{JOURNALS_FOLDER}/{shard_name(shard)}.journal"]
         return [name for number, name in self._listed() if number == shard]
 
@@ -89,7 +91,7 @@ class Journals:
 
 
 class AppendedFile:
-    """A journal on a disk."""
+    """A journal file on a disk."""
 
     def __init__(self, path: Path, *, careful: bool) -> None:
         """careful: fsync after all lines with `wait`, not only after the first ones."""
@@ -152,7 +154,7 @@ class UploadedFile:
             length = len(self._lines)
         if wait and (first or self._careful):
             with self._uploading:
-                if not self._away:  # where it was asked for half a minute already, no other line waits as long
+                if not self._away:  # after one failed upload, which takes half a minute, later lines do not wait
                     self._upload(length)
 
     def close(self) -> None:
@@ -168,11 +170,11 @@ class UploadedFile:
         with self._lock:
             self._closed = True
         with self._uploading:
-            self._uploaded = len(self._lines)  # threads that wait need not write it again
+            self._uploaded = len(self._lines)  # waiting threads need not upload it again
             self._folder.delete(self._name)
 
     def _upload(self, length: int) -> None:
-        if self._uploaded >= length:  # by a thread that waited beside this one
+        if self._uploaded >= length:  # another waiting thread uploaded it
             return
         with self._lock:
             lines = bytes(self._lines)

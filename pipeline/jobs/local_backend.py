@@ -1,4 +1,4 @@
-"""One worker in this process, for trials, debugging and tests."""
+"""A single worker in this process, for trials, debugging and tests."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ STOP_SECONDS = 5.0
 
 
 class LocalHandle:
-    """A worker whose shards are made by threads of this process."""
+    """A worker whose shards are written by threads of this process."""
 
     def __init__(self, worker: ShardWorker) -> None:
         self._worker = worker

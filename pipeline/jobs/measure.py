@@ -36,21 +36,21 @@ def measure_rows(worker: ShardWorker, rows: Sequence[int], storage: StorageForma
 
     where: Text about the place, such as ", on the cpu".
     """
-    worker.try_rows(rows[:1])  # the first pass builds what later ones use again
+    worker.try_rows(rows[:1])  # the first pass fills caches that later passes use
     begun = time.monotonic()
     outcomes = worker.try_rows(rows)
     seconds = time.monotonic() - begun
     return Measure(
         bytes_a_row=stored_bytes(outcomes, storage) / len(rows),
         rows_a_second=len(rows) / seconds,
-        source=f"{counted(len(rows), 'row')} that one worker here tried just now{where} (several share the time)",
+        source=f"{counted(len(rows), 'row')} measured with one worker here{where} (several workers divide the time)",
     )
 
 
 def stored_bytes(outcomes: Sequence[Sample | FailureRow], storage: StorageFormat) -> int:
-    """Return the bytes that rows take in their shards."""
+    """Return the size of samples in a shard, in bytes."""
     samples = (outcome for outcome in outcomes if isinstance(outcome, Sample))
-    if storage == "lmdb":  # whole pages, and the header of the first
+    if storage == "lmdb":  # full pages, with the header of the first
         return sum(-(-(len(encode_tensors(sample)) + 16) // 4096) * 4096 for sample in samples)
     members = (len(content) for sample in samples for _, content in encode_members(sample))
     return sum(BLOCK + size + padding(size) for size in members)

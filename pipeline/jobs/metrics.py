@@ -1,4 +1,4 @@
-"""A run's counts as Prometheus metrics, by the exporter that every Ray node has."""
+"""Counts of a run as Prometheus metrics, exported by the Ray node."""
 
 from __future__ import annotations
 

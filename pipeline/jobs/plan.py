@@ -48,7 +48,7 @@ def refuse_strangers(folder: Folder) -> None:
     names = {name for name, _ in folder.entries("")}
     if DATASET_FILE in names:
         return
-    # A run that was killed before dataset.json was there leaves its lock, and perhaps the file half written. Side files
+    # A run that was killed before it wrote dataset.json leaves its lock and possibly a partly written file. Side files
     # are rewritten at the end, except for a card that the user wrote.
     own = (
         PLAN_FOLDER,
@@ -134,19 +134,22 @@ def finish_dataset(folder: Folder, *, written: int) -> DatasetInfo:
     """
     info = read_info(folder)
     if info.complete and not written and folder.remote:
-        return info  # else each look at a finished data set would fetch all its records
+        return info  # otherwise every check of a finished data set would download all records
     tally, digest = Tally(), hashlib.sha256()
     for record in read_each_record(folder, range(info.shards)):
         tally.add(record)
-        digest.update(record.to_json())  # `records_digest` of all, in their order
+        digest.update(record.to_json())  # same as `records_digest` of all records in order
     if info.complete and not written and digest.hexdigest() != info.records_sha256:
         raise ShardError(
-            f"{folder.name}: the records in {SHARDS_FOLDER}/ are not those that {DATASET_FILE} was completed with: one "
+            f"{folder.name}: the records in {SHARDS_FOLDER}/ do not match {DATASET_FILE}: one "
             f"of them or {DATASET_FILE} was changed. Run `vilbert verify {folder.name} --deep`, delete the "
             f"{SHARDS_FOLDER}/NNNNNN.json that it reports (any one if it reports none), and run the same command again"
         )
     if tally.rows != info.rows:
-        raise ShardError(f"{folder.name}: its shards do not add up to its rows; run: vilbert verify {folder.name}")
+        raise ShardError(
+            f"{folder.name}: the shards contain {tally.rows} rows, expected {info.rows}; "
+            f"run: vilbert verify {folder.name}"
+        )
     finished = dataclasses.replace(
         info, complete=True, totals=tally.totals(), splits=tally.splits(), records_sha256=digest.hexdigest()
     )
@@ -156,7 +159,7 @@ def finish_dataset(folder: Folder, *, written: int) -> DatasetInfo:
 
 
 def differences(was: Mapping[str, Any], now: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
-    """Yield a line for each field that differs: `extractor.precision: "fp32" in the data set, "bf16" asked for`."""
+    """Yield a line per field that differs: `extractor.precision: "fp32" in the data set, "bf16" requested`."""
     for name in sorted(was.keys() | now.keys()):
         old, new = was.get(name), now.get(name)
         if isinstance(old, Mapping) and isinstance(new, Mapping):
@@ -165,7 +168,7 @@ def differences(was: Mapping[str, Any], now: Mapping[str, Any], prefix: str = ""
             for number, (item, other) in enumerate(zip(old, new, strict=True), start=1):
                 yield from differences(item, other, f"{prefix}{name} {number}.")
         elif old != new:
-            yield f"{prefix}{name}: {_short(old)} in the data set, {_short(new)} asked for"
+            yield f"{prefix}{name}: {_short(old)} in the data set, {_short(new)} requested"
 
 
 def _are_objects(value: object) -> TypeGuard[Sequence[Mapping[str, Any]]]:

@@ -20,7 +20,7 @@ class JobProgress:
         self._shown = ProgressLine(sys.stderr if stream is None else stream)
 
     def show(self, done: int, failures: int) -> None:
-        """Show `done` images of the total, `failures` of them failed."""
+        """Update the line: `done` images, of which `failures` failed."""
         self._shown.show(lambda: self.line(done, failures, self._shown.seconds))
 
     def line(self, done: int, failures: int, seconds: float) -> str:

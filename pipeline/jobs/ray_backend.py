@@ -22,7 +22,7 @@ from vilbert.pipeline.jobs.worker import SHARDS_IN_FLIGHT, Description, ShardDon
 SECONDS_BETWEEN_LOOKS = 10.0
 """Seconds between two queries of a cluster's resources."""
 SECONDS_WITHOUT_NODES = 60.0
-"""Seconds that a joined cluster may have no node while its head restarts."""
+"""Seconds that a joined cluster may have no node, while its head restarts."""
 PULSE_SECONDS = 10.0
 """Minimum seconds between two queries of a worker."""
 QUESTIONS_A_SECOND = 0.5
@@ -46,15 +46,15 @@ def worker_resources(settings: WorkerSettings, cluster: dict[str, float], *, on_
     waits = settings.ray_address is not None and bool(settings.gpus_per_worker)
     if (wanted > fitting and settings.ray_address is None) or (fitting == 0 and not waits):
         raise ExtractorError(
-            f"{wanted or 1} workers of {settings.cpus_per_worker} CPUs and {gpus:g} GPUs do not fit a Ray cluster with "
-            f"{cluster.get('CPU', 0):g} CPUs and {cluster.get('GPU', 0):g} GPUs: ask for fewer with --workers, "
+            f"{wanted or 1} workers with {settings.cpus_per_worker} CPUs and {gpus:g} GPUs do not fit on a Ray cluster "
+            f"with {cluster.get('CPU', 0):g} CPUs and {cluster.get('GPU', 0):g} GPUs: request fewer with --workers, "
             "--cpus-per-worker or --gpus-per-worker"
         )
     return gpus, min(wanted, fitting)
 
 
 def room_for(settings: WorkerSettings, gpus: float, cluster: dict[str, float]) -> int:
-    """Return how many workers fit a cluster with these resources."""
+    """Return how many workers fit on a cluster with these resources."""
     fitting = int(cluster.get("CPU", 0) // settings.cpus_per_worker)
     return min(fitting, int(cluster.get("GPU", 0) / gpus)) if gpus else fitting
 
@@ -78,7 +78,7 @@ def room_now(settings: WorkerSettings, gpus: float, first: int) -> Callable[[], 
         except (ray.exceptions.RayError, ConnectionError) as error:
             raise ShardError(f"the connection to the Ray cluster was lost ({error}); {_again(settings)}") from error
         looked = time.monotonic()
-        if resources:  # each node has some
+        if resources:  # every node has resources
             had_nodes = looked
         else:
             _require_nodes(settings, looked - had_nodes)
@@ -92,8 +92,8 @@ def room_now(settings: WorkerSettings, gpus: float, first: int) -> Callable[[], 
 def no_process_yet(settings: WorkerSettings) -> str:
     """Return the message for a worker whose process takes long to start."""
     if settings.ray_address is None:
-        return "Ray has not started its process yet; is this machine busy?"
-    return "Ray has not started its process yet; is the cluster busy?"
+        return "Ray has not started its process yet; this machine may be busy"
+    return "Ray has not started its process yet; the cluster may be busy"
 
 
 def _require_nodes(settings: WorkerSettings, seconds: float) -> None:
@@ -107,7 +107,7 @@ def _require_nodes(settings: WorkerSettings, seconds: float) -> None:
 def _again(settings: WorkerSettings) -> str:
     start = "" if settings.ray_address is None else "start the cluster and "
     without = ", or with --backend local" if settings.ray_address is None else ""
-    return f"the shards that are done stay: {start}run the same command again{without}"
+    return f"finished shards are kept: {start}run the same command again{without}"
 
 
 Settings = TypeVar("Settings", bound=WorkerSettings)
@@ -136,7 +136,7 @@ class RayHandle:
             num_gpus=gpus,
             max_restarts=0,
             max_task_retries=0,
-            max_concurrency=SHARDS_IN_FLIGHT + 1,  # shards, and questions about their progress
+            max_concurrency=SHARDS_IN_FLIGHT + 1,  # shards, and pulse requests
             runtime_env={"env_vars": {**allocator.ENVIRONMENT, **openmp.wait_policy()}},
         )(worker)
         self._actor: Any = actor_class.remote(settings)
@@ -189,7 +189,7 @@ def in_a_line(error: Exception) -> str:
 
 
 def translated(future: Future[Any]) -> Future[Any]:
-    """Return a future that raises the worker's own error for one of Ray's, and WorkerLostError for a dead actor."""
+    """Return a future that raises the worker's own error in place of Ray's, and WorkerLostError for a dead actor."""
     import ray
 
     translated: Future[Any] = Future()
@@ -199,7 +199,7 @@ def translated(future: Future[Any]) -> Future[Any]:
         if isinstance(error, ray.exceptions.RayTaskError):
             cause = error.cause
             translated.set_exception(WorkerLostError(str(cause)) if isinstance(cause, DeviceLostError) else cause)
-        elif isinstance(error, ray.exceptions.RayError):  # it died, was killed for memory, or its node was lost
+        elif isinstance(error, ray.exceptions.RayError):  # died, was killed for memory, or the node was lost
             translated.set_exception(WorkerLostError(in_a_line(error)))
         elif error is not None:
             translated.set_exception(error)

@@ -1,4 +1,4 @@
-"""Run a job: from its settings to a complete data set.
+"""Run a job, from its settings to a complete data set.
 
 The driver plans, assigns shards, counts and completes the data set. It reads no sample and holds no features.
 """
@@ -75,7 +75,7 @@ def write_dataset(job: Job, hung: Event) -> int:
                     if error.errno not in READ_ONLY or job.retry_failed is not None or not is_complete(folder):
                         raise
                     return job.summarise(require_nothing_to_do(job, folder, hung))
-            stack.callback(sweep, folder)  # of workers that were killed
+            stack.callback(sweep, folder)  # removes files of killed workers
             with disk_errors(folder):
                 forget_tasks(folder)
             begins = job.retry_failed is not None or not is_complete(folder)
@@ -123,7 +123,7 @@ def write_pending_shards(job: Job, folder: Folder, hung: Event, start: Renewal |
         if not rows:
             logger.info("nothing to do: %s has all its shards", settings.output)
         if rows:
-            folder.delete(INDEX_FILE)  # side files are of the shards as they were; see `write_side_files`
+            folder.delete(INDEX_FILE)  # side files describe the old shards; see `write_side_files`
         if rows or start is not None:
             schedule = Schedule(
                 crew,
@@ -154,7 +154,7 @@ def write_pending_shards(job: Job, folder: Folder, hung: Event, start: Renewal |
                 watch.tick(crew.ready, schedule.lost)
             stack.enter_context(watch.finishing())
         journals.remove_all()
-        with disk_errors(folder):  # inside the watch: the run has finished when dataset.json says so
+        with disk_errors(folder):  # inside the watch: the run is finished once dataset.json is complete
             info = finish_dataset(folder, written=len(rows))
         job.finished(folder)
         return info
@@ -182,7 +182,7 @@ def choose_retries(job: Job, folder: Folder, planned: DatasetInfo, done: DoneSha
     retries, begins = begin_retries(folder, done, planned.shards, job.retry_failed)
     if begins:
         for shard in journals.shards().intersection(retries.left):
-            journals.remove(shard)  # what it says of images is from before they were to be tried again
+            journals.remove(shard)  # its findings predate the retry
     if retries.left:
         with disk_errors(folder):
             reopen_dataset(folder)
@@ -196,7 +196,7 @@ def what_is_done(folder: Folder) -> str:
     """Return the number of finished shards as text."""
     try:
         done = sum(name.endswith(".json") for name, _ in folder.entries(SHARDS_FOLDER))
-    except (OSError, ShardError):  # a store that is away: perhaps that is why it was interrupted
+    except (OSError, ShardError):  # an unreachable store, perhaps the reason for the interrupt
         return "the finished shards are"
     return "1 shard is" if done == 1 else f"{done} shards are"
 

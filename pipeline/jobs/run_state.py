@@ -1,4 +1,4 @@
-"""State of a run of a job, in a file that `vilbert status` reads.
+"""State of a job's run, in a file that `vilbert status` reads.
 
     DIR/.run.json     rewritten every few seconds, and a last time when the run ends
 

@@ -78,7 +78,7 @@ class Schedule:
         self._retry = retry
         self._seconds_between_ticks = seconds_between_ticks
         self._watch = StallWatch(stall_seconds)
-        self._fragile = journals.shards() & shards.keys()  # of a run that was killed
+        self._fragile = journals.shards() & shards.keys()  # left by a killed run
         order = sorted(shards, key=lambda shard: (shard not in self._fragile, shard))
         self._claims = claims
         self._unclaimed = deque(order if claims is not None else ())
@@ -109,12 +109,12 @@ class Schedule:
             busy = list(self._in_flight.values())
             for worker, shard in assign(self._rested(), busy, self._waiting, self._fragile):
                 self._given[shard] += 1
-                shard_log.info("%s: given to a worker", self._name(shard))
+                shard_log.info("%s: assigned to a worker", self._name(shard))
                 future = worker.make_shard(shard, self._shards[shard], shard in self._retry)
                 self._in_flight[future] = worker, shard
                 future.add_done_callback(self._done.put)
             for future in self._wait():
-                if future not in self._in_flight:  # lost meanwhile with its worker
+                if future not in self._in_flight:  # lost with its worker in the meantime
                     continue
                 worker, shard = self._in_flight.pop(future)
                 try:
@@ -131,7 +131,7 @@ class Schedule:
                         self._claims.finish(shard)
                     shard_log.info("%s: %s", self._name(shard), _facts(made))
                     yield made
-            if time.monotonic() >= look:  # not with every shard: of hundreds of workers one is done all the time
+            if time.monotonic() >= look:  # not for every shard: with hundreds of workers one finishes all the time
                 look = time.monotonic() + self._seconds_between_ticks
                 self._end_stuck_workers()
                 yield None
@@ -159,7 +159,7 @@ class Schedule:
             else:
                 self._waiting.append(shard)
                 wanted -= 1
-                if self._journals.read(shard):  # of a process that was killed over it
+                if self._journals.read(shard):  # left by a process that was killed over it
                     self._fragile.add(shard)
 
     def _wait(self) -> list[Future[ShardDone]]:
@@ -180,7 +180,7 @@ class Schedule:
         self._rests.pop(id(worker), None)
 
     def _put_back(self, shard: int, why: str) -> None:
-        """Return the shard of a lost worker to the queue; ShardError after too many attempts."""
+        """Return the shard of a lost worker to the queue; raise ShardError after too many attempts."""
         verdict = judge(parse_journal(self._journals.read(shard) or b"", range(*self._shards[shard])))
         require_sound(verdict, self._journals, shard=shard)
         if len(verdict.quarantined) > self._blamed.get(shard, 0):
@@ -190,9 +190,8 @@ class Schedule:
         self._attempts[shard] += 1
         if self._attempts[shard] >= ATTEMPTS:
             raise ShardError(
-                f"shard {shard} ended {ATTEMPTS} workers ({why}), and no image could be identified as the cause; is "
-                "there memory "
-                "enough? Finished shards are kept; run the same command again to retry"
+                f"shard {shard} ended {ATTEMPTS} workers ({why}), and no image could be identified as the cause; check "
+                "that there is enough memory. Finished shards are kept; run the same command again to retry"
             )
         logger.warning("%s: its worker was lost (%s); trying again", self._name(shard), why)
         self._fragile.add(shard)

@@ -1,4 +1,4 @@
-"""`--shared`: several processes make one data set, such as the tasks of a Slurm array; no Ray is needed.
+"""`--shared`: several processes, such as the tasks of a Slurm array, write one data set; Ray is not needed.
 
 Each process runs the same command. Running tasks hold the folder's lock as a shared lock, which keeps other commands
 out, and claim shards one by one (`claims.py`). Work that a single task must do is done under the exclusive lock: the
@@ -45,7 +45,7 @@ SECONDS_TO_SIGN = 2.0
 
 
 def write_shared(job: Job, folder: Folder, hung: Event) -> DatasetInfo:
-    """Make shards together with other tasks until all are done; return the complete data set."""
+    """Write shards together with other tasks until all are done; return the complete data set."""
     if not isinstance(folder, LocalFolder):
         raise RefusedError(
             f"--shared: {folder.name} is a URL, where shards cannot be locked; write to a folder of a shared file "
@@ -60,7 +60,7 @@ def write_shared(job: Job, folder: Folder, hung: Event) -> DatasetInfo:
             state_file = task_file(folder)
         stack.push(partial(forget_refused, folder, state_file))
         start = stack.enter_context(starting(folder, state_file))
-        claimed = stack.enter_context(ExitStack())  # before the crew: claims last until its workers have ended
+        claimed = stack.enter_context(ExitStack())  # before the crew: claims last until the workers have ended
         crew, planned = stack.enter_context(planning(job, folder, hung))
         while True:
             if alone:
@@ -160,7 +160,7 @@ def begin(folder: LocalFolder, planned: DatasetInfo) -> DoneShards:
         done = find_done(folder, planned, sweep=True)
         if done.pending():
             reopen_dataset(folder)
-            folder.delete(INDEX_FILE)  # side files are of the shards as they were; see `write_side_files`
+            folder.delete(INDEX_FILE)  # side files describe the old shards; see `write_side_files`
         reset_claims(folder.path, planned.shards)
     return done
 

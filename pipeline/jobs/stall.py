@@ -50,5 +50,5 @@ class StallWatch:
         return any(0 < self._seconds <= self._time - since for _, since in seen.values())
 
     def forget(self, worker: Hashable) -> None:
-        """Drop an idle or lost worker."""
+        """Forget an idle or lost worker."""
         self._seen.pop(worker, None)

@@ -26,7 +26,7 @@ SILENT_SECONDS = 60.0
 
 @validated
 class StatusSettings:
-    """Show the progress of a running `vilbert extract` or `vilbert convert`, or how the last one ended.
+    """Show the progress of a running `vilbert extract` or `vilbert convert`, or how the last run ended.
 
     With --shared the state of each task is shown too.
 
@@ -41,7 +41,7 @@ class StatusSettings:
 
 
 def status(settings: StatusSettings) -> int:
-    """Print the state of the last run. Raises RefusedError if there is no data set."""
+    """Print the state of the last run and return the exit status; raise RefusedError if there is no data set."""
     folder = open_folder(settings.directory)
     if has_dataset(folder) and (tasks := read_tasks(folder)):
         return status_of_tasks(folder, tasks, settings)
@@ -52,13 +52,13 @@ def status(settings: StatusSettings) -> int:
     if settings.json:
         print(json.dumps({**state.to_json(), "condition": condition}, indent=1, sort_keys=True))
     else:
-        told = [*progress(state), *summary(state)] if state.shards else []  # none before its workers are there
+        told = [*progress(state), *summary(state)] if state.shards else []  # no counts before workers are ready
         print_lines([f"{folder.name}: {condition}", *told])
     return int(not fine)
 
 
 def status_of_tasks(folder: Folder, tasks: Sequence[RunState], settings: StatusSettings) -> int:
-    """Print the state of tasks that write a data set together, and return the exit status."""
+    """Print the states of the tasks that write a data set together, and return the exit status."""
     now = time.time()
     conditions = [judge(task, now) for task in tasks]
     merged = merge_tasks(folder, tasks, lambda task: task.state in ("starting", "running") and judge(task, now)[1])
@@ -67,11 +67,11 @@ def status_of_tasks(folder: Folder, tasks: Sequence[RunState], settings: StatusS
         at_work_now = sum(
             task.state in ("starting", "running") and fine for task, (_, fine) in zip(tasks, conditions, strict=True)
         )
-        condition = f"running, {counted(at_work_now, 'task')} at work"
+        condition = f"running, {counted(at_work_now, 'task')} active"
     elif merged.shards_done == merged.shards:
         condition = "all shards are done; the last task, or the same command again, completes the data set"
     else:
-        condition = "no task is at work; the same command resumes it"
+        condition = "no task is running; run the same command again to resume"
     if settings.json:
         told = [{**task.to_json(), "condition": said} for task, (said, _) in zip(tasks, conditions, strict=True)]
         document = {**merged.to_json(), "condition": condition, "tasks": told}
@@ -88,7 +88,7 @@ def status_of_tasks(folder: Folder, tasks: Sequence[RunState], settings: StatusS
 def without_state(folder: Folder, settings: StatusSettings) -> int:
     """Print the number of finished shards if no state of a run exists."""
     if DATASET_FILE not in {name for name, _ in folder.entries("")}:
-        raise RefusedError(f"{folder.name}: {what_is_there(folder)}; or no worker of a new run is ready yet")
+        raise RefusedError(f"{folder.name}: {what_is_there(folder)}; or a new run is still starting")
     done = len(record_numbers(name for name, _ in folder.entries(SHARDS_FOLDER)))
     if settings.json:
         print(json.dumps({"condition": "unknown", "shards_done": done}))
@@ -106,7 +106,7 @@ def judge(state: RunState, now: float) -> tuple[str, bool]:
     if state.state == "finished":
         return f"finished in {lasted}", True
     if state.state == "interrupted":
-        return f"interrupted after {lasted}; the same command resumes it", False
+        return f"interrupted after {lasted}; run the same command again to resume", False
     if state.state == "failed":
         return f"failed after {lasted}: {state.message}", False
     who = state.holder.get("holder", "a process")

@@ -79,7 +79,7 @@ def judge(attempts: Iterable[Attempt]) -> Verdict:
         elif in_hand:
             in_company += 1
             batches.update(attempt.detecting)
-            if in_company > DEATHS_BEFORE_SLOW and len(in_hand) == 1:  # going slowly, it too was alone
+            if in_company > DEATHS_BEFORE_SLOW and len(in_hand) == 1:  # in slow mode this row was alone too
                 alone.update(in_hand)
         for row in in_hand:
             if deaths[row] >= DEATHS and alone[row] >= DEATHS_ALONE:

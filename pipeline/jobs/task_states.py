@@ -22,14 +22,14 @@ TASKS_FOLDER = ".tasks"
 
 
 def task_file(folder: LocalFolder) -> str:
-    """Return the name of this task's state, and create its folder."""
+    """Return the file name of this task's state and create its folder."""
     (folder.path / TASKS_FOLDER).mkdir(exist_ok=True)
     _, process, _, host = this_process()["holder"].split(" ", 3)
     return f"{TASKS_FOLDER}/{re.sub(r'[^A-Za-z0-9.-]', '_', host)}-{process}.json"
 
 
 def read_tasks(folder: Folder) -> list[RunState]:
-    """Return the states of the tasks, in the order of their starts."""
+    """Return the states of the tasks in order of their start."""
     names = [name for name, size in folder.entries(TASKS_FOLDER) if size is not None and name.endswith(".json")]
     states = (read_state(folder, f"{TASKS_FOLDER}/{name}") for name in names)
     return sorted((state for state in states if state is not None), key=lambda state: state.begun)
@@ -62,7 +62,7 @@ def merge_tasks(folder: Folder, states: Sequence[RunState], is_alive: Callable[[
     first = states[0]
     return RunState(
         state="running" if alive else "finished" if info.complete else "failed",
-        message="" if alive or info.complete else "no task is at work",
+        message="" if alive or info.complete else "no task is running",
         software=first.software,
         holder=(alive or states)[0].holder,
         log=first.log,

@@ -115,7 +115,7 @@ class Watch:
 
         Args:
             folder: The output folder.
-            planned: The data set that the run writes.
+            planned: The planned data set.
             done: The finished shards.
             command: The job's command, for the progress line and metrics.
             log: The path of the run's log.
@@ -170,7 +170,7 @@ class Watch:
         state.seconds = now - self._begun
         state.worker_seconds += (now - self._ticked) * len(workers)
         state.workers, state.workers_lost = len(workers), lost
-        # A worker's answer can be older than the record of its shard.
+        # A worker's pulse can be older than the record of its shard.
         state.rows_in_work = min(sum(worker.pulse().rows for worker in workers), state.rows - state.rows_done)
         self._ticked = now
         self._progress.show(state.rows_done + state.rows_in_work, state.failed)

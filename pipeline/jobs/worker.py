@@ -23,7 +23,7 @@ class Description:
     feature_dim: int
     class_names: tuple[str, ...]
     soft_labels: bool
-    """Whether regions have the probabilities of their most probable classes."""
+    """Whether regions contain the probabilities of their most probable classes."""
     attribute_names: tuple[str, ...]
     software: dict[str, str]
     """Versions of packages, which are recorded but not part of the fingerprint."""
@@ -42,10 +42,10 @@ class ShardDone(NamedTuple):
 
 
 class ShardWorker(Protocol):
-    """Makes shards. Its methods may be called from several threads."""
+    """Writes shards. Its methods may be called from several threads."""
 
     def start(self) -> Description:
-        """Load what the work needs, such as a detector."""
+        """Load the resources of the worker, such as a detector."""
 
     def make_shard(self, shard: int, rows: tuple[int, int], retry: bool = False) -> ShardDone:
         """Write the shard of the rows [start, stop); with `retry`, keep its finished samples."""

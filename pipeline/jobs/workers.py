@@ -18,7 +18,7 @@ from vilbert.pipeline.signals import undisturbed
 
 @contextmanager
 def planning(job: Job, folder: Folder, hung: Event) -> Iterator[tuple[Crew, DatasetInfo]]:
-    """Start workers and yield them with the data set that they make."""
+    """Start workers and yield them with the data set that they write."""
     with ExitStack() as stack:
         with disk_errors(folder):
             stack.enter_context(job.prepare(folder))

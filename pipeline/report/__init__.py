@@ -1,1 +1,1 @@
-"""`vilbert report`: one page about a fine-tuned model."""
+"""`vilbert report`: an HTML page about a fine-tuned model."""

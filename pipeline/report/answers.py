@@ -1,7 +1,7 @@
-"""The results of `vilbert evaluate TASK --output`, read back: the model's answer to each item, and whether it is right.
+"""Read the results of `vilbert evaluate TASK --output`.
 
-An answer has the form that `Task.answers` gives, so that `Task.figures` takes it; captions are text, and retrieval's
-answer is a list of image ids, best first.
+Answers have the form of `Task.answers`, which `Task.figures` expects; captions are text, and an answer of retrieval is
+a list of image ids, best first.
 """
 
 from __future__ import annotations
@@ -15,10 +15,12 @@ from vilbert.untrusted.documents import DocumentError
 
 
 def read_answers(path: Path, task: Any) -> dict[int, Any]:
-    """Return the answers of a file of results by number of the item, in the order of the items.
+    """Read a results file and return answers by item index, in the order of the items.
 
-    A caption is of an image and stands at the first of its items. Raises RefusedError where the file is not one of this
-    task, or answers no item.
+    A caption belongs to an image and is assigned to its first item.
+
+    Raises:
+        RefusedError: The file is not a results file of this task, or has no answer to any item.
     """
     try:
         rows = task.read_rows(path)

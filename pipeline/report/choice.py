@@ -1,4 +1,4 @@
-"""Which items a report shows: errors first, then right answers, both taken evenly from all."""
+"""Choose the items of a report: errors first, then correct answers, both evenly spaced."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ T = TypeVar("T")
 def choose(
     task: Any, answers: Mapping[int, Any], places: Container[str], settings: ReportSettings
 ) -> dict[str, list[list[int]]]:
-    """Return items to show by heading, grouped by their photographs: errors first, then right answers.
+    """Return the items to show by heading, grouped by images: errors first, then correct answers.
 
-    Of both, photographs are taken at equal distances from all. Captions are neither right nor wrong: the quarter that
-    is least like people's stands first.
+    Images of both kinds are taken at equal distances. Captions are not right or wrong: the quarter with the lowest
+    scores is shown first.
     """
     there = [
         number
@@ -46,7 +46,7 @@ def choose(
 
 
 def by_photograph(task: Any, numbers: Sequence[int]) -> list[list[int]]:
-    """Return items in groups of the same photographs; where something is drawn on these, each by itself."""
+    """Group items by image; items with their own drawings form groups of one."""
     alone = prediction_of(task.name) in ("point", "rank")
     groups: dict[Any, list[int]] = {}
     for number in numbers:
@@ -55,6 +55,6 @@ def by_photograph(task: Any, numbers: Sequence[int]) -> list[list[int]]:
 
 
 def evenly(things: Sequence[T], count: int) -> list[T]:
-    """Return `count` of the things, or all where there are fewer, at equal distances."""
+    """Return `count` evenly spaced elements, or all if there are fewer."""
     count = min(count, len(things))
     return [things[(2 * at + 1) * len(things) // (2 * count)] for at in range(count)]

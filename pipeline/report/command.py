@@ -1,4 +1,4 @@
-"""`vilbert report`: what a fine-tuned model has learnt, on one page that a person can read; for every task."""
+"""`vilbert report`: write an HTML page about a fine-tuned model, for every task."""
 
 from __future__ import annotations
 

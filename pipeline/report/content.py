@@ -1,4 +1,4 @@
-"""What the report of a fine-tuned model shows, read from files and asked of the model; the same for every task."""
+"""Collect the content of a report from files and from the model; the same for every task."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from vilbert.pipeline.train.run.journal import read_journal
 from vilbert.untrusted.documents import DocumentError, read_json
 
 SIDE, SIDE_OF_PAIR = 720, 480
-"""Pixels of the longer side of a photograph: a page stays below three megabytes."""
+"""Longer side of images in pixels; it keeps a page below three megabytes."""
 LAST = ("loss", "left_out", "unread", "ptb_tokenizer")
 DETECTED = f"On the photographs are the detector's {BOXES} best boxes, each with its class and score. "
 BY_ITSELF = "Each of the model's answers is judged by itself, so its probabilities do not sum to 1."
@@ -39,18 +39,19 @@ ABOUT_PICTURES = {
 
 
 class Evaluation(NamedTuple):
-    """What `vilbert evaluate --output` wrote."""
+    """Answers and metrics that `vilbert evaluate --output` wrote."""
 
     answers: dict[int, Any]
-    """By number of the item."""
+    """Answers by item index."""
     metrics: dict[str, float]
 
 
 def read_content(settings: ReportSettings) -> Content:
-    """Read results, ask the model about some photographs, and return what the page shows.
+    """Read results, run the model on some images, and return the content of the page.
 
-    Raises RefusedError where the results are not those of the split or of the model's task; ShardError where a
-    photograph cannot be read.
+    Raises:
+        RefusedError: The results do not match the split or the model's task.
+        ShardError: An image cannot be read.
     """
     card = read_task_card(trained_folder(settings.checkpoint).card, settings.task)
     files = TaskFiles(folder=settings.annotations, seed=card.seed, names=card.names, labels=card.labels)
@@ -102,7 +103,7 @@ def read_content(settings: ReportSettings) -> Content:
 
 
 def sources(settings: ReportSettings) -> dict[str, Path | None]:
-    """Return what the page is made from."""
+    """Return the sources of the page."""
     return {
         "model": settings.checkpoint,
         "pre-training": settings.pretrained,
@@ -114,7 +115,7 @@ def sources(settings: ReportSettings) -> dict[str, Path | None]:
 
 
 def read_evaluation(path: Path, task: Any) -> Evaluation:
-    """Return answers and metrics; without the .figures.json beside the results, the metrics that the answers give."""
+    """Read answers and metrics; without a .figures.json the metrics are computed from the answers."""
     answers = read_answers(path, task)
     file = path.with_suffix(".figures.json")
     if not file.is_file():
@@ -132,7 +133,7 @@ def read_evaluation(path: Path, task: Any) -> Evaluation:
 
 
 def in_order(task: Any, seeing: Evaluation, blind: Evaluation | None) -> tuple[Metric, ...]:
-    """Return the metrics, the main one first, counts and the loss last, and r5 before r10."""
+    """Return the metrics: the main one first, counts and the loss last, numbers in natural order."""
     main = find_task(task.name).main_metric
 
     def place(name: str) -> tuple[bool, bool, list[str | int]]:
@@ -159,7 +160,7 @@ def summary(task: Any, seeing: Evaluation, blind: Evaluation | None, *, images: 
 def group_of(
     examples: list[Example], predictor: Predictor, photographs: Photographs, top: int
 ) -> tuple[list[Example], Group]:
-    """Return examples about the same photographs, and these as the page shows them."""
+    """Return examples about the same images, and their group on the page."""
     task = examples[0].task
     images = task.images(examples[0].item)
     boxes = boxes_of(examples[0])
@@ -175,7 +176,7 @@ def group_of(
 
 
 def attention(predictor: Predictor, photographs: Photographs, groups: Sequence[tuple[list[Example], Group]]) -> str:
-    """Return the attention page of one example: a right answer, if possible one that blindness gets wrong."""
+    """Return the attention page of one example: a correct answer, if possible one that the blind model gets wrong."""
     pairs = [pair for examples, group in groups for pair in zip(examples, group.asked, strict=True)]
 
     def telling(pair: tuple[Example, Asked]) -> tuple[float, float, bool, float]:

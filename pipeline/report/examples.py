@@ -1,4 +1,4 @@
-"""One example of a report: an item as a person reads it, what people say, what the model says and how sure it is."""
+"""One example of a report: an item, its annotated answers, and the model's answers with their probabilities."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from vilbert.pipeline.report.page import Asked, Picture, Ranked
 from vilbert.pipeline.tasks.registry import prediction_of
 
 THUMBNAIL = 240
-"""Pixels of the longer side of a ranked photograph."""
+"""Longer side of a ranked image in pixels."""
 TRUE_FALSE = ("false", "true")
 
 Draw = Callable[[str, int], str]
@@ -23,15 +23,15 @@ Draw = Callable[[str, int], str]
 
 @dataclass(frozen=True, kw_only=True)
 class Example:
-    """An item to show, and what was said to it."""
+    """An item with the model's answers."""
 
     task: Any
     number: int
-    """Of the item."""
+    """Index of the item."""
     answer: Any
-    """The model's, as `answers` reads it."""
+    """The model's answer, see `read_answers`."""
     blind: Any = None
-    """The model's when it is shown another image; None where that was not evaluated."""
+    """The model's answer for another image; None if it was not evaluated."""
 
     @property
     def item(self) -> Any:
@@ -40,11 +40,11 @@ class Example:
 
     @property
     def right(self) -> float:
-        """How right the model's answer is, from 0 to 1."""
+        """Score of the model's answer, from 0 to 1."""
         return float(self.task.score(self.number, self.answer))
 
     def texts(self) -> tuple[str, ...]:
-        """Return what the model reads: of several options the one that it chose, of captioning its caption."""
+        """Return the model's text input: the chosen one of several options, or the generated caption."""
         if prediction_of(self.task.name) == "describe":
             return (self.answer,)
         texts = self.task.rows(self.number, np.uint64(0)).texts
@@ -55,7 +55,14 @@ class Example:
 
 
 def asked(example: Example, ranked: Sequence[Ranked], draw: Draw, top: int) -> Asked:
-    """Return an example as the page shows it; ranked: from `ask`. top: how many ranked photographs to show."""
+    """Return an example as shown on the page.
+
+    Args:
+        example: The example.
+        ranked: The model's ranked answers, see `ask`.
+        draw: Draws an image.
+        top: Number of ranked images to show.
+    """
     task, answer, blind = example.task, example.answer, example.blind
     method = prediction_of(task.name)
     texts = example.texts()
@@ -76,7 +83,7 @@ def asked(example: Example, ranked: Sequence[Ranked], draw: Draw, top: int) -> A
 def ask(
     predictor: Predictor, pixels: Sequence[NDArray[np.uint8]], examples: Sequence[Example], top: int
 ) -> list[list[Ranked]]:
-    """Return the model's ranked answers to examples about the same photographs, where the task ranks texts."""
+    """Return the model's ranked answers to examples about the same images; empty if the task does not rank texts."""
     if not examples:
         return []
     task = examples[0].task
@@ -107,7 +114,7 @@ def options(task: Any, number: int) -> list[str]:
 
 
 def said(task: Any, number: int, answer: Any) -> str:
-    """Return an answer of the model as a person reads it."""
+    """Return an answer of the model as text."""
     match prediction_of(task.name):
         case "choose":
             return options(task, number)[int(np.argmax(answer))]
@@ -124,7 +131,7 @@ def said(task: Any, number: int, answer: Any) -> str:
 
 
 def true_texts(task: Any, number: int) -> list[str]:
-    """Return the right answer as the model's ranked answers spell it."""
+    """Return the correct answer in the spelling of the model's ranked answers."""
     match prediction_of(task.name):
         case "choose":
             return [options(task, number)[task.label(number)]]
@@ -134,7 +141,7 @@ def true_texts(task: Any, number: int) -> list[str]:
 
 
 def people(task: Any, number: int) -> tuple[str, ...]:
-    """Return what people say to an item, a line each."""
+    """Return the annotated answers of an item, one per line."""
     match prediction_of(task.name):
         case "choose" | "judge":
             return tuple(true_texts(task, number))
@@ -146,7 +153,7 @@ def people(task: Any, number: int) -> tuple[str, ...]:
 
 
 def verdict(task: Any, number: int, answer: Any) -> str:
-    """Return in words how right an answer is."""
+    """Return the score of an answer in words."""
     right = task.score(number, answer)
     if prediction_of(task.name) == "describe":
         return f"{right:.2f} overlap with people's captions (ROUGE-L)"
@@ -156,7 +163,7 @@ def verdict(task: Any, number: int, answer: Any) -> str:
 
 
 def ranked_pictures(example: Example, draw: Draw, top: int) -> tuple[Picture, ...]:
-    """Return the photographs that a caption ranks first, the true one marked, and behind them if it is not there."""
+    """Return the images that a caption ranks first and, if it is not among them, the true one, which is marked."""
     own, ranking = example.item.image_id, list(example.answer)
     shown = ranking[:top] + ([own] if own not in ranking[:top] else [])
     return tuple(

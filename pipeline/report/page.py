@@ -1,4 +1,4 @@
-"""The page about a fine-tuned model: how often it is right, its errors, right answers, attention, how it was made."""
+"""The page about a fine-tuned model: metrics, errors, correct answers, attention, and how it was trained."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from vilbert.pipeline.pages.html_page import curves_section, html_page, table
 from vilbert.pipeline.pages.templates import render, static_text
 
 LEAST_PROBABILITY = 0.005
-"""An answer below it would be listed with 0.00, and is not."""
+"""Answers with a lower probability are not listed; they would be shown as 0.00."""
 SKIPPED = {"left_out": "items left out", "unread": "items in unreadable shards"}
-"""Counts that are shown only where there are some, and what the page calls them."""
+"""Counts that are shown only if they are not 0, with their names on the page."""
 NO_SHARE = ("rank", "cider", "distribution", "loss", "left_out", "unread", "ptb_tokenizer")
-"""Ends of the names of metrics that are no share of 1."""
+"""Suffixes of metrics that are not fractions."""
 
 
 class Ranked(NamedTuple):
-    """An answer of the model and how probable it is."""
+    """An answer of the model and its probability."""
 
     answer: str
     probability: float
     people: bool = False
-    """Whether it is people's answer."""
+    """Whether it is an annotated answer."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -34,35 +34,35 @@ class Picture:
     """A data URI."""
     caption: str
     people: bool = False
-    """Whether it is the true one of several."""
+    """Whether it is the true image among several."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Asked:
-    """One item and what is said to it."""
+    """One item with its answers."""
 
     question: tuple[str, ...]
-    """What the model is asked, sentence by sentence."""
+    """The model's text input, sentence by sentence."""
     model: str
     """Its answer."""
     people: tuple[str, ...]
-    """People's, a line each."""
+    """Annotated answers, one per line."""
     ranked: tuple[Ranked, ...] = ()
-    """The model's answers, the most probable first; empty where the task has no texts to rank."""
+    """The model's answers, most probable first; empty if the task does not rank texts."""
     right: float | None
-    """From 0 to 1; None where no answer is simply right."""
+    """Score from 0 to 1; None if answers are not right or wrong."""
     verdict: str
-    """The same in words."""
+    """The score in words."""
     blind: str | None = None
-    """What the model says when it is shown another image; None where that was not evaluated."""
+    """The model's answer for another image; None if it was not evaluated."""
     blind_verdict: str = ""
     pictures: tuple[Picture, ...] = ()
-    """Photographs that belong to this item alone."""
+    """Images that belong to this item only."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Group:
-    """Photographs and what is asked about them."""
+    """Images and the items about them."""
 
     pictures: tuple[Picture, ...]
     asked: tuple[Asked, ...]
@@ -78,34 +78,34 @@ class Metric(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Content:
-    """All that the page shows."""
+    """The content of the page."""
 
     title: str
     summary: str
     metrics: tuple[Metric, ...]
-    """Of the results; a metric that the blind results lack has none of these."""
+    """Metrics of the results; `blind` is None if the blind results lack it."""
     compared: bool
     """Whether there are blind results."""
     about_metrics: str
-    """What they measure."""
+    """Explanation of the metrics."""
     about_pictures: str
-    """What is drawn on the photographs."""
+    """Explanation of the drawings."""
     examples: Mapping[str, Sequence[Group]]
-    """By heading, errors first."""
+    """Groups by heading, errors first."""
     attention: str
-    """A page of its own: which words and regions the model attends to."""
+    """Separate page about the words and regions that the model attends to."""
     finetuning: Sequence[Mapping[str, Any]]
     """The journal of the run."""
     pretraining: Sequence[Mapping[str, Any]]
-    """The journal of the run before; empty where none is shown."""
+    """Journal of the pre-training run; empty if it is not shown."""
     made: Mapping[str, str]
     """Tables of settings, commands, hardware and time as HTML, by heading."""
     sources: Mapping[str, str]
-    """What the page was made from."""
+    """Sources of the page."""
 
 
 def report_page(content: Content) -> str:
-    """Return the page, HTML; what texts hold is shown as it is."""
+    """Return the page as HTML; texts are escaped."""
     return html_page(
         content.title,
         content.summary,
@@ -133,7 +133,7 @@ def _metrics(content: Content) -> str:
 
 
 def _value(name: str, value: float | None) -> tuple[str, str | None]:
-    """Return a metric as text, and the length of its bar where it is a share."""
+    """Return a metric as text, and the length of its bar if it is a fraction."""
     if value is None:
         return "", None
     if name.endswith(NO_SHARE):

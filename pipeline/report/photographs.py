@@ -1,4 +1,4 @@
-"""The photographs of a report, with boxes drawn on them, small enough for a page in one file."""
+"""The images of a report, with boxes drawn on them, small enough for a page in one file."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from vilbert.pipeline.shards.viewing.draw import draw_regions
 from vilbert.pipeline.shards.viewing.sample_place import Place, read_sample
 
 BOXES = 10
-"""Boxes drawn of what the detector found, the best scores first."""
+"""Number of detected boxes to draw, highest scores first."""
 
 
 class Photographs:
-    """The photographs of a data set by image id, read where they were for `vilbert extract`."""
+    """The images of a data set by image id, read from the paths or URLs of `vilbert extract`."""
 
     def __init__(self, directory: Path, task: Any, numbers: Iterable[int]) -> None:
         """Find the images of some items."""
@@ -41,11 +41,11 @@ class Photographs:
         return read_photograph(sample), sample.regions
 
     def draw(self, image_id: str, side: int) -> str:
-        """Return a photograph without boxes as a data URI; empty where the data set does not have it."""
+        """Return an image without boxes as a data URI; empty if the data set does not have it."""
         return _uri(Image.fromarray(self.read(image_id)[0]), side) if image_id in self.places else ""
 
     def draw_detected(self, image_id: str, side: int) -> str:
-        """Return a photograph with the detector's best boxes as a data URI."""
+        """Return an image with the best detected boxes as a data URI."""
         pixels, regions = self.read(image_id)
         best = best_boxes(regions, BOXES)
         return _uri(
@@ -53,7 +53,7 @@ class Photographs:
         )
 
     def draw_boxes(self, image_id: str, boxes: Mapping[str, Sequence[float]], side: int) -> str:
-        """Return a photograph with labelled boxes as a data URI."""
+        """Return an image with labelled boxes as a data URI."""
         pixels = self.read(image_id)[0]
         height, width = pixels.shape[:2]
         boxes_xyxy = np.clip(np.array([*boxes.values()]), 0, [width, height, width, height]).astype(np.float32)
@@ -67,7 +67,7 @@ def _uri(image: Image.Image, side: int) -> str:
 
 
 def find_samples(directory: Path, info: DatasetInfo, image_ids: Iterable[str]) -> dict[str, Place]:
-    """Return where the samples of images lie, those that are there; each shard is opened once."""
+    """Return the places of the images' samples that exist; each shard is opened once."""
     wanted = {sample_key(image_id): image_id for image_id in image_ids}
     found: dict[str, Place] = {}
     first = 0

@@ -1,4 +1,4 @@
-"""How a model and its report were made: settings, commands, hardware and time, as tables of a page."""
+"""Provenance of a model and its report: settings, commands, hardware and time, as tables of a page."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from vilbert.pipeline.train.run.sessions import machine_facts, machine_rows, rea
 
 
 def run_of(model: Path) -> Path:
-    """Return the run of a model that is named by the run, its final/ or one of its checkpoints/."""
+    """Return the run folder of a model, given the run, its final/ or one of its checkpoints/."""
     folder = model.resolve()
     for run in (folder, *folder.parents[:2]):
         if (run / RUN_FILE).is_file() or (run / METRICS_FILE).is_file():
@@ -28,7 +28,7 @@ def run_of(model: Path) -> Path:
 
 
 def how_it_was_made(settings: ReportSettings) -> dict[str, str]:
-    """Return tables by heading; what runs of earlier versions did not record is left out."""
+    """Return tables by heading; facts that runs of earlier versions did not record are left out."""
     runs = {"fine-tuning": settings.checkpoint}
     if settings.pretrained is not None:
         runs["pre-training"] = settings.pretrained

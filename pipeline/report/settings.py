@@ -31,7 +31,7 @@ class ReportSettings:
     task: str | None = None
     """Task to report, if the model was trained on several."""
     blind_results: Path | None = None
-    """The same with --blind."""
+    """Results with --blind for the same split."""
     split: str = "val"
     """Split of the annotations that was evaluated."""
     pretrained: Path | None = None

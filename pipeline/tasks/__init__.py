@@ -1,1 +1,1 @@
-"""Downstream tasks: annotation files, heads' losses, metrics, submission files."""
+"""Downstream tasks: annotation files, losses of task heads, metrics and submission files."""

@@ -1,4 +1,4 @@
-"""How annotation files are read: JSON objects a line, fields of their types, and errors that name the place."""
+"""Read annotation files: JSON lines and typed fields, with errors that name the place."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ _KINDS = {str: "text", int: "a whole number", list: "a list", dict: "an object"}
 
 
 class AbsentError(RefusedError):
-    """A file, or a split of one, that is not there."""
+    """A file or a split does not exist."""
 
 
 @contextmanager
 def reading(path: Path) -> Iterator[None]:
-    """Raise what stops the block from reading a file as RefusedError, naming the file."""
+    """Convert read errors inside the block to RefusedError naming the file."""
     try:
         yield
     except OSError as error:
@@ -36,9 +36,10 @@ def reading(path: Path) -> Iterator[None]:
 
 
 def json_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield (file and line, object) of a file with a JSON object a line; blank lines are passed over.
+    """Yield (`file:line`, object) for a file with one JSON object per line; blank lines are skipped.
 
-    Raises RefusedError where the file cannot be read, a line is anything else, or the file is empty.
+    Raises:
+        RefusedError: The file cannot be read or is empty, or a line is not a JSON object.
     """
     number = rows = 0
     with reading(path), path.open("rb") as file:
@@ -51,7 +52,7 @@ def json_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
             except ValueError as error:
                 raise RefusedError(f"{where}: not valid JSON ({error}); is the download complete?") from error
             if not isinstance(row, dict):
-                raise RefusedError(f"{where}: not a JSON object but {row!r:.80}")
+                raise RefusedError(f"{where}: expected a JSON object, found {row!r:.80}")
             rows += 1
             yield where, row
     if not rows:
@@ -59,9 +60,10 @@ def json_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def field(row: Mapping[str, Any], name: str, kind: type[T], where: str) -> T:
-    """Return row[name], of type str, int, list or dict; raise RefusedError naming the place where it is anything else.
+    """Return `row[name]` if it has the type `kind` (str, int, list or dict); lone surrogates become U+FFFD.
 
-    Text comes with U+FFFD for lone surrogates, which no tokenizer takes.
+    Raises:
+        RefusedError: The field is missing or has another type; the message contains `where`.
     """
     if isinstance(row, RepeatedKeys):
         raise RefusedError(f"{where}: key {row.key!r:.80} appears twice; remove one")
@@ -74,9 +76,10 @@ def field(row: Mapping[str, Any], name: str, kind: type[T], where: str) -> T:
 
 
 def label_field(row: Mapping[str, Any], name: str, labels: Mapping[str, T], split: str, where: str) -> T | None:
-    """Return what the text in row[name] stands for; None where it is absent from a test split, whose labels are secret.
+    """Return the label for the text in `row[name]`; None if a test split has no labels.
 
-    Raises RefusedError for a text that is not among `labels`.
+    Raises:
+        RefusedError: The text is not among `labels`.
     """
     if row.get(name) is None and split.startswith("test"):
         return None
@@ -87,9 +90,13 @@ def label_field(row: Mapping[str, Any], name: str, labels: Mapping[str, T], spli
 
 
 def split_file(folder: Path, name: str, split: str, published: Mapping[str, str]) -> Path:
-    """Return the file of a split, `name` with the split for {}; otherwise the one under the published split's name.
+    """Return the file of a split: `name` with the split for {}, otherwise the one under the published split's name.
 
-    published: what the data set calls a split that others call otherwise, as `dev` for `val`.
+    Args:
+        folder: Folder of the annotation files.
+        name: File name with `{}` in place of the split.
+        split: The split.
+        published: Published name of a split that has another name there, such as `dev` for `val`.
     """
     path = folder / name.format(split)
     return path if path.exists() or split not in published else folder / name.format(published[split])

@@ -1,11 +1,11 @@
-"""From positions in the training stream to the tensors of a task's batch.
+"""Build the tensors of a task's batch from positions in the training stream.
 
-As in pre-training, a global batch is a slice of the stream, cut into parts for the ranks and then into micro-batches,
-and what is random in an item is drawn from (seed, epoch, item) alone. An image that several rows show is read, sent and
-kept once.
+As in pre-training, a global batch is a slice of the stream, divided among the ranks and then into micro-batches, and
+all random draws of an item depend on (seed, epoch, item) only. An image that appears in several rows is read,
+transferred and stored once.
 
-Shapes: I items, O options of an item, N = I x O rows, C distinct images, T word pieces, R regions without the global
-one, D features.
+Shapes: I items, O options per item, N = I x O rows, C distinct images, T tokens, R regions without the global one,
+D features.
 """
 
 from __future__ import annotations
@@ -38,34 +38,34 @@ class ItemBatch:
     input_ids: Tensor
     """int64 [N, T]."""
     segments: Tensor
-    """int64 [N, T], 1 in the last of several sentences."""
+    """int64 [N, T], 1 in the last of several sentences, else 0."""
     attention_mask: Tensor
-    """int64 [N, T], 1 where a word is."""
+    """int64 [N, T], 1 for tokens, 0 for padding."""
     features: Tensor
-    """float16 [C, R, D], without the global region; padding is 0. Codes where there are `feature_scales`."""
+    """float16 [C, R, D], without the global region; padding is 0. Codes if `feature_scales` is given."""
     weights: Tensor
-    """float32 [C, R], what each region counts in the global one."""
+    """float32 [C, R], weight of each region in the feature of the whole image."""
     locations: Tensor
     """float32 [C, R, 5]."""
     region_mask: Tensor
-    """int64 [C, R], 1 where a region is."""
+    """int64 [C, R], 1 for regions, 0 for padding."""
     image_of: Tensor
-    """int64 [N], which of the images each row shows."""
+    """int64 [N], index of each row's image."""
     targets: dict[str, Tensor]
-    """What the task's loss wants, first dimension I."""
+    """Inputs of the task's loss, with first dimension I."""
     count: int
-    """What the sum of the loss is divided by."""
+    """Divisor of the summed loss."""
     numbers: tuple[int, ...]
-    """[I] number of each item; `PAST_THE_END` where it is past the end or cannot be read, and nothing is learnt."""
+    """[I] index of each item; `PAST_THE_END` if it is past the end or unreadable, so it is not trained on."""
     image_ids: tuple[str, ...]
-    """[C]."""
+    """[C] ids of the images."""
     unread: int
-    """Items that could not be read."""
+    """Number of items that could not be read."""
     feature_scales: Tensor | None = None
-    """float32 [C, R, 2] of features of one byte a value, see `FeatureRows`."""
+    """float32 [C, R, 2], scales of 8-bit features, see `FeatureRows`."""
 
     def pin_memory(self) -> Self:
-        """Return the batch in page-locked memory, from which a GPU copies asynchronously."""
+        """Return the batch in pinned memory, from which a GPU can copy asynchronously."""
         held = {field.name: getattr(self, field.name) for field in fields(self)}
         pinned: dict[str, Any] = {name: it.pin_memory() for name, it in held.items() if isinstance(it, Tensor)}
         return replace(self, **pinned, targets={name: it.pin_memory() for name, it in self.targets.items()})
@@ -77,29 +77,33 @@ NO_IMAGE = ""
 
 @dataclass(frozen=True, kw_only=True)
 class ItemSource:
-    """All that batches of one task are made from; the same in every worker process."""
+    """The inputs of a task's batches; the same in every worker process."""
 
     task: Task
     joined: Joined
     order: Order
-    """Over the joined items."""
+    """Order of the joined items."""
     images: Images
     given: Images | None
-    """The same images with regions at given boxes, where the task wants them."""
+    """The same images with regions at given boxes, if the task uses them."""
     tokenizer: PreTrainedTokenizerBase
     max_words: int
-    """Of a text, with its special tokens."""
+    """Maximum number of tokens of a text, including special tokens."""
     max_regions: int
-    """Of an image, without the global one."""
+    """Maximum number of regions of an image, without the global one."""
     blind: bool
-    """Show another image's regions: what can be told from the text alone."""
+    """Show the regions of another image, to measure what the text alone predicts."""
     seed: int
 
 
 def make_item_batches(source: ItemSource, share: Share, step: int, *, limit: int | None = None) -> list[ItemBatch]:
-    """Make a rank's micro-batches of global batch `step`.
+    """Build a rank's micro-batches of global batch `step`.
 
-    limit: positions from here on are past the end (of an evaluation). A rank without a part has one such row.
+    Args:
+        source: The inputs of the task's batches.
+        share: The rank's share of a global batch.
+        step: Index of the global batch.
+        limit: In an evaluation, positions from here on are past the end. A rank without items gets one such row.
     """
     positions, there = share.rows(step, limit)
     places = source.order.at(positions)
@@ -173,7 +177,7 @@ def _read_shown(source: ItemSource, rows: Sequence[Rows]) -> dict[str, Shown | N
 
 
 def row_tensors(text: Encoded, regions: RegionRows, image_of: Sequence[int]) -> dict[str, Tensor]:
-    """Return the tensors of an `ItemBatch` that its texts, its images and which row shows which decide, by field."""
+    """Return the tensors of an `ItemBatch` that depend on its texts, images and `image_of`, by field name."""
     attention_mask = np.arange(text.ids.shape[1]) < text.lengths[:, None]
     return {
         "input_ids": torch.from_numpy(text.ids),
@@ -188,7 +192,7 @@ def row_tensors(text: Encoded, regions: RegionRows, image_of: Sequence[int]) -> 
 
 
 def _next_words(ids: NDArray[np.int64], lengths: NDArray[np.int64], readable: Sequence[bool]) -> Tensor:
-    """Return int64 [N, T], the word after each position, -1 where no word is predicted."""
+    """Return int64 [N, T], the token after each position, -1 where none is predicted."""
     labels = np.full(ids.shape, -1, dtype=np.int64)
     labels[:, :-1] = ids[:, 1:]
     labels[np.arange(ids.shape[1]) >= lengths[:, None] - 1] = -1

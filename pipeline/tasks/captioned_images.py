@@ -1,8 +1,8 @@
-"""Captioned images for retrieval and captioning: Karpathy's splits, or the JSONL files of ViLBERT.
+"""Captioned images for retrieval and captioning, from Karpathy's documents or ViLBERT's JSONL files.
 
-Karpathy's `dataset_coco.json` and `dataset_flickr30k.json` hold all splits; one trains on train and restval together
-(Karpathy & Fei-Fei 2015). A JSONL file holds one split, `{"id": …, "img_path": …, "sentences": […]}` a line. Images are
-named as manifests name them: by the COCO id, or else by the file's name without its suffix.
+Karpathy's `dataset_coco.json` and `dataset_flickr30k.json` hold all splits; models are trained on train and restval
+together (Karpathy & Fei-Fei 2015). A JSONL file holds one split, `{"id": ..., "img_path": ..., "sentences": [...]}` per
+line. Image ids are those of manifests: the COCO id, or else the file name without its suffix.
 """
 
 from __future__ import annotations
@@ -26,22 +26,25 @@ _COCO_NAME = re.compile(r"COCO_[a-z]+20\d\d_(\d{12})")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CaptionedImage:
-    """An image and what is said of it."""
+    """An image and its captions."""
 
     image_id: str
-    """As manifests name it; unique."""
+    """Image id as in manifests; unique."""
     captions: tuple[str, ...]
-    """At least one, without white space at either end."""
+    """At least one caption, stripped of white space."""
 
 
 def read_captioned_images(path: Path, split: str) -> list[CaptionedImage]:
-    """Read the images of a split, in the file's order.
+    """Read the images of a split in the file's order.
 
-    path: a Karpathy document; a folder with one, `dataset_*.json`; or JSONL (.jsonl, .jsonline, .jsonlines), all of
-    whose lines are taken but those that name another split.
-    split: train is train and restval together in a Karpathy document.
-    Raises RefusedError naming file and entry where one is damaged, an image stands there twice or has no caption, or
-    the split is not there.
+    Args:
+        path: A Karpathy document; a folder with one, `dataset_*.json`; or a JSONL file (.jsonl, .jsonline, .jsonlines),
+            from which all lines are used except those that name another split.
+        split: Name of the split. In a Karpathy document, train includes restval.
+
+    Raises:
+        RefusedError: An entry is damaged, an image appears twice or has no caption. The message names file and entry.
+        AbsentError: The split does not exist.
     """
     path = _document(path)
     parts = _PARTS.get(split, (split,))
@@ -67,9 +70,9 @@ def read_captioned_images(path: Path, split: str) -> list[CaptionedImage]:
 
 
 def coco_number(name: str) -> str | None:
-    """Return the image id that a published file name of COCO 2014 holds, without leading zeros; None for other names.
+    """Return the image id in a published COCO 2014 file name, without leading zeros; None for other names.
 
-    `COCO_train2014_000000000025.jpg`, folders before it or not, is image 25.
+    `COCO_train2014_000000000025.jpg`, with or without folders, is image 25.
     """
     match = _COCO_NAME.fullmatch(PurePosixPath(name).stem)
     return str(int(match[1])) if match else None
@@ -113,9 +116,10 @@ def _lines(path: Path) -> Iterator[tuple[str, str, str, list[str]]]:
 
 
 def _line_id(row: dict[str, Any], where: str) -> str:
-    """Return the id of a line's image.
+    """Return the image id of a line.
 
-    In ViLBERT's files `id` is the COCO id, but in those of Flickr30k a mere count: there the file's name says it.
+    `id` is the COCO id in ViLBERT's files, but only a running number in those of Flickr30k: there the file name is the
+    id.
     """
     number = row.get("id")
     if "id" in row and (not isinstance(number, int | str) or isinstance(number, bool)):

@@ -1,7 +1,7 @@
-"""Items with one right option: what tasks that choose among options share.
+"""Base class of tasks whose items have one correct option.
 
-The scores of the options, [I, O], come from a head. They are trained as alternatives (cross-entropy over the options:
-VCR, retrieval) or, where `independent`, as yes-or-no questions for each class (NLVR2, SNLI-VE).
+A head computes the scores of the options, [I, O]. The loss is cross-entropy over the options (VCR, retrieval) or, with
+`independent`, binary cross-entropy per class (NLVR2, SNLI-VE).
 """
 
 from __future__ import annotations
@@ -18,38 +18,38 @@ from vilbert.pipeline.tasks.task import Shown, TaskBase
 
 
 class ChoiceTask(TaskBase):
-    """A task whose items each have one right option; the answer is its number."""
+    """A task whose items each have one correct option; the answer is the option's index."""
 
     head: str
-    """The output of the model with the scores."""
+    """Name of the model output with the scores."""
     choices: int
-    """O, how many options there are to choose from."""
+    """O, the number of options."""
     independent = False
-    """Whether each option is trained as a yes-or-no question of its own."""
+    """Whether each option is trained as a binary classification."""
 
     def scores(self, output: ViLBertForTasksOutput) -> Tensor:
-        """Return the scores of the options, [I, O]."""
+        """Return the scores of the options [I, O]."""
         scores: Tensor | None = getattr(output, self.head)
         assert scores is not None
         return scores.view(-1, self.choices)
 
     def targets(self, numbers: Sequence[int], shown: Sequence[Shown | None]) -> dict[str, Tensor]:
-        """Return label int64 [I], -1 where it is not known."""
+        """Return the labels, int64 [I], -1 if unknown."""
         return label_targets(self.label, numbers)
 
     def count(self, targets: Mapping[str, Tensor]) -> int:
-        """Return what the mean is over: the labelled items, or each class of them."""
+        """Return the number of labelled items, times the number of classes if `independent`."""
         return labelled(targets) * (self.choices if self.independent else 1)
 
     def loss(self, output: ViLBertForTasksOutput, targets: Mapping[str, Tensor]) -> Tensor:
-        """Return cross-entropy over the options, or binary cross-entropy of each, summed."""
+        """Return the summed cross-entropy over the options, or the summed binary cross-entropy of each option."""
         loss = binary_loss if self.independent else choice_loss
         return loss(self.scores(output), targets["label"])
 
     def answers(self, output: ViLBertForTasksOutput, targets: Mapping[str, Tensor]) -> list[Any]:
-        """Return the number of the option that scores highest."""
+        """Return the index of the option with the highest score."""
         return self.scores(output).argmax(1).tolist()
 
     def figures(self, answers: Mapping[int, Any]) -> dict[str, float]:
-        """Return accuracy over the items whose label is known."""
+        """Return the accuracy over items with a known label."""
         return share_right(self.label, answers)

@@ -1,6 +1,6 @@
-"""The regions of images as a task shows them: the detector's, and beside them those at given boxes.
+"""Lay out the regions of images for a task: those of the detector, and optionally those at given boxes.
 
-Shapes: C images, R regions of the one with most (at least 1), D features.
+Shapes: C images, R maximum number of regions (at least 1), D features.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from vilbert.pipeline.train.examples.region_layout import lay_out_regions, sprea
 
 
 class RegionRows(NamedTuple):
-    """Images side by side; padding is 0."""
+    """A batch of images; padding is 0."""
 
     features: FeatureRows
     """[C, R, D]."""
     weights: NDArray[np.float32]
-    """[C, R], what each region counts in the feature of the whole image."""
+    """[C, R], weight of each region in the feature of the whole image."""
     locations: NDArray[np.float32]
-    """[C, R, 5], x1, y1, x2, y2 and area as shares of the image."""
+    """[C, R, 5], x1, y1, x2, y2 and area as fractions of the image."""
     mask: NDArray[np.int64]
-    """[C, R], 1 where a region is; an image that cannot be read has one of zeros."""
+    """[C, R], 1 for regions, 0 for padding; an unreadable image has one region of zeros."""
 
 
 def read_images(
@@ -40,10 +40,17 @@ def read_images(
     max_regions: int,
     averaged: bool = False,
 ) -> list[Shown | None]:
-    """Read images with at most `max_regions` regions each: given boxes all, and as many of the detector's as fit.
+    """Read images with at most `max_regions` regions each: all given boxes, and as many detected regions as fit.
 
-    given: the same images with regions at given boxes. averaged: whether these count in the feature of the whole image.
-    None for an image that cannot be read in either.
+    Args:
+        images: The images with the detector's regions.
+        given: The same images with regions at given boxes.
+        image_ids: Ids of the images.
+        max_regions: Maximum number of regions per image.
+        averaged: Whether regions at given boxes contribute to the feature of the whole image.
+
+    Returns:
+        One entry per image; None if it cannot be read from both.
     """
     detected = images.read(image_ids)
     boxed = [None] * len(image_ids) if given is None else given.read(image_ids)
@@ -70,7 +77,7 @@ def _show(found: Example, at_boxes: Example | None, max_regions: int, *, average
 
 
 def _first_features(parts: Sequence[tuple[Example, int]]) -> FeaturePart:
-    """Return the features of the first regions of each, [R, D]; float16, but for the codes of one alone."""
+    """Return the features of the first regions of each part [R, D]: float16, or codes for one part of codes."""
     found, count = parts[0]
     if len(parts) == len(found.feature_parts) == 1 and isinstance(small := found.feature_parts[0], SmallFeatures):
         return small.rows(slice(count))
@@ -83,11 +90,11 @@ def _first_features(parts: Sequence[tuple[Example, int]]) -> FeaturePart:
 
 
 def mean_weights(detected: int, given: int = 0, *, averaged: bool = False) -> NDArray[np.float32]:
-    """Return what each region counts in the feature of the whole image, float32 [detected + given].
+    """Return the weight of each region in the feature of the whole image, float32 [detected + given].
 
-    It is the mean of the detector's regions. `averaged`, the mean of those at given boxes is in it, too: each of the
-    two counts as many times as it has regions, and once more. Source: `refer_expression_dataset.py` and
-    `vcr_dataset.py` of jiasenlu/vilbert_beta. Where there is only one of the two, it is that one's mean.
+    The feature is the mean of the detector's regions. With `averaged` it also includes the mean of the regions at given
+    boxes; the two means are weighted by their number of regions plus one. If only one kind exists, it is the mean of
+    that kind. Source: `refer_expression_dataset.py` and `vcr_dataset.py` of jiasenlu/vilbert_beta.
     """
     parts = [detected and detected + 1, given and given + 1]
     if detected and not averaged:
@@ -97,7 +104,7 @@ def mean_weights(detected: int, given: int = 0, *, averaged: bool = False) -> ND
 
 
 def lay_out(shown: Sequence[Shown | None], *, feature_dim: int, max_regions: int) -> RegionRows:
-    """Lay images side by side; None is an image of one region of zeros, for attention needs something to look at."""
+    """Lay out images as one batch; None becomes an image with one region of zeros, because attention needs an input."""
     counts = np.array([len(image.boxes) if image else 0 for image in shown], dtype=np.int64)
     layout = lay_out_regions(
         shown,

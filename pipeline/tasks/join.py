@@ -1,8 +1,8 @@
-"""Annotations meet region features: each item is given the place of its image in the data sets.
+"""Join annotations with region features: find the place of each item's image in the data sets.
 
-An annotation whose image has no features, or none at given boxes where the task shows these, is left out and counted. A
-few are usual, as images are lost from the web; many mean that the data sets are the wrong ones, and stop the run. Where
-`--selection` chooses among the images, any number of annotations is about others.
+An annotation is left out and counted if its image has no features, or no regions at given boxes if the task uses them.
+A few are normal, because images disappear from the web; many indicate the wrong data sets and stop the run. With
+`--selection`, any number may be left out.
 
 Items are sorted by the place of their image, so that the order of training, which shuffles shards and then samples
 within a window of shards, reads annotations of the same shards together.
@@ -30,17 +30,19 @@ IDS_IN_A_MESSAGE = 5
 
 
 class Images:
-    """Where the images of a corpus lie, by id."""
+    """Index of the images of a corpus by id."""
 
     def __init__(self, corpus: Corpus, *, also_in: Images | None = None) -> None:
-        """Read the id of each sample, and nothing else of it.
+        """Read the ids of all samples, but not their features.
 
-        also_in: the images at given boxes; a blind model sees only images that are there, too.
+        Args:
+            corpus: The data sets.
+            also_in: The images at given boxes; a blind model only sees images that are in both.
         """
         self.corpus = corpus
         self._order = Order(corpus.shard_sizes, seed=0, shuffle=False)
         self.number: dict[str, int] = {}
-        """The sample's number over all data sets, by image id."""
+        """Sample index over all data sets, by image id."""
         for start in range(0, self._order.epoch_size, AT_A_TIME):
             numbers = np.arange(start, min(start + AT_A_TIME, self._order.epoch_size))
             for number, image_id in zip(numbers.tolist(), corpus.image_ids(self._order.at(numbers)), strict=True):
@@ -56,24 +58,24 @@ class Images:
         self._at = {image_id: at for at, image_id in enumerate(self._others)}
 
     def other(self, image_id: str, seed: int) -> str:
-        """Return another image, always the same one: what a blind model sees in its place."""
+        """Return another image, always the same one, which a blind model sees instead."""
         number = np.array([self.number[image_id]], dtype=np.int64)
         drawn = bits(keys(seed, np.zeros(1, dtype=np.int64), number), Stream.IMAGE, 1)[:, 0]
         step = 1 + below(drawn, max(len(self._others) - 1, 1))
         return self._others[(self._at.get(image_id, 0) + int(step[0])) % len(self._others)]
 
     def region_counts(self, image_ids: Sequence[str]) -> list[int]:
-        """Return how many regions some images have; 0 for one that cannot be read."""
+        """Return the numbers of regions of images; 0 for an unreadable image."""
         return [0 if example is None else len(example.boxes) for example in self.read(image_ids)]
 
     def describe(self, image_ids: Sequence[str]) -> dict[str, str]:
-        """Return file and key of the samples of some images, by their ids, for messages."""
+        """Return file and key of images by id, for messages."""
         known = [image_id for image_id in image_ids if image_id in self.number]
         numbers = np.array([self.number[image_id] for image_id in known], dtype=np.int64)
         return dict(zip(known, self.corpus.describe(self._order.at(numbers)), strict=True))
 
     def read(self, image_ids: Sequence[str]) -> list[Any]:
-        """Return the samples of some images; None for one that is not there, or is skipped as it cannot be read."""
+        """Read images; None for one that does not exist or cannot be read."""
         numbers = np.array([self.number.get(image_id, -1) for image_id in image_ids], dtype=np.int64)
         there = np.flatnonzero(numbers >= 0)
         found: list[Any] = [None] * len(image_ids)
@@ -84,14 +86,14 @@ class Images:
 
 @dataclass(frozen=True, kw_only=True)
 class Joined:
-    """Which items have features, and where."""
+    """The items with features, and their places."""
 
     kept: NDArray[np.int64]
-    """[I] numbers of items in the order of the files, sorted by the place of their first image."""
+    """[I] indices of items in the files, sorted by the place of their first image."""
     shard_sizes: list[NDArray[np.int64]]
-    """Items by shard, of each data set, as `Order` takes them: its sample s is item kept[s]."""
+    """Number of items per shard for each data set, as `Order` expects them: its sample s is item kept[s]."""
     missing: int
-    """Items left out."""
+    """Number of items that are left out."""
     missing_images: tuple[str, ...]
     """The first few images without features."""
 
@@ -107,12 +109,19 @@ def join(
 ) -> Joined:
     """Find the images of items.
 
-    what: what the items are, for messages. most_missing: share of items whose image may have no features. given: the
-    same images with regions at given boxes, where the task shows them. Raises RefusedError where more are missing, or
-    there is no item at all.
+    Args:
+        items: The items.
+        images_of: Returns the image ids of an item.
+        images: The images with features.
+        what: Name of the items, for messages.
+        most_missing: Maximum fraction of items without features.
+        given: The same images with regions at given boxes, if the task uses them.
+
+    Raises:
+        RefusedError: More items are missing, or there are no items.
     """
     if not items:
-        raise RefusedError(f"{what}: none in this split")
+        raise RefusedError(f"{what}: this split is empty")
     places = np.full(len(items), -1, dtype=np.int64)
     absent: dict[str, None] = {}
     no_given: dict[str, None] = {}
@@ -158,12 +167,12 @@ def join(
 
 
 def _some(names: Iterable[str]) -> str:
-    """Return the first few names of many."""
+    """Return the first few names for a message."""
     return f"{', '.join(list(names)[:IDS_IN_A_MESSAGE])}, ..."
 
 
 def _in_folders(absent: Mapping[str, None], images: Images) -> str:
-    """Return what to do where the data sets have missing images under names with folders before them, or nothing."""
+    """Return advice if missing images are in the data sets under names with additional folders, or an empty string."""
     for image_id in images.number:
         _, _, name = image_id.partition("/")
         while name:
@@ -178,7 +187,7 @@ def _in_folders(absent: Mapping[str, None], images: Images) -> str:
 
 
 def _by_shard(places: NDArray[np.int64], sizes: Sequence[NDArray[np.int64]]) -> list[NDArray[np.int64]]:
-    """Return how many of sorted sample numbers lie in each shard of each data set."""
+    """Count sorted sample indices per shard of each data set."""
     ends = np.cumsum(np.concatenate(sizes))
     counts = np.diff(np.searchsorted(places, ends), prepend=0)
     return np.split(counts, np.cumsum([len(part) for part in sizes])[:-1])

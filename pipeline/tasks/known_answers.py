@@ -1,7 +1,7 @@
-"""Do the answers of a classifier go with the annotations? VQA and GQA choose among answers that are known by class.
+"""Check that the answers of a classifier match the annotations, for tasks with a fixed list of answers (VQA, GQA).
 
-A question whose answer has no class teaches that all are wrong, and can never be told right; a few are usual. A list of
-other answers, or of the same in another order, would give figures that mean nothing.
+A question whose answer has no class trains all classes towards 0 and always counts as wrong; a few are normal. With a
+list of other answers, or the same answers in another order, metrics would be meaningless.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ SHOWN = 5
 
 
 def all_targets(task: Task) -> Iterator[dict[str, Tensor]]:
-    """Yield the targets of all items, some at a time, as far as they do not depend on what is shown."""
+    """Yield the targets of all items in chunks, without information about their images."""
     for start in range(0, len(task.items), AT_A_TIME):
         numbers = range(start, min(start + AT_A_TIME, len(task.items)))
         yield task.targets(numbers, [None] * len(numbers))
 
 
 def count_known(task: Task) -> tuple[int, int]:
-    """Return how many questions have an answer that is of a class, and how many have an answer at all."""
+    """Return the number of questions whose answer has a class, and the number of questions with an answer."""
     known = labelled = 0
     for targets in all_targets(task):
         there = targets["labelled"] > 0
@@ -41,21 +41,30 @@ def count_known(task: Task) -> tuple[int, int]:
 
 
 def require_labels(task: Task, *, where: str) -> None:
-    """Raise RefusedError where no item has an answer, as in a split whose answers its server keeps.
+    """Raise RefusedError if no item has an answer, as in a split whose answers are not public.
 
-    where: the option that names the split, for the message.
+    Args:
+        task: The task.
+        where: The option that selects the split, for the message.
     """
     for targets in all_targets(task):
-        if targets.keys().isdisjoint({"label", "labelled"}) or task.count(targets):  # or its truth is no label
+        if targets.keys().isdisjoint({"label", "labelled"}) or task.count(targets):  # or the task has no labels
             return
     raise RefusedError(f"{where}: none of its {len(task.items):,} items has an answer; choose a split that has them")
 
 
 def compare_answers(task: Task, labels: Sequence[str], *, where: str, of: str, learns: bool) -> None:
-    """Warn where questions have no answer of the classifier's; nothing is said where answers are secret.
+    """Warn if questions have no answer in the classifier; split without public answers are ignored.
 
-    where: the annotations, and of: whose answers `labels` are, for messages. learns: whether the classifier is to learn
-    from them: then RefusedError where no question has one of its answers.
+    Args:
+        task: The task.
+        labels: Answers of the classifier.
+        where: The annotations, for the message.
+        of: Owner of `labels`, for the message.
+        learns: Whether the classifier will be trained on the questions.
+
+    Raises:
+        RefusedError: `learns` is set and no question has an answer in the classifier.
     """
     known, labelled = count_known(task)
     if known == labelled:
@@ -65,14 +74,14 @@ def compare_answers(task: Task, labels: Sequence[str], *, where: str, of: str, l
         logger.warning("%s: %s; their predictions count as wrong", where, unknown)
         return
     some = ", ".join(map(repr, labels[:SHOWN]))
-    message = f"{where}: {unknown} ({some}, ...): one does not belong to the other"
+    message = f"{where}: {unknown} ({some}, ...), so the annotations do not match the answers"
     if learns:
         raise RefusedError(f"{message}; give other annotations, or other --answers")
     logger.warning("%s; the metrics below are meaningless", message)
 
 
 def require_classes(task: Task, config: Any, *, folder: Path) -> None:
-    """Raise RefusedError where a trained model has another number of classes than its card has answers."""
+    """Raise RefusedError if a trained model's number of classes differs from the number of answers in its card."""
     for name, size in task.head_sizes.items():
         classes = getattr(config, name)
         if classes != size:
@@ -83,9 +92,10 @@ def require_classes(task: Task, config: Any, *, folder: Path) -> None:
 
 
 def require_same_order(task: Task, init_from: str) -> None:
-    """Raise RefusedError where the classifier to begin with has as many answers, but others or in another order.
+    """Raise RefusedError if the initial classifier has equally many but different or reordered answers.
 
-    It would be taken for that of the answers here. One of another size begins anew, which is said where it is loaded.
+    Its weights would be used for the wrong answers. A classifier of another size is initialised randomly, with a
+    message.
     """
     labels = tuple(getattr(task, "labels", ()))
     if not labels or not (Path(init_from) / TASK_FILE).is_file():

@@ -1,4 +1,4 @@
-"""What tasks with one label an item share: targets, their count, and the share that was told right."""
+"""Targets, counts and accuracy of tasks with one label per item."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from vilbert.pipeline.tasks.losses import IGNORED
 
 
 def label_targets(label_of: Callable[[int], int | None], numbers: Sequence[int]) -> dict[str, Tensor]:
-    """Return labels int64 [I], -1 for an item without a label or outside of training."""
+    """Return labels, int64 [I], -1 for an item without a label or outside of training."""
     labels = [None if number < 0 else label_of(number) for number in numbers]
     return {"label": torch.tensor([IGNORED if label is None else label for label in labels])}
 
@@ -23,7 +23,7 @@ def labelled(targets: Mapping[str, Tensor]) -> int:
 
 
 def share_right(label_of: Callable[[int], int | None], predicted: Mapping[int, Any]) -> dict[str, float]:
-    """Return accuracy over the items with a label; nothing where none has one."""
+    """Return the accuracy over items with a label; empty if there are none."""
     pairs = [(label_of(number), answer) for number, answer in predicted.items()]
     known = [(label, answer) for label, answer in pairs if label is not None]
     return {"accuracy": sum(label == answer for label, answer in known) / len(known)} if known else {}

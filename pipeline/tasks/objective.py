@@ -1,6 +1,6 @@
-"""The objective of fine-tuning: one task's loss, and its metric on held-out items.
+"""The objective of fine-tuning: the loss of one task, and its metric on held-out items.
 
-Shapes: I items, O options, N = I x O rows, C distinct images, R regions without the global one, T word pieces.
+Shapes: I items, O options, N = I x O rows, C distinct images, R regions without the global one, T tokens.
 """
 
 from __future__ import annotations
@@ -24,28 +24,28 @@ from vilbert.pipeline.train.examples.inputs import GLOBAL_LOCATION
 
 @dataclass(frozen=True, kw_only=True)
 class TaskEvaluation:
-    """What a model answered to the items of a split."""
+    """The predictions of a model for a split, and its metrics."""
 
     answers: Mapping[int, Any]
-    """By number of the item."""
+    """Predictions by index of the item."""
     metrics: Mapping[str, float]
-    """The task's figures."""
+    """Metrics of the task."""
     loss: float | None
-    """Its mean loss; None where nothing is labelled."""
+    """Mean loss; None if no item has a label."""
     unread: int
-    """Items that could not be read."""
+    """Number of items that could not be read."""
 
     def figures(self) -> dict[str, float]:
-        """Return loss and metrics by name; what was not measured is left out."""
+        """Return loss and metrics by name, without those that could not be computed."""
         loss = {} if self.loss is None else {"loss": self.loss}
         return {**loss, **self.metrics, "unread": self.unread}
 
 
 def to_inputs(part: ItemBatch, device: torch.device, *, causal: bool) -> dict[str, Tensor]:
-    """Return the streams' arguments of `ViLBertForTasks.forward`, on `device`.
+    """Return the arguments of `ViLBertForTasks.forward` for both streams, on `device`.
 
-    image_feat float32 [N, R + 1, D] and the other image tensors begin with the global region. attention_mask is
-    [N, T, T] where `causal`: a word sees itself and those before it, and the image what every word sees.
+    image_feat, float32 [N, R + 1, D], and the other image tensors start with the global region. attention_mask is [N,
+    T, T] if `causal`: a token attends to itself and to previous tokens, and regions attend to what every token sees.
     """
     features = features_on(device, part.features, part.feature_scales).float()
     whole = torch.einsum("cr,crd->cd", part.weights.to(device, non_blocking=True), features)
@@ -68,22 +68,22 @@ def to_inputs(part: ItemBatch, device: torch.device, *, causal: bool) -> dict[st
 
 @dataclass(frozen=True, kw_only=True)
 class TaskObjective:
-    """The loss of one task, and how good a model is at it."""
+    """The loss of one task, and its evaluation."""
 
     task: Task
-    """Over the items that train."""
+    """The task with the training items."""
     held_out: Task | None
-    """Over those that are evaluated."""
+    """The task with the evaluation items."""
     task_token: int | None
-    """The task's row of the task embedding, where the model has one."""
+    """Row of the task embedding, if the model has one."""
     segments: bool
-    """Whether the model knows a second sentence by its segment; RoBERTa does not."""
+    """Whether the model uses segment embeddings; RoBERTa does not."""
     bfloat16: bool
     """Whether the model runs under autocast."""
     seed: int
-    """Of dropout."""
+    """Seed of dropout."""
     capturable: bool = False
-    """A GPU finds the positions that are computed, and the CPU waits for it."""
+    """False: the GPU determines which positions are computed, and the CPU waits for the result."""
 
     @property
     def stage(self) -> str:
@@ -96,16 +96,16 @@ class TaskObjective:
         return (self.task.name,)
 
     def counts(self, part: ItemBatch) -> Tensor:
-        """Return what the loss is divided by, int64 [1]."""
+        """Return the divisor of the loss, int64 [1]."""
         return torch.tensor([part.count])
 
     def sums(self, model: nn.Module, part: ItemBatch, device: torch.device, seed: int) -> Tensor:
-        """Return the loss as a sum, [1] float32."""
+        """Return the summed loss, float32 [1]."""
         output = self.run(model, part, device, self.task)
         return self.task.loss(output, on(part.targets, device))[None]
 
     def run(self, model: nn.Module, part: ItemBatch, device: torch.device, task: Task) -> ViLBertForTasksOutput:
-        """Return the output of the task's head alone; last layers compute no more than the head reads."""
+        """Return the output of the task's head; the last layers compute only the positions that the head reads."""
         inputs = to_inputs(part, device, causal=task.causal)
         if not self.segments:
             del inputs["token_type_ids"]
@@ -122,17 +122,17 @@ class TaskObjective:
         return output
 
     def evaluate(self, model: ViLBertForTasks, batches: Iterable[list[ItemBatch]], group: Group) -> TaskEvaluation:
-        """Return what the model answers to all items of this rank's batches and of all other ranks'."""
+        """Evaluate the model on the items of all ranks' batches."""
         assert self.held_out is not None
         return evaluate(self, self.held_out, model, batches, group)
 
     def badness(self, figures: Mapping[str, float]) -> float:
-        """Return the task's metric with its sign turned; NaN where it was not measured."""
+        """Return the negated main metric; NaN if it could not be computed."""
         return -figures.get(self.task.metric, math.nan)
 
 
 def on(targets: Mapping[str, Tensor], device: torch.device) -> dict[str, Tensor]:
-    """Return targets on a device."""
+    """Copy targets to a device."""
     return {name: value.to(device, non_blocking=True) for name, value in targets.items()}
 
 
@@ -144,7 +144,7 @@ def evaluate(
     batches: Iterable[list[ItemBatch]],
     group: Group,
 ) -> TaskEvaluation:
-    """Return what the model answers to the items of `task`, in evaluation mode; the same on every rank."""
+    """Evaluate the model on the items of `task`, in evaluation mode; the result is the same on every rank."""
     answers: dict[int, Any] = {}
     totals = torch.zeros(3, dtype=torch.float64)
     was_training = model.training

@@ -1,7 +1,7 @@
-"""The tasks by name. docs/extending/task.md shows how a package adds one.
+"""The registry of tasks. docs/extending/task.md shows how a package adds one.
 
-A `TaskSpec` holds the facts of a task that are known without importing torch; the task itself (items, loss, metrics,
-submission) is imported when it is opened. Everything else in the software reads the spec and the task's methods.
+A `TaskSpec` holds the properties of a task that must be known without importing torch; the task itself (items, loss,
+metrics, submission) is imported when it is opened. All other code uses only the spec and the task's methods.
 """
 
 from __future__ import annotations
@@ -38,82 +38,82 @@ TASKS = Registry(
 )
 
 MULTITASK = "multitask"
-"""What the command line calls a run of several of them."""
+"""Name of a multi-task run on the command line."""
 
 GivenBoxes = Literal["unused", "candidates", "averaged"]
-"""What a task does with regions at given boxes: nothing, show them beside the detector's, or also average them into
-the feature of the whole image."""
+"""How a task uses regions at given boxes: not at all, in addition to the detected ones, or also in the mean feature of
+the whole image."""
 
 Prediction = Literal["answer", "choose", "point", "rank", "describe", "judge"]
-"""The method of `Predictor` that asks a model of the task. answer: one of many labels, by independent sigmoids. choose:
-one of the options given. point: a region. rank: photographs by how well a caption matches. describe: a caption. judge:
-whether a statement is true of two photographs."""
+"""The `Predictor` method of a task. answer: one of many labels, by independent sigmoids. choose: one of the given
+options. point: a region. rank: images by how well a caption matches. describe: a caption. judge: whether a statement is
+true of two images."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TaskSpec:
-    """The facts of a task, in a module that imports nothing heavy."""
+    """The properties of a task, defined in a module without heavy imports."""
 
     open: Callable[[str, TaskFiles, str, Any], Any] | str
-    """Reads a split, `open(name, files, split, like) -> Task`, or `module:function` that does; see `open_task`."""
+    """Function that reads a split, `open(name, files, split, like) -> Task`, or `module:function`; see `open_task`."""
     head: str
     """The output of `ViLBertForTasks` that the task reads."""
     prediction: Prediction | None = None
-    """How `vilbert predict` asks a model of the task; None: it does not."""
+    """Prediction method of `vilbert predict`; None: not supported."""
     token: int | None = None
-    """The row of the task embedding. 0 to 15 are those of 12-in-1 and captioning; None: not for models with one."""
+    """Row of the task embedding (0 to 15: 12-in-1 and captioning); None: models with task tokens cannot be used."""
     labels: tuple[str, ...] = ()
-    """The names of the classes, where these are always the same."""
+    """Names of the classes, if they are fixed."""
     labels_setting: str | None = None
-    """The setting of the model's config that counts the answers, where these are collected from training."""
+    """Config setting with the number of answers, if they are collected from the training data."""
     given_boxes: GivenBoxes = "unused"
     """Whether --given-data is an option."""
     takes_names: bool = False
-    """Whether people are given names, so that --names is an option."""
+    """Whether people in texts get names, so that --names is an option."""
     takes_answers: bool = False
-    """Of `choose`: whether each question comes with an answer, for which a reason is chosen."""
+    """For `choose`: whether each question comes with an answer for which a reason is chosen."""
     causal: bool = False
-    """Whether a word attends only to those before it."""
+    """Whether tokens attend only to previous tokens."""
     task_heads: tuple[str, ...] = ("beta", "multitask")
-    """The sets of published classifiers that have its head."""
+    """The sets of published classifiers that contain its head."""
     image_ids: str | None = None
-    """A name for its image ids, where these are numbered independently of COCO's."""
+    """Namespace of its image ids, if they are numbered independently of COCO's."""
     test_splits: tuple[str, ...] = ()
-    """Splits whose images other tasks must not be trained on, as far as they could be."""
+    """Splits whose images must not be used to train other tasks."""
     evaluation: str | None = None
-    """`module:function` that evaluates it, where that is more than an answer to each item."""
+    """`module:function` that evaluates it, if there is more to do than to predict each item."""
     recipes: Path | None = None
-    """A folder of settings: `default.yaml` applies without being asked for, NAME.yaml with --config NAME. By default
+    """Folder of recipes: `default.yaml` applies by default, NAME.yaml with --config NAME. Default:
     recipes/finetune/TASK of this package."""
     main_metric: str = "accuracy"
-    """The metric that a report begins with."""
+    """Metric that a report shows first."""
     about_metrics: str = ""
-    """What a report says about the metrics."""
+    """Explanation of the metrics in a report."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TaskFiles:
-    """Where a task's annotations are, and what is chosen of them."""
+    """Location of a task's annotations, and how they are read."""
 
     folder: Path
-    """Of the annotation files, under their published names."""
+    """Folder of the annotation files under their published names."""
     seed: int
-    """Of what is drawn when they are read, such as names of people."""
+    """Seed of random draws during reading, such as names of people."""
     names: tuple[str, ...] = ()
-    """What people are called, where it is not by the usual names."""
+    """Names of people; empty: the default names."""
     answers: Path | None = None
     """A published list of answers."""
     least_answers: int = 9
-    """How often an answer must occur to be learnt."""
+    """Minimum number of occurrences of an answer."""
     labels: tuple[str, ...] = ()
-    """The answers of a model that is trained already; they go over `answers`."""
+    """Answers of a trained model; they take precedence over `answers`."""
 
 
 def find_task(name: str) -> TaskSpec:
     """Return the spec of a task.
 
     Raises:
-        RefusedError: There is no such task, or its package cannot be imported.
+        RefusedError: The task does not exist, or its package cannot be imported.
     """
     try:
         found = TASKS.load(name)
@@ -125,12 +125,12 @@ def find_task(name: str) -> TaskSpec:
 
 
 def prediction_of(name: str) -> Prediction | None:
-    """Return how `Predictor` asks a model of a task."""
+    """Return the `Predictor` method of a task."""
     return find_task(name).prediction
 
 
 def require_prediction(name: str) -> None:
-    """Raise ValueError where `vilbert predict` does not ask models of the task."""
+    """Raise ValueError if `vilbert predict` does not support the task."""
     if prediction_of(name) is None:
         raise ValueError(f"predict {name}: reads its items from files; use `vilbert evaluate {name}`")
 
@@ -146,15 +146,22 @@ def task_token(name: str) -> int:
 def open_task(name: str, files: TaskFiles, split: str, *, like: Task | None) -> Task:
     """Read a split of a task.
 
-    like: the same task over the items that train, whose answers are those of the classifier; None where these are
-    they, and then training items may be shown otherwise. Raises RefusedError where files are missing or damaged.
+    Args:
+        name: Name of the task.
+        files: Location of the annotations.
+        split: Name of the split.
+        like: The same task with its training items, whose answers define the classes; None if this split is the
+            training split, for which a task may present items differently.
+
+    Raises:
+        RefusedError: Files are missing or damaged.
     """
     opened: Task = imported(find_task(name).open)(name, files, split, like)
     return opened
 
 
 def imported(function: Callable[..., Any] | str) -> Callable[..., Any]:
-    """Return a function of a spec, imported where it is given as `module:function`."""
+    """Return a function of a spec, importing it if it is given as `module:function`."""
     if callable(function):
         return function
     module, _, attribute = function.partition(":")

@@ -1,7 +1,7 @@
-"""What a task is: items of an annotation file, the rows that each puts before the model, a head, a loss, a metric.
+"""The interface of a task: items of annotation files, the model inputs of each, a head, a loss and metrics.
 
-The loop, the order of samples, the batches and the launchers are those of pre-training; a task says only what is its
-own. Shapes: I items of a batch, O options of an item, N = I x O rows, C distinct images.
+The training loop, sample order, batches and launchers are those of pre-training; a task defines only the rest.
+Shapes: I items of a batch, O options of an item, N = I x O rows, C distinct images.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ __all__ = ["GivenBoxes", "Rows", "Shown", "Task", "TaskBase"]
 
 @dataclass(frozen=True, kw_only=True, eq=False, slots=True)
 class Shown:
-    """The regions of one image as the model sees them: those that the detector found, then given ones."""
+    """The regions of one image as the model receives them: detected ones, then given ones."""
 
     image_id: str
     """As in the data set."""
@@ -43,82 +43,84 @@ class Shown:
     features: FeaturePart
     """[R, D]."""
     weights: NDArray[np.float32]
-    """[R], what each region counts in the feature of the whole image; they sum to 1."""
+    """[R], weight of each region in the feature of the whole image; they sum to 1."""
 
 
 class Rows(NamedTuple):
-    """What one item puts before the model, an entry for each option."""
+    """The model inputs of one item, with an entry per option."""
 
     texts: tuple[tuple[str, ...], ...]
-    """Sentences that separators part; the last of several is in segment 1."""
+    """Sentences, joined by separators; the last of several is in segment 1."""
     images: tuple[str, ...]
-    """The image that each text is shown with."""
+    """The image of each text."""
 
 
 class Task(Protocol):
     """A task over the items of one split."""
 
     name: str
-    """As on the command line."""
+    """Name on the command line."""
     head: str
-    """The output of `ViLBertForTasks` that it reads."""
+    """Name of the `ViLBertForTasks` output that the task uses."""
     options: int
-    """O, rows of an item."""
+    """O, number of rows per item."""
     causal: bool
-    """Whether a word sees only those before it."""
+    """Whether tokens attend only to previous tokens."""
     given_boxes: GivenBoxes
-    """What it makes of regions at given boxes, where there are any."""
+    """How the task uses regions at given boxes, if there are any."""
     head_sizes: Mapping[str, int]
-    """Settings of the model's config that it decides, such as `num_answers`."""
+    """Config settings that the task determines, such as `num_answers`."""
     metric: str
-    """The figure that says which checkpoint is best; higher is better."""
+    """Metric that selects the best checkpoint; higher is better."""
     items: Sequence[Any]
-    """What there is to answer, in the order of the files."""
+    """Items in the order of the files."""
     labels: tuple[str, ...]
-    """Names of the answers that were collected from training, by class; may be empty."""
+    """Names of answers collected from the training data, by class; may be empty."""
 
     def images(self, item: Any) -> tuple[str, ...]:
-        """Return the images that an item is about; it is read where the first of them lies."""
+        """Return the images of an item; it is stored at the place of the first one."""
 
     def rows(self, number: int, key: np.uint64) -> Rows:
-        """Return the rows of item `number`; what is random in them is drawn from its key."""
+        """Return the rows of item `number`; random draws depend only on `key`."""
 
     def targets(self, numbers: Sequence[int], shown: Sequence[Shown | None]) -> dict[str, Tensor]:
-        """Return what the loss of some items needs, tensors whose first dimension is I.
+        """Return the inputs of the loss for some items: tensors with first dimension I.
 
-        shown: of each item, its first image; None where it cannot be read, and nothing is to be learnt.
+        Args:
+            numbers: Indices of the items; negative ones are not trained on.
+            shown: First image of each item; None if it cannot be read, so the item is not trained on.
         """
 
     def count(self, targets: Mapping[str, Tensor]) -> int:
-        """Return what the sum of the loss is divided by, known from the targets alone."""
+        """Return the divisor of the summed loss, computed from the targets."""
 
     def loss(self, output: ViLBertForTasksOutput, targets: Mapping[str, Tensor]) -> Tensor:
-        """Return the loss as a sum, [] float32."""
+        """Return the summed loss, float32 []."""
 
     def answers(self, output: ViLBertForTasksOutput, targets: Mapping[str, Tensor]) -> list[Any]:
-        """Return what the model answers to each item, as JSON values."""
+        """Return the prediction for each item as JSON values."""
 
     def figures(self, answers: Mapping[int, Any]) -> dict[str, float]:
-        """Return the task's metrics; answers: by number of the item."""
+        """Return the metrics, given predictions by item index."""
 
     def results(self, answers: Mapping[int, Any]) -> bytes:
-        """Return the file of results as the task's server or evaluation code takes it."""
+        """Return the results file in the format of the task's server or evaluation code."""
 
     def draw_from(self, image_ids: Container[str]) -> None:
-        """Take note of the images that have features, where items are shown with images of others."""
+        """Set the images with features, for tasks that combine items with images of other items."""
 
     def prepare_training(self, source: ItemSource, output: Path, group: Group) -> None:
-        """Prepare what training needs, once a run, in every process of the group; output: the run's folder."""
+        """Prepare training once per run, in every process of the group; `output` is the run's folder."""
 
     def without_images(self, image_ids: Container[str]) -> Task:
         """Return the task without the items about these images."""
 
     def joint_results(self, path: Path, answers: Mapping[int, Any]) -> tuple[dict[str, float], bytes | None]:
-        """Return metrics and a submission of these answers together with the results of another task."""
+        """Return metrics and a submission from these answers and the results of another task."""
 
 
 class TaskBase:
-    """What most tasks do alike: the optional methods of `Task`, and what `vilbert report` asks of a task."""
+    """Default implementations of the optional methods of `Task` and of those that `vilbert report` uses."""
 
     name: str
     items: Sequence[Any]
@@ -129,18 +131,18 @@ class TaskBase:
     given_boxes: GivenBoxes = "unused"
     metric = "accuracy"
     reports = True
-    """Whether `item_key` and `read_row` say how results are read back; without them there is no report."""
+    """Whether `item_key` and `read_row` are implemented, which `vilbert report` needs."""
     answers_images = False
-    """Whether the results have an answer per image, which belongs to the first item of the image."""
+    """Whether results contain one answer per image, which belongs to the image's first item."""
 
     def draw_from(self, image_ids: Container[str]) -> None:
-        """Do nothing: items are shown with their own images."""
+        """Do nothing: items only use their own images."""
 
     def prepare_training(self, source: ItemSource, output: Path, group: Group) -> None:
         """Do nothing."""
 
     def images(self, item: Any) -> tuple[str, ...]:
-        """Return the one image of an item."""
+        """Return the image of an item."""
         return (item.image_id,)
 
     def without_images(self, image_ids: Container[str]) -> Any:
@@ -149,58 +151,59 @@ class TaskBase:
         return self
 
     def joint_results(self, path: Path, answers: Mapping[int, Any]) -> tuple[dict[str, float], bytes | None]:
-        """Return nothing: the task has no other that it is scored with."""
+        """Return nothing: the task is not scored together with another one."""
         return {}, None
 
     def label(self, number: int) -> int | None:
-        """Return the class or option that is right; None where it is not known."""
+        """Return the index of the correct class or option; None if it is unknown."""
         return None
 
     def item_key(self, item: Any) -> Hashable:
-        """Return what names an item in the file of results."""
+        """Return the key of an item in the results file."""
         raise NotImplementedError
 
     def read_row(self, row: Any) -> tuple[Hashable, Any]:
-        """Return the key and the answer of a row of the results, as `answers` has it.
+        """Return the key and the answer of a row of the results file, in the form of `answers`.
 
-        Raises LookupError, TypeError or ValueError where it is not such a row.
+        Raises:
+            LookupError, TypeError, ValueError: The row is invalid.
         """
         raise NotImplementedError
 
     def read_rows(self, path: Path) -> Any:
-        """Return the rows of a file of results."""
+        """Return the rows of a results file."""
         return read_json(path)
 
     def has_truth(self, number: int) -> bool:
-        """Return whether the right answer to an item is known."""
+        """Return whether the correct answer to an item is known."""
         return self.label(number) is not None
 
     def score(self, number: int, answer: Any) -> float:
-        """Return how right an answer is, from 0 to 1."""
+        """Return the score of an answer, from 0 to 1."""
         return float(answer == self.label(number))
 
     def true_texts(self, number: int) -> list[str]:
-        """Return the right answers as `Predictor` spells them."""
+        """Return the correct answers in the spelling of `Predictor`."""
         return []
 
     def people(self, number: int) -> tuple[str, ...]:
-        """Return what people answered, a line each."""
+        """Return the annotated answers, one per line."""
         return tuple(self.true_texts(number))
 
     def spell(self, answer: Any) -> str:
-        """Return an answer as a person reads it."""
+        """Return an answer as text."""
         return str(answer)
 
 
 def text_of(value: Any) -> str:
-    """Return a value of a file that must be text; TypeError where it is not."""
+    """Return a value that must be text; raise TypeError if it is not."""
     if not isinstance(value, str):
         raise TypeError(f"{value!r} is not text")
     return value
 
 
 def numbers_of(value: Any, count: int) -> list[float]:
-    """Return a value of a file that must be a list of so many numbers; ValueError where it is not."""
+    """Return a value that must be a list of `count` numbers; raise ValueError if it is not."""
     if not isinstance(value, list) or len(value) != count:
         raise ValueError(f"{value!r} is not a list of {count} numbers")
     return [float(number) for number in value]

@@ -110,8 +110,8 @@ def test_a_small_demo_leaves_out_what_was_not_measured(asked: Path) -> None:
     write_figures(asked)
     (asked / "pretrained" / "evaluation.json").write_text(json.dumps({"figures": {"alignment_accuracy": 0.5}}))
     said = summary(asked, 20)
-    assert "belongs to a picture in 50%" in said
-    assert "hidden" not in said
+    assert "matches an image with 50%" in said
+    assert "masked" not in said
 
 
 @pytest.mark.ray
@@ -137,7 +137,7 @@ def test_interrupted_in_every_stage_it_ends_with_a_report(tmp_path: Path) -> Non
         assert process.returncode in (0, 130, -signal.SIGINT), text
         assert process.returncode == 0 or "was interrupted; run the same command again" in text
         interrupted += process.returncode != 0
-        skipped = [name for name in names if f"] {name}: finished before, skipped" in text]
+        skipped = [name for name in names if f"] {name}: already finished, skipped" in text]
         assert skipped == names[: len(skipped)]
     assert interrupted >= 6  # the shortest stages can end before the signal comes
     done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -150,7 +150,7 @@ def test_interrupted_in_every_stage_it_ends_with_a_report(tmp_path: Path) -> Non
         "report.html",
     ):
         assert (output / made).stat().st_size > 0
-    assert "belongs to a picture" in done.stdout
+    assert "matches an image" in done.stdout
 
 
 def started(output: Path, *options: str, scenes: int = 20) -> int:
@@ -196,7 +196,7 @@ def test_an_interrupted_demo_resumes_at_the_stage_that_was_interrupted(
     assert started(tmp_path / "demo") == 0
     assert fake.ran == ALL[ALL.index(name) :]
     said = capsys.readouterr().out
-    assert said.count("finished before, skipped") == number - 1
+    assert said.count("already finished, skipped") == number - 1
     assert "report.html" in said
 
 

@@ -102,7 +102,7 @@ def test_wrong_operators_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torchvision.ops, "nms", lambda *_: torch.tensor([0]))
     wrong = check_nms("cpu", essential=True)
     assert not wrong.ok
-    assert "[1, 2] are right" in wrong.what
+    assert "expected [1, 2]" in wrong.what
 
     def missing(*_: object) -> None:
         raise RuntimeError("operator torchvision::nms does not exist")

@@ -1,1 +1,1 @@
-"""`vilbert finetune multitask`: one model of several tasks."""
+"""`vilbert finetune multitask`: fine-tune one model on several tasks."""

@@ -1,4 +1,4 @@
-"""The items of several tasks: those that train show no image that any of the tasks holds out."""
+"""The items of several tasks, without training items about images that any of the tasks holds out."""
 
 from __future__ import annotations
 
@@ -26,9 +26,10 @@ FILES = (".json", ".txt")
 
 
 def open_all(entries: Sequence[TaskEntry]) -> list[tuple[Task, Task | None]]:
-    """Read of each task the items that train, and those that are evaluated, if any.
+    """Read the training items of each task, and the evaluation items if there are any.
 
-    Raises RefusedError where files are missing or damaged, or held-out images leave a task nothing to train on.
+    Raises:
+        RefusedError: Files are missing or damaged, or a task has no training items without held-out images.
     """
     opened = [open_items(one.settings) for one in entries]
     names = [read_image_names(one.image_names) for one in entries]

@@ -1,8 +1,8 @@
-"""Images that are evaluated on are not trained on, whichever task shows them.
+"""Exclude evaluation images of any task from the training items of all tasks.
 
-Tasks share photographs: RefCOCO's test images are among those that VQA trains on. 12-in-1 (Lu et al. 2020, 3.1) takes
-the training items of all tasks whose image is in any test set out. Images are compared by name: COCO's and Flickr30k's
-ids are names as they are; those of GQA, VCR and NLVR2 are numbers of their own, which a file can give other names.
+Tasks share images: RefCOCO's test images are among VQA's training images. 12-in-1 (Lu et al. 2020, 3.1) removes
+training items of all tasks whose image is in any test set. Images are compared by name: ids of COCO and Flickr30k are
+used as they are; GQA, VCR and NLVR2 have their own numbers, for which a file can give other names.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ NAMED_IN_A_MESSAGE = 5
 
 
 def name_of(task: str, image_id: str, names: Mapping[str, str]) -> str:
-    """Return what every task calls an image; names: those that a file gives images of this task, by id."""
+    """Return the name of an image that is common to all tasks; `names`: common names by image id of this task."""
     if image_id in names:
         return names[image_id]
     numbered_as = find_task(task).image_ids
@@ -31,14 +31,15 @@ def name_of(task: str, image_id: str, names: Mapping[str, str]) -> str:
 
 
 def images_of(task: Task) -> list[str]:
-    """Return the images that the items of a task are about, each once."""
+    """Return the distinct images of a task's items."""
     return list(dict.fromkeys(image for item in task.items for image in task.images(item)))
 
 
 def read_image_ids(path: Path) -> list[str]:
-    """Read a file of image ids: a JSON list of strings or whole numbers, or else a line each.
+    """Read a file of image ids: a JSON list of strings or integers, or one id per line.
 
-    Raises RefusedError where it cannot be read, or a JSON file is no such list.
+    Raises:
+        RefusedError: The file cannot be read, or a JSON file is not such a list.
     """
     if path.suffix == ".json":
         found = _read(path, "leave_out", parse_json)
@@ -49,7 +50,7 @@ def read_image_ids(path: Path) -> list[str]:
 
 
 def read_image_names(path: Path | None) -> dict[str, str]:
-    """Read the names that other tasks know images by, a JSON object by image id; RefusedError if it is not one."""
+    """Read the common names of images, a JSON object by image id; raise RefusedError if it is not one."""
     found = {} if path is None else _read(path, "image_names", parse_json)
     if not isinstance(found, dict) or not all(isinstance(name, str) for name in found.values()):
         raise RefusedError(f"image_names {path}: is not a JSON object from image ids to names")
@@ -64,10 +65,16 @@ def _read(path: Path, setting: str, parse: Callable[[str], Any]) -> Any:
 
 
 def without_leaks(task: Task, held_out: Mapping[str, str], names: Mapping[str, str], *, split: str) -> Task:
-    """Return a task over those of its items that show no image that is held out; the others are counted in the log.
+    """Return the task without items about held-out images; the number of removed items is logged.
 
-    held_out: what holds out an image, by its name. names: as for `name_of`. split: of the items, for messages. Raises
-    RefusedError where none is left.
+    Args:
+        task: The task with its training items.
+        held_out: What holds out an image, by its common name.
+        names: Common names by image id, see `name_of`.
+        split: Split of the items, for messages.
+
+    Raises:
+        RefusedError: No item remains.
     """
     leaks = {
         image: held_out[name] for image in images_of(task) if (name := name_of(task.name, image, names)) in held_out

@@ -1,4 +1,4 @@
-"""The objective of several tasks: each batch is one task's, and an evaluation is one of every task.
+"""The objective of several tasks: each batch belongs to one task, and an evaluation covers every task.
 
 Shapes: P tasks.
 """
@@ -19,35 +19,35 @@ from vilbert.pipeline.tasks.objective import TaskEvaluation, TaskObjective
 from vilbert.pipeline.train.engine.distributed import Group
 
 SCORE = "score"
-"""The figure that says which checkpoint is best: the mean of the tasks' metrics."""
+"""Metric that selects the best checkpoint: the mean of the tasks' main metrics."""
 
 
 @dataclass(kw_only=True)
 class TaskBatch(ItemBatch):
-    """A micro-batch that knows which task it is of."""
+    """A micro-batch with the index of its task."""
 
     number: int
-    """Of the task."""
+    """Index of the task."""
 
 
 def of_task(part: ItemBatch, number: int) -> TaskBatch:
-    """Return a micro-batch as one of task `number`."""
+    """Return a micro-batch with task index `number`."""
     return TaskBatch(number=number, **{one.name: getattr(part, one.name) for one in fields(part)})
 
 
 @dataclass(frozen=True, kw_only=True)
 class MultitaskEvaluation:
-    """What a model answered to the items of every task."""
+    """The evaluations of every task."""
 
     by_task: Mapping[str, TaskEvaluation]
-    """By name, those that are evaluated."""
+    """Evaluations by task name."""
     metrics: Mapping[str, str]
-    """Of each, the name of its metric."""
+    """Name of the main metric by task name."""
 
     def figures(self) -> dict[str, float]:
-        """Return the mean of the metrics as `score`, the sum of losses, and each task's figures, its name before.
+        """Return the mean main metric as `score`, the sum of losses, and the metrics of each task prefixed by name.
 
-        What was not measured is left out.
+        Metrics that could not be computed are left out.
         """
         found = {
             f"{name}_{figure}": value
@@ -62,14 +62,14 @@ class MultitaskEvaluation:
 
 @dataclass(frozen=True, kw_only=True)
 class MultitaskObjective:
-    """The losses of several tasks, one in each step, and how good a model is at all of them."""
+    """The losses of several tasks, one per step, and their evaluation."""
 
     tasks: tuple[TaskObjective, ...]
-    """Each alone."""
+    """The objective of each task."""
     weights: tuple[float, ...]
-    """What their losses are multiplied by."""
+    """Factor of each task's loss."""
     seed: int
-    """Of dropout."""
+    """Seed of dropout."""
     stage: str = "finetune multitask"
     capturable: bool = False
 
@@ -79,17 +79,17 @@ class MultitaskObjective:
         return tuple(one.task.name for one in self.tasks)
 
     def counts(self, part: TaskBatch) -> Tensor:
-        """Return what the loss of the part's task is divided by, 0 for the others, int64 [P]."""
+        """Return the divisor of the loss of the batch's task, 0 for the others, int64 [P]."""
         return torch.tensor([part.count if number == part.number else 0 for number in range(len(self.tasks))])
 
     def sums(self, model: nn.Module, part: TaskBatch, device: torch.device, seed: int) -> Tensor:
-        """Return the loss of the part's task as a sum, 0 for the others, [P] float32."""
+        """Return the summed loss of the batch's task, 0 for the others, float32 [P]."""
         found = self.tasks[part.number].sums(model, part, device, seed)[0] * self.weights[part.number]
         nothing = torch.zeros((), device=device)
         return torch.stack([found if number == part.number else nothing for number in range(len(self.tasks))])
 
     def evaluate(self, model: ViLBertForTasks, batches: Iterable[list[TaskBatch]], group: Group) -> MultitaskEvaluation:
-        """Return what the model answers to all items, those of a task one after the other."""
+        """Evaluate all tasks; batches of a task must be consecutive."""
         found = {}
         for number, of_it in groupby(batches, key=lambda parts: parts[0].number):
             one = self.tasks[number]
@@ -98,5 +98,5 @@ class MultitaskObjective:
         return MultitaskEvaluation(by_task=found, metrics=metrics)
 
     def badness(self, figures: Mapping[str, float]) -> float:
-        """Return the mean of the tasks' metrics with its sign turned; NaN where none was measured."""
+        """Return the negated mean of the main metrics; NaN if none could be computed."""
         return -figures.get(SCORE, math.nan)

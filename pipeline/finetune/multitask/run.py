@@ -1,9 +1,9 @@
-"""From a pre-trained model and the files of several tasks to one model of all of them (12-in-1, Lu et al. 2020).
+"""Fine-tune a pre-trained model on several tasks at once (12-in-1, Lu et al. 2020).
 
-The run, its loop, checkpoints and launchers are those of a single task. Each step is a global batch of one task, the
-next one of that task's own stream, so which samples a step has is a function of the turns alone. Turns change only at
-evaluations, where a task stops or goes on; then the loop asks for the batches of the steps that are left anew. What was
-evaluated is in every checkpoint, so a resumed run has the same turns.
+The run, its loop, checkpoints and launchers are those of a single task. Each step is a global batch of one task, taken
+from that task's own stream, so the samples of a step depend only on the order of the tasks. The order changes only at
+evaluations, where a task stops or resumes; the loop then requests the batches of the remaining steps again. Every
+checkpoint contains the evaluations so far, so a resumed run has the same order.
 """
 
 from __future__ import annotations
@@ -57,20 +57,20 @@ class Member:
     """One task of the run."""
 
     entry: TaskEntry
-    """What the file says of it."""
+    """The task's entry in the file of tasks."""
     data: TaskData
-    """Its items joined to region features."""
+    """Its items, joined with region features."""
     share: Share
-    """Which part of its batches this rank computes."""
+    """This rank's share of its batches."""
 
 
 def multitask(settings: MultitaskSettings) -> int:
-    """Fine-tune from the newest checkpoint, or from the start, to the end; the same in every process of a group."""
+    """Fine-tune from the newest checkpoint, or from the start, to the end; run it in every process of a group."""
     return train(settings, begin)
 
 
 def begin(settings: MultitaskSettings, group: Group) -> Stage:
-    """Read annotations, open data sets and make the model; return what the run needs of its tasks."""
+    """Read annotations, open data sets and build the model; return the stage for the run."""
     entries = settings.entries()
     opened = open_all(entries)
     tokenizer = shared_tokenizer(
@@ -89,7 +89,7 @@ def begin(settings: MultitaskSettings, group: Group) -> Stage:
     training = prepare(settings, members, tokenizer, group)
 
     assert isinstance(training.model, ViLBertForTasks)
-    # `whiten_features` takes those of the first task: all come from one detector.
+    # `whiten_features` uses the features of the first task: all come from one detector.
     start = partial(load_task_start, training.model, settings, members[0].data.train.images.corpus)
     return Stage(training=training, load_start=start, finish=partial(finish_tasks, training, tokenizer, cards))
 
@@ -97,7 +97,7 @@ def begin(settings: MultitaskSettings, group: Group) -> Stage:
 def prepare(
     settings: MultitaskSettings, members: Sequence[Member], tokenizer: PreTrainedTokenizerBase, group: Group
 ) -> Training:
-    """Return a run before its first step."""
+    """Build the run before its first step."""
     config = multitask_config(settings, members, tokenizer)
     model = build_task_model(config, settings.seed)
     torch.nn.Module.to(model, group.device)  # transformers' own has no types
@@ -129,7 +129,7 @@ def prepare(
 def multitask_config(
     settings: MultitaskSettings, members: Sequence[Member], tokenizer: PreTrainedTokenizerBase
 ) -> ViLBertConfig:
-    """Return the model's config with the heads of all tasks; RefusedError where their features do not go together."""
+    """Return the model's config with the heads of all tasks; raise RefusedError if their features are incompatible."""
     if not settings.allow_mixed_features:
         sources = [source for one in members for source in one.data.train.images.corpus.sources]
         refuse_mixed_features(sources, apart_from=OF_THE_DETECTOR_ALONE)
@@ -144,7 +144,7 @@ def multitask_config(
 
 
 def turns_of(settings: MultitaskSettings, members: Sequence[Member]) -> TurnTaking:
-    """Return the turns of the tasks before any evaluation."""
+    """Return the order of the tasks before any evaluation."""
     by_size = settings.turns == "by-size"
     epochs = [one.data.train.order.epoch_size / one.entry.settings.batch_size for one in members]
     needed = [replace(one.entry.settings, max_steps=None).steps(one.data.train.order.epoch_size) for one in members]
@@ -171,7 +171,7 @@ def describe(settings: MultitaskSettings, members: Sequence[Member], model: Mapp
         for one in members
     ]
     del chosen["annotations"]
-    # Stop-and-go decides at evaluations, so how often there is one decides what is learnt.
+    # Stop-and-go decides at evaluations, so their interval affects training.
     often = {"eval_every": settings.eval_every} if settings.plateau.stop_and_go else {}
     fingerprints = {str(it): it for one in members for it in known_data(one.data.train)}
     held_out = [{"items": digest(one.data.held_out)} for one in members if one.data.held_out]
@@ -188,7 +188,7 @@ def describe(settings: MultitaskSettings, members: Sequence[Member], model: Mapp
 def train_batches(
     settings: MultitaskSettings, members: Sequence[Member], turn_taking: TurnTaking, group: Group, steps: range
 ) -> Generator[list[TaskBatch], None, None]:
-    """Yield this rank's parts of each step's global batch, as turns are when it is called."""
+    """Yield this rank's micro-batches of each step, with the order of tasks at the time of the call."""
     turns, own = turn_taking.plan()
     sources = [(one.data.train, one.share) for one in members]
     make = partial(make_turn, sources, turns, own)
@@ -198,13 +198,13 @@ def train_batches(
 def make_turn(
     sources: Sequence[tuple[ItemSource, Share]], turns: Integers, own: Integers, step: int
 ) -> list[TaskBatch]:
-    """Make a rank's micro-batches of a step: the next of the task whose turn it is."""
+    """Build a rank's micro-batches of a step: the next ones of the step's task."""
     task = int(turns[step])
     return [of_task(part, task) for part in make_item_batches(*sources[task], int(own[step]))]
 
 
 def all_eval_batches(members: Sequence[Member], group: Group) -> Generator[list[TaskBatch], None, None]:
-    """Yield this rank's parts of the held-out items of one task after the other."""
+    """Yield this rank's micro-batches of the held-out items, task by task."""
     for task, one in enumerate(members):
         if one.data.held_out is not None:
             with closing(eval_batches(one.entry.settings, one.data.held_out, group)) as batches_of_task:

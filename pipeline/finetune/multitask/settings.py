@@ -19,14 +19,14 @@ from vilbert.settings import PositiveFloat, SettingsError, file_value, validated
 from vilbert.untrusted.documents import DocumentError, read_yaml
 
 SHIPPED = Path(__file__).parents[2] / "recipes" / MULTITASK
-"""Files of tasks that come with the package, known by name."""
+"""Folder of the files of tasks that are shipped with the package."""
 OF_A_TASK = (
     *("task", "annotations", "data", "given_data", "split", "eval_split", "batch_size", "max_tokens", "max_regions"),
     *("max_missing_fraction", "answers", "min_answer_count", "names", "selection"),
 )
-"""Settings of `vilbert finetune TASK` that a task of the file may have, as far as its class has them."""
+"""Settings of `vilbert finetune TASK` that an entry may contain, if the task has them."""
 OF_THE_RUN = ("leave_out", "image_names", "loss_weight")
-"""What it may have beside them."""
+"""Additional settings of an entry."""
 
 
 @validated
@@ -71,14 +71,14 @@ class MultitaskSettings(AnyFinetuneSettings):
 
     def __post_init__(self) -> None:
         found = read_tasks(self.tasks)
-        if not self.data:  # what all the tasks read, so that the run has its data sets as any run has
+        if not self.data:  # the data sets of all tasks, so that the run has data sets like any run
             listed = [name for one in found for name in one.get("data", ())]
             object.__setattr__(self, "data", tuple(dict.fromkeys(listed)))
         super().__post_init__()
         self.entries()
 
     def entries(self) -> tuple[TaskEntry, ...]:
-        """Return the tasks in the order of the file; ValueError, naming the file and the task, where one is wrong."""
+        """Return the tasks in the order of the file; raise ValueError, naming file and task, if one is invalid."""
         entries = []
         for one in read_tasks(self.tasks):
             own = {key: value for key, value in one.items() if key not in OF_THE_RUN}
@@ -94,7 +94,7 @@ class MultitaskSettings(AnyFinetuneSettings):
 
 
 def read_tasks(path: Path) -> list[dict[str, Any]]:
-    """Read a file of tasks, their values as the settings take them; ValueError if it is not one."""
+    """Read a file of tasks and convert the values to the settings' types; raise ValueError if it is invalid."""
     where = f"--tasks {path}"
     shipped = SHIPPED / f"{path}.yaml"
     try:

@@ -1,11 +1,11 @@
-"""Stop-and-go (Lu et al., 12-in-1, CVPR 2020, 3.3): a task that gets no better trains less, until it gets worse.
+"""Stop-and-go (Lu et al., 12-in-1, CVPR 2020, 3.3): a task that no longer improves trains less until it gets worse.
 
-After every evaluation a task's metric, higher being better, is compared with its best so far. It stops when it has not
-improved for more than `patience` evaluations in a row, and resumes when it has fallen clearly below its best. After
-either, `cooldown` evaluations count as good whatever they give.
+After every evaluation, a task's metric (higher is better) is compared with its best value. The task stops if it has not
+improved for more than `patience` consecutive evaluations, and resumes if it falls clearly below its best value. After
+either change, `cooldown` evaluations count as improvements regardless of their result.
 
 Source of the rule: `MultiTaskStopOnPlateau` of facebookresearch/vilbert-multi-task (vilbert/utils.py); its thresholds
-are shares of the best.
+are relative to the best value.
 """
 
 from __future__ import annotations
@@ -37,30 +37,30 @@ class StopAndGoSettings:
 
 
 class Change(NamedTuple):
-    """From a step on, other tasks have stopped than before."""
+    """The set of stopped tasks changes at a step."""
 
     step: int
-    """The first step, from 0, that it holds for."""
+    """First step, starting at 0, for which it holds."""
     stopped: tuple[bool, ...]
-    """Of each task."""
+    """Whether each task is stopped."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TaskProgress:
-    """What the rule remembers of a task."""
+    """State of the rule for one task."""
 
     best: float = -math.inf
-    """Its best metric."""
+    """Best metric so far."""
     not_better: int = 0
-    """Evaluations in a row that were not."""
+    """Number of consecutive evaluations without improvement."""
     cooling: int = 0
-    """Evaluations that will count as good."""
+    """Number of next evaluations that count as improvements."""
     stopped: bool = False
-    """Whether it has stopped."""
+    """Whether the task is stopped."""
 
 
 def after(progress: TaskProgress, metric: float, settings: StopAndGoSettings) -> TaskProgress:
-    """Return what is remembered after one more evaluation; a metric that is NaN is not better, nor worse."""
+    """Return the state after one more evaluation; a metric of NaN is neither better nor worse."""
     is_better = metric > progress.best * (1 + settings.better)
     best = metric if is_better else progress.best
     not_better = 0 if is_better or progress.cooling else progress.not_better + 1
@@ -74,7 +74,7 @@ def after(progress: TaskProgress, metric: float, settings: StopAndGoSettings) ->
 
 
 def stops(metrics: Iterable[float], settings: StopAndGoSettings) -> list[bool]:
-    """Return whether a task has stopped after each of its evaluations."""
+    """Return whether a task is stopped after each of its evaluations."""
     progress = TaskProgress()
     found = []
     for metric in metrics:
@@ -86,10 +86,13 @@ def stops(metrics: Iterable[float], settings: StopAndGoSettings) -> list[bool]:
 def changes(
     steps: Sequence[int], metrics: Sequence[Sequence[float | None]], settings: StopAndGoSettings
 ) -> list[Change]:
-    """Return from which steps on which tasks have stopped: of the evaluations after which these are others.
+    """Return the steps at which the set of stopped tasks changes.
 
-    steps: done before each evaluation. metrics: of each evaluation, a number a task, None where it is never evaluated:
-    such a task never stops. NaN is an evaluation that gave no number.
+    Args:
+        steps: Number of steps before each evaluation.
+        metrics: For each evaluation a metric per task. None: the task is never evaluated and never stops. NaN: the
+            metric could not be computed.
+        settings: The rule.
     """
     if not settings.stop_and_go or not steps:
         return []

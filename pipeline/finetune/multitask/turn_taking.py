@@ -1,6 +1,6 @@
-"""The tasks of a run taking turns: what `Steering` asks for, from what evaluations gave so far.
+"""The order of tasks in a run, computed from its evaluations so far; implements `Steering`.
 
-All that a run decides as it goes follows from its evaluations, so these are what a checkpoint keeps.
+The order depends only on the evaluations, so these are what a checkpoint stores.
 """
 
 from __future__ import annotations
@@ -17,38 +17,38 @@ from vilbert.pipeline.finetune.multitask.turns import Integers, own_steps, plan_
 
 
 class Plan(NamedTuple):
-    """The task of each step of the run, as it stands; int64 [steps] each."""
+    """The current task of each step of the run; int64 [steps] each."""
 
     turns: Integers
-    """Number of the task."""
+    """Index of the task."""
     own: Integers
-    """Which batch of that task."""
+    """Index of the batch in the task's stream."""
 
 
 @dataclass(kw_only=True)
 class TurnTaking:
-    """Which task has which step; changed by evaluations alone."""
+    """The order of tasks, changed only by evaluations."""
 
     metrics: tuple[str | None, ...]
-    """Of each task, the figure that says how good the model is at it; None where it is not evaluated."""
+    """Main metric of each task; None if it is not evaluated."""
     weights: tuple[float, ...]
-    """Of each task, how many turns it has beside the others."""
+    """Relative number of steps of each task."""
     batch_sizes: tuple[int, ...]
-    """Of each task."""
+    """Batch size of each task."""
     steps: int
-    """Of the run."""
+    """Number of steps of the run."""
     rule: StopAndGoSettings
     """When a task stops and resumes."""
     evaluations: dict[int, tuple[float | None, ...]] = field(default_factory=dict)
-    """By step, the metric of each task."""
+    """Metric of each task, by step."""
     _plan: tuple[list[Change], Plan] | None = None
 
     def changes(self) -> list[Change]:
-        """Return from which steps on which tasks have stopped."""
+        """Return the steps at which the set of stopped tasks changes."""
         return changes(list(self.evaluations), list(self.evaluations.values()), self.rule)
 
     def plan(self) -> Plan:
-        """Return the turns of the run as its evaluations so far have them; steps before the last one are final."""
+        """Return the order given the evaluations so far; steps before the last evaluation are final."""
         found = self.changes()
         if self._plan is None or self._plan[0] != found:
             turns = plan_turns(self.weights, found, gap=self.rule.gap, steps=self.steps)
@@ -56,25 +56,25 @@ class TurnTaking:
         return self._plan[1]
 
     def samples(self, step: int) -> int:
-        """Return the samples of the first `step` steps, of all tasks."""
+        """Return the number of samples of all tasks in the first `step` steps."""
         return int(np.asarray(self.batch_sizes)[self.plan().turns[:step]].sum())
 
     def note(self, step: int, figures: Mapping[str, float]) -> bool:
-        """Take what was evaluated after `step` steps; return whether tasks have stopped or resumed."""
+        """Record the evaluation after `step` steps; return whether tasks have stopped or resumed."""
         self.evaluations = {at: found for at, found in self.evaluations.items() if at < step}
         before = self.changes()
         self.evaluations[step] = tuple(None if name is None else figures.get(name, math.nan) for name in self.metrics)
         return self.changes() != before
 
     def state(self) -> Any:
-        """Return the evaluations: [step, [a number a task, null for what is none]] each."""
+        """Return the evaluations as JSON values: [step, [metric of each task or null]] each."""
         return [
             [step, [value if value is not None and math.isfinite(value) else None for value in found]]
             for step, found in self.evaluations.items()
         ]
 
     def restore(self, state: Any) -> None:
-        """Take the evaluations of a checkpoint."""
+        """Restore the evaluations of a checkpoint."""
         self.evaluations = {step: tuple(map(self._number, values, self.metrics)) for step, values in state}
 
     @staticmethod

@@ -1,12 +1,12 @@
-"""Which task has which step of a run of several tasks: a pure function of weights, of stops, and of the step.
+"""The order of tasks in a run: a pure function of weights, stops and the step.
 
-Each step is a global batch of one task. A task of weight w has its turn j at time (j + 1/2) / w, and turns are taken in
-the order of their times; so after any number of steps each task has had its share of them, up to one turn or so. Equal
-weights are a round robin; weights that are batches an epoch make every task begin its next epoch at about the same
-step. A task that has stopped has `gap` times fewer turns, and those that go on have the steps that are left.
+Each step is a global batch of one task. Turn j of a task with weight w takes place at time (j + 1/2) / w, and turns are
+ordered by time. So after any number of steps each task has had its share, up to about one turn. Equal weights give a
+round robin; if the weights are batches per epoch, all tasks start their epochs at about the same step. A stopped task
+has `gap` times fewer turns, and the others share the remaining steps.
 
-Which tasks have stopped changes only at evaluations. What lies between two changes is a segment; times begin anew in
-each, so a segment is known from its first step and its stops alone.
+The set of stopped tasks changes only at evaluations. A segment is the interval between two changes. Times restart in
+each segment, so its order depends only on its first step and its stopped tasks.
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ Integers = NDArray[np.int64]
 def take_turns(weights: Sequence[float], steps: int) -> Integers:
     """Return the task of each step of a segment, int64 [steps].
 
-    After k steps no task of n is further than (n + 1) / 2 turns from its share of k. Ties go to the task listed first.
+    After k steps each of n tasks deviates by at most (n + 1) / 2 turns from its share of k. Ties go to the task listed
+    first.
     """
     shares = np.asarray(weights, dtype=np.float64)
     most = np.ceil(steps * shares / shares.sum()).astype(np.int64) + len(shares) + 1
@@ -36,8 +37,14 @@ def take_turns(weights: Sequence[float], steps: int) -> Integers:
 def plan_turns(weights: Sequence[float], changes: Sequence[Change], *, gap: int, steps: int) -> Integers:
     """Return the task of each step of a run, int64 [steps].
 
-    weights: of each task, above 0. changes: in the order of their steps; before the first none has stopped. gap: how
-    many times fewer turns a task has that has stopped. Raises ValueError where changes are out of order.
+    Args:
+        weights: Positive weight of each task.
+        changes: Changes in the order of their steps; no task is stopped before the first one.
+        gap: Factor by which the number of turns of a stopped task is reduced.
+        steps: Number of steps of the run.
+
+    Raises:
+        ValueError: Changes are out of order.
     """
     begins = [0, *(min(change.step, steps) for change in changes)]
     if begins != sorted(begins):
@@ -54,10 +61,10 @@ def plan_turns(weights: Sequence[float], changes: Sequence[Change], *, gap: int,
 
 
 def own_steps(turns: Integers, tasks: int) -> Integers:
-    """Return which turn of its task each step is, from 0, int64 [steps]: the number of the batch in the task's stream.
+    """Return the index of each step among the steps of its task, int64 [steps]: the batch index in the task's stream.
 
-    A task's batches thus come one after the other whatever the other tasks do, and each of its samples once in an epoch
-    of its own.
+    A task's batches are therefore consecutive regardless of other tasks, and each sample occurs once per epoch of its
+    task.
     """
     own = np.empty(len(turns), dtype=np.int64)
     for task in range(tasks):
@@ -67,9 +74,10 @@ def own_steps(turns: Integers, tasks: int) -> Integers:
 
 
 def steps_of_run(batches: Sequence[int], *, by_size: bool) -> int:
-    """Return the steps after which the tasks have been seen as often as asked.
+    """Return the number of steps of a run.
 
-    batches: that each task needs for it. In a round robin all go on until the longest has had them; by size each ends
-    when it has.
+    Args:
+        batches: Number of batches that each task needs.
+        by_size: Whether each task ends after its batches; otherwise (round robin) all continue until the longest ends.
     """
     return sum(batches) if by_size else len(batches) * max(batches)

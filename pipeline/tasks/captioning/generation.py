@@ -1,14 +1,14 @@
-"""Captions of images, written word by word by a model whose words see only those before them.
+"""Generate captions of images token by token with a model that attends to previous tokens only.
 
-The model is fine-tuned on [CLS] w1 … wn with a causal mask, where the word head says at each position what comes next:
-w1 … wn [SEP]. Regions read of the text what every word sees, which is [CLS] alone; so no word reaches another by way of
-the regions, and their states are the same whatever has been written.
+The model is fine-tuned on [CLS] w1 ... wn with a causal mask; the language modelling head predicts the next token at
+each position: w1 ... wn [SEP]. Regions attend only to the part of the text that every token sees, [CLS], so no
+information flows between tokens through the regions, and the regions' states do not depend on the tokens generated so
+far.
 
-Each step reads the words so far again, without a cache of keys and values: captions are short. What an image becomes
-before it meets the words is computed once, and of each stream's last layer only the newest word.
+Each step processes all tokens so far without a key-value cache, because captions are short. The image layers before the
+co-attention are computed once, and the last layer of each stream only for the newest token.
 
-Shapes: C images, R regions with the global one at 0, D features, N captions that are being written, L words so far,
-V word pieces.
+Shapes: C images, R regions with the global one at 0, D features, N unfinished captions, L tokens so far, V vocabulary.
 """
 
 from __future__ import annotations
@@ -37,40 +37,48 @@ class Candidate(NamedTuple):
     """A caption."""
 
     ids: tuple[int, ...]
-    """Word pieces, without [CLS] and [SEP]."""
+    """Token ids, without [CLS] and [SEP]."""
     log_prob: float
-    """Of these words and of [SEP] behind them, as the model has it: what settings forbid keeps its share."""
+    """Log-probability of the tokens and the final [SEP], not renormalised for tokens that settings exclude."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, slots=True)
 class Seen:
-    """Images as the model has read them, and what frames a caption."""
+    """Encoded images and the special tokens of captions."""
 
     bert: ViLBertModel
     word_head: nn.Module
     regions: Tensor
-    """[C, R, width], as far as no text has a say."""
+    """[C, R, width], image states that do not depend on the text."""
     region_mask: Tensor
-    """[C, R], 1 where a region is."""
+    """[C, R], 1 for regions, 0 for padding."""
     cls_id: int
-    """Begins a caption."""
+    """Id of [CLS], which starts a caption."""
     sep_id: int
-    """Ends it."""
+    """Id of [SEP], which ends a caption."""
     never: Tensor
-    """int64, word pieces that no caption holds."""
+    """int64, ids of tokens that are never generated."""
     task_token: int | None
-    """The task's row of the task embedding, where the model has one."""
+    """Row of the task embedding, if the model has one."""
 
 
 Choose = Callable[[Tensor, Sequence[int], int], Tensor]
-"""From log-probabilities [N, V], the images they are for and the number of words so far, to words int64 [N]."""
+"""Maps log-probabilities [N, V], the indices of their images and the current length to tokens, int64 [N]."""
 
 
 def next_word_scores(seen: Seen, image_of: Tensor, words: Tensor) -> Tensor:
-    """Return log-probabilities of the next word, float32 [N, V], of captions so far.
+    """Return log-probabilities of the next token.
 
-    image_of: int64 [N]. words: int64 [N, L], without [CLS]; L may be 0. Raises NonFiniteError where the model gives
-    scores that are no numbers.
+    Args:
+        seen: Encoded images.
+        image_of: int64 [N], index of each caption's image.
+        words: int64 [N, L], tokens without [CLS]; L may be 0.
+
+    Returns:
+        float32 [N, V].
+
+    Raises:
+        NonFiniteError: The model's scores are not finite.
     """
     bert = seen.bert
     rows = len(words)
@@ -80,7 +88,7 @@ def next_word_scores(seen: Seen, image_of: Tensor, words: Tensor) -> Tensor:
     task = None if seen.task_token is None else ids.new_full((rows, 1), seen.task_token)
     text, mask = text_alone(bert, ids, attention_mask=causal, task_ids=task)
     streams = Streams(text=text, image=seen.regions[image_of], text_mask=mask, image_mask=seen.region_mask[image_of])
-    newest = 0 if length == 1 else text.shape[1] - 1  # the task's token comes behind [CLS], and no word is learnt there
+    newest = 0 if length == 1 else text.shape[1] - 1  # the task token follows [CLS], and nothing is predicted there
     kept = Kept(text=_one_position(text, newest), image=_one_position(streams.image, 0))
     last = bert.encoder.together(streams, eager=bert.config._attn_implementation == "eager", kept=kept)
     scores = torch.log_softmax(seen.word_head(last.text).float(), dim=-1)
@@ -96,7 +104,7 @@ def _one_position(states: Tensor, position: int) -> Packing:
 
 
 def _allowed(seen: Seen, scores: Tensor, captions: Sequence[tuple[int, ...]], settings: GenerationSettings) -> Tensor:
-    """Return the scores, [N, V], with `NEVER` at words that may not come next."""
+    """Return the scores [N, V] with `NEVER` at tokens that are not allowed next."""
     if len(captions[0]) == settings.max_tokens:
         only_the_end = torch.full_like(scores, NEVER)
         only_the_end[:, seen.sep_id] = scores[:, seen.sep_id]
@@ -110,7 +118,7 @@ def _allowed(seen: Seen, scores: Tensor, captions: Sequence[tuple[int, ...]], se
 
 
 def would_repeat(words: Sequence[int], size: int) -> set[int]:
-    """Return the words that would end a run of `size` words that is in `words` already."""
+    """Return the tokens that would complete an n-gram of `size` tokens that already occurs in `words`."""
     start = tuple(words[len(words) - size + 1 :])
     if len(start) < size - 1:
         return set()
@@ -120,7 +128,7 @@ def would_repeat(words: Sequence[int], size: int) -> set[int]:
 def _scores(
     seen: Seen, images: Sequence[int], captions: Sequence[tuple[int, ...]], settings: GenerationSettings
 ) -> Tensor:
-    """Return the log-probabilities, [N, V], of what may come next in captions of one length."""
+    """Return the log-probabilities [N, V] of allowed next tokens, for captions of equal length."""
     device = seen.regions.device
     words = torch.tensor(captions, dtype=torch.long, device=device).reshape(len(captions), -1)
     scores = next_word_scores(seen, torch.tensor(images, device=device), words)
@@ -128,7 +136,7 @@ def _scores(
 
 
 def _one_word_at_a_time(seen: Seen, settings: GenerationSettings, choose: Choose) -> list[Candidate]:
-    """Write one caption an image, whose words `choose` chooses; an image whose caption has ended is not run again."""
+    """Generate one caption per image with tokens selected by `choose`; finished captions are not processed further."""
     written = [Candidate((), 0.0)] * len(seen.regions)
     going = list(range(len(written)))
     for length in range(settings.max_tokens + 1):
@@ -148,26 +156,32 @@ def _one_word_at_a_time(seen: Seen, settings: GenerationSettings, choose: Choose
 
 
 def draw_from_nucleus(scores: Tensor, numbers: Tensor, *, top_p: float, temperature: float) -> Tensor:
-    """Draw a word, int64 [N], from the fewest most probable ones that together have at least `top_p`.
+    """Sample a token from the smallest set of most probable tokens with a total probability of at least `top_p`.
 
-    scores: log-probabilities, -inf where a word may not come. numbers: float64 [N] in [0, 1), what decides. Source:
-    Holtzman et al. 2020, "The Curious Case of Neural Text Degeneration", section 3.1.
+    Args:
+        scores: Log-probabilities [N, V], -inf for excluded tokens.
+        numbers: float64 [N] in [0, 1), the random numbers.
+        top_p: Probability mass of the nucleus.
+        temperature: Sampling temperature.
+
+    Returns:
+        Token ids, int64 [N]. Source: Holtzman et al. 2020, "The Curious Case of Neural Text Degeneration", section 3.1.
     """
     chances = torch.softmax(scores.double() / temperature, dim=-1)
     probabilities, words = torch.sort(chances, stable=True, dim=-1, descending=True)
     up_to = probabilities.cumsum(-1)
     inside = up_to - probabilities < top_p
-    inside[:, 0] = True  # whatever rounding says
+    inside[:, 0] = True  # regardless of rounding
     mass = probabilities * inside
     ends = mass.cumsum(-1)
     place = torch.searchsorted(ends, (numbers * ends[:, -1])[:, None], right=True)
-    last = inside.sum(-1, keepdim=True) - 1  # where a number just below 1 is rounded to the end
+    last = inside.sum(-1, keepdim=True) - 1  # for a number just below 1 that is rounded up
     drawn: Tensor = words.gather(1, torch.minimum(place, last))[:, 0]
     return drawn
 
 
 def _numbers(seed: int, key: str, count: int) -> Tensor:
-    """Return float64 [count] in [0, 1) of an image, whatever other images there are."""
+    """Return random numbers of an image, float64 [count] in [0, 1), independent of other images."""
     digest = hashlib.sha256(f"{seed} {key}".encode()).digest()
     generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
     return torch.rand(count, generator=generator, dtype=torch.float64)
@@ -182,24 +196,24 @@ def _best_of_beam(finished: Sequence[Candidate], length_penalty: float) -> Candi
 
 
 def _is_decided(finished: Sequence[Candidate], live: Sequence[Candidate], settings: GenerationSettings) -> bool:
-    """Return whether an image has enough captions, or no unfinished one can exceed the best."""
+    """Return whether an image has enough finished captions, or no unfinished one can exceed the best."""
     if not live or len(finished) >= settings.beams:
         return True
     if not finished:
         return False
     best, penalty = _best_of_beam(finished, settings.length_penalty), settings.length_penalty
-    most = _compared(live[0].log_prob, settings.max_tokens, penalty)  # it only loses from here on
+    most = _compared(live[0].log_prob, settings.max_tokens, penalty)  # log-probabilities only decrease
     return _compared(best.log_prob, len(best.ids), penalty) >= most
 
 
 def _beam(seen: Seen, settings: GenerationSettings) -> list[Candidate]:
-    """Keep the `beams` most probable captions of each image that go on, and all that end among the best so many."""
+    """Beam search: keep the `beams` most probable unfinished captions per image, and finished ones of equal rank."""
     live = [[Candidate((), 0.0)] for _ in seen.regions]
     finished: list[list[Candidate]] = [[] for _ in live]
     beams = settings.beams
     while rows := [(image, it) for image, kept in enumerate(live) for it in kept]:
         scores = _scores(seen, [image for image, _ in rows], [it.ids for _, it in rows], settings)
-        # One ending and as many others as there are beams: no more of one caption's continuations can be kept.
+        # One ending and `beams` continuations suffice: no more continuations of one caption can be kept.
         gains, words = scores.topk(min(beams + 1, scores.shape[1]), dim=1)
         longer: list[list[tuple[float, int, tuple[int, ...]]]] = [[] for _ in live]
         for (image, it), row_gains, row_words in zip(rows, gains.tolist(), words.tolist(), strict=True):
@@ -231,19 +245,34 @@ def generate(
     keys: Sequence[str] = (),
     task_token: int | None = None,
 ) -> list[Candidate]:
-    """Write a caption of each image, in evaluation mode.
+    """Generate a caption for each image in evaluation mode.
 
-    images: image_feat [C, R, D] float32, the global region first, image_loc [C, R, 5] and image_attention_mask [C, R],
-    on the model's device. never: word pieces beside [CLS] and padding that are no words of captions, such as
-    [MASK]; [SEP] among them ends a caption all the same. keys: names of the images, which nucleus sampling draws by, so
-    that an image gets its caption in any batch, up to rounding. task_token: where the model has task tokens.
+    Every caption ends with [SEP], which is forced after `max_tokens`.
 
-    Every caption ends with [SEP], which is forced behind `max_tokens`. Raises ValueError where captions may be longer
-    than the model's texts or keys are missing, NonFiniteError where the model's scores are no numbers.
+    Args:
+        model: The fine-tuned model.
+        images: image_feat float32 [C, R, D] with the global region first, image_loc [C, R, 5] and image_attention_mask
+            [C, R], on the model's device.
+        cls_id: Id of [CLS].
+        sep_id: Id of [SEP].
+        pad_id: Id of the padding token.
+        settings: Decoding method and its parameters.
+        never: Ids of tokens that are never generated besides [CLS] and padding, such as [MASK]; [SEP] still ends a
+            caption.
+        keys: Names of the images. Nucleus sampling derives its random numbers from them, so the caption of an image
+            does not depend on its batch, up to rounding.
+        task_token: Row of the task embedding, if the model has task tokens.
+
+    Returns:
+        One caption per image.
+
+    Raises:
+        ValueError: Captions may be longer than the model's texts, or keys are missing.
+        NonFiniteError: The model's scores are not finite.
     """
     bert, features = cast(ViLBertModel, model.bert), images["image_feat"]
     if settings.max_tokens + 1 > bert.longest_text:
-        raise ValueError(f"--max-tokens {settings.max_tokens}: this model takes {bert.longest_text - 1}")
+        raise ValueError(f"--max-tokens {settings.max_tokens}: the maximum for this model is {bert.longest_text - 1}")
     if settings.method == "nucleus" and len(keys) != len(features):
         raise ValueError(f"{len(keys)} keys for {len(features)} images: nucleus sampling needs one key per image")
     was_training = model.training

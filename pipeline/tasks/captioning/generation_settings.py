@@ -1,4 +1,4 @@
-"""How captions are written."""
+"""Settings of caption generation."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from vilbert.settings import NonNegativeFloat, NonNegativeInt, PositiveFloat, Po
 
 @validated
 class GenerationSettings:
-    """Write captions word by word."""
+    """Generate captions token by token."""
 
     method: Literal["greedy", "beam", "nucleus"] = "beam"
     """Decoding method: greedy, beam search, or nucleus sampling."""

@@ -1,8 +1,8 @@
-"""BLEU, ROUGE-L, CIDEr and METEOR of captions by the standard package, pycocoevalcap, and the file of results.
+"""BLEU, ROUGE-L, CIDEr and METEOR of captions with the standard package, pycocoevalcap, and the results file.
 
-The figures depend on how captions are cut into words. The standard is Stanford's PTB tokenizer, which needs Java, as
-METEOR does. Where there is no Java, captions are cut by `words_without_java` and there is no METEOR; the figures say
-which it was.
+The metrics depend on the tokenization of captions. The standard is Stanford's PTB tokenizer, which needs Java, as
+METEOR does. Without Java, captions are tokenized by `words_without_java` and METEOR is left out; the metrics record
+which tokenizer was used.
 """
 
 from __future__ import annotations
@@ -40,11 +40,12 @@ _JOINED = {
 
 
 def words_without_java(caption: str) -> str:
-    """Return a caption as words with spaces between, as the standard tokenizer cuts captions.
+    """Tokenize a caption like the standard tokenizer; return tokens separated by spaces.
 
-    In lower case; `dog's` and `don't` are `dog 's` and `do n't`; words with hyphens, numbers and abbreviations (`p.m.`)
-    stay whole; brackets become `-lrb-`; punctuation is dropped as pycocoevalcap drops it: quotes, . ? ! , : ; - -- and
-    three dots, but not `?!`. Rare forms (web addresses, smileys, `'90s`) may be cut otherwise.
+    The text is lower-cased. `dog's` and `don't` become `dog 's` and `do n't`; words with hyphens, numbers and
+    abbreviations (`p.m.`) are kept whole; brackets become `-lrb-`. Punctuation is removed as in pycocoevalcap: quotes,
+    . ? ! , : ; - -- and three dots, but not `?!`. Rare forms (web addresses, smileys, `'90s`) may be tokenized
+    differently.
     """
     words: list[str] = []
     for match in _WORD.finditer(caption.lower().translate(_ALIKE)):
@@ -59,7 +60,7 @@ def words_without_java(caption: str) -> str:
 
 
 def _apart(word: str) -> Sequence[str]:
-    """Return `do` and `n't` of `don't`; a quote left at the end is dropped."""
+    """Split `don't` into `do` and `n't`; a trailing quote is removed."""
     bare = word.rstrip("'")
     if bare in _JOINED:
         return _JOINED[bare]
@@ -68,9 +69,9 @@ def _apart(word: str) -> Sequence[str]:
 
 
 def _words_by_java(captions: Sequence[str]) -> list[str]:
-    """Return captions as the standard tokenizer cuts them.
+    """Tokenize captions with the standard tokenizer.
 
-    Its Java program is called here, since the package's own wrapper writes into the folder the package is installed in.
+    Its Java program is called directly, because the package's wrapper writes into its installation folder.
     """
     from pycocoevalcap.tokenizer import ptbtokenizer
 
@@ -95,7 +96,7 @@ def _words_by_java(captions: Sequence[str]) -> list[str]:
 
 
 def _in_words(captions: Iterable[str], java: bool) -> dict[str, str]:
-    """Return the words of each caption by the caption."""
+    """Return the tokenized text of each caption."""
     different = sorted(set(captions))
     cut = _words_by_java(different) if java else list(map(words_without_java, different))
     return dict(zip(different, cut, strict=True))
@@ -107,8 +108,8 @@ def _meteor(references: Mapping[str, list[str]], candidates: Mapping[str, list[s
     program = Meteor()
     try:
         score, _ = program.compute_score(references, candidates)
-    except (OSError, ValueError) as error:  # ValueError: it ended, and an empty line is not a number
-        program.lock.release()  # or the package waits for it for ever when it clears up
+    except (OSError, ValueError) as error:  # ValueError: the program ended and its empty output is not a number
+        program.lock.release()  # otherwise the package waits for ever at cleanup
         with suppress(OSError):
             program.meteor_p.stdin.close()
         raise RefusedError(
@@ -128,7 +129,7 @@ def _require_pairs(references: Mapping[str, Sequence[str]], candidates: Mapping[
 
 
 def require_pycocoevalcap() -> None:
-    """Raise RefusedError with the command that installs pycocoevalcap, an optional package, where it is missing."""
+    """Raise RefusedError with installation instructions if the optional package pycocoevalcap is missing."""
     if importlib.util.find_spec("pycocoevalcap") is None:
         raise RefusedError(
             "scoring captions needs the package pycocoevalcap, which is not installed: "
@@ -139,14 +140,22 @@ def require_pycocoevalcap() -> None:
 def caption_scores(
     references: Mapping[str, Sequence[str]], candidates: Mapping[str, str], *, java: bool | None = None
 ) -> dict[str, float]:
-    """Return bleu_1 to bleu_4, rouge_l, cider and, with Java, meteor, by the standard package.
+    """Compute bleu_1 to bleu_4, rouge_l, cider and, with Java, meteor with the standard package.
 
-    references, candidates: captions as written, by image id. java: whether to use it, by default where there is one;
-    METEOR then takes seconds to start. ptb_tokenizer is 1 where the standard tokenizer cut the captions, 0 where
-    `words_without_java` did. All but CIDEr are from 0 to 1, CIDEr to 10; it weighs words by how few images' references
-    have them, so it says nothing of one image, for which it is left out. Raises RefusedError naming an image without
-    candidate or references, or where Java fails or pycocoevalcap is not installed.
-    Source: https://github.com/salaniz/pycocoevalcap (of tylin/coco-caption).
+    All metrics are in [0, 1] except CIDEr, which is in [0, 10]. CIDEr weights words by the number of images whose
+    references contain them, so it is left out for a single image. `ptb_tokenizer` is 1 if the standard tokenizer was
+    used, 0 for `words_without_java`. Source: https://github.com/salaniz/pycocoevalcap (from tylin/coco-caption).
+
+    Args:
+        references: Reference captions by image id.
+        candidates: Generated captions by image id.
+        java: Whether to use Java; default: if it is installed. METEOR then takes seconds to start.
+
+    Returns:
+        The metrics by name.
+
+    Raises:
+        RefusedError: An image has no candidate or no references, Java fails, or pycocoevalcap is not installed.
     """
     require_pycocoevalcap()
     from pycocoevalcap.bleu.bleu import Bleu
@@ -156,7 +165,7 @@ def caption_scores(
     _require_pairs(references, candidates)
     use_java = shutil.which("java") is not None if java is None else java
     words = _in_words([*candidates.values(), *(text for texts in references.values() for text in texts)], use_java)
-    order = sorted(candidates)  # sums of floats depend on it
+    order = sorted(candidates)  # floating-point sums depend on the order
     true = {image_id: [words[text] for text in references[image_id]] for image_id in order}
     said = {image_id: [words[candidates[image_id]]] for image_id in order}
     bleu, _ = Bleu(4).compute_score(true, said, verbose=0)
@@ -170,9 +179,9 @@ def caption_scores(
 
 
 def coco_results(candidates: Mapping[str, str]) -> list[dict[str, Any]]:
-    """Return captions as COCO's evaluation takes them, `image_id` and `caption`, in the order of ids.
+    """Return captions in COCO's results format, `image_id` and `caption`, in the order of ids.
 
-    An id that is a number is one in the file too. Source: cocodataset.org/#format-results.
+    Numeric ids are written as numbers. Source: cocodataset.org/#format-results.
     """
     ids = {image_id: int(image_id) if re.fullmatch("0|[1-9][0-9]*", image_id) else image_id for image_id in candidates}
     numbers_first = sorted(candidates, key=lambda it: (isinstance(ids[it], str), ids[it]))

@@ -1,4 +1,4 @@
-"""Captioning: facts that are known without importing torch. 12-in-1 has no such task, and no task in row 0."""
+"""Spec of captioning, importable without torch. 12-in-1 has no such task, and no task in row 0 of the embedding."""
 
 from __future__ import annotations
 
@@ -13,5 +13,5 @@ CAPTIONING = TaskSpec(
     test_splits=("test",),
     evaluation="vilbert.pipeline.evaluate.captioning:answer",
     main_metric="cider",
-    about_metrics="BLEU, ROUGE-L and CIDEr compare the model's captions with people's; higher is better.",
+    about_metrics="BLEU, ROUGE-L and CIDEr compare the model's captions with human captions; higher is better.",
 )

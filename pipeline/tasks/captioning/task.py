@@ -1,7 +1,7 @@
-"""Captioning: the text stream, seeing only the past, says at each word what comes next.
+"""Captioning: with causal attention, the text stream predicts the next token at each position.
 
-Trained on each caption of an image; the regions see no more of the text than [CLS], so no word leaks into an earlier
-one by way of the image. Captions are written by `vilbert evaluate captioning` (`pipeline/evaluate/captioning.py`).
+The model is trained on each caption of an image. Regions attend to [CLS] only, so no token reaches an earlier one
+through the image. `vilbert evaluate captioning` (`pipeline/evaluate/captioning.py`) generates captions.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Caption(NamedTuple):
 
 
 class CaptioningTask(TaskBase):
-    """Captions of one split; the answer is how many of their words were told, the words before them being given."""
+    """Captions of one split; the answer is the number of tokens predicted correctly with teacher forcing."""
 
     head = "linguisic_prediction"
     causal = True
@@ -37,7 +37,7 @@ class CaptioningTask(TaskBase):
     answers_images = True
 
     def __init__(self, name: str, captioned: Sequence[CaptionedImage]) -> None:
-        """Take images with their captions."""
+        """Create the task from images with captions."""
         self.name = name
         self.captioned = captioned
         self.items: Sequence[Caption] = [
@@ -45,62 +45,62 @@ class CaptioningTask(TaskBase):
         ]
 
     def rows(self, number: int, key: np.uint64) -> Rows:
-        """Return the caption before its image."""
+        """Return the caption with its image."""
         item = self.items[number]
         return Rows(((item.text,),), (item.image_id,))
 
     def targets(self, numbers: Sequence[int], shown: Sequence[Shown | None]) -> dict[str, Tensor]:
-        """Return nothing: the next words are those of the text itself, int64 [I, T] under `next_words`."""
+        """Return nothing: the targets are the next tokens of the text itself, int64 [I, T] under `next_words`."""
         return {}
 
     def count(self, targets: Mapping[str, Tensor]) -> int:
-        """Return the words that are to be told, ends of captions included."""
+        """Return the number of tokens to predict, including the ends of captions."""
         return int((targets["next_words"] >= 0).sum())
 
     def loss(self, output: ViLBertForTasksOutput, targets: Mapping[str, Tensor]) -> Tensor:
-        """Return cross-entropy of the next words, summed."""
+        """Return the summed cross-entropy of the next tokens."""
         return next_word_loss(word_scores(output, targets), targets["next_words"])
 
     def answers(self, output: ViLBertForTasksOutput, targets: Mapping[str, Tensor]) -> list[Any]:
-        """Return [words told, words] of each caption."""
+        """Return [correct tokens, tokens] for each caption."""
         truth = targets["next_words"]
         right = (word_scores(output, targets).argmax(-1) == truth) & (truth >= 0)
         return [list(pair) for pair in zip(right.sum(1).tolist(), (truth >= 0).sum(1).tolist(), strict=True)]
 
     def figures(self, answers: Mapping[int, Any]) -> dict[str, float]:
-        """Return the share of words that were told; nothing if there is no word."""
+        """Return the accuracy of the next tokens; empty if there are none."""
         right, words = (sum(answer[which] for answer in answers.values()) for which in (0, 1))
         return {"next_word_accuracy": right / words} if words else {}
 
     def results(self, answers: Mapping[int, Any]) -> bytes:
-        """Return JSON: image_id, caption, and its [words told, words]."""
+        """Return JSON: image_id, caption and its [correct tokens, tokens]."""
         rows = [{**self.items[number]._asdict(), "told": answers[number]} for number in sorted(answers)]
         return encode_json(rows)
 
     def item_key(self, item: Caption) -> str:
-        """Return the image: `vilbert evaluate` writes one caption for each."""
+        """Return the image id; `vilbert evaluate` writes one caption per image."""
         return item.image_id
 
     def read_row(self, row: Any) -> tuple[str, str]:
-        """Return the image and its caption."""
+        """Return the image id and its caption."""
         return str(row["image_id"]), text_of(row["caption"])
 
     def has_truth(self, number: int) -> bool:
-        """Return True: people wrote the captions."""
+        """Return True: the annotations contain captions."""
         return True
 
     def score(self, number: int, answer: str) -> float:
-        """Return the ROUGE-L of a caption with those of people."""
+        """Return the ROUGE-L of a caption with the reference captions."""
         return overlap(answer, self.people(number))
 
     def people(self, number: int) -> tuple[str, ...]:
-        """Return the captions that people wrote of the item's image."""
+        """Return the reference captions of the item's image."""
         image_id = self.items[number].image_id
         return tuple(next(image.captions for image in self.captioned if image.image_id == image_id))
 
 
 def overlap(caption: str, truths: Sequence[str]) -> float:
-    """Return ROUGE-L of a caption with those of people, of words in lower case without punctuation."""
+    """Return the ROUGE-L of a caption with reference captions, for lower-case words without punctuation."""
     from vilbert.pipeline.tasks.captioning.metrics import require_pycocoevalcap, words_without_java
 
     require_pycocoevalcap()
@@ -113,7 +113,7 @@ def overlap(caption: str, truths: Sequence[str]) -> float:
 
 
 def word_scores(output: ViLBertForTasksOutput, targets: Mapping[str, Tensor]) -> Tensor:
-    """Return the scores of next words, [I, T, V], without those at a task token, which stands behind [CLS]."""
+    """Return the scores of next tokens [I, T, V], without the position of a task token, which follows [CLS]."""
     scores = output.linguisic_prediction
     assert scores is not None
     if scores.shape[1] == targets["next_words"].shape[1]:

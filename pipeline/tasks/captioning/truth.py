@@ -1,9 +1,9 @@
-"""Whether a caption is true of a scene of the shapes data set, judged by the scene's own objects.
+"""Check whether a caption is true of a scene of the shapes data set, using the scene's objects.
 
-Overlap with reference captions hardly penalises a wrong colour and penalises another true sentence. Here each of the
-five kinds of sentence that `vilbert.pipeline.shapes.captions` writes is read for what it claims, and that is checked:
-every object named must be there, two named must be two, numbers must be exact. What is not such a sentence says
-nothing, and is not true.
+Overlap with reference captions hardly penalises a wrong colour and penalises other true sentences. Here each of the
+five kinds of sentence that `vilbert.pipeline.shapes.captions` generates is parsed and checked: every named object must
+exist, two named objects must be two, numbers must be exact. Any other sentence states nothing and does not count as
+true.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ _MOST_SHARING, _MOST_OTHERS = 3, 4
 
 
 def normal(caption: str) -> str:
-    """Return a caption in lower case, without full stop, spaced as people do: word pieces may be put together oddly."""
+    """Normalise a caption: lower case, no full stop, regular spaces (joined tokens may be spaced irregularly)."""
     spaced = re.sub(r"\s*([,:.])\s*", r"\1 ", " ".join(caption.lower().split())).strip()
     return spaced.removesuffix(".").rstrip()
 
 
 def _phrase(words: str, count: int = 1) -> Description | None:
-    """Return what a noun phrase for `count` objects says: `large red star`, `striped objects`."""
+    """Parse a noun phrase for `count` objects: `large red star`, `striped objects`."""
     said: dict[str, str] = {}
     for word in words.split(" "):
         single = next((shape for shape in VALUES["shape"] if Description(shape=shape).phrase(count) == word), None)
@@ -47,14 +47,14 @@ def _phrase(words: str, count: int = 1) -> Description | None:
 
 
 def _one(words: str) -> Description | None:
-    """Return what `a large red star` says."""
+    """Parse `a large red star`."""
     _, _, rest = words.partition(" ")
     found = _phrase(rest)
     return found if found and article(rest) == words else None
 
 
 def _several(words: str) -> tuple[Description, int] | None:
-    """Return what `two red stars` says, and how many."""
+    """Parse `two red stars`; return the description and the count."""
     number, _, rest = words.partition(" ")
     count = NUMBERS.index(number) if number in NUMBERS else 0
     found = _phrase(rest, count) if count else None
@@ -62,7 +62,7 @@ def _several(words: str) -> tuple[Description, int] | None:
 
 
 def _parts(text: str) -> list[str]:
-    """Return the members of `a, b and c`; of anything else something that is no phrase."""
+    """Split `a, b and c` into its members; other text is returned unchanged."""
     before, separator, last = text.rpartition(" and ")
     return [*before.split(", "), last] if separator else [text]
 
@@ -75,13 +75,13 @@ def _kinds(text: str) -> list[tuple[str, str]] | None:
 
 
 def _loose(words: str) -> Description | None:
-    """Return what a phrase says that names colour and shape at least."""
+    """Parse a phrase that names at least colour and shape."""
     found = _one(words)
     return found if found and found.colour and found.shape else None
 
 
 def _there(kinds: Iterable[tuple[str, str]], objects: Objects) -> bool:
-    """Say whether there are as many objects of each colour and shape as are named."""
+    """Return whether the scene has at least as many objects of each colour and shape as named."""
     return not Counter(kinds) - Counter((item.colour, item.shape) for item in objects)
 
 
@@ -159,10 +159,10 @@ _SENTENCES: tuple[tuple[str, Callable[..., bool | None]], ...] = (
 
 
 def is_true(caption: str, scene_objects: Objects) -> bool | None:
-    """Say whether a caption is true of a scene, or None where it is no sentence of the data set's captions.
+    """Return whether a caption is true of a scene; None if it is not one of the data set's kinds of sentence.
 
-    An inventory (`… on a plain background`, `there are … in the picture`, `an image of …`) must name everything there
-    is; lists need not. Upper and lower case, the full stop and spaces do not matter, grammar does: `an red stars` is no
+    An inventory (`... on a plain background`, `there are ... in the picture`, `an image of ...`) must name all objects;
+    other lists need not. Case, the full stop and spaces are ignored, but grammar is not: `an red stars` is not a
     sentence.
     """
     text = normal(caption)
@@ -175,9 +175,10 @@ def is_true(caption: str, scene_objects: Objects) -> bool | None:
 
 
 def truth_share(captions: Mapping[str, str], scenes: Mapping[str, Objects]) -> float:
-    """Return the share of images whose caption is true; captions and scenes by image id.
+    """Return the fraction of images whose caption is true; captions and scenes by image id.
 
-    Raises RefusedError naming an image without a scene, or where there are no captions.
+    Raises:
+        RefusedError: An image has no scene, or there are no captions.
     """
     if not captions:
         raise RefusedError("no captions to check; give at least one")
@@ -190,9 +191,10 @@ def truth_share(captions: Mapping[str, str], scenes: Mapping[str, Objects]) -> f
 
 
 def read_scenes(path: Path) -> dict[str, tuple[SceneObject, ...]]:
-    """Return the objects of each scene of a `scenes.jsonl`, by image id as text.
+    """Read the objects of each scene of a `scenes.jsonl`, by image id as text.
 
-    Raises RefusedError naming the line that is not a scene.
+    Raises:
+        RefusedError: A line is not a scene; the message names it.
     """
     try:
         lines = path.read_bytes().splitlines()

@@ -1,7 +1,7 @@
-"""GQA (Hudson and Manning 2019): the questions and the file of results.
+"""GQA (Hudson and Manning 2019): questions and the results file.
 
-Files as published at cs.stanford.edu/people/dorarad/gqa: one JSON object of questions by id. Answers are compared as
-they stand (`eval.py` beside the files); VQA's normalisation would change some of them, such as `t-shirt`.
+The files are those published at cs.stanford.edu/people/dorarad/gqa: one JSON object of questions by id. Answers are
+compared without normalisation, as in the published `eval.py`; VQA's normalisation would change some, such as `t-shirt`.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ FILES = {
     "test": "test_balanced_questions.json",
     "submission": "submission_all_questions.json",
 }
-"""By split. All questions of val are for the official consistency, those of submission for the evaluation server."""
+"""File name by split. val_all is needed for the official consistency, submission for the evaluation server."""
 SECRET = ("test", "submission")
-"""Splits without answers."""
-# Most of a file, and not asked for here: thrown away as it is parsed.
+"""Splits whose answers are not public."""
+# Unused fields, which take most of a file: dropped while it is parsed.
 UNREAD = ("semanticStr", "annotations", "equivalent", "fullAnswer", "operation", "dependencies", "argument")
 
 
@@ -39,29 +39,30 @@ class GqaQuestion:
     question_id: str
     """Unique; digits, some with zeros in front."""
     image_id: str
-    """Of Visual Genome, or `n` and a number."""
+    """Image id of Visual Genome, or `n` and a number."""
     text: str
-    """As it is asked."""
+    """The question."""
     answer: str | None
-    """The one right answer; None where it is secret."""
+    """The correct answer; None if it is not public."""
     kinds: tuple[str, ...] = ()
-    """open, or binary where the question names what it chooses from; then its structural and its semantic type. Empty
-    where the file does not say."""
+    """`open` or `binary` (the question names its choices), then the structural and the semantic type; empty if the file
+    does not contain them."""
     common: bool = False
-    """Whether it asks what things have in common."""
+    """Whether the question asks what things have in common."""
     group: str | None = None
-    """Questions after the same thing, such as colours."""
+    """Group of questions about the same property, such as colours."""
     balanced: bool = True
-    """Whether figures count it."""
+    """Whether the metrics include it."""
     entailed: tuple[str, ...] = ()
-    """Questions whose answers follow from its own; known in val_all alone."""
+    """Ids of questions whose answers follow from this one; known in val_all only."""
 
 
 def read_gqa(folder: Path, split: str) -> list[GqaQuestion]:
     """Read the questions of a split, one of `FILES`, in the order of the file.
 
-    Raises RefusedError naming the file and the question where one is missing or damaged, or has no answer in a split
-    that has them.
+    Raises:
+        RefusedError: A file or field is missing or damaged, or a question of a labelled split has no answer. The
+            message names the file and the question.
     """
     if split not in FILES:
         raise RefusedError(f"split {split}: GQA has {', '.join(FILES)}")
@@ -69,7 +70,7 @@ def read_gqa(folder: Path, split: str) -> list[GqaQuestion]:
     with reading(path):
         document = read_document(path, (), drop=(*UNREAD, *(() if split == "val_all" else ("entailed",))))
     if not document:
-        raise RefusedError(f"{path}: holds no questions")
+        raise RefusedError(f"{path}: contains no questions")
     questions = []
     for number, row in document.items():
         where = f"{path}: question {number}"
@@ -89,7 +90,7 @@ def read_gqa(folder: Path, split: str) -> list[GqaQuestion]:
 
 
 def _kind(row: dict[str, Any], where: str) -> dict[str, Any]:
-    """Return what figures need to know of a question, by the names in `GqaQuestion`."""
+    """Return the fields of a `GqaQuestion` that metrics need."""
     kind: dict[str, Any] = {"balanced": row.get("isBalanced") is not False}
     if row.get("types") is not None:
         types = field(row, "types", dict, where)
@@ -111,9 +112,9 @@ def _kind(row: dict[str, Any], where: str) -> dict[str, Any]:
 
 
 def build_gqa_vocabulary(questions: Iterable[GqaQuestion], *, least: int = 9) -> tuple[str, ...]:
-    """Return the answers that at least `least` questions have, the most frequent first, equal ones by the alphabet.
+    """Return the answers of at least `least` questions, in descending order of frequency, then alphabetically.
 
-    ViLBERT's published classifier has 1,533 answers, in an order that is in its published list alone
+    ViLBERT's published classifier has 1,533 answers in an order that only its published list contains
     (`vilbert.pipeline.tasks.vqa.answers.load_vocabulary`).
     """
     counts = Counter(question.answer for question in questions if question.answer is not None)
@@ -122,5 +123,5 @@ def build_gqa_vocabulary(questions: Iterable[GqaQuestion], *, least: int = 9) ->
 
 
 def gqa_results(answers: Mapping[str, str]) -> list[dict[str, str]]:
-    """Return what the evaluation server takes, by question id."""
+    """Return the predictions in the evaluation server's format, by question id."""
     return [{"questionId": number, "prediction": answers[number]} for number in sorted(answers)]

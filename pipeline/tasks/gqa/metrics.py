@@ -1,6 +1,6 @@
-"""GQA's official figures: accuracy, consistency, validity, plausibility and distribution.
+"""GQA's official metrics: accuracy, consistency, validity, plausibility and distribution.
 
-Source: eval.py of gqadataset.org, whose accuracy by numbers of words and steps and whose grounding are left out.
+Source: eval.py of gqadataset.org, without accuracy by numbers of words and steps and without grounding.
 """
 
 from __future__ import annotations
@@ -16,24 +16,25 @@ from vilbert.pipeline.tasks.annotation_files import reading
 from vilbert.pipeline.tasks.gqa.files import GqaQuestion
 
 CHOICES_FILE = "{}_choices.json"
-"""By split; published for val whole, for train in parts, which are not read."""
+"""File name by split; published in one file for val, and in parts, which are not read, for train."""
 COMMON = frozenset(("color", "material", "shape"))
-"""What a question for something in common may be answered by, whatever its choices say."""
+"""Valid answers of questions about something in common, regardless of their choices."""
 
 
 class Choices(NamedTuple):
-    """Answers that a question may be given."""
+    """Valid and plausible answers of a question."""
 
     valid: frozenset[str]
-    """Of the right kind: a colour where a colour is asked for."""
+    """Answers of the right kind, such as a colour for a question about a colour."""
     plausible: frozenset[str]
-    """Such as are met with in the world."""
+    """Answers that are plausible in the real world."""
 
 
 def read_choices(path: Path, questions: Sequence[GqaQuestion]) -> dict[str, Choices]:
-    """Return the choices of balanced questions by id, from a file as published.
+    """Read the choices of balanced questions by id, from a published file.
 
-    Raises RefusedError naming the file and the question where one has no choices, or damaged ones.
+    Raises:
+        RefusedError: The choices of a question are missing or damaged; the message names file and question.
     """
     with reading(path):
         document = read_document(path, ())
@@ -58,15 +59,20 @@ def read_choices(path: Path, questions: Sequence[GqaQuestion]) -> dict[str, Choi
 def gqa_figures(
     questions: Sequence[GqaQuestion], answers: Mapping[str, str], choices: Mapping[str, Choices] | None = None
 ) -> dict[str, float]:
-    """Return the figures of the balanced questions that are answered and whose answer is known.
+    """Compute the metrics over balanced questions that have a prediction and a known answer.
 
-    answers: by question id; right where they equal the answer letter by letter. choices: those of the questions, where
-    validity and plausibility are wanted. All are shares, but distribution, a chi-square statistic over the groups of
-    questions, divided by 100, of which less is better.
+    Metrics without any question are left out.
 
-    `accuracy` is of all, of the open and the binary ones, and by structural and semantic type. `consistency` is the
-    share of right answers among the questions that a rightly answered one entails, where these were asked: most are
-    questions that are not balanced. A figure of nothing is left out.
+    Args:
+        questions: The questions.
+        answers: Predictions by question id; correct if they equal the answer exactly.
+        choices: Choices by question id, for validity and plausibility.
+
+    Returns:
+        `accuracy` over all, over open and binary questions, and by structural and semantic type. `consistency`:
+        fraction of correct predictions among the questions that a correctly answered one entails, if they were asked;
+        most of these are not balanced. All are fractions, except `distribution`: a chi-square statistic over the groups
+        of questions, divided by 100; lower is better.
     """
     by_id = {question.question_id: question for question in questions if question.answer is not None}
     right = {number: answers[number] == question.answer for number, question in by_id.items() if number in answers}
@@ -96,7 +102,7 @@ NAMES = {"valid": "validity", "plausible": "plausibility"}
 
 
 def _distribution(gold: Mapping[str, Counter[str]], predicted: Mapping[str, Counter[str]]) -> float:
-    """Return the chi-square statistic of each group's answers, averaged by the groups' sizes, divided by 100."""
+    """Return the chi-square statistic of the answers per group, averaged by group size and divided by 100."""
     total = 0.0
     for group, counts in gold.items():
         off = sum((predicted[group][answer] - count) ** 2 / count for answer, count in counts.items())

@@ -1,4 +1,4 @@
-"""GQA: facts that are known without importing torch."""
+"""Spec of GQA, importable without torch."""
 
 from __future__ import annotations
 

@@ -32,7 +32,14 @@ class GqaTask(TaskBase):
         labels: Sequence[str],
         choices: Mapping[str, Choices] | None = None,
     ) -> None:
-        """Take questions, and the answers of the classifier by class; choices: see `gqa_figures`."""
+        """Create the task.
+
+        Args:
+            name: Name of the task.
+            items: The questions.
+            labels: Answers of the classifier by class.
+            choices: Choices by question id, see `gqa_figures`.
+        """
         self.name = name
         self.items = items
         self._choices = choices
@@ -41,12 +48,12 @@ class GqaTask(TaskBase):
         self._label_of = {answer: label for label, answer in enumerate(self.labels)}
 
     def rows(self, number: int, key: np.uint64) -> Rows:
-        """Return the question before its image."""
+        """Return the question with its image."""
         item = self.items[number]
         return Rows(((item.text,),), (item.image_id,))
 
     def targets(self, numbers: Sequence[int], shown: Sequence[Shown | None]) -> dict[str, Tensor]:
-        """Return label_ids int64 [I, 1], -1 where the answer is of no class, and labelled float32 [I]."""
+        """Return label_ids, int64 [I, 1], -1 for an answer without a class, and labelled, float32 [I]."""
         answers = [self.items[number].answer if number >= 0 else None for number in numbers]
         ids = [-1 if answer is None else self._label_of.get(answer, -1) for answer in answers]
         return {
@@ -55,7 +62,7 @@ class GqaTask(TaskBase):
         }
 
     def count(self, targets: Mapping[str, Tensor]) -> int:
-        """Return the questions that have an answer."""
+        """Return the number of questions with an answer."""
         return int(targets["labelled"].sum())
 
     def loss(self, output: ViLBertForTasksOutput, targets: Mapping[str, Tensor]) -> Tensor:
@@ -70,13 +77,13 @@ class GqaTask(TaskBase):
         return [self.labels[best] for best in output.vil_prediction_gqa.argmax(1).tolist()]
 
     def figures(self, answers: Mapping[int, Any]) -> dict[str, float]:
-        """Return the official figures; nothing where answers are secret."""
+        """Return the official metrics; empty if the answers are not public."""
         questions = [self.items[number] for number in sorted(answers)]
         given = {self.items[n].question_id: answer for n, answer in answers.items()}
         return gqa_figures(questions, given, self._choices)
 
     def results(self, answers: Mapping[int, Any]) -> bytes:
-        """Return the official file of results, JSON: questionId and prediction of each question."""
+        """Return the official results file, JSON: questionId and prediction of each question."""
         return encode_json(gqa_results({self.items[n].question_id: answer for n, answer in answers.items()}))
 
     def item_key(self, item: GqaQuestion) -> Hashable:
@@ -102,7 +109,7 @@ class GqaTask(TaskBase):
 
 
 def open_task(name: str, files: TaskFiles, split: str, like: Task | None) -> GqaTask:
-    """Read the questions of a split; the classifier's answers are those of `like`, given ones, or frequent ones."""
+    """Read a split; the classifier's answers are those of `like`, the given ones, or the most frequent ones."""
     questions = read_gqa(files.folder, split)
     if isinstance(like, GqaTask):
         return GqaTask(name, questions, like.labels)

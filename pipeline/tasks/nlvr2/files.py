@@ -1,6 +1,6 @@
 """NLVR2 (Suhr et al. 2019): statements about two photographs.
 
-Statements are in `{train,dev,test1}.json`, a JSON object a line as published at github.com/lil-lab/nlvr.
+Statements are in `{train,dev,test1}.json`, one JSON object per line, as published at github.com/lil-lab/nlvr.
 """
 
 from __future__ import annotations
@@ -25,17 +25,18 @@ class NlvrStatement:
     identifier: str
     """`split-set-pair-sentence`, unique."""
     image_ids: tuple[str, str]
-    """The left and the right image: their files' names without suffix."""
+    """The left and the right image: their file names without suffix."""
     text: str
     """The sentence."""
     label: bool | None
-    """Whether it is true; None where it is secret."""
+    """Whether the statement is true; None if it is not public."""
 
 
 def read_nlvr2(folder: Path, split: str) -> list[NlvrStatement]:
-    """Read the statements of a split, train, dev or test1 (val and test are names for the latter two).
+    """Read the statements of a split: train, dev (or val), test1 (or test).
 
-    Raises RefusedError naming file and line.
+    Raises:
+        RefusedError: A line is damaged; the message names file and line.
     """
     statements: dict[str, NlvrStatement] = {}
     for where, row in json_lines(split_file(folder, "{}.json", split, _PUBLISHED)):
@@ -55,10 +56,10 @@ def read_nlvr2(folder: Path, split: str) -> list[NlvrStatement]:
 
 
 def nlvr2_accuracy(statements: Sequence[NlvrStatement], predictions: Sequence[bool]) -> tuple[float, float]:
-    """Return the shares of statements, and of sentences with all of their statements, that are predicted rightly.
+    """Return (accuracy, consistency).
 
-    Both are 0 if there is no statement. The second is NLVR2's consistency: a sentence is said of up to four pairs of
-    images of one set. Source: nlvr2/eval/metrics.py of lil-lab/nlvr.
+    Consistency is the fraction of sentences for which all statements are correct: a sentence is combined with up to
+    four pairs of images of one set. Both are 0 without statements. Source: nlvr2/eval/metrics.py of lil-lab/nlvr.
     """
     sentences: dict[str, bool] = {}
     right = 0
@@ -72,7 +73,7 @@ def nlvr2_accuracy(statements: Sequence[NlvrStatement], predictions: Sequence[bo
 
 
 def nlvr2_results_csv(identifiers: Sequence[str], predictions: Sequence[bool]) -> str:
-    """Return the file that nlvr2/eval/metrics.py of lil-lab/nlvr takes: identifier,True or identifier,False a line."""
+    """Return the file for nlvr2/eval/metrics.py of lil-lab/nlvr: lines of `identifier,True` or `identifier,False`."""
     return "".join(
         f"{identifier},{bool(prediction)}\n" for identifier, prediction in zip(identifiers, predictions, strict=True)
     )

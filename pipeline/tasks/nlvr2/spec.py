@@ -1,4 +1,4 @@
-"""NLVR2: facts that are known without importing torch."""
+"""Spec of NLVR2, importable without torch."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""NLVR2 (Suhr et al. 2019): is a sentence true of two photographs?
+"""NLVR2 (Suhr et al. 2019): is a sentence true of two images?
 
-Each image is a row with the sentence; the classifier reads the two fused vectors side by side, as in 12-in-1. There
-both images' regions went through one list that was cut in two, which put regions of the right one into the left row
-where an image had few; here each has a row of its own.
+Each image forms a row with the sentence, and the classifier reads the two concatenated fused vectors, as in 12-in-1.
+That code puts the regions of both images into one list and splits it, so regions of the right image end up in the left
+row if the left image has few; here each image has its own row.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class Nlvr2Task(ChoiceTask):
     independent = True
 
     def __init__(self, name: str, items: Sequence[NlvrStatement]) -> None:
-        """Take statements."""
+        """Create the task from statements."""
         self.name = name
         self.items = items
 
@@ -37,17 +37,17 @@ class Nlvr2Task(ChoiceTask):
         return item.image_ids
 
     def rows(self, number: int, key: np.uint64) -> Rows:
-        """Return the sentence before each of its images."""
+        """Return the sentence with each of its images."""
         item = self.items[number]
         return Rows(((item.text,),) * 2, item.image_ids)
 
     def label(self, number: int) -> int | None:
-        """Return 1 for true, 0 for false, None where it is secret."""
+        """Return 1 for true, 0 for false, None if it is not public."""
         truth = self.items[number].label
         return None if truth is None else int(truth)
 
     def figures(self, answers: Mapping[int, Any]) -> dict[str, float]:
-        """Return accuracy, and consistency: the share of sentences told right with all their pairs of images."""
+        """Return accuracy and consistency: the fraction of sentences that are correct for all their image pairs."""
         known = sorted(number for number in answers if self.items[number].label is not None)
         if not known:
             return {}
@@ -56,7 +56,7 @@ class Nlvr2Task(ChoiceTask):
         return {"accuracy": accuracy, "consistency": consistency}
 
     def results(self, answers: Mapping[int, Any]) -> bytes:
-        """Return the CSV of the official evaluation: identifier and True or False, without a header."""
+        """Return the CSV for the official evaluation: identifier and True or False, without a header."""
         numbers = sorted(answers)
         identifiers = [self.items[number].identifier for number in numbers]
         return nlvr2_results_csv(identifiers, [bool(answers[number]) for number in numbers]).encode()
@@ -70,7 +70,7 @@ class Nlvr2Task(ChoiceTask):
         return path.read_text(encoding="utf-8").split()
 
     def read_row(self, row: str) -> tuple[str, int]:
-        """Return identifier, and 1 for True or 0 for False."""
+        """Return the identifier, and 1 for True or 0 for False."""
         identifier, _, answer = row.rpartition(",")
         return identifier, ("False", "True").index(answer)
 

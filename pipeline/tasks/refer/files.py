@@ -1,9 +1,9 @@
-"""Referring expressions in the files of REFER: RefCOCO, RefCOCO+ (Yu et al. 2016) and RefCOCOg (Mao et al. 2016).
+"""Referring expressions in the file formats of REFER: RefCOCO, RefCOCO+ (Yu et al. 2016), RefCOCOg (Mao et al. 2016).
 
-A folder holds `instances.json`, COCO's boxes, and what is said of them: `refs(unc).p`, `refs(umd).p` or
-`refs(google).p`, pickles of Python 2 as published at github.com/lichengunc/refer, or the same list as JSON or JSONL. A
-pickle can run programs; here it is read as lists, mappings, text and numbers, and refused where it holds anything else.
-`file_name` has the object's number before its suffix and names no image: `image_id` does.
+A folder contains `instances.json` with COCO's boxes, and the expressions: `refs(unc).p`, `refs(umd).p` or
+`refs(google).p`, Python 2 pickles as published at github.com/lichengunc/refer, or the same list as JSON or JSONL.
+Pickles can execute code; here only lists, mappings, text and numbers are read, and any other content is rejected.
+`file_name` contains the object's number before its suffix and does not identify an image; `image_id` does.
 """
 
 from __future__ import annotations
@@ -27,36 +27,41 @@ from vilbert.untrusted.documents import read_json
 Placed = tuple[str, dict[str, Any]]
 
 STEMS = ("refs(umd)", "refs(unc)", "refs(google)")
-"""Annotations of one folder in the order of preference; refcoco and refcoco+ have no umd."""
+"""Annotation files of a folder in order of preference; refcoco and refcoco+ have no umd."""
 SUFFIXES = (".jsonl", ".json", ".p")
 INSTANCES = "instances.json"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Expression:
-    """A phrase and the object it means."""
+    """A phrase and the object it refers to."""
 
     sent_id: int
-    """Of the phrase, unique in its file."""
+    """Id of the phrase, unique in its file."""
     ref_id: int
-    """Of the object's entry; several phrases share it."""
+    """Id of the object's entry; several phrases share it."""
     image_id: str
     """The COCO id."""
     text: str
     """As written (`raw`)."""
     box_xyxy: Box
-    """The object's, in pixels of the image."""
+    """Box of the object in pixels of the image."""
     ann_id: int
-    """Of the object in instances.json."""
+    """Id of the object in instances.json."""
     split: str
-    """As the file names it."""
+    """Split name in the file."""
 
 
 def read_refer(folder: Path, split: str) -> list[Expression]:
-    """Read the expressions of a split (train, val, test, testA, testB, as the file has), in the file's order.
+    """Read the expressions of a split (such as train, val, test, testA, testB), in the file's order.
 
-    folder: of one data set, such as .../refcoco+; of several annotations umd goes before unc before google, and JSONL
-    before JSON before pickles. Raises RefusedError naming file and entry.
+    Args:
+        folder: Folder of one data set, such as .../refcoco+. Preference: umd, unc, google; then JSONL, JSON, pickle.
+        split: Name of the split.
+
+    Raises:
+        RefusedError: An entry is damaged; the message names file and entry.
+        AbsentError: The split does not exist.
     """
     path = _refs_file(folder)
     refs = list(_checked(_read_refs(path), path))
@@ -69,9 +74,10 @@ def read_refer(folder: Path, split: str) -> list[Expression]:
 
 
 def refs_to_jsonl(path: Path, output: Path) -> int:
-    """Write the entries of a file of REFER to JSONL, one a line and whole or not at all; return how many they are.
+    """Convert a file of REFER to JSONL, one entry per line, atomically; return the number of entries.
 
-    Raises RefusedError where an entry is damaged, or holds what JSON has no word for.
+    Raises:
+        RefusedError: An entry is damaged or cannot be represented as JSON.
     """
     lines = []
     for where, ref in _checked(_read_refs(path), path):
@@ -118,12 +124,12 @@ def _decoded(path: Path) -> Any:
 
 
 def _checked(rows: Iterable[Placed], path: Path) -> Iterator[Placed]:
-    """Yield entries whose fields are there and of their types, and whose numbers are their own."""
+    """Yield the entries after checking their fields, types and the uniqueness of ids."""
     ref_ids: set[int] = set()
     sent_ids: set[int] = set()
     for where, row in rows:
         if not isinstance(row, dict):
-            raise RefusedError(f"{where}: not an object but {row!r:.80}")
+            raise RefusedError(f"{where}: expected an object, found {row!r:.80}")
         for name in ("ann_id", "image_id"):
             field(row, name, int, where)
         field(row, "split", str, where)
@@ -131,7 +137,7 @@ def _checked(rows: Iterable[Placed], path: Path) -> Iterator[Placed]:
         for i, sentence in enumerate(field(row, "sentences", list, where)):
             place = f"{where}: sentences[{i}]"
             if not isinstance(sentence, dict):
-                raise RefusedError(f"{place}: not an object but {sentence!r:.80}")
+                raise RefusedError(f"{place}: expected an object, found {sentence!r:.80}")
             field(sentence, "raw", str, place)
             _add(sent_ids, field(sentence, "sent_id", int, place), f"{place}: sent_id")
         yield where, row
@@ -144,7 +150,7 @@ def _add(numbers: set[int], number: int, where: str) -> None:
 
 
 def _boxes(path: Path, wanted: set[int]) -> dict[int, tuple[int, Box]]:
-    """Return (image id, box) of the wanted annotations."""
+    """Return (image id, box) of the requested annotations by id."""
     with reading(path):
         rows = read_document(path, ["annotations"], drop=["segmentation"])["annotations"]
     boxes: dict[int, tuple[int, Box]] = {}
@@ -164,7 +170,7 @@ def _boxes(path: Path, wanted: set[int]) -> dict[int, tuple[int, Box]]:
 def _xyxy(xywh: list[Any], where: str) -> Box:
     corners = None
     if len(xywh) == 4 and all(type(value) in (int, float) for value in xywh):
-        with contextlib.suppress(OverflowError):  # a whole number beyond all floats
+        with contextlib.suppress(OverflowError):  # an integer that exceeds the float range
             x, y, width, height = map(float, xywh)
             corners = parse_box((x, y, x + width, y + height))
     if corners is None:

@@ -1,4 +1,4 @@
-"""Referring expressions: facts that are known without importing torch."""
+"""Specs of referring expressions, importable without torch."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ REFCOCO = TaskSpec(
     token=9,
     given_boxes="candidates",
     test_splits=("testA", "testB"),
-    about_metrics="An answer is right where the model's box and people's overlap by more than half (IoU above 0.5).",
+    about_metrics="An answer is correct if the IoU of the model's box and the annotated box is above 0.5.",
 )
 REFCOCO_PLUS = replace(REFCOCO, token=10)
 REFCOCOG = replace(REFCOCO, token=11, test_splits=("test",))

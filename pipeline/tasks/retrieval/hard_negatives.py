@@ -1,13 +1,12 @@
-"""Images that are easily taken for one another: for each its nearest by the mean of its region features.
+"""Find hard negatives: for each image, the nearest images by the mean of their region features.
 
-Retrieval learns from captions of such images (hard negatives). Source: script/generate_pool.py of
-facebookresearch/vilbert-multi-task, the Euclidean distance of mean features; there an image is its own nearest, which
-its reader passes over, here it is left out.
+Retrieval training uses captions of such images. Source: script/generate_pool.py of facebookresearch/vilbert-multi-task,
+the Euclidean distance of mean features. There each image is its own nearest neighbour, which the reader skips; here it
+is left out.
 
-Distances of all pairs come from float32 matrix products in blocks; those near enough to be among the k nearest, with
-the rounding allowed for, are then measured exactly. So neither block, threads nor machine change what is returned.
-
-Shapes: N images, D features, k neighbours.
+All pairwise distances are approximated by blocked float32 matrix products. Candidates that may be among the k nearest,
+with an allowance for rounding, are then measured exactly. The result therefore does not depend on block size, threads
+or machine.
 """
 
 from __future__ import annotations
@@ -46,9 +45,9 @@ class NamesFile:
     """The content of hard-negatives-KEY.json."""
 
     key: Digest
-    """Of the data sets, the images and k."""
+    """Hash of the data sets, the images and k."""
     sha256: Digest
-    """Of the file of arrays."""
+    """SHA-256 of the file of arrays."""
     image_ids: List[str]
 
 
@@ -59,14 +58,18 @@ class HardNegatives:
     image_ids: tuple[str, ...]
     """[N]."""
     nearest: NDArray[np.int32]
-    """[N, k] places in image_ids, nearest first."""
+    """[N, k] indices into image_ids, nearest first."""
 
 
 def mean_features(corpus: Corpus, only: Collection[str] | None = None) -> tuple[list[str], NDArray[np.float32]]:
-    """Return the ids of a corpus's images in their natural order, and the means of their regions, float32 [N, D].
+    """Return the ids of a corpus's images in natural order, and the means of their region features, float32 [N, D].
 
-    only: the images wanted, all where None. An image without a region has zeros; one that is skipped as it cannot be
-    read is left out. Raises RefusedError where no image is left.
+    Args:
+        corpus: The data sets.
+        only: Ids of the images to use; None: all. An image without regions has zeros; an unreadable one is left out.
+
+    Raises:
+        RefusedError: No image remains.
     """
     order = Order(corpus.shard_sizes, seed=0, shuffle=False)
     ids: list[str] = []
@@ -86,10 +89,18 @@ def mean_features(corpus: Corpus, only: Collection[str] | None = None) -> tuple[
 
 
 def nearest(means: NDArray[np.float32], k: int = NEIGHBOURS, *, block: int = 512) -> NDArray[np.int32]:
-    """Return the k nearest of each image by Euclidean distance, itself left out, nearest first; int32 [N, k].
+    """Return the k nearest other images of each image by Euclidean distance, nearest first.
 
-    means: float32 [N, D]. At equal distances the lower number comes first. block: images whose distances to all are
-    held at a time, 4 x block x N bytes twice. Raises ValueError where there are not k others, or means are not finite.
+    Args:
+        means: float32 [N, D].
+        k: Number of neighbours. Ties are ordered by index.
+        block: Images per block; a block needs 2 x 4 x block x N bytes.
+
+    Returns:
+        int32 [N, k].
+
+    Raises:
+        ValueError: There are fewer than k other images, or means are not finite.
     """
     count = len(means)
     if not 1 <= k < count:
@@ -97,15 +108,15 @@ def nearest(means: NDArray[np.float32], k: int = NEIGHBOURS, *, block: int = 512
     if not np.isfinite(means).all():
         raise ValueError("means hold NaN or infinities: some image's features are damaged")
     rows = torch.from_numpy(np.ascontiguousarray(means, dtype=np.float32))
-    centred = rows - rows.mean(0)  # shorter vectors, so that less of a distance is lost to rounding
+    centred = rows - rows.mean(0)  # shorter vectors reduce the rounding error of distances
     squares = centred.square().sum(1)
     found = np.empty((count, k), dtype=np.int32)
-    # What float32 may be off: rounding adds up as the root of the number of terms; eight times that is never reached.
+    # Bound of the float32 error: rounding grows with the root of the number of terms; a factor of 8 is never reached.
     slack = 8 * torch.finfo(torch.float32).eps * max(means.shape[1], 1) ** 0.5
     for start in range(0, count, block):
         stop = min(start + block, count)
         numbers = torch.arange(start, stop)
-        distances = torch.addmm(squares[None], centred[start:stop], centred.T, alpha=-2)  # without their own square
+        distances = torch.addmm(squares[None], centred[start:stop], centred.T, alpha=-2)  # without the row's own square
         distances[numbers - start, numbers] = torch.inf
         farthest = distances.topk(k, dim=1, largest=False).values[:, -1]
         limits = farthest + slack * (squares[start:stop] + squares.max())
@@ -125,10 +136,16 @@ def _closest(rows: Tensor, number: int, candidates: Tensor, k: int) -> NDArray[n
 def hard_negatives(
     corpus: Corpus, folder: Path, *, only: Collection[str] | None = None, k: int = NEIGHBOURS
 ) -> HardNegatives:
-    """Return the nearest images of each, from the folder where an earlier run left them for the same data, else mined.
+    """Return the nearest images of each image, from files of an earlier run with the same data or newly computed.
 
-    only: the images wanted, all where None. k: neighbours, fewer where there are not so many other images. Kept as
-    hard-negatives-KEY.npy and .json, by what the data sets, the images and k are; each file is whole or not there.
+    They are stored as hard-negatives-KEY.npy and .json, written atomically; KEY depends on the data sets, the images
+    and k.
+
+    Args:
+        corpus: The data sets.
+        folder: Folder of the files.
+        only: Ids of the images to use; None: all.
+        k: Number of neighbours, reduced if there are fewer other images.
     """
     key = _key(corpus, only, k)
     arrays, names = (folder / f"hard-negatives-{key[:16]}.{suffix}" for suffix in ("npy", "json"))
@@ -145,7 +162,9 @@ def hard_negatives(
         np.save(data, mined.nearest, allow_pickle=False)
         write_atomic(arrays, data.getvalue())
         digest = hashlib.sha256(data.getvalue()).hexdigest()
-        write_atomic(names, encode_json({"key": key, "sha256": digest, "image_ids": ids}) + b"\n")  # last: it vouches
+        write_atomic(
+            names, encode_json({"key": key, "sha256": digest, "image_ids": ids}) + b"\n"
+        )  # written last: marks the pair as complete
     return mined
 
 
@@ -156,7 +175,7 @@ def _key(corpus: Corpus, only: Collection[str] | None, k: int) -> str:
 
 
 def _read(arrays: Path, names: Path, key: str) -> HardNegatives | None:
-    """Return what the files hold; None where they are not both there, whole, and of this key."""
+    """Read the files; return None if they are missing, incomplete or have another key."""
     try:
         data, told = arrays.read_bytes(), from_json(NamesFile, read_json(names))
     except (FileNotFoundError, ValueError):

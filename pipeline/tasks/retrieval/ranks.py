@@ -1,7 +1,7 @@
-"""Recall and ranks of retrieval, images by caption and captions by image.
+"""Recall and ranks of image and text retrieval.
 
-Ranks count from 0. Among equal scores the true one comes last, so that a model that gives one score to everything finds
-nothing; the published evaluation leaves ties to the sort.
+Ranks start at 0. Among equal scores the true one is last, so a model that gives the same score to all pairs has no
+recall; the published evaluation leaves ties to the sort.
 """
 
 from __future__ import annotations
@@ -19,9 +19,16 @@ _ROWS_AT_ONCE = 1024
 def ranks(scores: NDArray[np.float32], image_of_caption: NDArray[np.int64]) -> tuple[Ranks, Ranks]:
     """Return the rank of each caption's image among all images, and of each image's best caption among all captions.
 
-    scores: [captions, images], more is better. image_of_caption: int64 [captions]. Both ranks are int64, [captions] and
-    [images]; an image without a caption of its own, there to be told from the others, has `NO_CAPTION`. Raises
-    RefusedError for NaN, whose rank would be the best, ValueError for shapes and numbers that do not go together.
+    Args:
+        scores: [captions, images]; higher is better.
+        image_of_caption: int64 [captions].
+
+    Returns:
+        int64 [captions] and int64 [images]. Images without captions, which are distractors, have `NO_CAPTION`.
+
+    Raises:
+        RefusedError: A score is NaN, whose rank would be the best.
+        ValueError: Shapes or indices do not match.
     """
     captions, images = scores.shape
     if image_of_caption.shape != (captions,):
@@ -45,10 +52,13 @@ def ranks(scores: NDArray[np.float32], image_of_caption: NDArray[np.int64]) -> t
 
 
 def recall_figures(found: Ranks) -> dict[str, float]:
-    """Return r1, r5 and r10, the shares of ranks below 1, 5 and 10, and median_rank and mean_rank, counted from 1.
+    """Return r1, r5 and r10 (fractions of ranks below 1, 5 and 10), and median_rank and mean_rank, starting at 1.
 
-    `NO_CAPTION` does not count. The median of an even number is the middle one's, rounded down. Source:
-    eval_retrieval.py of jiasenlu/vilbert_beta, which gives the shares in percent. Raises RefusedError without ranks.
+    `NO_CAPTION` is ignored. The median of an even number of ranks is rounded down. Source: eval_retrieval.py of
+    jiasenlu/vilbert_beta, which uses percent.
+
+    Raises:
+        RefusedError: There are no ranks.
     """
     counted = found[found != NO_CAPTION]
     if not len(counted):
@@ -63,7 +73,7 @@ def recall_figures(found: Ranks) -> dict[str, float]:
 
 
 def retrieval_figures(scores: NDArray[np.float32], image_of_caption: NDArray[np.int64]) -> dict[str, float]:
-    """Return the figures of both directions, image_retrieval_r1 … and text_retrieval_r1 …; see `ranks`."""
+    """Return the metrics of both directions, image_retrieval_r1 ... and text_retrieval_r1 ...; see `ranks`."""
     of_captions, of_images = ranks(scores, image_of_caption)
     directions = {"image_retrieval": of_captions, "text_retrieval": of_images}
     return {
@@ -74,9 +84,9 @@ def retrieval_figures(scores: NDArray[np.float32], image_of_caption: NDArray[np.
 
 
 def top_list(scores: NDArray[np.float32], k: int = 20) -> NDArray[np.int64]:
-    """Return the numbers of the k best images of each caption, best first, int64 [captions, at most k].
+    """Return the indices of the k best images of each caption, best first, int64 [captions, at most k].
 
-    Of equal scores the lower number comes first. Transposed scores give the best captions of each image.
+    Ties are ordered by index. Transposed scores give the best captions of each image.
     """
     if k < 1:
         raise ValueError(f"k {k}: give at least 1")

@@ -1,10 +1,11 @@
-"""Scores on disk while they are computed, so that a killed evaluation can be resumed.
+"""Store scores on disk while they are computed, so that a killed evaluation can be resumed.
 
-    FOLDER/scores.json      what they are scores of; written first
-    FOLDER/scores.npy       float32 [captions, images], NaN where a score is not there yet
+    FOLDER/scores.json      identity of the scores (model, captions, images); written first
+    FOLDER/scores.npy       float32 [captions, images], NaN for scores that are not computed yet
 
-The array appears whole, full of NaN, and is then filled in place. Each value is written at once or not at all, so
-whatever is not NaN is right, in whichever order the disk took it; a list of what is done could only disagree with it.
+The array is created complete, filled with NaN, and then written in place. Each value is written atomically, so every
+value that is not NaN is valid regardless of the write order; a separate list of finished scores could only disagree
+with it.
 """
 
 from __future__ import annotations
@@ -33,11 +34,18 @@ _REMEDY = "delete the folder, or name another"
 def open_scores(
     folder: Path, shape: tuple[int, int], identity: Mapping[str, Any]
 ) -> np.memmap[Any, np.dtype[np.float32]]:
-    """Open the scores of a folder for writing, and continue those of an earlier run; create them if they do not exist.
+    """Open the scores of a folder for writing and resume those of an earlier run; create them if they do not exist.
 
-    identity: what they are scores of, as JSON; the number of the format and the shape come beside it. One process a
-    folder may write. Raises FingerprintError where the folder's are of something else, naming what differs, and
-    RefusedError for files that are not such scores.
+    Only one process per folder may write.
+
+    Args:
+        folder: The folder.
+        shape: (captions, images).
+        identity: What the scores depend on, as JSON values.
+
+    Raises:
+        FingerprintError: The folder's scores have another identity; the message names the differences.
+        RefusedError: The files are not valid scores.
     """
     wanted = {**identity, "format": FORMAT, "shape": list(shape)}
     path = folder / SCORES
@@ -55,7 +63,7 @@ def open_scores(
         if not path.exists():
             _create(path, shape)
     try:
-        np.lib.format.open_memmap(path, mode="r")  # refuses a file that is cut short, which r+ would fill with zeros
+        np.lib.format.open_memmap(path, mode="r")  # rejects a truncated file, which r+ would fill with zeros
         scores = np.lib.format.open_memmap(path, mode="r+")
     except ValueError as error:
         raise RefusedError(f"{path}: cannot be read ({error}); {_REMEDY}") from error
@@ -67,7 +75,7 @@ def open_scores(
 
 
 def save(scores: np.memmap[Any, np.dtype[np.float32]], folder: Path) -> None:
-    """Put what was filled in on the disk."""
+    """Flush the scores to disk."""
     with explain_disk_errors(folder / SCORES):
         scores.flush()
 
@@ -78,7 +86,9 @@ def _create(path: Path, shape: tuple[int, int]) -> None:
         scores: NDArray[np.float32] = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.float32, shape=shape)
         del scores
         row = np.full((min(_ROWS_AT_ONCE, shape[0]), shape[1]), np.nan, dtype=np.float32)
-        with temporary.open("r+b") as file:  # not by the map: a full disk would kill the process where it refuses
+        with temporary.open(
+            "r+b"
+        ) as file:  # not through the memory map: a full disk would kill the process instead of raising
             file.seek(-shape[0] * shape[1] * row.itemsize, os.SEEK_END)
             for start in range(0, shape[0], len(row)):
                 file.write(row[: shape[0] - start].tobytes())

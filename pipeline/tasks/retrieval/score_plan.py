@@ -1,11 +1,11 @@
-"""How the scores of all captions with all images are computed: in which batches, and how much is held meanwhile.
+"""Plan how all captions are scored against all images: the batches, and the memory they need.
 
-    for each panel of images:       encode them once, as far as no caption has a say, and hold their states
-        for each block of captions:     encode them, as far as no image has a say, and hold their states
-            for each batch:                 a few captions with a chunk of the panel's images, through the rest
+        for each panel of images:       encode them once up to the first co-attention and keep their states
+            for each block of captions:     encode them up to the first co-attention and keep their states
+                for each batch:                 run some captions with a chunk of the panel's images through the rest
 
-Where all images fit into the budget there is one panel, and each caption, too, is encoded once; otherwise once a panel.
-Captions are sorted by length and images by their number of regions, so that a batch has little padding.
+If all images fit into the budget there is one panel and each caption is encoded once; otherwise once per panel.
+Captions are sorted by length and images by their number of regions, so batches contain little padding.
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ ITEM_BYTES = {"float32": 4, "bfloat16": 2}
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ScoreSettings:
-    """How every caption is scored against every image."""
+    """Settings of scoring every caption against every image."""
 
     pairs_per_batch: int = 256
-    """Captions times images that go through the model at a time."""
+    """Number of caption-image pairs per forward pass."""
     hold_bytes: int = 2_000_000_000
-    """Most bytes of encoded images and captions that are held."""
+    """Maximum memory for encoded images and captions, in bytes."""
     precision: Literal["float32", "bfloat16"] = "float32"
-    """Of the computation and of what is held; bfloat16 is for GPUs and halves the bytes."""
+    """Precision of the computation and the stored states; bfloat16 is for GPUs and halves the memory."""
     save_seconds: float = 10.0
-    """Seconds of work, at most about, that a power cut loses; a killed process loses one batch."""
+    """Approximate seconds of work that a power failure loses; a killed process loses one batch."""
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be."""
+        """Check the ranges."""
         if self.pairs_per_batch < 1:
             raise RefusedError(f"--pairs-per-batch {self.pairs_per_batch}: give at least 1")
         if self.hold_bytes < 1:
@@ -47,29 +47,36 @@ class ScoreSettings:
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Plan:
-    """All batches, in the order they run."""
+    """All batches in order of execution."""
 
     pairs: int
     """Captions times images."""
     batches: int
-    """Runs of the part of the model that needs both."""
+    """Number of forward passes of the layers that need both streams."""
     held_bytes: int
-    """Bytes of encoded images and captions, the most at any time."""
+    """Maximum memory of encoded images and captions, in bytes."""
     batch_bytes: int
-    """Bytes of the two streams' states of the largest batch; a layer at work takes several times that."""
+    """Size of both streams' states in the largest batch, in bytes; a layer needs several times this."""
     panels: tuple[tuple[Numbers, ...], ...]
-    """Images by number: chunks for one batch, in panels that are held together."""
+    """Image indices: chunks for one batch, grouped in panels that are kept together."""
     blocks: tuple[Numbers, ...]
-    """Captions by number, in blocks that are encoded together."""
+    """Caption indices in blocks that are encoded together."""
     captions_per_batch: int
-    """Captions of a block that meet a chunk of images at a time."""
+    """Number of captions of a block per batch."""
 
 
 def plan(words: Numbers, regions: Numbers, *, text_width: int, image_width: int, settings: ScoreSettings) -> Plan:
-    """Plan the batches for captions of `words` word pieces [captions] and images of `regions` regions [images].
+    """Plan the batches.
 
-    words: with special tokens and the task's token. regions: with the global one. text_width, image_width: of the
-    model's two streams. Raises RefusedError where there is nothing to score, or the budget cannot hold one batch.
+    Args:
+        words: Tokens of each caption, including special tokens and the task token.
+        regions: Regions of each image, including the global one.
+        text_width: Hidden size of the text stream.
+        image_width: Hidden size of the image stream.
+        settings: Batch size, memory and precision.
+
+    Raises:
+        RefusedError: There is nothing to score, or the budget cannot hold one batch.
     """
     if not len(words) or not len(regions):
         raise RefusedError(f"{len(words)} captions and {len(regions)} images: nothing to score")
@@ -105,14 +112,14 @@ def _chunks(regions: Numbers, most: int) -> tuple[Numbers, ...]:
 
 
 def _cut(numbers: Numbers, most: int) -> tuple[Numbers, ...]:
-    """Cut into as few parts of at most `most` as there can be, of nearly one size."""
+    """Split into the minimum number of parts of at most `most` elements and nearly equal size."""
     return tuple(np.array_split(numbers, -(-len(numbers) // most)))
 
 
 def _panels(
     chunks: tuple[Numbers, ...], chunk_bytes: list[int], budget: int
 ) -> tuple[tuple[tuple[Numbers, ...], ...], int]:
-    """Return chunks in panels of at most `budget` bytes, and the bytes of the largest."""
+    """Group chunks into panels of at most `budget` bytes; return the panels and the size of the largest."""
     panels: list[list[Numbers]] = []
     taken: list[int] = []
     for chunk, size in zip(chunks, chunk_bytes, strict=True):

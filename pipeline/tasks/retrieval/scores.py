@@ -1,11 +1,11 @@
 """Score every caption against every image, for retrieval in both directions.
 
-What neither stream needs the other for is computed once a caption and once an image; a pair costs only the rest (see
-`retrieval_plan`). The published evaluation runs every image through the whole model again for every caption.
+Layers before the first co-attention are computed once per caption and once per image; a pair costs only the remaining
+layers (see `score_plan`). The published evaluation runs every image through the whole model for every caption.
 
-To spread captions over processes, give each a part of them and a folder of its own, and put the rows together.
+To distribute captions over processes, give each a subset of them and its own folder, and concatenate the rows.
 
-Shapes: T word pieces, R regions with the global one at 0, F features of a region.
+Shapes: T tokens, R regions with the global one at 0, F features of a region.
 """
 
 from __future__ import annotations
@@ -36,30 +36,30 @@ Scores = NDArray[np.float32]
 
 
 class ImageTensors(NamedTuple):
-    """Some images side by side, R regions of the one with most; padding is behind."""
+    """A batch of images with R regions; padding is at the end."""
 
     features: Tensor
-    """[C, R, F], any float type."""
+    """[C, R, F], any floating-point type."""
     locations: Tensor
     """[C, R, 5]."""
     mask: Tensor
-    """[C, R], 1 where a region is."""
+    """[C, R], 1 for regions, 0 for padding."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class ImagePool:
-    """The images that are ranked, read when they are needed."""
+    """The images to rank, read on demand."""
 
     regions: Numbers
-    """int64 [images], regions of each, the global one included."""
+    """int64 [images], number of regions including the global one."""
     read: Callable[[Numbers], ImageTensors]
-    """Gives images by their numbers, on any device."""
+    """Returns images by index, on any device."""
     fingerprint: str
-    """Says what images these are, and in which order: scores on disk go on only where it is the same."""
+    """Identifies the images and their order; scores on disk are resumed only if it is equal."""
 
 
 class _Encoded(NamedTuple):
-    """Captions or images encoded as far as they do not see the others."""
+    """Captions or images encoded up to the first co-attention."""
 
     numbers: Numbers
     states: Tensor
@@ -76,25 +76,25 @@ def score_pairs(
     folder: Path | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Scores:
-    """Return the score of every caption with every image, float32 [captions, images]; more says a better match.
+    """Score every caption against every image; higher means a better match.
 
     Args:
-        model: in evaluation mode, on its device. Task heads give `vil_logit`; a pre-trained model, for zero-shot
-            retrieval, the log-odds of its alignment head, which rank as its probability of a match does, without the
-            ties of probabilities that round to 1.
-        captions: word pieces of each, special tokens included, no padding.
-        images: those to score against.
-        settings: batches, memory, precision.
-        task_id: the task's token, where the model has them.
+        model: The model in evaluation mode, on its device. Task heads give `vil_logit`. A pre-trained model gives, for
+            zero-shot retrieval, the log-odds of its alignment head, which have the same order as its match probability
+            without ties from rounding to 1.
+        captions: Token ids of each caption, with special tokens, without padding.
+        images: The images.
+        settings: Batches, memory and precision.
+        task_id: The task token, if the model has task tokens.
         folder: Folder for the scores computed so far, from which a killed run resumes; None for none.
-        progress: told pairs done and pairs in all after each batch.
+        progress: Called with the number of finished pairs and of all pairs after each batch.
 
     Raises:
-        RefusedError: scores in the folder that are of something else, a budget too small, a model that gives NaN.
-        ValueError: inputs that are not the model's, or a model in training mode.
+        RefusedError: Scores in the folder have another identity, the budget is too small, or the model outputs NaN.
+        ValueError: Inputs do not match the model, or the model is in training mode.
     """
     if model.training:
-        raise ValueError("the model is in training mode, so that dropout would change its scores: call model.eval()")
+        raise ValueError("the model is in training mode, in which dropout changes the scores: call model.eval()")
     config = model.config
     words = np.array([len(caption) for caption in captions], dtype=np.int64)
     if not words.all():
@@ -136,7 +136,7 @@ def _batches(
     settings: ScoreSettings,
     task_id: int | None,
 ) -> Iterator[tuple[Numbers, Numbers, Scores]]:
-    """Yield the captions, the images and the scores of each batch in which one is missing; encode what they need."""
+    """Yield (captions, images, scores) of each batch with a missing score."""
     for panel in planned.panels:
         if missing[:, np.concatenate(panel)].any():
             yield from _panel_batches(model, captions, images, planned, panel, missing, settings, task_id)
@@ -196,7 +196,7 @@ def _encode_captions(
 
 
 def _part(encoded: _Encoded, start: int, stop: int) -> _Encoded:
-    """Return some captions of a block without the padding that only others of it need."""
+    """Return some captions of a block, without padding that they do not need."""
     assert encoded.mask is not None
     mask = encoded.mask[start:stop]
     longest = int(mask.sum(1).max())
@@ -238,7 +238,7 @@ def _held_type(settings: ScoreSettings) -> torch.dtype:
 def _identity(
     model: Scorer, captions: Sequence[Sequence[int]], images: ImagePool, settings: ScoreSettings, task_id: int | None
 ) -> dict[str, object]:
-    """Say what scores depend on; batches are left out, as they change rounding alone."""
+    """Return what the scores depend on; batches are left out because they change only rounding."""
     weights, texts = hashlib.sha256(), hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):
         weights.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())

@@ -1,6 +1,6 @@
-"""Caption-based retrieval: facts that are known without importing torch.
+"""Specs of caption-based retrieval, importable without torch.
 
-Two tasks, so that one model may learn both data sets and tell them apart by its task tokens.
+Two tasks, so that one model can train on both data sets with different task tokens.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ FLICKR30K = TaskSpec(
     evaluation="vilbert.pipeline.evaluate.retrieval:answer",
     main_metric="image_retrieval_r1",
     about_metrics=(
-        "R@1, R@5 and R@10: the share of captions whose photograph, or of photographs one of whose captions, is "
-        "among the first 1, 5 and 10."
+        "R@1, R@5 and R@10: fraction of captions whose image, or of images with a caption that, is among the first "
+        "1, 5 and 10."
     ),
 )
 COCO = replace(FLICKR30K, token=7)

@@ -1,7 +1,7 @@
-"""SNLI-VE (Xie et al. 2019): does a photograph of Flickr30k entail a sentence, contradict it, or neither?
+"""SNLI-VE (Xie et al. 2019): does an image of Flickr30k entail a sentence, contradict it, or neither?
 
-Pairs are in `snli_ve_{train,dev,test}.jsonl` as github.com/necla-ml/SNLI-VE makes them. The field of the image is
-spelled in two ways, `Flikr30kID` with a file name (ViLBERT's files) and `Flickr30K_ID` without the suffix.
+Pairs are in `snli_ve_{train,dev,test}.jsonl` as github.com/necla-ml/SNLI-VE creates them. The image field has two
+spellings: `Flikr30kID` with a file name (ViLBERT's files), and `Flickr30K_ID` without the suffix.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from vilbert.pipeline.tasks.annotation_files import field, json_lines, label_fie
 from vilbert.pipeline.tasks.snli_ve.spec import LABELS
 
 UNDECIDED = "-"
-"""The label where annotators did not agree."""
+"""Label of pairs on which annotators disagree."""
 _NUMBERS: dict[str, int | None] = {label: number for number, label in enumerate(LABELS)} | {UNDECIDED: None}
 _IMAGE_FIELDS = ("Flikr30kID", "Flickr30K_ID")
 _PUBLISHED = {"val": "dev"}
@@ -22,7 +22,7 @@ _PUBLISHED = {"val": "dev"}
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Hypothesis:
-    """A sentence to be judged by an image."""
+    """A sentence to be classified given an image."""
 
     pair_id: str
     """Unique."""
@@ -31,13 +31,14 @@ class Hypothesis:
     text: str
     """The sentence."""
     label: int | None
-    """Number of the class in LABELS; None where annotators did not agree, or the label is secret."""
+    """Index of the class in LABELS; None if annotators disagree or the label is not public."""
 
 
 def read_snli_ve(folder: Path, split: str) -> list[Hypothesis]:
-    """Read the sentences of a split, train, dev or test (val is a name for dev).
+    """Read the sentences of a split: train, dev (or val), test.
 
-    Raises RefusedError naming file and line.
+    Raises:
+        RefusedError: A line is damaged; the message names file and line.
     """
     hypotheses: dict[str, Hypothesis] = {}
     for where, row in json_lines(split_file(folder, "snli_ve_{}.jsonl", split, _PUBLISHED)):

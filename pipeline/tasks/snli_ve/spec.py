@@ -1,4 +1,4 @@
-"""SNLI-VE: facts that are known without importing torch."""
+"""Spec of SNLI-VE, importable without torch."""
 
 from __future__ import annotations
 

@@ -16,14 +16,14 @@ from vilbert.pipeline.tasks.task import Rows, Task
 
 
 class SnliVeTask(ChoiceTask):
-    """Hypotheses of one split; the answer is a number of `LABELS`."""
+    """Hypotheses of one split; the answer is an index into `LABELS`."""
 
     head = "vil_tri_prediction"
     choices = len(LABELS)
     independent = True
 
     def __init__(self, name: str, items: Sequence[Hypothesis]) -> None:
-        """Take hypotheses."""
+        """Create the task from hypotheses."""
         self.name = name
         self.items = items
 
@@ -32,12 +32,12 @@ class SnliVeTask(ChoiceTask):
         return (item.image_id,)
 
     def rows(self, number: int, key: np.uint64) -> Rows:
-        """Return the hypothesis before its image."""
+        """Return the hypothesis with its image."""
         item = self.items[number]
         return Rows(((item.text,),), (item.image_id,))
 
     def label(self, number: int) -> int | None:
-        """Return the number of the label, None where annotators did not agree."""
+        """Return the index of the label, None if annotators disagree."""
         label: int | None = self.items[number].label
         return label
 
@@ -53,7 +53,7 @@ class SnliVeTask(ChoiceTask):
         return item.pair_id
 
     def read_row(self, row: Any) -> tuple[Hashable, int]:
-        """Return the pair's identifier and the number of the label."""
+        """Return the pair's identifier and the index of the label."""
         return row["pairID"], LABELS.index(row["prediction"])
 
     def true_texts(self, number: int) -> list[str]:

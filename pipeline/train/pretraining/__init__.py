@@ -1,1 +1,1 @@
-"""`vilbert pretrain`: from shards to a pre-trained model."""
+"""`vilbert pretrain`: pre-train a model on shards of region features."""

@@ -1,4 +1,4 @@
-"""`vilbert pretrain`: train in this process, or start Ray's workers that do. Nothing heavy is imported before."""
+"""`vilbert pretrain`: train in this process or start Ray workers. Heavy modules are imported only when it runs."""
 
 from __future__ import annotations
 
@@ -24,13 +24,14 @@ def pretrain(settings: PretrainSettings) -> int:
 
 
 def start(train: Callable[[S], int], settings: S) -> int:
-    """Run `train` here or on Ray's workers; return 0, or 130 where a signal ended it.
+    """Run `train` in this process or on Ray workers; return 0, or 130 if a signal ended it.
 
-    A signal ends this process, or those of torchrun, with a checkpoint of the step under way; under Ray the last
-    periodic one is what is left.
+    On a signal, this process or those of torchrun write a checkpoint of the current step; under Ray the last periodic
+    checkpoint remains.
     """
     if not settings.workers:
-        # A process of a group dies of SIGTERM as others do until its first step: it may be waiting in native code.
+        # Until its first step, a process of a group keeps the default action of SIGTERM: it may be waiting in native
+        # code.
         alone = int(os.environ.get("WORLD_SIZE", "1")) == 1
         with terminate_like_interrupt() if alone else nullcontext():
             return train(settings)

@@ -1,4 +1,4 @@
-"""The data of a run: what trains, what is held out, and the batches of each."""
+"""The data of a run: training and evaluation samples, and the batches of each."""
 
 from __future__ import annotations
 
@@ -35,21 +35,23 @@ class TrainingData:
     corpus: Corpus
     order: Order
     held_out: Corpus | None
-    """None where nothing is held out."""
+    """None if there is no evaluation."""
     held_out_order: Order | None
     splits: dict[str, Any]
-    """What the settings of splits come to for these data; part of the run's identity."""
+    """Resolved split settings for these data; part of the run's identity."""
 
     @property
     def num_classes(self) -> int:
-        """Classes of a soft label, the background included."""
+        """Number of classes of a soft label, including the background."""
         return len(self.corpus.class_names)
 
 
 def open_data(settings: PretrainSettings, group: Group | None = None) -> TrainingData:
-    """Open the data sets of a run; raise RefusedError where they do not go together.
+    """Open the data sets of a run; raise RefusedError if they are incompatible.
 
-    group: of the run's processes, which all open the data; None for a process alone that leaves no file behind.
+    Args:
+        settings: The settings of the run.
+        group: The processes of the run, all of which open the data; None for a single process that writes no file.
     """
     corpus = _open(settings, settings.data, settings.split, settings.selection)
     splits: dict[str, Any] = {"split": named_split(corpus, settings.split)}
@@ -79,7 +81,7 @@ def open_data(settings: PretrainSettings, group: Group | None = None) -> Trainin
 
 
 def named_split(corpus: Corpus, split: str) -> str:
-    """Return the split that trains: for `auto` the one that all data sets come to, where they come to one."""
+    """Return the training split; `auto` becomes the common split of all data sets, if there is one."""
     splits = {source.split for source in corpus.sources}
     if split != AUTO or len(splits) > 1:
         return split
@@ -87,7 +89,7 @@ def named_split(corpus: Corpus, split: str) -> str:
 
 
 def choose_eval_split(corpus: Corpus, settings: PretrainSettings) -> str:
-    """Return the split to evaluate on: for `auto`, val where the data have it, else held-out samples."""
+    """Return the evaluation split; `auto` becomes val if the data have it, else held-out samples."""
     if settings.eval_split != AUTO or settings.eval_data:
         return "val" if settings.eval_split == AUTO else settings.eval_split
     return "val" if any(source.splits.get("val") for source in corpus.sources) else HELD_OUT
@@ -121,7 +123,7 @@ def all_captions(corpus: Corpus) -> Iterator[str]:
 def train_batches(
     settings: PretrainSettings, data: TrainingData, tokenizer: PreTrainedTokenizerBase, group: Group, steps: range
 ) -> Generator[list[Batch], None, None]:
-    """Yield this rank's parts of each step's global batch."""
+    """Yield this rank's micro-batches of each step's global batch."""
     on_gpu = group.device.type == "cuda"
     make = partial(
         make_batches,
@@ -141,7 +143,7 @@ def train_batches(
 def eval_batches(
     settings: PretrainSettings, data: TrainingData, tokenizer: PreTrainedTokenizerBase, group: Group
 ) -> Generator[list[Batch], None, None]:
-    """Yield this rank's parts of the held-out samples, each sample once over all ranks."""
+    """Yield this rank's micro-batches of the held-out samples, each sample once over all ranks."""
     assert data.held_out is not None
     assert data.held_out_order is not None
     size = data.held_out_order.epoch_size

@@ -1,8 +1,8 @@
-"""How well a model does on held-out pairs: losses and accuracies of the three pre-training tasks.
+"""Evaluation on held-out pairs: losses and accuracies of the three pre-training tasks.
 
-Every sample counts exactly once on any number of ranks, with the masks and swaps that (seed, sample) gives it, so two
-evaluations differ by the model alone. Only the loss of NCE (`visual_target` 2) depends on ranks and parts as well: a
-region is told apart from others of its own micro-batch.
+Every sample counts exactly once for any number of ranks, with masks and swaps determined by (seed, sample), so two
+evaluations differ only by the model. The exception is the loss of NCE (`visual_target` 2), which also depends on ranks
+and micro-batches: a region is distinguished from others of its own micro-batch.
 """
 
 from __future__ import annotations
@@ -19,30 +19,30 @@ from vilbert.pipeline.train.examples.batch import PARTS
 
 @dataclass(frozen=True, kw_only=True)
 class PretrainEvaluation:
-    """What was counted over all held-out samples."""
+    """Counts over all held-out samples."""
 
     sums: Tensor
-    """[3] float64, of the losses in the order of `examples.batch.PARTS`."""
+    """[3] float64: summed losses in the order of `examples.batch.PARTS`."""
     counts: Tensor
-    """[3] int64."""
+    """[3] int64: divisors of the losses."""
     word_right: Tensor
-    """[V] int64: masked words of each vocabulary id that were predicted."""
+    """[V] int64: correctly predicted masked tokens by vocabulary id."""
     word_count: Tensor
-    """[V] int64: masked words."""
+    """[V] int64: masked tokens by vocabulary id."""
     class_right: Tensor
-    """[C] int64: masked regions, by their most probable class, whose class was predicted; [0] where features are."""
+    """[C] int64: correctly predicted masked regions by most probable class; [0] if the target is the feature."""
     class_count: Tensor
-    """[C] int64: masked regions."""
+    """[C] int64: masked regions by most probable class."""
     aligned: Tensor
-    """[2] int64: pairs told right, and pairs."""
+    """[2] int64: correctly classified pairs, and pairs."""
     unread: Tensor
     """[] int64: samples that could not be read."""
 
     def figures(self) -> dict[str, float]:
-        """Return losses and accuracies by name, and how many samples could not be read.
+        """Return losses and accuracies by name, and the number of unreadable samples.
 
-        The majority is what naming the commonest class would give. A figure of nothing is left out, as where no pair
-        was labelled.
+        masked_image_majority is the accuracy of always predicting the most frequent class. Metrics without any sample
+        are left out, for example if no pair was labelled.
         """
         losses = zip(PARTS, self.sums.tolist(), self.counts.tolist(), strict=True)
         figures = {f"{name}_loss": total / count for name, total, count in losses if count}
@@ -61,10 +61,15 @@ class PretrainEvaluation:
 
 
 def encode_evaluation(found: PretrainEvaluation, words: Sequence[str], classes: Sequence[str]) -> bytes:
-    """Return evaluation.json: the figures, and [right, masked] of each word piece and region class that was masked.
+    """Return evaluation.json: the metrics, and [correct, masked] for each masked token and region class.
 
-    words: word pieces by id, of which there may be fewer than the model embeds. classes: region classes by id. A figure
-    that is no finite number becomes null.
+    Args:
+        found: The evaluation.
+        words: Tokens by id; there may be fewer than the model embeds.
+        classes: Region classes by id.
+
+    Returns:
+        JSON, with null for metrics that are not finite.
     """
     document = {
         "figures": {name: value if math.isfinite(value) else None for name, value in found.figures().items()},

@@ -1,4 +1,4 @@
-"""The objective of pre-training: masked words, masked regions, and whether text and image match."""
+"""The objective of pre-training: masked words, masked regions, and image-text alignment."""
 
 from __future__ import annotations
 
@@ -26,39 +26,40 @@ HEAD_LABELS = ("masked_lm_labels", "image_label", "image_target", "next_sentence
 
 @dataclass(frozen=True, kw_only=True)
 class PretrainObjective:
-    """What turns batches of pairs into losses; the same at every step."""
+    """Computes the losses of batches of pairs; constant over a run."""
 
     num_classes: int
-    """Classes that a region's soft label is a distribution over."""
+    """Number of classes of a region's soft label."""
     visual_target: int
     """`ViLBertConfig.visual_target`."""
     feature_dim: int
-    """Length of a region's feature."""
+    """Number of channels of a region's feature."""
     bfloat16: bool
     """Whether the model runs under autocast."""
     seed: int
-    """Of dropout, and of negatives where there are any."""
+    """Seed of dropout, and of negatives if there are any."""
     known_positions: bool = False
-    """Whether a model on a GPU takes the positions that the loader found; else it finds them, which waits for it."""
+    """Whether the loader computes the masked positions; otherwise a model on a GPU does, and the CPU waits for it."""
     parts: tuple[str, ...] = PARTS
     stage: str = "pretrain"
 
     @property
     def capturable(self) -> bool:
-        """Whether the loader finds all positions."""
+        """Whether the loader computes all positions."""
         return self.known_positions
 
     def counts(self, part: Batch) -> Tensor:
-        """Return int64 [3]: labelled words, terms of masked regions, labelled pairs.
+        """Return int64 [3]: labelled tokens, terms of masked regions, labelled pairs.
 
-        Raises ValueError where the batch has a class id beyond the classes.
+        Raises:
+            ValueError: The batch has an invalid class id.
         """
         if self.visual_target == 0:
             require_class_ids(part, self.num_classes)
         return part.counts(self.visual_target, self.feature_dim)
 
     def sums(self, model: nn.Module, part: Batch, device: torch.device, seed: int) -> Tensor:
-        """Return the three losses as sums, [3] float32."""
+        """Return the three summed losses, float32 [3]."""
         inputs: dict[str, Any] = self.inputs(part, device)
         if self.known_positions and device.type == "cuda":
             inputs["positions"] = to_positions(part, device)
@@ -67,11 +68,11 @@ class PretrainObjective:
         return torch.stack([getattr(output, name).sum for name in PARTS])
 
     def inputs(self, part: Batch, device: torch.device) -> dict[str, Tensor]:
-        """Return the model's arguments, on its device."""
+        """Return the model's arguments on its device."""
         return to_model_inputs(part, device, num_classes=self.num_classes, visual_target=self.visual_target)
 
     def negatives(self, seed: int) -> torch.Generator | None:
-        """Return what draws the negatives of masked regions, where the model wants any."""
+        """Return the generator for negatives of masked regions; None if the target needs none."""
         return torch.Generator().manual_seed(seed) if self.visual_target == 2 else None
 
     def evaluate(
@@ -81,12 +82,12 @@ class PretrainObjective:
         return evaluate(model, batches, self, group)
 
     def badness(self, figures: Mapping[str, float]) -> float:
-        """Return the sum of the losses; NaN where nothing was measured."""
+        """Return the sum of the losses; NaN if none could be computed."""
         return figures.get("loss", math.nan)
 
 
 def _nothing_yet(words: int, classes: int) -> PretrainEvaluation:
-    """Return the counts of no samples, which those of a rank are added to in place."""
+    """Return counts of zero, to which a rank adds its counts in place."""
     word_right, word_count = torch.zeros(2, words, dtype=torch.int64)
     class_right, class_count = torch.zeros(2, classes, dtype=torch.int64)
     return PretrainEvaluation(
@@ -105,9 +106,13 @@ def _nothing_yet(words: int, classes: int) -> PretrainEvaluation:
 def evaluate(
     model: ViLBertForPreTraining, batches: Iterable[list[Batch]], objective: PretrainObjective, group: Group
 ) -> PretrainEvaluation:
-    """Return what the model gives on this rank's batches and all other ranks', in evaluation mode.
+    """Evaluate the model on the batches of all ranks, in evaluation mode.
 
-    model: not wrapped.
+    Args:
+        model: The model, not wrapped.
+        batches: This rank's micro-batches.
+        objective: The objective.
+        group: The processes of the run.
     """
     classes = objective.num_classes if objective.visual_target == 0 else 0
     counted = _nothing_yet(model.config.vocab_size, classes)
@@ -160,7 +165,7 @@ def _count(
 
 
 def _tally(right: Tensor, count: Tensor, scores: Tensor, true: Tensor) -> None:
-    """Add to `count` how often each class is true, and to `right` how often it has the highest of scores [N, K] too."""
+    """Count how often each class is the true one, and how often it also has the highest of the scores [N, K]."""
     hits = true[scores.argmax(-1) == true]
     right += torch.bincount(hits.cpu(), minlength=len(right))
     count += torch.bincount(true.cpu(), minlength=len(count))

@@ -1,4 +1,4 @@
-"""From shards to a pre-trained model."""
+"""Pre-train a model on shards of region features."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ from vilbert.pipeline.train.run.shared_tokenizer import shared_tokenizer
 
 
 def pretrain(settings: PretrainSettings) -> int:
-    """Pre-train from the newest checkpoint, or from the start, to the end; the same in every process of a group."""
+    """Pre-train from the newest checkpoint, or from the start, to the end; run it in every process of a group."""
     return train(settings, begin)
 
 
 def begin(settings: PretrainSettings, group: Group) -> Stage:
-    """Open the data and make the model; return what the run needs of pre-training."""
+    """Open the data and build the model; return the stage for the run."""
     data = open_data(settings, group)
     require_known_features(settings, data.corpus)
 
@@ -60,7 +60,7 @@ def begin(settings: PretrainSettings, group: Group) -> Stage:
 
 
 def require_known_features(settings: PretrainSettings, corpus: Corpus) -> None:
-    """Raise RefusedError where `--init-from` is a ViLBERT that was trained on features of another detector."""
+    """Raise RefusedError if `--init-from` is a ViLBERT that was trained on features of another detector."""
     if settings.init_from == "none":
         return
     known = read_known_features(settings.init_from)
@@ -80,7 +80,7 @@ def require_known_features(settings: PretrainSettings, corpus: Corpus) -> None:
 def prepare(
     settings: PretrainSettings, data: TrainingData, tokenizer: PreTrainedTokenizerBase, group: Group
 ) -> Training:
-    """Return a run before its first step."""
+    """Build the run before its first step."""
     config = model_config(
         settings,
         tokenizer,

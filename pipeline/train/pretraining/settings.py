@@ -1,4 +1,4 @@
-"""The settings of `vilbert pretrain`."""
+"""Settings of `vilbert pretrain`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a run begins with: its tokenizer, its model, and the parameters that the model starts from."""
+"""The start of a run: its tokenizer, its model and the initial parameters."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from vilbert.untrusted.documents import read_json
 logger = logging.getLogger(__name__)
 
 SHIPPED = Path(__file__).parents[2] / "recipes" / "model"
-"""Configs that come with the package, beside the published ones of `vilbert.model.config`."""
+"""Folder of configs shipped with the package, in addition to the published ones of `vilbert.model.config`."""
 VISUAL_TARGETS = {"classes": 0, "regression": 1, "nce": 2}
 """`ViLBertConfig.visual_target` by `--visual-target`."""
 TEXT_MODELS = ("bert", "roberta")
@@ -40,7 +40,7 @@ SMALLEST_VARIANCE = 1e-2  # of a direction, as a share of the mean: what varies 
 
 
 def begins_from_text(init_from: str) -> bool:
-    """Say whether `--init-from` names a BERT or RoBERTa of transformers rather than a ViLBERT checkpoint."""
+    """Return whether `--init-from` is a BERT or RoBERTa of transformers rather than a ViLBERT checkpoint."""
     path = Path(init_from)
     if not path.exists():
         return init_from != "none" and is_hub_name(init_from)
@@ -50,7 +50,7 @@ def begins_from_text(init_from: str) -> bool:
 
 
 def is_hub_name(name: str) -> bool:
-    """Say whether something that is not a file here can be a model on the hub: NAME or OWNER/NAME, dots or not."""
+    """Return whether a name that is not a local file may be a model on the hub: NAME or OWNER/NAME."""
     return re.fullmatch(r"([\w-][\w.-]*/)?[\w-][\w.-]*", name) is not None and Path(name).suffix not in FILE_SUFFIXES
 
 
@@ -62,11 +62,17 @@ def model_config(
     num_classes: int,
     soft_labels: bool = True,
 ) -> ViLBertConfig:
-    """Return the model's config: the named one, with the sizes of its text stream, its data and its tokenizer.
+    """Return the named config with the sizes of its text stream, data and tokenizer.
 
-    soft_labels: whether the data sets have class probabilities, which decides what `--visual-target auto` is.
+    Args:
+        settings: The settings of the run.
+        tokenizer: The tokenizer of the run.
+        feature_dim: Number of channels of the features.
+        num_classes: Number of classes of soft labels.
+        soft_labels: Whether the data sets have class probabilities, which determines `--visual-target auto`.
 
-    Raises RefusedError where they make no model, or the tokenizer is not that of the parameters it begins with.
+    Raises:
+        RefusedError: The config is invalid, or the tokenizer does not match the initial parameters.
     """
     sizes = _text_sizes(settings.init_from, tokenizer)
     try:
@@ -96,7 +102,7 @@ def choose_visual_target(wanted: str, configured: int, *, soft_labels: bool) -> 
 
     Args:
         wanted: `PretrainSettings.visual_target`.
-        configured: What the model's config says.
+        configured: Value of the model's config.
         soft_labels: Whether the data sets have class probabilities.
 
     Raises:
@@ -117,7 +123,7 @@ def choose_visual_target(wanted: str, configured: int, *, soft_labels: bool) -> 
 
 
 def _text_sizes(init_from: str, tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
-    """Return what decides the text stream's sizes over the config: a BERT to begin with, or else the tokenizer."""
+    """Return config settings of the text stream that are determined by the initial BERT, or else by the tokenizer."""
     if init_from == "none":
         return {"vocab_size": len(tokenizer), "pad_token_id": tokenizer.pad_token_id}
     try:
@@ -127,7 +133,11 @@ def _text_sizes(init_from: str, tokenizer: PreTrainedTokenizerBase) -> dict[str,
 
 
 def named_config(name: str) -> dict[str, Any]:
-    """Return the settings of a published or shipped configuration, or of a config.json; ValueError where none is."""
+    """Return the settings of a published or shipped configuration, or of a config.json.
+
+    Raises:
+        ValueError: There is no such configuration, or the file is invalid.
+    """
     if name in PRESETS:
         return dict(PRESETS[name])
     path = SHIPPED / f"{name}.json" if (SHIPPED / f"{name}.json").is_file() else Path(name)
@@ -139,14 +149,14 @@ def named_config(name: str) -> dict[str, Any]:
 
 
 def build_model(settings: PretrainSettings, config: ViLBertConfig) -> ViLBertForPreTraining:
-    """Return the model with parameters drawn from the seed."""
+    """Build the model with parameters initialised from the seed."""
     torch.manual_seed(settings.seed)
     config._attn_implementation = "sdpa"
     return ViLBertForPreTraining(config)
 
 
 def load_start(model: PreTrainedModel, settings: PretrainSettings, corpus: Corpus) -> None:
-    """Give a model that has not trained yet what a run begins with: `--init-from`, and whitened features."""
+    """Initialise a new model: load `--init-from` and whiten the features if requested."""
     if settings.init_from != "none":
         try:
             load: Callable[..., object] = load_text_stream if begins_from_text(settings.init_from) else load_checkpoint
@@ -159,12 +169,12 @@ def load_start(model: PreTrainedModel, settings: PretrainSettings, corpus: Corpu
 
 
 def whiten_features(model: PreTrainedModel, corpus: Corpus) -> None:
-    """Let the embedding of region features begin as one of features of mean 0 and covariance 1, in place.
+    """Initialise the region embedding in place so that it whitens the features (mean 0, covariance 1).
 
-    A detector's features share a large mean, and vary most in what it was trained to tell apart; all else that they
-    say, such as an object's colour, is in directions that a model which is trained shortly does not come to hear. The
-    statistics are those of the first `WHITENED_SAMPLES` samples; the architecture stays what it was. Source: Kessy et
-    al., "Optimal whitening and decorrelation" (2018), ZCA.
+    A detector's features share a large mean and vary most in what the detector was trained to distinguish. Other
+    information, such as an object's colour, lies in directions with little variance, which a short training does not
+    pick up. The statistics are those of the first `WHITENED_SAMPLES` samples; the architecture is unchanged. Source:
+    Kessy et al., "Optimal whitening and decorrelation" (2018), ZCA.
     """
     order = Order(corpus.shard_sizes, seed=0, shuffle=False)
     places = order.at(np.arange(min(WHITENED_SAMPLES, order.epoch_size)))

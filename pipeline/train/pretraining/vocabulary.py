@@ -1,7 +1,7 @@
-"""Whether a run's tokenizer is the one that its initial word embeddings were trained with.
+"""Check that a run's tokenizer is the one with which its initial word embeddings were trained.
 
-Row i of the embeddings is word piece i of that tokenizer. Another one of a like size would train as well as nothing had
-been loaded, and nobody would see it.
+Row i of the embeddings belongs to token i of that tokenizer. With another tokenizer of similar size, training would be
+no better than from random embeddings, without any visible error.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from vilbert.pipeline.train.pretraining.settings import PretrainSettings
 
 
 def require_its_vocabulary(settings: PretrainSettings, tokenizer: PreTrainedTokenizerBase, *, embedded: int) -> None:
-    """Refuse a tokenizer that numbers word pieces otherwise than the one that `--init-from` was trained with.
+    """Raise RefusedError if the tokenizer assigns other ids than the one of `--init-from`.
 
-    Where that one lies beside the parameters, each word piece is to have the number there that it has here; where not,
-    there are to be as many as the model embeds, and the tokenizer may not be of these captions (`--tokenizer new`).
-    RefusedError says both sizes.
+    If that tokenizer is available next to the parameters, every token must have the same id in both. Otherwise the
+    number of tokens must equal that of the model's embeddings, and the tokenizer must not be built from the captions
+    (`--tokenizer new`).
     """
     ours, init_from = tokenizer.get_vocab(), settings.init_from
     sizes = f"--tokenizer {settings.tokenizer} has {len(ours)} word pieces, --init-from {init_from} "
@@ -48,7 +48,7 @@ def require_its_vocabulary(settings: PretrainSettings, tokenizer: PreTrainedToke
 
 
 def tokenizer_beside(init_from: str) -> PreTrainedTokenizerBase | None:
-    """Return the tokenizer that comes with a model: in its folder, in the run that a checkpoint is of, or on the hub.
+    """Return the tokenizer of a model: from its folder, the run of its checkpoint, or the hub.
 
     None if no tokenizer with a mask token is found.
     """
@@ -66,5 +66,5 @@ def tokenizer_beside(init_from: str) -> PreTrainedTokenizerBase | None:
 def _is_on_hub(model: str, name: str) -> bool:
     try:
         return fetch_file(model, name) is not None
-    except (CheckpointError, OSError):  # offline, and not kept here
+    except (CheckpointError, OSError):  # offline, and not cached
         return False

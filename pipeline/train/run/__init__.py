@@ -1,1 +1,1 @@
-"""The folder and life of a run: settings, checkpoints, sessions, export, restarts."""
+"""Runs: folder, settings, checkpoints, sessions, export and restarts."""

@@ -1,4 +1,4 @@
-"""checkpoint.json: the files of a checkpoint, and by which hash each is known.
+"""checkpoint.json: the files of a checkpoint with their sizes and hashes.
 
     {"format": 1, "step": 1000, "files": {NAME: {"bytes", "sha256"}, ...}, "sha256"}
 
@@ -47,13 +47,13 @@ class CheckpointManifest:
     """The content of checkpoint.json."""
 
     step: Count
-    """Steps that the run had made."""
+    """Number of steps of the run."""
     files: Annotated[dict[Literal["model.safetensors", "optimizer.safetensors", "info.json"], WrittenFile], Len(3)]
     """All files by name, each of FILES."""
 
 
 class CheckpointError(ShardError):
-    """A checkpoint that is damaged or does not fit; says what, where and what to do."""
+    """A checkpoint that is damaged or does not match; the message says what, where and what to do."""
 
 
 def damaged(path: Path, problem: str) -> CheckpointError:
@@ -68,7 +68,7 @@ def _digest(fields: Mapping[str, Any]) -> str:
 
 
 def write_file(path: Path, parts: Iterable[bytes]) -> dict[str, Any]:
-    """Write a file to the disk and return its entry in checkpoint.json."""
+    """Write and sync a file; return its entry in checkpoint.json."""
     file = HashingFile(path)
     try:
         for part in parts:
@@ -80,16 +80,16 @@ def write_file(path: Path, parts: Iterable[bytes]) -> dict[str, Any]:
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
-    """Write a safetensors file to the disk and return its entry in checkpoint.json.
+    """Write and sync a safetensors file; return its entry in checkpoint.json.
 
     Args:
-        path: Of a new file.
-        tensors: On any device; they may share memory, and each is written whole. Those of other devices are all copied
-            to the CPU first.
+        path: Path of the new file.
+        tensors: On any device; they may share memory, and each is written completely. All tensors of other devices are
+            copied to the CPU first.
 
     Raises:
-        OSError: The disk refuses it.
-        TypeError: A tensor is of a type that safetensors files do not hold.
+        OSError: The file cannot be written.
+        TypeError: A tensor has a dtype that safetensors does not support.
     """
     from safetensors.torch import save_file
 
@@ -103,7 +103,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
         if number := re.search(r"\(os error (\d+)\)", str(error)):
             raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from error
         raise
-    path.chmod(mode)  # safetensors puts a file in its place that nobody else may read
+    path.chmod(mode)  # safetensors replaces the file by one that only its owner can read
     with path.open("rb") as file:
         os.fsync(file.fileno())
         digest = hashlib.file_digest(file, "sha256").hexdigest()
@@ -111,7 +111,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
 
 
 def _apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return contiguous tensors on the CPU, no two of which share memory: safetensors refuses others."""
+    """Return contiguous CPU tensors that share no memory, as safetensors requires."""
     found: dict[str, Tensor] = {}
     taken: set[int] = set()
     for name, tensor in tensors.items():
@@ -123,15 +123,17 @@ def _apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def write_manifest(path: Path, step: int, files: Mapping[str, Any]) -> None:
-    """Write checkpoint.json into a checkpoint's folder; files: what `write_file` returned, by name."""
+    """Write checkpoint.json into a checkpoint's folder; `files` are the results of `write_file` by name."""
     fields = {"format": FORMAT, "step": step, "files": files}
     write_file(path / MANIFEST, [encode_json({**fields, "sha256": _digest(fields)})])
 
 
 def read_manifest(path: Path) -> CheckpointManifest:
-    """Return what checkpoint.json says.
+    """Read checkpoint.json.
 
-    Raises CheckpointError where it is missing or damaged, UnsupportedFormatError where a newer version wrote it.
+    Raises:
+        CheckpointError: The file is missing or damaged.
+        UnsupportedFormatError: A newer version wrote it.
     """
     try:
         fields = decode_json((path / MANIFEST).read_bytes())

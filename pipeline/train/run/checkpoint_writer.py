@@ -1,9 +1,9 @@
-"""Checkpoints written by a thread during training.
+"""Write checkpoints in a thread during training.
 
-At a checkpoint the training thread copies parameters and the optimizer's state to other memory: page-locked memory for
-those of a GPU, which it does not wait for. A thread then hashes them and writes them to the disk, one checkpoint at a
-time. The copies take as much of the machine's memory as the checkpoint has bytes, three times the parameters, until it
-is written. Until then the previous checkpoint is the newest, from which a killed run resumes.
+At a checkpoint the training thread copies parameters and optimizer state, from a GPU to pinned memory without waiting.
+A thread then hashes and writes them, one checkpoint at a time. Until it is written, the copies need as much memory as
+the checkpoint, three times the parameters, and the previous checkpoint remains the newest, from which a killed run
+resumes.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ logger = logging.getLogger(__name__)
 
 
 class CheckpointWriter:
-    """Writes the checkpoints of a run and deletes those no longer wanted; leaving it waits for the last one."""
+    """Writes the checkpoints of a run and deletes old ones; leaving the block waits for the last one."""
 
     def __init__(self, run: Path, *, keep: int, is_async: bool) -> None:
-        """Begin without a thread.
+        """Create the writer.
 
         Args:
             run: The run's folder.
-            keep: Newest checkpoints to keep, beside the best evaluated one.
-            is_async: Whether to write in a thread; else `save` returns when the checkpoint is whole.
+            keep: Number of newest checkpoints to keep, in addition to the best one.
+            is_async: Whether to write in a thread; otherwise `save` returns when the checkpoint is complete.
         """
         self._run, self._keep, self._is_async = run, keep, is_async
         self._thread: threading.Thread | None = None
@@ -68,10 +68,16 @@ class CheckpointWriter:
         info: Mapping[str, Any],
         best: int | None,
     ) -> None:
-        """Save the checkpoint of a step as the tensors are now; wait for the one before to be whole.
+        """Save a checkpoint of the tensors' current values; first wait for the previous one to be complete.
 
-        best: step of the best evaluation, whose checkpoint is kept. Raises what `save_checkpoint` raises, for this one
-        or the one before.
+        Raises the errors of `save_checkpoint`, for this checkpoint or the previous one.
+
+        Args:
+            step: Number of steps.
+            model: Parameters and buffers by name.
+            optimizer: State of the optimizer by name.
+            info: JSON values to store.
+            best: Step of the best evaluation, whose checkpoint is kept.
         """
         self.wait()
         if not self._is_async:
@@ -93,12 +99,12 @@ class CheckpointWriter:
         self._thread.start()
 
     def check(self) -> None:
-        """Raise the error of a checkpoint that could not be written, if that is known; waits for nothing."""
+        """Raise the error of a failed checkpoint, if there is one; does not wait."""
         if self._error is not None:
             self.wait()
 
     def wait(self) -> None:
-        """Wait for the checkpoint that is being written; raise what went wrong."""
+        """Wait for the checkpoint in progress; raise its error."""
         if self._thread is not None:
             self._ended.wait()
             self._thread.join()
@@ -120,9 +126,9 @@ class CheckpointWriter:
 
 
 def copy_of(*groups: Mapping[str, Tensor]) -> tuple[list[dict[str, Tensor]], Callable[[], object]]:
-    """Return copies of tensors as they are now, and what waits until those of a GPU are whole.
+    """Copy the current values of tensors; return the copies and a function that waits for those of a GPU.
 
-    A GPU's current stream does the copying, so steps that follow on it change nothing of the copies.
+    The copies are made on the GPU's current stream, so later steps on it do not change them.
     """
     copied = [{name: _copy(tensor.detach()) for name, tensor in group.items()} for group in groups]
     on_gpu = any(tensor.is_cuda for group in groups for tensor in group.values())

@@ -1,17 +1,16 @@
-"""A run's checkpoints: each is whole or not there, and nothing of it is ever unpickled.
+"""Checkpoints of a run, written atomically and read without unpickling.
 
     RUN/checkpoints/step-00001000/
         model.safetensors       parameters and buffers by name
         optimizer.safetensors   the optimizer's state, NAME/STATE each (see `optimizer_tensors`)
-        info.json               everything else: settings, place in the data, results
+            info.json               everything else: settings, position in the data, results
         checkpoint.json         the bytes and hashes of these (see `checkpoint_manifest`), written last
 
-Other files in the folder do no harm.
+Other files in the folder are ignored.
 
-A checkpoint is written to `.step-00001000.PID.UNIQUE.tmp`, put on the disk, and renamed. Where its step has one
-already, the old one first moves to `step-00001000.replaced`, which counts as a checkpoint until it is deleted: so at
-any moment one of them is whole under a name that is looked for. Deleting, too, begins with a rename to a temporary
-name.
+A checkpoint is written to `.step-00001000.PID.UNIQUE.tmp`, synced and renamed. If a checkpoint of the step exists, it
+is first renamed to `step-00001000.replaced`, which counts as a checkpoint until it is deleted, so a complete one exists
+under a recognised name at any time. Deleting also starts with a rename to a temporary name.
 """
 
 from __future__ import annotations
@@ -64,14 +63,17 @@ class Checkpoint:
     path: Path
     """Its folder."""
     step: int
-    """Steps that the run had made."""
+    """Number of steps of the run."""
     info: dict[str, Any]
-    """What was saved beside the tensors."""
+    """JSON values saved with the tensors."""
 
     def read_tensors(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Return the model's and the optimizer's tensors, on the CPU; CheckpointError where they cannot be read.
+        """Return the tensors of the model and the optimizer on the CPU.
 
-        Hashes are not compared: `newest_whole` and `read_checkpoint` have done it.
+        Hashes are not compared again: `newest_whole` and `read_checkpoint` do that.
+
+        Raises:
+            CheckpointError: The tensors cannot be read.
         """
         try:
             with delayed_interrupts():
@@ -81,25 +83,28 @@ class Checkpoint:
 
 
 def checkpoint_path(run: Path, step: int) -> Path:
-    """Return the folder of the checkpoint after so many steps."""
+    """Return the folder of the checkpoint of a step."""
     return run / FOLDER / f"step-{step:08d}"
 
 
 def save_checkpoint(
     run: Path, step: int, *, model: Mapping[str, Tensor], optimizer: Mapping[str, Tensor], info: Mapping[str, Any]
 ) -> Path:
-    """Write the checkpoint of a step, in the place of an older one of that step, and return its folder.
+    """Write the checkpoint of a step, replacing an older one of that step; return its folder.
 
-    Tensors may lie on any device, and share memory; each is written whole. Raises OSError naming the folder and what to
-    do where the disk refuses, which leaves nothing behind and earlier checkpoints as they were; ValueError for an info
-    that is not JSON (NaN among it), TypeError for a type of tensor that safetensors files do not have.
+    Tensors may be on any device and share memory; each is written completely.
+
+    Raises:
+        OSError: It cannot be written; nothing is left behind and earlier checkpoints are unchanged.
+        ValueError: `info` cannot be represented as JSON, for example because it contains NaN.
+        TypeError: A tensor has a dtype that safetensors does not support.
     """
     final = checkpoint_path(run, step)
     try:
         info_bytes = encode_json(dict(info), indent=2) + b"\n"
     except ValueError as error:
         raise ValueError(
-            f"{final}: info cannot be kept as JSON ({error}); use null instead of NaN and infinity"
+            f"{final}: info cannot be stored as JSON ({error}); use null instead of NaN and infinity"
         ) from error
     temporary = temporary_path(final)
     try:
@@ -130,7 +135,7 @@ def save_checkpoint(
 
 
 def _put(temporary: Path, final: Path) -> None:
-    """Give a whole checkpoint its name; at any moment an older one of that name, or the new one, is there."""
+    """Rename a complete checkpoint to its final name; an older one or the new one exists at any time."""
     replaced = _replaced(final)
     _settle(final)
     if final.exists():
@@ -142,7 +147,7 @@ def _put(temporary: Path, final: Path) -> None:
 
 
 def _settle(final: Path) -> None:
-    """Finish or take back what a killed save left half done: after it there is no `.replaced` of this name."""
+    """Complete or revert an interrupted replacement, so that there is no `.replaced` of this name."""
     replaced = _replaced(final)
     if not replaced.exists():
         return
@@ -157,16 +162,20 @@ def _replaced(final: Path) -> Path:
 
 
 def _delete(path: Path) -> None:
-    """Delete a checkpoint; it is never to be seen in parts."""
+    """Delete a checkpoint so that it is never visible in part."""
     temporary = temporary_path(path)
     path.rename(temporary)
     shutil.rmtree(temporary)
 
 
 def read_checkpoint(path: Path, *, hashes: bool) -> Checkpoint:
-    """Return a checkpoint after comparing its files with checkpoint.json: their sizes, and where told their hashes.
+    """Read a checkpoint after comparing the sizes of its files, and with `hashes` their hashes, with checkpoint.json.
 
-    The hash of info.json is always compared. Raises CheckpointError, or UnsupportedFormatError.
+    The hash of info.json is always compared.
+
+    Raises:
+        CheckpointError: The checkpoint is damaged.
+        UnsupportedFormatError: A newer version wrote it.
     """
     manifest = read_manifest(path)
     named = _NAME.fullmatch(path.name)
@@ -186,16 +195,16 @@ def read_checkpoint(path: Path, *, hashes: bool) -> Checkpoint:
 
 
 def _named(run: Path) -> list[tuple[int, Path]]:
-    """Return whatever is named as a checkpoint by step, oldest first; one that is replaced before its successor."""
+    """Return (step, path) of all folders with a checkpoint's name, oldest first, `.replaced` before its successor."""
     paths = (run / FOLDER).glob("step-*")
     found = [(int(match[1]), match[2] is None, path) for path in paths if (match := _NAME.fullmatch(path.name))]
     return [(step, path) for step, _, path in sorted(found)]
 
 
 def checkpoints(run: Path) -> list[Checkpoint]:
-    """Return a run's checkpoints, oldest first, one a step; those of the wrong size are left out.
+    """Return a run's checkpoints, oldest first, one per step, without those of the wrong size.
 
-    Hashes are compared when one is loaded. Raises UnsupportedFormatError where a newer version wrote one.
+    Hashes are compared when a checkpoint is loaded. Raises UnsupportedFormatError if a newer version wrote one.
     """
     found: dict[int, Checkpoint] = {}
     for _, path in _named(run):
@@ -206,9 +215,9 @@ def checkpoints(run: Path) -> list[Checkpoint]:
 
 
 def newest_whole(run: Path) -> Checkpoint | None:
-    """Return the newest checkpoint whose hashes are right, and warn of damaged ones passed over; None where all are.
+    """Return the newest undamaged checkpoint, and warn of each damaged one that is skipped; None if there is none.
 
-    Raises UnsupportedFormatError where a newer version wrote one.
+    Raises UnsupportedFormatError if a newer version wrote one.
     """
     for _, path in reversed(_named(run)):
         try:
@@ -219,16 +228,18 @@ def newest_whole(run: Path) -> Checkpoint | None:
 
 
 def load_checkpoint(path: Path) -> tuple[Checkpoint, dict[str, Tensor], dict[str, Tensor]]:
-    """Return a checkpoint with the model's and the optimizer's tensors, on the CPU, its hashes compared.
+    """Read a checkpoint with verified hashes, and the tensors of the model and the optimizer on the CPU.
 
-    Raises CheckpointError where it is damaged or none, UnsupportedFormatError where a newer version wrote it.
+    Raises:
+        CheckpointError: The checkpoint is missing or damaged.
+        UnsupportedFormatError: A newer version wrote it.
     """
     checkpoint = read_checkpoint(path, hashes=True)
     return checkpoint, *checkpoint.read_tensors()
 
 
 def prune(run: Path, *, keep: int, best: int | None) -> None:
-    """Delete all checkpoints but the newest `keep` and that of step `best`; damaged ones older than those go too."""
+    """Delete all checkpoints except the newest `keep` and that of step `best`, and damaged ones older than these."""
     if keep < 1:
         raise ValueError(f"keep {keep}: a run keeps at least its newest checkpoint")
     whole = checkpoints(run)
@@ -239,9 +250,9 @@ def prune(run: Path, *, keep: int, best: int | None) -> None:
 
 
 def sweep(run: Path) -> list[Path]:
-    """Delete what killed runs left unfinished, and return its paths; finish or take back what was being replaced.
+    """Delete unfinished checkpoints of killed runs and return their paths; complete or revert replacements.
 
-    Call it when a run starts, while no other process writes there: a live writer's folder looks the same.
+    Call it at the start of a run while no other process writes there: files of a running writer look the same.
     """
     for _, path in _named(run):
         if path.name.endswith(".replaced"):
@@ -262,9 +273,10 @@ def optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dic
 
 
 def restore_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
-    """Give an optimizer the state that `optimizer_tensors` returned; its groups and their settings stay.
+    """Restore the state that `optimizer_tensors` returned; parameter groups and their settings are unchanged.
 
-    Raises CheckpointError naming the parameter where the state is not of this model.
+    Raises:
+        CheckpointError: The state belongs to another model; the message names the parameter.
     """
     names = {parameter: name for name, parameter in trained_parameters(model).items()}
     state: dict[str, dict[str, Tensor]] = {}

@@ -1,4 +1,4 @@
-"""What a disk refuses, said in a way that its user can act on."""
+"""Disk errors with advice for the user."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ GO_ON = "free space or fix the problem, then run the same command again to resum
 
 @contextmanager
 def explain_disk_errors(path: Path) -> Iterator[None]:
-    """Raise an OSError of the block as one that names `path` and says what to do.
+    """Convert an OSError of the block to one that names `path` and says what to do.
 
-    Python names a file that cannot be opened, but none that cannot be written to, as on a full disk.
+    Python names a file that cannot be opened, but not one that cannot be written to, as on a full disk.
     """
     try:
         yield
@@ -26,6 +26,6 @@ def explain_disk_errors(path: Path) -> Iterator[None]:
 
 
 def require_folder_of(option: str, path: Path | None) -> None:
-    """Raise RefusedError where a file that an option names would lie in a folder that is not there."""
+    """Raise OutputError if the folder of a file that an option names does not exist."""
     if path is not None and not path.parent.is_dir():
         raise OutputError(f"{option} {path}: the folder {path.parent} does not exist")

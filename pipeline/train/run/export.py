@@ -1,6 +1,6 @@
-"""RUN/final: the trained model as a folder that `from_pretrained` reads, with its tokenizer and a card.
+"""Export RUN/final: the trained model as a folder for `from_pretrained`, with its tokenizer and a model card.
 
-The folder is made under a temporary name, put on the disk and renamed, so it is there whole or not at all.
+The folder is created under a temporary name, synced and renamed, so it is complete or absent.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ LOCAL = "(local)"
 PATH_SETTINGS = frozenset(
     {"annotations", "cache", "data", "eval_data", "given_data", "init_from", "model", "names", "output", "tokenizer"}
 )
-"""Settings whose values are files or folders, where such ones exist: a path without a slash is one too."""
+"""Settings whose values may be paths, even without a slash, if such files or folders exist."""
 KEYWORDS = ("none", "new", "shapes")
 """Values of these settings that are never paths."""
 DATA_COLUMNS = DATA_HEAD[1:]
@@ -45,12 +45,19 @@ tokenizer = AutoTokenizer.from_pretrained("{folder}")
 def export_final(
     run: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, facts: Mapping[str, Any]
 ) -> Path:
-    """Write RUN/final, in the place of an older one if there is one, and return its path.
+    """Write RUN/final, replacing an older one, and return its path.
 
-    facts: what run.json says (`settings`, `model`, `data`, `eval_data`, `extractors`, `software`), `steps`, and
-    `evaluation`, the last one's journal entry or None. A kill leaves the older folder, the new one, or, between two
-    renames, none: exporting again completes it. OSError with its path if the disk is full; the older folder is then
-    kept.
+    If it is killed, the older folder, the new one or, between two renames, none exists; exporting again completes it.
+
+    Args:
+        run: The run folder.
+        model: The trained model.
+        tokenizer: Its tokenizer.
+        facts: Content of run.json (`settings`, `model`, `data`, `eval_data`, `extractors`, `software`), `steps`, and
+            `evaluation`: the last journal entry of an evaluation, or None.
+
+    Raises:
+        OSError: The disk is full; the older folder is kept.
     """
     final = run / FINAL_FOLDER
     sweep_unfinished(run)
@@ -60,7 +67,7 @@ def export_final(
         with explain_disk_errors(final):
             try:
                 model.save_pretrained(temporary)
-            except SafetensorError as error:  # what it makes of a full disk
+            except SafetensorError as error:  # safetensors' error for a full disk
                 raise OSError(f"the model cannot be written: {error}") from error
             save_tokenizer(tokenizer, temporary)
             (temporary / CARD_FILE).write_text(model_card(facts), encoding="utf-8")
@@ -69,7 +76,7 @@ def export_final(
             give_usual_mode(temporary)
             sync_folder(temporary)
             if final.exists():
-                final.rename(older)  # a folder does not go in the place of another that holds files
+                final.rename(older)  # a rename cannot replace a folder that is not empty
             temporary.rename(final)
     except BaseException:
         if older.exists() and not final.exists():
@@ -82,13 +89,13 @@ def export_final(
 
 
 def sweep_unfinished(run: Path) -> None:
-    """Delete what killed exports left behind; call it while no other process exports there."""
+    """Delete unfinished files of killed exports; only while no other process exports there."""
     for path in run.glob(f".{FINAL_FOLDER}.*.tmp"):
         shutil.rmtree(path, ignore_errors=True)
 
 
 def sync_folder(folder: Path) -> None:
-    """Put a folder and all in it on the disk."""
+    """Sync a folder and all files in it."""
     for directory, _, names in os.walk(folder):
         for name in names:
             with (Path(directory) / name).open("rb") as file:
@@ -97,7 +104,7 @@ def sync_folder(folder: Path) -> None:
 
 
 def model_card(facts: Mapping[str, Any]) -> str:
-    """Return the card: front matter for the hub, how to load the model, what it was trained on and how well it does."""
+    """Return the model card: hub metadata, how to load the model, training data and evaluation."""
     data, held_out = facts.get("data", []), facts.get("eval_data", [])
     evaluation = facts.get("evaluation") or {}
     figures = [(name, value) for name, value in evaluation.items() if name not in ("kind", "not_finite")]
@@ -152,7 +159,7 @@ def _held_out_sentence(facts: Mapping[str, Any]) -> str:
 
 
 def _begun_from(facts: Mapping[str, Any]) -> str:
-    """Return what the run began from: a model of the hub by its name, a local one without its path."""
+    """Return the initial model for the card: a hub name, or a local model without its path."""
     source = facts.get("settings", {}).get("init_from", "none")
     if source == "none":
         return ""
@@ -160,14 +167,16 @@ def _begun_from(facts: Mapping[str, Any]) -> str:
 
 
 def _data_rows(data: Sequence[Mapping[str, Any]]) -> list[tuple[object, ...]]:
-    """Return a row for each data set that has one: by content, for the path is of the machine that trained."""
+    """Return a row per data set, without its path, which is specific to the training machine."""
     return [row[1:] for row in data_rows(part for part in data if "records_sha256" in part)]
 
 
 def _without_paths(value: Any, setting: str = "") -> Any:
-    """Return settings with "(local)" in place of paths of the machine that trained.
+    """Return settings with paths of the training machine replaced by "(local)".
 
-    setting: the name of the setting whose value this is.
+    Args:
+        value: The value of a setting, or a mapping of settings.
+        setting: Name of the setting.
     """
     if isinstance(value, Mapping):
         return {name: _without_paths(one, str(name)) for name, one in value.items()}
@@ -177,7 +186,7 @@ def _without_paths(value: Any, setting: str = "") -> Any:
 
 
 def _is_local(text: str, setting: str) -> bool:
-    """Say whether the value of a setting is a path of this machine and not a name, as that of a model on the hub."""
+    """Return whether the value of a setting is a local path rather than a name, such as a model on the hub."""
     if setting in PATH_SETTINGS and text not in KEYWORDS:
         return os.path.isabs(text) or text.startswith((".", "~")) or os.path.lexists(text)
     return os.sep in text and (os.path.isabs(text) or text.startswith((".", "~")) or os.path.lexists(text))
@@ -192,5 +201,5 @@ def _section(title: str, head: Sequence[str], rows: Sequence[Sequence[object]]) 
 
 def _cell(value: object) -> str:
     text = f"{value:.4g}" if isinstance(value, float) else str(value)
-    # A card is shown as a page: text must not end its cell nor become an element.
+    # Model cards are rendered: text must not end its table cell or become markup.
     return " ".join(text.replace("&", "&amp;").replace("<", "&lt;").replace("|", "\\|").split())

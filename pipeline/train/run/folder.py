@@ -1,6 +1,6 @@
-"""The run folder: a run's description, written before its first step, and what may resume it.
+"""The run folder: the description of a run, written before its first step, and the check of resumed runs.
 
-RUN/run.json holds the settings that decide what is learnt, the model's config, the data sets by content, and versions.
+RUN/run.json contains the settings that affect training, the model's config, the data sets by content, and versions.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ RUN_FILE = "run.json"
 FINAL_FOLDER = "final"
 TOKENIZER_FOLDER = "tokenizer"
 IDENTITY = ("settings", "model", "data", "eval_data")
-"""Parts that must be the same when a run is resumed."""
+"""Parts that must be equal when a run is resumed."""
 RENAMED_SETTINGS = {
     "max_words": "max_tokens",
     "most_missing": "max_missing_fraction",
     "least_answers": "min_answer_count",
 }
-"""Settings that run.json of version 0.1.0 has under other names."""
+"""Settings that have other names in run.json of version 0.1.0."""
 ADDED_SETTINGS = {"features": ["base"], "optim": "adamw", "muon_learning_rate": 0.02, "muon_momentum": 0.95}
-"""Settings that version 0.1.0 did not have, and what it did."""
+"""Settings that version 0.1.0 did not have, with its behaviour."""
 PACKAGES = ("torch", "transformers", "tokenizers", "numpy", "vilbert-pipeline")
 _OF_THE_SOFTWARE = ("transformers_version", "id2label", "label2id", "_name_or_path")
 _WHERE_ONLY = "path"  # a data set may lie elsewhere: its content decides
@@ -46,27 +46,28 @@ class RunDescription:
     """The content of run.json. It has no format number: a key of a newer version is refused."""
 
     settings: dict[str, Any]
-    """Those that decide what is learnt."""
+    """Settings that affect training."""
     model: dict[str, Any]
     """The model's config."""
     data: List[dict[str, Any]]
     """The data sets that are trained on, by content."""
     eval_data: List[dict[str, Any]] = ()
     extractors: List[dict[str, Any]] = ()
-    """What the features of the training data depend on, each way of it once."""
+    """Distinct detector and selection settings of the training features."""
     software: dict[str, str] = field(default_factory=dict)
     """Versions by package."""
 
 
 _OPTIONAL = ("eval_data", "extractors", "software")
-"""Fields that the first runs did not have."""
+"""Fields that early versions did not write."""
 
 
 @contextmanager
 def run_folder(run: Path) -> Iterator[None]:
-    """Make the run's folder for the block; remove it again where the block fails before anything is learnt.
+    """Create the run's folder, and delete it if the block fails before any training.
 
-    Raises RefusedError where it holds something that is not a run.
+    Raises:
+        OutputError: The folder holds something other than a run.
     """
     with ExitStack() as stack:
         if not run.is_file():
@@ -76,13 +77,13 @@ def run_folder(run: Path) -> Iterator[None]:
 
 
 def has_learnt(run: Path) -> bool:
-    """Say whether a run has a checkpoint, or has written down a step."""
+    """Return whether a run has a checkpoint or a journal entry."""
     journal = run / "metrics.jsonl"
     return any((run / "checkpoints").glob("step-*")) or (journal.is_file() and journal.stat().st_size > 0)
 
 
 def make_run_folder(run: Path) -> None:
-    """Make the folder; raise RefusedError where it holds something that is not a run."""
+    """Create the folder; raise OutputError if it holds something other than a run."""
     if run.is_file():
         raise OutputError(f"--output {run}: is a file; give a folder")
     run.mkdir(parents=True, exist_ok=True)
@@ -92,7 +93,7 @@ def make_run_folder(run: Path) -> None:
 
 
 def _only_ours(names: list[str]) -> bool:
-    """Say whether a run that was killed before it wrote run.json could have left these."""
+    """Return whether these files may be from a run that was killed before it wrote run.json."""
     ours = ("tokenizer", "task.json", "cache", "ray")
     return all(name in ours or name.startswith((".", "hard-negatives-")) for name in names)
 
@@ -105,7 +106,7 @@ def describe_run(
     *,
     extractors: Sequence[Mapping[str, Any]] = (),
 ) -> dict[str, Any]:
-    """Return the content of run.json; extractors: what the features of the training data depend on."""
+    """Return the content of run.json; `extractors`: detector and selection settings of the training features."""
     software = {name: version(name) for name in PACKAGES}
     model = {key: value for key, value in model.items() if key not in _OF_THE_SOFTWARE}
     whole: dict[str, Any] = {"settings": settings, "model": model, "data": data, "eval_data": eval_data}
@@ -114,7 +115,7 @@ def describe_run(
 
 
 def read_run(run: Path) -> dict[str, Any] | None:
-    """Return run.json, or None if it does not exist; RefusedError if it is damaged."""
+    """Read run.json; return None if it does not exist, raise RefusedError if it is damaged."""
     path = run / RUN_FILE
     if not path.is_file():
         return None
@@ -130,7 +131,7 @@ def read_run(run: Path) -> dict[str, Any] | None:
 
 
 def _renamed(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Return settings of run.json under today's names, those of each task of several, too."""
+    """Return settings of run.json under their current names, also those of each task of a multi-task run."""
     found = {RENAMED_SETTINGS.get(name, name): value for name, value in settings.items()}
     if isinstance(tasks := found.get("tasks"), list):
         found["tasks"] = [_renamed(task) if isinstance(task, dict) else task for task in tasks]
@@ -138,7 +139,7 @@ def _renamed(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def in_present_terms(description: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the description of a run, which an older version may have begun, with the settings of today."""
+    """Return the description of a run of any version with the current settings."""
     settings = description.get("settings")
     if not isinstance(settings, Mapping):
         return dict(description)
@@ -146,7 +147,7 @@ def in_present_terms(description: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def write_run(run: Path, description: Mapping[str, Any]) -> None:
-    """Write run.json in one step where it says something else; OSError naming it where the disk refuses."""
+    """Write run.json atomically if its content changed; raise OSError naming it if it cannot be written."""
     encoded = encode_json(dict(description), indent=2) + b"\n"
     if (run / RUN_FILE).is_file() and (run / RUN_FILE).read_bytes() == encoded:
         return
@@ -156,10 +157,12 @@ def write_run(run: Path, description: Mapping[str, Any]) -> None:
 
 @contextmanager
 def writing(run: Path, *, patience: float) -> Iterator[None]:
-    """Hold the run's folder for one writer; raise LockedError, naming the holder, where it is another's.
+    """Lock the run's folder for one writer; raise LockedError, naming the holder, if another process has locked it.
 
-    patience: seconds to wait for the holder to end. When a group of processes is started again, the first of the group
-    before may be dying still, and the system frees its lock only when it is dead.
+    Args:
+        run: The run folder.
+        patience: Seconds to wait for the lock. When a group of processes is restarted, the first process of the
+            previous group may still be exiting, and the system frees its lock only when it has exited.
     """
     from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_fixed
 
@@ -173,7 +176,7 @@ def writing(run: Path, *, patience: float) -> Iterator[None]:
 
 @contextmanager
 def writing_where_possible(run: Path, *, patience: float) -> Iterator[bool]:
-    """Hold the folder as `writing` does and yield True; False for a run whose disk may not be written to."""
+    """Lock the folder like `writing` and yield True; yield False for a run on a read-only disk."""
     with ExitStack() as stack:
         try:
             stack.enter_context(writing(run, patience=patience))
@@ -186,7 +189,7 @@ def writing_where_possible(run: Path, *, patience: float) -> Iterator[bool]:
 
 
 def is_described(run: Path, description: Mapping[str, Any]) -> bool:
-    """Say whether run.json describes the same run."""
+    """Return whether run.json describes the same run."""
     try:
         before = read_run(run)
     except RefusedError:  # damaged: it is rewritten

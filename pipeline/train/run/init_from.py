@@ -1,4 +1,4 @@
-"""What `--init-from` names: as with `--checkpoint`, a run stands for its final/."""
+"""Resolve `--init-from`: as with `--checkpoint`, a run stands for its final/."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ from pathlib import Path
 
 
 def resolve_init_from(init_from: str) -> str:
-    """Return the final/ of a run, and anything else as it is.
+    """Return the final/ of a run, and any other value unchanged.
 
-    Raises ValueError for a run that has no final/ yet.
+    Raises:
+        ValueError: The run has no final/ yet.
     """
     from vilbert.pipeline.train.run.folder import FINAL_FOLDER, RUN_FILE
 

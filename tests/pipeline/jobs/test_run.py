@@ -211,7 +211,7 @@ def test_an_interrupt_leaves_shards_that_the_next_run_keeps(tmp_path: Path, monk
 def test_another_fingerprint_a_second_writer_and_other_files_are_refused(tmp_path: Path) -> None:
     settings = NumberSettings(tmp_path / "out")
     assert run_job(NumberJob(settings)) == 0
-    with pytest.raises(FingerprintError, match="numbers: 1 in the data set, 2 asked for"):
+    with pytest.raises(FingerprintError, match="numbers: 1 in the data set, 2 requested"):
         run_job(NumberJob(replace(settings, factor=2)))
     with open_folder(tmp_path / "out").exclusive_writer(), pytest.raises(LockedError):
         run_job(NumberJob(settings))

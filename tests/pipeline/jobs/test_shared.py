@@ -85,10 +85,10 @@ def test_tasks_side_by_side_write_what_one_process_writes(
     main(["status", str(output), "--json"])
     told = json.loads(capsys.readouterr().out)
     assert told["shards"] == 11
-    assert "at work" in told["condition"] or told["state"] == "finished"
+    assert "active" in told["condition"] or told["state"] == "finished"
     assert [forks.wait(task) for task in tasks] == [0] * TASKS, (tmp_path / "log0").read_text()
     assert_complete(output, alone)
-    given = [line for line in (output / ".run.log").read_text().splitlines() if "given to a worker" in line]
+    given = [line for line in (output / ".run.log").read_text().splitlines() if "assigned to a worker" in line]
     assert len(given) == 11  # no shard was made twice
     assert main(command(manifest, output)) == 0
     assert contents(output) == alone

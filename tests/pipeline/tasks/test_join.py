@@ -60,7 +60,7 @@ def test_too_many_without_features_are_refused_by_name(images: Images) -> None:
     items = [Item(("a1",)), Item(("nowhere",))]
     with pytest.raises(RefusedError, match=r"captions, val: 1 of 2 .* \(nowhere"):
         join(items, lambda item: item.images, images, what="captions, val", most_missing=0.4)
-    with pytest.raises(RefusedError, match="none in this split"):
+    with pytest.raises(RefusedError, match="this split is empty"):
         join([], lambda item: item.images, images, what="captions, val", most_missing=1.0)
 
 

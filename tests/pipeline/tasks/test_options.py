@@ -49,7 +49,7 @@ def test_the_settings_of_retrieval_are_those_of_retrieval_alone(task: str, capsy
         assert (option in shown) == (task in RETRIEVAL), option
         if task not in RETRIEVAL:
             assert main(["evaluate", task, *EVALUATE, option, *value]) == 2
-            assert f"{option}: is not an option of {task} but of retrieval" in capsys.readouterr().err
+            assert f"{option}: is not an option of {task}, only of retrieval" in capsys.readouterr().err
     found = parse(
         "evaluate", ["retrieval", *EVALUATE, *[word for each in OF_RETRIEVAL.items() for word in (each[0], *each[1])]]
     )
@@ -72,7 +72,7 @@ def test_an_option_of_another_task_is_refused_and_says_whose_it_is(
 ) -> None:
     assert main([command, task, *(EVALUATE if command == "evaluate" else FINETUNE), *option]) == 2
     said = capsys.readouterr().err
-    assert f"{option[0].partition('=')[0]}: is not an option of {task} but of {of}" in said
+    assert f"{option[0].partition('=')[0]}: is not an option of {task}, only of {of}" in said
     assert "Traceback" not in said
 
 

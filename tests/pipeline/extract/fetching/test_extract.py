@@ -177,7 +177,7 @@ def test_keeping_images_is_a_setting_of_the_data_set(
     assert (
         main([*arguments, "--detector", "shapes", "--backend", "local", "--shard-size", "8", "--batch-size", "4"]) == 2
     )
-    assert "keep_images: null in the data set, true asked for" in caplog.text + capsys.readouterr().err
+    assert "keep_images: null in the data set, true requested" in caplog.text + capsys.readouterr().err
 
 
 def test_a_webdataset_reader_sees_the_kept_image(pictures: Path, tmp_path: Path) -> None:

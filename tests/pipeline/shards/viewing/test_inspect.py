@@ -344,8 +344,8 @@ def test_the_regions_of_a_column(make_dataset: MakeDataset, tmp_path: Path, caps
     assert own["columns"]["second"].startswith("4 regions: boxes, features, object_ids, ")
     assert (tmp_path / "second.png").is_file()
     for arguments, said in (
-        ([place, "--column", "none"], "no finished column of regions with this name"),
-        ([f"{data.directory}#photo.004", "--column", "second"], "has no regions of photo_004"),
+        ([place, "--column", "none"], "no finished region column with this name"),
+        ([f"{data.directory}#photo.004", "--column", "second"], "has no regions for photo_004"),
         ([str(data.directory), "--column", "second"], "name a sample"),
     ):
         assert main(["inspect", *arguments]) == 2
