@@ -89,7 +89,7 @@ class Settings:
     """A small network and small images."""
     memory_of: tuple[int, int] | None = None
     """Measure the peak memory of one image of this height and width alone; the benchmark starts itself with it."""
-    scenes: int = 270
+    scenes: int = 120
     """Images of the comparison of precisions."""
     only_precision: bool = False
     """Compare precisions, and measure no time and no memory."""
