@@ -1,7 +1,7 @@
-"""`vilbert extract --add-to DIR --column NAME`: what another detector says of the images of a data set, as a column.
+"""`vilbert extract --add-to DIR --column NAME`: store the features of another detector as a column of a data set.
 
-At the boxes of the data set a column holds features, one array a sample. With `--labels`, and always at the detector's
-own boxes, it holds regions: its folder is then a data set of the same keys, with `column.json` beside.
+With the boxes of the data set, a column contains features, one array per sample. With `--labels`, and always with the
+detector's own boxes, it contains regions: its folder is then a data set with the same keys and a `column.json`.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class ColumnJob(ExtractJob):
     """Of the column."""
 
     def plan(self, description: Description) -> DatasetInfo:
-        """Return what the column is to hold: a shard for each one of the data set, of the same rows."""
+        """Return the planned column: a shard with the same rows for each shard of the data set."""
         planned = replace(
             plan_dataset(self.settings, self.manifest, description),
             shard_size=self.info.shard_size,
@@ -77,7 +77,7 @@ class ColumnJob(ExtractJob):
         folder.write(COLUMN_FILE, encode_column(column))
 
     def summarise(self, info: DatasetInfo) -> int:
-        """Log what the column holds; return 1 where it holds nothing."""
+        """Log the content of the column; return 1 if it is empty."""
         failed = sum(info.totals.failures.values())
         logger.info(
             "%s: column %s has %s of %s%s; check with: vilbert verify %s --deep",
@@ -92,7 +92,7 @@ class ColumnJob(ExtractJob):
 
 
 def add_to(settings: AddToSettings) -> int:
-    """Write the column; return 0, 1 where every image failed, or 130 where it was interrupted."""
+    """Write the column; return 0, 1 if every image failed, or 130 if it was interrupted."""
     from vilbert.pipeline.jobs.dry_run import dry_run
     from vilbert.pipeline.jobs.plan import require_dataset
     from vilbert.pipeline.jobs.run import run_job

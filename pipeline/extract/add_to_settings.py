@@ -1,4 +1,4 @@
-"""The settings of `vilbert extract --add-to`."""
+"""Settings of `vilbert extract --add-to`."""
 
 from __future__ import annotations
 

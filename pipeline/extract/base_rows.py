@@ -1,4 +1,4 @@
-"""The rows of a data set as a manifest: its images again, with the boxes that it has, for another model to look at.
+"""Write the rows of a data set as a manifest: its images with its boxes, for another model.
 
 Row i of the manifest is row i of the data set. A row without given boxes has no sample in the data set.
 """
@@ -22,9 +22,9 @@ from vilbert.pipeline.shards.record import ShardRecord, read_each_record
 from vilbert.pipeline.shards.storage.store import ShardReader, open_shard
 
 KEPT = "kept:"
-"""Begins the uri of an image whose bytes the data set keeps; its key follows."""
+"""Prefix of the uri of an image that is stored in the data set; its key follows."""
 OPEN_SHARDS = 4
-"""Of the data set, while images are read from them."""
+"""Number of shards kept open while images are read from them."""
 
 
 def write_base_rows(folder: Folder, info: DatasetInfo, path: Path) -> Manifest:
@@ -43,7 +43,7 @@ def write_base_rows(folder: Folder, info: DatasetInfo, path: Path) -> Manifest:
 
 
 def original_manifest(info: DatasetInfo) -> Manifest | None:
-    """Return the manifest that the data set was made from, where it is still there: it has the URLs as they were."""
+    """Return the manifest of the data set if it still exists; it contains the original URLs."""
     if not Path(info.manifest).is_file():
         return None
     try:
@@ -88,10 +88,10 @@ def base_rows(
 
 
 class KeptImages:
-    """The bytes of images that a data set keeps. Threads may share it."""
+    """The images stored in a data set. Threads may share it."""
 
     def __init__(self, directory: Path) -> None:
-        """Take the folder of a data set."""
+        """Open the folder of a data set."""
         info = read_dataset(directory)
         self._directory = directory
         self._storage = info.storage
@@ -100,7 +100,7 @@ class KeptImages:
         self._lock = threading.Lock()
 
     def read(self, row: int, key: str) -> bytes:
-        """Return the bytes of a sample's image; CorruptShardError where they are not there."""
+        """Return the bytes of a sample's image; raise CorruptShardError if they are missing."""
         with self._lock:
             shard = bisect_right(self._starts, row) - 1
             if shard not in self._open:

@@ -1,4 +1,4 @@
-"""Streams of one shard's images: grouped by shape, in the order of rows and never of time."""
+"""Batch one shard's images by shape, and restore the order of rows; independent of timing."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Result = TypeVar("Result")
 def group_by_shape(
     items: Iterable[Item], shape_of: Callable[[Item], Hashable], batch_size: int, max_lag: int
 ) -> Iterator[list[Item]]:
-    """Yield batches of items of one shape each.
+    """Yield batches of items with equal shapes.
 
     A group leaves when it is full, or when `max_lag` items have come since its first: this bounds the memory where
     every photograph has a shape of its own. Which items share a batch depends on the items' order alone.
@@ -37,7 +37,7 @@ def group_by_shape(
 def in_row_order(
     outcomes: Iterable[tuple[int, Result]], kept: Mapping[int, Callable[[], Result]], first_row: int
 ) -> Iterator[Result]:
-    """Yield the outcomes in the order of their rows, which are first_row, first_row + 1, …
+    """Yield the outcomes in the order of their rows, which are first_row, first_row + 1, ...
 
     kept: what else there is, by row; each is called when its turn has come.
     """

@@ -36,12 +36,12 @@ class ExtractJob:
 
     @property
     def worker(self) -> Callable[[ExtractSettings], Worker]:
-        """Build a worker from the settings."""
+        """Builds a worker from the settings."""
         return Worker
 
     @property
     def on_gpu(self) -> bool:
-        """Whether a worker gets a GPU where there is one."""
+        """Whether a worker uses a GPU if one is available."""
         return self.settings.detector.device != "cpu"
 
     @property
@@ -62,7 +62,7 @@ class ExtractJob:
         write_side_files(folder)
 
     def summarise(self, info: DatasetInfo) -> int:
-        """Log what the data set holds; return 1 where it holds no sample."""
+        """Log the content of the data set; return 1 if it has no samples."""
         return summarise(self.settings, info)
 
     def worker_here(self) -> Worker:
@@ -73,14 +73,14 @@ class ExtractJob:
         return Worker(settings)
 
     def measure(self, worker: ShardWorker, planned: DatasetInfo, pending: Sequence[int]) -> Measure:
-        """Return what rows cost that are spread over the manifest."""
+        """Measure the cost of rows spread over the manifest."""
         count = min(SAMPLE_ROWS, planned.rows)
         rows = [number * planned.rows // count for number in range(count)]
         device = planned.fingerprint_fields.get("extractor", {}).get("device") if self.on_gpu else None
         return measure_rows(worker, rows, planned.storage, where=f", on the {device}" if device else "")
 
     def like(self, existing: DatasetInfo, planned: DatasetInfo) -> tuple[DatasetInfo, DatasetInfo]:
-        """Return the plan with the device of the data set: a cluster's workers may have another than this machine."""
+        """Return the plan with the device of the data set, which may differ on a cluster."""
         return existing, planned if self.settings.backend == "local" else with_device_of(existing, planned)
 
 
@@ -114,7 +114,7 @@ def plan_dataset(settings: ExtractSettings, manifest: Manifest, description: Des
 
 
 def with_device_of(there: DatasetInfo, planned: DatasetInfo) -> DatasetInfo:
-    """Return the plan with the device of the data set that is there."""
+    """Return the plan with the device of the existing data set."""
     was, now = there.fingerprint_fields, planned.fingerprint_fields
     fields = {name: value for name, value in now.items() if name != "cpus_per_worker"}
     if "cpus_per_worker" in was:
@@ -124,7 +124,7 @@ def with_device_of(there: DatasetInfo, planned: DatasetInfo) -> DatasetInfo:
 
 
 def summarise(settings: ExtractSettings, info: DatasetInfo) -> int:
-    """Say what the data set holds; return 1 where it holds no sample."""
+    """Log the content of the data set; return 1 if it has no samples."""
     reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(info.totals.failures.items()))
     logger.info(
         "%s: %d samples%s; check with: vilbert verify %s --deep",

@@ -1,4 +1,4 @@
-"""What a shard that is made once more keeps: its samples, and the failed rows that are not to be tried again."""
+"""The rows that a rewritten shard keeps: its samples, and failed rows that are not tried again."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from vilbert.pipeline.shards.sample import Sample
 from vilbert.pipeline.shards.storage.store import open_shard
 
 Kept = Mapping[int, Callable[[], Sample | FailureRow]]
-"""By row, a function that returns what is there of it: samples are not all held in memory."""
+"""By row, a function that returns its existing outcome, so that samples are not all held in memory."""
 
 
 OWN_META = ("image_id", "split", "sha256")
@@ -67,7 +67,7 @@ def keep(
 def keep_values(
     folder: Folder, shard: int, column: str, records: Mapping[int, ImageRecord], reasons: Sequence[str]
 ) -> Iterator[Kept]:
-    """Give what is to be kept of a shard of a column, as `keep` does of a shard of a data set."""
+    """Yield what to keep of a shard of a column, like `keep` for a shard of a data set."""
     with folder.local(shard_files(shard, "tar")) as directory:
         path = data_path(directory, shard, "tar")
         if not path.exists():
@@ -103,7 +103,7 @@ def _value(opened: ColumnShard, key: str, record: ImageRecord) -> Sample:
 
 
 def regions_alone(outcome: Sample | FailureRow) -> Sample | FailureRow:
-    """Return a sample as a column of regions keeps it: captions and the place of the image are the data set's."""
+    """Return a sample for a column of regions, without captions and image location, which the data set stores."""
     if isinstance(outcome, FailureRow):
         return outcome
     meta: dict[str, Any] = {name: outcome.meta[name] for name in OWN_META if name in outcome.meta}
@@ -111,7 +111,7 @@ def regions_alone(outcome: Sample | FailureRow) -> Sample | FailureRow:
 
 
 def features_alone(outcome: Sample | FailureRow) -> Sample | FailureRow:
-    """Return a sample as a column keeps it, without what the detector says of classes and attributes."""
+    """Return a sample for a column of features, without classes and attributes."""
     if isinstance(outcome, FailureRow):
         return outcome
     found = outcome.regions

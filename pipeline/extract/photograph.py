@@ -1,4 +1,4 @@
-"""The photograph that a sample was extracted from, read once more by the rules of `vilbert extract`."""
+"""Read the image of a sample again, by the rules of `vilbert extract`."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def read_photograph(sample: Sample, read: Callable[[str], bytes] | None = None) 
 
 
 def fetch(uri: str) -> bytes:
-    """Return the bytes behind a record's uri; raise ShardError where they cannot be had."""
+    """Return the bytes behind a record's uri; raise ShardError if they cannot be read."""
     from vilbert.extractors.decode import DecodeSettings, ImageError
     from vilbert.manifests.uri import ImageReader, mask_credentials
     from vilbert.pipeline.extract.fetching.fetcher import Fetcher

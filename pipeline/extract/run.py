@@ -1,4 +1,4 @@
-"""`vilbert extract`: from a manifest and a detector to a complete data set."""
+"""`vilbert extract`: run a detector over a manifest and write a complete data set."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The settings of `vilbert extract`."""
+"""Settings of `vilbert extract`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`extract --one-split-per-shard`: where shards begin so that each holds rows of one split."""
+"""`extract --one-split-per-shard`: start shards such that each contains rows of one split."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from vilbert.manifests.manifest import Manifest
 from vilbert.pipeline.errors import RefusedError
 
 MOST_SHARDS = 2
-"""Shards, at most, in those of a manifest without splits; a manifest that mixes its splits would make one per row."""
+"""Maximum number of shards relative to a manifest without splits; mixed splits would make one shard per row."""
 
 
 def split_starts(manifest: Manifest, rows: int, shard_size: int) -> tuple[int, ...] | None:
     """Return the first row of each shard, as `DatasetInfo.shard_starts`; None where all but the last have shard_size.
 
     Args:
-        manifest: Its rows keep their order.
-        rows: How many of them are used.
-        shard_size: Rows of a shard, at most.
+        manifest: The manifest; its rows keep their order.
+        rows: Number of rows to use.
+        shard_size: Maximum number of rows of a shard.
 
     Raises:
         RefusedError: The manifest changes its split too often.
@@ -38,7 +38,7 @@ def split_starts(manifest: Manifest, rows: int, shard_size: int) -> tuple[int, .
 
 
 def _runs(manifest: Manifest, rows: int) -> Iterator[tuple[str, int, int]]:
-    """Yield (split, first row, row behind the last) of the longest runs of rows of one split."""
+    """Yield (split, start, stop) of the longest runs of rows with the same split."""
     import pyarrow.compute as pc
     import pyarrow.parquet as pq
 

@@ -1,7 +1,7 @@
-"""Whose turn it is at a worker's detector.
+"""Turns of shards at a worker's detector.
 
-On a GPU two shards are at it, each on a CUDA stream of its own: while one has the GPU, the other's pixels are resized,
-its regions selected and its samples written, which is work for the CPU. On a CPU they would be in each other's way.
+On a GPU two shards take turns, each on its own CUDA stream: while one uses the GPU, the CPU resizes the pixels, selects
+the regions and writes the samples of the other. On a CPU they would compete for the same cores.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ GPU_TURNS = 2
 
 
 class Turns:
-    """Lets threads at the detector, one at a time or on a GPU two, and counts for how long it is at images."""
+    """Lets one thread, or on a GPU two, use the detector, and measures the time that it processes images."""
 
     def __init__(self, device: str) -> None:
         self._free: SimpleQueue[AbstractContextManager[object]] = SimpleQueue()
@@ -34,7 +34,7 @@ class Turns:
 
     @contextmanager
     def turn(self) -> Iterator[None]:
-        """Wait for the detector and have it for the length of the block."""
+        """Wait for the detector and use it inside the block."""
         place = self._free.get()
         try:
             with place:
@@ -71,7 +71,7 @@ class Turns:
         self._busy += more
 
     def take_seconds(self) -> float:
-        """Return for how long the detector was at images since this was last asked."""
+        """Return the seconds that the detector processed images since the last call."""
         with self._changed:
             taken, self._seconds = self._seconds, 0.0
         return taken

@@ -1,4 +1,4 @@
-"""Time limits that hold whatever a server does.
+"""Time limits that hold regardless of the server's behaviour.
 
 A socket's own timeout restarts with each byte, so a server that drips holds a thread for hours. Here one thread
 watches all exchanges and shuts down the connection of the one whose time is over: its reader wakes up at once, be it
@@ -29,7 +29,7 @@ class KillSwitch:
             self._handle.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
-        """Let go of the connection."""
+        """Release the connection."""
         with self._lock:
             self._handle.close()
 
@@ -62,7 +62,7 @@ class Exchange:
         self._owned.append(switch)
 
     def close(self) -> None:
-        """Let go of the connections that were given up."""
+        """Release the connections that were given up."""
         for switch in self._owned:
             switch.close()
 
@@ -74,7 +74,7 @@ class Exchange:
 
 
 def current_exchange() -> Exchange | None:
-    """Return the exchange that this thread is in."""
+    """Return the current exchange of this thread."""
     return getattr(_current, "exchange", None)
 
 
@@ -89,7 +89,7 @@ class Deadlines:
 
     @contextlib.contextmanager
     def limit(self, seconds: float) -> Iterator[Exchange]:
-        """Give this thread so many seconds; what it does on a connection afterwards fails."""
+        """Limit the exchanges of this thread to `seconds`; later use of a connection fails."""
         exchange = Exchange(time.monotonic() + seconds)
         with self._changed:
             exchange.over = self._stopped
@@ -108,7 +108,7 @@ class Deadlines:
             exchange.close()
 
     def stop(self) -> None:
-        """End all exchanges, now and from now on."""
+        """End all current and future exchanges."""
         with self._changed:
             self._stopped = True
             for exchange in self._running:

@@ -1,7 +1,7 @@
-"""The bytes behind a row's uri when it is a URL: http and https by our own rules, all else by fsspec.
+"""Fetch images by URL: http and https with the package's own client, other schemes with fsspec.
 
-A try that fails for a passing reason is repeated after a wait that grows. What comes out is the bytes or an ImageError;
-when and in which order it comes changes nothing else.
+An attempt that fails for a temporary reason is repeated after an exponentially growing wait. The result is the bytes or
+an ImageError; timing and order do not affect it.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ logger = logging.getLogger(__name__)
 
 _HTTP = {"http", "https"}
 _FIRST_ROOM = 1 << 20
-"""Bytes that a fetch has room for before it begins; most photographs of the web are smaller."""
+"""Memory reserved for a fetch before it starts, in bytes; most images on the web are smaller."""
 
 
 class Fetcher:
@@ -49,13 +49,13 @@ class Fetcher:
         self._trying: set[int] = set()
 
     def stop(self) -> None:
-        """Let everything under way leave with StoppedError."""
+        """Make all fetches in progress end with StoppedError."""
         self._stopped.set()
         self._http.stop()
         self._stores.stop()
 
     def check(self, uris: Iterable[str]) -> None:
-        """Look at a manifest's first rows for images that cannot be fetched here: no package for them, a foreign proxy.
+        """Check a manifest's first rows for images that cannot be fetched here: missing packages, unsupported proxies.
 
         Rows that need a missing package fail one by one, so they are warned of; RefusedError is raised where none of
         the rows can be fetched.
@@ -79,7 +79,7 @@ class Fetcher:
         )
 
     def is_busy(self) -> bool:
-        """Say whether a thread is at a try, in which a library behind fsspec may hang."""
+        """Return whether a thread is making an attempt, in which a library behind fsspec may hang."""
         return bool(self._trying)
 
     def fetch(self, uri: str, share: Share, beat: Callable[[], None] = lambda: None) -> bytes:
@@ -120,7 +120,7 @@ class Fetcher:
         )(fetch_once)
 
     def read(self, uri: str, beat: Callable[[], None] = lambda: None) -> bytes:
-        """Return the bytes behind a uri of any kind, here and now; beat and errors as of `fetch`."""
+        """Return the bytes behind a uri of any kind, synchronously; `beat` and errors as in `fetch`."""
         if is_local(uri):
             return read_file(uri, self._max_bytes, self._reader)
         return self.fetch(uri, MemoryBudget(self._max_bytes + 1).open(0), beat)
@@ -134,7 +134,7 @@ class Fetcher:
         window: int,
         beat: Callable[[], None],
     ) -> ReadAhead[tuple[int, ImageRecord], Result]:
-        """Begin to fetch a shard's rows and to decode them, `window` of them decoded at most before they are used."""
+        """Start fetching and decoding a shard's rows ahead of use, with at most `window` decoded rows."""
         return ReadAhead(
             rows,
             fetch=lambda item, share: self.fetch(item[1].uri, share, beat),
@@ -177,7 +177,7 @@ class Fetcher:
         self._stopped.wait(seconds)
 
     def _may_pass(self, error: BaseException) -> bool:
-        """Say whether another try may have the image."""
+        """Return whether another attempt may succeed."""
         too_long = isinstance(error, BusyError) and error.seconds > self._settings.max_backoff
         return isinstance(error, ImageError) and is_transient(error.reason) and not too_long
 
@@ -191,7 +191,7 @@ def _error_of(state: RetryCallState) -> BaseException | None:
 
 
 def _asked_for(state: RetryCallState) -> float:
-    """Return the seconds that a busy host asks to wait."""
+    """Return the wait in seconds that a busy host requests."""
     busy = _error_of(state)
     return busy.seconds if isinstance(busy, BusyError) else 0.0
 

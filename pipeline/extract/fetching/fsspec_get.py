@@ -1,4 +1,4 @@
-"""One try at an image behind a URL of fsspec's: s3://, gs://, az://, memory://, file://, … and chains of them."""
+"""One attempt to fetch an image by an fsspec URL: s3://, gs://, az://, memory://, file://, ... and chains of them."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def fsspec_get(
 
 
 _CONNECTION_ERRORS = {"ClientConnectionError", "ClientPayloadError", "HTTPClientError"}
-"""Of aiohttp and botocore, which need not be installed."""
+"""Class names of errors of aiohttp and botocore, which need not be installed."""
 
 
 def _get(uri: str, reader: ImageReader, max_bytes: int, timeout: float, make_room: Callable[[int], None]) -> bytes:
@@ -93,7 +93,7 @@ def _get(uri: str, reader: ImageReader, max_bytes: int, timeout: float, make_roo
 
 
 def _in_time(call: Callable[[], Result], seconds: float) -> Result:
-    """Return what a call returns that nothing interrupts; raise TimeoutError after so long, and leave it to itself."""
+    """Return the result of a call that cannot be interrupted; raise TimeoutError and abandon it after `seconds`."""
     result: Future[Result] = Future()
 
     def work() -> None:

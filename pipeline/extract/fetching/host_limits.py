@@ -1,4 +1,4 @@
-"""Politeness: how many requests a host gets at a time, how fast one after the other, and when it asks for a pause."""
+"""Rate limits per host: concurrent requests, delay between requests, and requested pauses."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from vilbert.pipeline.errors import StoppedError
 
 _REMEMBERED = 4096
-"""Hosts kept in mind before those with nothing to remember are dropped."""
+"""Number of hosts to remember before idle ones are dropped."""
 
 
 @dataclass(slots=True)
@@ -28,7 +28,7 @@ class _Host:
 
 
 class HostLimits:
-    """Hands out turns to talk to hosts, first come, first served."""
+    """Limits requests per host, first come, first served."""
 
     def __init__(self, *, per_host: int, delay: float) -> None:
         self._per_host = per_host
@@ -59,7 +59,7 @@ class HostLimits:
                 host.call_next()
 
     def pause(self, name: str, seconds: float) -> None:
-        """Begin no request to a host for so long, because it asked for that."""
+        """Start no request to a host for `seconds`, because it requested a pause."""
         with self._lock:
             host = self._host(name)
             host.not_before = max(host.not_before, time.monotonic() + seconds)

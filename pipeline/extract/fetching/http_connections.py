@@ -1,7 +1,7 @@
-"""urllib3's connections with two additions: they connect to public addresses only, and end in time.
+"""urllib3 connections that connect to public addresses only and obey time limits.
 
-The address that is checked is the one that is connected to: a name is looked up once, here, so a name server cannot
-give a public address to the check and a private one to the connection.
+The checked address is the one that is connected to: each name is resolved only once, so a name server cannot return a
+public address for the check and a private one for the connection.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ def addresses(host: str, port: int, *, public_only: bool) -> list[tuple[Any, ...
 
 
 class _EndsInTime(HTTPConnection):
-    """What both kinds of connection have in common."""
+    """Shared behaviour of both kinds of connection."""
 
     public_only = True
     _switch: KillSwitch | None = None
@@ -176,7 +176,7 @@ class _AnyHTTPSPool(HTTPSConnectionPool):
 _is_bypassed: Callable[[str, dict[str, str]], bool] = vars(urllib.request)["proxy_bypass_environment"]
 """Of the standard library, which documents `proxy_bypass` alone; that asks the registry where there is one."""
 _POOLS = 64
-"""Hosts to which connections are kept open."""
+"""Number of hosts with open connections."""
 
 
 class Connections:
@@ -202,7 +202,7 @@ class Connections:
                 self._proxied[scheme] = manager
 
     def check_proxies(self) -> None:
-        """Raise RefusedError where the environment names a proxy of a kind that is not spoken."""
+        """Raise RefusedError if the environment names a proxy of an unsupported kind."""
         for scheme in ("http", "https"):
             if scheme in self._proxies and scheme not in self._proxied:
                 kind, _, rest = self._proxies[scheme].partition("://")
@@ -212,7 +212,7 @@ class Connections:
                 )
 
     def manager(self, scheme: str, host: str) -> urllib3.PoolManager:
-        """Return what makes connections to a host; raise ImageError where a proxy would be sent to a private one."""
+        """Return the connection manager for a host; raise ImageError if a proxy would be sent to a private one."""
         if scheme not in self._proxied or _is_bypassed(host, self._proxies):
             return self._direct
         if not self._allow_private:

@@ -1,6 +1,6 @@
-"""One try at an image behind an http or https URL: the bytes, or the reason why not.
+"""One attempt to fetch an image by an http or https URL: the bytes, or the reason of the failure.
 
-What a server says of length and type is not believed: the bytes are counted, and the decoder looks at what they are.
+Length and type from the server are not trusted: the bytes are counted, and the decoder determines the type.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _SUCCESS = (200, 203)
 
 
 class BusyError(ImageError):
-    """A failed try, with the seconds for which the server asked to be left alone."""
+    """A failed attempt, with the wait in seconds that the server requested."""
 
     def __init__(self, reason: str, detail: str, host: str, seconds: float) -> None:
         super().__init__(reason, detail)
@@ -46,7 +46,7 @@ class BusyError(ImageError):
 
 
 class HttpGetter:
-    """Asks web servers, from any number of threads."""
+    """Sends requests to web servers, from any number of threads."""
 
     def __init__(self, settings: FetchSettings) -> None:
         self._settings = settings
@@ -58,7 +58,7 @@ class HttpGetter:
         self.hosts = HostLimits(per_host=settings.per_host, delay=settings.per_host_delay)
 
     def stop(self) -> None:
-        """End everything under way."""
+        """End all requests in progress."""
         self._stopped.set()
         self.hosts.stop()
         self._deadlines.stop()
@@ -94,7 +94,7 @@ class HttpGetter:
         max_bytes: int,
         make_room: Callable[[int], None],
     ) -> bytes | str:
-        """Return the body, or where the server redirects to."""
+        """Return the body, or the target of a redirect."""
         try:
             return self._exchange(parts, authorization, max_bytes, make_room, exchange)
         except (ImageError, NoRoomError, StoppedError):
@@ -224,7 +224,7 @@ def _pages(size: int) -> mmap.mmap:
 
 
 def refusal(response: urllib3.BaseHTTPResponse, host: str) -> ImageError:
-    """Return the error for an answer that brings no image."""
+    """Return the error for a response without an image."""
     status = response.status
     if not 100 <= status <= 999:
         return ImageError("connection", "the response is not HTTP")

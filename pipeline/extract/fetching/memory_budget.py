@@ -1,7 +1,7 @@
-"""How much memory the fetched images of a shard take, whatever servers send.
+"""Limit the memory of a shard's fetched images, regardless of what servers send.
 
-Rows are used in their order. So the first row that is not yet used must never wait for room: later rows hold the room
-until it is used. It alone may pass the limit; every other row waits, and holds no connection while it does.
+Rows are used in order, so the first unused row must never wait for memory that later rows hold until it is used. It
+alone may exceed the limit; every other row waits, and holds no connection while it waits.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from vilbert.pipeline.errors import StoppedError
 
 
 class NoRoomError(Exception):
-    """An image turned out larger than the room there is for it."""
+    """An image is larger than the available memory."""
 
     def __init__(self, size: int) -> None:
         self.size = size
@@ -20,7 +20,7 @@ class NoRoomError(Exception):
 
 
 class MemoryBudget:
-    """The bytes that the rows of one shard hold."""
+    """The memory budget of the rows of one shard, in bytes."""
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
@@ -31,7 +31,7 @@ class MemoryBudget:
         self._cancelled = False
 
     def open(self, row: int) -> Share:
-        """Return the share of a row, empty as yet; rows come in their order."""
+        """Return the empty share of a row; rows must come in order."""
         with self._lock:
             share = self._open[row] = Share(self, row)
             return share
@@ -43,7 +43,7 @@ class MemoryBudget:
             self._wake_first()
 
     def resize(self, share: Share, size: int, *, wait: bool) -> bool:
-        """Make a share `size` bytes large; return whether it is, which without `wait` it need not be."""
+        """Set the size of a share in bytes; return whether it succeeded, which without `wait` it may not."""
         with self._lock:
             try:
                 while not self._fits(share, size):
@@ -58,7 +58,7 @@ class MemoryBudget:
                 self._wake_first()
 
     def close(self, share: Share) -> None:
-        """Give back what a share holds; its row is used."""
+        """Release a share after its row was used."""
         with self._lock:
             self._used -= share.size
             share.size = 0
@@ -72,13 +72,13 @@ class MemoryBudget:
         return size <= share.size or self._used + size - share.size <= self._limit or is_first
 
     def _wake_first(self) -> None:
-        """Wake the first row that waits, and no other: a hundred threads may wait."""
+        """Wake only the first waiting row: a hundred threads may wait."""
         if self._waiting:
             self._waiting[min(self._waiting)].notify()
 
 
 class Share:
-    """What one row holds of a budget."""
+    """The part of a budget that one row holds."""
 
     def __init__(self, budget: MemoryBudget, row: int) -> None:
         self._budget = budget
@@ -87,14 +87,14 @@ class Share:
         """Bytes."""
 
     def wait_for(self, size: int) -> None:
-        """Hold `size` bytes, when there is room; raise StoppedError where the shard is given up."""
+        """Wait until `size` bytes are available and hold them; raise StoppedError if the shard is abandoned."""
         self._budget.resize(self, size, wait=True)
 
     def grow(self, size: int) -> None:
-        """Hold at least `size` bytes; raise NoRoomError if there is no room just now."""
+        """Hold at least `size` bytes; raise NoRoomError if they are not available now."""
         if size > self.size and not self._budget.resize(self, size, wait=False):
             raise NoRoomError(size)
 
     def close(self) -> None:
-        """Hold nothing any more."""
+        """Release the memory."""
         self._budget.close(self)

@@ -1,4 +1,4 @@
-"""The rows of one shard, fetched and decoded ahead of the detector, in the order of rows and never of time.
+"""Fetch and decode the rows of one shard ahead of the detector, in the order of rows, independent of timing.
 
 Three groups of threads hand rows on: many that wait for servers, as many as cores that decode, and the one that has the
 detector. Rows of local files skip the first. Ahead are at most a number of fetched rows, a number of fetched bytes, and
@@ -25,24 +25,24 @@ Result = TypeVar("Result")
 
 @dataclass(eq=False, slots=True)
 class _Row(Generic[Item]):
-    """A row on its way."""
+    """A row that is being fetched or decoded."""
 
     item: Item
     share: Share | None = None
-    """None where nothing is fetched."""
+    """None if nothing is fetched."""
     fetched: bool = True
     data: bytes = b""
     error: BaseException | None = None
 
     def take(self) -> bytes:
-        """Return the fetched bytes, or raise what fetching raised."""
+        """Return the fetched bytes, or raise the error of fetching."""
         if self.error is not None:
             raise self.error
         return self.data
 
 
 class ReadAhead(Generic[Item, Result]):
-    """An iterator over the decoded rows. It begins at once; close it where it is left before its end."""
+    """An iterator over the decoded rows. It starts at once; close it if it is not exhausted."""
 
     def __init__(
         self,
@@ -83,7 +83,7 @@ class ReadAhead(Generic[Item, Result]):
             self._advance()
 
     def _advance(self) -> None:
-        """Begin what can be begun. The caller holds the lock. Raises StoppedError where the decoders are shut down."""
+        """Start all possible work. The caller holds the lock. Raises StoppedError if the decoders are shut down."""
         self._begin_fetches()
         while self._fetching and self._fetching[0].fetched and len(self._decoding) < self._decoded_ahead:
             try:
@@ -153,7 +153,7 @@ class ReadAhead(Generic[Item, Result]):
         return result
 
     def close(self) -> None:
-        """Begin nothing more; what is under way ends by itself and is dropped."""
+        """Start no more work; work in progress finishes and is dropped."""
         with self._changed:
             self._closed = True
             self._fetching.clear()

@@ -1,4 +1,4 @@
-"""The settings of fetching images from behind URLs. None of them changes a sample, so none is in the fingerprint."""
+"""Settings of fetching images by URL. They do not affect samples, so the fingerprint does not contain them."""
 
 from __future__ import annotations
 

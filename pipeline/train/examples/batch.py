@@ -1,4 +1,4 @@
-"""From places in the training stream to the tensors of a batch.
+"""Build the tensors of a batch from positions in the training stream.
 
 A global batch is a slice of the stream, cut into parts for the ranks, as even as they come; a rank sorts its part by
 length and cuts it into the micro-batches that it accumulates. What becomes of a sample is drawn from (seed, epoch,
@@ -48,37 +48,37 @@ class Batch:
     """One micro-batch, on the CPU. Labels are -1 where there is nothing to learn; the objective is applied to them."""
 
     input_ids: Tensor
-    """int64 [B, T], masked."""
+    """int64 [B, T], token ids with masks."""
     attention_mask: Tensor
-    """int64 [B, T], 1 where a word is."""
+    """int64 [B, T], 1 for tokens, 0 for padding."""
     masked_lm_labels: Tensor
-    """int64 [B, T], the word behind a mask."""
+    """int64 [B, T], the masked token, -1 elsewhere."""
     features: Tensor
     """float16 [B, R, D], unmasked, without the global region; padding is 0. Codes where there are `feature_scales`."""
     zeroed: Tensor
-    """bool [B, R], whose features the model may not see."""
+    """bool [B, R], regions whose features are hidden from the model."""
     divisor: Tensor
-    """float32 [B], what the sum of the seen features is divided by to give the global region."""
+    """float32 [B], divisor of the sum of visible features, which gives the global region."""
     locations: Tensor
-    """float32 [B, R, 5], x1, y1, x2, y2 and area as shares of the image."""
+    """float32 [B, R, 5], x1, y1, x2, y2 and area as fractions of the image."""
     region_mask: Tensor
-    """int64 [B, R], 1 where a region is."""
+    """int64 [B, R], 1 for regions, 0 for padding."""
     image_label: Tensor
-    """int64 [B, R], 1 where the region is to be predicted."""
+    """int64 [B, R], 1 for regions to predict."""
     class_ids: Tensor
     """int32 [B, R, K]; K is 0 where the class targets are those of a column."""
     class_probs: Tensor
     """float16 [B, R, K], or [B, R, C] of all classes by class id, where they are those of a column; padding is 0."""
     next_sentence_label: Tensor
-    """int64 [B], 0 where text and image match, 1 where not."""
+    """int64 [B], 0 if text and image match, 1 if not."""
     image_ids: tuple[str, ...]
-    """[B] whose regions they are; "" where there was nothing to read."""
+    """[B] ids of the images; "" for unreadable rows."""
     unread: int
-    """Rows that could not be read. Nothing is learnt from them."""
+    """Number of unreadable rows, which are not trained on."""
     feature_scales: Tensor | None = None
     """float32 [B, R, 2] of features of one byte a value, see `FeatureRows`."""
     positions: dict[str, Tensor] = field(default_factory=dict)
-    """Fields of `vilbert.model.packing.Positions`; empty where the model finds them itself, as it does on a CPU."""
+    """Fields of `vilbert.model.packing.Positions`; empty if the model computes them, as on a CPU."""
 
     def counts(self, visual_target: int, feature_dim: int) -> Tensor:
         """Return what the three losses divide by, int64 [3]: labelled words, terms of masked regions, labelled pairs.
@@ -93,7 +93,7 @@ class Batch:
         )
 
     def pin_memory(self) -> Batch:
-        """Return the batch in page-locked memory, from which a GPU copies asynchronously."""
+        """Return the batch in pinned memory, from which a GPU can copy asynchronously."""
         held = {field.name: getattr(self, field.name) for field in fields(self)}
         pinned: dict[str, Any] = {name: it.pin_memory() for name, it in held.items() if isinstance(it, Tensor)}
         return replace(self, **pinned, positions={name: it.pin_memory() for name, it in self.positions.items()})
@@ -177,7 +177,7 @@ def _at(wanted: NDArray[np.bool_], found: Sequence[T | None]) -> list[T | None]:
 
 
 class _Text(NamedTuple):
-    """The captions of a rank's part of a global batch, padded to the longest of all."""
+    """The captions of a rank's part of a global batch, padded to the longest one."""
 
     ids: NDArray[np.int64]
     labels: NDArray[np.int64]
@@ -222,7 +222,7 @@ def _join(
     *,
     in_buckets: bool,
 ) -> Batch:
-    """Make a micro-batch of some rows of the text and their regions."""
+    """Build a micro-batch of some rows of the text and their regions."""
     lengths = text.lengths[rows]
     width = int(lengths.max())
     if in_buckets:

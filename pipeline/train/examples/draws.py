@@ -1,4 +1,4 @@
-"""Random numbers of training: a pure function of (seed, epoch, sample, what for, counter).
+"""Random numbers of training: a pure function of (seed, epoch, sample, stream, counter).
 
 No generator has a state that could be lost, copied into a worker or used up in another order. Whoever works on a
 sample, in whichever process and batch, draws the same numbers; a run that is killed needs to remember none of it.
@@ -25,26 +25,26 @@ _UNIT = 2.0**-53
 
 
 class Stream(IntEnum):
-    """What a random number decides. The numbers are part of what a seed means: add at the end, change none."""
+    """The purpose of a random number. The values are part of the meaning of a seed: append new ones, change none."""
 
     CAPTION = 0
-    """Which caption of an image."""
+    """Choice of an image's caption."""
     SWAP = 1
-    """Whether the caption is another image's."""
+    """Whether the caption is that of another image."""
     PARTNER = 2
-    """Which other image's, and which of its captions."""
+    """Choice of the other image and its caption."""
     WORD_MASK = 3
-    """Which words to predict."""
+    """Choice of words to predict."""
     WORD_ACTION = 4
-    """Whether such a word is hidden, replaced or kept."""
+    """Whether a word to predict is masked, replaced or kept."""
     WORD_RANDOM = 5
-    """What it is replaced by."""
+    """Replacement of a word."""
     REGION_MASK = 6
-    """Which regions to predict."""
+    """Choice of regions to predict."""
     REGION_ACTION = 7
-    """Whether such a region is hidden or kept."""
+    """Whether a region to predict is masked or kept."""
     IMAGE = 8
-    """Which image's regions a blind model gets."""
+    """Choice of the image that a blind model sees."""
 
 
 def keys(seed: int, epoch: NDArray[np.int64], sample: NDArray[np.int64]) -> NDArray[np.uint64]:

@@ -1,4 +1,4 @@
-"""Regions of some images, laid out side by side.
+"""Lay out the regions of a batch of images.
 
 Features are by far the most of a batch. They are copied once, from the shard into the batch, and stay as they are
 stored, float16 or codes; in a worker process they lie in memory that the training process sees too, so that they are
@@ -27,16 +27,16 @@ if TYPE_CHECKING:
 
 
 class ImageRows(NamedTuple):
-    """Regions and what happens to them; padding is 0."""
+    """Regions and their masks; padding is 0."""
 
     features: FeatureRows
     """[B, R, D], unmasked."""
     masks: RegionMasks
-    """What is to be predicted and what is seen."""
+    """Which regions are predicted, and which are visible."""
     locations: NDArray[np.float32]
     """[B, R, 5], see `locations`."""
     region_mask: NDArray[np.int64]
-    """[B, R], 1 where a region is; an image without any has one of zeros."""
+    """[B, R], 1 for regions, 0 for padding; an image without regions has one of zeros."""
     class_ids: NDArray[np.int32]
     """[B, R, K]; K is 0 where the class targets are those of a column."""
     class_probs: NDArray[np.float16]

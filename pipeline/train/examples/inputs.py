@@ -1,4 +1,4 @@
-"""A batch becomes what the model takes, on the model's device.
+"""Convert a batch to the model's inputs on the model's device.
 
 What is large is made here and not in the workers: float32 features of float16 or codes, 1601 probabilities of 20.
 

@@ -1,8 +1,8 @@
-"""Which words and regions the model has to predict, and what it sees in their place.
+"""Choose the tokens and regions to predict, and what the model sees instead of them.
 
-Pure functions of random numbers that are given to them, over a whole batch at once.
+Pure functions of given random numbers, for a whole batch at once.
 
-Shapes: B pairs, T word pieces, R regions without the global one.
+Shapes: B pairs, T tokens, R regions without the global one.
 """
 
 from __future__ import annotations
@@ -25,31 +25,31 @@ class WordDraws(NamedTuple):
     """Random numbers for the words of a batch."""
 
     choice: NDArray[np.float64]
-    """[B, T] in [0, 1): predicted where below the share of words to predict."""
+    """[B, T] in [0, 1): predicted if below the fraction of tokens to predict."""
     action: NDArray[np.float64]
-    """[B, T] in [0, 1): hidden below 0.8, replaced below 0.9, kept above."""
+    """[B, T] in [0, 1): masked below 0.8, replaced below 0.9, kept above."""
     replacement: NDArray[np.int64]
-    """[B, T] ids to replace by."""
+    """[B, T] ids of replacement tokens."""
 
 
 class RegionDraws(NamedTuple):
     """Random numbers for the regions of a batch."""
 
     choice: NDArray[np.float64]
-    """[B, R] in [0, 1): predicted where below the share of regions to predict."""
+    """[B, R] in [0, 1): predicted if below the fraction of regions to predict."""
     action: NDArray[np.float64]
     """[B, R] in [0, 1): features zeroed below 0.9, kept above."""
 
 
 class RegionMasks(NamedTuple):
-    """What happens to the regions of a batch."""
+    """Labels and masks of the regions of a batch."""
 
     label: NDArray[np.int64]
-    """[B, R] 1 where the region is to be predicted, -1 elsewhere."""
+    """[B, R] 1 for regions to predict, -1 elsewhere."""
     zeroed: NDArray[np.bool_]
-    """[B, R] whether the model sees zeros for its features; it sees its location all the same."""
+    """[B, R] whether the model sees zeros instead of the features; it still sees the location."""
     divisor: NDArray[np.float32]
-    """[B] what the sum of the features is divided by to give the global region; at least 1."""
+    """[B] divisor of the sum of the features, which gives the global region; at least 1."""
 
 
 def mask_words(
@@ -104,7 +104,7 @@ def mask_regions(
 
 
 def _overlapping(boxes_xyxy: NDArray[np.float32], chosen: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Return [B, R]: whether a region overlaps a chosen one of its image, itself included."""
+    """Return whether each region overlaps a chosen region of its image or is one itself, [B, R]."""
     covered: NDArray[np.bool_] = np.logical_or.reduce(
         chosen[:, :, None] & (pixel_iou(boxes_xyxy, boxes_xyxy) > OVERLAP), axis=1
     )

@@ -1,4 +1,4 @@
-"""Which caption an image is shown with, and whether it is its own.
+"""Choose the caption of each image, and whether it is its own.
 
 The alignment task needs pairs that do not match. A partner comes from the same window of the stream, so its shard is
 open already, and no list of all captions is held in memory. A caption that is also one of the image's own would be a
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from vilbert.pipeline.train.data.corpus import Corpus
 
 TRIES = 8
-"""Partners to look at before an image keeps its own caption: where all captions of a window are alike, none fits."""
+"""Number of partners to try before an image keeps its own caption, if captions of a window are too similar."""
 MISMATCHES = 1
 
 
@@ -72,7 +72,7 @@ def _caption(texts: Sequence[str] | None, which: int) -> str:
 
 
 def _fits(text: str, own: Sequence[str]) -> bool:
-    """Say whether a caption may be shown with an image that it does not describe, whose `own` captions are these."""
+    """Return whether a caption may be used as a mismatch for an image with the captions `own`."""
     return bool(text) and _fold(text) not in map(_fold, own)
 
 
@@ -99,12 +99,12 @@ def pick(places: Places, rows: NDArray[np.int64]) -> Places:
 
 
 def _others(positions: NDArray[np.int64], places: Places, words: NDArray[np.uint64]) -> NDArray[np.int64]:
-    """Return positions uniform over those of the same window but one's own (which it is if there is no other)."""
+    """Return positions drawn uniformly from the same window, excluding the own one unless there is no other."""
     drawn = places.window_start + below(words, np.maximum(places.window_stop - places.window_start - 1, 1))
     past = (drawn >= positions) & (places.window_stop - places.window_start > 1)
     return drawn + past
 
 
 def _fold(caption: str) -> str:
-    """Return what is left of a caption where case and spaces do not count."""
+    """Return a caption normalised for comparison: case and spaces are ignored."""
     return " ".join(caption.casefold().split())

@@ -1,4 +1,4 @@
-"""Captions become word pieces: the tokenizer of a run, and the padded ids of a batch.
+"""Tokenize captions: the tokenizer of a run, and the padded ids of a batch.
 
 A tokenizer comes from the hub or a folder, or is made of the captions at hand: a vocabulary of whole words, for data
 of few words, where BERT's pieces would only make captions longer.
@@ -27,17 +27,17 @@ from vilbert.untrusted.documents import read_json
 NEW = "new"
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 SHIPPED = Path(__file__).parents[2] / "recipes" / "tokenizer"
-"""Vocabularies that come with the package, a piece a line."""
+"""Folder of vocabularies shipped with the package, one token per line."""
 VOCABULARY_SIZE = 30_522  # BERT's; words beyond it are spelt from their characters
 VOCABULARY_FILES = ("tokenizer.json", "vocab.txt", "vocab.json", "spiece.model", "sentencepiece.bpe.model")
 JSON_FILES = (
     *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json"),
     "config.json",
 )
-"""What transformers reads of a tokenizer's folder, where it is there."""
+"""JSON files of a tokenizer's folder that transformers reads if they exist."""
 MAX_TOKENIZER_BYTES = 1 << 29
 PROBE = "a \u9f98"
-"""A text with a letter that few vocabularies hold, to see that a tokenizer works."""
+"""A text with a character that few vocabularies contain, to check that a tokenizer works."""
 LONGEST_WORD = 100  # WordPiece calls a longer word unknown without looking at it
 
 
@@ -78,12 +78,12 @@ def _require_masking(source: str, tokenizer: Any) -> PreTrainedTokenizerFast:
 
 
 def holds_vocabulary(folder: Path) -> bool:
-    """Say whether a folder has a file that a tokenizer is read from."""
+    """Return whether a folder contains a file from which a tokenizer can be loaded."""
     return any((folder / name).is_file() for name in VOCABULARY_FILES)
 
 
 def save_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
-    """Write a tokenizer as a folder that `load_tokenizer` reads; OSError where the disk refuses."""
+    """Save a tokenizer as a folder for `load_tokenizer`; raise OSError if it cannot be written."""
     try:
         tokenizer.save_pretrained(folder)
     except Exception as error:  # tokenizers raises a bare Exception of a full disk
@@ -112,7 +112,7 @@ def _load_from_folder(folder: str) -> Any:
 
 
 class _LoadError(Exception):
-    """A tokenizer that transformers cannot make; says why."""
+    """transformers cannot load a tokenizer; the message contains the reason."""
 
 
 def _from_transformers(source: str, **options: bool) -> Any:
@@ -184,7 +184,7 @@ def new_tokenizer(captions: Iterable[str], *, size: int = VOCABULARY_SIZE) -> Pr
 
 
 def _splitting() -> tuple[normalizers.Normalizer, pre_tokenizers.PreTokenizer]:
-    """Return how text is cut into words: in lower case, as BERT does it."""
+    """Return the normalizer and the pre-tokenizer of lower-case words, as in BERT."""
     return normalizers.BertNormalizer(lowercase=True), pre_tokenizers.BertPreTokenizer()
 
 
@@ -205,15 +205,15 @@ class Words(NamedTuple):
     """The captions of a batch as ids."""
 
     ids: NDArray[np.int64]
-    """[B, T], each row its classifier token, the caption, its separator, then padding."""
+    """[B, T]: classifier token, caption, separator, padding."""
     lengths: NDArray[np.int64]
-    """[B] how many of a row are no padding."""
+    """[B] number of ids without padding."""
     maskable: NDArray[np.bool_]
-    """[B, T] where a word of the caption stands."""
+    """[B, T] whether the id is a token of the caption."""
 
 
 def to_words(tokenizer: PreTrainedTokenizerBase, captions: Sequence[str], *, max_words: int) -> Words:
-    """Return the ids of captions, padded to the longest; what is over `max_words` is cut from the end."""
+    """Tokenize captions and pad them to the longest one; captions longer than `max_words` are truncated."""
     backend: Tokenizer = tokenizer.backend_tokenizer
     backend.no_truncation()  # what is too long is cut here
     backend.no_padding()
@@ -233,6 +233,6 @@ def to_words(tokenizer: PreTrainedTokenizerBase, captions: Sequence[str], *, max
 
 
 def replacement_ids(tokenizer: PreTrainedTokenizerBase, *, special: bool) -> NDArray[np.int64]:
-    """Return the ids that a random word may take, ascending: the vocabulary, with or without its special tokens."""
+    """Return the ids of random replacement tokens, ascending: the vocabulary with or without special tokens."""
     ids = np.arange(len(tokenizer), dtype=np.int64)
     return ids if special else np.delete(ids, tokenizer.all_special_ids)

@@ -1,9 +1,9 @@
-"""What a run measured, entry by entry: RUN/metrics.jsonl, and the same values in experiment trackers.
+"""The journal of a run: RUN/metrics.jsonl, and the same values in experiment trackers.
 
-An entry is a line of JSON: `{"kind": "train", "step": 20, "loss": 5.25, ...}`. A number that is not finite has no place
-in JSON: it is written as null, and its name stands in the entry's list "not_finite" as "loss=nan", "loss=inf" or
-"loss=-inf". Lines are written in the order of steps, so a run that resumes at step n keeps only what came before its
-next step: steps after n are cut away. But for `TIMING`, an interrupted run then has the lines of an undisturbed one.
+An entry is a line of JSON: `{"kind": "train", "step": 20, "loss": 5.25, ...}`. JSON cannot represent numbers that are
+not finite: they are written as null and listed in the entry's "not_finite" as "loss=nan", "loss=inf" or "loss=-inf".
+Lines are written in the order of steps. A run that resumes at step n deletes the entries of later steps, so apart from
+`TIMING`, an interrupted run has the same lines as an uninterrupted one.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ TIMING = frozenset(
         *("waiting", "seconds", "memory_bytes", "mfu"),
     }
 )
-"""Fields that say how fast a run was: the only ones in which the lines of two same runs differ."""
+"""Fields about speed, the only ones in which the lines of two equal runs differ."""
 
 
 class Journal:
-    """Writes a run's entries; rank 0 has the only one."""
+    """Writes a run's entries, on rank 0 only."""
 
     def __init__(
         self,
@@ -92,7 +92,7 @@ def line(kind: str, step: int, values: Mapping[str, float]) -> bytes:
 
 
 def read_journal(run: Path) -> list[dict[str, Any]]:
-    """Return a run's entries in order, none if there is no journal; a last line that a kill cut short is left out.
+    """Read a run's entries in order; an incomplete last line is ignored, and a missing journal has no entries.
 
     Raises ShardError where another line is not an entry.
     """
@@ -103,12 +103,12 @@ def read_journal(run: Path) -> list[dict[str, Any]]:
 
 
 def without_timing(entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return the entries without what depends on the machine's speed: equal for a run and the same run resumed."""
+    """Return the entries without fields about speed: equal for a run and the same run resumed."""
     return [{name: value for name, value in entry.items() if name not in TIMING} for entry in entries]
 
 
 def cut_back(path: Path, step: int, *, evaluation_due: bool = False) -> None:
-    """Leave only whole lines of steps up to `step` in a journal; a kill leaves the old file or the new.
+    """Keep only complete lines of steps up to `step` in a journal, atomically.
 
     evaluation_due: Leave out the evaluation of `step`.
     """

@@ -1,7 +1,7 @@
-"""A run that is made longer: `--max-steps` or `--epochs` are raised on a run that has begun or is finished.
+"""Extend a run: raise `--max-steps` or `--epochs` of an unfinished or finished run.
 
-That is the same run only where the learning rates of the steps from here on do not depend on how many there are, as
-with a constant schedule behind its warm-up.
+The extended run is the same run only if the learning rates of the remaining steps do not depend on the number of steps,
+as with a constant schedule after its warm-up.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def as_long(training: Training, before: Mapping[str, Any], step: int, *, where: 
 
 
 def _steps(training: Training, settings: Mapping[str, Any]) -> int | None:
-    """Return how many steps a run of these settings has; None where that is not known."""
+    """Return the number of steps of a run with these settings; None if it is unknown."""
     if training.epoch_size is None or not isinstance(settings.get("epochs"), (int, float)):
         return None
     planned = dataclasses.replace(
@@ -57,7 +57,7 @@ def _steps(training: Training, settings: Mapping[str, Any]) -> int | None:
 
 
 def _why_not(training: Training, step: int, old: int | None, new: int) -> str | None:
-    """Return why a run that has made `step` of `old` steps cannot have `new`; None where it can."""
+    """Return why a run at `step` of `old` steps cannot be extended to `new`; None if it can."""
     if step == 0 or old == new:
         return None
     if training.steering is not None or old is None:

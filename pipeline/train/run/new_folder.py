@@ -1,4 +1,4 @@
-"""An output folder that is removed again where nothing has come of it."""
+"""Create an output folder that is deleted again if its block fails without a result."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Watch over Ray's node of this machine while its workers train.
+"""Watch Ray's node on this machine while its workers train.
 
 The driver is blocked in a call of Ray when the node dies. Some 15 seconds later Ray ends the driver's process from
 native code, without a message and without cleaning up. So a thread looks for the node's process (the raylet), and when
@@ -62,7 +62,7 @@ def _raylet() -> Any | None:
 
 
 def _is_alive(process: Any) -> bool:
-    """Say whether a process runs; one that ended stays a zombie until its parent asks for its status."""
+    """Return whether a process runs; an ended one remains a zombie until its parent reads its status."""
     psutil = importlib.import_module("psutil")
     try:
         return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)

@@ -1,4 +1,4 @@
-"""The precision of a run that was not told one: what it began with, else the fastest that its device has."""
+"""Resolve `--precision auto`: the precision that the run started with, or the fastest that its device supports."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ PRECISIONS = ("fp32", "bf16")
 
 
 def with_precision(settings: S, group: Group) -> S:
-    """Return the settings with a precision in place of `auto`, the same in all processes of the group."""
+    """Return the settings with `auto` replaced by a precision, the same in all processes of the group."""
     if settings.precision != "auto":
         return settings
     chosen = (begun_with(settings) or best_precision(group.device)) if group.first else None

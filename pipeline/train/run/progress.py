@@ -1,4 +1,4 @@
-"""One line that says how a training run is going."""
+"""The progress line of a training run."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from vilbert.pipeline.progress_line import ProgressLine
 
 @dataclass(kw_only=True)
 class _Pauses:
-    """What the loop does between steps, every so often and after the last: evaluations, or checkpoints."""
+    """Evaluations or checkpoints, which the loop makes between steps at an interval and after the last step."""
 
     name: str
     every: int | None
@@ -28,7 +28,7 @@ class _Pauses:
             self.count += 1
 
     def left(self, step: int, total: int) -> int:
-        """Return how many are still to come, before that of `step` itself."""
+        """Return the number of remaining ones, before that of `step` itself."""
         if self.every is None:
             return 0
         return total // self.every - (step - 1) // self.every + (total % self.every != 0)
@@ -93,7 +93,7 @@ class TrainProgress:
         )
 
     def _left(self, seconds: float, *, pauses: bool) -> str:
-        """Return how long the rest of the run takes."""
+        """Estimate the duration of the rest of the run."""
         taken = self._step - self._first
         kinds = (self._evaluations, self._checkpoints) if pauses or self._step < self._total else ()
         stepping = seconds - self._evaluations.seconds - self._checkpoints.seconds
@@ -110,6 +110,6 @@ class TrainProgress:
         return f"{tqdm.format_interval(left)}{unknown}"
 
     def close(self) -> None:
-        """Show the line for the last time and leave it standing; nothing where no step was made."""
+        """Show the final line, if any step was made, and move to the next one."""
         if self._step > self._first:
             self._shown.close(self.line(self._shown.seconds, closing=True))

@@ -1,4 +1,4 @@
-"""The training function on many workers through Ray Train, started again when one of them dies.
+"""Run the training function on many workers through Ray Train; restart it when a worker dies.
 
 Ray starts the processes and joins them into a torch process group (gloo, or nccl with GPUs). What a run has learnt is
 in its own checkpoints, not in Ray's: a group that is started again calls the training function again, and that resumes
@@ -30,10 +30,10 @@ from vilbert.pipeline.train.run.node_watch import watching_node
 logger = logging.getLogger(__name__)
 
 STORAGE_FOLDER = "ray"
-# What a worker raises when another one or a data loading process dies, or its machine fails; anything else would only
-# happen again.
+# Errors of a worker when another worker or a data loading process dies or its machine fails; other errors would only
+# occur again.
 WORTH_ANOTHER_TRY = (RuntimeError, OSError, LoaderError)
-# A full disk, or one that this user may not write to, is so for the next try too.
+# A full or read-only disk fails again on the next attempt.
 NO_WAY = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
 INTERRUPTED = 130
 RUN_AGAIN = "run the same command again to resume, or leave out --workers"
@@ -83,7 +83,7 @@ def launch(
 
 
 def _node_died(storage: Path, terminated: threading.Event) -> int:
-    """Say how to resume, delete Ray's notes on this start, and return the exit status."""
+    """Log how to resume, delete Ray's records of this start, and return the exit status."""
     shutil.rmtree(storage, ignore_errors=True)
     if terminated.is_set():  # the signal went to all processes of a job, Ray's node among them
         logger.warning("interrupted; run the same command again to resume from the last checkpoint")
@@ -99,7 +99,7 @@ def _require_ray_train() -> None:
 
 
 def check_room(cluster: dict[str, float], *, workers: int, use_gpu: bool) -> None:
-    """Raise RefusedError where a cluster of these resources has no room for one worker; warn where not for all."""
+    """Raise RefusedError if not one worker fits on a cluster with these resources; warn if not all fit."""
     cpus, gpus = int(cluster.get("CPU", 0)), int(cluster.get("GPU", 0))
     fitting = min(cpus, gpus) if use_gpu else cpus
     if fitting == 0:
@@ -121,13 +121,13 @@ def worker_error(failures: dict[int, Exception], *, tries: int) -> Exception:
     When a rank raises, the others often fail of the broken connection: what is not such a failure tells more.
     """
     return _final_error(failures) or ShardError(
-        f"training workers failed {tries} times, the last time with: {_said_first(failures)}; if one was killed, is "
-        "there memory enough? Run the same command again to resume from the last checkpoint"
+        f"training workers failed {tries} times, most recently with: {_said_first(failures)}; if a worker was killed, "
+        "check that there is enough memory. Run the same command again to resume from the last checkpoint"
     )
 
 
 def _causes(failures: dict[int, Exception]) -> list[Exception]:
-    """Return what the ranks raised, by rank, out of what Ray wraps it in."""
+    """Return the errors of the ranks, in the order of ranks, without Ray's wrappers."""
     return [getattr(error, "_base_exc", error) for _, error in sorted(failures.items())]
 
 

@@ -1,4 +1,4 @@
-"""RUN/report.html: what a run was made of and how it went, in one file that needs nothing else and no network."""
+"""RUN/report.html: data, settings and curves of a run, in one file that needs no network."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from vilbert.pipeline.train.run.sessions import read_sessions, sessions_table
 
 REPORT_FILE = "report.html"
 COUNTS_OF_TROUBLE = ("unread", "skipped_steps")
-"""Values that are shown only where they are not 0."""
+"""Values that are shown only if they are not 0."""
 CURVES_LEGEND = "Faint: as measured; strong: moving average; dots: evaluations on held-out samples."
 DATA_HEAD = ("path", "samples", "fingerprint", "records (SHA-256)")
 
@@ -41,7 +41,7 @@ def page(
     facts: Mapping[str, Any],
     sessions: Sequence[Mapping[str, Any]] = (),
 ) -> str:
-    """Return the page as HTML, every text in it escaped."""
+    """Return the page as HTML with escaped texts."""
     sections = [
         ("Curves", _curves(entries)),
         ("Last values", table(("value", "training", "held out"), last_values(entries))),

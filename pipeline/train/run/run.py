@@ -1,4 +1,4 @@
-"""A training run from its start, or from where it stopped, to its end; whatever it learns.
+"""A training run of any stage, from its start or its newest checkpoint to its end.
 
 `train` is the one training function. It runs in this process, in each that torchrun started, or in each of Ray Train's.
 """
@@ -58,18 +58,18 @@ S = TypeVar("S", bound=RunSettings)
 
 
 class Stage(NamedTuple):
-    """What a stage of training brings to the run."""
+    """The parts of a run that depend on the stage of training."""
 
     training: Training
-    """Before its first step."""
+    """The run before its first step."""
     load_start: Callable[[], None]
-    """Give the model what a new run begins with."""
+    """Initialises the parameters of a new run."""
     finish: Callable[[], None]
-    """Write what the run leaves, in the first process."""
+    """Writes the results of the run, in the first process."""
 
 
 def train(settings: S, prepare: Callable[[S, Group], Stage]) -> int:
-    """Train from the newest checkpoint, or from the start, to the end; the same in every process of the group."""
+    """Train from the newest checkpoint, or from the start, to the end; run it in every process of the group."""
     with process_group(settings.device) as group, explain_out_of_memory(LESS_MEMORY), ExitStack() as stack:
         is_read_only = False
         if group.first:
@@ -130,7 +130,7 @@ def train(settings: S, prepare: Callable[[S, Group], Stage]) -> int:
 
 @contextmanager
 def _threads(number: int | None) -> Iterator[None]:
-    """Run operators in so many threads; None leaves PyTorch's choice."""
+    """Set the number of threads of operators; None keeps PyTorch's choice."""
     before = torch.get_num_threads()
     torch.set_num_threads(number or before)
     try:
@@ -159,7 +159,7 @@ def wrap(model: PreTrainedModel, settings: RunSettings, group: Group, *, reads_a
 
 
 def begin_group(settings: RunSettings) -> None:
-    """Refuse what a group of processes cannot do, before any is started: another writer is at work, or `--resume`."""
+    """Check the settings before a group of processes is started: no other writer, and a valid `--resume`."""
     with writing_where_possible(settings.output, patience=0):
         checkpoint_to_resume(settings, is_start=True)
 
@@ -214,7 +214,7 @@ def is_finished(run: Path) -> bool:
 
 
 def run(training: Training, stack: ExitStack) -> bool:
-    """Make the steps that are left; return False where a signal ended them."""
+    """Run the remaining steps; return False if a signal ended them."""
     if not training.group.first:
         return run_steps(training, None, None)
     settings = training.settings
@@ -241,7 +241,7 @@ def run(training: Training, stack: ExitStack) -> bool:
 
 
 def finish_run(training: Training, tokenizer: PreTrainedTokenizerBase, evaluation: bytes | None) -> None:
-    """Write RUN/final, RUN/evaluation.json and RUN/report.html and say how the run went."""
+    """Write RUN/final, RUN/evaluation.json and RUN/report.html, and log a summary."""
     output = training.settings.output
     evaluations = [entry for entry in read_journal(output) if entry["kind"] == "eval"]
     facts: dict[str, Any] = {

@@ -1,4 +1,4 @@
-"""RUN/sessions.jsonl: by which command, on which machine and when a run was trained.
+"""RUN/sessions.jsonl: the commands, machines and times of a run's training sessions.
 
 A run that is interrupted and resumed has several sessions. They are kept apart from run.json and from the checkpoints:
 nothing here decides what is learnt, so a run resumes on another machine, and two same runs have the same checkpoints.
@@ -50,7 +50,7 @@ def cpu_name() -> str:
 
 
 def used_gpus(device_type: str, index: int | None, world: int) -> list[str]:
-    """Return the names of the GPUs of a run: that of this process, as many times as there are processes."""
+    """Return the names of the GPUs of a run: that of this process, once per process."""
     if device_type != "cuda":
         return []
     import torch
@@ -60,14 +60,14 @@ def used_gpus(device_type: str, index: int | None, world: int) -> list[str]:
 
 
 def begin_session(run: Path, *, step: int, processes: int, gpus: Sequence[str]) -> None:
-    """Write down that training starts, or resumes behind `step`, now and here."""
+    """Record that training starts, or resumes after `step`, on this machine."""
     command = command_line()
     entry = {"event": "start", "time": _now(), "step": step, "processes": processes, **machine_facts(gpus)}
     _append(run, entry | ({"command": command} if command else {}))
 
 
 def end_session(run: Path, *, step: int, finished: bool) -> None:
-    """Write down that training ends now, after `step`."""
+    """Record that training ends after `step`."""
     _append(run, {"event": "end", "time": _now(), "step": step, "finished": finished})
 
 
@@ -134,7 +134,7 @@ def _rows(session: Mapping[str, Any], number: int, count: int) -> list[tuple[obj
 
 
 def machine_rows(facts: Mapping[str, Any]) -> list[tuple[str, object]]:
-    """Return what `machine_facts` returned as rows of a table."""
+    """Return the result of `machine_facts` as rows of a table."""
     cores = facts.get("cores")
     rows: list[tuple[str, object]] = [("CPU", f"{facts.get('cpu', 'unknown')}, {cores} cores usable")]
     gpus, software = facts.get("gpus"), facts.get("software")

@@ -1,4 +1,4 @@
-"""The settings that every training run has, whatever it learns."""
+"""Settings that all training runs share."""
 
 from __future__ import annotations
 

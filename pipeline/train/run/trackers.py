@@ -28,7 +28,7 @@ AUTO = "auto"
 TENSORBOARD_FOLDER = "tensorboard"
 IDS_FILE = "trackers.json"
 PROJECT = "vilbert"
-"""The project or experiment of services that have such, unless their own environment variable names another."""
+"""Project or experiment name, unless the service's own environment variable names another."""
 
 
 class Tracker(Protocol):
@@ -43,14 +43,14 @@ class Tracker(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class TrackedRun:
-    """What a tracker is told of the run that it opens."""
+    """Information about the run that a tracker opens."""
 
     tracker: str
     """The tracker's name, under which its ID is kept."""
     folder: Path
     """RUN."""
     settings: Mapping[str, Any]
-    """The settings that decide what is learnt, and the model's config."""
+    """Settings that affect training, and the model's config."""
     resumed_at: int | None
     """The step that the run continues from; None at its start."""
 
