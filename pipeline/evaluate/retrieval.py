@@ -23,6 +23,7 @@ from vilbert.pipeline.shards.canonical import encode_json
 from vilbert.pipeline.tasks.captioned_images import CaptionedImage
 from vilbert.pipeline.tasks.images import lay_out, read_images
 from vilbert.pipeline.tasks.join import Images, join
+from vilbert.pipeline.tasks.objective import with_whole_image
 from vilbert.pipeline.tasks.retrieval.ranks import retrieval_figures, top_list
 from vilbert.pipeline.tasks.retrieval.score_plan import ScoreSettings
 from vilbert.pipeline.tasks.retrieval.scores import ImagePool, ImageTensors, score_pairs
@@ -30,7 +31,6 @@ from vilbert.pipeline.tasks.retrieval.task import RetrievalTask
 from vilbert.pipeline.tasks.task import Task
 from vilbert.pipeline.tasks.texts import text_ids
 from vilbert.pipeline.train.data.feature_rows import features_on
-from vilbert.pipeline.train.examples.inputs import GLOBAL_LOCATION
 
 logger = logging.getLogger(__name__)
 
@@ -98,15 +98,8 @@ def image_pool(
     def read(numbers: NDArray[np.int64]) -> ImageTensors:
         shown = read_images(images, None, [looked_at[number] for number in numbers], max_regions=max_regions)
         rows = lay_out(shown, feature_dim=images.corpus.feature_dim, max_regions=max_regions)
-        features = features_on("cpu", *rows.features).float()
-        whole = torch.einsum("cr,crd->cd", torch.from_numpy(rows.weights), features)
-        first = torch.tensor(GLOBAL_LOCATION).expand(len(shown), 1, -1)
-        mask = torch.from_numpy(rows.mask)
-        return ImageTensors(
-            torch.cat([whole[:, None], features], dim=1),
-            torch.cat([first, torch.from_numpy(rows.locations)], dim=1),
-            torch.cat([torch.ones_like(mask[:, :1]), mask], dim=1),
-        )
+        tensors = (torch.from_numpy(values) for values in (rows.weights, rows.locations, rows.mask))
+        return ImageTensors(*with_whole_image(features_on("cpu", *rows.features), *tensors))
 
     facts = [part["records_sha256"] for part in images.corpus.fingerprints]
     named = hashlib.sha256(encode_json([facts, looked_at, max_regions])).hexdigest()

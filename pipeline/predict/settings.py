@@ -76,20 +76,19 @@ class PredictSettings:
                 f"--attention: takes one file per photograph of a text in {self.task}, "
                 f"{self.images_of_a_text}; got {len(self.attention)}"
             )
-        if not any("://" not in it and (glob.has_magic(it) or os.path.isdir(it)) for it in self.image):
-            self.require_images(len(self.image))  # else when folders and patterns are expanded
+        if not any(map(_is_expanded, self.image)):  # otherwise the command checks again when the number is known
+            self.require_images(len(self.image))
 
     def require_images(self, count: int) -> None:
         """Raise ValueError where the options do not go with so many photographs."""
         if self.images_of_a_text == 2 and count % 2:
             raise ValueError(f"--image: {self.task} takes photographs in pairs, left and right; got {count}")
-        # Retrieval shows the photograph that a caption ranks first.
-        ranks = self.ranks
-        several = count > self.images_of_a_text and not ranks
+        several_images, several_texts = count > self.images_of_a_text, len(self.texts) > 1
         shown = "two photographs" if self.images_of_a_text == 2 else "one photograph"
-        if self.output is not None and (several or (ranks and count > 1 and len(self.texts) > 1)):
+        # Retrieval shows the photograph that a caption ranks first, so several photographs are allowed there.
+        if self.output is not None and several_images and (several_texts or not self.ranks):
             raise ValueError(f"--output: draws {shown}; give no more --image, or for retrieval one --caption")
-        if self.attention and (several or len(self.texts) > 1):
+        if self.attention and (several_texts or (several_images and not self.ranks)):
             raise ValueError(f"--attention: shows one text with {shown}; give no more of either")
 
     @property
@@ -97,6 +96,11 @@ class PredictSettings:
         """What is asked; nothing for captioning."""
         found: tuple[str, ...] = getattr(self, self.text_option) if self.text_option else ()
         return found
+
+
+def _is_expanded(image: str) -> bool:
+    """Say whether an --image is a pattern or a folder, which stands for any number of photographs."""
+    return "://" not in image and (glob.has_magic(image) or os.path.isdir(image))
 
 
 Text = Annotated[str, Validator("after", text_argument)]

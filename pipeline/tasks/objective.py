@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -47,11 +47,11 @@ def to_inputs(part: ItemBatch, device: torch.device, *, causal: bool) -> dict[st
     image_feat, float32 [N, R + 1, D], and the other image tensors start with the global region. attention_mask is [N,
     T, T] if `causal`: a token attends to itself and to previous tokens, and regions attend to what every token sees.
     """
-    features = features_on(device, part.features, part.feature_scales).float()
-    whole = torch.einsum("cr,crd->cd", part.weights.to(device, non_blocking=True), features)
+    images = with_whole_image(
+        features_on(device, part.features, part.feature_scales),
+        *(value.to(device, non_blocking=True) for value in (part.weights, part.locations, part.region_mask)),
+    )
     image_of = part.image_of.to(device, non_blocking=True)
-    locations, mask = (value.to(device, non_blocking=True) for value in (part.locations, part.region_mask))
-    first = locations.new_tensor(GLOBAL_LOCATION).expand(len(locations), 1, -1)
     words = part.attention_mask.to(device, non_blocking=True)
     if causal:
         longest = words.shape[1]
@@ -60,10 +60,40 @@ def to_inputs(part: ItemBatch, device: torch.device, *, causal: bool) -> dict[st
         "input_ids": part.input_ids.to(device, non_blocking=True),
         "token_type_ids": part.segments.to(device, non_blocking=True),
         "attention_mask": words,
-        "image_feat": torch.cat([whole[:, None], features], dim=1)[image_of],
-        "image_loc": torch.cat([first, locations], dim=1)[image_of],
-        "image_attention_mask": torch.cat([torch.ones_like(mask[:, :1]), mask], dim=1)[image_of],
+        "image_feat": images.features[image_of],
+        "image_loc": images.locations[image_of],
+        "image_attention_mask": images.mask[image_of],
     }
+
+
+class WithWholeImage(NamedTuple):
+    """Regions of images as the model takes them: the first is the whole image."""
+
+    features: Tensor
+    """float32 [C, R + 1, D]."""
+    locations: Tensor
+    """float32 [C, R + 1, 5]."""
+    mask: Tensor
+    """int64 [C, R + 1]."""
+
+
+def with_whole_image(features: Tensor, weights: Tensor, locations: Tensor, mask: Tensor) -> WithWholeImage:
+    """Put the whole image before the regions; its feature is their mean by weight.
+
+    Args:
+        features: [C, R, D].
+        weights: float32 [C, R], see `ItemBatch`.
+        locations: float32 [C, R, 5].
+        mask: int64 [C, R].
+    """
+    features = features.float()
+    whole = torch.einsum("cr,crd->cd", weights, features)
+    location = locations.new_tensor(GLOBAL_LOCATION).expand(len(locations), 1, -1)
+    return WithWholeImage(
+        torch.cat([whole[:, None], features], dim=1),
+        torch.cat([location, locations], dim=1),
+        torch.cat([torch.ones_like(mask[:, :1]), mask], dim=1),
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

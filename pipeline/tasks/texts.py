@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerBase
 
-from vilbert.manifests.captions import storable
+from vilbert.pipeline.train.examples.words import to_pieces
 
 
 class Encoded(NamedTuple):
@@ -35,7 +35,7 @@ def encode(tokenizer: PreTrainedTokenizerBase, texts: Sequence[tuple[str, ...]],
     transformers' own call takes "" for no second sentence, but " " for one. Source: `_vcr_dataset.py` of vilbert_beta.
     """
     distinct = list(dict.fromkeys(sentence for text in texts for sentence in text))
-    pieces = dict(zip(distinct, _pieces(tokenizer, distinct), strict=True))
+    pieces = dict(zip(distinct, to_pieces(tokenizer, distinct), strict=True))
     cls, sep = tokenizer.cls_token_id, tokenizer.sep_token_id
     sides = [_sides([pieces[sentence] for sentence in text], sep) for text in texts]
     rows = [_cut(of_one, max_words - 1 - len(of_one)) for of_one in sides]
@@ -54,19 +54,6 @@ def text_ids(
     """Return the ids of each text as `encode` has them, without padding."""
     encoded = encode(tokenizer, texts, max_words=max_words)
     return [ids[:length].tolist() for ids, length in zip(encoded.ids, encoded.lengths.tolist(), strict=True)]
-
-
-def _pieces(tokenizer: PreTrainedTokenizerBase, sentences: list[str]) -> list[list[int]]:
-    if not sentences:
-        return []
-    found = tokenizer(
-        [storable(sentence) for sentence in sentences],  # a tokenizer takes no lone surrogates
-        add_special_tokens=False,
-        return_attention_mask=False,
-        return_token_type_ids=False,
-        verbose=False,  # it would warn of texts over the model's length, which are cut here
-    )["input_ids"]
-    return list(found)
 
 
 def _sides(sentences: list[list[int]], sep: int) -> list[list[int]]:

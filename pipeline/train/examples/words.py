@@ -212,14 +212,18 @@ class Words(NamedTuple):
     """[B, T] whether the id is a token of the caption."""
 
 
+def to_pieces(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[list[int]]:
+    """Return the ids of each text, without special tokens, padding or truncation."""
+    backend: Tokenizer = tokenizer.backend_tokenizer
+    backend.no_truncation()
+    backend.no_padding()
+    storable_texts = [storable(text) for text in texts]  # a tokenizer takes no lone surrogates
+    return [encoded.ids for encoded in backend.encode_batch_fast(storable_texts, add_special_tokens=False)]
+
+
 def to_words(tokenizer: PreTrainedTokenizerBase, captions: Sequence[str], *, max_words: int) -> Words:
     """Tokenize captions and pad them to the longest one; captions longer than `max_words` are truncated."""
-    backend: Tokenizer = tokenizer.backend_tokenizer
-    backend.no_truncation()  # what is too long is cut here
-    backend.no_padding()
-    texts = [storable(caption) for caption in captions]  # a tokenizer takes no lone surrogates
-    pieces = [encoded.ids for encoded in backend.encode_batch_fast(texts, add_special_tokens=False)]
-    kept = [ids[: max_words - 2] for ids in pieces]
+    kept = [ids[: max_words - 2] for ids in to_pieces(tokenizer, captions)]
     counts = np.fromiter(map(len, kept), dtype=np.int64, count=len(kept))
     places = np.arange(int(counts.max(initial=0)) + 2)
     ids = np.full((len(kept), len(places)), tokenizer.pad_token_id, dtype=np.int64)

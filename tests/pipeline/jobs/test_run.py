@@ -228,7 +228,7 @@ def test_the_dry_run_of_a_job_writes_nothing(tmp_path: Path, capsys: pytest.Capt
     assert not (tmp_path / "out").exists()
     text = capsys.readouterr().out
     assert "5 shards of 5 rows, 23 rows" in text
-    assert "23 rows that one worker here tried just now (several" in text
+    assert "23 rows measured with one worker here (several" in text
     assert run_job(job) == 0
     promised = float(text.partition("more, ")[2].split()[0]) * 1000
     assert read_dataset(tmp_path / "out").totals.bytes == pytest.approx(promised, rel=0.5)

@@ -87,7 +87,7 @@ def test_the_log_names_shard_and_attempt(settings_for: Make) -> None:
     assert extract(settings) == 0
     log = (settings.output / LOG_FILE).read_text()
     for shard in range(5):
-        assert re.search(rf"INFO shard {shard}, attempt 1: given", log)
+        assert re.search(rf"INFO shard {shard}, attempt 1: assigned", log)
         assert re.search(rf"INFO shard {shard}, attempt 1: done, \d samples", log)
     assert "shard 2, attempt 1: done, 4 samples, failed: 1 not_an_image" in log
 

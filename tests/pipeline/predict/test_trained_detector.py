@@ -161,7 +161,7 @@ def test_another_selection_is_named(
     Predictor.load(model(facts), selection=OTHER, device="cpu")
     (said,) = warnings()
     assert "was trained on regions of other detector settings" in said
-    assert 'boxes: "2-20" in the data set, "5-9" asked for' in said
+    assert 'boxes: "2-20" in the data set, "5-9" requested' in said
     assert "nms" not in said
 
 

@@ -364,7 +364,7 @@ def test_scores_that_are_no_numbers_are_refused() -> None:
 
 
 def test_captions_longer_than_the_models_texts_are_refused() -> None:
-    with pytest.raises(ValueError, match="takes 11"):
+    with pytest.raises(ValueError, match="the maximum for this model is 11"):
         write(pictures(2), max_tokens=12)
 
 

@@ -133,7 +133,7 @@ def test_doubled_identifiers_are_refused(tmp_path: Path) -> None:
         (b"", "dev.json: contains no entry"),
         (b"\n\n", "dev.json: contains no entry"),
         (b'{"identifier": "dev', "dev.json:1: not valid JSON"),
-        (b"[1]\n", "dev.json:1: not a JSON object"),
+        (b"[1]\n", "dev.json:1: expected a JSON object, found [1]"),
         (b'{"a": NaN}\n', "dev.json:1: not valid JSON"),
         (b'{"a": "\xff"}\n', "dev.json:1: not valid JSON"),
         (b"[" * 100_000, "dev.json:1: not valid JSON"),

@@ -183,14 +183,14 @@ def sentence(**changes: Any) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("row", "what"),
     [
-        (3, "entry 1: not an object but 3"),
+        (3, "entry 1: expected an object, found 3"),
         ({}, "entry 1: ann_id is missing"),
         (ref(2, ann_id="20"), "entry 1: ann_id is '20', not a whole number"),
         (ref(2, ref_id=None), "entry 1: ref_id is None, not a whole number"),
         (ref(2, image_id=1.5), "entry 1: image_id is 1.5, not a whole number"),
         (ref(2, split=["train"]), "entry 1: split is ['train'], not text"),
         (ref(2, sentences={}), "entry 1: sentences is {}, not a list"),
-        (ref(2, sentences=["a"]), "entry 1: sentences[0]: not an object but 'a'"),
+        (ref(2, sentences=["a"]), "entry 1: sentences[0]: expected an object, found 'a'"),
         (ref(2, sentences=[sentence(raw=5)]), "entry 1: sentences[0]: raw is 5, not text"),
         (ref(2, sentences=[sentence(sent_id=True)]), "entry 1: sentences[0]: sent_id is True, not a whole number"),
         (ref(2, sentences=[sentence(), sentence()]), "entry 1: sentences[1]: sent_id 77 appears earlier"),
