@@ -91,7 +91,7 @@ class DatasetInfo:
     rows: Count
     """Number of rows that the data set covers, from the first one."""
     limit: Count | None = None
-    """The `--limit` that made `rows` smaller than the manifest; None without a limit."""
+    """The `--limit` that made `rows` less than the manifest has; None if all of it is meant."""
     manifest: str
     """Path of the manifest as given to the command; empty for a converted data set."""
     manifest_hash: str
@@ -103,7 +103,7 @@ class DatasetInfo:
     class_names: List[str]
     """Names by class id; 0 is the background."""
     attribute_names: List[str]
-    """Names by attribute id; empty if the detector has no attributes."""
+    """Names by attribute id; empty if the detector knows none."""
     fingerprint: Digest
     """`fingerprint_digest(fingerprint_fields)`."""
     fingerprint_fields: dict[str, Any]
@@ -113,7 +113,7 @@ class DatasetInfo:
     converted: Annotated[List[ConvertStep], Len(1)] = ()
     """The `vilbert convert` commands that wrote the rows: `rows`, `sources` and `operations` of each. Format 2."""
     complete: bool = False
-    """Whether all shards are finished; otherwise the following fields are empty."""
+    """Whether all shards are done; what follows is as yet empty if not."""
     splits: Counts = field(default_factory=dict)
     """Samples by split."""
     totals: Totals = NOTHING
@@ -231,7 +231,7 @@ def sum_records(records: Iterable[ShardRecord]) -> Totals:
 
 
 def contradiction(info: DatasetInfo, records: Sequence[ShardRecord]) -> str | None:
-    """Return how the dataset.json of a complete data set contradicts its records; None if it does not.
+    """Return in what a complete data set's dataset.json and all its records disagree; None if they agree.
 
     records: all records, in the order of their shards.
     """

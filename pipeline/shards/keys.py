@@ -16,7 +16,7 @@ _DIGEST_LENGTH = 16
 
 
 def is_key(text: str) -> bool:
-    """Return whether `text` can be a key: 1 to 72 of A-Z a-z 0-9 _ -, not starting with a hyphen or two underscores."""
+    """Return whether `text` can be a key: 1 to 72 of A-Z a-z 0-9 _ -, not begun by a hyphen or by two underscores."""
     return _KEY.fullmatch(text) is not None
 
 

@@ -112,7 +112,7 @@ class ShardRecord:
 
 
 def read_record(path: Path) -> ShardRecord:
-    """Return the record at `path`; raise CorruptShardError if it is damaged or belongs to another shard."""
+    """Return the record at `path`; raise CorruptShardError if it is damaged or another shard's."""
     record = ShardRecord.from_json(read_bytes(path), path=path)
     if path.name != f"{shard_name(record.shard)}.json":
         raise CorruptShardError(f"is the record of shard {record.shard}", path=path, remedy=_REMEDY)
@@ -132,7 +132,7 @@ def read_records_of(folder: Folder) -> dict[int, ShardRecord]:
 
 
 def read_each_record(folder: Folder, shards: Sequence[int]) -> Iterator[ShardRecord]:
-    """Yield the records of shards, in batches; ShardError if one does not exist or is damaged."""
+    """Yield the records of shards, some at a time; ShardError if one does not exist or is damaged."""
     for start in range(0, len(shards), _AT_ONCE):
         some = shards[start : start + _AT_ONCE]
         with folder.local([record_path(Path(), shard).as_posix() for shard in some]) as directory:
@@ -149,10 +149,10 @@ def records_digest(records: Iterable[ShardRecord]) -> str:
 
 
 def is_done(directory: Path, shard: int) -> bool:
-    """Return whether a shard is finished: its record exists, is undamaged and matches the files beside it.
+    """Return whether a shard needs no more work: its record is there, whole, and agrees with the files beside it.
 
-    The file of samples is compared by size, the file of failures by hash. A damaged record counts as missing. Raises
-    UnsupportedFormatError if a newer version wrote the record, because it must not be overwritten.
+    The file of samples is compared by size, the file of failures by hash. A damaged record counts as none.
+    UnsupportedFormatError if a newer version wrote it: it must not be overwritten.
     """
     if not record_path(directory, shard).exists():
         return False

@@ -223,7 +223,7 @@ def decode_members(key: str, members: Sequence[tuple[str, memoryview]], *, path:
 def build_sample(
     key: str, arrays: Mapping[str, NDArray[Any]], metadata: bytes, *, path: Path, image: bytes | None = None
 ) -> Sample:
-    """Return a sample from its arrays and its KEY.json; raise CorruptShardError if they violate the format."""
+    """Return a sample from its arrays and its KEY.json; raise CorruptShardError if they disagree with the format."""
     for name, array in arrays.items():
         expected = FIELDS[name]
         if array.dtype not in expected.dtypes or array.ndim != len(expected.axes):

@@ -133,7 +133,7 @@ def check_totals(info: DatasetInfo, reports: Sequence[ShardReport]) -> Iterator[
 
 
 def repeated(hashes: Sequence[NDArray[np.uint64]]) -> NDArray[np.uint64]:
-    """Return the values that occur more than once, in ascending order; uses 16 bytes per value."""
+    """Return the values that occur more than once, ascending; takes 16 bytes per value."""
     ordered = np.concatenate([*hashes, np.empty(0, np.uint64)])
     ordered.sort()
     return np.unique(ordered[1:][ordered[1:] == ordered[:-1]])

@@ -70,9 +70,9 @@ class ShardReport:
     key_hashes: NDArray[np.uint64] = field(default_factory=lambda: np.empty(0, np.uint64))
     """[samples] `key_hash` of each key, in order; empty if the shard cannot be read."""
     rows_digest: str | None = None
-    """Digest of the rows that index.parquet should have for it; None if they are not compared."""
+    """Of the rows that index.parquet should have of it; None if they are not compared."""
     parts_digest: str | None = None
-    """Digest of the rows that Energon's index.sqlite should have for it; None if they are not compared."""
+    """Of the rows that Energon's index.sqlite should have of it; None if they are not compared."""
 
     def add(self, code: str, path: Path, what: str, *, place: str = "") -> None:
         """Add a problem of the file at `path`; `place` is the location within it."""
@@ -236,7 +236,7 @@ def check_samples(
 ) -> Counter[str]:
     """Parse every sample, check its values, compare it with its row of the manifest; return the samples by split.
 
-    rows: the manifest row of each sample. records: the manifest's rows by number; empty without a manifest.
+    rows: the manifest row of each sample. records: the manifest's rows by number; empty if there is no manifest.
     """
     splits: Counter[str] = Counter()
     aligned = bool(records) and len(rows) == len(reader)  # else it is not known which sample is which row

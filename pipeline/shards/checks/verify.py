@@ -68,7 +68,7 @@ class Verdict:
 def verify(settings: VerifySettings) -> int:
     """Check a data set, print its problems or what was verified, and return 1 or 0.
 
-    Raises MissingError if the folder does not exist.
+    Raises MissingError if nothing is there.
     """
     folder = open_folder(settings.directory)
     if isinstance(error := not_a_dataset(folder), MissingError):
@@ -85,7 +85,7 @@ def verify(settings: VerifySettings) -> int:
 
 
 def examine(directory: Place, *, deep: bool, manifest: Path | None = None, num_workers: int = 0) -> Verdict:
-    """Return the problems of a data set. Raises ManifestError if `manifest` is given and cannot be read."""
+    """Return what is wrong with a data set. Raises ManifestError if `manifest` is given and cannot be read."""
     given = Manifest.open(manifest) if manifest is not None else None
     folder = open_folder(directory)
     if not any(name == DATASET_FILE and size is not None for name, size in folder.entries("")):
@@ -131,7 +131,7 @@ def examine(directory: Place, *, deep: bool, manifest: Path | None = None, num_w
 
 
 def recorded_manifest(info: DatasetInfo, findings: list[Finding]) -> Manifest | None:
-    """Return the manifest that dataset.json names; None if it does not exist, or (with a finding) is damaged."""
+    """Return the manifest that dataset.json names; None if it is not there, or, with a finding, is damaged."""
     if not Path(info.manifest).is_file():
         return None
     try:

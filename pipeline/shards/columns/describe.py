@@ -73,7 +73,7 @@ def region_columns(folder: Folder) -> dict[str, ColumnInfo]:
 
 
 def with_regions(folder: Folder, column: ColumnInfo, shard: int, sample: Sample) -> Sample | None:
-    """Return a sample of the data set with its regions from a column; None if the column has none.
+    """Return a sample of the data set with the regions that a column has of it; None if it has none.
 
     Args:
         folder: The data set.

@@ -117,7 +117,7 @@ def encode_column(info: ColumnInfo) -> bytes:
 
 
 def read_column(folder: Folder) -> ColumnInfo | None:
-    """Return the column.json of a column's folder, None where it does not exist or failed samples are being retried.
+    """Return the column.json of a column's folder, None if it does not exist or failed samples are being retried.
 
     Raises:
         CorruptShardError: column.json is damaged.
@@ -155,7 +155,7 @@ def _contradiction(info: ColumnInfo, number: int) -> str | None:
 
 
 def why_unusable(found: ColumnInfo | None, base: DatasetInfo) -> str | None:
-    """Return why the values of a column cannot be used with a data set, and the remedy; None if they can.
+    """Return why the values of a column cannot be used with a data set, and what to do; None if they can.
 
     Args:
         found: The result of `read_column`.

@@ -25,7 +25,7 @@ _TAKEN = {*FIELDS, IMAGE_MEMBER, "json", BASE}
 
 
 def check_column_name(name: str, option: str = "--column") -> None:
-    """Raise RefusedError, with the option, if a column cannot have this name."""
+    """Raise RefusedError if a column cannot be named so; it names the option."""
     if not _NAME.fullmatch(name):
         raise RefusedError(
             f"{option} {name!r:.60}: give a name of at most {MAX_NAME} of a-z, 0-9 and _ that begins with a letter"
@@ -49,5 +49,5 @@ def column_names(folder: Folder) -> list[str]:
 
 
 def is_column(folder: Folder) -> bool:
-    """Return whether a folder contains a column, finished or not."""
+    """Return whether a column's folder holds one, finished or not."""
     return bool({COLUMN_FILE, DATASET_FILE, "shards"} & {name for name, _ in folder.entries("")})

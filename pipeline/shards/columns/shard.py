@@ -121,7 +121,7 @@ class ColumnShard(Closing):
         return key in self._places
 
     def __getitem__(self, key: str) -> Any:
-        """Return the value of a sample: an array or a decoded JSON value. KeyError if it has none."""
+        """Return the value of a sample: an array, or what the JSON stands for. KeyError if it has none."""
         place = self._places[key]
         if self.arrays is not None:
             return self.arrays[place]
@@ -141,7 +141,7 @@ class ColumnShard(Closing):
         return self[key]
 
     def _array(self, data: mmap.mmap, start: int, size: int) -> NDArray[Any]:
-        """Return the array of a member; ValueError if it is not an array."""
+        """Return the array of a member; ValueError if it is none."""
         layout = usual_layout(data[start : start + USUAL_HEADER_BYTES])
         if layout is None or layout.size != size:
             return decode_npy(memoryview(data)[start : start + size])

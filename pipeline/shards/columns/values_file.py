@@ -36,7 +36,7 @@ class ValuesFile:
     places: dict[str, Any]
     """Position of each image's value, by image id."""
     read: Callable[[Any], Any]
-    """Returns the value at a position: an array of a stored dtype, or a JSON value; None if it is null."""
+    """Return the value at a place: an array of a stored dtype, or a JSON value; None if it is null."""
     facts: dict[str, Any]
     """What identifies the values: the file's SHA-256 and how it is read."""
 
@@ -78,7 +78,7 @@ def open_values(path: Path, *, ids: Path | None, id_column: str, value_column: s
 
 
 def _index(path: Path, pairs: Iterable[tuple[Any, Any]]) -> dict[str, Any]:
-    """Return positions by image id; RefusedError if an id is repeated or is neither a string nor an integer."""
+    """Return places by image id; RefusedError if an id is there twice or is no text or whole number."""
     places: dict[str, Any] = {}
     for image_id, place in pairs:
         if type(image_id) not in (str, int):

@@ -112,7 +112,7 @@ def stale_files(
 ) -> list[str]:
     """Return the files of the repository to delete before the upload, dataset.json of another data set first.
 
-    Raises RefusedError if such files exist and may not be replaced.
+    Raises RefusedError if there are such files and they may not be replaced.
     """
     from vilbert.pipeline.shards.hub.repository import is_stored
 

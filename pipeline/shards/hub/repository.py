@@ -155,7 +155,7 @@ def hub_errors(repo_id: str) -> Iterator[None]:
 
 
 def _status_of_xet(error: BaseException) -> int | None:
-    """Return the HTTP status code in an error text of hf_xet, None if it has none."""
+    """Return the status of an HTTP answer that hf_xet reports in its text, None if it reports none."""
     found = re.search(r"HTTP status \w+ error \((\d{3})\b", str(error))
     return int(found[1]) if found else None
 

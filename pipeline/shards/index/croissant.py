@@ -81,7 +81,7 @@ def encode_croissant(info: DatasetInfo, shards: Sequence[ListedShard], index_sha
 
 
 def is_sealed_croissant(document: Any) -> bool:
-    """Return whether a parsed croissant.json is unchanged since `vilbert index` wrote it."""
+    """Return whether a parsed croissant.json is as `vilbert index` wrote it."""
     if not isinstance(document, dict):
         return False
     rest = {name: value for name, value in document.items() if name != "identifier"}

@@ -155,6 +155,6 @@ class SqliteIndex:
 
 
 def listed_samples(document: Any) -> dict[str, int] | None:
-    """Return the samples per shard of a parsed .info.json; None if it is not one."""
+    """Return the samples per shard of a parsed .info.json; None if it is none."""
     counts = document.get("shard_counts") if isinstance(document, dict) else None
     return counts if isinstance(counts, dict) else None

@@ -24,7 +24,7 @@ def seal_yaml(text: str) -> bytes:
 
 
 def is_sealed(data: bytes) -> bool:
-    """Return whether a file is unchanged since `vilbert index` wrote it."""
+    """Return whether a file is as `vilbert index` wrote it."""
     body, _, last = data[:-1].rpartition(b"\n")
     match = _SEAL.fullmatch(last + data[-1:])
     return match is not None and hashlib.sha256(body + b"\n").hexdigest() == match[1].decode()

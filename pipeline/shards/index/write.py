@@ -147,7 +147,7 @@ def encode_documents(info: DatasetInfo, shards: list[ListedShard], index_sha256:
 
 
 def is_ours(name: str, data: bytes) -> bool:
-    """Return whether a side file that users edit is unchanged since `vilbert index` wrote it."""
+    """Return whether a side file that people edit is as `vilbert index` wrote it."""
     if name != CROISSANT_FILE:
         return is_sealed(data)
     with suppress(ValueError):

@@ -39,7 +39,7 @@ class Folder(Protocol):
         """Whether files must be fetched before they can be opened."""
 
     def make(self) -> None:
-        """Create the folder if it does not exist; RefusedError if it cannot be a folder."""
+        """Create the folder if it does not exist; RefusedError if it cannot be one."""
 
     def entries(self, under: str) -> Iterator[tuple[str, int | None]]:
         """Yield (name, size) of the entries of a sub-folder; size is None if an entry is not a file."""

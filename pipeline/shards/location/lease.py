@@ -89,7 +89,7 @@ class Lease:
 
 
 def acquire(folder: Objects) -> tuple[int, dict[str, Any]]:
-    """Take the folder's lease and return its number and content; LockedError if another process holds it."""
+    """Take the folder's lease and return its number and its content; LockedError if another process has it."""
     before = _numbers(folder)
     newest = max(before, default=0)
     if newest:
@@ -164,7 +164,7 @@ def _this_run() -> dict[str, Any]:
 
 
 def _parse(content: bytes) -> Lease | None:
-    """Return a lease; None if the content is not a lease, whose holder is then waited for as usual."""
+    """Return a lease; None if it is none, whose holder is then given its time."""
     try:
         return from_json(Lease, decode_json(content))
     except ValueError:
@@ -172,6 +172,6 @@ def _parse(content: bytes) -> Lease | None:
 
 
 def _is_over(content: bytes) -> bool:
-    """Return whether a lease is released, or its holder is a dead process of this machine."""
+    """Return whether a lease is released, or its holder a process of this machine that is dead."""
     lease = _parse(content)
     return lease is not None and (lease.released or is_dead(vars(lease)))

@@ -19,7 +19,7 @@ def this_process() -> dict[str, Any]:
 
 
 def is_dead(document: Mapping[str, Any]) -> bool:
-    """Return whether the process described by `this_process` ran on this machine and has ended.
+    """Return whether the process that `this_process` described was one of this machine that has ended.
 
     False if that is unknown, as for another machine or an incomplete document.
     """

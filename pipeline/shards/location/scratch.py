@@ -21,7 +21,7 @@ from vilbert.pipeline.errors import ShardError
 
 @contextlib.contextmanager
 def scratch_folder() -> Iterator[Path]:
-    """Provide an empty folder that is deleted at the end; ShardError if it cannot be created."""
+    """Give an empty folder that is deleted in the end; ShardError if none can be made."""
     try:
         directory, claim = _claim()
     except OSError as error:

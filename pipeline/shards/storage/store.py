@@ -112,7 +112,7 @@ def _open(path: Path) -> ShardReader:
 
 
 def create_shard(path: Path, storage: StorageFormat) -> SampleWriter:
-    """Create a new file of samples at `path`, whatever its suffix; FileExistsError if it exists."""
+    """Start a new file of samples at `path`, whatever its suffix; FileExistsError if there is one."""
     if storage == "tar":
         from vilbert.pipeline.shards.storage.tar_store import TarWriter
 
