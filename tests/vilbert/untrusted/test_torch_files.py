@@ -146,7 +146,7 @@ def test_a_hand_made_file_is_read_as_one_of_torch(tmp_path: Path) -> None:
         (4, (2**1000,) * 20_000, (), 0, "20,000 dimensions"),
         (1 << 40, (4,), (1,), 0, "has 4 elements, expected"),
         (3, (3,), (1,), 0, "has 4 elements, expected 3"),
-        (-1, (3,), (1,), 0, "has 4 numbers"),
+        (-1, (3,), (1,), 0, "has 4 elements"),
     ],
 )
 def test_a_tensor_is_no_larger_than_its_storage(
