@@ -1,4 +1,4 @@
-"""Given boxes, used instead of detected ones, joined to records by image id.
+"""Boxes that are given instead of detected, joined to records by image id.
 
 They are read from JSONL, `{"image_id": …, "boxes": [[x1, y1, x2, y2], …]}` (several lines may belong to one image),
 from a COCO instances file or COCO detection results (a list of the same objects), whose `bbox` is x, y, width, height,

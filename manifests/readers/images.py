@@ -39,7 +39,7 @@ def is_hidden(name: str) -> bool:
 def is_hidden_below(root: Path | str, folder: str) -> bool:
     """Return whether a folder that `walk` yields is hidden, or is in a hidden folder below the root.
 
-    The root itself may be hidden, because the user named it.
+    The root itself may be hidden: the user named it.
     """
     return any(map(is_hidden, os.path.relpath(folder, root).split(os.sep)))
 

@@ -102,7 +102,7 @@ class DatasetSource(Closing):
         return self._starts[-1]
 
     def selected_rows(self, file: SelectionFile) -> NDArray[np.bool_]:
-        """Return which rows a selection of this data set has, bool [rows]; RefusedError if it is damaged."""
+        """Return which rows a selection of this data set contains, bool [rows]; RefusedError if it is damaged."""
         selection = file.load(self._samples)
         selected = np.zeros(self.rows, bool)
         shards = np.repeat(np.arange(len(self._samples)), np.diff(selection.starts))

@@ -23,7 +23,7 @@ _FIELD = re.compile(r"\{(?:id|stem|number(?::0([1-9][0-9]?))?)\}")
 
 
 def check_template(template: str) -> None:
-    """Raise ValueError if a template has unknown fields, or none."""
+    """Raise ValueError if a template has unknown fields, or no field."""
     rest, fields = _FIELD.subn("", template)
     if not fields or "{" in rest or "}" in rest:
         raise ValueError(

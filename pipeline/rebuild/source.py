@@ -20,9 +20,9 @@ class SourceDescription:
     fields: dict[str, dict[str, Any]]
     """Arrays of a sample in stored order, as in dataset.json; see `sample.describe_fields`."""
     class_names: tuple[str, ...] = ()
-    """Names by class id, 0 the background; empty if the source names none."""
+    """Names by class id, 0 is the background; empty if the source has no names."""
     attribute_names: tuple[str, ...] = ()
-    """Names by attribute id; empty if the source names none."""
+    """Names by attribute id; empty if the source has no names."""
     fingerprint: dict[str, Any] = field(default_factory=dict)
     """JSON values that the regions depend on: for data sets `fingerprint_fields`; for a file, the options with which it
     is read and, as `origin`, the user's description of the detector."""
@@ -73,7 +73,7 @@ class Scanned(NamedTuple):
     key: str
     """See `shards.keys.sample_key`."""
     metadata: dict[str, Any] | None
-    """The object of KEY.json, width, height and num_boxes included; None if it was not asked for."""
+    """The object of KEY.json, including width, height and num_boxes; None if it was not requested."""
 
 
 @runtime_checkable

@@ -321,7 +321,7 @@ def _call(compiler: _Compiler, node: ast.Call, depth: int) -> _Evaluate:
 
 
 def _has(row: Row, column: str) -> bool:
-    """Return whether a sample has a column, or where that is no column of it, the field behind the dot."""
+    """Return whether a sample has a column or, if the name has a dot and is not a column, the field after the dot."""
     name, _, field = column.partition(".")
     return column in row or (bool(field) and name in row and isinstance(row[name], Mapping) and field in row[name])
 

@@ -122,7 +122,7 @@ def expand_codes(codes: Tensor, scales: Tensor) -> Tensor:
 
 
 def require_known_scales(small: SmallFeatures) -> None:
-    """Raise ValueError if the scales are not such as `compress` makes them."""
+    """Raise ValueError if the scales are not valid results of `compress`."""
     bits, below = small.scales.view(np.uint32), _BITS_BELOW[small.codes.dtype]
     zeros = bits[:, 1].tobytes()
     # Mostly all regions have one zero point. The bits of numbers from 0 on are in the order of the numbers, and below

@@ -24,7 +24,7 @@ Size = tuple[int, int]
 
 
 def find_form(a_xyxy: NDArray[Any], b_xyxy: NDArray[Any], size: Size) -> tuple[str, str] | None:
-    """Return the name of the rule by which B's boxes [P, 4] follow from A's and its figures; None if none does.
+    """Return the rule by which B's boxes [P, 4] follow from A's and its parameters; None if no rule does.
 
     Also None if the boxes are equal.
     """

@@ -27,7 +27,7 @@ class Choice(NamedTuple):
 def choose_images(keys: Iterable[tuple[int, str]], limit: int, seed: int) -> Choice:
     """Return the `limit` images with the smallest hashes; all of them for 0.
 
-    Memory is 16 bytes per image that is chosen. Of images with one key the first is taken.
+    Memory is 16 bytes per selected image. Of images with the same key, the first is used.
     """
     hashes, rows = np.empty(0, np.uint64), np.empty(0, np.int64)
     pending: list[tuple[int, int]] = []

@@ -138,7 +138,7 @@ class RunningDetector:
             yield from in_row_order(self._detection.outcomes(images, Journal()), {}, first_row=images[0].row)
 
     def require_weights(self, recorded: Mapping[str, Any]) -> None:
-        """Raise ExtractorError if the weights are not those that a set records."""
+        """Raise ExtractorError if the weights differ from those that a set records."""
         wanted, found = recorded.get("weights_sha256"), self.facts.get("weights_sha256")
         if wanted is not None and wanted != found:
             raise ExtractorError(f"its weights have the SHA-256 {wanted!s:.12}, the detector's here {found!s:.12}")

@@ -33,7 +33,7 @@ class Diagnosis:
     suspect: str
     """A or B, the side whose features the trials try to reproduce."""
     reason: str = ""
-    """Why there were no trials, for people; empty if there were."""
+    """Reason without trials, as text; empty if there were trials."""
     detector: str = ""
     """Name of the detector that was run."""
     trials: tuple[Trial, ...] = ()
@@ -121,7 +121,7 @@ def build_cases(name: str, sides: tuple[Side, Side], images: Images, pairs: list
 
 
 def prepare_pair(rows: tuple[int, int], sides: tuple[Side, Side], images: Images) -> Prepared | None:
-    """Return the image of rows of A and B, decoded; None if no side knows where it is."""
+    """Return the decoded image of rows of A and B; None if neither side knows its location."""
     for side, row in zip(sides, rows, strict=True):
         if isinstance(side, RunningDetector):
             continue

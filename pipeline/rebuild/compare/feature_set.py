@@ -23,7 +23,7 @@ class FeatureSet:
         self.format = description.format
         """`vilbert`, or the name of a published format."""
         self.class_names = description.class_names
-        """Names by class id; empty if the set names none."""
+        """Names by class id; empty if the set has no names."""
         recorded = description.fingerprint.get("fingerprint_fields")
         self.facts: Mapping[str, Any] = recorded if isinstance(recorded, Mapping) else {}
         """Its record of how it was made: the fingerprint of a data set; else empty."""

@@ -41,7 +41,7 @@ class ImagePair:
     min_iou: float
     """Minimum IoU of matched boxes."""
     names: tuple[tuple[str, ...], tuple[str, ...]] = ((), ())
-    """Class names of A and of B by id; empty if a set names none."""
+    """Class names of A and B by id; empty if a set has no names."""
 
     @cached_property
     def boxes(self) -> Matching:

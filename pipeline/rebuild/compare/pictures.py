@@ -46,7 +46,7 @@ def draw_worst(totals: Totals, sides: tuple[Side, Side], images: Images, setting
 
 
 def read(side: Side, row: int, prepared: Prepared | None) -> Regions | None:
-    """Return the regions of an image in a side; None if a detector cannot have the image."""
+    """Return the regions of an image in a side; None if the image is not available to a detector."""
     if not isinstance(side, RunningDetector):
         stored = side.sample(row)
         return stored.regions if isinstance(stored, Sample) else None

@@ -30,7 +30,7 @@ def open_sides(settings: CompareSettings, stack: ExitStack) -> tuple[Side, Side]
 
 
 def recorded_extractor(side: FeatureSet) -> Mapping[str, Any]:
-    """Return what a set records of its detector; nothing if it records none."""
+    """Return a set's record of its detector, empty if it has none."""
     found = side.facts.get("extractor")
     return found if isinstance(found, Mapping) else {}
 

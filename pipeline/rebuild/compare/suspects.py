@@ -89,7 +89,7 @@ class Variant(NamedTuple):
 
     label: str
     run: Run
-    """Returns the features [M, D] of a case, NaN for regions that it does not find; None if it gives none."""
+    """Returns the features [M, D] of a case, NaN for regions that are not found; None if it returns no features."""
 
 
 def features_at(
@@ -270,7 +270,7 @@ def adjusted(detector: RunningDetector, label: str, **changes: Any) -> Variant:
 
 
 def rebuilt(detector: RunningDetector, label: str, **changes: Any) -> Variant:
-    """Return a variant with other settings, built when it first runs; it gives nothing if that is impossible."""
+    """Return a variant with other settings, built when it first runs; it returns nothing if that is impossible."""
     built: list[RunningDetector | None] = []
 
     def run(case: Case) -> NDArray[np.float32] | None:

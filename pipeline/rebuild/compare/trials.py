@@ -36,7 +36,7 @@ class Trial:
     """Name in `CAUSES`; empty for the unchanged detector."""
     label: str
     cosines: tuple[float | None, ...]
-    """Mean cosine over the regions of each case; None if it was not run, or changes nothing."""
+    """Mean cosine over the regions of each case; None if it was not run or changes nothing."""
     errors: tuple[float | None, ...]
     """Mean relative error; errors above 1 count as 1."""
 
@@ -76,7 +76,7 @@ def _mean(values: Sequence[float | None]) -> float:
 
 
 def try_variant(cause: str, variant: Variant, cases: Sequence[Case], *, all_cases: bool = False) -> Trial | None:
-    """Run a variant on cases up to the first that it does not come near; None if it gives no features.
+    """Run a variant on cases up to the first one where it is not close; None if it returns no features.
 
     all_cases: run it on all cases.
     """

@@ -118,7 +118,7 @@ class BakedColumns(Closing):
         return self.base.content
 
     def selected_rows(self, file: SelectionFile) -> NDArray[np.bool_]:
-        """Return which rows a selection of the data set has, bool [rows]; RefusedError if it is damaged."""
+        """Return which rows a selection of the data set contains, bool [rows]; RefusedError if it is damaged."""
         return self.base.selected_rows(file)
 
     def read(self, start: int, stop: int) -> Iterator[Sample | FailureRow]:

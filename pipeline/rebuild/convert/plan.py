@@ -73,7 +73,7 @@ class PlannedRows:
     """An opened plan. Rows are mapped, not read: memory does not depend on their number."""
 
     def __init__(self, directory: Path) -> None:
-        """Open the plan in a folder that holds `.plan/`; ShardError if it is damaged."""
+        """Open the plan in a folder with `.plan/`; ShardError if it is damaged."""
         self.plan = read_plan(directory)
         path = directory / PLAN_FOLDER / ROWS_FILE
         try:
@@ -128,7 +128,7 @@ def read_plan(directory: Path) -> Plan:
 
 
 def find_plan(folder: Folder, request: str) -> Plan | None:
-    """Return the plan that a folder has for this request; None if it has to be made."""
+    """Return the folder's plan for this request; None if it does not exist."""
     with folder.local([FILES[-1]]) as directory:
         try:
             plan = read_plan(directory)

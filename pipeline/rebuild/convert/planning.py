@@ -115,7 +115,7 @@ class _Pass:
         self._drop_repeated(base)
 
     def _selected(self, source: Source) -> NDArray[np.bool_] | None:
-        """Return which rows of a source `--selection` has; None if no file is of this source."""
+        """Return which rows of a source are in `--selection`; None if no file belongs to this source."""
         if not isinstance(source, DatasetSource | BakedColumns):
             return None
         file = self._selection.files.get(source.content)
@@ -191,7 +191,7 @@ class _Pass:
         return found
 
     def _reason(self, entry: Scanned, new_fields: dict[str, dict[str, Any]], row: int) -> str:
-        """Return why a sample is dropped by its own metadata; empty if it is kept."""
+        """Return the reason why a sample is dropped by its own metadata; empty if it is kept."""
         metadata, chosen = entry.metadata, self._selection
         if metadata is None:
             return ""

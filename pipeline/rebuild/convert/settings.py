@@ -125,7 +125,7 @@ class ConvertSettings:
             raise ValueError("--ray-address and --dashboard require --backend ray")
 
     def _require_outside(self) -> None:
-        """Raise ValueError if the output is a source, by any path, or lies inside one."""
+        """Raise ValueError if the output is a source, by any path, or is inside one."""
         for source in self.sources:
             if not isinstance(source, Path) or not isinstance(self.output, Path):
                 same, inside = source == self.output, False

@@ -16,7 +16,7 @@ _LABEL = 12
 
 
 def describe_published(path: Path) -> dict[str, Any] | None:
-    """Return what a file or folder of published features is, as JSON values; None if no format is recognised.
+    """Return a description of a file or folder of published features, as JSON values; None if its format is unknown.
 
     If it cannot be imported with these options, the description has `problem` and nothing else except the format.
     """

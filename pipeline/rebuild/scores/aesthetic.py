@@ -82,7 +82,7 @@ def _known(activation: str) -> str:
 
 
 def _layers(tensors: dict[str, NDArray[Any]]) -> list[tuple[NDArray[np.float64], NDArray[np.float64]]]:
-    """Return the layers in their order; ValueError if they are no chain that ends in one number."""
+    """Return the layers in order; ValueError if they are not a chain that ends in one number."""
     if set(tensors) == {"weight", "bias"}:
         prefixes = [""]
     else:

@@ -89,7 +89,7 @@ def write_scores(settings: ScoreSettings) -> int:
 
 
 def build_scores(settings: ScoreSettings) -> dict[str, Score]:
-    """Return the scores of `--scores` by name; RefusedError if one cannot be built or two give the same field."""
+    """Return the scores of `--scores` by name; RefusedError if one cannot be built or two have the same field."""
     built: dict[str, Score] = {}
     owners: dict[str, str] = dict.fromkeys((PROBLEM, *GROUP_FIELDS), "vilbert score")
     for name in settings.scores:

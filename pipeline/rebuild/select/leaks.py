@@ -159,7 +159,7 @@ def require_phash(columns: ValueColumns) -> str:
 
 
 def require_sha256(known: NDArray[np.uint64], name: str) -> None:
-    """Raise RefusedError if a data set knows the SHA-256 of no image."""
+    """Raise RefusedError if a data set has no SHA-256 of any image."""
     if len(known) and not known.any():
         raise RefusedError(
             f"{name}: its samples have no SHA-256 of their images; leave hash out of --by (--by id near)"

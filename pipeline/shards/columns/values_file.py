@@ -51,8 +51,8 @@ def open_values(path: Path, *, ids: Path | None, id_column: str, value_column: s
     Args:
         path: `.parquet`, `.npy`, or `.jsonl`.
         ids: For .npy: the image ids of its rows, one per line, or a JSON list.
-        id_column: The Parquet column or JSON field of the image id.
-        value_column: The column or field of the value; None: the only other one, or all others as one object.
+        id_column: The Parquet column or JSON field that holds the image id.
+        value_column: The column or field of the value; None takes the only other one, or all others as one object.
 
     Raises:
         RefusedError: The file cannot be read. The message gives the reason.

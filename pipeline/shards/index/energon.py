@@ -122,7 +122,7 @@ class SqliteIndex:
         self._shards = 0
 
     def add(self, index: TarIndex) -> None:
-        """Append a shard that has samples.
+        """Append a shard that holds samples.
 
         Raises:
             ShardError: A key of the shard is already in the index.

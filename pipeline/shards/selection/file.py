@@ -197,7 +197,7 @@ def _selection(
     names: tuple[str, ...],
     sizes: NDArray[np.int64],
 ) -> Selection:
-    """Return a selection of rows in any number; ValueError if they are not places of the data set, in order."""
+    """Return a selection of these rows; ValueError if they are not positions of the data set in order."""
     if not len(shards) or shards.min() < 0 or shards.max() >= len(sizes):
         raise ValueError("it refers to a shard that the data set does not have")
     if places.min() < 0 or bool((places >= sizes[shards]).any()):

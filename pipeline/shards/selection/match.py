@@ -28,7 +28,7 @@ def open_selections(paths: Sequence[Path]) -> dict[str, SelectionFile]:
 
 
 def require_their_data(files: Mapping[str, SelectionFile], data: Mapping[str, str]) -> None:
-    """Raise RefusedError if a selection is of none of the data sets.
+    """Raise RefusedError if a selection belongs to none of the data sets.
 
     Args:
         files: The result of `open_selections`.

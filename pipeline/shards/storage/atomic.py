@@ -29,7 +29,7 @@ class HashingFile:
     """A new file that counts and hashes (SHA-256) what is written to it."""
 
     def __init__(self, path: Path) -> None:
-        """Create the file; FileExistsError if there is one."""
+        """Create the file; FileExistsError if it exists."""
         self.path = path
         self.bytes = 0
         self._hash = hashlib.sha256()
@@ -83,7 +83,7 @@ def temporary_path(path: Path) -> Path:
 
 
 def is_temporary(name: str) -> bool:
-    """Return whether a file's name is one that `temporary_path` gives."""
+    """Return whether a file has a name of `temporary_path`."""
     return _TEMPORARY_NAME.fullmatch(name) is not None
 
 

@@ -131,8 +131,8 @@ def _as_os_error() -> Iterator[None]:
 class LmdbReader(Closing):
     """The samples of an LMDB shard, in the order of the manifest. It can be used after a fork and pickled.
 
-    Opening checks the file's structure (`lmdb.verify`, which trusts no byte of it) and its keys and raises
-    CorruptShardError if they are wrong; what is inside a value is checked when its sample is read.
+    Opening checks the structure of the file (`lmdb.verify`, which trusts none of its bytes) and its keys, and raises
+    CorruptShardError if they are wrong. The content of a value is checked when its sample is read.
     """
 
     def __init__(self, path: Path) -> None:

@@ -67,7 +67,7 @@ class NpyLayout(NamedTuple):
 
 @lru_cache(maxsize=4096)
 def usual_layout(header: bytes) -> NpyLayout | None:
-    """Return what follows from a header of `USUAL_HEADER_BYTES`; None if `decode_npy` has to look at the file.
+    """Return the layout from a header of `USUAL_HEADER_BYTES`; None if `decode_npy` has to check the file.
 
     `decode_npy` accepts every file with this header and size, so each distinct header is checked once.
     """
@@ -88,8 +88,8 @@ def concatenate_npy(contents: Iterable[memoryview]) -> tuple[NDArray[Any], list[
     This is several times faster than decoding each file: most headers occur many times, and each distinct one is
     checked once.
 
-    Raises ValueError if a file is not as `decode_npy` wants it, has another dtype or another second axis than the
-    first, or where no file is given.
+    Raises ValueError if `decode_npy` would refuse a file, if a file has another dtype or another second axis than the
+    first, or if no file is given.
     """
     checked: dict[bytes, tuple[int, int]] = {}  # header -> rows, bytes of data
     kinds: set[tuple[np.dtype[Any], tuple[int, ...]]] = set()

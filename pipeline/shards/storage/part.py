@@ -33,7 +33,7 @@ class Part(NamedTuple):
 def build_part(
     key: str, arrays: Mapping[str, NDArray[Any]], metadata: bytes, *, path: Path, stored: bool = False
 ) -> Part:
-    """Return a part of a sample; raise CorruptShardError if its arrays or its KEY.json disagree with the format.
+    """Return a part of a sample; raise CorruptShardError if its arrays or its KEY.json violate the format.
 
     stored: return features of one byte per value as they are, with their scales.
     """
@@ -73,12 +73,12 @@ class PartLayout(NamedTuple):
     sizes: tuple[int, ...]
     """Bytes of each .npy file."""
     boxes: int | None
-    """Length of the arrays; None if none was asked for."""
+    """Length of the arrays; None if none was requested."""
 
 
 @lru_cache(maxsize=4096)  # most samples of a data set have the same headers, or those of a few numbers of regions
 def part_layout(names: tuple[str, ...], headers: bytes) -> PartLayout | None:
-    """Return what follows from the .npy headers of some arrays; None if `build_part` has to look at them.
+    """Return the layout from the .npy headers of some arrays; None if `build_part` has to check them.
 
     names: fields. headers: their first `USUAL_HEADER_BYTES`, concatenated.
     """
@@ -109,7 +109,7 @@ def fits_field(name: str, array: NDArray[Any] | NpyLayout) -> bool:
 
 
 def parse_metadata(key: str, metadata: bytes, *, path: Path) -> dict[str, Any]:
-    """Return the object of a sample's KEY.json; raise CorruptShardError if a field that is always there is not."""
+    """Return the object of a sample's KEY.json; raise CorruptShardError if a required field is missing."""
     try:
         document = decode_json(metadata)
         if not isinstance(document, dict):

@@ -112,7 +112,7 @@ def _open(path: Path) -> ShardReader:
 
 
 def create_shard(path: Path, storage: StorageFormat) -> SampleWriter:
-    """Start a new file of samples at `path`, whatever its suffix; FileExistsError if there is one."""
+    """Create a new file of samples at `path`, whatever its suffix; FileExistsError if it exists."""
     if storage == "tar":
         from vilbert.pipeline.shards.storage.tar_store import TarWriter
 

@@ -26,7 +26,7 @@ class TarIndex(NamedTuple):
 
 
 def scan(data: mmap.mmap | bytes, layouts: Sequence[tuple[str, ...]] = MEMBER_LAYOUTS) -> TarIndex | None:
-    """Return what `tar_store.read_index` would, several times faster; None if that has something to say of the file.
+    """Return the result of `tar_store.read_index`, several times faster; None if that has to check the file.
 
     The sample's key and the 11 digits of the size determine a member's whole header. It is compared with a header that
     is assembled from precomputed parts.

@@ -132,8 +132,8 @@ class TarReader(Closing):
     def joined_arrays(self, fields: Sequence[str]) -> tuple[dict[str, NDArray[Any]], list[int]] | None:
         """Return the named arrays of all samples, concatenated along their first axis, and the regions of each sample.
 
-        Several times faster than `read` of one sample after the other. None if `read` has something to say of a
-        sample, or the arrays cannot be joined.
+        Several times faster than `read` for each sample. None if `read` has to check a sample, or the arrays cannot be
+        concatenated.
         """
         arrays: dict[str, NDArray[Any]] = {}
         rows: list[int] = []

@@ -113,7 +113,7 @@ class _Entry(NamedTuple):
 
 
 def _parse_header(value: bytes | memoryview) -> tuple[list[_Entry], bytes]:
-    """Return where the arrays lie, in their order, and the metadata; ValueError if a byte belongs to neither."""
+    """Return the positions of the arrays in order, and the metadata; ValueError if a byte belongs to neither."""
     start = _LENGTH_BYTES + int.from_bytes(value[:_LENGTH_BYTES], "little")
     if start > len(value):
         raise ValueError(f"of {len(value)} bytes is truncated inside its safetensors header")

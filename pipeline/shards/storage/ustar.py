@@ -45,8 +45,8 @@ def padding(size: int) -> int:
 def header_parts(name: str, digits: bytes, key_length: int) -> tuple[bytes, int, int] | None:
     """Return a header's bytes between key and checksum, the sum of all bytes except the key, and the size.
 
-    name: what follows `KEY.`. digits: the size as the header writes it; None if they are not 11 octal digits. With
-    these a whole header is `key + between + checksum_field(sum(key) + rest) + HEADER_END`.
+    name: the part of the name after `KEY.`. digits: the size as written in the header; the result is None if they are
+    not 11 octal digits. A whole header is `key + between + checksum_field(sum(key) + rest) + HEADER_END`.
     """
     if not _OCTAL.fullmatch(digits):
         return None

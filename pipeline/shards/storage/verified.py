@@ -51,7 +51,7 @@ class VerifiedFiles:
     def require(
         self, path: Path, sha256: str, *, cached: bool = False, wait: bool = True, stop: threading.Event | None = None
     ) -> None:
-        """Return when the file at `path` has the SHA-256 of its record; raise CorruptShardError if it has another.
+        """Return if the file at `path` has the SHA-256 of its record; raise CorruptShardError otherwise.
 
         cached: the file is in a cache, whose times record its last use; it is identified without them.
         wait: wait while another thread or process compares the file; False returns at once in this case.
@@ -176,7 +176,7 @@ def hash_part(path: Path, most: int) -> int:
 
 
 def compare_sha256(path: Path, sha256: str, *, stop: threading.Event | None = None) -> bool:
-    """Read a file; return False where `stop` ended that, raise CorruptShardError if its SHA-256 is another."""
+    """Hash a file; return False if `stop` ended it, raise CorruptShardError if its SHA-256 differs."""
     found = file_sha256(path, stop=stop)
     if found is not None:
         _require_equal(path, found, sha256)
@@ -202,7 +202,7 @@ os.register_at_fork(after_in_child=_at_work.clear)  # a lock that was held at th
 def compare_with_record(path: Path) -> None:
     """Compare a file of samples with the record beside it, if there is one; once for each state of the file.
 
-    Raises CorruptShardError if its SHA-256 is another, or the record is damaged or names another file.
+    Raises CorruptShardError if its SHA-256 differs, or the record is damaged or names another file.
     """
     record_path = path.with_suffix(".json")
     if not record_path.is_file():
@@ -214,7 +214,7 @@ def compare_with_record(path: Path) -> None:
 
 
 def compare_once(path: Path, sha256: str) -> None:
-    """Compare a file with a SHA-256, once for each state of the file; CorruptShardError if it has another."""
+    """Compare a file with a SHA-256, once for each state of the file; CorruptShardError if it differs."""
     entry = _entry(path, sha256, cached=False)
     with _at_work[entry]:
         if entry not in _compared:
@@ -251,7 +251,7 @@ def read_compared(path: Path, start: int, stop: int, sha256: str) -> Generator[m
 
 
 def _pieces(path: Path, start: int, stop: int | None) -> Iterator[tuple[int, memoryview]]:
-    """Yield (offset, bytes) of a file from `start` on; CorruptShardError if it ends before `stop`."""
+    """Yield (offset, bytes) of a file from `start`; CorruptShardError if it ends before `stop`."""
     buffer = memoryview(bytearray(_READ_BYTES))
     try:
         with path.open("rb", buffering=0) as file:

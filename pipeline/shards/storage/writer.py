@@ -38,7 +38,7 @@ Layout = tuple[tuple[str, tuple[int, ...], str], ...]
 class ShardWriter:
     """Writes one shard of a data set. If the `with` block is left without `commit`, no file remains.
 
-    Raises ShardError if the disk refuses, a sample does not go with the others, or the rows do not add up.
+    Raises ShardError if writing fails, a sample does not match the others, or the rows do not add up.
     """
 
     def __init__(

@@ -54,7 +54,7 @@ def label_places(box: Rectangle, size: tuple[float, float], line: int) -> Iterat
 def place_label(
     box: Rectangle, size: tuple[float, float], line: int, taken: Sequence[Rectangle], canvas: tuple[int, int]
 ) -> Rectangle | None:
-    """Return a rectangle for a label inside the (W, H) canvas and clear of those taken; None if no place is free."""
+    """Return a rectangle for a label inside the (W, H) canvas without overlap; None if no position is free."""
     for place in label_places(box, size, line):
         left = min(max(place[0], 0.0), max(canvas[0] - size[0], 0.0))
         top = min(max(place[1], 0.0), max(canvas[1] - size[1], 0.0))

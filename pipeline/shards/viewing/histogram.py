@@ -44,7 +44,7 @@ def range_label(first: int, last: int) -> str:
 
 
 def bars(rows: Sequence[tuple[str, int]], *, indent: str = "  ") -> list[str]:
-    """Return one line per row: label, count, bar. The longest bar is BAR_WIDTH long, and only a zero has none."""
+    """Return one line per row: label, count, bar. The longest bar has BAR_WIDTH characters; only zero has no bar."""
     if not rows:
         return [f"{indent}none"]
     label_width = max(len(label) for label, _ in rows)

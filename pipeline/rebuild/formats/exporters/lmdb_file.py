@@ -20,7 +20,7 @@ class Put(Protocol):
     """Stores a value."""
 
     def __call__(self, key: bytes, value: bytes) -> None:
-        """Store a value; ShardError if there is one of that key, or the key is too long."""
+        """Store a value; ShardError if the key exists or is too long."""
 
 
 @contextmanager

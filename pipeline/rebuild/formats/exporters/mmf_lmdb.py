@@ -23,7 +23,7 @@ from vilbert.pipeline.shards.sample import Sample
 
 
 def mmf_item(sample: Sample, description: SourceDescription) -> dict[str, Any]:
-    """Return what MMF stores of an image; `cls_prob` is None if the data set has no class probabilities."""
+    """Return the value that MMF stores for an image; `cls_prob` is None without class probabilities."""
     regions = sample.regions
     assert regions.object_ids is not None
     return {

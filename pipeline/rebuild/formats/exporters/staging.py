@@ -47,7 +47,7 @@ class StagedWriter:
         return self
 
     def add(self, sample: Sample) -> None:
-        """Append a sample; ShardError if the format cannot hold it."""
+        """Append a sample; ShardError if the format cannot store it."""
         self._failed = True  # until it is written
         self._rows.send(sample)
         self._failed = False
@@ -78,7 +78,7 @@ class StagedWriter:
 
 
 def require_free(path: Path) -> None:
-    """Raise RefusedError if there already is a file, folder or link at `path`."""
+    """Raise RefusedError if a file, folder or link exists at `path`."""
     if os.path.lexists(path):
         raise OutputError(f"--output {path}: exists; delete it or choose another name")
 

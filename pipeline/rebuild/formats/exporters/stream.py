@@ -37,7 +37,7 @@ class StreamExporter:
     """Suffix of the output that the format's readers require."""
 
     def create(self, path: Path, description: SourceDescription) -> StagedWriter:
-        """Begin a file or folder; RefusedError if the samples lack a field that the format needs."""
+        """Create a file or folder; RefusedError if the samples lack a field that the format needs."""
         missing = [name for name in self.fields if name not in description.fields]
         if "class_probs" in missing:
             missing = [name for name in missing if name != "class_ids"]

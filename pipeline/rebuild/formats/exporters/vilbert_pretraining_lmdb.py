@@ -1,4 +1,4 @@
-"""The LMDB that ViLBERT is pre-trained from: tensorpack's LMDBSerializer over msgpack, one record per caption.
+"""The LMDB for pre-training of ViLBERT: tensorpack's LMDBSerializer with msgpack, one record per caption.
 
 A folder with one LMDB file and one JSON of captions, named as the reference's loader expects them. Sources:
 jiasenlu/vilbert_beta `script/conceptual_caption_preprocess_sequential_train.py` and `concept_cap_dataset.py`;

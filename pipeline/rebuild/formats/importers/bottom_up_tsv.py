@@ -100,7 +100,7 @@ def _truncated_variant(fields: Sequence[bytes]) -> tuple[str, ...] | None:
 
 
 def _named(fields: Sequence[bytes]) -> tuple[str, ...] | None:
-    """Return the columns of a line of headings, None if it is not such a line."""
+    """Return the columns of a header line, None if it is not one."""
     known = {name for columns in VARIANTS.values() for name in columns}
     names = tuple(unquoted(field).decode("utf-8", "replace") for field in fields)
     if len(set(names) & known) < len(ORIGINAL) or len(set(names)) != len(names):

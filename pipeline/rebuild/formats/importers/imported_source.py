@@ -48,10 +48,10 @@ class RowReader(Protocol):
         """Return the number of rows."""
 
     def content(self, row: int) -> bytes:
-        """Return the bytes of a row, for the hash that names the content; raise RowError if they cannot be read."""
+        """Return the bytes of a row, for the hash of the content; raise RowError if they cannot be read."""
 
     def head(self, row: int) -> Head | None:
-        """Return what planning needs of a row, without its arrays; None if the row must be read for it.
+        """Return the part of a row that planning needs, without its arrays; None if the row must be read for it.
 
         Raises what `image` raises. A row that is accepted here may still be damaged.
         """

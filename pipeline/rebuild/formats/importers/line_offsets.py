@@ -91,7 +91,7 @@ class Lines:
         return len(self._starts)
 
     def line(self, row: int) -> bytes:
-        """Return a line without its end; raise RowError if the file has become shorter or the line is too long."""
+        """Return a line without its line end; raise RowError if the file has become shorter or the line is too long."""
         start, stop = int(self._starts[row]), int(self._stops[row])
         if stop - start > MAX_ROW_BYTES:
             raise RowError("broken_row", f"the line at byte {start:,} has {stop - start:,} bytes")

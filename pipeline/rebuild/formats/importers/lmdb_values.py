@@ -167,9 +167,9 @@ class LmdbRows:
         """Find the keys.
 
         Args:
-            file: Closed with this object, and where this raises.
-            read_list: Returns the list of keys that the file holds, None if it holds none.
-            skip: Keys that are no rows.
+            file: Closed with this object, and if this raises.
+            read_list: Returns the list of keys in the file, None if it has none.
+            skip: Keys that are not rows.
         """
         self.file = file
         try:

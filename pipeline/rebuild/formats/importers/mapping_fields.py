@@ -21,7 +21,7 @@ def require_mapping(value: object) -> dict[Any, Any]:
 
 
 def take_text(fields: Mapping[Any, Any], name: str) -> str | None:
-    """Return a text or a number as a text; None if the field is missing."""
+    """Return a string or number as a string; None if the field is missing."""
     value = fields.get(name)
     if value is None:
         return None
@@ -35,7 +35,7 @@ def take_text(fields: Mapping[Any, Any], name: str) -> str | None:
 
 
 def take_number(fields: Mapping[Any, Any], name: str) -> int | None:
-    """Return a whole number, also of a text or a float; None if the field is missing."""
+    """Return an integer, also from a string or a float; None if the field is missing."""
     value = fields.get(name)
     if value is None:
         return None

@@ -52,7 +52,7 @@ class PublishedImage:
     """[N, 4] xyxy, in pixels or as fractions of the image size."""
     boxes_are_shares: bool = False
     width: int | None = None
-    """Pixels; None if the file does not say."""
+    """Pixels; None if the file does not contain it."""
     height: int | None = None
     object_ids: NDArray[Any] | None = None
     """[N] object class ids, from 1."""
