@@ -97,7 +97,7 @@ def _detect_json(text: str, where: str, columns: ColumnNames) -> Kind:
             return "coco"
     first = _first_value(start)
     if isinstance(first, dict) and names_an_image(first, columns) and not isinstance(first_line, dict):
-        raise ManifestError(f"{where}: JSON objects that span several lines; write one per line, as `jq -c .` does")
+        raise ManifestError(f"{where}: JSON objects that span several lines; write each on one line, as `jq -c .` does")
     named = (
         f"; its columns are {', '.join(first_line)}: name the one with the image's path or URL with --uri-column"
         if first_line
